@@ -1,0 +1,23 @@
+// Package collect gathers evidence inside an instance, from the socket of its
+// node's local attestation service (LAS).
+//
+// The LAS is not trusted: what it answers is only good if it verifies.
+package collect
+
+import (
+	"cupel.dev/cupel/internal/trusted/attest"
+)
+
+// The LAS speaks HTTP/1.1 over a Unix socket of the instance's own.
+const (
+	// PathQuote: POST QuoteRequest -> attest.Evidence.
+	PathQuote = "/v1/quote"
+	// Socket is the LAS socket's name in the instance's socket directory.
+	Socket = "las.sock"
+)
+
+// QuoteRequest asks for evidence that carries ReportData.
+type QuoteRequest struct {
+	Version    int           `json:"version"` // 1
+	ReportData attest.Data64 `json:"report_data"`
+}

@@ -1,0 +1,146 @@
+// Package problem is the one error that a person or program meets: a refusal
+// that explains itself. It is mapped once to an HTTP status and once to an exit
+// code, and travels as the error body of every Cupel API.
+//
+// An Error never holds a secret: Expected and Actual are shown to whoever asked.
+package problem
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// Kind sorts errors by what the caller can do about them.
+type Kind string
+
+const (
+	Invalid         Kind = "invalid"         // the request is wrong: mend it
+	NotFound        Kind = "not_found"       // no such thing
+	Conflict        Kind = "conflict"        // the state is another than the caller thought
+	Unauthenticated Kind = "unauthenticated" // the caller did not prove who or what it is
+	Denied          Kind = "denied"          // the caller is known and may not
+	Unavailable     Kind = "unavailable"     // try again later
+	Internal        Kind = "internal"        // our fault
+)
+
+// Error says which rule refused, what it expected and met, and how to mend it.
+type Error struct {
+	Kind      Kind     `json:"kind"`
+	Rule      string   `json:"rule"`               // short, stable, snake_case: "measurement", "lease_held"
+	Expected  string   `json:"expected,omitempty"` // for people
+	Actual    string   `json:"actual,omitempty"`
+	Mend      string   `json:"mend,omitempty"` // what to do, in the imperative
+	RequestID string   `json:"request_id,omitempty"`
+	Msg       []string `json:"msg,omitempty"` // SCONE's message chain, on CAS paths
+	Cause     error    `json:"-"`
+}
+
+// New returns an Error whose Actual is the formatted text.
+func New(kind Kind, rule, format string, args ...any) *Error {
+	err := fmt.Errorf(format, args...)
+	return &Error{Kind: kind, Rule: rule, Actual: err.Error(), Cause: errors.Unwrap(err)}
+}
+
+// Want sets what was expected and returns e.
+func (e *Error) Want(format string, args ...any) *Error {
+	e.Expected = fmt.Sprintf(format, args...)
+	return e
+}
+
+// Fix sets the mend and returns e.
+func (e *Error) Fix(format string, args ...any) *Error {
+	e.Mend = fmt.Sprintf(format, args...)
+	return e
+}
+
+// Error is one line: rule, actual, expected, mend.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString(e.Rule)
+	if e.Actual != "" {
+		b.WriteString(": " + e.Actual)
+	}
+	if e.Expected != "" {
+		b.WriteString(" (expected " + e.Expected + ")")
+	}
+	if e.Mend != "" {
+		b.WriteString("; " + e.Mend)
+	}
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Cause }
+
+// From returns the Error in err's chain, or an Internal one that wraps err.
+func From(err error) *Error {
+	if p, ok := errors.AsType[*Error](err); ok {
+		return p
+	}
+	return &Error{Kind: Internal, Rule: "internal", Actual: err.Error(), Cause: err}
+}
+
+// KindOf returns the kind of err; Internal where it carries none.
+func KindOf(err error) Kind { return From(err).Kind }
+
+// Status is the HTTP status of a kind.
+func (k Kind) Status() int {
+	switch k {
+	case Invalid:
+		return http.StatusBadRequest
+	case NotFound:
+		return http.StatusNotFound
+	case Conflict:
+		return http.StatusConflict
+	case Unauthenticated:
+		return http.StatusUnauthorized
+	case Denied:
+		return http.StatusForbidden
+	case Unavailable:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
+// ExitCode is the exit code of a kind: 2 to 8; 1 is kept for everything else.
+func (k Kind) ExitCode() int {
+	switch k {
+	case Invalid:
+		return 2
+	case NotFound:
+		return 3
+	case Conflict:
+		return 4
+	case Unauthenticated:
+		return 5
+	case Denied:
+		return 6
+	case Unavailable:
+		return 7
+	}
+	return 8
+}
+
+// Write answers an HTTP request with err as the error body.
+func Write(w http.ResponseWriter, requestID string, err error) {
+	p := *From(err)
+	p.RequestID = requestID
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(p.Kind.Status())
+	_ = json.NewEncoder(w).Encode(&p)
+}
+
+// Read turns an error reply back into an Error; a body that is none becomes
+// an Internal one that quotes its beginning.
+func Read(status int, body []byte) *Error {
+	var p Error
+	if json.Unmarshal(body, &p) == nil && p.Kind != "" {
+		return &p
+	}
+	if len(body) > 200 {
+		body = body[:200]
+	}
+	return New(Internal, "reply", "status %d: %q", status, body)
+}

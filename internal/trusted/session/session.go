@@ -1,0 +1,140 @@
+// Package session is the session language: what an owner writes down about
+// which measured code may have which secrets (SCONE session language 0.3, the
+// subset of the main road, in the shape that carries the whole).
+//
+// It is pure: no I/O, no clock, no randomness. Input is untrusted text; Parse
+// refuses unknown and duplicate keys with line and column. A *Session is
+// immutable after Parse and safe for concurrent use.
+package session
+
+import (
+	"cupel.dev/cupel/internal/trusted/appraise"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/secret"
+)
+
+// Session is one version of one session, with all template variables filled in.
+type Session struct {
+	Version     string // "0.3" or "0.3.N"
+	Name        ident.SessionName
+	Predecessor *ident.Digest // hash of the version that this one replaces
+	Services    []Service
+	Secrets     []Secret
+	Volumes     []Volume
+	Images      []Image
+	Access      AccessPolicy
+	Security    Security
+}
+
+// Service is one program of the session.
+type Service struct {
+	Name        ident.ServiceName
+	ImageName   string
+	Attestation []appraise.Identity // any one suffices; `mrenclaves` is folded into it
+	Command     []Text              // argv; empty: the image's own
+	Environment []EnvVar            // in canonical (name) order
+	Pwd         string
+}
+
+// EnvVar is one variable of a service's environment.
+type EnvVar struct {
+	Name  string
+	Value Text
+}
+
+// Text is a string that may refer to secrets: literal parts and references in
+// turn. Resolve it with Expand.
+type Text []Part
+
+// Part is a literal, or a reference where Ref is set.
+type Part struct {
+	Literal string
+	Ref     *Ref
+}
+
+// Ref is $$SCONE::NAME$$ or $$SCONE::NAME:FORMAT$$ or $$SCONE::NAME:FORMAT|ENCODING$$.
+type Ref struct {
+	Secret   string
+	Format   string // "", "hex", "pem", "crt", "privatekey:pem", "chain", …
+	Encoding string // "" or "escape(json)"
+}
+
+// Kind is a secret's kind.
+type Kind string
+
+const (
+	ASCII      Kind = "ascii"
+	Binary     Kind = "binary"
+	PrivateKey Kind = "private-key"
+	X509CA     Kind = "x509-ca"
+	X509       Kind = "x509"
+)
+
+// Secret is one named secret. With HasValue the owner gave Value; otherwise the
+// CAS generates it.
+type Secret struct {
+	Name         string
+	Kind         Kind
+	Size         int // ascii: characters, binary: bytes; 0: the default of 20
+	HasValue     bool
+	Value        secret.Value
+	ExportPublic bool
+	KeyType      string   // private-key: "P-256" (default), "P-384", "Ed25519"
+	PrivateKey   string   // x509, x509-ca: name of the private-key secret; x509: empty means a fresh key for each instance
+	Issuer       string   // x509: name of the x509-ca secret
+	CommonName   string   // x509, x509-ca
+	DNS          []string // x509: DNS names and IP addresses
+	Endpoint     string   // x509: "server", "client", "" for both
+	ValidFor     string   // x509, x509-ca: like "60 days"; "" for the default
+}
+
+// Volume is one encrypted volume.
+type Volume struct{ Name string }
+
+// UpdatePolicy says what a service may do with a volume.
+type UpdatePolicy string
+
+const (
+	RollbackProtected UpdatePolicy = "rollback_protected" // the lease holder commits; an old state is refused
+	Ephemeral         UpdatePolicy = "ephemeral"          // changes end with the instance; an old state is refused
+)
+
+// Image says what is put into the instances of the services that name it.
+type Image struct {
+	Name           string
+	Volumes        []VolumeMount
+	InjectionFiles []InjectionFile
+}
+
+// VolumeMount mounts a volume at an absolute, clean path.
+type VolumeMount struct {
+	Name   string
+	Path   string
+	Policy UpdatePolicy
+}
+
+// InjectionFile is a file in the instance's memory.
+type InjectionFile struct {
+	Path       string
+	Content    Text
+	Permission uint32 // permission bits; default 0o400
+}
+
+// AccessPolicy says who may do what with the session. Entries are CREATOR, ANY,
+// NONE, or a key hash (64 hex digits or SCONE's Base58Check form).
+type AccessPolicy struct {
+	Read, Update, CreateSessions []AccessEntry
+}
+
+// AccessEntry is one entry; Word is empty where Key is set.
+type AccessEntry struct {
+	Word string // "CREATOR", "ANY", "NONE"
+	Key  ident.KeyHash
+}
+
+// Security is the session's attestation policy beside the code identities.
+type Security struct {
+	Mode             string // "hardware" (default) or "none" (refused unless the CAS allows it)
+	Tolerate         []appraise.Tolerance
+	IgnoreAdvisories []string
+}
