@@ -1,0 +1,200 @@
+// Package cli is the `cupel` command: one file a command, each a constructor
+// newXCommand(g) that parses flags into options and a runX that does the work.
+//
+// It trusts nothing that a flag, a file or a server says; what guards the
+// owner's secrets lives in internal/trusted/owner. It links no orchestration:
+// what the operator runs on a machine is `cupeld`, which `cupel up` executes.
+// Nothing here is safe for concurrent use: one process runs one command.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// globals is what every command may use: the process's surroundings and the
+// flags that all commands share.
+type globals struct {
+	in       io.Reader
+	out, err io.Writer
+	env      func(string) string
+	now      func() time.Time
+
+	state    string // --state, CUPEL_STATE: the local operator's folder
+	config   string // --config, CUPEL_CONFIG: the owner's folder
+	output   string // -o: "table" or "json"
+	logLevel string
+}
+
+// Main runs the command line args (without the program's name) and returns the
+// exit code.
+func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer, env func(string) string) int {
+	g := &globals{in: in, out: out, err: errw, env: env, now: time.Now}
+	root := newRootCommand(g)
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errw)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	return g.fail(err)
+}
+
+func newRootCommand(g *globals) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "cupel",
+		Short: "Run containers that must prove what they are before they are trusted",
+		Long: `Cupel runs containers that must prove what they are before they are trusted with
+anything. The owner of an app writes a session: which measured code may have
+which secrets. A CAS attests every running copy and only then releases keys. The
+operator, who is trusted with nothing, runs the copies.`,
+		Example: `  cupel up --detach                       # operator: everything on this machine
+  cupel template --runtime python --command "python3 /home/client-app/repo/client-app.py"
+  cupel deploy my-session --instances 3 --memory 256M --port 8080
+  cupel ps`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return g.check()
+		},
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&g.state, "state", orElse(g.env("CUPEL_STATE"), "/var/lib/cupel"), "the local operator's state folder (CUPEL_STATE)")
+	f.StringVar(&g.config, "config", g.defaultConfig(), "the owner's folder: identity, pins, vouched measurements (CUPEL_CONFIG)")
+	f.StringVarP(&g.output, "output", "o", "table", "how to print: table or json")
+	f.StringVar(&g.logLevel, "log-level", orElse(g.env("CUPEL_LOG"), "warn"), "debug, info, warn or error (CUPEL_LOG)")
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return problem.New(problem.Invalid, "usage", "%w", err).Fix("see '%s --help'", c.CommandPath())
+	})
+	root.AddCommand(
+		newVersionCommand(g),
+	)
+	return root
+}
+
+func (g *globals) defaultConfig() string {
+	if dir := g.env("CUPEL_CONFIG"); dir != "" {
+		return dir
+	}
+	if dir := g.env("XDG_CONFIG_HOME"); dir != "" {
+		return filepath.Join(dir, "cupel")
+	}
+	return filepath.Join(g.env("HOME"), ".config", "cupel")
+}
+
+func (g *globals) check() error {
+	if g.output != "table" && g.output != "json" {
+		return problem.New(problem.Invalid, "usage", "--output %q", g.output).Want("table or json")
+	}
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(g.logLevel)); err != nil {
+		return problem.New(problem.Invalid, "usage", "--log-level %q", g.logLevel).Want("debug, info, warn or error")
+	}
+	return nil
+}
+
+func (g *globals) json() bool { return g.output == "json" }
+
+func (g *globals) logger() *slog.Logger {
+	var l slog.Level
+	_ = l.UnmarshalText([]byte(g.logLevel)) // check() refused anything else
+	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: l}))
+}
+
+// printJSON writes v as indented JSON: the whole answer of a -o json command.
+func (g *globals) printJSON(v any) error {
+	e := json.NewEncoder(g.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// table writes rows under a header, in aligned columns.
+func (g *globals) table(header []string, rows [][]string) error {
+	w := tabwriter.NewWriter(g.out, 0, 0, 3, ' ', 0)
+	for _, row := range append([][]string{header}, rows...) {
+		for i, cell := range row {
+			if i > 0 {
+				_, _ = fmt.Fprint(w, "\t")
+			}
+			_, _ = fmt.Fprint(w, cell)
+		}
+		_, _ = fmt.Fprintln(w)
+	}
+	return w.Flush()
+}
+
+func (g *globals) printf(format string, args ...any) { _, _ = fmt.Fprintf(g.out, format, args...) }
+
+// exitError carries another process's exit code through to ours, silently.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// fail shows err where the caller looks for it and returns the exit code: the
+// one place where errors become either.
+func (g *globals) fail(err error) int {
+	if e, ok := errors.AsType[exitError](err); ok {
+		return e.code
+	}
+	if errors.Is(err, context.Canceled) {
+		_, _ = fmt.Fprintln(g.err, "cupel: interrupted")
+		return 130
+	}
+	p, ok := errors.AsType[*problem.Error](err)
+	if !ok {
+		_, _ = fmt.Fprintf(g.err, "cupel: %v\n", err)
+		return 1
+	}
+	if g.json() {
+		e := json.NewEncoder(g.err)
+		_ = e.Encode(p)
+		return p.Kind.ExitCode()
+	}
+	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", p.Rule, orElse(p.Actual, string(p.Kind)))
+	if p.Expected != "" {
+		_, _ = fmt.Fprintf(g.err, "  expected: %s\n", p.Expected)
+	}
+	if p.Mend != "" {
+		_, _ = fmt.Fprintf(g.err, "  mend:     %s\n", p.Mend)
+	}
+	if p.RequestID != "" {
+		_, _ = fmt.Fprintf(g.err, "  request:  %s\n", p.RequestID)
+	}
+	return p.Kind.ExitCode()
+}
+
+// sibling returns the path of another binary of this build: beside our own, or
+// else its bare name, for PATH.
+func sibling(name string) string {
+	self, err := os.Executable()
+	if err != nil {
+		return name
+	}
+	path := filepath.Join(filepath.Dir(self), name)
+	if _, err := os.Stat(path); err != nil {
+		return name
+	}
+	return path
+}
+
+func orElse(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
