@@ -1,0 +1,175 @@
+// Package api is the owners' API of the CAS in one definition for both ends:
+// paths and the JSON that travels. Paths and bodies that SCONE clients know keep
+// their form; what is Cupel's own carries a version.
+//
+// Types only, safe to copy. Every reply carries the header HeaderVersion, a
+// request id in HeaderRequestID and the signed audit head in release.HeadHeader
+// (HeadFrom reads it); every refusal is a problem.Error whose Msg is SCONE's
+// message chain.
+package api
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// Version is the version that replies carry.
+const Version = 1
+
+// Paths of the owners' API, served over TLS 1.3 on port 8081. A client
+// certificate is asked for, not required; only its key counts.
+const (
+	PathLegacySession = "/session"     // POST body: session text -> 201 Created; GET /session/NAME -> Session
+	PathSessions      = "/v1/sessions" // POST, GET /v1/sessions/NAME[?hash=HEX] as above
+	SuffixInstances   = "/instances"   // GET /v1/sessions/NAME/instances -> Instances
+	PathValues        = "/v1/values/"  // GET /v1/values/session=NAME[,secret=S][,session_hash=HEX] -> Values, with secret=: Value
+	PathAttest        = "/v1/attest"   // GET ?nonce=HEX64 -> Attestation
+	PathVersion       = "/v1/version"  // GET -> VersionInfo
+	PathLog           = "/v1/log"      // GET ?since=SEQ[&limit=N] -> LogPage
+	PathHealth        = "/v1/health"   // GET -> Health
+	PathOpenAPI       = "/v1/openapi.yaml"
+)
+
+// Headers of every reply.
+const (
+	HeaderVersion   = "Cupel-Version" // the software's version
+	HeaderRequestID = "X-Request-Id"
+)
+
+// MaxSession is the most bytes of a session's text.
+const MaxSession = 1 << 20
+
+// MaxLogPage is the most entries of one LogPage.
+const MaxLogPage = 1000
+
+// Created answers an upload: the version's hash is session.Session's, which the
+// client compares with its own. Warnings is a list of message chains.
+type Created struct {
+	Hash     ident.Digest `json:"hash"`
+	Warnings [][]string   `json:"warnings,omitempty"`
+}
+
+// Session is one version of a session: Text as it was uploaded.
+type Session struct {
+	Hash ident.Digest `json:"hash"`
+	Text string       `json:"session"`
+}
+
+// Value is a secret that the session exports to the public. Kind is "string"
+// for ascii, "binary" (Value in base64), "x509" or "x509-ca" (PEM).
+type Value struct {
+	Kind    string     `json:"kind"`
+	Value   string     `json:"value"`
+	Expires *time.Time `json:"expires"` // null: never
+	Renew   *time.Time `json:"renew"`
+}
+
+// Values are all of them, by name.
+type Values struct {
+	Values map[string]Value `json:"values"`
+}
+
+// State is what the CAS knows about a released instance.
+type State string
+
+const (
+	Running State = "running" // reports as agreed
+	Lapsed  State = "lapsed"  // missed three reports; its rights ended
+	Exited  State = "exited"  // reported its exit
+	Revoked State = "revoked" // a session update excluded it
+)
+
+// Instances lists a session's instances: all that run, and the latest that
+// ended, in the order in which they were released.
+type Instances struct {
+	Version   int        `json:"version"`
+	Instances []Instance `json:"instances"`
+}
+
+// Instance is one attested copy of a service.
+type Instance struct {
+	ID         ident.InstanceID  `json:"id"`
+	Service    ident.ServiceName `json:"service"`
+	Claims     attest.Claims     `json:"claims"`
+	State      State             `json:"state"`
+	ReleasedAt time.Time         `json:"released_at"`
+	LastSeen   time.Time         `json:"last_seen"`
+	EndedAt    *time.Time        `json:"ended_at,omitempty"`
+	ExitCode   *int              `json:"exit_code,omitempty"`
+	ExitReason string            `json:"exit_reason,omitempty"`
+	// SessionHash is the session version that it was released under.
+	SessionHash ident.Digest     `json:"session_hash"`
+	Volumes     []InstanceVolume `json:"volumes,omitempty"`
+}
+
+// InstanceVolume is a volume as an instance has it.
+type InstanceVolume struct {
+	Name       string         `json:"name"`
+	Access     release.Access `json:"access"`
+	Generation uint64         `json:"generation"` // that the instance started from or committed last
+}
+
+// Attestation is the CAS's own evidence. REPORTDATA is release.CASReportData of
+// the caller's nonce and the identity key; CONFIGID is zero. Nothing in it is
+// trusted before the evidence verifies under the caller's own roots, and
+// SimulationRoot never is: it only says which root the CAS itself was given.
+type Attestation struct {
+	Version             int                `json:"version"`
+	Evidence            attest.Evidence    `json:"evidence"`
+	IdentityCertificate string             `json:"identity_certificate"` // PEM, self-signed
+	Time                time.Time          `json:"time"`                 // the CAS's clock
+	SimulationRoot      string             `json:"simulation_root,omitempty"`
+	Head                release.SignedHead `json:"head"`
+}
+
+// LogPage holds the entries after the asked-for number, oldest first. The head
+// may lie beyond the page: ask again from the last entry until it is reached.
+type LogPage struct {
+	Version int                `json:"version"`
+	Entries []audit.Entry      `json:"entries"`
+	Head    release.SignedHead `json:"head"`
+}
+
+// VersionInfo says what software answers.
+type VersionInfo struct {
+	Version  string `json:"version"`  // of the software
+	API      int    `json:"api"`      // Version
+	Release  int    `json:"release"`  // release.Version
+	Language string `json:"language"` // newest session language
+}
+
+// Health is 200 with Status "ok", or a 503 problem.
+type Health struct {
+	Version int    `json:"version"`
+	Status  string `json:"status"`
+}
+
+// EncodeHead is the form of a head in release.HeadHeader.
+func EncodeHead(h release.SignedHead) string {
+	b, err := json.Marshal(h)
+	if err != nil { // numbers, a digest and bytes always marshal
+		return ""
+	}
+	return base64.StdEncoding.EncodeToString(b)
+}
+
+// HeadFrom reads the signed head of a reply. The signature is not checked.
+func HeadFrom(h http.Header) (release.SignedHead, error) {
+	var head release.SignedHead
+	b, err := base64.StdEncoding.DecodeString(h.Get(release.HeadHeader))
+	if err != nil {
+		return head, fmt.Errorf("header %s: %w", release.HeadHeader, err)
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return release.SignedHead{}, fmt.Errorf("header %s: %w", release.HeadHeader, err)
+	}
+	return head, nil
+}
