@@ -1,0 +1,106 @@
+// Package launch is the measured launch: how every instance is started, and
+// the number that says so.
+//
+// It owns launch profile v1, an OCI runtime spec of our own (profile-v1.json),
+// and the measurement over what was really launched: the spec that the
+// low-level runtime got, the image's config and layers, and the launcher's
+// binary. The node builds specs with [Spec]; whatever plays the hardware
+// measures with [Measure]; owners and the CAS compute with [Expected] what it
+// must come to.
+//
+// The rule that makes it safe: everything in the spec is measured except a
+// closed list of fields ([freeFields]) that can't change which code runs or
+// what it can reach: the values of the three host variables, names and limits
+// of the cgroup (never the swap limit), the network namespace, the hostname,
+// the root's place on the host and the sources of four bind mounts (one of
+// them is the launcher, whose digest is measured instead). A field that this
+// package has never heard of is measured, not ignored, so a newer runtime's
+// feature can't be used behind its back.
+//
+// It trusts nothing that it parses: input comes from the operator. Pure
+// functions on the standard library, safe for concurrent use.
+package launch
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// Where things are inside an instance, before the launcher builds the app's
+// own root.
+const (
+	// LauncherPath is the launcher's place: a read-only bind mount.
+	LauncherPath = "/cupel-init"
+	// SocketDir is the instance's socket directory: the sockets of the LAS
+	// and of the node.
+	SocketDir = "/run/cupel"
+	// LASAddr is the value of EnvLAS on plain nodes.
+	LASAddr = "unix:" + SocketDir + "/las.sock"
+)
+
+// The host variables: the only environment of the launcher, and free.
+const (
+	EnvCAS      = "CUPEL_CAS_ADDR"  // HOST:PORT of the CAS's instances' API
+	EnvLAS      = "CUPEL_LAS_ADDR"  // unix:PATH or HOST:PORT
+	EnvConfigID = "CUPEL_CONFIG_ID" // SESSION/SERVICE
+)
+
+// domain separates this hash from every other and carries the profile's version.
+const domain = "cupel/measured-launch/v1"
+
+// Measure returns the measurement of a launch: of the spec that the runtime
+// got, on the image that its root stands on, with the launcher file's digest.
+// It accepts any well-formed spec: a changed launch is another measurement.
+// It refuses a spec whose memory limit is missing or whose swap limit is not
+// the memory limit, since such an instance's memory can reach the disk.
+func Measure(specJSON []byte, img ImageConfig, launcher ident.Digest) (ident.Measurement, error) {
+	spec, err := parseObject(specJSON)
+	if err != nil {
+		return ident.Measurement{}, invalid("launch_spec", "runtime spec: %w", err)
+	}
+	if err := requireMemoryLimit(spec); err != nil {
+		return ident.Measurement{}, err
+	}
+	return measure(spec, img, launcher)
+}
+
+// Expected returns the measurement of an unchanged launch of img under this
+// version's profile by the launcher with that digest.
+func Expected(img ImageConfig, launcher ident.Digest) (ident.Measurement, error) {
+	specJSON, err := Spec(img)
+	if err != nil {
+		return ident.Measurement{}, err
+	}
+	spec, err := parseObject(specJSON)
+	if err != nil {
+		return ident.Measurement{}, invalid("launch_spec", "runtime spec: %w", err)
+	}
+	return measure(spec, img, launcher)
+}
+
+// measure hashes, length-prefixed: the domain, the normalised spec, the
+// image's config digest, its diff ids in order, the launcher's digest.
+func measure(spec map[string]any, img ImageConfig, launcher ident.Digest) (ident.Measurement, error) {
+	if err := freeFields(spec); err != nil {
+		return ident.Measurement{}, err
+	}
+	h := sha256.New()
+	part := func(b []byte) {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
+		h.Write(n[:])
+		h.Write(b)
+	}
+	part([]byte(domain))
+	part(canonical(nil, spec))
+	part(img.Config[:])
+	var ids []byte
+	for _, d := range img.DiffIDs {
+		ids = append(ids, d[:]...)
+	}
+	part(ids)
+	part(launcher[:])
+	return ident.Measurement(h.Sum(nil)), nil
+}
