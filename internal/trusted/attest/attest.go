@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -69,4 +70,23 @@ type Claims struct {
 	CollateralIssued  time.Time `json:"collateral_issued"`
 	CollateralExpires time.Time `json:"collateral_expires"`
 	EvaluationNumber  int       `json:"evaluation_number"`
+	// Issued is when each endorsement was issued, so that a verifier with a
+	// memory can refuse an older one than it has seen, document by document.
+	Issued IssueDates `json:"issued,omitempty"`
 }
+
+// IssueDates maps an endorsement's name ("tcb_info", "root_crl") to its date.
+type IssueDates map[string]time.Time
+
+// Oldest returns the earliest date; zero if there is none.
+func (d IssueDates) Oldest() (oldest time.Time) {
+	for _, t := range d {
+		if oldest.IsZero() || t.Before(oldest) {
+			oldest = t
+		}
+	}
+	return oldest
+}
+
+// Clone returns a copy.
+func (d IssueDates) Clone() IssueDates { return maps.Clone(d) }

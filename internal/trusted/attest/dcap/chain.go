@@ -1,0 +1,270 @@
+package dcap
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+)
+
+// The roles that a chain's first certificate may have, told by the end of its
+// common name as Intel issues them ("Intel SGX PCK Processor CA"); a simulated
+// platform's names end the same way. Without this a key that is certified for
+// one thing could sign another.
+const (
+	namePCK       = "SGX PCK Certificate"
+	nameProcessor = "SGX PCK Processor CA"
+	namePlatform  = "SGX PCK Platform CA"
+	nameSigner    = "SGX TCB Signing"
+)
+
+// pckPath is a verified PCK chain.
+type pckPath struct {
+	leaf, ca, root *x509.Certificate
+	simulated      bool
+	caType         string // "processor" or "platform"
+}
+
+// pckChain verifies leaf, CA and root as the quote carries them.
+func (j *judgement) pckChain(v *Verifier, certData []byte) (*pckPath, error) {
+	const rule = "pck_chain"
+	certs, err := parseChain(string(certData))
+	if err != nil {
+		return nil, malformed(rule, "PCK chain: %w", err)
+	}
+	if len(certs) != 3 {
+		return nil, malformed(rule, "PCK chain of %d certificates", len(certs)).Want("leaf, CA and root")
+	}
+	p := &pckPath{leaf: certs[0], ca: certs[1], root: certs[2]}
+	if p.simulated, err = v.anchor(p.root); err != nil {
+		return nil, err
+	}
+	switch {
+	case strings.HasSuffix(p.ca.Subject.CommonName, nameProcessor):
+		p.caType = "processor"
+	case strings.HasSuffix(p.ca.Subject.CommonName, namePlatform):
+		p.caType = "platform"
+	default:
+		return nil, unproven(rule, "PCK issuer %q", p.ca.Subject.CommonName).Want("a name ending in %q or %q", nameProcessor, namePlatform)
+	}
+	if !strings.HasSuffix(p.leaf.Subject.CommonName, namePCK) {
+		return nil, unproven(rule, "leaf certificate %q", p.leaf.Subject.CommonName).Want("a name ending in %q", namePCK)
+	}
+	if err := j.path(rule, certs); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// anchor finds the trusted root that c is, byte for byte.
+func (v *Verifier) anchor(c *x509.Certificate) (simulated bool, err error) {
+	for _, r := range v.roots {
+		if bytes.Equal(r.cert.Raw, c.Raw) {
+			return r.simulated, nil
+		}
+	}
+	if strings.Contains(c.Subject.String(), SimulationMark) {
+		return false, unproven("simulation_root", "the evidence comes from a SIMULATED platform with root %x", digest(c)).
+			Want("a hardware maker's root").
+			Fix("trust that root on purpose if this is a test: whoever verifies has to be given it (cupel-cas: --simulation-root, owners: --trust-simulation)")
+	}
+	return false, unproven("unknown_root", "the chain ends in %q (SHA-256 %x)", c.Subject, digest(c)).Want("a root that this verifier was given")
+}
+
+// signerChain verifies the two certificates of who signed TCB info or QE
+// identity: signer, root.
+func (j *judgement) signerChain(rule, text string, root *x509.Certificate) (*x509.Certificate, error) {
+	certs, err := parseChain(text)
+	if err != nil {
+		return nil, malformed(rule, "issuer chain: %w", err)
+	}
+	if len(certs) != 2 {
+		return nil, malformed(rule, "issuer chain of %d certificates", len(certs)).Want("signer and root")
+	}
+	if !bytes.Equal(certs[1].Raw, root.Raw) {
+		return nil, unproven(rule, "the issuer chain ends in %q", certs[1].Subject).Want("%q, the root of the PCK chain", root.Subject)
+	}
+	signer := certs[0]
+	if signer.IsCA || !strings.HasSuffix(signer.Subject.CommonName, nameSigner) {
+		return nil, unproven(rule, "signed by %q", signer.Subject.CommonName).Want("a name ending in %q", nameSigner)
+	}
+	if err := j.path(rule, certs); err != nil {
+		return nil, err
+	}
+	return signer, j.notRevoked(rule+"_revoked", j.rootCRL, signer)
+}
+
+// path checks certs[0] up to the last, which is a trusted root.
+func (j *judgement) path(rule string, certs []*x509.Certificate) error {
+	for i, c := range certs {
+		what := fmt.Sprintf("certificate %q", c.Subject.CommonName)
+		if err := j.dates(rule, what, c.NotBefore, c.NotAfter); err != nil {
+			return err
+		}
+		if len(c.UnhandledCriticalExtensions) > 0 {
+			return unproven(rule, "%s has an unknown critical extension %v", what, c.UnhandledCriticalExtensions[0])
+		}
+		if i == len(certs)-1 {
+			return nil
+		}
+		if i == 0 && (c.IsCA || c.KeyUsage&x509.KeyUsageDigitalSignature == 0) {
+			return unproven(rule, "%s is not for signing", what)
+		}
+		if err := issuedBy(c, certs[i+1], i); err != nil {
+			return unproven(rule, "%s: %w", what, err)
+		}
+	}
+	return nil
+}
+
+// issuedBy checks that parent issued c, below being the number of authorities
+// between parent and the end of the chain.
+func issuedBy(c, parent *x509.Certificate, below int) error {
+	if !bytes.Equal(c.RawIssuer, parent.RawSubject) {
+		return fmt.Errorf("issuer %q is not the next certificate %q", c.Issuer, parent.Subject)
+	}
+	if !bytes.Equal(c.AuthorityKeyId, parent.SubjectKeyId) {
+		return errors.New("its authority key id is not the next certificate's key id")
+	}
+	if _, err := certKey(parent); err != nil {
+		return err
+	}
+	if parent.MaxPathLen >= 0 && (parent.MaxPathLen > 0 || parent.MaxPathLenZero) && below > parent.MaxPathLen {
+		return fmt.Errorf("%q allows %d authorities below it", parent.Subject, parent.MaxPathLen)
+	}
+	if c.SignatureAlgorithm != x509.ECDSAWithSHA256 {
+		return fmt.Errorf("signed with %v, not ECDSA with SHA-256", c.SignatureAlgorithm)
+	}
+	return c.CheckSignatureFrom(parent) // basic constraints, key usage, signature
+}
+
+// revocation reads both lists and looks up the PCK chain in them. The root's
+// list is kept for the signers of other documents.
+func (j *judgement) revocation(col *Collateral, p *pckPath) error {
+	var err error
+	if j.rootCRL, err = j.crl("root_crl", "root CA's revocation list", col.RootCACRL, p.root); err != nil {
+		return err
+	}
+	j.issued["root_crl"] = j.rootCRL.ThisUpdate
+	if err := j.notRevoked("pck_ca_revoked", j.rootCRL, p.ca); err != nil {
+		return err
+	}
+	issuer := p.ca
+	if col.PCKCRLIssuerChain != "" {
+		if issuer, err = j.crlIssuer(col.PCKCRLIssuerChain, p); err != nil {
+			return err
+		}
+	}
+	list, err := j.crl("pck_crl", "PCK revocation list", col.PCKCRL, issuer)
+	if err != nil {
+		return err
+	}
+	j.issued["pck_crl_"+p.caType] = list.ThisUpdate
+	return j.notRevoked("pck_revoked", list, p.leaf)
+}
+
+// crlIssuer verifies the chain that came with the PCK revocation list. It must
+// be the very authority that issued the PCK certificate, by name and key: the
+// other authority's list (there are two) says nothing about this leaf.
+func (j *judgement) crlIssuer(text string, p *pckPath) (*x509.Certificate, error) {
+	const rule = "pck_crl_chain"
+	certs, err := parseChain(text)
+	if err != nil {
+		return nil, malformed(rule, "PCK CRL issuer chain: %w", err)
+	}
+	if len(certs) != 2 || !bytes.Equal(certs[1].Raw, p.root.Raw) {
+		return nil, unproven(rule, "the PCK CRL's issuer chain is not a CA and the root of the PCK chain")
+	}
+	ca := certs[0]
+	if !bytes.Equal(ca.RawSubject, p.ca.RawSubject) || !bytes.Equal(ca.RawSubjectPublicKeyInfo, p.ca.RawSubjectPublicKeyInfo) {
+		return nil, unproven(rule, "the PCK revocation list is %q's", ca.Subject.CommonName).Want("that of the PCK's issuer, %q", p.ca.Subject.CommonName)
+	}
+	if err := j.dates(rule, fmt.Sprintf("certificate %q", ca.Subject.CommonName), ca.NotBefore, ca.NotAfter); err != nil {
+		return nil, err
+	}
+	if err := issuedBy(ca, p.root, 0); err != nil {
+		return nil, unproven(rule, "PCK CRL issuer: %w", err)
+	}
+	return ca, j.notRevoked("pck_ca_revoked", j.rootCRL, ca)
+}
+
+// crl verifies a revocation list of exactly this issuer.
+func (j *judgement) crl(rule, what, text string, issuer *x509.Certificate) (*x509.RevocationList, error) {
+	der, err := decodeHex(text)
+	if err != nil {
+		return nil, malformed(rule, "%s: %w", what, err)
+	}
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, malformed(rule, "%s: %w", what, err)
+	}
+	if !bytes.Equal(list.Raw, der) {
+		return nil, malformed(rule, "%s: bytes after its end", what)
+	}
+	if !bytes.Equal(list.RawIssuer, issuer.RawSubject) {
+		return nil, unproven(rule, "the %s is of another issuer, %q", what, list.Issuer).Want("%q", issuer.Subject)
+	}
+	if list.SignatureAlgorithm != x509.ECDSAWithSHA256 {
+		return nil, unproven(rule, "%s: signed with %v", what, list.SignatureAlgorithm).Want("ECDSA with SHA-256")
+	}
+	if err := list.CheckSignatureFrom(issuer); err != nil {
+		return nil, unproven(rule, "%s: %w", what, err)
+	}
+	for _, e := range list.Extensions {
+		if e.Critical { // partial, indirect or delta lists
+			return nil, unproven(rule, "%s has an unknown critical extension %v", what, e.Id)
+		}
+	}
+	return list, j.dates(rule+"_expired", "the "+what, list.ThisUpdate, list.NextUpdate)
+}
+
+func (j *judgement) notRevoked(rule string, list *x509.RevocationList, c *x509.Certificate) error {
+	for _, e := range list.RevokedCertificateEntries {
+		if sameSerial(e.SerialNumber, c.SerialNumber) {
+			return unproven(rule, "certificate %q, serial %x, was revoked on %s", c.Subject.CommonName, c.SerialNumber, stamp(e.RevocationTime)).
+				Fix("do not use this platform: its maker withdrew its key")
+		}
+	}
+	return nil
+}
+
+func sameSerial(a, b *big.Int) bool { return a != nil && b != nil && a.Cmp(b) == 0 }
+
+// parseChain reads concatenated PEM certificates and nothing else: the text
+// must be what encoding them gives, so that no byte of it is without meaning.
+// A final newline may be missing and one NUL may follow, as quoting enclaves
+// write it.
+func parseChain(text string) ([]*x509.Certificate, error) {
+	text = strings.TrimSuffix(text, "\x00")
+	if !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	var certs []*x509.Certificate
+	var again []byte
+	rest := []byte(text)
+	for len(rest) > 0 {
+		if len(certs) == 4 {
+			return nil, errors.New("more than 4 certificates")
+		}
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			return nil, errors.New("text that is no PEM certificate")
+		}
+		if b.Type != "CERTIFICATE" || len(b.Headers) != 0 {
+			return nil, fmt.Errorf("PEM block %q where a certificate belongs", b.Type)
+		}
+		c, err := x509.ParseCertificate(b.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c)
+		again = append(again, pem.EncodeToMemory(b)...)
+	}
+	if string(again) != text {
+		return nil, errors.New("PEM text with other bytes between or within the certificates")
+	}
+	return certs, nil
+}

@@ -1,0 +1,123 @@
+package dcap
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// Collateral is what the platform's maker published about it: the nine strings
+// of Intel's sgx_ql_qve_collateral_t. Chains are PEM, revocation lists and
+// signatures (r||s) lower-case hex; TCBInfo and QEIdentity are the exact texts
+// that were signed.
+type Collateral struct {
+	PCKCRLIssuerChain     string `json:"pck_crl_issuer_chain"` // may be empty: the PCK chain's own CA
+	RootCACRL             string `json:"root_ca_crl"`
+	PCKCRL                string `json:"pck_crl"`
+	TCBInfoIssuerChain    string `json:"tcb_info_issuer_chain"`
+	TCBInfo               string `json:"tcb_info"`
+	TCBInfoSignature      string `json:"tcb_info_signature"`
+	QEIdentityIssuerChain string `json:"qe_identity_issuer_chain"`
+	QEIdentity            string `json:"qe_identity"`
+	QEIdentitySignature   string `json:"qe_identity_signature"`
+}
+
+const maxCollateralLen = 1 << 20
+
+// ParseCollateral reads the JSON form strictly: exactly these nine names, each
+// once, all but the first not empty, and nothing after.
+func ParseCollateral(b []byte) (*Collateral, error) {
+	const rule = "collateral_format"
+	if len(b) == 0 {
+		return nil, malformed(rule, "the evidence carries no collateral").Want("the nine strings of a DCAP collateral")
+	}
+	if len(b) > maxCollateralLen {
+		return nil, malformed(rule, "collateral of %d bytes", len(b)).Want("at most %d", maxCollateralLen)
+	}
+	if err := checkJSON(b); err != nil {
+		return nil, malformed(rule, "collateral: %w", err)
+	}
+	c := new(Collateral)
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(c); err != nil {
+		return nil, malformed(rule, "collateral: %w", err)
+	}
+	for _, f := range []struct{ name, value string }{
+		{"root_ca_crl", c.RootCACRL}, {"pck_crl", c.PCKCRL},
+		{"tcb_info_issuer_chain", c.TCBInfoIssuerChain}, {"tcb_info", c.TCBInfo}, {"tcb_info_signature", c.TCBInfoSignature},
+		{"qe_identity_issuer_chain", c.QEIdentityIssuerChain}, {"qe_identity", c.QEIdentity}, {"qe_identity_signature", c.QEIdentitySignature},
+	} {
+		if f.value == "" {
+			return nil, malformed(rule, "collateral: %s is missing or empty", f.name)
+		}
+	}
+	return c, nil
+}
+
+const maxJSONDepth = 16
+
+// checkJSON accepts b if it is one JSON value, in UTF-8, whose objects have no
+// two keys that encoding/json would take for the same one (it ignores case, and
+// lets the last win).
+func checkJSON(b []byte) error {
+	if !utf8.Valid(b) {
+		return errors.New("not UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := checkValue(d, 0); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("text after the JSON value")
+	}
+	return nil
+}
+
+func checkValue(d *json.Decoder, depth int) error {
+	if depth > maxJSONDepth {
+		return fmt.Errorf("nested deeper than %d", maxJSONDepth)
+	}
+	t, err := d.Token()
+	if err != nil {
+		return err
+	}
+	open, ok := t.(json.Delim)
+	if !ok {
+		return nil
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		if open == '{' {
+			k, err := d.Token()
+			if err != nil {
+				return err
+			}
+			key := strings.ToLower(k.(string)) // the decoder yields strings only where keys belong
+			if seen[key] {
+				return fmt.Errorf("key %q twice", k)
+			}
+			seen[key] = true
+		}
+		if err := checkValue(d, depth+1); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token() // the closing delimiter
+	return err
+}
+
+// decodeHex reads lower-case hex only, so that a text has one reading and a
+// reading one text.
+func decodeHex(s string) ([]byte, error) {
+	if strings.ToLower(s) != s {
+		return nil, errors.New("upper-case hex digits")
+	}
+	return hex.DecodeString(s)
+}

@@ -1,0 +1,95 @@
+package dcap
+
+import (
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+)
+
+// enclaveIdentity is Intel's signed description of its quoting enclave.
+type enclaveIdentity struct {
+	document
+	MiscSelect     hexBytes `json:"miscselect"`
+	MiscSelectMask hexBytes `json:"miscselectMask"`
+	Attributes     hexBytes `json:"attributes"`
+	AttributesMask hexBytes `json:"attributesMask"`
+	MRSigner       hexBytes `json:"mrsigner"`
+	ISVProdID      *int     `json:"isvprodid"`
+	Levels         []struct {
+		TCB struct {
+			ISVSVN *int `json:"isvsvn"`
+		} `json:"tcb"`
+		levelStatus
+	} `json:"tcbLevels"`
+}
+
+// hexBytes reads either case: within a signed text it has no other reading.
+type hexBytes []byte
+
+func (h *hexBytes) UnmarshalText(b []byte) (err error) {
+	*h, err = hex.DecodeString(string(b))
+	return err
+}
+
+// qeIdentity holds the quoting enclave's report against its signed identity.
+func (j *judgement) qeIdentity(col *Collateral, root *x509.Certificate, report reportBody) (matched, error) {
+	const rule = "qe_identity"
+	var id enclaveIdentity
+	if err := j.signedDocument(rule, col.QEIdentity, col.QEIdentitySignature, col.QEIdentityIssuerChain, root, &id, &id.document); err != nil {
+		return matched{}, err
+	}
+	if err := id.check(); err != nil {
+		return matched{}, malformed(rule, "QE identity: %w", err)
+	}
+	if got, want := hex.EncodeToString(report.mrsigner[:]), hex.EncodeToString(id.MRSigner); got != want {
+		return matched{}, unproven(rule, "quoting enclave signed by %s", got).Want("%s", want)
+	}
+	if int(report.isvProdID) != *id.ISVProdID {
+		return matched{}, unproven(rule, "quoting enclave with product id %d", report.isvProdID).Want("%d", *id.ISVProdID)
+	}
+	if !masked(report.attributes[:], id.AttributesMask, id.Attributes) {
+		return matched{}, unproven(rule, "quoting enclave with attributes %x", report.attributes).Want("%x under mask %x", []byte(id.Attributes), []byte(id.AttributesMask))
+	}
+	if !masked(report.miscSelect[:], id.MiscSelectMask, id.MiscSelect) {
+		return matched{}, unproven(rule, "quoting enclave with MISCSELECT %x", report.miscSelect).Want("%x under mask %x", []byte(id.MiscSelect), []byte(id.MiscSelectMask))
+	}
+	for i := range id.Levels { // highest first
+		if l := &id.Levels[i]; int(report.isvSVN) >= *l.TCB.ISVSVN {
+			return l.match(id.Evaluation), nil
+		}
+	}
+	return matched{}, unproven("qe_level", "the quoting enclave's version %d is below every level that its maker lists", report.isvSVN).
+		Fix("update the quoting enclave (libsgx-ae-qe3)")
+}
+
+func (id *enclaveIdentity) check() error {
+	if id.ID != "QE" || id.Version != documentVersionIdentity {
+		return fmt.Errorf("kind %q version %d, not QE version %d", id.ID, id.Version, documentVersionIdentity)
+	}
+	if len(id.MiscSelect) != 4 || len(id.MiscSelectMask) != 4 || len(id.Attributes) != 16 || len(id.AttributesMask) != 16 || len(id.MRSigner) != 32 {
+		return fmt.Errorf("a field of the wrong length")
+	}
+	if id.ISVProdID == nil {
+		return fmt.Errorf("no isvprodid")
+	}
+	for i := range id.Levels {
+		l := &id.Levels[i]
+		if l.TCB.ISVSVN == nil || *l.TCB.ISVSVN < 0 {
+			return fmt.Errorf("level %d: no isvsvn", i)
+		}
+		if err := l.check(); err != nil {
+			return fmt.Errorf("level %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// masked reports whether got and want agree in the bits of mask.
+func masked(got, mask, want []byte) bool {
+	for i := range got {
+		if got[i]&mask[i] != want[i]&mask[i] {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,198 @@
+package dcap
+
+import (
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// status is Intel's word for what a TCB level is worth.
+type status string
+
+const (
+	upToDate                status = "UpToDate"
+	swHardeningNeeded       status = "SWHardeningNeeded"
+	configurationNeeded     status = "ConfigurationNeeded"
+	configurationAndSW      status = "ConfigurationAndSWHardeningNeeded"
+	outOfDate               status = "OutOfDate"
+	outOfDateConfiguration  status = "OutOfDateConfigurationNeeded"
+	revoked                 status = "Revoked"
+	components                     = 16
+	documentVersionTCBInfo         = 3
+	documentVersionIdentity        = 2
+)
+
+func (s status) known() bool {
+	switch s {
+	case upToDate, swHardeningNeeded, configurationNeeded, configurationAndSW, outOfDate, outOfDateConfiguration, revoked:
+		return true
+	}
+	return false
+}
+
+// converge joins the platform's status with the quoting enclave's: an outdated
+// or revoked quoting enclave is not hidden by what the platform still needs.
+func converge(platform, qe status) status {
+	switch qe {
+	case revoked:
+		return revoked
+	case outOfDate:
+		switch platform {
+		case upToDate, swHardeningNeeded:
+			return outOfDate
+		case configurationNeeded, configurationAndSW:
+			return outOfDateConfiguration
+		}
+	}
+	return platform
+}
+
+// matched is the TCB level that a platform or enclave was found at.
+type matched struct {
+	status     status
+	date       time.Time
+	advisories []string
+	evaluation int
+}
+
+// document is what Intel's two signed JSON texts share.
+type document struct {
+	ID         string    `json:"id"`
+	Version    int       `json:"version"`
+	IssueDate  time.Time `json:"issueDate"`
+	NextUpdate time.Time `json:"nextUpdate"`
+	Evaluation int       `json:"tcbEvaluationDataNumber"`
+}
+
+type tcbInfo struct {
+	document
+	FMSPC   string     `json:"fmspc"`
+	PCEID   string     `json:"pceId"`
+	TCBType *int       `json:"tcbType"`
+	Levels  []tcbLevel `json:"tcbLevels"`
+}
+
+type tcbLevel struct {
+	TCB struct {
+		Components []struct {
+			SVN *int `json:"svn"`
+		} `json:"sgxtcbcomponents"`
+		PCESVN *int `json:"pcesvn"`
+	} `json:"tcb"`
+	levelStatus
+}
+
+// levelStatus is what every kind of TCB level ends in.
+type levelStatus struct {
+	Date       time.Time `json:"tcbDate"`
+	Status     status    `json:"tcbStatus"`
+	Advisories []string  `json:"advisoryIDs"`
+}
+
+func (l levelStatus) match(evaluation int) matched {
+	return matched{status: l.Status, date: l.Date, advisories: l.Advisories, evaluation: evaluation}
+}
+
+// signedDocument verifies a text's signature and reads it into doc, whose
+// shared part is d.
+func (j *judgement) signedDocument(rule, text, signature, chain string, root *x509.Certificate, doc any, d *document) error {
+	signer, err := j.signerChain(rule+"_chain", chain, root)
+	if err != nil {
+		return err
+	}
+	key, err := certKey(signer)
+	if err != nil {
+		return unproven(rule+"_chain", "signer: %w", err)
+	}
+	sig, err := decodeHex(signature)
+	if err != nil || len(sig) != sigLen {
+		return malformed(rule+"_signature", "signature is not %d lower-case hex digits", 2*sigLen)
+	}
+	if !verifyRaw(key, []byte(text), sig) {
+		return unproven(rule+"_signature", "the text's signature does not match").
+			Fix("fetch the collateral again and hand it on byte for byte")
+	}
+	if err := checkJSON([]byte(text)); err != nil {
+		return malformed(rule, "%w", err)
+	}
+	if err := json.Unmarshal([]byte(text), doc); err != nil {
+		return malformed(rule, "%w", err)
+	}
+	if d.Evaluation <= 0 {
+		return malformed(rule, "no tcbEvaluationDataNumber")
+	}
+	j.issued[rule] = d.IssueDate
+	return j.dates(rule+"_expired", "the "+strings.ReplaceAll(rule, "_", " "), d.IssueDate, d.NextUpdate)
+}
+
+// tcb finds the platform's level in the signed TCB info.
+func (j *judgement) tcb(col *Collateral, root *x509.Certificate, ext *pckExtension) (matched, error) {
+	const rule = "tcb_info"
+	var info tcbInfo
+	if err := j.signedDocument(rule, col.TCBInfo, col.TCBInfoSignature, col.TCBInfoIssuerChain, root, &info, &info.document); err != nil {
+		return matched{}, err
+	}
+	if info.ID != "SGX" || info.Version != documentVersionTCBInfo {
+		return matched{}, malformed(rule, "TCB info of kind %q version %d", info.ID, info.Version).Want("SGX version %d", documentVersionTCBInfo)
+	}
+	if info.TCBType == nil || *info.TCBType != 0 {
+		return matched{}, malformed(rule, "a TCB type that this verifier can't compare").Want("0")
+	}
+	if !sameHex(info.FMSPC, ext.fmspc[:]) || !sameHex(info.PCEID, ext.pceID[:]) {
+		return matched{}, unproven("tcb_info_platform", "TCB info for FMSPC %.12s, PCEID %.4s", info.FMSPC, info.PCEID).
+			Want("FMSPC %x, PCEID %x, as the PCK certificate says", ext.fmspc, ext.pceID)
+	}
+	for i := range info.Levels {
+		if err := info.Levels[i].check(); err != nil {
+			return matched{}, malformed(rule, "TCB level %d: %w", i, err)
+		}
+	}
+	for i := range info.Levels { // highest first; the first that is met counts
+		if l := &info.Levels[i]; l.metBy(ext) {
+			return l.match(info.Evaluation), nil
+		}
+	}
+	return matched{}, unproven("tcb_level", "the platform's TCB (%v, PCESVN %d) is below every level that its maker lists", ext.components, ext.pceSVN).
+		Fix("update the platform's firmware and microcode")
+}
+
+func (l *tcbLevel) check() error {
+	if len(l.TCB.Components) != components {
+		return fmt.Errorf("%d components, not %d", len(l.TCB.Components), components)
+	}
+	for _, c := range l.TCB.Components {
+		if c.SVN == nil || *c.SVN < 0 || *c.SVN > 255 {
+			return fmt.Errorf("a component without a version from 0 to 255")
+		}
+	}
+	if l.TCB.PCESVN == nil || *l.TCB.PCESVN < 0 || *l.TCB.PCESVN > 65535 {
+		return fmt.Errorf("no PCESVN from 0 to 65535")
+	}
+	return l.levelStatus.check()
+}
+
+func (l levelStatus) check() error {
+	if !l.Status.known() {
+		return fmt.Errorf("unknown status %.60q", l.Status)
+	}
+	if l.Date.IsZero() {
+		return fmt.Errorf("no tcbDate")
+	}
+	return nil
+}
+
+func (l *tcbLevel) metBy(ext *pckExtension) bool {
+	for i, c := range l.TCB.Components {
+		if int(ext.components[i]) < *c.SVN {
+			return false
+		}
+	}
+	return int(ext.pceSVN) >= *l.TCB.PCESVN
+}
+
+func sameHex(text string, want []byte) bool {
+	return strings.EqualFold(text, hex.EncodeToString(want))
+}
