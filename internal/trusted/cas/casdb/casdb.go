@@ -1,0 +1,283 @@
+// Package casdb is the cas.Store on SQLite: one file in WAL mode, every commit
+// synced to the disk before it returns.
+//
+// It is trusted with nothing but keeping bytes. One connection writes, a few
+// others read; SQLite's snapshot isolation keeps them apart. The file carries a
+// schema version; a newer one than this package knows is refused.
+package casdb
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// migrations lead from schema version n (the index) to n+1. They are never
+// changed once released; new ones are added.
+var migrations = [...]string{
+	`CREATE TABLE rows (
+		id      TEXT PRIMARY KEY,
+		version INTEGER NOT NULL,
+		sealed  BLOB NOT NULL
+	) STRICT, WITHOUT ROWID;
+	-- One record per commit: its entries as a JSON list, and the head after them.
+	CREATE TABLE log (
+		last    INTEGER PRIMARY KEY,
+		entries TEXT NOT NULL,
+		head    TEXT NOT NULL
+	) STRICT;`,
+}
+
+// appID marks the file as ours: "CPLC".
+const appID = 0x43504c43
+
+// DB is an open database.
+type DB struct {
+	write *sql.DB
+	read  *sql.DB
+	stmt  statements
+}
+
+type statements struct {
+	putRow, deleteRow, appendLog *sql.Stmt // on write
+	row, head, entries           *sql.Stmt // on read
+}
+
+// Exists reports whether there is a database at path.
+func Exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// Open opens the database at path, making or migrating it as needed.
+func Open(ctx context.Context, path string) (*DB, error) {
+	db := &DB{}
+	var err error
+	if db.write, err = connect(path, 1); err != nil {
+		return nil, err
+	}
+	if db.read, err = connect(path, 4); err != nil {
+		return nil, errors.Join(err, db.write.Close())
+	}
+	if err := db.prepare(ctx, path); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+func connect(path string, n int) (*sql.DB, error) {
+	q := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "trusted_schema(OFF)"}, "_txlock": {"immediate"}}
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	return db, nil
+}
+
+func (db *DB) prepare(ctx context.Context, path string) error {
+	if err := db.migrate(ctx, path); err != nil {
+		return err
+	}
+	var errs []error
+	on := func(c *sql.DB, query string) *sql.Stmt {
+		s, err := c.PrepareContext(ctx, query)
+		errs = append(errs, err)
+		return s
+	}
+	db.stmt = statements{
+		putRow: on(db.write, `INSERT INTO rows (id, version, sealed) VALUES (?1, ?2, ?3)
+			ON CONFLICT (id) DO UPDATE SET version = ?2, sealed = ?3`),
+		deleteRow: on(db.write, `DELETE FROM rows WHERE id = ?1`),
+		appendLog: on(db.write, `INSERT INTO log (last, entries, head) VALUES (?1, ?2, ?3)`),
+		row:       on(db.read, `SELECT version, sealed FROM rows WHERE id = ?1`),
+		head:      on(db.read, `SELECT head FROM log ORDER BY last DESC LIMIT 1`),
+		entries:   on(db.read, `SELECT entries FROM log WHERE last > ?1 ORDER BY last`),
+	}
+	if err := errors.Join(errs...); err != nil {
+		return failed("prepare the database", err)
+	}
+	return nil
+}
+
+func (db *DB) migrate(ctx context.Context, path string) error {
+	tx, err := db.write.BeginTx(ctx, nil)
+	if err != nil {
+		return failed("open the database "+path, err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	var have, app int
+	if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&have); err != nil {
+		return failed("read the schema version of "+path, err)
+	}
+	if err := tx.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&app); err != nil {
+		return failed("read the application id of "+path, err)
+	}
+	switch {
+	case have > len(migrations):
+		return problem.New(problem.Invalid, "state_newer", "%s has schema version %d", path, have).
+			Want("at most %d", len(migrations)).
+			Fix("run the newer cupel-cas that wrote it")
+	case have > 0 && app != appID:
+		return problem.New(problem.Invalid, "state_foreign", "%s is another program's database", path).
+			Fix("give the CAS a state folder of its own")
+	case have == len(migrations):
+		return nil
+	}
+	for _, m := range migrations[have:] {
+		if _, err := tx.ExecContext(ctx, m); err != nil {
+			return failed("migrate "+path, err)
+		}
+	}
+	for _, pragma := range []string{fmt.Sprintf(`PRAGMA user_version = %d`, len(migrations)), fmt.Sprintf(`PRAGMA application_id = %d`, appID)} {
+		if _, err := tx.ExecContext(ctx, pragma); err != nil {
+			return failed("migrate "+path, err)
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		return failed("migrate "+path, err)
+	}
+	return nil
+}
+
+// Close ends all connections; SQLite folds the WAL into the file.
+func (db *DB) Close() error { return errors.Join(db.read.Close(), db.write.Close()) }
+
+// Commit implements cas.Store.
+func (db *DB) Commit(ctx context.Context, b cas.Batch) error {
+	entries, err := json.Marshal(b.Entries)
+	if err != nil {
+		return fmt.Errorf("marshal audit entries: %w", err)
+	}
+	head, err := json.Marshal(b.Head)
+	if err != nil {
+		return fmt.Errorf("marshal audit head: %w", err)
+	}
+	tx, err := db.write.BeginTx(ctx, nil)
+	if err != nil {
+		return failed("begin", err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	for _, r := range b.Rows {
+		if r.Sealed == nil {
+			_, err = tx.StmtContext(ctx, db.stmt.deleteRow).ExecContext(ctx, r.ID)
+		} else {
+			_, err = tx.StmtContext(ctx, db.stmt.putRow).ExecContext(ctx, r.ID, int64(r.Version), r.Sealed)
+		}
+		if err != nil {
+			return failed("write row", err)
+		}
+	}
+	if _, err = tx.StmtContext(ctx, db.stmt.appendLog).ExecContext(ctx, int64(b.Head.Seq), string(entries), string(head)); err != nil {
+		return failed("write audit log", err)
+	}
+	if err := tx.Commit(); err != nil {
+		return failed("commit", err)
+	}
+	return nil
+}
+
+// Head implements cas.Store.
+func (db *DB) Head(ctx context.Context) (release.SignedHead, error) {
+	var text []byte
+	var h release.SignedHead
+	err := db.stmt.head.QueryRowContext(ctx).Scan(&text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return h, nil
+	}
+	if err != nil {
+		return h, failed("read audit head", err)
+	}
+	if err := json.Unmarshal(text, &h); err != nil {
+		return h, logDamaged(err)
+	}
+	return h, nil
+}
+
+// Row implements cas.Store.
+func (db *DB) Row(ctx context.Context, id string) (cas.Row, bool, error) {
+	r := cas.Row{ID: id}
+	var v int64
+	err := db.stmt.row.QueryRowContext(ctx, id).Scan(&v, &r.Sealed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return cas.Row{}, false, nil
+	}
+	if err != nil {
+		return cas.Row{}, false, failed("read row", err)
+	}
+	r.Version = uint64(v)
+	return r, true, nil
+}
+
+// Entries implements cas.Store. A record holds all entries of a commit, so the
+// first one may begin before those asked for.
+func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]audit.Entry, error) {
+	rows, err := db.stmt.entries.QueryContext(ctx, int64(min(after, 1<<62)))
+	if err != nil {
+		return nil, failed("read audit log", err)
+	}
+	defer func() { _ = rows.Close() }()
+	var out []audit.Entry
+	for len(out) < limit && rows.Next() {
+		var text []byte
+		if err := rows.Scan(&text); err != nil {
+			return nil, failed("read audit log", err)
+		}
+		var batch []audit.Entry
+		if err := json.Unmarshal(text, &batch); err != nil {
+			return nil, logDamaged(err)
+		}
+		for _, e := range batch {
+			if e.Seq > after && len(out) < limit {
+				out = append(out, e)
+			}
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, failed("read audit log", err)
+	}
+	return out, nil
+}
+
+func logDamaged(err error) error {
+	return problem.New(problem.Internal, "audit_log_damaged", "a record of the audit log is not JSON: %w", err).
+		Fix("restore the CAS's state from its backup")
+}
+
+// failed turns an error of SQLite into one that a person can act on.
+func failed(what string, err error) error {
+	if serr, ok := errors.AsType[*sqlite.Error](err); ok {
+		switch serr.Code() & 0xff {
+		case sqlite3.SQLITE_FULL:
+			return problem.New(problem.Unavailable, "disk_full", "%s: %w", what, err).
+				Fix("free some space where the CAS keeps its state; nothing was changed")
+		case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+			return problem.New(problem.Unavailable, "store", "%s: %w", what, err).
+				Fix("look at the disk where the CAS keeps its state, then try again")
+		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+			return problem.New(problem.Internal, "state_damaged", "%s: %w", what, err).
+				Fix("restore the CAS's state from its backup")
+		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
+			return problem.New(problem.Invalid, "state_access", "%s: %w", what, err).
+				Fix("let the CAS's user own its state folder and everything in it")
+		}
+	}
+	if strings.Contains(err.Error(), "database is closed") {
+		return problem.New(problem.Unavailable, "store_closed", "%s: %w", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
