@@ -1,0 +1,244 @@
+// Package manager is the public Go client of a Cupel manager: the operator's
+// service that deploys apps, lists instances and tells what happened. Its types
+// are the wire format of the manager's API for both ends.
+//
+// The manager is trusted with nothing. What it says about instances is the
+// operator's word; whoever wants proof asks the CAS (package client).
+//
+// A Client is safe for concurrent use.
+package manager
+
+import (
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Version is the API's version; requests and replies carry it.
+const Version = 1
+
+// Paths of the API.
+const (
+	PathInfo      = "/v1/info"         // GET Info
+	PathRuntimes  = "/v1/runtimes"     // GET RuntimeList
+	PathTemplate  = "/v1/template"     // GET ?runtime=&command=…, YAML
+	PathApps      = "/v1/apps"         // GET AppList; POST DeployRequest -> App
+	PathInstances = "/v1/instances"    // GET ?app=, InstanceList
+	PathEvents    = "/v1/events"       // GET ?since=&app=&follow=, Event a line
+	PathOpenAPI   = "/v1/openapi.yaml" // GET
+	PathHealth    = "/v1/health"       // GET, no certificate needed
+)
+
+// Endpoint says where something listens; what `cupeld up` writes to
+// manager.json in its state folder, readable by everybody on the machine.
+type Endpoint struct {
+	Version    int          `json:"version"`
+	Address    string       `json:"address"`     // of the manager's API, host:port
+	CertSHA256 ident.Digest `json:"cert_sha256"` // of its certificate in DER
+	CAS        CAS          `json:"cas"`
+	Registry   string       `json:"registry"` // host:port
+	PID        int          `json:"pid"`
+	// Simulation is the SHA-256 of the simulated platform's root certificate;
+	// absent on real hardware. Information only: nobody may trust it.
+	Simulation *ident.Digest `json:"simulation,omitempty"`
+}
+
+// CAS is where a CAS listens and who it is.
+type CAS struct {
+	Owners    string        `json:"owners"`    // owners' API, host:port
+	Instances string        `json:"instances"` // instances' API, host:port
+	Identity  ident.KeyHash `json:"identity"`
+}
+
+// Info is what a manager says about itself.
+type Info struct {
+	Version    int           `json:"version"`
+	Release    string        `json:"release"`
+	Backend    string        `json:"backend"` // "nodes"
+	CAS        CAS           `json:"cas"`
+	Registry   string        `json:"registry"`
+	Simulation *ident.Digest `json:"simulation,omitempty"`
+	Operator   bool          `json:"operator"` // the caller may see and remove everything
+	Parts      []Part        `json:"parts"`
+}
+
+// Part is one process or listener that serves.
+type Part struct {
+	Name    string `json:"name"`
+	Address string `json:"address,omitempty"`
+	PID     int    `json:"pid,omitempty"`
+	Note    string `json:"note,omitempty"`
+}
+
+// Runtime is an image that the operator offers to run apps on.
+type Runtime struct {
+	Name        string            `json:"name"`
+	Image       string            `json:"image"`
+	Measurement ident.Measurement `json:"measurement"` // the operator's word: rebuild it to know
+	LockDigest  ident.Digest      `json:"lock_digest"`
+	IndexDate   time.Time         `json:"index_date,omitzero"` // of the package index that it was resolved from
+}
+
+// RuntimeList is the reply of GET /v1/runtimes.
+type RuntimeList struct {
+	Version  int       `json:"version"`
+	Runtimes []Runtime `json:"runtimes"`
+}
+
+// DeployRequest asks for a session to run. The same owner's second request for
+// the same session updates the app.
+type DeployRequest struct {
+	Version       int               `json:"version"`
+	Session       ident.SessionName `json:"session"`
+	Name          string            `json:"name,omitempty"` // the app's; default: made from the session's
+	Runtime       string            `json:"runtime"`
+	Instances     int               `json:"instances"`                // 1 to 100
+	Memory        uint64            `json:"memory"`                   // of each instance, in bytes
+	Port          uint16            `json:"port,omitempty"`           // public; 0: the app's own, else the next free one
+	ContainerPort uint16            `json:"container_port,omitempty"` // inside; 0: 8080
+	Service       ident.ServiceName `json:"service,omitempty"`        // default client-app
+	PullService   ident.ServiceName `json:"pull_service,omitempty"`   // default pull_repo
+	CAS           *CASRef           `json:"cas,omitempty"`            // default: the manager's own
+}
+
+// CASRef names the CAS that holds the session: where instances reach it, and
+// who it is.
+type CASRef struct {
+	Instances string        `json:"instances"` // host:port
+	Identity  ident.KeyHash `json:"identity"`
+}
+
+// AppState sums an app up in one word.
+type AppState string
+
+const (
+	AppDeploying AppState = "deploying" // a deployment is under way
+	AppReady     AppState = "ready"     // as many instances as asked for are healthy
+	AppDegraded  AppState = "degraded"  // serving, with fewer healthy instances than asked for
+	AppDown      AppState = "down"      // no healthy instance
+	AppFailed    AppState = "failed"    // its first deployment failed
+	AppRemoving  AppState = "removing"
+)
+
+// App is one deployed session.
+type App struct {
+	ID            string            `json:"id"`
+	Name          string            `json:"name"`
+	Owner         ident.KeyHash     `json:"owner"` // the key that created it
+	Session       ident.SessionName `json:"session"`
+	Service       ident.ServiceName `json:"service"`
+	Runtime       string            `json:"runtime"`
+	State         AppState          `json:"state"`
+	Instances     int               `json:"instances"` // asked for
+	Healthy       int               `json:"healthy"`
+	Memory        uint64            `json:"memory"`
+	Port          uint16            `json:"port"`
+	ContainerPort uint16            `json:"container_port"`
+	Revision      int               `json:"revision"` // that serves; 0: none yet
+	Deployment    Deployment        `json:"deployment"`
+	CreatedAt     time.Time         `json:"created_at"`
+}
+
+// AppList is the reply of GET /v1/apps.
+type AppList struct {
+	Version int   `json:"version"`
+	Apps    []App `json:"apps"`
+}
+
+// DeploymentState is how the newest deployment of an app stands.
+type DeploymentState string
+
+const (
+	DeploymentRunning DeploymentState = "running"
+	DeploymentDone    DeploymentState = "done"
+	DeploymentFailed  DeploymentState = "failed"
+)
+
+// Deployment is the newest deployment of an app.
+type Deployment struct {
+	Revision int             `json:"revision"`
+	State    DeploymentState `json:"state"`
+	Steps    []Step          `json:"steps"`
+	Problem  *problem.Error  `json:"problem,omitempty"` // why it failed
+	Waiting  *problem.Error  `json:"waiting,omitempty"` // what it is trying again after
+}
+
+// Steps of a deployment, in their order.
+const (
+	StepImages = "images" // bring the images here
+	StepPull   = "pull"   // clone the repository into the encrypted volume, inside
+	StepStart  = "start"  // start the instances
+	StepAttest = "attest" // wait until the CAS released to each
+	StepHealth = "health" // wait until each accepts connections
+	StepSwitch = "switch" // lead the public port to them
+	StepDrain  = "drain"  // stop the revision before
+)
+
+// Step is one step of a deployment.
+type Step struct {
+	Name      string    `json:"name"`
+	StartedAt time.Time `json:"started_at,omitzero"`
+	EndedAt   time.Time `json:"ended_at,omitzero"` // zero: under way, or failed
+	Done      int       `json:"done,omitempty"`    // of Of
+	Of        int       `json:"of,omitempty"`
+}
+
+// Instance is one instance, over its restarts.
+type Instance struct {
+	ID         string           `json:"id"`
+	App        string           `json:"app"` // name
+	AppID      string           `json:"app_id"`
+	Role       string           `json:"role"` // "app" or "pull"
+	Revision   int              `json:"revision"`
+	State      string           `json:"state"` // waiting, starting, running, stopping, exited
+	Phase      string           `json:"phase,omitempty"`
+	Health     string           `json:"health,omitempty"`
+	Restarts   int              `json:"restarts"`
+	Memory     uint64           `json:"memory"`
+	MemoryUsed uint64           `json:"memory_used"`
+	Port       uint16           `json:"port,omitempty"` // public
+	IP         string           `json:"ip,omitempty"`
+	InstanceID ident.InstanceID `json:"instance_id"` // at the CAS; zero before it attested
+	Attested   bool             `json:"attested"`    // the operator's word
+	Simulated  bool             `json:"simulated"`   // on a simulated platform
+	ExitCode   int              `json:"exit_code,omitempty"`
+	OOMKilled  bool             `json:"oom_killed,omitempty"`
+	Problem    *problem.Error   `json:"problem,omitempty"` // of the newest failure
+	CreatedAt  time.Time        `json:"created_at"`
+	StartedAt  time.Time        `json:"started_at,omitzero"`
+	NextStart  time.Time        `json:"next_start,omitzero"` // with State waiting
+}
+
+// InstanceList is the reply of GET /v1/instances.
+type InstanceList struct {
+	Version   int        `json:"version"`
+	Instances []Instance `json:"instances"`
+}
+
+// RemoveInstanceReply tells what the removal of one instance left.
+type RemoveInstanceReply struct {
+	Version   int    `json:"version"`
+	App       string `json:"app"`
+	Instances int    `json:"instances"` // asked for from now on
+}
+
+// Event is one decision or observation of the manager.
+type Event struct {
+	Seq      uint64    `json:"seq"`
+	Time     time.Time `json:"time"`
+	AppID    string    `json:"app_id,omitempty"`
+	App      string    `json:"app,omitempty"`
+	Instance string    `json:"instance,omitempty"`
+	Reason   string    `json:"reason"` // short, stable, snake_case: "instance_restarting"
+	Message  string    `json:"message"`
+	Warning  bool      `json:"warning,omitempty"`
+}
+
+// LogLine is one line of an instance's output.
+type LogLine struct {
+	Time     time.Time `json:"time"`
+	Stream   string    `json:"stream"`
+	Line     string    `json:"line"`
+	Instance string    `json:"instance,omitempty"`
+}

@@ -1,0 +1,127 @@
+package manager
+
+import (
+	"context"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Store keeps what the manager must not forget. Only one manager at a time uses
+// one; it reads the State once and then keeps it in memory.
+type Store interface {
+	// Load returns the whole state.
+	Load(ctx context.Context) (State, error)
+	// Apply carries out a change as one durable transaction and returns its
+	// events with their sequence numbers.
+	Apply(ctx context.Context, c Change) ([]wire.Event, error)
+	// Events returns at most limit events after the sequence number since,
+	// oldest first; of one app unless app is empty. The oldest events are
+	// forgotten when there are very many.
+	Events(ctx context.Context, since uint64, app string, limit int) ([]wire.Event, error)
+	Close() error
+}
+
+// State is everything that is desired, keyed by id.
+type State struct {
+	Apps      map[string]*App
+	Instances map[string]*Instance
+}
+
+// Change is one transaction: what is written, what is deleted, and why.
+type Change struct {
+	Apps            []*App
+	Instances       []*Instance
+	DeleteApps      []string
+	DeleteInstances []string
+	Events          []wire.Event // without Seq
+}
+
+func (c *Change) empty() bool {
+	return len(c.Apps)+len(c.Instances)+len(c.DeleteApps)+len(c.DeleteInstances)+len(c.Events) == 0
+}
+
+// App is one app: what serves, what shall serve, and how the way there stands.
+type App struct {
+	ID        string        `json:"id"`
+	Name      string        `json:"name"`
+	Owner     ident.KeyHash `json:"owner"`
+	CreatedAt time.Time     `json:"created_at"`
+	Current   *Revision     `json:"current,omitempty"` // serves; nil before the first deployment succeeded
+	Next      *Revision     `json:"next,omitempty"`    // is being rolled out
+	Last      int           `json:"last"`              // number of the newest revision
+	Removing  bool          `json:"removing,omitempty"`
+	Rollout   Rollout       `json:"rollout"` // the newest deployment
+}
+
+// Revision is one deployment's wishes.
+type Revision struct {
+	Number        int               `json:"number"`
+	Session       ident.SessionName `json:"session"`
+	Runtime       string            `json:"runtime"`
+	Image         string            `json:"image"`
+	PullImage     string            `json:"pull_image"`
+	Service       ident.ServiceName `json:"service"`
+	PullService   ident.ServiceName `json:"pull_service"`
+	Instances     int               `json:"instances"`
+	Memory        uint64            `json:"memory"`
+	Port          uint16            `json:"port"`
+	ContainerPort uint16            `json:"container_port"`
+	CAS           ident.KeyHash     `json:"cas"`
+	CASAddr       string            `json:"cas_addr,omitempty"` // empty: the manager's own
+}
+
+// Phase is how far a rollout is.
+type Phase string
+
+const (
+	PhaseImages Phase = "images"
+	PhasePull   Phase = "pull"
+	PhaseStart  Phase = "start" // start, attest, health: as the instances come
+	PhaseSwitch Phase = "switch"
+	PhaseDrain  Phase = "drain"
+	PhaseDone   Phase = "done"
+	PhaseFailed Phase = "failed"
+)
+
+// Rollout is the record of one deployment.
+type Rollout struct {
+	Revision int            `json:"revision"`
+	Phase    Phase          `json:"phase"`
+	Deadline time.Time      `json:"deadline"`
+	Steps    []wire.Step    `json:"steps"`
+	Problem  *problem.Error `json:"problem,omitempty"`
+	Waiting  *problem.Error `json:"waiting,omitempty"`
+}
+
+func (r *Rollout) active() bool { return r.Phase != PhaseDone && r.Phase != PhaseFailed && r.Phase != "" }
+
+// Role says what an instance is for.
+type Role string
+
+const (
+	RoleApp  Role = "app"  // serves
+	RolePull Role = "pull" // a job that fills the volume and ends
+)
+
+// Instance is one place of an app, over all attempts to run it.
+type Instance struct {
+	ID        string    `json:"id"`
+	App       string    `json:"app"` // the app's id
+	Role      Role      `json:"role"`
+	Revision  int       `json:"revision"`
+	Attempt   int       `json:"attempt"`  // number of the Backend's newest instance
+	Restarts  int       `json:"restarts"` // after failures
+	Failures  int       `json:"failures"` // in a row
+	CreatedAt time.Time `json:"created_at"`
+	NotBefore time.Time `json:"not_before,omitzero"` // back-off: the attempt starts no earlier
+	// Recorded is the attempt whose end was judged last, so that one end is
+	// never judged twice.
+	Recorded int            `json:"recorded"`
+	Done     bool           `json:"done,omitempty"` // a job that succeeded, or a failure kept for its logs
+	Problem  *problem.Error `json:"problem,omitempty"`
+	ExitCode int            `json:"exit_code,omitempty"`
+	OOM      bool           `json:"oom,omitempty"`
+}
