@@ -1,0 +1,371 @@
+package balance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+var _ manager.Balancer = (*Balancer)(nil)
+
+// Config says where a Balancer works. The zero value of an optional field is
+// its default.
+type Config struct {
+	Table  string       // nftables table, ours alone: 1 to 64 of a-z 0-9 _
+	Subnet netip.Prefix // of the instances, IPv4
+	Log    *slog.Logger
+
+	ClientIdle time.Duration // optional: a client unseen for so long may go elsewhere; 24 h
+	MaxClients uint32        // optional: clients remembered per endpoint and family; 65536
+	DrainAfter time.Duration // optional: how long flows outlive their endpoint; 3 s
+	FlowIdle   time.Duration // optional: idle limit of proxied connections; 1 h
+	MaxFlows   int           // optional: proxied connections at once; 2048
+
+	Now func() time.Time // optional: the clock that ages clients and flows
+}
+
+func (c *Config) defaults() {
+	if c.ClientIdle == 0 {
+		c.ClientIdle = 24 * time.Hour
+	}
+	if c.MaxClients == 0 {
+		c.MaxClients = 1 << 16
+	}
+	if c.DrainAfter == 0 {
+		c.DrainAfter = 3 * time.Second
+	}
+	if c.FlowIdle == 0 {
+		c.FlowIdle = time.Hour
+	}
+	if c.MaxFlows == 0 {
+		c.MaxFlows = 2048
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+}
+
+// Balancer is the manager's Balancer on one node.
+type Balancer struct {
+	cfg      Config
+	kernel   *kernel
+	affinity *affinity
+	flows    *flows
+	stop     context.CancelFunc // ends background work
+	work     sync.WaitGroup     // the sweeper and the affinity's writer
+	running  sync.WaitGroup     // listeners and their connections
+
+	mu       sync.Mutex
+	closed   bool
+	fronts   map[uint16]*front
+	reserved map[uint16]bool // bound, and not yet part of an Apply
+	applied  []frontend
+	fresh    bool        // nothing applied yet: what the kernel has is our predecessor's
+	drain    *time.Timer // ends flows of endpoints that left
+}
+
+// Open takes over the table, or makes it. What an earlier process left there
+// goes on working; a table of another version is replaced.
+func Open(ctx context.Context, cfg Config) (*Balancer, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	cfg.defaults()
+	table, err := newTable(cfg.Table)
+	if err != nil {
+		return nil, err
+	}
+	if !cfg.Subnet.Addr().Is4() || cfg.Subnet.Bits() < 1 {
+		return nil, fmt.Errorf("subnet of the instances: %s is no IPv4 network", cfg.Subnet)
+	}
+	k := &kernel{table: table, subnet: cfg.Subnet, idle: cfg.ClientIdle, size: cfg.MaxClients}
+	have, err := k.read()
+	if err != nil {
+		return nil, err
+	}
+	if !have.current {
+		// Instances need masquerading before the first port is public.
+		if err := k.program(have, nil); err != nil {
+			return nil, err
+		}
+	}
+	if chains, err := k.dropping(); err != nil {
+		return nil, err
+	} else if len(chains) > 0 {
+		cfg.Log.Warn("a firewall drops forwarded packets: accept the instances' bridge there", "chains", chains)
+	}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	b := &Balancer{
+		cfg: cfg, kernel: k, stop: stop, fresh: true,
+		affinity: &affinity{kernel: k, log: cfg.Log, now: cfg.Now, queue: make(chan membership, 256), ports: map[uint16]*portAffinity{}},
+		flows:    newFlows(cfg.MaxFlows, cfg.FlowIdle, cfg.Now),
+		fronts:   map[uint16]*front{},
+		reserved: map[uint16]bool{},
+	}
+	b.work.Go(func() { b.flows.sweep(background) })
+	b.work.Go(b.affinity.write)
+	return b, nil
+}
+
+var errClosed = problem.New(problem.Unavailable, "balancer_closed", "the balancer was closed")
+
+// Reserve binds a public port before there is anything to serve on it, so that
+// a taken one is noticed early (Conflict, rule port_taken). It is kept until
+// an Apply that had it no longer has it, or until Release. A port that is ours
+// is no error.
+func (b *Balancer) Reserve(ctx context.Context, port uint16) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return errClosed
+	}
+	if b.fronts[port] != nil {
+		return nil
+	}
+	if port == 0 {
+		return problem.New(problem.Invalid, "port", "port 0").Want("1 to 65535")
+	}
+	f, err := b.bind(ctx, port)
+	if err != nil {
+		return err
+	}
+	b.start(f)
+	b.reserved[port] = true
+	return nil
+}
+
+// Release gives up a reserved port that no Apply has taken up.
+func (b *Balancer) Release(port uint16) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.reserved[port] {
+		b.unbind(port)
+	}
+}
+
+// Apply implements manager.Balancer.
+func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) error {
+	want, err := newFrontends(frontends, b.cfg.Subnet)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return errClosed
+	}
+	have, err := b.kernel.read()
+	if err != nil {
+		return err
+	}
+	if !b.fresh && reflect.DeepEqual(want, b.applied) && have.serves(want) {
+		return nil
+	}
+	bound, err := b.bindMissing(ctx, want)
+	if err != nil {
+		return err
+	}
+	if err := b.kernel.program(have, want); err != nil {
+		for _, f := range bound {
+			f.close()
+		}
+		return err
+	}
+	left := b.fresh || leaves(b.applied, want)
+	b.publish(have, want)
+	for _, f := range bound {
+		b.start(f)
+	}
+	b.applied, b.fresh = want, false
+	if left {
+		b.scheduleDrain()
+	}
+	return nil
+}
+
+// bindMissing binds the ports that want has and we don't; all or none.
+func (b *Balancer) bindMissing(ctx context.Context, want []frontend) ([]*front, error) {
+	var bound []*front
+	for _, w := range want {
+		if b.fronts[w.port] != nil {
+			continue
+		}
+		f, err := b.bind(ctx, w.port)
+		if err != nil {
+			for _, f := range bound {
+				f.close()
+			}
+			return nil, err
+		}
+		bound = append(bound, f)
+	}
+	return bound, nil
+}
+
+// publish makes want what the listeners serve, and gives up other ports.
+func (b *Balancer) publish(have tableState, want []frontend) {
+	wanted := map[uint16]bool{}
+	for _, w := range want {
+		wanted[w.port] = true
+		delete(b.reserved, w.port)
+		b.affinity.set(w, func(set string) []netip.Addr {
+			if !have.current || !have.sets[set] {
+				return nil
+			}
+			clients, err := b.kernel.clients(set)
+			if err != nil {
+				b.cfg.Log.Warn("clients of an earlier process not read", "set", set, "error", err)
+			}
+			return clients
+		})
+	}
+	for port := range b.fronts {
+		if !wanted[port] && !b.reserved[port] {
+			b.unbind(port)
+		}
+	}
+}
+
+func (b *Balancer) bind(ctx context.Context, port uint16) (*front, error) {
+	ln, err := listen(ctx, port)
+	if err != nil {
+		return nil, err
+	}
+	return &front{port: port, ln: ln, affinity: b.affinity, flows: b.flows, log: b.cfg.Log, running: &b.running}, nil
+}
+
+func (b *Balancer) start(f *front) {
+	b.fronts[f.port] = f
+	b.running.Add(1)
+	go f.serve()
+}
+
+func (b *Balancer) unbind(port uint16) {
+	b.fronts[port].close()
+	delete(b.fronts, port)
+	delete(b.reserved, port)
+	b.affinity.drop(port)
+}
+
+// leaves tells whether an endpoint of before is not in after.
+func leaves(before, after []frontend) bool {
+	stays := live(after)
+	for f := range live(before) {
+		if !stays[f] {
+			return true
+		}
+	}
+	return false
+}
+
+type served struct {
+	port     uint16
+	endpoint netip.AddrPort
+}
+
+func live(frontends []frontend) map[served]bool {
+	out := map[served]bool{}
+	for _, f := range frontends {
+		for _, e := range f.endpoints {
+			out[served{f.port, e.addr}] = true
+		}
+	}
+	return out
+}
+
+// scheduleDrain ends the flows of endpoints that left, in a while. Changes in
+// quick succession are drained together, after the last; called under mu.
+func (b *Balancer) scheduleDrain() {
+	if b.drain != nil {
+		b.drain.Stop()
+	}
+	b.drain = time.AfterFunc(b.cfg.DrainAfter, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.closed {
+			return
+		}
+		stays := live(b.applied)
+		proxied := b.flows.closeIf(func(fl *flow) bool { return !stays[served{fl.port, fl.endpoint}] })
+		translated, err := dropFlows(b.cfg.Subnet, stays)
+		if err != nil {
+			b.cfg.Log.Warn("flows of removed instances not ended", "error", err)
+		}
+		if translated+proxied > 0 {
+			b.cfg.Log.Info("ended flows of removed instances", "translated", translated, "proxied", proxied)
+		}
+	})
+}
+
+// Close gives up the bound ports and ends proxied connections. The table and
+// what it serves stay.
+func (b *Balancer) Close() error {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return nil
+	}
+	b.closed = true
+	b.stop()
+	if b.drain != nil {
+		b.drain.Stop()
+	}
+	for _, f := range b.fronts {
+		f.close()
+	}
+	b.mu.Unlock()
+	b.endFlows()
+	close(b.affinity.queue) // nobody is left who writes to it
+	b.work.Wait()
+	return nil
+}
+
+// endFlows waits until every handler has returned. One that was just dialling
+// adds its flow late, hence the repetition.
+func (b *Balancer) endFlows() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.running.Wait()
+	}()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		b.flows.closeIf(func(*flow) bool { return true })
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Remove closes b and deletes the table: nothing is served any more and
+// instances reach nothing. Idempotent.
+func (b *Balancer) Remove(ctx context.Context) error {
+	return errors.Join(b.Close(), RemoveTable(ctx, b.cfg.Table))
+}
+
+// RemoveTable deletes the table of a Balancer that is not running; one that
+// isn't there is no error.
+func RemoveTable(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	table, err := newTable(name)
+	if err != nil {
+		return err
+	}
+	return (&kernel{table: table}).remove()
+}

@@ -1,0 +1,56 @@
+// Package balance carries connections from public TCP ports to instances, and
+// keeps every client with its instance: it is the manager's Balancer for one
+// node.
+//
+// It belongs to the operator and nobody has to trust it: it moves ciphertext
+// between a client and an instance whose certificate the client checks.
+//
+// # Two paths, one table
+//
+// IPv4 from outside is translated by the kernel. The package owns one nftables
+// table (Config.Table, family inet, without the owner flag) in which
+//
+//   - chain prerouting sends connections to a local address and a public port
+//     (`fib daddr type local`, never what arrives on lo) to chain svc_PORT;
+//   - chain svc_PORT looks the client's address up in the sets of the port's
+//     endpoints, one set each, and deals unknown clients out in turn (numgen);
+//   - chain ep_PORT_X writes the client into X's set, which also refreshes its
+//     age, and translates to the instance;
+//   - chain postrouting masquerades what leaves the instances' subnet, and
+//     what an instance sends to an instance through a public port: answered
+//     directly over the bridge, it would come from an address that the client
+//     never called. This does not depend on br_netfilter.
+//
+// Everything else (127.0.0.1, the machine's own addresses, IPv6) arrives at a
+// listener that this process holds on every public port. It proxies to the
+// endpoint that the same sets name, and writes them by netlink. The bound port
+// is also how "port taken" is noticed.
+//
+// Sets live in the kernel: a client's instance outlives this process, and
+// while it is away IPv4 from outside goes on. Removing an endpoint deletes its
+// sets, so exactly its clients are dealt out anew. Sets are bounded in size
+// and age (Config.MaxClients, Config.ClientIdle); clients beyond the bound are
+// served, without stickiness. What is programmed is one transaction.
+//
+// # Flows of endpoints that left
+//
+// An endpoint that leaves gets no new connections at once. Those that it has
+// go on for Config.DrainAfter, so that requests under way in an update can
+// end; then their conntrack entries are deleted (and proxied connections
+// closed), so that clients of a dead instance notice and come back.
+//
+// # What it needs from the machine
+//
+// net.ipv4.ip_forward, and a forward path that accepts: a base chain of
+// another table with policy drop (a host firewall, Docker) drops whatever we
+// accept, so Open looks for such chains and logs them; the operator has to
+// accept the instances' bridge there.
+//
+// # Concurrency
+//
+// Methods of Balancer are safe for concurrent use. One mutex orders Apply,
+// Reserve, Release, Close and Remove; another, held for short sections only,
+// guards the affinity cache that proxied connections read. The kernel is the
+// truth for its own path; for clients of the listener this process is the only
+// writer and caches what it wrote.
+package balance
