@@ -49,7 +49,7 @@ type Backend interface {
 // InstanceSpec is everything that a Backend needs to know to start one
 // instance. It holds no secret: those come from the CAS, inside.
 type InstanceSpec struct {
-	ID      string            // unique for ever: 1 to 40 of a-z 0-9 -, e.g. "i-3f9k2m1x"
+	ID      string            // unique: 1 to 40 of a-z 0-9 -, e.g. "i-3f9k2m1x-1"
 	App     string            // the app's id, for grouping
 	AppName string            // the app's name, for people and host names
 	Config  ident.ConfigID    // CUPEL_CONFIG_ID: session and service
@@ -157,7 +157,7 @@ type Frontend struct {
 
 // Endpoint is one instance that takes connections.
 type Endpoint struct {
-	Instance string // InstanceSpec.ID
+	Instance string // the place's id, which outlives restarts
 	IP       netip.Addr
 	Port     uint16
 }

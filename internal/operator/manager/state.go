@@ -16,12 +16,24 @@ type Store interface {
 	Load(ctx context.Context) (State, error)
 	// Apply carries out a change as one durable transaction and returns its
 	// events with their sequence numbers.
-	Apply(ctx context.Context, c Change) ([]wire.Event, error)
+	Apply(ctx context.Context, c Change) ([]Event, error)
 	// Events returns at most limit events after the sequence number since,
-	// oldest first; of one app unless app is empty. The oldest events are
-	// forgotten when there are very many.
-	Events(ctx context.Context, since uint64, app string, limit int) ([]wire.Event, error)
+	// oldest first. The oldest events are forgotten when there are very many.
+	Events(ctx context.Context, since uint64, filter EventFilter, limit int) ([]Event, error)
 	Close() error
+}
+
+// Event is a decision or an observation, with whose it is: events outlive
+// their app, and are shown to its owner and the operator only.
+type Event struct {
+	wire.Event
+	Owner ident.KeyHash
+}
+
+// EventFilter selects events. Zero fields select all.
+type EventFilter struct {
+	App   string // the app's id or name
+	Owner ident.KeyHash
 }
 
 // State is everything that is desired, keyed by id.
@@ -36,7 +48,7 @@ type Change struct {
 	Instances       []*Instance
 	DeleteApps      []string
 	DeleteInstances []string
-	Events          []wire.Event // without Seq
+	Events          []Event // without Seq
 }
 
 func (c *Change) empty() bool {
@@ -45,15 +57,17 @@ func (c *Change) empty() bool {
 
 // App is one app: what serves, what shall serve, and how the way there stands.
 type App struct {
-	ID        string        `json:"id"`
-	Name      string        `json:"name"`
-	Owner     ident.KeyHash `json:"owner"`
-	CreatedAt time.Time     `json:"created_at"`
-	Current   *Revision     `json:"current,omitempty"` // serves; nil before the first deployment succeeded
-	Next      *Revision     `json:"next,omitempty"`    // is being rolled out
-	Last      int           `json:"last"`              // number of the newest revision
-	Removing  bool          `json:"removing,omitempty"`
-	Rollout   Rollout       `json:"rollout"` // the newest deployment
+	ID        string            `json:"id"`
+	Name      string            `json:"name"`
+	Owner     ident.KeyHash     `json:"owner"`
+	Session   ident.SessionName `json:"session"`
+	CreatedAt time.Time         `json:"created_at"`
+	Current   *Revision         `json:"current,omitempty"` // serves; nil before the first deployment succeeded
+	Next      *Revision         `json:"next,omitempty"`    // is being rolled out
+	Lost      *Revision         `json:"lost,omitempty"`    // whose deployment failed, if that was the newest
+	Last      int               `json:"last"`              // number of the newest revision
+	Removing  bool              `json:"removing,omitempty"`
+	Rollout   Rollout           `json:"rollout"` // the newest deployment
 }
 
 // Revision is one deployment's wishes.
@@ -96,7 +110,9 @@ type Rollout struct {
 	Waiting  *problem.Error `json:"waiting,omitempty"`
 }
 
-func (r *Rollout) active() bool { return r.Phase != PhaseDone && r.Phase != PhaseFailed && r.Phase != "" }
+func (r *Rollout) active() bool {
+	return r.Phase != PhaseDone && r.Phase != PhaseFailed && r.Phase != ""
+}
 
 // Role says what an instance is for.
 type Role string
@@ -120,7 +136,8 @@ type Instance struct {
 	// Recorded is the attempt whose end was judged last, so that one end is
 	// never judged twice.
 	Recorded int            `json:"recorded"`
-	Done     bool           `json:"done,omitempty"` // a job that succeeded, or a failure kept for its logs
+	Done     bool           `json:"done,omitempty"`     // a job that succeeded, or a failure kept for its logs
+	Removing bool           `json:"removing,omitempty"` // somebody removed it
 	Problem  *problem.Error `json:"problem,omitempty"`
 	ExitCode int            `json:"exit_code,omitempty"`
 	OOM      bool           `json:"oom,omitempty"`

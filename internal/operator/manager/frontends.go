@@ -1,0 +1,101 @@
+package manager
+
+import (
+	"maps"
+	"slices"
+)
+
+// frontend is what the app's port shall lead to. The serving revision is the
+// new one from the step "switch" on.
+func (p *planner) frontend(a *App) Frontend {
+	rev := a.Current
+	if a.Rollout.Phase == PhaseSwitch && a.Next != nil {
+		rev = a.Next
+	}
+	if rev == nil {
+		return Frontend{App: a.ID}
+	}
+	f := Frontend{App: a.ID, Port: rev.Port}
+	for _, in := range p.of(a.ID) {
+		if in.Role != RoleApp || in.Revision != rev.Number || in.Done || in.Removing {
+			continue
+		}
+		id := backendID(in, in.Attempt)
+		if s, ok := p.observed[id]; ok && s.ready() {
+			f.Endpoints = append(f.Endpoints, Endpoint{Instance: in.ID, IP: s.IP, Port: rev.ContainerPort})
+		}
+	}
+	return f
+}
+
+// frontends is everything that the balancer shall serve, ports that are held
+// for a deployment under way included.
+func (p *planner) frontends() []Frontend {
+	var out []Frontend
+	taken := map[uint16]bool{}
+	add := func(f Frontend) {
+		if f.Port != 0 && !taken[f.Port] {
+			taken[f.Port] = true
+			out = append(out, f)
+		}
+	}
+	ids := slices.Sorted(maps.Keys(p.state.Apps))
+	for _, id := range ids {
+		if a := p.app(id); !a.Removing {
+			add(p.frontend(a))
+		}
+	}
+	for _, id := range ids {
+		if a := p.app(id); !a.Removing && a.Next != nil {
+			add(Frontend{App: a.ID, Port: a.Next.Port})
+		}
+	}
+	slices.SortFunc(out, func(a, b Frontend) int { return int(a.Port) - int(b.Port) })
+	return out
+}
+
+// planBalance programs the balancer when it serves something else. A port that
+// somebody else took is left out, so that it doesn't stop the others, and is
+// tried again.
+func (p *planner) planBalance() {
+	var want []Frontend
+	for _, f := range p.frontends() {
+		if p.balance.failed[f.Port] == nil {
+			want = append(want, f)
+		}
+	}
+	if len(p.balance.failed) > 0 {
+		p.wakeAt(p.balance.retry)
+	}
+	if p.balance.known && slices.EqualFunc(want, p.applied, sameFrontend) {
+		return
+	}
+	if p.now.Before(p.balance.retry) && len(p.balance.failed) == 0 {
+		p.wakeAt(p.balance.retry)
+		return
+	}
+	p.act(action{key: balanceKey, apply: want})
+}
+
+// holds says that the balancer has the port.
+func (p *planner) holds(port uint16) bool {
+	return slices.ContainsFunc(p.applied, func(f Frontend) bool { return f.Port == port })
+}
+
+func sameFrontend(a, b Frontend) bool {
+	return a.App == b.App && a.Port == b.Port && slices.Equal(a.Endpoints, b.Endpoints)
+}
+
+// removeApp clears an app away: first its port, then its instances, then its
+// record.
+func (p *planner) removeApp(a *App) {
+	for _, in := range p.of(a.ID) {
+		p.discard(a, in)
+	}
+	served := !p.balance.known || slices.ContainsFunc(p.applied, func(f Frontend) bool { return f.App == a.ID })
+	if len(p.of(a.ID)) > 0 || served {
+		return
+	}
+	p.change.DeleteApps = append(p.change.DeleteApps, a.ID)
+	p.event(a, nil, false, "app_removed", "app removed")
+}

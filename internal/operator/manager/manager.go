@@ -1,0 +1,377 @@
+package manager
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"log/slog"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Catalog knows the images that the operator offers.
+type Catalog interface {
+	// Runtimes lists them; the one named "puller" fills volumes.
+	Runtimes(ctx context.Context) ([]wire.Runtime, error)
+}
+
+// PullerRuntime is the name of the runtime that fills volumes.
+const PullerRuntime = "puller"
+
+// Config is what a Manager is made of. All fields but Log, Limits and NewID
+// are required.
+type Config struct {
+	Store    Store
+	Backend  Backend
+	Balancer Balancer
+	Catalog  Catalog
+	// CAS is the CAS that sessions are in unless a request names another.
+	CAS wire.CASRef
+	// PortFree answers nil if nobody holds the TCP port on this machine.
+	PortFree func(port uint16) error
+	// FirstPort is where the search for a free port begins: 8082.
+	FirstPort uint16
+	// Operator is the key that may list and remove everything.
+	Operator  ident.KeyHash
+	Simulated bool // instances run on a simulated platform
+	Now       func() time.Time
+	Limits    *Limits
+	NewID     func(prefix string) string
+	Log       *slog.Logger
+}
+
+// Manager is the operator's manager. Make it with New, run it with Run.
+type Manager struct {
+	cfg    Config
+	limits Limits
+	wake   chan struct{} // of capacity 1
+	done   chan outcome
+
+	mu       sync.Mutex // guards what follows; held for no call of the Backend
+	state    State
+	observed map[string]InstanceStatus
+	images   map[string]imageState
+	applied  []Frontend
+	balance  balanceState
+	busy     map[string]bool
+	startErr map[string]*problem.Error
+	changed  chan struct{} // closed and replaced when anything changed
+}
+
+// outcome is what became of an action.
+type outcome struct {
+	action action
+	err    error
+}
+
+// New loads the state. Nothing happens before Run.
+func New(ctx context.Context, cfg Config) (*Manager, error) {
+	state, err := cfg.Store.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.NewID == nil {
+		cfg.NewID = randomID
+	}
+	limits := DefaultLimits()
+	if cfg.Limits != nil {
+		limits = *cfg.Limits
+	}
+	return &Manager{
+		cfg: cfg, limits: limits, state: state,
+		wake: make(chan struct{}, 1), done: make(chan outcome),
+		observed: map[string]InstanceStatus{}, images: map[string]imageState{},
+		busy: map[string]bool{}, startErr: map[string]*problem.Error{},
+		changed: make(chan struct{}),
+	}, nil
+}
+
+func randomID(prefix string) string {
+	var b [5]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return prefix + "-" + strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))
+}
+
+// resync is how long the loop trusts that no event of the Backend was lost.
+const resync = 15 * time.Second
+
+// Run reconciles until ctx ends. Calls of the Backend that are under way then
+// are cancelled, and it returns when they have; instances run on.
+func (m *Manager) Run(ctx context.Context) error {
+	watch, err := m.cfg.Backend.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	var calls sync.WaitGroup
+	defer func() {
+		// Outcomes are of no interest any more, but their senders must end.
+		ended := make(chan struct{})
+		go func() { calls.Wait(); close(ended) }()
+		for {
+			select {
+			case o := <-m.done:
+				m.settle(o)
+			case <-ended:
+				return
+			}
+		}
+	}()
+	for {
+		wait := m.pass(ctx, &calls)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-m.wake:
+		case <-timer.C:
+		case o := <-m.done:
+			m.settle(o)
+		case _, ok := <-watch:
+			if !ok && ctx.Err() == nil {
+				return problem.New(problem.Internal, "backend_watch", "the backend stopped telling of changes")
+			}
+		}
+		timer.Stop()
+	}
+}
+
+// pass plans until nothing more follows at once, and returns how long to wait
+// for something to happen.
+func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration {
+	list, err := m.cfg.Backend.List(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.cfg.Log.WarnContext(ctx, "instances unknown", "error", err)
+		}
+		return time.Second
+	}
+	observed := make(map[string]InstanceStatus, len(list))
+	for _, s := range list {
+		observed[s.ID] = s
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.observed = observed
+	m.broadcast()
+	for range 100 { // a plan that never settles is a bug: don't let it spin
+		now := m.cfg.Now()
+		if len(m.balance.failed) > 0 && !now.Before(m.balance.retry) {
+			m.balance.failed = nil
+		}
+		d := plan(m.world(now))
+		if !d.change.empty() {
+			if err := m.commit(ctx, d.change); err != nil {
+				m.cfg.Log.ErrorContext(ctx, "state not written", "error", err)
+				return time.Second
+			}
+		}
+		for _, a := range d.actions {
+			m.launch(ctx, calls, a)
+		}
+		if d.change.empty() {
+			if d.wake.IsZero() {
+				return resync
+			}
+			return min(max(d.wake.Sub(now), 0), resync)
+		}
+	}
+	return time.Second
+}
+
+func (m *Manager) world(now time.Time) world {
+	return world{
+		now: now, state: m.state, observed: m.observed, images: m.images,
+		applied: m.applied, balance: m.balance, startErrors: m.startErr,
+		busy: maps.Clone(m.busy), limits: m.limits, newID: m.cfg.NewID,
+	}
+}
+
+// commit makes a change durable, then the memory follows. Callers hold mu.
+func (m *Manager) commit(ctx context.Context, c Change) error {
+	events, err := m.cfg.Store.Apply(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, a := range c.Apps {
+		m.state.Apps[a.ID] = a
+	}
+	for _, in := range c.Instances {
+		m.state.Instances[in.ID] = in
+	}
+	for _, id := range c.DeleteApps {
+		delete(m.state.Apps, id)
+	}
+	for _, id := range c.DeleteInstances {
+		delete(m.state.Instances, id)
+	}
+	for _, e := range events {
+		level := slog.LevelInfo
+		if e.Warning {
+			level = slog.LevelWarn
+		}
+		m.cfg.Log.Log(ctx, level, e.Reason, "app", e.App, "instance", e.Instance, "detail", e.Message)
+	}
+	m.broadcast()
+	return nil
+}
+
+// broadcast wakes those who wait for any change. Callers hold mu.
+func (m *Manager) broadcast() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// launch makes one slow call beside the loop. Callers hold mu.
+func (m *Manager) launch(ctx context.Context, calls *sync.WaitGroup, a action) {
+	if m.busy[a.key] {
+		return
+	}
+	m.busy[a.key] = true
+	calls.Go(func() {
+		err := m.call(ctx, a)
+		m.done <- outcome{a, err}
+	})
+}
+
+func (m *Manager) call(ctx context.Context, a action) error {
+	b := m.cfg.Backend
+	switch {
+	case a.start != nil:
+		return b.Start(ctx, *a.start)
+	case a.stop != "":
+		return b.Stop(ctx, a.stop, m.limits.Grace)
+	case a.drop != "":
+		if err := b.Stop(ctx, a.drop, m.limits.Grace); err != nil && problem.KindOf(err) != problem.NotFound {
+			return err
+		}
+		return b.Remove(ctx, a.drop)
+	case a.image != "":
+		_, err := b.EnsureImage(ctx, a.image)
+		return err
+	}
+	return m.cfg.Balancer.Apply(ctx, a.apply)
+}
+
+// settle takes note of what became of an action.
+func (m *Manager) settle(o outcome) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.busy, o.action.key)
+	now := m.cfg.Now()
+	cancelled := errors.Is(o.err, context.Canceled)
+	switch a := o.action; {
+	case a.key == balanceKey:
+		m.settleBalance(a, o.err, now)
+	case a.image != "":
+		st := imageState{ready: o.err == nil}
+		if o.err != nil && !cancelled {
+			st.failures = m.images[a.image].failures + 1
+			st.problem = problem.From(o.err)
+			st.retry = now.Add(backoff(m.limits, st.failures))
+		}
+		m.images[a.image] = st
+	case o.err == nil || cancelled:
+		delete(m.startErr, o.action.key)
+	case a.start != nil:
+		if p := problem.From(o.err); p.Rule == "image_missing" {
+			m.images[a.start.Image] = imageState{} // bring it again
+		} else {
+			m.startErr[a.key] = p
+		}
+	default:
+		m.cfg.Log.Warn("instance not cleared away", "instance", a.key, "error", o.err)
+		m.busy[a.key] = true // breathe before the next try
+		time.AfterFunc(time.Second, func() {
+			m.mu.Lock()
+			delete(m.busy, a.key)
+			m.mu.Unlock()
+			m.poke()
+		})
+	}
+	m.broadcast()
+}
+
+func (m *Manager) settleBalance(a action, err error, now time.Time) {
+	switch {
+	case err == nil:
+		m.applied, m.balance.known = a.apply, true
+		return
+	case errors.Is(err, context.Canceled):
+		return
+	}
+	m.balance.retry = now.Add(5 * time.Second)
+	m.cfg.Log.Warn("balancer not programmed", "error", err)
+	if problem.From(err).Rule != "port_taken" {
+		return
+	}
+	for _, f := range a.apply {
+		held := false
+		for _, g := range m.applied {
+			held = held || g.Port == f.Port
+		}
+		if held {
+			continue
+		}
+		if busy := m.cfg.PortFree(f.Port); busy != nil {
+			if m.balance.failed == nil {
+				m.balance.failed = map[uint16]*problem.Error{}
+			}
+			m.balance.failed[f.Port] = portTaken(f.Port, busy)
+		}
+	}
+}
+
+func portTaken(port uint16, cause error) *problem.Error {
+	return problem.New(problem.Conflict, "port_taken", "port %d is taken: %w", port, cause).
+		Fix("give another with --port, or leave it out to get the next free one")
+}
+
+// poke makes the loop look again.
+func (m *Manager) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Suspend stops every instance and the balancer's ports, after Run has
+// returned. What is desired stays: the next Run starts it again.
+func (m *Manager) Suspend(ctx context.Context) error {
+	list, err := m.cfg.Backend.List(ctx)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	var c Change
+	for _, in := range m.state.Instances {
+		if !in.Done {
+			next := *in
+			next.Attempt++
+			c.Instances = append(c.Instances, &next)
+		}
+	}
+	err = m.commit(ctx, c)
+	m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	err = m.cfg.Balancer.Apply(ctx, nil)
+	var g errgroup.Group
+	for _, s := range list {
+		g.Go(func() error { return m.call(ctx, action{drop: s.ID}) })
+	}
+	return errors.Join(err, g.Wait())
+}

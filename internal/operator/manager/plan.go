@@ -1,0 +1,293 @@
+package manager
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// world is what one pass of planning looks at. Planning is a pure function of
+// it: no I/O, no clock, no randomness but newID.
+type world struct {
+	now      time.Time
+	state    State
+	observed map[string]InstanceStatus // by the Backend's id
+	images   map[string]imageState     // by reference
+	applied  []Frontend                // what the balancer serves
+	balance  balanceState
+	// startErrors are failed calls of Start by the Backend's id.
+	startErrors map[string]*problem.Error
+	busy        map[string]bool // ids of the Backend and other keys with a call under way
+	limits      Limits
+	newID       func(prefix string) string
+}
+
+// imageState is what is known about one image here.
+type imageState struct {
+	ready    bool
+	problem  *problem.Error // of the last try
+	failures int            // in a row
+	retry    time.Time
+}
+
+// balanceState is what is known about the last try to program the balancer.
+type balanceState struct {
+	known  bool                      // applied is what is served; false until the first success
+	retry  time.Time                 // not before
+	failed map[uint16]*problem.Error // ports that somebody else holds
+}
+
+// Limits are the manager's times and counts.
+type Limits struct {
+	Deadline    time.Duration // of one deployment
+	MaxFailures int           // in a row, of one instance, before a deployment gives up
+	BackoffMin  time.Duration
+	BackoffMax  time.Duration
+	Settled     time.Duration // running for so long forgives earlier failures
+	Grace       time.Duration // from SIGTERM to SIGKILL
+}
+
+// DefaultLimits are what cupeld uses.
+func DefaultLimits() Limits {
+	return Limits{
+		Deadline:    15 * time.Minute,
+		MaxFailures: 3,
+		BackoffMin:  time.Second,
+		BackoffMax:  time.Minute,
+		Settled:     time.Minute,
+		Grace:       10 * time.Second,
+	}
+}
+
+// Action keys that are no instance's.
+const balanceKey = "balance"
+
+// action is one slow call to make beside the loop.
+type action struct {
+	key   string // what is busy meanwhile
+	start *InstanceSpec
+	stop  string // stop, keep it for its logs
+	drop  string // stop and remove
+	image string
+	apply []Frontend // with key balanceKey
+}
+
+// decision is the outcome of one pass. The change must be durable before the
+// first action begins.
+type decision struct {
+	change  Change
+	actions []action
+	wake    time.Time // when something is due; zero: when something happens
+}
+
+type planner struct {
+	world
+	decision
+	apps      map[string]*App      // touched, by id
+	instances map[string]*Instance // touched, by id
+	gone      map[string]bool      // instances that this pass deletes
+	wanted    map[string]bool      // references of images that are needed
+}
+
+// plan compares what is desired with what is observed and takes the next steps.
+func plan(w world) decision {
+	p := &planner{
+		world: w, apps: map[string]*App{}, instances: map[string]*Instance{},
+		gone: map[string]bool{}, wanted: map[string]bool{},
+	}
+	for _, id := range slices.Sorted(maps.Keys(w.state.Apps)) {
+		p.planApp(w.state.Apps[id])
+	}
+	p.planImages()
+	p.planBalance()
+	p.dropOrphans()
+	for _, id := range slices.Sorted(maps.Keys(p.apps)) {
+		p.change.Apps = append(p.change.Apps, p.apps[id])
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.instances)) {
+		if !p.gone[id] {
+			p.change.Instances = append(p.change.Instances, p.instances[id])
+		}
+	}
+	return p.decision
+}
+
+func (p *planner) planApp(a *App) {
+	if a.Removing {
+		p.removeApp(a)
+		return
+	}
+	if a.Rollout.active() {
+		p.rollout(a)
+		a = p.app(a.ID)
+	}
+	for _, in := range p.of(a.ID) {
+		p.planInstance(a, in)
+	}
+}
+
+// app returns the app as this pass has it.
+func (p *planner) app(id string) *App {
+	if a, ok := p.apps[id]; ok {
+		return a
+	}
+	return p.state.Apps[id]
+}
+
+// edit returns a copy of the app that this pass may change.
+func (p *planner) edit(a *App) *App {
+	if c, ok := p.apps[a.ID]; ok {
+		return c
+	}
+	c := *a
+	c.Rollout.Steps = slices.Clone(a.Rollout.Steps)
+	p.apps[a.ID] = &c
+	return &c
+}
+
+func (p *planner) editInstance(in *Instance) *Instance {
+	if c, ok := p.instances[in.ID]; ok {
+		return c
+	}
+	c := *in
+	p.instances[in.ID] = &c
+	return &c
+}
+
+// of returns the app's instances, oldest first.
+func (p *planner) of(app string) []*Instance {
+	var out []*Instance
+	for id, in := range p.state.Instances {
+		if c, ok := p.instances[id]; ok {
+			in = c
+		}
+		if in.App == app && !p.gone[id] {
+			out = append(out, in)
+		}
+	}
+	for id, in := range p.instances {
+		if _, old := p.state.Instances[id]; !old && in.App == app && !p.gone[id] {
+			out = append(out, in)
+		}
+	}
+	slices.SortFunc(out, byAge)
+	return out
+}
+
+func byAge(a, b *Instance) int {
+	if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
+		return c
+	}
+	if a.ID < b.ID {
+		return -1
+	}
+	return 1
+}
+
+// backendID names one attempt to run an instance.
+func backendID(in *Instance, attempt int) string { return fmt.Sprintf("%s-%d", in.ID, attempt) }
+
+// seen returns what the Backend says about the instance's newest attempt.
+func (w *world) seen(in *Instance) (InstanceStatus, bool) {
+	s, ok := w.observed[backendID(in, in.Attempt)]
+	return s, ok
+}
+
+func (p *planner) event(a *App, in *Instance, warning bool, reason, format string, args ...any) {
+	p.change.Events = append(p.change.Events, newEvent(p.now, a, in, warning, reason, fmt.Sprintf(format, args...)))
+}
+
+func newEvent(now time.Time, a *App, in *Instance, warning bool, reason, message string) Event {
+	e := Event{Event: wire.Event{Time: now, Reason: reason, Message: message, Warning: warning}}
+	if a != nil {
+		e.AppID, e.App, e.Owner = a.ID, a.Name, a.Owner
+	}
+	if in != nil {
+		e.Instance = in.ID
+	}
+	return e
+}
+
+func (p *planner) act(a action) {
+	if !p.busy[a.key] {
+		p.actions = append(p.actions, a)
+	}
+}
+
+// wakeAt asks for another pass at t.
+func (p *planner) wakeAt(t time.Time) {
+	if p.wake.IsZero() || t.Before(p.wake) {
+		p.wake = t
+	}
+}
+
+// revision returns the revision that the instance belongs to, if it is still
+// meant to run.
+func revision(a *App, in *Instance) *Revision {
+	switch {
+	case a.Next != nil && a.Next.Number == in.Revision:
+		return a.Next
+	case a.Current != nil && a.Current.Number == in.Revision && in.Role == RoleApp:
+		return a.Current
+	}
+	return nil
+}
+
+// planImages brings what is needed and not here.
+func (p *planner) planImages() {
+	for _, ref := range slices.Sorted(maps.Keys(p.wanted)) {
+		st := p.images[ref]
+		switch {
+		case st.ready:
+		case p.now.Before(st.retry):
+			p.wakeAt(st.retry)
+		default:
+			p.act(action{key: "image:" + ref, image: ref})
+		}
+	}
+}
+
+// dropOrphans removes what the Backend has and nobody asked for, such as an
+// instance whose record was deleted while the manager was down.
+func (p *planner) dropOrphans() {
+	known := map[string]bool{}
+	for id, in := range p.state.Instances {
+		if c, ok := p.instances[id]; ok {
+			in = c
+		}
+		for n := max(in.Attempt-1, 0); n <= in.Attempt; n++ {
+			known[backendID(in, n)] = true
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.observed)) {
+		if !known[id] {
+			p.act(action{key: id, drop: id})
+		}
+	}
+}
+
+// spec is what the Backend gets to start the instance's newest attempt.
+func spec(a *App, rev *Revision, in *Instance) *InstanceSpec {
+	service, image, port, memory := rev.Service, rev.Image, rev.ContainerPort, rev.Memory
+	if in.Role == RolePull {
+		service, image, port = rev.PullService, rev.PullImage, 0
+		// git needs room of its own beside what it clones.
+		memory = max(memory, minPullMemory)
+	}
+	return &InstanceSpec{
+		ID: backendID(in, in.Attempt), App: a.ID, AppName: a.Name,
+		Config:  ident.ConfigID{Session: rev.Session, Service: service},
+		Binding: release.LaunchBinding(rev.CAS, rev.Session, service),
+		CAS:     rev.CAS, CASAddr: rev.CASAddr,
+		Image: image, Memory: memory, Port: port,
+		Labels: map[string]string{"instance": in.ID, "role": string(in.Role), "revision": fmt.Sprint(rev.Number)},
+	}
+}
+
+const minPullMemory = 256 << 20

@@ -1,0 +1,298 @@
+package manager
+
+import (
+	"slices"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// rollout takes the next step of the app's deployment. Steps that need no
+// waiting follow each other in one pass.
+func (p *planner) rollout(a *App) {
+	r := &a.Rollout
+	if p.now.After(r.Deadline) && r.Phase != PhaseDrain {
+		p.fail(a, p.late(a))
+		return
+	}
+	p.wakeAt(r.Deadline)
+	switch r.Phase {
+	case PhaseImages:
+		p.bringImages(a)
+	case PhasePull:
+		p.pull(a)
+	case PhaseStart:
+		p.raise(a)
+	case PhaseSwitch:
+		p.switchOver(a)
+	case PhaseDrain:
+		p.drain(a)
+	}
+}
+
+// bringImages waits for both images, with the public port already held.
+func (p *planner) bringImages(a *App) {
+	if e := p.balance.failed[a.Next.Port]; e != nil {
+		p.fail(a, e)
+		return
+	}
+	p.begin(a, wire.StepImages, 0)
+	for _, ref := range []string{a.Next.PullImage, a.Next.Image} {
+		p.wanted[ref] = true
+		st := p.images[ref]
+		if st.ready {
+			continue
+		}
+		if st.problem != nil && (definite(st.problem) || st.failures > p.limits.MaxFailures) {
+			p.fail(a, st.problem)
+		} else {
+			p.waiting(a, st.problem)
+		}
+		return
+	}
+	if !p.balance.known || !p.holds(a.Next.Port) {
+		return // the port comes before anything is started
+	}
+	p.finish(a, wire.StepImages)
+	p.advance(a, PhasePull)
+	p.create(a, RolePull, 1)
+	p.begin(a, wire.StepPull, 0)
+	p.event(a, nil, false, "pulling", "pulling the repository inside, as %s/%s", a.Next.Session, a.Next.PullService)
+}
+
+// pull waits for the job that fills the volume.
+func (p *planner) pull(a *App) {
+	job := p.newest(a, RolePull)
+	if job == nil { // its record was lost with a failed write: make it again
+		p.create(a, RolePull, 1)
+		return
+	}
+	if s, ok := p.seen(job); ok && s.State == StateExited && !job.Done {
+		p.judge(a, job, s)
+		job = p.newest(a, RolePull)
+	}
+	if !job.Done {
+		if p.hopeless(job) {
+			p.fail(a, job.Problem)
+			return
+		}
+		p.waiting(a, job.Problem)
+		return
+	}
+	p.finish(a, wire.StepPull)
+	p.advance(a, PhaseStart)
+	p.create(a, RoleApp, a.Next.Instances)
+	p.begin(a, wire.StepStart, a.Next.Instances)
+	p.event(a, nil, false, "starting", "starting %d instances", a.Next.Instances)
+}
+
+// raise waits until every new instance started, attested and is healthy.
+func (p *planner) raise(a *App) {
+	var started, attested, healthy int
+	var trouble *problem.Error
+	for _, in := range p.of(a.ID) {
+		if in.Revision != a.Next.Number || in.Role != RoleApp {
+			continue
+		}
+		if p.hopeless(in) {
+			p.fail(a, in.Problem)
+			return
+		}
+		if in.Failures > 0 {
+			trouble = in.Problem
+		}
+		s, ok := p.seen(in)
+		if !ok || s.State == StateExited {
+			continue
+		}
+		started++
+		if s.attested() {
+			attested++
+		}
+		if s.ready() {
+			healthy++
+		}
+	}
+	n := a.Next.Instances
+	p.count(a, wire.StepStart, started, n)
+	if started == n {
+		p.count(a, wire.StepAttest, attested, n)
+	}
+	if started == n && attested == n {
+		p.count(a, wire.StepHealth, healthy, n)
+	}
+	p.waiting(a, trouble)
+	if healthy < n {
+		return
+	}
+	p.advance(a, PhaseSwitch)
+	p.begin(a, wire.StepSwitch, 0)
+}
+
+// switchOver waits until the balancer leads to the new instances.
+func (p *planner) switchOver(a *App) {
+	if e := p.balance.failed[a.Next.Port]; e != nil {
+		p.fail(a, e)
+		return
+	}
+	want := p.frontend(p.app(a.ID))
+	if !p.balance.known || !slices.ContainsFunc(p.applied, func(f Frontend) bool { return sameFrontend(f, want) }) {
+		return
+	}
+	p.finish(a, wire.StepSwitch)
+	a = p.edit(a)
+	first := a.Current == nil
+	a.Current, a.Next = a.Next, nil
+	p.event(a, nil, false, "switched", "port %d leads to revision %d", a.Current.Port, a.Current.Number)
+	if first {
+		p.done(a)
+		return
+	}
+	p.advance(a, PhaseDrain)
+	p.begin(a, wire.StepDrain, 0)
+}
+
+// drain waits until the instances of the revision before are gone; planInstance
+// discards them, as no revision claims them any more.
+func (p *planner) drain(a *App) {
+	for _, in := range p.of(a.ID) {
+		if in.Revision != a.Current.Number && !in.Done {
+			return
+		}
+	}
+	p.finish(a, wire.StepDrain)
+	p.done(p.edit(a))
+}
+
+func (p *planner) done(a *App) {
+	a = p.edit(a)
+	a.Rollout.Phase, a.Rollout.Waiting = PhaseDone, nil
+	p.event(a, nil, false, "deployed", "revision %d serves on port %d with %d instances", a.Current.Number, a.Current.Port, a.Current.Instances)
+}
+
+// fail ends the deployment. What served before goes on serving; the new
+// instances stop, and the newest of them stay where their logs can be read.
+func (p *planner) fail(a *App, why *problem.Error) {
+	a = p.edit(a)
+	for _, in := range p.of(a.ID) {
+		if a.Next != nil && in.Revision == a.Next.Number && !in.Done {
+			in = p.editInstance(in)
+			in.Done = true
+			if in.Recorded < in.Attempt { // its newest attempt that ran
+				if _, there := p.seen(in); !there && in.Attempt > 1 {
+					in.Attempt--
+				}
+			}
+		}
+	}
+	a.Lost, a.Next = a.Next, nil
+	a.Rollout.Phase, a.Rollout.Problem, a.Rollout.Waiting = PhaseFailed, why, nil
+	outcome := "nothing serves"
+	if a.Current != nil {
+		outcome = "the revision before goes on serving"
+	}
+	p.event(a, nil, true, "deployment_failed", "%s: %s; %s", why.Rule, why.Actual, outcome)
+}
+
+// late is the problem of a deployment that ran out of time.
+func (p *planner) late(a *App) *problem.Error {
+	if w := a.Rollout.Waiting; w != nil {
+		e := *w
+		e.Actual = "gave up after " + p.limits.Deadline.String() + ": " + e.Actual
+		return &e
+	}
+	switch a.Rollout.Phase {
+	case PhaseStart:
+		return problem.New(problem.Unavailable, "unhealthy", "not every instance accepted connections on port %d within %s", a.Next.ContainerPort, p.limits.Deadline).
+			Fix("let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER", a.Next.ContainerPort)
+	}
+	return problem.New(problem.Unavailable, "deadline", "step %q took longer than %s", a.Rollout.Phase, p.limits.Deadline)
+}
+
+// hopeless says that the deployment should stop waiting for the instance.
+func (p *planner) hopeless(in *Instance) bool {
+	if in.Failures == 0 || in.Problem == nil {
+		return false
+	}
+	if in.Problem.Kind == problem.Conflict {
+		return false // somebody else's lease: it ends
+	}
+	return definite(in.Problem) || in.Failures >= p.limits.MaxFailures
+}
+
+func (p *planner) newest(a *App, role Role) *Instance {
+	var out *Instance
+	for _, in := range p.of(a.ID) {
+		if in.Role == role && a.Next != nil && in.Revision == a.Next.Number {
+			out = in
+		}
+	}
+	return out
+}
+
+func (p *planner) create(a *App, role Role, n int) {
+	prefix := "i"
+	if role == RolePull {
+		prefix = "pull"
+	}
+	for range n {
+		in := &Instance{ID: p.newID(prefix), App: a.ID, Role: role, Revision: a.Next.Number, Attempt: 1, CreatedAt: p.now}
+		p.instances[in.ID] = in
+	}
+}
+
+func (p *planner) advance(a *App, to Phase) {
+	a = p.edit(a)
+	a.Rollout.Phase, a.Rollout.Waiting = to, nil
+}
+
+// waiting shows what a deployment is trying again after.
+func (p *planner) waiting(a *App, why *problem.Error) {
+	was := p.app(a.ID).Rollout.Waiting
+	if was == why || was != nil && why != nil && was.Error() == why.Error() {
+		return
+	}
+	p.edit(a).Rollout.Waiting = why
+}
+
+func (p *planner) step(a *App, name string) *wire.Step {
+	for i := range a.Rollout.Steps {
+		if a.Rollout.Steps[i].Name == name {
+			return &a.Rollout.Steps[i]
+		}
+	}
+	return nil
+}
+
+func (p *planner) begin(a *App, name string, of int) {
+	if p.step(p.app(a.ID), name) == nil {
+		a = p.edit(a)
+		a.Rollout.Steps = append(a.Rollout.Steps, wire.Step{Name: name, StartedAt: p.now, Of: of})
+	}
+}
+
+func (p *planner) finish(a *App, name string) {
+	if s := p.step(p.app(a.ID), name); s != nil && s.EndedAt.IsZero() {
+		s = p.step(p.edit(a), name)
+		s.EndedAt, s.Done = p.now, s.Of
+	}
+}
+
+// count shows that done of n instances passed a step; the last one ends it.
+func (p *planner) count(a *App, name string, done, n int) {
+	p.begin(a, name, n)
+	if s := p.step(p.app(a.ID), name); s.Done != done && s.EndedAt.IsZero() {
+		p.step(p.edit(a), name).Done = done
+	}
+	if done == n {
+		p.finish(a, name)
+	}
+}
+
+// attested says that the CAS released to the instance, as far as it says.
+func (s InstanceStatus) attested() bool { return !s.InstanceID.IsZero() || s.State == StateRunning }
+
+// ready says that the instance may take connections.
+func (s InstanceStatus) ready() bool {
+	return s.State == StateRunning && s.Health == HealthHealthy && s.IP.IsValid()
+}

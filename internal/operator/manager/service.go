@@ -1,0 +1,357 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Most instances of one app: a number that a slip of the finger doesn't reach.
+const maxInstances = 100
+
+const (
+	defaultContainerPort = 8080
+	defaultService       = "client-app"
+	defaultPullService   = "pull_repo"
+)
+
+// may refuses everybody but the app's owner and the operator.
+func (m *Manager) may(caller ident.KeyHash, a *App) error {
+	if caller == a.Owner || caller == m.cfg.Operator {
+		return nil
+	}
+	return problem.New(problem.Denied, "not_owner", "app %q belongs to another key", a.Name).
+		Fix("use the key that deployed it (--config), or the operator's")
+}
+
+// find returns the app of that id or name. Callers hold mu.
+func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
+	for _, a := range m.state.Apps {
+		if a.ID == ref || a.Name == ref {
+			return a, m.may(caller, a)
+		}
+	}
+	return nil, problem.New(problem.NotFound, "app", "no app %.100q", ref).Fix("see 'cupel ps'")
+}
+
+// Deploy makes an app of a session, or updates it. It answers when the wish is
+// durable; the app's Deployment tells how it goes.
+func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.DeployRequest) (wire.App, error) {
+	rev, err := m.revisionOf(ctx, req)
+	if err != nil {
+		return wire.App{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, err := m.appFor(caller, rev.Session, req)
+	if err != nil {
+		return wire.App{}, err
+	}
+	if rev.Port, err = m.choosePort(a, rev.Port); err != nil {
+		return wire.App{}, err
+	}
+	now := m.cfg.Now()
+	a.Last++
+	rev.Number = a.Last
+	a.Next, a.Lost = rev, nil
+	a.Rollout = Rollout{Revision: rev.Number, Phase: PhaseImages, Deadline: now.Add(m.limits.Deadline)}
+	c := Change{Apps: []*App{a}, Events: []Event{newEvent(now, a, nil, false, "deploy_requested",
+		fmt.Sprintf("revision %d: %d instances of %s on port %d, memory %s", rev.Number, rev.Instances, rev.Runtime, rev.Port, wire.FormatMemory(rev.Memory)))}}
+	if err := m.commit(ctx, c); err != nil {
+		return wire.App{}, err
+	}
+	for _, ref := range []string{rev.Image, rev.PullImage} { // a new request deserves a new try
+		if st := m.images[ref]; !st.ready {
+			delete(m.images, ref)
+		}
+	}
+	delete(m.balance.failed, rev.Port)
+	m.poke()
+	return m.view(a), nil
+}
+
+// revisionOf checks a request and fills in what it leaves open.
+func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revision, error) {
+	bad := func(rule, format string, args ...any) *problem.Error {
+		return problem.New(problem.Invalid, rule, format, args...)
+	}
+	if req.Version != wire.Version {
+		return nil, bad("version", "request version %d", req.Version).Want("%d", wire.Version)
+	}
+	session, err := ident.ParseSessionName(string(req.Session))
+	if err != nil {
+		return nil, bad("session", "%w", err)
+	}
+	if req.Instances < 1 || req.Instances > maxInstances {
+		return nil, bad("instances", "%d instances", req.Instances).Want("1 to %d", maxInstances)
+	}
+	if req.Memory < wire.MinMemory || req.Memory > wire.MaxMemory {
+		return nil, bad("memory", "%d bytes", req.Memory).
+			Want("a size from %s to %s", wire.FormatMemory(wire.MinMemory), wire.FormatMemory(wire.MaxMemory)).
+			Fix("give a whole number and a unit, like 256M or 1Gi")
+	}
+	rev := &Revision{
+		Session: session, Runtime: req.Runtime, Instances: req.Instances, Memory: req.Memory,
+		Port: req.Port, ContainerPort: req.ContainerPort,
+		Service: req.Service, PullService: req.PullService, CAS: m.cfg.CAS.Identity,
+	}
+	if rev.ContainerPort == 0 {
+		rev.ContainerPort = defaultContainerPort
+	}
+	if rev.Service == "" {
+		rev.Service = defaultService
+	}
+	if rev.PullService == "" {
+		rev.PullService = defaultPullService
+	}
+	for _, s := range []ident.ServiceName{rev.Service, rev.PullService} {
+		if _, err := ident.ParseServiceName(string(s)); err != nil {
+			return nil, bad("service", "%w", err)
+		}
+	}
+	if req.CAS != nil {
+		rev.CAS, rev.CASAddr = req.CAS.Identity, req.CAS.Instances
+		if rev.CAS == m.cfg.CAS.Identity {
+			rev.CASAddr = "" // ours, however it was called: instances know the way
+		}
+	}
+	if rev.Image, err = m.image(ctx, req.Runtime); err != nil {
+		return nil, err
+	}
+	rev.PullImage, err = m.image(ctx, PullerRuntime)
+	return rev, err
+}
+
+func (m *Manager) image(ctx context.Context, runtime string) (string, error) {
+	list, err := m.cfg.Catalog.Runtimes(ctx)
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, r := range list {
+		if r.Name == runtime {
+			return r.Image, nil
+		}
+		names = append(names, r.Name)
+	}
+	return "", problem.New(problem.NotFound, "runtime", "runtime %.100q is not built here", runtime).
+		Want("one of: %s", orNone(strings.Join(names, ", "))).
+		Fix("let the operator run 'cupel runtime build %.100s'", runtime)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// appFor returns a copy of the app that the request updates, or a new one.
+// Callers hold mu.
+func (m *Manager) appFor(caller ident.KeyHash, session ident.SessionName, req wire.DeployRequest) (*App, error) {
+	name, given := req.Name, req.Name != ""
+	if !given {
+		name = nameOf(session)
+	}
+	if !validName(name) {
+		return nil, problem.New(problem.Invalid, "app_name", "app name %.100q", name).
+			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
+	}
+	taken := map[string]bool{}
+	for _, a := range m.state.Apps {
+		taken[a.Name] = true
+		same := a.Owner == caller && a.Session == session && (!given || a.Name == name)
+		if !same {
+			continue
+		}
+		if a.Removing {
+			return nil, problem.New(problem.Conflict, "app_removing", "app %q is being removed", a.Name).Fix("try again in a moment")
+		}
+		c := *a
+		return &c, nil
+	}
+	if given && taken[name] {
+		return nil, problem.New(problem.Conflict, "app_name_taken", "another app is called %q", name).Fix("give another --name")
+	}
+	for n, base := 2, name; taken[name]; n++ {
+		name = fmt.Sprintf("%.36s-%d", base, n)
+	}
+	return &App{ID: m.cfg.NewID("app"), Name: name, Owner: caller, Session: session, CreatedAt: m.cfg.Now()}, nil
+}
+
+// newestRevision is the one that the app's owner asked for last, of those that
+// still count.
+func newestRevision(a *App) *Revision {
+	if a.Next != nil {
+		return a.Next
+	}
+	return a.Current
+}
+
+// nameOf makes an app's name out of a session's.
+func nameOf(s ident.SessionName) string {
+	out := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '-'
+	}, string(s))
+	out = strings.Trim(out[max(0, len(out)-40):], "-")
+	if out == "" {
+		return "app"
+	}
+	return out
+}
+
+func validName(s string) bool {
+	return len(s) <= 40 && s != "" && s == nameOf(ident.SessionName(s))
+}
+
+// choosePort checks the port that was asked for, or finds one. Callers hold mu.
+func (m *Manager) choosePort(a *App, port uint16) (uint16, error) {
+	own := map[uint16]bool{}
+	others := map[uint16]bool{}
+	for _, b := range m.state.Apps {
+		for _, rev := range []*Revision{b.Current, b.Next} {
+			if rev != nil && b.ID == a.ID {
+				own[rev.Port] = true
+			} else if rev != nil {
+				others[rev.Port] = true
+			}
+		}
+	}
+	free := func(port uint16) error {
+		switch {
+		case others[port]:
+			return fmt.Errorf("another app has it")
+		case own[port]:
+			return nil // ours since the last deployment
+		}
+		return m.cfg.PortFree(port)
+	}
+	if port != 0 {
+		if err := free(port); err != nil {
+			return 0, portTaken(port, err)
+		}
+		return port, nil
+	}
+	if a.Current != nil {
+		return a.Current.Port, nil
+	}
+	for p := int(m.cfg.FirstPort); p <= 65535; p++ {
+		if free(uint16(p)) == nil {
+			return uint16(p), nil
+		}
+	}
+	return 0, problem.New(problem.Unavailable, "port_taken", "no free port from %d up", m.cfg.FirstPort)
+}
+
+// RemoveApp removes an app with all its instances. It answers when that is
+// certain to happen; the app is gone when Apps lists it no more.
+func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref string) (wire.App, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, err := m.find(caller, ref)
+	if err != nil {
+		return wire.App{}, err
+	}
+	if a.Removing {
+		return m.view(a), nil
+	}
+	c := *a
+	c.Removing = true
+	if c.Rollout.active() {
+		c.Rollout.Phase = PhaseFailed
+		c.Rollout.Problem = problem.New(problem.Conflict, "app_removed", "the app was removed during its deployment")
+	}
+	change := Change{Apps: []*App{&c}, Events: []Event{newEvent(m.cfg.Now(), a, nil, false, "app_removing", "removal asked for")}}
+	if err := m.commit(ctx, change); err != nil {
+		return wire.App{}, err
+	}
+	m.poke()
+	return m.view(&c), nil
+}
+
+// RemoveInstance eliminates one instance; the app goes on with one fewer.
+func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id string) (wire.RemoveInstanceReply, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	in, a, err := m.instance(caller, id)
+	if err != nil {
+		return wire.RemoveInstanceReply{}, err
+	}
+	gone := *in
+	gone.Removing = true
+	c := Change{Instances: []*Instance{&gone}}
+	next := *a
+	for _, at := range []**Revision{&next.Current, &next.Next} {
+		if rev := *at; rev != nil && rev.Number == in.Revision && in.Role == RoleApp && !in.Done && !in.Removing {
+			fewer := *rev
+			fewer.Instances = max(0, fewer.Instances-1)
+			*at = &fewer
+		}
+	}
+	c.Apps = []*App{&next}
+	left := 0
+	if rev := newestRevision(&next); rev != nil {
+		left = rev.Instances
+	}
+	c.Events = []Event{newEvent(m.cfg.Now(), a, in, false, "instance_removing", fmt.Sprintf("removal asked for; the app goes on with %d instances", left))}
+	if err := m.commit(ctx, c); err != nil {
+		return wire.RemoveInstanceReply{}, err
+	}
+	m.poke()
+	return wire.RemoveInstanceReply{Version: wire.Version, App: a.Name, Instances: left}, nil
+}
+
+// instance returns an instance and its app. Callers hold mu.
+func (m *Manager) instance(caller ident.KeyHash, id string) (*Instance, *App, error) {
+	in, ok := m.state.Instances[id]
+	if !ok {
+		e := problem.New(problem.NotFound, "instance", "no instance %.100q", id).Fix("see 'cupel ps'")
+		for _, a := range m.state.Apps {
+			if a.Name == id {
+				e.Fix("that is an app's name: 'cupel rm --app %s', 'cupel ps'", id)
+			}
+		}
+		return nil, nil, e
+	}
+	a := m.state.Apps[in.App]
+	if a == nil {
+		return nil, nil, problem.New(problem.NotFound, "instance", "instance %q has no app any more", id)
+	}
+	return in, a, m.may(caller, a)
+}
+
+// Apps lists the caller's apps by name; the operator's are all.
+func (m *Manager) Apps(caller ident.KeyHash) []wire.App {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := []wire.App{}
+	for _, a := range m.state.Apps {
+		if m.may(caller, a) == nil {
+			out = append(out, m.view(a))
+		}
+	}
+	slices.SortFunc(out, func(a, b wire.App) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// App returns one app by id or name.
+func (m *Manager) App(caller ident.KeyHash, ref string) (wire.App, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, err := m.find(caller, ref)
+	if err != nil {
+		return wire.App{}, err
+	}
+	return m.view(a), nil
+}

@@ -1,0 +1,151 @@
+package manager
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// batch is how many events are read at once.
+const batch = 500
+
+// Events calls emit for each event after since that the caller may see, oldest
+// first; with follow it goes on with new ones until ctx ends or emit fails.
+func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64, app string, follow bool, emit func(wire.Event) error) error {
+	filter := EventFilter{App: app, Owner: caller}
+	if caller == m.cfg.Operator {
+		filter.Owner = ident.KeyHash{}
+	}
+	for {
+		m.mu.Lock()
+		changed := m.changed
+		m.mu.Unlock()
+		events, err := m.cfg.Store.Events(ctx, since, filter, batch)
+		if err != nil {
+			return err
+		}
+		for _, e := range events {
+			if err := emit(e.Event); err != nil {
+				return err
+			}
+			since = e.Seq
+		}
+		if len(events) == batch {
+			continue
+		}
+		if !follow {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// Logs calls emit for each line of an instance's output. With Follow it goes
+// on over restarts, until the instance is gone, ended for good, or ctx ends.
+// With previous it reads the attempt before the newest.
+func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opts LogOptions, previous bool, emit func(wire.LogLine) error) error {
+	attempt, err := m.logged(caller, id, previous)
+	if err != nil {
+		return err
+	}
+	for {
+		if err := m.copyLogs(ctx, id, attempt, opts, emit); err != nil || !opts.Follow || previous {
+			return err
+		}
+		next, err := m.attemptAfter(ctx, caller, id, attempt)
+		if next == 0 {
+			return err
+		}
+		// Of the next attempt, all is new.
+		attempt, opts.Tail = next, -1
+	}
+}
+
+// logged returns the attempt whose output is shown: the newest that ran.
+func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	in, _, err := m.instance(caller, id)
+	if err != nil {
+		return 0, err
+	}
+	attempt := in.Attempt
+	if previous {
+		attempt--
+	}
+	for ; attempt > 0 && attempt >= in.Attempt-1; attempt-- {
+		if _, ok := m.observed[backendID(in, attempt)]; ok {
+			return attempt, nil
+		}
+		if previous {
+			break
+		}
+	}
+	if previous {
+		return 0, problem.New(problem.NotFound, "logs", "no output of an earlier run of %s is kept", id)
+	}
+	return 0, problem.New(problem.NotFound, "logs", "instance %s has not started yet", id).Fix("see 'cupel events'")
+}
+
+func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts LogOptions, emit func(wire.LogLine) error) error {
+	r, err := m.cfg.Backend.Logs(ctx, backendID(&Instance{ID: id}, attempt), opts)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }()
+	lines := bufio.NewReader(r)
+	for {
+		raw, err := lines.ReadBytes('\n')
+		if len(raw) > 0 {
+			var l LogLine
+			if json.Unmarshal(raw, &l) == nil {
+				if err := emit(wire.LogLine{Time: l.Time, Stream: l.Stream, Line: l.Line, Instance: id}); err != nil {
+					return err
+				}
+			}
+		}
+		if err == io.EOF || ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// attemptAfter waits for the attempt after the given one; 0 if none will come.
+func (m *Manager) attemptAfter(ctx context.Context, caller ident.KeyHash, id string, attempt int) (int, error) {
+	for {
+		m.mu.Lock()
+		changed := m.changed
+		in, _, err := m.instance(caller, id)
+		next := 0
+		if err == nil && in.Attempt > attempt {
+			if _, ok := m.observed[backendID(in, in.Attempt)]; ok {
+				next = in.Attempt
+			}
+		}
+		over := err != nil || in.Done || in.Removing
+		m.mu.Unlock()
+		if next > 0 {
+			return next, nil
+		}
+		if over {
+			return 0, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, nil
+		case <-changed:
+		}
+	}
+}

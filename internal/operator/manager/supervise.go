@@ -1,0 +1,158 @@
+package manager
+
+import (
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// planInstance takes the next step for one instance: start it, judge its end,
+// start it again after a back-off, or clear it away.
+func (p *planner) planInstance(a *App, in *Instance) {
+	rev := revision(a, in)
+	switch {
+	case p.gone[in.ID]:
+	case in.Removing || in.Done && in.Revision < a.Last:
+		p.discard(a, in)
+	case in.Done:
+		p.rest(in)
+	case rev == nil:
+		p.discard(a, in)
+	default:
+		p.keepRunning(a, rev, in)
+	}
+}
+
+// rest keeps what ended where its logs can be read.
+func (p *planner) rest(in *Instance) {
+	if s, ok := p.seen(in); ok && s.State != StateExited {
+		p.act(action{key: s.ID, stop: s.ID})
+	}
+	p.dropAttempt(in, in.Attempt-1)
+}
+
+// discard stops the instance, removes it, and forgets it once it is gone.
+func (p *planner) discard(a *App, in *Instance) {
+	left := p.dropAttempt(in, in.Attempt-1)
+	left = p.dropAttempt(in, in.Attempt) || left
+	if left {
+		return
+	}
+	p.gone[in.ID] = true
+	p.change.DeleteInstances = append(p.change.DeleteInstances, in.ID)
+	if in.Role == RoleApp {
+		p.event(a, in, false, "instance_removed", "instance removed")
+	}
+}
+
+// dropAttempt removes one attempt from the Backend and says whether it is still
+// there, or may be.
+func (p *planner) dropAttempt(in *Instance, attempt int) bool {
+	id := backendID(in, attempt)
+	if _, there := p.observed[id]; !there {
+		return p.busy[id]
+	}
+	p.act(action{key: id, drop: id})
+	return true
+}
+
+// keepRunning starts what isn't there and judges what ended.
+func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
+	id := backendID(in, in.Attempt)
+	s, there := p.observed[id]
+	switch {
+	case p.busy[id]:
+	case !there && p.startErrors[id] != nil:
+		in = p.editInstance(in)
+		in.Recorded, in.ExitCode, in.OOM, in.Problem = in.Attempt, 0, false, p.startErrors[id]
+		p.again(a, in)
+	case !there && p.now.Before(in.NotBefore):
+		p.wakeAt(in.NotBefore)
+	case !there:
+		sp := spec(a, rev, in)
+		p.wanted[sp.Image] = true
+		if p.images[sp.Image].ready {
+			p.act(action{key: id, start: sp})
+		}
+	case s.State == StateExited:
+		p.judge(a, in, s)
+	case in.Failures > 0 && s.State == StateRunning && !s.StartedAt.IsZero():
+		if settled := s.StartedAt.Add(p.limits.Settled); p.now.Before(settled) {
+			p.wakeAt(settled)
+		} else {
+			p.editInstance(in).Failures = 0
+		}
+	}
+	if there && s.State == StateRunning {
+		// The attempt before was kept for its logs; this one has its own now.
+		if s.Health == HealthHealthy {
+			p.dropAttempt(in, in.Attempt-1)
+		}
+	}
+}
+
+// judge takes note of an attempt's end, once, and plans the next attempt.
+func (p *planner) judge(a *App, in *Instance, s InstanceStatus) {
+	if in.Recorded >= in.Attempt {
+		return
+	}
+	in = p.editInstance(in)
+	in.Recorded = in.Attempt
+	in.ExitCode, in.OOM, in.Problem = s.ExitCode, s.OOMKilled, endOf(in, s)
+	if in.Role == RolePull && s.ExitCode == 0 && in.Problem == nil {
+		in.Done = true
+		return
+	}
+	if s.OOMKilled {
+		p.event(a, in, true, "instance_out_of_memory", "killed: it needed more than its limit of memory")
+	}
+	p.again(a, in)
+}
+
+// again plans the next attempt after a failure.
+func (p *planner) again(a *App, in *Instance) {
+	p.dropAttempt(in, in.Attempt-1)
+	in.Failures++
+	in.Restarts++
+	in.Attempt++
+	wait := backoff(p.limits, in.Failures)
+	in.NotBefore = p.now.Add(wait)
+	p.wakeAt(in.NotBefore)
+	p.event(a, in, true, "instance_restarting", "%s; starting it again in %s", in.Problem.Actual, wait)
+}
+
+func backoff(l Limits, failures int) time.Duration {
+	d := l.BackoffMin
+	for range failures - 1 {
+		if d *= 2; d >= l.BackoffMax {
+			return l.BackoffMax
+		}
+	}
+	return d
+}
+
+// endOf says why an attempt ended; nil for a job that succeeded.
+func endOf(in *Instance, s InstanceStatus) *problem.Error {
+	switch {
+	case s.OOMKilled:
+		return problem.New(problem.Invalid, "out_of_memory", "killed for using more than its limit of memory").
+			Fix("deploy with more --memory")
+	case s.Problem != nil:
+		return s.Problem
+	case in.Role == RolePull && s.ExitCode == 0:
+		return nil
+	case in.Role == RolePull:
+		return pullProblem(s.ExitCode)
+	}
+	return problem.New(problem.Internal, "exited", "the app ended with code %d", s.ExitCode).
+		Fix("read 'cupel logs %s'", in.ID)
+}
+
+// definite says that trying again can't help.
+func definite(e *problem.Error) bool {
+	switch e.Kind {
+	case problem.Invalid, problem.Denied, problem.NotFound, problem.Unauthenticated:
+		return true
+	}
+	return false
+}

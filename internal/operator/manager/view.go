@@ -1,0 +1,147 @@
+package manager
+
+import (
+	"context"
+	"slices"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// view is an app as the API shows it. Callers hold mu.
+func (m *Manager) view(a *App) wire.App {
+	rev := a.Current
+	if rev == nil {
+		rev = a.Next
+	}
+	if rev == nil {
+		rev = a.Lost
+	}
+	out := wire.App{ID: a.ID, Name: a.Name, Owner: a.Owner, Session: a.Session, CreatedAt: a.CreatedAt}
+	if rev != nil {
+		out.Session, out.Service, out.Runtime = rev.Session, rev.Service, rev.Runtime
+		out.Instances, out.Memory, out.Port, out.ContainerPort = rev.Instances, rev.Memory, rev.Port, rev.ContainerPort
+	}
+	if a.Current != nil {
+		out.Revision = a.Current.Number
+	}
+	for _, in := range m.state.Instances {
+		if in.App != a.ID || in.Role != RoleApp || a.Current == nil || in.Revision != a.Current.Number || in.Done || in.Removing {
+			continue
+		}
+		if s, ok := m.observed[backendID(in, in.Attempt)]; ok && s.ready() {
+			out.Healthy++
+		}
+	}
+	out.Deployment = wire.Deployment{
+		Revision: a.Rollout.Revision, State: wire.DeploymentRunning,
+		Steps: slices.Clone(a.Rollout.Steps), Problem: a.Rollout.Problem, Waiting: a.Rollout.Waiting,
+	}
+	if out.Deployment.Steps == nil {
+		out.Deployment.Steps = []wire.Step{}
+	}
+	switch a.Rollout.Phase {
+	case PhaseDone:
+		out.Deployment.State = wire.DeploymentDone
+	case PhaseFailed:
+		out.Deployment.State = wire.DeploymentFailed
+	}
+	switch {
+	case a.Removing:
+		out.State = wire.AppRemoving
+	case a.Rollout.active():
+		out.State = wire.AppDeploying
+	case a.Current == nil:
+		out.State = wire.AppFailed
+	case out.Healthy >= out.Instances:
+		out.State = wire.AppReady
+	case out.Healthy > 0:
+		out.State = wire.AppDegraded
+	default:
+		out.State = wire.AppDown
+	}
+	return out
+}
+
+// Instances lists the caller's instances, of one app (id or name) unless it is
+// empty, by app and age.
+func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app string) ([]wire.Instance, error) {
+	fresh, err := m.cfg.Backend.List(ctx) // for the memory in use
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	seen := m.observed
+	if err == nil {
+		seen = make(map[string]InstanceStatus, len(fresh))
+		for _, s := range fresh {
+			seen[s.ID] = s
+		}
+	}
+	if app != "" {
+		a, err := m.find(caller, app)
+		if err != nil {
+			return nil, err
+		}
+		app = a.ID
+	}
+	var list []*Instance
+	for _, in := range m.state.Instances {
+		a := m.state.Apps[in.App]
+		if a != nil && m.may(caller, a) == nil && (app == "" || app == a.ID) {
+			list = append(list, in)
+		}
+	}
+	slices.SortFunc(list, func(x, y *Instance) int {
+		if a, b := m.state.Apps[x.App].Name, m.state.Apps[y.App].Name; a != b {
+			if a < b {
+				return -1
+			}
+			return 1
+		}
+		return byAge(x, y)
+	})
+	out := []wire.Instance{}
+	for _, in := range list {
+		out = append(out, m.viewInstance(in, seen))
+	}
+	return out, nil
+}
+
+func (m *Manager) viewInstance(in *Instance, seen map[string]InstanceStatus) wire.Instance {
+	a := m.state.Apps[in.App]
+	out := wire.Instance{
+		ID: in.ID, App: a.Name, AppID: a.ID, Role: string(in.Role), Revision: in.Revision,
+		State: "waiting", Restarts: in.Restarts, Simulated: m.cfg.Simulated,
+		ExitCode: in.ExitCode, OOMKilled: in.OOM, Problem: in.Problem,
+		CreatedAt: in.CreatedAt,
+	}
+	for _, rev := range []*Revision{a.Current, a.Next, a.Lost} {
+		if rev != nil && rev.Number == in.Revision {
+			out.Memory = rev.Memory
+			if in.Role == RoleApp && rev != a.Lost {
+				out.Port = rev.Port
+			}
+		}
+	}
+	s, ok := seen[backendID(in, in.Attempt)]
+	switch {
+	case !ok && in.Done:
+		out.State = string(StateExited)
+		return out
+	case !ok:
+		out.NextStart = in.NotBefore
+		return out
+	}
+	out.State, out.Phase, out.Health = string(s.State), s.Phase, string(s.Health)
+	out.Memory, out.MemoryUsed, out.InstanceID, out.Attested = s.Memory, s.MemoryUsed, s.InstanceID, s.attested()
+	out.StartedAt = s.StartedAt
+	if s.IP.IsValid() {
+		out.IP = s.IP.String()
+	}
+	if s.State == StateExited {
+		out.ExitCode, out.OOMKilled = s.ExitCode, s.OOMKilled
+	}
+	if s.Problem != nil {
+		out.Problem = s.Problem
+	}
+	return out
+}
