@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -39,25 +41,57 @@ func ParseCollateral(b []byte) (*Collateral, error) {
 	if len(b) > maxCollateralLen {
 		return nil, malformed(rule, "collateral of %d bytes", len(b)).Want("at most %d", maxCollateralLen)
 	}
-	if err := checkJSON(b); err != nil {
-		return nil, malformed(rule, "collateral: %w", err)
-	}
 	c := new(Collateral)
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(c); err != nil {
+	if err := c.read(b); err != nil {
 		return nil, malformed(rule, "collateral: %w", err)
-	}
-	for _, f := range []struct{ name, value string }{
-		{"root_ca_crl", c.RootCACRL}, {"pck_crl", c.PCKCRL},
-		{"tcb_info_issuer_chain", c.TCBInfoIssuerChain}, {"tcb_info", c.TCBInfo}, {"tcb_info_signature", c.TCBInfoSignature},
-		{"qe_identity_issuer_chain", c.QEIdentityIssuerChain}, {"qe_identity", c.QEIdentity}, {"qe_identity_signature", c.QEIdentitySignature},
-	} {
-		if f.value == "" {
-			return nil, malformed(rule, "collateral: %s is missing or empty", f.name)
-		}
 	}
 	return c, nil
+}
+
+func (c *Collateral) read(b []byte) error {
+	fields := map[string]*string{
+		"pck_crl_issuer_chain": &c.PCKCRLIssuerChain, "root_ca_crl": &c.RootCACRL, "pck_crl": &c.PCKCRL,
+		"tcb_info_issuer_chain": &c.TCBInfoIssuerChain, "tcb_info": &c.TCBInfo, "tcb_info_signature": &c.TCBInfoSignature,
+		"qe_identity_issuer_chain": &c.QEIdentityIssuerChain, "qe_identity": &c.QEIdentity, "qe_identity_signature": &c.QEIdentitySignature,
+	}
+	if !utf8.Valid(b) {
+		return errors.New("not UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return errors.New("not a JSON object")
+	}
+	for d.More() {
+		t, err := d.Token()
+		if err != nil {
+			return err
+		}
+		name, _ := t.(string)
+		field, ok := fields[name]
+		if !ok {
+			return fmt.Errorf("unknown name %.60q, or one that comes twice", name)
+		}
+		delete(fields, name)
+		if t, err = d.Token(); err != nil {
+			return err
+		}
+		if *field, ok = t.(string); !ok {
+			return fmt.Errorf("%s is not a string", name)
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("text after the JSON object")
+	}
+	if len(fields) != 0 {
+		return fmt.Errorf("without %s", strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+	}
+	if c.RootCACRL == "" || c.PCKCRL == "" || c.TCBInfo == "" || c.QEIdentity == "" {
+		return errors.New("an empty revocation list, TCB info or QE identity")
+	}
+	return nil
 }
 
 const maxJSONDepth = 16
