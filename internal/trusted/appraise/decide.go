@@ -87,9 +87,6 @@ func (p Policy) check() error {
 			return bad("unknown tolerance %q", t)
 		}
 	}
-	if slices.Contains(p.IgnoreAdvisories, allAdvisories) && !p.tolerates(DebugMode) {
-		return bad("all advisories are ignored (%q) without %s", allAdvisories, DebugMode)
-	}
 	return nil
 }
 
