@@ -5,6 +5,22 @@
 // It is pure: no I/O, no clock, no randomness. Input is untrusted text; Parse
 // refuses unknown and duplicate keys with line and column. A *Session is
 // immutable after Parse and safe for concurrent use.
+//
+// # From text to session
+//
+// Tree reads YAML strictly: one document, no anchors, aliases, tags or
+// duplicate keys, bounded size and depth. Fill replaces template variables on
+// that tree, so that a value can never become structure. Parse turns the tree
+// into a Session with every default made explicit, and refuses what the
+// language knows but this version does not carry by name, apart from what
+// nobody knows: an owner must never believe that a line had an effect that it
+// did not have.
+//
+// # Canonical form
+//
+// Canonical writes a Session as text that parses to the same Session, by rules
+// of its own (not those of a YAML library, whose releases may differ). Hash is
+// taken over it and over the creator's key.
 package session
 
 import (
@@ -24,6 +40,10 @@ type Session struct {
 	Images      []Image
 	Access      AccessPolicy
 	Security    Security
+
+	// Warnings say what is allowed but hardly meant, with line and column. They
+	// are no part of the canonical form.
+	Warnings []string
 }
 
 // Service is one program of the session.
@@ -43,7 +63,7 @@ type EnvVar struct {
 }
 
 // Text is a string that may refer to secrets: literal parts and references in
-// turn. Resolve it with Expand.
+// turn, no two literals touching. Resolve it with Expand.
 type Text []Part
 
 // Part is a literal, or a reference where Ref is set.
@@ -75,7 +95,7 @@ const (
 type Secret struct {
 	Name         string
 	Kind         Kind
-	Size         int // ascii: characters, binary: bytes; 0: the default of 20
+	Size         int // of a generated value: ascii: characters, binary: bytes
 	HasValue     bool
 	Value        secret.Value
 	ExportPublic bool

@@ -1,0 +1,222 @@
+package session
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"cupel.dev/cupel/internal/trusted/appraise"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"go.yaml.in/yaml/v4"
+)
+
+func (r *reader) services(f fields) {
+	seen := map[string]bool{}
+	for _, n := range r.list(f, "services") {
+		s := r.mapping(n, &sectionService)
+		var svc Service
+		if name := r.required(s, "name", "service"); name != "" {
+			var err error
+			if svc.Name, err = ident.ParseServiceName(name); err != nil {
+				r.refuse(s.at("name"), ruleField, "%v", err)
+			}
+			r.once(seen, s.at("name"), "service", name)
+		}
+		svc.ImageName = r.text(s, "image_name")
+		if _, ok := r.session.Image(svc.ImageName); !ok && svc.ImageName != "" {
+			r.warn(s.at("image_name"), fmt.Sprintf("image_name %q matches no image: the service gets neither volumes nor files", clip(svc.ImageName)))
+		}
+		svc.Attestation = r.attestation(s)
+		svc.Command = r.command(s)
+		svc.Environment = r.environment(s)
+		if s.has("pwd") {
+			if svc.Pwd = r.required(s, "pwd", "service"); svc.Pwd != "" {
+				r.checkPath(s.at("pwd"), "pwd", svc.Pwd)
+			}
+		}
+		r.session.Services = append(r.session.Services, svc)
+	}
+}
+
+// attestation reads the code identities of a service; the old `mrenclaves: […]`
+// means `attestation: {mrenclave: […]}`.
+func (r *reader) attestation(s fields) []appraise.Identity {
+	var out []appraise.Identity
+	n := s.values["attestation"]
+	switch {
+	case s.has("mrenclaves") && s.has("attestation"):
+		r.refuse(s.at("mrenclaves"), ruleField, "both mrenclaves and attestation").
+			Fix("move the digests into `attestation: {mrenclave: […]}`")
+	case s.has("mrenclaves"):
+		if m := r.measurements(s, "mrenclaves"); len(m) > 0 {
+			out = []appraise.Identity{{Measurements: m}}
+		}
+	case n == nil || isNull(n):
+	case n.Kind == yaml.SequenceNode:
+		for _, v := range n.Content {
+			out = append(out, r.variant(v))
+		}
+	default:
+		out = []appraise.Identity{r.variant(n)}
+	}
+	if len(out) == 0 && r.session.Security.Mode != "none" {
+		r.refuse(s.node, ruleField, "a service without attestation").
+			Fix("add `attestation: - mrenclave: [DIGEST]`")
+	}
+	return out
+}
+
+func (r *reader) variant(n *yaml.Node) appraise.Identity {
+	f := r.mapping(n, &sectionAttestation)
+	id := appraise.Identity{Measurements: r.measurements(f, "mrenclave")}
+	if f.has("mrenclave") && len(id.Measurements) == 0 {
+		r.refuse(f.at("mrenclave"), ruleField, "mrenclave is empty").Fix("name a digest or remove the line")
+	}
+	if s := f.values["signer"]; s != nil {
+		id.Signer = r.signer(s)
+	}
+	if len(id.Measurements) == 0 && id.Signer == nil {
+		r.refuse(n, ruleField, "an attestation variant without mrenclave and signer")
+	}
+	return id
+}
+
+func (r *reader) measurements(f fields, key string) []ident.Measurement {
+	var out []ident.Measurement
+	for _, n := range r.elements(f, key) {
+		m := r.measurement(n, key)
+		if !slices.Contains(out, m) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func (r *reader) measurement(n *yaml.Node, key string) ident.Measurement {
+	m, err := ident.ParseMeasurement(r.scalar(n, key))
+	if err != nil {
+		r.refuse(n, ruleField, "%s: %v", key, err)
+	}
+	return m
+}
+
+func (r *reader) signer(n *yaml.Node) *appraise.Signer {
+	f := r.mapping(n, &sectionSigner)
+	out := &appraise.Signer{}
+	if !f.has("mrsigner") || !f.has("isvprodid") {
+		r.refuse(n, ruleField, "a signer without mrsigner and isvprodid").Fix("give both")
+		return out
+	}
+	out.MRSigner = r.measurement(f.values["mrsigner"], "mrsigner")
+	out.ProductID = uint16(r.number(f.values["isvprodid"], "isvprodid", 0, 65535))
+	for _, bound := range []struct {
+		key string
+		to  **uint16
+	}{{"isvsvn", &out.SVN}, {"isvsvn_min", &out.SVNMin}, {"isvsvn_max", &out.SVNMax}} {
+		if v := f.values[bound.key]; v != nil {
+			svn := uint16(r.number(v, bound.key, 0, 65535))
+			*bound.to = &svn
+		}
+	}
+	switch {
+	case out.SVN != nil && (out.SVNMin != nil || out.SVNMax != nil):
+		r.refuse(n, ruleField, "isvsvn beside isvsvn_min or isvsvn_max").Want("the one or the others")
+	case out.SVNMin != nil && out.SVNMax != nil && *out.SVNMin > *out.SVNMax:
+		r.refuse(n, ruleField, "isvsvn_min is above isvsvn_max")
+	}
+	return out
+}
+
+func (r *reader) command(s fields) []Text {
+	n := s.values["command"]
+	var words []*yaml.Node
+	switch {
+	case n == nil || isNull(n):
+		return nil
+	case n.Kind == yaml.SequenceNode:
+		words = n.Content
+	default:
+		split, err := SplitCommand(r.scalar(n, "command"))
+		if err != nil {
+			r.refuse(n, ruleField, "command: %v", err)
+		}
+		for _, w := range split {
+			words = append(words, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: w, Line: n.Line, Column: n.Column})
+		}
+	}
+	var argv []Text
+	for _, w := range words {
+		v := r.scalar(w, "an argument of command")
+		r.hostArgument(w, v)
+		argv = append(argv, r.reference(w, v, true))
+	}
+	if len(argv) == 0 || len(argv[0]) == 0 {
+		r.refuse(n, ruleField, "command is empty").Fix("name a program, or remove the line to run the image's own")
+	}
+	return argv
+}
+
+func (r *reader) hostArgument(n *yaml.Node, v string) {
+	_, after, ok := strings.Cut(v, "@@")
+	if ok && after != "" && after[0] >= '0' && after[0] <= '9' {
+		r.refuse(n, ruleUnsupported, "the host argument @@%c is known to the SCONE language, but not supported yet", after[0]).
+			Fix("write the argument out: the host is trusted by nobody")
+	}
+}
+
+// SplitCommand splits at white space; single or double quotes keep it. A
+// backslash stands for itself.
+func SplitCommand(s string) ([]string, error) {
+	var words []string
+	var word strings.Builder
+	inWord, quote := false, rune(0)
+	for _, c := range s {
+		switch {
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote == 0 && (c == '\'' || c == '"'):
+			quote, inWord = c, true
+		case quote == 0 && strings.ContainsRune(" \t\r\n", c):
+			if inWord {
+				words, inWord = append(words, word.String()), false
+				word.Reset()
+			}
+		default:
+			word.WriteRune(c)
+			inWord = true
+		}
+	}
+	if quote != 0 {
+		return nil, fmt.Errorf("the quote %c is not closed", quote)
+	}
+	if inWord {
+		words = append(words, word.String())
+	}
+	return words, nil
+}
+
+func (r *reader) environment(s fields) []EnvVar {
+	n := s.values["environment"]
+	if n == nil || isNull(n) {
+		return nil
+	}
+	if n.Kind != yaml.MappingNode {
+		r.refuse(n, ruleField, "environment is no mapping").Want("NAME: VALUE")
+		return nil
+	}
+	var out []EnvVar
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		switch {
+		case strings.HasPrefix(key.Value, `\@\@`) || strings.HasPrefix(key.Value, "@@"):
+			r.refuse(key, ruleUnsupported, "a variable that the host fills in is known to the SCONE language, but not supported yet").
+				Fix("write the value out: the host is trusted by nobody")
+		case key.Value == "" || strings.Contains(key.Value, "="):
+			r.refuse(key, ruleField, "the variable name %q", clip(key.Value)).Want("one without = that is not empty")
+		}
+		out = append(out, EnvVar{key.Value, r.reference(value, r.scalar(value, key.Value), true)})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}

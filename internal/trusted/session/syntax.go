@@ -1,0 +1,163 @@
+package session
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+	"go.yaml.in/yaml/v4"
+)
+
+// Limits of a session's text.
+const (
+	MaxSize  = 1 << 20 // bytes
+	maxDepth = 32      // nested lists and mappings; the language needs 7
+)
+
+// Rules under which text is refused.
+const (
+	ruleSyntax      = "session_syntax"
+	ruleUnknownKey  = "session_unknown_key"
+	ruleDuplicate   = "session_duplicate_key"
+	ruleUnsupported = "session_unsupported"
+	ruleField       = "session_field"
+	ruleReference   = "session_reference"
+	ruleVersion     = "session_version"
+	ruleVariable    = "session_variable"
+)
+
+// Tree reads one YAML document strictly and returns its root mapping: UTF-8, no
+// anchors, aliases, tags, complex or duplicate keys, no second document.
+// Refusals are *problem.Error with line and column.
+func Tree(text []byte) (*yaml.Node, error) {
+	if len(text) > MaxSize {
+		return nil, problem.New(problem.Invalid, ruleSyntax, "the session has %d bytes", len(text)).
+			Want("at most %d", MaxSize).Fix("move large file contents into the image or a volume")
+	}
+	if !utf8.Valid(text) {
+		line, column := positionOfBadUTF8(text)
+		return nil, problem.New(problem.Invalid, ruleSyntax, "line %d column %d: not UTF-8", line, column).
+			Fix("save the file as UTF-8")
+	}
+	loader, err := yaml.NewLoader(bytes.NewReader(text))
+	if err != nil {
+		return nil, syntaxError(err)
+	}
+	var doc, second yaml.Node
+	switch err := loader.Load(&doc); {
+	case errors.Is(err, io.EOF):
+		return nil, problem.New(problem.Invalid, ruleSyntax, "line 1 column 1: the session is empty")
+	case err != nil:
+		return nil, syntaxError(err)
+	}
+	switch err := loader.Load(&second); {
+	case err == nil:
+		return nil, refusal(&second, ruleSyntax, "a second YAML document").Want("one document a file").Fix("remove the line ---")
+	case !errors.Is(err, io.EOF):
+		return nil, syntaxError(err)
+	}
+	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
+		return nil, refusal(&doc, ruleSyntax, "the document is no mapping").Want("`name: …`, `version: …` and so on")
+	}
+	root := doc.Content[0]
+	if err := checkNode(root, 1); err != nil {
+		return nil, err
+	}
+	return root, nil
+}
+
+// checkNode refuses what YAML has and the language has not.
+func checkNode(n *yaml.Node, depth int) error {
+	switch {
+	case n.Kind == yaml.AliasNode || n.Anchor != "":
+		return refusal(n, ruleSyntax, "a YAML anchor or alias").Fix("write the value out")
+	case n.Style&yaml.TaggedStyle != 0:
+		return refusal(n, ruleSyntax, "the YAML tag %s", clip(n.Tag)).Fix("remove the tag")
+	case strings.ContainsRune(n.Value, 0):
+		return refusal(n, ruleSyntax, "a NUL character").Fix("remove it; put binary data into a secret of kind binary")
+	case depth > maxDepth:
+		return refusal(n, ruleSyntax, "nested more than %d deep", maxDepth)
+	}
+	if n.Kind == yaml.MappingNode {
+		if err := checkKeys(n); err != nil {
+			return err
+		}
+	}
+	for _, c := range n.Content {
+		if err := checkNode(c, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkKeys(n *yaml.Node) error {
+	seen := make(map[string]*yaml.Node, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i]
+		if key.Kind != yaml.ScalarNode || isNull(key) {
+			return refusal(key, ruleSyntax, "a key that is no plain word")
+		}
+		if first := seen[key.Value]; first != nil {
+			return refusal(key, ruleDuplicate, "the key %q again", clip(key.Value)).
+				Want("each key once; the first is at line %d", first.Line).Fix("remove one of the two")
+		}
+		seen[key.Value] = key
+	}
+	return nil
+}
+
+func isNull(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && n.Style == 0 && n.Tag == "!!null"
+}
+
+// refusal is an error at a node.
+func refusal(n *yaml.Node, rule, format string, args ...any) *problem.Error {
+	return problem.New(problem.Invalid, rule, "%s: %s", place(n), fmt.Sprintf(format, args...))
+}
+
+func place(n *yaml.Node) string { return fmt.Sprintf("line %d column %d", n.Line, n.Column) }
+
+// syntaxError turns the YAML library's error into ours.
+func syntaxError(err error) *problem.Error {
+	message, line, column := "not YAML", 1, 1
+	if le, ok := errors.AsType[*yaml.LoadError](err); ok {
+		message = le.Message
+		for _, m := range []struct{ line, column int }{
+			{le.Mark.Line, le.Mark.Column}, {le.ContextMark.Line, le.ContextMark.Column},
+		} {
+			if m.line > 0 {
+				line, column = m.line, max(m.column, 1)
+				break
+			}
+		}
+	}
+	return problem.New(problem.Invalid, ruleSyntax, "line %d column %d: %s", line, column, message).
+		Fix("mend the YAML: check indentation, quotes and brackets at that place")
+}
+
+func positionOfBadUTF8(text []byte) (line, column int) {
+	line, column = 1, 1
+	for len(text) > 0 {
+		r, size := utf8.DecodeRune(text)
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		if column++; r == '\n' {
+			line, column = line+1, 1
+		}
+		text = text[size:]
+	}
+	return line, column
+}
+
+func clip(s string) string {
+	if len(s) > 80 {
+		return strings.ToValidUTF8(s[:80], "") + "…"
+	}
+	return s
+}

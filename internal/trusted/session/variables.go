@@ -1,0 +1,206 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
+	"go.yaml.in/yaml/v4"
+)
+
+// piece is a part of a scalar in a template: a literal, or a variable's name.
+type piece struct{ literal, variable string }
+
+var variableName = regexp.MustCompile(`^(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})`)
+
+// scan splits a scalar's text. `\$` stands for a dollar; $$SCONE::…$$ passes
+// through as a whole.
+func scan(s string) []piece {
+	var out []piece
+	var literal strings.Builder
+	flush := func() {
+		if literal.Len() > 0 {
+			out = append(out, piece{literal: literal.String()})
+			literal.Reset()
+		}
+	}
+	for s != "" {
+		switch {
+		case strings.HasPrefix(s, `\$`):
+			literal.WriteByte('$')
+			s = s[2:]
+			continue
+		case strings.HasPrefix(s, refOpen):
+			if end := strings.Index(s[len(refOpen):], refClose); end >= 0 {
+				end += len(refOpen) + len(refClose)
+				literal.WriteString(s[:end])
+				s = s[end:]
+				continue
+			}
+		case s[0] == '$':
+			if m := variableName.FindStringSubmatch(s[1:]); m != nil {
+				flush()
+				out = append(out, piece{variable: m[1] + m[2]})
+				s = s[1+len(m[0]):]
+				continue
+			}
+		}
+		literal.WriteByte(s[0])
+		s = s[1:]
+	}
+	flush()
+	return out
+}
+
+// EscapeVariables writes s so that Fill gives back s: dollars outside of
+// references are escaped. It refuses the one text for which that is impossible,
+// a backslash right before a reference.
+func EscapeVariables(s string) (string, error) {
+	var b strings.Builder
+	for rest := s; rest != ""; {
+		if strings.HasPrefix(rest, refOpen) {
+			if end := strings.Index(rest[len(refOpen):], refClose); end >= 0 {
+				end += len(refOpen) + len(refClose)
+				b.WriteString(rest[:end])
+				rest = rest[end:]
+				continue
+			}
+		}
+		if rest[0] == '$' {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(rest[0])
+		rest = rest[1:]
+	}
+	pieces := scan(b.String())
+	if len(pieces) > 1 || len(pieces) == 1 && pieces[0].literal != s {
+		return "", fmt.Errorf("a backslash before $$SCONE::…$$ can't be written in a template")
+	}
+	return b.String(), nil
+}
+
+// Variables returns the names of the template variables $NAME and ${NAME} in
+// the values of a template, in the order in which they first stand.
+func Variables(text []byte) ([]string, error) {
+	root, err := Tree(text)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	eachValue(root, func(n *yaml.Node) {
+		for _, p := range scan(n.Value) {
+			if p.variable != "" && !slices.Contains(names, p.variable) {
+				names = append(names, p.variable)
+			}
+		}
+	})
+	return names, nil
+}
+
+// eachValue visits every scalar that is no key.
+func eachValue(n *yaml.Node, visit func(*yaml.Node)) {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		visit(n)
+	case yaml.MappingNode:
+		for i := 1; i < len(n.Content); i += 2 {
+			eachValue(n.Content[i], visit)
+		}
+	default:
+		for _, c := range n.Content {
+			eachValue(c, visit)
+		}
+	}
+}
+
+// Fill replaces the template variables in the values (never in keys) and
+// returns the session's text. A value becomes text in the place where its
+// variable stands, whatever it holds: it can't become structure, and one that
+// would make a reference $$SCONE::…$$ is refused. A variable that value does
+// not know is an error with line and column. What Fill returns holds secrets.
+func Fill(text []byte, value func(name string) (secret.Value, bool)) ([]byte, error) {
+	root, err := Tree(text)
+	if err != nil {
+		return nil, err
+	}
+	var refused error
+	eachValue(root, func(n *yaml.Node) {
+		if refused == nil {
+			refused = fillNode(n, value)
+		}
+	})
+	if refused != nil {
+		return nil, refused
+	}
+	stripComments(root)
+	out, err := yaml.Dump(root, yaml.WithLineWidth(-1))
+	if err != nil {
+		return nil, problem.New(problem.Internal, ruleVariable, "write the filled session").Fix("report this as a bug")
+	}
+	again, err := Tree(out)
+	if p, ok := errors.AsType[*problem.Error](err); ok && len(out) > MaxSize {
+		return nil, p
+	}
+	if err != nil || !sameTree(root, again) {
+		return nil, problem.New(problem.Internal, ruleVariable, "the filled session does not read back as it was written").
+			Fix("report this as a bug, with the template and without the values")
+	}
+	return out, nil
+}
+
+func fillNode(n *yaml.Node, value func(string) (secret.Value, bool)) error {
+	pieces := scan(n.Value)
+	if len(pieces) == 0 || len(pieces) == 1 && pieces[0].literal == n.Value {
+		return nil
+	}
+	var b strings.Builder
+	references := 0
+	for _, p := range pieces {
+		if p.variable == "" {
+			references += strings.Count(p.literal, refIntro)
+			b.WriteString(p.literal)
+			continue
+		}
+		v, ok := value(p.variable)
+		if !ok {
+			return problem.New(problem.Invalid, ruleVariable, "Value for variable $%s is missing at %s", p.variable, place(n)).
+				Fix("give it with -e %s=VALUE", p.variable)
+		}
+		if raw := v.Reveal(); !utf8.Valid(raw) || slices.Contains(raw, 0) {
+			return refusal(&yaml.Node{Line: n.Line, Column: n.Column}, ruleVariable, "the value of $%s is no text", p.variable).
+				Want("UTF-8 without NUL")
+		}
+		b.Write(v.Reveal())
+	}
+	if strings.Count(b.String(), refIntro) != references {
+		return refusal(&yaml.Node{Line: n.Line, Column: n.Column}, ruleVariable,
+			"a variable's value would become a reference to a secret").Want("values without $$SCONE")
+	}
+	n.Value, n.Tag, n.Style = b.String(), "!!str", yaml.DoubleQuotedStyle
+	return nil
+}
+
+func stripComments(n *yaml.Node) {
+	n.HeadComment, n.LineComment, n.FootComment = "", "", ""
+	for _, c := range n.Content {
+		stripComments(c)
+	}
+}
+
+// sameTree compares kinds, scalar types and values.
+func sameTree(a, b *yaml.Node) bool {
+	if a.Kind != b.Kind || a.Value != b.Value || isNull(a) != isNull(b) || len(a.Content) != len(b.Content) {
+		return false
+	}
+	for i := range a.Content {
+		if !sameTree(a.Content[i], b.Content[i]) {
+			return false
+		}
+	}
+	return true
+}
