@@ -82,10 +82,19 @@ func NewMirrorSource(root string, l *Lock, client *http.Client) *MirrorSource {
 	return s
 }
 
+// URLs lists where the mirror may have a blob, best first.
+func (s *MirrorSource) URLs(d ident.Digest) []string {
+	var all []string
+	for _, p := range s.blobs[d] {
+		all = append(all, s.Root+"/"+(&url.URL{Path: p}).EscapedPath())
+	}
+	return all
+}
+
 // Open implements Source.
 func (s *MirrorSource) Open(ctx context.Context, d ident.Digest) (io.ReadCloser, error) {
-	for _, p := range s.blobs[d] {
-		r, err := get(ctx, s.Client, s.Root+"/"+(&url.URL{Path: p}).EscapedPath(), "")
+	for _, u := range s.URLs(d) {
+		r, err := get(ctx, s.Client, u, "")
 		if problem.KindOf(err) == problem.NotFound && err != nil {
 			continue
 		}

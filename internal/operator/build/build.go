@@ -1,0 +1,295 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/rebuild"
+)
+
+// Registry keeps what was built.
+type Registry interface {
+	// PushImage stores the image under REPOSITORY:TAG.
+	PushImage(ctx context.Context, ref string, img *rebuild.Image) error
+	// PushArtifact stores a manifest and the blobs that it names, out of src.
+	PushArtifact(ctx context.Context, ref string, manifest []byte, src rebuild.Source) error
+	// Source reads the blobs of the repository of REPOSITORY:TAG.
+	Source(ref string) (rebuild.Source, error)
+}
+
+// Options say what to build and with what.
+type Options struct {
+	Definition *rebuild.Definition
+	Text       []byte       // the definition's own bytes, for the artifact
+	LockFile   string       // read if it exists, else written
+	Update     bool         // write a new lock even if there is one
+	Cache      string       // folder of downloads
+	Mirrors    Mirrors      // where the archives are
+	Client     *http.Client // for the mirrors
+	Registry   Registry     // nil: nothing is stored
+	Launcher   ident.Digest // of the cupel-init that will start the image
+	Rebuild    rebuild.Builder
+	Step       func(string) // told of progress, one line each
+}
+
+// Result is what came out.
+type Result struct {
+	Runtime     string            `json:"runtime"`
+	Image       string            `json:"image,omitempty"`    // REPOSITORY:TAG
+	Artifact    string            `json:"artifact,omitempty"` // REPOSITORY:TAG of the sources
+	Config      ident.Digest      `json:"config"`
+	Manifest    ident.Digest      `json:"manifest"`
+	Bytes       int64             `json:"bytes"`
+	Date        time.Time         `json:"index_date"`
+	Packages    int               `json:"packages"`
+	Lock        string            `json:"lock"`
+	NewLock     bool              `json:"new_lock"`
+	Measurement ident.Measurement `json:"measurement"`
+}
+
+// ImageRef is where a runtime's image is kept in the registry.
+func ImageRef(runtime string) string { return "runtimes/" + runtime + ":latest" }
+
+// Build makes the image, writes the lock where there was none, and stores both
+// image and sources. Nothing is stored unless everything was verified.
+func Build(ctx context.Context, o Options) (*Result, error) {
+	if o.Step == nil {
+		o.Step = func(string) {}
+	}
+	c := cache{o.Cache}
+	unlock, err := c.lock(ctx, func() { o.Step("waiting for another build on this machine") })
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	l, old, err := o.lock(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.fetch(ctx, c, l, old); err != nil {
+		return nil, err
+	}
+	o.Rebuild.Observe = func(k rebuild.Check) { o.Step("verified: " + k.Detail) }
+	img, err := o.Rebuild.Build(ctx, o.Definition, l, c)
+	if err != nil {
+		return nil, err
+	}
+	defer img.Close() //nolint:errcheck // temporary files
+	cfg, err := launch.ParseImageConfig(img.Config())
+	if err != nil {
+		return nil, err
+	}
+	m, err := launch.Expected(cfg, o.Launcher)
+	if err != nil {
+		return nil, err
+	}
+	r := &Result{Runtime: o.Definition.Name, Config: img.ConfigDigest(), Manifest: img.ManifestDigest(), Bytes: img.Size(),
+		Date: img.Date(), Packages: len(l.Packages), Lock: o.LockFile, NewLock: !old, Measurement: m}
+	return r, o.store(ctx, c, l, img, r)
+}
+
+func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebuild.Image, r *Result) error {
+	lock, err := l.Encode()
+	if err != nil {
+		return err
+	}
+	if o.Registry != nil {
+		manifest, err := rebuild.SourcesManifest(l, lock, o.Text)
+		if err != nil {
+			return err
+		}
+		for _, b := range [][]byte{lock, o.Text, rebuild.EmptyConfig} {
+			if err := c.put(b); err != nil {
+				return err
+			}
+		}
+		r.Artifact, r.Image = l.Artifact, ImageRef(l.Runtime)
+		o.Step("storing the sources as " + r.Artifact)
+		if err := o.Registry.PushArtifact(ctx, r.Artifact, manifest, c); err != nil {
+			return err
+		}
+		o.Step("storing the image as " + r.Image)
+		if err := o.Registry.PushImage(ctx, r.Image, img); err != nil {
+			return err
+		}
+	}
+	if !r.NewLock {
+		return nil
+	}
+	return writeFile(o.LockFile, lock)
+}
+
+// lock returns the existing lock, or resolves a new one.
+func (o Options) lock(ctx context.Context, c cache) (_ *rebuild.Lock, old bool, err error) {
+	if !o.Update {
+		text, err := os.ReadFile(o.LockFile)
+		if err == nil {
+			l, err := rebuild.ParseLock(text)
+			if err == nil {
+				o.Step("using the lock " + o.LockFile)
+			}
+			return l, true, err
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, false, problem.New(problem.Invalid, "runtime_lock", "%w", err)
+		}
+	}
+	l, err := o.resolve(ctx, c)
+	return l, false, err
+}
+
+// resolve asks the mirrors what the definition means today.
+func (o Options) resolve(ctx context.Context, c cache) (*rebuild.Lock, error) {
+	def := o.Definition
+	l := &rebuild.Lock{Version: 1, Runtime: def.Name, Definition: def.Digest(), Suite: def.Suite, Architecture: def.Architecture}
+	for _, a := range def.Archives() {
+		o.Step(fmt.Sprintf("reading the index of %s from %s", a.Suite, o.Mirrors[a.Folder]))
+		text, err := o.read(ctx, o.Mirrors[a.Folder]+"/"+a.InReleasePath())
+		if err != nil {
+			return nil, err
+		}
+		x, err := o.Rebuild.ResolveIndex(a, def.Architecture, text)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.put(text); err != nil {
+			return nil, err
+		}
+		l.Indices = append(l.Indices, x)
+	}
+	for _, x := range l.Indices {
+		if c.has(x.Packages) {
+			continue
+		}
+		base := o.Mirrors[x.Archive] + "/" + path.Dir(x.Packages.Path)
+		urls := []string{base + "/by-hash/SHA256/" + x.Packages.SHA256.String(), base + "/" + path.Base(x.Packages.Path)}
+		if err := c.download(ctx, o.Client, "package list of "+x.Suite, x.Packages, urls); err != nil {
+			return nil, err
+		}
+	}
+	if err := o.Rebuild.ResolvePackages(ctx, def, l, c); err != nil {
+		return nil, err
+	}
+	text, err := l.Encode()
+	if err != nil {
+		return nil, err
+	}
+	l.Artifact = fmt.Sprintf("runtimes/%s/sources:%.16s", def.Name, ident.Sum(text))
+	return l, nil
+}
+
+func (o Options) read(ctx context.Context, address string) ([]byte, error) {
+	var last error
+	for try := range 3 {
+		if try > 0 {
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(time.Duration(try) * 500 * time.Millisecond):
+			}
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+		if err != nil {
+			return nil, problem.New(problem.Invalid, "mirror_address", "%w", err)
+		}
+		req.Header.Set("User-Agent", "cupel")
+		resp, err := o.Client.Do(req)
+		if err != nil {
+			last = unreachable(req, err)
+			continue
+		}
+		b, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+		_ = resp.Body.Close()
+		switch {
+		case resp.StatusCode != http.StatusOK:
+			last = unreachable(req, errors.New(resp.Status))
+		case err != nil:
+			last = unreachable(req, err)
+		default:
+			return b, nil
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, last
+}
+
+// fetch brings everything that the lock names into the cache: from where the
+// bytes are nearest to where they may have gone from.
+func (o Options) fetch(ctx context.Context, c cache, l *rebuild.Lock, old bool) error {
+	var sources rebuild.Source
+	if old && o.Registry != nil && l.Artifact != "" {
+		s, err := o.Registry.Source(l.Artifact)
+		if err != nil {
+			return err
+		}
+		sources = s
+	}
+	blobs := l.Blobs()
+	o.Step(fmt.Sprintf("fetching %d files", len(blobs)))
+	var bytes, files atomic.Int64
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for _, b := range blobs {
+		g.Go(func() error {
+			if c.has(b.Blob) {
+				return nil
+			}
+			if sources != nil {
+				if ok, err := c.fromSource(gctx, sources, b.Blob); ok || gctx.Err() != nil {
+					return err
+				}
+			}
+			root := o.Mirrors[b.Archive] + "/"
+			dir, name := path.Split(b.Path)
+			urls := []string{root + (&url.URL{Path: b.Path}).EscapedPath()}
+			if name == "Packages.xz" {
+				urls = append([]string{root + dir + "by-hash/SHA256/" + b.SHA256.String()}, urls...)
+			}
+			if err := c.download(gctx, o.Client, name, b.Blob, urls); err != nil {
+				return err
+			}
+			bytes.Add(b.Size)
+			if n := files.Add(1); n%10 == 0 {
+				o.Step(fmt.Sprintf("downloaded %d files, %.1f MB", n, float64(bytes.Load())/1e6))
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	o.Step(fmt.Sprintf("downloaded %d files, %.1f MB; %d were here", files.Load(), float64(bytes.Load())/1e6, int64(len(blobs))-files.Load()))
+	return nil
+}
+
+// writeFile puts a file in place whole or not at all.
+func writeFile(name string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
+	if err != nil {
+		return spaceError(err)
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	return spaceError(err)
+}
