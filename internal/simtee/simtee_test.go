@@ -121,6 +121,20 @@ func TestNotBelievedByDefault(t *testing.T) {
 	}
 }
 
+// TestPinnedRoot: the SHA-256 of the root is enough to opt in.
+func TestPinnedRoot(t *testing.T) {
+	c := newClock()
+	p := open(t, t.TempDir(), c.now)
+	v := verifier(t, dcap.Roots{SimulationPins: []ident.Digest{ident.Sum(p.Root().Raw)}})
+	claims, err := v.Verify(quote(t, p, launch, attest.Data64{}), c.now())
+	if err != nil || !claims.Simulated {
+		t.Errorf("simulated %v, %v", claims.Simulated, err)
+	}
+	if _, err := v.Verify(quote(t, open(t, t.TempDir(), c.now), launch, attest.Data64{}), c.now()); err == nil {
+		t.Error("another root accepted")
+	}
+}
+
 // TestEveryNameSaysSimulated: subject names are what a person sees of a chain.
 func TestEveryNameSaysSimulated(t *testing.T) {
 	p := open(t, t.TempDir(), newClock().now)

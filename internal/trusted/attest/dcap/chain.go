@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
+
+	"cupel.dev/cupel/internal/trusted/ident"
 )
 
 // The roles that a chain's first certificate may have, told by the end of its
@@ -66,12 +69,18 @@ func (v *Verifier) anchor(c *x509.Certificate) (simulated bool, err error) {
 			return r.simulated, nil
 		}
 	}
+	if slices.Contains(v.pins, ident.Sum(c.Raw)) {
+		if err := checkRoot(c); err != nil {
+			return false, malformed("pck_chain", "root %q: %w", c.Subject, err)
+		}
+		return true, nil
+	}
 	if strings.Contains(c.Subject.String(), SimulationMark) {
-		return false, unproven("simulation_root", "the evidence comes from a SIMULATED platform with root %x", digest(c)).
+		return false, unproven("simulation_root", "the evidence comes from a SIMULATED platform with root %s", ident.Sum(c.Raw)).
 			Want("a hardware maker's root").
 			Fix("trust that root on purpose if this is a test: whoever verifies has to be given it (cupel-cas: --simulation-root, owners: --trust-simulation)")
 	}
-	return false, unproven("unknown_root", "the chain ends in %q (SHA-256 %x)", c.Subject, digest(c)).Want("a root that this verifier was given")
+	return false, unproven("unknown_root", "the chain ends in %q (SHA-256 %s)", c.Subject, ident.Sum(c.Raw)).Want("a root that this verifier was given")
 }
 
 // signerChain verifies the two certificates of who signed TCB info or QE

@@ -39,10 +39,12 @@ import (
 )
 
 // Roots are the certificates that a chain may end in. A root in Simulation
-// makes claims that say so.
+// makes claims that say so; SimulationPins does the same for roots of which only
+// the SHA-256 (over the DER form) is at hand.
 type Roots struct {
-	Production []*x509.Certificate
-	Simulation []*x509.Certificate
+	Production     []*x509.Certificate
+	Simulation     []*x509.Certificate
+	SimulationPins []ident.Digest
 }
 
 // SimulationMark is in the subject of every certificate of a simulated
@@ -53,6 +55,7 @@ const SimulationMark = "SIMULATED"
 // Verifier judges quotes against fixed roots.
 type Verifier struct {
 	roots []root
+	pins  []ident.Digest // of further simulation roots
 	memo  *memo
 }
 
@@ -67,7 +70,7 @@ const memoSize = 256
 // New returns a Verifier that accepts chains to the given roots only. No root
 // at all, a root in both lists, and a marked root in Production are errors.
 func New(roots Roots) (*Verifier, error) {
-	v := &Verifier{memo: newMemo(memoSize)}
+	v := &Verifier{memo: newMemo(memoSize), pins: slices.Clone(roots.SimulationPins)}
 	for _, c := range roots.Production {
 		if strings.Contains(c.Subject.String(), SimulationMark) {
 			return nil, fmt.Errorf("production root %q is a simulated platform's", c.Subject)
@@ -82,7 +85,12 @@ func New(roots Roots) (*Verifier, error) {
 		}
 		v.roots = append(v.roots, root{cert: c, simulated: true})
 	}
-	if len(v.roots) == 0 {
+	for _, pin := range v.pins {
+		if slices.ContainsFunc(roots.Production, func(c *x509.Certificate) bool { return ident.Sum(c.Raw) == pin }) {
+			return nil, fmt.Errorf("root %s is given for production and for simulation", pin)
+		}
+	}
+	if len(v.roots)+len(v.pins) == 0 {
 		return nil, errors.New("no root certificates: nothing could be verified")
 	}
 	for _, r := range v.roots {

@@ -1,7 +1,6 @@
 package dcap
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
@@ -124,5 +123,3 @@ func number(v asn1.RawValue, most int) (int, error) {
 	}
 	return n, nil
 }
-
-func digest(c *x509.Certificate) [32]byte { return sha256.Sum256(c.Raw) }

@@ -13,16 +13,19 @@ import (
 type status string
 
 const (
-	upToDate                status = "UpToDate"
-	swHardeningNeeded       status = "SWHardeningNeeded"
-	configurationNeeded     status = "ConfigurationNeeded"
-	configurationAndSW      status = "ConfigurationAndSWHardeningNeeded"
-	outOfDate               status = "OutOfDate"
-	outOfDateConfiguration  status = "OutOfDateConfigurationNeeded"
-	revoked                 status = "Revoked"
-	components                     = 16
-	documentVersionTCBInfo         = 3
-	documentVersionIdentity        = 2
+	upToDate               status = "UpToDate"
+	swHardeningNeeded      status = "SWHardeningNeeded"
+	configurationNeeded    status = "ConfigurationNeeded"
+	configurationAndSW     status = "ConfigurationAndSWHardeningNeeded"
+	outOfDate              status = "OutOfDate"
+	outOfDateConfiguration status = "OutOfDateConfigurationNeeded"
+	revoked                status = "Revoked"
+)
+
+const (
+	components              = 16
+	documentVersionTCBInfo  = 3
+	documentVersionIdentity = 2
 )
 
 func (s status) known() bool {

@@ -45,6 +45,7 @@ func TestNewRefusesRoots(t *testing.T) {
 		"simulated as real":     {dcap.Roots{Production: []*x509.Certificate{sim}}, "simulated platform's"},
 		"not an authority":      {dcap.Roots{Production: []*x509.Certificate{&leaf}}, "not an authority"},
 		"simulated, in both":    {dcap.Roots{Production: []*x509.Certificate{sim}, Simulation: []*x509.Certificate{sim}}, "simulated platform's"},
+		"pinned and real":       {dcap.Roots{Production: []*x509.Certificate{intel}, SimulationPins: []ident.Digest{ident.Sum(intel.Raw)}}, "for production and for simulation"},
 		"both kinds is allowed": {dcap.Roots{Production: []*x509.Certificate{intel}, Simulation: []*x509.Certificate{sim}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
