@@ -25,6 +25,7 @@ import (
 	_ "github.com/google/nftables"
 	_ "github.com/opencontainers/runtime-spec/specs-go"
 	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/sirupsen/logrus"
 	_ "github.com/spf13/cobra"
 	_ "github.com/ulikunitz/xz"
 	_ "github.com/vishvananda/netlink"

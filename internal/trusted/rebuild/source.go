@@ -95,7 +95,7 @@ func (s *MirrorSource) URLs(d ident.Digest) []string {
 func (s *MirrorSource) Open(ctx context.Context, d ident.Digest) (io.ReadCloser, error) {
 	for _, u := range s.URLs(d) {
 		r, err := get(ctx, s.Client, u, "")
-		if problem.KindOf(err) == problem.NotFound && err != nil {
+		if err != nil && problem.KindOf(err) == problem.NotFound {
 			continue
 		}
 		return r, err

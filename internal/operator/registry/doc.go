@@ -1,0 +1,15 @@
+// Package registry is the OCI transport of images, runtime sources and volume
+// snapshots: an embedded registry and a client that speaks to it or to any
+// other.
+//
+// It is on the operator's side and holds nothing that needs trust: images are
+// measured when they start, sources are hashed by whoever builds from them,
+// snapshots are ciphertext whose tag the CAS knows.
+//
+// The embedded registry owns one folder. Anybody on this machine may write to
+// it; from elsewhere it can be read only, whatever address it listens on.
+//
+// Server and Client are safe for concurrent use. One process serves a folder at
+// a time for long; a second one that only pushes does no harm, but may not
+// collect garbage.
+package registry

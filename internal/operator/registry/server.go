@@ -1,0 +1,136 @@
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
+	"github.com/sirupsen/logrus"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Server is the embedded registry.
+type Server struct {
+	dir     string
+	app     *handlers.App
+	handler http.Handler
+	logger  *slog.Logger
+}
+
+// Open makes a registry over the folder, which it makes. The library below logs
+// to a logger of its own that every user of it in this process shares; its
+// lines go to logger, at debug level.
+func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err error) {
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, problem.New(problem.Invalid, "registry_folder", "%w", err).Fix("choose another state folder with --state")
+	}
+	logrus.SetOutput(lineLogger{logger})
+	logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, DisableTimestamp: true})
+	secret := make([]byte, 32)
+	if _, err := rand.Read(secret); err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	c := &configuration.Configuration{Storage: configuration.Storage{
+		"filesystem":  {"rootdirectory": dir},
+		"delete":      {"enabled": true},
+		"redirect":    {"disable": true},
+		"maintenance": {"uploadpurging": map[any]any{"enabled": false}},
+	}}
+	c.HTTP.Secret = hex.EncodeToString(secret)
+	c.HTTP.RelativeURLs = true
+	defer func() { // the library's constructor panics where others return an error
+		if p := recover(); p != nil {
+			err = fmt.Errorf("registry: %v", p)
+		}
+	}()
+	app := handlers.NewApp(ctx, c)
+	return &Server{dir: dir, app: app, handler: guard(app), logger: logger}, nil
+}
+
+// lineLogger forwards the library's lines.
+type lineLogger struct{ logger *slog.Logger }
+
+func (l lineLogger) Write(p []byte) (int, error) {
+	l.logger.Debug("registry library", "line", strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// guard lets only this machine write.
+func guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		local := err == nil && from.Addr().Unmap().IsLoopback()
+		if !local && r.Method != http.MethodGet && r.Method != http.MethodHead {
+			http.Error(w, `{"errors":[{"code":"DENIED","message":"only the registry's own machine may write"}]}`, http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Handler serves the OCI distribution API.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Serve answers on ln until ctx ends; requests in flight get five seconds.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug)}
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if srv.Shutdown(end) != nil {
+			_ = srv.Close()
+		}
+	})
+	err := srv.Serve(ln)
+	if !stop() {
+		<-done
+	}
+	if errors.Is(err, http.ErrServerClosed) && ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("registry: %w", err)
+}
+
+// Close ends what the library runs in the background.
+func (s *Server) Close() error { return s.app.Shutdown() }
+
+// Collect removes what no tag leads to any more. Nobody may write meanwhile, in
+// any process: call it before Serve.
+func (s *Server) Collect(ctx context.Context) error {
+	if _, err := os.Stat(filepath.Join(s.dir, "docker", "registry", "v2", "repositories")); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	driver := filesystem.New(filesystem.DriverParameters{RootDirectory: s.dir, MaxThreads: 25})
+	reg, err := storage.NewRegistry(ctx, driver, storage.EnableDelete)
+	if err != nil {
+		return fmt.Errorf("registry: collect garbage: %w", err)
+	}
+	if err := storage.MarkAndSweep(ctx, driver, reg, storage.GCOpts{RemoveUntagged: true, Quiet: true}); err != nil {
+		return fmt.Errorf("registry: collect garbage: %w", err)
+	}
+	return nil
+}
+
+var _ io.Writer = lineLogger{}

@@ -1,0 +1,124 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/rebuild"
+)
+
+// Media types of a volume's snapshot.
+const (
+	SnapshotType      = "application/vnd.cupel.volume.v1"
+	mediaTypeSnapshot = "application/vnd.cupel.volume.snapshot.v1"
+)
+
+// keepSnapshots is how many generations stay: the newest may not have reached
+// the CAS, then the one before is the one that counts.
+const keepSnapshots = 2
+
+func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
+
+func snapshotRepo(volume ident.Digest) string { return "volumes/" + volume.String() }
+
+func snapshotTag(generation uint64) string { return "g" + strconv.FormatUint(generation, 10) }
+
+// Push stores a volume's ciphertext as the artifact volumes/ID:gGENERATION and
+// drops generations before the last two. It returns when the registry has it.
+func (c *Client) Push(ctx context.Context, volume ident.Digest, generation uint64, size int64, open func() (io.ReadCloser, error)) error {
+	digest, err := sum(open, size)
+	if err != nil {
+		return err
+	}
+	m := rebuild.Manifest{SchemaVersion: 2, MediaType: rebuild.MediaTypeManifest, ArtifactType: SnapshotType,
+		Config: rebuild.Descriptor{MediaType: rebuild.MediaTypeEmpty, Digest: "sha256:" + ident.Sum(rebuild.EmptyConfig).String(),
+			Size: int64(len(rebuild.EmptyConfig))},
+		Layers: []rebuild.Descriptor{{MediaType: mediaTypeSnapshot, Digest: "sha256:" + digest.Hex, Size: size}},
+	}
+	manifest, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("volume manifest: %w", err)
+	}
+	parsed, err := v1.ParseManifest(bytesReader(manifest))
+	if err != nil {
+		return fmt.Errorf("volume manifest: %w", err)
+	}
+	ref := snapshotRepo(volume) + ":" + snapshotTag(generation)
+	err = c.push(ctx, ref, &content{manifest: manifest, parsed: parsed, config: rebuild.EmptyConfig,
+		open: func(v1.Hash) (io.ReadCloser, error) { return open() }})
+	if err != nil {
+		return err
+	}
+	return c.prune(ctx, volume, generation)
+}
+
+func sum(open func() (io.ReadCloser, error), size int64) (v1.Hash, error) {
+	r, err := open()
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	defer r.Close() //nolint:errcheck // read only
+	h, n, err := v1.SHA256(r)
+	if err == nil && n != size {
+		err = fmt.Errorf("volume snapshot: %d bytes where %d were announced", n, size)
+	}
+	return h, err
+}
+
+// prune deletes generations that nobody may ask for any more.
+func (c *Client) prune(ctx context.Context, volume ident.Digest, newest uint64) error {
+	repo := snapshotRepo(volume)
+	tags, err := c.Tags(ctx, repo)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		digits, _ := strings.CutPrefix(tag, "g")
+		g, err := strconv.ParseUint(digits, 10, 64)
+		if err != nil || g+keepSnapshots > newest {
+			continue
+		}
+		ref, err := c.ref(repo + ":" + tag)
+		if err != nil {
+			return err
+		}
+		// By tag: another generation may have the same bytes and manifest.
+		if err := remote.Delete(ref, c.options(ctx)...); err != nil {
+			return c.explain(ctx, "delete "+repo+":"+tag, err)
+		}
+	}
+	return nil
+}
+
+// Pull opens a stored snapshot. Its bytes are what the registry says they are:
+// the reader of sealed data judges them.
+func (c *Client) Pull(ctx context.Context, volume ident.Digest, generation uint64) (io.ReadCloser, error) {
+	what := snapshotRepo(volume) + ":" + snapshotTag(generation)
+	ref, err := c.ref(what)
+	if err != nil {
+		return nil, err
+	}
+	img, err := remote.Image(ref, c.options(ctx)...)
+	if err != nil {
+		return nil, c.explain(ctx, "read "+what, err)
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		return nil, c.explain(ctx, "read "+what, err)
+	}
+	if len(layers) != 1 {
+		return nil, problem.New(problem.Denied, "volume_snapshot", "%s has %d layers", what, len(layers)).Want("one, a volume's snapshot")
+	}
+	r, err := layers[0].Compressed()
+	return r, c.explain(ctx, "read "+what, err)
+}
