@@ -1,0 +1,135 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"net/http"
+	"net/url"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/appraise"
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/attest/dcap"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// Expectation is what a CAS must prove.
+type Expectation struct {
+	// Identities are the accepted builds; any one suffices. None is an error.
+	Identities []appraise.Identity
+	// TrustSimulation names, by the SHA-256 of their DER form, roots of
+	// simulated platforms. If any is given, nothing but those platforms is
+	// accepted, in their debug mode: a test never passes for the real thing.
+	TrustSimulation []ident.Digest
+	// Tolerate and IgnoreAdvisories are for the CAS's platform.
+	Tolerate         []appraise.Tolerance
+	IgnoreAdvisories []string
+}
+
+func (e Expectation) roots() dcap.Roots {
+	if len(e.TrustSimulation) > 0 {
+		return dcap.Roots{SimulationPins: e.TrustSimulation}
+	}
+	return dcap.Roots{Production: []*x509.Certificate{dcap.IntelRoot()}}
+}
+
+func (e Expectation) policy(data attest.Data64) appraise.Policy {
+	p := appraise.Policy{
+		Identities: e.Identities, ReportData: &data, ConfigID: new(attest.Data64), // a CAS is launched without a binding
+		Tolerate: e.Tolerate, IgnoreAdvisories: e.IgnoreAdvisories,
+	}
+	if len(e.TrustSimulation) > 0 {
+		p.Tolerate = append([]appraise.Tolerance{appraise.Simulation, appraise.DebugMode}, p.Tolerate...)
+	}
+	return p
+}
+
+// Attestation is what Attest verified.
+type Attestation struct {
+	Pin      Pin               `json:"pin"`
+	Claims   attest.Claims     `json:"claims"`
+	Decision appraise.Decision `json:"decision"`
+	Time     time.Time         `json:"time"`      // the CAS's clock
+	ClockOff time.Duration     `json:"clock_off"` // how far it is from ours
+	Since    uint64            `json:"since"`     // audit entry from which the log was verified to continue
+	Evidence ident.Digest      `json:"evidence"`  // SHA-256 of the quote, for the record
+}
+
+// Attest makes the CAS prove what it is: it sends a fresh nonce, verifies the
+// evidence and appraises it, checks that the evidence names the very key that
+// the TLS connection ended at, the clocks, the audit head's signature and, if a
+// head is known, that the log continues it. Only then is the CAS pinned (and
+// Options.Save called).
+func (c *Client) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
+	verifier, err := dcap.New(e.roots())
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "roots", "%w", err)
+	}
+	var nonce [32]byte
+	_, _ = rand.Read(nonce[:]) // never fails
+	var reply api.Attestation
+	var who release.Identity
+	var head release.SignedHead
+	err = c.do(ctx, call{
+		method: http.MethodGet, path: api.PathAttest, query: url.Values{"nonce": {hex.EncodeToString(nonce[:])}},
+		out: &reply, identity: &who, head: &head, unpinned: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if reply.Version != api.Version {
+		return nil, problem.New(problem.Internal, "reply", "attestation of version %d", reply.Version).Want("version %d", api.Version)
+	}
+	if err := sameIdentity(reply.IdentityCertificate, who.Hash); err != nil {
+		return nil, err
+	}
+	now := c.opts.Now()
+	out := &Attestation{Time: reply.Time, ClockOff: reply.Time.Sub(now), Evidence: ident.Sum(reply.Evidence.Quote)}
+	if out.Claims, err = verifier.Verify(reply.Evidence, now); err != nil {
+		return nil, err
+	}
+	if out.Decision, err = appraise.Appraise(e.policy(release.CASReportData(nonce, who.Hash)), out.Claims); err != nil {
+		return nil, err
+	}
+	if err := out.Decision.Err(); err != nil {
+		return nil, err
+	}
+	if out.ClockOff.Abs() > release.ClockSkew {
+		return nil, problem.New(problem.Denied, "cas_clock", "the CAS's clock says %s, which is %s off", stamp(reply.Time), out.ClockOff.Abs().Round(time.Second)).
+			Want("at most %s from %s", release.ClockSkew, stamp(now)).
+			Fix("set the clocks of this machine and of the CAS's right")
+	}
+	before, _ := c.Pin()
+	out.Since = before.Head.Seq
+	if err := c.keep(ctx, who, head); err != nil {
+		return nil, err
+	}
+	out.Pin, _ = c.Pin()
+	return out, nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// sameIdentity holds the certificate in the reply against the connection's.
+func sameIdentity(text string, want ident.KeyHash) error {
+	b, rest := pem.Decode([]byte(text))
+	if b == nil || len(rest) != 0 || b.Type != "CERTIFICATE" {
+		return problem.New(problem.Denied, "cas_identity", "the reply holds no identity certificate")
+	}
+	cert, err := x509.ParseCertificate(b.Bytes)
+	if err != nil {
+		return problem.New(problem.Denied, "cas_identity", "identity certificate: %w", err)
+	}
+	if got := ident.HashCertKey(cert); got != want {
+		return problem.New(problem.Denied, "cas_identity", "the reply is of identity key %s", got).
+			Want("%s, the key of the TLS connection", want).
+			Fix("do not use this connection: somebody sits between you and the CAS")
+	}
+	return nil
+}

@@ -1,0 +1,359 @@
+// Package client talks to a CAS as an owner does: it attests the CAS, uploads
+// and reads sessions, and watches the audit log.
+//
+// # What it trusts
+//
+// Nothing on the way. A Client speaks only to the identity that it was given
+// (a Pin), or, for Attest, to whatever proves to be the expected code on
+// trusted hardware and thereby becomes the Pin. Names, public certificate
+// authorities and the address prove nothing. Every reply carries the signed end
+// of the CAS's audit log; a reply whose log is behind, or forked from, what this
+// client saw before is refused.
+//
+// # Concurrency
+//
+// A Client is safe for concurrent use.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// DefaultPort is the port of a CAS's owners' API.
+const DefaultPort = "8081"
+
+// Pin is what is remembered of an attested CAS.
+type Pin struct {
+	// Identity is the hash of the CAS's identity key.
+	Identity ident.KeyHash `json:"identity"`
+	// Head is the newest end of its audit log that was seen.
+	Head release.SignedHead `json:"head"`
+}
+
+// Options are all optional.
+type Options struct {
+	// Certificate identifies the caller; only its key counts. Without one the
+	// caller is the public.
+	Certificate *tls.Certificate
+	// Pin is what an earlier Attest learned. Without it only Attest works.
+	Pin *Pin
+	// Save is called with what has to be remembered, whenever a reply moved it,
+	// before the reply is handed out; its error fails the call.
+	Save func(Pin) error
+	// Patience is how long calls that did not reach the CAS are tried again,
+	// with growing pauses; 0 means not at all.
+	Patience time.Duration
+	// Now is the clock by which certificates and evidence are judged; nil: time.Now.
+	Now func() time.Time
+}
+
+// Client is a connection to one CAS.
+type Client struct {
+	addr string
+	opts Options
+	http *http.Client
+
+	// keeping is held while pin moves, over the calls that this takes; mu guards
+	// pin itself.
+	keeping sync.Mutex
+	mu      sync.Mutex
+	pin     Pin // zero Identity: not attested
+}
+
+// New returns a Client of the CAS at addr, HOST[:PORT].
+func New(addr string, opts Options) (*Client, error) {
+	host, err := withPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	c := &Client{addr: host, opts: opts}
+	if opts.Pin != nil {
+		c.pin = *opts.Pin
+	}
+	conf := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		// The chain is checked by VerifyConnection, against the pin: nothing
+		// that public authorities certify would help.
+		InsecureSkipVerify: true, //nolint:gosec // see above
+		VerifyConnection:   c.verifyConnection,
+	}
+	if opts.Certificate != nil {
+		conf.Certificates = []tls.Certificate{*opts.Certificate}
+	}
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 60 * time.Second,
+			IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
+			DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+func withPort(addr string) (string, error) {
+	bad := func(err error) error {
+		return problem.New(problem.Invalid, "cas_address", "CAS address %q: %w", addr, err).Want("HOST[:PORT]")
+	}
+	if strings.ContainsAny(addr, "/@?# ") || addr == "" {
+		return "", bad(errors.New("not a host name or address"))
+	}
+	if _, _, err := net.SplitHostPort(addr); err == nil {
+		return addr, nil
+	}
+	host := net.JoinHostPort(strings.Trim(addr, "[]"), DefaultPort)
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		return "", bad(err)
+	}
+	return host, nil
+}
+
+// Address is the CAS's HOST:PORT.
+func (c *Client) Address() string { return c.addr }
+
+// Pin is what the client knows about the CAS by now; false before Attest.
+func (c *Client) Pin() (Pin, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pin, !c.pin.Identity.IsZero()
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// verifyConnection ends the handshake with anyone but the pinned CAS. Before
+// Attest there is no pin: then it checks the chain's form, and Attest's caller
+// learns whose it is.
+func (c *Client) verifyConnection(cs tls.ConnectionState) error {
+	id, err := release.VerifyCASChain(cs.PeerCertificates, c.opts.Now())
+	if err != nil {
+		return err
+	}
+	if pin, ok := c.Pin(); ok && id.Hash != pin.Identity {
+		return otherIdentity(c.addr, id.Hash, pin.Identity)
+	}
+	return nil
+}
+
+func otherIdentity(addr string, got, want ident.KeyHash) error {
+	return problem.New(problem.Unauthenticated, "cas_identity", "another CAS answers at %s: its identity key is %s", addr, got).
+		Want("%s, which was attested before", want).
+		Fix("find out why the CAS changed; to trust the new one on purpose, attest it anew after removing the pin (cupel cas attest --forget)")
+}
+
+// call is one request and what is read of its reply.
+type call struct {
+	method, path string
+	query        url.Values
+	body         []byte
+	status       int // of success; 0: 200
+	out          any
+	identity     *release.Identity   // set to who answered
+	head         *release.SignedHead // set to the verified head
+	unpinned     bool                // allowed before Attest; remembers nothing
+	aside        bool                // remembers nothing: part of checking the log
+}
+
+// maxReply bounds what is read of one reply.
+const maxReply = 64 << 20
+
+// do makes the call, again and again within the client's patience while the CAS
+// can't be reached.
+func (c *Client) do(ctx context.Context, q call) error {
+	pin, ok := c.Pin()
+	if !ok && !q.unpinned {
+		return problem.New(problem.Unauthenticated, "cas_not_attested", "the CAS at %s was not attested yet", c.addr).
+			Fix("run: cupel cas attest %s", c.addr)
+	}
+	deadline := time.Now().Add(c.opts.Patience)
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		err := c.once(ctx, q, pin)
+		var unreached *unreachedError
+		if !errors.As(err, &unreached) {
+			return err
+		}
+		if !unreached.again(q.method) || time.Now().Add(pause).After(deadline) {
+			return unreached.problem(c.addr, c.opts.Patience)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// unreachedError is a call that got no reply.
+type unreachedError struct{ err error }
+
+func (e *unreachedError) Error() string { return e.err.Error() }
+func (e *unreachedError) Unwrap() error { return e.err }
+
+// again reports whether trying again can't do the work twice: nothing was sent,
+// or nothing is changed by it.
+func (e *unreachedError) again(method string) bool {
+	var op *net.OpError
+	return method == http.MethodGet || errors.As(e.err, &op) && op.Op == "dial"
+}
+
+func (e *unreachedError) problem(addr string, patience time.Duration) error {
+	p := problem.New(problem.Unavailable, "cas_unreachable", "the CAS at %s does not answer: %w", addr, e.err).
+		Want("an answer within %s", patience).
+		Fix("check the address, and that the CAS runs; then try again")
+	if patience == 0 {
+		p.Expected = "an answer"
+	}
+	return p
+}
+
+func (c *Client) once(ctx context.Context, q call, seen Pin) error {
+	u := url.URL{Scheme: "https", Host: c.addr, Path: q.path, RawQuery: q.query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), bytes.NewReader(q.body))
+	if err != nil {
+		return problem.New(problem.Invalid, "cas_address", "%w", err)
+	}
+	id := requestID()
+	req.Header.Set(api.HeaderRequestID, id)
+	if q.body != nil {
+		req.Header.Set("Content-Type", "application/octet-stream")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return transportError(ctx, err)
+	}
+	defer res.Body.Close() //nolint:errcheck // read to its end below, or given up
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxReply+1))
+	if err != nil {
+		return transportError(ctx, err)
+	}
+	if len(body) > maxReply {
+		return problem.New(problem.Internal, "reply", "a reply of more than %d bytes", maxReply)
+	}
+	who, err := release.VerifyCASChain(res.TLS.PeerCertificates, c.opts.Now())
+	if err != nil {
+		return err
+	}
+	if q.identity != nil {
+		*q.identity = who
+	}
+	if want := max(q.status, http.StatusOK); res.StatusCode != want {
+		p := problem.Read(res.StatusCode, body)
+		if p.RequestID == "" {
+			p.RequestID = id
+		}
+		return p
+	}
+	head, err := checkHead(who, res.Header, seen)
+	if err != nil {
+		return err
+	}
+	if q.head != nil {
+		*q.head = head
+	}
+	if err := json.Unmarshal(body, q.out); err != nil {
+		return problem.New(problem.Internal, "reply", "%s %s: %w", q.method, q.path, err)
+	}
+	if q.unpinned || q.aside {
+		return nil
+	}
+	return c.keep(ctx, who, head)
+}
+
+// transportError tells refusals during the handshake from a CAS out of reach.
+func transportError(ctx context.Context, err error) error {
+	if refusal, ok := errors.AsType[*problem.Error](err); ok {
+		return refusal
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err
+	}
+	return &unreachedError{err}
+}
+
+// checkHead verifies a reply's audit head and holds it against what was seen
+// before the call was made.
+func checkHead(who release.Identity, h http.Header, seen Pin) (release.SignedHead, error) {
+	head, err := api.HeadFrom(h)
+	if err != nil {
+		return head, problem.New(problem.Denied, "audit_head", "the reply carries no audit head: %w", err).Fix("do not use this CAS")
+	}
+	if err := audit.VerifyHead(who.Key, head); err != nil {
+		return head, err
+	}
+	return head, follows(head, seen.Head)
+}
+
+// follows refuses a head that is older than one that was seen, or another of the
+// same number.
+func follows(head, seen release.SignedHead) error {
+	if head.Seq < seen.Seq {
+		return problem.New(problem.Denied, "audit_log_older", "the CAS's log ends at entry %d", head.Seq).
+			Want("entry %d or later, which this CAS has shown before", seen.Seq).
+			Fix("do not use this CAS: its state was put back to an earlier one")
+	}
+	if head.Seq == seen.Seq && head.Seq != 0 && head.Hash != seen.Hash {
+		return problem.New(problem.Denied, "audit_log_forked", "the CAS's log has hash %s at entry %d", head.Hash, head.Seq).
+			Want("%s, which this CAS has shown before", seen.Hash).
+			Fix("do not use this CAS: it shows different logs")
+	}
+	return nil
+}
+
+// keep remembers a newer head and has it saved, once the log was seen to lead to
+// it: a log that was put back and then grew past what we saw must not take the
+// place of our proof against it.
+func (c *Client) keep(ctx context.Context, who release.Identity, head release.SignedHead) error {
+	c.keeping.Lock()
+	defer c.keeping.Unlock()
+	pin, known := c.Pin()
+	if known && head.Seq <= pin.Head.Seq {
+		return nil // held against pin before, or another call was faster
+	}
+	if known && pin.Head.Seq > 0 {
+		if _, err := c.walk(ctx, who, pin.Head, head, nil); err != nil {
+			return err
+		}
+	}
+	pin = Pin{Identity: who.Hash, Head: head}
+	if c.opts.Save != nil {
+		if err := c.opts.Save(pin); err != nil {
+			return fmt.Errorf("remember the CAS's audit head: %w", err)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pin = pin
+	return nil
+}
+
+func requestID() string {
+	b := make([]byte, 8)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
