@@ -17,6 +17,10 @@ func Parse(text []byte) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseTree(root)
+}
+
+func parseTree(root *yaml.Node) (*Session, error) {
 	r := &reader{session: &Session{}, kinds: map[string]Kind{}}
 	r.read(root)
 	if r.err != nil {

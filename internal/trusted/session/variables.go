@@ -124,21 +124,12 @@ func eachValue(n *yaml.Node, visit func(*yaml.Node)) {
 // would make a reference $$SCONE::…$$ is refused. A variable that value does
 // not know is an error with line and column. What Fill returns holds secrets.
 func Fill(text []byte, value func(name string) (secret.Value, bool)) ([]byte, error) {
-	root, err := Tree(text)
+	root, err := fillTree(text, value)
 	if err != nil {
 		return nil, err
 	}
-	var refused error
-	eachValue(root, func(n *yaml.Node) {
-		if refused == nil {
-			refused = fillNode(n, value)
-		}
-	})
-	if refused != nil {
-		return nil, refused
-	}
 	stripComments(root)
-	out, err := yaml.Dump(root, yaml.WithLineWidth(-1))
+	out, err := yaml.Dump(clone(root), yaml.WithLineWidth(-1)) // Dump changes what it writes
 	if err != nil {
 		return nil, problem.New(problem.Internal, ruleVariable, "write the filled session").Fix("report this as a bug")
 	}
@@ -151,6 +142,30 @@ func Fill(text []byte, value func(name string) (secret.Value, bool)) ([]byte, er
 			Fix("report this as a bug, with the template and without the values")
 	}
 	return out, nil
+}
+
+// ParseFilled is Parse of what Fill returns, with the places of the template in
+// its refusals.
+func ParseFilled(text []byte, value func(name string) (secret.Value, bool)) (*Session, error) {
+	root, err := fillTree(text, value)
+	if err != nil {
+		return nil, err
+	}
+	return parseTree(root)
+}
+
+func fillTree(text []byte, value func(string) (secret.Value, bool)) (*yaml.Node, error) {
+	root, err := Tree(text)
+	if err != nil {
+		return nil, err
+	}
+	var refused error
+	eachValue(root, func(n *yaml.Node) {
+		if refused == nil {
+			refused = fillNode(n, value)
+		}
+	})
+	return root, refused
 }
 
 func fillNode(n *yaml.Node, value func(string) (secret.Value, bool)) error {
@@ -192,9 +207,18 @@ func stripComments(n *yaml.Node) {
 	}
 }
 
+func clone(n *yaml.Node) *yaml.Node {
+	c := *n
+	c.Content = make([]*yaml.Node, len(n.Content))
+	for i := range n.Content {
+		c.Content[i] = clone(n.Content[i])
+	}
+	return &c
+}
+
 // sameTree compares kinds, scalar types and values.
 func sameTree(a, b *yaml.Node) bool {
-	if a.Kind != b.Kind || a.Value != b.Value || isNull(a) != isNull(b) || len(a.Content) != len(b.Content) {
+	if a.Kind != b.Kind || isNull(a) != isNull(b) || a.Value != b.Value || len(a.Content) != len(b.Content) {
 		return false
 	}
 	for i := range a.Content {
