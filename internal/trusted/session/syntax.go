@@ -16,6 +16,7 @@ import (
 const (
 	MaxSize  = 1 << 20 // bytes
 	maxDepth = 32      // nested lists and mappings; the language needs 7
+	maxKey   = 200     // bytes; escaped, they still fit YAML's 1024 characters
 )
 
 // Rules under which text is refused.
@@ -101,6 +102,9 @@ func checkKeys(n *yaml.Node) error {
 		key := n.Content[i]
 		if key.Kind != yaml.ScalarNode || isNull(key) {
 			return refusal(key, ruleSyntax, "a key that is no plain word")
+		}
+		if len(key.Value) > maxKey {
+			return refusal(key, ruleSyntax, "a key of %d bytes", len(key.Value)).Want("at most %d", maxKey)
 		}
 		if first := seen[key.Value]; first != nil {
 			return refusal(key, ruleDuplicate, "the key %q again", clip(key.Value)).

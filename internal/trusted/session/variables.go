@@ -128,11 +128,14 @@ func Fill(text []byte, value func(name string) (secret.Value, bool)) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	stripComments(root)
-	out, err := yaml.Dump(clone(root), yaml.WithLineWidth(-1)) // Dump changes what it writes
-	if err != nil {
-		return nil, problem.New(problem.Internal, ruleVariable, "write the filled session").Fix("report this as a bug")
+	var b strings.Builder
+	if o, _ := written(root).(object); len(o) > 0 {
+		b.WriteString("---\n")
+		writeObject(&b, o, "", "")
+	} else {
+		b.WriteString("{}\n")
 	}
+	out := []byte(b.String())
 	again, err := Tree(out)
 	if p, ok := errors.AsType[*problem.Error](err); ok && len(out) > MaxSize {
 		return nil, p
@@ -200,25 +203,32 @@ func fillNode(n *yaml.Node, value func(string) (secret.Value, bool)) error {
 	return nil
 }
 
-func stripComments(n *yaml.Node) {
-	n.HeadComment, n.LineComment, n.FootComment = "", "", ""
-	for _, c := range n.Content {
-		stripComments(c)
+// written turns a tree into what the canonical writer knows; comments and
+// styles are lost, every scalar but null is text.
+func written(n *yaml.Node) any {
+	switch n.Kind {
+	case yaml.MappingNode:
+		var o object
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			o = append(o, member{n.Content[i].Value, written(n.Content[i+1])})
+		}
+		return o
+	case yaml.SequenceNode:
+		var l list
+		for _, c := range n.Content {
+			l = append(l, written(c))
+		}
+		return l
 	}
-}
-
-func clone(n *yaml.Node) *yaml.Node {
-	c := *n
-	c.Content = make([]*yaml.Node, len(n.Content))
-	for i := range n.Content {
-		c.Content[i] = clone(n.Content[i])
+	if isNull(n) {
+		return plain("~")
 	}
-	return &c
+	return n.Value
 }
 
 // sameTree compares kinds, scalar types and values.
 func sameTree(a, b *yaml.Node) bool {
-	if a.Kind != b.Kind || isNull(a) != isNull(b) || a.Value != b.Value || len(a.Content) != len(b.Content) {
+	if a.Kind != b.Kind || isNull(a) != isNull(b) || !isNull(a) && a.Value != b.Value || len(a.Content) != len(b.Content) {
 		return false
 	}
 	for i := range a.Content {
