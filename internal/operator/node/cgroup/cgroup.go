@@ -1,0 +1,226 @@
+// Package cgroup reads and removes the control groups of instances, in both
+// versions: v2 alone, or v1 controllers in a tree each (with or without an
+// empty v2 tree beside them).
+//
+// It creates none: the low-level runtime does, from the launch spec. It trusts
+// the kernel's files as far as they parse. No state of its own; safe for
+// concurrent use.
+package cgroup
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Tree is the machine's mounted control groups.
+type Tree struct {
+	v2   bool
+	dirs map[string]string // v1: controller -> mount point; v2: "" -> mount point
+}
+
+// Detect looks at what is mounted below root, usually /sys/fs/cgroup.
+func Detect(root string) (*Tree, error) {
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
+		return &Tree{v2: true, dirs: map[string]string{"": root}}, nil
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return nil, fmt.Errorf("find control groups: %w", err)
+	}
+	t := &Tree{dirs: map[string]string{}}
+	for _, e := range entries {
+		dir := filepath.Join(root, e.Name())
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err != nil {
+			continue
+		}
+		// "cpu,cpuacct" is one tree of two controllers.
+		for c := range strings.SplitSeq(e.Name(), ",") {
+			t.dirs[c] = dir
+		}
+	}
+	if t.dirs["memory"] == "" {
+		return nil, fmt.Errorf("find control groups: no memory controller below %s", root)
+	}
+	return t, nil
+}
+
+// V2 reports whether this is the unified hierarchy.
+func (t *Tree) V2() bool { return t.v2 }
+
+// Memory is what a group's memory controller counts.
+type Memory struct {
+	Used     uint64 // bytes, without the page cache that can be dropped
+	OOMKills uint64 // processes that the kernel killed since the group began
+}
+
+// Memory reads the counters of the group at path. A group that is gone gives
+// fs.ErrNotExist.
+func (t *Tree) Memory(path string) (Memory, error) {
+	usage, events, inactive := "memory.usage_in_bytes", "memory.oom_control", "total_inactive_file"
+	dir := filepath.Join(t.dirs["memory"], path)
+	if t.v2 {
+		usage, events, inactive = "memory.current", "memory.events", "inactive_file"
+		dir = filepath.Join(t.dirs[""], path)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, usage))
+	if err != nil {
+		return Memory{}, fmt.Errorf("read memory use: %w", err)
+	}
+	var m Memory
+	if m.Used, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err != nil {
+		return Memory{}, fmt.Errorf("read memory use: %w", err)
+	}
+	counts, err := readCounts(filepath.Join(dir, events))
+	if err != nil {
+		return Memory{}, err
+	}
+	m.OOMKills = counts["oom_kill"]
+	if stat, err := readCounts(filepath.Join(dir, "memory.stat")); err == nil {
+		m.Used -= min(m.Used, stat[inactive])
+	}
+	return m, nil
+}
+
+// readCounts reads a file of "name number" lines; other lines are passed over.
+func readCounts(path string) (map[string]uint64, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read counters: %w", err)
+	}
+	counts := map[string]uint64{}
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
+			counts[name] = n
+		}
+	}
+	return counts, nil
+}
+
+// Kill sends SIGKILL to every process in the group at path and below.
+func (t *Tree) Kill(path string) error {
+	return t.each(path, func(dir string) error {
+		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			return ignoreGone(err)
+		}
+		for f := range strings.FieldsSeq(string(b)) {
+			if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
+			}
+		}
+		return nil
+	})
+}
+
+// Remove removes the group at path and those below it from every tree. Groups
+// that are not there are no error; one that still has processes is.
+func (t *Tree) Remove(path string) error {
+	return t.each(path, func(dir string) error { return ignoreGone(syscall.Rmdir(dir)) })
+}
+
+// each calls f for the group at path in every tree, children first.
+func (t *Tree) each(path string, f func(dir string) error) error {
+	if filepath.Clean("/"+path) == "/" {
+		return errors.New("refusing to touch the root control group")
+	}
+	var errs []error
+	seen := map[string]bool{}
+	for _, mount := range t.dirs {
+		if seen[mount] {
+			continue
+		}
+		seen[mount] = true
+		var dirs []string
+		err := filepath.WalkDir(filepath.Join(mount, path), func(p string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return ignoreGone(err)
+			}
+			if d.IsDir() {
+				dirs = append(dirs, p)
+			}
+			return nil
+		})
+		errs = append(errs, err)
+		slices.Reverse(dirs)
+		for _, d := range dirs {
+			if err := f(d); err != nil {
+				errs = append(errs, fmt.Errorf("control group %s: %w", d, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
+		return nil
+	}
+	return err
+}
+
+// Membership says in which groups one process is: controller -> path, with ""
+// for the unified hierarchy.
+type Membership map[string]string
+
+// ParseMembership reads the form of /proc/PID/cgroup.
+func ParseMembership(r io.Reader) (Membership, error) {
+	m := Membership{}
+	s := bufio.NewScanner(r)
+	for s.Scan() {
+		id, rest, ok := strings.Cut(s.Text(), ":")
+		controllers, path, ok2 := strings.Cut(rest, ":")
+		if _, err := strconv.ParseUint(id, 10, 32); err != nil || !ok || !ok2 || !strings.HasPrefix(path, "/") {
+			return nil, fmt.Errorf("control groups of a process: line %q: want ID:CONTROLLERS:/PATH", s.Text())
+		}
+		for c := range strings.SplitSeq(controllers, ",") {
+			if _, twice := m[c]; twice {
+				return nil, fmt.Errorf("control groups of a process: controller %q twice", c)
+			}
+			m[c] = path
+		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("control groups of a process: %w", err)
+	}
+	return m, nil
+}
+
+// MembershipOf reads the membership of a running process.
+func MembershipOf(pid int) (Membership, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return nil, fmt.Errorf("control groups of a process: %w", err)
+	}
+	defer f.Close()
+	return ParseMembership(f)
+}
+
+// In reports whether the process is in exactly the group at path: in the
+// unified hierarchy under v2; in those controllers under v1 that the launch
+// profile limits, of which memory has to be one.
+func (t *Tree) In(m Membership, path string) bool {
+	path = filepath.Clean("/" + path)
+	if t.v2 {
+		return m[""] == path
+	}
+	for _, c := range []string{"memory", "pids", "devices"} {
+		got, ok := m[c]
+		if t.dirs[c] == "" && !ok {
+			continue // not on this machine
+		}
+		if got != path {
+			return false
+		}
+	}
+	return m["memory"] == path
+}

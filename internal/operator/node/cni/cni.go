@@ -1,0 +1,307 @@
+// Package cni gives instances addresses: a network namespace each, connected to
+// one bridge of this node by the machine's CNI plugins.
+//
+// It owns the bridge, the namespaces' mounts, the folder of leases and the
+// choice of the subnet: a free /24 of 10.88.0.0/16, chosen once and kept. It
+// masquerades nothing and filters nothing; the balancer's table does.
+//
+// Network is safe for concurrent use; the plugins lock their leases.
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	types "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/operator/node/sysctl"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+const (
+	version = "1.0.0"
+	ifName  = "eth0"
+	// PluginDir is where Debian puts the plugins.
+	PluginDir = "/usr/lib/cni"
+	// supernet is where subnets are taken from: /24s of it.
+	supernetA, supernetB = 10, 88
+)
+
+// Config says what a network is called and where its state lies.
+type Config struct {
+	Dir       string // absolute; leases, cache and the subnet are kept below
+	ID        string // 8 hex digits, unique on the machine
+	PluginDir string
+	Sysctl    sysctl.Keeper
+}
+
+// Network implements node.Network.
+type Network struct {
+	cfg    Config
+	subnet netip.Prefix
+	list   *libcni.NetworkConfigList
+	cni    *libcni.CNIConfig
+}
+
+var _ node.Network = (*Network)(nil)
+
+// Open chooses or remembers the subnet and lets the machine forward. The bridge
+// is made with the first instance.
+func Open(cfg Config) (*Network, error) {
+	for _, plugin := range []string{"bridge", "host-local"} {
+		if _, err := os.Stat(filepath.Join(cfg.PluginDir, plugin)); err != nil {
+			return nil, problem.New(problem.Unavailable, "cni_missing", "CNI plugin %s: %w", plugin, err).
+				Fix("install it: apt-get install --no-remove containernetworking-plugins")
+		}
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make network folder: %w", err)
+	}
+	n := &Network{cfg: cfg, cni: libcni.NewCNIConfigWithCacheDir([]string{cfg.PluginDir}, filepath.Join(cfg.Dir, "cache"), nil)}
+	var err error
+	if n.subnet, err = n.keepSubnet(); err != nil {
+		return nil, err
+	}
+	if n.list, err = libcni.ConfListFromBytes(n.conflist()); err != nil {
+		return nil, fmt.Errorf("configure CNI: %w", err)
+	}
+	// The bridge plugin turns forwarding on; switching it resets the others.
+	err = cfg.Sysctl.Hold(cfg.ID, map[string]string{"net/ipv4/ip_forward": "1"},
+		"net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/default/accept_redirects")
+	if err != nil {
+		return nil, err
+	}
+	return n, n.connectBridge()
+}
+
+// Bridge is the name of the bridge device.
+func (n *Network) Bridge() string { return "cpl" + n.cfg.ID }
+
+// Subnet is where instances have their addresses.
+func (n *Network) Subnet() netip.Prefix { return n.subnet }
+
+// Gateway implements node.Network: the subnet's first address.
+func (n *Network) Gateway() netip.Addr { return n.subnet.Addr().Next() }
+
+func (n *Network) conflist() []byte {
+	b, _ := json.Marshal(map[string]any{ // plain values always encode
+		"cniVersion": version,
+		"name":       "cupel-" + n.cfg.ID,
+		"plugins": []any{map[string]any{
+			"type": "bridge", "bridge": n.Bridge(), "isGateway": true, "ipMasq": false, "hairpinMode": true,
+			"ipam": map[string]any{
+				"type":    "host-local",
+				"dataDir": filepath.Join(n.cfg.Dir, "leases"),
+				"ranges":  []any{[]any{map[string]any{"subnet": n.subnet.String(), "gateway": n.Gateway().String()}}},
+				"routes":  []any{map[string]any{"dst": "0.0.0.0/0"}},
+			},
+		}},
+	})
+	return b
+}
+
+// connectBridge makes the bridge with the gateway's address before any
+// instance: the CAS and the balancer listen there.
+func (n *Network) connectBridge() error {
+	br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
+	br.Name = n.Bridge()
+	if err := netlink.LinkAdd(br); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make bridge %s: %w", n.Bridge(), err)
+	}
+	link, err := netlink.LinkByName(n.Bridge())
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", n.Bridge(), err)
+	}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: n.Gateway().AsSlice(), Mask: net.CIDRMask(n.subnet.Bits(), 32)}}
+	if err := netlink.AddrReplace(link, addr); err != nil {
+		return fmt.Errorf("give bridge %s its address: %w", n.Bridge(), err)
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bring bridge %s up: %w", n.Bridge(), err)
+	}
+	return nil
+}
+
+// keepSubnet returns the subnet in the state, or chooses one and keeps it.
+func (n *Network) keepSubnet() (netip.Prefix, error) {
+	path := filepath.Join(n.cfg.Dir, "subnet")
+	b, err := os.ReadFile(path)
+	if err == nil {
+		p, err := netip.ParsePrefix(strings.TrimSpace(string(b)))
+		if err != nil || p.Bits() != 24 || !p.Addr().Is4() || p.Masked() != p {
+			return netip.Prefix{}, fmt.Errorf("subnet in %s: %q: want an IPv4 /24", path, b)
+		}
+		return p, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return netip.Prefix{}, fmt.Errorf("read subnet: %w", err)
+	}
+	used, err := localPrefixes()
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	p, err := choose(n.cfg.ID, used)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	if err := os.WriteFile(path, []byte(p.String()+"\n"), 0o600); err != nil {
+		return netip.Prefix{}, fmt.Errorf("keep subnet: %w", err)
+	}
+	return p, nil
+}
+
+// choose returns the first free /24, counted from one that id picks.
+func choose(id string, used []netip.Prefix) (netip.Prefix, error) {
+	var start uint32
+	for _, c := range id {
+		start = start*31 + uint32(c)
+	}
+	for i := range uint32(256) {
+		third := byte(start + i)
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{supernetA, supernetB, third, 0}), 24)
+		free := true
+		for _, u := range used {
+			free = free && !u.Overlaps(p)
+		}
+		if free {
+			return p, nil
+		}
+	}
+	return netip.Prefix{}, problem.New(problem.Unavailable, "no_subnet", "every /24 of 10.88.0.0/16 is routed already").
+		Fix("remove a route, or clean up installations that are gone (cupel cleanup)")
+}
+
+// localPrefixes are the destinations that this machine routes, but the default.
+func localPrefixes() ([]netip.Prefix, error) {
+	routes, err := netlink.RouteList(nil, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	var out []netip.Prefix
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		addr, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+		ones, _ := r.Dst.Mask.Size()
+		if ok && ones > 0 {
+			out = append(out, netip.PrefixFrom(addr, ones).Masked())
+		}
+	}
+	return out, nil
+}
+
+func (n *Network) conf(id, path string) *libcni.RuntimeConf {
+	return &libcni.RuntimeConf{ContainerID: id, NetNS: path, IfName: ifName}
+}
+
+// Add implements node.Network.
+func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) {
+	if err := makeNamespace(path); err != nil {
+		return netip.Addr{}, err
+	}
+	result, err := n.cni.AddNetworkList(ctx, n.list, n.conf(id, path))
+	if err != nil {
+		return netip.Addr{}, problem.New(problem.Unavailable, "network", "connect instance %s: %w", id, err)
+	}
+	r, err := types.GetResult(result)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("connect instance %s: %w", id, err)
+	}
+	for _, ip := range r.IPs {
+		if addr, ok := netip.AddrFromSlice(ip.Address.IP.To4()); ok {
+			return addr, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("connect instance %s: CNI gave no IPv4 address", id)
+}
+
+// Remove implements node.Network.
+func (n *Network) Remove(ctx context.Context, id, path string) error {
+	ns := path
+	if !isNamespace(path) {
+		ns = "" // CNI then frees the lease alone
+	}
+	if err := n.cni.DelNetworkList(ctx, n.list, n.conf(id, ns)); err != nil {
+		return fmt.Errorf("disconnect instance %s: %w", id, err)
+	}
+	for isNamespace(path) {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("free namespace %s: %w", path, err)
+		}
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("free namespace: %w", err)
+	}
+	return nil
+}
+
+// Close removes the bridge and puts the kernel's settings back; the subnet
+// stays chosen. No instance may be connected any more.
+func (n *Network) Close() error {
+	var errs []error
+	if link, err := netlink.LinkByName(n.Bridge()); err == nil {
+		if err := netlink.LinkDel(link); err != nil {
+			errs = append(errs, fmt.Errorf("remove bridge %s: %w", n.Bridge(), err))
+		}
+	}
+	for _, dir := range []string{"cache", "leases"} {
+		errs = append(errs, os.RemoveAll(filepath.Join(n.cfg.Dir, dir)))
+	}
+	return errors.Join(append(errs, n.cfg.Sysctl.Release(n.cfg.ID))...)
+}
+
+// makeNamespace makes a network namespace with its loopback up and keeps it
+// mounted at path. A half-made one is made again.
+func makeNamespace(path string) error {
+	if isNamespace(path) {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o400)
+	if err != nil {
+		return fmt.Errorf("make network namespace: %w", err)
+	}
+	f.Close()
+	done := make(chan error, 1)
+	go func() {
+		// The thread changes its namespace and never goes back: it is not
+		// unlocked, so it ends with this goroutine.
+		runtime.LockOSThread()
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetUp(lo); err != nil {
+				return err
+			}
+			return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
+		}()
+	}()
+	if err := <-done; err != nil {
+		return fmt.Errorf("make network namespace: %w", err)
+	}
+	return nil
+}
+
+// isNamespace reports whether path is a mounted namespace.
+func isNamespace(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}

@@ -1,0 +1,411 @@
+package containerd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	containerd "github.com/containerd/containerd/v2/client"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+const (
+	startTimeout = 20 * time.Second
+	stopTimeout  = 10 * time.Second
+	// maxSocketPath is what the kernel takes, less what containerd appends.
+	maxSocketPath = 107 - len(".ttrpc")
+	maxDaemonLog  = 16 << 20
+)
+
+// DaemonConfig says where a private daemon lives.
+type DaemonConfig struct {
+	Dir    string // absolute; everything of the daemon is below
+	ID     string // short and unique on the machine; names what can't be in Dir
+	Logger *slog.Logger
+}
+
+// Daemon is the private containerd.
+type Daemon struct {
+	cfg DaemonConfig
+
+	mu      sync.Mutex
+	pid     int
+	stopped bool
+}
+
+// Open starts the daemon, or takes over the one that runs, and returns when it
+// answers. Cancelling ctx ends the waiting, not the daemon.
+func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
+	if !filepath.IsAbs(cfg.Dir) {
+		return nil, fmt.Errorf("containerd folder %q: want an absolute path", cfg.Dir)
+	}
+	d := &Daemon{cfg: cfg}
+	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make containerd folder: %w", err)
+	}
+	if err := d.shorten(); err != nil {
+		return nil, err
+	}
+	if pid := d.running(); pid != 0 {
+		d.pid = pid
+		cfg.Logger.InfoContext(ctx, "containerd adopted", "pid", pid)
+	} else if err := d.start(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.ready(ctx); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// link is where a folder of a long path gets a short name.
+func (d *Daemon) link() string { return "/run/cupel-" + d.cfg.ID }
+
+func (d *Daemon) long() bool { return len(d.path("containerd.sock")) > maxSocketPath }
+
+// shorten makes the short name if the sockets need it.
+func (d *Daemon) shorten() error {
+	if !d.long() {
+		return nil
+	}
+	if to, err := os.Readlink(d.link()); err == nil && to == d.cfg.Dir {
+		return nil
+	}
+	_ = os.Remove(d.link())
+	if err := os.Symlink(d.cfg.Dir, d.link()); err != nil {
+		return fmt.Errorf("give the containerd folder a short name: %w", err)
+	}
+	return nil
+}
+
+func (d *Daemon) path(parts ...string) string {
+	return filepath.Join(append([]string{d.cfg.Dir}, parts...)...)
+}
+
+// Address is the daemon's socket.
+func (d *Daemon) Address() string {
+	if d.long() {
+		return filepath.Join(d.link(), "containerd.sock")
+	}
+	return d.path("containerd.sock")
+}
+
+// StateDir is where the daemon keeps the bundles of running tasks.
+func (d *Daemon) StateDir() string { return d.path("run") }
+
+// config is containerd's configuration, version 2, which 1.6 and later read.
+func (d *Daemon) config() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "version = 2\nroot = %q\nstate = %q\n", d.path("root"), d.StateDir())
+	fmt.Fprintf(&b, "disabled_plugins = [%q, %q, %q, %q, %q, %q]\n",
+		"io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
+		"io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.runtime.v1.linux")
+	fmt.Fprintf(&b, "[grpc]\n  address = %q\n", d.Address())
+	fmt.Fprintf(&b, "[ttrpc]\n  address = %q\n", d.Address()+".ttrpc")
+	fmt.Fprintf(&b, "[debug]\n  level = \"warn\"\n")
+	fmt.Fprintf(&b, "[plugins.%q]\n  path = %q\n", "io.containerd.internal.v1.opt", d.path("opt"))
+	return b.Bytes()
+}
+
+// pidFile is what is written down about the running daemon.
+type pidFile struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // the kernel's start time of that process
+}
+
+// running returns the pid of the daemon that the pid file names, if it is
+// still that process and was started with our configuration; otherwise 0.
+func (d *Daemon) running() int {
+	b, err := os.ReadFile(d.path("containerd.pid"))
+	var p pidFile
+	if err != nil || json.Unmarshal(b, &p) != nil || p.PID <= 1 {
+		return 0
+	}
+	start, err := startTime(p.PID)
+	if err != nil || start != p.Start {
+		return 0
+	}
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
+	if err != nil || !slices.Contains(strings.Split(string(args), "\x00"), d.path("config.toml")) {
+		return 0
+	}
+	return p.PID
+}
+
+// startTime reads field 22 of /proc/PID/stat; zombies count as gone.
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field, the name, may hold anything but ends at the last ")".
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+		return 0, fs.ErrNotExist
+	}
+	return strconv.ParseUint(f[19], 10, 64)
+}
+
+func (d *Daemon) start(ctx context.Context) error {
+	program, err := exec.LookPath("containerd")
+	if err != nil {
+		return problem.New(problem.Unavailable, "containerd_missing", "start containerd: %w", err).
+			Fix("install it: apt-get install --no-remove containerd runc")
+	}
+	if err := os.WriteFile(d.path("config.toml"), d.config(), 0o600); err != nil {
+		return fmt.Errorf("configure containerd: %w", err)
+	}
+	if info, err := os.Stat(d.path("containerd.log")); err == nil && info.Size() > maxDaemonLog {
+		_ = os.Rename(d.path("containerd.log"), d.path("containerd.log.1"))
+	}
+	log, err := os.OpenFile(d.path("containerd.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("open containerd's log: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(program, "--config", d.path("config.toml"))
+	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
+	// A session of its own: no signal of our terminal or group reaches it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start containerd: %w", err)
+	}
+	go func() { _ = cmd.Wait() }() // reap it if it ends before us
+	d.mu.Lock()
+	d.pid = cmd.Process.Pid
+	d.mu.Unlock()
+	start, err := startTime(cmd.Process.Pid)
+	if err != nil {
+		return fmt.Errorf("start containerd: it ended at once; see %s", log.Name())
+	}
+	b, err := json.Marshal(pidFile{cmd.Process.Pid, start})
+	if err == nil {
+		err = os.WriteFile(d.path("containerd.pid"), b, 0o600)
+	}
+	if err != nil {
+		_ = cmd.Process.Kill()
+		return fmt.Errorf("write containerd's pid file: %w", err)
+	}
+	d.cfg.Logger.InfoContext(ctx, "containerd started", "pid", cmd.Process.Pid)
+	return nil
+}
+
+// ready waits until the daemon answers.
+func (d *Daemon) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		err := d.ping(ctx)
+		if err == nil {
+			return nil
+		}
+		if d.running() == 0 {
+			return problem.New(problem.Unavailable, "containerd_start", "containerd ended while it started: %s", d.lastLog()).
+				Fix("look at %s", d.path("containerd.log"))
+		}
+		select {
+		case <-ctx.Done():
+			return problem.New(problem.Unavailable, "containerd_start", "containerd does not answer: %w", err).
+				Fix("look at %s", d.path("containerd.log"))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (d *Daemon) ping(ctx context.Context) error {
+	if _, err := os.Stat(d.Address()); err != nil {
+		return err
+	}
+	c, err := containerd.New(d.Address(), containerd.WithTimeout(time.Second))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ok, err := c.IsServing(ctx)
+	if err == nil && !ok {
+		err = errors.New("it is not serving")
+	}
+	return err
+}
+
+func (d *Daemon) lastLog() string {
+	b, _ := os.ReadFile(d.path("containerd.log"))
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return lines[len(lines)-1]
+}
+
+// Run keeps the daemon running until ctx ends, and leaves it running then.
+func (d *Daemon) Run(ctx context.Context) error {
+	wait := 100 * time.Millisecond
+	for {
+		began := time.Now()
+		d.waitExit(ctx)
+		d.mu.Lock()
+		stopped := d.stopped
+		d.mu.Unlock()
+		if ctx.Err() != nil || stopped {
+			return nil
+		}
+		d.cfg.Logger.WarnContext(ctx, "containerd ended: starting it again")
+		if time.Since(began) > time.Minute {
+			wait = 100 * time.Millisecond
+		}
+		if err := d.start(ctx); err == nil {
+			err = d.ready(ctx)
+			if err == nil {
+				continue
+			}
+			d.cfg.Logger.ErrorContext(ctx, "containerd does not start", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 10*time.Second)
+	}
+}
+
+// waitExit returns when the daemon's process is gone or ctx ends.
+func (d *Daemon) waitExit(ctx context.Context) {
+	d.mu.Lock()
+	pid := d.pid
+	d.mu.Unlock()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil || d.running() != pid {
+		if err == nil {
+			unix.Close(fd)
+		}
+		return
+	}
+	defer unix.Close(fd)
+	for ctx.Err() == nil {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 200)
+		if n > 0 || err != nil && !errors.Is(err, syscall.EINTR) {
+			return
+		}
+	}
+}
+
+// Stop ends the daemon and what it leaves: sockets, shims that nobody stopped,
+// its mounts. Its root, with images, stays.
+func (d *Daemon) Stop(ctx context.Context) error {
+	d.mu.Lock()
+	d.stopped = true
+	d.mu.Unlock()
+	if pid := d.running(); pid != 0 {
+		if err := end(ctx, pid, func() bool { return d.running() == pid }); err != nil {
+			return fmt.Errorf("stop containerd: %w", err)
+		}
+	}
+	errs := []error{d.killShims(ctx), unmountBelow(d.StateDir()), os.RemoveAll(d.StateDir())}
+	for _, path := range []string{d.path("containerd.pid"), d.path("containerd.sock"), d.path("containerd.sock.ttrpc")} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	if to, err := os.Readlink(d.link()); err == nil && to == d.cfg.Dir {
+		errs = append(errs, os.Remove(d.link()))
+	}
+	// Shims put their sockets there; the folders are the machine's, ours only
+	// to tidy when nobody else uses them.
+	_ = os.Remove("/run/containerd/s")
+	_ = os.Remove("/run/containerd")
+	return errors.Join(errs...)
+}
+
+// killShims ends shims of this daemon that are left, with what they run.
+func (d *Daemon) killShims(ctx context.Context) error {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		b, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		args := strings.Split(string(b), "\x00")
+		if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-runc") || !slices.Contains(args, d.Address()) {
+			continue
+		}
+		start, err := startTime(pid)
+		if err != nil {
+			continue
+		}
+		errs = append(errs, end(ctx, pid, func() bool { now, err := startTime(pid); return err == nil && now == start }))
+	}
+	return errors.Join(errs...)
+}
+
+// end asks a process to end, then ends it.
+func end(ctx context.Context, pid int, alive func() bool) error {
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		if err := syscall.Kill(pid, s); err != nil {
+			if errors.Is(err, syscall.ESRCH) {
+				return nil
+			}
+			return err
+		}
+		for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); {
+			if !alive() {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}
+	return fmt.Errorf("process %d does not end", pid)
+}
+
+// unmountBelow detaches every mount below dir, deepest first.
+func unmountBelow(dir string) error {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	var points []string
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) > 4 {
+			if p := unescapeMount(f[4]); strings.HasPrefix(p, dir+"/") {
+				points = append(points, p)
+			}
+		}
+	}
+	slices.Sort(points)
+	slices.Reverse(points)
+	var errs []error
+	for _, p := range points {
+		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", p, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unescapeMount undoes the kernel's octal escapes in mountinfo.
+func unescapeMount(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}

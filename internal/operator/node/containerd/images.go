@@ -1,0 +1,131 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Ensure implements node.Images. Registries on this machine are spoken to in
+// plain HTTP, all others over TLS.
+func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
+	ctx = r.context(ctx)
+	if img, err := r.Find(ctx, ref); err == nil {
+		return img, nil
+	}
+	r.pull.Lock()
+	defer r.pull.Unlock()
+	if img, err := r.Find(ctx, ref); err == nil { // while we waited
+		return img, nil
+	}
+	if img, err := r.alias(ctx, ref); err == nil {
+		return img, nil
+	}
+	resolver := docker.NewResolver(docker.ResolverOptions{
+		Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost)),
+	})
+	img, err := r.client.Pull(ctx, ref, containerd.WithResolver(resolver),
+		containerd.WithPullUnpack, containerd.WithPullSnapshotter(snapshotter))
+	if err != nil {
+		return node.Image{}, imageError(ref, err)
+	}
+	return r.describe(ctx, img)
+}
+
+// Find implements node.Images.
+func (r *Runtime) Find(ctx context.Context, ref string) (node.Image, error) {
+	ctx = r.context(ctx)
+	img, err := r.client.GetImage(ctx, ref)
+	if err != nil {
+		return node.Image{}, imageError(ref, err)
+	}
+	ok, err := img.IsUnpacked(ctx, snapshotter)
+	if err != nil {
+		return node.Image{}, imageError(ref, err)
+	}
+	if !ok {
+		return node.Image{}, imageError(ref, errdefs.ErrNotFound)
+	}
+	return r.describe(ctx, img)
+}
+
+// alias gives an image that is here under another reference (the embedded
+// registry may come up on another port) this one too.
+func (r *Runtime) alias(ctx context.Context, ref string) (node.Image, error) {
+	_, digest, ok := strings.Cut(ref, "@")
+	if !ok {
+		return node.Image{}, errdefs.ErrNotFound
+	}
+	same, err := r.client.ImageService().List(ctx, "target.digest=="+digest)
+	if err != nil || len(same) == 0 {
+		return node.Image{}, errors.Join(err, errdefs.ErrNotFound)
+	}
+	img := images.Image{Name: ref, Target: same[0].Target}
+	if _, err := r.client.ImageService().Create(ctx, img); err != nil && !errdefs.IsAlreadyExists(err) {
+		return node.Image{}, err
+	}
+	return r.Find(ctx, ref)
+}
+
+func (r *Runtime) describe(ctx context.Context, img containerd.Image) (node.Image, error) {
+	config, err := r.imageConfig(ctx, img)
+	if err != nil {
+		return node.Image{}, err
+	}
+	manifest, err := ident.ParseDigest(img.Target().Digest.String())
+	if err != nil {
+		return node.Image{}, problem.New(problem.Invalid, "image_digest", "image %s: %w", img.Name(), err).Want("a SHA-256")
+	}
+	size, err := img.Size(ctx)
+	if err != nil {
+		return node.Image{}, fmt.Errorf("size of image %s: %w", img.Name(), err)
+	}
+	return node.Image{Manifest: manifest, Config: config, Size: size}, nil
+}
+
+// imageConfig returns the bytes of an image's config, whose digest was checked
+// when they were stored.
+func (r *Runtime) imageConfig(ctx context.Context, img containerd.Image) ([]byte, error) {
+	desc, err := img.Config(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("config of image %s: %w", img.Name(), err)
+	}
+	b, err := content.ReadBlob(ctx, img.ContentStore(), desc)
+	if err != nil {
+		return nil, fmt.Errorf("config of image %s: %w", img.Name(), err)
+	}
+	return b, nil
+}
+
+// imageError explains why an image is not to be had.
+func imageError(ref string, err error) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("image %s: %w", ref, err)
+	case errdefs.IsNotFound(err):
+		return problem.New(problem.NotFound, "image_missing", "image %s is not here", ref).
+			Fix("build it (cupel runtime build), or check its name")
+	case errdefs.IsInvalidArgument(err):
+		return problem.New(problem.Invalid, "image_reference", "image %q: %w", ref, err).Want("HOST:PORT/NAME@sha256:…")
+	}
+	if _, ok := errors.AsType[*url.Error](err); ok {
+		return problem.New(problem.Unavailable, "registry_unreachable", "fetch image %s: %w", ref, err).
+			Fix("check that the registry runs")
+	}
+	return problem.New(problem.Unavailable, "image_fetch", "fetch image %s: %w", ref, err)
+}
+
+func grpcError(err error) error { return errgrpc.ToNative(err) }

@@ -1,0 +1,192 @@
+package containerd
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/mount"
+
+	"cupel.dev/cupel/internal/operator/las"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
+)
+
+var _ las.Inspector = (*Runtime)(nil)
+
+// Inspect implements las.Inspector: it looks at what runs under an id.
+//
+// The spec is the bundle's config.json, which is what the low-level runtime
+// read. The image is the one whose layers the container's root stands on: the
+// chain of the snapshot's parent has to be the chain of the image config's diff
+// ids. The root has to be that snapshot, mounted in the bundle, with nothing in
+// its upper layer but empty places to mount on.
+func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) {
+	ctx = r.context(ctx)
+	container, err := r.client.LoadContainer(ctx, id)
+	if err != nil {
+		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
+	}
+	task, err := container.Task(ctx, nil)
+	if err != nil {
+		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
+	}
+	bundle := filepath.Join(r.cfg.Daemon.StateDir(), "io.containerd.runtime.v2.task", r.cfg.Namespace, id)
+	spec, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
+	}
+	paths, err := pathsOf(spec)
+	if err != nil {
+		return las.Launched{}, err
+	}
+	if paths.Root.Path != "rootfs" && paths.Root.Path != filepath.Join(bundle, "rootfs") {
+		return las.Launched{}, fmt.Errorf("inspect container: its root is %q, not the bundle's", paths.Root.Path)
+	}
+	img, err := r.standsOn(ctx, container)
+	if err != nil {
+		return las.Launched{}, err
+	}
+	if err := r.rootUntouched(ctx, id, int(task.Pid())); err != nil {
+		return las.Launched{}, err
+	}
+	return las.Launched{PID: int(task.Pid()), Cgroup: paths.Linux.CgroupsPath, Spec: spec, Image: img}, nil
+}
+
+// specPaths is the little of a spec that is compared with the machine.
+type specPaths struct {
+	Root struct {
+		Path string `json:"path"`
+	} `json:"root"`
+	Linux struct {
+		CgroupsPath string `json:"cgroupsPath"`
+	} `json:"linux"`
+}
+
+func pathsOf(spec []byte) (specPaths, error) {
+	var p specPaths
+	if err := json.Unmarshal(spec, &p); err != nil {
+		return p, fmt.Errorf("inspect container: its spec: %w", err)
+	}
+	return p, nil
+}
+
+// standsOn returns the image whose unpacked layers are the parent of the
+// container's snapshot.
+func (r *Runtime) standsOn(ctx context.Context, c containerd.Container) (launch.ImageConfig, error) {
+	img, err := c.Image(ctx)
+	if err != nil {
+		return launch.ImageConfig{}, fmt.Errorf("inspect container: its image: %w", err)
+	}
+	b, err := r.imageConfig(ctx, img)
+	if err != nil {
+		return launch.ImageConfig{}, err
+	}
+	config, err := launch.ParseImageConfig(b)
+	if err != nil {
+		return launch.ImageConfig{}, err
+	}
+	info, err := r.client.SnapshotService(snapshotter).Stat(ctx, c.ID())
+	if err != nil {
+		return launch.ImageConfig{}, fmt.Errorf("inspect container: its snapshot: %w", err)
+	}
+	if want := chainID(config.DiffIDs); info.Parent != want {
+		return launch.ImageConfig{}, fmt.Errorf("inspect container: its root stands on %s, its image says %s", info.Parent, want)
+	}
+	return config, nil
+}
+
+// chainID names a stack of layers, as the OCI image specification says.
+func chainID(diffIDs []ident.Digest) string {
+	chain := ""
+	for _, d := range diffIDs {
+		layer := "sha256:" + d.String()
+		if chain == "" {
+			chain = layer
+			continue
+		}
+		chain = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(chain+" "+layer)))
+	}
+	return chain
+}
+
+// rootUntouched checks that the process's root is the overlay of the
+// container's snapshot and that nobody put anything into its upper layer.
+func (r *Runtime) rootUntouched(ctx context.Context, id string, pid int) error {
+	mounts, err := r.client.SnapshotService(snapshotter).Mounts(ctx, id)
+	if err != nil {
+		return fmt.Errorf("inspect container: its root: %w", err)
+	}
+	upper := overlayOption(mounts, "upperdir=")
+	if upper == "" {
+		return errors.New("inspect container: its root is no overlay")
+	}
+	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return fmt.Errorf("inspect container: %w", err)
+	}
+	if !rootedOn(string(info), upper) {
+		return errors.New("inspect container: its root is another mount than its snapshot's")
+	}
+	return emptyPlaces(upper)
+}
+
+func overlayOption(mounts []mount.Mount, prefix string) string {
+	for _, m := range mounts {
+		for _, o := range m.Options {
+			if v, ok := strings.CutPrefix(o, prefix); ok && m.Type == "overlay" {
+				return v
+			}
+		}
+	}
+	return ""
+}
+
+// rootedOn reports whether the one mount at "/" is an overlay with that upper
+// layer.
+func rootedOn(mountinfo, upper string) bool {
+	roots := 0
+	ok := false
+	for line := range strings.Lines(mountinfo) {
+		head, tail, cut := strings.Cut(line, " - ")
+		h, t := strings.Fields(head), strings.Fields(tail)
+		if !cut || len(h) < 5 || len(t) < 3 || h[4] != "/" {
+			continue
+		}
+		roots++
+		for o := range strings.SplitSeq(t[2], ",") {
+			v, is := strings.CutPrefix(o, "upperdir=")
+			ok = ok || is && t[0] == "overlay" && unescapeMount(v) == upper
+		}
+	}
+	return ok && roots == 1
+}
+
+// emptyPlaces accepts an upper layer that holds what the low-level runtime
+// makes to mount on: directories, empty files, and nothing with content.
+func emptyPlaces(upper string) error {
+	err := filepath.WalkDir(upper, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if !info.Mode().IsRegular() || info.Size() != 0 {
+			return fmt.Errorf("%s was put into its root", strings.TrimPrefix(path, upper))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("inspect container: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,272 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"sync"
+	"syscall"
+	"time"
+
+	eventtypes "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+const (
+	snapshotter = "overlayfs"
+	runtimeName = "io.containerd.runc.v2"
+	specType    = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
+)
+
+// Config says how instances run on a daemon.
+type Config struct {
+	Daemon    *Daemon
+	Namespace string // containerd's, of this installation
+	RuncRoot  string // runc's state, of this installation
+	Logger    *slog.Logger
+}
+
+// Runtime implements node.Runtime, node.Monitor, node.Images and las.Inspector.
+type Runtime struct {
+	cfg    Config
+	client *containerd.Client
+	pull   sync.Mutex // one image at a time
+}
+
+var (
+	_ node.Runtime = (*Runtime)(nil)
+	_ node.Monitor = (*Runtime)(nil)
+	_ node.Images  = (*Runtime)(nil)
+)
+
+// New connects to the daemon. The connection mends itself when it restarts.
+func New(cfg Config) (*Runtime, error) {
+	client, err := containerd.New(cfg.Daemon.Address(), containerd.WithDefaultNamespace(cfg.Namespace))
+	if err != nil {
+		return nil, fmt.Errorf("connect to containerd: %w", err)
+	}
+	return &Runtime{cfg: cfg, client: client}, nil
+}
+
+// Close ends the connection.
+func (r *Runtime) Close() error { return r.client.Close() }
+
+func (r *Runtime) context(ctx context.Context) context.Context {
+	return namespaces.WithNamespace(ctx, r.cfg.Namespace)
+}
+
+// Start implements node.Runtime.
+func (r *Runtime) Start(ctx context.Context, c node.Container) error {
+	ctx = r.context(ctx)
+	logURI, err := url.Parse(c.LogURI)
+	if err != nil {
+		return fmt.Errorf("start container: log: %w", err)
+	}
+	img, err := r.client.GetImage(ctx, c.Image)
+	if err != nil {
+		return imageError(c.Image, err)
+	}
+	if err := r.start(ctx, c, img, logURI); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		return errors.Join(startError(c.ID, err), r.Delete(undo, c.ID))
+	}
+	return nil
+}
+
+func (r *Runtime) start(ctx context.Context, c node.Container, img containerd.Image, logURI *url.URL) error {
+	container, err := r.client.NewContainer(ctx, c.ID,
+		containerd.WithSnapshotter(snapshotter),
+		containerd.WithNewSnapshot(c.ID, img),
+		containerd.WithRuntime(runtimeName, &options.Options{Root: r.cfg.RuncRoot}),
+		containerd.WithContainerLabels(c.Labels),
+		// The very bytes: no round trip through somebody's types.
+		func(_ context.Context, _ *containerd.Client, rec *containers.Container) error {
+			rec.Spec = &anypb.Any{TypeUrl: specType, Value: c.Spec}
+			return nil
+		},
+	)
+	if err != nil {
+		return err
+	}
+	task, err := container.NewTask(ctx, cio.LogURI(logURI))
+	if err != nil {
+		return err
+	}
+	return task.Start(ctx)
+}
+
+// startError explains a failed start as far as it can be known.
+func startError(id string, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("start instance %s: %w", id, err)
+	}
+	return problem.New(problem.Unavailable, "container_start", "start instance %s: %w", id, err).
+		Fix("look at the node's containerd log")
+}
+
+// Kill implements node.Runtime.
+func (r *Runtime) Kill(ctx context.Context, id string, signal syscall.Signal) error {
+	_, err := r.client.TaskService().Kill(r.context(ctx), &tasks.KillRequest{
+		ContainerID: id, Signal: uint32(signal), All: signal == syscall.SIGKILL,
+	})
+	if err != nil && !gone(err) {
+		return fmt.Errorf("signal container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Reap implements node.Runtime.
+func (r *Runtime) Reap(ctx context.Context, id string) error {
+	_, err := r.client.TaskService().Delete(r.context(ctx), &tasks.DeleteTaskRequest{ContainerID: id})
+	if err != nil && !gone(err) && !running(err) {
+		return fmt.Errorf("reap container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Delete implements node.Runtime.
+func (r *Runtime) Delete(ctx context.Context, id string) error {
+	ctx = r.context(ctx)
+	container, err := r.client.LoadContainer(ctx, id)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete container %s: %w", id, err)
+	}
+	if err == nil {
+		task, err := container.Task(ctx, nil)
+		if err == nil {
+			_, err = task.Delete(ctx, containerd.WithProcessKill)
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("delete container %s: end it: %w", id, err)
+		}
+		if err := container.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("delete container %s: %w", id, err)
+		}
+	}
+	// By itself: an interrupted start leaves a snapshot without a container.
+	if err := r.client.SnapshotService(snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("delete container %s: its snapshot: %w", id, err)
+	}
+	return nil
+}
+
+// List implements node.Runtime. Snapshots without a container are listed too:
+// an interrupted start left them.
+func (r *Runtime) List(ctx context.Context) ([]node.ContainerState, error) {
+	ctx = r.context(ctx)
+	records, err := r.client.ContainerService().List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	reply, err := r.client.TaskService().List(ctx, &tasks.ListTasksRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list tasks: %w", err)
+	}
+	byID := map[string]*tasktypes.Process{}
+	for _, t := range reply.Tasks {
+		byID[t.ID] = t
+	}
+	seen := map[string]bool{}
+	var out []node.ContainerState
+	for _, c := range records {
+		seen[c.ID] = true
+		s := node.ContainerState{ID: c.ID}
+		if t := byID[c.ID]; t != nil {
+			s.Running = t.Status != tasktypes.Status_STOPPED
+			if !s.Running {
+				s.ExitCode, s.ExitedAt = int(t.ExitStatus), t.ExitedAt.AsTime()
+			}
+		}
+		out = append(out, s)
+	}
+	err = r.client.SnapshotService(snapshotter).Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if info.Kind == snapshots.KindActive && !seen[info.Name] {
+			out = append(out, node.ContainerState{ID: info.Name})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	return out, nil
+}
+
+// Watch implements node.Monitor.
+func (r *Runtime) Watch(ctx context.Context) <-chan node.Event {
+	ctx = r.context(ctx)
+	out := make(chan node.Event)
+	go func() {
+		defer close(out)
+		for ctx.Err() == nil {
+			r.forward(ctx, out)
+			// The daemon went away, and events with it.
+			select {
+			case <-ctx.Done():
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+	}()
+	return out
+}
+
+// forward sends events until the subscription ends.
+func (r *Runtime) forward(ctx context.Context, out chan<- node.Event) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	envelopes, errs := r.client.Subscribe(ctx, `topic=="/tasks/exit"`, `topic=="/tasks/oom"`)
+	events := make(chan node.Event, 1)
+	events <- node.Event{} // what happened before we listened
+	for {
+		var e node.Event
+		select {
+		case e = <-events:
+		case <-errs:
+			return
+		case env := <-envelopes:
+			if env == nil || env.Namespace != r.cfg.Namespace {
+				continue
+			}
+			v, err := typeurl.UnmarshalAny(env.Event)
+			if err != nil {
+				r.cfg.Logger.WarnContext(ctx, "containerd event not understood", "error", err)
+				continue
+			}
+			switch v := v.(type) {
+			case *eventtypes.TaskExit:
+				if v.ID != v.ContainerID {
+					continue
+				}
+				e = node.Event{ID: v.ContainerID}
+			case *eventtypes.TaskOOM:
+				e = node.Event{ID: v.ContainerID, OOM: true}
+			default:
+				continue
+			}
+		}
+		select {
+		case out <- e:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func gone(err error) bool { return errdefs.IsNotFound(grpcError(err)) }
+
+func running(err error) bool { return errdefs.IsFailedPrecondition(grpcError(err)) }

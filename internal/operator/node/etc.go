@@ -1,0 +1,66 @@
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// HostName is the name under which instances reach the machine that they run on.
+const HostName = "host.cupel.internal"
+
+// writeEtc writes the two files of the host's making that an instance sees.
+func writeEtc(dir, host string, ip, gateway netip.Addr) error {
+	var hosts bytes.Buffer
+	fmt.Fprintf(&hosts, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
+	fmt.Fprintf(&hosts, "%s %s\n%s %s\n", ip, host, gateway, HostName)
+	if err := os.WriteFile(filepath.Join(dir, "hosts"), hosts.Bytes(), 0o644); err != nil {
+		return fmt.Errorf("write the instance's hosts: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "resolv.conf"), resolvConf(), 0o644); err != nil {
+		return fmt.Errorf("write the instance's resolv.conf: %w", err)
+	}
+	return nil
+}
+
+// resolvConf is the machine's, without resolvers that only the machine itself
+// reaches. Behind a local stub, the stub's own upstreams are taken.
+func resolvConf() []byte {
+	for _, path := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		if out, servers := filterResolvers(b); servers > 0 {
+			return out
+		}
+	}
+	return []byte("# the machine has no name server that an instance could reach\n")
+}
+
+func filterResolvers(b []byte) (out []byte, servers int) {
+	s := bufio.NewScanner(bytes.NewReader(b))
+	for s.Scan() {
+		f := strings.Fields(s.Text())
+		if len(f) < 2 {
+			continue
+		}
+		switch f[0] {
+		case "nameserver":
+			addr, err := netip.ParseAddr(f[1])
+			if err != nil || addr.IsLoopback() || addr.IsLinkLocalUnicast() {
+				continue
+			}
+			servers++
+		case "search", "options", "domain":
+		default:
+			continue
+		}
+		out = append(append(out, strings.Join(f, " ")...), '\n')
+	}
+	return out, servers
+}

@@ -1,0 +1,144 @@
+//go:build cupel_hostile
+
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
+)
+
+// hostility is a hostile operator's node, for tests. CUPEL_HOSTILE lists what
+// it does, separated by semicolons; it is read again at every use, from the
+// file that the variable names with a leading "@":
+//
+//	bind=SOURCE:PATH    mounts a file of the host over PATH
+//	env=NAME=VALUE      adds to the launcher's environment
+//	image-env=NAME=VALUE  adds an --env argument, as if it were the image's
+//	entrypoint=PATH     replaces what follows "--" in the launcher's arguments
+//	args=PATH           replaces the launcher as the first process
+//	cas=ADDR            sends instances to another CAS
+//	hook=PATH           runs a program before the instance starts
+//	caps=CAP_X          gives the launcher another capability
+//	volume=older        serves the generation before the one asked for
+//	volume=flip         serves it with a byte changed
+//	volume=short        serves half of it
+//	volume=swap         serves another volume's snapshot
+type hostility struct{}
+
+func newHostility() hostility { return hostility{} }
+
+func orders() [][2]string {
+	v := os.Getenv("CUPEL_HOSTILE")
+	if file, ok := strings.CutPrefix(v, "@"); ok {
+		b, _ := os.ReadFile(file)
+		v = string(b)
+	}
+	var list [][2]string
+	for o := range strings.SplitSeq(v, ";") {
+		if name, value, ok := strings.Cut(strings.TrimSpace(o), "="); ok {
+			list = append(list, [2]string{name, value})
+		}
+	}
+	return list
+}
+
+func (hostility) free(f *launch.Free) {
+	for _, o := range orders() {
+		if o[0] == "cas" {
+			f.CASAddr = o[1]
+		}
+	}
+}
+
+func (hostility) spec(b []byte) ([]byte, error) {
+	list := orders()
+	if len(list) == 0 {
+		return b, nil
+	}
+	var spec map[string]any
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := d.Decode(&spec); err != nil {
+		return nil, fmt.Errorf("hostile spec: %w", err)
+	}
+	process := spec["process"].(map[string]any)
+	args := process["args"].([]any)
+	for _, o := range list {
+		switch o[0] {
+		case "bind":
+			source, dest, _ := strings.Cut(o[1], ":")
+			spec["mounts"] = append(spec["mounts"].([]any),
+				map[string]any{"destination": dest, "type": "bind", "source": source, "options": []string{"bind", "ro"}})
+		case "env":
+			process["env"] = append(process["env"].([]any), o[1])
+		case "image-env":
+			args = append(args[:2:2], append([]any{"--env", o[1]}, args[2:]...)...)
+		case "entrypoint":
+			for i, a := range args {
+				if a == "--" {
+					args = append(args[:i+1:i+1], o[1])
+					break
+				}
+			}
+		case "args":
+			args = append([]any{o[1]}, args[1:]...)
+		case "hook":
+			spec["hooks"] = map[string]any{"createRuntime": []any{map[string]any{"path": o[1]}}}
+		case "caps":
+			caps := process["capabilities"].(map[string]any)
+			for _, set := range []string{"bounding", "effective", "permitted"} {
+				caps[set] = append(caps[set].([]any), o[1])
+			}
+		}
+	}
+	process["args"] = args
+	return json.Marshal(spec)
+}
+
+func (hostility) open(ctx context.Context, s *volumeStore, id ident.Digest, generation uint64) (io.ReadCloser, int64, error) {
+	for _, o := range orders() {
+		if o[0] != "volume" {
+			continue
+		}
+		switch o[1] {
+		case "older":
+			if generation > 1 {
+				return s.open(ctx, id, generation-1)
+			}
+		case "swap":
+			others, _ := filepath.Glob(filepath.Join(s.dir, "*", "*"))
+			for _, path := range others {
+				if filepath.Base(filepath.Dir(path)) != id.String() {
+					f, err := os.Open(path)
+					return f, -1, err
+				}
+			}
+		case "flip", "short":
+			r, _, err := s.open(ctx, id, generation)
+			if err != nil {
+				return nil, 0, err
+			}
+			defer r.Close()
+			b, err := io.ReadAll(r)
+			if err != nil {
+				return nil, 0, err
+			}
+			if o[1] == "flip" {
+				b[len(b)/2] ^= 1
+			} else {
+				b = b[:len(b)/2]
+			}
+			return io.NopCloser(bytes.NewReader(b)), int64(len(b)), nil
+		}
+	}
+	return s.open(ctx, id, generation)
+}

@@ -1,0 +1,88 @@
+package node
+
+import (
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+// instance is one row of the node's table. Its fields are guarded by Node.mu,
+// but op, which is held over a whole operation on the instance, and the
+// channels.
+type instance struct {
+	op   sync.Mutex
+	save sync.Mutex // orders the writes of its record; taken before Node.mu
+
+	rec      *record
+	socket   *nodeSocket
+	stopping bool
+	health   manager.Health
+	used     uint64
+	oom      bool          // the runtime said so
+	exited   chan struct{} // closed when rec.Exit is set
+	gone     chan struct{} // closed a while after exited, or when removed: no more output
+	stop     func()        // ends the goroutines that watch it
+}
+
+func newInstance(r *record) *instance {
+	i := &instance{rec: r, exited: make(chan struct{}), gone: make(chan struct{}), stop: func() {}}
+	if r.Exit != nil {
+		close(i.exited)
+		close(i.gone)
+	}
+	return i
+}
+
+// status is the manager's view; Node.mu is held.
+func (i *instance) status() manager.InstanceStatus {
+	r := i.rec
+	s := manager.InstanceStatus{
+		ID: r.Spec.ID, App: r.Spec.App, Labels: r.Spec.Labels,
+		State: manager.StateStarting, Phase: string(r.Report.Phase), Problem: r.Report.Problem,
+		InstanceID: r.Report.InstanceID, IP: r.IP, Health: i.health,
+		Memory: r.Spec.Memory, MemoryUsed: i.used, CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,
+	}
+	switch {
+	case r.Exit != nil:
+		s.State, s.ExitCode, s.ExitedAt, s.OOMKilled = manager.StateExited, r.Exit.Code, r.Exit.At, r.Exit.OOM
+		s.Health, s.MemoryUsed = manager.HealthUnknown, 0
+		if s.Problem == nil {
+			s.Problem = r.Exit.problem(r.Spec.Memory)
+		}
+	case i.stopping:
+		s.State = manager.StateStopping
+	case r.Report.Phase == volume.Running:
+		s.State = manager.StateRunning
+	}
+	return s
+}
+
+// problem explains an end that the launcher could not explain itself.
+func (e *exit) problem(memory uint64) *problem.Error {
+	switch {
+	case e.OOM:
+		return problem.New(problem.Unavailable, "out_of_memory", "the instance was killed: it needed more than its memory limit of %d bytes", memory).
+			Fix("deploy with a larger --memory")
+	case e.Lost:
+		return problem.New(problem.Unavailable, "node_restarted", "the instance went down with its machine or its containers")
+	}
+	return nil
+}
+
+// report takes the launcher's word; it returns whether anything changed.
+// Node.mu is held.
+func (i *instance) report(s volume.Status, now time.Time) bool {
+	r := i.rec
+	if s.InstanceID.IsZero() {
+		s.InstanceID = r.Report.InstanceID
+	}
+	if s.Phase == volume.Running && r.StartedAt.IsZero() {
+		r.StartedAt = now
+	}
+	changed := r.Report.Phase != s.Phase || r.Report.InstanceID != s.InstanceID || s.Problem != nil
+	r.Report = s
+	return changed
+}

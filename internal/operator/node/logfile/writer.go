@@ -1,0 +1,193 @@
+// Package logfile keeps the output of an instance in rotating files of JSON
+// lines, and reads it back while it grows.
+//
+// The writer is a process of its own, started by the instance's shim with the
+// read ends of the instance's stdout and stderr: it outlives the daemon, so that
+// a daemon that is killed leaves no hole. A folder holds the files
+// 00000001.jsonl, 00000002.jsonl, …: the writer appends to the last one, starts
+// the next when it is full and removes the oldest beyond those it keeps. No file
+// is ever renamed, so a reader follows by number without a race. When the
+// instance's output has ended, the writer leaves the file "end".
+//
+// One writer a folder; any number of readers, in any process.
+package logfile
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Line is one line of output.
+type Line struct {
+	Time   time.Time `json:"time"`
+	Stream string    `json:"stream"` // stdout, stderr
+	Line   string    `json:"line"`   // without its end of line
+}
+
+const (
+	suffix = ".jsonl"
+	// endMark is the file that says that no more will be written.
+	endMark = "end"
+	// maxLine is where a line without an end is cut.
+	maxLine = 16 << 10
+)
+
+// Limits says how much output is kept.
+type Limits struct {
+	Size int64 // bytes of one file
+	Keep int   // files
+}
+
+// DefaultLimits keep at most 40 MiB of one instance's output.
+func DefaultLimits() Limits { return Limits{Size: 8 << 20, Keep: 5} }
+
+// Writer appends lines to the files of one folder.
+type Writer struct {
+	dir    string
+	limits Limits
+	now    func() time.Time
+
+	mu   sync.Mutex
+	file *os.File
+	seq  int
+	size int64
+}
+
+// NewWriter appends to dir, which it makes if needed.
+func NewWriter(dir string, limits Limits, now func() time.Time) (*Writer, error) {
+	if limits.Size <= 0 || limits.Keep <= 0 {
+		return nil, fmt.Errorf("log limits %+v: want both over 0", limits)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make log folder: %w", err)
+	}
+	seqs, err := files(dir)
+	if err != nil {
+		return nil, err
+	}
+	w := &Writer{dir: dir, limits: limits, now: now, seq: 1}
+	if len(seqs) > 0 {
+		w.seq = seqs[len(seqs)-1]
+	}
+	return w, w.open()
+}
+
+func (w *Writer) open() error {
+	f, err := os.OpenFile(name(w.dir, w.seq), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("open log file: %w", err)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("open log file: %w", err)
+	}
+	w.file, w.size = f, info.Size()
+	return nil
+}
+
+// Write appends one line. It is safe for concurrent use.
+func (w *Writer) Write(stream, text string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b, err := json.Marshal(Line{w.now().UTC(), stream, text})
+	if err != nil {
+		return fmt.Errorf("encode log line: %w", err)
+	}
+	b = append(b, '\n')
+	if w.size > 0 && w.size+int64(len(b)) > w.limits.Size {
+		if err := w.rotate(); err != nil {
+			return err
+		}
+	}
+	n, err := w.file.Write(b)
+	w.size += int64(n)
+	if err != nil {
+		return fmt.Errorf("write log line: %w", err)
+	}
+	return nil
+}
+
+func (w *Writer) rotate() error {
+	if err := w.file.Close(); err != nil {
+		return fmt.Errorf("close log file: %w", err)
+	}
+	w.seq++
+	if err := w.open(); err != nil {
+		return err
+	}
+	seqs, err := files(w.dir)
+	if err != nil {
+		return err
+	}
+	for len(seqs) > w.limits.Keep {
+		if err := os.Remove(name(w.dir, seqs[0])); err != nil {
+			return fmt.Errorf("remove old log file: %w", err)
+		}
+		seqs = seqs[1:]
+	}
+	return nil
+}
+
+// Close ends the log: readers that follow it come to an end.
+func (w *Writer) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err := w.file.Close()
+	return errors.Join(err, os.WriteFile(filepath.Join(w.dir, endMark), nil, 0o600))
+}
+
+// Copy reads lines from r until its end and writes them. A line that can't be
+// written (a full disk) is dropped, and the reading goes on: an instance must
+// not stand still because its log can't grow. The first such error is returned.
+func (w *Writer) Copy(stream string, r io.Reader) error {
+	br := bufio.NewReaderSize(r, maxLine)
+	var first error
+	for {
+		chunk, err := br.ReadSlice('\n')
+		if len(chunk) > 0 {
+			text := strings.TrimSuffix(strings.TrimSuffix(string(chunk), "\n"), "\r")
+			if werr := w.Write(stream, text); werr != nil && first == nil {
+				first = werr
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return first
+		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
+			return errors.Join(first, fmt.Errorf("read %s: %w", stream, err))
+		}
+	}
+}
+
+func name(dir string, seq int) string { return filepath.Join(dir, fmt.Sprintf("%08d%s", seq, suffix)) }
+
+// files returns the numbers of a folder's files in order.
+func files(dir string) ([]int, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read log folder: %w", err)
+	}
+	var seqs []int
+	for _, e := range entries {
+		digits, ok := strings.CutSuffix(e.Name(), suffix)
+		if !ok {
+			continue
+		}
+		if n, err := strconv.Atoi(digits); err == nil && n > 0 {
+			seqs = append(seqs, n)
+		}
+	}
+	slices.Sort(seqs)
+	return seqs, nil
+}

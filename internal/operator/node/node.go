@@ -1,0 +1,187 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/node/cgroup"
+	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Config is what a node is made of. All fields are needed but those that say
+// otherwise.
+type Config struct {
+	State     string // absolute; this node's folders are made below it
+	Cgroup    string // parent of the instances' control groups, e.g. /cupel-0123abcd
+	Launcher  string // path of the launcher's binary; copied
+	LogWriter string // absolute path of the program whose sub-command logfile.Verb runs logfile.Main
+	CASAddr   string // HOST:PORT of the CAS as instances reach it, for specs that name none
+	Runtime   Runtime
+	Monitor   Monitor
+	Images    Images
+	Network   Network
+	Attester  Attester
+	Replica   Replica // optional
+	Cgroups   *cgroup.Tree
+	Limits    logfile.Limits // zero: the default
+	Logger    *slog.Logger
+	Now       func() time.Time
+}
+
+// Node is the manager's Backend on this machine.
+type Node struct {
+	cfg      Config
+	launcher string // the copy that instances run
+	digest   ident.Digest
+	journal  journal
+	volumes  *volumeStore
+	hostile  hostility
+
+	mu        sync.Mutex
+	instances map[string]*instance
+	watchers  map[chan manager.InstanceEvent]*backlog
+	casAddr   string
+}
+
+var _ manager.Backend = (*Node)(nil)
+
+// New makes the node's folders and copies the launcher. It starts nothing;
+// call Adopt before anything else and Run to keep instances watched.
+func New(cfg Config) (*Node, error) {
+	if !filepath.IsAbs(cfg.State) {
+		return nil, fmt.Errorf("node state folder %q: want an absolute path", cfg.State)
+	}
+	if cfg.Limits == (logfile.Limits{}) {
+		cfg.Limits = logfile.DefaultLimits()
+	}
+	n := &Node{
+		cfg: cfg, casAddr: cfg.CASAddr, hostile: newHostility(),
+		instances: map[string]*instance{}, watchers: map[chan manager.InstanceEvent]*backlog{},
+	}
+	for _, dir := range []string{"instances", "run", "etc", "logs", "netns", "volumes", "launcher"} {
+		if err := os.MkdirAll(n.dir(dir), 0o700); err != nil {
+			return nil, fmt.Errorf("make node folder: %w", err)
+		}
+	}
+	n.journal = journal{n.dir("instances")}
+	n.volumes = &volumeStore{dir: n.dir("volumes"), replica: cfg.Replica, logger: cfg.Logger, locks: map[ident.Digest]*sync.Mutex{}}
+	if err := n.volumes.sweep(); err != nil {
+		return nil, fmt.Errorf("clean up volumes: %w", err)
+	}
+	return n, n.keepLauncher()
+}
+
+func (n *Node) dir(parts ...string) string {
+	return filepath.Join(append([]string{n.cfg.State}, parts...)...)
+}
+
+// LauncherDigest is the digest of the launcher that instances run: part of
+// what is measured.
+func (n *Node) LauncherDigest() ident.Digest { return n.digest }
+
+// SetCASAddr changes the address that instances started from now on are given.
+func (n *Node) SetCASAddr(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.casAddr = addr
+}
+
+// keepLauncher copies the launcher under its digest, so that a rebuild in place
+// neither disturbs running instances nor changes what the next one is.
+func (n *Node) keepLauncher() error {
+	src, err := os.Open(n.cfg.Launcher)
+	if err != nil {
+		return problem.New(problem.Invalid, "launcher_missing", "open the launcher: %w", err).
+			Fix("build it (make build) and keep cupel-init beside cupeld")
+	}
+	defer src.Close()
+	tmp, err := os.CreateTemp(n.dir("launcher"), ".copy-*")
+	if err != nil {
+		return fmt.Errorf("copy the launcher: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	h := sha256.New()
+	_, err = io.Copy(io.MultiWriter(tmp, h), src)
+	if err = errors.Join(err, tmp.Chmod(0o555), tmp.Sync(), tmp.Close()); err != nil {
+		return fmt.Errorf("copy the launcher: %w", err)
+	}
+	n.digest = ident.Digest(h.Sum(nil))
+	n.launcher = n.dir("launcher", n.digest.String())
+	if _, err := os.Stat(n.launcher); err == nil {
+		return nil // the same inode as running instances have
+	}
+	return os.Rename(tmp.Name(), n.launcher)
+}
+
+// EnsureImage implements manager.Backend.
+func (n *Node) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, error) {
+	img, err := n.cfg.Images.Ensure(ctx, ref)
+	if err != nil {
+		return manager.ImageInfo{}, err
+	}
+	// An image that can't be launched is refused here, not at the first Start.
+	if _, err := launch.ParseImageConfig(img.Config); err != nil {
+		return manager.ImageInfo{}, err
+	}
+	return manager.ImageInfo{Ref: ref, Digest: img.Manifest, Config: ident.Sum(img.Config), Size: img.Size}, nil
+}
+
+// List implements manager.Backend.
+func (n *Node) List(context.Context) ([]manager.InstanceStatus, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]manager.InstanceStatus, 0, len(n.instances))
+	for _, i := range n.instances {
+		if i.rec.Made {
+			out = append(out, i.status())
+		}
+	}
+	slices.SortFunc(out, func(a, b manager.InstanceStatus) int { return strings.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+// Logs implements manager.Backend.
+func (n *Node) Logs(ctx context.Context, id string, opts manager.LogOptions) (io.ReadCloser, error) {
+	i := n.find(id)
+	if i == nil {
+		return nil, unknown(id)
+	}
+	ended := func() bool {
+		select {
+		case <-i.gone:
+			return true
+		default:
+			return false
+		}
+	}
+	return logfile.Open(ctx, n.dir("logs", id), logfile.Options{
+		Follow: opts.Follow, Since: opts.Since, Tail: opts.Tail, Ended: ended,
+	}), nil
+}
+
+func (n *Node) find(id string) *instance {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.instances[id]
+}
+
+func unknown(id string) error {
+	return problem.New(problem.NotFound, "instance_unknown", "no instance %q on this node", id)
+}
+
+var validID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)

@@ -1,0 +1,111 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+const recordVersion = 1
+
+// record is one instance in the journal.
+type record struct {
+	Version   int                  `json:"version"`
+	Spec      manager.InstanceSpec `json:"spec"`
+	CreatedAt time.Time            `json:"created_at"`
+	Made      bool                 `json:"made"` // Start came to its end
+	IP        netip.Addr           `json:"ip"`
+	Report    volume.Status        `json:"report"` // the launcher's newest
+	StartedAt time.Time            `json:"started_at,omitzero"`
+	Exit      *exit                `json:"exit,omitempty"`
+}
+
+// exit is how an instance ended.
+type exit struct {
+	Code int       `json:"code"`
+	At   time.Time `json:"at"`
+	OOM  bool      `json:"oom,omitempty"`
+	Lost bool      `json:"lost,omitempty"` // it vanished with the machine; Code is made up
+}
+
+// journal is the folder of records.
+type journal struct{ dir string }
+
+func (j journal) path(id string) string { return filepath.Join(j.dir, id+".json") }
+
+func (j journal) save(r *record) error {
+	r.Version = recordVersion
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode instance record: %w", err)
+	}
+	return writeFile(j.path(r.Spec.ID), append(b, '\n'), 0o600)
+}
+
+func (j journal) remove(id string) error {
+	if err := os.Remove(j.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove instance record: %w", err)
+	}
+	return syncDir(j.dir)
+}
+
+// load returns all records; one that can't be read is an error that names it.
+func (j journal) load() ([]*record, error) {
+	entries, err := os.ReadDir(j.dir)
+	if err != nil {
+		return nil, fmt.Errorf("read instance records: %w", err)
+	}
+	var records []*record
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			_ = os.Remove(filepath.Join(j.dir, e.Name())) // a write that broke off
+			continue
+		}
+		b, err := os.ReadFile(j.path(id))
+		if err != nil {
+			return nil, fmt.Errorf("read instance record: %w", err)
+		}
+		var r record
+		if err := json.Unmarshal(b, &r); err != nil || r.Version != recordVersion || r.Spec.ID != id {
+			return nil, fmt.Errorf("instance record %s: version %d, id %q: want version %d of that id (%w)",
+				j.path(id), r.Version, r.Spec.ID, recordVersion, err)
+		}
+		records = append(records, &r)
+	}
+	return records, nil
+}
+
+// writeFile replaces path durably: the old content or the new one, never half.
+func writeFile(path string, b []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,104 @@
+package node
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// Runtime runs containers. They outlive this process, and are found again by
+// List. Methods are safe for concurrent use.
+type Runtime interface {
+	// Start makes a container with that spec on the image and starts it. What
+	// a failed or cancelled Start made, it removes.
+	Start(ctx context.Context, c Container) error
+	// Kill signals the container's first process. A container that has exited
+	// or is unknown is no error.
+	Kill(ctx context.Context, id string, signal syscall.Signal) error
+	// Reap frees the processes that an exited container still needs (its shim,
+	// the writer of its log, which then ends the log). One that runs is left
+	// alone, an unknown one is no error.
+	Reap(ctx context.Context, id string) error
+	// Delete ends the container if it runs and frees all of it, also what an
+	// interrupted Start left. An unknown one is no error.
+	Delete(ctx context.Context, id string) error
+	// List returns every container that Start made.
+	List(ctx context.Context) ([]ContainerState, error)
+}
+
+// Monitor tells of changes of a Runtime's containers.
+type Monitor interface {
+	// Watch sends events until ctx ends, then closes the channel.
+	Watch(ctx context.Context) <-chan Event
+}
+
+// Container is what Runtime.Start needs.
+type Container struct {
+	ID     string
+	Image  string            // reference that Images.Ensure was given
+	Spec   []byte            // OCI runtime spec; handed to the low-level runtime as it is
+	Labels map[string]string // kept
+	LogURI string            // where its output goes
+}
+
+// ContainerState is what Runtime.List knows.
+type ContainerState struct {
+	ID       string
+	Running  bool
+	ExitCode int       // when not running
+	ExitedAt time.Time // zero: unknown, the machine or its containers went down
+}
+
+// Event is one change of a container. An empty ID means that events may have
+// been lost: look at List.
+type Event struct {
+	ID  string
+	OOM bool // a process of it was killed for want of memory; else it exited
+}
+
+// Images brings images here and unpacks them.
+type Images interface {
+	// Ensure returns the image of ref, fetched if it isn't here.
+	Ensure(ctx context.Context, ref string) (Image, error)
+	// Find returns the image of ref if it is here; otherwise NotFound.
+	Find(ctx context.Context, ref string) (Image, error)
+}
+
+// Image is one image that is here.
+type Image struct {
+	Manifest ident.Digest
+	Config   []byte // the OCI image config's bytes
+	Size     int64  // of its layers, compressed
+}
+
+// Network gives instances addresses.
+type Network interface {
+	// Add makes the instance's network namespace at path and connects it.
+	Add(ctx context.Context, id, path string) (netip.Addr, error)
+	// Remove undoes Add, from any state that an interrupted one left.
+	Remove(ctx context.Context, id, path string) error
+	// Gateway is this machine's address as the instances see it.
+	Gateway() netip.Addr
+}
+
+// Attester serves evidence on a socket in the instance's directory.
+type Attester interface {
+	// Open listens in dir. configID is the launch binding that the platform
+	// puts into the instance's evidence. Opening again replaces.
+	Open(id, dir string, configID attest.Data64) error
+	// Close stops listening. An unknown id is no error.
+	Close(id string)
+}
+
+// Replica keeps a second copy of volume snapshots, away from this node.
+type Replica interface {
+	// Push returns when the snapshot is stored.
+	Push(ctx context.Context, volume ident.Digest, generation uint64, size int64, open func() (io.ReadCloser, error)) error
+	// Pull opens a stored snapshot; NotFound if there is none.
+	Pull(ctx context.Context, volume ident.Digest, generation uint64) (io.ReadCloser, error)
+}

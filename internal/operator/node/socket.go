@@ -1,0 +1,155 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+const (
+	maxStatus = 64 << 10
+	// snapshotSlack is what sealing may add to what fits the instance's memory.
+	snapshotSlack = 16 << 20
+)
+
+// nodeSocket serves one instance's node socket: the launcher's way to store
+// ciphertext and to say how far it is. The directory is mounted into that one
+// instance, so the listener is the caller's identity.
+type nodeSocket struct {
+	id      string
+	memory  uint64
+	volumes *volumeStore
+	report  func(ctx context.Context, s volume.Status)
+	logger  *slog.Logger
+	hostile hostility
+
+	server   *http.Server
+	listener net.Listener
+}
+
+// serve listens in dir until close.
+func (s *nodeSocket) serve(dir string) error {
+	l, err := ListenUnix(dir, volume.NodeSocket)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+volume.PathVolumes+"{id}", s.answer(s.getVolume))
+	mux.HandleFunc("PUT "+volume.PathVolumes+"{id}", s.answer(s.putVolume))
+	mux.HandleFunc("POST "+volume.PathStatus, s.answer(s.postStatus))
+	s.listener = l
+	s.server = &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+	}
+	go func() {
+		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.logger.Error("node socket ended", "instance", s.id, "error", err)
+		}
+	}()
+	return nil
+}
+
+func (s *nodeSocket) close() { _ = s.server.Close() }
+
+// answer turns a handler's error into a problem body.
+func (s *nodeSocket) answer(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			s.logger.WarnContext(r.Context(), "node socket refused", "instance", s.id, "path", r.URL.Path, "error", err)
+			problem.Write(w, "", err)
+		}
+	}
+}
+
+func (s *nodeSocket) target(r *http.Request) (id ident.Digest, generation uint64, err error) {
+	id, err = ident.ParseDigest(r.PathValue("id"))
+	if err != nil {
+		return id, 0, problem.New(problem.Invalid, "volume_id", "volume: %w", err)
+	}
+	q := r.URL.Query().Get(volume.QueryGeneration)
+	if q == "" {
+		return id, 0, nil
+	}
+	generation, err = strconv.ParseUint(q, 10, 64)
+	if err != nil || generation == 0 {
+		return id, 0, problem.New(problem.Invalid, "generation", "generation %q", q).Want("a number from 1 on")
+	}
+	return id, generation, nil
+}
+
+func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
+	id, generation, err := s.target(r)
+	if err != nil {
+		return err
+	}
+	if generation == 0 {
+		if generation, err = s.volumes.newest(id); err != nil {
+			return err
+		}
+	}
+	body, size, err := s.hostile.open(r.Context(), s.volumes, id, generation)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if size >= 0 {
+		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
+	}
+	if _, err := io.Copy(w, body); err != nil {
+		s.logger.WarnContext(r.Context(), "sending a volume broke off", "instance", s.id, "volume", id.String(), "error", err)
+		panic(http.ErrAbortHandler) // the caller must not take it for the end
+	}
+	return nil
+}
+
+func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
+	id, generation, err := s.target(r)
+	if err != nil {
+		return err
+	}
+	if generation == 0 {
+		return problem.New(problem.Invalid, "generation", "no generation").Want("a number from 1 on")
+	}
+	limit := int64(s.memory) + snapshotSlack
+	body := http.MaxBytesReader(w, r.Body, limit)
+	if err := s.volumes.put(r.Context(), id, generation, body); err != nil {
+		if _, over := errors.AsType[*http.MaxBytesError](err); over {
+			return problem.New(problem.Invalid, "volume_too_large", "a snapshot of more than %d bytes", limit).
+				Want("at most the instance's memory")
+		}
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
+	var st volume.Status
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxStatus)).Decode(&st); err != nil {
+		return problem.New(problem.Invalid, "status", "status: %w", err)
+	}
+	if st.Version != volume.StatusVersion {
+		return problem.New(problem.Invalid, "status", "status version %d", st.Version).Want("%d", volume.StatusVersion)
+	}
+	switch st.Phase {
+	case volume.Starting, volume.Attesting, volume.Attested, volume.Mounting, volume.Running,
+		volume.Committing, volume.Exited, volume.Refused:
+	default:
+		return problem.New(problem.Invalid, "status", "phase %q", st.Phase)
+	}
+	s.report(r.Context(), st)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,264 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+const (
+	minMemory = 16 << 20
+	maxPids   = 4096
+)
+
+// Start implements manager.Backend.
+func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
+	if !validID.MatchString(spec.ID) {
+		return problem.New(problem.Invalid, "instance_id", "instance id %q", spec.ID).Want("1 to 40 of a-z 0-9 -")
+	}
+	if spec.Memory < minMemory || spec.Memory > 1<<62 {
+		return problem.New(problem.Invalid, "memory_limit", "memory limit of %d bytes", spec.Memory).
+			Want("at least %d (16M)", minMemory).Fix("deploy with a larger --memory")
+	}
+	img, err := n.cfg.Images.Find(ctx, spec.Image)
+	if err != nil {
+		return err
+	}
+	imgConfig, err := launch.ParseImageConfig(img.Config)
+	if err != nil {
+		return err
+	}
+	i, err := n.claim(spec)
+	if i == nil || err != nil {
+		return err
+	}
+	defer i.op.Unlock()
+	if err := n.create(ctx, i, imgConfig); err != nil {
+		// What was begun is undone even if ctx ended.
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		return errors.Join(err, n.destroy(undo, i))
+	}
+	n.notify(i)
+	n.watch(i)
+	return nil
+}
+
+// claim puts a new instance into the table and returns it with its op lock
+// held; nil without an error if the instance is there already.
+func (n *Node) claim(spec manager.InstanceSpec) (*instance, error) {
+	for {
+		n.mu.Lock()
+		old := n.instances[spec.ID]
+		if old == nil {
+			i := newInstance(&record{Spec: spec, CreatedAt: n.cfg.Now().UTC()})
+			i.op.Lock()
+			n.instances[spec.ID] = i
+			n.mu.Unlock()
+			return i, nil
+		}
+		n.mu.Unlock()
+		// A Start or Remove of this id may be under way: wait for it, look again.
+		old.op.Lock()
+		n.mu.Lock()
+		current, made, ended := n.instances[spec.ID] == old, old.rec.Made, old.rec.Exit != nil
+		n.mu.Unlock()
+		old.op.Unlock()
+		switch {
+		case !current:
+		case ended:
+			return nil, problem.New(problem.Conflict, "instance_exited", "instance %q has exited", spec.ID).
+				Fix("remove it, or start another one")
+		case made:
+			return nil, nil
+		}
+	}
+}
+
+// create makes everything that an instance is, journal first.
+func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig) error {
+	spec := i.rec.Spec
+	if err := n.journal.save(i.rec); err != nil {
+		return err
+	}
+	run, etc := n.dir("run", spec.ID), n.dir("etc", spec.ID)
+	for _, dir := range []string{run, etc, n.dir("logs", spec.ID)} {
+		if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
+			return err
+		}
+	}
+	netns := n.dir("netns", spec.ID)
+	ip, err := n.cfg.Network.Add(ctx, spec.ID, netns)
+	if err != nil {
+		return err
+	}
+	host := hostname(spec)
+	if err := writeEtc(etc, host, ip, n.cfg.Network.Gateway()); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	i.rec.IP = ip
+	casAddr := spec.CASAddr
+	if casAddr == "" {
+		casAddr = n.casAddr
+	}
+	n.mu.Unlock()
+	if err := n.openSockets(i); err != nil {
+		return err
+	}
+	free := launch.Free{
+		CASAddr: casAddr, LASAddr: launch.LASAddr, ConfigID: spec.Config.String(),
+		Root: "rootfs", Hostname: host, CgroupsPath: n.cgroup(spec.ID), NetworkNamespace: netns,
+		Memory: int64(spec.Memory), Pids: maxPids,
+		ResolvConf: etc + "/resolv.conf", Hosts: etc + "/hosts", SocketDir: run, Launcher: n.launcher,
+	}
+	n.hostile.free(&free)
+	ociSpec, err := launch.Spec(img)
+	if err != nil {
+		return err
+	}
+	if ociSpec, err = launch.Fill(ociSpec, free); err != nil {
+		return err
+	}
+	if ociSpec, err = n.hostile.spec(ociSpec); err != nil {
+		return err
+	}
+	err = n.cfg.Runtime.Start(ctx, Container{
+		ID: spec.ID, Image: spec.Image, Spec: ociSpec,
+		Labels: map[string]string{"cupel.dev/app": spec.App},
+		LogURI: logfile.URI(n.cfg.LogWriter, n.dir("logs", spec.ID), n.cfg.Limits),
+	})
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	i.rec.Made = true
+	rec := *i.rec
+	n.mu.Unlock()
+	i.save.Lock()
+	defer i.save.Unlock()
+	return n.journal.save(&rec)
+}
+
+func (n *Node) cgroup(id string) string { return n.cfg.Cgroup + "/" + id }
+
+// hostname is what the instance calls itself: the app's name and enough of the
+// id to tell its instances apart.
+func hostname(spec manager.InstanceSpec) string {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '-'
+	}, spec.AppName)
+	if len(name) > 20 {
+		name = name[:20]
+	}
+	return strings.Trim(name+"-"+spec.ID, "-")
+}
+
+func (n *Node) openSockets(i *instance) error {
+	id := i.rec.Spec.ID
+	run := n.dir("run", id)
+	s := &nodeSocket{
+		id: id, memory: i.rec.Spec.Memory, volumes: n.volumes, logger: n.cfg.Logger, hostile: n.hostile,
+		report: n.reporter(i),
+	}
+	if err := s.serve(run); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	i.socket = s
+	n.mu.Unlock()
+	return n.cfg.Attester.Open(id, run, i.rec.Spec.Binding)
+}
+
+// destroy frees everything that an instance holds, from any state, record
+// last. The instance's op lock is held.
+func (n *Node) destroy(ctx context.Context, i *instance) error {
+	id := i.rec.Spec.ID
+	n.mu.Lock()
+	i.stop()
+	n.mu.Unlock()
+	err := n.cfg.Runtime.Delete(ctx, id)
+	n.cfg.Attester.Close(id)
+	n.mu.Lock()
+	if i.socket != nil {
+		i.socket.close()
+	}
+	n.mu.Unlock()
+	i.save.Lock()
+	defer i.save.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := n.free(ctx, id); err != nil {
+		return err // the record stays: Remove or the next Adopt tries again
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.instances[id] == i {
+		delete(n.instances, id)
+	}
+	n.end(i)
+	n.publish(manager.InstanceEvent{
+		Status: manager.InstanceStatus{ID: id, App: i.rec.Spec.App}, Removed: true,
+	})
+	return nil
+}
+
+// free removes what an id holds beside its container.
+func (n *Node) free(ctx context.Context, id string) error {
+	errs := []error{
+		n.cfg.Network.Remove(ctx, id, n.dir("netns", id)),
+		n.removeCgroup(ctx, id),
+	}
+	for _, dir := range []string{"run", "etc", "logs"} {
+		errs = append(errs, os.RemoveAll(n.dir(dir, id)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return problem.New(problem.Unavailable, "cleanup", "clean up instance %s: %w", id, err).Fix("remove it again")
+	}
+	return n.journal.remove(id)
+}
+
+// removeCgroup waits for the last processes of a killed group to be gone.
+func (n *Node) removeCgroup(ctx context.Context, id string) error {
+	var err error
+	for range 100 {
+		if err = n.cfg.Cgroups.Remove(n.cgroup(id)); !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+		if kerr := n.cfg.Cgroups.Kill(n.cgroup(id)); kerr != nil {
+			return kerr
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return err
+}
+
+// end closes the channels that tell that nothing more will come; Node.mu is held.
+func (n *Node) end(i *instance) {
+	for _, c := range []chan struct{}{i.exited, i.gone} {
+		select {
+		case <-c:
+		default:
+			close(c)
+		}
+	}
+}

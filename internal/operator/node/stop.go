@@ -1,0 +1,120 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// killWait is how long a killed instance may take to be gone.
+const killWait = 30 * time.Second
+
+// Stop implements manager.Backend.
+func (n *Node) Stop(ctx context.Context, id string, grace time.Duration) error {
+	i := n.find(id)
+	if i == nil {
+		return unknown(id)
+	}
+	i.op.Lock()
+	defer i.op.Unlock()
+	if n.find(id) != i {
+		return unknown(id)
+	}
+	return n.halt(ctx, i, grace)
+}
+
+// halt ends an instance and waits for it. The op lock is held.
+func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error {
+	id := i.rec.Spec.ID
+	select {
+	case <-i.exited:
+		return nil
+	default:
+	}
+	n.mu.Lock()
+	i.stopping = true
+	n.publishStatus(i)
+	n.mu.Unlock()
+	for _, step := range []struct {
+		signal syscall.Signal
+		wait   time.Duration
+	}{{syscall.SIGTERM, grace}, {syscall.SIGKILL, killWait}} {
+		if err := n.cfg.Runtime.Kill(ctx, id, step.signal); err != nil {
+			return fmt.Errorf("stop instance %s: %w", id, err)
+		}
+		timer := time.NewTimer(step.wait)
+		select {
+		case <-i.exited:
+			timer.Stop()
+			return nil
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+		// The exit may have been missed: ask before going on.
+		if err := n.resync(ctx); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-i.exited:
+		return nil
+	default:
+	}
+	return problem.New(problem.Unavailable, "stop_timeout", "instance %s did not end within %v of SIGKILL", id, killWait).
+		Fix("look at the node's containerd log, then remove the instance")
+}
+
+// Remove implements manager.Backend.
+func (n *Node) Remove(ctx context.Context, id string) error {
+	i := n.find(id)
+	if i == nil {
+		return nil
+	}
+	i.op.Lock()
+	defer i.op.Unlock()
+	if n.find(id) != i {
+		return nil
+	}
+	return n.destroy(ctx, i)
+}
+
+// StopAll stops every instance, all at once, and keeps them listed.
+func (n *Node) StopAll(ctx context.Context, grace time.Duration) error {
+	return n.all(ctx, func(ctx context.Context, id string) error {
+		err := n.Stop(ctx, id, grace)
+		if err != nil && problem.KindOf(err) == problem.NotFound {
+			return nil // removed meanwhile
+		}
+		return err
+	})
+}
+
+// RemoveAll removes every instance and the instances' empty control group.
+func (n *Node) RemoveAll(ctx context.Context) error {
+	if err := n.all(ctx, n.Remove); err != nil {
+		return err
+	}
+	return n.cfg.Cgroups.Remove(n.cfg.Cgroup)
+}
+
+func (n *Node) all(ctx context.Context, f func(context.Context, string) error) error {
+	n.mu.Lock()
+	ids := make([]string, 0, len(n.instances))
+	for id := range n.instances {
+		ids = append(ids, id)
+	}
+	n.mu.Unlock()
+	var g errgroup.Group
+	g.SetLimit(8)
+	for _, id := range ids {
+		g.Go(func() error { return f(ctx, id) })
+	}
+	return g.Wait()
+}

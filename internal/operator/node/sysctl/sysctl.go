@@ -1,0 +1,176 @@
+// Package sysctl changes settings of the machine's kernel and puts back what it
+// found, when the last one who needed the change has gone.
+//
+// It owns a folder that all Cupel installations of the machine share, since the
+// settings are shared too: the values found before the first change, and a file
+// per holder. The folder belongs below /run: a reboot forgets both the changes
+// and the record. A lock on the folder makes it safe between processes.
+package sysctl
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Keeper records in Dir and changes below Proc.
+type Keeper struct {
+	Dir  string // machine-wide, e.g. /run/cupel-sysctl
+	Proc string // /proc/sys
+}
+
+// Default is the machine's keeper.
+func Default() Keeper { return Keeper{Dir: "/run/cupel-sysctl", Proc: "/proc/sys"} }
+
+// record is what one setting was before and who needs it otherwise.
+type record struct {
+	Found   map[string]string   `json:"found"`   // setting -> value before the first change
+	Holders map[string][]string `json:"holders"` // holder -> settings
+}
+
+// Hold sets each setting ("net/ipv4/ip_forward") for holder until Release.
+// Settings in also change by themselves with those (the kernel resets some):
+// they are recorded, not set. Holding again adds to what is held.
+func (k Keeper) Hold(holder string, settings map[string]string, also ...string) error {
+	return k.locked(func(r *record) error {
+		names := append(slices.Sorted(maps.Keys(settings)), also...)
+		for _, name := range names {
+			if _, known := r.Found[name]; known {
+				continue
+			}
+			value, err := k.read(name)
+			if err != nil {
+				return err
+			}
+			r.Found[name] = value
+		}
+		held := append(r.Holders[holder], names...)
+		slices.Sort(held)
+		r.Holders[holder] = slices.Compact(held)
+		// The record is written before the first change.
+		if err := k.save(r); err != nil {
+			return err
+		}
+		for name, value := range settings {
+			if err := k.write(name, value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Release gives up what holder holds; a setting that nobody holds any more is
+// put back. A holder that holds nothing is no error.
+func (k Keeper) Release(holder string) error {
+	if _, err := os.Stat(k.Dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return k.locked(func(r *record) error {
+		delete(r.Holders, holder)
+		needed := map[string]bool{}
+		for _, names := range r.Holders {
+			for _, n := range names {
+				needed[n] = true
+			}
+		}
+		// Switches first, then what they reset: deepest names last.
+		names := slices.SortedFunc(maps.Keys(r.Found), func(a, b string) int {
+			if d := strings.Count(a, "/") - strings.Count(b, "/"); d != 0 {
+				return d
+			}
+			return strings.Compare(a, b)
+		})
+		var errs []error
+		for _, name := range names {
+			if needed[name] {
+				continue
+			}
+			if err := k.write(name, r.Found[name]); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			delete(r.Found, name)
+		}
+		return errors.Join(append(errs, k.save(r))...)
+	})
+}
+
+func (k Keeper) path() string { return filepath.Join(k.Dir, "found.json") }
+
+// locked runs f with the record under the folder's lock, and removes the folder
+// when nothing is recorded any more.
+func (k Keeper) locked(f func(*record) error) error {
+	var lock *os.File
+	for {
+		if err := os.MkdirAll(k.Dir, 0o700); err != nil {
+			return fmt.Errorf("keep kernel settings: %w", err)
+		}
+		var err error
+		if lock, err = os.Open(k.Dir); err != nil {
+			return fmt.Errorf("keep kernel settings: %w", err)
+		}
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+			lock.Close()
+			return fmt.Errorf("lock kernel settings: %w", err)
+		}
+		// The last holder may have removed the folder while we waited.
+		mine, err1 := lock.Stat()
+		now, err2 := os.Stat(k.Dir)
+		if err1 == nil && err2 == nil && os.SameFile(mine, now) {
+			break
+		}
+		lock.Close()
+	}
+	defer lock.Close()
+	r := record{Found: map[string]string{}, Holders: map[string][]string{}}
+	b, err := os.ReadFile(k.path())
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read kernel settings found before: %w", err)
+	}
+	err = f(&r)
+	if len(r.Found) == 0 && len(r.Holders) == 0 {
+		err = errors.Join(err, os.RemoveAll(k.Dir))
+	}
+	return err
+}
+
+func (k Keeper) save(r *record) error {
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	tmp := k.path() + ".new"
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("record kernel settings: %w", err)
+	}
+	return os.Rename(tmp, k.path())
+}
+
+func (k Keeper) read(name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(k.Proc, name))
+	if err != nil {
+		return "", fmt.Errorf("read kernel setting: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func (k Keeper) write(name, value string) error {
+	if now, err := k.read(name); err == nil && now == value {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(k.Proc, name), []byte(value+"\n"), 0o644); err != nil {
+		return fmt.Errorf("change kernel setting: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,266 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+const (
+	resyncEvery = 5 * time.Second
+	memoryEvery = 2 * time.Second
+	// lastWords is how long an instance's log may still grow after its exit if
+	// its writer never says that it ended.
+	lastWords = 3 * time.Second
+)
+
+// Run watches the runtime and the instances until ctx ends. Instances go on:
+// the next process adopts them.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := n.cfg.Monitor.Watch(ctx)
+	tick := time.NewTicker(resyncEvery)
+	defer tick.Stop()
+	for {
+		resync := false
+		select {
+		case <-ctx.Done():
+			n.shutdown()
+			return nil
+		case e, ok := <-events:
+			if !ok {
+				events = nil // only when ctx ended
+				continue
+			}
+			if e.OOM {
+				n.mu.Lock()
+				if i := n.instances[e.ID]; i != nil {
+					i.oom = true
+				}
+				n.mu.Unlock()
+				continue
+			}
+			resync = true
+		case <-tick.C:
+			resync = true
+		}
+		if resync {
+			if err := n.resync(ctx); err != nil && ctx.Err() == nil {
+				n.cfg.Logger.WarnContext(ctx, "can't list containers", "error", err)
+			}
+		}
+	}
+}
+
+// shutdown stops serving and watching, and leaves the instances alone.
+func (n *Node) shutdown() {
+	n.mu.Lock()
+	for id, i := range n.instances {
+		i.stop()
+		if i.socket != nil {
+			i.socket.close()
+		}
+		n.cfg.Attester.Close(id)
+	}
+	n.mu.Unlock()
+}
+
+// resync compares what runs with what the table says and records exits.
+func (n *Node) resync(ctx context.Context) error {
+	containers, err := n.cfg.Runtime.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	byID := map[string]ContainerState{}
+	for _, c := range containers {
+		byID[c.ID] = c
+	}
+	n.mu.Lock()
+	var live []*instance
+	for _, i := range n.instances {
+		if i.rec.Made && i.rec.Exit == nil {
+			live = append(live, i)
+		}
+	}
+	n.mu.Unlock()
+	for _, i := range live {
+		c, known := byID[i.rec.Spec.ID]
+		if known && c.Running {
+			continue
+		}
+		n.exitSeen(ctx, i, c)
+	}
+	return nil
+}
+
+// exitSeen records that an instance ended.
+func (n *Node) exitSeen(ctx context.Context, i *instance, c ContainerState) {
+	id := i.rec.Spec.ID
+	e := exit{Code: c.ExitCode, At: c.ExitedAt.UTC()}
+	if c.ExitedAt.IsZero() {
+		e = exit{Code: 255, At: n.cfg.Now().UTC(), Lost: true}
+	}
+	mem, memErr := n.cfg.Cgroups.Memory(n.cgroup(id))
+	n.mu.Lock()
+	if i.rec.Exit != nil || n.instances[id] != i {
+		n.mu.Unlock()
+		return
+	}
+	// A kill for want of memory that the app survived is not how it ended.
+	e.OOM = (i.oom || memErr == nil && mem.OOMKills > 0) && e.Code != 0 && !e.Lost
+	i.rec.Exit = &e
+	i.stop()
+	close(i.exited)
+	n.publishStatus(i)
+	n.mu.Unlock()
+	time.AfterFunc(lastWords, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.end(i)
+	})
+	n.cfg.Logger.InfoContext(ctx, "instance exited", "instance", id, "exit_code", e.Code, "oom", e.OOM)
+	n.persist(ctx, i)
+	if err := n.cfg.Runtime.Reap(ctx, id); err != nil {
+		n.cfg.Logger.WarnContext(ctx, "exited container not reaped", "instance", id, "error", err)
+	}
+}
+
+// persist writes an instance's record as it is now, unless it was removed.
+func (n *Node) persist(ctx context.Context, i *instance) {
+	i.save.Lock()
+	defer i.save.Unlock()
+	n.mu.Lock()
+	rec, current := *i.rec, n.instances[i.rec.Spec.ID] == i
+	n.mu.Unlock()
+	if !current {
+		return
+	}
+	if err := n.journal.save(&rec); err != nil {
+		n.cfg.Logger.ErrorContext(ctx, "instance record not written", "instance", rec.Spec.ID, "error", err)
+	}
+}
+
+// reporter returns what the node socket calls with the launcher's reports.
+func (n *Node) reporter(i *instance) func(context.Context, volume.Status) {
+	return func(ctx context.Context, s volume.Status) {
+		n.mu.Lock()
+		changed := i.report(s, n.cfg.Now().UTC())
+		if changed {
+			n.publishStatus(i)
+		}
+		n.mu.Unlock()
+		n.persist(ctx, i)
+	}
+}
+
+// watch starts the goroutines that look after a running instance.
+func (n *Node) watch(i *instance) {
+	ctx, cancel := context.WithCancel(context.Background())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if i.rec.Exit != nil {
+		cancel()
+		return
+	}
+	i.stop = cancel
+	addr := net.JoinHostPort(i.rec.IP.String(), strconv.Itoa(int(i.rec.Spec.Port)))
+	go n.watchMemory(ctx, i)
+	if i.rec.Spec.Port != 0 {
+		go n.watchHealth(ctx, i, addr)
+	}
+}
+
+func (n *Node) watchMemory(ctx context.Context, i *instance) {
+	tick := time.NewTicker(memoryEvery)
+	defer tick.Stop()
+	for {
+		if m, err := n.cfg.Cgroups.Memory(n.cgroup(i.rec.Spec.ID)); err == nil {
+			n.mu.Lock()
+			i.used = m.Used
+			n.mu.Unlock()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// watchHealth connects to the instance's port: often until it first answers,
+// then every other second. An instance that never answered is unknown for its
+// first seconds, so that a slow start is not taken for an illness.
+func (n *Node) watchHealth(ctx context.Context, i *instance, addr string) {
+	dialer := net.Dialer{Timeout: time.Second}
+	h := healthJudge{}
+	for {
+		n.mu.Lock()
+		started := i.rec.StartedAt
+		n.mu.Unlock()
+		wait := 50 * time.Millisecond
+		if !started.IsZero() {
+			conn, err := dialer.DialContext(ctx, "tcp", addr)
+			if ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				conn.Close()
+			}
+			verdict := h.judge(err == nil, n.cfg.Now().Sub(started))
+			n.mu.Lock()
+			if i.health != verdict && i.rec.Exit == nil {
+				i.health = verdict
+				n.publishStatus(i)
+			}
+			n.mu.Unlock()
+			wait = h.wait()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+const (
+	healthGrace    = 10 * time.Second
+	healthFailures = 3 // in a row, of an instance that was healthy
+)
+
+// healthJudge turns single checks into a verdict.
+type healthJudge struct {
+	ever   bool
+	failed int
+}
+
+func (h *healthJudge) judge(ok bool, sinceStart time.Duration) manager.Health {
+	if ok {
+		h.ever, h.failed = true, 0
+		return manager.HealthHealthy
+	}
+	h.failed++
+	switch {
+	case h.ever && h.failed < healthFailures:
+		return manager.HealthHealthy
+	case !h.ever && sinceStart < healthGrace:
+		return manager.HealthUnknown
+	}
+	return manager.HealthUnhealthy
+}
+
+func (h *healthJudge) wait() time.Duration {
+	switch {
+	case !h.ever:
+		return 100 * time.Millisecond
+	case h.failed > 0:
+		return 300 * time.Millisecond
+	}
+	return 2 * time.Second
+}
