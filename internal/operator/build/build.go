@@ -65,6 +65,9 @@ type Result struct {
 // ImageRef is where a runtime's image is kept in the registry.
 func ImageRef(runtime string) string { return "runtimes/" + runtime + ":latest" }
 
+// SourcesRef is where the newest build's sources are kept in the registry.
+func SourcesRef(runtime string) string { return "runtimes/" + runtime + "/sources:latest" }
+
 // Build makes the image, writes the lock where there was none, and stores both
 // image and sources. Nothing is stored unless everything was verified.
 func Build(ctx context.Context, o Options) (*Result, error) {
@@ -121,6 +124,10 @@ func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebui
 		r.Artifact, r.Image = l.Artifact, ImageRef(l.Runtime)
 		o.Step("storing the sources as " + r.Artifact)
 		if err := o.Registry.PushArtifact(ctx, r.Artifact, manifest, c); err != nil {
+			return err
+		}
+		// Where an owner finds the lock who wasn't given one.
+		if err := o.Registry.PushArtifact(ctx, SourcesRef(l.Runtime), manifest, c); err != nil {
 			return err
 		}
 		o.Step("storing the image as " + r.Image)

@@ -9,7 +9,7 @@
 // The embedded registry owns one folder. Anybody on this machine may write to
 // it; from elsewhere it can be read only, whatever address it listens on.
 //
-// Server and Client are safe for concurrent use. One process serves a folder at
-// a time for long; a second one that only pushes does no harm, but may not
-// collect garbage.
+// Server and Client are safe for concurrent use. Several processes may have a
+// folder open (a build that runs beside cupeld); garbage is collected only by
+// one that is alone, which a file lock decides.
 package registry

@@ -21,6 +21,7 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -31,6 +32,7 @@ type Server struct {
 	app     *handlers.App
 	handler http.Handler
 	logger  *slog.Logger
+	lock    *os.File // shared while the folder is open, exclusive to collect
 }
 
 // Open makes a registry over the folder, which it makes. The library below logs
@@ -42,6 +44,18 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, problem.New(problem.Invalid, "registry_folder", "%w", err).Fix("choose another state folder with --state")
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("registry: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = lock.Close()
+		}
+	}()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH); err != nil {
+		return nil, fmt.Errorf("registry: lock %s: %w", lock.Name(), err)
 	}
 	logrus.SetOutput(lineLogger{logger})
 	logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, DisableTimestamp: true})
@@ -63,7 +77,7 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 		}
 	}()
 	app := handlers.NewApp(ctx, c)
-	return &Server{dir: dir, app: app, handler: guard(app), logger: logger}, nil
+	return &Server{dir: dir, app: app, handler: guard(app), logger: logger, lock: lock}, nil
 }
 
 // lineLogger forwards the library's lines.
@@ -114,11 +128,18 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 }
 
 // Close ends what the library runs in the background.
-func (s *Server) Close() error { return s.app.Shutdown() }
+func (s *Server) Close() error { return errors.Join(s.app.Shutdown(), s.lock.Close()) }
 
-// Collect removes what no tag leads to any more. Nobody may write meanwhile, in
-// any process: call it before Serve.
+// Collect removes what no tag leads to any more. Nobody may write meanwhile:
+// call it before Serve. While another process has the folder open it does
+// nothing.
 func (s *Server) Collect(ctx context.Context) error {
+	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		s.logger.Debug("registry in use, garbage stays")
+		// A conversion that failed may have given the shared lock up.
+		return unix.Flock(int(s.lock.Fd()), unix.LOCK_SH)
+	}
+	defer unix.Flock(int(s.lock.Fd()), unix.LOCK_SH) //nolint:errcheck // a shared lock that is ours already
 	if _, err := os.Stat(filepath.Join(s.dir, "docker", "registry", "v2", "repositories")); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -1,0 +1,241 @@
+// Package runtimecmd is `cupeld runtime build`: it wires package build to this
+// machine's mirrors, its state folder and its registry.
+//
+// It owns no state and trusts what build trusts: nothing. A command runs once.
+package runtimecmd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/build"
+	"cupel.dev/cupel/internal/operator/registry"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/version"
+	"cupel.dev/cupel/runtimes"
+)
+
+type options struct {
+	name       string
+	definition string
+	lock       string
+	update     bool
+	mirror     string
+	registry   string
+	state      string
+	launcher   string
+	output     string
+}
+
+// New returns the command `runtime` with its one sub-command.
+func New(env func(string) string) *cobra.Command {
+	group := &cobra.Command{
+		Use:   "runtime",
+		Short: "Runtime images",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	var o options
+	c := &cobra.Command{
+		Use:   "build NAME",
+		Short: "Build a runtime image from Debian's packages, reproducibly",
+		Long: `Build a runtime image out of a definition and Debian's signed packages. Without a
+lock the newest versions are taken and the lock is written; with one, exactly its
+bytes. Image and sources go into the registry; the measurement that an attested
+instance of the image will have is printed.`,
+		Example: "  cupeld runtime build python\n  cupeld runtime build python --update",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.name = args[0]
+			return run(c.Context(), o, c.OutOrStdout(), c.ErrOrStderr())
+		},
+	}
+	state := env("CUPEL_STATE")
+	if state == "" {
+		state = "/var/lib/cupel"
+	}
+	f := c.Flags()
+	f.StringVar(&o.definition, "definition", "", "definition file (default: runtimes/NAME.yml if it is there, else the built-in one)")
+	f.StringVar(&o.lock, "lock", "", "lock file (default: NAME.lock beside the definition file, else in the state folder)")
+	f.BoolVar(&o.update, "update", false, "take the newest packages and write a new lock")
+	f.StringVar(&o.mirror, "mirror", "", "root of a Debian mirror (default: as apt is configured, else "+build.DefaultMirror+")")
+	f.StringVar(&o.registry, "registry", "", "registry as HOST:PORT (default: the one in the state folder)")
+	f.StringVar(&o.state, "state", state, "the operator's state folder (CUPEL_STATE)")
+	f.StringVar(&o.launcher, "launcher", "", "the launcher that instances will run (default: cupel-init beside this program)")
+	f.StringVarP(&o.output, "output", "o", "table", "how to print: table or json")
+	group.AddCommand(c)
+	return group
+}
+
+func run(ctx context.Context, o options, out, errw io.Writer) error {
+	if o.output != "table" && o.output != "json" {
+		return problem.New(problem.Invalid, "usage", "--output %q", o.output).Want("table or json")
+	}
+	text, lock, err := o.read()
+	if err != nil {
+		return err
+	}
+	def, err := rebuild.ParseDefinition(text)
+	if err != nil {
+		return err
+	}
+	if def.Name != o.name {
+		return problem.New(problem.Invalid, "runtime_definition", "the definition is of %q", def.Name).Want("%q", o.name)
+	}
+	launcher, err := launcherDigest(o.launcher)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(o.state, "runtimes"), 0o755); err != nil {
+		return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("choose another folder with --state, or run as root")
+	}
+	client, stop, err := o.openRegistry(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	mirrors := build.AptMirrors(ctx, def)
+	if o.mirror != "" {
+		mirrors = build.MirrorsBelow(o.mirror, def)
+	}
+	started := time.Now()
+	r, err := build.Build(ctx, build.Options{
+		Definition: def, Text: text, LockFile: lock, Update: o.update,
+		Cache:   filepath.Join(o.state, "runtimes", "cache"),
+		Mirrors: mirrors, Client: build.AptClient(ctx), Registry: client, Launcher: launcher,
+		Rebuild: rebuild.Builder{TempDir: filepath.Join(o.state, "runtimes")},
+		Step: func(s string) {
+			_, _ = fmt.Fprintf(errw, "%6.1fs  %s\n", time.Since(started).Seconds(), s)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return show(out, o.output, r)
+}
+
+func show(out io.Writer, output string, r *build.Result) error {
+	if output == "json" {
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		return e.Encode(r)
+	}
+	_, err := fmt.Fprintf(out, `runtime      %s
+image        %s (%.1f MB, %d packages)
+config       %s
+index date   %s
+lock         %s
+sources      %s
+measurement  %s
+`, r.Runtime, r.Image, float64(r.Bytes)/1e6, r.Packages, r.Config, r.Date.Format(time.RFC3339), r.Lock, r.Artifact, r.Measurement)
+	return err
+}
+
+// read returns the definition's text and the lock's path.
+func (o options) read() (text []byte, lock string, err error) {
+	if _, err := rebuild.ParseName(o.name); err != nil {
+		return nil, "", err
+	}
+	file := o.definition
+	if file == "" {
+		file = filepath.Join("runtimes", o.name+".yml")
+	}
+	lock = filepath.Join(filepath.Dir(file), o.name+".lock")
+	text, err = os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) && o.definition == "" {
+		var ok bool
+		if text, ok = runtimes.Definition(o.name); !ok {
+			return nil, "", problem.New(problem.NotFound, "runtime_unknown", "no definition of a runtime %q", o.name).
+				Want("one of %v, or a file", runtimes.Names()).Fix("name a file with --definition")
+		}
+		lock, err = filepath.Join(o.state, "runtimes", o.name+".lock"), nil
+	}
+	if err != nil {
+		return nil, "", problem.New(problem.Invalid, "runtime_definition", "%w", err)
+	}
+	if o.lock != "" {
+		lock = o.lock
+	}
+	return text, lock, nil
+}
+
+// openRegistry finds the registry: the one that was named, the one that runs on
+// this state folder, or the folder itself, served for as long as this takes.
+func (o options) openRegistry(ctx context.Context) (_ *registry.Client, stop func(), err error) {
+	if o.registry != "" {
+		return registry.NewClient(o.registry), func() {}, nil
+	}
+	if b, err := os.ReadFile(filepath.Join(o.state, "manager.json")); err == nil {
+		var at manager.Endpoint
+		if json.Unmarshal(b, &at) == nil && listening(ctx, at.Registry) {
+			return registry.NewClient(at.Registry), func() {}, nil
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s, err := registry.Open(ctx, filepath.Join(o.state, "registry"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		cancel()
+		return nil, nil, fmt.Errorf("registry: %w", err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(ctx, ln) // what it could not answer, the client reports
+	}()
+	return registry.NewClient(ln.Addr().String()), func() {
+		cancel()
+		<-done
+		_ = s.Close()
+	}, nil
+}
+
+func listening(ctx context.Context, addr string) bool {
+	d := net.Dialer{Timeout: time.Second}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// launcherDigest hashes the launcher that the node of this installation runs.
+func launcherDigest(file string) (ident.Digest, error) {
+	if file == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return ident.Digest{}, fmt.Errorf("find the launcher: %w", err)
+		}
+		file = filepath.Join(filepath.Dir(self), "cupel-init")
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			if d, ok := version.Launcher(); ok {
+				return d, nil
+			}
+		}
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
+			Fix("build it (make build), or name it with --launcher")
+	}
+	return ident.Sum(b), nil
+}
