@@ -387,3 +387,11 @@ func (j *journal) ids(prefix string) []string {
 	slices.Sort(out)
 	return out
 }
+
+// has reports whether the log knows a row.
+func (j *journal) has(id string) bool {
+	j.mu.RLock()
+	defer j.mu.RUnlock()
+	_, ok := j.marks[id]
+	return ok
+}

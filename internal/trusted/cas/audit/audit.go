@@ -36,6 +36,8 @@ const (
 	InstanceLapsed  Event = "instance_lapsed"      // it missed its keep-alives
 	InstanceRevoked Event = "instance_revoked"     // a session update excludes it
 	InstancesPruned Event = "instances_pruned"     // rows of instances that ended long ago were dropped
+	SecretGenerated Event = "secret_generated"     // values that the session leaves to the CAS
+	LeaseEnded      Event = "lease_ended"          // a session update takes the right to write
 	VolumeCommitted Event = "volume_tag_updated"   // a volume's next generation
 	PlatformSeen    Event = "platform_tcb_updated" // newer collateral of a platform family
 )

@@ -1,0 +1,87 @@
+// Command cupel-cas is the configuration and attestation service: a process and
+// user of its own, and the binary that a TEE measures.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	os.Exit(run(ctx, os.Args, os.Stderr))
+}
+
+// run returns the exit code: the problem's, 1 for any other error, 2 for flags.
+func run(ctx context.Context, args []string, stderr io.Writer) int {
+	opts, err := parseFlags(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err == nil {
+		log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: opts.level}))
+		err = serve(ctx, opts, log)
+	}
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "cupel-cas: %v\n", err)
+	if p, ok := errors.AsType[*problem.Error](err); ok {
+		return p.Kind.ExitCode()
+	}
+	return 1
+}
+
+// options are the flags. Their names are an interface: cupeld starts this.
+type options struct {
+	state           string
+	owners          string
+	instances       string
+	simulationRoot  string
+	allowUnattested bool
+	evidenceFD      int
+	readyFD         int
+	keepAlive       time.Duration
+	level           slog.Level
+}
+
+func parseFlags(args []string, stderr io.Writer) (options, error) {
+	var o options
+	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.StringVar(&o.state, "state", "", "folder of the database and its key; made if missing")
+	fs.StringVar(&o.owners, "owners", "0.0.0.0:8081", "address of the owners' API")
+	fs.StringVar(&o.instances, "instances", "0.0.0.0:18765", "address of the instances' API")
+	fs.StringVar(&o.simulationRoot, "simulation-root", "", "PEM file of a simulated platform's root; its instances are attested, as simulated")
+	fs.BoolVar(&o.allowUnattested, "allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
+	fs.IntVar(&o.evidenceFD, "evidence-fd", -1, "inherited socket on which a LAS answers for this process; its end ends the CAS")
+	fs.IntVar(&o.readyFD, "ready-fd", -1, "inherited descriptor that gets one JSON line when the CAS serves")
+	fs.DurationVar(&o.keepAlive, "keep-alive", 30*time.Second, "how often instances report; three missed reports end their rights")
+	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	if err := fs.Parse(args[1:]); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return o, err
+		}
+		return o, problem.New(problem.Invalid, "flags", "%w", err).Fix("run cupel-cas -help")
+	}
+	switch {
+	case fs.NArg() > 0:
+		return o, problem.New(problem.Invalid, "flags", "unexpected argument %q", fs.Arg(0))
+	case o.state == "":
+		return o, problem.New(problem.Invalid, "flags", "no --state").Fix("say where the CAS keeps its state")
+	case o.keepAlive < time.Second:
+		return o, problem.New(problem.Invalid, "flags", "--keep-alive %v", o.keepAlive).Want("at least 1s")
+	}
+	return o, nil
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"cupel.dev/cupel/internal/trusted/attest/dcap"
+	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/casdb"
+	"cupel.dev/cupel/internal/trusted/cas/keyfile"
+	"cupel.dev/cupel/internal/trusted/cas/server"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/version"
+)
+
+// ready is the line on --ready-fd.
+type ready struct {
+	Owners    string `json:"owners"`
+	Instances string `json:"instances"`
+	Identity  string `json:"identity"`
+}
+
+func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
+	roots, simRoot, err := trustRoots(o.simulationRoot)
+	if err != nil {
+		return err
+	}
+	verifier, err := dcap.New(roots)
+	if err != nil {
+		return problem.New(problem.Invalid, "roots", "%w", err)
+	}
+	if err := os.MkdirAll(o.state, 0o700); err != nil {
+		return problem.New(problem.Invalid, "state_access", "%w", err).Fix("give the CAS a state folder that it may write to")
+	}
+	lock, err := lockState(o.state)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	sealer, err := openKey(o.state)
+	if err != nil {
+		return err
+	}
+	db, err := casdb.Open(ctx, dbPath(o.state))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	c, err := cas.Open(ctx, cas.Config{
+		Store: db, Sealer: sealer, Verifier: verifier, Log: log, KeepAlive: o.keepAlive, AllowUnattested: o.allowUnattested,
+	})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return listen(ctx, o, log, c, simRoot)
+}
+
+func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoot string) error {
+	cfg := server.Config{CAS: c, Log: log, SimulationRoot: simRoot, Version: version.Release()}
+	g, ctx := errgroup.WithContext(ctx)
+	if o.evidenceFD >= 0 {
+		ev, err := openEvidence(o.evidenceFD)
+		if err != nil {
+			return err
+		}
+		cfg.Evidence = ev.quote
+		g.Go(func() error { return ev.run(ctx) })
+	}
+	srv := server.New(cfg)
+	owners, err := bind("owners", o.owners)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = owners.Close() }()
+	instances, err := bind("instances", o.instances)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = instances.Close() }()
+	g.Go(func() error { return srv.ServeOwners(ctx, owners) })
+	g.Go(func() error { return srv.ServeInstances(ctx, instances) })
+	g.Go(func() error { return c.Run(ctx) })
+	line := ready{owners.Addr().String(), instances.Addr().String(), c.Identity().Hash().String()}
+	log.Info("serving", "owners", line.Owners, "instances", line.Instances, "identity", line.Identity, "simulation", simRoot != "")
+	if o.allowUnattested {
+		log.Warn("unattested sessions are allowed: their secrets go to whoever asks")
+	}
+	if o.readyFD >= 0 {
+		if err := tellReady(o.readyFD, line); err != nil {
+			return err
+		}
+	}
+	err = g.Wait()
+	if errors.Is(err, errPeerGone) {
+		log.Info("the attesting parent is gone: ending")
+		return nil
+	}
+	return err
+}
+
+func bind(name, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, problem.New(problem.Unavailable, "port_taken", "listen for the %s' API: %w", name, err).
+			Fix("stop what uses the port, or choose another with --%s", name)
+	}
+	return l, nil
+}
+
+func tellReady(fd int, line ready) error {
+	b, err := json.Marshal(line)
+	if err != nil {
+		return fmt.Errorf("say ready: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "ready")
+	if f == nil {
+		return problem.New(problem.Invalid, "flags", "--ready-fd %d is not open", fd)
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("say ready: %w", err)
+	}
+	return nil
+}
+
+// trustRoots are the maker's own root and, if the operator opts in, a simulated
+// platform's. Claims say which one a chain ended in.
+func trustRoots(simulation string) (dcap.Roots, string, error) {
+	roots := dcap.Roots{Production: []*x509.Certificate{dcap.IntelRoot()}}
+	if simulation == "" {
+		return roots, "", nil
+	}
+	text, err := os.ReadFile(simulation)
+	if err != nil {
+		return roots, "", problem.New(problem.Invalid, "simulation_root", "%w", err)
+	}
+	block, rest := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE" || len(rest) > 0 {
+		return roots, "", problem.New(problem.Invalid, "simulation_root", "%s", simulation).Want("one certificate in PEM")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return roots, "", problem.New(problem.Invalid, "simulation_root", "%s: %w", simulation, err)
+	}
+	roots.Simulation = []*x509.Certificate{cert}
+	return roots, string(text), nil
+}
+
+func dbPath(state string) string  { return filepath.Join(state, "cas.db") }
+func keyPath(state string) string { return filepath.Join(state, "cas.key") }
+
+// lockState makes sure that one process alone uses the state.
+func lockState(state string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(state, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "state_access", "%w", err).Fix("let the CAS's user own its state folder")
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(problem.New(problem.Conflict, "state_in_use", "another cupel-cas uses %s", state).
+			Fix("stop it first"), f.Close())
+	}
+	return f, nil
+}
+
+// openKey loads the sealing key; where there is no state yet, it makes one. The
+// key is durable before the first row can be.
+func openKey(state string) (*keyfile.Sealer, error) {
+	if _, err := os.Lstat(keyPath(state)); errors.Is(err, os.ErrNotExist) && !casdb.Exists(dbPath(state)) {
+		return keyfile.Create(keyPath(state))
+	}
+	return keyfile.Load(keyPath(state))
+}

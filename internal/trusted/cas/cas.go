@@ -1,0 +1,191 @@
+package cas
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// Verifier turns evidence into claims: dcap.Verifier.
+type Verifier interface {
+	Verify(ev attest.Evidence, now time.Time) (attest.Claims, error)
+}
+
+// Config is what a CAS is made of. Store, Sealer, Verifier and Log are required.
+type Config struct {
+	Store    Store
+	Sealer   Sealer
+	Verifier Verifier
+	Log      *slog.Logger
+	// Now is the clock by which certificates and collateral are judged; nil: time.Now.
+	Now func() time.Time
+	// KeepAlive is how often instances report; 0: 30 s.
+	KeepAlive time.Duration
+	// AllowUnattested lets sessions say `mode: none`.
+	AllowUnattested bool
+}
+
+// missedReports is how many keep-alives an instance may miss before it lapses.
+const missedReports = 3
+
+// clockTolerance is how far the clock may stand behind the latest time in the
+// audit log before releases are refused.
+const clockTolerance = 5 * time.Minute
+
+// keptEnded is how many ended instances of a session are remembered.
+const keptEnded = 100
+
+// CAS is the service without its transport. Safe for concurrent use; the
+// package comment has the locking rule.
+type CAS struct {
+	journal   *journal
+	identity  *Identity
+	verifier  Verifier
+	log       *slog.Logger
+	now       func() time.Time
+	keepAlive time.Duration
+	unsafe    bool // AllowUnattested
+
+	sessions  sync.Map // ident.SessionName -> *sessionState
+	instances sync.Map // ident.InstanceID -> *instance
+	platforms platforms
+}
+
+// Caller is who asks: the key of the TLS client certificate (zero: none) and the
+// request's id.
+type Caller struct {
+	Key     ident.KeyHash
+	Request string
+}
+
+// Open takes over the state: it replays the audit log, checks its signature,
+// makes the identity on first use, and gives every running instance a fresh
+// grace period.
+func Open(ctx context.Context, cfg Config) (*CAS, error) {
+	if cfg.Store == nil || cfg.Sealer == nil || cfg.Verifier == nil || cfg.Log == nil {
+		return nil, errors.New("cas: store, sealer, verifier and log are required")
+	}
+	c := &CAS{verifier: cfg.Verifier, log: cfg.Log, now: cfg.Now, keepAlive: cfg.KeepAlive, unsafe: cfg.AllowUnattested}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	if c.keepAlive <= 0 {
+		c.keepAlive = 30 * time.Second
+	}
+	c.journal = newJournal(cfg.Store, cfg.Sealer, cfg.Log, c.now)
+	head, err := c.journal.replay(ctx)
+	if err != nil {
+		return nil, err
+	}
+	started := change{event: audit.Started}
+	if head.Seq == 0 {
+		id, row, err := newIdentity(c.now())
+		if err != nil {
+			return nil, err
+		}
+		c.identity, started.rows = id, []write{row}
+	} else if c.identity, err = loadIdentity(ctx, c.journal); err != nil {
+		return nil, err
+	}
+	if err := c.journal.start(c.identity.key, head); err != nil {
+		return nil, err
+	}
+	if err := c.loadAll(ctx); err != nil {
+		c.journal.close()
+		return nil, err
+	}
+	if _, err := c.journal.commit(ctx, started); err != nil {
+		c.journal.close()
+		return nil, fmt.Errorf("record the start: %w", err)
+	}
+	return c, nil
+}
+
+func (c *CAS) loadAll(ctx context.Context) error {
+	if err := c.platforms.load(ctx, c.journal); err != nil {
+		return err
+	}
+	return c.loadInstances(ctx)
+}
+
+// Run watches over lapses until ctx ends or the store breaks. The CAS answers
+// without it, but nothing lapses.
+func (c *CAS) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { c.sweep(ctx); return nil })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.journal.failed:
+			c.journal.commitMu.Lock()
+			defer c.journal.commitMu.Unlock()
+			return c.journal.broken
+		}
+	})
+	return g.Wait()
+}
+
+// Close commits what is queued and ends; the Store stays open.
+func (c *CAS) Close() { c.journal.close() }
+
+// Identity is the CAS's own key and certificates.
+func (c *CAS) Identity() *Identity { return c.identity }
+
+// Head is the signed head of the audit log as of the last commit.
+func (c *CAS) Head() release.SignedHead { return c.journal.signedHead() }
+
+// Now is the CAS's clock.
+func (c *CAS) Now() time.Time { return c.now() }
+
+// Log returns at most limit entries after the given number, none beyond the
+// returned head.
+func (c *CAS) Log(ctx context.Context, after uint64, limit int) ([]audit.Entry, release.SignedHead, error) {
+	head := c.Head()
+	entries, err := c.journal.store.Entries(ctx, after, limit)
+	if err != nil {
+		return nil, head, unavailable(err)
+	}
+	for i, e := range entries {
+		if e.Seq > head.Seq { // committed while we looked
+			entries = entries[:i]
+			break
+		}
+	}
+	return entries, head, nil
+}
+
+// Healthy reports whether changes can still be committed.
+func (c *CAS) Healthy() error {
+	select {
+	case <-c.journal.failed:
+		return problem.New(problem.Unavailable, "store", "the store broke").Fix("restart the CAS")
+	case <-c.journal.stop:
+		return stopping()
+	default:
+		return c.checkClock(c.now())
+	}
+}
+
+// checkClock holds the clock against the log's latest time. Collateral and
+// certificates that have expired would pass again if it could be set back.
+func (c *CAS) checkClock(now time.Time) error {
+	high := time.Unix(0, c.Head().Time)
+	if high.Sub(now) <= clockTolerance {
+		return nil
+	}
+	return problem.New(problem.Unavailable, "clock_went_back", "the clock says %s", now.UTC().Format(time.RFC3339)).
+		Want("not before %s, the time of the audit log's last entry", high.UTC().Format(time.RFC3339)).
+		Fix("set the clock of the CAS's machine right")
+}

@@ -1,0 +1,174 @@
+package cas
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+const (
+	rowIdentity = "meta/identity"
+	// leafLife is how long a TLS leaf is good for; a new one is made at half of it.
+	leafLife     = 24 * time.Hour
+	identityLife = 30 * 365 * 24 * time.Hour
+)
+
+// Identity is the CAS's long-lived P-256 key: clients pin it, it signs the audit
+// heads and the short-lived leaves of the TLS listeners.
+type Identity struct {
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+	hash ident.KeyHash
+
+	mu   sync.Mutex
+	leaf *tls.Certificate // guarded by mu
+	turn time.Time        // when leaf is replaced; guarded by mu
+}
+
+type identityRecord struct {
+	Key         []byte `json:"key"`         // PKCS #8
+	Certificate []byte `json:"certificate"` // DER
+}
+
+func newIdentity(now time.Time) (*Identity, write, error) {
+	fail := func(err error) (*Identity, write, error) {
+		return nil, write{}, fmt.Errorf("make the CAS's identity: %w", err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fail(err)
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return fail(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: "Cupel CAS"},
+		NotBefore:             now.Add(-time.Hour),
+		NotAfter:              now.Add(identityLife),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}, &x509.Certificate{Subject: pkix.Name{CommonName: "Cupel CAS"}}, &key.PublicKey, key)
+	if err != nil {
+		return fail(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fail(err)
+	}
+	plain, err := json.Marshal(identityRecord{Key: pkcs8, Certificate: der})
+	if err != nil {
+		return fail(err)
+	}
+	id, err := parseIdentity(plain)
+	if err != nil {
+		return fail(err)
+	}
+	return id, write{rowIdentity, plain}, nil
+}
+
+func loadIdentity(ctx context.Context, j *journal) (*Identity, error) {
+	plain, err := j.read(ctx, rowIdentity)
+	if err != nil {
+		return nil, fmt.Errorf("read the CAS's identity: %w", err)
+	}
+	if plain == nil {
+		return nil, damagedLog(problem.New(problem.Internal, "identity_missing", "the state has a log but no identity"))
+	}
+	return parseIdentity(plain)
+}
+
+func parseIdentity(plain []byte) (*Identity, error) {
+	var r identityRecord
+	if err := json.Unmarshal(plain, &r); err != nil {
+		return nil, fmt.Errorf("read the CAS's identity: %w", err)
+	}
+	k, err := x509.ParsePKCS8PrivateKey(r.Key)
+	if err != nil {
+		return nil, fmt.Errorf("read the CAS's identity: %w", err)
+	}
+	key, ok := k.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("read the CAS's identity: the key is a %T", k)
+	}
+	cert, err := x509.ParseCertificate(r.Certificate)
+	if err != nil {
+		return nil, fmt.Errorf("read the CAS's identity: %w", err)
+	}
+	return &Identity{key: key, cert: cert, hash: ident.HashCertKey(cert)}, nil
+}
+
+// Hash names the identity: what clients pin and launch bindings carry.
+func (id *Identity) Hash() ident.KeyHash { return id.hash }
+
+// Certificate is the identity's self-signed certificate.
+func (id *Identity) Certificate() *x509.Certificate { return id.cert }
+
+// PEM is Certificate in PEM.
+func (id *Identity) PEM() string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: id.cert.Raw}))
+}
+
+// Leaf returns the TLS certificate of the hour: leaf and identity.
+func (id *Identity) Leaf(now time.Time) (*tls.Certificate, error) {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	if id.leaf != nil && now.Before(id.turn) && now.After(id.turn.Add(-leafLife)) {
+		return id.leaf, nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make TLS leaf: %w", err)
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, fmt.Errorf("make TLS leaf: %w", err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{CommonName: "cas-instance"},
+		NotBefore:    now.Add(-time.Hour),
+		NotAfter:     now.Add(leafLife),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		DNSNames:     []string{"cas", "localhost"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}, id.cert, &key.PublicKey, id.key)
+	if err != nil {
+		return nil, fmt.Errorf("make TLS leaf: %w", err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("make TLS leaf: %w", err)
+	}
+	id.leaf = &tls.Certificate{Certificate: [][]byte{der, id.cert.Raw}, PrivateKey: key, Leaf: leaf}
+	id.turn = now.Add(leafLife / 2)
+	return id.leaf, nil
+}
+
+// newSerial is 127 random bits: positive, and 16 bytes at most.
+func newSerial() (*big.Int, error) {
+	b := make([]byte, 16)
+	if _, err := rand.Read(b); err != nil {
+		return nil, fmt.Errorf("make serial number: %w", err)
+	}
+	b[0] = b[0]&0x7f | 0x40
+	return new(big.Int).SetBytes(b), nil
+}

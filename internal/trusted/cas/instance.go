@@ -1,0 +1,460 @@
+package cas
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/appraise"
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+const prefixInstance = "instance/"
+
+// instance is one released copy of a service.
+type instance struct {
+	id      ident.InstanceID
+	session *sessionState
+	mu      sync.Mutex // held over a commit that changes the instance
+	rec     instanceRecord
+	// reply is kept until the instance is heard of again, so that one that lost
+	// the answer and asks again gets the same. Guarded by mu.
+	reply *release.Reply
+	live  atomic.Bool               // rec.State is running and committed
+	seen  atomic.Pointer[time.Time] // last sign of life, on the monotonic clock
+}
+
+type instanceRecord struct {
+	Session     ident.SessionName `json:"session"`
+	Service     ident.ServiceName `json:"service"`
+	SessionHash ident.Digest      `json:"session_hash"`
+	Claims      attest.Claims     `json:"claims"`
+	State       api.State         `json:"state"`
+	Released    time.Time         `json:"released"`
+	Ended       time.Time         `json:"ended,omitzero"`
+	ExitCode    int               `json:"exit_code,omitempty"`
+	Reason      string            `json:"reason,omitempty"`
+	Volumes     []grant           `json:"volumes,omitempty"`
+}
+
+func instanceRow(id ident.InstanceID) string { return prefixInstance + id.String() }
+
+func (in *instance) put(rec instanceRecord) (write, error) {
+	plain, err := json.Marshal(rec)
+	if err != nil {
+		return write{}, fmt.Errorf("marshal instance: %w", err)
+	}
+	return write{instanceRow(in.id), plain}, nil
+}
+
+func (in *instance) sign(now time.Time) { in.seen.Store(&now) }
+
+// describe is the instance for its owner.
+func (in *instance) describe() api.Instance {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	r := &in.rec
+	out := api.Instance{
+		ID: in.id, Service: r.Service, Claims: r.Claims, State: r.State, ReleasedAt: r.Released,
+		LastSeen: r.Released, ExitReason: r.Reason, SessionHash: r.SessionHash,
+	}
+	if t := in.seen.Load(); t != nil {
+		out.LastSeen = t.UTC().Round(0)
+	}
+	if !r.Ended.IsZero() {
+		out.EndedAt = &r.Ended
+	}
+	if r.State == api.Exited {
+		code := r.ExitCode
+		out.ExitCode = &code
+	}
+	for _, g := range r.Volumes {
+		out.Volumes = append(out.Volumes, api.InstanceVolume{Name: g.Name, Access: g.Access, Generation: g.Generation})
+	}
+	return out
+}
+
+// all returns the instances that are remembered, without those being released.
+func (s *sessionState) all() []*instance {
+	s.memberMu.Lock()
+	defer s.memberMu.Unlock()
+	out := make([]*instance, 0, len(s.members))
+	for _, in := range s.members {
+		out = append(out, in)
+	}
+	return out
+}
+
+func (s *sessionState) join(in *instance) {
+	s.memberMu.Lock()
+	defer s.memberMu.Unlock()
+	s.members[in.id] = in
+}
+
+func (s *sessionState) leave(id ident.InstanceID) {
+	s.memberMu.Lock()
+	defer s.memberMu.Unlock()
+	delete(s.members, id)
+}
+
+// running reports whether the instance has rights.
+func (c *CAS) running(id ident.InstanceID) bool {
+	if id.IsZero() {
+		return false
+	}
+	v, ok := c.instances.Load(id)
+	return ok && v.(*instance).live.Load()
+}
+
+// loadInstances reads all instances and gives those that run a fresh grace
+// period: the time in which the CAS was down does not count. A row that does not
+// match the log costs that instance its rights, and no other.
+func (c *CAS) loadInstances(ctx context.Context) error {
+	now := c.now()
+	for _, row := range c.journal.ids(prefixInstance) {
+		id, err := ident.ParseKeyHash(strings.TrimPrefix(row, prefixInstance))
+		if err != nil {
+			return fmt.Errorf("instance row %s: %w", row, err)
+		}
+		plain, err := c.journal.read(ctx, row)
+		if err != nil {
+			if problem.KindOf(err) == problem.Unavailable {
+				return err
+			}
+			c.log.Error("instance left out", "instance", id.Short(), "error", err)
+			continue
+		}
+		in := &instance{id: id}
+		if err := json.Unmarshal(plain, &in.rec); err != nil {
+			return fmt.Errorf("instance row %s: %w", row, err)
+		}
+		in.session = c.state(in.rec.Session)
+		in.live.Store(in.rec.State == api.Running)
+		if in.live.Load() {
+			in.sign(now)
+		}
+		in.session.join(in)
+		c.instances.Store(id, in)
+	}
+	return nil
+}
+
+// alive returns the caller's instance if it has rights, with its session locked
+// for reading and itself locked.
+func (c *CAS) alive(who Caller) (*instance, func(), error) {
+	v, ok := c.instances.Load(who.Key)
+	if !ok {
+		return nil, nil, problem.New(problem.Unauthenticated, "instance_unknown", "no instance has the key %s", who.Key.Short()).
+			Fix("restart the instance: it must be attested first")
+	}
+	in := v.(*instance)
+	in.session.mu.RLock()
+	in.mu.Lock()
+	unlock := func() { in.mu.Unlock(); in.session.mu.RUnlock() }
+	if in.rec.State != api.Running {
+		unlock()
+		return nil, nil, in.ended()
+	}
+	in.sign(c.now())
+	in.reply = nil
+	return in, unlock, nil
+}
+
+// ended explains why an instance has no rights any more, under in.mu.
+func (in *instance) ended() error {
+	p := problem.New(problem.Denied, "instance_"+string(in.rec.State), "the instance's rights ended at %s", in.rec.Ended.Format(time.RFC3339)).
+		Fix("restart the instance: it is attested afresh")
+	switch in.rec.State {
+	case api.Lapsed:
+		p.Expected = "a report every keep-alive period"
+	case api.Revoked:
+		p.Expected = "claims that satisfy the session's current version"
+	case "":
+		return problem.New(problem.Unauthenticated, "instance_unknown", "the instance was not released").Fix("ask for the release again")
+	}
+	return p
+}
+
+// KeepAlive records that the instance runs.
+func (c *CAS) KeepAlive(_ context.Context, who Caller, req release.KeepAlive) (release.KeepAliveReply, error) {
+	if err := checkVersion(req.Version); err != nil {
+		return release.KeepAliveReply{}, err
+	}
+	_, unlock, err := c.alive(who)
+	if err != nil {
+		return release.KeepAliveReply{}, err
+	}
+	unlock()
+	return release.KeepAliveReply{Version: release.Version, KeepAliveSeconds: c.keepAliveSeconds()}, nil
+}
+
+func (c *CAS) keepAliveSeconds() int { return max(1, int(c.keepAlive/time.Second)) }
+
+// maxReason bounds what is kept of an exit report.
+const maxReason = 200
+
+// Exit ends the instance's rights. Reporting it again is no error.
+func (c *CAS) Exit(ctx context.Context, who Caller, req release.Exit) error {
+	if err := checkVersion(req.Version); err != nil {
+		return err
+	}
+	in, unlock, err := c.alive(who)
+	if err != nil {
+		if problem.From(err).Rule == "instance_"+string(api.Exited) {
+			return nil
+		}
+		return err
+	}
+	defer unlock()
+	rec := in.rec
+	rec.State, rec.ExitCode, rec.Ended = api.Exited, req.Code, c.now().UTC()
+	rec.Reason = strings.ToValidUTF8(req.Reason[:min(len(req.Reason), maxReason)], "")
+	return c.end(ctx, in, rec, change{event: audit.InstanceExited, actor: who.Key, request: who.Request})
+}
+
+// end commits the end of an instance's rights, with in and its session locked.
+func (c *CAS) end(ctx context.Context, in *instance, rec instanceRecord, ch change) error {
+	for _, v := range in.leased() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+	}
+	e, err := c.ending(ctx, in, rec, ch)
+	if err != nil {
+		return err
+	}
+	if _, err := c.journal.commit(ctx, e.change); err != nil {
+		return err
+	}
+	e.apply()
+	return nil
+}
+
+// leased returns the volumes of which the instance was given the lease, in the
+// order of names.
+func (in *instance) leased() []*volume {
+	var out []*volume
+	for _, g := range in.rec.Volumes {
+		if g.Access == release.ReadWrite {
+			out = append(out, in.session.volume(g.Name))
+		}
+	}
+	slices.SortFunc(out, func(a, b *volume) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// ending is a change that takes away rights, and what follows in memory.
+type ending struct {
+	change change
+	apply  func()
+}
+
+// ending makes the change by which in becomes rec and its leases end, with the
+// instance and its leased volumes locked (or the session locked for writing).
+func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch change) (ending, error) {
+	ch.session = in.session.name
+	ch.detail = map[string]string{"instance": in.id.String(), "service": string(rec.Service)}
+	if rec.State == api.Exited {
+		ch.detail["code"] = fmt.Sprint(rec.ExitCode)
+	}
+	row, err := in.put(rec)
+	if err != nil {
+		return ending{}, err
+	}
+	ch.rows = []write{row}
+	free, writes, err := c.freeLeases(ctx, in, func(string) bool { return true })
+	if err != nil {
+		return ending{}, err
+	}
+	ch.rows = append(ch.rows, writes...)
+	return ending{ch, func() {
+		in.rec, in.reply = rec, nil
+		in.live.Store(rec.State == api.Running)
+		free()
+	}}, nil
+}
+
+// freeLeases makes the rows of those volumes that in holds and that end says.
+func (c *CAS) freeLeases(ctx context.Context, in *instance, end func(volume string) bool) (apply func(), writes []write, err error) {
+	var freed []*volume
+	for _, v := range in.leased() {
+		if err := v.load(ctx, c.journal); err != nil {
+			return nil, nil, err
+		}
+		if v.rec.Holder != in.id || !end(v.name) {
+			continue
+		}
+		rec := v.rec
+		rec.Holder = ident.InstanceID{}
+		w, err := v.put(rec)
+		if err != nil {
+			return nil, nil, err
+		}
+		writes, freed = append(writes, w), append(freed, v)
+	}
+	return func() {
+		for _, v := range freed {
+			v.rec.Holder = ident.InstanceID{}
+		}
+	}, writes, nil
+}
+
+// excluded works out what a new version takes away, under s.mu held for writing:
+// instances whose claims don't satisfy it, and leases on volumes that their
+// service may no longer write.
+func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, now time.Time) ([]ending, error) {
+	var out []ending
+	for _, in := range s.all() {
+		if in.rec.State != api.Running {
+			continue
+		}
+		sp := p.services[in.rec.Service]
+		if !c.stillSatisfies(sp, in.rec.Claims) {
+			rec := in.rec
+			rec.State, rec.Ended = api.Revoked, now
+			e, err := c.ending(ctx, in, rec, change{event: audit.InstanceRevoked})
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, e)
+			continue
+		}
+		apply, writes, err := c.freeLeases(ctx, in, func(volume string) bool {
+			return !slices.ContainsFunc(sp.mounts, func(m session.VolumeMount) bool {
+				return m.Name == volume && m.Policy == session.RollbackProtected
+			})
+		})
+		if err != nil {
+			return nil, err
+		}
+		if len(writes) > 0 {
+			out = append(out, ending{change{
+				event: audit.LeaseEnded, session: s.name, rows: writes,
+				detail: map[string]string{"instance": in.id.String(), "service": string(in.rec.Service)},
+			}, apply})
+		}
+	}
+	return out, nil
+}
+
+func (c *CAS) stillSatisfies(sp *servicePlan, claims attest.Claims) bool {
+	if sp == nil {
+		return false
+	}
+	if !sp.attested {
+		return true
+	}
+	if claims.Type == "" { // released under `mode: none`
+		return false
+	}
+	policy := sp.policy
+	policy.ReportData, policy.ConfigID = &claims.ReportData, &claims.ConfigID
+	d, err := appraise.Appraise(policy, claims)
+	return err == nil && d.Accepted
+}
+
+// sweep ends the rights of those that stopped reporting, and forgets those that
+// ended long ago.
+func (c *CAS) sweep(ctx context.Context) {
+	period := max(c.keepAlive/3, 10*time.Millisecond)
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	last := c.now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := c.now()
+		if now.Sub(last) > 3*period { // this process stood still: nobody could report
+			c.instances.Range(func(_, v any) bool { v.(*instance).sign(now); return true })
+		}
+		last = now
+		c.instances.Range(func(_, v any) bool {
+			if in := v.(*instance); in.live.Load() && now.Sub(*in.seen.Load()) > missedReports*c.keepAlive {
+				c.lapse(ctx, in)
+			}
+			return ctx.Err() == nil
+		})
+		c.prune(ctx)
+	}
+}
+
+func (c *CAS) lapse(ctx context.Context, in *instance) {
+	in.session.mu.RLock()
+	defer in.session.mu.RUnlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	now := c.now()
+	if in.rec.State != api.Running || now.Sub(*in.seen.Load()) <= missedReports*c.keepAlive {
+		return
+	}
+	rec := in.rec
+	rec.State, rec.Ended = api.Lapsed, now.UTC()
+	if err := c.end(ctx, in, rec, change{event: audit.InstanceLapsed}); err != nil {
+		c.log.Warn("lapse not recorded yet", "instance", in.id.Short(), "error", err)
+		return
+	}
+	c.log.Info("instance lapsed", "instance", in.id.Short(), "session", in.session.name, "service", rec.Service)
+}
+
+// prune drops the rows of ended instances beyond those that are kept.
+func (c *CAS) prune(ctx context.Context) {
+	c.sessions.Range(func(_, v any) bool {
+		s := v.(*sessionState)
+		if err := c.pruneSession(ctx, s); err != nil {
+			c.log.Warn("ended instances not pruned yet", "session", s.name, "error", err)
+		}
+		return ctx.Err() == nil
+	})
+}
+
+func (c *CAS) pruneSession(ctx context.Context, s *sessionState) error {
+	s.memberMu.Lock()
+	many := len(s.members) > keptEnded
+	s.memberMu.Unlock()
+	if !many {
+		return nil
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	type old struct {
+		in *instance
+		at time.Time
+	}
+	var ended []old
+	for _, in := range s.all() {
+		in.mu.Lock()
+		if in.rec.State != api.Running {
+			ended = append(ended, old{in, in.rec.Ended})
+		}
+		in.mu.Unlock()
+	}
+	if len(ended) <= keptEnded+keptEnded/4 { // in larger groups
+		return nil
+	}
+	slices.SortFunc(ended, func(a, b old) int { return b.at.Compare(a.at) })
+	ch := change{event: audit.InstancesPruned, session: s.name}
+	for _, o := range ended[keptEnded:] {
+		ch.rows = append(ch.rows, write{id: instanceRow(o.in.id)})
+	}
+	if _, err := c.journal.commit(ctx, ch); err != nil {
+		return err
+	}
+	for _, o := range ended[keptEnded:] {
+		s.leave(o.in.id)
+		c.instances.Delete(o.in.id)
+	}
+	return nil
+}

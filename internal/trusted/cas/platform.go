@@ -1,0 +1,123 @@
+package cas
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+const prefixPlatform = "platform/"
+
+// platforms remembers, for each platform family (root and FMSPC), the newest
+// collateral that was seen. Collateral comes through the operator's hands: an
+// older set, still within its dates, could hide a revocation or an advisory.
+type platforms struct {
+	families sync.Map // row id -> *family
+}
+
+type family struct {
+	mu   sync.Mutex // held over a change
+	seen atomic.Pointer[collateralRecord]
+}
+
+// collateralRecord is immutable once it is published.
+type collateralRecord struct {
+	Issued     attest.IssueDates `json:"issued"` // the newest, document by document
+	Evaluation int               `json:"evaluation"`
+}
+
+// check refuses claims that rest on something older than r, and tells whether
+// they rest on something newer.
+func (r *collateralRecord) check(claims attest.Claims) (newer bool, err error) {
+	for name, got := range claims.Issued {
+		seen := r.Issued[name]
+		if got.Before(seen) {
+			return false, older(claims, "%s issued %s", name, got.UTC().Format(time.RFC3339)).
+				Want("%s or later, as seen before", seen.UTC().Format(time.RFC3339))
+		}
+		newer = newer || got.After(seen)
+	}
+	if claims.EvaluationNumber < r.Evaluation {
+		return false, older(claims, "evaluation data number %d", claims.EvaluationNumber).
+			Want("%d or later, as seen before", r.Evaluation)
+	}
+	return newer || claims.EvaluationNumber > r.Evaluation, nil
+}
+
+// with is r and what the claims rest on.
+func (r *collateralRecord) with(claims attest.Claims) *collateralRecord {
+	next := &collateralRecord{Issued: r.Issued.Clone(), Evaluation: max(r.Evaluation, claims.EvaluationNumber)}
+	if next.Issued == nil {
+		next.Issued = attest.IssueDates{}
+	}
+	for name, got := range claims.Issued {
+		if got.After(next.Issued[name]) {
+			next.Issued[name] = got.UTC()
+		}
+	}
+	return next
+}
+
+func newFamily(r *collateralRecord) *family {
+	f := &family{}
+	f.seen.Store(r)
+	return f
+}
+
+func (p *platforms) load(ctx context.Context, j *journal) error {
+	for _, id := range j.ids(prefixPlatform) {
+		plain, err := j.read(ctx, id)
+		if err != nil {
+			return fmt.Errorf("read what was seen of a platform: %w", err)
+		}
+		seen := &collateralRecord{}
+		if err := json.Unmarshal(plain, seen); err != nil {
+			return fmt.Errorf("read what was seen of a platform: row %s: %w", id, err)
+		}
+		p.families.Store(id, newFamily(seen))
+	}
+	return nil
+}
+
+// admit refuses collateral that is older than what was seen. Where it is newer,
+// that is committed before admit returns, so that no restart forgets it.
+func (p *platforms) admit(ctx context.Context, j *journal, claims attest.Claims, who Caller) error {
+	id := prefixPlatform + claims.Root.String() + "/" + strings.ToLower(claims.FMSPC)
+	v, ok := p.families.Load(id)
+	if !ok {
+		v, _ = p.families.LoadOrStore(id, newFamily(&collateralRecord{}))
+	}
+	f := v.(*family)
+	if newer, err := f.seen.Load().check(claims); err != nil || !newer {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	seen := f.seen.Load()
+	if newer, err := seen.check(claims); err != nil || !newer {
+		return err
+	}
+	next := seen.with(claims)
+	plain, err := json.Marshal(next)
+	if err != nil {
+		return fmt.Errorf("marshal platform: %w", err)
+	}
+	if _, err := j.commit(ctx, change{event: audit.PlatformSeen, actor: who.Key, request: who.Request, rows: []write{{id, plain}}}); err != nil {
+		return err
+	}
+	f.seen.Store(next)
+	return nil
+}
+
+func older(claims attest.Claims, format string, args ...any) *problem.Error {
+	return problem.New(problem.Denied, "collateral_older", "of the collateral of platform family %s: %s", claims.FMSPC, fmt.Sprintf(format, args...)).
+		Fix("let the node fetch its platform's newest collateral")
+}

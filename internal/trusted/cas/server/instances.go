@@ -1,0 +1,132 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// InstancesHandler is the instances' API. It needs the TLS connection's state.
+func (s *Server) InstancesHandler() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, f func(*call)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { f(s.begin(w, r)) })
+	}
+	handle("POST "+release.PathRelease, s.release)
+	handle("POST "+release.PathTag, s.tag)
+	handle("POST "+release.PathKeepAlive, s.keepAlive)
+	handle("POST "+release.PathExit, s.exit)
+	handle("GET "+api.PathOpenAPI, s.serveDoc(instancesDoc))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, pattern := mux.Handler(r)
+		switch {
+		case r.Method == http.MethodHead:
+			s.methodNotAllowed(s.begin(w, r), "GET, POST", nil)
+		case pattern == "":
+			s.refuseMux(s.begin(w, r), h, nil)
+		default:
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
+func (s *Server) release(c *call) {
+	body, err := readBody(c, maxRelease)
+	if err != nil {
+		s.refuse(c, err, nil)
+		return
+	}
+	req, err := decodeRelease(body)
+	if err != nil {
+		s.refuse(c, err, nil)
+		return
+	}
+	exporter, err := release.Exporter(c.r.TLS)
+	if err != nil {
+		s.refuse(c, problem.New(problem.Invalid, "channel_binding", "%w", err), nil)
+		return
+	}
+	reply, err := s.cas.Release(c.r.Context(), c.caller(), exporter, req)
+	if err != nil {
+		s.refuse(c, err, nil)
+		return
+	}
+	s.reply(c, http.StatusOK, reply, false)
+}
+
+func (s *Server) tag(c *call) {
+	var req release.TagRequest
+	if err := s.decode(c, &req); err != nil {
+		s.refuse(c, err, nil)
+		return
+	}
+	reply, err := s.cas.Commit(c.r.Context(), c.caller(), req)
+	if err != nil {
+		s.refuse(c, err, nil)
+		return
+	}
+	s.reply(c, http.StatusOK, reply, false)
+}
+
+func (s *Server) keepAlive(c *call) {
+	var req release.KeepAlive
+	if err := s.decode(c, &req); err != nil {
+		s.refuse(c, err, nil)
+		return
+	}
+	reply, err := s.cas.KeepAlive(c.r.Context(), c.caller(), req)
+	if err != nil {
+		s.refuse(c, err, nil)
+		return
+	}
+	s.reply(c, http.StatusOK, reply, true)
+}
+
+func (s *Server) exit(c *call) {
+	var req release.Exit
+	if err := s.decode(c, &req); err != nil {
+		s.refuse(c, err, nil)
+		return
+	}
+	if err := s.cas.Exit(c.r.Context(), c.caller(), req); err != nil {
+		s.refuse(c, err, nil)
+		return
+	}
+	s.reply(c, http.StatusOK, struct{}{}, true)
+}
+
+func (s *Server) decode(c *call, v any) error {
+	body, err := readBody(c, maxRelease)
+	if err != nil {
+		return err
+	}
+	return strictJSON(body, v)
+}
+
+// decodeRelease reads the body of a release request; its bytes come from
+// strangers. Meaning is checked by the CAS.
+func decodeRelease(body []byte) (*release.Request, error) {
+	var req release.Request
+	if err := strictJSON(body, &req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
+// strictJSON decodes one JSON value, and nothing that the protocol doesn't know.
+func strictJSON(body []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return problem.New(problem.Invalid, "json", "%w", err).Fix("send the request as %s describes it", api.PathOpenAPI)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return problem.New(problem.Invalid, "json", "something follows the JSON value")
+	}
+	return nil
+}

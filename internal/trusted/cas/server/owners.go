@@ -1,0 +1,246 @@
+package server
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// language is the newest version of the session language that is understood.
+const language = "0.3"
+
+// OwnersHandler is the owners' API. Bodies of refusals carry SCONE's message chain.
+func (s *Server) OwnersHandler() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, f func(*call)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { f(s.begin(w, r)) })
+	}
+	handle("POST "+api.PathLegacySession, s.putSession)
+	handle("POST "+api.PathSessions, s.putSession)
+	handle("GET "+api.PathLegacySession+"/{name...}", s.getSession)
+	handle("GET "+api.PathSessions+"/{name...}", s.getSessionOrInstances)
+	handle("GET "+api.PathValues+"{ref...}", s.values)
+	handle("GET "+api.PathAttest, s.attest)
+	handle("GET "+api.PathVersion, s.versionInfo)
+	handle("GET "+api.PathLog, s.auditLog)
+	handle("GET "+api.PathHealth, s.health)
+	handle("GET "+api.PathOpenAPI, s.serveDoc(ownersDoc))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, pattern := mux.Handler(r)
+		switch {
+		case r.Method == http.MethodHead: // ServeMux would take it for GET
+			s.methodNotAllowed(s.begin(w, r), "GET, POST", chain)
+		case pattern == "":
+			s.refuseMux(s.begin(w, r), h, chain)
+		default:
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
+// chain makes sure that there is a message chain: SCONE's clients show it.
+func chain(p *problem.Error) {
+	if len(p.Msg) == 0 {
+		p.Msg = []string{p.Error()}
+	}
+}
+
+func (s *Server) putSession(c *call) {
+	text, err := readBody(c, api.MaxSession)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	created, err := s.cas.PutSession(c.r.Context(), c.caller(), text)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	s.reply(c, http.StatusCreated, created, true)
+}
+
+func (s *Server) getSessionOrInstances(c *call) {
+	name, ok := strings.CutSuffix(c.r.PathValue("name"), api.SuffixInstances)
+	if !ok {
+		s.getSession(c)
+		return
+	}
+	session, err := sessionName(name)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	list, err := s.cas.Instances(c.r.Context(), c.caller(), session)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	s.reply(c, http.StatusOK, list, true)
+}
+
+func (s *Server) getSession(c *call) {
+	name, err := sessionName(c.r.PathValue("name"))
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	var hash *ident.Digest
+	if text := c.r.URL.Query().Get("hash"); text != "" {
+		h, err := ident.ParseDigest(text)
+		if err != nil {
+			s.refuse(c, problem.New(problem.Invalid, "session_hash", "%w", err), chain)
+			return
+		}
+		hash = &h
+	}
+	session, err := s.cas.GetSession(c.r.Context(), c.caller(), name, hash)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	s.reply(c, http.StatusOK, session, true)
+}
+
+func sessionName(text string) (ident.SessionName, error) {
+	name, err := ident.ParseSessionName(text)
+	if err != nil {
+		return "", problem.New(problem.Invalid, "session_name", "%w", err)
+	}
+	return name, nil
+}
+
+func (s *Server) values(c *call) {
+	ref, err := parseValueRef(c.r.PathValue("ref"))
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	values, err := s.cas.Values(c.r.Context(), c.caller(), ref)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	if ref.Secret != "" {
+		s.reply(c, http.StatusOK, values.Values[ref.Secret], true)
+		return
+	}
+	s.reply(c, http.StatusOK, values, true)
+}
+
+// parseValueRef reads session=NAME[,secret=S][,session_hash=HEX], in any order.
+func parseValueRef(text string) (cas.ValueRef, error) {
+	var ref cas.ValueRef
+	bad := func(format string, args ...any) (cas.ValueRef, error) {
+		return cas.ValueRef{}, problem.New(problem.Invalid, "value_reference", "%q: %w", text, fmt.Errorf(format, args...)).
+			Want("session=NAME[,secret=NAME][,session_hash=HEX]")
+	}
+	seen := map[string]bool{}
+	for part := range strings.SplitSeq(strings.TrimPrefix(text, "/"), ",") {
+		key, value, _ := strings.Cut(part, "=")
+		if value == "" || seen[key] {
+			return bad("%q is empty or given twice", key)
+		}
+		seen[key] = true
+		switch key {
+		case "session":
+			name, err := ident.ParseSessionName(value)
+			if err != nil {
+				return bad("%w", err)
+			}
+			ref.Session = name
+		case "secret":
+			ref.Secret = value
+		case "session_hash":
+			h, err := ident.ParseDigest(value)
+			if err != nil {
+				return bad("%w", err)
+			}
+			ref.Hash = &h
+		default:
+			return bad("%q is not known", key)
+		}
+	}
+	if ref.Session == "" {
+		return bad("no session is named")
+	}
+	return ref, nil
+}
+
+func (s *Server) attest(c *call) {
+	raw, err := hex.DecodeString(c.r.URL.Query().Get("nonce"))
+	if err != nil || len(raw) != 32 {
+		s.refuse(c, problem.New(problem.Invalid, "nonce", "nonce %.80q", c.r.URL.Query().Get("nonce")).
+			Want("64 hex digits that were never used before"), chain)
+		return
+	}
+	if s.evidence == nil {
+		s.refuse(c, problem.New(problem.Unavailable, "no_evidence", "this CAS was started without a platform that attests it").
+			Fix("start it through cupeld, or on a platform with a TEE"), chain)
+		return
+	}
+	id := s.cas.Identity()
+	ev, err := s.evidence(c.r.Context(), release.CASReportData([32]byte(raw), id.Hash()))
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	s.reply(c, http.StatusOK, api.Attestation{
+		Version: api.Version, Evidence: ev, IdentityCertificate: id.PEM(), Time: s.cas.Now().UTC(),
+		SimulationRoot: s.simRoot, Head: s.cas.Head(),
+	}, true)
+}
+
+func (s *Server) versionInfo(c *call) {
+	s.reply(c, http.StatusOK, api.VersionInfo{Version: s.version, API: api.Version, Release: release.Version, Language: language}, true)
+}
+
+func (s *Server) health(c *call) {
+	if err := s.cas.Healthy(); err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	s.reply(c, http.StatusOK, api.Health{Version: api.Version, Status: "ok"}, true)
+}
+
+func (s *Server) auditLog(c *call) {
+	since, err := number(c.r, "since", 0, 1<<62)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	limit, err := number(c.r, "limit", api.MaxLogPage, api.MaxLogPage)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	entries, head, err := s.cas.Log(c.r.Context(), since, int(limit))
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	if entries == nil {
+		entries = []audit.Entry{}
+	}
+	s.reply(c, http.StatusOK, api.LogPage{Version: api.Version, Entries: entries, Head: head}, true)
+}
+
+func number(r *http.Request, name string, absent, most uint64) (uint64, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return absent, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n > most {
+		return 0, problem.New(problem.Invalid, "query", "%s=%.80s", name, text).Want("a number up to %d", most)
+	}
+	return n, nil
+}

@@ -1,0 +1,382 @@
+package cas
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// sessionState is a session in memory: its current version and what outlives
+// versions. It is made when a session is first asked for and stays.
+type sessionState struct {
+	name ident.SessionName
+
+	// mu is held for reading by whatever rests on the current version until its
+	// commit is done, and for writing by an update.
+	mu      sync.RWMutex
+	loaded  bool
+	current sessionRecord // zero hash: no version yet
+	plan    *plan         // of the current version
+
+	secretMu sync.Mutex
+	secrets  map[string]stored // guarded by secretMu
+
+	volumeMu sync.Mutex
+	volumes  map[string]*volume // guarded by volumeMu; their contents by their own
+
+	memberMu sync.Mutex
+	members  map[ident.InstanceID]*instance // all remembered instances; guarded by memberMu
+}
+
+// sessionRecord is the row of a session; each version's text has a row too.
+type sessionRecord struct {
+	Creator ident.KeyHash `json:"creator"` // who uploaded the current version
+	Hash    ident.Digest  `json:"hash"`
+	Updated time.Time     `json:"updated"`
+	Count   int           `json:"count"` // versions so far
+}
+
+type versionRecord struct {
+	Creator  ident.KeyHash `json:"creator"`
+	Uploaded time.Time     `json:"uploaded"`
+	Text     string        `json:"text"`
+}
+
+func sessionRow(name ident.SessionName) string { return "session/" + string(name) }
+func versionRow(name ident.SessionName, h ident.Digest) string {
+	return "version/" + string(name) + "@" + h.String()
+}
+func (s *sessionState) secretRow(name string) string {
+	return "secret/" + string(s.name) + "@" + name
+}
+
+// reservedElement can't end a session's name: the path of its instances does.
+const reservedElement = "instances"
+
+// session returns a session that exists, loaded.
+func (c *CAS) session(ctx context.Context, name ident.SessionName) (*sessionState, error) {
+	if v, ok := c.sessions.Load(name); ok {
+		s := v.(*sessionState)
+		s.mu.RLock()
+		ok := s.loaded && !s.current.Hash.IsZero()
+		s.mu.RUnlock()
+		if ok {
+			return s, nil
+		}
+	} else if !c.journal.has(sessionRow(name)) {
+		return nil, sessionUnknown(name)
+	}
+	s := c.state(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := c.load(ctx, s); err != nil {
+		return nil, err
+	}
+	if s.current.Hash.IsZero() {
+		return nil, sessionUnknown(name)
+	}
+	return s, nil
+}
+
+func sessionUnknown(name ident.SessionName) *problem.Error {
+	p := problem.New(problem.NotFound, "session_unknown", "there is no session %q", name).Fix("check the name, or create the session")
+	p.Msg = []string{"Session not found"}
+	return p
+}
+
+func (c *CAS) state(name ident.SessionName) *sessionState {
+	v, ok := c.sessions.Load(name)
+	if !ok {
+		v, _ = c.sessions.LoadOrStore(name, &sessionState{
+			name: name, secrets: map[string]stored{}, volumes: map[string]*volume{}, members: map[ident.InstanceID]*instance{},
+		})
+	}
+	return v.(*sessionState)
+}
+
+// load reads the current version, under s.mu.
+func (c *CAS) load(ctx context.Context, s *sessionState) error {
+	if s.loaded {
+		return nil
+	}
+	plain, err := c.journal.read(ctx, sessionRow(s.name))
+	if err != nil {
+		return fmt.Errorf("read session: %w", err)
+	}
+	if plain == nil {
+		s.loaded = true
+		return nil
+	}
+	var rec sessionRecord
+	if err := json.Unmarshal(plain, &rec); err != nil {
+		return fmt.Errorf("read session %s: %w", s.name, err)
+	}
+	v, err := c.version(ctx, s.name, rec.Hash)
+	if err != nil {
+		return err
+	}
+	p, err := compile([]byte(v.Text), v.Creator)
+	if err != nil {
+		return fmt.Errorf("read session %s again: %w", s.name, err)
+	}
+	p.hash = rec.Hash
+	s.current, s.plan, s.loaded = rec, p, true
+	return nil
+}
+
+func (c *CAS) version(ctx context.Context, name ident.SessionName, hash ident.Digest) (*versionRecord, error) {
+	plain, err := c.journal.read(ctx, versionRow(name, hash))
+	if err != nil {
+		return nil, fmt.Errorf("read session version: %w", err)
+	}
+	if plain == nil {
+		p := problem.New(problem.NotFound, "session_version_unknown", "session %q has no version %s", name, hash)
+		p.Msg = []string{"Session not found"}
+		return nil, p
+	}
+	var v versionRecord
+	if err := json.Unmarshal(plain, &v); err != nil {
+		return nil, fmt.Errorf("read session version: %w", err)
+	}
+	return &v, nil
+}
+
+// PutSession creates a session or its next version and returns the version's
+// hash. Uploading what is current already changes nothing.
+func (c *CAS) PutSession(ctx context.Context, who Caller, text []byte) (api.Created, error) {
+	if who.Key.IsZero() {
+		p := problem.New(problem.Unauthenticated, "client_certificate", "no client certificate was presented").
+			Want("a TLS client certificate: its key becomes the session's CREATOR").
+			Fix("use `cupel session create`, or curl with --cert and --key; a self-signed certificate is enough")
+		p.Msg = []string{"Failed to create session", "No client certificate was presented"}
+		return api.Created{}, p
+	}
+	p, err := compile(text, who.Key)
+	if err != nil {
+		return api.Created{}, chained(err, "Failed to create session")
+	}
+	name := p.session.Name
+	hash, err := c.putPlan(ctx, who, p)
+	if err != nil {
+		return api.Created{}, chained(err, "Failed to create session '%s'", name)
+	}
+	created := api.Created{Hash: hash}
+	for _, w := range p.session.Warnings {
+		created.Warnings = append(created.Warnings, []string{w})
+	}
+	return created, nil
+}
+
+func (c *CAS) putPlan(ctx context.Context, who Caller, p *plan) (ident.Digest, error) {
+	name := p.session.Name
+	if err := c.admissible(ctx, who, p); err != nil {
+		return ident.Digest{}, err
+	}
+	s := c.state(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := c.load(ctx, s); err != nil {
+		return ident.Digest{}, err
+	}
+	if err := s.mayReplace(who, p); err != nil {
+		return ident.Digest{}, err
+	}
+	if s.current.Hash == p.hash {
+		return p.hash, nil
+	}
+	return p.hash, c.replace(ctx, who, s, p)
+}
+
+// admissible checks what doesn't depend on the session's own state.
+func (c *CAS) admissible(ctx context.Context, who Caller, p *plan) error {
+	name := string(p.session.Name)
+	if p.session.Security.Mode == "none" && !c.unsafe {
+		return problem.New(problem.Denied, "mode_none", "the session says `mode: none`: its secrets would go to whoever asks").
+			Fix("remove the line, or use a CAS that was started with --allow-unattested")
+	}
+	i := strings.LastIndexByte(name, '/')
+	if name[i+1:] == reservedElement {
+		return problem.New(problem.Invalid, "session_name", "the session name %q ends in %q", name, reservedElement).
+			Fix("choose another last element: this one names the list of a session's instances")
+	}
+	if i < 0 {
+		return nil
+	}
+	parent, err := c.session(ctx, ident.SessionName(name[:i]))
+	if err != nil {
+		if problem.KindOf(err) == problem.NotFound {
+			p := problem.New(problem.NotFound, "namespace_unknown", "there is no session %q, which would be the namespace of %q", name[:i], name).
+				Fix("create the namespace's session first")
+			p.Msg = []string{fmt.Sprintf("Namespace '%s' not found", name[:i])}
+			return p
+		}
+		return err
+	}
+	parent.mu.RLock()
+	defer parent.mu.RUnlock()
+	if c.journal.has(sessionRow(p.session.Name)) || parent.plan.session.Access.Allows(session.OpCreateSessions, who.Key, parent.current.Creator) {
+		return nil // an update is the session's own business
+	}
+	return denied("create_sessions", name[:i], "You have insufficient rights to create sessions in namespace %s", name[:i])
+}
+
+// mayReplace holds an upload against the current version, under s.mu.
+func (s *sessionState) mayReplace(who Caller, p *plan) error {
+	pred := p.session.Predecessor
+	if s.current.Hash.IsZero() {
+		if pred != nil {
+			return conflict("predecessor_of_new", "the session is new, but names predecessor %s", pred).
+				Fix("remove the line `predecessor`")
+		}
+		return nil
+	}
+	if !s.plan.session.Access.Allows(session.OpUpdate, who.Key, s.current.Creator) {
+		return denied("update", string(s.name), "You have insufficient rights to update session %s", s.name)
+	}
+	switch {
+	case s.current.Hash == p.hash:
+		return nil
+	case pred == nil:
+		return conflict("session_name_taken", "the session %q exists already", s.name).
+			Want("a new name, or the current version's hash as predecessor").
+			Fix("choose another name, or add `predecessor` to update the session")
+	case *pred != s.current.Hash:
+		return conflict("predecessor_mismatch", "the predecessor is %s", pred).
+			Want("%s, the hash of the current version", s.current.Hash).
+			Fix("read the session again and start from its current version")
+	}
+	return nil
+}
+
+func conflict(rule, format string, args ...any) *problem.Error {
+	p := problem.New(problem.Conflict, rule, format, args...)
+	p.Msg = []string{"Invalid previous session digest"}
+	return p
+}
+
+func denied(right, name, format string, args ...any) *problem.Error {
+	p := problem.New(problem.Denied, "access_policy", "the caller has no right to %s in session %q", right, name).
+		Want("a client key that the session's access_policy lists for %s", right).
+		Fix("use the identity that created the session, or ask its owner for the right")
+	p.Msg = []string{fmt.Sprintf(format, args...)}
+	return p
+}
+
+// replace commits the new version and ends the rights of instances that don't
+// satisfy it, under s.mu.
+func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan) error {
+	now := c.now().UTC()
+	rec := sessionRecord{Creator: who.Key, Hash: p.hash, Updated: now, Count: s.current.Count + 1}
+	row, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("marshal session: %w", err)
+	}
+	version, err := json.Marshal(versionRecord{Creator: who.Key, Uploaded: now, Text: p.text})
+	if err != nil {
+		return fmt.Errorf("marshal session: %w", err)
+	}
+	ch := change{
+		event: audit.SessionCreated, actor: who.Key, request: who.Request, session: s.name,
+		rows: []write{{versionRow(s.name, p.hash), version}, {sessionRow(s.name), row}},
+	}
+	if rec.Count > 1 {
+		ch.event = audit.SessionUpdated
+	}
+	ends, err := c.excluded(ctx, s, p, now)
+	if err != nil {
+		return err
+	}
+	changes := []change{ch}
+	for _, e := range ends {
+		changes = append(changes, e.change)
+	}
+	if _, err := c.journal.commit(ctx, changes...); err != nil {
+		return err
+	}
+	for _, e := range ends {
+		e.apply()
+	}
+	s.current, s.plan = rec, p
+	return nil
+}
+
+// GetSession returns a version of a session, the current one without a hash.
+func (c *CAS) GetSession(ctx context.Context, who Caller, name ident.SessionName, hash *ident.Digest) (api.Session, error) {
+	out, err := c.getSession(ctx, who, name, hash)
+	return out, chained(err, "Failed to read session '%s'", name)
+}
+
+func (c *CAS) getSession(ctx context.Context, who Caller, name ident.SessionName, hash *ident.Digest) (api.Session, error) {
+	s, err := c.session(ctx, name)
+	if err != nil {
+		return api.Session{}, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.mayRead(who); err != nil {
+		return api.Session{}, err
+	}
+	if hash == nil || *hash == s.current.Hash {
+		return api.Session{Hash: s.current.Hash, Text: s.plan.text}, nil
+	}
+	v, err := c.version(ctx, name, *hash)
+	if err != nil {
+		return api.Session{}, err
+	}
+	return api.Session{Hash: *hash, Text: v.Text}, nil
+}
+
+func (s *sessionState) mayRead(who Caller) error {
+	if s.plan.session.Access.Allows(session.OpRead, who.Key, s.current.Creator) {
+		return nil
+	}
+	return denied("read", string(s.name), "You have insufficient rights to access session %s", s.name)
+}
+
+// Instances lists a session's instances.
+func (c *CAS) Instances(ctx context.Context, who Caller, name ident.SessionName) (api.Instances, error) {
+	s, err := c.session(ctx, name)
+	if err != nil {
+		return api.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.mayRead(who); err != nil {
+		return api.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
+	}
+	out := api.Instances{Version: api.Version, Instances: []api.Instance{}}
+	for _, in := range s.all() {
+		out.Instances = append(out.Instances, in.describe())
+	}
+	slices.SortFunc(out.Instances, func(a, b api.Instance) int {
+		if c := a.ReleasedAt.Compare(b.ReleasedAt); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID.String(), b.ID.String())
+	})
+	return out, nil
+}
+
+// chained puts SCONE's message chain on an error.
+func chained(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	p := *problem.From(err)
+	chain := p.Msg
+	if len(chain) == 0 {
+		chain = []string{p.Error()}
+	}
+	p.Msg = append([]string{fmt.Sprintf(format, args...)}, chain...)
+	return &p
+}

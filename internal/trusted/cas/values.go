@@ -1,0 +1,90 @@
+package cas
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// ValueRef says which public values are asked for.
+type ValueRef struct {
+	Session ident.SessionName
+	Secret  string        // empty: all
+	Hash    *ident.Digest // answer only if this version is current
+}
+
+// Values returns secrets that a session exports to the public.
+func (c *CAS) Values(ctx context.Context, who Caller, ref ValueRef) (api.Values, error) {
+	out, err := c.values(ctx, who, ref)
+	if err == nil {
+		return out, nil
+	}
+	if ref.Secret != "" {
+		return out, chained(err, "Failed to read value '%s' of '/session=%s' requested by a public client", ref.Secret, ref.Session)
+	}
+	return out, chained(err, "Failed to read the values of '/session=%s' requested by a public client", ref.Session)
+}
+
+func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (api.Values, error) {
+	s, err := c.session(ctx, ref.Session)
+	if err != nil {
+		return api.Values{}, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if ref.Hash != nil && *ref.Hash != s.current.Hash {
+		p := problem.New(problem.NotFound, "session_version", "version %s of session %q is not the current one", ref.Hash, ref.Session).
+			Fix("ask the session's owner for the hash of the current version")
+		p.Msg = []string{"The session's current version has another hash"}
+		return api.Values{}, p
+	}
+	var names []string
+	for _, sec := range s.plan.session.Secrets {
+		if sec.ExportPublic && !perInstance(sec) && (ref.Secret == "" || ref.Secret == sec.Name) {
+			names = append(names, sec.Name)
+		}
+	}
+	if ref.Secret != "" && len(names) == 0 {
+		p := problem.New(problem.NotFound, "value_unknown", "session %q has no public value %q", ref.Session, ref.Secret).
+			Fix("check the name; its owner exports it with export_public: true")
+		p.Msg = []string{"Secret does not exist or is not visible for a public client"}
+		return api.Values{}, p
+	}
+	got, _, err := c.secretsOf(ctx, s, s.plan, names, who)
+	if err != nil {
+		return api.Values{}, err
+	}
+	out := api.Values{Values: make(map[string]api.Value, len(names))}
+	for _, name := range names {
+		v, err := publicValue(s.plan.secrets[name], got[name])
+		if err != nil {
+			return api.Values{}, err
+		}
+		out.Values[name] = v
+	}
+	return out, nil
+}
+
+func publicValue(sec session.Secret, m *material) (api.Value, error) {
+	if m.kind == session.Binary {
+		return api.Value{Kind: "binary", Value: base64.StdEncoding.EncodeToString(m.bytes)}, nil
+	}
+	b, err := m.render(session.Ref{Secret: sec.Name})
+	if err != nil {
+		return api.Value{}, fmt.Errorf("public value %s: %w", sec.Name, err)
+	}
+	v := api.Value{Kind: string(sec.Kind), Value: string(b)}
+	if sec.Kind == session.ASCII {
+		v.Kind = "string"
+	}
+	if m.cert != nil && sec.ValidFor != "" {
+		expires, renew := m.cert.NotAfter.UTC(), renewAt(m.cert).UTC()
+		v.Expires, v.Renew = &expires, &renew
+	}
+	return v, nil
+}

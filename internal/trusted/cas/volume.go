@@ -1,0 +1,262 @@
+package cas
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// volume is a session's volume: its key and the newest state that was committed.
+type volume struct {
+	session ident.SessionName
+	name    string
+	mu      sync.Mutex // held over a commit that changes the volume
+	loaded  bool
+	rec     volumeRecord // zero ID: not made yet
+}
+
+type volumeRecord struct {
+	ID         ident.Digest     `json:"id"`
+	Key        []byte           `json:"key"`
+	Generation uint64           `json:"generation"`
+	Tag        ident.Digest     `json:"tag"`
+	Lease      uint64           `json:"lease"`  // fencing number of the latest lease
+	Holder     ident.InstanceID `json:"holder"` // zero: nobody holds it
+}
+
+func (v *volume) row() string { return "volume/" + string(v.session) + "@" + v.name }
+
+// put is the row of a volume that is to become rec.
+func (v *volume) put(rec volumeRecord) (write, error) {
+	plain, err := json.Marshal(rec)
+	if err != nil {
+		return write{}, fmt.Errorf("marshal volume: %w", err)
+	}
+	return write{v.row(), plain}, nil
+}
+
+func (s *sessionState) volume(name string) *volume {
+	s.volumeMu.Lock()
+	defer s.volumeMu.Unlock()
+	v, ok := s.volumes[name]
+	if !ok {
+		v = &volume{session: s.name, name: name}
+		s.volumes[name] = v
+	}
+	return v
+}
+
+// load reads the volume, under v.mu.
+func (v *volume) load(ctx context.Context, j *journal) error {
+	if v.loaded {
+		return nil
+	}
+	plain, err := j.read(ctx, v.row())
+	if err != nil {
+		return fmt.Errorf("read volume %s: %w", v.name, err)
+	}
+	if plain != nil {
+		if err := json.Unmarshal(plain, &v.rec); err != nil {
+			return fmt.Errorf("read volume %s: %w", v.name, err)
+		}
+	}
+	v.loaded = true
+	return nil
+}
+
+// grant is what an instance got of a volume; part of its row.
+type grant struct {
+	Name       string         `json:"name"`
+	ID         ident.Digest   `json:"id"`
+	Path       string         `json:"path"`
+	Access     release.Access `json:"access"`
+	Generation uint64         `json:"generation"`
+	Tag        ident.Digest   `json:"tag"`
+	Lease      uint64         `json:"lease,omitempty"`
+}
+
+// granting collects what a release does to volumes. Volumes that it changes stay
+// locked until done is called.
+type granting struct {
+	grants []grant
+	keys   map[string][]byte
+	writes []write
+	locked []*volume
+	next   []volumeRecord // what locked become
+}
+
+// grantVolumes decides what the instance gets of each volume. The one lease goes
+// to the first rollback_protected mount that finds it free; everybody else gets
+// a private snapshot. Mounts are taken in the order of names, as all who lock
+// more than one volume do.
+func (c *CAS) grantVolumes(ctx context.Context, s *sessionState, id ident.InstanceID, mounts []session.VolumeMount) (*granting, error) {
+	if len(mounts) == 0 {
+		return &granting{}, nil
+	}
+	g := &granting{keys: make(map[string][]byte, len(mounts))}
+	mounts = slices.Clone(mounts)
+	slices.SortStableFunc(mounts, func(a, b session.VolumeMount) int { return strings.Compare(a.Name, b.Name) })
+	for _, m := range mounts {
+		if _, twice := g.keys[m.Name]; twice {
+			g.done(false)
+			return nil, problem.New(problem.Invalid, "volume_twice", "volume %s is mounted twice", m.Name)
+		}
+		if err := c.grantOne(ctx, g, s.volume(m.Name), id, m); err != nil {
+			g.done(false)
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+func (c *CAS) grantOne(ctx context.Context, g *granting, v *volume, id ident.InstanceID, m session.VolumeMount) error {
+	v.mu.Lock()
+	changed := false
+	defer func() {
+		if !changed {
+			v.mu.Unlock()
+		}
+	}()
+	if err := v.load(ctx, c.journal); err != nil {
+		return err
+	}
+	rec := v.rec
+	if rec.ID.IsZero() {
+		b, err := randomBytes(64)
+		if err != nil {
+			return err
+		}
+		rec = volumeRecord{ID: ident.Digest(b[:32]), Key: b[32:]}
+		changed = true
+	}
+	gr := grant{Name: m.Name, ID: rec.ID, Path: m.Path, Access: release.ReadOnly, Generation: rec.Generation, Tag: rec.Tag}
+	if m.Policy == session.RollbackProtected && !c.running(rec.Holder) {
+		rec.Lease++
+		rec.Holder = id
+		gr.Access, gr.Lease = release.ReadWrite, rec.Lease
+		changed = true
+	}
+	if changed {
+		w, err := v.put(rec)
+		if err != nil {
+			changed = false
+			return err
+		}
+		g.writes = append(g.writes, w)
+		g.locked = append(g.locked, v)
+		g.next = append(g.next, rec)
+	}
+	g.grants = append(g.grants, gr)
+	g.keys[m.Name] = rec.Key
+	return nil
+}
+
+// done lets go of the volumes; with committed, they have become what was written.
+func (g *granting) done(committed bool) {
+	for i, v := range g.locked {
+		if committed {
+			v.rec = g.next[i]
+		}
+		v.mu.Unlock()
+	}
+	g.locked = nil
+}
+
+// Commit moves a volume to its next generation by compare-and-swap. Asking again
+// for what was committed already answers as the first time did.
+func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (release.TagReply, error) {
+	if err := checkVersion(req.Version); err != nil {
+		return release.TagReply{}, err
+	}
+	in, unlock, err := c.alive(who)
+	if err != nil {
+		return release.TagReply{}, err
+	}
+	defer unlock()
+	i := slices.IndexFunc(in.rec.Volumes, func(g grant) bool { return g.ID == req.Volume })
+	if i < 0 {
+		return release.TagReply{}, problem.New(problem.NotFound, "volume_unknown", "the instance has no volume %s", req.Volume)
+	}
+	v := in.session.volume(in.rec.Volumes[i].Name)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.load(ctx, c.journal); err != nil {
+		return release.TagReply{}, err
+	}
+	again, err := v.mayCommit(in, in.rec.Volumes[i], req)
+	if err != nil {
+		return release.TagReply{}, err
+	}
+	if again {
+		return release.TagReply{Version: release.Version, Generation: v.rec.Generation, Head: c.Head()}, nil
+	}
+	next := v.rec
+	next.Generation, next.Tag = req.From+1, req.Tag
+	w, err := v.put(next)
+	if err != nil {
+		return release.TagReply{}, err
+	}
+	rec := in.rec
+	rec.Volumes = slices.Clone(rec.Volumes)
+	rec.Volumes[i].Generation, rec.Volumes[i].Tag = next.Generation, next.Tag
+	row, err := in.put(rec)
+	if err != nil {
+		return release.TagReply{}, err
+	}
+	head, err := c.journal.commit(ctx, change{
+		event: audit.VolumeCommitted, actor: who.Key, request: who.Request, session: in.session.name,
+		detail: map[string]string{"volume": v.name, "generation": fmt.Sprint(next.Generation), "tag": next.Tag.String()},
+		rows:   []write{w, row},
+	})
+	if err != nil {
+		return release.TagReply{}, err
+	}
+	v.rec, in.rec = next, rec
+	return release.TagReply{Version: release.Version, Generation: next.Generation, Head: head}, nil
+}
+
+// mayCommit checks lease and starting point, under the instance's and the
+// volume's locks. again is true for a commit that was made already.
+func (v *volume) mayCommit(in *instance, g grant, req release.TagRequest) (again bool, err error) {
+	switch {
+	case g.Access != release.ReadWrite:
+		p := problem.New(problem.Denied, "lease_held", "the instance has a private snapshot of volume %s: it may not commit", v.name).
+			Want("the volume's lease").
+			Fix("start an instance when the one that writes has ended, or make the mount's update_policy ephemeral if this service only reads")
+		if !v.rec.Holder.IsZero() {
+			p.Actual = fmt.Sprintf("volume %s is leased to instance %s; this instance has a private snapshot and may not commit", v.name, v.rec.Holder.Short())
+		}
+		return false, p
+	case v.rec.Holder != in.id || v.rec.Lease != g.Lease || req.Lease != g.Lease:
+		return false, problem.New(problem.Denied, "lease_ended", "lease %d of volume %s", req.Lease, v.name).
+			Want("lease %d, held by instance %s", v.rec.Lease, v.rec.Holder.Short()).
+			Fix("restart the instance: it starts from the newest state")
+	case req.Tag.IsZero():
+		return false, problem.New(problem.Invalid, "volume_tag", "the new tag is zero")
+	case v.rec.Generation == req.From+1 && v.rec.Tag == req.Tag:
+		return true, nil
+	case v.rec.Generation != req.From || v.rec.Tag != req.FromTag:
+		return false, problem.New(problem.Conflict, "volume_tag_moved", "the commit starts from generation %d", req.From).
+			Want("generation %d with tag %s", v.rec.Generation, v.rec.Tag).
+			Fix("restart the instance: it starts from the newest state")
+	}
+	return false, nil
+}
+
+func checkVersion(v int) error {
+	if v != release.Version {
+		return problem.New(problem.Invalid, "protocol_version", "the request has version %d", v).
+			Want("%d", release.Version).
+			Fix("use a cupel-init of the same version as this CAS")
+	}
+	return nil
+}
