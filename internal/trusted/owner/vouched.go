@@ -1,0 +1,105 @@
+package owner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// vouchedFile holds the measurements that the owner can vouch for.
+const vouchedFile = "vouched.json"
+
+// Vouched is a measurement and why the owner can vouch for it.
+type Vouched struct {
+	Measurement ident.Measurement `json:"measurement"`
+	Runtime     string            `json:"runtime"`
+	Definition  ident.Digest      `json:"definition"` // of the runtime's definition
+	Lock        ident.Digest      `json:"lock"`       // of the lock file's bytes
+	Launcher    ident.Digest      `json:"launcher"`
+	IndexDate   time.Time         `json:"index_date"` // how old the packages may be
+	How         string            `json:"how"`        // for people
+	At          time.Time         `json:"at"`         // when the owner did it
+}
+
+type vouchedState struct {
+	Version int       `json:"version"`
+	Vouched []Vouched `json:"vouched"` // in the order in which they were added
+}
+
+// Vouch remembers v in the owner's folder dir, once for each measurement: doing
+// it again renews it. Several processes may do so at the same time.
+func Vouch(dir string, v Vouched) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("owner's folder: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, ".vouched.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("owner's folder: %w", err)
+	}
+	defer lock.Close() //nolint:errcheck // releases the lock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	all, err := ReadVouched(dir)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(o Vouched) bool { return o.Measurement == v.Measurement })
+	b, err := json.MarshalIndent(vouchedState{Version: 1, Vouched: append(all, v)}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("vouched measurements: %w", err)
+	}
+	return writeVouched(filepath.Join(dir, vouchedFile), append(b, '\n'))
+}
+
+func writeVouched(name string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".vouched-*")
+	if err != nil {
+		return fmt.Errorf("vouched measurements: %w", err)
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		return fmt.Errorf("vouched measurements: %w", err)
+	}
+	return nil
+}
+
+// ReadVouched returns the measurements of the owner's folder, oldest first; none
+// if there is no such file. A file that can't be read strictly is an error:
+// nothing is vouched for by accident.
+func ReadVouched(dir string) ([]Vouched, error) {
+	b, err := os.ReadFile(filepath.Join(dir, vouchedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var s vouchedState
+	if err == nil {
+		d := json.NewDecoder(strings.NewReader(string(b)))
+		d.DisallowUnknownFields()
+		err = d.Decode(&s)
+	}
+	if err == nil && s.Version != 1 {
+		err = fmt.Errorf("version %d: want 1", s.Version)
+	}
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "vouched_file", "%s: %w", filepath.Join(dir, vouchedFile), err).
+			Fix("repair or remove it, then measure again: cupel runtime measure NAME")
+	}
+	return s.Vouched, nil
+}

@@ -1,0 +1,71 @@
+package owner
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func TestVouch(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "owner")
+	if all, err := ReadVouched(dir); err != nil || len(all) != 0 {
+		t.Fatalf("ReadVouched of nothing: %v, %v", all, err)
+	}
+	at := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
+	a := Vouched{Measurement: ident.Measurement{1}, Runtime: "python", IndexDate: at, At: at}
+	b := Vouched{Measurement: ident.Measurement{2}, Runtime: "puller", IndexDate: at, At: at}
+	renewed := a
+	renewed.At = at.Add(time.Hour)
+	for _, v := range []Vouched{a, b, renewed} {
+		if err := Vouch(dir, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := ReadVouched(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]Vouched{b, renewed}, got); d != "" {
+		t.Errorf("vouched (-want +got):\n%s", d)
+	}
+}
+
+func TestVouchConcurrently(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			if err := Vouch(dir, Vouched{Measurement: ident.Measurement{byte(i)}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if all, err := ReadVouched(dir); err != nil || len(all) != 20 {
+		t.Errorf("%d vouched for, %v: want all 20", len(all), err)
+	}
+}
+
+func TestVouchedFileIsStrict(t *testing.T) {
+	for name, text := range map[string]string{
+		"no JSON":       "{",
+		"unknown field": `{"version":1,"vouched":[{"measurment":"00"}]}`,
+		"newer version": `{"version":2,"vouched":[]}`,
+		"short hash":    `{"version":1,"vouched":[{"measurement":"00"}]}`,
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, vouchedFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadVouched(dir); err == nil || problem.From(err).Rule != "vouched_file" {
+			t.Errorf("%s: error %v, want vouched_file", name, err)
+		}
+	}
+}
