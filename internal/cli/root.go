@@ -82,6 +82,7 @@ operator, who is trusted with nothing, runs the copies.`,
 		return problem.New(problem.Invalid, "usage", "%w", err).Fix("see '%s --help'", c.CommandPath())
 	})
 	root.AddCommand(
+		newRuntimeCommand(g),
 		newVersionCommand(g),
 	)
 	return root

@@ -1,0 +1,377 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/version"
+	"cupel.dev/cupel/runtimes"
+)
+
+func newRuntimeCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "runtime",
+		Short: "Runtime images: build them (operator), measure and vouch for them (owner)",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(newRuntimeBuildCommand(g), newRuntimeMeasureCommand(g), newRuntimeListCommand(g))
+	return c
+}
+
+func newRuntimeBuildCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "build NAME",
+		Short: "Build a runtime image from Debian's packages, reproducibly",
+		Long: `Build a runtime image out of a definition and Debian's signed packages, and store
+it with its sources in the registry. Without a lock the newest versions are taken
+and the lock is written; with one, exactly its bytes. Runs cupeld.`,
+		Example: "  cupel runtime build python\n  cupel runtime build python --update",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			call := []string{"runtime", "build", args[0], "--state", g.state, "--output", g.output}
+			c.LocalNonPersistentFlags().Visit(func(f *pflag.Flag) {
+				call = append(call, "--"+f.Name+"="+f.Value.String())
+			})
+			return g.runSibling(c.Context(), "cupeld", call...)
+		},
+	}
+	f := c.Flags()
+	f.String("definition", "", "definition file (default: runtimes/NAME.yml if it is there, else the built-in one)")
+	f.String("lock", "", "lock file (default: NAME.lock beside the definition file, else in the state folder)")
+	f.Bool("update", false, "take the newest packages and write a new lock")
+	f.String("mirror", "", "root of a Debian mirror (default: as apt is configured)")
+	f.String("registry", "", "registry as HOST:PORT (default: the one in the state folder)")
+	f.String("launcher", "", "the launcher that instances will run (default: cupel-init beside cupeld)")
+	return c
+}
+
+// runSibling runs another binary of this build in the foreground and becomes
+// its exit code. An interrupt reaches it as SIGTERM, so that it can clean up.
+func (g *globals) runSibling(ctx context.Context, name string, args ...string) error {
+	c := exec.CommandContext(ctx, sibling(name), args...)
+	c.Stdin, c.Stdout, c.Stderr = g.in, g.out, g.err
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
+	c.WaitDelay = 30 * time.Second
+	err := c.Run()
+	if e, ok := errors.AsType[*exec.ExitError](err); ok && e.ExitCode() > 0 {
+		return exitError{e.ExitCode()}
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return problem.New(problem.NotFound, "program_missing", "%s is neither beside this program nor in PATH", name).
+			Fix("build it (make build) or install it beside cupel")
+	}
+	return err
+}
+
+type measureOptions struct {
+	name       string
+	lock       string
+	from       string
+	definition string
+	launcher   string
+	mirror     string
+}
+
+func newRuntimeMeasureCommand(g *globals) *cobra.Command {
+	var o measureOptions
+	c := &cobra.Command{
+		Use:   "measure NAME",
+		Short: "Rebuild a runtime image from its lock and vouch for its measurement",
+		Long: `Verify Debian's signature over the indices that a lock names, rebuild the image
+from the same bytes in this process, and compute the measurement that an attested
+instance of it has. Needs no root and trusts neither the operator nor the lock: a
+lock that adds, leaves out or holds back a package is refused. What was measured
+is remembered as vouched for.
+
+How old the indices are is for you to judge: an old one is signed as well.`,
+		Example: `  cupel runtime measure python --lock python.lock --from oci:registry.example:5050
+  cupel runtime measure python --lock python.lock --from ./python-sources`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.name = args[0]
+			return runRuntimeMeasure(c.Context(), g, o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.lock, "lock", "", "lock file (default: the one in the artifact)")
+	f.StringVar(&o.from, "from", "", "where the bytes are: a folder, oci:HOST:PORT[/REPOSITORY[:TAG]] or mirror (default: the local operator's registry)")
+	f.StringVar(&o.definition, "definition", "", "definition file (default: runtimes/NAME.yml if it is there, else the built-in one)")
+	f.StringVar(&o.launcher, "launcher", "", "the launcher that instances run (default: the one built with this program)")
+	f.StringVar(&o.mirror, "mirror", "http://deb.debian.org", "root of the Debian mirror for --from mirror")
+	return c
+}
+
+type measureReply struct {
+	Runtime     string            `json:"runtime"`
+	Measurement ident.Measurement `json:"measurement"`
+	IndexDate   time.Time         `json:"index_date"` // the oldest of the security and update indices' dates
+	Definition  string            `json:"definition"` // where it was read
+	Lock        ident.Digest      `json:"lock"`
+	Config      ident.Digest      `json:"config"`
+	Launcher    ident.Digest      `json:"launcher"`
+	Packages    []measuredPackage `json:"packages"`
+	Checks      []rebuild.Check   `json:"checks"`
+}
+
+type measuredPackage struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Index   string `json:"index"`
+}
+
+func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error {
+	text, where, err := readDefinition(o.name, o.definition)
+	if err != nil {
+		return err
+	}
+	def, err := rebuild.ParseDefinition(text)
+	if err != nil {
+		return err
+	}
+	if def.Name != o.name {
+		return problem.New(problem.Invalid, "runtime_definition", "%s defines %q", where, def.Name).Want("%q", o.name)
+	}
+	launcher, err := launcherDigest(o.launcher)
+	if err != nil {
+		return err
+	}
+	lockText, src, err := o.open(ctx, g)
+	if err != nil {
+		return err
+	}
+	lock, err := rebuild.ParseLock(lockText)
+	if err != nil {
+		return err
+	}
+	if src == nil {
+		if src, err = o.source(lock); err != nil {
+			return err
+		}
+	}
+	r := measureReply{Runtime: def.Name, Definition: where, Lock: ident.Sum(lockText), Launcher: launcher}
+	b := rebuild.Builder{Observe: func(k rebuild.Check) {
+		r.Checks = append(r.Checks, k)
+		if !g.json() {
+			g.printf("ok  %s\n", k.Detail)
+		}
+	}}
+	img, err := b.Build(ctx, def, lock, src)
+	if err != nil {
+		return err
+	}
+	defer img.Close() //nolint:errcheck // temporary files
+	if err := r.fill(lock, img); err != nil {
+		return err
+	}
+	v := owner.Vouched{Measurement: r.Measurement, Runtime: r.Runtime, Definition: def.Digest(), Lock: r.Lock,
+		Launcher: launcher, IndexDate: r.IndexDate, How: "rebuilt from Debian's signed packages", At: g.now().UTC()}
+	if err := owner.Vouch(g.config, v); err != nil {
+		return err
+	}
+	return g.showMeasured(r)
+}
+
+func (r *measureReply) fill(lock *rebuild.Lock, img *rebuild.Image) error {
+	cfg, err := launch.ParseImageConfig(img.Config())
+	if err != nil {
+		return err
+	}
+	if r.Measurement, err = launch.Expected(cfg, r.Launcher); err != nil {
+		return err
+	}
+	r.Config = img.ConfigDigest()
+	for _, p := range lock.Packages {
+		r.Packages = append(r.Packages, measuredPackage{p.Name, p.Version, p.Index})
+	}
+	// The release itself is dated by its last point release; the indices that
+	// move are what tells how fresh the packages are.
+	fresh := slices.MinFunc(lock.Indices[1:], func(a, b rebuild.Index) int { return a.Date.Compare(b.Date) })
+	r.IndexDate = fresh.Date
+	return nil
+}
+
+func (g *globals) showMeasured(r measureReply) error {
+	if g.json() {
+		return g.printJSON(r)
+	}
+	g.printf(`
+runtime      %s, by the definition %s
+index date   %s (%d days ago)
+config       %s
+launcher     %s
+measurement  %s
+vouched for  in %s
+`, r.Runtime, r.Definition, r.IndexDate.Format(time.RFC3339), int(g.now().Sub(r.IndexDate).Hours()/24),
+		r.Config, r.Launcher, r.Measurement, g.config)
+	return nil
+}
+
+// open returns the lock's text, and the source if that is where it came from.
+func (o *measureOptions) open(ctx context.Context, g *globals) ([]byte, rebuild.Source, error) {
+	if o.from == "" {
+		b, err := os.ReadFile(filepath.Join(g.state, "manager.json"))
+		var at manager.Endpoint
+		if err != nil || json.Unmarshal(b, &at) != nil || at.Registry == "" {
+			return nil, nil, problem.New(problem.Invalid, "source_unnamed", "no operator runs on this machine").
+				Fix("say where the lock's bytes are: --from DIR, --from oci:HOST:PORT or --from mirror")
+		}
+		o.from = "oci:" + at.Registry
+	}
+	if o.lock != "" {
+		b, err := os.ReadFile(o.lock)
+		if err != nil {
+			return nil, nil, problem.New(problem.NotFound, "runtime_lock", "%w", err).Fix("the operator's `cupel runtime build` writes it: ask for the file")
+		}
+		return b, nil, nil
+	}
+	ref, ok := strings.CutPrefix(o.from, "oci:")
+	if !ok {
+		return nil, nil, problem.New(problem.Invalid, "usage", "--from %s without --lock", o.from).Fix("name the lock with --lock FILE")
+	}
+	if !strings.Contains(ref, "/") {
+		ref += "/runtimes/" + o.name + "/sources:latest"
+	}
+	src, err := rebuild.ParseRegistrySource(ref, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	lock, _, err := src.ReadLock(ctx) // the artifact's definition is the operator's: not used
+	return lock, src, err
+}
+
+// source returns the source that --from names, for a lock that came as a file.
+func (o *measureOptions) source(lock *rebuild.Lock) (rebuild.Source, error) {
+	if ref, ok := strings.CutPrefix(o.from, "oci:"); ok {
+		if !strings.Contains(ref, "/") {
+			ref += "/" + cmp.Or(lock.Artifact, "runtimes/"+o.name+"/sources:latest")
+		}
+		return rebuild.ParseRegistrySource(ref, nil)
+	}
+	if o.from == "mirror" {
+		return rebuild.NewMirrorSource(o.mirror, lock, nil), nil
+	}
+	return rebuild.NewDirSource(o.from, lock), nil
+}
+
+// readDefinition returns the text of a definition and where it was found.
+func readDefinition(name, file string) (text []byte, where string, err error) {
+	if _, err := rebuild.ParseName(name); err != nil {
+		return nil, "", err
+	}
+	where = cmp.Or(file, filepath.Join("runtimes", name+".yml"))
+	text, err = os.ReadFile(where)
+	if errors.Is(err, fs.ErrNotExist) && file == "" {
+		var ok bool
+		if text, ok = runtimes.Definition(name); !ok {
+			return nil, "", problem.New(problem.NotFound, "runtime_unknown", "no definition of a runtime %q", name).
+				Want("one of %s, or a file", strings.Join(runtimes.Names(), ", ")).Fix("name a file with --definition")
+		}
+		return text, "built into cupel " + version.Release(), nil
+	}
+	if err != nil {
+		return nil, "", problem.New(problem.Invalid, "runtime_definition", "%w", err)
+	}
+	return text, where, nil
+}
+
+// launcherDigest is of the launcher that was built with this program: what the
+// owner expects the operator to run.
+func launcherDigest(file string) (ident.Digest, error) {
+	if file == "" {
+		if d, ok := version.Launcher(); ok {
+			return d, nil
+		}
+		file = sibling("cupel-init")
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
+			Fix("build it (make build), or name it with --launcher")
+	}
+	return ident.Sum(b), nil
+}
+
+func newRuntimeListCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List the runtimes that are defined and the measurements vouched for",
+		Example: "  cupel runtime list -o json",
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return runRuntimeList(g) },
+	}
+}
+
+type runtimeEntry struct {
+	Runtime    string          `json:"runtime"`
+	Definition string          `json:"definition"`
+	Packages   []string        `json:"packages"`
+	Vouched    []owner.Vouched `json:"vouched"`
+}
+
+func runRuntimeList(g *globals) error {
+	vouched, err := owner.ReadVouched(g.config)
+	if err != nil {
+		return err
+	}
+	names := runtimes.Names()
+	files, err := filepath.Glob(filepath.Join("runtimes", "*.yml"))
+	if err != nil {
+		return fmt.Errorf("list definitions: %w", err)
+	}
+	for _, f := range files {
+		names = append(names, strings.TrimSuffix(filepath.Base(f), ".yml"))
+	}
+	slices.Sort(names)
+	entries := []runtimeEntry{}
+	for _, name := range slices.Compact(names) {
+		text, where, err := readDefinition(name, "")
+		if err != nil {
+			return err
+		}
+		def, err := rebuild.ParseDefinition(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", where, err)
+		}
+		e := runtimeEntry{Runtime: name, Definition: where, Packages: def.Packages, Vouched: []owner.Vouched{}}
+		for _, v := range vouched {
+			if v.Runtime == name {
+				e.Vouched = append(e.Vouched, v)
+			}
+		}
+		entries = append(entries, e)
+	}
+	if g.json() {
+		return g.printJSON(entries)
+	}
+	var rows [][]string
+	for _, e := range entries {
+		row := []string{e.Runtime, e.Definition, "-", "none: cupel runtime measure " + e.Runtime}
+		if len(e.Vouched) > 0 {
+			v := e.Vouched[len(e.Vouched)-1]
+			row[2], row[3] = v.IndexDate.Format(time.DateOnly), v.Measurement.String()
+		}
+		rows = append(rows, row)
+	}
+	return g.table([]string{"RUNTIME", "DEFINITION", "INDEX DATE", "VOUCHED MEASUREMENT"}, rows)
+}
