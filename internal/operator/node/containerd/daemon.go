@@ -113,9 +113,9 @@ func (d *Daemon) StateDir() string { return d.path("run") }
 func (d *Daemon) config() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "version = 2\nroot = %q\nstate = %q\n", d.path("root"), d.StateDir())
-	fmt.Fprintf(&b, "disabled_plugins = [%q, %q, %q, %q, %q, %q]\n",
+	fmt.Fprintf(&b, "disabled_plugins = [%q, %q, %q, %q, %q]\n",
 		"io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs",
-		"io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.runtime.v1.linux")
+		"io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs")
 	fmt.Fprintf(&b, "[grpc]\n  address = %q\n", d.Address())
 	fmt.Fprintf(&b, "[ttrpc]\n  address = %q\n", d.Address()+".ttrpc")
 	fmt.Fprintf(&b, "[debug]\n  level = \"warn\"\n")

@@ -1,0 +1,596 @@
+package containerd_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	ggcrtypes "github.com/google/go-containerregistry/pkg/v1/types"
+
+	"cupel.dev/cupel/internal/operator/las"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/operator/node/cgroup"
+	"cupel.dev/cupel/internal/operator/node/cni"
+	"cupel.dev/cupel/internal/operator/node/containerd"
+	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/operator/node/sysctl"
+	"cupel.dev/cupel/internal/simtee"
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
+)
+
+// TestMain is also the writer process of the instances' logs.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == logfile.Verb {
+		if err := logfile.Main(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// machine is what stays when the daemon dies: the state folder, containerd, the
+// registry with the image.
+type machine struct {
+	t        *testing.T
+	state    string
+	id       string
+	launcher string
+	image    string
+	config   []byte
+	logger   *slog.Logger
+	limits   logfile.Limits
+}
+
+// life is one life of the daemon.
+type life struct {
+	*machine
+	node    *node.Node
+	runtime *containerd.Runtime
+	daemon  *containerd.Daemon
+	network *cni.Network
+	kill    func() // the daemon's process is gone; what runs goes on
+}
+
+func needMachine(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it runs containers")
+	}
+	for _, program := range []string{"containerd", "runc"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("needs %s", program)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(cni.PluginDir, "bridge")); err != nil {
+		t.Skip("needs the CNI plugins")
+	}
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	needMachine(t)
+	m := &machine{t: t, state: t.TempDir(), logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	// A folder that no socket path fits into.
+	m.state = filepath.Join(m.state, strings.Repeat("long", 30))
+	if err := os.Mkdir(m.state, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte(m.state))
+	m.id = hex.EncodeToString(sum[:4])
+	m.launcher = filepath.Join(t.TempDir(), "launcher")
+	build := exec.Command("go", "build", "-o", m.launcher, "./testdata/launcher")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the test's launcher: %v\n%s", err, out)
+	}
+	m.pushImage()
+	return m
+}
+
+// pushImage puts an image with one empty layer into a registry of its own.
+func (m *machine) pushImage() {
+	m.t.Helper()
+	server := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(m.logger.Handler(), slog.LevelDebug))))
+	m.t.Cleanup(server.Close)
+	var tarball bytes.Buffer
+	tarball.Write(make([]byte, 1024)) // an empty archive
+	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, ggcrtypes.OCIManifestSchema1),
+		static.NewLayer(tarball.Bytes(), ggcrtypes.OCIUncompressedLayer))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	cf, err := img.ConfigFile()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	cf = cf.DeepCopy()
+	cf.OS, cf.Architecture = "linux", "amd64"
+	cf.Config = v1.Config{User: "1000", Env: []string{"PATH=/bin"}, Entrypoint: []string{"/bin/app"}}
+	if img, err = mutate.ConfigFile(img, cf); err != nil {
+		m.t.Fatal(err)
+	}
+	img = mutate.ConfigMediaType(img, ggcrtypes.OCIConfigJSON)
+	d, err := img.Digest()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.image = strings.TrimPrefix(server.URL, "http://") + "/test/app@" + d.String()
+	ref, err := name.NewDigest(m.image, name.Insecure)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := remote.Write(ref, img); err != nil {
+		m.t.Fatal(err)
+	}
+	if m.config, err = img.RawConfigFile(); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// live starts the daemon's parts. Everything is taken down when the test ends.
+func (m *machine) live() *life {
+	m.t.Helper()
+	t := m.t
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &life{machine: m}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	l.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{Dir: filepath.Join(m.state, "containerd"), ID: m.id, Logger: m.logger})
+	must(err)
+	// Whatever the test comes to, in reverse order; all of it may be gone already.
+	cleanup := func(f func(context.Context) error) {
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			_ = f(ctx)
+		})
+	}
+	cleanup(func(context.Context) error { cancel(); return nil })
+	cleanup(l.daemon.Stop)
+	l.runtime, err = containerd.New(containerd.Config{
+		Daemon: l.daemon, Namespace: "cupel-" + m.id, RuncRoot: filepath.Join(m.state, "runc"), Logger: m.logger,
+	})
+	must(err)
+	l.network, err = cni.Open(cni.Config{Dir: filepath.Join(m.state, "cni"), ID: m.id, PluginDir: cni.PluginDir, Sysctl: sysctl.Default()})
+	must(err)
+	cleanup(func(context.Context) error { return l.network.Close() })
+	groups, err := cgroup.Detect("/sys/fs/cgroup")
+	must(err)
+	platform, err := simtee.Open(filepath.Join(m.state, "simtee"), time.Now)
+	must(err)
+	server := las.New(las.Config{
+		Inspector: l.runtime, Platform: platform, Cgroups: groups, Listen: node.ListenUnix, Logger: m.logger, Now: time.Now,
+	})
+	self, err := os.Executable()
+	must(err)
+	l.node, err = node.New(node.Config{
+		State: m.state, Cgroup: "/cupel-" + m.id, Launcher: m.launcher, LogWriter: self, CASAddr: "127.0.0.1:1",
+		Runtime: l.runtime, Monitor: l.runtime, Images: l.runtime, Network: l.network, Attester: server,
+		Cgroups: groups, Limits: m.limits, Logger: m.logger, Now: time.Now,
+	})
+	must(err)
+	cleanup(func(ctx context.Context) error {
+		if _, err := os.Stat(l.daemon.Address()); err != nil {
+			return nil // taken down already
+		}
+		return l.node.RemoveAll(ctx)
+	})
+	must(l.node.Adopt(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = l.node.Run(ctx)
+	}()
+	daemonDone := make(chan struct{})
+	go func() {
+		defer close(daemonDone)
+		_ = l.daemon.Run(ctx)
+	}()
+	l.kill = func() {
+		cancel()
+		<-done
+		<-daemonDone
+		_ = l.runtime.Close()
+	}
+	return l
+}
+
+// leave takes everything down and checks that nothing is left.
+func (l *life) leave() {
+	t := l.t
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := l.node.RemoveAll(ctx); err != nil {
+		t.Error(err)
+	}
+	l.kill()
+	if err := l.daemon.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := l.network.Close(); err != nil {
+		t.Error(err)
+	}
+	for what, pattern := range map[string]string{
+		"control group": "/sys/fs/cgroup/*/cupel-" + l.id, "bridge": "/sys/class/net/cpl" + l.id,
+		"namespace": l.state + "/netns/*", "record": l.state + "/instances/*", "sockets": l.state + "/run/*",
+		"leases": l.state + "/cni/leases", "short name": "/run/cupel-" + l.id,
+	} {
+		if left, _ := filepath.Glob(pattern); len(left) > 0 {
+			t.Errorf("left behind: %s: %v", what, left)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), l.state) {
+		t.Errorf("left behind: a mount below %s (%v)", l.state, err)
+	}
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		if b, _ := os.ReadFile(p); bytes.Contains(b, []byte(l.state)) {
+			t.Errorf("left behind: process %s: %q", p, b)
+		}
+	}
+}
+
+func (l *life) spec(id, behaviour string) manager.InstanceSpec {
+	return manager.InstanceSpec{
+		ID: id, App: "a-1", AppName: "Test App", Config: ident.ConfigID{Session: "test", Service: ident.ServiceName(behaviour)},
+		Binding: attest.Data64{9}, Image: l.image, Memory: 128 << 20, Labels: map[string]string{"k": "v"},
+	}
+}
+
+func (l *life) start(id, behaviour string, port uint16) {
+	l.t.Helper()
+	if _, err := l.node.EnsureImage(l.t.Context(), l.image); err != nil {
+		l.t.Fatal(err)
+	}
+	s := l.spec(id, behaviour)
+	s.Port = port
+	if err := l.node.Start(l.t.Context(), s); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// status waits until ok holds for the instance.
+func (l *life) status(id string, ok func(manager.InstanceStatus) bool) manager.InstanceStatus {
+	l.t.Helper()
+	var last manager.InstanceStatus
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		list, err := l.node.List(l.t.Context())
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		for _, s := range list {
+			if s.ID == id {
+				if last = s; ok(s) {
+					return s
+				}
+			}
+		}
+	}
+	l.t.Fatalf("instance %s stays at %+v\n%s", id, last, strings.Join(l.lines(id), "\n"))
+	return last
+}
+
+func running(s manager.InstanceStatus) bool { return s.State == manager.StateRunning }
+func exited(s manager.InstanceStatus) bool  { return s.State == manager.StateExited }
+
+func (l *life) lines(id string) []string {
+	r, err := l.node.Logs(context.Background(), id, manager.LogOptions{Tail: -1})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	defer r.Close()
+	return readLines(r)
+}
+
+func readLines(r io.Reader) []string {
+	var out []string
+	for s := bufio.NewScanner(r); s.Scan(); {
+		var line manager.LogLine
+		if json.Unmarshal(s.Bytes(), &line) == nil {
+			out = append(out, line.Line)
+		}
+	}
+	return out
+}
+
+func pidOf(t *testing.T, l *life, id string) int {
+	t.Helper()
+	launched, err := l.runtime.Inspect(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return launched.PID
+}
+
+func TestLifeOfAnInstance(t *testing.T) {
+	m := newMachine(t)
+	l := m.live()
+	defer func() { l.leave() }()
+	events, err := l.node.Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for range events { //nolint:revive // a slow or idle watcher holds up nobody
+		}
+	}()
+	l.start("i-serve", "serve", 80)
+	s := l.status("i-serve", func(s manager.InstanceStatus) bool { return s.Health == manager.HealthHealthy })
+	if s.State != manager.StateRunning || s.InstanceID != (ident.KeyHash{7}) || s.Labels["k"] != "v" || !s.IP.Is4() {
+		t.Errorf("status %+v", s)
+	}
+	// Started twice is once.
+	if err := l.node.Start(t.Context(), l.spec("i-serve", "serve")); err != nil {
+		t.Error(err)
+	}
+	args := "args: /cupel-init run --user 1000 --cwd / --env PATH=/bin -- /bin/app"
+	if got := l.lines("i-serve"); len(got) == 0 || got[0] != args {
+		t.Errorf("output %q, want %q", got, args)
+	}
+
+	// The daemon dies and comes again: nothing is restarted.
+	pid := pidOf(t, l, "i-serve")
+	l.kill()
+	l = m.live()
+	after := l.status("i-serve", func(s manager.InstanceStatus) bool { return s.Health == manager.HealthHealthy })
+	if got := pidOf(t, l, "i-serve"); got != pid || after.IP != s.IP || after.InstanceID != s.InstanceID || !after.StartedAt.Equal(s.StartedAt) {
+		t.Errorf("adopted %+v as process %d, was %+v as %d", after, got, s, pid)
+	}
+
+	if err := l.node.Stop(t.Context(), "i-serve", 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s = l.status("i-serve", exited)
+	if s.ExitCode != 0 || s.OOMKilled || s.ExitedAt.IsZero() {
+		t.Errorf("after stop: %+v", s)
+	}
+	if got := l.lines("i-serve"); got[len(got)-1] != "bye" {
+		t.Errorf("last words %q", got)
+	}
+	if err := l.node.Start(t.Context(), l.spec("i-serve", "serve")); err == nil {
+		t.Error("an exited id started again")
+	}
+	if err := l.node.Remove(t.Context(), "i-serve"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.node.Remove(t.Context(), "i-serve"); err != nil {
+		t.Errorf("removed twice: %v", err)
+	}
+	// The id is free again.
+	l.start("i-serve", "exit", 0)
+	if s = l.status("i-serve", exited); s.ExitCode != 7 {
+		t.Errorf("exit code %d, want 7", s.ExitCode)
+	}
+}
+
+func TestOutOfMemory(t *testing.T) {
+	l := newMachine(t).live()
+	defer l.leave()
+	l.start("i-oom", "oom", 0)
+	s := l.status("i-oom", exited)
+	if !s.OOMKilled || s.ExitCode != 137 || s.Problem == nil || s.Problem.Rule != "out_of_memory" {
+		t.Errorf("status %+v, problem %v", s, s.Problem)
+	}
+}
+
+// TestDaemonsDie kills containerd and our daemon while an instance writes: it
+// goes on, and its log has no hole.
+func TestDaemonsDie(t *testing.T) {
+	m := newMachine(t)
+	m.limits = logfile.Limits{Size: 8 << 10, Keep: 1000}
+	l := m.live()
+	defer func() { l.leave() }()
+	l.start("i-count", "count", 0)
+	l.status("i-count", running)
+	pid := pidOf(t, l, "i-count")
+	b, err := os.ReadFile(filepath.Join(m.state, "containerd", "containerd.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p struct{ PID int }
+	if err := json.Unmarshal(b, &p); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if launched, err := l.runtime.Inspect(t.Context(), "i-count"); err == nil && launched.PID == pid {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("containerd did not come again")
+		}
+	}
+	l.kill()
+	time.Sleep(200 * time.Millisecond)
+	l = m.live()
+	l.status("i-count", running)
+	time.Sleep(200 * time.Millisecond)
+	if err := l.node.Stop(t.Context(), "i-count", 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	r, err := l.node.Logs(t.Context(), "i-count", manager.LogOptions{Tail: -1, Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	lines := readLines(r) // Follow ends by itself: the instance has exited
+	want := 0
+	for _, line := range lines {
+		var n int
+		if _, err := fmt.Sscanf(line, "line %d", &n); err != nil {
+			continue
+		}
+		if n != want {
+			t.Fatalf("line %d follows line %d", n, want-1)
+		}
+		want++
+	}
+	if files, _ := filepath.Glob(filepath.Join(m.state, "logs", "i-count", "*.jsonl")); want < 100 || len(files) < 2 {
+		t.Errorf("%d lines in %d files", want, len(files))
+	}
+}
+
+func TestEvidence(t *testing.T) {
+	l := newMachine(t).live()
+	defer l.leave()
+	l.start("i-quote", "quote", 0)
+	l.status("i-quote", running)
+	img, err := launch.ParseImageConfig(l.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := launch.Expected(img, l.node.LauncherDigest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := l.lines("i-quote")
+	if len(lines) < 3 {
+		t.Fatalf("output %q", lines)
+	}
+	quote, err := hex.DecodeString(strings.TrimPrefix(lines[1], "launcher: quote "))
+	if err != nil {
+		t.Fatalf("the launcher got %q", lines[1])
+	}
+	// The quote's report body begins at 48; offsets as SGX defines them.
+	if got := ident.Measurement(quote[48+64 : 48+96]); got != want {
+		t.Errorf("measurement %v, want %v", got, want)
+	}
+	if quote[48+192] != 9 {
+		t.Error("the launch binding is not in the evidence")
+	}
+	if quote[48+320] != 42 {
+		t.Error("the report data is not in the evidence")
+	}
+	if !strings.Contains(lines[2], "las_peer") {
+		t.Errorf("another process of the instance got %q", lines[2])
+	}
+	// A process outside any instance: root on the host, on the very socket.
+	for _, id := range []string{"i-quote"} {
+		out := askFromHost(t, filepath.Join(l.state, "run", id))
+		if !strings.Contains(out, "las_peer") {
+			t.Errorf("a process of the machine got %q", out)
+		}
+	}
+}
+
+func TestNothingHalfMade(t *testing.T) {
+	m := newMachine(t)
+	l := m.live()
+	defer func() { l.leave() }()
+	if err := l.node.Start(t.Context(), l.spec("i-none", "serve")); err == nil {
+		t.Fatal("started without its image")
+	}
+	if _, err := l.node.EnsureImage(t.Context(), l.image); err != nil {
+		t.Fatal(err)
+	}
+	// Cancelled at every moment.
+	for i := range 12 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i)*8*time.Millisecond)
+		err := l.node.Start(ctx, l.spec("i-half", "serve"))
+		cancel()
+		if err == nil {
+			if err := l.node.Remove(t.Context(), "i-half"); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if !errors.Is(err, context.DeadlineExceeded) && !strings.Contains(err.Error(), "killed") {
+			t.Logf("cancelled after %d ms: %v", i*8, err)
+		}
+	}
+	if list, err := l.node.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("left: %v, %v", list, err)
+	}
+	// What a daemon that died in the middle leaves is removed by the next.
+	l.start("i-dead", "serve", 0)
+	l.kill()
+	record := filepath.Join(m.state, "instances", "i-dead.json")
+	b, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(record, bytes.Replace(b, []byte(`"made": true`), []byte(`"made": false`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l = m.live()
+	if list, err := l.node.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("adopted what was half-made: %v, %v", list, err)
+	}
+	// And what has no record at all.
+	l.start("i-orphan", "serve", 0)
+	l.kill()
+	if err := os.Remove(filepath.Join(m.state, "instances", "i-orphan.json")); err != nil {
+		t.Fatal(err)
+	}
+	l = m.live()
+	if left, _ := filepath.Glob(filepath.Join(m.state, "*", "i-orphan*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestLaunchProfileHolds(t *testing.T) {
+	l := newMachine(t).live()
+	defer l.leave()
+	l.start("i-deny", "deny", 0)
+	l.status("i-deny", running)
+	want := map[string]string{
+		"unshare user namespace": "operation not permitted", "ptrace": "operation not permitted", "bpf": "operation not permitted",
+		"keyctl": "operation not permitted", "init_module": "operation not permitted", "clone3": "function not implemented",
+		"mknod": "operation not permitted", "write to root": "open /x: read-only file system",
+		"write to the sockets":    "open /run/cupel/x: read-only file system",
+		"unshare mount namespace": "<nil>", "mount tmpfs": "<nil>",
+	}
+	lines := strings.Join(l.lines("i-deny"), "\n")
+	for what, result := range want {
+		if !strings.Contains(lines, "deny: "+what+" "+result) {
+			t.Errorf("%s: want %q in\n%s", what, result, lines)
+		}
+	}
+}
+
+func TestVolumesThroughTheNode(t *testing.T) {
+	l := newMachine(t).live()
+	defer l.leave()
+	l.start("i-volume", "volume", 0)
+	l.status("i-volume", running)
+	got := strings.Join(l.lines("i-volume")[1:], "; ")
+	if want := "get 1 missing; get 2 generation 2; get 3 generation 3"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -1,0 +1,174 @@
+// Command launcher stands in for cupel-init in the node's tests: what it does
+// is the service's name in its config id.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/collect"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+const sockets = "/run/cupel/"
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "child" {
+		fmt.Println("child:", ask())
+		return
+	}
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "launcher:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	node := volume.NewNode(sockets + volume.NodeSocket)
+	ctx := context.Background()
+	report := func(p volume.Phase) error {
+		return node.Report(ctx, volume.Status{Phase: p, InstanceID: ident.KeyHash{7}})
+	}
+	if err := report(volume.Attested); err != nil {
+		return err
+	}
+	id, err := ident.ParseConfigID(os.Getenv("CUPEL_CONFIG_ID"))
+	if err != nil {
+		return err
+	}
+	fmt.Println("args:", strings.Join(os.Args, " "))
+	switch id.Service {
+	case "quote":
+		fmt.Println("launcher:", ask())
+		out, err := exec.Command("/proc/self/exe", "child").Output()
+		if err != nil {
+			return err
+		}
+		os.Stdout.Write(out)
+	case "serve":
+		l, err := net.Listen("tcp", ":80")
+		if err != nil {
+			return err
+		}
+		go func() { _ = http.Serve(l, http.NotFoundHandler()) }()
+	case "count":
+		go func() {
+			for i := 0; ; i++ {
+				fmt.Println("line", i)
+				time.Sleep(2 * time.Millisecond)
+			}
+		}()
+	case "oom":
+		if err := report(volume.Running); err != nil {
+			return err
+		}
+		var hog [][]byte
+		for {
+			b := bytes.Repeat([]byte{1}, 4<<20)
+			hog = append(hog, b)
+			fmt.Println("MiB", 4*len(hog))
+		}
+	case "exit":
+		os.Exit(7)
+	case "volume":
+		if err := tryVolume(ctx, node); err != nil {
+			return err
+		}
+	case "deny":
+		deny()
+	}
+	if err := report(volume.Running); err != nil {
+		return err
+	}
+	<-term
+	fmt.Println("bye")
+	return nil
+}
+
+// ask requests evidence and tells what came.
+func ask() string {
+	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", sockets+collect.Socket)
+	}}}
+	body, _ := json.Marshal(collect.QuoteRequest{Version: 1, ReportData: attest.Data64{42}})
+	resp, err := client.Post("http://las"+collect.PathQuote, "application/json", bytes.NewReader(body))
+	if err != nil {
+		return err.Error()
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	var e attest.Evidence
+	if resp.StatusCode == http.StatusOK && json.Unmarshal(b, &e) == nil {
+		return fmt.Sprintf("quote %x", e.Quote)
+	}
+	return string(b)
+}
+
+func tryVolume(ctx context.Context, node *volume.Node) error {
+	id := ident.Sum([]byte("volume"))
+	if _, _, err := node.Get(ctx, id, 1); err == nil {
+		return errors.New("a volume that nobody stored")
+	}
+	for g := uint64(1); g <= 3; g++ {
+		if err := node.Put(ctx, id, g, strings.NewReader(fmt.Sprint("generation ", g))); err != nil {
+			return err
+		}
+	}
+	for g := uint64(1); g <= 3; g++ {
+		r, _, err := node.Get(ctx, id, g)
+		if err != nil {
+			fmt.Println("get", g, "missing")
+			continue
+		}
+		b, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		fmt.Println("get", g, string(b))
+	}
+	return nil
+}
+
+// deny tries what the launch profile forbids.
+func deny() {
+	try := func(what string, f func() error) { fmt.Println("deny:", what, f()) }
+	errno := func(no uintptr, args ...uintptr) func() error {
+		return func() error {
+			args = append(args, 0, 0, 0)
+			if _, _, e := syscall.RawSyscall(no, args[0], args[1], args[2]); e != 0 {
+				return e
+			}
+			return nil
+		}
+	}
+	try("unshare user namespace", errno(syscall.SYS_UNSHARE, syscall.CLONE_NEWUSER))
+	try("ptrace", errno(syscall.SYS_PTRACE, 0))
+	try("bpf", errno(321))
+	try("keyctl", errno(250))
+	try("init_module", errno(175))
+	try("clone3", errno(435))
+	try("mknod", func() error { return syscall.Mknod("/dev/x", syscall.S_IFCHR|0o600, 0x101) })
+	try("write to root", func() error { return os.WriteFile("/x", nil, 0o600) })
+	try("write to the sockets", func() error { return os.WriteFile("/run/cupel/x", nil, 0o600) })
+	try("unshare mount namespace", errno(syscall.SYS_UNSHARE, syscall.CLONE_NEWNS))
+	try("mount tmpfs", func() error { return syscall.Mount("tmpfs", "/dev/shm", "tmpfs", 0, "size=1m") })
+}
