@@ -70,11 +70,29 @@ func (p *planner) planBalance() {
 	if p.balance.known && slices.EqualFunc(want, p.applied, sameFrontend) {
 		return
 	}
+	if !p.balance.known && p.unjudged() {
+		return // its verdict is an event, which brings us here again
+	}
 	if p.now.Before(p.balance.retry) && len(p.balance.failed) == 0 {
 		p.wakeAt(p.balance.retry)
 		return
 	}
 	p.act(action{key: balanceKey, apply: want})
+}
+
+// unjudged says that a running instance has no health yet. A manager that just
+// started waits for it before it first programs the balancer: an endpoint that
+// is left out for a moment has lost all its clients.
+func (p *planner) unjudged() bool {
+	for _, in := range p.state.Instances {
+		if in.Role != RoleApp || in.Done || in.Removing {
+			continue
+		}
+		if s, ok := p.observed[backendID(in, in.Attempt)]; ok && s.State == StateRunning && s.Health == HealthUnknown {
+			return true
+		}
+	}
+	return false
 }
 
 // holds says that the balancer has the port.
