@@ -1,0 +1,286 @@
+//go:build e2e
+
+package harness
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// World is one installation with everybody around it.
+type World struct {
+	T        testing.TB
+	Dir      string // everything is below; its parents are open to all users
+	Bin      string // cupel, cupeld, cupel-cas, cupel-init
+	State    string // the operator's state folder
+	Runtimes string // definitions and locks of the runtime images
+	Operator *Party // runs as root, with State
+	Git      *GitServer
+
+	before leftovers
+	reaper *reaper
+}
+
+// Config changes the world that New makes.
+type Config struct {
+	UpFlags []string // further flags for `cupel up`
+	UpEnv   []string // further environment for it
+	Bin     string   // other binaries than bin/: test-only builds
+	NoUp    bool     // the test runs `cupel up` itself
+}
+
+// New makes a world and brings the operator up in it.
+func New(t testing.TB, cfg Config) *World {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: runs containers")
+	}
+	w := &World{T: t, Bin: cfg.Bin}
+	if w.Bin == "" {
+		w.Bin = binaries(t)
+	}
+	w.makeFolders()
+	w.before = w.look()
+	w.reaper = startReaper(t, w)
+	t.Cleanup(w.end)
+	w.copyBinaries()
+	w.copyRuntimes()
+	w.Operator = &Party{world: w, Name: "operator", Dir: w.folder("operator", 0), root: true}
+	w.Git = startGit(w)
+	if !cfg.NoUp {
+		w.Up(cfg.UpFlags, cfg.UpEnv)
+	}
+	return w
+}
+
+// Up runs `cupel up --detach` on free ports; run again, on the same ones.
+func (w *World) Up(flags, env []string) {
+	w.T.Helper()
+	args := append([]string{"up", "--detach"}, w.listenFlags()...)
+	w.Operator.with(env).MustRun(append(args, flags...)...)
+}
+
+// listenFlags keep the ports of the first start, as a real operator's are
+// fixed: owners have pinned them, instances were told them.
+func (w *World) listenFlags() []string {
+	file := filepath.Join(w.Dir, "ports.json")
+	flags := map[string]string{}
+	if data, err := os.ReadFile(file); err == nil {
+		w.must(json.Unmarshal(data, &flags))
+	} else {
+		for flag, host := range map[string]string{
+			"--manager-listen": "127.0.0.1", "--cas-owners": "127.0.0.1", "--cas-instances": "0.0.0.0", "--registry-listen": "127.0.0.1",
+		} {
+			flags[flag] = fmt.Sprintf("%s:%d", host, FreePort(w.T))
+		}
+		data, err := json.Marshal(flags)
+		w.must(err)
+		w.must(os.WriteFile(file, data, 0o600))
+	}
+	var args []string
+	for flag, addr := range flags {
+		args = append(args, flag, addr)
+	}
+	return args
+}
+
+// Info is what `<state>/manager.json` tells every local user.
+type Info struct {
+	Address    string `json:"address"`
+	CertSHA256 string `json:"cert_sha256"`
+	Registry   string `json:"registry"`
+	PID        int    `json:"pid"`
+	CAS        struct {
+		Owners    string `json:"owners"`
+		Instances string `json:"instances"`
+		Identity  string `json:"identity"`
+	} `json:"cas"`
+}
+
+// Info reads where the running installation listens.
+func (w *World) Info() Info {
+	w.T.Helper()
+	var info Info
+	data, err := os.ReadFile(filepath.Join(w.State, "manager.json"))
+	w.must(err)
+	w.must(json.Unmarshal(data, &info))
+	return info
+}
+
+// ID is what the installation's names on the machine are made of.
+func (w *World) ID() string {
+	sum := sha256.Sum256([]byte(w.State))
+	return hex.EncodeToString(sum[:4])
+}
+
+// Owner makes an owner: a person without root, with a folder of their own.
+func (w *World) Owner(name string) *Party {
+	w.T.Helper()
+	return &Party{world: w, Name: name, Dir: w.folder(name, nobody)}
+}
+
+// Eventually retries f until it returns nil; it fails the test after limit.
+func (w *World) Eventually(limit time.Duration, f func() error) {
+	w.T.Helper()
+	var err error
+	for end := time.Now().Add(limit); ; time.Sleep(100 * time.Millisecond) {
+		if err = f(); err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			w.T.Fatalf("not within %s: %v", limit, err)
+		}
+	}
+}
+
+// FreePort returns a TCP port that nobody holds on any address right now.
+func FreePort(t testing.TB) uint16 {
+	t.Helper()
+	ln, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	return uint16(ln.Addr().(*net.TCPAddr).Port)
+}
+
+const nobody = 65534
+
+func (w *World) makeFolders() {
+	w.T.Helper()
+	// Not t.TempDir: the CAS's user and owners have to get through, and
+	// sockets have to fit into 108 bytes.
+	dir, err := os.MkdirTemp("", "cupel-e2e-")
+	w.must(err)
+	w.Dir = dir
+	w.must(os.Chmod(dir, 0o755))
+	w.State = filepath.Join(dir, "state")
+}
+
+// folder makes a party's folder, closed to all others.
+func (w *World) folder(name string, uid int) string {
+	dir := filepath.Join(w.Dir, name)
+	w.must(os.Mkdir(dir, 0o700))
+	w.must(os.Chown(dir, uid, uid))
+	return dir
+}
+
+// copyBinaries puts the programs where every party can run them.
+func (w *World) copyBinaries() {
+	to := filepath.Join(w.Dir, "bin")
+	w.must(os.Mkdir(to, 0o755))
+	for _, name := range []string{"cupel", "cupeld", "cupel-cas", "cupel-init"} {
+		data, err := os.ReadFile(filepath.Join(w.Bin, name))
+		w.must(err)
+		w.must(os.WriteFile(filepath.Join(to, name), data, 0o755))
+	}
+	w.Bin = to
+}
+
+// copyRuntimes takes the definitions, and the locks of an earlier build if
+// there are any, so that tests leave the source tree alone.
+func (w *World) copyRuntimes() {
+	w.Runtimes = filepath.Join(w.Dir, "runtimes")
+	w.must(os.Mkdir(w.Runtimes, 0o755))
+	files, err := filepath.Glob(filepath.Join(source(), "runtimes", "*.*"))
+	w.must(err)
+	for _, f := range files {
+		if ext := filepath.Ext(f); ext != ".yml" && ext != ".lock" {
+			continue
+		}
+		data, err := os.ReadFile(f)
+		w.must(err)
+		w.must(os.WriteFile(filepath.Join(w.Runtimes, filepath.Base(f)), data, 0o644))
+	}
+}
+
+// end shows what happened if the test failed, takes everything down and looks
+// for what stayed.
+func (w *World) end() {
+	if w.T.Failed() {
+		w.showLogs()
+	}
+	w.takeDown()
+	if left := w.look().minus(w.before); len(left) > 0 {
+		w.T.Errorf("left on the machine:\n  %s", strings.Join(left, "\n  "))
+	}
+	if w.T.Failed() && os.Getenv("CUPEL_E2E_KEEP") != "" {
+		w.T.Logf("kept %s", w.Dir)
+	} else if err := os.RemoveAll(w.Dir); err != nil {
+		w.T.Errorf("remove the test's folder: %v", err)
+	}
+	w.reaper.dismiss()
+}
+
+// takeDown ends the installation as an operator would.
+func (w *World) takeDown() {
+	if w.Operator != nil {
+		if r := w.Operator.Run("cleanup"); r.Code != 0 {
+			w.T.Errorf("cupel cleanup: %s", r)
+		}
+	}
+	if w.Git != nil {
+		w.Git.stop()
+	}
+}
+
+// showLogs prints the ends of the daemons' logs and the manager's events.
+func (w *World) showLogs() {
+	if w.Operator == nil {
+		return
+	}
+	if r := w.Operator.Run("events"); r.Code == 0 {
+		w.T.Logf("events:\n%s", r.Stdout)
+	}
+	var logs []string
+	_ = filepath.WalkDir(w.State, func(path string, d os.DirEntry, err error) error {
+		switch {
+		case err != nil || d.IsDir() && (d.Name() == "root" || d.Name() == "snapshots" || d.Name() == "cache"):
+			return filepath.SkipDir
+		case strings.HasSuffix(path, ".log"):
+			logs = append(logs, path)
+		}
+		return nil
+	})
+	for _, path := range logs {
+		data, err := os.ReadFile(path)
+		if err != nil || len(data) == 0 {
+			continue
+		}
+		w.T.Logf("%s:\n%s", strings.TrimPrefix(path, w.Dir), data[max(0, len(data)-8000):])
+	}
+}
+
+func (w *World) must(err error) {
+	if err != nil {
+		w.T.Helper()
+		w.T.Fatal(err)
+	}
+}
+
+// source is the folder of the source tree.
+func source() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+func binaries(t testing.TB) string {
+	t.Helper()
+	dir := os.Getenv("CUPEL_BIN")
+	if dir == "" {
+		dir = filepath.Join(source(), "bin")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "cupel")); err != nil {
+		t.Fatalf("%v: run 'make build'", err)
+	}
+	return dir
+}
