@@ -82,7 +82,7 @@ type Client struct {
 
 // New returns a Client of the CAS at addr, HOST[:PORT].
 func New(addr string, opts Options) (*Client, error) {
-	host, err := withPort(addr)
+	host, err := Address(addr)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,8 @@ func New(addr string, opts Options) (*Client, error) {
 	return c, nil
 }
 
-func withPort(addr string) (string, error) {
+// Address returns HOST[:PORT] with the port that it leaves out.
+func Address(addr string) (string, error) {
 	bad := func(err error) error {
 		return problem.New(problem.Invalid, "cas_address", "CAS address %q: %w", addr, err).Want("HOST[:PORT]")
 	}

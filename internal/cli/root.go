@@ -82,6 +82,8 @@ operator, who is trusted with nothing, runs the copies.`,
 		return problem.New(problem.Invalid, "usage", "%w", err).Fix("see '%s --help'", c.CommandPath())
 	})
 	root.AddCommand(
+		newAuditCommand(g),
+		newCASCommand(g),
 		newRuntimeCommand(g),
 		newVersionCommand(g),
 	)

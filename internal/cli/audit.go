@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+func newAuditCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{Use: "audit", Short: "Check what the CAS wrote down", Args: cobra.NoArgs}
+	c.AddCommand(newAuditVerifyCommand(g))
+	return c
+}
+
+type auditVerifyOptions struct {
+	cas   string
+	since string
+	show  bool
+}
+
+func newAuditVerifyCommand(g *globals) *cobra.Command {
+	var o auditVerifyOptions
+	c := &cobra.Command{
+		Use:   "verify",
+		Short: "Check that the CAS's audit log is unbroken",
+		Long: `Reads the audit log and checks its hash chain up to the signed end. Without
+--since from the beginning; with it from a head that was kept before, which
+proves that nothing seen since then was taken back. The head that this owner's
+commands keep is checked every time.`,
+		Example: `  cupel audit verify
+  cupel audit verify --since kept --show
+  cupel audit verify --since @head.txt`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditVerify(cmd.Context(), g, o) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: the one attested last)")
+	f.StringVar(&o.since, "since", "", "head to start from: as printed, @FILE, or `kept`")
+	f.BoolVar(&o.show, "show", false, "print the entries")
+	return c
+}
+
+// parseHead reads a head as it is printed.
+func parseHead(s string) (release.SignedHead, error) {
+	var h release.SignedHead
+	if name, ok := strings.CutPrefix(s, "@"); ok {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return h, problem.New(problem.Invalid, "usage", "--since: %w", err)
+		}
+		s = strings.TrimSpace(string(b))
+	}
+	b, err := base64.StdEncoding.DecodeString(s)
+	if err == nil {
+		err = json.Unmarshal(b, &h)
+	}
+	if err != nil || h.Seq == 0 {
+		return h, problem.New(problem.Invalid, "usage", "--since is no audit head").Want("a head as `cupel audit verify` prints it, @FILE with one, or kept")
+	}
+	return h, nil
+}
+
+type auditVerifyReply struct {
+	client.LogCheck
+	Head   string        `json:"audit_head"`
+	Listed []audit.Entry `json:"log,omitempty"`
+}
+
+func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error {
+	c, record, err := g.casClient(o.cas)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var since *release.SignedHead
+	switch o.since {
+	case "":
+	case "kept":
+		since = &record.Pin.Head
+	default:
+		h, err := parseHead(o.since)
+		if err != nil {
+			return err
+		}
+		since = &h
+	}
+	var reply auditVerifyReply
+	each := func(e audit.Entry) error {
+		if o.show {
+			reply.Listed = append(reply.Listed, e)
+		}
+		return nil
+	}
+	if reply.LogCheck, err = c.VerifyLog(ctx, since, each); err != nil {
+		return err
+	}
+	reply.Head = api.EncodeHead(reply.To)
+	if g.json() {
+		return g.printJSON(reply)
+	}
+	if o.show {
+		if err := printEntries(g, reply.Listed); err != nil {
+			return err
+		}
+	}
+	from := "the beginning"
+	if since != nil {
+		from = fmt.Sprintf("entry %d", since.Seq)
+	}
+	g.printf("unbroken: %d entries from %s to entry %d, signed %s\nhead: %s\n", reply.Entries, from, reply.To.Seq,
+		time.Unix(0, reply.To.Time).UTC().Format(time.RFC3339), reply.Head)
+	return nil
+}
+
+func printEntries(g *globals, entries []audit.Entry) error {
+	var rows [][]string
+	for _, e := range entries {
+		actor := "the CAS"
+		if !e.Actor.IsZero() {
+			actor = e.Actor.Short()
+		}
+		var detail []string
+		for _, k := range sortedKeys(e.Detail) {
+			detail = append(detail, k+"="+e.Detail[k])
+		}
+		rows = append(rows, []string{fmt.Sprint(e.Seq), time.Unix(0, e.Time).UTC().Format(time.RFC3339), string(e.Event), actor, string(e.Session), strings.Join(detail, " ")})
+	}
+	return g.table([]string{"ENTRY", "TIME", "EVENT", "ACTOR", "SESSION", "DETAIL"}, rows)
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,241 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/appraise"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/version"
+)
+
+func newCASCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "cas",
+		Short: "Make sure of the configuration and attestation service that keeps your secrets",
+		Args:  cobra.NoArgs,
+	}
+	c.AddCommand(newCASAttestCommand(g), newCASListCommand(g))
+	return c
+}
+
+type casAttestOptions struct {
+	addr            string
+	mrenclave       []string
+	mrsigner        string
+	isvProdID       uint16
+	isvSVNMin       uint16
+	trustSimulation []string
+	tolerate        []string
+	ignore          []string
+	forget          bool
+}
+
+func newCASAttestCommand(g *globals) *cobra.Command {
+	var o casAttestOptions
+	c := &cobra.Command{
+		Use:   "attest ADDRESS",
+		Short: "Make a CAS prove what it is, and pin its identity",
+		Long: `Sends a fresh nonce and verifies the evidence that comes back: signatures,
+certificates, revocation, the platform's status, the measured code, and that the
+evidence names the key which this very connection ended at. What it finds is
+kept in the owner's folder: later commands talk to this identity only, and to a
+log that continues the one seen here.
+
+Without --mrenclave or --mrsigner the CAS of this very build is expected.`,
+		Example: `  cupel cas attest cas.example.org
+  cupel cas attest 127.0.0.1:8081 --trust-simulation 3f0c…   # a test without a TEE`,
+		Args: exactArgs("ADDRESS"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.addr = args[0]
+			return runCASAttest(cmd.Context(), g, o)
+		},
+	}
+	f := c.Flags()
+	f.StringSliceVar(&o.mrenclave, "mrenclave", nil, "accept this measurement (64 hex digits); repeatable")
+	f.StringVar(&o.mrsigner, "mrsigner", "", "accept what this key signed (64 hex digits)")
+	f.Uint16Var(&o.isvProdID, "isvprodid", 0, "with --mrsigner: the product id")
+	f.Uint16Var(&o.isvSVNMin, "isvsvn-min", 0, "with --mrsigner: the least security version")
+	f.StringSliceVar(&o.trustSimulation, "trust-simulation", nil, "accept a SIMULATED platform with this root (SHA-256); protects nothing, for tests")
+	f.StringSliceVar(&o.tolerate, "tolerate", nil, "accept this weakness of the CAS's platform, for instance software-hardening-needed")
+	f.StringSliceVar(&o.ignore, "ignore-advisory", nil, "accept this open advisory (INTEL-SA-nnnnn)")
+	f.BoolVar(&o.forget, "forget", false, "first forget what is pinned for this address: only when you know why the CAS changed")
+	return c
+}
+
+// expectation turns the options into what the CAS must prove.
+func (o casAttestOptions) expectation() (client.Expectation, error) {
+	var e client.Expectation
+	bad := func(flag string, err error) (client.Expectation, error) {
+		return e, problem.New(problem.Invalid, "usage", "--%s: %w", flag, err)
+	}
+	var id appraise.Identity
+	for _, s := range o.mrenclave {
+		m, err := ident.ParseMeasurement(s)
+		if err != nil {
+			return bad("mrenclave", err)
+		}
+		id.Measurements = append(id.Measurements, m)
+	}
+	if o.mrsigner != "" {
+		m, err := ident.ParseMeasurement(o.mrsigner)
+		if err != nil {
+			return bad("mrsigner", err)
+		}
+		id.Signer = &appraise.Signer{MRSigner: m, ProductID: o.isvProdID, SVNMin: &o.isvSVNMin}
+	}
+	if len(id.Measurements) == 0 && id.Signer == nil {
+		own, ok := version.CAS()
+		if !ok {
+			return e, problem.New(problem.Invalid, "no_expectation", "this build of cupel does not know which CAS to expect").
+				Want("--mrenclave or --mrsigner, or a cupel from `make build`").
+				Fix("say what you expect: what is not said is never taken as accepted")
+		}
+		id.Measurements = []ident.Measurement{own}
+	}
+	e.Identities = []appraise.Identity{id}
+	for _, s := range o.trustSimulation {
+		d, err := ident.ParseDigest(s)
+		if err != nil {
+			return bad("trust-simulation", err)
+		}
+		e.TrustSimulation = append(e.TrustSimulation, d)
+	}
+	for _, t := range o.tolerate {
+		e.Tolerate = append(e.Tolerate, appraise.Tolerance(t))
+	}
+	e.IgnoreAdvisories = o.ignore
+	return e, nil
+}
+
+// casAttestReply is the answer of `cas attest -o json`.
+type casAttestReply struct {
+	Address string `json:"address"`
+	*client.Attestation
+	Head string `json:"audit_head"` // as `audit verify --since` takes it
+}
+
+func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
+	e, err := o.expectation()
+	if err != nil {
+		return err
+	}
+	host, err := client.Address(o.addr)
+	if err != nil {
+		return err
+	}
+	d := g.ownerDir()
+	book, err := d.casBook()
+	if err != nil {
+		return err
+	}
+	c, err := g.dialCAS(o.addr, func(host string) *client.Pin {
+		if r, ok := book.CAS[host]; ok && !o.forget {
+			return &r.Pin
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	a, err := c.Attest(ctx, e)
+	if err != nil {
+		return err
+	}
+	err = d.changeCAS(func(book *casBook) {
+		book.Default = host
+		book.CAS[host] = casRecord{
+			Pin: a.Pin, AttestedAt: g.now().UTC(), Measurement: a.Claims.Measurement, Signer: a.Claims.Signer,
+			Simulated: a.Claims.Simulated, Root: a.Claims.Root, TrustSimulation: e.TrustSimulation,
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		return g.printJSON(casAttestReply{host, a, api.EncodeHead(a.Pin.Head)})
+	}
+	return printAttestation(g, host, a)
+}
+
+func printAttestation(g *globals, host string, a *client.Attestation) error {
+	log := fmt.Sprintf("entry %d, %s", a.Pin.Head.Seq, a.Pin.Head.Hash)
+	if a.Since > 0 {
+		log += fmt.Sprintf("; continues entry %d that was seen before", a.Since)
+	}
+	return g.table([]string{"VERIFIED", "FOUND"}, [][]string{
+		{"address", host},
+		{"identity (pinned)", a.Pin.Identity.String()},
+		{"measurement", a.Claims.Measurement.String()},
+		{"signer", a.Claims.Signer.String()},
+		{"platform", platformText(a.Claims.Simulated, a.Claims.Root)},
+		{"debug mode", onOff(a.Claims.Debug)},
+		{"platform status", statusText(a)},
+		{"collateral", "good until " + a.Claims.CollateralExpires.UTC().Format(time.RFC3339)},
+		{"clock", fmt.Sprintf("%s off", a.ClockOff.Abs().Round(time.Millisecond))},
+		{"audit log", log},
+	})
+}
+
+func platformText(simulated bool, root ident.Digest) string {
+	if simulated {
+		return "SIMULATED, protects nothing (root " + root.String() + ")"
+	}
+	return "hardware (root " + root.String() + ")"
+}
+
+func statusText(a *client.Attestation) string {
+	s := fmt.Sprintf("%s as of %s", a.Claims.TCBStatus, a.Claims.TCBDate.UTC().Format(time.DateOnly))
+	if len(a.Claims.Advisories) > 0 {
+		s += ", open: " + strings.Join(a.Claims.Advisories, " ")
+	}
+	return s
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
+}
+
+func newCASListCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the CASes that were attested",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return runCASList(g) },
+	}
+}
+
+func runCASList(g *globals) error {
+	book, err := g.ownerDir().casBook()
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		return g.printJSON(book)
+	}
+	var rows [][]string
+	for _, addr := range sortedKeys(book.CAS) {
+		r := book.CAS[addr]
+		mark := ""
+		if addr == book.Default {
+			mark = "default"
+		}
+		platform := "hardware"
+		if r.Simulated {
+			platform = "SIMULATED"
+		}
+		rows = append(rows, []string{addr, r.Pin.Identity.Short(), platform, r.AttestedAt.Format(time.RFC3339), fmt.Sprint(r.Pin.Head.Seq), mark})
+	}
+	return g.table([]string{"ADDRESS", "IDENTITY", "PLATFORM", "ATTESTED", "LOG", ""}, rows)
+}
