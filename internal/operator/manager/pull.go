@@ -2,46 +2,43 @@ package manager
 
 import "cupel.dev/cupel/internal/trusted/problem"
 
-// Exit codes of the puller's program (runtimes/puller.yml): the only thing that
-// the operator learns about why a pull ended.
+// Exit codes of the puller's program (runtimes/puller.yml): besides its output,
+// all that the operator learns about why a pull ended.
 const (
-	pullUsage      = 64 // the session left something out
-	pullScheme     = 65 // the repository's address isn't https://
-	pullToken      = 66 // the git server refused the token
-	pullRepository = 67 // no such repository
-	pullNetwork    = 68 // the git server can't be reached
-	pullTLS        = 69 // its certificate doesn't verify
-	pullRef        = 70 // no such branch, tag or commit
-	pullExpect     = 71 // the command's file isn't in the repository
-	pullSpace      = 72 // the repository is larger than the memory limit
+	pullInput       = 64
+	pullToken       = 65
+	pullRepository  = 66
+	pullCertificate = 67
+	pullUnreachable = 68
+	pullRedirect    = 69
+	pullCommand     = 70
+	pullSpace       = 71
 )
 
 // pullProblem explains how a pull ended.
 func pullProblem(code int) *problem.Error {
 	switch code {
-	case pullUsage:
-		return problem.New(problem.Invalid, "pull_input", "the session gives the puller no repository").
-			Fix("create the session with -e GIT_REPO=…")
-	case pullScheme:
-		return problem.New(problem.Invalid, "pull_scheme", "the repository's address isn't https://").
-			Fix("give an https:// address: a token never travels in the clear")
+	case pullInput:
+		return problem.New(problem.Invalid, "pull_input", "the session's repository, token or ref can't be used; the puller's output says which").
+			Fix("give GIT_REPO as an https:// address and ACCESS_TOKEN, update the session, then deploy again")
 	case pullToken:
-		return problem.New(problem.Unauthenticated, "pull_token", "the git server refused the token").
-			Fix("update the session with a token that may read the repository (-e ACCESS_TOKEN=…), then deploy again")
+		return problem.New(problem.Unauthenticated, "pull_token", "the git server refuses the token").
+			Fix("update the session with an ACCESS_TOKEN that may read the repository, then deploy again")
 	case pullRepository:
-		return problem.New(problem.NotFound, "pull_repository", "the git server has no such repository, or shows it to nobody with this token").
+		return problem.New(problem.NotFound, "pull_repository", "the git server has no such repository or ref, or the token may not see it").
 			Fix("check GIT_REPO and the token's rights, update the session, then deploy again")
-	case pullNetwork:
-		return problem.New(problem.Unavailable, "pull_network", "the git server can't be reached from inside the instance").
-			Fix("check the address in GIT_REPO, and that instances may reach that network")
-	case pullTLS:
+	case pullCertificate:
 		return problem.New(problem.Denied, "pull_certificate", "the git server's certificate doesn't verify").
 			Fix("give its certificate authority to the session with -e GIT_CA=@ca.pem")
-	case pullRef:
-		return problem.New(problem.NotFound, "pull_ref", "the repository has no such branch, tag or commit")
-	case pullExpect:
+	case pullUnreachable:
+		return problem.New(problem.Unavailable, "pull_unreachable", "the git server can't be reached from inside the instance").
+			Fix("check the address in GIT_REPO, and that instances may reach that network")
+	case pullRedirect:
+		return problem.New(problem.Invalid, "pull_redirect", "the git server redirects elsewhere, where the token doesn't follow").
+			Fix("give the final address as GIT_REPO, update the session, then deploy again")
+	case pullCommand:
 		return problem.New(problem.NotFound, "pull_command", "the repository has no file that the session's command starts").
-			Fix("make the template's --command name a file of the repository, under /home/client-app/repo")
+			Fix("make --command name a file of the repository, under /home/client-app/repo")
 	case pullSpace:
 		return problem.New(problem.Invalid, "pull_space", "the repository doesn't fit into the instance's memory").
 			Fix("deploy with more --memory")

@@ -1,0 +1,249 @@
+// Package managerdb keeps the manager's state in SQLite.
+//
+// Rows are JSON documents beside the few columns that are searched: the manager
+// reads them once and holds them in memory. Nothing in them is secret. The
+// database carries a schema version; newer ones are refused, older ones are
+// migrated. One process opens it at a time (the state folder's lock sees to
+// that); a DB is safe for concurrent use.
+package managerdb
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	_ "modernc.org/sqlite" // the database/sql driver "sqlite"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// migrations[n] leads from schema n to n+1. Never change one: append.
+var migrations = []string{
+	`CREATE TABLE app (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
+	 CREATE TABLE instance (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
+	 CREATE TABLE event (
+	   seq INTEGER PRIMARY KEY AUTOINCREMENT,
+	   time INTEGER NOT NULL,
+	   app_id TEXT NOT NULL, app TEXT NOT NULL, owner TEXT NOT NULL, instance TEXT NOT NULL,
+	   reason TEXT NOT NULL, message TEXT NOT NULL, warning INTEGER NOT NULL
+	 ) STRICT;`,
+}
+
+// kept is how many events are kept at least; spare how many more may gather
+// before the oldest are deleted.
+const (
+	kept  = 10_000
+	spare = 1_000
+)
+
+// DB implements manager.Store.
+type DB struct {
+	db   *sql.DB
+	kept int64
+}
+
+var _ manager.Store = (*DB)(nil)
+
+// Open opens the database at path and brings its schema up to date.
+func Open(ctx context.Context, path string) (*DB, error) {
+	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: url.Values{
+		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(1)"},
+		"_txlock": {"immediate"},
+	}.Encode()}).String()
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open manager state: %w", err)
+	}
+	db.SetMaxOpenConns(4)
+	d := &DB{db: db, kept: kept}
+	if err := d.migrate(ctx, path); err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *DB) migrate(ctx context.Context, path string) error {
+	return d.tx(ctx, func(tx *sql.Tx) error {
+		var have int
+		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
+			return fmt.Errorf("read manager state %s: %w", path, err)
+		}
+		if have > len(migrations) {
+			return problem.New(problem.Conflict, "schema_newer", "%s has schema %d", path, have).
+				Want("at most %d", len(migrations)).
+				Fix("run the cupeld that wrote it, or a newer one")
+		}
+		for n := have; n < len(migrations); n++ {
+			if _, err := tx.ExecContext(ctx, migrations[n]); err != nil {
+				return fmt.Errorf("migrate manager state to schema %d: %w", n+1, err)
+			}
+		}
+		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", len(migrations)))
+		return err
+	})
+}
+
+func (d *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := d.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("manager state: %w", err)
+	}
+	if err := f(tx); err != nil {
+		return errors.Join(err, ignoreDone(tx.Rollback()))
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("manager state: %w", err)
+	}
+	return nil
+}
+
+func ignoreDone(err error) error {
+	if errors.Is(err, sql.ErrTxDone) {
+		return nil
+	}
+	return err
+}
+
+// Close closes the database.
+func (d *DB) Close() error { return d.db.Close() }
+
+// Load returns the whole state.
+func (d *DB) Load(ctx context.Context) (manager.State, error) {
+	s := manager.State{Apps: map[string]*manager.App{}, Instances: map[string]*manager.Instance{}}
+	err := d.docs(ctx, "SELECT id, doc FROM app", func(id string, doc []byte) error {
+		a := new(manager.App)
+		s.Apps[id] = a
+		return json.Unmarshal(doc, a)
+	})
+	if err != nil {
+		return s, err
+	}
+	return s, d.docs(ctx, "SELECT id, doc FROM instance", func(id string, doc []byte) error {
+		in := new(manager.Instance)
+		s.Instances[id] = in
+		return json.Unmarshal(doc, in)
+	})
+}
+
+func (d *DB) docs(ctx context.Context, query string, each func(id string, doc []byte) error) error {
+	rows, err := d.db.QueryContext(ctx, query)
+	if err != nil {
+		return fmt.Errorf("read manager state: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id string
+		var doc []byte
+		if err := rows.Scan(&id, &doc); err != nil {
+			return fmt.Errorf("read manager state: %w", err)
+		}
+		if err := each(id, doc); err != nil {
+			return fmt.Errorf("read manager state: row %q: %w", id, err)
+		}
+	}
+	return rows.Err()
+}
+
+// Apply carries out a change as one transaction.
+func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, error) {
+	events := append([]manager.Event(nil), c.Events...)
+	err := d.tx(ctx, func(tx *sql.Tx) error {
+		exec := func(query string, args ...any) error {
+			_, err := tx.ExecContext(ctx, query, args...)
+			if err != nil {
+				return fmt.Errorf("write manager state: %w", err)
+			}
+			return nil
+		}
+		put := func(table, id string, v any) error {
+			doc, err := json.Marshal(v)
+			if err != nil {
+				return err
+			}
+			return exec("INSERT INTO "+table+" (id, doc) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc", id, string(doc))
+		}
+		for _, a := range c.Apps {
+			if err := put("app", a.ID, a); err != nil {
+				return err
+			}
+		}
+		for _, in := range c.Instances {
+			if err := put("instance", in.ID, in); err != nil {
+				return err
+			}
+		}
+		for _, id := range c.DeleteInstances {
+			if err := exec("DELETE FROM instance WHERE id = ?", id); err != nil {
+				return err
+			}
+		}
+		for _, id := range c.DeleteApps {
+			if err := exec("DELETE FROM app WHERE id = ?", id); err != nil {
+				return err
+			}
+		}
+		return d.addEvents(ctx, tx, events)
+	})
+	return events, err
+}
+
+// addEvents numbers events and writes them; the oldest make room.
+func (d *DB) addEvents(ctx context.Context, tx *sql.Tx, events []manager.Event) error {
+	for i := range events {
+		e := &events[i]
+		r, err := tx.ExecContext(ctx, `INSERT INTO event (time, app_id, app, owner, instance, reason, message, warning)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+			e.Time.UnixNano(), e.AppID, e.App, e.Owner.String(), e.Instance, e.Reason, e.Message, e.Warning)
+		if err != nil {
+			return fmt.Errorf("write event: %w", err)
+		}
+		seq, err := r.LastInsertId()
+		if err != nil {
+			return fmt.Errorf("write event: %w", err)
+		}
+		e.Seq = uint64(seq)
+	}
+	if len(events) == 0 || int64(events[len(events)-1].Seq)%spare != 0 {
+		return nil
+	}
+	last := int64(events[len(events)-1].Seq)
+	_, err := tx.ExecContext(ctx, "DELETE FROM event WHERE seq <= ?", last-d.kept)
+	return err
+}
+
+// Events returns at most limit events after since, oldest first.
+func (d *DB) Events(ctx context.Context, since uint64, f manager.EventFilter, limit int) ([]manager.Event, error) {
+	owner := ""
+	if !f.Owner.IsZero() {
+		owner = f.Owner.String()
+	}
+	rows, err := d.db.QueryContext(ctx, `SELECT seq, time, app_id, app, owner, instance, reason, message, warning FROM event
+		WHERE seq > ? AND (? = '' OR app_id = ? OR app = ?) AND (? = '' OR owner = ?) ORDER BY seq LIMIT ?`,
+		int64(min(since, 1<<62)), f.App, f.App, f.App, owner, owner, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read events: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	var out []manager.Event
+	for rows.Next() {
+		var e manager.Event
+		var nanos int64
+		var key string
+		if err := rows.Scan(&e.Seq, &nanos, &e.AppID, &e.App, &key, &e.Instance, &e.Reason, &e.Message, &e.Warning); err != nil {
+			return nil, fmt.Errorf("read events: %w", err)
+		}
+		e.Time = time.Unix(0, nanos).UTC()
+		if e.Owner, err = ident.ParseKeyHash(key); err != nil {
+			return nil, fmt.Errorf("read events: %w", err)
+		}
+		out = append(out, e)
+	}
+	return out, rows.Err()
+}
