@@ -1,0 +1,45 @@
+// Command cupel-init is the launcher: PID 1 of every instance. Static, the
+// standard library and golang.org/x/sys only; its digest is part of every
+// measurement. See internal/trusted/launcher.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"cupel.dev/cupel/internal/trusted/launcher"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/sealed"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		args = []string{"help"}
+	}
+	switch args[0] {
+	case "run":
+		return launcher.Run(ctx, args[1:], environ, stderr)
+	case "stage2":
+		return launcher.Stage2()
+	case "version":
+		printVersion(stdout)
+		return 0
+	}
+	fmt.Fprintln(stderr, "cupel-init: arguments: want run or version; instances are started by their node")
+	return 2
+}
+
+func printVersion(w io.Writer) {
+	fmt.Fprintf(w, "cupel-init, release protocol %d, snapshot format %d, %s %s/%s\n",
+		release.Version, sealed.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	if !sealed.Encrypts {
+		fmt.Fprintln(w, "TEST-ONLY BUILD: volumes are not encrypted")
+	}
+}

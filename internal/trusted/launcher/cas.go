@@ -1,0 +1,239 @@
+package launcher
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// clockSlack is how far an instance's clock may be off the CAS's.
+const clockSlack = 5 * time.Minute
+
+// requestTimeout bounds one exchange with the CAS; handshakes included.
+const requestTimeout = 20 * time.Second
+
+// quoter makes evidence that carries report data.
+type quoter interface {
+	Quote(ctx context.Context, reportData attest.Data64) (attest.Evidence, error)
+}
+
+// casClient talks to one CAS with one fresh key, the instance's own.
+type casClient struct {
+	addr string
+	now  func() time.Time
+	cert tls.Certificate
+	hash ident.KeyHash // of the key: the instance's id
+
+	mu       sync.Mutex
+	identity ident.KeyHash // set by the first accepted release; guarded by mu
+	later    *http.Client  // for what follows the release; guarded by mu
+}
+
+// newCASClient makes the instance's key.
+func newCASClient(addr string, now func() time.Time) (*casClient, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make the instance's key: %w", err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cupel instance"},
+		NotBefore: now().Add(-time.Hour), NotAfter: now().AddDate(10, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("make the instance's certificate: %w", err)
+	}
+	hash, err := ident.HashKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	return &casClient{
+		addr: addr, now: now, hash: hash,
+		cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key},
+	}, nil
+}
+
+// dial connects and returns the identity that the CAS proved to hold: the key
+// that signed its TLS leaf. Whether it is the right one is the caller's to say.
+func (c *casClient) dial(ctx context.Context) (*tls.Conn, ident.KeyHash, error) {
+	var identity ident.KeyHash
+	dialer := &tls.Dialer{
+		NetDialer: &net.Dialer{Timeout: 5 * time.Second},
+		Config: &tls.Config{
+			MinVersion: tls.VersionTLS13,
+			// The name says nothing here: the identity in L does. The chain is
+			// verified below, on every connection.
+			InsecureSkipVerify:     true, //nolint:gosec
+			Certificates:           []tls.Certificate{c.cert},
+			SessionTicketsDisabled: true,
+			VerifyConnection: func(cs tls.ConnectionState) (err error) {
+				identity, err = casIdentity(cs.PeerCertificates, c.now())
+				return err
+			},
+		},
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	conn, err := dialer.DialContext(ctx, "tcp", c.addr)
+	if err != nil {
+		if p := problem.From(err); p.Kind != problem.Internal {
+			return nil, identity, p
+		}
+		return nil, identity, unreachable(c.addr, err)
+	}
+	return conn.(*tls.Conn), identity, nil
+}
+
+func unreachable(addr string, err error) error {
+	return problem.New(problem.Unavailable, "cas_unreachable", "CAS at %s: %w", addr, err).
+		Fix("see that the CAS runs and can be reached from the instance's network")
+}
+
+// casIdentity verifies leaf and identity certificate and returns the hash of
+// the identity key.
+func casIdentity(chain []*x509.Certificate, now time.Time) (ident.KeyHash, error) {
+	refuse := func(format string, args ...any) (ident.KeyHash, error) {
+		return ident.KeyHash{}, problem.New(problem.Denied, "cas_certificate", format, args...)
+	}
+	if len(chain) != 2 {
+		return refuse("the CAS presents %d certificates, want leaf and identity", len(chain))
+	}
+	leaf, id := chain[0], chain[1]
+	if err := leaf.CheckSignatureFrom(id); err != nil {
+		return refuse("the leaf is not the identity key's: %w", err)
+	}
+	for _, cert := range chain {
+		if now.Before(cert.NotBefore.Add(-clockSlack)) || now.After(cert.NotAfter.Add(clockSlack)) {
+			return refuse("a certificate is valid from %s to %s, the instance's clock says %s",
+				cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		}
+	}
+	return ident.HashCertKey(id), nil
+}
+
+// release attests over a fresh connection and asks for config.
+func (c *casClient) release(ctx context.Context, q quoter, config ident.ConfigID) (*release.Reply, error) {
+	conn, identity, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	state := conn.ConnectionState()
+	exporter, err := release.Exporter(&state)
+	if err != nil {
+		return nil, err
+	}
+	reportData := release.ReportData(exporter, c.hash)
+	ev, err := q.Quote(ctx, reportData)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkBinding(ev, reportData, identity, config); err != nil {
+		return nil, err
+	}
+	once := &http.Client{Transport: &http.Transport{
+		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+		DisableKeepAlives: true,
+	}}
+	req := release.Request{Version: release.Version, Session: config.Session, Service: config.Service, OTP: config.OTP, Evidence: ev}
+	var reply release.Reply
+	if err := c.post(ctx, once, release.PathRelease, req, &reply); err != nil {
+		return nil, err
+	}
+	if reply.Version != release.Version || reply.InstanceID != c.hash {
+		return nil, problem.New(problem.Internal, "release_reply", "version %d for instance %s", reply.Version, reply.InstanceID.Short()).
+			Want("version %d for instance %s", release.Version, c.hash.Short())
+	}
+	c.bind(identity)
+	return &reply, nil
+}
+
+// bind fixes the identity: what follows goes to the same CAS or nowhere.
+func (c *casClient) bind(identity ident.KeyHash) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.identity = identity
+	c.later = &http.Client{Transport: &http.Transport{
+		IdleConnTimeout: 30 * time.Second,
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, got, err := c.dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if got != identity {
+				_ = conn.Close()
+				return nil, problem.New(problem.Denied, "cas_identity", "the CAS that answers is %s", got.Short()).
+					Want("%s, the one that released", identity.Short())
+			}
+			return conn, nil
+		},
+	}}
+}
+
+// call posts to the CAS that released.
+func (c *casClient) call(ctx context.Context, path string, in, out any) error {
+	c.mu.Lock()
+	client := c.later
+	c.mu.Unlock()
+	if client == nil {
+		return problem.New(problem.Internal, "order", "%s before the release", path)
+	}
+	return c.post(ctx, client, path, in, out)
+}
+
+// post sends one request. A failed exchange is a problem of kind Unavailable.
+func (c *casClient) post(ctx context.Context, client *http.Client, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("marshal request: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+c.addr+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		if p := problem.From(err); p.Kind != problem.Internal {
+			return p
+		}
+		return unreachable(c.addr, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, release.MaxBody+1))
+	defer clear(b)
+	switch {
+	case err != nil:
+		return unreachable(c.addr, err)
+	case len(b) > release.MaxBody:
+		return problem.New(problem.Internal, "reply", "%s answers more than %d bytes", path, release.MaxBody)
+	case resp.StatusCode != http.StatusOK:
+		return problem.Read(resp.StatusCode, b)
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		// Not the text of the error: it could quote the body, which is secret.
+		return problem.New(problem.Internal, "reply", "the answer to %s is not what release version %d says", path, release.Version)
+	}
+	return nil
+}

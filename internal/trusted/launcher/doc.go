@@ -1,0 +1,32 @@
+// Package launcher is what cupel-init runs: PID 1 of every instance, the one
+// program between the node, which nobody trusts, and the owner's app.
+//
+// It owns the road from a bare container to a running app: look at what the
+// host gave (environment, mounts, swap), talk to the CAS (attest, receive the
+// service's configuration), open the volumes, build the app's own root, start
+// the app without privileges, stay as its parent, store the volumes when it
+// ended by itself, report the exit.
+//
+// It works in two stages, both of this binary. The first keeps the sockets of
+// LAS and node, the connection key and the volume keys. The second is a child
+// in a mount namespace of its own: it builds a root out of the image (read
+// only), a tmpfs over it (writable, in memory) and the volumes, puts the files
+// there, leaves the old root behind, drops every privilege and becomes the app.
+// So the app has neither sockets nor keys, and the first stage is undumpable.
+//
+// It trusts the kernel that it runs on and the CAS whose identity is in the
+// launch binding L of its own evidence. The operator chose L, and can choose
+// which session an instance serves; but a CAS other than the one in L gets no
+// request, and the CAS that is in it releases nothing for another L. Whatever
+// else comes from the host (mounts, files of the image's config apart from
+// argv, ciphertext, cgroup files) is checked or only costs the operator a run.
+//
+// Every end is a single line on the standard error that begins with
+// "cupel-init: " and carries no secret, a Status for the node, and an exit
+// code: the app's, 128 and the signal that ended it, 127 for a command that
+// does not exist, 126 for one that can't be executed, 125 for everything in
+// which the launcher itself refused or failed.
+//
+// One goroutine runs the road; a second one sends keep-alives while the app
+// runs. Processes are reaped by the first alone.
+package launcher

@@ -1,0 +1,331 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/collect"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+const (
+	// Patience is how long the launcher keeps trying to reach CAS, LAS or node.
+	Patience = 60 * time.Second
+	// reportTimeout bounds one best-effort report to the node.
+	reportTimeout = time.Second
+	// exitPatience is how long the exit report to the CAS is tried.
+	exitPatience = 10 * time.Second
+)
+
+// launcher is one run. Its fields are set before the second goroutine starts.
+type launcher struct {
+	stderr   io.Writer
+	now      func() time.Time
+	patience time.Duration
+
+	host   Host
+	image  Command
+	cas    *casClient
+	node   *volume.Node
+	status volume.Status // last reported
+}
+
+// Run is the whole road, from the arguments after "run" and the environment
+// to the exit code. It may be called once in a process, which is PID 1.
+func Run(ctx context.Context, args, environ []string, stderr io.Writer) int {
+	l := &launcher{stderr: stderr, now: time.Now, patience: Patience}
+	ctx, sigs := handleSignals(ctx)
+	defer sigs.stop()
+	code, err := l.run(ctx, sigs, args, environ)
+	if err == nil {
+		l.report(volume.Exited, code, nil)
+		return code
+	}
+	if s, ok := errors.AsType[stopped](context.Cause(ctx)); ok {
+		l.say("%v", s)
+		l.report(volume.Exited, exitSignal+int(s.signal), nil)
+		return exitSignal + int(s.signal)
+	}
+	// The problem's own fields for programs, the whole chain for people.
+	l.say("%v", err)
+	l.report(volume.Refused, code, problem.From(err))
+	return code
+}
+
+// run returns the app's exit code, or why there is none and the code for that.
+func (l *launcher) run(ctx context.Context, sigs *signals, args, environ []string) (int, error) {
+	mem, err := l.inspect(args, environ)
+	if err != nil {
+		return exitRefused, err
+	}
+	reply, err := l.attest(ctx)
+	if err != nil {
+		return exitRefused, err
+	}
+	p, volumes, err := l.prepare(ctx, reply, mem)
+	if err != nil {
+		l.reportExit(exitRefused, problem.From(err).Rule)
+		return exitRefused, err
+	}
+	code, status, err := l.runApp(ctx, sigs, p, reply.KeepAliveSeconds)
+	if err == nil && endedByItself(status) {
+		err = l.store(ctx, volumes)
+		if err != nil {
+			code = exitRefused
+		}
+	} else if err == nil && len(volumes) > 0 {
+		l.say("the app was ended by %v: volumes are not committed", status.Signal())
+	}
+	reason := ""
+	if err != nil {
+		reason = problem.From(err).Rule
+	}
+	l.reportExit(code, reason)
+	return code, err
+}
+
+// inspect looks at what the host gave, before anything is asked for.
+func (l *launcher) inspect(args, environ []string) (memoryView, error) {
+	fail := func(err error) (memoryView, error) { return memoryView{}, err }
+	if err := sealProcess(); err != nil {
+		return fail(err)
+	}
+	if os.Getpid() != 1 {
+		return fail(problem.New(problem.Invalid, "not_an_instance", "cupel-init runs as process %d", os.Getpid()).
+			Want("process 1 of an instance").Fix("deploy with `cupel deploy`"))
+	}
+	var err error
+	if l.host, err = ParseHost(environ); err != nil {
+		return fail(err)
+	}
+	socket, err := collect.SocketPath(l.host.LAS)
+	if err != nil {
+		return fail(err)
+	}
+	l.node = volume.NewNode(filepath.Join(filepath.Dir(socket), volume.NodeSocket))
+	l.report(volume.Starting, 0, nil)
+	if l.image, err = ParseCommand(args); err != nil {
+		return fail(err)
+	}
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fail(fmt.Errorf("read the instance's mounts: %w", err))
+	}
+	mounts, err := parseMountinfo(string(text))
+	if err != nil {
+		return fail(err)
+	}
+	if err := checkMounts(mounts); err != nil {
+		return fail(err)
+	}
+	mem, err := readMemory()
+	if err != nil {
+		return fail(err)
+	}
+	noswap, err := stage(mem)
+	if err != nil {
+		return fail(err)
+	}
+	return mem, checkSwap(mem, noswap)
+}
+
+// attest returns what the CAS releases to this instance.
+func (l *launcher) attest(ctx context.Context) (*release.Reply, error) {
+	l.report(volume.Attesting, 0, nil)
+	var err error
+	if l.cas, err = newCASClient(l.host.CAS, l.now); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	var reply *release.Reply
+	err = retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) (err error) {
+		reply, err = l.cas.release(ctx, collect.Client{Addr: l.host.LAS}, l.host.Config)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("attest for %s: %w", l.host.Config, err)
+	}
+	l.status.InstanceID = reply.InstanceID
+	l.say("attested for %s as %s in %s", l.host.Config, reply.InstanceID.Short(), time.Since(start).Round(time.Millisecond))
+	l.report(volume.Attested, 0, nil)
+	return reply, nil
+}
+
+// prepare opens the volumes and makes the plan of the app.
+func (l *launcher) prepare(ctx context.Context, reply *release.Reply, mem memoryView) (*plan, []*openVolume, error) {
+	user, err := lookupUser(imageFS(), l.image.User)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := newPlan(l.image, reply, user)
+	if err != nil {
+		return nil, nil, err
+	}
+	l.report(volume.Mounting, 0, nil)
+	volumes, err := l.openVolumes(ctx, reply.Volumes, user, volume.Budget(mem.limit))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, v := range volumes {
+		p.Volumes = append(p.Volumes, planVolume{Dir: v.dir, Path: v.Path})
+	}
+	return p, volumes, nil
+}
+
+// runApp starts the app and returns when it and all of its processes are gone.
+func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan, keepAlive int) (int, syscall.WaitStatus, error) {
+	alive, stop := context.WithCancel(ctx)
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		l.keepAlive(alive, time.Duration(keepAlive)*time.Second)
+	}()
+	defer func() { stop(); <-kept }()
+
+	var a *app
+	err := sigs.start(ctx, func() (int, error) {
+		var err error
+		if a, err = startApp(p); err != nil {
+			return 0, err
+		}
+		return a.pid, nil
+	})
+	if err != nil {
+		return exitRefused, 0, err
+	}
+	code, err := a.ready()
+	if err == nil {
+		for _, f := range p.Files {
+			clear(f.Content)
+		}
+		p.Env = nil
+		l.report(volume.Running, 0, nil)
+	}
+	status := <-a.ended
+	sigs.hold()
+	a.sweep()
+	if err != nil {
+		return code, status, err
+	}
+	return exitCode(status), status, nil
+}
+
+// store commits the volumes. A signal no longer ends this: the run's context
+// is left behind, its own patience bounds it.
+func (l *launcher) store(ctx context.Context, volumes []*openVolume) error {
+	if !anyWritable(volumes) {
+		return nil
+	}
+	l.report(volume.Committing, 0, nil)
+	return l.commitVolumes(context.WithoutCancel(ctx), volumes)
+}
+
+func anyWritable(volumes []*openVolume) bool {
+	for _, v := range volumes {
+		if v.Access == release.ReadWrite {
+			return true
+		}
+	}
+	return false
+}
+
+// keepAlive reports to the CAS that the instance runs. A CAS that is down is
+// no reason to stop; one that says the instance's rights have ended is told
+// once, and the app goes on with what it has.
+func (l *launcher) keepAlive(ctx context.Context, every time.Duration) {
+	if every <= 0 {
+		every = 10 * time.Second
+	}
+	pause, down := every, false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		var reply release.KeepAliveReply
+		err := l.cas.call(ctx, release.PathKeepAlive, release.KeepAlive{Version: release.Version}, &reply)
+		switch kind := problem.KindOf(errOr(err)); {
+		case err == nil:
+			if down {
+				l.say("the CAS is back")
+			}
+			pause, down = every, false
+			if reply.KeepAliveSeconds > 0 {
+				every = time.Duration(reply.KeepAliveSeconds) * time.Second
+				pause = every
+			}
+		case ctx.Err() != nil:
+			return
+		case kind == problem.Denied || kind == problem.Unauthenticated || kind == problem.NotFound:
+			l.say("the CAS ended this instance's rights: %v", err)
+			return
+		default:
+			if !down {
+				l.say("keep-alive: %v", err)
+			}
+			pause, down = max(every/3, time.Second), true
+		}
+	}
+}
+
+// errOr lets a switch ask for the kind of no error.
+func errOr(err error) error {
+	if err == nil {
+		return &problem.Error{}
+	}
+	return err
+}
+
+// reportExit ends the instance's rights at the CAS. It is tried for a while:
+// without it they lapse.
+func (l *launcher) reportExit(code int, reason string) {
+	ctx, cancel := context.WithTimeout(context.Background(), exitPatience)
+	defer cancel()
+	err := retry(ctx, min(l.patience, exitPatience), func(int, error) {}, func(ctx context.Context) error {
+		var reply struct{}
+		return l.cas.call(ctx, release.PathExit, release.Exit{Version: release.Version, Code: code, Reason: reason}, &reply)
+	})
+	if err != nil {
+		l.say("the CAS was not told of the exit: %v", err)
+	}
+}
+
+// report tells the node, best effort.
+func (l *launcher) report(phase volume.Phase, code int, p *problem.Error) {
+	if l.node == nil {
+		return
+	}
+	l.status.Phase, l.status.Code, l.status.Problem = phase, code, p
+	ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
+	defer cancel()
+	_ = l.node.Report(ctx, l.status)
+}
+
+// noteRetry tells people that something is waited for: the first time, and
+// then more and more rarely.
+func (l *launcher) noteRetry(n int, err error) {
+	if n&(n-1) == 0 {
+		l.say("try %d: %v", n, err)
+	}
+}
+
+// say writes one line for people.
+func (l *launcher) say(format string, args ...any) {
+	line := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, fmt.Sprintf(format, args...))
+	_, _ = fmt.Fprintf(l.stderr, "cupel-init: %s\n", line)
+}

@@ -1,0 +1,157 @@
+package launcher
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Descriptors that stage 2 inherits beside the standard three.
+const (
+	planFD   = 3 // the plan, read to its end
+	resultFD = 4 // ready mark and, if the app could not be started, why
+)
+
+// Rules by which a command is refused.
+const (
+	RuleNotFound      = "command_not_found"
+	RuleNotExecutable = "command_not_executable"
+)
+
+// readyMark precedes a failed execve's reason; alone, and the pipe closed by
+// close-on-exec, it says that the app runs.
+const readyMark = '+'
+
+// result is what stage 2 reports when it could not become the app.
+type result struct {
+	Code    int            `json:"code"`
+	Problem *problem.Error `json:"problem"`
+}
+
+// Stage2 becomes the app. It returns only if it could not, the exit code.
+func Stage2() int {
+	// Credentials belong to threads: this one gives up its own and executes,
+	// upon which the kernel ends all others.
+	runtime.LockOSThread()
+	out := os.NewFile(resultFD, "result")
+	err := become()
+	r := result{Code: exitRefused, Problem: problem.From(err)}
+	switch r.Problem.Rule {
+	case RuleNotFound:
+		r.Code = exitNotFound
+	case RuleNotExecutable:
+		r.Code = exitNotExecutable
+	}
+	_ = json.NewEncoder(out).Encode(r)
+	return r.Code
+}
+
+func become() error {
+	// Everything beyond the standard three ends here, before the app begins.
+	if err := unix.CloseRange(planFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close descriptors: %w", err)
+	}
+	if err := sealProcess(); err != nil {
+		return err
+	}
+	p, err := readPlan()
+	if err != nil {
+		return err
+	}
+	// If memory runs out, the kernel shall take the app, so that the launcher
+	// lives to tell.
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0); err != nil {
+		return fmt.Errorf("prefer the app when memory runs out: %w", err)
+	}
+	if err := enterRoot(p.Volumes); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	if err := writeFiles(p.Files, p.User); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(p.Cwd, 0o755); err != nil {
+		return fmt.Errorf("make working directory: %w", err)
+	}
+	if err := dropPrivileges(p.User); err != nil {
+		return err
+	}
+	if err := os.Chdir(p.Cwd); err != nil {
+		return problem.New(problem.Invalid, "working_directory", "the app's user can't enter %s: %w", p.Cwd, err)
+	}
+	file, err := findCommand(p.Argv[0], p.Env)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.Write(resultFD, []byte{readyMark}); err != nil {
+		return fmt.Errorf("report to the launcher: %w", err)
+	}
+	return execError(p.Argv[0], syscall.Exec(file, p.Argv, p.Env))
+}
+
+func readPlan() (*plan, error) {
+	in := os.NewFile(planFD, "plan")
+	b, err := io.ReadAll(in)
+	if err != nil {
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	_ = in.Close()
+	defer clear(b)
+	var p plan
+	if err := json.Unmarshal(b, &p); err != nil || len(p.Argv) == 0 {
+		return nil, problem.New(problem.Internal, "plan", "stage 2 is started by stage 1 only")
+	}
+	return &p, nil
+}
+
+// findCommand looks a command up as a shell does, by the app's own PATH, with
+// the app's own rights.
+func findCommand(name string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, execError(name, unix.Faccessat(unix.AT_FDCWD, name, unix.X_OK, 0))
+	}
+	var paths string
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			paths = v
+		}
+	}
+	found := error(unix.ENOENT)
+	for _, dir := range filepath.SplitList(paths) {
+		file := filepath.Join("/", dir, name)
+		if info, err := os.Stat(file); err != nil || info.IsDir() {
+			continue
+		}
+		if err := unix.Faccessat(unix.AT_FDCWD, file, unix.X_OK, 0); err == nil {
+			return file, nil
+		}
+		found = unix.EACCES
+	}
+	return "", execError(name, found)
+}
+
+// execError says in the words of shells why a command can't be started.
+func execError(name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return problem.New(problem.NotFound, RuleNotFound, "the instance has no command %q", clip(name)).
+			Want("a program in the image or in a volume, with the interpreter that it names").
+			Fix("look at the service's command: in the session, and at the runtime that it was deployed with")
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EPERM), errors.Is(err, unix.EISDIR):
+		return problem.New(problem.Denied, RuleNotExecutable, "%q can't be executed: %w", clip(name), err).
+			Fix("make it executable for the image's user, or name its interpreter in the session's command:")
+	}
+	return problem.New(problem.Internal, "exec", "execute %q: %w", clip(name), err)
+}

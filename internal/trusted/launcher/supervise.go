@@ -1,0 +1,197 @@
+package launcher
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// signals hands on what the host sends. Before the app runs, a signal that
+// asks to end ends the launcher; while it runs, it gets them; afterwards
+// nothing may disturb the storing of volumes.
+type signals struct {
+	ch     chan os.Signal
+	cancel context.CancelCauseFunc
+
+	mu      sync.Mutex
+	pid     int  // the app; 0: not there
+	storing bool // guarded by mu
+}
+
+// stopped is the cause of a run that was ended before the app began.
+type stopped struct{ signal syscall.Signal }
+
+func (s stopped) Error() string { return fmt.Sprintf("stopped by %v before the app ran", s.signal) }
+
+// handleSignals begins; the context ends upon a signal that comes too early.
+func handleSignals(ctx context.Context) (context.Context, *signals) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	s := &signals{ch: make(chan os.Signal, 16), cancel: cancel}
+	signal.Notify(s.ch, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
+	go func() {
+		for sig := range s.ch {
+			s.deliver(sig.(syscall.Signal))
+		}
+	}()
+	return ctx, s
+}
+
+func (s *signals) deliver(sig syscall.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.storing:
+	case s.pid > 0:
+		_ = unix.Kill(s.pid, sig)
+	case sig == unix.SIGTERM || sig == unix.SIGINT || sig == unix.SIGHUP || sig == unix.SIGQUIT:
+		s.cancel(stopped{sig})
+	}
+}
+
+// start runs f, which starts the app, unless a signal came before.
+func (s *signals) start(ctx context.Context, f func() (int, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	pid, err := f()
+	s.pid = pid
+	return err
+}
+
+// hold ends the delivery: the app is gone.
+func (s *signals) hold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pid, s.storing = 0, true
+}
+
+func (s *signals) stop() {
+	signal.Stop(s.ch)
+	close(s.ch)
+	s.cancel(nil)
+}
+
+// app is the running app (or stage 2 on its way to it).
+type app struct {
+	pid    int
+	result *os.File // what stage 2 reports
+	ended  chan syscall.WaitStatus
+	alone  chan struct{} // closed when the launcher has no child left
+}
+
+// startApp starts stage 2 and hands it the plan. It may be called once: from
+// then on one goroutine reaps every process of the instance.
+func startApp(p *plan) (*app, error) {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("marshal the plan: %w", err)
+	}
+	planR, planW, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipe: %w", err)
+	}
+	defer planR.Close()
+	resultR, resultW, err := os.Pipe()
+	if err != nil {
+		_ = planW.Close()
+		return nil, fmt.Errorf("make pipe: %w", err)
+	}
+	defer resultW.Close()
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"/cupel-init", "stage2"}, &syscall.ProcAttr{
+		Env:   []string{},
+		Files: []uintptr{0, 1, 2, planR.Fd(), resultW.Fd()},
+		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Setsid: true},
+	})
+	if err != nil {
+		_, _ = planW.Close(), resultR.Close()
+		return nil, fmt.Errorf("start stage 2: %w", err)
+	}
+	a := &app{pid: pid, result: resultR, ended: make(chan syscall.WaitStatus, 1), alone: make(chan struct{})}
+	go a.reap()
+	go func() {
+		_, _ = planW.Write(b) // stage 2 that ends early is told by its result
+		_ = planW.Close()
+		clear(b)
+	}()
+	return a, nil
+}
+
+// reap waits for every child, the app's orphans included, until none is left.
+func (a *app) reap() {
+	defer close(a.alone)
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return
+		case pid == a.pid && (status.Exited() || status.Signaled()):
+			a.ended <- status
+		}
+	}
+}
+
+// ready waits until stage 2 has become the app, or returns why it did not and
+// the exit code for that.
+func (a *app) ready() (code int, err error) {
+	defer a.result.Close()
+	b, err := io.ReadAll(io.LimitReader(a.result, 64<<10))
+	if err != nil {
+		return exitRefused, fmt.Errorf("read stage 2's report: %w", err)
+	}
+	marked := len(b) > 0 && b[0] == readyMark
+	if marked {
+		b = b[1:]
+	}
+	if marked && len(b) == 0 {
+		return 0, nil
+	}
+	var r result
+	if json.Unmarshal(b, &r) != nil || r.Problem == nil {
+		return exitRefused, problem.New(problem.Internal, "stage2", "stage 2 ended without a word").
+			Fix("see whether the memory limit leaves room for the app to start")
+	}
+	return r.Code, r.Problem
+}
+
+// sweep ends whatever the app left behind and returns when all is gone, so
+// that nobody writes into a volume any more.
+func (a *app) sweep() {
+	_ = unix.Kill(-1, unix.SIGKILL)
+	<-a.alone
+}
+
+// Exit codes of the launcher's own; see the package comment.
+const (
+	exitRefused       = 125
+	exitNotExecutable = 126
+	exitNotFound      = 127
+	exitSignal        = 128 // and the signal's number
+)
+
+// exitCode maps how a process ended.
+func exitCode(s syscall.WaitStatus) int {
+	if s.Signaled() {
+		return exitSignal + int(s.Signal())
+	}
+	return s.ExitStatus()
+}
+
+// endedByItself reports whether what the app left in its volumes is what it
+// meant to leave: it exited, or was asked to.
+func endedByItself(s syscall.WaitStatus) bool {
+	return s.Exited() || (s.Signaled() && (s.Signal() == unix.SIGTERM || s.Signal() == unix.SIGINT))
+}

@@ -1,0 +1,202 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/sealed"
+	"cupel.dev/cupel/internal/trusted/secret"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+// openVolume is a volume whose plaintext lies in memory.
+type openVolume struct {
+	release.Volume // its Key is empty: see key
+	key            secret.Value
+	dir            string   // mount point in the staging directory
+	root           *os.Root // stays on that mount whatever happens to the path
+	limit          uint64   // bytes that it may take
+}
+
+// store is the node, as the launcher sees it.
+type store interface {
+	Get(ctx context.Context, id ident.Digest, generation uint64) (io.ReadCloser, int64, error)
+	Put(ctx context.Context, id ident.Digest, generation uint64, body io.Reader) error
+}
+
+// openVolumes fetches, verifies and unpacks the volumes into memory. Keys in
+// vs are cleared. Budget is what they may take together.
+func (l *launcher) openVolumes(ctx context.Context, vs []release.Volume, owner appUser, budget uint64) ([]*openVolume, error) {
+	var out []*openVolume
+	for i := range vs {
+		o := &openVolume{
+			Volume: vs[i], key: secret.New(vs[i].Key), limit: budget,
+			dir: filepath.Join(volumesDir, fmt.Sprint(i)),
+		}
+		clear(vs[i].Key)
+		o.Key = nil
+		err := retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) error {
+			return o.open(ctx, l.node, owner)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("volume %s: %w", o.Name, err)
+		}
+		used, err := volume.Measure(ctx, o.root, o.limit)
+		if err != nil {
+			return nil, fmt.Errorf("volume %s: %w", o.Name, err)
+		}
+		budget -= used
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// open is one try: mounted and verified to the last byte, or not mounted.
+func (o *openVolume) open(ctx context.Context, s store, owner appUser) (err error) {
+	if err := os.Mkdir(o.dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make mount point: %w", err)
+	}
+	if _, err := mountTmpfs(o.dir, o.limit, 0o755); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			if o.root != nil {
+				_ = o.root.Close()
+			}
+			_ = unix.Unmount(o.dir, unix.MNT_DETACH)
+		}
+	}()
+	if o.root, err = os.OpenRoot(o.dir); err != nil {
+		return fmt.Errorf("open mount point: %w", err)
+	}
+	if o.Generation == 0 {
+		return o.root.Chown(".", owner.UID, owner.GID)
+	}
+	return o.fetch(ctx, s)
+}
+
+func (o *openVolume) fetch(ctx context.Context, s store) error {
+	body, size, err := s.Get(ctx, o.ID, o.Generation)
+	if err != nil {
+		if problem.KindOf(err) == problem.NotFound {
+			return problem.New(problem.Denied, "volume_missing", "the node has no generation %d of volume %s", o.Generation, o.ID).
+				Fix("have the operator put back the volume's newest snapshot")
+		}
+		return err
+	}
+	defer body.Close()
+	// Ciphertext is longer than plaintext, and that than what it costs at most
+	// by a part in some hundred: an answer far beyond is not even begun.
+	if size > 0 && uint64(size) > 2*o.limit+1<<20 {
+		return volume.TooLarge(uint64(size), o.limit)
+	}
+	r, err := sealed.OpenSnapshot(body, o.key, o.ID, o.Generation, o.Tag)
+	if err != nil {
+		return err
+	}
+	return volume.Unpack(ctx, r, o.root, o.limit)
+}
+
+// commitVolumes stores every volume that may be written: first ciphertext at
+// the node, then the tag at the CAS by compare-and-swap. Between the two the
+// old generation stays the valid one.
+func (l *launcher) commitVolumes(ctx context.Context, vs []*openVolume) error {
+	for _, v := range vs {
+		if v.Access != release.ReadWrite {
+			continue
+		}
+		start := time.Now()
+		if err := v.checkRoom(); err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+		if _, err := volume.Measure(ctx, v.root, v.limit); err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+		var tag ident.Digest
+		err := retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) (err error) {
+			tag, err = v.put(ctx, l.node)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("volume %s: store the snapshot at the node (the old state stays valid): %w", v.Name, err)
+		}
+		if err := l.swapTag(ctx, v, tag); err != nil {
+			return fmt.Errorf("volume %s: tell the CAS the stored snapshot's tag (the old state stays valid): %w", v.Name, err)
+		}
+		l.say("volume %s: generation %d committed in %s", v.Name, v.Generation+1, time.Since(start).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// checkRoom refuses a volume that is full to the last page: some write into it
+// failed, so that what is there is not what the app meant.
+func (v *openVolume) checkRoom() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(v.dir, &st); err != nil {
+		return fmt.Errorf("measure: %w", err)
+	}
+	if st.Type == unix.TMPFS_MAGIC && st.Blocks > 0 && st.Bavail == 0 {
+		return volume.TooLarge(v.limit, v.limit)
+	}
+	return nil
+}
+
+// put encrypts and sends the next generation.
+func (v *openVolume) put(ctx context.Context, s store) (ident.Digest, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pr, pw := io.Pipe()
+	var tag ident.Digest
+	packed := make(chan error, 1)
+	go func() {
+		err := func() error {
+			w, err := sealed.NewSnapshotWriter(pw, v.key, v.ID, v.Generation+1)
+			if err != nil {
+				return err
+			}
+			if err := volume.Pack(ctx, v.root, w, v.limit); err != nil {
+				return err
+			}
+			if err := w.Close(); err != nil {
+				return err
+			}
+			tag = w.Tag()
+			return nil
+		}()
+		_ = pw.CloseWithError(err) // nil: the end of the body
+		packed <- err
+	}()
+	err := s.Put(ctx, v.ID, v.Generation+1, pr)
+	_ = pr.CloseWithError(io.ErrClosedPipe) // an answer before the end of the body stops the packer
+	perr := <-packed
+	if _, ok := errors.AsType[*problem.Error](perr); perr != nil && (ok || err == nil) {
+		return ident.Digest{}, perr // why the body broke off says more than that it did
+	}
+	return tag, err
+}
+
+func (l *launcher) swapTag(ctx context.Context, v *openVolume, tag ident.Digest) error {
+	req := release.TagRequest{
+		Version: release.Version, Volume: v.ID, Lease: v.Lease, From: v.Generation, FromTag: v.Tag, Tag: tag,
+	}
+	var reply release.TagReply
+	err := retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) error {
+		return l.cas.call(ctx, release.PathTag, req, &reply)
+	})
+	if err == nil && reply.Generation != v.Generation+1 {
+		err = problem.New(problem.Internal, "tag_reply", "the CAS confirms generation %d", reply.Generation).
+			Want("generation %d", v.Generation+1)
+	}
+	return err
+}
