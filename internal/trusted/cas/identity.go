@@ -172,3 +172,6 @@ func newSerial() (*big.Int, error) {
 	b[0] = b[0]&0x7f | 0x40
 	return new(big.Int).SetBytes(b), nil
 }
+
+// PublicKey is what the audit heads are verified with.
+func (id *Identity) PublicKey() *ecdsa.PublicKey { return &id.key.PublicKey }
