@@ -33,11 +33,14 @@ func (n *Node) Adopt(ctx context.Context) error {
 		n.instances[r.Spec.ID] = i
 		n.mu.Unlock()
 		i.op.Lock()
-		if !r.Made {
+		switch {
+		case !r.Made:
 			n.cfg.Logger.InfoContext(ctx, "removing half-made instance", "instance", r.Spec.ID)
 			errs = append(errs, n.destroy(ctx, i))
-		} else if r.Exit == nil {
+		case r.Exit == nil:
 			errs = append(errs, n.adopt(ctx, i, state[r.Spec.ID]))
+		case !state[r.Spec.ID].ExitedAt.IsZero():
+			go n.reap(context.WithoutCancel(ctx), r.Spec.ID)
 		}
 		i.op.Unlock()
 	}

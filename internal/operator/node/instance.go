@@ -19,6 +19,7 @@ type instance struct {
 	rec      *record
 	socket   *nodeSocket
 	stopping bool
+	removing bool // its end needs no record
 	health   manager.Health
 	used     uint64
 	oom      bool          // the runtime said so

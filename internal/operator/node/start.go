@@ -190,7 +190,13 @@ func (n *Node) destroy(ctx context.Context, i *instance) error {
 	id := i.rec.Spec.ID
 	n.mu.Lock()
 	i.stop()
+	i.removing = true
 	n.mu.Unlock()
+	defer func() {
+		n.mu.Lock()
+		i.removing = false // only matters if it stays
+		n.mu.Unlock()
+	}()
 	err := n.cfg.Runtime.Delete(ctx, id)
 	n.cfg.Attester.Close(id)
 	n.mu.Lock()

@@ -16,7 +16,8 @@ const (
 	memoryEvery = 2 * time.Second
 	// lastWords is how long an instance's log may still grow after its exit if
 	// its writer never says that it ended.
-	lastWords = 3 * time.Second
+	lastWords   = 3 * time.Second
+	reapTimeout = 30 * time.Second
 )
 
 // Run watches the runtime and the instances until ctx ends. Instances go on:
@@ -108,7 +109,7 @@ func (n *Node) exitSeen(ctx context.Context, i *instance, c ContainerState) {
 	}
 	mem, memErr := n.cfg.Cgroups.Memory(n.cgroup(id))
 	n.mu.Lock()
-	if i.rec.Exit != nil || n.instances[id] != i {
+	if i.rec.Exit != nil || i.removing || n.instances[id] != i {
 		n.mu.Unlock()
 		return
 	}
@@ -126,6 +127,13 @@ func (n *Node) exitSeen(ctx context.Context, i *instance, c ContainerState) {
 	})
 	n.cfg.Logger.InfoContext(ctx, "instance exited", "instance", id, "exit_code", e.Code, "oom", e.OOM)
 	n.persist(ctx, i)
+	go n.reap(context.WithoutCancel(ctx), id)
+}
+
+// reap waits for the instance's log to be written out, so nobody waits for it.
+func (n *Node) reap(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
+	defer cancel()
 	if err := n.cfg.Runtime.Reap(ctx, id); err != nil {
 		n.cfg.Logger.WarnContext(ctx, "exited container not reaped", "instance", id, "error", err)
 	}

@@ -214,8 +214,12 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 		return netip.Addr{}, err
 	}
 	result, err := n.cni.AddNetworkList(ctx, n.list, n.conf(id, path))
+	if err != nil && ctx.Err() != nil {
+		return netip.Addr{}, fmt.Errorf("connect instance %s: %w", id, ctx.Err())
+	}
 	if err != nil {
-		return netip.Addr{}, problem.New(problem.Unavailable, "network", "connect instance %s: %w", id, err)
+		return netip.Addr{}, problem.New(problem.Unavailable, "network", "connect instance %s: %w", id, err).
+			Fix("look at the machine's network: ip link, ip route")
 	}
 	r, err := types.GetResult(result)
 	if err != nil {

@@ -66,6 +66,7 @@ type machine struct {
 	config   []byte
 	logger   *slog.Logger
 	limits   logfile.Limits
+	wrap     func(node.Runtime) node.Runtime // what the node gets instead of the runtime
 }
 
 // life is one life of the daemon.
@@ -195,9 +196,13 @@ func (m *machine) live() *life {
 	})
 	self, err := os.Executable()
 	must(err)
+	var rt node.Runtime = l.runtime
+	if m.wrap != nil {
+		rt = m.wrap(rt)
+	}
 	l.node, err = node.New(node.Config{
 		State: m.state, Cgroup: "/cupel-" + m.id, Launcher: m.launcher, LogWriter: self, CASAddr: "127.0.0.1:1",
-		Runtime: l.runtime, Monitor: l.runtime, Images: l.runtime, Network: l.network, Attester: server,
+		Runtime: rt, Monitor: l.runtime, Images: l.runtime, Network: l.network, Attester: server,
 		Cgroups: groups, Limits: m.limits, Logger: m.logger, Now: time.Now,
 	})
 	must(err)
@@ -501,11 +506,14 @@ func TestEvidence(t *testing.T) {
 		t.Errorf("another process of the instance got %q", lines[2])
 	}
 	// A process outside any instance: root on the host, on the very socket.
-	for _, id := range []string{"i-quote"} {
-		out := askFromHost(t, filepath.Join(l.state, "run", id))
-		if !strings.Contains(out, "las_peer") {
-			t.Errorf("a process of the machine got %q", out)
-		}
+	if out := askFromHost(t, filepath.Join(l.state, "run", "i-quote")); !strings.Contains(out, "las_peer") {
+		t.Errorf("a process of the machine got %q", out)
+	}
+	// Another instance's launcher, even if it got hold of the socket.
+	l.start("i-other", "serve", 0)
+	l.status("i-other", running)
+	if out := askAs(t, pidOf(t, l, "i-other"), l.launcher, filepath.Join(l.state, "run", "i-quote")); !strings.Contains(out, "las_peer") {
+		t.Errorf("a process of another instance got %q", out)
 	}
 }
 

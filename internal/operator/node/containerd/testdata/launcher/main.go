@@ -28,7 +28,11 @@ const sockets = "/run/cupel/"
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "child" {
-		fmt.Println("child:", ask())
+		socket := sockets + collect.Socket
+		if len(os.Args) > 2 {
+			socket = os.Args[2]
+		}
+		fmt.Println("child:", ask(socket))
 		return
 	}
 	if err := run(); err != nil {
@@ -55,7 +59,7 @@ func run() error {
 	fmt.Println("args:", strings.Join(os.Args, " "))
 	switch id.Service {
 	case "quote":
-		fmt.Println("launcher:", ask())
+		fmt.Println("launcher:", ask(sockets+collect.Socket))
 		out, err := exec.Command("/proc/self/exe", "child").Output()
 		if err != nil {
 			return err
@@ -102,9 +106,9 @@ func run() error {
 }
 
 // ask requests evidence and tells what came.
-func ask() string {
+func ask(socket string) string {
 	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		return net.Dial("unix", sockets+collect.Socket)
+		return net.Dial("unix", socket)
 	}}}
 	body, _ := json.Marshal(collect.QuoteRequest{Version: 1, ReportData: attest.Data64{42}})
 	resp, err := client.Post("http://las"+collect.PathQuote, "application/json", bytes.NewReader(body))
