@@ -89,10 +89,16 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.Limits != nil {
 		limits = *cfg.Limits
 	}
+	observed := map[string]InstanceStatus{}
+	if list, err := cfg.Backend.List(ctx); err == nil { // so that the first answer isn't that nothing runs
+		for _, s := range list {
+			observed[s.ID] = s
+		}
+	}
 	return &Manager{
 		cfg: cfg, limits: limits, state: state,
 		wake: make(chan struct{}, 1), done: make(chan outcome),
-		observed: map[string]InstanceStatus{}, images: map[string]imageState{},
+		observed: observed, images: map[string]imageState{},
 		busy: map[string]bool{}, startErr: map[string]*problem.Error{},
 		changed: make(chan struct{}),
 	}, nil

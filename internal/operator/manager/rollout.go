@@ -11,11 +11,13 @@ import (
 // waiting follow each other in one pass.
 func (p *planner) rollout(a *App) {
 	r := &a.Rollout
-	if p.now.After(r.Deadline) && r.Phase != PhaseDrain {
+	if !p.now.Before(r.Deadline) && r.Phase != PhaseDrain {
 		p.fail(a, p.late(a))
 		return
 	}
-	p.wakeAt(r.Deadline)
+	if r.Phase != PhaseDrain {
+		p.wakeAt(r.Deadline)
+	}
 	switch r.Phase {
 	case PhaseImages:
 		p.bringImages(a)

@@ -1,0 +1,578 @@
+package manager_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+var (
+	alice    = ident.KeyHash{1}
+	mallory  = ident.KeyHash{2}
+	operator = ident.KeyHash{9}
+	theCAS   = ident.KeyHash{0xca}
+)
+
+// balancer is a fake that remembers every Apply.
+type balancer struct {
+	mu      sync.Mutex
+	applied [][]manager.Frontend
+	taken   map[uint16]bool // by some other process
+}
+
+func (b *balancer) Apply(_ context.Context, f []manager.Frontend) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, fe := range f {
+		if b.taken[fe.Port] {
+			return problem.New(problem.Conflict, "port_taken", "port %d is taken", fe.Port)
+		}
+	}
+	b.applied = append(b.applied, slices.Clone(f))
+	return nil
+}
+
+func (b *balancer) Close() error { return nil }
+
+func (b *balancer) now() []manager.Frontend {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.applied) == 0 {
+		return nil
+	}
+	return b.applied[len(b.applied)-1]
+}
+
+func (b *balancer) take(port uint16, taken bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.taken[port] = taken
+}
+
+func (b *balancer) free(port uint16) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.taken[port] {
+		return errors.New("address already in use")
+	}
+	return nil
+}
+
+type catalog struct{}
+
+func (catalog) Runtimes(context.Context) ([]wire.Runtime, error) {
+	return []wire.Runtime{{Name: "puller", Image: "img/puller"}, {Name: "python", Image: "img/python"}}, nil
+}
+
+// world is a manager over fakes and a real database.
+type world struct {
+	t       *testing.T
+	fake    *backendtest.Fake
+	bal     *balancer
+	path    string
+	m       *manager.Manager
+	stop    func()
+	counter int
+}
+
+func newWorld(t *testing.T, script func(manager.InstanceSpec) backendtest.Script) *world {
+	w := &world{
+		t: t, fake: backendtest.NewFake(), path: filepath.Join(t.TempDir(), "manager.db"),
+		bal: &balancer{taken: map[uint16]bool{}},
+	}
+	w.fake.Script = script
+	w.start()
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+// start begins a manager over what an earlier one left.
+func (w *world) start() {
+	w.t.Helper()
+	db, err := managerdb.Open(w.t.Context(), w.path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.m, err = manager.New(w.t.Context(), manager.Config{
+		Store: db, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
+		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Simulated: true, Now: time.Now,
+		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.m.Run(ctx) }()
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Errorf("Run: %v", err)
+		}
+		_ = db.Close()
+	})
+}
+
+func request() wire.DeployRequest {
+	return wire.DeployRequest{Version: 1, Session: "alice/shop", Runtime: "python", Instances: 3, Memory: 256 << 20, Port: 8080}
+}
+
+func (w *world) deploy(req wire.DeployRequest) wire.App {
+	w.t.Helper()
+	a, err := w.m.Deploy(w.t.Context(), alice, req)
+	if err != nil {
+		w.t.Fatalf("Deploy: %v", err)
+	}
+	return a
+}
+
+// settled waits until the app's deployment ended, in the bubble's time.
+func (w *world) settled(ref string) wire.App {
+	w.t.Helper()
+	for range 10_000 {
+		a, err := w.m.App(alice, ref)
+		if err != nil {
+			w.t.Fatalf("App: %v", err)
+		}
+		if a.Deployment.State != wire.DeploymentRunning {
+			return a
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	w.t.Fatalf("deployment never ended")
+	return wire.App{}
+}
+
+func (w *world) instances(role string) []wire.Instance {
+	w.t.Helper()
+	all, err := w.m.Instances(w.t.Context(), operator, "")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return slices.DeleteFunc(all, func(i wire.Instance) bool { return i.Role != role })
+}
+
+func (w *world) reasons() []string {
+	w.t.Helper()
+	var out []string
+	err := w.m.Events(w.t.Context(), operator, 0, "", false, func(e wire.Event) error {
+		out = append(out, e.Reason)
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return out
+}
+
+// bubble runs a test in synctest's time.
+func bubble(t *testing.T, f func(*testing.T)) {
+	t.Helper()
+	synctest.Test(t, f)
+}
+
+func TestDeploy(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.deploy(request())
+		if a.Name != "alice-shop" || a.Port != 8080 || a.State != wire.AppDeploying {
+			t.Errorf("at once: %+v", a)
+		}
+		a = w.settled(a.ID)
+		if a.State != wire.AppReady || a.Healthy != 3 || a.Revision != 1 {
+			t.Fatalf("at the end: %+v", a)
+		}
+		var names []string
+		for _, s := range a.Deployment.Steps {
+			names = append(names, s.Name)
+			if s.EndedAt.IsZero() {
+				t.Errorf("step %s never ended", s.Name)
+			}
+		}
+		if got := strings.Join(names, " "); got != "images pull start attest health switch" {
+			t.Errorf("steps: %s", got)
+		}
+		f := w.bal.now()
+		if len(f) != 1 || f[0].Port != 8080 || len(f[0].Endpoints) != 3 || f[0].Endpoints[0].Port != 8080 {
+			t.Errorf("balancer: %+v", f)
+		}
+		specs := w.fake.Started()
+		if len(specs) != 4 {
+			t.Fatalf("%d starts, want a pull and three", len(specs))
+		}
+		pull := specs[0]
+		if pull.Image != "img/puller" || pull.Port != 0 || pull.Config.String() != "alice/shop/pull_repo" ||
+			pull.Binding != release.LaunchBinding(theCAS, "alice/shop", "pull_repo") {
+			t.Errorf("pull: %+v", pull)
+		}
+		if s := specs[1]; s.Image != "img/python" || s.Memory != 256<<20 || s.Binding != release.LaunchBinding(theCAS, "alice/shop", "client-app") {
+			t.Errorf("app: %+v", s)
+		}
+		// The port was ours, leading nowhere, before anything started.
+		if first := w.bal.applied; len(first[0]) != 1 || first[0][0].Port != 8080 || len(first[0][0].Endpoints) != 0 {
+			t.Errorf("the port wasn't held first: %+v", first)
+		}
+	})
+}
+
+func TestUpdate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(request()).ID)
+		old := w.instances("app")
+		req := request()
+		req.Port, req.Instances = 0, 2
+		a := w.deploy(req)
+		if a.Port != 8080 {
+			t.Errorf("update took port %d, want its own", a.Port)
+		}
+		a = w.settled(a.ID)
+		if a.Revision != 2 || a.State != wire.AppReady || a.Healthy != 2 || a.Deployment.State != wire.DeploymentDone {
+			t.Fatalf("%+v", a)
+		}
+		now := w.instances("app")
+		if len(now) != 2 || now[0].ID == old[0].ID {
+			t.Errorf("instances after update: %+v", now)
+		}
+		// No moment without endpoints since the first switch.
+		serving := false
+		for _, f := range w.bal.applied {
+			if serving && (len(f) != 1 || len(f[0].Endpoints) == 0) {
+				t.Errorf("a moment without endpoints: %+v", w.bal.applied)
+			}
+			serving = serving || len(f) == 1 && len(f[0].Endpoints) > 0
+		}
+	})
+}
+
+func TestFailedUpdateLeavesTheOld(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		bad := false
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			if s.Port == 0 {
+				if bad {
+					return backendtest.Script{Exit: true, Code: 65}
+				}
+				return backendtest.Script{Exit: true}
+			}
+			return backendtest.Script{}
+		})
+		w.settled(w.deploy(request()).ID)
+		old := w.instances("app")
+		bad = true
+		a := w.settled(w.deploy(request()).ID)
+		if a.Deployment.State != wire.DeploymentFailed || a.Deployment.Problem.Rule != "pull_token" || a.State != wire.AppReady || a.Revision != 1 {
+			t.Fatalf("%+v %+v", a, a.Deployment.Problem)
+		}
+		if now := w.instances("app"); len(now) != 3 || now[0].ID != old[0].ID {
+			t.Errorf("the old instances changed: %+v", now)
+		}
+		if n := len(w.instances("pull")); n != 1 {
+			t.Errorf("%d pull jobs kept for their logs, want 1", n)
+		}
+	})
+}
+
+func TestCrashesAreRestartedWithBackoff(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(request()).ID)
+		in := w.instances("app")[0]
+		w.fake.Crash(in.ID+"-1", 137, true)
+		time.Sleep(500 * time.Millisecond)
+		if n := len(w.bal.now()[0].Endpoints); n != 2 {
+			t.Errorf("%d endpoints while one waits, want 2", n)
+		}
+		got := w.instances("app")[0]
+		if got.State != "waiting" || !got.OOMKilled || got.Problem == nil || got.Problem.Rule != "out_of_memory" {
+			t.Errorf("while it waits: %+v", got)
+		}
+		time.Sleep(2 * time.Second)
+		if got := w.instances("app")[0]; got.ID != in.ID || got.State != "running" || got.Restarts != 1 {
+			t.Errorf("after the back-off: %+v", got)
+		}
+		if !slices.Contains(w.reasons(), "instance_out_of_memory") {
+			t.Errorf("events: %v", w.reasons())
+		}
+		// Later crashes wait longer; a settled instance is forgiven.
+		w.fake.Crash(in.ID+"-2", 1, false)
+		time.Sleep(1500 * time.Millisecond)
+		if got := w.instances("app")[0]; got.State != "waiting" {
+			t.Errorf("the second back-off is no longer than the first: %+v", got)
+		}
+		time.Sleep(2 * time.Minute)
+		w.fake.Crash(in.ID+"-3", 1, false)
+		time.Sleep(1500 * time.Millisecond)
+		if got := w.instances("app")[0]; got.State != "running" || got.Restarts != 3 {
+			t.Errorf("not forgiven: %+v", got)
+		}
+	})
+}
+
+func TestFirstDeployThatFails(t *testing.T) {
+	denied := problem.New(problem.Denied, "measurement", "MRENCLAVE is another").Want("abc")
+	for name, c := range map[string]struct {
+		script backendtest.Script
+		rule   string
+	}{
+		"refused by the CAS": {backendtest.Script{Exit: true, Code: 1, Problem: denied}, "measurement"},
+		"always exits":       {backendtest.Script{Exit: true, Code: 3}, "exited"},
+		"never listens":      {backendtest.Script{Unhealthy: true}, "unhealthy"},
+		"never starts":       {backendtest.Script{StartError: problem.New(problem.Unavailable, "disk", "no space left")}, "disk"},
+		"out of memory":      {backendtest.Script{Exit: true, Code: 137, OOM: true}, "out_of_memory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+					if s.Port == 0 {
+						return backendtest.Script{Exit: true}
+					}
+					return c.script
+				})
+				a := w.settled(w.deploy(request()).ID)
+				if a.State != wire.AppFailed || a.Deployment.Problem == nil || a.Deployment.Problem.Rule != c.rule {
+					t.Fatalf("%+v, problem %v", a, a.Deployment.Problem)
+				}
+				time.Sleep(time.Second)
+				for _, in := range w.instances("app") {
+					if in.State != "exited" {
+						t.Errorf("still there: %+v", in)
+					}
+				}
+				if f := w.bal.now(); len(f) != 0 {
+					t.Errorf("the port is still held: %+v", f)
+				}
+				if _, err := w.m.RemoveApp(t.Context(), alice, a.Name); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				if left, _ := w.fake.List(t.Context()); len(left) != 0 {
+					t.Errorf("left after rm: %+v", left)
+				}
+			})
+		})
+	}
+}
+
+func TestPortTaken(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.bal.take(8080, true)
+		_, err := w.m.Deploy(t.Context(), alice, request())
+		if p := problem.From(err); p == nil || p.Rule != "port_taken" || p.Kind != problem.Conflict {
+			t.Fatalf("Deploy: %v", err)
+		}
+		if len(w.m.Apps(operator)) != 0 || len(w.fake.Started()) != 0 {
+			t.Errorf("something was made")
+		}
+		// Without a port: the next free one.
+		w.bal.take(8082, true)
+		req := request()
+		req.Port = 0
+		if a := w.settled(w.deploy(req).ID); a.Port != 8083 {
+			t.Errorf("port %d, want 8083", a.Port)
+		}
+		req.Session, req.Port = "alice/other", 8083
+		if _, err := w.m.Deploy(t.Context(), alice, req); problem.From(err).Rule != "port_taken" {
+			t.Errorf("another app's port: %v", err)
+		}
+		// Somebody takes the port between the check and the balancer.
+		w.bal.free(9000)
+		req.Port = 9000
+		a := w.deploy(req)
+		w.bal.take(9000, true)
+		if a = w.settled(a.ID); a.Deployment.Problem == nil || a.Deployment.Problem.Rule != "port_taken" {
+			t.Errorf("%+v", a.Deployment)
+		}
+	})
+}
+
+func TestRemoveInstance(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(request()).ID)
+		gone := w.instances("app")[1]
+		if _, err := w.m.RemoveInstance(t.Context(), mallory, gone.ID); problem.KindOf(err) != problem.Denied {
+			t.Errorf("a stranger removed it: %v", err)
+		}
+		r, err := w.m.RemoveInstance(t.Context(), alice, gone.ID)
+		if err != nil || r.Instances != 2 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		time.Sleep(time.Second)
+		a, _ = w.m.App(alice, a.ID)
+		if a.Instances != 2 || a.Healthy != 2 || a.State != wire.AppReady || len(w.bal.now()[0].Endpoints) != 2 || len(w.instances("app")) != 2 {
+			t.Errorf("%+v", a)
+		}
+		if _, err := w.m.RemoveInstance(t.Context(), alice, a.Name); !strings.Contains(err.Error(), "rm --app") {
+			t.Errorf("an app's name: %v", err)
+		}
+	})
+}
+
+func TestOwners(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(request()).ID)
+		if _, err := w.m.App(mallory, a.Name); problem.KindOf(err) != problem.Denied {
+			t.Errorf("App: %v", err)
+		}
+		if _, err := w.m.RemoveApp(t.Context(), mallory, a.Name); problem.KindOf(err) != problem.Denied {
+			t.Errorf("RemoveApp: %v", err)
+		}
+		if len(w.m.Apps(mallory)) != 0 || len(w.m.Apps(operator)) != 1 {
+			t.Errorf("lists show too much or too little")
+		}
+		n := 0
+		_ = w.m.Events(t.Context(), mallory, 0, "", false, func(wire.Event) error { n++; return nil })
+		if n != 0 {
+			t.Errorf("a stranger sees %d events", n)
+		}
+		// A stranger's app of the same session is another app with another name.
+		req := request()
+		req.Port = 0
+		b, err := w.m.Deploy(t.Context(), mallory, req)
+		if err != nil || b.Name != "alice-shop-2" || b.ID == a.ID {
+			t.Errorf("%+v, %v", b, err)
+		}
+	})
+}
+
+// TestKilledManager stops the loop at every half second of a slow deployment;
+// the next manager finishes it with what is there.
+func TestKilledManager(t *testing.T) {
+	for at := range 12 {
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+					return backendtest.Script{Exit: s.Port == 0, Delay: 2 * time.Second}
+				})
+				a := w.deploy(request())
+				time.Sleep(time.Duration(at) * 500 * time.Millisecond)
+				w.stop()
+				w.start()
+				if a = w.settled(a.ID); a.State != wire.AppReady || a.Healthy != 3 {
+					t.Errorf("%+v", a)
+				}
+				if n := len(w.fake.Started()); n != 4 {
+					t.Errorf("%d starts, want 4: nothing twice", n)
+				}
+			})
+		})
+	}
+}
+
+func TestSuspend(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(request()).ID)
+		w.stop()
+		db, err := managerdb.Open(t.Context(), w.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := manager.New(t.Context(), manager.Config{Store: db, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Now: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Suspend(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_ = db.Close()
+		if left, _ := w.fake.List(t.Context()); len(left) != 0 {
+			t.Errorf("left: %+v", left)
+		}
+		if f := w.bal.now(); len(f) != 0 {
+			t.Errorf("ports: %+v", f)
+		}
+		w.start()
+		time.Sleep(5 * time.Second)
+		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || a.Revision != 1 {
+			t.Errorf("after the next up: %+v", a)
+		}
+		for _, in := range w.instances("app") {
+			if in.Restarts != 0 {
+				t.Errorf("a stop that was asked for counts as a failure: %+v", in)
+			}
+		}
+	})
+}
+
+func TestOrphansAreRemoved(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		_, _ = w.fake.EnsureImage(t.Context(), "img/python")
+		if err := w.fake.Start(t.Context(), manager.InstanceSpec{ID: "i-lost-1", Image: "img/python", Port: 80}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if left, _ := w.fake.List(t.Context()); len(left) != 0 {
+			t.Errorf("left: %+v", left)
+		}
+	})
+}
+
+func TestBadRequests(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		for rule, change := range map[string]func(*wire.DeployRequest){
+			"version":   func(r *wire.DeployRequest) { r.Version = 2 },
+			"session":   func(r *wire.DeployRequest) { r.Session = "../x" },
+			"instances": func(r *wire.DeployRequest) { r.Instances = 0 },
+			"memory":    func(r *wire.DeployRequest) { r.Memory = 1 },
+			"runtime":   func(r *wire.DeployRequest) { r.Runtime = "cobol" },
+			"app_name":  func(r *wire.DeployRequest) { r.Name = "No Way" },
+			"service":   func(r *wire.DeployRequest) { r.Service = "a/b" },
+		} {
+			req := request()
+			change(&req)
+			_, err := w.m.Deploy(t.Context(), alice, req)
+			if p := problem.From(err); p.Rule != rule || p.Kind == problem.Internal {
+				t.Errorf("%s: %v", rule, err)
+			}
+		}
+	})
+}
+
+func TestLogsOverRestart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(request()).ID)
+		in := w.instances("app")[0]
+		var got []string
+		done := make(chan error)
+		go func() {
+			done <- w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Follow: true, Tail: -1}, false, func(l wire.LogLine) error {
+				got = append(got, l.Line)
+				return nil
+			})
+		}()
+		time.Sleep(time.Second)
+		w.fake.Crash(in.ID+"-1", 1, false)
+		time.Sleep(5 * time.Second)
+		if _, err := w.m.RemoveInstance(t.Context(), alice, in.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if s := strings.Join(got, " "); s != "started exited started exited" {
+			t.Errorf("followed %q", s)
+		}
+	})
+}
