@@ -1,0 +1,168 @@
+package owner
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"cupel.dev/cupel/internal/trusted/session"
+	"go.yaml.in/yaml/v4"
+)
+
+const absent = "nothing"
+
+// differ walks two trees and collects where they part.
+type differ struct {
+	in     Inputs
+	marker string // stands before the names of open variables
+	found  []Difference
+}
+
+func (d *differ) compareTexts(want, got []byte) {
+	a, err := session.Tree(want)
+	b, err2 := session.Tree(got)
+	if err != nil || err2 != nil {
+		d.found = append(d.found, Difference{Path: "(file)", Expected: "a session that can be read", Actual: fmt.Sprint(err, err2), Mend: "do not use this file"})
+		return
+	}
+	d.compare("", a, b)
+}
+
+func (d *differ) compare(path string, want, got *yaml.Node) {
+	switch {
+	case want == nil && got == nil:
+	case want == nil || got == nil || want.Kind != got.Kind:
+		d.differ(path, want, got)
+	case want.Kind == yaml.ScalarNode:
+		if want.Value != got.Value || (want.Tag == "!!null") != (got.Tag == "!!null") {
+			d.differ(path, want, got)
+		}
+	default:
+		d.compareMembers(path, members(want), members(got))
+	}
+}
+
+// entry is a value of a mapping or list, under the name by which its like is
+// found in the other tree.
+type entry struct {
+	label string
+	node  *yaml.Node
+}
+
+func members(n *yaml.Node) []entry {
+	var out []entry
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			out = append(out, entry{"." + n.Content[i].Value, n.Content[i+1]})
+		}
+		return out
+	}
+	seen := map[string]int{}
+	for i, c := range n.Content {
+		label := strconv.Itoa(i)
+		for _, key := range []string{"path", "name"} {
+			if k := child(c, key); k != nil && k.Kind == yaml.ScalarNode {
+				label = k.Value
+			}
+		}
+		if seen[label]++; seen[label] > 1 {
+			label += "#" + strconv.Itoa(seen[label])
+		}
+		out = append(out, entry{"[" + label + "]", c})
+	}
+	return out
+}
+
+func (d *differ) compareMembers(path string, want, got []entry) {
+	theirs := make(map[string]*yaml.Node, len(got))
+	for _, e := range got {
+		theirs[e.label] = e.node
+	}
+	ours := make(map[string]bool, len(want))
+	for _, e := range want {
+		ours[e.label] = true
+		d.compare(path+e.label, e.node, theirs[e.label])
+	}
+	for _, e := range got {
+		if !ours[e.label] {
+			d.compare(path+e.label, nil, e.node)
+		}
+	}
+}
+
+func (d *differ) differ(path string, want, got *yaml.Node) {
+	// nil on one side and an empty list on the other say the same.
+	if empty(want) && empty(got) {
+		return
+	}
+	diff := Difference{
+		Path: d.show(strings.TrimPrefix(path, ".")), Expected: d.render(want), Actual: d.render(got),
+		Mend: "your inputs do not make this line: do not use this file",
+	}
+	if want != nil && want.Value == nobody.String() {
+		diff.Expected = "a measurement that you vouch for"
+	}
+	d.advise(&diff)
+	d.found = append(d.found, diff)
+}
+
+func empty(n *yaml.Node) bool {
+	return n == nil || n.Kind != yaml.ScalarNode && len(n.Content) == 0
+}
+
+// advise says which flag of the owner's would make the same line, where one
+// would.
+func (d *differ) advise(diff *Difference) {
+	app := "services[" + string(AppService) + "]"
+	pull := "services[" + string(PullService) + "]"
+	p := diff.Path
+	switch {
+	case strings.HasPrefix(p, app+".attestation") || strings.HasPrefix(p, pull+".attestation"):
+		diff.Mend = "each service is run by one measurement; do not use this file"
+	case strings.HasPrefix(p, app+".command"), strings.HasPrefix(p, pull+".environment.CUPEL_PULL_EXPECT"):
+		diff.Mend, diff.Flag = "the command is yours to give", "--command COMMAND"
+	case strings.HasPrefix(p, pull+".environment.CUPEL_PULL_REF"):
+		diff.Mend, diff.Flag = "the ref is yours to give", "--ref REF"
+	case strings.HasPrefix(p, "secrets[app_cert].dns"):
+		diff.Mend, diff.Flag = "the certificate's names are yours to give", "--dns NAME"
+	case strings.HasPrefix(p, "volumes[") && !strings.Contains(p, "]."):
+		diff.Mend, diff.Flag = "the volume is yours to name", "--volume NAME"
+	case strings.HasPrefix(p, "security.attestation.tolerate") && !d.in.Simulation && (diff.Actual == `"debug-mode"` || diff.Actual == `"simulation"`):
+		diff.Mend, diff.Flag = "real platforms need no tolerance; a simulated one keeps no secret from its host", "--simulation, for trying out"
+	}
+}
+
+func (d *differ) render(n *yaml.Node) string {
+	if n == nil {
+		return absent
+	}
+	s := d.show(flow(n, 0))
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:200], "") + "…"
+	}
+	return s
+}
+
+// show turns markers back into the variables that they stand for.
+func (d *differ) show(s string) string { return strings.ReplaceAll(s, d.marker, "$") }
+
+// flow writes a tree on one line, for people.
+func flow(n *yaml.Node, depth int) string {
+	if depth > 8 {
+		return "…"
+	}
+	var parts []string
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			parts = append(parts, n.Content[i].Value+": "+flow(n.Content[i+1], depth+1))
+		}
+		return "{" + strings.Join(parts, ", ") + "}"
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			parts = append(parts, flow(c, depth+1))
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	}
+	return strconv.Quote(n.Value)
+}

@@ -1,0 +1,70 @@
+package owner
+
+import (
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// Pin is what an owner remembers of a CAS that proved itself.
+type Pin struct {
+	Identity       ident.KeyHash      `json:"identity"`
+	Measurement    ident.Measurement  `json:"measurement"`               // that it proved
+	Signer         ident.Measurement  `json:"signer"`                    // that it proved
+	SimulationRoot *ident.Digest      `json:"simulation_root,omitempty"` // that the owner trusted, if it was simulated
+	Head           release.SignedHead `json:"head"`                      // newest end of the audit log that was seen
+	Attested       time.Time          `json:"attested"`
+}
+
+// Seen is what a CAS shows now.
+type Seen struct {
+	Identity ident.KeyHash
+	Head     release.SignedHead
+	Time     time.Time // the CAS's clock
+	Now      time.Time // the owner's
+}
+
+// Check refuses a CAS that is not, or can not be, the one that was pinned:
+// another identity key, an audit log that is shorter or another than the one
+// seen before, a clock more than release.ClockSkew off. A longer log has still
+// to be followed entry by entry (client.VerifyLog).
+func (p Pin) Check(seen Seen) error {
+	const worry = "do not send it anything; ask whoever runs it, and attest it again only if the answer satisfies you"
+	switch off := seen.Time.Sub(seen.Now); {
+	case seen.Identity != p.Identity:
+		return problem.New(problem.Denied, "cas_identity_changed", "the CAS has the identity key %s", seen.Identity).
+			Want("%s, as when it was attested on %s", p.Identity, p.Attested.UTC().Format(time.DateOnly)).Fix(worry)
+	case seen.Head.Seq < p.Head.Seq:
+		return problem.New(problem.Denied, "cas_log_older", "the CAS's audit log ends at entry %d", seen.Head.Seq).
+			Want("entry %d or later, which it has shown before", p.Head.Seq).Fix("an old state was put back: %s", worry)
+	case seen.Head.Seq == p.Head.Seq && seen.Head.Hash != p.Head.Hash:
+		return problem.New(problem.Denied, "cas_log_forked", "entry %d of the CAS's audit log is %s", seen.Head.Seq, seen.Head.Hash).
+			Want("%s, which it has shown before", p.Head.Hash).Fix("there are two histories: %s", worry)
+	case off.Abs() > release.ClockSkew:
+		return problem.New(problem.Denied, "cas_clock", "the CAS's clock says %s, which is %s off", seen.Time.UTC().Format(time.RFC3339), off.Abs().Round(time.Second)).
+			Want("at most %s from %s", release.ClockSkew, seen.Now.UTC().Format(time.RFC3339)).
+			Fix("set the clocks of this machine and of the CAS's right")
+	}
+	return nil
+}
+
+// Pins are the attested CASes, by address (HOST:PORT).
+type Pins map[string]Pin
+
+// Sessions are the sessions that the owner created.
+type Sessions map[ident.SessionName]SessionRecord
+
+// SessionRecord says where a session is and what it was made from.
+type SessionRecord struct {
+	CAS        string       `json:"cas"` // address
+	Runtime    string       `json:"runtime"`
+	Command    string       `json:"command"`
+	Volume     string       `json:"volume,omitempty"`
+	DNS        []string     `json:"dns,omitempty"`
+	Ref        string       `json:"ref,omitempty"`
+	Simulation bool         `json:"simulation,omitempty"`
+	Hash       ident.Digest `json:"hash"` // of its newest version
+	At         time.Time    `json:"at"`
+}

@@ -1,0 +1,226 @@
+package owner
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// Services of a template.
+const (
+	PullService ident.ServiceName = "pull_repo"
+	AppService  ident.ServiceName = "client-app"
+)
+
+// PullRuntime is the runtime that PullService runs.
+const PullRuntime = "puller"
+
+// Places inside of the instances.
+const (
+	VolumePath = "/home/client-app"      // the encrypted volume
+	RepoPath   = "/home/client-app/repo" // the repository in it
+	TLSPath    = "/run/cupel/tls"        // cert.pem (with chain), key.pem, ca.pem
+)
+
+// Variables that a template leaves open.
+const (
+	VarSession = "SESSION"
+	VarToken   = "ACCESS_TOKEN"
+	VarRepo    = "GIT_REPO"
+	VarCA      = "GIT_CA" // empty: the puller's own bundle
+)
+
+// Inputs are the owner's decisions: whatever a template may depend on.
+type Inputs struct {
+	Runtime    string   // of AppService
+	Command    string   // of AppService
+	Volume     string   // its name; "" is genesis
+	DNS        []string // names in the app's certificate; none is localhost
+	Ref        string   // branch, tag or commit to pull; "" is the default branch
+	Simulation bool     // tolerate simulated platforms
+
+	Measurements map[ident.ServiceName]ident.Measurement
+}
+
+var (
+	runtimeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
+	refName     = regexp.MustCompile(`^[A-Za-z0-9._/@+][A-Za-z0-9._/@+-]{0,255}$`)
+)
+
+func (in Inputs) normal() (Inputs, error) {
+	if in.Volume == "" {
+		in.Volume = "genesis"
+	}
+	if len(in.DNS) == 0 {
+		in.DNS = []string{"localhost"}
+	}
+	refuse := func(flag, format string, args ...any) (Inputs, error) {
+		return Inputs{}, problem.New(problem.Invalid, "template_input", format, args...).Fix("give --%s", flag)
+	}
+	switch words, err := session.SplitCommand(in.Command); {
+	case err != nil:
+		return refuse("command", "the command: %v", err)
+	case len(words) == 0:
+		return refuse("command", "no command")
+	case !runtimeName.MatchString(in.Runtime):
+		return refuse("runtime", "the runtime is %q", in.Runtime)
+	case in.Ref != "" && !refName.MatchString(in.Ref):
+		return refuse("ref", "the ref is %q", in.Ref)
+	}
+	for _, service := range []ident.ServiceName{PullService, AppService} {
+		if in.Measurements[service].IsZero() {
+			return Inputs{}, problem.New(problem.Invalid, "template_input", "no measurement for the service %s", service).
+				Fix("build the runtime, or take its measurement from `cupel runtime measure`")
+		}
+	}
+	return in, nil
+}
+
+// RuntimeOf returns the runtime that a service of the template runs.
+func (in Inputs) RuntimeOf(service ident.ServiceName) string {
+	if service == PullService {
+		return PullRuntime
+	}
+	return in.Runtime
+}
+
+// Template writes the session template for the inputs: equal inputs give equal
+// bytes. The variables of VarSession and so on are left open.
+func Template(in Inputs) ([]byte, error) {
+	in, err := in.normal()
+	if err != nil {
+		return nil, err
+	}
+	return in.template()
+}
+
+func (in Inputs) template() ([]byte, error) {
+	text := make(map[string]string)
+	for key, value := range map[string]string{"command": in.Command, "expect": expectedFile(in.Command), "ref": in.Ref, "volume": in.Volume} {
+		escaped, err := session.EscapeVariables(value)
+		if err != nil {
+			return nil, problem.New(problem.Invalid, "template_input", "the %s: %v", key, err)
+		}
+		text[key] = session.Quote(escaped)
+	}
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("# Session template: an app out of a private git repository, runtime %s.", in.Runtime)
+	p(`version: "0.3"`)
+	p("name: $%s", VarSession)
+	p("")
+	p("services:")
+	p("  - name: %s", PullService)
+	p("    image_name: %s", PullService)
+	p("    attestation:")
+	p("      - mrenclave: [%s]", session.Quote(in.Measurements[PullService].String()))
+	p("    command: /usr/bin/cupel-pull")
+	p("    environment:")
+	p("      CUPEL_PULL_DIR: %s", RepoPath)
+	if expectedFile(in.Command) != "" {
+		p("      CUPEL_PULL_EXPECT: %s", text["expect"])
+	}
+	if in.Ref != "" {
+		p("      CUPEL_PULL_REF: %s", text["ref"])
+	}
+	p("    pwd: /tmp")
+	p("  - name: %s", AppService)
+	p("    image_name: %s", AppService)
+	p("    attestation:")
+	p("      - mrenclave: [%s]", session.Quote(in.Measurements[AppService].String()))
+	p("    command: %s", text["command"])
+	p("    pwd: %s", RepoPath)
+	p("")
+	in.secrets(p)
+	p("volumes:")
+	p("  - name: %s", text["volume"])
+	p("")
+	in.images(p, text["volume"])
+	p("access_policy:")
+	p("  read: [CREATOR]")
+	p("  update: [CREATOR]")
+	if in.Simulation {
+		p("")
+		p("# For trying out on a simulated platform: it keeps no secret from its host.")
+		p("security:")
+		p("  attestation:")
+		p("    tolerate: [debug-mode, simulation]")
+	}
+	out := []byte(b.String())
+	if _, err := session.ParseFilled(out, func(name string) (secret.Value, bool) { return secret.NewString(name), true }); err != nil {
+		return nil, fmt.Errorf("the inputs make no valid session: %w", err)
+	}
+	return out, nil
+}
+
+func (in Inputs) secrets(p func(string, ...any)) {
+	p("secrets:")
+	for _, s := range []struct{ name, variable string }{{"access_token", VarToken}, {"git_repo", VarRepo}, {"git_ca", VarCA}} {
+		p("  - name: %s", s.name)
+		p("    kind: ascii")
+		p(`    value: "$%s"`, s.variable)
+	}
+	p("  - name: app_ca_key")
+	p("    kind: private-key")
+	p("  - name: app_ca")
+	p("    kind: x509-ca")
+	p("    private_key: app_ca_key")
+	p("    export_public: true")
+	p("  - name: app_cert # a key of its own for each instance")
+	p("    kind: x509")
+	p("    issuer: app_ca")
+	p("    endpoint: server")
+	p("    dns:")
+	for _, name := range in.DNS {
+		p("      - %s", session.Quote(name))
+	}
+	p("")
+}
+
+func (in Inputs) images(p func(string, ...any), volume string) {
+	file := func(path, content string) {
+		p("      - path: %s", path)
+		p("        content: %s", content)
+	}
+	p("images:")
+	p("  - name: %s", PullService)
+	p("    volumes:")
+	p("      - name: %s", volume)
+	p("        path: %s", VolumePath)
+	p("        update_policy: rollback_protected")
+	p("    injection_files:")
+	file("/run/cupel/pull/token", "$$SCONE::access_token$$")
+	file("/run/cupel/pull/repository", "$$SCONE::git_repo$$")
+	file("/run/cupel/pull/ca.pem", "$$SCONE::git_ca$$")
+	p("  - name: %s", AppService)
+	p("    volumes:")
+	p("      - name: %s", volume)
+	p("        path: %s", VolumePath)
+	p("        update_policy: ephemeral")
+	p("    injection_files:")
+	file(TLSPath+"/cert.pem", "$$SCONE::app_cert:crt$$$$SCONE::app_cert:chain$$")
+	file(TLSPath+"/key.pem", "$$SCONE::app_cert:privatekey$$")
+	file(TLSPath+"/ca.pem", "$$SCONE::app_ca:crt$$")
+	p("")
+}
+
+// expectedFile is the first word of the command that names a file in the
+// repository, or "": the puller checks that it is there.
+func expectedFile(command string) string {
+	words, err := session.SplitCommand(command)
+	if err != nil {
+		return ""
+	}
+	for _, w := range words {
+		if strings.HasPrefix(w, RepoPath+"/") && path.Clean(w) == w && !strings.Contains(w, "$$SCONE") {
+			return w
+		}
+	}
+	return ""
+}

@@ -1,0 +1,119 @@
+package owner
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
+	"cupel.dev/cupel/internal/trusted/session"
+	"github.com/google/go-cmp/cmp"
+)
+
+var updateGolden = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *updateGolden {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s (-want +got):\n%s", path, d)
+	}
+}
+
+var (
+	pullM = ident.Measurement(ident.Sum([]byte("the puller")))
+	appM  = ident.Measurement(ident.Sum([]byte("the python runtime")))
+	evilM = ident.Measurement(ident.Sum([]byte("the operator's own")))
+)
+
+const command = "python3 /home/client-app/repo/client-app.py"
+
+func inputs() Inputs {
+	return Inputs{
+		Runtime: "python", Command: command,
+		Measurements: map[ident.ServiceName]ident.Measurement{PullService: pullM, AppService: appM},
+	}
+}
+
+func operators(t *testing.T) string {
+	t.Helper()
+	text, err := Template(inputs())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestTemplate(t *testing.T) {
+	golden(t, "template.yml", []byte(operators(t)))
+	in := inputs()
+	in.Simulation, in.Ref, in.Volume, in.DNS = true, "v1.2", "store", []string{"shop.example", "*.shop.example", "10.0.0.1"}
+	in.Command = `python3 -u "/home/client-app/repo/a b.py" --price $5 $HOME`
+	text, err := Template(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "template-all.yml", text)
+	names, err := session.Variables(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{VarSession, VarToken, VarRepo, VarCA}, names); d != "" {
+		t.Error(d)
+	}
+	s, err := session.ParseFilled(text, func(n string) (secret.Value, bool) { return secret.NewString("x-" + n), true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, _ := s.Service(AppService)
+	if got := app.Command[len(app.Command)-1].String(); got != "$HOME" {
+		t.Errorf("the last argument became %q", got)
+	}
+	if got, _ := s.Secret("access_token"); string(got.Value.Reveal()) != "x-ACCESS_TOKEN" {
+		t.Error("the token does not reach its secret")
+	}
+	if len(s.Warnings) > 0 {
+		t.Errorf("warnings: %q", s.Warnings)
+	}
+}
+
+func TestTemplateRefusesInputs(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Inputs)
+		says   string
+	}{
+		"no command":     {func(in *Inputs) { in.Command = " " }, "no command"},
+		"open quote":     {func(in *Inputs) { in.Command = "a 'b" }, "quote"},
+		"runtime":        {func(in *Inputs) { in.Runtime = "Python\nname: x" }, "runtime"},
+		"ref":            {func(in *Inputs) { in.Ref = "--upload-pack=x" }, "ref"},
+		"dns":            {func(in *Inputs) { in.DNS = []string{"a b"} }, "dns"},
+		"volume":         {func(in *Inputs) { in.Volume = "a/b" }, "volume"},
+		"no measurement": {func(in *Inputs) { delete(in.Measurements, PullService) }, "no measurement for the service pull_repo"},
+		"reference":      {func(in *Inputs) { in.Command = "a $$SCONE::nothing$$" }, "there is no secret"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := inputs()
+			c.change(&in)
+			text, err := Template(in)
+			if err == nil || problem.KindOf(err) != problem.Invalid || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %s\n%s", err, c.says, text)
+			}
+		})
+	}
+}
