@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cupel.dev/cupel/internal/netlab"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -135,8 +136,8 @@ func TestHairpin(t *testing.T) {
 		for _, to := range []netip.Addr{public4, gateway} {
 			t.Run(fmt.Sprintf("bridge-nf-call-iptables=%s/%s", hooks, to), func(t *testing.T) {
 				for _, i := range is {
-					first := i.ask(t, netip.Addr{}, to)
-					if again := i.ask(t, netip.Addr{}, to); again != first {
+					first := ask(t, i.Space, netip.Addr{}, to)
+					if again := ask(t, i.Space, netip.Addr{}, to); again != first {
 						t.Errorf("%s was answered by %s, then by %s", i.Instance, first, again)
 					}
 				}
@@ -145,7 +146,7 @@ func TestHairpin(t *testing.T) {
 		t.Run("bridge-nf-call-iptables="+hooks+"/itself", func(t *testing.T) {
 			for _, i := range is {
 				apply(t, b, i)
-				c, err := i.dial(netip.Addr{}, netip.AddrPortFrom(public4, port))
+				c, err := i.Dial(netip.Addr{}, netip.AddrPortFrom(public4, port))
 				check(t, err)
 				name, seen, err := greeting(c)
 				check(t, err)
@@ -163,16 +164,10 @@ func TestInstancesReachOutside(t *testing.T) {
 	l := newLab(t)
 	i := l.instance("a")
 	open(t) // before any port is public
-	server := manager.Endpoint{Instance: "server"}
-	var ln net.Listener
-	l.outside.do(func() {
-		var err error
-		ln, err = net.Listen("tcp4", "192.0.2.2:8080")
-		check(t, err)
-	})
+	ln := listenIn(t, l.outside, netip.MustParseAddrPort("192.0.2.2:8080"))
 	defer func() { _ = ln.Close() }()
-	go greet(ln, server.Instance)
-	c, err := i.dial(netip.Addr{}, netip.MustParseAddrPort("192.0.2.2:8080"))
+	go greet(ln, "server")
+	c, err := i.Dial(netip.Addr{}, netip.MustParseAddrPort("192.0.2.2:8080"))
 	check(t, err)
 	defer func() { _ = c.Close() }()
 	if _, seen, err := greeting(c); err != nil || seen != public4 {
@@ -186,7 +181,7 @@ func TestInstanceSeesClient(t *testing.T) {
 	l := newLab(t)
 	b := open(t)
 	apply(t, b, l.instance("a"))
-	c, err := l.outside.dial(client4(77), netip.AddrPortFrom(public4, port))
+	c, err := l.outside.Dial(client4(77), netip.AddrPortFrom(public4, port))
 	check(t, err)
 	defer func() { _ = c.Close() }()
 	if _, seen, err := greeting(c); err != nil || seen != client4(77) {
@@ -232,7 +227,7 @@ func TestPortTaken(t *testing.T) {
 		t.Errorf("Reserve: %v, want port_taken", p)
 	}
 	// Nothing of that state took effect, and what was goes on.
-	if c, err := dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:9000")); !errors.Is(err, syscall.ECONNREFUSED) {
+	if c, err := netlab.Dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:9000")); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("port 9000: %v %v, want refused", c, err)
 	}
 	if got := askHere(t, "127.0.0.1"); got != "a" {
@@ -255,7 +250,7 @@ func TestReserve(t *testing.T) {
 			t.Errorf("port %s is not held: %v %v", p, ln, err)
 		}
 		// Nothing serves there: a connection is reset.
-		c, err := dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:"+p))
+		c, err := netlab.Dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:"+p))
 		if err == nil {
 			_, _, err = greeting(c)
 			_ = c.Close()
@@ -329,10 +324,10 @@ func TestReplacesForeignContent(t *testing.T) {
 	}`)
 	b := open(t)
 	apply(t, b, is...)
-	l.outside.ask(t, client4(1), public4)
+	ask(t, l.outside, client4(1), public4)
 	nft(t, "flush ruleset")
 	apply(t, b, is...)
-	l.outside.ask(t, client4(1), public4)
+	ask(t, l.outside, client4(1), public4)
 	check(t, b.Remove(context.Background()))
 	if out := nft(t, "list tables"); len(out) != 0 {
 		t.Errorf("Remove left %q", out)
@@ -363,7 +358,7 @@ func TestTwoBalancers(t *testing.T) {
 		t.Errorf("the other's port: %v, want port_taken", err)
 	}
 	check(t, one.Remove(context.Background()))
-	c, err := l.outside.dial(client4(1), netip.AddrPortFrom(public4, 9000))
+	c, err := l.outside.Dial(client4(1), netip.AddrPortFrom(public4, 9000))
 	check(t, err)
 	defer func() { _ = c.Close() }()
 	if name, _, err := greeting(c); name != "b" {
@@ -385,7 +380,7 @@ func TestFlowsEndWithTheirEndpoint(t *testing.T) {
 			apply(t, b, is...)
 			flows := map[string]*net.TCPConn{}
 			for i := 0; len(flows) < 2; i++ {
-				c, err := l.outside.dial(path.client(i), netip.AddrPortFrom(path.to, port))
+				c, err := l.outside.Dial(path.client(i), netip.AddrPortFrom(path.to, port))
 				check(t, err)
 				defer func() { _ = c.Close() }()
 				name, _, err := greeting(c)
@@ -429,7 +424,7 @@ func TestProxyHalfClose(t *testing.T) {
 	l := newLab(t)
 	b := open(t)
 	apply(t, b, l.instance("a"))
-	c, err := dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:8080"))
+	c, err := netlab.Dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:8080"))
 	check(t, err)
 	defer func() { _ = c.Close() }()
 	if _, _, err := greeting(c); err != nil {
@@ -451,7 +446,7 @@ func TestProxyIdleLimit(t *testing.T) {
 	l := newLab(t)
 	b := open(t, func(c *Config) { c.FlowIdle = 50 * time.Millisecond })
 	apply(t, b, l.instance("a"))
-	c, err := dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:8080"))
+	c, err := netlab.Dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:8080"))
 	check(t, err)
 	defer func() { _ = c.Close() }()
 	if _, _, err := greeting(c); err != nil {
@@ -468,13 +463,13 @@ func TestProxyBound(t *testing.T) {
 	b := open(t, func(c *Config) { c.MaxFlows = 1 })
 	apply(t, b, l.instance("a"))
 	to := netip.MustParseAddrPort("127.0.0.1:8080")
-	one, err := dial(netip.Addr{}, to)
+	one, err := netlab.Dial(netip.Addr{}, to)
 	check(t, err)
 	defer func() { _ = one.Close() }()
 	if _, _, err := greeting(one); err != nil {
 		t.Fatal(err)
 	}
-	two, err := dial(netip.Addr{}, to)
+	two, err := netlab.Dial(netip.Addr{}, to)
 	if err == nil {
 		_, _, err = greeting(two)
 		_ = two.Close()
@@ -499,10 +494,10 @@ func TestDeadInstanceRefuses(t *testing.T) {
 	b := open(t)
 	apply(t, b, i)
 	check(t, i.ln.Close())
-	if _, err := l.outside.dial(client4(1), netip.AddrPortFrom(public4, port)); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := l.outside.Dial(client4(1), netip.AddrPortFrom(public4, port)); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("translated: %v, want refused", err)
 	}
-	c, err := dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:8080"))
+	c, err := netlab.Dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:8080"))
 	if err == nil {
 		_, _, err = greeting(c)
 		_ = c.Close()
@@ -565,8 +560,8 @@ func TestConcurrentChanges(t *testing.T) {
 		})
 	}
 	for i := range 300 {
-		l.outside.ask(t, client4(i%50), public4)
-		l.outside.ask(t, client6(i%50), public6)
+		ask(t, l.outside, client4(i%50), public4)
+		ask(t, l.outside, client6(i%50), public6)
 	}
 	close(stop)
 	changers.Wait()

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/netlab"
 	"cupel.dev/cupel/internal/operator/manager"
 )
 
@@ -64,7 +64,7 @@ const port = 8080
 type lab struct {
 	t       testing.TB
 	bridge  *netlink.Bridge
-	outside *space
+	outside *netlab.Space
 	hosts   int
 }
 
@@ -91,33 +91,28 @@ func newLab(t testing.TB) *lab {
 	l.bridge = &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cpl0"}}
 	check(t, netlink.LinkAdd(l.bridge))
 	t.Cleanup(func() { check(t, netlink.LinkDel(l.bridge)) })
-	check(t, netlink.AddrAdd(l.bridge, address(netip.PrefixFrom(gateway, subnet.Bits()))))
+	check(t, netlab.AddAddress(l.bridge, netip.PrefixFrom(gateway, subnet.Bits())))
 	check(t, netlink.LinkSetUp(l.bridge))
 
 	// Clients may use any address of 10.1.0.0/16 and 2001:db8:1::/64.
-	l.outside = newSpace(t)
-	host := l.outside.link(t, "out0", "192.0.2.2/24", "2001:db8::2/64")
-	check(t, netlink.AddrAdd(host, address(netip.PrefixFrom(public4, 24))))
-	check(t, netlink.AddrAdd(host, address(netip.PrefixFrom(public6, 64))))
+	l.outside = netlab.New(t)
+	host := l.outside.Link(t, "out0", "192.0.2.2/24", "2001:db8::2/64")
+	check(t, netlab.AddAddress(host, netip.PrefixFrom(public4, 24)))
+	check(t, netlab.AddAddress(host, netip.PrefixFrom(public6, 64)))
 	for dst, via := range map[string]string{"10.1.0.0/16": "192.0.2.2", "2001:db8:1::/64": "2001:db8::2"} {
-		check(t, netlink.RouteAdd(&netlink.Route{LinkIndex: host.Attrs().Index, Dst: network(dst), Gw: net.ParseIP(via)}))
-		l.outside.do(func() {
-			lo, err := netlink.LinkByName("lo")
-			check(t, err)
-			check(t, netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: network(dst), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: unix.RT_SCOPE_HOST}))
-		})
+		net, gw := netip.MustParsePrefix(dst), netip.MustParseAddr(via)
+		check(t, netlink.RouteAdd(&netlink.Route{LinkIndex: host.Attrs().Index, Dst: netlab.IPNet(net), Gw: gw.AsSlice()}))
+		l.outside.AnyAddress(t, net)
 	}
-	l.outside.do(func() {
-		setSysctl(t, "net/ipv6/ip_nonlocal_bind", "1")
-		check(t, netlink.RouteAdd(&netlink.Route{Dst: network("10.88.7.0/24"), Gw: public4.AsSlice()}))
-	})
+	l.outside.Do(func() { setSysctl(t, "net/ipv6/ip_nonlocal_bind", "1") })
+	l.outside.Route(t, subnet, public4)
 	return l
 }
 
 // instance is a server in a namespace of its own on the bridge. It greets with
 // its name and the address that it sees, and returns what it is sent.
 type instance struct {
-	*space
+	*netlab.Space
 	manager.Endpoint
 	ln net.Listener
 }
@@ -127,20 +122,25 @@ func (l *lab) instance(name string) *instance {
 	t.Helper()
 	l.hosts++
 	addr := netip.AddrFrom4([4]byte{10, 88, 7, byte(10 + l.hosts)})
-	s := newSpace(t)
-	host := s.link(t, "i"+name, netip.PrefixFrom(addr, subnet.Bits()).String())
+	s := netlab.New(t)
+	host := s.Link(t, "i"+name, netip.PrefixFrom(addr, subnet.Bits()).String())
 	check(t, netlink.LinkSetMaster(host, l.bridge))
 	check(t, netlink.LinkSetHairpin(host, true))
-	i := &instance{space: s, Endpoint: manager.Endpoint{Instance: name, IP: addr, Port: port}}
-	s.do(func() {
-		check(t, netlink.RouteAdd(&netlink.Route{Dst: network("0.0.0.0/0"), Gw: gateway.AsSlice()}))
-		var err error
-		i.ln, err = net.Listen("tcp4", netip.AddrPortFrom(addr, port).String())
-		check(t, err)
-	})
+	i := &instance{Space: s, Endpoint: manager.Endpoint{Instance: name, IP: addr, Port: port}}
+	s.Route(t, netip.MustParsePrefix("0.0.0.0/0"), gateway)
+	i.ln = listenIn(t, s, netip.AddrPortFrom(addr, port))
 	t.Cleanup(func() { _ = i.ln.Close() })
 	go greet(i.ln, name)
 	return i
+}
+
+// listenIn listens in a namespace.
+func listenIn(t testing.TB, s *netlab.Space, at netip.AddrPort) (ln net.Listener) {
+	t.Helper()
+	var err error
+	s.Do(func() { ln, err = net.Listen("tcp", at.String()) })
+	check(t, err)
+	return ln
 }
 
 func (l *lab) instances(n int) []*instance {
@@ -166,89 +166,6 @@ func greet(ln net.Listener, name string) {
 	}
 }
 
-// space is a network namespace, held by a locked thread.
-type space struct {
-	calls chan func()
-	fd    int
-}
-
-func newSpace(t testing.TB) *space {
-	t.Helper()
-	s := &space{calls: make(chan func())}
-	ready := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread, and the namespace, end with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			s.fd, err = unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		}
-		ready <- err
-		for call := range s.calls {
-			call()
-		}
-	}()
-	check(t, <-ready)
-	t.Cleanup(func() {
-		_ = unix.Close(s.fd)
-		close(s.calls)
-	})
-	s.do(func() {
-		lo, err := netlink.LinkByName("lo")
-		check(t, err)
-		check(t, netlink.LinkSetUp(lo))
-	})
-	return s
-}
-
-// do runs f in the namespace.
-func (s *space) do(f func()) {
-	done := make(chan struct{})
-	s.calls <- func() {
-		defer close(done)
-		f()
-	}
-	<-done
-}
-
-// link connects the namespace with the machine and returns the machine's end.
-func (s *space) link(t testing.TB, name string, addrs ...string) netlink.Link {
-	t.Helper()
-	check(t, netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name, NetNsID: -1}, PeerName: "eth0", PeerNamespace: netlink.NsFd(s.fd),
-	}))
-	host, err := netlink.LinkByName(name)
-	check(t, err)
-	t.Cleanup(func() { _ = netlink.LinkDel(host) })
-	check(t, netlink.LinkSetUp(host))
-	s.do(func() {
-		eth, err := netlink.LinkByName("eth0")
-		check(t, err)
-		for _, a := range addrs {
-			check(t, netlink.AddrAdd(eth, address(netip.MustParsePrefix(a))))
-		}
-		check(t, netlink.LinkSetUp(eth))
-	})
-	return host
-}
-
-// dial connects from an address of the namespace; the zero address: any.
-func (s *space) dial(from netip.Addr, to netip.AddrPort) (conn *net.TCPConn, err error) {
-	s.do(func() { conn, err = dial(from, to) })
-	return conn, err
-}
-
-func dial(from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
-	d := net.Dialer{Timeout: 3 * time.Second}
-	if from.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
-	}
-	c, err := d.Dial("tcp", to.String())
-	if err != nil {
-		return nil, err
-	}
-	return c.(*net.TCPConn), nil
-}
-
 // greeting reads which instance answers and whom it sees.
 func greeting(c *net.TCPConn) (name string, seen netip.Addr, err error) {
 	check(nil, c.SetReadDeadline(time.Now().Add(3*time.Second)))
@@ -263,9 +180,9 @@ func greeting(c *net.TCPConn) (name string, seen netip.Addr, err error) {
 }
 
 // ask returns the instance that answers from an address to a public address.
-func (s *space) ask(t testing.TB, from netip.Addr, to netip.Addr) string {
+func ask(t testing.TB, s *netlab.Space, from netip.Addr, to netip.Addr) string {
 	t.Helper()
-	c, err := s.dial(from, netip.AddrPortFrom(to, port))
+	c, err := s.Dial(from, netip.AddrPortFrom(to, port))
 	if err != nil {
 		t.Fatalf("from %s to %s: %v", from, to, err)
 	}
@@ -280,7 +197,7 @@ func (s *space) ask(t testing.TB, from netip.Addr, to netip.Addr) string {
 // askHere asks from the machine itself.
 func askHere(t testing.TB, to string) string {
 	t.Helper()
-	c, err := dial(netip.Addr{}, netip.AddrPortFrom(netip.MustParseAddr(to), port))
+	c, err := netlab.Dial(netip.Addr{}, netip.AddrPortFrom(netip.MustParseAddr(to), port))
 	if err != nil {
 		t.Fatalf("to %s: %v", to, err)
 	}
@@ -297,7 +214,7 @@ func (l *lab) askAll(t testing.TB, n int, client func(int) netip.Addr, to netip.
 	t.Helper()
 	out := make(map[netip.Addr]string, n)
 	for i := range n {
-		out[client(i)] = l.outside.ask(t, client(i), to)
+		out[client(i)] = ask(t, l.outside, client(i), to)
 	}
 	return out
 }
@@ -334,22 +251,6 @@ func apply(t testing.TB, b *Balancer, instances ...*instance) {
 func setSysctl(t testing.TB, name, value string) {
 	t.Helper()
 	check(t, os.WriteFile("/proc/sys/"+name, []byte(value), 0o644))
-}
-
-func address(p netip.Prefix) *netlink.Addr {
-	a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
-	if p.Addr().Is6() {
-		a.Flags = unix.IFA_F_NODAD
-	}
-	return a
-}
-
-func network(cidr string) *net.IPNet {
-	_, n, err := net.ParseCIDR(cidr)
-	if err != nil {
-		panic(err)
-	}
-	return n
 }
 
 func check(t testing.TB, err error) {

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -19,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"cupel.dev/cupel/internal/netlab"
 )
 
 // How much the balancer costs, as ratios to going to the instances directly, in
@@ -63,7 +64,7 @@ func TestLoader(t *testing.T) {
 
 // request connects once and asks once, or until end.
 func request(t *testing.T, from netip.Addr, to netip.AddrPort, keepAlive bool, end time.Time) (n int64) {
-	c, err := dial(from, to)
+	c, err := netlab.Dial(from, to)
 	check(t, err)
 	defer reset(c) // leaves no TIME_WAIT that would run out of ports
 	in := bufio.NewReader(c)
@@ -87,12 +88,7 @@ func TestRatios(t *testing.T) {
 	var direct []netip.AddrPort
 	var endpoints []*instance
 	for _, i := range is {
-		var ln net.Listener
-		i.do(func() {
-			var err error
-			ln, err = net.Listen("tcp4", netip.AddrPortFrom(i.IP, 8000).String())
-			check(t, err)
-		})
+		ln := listenIn(t, i.Space, netip.AddrPortFrom(i.IP, 8000))
 		body := []byte(strings.Repeat("x", 512))
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })}
 		go func() { _ = server.Serve(ln) }()
@@ -141,7 +137,7 @@ func measure(t *testing.T, l *lab, keepAlive bool, targets []netip.AddrPort) flo
 	cmd.Env = append(os.Environ(), loaderEnv+"="+string(order))
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	l.outside.do(func() { err = cmd.Start() }) // a child is born into its parent thread's namespace
+	l.outside.Do(func() { err = cmd.Start() }) // a child is born into its parent thread's namespace
 	check(t, err)
 	check(t, cmd.Wait())
 	for line := range strings.Lines(out.String()) {
