@@ -82,16 +82,21 @@ func tlsConfig(key *Key, identity ident.KeyHash) *tls.Config {
 	return c
 }
 
+// Observe is told of every reply: which API ("owners", "instances"), request and
+// reply.
+type Observe func(which, method, path string, status int, header http.Header, body []byte)
+
 // Owner talks to the owners' API.
 type Owner struct {
-	Addr string
-	Key  *Key
-	http *http.Client
+	Addr    string
+	Key     *Key
+	Observe Observe // may be nil
+	http    *http.Client
 }
 
 // NewOwner returns a client with a key, or none.
 func NewOwner(addr string, identity ident.KeyHash, key *Key) *Owner {
-	return &Owner{addr, key, &http.Client{
+	return &Owner{Addr: addr, Key: key, http: &http.Client{
 		Timeout:   30 * time.Second,
 		Transport: &http.Transport{TLSClientConfig: tlsConfig(key, identity), MaxIdleConnsPerHost: 64},
 	}}
@@ -115,6 +120,9 @@ func (o *Owner) Do(ctx context.Context, method, path string, body []byte, out an
 	if err != nil {
 		return resp, err
 	}
+	if o.Observe != nil && method != http.MethodHead {
+		o.Observe("owners", method, resp.Request.URL.RequestURI(), resp.StatusCode, resp.Header, b)
+	}
 	if resp.StatusCode >= 300 {
 		return resp, problem.Read(resp.StatusCode, b)
 	}
@@ -135,6 +143,7 @@ type Instance struct {
 	Key      *Key
 	// Evidence replaces how evidence is made.
 	Evidence func(reportData attest.Data64) (attest.Evidence, error)
+	Observe  Observe // may be nil
 }
 
 // NewInstance is an honest copy of code with this measurement.
@@ -228,6 +237,9 @@ func (c *Conn) PostBytes(path string, body []byte) (status int, reply []byte, er
 	}
 	defer func() { _ = resp.Body.Close() }()
 	reply, err = io.ReadAll(resp.Body)
+	if err == nil && c.in.Observe != nil {
+		c.in.Observe("instances", http.MethodPost, path, resp.StatusCode, resp.Header, reply)
+	}
 	return resp.StatusCode, reply, err
 }
 

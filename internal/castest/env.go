@@ -1,6 +1,7 @@
 package castest
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -28,7 +29,8 @@ type Env struct {
 	Instances string
 	Identity  ident.KeyHash
 
-	stop func()
+	observe Observe
+	stop    func()
 }
 
 // Options change how an Env's CAS runs.
@@ -37,7 +39,9 @@ type Options struct {
 	Now             func() time.Time
 	KeepAlive       time.Duration
 	AllowUnattested bool
-	NoSimulation    bool // the CAS is not given the simulated root
+	Observe         Observe // is told of every reply to the Env's owners and instances
+	NoSimulation    bool    // the CAS is not given the simulated root
+	Owners          string  // address of the owners' API; empty: a free port
 }
 
 // Start runs a CAS until the test ends or Stop is called.
@@ -53,7 +57,7 @@ func Start(t testing.TB, o Options) *Env {
 
 // Open is Start with its error; scratch is used where Options name no folder.
 func Open(scratch string, o Options, log *slog.Logger) (*Env, error) {
-	e := &Env{Dir: o.Dir}
+	e := &Env{Dir: o.Dir, Owners: o.Owners}
 	if e.Dir == "" {
 		e.Dir = scratch
 	}
@@ -126,7 +130,7 @@ func (e *Env) serve(ctx context.Context, cancel func(), db *casdb.DB, srv *serve
 		addr  *string
 		serve func(context.Context, net.Listener) error
 	}{{&e.Owners, srv.ServeOwners}, {&e.Instances, srv.ServeInstances}} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ln, err := net.Listen("tcp", cmp.Or(*l.addr, "127.0.0.1:0"))
 		if err != nil {
 			e.Stop()
 			return err
@@ -160,6 +164,7 @@ func (e *Env) Owner(t testing.TB) *Owner {
 		t.Fatal(err)
 	}
 	o := NewOwner(e.Owners, e.Identity, key)
+	o.Observe = e.observe
 	t.Cleanup(o.Close)
 	return o
 }
@@ -171,5 +176,6 @@ func (e *Env) Instance(t testing.TB, session ident.SessionName, service ident.Se
 	if err != nil {
 		t.Fatal(err)
 	}
+	in.Observe = e.observe
 	return in
 }

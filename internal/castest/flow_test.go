@@ -135,7 +135,7 @@ func verifyLog(t testing.TB, e *Env, o *Owner) {
 }
 
 func TestMainRoad(t *testing.T) {
-	e := Start(t, Options{})
+	e := begin(t, Options{})
 	o := e.Owner(t)
 	hash := create(t, o, sessionText("demo"))
 
