@@ -118,17 +118,17 @@ func (r *reader) images(f fields) {
 			r.refuse(i.at("name"), ruleField, "an image name of %d bytes", len(img.Name)).Want("at most 512")
 		}
 		r.once(seen, i.at("name"), "image", img.Name)
-		taken := occupied{}
+		taken := occupied{map[string]bool{}, map[string]string{}}
 		mounted := map[string]bool{}
 		for _, m := range r.list(i, "volumes") {
 			mount := r.mount(m)
 			r.once(mounted, m, "mount in one image of the volume", mount.Name)
-			r.occupy(taken, m, mount.Path, true)
+			r.occupy(taken, m, mount.Path)
 			img.Volumes = append(img.Volumes, mount)
 		}
 		for _, m := range r.list(i, "injection_files") {
 			file := r.injectionFile(m)
-			r.occupy(taken, m, file.Path, false)
+			r.occupy(taken, m, file.Path)
 			img.InjectionFiles = append(img.InjectionFiles, file)
 		}
 		r.session.Images = append(r.session.Images, img)
@@ -214,22 +214,33 @@ func (r *reader) checkPath(n *yaml.Node, key, p string) {
 	}
 }
 
-// occupied is what lies where in one image: true for a volume.
-type occupied map[string]bool
+// occupied is what lies where in one image, and which directories lead there.
+type occupied struct {
+	things  map[string]bool
+	parents map[string]string // directory -> a thing below it
+}
 
-// occupy refuses two things in one place, and anything inside of a volume or
-// below a file: a file in a volume would be stored with it.
-func (r *reader) occupy(taken occupied, n *yaml.Node, p string, volume bool) {
-	for other, isVolume := range taken {
-		below := strings.HasPrefix(p, other+"/")
-		above := strings.HasPrefix(other, p+"/")
-		switch {
-		case p == other, below && isVolume, above && volume, below && !isVolume, above && !volume:
-			r.refuse(n, ruleField, "%q and %q collide in one image", clip(p), clip(other)).
-				Want("volumes and files that do not contain each other")
-		}
+// occupy refuses two things in one place, and anything below of another: a file
+// in a volume would be stored with it.
+func (r *reader) occupy(taken occupied, n *yaml.Node, p string) {
+	collision := ""
+	if taken.things[p] {
+		collision = p
 	}
-	taken[p] = volume
+	if below, ok := taken.parents[p]; ok {
+		collision = below
+	}
+	for dir := path.Dir(p); dir != "/" && dir != "."; dir = path.Dir(dir) {
+		if taken.things[dir] {
+			collision = dir
+		}
+		taken.parents[dir] = p
+	}
+	taken.things[p] = true
+	if collision != "" {
+		r.refuse(n, ruleField, "%q and %q collide in one image", clip(p), clip(collision)).
+			Want("volumes and files that do not contain each other")
+	}
 }
 
 // reference parses a text and resolves what it refers to.
@@ -276,6 +287,13 @@ func (s *Session) Secret(name string) (*Secret, bool) {
 // Volume returns the volume of that name.
 func (s *Session) Volume(name string) (*Volume, bool) {
 	return find(s.Volumes, func(v *Volume) bool { return v.Name == name })
+}
+
+// WithPredecessor returns the session as the successor of another version.
+func (s *Session) WithPredecessor(d ident.Digest) *Session {
+	next := *s
+	next.Predecessor = &d
+	return &next
 }
 
 func find[T any](in []T, is func(*T) bool) (*T, bool) {

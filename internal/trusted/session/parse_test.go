@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"github.com/google/go-cmp/cmp"
@@ -201,6 +202,8 @@ func TestParseRefuses(t *testing.T) {
 		"star without debug":    {small + "security: {attestation: {ignore_advisories: \"*\"}}\n", ruleField, "without debug-mode"},
 		"star list":             {small + "security: {attestation: {ignore_advisories: [\"*\"]}}\n", ruleField, "without debug-mode"},
 		"advisory":              {small + "security: {attestation: {ignore_advisories: [SA-1]}}\n", ruleField, "INTEL-SA-nnnnn"},
+		"long list":             {small + "volumes: [" + strings.Repeat("{},", 2001) + "]\n", ruleField, "2001 entries"},
+		"long key":              {strings.Repeat("k", 201) + ": 1\n", ruleSyntax, "a key of 201 bytes"},
 		"too large":             {"name: " + strings.Repeat("a", MaxSize), ruleSyntax, "bytes"},
 		"too deep":              {"name: " + strings.Repeat("[", 40) + strings.Repeat("]", 40), ruleSyntax, "nested more than 32"},
 		"services is a mapping": {"version: 0.3\nname: s\nservices: {a: b}\n", ruleField, "services is no list"},
@@ -287,4 +290,22 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("canonical form is another session:\n%s", d)
 		}
 	})
+}
+
+func TestWithPredecessor(t *testing.T) {
+	s, err := Parse([]byte(small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := s.WithPredecessor(s.Hash(ident.KeyHash{1}))
+	if s.Predecessor != nil || next.Predecessor == nil || next.Hash(ident.KeyHash{1}) == s.Hash(ident.KeyHash{1}) {
+		t.Error("the predecessor is not in the successor alone")
+	}
+	again, err := Parse(next.Canonical())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(next, again, same); d != "" {
+		t.Error(d)
+	}
 }

@@ -147,6 +147,9 @@ func (r *reader) list(f fields, key string) []*yaml.Node {
 	case n.Kind != yaml.SequenceNode:
 		r.refuse(n, ruleField, "%s is no list", key)
 		return nil
+	case len(n.Content) > maxList:
+		r.refuse(n, ruleField, "%s has %d entries", key, len(n.Content)).Want("at most %d", maxList)
+		return nil
 	}
 	return n.Content
 }

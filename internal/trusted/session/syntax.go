@@ -16,6 +16,7 @@ import (
 const (
 	MaxSize  = 1 << 20 // bytes
 	maxDepth = 32      // nested lists and mappings; the language needs 7
+	maxList  = 2000    // entries of a list, but for arguments
 	maxKey   = 200     // bytes; escaped, they still fit YAML's 1024 characters
 )
 
