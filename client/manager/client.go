@@ -1,0 +1,280 @@
+package manager
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// EndpointFile is the name of the Endpoint's file in a state folder.
+const EndpointFile = "manager.json"
+
+// maxReply bounds what is read of one reply that isn't a stream.
+const maxReply = 16 << 20
+
+// Options say whom to talk to, and as whom.
+type Options struct {
+	// CertSHA256 is the SHA-256 of the manager's certificate in DER.
+	CertSHA256 ident.Digest
+	// Certificate is the caller's; without one only what is public is answered.
+	Certificate *tls.Certificate
+}
+
+// Client talks to one manager.
+type Client struct {
+	addr string
+	http *http.Client
+}
+
+// ReadEndpoint reads where the manager of a state folder listens.
+func ReadEndpoint(state string) (Endpoint, error) {
+	var e Endpoint
+	path := filepath.Join(state, EndpointFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return e, problem.New(problem.Unavailable, "manager", "nothing runs under %s", state).
+			Fix("start it: cupel up --state %s; or name another folder with --state", state)
+	}
+	if err != nil {
+		return e, problem.New(problem.Invalid, "state_folder", "%w", err)
+	}
+	if err := json.Unmarshal(b, &e); err != nil || e.Address == "" {
+		return e, problem.New(problem.Invalid, "state_folder", "%s is damaged", path).Fix("write it anew: cupel up")
+	}
+	if e.Version != Version {
+		return e, problem.New(problem.Invalid, "state_folder", "%s has version %d", path, e.Version).Want("%d", Version).
+			Fix("use the cupel of the same release as the cupeld that runs")
+	}
+	return e, nil
+}
+
+// New returns a Client of the manager at addr, HOST:PORT.
+func New(addr string, opts Options) *Client {
+	conf := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		// The certificate is checked by its digest, below.
+		InsecureSkipVerify: true, //nolint:gosec // see above
+		VerifyPeerCertificate: func(raw [][]byte, _ [][]*x509.Certificate) error {
+			if len(raw) == 0 || ident.Sum(raw[0]) != opts.CertSHA256 {
+				return problem.New(problem.Unauthenticated, "manager_certificate", "another manager answers at %s", addr).
+					Want("certificate %s", opts.CertSHA256).Fix("find out who listens there, or restart the manager with cupel up")
+			}
+			return nil
+		},
+	}
+	if opts.Certificate != nil {
+		conf.Certificates = []tls.Certificate{*opts.Certificate}
+	}
+	return &Client{addr: addr, http: &http.Client{Transport: &http.Transport{
+		TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 60 * time.Second,
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+	}}}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Info asks what runs where.
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	return get[Info](ctx, c, PathInfo, nil)
+}
+
+// Runtimes lists the images that the operator offers.
+func (c *Client) Runtimes(ctx context.Context) ([]Runtime, error) {
+	l, err := get[RuntimeList](ctx, c, PathRuntimes, nil)
+	return l.Runtimes, err
+}
+
+// Template returns the operator's session template, which nobody has to trust.
+func (c *Client) Template(ctx context.Context, inputs url.Values) ([]byte, error) {
+	r, err := c.do(ctx, http.MethodGet, PathTemplate, inputs, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Body.Close() }()
+	return io.ReadAll(io.LimitReader(r.Body, maxReply))
+}
+
+// Deploy asks for an app, or updates it. It returns when the wish is durable;
+// App tells how the deployment goes.
+func (c *Client) Deploy(ctx context.Context, req DeployRequest) (App, error) {
+	req.Version = Version
+	return call[App](ctx, c, http.MethodPost, PathApps, nil, req)
+}
+
+// Apps lists the caller's apps.
+func (c *Client) Apps(ctx context.Context) ([]App, error) {
+	l, err := get[AppList](ctx, c, PathApps, nil)
+	return l.Apps, err
+}
+
+// App returns one app by id or name.
+func (c *Client) App(ctx context.Context, ref string) (App, error) {
+	return get[App](ctx, c, PathApps+"/"+url.PathEscape(ref), nil)
+}
+
+// RemoveApp asks for an app's removal; it is gone when App answers NotFound.
+func (c *Client) RemoveApp(ctx context.Context, ref string) (App, error) {
+	return call[App](ctx, c, http.MethodDelete, PathApps+"/"+url.PathEscape(ref), nil, nil)
+}
+
+// Instances lists the caller's instances; of one app unless app is empty.
+func (c *Client) Instances(ctx context.Context, app string) ([]Instance, error) {
+	q := url.Values{}
+	if app != "" {
+		q.Set("app", app)
+	}
+	l, err := get[InstanceList](ctx, c, PathInstances, q)
+	return l.Instances, err
+}
+
+// RemoveInstance eliminates one instance; the app goes on with one fewer.
+func (c *Client) RemoveInstance(ctx context.Context, id string) (RemoveInstanceReply, error) {
+	return call[RemoveInstanceReply](ctx, c, http.MethodDelete, PathInstances+"/"+url.PathEscape(id), nil, nil)
+}
+
+// LogOptions selects from an instance's output.
+type LogOptions struct {
+	Follow   bool
+	Since    time.Time // zero: from the oldest kept
+	Tail     int       // only so many of the newest lines; negative: all
+	Previous bool      // of the run before
+}
+
+// Logs calls each for every line of an instance's output.
+func (c *Client) Logs(ctx context.Context, id string, opts LogOptions, each func(LogLine) error) error {
+	q := url.Values{"tail": {strconv.Itoa(opts.Tail)}}
+	if opts.Follow {
+		q.Set("follow", "true")
+	}
+	if opts.Previous {
+		q.Set("previous", "true")
+	}
+	if !opts.Since.IsZero() {
+		q.Set("since", opts.Since.Format(time.RFC3339Nano))
+	}
+	return stream(ctx, c, PathInstances+"/"+url.PathEscape(id)+"/logs", q, each)
+}
+
+// Events calls each for every event after since, of one app unless it is empty.
+func (c *Client) Events(ctx context.Context, since uint64, app string, follow bool, each func(Event) error) error {
+	q := url.Values{"since": {strconv.FormatUint(since, 10)}}
+	if app != "" {
+		q.Set("app", app)
+	}
+	if follow {
+		q.Set("follow", "true")
+	}
+	return stream(ctx, c, PathEvents, q, each)
+}
+
+func get[T any](ctx context.Context, c *Client, path string, q url.Values) (T, error) {
+	return call[T](ctx, c, http.MethodGet, path, q, nil)
+}
+
+func call[T any](ctx context.Context, c *Client, method, path string, q url.Values, body any) (T, error) {
+	var out T
+	r, err := c.do(ctx, method, path, q, body)
+	if err != nil {
+		return out, err
+	}
+	defer func() { _ = r.Body.Close() }()
+	if err := json.NewDecoder(io.LimitReader(r.Body, maxReply)).Decode(&out); err != nil {
+		return out, problem.New(problem.Internal, "reply", "the manager's reply: %w", err)
+	}
+	return out, nil
+}
+
+// do makes one request and returns a successful reply.
+func (c *Client) do(ctx context.Context, method, path string, q url.Values, body any) (*http.Response, error) {
+	var payload io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("write request: %w", err)
+		}
+		payload = bytes.NewReader(b)
+	}
+	target := "https://" + c.addr + path
+	if len(q) > 0 {
+		target += "?" + q.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, payload)
+	if err != nil {
+		return nil, fmt.Errorf("write request: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	r, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if p, ok := errors.AsType[*problem.Error](err); ok {
+			return nil, p
+		}
+		return nil, problem.New(problem.Unavailable, "manager", "the manager at %s doesn't answer: %w", c.addr, cause(err)).
+			Fix("start it: cupel up")
+	}
+	if r.StatusCode/100 != 2 {
+		defer func() { _ = r.Body.Close() }()
+		b, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+		return nil, problem.Read(r.StatusCode, b)
+	}
+	return r, nil
+}
+
+// cause drops the method and address that net/http puts before an error.
+func cause(err error) error {
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return u.Err
+	}
+	return err
+}
+
+// stream reads JSON lines. A stream that ends in the middle is an error.
+func stream[T any](ctx context.Context, c *Client, path string, q url.Values, each func(T) error) error {
+	r, err := c.do(ctx, http.MethodGet, path, q, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Body.Close() }()
+	lines := bufio.NewReader(r.Body)
+	for {
+		raw, err := lines.ReadBytes('\n')
+		if len(raw) > 0 && err == nil {
+			var v T
+			if err := json.Unmarshal(raw, &v); err != nil {
+				return problem.New(problem.Internal, "reply", "the manager's reply: %w", err)
+			}
+			if err := each(v); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return problem.New(problem.Unavailable, "manager", "the manager went away: %w", err).Fix("start it: cupel up")
+		}
+	}
+}

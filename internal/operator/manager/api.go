@@ -1,0 +1,353 @@
+package manager
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+//go:embed openapi.yaml
+var openAPI []byte
+
+// OpenAPI is the description of the API that it serves.
+func OpenAPI() []byte { return openAPI }
+
+// maxRequest bounds the body of one request.
+const maxRequest = 64 << 10
+
+// headerRequestID is the header that names a request in replies and logs.
+const headerRequestID = "X-Request-Id"
+
+// API serves a Manager over HTTPS. A caller is whoever proves a key by a client
+// certificate; of the certificate only the key counts.
+type API struct {
+	Manager *Manager
+	Info    func() wire.Info
+	// Template writes the session template for the inputs in the query.
+	Template func(ctx context.Context, inputs url.Values) ([]byte, error)
+	Log      *slog.Logger
+}
+
+// Handler returns the API's routes.
+func (a *API) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+wire.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, map[string]any{"version": wire.Version, "status": "ok"})
+	})
+	mux.HandleFunc("GET "+wire.PathOpenAPI, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write(openAPI)
+	})
+	mux.HandleFunc("GET "+wire.PathInfo, a.public(a.info))
+	mux.HandleFunc("GET "+wire.PathRuntimes, a.public(a.runtimes))
+	mux.HandleFunc("GET "+wire.PathTemplate, a.public(a.template))
+	mux.HandleFunc("POST "+wire.PathApps, a.known(a.deploy))
+	mux.HandleFunc("GET "+wire.PathApps, a.known(a.apps))
+	mux.HandleFunc("GET "+wire.PathApps+"/{app}", a.known(a.app))
+	mux.HandleFunc("DELETE "+wire.PathApps+"/{app}", a.known(a.removeApp))
+	mux.HandleFunc("GET "+wire.PathInstances, a.known(a.instances))
+	mux.HandleFunc("DELETE "+wire.PathInstances+"/{id}", a.known(a.removeInstance))
+	mux.HandleFunc("GET "+wire.PathInstances+"/{id}/logs", a.known(a.logs))
+	mux.HandleFunc("GET "+wire.PathEvents, a.known(a.events))
+	mux.HandleFunc("/", a.public(func(_ http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
+		return problem.New(problem.NotFound, "path", "%s %.200s is no path of this API", r.Method, r.URL.Path).Fix("see %s", wire.PathOpenAPI)
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var id [8]byte
+		_, _ = rand.Read(id[:]) // never fails
+		w.Header().Set(headerRequestID, hex.EncodeToString(id[:]))
+		w.Header().Set("Cache-Control", "no-store")
+		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// Serve serves on ln with that certificate until ctx ends.
+func (a *API) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) error {
+	s := &http.Server{
+		Handler: a.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(a.Log.Handler(), slog.LevelDebug),
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
+			ClientAuth: tls.RequestClientCert, // the key counts, whoever certified it
+		},
+	}
+	stop := context.AfterFunc(ctx, func() {
+		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if s.Shutdown(short) != nil {
+			_ = s.Close()
+		}
+	})
+	defer stop()
+	err := s.ServeTLS(ln, "", "")
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+type handler func(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error
+
+// public answers whoever asks; the caller is zero without a certificate.
+func (a *API) public(h handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var caller ident.KeyHash
+		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+			caller = ident.HashCertKey(r.TLS.PeerCertificates[0])
+		}
+		tracked := &tracker{ResponseWriter: w}
+		err := h(tracked, r, caller)
+		if err == nil {
+			return
+		}
+		id := w.Header().Get(headerRequestID)
+		if problem.KindOf(err) == problem.Internal {
+			a.Log.ErrorContext(r.Context(), "request not served", "request_id", id, "path", r.URL.Path, "error", err)
+		}
+		if !tracked.begun {
+			problem.Write(w, id, err)
+			return
+		}
+		panic(http.ErrAbortHandler) // a stream that broke must not look complete
+	}
+}
+
+// known answers callers with a key only.
+func (a *API) known(h handler) http.HandlerFunc {
+	return a.public(func(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+		if caller.IsZero() {
+			return problem.New(problem.Unauthenticated, "certificate", "no client certificate").
+				Fix("present the owner's certificate; `cupel` does so by itself")
+		}
+		return h(w, r, caller)
+	})
+}
+
+// tracker remembers whether a reply has begun.
+type tracker struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (t *tracker) WriteHeader(status int) { t.begun = true; t.ResponseWriter.WriteHeader(status) }
+func (t *tracker) Write(b []byte) (int, error) {
+	t.begun = true
+	return t.ResponseWriter.Write(b)
+}
+func (t *tracker) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+func reply(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the caller hung up: nobody to tell
+}
+
+func (a *API) info(w http.ResponseWriter, _ *http.Request, caller ident.KeyHash) error {
+	info := a.Info()
+	info.Version = wire.Version
+	info.Operator = !caller.IsZero() && caller == a.Manager.cfg.Operator
+	reply(w, http.StatusOK, info)
+	return nil
+}
+
+func (a *API) runtimes(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
+	list, err := a.Manager.cfg.Catalog.Runtimes(r.Context())
+	if err != nil {
+		return err
+	}
+	if list == nil {
+		list = []wire.Runtime{}
+	}
+	reply(w, http.StatusOK, wire.RuntimeList{Version: wire.Version, Runtimes: list})
+	return nil
+}
+
+func (a *API) template(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
+	text, err := a.Template(r.Context(), r.URL.Query())
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/yaml")
+	_, _ = w.Write(text)
+	return nil
+}
+
+func (a *API) deploy(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+	var req wire.DeployRequest
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&req); err != nil {
+		return problem.New(problem.Invalid, "body", "request body: %w", err).Want("JSON as in %s", wire.PathOpenAPI)
+	}
+	app, err := a.Manager.Deploy(r.Context(), caller, req)
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusAccepted, app)
+	return nil
+}
+
+func (a *API) apps(w http.ResponseWriter, _ *http.Request, caller ident.KeyHash) error {
+	reply(w, http.StatusOK, wire.AppList{Version: wire.Version, Apps: a.Manager.Apps(caller)})
+	return nil
+}
+
+func (a *API) app(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+	app, err := a.Manager.App(caller, r.PathValue("app"))
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, app)
+	return nil
+}
+
+func (a *API) removeApp(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+	app, err := a.Manager.RemoveApp(r.Context(), caller, r.PathValue("app"))
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusAccepted, app)
+	return nil
+}
+
+func (a *API) instances(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+	list, err := a.Manager.Instances(r.Context(), caller, r.URL.Query().Get("app"))
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, wire.InstanceList{Version: wire.Version, Instances: list})
+	return nil
+}
+
+func (a *API) removeInstance(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+	out, err := a.Manager.RemoveInstance(r.Context(), caller, r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusAccepted, out)
+	return nil
+}
+
+func (a *API) logs(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+	q := query{values: r.URL.Query()}
+	opts := LogOptions{Follow: q.flag("follow"), Since: q.time("since"), Tail: q.number("tail", -1)}
+	previous := q.flag("previous")
+	if q.err != nil {
+		return q.err
+	}
+	s := startStream(w)
+	err := a.Manager.Logs(r.Context(), caller, r.PathValue("id"), opts, previous, func(l wire.LogLine) error { return s.send(l) })
+	return s.end(err)
+}
+
+func (a *API) events(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+	q := query{values: r.URL.Query()}
+	since, follow, app := q.number("since", 0), q.flag("follow"), q.values.Get("app")
+	if q.err != nil {
+		return q.err
+	}
+	s := startStream(w)
+	err := a.Manager.Events(r.Context(), caller, uint64(max(since, 0)), app, follow, func(e wire.Event) error { return s.send(e) })
+	return s.end(err)
+}
+
+// stream writes JSON lines, each sent at once.
+type stream struct {
+	w     http.ResponseWriter
+	flush *http.ResponseController
+	begun bool
+}
+
+func startStream(w http.ResponseWriter) *stream {
+	return &stream{w: w, flush: http.NewResponseController(w)}
+}
+
+func (s *stream) begin() {
+	if !s.begun {
+		s.begun = true
+		s.w.Header().Set("Content-Type", "application/jsonl")
+		s.w.WriteHeader(http.StatusOK)
+	}
+}
+
+func (s *stream) send(v any) error {
+	s.begin()
+	if err := json.NewEncoder(s.w).Encode(v); err != nil {
+		return err
+	}
+	return s.flush.Flush()
+}
+
+func (s *stream) end(err error) error {
+	if err == nil {
+		s.begin() // an empty stream is a reply too
+	}
+	if errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// query reads parameters; the first bad one stays in err.
+type query struct {
+	values url.Values
+	err    error
+}
+
+func (q *query) bad(name, want string) {
+	if q.err == nil {
+		q.err = problem.New(problem.Invalid, "parameter", "%s=%.60q", name, q.values.Get(name)).Want("%s", want)
+	}
+}
+
+func (q *query) flag(name string) bool {
+	switch q.values.Get(name) {
+	case "", "false":
+		return false
+	case "true":
+		return true
+	}
+	q.bad(name, "true or false")
+	return false
+}
+
+func (q *query) number(name string, def int) int {
+	s := q.values.Get(name)
+	if s == "" {
+		return def
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		q.bad(name, "a number")
+	}
+	return n
+}
+
+func (q *query) time(name string) time.Time {
+	s := q.values.Get(name)
+	if s == "" {
+		return time.Time{}
+	}
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		q.bad(name, "a time as in RFC 3339")
+	}
+	return t
+}
