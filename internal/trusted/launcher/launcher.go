@@ -83,7 +83,7 @@ func (l *launcher) run(ctx context.Context, sigs *signals, args, environ []strin
 			code = exitRefused
 		}
 	} else if err == nil && len(volumes) > 0 {
-		l.say("the app was ended by %v: volumes are not committed", status.Signal())
+		l.say("the app was ended by signal %d (%v): its volumes are not committed", int(status.Signal()), status.Signal())
 	}
 	reason := ""
 	if err != nil {

@@ -1,7 +1,6 @@
 package launcher
 
 import (
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,7 +111,10 @@ func checkMounts(mounts []mountPoint) error {
 }
 
 func checkMask(m mountPoint) error {
-	itself := path.Join("/", strings.TrimPrefix(strings.TrimPrefix(m.path, "/proc"), "/sys"))
+	itself, ok := strings.CutPrefix(m.path, "/proc")
+	if !ok {
+		itself = strings.TrimPrefix(m.path, "/sys")
+	}
 	switch {
 	case m.fsType == "tmpfs" && m.root == "/" && slices.Contains(m.options, "ro"): // an empty directory
 	case m.root == "/null" && (m.fsType == "tmpfs" || m.fsType == "devtmpfs"): // the null device

@@ -12,18 +12,19 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// identity is who the app runs as.
+// appUser is who the app runs as.
 type appUser struct {
 	UID    int    `json:"uid"`
 	GID    int    `json:"gid"`
-	Groups []int  `json:"groups"` // supplementary
+	Groups []int  `json:"groups"` // supplementary, the primary one among them
 	Home   string `json:"home"`
 }
 
 // lookupUser resolves an image's USER by the image's own files, as container
 // engines do: "", "name", "uid", either with ":group" or ":gid". A name must
-// be listed; a number need not be. With a group given, there are no
-// supplementary ones.
+// be listed; a number need not be. With a group given, the groups that list the
+// user don't count. The primary group is among the supplementary ones too, so
+// that an app can't get rid of it where a file's mode denies its group.
 func lookupUser(root fs.FS, spec string) (appUser, error) {
 	passwd, err := readLines(root, "etc/passwd")
 	if err != nil {
@@ -60,8 +61,10 @@ func lookupUser(root fs.FS, spec string) (appUser, error) {
 	}
 	if hasGroup {
 		u.GID, err = lookupGroup(group, groupName)
+		u.Groups = []int{u.GID}
 		return u, err
 	}
+	u.Groups = []int{u.GID}
 	for _, f := range group { // name:password:gid:members
 		gid, ok := field(f, 2)
 		if ok && len(f) > 3 && slices.Contains(strings.Split(f[3], ","), name) && gid != u.GID {

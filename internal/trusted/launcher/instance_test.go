@@ -1,0 +1,521 @@
+package launcher
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+// These tests run the real, static launcher under runc and the launch profile.
+
+func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }
+
+// wantOut checks that lines are in the app's output.
+func (s *sandbox) wantOut(lines ...string) {
+	s.t.Helper()
+	got := strings.Split(s.out.String(), "\n")
+	for _, want := range lines {
+		if !slices.Contains(got, want) {
+			s.t.Errorf("no line %q in the app's output:\n%s", want, &s.out)
+		}
+	}
+}
+
+func TestInstanceRuns(t *testing.T) {
+	s := newSandbox(t)
+	s.cas.reply.Env = []string{"SECRET=from session", "FROM_IMAGE=overridden"}
+	s.cas.reply.Cwd = "/home/app"
+	s.cas.reply.Files = []release.File{
+		{Path: "/run/cupel/tls/key.pem", Mode: 0o400, Content: []byte("a key\n")},
+		{Path: "/etc/app.conf", Mode: 0o644, Content: []byte("conf\n")},
+		{Path: "/etc/hosts.allow", Mode: 0o640, Content: nil},
+	}
+	s.command(`id; pwd; echo "env $SECRET|$FROM_IMAGE|$HOME|$PATH"; stat -c '%n %a %u:%g' /run/cupel/tls/key.pem /etc/app.conf
+		cat /run/cupel/tls/key.pem; cat /etc/hosts /etc/resolv.conf; touch /tmp/x || echo "tmp closed"; exit 3`)
+	s.run(3)
+	s.wantOut(
+		"uid=1500(app) gid=1600(app) groups=1600(app),1700(extra)", "/home/app",
+		"env from session|overridden|/home/app|/bin:/usr/bin",
+		"/run/cupel/tls/key.pem 400 1500:1600", "/etc/app.conf 644 1500:1600", "a key",
+		"127.0.0.1 localhost", "nameserver 127.0.0.1",
+	)
+	if d := cmp.Diff([]release.Exit{{Version: 1, Code: 3}}, s.cas.exits); d != "" {
+		t.Error(d)
+	}
+	want := []volume.Phase{volume.Starting, volume.Attesting, volume.Attested, volume.Mounting, volume.Running, volume.Exited}
+	if d := cmp.Diff(want, s.host.phases); d != "" {
+		t.Error(d)
+	}
+	if s.host.last.Code != 3 || s.host.last.InstanceID.IsZero() {
+		t.Errorf("status %+v", s.host.last)
+	}
+	if strings.Contains(s.errs.String(), "from session") || strings.Contains(s.errs.String(), "a key") {
+		t.Errorf("a secret in the diagnostics: %s", &s.errs)
+	}
+}
+
+func TestInstanceRunsTheImagesCommand(t *testing.T) {
+	s := newSandbox(t)
+	s.run(0)
+	s.wantOut("default command")
+}
+
+func TestAppWritesIntoMemoryOnly(t *testing.T) {
+	s := newSandbox(t)
+	s.img.User = "0"
+	s.command(`echo new > /etc/passwd && rm -r /tmp && mkdir -p /srv/deep && cp /bin/busybox /srv/deep/ && /srv/deep/busybox echo ran`)
+	s.run(0)
+	s.wantOut("ran")
+	for _, name := range []string{"srv", "tmp/x"} {
+		if _, err := os.Stat(filepath.Join(s.rootfs, name)); err == nil {
+			t.Errorf("%s reached the host's disk", name)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(s.rootfs, "etc/passwd")); err != nil || !strings.HasPrefix(string(b), "root:") {
+		t.Errorf("the image was changed: %s %v", b, err)
+	}
+}
+
+// TestHostileApp plays app code that tries to get at what the launcher keeps:
+// sockets, memory, descriptors, privileges. With the image's user and as root.
+func TestHostileApp(t *testing.T) {
+	script := `
+ls -A /run/cupel 2>&1; echo "socket dir: $(ls -A /run/cupel 2>/dev/null | wc -l)"
+find / -xdev \( -name las.sock -o -name node.sock \) 2>/dev/null | sed 's/^/FOUND socket /'
+ls -A /dev/.cupel 2>/dev/null | sed 's/^/FOUND staging /'
+cat /proc/1/environ 2>/dev/null && echo FOUND environ
+for f in 0 1 2 3 4 5 6 7 8 9 10 11; do readlink /proc/1/fd/$f 2>/dev/null | sed 's/^/FOUND fd /'; head -c1 /proc/1/fd/$f </dev/null 2>/dev/null && echo FOUND open fd; done
+readlink /proc/1/exe /proc/1/cwd 2>/dev/null | sed 's/^/FOUND link /'
+ls /proc/1/root/ 2>/dev/null | sed 's/^/FOUND root /'
+head -c 1 /proc/1/mem 2>/dev/null && echo FOUND mem
+cat /proc/1/maps 2>/dev/null | sed 's/^/FOUND maps /'
+for f in /proc/self/fd/*; do case ${f##*/} in 0|1|2) ;; *) readlink $f | grep -v "/proc/" | sed 's/^/FOUND own fd /';; esac; done
+grep -E 'las.sock|/run/cupel| /dev/.cupel' /proc/self/mountinfo | sed 's/^/FOUND mount /'
+mount -t tmpfs x /tmp 2>/dev/null && echo FOUND mount right
+unshare -U true 2>/dev/null && echo FOUND user namespace
+unshare -m true 2>/dev/null && echo FOUND mount namespace
+chroot / true 2>/dev/null && echo FOUND chroot
+echo core > /proc/sys/kernel/core_pattern 2>/dev/null && echo FOUND sysctl
+kill -9 1; kill -STOP 1
+grep -E 'Cap|NoNewPrivs|Seccomp:' /proc/self/status
+echo "cores $(ulimit -c)"
+ps 2>/dev/null | grep -v ps | wc -l >/dev/null
+echo done`
+	for _, user := range []string{"app", "0"} {
+		t.Run(user, func(t *testing.T) {
+			s := newSandbox(t)
+			s.img.User = user
+			s.command(script)
+			s.run(0)
+			if strings.Contains(s.out.String(), "FOUND") {
+				t.Errorf("the app got something:\n%s", &s.out)
+			}
+			const none = "0000000000000000"
+			s.wantOut("CapInh:\t"+none, "CapPrm:\t"+none, "CapEff:\t"+none, "CapBnd:\t"+none, "CapAmb:\t"+none,
+				"NoNewPrivs:\t1", "Seccomp:\t2", "socket dir: 0", "cores 0", "done")
+		})
+	}
+}
+
+func TestUnexpectedMounts(t *testing.T) {
+	git := filepath.Join(t.TempDir(), "git")
+	must(t, os.WriteFile(git, []byte("#!/bin/sh\n"), 0o755))
+	bind := func(to string, options ...any) map[string]any {
+		return map[string]any{"destination": to, "type": "bind", "source": git, "options": append([]any{"bind", "ro"}, options...)}
+	}
+	cases := map[string]map[string]any{
+		"over a program":   bind("/usr/bin/git"),
+		"preload":          bind("/etc/ld.so.preload"),
+		"over the users":   bind("/etc/passwd"),
+		"tmpfs over home":  {"destination": "/home/app", "type": "tmpfs", "source": "tmpfs", "options": []any{"nosuid"}},
+		"hosts again":      bind("/etc/hosts"),
+		"under cupel":      {"destination": "/dev/extra", "type": "tmpfs", "source": "tmpfs"},
+		"writable resolv":  {"destination": "/etc/resolv.conf", "type": "bind", "source": git, "options": []any{"bind", "rw"}},
+		"over proc's file": bind("/proc/self"),
+	}
+	for name, mount := range cases {
+		t.Run(name, func(t *testing.T) {
+			if name == "over proc's file" {
+				t.Skip("runc itself refuses mounts in /proc")
+			}
+			s := newSandbox(t)
+			s.mounts = append(s.mounts, mount)
+			s.command("echo never")
+			s.refused(exitRefused, "unexpected_mount")
+			if s.cas.releases != 0 {
+				t.Error("the CAS was asked all the same")
+			}
+		})
+	}
+}
+
+func TestUnexpectedEnvironment(t *testing.T) {
+	for _, e := range []string{"LD_PRELOAD=/evil.so", "GIT_SSL_NO_VERIFY=1", "PATH=/evil", "https_proxy=http://evil"} {
+		t.Run(e, func(t *testing.T) {
+			s := newSandbox(t)
+			s.env = append(s.env, e)
+			s.command("echo never")
+			s.run(exitRefused)
+			if !strings.Contains(s.errs.String(), "host_environment") || s.cas.releases != 0 {
+				t.Errorf("%d releases, %s", s.cas.releases, &s.errs)
+			}
+		})
+	}
+}
+
+func TestSconeAliases(t *testing.T) {
+	s := newSandbox(t)
+	for i, e := range s.env {
+		s.env[i] = "SCONE_" + strings.TrimPrefix(e, "CUPEL_")
+	}
+	s.run(0)
+	s.wantOut("default command")
+}
+
+func TestRogueCAS(t *testing.T) {
+	s := newSandbox(t)
+	rogue := newFakeCAS(t)
+	l := s.net.listen(t, "127.0.0.1:0")
+	rogue.serve(l)
+	s.env[0] = "CUPEL_CAS_ADDR=" + l.Addr().String()
+	s.refused(exitRefused, "launch_binding")
+	if rogue.releases != 0 {
+		t.Error("the rogue CAS got a request")
+	}
+}
+
+func TestAnotherSession(t *testing.T) {
+	s := newSandbox(t)
+	s.host.configID = attest.Data64{1}
+	s.refused(exitRefused, "launch_binding")
+}
+
+func TestRefusedByTheCAS(t *testing.T) {
+	s := newSandbox(t)
+	s.cas.refuse = problem.New(problem.Denied, "measurement", "aa").Want("bb")
+	s.refused(exitRefused, "measurement")
+	if s.cas.releases != 1 {
+		t.Errorf("asked %d times", s.cas.releases)
+	}
+}
+
+func TestCASComesUpLater(t *testing.T) {
+	s := newSandbox(t)
+	s.cas.failFirst = 2
+	s.run(0)
+	if s.cas.releases != 3 {
+		t.Errorf("asked %d times", s.cas.releases)
+	}
+}
+
+func TestCommands(t *testing.T) {
+	cases := []struct {
+		argv []string
+		code int
+		rule string
+	}{
+		{[]string{"/no/such/file"}, 127, RuleNotFound},
+		{[]string{"no-such-command"}, 127, RuleNotFound},
+		{[]string{"/bin/bad-interpreter"}, 127, RuleNotFound},
+		{[]string{"/etc/not-executable"}, 126, RuleNotExecutable},
+		{[]string{"/etc"}, 126, RuleNotExecutable},
+	}
+	for _, c := range cases {
+		t.Run(c.argv[0], func(t *testing.T) {
+			s := newSandbox(t)
+			s.addVolume(release.ReadWrite)
+			s.cas.reply.Argv = c.argv
+			s.refused(c.code, c.rule)
+			if len(s.cas.tags) != 0 || len(s.cas.exits) != 1 || s.cas.exits[0].Code != c.code {
+				t.Errorf("tags %v, exits %v", s.cas.tags, s.cas.exits)
+			}
+		})
+	}
+}
+
+func TestSignalsAndOrphans(t *testing.T) {
+	t.Run("handled", func(t *testing.T) {
+		s := newSandbox(t)
+		s.command(`trap 'echo got it; exit 9' TERM; (sleep 100 &); while true; do sleep 0.1; done`)
+		wait := s.start()
+		s.phase(volume.Running)
+		time.Sleep(200 * time.Millisecond) // the shell sets its trap
+		s.signal("TERM")
+		if code := wait(); code != 9 {
+			t.Errorf("exit code %d, %s", code, &s.errs)
+		}
+		s.wantOut("got it")
+	})
+	t.Run("default", func(t *testing.T) {
+		s := newSandbox(t)
+		s.cas.reply.Argv = []string{"sleep", "100"}
+		wait := s.start()
+		s.phase(volume.Running)
+		s.signal("TERM")
+		if code := wait(); code != 128+15 {
+			t.Errorf("exit code %d, %s", code, &s.errs)
+		}
+	})
+	t.Run("before the app", func(t *testing.T) {
+		s := newSandbox(t)
+		s.cas.failFirst = 1000
+		wait := s.start()
+		s.phase(volume.Attesting)
+		s.signal("TERM")
+		if code := wait(); code != 128+15 {
+			t.Errorf("exit code %d, %s", code, &s.errs)
+		}
+		if s.host.last.Phase != volume.Exited {
+			t.Errorf("status %+v", s.host.last)
+		}
+	})
+	t.Run("keep-alives go on", func(t *testing.T) {
+		s := newSandbox(t)
+		s.command("sleep 2.5")
+		s.run(0)
+		if s.cas.keepAlives < 2 {
+			t.Errorf("%d keep-alives", s.cas.keepAlives)
+		}
+	})
+}
+
+// next makes another instance of the same service on the same storage, after
+// the CAS took the last tag.
+func (s *sandbox) next(access release.Access) *sandbox {
+	s.t.Helper()
+	n := newSandbox(s.t)
+	n.addVolume(access)
+	n.host.stored = s.host.stored
+	last := s.cas.tags[len(s.cas.tags)-1]
+	n.cas.reply.Volumes[0].Generation, n.cas.reply.Volumes[0].Tag = last.From+1, last.Tag
+	return n
+}
+
+func TestVolume(t *testing.T) {
+	first := newSandbox(t)
+	first.addVolume(release.ReadWrite)
+	first.command(`stat -c '%u:%g' /home/app/data; echo precious > /home/app/data/f; ln -s f /home/app/data/l; mkdir /home/app/data/d; exit 5`)
+	first.run(5)
+	first.wantOut("1500:1600")
+	if len(first.cas.tags) != 1 || first.cas.tags[0].From != 0 || first.cas.tags[0].Lease != 7 {
+		t.Fatalf("tags %+v", first.cas.tags)
+	}
+	for _, b := range first.host.stored {
+		if bytes.Contains(b, []byte("precious")) {
+			t.Error("plaintext at the node")
+		}
+	}
+
+	replica := first.next(release.ReadOnly)
+	replica.command(`cat /home/app/data/l; echo more >> /home/app/data/f; cat /home/app/data/f | wc -l`)
+	replica.run(0)
+	replica.wantOut("precious", "2")
+	if len(replica.cas.tags) != 0 {
+		t.Error("a replica committed")
+	}
+
+	second := first.next(release.ReadWrite)
+	second.command(`echo second >> /home/app/data/f; sleep 100 & trap 'exit 0' TERM; wait`)
+	wait := second.start()
+	second.phase(volume.Running)
+	time.Sleep(200 * time.Millisecond)
+	second.signal("TERM")
+	if code := wait(); code != 0 {
+		t.Fatalf("exit code %d, %s", code, &second.errs)
+	}
+	if len(second.cas.tags) != 1 || second.cas.tags[0].From != 1 || second.cas.tags[0].FromTag != first.cas.tags[0].Tag {
+		t.Fatalf("tags %+v", second.cas.tags)
+	}
+	third := second.next(release.ReadOnly)
+	third.command(`cat /home/app/data/f`)
+	third.run(0)
+	third.wantOut("precious", "second")
+}
+
+func TestVolumeIsNotCommittedWhenKilled(t *testing.T) {
+	s := newSandbox(t)
+	s.addVolume(release.ReadWrite)
+	s.command(`echo half > /home/app/data/f; kill -9 $$`)
+	s.run(128 + 9)
+	if len(s.cas.tags) != 0 || len(s.host.stored) != 0 {
+		t.Error("a killed app's volume was committed")
+	}
+}
+
+func TestHostileStorage(t *testing.T) {
+	first := newSandbox(t)
+	id := first.addVolume(release.ReadWrite)
+	first.command(`echo one > /home/app/data/f`)
+	first.run(0)
+	second := first.next(release.ReadWrite)
+	second.command(`echo two > /home/app/data/f`)
+	second.run(0)
+	one, two := id.String()+"@1", id.String()+"@2"
+	stored := second.host.stored
+
+	cases := map[string]struct {
+		change func(b []byte) []byte
+		rule   string
+	}{
+		"older":     {func([]byte) []byte { return stored[one] }, "volume_rolled_back"},
+		"flipped":   {func(b []byte) []byte { b[len(b)/2] ^= 1; return b }, "volume_tampered"},
+		"truncated": {func(b []byte) []byte { return b[:len(b)-20] }, "volume_truncated"},
+		"missing":   {func([]byte) []byte { return nil }, "volume_missing"},
+		"swapped": {func(b []byte) []byte {
+			b[20] ^= 1 // the id in the header
+			return b
+		}, "volume_swapped"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			s := second.next(release.ReadOnly)
+			s.host.stored = map[string][]byte{}
+			if b := c.change(bytes.Clone(stored[two])); b != nil {
+				s.host.stored[two] = b
+			}
+			s.command("echo never")
+			s.refused(exitRefused, c.rule)
+			if s.out.Len() != 0 || len(s.cas.exits) != 1 || s.cas.exits[0].Reason != c.rule {
+				t.Errorf("%s %v", &s.out, s.cas.exits)
+			}
+		})
+	}
+}
+
+func TestVolumeTooLarge(t *testing.T) {
+	t.Run("before the commit", func(t *testing.T) {
+		s := newSandbox(t)
+		s.memory = 64 << 20
+		s.addVolume(release.ReadWrite)
+		s.command(`dd if=/dev/zero of=/home/app/data/big bs=1M count=60 2>/dev/null || echo full`)
+		s.refused(exitRefused, volume.RuleTooLarge)
+		s.wantOut("full")
+		if len(s.cas.tags) != 0 || len(s.host.stored) != 0 {
+			t.Error("it was stored")
+		}
+	})
+	t.Run("before the start", func(t *testing.T) {
+		big := newSandbox(t)
+		big.addVolume(release.ReadWrite)
+		big.command(`dd if=/dev/zero of=/home/app/data/big bs=1M count=60`)
+		big.run(0)
+		small := big.next(release.ReadOnly)
+		small.memory = 64 << 20
+		small.command("echo never")
+		small.refused(exitRefused, volume.RuleTooLarge)
+	})
+}
+
+func TestCommitRefused(t *testing.T) {
+	t.Run("node", func(t *testing.T) {
+		s := newSandbox(t)
+		s.addVolume(release.ReadWrite)
+		s.host.refusePut = problem.New(problem.Internal, "disk_full", "no space left")
+		s.command("true")
+		s.refused(exitRefused, "disk_full")
+	})
+	t.Run("CAS", func(t *testing.T) {
+		s := newSandbox(t)
+		s.addVolume(release.ReadWrite)
+		s.cas.refuseTag = problem.New(problem.Conflict, "lease_held", "another writer")
+		s.command("true")
+		s.refused(exitRefused, "lease_held")
+	})
+}
+
+func TestOutOfMemory(t *testing.T) {
+	s := newSandbox(t)
+	s.memory = 64 << 20
+	s.addVolume(release.ReadWrite)
+	s.cas.reply.Argv = []string{"dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"}
+	s.run(128 + 9)
+	if s.host.last.Phase != volume.Exited || s.host.last.Code != 137 || len(s.cas.tags) != 0 {
+		t.Errorf("status %+v, tags %v", s.host.last, s.cas.tags)
+	}
+}
+
+// TestStopWhileCommitting: a signal does not tear a commit.
+func TestStopWhileCommitting(t *testing.T) {
+	s := newSandbox(t)
+	s.addVolume(release.ReadWrite)
+	s.host.slowPut = make(chan struct{})
+	s.command(`echo kept > /home/app/data/f`)
+	wait := s.start()
+	s.phase(volume.Committing)
+	s.signal("TERM")
+	s.signal("INT")
+	close(s.host.slowPut)
+	if code := wait(); code != 0 || len(s.cas.tags) != 1 {
+		t.Errorf("exit code %d, tags %v, %s", code, s.cas.tags, &s.errs)
+	}
+}
+
+// TestCASRestartsWhileCommitting: the tag is told again until it is taken.
+func TestCASRestartsWhileCommitting(t *testing.T) {
+	s := newSandbox(t)
+	s.addVolume(release.ReadWrite)
+	s.cas.failTags = 2
+	s.command(`echo kept > /home/app/data/f`)
+	s.run(0)
+	if len(s.cas.tags) != 1 {
+		t.Errorf("tags %v", s.cas.tags)
+	}
+}
+
+// TestCommandLinesCarryNothingReleased: argv and environment of the instance's
+// processes, as any user of the host may read them, carry nothing released.
+func TestCommandLinesCarryNothingReleased(t *testing.T) {
+	s := newSandbox(t)
+	s.cas.reply.Env = []string{"TOKEN=planted-token-123"}
+	s.cas.reply.Argv = []string{"sleep", "100"}
+	wait := s.start()
+	s.phase(volume.Running)
+	out, err := exec.Command("runc", "--root", filepath.Join(s.bundle, "runc"), "ps", "-f", "json", s.id).Output()
+	must(t, err)
+	for _, pid := range strings.FieldsFunc(string(out), func(r rune) bool { return r < '0' || r > '9' }) {
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%s/cmdline", pid))
+		must(t, err)
+		if !bytes.Contains(cmdline, []byte("cupel-init")) {
+			continue
+		}
+		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%s/environ", pid))
+		if bytes.Contains(append(cmdline, environ...), []byte("planted-token")) {
+			t.Error("the launcher's command line or environment carries a secret")
+		}
+	}
+	s.signal("KILL")
+	wait()
+}
+
+func TestNothingIsLeft(t *testing.T) {
+	s := newSandbox(t)
+	s.run(0)
+	conn, err := net.DialTimeout("unix", filepath.Join(s.host.dir, volume.NodeSocket), time.Second)
+	must(t, err)
+	_ = conn.Close()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, s.bundle) && !strings.Contains(line, s.rootfs+" ") {
+			t.Errorf("left mounted: %s", line)
+		}
+	}
+	must(t, unix.Unmount(s.rootfs, 0)) // busy if anything still uses it
+}
