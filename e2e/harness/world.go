@@ -99,6 +99,7 @@ type Info struct {
 	CertSHA256 string `json:"cert_sha256"`
 	Registry   string `json:"registry"`
 	PID        int    `json:"pid"`
+	Simulation string `json:"simulation"` // digest of the simulated platform's root
 	CAS        struct {
 		Owners    string `json:"owners"`
 		Instances string `json:"instances"`

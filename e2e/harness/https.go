@@ -1,0 +1,95 @@
+//go:build e2e
+
+package harness
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"cupel.dev/cupel/internal/netlab"
+)
+
+// Answer is what the app of the examples says.
+type Answer struct {
+	Message  string `json:"message"`
+	Instance string `json:"instance"`
+}
+
+// Client is a user of an app: it trusts one CA and nothing else.
+type Client struct {
+	roots *x509.CertPool
+	space *netlab.Space // nil: the machine itself
+}
+
+// NewClient returns a client that trusts a CA's certificate in PEM.
+func NewClient(ca string) (*Client, error) {
+	c := &Client{roots: x509.NewCertPool()}
+	if !c.roots.AppendCertsFromPEM([]byte(ca)) {
+		return nil, fmt.Errorf("no certificate in %q", ca)
+	}
+	return c, nil
+}
+
+// In returns the client on another machine.
+func (c *Client) In(s *netlab.Space) *Client { return &Client{roots: c.roots, space: s} }
+
+// Get asks the app for "/" at an address, over a new connection from an address of the
+// client's machine (zero: any). The certificate must be for localhost.
+func (c *Client) Get(from netip.Addr, at netip.AddrPort) (Answer, error) {
+	return c.GetPath(from, at, "/")
+}
+
+// GetPath is Get for another path.
+func (c *Client) GetPath(from netip.Addr, at netip.AddrPort, path string) (Answer, error) {
+	dial := netlab.Dial
+	if c.space != nil {
+		dial = c.space.Dial
+	}
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return dial(from, at) },
+		TLSClientConfig:   &tls.Config{RootCAs: c.roots, ServerName: "localhost", MinVersion: tls.VersionTLS12},
+	}
+	client := http.Client{Transport: transport, Timeout: 15 * time.Second}
+	req, err := http.NewRequest(http.MethodGet, "https://localhost"+path, nil)
+	if err != nil {
+		return Answer{}, err
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return Answer{}, err
+	}
+	var a Answer
+	if resp.StatusCode != http.StatusOK || json.Unmarshal(body, &a) != nil {
+		return a, fmt.Errorf("status %d: %q", resp.StatusCode, body)
+	}
+	return a, nil
+}
+
+// AppCA returns the certificate of the CA that a session made for its app.
+func (p *Party) AppCA(session string) string {
+	p.world.T.Helper()
+	return p.MustRun("session", "values", session, "app_ca")
+}
+
+// AppClient returns a client that trusts the app of a session.
+func (p *Party) AppClient(session string) *Client {
+	p.world.T.Helper()
+	c, err := NewClient(p.AppCA(session))
+	p.world.must(err)
+	return c
+}
