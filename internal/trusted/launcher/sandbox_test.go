@@ -538,3 +538,14 @@ func (s *sandbox) addVolume(access release.Access) ident.Digest {
 	s.cas.reply.Volumes = []release.Volume{{Name: "genesis", ID: id, Path: "/home/app/data", Key: key[:], Access: access, Lease: 7}}
 	return id
 }
+
+func parse(t testing.TB, ders [][]byte) []*x509.Certificate {
+	t.Helper()
+	var out []*x509.Certificate
+	for _, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		must(t, err)
+		out = append(out, c)
+	}
+	return out
+}
