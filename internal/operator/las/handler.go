@@ -125,7 +125,7 @@ func readRequest(w http.ResponseWriter, r *http.Request, limit *limiter) (collec
 	}
 	if !limit.take() {
 		return q, problem.New(problem.Unavailable, "las_rate", "too many requests for evidence").
-			Want("at most %d at once and %d a second", burst, perSecond).Fix("wait a second")
+			Want("at most %v at once and %v a second", limit.rate.burst, limit.rate.perSecond).Fix("wait a second")
 	}
 	var body bytes.Buffer
 	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxRequest)); err != nil {
@@ -163,22 +163,26 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, int(cred.Pid))
 }
 
-const (
-	burst     = 16
-	perSecond = 4
+// rate is how many requests are answered: burst at once, perSecond for long.
+type rate struct{ burst, perSecond float64 }
+
+var (
+	instanceRate = rate{16, 4}   // a launcher asks once for each handshake
+	casRate      = rate{512, 64} // one for each owner that attests the CAS
 )
 
 // limiter is a bucket of requests that fills with time.
 type limiter struct {
-	now func() time.Time
+	now  func() time.Time
+	rate rate
 
 	mu     sync.Mutex
 	tokens float64
 	last   time.Time
 }
 
-func newLimiter(now func() time.Time) *limiter {
-	return &limiter{now: now, tokens: burst, last: now()}
+func newLimiter(now func() time.Time, r rate) *limiter {
+	return &limiter{now: now, rate: r, tokens: r.burst, last: now()}
 }
 
 func (l *limiter) take() bool {
@@ -186,7 +190,7 @@ func (l *limiter) take() bool {
 	defer l.mu.Unlock()
 	now := l.now()
 	if d := now.Sub(l.last).Seconds(); d > 0 {
-		l.tokens = min(burst, l.tokens+d*perSecond)
+		l.tokens = min(l.rate.burst, l.tokens+d*l.rate.perSecond)
 	}
 	l.last = now
 	if l.tokens < 1 {

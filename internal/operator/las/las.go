@@ -83,7 +83,7 @@ func (s *Server) Open(id, dir string, configID attest.Data64) error {
 	if err != nil {
 		return fmt.Errorf("attestation socket of instance %s: %w", id, err)
 	}
-	h := &instanceHandler{server: s, id: id, configID: configID, limit: newLimiter(s.cfg.Now)}
+	h := &instanceHandler{server: s, id: id, configID: configID, limit: newLimiter(s.cfg.Now, instanceRate)}
 	server := newHTTPServer(h, s.cfg.Logger)
 	server.ConnContext = withPeer
 	s.mu.Lock()
@@ -113,8 +113,10 @@ func (s *Server) Close(id string) {
 // with that measurement; the CAS has no launch binding.
 func (s *Server) ServeConn(ctx context.Context, conn net.Conn, measurement ident.Measurement) error {
 	l := &oneConn{conn: conn, done: make(chan struct{})}
-	server := newHTTPServer(&casHandler{server: s, measurement: measurement, limit: newLimiter(s.cfg.Now)}, s.cfg.Logger)
-	server.IdleTimeout = 0
+	server := newHTTPServer(&casHandler{server: s, measurement: measurement, limit: newLimiter(s.cfg.Now, casRate)}, s.cfg.Logger)
+	// The connection is for the CAS's life, and silent for as long as nobody
+	// attests it.
+	server.ReadHeaderTimeout, server.ReadTimeout, server.IdleTimeout = 0, 0, 0
 	server.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateClosed || state == http.StateHijacked {
 			l.end()

@@ -1,0 +1,110 @@
+package cni
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"cupel.dev/cupel/internal/operator/node/sysctl"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func TestChoose(t *testing.T) {
+	first, err := choose("0123abcd", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := choose("0123abcd", nil); again != first {
+		t.Errorf("%v, then %v", first, again)
+	}
+	if next, _ := choose("0123abcd", []netip.Prefix{first}); next == first {
+		t.Errorf("%v is taken", next)
+	}
+	half := netip.MustParsePrefix("10.88.0.0/17")
+	if p, err := choose("0123abcd", []netip.Prefix{half}); err != nil || half.Overlaps(p) {
+		t.Errorf("%v, %v", p, err)
+	}
+	_, err = choose("0123abcd", []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
+	if p := problem.From(err); err == nil || p.Rule != "no_subnet" {
+		t.Errorf("all taken: %v", err)
+	}
+}
+
+func TestMissingPlugins(t *testing.T) {
+	_, err := Open(Config{Dir: t.TempDir(), ID: "00000000", PluginDir: t.TempDir()})
+	if p := problem.From(err); err == nil || p.Rule != "cni_missing" || p.Mend == "" {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestNetwork needs root: it makes a bridge and a namespace, and takes both away.
+func TestNetwork(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	if _, err := os.Stat(filepath.Join(PluginDir, "bridge")); err != nil {
+		t.Skip("needs the CNI plugins")
+	}
+	dir := t.TempDir()
+	cfg := Config{Dir: filepath.Join(dir, "cni"), ID: "0c0ffee0", PluginDir: PluginDir, Sysctl: sysctl.Default()}
+	n, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	path := filepath.Join(dir, "ns")
+	defer func() {
+		if err := n.Remove(t.Context(), "i-1", path); err != nil {
+			t.Error(err)
+		}
+	}()
+	ip, err := n.Add(t.Context(), "i-1", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !n.Subnet().Contains(ip) || ip == n.Gateway() || !isNamespace(path) {
+		t.Errorf("address %v in %v", ip, n.Subnet())
+	}
+	// Another process over the same state keeps the subnet.
+	again, err := Open(cfg)
+	if err != nil || again.Subnet() != n.Subnet() {
+		t.Fatalf("%v, %v; was %v", again.Subnet(), err, n.Subnet())
+	}
+	for range 2 {
+		if err := again.Remove(t.Context(), "i-1", path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if leases, _ := filepath.Glob(filepath.Join(cfg.Dir, "leases", "*", "10.*")); len(leases) > 0 {
+		t.Errorf("leases left: %v", leases)
+	}
+	// A half-made namespace, and a connection that broke off, are made whole.
+	if err := os.WriteFile(path, nil, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.Add(t.Context(), "i-1", path); err != nil {
+		t.Error(err)
+	}
+	if err := again.Remove(t.Context(), "i-1", path); err != nil {
+		t.Error(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat("/sys/class/net/" + n.Bridge()); err == nil {
+		t.Error("the bridge stays")
+	}
+}
+
+func TestBadSubnetIsRefused(t *testing.T) {
+	n := &Network{cfg: Config{Dir: t.TempDir()}}
+	for _, bad := range []string{"", "x", "10.88.0.0/16", "10.88.0.1/24", "fd00::/64"} {
+		if err := os.WriteFile(filepath.Join(n.cfg.Dir, "subnet"), []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if p, err := n.keepSubnet(); err == nil {
+			t.Errorf("%q: accepted as %v", bad, p)
+		}
+	}
+}

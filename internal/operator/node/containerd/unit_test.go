@@ -1,0 +1,178 @@
+package containerd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/image-spec/identity"
+
+	godigest "github.com/opencontainers/go-digest"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func TestChainID(t *testing.T) {
+	var ids []ident.Digest
+	var want []godigest.Digest
+	for i := range 4 {
+		d := ident.Digest{byte(i)}
+		ids = append(ids, d)
+		want = append(want, godigest.Digest("sha256:"+d.String()))
+		if got, w := chainID(ids), identity.ChainID(want).String(); got != w {
+			t.Errorf("%d layers: %s, want %s", len(ids), got, w)
+		}
+	}
+}
+
+func TestRootedOn(t *testing.T) {
+	const line = "100 99 0:50 / / ro,relatime - overlay overlay rw,lowerdir=/a,upperdir=/state/long\\040name/fs,workdir=/w\n"
+	const other = "101 100 0:51 / /proc rw - proc proc rw\n"
+	for _, c := range []struct {
+		name, mounts string
+		want         bool
+	}{
+		{"its snapshot", line + other, true},
+		{"covered by another", line + other + "102 100 0:52 / / rw - tmpfs tmpfs rw\n", false},
+		{"another upper layer", strings.Replace(line, "/fs,", "/fs2,", 1), false},
+		{"no overlay", "100 99 0:50 / / ro - ext4 /dev/x rw,upperdir=/state/long\\040name/fs\n", false},
+		{"nothing", other, false},
+		{"garbage", "x\n", false},
+	} {
+		if got := rootedOn(c.mounts, "/state/long name/fs"); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+}
+
+func FuzzRootedOn(f *testing.F) {
+	f.Add("100 99 0:50 / / ro - overlay overlay rw,upperdir=/u\n", "/u")
+	f.Fuzz(func(_ *testing.T, mounts, upper string) { rootedOn(mounts, upper) })
+}
+
+func TestOverlayOption(t *testing.T) {
+	m := []mount.Mount{{Type: "overlay", Options: []string{"index=off", "upperdir=/u", "lowerdir=/l"}}}
+	if got := overlayOption(m, "upperdir="); got != "/u" {
+		t.Errorf("%q", got)
+	}
+	m[0].Type = "bind"
+	if got := overlayOption(m, "upperdir="); got != "" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestEmptyPlaces(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "run/cupel"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cupel-init"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := emptyPlaces(dir); err != nil {
+		t.Error(err)
+	}
+	if err := os.Symlink("/x", filepath.Join(dir, "run/link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := emptyPlaces(dir); err == nil || !strings.Contains(err.Error(), "/run/link") {
+		t.Errorf("a link: %v", err)
+	}
+}
+
+func TestConfigIsGolden(t *testing.T) {
+	d := &Daemon{cfg: DaemonConfig{Dir: "/var/lib/cupel/containerd", ID: "0123abcd"}}
+	want, err := os.ReadFile("testdata/config.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := d.config(); !bytes.Equal(got, want) {
+		t.Errorf("configuration:\n%s", got)
+	}
+	long := &Daemon{cfg: DaemonConfig{Dir: "/" + strings.Repeat("x", 100), ID: "0123abcd"}}
+	if a, b := d.Address(), long.Address(); a != "/var/lib/cupel/containerd/containerd.sock" || b != "/run/cupel-0123abcd/containerd.sock" {
+		t.Errorf("addresses %s, %s", a, b)
+	}
+}
+
+// TestPidFile: only the very process that was started is taken for the daemon.
+func TestPidFile(t *testing.T) {
+	d := &Daemon{cfg: DaemonConfig{Dir: t.TempDir()}}
+	// A process with our configuration among its arguments.
+	cmd := exec.Command("/bin/sh", "-c", "read x", "sh", d.path("config.toml"))
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	defer func() {
+		in.Close()
+		_ = cmd.Wait()
+		if got := d.running(); got != 0 {
+			t.Errorf("it ended, and is taken for running: %d", got)
+		}
+	}()
+	start, err := startTime(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := startTime(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for content, want := range map[string]int{
+		fmt.Sprintf(`{"pid":%d,"start":%d}`, pid, start):        pid,
+		fmt.Sprintf(`{"pid":%d,"start":%d}`, pid, start+1):      0, // the number was used again
+		fmt.Sprintf(`{"pid":%d,"start":%d}`, os.Getpid(), self): 0, // not started with our configuration
+		`{"pid":0}`:  0,
+		`{"pid":-1}`: 0,
+		`nonsense`:   0,
+	} {
+		if err := os.WriteFile(d.path("containerd.pid"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// The shell may not have been executed yet.
+		var got int
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			if got = d.running(); got == want {
+				break
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %d, want %d", content, got, want)
+		}
+	}
+}
+
+func TestImageErrors(t *testing.T) {
+	for rule, err := range map[string]error{
+		"image_missing": fmt.Errorf("x: %w", errdefs.ErrNotFound), "image_reference": errdefs.ErrInvalidArgument,
+		"image_fetch": errors.New("x"), "internal": context.Canceled,
+	} {
+		if got := problem.From(imageError("ref", err)); got.Rule != rule {
+			t.Errorf("%v: %s, want %s", err, got.Rule, rule)
+		}
+	}
+}
+
+func TestMissingContainerd(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	_, err := Open(t.Context(), DaemonConfig{Dir: t.TempDir(), ID: "00000000", Logger: slog.New(slog.DiscardHandler)})
+	if p := problem.From(err); err == nil || p.Rule != "containerd_missing" || p.Mend == "" {
+		t.Errorf("%v", err)
+	}
+}

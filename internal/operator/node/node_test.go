@@ -1,0 +1,189 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+func TestHealthJudge(t *testing.T) {
+	const u, h, x = manager.HealthUnknown, manager.HealthHealthy, manager.HealthUnhealthy
+	for _, c := range []struct {
+		name   string
+		checks string // + answered, - did not, one a second from the start on
+		want   []manager.Health
+	}{
+		{"at once", "+", []manager.Health{h}},
+		{"slow start", "---+", []manager.Health{u, u, u, h}},
+		{"never", strings.Repeat("-", 12), []manager.Health{u, u, u, u, u, u, u, u, u, u, x, x}},
+		{"a hiccup", "+--+", []manager.Health{h, h, h, h}},
+		{"ill and well again", "+---+", []manager.Health{h, h, h, x, h}},
+	} {
+		var j healthJudge
+		var got []manager.Health
+		for i, ok := range c.checks {
+			got = append(got, j.judge(ok == '+', time.Duration(i)*time.Second))
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
+		}
+	}
+}
+
+func TestFilterResolvers(t *testing.T) {
+	got, n := filterResolvers([]byte("# c\nnameserver 127.0.0.53\nnameserver ::1\nnameserver fe80::1%eth0\nnameserver 10.0.0.1\n" +
+		"search  a b\noptions edns0\nsortlist x\nnameserver nonsense\nnameserver\n"))
+	if want := "nameserver 10.0.0.1\nsearch a b\noptions edns0\n"; string(got) != want || n != 1 {
+		t.Errorf("%q, %d", got, n)
+	}
+}
+
+func TestEtc(t *testing.T) {
+	dir := t.TempDir()
+	if err := writeEtc(dir, "app-i-1", netip.MustParseAddr("10.88.1.2"), netip.MustParseAddr("10.88.1.1")); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "hosts"))
+	if err != nil || !strings.Contains(string(b), "10.88.1.2 app-i-1\n10.88.1.1 host.cupel.internal\n") {
+		t.Errorf("%q, %v", b, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "resolv.conf")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHostname(t *testing.T) {
+	for name, want := range map[string]string{
+		"": "i-1", "App": "app-i-1", "a/b.c": "a-b-c-i-1", strings.Repeat("x", 60): strings.Repeat("x", 20) + "-i-1",
+		"ä": "--i-1",
+	} {
+		want = strings.Trim(want, "-")
+		if got := hostname(manager.InstanceSpec{ID: "i-1", AppName: name}); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestJournal(t *testing.T) {
+	j := journal{t.TempDir()}
+	r := &record{Spec: manager.InstanceSpec{
+		ID: "i-1", Config: ident.ConfigID{Session: "s", Service: "x"}, Memory: 1, Labels: map[string]string{"a": "b"},
+	}, CreatedAt: time.Unix(1, 0).UTC(), Report: volume.Status{Phase: volume.Running}, Exit: &exit{Code: 1}}
+	if err := j.save(r); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(j.dir, ".i-2.json.tmp"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := j.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]*record{r}, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+	for _, bad := range []string{"{", `{"version":2,"spec":{"ID":"i-2"}}`, `{"version":1,"spec":{"ID":"i-3"}}`} {
+		if err := os.WriteFile(j.path("i-2"), []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := j.load(); err == nil || !strings.Contains(err.Error(), "i-2") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	for range 2 {
+		if err := j.remove("i-2"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestStatusTellsTheEnd(t *testing.T) {
+	i := newInstance(&record{Made: true, Spec: manager.InstanceSpec{ID: "i-1", Memory: 5}})
+	now := time.Unix(9, 0)
+	if !i.report(volume.Status{Phase: volume.Attested, InstanceID: ident.KeyHash{1}}, now) {
+		t.Error("a new phase is no change")
+	}
+	if i.report(volume.Status{Phase: volume.Attested}, now) {
+		t.Error("the same report is a change")
+	}
+	i.report(volume.Status{Phase: volume.Running}, now)
+	s := i.status()
+	if s.State != manager.StateRunning || s.InstanceID != (ident.KeyHash{1}) || !s.StartedAt.Equal(now) {
+		t.Errorf("%+v", s)
+	}
+	i.stopping = true
+	if s := i.status(); s.State != manager.StateStopping {
+		t.Errorf("%+v", s)
+	}
+	for rule, e := range map[string]exit{"out_of_memory": {Code: 137, OOM: true}, "node_restarted": {Code: 255, Lost: true}, "": {}} {
+		i.rec.Exit = &e
+		s := i.status()
+		if s.State != manager.StateExited || s.ExitCode != e.Code || (s.Problem == nil) != (rule == "") ||
+			s.Problem != nil && s.Problem.Rule != rule {
+			t.Errorf("%+v: %+v", e, s)
+		}
+	}
+}
+
+// TestSlowWatcher: it gets the last state of each, and holds up nobody.
+func TestSlowWatcher(t *testing.T) {
+	n := &Node{instances: map[string]*instance{}, watchers: map[chan manager.InstanceEvent]*backlog{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	events, err := n.Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 {
+		n.mu.Lock()
+		n.publish(manager.InstanceEvent{Status: manager.InstanceStatus{ID: "a", ExitCode: i}})
+		n.publish(manager.InstanceEvent{Status: manager.InstanceStatus{ID: "b", ExitCode: i}})
+		n.mu.Unlock()
+	}
+	last := map[string]int{}
+	for last["a"] != 999 || last["b"] != 999 {
+		e := <-events
+		last[e.Status.ID] = e.Status.ExitCode
+	}
+	cancel()
+	for range events { //nolint:revive // closed, at last
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.watchers) != 0 {
+		t.Error("the watcher stays")
+	}
+}
+
+// TestDefaultBuildIsNotHostile: what tests build to play a hostile operator is
+// in no default build.
+func TestDefaultBuildIsNotHostile(t *testing.T) {
+	if size := cmp.Diff(newHostility(), hostility{}, cmp.AllowUnexported(hostility{})); size != "" {
+		t.Error(size)
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(b)
+		mentions := strings.Contains(text, "CUPEL_"+"HOSTILE")
+		if tagged := strings.HasPrefix(text, "//go:build cupel_hostile\n"); mentions && !tagged && !slices.Contains([]string{"node_test.go"}, f) {
+			t.Errorf("%s reads the orders of a hostile build without its tag", f)
+		}
+	}
+}
