@@ -261,3 +261,13 @@ func (in *Instance) Release(ctx context.Context) (*Conn, *release.Reply, error) 
 	}
 	return c, &reply, nil
 }
+
+// IdentityKey is the CAS's identity key, from the certificates of the connection.
+func (c *Conn) IdentityKey() (*ecdsa.PublicKey, error) {
+	certs := c.tls.ConnectionState().PeerCertificates
+	key, ok := certs[len(certs)-1].PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("the identity key is a %T", certs[len(certs)-1].PublicKey)
+	}
+	return key, nil
+}
