@@ -81,7 +81,11 @@ type auditVerifyReply struct {
 }
 
 func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error {
-	c, record, err := g.casClient(o.cas)
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	c, pin, err := side.cas(ctx, o.cas)
 	if err != nil {
 		return err
 	}
@@ -90,7 +94,7 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 	switch o.since {
 	case "":
 	case "kept":
-		since = &record.Pin.Head
+		since = &pin.Head
 	default:
 		h, err := parseHead(o.since)
 		if err != nil {

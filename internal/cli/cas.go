@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/appraise"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/version"
 )
@@ -131,17 +132,19 @@ func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
 	if err != nil {
 		return err
 	}
-	d := g.ownerDir()
-	book, err := d.casBook()
+	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err
 	}
-	c, err := g.dialCAS(o.addr, func(host string) *client.Pin {
-		if r, ok := book.CAS[host]; ok && !o.forget {
-			return &r.Pin
-		}
-		return nil
-	})
+	pins, err := side.dir.Pins()
+	if err != nil {
+		return err
+	}
+	var pin *owner.Pin
+	if known, ok := pins[host]; ok && !o.forget {
+		pin = &known
+	}
+	c, err := side.dial(ctx, host, pin)
 	if err != nil {
 		return err
 	}
@@ -150,14 +153,13 @@ func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
 	if err != nil {
 		return err
 	}
-	err = d.changeCAS(func(book *casBook) {
-		book.Default = host
-		book.CAS[host] = casRecord{
-			Pin: a.Pin, AttestedAt: g.now().UTC(), Measurement: a.Claims.Measurement, Signer: a.Claims.Signer,
-			Simulated: a.Claims.Simulated, Root: a.Claims.Root, TrustSimulation: e.TrustSimulation,
-		}
-	})
-	if err != nil {
+	next := owner.Pin{
+		Identity: a.Pin.Identity, Measurement: a.Claims.Measurement, Signer: a.Claims.Signer, Head: a.Pin.Head, Attested: g.now().UTC(),
+	}
+	if a.Claims.Simulated {
+		next.SimulationRoot = &a.Claims.Root
+	}
+	if err := side.dir.UpdatePins(ctx, func(pins owner.Pins) error { pins[host] = next; return nil }); err != nil {
 		return err
 	}
 	if g.json() {
@@ -217,25 +219,29 @@ func newCASListCommand(g *globals) *cobra.Command {
 }
 
 func runCASList(g *globals) error {
-	book, err := g.ownerDir().casBook()
+	dir, err := owner.Open(g.config)
+	if err != nil {
+		return err
+	}
+	pins, err := dir.Pins()
 	if err != nil {
 		return err
 	}
 	if g.json() {
-		return g.printJSON(book)
+		return g.printJSON(pins)
 	}
+	last := lastAttested(pins)
 	var rows [][]string
-	for _, addr := range sortedKeys(book.CAS) {
-		r := book.CAS[addr]
-		mark := ""
-		if addr == book.Default {
-			mark = "default"
-		}
-		platform := "hardware"
-		if r.Simulated {
+	for _, addr := range sortedKeys(pins) {
+		p := pins[addr]
+		platform, mark := "hardware", ""
+		if p.SimulationRoot != nil {
 			platform = "SIMULATED"
 		}
-		rows = append(rows, []string{addr, r.Pin.Identity.Short(), platform, r.AttestedAt.Format(time.RFC3339), fmt.Sprint(r.Pin.Head.Seq), mark})
+		if addr == last {
+			mark = "used by default"
+		}
+		rows = append(rows, []string{addr, p.Identity.Short(), platform, p.Attested.Format(time.RFC3339), fmt.Sprint(p.Head.Seq), mark})
 	}
 	return g.table([]string{"ADDRESS", "IDENTITY", "PLATFORM", "ATTESTED", "LOG", ""}, rows)
 }

@@ -8,6 +8,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ import (
 // flags that all commands share.
 type globals struct {
 	in       io.Reader
+	lines    *bufio.Reader // of in, once somebody was asked
 	out, err io.Writer
 	env      func(string) string
 	now      func() time.Time
@@ -85,6 +87,8 @@ operator, who is trusted with nothing, runs the copies.`,
 		newAuditCommand(g),
 		newCASCommand(g),
 		newRuntimeCommand(g),
+		newSessionCommand(g),
+		newTemplateCommand(g),
 		newVersionCommand(g),
 	)
 	return root

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// ownerSide is what the owner's commands need: the owner's folder and identity.
+type ownerSide struct {
+	g   *globals
+	dir *owner.Dir
+	id  *owner.Identity
+}
+
+func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
+	dir, err := owner.Open(g.config)
+	if err != nil {
+		return nil, err
+	}
+	id, err := dir.Identity(ctx, g.now)
+	if err != nil {
+		return nil, err
+	}
+	return &ownerSide{g, dir, id}, nil
+}
+
+// patience is how long owners' commands wait for a CAS that restarts.
+const patience = 15 * time.Second
+
+// dial returns a client of the CAS at addr that begins with pin (nil: none) and
+// keeps what it learns about a pinned CAS.
+func (o *ownerSide) dial(ctx context.Context, addr string, pin *owner.Pin) (*client.Client, error) {
+	opts := client.Options{
+		Certificate: &o.id.Certificate, Patience: patience, Now: o.g.now,
+		Save: func(p client.Pin) error { return o.keepHead(ctx, addr, p) },
+	}
+	if pin != nil {
+		opts.Pin = &client.Pin{Identity: pin.Identity, Head: pin.Head}
+	}
+	return client.New(addr, opts)
+}
+
+// keepHead moves the kept audit head of a pinned CAS on, never back.
+func (o *ownerSide) keepHead(ctx context.Context, addr string, p client.Pin) error {
+	return o.dir.UpdatePins(ctx, func(pins owner.Pins) error {
+		if old, ok := pins[addr]; ok && old.Identity == p.Identity && p.Head.Seq > old.Head.Seq {
+			old.Head = p.Head
+			pins[addr] = old
+		}
+		return nil
+	})
+}
+
+// cas returns a client of an attested CAS: the one at addr, or else the one that
+// was attested last.
+func (o *ownerSide) cas(ctx context.Context, addr string) (*client.Client, owner.Pin, error) {
+	pins, err := o.dir.Pins()
+	if err != nil {
+		return nil, owner.Pin{}, err
+	}
+	if addr == "" {
+		addr = lastAttested(pins)
+	}
+	if addr == "" {
+		return nil, owner.Pin{}, problem.New(problem.Unauthenticated, "cas_not_attested", "no CAS was attested yet").Fix("run: cupel cas attest ADDRESS")
+	}
+	if addr, err = client.Address(addr); err != nil {
+		return nil, owner.Pin{}, err
+	}
+	pin, ok := pins[addr]
+	if !ok {
+		return nil, pin, problem.New(problem.Unauthenticated, "cas_not_attested", "the CAS at %s was not attested yet", addr).Fix("run: cupel cas attest %s", addr)
+	}
+	c, err := o.dial(ctx, addr, &pin)
+	return c, pin, err
+}
+
+func lastAttested(pins owner.Pins) (addr string) {
+	for _, a := range sortedKeys(pins) {
+		if addr == "" || pins[a].Attested.After(pins[addr].Attested) {
+			addr = a
+		}
+	}
+	return addr
+}
+
+// casOf returns a client of the CAS that holds a session: the one named, or the
+// one where this owner created it.
+func (o *ownerSide) casOf(ctx context.Context, name ident.SessionName, addr string) (*client.Client, owner.Pin, error) {
+	if addr == "" {
+		sessions, err := o.dir.Sessions()
+		if err != nil {
+			return nil, owner.Pin{}, err
+		}
+		addr = sessions[name].CAS
+	}
+	return o.cas(ctx, addr)
+}
+
+// vouchedFor returns the measurement of a runtime that the owner vouched for last.
+func (o *ownerSide) vouchedFor(runtime string) (ident.Measurement, bool, error) {
+	known, err := o.dir.Vouched()
+	if err != nil {
+		return ident.Measurement{}, false, err
+	}
+	for _, v := range slices.Backward(known) { // newest last
+		if v.Runtime == runtime {
+			return v.Measurement, true, nil
+		}
+	}
+	return ident.Measurement{}, false, nil
+}

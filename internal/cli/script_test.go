@@ -1,0 +1,91 @@
+package cli_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"cupel.dev/cupel/internal/castest"
+	"cupel.dev/cupel/internal/cli"
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// TestMain lets scripts run this binary as cupel.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"cupel": func() {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+			code := cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+			stop()
+			os.Exit(code)
+		},
+	})
+}
+
+// TestScripts runs testdata/script. Each script has an owner's folder of its own
+// and may start a real CAS, on a simulated platform, within this process.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("CUPEL_CONFIG", filepath.Join(env.WorkDir, "owner"))
+			env.Setenv("CUPEL_STATE", filepath.Join(env.WorkDir, "state"))
+			cas := &scriptCAS{dir: filepath.Join(env.WorkDir, "cas-state")}
+			env.Values[scriptCASKey{}] = cas
+			env.Defer(cas.stop)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand},
+	})
+}
+
+type scriptCASKey struct{}
+
+// scriptCAS is a script's CAS: its state and, while it runs, its process.
+type scriptCAS struct {
+	dir  string
+	addr string // the same over restarts
+	env  *castest.Env
+}
+
+func (c *scriptCAS) stop() {
+	if c.env != nil {
+		c.env.Stop()
+		c.env = nil
+	}
+}
+
+// casCommand is `cas start [DIR]`, `cas stop`. Starting sets $CAS (address),
+// $CAS_ROOT (the simulated root's SHA-256) and $CAS_MEASUREMENT; another DIR is
+// another state at the same address.
+func casCommand(ts *testscript.TestScript, neg bool, args []string) {
+	c, ok := ts.Value(scriptCASKey{}).(*scriptCAS)
+	if !ok || neg || len(args) == 0 {
+		ts.Fatalf("usage: cas start [DIR] | cas stop")
+	}
+	c.stop()
+	if args[0] == "stop" {
+		return
+	}
+	dir := c.dir
+	if len(args) > 1 {
+		dir = ts.MkAbs(args[1])
+	}
+	ts.Check(os.MkdirAll(dir, 0o700))
+	env, err := castest.Open(dir, castest.Options{Owners: c.addr}, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	ts.Check(err)
+	c.env, c.addr = env, env.Owners
+	ts.Setenv("CAS", env.Owners)
+	ts.Setenv("CAS_ROOT", ident.Sum(env.Platform.Root().Raw).String())
+	ts.Setenv("CAS_MEASUREMENT", castest.CASMeasurement.String())
+	ts.Setenv("CAS_IDENTITY", fmt.Sprint(env.Identity))
+}

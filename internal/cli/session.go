@@ -1,0 +1,245 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+func newSessionCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "session",
+		Short: "Write down which measured code may have which secrets",
+		Args:  cobra.NoArgs,
+	}
+	c.AddCommand(newSessionCreateCommand(g), newSessionCheckCommand(g), newSessionReadCommand(g), newSessionVerifyCommand(g), newSessionValuesCommand(g))
+	return c
+}
+
+// sessionOptions are shared by check and create.
+type sessionOptions struct {
+	file   string
+	inputs inputFlags
+	values valueFlags
+	accept []string
+	name   string
+	cas    string
+	update bool
+}
+
+func (o *sessionOptions) add(c *cobra.Command) {
+	o.inputs.add(c)
+	c.Flags().StringSliceVar(&o.accept, "accept-measurement", nil, "accept this measurement without having rebuilt it: HEX or SERVICE=HEX; repeatable")
+}
+
+func newSessionCheckCommand(g *globals) *cobra.Command {
+	var o sessionOptions
+	c := &cobra.Command{
+		Use:   "check FILE",
+		Short: "Compare a session template with your own inputs",
+		Long: `Makes the template again from your inputs and names every difference in FILE,
+and every measurement in it that you can't vouch for. Sends nothing.`,
+		Example: `  cupel session check client-session.yml --runtime python --command "python3 /home/client-app/repo/client-app.py"`,
+		Args:    exactArgs("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.file = args[0]
+			return runSessionCheck(cmd.Context(), g, o)
+		},
+	}
+	o.add(c)
+	return c
+}
+
+type checkReply struct {
+	Differences  []owner.Difference                      `json:"differences"`
+	Measurements map[ident.ServiceName]ident.Measurement `json:"measurements"`
+}
+
+func runSessionCheck(ctx context.Context, g *globals, o sessionOptions) error {
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	_, reviewed, err := side.review(&o)
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		if err := g.printJSON(checkReply{append([]owner.Difference{}, reviewed.Differences...), reviewed.Measurements}); err != nil {
+			return err
+		}
+	}
+	if err := owner.Refuse(reviewed.Differences); err != nil {
+		return err
+	}
+	if !g.json() {
+		g.printf("%s is the template that your inputs make, and you vouch for its measurements.\n", o.file)
+		return side.printMeasurements(reviewed.Measurements)
+	}
+	return nil
+}
+
+// review reads FILE and judges it by the owner's inputs, which it asks for where
+// no flag gives them.
+func (o *ownerSide) review(opts *sessionOptions) (owner.Inputs, *owner.Reviewed, error) {
+	text, err := readSmall(opts.file, session.MaxSize)
+	if err != nil {
+		return owner.Inputs{}, nil, err
+	}
+	if err := o.g.askInputs(&opts.inputs); err != nil {
+		return owner.Inputs{}, nil, err
+	}
+	in, err := opts.inputs.inputs()
+	if err != nil {
+		return in, nil, err
+	}
+	known, err := o.dir.Vouched()
+	if err != nil {
+		return in, nil, err
+	}
+	accepts, err := owner.AcceptVouched(known, opts.accept)
+	if err != nil {
+		return in, nil, err
+	}
+	reviewed, err := owner.Review(text, in, accepts)
+	return in, reviewed, err
+}
+
+func readSmall(name string, most int) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, problem.New(problem.NotFound, "file", "%w", err)
+	}
+	if info.Size() > int64(most) {
+		return nil, problem.New(problem.Invalid, "file", "%s has %d bytes", name, info.Size()).Want("at most %d", most)
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "file", "%w", err)
+	}
+	return b, nil
+}
+
+func (o *ownerSide) printMeasurements(ms map[ident.ServiceName]ident.Measurement) error {
+	known, err := o.dir.Vouched()
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, service := range []ident.ServiceName{owner.PullService, owner.AppService} {
+		how := "accepted on the command line"
+		if i := slices.IndexFunc(known, func(v owner.Vouched) bool { return v.Measurement == ms[service] }); i >= 0 {
+			how = known[i].How + ", packages as of " + known[i].IndexDate.UTC().Format(time.DateOnly)
+		}
+		rows = append(rows, []string{string(service), ms[service].String(), how})
+	}
+	return o.g.table([]string{"SERVICE", "MEASUREMENT", "VOUCHED FOR"}, rows)
+}
+
+func newSessionCreateCommand(g *globals) *cobra.Command {
+	var o sessionOptions
+	c := &cobra.Command{
+		Use:   "create FILE",
+		Short: "Check a session template, fill it in and give it to your CAS",
+		Long: `Makes the template again from your inputs and refuses every difference in FILE.
+Only the template made here is filled in and uploaded, to the attested CAS and
+nobody else; the hash that it answers is compared with the one computed here. The
+session belongs to the key in your owner's folder, made on first use.
+
+Values are given by -e NAME=VALUE, by -e NAME=@FILE, or with --use-env taken from
+the environment; what is still missing is asked for, without an echo.`,
+		Example: `  cupel session create client-session.yml --name my-app --runtime python \
+    --command "python3 /home/client-app/repo/client-app.py" \
+    -e GIT_REPO=https://git.example.org/me/app.git -e ACCESS_TOKEN=@token`,
+		Args: exactArgs("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.file = args[0]
+			return runSessionCreate(cmd.Context(), g, o)
+		},
+	}
+	o.add(c)
+	o.values.add(c)
+	f := c.Flags()
+	f.StringVar(&o.name, "name", "", "the session's name (or -e SESSION=NAME)")
+	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: the one attested last)")
+	f.BoolVar(&o.update, "update", false, "replace the current version of a session that exists")
+	return c
+}
+
+type createReply struct {
+	Session      ident.SessionName                       `json:"session"`
+	Hash         ident.Digest                            `json:"hash"`
+	CAS          string                                  `json:"cas"`
+	Measurements map[ident.ServiceName]ident.Measurement `json:"measurements"`
+	Warnings     [][]string                              `json:"warnings,omitempty"`
+}
+
+func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	in, reviewed, err := side.review(&o)
+	if err != nil {
+		return err
+	}
+	if err := owner.Refuse(reviewed.Differences); err != nil {
+		return err
+	}
+	// The CAS first: values are asked for only if there is somebody to give them to.
+	c, _, err := side.cas(ctx, o.cas)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	values, err := o.values.collect(g, reviewed.Text, o.name)
+	if err != nil {
+		return err
+	}
+	text, err := session.Fill(reviewed.Text, values.get)
+	if err != nil {
+		return err
+	}
+	if o.update {
+		if text, err = withPredecessor(ctx, c, values.session, text); err != nil {
+			return err
+		}
+	}
+	parsed, err := session.Parse(text)
+	if err != nil {
+		return err
+	}
+	want := parsed.Hash(side.id.KeyHash)
+	created, err := c.CreateSession(ctx, text)
+	if err != nil {
+		return err
+	}
+	if created.Hash != want {
+		return problem.New(problem.Denied, "session_hash", "the CAS answered hash %s", created.Hash).Want("%s, as computed here", want).
+			Fix("do not deploy this session: the CAS keeps another one than was sent")
+	}
+	err = side.dir.UpdateSessions(ctx, func(all owner.Sessions) error {
+		all[parsed.Name] = owner.SessionRecord{
+			CAS: c.Address(), Runtime: in.Runtime, Command: in.Command, Volume: in.Volume, DNS: in.DNS, Ref: in.Ref,
+			Simulation: in.Simulation, Hash: want, At: g.now().UTC(),
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	reply := createReply{parsed.Name, want, c.Address(), reviewed.Measurements, created.Warnings}
+	if g.json() {
+		return g.printJSON(reply)
+	}
+	g.printf("session %s\nhash    %s (the CAS's and our own)\ncas     %s\n\n", reply.Session, reply.Hash, reply.CAS)
+	return side.printMeasurements(reply.Measurements)
+}

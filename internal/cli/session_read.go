@@ -1,0 +1,224 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+func parseSessionArg(s string) (ident.SessionName, error) {
+	name, err := ident.ParseSessionName(s)
+	if err != nil {
+		return "", problem.New(problem.Invalid, "session_name", "%w", err)
+	}
+	return name, nil
+}
+
+func newSessionReadCommand(g *globals) *cobra.Command {
+	var cas, hash string
+	var reveal bool
+	c := &cobra.Command{
+		Use:     "read NAME",
+		Short:   "Show a session as the CAS keeps it",
+		Example: `  cupel session read my-app`,
+		Args:    exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runSessionRead(cmd.Context(), g, args[0], cas, hash, reveal)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&cas, "cas", "", "address of the CAS (default: where you created the session)")
+	f.StringVar(&hash, "hash", "", "an earlier version")
+	f.BoolVar(&reveal, "show-secrets", false, "also show the secret values that were given")
+	return c
+}
+
+type readReply struct {
+	Session ident.SessionName `json:"session"`
+	Hash    ident.Digest      `json:"hash"`
+	Text    string            `json:"text"`
+}
+
+func runSessionRead(ctx context.Context, g *globals, arg, cas, hash string, reveal bool) error {
+	name, err := parseSessionArg(arg)
+	if err != nil {
+		return err
+	}
+	var version *ident.Digest
+	if hash != "" {
+		h, err := ident.ParseDigest(hash)
+		if err != nil {
+			return problem.New(problem.Invalid, "usage", "--hash: %w", err)
+		}
+		version = &h
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	c, _, err := side.casOf(ctx, name, cas)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	got, err := c.ReadSession(ctx, name, version)
+	if err != nil {
+		return err
+	}
+	text := got.Text
+	if !reveal {
+		parsed, err := session.Parse([]byte(got.Text))
+		if err != nil {
+			return err
+		}
+		text = string(parsed.Redacted())
+	}
+	if g.json() {
+		return g.printJSON(readReply{name, got.Hash, text})
+	}
+	g.printf("%s", text)
+	return nil
+}
+
+func newSessionVerifyCommand(g *globals) *cobra.Command {
+	var cas string
+	c := &cobra.Command{
+		Use:   "verify NAME",
+		Short: "Make sure that the CAS keeps the session that you created",
+		Long: `Reads the session from the CAS, computes its hash here, and compares it with what
+the CAS answers and with what was remembered when you created it.`,
+		Example: `  cupel session verify my-app`,
+		Args:    exactArgs("NAME"),
+		RunE:    func(cmd *cobra.Command, args []string) error { return runSessionVerify(cmd.Context(), g, args[0], cas) },
+	}
+	c.Flags().StringVar(&cas, "cas", "", "address of the CAS (default: where you created the session)")
+	return c
+}
+
+type verifyReply struct {
+	Session   ident.SessionName `json:"session"`
+	Hash      ident.Digest      `json:"hash"`
+	CAS       string            `json:"cas"`
+	CreatedAt time.Time         `json:"created_at"`
+	AuditHead uint64            `json:"audit_head"`
+}
+
+func runSessionVerify(ctx context.Context, g *globals, arg, cas string) error {
+	name, err := parseSessionArg(arg)
+	if err != nil {
+		return err
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	reply, err := side.verifySession(ctx, name, cas)
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		return g.printJSON(reply)
+	}
+	g.printf("session %s is the one that you created on %s\nhash    %s\ncas     %s, audit log followed to entry %d\n",
+		reply.Session, reply.CreatedAt.Format(time.RFC3339), reply.Hash, reply.CAS, reply.AuditHead)
+	return nil
+}
+
+// verifySession compares three hashes: ours over the text, the CAS's, and the
+// one that was remembered.
+func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, cas string) (*verifyReply, error) {
+	sessions, err := o.dir.Sessions()
+	if err != nil {
+		return nil, err
+	}
+	record, ok := sessions[name]
+	if !ok {
+		return nil, problem.New(problem.NotFound, "session_unknown", "you did not create a session %q with this owner's folder", name).
+			Fix("use the folder that you created it with: --config DIR")
+	}
+	c, _, err := o.casOf(ctx, name, cas)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	got, err := c.ReadSession(ctx, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := session.Parse([]byte(got.Text))
+	if err != nil {
+		return nil, err
+	}
+	own := parsed.Hash(o.id.KeyHash)
+	if parsed.Name != name || own != got.Hash || own != record.Hash {
+		return nil, problem.New(problem.Denied, "session_hash", "the CAS keeps version %s of session %s, whose text hashes to %s", got.Hash, parsed.Name, own).
+			Want("%s, the version that you created on %s", record.Hash, record.At.UTC().Format(time.RFC3339)).
+			Fix("if you did not update it elsewhere, stop: somebody else did. `cupel session read %s` shows what it is now", name)
+	}
+	pin, _ := c.Pin()
+	return &verifyReply{name, own, c.Address(), record.At, pin.Head.Seq}, nil
+}
+
+func newSessionValuesCommand(g *globals) *cobra.Command {
+	var cas string
+	c := &cobra.Command{
+		Use:   "values NAME [SECRET]",
+		Short: "Show what a session publishes, for instance its app's CA certificate",
+		Example: `  cupel session values my-app
+  cupel session values my-app app_ca > ca.pem`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runSessionValues(cmd.Context(), g, cas, args)
+		},
+	}
+	c.Flags().StringVar(&cas, "cas", "", "address of the CAS (default: where you created the session)")
+	return c
+}
+
+func runSessionValues(ctx context.Context, g *globals, cas string, args []string) error {
+	name, err := parseSessionArg(args[0])
+	if err != nil {
+		return err
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	c, _, err := side.casOf(ctx, name, cas)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if len(args) == 2 {
+		v, err := c.Value(ctx, name, args[1])
+		if err != nil {
+			return err
+		}
+		if g.json() {
+			return g.printJSON(v)
+		}
+		g.printf("%s", v.Value)
+		return nil
+	}
+	all, err := c.Values(ctx, name)
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		return g.printJSON(all)
+	}
+	var rows [][]string
+	for _, k := range sortedKeys(all) {
+		until := "no end"
+		if e := all[k].Expires; e != nil {
+			until = e.UTC().Format(time.RFC3339)
+		}
+		rows = append(rows, []string{k, all[k].Kind, until})
+	}
+	return g.table([]string{"VALUE", "KIND", "GOOD UNTIL"}, rows)
+}

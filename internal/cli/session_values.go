@@ -1,0 +1,211 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// valueFlags say where the values of a template's variables come from.
+type valueFlags struct {
+	given  []string // NAME=VALUE or NAME=@FILE
+	useEnv bool
+}
+
+func (v *valueFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringArrayVarP(&v.given, "value", "e", nil, "a value: NAME=VALUE, or NAME=@FILE for a file's content; repeatable")
+	f.BoolVar(&v.useEnv, "use-env", false, "take values that no -e gives from the environment")
+}
+
+// values are the variables of one session, filled in.
+type values struct {
+	session ident.SessionName
+	byName  map[string]secret.Value
+}
+
+func (v *values) get(name string) (secret.Value, bool) {
+	s, ok := v.byName[name]
+	return s, ok
+}
+
+// maxValue bounds a value, so that @FILE can't be the wrong file by far.
+const maxValue = 256 << 10
+
+// collect finds a value for every variable that the template leaves open.
+func (v *valueFlags) collect(g *globals, template []byte, name string) (*values, error) {
+	open, err := session.Variables(template)
+	if err != nil {
+		return nil, err
+	}
+	out := &values{byName: map[string]secret.Value{}}
+	for _, given := range v.given {
+		key, text, ok := strings.Cut(given, "=")
+		if !ok || !slices.Contains(open, key) {
+			return nil, problem.New(problem.Invalid, "session_value", "-e %s: the template has no such variable", key).
+				Want("NAME=VALUE with one of %s", strings.Join(open, ", "))
+		}
+		if _, twice := out.byName[key]; twice {
+			return nil, problem.New(problem.Invalid, "session_value", "-e %s is given twice", key)
+		}
+		if out.byName[key], err = valueOf(key, text); err != nil {
+			return nil, err
+		}
+	}
+	if name != "" {
+		if _, twice := out.byName[owner.VarSession]; twice {
+			return nil, problem.New(problem.Invalid, "session_value", "the session's name is given by --name and by -e %s", owner.VarSession)
+		}
+		out.byName[owner.VarSession] = secret.NewString(name)
+	}
+	for _, key := range open {
+		if _, ok := out.byName[key]; ok {
+			continue
+		}
+		if out.byName[key], err = v.missing(g, key); err != nil {
+			return nil, err
+		}
+	}
+	return out, out.check()
+}
+
+// valueOf reads TEXT or @FILE; one newline at a file's end is not part of the value.
+func valueOf(key, text string) (secret.Value, error) {
+	name, isFile := strings.CutPrefix(text, "@")
+	if !isFile {
+		return secret.NewString(text), nil
+	}
+	b, err := readSmall(name, maxValue)
+	if err != nil {
+		p := problem.From(err)
+		p.Actual = fmt.Sprintf("-e %s: %s", key, p.Actual)
+		return secret.Value{}, p
+	}
+	if key != owner.VarCA { // PEM keeps its newline
+		b = []byte(strings.TrimRight(string(b), "\r\n"))
+	}
+	return secret.New(b), nil
+}
+
+// missing finds a value that no flag gave.
+func (v *valueFlags) missing(g *globals, key string) (secret.Value, error) {
+	if v.useEnv {
+		if text := g.env(key); text != "" {
+			return secret.NewString(text), nil
+		}
+	}
+	if key == owner.VarCA {
+		return secret.Value{}, nil // the puller's own bundle
+	}
+	tty, ok := g.terminal()
+	if !ok {
+		return secret.Value{}, problem.New(problem.Invalid, "session_value", "no value for %s", key).
+			Fix("give -e %s=VALUE or -e %s=@FILE, or --use-env with %s in the environment", key, key, key)
+	}
+	if key == owner.VarSession || key == owner.VarRepo {
+		text, err := g.ask(key + ": ")
+		return secret.NewString(text), err
+	}
+	_, _ = fmt.Fprintf(g.err, "%s (not shown): ", key)
+	b, err := term.ReadPassword(int(tty.Fd()))
+	_, _ = fmt.Fprintln(g.err)
+	if err != nil {
+		return secret.Value{}, fmt.Errorf("read %s: %w", key, err)
+	}
+	return secret.New(b), nil
+}
+
+// check refuses what could only fail later, inside an instance, where the reason
+// is harder to see.
+func (v *values) check() error {
+	var err error
+	name := v.byName[owner.VarSession]
+	if v.session, err = ident.ParseSessionName(string(name.Reveal())); err != nil {
+		return problem.New(problem.Invalid, "session_name", "%w", err)
+	}
+	if token, ok := v.byName[owner.VarToken]; ok && token.Len() == 0 {
+		return problem.New(problem.Invalid, "access_token", "the access token is empty").Fix("give -e %s=@FILE", owner.VarToken)
+	}
+	repo, ok := v.byName[owner.VarRepo]
+	if !ok {
+		return nil
+	}
+	u, err := url.Parse(string(repo.Reveal()))
+	switch {
+	case err != nil || u.Host == "" || u.Path == "" || u.Path == "/":
+		return problem.New(problem.Invalid, "git_repository", "the repository is no URL").Want("https://HOST/PATH")
+	case u.Scheme != "https":
+		return problem.New(problem.Invalid, "git_repository", "the repository has a %s:// URL: the token would travel in the clear", u.Scheme).Want("https://HOST/PATH")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return problem.New(problem.Invalid, "git_repository", "the repository's URL carries more than host and path").
+			Want("https://HOST/PATH").Fix("give the token as %s: a URL ends up in places where it can be read", owner.VarToken)
+	}
+	return nil
+}
+
+// terminal returns the terminal that a person can be asked at.
+func (g *globals) terminal() (*os.File, bool) {
+	f, ok := g.in.(*os.File)
+	return f, ok && term.IsTerminal(int(f.Fd()))
+}
+
+// ask reads one line.
+func (g *globals) ask(prompt string) (string, error) {
+	_, _ = fmt.Fprint(g.err, prompt)
+	if g.lines == nil {
+		g.lines = bufio.NewReader(g.in)
+	}
+	line, err := g.lines.ReadString('\n')
+	if err != nil && (err != io.EOF || line == "") {
+		return "", problem.New(problem.Invalid, "no_answer", "no answer to %q", strings.TrimSpace(prompt))
+	}
+	return strings.TrimSpace(line), nil
+}
+
+// askInputs completes the owner's inputs. They decide what a template is
+// compared with, so they are never taken from the template: without flags and
+// without a person there is nothing to compare with.
+func (g *globals) askInputs(i *inputFlags) error {
+	for _, f := range []struct {
+		flag, prompt string
+		value        *string
+	}{{"runtime", "Runtime that your app runs on (for instance python): ", &i.runtime}, {"command", "Command line of your app: ", &i.command}} {
+		if *f.value != "" {
+			continue
+		}
+		if _, ok := g.terminal(); !ok {
+			return problem.New(problem.Invalid, "template_input", "no --%s, and no terminal to ask at", f.flag).
+				Fix("give --%s: what the template is compared with has to come from you, never from the file", f.flag)
+		}
+		text, err := g.ask(f.prompt)
+		if err != nil {
+			return err
+		}
+		*f.value = text
+	}
+	return nil
+}
+
+// withPredecessor makes text the next version of the session that the CAS has.
+func withPredecessor(ctx context.Context, c *client.Client, name ident.SessionName, text []byte) ([]byte, error) {
+	current, err := c.ReadSession(ctx, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	return append(slices.Clip(text), "predecessor: "+current.Hash.String()+"\n"...), nil
+}

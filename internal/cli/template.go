@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// inputFlags are the owner's decisions that a template is made from.
+type inputFlags struct {
+	runtime    string
+	command    string
+	volume     string
+	dns        []string
+	ref        string
+	simulation bool
+	pull, app  string // measurements
+}
+
+func (i *inputFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&i.runtime, "runtime", "", "the runtime that the app runs on, for instance python")
+	f.StringVar(&i.command, "command", "", "the app's command line")
+	f.StringVar(&i.volume, "volume", "", "name of the encrypted volume (default genesis)")
+	f.StringSliceVar(&i.dns, "dns", nil, "name in the app's certificate; repeatable (default localhost)")
+	f.StringVar(&i.ref, "ref", "", "branch, tag or commit to pull (default: the repository's own)")
+	f.BoolVar(&i.simulation, "simulation", false, "tolerate SIMULATED platforms: for tests, keeps nothing secret from the host")
+	f.StringVar(&i.pull, "pull-measurement", "", "expect this measurement of the puller")
+	f.StringVar(&i.app, "app-measurement", "", "expect this measurement of the app's runtime")
+}
+
+// inputs turns the flags into what package owner works with. Measurements that
+// no flag names stay out.
+func (i *inputFlags) inputs() (owner.Inputs, error) {
+	in := owner.Inputs{
+		Runtime: i.runtime, Command: i.command, Volume: i.volume, DNS: i.dns, Ref: i.ref, Simulation: i.simulation,
+		Measurements: map[ident.ServiceName]ident.Measurement{},
+	}
+	for _, f := range []struct {
+		flag, text string
+		service    ident.ServiceName
+	}{{"pull-measurement", i.pull, owner.PullService}, {"app-measurement", i.app, owner.AppService}} {
+		if f.text == "" {
+			continue
+		}
+		m, err := ident.ParseMeasurement(f.text)
+		if err != nil {
+			return in, problem.New(problem.Invalid, "usage", "--%s: %w", f.flag, err)
+		}
+		in.Measurements[f.service] = m
+	}
+	return in, nil
+}
+
+func newTemplateCommand(g *globals) *cobra.Command {
+	var i inputFlags
+	c := &cobra.Command{
+		Use:   "template",
+		Short: "Write a session template for an app in a private git repository",
+		Long: `Writes a session template to the standard output. What makes it yours (name,
+token, repository) stays open: 'cupel session create' fills it in.
+
+Measurements are those that you vouched for (cupel runtime measure). Whoever hands you a template may have
+changed it: 'cupel session create' makes it again from your own inputs and
+refuses every difference.`,
+		Example: `  cupel template --runtime python --command "python3 /home/client-app/repo/client-app.py" > client-session.yml`,
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return runTemplate(g, i) },
+	}
+	i.add(c)
+	return c
+}
+
+func runTemplate(g *globals, i inputFlags) error {
+	in, err := i.inputs()
+	if err != nil {
+		return err
+	}
+	if in.Runtime == "" || in.Command == "" {
+		return problem.New(problem.Invalid, "template_input", "no runtime, or no command").Want("both").Fix("give --runtime and --command")
+	}
+	dir, err := owner.Open(g.config)
+	if err != nil {
+		return err
+	}
+	side := &ownerSide{g: g, dir: dir} // a template needs no identity
+	for _, service := range []ident.ServiceName{owner.PullService, owner.AppService} {
+		if !in.Measurements[service].IsZero() {
+			continue
+		}
+		m, err := side.measurementOf(in.RuntimeOf(service))
+		if err != nil {
+			return err
+		}
+		in.Measurements[service] = m
+	}
+	text, err := owner.Template(in)
+	if err != nil {
+		return err
+	}
+	_, err = g.out.Write(text)
+	return err
+}
+
+// measurementOf finds a runtime's measurement, as vouched for.
+func (o *ownerSide) measurementOf(runtime string) (ident.Measurement, error) {
+	m, ok, err := o.vouchedFor(runtime)
+	if err != nil || ok {
+		return m, err
+	}
+	return m, problem.New(problem.NotFound, "runtime_unmeasured", "the measurement of the runtime %s is not known here", runtime).
+		Fix("rebuild and measure it: cupel runtime measure %s --lock FILE", runtime)
+}
