@@ -53,7 +53,7 @@ func members(n *yaml.Node) []entry {
 	var out []entry
 	if n.Kind == yaml.MappingNode {
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			out = append(out, entry{"." + n.Content[i].Value, n.Content[i+1]})
+			out = append(out, entry{"." + printable(n.Content[i].Value), n.Content[i+1]})
 		}
 		return out
 	}
@@ -62,7 +62,7 @@ func members(n *yaml.Node) []entry {
 		label := strconv.Itoa(i)
 		for _, key := range []string{"path", "name"} {
 			if k := child(c, key); k != nil && k.Kind == yaml.ScalarNode {
-				label = k.Value
+				label = printable(k.Value)
 			}
 		}
 		if seen[label]++; seen[label] > 1 {
@@ -146,6 +146,14 @@ func (d *differ) render(n *yaml.Node) string {
 // show turns markers back into the variables that they stand for.
 func (d *differ) show(s string) string { return strings.ReplaceAll(s, d.marker, "$") }
 
+// printable quotes what would do anything to a terminal but show.
+func printable(s string) string {
+	if q := strconv.Quote(s); q != `"`+s+`"` {
+		return q
+	}
+	return s
+}
+
 // flow writes a tree on one line, for people.
 func flow(n *yaml.Node, depth int) string {
 	if depth > 8 {
@@ -155,7 +163,7 @@ func flow(n *yaml.Node, depth int) string {
 	switch n.Kind {
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			parts = append(parts, n.Content[i].Value+": "+flow(n.Content[i+1], depth+1))
+			parts = append(parts, printable(n.Content[i].Value)+": "+flow(n.Content[i+1], depth+1))
 		}
 		return "{" + strings.Join(parts, ", ") + "}"
 	case yaml.SequenceNode:

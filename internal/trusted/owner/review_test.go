@@ -205,6 +205,25 @@ func TestReviewRefusesBrokenFiles(t *testing.T) {
 	}
 }
 
+// TestDifferencesAreHarmlessToShow plays the operator who paints over the
+// owner's terminal.
+func TestDifferencesAreHarmlessToShow(t *testing.T) {
+	const paint = `\e[2J\r\u202e`
+	clean := operators(t)
+	for _, text := range []string{
+		strings.Replace(clean, "    environment:\n", "    environment:\n      \"A"+paint+"\": x\n", 1),
+		strings.Replace(clean, "    environment:\n", "    environment:\n      A: \"x"+paint+"\"\n", 1),
+		strings.Replace(clean, "    environment:\n", "    environment:\n      \"A"+paint+"\":\n", 1),
+		strings.Replace(clean, "secrets:\n", "secrets:\n  - {name: \""+paint+"\", kind: \""+paint+"\"}\n", 1),
+		clean + "\"" + paint + "\": {\"" + paint + "\": x}\n",
+	} {
+		err := Refuse(review(t, text, owners()).Differences)
+		if err == nil || strings.ContainsAny(err.Error(), "\x1b\r\u202e") {
+			t.Errorf("%q", err)
+		}
+	}
+}
+
 func TestSimulationIsTheOwners(t *testing.T) {
 	in := owners()
 	in.Simulation = true

@@ -223,6 +223,9 @@ type occupied struct {
 // occupy refuses two things in one place, and anything below of another: a file
 // in a volume would be stored with it.
 func (r *reader) occupy(taken occupied, n *yaml.Node, p string) {
+	if r.err != nil {
+		return // p may be no path
+	}
 	collision := ""
 	if taken.things[p] {
 		collision = p

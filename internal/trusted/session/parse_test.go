@@ -113,8 +113,8 @@ func TestParseRefuses(t *testing.T) {
 		"open bracket":          {"name: [a", ruleSyntax, "line "},
 		"two documents":         {small + "---\nname: b\n", ruleSyntax, "line 6 column 1: a second YAML document"},
 		"anchor":                {"name: &a x\nversion: *a\n", ruleSyntax, "line 1 column 7: a YAML anchor"},
-		"tag":                   {"name: !!str x\n", ruleSyntax, "line 1 column 7: the YAML tag !!str"},
-		"custom tag":            {"secret_config: {store_in: !akv {}}\n", ruleSyntax, "the YAML tag !akv"},
+		"tag":                   {"name: !!str x\n", ruleSyntax, "line 1 column 7: the YAML tag \"!!str\""},
+		"custom tag":            {"secret_config: {store_in: !akv {}}\n", ruleSyntax, "the YAML tag \"!akv\""},
 		"not UTF-8":             {"name: a\nversion: \xff\n", ruleSyntax, "line 2 column 10: not UTF-8"},
 		"NUL":                   {small + "    pwd: \"a\\0b\"\n", ruleSyntax, "NUL"},
 		"complex key":           {"? [a]\n: b\n", ruleSyntax, "no plain word"},
@@ -146,8 +146,8 @@ func TestParseRefuses(t *testing.T) {
 		"host argument":         {service("command: a @@3"), ruleUnsupported, "@@3"},
 		"host variable":         {service(`environment: {\@\@A: ""}`), ruleUnsupported, "the host fills in"},
 		"variable name":         {service(`environment: {"A=B": x}`), ruleField, "\"A=B\""},
-		"null value":            {service("environment: {A: }"), ruleField, "A has no value"},
-		"list value":            {service("environment: {A: [b]}"), ruleField, "A is no single value"},
+		"null value":            {service("environment: {A: }"), ruleField, "the variable \"A\" has no value"},
+		"list value":            {service("environment: {A: [b]}"), ruleField, "the variable \"A\" is no single value"},
 		"relative pwd":          {service("pwd: a"), ruleField, "absolute path"},
 		"unknown secret":        {service("command: a $$SCONE::y$$"), ruleReference, "there is no secret \"y\""},
 		"format of kind":        {service("command: a $$SCONE::x:hex$$"), ruleReference, "a secret of kind ascii has no format \"hex\""},
@@ -307,5 +307,33 @@ func TestWithPredecessor(t *testing.T) {
 	}
 	if d := cmp.Diff(next, again, same); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestParseIsQuick holds texts against a machine that reads them for anybody:
+// none may cost more than its length. A quadratic rule would run for minutes.
+func TestParseIsQuick(t *testing.T) {
+	if testing.Short() {
+		t.Skip("reads some megabytes")
+	}
+	fill := func(head, part, tail string) string {
+		return head + strings.Repeat(part, (MaxSize-len(head)-len(tail))/len(part)) + tail
+	}
+	for name, text := range map[string]string{
+		"unknown keys":  fill("", "k: 1\n", ""),
+		"long path":     fill(small+"images: [{name: i, injection_files: [{content: x, path: ", "/a", "}]}]\n"),
+		"many services": fill(small, "  - {name: a, image_name: b}\n", ""),
+		"many words":    fill(small+"    command: ", "a ", "\n"),
+		"references":    fill(small+"    command: ", "$$SCONE::a$$", "\n"),
+		"dollars":       fill(small+"    command: ", "$", "\n"),
+		"brackets":      fill("", "[", ""),
+		"quotes":        fill("a: ", "'", ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if s, err := Parse([]byte(text)); err == nil && len(s.Canonical()) < 1000 {
+				t.Error("what was read got lost")
+			}
+			_, _ = Variables([]byte(text))
+		})
 	}
 }

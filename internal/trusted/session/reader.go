@@ -48,7 +48,7 @@ func (r *reader) mapping(n *yaml.Node, s *section) fields {
 		r.refuse(n, ruleField, "the %s is no mapping", s.name).Want("keys of %s", strings.Join(s.keys, ", "))
 		return f
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && r.err == nil; i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		switch {
 		case slices.Contains(s.keys, key.Value):

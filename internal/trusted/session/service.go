@@ -215,7 +215,7 @@ func (r *reader) environment(s fields) []EnvVar {
 		case key.Value == "" || strings.Contains(key.Value, "="):
 			r.refuse(key, ruleField, "the variable name %q", clip(key.Value)).Want("one without = that is not empty")
 		}
-		out = append(out, EnvVar{key.Value, r.reference(value, r.scalar(value, key.Value), true)})
+		out = append(out, EnvVar{key.Value, r.reference(value, r.scalar(value, fmt.Sprintf("the variable %q", clip(key.Value))), true)})
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out

@@ -78,7 +78,7 @@ func checkNode(n *yaml.Node, depth int) error {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
 		return refusal(n, ruleSyntax, "a YAML anchor or alias").Fix("write the value out")
 	case n.Style&yaml.TaggedStyle != 0:
-		return refusal(n, ruleSyntax, "the YAML tag %s", clip(n.Tag)).Fix("remove the tag")
+		return refusal(n, ruleSyntax, "the YAML tag %q", clip(n.Tag)).Fix("remove the tag")
 	case strings.ContainsRune(n.Value, 0):
 		return refusal(n, ruleSyntax, "a NUL character").Fix("remove it; put binary data into a secret of kind binary")
 	case depth > maxDepth:
