@@ -36,7 +36,7 @@ type Package struct {
 }
 
 var (
-	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
+	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,127}$`)
 	versionText = regexp.MustCompile(`^[A-Za-z0-9.+~:-]{1,128}$`)
 )
 
