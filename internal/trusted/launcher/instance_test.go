@@ -349,6 +349,19 @@ func TestVolume(t *testing.T) {
 	third.wantOut("precious", "second")
 }
 
+// TestNodeRestartsWhileMounting: an answer that breaks off is asked for again.
+func TestNodeRestartsWhileMounting(t *testing.T) {
+	first := newSandbox(t)
+	first.addVolume(release.ReadWrite)
+	first.command(`head -c 3000000 /dev/urandom > /home/app/data/f; echo whole > /home/app/data/g`)
+	first.run(0)
+	second := first.next(release.ReadOnly)
+	second.host.breakGets = 2
+	second.command("cat /home/app/data/g")
+	second.run(0)
+	second.wantOut("whole")
+}
+
 func TestVolumeIsNotCommittedWhenKilled(t *testing.T) {
 	s := newSandbox(t)
 	s.addVolume(release.ReadWrite)

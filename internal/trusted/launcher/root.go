@@ -74,7 +74,7 @@ func enterRoot(volumes []planVolume) error {
 func makeTarget(source, target string) error {
 	info, err := os.Stat(source)
 	if err != nil || !info.IsDir() {
-		return nil //nolint:nilerr // mounting tells
+		return nil // mounting tells
 	}
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return fmt.Errorf("make mount point: %w", err)

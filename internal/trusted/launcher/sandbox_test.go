@@ -224,6 +224,7 @@ type fakeHost struct {
 	last      volume.Status
 	refusePut *problem.Error
 	slowPut   chan struct{} // if set, a PUT waits until it is closed
+	breakGets int           // GETs that break off in the middle
 }
 
 func newFakeHost(t testing.TB, configID attest.Data64) *fakeHost {
@@ -244,6 +245,11 @@ func newFakeHost(t testing.TB, configID attest.Data64) *fakeHost {
 			return
 		}
 		w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+		if h.breakGets > 0 {
+			h.breakGets--
+			_, _ = w.Write(b[:len(b)/2])
+			panic(http.ErrAbortHandler)
+		}
 		_, _ = w.Write(b)
 	})
 	node.HandleFunc("PUT "+volume.PathVolumes+"{id}", func(w http.ResponseWriter, r *http.Request) {

@@ -101,11 +101,23 @@ func (o *openVolume) fetch(ctx context.Context, s store) error {
 	if size > 0 && uint64(size) > 2*o.limit+1<<20 {
 		return volume.TooLarge(uint64(size), o.limit)
 	}
-	r, err := sealed.OpenSnapshot(body, o.key, o.ID, o.Generation, o.Tag)
+	r, err := sealed.OpenSnapshot(transfer{body}, o.key, o.ID, o.Generation, o.Tag)
 	if err != nil {
 		return err
 	}
 	return volume.Unpack(ctx, r, o.root, o.limit)
+}
+
+// transfer tells an answer that broke off, which is worth another try, from one
+// that ends too early, which is a truncated snapshot.
+type transfer struct{ body io.Reader }
+
+func (t transfer) Read(b []byte) (int, error) {
+	n, err := t.body.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = problem.New(problem.Unavailable, "node_unreachable", "the node's answer broke off: %v", err)
+	}
+	return n, err
 }
 
 // commitVolumes stores every volume that may be written: first ciphertext at

@@ -156,6 +156,9 @@ func readError(err error, where string) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return refuse(RuleTruncated, "the snapshot ends %s", where)
 	}
+	if p, ok := errors.AsType[*problem.Error](err); ok {
+		return p
+	}
 	return problem.New(problem.Unavailable, "volume_read", "read snapshot: %w", err)
 }
 

@@ -79,6 +79,7 @@ func NewNode(path string) *Node {
 			return d.DialContext(ctx, "unix", path)
 		},
 		DisableCompression: true,
+		DisableKeepAlives:  true, // a restarted node is found again
 	}}}
 }
 
