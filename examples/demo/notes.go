@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -61,5 +60,3 @@ func mountsBelow(dir string) ([]string, error) {
 	}
 	return found, nil
 }
-
-func unmarshal(data []byte, v any) error { return json.Unmarshal(data, v) }

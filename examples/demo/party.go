@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -96,18 +95,6 @@ func (p *party) ask(ctx context.Context, args ...string) (string, error) {
 		return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
 	}
 	return strings.TrimSpace(out.String()), nil
-}
-
-// askJSON is ask for commands that print JSON.
-func (p *party) askJSON(ctx context.Context, v any, args ...string) error {
-	out, err := p.ask(ctx, args...)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal([]byte(out), v); err != nil {
-		return fmt.Errorf("%s: %w", strings.Join(args, " "), err)
-	}
-	return nil
 }
 
 func (p *party) show(args []string, after string) {

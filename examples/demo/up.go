@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -108,7 +109,7 @@ func (d *demo) startServer(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case err := <-ended:
-			return fmt.Errorf("the git server ended (%v): see %s", err, log.Name())
+			return fmt.Errorf("the git server ended, see %s: %w", log.Name(), err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -241,7 +242,7 @@ func (d *demo) attest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := unmarshal(data, &at); err != nil {
+	if err := json.Unmarshal(data, &at); err != nil {
 		return err
 	}
 	_, port, err := net.SplitHostPort(at.CAS.Owners)

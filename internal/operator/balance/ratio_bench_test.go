@@ -5,6 +5,7 @@ package balance
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -74,7 +75,7 @@ func request(t *testing.T, from netip.Addr, to netip.AddrPort, keepAlive bool, e
 		resp, err := http.ReadResponse(in, nil)
 		check(t, err)
 		_, err = io.Copy(io.Discard, resp.Body)
-		check(t, err)
+		check(t, errors.Join(err, resp.Body.Close()))
 		n++
 		if !keepAlive || time.Now().After(end) {
 			return n
