@@ -1,0 +1,150 @@
+package cas_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+func TestOneWriter(t *testing.T) {
+	w := newWorld(t)
+	w.put(twoWriters("s"))
+	zero, one, two := ident.Digest{}, ident.Digest{1}, ident.Digest{2}
+
+	a := w.mustAsk(1, "s", "a").Volumes[0]
+	if a.Access != release.ReadWrite || a.Lease != 1 {
+		t.Fatalf("first writer: %+v", a)
+	}
+	for key, service := range map[byte]ident.ServiceName{2: "a", 3: "b", 4: "r"} {
+		v := w.mustAsk(key, "s", service).Volumes[0]
+		if v.Access != release.ReadOnly || v.Lease != 0 || v.ID != a.ID {
+			t.Errorf("instance %d of %s: %+v", key, service, v)
+		}
+		rule(t, w.tag(key, v, 0, zero, one), "lease_held")
+	}
+	stranger := a
+	stranger.ID = ident.Digest{9}
+	rule(t, w.tag(1, stranger, 0, zero, one), "volume_unknown")
+	stale := a
+	stale.Lease = 7
+	rule(t, w.tag(1, stale, 0, zero, one), "lease_ended")
+	rule(t, w.tag(1, a, 1, one, two), "volume_tag_moved")
+	rule(t, w.tag(1, a, 0, one, two), "volume_tag_moved")
+	rule(t, w.tag(1, a, 0, zero, zero), "volume_tag")
+	for range 2 { // the second time is a lost answer
+		if err := w.tag(1, a, 0, zero, one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rule(t, w.tag(1, a, 0, zero, two), "volume_tag_moved")
+	if err := w.tag(1, a, 1, one, two); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.exit(1); err != nil {
+		t.Fatal(err)
+	}
+	rule(t, w.tag(1, a, 2, two, one), "instance_exited")
+	b := w.mustAsk(5, "s", "b").Volumes[0]
+	if b.Access != release.ReadWrite || b.Lease != 2 || b.Generation != 2 || b.Tag != two {
+		t.Errorf("next writer: %+v", b)
+	}
+	rule(t, w.beat(99), "instance_unknown")
+	if err := w.exit(1); err != nil {
+		t.Errorf("exit reported again: %v", err)
+	}
+}
+
+func TestUpdateTakesLease(t *testing.T) {
+	w := newWorld(t)
+	h := w.put(twoWriters("s"))
+	a := w.mustAsk(1, "s", "a").Volumes[0]
+	next := strings.Replace(twoWriters("s"), "name: s\n", "name: s\npredecessor: "+h.String()+"\n", 1)
+	next = strings.Replace(next, "{name: a, image_name: writer", "{name: a, image_name: reader", 1)
+	w.put(next)
+	if err := w.beat(1); err != nil {
+		t.Errorf("the instance still satisfies the session: %v", err)
+	}
+	rule(t, w.tag(1, a, 0, ident.Digest{}, ident.Digest{1}), "lease_ended")
+	if b := w.mustAsk(2, "s", "b").Volumes[0]; b.Access != release.ReadWrite || b.Lease != 2 {
+		t.Errorf("next writer: %+v", b)
+	}
+}
+
+// TestLapse: three missed reports end an instance's rights and its lease; the
+// time in which the CAS was down or stood still does not count.
+func TestLapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer func() { cancel(); w.Close(); synctest.Wait() }()
+		run := func() (stop func()) {
+			ctx, cancel := context.WithCancel(ctx)
+			done := make(chan struct{})
+			go func() { defer close(done); _ = w.Run(ctx) }()
+			return func() { cancel(); <-done }
+		}
+		stop := run()
+		w.put(twoWriters("s"))
+		w.mustAsk(1, "s", "a")
+		w.mustAsk(2, "s", "b")
+		for range 12 {
+			time.Sleep(keepAlive)
+			if err := w.beat(1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rule(t, w.beat(2), "instance_lapsed")
+		states := map[ident.InstanceID]api.State{}
+		list, err := w.Instances(ctx, w.owner, "s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, in := range list.Instances {
+			states[in.ID] = in.State
+		}
+		if states[ident.InstanceID{1}] != api.Running || states[ident.InstanceID{2}] != api.Lapsed {
+			t.Errorf("states %v", states)
+		}
+
+		stop()
+		w.Close()
+		time.Sleep(time.Hour) // down
+		w.open()
+		stop = run()
+		time.Sleep(2 * keepAlive)
+		if err := w.beat(1); err != nil {
+			t.Errorf("down-time counted: %v", err)
+		}
+		rule(t, w.beat(2), "instance_lapsed")
+		time.Sleep(4 * keepAlive)
+		rule(t, w.beat(1), "instance_lapsed")
+		if v := w.mustAsk(3, "s", "b").Volumes[0]; v.Access != release.ReadWrite || v.Lease != 2 {
+			t.Errorf("the lapsed instance's lease: %+v", v)
+		}
+		stop()
+	})
+}
+
+// TestLeaseSurvivesRestart: a restart of the CAS takes nothing from anybody.
+func TestLeaseSurvivesRestart(t *testing.T) {
+	w := newWorld(t)
+	w.put(twoWriters("s"))
+	a := w.mustAsk(1, "s", "a")
+	w.restart()
+	again := w.mustAsk(1, "s", "a") // the answer was lost with the CAS
+	if x, y := a.Volumes[0], again.Volumes[0]; x.Lease != y.Lease || string(x.Key) != string(y.Key) || y.Access != release.ReadWrite {
+		t.Errorf("%+v, then %+v", x, y)
+	}
+	if v := w.mustAsk(2, "s", "b").Volumes[0]; v.Access != release.ReadOnly {
+		t.Errorf("%+v", v)
+	}
+	if err := w.tag(1, a.Volumes[0], 0, ident.Digest{}, ident.Digest{1}); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,163 @@
+package cas_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/keyfile"
+	"cupel.dev/cupel/internal/trusted/cas/storetest"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// believer is a Verifier that believes: its evidence is the claims themselves.
+// Real evidence is for internal/castest.
+type believer struct{}
+
+func (believer) Verify(ev attest.Evidence, _ time.Time) (attest.Claims, error) {
+	var c attest.Claims
+	if err := json.Unmarshal(ev.Quote, &c); err != nil {
+		return c, problem.New(problem.Unauthenticated, "evidence", "%w", err)
+	}
+	return c, nil
+}
+
+// world is a CAS over a store in memory.
+type world struct {
+	*cas.CAS
+	t     *testing.T
+	store *storetest.Memory
+	key   *keyfile.Sealer
+	owner cas.Caller
+}
+
+const keepAlive = 10 * time.Second
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	key, err := keyfile.Create(filepath.Join(t.TempDir(), "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, store: storetest.NewMemory(), key: key, owner: cas.Caller{Key: ident.KeyHash{0xee}}}
+	w.open()
+	return w
+}
+
+// try opens the CAS on the store as it is.
+func (w *world) try() error {
+	c, err := cas.Open(context.Background(), cas.Config{
+		Store: w.store, Sealer: w.key, Verifier: believer{}, KeepAlive: keepAlive,
+		Log: slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
+	})
+	if err == nil {
+		w.CAS = c
+		w.t.Cleanup(c.Close)
+	}
+	return err
+}
+
+func (w *world) open() {
+	w.t.Helper()
+	if err := w.try(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// restart closes the CAS and opens it again.
+func (w *world) restart() {
+	w.t.Helper()
+	w.Close()
+	w.open()
+}
+
+var code = ident.Measurement{0x11}
+
+func (w *world) put(text string) ident.Digest {
+	w.t.Helper()
+	c, err := w.PutSession(w.t.Context(), w.owner, []byte(text))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c.Hash
+}
+
+// twoWriters is a session with two services that may both write one volume, and
+// one that only reads.
+func twoWriters(name string) string {
+	return strings.NewReplacer("NAME", name, "CODE", code.String()).Replace(`version: "0.3"
+name: NAME
+services:
+  - {name: a, image_name: writer, mrenclaves: [CODE], command: a}
+  - {name: b, image_name: writer, mrenclaves: [CODE], command: b}
+  - {name: r, image_name: reader, mrenclaves: [CODE], command: r}
+volumes: [{name: v}]
+images:
+  - {name: writer, volumes: [{name: v, path: /v, update_policy: rollback_protected}]}
+  - {name: reader, volumes: [{name: v, path: /v, update_policy: ephemeral}]}
+`)
+}
+
+// ask releases an instance with this key.
+func (w *world) ask(key byte, session ident.SessionName, service ident.ServiceName) (*release.Reply, error) {
+	w.t.Helper()
+	who := cas.Caller{Key: ident.KeyHash{key}}
+	exporter := [32]byte{key}
+	quote, err := json.Marshal(attest.Claims{
+		Type: attest.SGX, Measurement: code, TCBStatus: "UpToDate", FMSPC: "000000000000",
+		ReportData: release.ReportData(exporter, who.Key), ConfigID: release.LaunchBinding(w.Identity().Hash(), session, service),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.Release(context.Background(), who, exporter, &release.Request{
+		Version: release.Version, Session: session, Service: service, Evidence: attest.Evidence{Type: attest.SGX, Quote: quote},
+	})
+}
+
+func (w *world) mustAsk(key byte, session ident.SessionName, service ident.ServiceName) *release.Reply {
+	w.t.Helper()
+	r, err := w.ask(key, session, service)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+func (w *world) beat(key byte) error {
+	_, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{key}}, release.KeepAlive{Version: release.Version})
+	return err
+}
+
+func (w *world) exit(key byte) error {
+	return w.Exit(context.Background(), cas.Caller{Key: ident.KeyHash{key}}, release.Exit{Version: release.Version})
+}
+
+// tag commits from a generation of the volume as the instance got it.
+func (w *world) tag(key byte, v release.Volume, from uint64, fromTag, tag ident.Digest) error {
+	_, err := w.Commit(context.Background(), cas.Caller{Key: ident.KeyHash{key}}, release.TagRequest{
+		Version: release.Version, Volume: v.ID, Lease: v.Lease, From: from, FromTag: fromTag, Tag: tag,
+	})
+	return err
+}
+
+func rule(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("accepted; want a refusal by %s", want)
+	}
+	p, ok := errors.AsType[*problem.Error](err)
+	if !ok || p.Rule != want {
+		t.Fatalf("%v; want rule %s", err, want)
+	}
+	t.Log(err)
+}
