@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"slices"
-	"time"
 
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -30,14 +29,11 @@ func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
 	return &ownerSide{g, dir, id}, nil
 }
 
-// patience is how long owners' commands wait for a CAS that restarts.
-const patience = 15 * time.Second
-
 // dial returns a client of the CAS at addr that begins with pin (nil: none) and
 // keeps what it learns about a pinned CAS.
 func (o *ownerSide) dial(ctx context.Context, addr string, pin *owner.Pin) (*client.Client, error) {
 	opts := client.Options{
-		Certificate: &o.id.Certificate, Patience: patience, Now: o.g.now,
+		Certificate: &o.id.Certificate, Patience: o.g.wait, Now: o.g.now,
 		Save: func(p client.Pin) error { return o.keepHead(ctx, addr, p) },
 	}
 	if pin != nil {

@@ -38,6 +38,7 @@ type globals struct {
 	config   string // --config, CUPEL_CONFIG: the owner's folder
 	output   string // -o: "table" or "json"
 	logLevel string
+	wait     time.Duration // how long a server that does not answer is waited for
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -79,6 +80,7 @@ operator, who is trusted with nothing, runs the copies.`,
 	f.StringVar(&g.config, "config", g.defaultConfig(), "the owner's folder: identity, pins, vouched measurements (CUPEL_CONFIG)")
 	f.StringVarP(&g.output, "output", "o", "table", "how to print: table or json")
 	f.StringVar(&g.logLevel, "log-level", orElse(g.env("CUPEL_LOG"), "warn"), "debug, info, warn or error (CUPEL_LOG)")
+	f.DurationVar(&g.wait, "wait", g.defaultWait(), "how long to wait for a CAS that does not answer (CUPEL_WAIT)")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return problem.New(problem.Invalid, "usage", "%w", err).Fix("see '%s --help'", c.CommandPath())
@@ -89,6 +91,7 @@ operator, who is trusted with nothing, runs the copies.`,
 		newRuntimeCommand(g),
 		newSessionCommand(g),
 		newTemplateCommand(g),
+		newVerifyCommand(g),
 		newVersionCommand(g),
 	)
 	return root
@@ -102,6 +105,13 @@ func (g *globals) defaultConfig() string {
 		return filepath.Join(dir, "cupel")
 	}
 	return filepath.Join(g.env("HOME"), ".config", "cupel")
+}
+
+func (g *globals) defaultWait() time.Duration {
+	if d, err := time.ParseDuration(g.env("CUPEL_WAIT")); err == nil {
+		return d
+	}
+	return 15 * time.Second // a CAS that restarts is back by then
 }
 
 func (g *globals) check() error {

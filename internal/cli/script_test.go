@@ -43,12 +43,16 @@ func TestScripts(t *testing.T) {
 			for _, name := range []string{"puller", "python", "evil"} { // measurements to speak of
 				env.Setenv(strings.ToUpper(name), ident.Sum([]byte(name)).String())
 			}
+			env.Setenv("CUPEL_WAIT", "500ms")
 			cas := &scriptCAS{dir: filepath.Join(env.WorkDir, "cas-state")}
 			env.Values[scriptCASKey{}] = cas
 			env.Defer(cas.stop)
+			app := &scriptApp{}
+			env.Values[scriptAppKey{}] = app
+			env.Defer(app.stop)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand},
 	})
 }
 

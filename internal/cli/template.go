@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -62,18 +65,19 @@ func newTemplateCommand(g *globals) *cobra.Command {
 		Long: `Writes a session template to the standard output. What makes it yours (name,
 token, repository) stays open: 'cupel session create' fills it in.
 
-Measurements are those that you vouched for (cupel runtime measure). Whoever hands you a template may have
+Measurements are those that you vouched for (cupel runtime measure), else those
+that the operator of this machine offers. Whoever hands you a template may have
 changed it: 'cupel session create' makes it again from your own inputs and
 refuses every difference.`,
 		Example: `  cupel template --runtime python --command "python3 /home/client-app/repo/client-app.py" > client-session.yml`,
 		Args:    cobra.NoArgs,
-		RunE:    func(*cobra.Command, []string) error { return runTemplate(g, i) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runTemplate(cmd.Context(), g, i) },
 	}
 	i.add(c)
 	return c
 }
 
-func runTemplate(g *globals, i inputFlags) error {
+func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 	in, err := i.inputs()
 	if err != nil {
 		return err
@@ -90,7 +94,7 @@ func runTemplate(g *globals, i inputFlags) error {
 		if !in.Measurements[service].IsZero() {
 			continue
 		}
-		m, err := side.measurementOf(in.RuntimeOf(service))
+		m, err := side.measurementOf(ctx, in.RuntimeOf(service))
 		if err != nil {
 			return err
 		}
@@ -104,12 +108,39 @@ func runTemplate(g *globals, i inputFlags) error {
 	return err
 }
 
-// measurementOf finds a runtime's measurement, as vouched for.
-func (o *ownerSide) measurementOf(runtime string) (ident.Measurement, error) {
+// measurementOf finds a runtime's measurement: as vouched for, else as the
+// operator of this machine says.
+func (o *ownerSide) measurementOf(ctx context.Context, runtime string) (ident.Measurement, error) {
 	m, ok, err := o.vouchedFor(runtime)
 	if err != nil || ok {
 		return m, err
 	}
+	if m, ok = o.g.offeredMeasurement(ctx, runtime); ok {
+		return m, nil
+	}
 	return m, problem.New(problem.NotFound, "runtime_unmeasured", "the measurement of the runtime %s is not known here", runtime).
 		Fix("rebuild and measure it: cupel runtime measure %s --lock FILE", runtime)
+}
+
+// offeredMeasurement asks the manager of this machine, if there is one. Nothing
+// rests on its word: sessions are only created with measurements that the owner
+// vouches for.
+func (g *globals) offeredMeasurement(ctx context.Context, runtime string) (ident.Measurement, bool) {
+	e, err := manager.ReadEndpoint(g.state)
+	if err != nil {
+		return ident.Measurement{}, false
+	}
+	m := manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256})
+	defer m.Close()
+	all, err := m.Runtimes(ctx)
+	if err != nil {
+		g.logger().Info("no runtimes from the local manager", "error", err)
+		return ident.Measurement{}, false
+	}
+	for _, r := range all {
+		if r.Name == runtime {
+			return r.Measurement, true
+		}
+	}
+	return ident.Measurement{}, false
 }

@@ -1,0 +1,82 @@
+package cli_test
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"cupel.dev/cupel/internal/castest"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+type scriptAppKey struct{}
+
+// scriptApp is an instance of a script's session: released by the script's CAS,
+// and serving with the certificate that it got.
+type scriptApp struct {
+	conn   *castest.Conn
+	server *httptest.Server
+}
+
+func (a *scriptApp) stop() {
+	if a.server != nil {
+		a.server.Close()
+		a.server = nil
+	}
+}
+
+// appCommand is `app start SESSION` (sets $APP, its address), `app exit` (it
+// reports its end to the CAS and goes on serving) and `app impostor` (another
+// certificate at another address).
+func appCommand(ts *testscript.TestScript, neg bool, args []string) {
+	a, ok := ts.Value(scriptAppKey{}).(*scriptApp)
+	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
+	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
+		ts.Fatalf("usage: app start SESSION | app exit | app impostor, with a CAS")
+	}
+	switch args[0] {
+	case "exit":
+		ts.Check(a.conn.Post(release.PathExit, release.Exit{Version: release.Version}, nil))
+		return
+	case "impostor":
+		a.serve(ts, nil)
+		return
+	}
+	session, err := ident.ParseSessionName(args[1])
+	ts.Check(err)
+	m, err := ident.ParseMeasurement(ts.Getenv("PYTHON"))
+	ts.Check(err)
+	in, err := castest.NewInstance(cas.env.Instances, cas.env.Identity, cas.env.Platform, session, "client-app", m)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, reply, err := in.Release(ctx)
+	ts.Check(err)
+	a.conn = conn
+	files := map[string][]byte{}
+	for _, f := range reply.Files {
+		files[f.Path] = f.Content
+	}
+	cert, err := tls.X509KeyPair(files["/run/cupel/tls/cert.pem"], files["/run/cupel/tls/key.pem"])
+	ts.Check(err)
+	a.serve(ts, &cert)
+	ts.Setenv("APP_INSTANCE", reply.InstanceID.Short())
+}
+
+func (a *scriptApp) serve(ts *testscript.TestScript, cert *tls.Certificate) {
+	a.stop()
+	a.server = httptest.NewUnstartedServer(http.NotFoundHandler())
+	a.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if cert != nil {
+		a.server.TLS = &tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS13}
+	}
+	a.server.StartTLS()
+	ts.Setenv("APP", a.server.Listener.Addr().String())
+}

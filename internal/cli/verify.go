@@ -1,0 +1,293 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// appCA is the public certificate of the CA that a template's session makes.
+const appCA = "app_ca"
+
+type verifyOptions struct {
+	app     string
+	address string
+	name    string
+	cas     string
+}
+
+func newVerifyCommand(g *globals) *cobra.Command {
+	var o verifyOptions
+	c := &cobra.Command{
+		Use:   "verify APP",
+		Short: "Check that what answers is what you created",
+		Long: `Checks, without believing the operator anything: that the CAS keeps your session
+and shows a log that continues what you saw; that what answers at the app's
+address has a certificate of the session's own CA; that it names an instance
+which the CAS attested and which still runs; and the claims of all instances.`,
+		Example: `  cupel verify my-app
+  cupel verify my-app --address app.example.org:443 --name app.example.org`,
+		Args: exactArgs("APP"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.app = args[0]
+			return runVerify(cmd.Context(), g, o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the local manager says)")
+	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
+	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
+	return c
+}
+
+// appReply is the answer of `verify -o json`.
+type appReply struct {
+	Session   verifyReply    `json:"session"`
+	Address   string         `json:"address"`
+	Name      string         `json:"name"` // that the certificate has
+	Answering api.Instance   `json:"answering"`
+	Simulated bool           `json:"simulated"` // any of the running instances
+	Instances []api.Instance `json:"instances"`
+}
+
+func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	name, err := side.locateApp(ctx, &o)
+	if err != nil {
+		return err
+	}
+	verified, err := side.verifySession(ctx, name, o.cas)
+	if err != nil {
+		return err
+	}
+	reply := appReply{Session: *verified, Address: o.address, Name: o.name}
+	c, _, err := side.casOf(ctx, name, o.cas)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if reply.Instances, err = side.checkInstances(ctx, c, name); err != nil {
+		return err
+	}
+	if reply.Name == "" {
+		if reply.Name, err = side.appName(name); err != nil {
+			return err
+		}
+	}
+	ca, err := c.Value(ctx, name, appCA)
+	if err != nil {
+		return err
+	}
+	id, err := appInstance(ctx, reply.Address, reply.Name, ca.Value, name, g.now())
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, i := range reply.Instances {
+		if i.ID == id && i.State == api.Running {
+			reply.Answering, found = i, true
+		}
+		reply.Simulated = reply.Simulated || i.State == api.Running && i.Claims.Simulated
+	}
+	if !found {
+		return problem.New(problem.Denied, "app_instance", "instance %s answers at %s", id, reply.Address).
+			Want("an instance of %s that the CAS knows to run", name).Fix("do not use the app: what answers has lost, or never had, its rights")
+	}
+	if g.json() {
+		return g.printJSON(reply)
+	}
+	return printVerified(g, reply)
+}
+
+// locateApp finds session and address of what the user calls an app: from flags
+// and the owner's own records, and only then from the local manager, whose word
+// decides nothing but where to look.
+func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.SessionName, error) {
+	sessions, err := o.dir.Sessions()
+	if err != nil {
+		return "", err
+	}
+	name, err := parseSessionArg(opts.app)
+	if _, known := sessions[name]; err == nil && known && opts.address != "" {
+		return name, nil
+	}
+	e, err := manager.ReadEndpoint(o.g.state)
+	if err != nil {
+		if opts.address != "" {
+			return name, nil // unknown here: verifySession says so
+		}
+		return "", problem.New(problem.Invalid, "app_address", "where the app listens is not known: %w", err).Fix("give --address HOST:PORT, or --state DIR of the local manager")
+	}
+	m := manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &o.id.Certificate})
+	defer m.Close()
+	app, err := m.App(ctx, opts.app)
+	if err != nil {
+		return "", err
+	}
+	if opts.address == "" {
+		opts.address = net.JoinHostPort("localhost", strconv.Itoa(int(app.Port)))
+		if host, _, err := net.SplitHostPort(e.Address); err == nil {
+			if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() && !ip.IsLoopback() {
+				opts.address = net.JoinHostPort(host, strconv.Itoa(int(app.Port)))
+			}
+		}
+	}
+	return app.Session, nil
+}
+
+// appName is the first name that the session's app has in its certificate.
+func (o *ownerSide) appName(name ident.SessionName) (string, error) {
+	sessions, err := o.dir.Sessions()
+	if err != nil {
+		return "", err
+	}
+	if dns := sessions[name].DNS; len(dns) > 0 {
+		return dns[0], nil
+	}
+	return "localhost", nil
+}
+
+// checkInstances lists the session's instances and holds the claims of those
+// that run against the session's text: the CAS did that before it released
+// anything, and here it can be seen to have.
+func (o *ownerSide) checkInstances(ctx context.Context, c *client.Client, name ident.SessionName) ([]api.Instance, error) {
+	text, err := c.ReadSession(ctx, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := session.Parse([]byte(text.Text))
+	if err != nil {
+		return nil, err
+	}
+	all, err := c.Instances(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	pin, _ := c.Pin()
+	for _, i := range all {
+		if i.State != api.Running {
+			continue
+		}
+		if err := checkInstance(parsed, pin.Identity, i); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func checkInstance(s *session.Session, cas ident.KeyHash, i api.Instance) error {
+	refuse := func(format string, args ...any) error {
+		return problem.New(problem.Denied, "instance_claims", "instance %s of %s: %w", i.ID.Short(), i.Service, fmt.Errorf(format, args...)).
+			Fix("do not use the app, and do not trust this CAS: it released to what your session excludes")
+	}
+	service, ok := s.Service(i.Service)
+	if !ok {
+		return refuse("the session has no such service")
+	}
+	if want := release.LaunchBinding(cas, s.Name, i.Service); i.Claims.ConfigID != want {
+		return refuse("launched for another CAS, session or service")
+	}
+	for _, id := range service.Attestation {
+		for _, m := range id.Measurements {
+			if m == i.Claims.Measurement {
+				return nil
+			}
+		}
+		if id.Signer != nil && len(id.Measurements) == 0 && id.Signer.MRSigner == i.Claims.Signer {
+			return nil
+		}
+	}
+	return refuse("measurement %s is none that the session accepts", i.Claims.Measurement)
+}
+
+// appInstance connects to the app, checks its certificate with the session's CA,
+// and returns the instance that the certificate names.
+func appInstance(ctx context.Context, address, name, caPEM string, s ident.SessionName, now time.Time) (ident.InstanceID, error) {
+	var none ident.InstanceID
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(caPEM)) {
+		return none, problem.New(problem.Denied, "app_ca", "the session publishes no CA certificate as %s", appCA)
+	}
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: &tls.Config{
+		RootCAs: pool, ServerName: name, MinVersion: tls.VersionTLS12, Time: func() time.Time { return now },
+	}}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return none, dialProblem(address, name, err)
+	}
+	defer conn.Close() //nolint:errcheck // nothing was sent
+	tc, ok := conn.(*tls.Conn)
+	if !ok {
+		return none, problem.New(problem.Internal, "app_certificate", "no TLS connection to %s", address)
+	}
+	for _, u := range tc.ConnectionState().PeerCertificates[0].URIs {
+		rest, ok := strings.CutPrefix(u.String(), "cupel://"+string(s)+"/")
+		if _, id, two := strings.Cut(rest, "/"); ok && two {
+			if k, err := ident.ParseKeyHash(id); err == nil {
+				return k, nil
+			}
+		}
+	}
+	return none, problem.New(problem.Denied, "app_certificate", "the certificate at %s names no instance of session %s", address, s).
+		Want("one that the CAS made for an instance").Fix("do not use the app")
+}
+
+// dialProblem tells an app that is not there from one that is another.
+func dialProblem(address, name string, err error) error {
+	if _, ok := err.(*net.OpError); ok && !strings.Contains(err.Error(), "tls:") {
+		return problem.New(problem.Unavailable, "app_unreachable", "%s: %w", address, err).Fix("see `cupel ps`; give another address with --address")
+	}
+	return problem.New(problem.Denied, "app_certificate", "%s: %w", address, err).
+		Want("a certificate for %q of the session's own CA", name).Fix("do not use the app: something else answers at its address")
+}
+
+func printVerified(g *globals, r appReply) error {
+	platform := "hardware"
+	if r.Simulated {
+		platform = "SIMULATED, protects nothing"
+	}
+	err := g.table([]string{"VERIFIED", "FOUND"}, [][]string{
+		{"session", fmt.Sprintf("%s, as you created it on %s", r.Session.Session, r.Session.CreatedAt.Format(time.RFC3339))},
+		{"session hash", r.Session.Hash.String()},
+		{"address", fmt.Sprintf("%s, certificate for %s by the session's own CA", r.Address, r.Name)},
+		{"answering", fmt.Sprintf("instance %s, attested %s", r.Answering.ID.Short(), r.Answering.ReleasedAt.UTC().Format(time.RFC3339))},
+		{"platform", platform},
+		{"audit log", fmt.Sprintf("followed to entry %d", r.Session.AuditHead)},
+	})
+	if err != nil {
+		return err
+	}
+	g.printf("\n")
+	var rows [][]string
+	for _, i := range r.Instances {
+		where := "hardware"
+		if i.Claims.Simulated {
+			where = "SIMULATED"
+		}
+		rows = append(rows, []string{
+			i.ID.Short(), string(i.Service), string(i.State), i.ReleasedAt.UTC().Format(time.RFC3339),
+			i.Claims.Measurement.String()[:12], where, i.Claims.TCBStatus, onOff(i.Claims.Debug),
+		})
+	}
+	return g.table([]string{"INSTANCE", "SERVICE", "STATE", "ATTESTED", "MEASUREMENT", "PLATFORM", "STATUS", "DEBUG"}, rows)
+}
