@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,8 @@ type Registry interface {
 	PushImage(ctx context.Context, ref string, img *rebuild.Image) error
 	// PushArtifact stores a manifest and the blobs that it names, out of src.
 	PushArtifact(ctx context.Context, ref string, manifest []byte, src rebuild.Source) error
+	// ImageDigest returns the digest of the manifest at REPOSITORY:TAG.
+	ImageDigest(ctx context.Context, ref string) (ident.Digest, error)
 	// Source reads the blobs of the repository of REPOSITORY:TAG.
 	Source(ref string) (rebuild.Source, error)
 }
@@ -84,6 +87,12 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if old {
+		if r := o.remembered(ctx, l); r != nil {
+			o.Step("the registry has the image of this lock already")
+			return r, nil
+		}
+	}
 	if err := o.fetch(ctx, c, l, old); err != nil {
 		return nil, err
 	}
@@ -103,7 +112,58 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	}
 	r := &Result{Runtime: o.Definition.Name, Config: img.ConfigDigest(), Manifest: img.ManifestDigest(), Bytes: img.Size(),
 		Date: img.Date(), Packages: len(l.Packages), Lock: o.LockFile, NewLock: !old, Measurement: m}
-	return r, o.store(ctx, c, l, img, r)
+	if err := o.store(ctx, c, l, img, r); err != nil {
+		return nil, err
+	}
+	return r, o.remember(l, r)
+}
+
+// memo is what an earlier build of the same made. It only saves work: an owner
+// never sees it, and a node is told by what it measures, not by this.
+type memo struct {
+	Version    int          `json:"version"`
+	Definition ident.Digest `json:"definition"`
+	Lock       ident.Digest `json:"lock"`
+	Launcher   ident.Digest `json:"launcher"`
+	Result     Result       `json:"result"`
+}
+
+func (o Options) memoFile() string {
+	return filepath.Join(o.Cache, o.Definition.Name+".built.json")
+}
+
+// remembered returns the result of an earlier build from the same lock, if the
+// registry still has its image.
+func (o Options) remembered(ctx context.Context, l *rebuild.Lock) *Result {
+	b, err := os.ReadFile(o.memoFile())
+	var m memo
+	if err != nil || o.Registry == nil || json.Unmarshal(b, &m) != nil || m.Version != 1 {
+		return nil
+	}
+	text, err := l.Encode()
+	if err != nil || m.Lock != ident.Sum(text) || m.Definition != o.Definition.Digest() || m.Launcher != o.Launcher {
+		return nil
+	}
+	if d, err := o.Registry.ImageDigest(ctx, m.Result.Image); err != nil || d != m.Result.Manifest {
+		return nil
+	}
+	m.Result.Lock, m.Result.NewLock = o.LockFile, false
+	return &m.Result
+}
+
+func (o Options) remember(l *rebuild.Lock, r *Result) error {
+	if o.Registry == nil {
+		return nil
+	}
+	text, err := l.Encode()
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(memo{1, o.Definition.Digest(), ident.Sum(text), o.Launcher, *r})
+	if err != nil {
+		return fmt.Errorf("remember the build: %w", err)
+	}
+	return writeFile(o.memoFile(), b)
 }
 
 func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebuild.Image, r *Result) error {

@@ -135,9 +135,6 @@ func (c cache) finish(b rebuild.Blob, r io.Reader, offset int64) (bool, error) {
 	if err := f.Close(); err != nil {
 		return false, spaceError(err)
 	}
-	if offset+n < b.Size {
-		return false, io.ErrUnexpectedEOF // a later try goes on from here
-	}
 	if offset+n != b.Size || ident.Digest(h.Sum(nil)) != b.SHA256 {
 		_ = os.Remove(partial)
 		return false, nil
@@ -169,7 +166,7 @@ func (c cache) download(ctx context.Context, client *http.Client, what string, b
 			switch {
 			case err == nil:
 				last = problem.New(problem.Unavailable, "source_bytes", "%s: %s sent other bytes", what, u).
-					Want("%d bytes with sha256 %s", b.Size, b.SHA256).Fix("choose another mirror with --mirror, or try again later")
+					Want("%d bytes with sha256 %s", b.Size, b.SHA256).Fix("if Debian has moved on since the lock was written, write a new one with --update; else choose another mirror with --mirror")
 				missing++ // asking again changes nothing
 			case problem.KindOf(err) == problem.NotFound:
 				missing++
@@ -213,6 +210,14 @@ func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string
 		if !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
 			return false, unreachable(req, errors.New("the server sent another range than it was asked for"))
 		}
+	case http.StatusRequestedRangeNotSatisfiable: // our half is longer than what is there
+		if offset == 0 {
+			return false, unreachable(req, errors.New(resp.Status))
+		}
+		if err := os.Remove(c.path(b.SHA256) + ".partial"); err != nil {
+			return false, err
+		}
+		return c.downloadOnce(ctx, client, url, b)
 	case http.StatusNotFound, http.StatusGone:
 		return false, problem.New(problem.NotFound, "source_missing", "%s: %s", url, resp.Status)
 	default:

@@ -47,7 +47,10 @@ func (k keep) PushImage(_ context.Context, _ string, img *rebuild.Image) error {
 	return untar(k.root, r)
 }
 func (keep) PushArtifact(context.Context, string, []byte, rebuild.Source) error { return nil }
-func (keep) Source(string) (rebuild.Source, error)                              { return nothing{}, nil }
+func (keep) ImageDigest(context.Context, string) (ident.Digest, error) {
+	return ident.Digest{}, problem.New(problem.NotFound, "registry_missing", "nothing here")
+}
+func (keep) Source(string) (rebuild.Source, error) { return nothing{}, nil }
 
 type nothing struct{}
 

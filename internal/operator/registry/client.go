@@ -121,6 +121,19 @@ func (c *Client) PushArtifact(ctx context.Context, ref string, manifest []byte, 
 		}})
 }
 
+// ImageDigest returns the digest of the manifest at REPOSITORY:TAG.
+func (c *Client) ImageDigest(ctx context.Context, ref string) (ident.Digest, error) {
+	r, err := c.ref(ref)
+	if err != nil {
+		return ident.Digest{}, err
+	}
+	d, err := remote.Head(r, c.options(ctx)...)
+	if err != nil {
+		return ident.Digest{}, c.explain(ctx, "look for "+ref, err)
+	}
+	return ident.ParseDigest(d.Digest.Hex)
+}
+
 // Source reads the blobs of the repository of REPOSITORY:TAG.
 func (c *Client) Source(ref string) (rebuild.Source, error) {
 	return rebuild.ParseRegistrySource(c.addr+"/"+ref, nil)

@@ -3,9 +3,9 @@ package rebuild
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -60,8 +60,9 @@ type Source interface {
 	Open(ctx context.Context, digest ident.Digest) (io.ReadCloser, error)
 }
 
-// open returns a reader that fails at the end unless the bytes are the blob's.
-func open(ctx context.Context, src Source, what string, b Blob) (io.ReadCloser, error) {
+// open returns the blob, in a file without a name below tempDir, after all of
+// it was hashed: no parser ever sees a byte that is not the one asked for.
+func open(ctx context.Context, src Source, tempDir, what string, b Blob) (_ *os.File, err error) {
 	r, err := src.Open(ctx, b.SHA256)
 	if err != nil {
 		if problem.KindOf(err) == problem.NotFound {
@@ -70,50 +71,52 @@ func open(ctx context.Context, src Source, what string, b Blob) (io.ReadCloser, 
 		}
 		return nil, fmt.Errorf("open %s: %w", what, err)
 	}
-	return &verifier{ctx: ctx, r: r, what: what, want: b, h: newHash()}, nil
+	defer r.Close() //nolint:errcheck // read only
+	f, err := os.CreateTemp(tempDir, "cupel-blob-")
+	if err != nil {
+		return nil, spaceError(err)
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, err
+	}
+	h := newHash()
+	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(contextReader{ctx, r}, b.Size+1))
+	if err != nil {
+		return nil, spaceError(fmt.Errorf("read %s: %w", what, err))
+	}
+	if got := h.digest(); n != b.Size || got != b.SHA256 {
+		return nil, refused("source_bytes", "%s: %d bytes with sha256 %s", what, n, got).Want("%d bytes with sha256 %s", b.Size, b.SHA256).
+			Fix("the source handed out other bytes than it was asked for: take another source")
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
-// verifier counts and hashes what passes.
-type verifier struct {
-	ctx  context.Context //nolint:containedctx // the reader lives as long as the call that made it
-	r    io.ReadCloser
-	what string
-	want Blob
-	h    hasher
-	n    int64
+// contextReader ends reading with the context.
+type contextReader struct {
+	ctx context.Context //nolint:containedctx // lives as long as the call that made it
+	r   io.Reader
 }
 
-func (v *verifier) Read(p []byte) (int, error) {
-	if err := v.ctx.Err(); err != nil {
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := v.r.Read(p)
-	v.n += int64(n)
-	v.h.Write(p[:n])
-	if v.n > v.want.Size {
-		return n, v.mismatch(fmt.Sprintf("more than %d bytes", v.want.Size))
-	}
-	if err == io.EOF {
-		if got := v.h.digest(); got != v.want.SHA256 {
-			return n, v.mismatch(fmt.Sprintf("%d bytes with sha256 %s", v.n, got))
-		}
-	}
-	return n, err
+	return c.r.Read(p)
 }
 
-func (v *verifier) mismatch(got string) error {
-	return refused("source_bytes", "%s: %s", v.what, got).
-		Want("%d bytes with sha256 %s", v.want.Size, v.want.SHA256).
-		Fix("the source handed out other bytes than it was asked for: take another source")
-}
-
-func (v *verifier) Close() error { return v.r.Close() }
-
-func readAll(ctx context.Context, src Source, what string, b Blob, limit int64) ([]byte, error) {
+func readAll(ctx context.Context, src Source, tempDir, what string, b Blob, limit int64) ([]byte, error) {
 	if b.Size > limit {
 		return nil, refused("source_size", "%s: %d bytes", what, b.Size).Want("at most %d", limit)
 	}
-	r, err := open(ctx, src, what, b)
+	r, err := open(ctx, src, tempDir, what, b)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +174,7 @@ func (b Builder) index(ctx context.Context, keyring debian.Keyring, a Archive, x
 		return nil, nil, refused("index_identity", "the lock has %s/%s where %s/%s belongs", x.Archive, x.Suite, a.Folder, a.Suite).
 			Want("the indices of the definition, in its order")
 	}
-	text, err := readAll(ctx, src, "InRelease of "+a.Suite, x.InRelease, debian.MaxInRelease)
+	text, err := readAll(ctx, src, b.TempDir, "InRelease of "+a.Suite, x.InRelease, debian.MaxInRelease)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -191,27 +194,17 @@ func (b Builder) index(ctx context.Context, keyring debian.Keyring, a Archive, x
 			Want("sha256 %s", signed.SHA256).Fix("don't use this lock")
 	}
 	b.observe(Check{"index_signature", fmt.Sprintf("%s of %s, signed by %s", a.Suite, rel.Date.Format(time.RFC3339), rel.Signer)})
-	r, err := open(ctx, src, "package list of "+a.Suite, x.Packages)
+	r, err := open(ctx, src, b.TempDir, "package list of "+a.Suite, x.Packages)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer r.Close() //nolint:errcheck // read only
 	list, err := debian.ReadPackages(r, arch)
 	if err != nil {
-		return nil, nil, indexError(a, err)
-	}
-	if _, err := io.Copy(io.Discard, r); err != nil { // to the end, where the hash is judged
-		return nil, nil, indexError(a, err)
+		return nil, nil, refused("index_format", "package list of %s: %w", a.Suite, err)
 	}
 	b.observe(Check{"index_hash", fmt.Sprintf("%s: %d packages, as signed", a.Suite, len(list))})
 	return rel, list, nil
-}
-
-func indexError(a Archive, err error) error {
-	if p, ok := errors.AsType[*problem.Error](err); ok {
-		return p
-	}
-	return refused("index_format", "package list of %s: %w", a.Suite, err)
 }
 
 // ResolveIndex reads a fresh InRelease, checks its signature, and returns the

@@ -179,10 +179,10 @@ func (s *RegistrySource) ReadLock(ctx context.Context) (lock, definition []byte,
 	if err != nil {
 		return nil, nil, err
 	}
-	if lock, err = readAll(ctx, s, "lock", Blob{SHA256: src.Lock, Size: src.Blobs[src.Lock]}, MaxLock); err != nil {
+	if lock, err = readAll(ctx, s, "", "lock", Blob{SHA256: src.Lock, Size: src.Blobs[src.Lock]}, MaxLock); err != nil {
 		return nil, nil, err
 	}
-	definition, err = readAll(ctx, s, "definition", Blob{SHA256: src.Definition, Size: src.Blobs[src.Definition]}, MaxDefinition)
+	definition, err = readAll(ctx, s, "", "definition", Blob{SHA256: src.Definition, Size: src.Blobs[src.Definition]}, MaxDefinition)
 	return lock, definition, err
 }
 

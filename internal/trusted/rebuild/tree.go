@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -185,14 +186,11 @@ func (t *tree) file(p string, mode int64, content string) error {
 // unpack adds all packages of the lock.
 func (t *tree) unpack(ctx context.Context, l *Lock, src Source) error {
 	for _, p := range l.Packages {
-		r, err := open(ctx, src, p.Name+" "+p.Version, p.Blob)
+		r, err := open(ctx, src, filepath.Dir(t.spool.Name()), p.Name+" "+p.Version, p.Blob)
 		if err != nil {
 			return err
 		}
 		err = debian.ReadDeb(r, func(e debian.Entry, body io.Reader) error { return t.add(p.Name, e, body) })
-		if err == nil {
-			_, err = io.Copy(io.Discard, r)
-		}
 		_ = r.Close()
 		if err != nil {
 			return debError(ctx, p, err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/ulikunitz/xz"
+	"github.com/ulikunitz/xz/lzma"
 )
 
 // Bounds on one .deb, far over what runtimes need.
@@ -35,8 +36,10 @@ var ErrSpecial = errors.New("device, FIFO or unknown entry")
 
 // ReadDeb calls visit for each entry of a .deb's data archive, in its order;
 // body has the content of regular files. Set-user-ID and set-group-ID bits are
-// dropped: in an instance nothing may gain rights. r is read to its end, so
-// that a hash over it covers every byte.
+// dropped: in an instance nothing may gain rights.
+//
+// Check the hash of the bytes first: their header says how much memory their
+// unpacking takes.
 func ReadDeb(r io.Reader, visit func(e Entry, body io.Reader) error) error {
 	br := bufio.NewReaderSize(r, 1<<16)
 	magic := make([]byte, 8)
@@ -101,7 +104,7 @@ func arMember(r io.Reader) (name string, size int64, err error) {
 func readData(r io.Reader, suffix string, visit func(Entry, io.Reader) error) error {
 	switch suffix {
 	case ".xz":
-		x, err := xz.ReaderConfig{DictCap: maxDictionary}.NewReader(bufio.NewReaderSize(r, 1<<16))
+		x, err := xz.ReaderConfig{DictCap: lzma.MinDictCap}.NewReader(bufio.NewReaderSize(r, 1<<16))
 		if err != nil {
 			return err
 		}

@@ -11,16 +11,16 @@ import (
 	"strings"
 
 	"github.com/ulikunitz/xz"
+	"github.com/ulikunitz/xz/lzma"
 
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
 // Bounds on a Packages index: Debian's largest has 50 MB and 64,000 packages.
 const (
-	MaxPackages   = 512 << 20 // bytes, unpacked
-	maxLine       = 1 << 20
-	maxStanzas    = 500_000
-	maxDictionary = 64 << 20 // xz; Debian uses 8 MiB, at most 64 with -9
+	MaxPackages = 512 << 20 // bytes, unpacked
+	maxLine     = 1 << 20
+	maxStanzas  = 500_000
 )
 
 // Package is one entry of a Packages index.
@@ -49,9 +49,10 @@ func ParsePackageName(s string) (string, error) {
 }
 
 // ReadPackages reads an xz-compressed Packages index and returns its entries
-// for the architecture (and "all"). It reads r to its end.
+// for the architecture (and "all"). Like ReadDeb, it wants bytes whose hash was
+// checked.
 func ReadPackages(r io.Reader, architecture string) ([]Package, error) {
-	x, err := xz.ReaderConfig{DictCap: maxDictionary}.NewReader(bufio.NewReaderSize(r, 1<<16))
+	x, err := xz.ReaderConfig{DictCap: lzma.MinDictCap}.NewReader(bufio.NewReaderSize(r, 1<<16))
 	if err != nil {
 		return nil, fmt.Errorf("packages index: %w", err)
 	}

@@ -198,7 +198,7 @@ func Compress(how string, b []byte) []byte {
 	var err error
 	switch how {
 	case "xz":
-		w, err = xz.NewWriter(&out)
+		w, err = xz.WriterConfig{DictCap: 1 << 16}.NewWriter(&out)
 	case "gz":
 		w = gzip.NewWriter(&out)
 	default:
