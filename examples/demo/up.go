@@ -109,7 +109,7 @@ func (d *demo) startServer(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case err := <-ended:
-			return fmt.Errorf("the git server ended, see %s: %w", log.Name(), err)
+			return errors.Join(fmt.Errorf("the git server ended: see %s", log.Name()), err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
