@@ -165,6 +165,14 @@ func TestSlowWatcher(t *testing.T) {
 	}
 }
 
+func TestMountsBelow(t *testing.T) {
+	const info = "1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /s/a rw - tmpfs x rw\n3 2 0:3 / /s/a/b\\040c rw - tmpfs x rw\n" +
+		"4 1 0:4 / /sibling rw - tmpfs x rw\n5 1 0:5 / /s rw - tmpfs x rw\nshort\n"
+	if diff := cmp.Diff([]string{"/s/a/b c", "/s/a"}, mountsBelow(info, "/s")); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestDefaultBuildIsNotHostile: what tests build to play a hostile operator is
 // in no default build.
 func TestDefaultBuildIsNotHostile(t *testing.T) {

@@ -101,8 +101,12 @@ func (n *Node) RemoveAll(ctx context.Context) error {
 	if err := n.all(ctx, n.Remove); err != nil {
 		return err
 	}
-	return n.cfg.Cgroups.Remove(n.cfg.Cgroup)
+	return n.RemoveCgroup()
 }
+
+// RemoveCgroup removes the instances' parent control group, once none is left
+// in it; the next Start makes it again.
+func (n *Node) RemoveCgroup() error { return n.cfg.Cgroups.Remove(n.cfg.Cgroup) }
 
 func (n *Node) all(ctx context.Context, f func(context.Context, string) error) error {
 	n.mu.Lock()

@@ -22,6 +22,7 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 
+	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -314,7 +315,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 			return fmt.Errorf("stop containerd: %w", err)
 		}
 	}
-	errs := []error{d.killShims(ctx), unmountBelow(d.StateDir()), os.RemoveAll(d.StateDir())}
+	errs := []error{d.killShims(ctx), node.UnmountBelow(d.StateDir()), os.RemoveAll(d.StateDir())}
 	for _, path := range []string{d.path("containerd.pid"), d.path("containerd.sock"), d.path("containerd.sock.ttrpc")} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
@@ -377,35 +378,4 @@ func end(ctx context.Context, pid int, alive func() bool) error {
 		}
 	}
 	return fmt.Errorf("process %d does not end", pid)
-}
-
-// unmountBelow detaches every mount below dir, deepest first.
-func unmountBelow(dir string) error {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	var points []string
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		if len(f) > 4 {
-			if p := unescapeMount(f[4]); strings.HasPrefix(p, dir+"/") {
-				points = append(points, p)
-			}
-		}
-	}
-	slices.Sort(points)
-	slices.Reverse(points)
-	var errs []error
-	for _, p := range points {
-		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", p, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// unescapeMount undoes the kernel's octal escapes in mountinfo.
-func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

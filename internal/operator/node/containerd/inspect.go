@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 
 	"cupel.dev/cupel/internal/operator/las"
+	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
@@ -163,7 +164,7 @@ func rootedOn(mountinfo, upper string) bool {
 		roots++
 		for o := range strings.SplitSeq(t[2], ",") {
 			v, is := strings.CutPrefix(o, "upperdir=")
-			ok = ok || is && t[0] == "overlay" && unescapeMount(v) == upper
+			ok = ok || is && t[0] == "overlay" && node.UnescapeMount(v) == upper
 		}
 	}
 	return ok && roots == 1

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -52,7 +53,29 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(run(m))
+}
+
+// fakeLauncher is the path of testdata/launcher, built once.
+var fakeLauncher func() (string, error)
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "cupel-node-test-*")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	fakeLauncher = sync.OnceValues(func() (string, error) {
+		path := filepath.Join(dir, "launcher")
+		build := exec.Command("go", "build", "-o", path, "./testdata/launcher")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build the test's launcher: %w\n%s", err, out)
+		}
+		return path, nil
+	})
+	return m.Run()
 }
 
 // machine is what stays when the daemon dies: the state folder, containerd, the
@@ -97,6 +120,7 @@ func needMachine(t *testing.T) {
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	needMachine(t)
+	t.Parallel() // machines know nothing of each other
 	m := &machine{t: t, state: t.TempDir(), logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	// A folder that no socket path fits into.
 	m.state = filepath.Join(m.state, strings.Repeat("long", 30))
@@ -105,11 +129,9 @@ func newMachine(t *testing.T) *machine {
 	}
 	sum := sha256.Sum256([]byte(m.state))
 	m.id = hex.EncodeToString(sum[:4])
-	m.launcher = filepath.Join(t.TempDir(), "launcher")
-	build := exec.Command("go", "build", "-o", m.launcher, "./testdata/launcher")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the test's launcher: %v\n%s", err, out)
+	var err error
+	if m.launcher, err = fakeLauncher(); err != nil {
+		t.Fatal(err)
 	}
 	m.pushImage()
 	return m
@@ -362,6 +384,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 	if err := l.node.Start(t.Context(), l.spec("i-serve", "serve")); err != nil {
 		t.Error(err)
 	}
+	checkMemoryLimits(t, l, "i-serve")
 	args := "args: /cupel-init run --user 1000 --cwd / --env PATH=/bin -- /bin/app"
 	if got := l.lines("i-serve"); len(got) == 0 || got[0] != args {
 		t.Errorf("output %q, want %q", got, args)
@@ -402,6 +425,25 @@ func TestLifeOfAnInstance(t *testing.T) {
 	}
 }
 
+// checkMemoryLimits reads what the kernel really enforces: the limit, and no swap.
+func checkMemoryLimits(t *testing.T, l *life, id string) {
+	t.Helper()
+	v1 := "/sys/fs/cgroup/memory/cupel-" + l.id + "/" + id + "/"
+	v2 := "/sys/fs/cgroup/cupel-" + l.id + "/" + id + "/"
+	want := map[string]string{v1 + "memory.limit_in_bytes": "134217728", v1 + "memory.swappiness": "0"}
+	if _, err := os.Stat(v1 + "memory.memsw.limit_in_bytes"); err == nil {
+		want[v1+"memory.memsw.limit_in_bytes"] = "134217728"
+	}
+	if _, err := os.Stat(v2 + "memory.max"); err == nil {
+		want = map[string]string{v2 + "memory.max": "134217728", v2 + "memory.swap.max": "0"}
+	}
+	for path, value := range want {
+		if b, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(b)) != value {
+			t.Errorf("%s: %q, %v; want %s", path, b, err, value)
+		}
+	}
+}
+
 func TestOutOfMemory(t *testing.T) {
 	l := newMachine(t).live()
 	defer l.leave()
@@ -422,17 +464,7 @@ func TestDaemonsDie(t *testing.T) {
 	l.start("i-count", "count", 0)
 	l.status("i-count", running)
 	pid := pidOf(t, l, "i-count")
-	b, err := os.ReadFile(filepath.Join(m.state, "containerd", "containerd.pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var p struct{ PID int }
-	if err := json.Unmarshal(b, &p); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	killContainerd(t, m)
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if launched, err := l.runtime.Inspect(t.Context(), "i-count"); err == nil && launched.PID == pid {
 			break
@@ -442,9 +474,13 @@ func TestDaemonsDie(t *testing.T) {
 		}
 	}
 	l.kill()
+	killContainerd(t, m) // both are gone
 	time.Sleep(200 * time.Millisecond)
 	l = m.live()
 	l.status("i-count", running)
+	if got := pidOf(t, l, "i-count"); got != pid {
+		t.Fatalf("process %d, was %d", got, pid)
+	}
 	time.Sleep(200 * time.Millisecond)
 	if err := l.node.Stop(t.Context(), "i-count", 10*time.Second); err != nil {
 		t.Fatal(err)
@@ -468,6 +504,72 @@ func TestDaemonsDie(t *testing.T) {
 	}
 	if files, _ := filepath.Glob(filepath.Join(m.state, "logs", "i-count", "*.jsonl")); want < 100 || len(files) < 2 {
 		t.Errorf("%d lines in %d files", want, len(files))
+	}
+}
+
+func killContainerd(t *testing.T, m *machine) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(m.state, "containerd", "containerd.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p struct{ PID int }
+	if err := json.Unmarshal(b, &p); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestShimDies: an instance whose shim is gone has ended, and says why.
+func TestShimDies(t *testing.T) {
+	l := newMachine(t).live()
+	defer l.leave()
+	l.start("i-shim", "idle", 0)
+	l.status("i-shim", running)
+	b, err := os.ReadFile("/proc/" + itoa(pidOf(t, l, "i-shim")) + "/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shim int
+	if _, err := fmt.Sscan(strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))[1], &shim); err != nil || shim <= 1 {
+		t.Fatalf("shim %d: %v", shim, err)
+	}
+	if err := syscall.Kill(shim, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if s := l.status("i-shim", exited); s.Problem == nil || s.ExitCode == 0 {
+		t.Errorf("%+v, %v", s, s.Problem)
+	}
+}
+
+// TestSweep takes down a node whose containerd can't be asked.
+func TestSweep(t *testing.T) {
+	m := newMachine(t)
+	l := m.live()
+	l.start("i-swept", "idle", 0)
+	l.status("i-swept", running)
+	pid := pidOf(t, l, "i-swept")
+	l.kill()
+	if err := l.daemon.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	groups, err := cgroup.Detect("/sys/fs/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Sweep(t.Context(), m.state, groups, "/cupel-"+m.id); err != nil {
+		t.Fatal(err)
+	}
+	if stat, err := os.ReadFile("/proc/" + itoa(pid) + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {
+		t.Errorf("the instance's process is there: %s", stat)
+	}
+	// The next life finds the record and has nothing to adopt.
+	l = m.live()
+	defer l.leave()
+	if s := l.status("i-swept", exited); s.Problem == nil || s.Problem.Rule != "node_restarted" {
+		t.Errorf("%+v, %v", s, s.Problem)
 	}
 }
 
@@ -562,6 +664,7 @@ func TestNothingHalfMade(t *testing.T) {
 	}
 	// And what has no record at all.
 	l.start("i-orphan", "serve", 0)
+	l.status("i-orphan", running)
 	l.kill()
 	if err := os.Remove(filepath.Join(m.state, "instances", "i-orphan.json")); err != nil {
 		t.Fatal(err)

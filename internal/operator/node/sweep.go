@@ -1,0 +1,74 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/operator/node/cgroup"
+)
+
+// Sweep takes down what is left of a node whose containerd is gone or broken:
+// every process in the instances' control groups, every mount below the state
+// folder, the groups. It is for clean-up after RemoveAll failed or could not be
+// tried; it asks nobody and forgets no record.
+func Sweep(ctx context.Context, state string, groups *cgroup.Tree, parent string) error {
+	var err error
+	for range 100 {
+		if err = errors.Join(groups.Kill(parent), groups.Remove(parent)); err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return errors.Join(err, UnmountBelow(state))
+}
+
+// UnmountBelow detaches every mount below dir, deepest first.
+func UnmountBelow(dir string) error {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("list mounts: %w", err)
+	}
+	points := mountsBelow(string(b), filepath.Clean(dir))
+	var errs []error
+	for _, p := range points {
+		if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", p, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// mountsBelow returns the mount points below dir, deepest first; one that is
+// covered by another at the same place comes up again for each.
+func mountsBelow(mountinfo, dir string) []string {
+	var points []string
+	for line := range strings.Lines(mountinfo) {
+		f := strings.Fields(line)
+		if len(f) < 5 {
+			continue
+		}
+		if p := UnescapeMount(f[4]); strings.HasPrefix(p, dir+"/") {
+			points = append(points, p)
+		}
+	}
+	slices.Sort(points)
+	slices.Reverse(points)
+	return points
+}
+
+// UnescapeMount undoes the kernel's octal escapes in mountinfo.
+func UnescapeMount(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
