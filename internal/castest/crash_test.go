@@ -99,7 +99,12 @@ func (p *process) start() error {
 	if err := json.Unmarshal(line, &ready); err != nil {
 		return err
 	}
-	p.Owners, p.Instances, p.Identity = ready.Owners, ready.Instances, ready.Identity
+	if p.Identity == "" { // clients run already when it is started again
+		p.Owners, p.Instances, p.Identity = ready.Owners, ready.Instances, ready.Identity
+	}
+	if p.Owners != ready.Owners || p.Instances != ready.Instances || p.Identity != ready.Identity {
+		return fmt.Errorf("cupel-cas came back as another: %+v", ready)
+	}
 	return nil
 }
 
