@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"cupel.dev/cupel/client/manager"
 )
@@ -143,4 +144,13 @@ func ExampleApp(w *World) map[string]string {
 	data, err := os.ReadFile(filepath.Join(source(), "examples", "python-app", "client-app.py"))
 	w.must(err)
 	return map[string]string{"client-app.py": string(data)}
+}
+
+// Patch replaces the one place where old stands in a text.
+func (w *World) Patch(text, old, replacement string) string {
+	w.T.Helper()
+	if n := strings.Count(text, old); n != 1 {
+		w.T.Fatalf("%q stands in %d places, want one", old, n)
+	}
+	return strings.Replace(text, old, replacement, 1)
 }
