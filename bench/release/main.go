@@ -1,0 +1,344 @@
+// Command release measures what a release costs the CAS: CPU of a real cupel-cas
+// per new connection, evidence verified, as a ratio to a bare net/http server
+// that makes the same TLS 1.3 mutual handshake and takes and gives as many bytes.
+//
+// Rounds are interleaved, so that whatever else the machine does meets all of
+// them; the result is the median of the rounds' ratios, with their spread.
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cupel.dev/cupel/internal/castest"
+	"cupel.dev/cupel/internal/simtee"
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench/release:", err)
+		os.Exit(1)
+	}
+}
+
+var code = ident.Measurement{0x11}
+
+const session = `version: "0.3"
+name: bench
+services:
+  - {name: secret, mrenclaves: [CODE], command: app, environment: {TOKEN: "$$SCONE::token$$"}}
+  - name: certificate
+    image_name: certified
+    mrenclaves: [CODE]
+    command: app
+    environment: {TOKEN: "$$SCONE::token$$"}
+secrets:
+  - {name: token, kind: ascii, value: "an access token of forty characters ...."}
+  - {name: ca_key, kind: private-key}
+  - {name: ca, kind: x509-ca, private_key: ca_key, common_name: CA}
+  - {name: cert, kind: x509, issuer: ca, common_name: app, dns: [localhost]}
+images:
+  - name: certified
+    injection_files:
+      - {path: /run/cupel/tls/cert.pem, content: "$$SCONE::cert:crt$$$$SCONE::cert:chain$$"}
+      - {path: /run/cupel/tls/key.pem, content: "$$SCONE::cert:privatekey$$"}
+security: {attestation: {tolerate: [debug-mode, simulation]}}
+`
+
+// bench is the whole set-up.
+type bench struct {
+	platform *simtee.Platform
+	cas      *server
+	bare     *server
+	identity ident.KeyHash
+	inFlight int
+	ops      int
+}
+
+func run() error {
+	binary := flag.String("cas", "bin/cupel-cas", "the cupel-cas to measure")
+	rounds := flag.Int("rounds", 9, "interleaved rounds")
+	inFlight := flag.Int("in-flight", 64, "requests at once")
+	ops := flag.Int("ops", 1500, "requests a round and kind")
+	asJSON := flag.Bool("json", false, "print JSON")
+	bareSize := flag.Int("bare", -1, "be the bare server: answer with so many bytes, and listen on descriptor 3")
+	profile := flag.String("profile", "", "only releases of this service, for a profiler: secret, certificate or bare")
+	flag.Parse()
+	if *bareSize >= 0 {
+		return serveBare(*bareSize)
+	}
+	b := &bench{inFlight: *inFlight, ops: *ops}
+	dir, err := os.MkdirTemp("", "cupel-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	defer b.stop()
+	if err := b.start(dir, *binary); err != nil {
+		return err
+	}
+	if *profile != "" {
+		_, err := b.round(*profile)
+		return err
+	}
+	return b.measure(*rounds, *asJSON)
+}
+
+func (b *bench) start(dir, binary string) error {
+	var err error
+	if b.platform, err = simtee.Open(filepath.Join(dir, "platform"), time.Now); err != nil {
+		return err
+	}
+	root := filepath.Join(dir, "root.pem")
+	if err := os.WriteFile(root, b.platform.RootPEM(), 0o600); err != nil {
+		return err
+	}
+	b.cas, err = startServer(exec.Command(binary, "--state", filepath.Join(dir, "state"), "--owners", "127.0.0.1:0",
+		"--instances", "127.0.0.1:0", "--simulation-root", root, "--ready-fd", "3", "--log-level", "warn"))
+	if err != nil {
+		return err
+	}
+	if b.identity, err = ident.ParseKeyHash(b.cas.Identity); err != nil {
+		return err
+	}
+	key, err := castest.NewKey()
+	if err != nil {
+		return err
+	}
+	owner := castest.NewOwner(b.cas.Owners, b.identity, key)
+	defer owner.Close()
+	text := strings.ReplaceAll(session, "CODE", code.String())
+	if _, err := owner.Do(context.Background(), http.MethodPost, "/session", []byte(text), nil); err != nil {
+		return err
+	}
+	size, err := b.once("secret")
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	b.bare, err = startServer(exec.Command(self, "-bare", strconv.Itoa(size)))
+	return err
+}
+
+func (b *bench) stop() {
+	for _, s := range []*server{b.cas, b.bare} {
+		if s != nil {
+			_ = s.cmd.Process.Kill()
+			_ = s.cmd.Wait()
+		}
+	}
+}
+
+// once makes one request on a new connection and returns the reply's size.
+func (b *bench) once(kind string) (int, error) {
+	addr, identity, service := b.cas.Instances, b.identity, ident.ServiceName(kind)
+	if kind == "bare" {
+		addr, identity, service = b.bare.Instances, ident.KeyHash{}, "secret"
+	}
+	in, err := castest.NewInstance(addr, b.identity, b.platform, "bench", service, code)
+	if err != nil {
+		return 0, err
+	}
+	in.Identity = identity
+	in.Evidence = func(d attest.Data64) (attest.Evidence, error) { return b.platform.Quote(in.Launch, d) }
+	c, err := in.Dial(context.Background())
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	req, err := c.Request()
+	if err != nil {
+		return 0, err
+	}
+	body, err := json.Marshal(req)
+	if err != nil {
+		return 0, err
+	}
+	status, reply, err := c.PostBytes(release.PathRelease, body)
+	if err == nil && status != http.StatusOK {
+		err = problem.Read(status, reply)
+	}
+	return len(reply), err
+}
+
+// round makes all requests of one kind and returns the server's CPU a request.
+func (b *bench) round(kind string) (time.Duration, error) {
+	s := b.cas
+	if kind == "bare" {
+		s = b.bare
+	}
+	before, err := s.cpu()
+	if err != nil {
+		return 0, err
+	}
+	var next atomic.Int64
+	var all sync.WaitGroup
+	errs := make([]error, b.inFlight)
+	for i := range b.inFlight {
+		all.Go(func() {
+			for next.Add(1) <= int64(b.ops) && errs[i] == nil {
+				_, errs[i] = b.once(kind)
+			}
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return 0, fmt.Errorf("%s: %w", kind, err)
+	}
+	after, err := s.cpu()
+	return (after - before) / time.Duration(b.ops), err
+}
+
+// result is the outcome of one kind.
+type result struct {
+	Kind   string  `json:"kind"`
+	Ratio  float64 `json:"ratio"` // median over the rounds
+	Least  float64 `json:"least"`
+	Most   float64 `json:"most"`
+	Target float64 `json:"target"`
+	CPU    string  `json:"cpu"` // median a release
+	Bare   string  `json:"bare_cpu"`
+	Rounds int     `json:"rounds"`
+}
+
+func (b *bench) measure(rounds int, asJSON bool) error {
+	kinds := []string{"bare", "secret", "certificate"}
+	cost := map[string][]time.Duration{}
+	for r := -1; r < rounds; r++ { // the first round warms up
+		for _, k := range kinds {
+			d, err := b.round(k)
+			if err != nil {
+				return err
+			}
+			if r >= 0 {
+				cost[k] = append(cost[k], d)
+			}
+		}
+	}
+	for kind, target := range map[string]float64{"secret": 1.6, "certificate": 2.0} {
+		var ratios []float64
+		for i := range rounds {
+			ratios = append(ratios, float64(cost[kind][i])/float64(cost["bare"][i]))
+		}
+		slices.Sort(ratios)
+		res := result{
+			Kind: kind, Ratio: ratios[rounds/2], Least: ratios[0], Most: ratios[rounds-1], Target: target,
+			CPU: median(cost[kind]).String(), Bare: median(cost["bare"]).String(), Rounds: rounds,
+		}
+		if asJSON {
+			if err := json.NewEncoder(os.Stdout).Encode(res); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Printf("release, %-11s  %.2fx a bare handshake and POST (%.2f to %.2f over %d rounds, target %.1fx); %s against %s CPU, %d in flight\n",
+			kind, res.Ratio, res.Least, res.Most, rounds, target, res.CPU, res.Bare, b.inFlight)
+	}
+	return nil
+}
+
+func median(d []time.Duration) time.Duration {
+	d = slices.Clone(d)
+	slices.Sort(d)
+	return d[len(d)/2].Round(time.Microsecond)
+}
+
+// server is a child process.
+type server struct {
+	cmd       *exec.Cmd
+	Owners    string
+	Instances string
+	Identity  string
+}
+
+func startServer(cmd *exec.Cmd) (*server, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.Stderr = os.Stderr
+	err = cmd.Start()
+	_ = w.Close()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{cmd: cmd}
+	if err := json.NewDecoder(r).Decode(s); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s did not become ready: %w", cmd.Path, err), cmd.Process.Kill(), cmd.Wait())
+	}
+	return s, nil
+}
+
+// cpu is what the process has used: user and system time of all its threads.
+func (s *server) cpu() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	var ticks int64
+	for _, f := range fields[11:13] { // utime, stime
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * (time.Second / 100), nil // USER_HZ is 100 everywhere
+}
+
+// serveBare is what a release is measured against: the same handshake, a body of
+// the same size in each direction, and nothing in between.
+func serveBare(size int) error {
+	key, err := castest.NewKey()
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	ready := os.NewFile(3, "ready")
+	if err := json.NewEncoder(ready).Encode(server{Instances: l.Addr().String()}); err != nil {
+		return err
+	}
+	_ = ready.Close()
+	reply := bytes.Repeat([]byte("x"), size)
+	srv := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		_, _ = w.Write(reply)
+	})}
+	return srv.Serve(tls.NewListener(l, &tls.Config{
+		Certificates: []tls.Certificate{key.Cert}, MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert,
+		SessionTicketsDisabled: true, NextProtos: []string{"http/1.1"},
+	}))
+}
