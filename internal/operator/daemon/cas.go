@@ -1,0 +1,285 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Attester answers the CAS on a connection that only that process has.
+type Attester interface {
+	ServeConn(ctx context.Context, conn net.Conn, measurement ident.Measurement) error
+}
+
+// casReady is the line that a CAS writes when it serves.
+type casReady struct {
+	Owners    string        `json:"owners"`
+	Instances string        `json:"instances"`
+	Identity  ident.KeyHash `json:"identity"`
+}
+
+// casProcess keeps one cupel-cas running.
+type casProcess struct {
+	binary   string
+	dir      string // the CAS's own folder
+	uid      int
+	args     []string // besides addresses and descriptors
+	logs     *logfile.Writer
+	attester Attester
+	log      *slog.Logger
+
+	owners, instances string // addresses to listen on; the real ones after the first start
+
+	mu  sync.Mutex
+	pid int
+}
+
+// running is one life of the process.
+type running struct {
+	ready casReady
+	exit  chan error // gets the process's end
+	stop  func()
+}
+
+const (
+	casStartTimeout = 30 * time.Second
+	casStopTimeout  = 10 * time.Second
+)
+
+// start executes the binary and waits until it serves.
+func (c *casProcess) start(ctx context.Context) (*running, error) {
+	binary, measurement, err := openMeasured(c.binary)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = binary.Close() }()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = theirs.Close() }()
+	readyR, readyW, err := os.Pipe()
+	if err != nil {
+		_ = ours.Close()
+		return nil, fmt.Errorf("start the CAS: %w", err)
+	}
+	defer func() { _ = readyR.Close() }()
+	stderrR, stderrW, err := os.Pipe()
+	if err != nil {
+		_ = ours.Close()
+		_ = readyW.Close()
+		return nil, fmt.Errorf("start the CAS: %w", err)
+	}
+	cmd := &exec.Cmd{
+		// The very file that was hashed, whatever its name leads to by now.
+		Path: fmt.Sprintf("/proc/self/fd/%d", binary.Fd()),
+		Args: append([]string{"cupel-cas", "--state", c.dir, "--owners", c.owners, "--instances", c.instances,
+			"--evidence-fd", "3", "--ready-fd", "4"}, c.args...),
+		Env: []string{"LANG=C.UTF-8"}, Dir: c.dir,
+		Stdout: stderrW, Stderr: stderrW, ExtraFiles: []*os.File{theirs, readyW},
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.uid)}},
+	}
+	err = cmd.Start()
+	_ = readyW.Close()
+	_ = stderrW.Close()
+	if err != nil {
+		_ = ours.Close()
+		_ = stderrR.Close()
+		return nil, fmt.Errorf("start the CAS: %w", err)
+	}
+	c.mu.Lock()
+	c.pid = cmd.Process.Pid
+	c.mu.Unlock()
+	r := &running{exit: make(chan error, 1)}
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	tail := &lastLine{}
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		_ = c.logs.Copy("stderr", io.TeeReader(stderrR, tail))
+		_ = stderrR.Close()
+	}()
+	go func() { _ = c.attester.ServeConn(serving, ours, measurement); _ = ours.Close() }()
+	go func() {
+		err := cmd.Wait()
+		cancel()
+		<-copied
+		r.exit <- fmt.Errorf("the CAS ended (%w): %s", orExit(err), tail.String())
+	}()
+	r.stop = func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-r.exit:
+		case <-time.After(casStopTimeout):
+			_ = cmd.Process.Kill()
+			<-r.exit
+		}
+	}
+	if err := r.await(ctx, readyR); err != nil {
+		r.stop()
+		return nil, err
+	}
+	// From now on always the same, whatever was free at first.
+	c.owners, c.instances = r.ready.Owners, r.ready.Instances
+	return r, nil
+}
+
+func orExit(err error) error {
+	if err == nil {
+		return errors.New("exit status 0")
+	}
+	return err
+}
+
+// await reads the ready line.
+func (r *running) await(ctx context.Context, pipe *os.File) error {
+	line := make(chan error, 1)
+	go func() {
+		b, err := bufio.NewReader(pipe).ReadBytes('\n')
+		if err == nil {
+			err = json.Unmarshal(b, &r.ready)
+		}
+		line <- err
+	}()
+	select {
+	case err := <-line:
+		if err == nil {
+			return nil
+		}
+		// It closed the pipe without a word, so it is about to end.
+		select {
+		case end := <-r.exit:
+			r.exit <- end
+			return problem.New(problem.Unavailable, "cas_start", "%w", end).Fix("mend that, then run cupel up again")
+		case <-time.After(casStopTimeout):
+			return problem.New(problem.Unavailable, "cas_start", "the CAS said nothing sensible: %w", err)
+		}
+	case <-time.After(casStartTimeout):
+		return problem.New(problem.Unavailable, "cas_start", "the CAS isn't ready after %s", casStartTimeout).Fix("read the CAS's log under the state folder")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run keeps the CAS running: started again when it ends, sooner or later by how
+// often it did. It returns when ctx ends, with the CAS stopped.
+func (c *casProcess) run(ctx context.Context, r *running) error {
+	wait := 100 * time.Millisecond
+	for {
+		began := time.Now()
+		select {
+		case <-ctx.Done():
+			r.stop()
+			return nil
+		case err := <-r.exit:
+			c.log.WarnContext(ctx, "CAS ended", "error", err)
+		}
+		if time.Since(began) > time.Minute {
+			wait = 100 * time.Millisecond
+		}
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(wait):
+			}
+			wait = min(2*wait, 30*time.Second)
+			next, err := c.start(ctx)
+			if err == nil {
+				c.log.InfoContext(ctx, "CAS started again")
+				r = next
+				break
+			}
+			c.log.ErrorContext(ctx, "CAS does not start", "error", err)
+		}
+	}
+}
+
+func (c *casProcess) process() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pid
+}
+
+// openMeasured opens a binary and hashes what the descriptor shows. The number
+// is high, so that it collides with none that the child inherits.
+func openMeasured(path string) (*os.File, ident.Measurement, error) {
+	var m ident.Measurement
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, m, problem.New(problem.Unavailable, "cas_missing", "open the CAS's binary: %w", err).
+			Fix("build it (make build) and keep cupel-cas beside cupeld")
+	}
+	defer func() { _ = f.Close() }()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return nil, m, fmt.Errorf("measure the CAS: %w", err)
+	}
+	copy(m[:], h.Sum(nil))
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 100)
+	if err != nil {
+		return nil, m, fmt.Errorf("measure the CAS: %w", err)
+	}
+	return os.NewFile(uintptr(fd), path), m, nil
+}
+
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket to the CAS: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "cas"), os.NewFile(uintptr(fds[1]), "las")
+	conn, err := net.FileConn(ours)
+	_ = ours.Close()
+	if err != nil {
+		_ = theirs.Close()
+		return nil, nil, fmt.Errorf("socket to the CAS: %w", err)
+	}
+	return conn, theirs, nil
+}
+
+// lastLine keeps the last full line that passed.
+type lastLine struct {
+	mu         sync.Mutex
+	last, part []byte
+}
+
+func (l *lastLine) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range b {
+		switch {
+		case c != '\n' && len(l.part) < 4096:
+			l.part = append(l.part, c)
+		case c == '\n':
+			if len(l.part) > 0 {
+				l.last = append(l.last[:0], l.part...)
+			}
+			l.part = l.part[:0]
+		}
+	}
+	return len(b), nil
+}
+
+func (l *lastLine) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.last)
+}

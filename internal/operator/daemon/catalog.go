@@ -1,0 +1,117 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/build"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/registry"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/runtimes"
+)
+
+// catalog is the registry's runtimes, as manager.Catalog.
+type catalog struct {
+	registry *registry.Client
+	launcher ident.Digest
+	locks    string // folder of locks that `runtime build` wrote
+}
+
+var _ manager.Catalog = (*catalog)(nil)
+
+// Runtimes lists what was built, with the measurement that an instance of it
+// will have under this machine's launcher. References name exact bytes.
+func (c *catalog) Runtimes(ctx context.Context) ([]wire.Runtime, error) {
+	var out []wire.Runtime
+	for _, name := range c.names() {
+		ref := build.ImageRef(name)
+		img, err := c.registry.PullImage(ctx, ref)
+		if problem.KindOf(err) == problem.NotFound && err != nil {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r, err := c.describe(name, ref, img)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func (c *catalog) names() []string {
+	names := map[string]bool{}
+	for _, n := range runtimes.Names() {
+		names[n] = true
+	}
+	locks, _ := filepath.Glob(filepath.Join(c.locks, "*.lock")) // the pattern is valid
+	for _, file := range locks {
+		names[strings.TrimSuffix(filepath.Base(file), ".lock")] = true
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+func (c *catalog) describe(name, ref string, img registry.Image) (wire.Runtime, error) {
+	cfg, err := launch.ParseImageConfig(img.Config)
+	if err != nil {
+		return wire.Runtime{}, err
+	}
+	m, err := launch.Expected(cfg, c.launcher)
+	if err != nil {
+		return wire.Runtime{}, err
+	}
+	repository, _, _ := strings.Cut(ref, ":")
+	r := wire.Runtime{Name: name, Image: c.registry.Addr() + "/" + repository + "@sha256:" + img.Manifest.String(), Measurement: m}
+	var created struct {
+		Created time.Time `json:"created"`
+	}
+	if json.Unmarshal(img.Config, &created) == nil {
+		r.IndexDate = created.Created
+	}
+	lock, err := os.ReadFile(filepath.Join(c.locks, name+".lock"))
+	switch {
+	case err == nil:
+		r.LockDigest = ident.Sum(lock)
+	case !errors.Is(err, fs.ErrNotExist):
+		return wire.Runtime{}, problem.New(problem.Internal, "runtime_lock", "%w", err)
+	}
+	return r, nil
+}
+
+// template writes a session template as the query asks for it.
+func (c *catalog) template(ctx context.Context, q url.Values) ([]byte, error) {
+	in := owner.Inputs{
+		Runtime: q.Get("runtime"), Command: q.Get("command"), Volume: q.Get("volume"), DNS: q["dns"], Ref: q.Get("ref"),
+		Simulation: q.Get("simulation") == "true", Measurements: map[ident.ServiceName]ident.Measurement{},
+	}
+	list, err := c.Runtimes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, service := range []ident.ServiceName{owner.PullService, owner.AppService} {
+		name := in.RuntimeOf(service)
+		i := slices.IndexFunc(list, func(r wire.Runtime) bool { return r.Name == name })
+		if i < 0 {
+			return nil, problem.New(problem.NotFound, "runtime", "runtime %.100q is not built here", name).
+				Fix("let the operator run 'cupel runtime build %.100s'", name)
+		}
+		in.Measurements[service] = list[i].Measurement
+	}
+	return owner.Template(in)
+}

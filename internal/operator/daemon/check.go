@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/operator/node/cni"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// minDisk is what has to be free to begin with, in bytes.
+const minDisk = 512 << 20
+
+// tools are the programs that other packages execute.
+var tools = []struct{ program, debian string }{
+	{"containerd", "containerd"},
+	{"containerd-shim-runc-v2", "containerd"},
+	{"runc", "runc"},
+}
+
+// check refuses a machine that lacks something, before anything is started.
+func (l layout) check() error {
+	if os.Geteuid() != 0 {
+		return problem.New(problem.Denied, "root", "not root").Fix("run it as root: sudo cupel up")
+	}
+	for _, t := range tools {
+		if _, err := exec.LookPath(t.program); err != nil {
+			return problem.New(problem.Unavailable, "tool_missing", "%s is not installed", t.program).
+				Fix("apt-get install --no-remove %s", t.debian)
+		}
+	}
+	for _, plugin := range []string{"bridge", "host-local", "loopback"} {
+		if _, err := os.Stat(filepath.Join(cni.PluginDir, plugin)); err != nil {
+			return problem.New(problem.Unavailable, "tool_missing", "the CNI plugin %s is not installed", plugin).
+				Fix("apt-get install --no-remove containernetworking-plugins")
+		}
+	}
+	if b, err := os.ReadFile("/proc/filesystems"); err == nil && !bytes.Contains(b, []byte("\toverlay\n")) {
+		// Where it is a module, mounting loads it.
+		if exec.Command("modprobe", "overlay").Run() != nil {
+			return problem.New(problem.Unavailable, "kernel", "the kernel has no overlayfs").Fix("boot a kernel with CONFIG_OVERLAY_FS")
+		}
+	}
+	for _, ns := range []string{"net", "mnt", "pid", "ipc", "uts"} {
+		if _, err := os.Stat("/proc/self/ns/" + ns); err != nil {
+			return problem.New(problem.Unavailable, "kernel", "the kernel has no %s namespaces", ns)
+		}
+	}
+	return nil
+}
+
+// checkFolder refuses a state folder that the CAS's user can't reach, or whose
+// disk is full.
+func (l layout) checkFolder() error {
+	for dir := l.dir; ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return problem.New(problem.Invalid, "state_folder", "%w", err)
+		}
+		if info.Mode().Perm()&0o001 == 0 {
+			return problem.New(problem.Denied, "state_unreachable", "the CAS runs as a user of its own, who can't enter %s", dir).
+				Fix("choose a folder that every user can enter, such as /var/lib/cupel, with --state; or chmod o+x %s", dir)
+		}
+		if dir == "/" {
+			break
+		}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(l.dir, &fs); err == nil {
+		if free := fs.Bavail * uint64(fs.Bsize); free < minDisk {
+			return problem.New(problem.Unavailable, "disk_full", "%d MB are free at %s", free>>20, l.dir).
+				Want("at least %d MB", minDisk>>20).Fix("make room, or name another folder with --state")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,305 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
+	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/version"
+)
+
+// cli is what all sub-commands share.
+type cli struct {
+	in       io.Reader
+	out, err io.Writer
+	env      func(string) string
+	output   string
+	logLevel slog.Level
+	opts     Options
+}
+
+// Main runs the command line args, without the program's name, and returns the
+// exit code. It handles signals itself, since they mean different things.
+func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer, env func(string) string) int {
+	c := &cli{in: in, out: out, err: errw, env: env}
+	root := &cobra.Command{
+		Use:           "cupeld",
+		Short:         "The operator's daemon: manager, node, LAS, registry; starts the CAS",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errw)
+	f := root.PersistentFlags()
+	f.StringVar(&c.opts.State, "state", orElse(env("CUPEL_STATE"), "/var/lib/cupel"), "the state folder (CUPEL_STATE)")
+	f.StringVarP(&c.output, "output", "o", "table", "how to print: table or json")
+	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	root.AddCommand(c.upCommand(), c.downCommand(), c.cleanupCommand(), logWriterCommand(), runtimecmd.New(env), c.versionCommand())
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	return c.fail(err)
+}
+
+func (c *cli) fail(err error) int {
+	var held *lockedError
+	if errors.As(err, &held) {
+		err = problem.New(problem.Conflict, "already_running", "%w", held).Fix("use it as it is, or stop it: cupel down")
+	}
+	p, ok := errors.AsType[*problem.Error](err)
+	switch {
+	case errors.Is(err, context.Canceled):
+		_, _ = fmt.Fprintln(c.err, "cupeld: interrupted")
+		return 130
+	case !ok:
+		_, _ = fmt.Fprintf(c.err, "cupeld: %v\n", err)
+		return 1
+	case c.output == "json":
+		_ = json.NewEncoder(c.err).Encode(p)
+	default:
+		_, _ = fmt.Fprintf(c.err, "cupeld: %s: %s\n", p.Rule, p.Actual)
+		if p.Expected != "" {
+			_, _ = fmt.Fprintf(c.err, "  expected: %s\n", p.Expected)
+		}
+		if p.Mend != "" {
+			_, _ = fmt.Fprintf(c.err, "  mend:     %s\n", p.Mend)
+		}
+	}
+	return p.Kind.ExitCode()
+}
+
+func (c *cli) upCommand() *cobra.Command {
+	var detach bool
+	var detachedFD int
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run manager, node, LAS, registry and CAS on this machine",
+		Long: `Run everything that an operator needs on this machine, with its state in one folder.
+Ctrl-C stops the apps too and keeps what is desired; SIGTERM leaves apps running,
+and the next up adopts them.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if detach {
+				return c.detach(cmd)
+			}
+			return c.up(cmd.Context(), detachedFD)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&detach, "detach", false, "return when everything serves, and leave it running")
+	f.IntVar(&detachedFD, "detached-fd", 0, "descriptor on which a detached start tells how it went")
+	_ = f.MarkHidden("detached-fd")
+	f.StringVar(&c.opts.ManagerListen, "manager-listen", "0.0.0.0:5000", "address of the manager's API")
+	f.StringVar(&c.opts.CASOwners, "cas-owners", "0.0.0.0:8081", "address of the CAS's owners' API")
+	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
+	f.StringVar(&c.opts.RegistryListen, "registry-listen", "127.0.0.1:5050", "address of the embedded registry")
+	f.Uint16Var(&c.opts.FirstPort, "first-port", 8082, "where the search for an app's free port begins")
+	f.BoolVar(&c.opts.AllowUnattested, "allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
+	f.DurationVar(&c.opts.KeepAlive, "keep-alive", 0, "how often instances report to the CAS (default: the CAS's own)")
+	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
+	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")
+	return cmd
+}
+
+// detach starts the same command again, without --detach.
+func (c *cli) detach(cmd *cobra.Command) error {
+	args := []string{"up", "--state", c.opts.State, "--log-level", c.logLevel.String()}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Name != "detach" && cmd.LocalNonPersistentFlags().Lookup(f.Name) != nil {
+			args = append(args, "--"+f.Name+"="+f.Value.String())
+		}
+	})
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	abs, err := filepath.Abs(c.opts.State)
+	if err != nil {
+		return problem.New(problem.Invalid, "state_folder", "%w", err)
+	}
+	args[2] = abs
+	s, err := Detach(ctx, abs, args)
+	if err != nil {
+		return err
+	}
+	if c.output == "json" {
+		return json.NewEncoder(c.out).Encode(s.Endpoint)
+	}
+	if s.Already {
+		_, _ = fmt.Fprintf(c.out, "cupeld already runs on %s (process %d)\n", s.State, s.Endpoint.PID)
+		return nil
+	}
+	_, _ = fmt.Fprintf(c.out, "cupeld runs (process %d)\n", s.Endpoint.PID)
+	Show(c.out, s.State, s.Endpoint, s.Parts)
+	return nil
+}
+
+// up runs in the foreground, or as what detach started.
+func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE) // a closed terminal is no reason to end
+	go func() {
+		for s := range signals {
+			if s == os.Interrupt {
+				cancel(errStop)
+			} else {
+				cancel(nil)
+			}
+		}
+	}()
+	var w io.Writer = c.err
+	tell := func(e wire.Endpoint, list []wire.Part) error {
+		if c.output == "json" {
+			return json.NewEncoder(c.out).Encode(e)
+		}
+		Show(c.out, c.opts.State, e, list)
+		_, _ = fmt.Fprintln(c.out, "\nReady. Ctrl-C stops everything; SIGTERM leaves the apps running.")
+		return nil
+	}
+	if detachedFD > 0 {
+		pipe := os.NewFile(uintptr(detachedFD), "detached")
+		defer func() {
+			if err != nil {
+				var held *lockedError
+				if errors.As(err, &held) {
+					err = problem.New(problem.Conflict, "already_running", "%w", held)
+				}
+				_ = json.NewEncoder(pipe).Encode(outcome{Problem: problem.From(err)})
+			}
+			_ = pipe.Close()
+		}()
+		tell = func(e wire.Endpoint, list []wire.Part) error {
+			err := json.NewEncoder(pipe).Encode(outcome{Endpoint: &e, Parts: list})
+			return errors.Join(err, pipe.Close())
+		}
+		log, err := openLog(filepath.Join(c.opts.State, "log", "cupeld"))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = log.Close() }()
+		w = log
+	}
+	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: c.logLevel}))
+	err = Up(ctx, c.opts, log, tell)
+	if err != nil && detachedFD > 0 {
+		log.Error("cupeld ended", "error", err)
+	}
+	return err
+}
+
+// rotated writes whole lines into a rotated log.
+type rotated struct{ *logfile.Writer }
+
+func openLog(dir string) (rotated, error) {
+	w, err := logfile.NewWriter(dir, logfile.DefaultLimits(), time.Now)
+	return rotated{w}, err
+}
+
+func (r rotated) Write(b []byte) (int, error) {
+	return len(b), r.Writer.Write("stderr", strings.TrimRight(string(b), "\n"))
+}
+
+func (c *cli) downCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Stop apps and daemons; the next up starts the apps again",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			if err := Down(ctx, c.opts, c.logger()); err != nil {
+				return err
+			}
+			_, _ = fmt.Fprintf(c.out, "stopped; what is desired stays in %s\n", c.opts.State)
+			return nil
+		},
+	}
+}
+
+func (c *cli) cleanupCommand() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Stop everything and remove it, the state folder included",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			if !yes {
+				if err := c.confirm(); err != nil {
+					return err
+				}
+			}
+			if err := Cleanup(ctx, c.opts, c.logger()); err != nil {
+				return err
+			}
+			_, _ = fmt.Fprintf(c.out, "removed: nothing of %s is left\n", c.opts.State)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
+	return cmd
+}
+
+// confirm asks a person; without one the answer is no.
+func (c *cli) confirm() error {
+	no := problem.New(problem.Invalid, "not_confirmed", "this deletes %s with all sessions, secrets, volumes and images in it", c.opts.State).
+		Fix("say --yes")
+	f, ok := c.in.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return no
+	}
+	_, _ = fmt.Fprintf(c.err, "This deletes %s with all sessions, secrets, volumes and images in it. Type yes: ", c.opts.State)
+	line, err := bufio.NewReader(c.in).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != "yes" {
+		return no
+	}
+	return nil
+}
+
+func (c *cli) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: max(c.logLevel, slog.LevelWarn)}))
+}
+
+func logWriterCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    logfile.Verb + " ARG",
+		Short:  "Write an instance's output into its log; containerd's shim starts it",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE:   func(_ *cobra.Command, args []string) error { return logfile.Main(args[0]) },
+	}
+}
+
+func (c *cli) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Show this build's version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(c.out, version.Release())
+			return err
+		},
+	}
+}

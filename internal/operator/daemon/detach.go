@@ -1,0 +1,144 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// outcome is the line in which a detached cupeld tells how its start went.
+type outcome struct {
+	Endpoint *wire.Endpoint `json:"endpoint,omitempty"`
+	Parts    []wire.Part    `json:"parts,omitempty"`
+	Problem  *problem.Error `json:"problem,omitempty"`
+}
+
+// Started is what Detach found or made.
+type Started struct {
+	Already  bool // a cupeld ran there
+	State    string
+	Endpoint wire.Endpoint
+	Parts    []wire.Part
+}
+
+// readyTimeout is how long a detached cupeld may take to serve.
+const readyTimeout = 2 * time.Minute
+
+// Detach runs this program again with args, in a session of its own, and
+// returns when that one serves, or with its error. A cupeld that runs already
+// is as good.
+func Detach(ctx context.Context, state string, args []string) (Started, error) {
+	l, err := newLayout(state)
+	if err != nil {
+		return Started{}, err
+	}
+	if err := l.check(); err != nil {
+		return Started{}, err
+	}
+	if err := os.MkdirAll(l.path("log"), 0o755); err != nil {
+		return Started{}, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
+	}
+	if l, err = newLayout(state); err != nil {
+		return Started{}, err
+	}
+	lock, err := l.lock()
+	var held *lockedError
+	if errors.As(err, &held) {
+		return l.already(ctx, held)
+	}
+	if err != nil {
+		return Started{}, err
+	}
+	lock.release()
+	return l.spawn(ctx, args)
+}
+
+// already waits until the one that runs serves.
+func (l layout) already(ctx context.Context, held *lockedError) (Started, error) {
+	deadline := time.Now().Add(readyTimeout)
+	for {
+		if e, err := wire.ReadEndpoint(l.dir); err == nil && e.PID == held.pid {
+			return Started{Already: true, State: l.dir, Endpoint: e}, nil
+		}
+		if time.Now().After(deadline) {
+			return Started{}, problem.New(problem.Unavailable, "not_ready", "process %d holds %s, and serves nothing", held.pid, l.dir).
+				Fix("look what it does, or end it: cupel down")
+		}
+		select {
+		case <-ctx.Done():
+			return Started{}, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (l layout) spawn(ctx context.Context, args []string) (Started, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Started{}, fmt.Errorf("find this program: %w", err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return Started{}, fmt.Errorf("detach: %w", err)
+	}
+	defer func() { _ = r.Close() }()
+	// For what no logger writes: a panic of the runtime.
+	stray, err := os.OpenFile(l.path("log", "cupeld.stderr"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return Started{}, fmt.Errorf("detach: %w", err)
+	}
+	defer func() { _ = stray.Close() }()
+	cmd := exec.Command(self, append(args, "--detached-fd", "3")...)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stray, stray, []*os.File{w}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	_ = w.Close()
+	if err != nil {
+		return Started{}, fmt.Errorf("detach: %w", err)
+	}
+	line := make(chan []byte, 1)
+	go func() {
+		b, _ := bufio.NewReader(io.LimitReader(r, 1<<20)).ReadBytes('\n')
+		line <- b
+	}()
+	var out outcome
+	select {
+	case b := <-line:
+		if json.Unmarshal(b, &out) != nil || out.Endpoint == nil && out.Problem == nil {
+			_ = cmd.Wait()
+			said, _ := os.ReadFile(stray.Name())
+			return Started{}, problem.New(problem.Internal, "cupeld_ended", "cupeld ended without a word: %s", lastOf(string(said))).
+				Fix("read %s", l.path("log"))
+		}
+	case <-time.After(readyTimeout):
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		return Started{}, problem.New(problem.Unavailable, "not_ready", "cupeld serves nothing after %s", readyTimeout).Fix("read %s", l.path("log"))
+	case <-ctx.Done():
+		// Who gives up waiting gave up starting.
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		return Started{}, ctx.Err()
+	}
+	if out.Problem != nil {
+		_ = cmd.Wait()
+		return Started{}, out.Problem
+	}
+	return Started{State: l.dir, Endpoint: *out.Endpoint, Parts: out.Parts}, cmd.Process.Release()
+}
+
+func lastOf(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
+}

@@ -1,0 +1,324 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/balance"
+	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/operator/node/cgroup"
+	"cupel.dev/cupel/internal/operator/node/sysctl"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// downTimeout is how long a running cupeld may take to stop everything.
+const downTimeout = 3 * time.Minute
+
+// Down stops everything of a state folder: apps, daemons, network. What is
+// desired stays, so that the next Up starts the apps again. It works as well if
+// cupeld is dead or never came up.
+func Down(ctx context.Context, o Options, log *slog.Logger) error {
+	l, lock, err := takeOver(ctx, o.State)
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		return nil
+	}
+	defer lock.release()
+	if l.containerdRuns() || l.cgroupExists() {
+		if err := stopOrphans(ctx, l, o, log); err != nil {
+			log.WarnContext(ctx, "apps not stopped in order: ending their processes", "error", err)
+		}
+	}
+	return l.sweep(ctx)
+}
+
+// Cleanup is Down, and then removes the folder with everything in it.
+func Cleanup(ctx context.Context, o Options, log *slog.Logger) error {
+	l, lock, err := takeOver(ctx, o.State)
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		return nil
+	}
+	defer lock.release()
+	if err := l.ours(); err != nil {
+		return err
+	}
+	if err := l.sweep(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(l.dir); err != nil {
+		return fmt.Errorf("remove the state folder: %w", err)
+	}
+	return nil
+}
+
+// ours refuses to delete a folder that no cupeld ever used.
+func (l layout) ours() error {
+	for _, name := range []string{"cas.uid", "simtee", "containerd", "ports.json", "registry", "runtimes"} {
+		if _, err := os.Stat(l.path(name)); err == nil {
+			return nil
+		}
+	}
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != filepath.Base(l.lockFile()) {
+			return problem.New(problem.Denied, "state_folder", "%s is no state folder of Cupel", l.dir).
+				Fix("name the right one with --state")
+		}
+	}
+	return nil
+}
+
+// takeOver makes a running cupeld stop everything and then holds the lock. A
+// nil lock says that there is no such folder.
+func takeOver(ctx context.Context, state string) (layout, *stateLock, error) {
+	l, err := newLayout(state)
+	if err != nil {
+		return l, nil, err
+	}
+	if os.Geteuid() != 0 {
+		return l, nil, problem.New(problem.Denied, "root", "not root").Fix("run it as root, with sudo")
+	}
+	if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) {
+		return l, nil, nil
+	}
+	deadline := time.Now().Add(downTimeout)
+	asked := 0
+	for {
+		lock, err := l.lock()
+		var held *lockedError
+		if !errors.As(err, &held) {
+			return l, lock, err
+		}
+		if held.pid != 0 && held.pid != asked {
+			// SIGINT is what Ctrl-C in the foreground sends: apps stop too.
+			if err := syscall.Kill(held.pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return l, nil, fmt.Errorf("stop cupeld (process %d): %w", held.pid, err)
+			}
+			asked = held.pid
+		}
+		if time.Now().After(deadline) {
+			return l, nil, problem.New(problem.Unavailable, "down_timeout", "cupeld (process %d) still runs after %s", held.pid, downTimeout).
+				Fix("read its log under %s, end it with kill -9 %d, and run this again", l.path("log"), held.pid)
+		}
+		select {
+		case <-ctx.Done():
+			return l, nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// stopOrphans stops in order what a dead cupeld left running.
+func stopOrphans(ctx context.Context, l layout, o Options, log *slog.Logger) (err error) {
+	p := &parts{layout: l, log: log}
+	defer func() { err = errors.Join(err, p.close()) }()
+	if err := p.openNode(ctx, o, l.lastRegistry()); err != nil {
+		return err
+	}
+	if err := p.openBalancer(ctx); err != nil {
+		return err
+	}
+	if p.store, err = managerdb.Open(ctx, p.path("manager.db")); err != nil {
+		return err
+	}
+	p.onClose(p.store.Close)
+	return p.stopApps(ctx)
+}
+
+func (l layout) lastRegistry() string {
+	return "127.0.0.1:" + orElse(loadPorts(l.path("ports.json")).last["registry"], "5050")
+}
+
+func orElse(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}
+
+func (l layout) containerdRuns() bool {
+	return slices.ContainsFunc(l.processes(), func(p process) bool { return p.name == "containerd" })
+}
+
+func (l layout) cgroupExists() bool {
+	found, _ := filepath.Glob("/sys/fs/cgroup/*" + l.cgroup()) // the pattern is valid
+	_, err := os.Stat("/sys/fs/cgroup" + l.cgroup())
+	return len(found) > 0 || err == nil
+}
+
+// sweep removes from the machine whatever carries this installation's name:
+// processes, control groups, mounts, network namespaces, bridge, packet rules,
+// kernel settings, sockets. It needs nothing to be in order.
+func (l layout) sweep(ctx context.Context) error {
+	var errs []error
+	groups, err := cgroup.Detect("/sys/fs/cgroup")
+	if err == nil {
+		errs = append(errs, groups.Kill(l.cgroup()))
+	} else {
+		errs = append(errs, err)
+	}
+	errs = append(errs, l.endProcesses(ctx))
+	if groups != nil {
+		errs = append(errs, groups.Remove(l.cgroup()))
+	}
+	errs = append(errs, l.unmountAll(), balance.RemoveTable(ctx, l.table()), l.removeBridge(), sysctl.Default().Release(l.id))
+	// A mounted namespace's file stays behind when it was unmounted.
+	errs = append(errs, os.RemoveAll(l.path("node", "netns")), removeIfLink("/run/cupel-"+l.id))
+	errs = append(errs, ignoreMissing(os.Remove(l.path(wire.EndpointFile))))
+	return errors.Join(errs...)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func removeIfLink(path string) error {
+	if info, err := os.Lstat(path); err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		return nil
+	}
+	return ignoreMissing(os.Remove(path))
+}
+
+func (l layout) removeBridge() error {
+	link, err := netlink.LinkByName(l.bridge())
+	if err != nil {
+		return nil // none
+	}
+	if err := netlink.LinkDel(link); err != nil {
+		return fmt.Errorf("remove bridge %s: %w", l.bridge(), err)
+	}
+	return nil
+}
+
+// process is one of our helpers.
+type process struct {
+	pid  int
+	name string // of its executable
+}
+
+// helpers are the programs that may be left running with our folder among
+// their arguments.
+var helpers = []string{"containerd", "containerd-shim-runc-v2", "cupel-cas", "cupeld", "runc"}
+
+// processes finds what still runs for this folder.
+func (l layout) processes() []process {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var out []process
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() || pid == os.Getppid() {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil || len(cmdline) == 0 {
+			continue
+		}
+		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
+		name := filepath.Base(args[0])
+		if slices.Contains(helpers, name) && slices.ContainsFunc(args[1:], l.mentions) {
+			out = append(out, process{pid, name})
+		}
+	}
+	return out
+}
+
+// mentions says whether an argument names something in our folder, or our
+// namespace.
+func (l layout) mentions(arg string) bool {
+	if arg == l.namespace() {
+		return true
+	}
+	_, rest, ok := strings.Cut(arg, l.dir)
+	return ok && (rest == "" || rest[0] == '/') || strings.Contains(arg, "/run/cupel-"+l.id+"/")
+}
+
+// endProcesses ends our helpers, by SIGTERM, then SIGKILL.
+func (l layout) endProcesses(ctx context.Context) error {
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		for range 60 {
+			left := l.processes()
+			left = slices.DeleteFunc(left, func(p process) bool { return p.name == "cupeld" && !l.logWriter(p.pid) })
+			if len(left) == 0 {
+				return nil
+			}
+			for _, p := range left {
+				_ = syscall.Kill(p.pid, signal)
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return problem.New(problem.Internal, "cleanup", "processes don't end: %v", l.processes())
+}
+
+// logWriter says whether a cupeld is the writer of an instance's log, rather
+// than somebody who waits for the lock.
+func (l layout) logWriter(pid int) bool {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.Contains(string(b), "\x00log-writer\x00")
+}
+
+// unmountAll unmounts what is mounted below the folder, the innermost first.
+func (l layout) unmountAll() error {
+	for range 10 {
+		b, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			return fmt.Errorf("find mounts: %w", err)
+		}
+		var points []string
+		for line := range strings.Lines(string(b)) {
+			fields := strings.Fields(line)
+			if len(fields) < 5 {
+				continue
+			}
+			point := unescape(fields[4])
+			if strings.HasPrefix(point, l.dir+"/") {
+				points = append(points, point)
+			}
+		}
+		if len(points) == 0 {
+			return nil
+		}
+		slices.SortFunc(points, func(a, b string) int { return len(b) - len(a) })
+		for _, p := range points {
+			_ = unix.Unmount(p, unix.MNT_DETACH)
+		}
+	}
+	return problem.New(problem.Internal, "cleanup", "something stays mounted below %s", l.dir)
+}
+
+// unescape undoes mountinfo's octal escapes of blanks.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}

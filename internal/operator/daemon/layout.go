@@ -1,0 +1,133 @@
+package daemon
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// layout is a state folder and every name that is derived from it, so that
+// several installations live on one machine.
+type layout struct {
+	dir string // absolute, without symbolic links
+	id  string // 8 hex digits
+}
+
+func newLayout(state string) (layout, error) {
+	dir, err := filepath.Abs(state)
+	if err != nil {
+		return layout{}, problem.New(problem.Invalid, "state_folder", "%w", err)
+	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	sum := sha256.Sum256([]byte(dir))
+	return layout{dir: dir, id: hex.EncodeToString(sum[:4])}, nil
+}
+
+func (l layout) path(parts ...string) string {
+	return filepath.Join(append([]string{l.dir}, parts...)...)
+}
+
+func (l layout) namespace() string { return "cupel-" + l.id }
+func (l layout) table() string     { return "cupel_" + l.id }
+func (l layout) cgroup() string    { return "/cupel-" + l.id }
+func (l layout) bridge() string    { return "cpl" + l.id }
+
+// casUser is the numeric user of the CAS: without a name, unlike any other's.
+// It is kept, so that a moved folder keeps its owner.
+func (l layout) casUser() (int, error) {
+	file := l.path("cas.uid")
+	b, err := os.ReadFile(file)
+	if err == nil {
+		uid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil || uid < 1000 {
+			return 0, problem.New(problem.Invalid, "state_folder", "%s is damaged", file).Fix("write the owner of %s into it", l.path("cas"))
+		}
+		return uid, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return 0, fmt.Errorf("user of the CAS: %w", err)
+	}
+	n, _ := strconv.ParseUint(l.id, 16, 32) // 8 hex digits
+	uid := 61000 + int(n%1000)
+	return uid, writeFile(file, []byte(strconv.Itoa(uid)+"\n"), 0o644)
+}
+
+// writeFile replaces a file whole.
+func writeFile(path string, b []byte, mode os.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	_, err = tmp.Write(b)
+	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// stateLock is held by whoever works on a state folder.
+type stateLock struct{ f *os.File }
+
+// errLocked says that a cupeld already runs there.
+type lockedError struct {
+	dir string
+	pid int
+}
+
+func (e *lockedError) Error() string {
+	return fmt.Sprintf("cupeld already runs on %s (process %d)", e.dir, e.pid)
+}
+
+func (l layout) lockFile() string { return l.path("cupeld.lock") }
+
+// lock takes the folder's lock and writes our process number into it.
+func (l layout) lock() (*stateLock, error) {
+	f, err := os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("run as root, or name another folder with --state")
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		pid := readPID(f)
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, &lockedError{l.dir, pid}
+		}
+		return nil, fmt.Errorf("lock %s: %w", l.dir, err)
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid()))); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock %s: %w", l.dir, err)
+	}
+	return &stateLock{f}, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+func readPID(f *os.File) int {
+	b := make([]byte, 20)
+	n, _ := f.ReadAt(b, 0)
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	return pid
+}
+
+func (s *stateLock) release() { _ = s.f.Close() }

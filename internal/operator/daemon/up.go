@@ -1,0 +1,441 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/balance"
+	"cupel.dev/cupel/internal/operator/las"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/operator/node/cgroup"
+	"cupel.dev/cupel/internal/operator/node/cni"
+	"cupel.dev/cupel/internal/operator/node/containerd"
+	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/operator/node/sysctl"
+	"cupel.dev/cupel/internal/operator/registry"
+	"cupel.dev/cupel/internal/simtee"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/version"
+)
+
+// Options are the flags of `cupeld up`.
+type Options struct {
+	State           string
+	ManagerListen   string
+	RegistryListen  string
+	CASOwners       string
+	CASInstances    string
+	FirstPort       uint16
+	AllowUnattested bool
+	Launcher        string // default: cupel-init beside this program
+	CAS             string // default: cupel-cas beside this program
+	KeepAlive       time.Duration
+}
+
+// errStop is why a context ended when the apps shall stop too.
+var errStop = errors.New("stop the apps too")
+
+// parts is everything that runs, in the order in which it was started.
+type parts struct {
+	layout
+	log      *slog.Logger
+	registry *registry.Server
+	platform *simtee.Platform
+	daemon   *containerd.Daemon
+	runtime  *containerd.Runtime
+	network  *cni.Network
+	node     *node.Node
+	balancer *balance.Balancer
+	store    *managerdb.DB
+	cas      *casProcess
+	client   *registry.Client
+	closers  []func() error
+}
+
+func (p *parts) onClose(f func() error) { p.closers = append(p.closers, f) }
+
+// close lets go of everything in reverse order. Containers and what carries
+// their traffic stay.
+func (p *parts) close() error {
+	var errs []error
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		errs = append(errs, p.closers[i]())
+	}
+	p.closers = nil
+	return errors.Join(errs...)
+}
+
+// Up runs everything until ctx ends. With the cause errStop the apps stop too;
+// otherwise they and containerd go on, and the next Up adopts them. When
+// everything serves, ready is told.
+func Up(ctx context.Context, o Options, log *slog.Logger, ready func(wire.Endpoint, []wire.Part) error) (err error) {
+	l, err := newLayout(o.State)
+	if err != nil {
+		return err
+	}
+	if err := l.check(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(l.dir, 0o755); err != nil {
+		return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
+	}
+	if l, err = newLayout(o.State); err != nil { // now that links can be followed
+		return err
+	}
+	lock, err := l.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	if err := l.checkFolder(); err != nil {
+		return err
+	}
+	p := &parts{layout: l, log: log}
+	serving := false
+	defer func() {
+		if err != nil && !serving {
+			err = errors.Join(err, p.undo(context.WithoutCancel(ctx)))
+		}
+		err = errors.Join(err, p.close())
+	}()
+	return p.up(ctx, o, func(e wire.Endpoint, list []wire.Part) error {
+		serving = true
+		return ready(e, list)
+	})
+}
+
+// undo stops what a failed start began, unless instances run on it.
+func (p *parts) undo(ctx context.Context) error {
+	if p.node != nil {
+		list, err := p.node.List(ctx)
+		if err != nil || slices.ContainsFunc(list, func(s manager.InstanceStatus) bool { return s.State != manager.StateExited }) {
+			return err
+		}
+	} else if p.runtime != nil {
+		list, err := p.runtime.List(ctx)
+		if err != nil || len(list) > 0 {
+			return err
+		}
+	}
+	var errs []error
+	if p.balancer != nil {
+		errs = append(errs, p.balancer.Remove(ctx))
+	}
+	if p.network != nil {
+		errs = append(errs, p.network.Close())
+	}
+	if p.daemon != nil {
+		errs = append(errs, p.daemon.Stop(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func (p *parts) up(ctx context.Context, o Options, ready func(wire.Endpoint, []wire.Part) error) error {
+	ports := loadPorts(p.path("ports.json"))
+	api, err := ports.listen("manager", o.ManagerListen)
+	if err != nil {
+		return err
+	}
+	p.onClose(func() error { return ignoreClosed(api.Close()) })
+	store, err := ports.listen("registry", o.RegistryListen)
+	if err != nil {
+		return err
+	}
+	p.onClose(func() error { return ignoreClosed(store.Close()) })
+	if err := p.openNode(ctx, o, store.Addr().String()); err != nil {
+		return err
+	}
+	// What serves here lives for as long as this process; the context of the
+	// group ends with ctx or with the first part that fails.
+	alive, end := context.WithCancel(ctx)
+	defer end()
+	g, run := errgroup.WithContext(alive)
+	if p.registry, err = registry.Open(ctx, p.path("registry"), p.log); err != nil {
+		return err
+	}
+	p.onClose(p.registry.Close)
+	g.Go(named("registry", func() error { return p.registry.Serve(run, store) }))
+	casRun, err := p.startCAS(ctx, o, ports)
+	if err != nil {
+		end()
+		return errors.Join(err, g.Wait())
+	}
+	g.Go(named("CAS", func() error { return p.cas.run(run, casRun) }))
+	err = p.serve(run, g, o, casRun.ready, api, ports, ready)
+	if err != nil {
+		g.Go(func() error { return err }) // ends the others
+	}
+	err = g.Wait()
+	if errors.Is(context.Cause(ctx), errStop) {
+		return errors.Join(err, p.stopApps(context.WithoutCancel(ctx)))
+	}
+	return err
+}
+
+func named(part string, f func() error) func() error {
+	return func() error {
+		if err := f(); err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("%s: %w", part, err)
+		}
+		return nil
+	}
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// openNode opens what instances run on, and adopts those that do.
+func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (err error) {
+	p.client = registry.NewClient(registryAddr)
+	if p.platform, err = simtee.Open(p.path("simtee"), time.Now); err != nil {
+		return err
+	}
+	if err := writeFile(p.path("simulation-root.pem"), p.platform.RootPEM(), 0o644); err != nil {
+		return err
+	}
+	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{Dir: p.path("containerd"), ID: p.id, Logger: p.log}); err != nil {
+		return err
+	}
+	p.runtime, err = containerd.New(containerd.Config{Daemon: p.daemon, Namespace: p.namespace(), RuncRoot: p.path("runc"), Logger: p.log})
+	if err != nil {
+		return err
+	}
+	p.onClose(p.runtime.Close)
+	if p.network, err = cni.Open(cni.Config{Dir: p.path("cni"), ID: p.id, PluginDir: cni.PluginDir, Sysctl: sysctl.Default()}); err != nil {
+		return err
+	}
+	groups, err := cgroup.Detect("/sys/fs/cgroup")
+	if err != nil {
+		return err
+	}
+	launcher, err := besides(o.Launcher, "cupel-init")
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	attester := las.New(las.Config{
+		Inspector: p.runtime, Platform: p.platform, Cgroups: groups, Listen: node.ListenUnix, Logger: p.log, Now: time.Now,
+	})
+	p.node, err = node.New(node.Config{
+		State: p.path("node"), Cgroup: p.cgroup(), Launcher: launcher, LogWriter: self,
+		Runtime: p.runtime, Monitor: p.runtime, Images: p.runtime, Network: p.network, Attester: attester,
+		Replica: p.client, Cgroups: groups, Logger: p.log, Now: time.Now,
+	})
+	if err != nil {
+		return err
+	}
+	p.cas = &casProcess{attester: attester, log: p.log}
+	return p.node.Adopt(ctx)
+}
+
+// besides returns the path that was given, or that of a program beside ours.
+func besides(given, name string) (string, error) {
+	if given != "" {
+		return filepath.Abs(given)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", name, err)
+	}
+	return filepath.Join(filepath.Dir(self), name), nil
+}
+
+// startCAS starts the CAS under its own user, who owns nothing but its folder.
+func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running, error) {
+	uid, err := p.casUser()
+	if err != nil {
+		return nil, err
+	}
+	c := p.cas
+	c.uid, c.dir = uid, p.path("cas")
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the CAS's folder: %w", err)
+	}
+	if err := errors.Join(os.Chown(c.dir, uid, uid), os.Chmod(c.dir, 0o700)); err != nil {
+		return nil, fmt.Errorf("give the CAS its folder: %w", err)
+	}
+	if c.binary, err = besides(o.CAS, "cupel-cas"); err != nil {
+		return nil, err
+	}
+	if c.logs, err = logfile.NewWriter(p.path("log", "cas"), logfile.DefaultLimits(), time.Now); err != nil {
+		return nil, err
+	}
+	p.onClose(c.logs.Close)
+	c.args = []string{"--simulation-root", p.path("simulation-root.pem")}
+	if o.AllowUnattested {
+		c.args = append(c.args, "--allow-unattested")
+	}
+	if o.KeepAlive > 0 {
+		c.args = append(c.args, "--keep-alive", o.KeepAlive.String())
+	}
+	c.owners, c.instances = ports.prefer("cas-owners", o.CASOwners), ports.prefer("cas-instances", o.CASInstances)
+	r, err := c.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ports.remember("cas-owners", r.ready.Owners)
+	ports.remember("cas-instances", r.ready.Instances)
+	return r, nil
+}
+
+// serve opens balancer and manager, and tells that everything is there.
+func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas casReady, api net.Listener, ports *ports,
+	ready func(wire.Endpoint, []wire.Part) error,
+) (err error) {
+	p.node.SetCASAddr(net.JoinHostPort(p.network.Gateway().String(), portOf(cas.Instances)))
+	if err := p.openBalancer(ctx); err != nil {
+		return err
+	}
+	p.onClose(p.balancer.Close)
+	if p.store, err = managerdb.Open(ctx, p.path("manager.db")); err != nil {
+		return err
+	}
+	p.onClose(p.store.Close)
+	now := time.Now()
+	cert, err := p.keyPair("manager", now)
+	if err != nil {
+		return err
+	}
+	operator, err := p.keyPair("operator", now)
+	if err != nil {
+		return err
+	}
+	cat := &catalog{registry: p.client, launcher: p.node.LauncherDigest(), locks: p.path("runtimes")}
+	m, err := p.manager(ctx, o, cas, cat, ident.HashCertKey(operator.Leaf))
+	if err != nil {
+		return err
+	}
+	root := ident.Sum(p.platform.Root().Raw)
+	e := wire.Endpoint{
+		Version: wire.Version, Address: local(api.Addr().String()), CertSHA256: ident.Sum(cert.Certificate[0]),
+		CAS:      wire.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
+		Registry: p.client.Addr(), PID: os.Getpid(), Simulation: &root,
+	}
+	server := &manager.API{Manager: m, Template: cat.template, Log: p.log, Info: func() wire.Info {
+		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
+	}}
+	g.Go(named("containerd", func() error { return p.daemon.Run(ctx) }))
+	g.Go(named("node", func() error { return p.node.Run(ctx) }))
+	g.Go(named("manager", func() error { return m.Run(ctx) }))
+	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
+	if err := ports.save(); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := writeFile(p.path(wire.EndpointFile), append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	p.onClose(func() error { return os.Remove(p.path(wire.EndpointFile)) })
+	return ready(e, p.list(e))
+}
+
+func (p *parts) openBalancer(ctx context.Context) (err error) {
+	p.balancer, err = balance.Open(ctx, balance.Config{Table: p.table(), Subnet: p.network.Subnet(), Log: p.log})
+	return err
+}
+
+func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, operator ident.KeyHash) (*manager.Manager, error) {
+	return manager.New(ctx, manager.Config{
+		Store: p.store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
+		CAS:      wire.CASRef{Instances: cas.Instances, Identity: cas.Identity},
+		PortFree: portFree, FirstPort: o.FirstPort, Operator: operator, Simulated: true, Now: time.Now, Log: p.log,
+	})
+}
+
+// list says what runs where.
+func (p *parts) list(e wire.Endpoint) []wire.Part {
+	return []wire.Part{
+		{Name: "manager API", Address: e.Address, PID: os.Getpid()},
+		{Name: "CAS, owners", Address: e.CAS.Owners, PID: p.cas.process(), Note: "identity " + e.CAS.Identity.String()},
+		{Name: "CAS, instances", Address: e.CAS.Instances, PID: p.cas.process()},
+		{Name: "registry", Address: e.Registry, PID: os.Getpid()},
+		{Name: "node and LAS", Address: p.network.Subnet().String(), PID: os.Getpid(), Note: "instances reach this machine as " + p.network.Gateway().String()},
+		{Name: "containerd", Address: p.daemon.Address(), Note: "namespace " + p.namespace()},
+	}
+}
+
+// stopApps ends all instances and what carries them; what is desired stays.
+func (p *parts) stopApps(ctx context.Context) error {
+	p.log.InfoContext(ctx, "stopping apps")
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	m, err := manager.New(ctx, manager.Config{Store: p.store, Backend: p.node, Balancer: p.balancer, Now: time.Now, Log: p.log})
+	if err != nil {
+		return err
+	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { _ = p.node.Run(watching) }() // an exit has to be seen to be believed
+	err = m.Suspend(ctx)
+	return errors.Join(err, p.node.RemoveAll(ctx), p.balancer.Remove(ctx), p.network.Close(), p.daemon.Stop(ctx))
+}
+
+// portFree answers nil if nobody listens on the port of any address.
+func portFree(port uint16) error {
+	ln, err := net.Listen("tcp", ":"+strconv.Itoa(int(port)))
+	if err != nil {
+		return err
+	}
+	return ln.Close()
+}
+
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr) // a listener's own words
+	return port
+}
+
+// local is the address at which this machine reaches a listener.
+func local(addr string) string {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil || !ap.Addr().IsUnspecified() {
+		return addr
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(ap.Port())))
+}
+
+// Show prints what runs where, for people, and that nothing of it is real
+// hardware.
+func Show(w io.Writer, state string, e wire.Endpoint, list []wire.Part) {
+	var b []byte
+	for _, p := range list {
+		b = fmt.Appendf(b, "  %-16s %-24s %s\n", p.Name, p.Address, p.Note)
+	}
+	b = fmt.Appendf(b, "  %-16s %s\n", "state", state)
+	if e.Simulation != nil {
+		b = fmt.Appendf(b, `
+  **********************************************************************
+  *  SIMULATION: no TEE protects anything on this machine. Whoever is  *
+  *  root here can read every secret. For tests and development only.  *
+  **********************************************************************
+  An owner accepts it by naming its root: --trust-simulation %s
+`, e.Simulation)
+	}
+	_, _ = w.Write(b)
+}
