@@ -116,18 +116,23 @@ func (l *launcher) inspect(args, environ []string) (memoryView, error) {
 	if l.image, err = ParseCommand(args); err != nil {
 		return fail(err)
 	}
-	text, err := os.ReadFile("/proc/self/mountinfo")
+	proc, err := openProc()
 	if err != nil {
-		return fail(fmt.Errorf("read the instance's mounts: %w", err))
+		return fail(err)
 	}
-	mounts, err := parseMountinfo(string(text))
+	defer proc.close()
+	text, err := proc.read("self/mountinfo")
+	if err != nil {
+		return fail(err)
+	}
+	mounts, err := parseMountinfo(text)
 	if err != nil {
 		return fail(err)
 	}
 	if err := checkMounts(mounts); err != nil {
 		return fail(err)
 	}
-	mem, err := readMemory()
+	mem, err := readMemory(proc)
 	if err != nil {
 		return fail(err)
 	}

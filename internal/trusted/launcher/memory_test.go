@@ -88,7 +88,10 @@ func TestReadMemory(t *testing.T) {
 	if unix.Getuid() != 0 {
 		t.Skip("mounts cgroups: needs root")
 	}
-	v, err := readMemory()
+	proc, err := openProc()
+	must(t, err)
+	defer proc.close()
+	v, err := readMemory(proc)
 	if err != nil || v.limit == 0 {
 		t.Errorf("%+v %v", v, err)
 	}

@@ -49,13 +49,12 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// scratch is a folder for the whole run.
+var scratch string
+
 // buildLauncher builds the static binary once.
 var buildLauncher = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cupel-init-test-")
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(dir, "cupel-init")
+	bin := filepath.Join(scratch, "cupel-init")
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, "cupel.dev/cupel/cmd/cupel-init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -65,10 +64,13 @@ var buildLauncher = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if bin, err := buildLauncher(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(bin))
+	var err error
+	if scratch, err = os.MkdirTemp("", "cupel-init-test-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
+	code := m.Run()
+	_ = os.RemoveAll(scratch)
 	os.Exit(code)
 }
 
@@ -217,6 +219,7 @@ func fakeQuote(configID, reportData attest.Data64) []byte {
 type fakeHost struct {
 	dir      string
 	configID attest.Data64
+	quote    func(configID, reportData attest.Data64) (attest.Evidence, error)
 
 	mu        sync.Mutex
 	stored    map[string][]byte
@@ -230,11 +233,19 @@ type fakeHost struct {
 func newFakeHost(t testing.TB, configID attest.Data64) *fakeHost {
 	t.Helper()
 	h := &fakeHost{dir: t.TempDir(), configID: configID, stored: map[string][]byte{}}
+	h.quote = func(configID, reportData attest.Data64) (attest.Evidence, error) {
+		return attest.Evidence{Type: attest.SGX, Quote: fakeQuote(configID, reportData)}, nil
+	}
 	las, node := http.NewServeMux(), http.NewServeMux()
 	las.HandleFunc("POST "+collect.PathQuote, func(w http.ResponseWriter, r *http.Request) {
 		var req collect.QuoteRequest
 		_ = json.NewDecoder(r.Body).Decode(&req)
-		_ = json.NewEncoder(w).Encode(attest.Evidence{Type: attest.SGX, Quote: fakeQuote(h.configID, req.ReportData)})
+		ev, err := h.quote(h.configID, req.ReportData)
+		if err != nil {
+			problem.Write(w, "", err)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(ev)
 	})
 	node.HandleFunc("GET "+volume.PathVolumes+"{id}", func(w http.ResponseWriter, r *http.Request) {
 		h.mu.Lock()

@@ -1,0 +1,154 @@
+package launcher
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/castest"
+	"cupel.dev/cupel/internal/simtee"
+	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// onRealCAS makes the sandbox's instance one of a service at a real CAS, with
+// evidence over what is really launched.
+func (s *sandbox) onRealCAS(e *castest.Env, service ident.ServiceName) {
+	t := s.t
+	t.Helper()
+	s.forward(e.Instances)
+	s.env[2] = "CUPEL_CONFIG_ID=real/" + string(service)
+	s.host.configID = release.LaunchBinding(e.Identity, "real", service)
+	s.host.quote = func(configID, reportData attest.Data64) (attest.Evidence, error) {
+		spec, err := os.ReadFile(filepath.Join(s.bundle, "config.json"))
+		if err != nil {
+			return attest.Evidence{}, err
+		}
+		m, err := launch.Measure(spec, s.img, launcherDigest(t))
+		if err != nil {
+			return attest.Evidence{}, err
+		}
+		return e.Platform.Quote(simtee.Launch{Measurement: m, Signer: simtee.Signer(), ConfigID: configID, Debug: true}, reportData)
+	}
+}
+
+// forward makes to reachable at the instance's CAS address.
+func (s *sandbox) forward(to string) {
+	l := s.net.listen(s.t, "127.0.0.1:0")
+	s.t.Cleanup(func() { _ = l.Close() })
+	s.env[0] = "CUPEL_CAS_ADDR=" + l.Addr().String()
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer in.Close()
+				out, err := net.Dial("tcp", to)
+				if err != nil {
+					return
+				}
+				defer out.Close()
+				go func() { _, _ = io.Copy(out, in); _ = out.(*net.TCPConn).CloseWrite() }()
+				_, _ = io.Copy(in, out)
+			}()
+		}
+	}()
+}
+
+func launcherDigest(t testing.TB) ident.Digest {
+	t.Helper()
+	bin, err := buildLauncher()
+	must(t, err)
+	b, err := os.ReadFile(bin)
+	must(t, err)
+	return ident.Sum(b)
+}
+
+// TestRealCAS is the road with nothing faked but the hardware: session, quote,
+// verification, release, keys, volume tags and leases.
+func TestRealCAS(t *testing.T) {
+	writer := newSandbox(t)
+	e := castest.Start(t, castest.Options{})
+	m, err := launch.Expected(writer.img, launcherDigest(t))
+	must(t, err)
+	owner := e.Owner(t)
+	text := fmt.Sprintf(`version: "0.3"
+name: real
+services:
+  - {name: write, image_name: write, mrenclaves: [%[1]s], command: /bin/sh /run/cupel/script, pwd: /, environment: {TOKEN: "$$SCONE::token$$"}}
+  - {name: read, image_name: read, mrenclaves: [%[1]s], command: cat /home/app/data/f, pwd: /}
+secrets:
+  - {name: token, kind: ascii, value: "t0ken"}
+volumes:
+  - name: genesis
+images:
+  - name: write
+    volumes: [{name: genesis, path: /home/app/data, update_policy: rollback_protected}]
+    injection_files: [{path: /run/cupel/script, content: "echo $TOKEN >> /home/app/data/f"}]
+  - name: read
+    volumes: [{name: genesis, path: /home/app/data, update_policy: ephemeral}]
+security:
+  attestation: {tolerate: [debug-mode, simulation]}
+`, m)
+	_, err = owner.Do(t.Context(), http.MethodPost, api.PathSessions, []byte(text), nil)
+	must(t, err)
+
+	writer.onRealCAS(e, "write")
+	writer.run(0)
+	again := newSandbox(t)
+	again.host.stored = writer.host.stored
+	again.onRealCAS(e, "write")
+	again.run(0)
+	reader := newSandbox(t)
+	reader.host.stored = again.host.stored
+	reader.onRealCAS(e, "read")
+	reader.run(0)
+	if reader.out.String() != "t0ken\nt0ken\n" {
+		t.Errorf("the reader got %q, %s", &reader.out, &reader.errs)
+	}
+
+	older := newSandbox(t)
+	for name, b := range writer.host.stored {
+		if id, ok := strings.CutSuffix(name, "@1"); ok {
+			older.host.stored[id+"@2"] = b
+		}
+	}
+	older.onRealCAS(e, "read")
+	older.refused(exitRefused, "volume_rolled_back")
+
+	hostile := newSandbox(t)
+	hostile.img.Cmd = []string{"/bin/sh", "-c", "steal"}
+	hostile.onRealCAS(e, "read")
+	hostile.refused(exitRefused, "measurement")
+
+	var list api.Instances
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		_, err = owner.Do(t.Context(), http.MethodGet, api.PathSessions+"/real"+api.SuffixInstances, nil, &list)
+		must(t, err)
+		running := 0
+		for _, in := range list.Instances {
+			if in.State == "running" {
+				running++
+			}
+		}
+		if len(list.Instances) == 4 && running == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the CAS lists %+v", list.Instances)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
