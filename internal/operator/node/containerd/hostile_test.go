@@ -130,7 +130,7 @@ func TestTamperedLaunches(t *testing.T) {
 			id := "i-t" + string(rune('a'+i))
 			l.start(id, "quote", 0)
 			l.status(id, running)
-			lines := l.lines(id)
+			lines := l.output(id, 2)
 			quote, err := hex.DecodeString(strings.TrimPrefix(lines[1], "launcher: quote "))
 			if err != nil {
 				t.Fatalf("the launcher got %q", lines[1])

@@ -283,12 +283,26 @@ func (l *life) leave() {
 	if err != nil || strings.Contains(string(mounts), l.state) {
 		t.Errorf("left behind: a mount below %s (%v)", l.state, err)
 	}
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, p := range procs {
-		if b, _ := os.ReadFile(p); bytes.Contains(b, []byte(l.state)) {
-			t.Errorf("left behind: process %s: %q", p, b)
+	// The writers of the logs end by themselves when their instances have.
+	var left []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if left = processesOf(l.state); len(left) == 0 {
+			return
 		}
 	}
+	t.Errorf("left behind: processes %q", left)
+}
+
+// processesOf returns the command lines that name the state folder.
+func processesOf(state string) []string {
+	var found []string
+	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, p := range procs {
+		if b, _ := os.ReadFile(p); bytes.Contains(b, []byte(state)) {
+			found = append(found, string(b))
+		}
+	}
+	return found
 }
 
 func (l *life) spec(id, behaviour string) manager.InstanceSpec {
@@ -343,6 +357,19 @@ func (l *life) lines(id string) []string {
 	return readLines(r)
 }
 
+// output waits for the first n lines of an instance's output.
+func (l *life) output(id string, n int) []string {
+	l.t.Helper()
+	var got []string
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if got = l.lines(id); len(got) >= n {
+			return got
+		}
+	}
+	l.t.Fatalf("instance %s wrote %q only, want %d lines", id, got, n)
+	return nil
+}
+
 func readLines(r io.Reader) []string {
 	var out []string
 	for s := bufio.NewScanner(r); s.Scan(); {
@@ -386,7 +413,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 	}
 	checkMemoryLimits(t, l, "i-serve")
 	args := "args: /cupel-init run --user 1000 --cwd / --env PATH=/bin -- /bin/app"
-	if got := l.lines("i-serve"); len(got) == 0 || got[0] != args {
+	if got := l.output("i-serve", 1); got[0] != args {
 		t.Errorf("output %q, want %q", got, args)
 	}
 
@@ -406,7 +433,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 	if s.ExitCode != 0 || s.OOMKilled || s.ExitedAt.IsZero() {
 		t.Errorf("after stop: %+v", s)
 	}
-	if got := l.lines("i-serve"); got[len(got)-1] != "bye" {
+	if got := l.output("i-serve", 2); got[len(got)-1] != "bye" {
 		t.Errorf("last words %q", got)
 	}
 	if err := l.node.Start(t.Context(), l.spec("i-serve", "serve")); err == nil {
@@ -586,10 +613,7 @@ func TestEvidence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := l.lines("i-quote")
-	if len(lines) < 3 {
-		t.Fatalf("output %q", lines)
-	}
+	lines := l.output("i-quote", 3)
 	quote, err := hex.DecodeString(strings.TrimPrefix(lines[1], "launcher: quote "))
 	if err != nil {
 		t.Fatalf("the launcher got %q", lines[1])
@@ -687,7 +711,7 @@ func TestLaunchProfileHolds(t *testing.T) {
 		"write to the sockets":    "open /run/cupel/x: read-only file system",
 		"unshare mount namespace": "<nil>", "mount tmpfs": "<nil>",
 	}
-	lines := strings.Join(l.lines("i-deny"), "\n")
+	lines := strings.Join(l.output("i-deny", 1+len(want)), "\n")
 	for what, result := range want {
 		if !strings.Contains(lines, "deny: "+what+" "+result) {
 			t.Errorf("%s: want %q in\n%s", what, result, lines)
@@ -700,7 +724,7 @@ func TestVolumesThroughTheNode(t *testing.T) {
 	defer l.leave()
 	l.start("i-volume", "volume", 0)
 	l.status("i-volume", running)
-	got := strings.Join(l.lines("i-volume")[1:], "; ")
+	got := strings.Join(l.output("i-volume", 4)[1:], "; ")
 	if want := "get 1 missing; get 2 generation 2; get 3 generation 3"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}

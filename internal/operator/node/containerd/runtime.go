@@ -46,6 +46,9 @@ type Runtime struct {
 	cfg    Config
 	client *containerd.Client
 	pull   sync.Mutex // one image at a time
+
+	mu    sync.Mutex
+	tasks map[string]*sync.Mutex // by container: one end of its task at a time
 }
 
 var (
@@ -60,7 +63,7 @@ func New(cfg Config) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd: %w", err)
 	}
-	return &Runtime{cfg: cfg, client: client}, nil
+	return &Runtime{cfg: cfg, client: client, tasks: map[string]*sync.Mutex{}}, nil
 }
 
 // Close ends the connection.
@@ -131,8 +134,21 @@ func (r *Runtime) Kill(ctx context.Context, id string, signal syscall.Signal) er
 	return nil
 }
 
+// lock keeps Reap and Delete apart: the shim answers to neither while it goes.
+func (r *Runtime) lock(id string) *sync.Mutex {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tasks[id] == nil {
+		r.tasks[id] = &sync.Mutex{}
+	}
+	return r.tasks[id]
+}
+
 // Reap implements node.Runtime.
 func (r *Runtime) Reap(ctx context.Context, id string) error {
+	l := r.lock(id)
+	l.Lock()
+	defer l.Unlock()
 	_, err := r.client.TaskService().Delete(r.context(ctx), &tasks.DeleteTaskRequest{ContainerID: id})
 	if err != nil && !gone(err) && !running(err) {
 		return fmt.Errorf("reap container %s: %w", id, err)
@@ -140,12 +156,37 @@ func (r *Runtime) Reap(ctx context.Context, id string) error {
 	return nil
 }
 
+// deleteTries is how often a Delete is begun: a shim that ends by itself at the
+// same time makes the first one fail.
+const deleteTries = 5
+
 // Delete implements node.Runtime.
 func (r *Runtime) Delete(ctx context.Context, id string) error {
 	ctx = r.context(ctx)
+	l := r.lock(id)
+	l.Lock()
+	defer l.Unlock()
+	var err error
+	for i := range deleteTries {
+		if err = r.delete(ctx, id); err == nil {
+			r.mu.Lock()
+			delete(r.tasks, id)
+			r.mu.Unlock()
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("delete container %s: %w", id, err)
+		case <-time.After(time.Duration(i+1) * 100 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("delete container %s: %w", id, err)
+}
+
+func (r *Runtime) delete(ctx context.Context, id string) error {
 	container, err := r.client.LoadContainer(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("delete container %s: %w", id, err)
+		return err
 	}
 	if err == nil {
 		task, err := container.Task(ctx, nil)
@@ -153,15 +194,15 @@ func (r *Runtime) Delete(ctx context.Context, id string) error {
 			_, err = task.Delete(ctx, containerd.WithProcessKill)
 		}
 		if err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("delete container %s: end it: %w", id, err)
+			return fmt.Errorf("end it: %w", err)
 		}
 		if err := container.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("delete container %s: %w", id, err)
+			return err
 		}
 	}
 	// By itself: an interrupted start leaves a snapshot without a container.
 	if err := r.client.SnapshotService(snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("delete container %s: its snapshot: %w", id, err)
+		return fmt.Errorf("its snapshot: %w", err)
 	}
 	return nil
 }
