@@ -39,6 +39,7 @@ func (s *sandbox) wantOut(lines ...string) {
 }
 
 func TestInstanceRuns(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.cas.reply.Env = []string{"SECRET=from session", "FROM_IMAGE=overridden"}
 	s.cas.reply.Cwd = "/home/app"
@@ -72,12 +73,14 @@ func TestInstanceRuns(t *testing.T) {
 }
 
 func TestInstanceRunsTheImagesCommand(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.run(0)
 	s.wantOut("default command")
 }
 
 func TestAppWritesIntoMemoryOnly(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.img.User = "0"
 	s.command(`echo new > /etc/passwd && rm -r /tmp && mkdir -p /srv/deep && cp /bin/busybox /srv/deep/ && /srv/deep/busybox echo ran`)
@@ -96,6 +99,7 @@ func TestAppWritesIntoMemoryOnly(t *testing.T) {
 // TestHostileApp plays app code that tries to get at what the launcher keeps:
 // sockets, memory, descriptors, privileges. With the image's user and as root.
 func TestHostileApp(t *testing.T) {
+	t.Parallel()
 	script := `
 ls -A /run/cupel 2>&1; echo "socket dir: $(ls -A /run/cupel 2>/dev/null | wc -l)"
 find / -xdev \( -name las.sock -o -name node.sock \) 2>/dev/null | sed 's/^/FOUND socket /'
@@ -135,6 +139,7 @@ echo done`
 }
 
 func TestUnexpectedMounts(t *testing.T) {
+	t.Parallel()
 	git := filepath.Join(t.TempDir(), "git")
 	must(t, os.WriteFile(git, []byte("#!/bin/sh\n"), 0o755))
 	bind := func(to string, options ...any) map[string]any {
@@ -167,6 +172,7 @@ func TestUnexpectedMounts(t *testing.T) {
 }
 
 func TestUnexpectedEnvironment(t *testing.T) {
+	t.Parallel()
 	for _, e := range []string{"LD_PRELOAD=/evil.so", "GIT_SSL_NO_VERIFY=1", "PATH=/evil", "https_proxy=http://evil"} {
 		t.Run(e, func(t *testing.T) {
 			s := newSandbox(t)
@@ -181,6 +187,7 @@ func TestUnexpectedEnvironment(t *testing.T) {
 }
 
 func TestSconeAliases(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	for i, e := range s.env {
 		s.env[i] = "SCONE_" + strings.TrimPrefix(e, "CUPEL_")
@@ -190,6 +197,7 @@ func TestSconeAliases(t *testing.T) {
 }
 
 func TestRogueCAS(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	rogue := newFakeCAS(t)
 	l := s.net.listen(t, "127.0.0.1:0")
@@ -202,12 +210,14 @@ func TestRogueCAS(t *testing.T) {
 }
 
 func TestAnotherSession(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.host.configID = attest.Data64{1}
 	s.refused(exitRefused, "launch_binding")
 }
 
 func TestRefusedByTheCAS(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.cas.refuse = problem.New(problem.Denied, "measurement", "aa").Want("bb")
 	s.refused(exitRefused, "measurement")
@@ -217,6 +227,7 @@ func TestRefusedByTheCAS(t *testing.T) {
 }
 
 func TestCASComesUpLater(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.cas.failFirst = 2
 	s.run(0)
@@ -226,6 +237,7 @@ func TestCASComesUpLater(t *testing.T) {
 }
 
 func TestCommands(t *testing.T) {
+	t.Parallel()
 	cases := []struct {
 		argv []string
 		code int
@@ -251,6 +263,7 @@ func TestCommands(t *testing.T) {
 }
 
 func TestSignalsAndOrphans(t *testing.T) {
+	t.Parallel()
 	t.Run("handled", func(t *testing.T) {
 		s := newSandbox(t)
 		s.command(`trap 'echo got it; exit 9' TERM; (sleep 100 &); while true; do sleep 0.1; done`)
@@ -309,6 +322,7 @@ func (s *sandbox) next(access release.Access) *sandbox {
 }
 
 func TestVolume(t *testing.T) {
+	t.Parallel()
 	first := newSandbox(t)
 	first.addVolume(release.ReadWrite)
 	first.command(`stat -c '%u:%g' /home/app/data; echo precious > /home/app/data/f; ln -s f /home/app/data/l; mkdir /home/app/data/d; exit 5`)
@@ -351,6 +365,7 @@ func TestVolume(t *testing.T) {
 
 // TestNodeRestartsWhileMounting: an answer that breaks off is asked for again.
 func TestNodeRestartsWhileMounting(t *testing.T) {
+	t.Parallel()
 	first := newSandbox(t)
 	first.addVolume(release.ReadWrite)
 	first.command(`head -c 3000000 /dev/urandom > /home/app/data/f; echo whole > /home/app/data/g`)
@@ -363,6 +378,7 @@ func TestNodeRestartsWhileMounting(t *testing.T) {
 }
 
 func TestVolumeIsNotCommittedWhenKilled(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.addVolume(release.ReadWrite)
 	s.command(`echo half > /home/app/data/f; kill -9 $$`)
@@ -373,6 +389,7 @@ func TestVolumeIsNotCommittedWhenKilled(t *testing.T) {
 }
 
 func TestHostileStorage(t *testing.T) {
+	t.Parallel()
 	first := newSandbox(t)
 	id := first.addVolume(release.ReadWrite)
 	first.command(`echo one > /home/app/data/f`)
@@ -413,6 +430,7 @@ func TestHostileStorage(t *testing.T) {
 }
 
 func TestVolumeTooLarge(t *testing.T) {
+	t.Parallel()
 	t.Run("before the commit", func(t *testing.T) {
 		s := newSandbox(t)
 		s.memory = 64 << 20
@@ -437,6 +455,7 @@ func TestVolumeTooLarge(t *testing.T) {
 }
 
 func TestCommitRefused(t *testing.T) {
+	t.Parallel()
 	t.Run("node", func(t *testing.T) {
 		s := newSandbox(t)
 		s.addVolume(release.ReadWrite)
@@ -454,6 +473,7 @@ func TestCommitRefused(t *testing.T) {
 }
 
 func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.memory = 64 << 20
 	s.addVolume(release.ReadWrite)
@@ -466,6 +486,7 @@ func TestOutOfMemory(t *testing.T) {
 
 // TestStopWhileCommitting: a signal does not tear a commit.
 func TestStopWhileCommitting(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.addVolume(release.ReadWrite)
 	s.host.slowPut = make(chan struct{})
@@ -482,6 +503,7 @@ func TestStopWhileCommitting(t *testing.T) {
 
 // TestCASRestartsWhileCommitting: the tag is told again until it is taken.
 func TestCASRestartsWhileCommitting(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.addVolume(release.ReadWrite)
 	s.cas.failTags = 2
@@ -495,6 +517,7 @@ func TestCASRestartsWhileCommitting(t *testing.T) {
 // TestCommandLinesCarryNothingReleased: argv and environment of the instance's
 // processes, as any user of the host may read them, carry nothing released.
 func TestCommandLinesCarryNothingReleased(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.cas.reply.Env = []string{"TOKEN=planted-token-123"}
 	s.cas.reply.Argv = []string{"sleep", "100"}
@@ -518,6 +541,7 @@ func TestCommandLinesCarryNothingReleased(t *testing.T) {
 }
 
 func TestNothingIsLeft(t *testing.T) {
+	t.Parallel()
 	s := newSandbox(t)
 	s.run(0)
 	conn, err := net.DialTimeout("unix", filepath.Join(s.host.dir, volume.NodeSocket), time.Second)
@@ -531,4 +555,34 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 	}
 	must(t, unix.Unmount(s.rootfs, 0)) // busy if anything still uses it
+}
+
+// TestOutsideAnInstance: the binary does nothing for whoever runs it by hand.
+func TestOutsideAnInstance(t *testing.T) {
+	t.Parallel()
+	bin, err := buildLauncher()
+	must(t, err)
+	cases := []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"version"}, 0, "release protocol 1, snapshot format 1"},
+		{nil, 2, "started by their node"},
+		{[]string{"run", "--", "true"}, exitRefused, "not_an_instance"},
+		{[]string{"stage2"}, exitRefused, ""},
+	}
+	for _, c := range cases {
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			cmd := exec.Command(bin, c.args...)
+			out, _ := cmd.CombinedOutput()
+			if cmd.ProcessState.ExitCode() != c.code || !strings.Contains(string(out), c.says) {
+				t.Errorf("exit code %d: %s", cmd.ProcessState.ExitCode(), out)
+			}
+		})
+	}
+	headers, err := exec.Command("go", "version", "-m", bin).CombinedOutput()
+	if err != nil || !strings.Contains(string(headers), "CGO_ENABLED=0") {
+		t.Errorf("not built as a static binary: %v\n%s", err, headers)
+	}
 }

@@ -78,6 +78,7 @@ func launcherDigest(t testing.TB) ident.Digest {
 // TestRealCAS is the road with nothing faked but the hardware: session, quote,
 // verification, release, keys, volume tags and leases.
 func TestRealCAS(t *testing.T) {
+	t.Parallel()
 	writer := newSandbox(t)
 	e := castest.Start(t, castest.Options{})
 	m, err := launch.Expected(writer.img, launcherDigest(t))

@@ -57,6 +57,9 @@ func Stage2() int {
 }
 
 func become() error {
+	if os.Getppid() != 1 {
+		return problem.New(problem.Invalid, "not_an_instance", "stage 2 is started by stage 1 only")
+	}
 	// Everything beyond the standard three ends here, before the app begins.
 	if err := unix.CloseRange(planFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close descriptors: %w", err)
