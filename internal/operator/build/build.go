@@ -191,8 +191,13 @@ func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebui
 			return err
 		}
 		o.Step("storing the image as " + r.Image)
-		if err := o.Registry.PushImage(ctx, r.Image, img); err != nil {
-			return err
+		// An app keeps the image that it was deployed with when a newer one
+		// becomes the latest, so each has a name of its own as well.
+		own := fmt.Sprintf("runtimes/%s:%.16s", l.Runtime, r.Config)
+		for _, ref := range []string{own, r.Image} {
+			if err := o.Registry.PushImage(ctx, ref, img); err != nil {
+				return err
+			}
 		}
 	}
 	if !r.NewLock {

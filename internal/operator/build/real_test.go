@@ -38,7 +38,10 @@ import (
 // keep is a Registry that unpacks the image into a folder.
 type keep struct{ root string }
 
-func (k keep) PushImage(_ context.Context, _ string, img *rebuild.Image) error {
+func (k keep) PushImage(_ context.Context, ref string, img *rebuild.Image) error {
+	if !strings.HasSuffix(ref, ":latest") {
+		return nil
+	}
 	r, err := img.OpenLayer()
 	if err != nil {
 		return err

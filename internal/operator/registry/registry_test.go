@@ -27,9 +27,6 @@ func serve(t *testing.T, dir string) (*Client, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Collect(ctx); err != nil {
-		t.Fatal(err)
-	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -35,7 +35,8 @@ type Server struct {
 	lock    *os.File // shared while the folder is open, exclusive to collect
 }
 
-// Open makes a registry over the folder, which it makes. The library below logs
+// Open makes a registry over the folder, which it makes, and removes what no tag
+// leads to any more. The library below logs
 // to a logger of its own that every user of it in this process shares; its
 // lines go to logger, at debug level.
 func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err error) {
@@ -77,7 +78,11 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 		}
 	}()
 	app := handlers.NewApp(ctx, c)
-	return &Server{dir: dir, app: app, handler: guard(app), logger: logger, lock: lock}, nil
+	s := &Server{dir: dir, app: app, handler: guard(app), logger: logger, lock: lock}
+	if err := s.collect(ctx); err != nil {
+		logger.Warn("registry keeps what nothing refers to", "error", err)
+	}
+	return s, nil
 }
 
 // lineLogger forwards the library's lines.
@@ -130,10 +135,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 // Close ends what the library runs in the background.
 func (s *Server) Close() error { return errors.Join(s.app.Shutdown(), s.lock.Close()) }
 
-// Collect removes what no tag leads to any more. Nobody may write meanwhile:
-// call it before Serve. While another process has the folder open it does
-// nothing.
-func (s *Server) Collect(ctx context.Context) error {
+// collect removes what no tag leads to any more. Nobody may write meanwhile, so
+// it does nothing while another process has the folder open.
+func (s *Server) collect(ctx context.Context) error {
 	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		s.logger.Debug("registry in use, garbage stays")
 		// A conversion that failed may have given the shared lock up.
@@ -146,10 +150,10 @@ func (s *Server) Collect(ctx context.Context) error {
 	driver := filesystem.New(filesystem.DriverParameters{RootDirectory: s.dir, MaxThreads: 25})
 	reg, err := storage.NewRegistry(ctx, driver, storage.EnableDelete)
 	if err != nil {
-		return fmt.Errorf("registry: collect garbage: %w", err)
+		return fmt.Errorf("collect garbage: %w", err)
 	}
 	if err := storage.MarkAndSweep(ctx, driver, reg, storage.GCOpts{RemoveUntagged: true, Quiet: true}); err != nil {
-		return fmt.Errorf("registry: collect garbage: %w", err)
+		return fmt.Errorf("collect garbage: %w", err)
 	}
 	return nil
 }

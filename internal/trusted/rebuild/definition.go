@@ -30,7 +30,7 @@ type Definition struct {
 	Architecture string            `yaml:"architecture" json:"architecture"`
 	Packages     []string          `yaml:"packages" json:"packages"`         // with all that they depend on
 	Exclude      []string          `yaml:"exclude" json:"exclude,omitempty"` // dependencies to do without
-	Drop         []string          `yaml:"drop" json:"drop,omitempty"`       // folders to leave out of every package
+	Drop         []string          `yaml:"drop" json:"drop,omitempty"`       // files and folders to leave out of every package
 	Directories  []Directory       `yaml:"directories" json:"directories,omitempty"`
 	Files        []File            `yaml:"files" json:"files,omitempty"`
 	User         string            `yaml:"user" json:"user"` // app (uid 1000) or root
