@@ -245,7 +245,7 @@ func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 	if err != nil {
 		return transportError(ctx, err)
 	}
-	defer res.Body.Close() //nolint:errcheck // read to its end below, or given up
+	defer res.Body.Close() // read to its end below, or given up
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxReply+1))
 	if err != nil {
 		return transportError(ctx, err)

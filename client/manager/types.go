@@ -112,6 +112,7 @@ type CASRef struct {
 // AppState sums an app up in one word.
 type AppState string
 
+// States of an app.
 const (
 	AppDeploying AppState = "deploying" // a deployment is under way
 	AppReady     AppState = "ready"     // as many instances as asked for are healthy
@@ -149,6 +150,7 @@ type AppList struct {
 // DeploymentState is how the newest deployment of an app stands.
 type DeploymentState string
 
+// States of a deployment.
 const (
 	DeploymentRunning DeploymentState = "running"
 	DeploymentDone    DeploymentState = "done"

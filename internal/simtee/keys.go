@@ -123,7 +123,7 @@ func writeKeys(dir, name string, k *keys) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // only a name of the file that was linked
+	defer os.Remove(tmp.Name()) // only a name of the file that was linked
 	_, err = tmp.Write(append(b, '\n'))
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err

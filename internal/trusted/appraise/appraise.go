@@ -41,6 +41,8 @@ type Signer struct {
 // words of the SCONE session language.
 type Tolerance string
 
+// Tolerances of the language.
+// The tolerances.
 const (
 	DebugMode             Tolerance = "debug-mode"
 	Simulation            Tolerance = "simulation" // Cupel's own word

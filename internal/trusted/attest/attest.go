@@ -16,6 +16,8 @@ import (
 // Type is the kind of evidence.
 type Type string
 
+// Kinds of evidence.
+// The kinds of evidence.
 const (
 	SGX Type = "sgx"
 	TDX Type = "tdx"

@@ -204,11 +204,12 @@ func child(n *yaml.Node, key string) *yaml.Node {
 // AcceptFlag reads one value of --accept-measurement: HEX, for whichever
 // service, or SERVICE=HEX.
 func AcceptFlag(s string) (service ident.ServiceName, m ident.Measurement, err error) {
-	name, digest, named := strings.Cut(s, "=")
-	if !named {
-		name, digest = "", s
-	} else if service, err = ident.ParseServiceName(name); err != nil {
-		return "", m, problem.New(problem.Invalid, "accept_measurement", "%w", err)
+	digest := s
+	if name, value, named := strings.Cut(s, "="); named {
+		digest = value
+		if service, err = ident.ParseServiceName(name); err != nil {
+			return "", m, problem.New(problem.Invalid, "accept_measurement", "%w", err)
+		}
 	}
 	if m, err = ident.ParseMeasurement(digest); err != nil {
 		return "", m, problem.New(problem.Invalid, "accept_measurement", "%w", err).Want("HEX or SERVICE=HEX")

@@ -47,7 +47,7 @@ func Vouch(dir string, v Vouched) error {
 	if err != nil {
 		return fmt.Errorf("owner's folder: %w", err)
 	}
-	defer lock.Close() //nolint:errcheck // releases the lock
+	defer lock.Close() // releases the lock
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
@@ -68,7 +68,7 @@ func writeVouched(name string, b []byte) error {
 	if err != nil {
 		return fmt.Errorf("vouched measurements: %w", err)
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
+	defer os.Remove(f.Name()) // gone after the rename
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {

@@ -16,6 +16,7 @@ import (
 // Kind sorts errors by what the caller can do about them.
 type Kind string
 
+// Kinds of errors.
 const (
 	Invalid         Kind = "invalid"         // the request is wrong: mend it
 	NotFound        Kind = "not_found"       // no such thing

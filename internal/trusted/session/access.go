@@ -22,6 +22,7 @@ const (
 // Operation is what an access policy rules.
 type Operation string
 
+// Operations of an access policy.
 const (
 	OpRead           Operation = "read"
 	OpUpdate         Operation = "update"

@@ -122,7 +122,7 @@ func TestParseRefuses(t *testing.T) {
 		"duplicate in service":  {small + "    name: t\n", ruleDuplicate, "line 6 column 5"},
 		"duplicate variable":    {service("environment: {A: 1, A: 2}"), ruleDuplicate, "\"A\" again"},
 		"unknown key":           {small + "servises: []\n", ruleUnknownKey, "line 6 column 1: the unknown key \"servises\" in a session (expected one like services"},
-		"unknown key in depth":  {small + "    envrionment: {}\n", ruleUnknownKey, "one like environment"},
+		"unknown key in depth":  {small + "    environment2: {}\n", ruleUnknownKey, "one like environment"},
 		"known, not supported":  {small + "    fspf_key: x\n", ruleUnsupported, "line 6 column 5: the key \"fspf_key\" of a service is known to the SCONE language, but not supported yet"},
 		"import":                {"secrets: [{name: x, import: {session: y}}]\n" + small, ruleUnsupported, "\"import\""},
 		"no version":            {"name: a\n", ruleVersion, "language 0.1"},

@@ -82,6 +82,7 @@ type Ref struct {
 // Kind is a secret's kind.
 type Kind string
 
+// Kinds of secrets.
 const (
 	ASCII      Kind = "ascii"
 	Binary     Kind = "binary"
@@ -114,6 +115,7 @@ type Volume struct{ Name string }
 // UpdatePolicy says what a service may do with a volume.
 type UpdatePolicy string
 
+// Update policies of a mount.
 const (
 	RollbackProtected UpdatePolicy = "rollback_protected" // the lease holder commits; an old state is refused
 	Ephemeral         UpdatePolicy = "ephemeral"          // changes end with the instance; an old state is refused

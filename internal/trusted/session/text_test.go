@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"testing"
 	"time"
@@ -93,10 +94,10 @@ func TestParseValidity(t *testing.T) {
 
 func TestKeyHashes(t *testing.T) {
 	// Public values of both versions; the second was signed by the first's author.
-	if _, err := ParseKeyHash("N2exBX7Tpyyu8g2ofoxwfMNVNbL5G4F5Zygso6MyBp78k37gr7"); err != errSigningKey {
+	if _, err := ParseKeyHash("N2exBX7Tpyyu8g2ofoxwfMNVNbL5G4F5Zygso6MyBp78k37gr7"); !errors.Is(err, errSigningKey) {
 		t.Errorf("signing key: %v", err)
 	}
-	if _, err := ParseKeyHash("N2exBX7Tpyyu8g2ofoxwfMNVNbL5G4F5Zygso6MyBp78k37gr8"); err != errChecksum {
+	if _, err := ParseKeyHash("N2exBX7Tpyyu8g2ofoxwfMNVNbL5G4F5Zygso6MyBp78k37gr8"); !errors.Is(err, errChecksum) {
 		t.Errorf("typing error: %v", err)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -45,6 +45,7 @@ const StatusVersion = 1
 // Phase is how far an instance is.
 type Phase string
 
+// Phases of an instance, in their order.
 const (
 	Starting   Phase = "starting"   // the launcher runs
 	Attesting  Phase = "attesting"  // it talks to the CAS
