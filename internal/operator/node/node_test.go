@@ -156,7 +156,7 @@ func TestSlowWatcher(t *testing.T) {
 		last[e.Status.ID] = e.Status.ExitCode
 	}
 	cancel()
-	for range events { //nolint:revive // closed, at last
+	for range events { // closed, at last
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -11,8 +11,10 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// killWait is how long a killed instance may take to be gone.
-const killWait = 30 * time.Second
+const (
+	killWait  = 30 * time.Second // how long a killed instance may take to be gone
+	lookEvery = 500 * time.Millisecond
+)
 
 // Stop implements manager.Backend.
 func (n *Node) Stop(ctx context.Context, id string, grace time.Duration) error {
@@ -47,28 +49,43 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 		if err := n.cfg.Runtime.Kill(ctx, id, step.signal); err != nil {
 			return fmt.Errorf("stop instance %s: %w", id, err)
 		}
-		timer := time.NewTimer(step.wait)
-		select {
-		case <-i.exited:
-			timer.Stop()
-			return nil
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		case <-timer.C:
-		}
-		// The exit may have been missed: ask before going on.
-		if err := n.resync(ctx); err != nil {
+		if ended, err := n.awaitExit(ctx, i, step.wait); ended || err != nil {
 			return err
 		}
 	}
-	select {
-	case <-i.exited:
-		return nil
-	default:
-	}
 	return problem.New(problem.Unavailable, "stop_timeout", "instance %s did not end within %v of SIGKILL", id, killWait).
 		Fix("look at the node's containerd log, then remove the instance")
+}
+
+// awaitExit reports whether the instance exited within wait. It also looks by
+// itself: nobody may be watching, or the event was lost.
+func (n *Node) awaitExit(ctx context.Context, i *instance, wait time.Duration) (bool, error) {
+	timer, look := time.NewTimer(wait), time.NewTicker(lookEvery)
+	defer timer.Stop()
+	defer look.Stop()
+	for {
+		over := false
+		select {
+		case <-i.exited:
+			return true, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-look.C:
+		case <-timer.C:
+			over = true
+		}
+		if err := n.resync(ctx); err != nil {
+			return false, err
+		}
+		if over {
+			select {
+			case <-i.exited:
+				return true, nil
+			default:
+				return false, nil
+			}
+		}
+	}
 }
 
 // Remove implements manager.Backend.

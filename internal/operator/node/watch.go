@@ -29,7 +29,6 @@ func (n *Node) Run(ctx context.Context) error {
 	tick := time.NewTicker(resyncEvery)
 	defer tick.Stop()
 	for {
-		resync := false
 		select {
 		case <-ctx.Done():
 			n.shutdown()
@@ -47,14 +46,10 @@ func (n *Node) Run(ctx context.Context) error {
 				n.mu.Unlock()
 				continue
 			}
-			resync = true
 		case <-tick.C:
-			resync = true
 		}
-		if resync {
-			if err := n.resync(ctx); err != nil && ctx.Err() == nil {
-				n.cfg.Logger.WarnContext(ctx, "can't list containers", "error", err)
-			}
+		if err := n.resync(ctx); err != nil && ctx.Err() == nil {
+			n.cfg.Logger.WarnContext(ctx, "can't list containers", "error", err)
 		}
 	}
 }

@@ -32,7 +32,7 @@ func TestBackend(t *testing.T) {
 			},
 			Reopen: func(*testing.T) manager.Backend {
 				l.kill()
-				l = l.machine.live()
+				l = l.live()
 				return l.node
 			},
 		}

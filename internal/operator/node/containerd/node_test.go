@@ -399,7 +399,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		for range events { //nolint:revive // a slow or idle watcher holds up nobody
+		for range events { // taken and forgotten
 		}
 	}()
 	l.start("i-serve", "serve", 80)

@@ -277,7 +277,10 @@ func (r *Runtime) forward(ctx context.Context, out chan<- node.Event) {
 		var e node.Event
 		select {
 		case e = <-events:
-		case <-errs:
+		case err := <-errs:
+			if ctx.Err() == nil {
+				r.cfg.Logger.DebugContext(ctx, "containerd's events ended", "error", err)
+			}
 			return
 		case env := <-envelopes:
 			if env == nil || env.Namespace != r.cfg.Namespace {
