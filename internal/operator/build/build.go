@@ -78,6 +78,8 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		o.Step = func(string) {}
 	}
 	c := cache{o.Cache}
+	o.Rebuild.Verified = &rebuild.Indices{}
+	o.Rebuild.Observe = func(k rebuild.Check) { o.Step("verified: " + k.Detail) }
 	unlock, err := c.lock(ctx, func() { o.Step("waiting for another build on this machine") })
 	if err != nil {
 		return nil, err
@@ -96,7 +98,6 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err := o.fetch(ctx, c, l, old); err != nil {
 		return nil, err
 	}
-	o.Rebuild.Observe = func(k rebuild.Check) { o.Step("verified: " + k.Detail) }
 	img, err := o.Rebuild.Build(ctx, o.Definition, l, c)
 	if err != nil {
 		return nil, err
@@ -313,7 +314,7 @@ func (o Options) fetch(ctx context.Context, c cache, l *rebuild.Lock, old bool) 
 		}
 		sources = s
 	}
-	blobs := l.Blobs()
+	blobs := distinct(l.Blobs())
 	o.Step(fmt.Sprintf("fetching %d files", len(blobs)))
 	var bytes, files atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
@@ -349,6 +350,19 @@ func (o Options) fetch(ctx context.Context, c cache, l *rebuild.Lock, old bool) 
 	}
 	o.Step(fmt.Sprintf("downloaded %d files, %.1f MB; %d were here", files.Load(), float64(bytes.Load())/1e6, int64(len(blobs))-files.Load()))
 	return nil
+}
+
+// distinct drops blobs with the same bytes as an earlier one: two downloads
+// would write one file.
+func distinct(all []rebuild.MirrorBlob) (out []rebuild.MirrorBlob) {
+	seen := map[ident.Digest]bool{}
+	for _, b := range all {
+		if !seen[b.SHA256] {
+			out = append(out, b)
+		}
+		seen[b.SHA256] = true
+	}
+	return out
 }
 
 // writeFile puts a file in place whole or not at all.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -168,7 +169,66 @@ func (b Builder) indices(ctx context.Context, def *Definition, l *Lock, src Sour
 	return releases, lists, nil
 }
 
+// index returns one verified index, out of the memory if it was verified before.
 func (b Builder) index(ctx context.Context, keyring debian.Keyring, a Archive, x Index, arch string, src Source) (*debian.Release, []debian.Package, error) {
+	if k, ok := b.Verified.get(a, x, arch); ok {
+		return k.release, k.packages, nil
+	}
+	rel, list, err := b.verifyIndex(ctx, keyring, a, x, arch, src)
+	if err != nil {
+		return nil, nil, err
+	}
+	b.Verified.put(a, x, arch, knownIndex{rel, list})
+	return rel, list, nil
+}
+
+// Indices remembers verified indices by their hashes, so that resolving a lock
+// and building from it reads them once. It belongs to one keyring. A nil one
+// remembers nothing.
+type Indices struct {
+	mu    sync.Mutex
+	known map[indexKey]knownIndex
+}
+
+type indexKey struct {
+	archive             Archive
+	inRelease, packages Blob
+	date                int64
+	architecture        string
+}
+
+type knownIndex struct {
+	release  *debian.Release
+	packages []debian.Package
+}
+
+func keyOf(a Archive, x Index, arch string) indexKey {
+	return indexKey{a, x.InRelease, x.Packages, x.Date.UnixNano(), arch}
+}
+
+func (i *Indices) get(a Archive, x Index, arch string) (knownIndex, bool) {
+	if i == nil || x.Suite != a.Suite || x.Archive != a.Folder {
+		return knownIndex{}, false
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	k, ok := i.known[keyOf(a, x, arch)]
+	return k, ok
+}
+
+func (i *Indices) put(a Archive, x Index, arch string, k knownIndex) {
+	if i == nil {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.known == nil {
+		i.known = map[indexKey]knownIndex{}
+	}
+	i.known[keyOf(a, x, arch)] = k
+}
+
+func (b Builder) verifyIndex(ctx context.Context, keyring debian.Keyring, a Archive, x Index, arch string, src Source) (*debian.Release, []debian.Package, error) {
 	if x.Suite != a.Suite || x.Archive != a.Folder ||
 		x.InRelease.Path != a.InReleasePath() || x.Packages.Path != a.PackagesPath(arch) {
 		return nil, nil, refused("index_identity", "the lock has %s/%s where %s/%s belongs", x.Archive, x.Suite, a.Folder, a.Suite).

@@ -25,6 +25,8 @@ type Builder struct {
 	Keyring debian.Keyring
 	// TempDir is where contents are spooled; "" is the system's.
 	TempDir string
+	// Verified, if set, remembers indices from one call to the next.
+	Verified *Indices
 	// Observe is told of every check that passed, in order.
 	Observe func(Check)
 }

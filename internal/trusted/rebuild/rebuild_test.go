@@ -219,6 +219,36 @@ func TestEqualInputEqualImage(t *testing.T) {
 	}
 }
 
+// TestVerifiedIndices: the memory answers for the very same index only.
+func TestVerifiedIndices(t *testing.T) {
+	d, def := tiny(), parse(t, definition)
+	l := resolve(t, d, def)
+	var checks int
+	b := rebuild.Builder{Keyring: d.Keyring(), TempDir: t.TempDir(), Verified: &rebuild.Indices{}, Observe: func(rebuild.Check) { checks++ }}
+	for range 2 {
+		if err := b.ResolvePackages(t.Context(), def, l, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if checks != 6 {
+		t.Errorf("%d checks, want 6: each index once", checks)
+	}
+	for name, change := range map[string]func(x *rebuild.Index){
+		"in_release": func(x *rebuild.Index) { x.InRelease.SHA256[0] ^= 1 },
+		"packages":   func(x *rebuild.Index) { x.Packages.SHA256[0] ^= 1 },
+		"date":       func(x *rebuild.Index) { x.Date = x.Date.Add(time.Second) },
+		"suite":      func(x *rebuild.Index) { x.Suite = "bookworm-updates" },
+		"path":       func(x *rebuild.Index) { x.Packages.Path = "x" },
+	} {
+		changed := *l
+		changed.Indices = slices.Clone(l.Indices)
+		change(&changed.Indices[0])
+		if err := b.ResolvePackages(t.Context(), def, &changed, d); err == nil {
+			t.Errorf("%s changed: accepted", name)
+		}
+	}
+}
+
 // TestTamperedLocks plays an operator who writes the lock: each change is
 // refused under a rule of its own.
 func TestTamperedLocks(t *testing.T) {
