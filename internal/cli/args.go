@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,13 +9,24 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// exactArgs wants one argument for each name.
+// exactArgs wants one argument for each name; those in brackets, at the end, may
+// be left out.
 func exactArgs(names ...string) cobra.PositionalArgs {
+	least := 0
+	for _, n := range names {
+		if !strings.HasPrefix(n, "[") {
+			least++
+		}
+	}
 	return func(c *cobra.Command, args []string) error {
-		if len(args) == len(names) {
+		if least <= len(args) && len(args) <= len(names) {
 			return nil
 		}
-		return problem.New(problem.Invalid, "usage", "%d arguments", len(args)).
+		got := fmt.Sprintf("%d arguments", len(args))
+		if len(args) == 1 {
+			got = "1 argument"
+		}
+		return problem.New(problem.Invalid, "usage", "%s", got).
 			Want("%s", strings.Join(names, " ")).Fix("see '%s --help'", c.CommandPath())
 	}
 }

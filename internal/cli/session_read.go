@@ -171,7 +171,7 @@ func newSessionValuesCommand(g *globals) *cobra.Command {
 		Short: "Show what a session publishes, for instance its app's CA certificate",
 		Example: `  cupel session values my-app
   cupel session values my-app app_ca > ca.pem`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: exactArgs("NAME", "[SECRET]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runSessionValues(cmd.Context(), g, cas, args)
 		},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -235,7 +236,7 @@ func appInstance(ctx context.Context, address, name, caPEM string, s ident.Sessi
 	if err != nil {
 		return none, dialProblem(address, name, err)
 	}
-	defer conn.Close() //nolint:errcheck // nothing was sent
+	defer conn.Close()
 	tc, ok := conn.(*tls.Conn)
 	if !ok {
 		return none, problem.New(problem.Internal, "app_certificate", "no TLS connection to %s", address)
@@ -254,7 +255,7 @@ func appInstance(ctx context.Context, address, name, caPEM string, s ident.Sessi
 
 // dialProblem tells an app that is not there from one that is another.
 func dialProblem(address, name string, err error) error {
-	if _, ok := err.(*net.OpError); ok && !strings.Contains(err.Error(), "tls:") {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return problem.New(problem.Unavailable, "app_unreachable", "%s: %w", address, err).Fix("see `cupel ps`; give another address with --address")
 	}
 	return problem.New(problem.Denied, "app_certificate", "%s: %w", address, err).

@@ -86,6 +86,9 @@ func (v *Verifier) anchor(c *x509.Certificate) (simulated bool, err error) {
 // signerChain verifies the two certificates of who signed TCB info or QE
 // identity: signer, root.
 func (j *judgement) signerChain(rule, text string, root *x509.Certificate) (*x509.Certificate, error) {
+	if j.signer != nil && text == j.signerText {
+		return j.signer, nil // both documents come with the same chain
+	}
 	certs, err := parseChain(text)
 	if err != nil {
 		return nil, malformed(rule, "issuer chain: %w", err)
@@ -103,7 +106,11 @@ func (j *judgement) signerChain(rule, text string, root *x509.Certificate) (*x50
 	if err := j.path(rule, certs); err != nil {
 		return nil, err
 	}
-	return signer, j.notRevoked(rule+"_revoked", j.rootCRL, signer)
+	if err := j.notRevoked(rule+"_revoked", j.rootCRL, signer); err != nil {
+		return nil, err
+	}
+	j.signer, j.signerText = signer, text
+	return signer, nil
 }
 
 // path checks certs[0] up to the last, which is a trusted root.
@@ -188,6 +195,9 @@ func (j *judgement) crlIssuer(text string, p *pckPath) (*x509.Certificate, error
 		return nil, unproven(rule, "the PCK CRL's issuer chain is not a CA and the root of the PCK chain")
 	}
 	ca := certs[0]
+	if bytes.Equal(ca.Raw, p.ca.Raw) {
+		return p.ca, nil // verified as part of the PCK chain
+	}
 	if !bytes.Equal(ca.RawSubject, p.ca.RawSubject) || !bytes.Equal(ca.RawSubjectPublicKeyInfo, p.ca.RawSubjectPublicKeyInfo) {
 		return nil, unproven(rule, "the PCK revocation list is %q's", ca.Subject.CommonName).Want("that of the PCK's issuer, %q", p.ca.Subject.CommonName)
 	}

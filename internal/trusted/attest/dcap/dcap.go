@@ -200,6 +200,9 @@ type judgement struct {
 	expires time.Time // earliest
 	issued  attest.IssueDates
 	rootCRL *x509.RevocationList
+
+	signer     *x509.Certificate // verified, of the chain signerText
+	signerText string
 }
 
 // dates refuses what is not valid at now and remembers the earliest end.
