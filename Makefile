@@ -40,6 +40,7 @@ test: setup build test-unit test-e2e ## everything that proves it works (root; D
 
 test-unit:
 	$(GO) test -race ./...
+	$(GO) test ./internal/trusted/attest/dcap # every byte of real evidence flipped: too slow for the race detector
 
 test-e2e: build
 	$(GO) test -tags e2e -count=1 -p 1 -timeout $(E2E_TIMEOUT) ./e2e/...

@@ -97,9 +97,9 @@ func parts(t *testing.T, ev attest.Evidence) []part {
 func TestEveryByteMatters(t *testing.T) {
 	for n, c := range captures(t) {
 		for _, p := range parts(t, c.evidence) {
-			step := 1
+			step := flipStep
 			if n > 0 && p.collateral {
-				step = 8
+				step *= 8
 			}
 			t.Run(c.name+"/"+p.name, func(t *testing.T) {
 				t.Parallel()

@@ -1,0 +1,6 @@
+//go:build !race
+
+package dcap_test
+
+// flipStep: every byte.
+const flipStep = 1
