@@ -1,0 +1,354 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+type deployOptions struct {
+	session      string
+	name         string
+	runtime      string
+	ref          string
+	instances    int
+	memory       string
+	port         string
+	cas          string
+	casInstances string
+	timeout      time.Duration
+}
+
+func newDeployCommand(g *globals) *cobra.Command {
+	var o deployOptions
+	c := &cobra.Command{
+		Use:   "deploy SESSION",
+		Short: "Run an app as attested instances behind one port, or update it",
+		Long: `Lets the local manager pull the session's repository, inside of an attested
+instance, and run the app as attested instances behind one public port. A second
+deploy of the same session updates the app: it pulls again, starts new instances,
+leads the port to them when they are healthy, and stops the old ones. If that
+fails, the old ones go on.
+
+It ends well only when your CAS, asked with your key, lists every instance as
+attested and running, and the manager says that they are healthy.`,
+		Example: `  cupel deploy my-session --instances 3 --memory 256M --port 8080
+  cupel deploy my-session --port 443:8443`,
+		Args: exactArgs("SESSION"),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.session = args[0]
+			return runDeploy(c.Context(), g, o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.name, "name", "", "the app's name (default: made from the session's)")
+	f.StringVar(&o.runtime, "runtime", "", "the runtime to run on (default: the one that you created the session for)")
+	f.StringVar(&o.ref, "ref", "", "check that the session pins this branch, tag or commit")
+	f.IntVar(&o.instances, "instances", 1, "how many instances")
+	f.StringVar(&o.memory, "memory", "256M", "memory limit of each instance, such as 256M or 1Gi")
+	f.StringVar(&o.port, "port", "", "PUBLIC[:CONTAINER] port (default: the app's own, else the next free one from 8082; the app listens on 8080)")
+	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
+	f.StringVar(&o.casInstances, "cas-instances", "", "where instances reach that CAS, if it isn't this manager's own")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait")
+	return c
+}
+
+// deployment is one run of the command.
+type deployment struct {
+	g       *globals
+	o       deployOptions
+	side    *ownerSide
+	manager *manager.Client
+	cas     *client.Client
+	session ident.SessionName
+	show    progress
+}
+
+func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
+	req, err := o.request()
+	if err != nil {
+		return err
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	d := &deployment{g: g, o: o, side: side, session: req.Session, show: g.progress()}
+	if err := d.connect(ctx, &req); err != nil {
+		return err
+	}
+	defer d.manager.Close()
+	defer d.cas.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, errDeployTimeout)
+	defer cancel()
+	app, err := d.manager.Deploy(ctx, req)
+	if err != nil {
+		return err
+	}
+	revision := app.Deployment.Revision
+	app, err = d.follow(ctx, app)
+	var instances []manager.Instance
+	if err == nil {
+		instances, err = d.attested(ctx, app)
+	}
+	d.show.end(err)
+	switch {
+	case err == nil:
+		return d.report(app, instances)
+	case errors.Is(context.Cause(ctx), errDeployTimeout):
+		return problem.New(problem.Unavailable, "deploy_timeout", "%s is not done after %s; the deployment goes on", app.Name, o.timeout).
+			Fix("watch it with 'cupel events %s -f'; end it with 'cupel rm --app %s'", app.Name, app.Name)
+	case ctx.Err() != nil:
+		g.warnf("The deployment of %s (revision %d) goes on without you.", app.Name, revision)
+		g.warnf("  watch it: cupel events %s -f\n  end it:   cupel rm --app %s", app.Name, app.Name)
+	}
+	return err
+}
+
+var errDeployTimeout = errors.New("timeout of the deployment")
+
+// request turns the flags into what the manager is asked for.
+func (o *deployOptions) request() (manager.DeployRequest, error) {
+	var req manager.DeployRequest
+	session, err := parseSessionArg(o.session)
+	if err != nil {
+		return req, err
+	}
+	memory, err := manager.ParseMemory(o.memory)
+	if err != nil {
+		return req, err
+	}
+	public, container, err := parsePorts(o.port)
+	if err != nil {
+		return req, err
+	}
+	if o.instances < 1 {
+		return req, problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more").
+			Fix("to remove an app: cupel rm --app APP")
+	}
+	return manager.DeployRequest{
+		Session: session, Name: o.name, Runtime: o.runtime, Instances: o.instances, Memory: memory, Port: public, ContainerPort: container,
+	}, nil
+}
+
+// parsePorts reads PUBLIC[:CONTAINER]; 0 stands for what is left out.
+func parsePorts(s string) (public, container uint16, err error) {
+	if s == "" {
+		return 0, 0, nil
+	}
+	first, second, both := strings.Cut(s, ":")
+	number := func(s string) uint16 {
+		n, perr := strconv.ParseUint(s, 10, 16)
+		if perr != nil || n == 0 {
+			err = problem.New(problem.Invalid, "port", "--port %.40q", s).Want("PUBLIC or PUBLIC:CONTAINER, each from 1 to 65535").
+				Fix("for instance --port 8080, or --port 443:8443")
+		}
+		return uint16(n)
+	}
+	public = number(first)
+	if both && err == nil {
+		container = number(second)
+	}
+	return public, container, err
+}
+
+// connect finds CAS and manager, and refuses what can't work before anything
+// is started.
+func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) error {
+	records, err := d.side.dir.Sessions()
+	if err != nil {
+		return err
+	}
+	record, mine := records[d.session]
+	if req.Runtime == "" {
+		req.Runtime = record.Runtime
+	}
+	if req.Runtime == "" {
+		return problem.New(problem.Invalid, "runtime", "session %s was not created from here, so its runtime is not known", d.session).
+			Fix("give --runtime")
+	}
+	if d.o.ref != "" && (!mine || record.Ref != d.o.ref) {
+		return problem.New(problem.Conflict, "ref", "session %s pins %s", d.session, orElse(record.Ref, "no ref")).Want("%s", d.o.ref).
+			Fix("what is pulled is the owner's word, in the session: update it with 'cupel session create … --ref %s', then deploy again", d.o.ref)
+	}
+	cas, pin, err := d.side.casOf(ctx, d.session, d.o.cas)
+	if err != nil {
+		return err
+	}
+	d.cas = cas
+	if _, err := cas.ReadSession(ctx, d.session, nil); err != nil {
+		return err
+	}
+	e, err := manager.ReadEndpoint(d.g.state)
+	if err != nil {
+		return err
+	}
+	if e.CAS.Identity != pin.Identity {
+		if d.o.casInstances == "" {
+			return problem.New(problem.Conflict, "cas_other", "session %s is at another CAS than this manager's own", d.session).
+				Want("identity %s", e.CAS.Identity).Fix("say where instances reach it with --cas-instances HOST:PORT")
+		}
+		req.CAS = &manager.CASRef{Instances: d.o.casInstances, Identity: pin.Identity}
+	}
+	d.manager = manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &d.side.id.Certificate})
+	return nil
+}
+
+// follow shows the deployment's steps until it ends.
+func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, error) {
+	revision := app.Deployment.Revision
+	for {
+		if app.Deployment.Revision != revision {
+			return app, problem.New(problem.Conflict, "deploy_superseded", "another deployment of %s began (revision %d)", app.Name, app.Deployment.Revision)
+		}
+		d.show.update(app.Deployment, d.g.now())
+		switch app.Deployment.State {
+		case manager.DeploymentDone:
+			return app, nil
+		case manager.DeploymentFailed:
+			d.explain(ctx, app)
+			return app, app.Deployment.Problem
+		}
+		select {
+		case <-ctx.Done():
+			return app, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+		next, err := d.manager.App(ctx, app.ID)
+		if err != nil {
+			if problem.KindOf(err) == problem.NotFound {
+				err = problem.New(problem.Conflict, "app_removed", "%s was removed during its deployment", app.Name)
+			}
+			if problem.From(err).Rule == "manager" && d.patient(ctx) {
+				continue // it restarts: the deployment goes on with it
+			}
+			return app, err
+		}
+		app = next
+	}
+}
+
+// patient waits a moment for a manager that is away.
+func (d *deployment) patient(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(time.Second):
+		return true
+	}
+}
+
+// explain shows what the puller said, which names the cause more closely than
+// its exit code.
+func (d *deployment) explain(ctx context.Context, app manager.App) {
+	if p := app.Deployment.Problem; p == nil || !strings.HasPrefix(p.Rule, "pull") {
+		return
+	}
+	list, err := d.manager.Instances(ctx, app.ID)
+	if err != nil {
+		return
+	}
+	for _, i := range slices.Backward(list) {
+		if i.Role == "pull" && i.Revision == app.Deployment.Revision {
+			_ = d.manager.Logs(ctx, i.ID, manager.LogOptions{Tail: 5}, func(l manager.LogLine) error {
+				d.g.warnf("  %s", l.Line)
+				return nil
+			})
+			return
+		}
+	}
+}
+
+// attestPatience is how long the CAS and the manager may disagree: an instance
+// may have been restarted in between.
+const attestPatience = 15 * time.Second
+
+// attested compares the manager's instances with what the CAS, asked with the
+// owner's key, says: each of them attested for this service, running, and no
+// two the same.
+func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.Instance, error) {
+	d.show.begin("verify", d.g.now())
+	deadline := time.Now().Add(attestPatience)
+	for {
+		instances, err := d.compare(ctx, app)
+		if err == nil {
+			d.show.finish("verify", d.g.now())
+			return instances, nil
+		}
+		if p, ok := errors.AsType[*problem.Error](err); !ok || p.Rule != "instance_not_attested" || time.Now().After(deadline) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.Instance, error) {
+	list, err := d.manager.Instances(ctx, app.ID)
+	if err != nil {
+		return nil, err
+	}
+	known, err := d.cas.Instances(ctx, d.session)
+	if err != nil {
+		return nil, err
+	}
+	running := map[ident.InstanceID]bool{}
+	for _, k := range known {
+		if k.State == api.Running && k.Service == app.Service {
+			running[k.ID] = true
+		}
+	}
+	var out []manager.Instance
+	for _, i := range list {
+		if i.Role != "app" || i.Revision != app.Revision || i.State != "running" || i.Health != "healthy" {
+			continue
+		}
+		if !running[i.InstanceID] {
+			return nil, problem.New(problem.Denied, "instance_not_attested", "the CAS does not list instance %s (%s) as attested and running", i.ID, i.InstanceID.Short()).
+				Want("every instance of %s", app.Name).Fix("the manager says so and the CAS does not: don't use the app; ask the operator, and see 'cupel verify %s'", app.Name)
+		}
+		delete(running, i.InstanceID) // each counts once
+		out = append(out, i)
+	}
+	if len(out) < app.Instances {
+		return nil, problem.New(problem.Denied, "instance_not_attested", "%d instances are healthy and attested", len(out)).
+			Want("%d", app.Instances).Fix("see 'cupel ps %s' and 'cupel events %s'", app.Name, app.Name)
+	}
+	return out, nil
+}
+
+// deployReply is the last line of `deploy -o json`.
+type deployReply struct {
+	App       manager.App        `json:"app"`
+	URL       string             `json:"url"`
+	Instances []manager.Instance `json:"instances"`
+}
+
+func (d *deployment) report(app manager.App, instances []manager.Instance) error {
+	url := "https://localhost:" + strconv.Itoa(int(app.Port))
+	if d.g.json() {
+		return d.show.line(deployReply{app, url, instances})
+	}
+	d.g.printf("\n%s: %d instances, attested by your CAS and healthy, behind %s\n\n", app.Name, len(instances), url)
+	if err := d.g.printInstances(psReply{Apps: []manager.App{app}, Instances: instances}); err != nil {
+		return err
+	}
+	if len(instances) > 0 && instances[0].Simulated {
+		d.g.printf("\nSIMULATION: the instances are attested, but no TEE protects them.\n")
+	}
+	return nil
+}

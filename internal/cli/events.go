@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client/manager"
+)
+
+type eventsOptions struct {
+	managerAs
+	app    string
+	follow bool
+	after  uint64
+}
+
+func newEventsCommand(g *globals) *cobra.Command {
+	o := eventsOptions{managerAs: managerAs{g: g}}
+	c := &cobra.Command{
+		Use:     "events [APP]",
+		Short:   "Show what the manager decided, and why",
+		Example: "  cupel events -f\n  cupel events my-app -o json",
+		Args:    exactArgs("[APP]"),
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				o.app = args[0]
+			}
+			return runEvents(c.Context(), g, o)
+		},
+	}
+	o.flags(c)
+	f := c.Flags()
+	f.BoolVarP(&o.follow, "follow", "f", false, "go on with new ones")
+	f.Uint64Var(&o.after, "after", 0, "only events with a greater number")
+	return c
+}
+
+func runEvents(ctx context.Context, g *globals, o eventsOptions) error {
+	m, _, err := o.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	err = m.Events(ctx, o.after, o.app, o.follow, func(e manager.Event) error {
+		if g.json() {
+			return json.NewEncoder(g.out).Encode(e)
+		}
+		mark := " "
+		if e.Warning {
+			mark = "!"
+		}
+		who := orElse(e.Instance, e.App)
+		if e.Instance != "" && e.App != "" {
+			who = e.App + "/" + e.Instance
+		}
+		g.printf("%6d  %s %s %-24s %-28s %s\n", e.Seq, e.Time.Local().Format(time.DateTime), mark, e.Reason, who, e.Message)
+		return nil
+	})
+	if o.follow && ctx.Err() != nil {
+		return nil // Ctrl-C is how following ends
+	}
+	return err
+}

@@ -1,0 +1,50 @@
+package cli
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/spf13/cobra"
+)
+
+func newInfoCommand(g *globals) *cobra.Command {
+	as := managerAs{g: g}
+	c := &cobra.Command{
+		Use:   "info",
+		Short: "Show what runs where on this machine",
+		Args:  exactArgs(),
+		RunE:  func(c *cobra.Command, _ []string) error { return runInfo(c.Context(), g, as) },
+	}
+	as.flags(c)
+	return c
+}
+
+func runInfo(ctx context.Context, g *globals, as managerAs) error {
+	m, _, err := as.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	info, err := m.Info(ctx)
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		return g.printJSON(info)
+	}
+	rows := [][]string{{"release", info.Release, "-", ""}, {"backend", info.Backend, "-", ""}}
+	for _, p := range info.Parts {
+		pid := "-"
+		if p.PID != 0 {
+			pid = strconv.Itoa(p.PID)
+		}
+		rows = append(rows, []string{p.Name, orElse(p.Address, "-"), pid, p.Note})
+	}
+	if err := g.table([]string{"PART", "WHERE", "PROCESS", ""}, rows); err != nil {
+		return err
+	}
+	if info.Simulation != nil {
+		g.printf("\nSIMULATION: no TEE protects anything here. Root certificate's SHA-256: %s\n", info.Simulation)
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+type logsOptions struct {
+	managerAs
+	ref      string
+	follow   bool
+	since    string
+	tail     int
+	puller   bool
+	previous bool
+}
+
+func newLogsCommand(g *globals) *cobra.Command {
+	o := logsOptions{managerAs: managerAs{g: g}}
+	c := &cobra.Command{
+		Use:   "logs APP|INSTANCE",
+		Short: "Show what instances wrote to standard output and error",
+		Example: `  cupel logs my-app -f
+  cupel logs i-3f9k2m1x --since 10m --tail 100
+  cupel logs my-app --puller`,
+		Args: exactArgs("APP|INSTANCE"),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.ref = args[0]
+			return runLogs(c.Context(), g, o)
+		},
+	}
+	o.flags(c)
+	f := c.Flags()
+	f.BoolVarP(&o.follow, "follow", "f", false, "go on with what is written from now on, over restarts")
+	f.StringVar(&o.since, "since", "", "only lines since then: a duration such as 10m, or a time as in RFC 3339")
+	f.IntVar(&o.tail, "tail", -1, "only so many of the newest lines of each instance")
+	f.BoolVar(&o.puller, "puller", false, "the job that pulled the repository, instead of the app")
+	f.BoolVar(&o.previous, "previous", false, "the run before the last restart")
+	return c
+}
+
+func runLogs(ctx context.Context, g *globals, o logsOptions) error {
+	since, err := g.parseSince(o.since)
+	if err != nil {
+		return err
+	}
+	m, _, err := o.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	ids, err := o.instances(ctx, m)
+	if err != nil {
+		return err
+	}
+	opts := manager.LogOptions{Follow: o.follow, Since: since, Tail: o.tail, Previous: o.previous}
+	if !o.follow {
+		for _, id := range ids {
+			if err := m.Logs(ctx, id, opts, func(l manager.LogLine) error { return g.printLog(l, len(ids) > 1) }); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	for _, id := range ids {
+		group.Go(func() error {
+			return m.Logs(ctx, id, opts, func(l manager.LogLine) error {
+				mu.Lock()
+				defer mu.Unlock()
+				return g.printLog(l, len(ids) > 1)
+			})
+		})
+	}
+	return group.Wait()
+}
+
+// instances returns whose output is meant: one instance, or all of an app.
+func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]string, error) {
+	list, err := m.Instances(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	role := "app"
+	if o.puller {
+		role = "pull"
+	}
+	var ids []string
+	known := false
+	for _, i := range list {
+		if i.ID == o.ref {
+			return []string{i.ID}, nil
+		}
+		if i.App == o.ref || i.AppID == o.ref {
+			known = true
+			if i.Role == role {
+				ids = append(ids, i.ID)
+			}
+		}
+	}
+	if len(ids) > 0 {
+		if o.puller {
+			ids = ids[len(ids)-1:] // the newest pull
+		}
+		return ids, nil
+	}
+	if !known {
+		if _, err := m.App(ctx, o.ref); err != nil { // which also says if it is somebody else's
+			return nil, err
+		}
+	}
+	return nil, problem.New(problem.NotFound, "logs", "%s has no such instance yet", o.ref).Fix("see 'cupel events'")
+}
+
+func (g *globals) printLog(l manager.LogLine, prefix bool) error {
+	if g.json() {
+		return json.NewEncoder(g.out).Encode(l)
+	}
+	w := g.out
+	if l.Stream == "stderr" {
+		w = g.err
+	}
+	line := l.Line + "\n"
+	if prefix {
+		line = l.Instance + "  " + line
+	}
+	_, err := w.Write([]byte(line))
+	return err
+}
+
+func (g *globals) parseSince(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return g.now().Add(-d), nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		return t, nil
+	}
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n > 0 {
+		return time.Unix(n, 0), nil
+	}
+	return time.Time{}, problem.New(problem.Invalid, "usage", "--since %q", s).Want("a duration such as 10m, or a time such as 2026-01-02T15:04:05Z")
+}

@@ -1,0 +1,137 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// stepTitles say what happens in each step of a deployment.
+var stepTitles = map[string]string{
+	manager.StepImages: "bring the images",
+	manager.StepPull:   "pull the repository, inside",
+	manager.StepStart:  "start instances",
+	manager.StepAttest: "attest instances",
+	manager.StepHealth: "wait until healthy",
+	manager.StepSwitch: "lead the port to them",
+	manager.StepDrain:  "stop the old instances",
+	"verify":           "ask the CAS",
+}
+
+// progress shows steps as they go: one line that changes on a terminal, one
+// line for each that ended elsewhere, or JSON lines.
+type progress struct {
+	g       *globals
+	live    bool // a line that changes
+	steps   []manager.Step
+	printed int    // steps whose end was shown
+	waiting string // what was shown last as tried again
+	drawn   bool   // an unfinished line is on the terminal
+}
+
+func (g *globals) progress() progress { return progress{g: g, live: g.watched() && !g.json()} }
+
+// stepLine is one line of `deploy -o json`.
+type stepLine struct {
+	Step    string         `json:"step"`
+	Seconds float64        `json:"seconds"`
+	State   string         `json:"state"` // done, failed, waiting
+	Problem *problem.Error `json:"problem,omitempty"`
+}
+
+func (p *progress) line(v any) error { return json.NewEncoder(p.g.out).Encode(v) }
+
+// update shows what is new since the last call.
+func (p *progress) update(d manager.Deployment, now time.Time) {
+	p.steps = d.Steps
+	p.flush()
+	if d.Waiting != nil && d.Waiting.Actual != p.waiting {
+		p.waiting = d.Waiting.Actual
+		if p.g.json() {
+			_ = p.line(stepLine{Step: p.current(), State: "waiting", Problem: d.Waiting})
+		} else {
+			p.clear()
+			p.g.printf("  … %s: %s; trying again\n", d.Waiting.Rule, d.Waiting.Actual)
+		}
+	}
+	p.draw(now)
+}
+
+func (p *progress) begin(name string, now time.Time) {
+	p.steps = append(p.steps, manager.Step{Name: name, StartedAt: now})
+	p.draw(now)
+}
+
+func (p *progress) finish(name string, now time.Time) {
+	for i := range p.steps {
+		if p.steps[i].Name == name {
+			p.steps[i].EndedAt = now
+		}
+	}
+	p.flush()
+}
+
+// end shows the step in which it stopped, if it did.
+func (p *progress) end(err error) {
+	p.clear()
+	if err == nil || p.printed >= len(p.steps) {
+		return
+	}
+	s := p.steps[p.printed]
+	took := p.g.now().Sub(s.StartedAt)
+	if p.g.json() {
+		_ = p.line(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "failed"})
+		return
+	}
+	p.g.printf("  ✗ %-28s %8s\n", title(s), took.Round(10*time.Millisecond))
+}
+
+// flush prints the steps that ended, in order.
+func (p *progress) flush() {
+	for p.printed < len(p.steps) && !p.steps[p.printed].EndedAt.IsZero() {
+		s := p.steps[p.printed]
+		p.printed++
+		took := s.EndedAt.Sub(s.StartedAt)
+		if p.g.json() {
+			_ = p.line(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "done"})
+			continue
+		}
+		p.clear()
+		p.g.printf("  ✓ %-28s %8s\n", title(s), took.Round(10*time.Millisecond))
+	}
+}
+
+func (p *progress) current() string {
+	if p.printed < len(p.steps) {
+		return p.steps[p.printed].Name
+	}
+	return ""
+}
+
+func (p *progress) draw(now time.Time) {
+	if !p.live || p.printed >= len(p.steps) {
+		return
+	}
+	s := p.steps[p.printed]
+	p.clear()
+	p.g.printf("  · %-28s %8s", title(s), now.Sub(s.StartedAt).Round(100*time.Millisecond))
+	p.drawn = true
+}
+
+func (p *progress) clear() {
+	if p.drawn {
+		p.g.printf("\r\x1b[K")
+		p.drawn = false
+	}
+}
+
+func title(s manager.Step) string {
+	t := orElse(stepTitles[s.Name], s.Name)
+	if s.Of > 1 {
+		t += fmt.Sprintf(" (%d/%d)", s.Done, s.Of)
+	}
+	return t
+}

@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+type rmOptions struct {
+	managerAs
+	app     string
+	timeout time.Duration
+}
+
+func newRmCommand(g *globals) *cobra.Command {
+	o := rmOptions{managerAs: managerAs{g: g}}
+	c := &cobra.Command{
+		Use:   "rm INSTANCE | rm --app APP",
+		Short: "Remove one instance, or an app with all its instances",
+		Long: `Removes one instance: the app goes on with one fewer, and only the clients of that
+instance move to others. With --app removes an app, in whatever state it is. The
+session and its volume stay at the CAS and the registry.`,
+		Example: "  cupel rm i-3f9k2m1x\n  cupel rm --app my-app",
+		Args:    exactArgs("[INSTANCE]"),
+		RunE: func(c *cobra.Command, args []string) error {
+			switch {
+			case o.app != "" && len(args) == 0:
+				return runRmApp(c.Context(), g, o)
+			case o.app == "" && len(args) == 1:
+				return runRmInstance(c.Context(), g, o, args[0])
+			}
+			return problem.New(problem.Invalid, "usage", "neither or both of INSTANCE and --app").Want("one of them").Fix("see 'cupel rm --help'")
+		},
+	}
+	o.flags(c)
+	f := c.Flags()
+	f.StringVar(&o.app, "app", "", "the app to remove, by name or id")
+	f.DurationVar(&o.timeout, "timeout", time.Minute, "how long to wait until it is gone")
+	return c
+}
+
+func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) error {
+	m, _, err := o.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	r, err := m.RemoveInstance(ctx, id)
+	if err != nil {
+		return err
+	}
+	err = awaitGone(ctx, o.timeout, id, func() (bool, error) {
+		list, err := m.Instances(ctx, "")
+		for _, i := range list {
+			if i.ID == id {
+				return false, nil
+			}
+		}
+		return true, err
+	})
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		return g.printJSON(r)
+	}
+	g.printf("%s removed; %s goes on with %d instances\n", id, r.App, r.Instances)
+	return nil
+}
+
+func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
+	m, _, err := o.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	a, err := m.RemoveApp(ctx, o.app)
+	if err != nil {
+		return err
+	}
+	err = awaitGone(ctx, o.timeout, a.Name, func() (bool, error) {
+		_, err := m.App(ctx, a.ID)
+		if err != nil && problem.KindOf(err) == problem.NotFound {
+			return true, nil
+		}
+		return false, err
+	})
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		return g.printJSON(map[string]string{"app": a.Name, "id": a.ID, "state": "removed"})
+	}
+	g.printf("%s removed\n", a.Name)
+	return nil
+}
+
+// awaitGone waits until gone says so. The removal goes on if it takes longer.
+func awaitGone(ctx context.Context, timeout time.Duration, what string, gone func() (bool, error)) error {
+	deadline := time.Now().Add(timeout)
+	for {
+		ok, err := gone()
+		if ok || err != nil {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return problem.New(problem.Unavailable, "rm_timeout", "%s is not gone after %s; its removal goes on", what, timeout).Fix("see 'cupel events'")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

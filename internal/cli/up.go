@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newUpCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Run manager, node, LAS, registry and CAS on this machine",
+		Long: `Runs everything that an operator needs on this machine, with its state in one
+folder (--state). Runs cupeld, as root.
+
+Ctrl-C stops the apps too and keeps what is desired; SIGTERM leaves the apps
+running, and the next up adopts them.`,
+		Example: "  cupel up --detach\n  cupel up --state /srv/cupel --manager-listen 127.0.0.1:5000",
+		Args:    exactArgs(),
+		RunE:    func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
+	}
+	f := c.Flags()
+	f.Bool("detach", false, "return when everything serves, and leave it running")
+	f.String("manager-listen", "0.0.0.0:5000", "address of the manager's API")
+	f.String("cas-owners", "0.0.0.0:8081", "address of the CAS's owners' API")
+	f.String("cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
+	f.String("registry-listen", "127.0.0.1:5050", "address of the embedded registry")
+	f.Uint16("first-port", 8082, "where the search for an app's free port begins")
+	f.Bool("allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
+	f.Duration("keep-alive", 30*time.Second, "how often instances report to the CAS")
+	return c
+}
+
+func newDownCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Stop apps and daemons; the next up starts the apps again",
+		Long: `Stops all apps and everything that 'cupel up' started, also if it died or never
+came up. What is desired stays in the state folder.`,
+		Args: exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
+	}
+}
+
+func newCleanupCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Stop everything and remove it, the state folder included",
+		Long: `Stops everything and removes it from this machine: processes, mounts, network
+namespaces, packet rules, control groups, changed kernel settings, and the state
+folder with the CAS's sessions, secrets and volumes. There is no way back.`,
+		Args: exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
+	}
+	c.Flags().Bool("yes", false, "don't ask")
+	return c
+}
