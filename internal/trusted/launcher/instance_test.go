@@ -47,14 +47,15 @@ func TestInstanceRuns(t *testing.T) {
 		{Path: "/run/cupel/tls/key.pem", Mode: 0o400, Content: []byte("a key\n")},
 		{Path: "/etc/app.conf", Mode: 0o644, Content: []byte("conf\n")},
 		{Path: "/etc/hosts.allow", Mode: 0o640, Content: nil},
+		{Path: "/srv/large", Mode: 0o600, Content: make([]byte, 1<<20)}, // more than a pipe holds
 	}
 	s.command(`id; pwd; echo "env $SECRET|$FROM_IMAGE|$HOME|$PATH"; stat -c '%n %a %u:%g' /run/cupel/tls/key.pem /etc/app.conf
-		cat /run/cupel/tls/key.pem; cat /etc/hosts /etc/resolv.conf; touch /tmp/x || echo "tmp closed"; exit 3`)
+		wc -c < /srv/large; cat /run/cupel/tls/key.pem; cat /etc/hosts /etc/resolv.conf; touch /tmp/x || echo "tmp closed"; exit 3`)
 	s.run(3)
 	s.wantOut(
 		"uid=1500(app) gid=1600(app) groups=1600(app),1700(extra)", "/home/app",
 		"env from session|overridden|/home/app|/bin:/usr/bin",
-		"/run/cupel/tls/key.pem 400 1500:1600", "/etc/app.conf 644 1500:1600", "a key",
+		"/run/cupel/tls/key.pem 400 1500:1600", "/etc/app.conf 644 1500:1600", "a key", "1048576",
 		"127.0.0.1 localhost", "nameserver 127.0.0.1",
 	)
 	if d := cmp.Diff([]release.Exit{{Version: 1, Code: 3}}, s.cas.exits); d != "" {
