@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -33,6 +35,8 @@ type Identity struct {
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
 	hash ident.KeyHash
+	// rowKey is derived from key, for row ids that may tell nothing.
+	rowKey []byte
 
 	mu   sync.Mutex
 	leaf *tls.Certificate // guarded by mu
@@ -112,7 +116,11 @@ func parseIdentity(plain []byte) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
 	}
-	return &Identity{key: key, cert: cert, hash: ident.HashCertKey(cert)}, nil
+	rowKey, err := hkdf.Key(sha256.New, r.Key, nil, "cupel/cas-version-row/v1", sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("read the CAS's identity: %w", err)
+	}
+	return &Identity{key: key, cert: cert, hash: ident.HashCertKey(cert), rowKey: rowKey}, nil
 }
 
 // Hash names the identity: what clients pin and launch bindings carry.

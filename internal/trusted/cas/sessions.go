@@ -2,6 +2,9 @@ package cas
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -53,9 +56,17 @@ type versionRecord struct {
 }
 
 func sessionRow(name ident.SessionName) string { return "session/" + string(name) }
-func versionRow(name ident.SessionName, h ident.Digest) string {
-	return "version/" + string(name) + "@" + h.String()
+
+// versionRow is where a version's text lies. Row ids stand in the audit log,
+// which anybody may read; a session's hash covers the values that its owner
+// gave, so that a short one could be guessed from it. Hence a keyed hash.
+func (id *Identity) versionRow(name ident.SessionName, h ident.Digest) string {
+	mac := hmac.New(sha256.New, id.rowKey)
+	mac.Write(h[:])
+	mac.Write([]byte(name))
+	return "version/" + string(name) + "@" + hex.EncodeToString(mac.Sum(nil))
 }
+
 func (s *sessionState) secretRow(name string) string {
 	return "secret/" + string(s.name) + "@" + name
 }
@@ -135,7 +146,7 @@ func (c *CAS) load(ctx context.Context, s *sessionState) error {
 }
 
 func (c *CAS) version(ctx context.Context, name ident.SessionName, hash ident.Digest) (*versionRecord, error) {
-	plain, err := c.journal.read(ctx, versionRow(name, hash))
+	plain, err := c.journal.read(ctx, c.identity.versionRow(name, hash))
 	if err != nil {
 		return nil, fmt.Errorf("read session version: %w", err)
 	}
@@ -287,7 +298,7 @@ func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan)
 	}
 	ch := change{
 		event: audit.SessionCreated, actor: who.Key, request: who.Request, session: s.name,
-		rows: []write{{versionRow(s.name, p.hash), version}, {sessionRow(s.name), row}},
+		rows: []write{{c.identity.versionRow(s.name, p.hash), version}, {sessionRow(s.name), row}},
 	}
 	if rec.Count > 1 {
 		ch.event = audit.SessionUpdated
