@@ -80,6 +80,7 @@ type Values struct {
 // State is what the CAS knows about a released instance.
 type State string
 
+// States of an instance.
 const (
 	Running State = "running" // reports as agreed
 	Lapsed  State = "lapsed"  // missed three reports; its rights ended

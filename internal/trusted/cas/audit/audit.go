@@ -27,6 +27,7 @@ import (
 // Event says what an entry records.
 type Event string
 
+// Events of the log.
 const (
 	Started         Event = "cas_started"          // a CAS process took over the state
 	SessionCreated  Event = "session_created"      // first version of a session

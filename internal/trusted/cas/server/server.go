@@ -68,8 +68,10 @@ var ownersDoc []byte
 //go:embed instances.yaml
 var instancesDoc []byte
 
-// OwnersDoc and InstancesDoc are the OpenAPI documents of the two APIs.
-func OwnersDoc() []byte    { return append([]byte(nil), ownersDoc...) }
+// OwnersDoc is the OpenAPI document of the owners' API.
+func OwnersDoc() []byte { return append([]byte(nil), ownersDoc...) }
+
+// InstancesDoc is the OpenAPI document of the instances' API.
 func InstancesDoc() []byte { return append([]byte(nil), instancesDoc...) }
 
 // Server answers both APIs.
