@@ -60,7 +60,13 @@ func (n *Node) adopt(ctx context.Context, i *instance, c ContainerState) error {
 	if err := n.openSockets(i); err != nil {
 		return err
 	}
-	n.watch(i)
+	// Known at once, so that nobody takes it for ill while it is looked at.
+	if i.rec.Spec.Port != 0 && n.answers(ctx, i) {
+		if inferred, _ := n.healthSeen(i, true); inferred {
+			n.persist(ctx, i)
+		}
+	}
+	n.watch(i, true)
 	n.notify(i)
 	n.cfg.Logger.InfoContext(ctx, "instance adopted", "instance", i.rec.Spec.ID)
 	return nil

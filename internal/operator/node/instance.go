@@ -21,6 +21,7 @@ type instance struct {
 	stopping bool
 	removing bool // its end needs no record
 	health   manager.Health
+	judge    healthJudge
 	used     uint64
 	oom      bool          // the runtime said so
 	exited   chan struct{} // closed when rec.Exit is set

@@ -132,7 +132,7 @@ func (n *Node) keepLauncher() error {
 func (n *Node) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, error) {
 	img, err := n.cfg.Images.Ensure(ctx, ref)
 	if err != nil {
-		return manager.ImageInfo{}, err
+		return manager.ImageInfo{}, explain(err)
 	}
 	// An image that can't be launched is refused here, not at the first Start.
 	if _, err := launch.ParseImageConfig(img.Config); err != nil {

@@ -2,11 +2,14 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
@@ -80,7 +84,7 @@ func TestJournal(t *testing.T) {
 	r := &record{Spec: manager.InstanceSpec{
 		ID: "i-1", Config: ident.ConfigID{Session: "s", Service: "x"}, Memory: 1, Labels: map[string]string{"a": "b"},
 	}, CreatedAt: time.Unix(1, 0).UTC(), Report: volume.Status{Phase: volume.Running}, Exit: &exit{Code: 1}}
-	if err := j.save(r); err != nil {
+	if err := j.save(r, true); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(j.dir, ".i-2.json.tmp"), []byte("{"), 0o600); err != nil {
@@ -133,6 +137,17 @@ func TestStatusTellsTheEnd(t *testing.T) {
 			s.Problem != nil && s.Problem.Rule != rule {
 			t.Errorf("%+v: %+v", e, s)
 		}
+	}
+}
+
+func TestExplainFullDisk(t *testing.T) {
+	for _, err := range []error{fmt.Errorf("x: %w", syscall.ENOSPC), errors.New("rpc: write /a: no space left on device: unknown")} {
+		if p := problem.From(explain(err)); p.Rule != "disk_full" || p.Mend == "" {
+			t.Errorf("%v: %v", err, p)
+		}
+	}
+	if err := errors.New("x"); !errors.Is(explain(err), err) {
+		t.Error("another error was changed")
 	}
 }
 

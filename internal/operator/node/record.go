@@ -42,13 +42,15 @@ type journal struct{ dir string }
 
 func (j journal) path(id string) string { return filepath.Join(j.dir, id+".json") }
 
-func (j journal) save(r *record) error {
+// save writes a record: with sync it survives a crash of the machine, otherwise
+// one of this process, which is enough for what dies with the machine too.
+func (j journal) save(r *record, sync bool) error {
 	r.Version = recordVersion
 	b, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return fmt.Errorf("encode instance record: %w", err)
 	}
-	return writeFile(j.path(r.Spec.ID), append(b, '\n'), 0o600)
+	return writeFile(j.path(r.Spec.ID), append(b, '\n'), sync)
 }
 
 func (j journal) remove(id string) error {
@@ -85,18 +87,21 @@ func (j journal) load() ([]*record, error) {
 	return records, nil
 }
 
-// writeFile replaces path durably: the old content or the new one, never half.
-func writeFile(path string, b []byte, mode os.FileMode) error {
+// writeFile replaces path: the old content or the new one, never half.
+func writeFile(path string, b []byte, sync bool) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(b)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if sync && err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil || !sync {
 		return err
 	}
 	return syncDir(filepath.Dir(path))

@@ -45,11 +45,20 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 		// What was begun is undone even if ctx ended.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		return errors.Join(err, n.destroy(undo, i))
+		return errors.Join(explain(err), n.destroy(undo, i))
 	}
 	n.notify(i)
-	n.watch(i)
+	n.watch(i, false)
 	return nil
+}
+
+// explain names the cause where it is the machine's and a person can mend it.
+func explain(err error) error {
+	// The runtime passes on text only.
+	if errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
+		return problem.New(problem.Unavailable, "disk_full", "%w", err).Fix("free space on the disk of the node's state folder")
+	}
+	return err
 }
 
 // claim puts a new instance into the table and returns it with its op lock
@@ -86,7 +95,7 @@ func (n *Node) claim(spec manager.InstanceSpec) (*instance, error) {
 // create makes everything that an instance is, journal first.
 func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig) error {
 	spec := i.rec.Spec
-	if err := n.journal.save(i.rec); err != nil {
+	if err := n.saveRecord(i, true); err != nil {
 		return err
 	}
 	run, etc := n.dir("run", spec.ID), n.dir("etc", spec.ID)
@@ -141,11 +150,8 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig) 
 	}
 	n.mu.Lock()
 	i.rec.Made = true
-	rec := *i.rec
 	n.mu.Unlock()
-	i.save.Lock()
-	defer i.save.Unlock()
-	return n.journal.save(&rec)
+	return n.saveRecord(i, true)
 }
 
 func (n *Node) cgroup(id string) string { return n.cfg.Cgroup + "/" + id }

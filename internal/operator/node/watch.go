@@ -134,19 +134,24 @@ func (n *Node) reap(ctx context.Context, id string) {
 	}
 }
 
-// persist writes an instance's record as it is now, unless it was removed.
+// persist writes an instance's record as it is now.
 func (n *Node) persist(ctx context.Context, i *instance) {
+	if err := n.saveRecord(i, false); err != nil {
+		n.cfg.Logger.ErrorContext(ctx, "instance record not written", "instance", i.rec.Spec.ID, "error", err)
+	}
+}
+
+// saveRecord writes an instance's record as it is now, unless it was removed.
+func (n *Node) saveRecord(i *instance, sync bool) error {
 	i.save.Lock()
 	defer i.save.Unlock()
 	n.mu.Lock()
 	rec, current := *i.rec, n.instances[i.rec.Spec.ID] == i
 	n.mu.Unlock()
 	if !current {
-		return
+		return nil
 	}
-	if err := n.journal.save(&rec); err != nil {
-		n.cfg.Logger.ErrorContext(ctx, "instance record not written", "instance", rec.Spec.ID, "error", err)
-	}
+	return n.journal.save(&rec, sync)
 }
 
 // reporter returns what the node socket calls with the launcher's reports.
@@ -163,7 +168,7 @@ func (n *Node) reporter(i *instance) func(context.Context, volume.Status) {
 }
 
 // watch starts the goroutines that look after a running instance.
-func (n *Node) watch(i *instance) {
+func (n *Node) watch(i *instance, adopted bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -172,10 +177,9 @@ func (n *Node) watch(i *instance) {
 		return
 	}
 	i.stop = cancel
-	addr := net.JoinHostPort(i.rec.IP.String(), strconv.Itoa(int(i.rec.Spec.Port)))
 	go n.watchMemory(ctx, i)
 	if i.rec.Spec.Port != 0 {
-		go n.watchHealth(ctx, i, addr)
+		go n.watchHealth(ctx, i, adopted)
 	}
 }
 
@@ -198,31 +202,25 @@ func (n *Node) watchMemory(ctx context.Context, i *instance) {
 
 // watchHealth connects to the instance's port: often until it first answers,
 // then every other second. An instance that never answered is unknown for its
-// first seconds, so that a slow start is not taken for an illness.
-func (n *Node) watchHealth(ctx context.Context, i *instance, addr string) {
-	dialer := net.Dialer{Timeout: time.Second}
-	h := healthJudge{}
+// first seconds, so that a slow start is not taken for an illness. The port of
+// an adopted one is tried even if no report said that its app runs: it may have
+// come while nobody listened, and only the app accepts connections there.
+func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
 	for {
 		n.mu.Lock()
 		started := i.rec.StartedAt
 		n.mu.Unlock()
 		wait := 50 * time.Millisecond
-		if !started.IsZero() {
-			conn, err := dialer.DialContext(ctx, "tcp", addr)
+		if !started.IsZero() || adopted {
+			ok := n.answers(ctx, i)
 			if ctx.Err() != nil {
 				return
 			}
-			if err == nil {
-				conn.Close()
+			inferred, next := n.healthSeen(i, ok)
+			if inferred {
+				n.persist(ctx, i)
 			}
-			verdict := h.judge(err == nil, n.cfg.Now().Sub(started))
-			n.mu.Lock()
-			if i.health != verdict && i.rec.Exit == nil {
-				i.health = verdict
-				n.publishStatus(i)
-			}
-			n.mu.Unlock()
-			wait = h.wait()
+			wait = next
 		}
 		select {
 		case <-ctx.Done():
@@ -230,6 +228,39 @@ func (n *Node) watchHealth(ctx context.Context, i *instance, addr string) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// answers reports whether the instance's port accepts connections.
+func (n *Node) answers(ctx context.Context, i *instance) bool {
+	n.mu.Lock()
+	addr := net.JoinHostPort(i.rec.IP.String(), strconv.Itoa(int(i.rec.Spec.Port)))
+	n.mu.Unlock()
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// healthSeen takes one check's result; it returns whether the check proved that
+// the app runs, which no report had said, and when to check again.
+func (n *Node) healthSeen(i *instance, ok bool) (inferred bool, next time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	inferred = ok && i.rec.StartedAt.IsZero() && i.rec.Exit == nil
+	if inferred {
+		i.report(volume.Status{Version: volume.StatusVersion, Phase: volume.Running}, n.cfg.Now().UTC())
+	}
+	if i.rec.StartedAt.IsZero() || i.rec.Exit != nil {
+		return false, i.judge.wait()
+	}
+	if verdict := i.judge.judge(ok, n.cfg.Now().Sub(i.rec.StartedAt)); i.health != verdict || inferred {
+		i.health = verdict
+		n.publishStatus(i)
+	}
+	return inferred, i.judge.wait()
 }
 
 const (

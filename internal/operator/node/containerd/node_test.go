@@ -471,6 +471,39 @@ func checkMemoryLimits(t *testing.T, l *life, id string) {
 	}
 }
 
+// TestMissedReport: the launcher said that the app runs while nobody listened.
+func TestMissedReport(t *testing.T) {
+	m := newMachine(t)
+	l := m.live()
+	defer func() { l.leave() }()
+	l.start("i-missed", "serve", 80)
+	l.status("i-missed", func(s manager.InstanceStatus) bool { return s.Health == manager.HealthHealthy })
+	l.kill()
+	path := filepath.Join(m.state, "instances", "i-missed.json")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rec map[string]any
+	if err := json.Unmarshal(b, &rec); err != nil {
+		t.Fatal(err)
+	}
+	delete(rec, "started_at")
+	rec["report"].(map[string]any)["phase"] = "mounting"
+	if b, err = json.Marshal(rec); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l = m.live()
+	list, err := l.node.List(t.Context()) // at once: the port answers
+	if err != nil || len(list) != 1 || list[0].State != manager.StateRunning || list[0].Health != manager.HealthHealthy ||
+		list[0].InstanceID.IsZero() {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
 func TestOutOfMemory(t *testing.T) {
 	l := newMachine(t).live()
 	defer l.leave()
