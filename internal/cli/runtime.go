@@ -50,8 +50,11 @@ and the lock is written; with one, exactly its bytes. Runs cupeld.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			call := []string{"runtime", "build", args[0], "--state", g.state, "--output", g.output}
-			c.LocalNonPersistentFlags().Visit(func(f *pflag.Flag) {
-				call = append(call, "--"+f.Name+"="+f.Value.String())
+			own := c.LocalNonPersistentFlags()
+			c.Flags().Visit(func(f *pflag.Flag) {
+				if own.Lookup(f.Name) != nil {
+					call = append(call, "--"+f.Name+"="+f.Value.String())
+				}
 			})
 			return g.runSibling(c.Context(), "cupeld", call...)
 		},

@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/runtimes"
+)
+
+func runCLI(t *testing.T, args ...string) (code int, out, errs string) {
+	t.Helper()
+	home := t.TempDir()
+	var o, e bytes.Buffer
+	env := map[string]string{"HOME": home, "CUPEL_STATE": filepath.Join(home, "state")}
+	code = Main(t.Context(), args, strings.NewReader(""), &o, &e, func(k string) string { return env[k] })
+	return code, o.String(), e.String()
+}
+
+// TestRuntimeBuildRunsCupeld: what the person asked for reaches cupeld, and its
+// exit code comes back.
+func TestRuntimeBuildRunsCupeld(t *testing.T) {
+	dir := t.TempDir()
+	script := "#!/bin/sh\nprintf '%s\\n' \"$@\"\nexit 7\n"
+	if err := os.WriteFile(filepath.Join(dir, "cupeld"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	code, out, errs := runCLI(t, "--state", "/s", "-o", "json", "runtime", "build", "python", "--update", "--mirror", "http://m", "--lock=l")
+	want := "runtime\nbuild\npython\n--state\n/s\n--output\njson\n--lock=l\n--mirror=http://m\n--update=true\n"
+	if code != 7 || out != want || errs != "" {
+		t.Errorf("exit %d, %q, %q", code, out, errs)
+	}
+}
+
+func TestRuntimeMeasureRefusals(t *testing.T) {
+	def, _ := runtimes.Definition("python")
+	d, err := rebuild.ParseDefinition(def)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := func(name, content string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	launcher := file("cupel-init", "launcher")
+	empty := file("empty.lock", "version: 1\nruntime: python\ndefinition: "+d.Digest().String()+"\nsuite: bookworm\narchitecture: amd64\nindices: []\npackages: []\n")
+	other := file("other.lock", "version: 1\nruntime: python\ndefinition: "+strings.Repeat("0", 64)+"\nsuite: bookworm\narchitecture: amd64\nindices: []\npackages: []\n")
+	for _, c := range []struct {
+		name, rule string
+		kind       problem.Kind
+		args       []string
+	}{
+		{"no such runtime", "runtime_unknown", problem.NotFound, []string{"cobol"}},
+		{"a path", "runtime_name", problem.Invalid, []string{"../python"}},
+		{"no source", "source_unnamed", problem.Invalid, []string{"python", "--lock", empty}},
+		{"no such lock", "runtime_lock", problem.NotFound, []string{"python", "--from", dir, "--lock", filepath.Join(dir, "none")}},
+		{"folder without lock", "usage", problem.Invalid, []string{"python", "--from", dir}},
+		{"broken lock", "runtime_lock", problem.Invalid, []string{"python", "--from", dir, "--lock", file("broken.lock", "a: b\n")}},
+		{"lock of nothing", "index_missing", problem.Denied, []string{"python", "--from", dir, "--lock", empty}},
+		{"lock of another definition", "lock_definition", problem.Denied, []string{"python", "--from", dir, "--lock", other}},
+		{"another runtime's definition", "runtime_definition", problem.Invalid, []string{"puller", "--definition", file("p.yml", string(def))}},
+		{"registry down", "source_unreachable", problem.Unavailable, []string{"python", "--from", "oci:127.0.0.1:1"}},
+		{"bad reference", "registry_reference", problem.Invalid, []string{"python", "--from", "oci:a b/c"}},
+	} {
+		code, out, errs := runCLI(t, append([]string{"runtime", "measure", "--launcher", launcher}, c.args...)...)
+		if code != c.kind.ExitCode() || !strings.HasPrefix(errs, "cupel: "+c.rule+": ") || strings.Contains(out, "measurement") {
+			t.Errorf("%s: exit %d, %q, %q: want %s", c.name, code, out, errs, c.rule)
+		}
+	}
+}
+
+func TestRuntimeList(t *testing.T) {
+	code, out, errs := runCLI(t, "runtime", "list")
+	if code != 0 || !strings.Contains(out, "puller") || !strings.Contains(out, "none: cupel runtime measure python") {
+		t.Errorf("exit %d, %q, %q", code, out, errs)
+	}
+}
