@@ -225,7 +225,7 @@ func (w *World) end() {
 // takeDown ends the installation as an operator would.
 func (w *World) takeDown() {
 	if w.Operator != nil {
-		if r := w.Operator.Run("cleanup"); r.Code != 0 {
+		if r := w.Operator.Run("cleanup", "--yes"); r.Code != 0 {
 			w.T.Errorf("cupel cleanup: %s", r)
 		}
 	}

@@ -25,7 +25,7 @@ func (d *demo) down(ctx context.Context) error {
 			return err
 		}
 		d.title("The operator stops everything, and removes what it made on this machine.")
-		if err := d.operator.run(ctx, "cupel", "cleanup"); err != nil {
+		if err := d.operator.run(ctx, "cupel", "cleanup", "--yes"); err != nil {
 			return err
 		}
 	}
