@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -89,6 +90,11 @@ func casCommand(ts *testscript.TestScript, neg bool, args []string) {
 		dir = ts.MkAbs(args[1])
 	}
 	ts.Check(os.MkdirAll(dir, 0o700))
+	if c.addr == "" {
+		// A loopback address of its own: nobody else takes the port between a
+		// stop and the next start.
+		c.addr = fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	}
 	env, err := castest.Open(dir, castest.Options{Owners: c.addr}, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	ts.Check(err)
 	c.env, c.addr = env, env.Owners
