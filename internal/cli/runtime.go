@@ -183,7 +183,7 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	if err != nil {
 		return err
 	}
-	defer img.Close() //nolint:errcheck // temporary files
+	defer img.Close()
 	if err := r.fill(lock, img); err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer img.Close() //nolint:errcheck // temporary files
+	defer img.Close()
 	cfg, err := launch.ParseImageConfig(img.Config())
 	if err != nil {
 		return nil, err
@@ -371,7 +371,7 @@ func writeFile(name string, b []byte) error {
 	if err != nil {
 		return spaceError(err)
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
+	defer os.Remove(f.Name()) // gone after the rename
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 	if err == nil {

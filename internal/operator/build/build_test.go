@@ -57,7 +57,7 @@ func newMemory() *memory {
 	return &memory{images: map[string]ident.Digest{}, blobs: map[ident.Digest][]byte{}, refs: map[string][]byte{}}
 }
 
-var errDown = problem.New(problem.Unavailable, "registry_unreachable", "down") //nolint:gochecknoglobals // a constant
+var errDown = problem.New(problem.Unavailable, "registry_unreachable", "down")
 
 func (m *memory) PushImage(_ context.Context, ref string, img *rebuild.Image) error {
 	m.mu.Lock()
@@ -422,7 +422,7 @@ func fill(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // test
+	defer f.Close()
 	for err == nil {
 		_, err = f.Write(make([]byte, 4096))
 	}

@@ -42,7 +42,7 @@ func (c cache) has(b rebuild.Blob) bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	h := sha256.New()
 	n, err := io.Copy(h, f)
 	if err == nil && n == b.Size && ident.Digest(h.Sum(nil)) == b.SHA256 {
@@ -102,7 +102,7 @@ func (c cache) fromSource(ctx context.Context, src rebuild.Source, b rebuild.Blo
 	if err != nil {
 		return false, ctx.Err() // another source may have it
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close()
 	if err := os.Remove(c.path(b.SHA256) + ".partial"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
@@ -117,7 +117,7 @@ func (c cache) finish(b rebuild.Blob, r io.Reader, offset int64) (bool, error) {
 	if err != nil {
 		return false, spaceError(err)
 	}
-	defer f.Close() //nolint:errcheck // closed below where it counts
+	defer f.Close() // closed below where it counts
 	if err := f.Truncate(offset); err != nil {
 		return false, err
 	}
@@ -202,7 +202,7 @@ func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string
 	if err != nil {
 		return false, unreachable(req, err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // read only
+	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusOK:
 		offset = 0

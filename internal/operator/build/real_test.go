@@ -46,7 +46,7 @@ func (k keep) PushImage(_ context.Context, ref string, img *rebuild.Image) error
 	if err != nil {
 		return err
 	}
-	defer r.Close() //nolint:errcheck // test
+	defer r.Close()
 	return untar(k.root, r)
 }
 func (keep) PushArtifact(context.Context, string, []byte, rebuild.Source) error { return nil }
@@ -93,7 +93,7 @@ func untar(root string, r io.Reader) error {
 	}
 }
 
-var shared struct { //nolint:gochecknoglobals // one download for all tests of this file
+var shared struct {
 	sync.Mutex
 	cache string
 }

@@ -210,7 +210,7 @@ func TestOnlyThisMachineWrites(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close() //nolint:errcheck // test
+	defer s.Close()
 	for _, c := range []struct {
 		method, from string
 		want         int

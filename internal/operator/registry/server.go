@@ -143,7 +143,7 @@ func (s *Server) collect(ctx context.Context) error {
 		// A conversion that failed may have given the shared lock up.
 		return unix.Flock(int(s.lock.Fd()), unix.LOCK_SH)
 	}
-	defer unix.Flock(int(s.lock.Fd()), unix.LOCK_SH) //nolint:errcheck // a shared lock that is ours already
+	defer func() { _ = unix.Flock(int(s.lock.Fd()), unix.LOCK_SH) }() // back to the shared lock that is ours
 	if _, err := os.Stat(filepath.Join(s.dir, "docker", "registry", "v2", "repositories")); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -67,7 +67,7 @@ func sum(open func() (io.ReadCloser, error), size int64) (v1.Hash, error) {
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close()
 	h, n, err := v1.SHA256(r)
 	if err == nil && n != size {
 		err = fmt.Errorf("volume snapshot: %d bytes where %d were announced", n, size)

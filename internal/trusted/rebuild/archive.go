@@ -72,7 +72,7 @@ func open(ctx context.Context, src Source, tempDir, what string, b Blob) (_ *os.
 		}
 		return nil, fmt.Errorf("open %s: %w", what, err)
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close()
 	f, err := os.CreateTemp(tempDir, "cupel-blob-")
 	if err != nil {
 		return nil, spaceError(err)
@@ -102,7 +102,7 @@ func open(ctx context.Context, src Source, tempDir, what string, b Blob) (_ *os.
 
 // contextReader ends reading with the context.
 type contextReader struct {
-	ctx context.Context //nolint:containedctx // lives as long as the call that made it
+	ctx context.Context // lives as long as the call that made it
 	r   io.Reader
 }
 
@@ -121,7 +121,7 @@ func readAll(ctx context.Context, src Source, tempDir, what string, b Blob, limi
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close()
 	return io.ReadAll(r)
 }
 
@@ -258,7 +258,7 @@ func (b Builder) verifyIndex(ctx context.Context, keyring debian.Keyring, a Arch
 	if err != nil {
 		return nil, nil, err
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close()
 	list, err := debian.ReadPackages(r, arch)
 	if err != nil {
 		return nil, nil, refused("index_format", "package list of %s: %w", a.Suite, err)

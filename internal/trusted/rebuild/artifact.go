@@ -29,7 +29,7 @@ const (
 )
 
 // EmptyConfig is the config blob of artifacts that have none.
-var EmptyConfig = []byte("{}") //nolint:gochecknoglobals // a constant by the OCI specification
+var EmptyConfig = []byte("{}")
 
 // SourcesManifest returns the manifest of the artifact that holds the lock, the
 // definition and everything that the lock names.
@@ -88,7 +88,7 @@ func parseSources(manifest []byte) (*Sources, error) {
 	if err := dec.Decode(&m); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
 	}
-	if _, err := dec.Token(); err != io.EOF {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("manifest: bytes after its end")
 	}
 	if m.SchemaVersion != 2 || m.MediaType != MediaTypeManifest || m.ArtifactType != ArtifactType {

@@ -292,7 +292,7 @@ func (img *Image) WriteLayout(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer layer.Close() //nolint:errcheck // read only
+	defer layer.Close()
 	f, err := os.Create(filepath.Join(blobs, img.layer.SHA256.String()))
 	if err != nil {
 		return spaceError(err)

@@ -21,7 +21,7 @@ import (
 	"cupel.dev/cupel/runtimes"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden files") //nolint:gochecknoglobals // a flag
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestRefusedDefinitions(t *testing.T) {
 	for name, change := range map[string][2]string{

@@ -114,7 +114,7 @@ func listing(t *testing.T, img *rebuild.Image) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close() //nolint:errcheck // test
+	defer r.Close()
 	var out strings.Builder
 	for tr := tar.NewReader(r); ; {
 		h, err := tr.Next()
@@ -154,7 +154,7 @@ func TestBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer img.Close() //nolint:errcheck // test
+	defer img.Close()
 	golden(t, "layer.txt", []byte(listing(t, img)))
 	golden(t, "config.json", append(img.Config(), '\n'))
 	want := []string{"index_signature", "index_hash", "index_signature", "index_hash", "index_signature", "index_hash", "packages", "package_bytes", "image"}

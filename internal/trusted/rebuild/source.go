@@ -43,7 +43,7 @@ func (s *DirSource) Open(_ context.Context, d ident.Digest) (io.ReadCloser, erro
 	if err != nil {
 		return nil, problem.New(problem.NotFound, "source_missing", "%w", err).Fix("name a folder with the lock's files")
 	}
-	defer root.Close() //nolint:errcheck // read only
+	defer root.Close()
 	for _, name := range names {
 		f, err := root.Open(filepath.FromSlash(name))
 		if err == nil {
@@ -165,7 +165,7 @@ func (s *RegistrySource) Sources(ctx context.Context) (*Sources, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close() //nolint:errcheck // read only
+	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, MaxManifest+1))
 	if err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
@@ -207,10 +207,10 @@ func get(ctx context.Context, client *http.Client, address, accept string) (io.R
 		return nil, problem.New(problem.Unavailable, "source_unreachable", "%w", err).
 			Fix("check the address %s and the network, then try again", req.URL.Host)
 	}
-	switch {
-	case resp.StatusCode == http.StatusOK:
+	switch resp.StatusCode {
+	case http.StatusOK:
 		return resp.Body, nil
-	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone:
+	case http.StatusNotFound, http.StatusGone:
 		err = problem.New(problem.NotFound, "source_missing", "%s: %s", address, resp.Status)
 	default:
 		err = problem.New(problem.Unavailable, "source_unreachable", "%s: %s", address, resp.Status).

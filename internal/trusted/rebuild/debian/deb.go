@@ -79,7 +79,7 @@ func ReadDeb(r io.Reader, visit func(e Entry, body io.Reader) error) error {
 			}
 		}
 	}
-	if _, err := br.ReadByte(); err != io.EOF {
+	if _, err := br.ReadByte(); !errors.Is(err, io.EOF) {
 		return errors.New("deb: bytes after the data archive")
 	}
 	return nil
@@ -123,7 +123,7 @@ func readData(r io.Reader, suffix string, visit func(Entry, io.Reader) error) er
 	t := tar.NewReader(limited)
 	for n := 0; ; n++ {
 		h, err := t.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err == nil && n == maxEntries {

@@ -30,7 +30,7 @@ import (
 )
 
 // Date is the date of all indices unless a test changes it.
-var Date = time.Date(2026, 11, 20, 2, 11, 10, 0, time.UTC) //nolint:gochecknoglobals // a constant
+var Date = time.Date(2026, 11, 20, 2, 11, 10, 0, time.UTC)
 
 // Debian is a set of archives.
 type Debian struct {
@@ -41,7 +41,7 @@ type Debian struct {
 }
 
 // Suites are the ones that a bookworm definition reads, with their folders.
-var Suites = map[string]string{ //nolint:gochecknoglobals // a constant
+var Suites = map[string]string{
 	"bookworm": "debian", "bookworm-updates": "debian", "bookworm-security": "debian-security",
 }
 
