@@ -74,6 +74,15 @@ func TestTamperedLaunches(t *testing.T) {
 	if err := os.WriteFile(file+"-hook", hook, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// It does the same and is another file.
+	other := filepath.Join(t.TempDir(), "launcher")
+	b, err := os.ReadFile(m.launcher)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(other, append(b, 0), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	h := &tampering{edit: func(map[string]any) {}}
 	m.wrap = func(r node.Runtime) node.Runtime {
 		h.Runtime = r
@@ -118,6 +127,13 @@ func TestTamperedLaunches(t *testing.T) {
 		{"writable root", false, func(s map[string]any) { s["root"].(map[string]any)["readonly"] = false }},
 		{"hook", false, func(s map[string]any) {
 			s["hooks"] = map[string]any{"createRuntime": []any{map[string]any{"path": file + "-hook"}}}
+		}},
+		{"another launcher", false, func(s map[string]any) {
+			for _, m := range s["mounts"].([]any) {
+				if m := m.(map[string]any); m["destination"] == launch.LauncherPath {
+					m["source"] = other
+				}
+			}
 		}},
 		{"seccomp off", false, func(s map[string]any) { delete(s["linux"].(map[string]any), "seccomp") }},
 		{"host's processes", false, func(s map[string]any) {

@@ -676,6 +676,28 @@ func TestEvidence(t *testing.T) {
 	}
 }
 
+// TestAttestationComesAgain: after a restart the service listens in the same
+// directory, which the instance still has mounted.
+func TestAttestationComesAgain(t *testing.T) {
+	m := newMachine(t)
+	l := m.live()
+	defer func() { l.leave() }()
+	l.start("i-again", "quotes", 0)
+	l.output("i-again", 3)
+	l.kill()
+	before := len(l.lines("i-again"))
+	time.Sleep(200 * time.Millisecond) // it asks, and nobody answers
+	l = m.live()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if after := l.lines("i-again")[before:]; len(after) > 0 && after[len(after)-1] == "again: quote" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("output %q", l.lines("i-again"))
+		}
+	}
+}
+
 func TestNothingHalfMade(t *testing.T) {
 	m := newMachine(t)
 	l := m.live()

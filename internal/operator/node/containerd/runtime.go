@@ -21,7 +21,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -100,7 +99,7 @@ func (r *Runtime) start(ctx context.Context, c node.Container, img containerd.Im
 		containerd.WithContainerLabels(c.Labels),
 		// The very bytes: no round trip through somebody's types.
 		func(_ context.Context, _ *containerd.Client, rec *containers.Container) error {
-			rec.Spec = &anypb.Any{TypeUrl: specType, Value: c.Spec}
+			rec.Spec = rawSpec(c.Spec)
 			return nil
 		},
 	)
@@ -113,6 +112,15 @@ func (r *Runtime) start(ctx context.Context, c node.Container, img containerd.Im
 	}
 	return task.Start(ctx)
 }
+
+// rawSpec is a runtime spec's bytes in the envelope that containerd stores.
+type rawSpec []byte
+
+// GetTypeUrl implements typeurl.Any.
+func (rawSpec) GetTypeUrl() string { return specType } //nolint:revive,staticcheck // the interface spells it so
+
+// GetValue implements typeurl.Any.
+func (s rawSpec) GetValue() []byte { return s }
 
 // startError explains a failed start as far as it can be known.
 func startError(id string, err error) error {

@@ -15,23 +15,20 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/image-spec/identity"
-
-	godigest "github.com/opencontainers/go-digest"
 
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
+// TestChainID holds the definition: ChainID(a, b) = SHA-256(ChainID(a) + " " + DiffID(b)).
 func TestChainID(t *testing.T) {
-	var ids []ident.Digest
-	var want []godigest.Digest
-	for i := range 4 {
-		d := ident.Digest{byte(i)}
-		ids = append(ids, d)
-		want = append(want, godigest.Digest("sha256:"+d.String()))
-		if got, w := chainID(ids), identity.ChainID(want).String(); got != w {
-			t.Errorf("%d layers: %s, want %s", len(ids), got, w)
+	zero, one := "sha256:"+strings.Repeat("00", 32), "sha256:"+"01"+strings.Repeat("00", 31)
+	two := "sha256:" + ident.Sum([]byte(zero+" "+one)).String()
+	three := "sha256:" + ident.Sum([]byte(two+" "+zero)).String()
+	ids := []ident.Digest{{}, {1}, {}}
+	for n, want := range []string{"", zero, two, three} {
+		if got := chainID(ids[:n]); got != want {
+			t.Errorf("%d layers: %s, want %s", n, got, want)
 		}
 	}
 }

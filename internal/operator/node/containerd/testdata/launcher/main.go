@@ -65,6 +65,12 @@ func run() error {
 			return err
 		}
 		os.Stdout.Write(out)
+	case "quotes":
+		go func() {
+			for range time.Tick(50 * time.Millisecond) {
+				fmt.Printf("again: %.5s\n", ask(sockets+collect.Socket))
+			}
+		}()
 	case "serve":
 		l, err := net.Listen("tcp", ":80")
 		if err != nil {
