@@ -40,7 +40,7 @@ func (c *catalog) Runtimes(ctx context.Context) ([]wire.Runtime, error) {
 	for _, name := range c.names() {
 		ref := build.ImageRef(name)
 		img, err := c.registry.PullImage(ctx, ref)
-		if problem.KindOf(err) == problem.NotFound && err != nil {
+		if err != nil && problem.KindOf(err) == problem.NotFound {
 			continue
 		}
 		if err != nil {

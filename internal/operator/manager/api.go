@@ -82,7 +82,7 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 	s := &http.Server{
 		Handler: a.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(a.Log.Handler(), slog.LevelDebug),
+		ErrorLog:    slog.NewLogLogger(a.Log.Handler(), slog.LevelWarn),
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
 			ClientAuth: tls.RequestClientCert, // the key counts, whoever certified it
