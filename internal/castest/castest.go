@@ -105,8 +105,14 @@ func NewOwner(addr string, identity ident.KeyHash, key *Key) *Owner {
 // Close ends the client's idle connections.
 func (o *Owner) Close() { o.http.CloseIdleConnections() }
 
+// Answer is what Do tells of a reply besides its body.
+type Answer struct {
+	StatusCode int
+	Header     http.Header
+}
+
 // Do sends a request; path may carry a query. A refusal is a *problem.Error.
-func (o *Owner) Do(ctx context.Context, method, path string, body []byte, out any) (*http.Response, error) {
+func (o *Owner) Do(ctx context.Context, method, path string, body []byte, out any) (*Answer, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "https://"+o.Addr+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -116,20 +122,21 @@ func (o *Owner) Do(ctx context.Context, method, path string, body []byte, out an
 		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
+	answer := &Answer{resp.StatusCode, resp.Header}
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return resp, err
+		return answer, err
 	}
 	if o.Observe != nil && method != http.MethodHead {
 		o.Observe("owners", method, resp.Request.URL.RequestURI(), resp.StatusCode, resp.Header, b)
 	}
 	if resp.StatusCode >= 300 {
-		return resp, problem.Read(resp.StatusCode, b)
+		return answer, problem.Read(resp.StatusCode, b)
 	}
 	if out == nil {
-		return resp, nil
+		return answer, nil
 	}
-	return resp, json.Unmarshal(b, out)
+	return answer, json.Unmarshal(b, out)
 }
 
 // Instance is a copy of a service as the CAS meets it. Fields may be set to lie.
