@@ -65,6 +65,7 @@ type InstanceSpec struct {
 // InstanceState is what the Backend sees from outside.
 type InstanceState string
 
+// States of an instance.
 const (
 	StateStarting InstanceState = "starting" // from Start until the app itself runs
 	StateRunning  InstanceState = "running"  // the launcher reported that it started the app
@@ -75,6 +76,7 @@ const (
 // Health is the answer of the TCP check on the instance's port.
 type Health string
 
+// Healths of an instance.
 const (
 	HealthUnknown   Health = ""          // a job, or not checked yet
 	HealthHealthy   Health = "healthy"   // accepts connections

@@ -90,6 +90,7 @@ type Revision struct {
 // Phase is how far a rollout is.
 type Phase string
 
+// Phases of a rollout, in their order.
 const (
 	PhaseImages Phase = "images"
 	PhasePull   Phase = "pull"
@@ -117,6 +118,7 @@ func (r *Rollout) active() bool {
 // Role says what an instance is for.
 type Role string
 
+// Roles of an instance.
 const (
 	RoleApp  Role = "app"  // serves
 	RolePull Role = "pull" // a job that fills the volume and ends
