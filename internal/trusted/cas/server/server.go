@@ -8,6 +8,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -256,9 +257,13 @@ func (p *statusProbe) Write(b []byte) (int, error) { return len(b), nil }
 
 // readBody reads at most limit bytes.
 func readBody(c *call, limit int64) ([]byte, error) {
-	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, limit))
+	var b bytes.Buffer
+	if n := c.r.ContentLength; n > 0 && n <= limit {
+		b.Grow(int(n) + bytes.MinRead)
+	}
+	_, err := b.ReadFrom(http.MaxBytesReader(c.w, c.r.Body, limit))
 	if err == nil {
-		return b, nil
+		return b.Bytes(), nil
 	}
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, problem.New(problem.Invalid, "body_too_large", "the request has more than %d bytes", limit)
