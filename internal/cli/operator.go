@@ -85,8 +85,11 @@ func (g *globals) forwarded(c *cobra.Command) []string {
 	if f := c.Root().PersistentFlags().Lookup("log-level"); f != nil && f.Changed {
 		args = append(args, "--log-level", g.logLevel)
 	}
-	c.LocalNonPersistentFlags().Visit(func(f *pflag.Flag) {
-		args = append(args, "--"+f.Name+"="+f.Value.String())
+	own := c.LocalNonPersistentFlags() // a copy: what was given is known to Flags only
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if own.Lookup(f.Name) != nil {
+			args = append(args, "--"+f.Name+"="+f.Value.String())
+		}
 	})
 	return args
 }
