@@ -93,10 +93,10 @@ type DeployRequest struct {
 	Session       ident.SessionName `json:"session"`
 	Name          string            `json:"name,omitempty"` // the app's; default: made from the session's
 	Runtime       string            `json:"runtime"`
-	Instances     int               `json:"instances"`                // 1 to 100
-	Memory        uint64            `json:"memory"`                   // of each instance, in bytes
-	Port          uint16            `json:"port,omitempty"`           // public; 0: the app's own, else the next free one
-	ContainerPort uint16            `json:"container_port,omitempty"` // inside; 0: 8080
+	Instances     int               `json:"instances,omitempty"`      // 1 to 100; 0: as the app has it, else 1
+	Memory        uint64            `json:"memory,omitempty"`         // of each instance, in bytes; 0: as the app has it, else 256 MiB
+	Port          uint16            `json:"port,omitempty"`           // public; 0: as the app has it, else the next free one
+	ContainerPort uint16            `json:"container_port,omitempty"` // inside; 0: as the app has it, else 8080
 	Service       ident.ServiceName `json:"service,omitempty"`        // default client-app
 	PullService   ident.ServiceName `json:"pull_service,omitempty"`   // default pull_repo
 	CAS           *CASRef           `json:"cas,omitempty"`            // default: the manager's own

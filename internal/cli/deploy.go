@@ -18,12 +18,15 @@ import (
 )
 
 type deployOptions struct {
-	session      string
-	name         string
-	runtime      string
-	ref          string
-	instances    int
-	memory       string
+	session   string
+	name      string
+	runtime   string
+	ref       string
+	instances int
+	memory    string
+
+	memoryGiven, instancesGiven bool
+
 	port         string
 	cas          string
 	casInstances string
@@ -48,6 +51,7 @@ attested and running, and the manager says that they are healthy.`,
 		Args: exactArgs("SESSION"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.session = args[0]
+			o.memoryGiven, o.instancesGiven = c.Flags().Changed("memory"), c.Flags().Changed("instances")
 			return runDeploy(c.Context(), g, o)
 		},
 	}
@@ -55,9 +59,9 @@ attested and running, and the manager says that they are healthy.`,
 	f.StringVar(&o.name, "name", "", "the app's name (default: made from the session's)")
 	f.StringVar(&o.runtime, "runtime", "", "the runtime to run on (default: the one that you created the session for)")
 	f.StringVar(&o.ref, "ref", "", "check that the session pins this branch, tag or commit")
-	f.IntVar(&o.instances, "instances", 1, "how many instances")
-	f.StringVar(&o.memory, "memory", "256M", "memory limit of each instance, such as 256M or 1Gi")
-	f.StringVar(&o.port, "port", "", "PUBLIC[:CONTAINER] port (default: the app's own, else the next free one from 8082; the app listens on 8080)")
+	f.IntVar(&o.instances, "instances", 0, "how many instances (default: as the app has it, else 1)")
+	f.StringVar(&o.memory, "memory", "", "memory limit of each instance, such as 256M or 1Gi (default: as the app has it, else 256M)")
+	f.StringVar(&o.port, "port", "", "PUBLIC[:CONTAINER] port (default: as the app has it, else the next free one from 8082, and 8080 inside)")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&o.casInstances, "cas-instances", "", "where instances reach that CAS, if it isn't this manager's own")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait")
@@ -125,15 +129,17 @@ func (o *deployOptions) request() (manager.DeployRequest, error) {
 	if err != nil {
 		return req, err
 	}
-	memory, err := manager.ParseMemory(o.memory)
-	if err != nil {
-		return req, err
+	var memory uint64
+	if o.memory != "" || o.memoryGiven {
+		if memory, err = manager.ParseMemory(o.memory); err != nil {
+			return req, err
+		}
 	}
 	public, container, err := parsePorts(o.port)
 	if err != nil {
 		return req, err
 	}
-	if o.instances < 1 {
+	if o.instances < 1 && o.instancesGiven {
 		return req, problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more").
 			Fix("to remove an app: cupel rm --app APP")
 	}

@@ -144,7 +144,12 @@ func stopOrphans(ctx context.Context, l layout, o Options, log *slog.Logger) (er
 		return err
 	}
 	p.onClose(p.store.Close)
-	return p.stopApps(ctx)
+	watching, end := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	go func() { watched <- p.node.Run(watching) }()
+	err = p.stopApps(ctx)
+	end()
+	return errors.Join(err, <-watched)
 }
 
 func (l layout) lastRegistry() string {

@@ -162,31 +162,45 @@ func (p *parts) up(ctx context.Context, o Options, ready func(wire.Endpoint, []w
 	if err := p.openNode(ctx, o, store.Addr().String()); err != nil {
 		return err
 	}
-	// What serves here lives for as long as this process; the context of the
-	// group ends with ctx or with the first part that fails.
-	alive, end := context.WithCancel(ctx)
-	defer end()
-	g, run := errgroup.WithContext(alive)
+	// What carries instances outlives what takes requests: apps that are
+	// stopped still commit and report through node, registry and CAS.
+	base, endBase := context.WithCancel(context.WithoutCancel(ctx))
+	defer endBase()
+	carriers, carry := errgroup.WithContext(base)
 	if p.registry, err = registry.Open(ctx, p.path("registry"), p.log); err != nil {
 		return err
 	}
 	p.onClose(p.registry.Close)
-	g.Go(named("registry", func() error { return p.registry.Serve(run, store) }))
-	casRun, err := p.startCAS(ctx, o, ports)
+	carriers.Go(named("registry", func() error { return p.registry.Serve(carry, store) }))
+	carriers.Go(named("containerd", func() error { return p.daemon.Run(carry) }))
+	carriers.Go(named("node", func() error { return p.node.Run(carry) }))
+	err = p.takeRequests(ctx, carriers, carry, o, api, ports, ready)
+	if errors.Is(context.Cause(ctx), errStop) && carry.Err() == nil && p.store != nil {
+		err = errors.Join(err, p.stopApps(base))
+	}
+	endBase()
+	return errors.Join(err, carriers.Wait())
+}
+
+// takeRequests starts the CAS, and then manager and API until ctx or one of the
+// carriers ends.
+func (p *parts) takeRequests(ctx context.Context, carriers *errgroup.Group, carry context.Context, o Options, api net.Listener, ports *ports,
+	ready func(wire.Endpoint, []wire.Part) error,
+) error {
+	cas, err := p.startCAS(ctx, o, ports)
 	if err != nil {
+		return err
+	}
+	carriers.Go(named("CAS", func() error { return p.cas.run(carry, cas) }))
+	front, end := context.WithCancel(ctx)
+	defer end()
+	defer context.AfterFunc(carry, end)()
+	g, run := errgroup.WithContext(front)
+	if err := p.serve(run, g, o, cas.ready, api, ports, ready); err != nil {
 		end()
 		return errors.Join(err, g.Wait())
 	}
-	g.Go(named("CAS", func() error { return p.cas.run(run, casRun) }))
-	err = p.serve(run, g, o, casRun.ready, api, ports, ready)
-	if err != nil {
-		g.Go(func() error { return err }) // ends the others
-	}
-	err = g.Wait()
-	if errors.Is(context.Cause(ctx), errStop) {
-		return errors.Join(err, p.stopApps(context.WithoutCancel(ctx)))
-	}
-	return err
+	return g.Wait()
 }
 
 func named(part string, f func() error) func() error {
@@ -338,8 +352,6 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	server := &manager.API{Manager: m, Template: cat.template, Log: p.log, Info: func() wire.Info {
 		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
 	}}
-	g.Go(named("containerd", func() error { return p.daemon.Run(ctx) }))
-	g.Go(named("node", func() error { return p.node.Run(ctx) }))
 	g.Go(named("manager", func() error { return m.Run(ctx) }))
 	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
 	if err := ports.save(); err != nil {
@@ -390,9 +402,6 @@ func (p *parts) stopApps(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	watching, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() { _ = p.node.Run(watching) }() // an exit has to be seen to be believed
 	err = m.Suspend(ctx)
 	return errors.Join(err, p.node.RemoveAll(ctx), p.balancer.Remove(ctx), p.network.Close(), p.daemon.Stop(ctx))
 }

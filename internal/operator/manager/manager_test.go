@@ -236,10 +236,10 @@ func TestUpdate(t *testing.T) {
 		w.settled(w.deploy(request()).ID)
 		old := w.instances("app")
 		req := request()
-		req.Port, req.Instances = 0, 2
+		req.Port, req.Memory, req.Instances = 0, 0, 2
 		a := w.deploy(req)
-		if a.Port != 8080 {
-			t.Errorf("update took port %d, want its own", a.Port)
+		if next := w.settled(a.ID); next.Port != 8080 || next.Memory != 256<<20 {
+			t.Errorf("update took port %d, memory %d; want its own", next.Port, next.Memory)
 		}
 		a = w.settled(a.ID)
 		if a.Revision != 2 || a.State != wire.AppReady || a.Healthy != 2 || a.Deployment.State != wire.DeploymentDone {
@@ -533,7 +533,7 @@ func TestBadRequests(t *testing.T) {
 		for rule, change := range map[string]func(*wire.DeployRequest){
 			"version":   func(r *wire.DeployRequest) { r.Version = 2 },
 			"session":   func(r *wire.DeployRequest) { r.Session = "../x" },
-			"instances": func(r *wire.DeployRequest) { r.Instances = 0 },
+			"instances": func(r *wire.DeployRequest) { r.Instances = -1 },
 			"memory":    func(r *wire.DeployRequest) { r.Memory = 1 },
 			"runtime":   func(r *wire.DeployRequest) { r.Runtime = "cobol" },
 			"app_name":  func(r *wire.DeployRequest) { r.Name = "No Way" },

@@ -16,6 +16,7 @@ const maxInstances = 100
 
 const (
 	defaultContainerPort = 8080
+	defaultMemory        = 256 << 20
 	defaultService       = "client-app"
 	defaultPullService   = "pull_repo"
 )
@@ -52,6 +53,7 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.Dep
 	if err != nil {
 		return wire.App{}, err
 	}
+	rev.keep(a.Current)
 	if rev.Port, err = m.choosePort(a, rev.Port); err != nil {
 		return wire.App{}, err
 	}
@@ -87,10 +89,10 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 	if err != nil {
 		return nil, bad("session", "%w", err)
 	}
-	if req.Instances < 1 || req.Instances > maxInstances {
+	if req.Instances < 0 || req.Instances > maxInstances {
 		return nil, bad("instances", "%d instances", req.Instances).Want("1 to %d", maxInstances)
 	}
-	if req.Memory < wire.MinMemory || req.Memory > wire.MaxMemory {
+	if req.Memory != 0 && (req.Memory < wire.MinMemory || req.Memory > wire.MaxMemory) {
 		return nil, bad("memory", "%d bytes", req.Memory).
 			Want("a size from %s to %s", wire.FormatMemory(wire.MinMemory), wire.FormatMemory(wire.MaxMemory)).
 			Fix("give a whole number and a unit, like 256M or 1Gi")
@@ -99,9 +101,6 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 		Session: session, Runtime: req.Runtime, Instances: req.Instances, Memory: req.Memory,
 		Port: req.Port, ContainerPort: req.ContainerPort,
 		Service: req.Service, PullService: req.PullService, CAS: m.cfg.CAS.Identity,
-	}
-	if rev.ContainerPort == 0 {
-		rev.ContainerPort = defaultContainerPort
 	}
 	if rev.Service == "" {
 		rev.Service = defaultService
@@ -125,6 +124,22 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 	}
 	rev.PullImage, err = m.image(ctx, PullerRuntime)
 	return rev, err
+}
+
+// keep fills in what a request left open: as the app has it, else the defaults.
+func (r *Revision) keep(was *Revision) {
+	if was == nil {
+		was = &Revision{Instances: 1, Memory: defaultMemory, ContainerPort: defaultContainerPort}
+	}
+	if r.Instances == 0 {
+		r.Instances = max(1, was.Instances)
+	}
+	if r.Memory == 0 {
+		r.Memory = was.Memory
+	}
+	if r.ContainerPort == 0 {
+		r.ContainerPort = was.ContainerPort
+	}
 }
 
 func (m *Manager) image(ctx context.Context, runtime string) (string, error) {

@@ -117,8 +117,15 @@ func (p *planner) again(a *App, in *Instance) {
 	in.Attempt++
 	wait := backoff(p.limits, in.Failures)
 	in.NotBefore = p.now.Add(wait)
+	if rollingOut(a, in) && p.hopeless(in) {
+		return // the deployment fails in the next pass, and says why
+	}
 	p.wakeAt(in.NotBefore)
 	p.event(a, in, true, "instance_restarting", "%s; starting it again in %s", in.Problem.Actual, wait)
+}
+
+func rollingOut(a *App, in *Instance) bool {
+	return a.Rollout.active() && a.Next != nil && a.Next.Number == in.Revision
 }
 
 func backoff(l Limits, failures int) time.Duration {
