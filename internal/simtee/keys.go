@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
 // keys is the platform's long-lived state.
@@ -119,27 +121,10 @@ func writeKeys(dir, name string, k *keys) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, stateFile+".*") // 0600
-	if err != nil {
+	if err := atomicfile.Create(name, append(b, '\n'), 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // only a name of the file that was linked
-	_, err = tmp.Write(append(b, '\n'))
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Link(tmp.Name(), name); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // Names of the simulated maker. The ends of the common names are those that the

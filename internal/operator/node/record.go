@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
@@ -50,14 +51,18 @@ func (j journal) save(r *record, sync bool) error {
 	if err != nil {
 		return fmt.Errorf("encode instance record: %w", err)
 	}
-	return writeFile(j.path(r.Spec.ID), append(b, '\n'), sync)
+	write := atomicfile.Replace
+	if sync {
+		write = atomicfile.Write
+	}
+	return write(j.path(r.Spec.ID), append(b, '\n'), 0o600)
 }
 
 func (j journal) remove(id string) error {
 	if err := os.Remove(j.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove instance record: %w", err)
 	}
-	return syncDir(j.dir)
+	return atomicfile.SyncDir(j.dir)
 }
 
 // load returns all records; one that can't be read is an error that names it.
@@ -85,32 +90,4 @@ func (j journal) load() ([]*record, error) {
 		records = append(records, &r)
 	}
 	return records, nil
-}
-
-// writeFile replaces path: the old content or the new one, never half.
-func writeFile(path string, b []byte, sync bool) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if sync && err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil || !sync {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -144,11 +145,11 @@ func (s *volumeStore) receive(dir, path string, body io.Reader) (int64, error) {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return 0, storeError(err)
 	}
-	if err := syncDir(dir); err != nil {
+	if err := atomicfile.SyncDir(dir); err != nil {
 		return 0, storeError(err)
 	}
 	// The folder itself may be new.
-	return size, syncDir(s.dir)
+	return size, atomicfile.SyncDir(s.dir)
 }
 
 // sweep removes what PUTs that were killed left behind.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -141,36 +142,11 @@ func update[T ~map[K]V, K comparable, V any](ctx context.Context, d *Dir, name s
 }
 
 // write replaces a file whole: after a crash there is the old one or the new.
-func (d *Dir) write(name string, b []byte) (err error) {
-	tmp, err := os.CreateTemp(d.path, "."+name+".*") // 0600
-	if err != nil {
-		return problem.New(problem.Unavailable, "owner_directory", "%w", err)
+func (d *Dir) write(name string, b []byte) error {
+	if err := atomicfile.Write(filepath.Join(d.path, name), b, 0o600); err != nil {
+		return problem.New(problem.Unavailable, "owner_directory", "%w", err).Fix("make room or check the permissions of %s", d.path)
 	}
-	defer func() {
-		if err != nil {
-			_ = tmp.Close()
-			_ = os.Remove(tmp.Name())
-			err = problem.New(problem.Unavailable, "owner_directory", "%w", err).Fix("make room or check the permissions of %s", d.path)
-		}
-	}()
-	if _, err = tmp.Write(b); err != nil {
-		return err
-	}
-	if err = tmp.Sync(); err != nil {
-		return err
-	}
-	if err = tmp.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), filepath.Join(d.path, name)); err != nil {
-		return err
-	}
-	dir, err := os.Open(d.path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = dir.Close() }()
-	return dir.Sync()
+	return nil
 }
 
 // locked runs do while no other process changes the directory.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -60,21 +61,7 @@ func Vouch(dir string, v Vouched) error {
 	if err != nil {
 		return fmt.Errorf("vouched measurements: %w", err)
 	}
-	return writeVouched(filepath.Join(dir, vouchedFile), append(b, '\n'))
-}
-
-func writeVouched(name string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".vouched-*")
-	if err != nil {
-		return fmt.Errorf("vouched measurements: %w", err)
-	}
-	defer os.Remove(f.Name()) // gone after the rename
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, vouchedFile), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("vouched measurements: %w", err)
 	}
 	return nil
