@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -61,25 +62,7 @@ func (l layout) casUser() (int, error) {
 	}
 	n, _ := strconv.ParseUint(l.id, 16, 32) // 8 hex digits
 	uid := 61000 + int(n%1000)
-	return uid, writeFile(file, []byte(strconv.Itoa(uid)+"\n"), 0o644)
-}
-
-// writeFile replaces a file whole.
-func writeFile(path string, b []byte, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	_, err = tmp.Write(b)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
+	return uid, atomicfile.Write(file, []byte(strconv.Itoa(uid)+"\n"), 0o644)
 }
 
 // stateLock is held by whoever works on a state folder.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -66,5 +67,5 @@ func (p *ports) save() error {
 	if err != nil {
 		return err
 	}
-	return writeFile(p.file, b, 0o644)
+	return atomicfile.Write(p.file, b, 0o644)
 }

@@ -30,6 +30,7 @@ import (
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/operator/registry"
 	"cupel.dev/cupel/internal/simtee"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/version"
@@ -225,7 +226,7 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if p.platform, err = simtee.Open(p.path("simtee"), time.Now); err != nil {
 		return err
 	}
-	if err := writeFile(p.path("simulation-root.pem"), p.platform.RootPEM(), 0o644); err != nil {
+	if err := atomicfile.Write(p.path("simulation-root.pem"), p.platform.RootPEM(), 0o644); err != nil {
 		return err
 	}
 	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{Dir: p.path("containerd"), ID: p.id, Logger: p.log}); err != nil {
@@ -361,7 +362,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err != nil {
 		return err
 	}
-	if err := writeFile(p.path(wire.EndpointFile), append(b, '\n'), 0o644); err != nil {
+	if err := atomicfile.Write(p.path(wire.EndpointFile), append(b, '\n'), 0o644); err != nil {
 		return err
 	}
 	p.onClose(func() error { return os.Remove(p.path(wire.EndpointFile)) })
