@@ -116,7 +116,7 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 	if g.json() {
 		return g.printJSON(reply)
 	}
-	if o.show {
+	if len(reply.Listed) > 0 {
 		if err := printEntries(g, reply.Listed); err != nil {
 			return err
 		}
