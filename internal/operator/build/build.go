@@ -177,7 +177,7 @@ func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebui
 		if err != nil {
 			return err
 		}
-		for _, b := range [][]byte{lock, o.Text, rebuild.EmptyConfig} {
+		for _, b := range [][]byte{lock, o.Text, []byte(rebuild.EmptyConfig)} {
 			if err := c.put(b); err != nil {
 				return err
 			}

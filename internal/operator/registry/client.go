@@ -111,7 +111,7 @@ func (c *Client) PushArtifact(ctx context.Context, ref string, manifest []byte, 
 	if err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
 	}
-	return c.push(ctx, ref, &content{manifest: manifest, parsed: m, config: rebuild.EmptyConfig,
+	return c.push(ctx, ref, &content{manifest: manifest, parsed: m, config: []byte(rebuild.EmptyConfig),
 		open: func(h v1.Hash) (io.ReadCloser, error) {
 			d, err := ident.ParseDigest(h.Hex)
 			if err != nil {

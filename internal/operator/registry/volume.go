@@ -41,7 +41,7 @@ func (c *Client) Push(ctx context.Context, volume ident.Digest, generation uint6
 		return err
 	}
 	m := rebuild.Manifest{SchemaVersion: 2, MediaType: rebuild.MediaTypeManifest, ArtifactType: SnapshotType,
-		Config: rebuild.Descriptor{MediaType: rebuild.MediaTypeEmpty, Digest: "sha256:" + ident.Sum(rebuild.EmptyConfig).String(),
+		Config: rebuild.Descriptor{MediaType: rebuild.MediaTypeEmpty, Digest: "sha256:" + ident.Sum([]byte(rebuild.EmptyConfig)).String(),
 			Size: int64(len(rebuild.EmptyConfig))},
 		Layers: []rebuild.Descriptor{{MediaType: mediaTypeSnapshot, Digest: "sha256:" + digest.Hex, Size: size}},
 	}
@@ -54,7 +54,7 @@ func (c *Client) Push(ctx context.Context, volume ident.Digest, generation uint6
 		return fmt.Errorf("volume manifest: %w", err)
 	}
 	ref := snapshotRepo(volume) + ":" + snapshotTag(generation)
-	err = c.push(ctx, ref, &content{manifest: manifest, parsed: parsed, config: rebuild.EmptyConfig,
+	err = c.push(ctx, ref, &content{manifest: manifest, parsed: parsed, config: []byte(rebuild.EmptyConfig),
 		open: func(v1.Hash) (io.ReadCloser, error) { return open() }})
 	if err != nil {
 		return err

@@ -29,13 +29,13 @@ const (
 )
 
 // EmptyConfig is the config blob of artifacts that have none.
-var EmptyConfig = []byte("{}")
+const EmptyConfig = "{}"
 
 // SourcesManifest returns the manifest of the artifact that holds the lock, the
 // definition and everything that the lock names.
 func SourcesManifest(l *Lock, lock, definition []byte) ([]byte, error) {
 	m := Manifest{SchemaVersion: 2, MediaType: MediaTypeManifest, ArtifactType: ArtifactType,
-		Config: describe(MediaTypeEmpty, ident.Sum(EmptyConfig), int64(len(EmptyConfig)), "")}
+		Config: describe(MediaTypeEmpty, ident.Sum([]byte(EmptyConfig)), int64(len(EmptyConfig)), "")}
 	m.Layers = append(m.Layers,
 		describe(MediaTypeLock, ident.Sum(lock), int64(len(lock)), l.Runtime+".lock"),
 		describe(MediaTypeDefinition, ident.Sum(definition), int64(len(definition)), l.Runtime+".yml"))
