@@ -67,7 +67,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	fs.BoolVar(&o.allowUnattested, "allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	fs.IntVar(&o.evidenceFD, "evidence-fd", -1, "inherited socket on which a LAS answers for this process; its end ends the CAS")
 	fs.IntVar(&o.readyFD, "ready-fd", -1, "inherited descriptor that gets one JSON line when the CAS serves")
-	fs.DurationVar(&o.keepAlive, "keep-alive", 30*time.Second, "how often instances report; three missed reports end their rights")
+	fs.DurationVar(&o.keepAlive, "keep-alive", 10*time.Second, "how often instances report; three missed reports end their rights")
 	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := fs.Parse(args[1:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

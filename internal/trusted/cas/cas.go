@@ -30,7 +30,7 @@ type Config struct {
 	Log      *slog.Logger
 	// Now is the clock by which certificates and collateral are judged; nil: time.Now.
 	Now func() time.Time
-	// KeepAlive is how often instances report; 0: 30 s.
+	// KeepAlive is how often instances report; 0: 10 s.
 	KeepAlive time.Duration
 	// AllowUnattested lets sessions say `mode: none`.
 	AllowUnattested bool
@@ -81,7 +81,7 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 		c.now = time.Now
 	}
 	if c.keepAlive <= 0 {
-		c.keepAlive = 30 * time.Second
+		c.keepAlive = 10 * time.Second
 	}
 	c.journal = newJournal(cfg.Store, cfg.Sealer, cfg.Log, c.now)
 	head, err := c.journal.replay(ctx)
