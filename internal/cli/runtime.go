@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,16 +143,9 @@ type measuredPackage struct {
 }
 
 func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error {
-	text, where, err := readDefinition(o.name, o.definition)
+	def, err := runtimes.Find(o.name, o.definition)
 	if err != nil {
 		return err
-	}
-	def, err := rebuild.ParseDefinition(text)
-	if err != nil {
-		return err
-	}
-	if def.Name != o.name {
-		return problem.New(problem.Invalid, "runtime_definition", "%s defines %q", where, def.Name).Want("%q", o.name)
 	}
 	launcher, err := launcherDigest(o.launcher)
 	if err != nil {
@@ -172,14 +164,14 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 			return err
 		}
 	}
-	r := measureReply{Runtime: def.Name, Definition: where, Lock: ident.Sum(lockText), Launcher: launcher}
+	r := measureReply{Runtime: def.Name, Definition: whereFound(def), Lock: ident.Sum(lockText), Launcher: launcher}
 	b := rebuild.Builder{Observe: func(k rebuild.Check) {
 		r.Checks = append(r.Checks, k)
 		if !g.json() {
 			g.printf("ok  %s\n", k.Detail)
 		}
 	}}
-	img, err := b.Build(ctx, def, lock, src)
+	img, err := b.Build(ctx, def.Definition, lock, src)
 	if err != nil {
 		return err
 	}
@@ -277,25 +269,9 @@ func (o *measureOptions) source(lock *rebuild.Lock) (rebuild.Source, error) {
 	return rebuild.NewDirSource(o.from, lock), nil
 }
 
-// readDefinition returns the text of a definition and where it was found.
-func readDefinition(name, file string) (text []byte, where string, err error) {
-	if _, err := rebuild.ParseName(name); err != nil {
-		return nil, "", err
-	}
-	where = cmp.Or(file, filepath.Join("runtimes", name+".yml"))
-	text, err = os.ReadFile(where)
-	if errors.Is(err, fs.ErrNotExist) && file == "" {
-		var ok bool
-		if text, ok = runtimes.Definition(name); !ok {
-			return nil, "", problem.New(problem.NotFound, "runtime_unknown", "no definition of a runtime %q", name).
-				Want("one of %s, or a file", strings.Join(runtimes.Names(), ", ")).Fix("name a file with --definition")
-		}
-		return text, "built into cupel " + version.Release(), nil
-	}
-	if err != nil {
-		return nil, "", problem.New(problem.Invalid, "runtime_definition", "%w", err)
-	}
-	return text, where, nil
+// whereFound is for people.
+func whereFound(def *runtimes.Found) string {
+	return cmp.Or(def.File, "built into cupel "+version.Release())
 }
 
 // launcherDigest is of the launcher that was built with this program: what the
@@ -348,15 +324,11 @@ func runRuntimeList(g *globals) error {
 	slices.Sort(names)
 	entries := []runtimeEntry{}
 	for _, name := range slices.Compact(names) {
-		text, where, err := readDefinition(name, "")
+		def, err := runtimes.Find(name, "")
 		if err != nil {
 			return err
 		}
-		def, err := rebuild.ParseDefinition(text)
-		if err != nil {
-			return fmt.Errorf("%s: %w", where, err)
-		}
-		e := runtimeEntry{Runtime: name, Definition: where, Packages: def.Packages, Vouched: []owner.Vouched{}}
+		e := runtimeEntry{Runtime: name, Definition: whereFound(def), Packages: def.Packages, Vouched: []owner.Vouched{}}
 		for _, v := range vouched {
 			if v.Runtime == name {
 				e.Vouched = append(e.Vouched, v)

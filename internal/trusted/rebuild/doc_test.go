@@ -1,9 +1,11 @@
-package rebuild
+package rebuild_test
 
 import (
 	"os"
 	"strings"
 	"testing"
+
+	"cupel.dev/cupel/internal/trusted/rebuild"
 )
 
 // TestDocExample parses the definition that docs/runtimes.md shows.
@@ -17,7 +19,7 @@ func TestDocExample(t *testing.T) {
 	if !ok {
 		t.Fatal("the page shows no definition")
 	}
-	if _, err := ParseDefinition([]byte(example)); err != nil {
+	if _, err := rebuild.ParseDefinition([]byte(example)); err != nil {
 		t.Errorf("%v\n%s", err, example)
 	}
 }

@@ -85,16 +85,9 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 	if o.output != "table" && o.output != "json" {
 		return problem.New(problem.Invalid, "usage", "--output %q", o.output).Want("table or json")
 	}
-	text, lock, err := o.read()
+	def, err := runtimes.Find(o.name, o.definition)
 	if err != nil {
 		return err
-	}
-	def, err := rebuild.ParseDefinition(text)
-	if err != nil {
-		return err
-	}
-	if def.Name != o.name {
-		return problem.New(problem.Invalid, "runtime_definition", "the definition is of %q", def.Name).Want("%q", o.name)
 	}
 	launcher, err := launcherDigest(o.launcher)
 	if err != nil {
@@ -108,13 +101,13 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 		return err
 	}
 	defer stop()
-	mirrors := build.AptMirrors(ctx, def)
+	mirrors := build.AptMirrors(ctx, def.Definition)
 	if o.mirror != "" {
-		mirrors = build.MirrorsBelow(o.mirror, def)
+		mirrors = build.MirrorsBelow(o.mirror, def.Definition)
 	}
 	started := time.Now()
 	r, err := build.Build(ctx, build.Options{
-		Definition: def, Text: text, LockFile: lock, Update: o.update,
+		Definition: def.Definition, Text: def.Text, LockFile: o.lockOf(def), Update: o.update,
 		Cache:   filepath.Join(o.state, "runtimes", "cache"),
 		Mirrors: mirrors, Client: build.AptClient(ctx), Registry: client, Launcher: launcher,
 		Rebuild: rebuild.Builder{TempDir: filepath.Join(o.state, "runtimes")},
@@ -145,32 +138,15 @@ measurement  %s
 	return err
 }
 
-// read returns the definition's text and the lock's path.
-func (o options) read() (text []byte, lock string, err error) {
-	if _, err := rebuild.ParseName(o.name); err != nil {
-		return nil, "", err
+// lockOf is where the definition's lock lies: beside its file.
+func (o options) lockOf(def *runtimes.Found) string {
+	switch {
+	case o.lock != "":
+		return o.lock
+	case def.File == "":
+		return filepath.Join(o.state, "runtimes", o.name+".lock")
 	}
-	file := o.definition
-	if file == "" {
-		file = filepath.Join("runtimes", o.name+".yml")
-	}
-	lock = filepath.Join(filepath.Dir(file), o.name+".lock")
-	text, err = os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) && o.definition == "" {
-		var ok bool
-		if text, ok = runtimes.Definition(o.name); !ok {
-			return nil, "", problem.New(problem.NotFound, "runtime_unknown", "no definition of a runtime %q", o.name).
-				Want("one of %v, or a file", runtimes.Names()).Fix("name a file with --definition")
-		}
-		lock, err = filepath.Join(o.state, "runtimes", o.name+".lock"), nil
-	}
-	if err != nil {
-		return nil, "", problem.New(problem.Invalid, "runtime_definition", "%w", err)
-	}
-	if o.lock != "" {
-		lock = o.lock
-	}
-	return text, lock, nil
+	return filepath.Join(filepath.Dir(def.File), o.name+".lock")
 }
 
 // openRegistry finds the registry: the one that was named, the one that runs on

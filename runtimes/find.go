@@ -1,0 +1,53 @@
+package runtimes
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/rebuild"
+)
+
+// Found is a definition and where it was found.
+type Found struct {
+	*rebuild.Definition
+	Text []byte
+	File string // empty: built in
+}
+
+// Find reads the definition of a runtime: out of file, or else out of
+// runtimes/NAME.yml below the current folder, or else the one built in.
+func Find(name, file string) (*Found, error) {
+	if _, err := rebuild.ParseName(name); err != nil {
+		return nil, err
+	}
+	f := &Found{File: cmp.Or(file, filepath.Join("runtimes", name+".yml"))}
+	var err error
+	f.Text, err = os.ReadFile(f.File)
+	if errors.Is(err, fs.ErrNotExist) && file == "" {
+		text, ok := Definition(name)
+		if !ok {
+			return nil, problem.New(problem.NotFound, "runtime_unknown", "no definition of a runtime %q", name).
+				Want("one of %s, or a file", strings.Join(Names(), ", ")).Fix("name a file with --definition")
+		}
+		f.Text, f.File, err = text, "", nil
+	}
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "runtime_definition", "%w", err)
+	}
+	if f.Definition, err = rebuild.ParseDefinition(f.Text); err != nil {
+		p := *problem.From(err)
+		p.Actual = f.where() + ": " + p.Actual
+		return nil, &p
+	}
+	if f.Name != name {
+		return nil, problem.New(problem.Invalid, "runtime_definition", "%s defines %q", f.where(), f.Name).Want("%q", name)
+	}
+	return f, nil
+}
+
+func (f *Found) where() string { return cmp.Or(f.File, "the built-in definition") }
