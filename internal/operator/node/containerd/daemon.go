@@ -216,7 +216,12 @@ func (d *Daemon) ready(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if d.running() == 0 {
+		// Not running(): a process that has just been executed has no arguments
+		// for a moment.
+		d.mu.Lock()
+		pid := d.pid
+		d.mu.Unlock()
+		if _, gone := startTime(pid); gone != nil {
 			return problem.New(problem.Unavailable, "containerd_start", "containerd ended while it started: %s", d.lastLog()).
 				Fix("look at %s", d.path("containerd.log"))
 		}
