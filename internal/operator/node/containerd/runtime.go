@@ -117,7 +117,7 @@ func (r *Runtime) start(ctx context.Context, c node.Container, img containerd.Im
 type rawSpec []byte
 
 // GetTypeUrl implements typeurl.Any.
-func (rawSpec) GetTypeUrl() string { return specType } //nolint:staticcheck // the interface spells it so
+func (rawSpec) GetTypeUrl() string { return specType }
 
 // GetValue implements typeurl.Any.
 func (s rawSpec) GetValue() []byte { return s }
