@@ -46,7 +46,8 @@ type Config struct {
 	SimulationRoot string
 	// Version of the software.
 	Version string
-	// MaxConnections is how many connections each listener serves at once; 0: 1024.
+	// MaxConnections is how many connections each listener serves at once, those
+	// that still shake hands included; 0: 4096.
 	MaxConnections int
 }
 
@@ -61,6 +62,8 @@ const (
 	// maxRelease is the most bytes of a request of the instances' API: a quote
 	// and its collateral are some 20 kB.
 	maxRelease = 1 << 20
+	// trustedLength is the most memory that a mere announcement of a body gets.
+	trustedLength = 64 << 10
 )
 
 //go:embed owners.yaml
@@ -89,7 +92,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	s := &Server{cas: cfg.CAS, log: cfg.Log, evidence: cfg.Evidence, simRoot: cfg.SimulationRoot, version: cfg.Version, maxConns: cfg.MaxConnections}
 	if s.maxConns <= 0 {
-		s.maxConns = 1024
+		s.maxConns = 4096
 	}
 	return s
 }
@@ -258,8 +261,8 @@ func (p *statusProbe) Write(b []byte) (int, error) { return len(b), nil }
 // readBody reads at most limit bytes.
 func readBody(c *call, limit int64) ([]byte, error) {
 	var b bytes.Buffer
-	if n := c.r.ContentLength; n > 0 && n <= limit {
-		b.Grow(int(n) + bytes.MinRead)
+	if n := c.r.ContentLength; n > 0 {
+		b.Grow(int(min(n, trustedLength)) + bytes.MinRead)
 	}
 	_, err := b.ReadFrom(http.MaxBytesReader(c.w, c.r.Body, limit))
 	if err == nil {
