@@ -51,9 +51,12 @@ func TestRuntimeMeasureRefusals(t *testing.T) {
 		}
 		return p
 	}
+	blob := "{path: p, sha256: " + strings.Repeat("1", 64) + ", size: 1}"
 	launcher := file("cupel-init", "launcher")
 	empty := file("empty.lock", "version: 1\nruntime: python\ndefinition: "+d.Digest().String()+"\nsuite: bookworm\narchitecture: amd64\nindices: []\npackages: []\n")
-	other := file("other.lock", "version: 1\nruntime: python\ndefinition: "+strings.Repeat("0", 64)+"\nsuite: bookworm\narchitecture: amd64\nindices: []\npackages: []\n")
+	other := file("other.lock", "version: 1\nruntime: python\ndefinition: "+strings.Repeat("0", 64)+"\nsuite: bookworm\narchitecture: amd64\n"+
+		"indices: [{archive: a, suite: b, date: 2026-11-20T02:11:10Z, in_release: "+blob+", packages: "+blob+"}]\n"+
+		"packages: [{name: a, version: '1', architecture: all, index: b, "+blob[1:]+"]\n")
 	for _, c := range []struct {
 		name, rule string
 		kind       problem.Kind
@@ -65,7 +68,7 @@ func TestRuntimeMeasureRefusals(t *testing.T) {
 		{"no such lock", "runtime_lock", problem.NotFound, []string{"python", "--from", dir, "--lock", filepath.Join(dir, "none")}},
 		{"folder without lock", "usage", problem.Invalid, []string{"python", "--from", dir}},
 		{"broken lock", "runtime_lock", problem.Invalid, []string{"python", "--from", dir, "--lock", file("broken.lock", "a: b\n")}},
-		{"lock of nothing", "index_missing", problem.Denied, []string{"python", "--from", dir, "--lock", empty}},
+		{"lock of nothing", "runtime_lock", problem.Invalid, []string{"python", "--from", dir, "--lock", empty}},
 		{"lock of another definition", "lock_definition", problem.Denied, []string{"python", "--from", dir, "--lock", other}},
 		{"another runtime's definition", "runtime_definition", problem.Invalid, []string{"puller", "--definition", file("p.yml", string(def))}},
 		{"registry down", "source_unreachable", problem.Unavailable, []string{"python", "--from", "oci:127.0.0.1:1"}},

@@ -2,6 +2,7 @@ package rebuild
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"regexp"
 	"time"
@@ -115,6 +116,9 @@ func (l *Lock) check() error {
 	}
 	if l.Artifact != "" && (len(l.Artifact) > 255 || !artifactRef.MatchString(l.Artifact)) {
 		return fmt.Errorf("artifact %.80q: want REPOSITORY:TAG", l.Artifact)
+	}
+	if len(l.Indices) == 0 || len(l.Packages) == 0 {
+		return errors.New("no indices or no packages")
 	}
 	for i, x := range l.Indices {
 		for _, b := range []Blob{x.InRelease, x.Packages} {

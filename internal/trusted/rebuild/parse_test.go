@@ -279,6 +279,7 @@ func FuzzDefinition(f *testing.F) {
 
 func FuzzLock(f *testing.F) {
 	f.Add(lockText(f))
+	f.Add([]byte("version: 1\nruntime: tiny\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, err := rebuild.ParseLock(b)
 		if err != nil {
