@@ -287,6 +287,7 @@ func TestFailedUpdateLeavesTheOld(t *testing.T) {
 		if now := w.instances("app"); len(now) != 3 || now[0].ID != old[0].ID {
 			t.Errorf("the old instances changed: %+v", now)
 		}
+		time.Sleep(time.Second) // the earlier pull is cleared away beside all that
 		if n := len(w.instances("pull")); n != 1 {
 			t.Errorf("%d pull jobs kept for their logs, want 1", n)
 		}

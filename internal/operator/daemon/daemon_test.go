@@ -1,0 +1,449 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// TestMain lets this binary play a CAS, by the name that it was started under.
+func TestMain(m *testing.M) {
+	if os.Args[0] == "cupel-cas" {
+		os.Exit(playCAS(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// playCAS does what cupeld sees of a CAS: it listens, says so, and ends with the
+// evidence socket or SIGTERM.
+func playCAS(args []string) int {
+	get := func(flag string) string {
+		if i := slices.Index(args, flag); i >= 0 {
+			return args[i+1]
+		}
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(get("--state"), "broken")); err == nil {
+		fmt.Fprintln(os.Stderr, "cupel-cas: key_missing: no key")
+		return 2
+	}
+	var addrs []string
+	for _, flag := range []string{"--owners", "--instances"} {
+		ln, err := net.Listen("tcp", get(flag))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		addrs = append(addrs, ln.Addr().String())
+	}
+	ready := os.NewFile(4, "ready")
+	_ = json.NewEncoder(ready).Encode(casReady{addrs[0], addrs[1], ident.KeyHash{1, byte(os.Getuid())}})
+	_ = ready.Close()
+	_, _ = io.Copy(io.Discard, os.NewFile(3, "evidence"))
+	return 0
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+// folder returns a state folder that every user can reach.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "cupel-daemon-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, "state")
+}
+
+type fakeAttester struct{ measured chan ident.Measurement }
+
+func (f fakeAttester) ServeConn(ctx context.Context, conn net.Conn, m ident.Measurement) error {
+	f.measured <- m
+	<-ctx.Done()
+	return conn.Close()
+}
+
+func fakeCAS(t *testing.T) (*casProcess, fakeAttester) {
+	t.Helper()
+	needRoot(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := folder(t)
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 61234, 61234)); err != nil {
+		t.Fatal(err)
+	}
+	logs, err := logfile.NewWriter(t.TempDir(), logfile.DefaultLimits(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = logs.Close() })
+	a := fakeAttester{make(chan ident.Measurement, 10)}
+	return &casProcess{
+		binary: self, dir: dir, uid: 61234, logs: logs, attester: a, log: slog.New(slog.DiscardHandler),
+		owners: "127.0.0.1:0", instances: "127.0.0.1:0",
+	}, a
+}
+
+func TestCASIsMeasuredAndStartedAgain(t *testing.T) {
+	c, attester := fakeCAS(t)
+	r, err := c.start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.ready.Identity != (ident.KeyHash{1, byte(61234 & 0xff)}) {
+		t.Errorf("it runs as another user: %v", r.ready.Identity)
+	}
+	b, err := os.ReadFile(c.binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := <-attester.measured; m != sha256.Sum256(b) {
+		t.Errorf("measured as %s", m)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.run(ctx, r) }()
+	first := c.process()
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-attester.measured // the next one
+	if c.process() == first {
+		t.Errorf("the same process")
+	}
+	if conn, err := awaitDial(r.ready.Owners); err != nil {
+		t.Errorf("not at its old address: %v", err)
+	} else {
+		_ = conn.Close()
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("run: %v", err)
+	}
+	if err := syscall.Kill(c.process(), 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("it still runs: %v", err)
+	}
+}
+
+func awaitDial(addr string) (conn net.Conn, err error) {
+	for range 200 {
+		if conn, err = net.Dial("tcp", addr); err == nil {
+			return conn, nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return nil, err
+}
+
+func TestCASThatDoesNotStartSaysWhy(t *testing.T) {
+	c, _ := fakeCAS(t)
+	if err := os.WriteFile(filepath.Join(c.dir, "broken"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.start(t.Context())
+	if p := problem.From(err); err == nil || p.Rule != "cas_start" || !strings.Contains(p.Actual, "key_missing") {
+		t.Errorf("start: %v", err)
+	}
+	c.binary = "/nonexistent/cupel-cas"
+	if _, err := c.start(t.Context()); err == nil || problem.From(err).Rule != "cas_missing" {
+		t.Errorf("no binary: %v", err)
+	}
+}
+
+func TestUnreachableFolderIsRefused(t *testing.T) {
+	dir := folder(t)
+	if err := os.MkdirAll(filepath.Join(dir, "state"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := newLayout(filepath.Join(dir, "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.checkFolder(); err != nil {
+		t.Errorf("reachable: %v", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err = l.checkFolder()
+	if p := problem.From(err); err == nil || p.Rule != "state_unreachable" || !strings.Contains(p.Mend, "chmod o+x "+dir) {
+		t.Errorf("unreachable: %v", err)
+	}
+}
+
+func TestLayout(t *testing.T) {
+	a, err := newLayout("/var/tmp/cupel-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := newLayout("/var/tmp/cupel-a/../cupel-b")
+	if a.id == b.id || len(a.id) != 8 || len(a.bridge()) > 15 {
+		t.Errorf("%+v, %+v", a, b)
+	}
+}
+
+func TestPortsStayTheSame(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ports.json")
+	p := loadPorts(file)
+	ln, err := p.listen("manager", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	if _, err := p.listen("registry", addr); problem.From(err).Rule != "port_taken" {
+		t.Errorf("taken: %v", err)
+	}
+	if err := errors.Join(p.save(), ln.Close()); err != nil {
+		t.Fatal(err)
+	}
+	again, err := loadPorts(file).listen("manager", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Addr().String() != addr {
+		t.Errorf("now at %s, was at %s", again.Addr(), addr)
+	}
+	_ = again.Close()
+}
+
+// upOptions is a whole machine but for the real CAS.
+func upOptions(t *testing.T) Options {
+	t.Helper()
+	needRoot(t)
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool.program); err != nil {
+			t.Skipf("%s is not installed", tool.program)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := Options{
+		State: folder(t), ManagerListen: "127.0.0.1:0", RegistryListen: "127.0.0.1:0",
+		CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", FirstPort: 8082, CAS: self, Launcher: self,
+	}
+	t.Cleanup(func() {
+		if err := Cleanup(context.WithoutCancel(t.Context()), o, slog.New(slog.DiscardHandler)); err != nil {
+			t.Errorf("Cleanup: %v", err)
+		}
+		if _, err := os.Stat(o.State); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the folder is left")
+		}
+		nothingLeft(t, o)
+	})
+	return o
+}
+
+// begin runs Up until it is ready and returns how to end it.
+func begin(t *testing.T, o Options) (wire.Endpoint, func(cause error) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.Context()))
+	ready := make(chan wire.Endpoint, 1)
+	done := make(chan error, 1)
+	go func() {
+		done <- Up(ctx, o, slog.New(slog.DiscardHandler), func(e wire.Endpoint, _ []wire.Part) error {
+			ready <- e
+			return nil
+		})
+	}()
+	select {
+	case e := <-ready:
+		return e, func(cause error) error { cancel(cause); return <-done }
+	case err := <-done:
+		cancel(nil)
+		t.Fatalf("Up: %v", err)
+	}
+	panic("unreachable")
+}
+
+func nothingLeft(t *testing.T, o Options) {
+	t.Helper()
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := l.processes(); len(left) > 0 {
+		t.Errorf("processes are left: %v", left)
+	}
+	if b, _ := os.ReadFile("/proc/self/mountinfo"); strings.Contains(string(b), l.dir+"/") {
+		t.Errorf("mounts are left")
+	}
+	if _, err := netlink.LinkByName(l.bridge()); err == nil {
+		t.Errorf("the bridge is left")
+	}
+	if l.cgroupExists() {
+		t.Errorf("control groups are left")
+	}
+	if out, err := exec.Command("nft", "list", "tables").Output(); err == nil && strings.Contains(string(out), l.table()) {
+		t.Errorf("the nftables table is left")
+	}
+}
+
+func TestUpAndDown(t *testing.T) {
+	o := upOptions(t)
+	e, end := begin(t, o)
+	read, err := wire.ReadEndpoint(o.State)
+	if err != nil || read.Address != e.Address || read.Simulation == nil {
+		t.Errorf("manager.json: %+v, %v", read, err)
+	}
+	var held *lockedError
+	if err := Up(t.Context(), o, slog.New(slog.DiscardHandler), nil); !errors.As(err, &held) || held.pid != os.Getpid() {
+		t.Errorf("a second Up: %v", err)
+	}
+	c := wire.New(e.Address, wire.Options{CertSHA256: e.CertSHA256})
+	if info, err := c.Info(t.Context()); err != nil || len(info.Parts) < 5 {
+		t.Errorf("Info: %+v, %v", info, err)
+	}
+	l, _ := newLayout(o.State)
+	containerd := func() int {
+		for _, p := range l.processes() {
+			if p.name == "containerd" {
+				return p.pid
+			}
+		}
+		return 0
+	}
+	pid := containerd()
+	if pid == 0 {
+		t.Fatal("no containerd")
+	}
+	// SIGTERM leaves containerd and what runs on it.
+	if err := end(nil); err != nil {
+		t.Errorf("Up, after SIGTERM: %v", err)
+	}
+	if containerd() != pid {
+		t.Errorf("containerd ended too")
+	}
+	again, end := begin(t, o)
+	if containerd() != pid {
+		t.Errorf("another containerd")
+	}
+	if again.CAS.Instances != e.CAS.Instances || again.Address != e.Address {
+		t.Errorf("other ports: %+v, were %+v", again, e)
+	}
+	if err := end(errStop); err != nil {
+		t.Errorf("Up, after Ctrl-C: %v", err)
+	}
+	nothingLeft(t, o)
+	// Down and Cleanup are happy with nothing to do.
+	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
+		t.Errorf("Down: %v", err)
+	}
+}
+
+func TestFailedUpLeavesNothing(t *testing.T) {
+	o := upOptions(t)
+	o.CAS = "/nonexistent/cupel-cas"
+	err := Up(t.Context(), o, slog.New(slog.DiscardHandler), func(wire.Endpoint, []wire.Part) error { return nil })
+	if err == nil || problem.From(err).Rule != "cas_missing" {
+		t.Errorf("Up: %v", err)
+	}
+	nothingLeft(t, o)
+	o.CAS, o.Launcher = "", "/nonexistent/cupel-init"
+	if err := Up(t.Context(), o, slog.New(slog.DiscardHandler), nil); err == nil || problem.From(err).Rule != "launcher_missing" {
+		t.Errorf("Up: %v", err)
+	}
+	nothingLeft(t, o)
+}
+
+// TestSweep removes what crashed processes left, without their help.
+func TestSweep(t *testing.T) {
+	o := upOptions(t)
+	_, end := begin(t, o)
+	if err := end(nil); err != nil { // containerd is left, as by kill -9
+		t.Fatal(err)
+	}
+	l, _ := newLayout(o.State)
+	mount := l.path("node", "netns", "left over")
+	if err := errors.Join(os.MkdirAll(mount, 0o755), unix.Mount("tmpfs", mount, "tmpfs", 0, "size=64k")); err != nil {
+		t.Fatal(err)
+	}
+	stray := &exec.Cmd{Path: o.CAS, Args: []string{"cupel-cas", "--state", l.path("cas"), "--owners", "127.0.0.1:0", "--instances", "127.0.0.1:0"}}
+	held, err := stray.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stray.ExtraFiles = []*os.File{r, w}
+	if err := stray.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = stray.Wait(); _ = held.Close(); _ = r.Close(); _ = w.Close() }()
+	if len(l.processes()) < 2 {
+		t.Errorf("found only %v", l.processes())
+	}
+	if err := l.sweep(t.Context()); err != nil {
+		t.Errorf("sweep: %v", err)
+	}
+	nothingLeft(t, o)
+}
+
+func TestCleanupRefusesOtherFolders(t *testing.T) {
+	needRoot(t)
+	dir := folder(t)
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "thesis.tex"), []byte("x"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	err := Cleanup(t.Context(), Options{State: dir}, slog.New(slog.DiscardHandler))
+	if err == nil || problem.From(err).Rule != "state_folder" {
+		t.Errorf("Cleanup: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "thesis.tex")); err != nil {
+		t.Errorf("and deleted it: %v", err)
+	}
+}
+
+func TestMentions(t *testing.T) {
+	l := layout{dir: "/var/lib/cupel", id: "0123abcd"}
+	for arg, want := range map[string]bool{
+		"/var/lib/cupel":                         true,
+		"/var/lib/cupel/containerd/config.toml":  true,
+		"8388608:5:/var/lib/cupel/node/logs/i-1": true,
+		"cupel-0123abcd":                         true,
+		"/run/cupel-0123abcd/containerd.sock":    true,
+		"/var/lib/cupel2/containerd/config.toml": false,
+		"/var/lib/cupels":                        false,
+		"cupel-0123abce":                         false,
+		"/home/x":                                false,
+	} {
+		if got := l.mentions(arg); got != want {
+			t.Errorf("mentions(%q) = %v", arg, got)
+		}
+	}
+}
