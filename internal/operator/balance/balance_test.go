@@ -250,14 +250,7 @@ func TestReserve(t *testing.T) {
 			t.Errorf("port %s is not held: %v %v", p, ln, err)
 		}
 		// Nothing serves there: a connection is reset.
-		c, err := netlab.Dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:"+p))
-		if err == nil {
-			_, _, err = greeting(c)
-			_ = c.Close()
-		}
-		if !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("port %s: %v, want a reset", p, err)
-		}
+		wantReset(t, "port "+p, netip.MustParseAddrPort("127.0.0.1:"+p))
 	}
 	b.Release(9000)
 	b.Release(9001) // not reserved: applied
@@ -469,14 +462,7 @@ func TestProxyBound(t *testing.T) {
 	if _, _, err := greeting(one); err != nil {
 		t.Fatal(err)
 	}
-	two, err := netlab.Dial(netip.Addr{}, to)
-	if err == nil {
-		_, _, err = greeting(two)
-		_ = two.Close()
-	}
-	if !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("one flow too many: %v, want a reset", err)
-	}
+	wantReset(t, "one flow too many", to)
 }
 
 // More clients than are remembered: all are served.
@@ -497,14 +483,7 @@ func TestDeadInstanceRefuses(t *testing.T) {
 	if _, err := l.outside.Dial(client4(1), netip.AddrPortFrom(public4, port)); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("translated: %v, want refused", err)
 	}
-	c, err := netlab.Dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:8080"))
-	if err == nil {
-		_, _, err = greeting(c)
-		_ = c.Close()
-	}
-	if !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("proxied: %v, want a reset", err)
-	}
+	wantReset(t, "proxied", netip.MustParseAddrPort("127.0.0.1:8080"))
 }
 
 func TestManyEndpoints(t *testing.T) {

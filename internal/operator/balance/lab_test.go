@@ -264,3 +264,17 @@ func check(t testing.TB, err error) {
 	t.Error(err)
 	runtime.Goexit()
 }
+
+// wantReset dials an address of this machine and wants the connection reset
+// before anybody greets.
+func wantReset(t *testing.T, what string, to netip.AddrPort) {
+	t.Helper()
+	c, err := netlab.Dial(netip.Addr{}, to)
+	if err == nil {
+		_, _, err = greeting(c)
+		_ = c.Close()
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%s: %v, want a reset", what, err)
+	}
+}
