@@ -21,14 +21,14 @@ type reaper struct {
 const reaperScript = `
 read -r word
 [ "$word" = done ] && exit 0
-"$1/bin/cupel" --state "$1/state" cleanup
+"$1/bin/cupel" --state "$1/state" cleanup --yes
 [ -s "$1/git/pid" ] && kill -- "-$(cat "$1/git/pid")"
 [ -n "$CUPEL_E2E_KEEP" ] || rm -rf "$1"
 `
 
 func startReaper(t testing.TB, w *World) *reaper {
 	t.Helper()
-	r := &reaper{cmd: exec.Command("/bin/sh", "-c", reaperScript, "reaper", w.Dir)}
+	r := &reaper{cmd: exec.Command("/bin/sh", "-c", reaperScript, "reaper", w.Dir, w.State)}
 	r.cmd.Dir = "/"
 	// Out of reach of signals to the test's process group.
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // World is one installation with everybody around it.
@@ -26,6 +28,7 @@ type World struct {
 	Operator *Party // runs as root, with State
 	Git      *GitServer
 
+	disk   string // mount point of the state folder's own disk
 	before leftovers
 	reaper *reaper
 }
@@ -36,6 +39,7 @@ type Config struct {
 	UpEnv   []string // further environment for it
 	Bin     string   // other binaries than bin/: test-only builds
 	NoUp    bool     // the test runs `cupel up` itself
+	Disk    int64    // bytes: the state folder is on a disk of its own, of this size
 }
 
 // New makes a world and brings the operator up in it.
@@ -49,9 +53,14 @@ func New(t testing.TB, cfg Config) *World {
 		w.Bin = binaries(t)
 	}
 	w.makeFolders()
+	if cfg.Disk > 0 {
+		w.disk = filepath.Join(w.Dir, "disk")
+		w.State = filepath.Join(w.disk, "state")
+	}
 	w.before = w.look()
 	w.reaper = startReaper(t, w)
 	t.Cleanup(w.end)
+	w.mountDisk(cfg.Disk)
 	w.copyBinaries()
 	w.copyRuntimes()
 	w.Operator = &Party{world: w, Name: "operator", Dir: w.folder("operator", 0), root: true}
@@ -167,6 +176,15 @@ func (w *World) makeFolders() {
 	w.State = filepath.Join(dir, "state")
 }
 
+// mountDisk makes the state folder's own disk, if the world has one.
+func (w *World) mountDisk(size int64) {
+	if w.disk == "" {
+		return
+	}
+	w.must(os.Mkdir(w.disk, 0o755))
+	w.must(unix.Mount("tmpfs", w.disk, "tmpfs", unix.MS_NODEV, fmt.Sprintf("size=%d,mode=0755", size)))
+}
+
 // folder makes a party's folder, closed to all others.
 func (w *World) folder(name string, uid int) string {
 	dir := filepath.Join(w.Dir, name)
@@ -211,6 +229,11 @@ func (w *World) end() {
 		w.showLogs()
 	}
 	w.takeDown()
+	if w.disk != "" {
+		if err := unix.Unmount(w.disk, 0); err != nil {
+			w.T.Errorf("unmount the state folder's disk: %v", err)
+		}
+	}
 	if left := w.look().minus(w.before); len(left) > 0 {
 		w.T.Errorf("left on the machine:\n  %s", strings.Join(left, "\n  "))
 	}
