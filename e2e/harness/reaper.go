@@ -21,7 +21,8 @@ type reaper struct {
 const reaperScript = `
 read -r word
 [ "$word" = done ] && exit 0
-"$1/bin/cupel" --state "$1/state" cleanup --yes
+"$1/bin/cupel" --state "$2" cleanup --yes
+mountpoint -q "$1/disk" && umount "$1/disk"
 [ -s "$1/git/pid" ] && kill -- "-$(cat "$1/git/pid")"
 [ -n "$CUPEL_E2E_KEEP" ] || rm -rf "$1"
 `
