@@ -29,7 +29,7 @@ type valueFlags struct {
 
 func (v *valueFlags) add(c *cobra.Command) {
 	f := c.Flags()
-	f.StringArrayVarP(&v.given, "value", "e", nil, "a value: NAME=VALUE, or NAME=@FILE for a file's content; repeatable")
+	f.StringArrayVarP(&v.given, "value", "e", nil, "a value: NAME=VALUE, NAME=@FILE for a file's content, or NAME to be asked for it; repeatable")
 	f.BoolVar(&v.useEnv, "use-env", false, "take values that no -e gives from the environment")
 }
 
@@ -56,9 +56,12 @@ func (v *valueFlags) collect(g *globals, template []byte, name string) (*values,
 	out := &values{byName: map[string]secret.Value{}}
 	for _, given := range v.given {
 		key, text, ok := strings.Cut(given, "=")
-		if !ok || !slices.Contains(open, key) {
+		if !slices.Contains(open, key) {
 			return nil, problem.New(problem.Invalid, "session_value", "-e %s: the template has no such variable", key).
 				Want("NAME=VALUE with one of %s", strings.Join(open, ", "))
+		}
+		if !ok {
+			continue // -e NAME: to be asked for, as it would be without
 		}
 		if _, twice := out.byName[key]; twice {
 			return nil, problem.New(problem.Invalid, "session_value", "-e %s is given twice", key)

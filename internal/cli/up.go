@@ -27,7 +27,7 @@ running, and the next up adopts them.`,
 	f.String("registry-listen", "127.0.0.1:5050", "address of the embedded registry")
 	f.Uint16("first-port", 8082, "where the search for an app's free port begins")
 	f.Bool("allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
-	f.Duration("keep-alive", 30*time.Second, "how often instances report to the CAS")
+	f.Duration("keep-alive", 10*time.Second, "how often instances report to the CAS")
 	return c
 }
 
