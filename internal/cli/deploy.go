@@ -112,12 +112,21 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 		return d.report(app, instances)
 	case errors.Is(context.Cause(ctx), errDeployTimeout):
 		return problem.New(problem.Unavailable, "deploy_timeout", "%s is not done after %s; the deployment goes on", app.Name, o.timeout).
-			Fix("watch it with 'cupel events %s -f'; end it with 'cupel rm --app %s'", app.Name, app.Name)
+			Fix("%s", goesOn(app))
 	case ctx.Err() != nil:
 		g.warnf("The deployment of %s (revision %d) goes on without you.", app.Name, revision)
-		g.warnf("  watch it: cupel events %s -f\n  end it:   cupel rm --app %s", app.Name, app.Name)
+		g.warnf("  %s", goesOn(app))
 	}
 	return err
+}
+
+// goesOn says what to do about a deployment that nobody waits for any more.
+func goesOn(app manager.App) string {
+	watch := "watch it with 'cupel events " + app.Name + " -f'; "
+	if app.Revision > 0 {
+		return watch + "until it is done the revision before serves; another 'cupel deploy' replaces it"
+	}
+	return watch + "end it with 'cupel rm --app " + app.Name + "'"
 }
 
 var errDeployTimeout = errors.New("timeout of the deployment")
@@ -267,8 +276,10 @@ func (d *deployment) explain(ctx context.Context, app manager.App) {
 	}
 	for _, i := range slices.Backward(list) {
 		if i.Role == "pull" && i.Revision == app.Deployment.Revision {
-			_ = d.manager.Logs(ctx, i.ID, manager.LogOptions{Tail: 5}, func(l manager.LogLine) error {
-				d.g.warnf("  %s", l.Line)
+			_ = d.manager.Logs(ctx, i.ID, manager.LogOptions{Tail: 20}, func(l manager.LogLine) error {
+				if strings.HasPrefix(l.Line, "pull: ") {
+					d.g.warnf("  %s", l.Line)
+				}
 				return nil
 			})
 			return

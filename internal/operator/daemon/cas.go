@@ -126,10 +126,11 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 	r.stop = func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
-		case <-r.exit:
+		case end := <-r.exit:
+			r.exit <- end
 		case <-time.After(casStopTimeout):
 			_ = cmd.Process.Kill()
-			<-r.exit
+			r.exit <- <-r.exit // until it has ended; stop may be called again
 		}
 	}
 	if err := r.await(ctx, readyR); err != nil {

@@ -170,7 +170,7 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 			}
 		}
 	}()
-	var w io.Writer = c.err
+	w := c.err
 	tell := func(e wire.Endpoint, list []wire.Part) error {
 		if c.output == "json" {
 			return json.NewEncoder(c.out).Encode(e)

@@ -175,7 +175,7 @@ func (p *parts) up(ctx context.Context, o Options, ready func(wire.Endpoint, []w
 	carriers.Go(named("registry", func() error { return p.registry.Serve(carry, store) }))
 	carriers.Go(named("containerd", func() error { return p.daemon.Run(carry) }))
 	carriers.Go(named("node", func() error { return p.node.Run(carry) }))
-	err = p.takeRequests(ctx, carriers, carry, o, api, ports, ready)
+	err = p.takeRequests(ctx, carry, carriers, o, api, ports, ready)
 	if errors.Is(context.Cause(ctx), errStop) && carry.Err() == nil && p.store != nil {
 		err = errors.Join(err, p.stopApps(base))
 	}
@@ -185,7 +185,7 @@ func (p *parts) up(ctx context.Context, o Options, ready func(wire.Endpoint, []w
 
 // takeRequests starts the CAS, and then manager and API until ctx or one of the
 // carriers ends.
-func (p *parts) takeRequests(ctx context.Context, carriers *errgroup.Group, carry context.Context, o Options, api net.Listener, ports *ports,
+func (p *parts) takeRequests(ctx, carry context.Context, carriers *errgroup.Group, o Options, api net.Listener, ports *ports,
 	ready func(wire.Endpoint, []wire.Part) error,
 ) error {
 	cas, err := p.startCAS(ctx, o, ports)

@@ -2,10 +2,8 @@ package manager
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	_ "embed"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -29,9 +27,6 @@ func OpenAPI() []byte { return openAPI }
 
 // maxRequest bounds the body of one request.
 const maxRequest = 64 << 10
-
-// headerRequestID is the header that names a request in replies and logs.
-const headerRequestID = "X-Request-Id"
 
 // API serves a Manager over HTTPS. A caller is whoever proves a key by a client
 // certificate; of the certificate only the key counts.
@@ -68,9 +63,7 @@ func (a *API) Handler() http.Handler {
 		return problem.New(problem.NotFound, "path", "%s %.200s is no path of this API", r.Method, r.URL.Path).Fix("see %s", wire.PathOpenAPI)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var id [8]byte
-		_, _ = rand.Read(id[:]) // never fails
-		w.Header().Set(headerRequestID, hex.EncodeToString(id[:]))
+		problem.NameRequest(w, r)
 		w.Header().Set("Cache-Control", "no-store")
 		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
 		mux.ServeHTTP(w, r)
@@ -117,7 +110,7 @@ func (a *API) public(h handler) http.HandlerFunc {
 		if err == nil {
 			return
 		}
-		id := w.Header().Get(headerRequestID)
+		id := w.Header().Get(problem.HeaderRequestID)
 		if problem.KindOf(err) == problem.Internal {
 			a.Log.ErrorContext(r.Context(), "request not served", "request_id", id, "path", r.URL.Path, "error", err)
 		}

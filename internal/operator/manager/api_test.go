@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"log/slog"
 	"math/big"
@@ -242,7 +243,7 @@ func TestFollowedEvents(t *testing.T) {
 	if _, err := s.owner.Deploy(ctx, request()); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-done; err != io.EOF {
+	if err := <-done; !errors.Is(err, io.EOF) {
 		t.Fatalf("followed %v, then %v", reasons, err)
 	}
 }

@@ -46,6 +46,7 @@ type balanceState struct {
 // Limits are the manager's times and counts.
 type Limits struct {
 	Deadline    time.Duration // of one deployment
+	Health      time.Duration // from the last attestation to the last healthy instance
 	MaxFailures int           // in a row, of one instance, before a deployment gives up
 	BackoffMin  time.Duration
 	BackoffMax  time.Duration
@@ -57,6 +58,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Deadline:    15 * time.Minute,
+		Health:      2 * time.Minute,
 		MaxFailures: 3,
 		BackoffMin:  time.Second,
 		BackoffMax:  time.Minute,

@@ -125,10 +125,29 @@ func (p *planner) raise(a *App) {
 	}
 	p.waiting(a, trouble)
 	if healthy < n {
+		p.awaitHealth(a)
 		return
 	}
 	p.advance(a, PhaseSwitch)
 	p.begin(a, wire.StepSwitch, 0)
+}
+
+// awaitHealth gives up on instances that run and never accept connections.
+func (p *planner) awaitHealth(a *App) {
+	s := p.step(p.app(a.ID), wire.StepHealth)
+	if s == nil {
+		return
+	}
+	if limit := s.StartedAt.Add(p.limits.Health); p.now.Before(limit) {
+		p.wakeAt(limit)
+		return
+	}
+	if w := p.app(a.ID).Rollout.Waiting; w != nil {
+		p.fail(a, w)
+		return
+	}
+	p.fail(a, problem.New(problem.Unavailable, "unhealthy", "not every instance accepted connections on port %d within %s", a.Next.ContainerPort, p.limits.Health).
+		Fix("let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER", a.Next.ContainerPort))
 }
 
 // switchOver waits until the balancer leads to the new instances.
@@ -202,11 +221,6 @@ func (p *planner) late(a *App) *problem.Error {
 		e := *w
 		e.Actual = "gave up after " + p.limits.Deadline.String() + ": " + e.Actual
 		return &e
-	}
-	switch a.Rollout.Phase {
-	case PhaseStart:
-		return problem.New(problem.Unavailable, "unhealthy", "not every instance accepted connections on port %d within %s", a.Next.ContainerPort, p.limits.Deadline).
-			Fix("let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER", a.Next.ContainerPort)
 	}
 	return problem.New(problem.Unavailable, "deadline", "step %q took longer than %s", a.Rollout.Phase, p.limits.Deadline)
 }

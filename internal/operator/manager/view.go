@@ -24,6 +24,8 @@ func (m *Manager) view(a *App) wire.App {
 	}
 	if a.Current != nil {
 		out.Revision = a.Current.Number
+	} else if a.Next == nil {
+		out.Port = 0 // given up with the deployment
 	}
 	for _, in := range m.state.Instances {
 		if in.App != a.ID || in.Role != RoleApp || a.Current == nil || in.Revision != a.Current.Number || in.Done || in.Removing {
