@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,9 +86,23 @@ type world struct {
 	fake    *backendtest.Fake
 	bal     *balancer
 	path    string
+	full    atomic.Bool // the disk of the store
 	m       *manager.Manager
 	stop    func()
 	counter int
+}
+
+// disk is a Store that may be full.
+type disk struct {
+	manager.Store
+	full *atomic.Bool
+}
+
+func (d disk) Apply(ctx context.Context, c manager.Change) ([]manager.Event, error) {
+	if d.full.Load() {
+		return nil, problem.New(problem.Unavailable, "disk_full", "no space left on device")
+	}
+	return d.Store.Apply(ctx, c)
 }
 
 func newWorld(t *testing.T, script func(manager.InstanceSpec) backendtest.Script) *world {
@@ -109,7 +124,7 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
-		Store: db, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
+		Store: disk{db, &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
 		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Simulated: true, Now: time.Now,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})
@@ -454,6 +469,88 @@ func TestOwners(t *testing.T) {
 		b, err := w.m.Deploy(t.Context(), mallory, req)
 		if err != nil || b.Name != "alice-shop-2" || b.ID == a.ID {
 			t.Errorf("%+v, %v", b, err)
+		}
+	})
+}
+
+func TestRegistryDown(t *testing.T) {
+	down := problem.New(problem.Unavailable, "registry", "connection refused").Fix("start it")
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.fake.SetMissing("img/python", down)
+		a := w.deploy(request())
+		time.Sleep(500 * time.Millisecond)
+		a, _ = w.m.App(alice, a.ID)
+		if a.Deployment.State != wire.DeploymentRunning || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != "registry" {
+			t.Errorf("while it is down: %+v", a.Deployment)
+		}
+		if len(w.fake.Started()) != 0 {
+			t.Errorf("something was started without its image")
+		}
+		w.fake.SetMissing("img/python", nil)
+		if a = w.settled(a.ID); a.State != wire.AppReady {
+			t.Errorf("after it is back: %+v", a.Deployment)
+		}
+	})
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.fake.SetMissing("img/python", down)
+		a := w.settled(w.deploy(request()).ID)
+		if a.Deployment.Problem == nil || a.Deployment.Problem.Rule != "registry" || len(w.bal.now()) != 0 && a.State != wire.AppFailed {
+			t.Errorf("it stays down: %+v", a.Deployment)
+		}
+		// A new request tries again at once.
+		w.fake.SetMissing("img/python", nil)
+		if a = w.settled(w.deploy(request()).ID); a.State != wire.AppReady {
+			t.Errorf("deployed again: %+v", a.Deployment)
+		}
+	})
+}
+
+// TestFullDisk has the store refuse every write for a while: nothing is done
+// that isn't written down, and all goes on when there is room.
+func TestFullDisk(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(request()).ID)
+		w.full.Store(true)
+		if _, err := w.m.Deploy(t.Context(), alice, request()); err == nil || problem.From(err).Rule != "disk_full" {
+			t.Errorf("Deploy: %v", err)
+		}
+		in := w.instances("app")[0]
+		w.fake.Crash(in.ID+"-1", 1, false)
+		time.Sleep(10 * time.Second)
+		if n := len(w.fake.Started()); n != 4 {
+			t.Errorf("%d starts, want 4: an attempt that nobody wrote down was begun", n)
+		}
+		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppDegraded || a.Healthy != 2 {
+			t.Errorf("meanwhile: %+v", a)
+		}
+		w.full.Store(false)
+		time.Sleep(10 * time.Second)
+		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || a.Revision != 1 {
+			t.Errorf("with room again: %+v", a)
+		}
+	})
+}
+
+// TestSecondDeployReplacesTheFirst asks again before the first is done.
+func TestSecondDeployReplacesTheFirst(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Delay: 3 * time.Second}
+		})
+		w.deploy(request())
+		time.Sleep(4 * time.Second)
+		req := request()
+		req.Instances = 2
+		a := w.settled(w.deploy(req).ID)
+		if a.Revision != 2 || a.Healthy != 2 {
+			t.Errorf("%+v", a)
+		}
+		time.Sleep(time.Second)
+		if left, _ := w.fake.List(t.Context()); len(left) != 3 {
+			t.Errorf("%d instances are left, want 2 and the pull: %+v", len(left), left)
 		}
 	})
 }

@@ -22,13 +22,11 @@ import (
 type Fake struct {
 	// Script decides what an instance does once it started; nil: by default
 	// apps run until stopped and jobs end with 0. Set it before the first call.
-	Script func(manager.InstanceSpec) Script
-	// Missing lists references that EnsureImage doesn't find.
-	Missing map[string]*problem.Error
-
+	Script    func(manager.InstanceSpec) Script
 	mu        sync.Mutex
 	instances map[string]*fakeInstance
 	images    map[string]bool
+	missing   map[string]*problem.Error // what EnsureImage says of a reference
 	watchers  map[chan manager.InstanceEvent]bool
 	starts    []manager.InstanceSpec
 	next      uint32
@@ -59,7 +57,7 @@ var _ manager.Backend = (*Fake)(nil)
 func NewFake() *Fake {
 	return &Fake{
 		instances: map[string]*fakeInstance{}, images: map[string]bool{},
-		watchers: map[chan manager.InstanceEvent]bool{}, Missing: map[string]*problem.Error{},
+		watchers: map[chan manager.InstanceEvent]bool{}, missing: map[string]*problem.Error{},
 	}
 }
 
@@ -162,6 +160,13 @@ func (f *Fake) SetHealth(id string, h manager.Health) {
 		in.status.Health = h
 		f.tell(in, false)
 	}
+}
+
+// SetMissing makes EnsureImage of the reference fail, or nil: succeed again.
+func (f *Fake) SetMissing(ref string, err *problem.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.missing[ref] = err
 }
 
 // Stop implements manager.Backend.
@@ -298,7 +303,7 @@ func (f *Fake) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, 
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := f.Missing[ref]; err != nil {
+	if err := f.missing[ref]; err != nil {
 		return manager.ImageInfo{}, err
 	}
 	if strings.Contains(ref, "no-such") {

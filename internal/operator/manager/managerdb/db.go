@@ -14,9 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"time"
 
-	_ "modernc.org/sqlite" // the database/sql driver "sqlite"
+	"modernc.org/sqlite" // also the database/sql driver "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -61,6 +63,10 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		return nil, fmt.Errorf("open manager state: %w", err)
 	}
 	db.SetMaxOpenConns(4)
+	// The driver would make it readable for everybody.
+	if f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600); err == nil {
+		_ = f.Close()
+	}
 	d := &DB{db: db, kept: kept}
 	if err := d.migrate(ctx, path); err != nil {
 		_ = db.Close()
@@ -90,7 +96,16 @@ func (d *DB) migrate(ctx context.Context, path string) error {
 	})
 }
 
+// tx runs f in a transaction. A full disk is said as such.
 func (d *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
+	err := d.begin(ctx, f)
+	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code()&0xff == sqlite3.SQLITE_FULL {
+		return problem.New(problem.Unavailable, "disk_full", "%w", err).Fix("make room on the disk of the state folder; nothing was changed")
+	}
+	return err
+}
+
+func (d *DB) begin(ctx context.Context, f func(*sql.Tx) error) error {
 	tx, err := d.db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("manager state: %w", err)

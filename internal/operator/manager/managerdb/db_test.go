@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,6 +113,26 @@ func TestFailedChangeLeavesNothing(t *testing.T) {
 	cancel()
 	if _, err := db.Apply(ctx, manager.Change{Apps: []*manager.App{{ID: "x"}}}); err == nil {
 		t.Errorf("Apply with a cancelled context: no error")
+	}
+	if got, err := db.Load(t.Context()); err != nil || len(got.Apps) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "m.db"))
+	db.db.SetMaxOpenConns(1)
+	var pages int
+	if err := db.db.QueryRowContext(t.Context(), "PRAGMA page_count").Scan(&pages); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.db.ExecContext(t.Context(), fmt.Sprintf("PRAGMA max_page_count = %d", pages)); err != nil {
+		t.Fatal(err)
+	}
+	big := &manager.App{ID: "x", Name: strings.Repeat("x", 1<<20)}
+	_, err := db.Apply(t.Context(), manager.Change{Apps: []*manager.App{big}})
+	if p := problem.From(err); err == nil || p.Rule != "disk_full" {
+		t.Errorf("Apply: %v", err)
 	}
 	if got, err := db.Load(t.Context()); err != nil || len(got.Apps) != 0 {
 		t.Errorf("%+v, %v", got, err)
