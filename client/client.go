@@ -18,9 +18,7 @@ package client
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/tls"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -182,7 +180,8 @@ type call struct {
 const maxReply = 64 << 20
 
 // do makes the call, again and again within the client's patience while the CAS
-// can't be reached.
+// can't be reached or takes its answer back. No call does more the second time:
+// an upload of what is the current version changes nothing.
 func (c *Client) do(ctx context.Context, q call) error {
 	pin, ok := c.Pin()
 	if !ok && !q.unpinned {
@@ -196,7 +195,7 @@ func (c *Client) do(ctx context.Context, q call) error {
 		if !errors.As(err, &unreached) {
 			return err
 		}
-		if !unreached.again(q.method) || time.Now().Add(pause).After(deadline) {
+		if time.Now().Add(pause).After(deadline) {
 			return unreached.problem(c.addr, c.opts.Patience)
 		}
 		select {
@@ -212,13 +211,6 @@ type unreachedError struct{ err error }
 
 func (e *unreachedError) Error() string { return e.err.Error() }
 func (e *unreachedError) Unwrap() error { return e.err }
-
-// again reports whether trying again can't do the work twice: nothing was sent,
-// or nothing is changed by it.
-func (e *unreachedError) again(method string) bool {
-	var op *net.OpError
-	return method == http.MethodGet || errors.As(e.err, &op) && op.Op == "dial"
-}
 
 func (e *unreachedError) problem(addr string, patience time.Duration) error {
 	p := problem.New(problem.Unavailable, "cas_unreachable", "the CAS at %s does not answer: %w", addr, e.err).
@@ -236,7 +228,7 @@ func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 	if err != nil {
 		return problem.New(problem.Invalid, "cas_address", "%w", err)
 	}
-	id := requestID()
+	id := problem.NewRequestID()
 	req.Header.Set(api.HeaderRequestID, id)
 	if q.body != nil {
 		req.Header.Set("Content-Type", "application/octet-stream")
@@ -351,10 +343,4 @@ func (c *Client) keep(ctx context.Context, who release.Identity, head release.Si
 	defer c.mu.Unlock()
 	c.pin = pin
 	return nil
-}
-
-func requestID() string {
-	b := make([]byte, 8)
-	_, _ = rand.Read(b) // never fails
-	return hex.EncodeToString(b)
 }
