@@ -18,6 +18,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
 )
 
@@ -41,7 +42,7 @@ const (
 // Headers of every reply.
 const (
 	HeaderVersion   = "Cupel-Version" // the software's version
-	HeaderRequestID = "X-Request-Id"
+	HeaderRequestID = problem.HeaderRequestID
 )
 
 // MaxSession is the most bytes of a session's text.

@@ -12,10 +12,8 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	_ "embed"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +22,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"regexp"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/attest"
@@ -174,18 +171,10 @@ func peerKey(cs *tls.ConnectionState) (k ident.KeyHash) {
 	return ident.HashCertKey(cs.PeerCertificates[0])
 }
 
-var goodRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-
 // begin gives the request an id, the client's own where it is a decent one.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request) *call {
-	id := r.Header.Get(api.HeaderRequestID)
-	if !goodRequestID.MatchString(id) {
-		var b [8]byte
-		_, _ = rand.Read(b[:]) // never fails
-		id = hex.EncodeToString(b[:])
-	}
+	id := problem.NameRequest(w, r)
 	h := w.Header()
-	h.Set(api.HeaderRequestID, id)
 	h.Set(api.HeaderVersion, s.version)
 	h.Set("Cache-Control", "no-store")
 	return &call{w, r, id}
