@@ -168,7 +168,7 @@ func (s *Searcher) Processes(skip func(pid string) bool) ([]Finding, error) {
 func (s *Searcher) search(r io.Reader, where string, depth int) ([]Finding, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
 	head, err := in.Peek(4)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read %s: %w", where, err)
 	}
 	unpack := unpacker(head)
