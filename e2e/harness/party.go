@@ -3,6 +3,7 @@
 package harness
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -150,4 +151,32 @@ func (p *Party) WriteFile(name, data string) string {
 		p.world.must(os.Chown(path, nobody, nobody))
 	}
 	return path
+}
+
+// Watch runs cupel and calls see with its process and each line that it
+// prints, first with an empty one when it has begun. see may take its time.
+func (p *Party) Watch(args []string, see func(pid int, line string)) Result {
+	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	defer cancel()
+	cmd := p.Command(ctx, filepath.Join(p.world.Bin, "cupel"), args...)
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	begin := time.Now()
+	r := Result{Args: args, Code: -1}
+	pipe, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		r.Stderr = err.Error()
+		return r
+	}
+	see(cmd.Process.Pid, "")
+	for lines := bufio.NewScanner(pipe); lines.Scan(); {
+		r.Stdout += lines.Text() + "\n"
+		see(cmd.Process.Pid, lines.Text())
+	}
+	_ = cmd.Wait()
+	r.Code, r.Stderr, r.Took = cmd.ProcessState.ExitCode(), errs.String(), time.Since(begin)
+	return r
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,7 +36,10 @@ func (w *World) Processes(name string) []Process {
 			continue
 		}
 		args := strings.Split(string(bytes.TrimRight(cmdline, "\x00")), "\x00")
-		if filepath.Base(args[0]) == name && w.owns(dir, cmdline) {
+		if filepath.Base(args[0]) != name || name == "cupeld" && !slices.Contains(args, "up") {
+			continue
+		}
+		if w.owns(dir, cmdline) {
 			found = append(found, Process{pid, args})
 		}
 	}
