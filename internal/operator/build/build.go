@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -164,7 +165,7 @@ func (o Options) remember(l *rebuild.Lock, r *Result) error {
 	if err != nil {
 		return fmt.Errorf("remember the build: %w", err)
 	}
-	return writeFile(o.memoFile(), b)
+	return spaceError(atomicfile.Write(o.memoFile(), b, 0o644))
 }
 
 func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebuild.Image, r *Result) error {
@@ -204,7 +205,7 @@ func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebui
 	if !r.NewLock {
 		return nil
 	}
-	return writeFile(o.LockFile, lock)
+	return spaceError(atomicfile.Write(o.LockFile, lock, 0o644))
 }
 
 // lock returns the existing lock, or resolves a new one.
@@ -363,19 +364,4 @@ func distinct(all []rebuild.MirrorBlob) (out []rebuild.MirrorBlob) {
 		seen[b.SHA256] = true
 	}
 	return out
-}
-
-// writeFile puts a file in place whole or not at all.
-func writeFile(name string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
-	if err != nil {
-		return spaceError(err)
-	}
-	defer os.Remove(f.Name()) // gone after the rename
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	return spaceError(err)
 }
