@@ -20,9 +20,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -51,27 +51,11 @@ func Create(path string) (*Sealer, error) {
 	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("make sealing key: %w", err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, problem.New(problem.Unavailable, "sealing_key_file", "create %s: %w", path, err).
-			Fix("give the CAS a state folder that it may write to")
-	}
-	_, err = f.WriteString(prefix + hex.EncodeToString(key) + "\n")
-	err = errors.Join(err, f.Sync(), f.Close(), syncDir(filepath.Dir(path)))
-	if err != nil {
-		_ = os.Remove(path)
-		return nil, problem.New(problem.Unavailable, "sealing_key_file", "write %s: %w", path, err).
-			Fix("free some space and start again")
+	if err := atomicfile.Create(path, []byte(prefix+hex.EncodeToString(key)+"\n"), 0o600); err != nil {
+		return nil, problem.New(problem.Unavailable, "sealing_key_file", "%w", err).
+			Fix("give the CAS a state folder that it may write to, with space in it")
 	}
 	return newSealer(key)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Load reads an existing key file.
