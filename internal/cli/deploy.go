@@ -287,16 +287,13 @@ func (d *deployment) explain(ctx context.Context, app manager.App) {
 	}
 }
 
-// attestPatience is how long the CAS and the manager may disagree: an instance
-// may have been restarted in between.
-const attestPatience = 15 * time.Second
-
 // attested compares the manager's instances with what the CAS, asked with the
 // owner's key, says: each of them attested for this service, running, and no
-// two the same.
+// two the same. They may disagree for a while (--wait), as an instance may have
+// been restarted in between.
 func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.Instance, error) {
 	d.show.begin("verify", d.g.now())
-	deadline := time.Now().Add(attestPatience)
+	deadline := time.Now().Add(d.g.wait)
 	for {
 		instances, err := d.compare(ctx, app)
 		if err == nil {

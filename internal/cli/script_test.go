@@ -54,9 +54,12 @@ func TestScripts(t *testing.T) {
 			app := &scriptApp{}
 			env.Values[scriptAppKey{}] = app
 			env.Defer(app.stop)
+			m := &scriptManager{}
+			env.Values[scriptManagerKey{}] = m
+			env.Defer(m.stop)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand, "manager": managerCommand},
 	})
 }
 

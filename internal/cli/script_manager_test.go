@@ -1,0 +1,154 @@
+package cli_test
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/castest"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+type scriptManagerKey struct{}
+
+// scriptManager is a manager that says what a script wants it to say. Its
+// deployments are done at the second look.
+type scriptManager struct {
+	server *httptest.Server
+	conns  []*castest.Conn // keep instances alive
+
+	mu        sync.Mutex
+	instances []ident.InstanceID // that it shows
+	fails     *problem.Error     // how deployments end
+	looks     int
+	session   ident.SessionName
+	asked     manager.DeployRequest
+}
+
+func (m *scriptManager) stop() {
+	if m.server != nil {
+		m.server.Close()
+		m.server = nil
+	}
+}
+
+// managerCommand is `manager start SESSION N` (with N instances that the
+// script's CAS attested), `manager lie` (one of them is none), `manager double`
+// (two of them are the same), `manager fail KIND RULE` and `manager stop`.
+func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
+	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
+	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
+	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
+		ts.Fatalf("usage: manager start SESSION N | lie | double | fail KIND RULE | stop, with a CAS")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch args[0] {
+	case "start":
+		n, err := strconv.Atoi(args[2])
+		ts.Check(err)
+		m.session = ident.SessionName(args[1])
+		for range n {
+			m.instances = append(m.instances, m.release(ts, cas))
+		}
+		m.serve(ts, cas)
+	case "lie":
+		m.instances[0] = ident.InstanceID{0xff}
+	case "double":
+		m.instances[0] = m.instances[1]
+	case "fail":
+		m.fails = problem.New(problem.Kind(args[1]), args[2], "it failed").Fix("mend it")
+	case "stop":
+		m.stop()
+	}
+}
+
+// release has the CAS attest an instance.
+func (m *scriptManager) release(ts *testscript.TestScript, cas *scriptCAS) ident.InstanceID {
+	measurement, err := ident.ParseMeasurement(ts.Getenv("PYTHON"))
+	ts.Check(err)
+	in, err := castest.NewInstance(cas.env.Instances, cas.env.Identity, cas.env.Platform, m.session, "client-app", measurement)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, reply, err := in.Release(ctx)
+	ts.Check(err)
+	m.conns = append(m.conns, conn)
+	return reply.InstanceID
+}
+
+func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
+	m.stop()
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+manager.PathApps, func(w http.ResponseWriter, r *http.Request) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.looks = 0
+		_ = json.NewDecoder(r.Body).Decode(&m.asked)
+		_ = json.NewEncoder(w).Encode(m.app())
+	})
+	mux.HandleFunc("GET "+manager.PathApps+"/{app}", func(w http.ResponseWriter, _ *http.Request) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.looks++
+		_ = json.NewEncoder(w).Encode(m.app())
+	})
+	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		list := manager.InstanceList{Version: manager.Version}
+		for i, id := range m.instances {
+			list.Instances = append(list.Instances, manager.Instance{
+				ID: "i-" + strconv.Itoa(i), App: "shop", AppID: "app-1", Role: "app", Revision: 1, State: "running", Health: "healthy",
+				Memory: 256 << 20, Port: 8080, InstanceID: id, Attested: true, Simulated: true, CreatedAt: time.Now(),
+			})
+		}
+		_ = json.NewEncoder(w).Encode(list)
+	})
+	m.server = httptest.NewUnstartedServer(mux)
+	m.server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	m.server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert}
+	m.server.StartTLS()
+	b, err := json.Marshal(manager.Endpoint{
+		Version: manager.Version, Address: m.server.Listener.Addr().String(), CertSHA256: ident.Sum(m.server.Certificate().Raw),
+		CAS: manager.CAS{Owners: cas.env.Owners, Instances: cas.env.Instances, Identity: cas.env.Identity}, PID: os.Getpid(),
+	})
+	ts.Check(err)
+	state := ts.Getenv("CUPEL_STATE")
+	ts.Check(os.MkdirAll(state, 0o755))
+	ts.Check(os.WriteFile(filepath.Join(state, manager.EndpointFile), b, 0o600))
+}
+
+// app is the app as the next look shows it.
+func (m *scriptManager) app() manager.App {
+	now := time.Now()
+	a := manager.App{
+		ID: "app-1", Name: strings.ReplaceAll(string(m.session), "/", "-"), Session: m.session, Service: "client-app", Runtime: m.asked.Runtime,
+		State: manager.AppDeploying, Instances: m.asked.Instances, Memory: 256 << 20, Port: 8080, ContainerPort: 8080, CreatedAt: now,
+		Deployment: manager.Deployment{Revision: 1, State: manager.DeploymentRunning, Steps: []manager.Step{{Name: manager.StepImages, StartedAt: now}}},
+	}
+	if m.looks < 2 {
+		return a
+	}
+	if m.fails != nil {
+		a.State, a.Deployment.State, a.Deployment.Problem = manager.AppFailed, manager.DeploymentFailed, m.fails
+		return a
+	}
+	a.State, a.Healthy, a.Revision, a.Deployment.State = manager.AppReady, len(m.instances), 1, manager.DeploymentDone
+	a.Deployment.Steps[0].EndedAt = now
+	return a
+}
