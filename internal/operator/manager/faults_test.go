@@ -1,0 +1,155 @@
+package manager_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func TestRegistryDown(t *testing.T) {
+	down := problem.New(problem.Unavailable, "registry", "connection refused").Fix("start it")
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.fake.SetMissing("img/python", down)
+		a := w.deploy(request())
+		time.Sleep(500 * time.Millisecond)
+		a, _ = w.m.App(alice, a.ID)
+		if a.Deployment.State != wire.DeploymentRunning || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != "registry" {
+			t.Errorf("while it is down: %+v", a.Deployment)
+		}
+		if len(w.fake.Started()) != 0 {
+			t.Errorf("something was started without its image")
+		}
+		w.fake.SetMissing("img/python", nil)
+		if a = w.settled(a.ID); a.State != wire.AppReady {
+			t.Errorf("after it is back: %+v", a.Deployment)
+		}
+	})
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.fake.SetMissing("img/python", down)
+		a := w.settled(w.deploy(request()).ID)
+		if a.Deployment.Problem == nil || a.Deployment.Problem.Rule != "registry" || len(w.bal.now()) != 0 && a.State != wire.AppFailed {
+			t.Errorf("it stays down: %+v", a.Deployment)
+		}
+		// A new request tries again at once.
+		w.fake.SetMissing("img/python", nil)
+		if a = w.settled(w.deploy(request()).ID); a.State != wire.AppReady {
+			t.Errorf("deployed again: %+v", a.Deployment)
+		}
+	})
+}
+
+// TestFullDisk has the store refuse every write for a while: nothing is done
+// that isn't written down, and all goes on when there is room.
+func TestFullDisk(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(request()).ID)
+		w.full.Store(true)
+		if _, err := w.m.Deploy(t.Context(), alice, request()); err == nil || problem.From(err).Rule != "disk_full" {
+			t.Errorf("Deploy: %v", err)
+		}
+		in := w.instances("app")[0]
+		w.fake.Crash(in.ID+"-1", 1, false)
+		time.Sleep(10 * time.Second)
+		if n := len(w.fake.Started()); n != 4 {
+			t.Errorf("%d starts, want 4: an attempt that nobody wrote down was begun", n)
+		}
+		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppDegraded || a.Healthy != 2 {
+			t.Errorf("meanwhile: %+v", a)
+		}
+		w.full.Store(false)
+		time.Sleep(10 * time.Second)
+		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || a.Revision != 1 {
+			t.Errorf("with room again: %+v", a)
+		}
+	})
+}
+
+// TestSecondDeployReplacesTheFirst asks again before the first is done.
+func TestSecondDeployReplacesTheFirst(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Delay: 3 * time.Second}
+		})
+		w.deploy(request())
+		time.Sleep(4 * time.Second)
+		req := request()
+		req.Instances = 2
+		a := w.settled(w.deploy(req).ID)
+		if a.Revision != 2 || a.Healthy != 2 {
+			t.Errorf("%+v", a)
+		}
+		time.Sleep(time.Second)
+		if left, _ := w.fake.List(t.Context()); len(left) != 3 {
+			t.Errorf("%d instances are left, want 2 and the pull: %+v", len(left), left)
+		}
+	})
+}
+
+// TestKilledManager stops the loop at every half second of a slow deployment;
+// the next manager finishes it with what is there.
+func TestKilledManager(t *testing.T) {
+	for at := range 12 {
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+					return backendtest.Script{Exit: s.Port == 0, Delay: 2 * time.Second}
+				})
+				a := w.deploy(request())
+				time.Sleep(time.Duration(at) * 500 * time.Millisecond)
+				w.stop()
+				w.start()
+				if a = w.settled(a.ID); a.State != wire.AppReady || a.Healthy != 3 {
+					t.Errorf("%+v", a)
+				}
+				if n := len(w.fake.Started()); n != 4 {
+					t.Errorf("%d starts, want 4: nothing twice", n)
+				}
+			})
+		})
+	}
+}
+
+func TestSuspend(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(request()).ID)
+		w.stop()
+		db, err := managerdb.Open(t.Context(), w.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := manager.New(t.Context(), manager.Config{Store: db, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Now: time.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Suspend(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_ = db.Close()
+		if left, _ := w.fake.List(t.Context()); len(left) != 0 {
+			t.Errorf("left: %+v", left)
+		}
+		if f := w.bal.now(); len(f) != 0 {
+			t.Errorf("ports: %+v", f)
+		}
+		w.start()
+		time.Sleep(5 * time.Second)
+		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || a.Revision != 1 {
+			t.Errorf("after the next up: %+v", a)
+		}
+		for _, in := range w.instances("app") {
+			if in.Restarts != 0 {
+				t.Errorf("a stop that was asked for counts as a failure: %+v", in)
+			}
+		}
+	})
+}
