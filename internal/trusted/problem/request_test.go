@@ -24,7 +24,7 @@ func TestNameRequest(t *testing.T) {
 			t.Errorf("the reply says %q, the log %q", got, id)
 		}
 	}
-	if problem.NewRequestID() == problem.NewRequestID() {
+	if a, b := problem.NewRequestID(), problem.NewRequestID(); a == b {
 		t.Error("two requests have one name")
 	}
 }
