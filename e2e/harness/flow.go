@@ -3,6 +3,8 @@
 package harness
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -16,27 +18,35 @@ import (
 // AppCommand is how the app of the examples is started.
 const AppCommand = "python3 /home/client-app/repo/client-app.py"
 
-// BuildRuntimes has the operator build runtime images. Downloads are kept
-// between tests, below .cache of the source tree.
+// BuildRuntimes has the operator build runtime images. Downloads and locks are
+// kept between tests, below .cache of the source tree.
 func (w *World) BuildRuntimes(names ...string) {
 	w.T.Helper()
 	shared := filepath.Join(source(), ".cache", "e2e")
-	w.must(os.MkdirAll(shared, 0o755))
 	cache := filepath.Join(w.State, "runtimes", "cache")
-	w.must(os.MkdirAll(cache, 0o755))
 	linkAll(filepath.Join(shared, "blobs"), cache)
-	linkAll(filepath.Join(shared, "locks"), w.Runtimes)
 	for _, name := range names {
-		w.Operator.MustRun("runtime", "build", name,
-			"--definition", filepath.Join(w.Runtimes, name+".yml"), "--lock", w.Lock(name))
+		definition := filepath.Join(w.Runtimes, name+".yml")
+		text, err := os.ReadFile(definition)
+		w.must(err)
+		sum := sha256.Sum256(text) // a lock is for one text of its definition
+		kept := filepath.Join(shared, "locks", name+"-"+hex.EncodeToString(sum[:8])+".lock")
+		if _, err := os.Stat(w.Lock(name)); err != nil {
+			_ = copyFile(kept, w.Lock(name))
+		}
+		w.Operator.MustRun("runtime", "build", name, "--definition", definition, "--lock", w.Lock(name))
+		w.must(os.MkdirAll(filepath.Dir(kept), 0o755))
+		w.must(copyFile(w.Lock(name), kept))
 	}
 	linkAll(cache, filepath.Join(shared, "blobs"))
-	w.must(os.MkdirAll(filepath.Join(shared, "locks"), 0o755))
-	for _, name := range names {
-		data, err := os.ReadFile(w.Lock(name))
-		w.must(err)
-		w.must(os.WriteFile(filepath.Join(shared, "locks", name+".lock"), data, 0o644))
+}
+
+func copyFile(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
 	}
+	return os.WriteFile(to, data, 0o644)
 }
 
 // Lock is the lock file of a runtime image.
@@ -52,9 +62,7 @@ func linkAll(from, to string) {
 		if err := os.Link(f, target); err == nil || errors.Is(err, os.ErrExist) {
 			continue
 		}
-		if data, err := os.ReadFile(f); err == nil {
-			_ = os.WriteFile(target, data, 0o644)
-		}
+		_ = copyFile(f, target)
 	}
 }
 

@@ -205,20 +205,14 @@ func (w *World) copyBinaries() {
 	w.Bin = to
 }
 
-// copyRuntimes takes the definitions, and the locks of an earlier build if
-// there are any, so that tests leave the source tree alone.
+// copyRuntimes takes the definitions, so that tests leave the source tree alone.
 func (w *World) copyRuntimes() {
 	w.Runtimes = filepath.Join(w.Dir, "runtimes")
 	w.must(os.Mkdir(w.Runtimes, 0o755))
-	files, err := filepath.Glob(filepath.Join(source(), "runtimes", "*.*"))
+	files, err := filepath.Glob(filepath.Join(source(), "runtimes", "*.yml"))
 	w.must(err)
 	for _, f := range files {
-		if ext := filepath.Ext(f); ext != ".yml" && ext != ".lock" {
-			continue
-		}
-		data, err := os.ReadFile(f)
-		w.must(err)
-		w.must(os.WriteFile(filepath.Join(w.Runtimes, filepath.Base(f)), data, 0o644))
+		w.must(copyFile(f, filepath.Join(w.Runtimes, filepath.Base(f))))
 	}
 }
 

@@ -28,6 +28,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxDepth bounds packed files in packed files.
@@ -117,9 +120,19 @@ func (s *Searcher) Tree(root string) ([]Finding, error) {
 		}
 		more, err := s.File(path)
 		found = append(found, more...)
+		if errors.Is(err, syscall.EINVAL) && isNamespace(path) {
+			return nil
+		}
 		return err
 	})
 	return found, err
+}
+
+// isNamespace tells whether a file is a mounted kernel namespace, which looks
+// regular and has no content.
+func isNamespace(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.NSFS_MAGIC
 }
 
 // File searches one file, packed or not.
