@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/need"
 )
 
 // World is one installation with everybody around it.
@@ -45,9 +47,7 @@ type Config struct {
 // New makes a world and brings the operator up in it.
 func New(t testing.TB, cfg Config) *World {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: runs containers")
-	}
+	need.Root(t)
 	w := &World{T: t, Bin: cfg.Bin}
 	if w.Bin == "" {
 		w.Bin = binaries(t)

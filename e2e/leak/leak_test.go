@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cupel.dev/cupel/internal/need"
 )
 
 func newSecret(t *testing.T) (*Searcher, []byte) {
@@ -79,9 +81,7 @@ func TestRefusesShortSecrets(t *testing.T) {
 
 // A repository keeps its files in loose objects, then in a pack, some as deltas.
 func TestFindsInGit(t *testing.T) {
-	if _, err := exec.LookPath("git"); err != nil {
-		t.Skip("needs git")
-	}
+	need.Programs(t, "git")
 	s, secret := newSecret(t)
 	dir := t.TempDir()
 	git := func(args ...string) {

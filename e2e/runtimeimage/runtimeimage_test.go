@@ -34,6 +34,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/build"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -216,7 +217,7 @@ func newGitServer(t *testing.T, token string) *gitServer {
 	t.Helper()
 	execPath, err := exec.Command("git", "--exec-path").Output()
 	if err != nil {
-		t.Skip("needs git")
+		need.Missing(t, "git")
 	}
 	s := &gitServer{dir: t.TempDir(), token: token}
 	git(t, s.dir, "init", "--quiet", "app.git")

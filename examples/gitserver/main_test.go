@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cupel.dev/cupel/internal/need"
 )
 
 // lockedBuffer takes the server's log.
@@ -35,7 +37,7 @@ func (b *lockedBuffer) String() string {
 
 func TestPushAndClone(t *testing.T) {
 	if _, err := backend(); err != nil {
-		t.Skip("needs git: ", err)
+		need.Missing(t, "git: "+err.Error())
 	}
 	dir := t.TempDir()
 	secret := make([]byte, 16)

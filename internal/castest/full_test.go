@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"testing"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -17,7 +18,7 @@ import (
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("cupel-castest", dir, "tmpfs", 0, "size=3m"); err != nil {
-		t.Skipf("mounting a tmpfs needs root: %v", err)
+		need.Missing(t, "root: "+err.Error())
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/netlab"
 	"cupel.dev/cupel/internal/operator/manager"
 )
@@ -71,7 +72,7 @@ type lab struct {
 func newLab(t testing.TB) *lab {
 	t.Helper()
 	if os.Getenv(inLab) == "" {
-		t.Skip("needs root: programs nftables in network namespaces")
+		need.Missing(t, "root: it programs nftables in network namespaces")
 	}
 	for name, value := range map[string]string{
 		"net/ipv4/ip_forward":                  "1",

@@ -19,6 +19,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
@@ -383,15 +384,13 @@ func TestBadHalfIsDiscarded(t *testing.T) {
 }
 
 func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount a small file system")
-	}
+	need.Root(t)
 	d, b := tiny(strings.Repeat("x", 3<<20)), newBench(t)
 	srv := httptest.NewServer(d)
 	defer srv.Close()
 	small := t.TempDir()
 	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=512k"); err != nil {
-		t.Skipf("can't mount: %v", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(small, syscall.MNT_DETACH) })
 	for name, change := range map[string]func(*Options){

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -64,13 +65,6 @@ func playCAS(args []string) int {
 	return 0
 }
 
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-}
-
 // folder returns a state folder that every user can reach.
 func folder(t *testing.T) string {
 	t.Helper()
@@ -95,7 +89,7 @@ func (f fakeAttester) ServeConn(ctx context.Context, conn net.Conn, m ident.Meas
 
 func fakeCAS(t *testing.T) (*casProcess, fakeAttester) {
 	t.Helper()
-	needRoot(t)
+	need.Root(t)
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +198,7 @@ func TestUnreachableFolderIsRefused(t *testing.T) {
 }
 
 func TestFullDiskIsRefused(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	dir := folder(t)
 	if err := errors.Join(os.Mkdir(dir, 0o755), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16m,mode=755")); err != nil {
 		t.Fatal(err)
@@ -258,11 +252,9 @@ func TestPortsStayTheSame(t *testing.T) {
 // upOptions is a whole machine but for the real CAS.
 func upOptions(t *testing.T) Options {
 	t.Helper()
-	needRoot(t)
+	need.Root(t)
 	for _, tool := range tools {
-		if _, err := exec.LookPath(tool.program); err != nil {
-			t.Skipf("%s is not installed", tool.program)
-		}
+		need.Programs(t, tool.program)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -432,7 +424,7 @@ func TestSweep(t *testing.T) {
 }
 
 func TestCleanupRefusesOtherFolders(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	dir := folder(t)
 	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "thesis.tex"), []byte("x"), 0o644)); err != nil {
 		t.Fatal(err)

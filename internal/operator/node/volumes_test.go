@@ -16,6 +16,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/volume"
@@ -182,9 +183,7 @@ func TestVolumeReplica(t *testing.T) {
 }
 
 func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it mounts a small disk")
-	}
+	need.Root(t)
 	s := store(t, nil)
 	if err := syscall.Mount("tmpfs", s.dir, "tmpfs", 0, "size=64k"); err != nil {
 		t.Fatal(err)

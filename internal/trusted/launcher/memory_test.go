@@ -4,7 +4,7 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"golang.org/x/sys/unix"
+	"cupel.dev/cupel/internal/need"
 )
 
 func files(dir string, kv ...string) fstest.MapFS {
@@ -85,9 +85,7 @@ func FuzzCgroup(f *testing.F) {
 
 // TestReadMemory reads this machine's own.
 func TestReadMemory(t *testing.T) {
-	if unix.Getuid() != 0 {
-		t.Skip("mounts cgroups: needs root")
-	}
+	need.Root(t)
 	proc, err := openProc()
 	must(t, err)
 	defer proc.close()

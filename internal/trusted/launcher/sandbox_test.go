@@ -31,6 +31,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/collect"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -378,14 +379,8 @@ var sandboxes atomic.Int64
 
 func newSandbox(t testing.TB) *sandbox {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("runs containers: needs root")
-	}
-	for _, tool := range []string{"runc", "busybox"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s", tool)
-		}
-	}
+	need.Root(t)
+	need.Programs(t, "runc", "busybox")
 	s := &sandbox{t: t, cas: newFakeCAS(t), net: newNetns(t), memory: 256 << 20}
 	config, err := ident.ParseConfigID(testConfig)
 	must(t, err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -143,9 +144,7 @@ func TestSocketsAndPipesAreLeftOut(t *testing.T) {
 }
 
 func TestDevicesAreRefused(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("making a device needs root")
-	}
+	need.Root(t)
 	dir := t.TempDir()
 	must(t, syscall.Mknod(filepath.Join(dir, "null"), syscall.S_IFCHR|0o666, 1<<8|3))
 	wantRule(t, Pack(t.Context(), openRoot(t, dir), io.Discard, plenty), RuleArchive)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -40,12 +41,8 @@ func TestMissingPlugins(t *testing.T) {
 
 // TestNetwork needs root: it makes a bridge and a namespace, and takes both away.
 func TestNetwork(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	if _, err := os.Stat(filepath.Join(PluginDir, "bridge")); err != nil {
-		t.Skip("needs the CNI plugins")
-	}
+	need.Root(t)
+	need.File(t, filepath.Join(PluginDir, "bridge"))
 	dir := t.TempDir()
 	cfg := Config{Dir: filepath.Join(dir, "cni"), ID: "0c0ffee0", PluginDir: PluginDir, Sysctl: sysctl.Default()}
 	n, err := Open(cfg)

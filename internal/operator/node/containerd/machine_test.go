@@ -28,6 +28,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	ggcrtypes "github.com/google/go-containerregistry/pkg/v1/types"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/las"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node"
@@ -101,17 +102,9 @@ type life struct {
 
 func needMachine(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it runs containers")
-	}
-	for _, program := range []string{"containerd", "runc"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("needs %s", program)
-		}
-	}
-	if _, err := os.Stat(filepath.Join(cni.PluginDir, "bridge")); err != nil {
-		t.Skip("needs the CNI plugins")
-	}
+	need.Root(t)
+	need.Programs(t, "containerd", "runc")
+	need.File(t, filepath.Join(cni.PluginDir, "bridge"))
 }
 
 func newMachine(t *testing.T) *machine {

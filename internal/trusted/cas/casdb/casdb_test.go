@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/storetest"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -97,7 +98,7 @@ func open(t *testing.T, path string) {
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("cupel-casdb-test", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("mounting a tmpfs needs root: %v", err)
+		need.Missing(t, "root: "+err.Error())
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
