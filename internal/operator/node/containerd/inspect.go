@@ -4,18 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	containerd "github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/mount"
 
 	"cupel.dev/cupel/internal/operator/las"
-	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
@@ -55,7 +50,7 @@ func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) 
 	if err != nil {
 		return las.Launched{}, err
 	}
-	if err := r.rootUntouched(ctx, id, int(task.Pid())); err != nil {
+	if err := r.rootUntouched(ctx, id, int(task.Pid()), paths.mountPoints()); err != nil {
 		return las.Launched{}, err
 	}
 	return las.Launched{PID: int(task.Pid()), Cgroup: paths.Linux.CgroupsPath, Spec: spec, Image: img}, nil
@@ -69,6 +64,17 @@ type specPaths struct {
 	Linux struct {
 		CgroupsPath string `json:"cgroupsPath"`
 	} `json:"linux"`
+	Mounts []struct {
+		Destination string `json:"destination"`
+	} `json:"mounts"`
+}
+
+func (p specPaths) mountPoints() []string {
+	var out []string
+	for _, m := range p.Mounts {
+		out = append(out, m.Destination)
+	}
+	return out
 }
 
 func pathsOf(spec []byte) (specPaths, error) {
@@ -116,78 +122,4 @@ func chainID(diffIDs []ident.Digest) string {
 		chain = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(chain+" "+layer)))
 	}
 	return chain
-}
-
-// rootUntouched checks that the process's root is the overlay of the
-// container's snapshot and that nobody put anything into its upper layer.
-func (r *Runtime) rootUntouched(ctx context.Context, id string, pid int) error {
-	mounts, err := r.client.SnapshotService(snapshotter).Mounts(ctx, id)
-	if err != nil {
-		return fmt.Errorf("inspect container: its root: %w", err)
-	}
-	upper := overlayOption(mounts, "upperdir=")
-	if upper == "" {
-		return errors.New("inspect container: its root is no overlay")
-	}
-	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
-	if err != nil {
-		return fmt.Errorf("inspect container: %w", err)
-	}
-	if !rootedOn(string(info), upper) {
-		return errors.New("inspect container: its root is another mount than its snapshot's")
-	}
-	return emptyPlaces(upper)
-}
-
-func overlayOption(mounts []mount.Mount, prefix string) string {
-	for _, m := range mounts {
-		for _, o := range m.Options {
-			if v, ok := strings.CutPrefix(o, prefix); ok && m.Type == "overlay" {
-				return v
-			}
-		}
-	}
-	return ""
-}
-
-// rootedOn reports whether the one mount at "/" is an overlay with that upper
-// layer.
-func rootedOn(mountinfo, upper string) bool {
-	roots := 0
-	ok := false
-	for line := range strings.Lines(mountinfo) {
-		head, tail, cut := strings.Cut(line, " - ")
-		h, t := strings.Fields(head), strings.Fields(tail)
-		if !cut || len(h) < 5 || len(t) < 3 || h[4] != "/" {
-			continue
-		}
-		roots++
-		for o := range strings.SplitSeq(t[2], ",") {
-			v, is := strings.CutPrefix(o, "upperdir=")
-			ok = ok || is && t[0] == "overlay" && node.UnescapeMount(v) == upper
-		}
-	}
-	return ok && roots == 1
-}
-
-// emptyPlaces accepts an upper layer that holds what the low-level runtime
-// makes to mount on: directories, empty files, and nothing with content.
-func emptyPlaces(upper string) error {
-	err := filepath.WalkDir(upper, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		if !info.Mode().IsRegular() || info.Size() != 0 {
-			return fmt.Errorf("%s was put into its root", strings.TrimPrefix(path, upper))
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("inspect container: %w", err)
-	}
-	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -43,19 +44,39 @@ func TestRootedOn(t *testing.T) {
 		{"its snapshot", line + other, true},
 		{"covered by another", line + other + "102 100 0:52 / / rw - tmpfs tmpfs rw\n", false},
 		{"another upper layer", strings.Replace(line, "/fs,", "/fs2,", 1), false},
+		{"another lower layer", strings.Replace(line, "lowerdir=/a", "lowerdir=/evil:/a", 1), false},
+		{"a lower layer from elsewhere", strings.Replace(line, "lowerdir=/a", "lowerdir=a", 1), false},
+		{"a layer added", strings.Replace(line, "lowerdir=/a", "lowerdir=/a,lowerdir+=/evil", 1), false},
+		{"another lower layer named before", strings.Replace(line, "lowerdir=/a", "lowerdir=/evil,lowerdir=/a", 1), false},
 		{"no overlay", "100 99 0:50 / / ro - ext4 /dev/x rw,upperdir=/state/long\\040name/fs\n", false},
 		{"nothing", other, false},
 		{"garbage", "x\n", false},
 	} {
-		if got := rootedOn(c.mounts, "/state/long name/fs"); got != c.want {
+		if got := rootedOn(c.mounts, "/a", "/state/long name/fs"); got != c.want {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
 }
 
 func FuzzRootedOn(f *testing.F) {
-	f.Add("100 99 0:50 / / ro - overlay overlay rw,upperdir=/u\n", "/u")
-	f.Fuzz(func(_ *testing.T, mounts, upper string) { rootedOn(mounts, upper) })
+	f.Add("100 99 0:50 / / ro - overlay overlay rw,lowerdir=/l,upperdir=/u\n", "/l", "/u")
+	f.Fuzz(func(_ *testing.T, mounts, lower, upper string) { rootedOn(mounts, lower, upper) })
+}
+
+func TestSameLayers(t *testing.T) {
+	var long, short []string
+	for i := range 40 {
+		short = append(short, fmt.Sprintf("%d/fs", i))
+		long = append(long, "/state"+strings.Repeat("/folder", 12)+"/"+short[i])
+	}
+	many := strings.Join(long, ":")
+	if !sameLayers(strings.Join(short, ":"), many) || !sameLayers(many, many) {
+		t.Error("many layers, named from their common folder, are taken for others")
+	}
+	short[7] = "evil/fs"
+	if sameLayers(strings.Join(short, ":"), many) || sameLayers("1/fs", "/state/1/fs") {
+		t.Error("other layers are taken for the snapshot's")
+	}
 }
 
 func TestOverlayOption(t *testing.T) {
@@ -70,23 +91,54 @@ func TestOverlayOption(t *testing.T) {
 }
 
 func TestEmptyPlaces(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "run/cupel"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "cupel-init"), nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := emptyPlaces(dir); err != nil {
-		t.Error(err)
-	}
-	if err := os.Symlink("/x", filepath.Join(dir, "run/link")); err != nil {
-		t.Fatal(err)
-	}
-	if err := emptyPlaces(dir); err == nil || !strings.Contains(err.Error(), "/run/link") {
-		t.Errorf("a link: %v", err)
+	points := []string{"/proc", "/run/cupel", "/etc/hosts", "/cupel-init"}
+	for name, c := range map[string]struct {
+		change func(dir, lower string) error
+		want   string
+	}{
+		"as made": {func(string, string) error { return nil }, ""},
+		"a link":  {func(dir, _ string) error { return os.Symlink("/x", filepath.Join(dir, "run/link")) }, "/run/link"},
+		"a file":  {func(dir, _ string) error { return os.WriteFile(filepath.Join(dir, "cupel-init"), []byte("x"), 0o755) }, "/cupel-init"},
+		"an empty file over the image's": {
+			func(dir, _ string) error { return os.WriteFile(filepath.Join(dir, "etc/passwd"), nil, 0o600) }, "/etc/passwd",
+		},
+		"a folder of its own": {func(dir, _ string) error { return os.Mkdir(filepath.Join(dir, "etc/git"), 0o755) }, "/etc/git"},
+		"a folder that the kernel made": {
+			func(dir, _ string) error { return mark(filepath.Join(dir, "run"), "trusted.overlay.opaque") }, "",
+		},
+		"a folder that hides the image's": {
+			func(dir, _ string) error { return mark(filepath.Join(dir, "etc"), "trusted.overlay.opaque") }, "/etc in its root hides",
+		},
+		"a folder in another's place": {
+			func(dir, _ string) error { return mark(filepath.Join(dir, "run"), "trusted.overlay.redirect") }, "/run in its root hides",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, lower := t.TempDir(), t.TempDir()
+			for _, d := range []string{dir + "/run/cupel", dir + "/etc", dir + "/proc", lower + "/etc"} {
+				if err := os.MkdirAll(d, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, f := range []string{"cupel-init", "etc/hosts"} {
+				if err := os.WriteFile(filepath.Join(dir, f), nil, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.change(dir, lower); errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) {
+				t.Skip("trusted attributes can't be set here:", err)
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			err := emptyPlaces(dir, []string{lower}, points)
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v: want %q", err, c.want)
+			}
+		})
 	}
 }
+
+func mark(dir, attribute string) error { return unix.Lsetxattr(dir, attribute, []byte("y"), 0) }
 
 func TestConfigIsGolden(t *testing.T) {
 	d := &Daemon{cfg: DaemonConfig{Dir: "/var/lib/cupel/containerd", ID: "0123abcd"}}
