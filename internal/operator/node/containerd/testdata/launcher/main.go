@@ -46,12 +46,14 @@ func run() error {
 	signal.Notify(term, syscall.SIGTERM)
 	node := volume.NewNode(sockets + volume.NodeSocket)
 	ctx := context.Background()
-	report := func(p volume.Phase) error {
-		return node.Report(ctx, volume.Status{Phase: p, InstanceID: ident.KeyHash{7}})
+	// Best effort, as cupel-init's: an instance outlives a node that dies while
+	// it answers.
+	report := func(p volume.Phase) {
+		if err := node.Report(ctx, volume.Status{Phase: p, InstanceID: ident.KeyHash{7}}); err != nil {
+			fmt.Println("report:", err)
+		}
 	}
-	if err := report(volume.Attested); err != nil {
-		return err
-	}
+	report(volume.Attested)
 	id, err := ident.ParseConfigID(os.Getenv("CUPEL_CONFIG_ID"))
 	if err != nil {
 		return err
@@ -85,9 +87,7 @@ func run() error {
 			}
 		}()
 	case "oom":
-		if err := report(volume.Running); err != nil {
-			return err
-		}
+		report(volume.Running)
 		var hog [][]byte
 		for {
 			b := bytes.Repeat([]byte{1}, 4<<20)
@@ -103,9 +103,7 @@ func run() error {
 	case "deny":
 		deny()
 	}
-	if err := report(volume.Running); err != nil {
-		return err
-	}
+	report(volume.Running)
 	<-term
 	fmt.Println("bye")
 	return nil
