@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -41,7 +40,7 @@ type casProcess struct {
 	dir      string // the CAS's own folder
 	uid      int
 	args     []string // besides addresses and descriptors
-	logs     *logfile.Writer
+	logs     io.Writer
 	attester Attester
 	log      *slog.Logger
 
@@ -113,7 +112,7 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
-		_ = c.logs.Copy("stderr", io.TeeReader(stderrR, tail))
+		_, _ = io.Copy(lossy{c.logs}, io.TeeReader(stderrR, tail))
 		_ = stderrR.Close()
 	}()
 	go func() { _ = c.attester.ServeConn(serving, ours, measurement); _ = ours.Close() }()
@@ -254,6 +253,15 @@ func socketPair() (net.Conn, *os.File, error) {
 		return nil, nil, fmt.Errorf("socket to the CAS: %w", err)
 	}
 	return conn, theirs, nil
+}
+
+// lossy drops what can't be written: a full disk costs log lines, while a
+// reader that stopped would cost the CAS, by SIGPIPE.
+type lossy struct{ w io.Writer }
+
+func (l lossy) Write(b []byte) (int, error) {
+	_, _ = l.w.Write(b)
+	return len(b), nil
 }
 
 // lastLine keeps the last full line that passed.

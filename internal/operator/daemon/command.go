@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -195,7 +194,7 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 			err := json.NewEncoder(pipe).Encode(outcome{Endpoint: &e, Parts: list})
 			return errors.Join(err, pipe.Close())
 		}
-		log, err := openLog(filepath.Join(c.opts.State, "log", "cupeld"))
+		log, err := openRotating(filepath.Join(c.opts.State, "log", "cupeld.log"), maxLog)
 		if err != nil {
 			return err
 		}
@@ -208,18 +207,6 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 		log.Error("cupeld ended", "error", err)
 	}
 	return err
-}
-
-// rotated writes whole lines into a rotated log.
-type rotated struct{ *logfile.Writer }
-
-func openLog(dir string) (rotated, error) {
-	w, err := logfile.NewWriter(dir, logfile.DefaultLimits(), time.Now)
-	return rotated{w}, err
-}
-
-func (r rotated) Write(b []byte) (int, error) {
-	return len(b), r.Writer.Write("stderr", strings.TrimRight(string(b), "\n"))
 }
 
 func (c *cli) downCommand() *cobra.Command {

@@ -23,7 +23,6 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -98,14 +97,9 @@ func fakeCAS(t *testing.T) (*casProcess, fakeAttester) {
 	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 61234, 61234)); err != nil {
 		t.Fatal(err)
 	}
-	logs, err := logfile.NewWriter(t.TempDir(), logfile.DefaultLimits(), time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = logs.Close() })
 	a := fakeAttester{make(chan ident.Measurement, 10)}
 	return &casProcess{
-		binary: self, dir: dir, uid: 61234, logs: logs, attester: a, log: slog.New(slog.DiscardHandler),
+		binary: self, dir: dir, uid: 61234, logs: io.Discard, attester: a, log: slog.New(slog.DiscardHandler),
 		owners: "127.0.0.1:0", instances: "127.0.0.1:0",
 	}, a
 }

@@ -26,7 +26,6 @@ import (
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/operator/node/containerd"
-	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/operator/registry"
 	"cupel.dev/cupel/internal/simtee"
@@ -296,10 +295,15 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 	if c.binary, err = besides(o.CAS, "cupel-cas"); err != nil {
 		return nil, err
 	}
-	if c.logs, err = logfile.NewWriter(p.path("log", "cas"), logfile.DefaultLimits(), time.Now); err != nil {
+	if err := os.MkdirAll(p.path("log"), 0o755); err != nil {
+		return nil, fmt.Errorf("make the log folder: %w", err)
+	}
+	logs, err := openRotating(p.path("log", "cas.log"), maxLog)
+	if err != nil {
 		return nil, err
 	}
-	p.onClose(c.logs.Close)
+	p.onClose(logs.Close)
+	c.logs = logs
 	c.args = []string{"--simulation-root", p.path("simulation-root.pem")}
 	if o.AllowUnattested {
 		c.args = append(c.args, "--allow-unattested")
