@@ -36,6 +36,8 @@ demo: setup build ## a private Python app as three attested instances behind one
 demo-down: ## stop the demo and leave nothing behind
 	@scripts/demo down
 
+# Where something is missing, a test fails instead of being skipped: internal/need.
+test: export CUPEL_REQUIRE_ALL = 1
 test: setup build test-unit test-e2e ## everything that proves it works (root; Debian 12)
 
 test-unit:

@@ -163,12 +163,11 @@ func inside(t *testing.T, root string, env []string, argv ...string) (string, in
 // TestReproducible: two clean builds give one image, byte for byte.
 func TestReproducible(t *testing.T) {
 	a, b := buildRuntime(t, "puller", nil), buildRuntime(t, "puller", nil)
+	if !a.Date.Equal(b.Date) { // Debian published between the two
+		a = buildRuntime(t, "puller", nil)
+	}
 	if a.Config != b.Config || a.Manifest != b.Manifest || a.Measurement != b.Measurement {
-		if a.Date.Equal(b.Date) {
-			t.Errorf("two builds differ:\n%+v\n%+v", a, b)
-		} else {
-			t.Skip("Debian published between the two builds")
-		}
+		t.Errorf("two builds differ:\n%+v\n%+v", a, b)
 	}
 }
 
