@@ -130,11 +130,14 @@ func (g *globals) printLog(l manager.LogLine, prefix bool) error {
 	if l.Stream == "stderr" {
 		w = g.err
 	}
-	line := l.Line + "\n"
-	if prefix {
-		line = l.Instance + "  " + line
+	line := l.Line
+	if isTerminal(w) { // elsewhere it is data
+		line = colored(line)
 	}
-	_, err := w.Write([]byte(line))
+	if prefix {
+		line = cell(l.Instance) + "  " + line
+	}
+	_, err := w.Write([]byte(line + "\n"))
 	return err
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/owner"
@@ -95,10 +93,7 @@ func (g *globals) forwarded(c *cobra.Command) []string {
 }
 
 // watched says whether a person watches the output as it comes.
-func (g *globals) watched() bool {
-	f, ok := g.out.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
+func (g *globals) watched() bool { return isTerminal(g.out) }
 
 // age writes how long ago t was, in one unit.
 func (g *globals) age(t time.Time) string {
@@ -116,6 +111,3 @@ func (g *globals) age(t time.Time) string {
 	}
 	return strconv.Itoa(int(d.Hours()/24)) + "d"
 }
-
-// warnf writes a line for people where it disturbs no program.
-func (g *globals) warnf(format string, args ...any) { _, _ = fmt.Fprintf(g.err, format+"\n", args...) }

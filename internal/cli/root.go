@@ -153,18 +153,16 @@ func (g *globals) printJSON(v any) error {
 func (g *globals) table(header []string, rows [][]string) error {
 	w := tabwriter.NewWriter(g.out, 0, 0, 3, ' ', 0)
 	for _, row := range append([][]string{header}, rows...) {
-		for i, cell := range row {
+		for i, c := range row {
 			if i > 0 {
 				_, _ = fmt.Fprint(w, "\t")
 			}
-			_, _ = fmt.Fprint(w, cell)
+			_, _ = fmt.Fprint(w, cell(c))
 		}
 		_, _ = fmt.Fprintln(w)
 	}
 	return w.Flush()
 }
-
-func (g *globals) printf(format string, args ...any) { _, _ = fmt.Fprintf(g.out, format, args...) }
 
 // exitError carries another process's exit code through to ours, silently.
 type exitError struct{ code int }
@@ -183,7 +181,7 @@ func (g *globals) fail(err error) int {
 	}
 	p, ok := errors.AsType[*problem.Error](err)
 	if !ok {
-		_, _ = fmt.Fprintf(g.err, "cupel: %v\n", err)
+		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", shown(err.Error()))
 		return 1
 	}
 	if g.json() {
@@ -191,15 +189,15 @@ func (g *globals) fail(err error) int {
 		_ = e.Encode(p)
 		return p.Kind.ExitCode()
 	}
-	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", p.Rule, orElse(p.Actual, string(p.Kind)))
+	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", shown(p.Rule), shown(orElse(p.Actual, string(p.Kind))))
 	if p.Expected != "" {
-		_, _ = fmt.Fprintf(g.err, "  expected: %s\n", p.Expected)
+		_, _ = fmt.Fprintf(g.err, "  expected: %s\n", shown(p.Expected))
 	}
 	if p.Mend != "" {
-		_, _ = fmt.Fprintf(g.err, "  mend:     %s\n", p.Mend)
+		_, _ = fmt.Fprintf(g.err, "  mend:     %s\n", shown(p.Mend))
 	}
 	if p.RequestID != "" {
-		_, _ = fmt.Fprintf(g.err, "  request:  %s\n", p.RequestID)
+		_, _ = fmt.Fprintf(g.err, "  request:  %s\n", shown(p.RequestID))
 	}
 	return p.Kind.ExitCode()
 }

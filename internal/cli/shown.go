@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+// What commands print comes from managers, apps and files that nobody trusts,
+// and a terminal obeys what it is shown: it can be made to hide lines, to write
+// others over them, to answer as if the person had typed.
+
+// shown is s with everything written out that a terminal would obey instead of
+// showing: control characters but newline and tab, what turns the direction of
+// text around, bytes that are no text.
+func shown(s string) string { return quoteUnless(s, "\n\t") }
+
+// cell is shown on one line.
+func cell(s string) string { return quoteUnless(s, "") }
+
+func quoteUnless(s, keep string) string {
+	obeyed := func(r rune) bool {
+		return unicode.IsControl(r) && !strings.ContainsRune(keep, r) || unicode.Is(unicode.Bidi_Control, r)
+	}
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, obeyed) {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, size := utf8.DecodeRuneInString(s)
+		if obeyed(r) || r == utf8.RuneError && size == 1 {
+			b.WriteString(strings.Trim(strconv.QuoteToASCII(s[:size]), `"`))
+		} else {
+			b.WriteString(s[:size])
+		}
+		s = s[size:]
+	}
+	return b.String()
+}
+
+// color is the one kind of escape sequence that is passed on from apps: it
+// changes how text looks, and nothing else.
+var color = regexp.MustCompile(`\x1b\[[0-9;]*m`)
+
+// colored is one line of an app's output: shown, with its colours.
+func colored(s string) string {
+	var b strings.Builder
+	last := 0
+	for _, at := range color.FindAllStringIndex(s, -1) {
+		b.WriteString(shown(s[last:at[0]]) + s[at[0]:at[1]])
+		last = at[1]
+	}
+	b.WriteString(shown(s[last:]))
+	if last > 0 {
+		b.WriteString("\x1b[0m") // what follows is not the app's
+	}
+	return b.String()
+}
+
+// printf writes to standard output. Text among the arguments is shown; the
+// format is ours and passed on as it is.
+func (g *globals) printf(format string, args ...any) {
+	showAll(args)
+	_, _ = fmt.Fprintf(g.out, format, args...)
+}
+
+// warnf writes a line for people where it disturbs no program.
+func (g *globals) warnf(format string, args ...any) {
+	showAll(args)
+	_, _ = fmt.Fprintf(g.err, format+"\n", args...)
+}
+
+func showAll(args []any) {
+	for i, a := range args {
+		switch v := a.(type) {
+		case error:
+			args[i] = shown(v.Error())
+		case fmt.Stringer: // our own types: digests, times
+		default:
+			if r := reflect.ValueOf(a); r.Kind() == reflect.String {
+				args[i] = shown(r.String())
+			}
+		}
+	}
+}
+
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
