@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,27 +19,92 @@ import (
 // AppCommand is how the app of the examples is started.
 const AppCommand = "python3 /home/client-app/repo/client-app.py"
 
-// BuildRuntimes has the operator build runtime images. Downloads and locks are
-// kept between tests, below .cache of the source tree.
+// BuildRuntimes has the operator build runtime images.
 func (w *World) BuildRuntimes(names ...string) {
 	w.T.Helper()
-	shared := filepath.Join(source(), ".cache", "e2e")
 	cache := filepath.Join(w.State, "runtimes", "cache")
-	linkAll(filepath.Join(shared, "blobs"), cache)
+	linkAll(filepath.Join(shared(), "blobs"), cache)
 	for _, name := range names {
-		definition := filepath.Join(w.Runtimes, name+".yml")
-		text, err := os.ReadFile(definition)
-		w.must(err)
-		sum := sha256.Sum256(text) // a lock is for one text of its definition
-		kept := filepath.Join(shared, "locks", name+"-"+hex.EncodeToString(sum[:8])+".lock")
+		kept := w.keptLock(name)
 		if _, err := os.Stat(w.Lock(name)); err != nil {
 			_ = copyFile(kept, w.Lock(name))
 		}
-		w.Operator.MustRun("runtime", "build", name, "--definition", definition, "--lock", w.Lock(name))
+		w.Operator.MustRun("runtime", "build", name, "--definition", w.definition(name), "--lock", w.Lock(name))
 		w.must(os.MkdirAll(filepath.Dir(kept), 0o755))
 		w.must(copyFile(w.Lock(name), kept))
 	}
-	linkAll(cache, filepath.Join(shared, "blobs"))
+	linkAll(cache, filepath.Join(shared(), "blobs"))
+	w.keepRegistry()
+}
+
+// giveRegistry fills the registry of a world that is not up yet with what an
+// earlier one built from the same definitions and locks.
+func (w *World) giveRegistry() {
+	if from := w.keptRegistry(); from != "" {
+		if _, err := os.Stat(from); err == nil {
+			w.copyFolder(from, filepath.Join(w.State, "registry"))
+		}
+	}
+}
+
+func (w *World) keepRegistry() {
+	to := w.keptRegistry()
+	if to == "" {
+		return
+	}
+	if _, err := os.Stat(to); err == nil {
+		return
+	}
+	tmp := to + "." + filepath.Base(w.Dir)
+	w.copyFolder(filepath.Join(w.State, "registry"), tmp)
+	if err := os.Rename(tmp, to); err != nil {
+		_ = os.RemoveAll(tmp) // another test was first
+	}
+}
+
+// keptRegistry is where the registry of those definitions and locks is kept;
+// empty while not all are there.
+func (w *World) keptRegistry() string {
+	var inputs []string
+	for _, name := range []string{"puller", "python"} {
+		if _, err := os.Stat(w.keptLock(name)); err != nil {
+			return ""
+		}
+		inputs = append(inputs, w.definition(name), w.keptLock(name))
+	}
+	return filepath.Join(shared(), "registry-"+w.digest(inputs...))
+}
+
+func (w *World) copyFolder(from, to string) {
+	w.T.Helper()
+	w.must(os.MkdirAll(filepath.Dir(to), 0o755))
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		w.T.Fatalf("copy %s: %v: %s", from, err, out)
+	}
+}
+
+func (w *World) definition(name string) string { return filepath.Join(w.Runtimes, name+".yml") }
+
+// shared is where downloads, locks and measurements are kept between tests.
+func shared() string { return filepath.Join(source(), ".cache", "e2e") }
+
+// keptLock is where the lock of a runtime is kept; a lock is for one text of
+// its definition.
+func (w *World) keptLock(name string) string {
+	return filepath.Join(shared(), "locks", name+"-"+w.digest(w.definition(name))+".lock")
+}
+
+// digest of files, short.
+func (w *World) digest(files ...string) string {
+	w.T.Helper()
+	h := sha256.New()
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		w.must(err)
+		_, _ = fmt.Fprintf(h, "%d:", len(data))
+		_, _ = h.Write(data)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 func copyFile(from, to string) error {
@@ -70,8 +136,32 @@ func linkAll(from, to string) {
 func (p *Party) Vouch(runtimes ...string) {
 	p.world.T.Helper()
 	for _, name := range runtimes {
-		p.MustRun("runtime", "measure", name, "--definition", filepath.Join(p.world.Runtimes, name+".yml"), "--lock", p.world.Lock(name))
+		p.MustRun("runtime", "measure", name, "--definition", p.world.definition(name), "--lock", p.world.Lock(name))
 	}
+}
+
+// VouchAsBefore is Vouch for tests that are about something else: what an owner
+// of an earlier test measured, from the same bytes with the same binaries, is
+// vouched for again.
+func (p *Party) VouchAsBefore(runtimes ...string) {
+	w := p.world
+	w.T.Helper()
+	inputs := []string{filepath.Join(w.Bin, "cupel"), filepath.Join(w.Bin, "cupel-init")}
+	for _, name := range runtimes {
+		inputs = append(inputs, w.definition(name), w.Lock(name))
+	}
+	kept := filepath.Join(shared(), "vouched", w.digest(inputs...)+".json")
+	own := filepath.Join(p.Dir, "cupel", "vouched.json")
+	if data, err := os.ReadFile(kept); err == nil {
+		w.must(os.MkdirAll(filepath.Dir(own), 0o700))
+		w.must(os.WriteFile(own, data, 0o600))
+		w.must(os.Chown(filepath.Dir(own), nobody, nobody))
+		w.must(os.Chown(own, nobody, nobody))
+		return
+	}
+	p.Vouch(runtimes...)
+	w.must(os.MkdirAll(filepath.Dir(kept), 0o755))
+	w.must(copyFile(own, kept))
 }
 
 // SimulationRoot is what an owner has to name: the digest of the simulated

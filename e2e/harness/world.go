@@ -63,6 +63,7 @@ func New(t testing.TB, cfg Config) *World {
 	w.mountDisk(cfg.Disk)
 	w.copyBinaries()
 	w.copyRuntimes()
+	w.giveRegistry()
 	w.Operator = &Party{world: w, Name: "operator", Dir: w.folder("operator", 0), root: true}
 	w.Git = startGit(w)
 	if !cfg.NoUp {
