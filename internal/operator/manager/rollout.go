@@ -78,7 +78,7 @@ func (p *planner) pull(a *App) {
 			p.fail(a, job.Problem)
 			return
 		}
-		p.waiting(a, job.Problem)
+		p.waiting(a, p.trouble(job))
 		return
 	}
 	p.finish(a, wire.StepPull)
@@ -100,8 +100,8 @@ func (p *planner) raise(a *App) {
 			p.fail(a, in.Problem)
 			return
 		}
-		if in.Failures > 0 {
-			trouble = in.Problem
+		if why := p.trouble(in); why != nil {
+			trouble = why
 		}
 		s, ok := p.seen(in)
 		if !ok || s.State == StateExited {
@@ -234,6 +234,18 @@ func (p *planner) hopeless(in *Instance) bool {
 		return false // somebody else's lease: it ends
 	}
 	return definite(in.Problem) || in.Failures >= p.limits.MaxFailures
+}
+
+// trouble is what an instance that isn't up yet is trying again after: what it
+// waits for itself, or why it ended last.
+func (p *planner) trouble(in *Instance) *problem.Error {
+	if s, ok := p.seen(in); ok && s.State == StateStarting && s.Problem != nil {
+		return s.Problem
+	}
+	if in.Failures > 0 {
+		return in.Problem
+	}
+	return nil
 }
 
 func (p *planner) newest(a *App, role Role) *Instance {

@@ -316,11 +316,12 @@ func (l *launcher) report(phase volume.Phase, code int, p *problem.Error) {
 	_ = l.node.Report(ctx, l.status)
 }
 
-// noteRetry tells people that something is waited for: the first time, and
-// then more and more rarely.
+// noteRetry tells people that something is waited for, and what for: the first
+// time, and then more and more rarely.
 func (l *launcher) noteRetry(n int, err error) {
 	if n&(n-1) == 0 {
 		l.say("try %d: %v", n, err)
+		l.report(l.status.Phase, 0, problem.From(err))
 	}
 }
 
