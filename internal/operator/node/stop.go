@@ -14,6 +14,8 @@ import (
 const (
 	killWait  = 30 * time.Second // how long a killed instance may take to be gone
 	lookEvery = 500 * time.Millisecond
+	// againEvery is how often a launcher that does not listen yet is asked to end.
+	againEvery = 100 * time.Millisecond
 )
 
 // Stop implements manager.Backend.
@@ -42,6 +44,9 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 	i.stopping = true
 	n.publishStatus(i)
 	n.mu.Unlock()
+	if ended, err := n.terminateEarly(ctx, i, grace); ended || err != nil {
+		return err
+	}
 	for _, step := range []struct {
 		signal syscall.Signal
 		wait   time.Duration
@@ -55,6 +60,27 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 	}
 	return problem.New(problem.Unavailable, "stop_timeout", "instance %s did not end within %v of SIGKILL", id, killWait).
 		Fix("look at the node's containerd log, then remove the instance")
+}
+
+// terminateEarly asks an instance to end whose launcher has not said a word yet.
+// The kernel drops a signal for which process 1 has no handler, so it is sent
+// again until the launcher listens.
+func (n *Node) terminateEarly(ctx context.Context, i *instance, limit time.Duration) (ended bool, err error) {
+	for end := time.Now().Add(limit); time.Now().Before(end); {
+		n.mu.Lock()
+		deaf := i.rec.Report.Phase == ""
+		n.mu.Unlock()
+		if !deaf {
+			return false, nil
+		}
+		if err := n.cfg.Runtime.Kill(ctx, i.rec.Spec.ID, syscall.SIGTERM); err != nil {
+			return false, fmt.Errorf("stop instance %s: %w", i.rec.Spec.ID, err)
+		}
+		if ended, err := n.awaitExit(ctx, i, min(limit, againEvery)); ended || err != nil {
+			return ended, err
+		}
+	}
+	return false, nil
 }
 
 // awaitExit reports whether the instance exited within wait. It also looks by
