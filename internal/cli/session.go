@@ -174,6 +174,24 @@ the environment; what is still missing is asked for, without an echo.`,
 	return c
 }
 
+// nameTaken says in the words of this command that a new session's name is
+// taken, by oneself or by another key.
+func nameTaken(err error, name ident.SessionName, update bool) error {
+	p := problem.From(err)
+	switch {
+	case update:
+		return err
+	case p.Rule == "session_name_taken":
+		return p.Fix("give another --name, or replace the session's current version with --update")
+	case p.Rule == "access_policy":
+		q := problem.New(problem.Conflict, "session_name_taken", "the session %q exists already, and belongs to another key", name).
+			Want("a new name").Fix("give another --name, or use the identity that created the session (--config)")
+		q.RequestID = p.RequestID
+		return q
+	}
+	return err
+}
+
 type createReply struct {
 	Session      ident.SessionName                       `json:"session"`
 	Hash         ident.Digest                            `json:"hash"`
@@ -220,7 +238,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	want := parsed.Hash(side.id.KeyHash)
 	created, err := c.CreateSession(ctx, text)
 	if err != nil {
-		return err
+		return nameTaken(err, values.session, o.update)
 	}
 	if created.Hash != want {
 		return problem.New(problem.Denied, "session_hash", "the CAS answered hash %s", created.Hash).Want("%s, as computed here", want).

@@ -151,9 +151,11 @@ func (v *values) check() error {
 	u, err := url.Parse(string(repo.Reveal()))
 	switch {
 	case err != nil || u.Host == "" || u.Path == "" || u.Path == "/":
-		return problem.New(problem.Invalid, "git_repository", "the repository is no URL").Want("https://HOST/PATH")
+		return problem.New(problem.Invalid, "git_repository", "the repository is no URL").Want("https://HOST/PATH").
+			Fix("give the address that 'git clone' takes over HTTPS, as %s", owner.VarRepo)
 	case u.Scheme != "https":
-		return problem.New(problem.Invalid, "git_repository", "the repository has a %s:// URL: the token would travel in the clear", u.Scheme).Want("https://HOST/PATH")
+		return problem.New(problem.Invalid, "git_repository", "the repository has a %s:// URL: the token would travel in the clear", u.Scheme).
+			Want("https://HOST/PATH").Fix("give the repository's https:// address as %s", owner.VarRepo)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return problem.New(problem.Invalid, "git_repository", "the repository's URL carries more than host and path").
 			Want("https://HOST/PATH").Fix("give the token as %s: a URL ends up in places where it can be read", owner.VarToken)
