@@ -18,6 +18,10 @@ import (
 )
 
 func main() {
+	if err := sealProcess(); err != nil {
+		fmt.Fprintf(os.Stderr, "cupel-cas: %v\n", err)
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	os.Exit(run(ctx, os.Args, os.Stderr))
