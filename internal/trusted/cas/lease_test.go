@@ -23,7 +23,7 @@ func TestOneWriter(t *testing.T) {
 	}
 	for key, service := range map[byte]ident.ServiceName{2: "a", 3: "b", 4: "r"} {
 		v := w.mustAsk(key, "s", service).Volumes[0]
-		if v.Access != release.ReadOnly || v.Lease != 0 || v.ID != a.ID {
+		if v.Access != release.ReadOnly || v.Lease != 0 || v.ID != a.ID || v.Held != (service != "r") {
 			t.Errorf("instance %d of %s: %+v", key, service, v)
 		}
 		rule(t, w.tag(key, v, 0, zero, one), "lease_held")

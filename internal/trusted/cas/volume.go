@@ -82,6 +82,7 @@ type grant struct {
 	Generation uint64         `json:"generation"`
 	Tag        ident.Digest   `json:"tag"`
 	Lease      uint64         `json:"lease,omitempty"`
+	Held       bool           `json:"held,omitempty"` // somebody else had the lease
 }
 
 // granting collects what a release does to volumes. Volumes that it changes stay
@@ -139,7 +140,11 @@ func (c *CAS) grantOne(ctx context.Context, g *granting, v *volume, id ident.Ins
 		changed = true
 	}
 	gr := grant{Name: m.Name, ID: rec.ID, Path: m.Path, Access: release.ReadOnly, Generation: rec.Generation, Tag: rec.Tag}
-	if m.Policy == session.RollbackProtected && !c.running(rec.Holder) {
+	switch {
+	case m.Policy != session.RollbackProtected:
+	case c.running(rec.Holder):
+		gr.Held = true
+	default:
 		rec.Lease++
 		rec.Holder = id
 		gr.Access, gr.Lease = release.ReadWrite, rec.Lease

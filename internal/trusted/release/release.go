@@ -82,6 +82,7 @@ type Volume struct {
 	Tag        ident.Digest `json:"tag"`        // of that generation; zero for 0
 	Access     Access       `json:"access"`
 	Lease      uint64       `json:"lease,omitempty"` // fencing token, with ReadWrite
+	Held       bool         `json:"held,omitempty"`  // with ReadOnly: it would be ReadWrite, but another instance has the lease
 }
 
 // TagRequest commits a volume's next generation by compare-and-swap, after the
