@@ -326,8 +326,8 @@ func TestVolume(t *testing.T) {
 	t.Parallel()
 	first := newSandbox(t)
 	first.addVolume(release.ReadWrite)
-	first.command(`stat -c '%u:%g' /home/app/data; echo precious > /home/app/data/f; ln -s f /home/app/data/l; mkdir /home/app/data/d; exit 5`)
-	first.run(5)
+	first.command(`stat -c '%u:%g' /home/app/data; echo precious > /home/app/data/f; ln -s f /home/app/data/l; mkdir /home/app/data/d`)
+	first.run(0)
 	first.wantOut("1500:1600")
 	if len(first.cas.tags) != 1 || first.cas.tags[0].From != 0 || first.cas.tags[0].Lease != 7 {
 		t.Fatalf("tags %+v", first.cas.tags)
@@ -378,14 +378,30 @@ func TestNodeRestartsWhileMounting(t *testing.T) {
 	second.wantOut("whole")
 }
 
-func TestVolumeIsNotCommittedWhenKilled(t *testing.T) {
+// TestVolumeIsNotCommitted: only an app that ended with 0 left what it meant to.
+func TestVolumeIsNotCommitted(t *testing.T) {
+	t.Parallel()
+	for end, code := range map[string]int{"exit 5": 5, "kill -9 $$": 128 + 9, "kill -15 $$": 128 + 15} {
+		s := newSandbox(t)
+		s.addVolume(release.ReadWrite)
+		s.command(`echo half > /home/app/data/f; ` + end)
+		s.run(code)
+		if len(s.cas.tags) != 0 || len(s.host.stored) != 0 {
+			t.Errorf("%s: the volume was committed", end)
+		}
+	}
+}
+
+// TestLeaseHeld: who should have written and could not says so at the end.
+func TestLeaseHeld(t *testing.T) {
 	t.Parallel()
 	s := newSandbox(t)
-	s.addVolume(release.ReadWrite)
-	s.command(`echo half > /home/app/data/f; kill -9 $$`)
-	s.run(128 + 9)
-	if len(s.cas.tags) != 0 || len(s.host.stored) != 0 {
-		t.Error("a killed app's volume was committed")
+	s.addVolume(release.ReadOnly)
+	s.cas.reply.Volumes[0].Held = true
+	s.command(`echo lost > /home/app/data/f`)
+	s.refused(exitRefused, "lease_held")
+	if s.host.last.Problem.Kind != problem.Conflict || len(s.host.stored) != 0 {
+		t.Errorf("status %+v", s.host.last)
 	}
 }
 
@@ -471,6 +487,17 @@ func TestCommitRefused(t *testing.T) {
 		s.command("true")
 		s.refused(exitRefused, "lease_held")
 	})
+	// It may have a successor: nothing may be stored in the place of that one's.
+	t.Run("rights ended", func(t *testing.T) {
+		s := newSandbox(t)
+		s.addVolume(release.ReadWrite)
+		s.cas.lapsed = problem.New(problem.Denied, "instance_lapsed", "missed reports")
+		s.command("true")
+		s.refused(exitRefused, "instance_lapsed")
+		if len(s.host.stored) != 0 || len(s.cas.tags) != 0 {
+			t.Errorf("stored %d snapshots, tags %v", len(s.host.stored), s.cas.tags)
+		}
+	})
 }
 
 func TestOutOfMemory(t *testing.T) {
@@ -496,9 +523,26 @@ func TestStopWhileCommitting(t *testing.T) {
 	s.phase(volume.Committing)
 	s.signal("TERM")
 	s.signal("INT")
+	s.keptAlive() // a store that takes long costs no rights
 	close(s.host.slowPut)
 	if code := wait(); code != 0 || len(s.cas.tags) != 1 {
 		t.Errorf("exit code %d, tags %v, %s", code, s.cas.tags, &s.errs)
+	}
+}
+
+// keptAlive waits for two more reports to the CAS.
+func (s *sandbox) keptAlive() {
+	s.t.Helper()
+	count := func() int {
+		s.cas.mu.Lock()
+		defer s.cas.mu.Unlock()
+		return s.cas.keepAlives
+	}
+	from := count()
+	for deadline := time.Now().Add(30 * time.Second); count() < from+2; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%d keep-alives in 30 seconds", count()-from)
+		}
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/collect"
@@ -20,6 +19,8 @@ import (
 const (
 	// Patience is how long the launcher keeps trying to reach CAS, LAS or node.
 	Patience = 60 * time.Second
+	// hostDir is where the launch profile mounts the instance's sockets.
+	hostDir = "/run/cupel"
 	// reportTimeout bounds one best-effort report to the node.
 	reportTimeout = time.Second
 	// exitPatience is how long the exit report to the CAS is tried.
@@ -76,14 +77,11 @@ func (l *launcher) run(ctx context.Context, sigs *signals, args, environ []strin
 		l.reportExit(exitRefused, problem.From(err).Rule)
 		return exitRefused, err
 	}
-	code, status, err := l.runApp(ctx, sigs, p, reply.KeepAliveSeconds)
-	if err == nil && endedByItself(status) {
-		err = l.store(ctx, volumes)
-		if err != nil {
+	code, err := l.runApp(ctx, sigs, p, reply.KeepAliveSeconds)
+	if err == nil {
+		if err = l.store(ctx, volumes, code); err != nil {
 			code = exitRefused
 		}
-	} else if err == nil && len(volumes) > 0 {
-		l.say("the app was ended by signal %d (%v): its volumes are not committed", int(status.Signal()), status.Signal())
 	}
 	reason := ""
 	if err != nil {
@@ -103,6 +101,9 @@ func (l *launcher) inspect(args, environ []string) (memoryView, error) {
 		return fail(problem.New(problem.Invalid, "not_an_instance", "cupel-init runs as process %d", os.Getpid()).
 			Want("process 1 of an instance").Fix("deploy with `cupel deploy`"))
 	}
+	// Where the launch profile has it: what is wrong with the environment can
+	// be told as well.
+	l.node = volume.NewNode(filepath.Join(hostDir, volume.NodeSocket))
 	var err error
 	if l.host, err = ParseHost(environ); err != nil {
 		return fail(err)
@@ -187,7 +188,7 @@ func (l *launcher) prepare(ctx context.Context, reply *release.Reply, mem memory
 }
 
 // runApp starts the app and returns when it and all of its processes are gone.
-func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan, keepAlive int) (int, syscall.WaitStatus, error) {
+func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan, keepAlive int) (int, error) {
 	alive, stop := context.WithCancel(ctx)
 	kept := make(chan struct{})
 	go func() {
@@ -205,7 +206,7 @@ func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan, keepAlive
 		return a.pid, nil
 	})
 	if err != nil {
-		return exitRefused, 0, err
+		return exitRefused, err
 	}
 	code, err := a.ready()
 	if err == nil {
@@ -219,14 +220,28 @@ func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan, keepAlive
 	sigs.hold()
 	a.sweep()
 	if err != nil {
-		return code, status, err
+		return code, err
 	}
-	return exitCode(status), status, nil
+	return exitCode(status), nil
 }
 
-// store commits the volumes. A signal no longer ends this: the run's context
-// is left behind, its own patience bounds it.
-func (l *launcher) store(ctx context.Context, volumes []*openVolume) error {
+// store commits the volumes if the app ended with 0. Any other end, by a code
+// or a signal, may have left things half-made: then the state before stays, all
+// of it. A signal no longer ends this: the run's context is left behind, its
+// own patience bounds it.
+func (l *launcher) store(ctx context.Context, volumes []*openVolume, code int) error {
+	if code != 0 {
+		if anyWritable(volumes) {
+			l.say("the app ended with code %d: its volumes stay as they were before", code)
+		}
+		return nil
+	}
+	for _, v := range volumes {
+		if v.Held {
+			return problem.New(problem.Conflict, "lease_held", "another instance has the lease of volume %s: what this one wrote is not kept", v.Name).
+				Want("the volume's lease").Fix("run it again when the other one has ended; a service that only reads mounts the volume as ephemeral")
+		}
+	}
 	if !anyWritable(volumes) {
 		return nil
 	}
@@ -241,6 +256,19 @@ func anyWritable(volumes []*openVolume) bool {
 		}
 	}
 	return false
+}
+
+// keepAlives reports to the CAS until stop is called: from the release on, while
+// volumes are fetched and while they are stored too. An instance that lapsed in
+// between would have lost its lease, and with it what the app wrote.
+func (l *launcher) keepAlives(ctx context.Context, seconds int) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a signal doesn't end it
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		l.keepAlive(ctx, time.Duration(seconds)*time.Second)
+	}()
+	return func() { cancel(); <-kept }
 }
 
 // keepAlive reports to the CAS that the instance runs. A CAS that is down is

@@ -189,9 +189,3 @@ func exitCode(s syscall.WaitStatus) int {
 	}
 	return s.ExitStatus()
 }
-
-// endedByItself reports whether what the app left in its volumes is what it
-// meant to leave: it exited, or was asked to.
-func endedByItself(s syscall.WaitStatus) bool {
-	return s.Exited() || (s.Signaled() && (s.Signal() == unix.SIGTERM || s.Signal() == unix.SIGINT))
-}
