@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -35,6 +36,18 @@ type GitServer struct {
 // hostName is how instances call the machine.
 const hostName = "host.cupel.internal"
 
+// gitServer builds the program once for all worlds.
+var gitServer = sync.OnceValues(func() (string, error) {
+	program := filepath.Join(source(), ".cache", "e2e", "gitserver")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", program, "./examples/gitserver")
+	build.Dir = source()
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the git server: %w: %s", err, out)
+	}
+	return program, nil
+})
+
 func startGit(w *World) *GitServer {
 	w.T.Helper()
 	raw := make([]byte, 24)
@@ -44,11 +57,10 @@ func startGit(w *World) *GitServer {
 	w.must(os.WriteFile(filepath.Join(g.dir, "token"), []byte(g.Token), 0o600))
 	g.CA = filepath.Join(g.dir, "tls", "ca.pem")
 	program := filepath.Join(g.dir, "gitserver")
-	build := exec.Command("go", "build", "-o", program, "./examples/gitserver")
-	build.Dir = source()
-	if out, err := build.CombinedOutput(); err != nil {
-		w.T.Fatalf("build the git server: %v: %s", err, out)
-	}
+	built, err := gitServer()
+	w.must(err)
+	w.must(copyFile(built, program))
+	w.must(os.Chmod(program, 0o755))
 	g.start("0.0.0.0:0")
 	return g
 }

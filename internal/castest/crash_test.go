@@ -30,8 +30,9 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "cupel-cas")
-	out, err := exec.Command("go", "build", "-o", path, "cupel.dev/cupel/cmd/cupel-cas").CombinedOutput()
-	if err != nil {
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", path, "cupel.dev/cupel/cmd/cupel-cas")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does, from whose cache it comes
+	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build cupel-cas: %w: %s", err, out)
 	}
 	return path, nil

@@ -35,7 +35,7 @@ func TestDefaultBuildEncrypts(t *testing.T) {
 		want bool
 	}{{"", false}, {"cupel_plaintext", true}} {
 		bin := filepath.Join(t.TempDir(), "cupel-init")
-		cmd := exec.Command("go", "build", "-tags="+c.tags, "-o", bin, "cupel.dev/cupel/cmd/cupel-init")
+		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags="+c.tags, "-o", bin, "cupel.dev/cupel/cmd/cupel-init")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)

@@ -66,7 +66,7 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	fakeLauncher = sync.OnceValues(func() (string, error) {
 		path := filepath.Join(dir, "launcher")
-		build := exec.Command("go", "build", "-o", path, "./testdata/launcher")
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", path, "./testdata/launcher")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("build the test's launcher: %w\n%s", err, out)
