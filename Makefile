@@ -45,7 +45,7 @@ test-unit:
 	$(GO) test ./internal/trusted/attest/dcap # every byte of real evidence flipped: too slow for the race detector
 
 test-e2e: build
-	$(GO) test -tags e2e -count=1 -p 1 -timeout $(E2E_TIMEOUT) ./e2e/...
+	CGO_ENABLED=0 $(GO) test -trimpath -tags e2e -count=1 -p 1 -timeout $(E2E_TIMEOUT) ./e2e/...
 
 bench: setup build ## speed, memory and scale, as ratios against a peer in the same run
 	@scripts/bench
