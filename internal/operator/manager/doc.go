@@ -11,5 +11,5 @@
 // only and a killed manager goes on where it was. Slow calls of the Backend run
 // beside it, one at a time for an instance, and report back to the loop. API
 // requests write desired state in one transaction and wake the loop; they never
-// touch the Backend, but for reading logs.
+// touch the Backend, but to read logs and the memory in use.
 package manager
