@@ -44,7 +44,7 @@ func TestClientsStay(t *testing.T) {
 	port := harness.FreePort(t)
 	w.Git.Push("app", map[string]string{"client-app.py": callingApp(w, port)})
 	w.BuildRuntimes("puller", "python")
-	owner.Vouch("puller", "python")
+	owner.VouchAsBefore("puller", "python")
 	owner.AttestCAS()
 	owner.CreateSession(session, "app")
 	owner.Deploy(session, 3, port)

@@ -24,14 +24,20 @@ func (w *World) BuildRuntimes(names ...string) {
 	w.T.Helper()
 	cache := filepath.Join(w.State, "runtimes", "cache")
 	linkAll(filepath.Join(shared(), "blobs"), cache)
+	notes := filepath.Join(shared(), "built")
 	for _, name := range names {
 		kept := w.keptLock(name)
 		if _, err := os.Stat(w.Lock(name)); err != nil {
 			_ = copyFile(kept, w.Lock(name))
 		}
+		// What a build notes for the next one, to be quick if the image is there.
+		note := filepath.Join(notes, name+"-"+w.digest(w.definition(name), filepath.Join(w.Bin, "cupel-init"))+".json")
+		_ = copyFile(note, filepath.Join(cache, name+".built.json"))
 		w.Operator.MustRun("runtime", "build", name, "--definition", w.definition(name), "--lock", w.Lock(name))
 		w.must(os.MkdirAll(filepath.Dir(kept), 0o755))
 		w.must(copyFile(w.Lock(name), kept))
+		w.must(os.MkdirAll(notes, 0o755))
+		_ = copyFile(filepath.Join(cache, name+".built.json"), note)
 	}
 	linkAll(cache, filepath.Join(shared(), "blobs"))
 	w.keepRegistry()
@@ -124,6 +130,9 @@ func linkAll(from, to string) {
 	files, _ := filepath.Glob(filepath.Join(from, "*"))
 	_ = os.MkdirAll(to, 0o755)
 	for _, f := range files {
+		if strings.Contains(filepath.Base(f), ".") {
+			continue // a note about a build, not a download
+		}
 		target := filepath.Join(to, filepath.Base(f))
 		if err := os.Link(f, target); err == nil || errors.Is(err, os.ErrExist) {
 			continue

@@ -86,7 +86,12 @@ func (w *World) lookMounts(add func(kind, what string)) {
 	}
 }
 
-// minus returns what is in l and not in before.
+// minus returns what is in l and not in before. Kernel settings count only if
+// they could be seen both times.
 func (l leftovers) minus(before leftovers) []string {
-	return slices.DeleteFunc(slices.Clone(l), func(s string) bool { return slices.Contains(before, s) })
+	isSetting := func(s string) bool { return strings.HasPrefix(s, "sysctl ") }
+	seen := slices.ContainsFunc(before, isSetting)
+	return slices.DeleteFunc(slices.Clone(l), func(s string) bool {
+		return slices.Contains(before, s) || isSetting(s) && !seen
+	})
 }

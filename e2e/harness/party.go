@@ -108,6 +108,9 @@ func (p *Party) MustRun(args ...string) string {
 	if r.Code != 0 {
 		p.world.T.Fatalf("%s: %s", p.Name, r)
 	}
+	if r.Took > time.Second {
+		p.world.T.Logf("%s: cupel %s took %s", p.Name, strings.Join(args[:min(3, len(args))], " "), r.Took.Round(10*time.Millisecond))
+	}
 	return r.Stdout
 }
 

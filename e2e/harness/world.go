@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -75,8 +74,21 @@ func New(t testing.TB, cfg Config) *World {
 // Up runs `cupel up --detach` on free ports; run again, on the same ones.
 func (w *World) Up(flags, env []string) {
 	w.T.Helper()
+	if r := w.tryUp(flags, env); r.Code != 0 {
+		w.T.Fatalf("operator: %s", r)
+	}
+}
+
+// TryUp is Up that may fail.
+func (w *World) TryUp() Result {
+	w.T.Helper()
+	return w.tryUp(nil, nil)
+}
+
+func (w *World) tryUp(flags, env []string) Result {
+	w.T.Helper()
 	args := append([]string{"up", "--detach"}, w.listenFlags()...)
-	w.Operator.with(env).MustRun(append(args, flags...)...)
+	return w.Operator.with(env).Run(append(args, flags...)...)
 }
 
 // listenFlags keep the ports of the first start, as a real operator's are
@@ -286,10 +298,18 @@ func (w *World) must(err error) {
 	}
 }
 
-// source is the folder of the source tree.
+// source is the folder of the source tree; tests run in their package's.
 func source() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+	dir, err := os.Getwd()
+	if err != nil {
+		panic(err)
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+	}
+	panic("the tests run outside the source tree")
 }
 
 func binaries(t testing.TB) string {

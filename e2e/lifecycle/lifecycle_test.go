@@ -45,7 +45,7 @@ func TestDaemonsKilled(t *testing.T) {
 	files["client-app.py"] = w.Patch(files["client-app.py"], "import threading\n", "import threading\nimport time\n")
 	w.Git.Push("app", files)
 	w.BuildRuntimes("puller", "python")
-	owner.Vouch("puller", "python")
+	owner.VouchAsBefore("puller", "python")
 	owner.AttestCAS()
 	owner.CreateSession(session, "app")
 	owner.Deploy(session, 2, port)

@@ -63,7 +63,7 @@ func search(t *testing.T, cfg harness.Config) []leak.Finding {
 	}
 
 	w.BuildRuntimes("puller", "python")
-	owner.Vouch("puller", "python")
+	owner.VouchAsBefore("puller", "python")
 	owner.AttestCAS()
 	owner.CreateSession(session, "app")
 	owner.Deploy(session, 2, port)
