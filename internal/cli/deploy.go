@@ -123,7 +123,7 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 // goesOn says what to do about a deployment that nobody waits for any more.
 func goesOn(app manager.App) string {
 	watch := "watch it with 'cupel events " + app.Name + " -f'; "
-	if app.Revision > 0 {
+	if app.Revision > 0 && app.Revision != app.Deployment.Revision {
 		return watch + "until it is done the revision before serves; another 'cupel deploy' replaces it"
 	}
 	return watch + "end it with 'cupel rm --app " + app.Name + "'"
