@@ -40,10 +40,16 @@ const maxDepth = 4
 // by chance.
 const minSecret = 16
 
+// deltaEdge is how much of either end of a secret need not be in a delta that
+// inserts it: where the first or last bytes happen to be what the base has in
+// that place, the delta copies them from there.
+const deltaEdge = 4
+
 // Searcher knows secrets in all their forms.
 type Searcher struct {
 	needles []needle
 	longest int
+	delta   *Searcher // for what a delta inserts
 }
 
 type needle struct {
@@ -88,6 +94,12 @@ func New(secrets map[string][]byte) (*Searcher, error) {
 		}
 		add("url", url.QueryEscape(string(b)), url.PathEscape(string(b)), percent(b))
 	}
+	s.delta = &Searcher{longest: s.longest}
+	for _, n := range s.needles {
+		n.bytes = n.bytes[deltaEdge : len(n.bytes)-deltaEdge]
+		s.delta.needles = append(s.delta.needles, n)
+	}
+	s.delta.delta = s.delta
 	return s, nil
 }
 
@@ -256,7 +268,11 @@ func (s *Searcher) pack(in *bufio.Reader, where string, depth int) ([]Finding, e
 		if err != nil {
 			return found, nil
 		}
-		f, err := s.search(lenient{z}, fmt.Sprintf("%s (object %d)", where, n), depth)
+		searcher := s
+		if kind == offsetDelta || kind == refDelta {
+			searcher = s.delta
+		}
+		f, err := searcher.search(lenient{z}, fmt.Sprintf("%s (object %d)", where, n), depth)
 		found = append(found, f...)
 		if err != nil {
 			return found, err
@@ -277,9 +293,11 @@ func packHeader(in *bufio.Reader) (kind byte, err error) {
 	return kind, err
 }
 
+// Types of objects in a pack that are deltas.
+const offsetDelta, refDelta = 6, 7
+
 // skipBase passes over what a delta says about its base.
 func skipBase(in *bufio.Reader, kind byte) error {
-	const offsetDelta, refDelta = 6, 7
 	switch kind {
 	case offsetDelta:
 		for {
