@@ -236,6 +236,9 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 		return err
 	}
 	p.onClose(p.runtime.Close)
+	if err := p.runtime.EndLeases(ctx); err != nil {
+		return err
+	}
 	if p.network, err = cni.Open(cni.Config{Dir: p.path("cni"), ID: p.id, PluginDir: cni.PluginDir, Sysctl: sysctl.Default()}); err != nil {
 		return err
 	}

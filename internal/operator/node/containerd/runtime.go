@@ -68,6 +68,24 @@ func New(cfg Config) (*Runtime, error) {
 // Close ends the connection.
 func (r *Runtime) Close() error { return r.client.Close() }
 
+// EndLeases ends what an earlier process had containerd keep while it made a
+// container or brought an image, and died over it. Nothing else may be under way.
+func (r *Runtime) EndLeases(ctx context.Context) error {
+	ctx = r.context(ctx)
+	service := r.client.LeasesService()
+	list, err := service.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list containerd's leases: %w", err)
+	}
+	var errs []error
+	for _, l := range list {
+		if err := service.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			errs = append(errs, fmt.Errorf("end containerd's lease %s: %w", l.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func (r *Runtime) context(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, r.cfg.Namespace)
 }
