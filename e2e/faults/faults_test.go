@@ -48,8 +48,8 @@ func TestFaults(t *testing.T) {
 	t.Run("pull", s.pull)
 	t.Run("port taken", s.portTaken)
 	t.Run("measurement mismatch", s.mismatch)
+	t.Run("CAS restarted in the middle", s.casRestarted) // before it is away: cupeld backs off too
 	t.Run("CAS away", s.casAway)
-	t.Run("CAS restarted in the middle", s.casRestarted)
 	t.Run("command ended at every step", s.commandEnded)
 	t.Run("daemon ended at every step", s.daemonEnded)
 	t.Run("nothing runs", s.nothingRuns)
@@ -72,16 +72,22 @@ func (s *stage) sessionArgs(p *harness.Party, name string, values map[string]str
 	return append(args, flags...)
 }
 
-// deployArgs are those of a deployment that should fail, or of a small one.
-func deployArgs(session string, more ...string) []string {
-	return append([]string{"deploy", session, "--instances", "2", "--memory", "128M"}, more...)
+// deployArgs are those of a deployment that should fail, or of a small one, on
+// a port that nobody else's test counts up to.
+func (s *stage) deployArgs(session string, more ...string) []string {
+	args := []string{"deploy", session, "--instances", "2", "--memory", "128M"}
+	if !slices.Contains(more, "--port") {
+		args = append(args, "--port", strconv.Itoa(int(harness.FreePort(s.T))))
+	}
+	return append(args, more...)
 }
 
 // want checks a refusal: the rule, the exit code of its kind, and that a person
 // is told what to do. It shows the message.
 func want(t *testing.T, r harness.Result, rule string, code int, texts ...string) {
 	t.Helper()
-	if r.Code != code || !strings.Contains(r.Stderr, "cupel: "+rule+": ") {
+	said := regexp.MustCompile("(?m)^cupeld?: " + rule + ": ")
+	if r.Code != code || !said.MatchString(r.Stderr) {
 		t.Errorf("want rule %s with exit code %d: %s", rule, code, r)
 		return
 	}
@@ -174,7 +180,7 @@ func (s *stage) pull(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.session(c.name, c.values)
-			r := s.owner.Run(deployArgs(c.name)...)
+			r := s.owner.Run(s.deployArgs(c.name)...)
 			want(t, r, c.rule, c.code, c.text)
 			if strings.Contains(r.Stdout+r.Stderr, "not-the-token") {
 				t.Error("the message holds the token")
@@ -184,7 +190,7 @@ func (s *stage) pull(t *testing.T) {
 	}
 	t.Run("mended", func(t *testing.T) {
 		s.session("wrong-token", nil, "--update")
-		if r := s.owner.Run(deployArgs("wrong-token")...); r.Code != 0 {
+		if r := s.owner.Run(s.deployArgs("wrong-token")...); r.Code != 0 {
 			t.Error(r)
 		}
 		s.removed(t, "wrong-token")
@@ -199,9 +205,9 @@ func (s *stage) portTaken(t *testing.T) {
 	defer func() { _ = ln.Close() }()
 	s.session("ports", nil)
 	held := strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
-	want(t, s.owner.Run(deployArgs("ports", "--port", held)...), "port_taken", 4, held)
+	want(t, s.owner.Run(s.deployArgs("ports", "--port", held)...), "port_taken", 4, held)
 	other := strconv.Itoa(int(s.port))
-	want(t, s.owner.Run(deployArgs("ports", "--port", other)...), "port_taken", 4, other, "another app")
+	want(t, s.owner.Run(s.deployArgs("ports", "--port", other)...), "port_taken", 4, other, "another app")
 	s.untouched(t)
 }
 
@@ -229,7 +235,7 @@ func (s *stage) mismatch(t *testing.T) {
 		t.Fatalf("a measurement that nobody vouched for: %s", refused)
 	}
 	s.owner.MustRun(append(args, "--accept-measurement", expected)...)
-	want(t, s.owner.Run(deployArgs("mismatch")...), "measurement", 6, runs, "expected: "+expected)
+	want(t, s.owner.Run(s.deployArgs("mismatch")...), "measurement", 6, runs, "expected: "+expected)
 	s.removed(t, "mismatch")
 }
 
@@ -240,7 +246,7 @@ func (s *stage) casAway(t *testing.T) {
 	back := s.takeCAS(t)
 	defer back()
 	want(t, s.owner.Run("session", "read", "steady", "--wait", "1s"), "cas_unreachable", 7, "1s")
-	want(t, s.owner.Run(deployArgs("away", "--wait", "1s")...), "cas_unreachable", 7)
+	want(t, s.owner.Run(s.deployArgs("away", "--wait", "1s")...), "cas_unreachable", 7)
 	s.untouched(t)
 	back()
 	s.Eventually(60*time.Second, func() error { return s.casAnswers() })
@@ -297,7 +303,7 @@ func (s *stage) commandEnded(t *testing.T) {
 			name := "command-" + strconv.Itoa(n)
 			s.session(name, nil)
 			r := s.deploy(t, name, nil, step, func(pid int) { _ = syscall.Kill(pid, syscall.SIGTERM) })
-			early := r.Code == -1 && step == "" // before it listened to signals
+			early := r.Code == -1 && step == ""         // before it listened to signals
 			if r.Code != 0 && r.Code != 130 && !early { // 0: it may have been quicker
 				t.Errorf("ended by SIGTERM: %s", r)
 			}
@@ -336,7 +342,7 @@ func (s *stage) daemonEnded(t *testing.T) {
 	}
 	t.Run("while an app is removed", func(t *testing.T) {
 		s.session("removing", nil)
-		s.owner.MustRun(deployArgs("removing")...)
+		s.owner.MustRun(s.deployArgs("removing")...)
 		done := make(chan harness.Result, 1)
 		go func() { done <- s.owner.Run("rm", "--app", "removing") }()
 		time.Sleep(100 * time.Millisecond)
@@ -353,13 +359,19 @@ func (s *stage) daemonEnded(t *testing.T) {
 	})
 }
 
-// nothingRuns: no manager, and with it no registry.
+// nothingRuns: no manager, and with it no registry, which can't come back to its
+// port either at first.
 func (s *stage) nothingRuns(t *testing.T) {
+	registry := s.Info().Registry
 	s.Operator.MustRun("down")
-	want(t, s.owner.Run(deployArgs("steady")...), "cas_unreachable", 7)
-	want(t, s.owner.Run("ps"), "not_running", 7, "cupel up")
-	want(t, s.Operator.Run("runtime", "build", "python", "--definition", filepath.Join(s.Runtimes, "python.yml"), "--lock", s.Lock("python")),
-		"not_running", 7, "cupel up")
+	want(t, s.owner.Run(s.deployArgs("steady", "--wait", "1s")...), "cas_unreachable", 7)
+	want(t, s.owner.Run("ps"), "manager", 7, "cupel up")
+	ln, err := net.Listen("tcp", registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want(t, s.TryUp(), "port_taken", 4, registry, "--registry-listen")
+	_ = ln.Close()
 	s.Up(nil, nil)
 	s.Eventually(30*time.Second, func() error { return s.owner.ExpectHealthy("steady", 1) })
 	s.owner.MustRun("audit", "verify")
@@ -369,7 +381,7 @@ func (s *stage) nothingRuns(t *testing.T) {
 // ended ("": when the command began).
 func (s *stage) deploy(t *testing.T, session string, flags []string, after string, act func(pid int)) harness.Result {
 	t.Helper()
-	args := append(deployArgs(session, "-o", "json"), flags...)
+	args := append(s.deployArgs(session, "-o", "json"), flags...)
 	acted := after == ""
 	r := s.owner.Watch(args, func(pid int, line string) {
 		var l struct {

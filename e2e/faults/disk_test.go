@@ -1,0 +1,79 @@
+//go:build e2e
+
+package faults
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/e2e/harness"
+)
+
+// TestFullDisk: the operator's disk fills up. What runs goes on, what can't be
+// written is refused with the reason, and things can be removed.
+func TestFullDisk(t *testing.T) {
+	w := harness.New(t, harness.Config{Disk: 1 << 30})
+	s := &stage{World: w, owner: w.Owner("owner"), port: harness.FreePort(t)}
+	w.Git.Push("app", harness.ExampleApp(w))
+	w.BuildRuntimes("puller", "python")
+	s.owner.Vouch("puller", "python")
+	s.owner.AttestCAS()
+	s.owner.Template()
+	s.session("steady", nil)
+	s.session("late", nil)
+	s.owner.Deploy("steady", 1, s.port)
+	s.steady, s.clean = s.owner.Healthy("steady"), s.made()
+
+	free := s.fill(t)
+	want(t, s.owner.Run(s.sessionArgs(s.owner, "full", nil)...), "disk_full", 7)
+	want(t, s.owner.Run(s.deployArgs("late")...), "disk_full", 7)
+	if r := s.owner.Run("ps"); r.Code != 0 {
+		t.Errorf("ps: %s", r)
+	}
+	s.untouched(t)
+
+	// Removing needs a little room for the record of it: the last page that is
+	// given back is enough.
+	if r := s.owner.Run("rm", "--app", "steady"); r.Code != 0 {
+		t.Errorf("rm on a full disk: %s", r)
+	}
+	free()
+	s.clean = nil
+	if err := s.casAnswers(); err != nil {
+		t.Error(err)
+	}
+	s.owner.MustRun(s.deployArgs("late")...)
+	s.owner.MustRun("rm", "--app", "late")
+	s.owner.MustRun("audit", "verify")
+}
+
+// fill leaves no byte on the state folder's disk, until free is called.
+func (s *stage) fill(t *testing.T) (free func()) {
+	t.Helper()
+	path := filepath.Join(filepath.Dir(s.State), "filler")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	block := make([]byte, 1<<20)
+	for size := len(block); size > 0; {
+		if _, err := f.Write(block[:size]); err != nil {
+			size /= 2
+		}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &fs); err != nil || fs.Bavail > 0 {
+		t.Fatalf("%d blocks are free, %v", fs.Bavail, err)
+	}
+	return func() {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
