@@ -473,6 +473,27 @@ func TestOwners(t *testing.T) {
 	})
 }
 
+// TestAppsOfOneSession: without a name the oldest is updated, always.
+func TestAppsOfOneSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		first := w.settled(w.deploy(request()).ID)
+		for _, name := range []string{"a", "z"} {
+			time.Sleep(time.Second)
+			req := request()
+			req.Name, req.Port = name, 0
+			if a := w.settled(w.deploy(req).ID); a.ID == first.ID || a.Name != name {
+				t.Errorf("--name %s is %s (%s)", name, a.Name, a.ID)
+			}
+		}
+		for range 8 { // the order of a map
+			if a := w.settled(w.deploy(request()).ID); a.ID != first.ID {
+				t.Errorf("without a name it is %s", a.Name)
+			}
+		}
+	})
+}
+
 func TestOrphansAreRemoved(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)

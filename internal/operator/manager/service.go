@@ -178,16 +178,22 @@ func (m *Manager) appFor(caller ident.KeyHash, session ident.SessionName, req wi
 			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
 	}
 	taken := map[string]bool{}
+	var same *App
 	for _, a := range m.state.Apps {
 		taken[a.Name] = true
-		same := a.Owner == caller && a.Session == session && (!given || a.Name == name)
-		if !same {
+		if a.Owner != caller || a.Session != session || given && a.Name != name {
 			continue
 		}
-		if a.Removing {
-			return nil, problem.New(problem.Conflict, "app_removing", "app %q is being removed", a.Name).Fix("try again in a moment")
+		// Several apps may run one session: without a name the oldest is meant.
+		if same == nil || a.CreatedAt.Before(same.CreatedAt) || a.CreatedAt.Equal(same.CreatedAt) && a.ID < same.ID {
+			same = a
 		}
-		c := *a
+	}
+	if same != nil {
+		if same.Removing {
+			return nil, problem.New(problem.Conflict, "app_removing", "app %q is being removed", same.Name).Fix("try again in a moment")
+		}
+		c := *same
 		return &c, nil
 	}
 	if given && taken[name] {
