@@ -1,0 +1,61 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+var flagWord = regexp.MustCompile("[` ]--([a-z][a-z-]*)")
+
+// TestDocs: docs/cli.md has a section for every command, with an example, and
+// names no flag that there isn't.
+func TestDocs(t *testing.T) {
+	b, err := os.ReadFile("../../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sections := map[string]string{}
+	for _, part := range strings.Split(string(b), "\n### ")[1:] {
+		title, text, _ := strings.Cut(part, "\n")
+		text, _, _ = strings.Cut(text, "\n## ")
+		sections[title] = text
+	}
+	root := newRootCommand(&globals{out: &bytes.Buffer{}, env: func(string) string { return "" }, now: time.Now})
+	commands := map[string]bool{}
+	var visit func(c *cobra.Command)
+	visit = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			visit(sub)
+		}
+		if c == root {
+			return
+		}
+		path := c.CommandPath()
+		commands[path] = true
+		text, ok := sections[path]
+		switch {
+		case !ok:
+			t.Errorf("docs/cli.md has no section %q", path)
+			return
+		case !c.HasSubCommands() && !strings.Contains(text, "```sh\n"):
+			t.Errorf("the section %q of docs/cli.md has no example", path)
+		}
+		for _, flag := range flagWord.FindAllStringSubmatch(text, -1) {
+			if c.Flags().Lookup(flag[1]) == nil && c.InheritedFlags().Lookup(flag[1]) == nil {
+				t.Errorf("the section %q of docs/cli.md names --%s, which there is not", path, flag[1])
+			}
+		}
+	}
+	visit(root)
+	for path := range sections {
+		if !commands[path] && path != "cupel completion" { // cobra makes it when it runs
+			t.Errorf("docs/cli.md has a section %q of no command", path)
+		}
+	}
+}
