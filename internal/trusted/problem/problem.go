@@ -75,16 +75,26 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Cause }
 
-// From returns the Error in err's chain, or an Internal one that wraps err.
+// From returns the Error in err's chain, or an Internal one that wraps err; nil
+// for no error.
 func From(err error) *Error {
+	if err == nil {
+		return nil
+	}
 	if p, ok := errors.AsType[*Error](err); ok {
 		return p
 	}
 	return &Error{Kind: Internal, Rule: "internal", Actual: err.Error(), Cause: err}
 }
 
-// KindOf returns the kind of err; Internal where it carries none.
-func KindOf(err error) Kind { return From(err).Kind }
+// KindOf returns the kind of err: Internal where it carries none, empty for no
+// error.
+func KindOf(err error) Kind {
+	if err == nil {
+		return ""
+	}
+	return From(err).Kind
+}
 
 // Status is the HTTP status of a kind.
 func (k Kind) Status() int {
@@ -124,7 +134,7 @@ func (k Kind) ExitCode() int {
 	return 8
 }
 
-// Write answers an HTTP request with err as the error body.
+// Write answers an HTTP request with err, which is not nil, as the error body.
 func Write(w http.ResponseWriter, requestID string, err error) {
 	p := *From(err)
 	p.RequestID = requestID
