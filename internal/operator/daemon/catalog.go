@@ -28,7 +28,7 @@ import (
 type catalog struct {
 	registry *registry.Client
 	launcher ident.Digest
-	locks    string // folder of locks that `runtime build` wrote
+	locks    string // folder with copies of the locks that `runtime build` used
 }
 
 var _ manager.Catalog = (*catalog)(nil)

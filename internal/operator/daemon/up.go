@@ -19,6 +19,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/balance"
+	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
 	"cupel.dev/cupel/internal/operator/las"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
@@ -346,7 +347,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err != nil {
 		return err
 	}
-	cat := &catalog{registry: p.client, launcher: p.node.LauncherDigest(), locks: p.path("runtimes")}
+	cat := &catalog{registry: p.client, launcher: p.node.LauncherDigest(), locks: runtimecmd.LocksDir(p.dir)}
 	m, err := p.manager(ctx, o, cas, cat, ident.HashCertKey(operator.Leaf))
 	if err != nil {
 		return err

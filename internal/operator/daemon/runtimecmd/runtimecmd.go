@@ -22,6 +22,7 @@ import (
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/build"
 	"cupel.dev/cupel/internal/operator/registry"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
@@ -118,7 +119,29 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := o.keepLock(o.lockOf(def)); err != nil {
+		return err
+	}
 	return show(out, o.output, r)
+}
+
+// LocksDir is the folder, in the state folder, of the locks of what was built
+// last: copies, for the manager to say which lock an image is made from. They
+// are never built from, since the definition may be another one next time.
+func LocksDir(state string) string { return filepath.Join(state, "runtimes", "locks") }
+
+func (o options) keepLock(file string) error {
+	lock, err := os.ReadFile(file)
+	if err == nil {
+		err = os.MkdirAll(LocksDir(o.state), 0o755)
+	}
+	if err == nil {
+		err = atomicfile.Write(filepath.Join(LocksDir(o.state), o.name+".lock"), lock, 0o644)
+	}
+	if err != nil {
+		return problem.New(problem.Invalid, "runtime_lock", "keep a copy of the lock: %w", err)
+	}
+	return nil
 }
 
 func show(out io.Writer, output string, r *build.Result) error {
