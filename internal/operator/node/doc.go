@@ -9,7 +9,7 @@
 //	etc/ID/              its resolv.conf and hosts
 //	logs/ID/             its output
 //	netns/ID             its network namespace
-//	volumes/VOLUME/GEN   snapshots of encrypted volumes: ciphertext
+//	volumes/VOLUME/GENERATION-TAG  snapshots of encrypted volumes: ciphertext
 //	launcher/DIGEST      the launcher, a copy that no rebuild replaces
 //
 // and, through the interfaces in runtime.go, its container, its address and its

@@ -6,8 +6,8 @@ import (
 	"context"
 	"io"
 
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 // hostility is what a hostile operator's node does otherwise: in this build,
@@ -20,6 +20,6 @@ func (hostility) free(*launch.Free) {}
 
 func (hostility) spec(spec []byte) ([]byte, error) { return spec, nil }
 
-func (hostility) open(ctx context.Context, s *volumeStore, id ident.Digest, generation uint64) (io.ReadCloser, int64, error) {
-	return s.open(ctx, id, generation)
+func (hostility) open(ctx context.Context, s *volumeStore, v volume.Snapshot) (io.ReadCloser, int64, error) {
+	return s.open(ctx, v)
 }

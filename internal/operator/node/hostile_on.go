@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 // hostility is a hostile operator's node, for tests. CUPEL_HOSTILE lists what
@@ -104,26 +104,32 @@ func (hostility) spec(b []byte) ([]byte, error) {
 	return json.Marshal(spec)
 }
 
-func (hostility) open(ctx context.Context, s *volumeStore, id ident.Digest, generation uint64) (io.ReadCloser, int64, error) {
+func (hostility) open(ctx context.Context, s *volumeStore, v volume.Snapshot) (io.ReadCloser, int64, error) {
 	for _, o := range orders() {
 		if o[0] != "volume" {
 			continue
 		}
 		switch o[1] {
 		case "older":
-			if generation > 1 {
-				return s.open(ctx, id, generation-1)
+			stored, err := s.list(v.Volume)
+			if err != nil {
+				return nil, 0, err
+			}
+			for _, old := range stored {
+				if old.Generation+1 == v.Generation {
+					return s.open(ctx, old)
+				}
 			}
 		case "swap":
 			others, _ := filepath.Glob(filepath.Join(s.dir, "*", "*"))
 			for _, path := range others {
-				if filepath.Base(filepath.Dir(path)) != id.String() {
+				if filepath.Base(filepath.Dir(path)) != v.Volume.String() {
 					f, err := os.Open(path)
 					return f, -1, err
 				}
 			}
 		case "flip", "short":
-			r, _, err := s.open(ctx, id, generation)
+			r, _, err := s.open(ctx, v)
 			if err != nil {
 				return nil, 0, err
 			}
@@ -140,5 +146,5 @@ func (hostility) open(ctx context.Context, s *volumeStore, id ident.Digest, gene
 			return io.NopCloser(bytes.NewReader(b)), int64(len(b)), nil
 		}
 	}
-	return s.open(ctx, id, generation)
+	return s.open(ctx, v)
 }

@@ -5,7 +5,6 @@ package node
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -68,11 +67,11 @@ func TestHostileVolumes(t *testing.T) {
 		if g == 0 {
 			continue
 		}
-		if err := n.Put(t.Context(), a, uint64(g), strings.NewReader(text)); err != nil {
+		if err := put(n, a, uint64(g), text); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := n.Put(t.Context(), b, 1, strings.NewReader("other")); err != nil {
+	if err := put(n, b, 1, "other"); err != nil {
 		t.Fatal(err)
 	}
 	for order, want := range map[string]string{
@@ -81,7 +80,7 @@ func TestHostileVolumes(t *testing.T) {
 		if err := os.WriteFile(file, []byte(order), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := get(t, n, a, 2); got != want {
+		if got := get(t, n, named(a, 2, "two!")); got != want {
 			t.Errorf("%s: %q, want %q", order, got, want)
 		}
 	}

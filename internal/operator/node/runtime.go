@@ -9,6 +9,7 @@ import (
 
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 // Runtime runs containers. They outlive this process, and are found again by
@@ -97,8 +98,11 @@ type Attester interface {
 
 // Replica keeps a second copy of volume snapshots, away from this node.
 type Replica interface {
-	// Push returns when the snapshot is stored.
-	Push(ctx context.Context, volume ident.Digest, generation uint64, size int64, open func() (io.ReadCloser, error)) error
+	// Push returns when the snapshot is stored. Generations that nobody may ask
+	// for any more may go.
+	Push(ctx context.Context, s volume.Snapshot, size int64, open func() (io.ReadCloser, error)) error
 	// Pull opens a stored snapshot; NotFound if there is none.
-	Pull(ctx context.Context, volume ident.Digest, generation uint64) (io.ReadCloser, error)
+	Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error)
+	// Drop removes a snapshot. An unknown one is no error.
+	Drop(ctx context.Context, s volume.Snapshot) error
 }

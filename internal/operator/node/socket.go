@@ -78,9 +78,6 @@ func (s *nodeSocket) target(r *http.Request) (id ident.Digest, generation uint64
 		return id, 0, problem.New(problem.Invalid, "volume_id", "volume: %w", err)
 	}
 	q := r.URL.Query().Get(volume.QueryGeneration)
-	if q == "" {
-		return id, 0, nil
-	}
 	generation, err = strconv.ParseUint(q, 10, 64)
 	if err != nil || generation == 0 {
 		return id, 0, problem.New(problem.Invalid, "generation", "generation %q", q).Want("a number from 1 on")
@@ -88,17 +85,24 @@ func (s *nodeSocket) target(r *http.Request) (id ident.Digest, generation uint64
 	return id, generation, nil
 }
 
+func parseTag(text string) (ident.Digest, error) {
+	tag, err := ident.ParseDigest(text)
+	if err != nil {
+		return tag, problem.New(problem.Invalid, "volume_tag", "the snapshot's tag: %w", err)
+	}
+	return tag, nil
+}
+
 func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 	id, generation, err := s.target(r)
 	if err != nil {
 		return err
 	}
-	if generation == 0 {
-		if generation, err = s.volumes.newest(id); err != nil {
-			return err
-		}
+	tag, err := parseTag(r.URL.Query().Get(volume.QueryTag))
+	if err != nil {
+		return err
 	}
-	body, size, err := s.hostile.open(r.Context(), s.volumes, id, generation)
+	body, size, err := s.hostile.open(r.Context(), s.volumes, volume.Snapshot{Volume: id, Generation: generation, Tag: tag})
 	if err != nil {
 		return err
 	}
@@ -119,12 +123,11 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if generation == 0 {
-		return problem.New(problem.Invalid, "generation", "no generation").Want("a number from 1 on")
-	}
 	limit := int64(s.memory) + snapshotSlack
 	body := http.MaxBytesReader(w, r.Body, limit)
-	if err := s.volumes.put(r.Context(), id, generation, body); err != nil {
+	// The trailer is there once the body has been read to its end.
+	tag := func() (ident.Digest, error) { return parseTag(r.Trailer.Get(volume.TrailerTag)) }
+	if err := s.volumes.put(r.Context(), id, generation, body, tag); err != nil {
 		if _, over := errors.AsType[*http.MaxBytesError](err); over {
 			return problem.New(problem.Invalid, "volume_too_large", "a snapshot of more than %d bytes", limit).
 				Want("at most the instance's memory")

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,19 +10,26 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
-// volumeStore keeps snapshots of encrypted volumes: VOLUME/GENERATION files of
-// ciphertext, which it can't read. It keeps the generation stored last and the
-// one before, because a snapshot whose tag never reached the CAS leaves the one
-// before as the newest that anybody may use.
+// volumeStore keeps snapshots of encrypted volumes: VOLUME/GENERATION-TAG files
+// of ciphertext, which it can't read. It keeps the generation stored last and
+// the one before, because a snapshot whose tag never reached the CAS leaves the
+// one before as the newest that anybody may use.
+//
+// Of one generation there may be several: which one the CAS took is not known
+// here, so a writer that lost its lease must not replace its successor's.
 type volumeStore struct {
 	dir     string
 	replica Replica // may be nil
@@ -40,14 +48,14 @@ func (s *volumeStore) lock(id ident.Digest) *sync.Mutex {
 	return s.locks[id]
 }
 
-func (s *volumeStore) path(id ident.Digest, generation uint64) string {
-	return filepath.Join(s.dir, id.String(), strconv.FormatUint(generation, 10))
+func (s *volumeStore) path(v volume.Snapshot) string {
+	return filepath.Join(s.dir, v.Volume.String(), fmt.Sprintf("%d-%s", v.Generation, v.Tag))
 }
 
-// open returns the ciphertext of a generation, from here or from the replica.
-// Size is -1 where it isn't known.
-func (s *volumeStore) open(ctx context.Context, id ident.Digest, generation uint64) (io.ReadCloser, int64, error) {
-	f, err := os.Open(s.path(id, generation))
+// open returns a snapshot's ciphertext, from here or from the replica. Size is
+// -1 where it isn't known.
+func (s *volumeStore) open(ctx context.Context, v volume.Snapshot) (io.ReadCloser, int64, error) {
+	f, err := os.Open(s.path(v))
 	switch {
 	case err == nil:
 		info, err := f.Stat()
@@ -59,42 +67,52 @@ func (s *volumeStore) open(ctx context.Context, id ident.Digest, generation uint
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, 0, fmt.Errorf("open volume snapshot: %w", err)
 	case s.replica == nil:
-		return nil, 0, problem.New(problem.NotFound, "volume_missing", "generation %d of volume %s is not stored", generation, id)
+		return nil, 0, problem.New(problem.NotFound, "volume_missing", "generation %d of volume %s is not stored", v.Generation, v.Volume)
 	}
-	r, err := s.replica.Pull(ctx, id, generation)
+	r, err := s.replica.Pull(ctx, v)
 	return r, -1, err
 }
 
-// newest returns the highest generation that is stored here; 0 if none is.
-func (s *volumeStore) newest(id ident.Digest) (uint64, error) {
-	gens, err := s.generations(id)
-	if err != nil || len(gens) == 0 {
-		return 0, err
-	}
-	var top uint64
-	for _, g := range gens {
-		top = max(top, g)
-	}
-	return top, nil
-}
-
-func (s *volumeStore) generations(id ident.Digest) ([]uint64, error) {
+// list returns the snapshots of a volume that are stored here, those of the
+// highest generation first, and of one generation the one stored last.
+func (s *volumeStore) list(id ident.Digest) ([]volume.Snapshot, error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, id.String()))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read volume folder: %w", err)
 	}
-	var gens []uint64
-	for _, e := range entries {
-		if g, err := strconv.ParseUint(e.Name(), 10, 64); err == nil {
-			gens = append(gens, g)
-		}
+	type stored struct {
+		volume.Snapshot
+		at time.Time
 	}
-	return gens, nil
+	var found []stored
+	for _, e := range entries {
+		number, tag, _ := strings.Cut(e.Name(), "-")
+		g, err := strconv.ParseUint(number, 10, 64)
+		if err != nil {
+			continue
+		}
+		v := stored{Snapshot: volume.Snapshot{Volume: id, Generation: g}}
+		if v.Tag, err = ident.ParseDigest(tag); err != nil {
+			continue
+		}
+		if info, err := e.Info(); err == nil {
+			v.at = info.ModTime()
+		}
+		found = append(found, v)
+	}
+	slices.SortStableFunc(found, func(a, b stored) int {
+		return cmp.Or(cmp.Compare(b.Generation, a.Generation), b.at.Compare(a.at))
+	})
+	out := make([]volume.Snapshot, 0, len(found))
+	for _, v := range found {
+		out = append(out, v.Snapshot)
+	}
+	return out, nil
 }
 
 // put stores a generation and returns when it is durable, here and in the
-// replica. What breaks off stores nothing.
-func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint64, body io.Reader) error {
+// replica. What breaks off stores nothing. Tag is asked for when body ended.
+func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint64, body io.Reader, tag func() (ident.Digest, error)) error {
 	lock := s.lock(id)
 	lock.Lock()
 	defer lock.Unlock()
@@ -102,54 +120,96 @@ func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint6
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return storeError(err)
 	}
-	size, err := s.receive(dir, s.path(id, generation), body)
+	v := volume.Snapshot{Volume: id, Generation: generation}
+	size, fresh, err := s.receive(dir, &v, body, tag)
 	if err != nil {
 		return err
 	}
 	if s.replica != nil {
-		open := func() (io.ReadCloser, error) { return os.Open(s.path(id, generation)) }
-		if err := s.replica.Push(ctx, id, generation, size, open); err != nil {
+		open := func() (io.ReadCloser, error) { return os.Open(s.path(v)) }
+		if err := s.replica.Push(ctx, v, size, open); err != nil {
+			if fresh { // the next try has other bytes and another tag
+				s.remove(ctx, v)
+			}
 			return problem.New(problem.Unavailable, "registry_unreachable", "store the volume's snapshot in the registry: %w", err).
 				Fix("look at the registry, then run the instance again")
 		}
 	}
-	gens, err := s.generations(id)
+	return s.prune(ctx, v)
+}
+
+// keepSnapshots is how many snapshots of one generation stay. Another one comes
+// about when a writer can't tell the CAS its tag, or lost its lease in the
+// middle of a PUT.
+const keepSnapshots = 4
+
+// prune removes what nobody may ask for once newest is stored.
+func (s *volumeStore) prune(ctx context.Context, newest volume.Snapshot) error {
+	all, err := s.list(newest.Volume)
 	if err != nil {
 		return err
 	}
-	for _, g := range gens {
-		if g+1 < generation {
-			if err := os.Remove(s.path(id, g)); err != nil {
-				s.logger.WarnContext(ctx, "old volume snapshot stays", "volume", id.String(), "generation", g, "error", err)
+	same := 0
+	for _, v := range all {
+		if v.Generation == newest.Generation {
+			if same++; same > keepSnapshots {
+				s.remove(ctx, v)
+				if s.replica == nil {
+					continue
+				}
+				if err := s.replica.Drop(ctx, v); err != nil {
+					s.stays(ctx, v, err)
+				}
 			}
+		} else if v.Generation+1 < newest.Generation {
+			s.remove(ctx, v)
 		}
 	}
 	return nil
 }
 
-// receive writes body to path by way of a temporary file.
-func (s *volumeStore) receive(dir, path string, body io.Reader) (int64, error) {
+func (s *volumeStore) remove(ctx context.Context, v volume.Snapshot) {
+	if err := os.Remove(s.path(v)); err != nil {
+		s.stays(ctx, v, err)
+	}
+}
+
+func (s *volumeStore) stays(ctx context.Context, v volume.Snapshot, err error) {
+	s.logger.WarnContext(ctx, "volume snapshot stays", "volume", v.Volume.String(), "generation", v.Generation, "error", err)
+}
+
+// receive writes body to its place by way of a temporary file and completes
+// the snapshot's name. Fresh is false if a snapshot of that name is there
+// already: it stays as it is.
+func (s *volumeStore) receive(dir string, v *volume.Snapshot, body io.Reader, tag func() (ident.Digest, error)) (size int64, fresh bool, err error) {
 	f, err := os.CreateTemp(dir, ".put-*")
 	if err != nil {
-		return 0, storeError(err)
+		return 0, false, storeError(err)
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	size, err := io.Copy(f, body)
-	if err != nil {
-		return 0, storeError(err)
+	if size, err = io.Copy(f, body); err != nil {
+		return 0, false, storeError(err)
+	}
+	if v.Tag, err = tag(); err != nil {
+		return 0, false, err
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return 0, storeError(err)
+		return 0, false, storeError(err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return 0, storeError(err)
+	if err := os.Link(f.Name(), s.path(*v)); errors.Is(err, fs.ErrExist) {
+		info, err := os.Stat(s.path(*v))
+		if err != nil {
+			return 0, false, storeError(err)
+		}
+		return info.Size(), false, nil
+	} else if err != nil {
+		return 0, false, storeError(err)
 	}
-	if err := atomicfile.SyncDir(dir); err != nil {
-		return 0, storeError(err)
+	if err := errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(s.dir)); err != nil { // the folder itself may be new
+		return 0, false, storeError(err)
 	}
-	// The folder itself may be new.
-	return size, atomicfile.SyncDir(s.dir)
+	return size, true, nil
 }
 
 // sweep removes what PUTs that were killed left behind.

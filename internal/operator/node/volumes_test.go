@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,11 +25,11 @@ import (
 
 // replica keeps snapshots in memory.
 type replica struct {
-	stored map[string]string
+	stored map[volume.Snapshot]string
 	err    error
 }
 
-func (r *replica) Push(_ context.Context, id ident.Digest, generation uint64, size int64, open func() (io.ReadCloser, error)) error {
+func (r *replica) Push(_ context.Context, s volume.Snapshot, size int64, open func() (io.ReadCloser, error)) error {
 	if r.err != nil {
 		return r.err
 	}
@@ -41,16 +42,21 @@ func (r *replica) Push(_ context.Context, id ident.Digest, generation uint64, si
 	if err == nil && int64(len(b)) != size {
 		err = fmt.Errorf("%d bytes, announced %d", len(b), size)
 	}
-	r.stored[fmt.Sprint(id, generation)] = string(b)
+	r.stored[s] = string(b)
 	return err
 }
 
-func (r *replica) Pull(_ context.Context, id ident.Digest, generation uint64) (io.ReadCloser, error) {
-	s, ok := r.stored[fmt.Sprint(id, generation)]
+func (r *replica) Pull(_ context.Context, s volume.Snapshot) (io.ReadCloser, error) {
+	text, ok := r.stored[s]
 	if !ok {
 		return nil, problem.New(problem.NotFound, "volume_missing", "none")
 	}
-	return io.NopCloser(strings.NewReader(s)), nil
+	return io.NopCloser(strings.NewReader(text)), nil
+}
+
+func (r *replica) Drop(_ context.Context, s volume.Snapshot) error {
+	delete(r.stored, s)
+	return r.err
 }
 
 // socketClient serves a node socket and returns its client.
@@ -80,9 +86,20 @@ func store(t *testing.T, r Replica) *volumeStore {
 	return &volumeStore{dir: t.TempDir(), replica: r, logger: slog.New(slog.DiscardHandler), locks: map[ident.Digest]*sync.Mutex{}}
 }
 
-func get(t *testing.T, n *volume.Node, id ident.Digest, generation uint64) string {
+// named is how the snapshot with that text is known.
+func named(id ident.Digest, generation uint64, text string) volume.Snapshot {
+	return volume.Snapshot{Volume: id, Generation: generation, Tag: ident.Sum([]byte(text))}
+}
+
+// put stores a text as a snapshot.
+func put(n *volume.Node, id ident.Digest, generation uint64, text string) error {
+	return n.Put(context.Background(), id, generation, strings.NewReader(text), func() ident.Digest { return ident.Sum([]byte(text)) })
+}
+
+// get returns a snapshot's text, or the rule by which it was refused.
+func get(t *testing.T, n *volume.Node, s volume.Snapshot) string {
 	t.Helper()
-	r, _, err := n.Get(t.Context(), id, generation)
+	r, _, err := n.Get(t.Context(), s)
 	if err != nil {
 		return problem.From(err).Rule
 	}
@@ -95,31 +112,76 @@ func get(t *testing.T, n *volume.Node, id ident.Digest, generation uint64) strin
 }
 
 func TestVolumeGenerations(t *testing.T) {
-	s := store(t, nil)
+	r := &replica{stored: map[volume.Snapshot]string{}}
+	n := socketClient(t, &nodeSocket{memory: 1 << 20, volumes: store(t, r)})
+	id := ident.Digest{1}
+	// What is put, and which of all texts are there then.
+	texts := map[string]uint64{"one": 1, "two": 2, "two, from one cut off": 2, "three": 3}
+	for _, step := range []struct {
+		text string
+		want []string
+	}{
+		{"one", []string{"one"}},
+		{"two", []string{"one", "two"}},
+		{"two, from one cut off", []string{"one", "two", "two, from one cut off"}},
+		{"two", []string{"one", "two", "two, from one cut off"}}, // again
+		{"three", []string{"two", "two, from one cut off", "three"}},
+	} {
+		if err := put(n, id, texts[step.text], step.text); err != nil {
+			t.Fatal(err)
+		}
+		for text, g := range texts {
+			want := "volume_missing"
+			if slices.Contains(step.want, text) {
+				want = text
+			}
+			// The replica of this test drops nothing by itself.
+			delete(r.stored, named(id, g-1, "one"))
+			if s := named(id, g, text); want == "volume_missing" {
+				delete(r.stored, s)
+			}
+			if got := get(t, n, named(id, g, text)); got != want {
+				t.Errorf("after %q: %q is %q, want %q", step.text, text, got, want)
+			}
+		}
+	}
+	if got := get(t, n, named(ident.Digest{2}, 3, "three")); got != "volume_missing" {
+		t.Errorf("another volume: %q", got)
+	}
+	if got := get(t, n, named(id, 2, "three")); got != "volume_missing" {
+		t.Errorf("another generation: %q", got)
+	}
+}
+
+// TestStaleWriter: one that lost its lease costs nobody the generation that the
+// CAS took, whenever its own arrives; and many that could not commit do not
+// fill the disk.
+func TestStaleWriter(t *testing.T) {
+	r := &replica{stored: map[volume.Snapshot]string{}}
+	s := store(t, r)
 	n := socketClient(t, &nodeSocket{memory: 1 << 20, volumes: s})
 	id := ident.Digest{1}
-	put := func(generation uint64, text string) {
-		t.Helper()
-		if err := n.Put(t.Context(), id, generation, strings.NewReader(text)); err != nil {
+	for i := range 2 * keepSnapshots {
+		if err := put(n, id, 1, fmt.Sprint("never committed ", i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	put(1, "one")
-	put(2, "two, never committed")
-	put(2, "two")
-	for g, want := range map[uint64]string{1: "one", 2: "two", 3: "volume_missing"} {
-		if got := get(t, n, id, g); got != want {
-			t.Errorf("generation %d: %q, want %q", g, got, want)
+	for _, text := range []string{"committed", "stale", "stale as well"} {
+		if err := put(n, id, 1, text); err != nil {
+			t.Fatal(err)
 		}
 	}
-	put(3, "three")
-	for g, want := range map[uint64]string{1: "volume_missing", 2: "two", 3: "three"} {
-		if got := get(t, n, id, g); got != want {
-			t.Errorf("generation %d: %q, want %q", g, got, want)
-		}
+	committed := named(id, 1, "committed")
+	if got := get(t, n, committed); got != "committed" {
+		t.Errorf("the generation that the CAS took is %q", got)
 	}
-	if got := get(t, n, ident.Digest{2}, 1); got != "volume_missing" {
-		t.Errorf("another volume: %q", got)
+	if kept, err := s.list(id); err != nil || len(kept) != keepSnapshots || len(r.stored) != keepSnapshots {
+		t.Errorf("%d snapshots here, %d in the replica, want %d (%v)", len(kept), len(r.stored), keepSnapshots, err)
+	}
+	// The same name with other bytes does not replace what is there.
+	err := n.Put(t.Context(), id, 1, strings.NewReader("other bytes"), func() ident.Digest { return committed.Tag })
+	if got := get(t, n, committed); err != nil || got != "committed" {
+		t.Errorf("after another PUT of its name: %q, %v", got, err)
 	}
 }
 
@@ -134,18 +196,22 @@ func TestVolumeRefusals(t *testing.T) {
 		}
 		return problem.From(err).Rule
 	}
-	if got := rule(n.Put(t.Context(), id, 0, strings.NewReader("x"))); got != "generation" {
+	if got := rule(put(n, id, 0, "x")); got != "generation" {
 		t.Errorf("generation 0: %q", got)
 	}
-	if err := n.Put(t.Context(), id, 1, io.LimitReader(zeros{}, snapshotSlack+2)); err == nil {
+	if err := n.Put(t.Context(), id, 1, io.LimitReader(zeros{}, snapshotSlack+2), noTag); err == nil {
 		t.Error("larger than the memory: stored")
 	}
 	broken := io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("broke off")))
-	if err := n.Put(t.Context(), id, 1, broken); err == nil {
+	if err := n.Put(t.Context(), id, 1, broken, noTag); err == nil {
 		t.Error("a body that broke off: stored")
 	}
-	if got := get(t, n, id, 1); got != "volume_missing" {
+	if got := get(t, n, volume.Snapshot{Volume: id, Generation: 1}); got != "volume_missing" {
 		t.Errorf("after refusals: %q", got)
+	}
+	untagged := func() (ident.Digest, error) { return parseTag("") }
+	if got := rule(s.put(t.Context(), id, 1, strings.NewReader("no tag follows"), untagged)); got != "volume_tag" {
+		t.Errorf("without a tag: %q", got)
 	}
 	settle(socket)
 	if left, _ := filepath.Glob(filepath.Join(s.dir, "*", "*")); len(left) > 0 {
@@ -156,29 +222,34 @@ func TestVolumeRefusals(t *testing.T) {
 	}
 }
 
+func noTag() ident.Digest { return ident.Digest{} }
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestVolumeReplica(t *testing.T) {
-	r := &replica{stored: map[string]string{}}
+	r := &replica{stored: map[volume.Snapshot]string{}}
 	s := store(t, r)
 	n := socketClient(t, &nodeSocket{memory: 1 << 20, volumes: s})
 	id := ident.Digest{1}
-	if err := n.Put(t.Context(), id, 1, strings.NewReader("one")); err != nil {
+	if err := put(n, id, 1, "one"); err != nil {
 		t.Fatal(err)
 	}
 	// The node's own copy is gone: another node asks.
-	if err := os.Remove(s.path(id, 1)); err != nil {
+	if err := os.Remove(s.path(named(id, 1, "one"))); err != nil {
 		t.Fatal(err)
 	}
-	if got := get(t, n, id, 1); got != "one" {
+	if got := get(t, n, named(id, 1, "one")); got != "one" {
 		t.Errorf("from the replica: %q", got)
 	}
 	r.err = errors.New("down")
-	err := n.Put(t.Context(), id, 2, strings.NewReader("two"))
+	err := put(n, id, 2, "two")
 	if p := problem.From(err); err == nil || p.Rule != "registry_unreachable" || p.Kind != problem.Unavailable {
 		t.Errorf("with the registry down: %v", err)
+	}
+	if left, err := s.list(id); err != nil || len(left) != 0 {
+		t.Errorf("left of what is not durable: %v, %v", left, err)
 	}
 }
 
@@ -190,7 +261,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	defer func() { _ = syscall.Unmount(s.dir, syscall.MNT_DETACH) }()
 	n := socketClient(t, &nodeSocket{memory: 1 << 20, volumes: s})
-	err := n.Put(t.Context(), ident.Digest{1}, 1, io.LimitReader(zeros{}, 1<<20))
+	err := n.Put(t.Context(), ident.Digest{1}, 1, io.LimitReader(zeros{}, 1<<20), noTag)
 	if p := problem.From(err); err == nil || p.Rule != "disk_full" || p.Mend == "" {
 		t.Errorf("full disk: %v", err)
 	}

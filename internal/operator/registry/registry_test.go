@@ -17,6 +17,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 // serve runs the embedded registry on loopback until stop or the test's end.
@@ -64,17 +65,19 @@ func opener(b []byte) func() (io.ReadCloser, error) {
 func TestSnapshots(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
 	c, stop := serve(t, dir)
-	volume := ident.Sum([]byte("genesis"))
+	at := func(g uint64) volume.Snapshot {
+		return volume.Snapshot{Volume: ident.Sum([]byte("genesis")), Generation: g, Tag: ident.Digest{byte(g)}}
+	}
 	for g := uint64(1); g <= 5; g++ {
 		b := noise(g, 3<<20)
-		if err := c.Push(ctx, volume, g, int64(len(b)), opener(b)); err != nil {
+		if err := c.Push(ctx, at(g), int64(len(b)), opener(b)); err != nil {
 			t.Fatalf("Push %d: %v", g, err)
 		}
 	}
 	check := func(c *Client) {
 		t.Helper()
 		for g := uint64(1); g <= 5; g++ {
-			r, err := c.Pull(ctx, volume, g)
+			r, err := c.Pull(ctx, at(g))
 			if g < 4 {
 				if err == nil || problem.KindOf(err) != problem.NotFound {
 					t.Errorf("Pull %d: %v, want not found: the last two stay", g, err)
@@ -101,11 +104,33 @@ func TestSnapshots(t *testing.T) {
 	if after := size(t, dir); after > 7<<20 || after >= before {
 		t.Errorf("%d bytes on disk after collecting, %d before: want the last two snapshots", after, before)
 	}
-	if err := c.Push(ctx, volume, 6, 5, opener([]byte("other"))); err != nil {
+	if err := c.Push(ctx, at(6), 5, opener([]byte("other"))); err != nil {
 		t.Errorf("Push after a restart: %v", err)
 	}
-	if err := c.Push(ctx, volume, 7, 4, opener([]byte("other"))); err == nil {
+	if err := c.Push(ctx, at(7), 4, opener([]byte("other"))); err == nil {
 		t.Error("Push of another size than announced was accepted")
+	}
+	// Two of one generation, even with the same bytes: one goes, the other stays.
+	twin := at(6)
+	twin.Tag = ident.Digest{99}
+	if err := c.Push(ctx, twin, 5, opener([]byte("other"))); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := c.Drop(ctx, at(6)); err != nil {
+			t.Errorf("Drop: %v", err)
+		}
+	}
+	if _, err := c.Pull(ctx, at(6)); problem.KindOf(err) != problem.NotFound {
+		t.Errorf("Pull of what was dropped: %v", err)
+	}
+	r, err := c.Pull(ctx, twin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if b, err := io.ReadAll(r); err != nil || string(b) != "other" {
+		t.Errorf("Pull of its twin: %q, %v", b, err)
 	}
 }
 
@@ -186,7 +211,7 @@ func TestArtifact(t *testing.T) {
 func TestRegistryDown(t *testing.T) {
 	c, stop := serve(t, t.TempDir())
 	stop()
-	err := c.Push(t.Context(), ident.Sum(nil), 1, 1, opener([]byte("x")))
+	err := c.Push(t.Context(), volume.Snapshot{Generation: 1}, 1, opener([]byte("x")))
 	p := problem.From(err)
 	if p.Kind != problem.Unavailable || p.Rule != "registry_unreachable" || !strings.Contains(p.Error(), c.Addr()) || p.Mend == "" {
 		t.Errorf("error %v: want registry_unreachable with the address and a mend", err)

@@ -15,6 +15,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 // Media types of a volume's snapshot.
@@ -29,13 +30,15 @@ const keepSnapshots = 2
 
 func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
 
-func snapshotRepo(volume ident.Digest) string { return "volumes/" + volume.String() }
+func snapshotRepo(id ident.Digest) string { return "volumes/" + id.String() }
 
-func snapshotTag(generation uint64) string { return "g" + strconv.FormatUint(generation, 10) }
+func snapshotRef(s volume.Snapshot) string {
+	return fmt.Sprintf("%s:g%d-%s", snapshotRepo(s.Volume), s.Generation, s.Tag)
+}
 
-// Push stores a volume's ciphertext as the artifact volumes/ID:gGENERATION and
+// Push stores a volume's ciphertext as the artifact volumes/ID:gGENERATION-TAG and
 // drops generations before the last two. It returns when the registry has it.
-func (c *Client) Push(ctx context.Context, volume ident.Digest, generation uint64, size int64, open func() (io.ReadCloser, error)) error {
+func (c *Client) Push(ctx context.Context, s volume.Snapshot, size int64, open func() (io.ReadCloser, error)) error {
 	digest, err := sum(open, size)
 	if err != nil {
 		return err
@@ -53,13 +56,12 @@ func (c *Client) Push(ctx context.Context, volume ident.Digest, generation uint6
 	if err != nil {
 		return fmt.Errorf("volume manifest: %w", err)
 	}
-	ref := snapshotRepo(volume) + ":" + snapshotTag(generation)
-	err = c.push(ctx, ref, &content{manifest: manifest, parsed: parsed, config: []byte(rebuild.EmptyConfig),
+	err = c.push(ctx, snapshotRef(s), &content{manifest: manifest, parsed: parsed, config: []byte(rebuild.EmptyConfig),
 		open: func(v1.Hash) (io.ReadCloser, error) { return open() }})
 	if err != nil {
 		return err
 	}
-	return c.prune(ctx, volume, generation)
+	return c.prune(ctx, s.Volume, s.Generation)
 }
 
 func sum(open func() (io.ReadCloser, error), size int64) (v1.Hash, error) {
@@ -76,34 +78,50 @@ func sum(open func() (io.ReadCloser, error), size int64) (v1.Hash, error) {
 }
 
 // prune deletes generations that nobody may ask for any more.
-func (c *Client) prune(ctx context.Context, volume ident.Digest, newest uint64) error {
-	repo := snapshotRepo(volume)
+func (c *Client) prune(ctx context.Context, id ident.Digest, newest uint64) error {
+	repo := snapshotRepo(id)
 	tags, err := c.Tags(ctx, repo)
 	if err != nil {
 		return err
 	}
 	for _, tag := range tags {
-		digits, _ := strings.CutPrefix(tag, "g")
+		digits, _, _ := strings.Cut(strings.TrimPrefix(tag, "g"), "-")
 		g, err := strconv.ParseUint(digits, 10, 64)
 		if err != nil || g+keepSnapshots > newest {
 			continue
 		}
-		ref, err := c.ref(repo + ":" + tag)
-		if err != nil {
+		if err := c.untag(ctx, repo+":"+tag); err != nil {
 			return err
 		}
-		// By tag: another generation may have the same bytes and manifest.
-		if err := remote.Delete(ref, c.options(ctx)...); err != nil {
-			return c.explain(ctx, "delete "+repo+":"+tag, err)
-		}
+	}
+	return nil
+}
+
+// Drop removes a snapshot. An unknown one is no error.
+func (c *Client) Drop(ctx context.Context, s volume.Snapshot) error {
+	err := c.untag(ctx, snapshotRef(s))
+	if err != nil && problem.KindOf(err) == problem.NotFound {
+		return nil
+	}
+	return err
+}
+
+// untag deletes by tag: another snapshot may have the same bytes and manifest.
+func (c *Client) untag(ctx context.Context, what string) error {
+	ref, err := c.ref(what)
+	if err != nil {
+		return err
+	}
+	if err := remote.Delete(ref, c.options(ctx)...); err != nil {
+		return c.explain(ctx, "delete "+what, err)
 	}
 	return nil
 }
 
 // Pull opens a stored snapshot. Its bytes are what the registry says they are:
 // the reader of sealed data judges them.
-func (c *Client) Pull(ctx context.Context, volume ident.Digest, generation uint64) (io.ReadCloser, error) {
-	what := snapshotRepo(volume) + ":" + snapshotTag(generation)
+func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error) {
+	what := snapshotRef(s)
 	ref, err := c.ref(what)
 	if err != nil {
 		return nil, err

@@ -30,8 +30,8 @@ type openVolume struct {
 
 // store is the node, as the launcher sees it.
 type store interface {
-	Get(ctx context.Context, id ident.Digest, generation uint64) (io.ReadCloser, int64, error)
-	Put(ctx context.Context, id ident.Digest, generation uint64, body io.Reader) error
+	Get(ctx context.Context, s volume.Snapshot) (io.ReadCloser, int64, error)
+	Put(ctx context.Context, id ident.Digest, generation uint64, body io.Reader, tag func() ident.Digest) error
 }
 
 // openVolumes fetches, verifies and unpacks the volumes into memory. Keys in
@@ -87,7 +87,7 @@ func (o *openVolume) open(ctx context.Context, s store, owner appUser) (err erro
 }
 
 func (o *openVolume) fetch(ctx context.Context, s store) error {
-	body, size, err := s.Get(ctx, o.ID, o.Generation)
+	body, size, err := s.Get(ctx, volume.Snapshot{Volume: o.ID, Generation: o.Generation, Tag: o.Tag})
 	if err != nil {
 		if problem.KindOf(err) == problem.NotFound {
 			return problem.New(problem.Denied, "volume_missing", "the node has no generation %d of volume %s", o.Generation, o.ID).
@@ -189,7 +189,7 @@ func (v *openVolume) put(ctx context.Context, s store) (ident.Digest, error) {
 		_ = pw.CloseWithError(err) // nil: the end of the body
 		packed <- err
 	}()
-	err := s.Put(ctx, v.ID, v.Generation+1, pr)
+	err := s.Put(ctx, v.ID, v.Generation+1, pr, func() ident.Digest { return tag })
 	_ = pr.CloseWithError(io.ErrClosedPipe) // an answer before the end of the body stops the packer
 	perr := <-packed
 	if _, ok := errors.AsType[*problem.Error](perr); perr != nil && (ok || err == nil) {

@@ -19,15 +19,20 @@ import (
 // the LAS socket. Only the launcher reaches it. Nothing that the node says is
 // trusted: a snapshot is good if it verifies against the tag at the CAS.
 //
-//	GET  /v1/volumes/{id}?generation=N  -> 200, ciphertext; 404: not stored
-//	PUT  /v1/volumes/{id}?generation=N  <- ciphertext; 204 when it is durable
-//	POST /v1/status                     <- Status; 204
+//	GET  /v1/volumes/{id}?generation=N&tag=T -> 200, ciphertext; 404: not stored
+//	PUT  /v1/volumes/{id}?generation=N       <- ciphertext, then the trailer Cupel-Tag; 204 when it is durable
+//	POST /v1/status                          <- Status; 204
 //
-// A GET names the generation that the CAS knows: the node keeps that one until
-// a later one was asked for or stored twice, because a PUT whose tag never
-// reached the CAS leaves a newer snapshot that nobody may use. A PUT of a
-// generation that is there already replaces it. A PUT whose body breaks off
-// stores nothing. Errors are problem bodies.
+// A snapshot is known by volume, generation and tag. Two writers may store the
+// same generation: one whose lease lapsed while it was cut off, and its
+// successor. The CAS takes the tag of one of them, the node can't know whose,
+// so it keeps both, and a GET names the one that the CAS named. It keeps a
+// generation until the one after the next is stored, because a PUT whose tag
+// never reached the CAS leaves a newer snapshot that nobody may use.
+//
+// The tag is known when the last byte is: it follows the body as a trailer. A
+// PUT whose body breaks off, or that has no tag, stores nothing. Errors are
+// problem bodies.
 const (
 	// NodeSocket is the node socket's name in the instance's socket directory.
 	NodeSocket = "node.sock"
@@ -37,7 +42,18 @@ const (
 	PathStatus = "/v1/status"
 	// QueryGeneration is the query parameter that names a generation (decimal).
 	QueryGeneration = "generation"
+	// QueryTag is the query parameter that names a snapshot's tag (hex).
+	QueryTag = "tag"
+	// TrailerTag is the trailer of a PUT with the snapshot's tag (hex).
+	TrailerTag = "Cupel-Tag"
 )
+
+// Snapshot names one sealed state of a volume.
+type Snapshot struct {
+	Volume     ident.Digest
+	Generation uint64
+	Tag        ident.Digest // of the sealed bytes; see package sealed
+}
 
 // StatusVersion is the version of Status.
 const StatusVersion = 1
@@ -84,11 +100,14 @@ func NewNode(path string) *Node {
 	}}}
 }
 
-// Get opens the stored ciphertext of one generation. Size is the number of
-// bytes that the node announced, -1 for none. A missing snapshot is a
-// problem of kind NotFound; a node that can't be reached one of Unavailable.
-func (n *Node) Get(ctx context.Context, id ident.Digest, generation uint64) (body io.ReadCloser, size int64, err error) {
-	resp, err := n.do(ctx, http.MethodGet, volumePath(id, generation), "", nil)
+// Get opens a snapshot's stored ciphertext. Size is the number of bytes that
+// the node announced, -1 for none. A missing snapshot is a problem of kind
+// NotFound; a node that can't be reached one of Unavailable.
+func (n *Node) Get(ctx context.Context, s Snapshot) (body io.ReadCloser, size int64, err error) {
+	path := volumePath(s.Volume, url.Values{
+		QueryGeneration: {strconv.FormatUint(s.Generation, 10)}, QueryTag: {s.Tag.String()},
+	})
+	resp, err := n.do(ctx, http.MethodGet, path, "", nil)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -96,13 +115,35 @@ func (n *Node) Get(ctx context.Context, id ident.Digest, generation uint64) (bod
 }
 
 // Put stores the ciphertext of one generation and returns when the node says
-// that it is durable. When body fails, the node stores nothing.
-func (n *Node) Put(ctx context.Context, id ident.Digest, generation uint64, body io.Reader) error {
-	resp, err := n.do(ctx, http.MethodPut, volumePath(id, generation), "application/octet-stream", body)
+// that it is durable. Tag is asked for at the end of body. When body fails, the
+// node stores nothing.
+func (n *Node) Put(ctx context.Context, id ident.Digest, generation uint64, body io.Reader, tag func() ident.Digest) error {
+	path := volumePath(id, url.Values{QueryGeneration: {strconv.FormatUint(generation, 10)}})
+	req, err := newRequest(ctx, http.MethodPut, path, "application/octet-stream", nil)
+	if err != nil {
+		return err
+	}
+	req.Trailer = http.Header{TrailerTag: nil}
+	req.Body, req.ContentLength = io.NopCloser(&tagged{body, func() { req.Trailer.Set(TrailerTag, tag().String()) }}), -1
+	resp, err := n.send(req)
 	if err != nil {
 		return err
 	}
 	return resp.Body.Close()
+}
+
+// tagged calls ended when the reader ends, just before it says so.
+type tagged struct {
+	r     io.Reader
+	ended func()
+}
+
+func (t *tagged) Read(b []byte) (int, error) {
+	n, err := t.r.Read(b)
+	if err == io.EOF { // as io.Reader defines it: never wrapped
+		t.ended()
+	}
+	return n, err
 }
 
 // Report sends s.
@@ -119,13 +160,19 @@ func (n *Node) Report(ctx context.Context, s Status) error {
 	return resp.Body.Close()
 }
 
-func volumePath(id ident.Digest, generation uint64) string {
-	q := url.Values{QueryGeneration: {strconv.FormatUint(generation, 10)}}
+func volumePath(id ident.Digest, q url.Values) string {
 	return PathVolumes + id.String() + "?" + q.Encode()
 }
 
-// do sends one request; any status beyond 2xx becomes a problem.
 func (n *Node) do(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Response, error) {
+	req, err := newRequest(ctx, method, path, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	return n.send(req)
+}
+
+func newRequest(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://node"+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("make request to the node: %w", err)
@@ -133,6 +180,11 @@ func (n *Node) do(ctx context.Context, method, path, contentType string, body io
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
+	return req, nil
+}
+
+// send sends one request; any status beyond 2xx becomes a problem.
+func (n *Node) send(req *http.Request) (*http.Response, error) {
 	resp, err := n.client.Do(req)
 	if err != nil {
 		return nil, problem.New(problem.Unavailable, "node_unreachable", "ask the node: %w", err).

@@ -39,11 +39,11 @@ func TestNode(t *testing.T) {
 		if err != nil {
 			return // it broke off: nothing is stored
 		}
-		stored[r.PathValue("id")+"@"+r.FormValue(QueryGeneration)] = b
+		stored[r.PathValue("id")+"@"+r.URL.Query().Get(QueryGeneration)+"@"+r.Trailer.Get(TrailerTag)] = b
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("GET "+PathVolumes+"{id}", func(w http.ResponseWriter, r *http.Request) {
-		b, ok := stored[r.PathValue("id")+"@"+r.FormValue(QueryGeneration)]
+		b, ok := stored[r.PathValue("id")+"@"+r.FormValue(QueryGeneration)+"@"+r.FormValue(QueryTag)]
 		if !ok {
 			problem.Write(w, "", problem.New(problem.NotFound, "volume_missing", "generation %s", r.FormValue(QueryGeneration)))
 			return
@@ -57,11 +57,13 @@ func TestNode(t *testing.T) {
 	node := serveNode(t, mux)
 	text := bytes.Repeat([]byte("ciphertext"), 10000)
 
-	if _, _, err := node.Get(t.Context(), id, 1); problem.KindOf(err) != problem.NotFound {
+	tag := ident.Sum([]byte("tag"))
+	first := Snapshot{id, 1, tag}
+	if _, _, err := node.Get(t.Context(), first); problem.KindOf(err) != problem.NotFound {
 		t.Errorf("missing snapshot: %v", err)
 	}
-	must(t, node.Put(t.Context(), id, 1, bytes.NewReader(text)))
-	body, _, err := node.Get(t.Context(), id, 1)
+	must(t, node.Put(t.Context(), id, 1, bytes.NewReader(text), func() ident.Digest { return tag }))
+	body, _, err := node.Get(t.Context(), first)
 	must(t, err)
 	got, err := io.ReadAll(body)
 	must(t, err)
@@ -70,11 +72,11 @@ func TestNode(t *testing.T) {
 		t.Error("another snapshot came back")
 	}
 	broken := errors.New("packing broke")
-	err = node.Put(t.Context(), id, 2, io.MultiReader(bytes.NewReader(text), iotest.ErrReader(broken)))
+	err = node.Put(t.Context(), id, 2, io.MultiReader(bytes.NewReader(text), iotest.ErrReader(broken)), func() ident.Digest { return tag })
 	if !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
-	if _, _, err := node.Get(t.Context(), id, 2); problem.KindOf(err) != problem.NotFound {
+	if _, _, err := node.Get(t.Context(), Snapshot{id, 2, tag}); problem.KindOf(err) != problem.NotFound {
 		t.Errorf("half a snapshot was stored: %v", err)
 	}
 	want := Status{Version: StatusVersion, Phase: Exited, InstanceID: ident.KeyHash{1}, Code: 3}

@@ -133,16 +133,19 @@ func ask(socket string) string {
 
 func tryVolume(ctx context.Context, node *volume.Node) error {
 	id := ident.Sum([]byte("volume"))
-	if _, _, err := node.Get(ctx, id, 1); err == nil {
+	at := func(g uint64) volume.Snapshot {
+		return volume.Snapshot{Volume: id, Generation: g, Tag: ident.Digest{byte(g)}}
+	}
+	if _, _, err := node.Get(ctx, at(1)); err == nil {
 		return errors.New("a volume that nobody stored")
 	}
 	for g := uint64(1); g <= 3; g++ {
-		if err := node.Put(ctx, id, g, strings.NewReader(fmt.Sprint("generation ", g))); err != nil {
+		if err := node.Put(ctx, id, g, strings.NewReader(fmt.Sprint("generation ", g)), func() ident.Digest { return at(g).Tag }); err != nil {
 			return err
 		}
 	}
 	for g := uint64(1); g <= 3; g++ {
-		r, _, err := node.Get(ctx, id, g)
+		r, _, err := node.Get(ctx, at(g))
 		if err != nil {
 			fmt.Println("get", g, "missing")
 			continue
