@@ -43,6 +43,7 @@ type launcher struct {
 // Run is the whole road, from the arguments after "run" and the environment
 // to the exit code. It may be called once in a process, which is PID 1.
 func Run(ctx context.Context, args, environ []string, stderr io.Writer) int {
+	KeepOutput()
 	l := &launcher{stderr: stderr, now: time.Now, patience: Patience}
 	ctx, sigs := handleSignals(ctx)
 	defer sigs.stop()
@@ -72,23 +73,31 @@ func (l *launcher) run(ctx context.Context, sigs *signals, args, environ []strin
 	if err != nil {
 		return exitRefused, err
 	}
-	p, volumes, err := l.prepare(ctx, reply, mem)
-	if err != nil {
-		l.reportExit(exitRefused, problem.From(err).Rule)
-		return exitRefused, err
-	}
-	code, err := l.runApp(ctx, sigs, p, reply.KeepAliveSeconds)
-	if err == nil {
-		if err = l.store(ctx, volumes, code); err != nil {
-			code = exitRefused
-		}
-	}
+	stop := l.keepAlives(ctx, reply.KeepAliveSeconds)
+	code, err := l.serve(ctx, sigs, reply, mem)
+	stop() // what is reported after the exit would be refused
 	reason := ""
 	if err != nil {
 		reason = problem.From(err).Rule
 	}
 	l.reportExit(code, reason)
 	return code, err
+}
+
+// serve is what the instance is for: volumes, app, volumes.
+func (l *launcher) serve(ctx context.Context, sigs *signals, reply *release.Reply, mem memoryView) (int, error) {
+	p, volumes, err := l.prepare(ctx, reply, mem)
+	if err != nil {
+		return exitRefused, err
+	}
+	code, err := l.runApp(ctx, sigs, p)
+	if err != nil {
+		return code, err
+	}
+	if err := l.store(ctx, volumes, code); err != nil {
+		return exitRefused, err
+	}
+	return code, nil
 }
 
 // inspect looks at what the host gave, before anything is asked for.
@@ -188,15 +197,7 @@ func (l *launcher) prepare(ctx context.Context, reply *release.Reply, mem memory
 }
 
 // runApp starts the app and returns when it and all of its processes are gone.
-func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan, keepAlive int) (int, error) {
-	alive, stop := context.WithCancel(ctx)
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		l.keepAlive(alive, time.Duration(keepAlive)*time.Second)
-	}()
-	defer func() { stop(); <-kept }()
-
+func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan) (int, error) {
 	var a *app
 	err := sigs.start(ctx, func() (int, error) {
 		var err error
