@@ -143,7 +143,7 @@ type measuredPackage struct {
 }
 
 func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error {
-	def, err := runtimes.Find(o.name, o.definition)
+	def, err := o.find()
 	if err != nil {
 		return err
 	}
@@ -185,6 +185,30 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 		return err
 	}
 	return g.showMeasured(r)
+}
+
+// find reads the definition to vouch for. What lies about in the current folder
+// may have come with the operator's files: where it says something else than the
+// definition of that name that is built in, the owner has to name it.
+func (o *measureOptions) find() (*runtimes.Found, error) {
+	found, err := runtimes.Find(o.name, o.definition)
+	if err != nil || o.definition != "" || found.File == "" {
+		return found, err
+	}
+	text, ok := runtimes.Definition(o.name)
+	if !ok {
+		return found, nil
+	}
+	own, err := rebuild.ParseDefinition(text)
+	if err != nil {
+		return nil, fmt.Errorf("the built-in definition of %s: %w", o.name, err)
+	}
+	if own.Digest() != found.Digest() {
+		return nil, problem.New(problem.Denied, "definition_shadowed", "%s says something else than the definition of %s that is built into cupel", found.File, o.name).
+			Want("the same runtime under the same name").
+			Fix("read it, and give --definition %s if you vouch for it; else run this in another folder", found.File)
+	}
+	return found, nil
 }
 
 func (r *measureReply) fill(lock *rebuild.Lock, img *rebuild.Image) error {

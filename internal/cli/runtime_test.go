@@ -81,6 +81,34 @@ func TestRuntimeMeasureRefusals(t *testing.T) {
 	}
 }
 
+// TestRuntimeMeasureIgnoresTheFolder: a definition that an operator's files put
+// into the current folder doesn't silently take the place of the built-in one.
+func TestRuntimeMeasureIgnoresTheFolder(t *testing.T) {
+	t.Chdir(t.TempDir())
+	def, _ := runtimes.Definition("python")
+	if err := os.Mkdir("runtimes", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join("runtimes", "python.yml")
+	for name, c := range map[string]struct {
+		text string
+		args []string
+		rule string
+	}{
+		"the same":   {"# a comment\n" + string(def), nil, "source_unreachable"},
+		"another":    {strings.Replace(string(def), "  - tzdata ", "  - telnet\n  - tzdata ", 1), nil, "definition_shadowed"},
+		"on purpose": {strings.Replace(string(def), "  - tzdata ", "  - telnet\n  - tzdata ", 1), []string{"--definition", file}, "source_unreachable"},
+	} {
+		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, _, errs := runCLI(t, append([]string{"runtime", "measure", "python", "--launcher", file, "--from", "oci:127.0.0.1:1"}, c.args...)...)
+		if !strings.HasPrefix(errs, "cupel: "+c.rule+": ") {
+			t.Errorf("%s: %q: want %s", name, errs, c.rule)
+		}
+	}
+}
+
 func TestRuntimeList(t *testing.T) {
 	code, out, errs := runCLI(t, "runtime", "list")
 	if code != 0 || !strings.Contains(out, "puller") || !strings.Contains(out, "none: cupel runtime measure python") {
