@@ -106,6 +106,17 @@ func (g *GitServer) Down() { g.stop() }
 // Up brings a stopped server back.
 func (g *GitServer) Up() { g.start("0.0.0.0:" + g.port) }
 
+// Pause keeps the server from answering, with connections open, until Resume.
+func (g *GitServer) Pause() { g.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused server go on.
+func (g *GitServer) Resume() { g.signal(syscall.SIGCONT) }
+
+func (g *GitServer) signal(sig syscall.Signal) {
+	g.world.T.Helper()
+	g.world.must(syscall.Kill(-g.cmd.Process.Pid, sig))
+}
+
 // URL is the repository's address as instances see it.
 func (g *GitServer) URL(repository string) string {
 	return fmt.Sprintf("https://%s:%s/%s.git", hostName, g.port, repository)

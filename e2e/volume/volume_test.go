@@ -1,0 +1,270 @@
+//go:build e2e
+
+// Package volume holds the promise that an encrypted volume is what its last
+// writer left, or nothing: storage that answers with anything else is refused,
+// each time with its own message, and one instance at a time writes.
+//
+// The operator's storage is tampered with where it really lies: in the node's
+// folder of snapshots.
+package volume
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/e2e/harness"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/sealed"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+const (
+	session = "keeper"
+	other   = "other"
+)
+
+// scene is the one world of this package's tests.
+type scene struct {
+	*harness.World
+	owner *harness.Party
+	port  string
+	at    netip.AddrPort
+}
+
+func TestVolume(t *testing.T) {
+	s := newScene(t)
+	for _, part := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"tampered with", s.tampered}, {"too large", s.tooLarge}, {"two writers", s.twoWriters},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			whole := s.T
+			s.T = t
+			defer func() { s.T = whole }()
+			part.test(t)
+		})
+	}
+}
+
+// newScene deploys one session twice, so that its volume has two generations,
+// and another one once.
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	s := &scene{World: harness.New(t, harness.Config{})}
+	port := harness.FreePort(t)
+	s.port, s.at = strconv.Itoa(int(port)), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
+	s.owner = s.Owner("owner")
+	s.BuildRuntimes("puller", "python")
+	s.owner.Vouch("puller", "python")
+	s.owner.AttestCAS()
+	s.push("first edition")
+	s.owner.CreateSession(session, "app")
+	s.owner.CreateSession(other, "app")
+	s.deploy()
+	s.owner.MustRun("deploy", other, "--memory", "256M", "--port", strconv.Itoa(int(harness.FreePort(t))))
+	s.push("second edition")
+	s.deploy()
+	return s
+}
+
+// push makes an app that says message the repository's state.
+func (s *scene) push(message string) {
+	s.T.Helper()
+	files := harness.ExampleApp(s.World)
+	files["client-app.py"] = strings.ReplaceAll(files["client-app.py"], "Hello from inside", message)
+	s.Git.Push("app", files)
+}
+
+func (s *scene) deploy() { s.owner.MustRun("deploy", session, "--memory", "256M", "--port", s.port) }
+
+// generation is the newest one of the session's volume that the CAS knows.
+func (s *scene) generation() (newest uint64) {
+	s.T.Helper()
+	for _, i := range s.owner.CASInstances(session) {
+		for _, v := range i.Volumes {
+			newest = max(newest, v.Generation)
+		}
+	}
+	return newest
+}
+
+// folders maps the sessions to their volumes' folders. Volumes have ids and no
+// names; the operator tells them apart by when they changed.
+func (s *scene) folders() map[string]string {
+	s.T.Helper()
+	found, err := filepath.Glob(filepath.Join(s.State, "node", "volumes", "*", "1"))
+	if err != nil || len(found) != 2 {
+		s.T.Fatalf("first generations: %v, %v; want two", found, err)
+	}
+	folders := map[string]string{}
+	for _, first := range found {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(first), "2")); err == nil {
+			folders[session] = filepath.Dir(first)
+		} else {
+			folders[other] = filepath.Dir(first)
+		}
+	}
+	return folders
+}
+
+// tampered: each kind of damage is refused by a rule of its own, what served
+// goes on serving, and with the right bytes back all is well.
+func (s *scene) tampered(t *testing.T) {
+	client := s.owner.AppClient(session)
+	if g := s.generation(); g != 2 {
+		t.Fatalf("the volume is at generation %d, want 2", g)
+	}
+	folders := s.folders()
+	file := filepath.Join(folders[session], "2")
+	good := read(t, file)
+	flipped := append([]byte(nil), good...)
+	flipped[len(flipped)/2] ^= 1
+	for _, c := range []struct {
+		name, rule string
+		bytes      []byte
+	}{
+		{"older generation", sealed.RuleRolledBack, read(t, filepath.Join(folders[session], "1"))},
+		{"flipped byte", sealed.RuleTampered, flipped},
+		{"truncated", sealed.RuleTruncated, good[:len(good)-100]},
+		{"only the head", sealed.RuleTruncated, good[:len(good)/1000]},
+		{"another session's", sealed.RuleSwapped, read(t, filepath.Join(folders[other], "1"))},
+		{"nothing of it", sealed.RuleTruncated, nil},
+		{"noise", sealed.RuleFormat, noise(len(good))},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			write(t, file, c.bytes)
+			p := s.owner.MustNotDeploy(c.rule, session, "--port", s.port)
+			t.Logf("refused: %+v", p)
+			all := s.owner.CASInstances(session)
+			if last := all[len(all)-1]; last.State != api.Exited || last.ExitReason != c.rule {
+				t.Errorf("the CAS says of the last instance: %s, %q", last.State, last.ExitReason)
+			}
+			if a, err := client.Get(netip.Addr{}, s.at); err != nil || a.Message != "second edition" {
+				t.Errorf("what served before: %+v, %v", a, err)
+			}
+		})
+	}
+	write(t, file, good)
+	s.push("third edition")
+	s.deploy()
+	if a, err := client.Get(netip.Addr{}, s.at); err != nil || a.Message != "third edition" {
+		t.Errorf("with the right bytes back: %+v, %v", a, err)
+	}
+}
+
+// tooLarge: what the instance's memory can't hold is refused with the mend, and
+// the volume stays as it was.
+func (s *scene) tooLarge(t *testing.T) {
+	for _, c := range []struct{ name, fill, rules string }{
+		// git leaves holes where there are zeros: they cost nothing before the
+		// volume is stored, and would when it is opened.
+		{"found before the commit", "\x00", volume.RuleTooLarge},
+		// Whether a write fails first, or git is killed, is the kernel's choice.
+		{"found while pulling", "x", "pull_space|out_of_memory"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			before := s.generation()
+			files := harness.ExampleApp(s.World)
+			for i := range 45 { // small on its way here
+				files[fmt.Sprintf("data/%d.bin", i)] = fmt.Sprint(i) + strings.Repeat(c.fill, 5<<20)
+			}
+			s.Git.Push("app", files)
+			p := s.owner.MustNotDeploy(c.rules, session, "--port", s.port)
+			t.Logf("refused: %+v", p)
+			if !strings.Contains(p.Mend, "--memory") {
+				t.Errorf("the mend does not name the flag: %s", p.Mend)
+			}
+			if after := s.generation(); after != before {
+				t.Errorf("generation %d was committed, was %d", after, before)
+			}
+		})
+	}
+}
+
+// twoWriters: two deployments of one session pull at once. One has the lease;
+// the other one writes nothing, says so, and pulls again when the lease is free.
+func (s *scene) twoWriters(t *testing.T) {
+	s.push("fourth edition")
+	before := s.generation()
+	released := len(s.owner.CASInstances(session))
+	s.Git.Pause()
+	defer s.Git.Resume()
+	done := make(chan harness.Result, 2)
+	second := harness.FreePort(t)
+	go func() { done <- s.owner.Run("deploy", session, "--memory", "256M", "--port", s.port) }()
+	go func() {
+		done <- s.owner.Run("deploy", session, "--memory", "256M", "--name", "twin", "--port", strconv.Itoa(int(second)))
+	}()
+	var pulling []api.Instance
+	s.Eventually(60*time.Second, func() error {
+		pulling = s.owner.CASInstances(session)[released:]
+		if len(pulling) < 2 && len(done) == 0 {
+			return fmt.Errorf("%d pull", len(pulling))
+		}
+		return nil
+	})
+	if len(pulling) < 2 {
+		t.Fatalf("a deployment ended early: %s", <-done)
+	}
+	if a, b := pulling[0].Volumes[0], pulling[1].Volumes[0]; a.Access != release.ReadWrite || b.Access != release.ReadOnly {
+		t.Errorf("the pullers have %+v and %+v, want one writer", a, b)
+	}
+	s.Git.Resume()
+	for range 2 {
+		if r := <-done; r.Code != 0 {
+			t.Errorf("a deployment failed: %s", r)
+		}
+	}
+	client := s.owner.AppClient(session)
+	for _, at := range []netip.AddrPort{s.at, netip.AddrPortFrom(s.at.Addr(), second)} {
+		if a, err := client.Get(netip.Addr{}, at); err != nil || a.Message != "fourth edition" {
+			t.Errorf("%s: %+v, %v", at, a, err)
+		}
+	}
+	commits := map[uint64]int{}
+	for _, i := range s.owner.CASInstances(session)[released:] {
+		v := i.Volumes[0]
+		if i.ID == pulling[1].ID && i.ExitReason != "lease_held" {
+			t.Errorf("the puller without a lease ended as %s, %q", i.State, i.ExitReason)
+		}
+		if v.Access == release.ReadWrite && i.State == api.Exited && v.Generation > before {
+			commits[v.Generation]++
+		}
+	}
+	if len(commits) != 2 || commits[before+1] != 1 || commits[before+2] != 1 {
+		t.Errorf("commits by generation: %v, want one each of %d and %d", commits, before+1, before+2)
+	}
+	s.owner.MustRun("rm", "--app", "twin")
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func write(t *testing.T, path string, b []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return b
+}
