@@ -51,6 +51,7 @@ type Node struct {
 	journal  journal
 	volumes  *volumeStore
 	hostile  hostility
+	tending  sync.Mutex // one replacement of a log writer at a time
 
 	mu        sync.Mutex
 	instances map[string]*instance

@@ -51,6 +51,7 @@ type Container struct {
 type ContainerState struct {
 	ID       string
 	Running  bool
+	PID      int       // of its first process, when running
 	ExitCode int       // when not running
 	ExitedAt time.Time // zero: unknown, the machine or its containers went down
 }

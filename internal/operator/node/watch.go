@@ -67,7 +67,8 @@ func (n *Node) shutdown() {
 	n.mu.Unlock()
 }
 
-// resync compares what runs with what the table says and records exits.
+// resync compares what runs with what the table says, records exits and replaces
+// log writers that died.
 func (n *Node) resync(ctx context.Context) error {
 	containers, err := n.cfg.Runtime.List(ctx)
 	if err != nil {
@@ -88,6 +89,9 @@ func (n *Node) resync(ctx context.Context) error {
 	for _, i := range live {
 		c, known := byID[i.rec.Spec.ID]
 		if known && c.Running {
+			if err := n.tendLog(ctx, c); err != nil {
+				n.cfg.Logger.ErrorContext(ctx, "log writer not replaced", "instance", c.ID, "error", err)
+			}
 			continue
 		}
 		n.exitSeen(ctx, i, c)

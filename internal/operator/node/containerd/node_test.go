@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -415,4 +416,92 @@ func TestVolumesThroughTheNode(t *testing.T) {
 	if want := "get 1 missing; get 2 generation 2; get 3 generation 3"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+}
+
+// TestLogWriterDies: an instance whose log writer is killed goes on, without an
+// error when it writes, and gets another writer: from this node, or from the
+// next one if there is none just then.
+func TestLogWriterDies(t *testing.T) {
+	m := newMachine(t)
+	l := m.live()
+	defer func() { l.leave() }()
+	l.start("i-count", "count", 0)
+	l.status("i-count", running)
+	pid := pidOf(t, l, "i-count")
+	counted := func() []int {
+		var numbers []int
+		for _, line := range l.lines("i-count") {
+			var n int
+			if _, err := fmt.Sscanf(line, "line %d", &n); err == nil {
+				numbers = append(numbers, n)
+			}
+		}
+		return numbers
+	}
+	more := func() {
+		t.Helper()
+		before := len(counted())
+		for deadline := time.Now().Add(30 * time.Second); len(counted()) < before+50; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("no more output after %d lines", before)
+			}
+		}
+	}
+	more()
+	killLogWriter(t, m, "i-count")
+	more()
+	l.kill()
+	killLogWriter(t, m, "i-count")
+	time.Sleep(200 * time.Millisecond)
+	l = m.live()
+	more()
+	if got := pidOf(t, l, "i-count"); got != pid {
+		t.Errorf("process %d, was %d", got, pid)
+	}
+	// Each time at most what the dead writer held in its hands is lost.
+	gaps, numbers := 0, counted()
+	for i := 1; i < len(numbers); i++ {
+		switch step := numbers[i] - numbers[i-1]; {
+		case step <= 0 || step > 100:
+			t.Errorf("line %d follows line %d", numbers[i], numbers[i-1])
+		case step > 1:
+			gaps++
+		}
+	}
+	if gaps > 2 {
+		t.Errorf("%d gaps after two deaths", gaps)
+	}
+	if err := l.node.Stop(t.Context(), "i-count", 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	l.status("i-count", exited)
+	r, err := l.node.Logs(t.Context(), "i-count", manager.LogOptions{Tail: -1, Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if lines := readLines(r); !slices.Contains(lines, "bye") {
+		t.Errorf("the last words are lost: %q", lines[len(lines)-1])
+	}
+}
+
+// killLogWriter kills the process that writes an instance's log.
+func killLogWriter(t *testing.T, m *machine, id string) {
+	t.Helper()
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range procs {
+		b, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if !bytes.Contains(b, []byte("\x00"+logfile.Verb+"\x00")) || !bytes.Contains(b, []byte(filepath.Join(m.state, "logs", id))) {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscan(filepath.Base(dir), &pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatal("the instance has no log writer")
 }

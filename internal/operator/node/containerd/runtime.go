@@ -256,7 +256,9 @@ func (r *Runtime) List(ctx context.Context) ([]node.ContainerState, error) {
 		s := node.ContainerState{ID: c.ID}
 		if t := byID[c.ID]; t != nil {
 			s.Running = t.Status != tasktypes.Status_STOPPED
-			if !s.Running {
+			if s.Running {
+				s.PID = int(t.Pid)
+			} else {
 				s.ExitCode, s.ExitedAt = int(t.ExitStatus), t.ExitedAt.AsTime()
 			}
 		}

@@ -20,9 +20,12 @@ const Verb = "log-writer"
 // the arguments Verb and one that Main understands. (The shim turns each query
 // parameter into arguments, in any order, so there is exactly one.)
 func URI(program, dir string, limits Limits) string {
-	arg := fmt.Sprintf("%d:%d:%s", limits.Size, limits.Keep, dir)
-	u := url.URL{Scheme: "binary", Path: program, RawQuery: url.Values{Verb: {arg}}.Encode()}
+	u := url.URL{Scheme: "binary", Path: program, RawQuery: url.Values{Verb: {argument(dir, limits)}}.Encode()}
 	return u.String()
+}
+
+func argument(dir string, limits Limits) string {
+	return fmt.Sprintf("%d:%d:%s", limits.Size, limits.Keep, dir)
 }
 
 func parseArg(arg string) (dir string, limits Limits, err error) {
@@ -38,7 +41,7 @@ func parseArg(arg string) (dir string, limits Limits, err error) {
 	return "", limits, fmt.Errorf("log writer: argument %q: want SIZE:KEEP:FOLDER", arg)
 }
 
-// Main is the writer process. The shim hands over stdout (3), stderr (4) and a
+// Main is the writer process. The shim, or Resume, hands over stdout (3), stderr (4) and a
 // pipe (5) that we close when we are ready. It ends when both streams have.
 func Main(arg string) error {
 	dir, limits, err := parseArg(arg)
@@ -48,6 +51,11 @@ func Main(arg string) error {
 	// A shim that ends tells us to end too, but what is still in the pipes has
 	// to be written first: only their end is ours.
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	lock, err := lockFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	w, err := NewWriter(dir, limits, time.Now)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/collect"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launcher"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
@@ -42,6 +43,7 @@ func main() {
 }
 
 func run() error {
+	launcher.KeepOutput()
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
 	node := volume.NewNode(sockets + volume.NodeSocket)

@@ -1,0 +1,90 @@
+package logfile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockName is the file that the writer process of a folder keeps locked.
+const lockName = "writer"
+
+// errLocked says that a folder has its writer process.
+var errLocked = errors.New("log writer: another one writes there")
+
+// lockFolder makes the calling process the folder's writer until the file is
+// closed, which the kernel does for a process that dies.
+func lockFolder(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make log folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock log folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errLocked
+		}
+		return nil, fmt.Errorf("lock log folder: %w", err)
+	}
+	return f, nil
+}
+
+// Abandoned tells whether the folder's writer process died before the output
+// that it wrote had ended. A folder that never had one is not abandoned.
+func Abandoned(dir string) (bool, error) {
+	if exists(filepath.Join(dir, endMark)) {
+		return false, nil
+	}
+	f, err := os.Open(filepath.Join(dir, lockName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at log folder: %w", err)
+	}
+	defer f.Close()
+	// Shared: two who look don't take each other for a writer.
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look at log folder: %w", err)
+	}
+	return true, nil
+}
+
+// Resume starts a writer process for an abandoned folder, with the reading ends
+// of the instance's stdout and stderr. It returns when that process holds the
+// folder, or has failed to. The process outlives the caller, as the one that the
+// shim started does; the caller closes its own descriptors.
+func Resume(program, dir string, limits Limits, stdout, stderr *os.File) error {
+	ready, started, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("resume log: %w", err)
+	}
+	defer ready.Close()
+	cmd := exec.Command(program, Verb, argument(dir, limits))
+	cmd.Dir, cmd.Env = "/", []string{}
+	cmd.ExtraFiles = []*os.File{stdout, stderr, started}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	_ = started.Close()
+	if err != nil {
+		return fmt.Errorf("resume log: %w", err)
+	}
+	go func() { _ = cmd.Wait() }()
+	_, _ = ready.Read(make([]byte, 1)) // its end, when the process closes it or ends
+	if abandoned, err := Abandoned(dir); err != nil || abandoned {
+		return errors.Join(errors.New("resume log: the log writer ended at once"), err)
+	}
+	return nil
+}
