@@ -84,7 +84,7 @@ func New(addr string, opts Options) *Client {
 	return &Client{addr: addr, http: &http.Client{Transport: &http.Transport{
 		TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 60 * time.Second,
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-	}}}
+	}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
 // Close drops idle connections.

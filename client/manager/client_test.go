@@ -1,0 +1,26 @@
+package manager_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// TestRedirectsAreNotFollowed: a manager doesn't send its caller elsewhere, into
+// the caller's own network.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	asked := false
+	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer inside.Close()
+	s := httptest.NewTLSServer(http.RedirectHandler(inside.URL+"/secret", http.StatusFound))
+	defer s.Close()
+	m := manager.New(strings.TrimPrefix(s.URL, "https://"), manager.Options{CertSHA256: ident.Sum(s.Certificate().Raw)})
+	defer m.Close()
+	if _, err := m.Apps(t.Context()); err == nil || asked {
+		t.Errorf("%v, followed: %v", err, asked)
+	}
+}
