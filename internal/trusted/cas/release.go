@@ -17,7 +17,8 @@ import (
 
 // Release attests the caller and answers with what its session grants to its
 // service. exporter is the connection's channel binding. The same key may ask
-// again, for a lost answer, until the instance's first other request.
+// again for as long as its instance runs, for a lost answer: attested again, it
+// gets no second instance, volume or lease.
 func (c *CAS) Release(ctx context.Context, who Caller, exporter [32]byte, req *release.Request) (*release.Reply, error) {
 	if err := checkVersion(req.Version); err != nil {
 		return nil, err
