@@ -36,8 +36,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	s.untouched(t)
 
-	// Removing needs a little room for the record of it: the last page that is
-	// given back is enough.
+	// Removing needs a little room for the record of it, which is kept aside.
 	if r := s.owner.Run("rm", "--app", "steady"); r.Code != 0 {
 		t.Errorf("rm on a full disk: %s", r)
 	}

@@ -134,9 +134,10 @@ func (s *stage) untouched(t *testing.T) {
 
 func (s *stage) input(t *testing.T) {
 	stranger := s.Owner("stranger")
-	stranger.Vouch("puller", "python")
 	stranger.AttestCAS()
-	stranger.Template()
+	template, measured := s.template(t)
+	stranger.WriteFile("client-session.yml", template)
+	accept := []string{"--accept-measurement", strings.Join(measured, ",")}
 	for _, c := range []struct {
 		name string
 		by   *harness.Party
@@ -146,7 +147,7 @@ func (s *stage) input(t *testing.T) {
 		text string
 	}{
 		{"repository in the clear", s.owner, s.sessionArgs(s.owner, "clear", map[string]string{"GIT_REPO": "http://git.example.com/app.git"}), "git_repository", 2, "https://"},
-		{"name taken by another key", stranger, s.sessionArgs(stranger, "steady", nil), "session_name_taken", 4, "another key"},
+		{"name taken by another key", stranger, s.sessionArgs(stranger, "steady", nil, accept...), "session_name_taken", 4, "another key"},
 		{"name taken by oneself", s.owner, s.sessionArgs(s.owner, "steady", map[string]string{"GIT_REPO": s.Git.URL("other")}), "session_name_taken", 4, "--update"},
 		{"memory is no size", s.owner, []string{"deploy", "steady", "--memory", "lots"}, "memory", 2, "256M"},
 		{"too little memory", s.owner, []string{"deploy", "steady", "--memory", "1M"}, "memory", 2, "32M"},
@@ -211,24 +212,28 @@ func (s *stage) portTaken(t *testing.T) {
 	s.untouched(t)
 }
 
+// template returns the owner's template and the measurements in it: of the
+// puller, and of the app's runtime.
+func (s *stage) template(t *testing.T) (text string, measured []string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(s.owner.Dir, "client-session.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	measured = hex64.FindAllString(string(b), -1)
+	if len(measured) != 2 {
+		t.Fatalf("measurements of the template: %q", measured)
+	}
+	return string(b), measured
+}
+
 var hex64 = regexp.MustCompile("[0-9a-f]{64}")
 
 // mismatch: the owner vouched for code that the operator doesn't run.
 func (s *stage) mismatch(t *testing.T) {
-	template, err := os.ReadFile(filepath.Join(s.owner.Dir, "client-session.yml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var measured []string
-	for line := range strings.Lines(string(template)) {
-		measured = append(measured, hex64.FindString(line))
-	}
-	measured = slices.DeleteFunc(measured, func(m string) bool { return m == "" })
-	if len(measured) != 2 {
-		t.Fatalf("measurements of the template: %q", measured)
-	}
+	template, measured := s.template(t)
 	runs, expected := measured[0], strings.Repeat("ab", 32)
-	file := s.owner.WriteFile("mismatch.yml", strings.Replace(string(template), runs, expected, 1))
+	file := s.owner.WriteFile("mismatch.yml", strings.Replace(template, runs, expected, 1))
 	args := s.owner.SessionArgs(file, "mismatch", "app")
 	refused := s.owner.Run(args...)
 	if refused.Code == 0 || !strings.Contains(refused.Stderr, expected) {
@@ -251,7 +256,7 @@ func (s *stage) casAway(t *testing.T) {
 	back()
 	s.Eventually(60*time.Second, func() error { return s.casAnswers() })
 
-	r := s.deploy(t, "away", []string{"--timeout", "8s"}, "images", func(int) { back = s.takeCAS(t) })
+	r := s.deploy(t, "away", []string{"--timeout", "4s"}, "images", func(int) { back = s.takeCAS(t) })
 	if r.Code != 7 || !strings.Contains(r.Stdout, `"cas_unreachable"`) || !strings.Contains(r.Stderr, `"deploy_timeout"`) || !strings.Contains(r.Stderr, "cupel rm --app away") {
 		t.Errorf("a deployment whose CAS is gone: %s", r)
 	}

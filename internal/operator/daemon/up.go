@@ -338,6 +338,10 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		return err
 	}
 	p.onClose(p.store.Close)
+	reserve := &reserve{path: p.path("reserve")}
+	if err := reserve.fill(); err != nil {
+		return err
+	}
 	now := time.Now()
 	cert, err := p.keyPair("manager", now)
 	if err != nil {
@@ -348,7 +352,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		return err
 	}
 	cat := &catalog{registry: p.client, launcher: p.node.LauncherDigest(), locks: runtimecmd.LocksDir(p.dir)}
-	m, err := p.manager(ctx, o, cas, cat, ident.HashCertKey(operator.Leaf))
+	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, reserve}, ident.HashCertKey(operator.Leaf))
 	if err != nil {
 		return err
 	}
@@ -382,9 +386,9 @@ func (p *parts) openBalancer(ctx context.Context) (err error) {
 	return err
 }
 
-func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, operator ident.KeyHash) (*manager.Manager, error) {
+func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, store manager.Store, operator ident.KeyHash) (*manager.Manager, error) {
 	return manager.New(ctx, manager.Config{
-		Store: p.store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
+		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
 		CAS:      wire.CASRef{Instances: cas.Instances, Identity: cas.Identity},
 		PortFree: portFree, FirstPort: o.FirstPort, Operator: operator, Simulated: true, Now: time.Now, Log: p.log,
 	})
