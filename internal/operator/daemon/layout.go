@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -61,8 +62,27 @@ func (l layout) casUser() (int, error) {
 		return 0, fmt.Errorf("user of the CAS: %w", err)
 	}
 	n, _ := strconv.ParseUint(l.id, 16, 32) // 8 hex digits
-	uid := 61000 + int(n%1000)
+	uid := freeUser(int(n % casUsers))
 	return uid, atomicfile.Write(file, []byte(strconv.Itoa(uid)+"\n"), 0o644)
+}
+
+// casUsers users from firstCASUser on are for CASes: numbers that neither
+// distributions nor systemd (which takes 61184 to 65519 for services that get a
+// user while they run) give to anybody else.
+const (
+	firstCASUser = 60578
+	casUsers     = 128
+)
+
+// freeUser is the first user without a name, from the given one on.
+func freeUser(from int) int {
+	for i := range casUsers {
+		uid := firstCASUser + (from+i)%casUsers
+		if _, err := user.LookupId(strconv.Itoa(uid)); err != nil {
+			return uid
+		}
+	}
+	return firstCASUser + from
 }
 
 // stateLock is held by whoever works on a state folder.
