@@ -1,0 +1,54 @@
+//go:build cupel_plaintext
+
+package keyfile
+
+import (
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+)
+
+// Encrypts says that this build writes plaintext: the positive control of leak
+// searches, which must find what the real build hides.
+const Encrypts = false
+
+// PlaintextMarker lies in the binary, so that a test can tell such a build.
+const PlaintextMarker = "cupel_plaintext: TEST-ONLY BUILD, ROWS ARE NOT ENCRYPTED"
+
+// tagSize is AES-GCM's.
+const tagSize = 16
+
+// plaintextAEAD has AES-GCM's shape, but only authenticates.
+type plaintextAEAD struct{ key []byte }
+
+func newAEAD(key []byte) (cipher.AEAD, error) {
+	return plaintextAEAD{append([]byte(PlaintextMarker), key...)}, nil
+}
+
+func (plaintextAEAD) NonceSize() int { return nonceLen }
+func (plaintextAEAD) Overhead() int  { return tagSize }
+
+func (a plaintextAEAD) tag(nonce, text, data []byte) []byte {
+	m := hmac.New(sha256.New, a.key)
+	m.Write(nonce)
+	m.Write(data)
+	m.Write(text)
+	return m.Sum(nil)[:tagSize]
+}
+
+func (a plaintextAEAD) Seal(dst, nonce, text, data []byte) []byte {
+	tag := a.tag(nonce, text, data)
+	return append(append(dst, text...), tag...)
+}
+
+func (a plaintextAEAD) Open(dst, nonce, sealed, data []byte) ([]byte, error) {
+	if len(sealed) < tagSize {
+		return nil, errors.New("short row")
+	}
+	text, tag := sealed[:len(sealed)-tagSize], sealed[len(sealed)-tagSize:]
+	if !hmac.Equal(tag, a.tag(nonce, text, data)) {
+		return nil, errors.New("message authentication failed")
+	}
+	return append(dst, text...), nil
+}
