@@ -46,6 +46,7 @@ func TestFaults(t *testing.T) {
 
 	t.Run("input", s.input)
 	t.Run("pull", s.pull)
+	t.Run("update that fails", s.update)
 	t.Run("port taken", s.portTaken)
 	t.Run("measurement mismatch", s.mismatch)
 	t.Run("CAS restarted in the middle", s.casRestarted) // before it is away: cupeld backs off too
@@ -196,6 +197,32 @@ func (s *stage) pull(t *testing.T) {
 		}
 		s.removed(t, "wrong-token")
 	})
+}
+
+// update: a repository that lost the app leaves what ran as it was, also when
+// that has to start again.
+func (s *stage) update(t *testing.T) {
+	s.Git.Push("moving", harness.ExampleApp(s.World))
+	s.session("moving", map[string]string{"GIT_REPO": s.Git.URL("moving")})
+	s.owner.MustRun(s.deployArgs("moving")...)
+	before := s.owner.Healthy("moving")
+	s.Git.Push("moving", map[string]string{"README": "the app is gone\n"})
+	want(t, s.owner.Run("deploy", "moving"), "pull_command", 3)
+	if got := s.owner.Healthy("moving"); !slices.Equal(got, before) {
+		t.Errorf("instances are %v, were %v", got, before)
+	}
+	for _, pid := range s.processes("python3", before[0]) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	s.Eventually(30*time.Second, func() error {
+		for _, i := range s.owner.Instances("moving") {
+			if i.ID == before[0] && i.Restarts > 0 && i.Health == "healthy" {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s was not started again: %s", before[0], s.owner.Run("ps", "moving"))
+	})
+	s.removed(t, "moving")
 }
 
 func (s *stage) portTaken(t *testing.T) {

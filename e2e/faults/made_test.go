@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -44,6 +45,21 @@ func (s *stage) made() []string {
 	}
 	slices.Sort(found)
 	return found
+}
+
+// processes lists those of an instance that run a program.
+func (s *stage) processes(program, instance string) []int {
+	var pids []int
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		group, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
+		if strings.HasPrefix(string(cmdline), program+"\x00") && strings.Contains(string(group), "cupel-"+s.ID()+"/"+instance) {
+			pid, _ := strconv.Atoi(filepath.Base(dir))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 func (s *stage) ctr(args ...string) string {
