@@ -98,23 +98,32 @@ func (s *scene) generation() (newest uint64) {
 	return newest
 }
 
-// folders maps the sessions to their volumes' folders. Volumes have ids and no
-// names; the operator tells them apart by when they changed.
-func (s *scene) folders() map[string]string {
+// snapshots finds the stored snapshots: the session's two, oldest first, and the
+// other session's one. Volumes have ids and no names; the operator tells them
+// apart by how often they changed.
+func (s *scene) snapshots() (own [2]string, others string) {
 	s.T.Helper()
-	found, err := filepath.Glob(filepath.Join(s.State, "node", "volumes", "*", "1"))
-	if err != nil || len(found) != 2 {
-		s.T.Fatalf("first generations: %v, %v; want two", found, err)
-	}
-	folders := map[string]string{}
-	for _, first := range found {
-		if _, err := os.Stat(filepath.Join(filepath.Dir(first), "2")); err == nil {
-			folders[session] = filepath.Dir(first)
-		} else {
-			folders[other] = filepath.Dir(first)
+	for _, folder := range s.glob("*") {
+		switch files := s.glob(filepath.Base(folder), "*"); len(files) { // GENERATION-TAG
+		case 1:
+			others = files[0]
+		case 2:
+			own = [2]string(files)
 		}
 	}
-	return folders
+	if own[0] == "" || others == "" {
+		s.T.Fatalf("stored: %v; want two snapshots of one volume and one of another", s.glob("*", "*"))
+	}
+	return own, others
+}
+
+func (s *scene) glob(pattern ...string) []string {
+	s.T.Helper()
+	found, err := filepath.Glob(filepath.Join(append([]string{s.State, "node", "volumes"}, pattern...)...))
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	return found // in order
 }
 
 // tampered: each kind of damage is refused by a rule of its own, what served
@@ -124,8 +133,8 @@ func (s *scene) tampered(t *testing.T) {
 	if g := s.generation(); g != 2 {
 		t.Fatalf("the volume is at generation %d, want 2", g)
 	}
-	folders := s.folders()
-	file := filepath.Join(folders[session], "2")
+	own, others := s.snapshots()
+	file := own[1]
 	good := read(t, file)
 	flipped := append([]byte(nil), good...)
 	flipped[len(flipped)/2] ^= 1
@@ -133,11 +142,11 @@ func (s *scene) tampered(t *testing.T) {
 		name, rule string
 		bytes      []byte
 	}{
-		{"older generation", sealed.RuleRolledBack, read(t, filepath.Join(folders[session], "1"))},
+		{"older generation", sealed.RuleRolledBack, read(t, own[0])},
 		{"flipped byte", sealed.RuleTampered, flipped},
 		{"truncated", sealed.RuleTruncated, good[:len(good)-100]},
 		{"only the head", sealed.RuleTruncated, good[:len(good)/1000]},
-		{"another session's", sealed.RuleSwapped, read(t, filepath.Join(folders[other], "1"))},
+		{"another session's", sealed.RuleSwapped, read(t, others)},
 		{"nothing of it", sealed.RuleTruncated, nil},
 		{"noise", sealed.RuleFormat, noise(len(good))},
 	} {
