@@ -46,6 +46,27 @@ func TestRegistryDown(t *testing.T) {
 	})
 }
 
+// TestWaitingInstance: a deployment says what its instances wait for.
+func TestWaitingInstance(t *testing.T) {
+	away := problem.New(problem.Unavailable, "cas_unreachable", "connection refused")
+	for _, pull := range []bool{true, false} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+				if pull == (s.Port == 0) {
+					return backendtest.Script{Hang: true, Problem: away}
+				}
+				return backendtest.Script{Exit: s.Port == 0}
+			})
+			a := w.deploy(request())
+			time.Sleep(time.Second)
+			a, _ = w.m.App(alice, a.ID)
+			if a.Deployment.State != wire.DeploymentRunning || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != "cas_unreachable" {
+				t.Errorf("pull %v: %+v", pull, a.Deployment)
+			}
+		})
+	}
+}
+
 // TestFullDisk has the store refuse every write for a while: nothing is done
 // that isn't written down, and all goes on when there is room.
 func TestFullDisk(t *testing.T) {

@@ -41,7 +41,7 @@ type Script struct {
 	Exit       bool           // ends by itself
 	Code       int            // with Exit
 	OOM        bool           // with Exit
-	Problem    *problem.Error // the launcher's word, with Exit
+	Problem    *problem.Error // the launcher's word: with Exit why it ended, with Hang what it waits for
 }
 
 type fakeInstance struct {
@@ -108,12 +108,17 @@ func (f *Fake) Start(ctx context.Context, spec manager.InstanceSpec) error {
 
 // live plays the script.
 func (f *Fake) live(in *fakeInstance, s Script) {
-	if s.Hang {
+	if s.Hang && s.Problem == nil {
 		return
 	}
 	time.Sleep(s.Delay)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if s.Hang {
+		in.status.Problem = s.Problem
+		f.tell(in, false)
+		return
+	}
 	if in.status.State != manager.StateStarting {
 		return
 	}
