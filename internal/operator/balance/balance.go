@@ -70,6 +70,7 @@ type Balancer struct {
 	applied  []frontend
 	fresh    bool        // nothing applied yet: what the kernel has is our predecessor's
 	drain    *time.Timer // ends flows of endpoints that left
+	ended    endedFlows  // by the passes of this drain
 }
 
 // Open takes over the table, or makes it. What an earlier process left there
@@ -290,22 +291,44 @@ func (b *Balancer) scheduleDrain() {
 	if b.drain != nil {
 		b.drain.Stop()
 	}
-	b.drain = time.AfterFunc(b.cfg.DrainAfter, func() {
+	b.drainIn(drainPasses)
+}
+
+// drainPasses is how many passes in a row have to find nothing once flows were
+// ended: see endedFlows.
+const drainPasses = 5
+
+// drainIn makes the next of so many passes in a while; called under mu.
+func (b *Balancer) drainIn(passes int) {
+	var timer *time.Timer
+	timer = time.AfterFunc(b.cfg.DrainAfter, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if b.closed {
+		if b.closed || b.drain != timer {
 			return
 		}
 		stays := live(b.applied)
 		proxied := b.flows.closeIf(func(fl *flow) bool { return !stays[served{fl.port, fl.endpoint}] })
-		translated, err := dropFlows(b.cfg.Subnet, stays)
+		if b.ended == nil {
+			b.ended = endedFlows{}
+		}
+		translated, err := dropFlows(b.cfg.Subnet, stays, b.ended)
 		if err != nil {
 			b.cfg.Log.Warn("flows of removed instances not ended", "error", err)
 		}
 		if translated+proxied > 0 {
 			b.cfg.Log.Info("ended flows of removed instances", "translated", translated, "proxied", proxied)
 		}
+		if translated > 0 {
+			passes = drainPasses
+		}
+		if passes--; passes == 0 || len(b.ended) == 0 {
+			b.ended = nil
+			return
+		}
+		b.drainIn(passes)
 	})
+	b.drain = timer
 }
 
 // Close gives up the bound ports and ends proxied connections. The table and

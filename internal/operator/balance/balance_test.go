@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/netlab"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -388,6 +390,61 @@ func TestFlowsEndWithTheirEndpoint(t *testing.T) {
 				t.Errorf("the flow of the other instance: %v", err)
 			}
 		})
+	}
+}
+
+// An instance that leaves answers a request that was under way when its flow had
+// been ended already: the kernel takes that for a new connection, from the
+// instance to the client. It ends, too.
+func TestLateAnswerKeepsNoFlow(t *testing.T) {
+	l := newLab(t)
+	stays, leaves := l.instance("a"), l.instance("b")
+	check(t, leaves.ln.Close())
+	ln := listenIn(t, leaves.Space, netip.AddrPortFrom(leaves.IP, leaves.Port))
+	defer func() { _ = ln.Close() }()
+	ended := make(chan struct{})
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = fmt.Fprintln(c, "b", c.RemoteAddr())
+		_, _ = io.ReadFull(c, make([]byte, 1))
+		<-ended
+		_, _ = c.Write([]byte("x"))
+		_, _ = io.Copy(c, c)
+	}()
+	b := open(t)
+	apply(t, b, leaves)
+	client := client4(4711)
+	c, err := l.outside.Dial(client, netip.AddrPortFrom(public4, port))
+	check(t, err)
+	defer func() { _ = c.Close() }()
+	_, _, err = greeting(c)
+	check(t, err)
+	_, err = c.Write([]byte("x"))
+	check(t, err)
+	apply(t, b, stays)
+	entries := func() int {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+		check(t, err)
+		n := 0
+		for _, f := range flows {
+			if f.Forward.SrcIP.Equal(client.AsSlice()) {
+				n++
+			}
+		}
+		return n
+	}
+	for end := time.Now().Add(5 * time.Second); entries() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the flow was not ended")
+		}
+	}
+	close(ended)
+	if err := untilBroken(c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the flow of the removed instance: %v, want a reset", err)
 	}
 }
 

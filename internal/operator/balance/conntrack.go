@@ -2,6 +2,7 @@ package balance
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -11,33 +12,58 @@ import (
 // dropFlows deletes the conntrack entries of connections that were translated
 // to an address in subnet which no longer serves that port. The next packet of
 // such a connection reaches an instance that doesn't know it, which resets it.
-func dropFlows(subnet netip.Prefix, stays map[served]bool) (int, error) {
+//
+// ended remembers them from pass to pass.
+func dropFlows(subnet netip.Prefix, stays map[served]bool, ended endedFlows) (int, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return 0, fmt.Errorf("open netlink to conntrack: %w", err)
 	}
 	defer h.Close()
-	n, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, goneFlows{subnet, stays})
+	n, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, goneFlows{subnet, stays, ended})
 	if err != nil {
 		return int(n), fmt.Errorf("delete conntrack entries: %w", err)
 	}
 	return int(n), nil
 }
 
-// goneFlows selects those entries.
+// endedFlows is what was deleted. If the instance and not the client is the
+// first to send on such a connection, say the answer to a request that was under
+// way, the kernel makes a new entry: one of a connection from the instance to
+// the client, masqueraded to the very address and port that the client called.
+// To the client that is the old connection, and it goes on. So these entries are
+// deleted too, in pass after pass, until it was the client who sent first.
+type endedFlows map[flowEnds]served
+
+type flowEnds struct{ client, endpoint netip.AddrPort }
+
+// goneFlows selects the entries to delete.
 type goneFlows struct {
 	subnet netip.Prefix
 	stays  map[served]bool
+	ended  endedFlows
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (g goneFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
-	called, ok1 := netip.AddrFromSlice(f.Forward.DstIP)
-	answers, ok2 := netip.AddrFromSlice(f.Reverse.SrcIP)
-	if !ok1 || !ok2 || f.Forward.Protocol != unix.IPPROTO_TCP {
+	begins, ok1 := addrPort(f.Forward.SrcIP, f.Forward.SrcPort)
+	called, ok2 := addrPort(f.Forward.DstIP, f.Forward.DstPort)
+	answers, ok3 := addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort)
+	if !ok1 || !ok2 || !ok3 || f.Forward.Protocol != unix.IPPROTO_TCP {
 		return false
 	}
-	called, answers = called.Unmap(), answers.Unmap()
-	translated := called != answers && g.subnet.Contains(answers)
-	return translated && !g.stays[served{f.Forward.DstPort, netip.AddrPortFrom(answers, f.Reverse.SrcPort)}]
+	if again, ok := g.ended[flowEnds{client: called, endpoint: begins}]; ok {
+		return !g.stays[again]
+	}
+	to := served{called.Port(), answers}
+	if called.Addr() == answers.Addr() || !g.subnet.Contains(answers.Addr()) || g.stays[to] {
+		return false
+	}
+	g.ended[flowEnds{client: begins, endpoint: answers}] = to
+	return true
+}
+
+func addrPort(ip net.IP, port uint16) (netip.AddrPort, bool) {
+	a, ok := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(a.Unmap(), port), ok
 }

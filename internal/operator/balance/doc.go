@@ -37,7 +37,8 @@
 // An endpoint that leaves gets no new connections at once. Those that it has
 // go on for Config.DrainAfter, so that requests under way in an update can
 // end; then their conntrack entries are deleted (and proxied connections
-// closed), so that clients of a dead instance notice and come back.
+// closed), so that clients of a dead instance notice and come back. That is
+// repeated until nothing comes back to life: see endedFlows.
 //
 // # What it needs from the machine
 //
