@@ -325,8 +325,11 @@ func (c *Client) keep(ctx context.Context, who release.Identity, head release.Si
 	c.keeping.Lock()
 	defer c.keeping.Unlock()
 	pin, known := c.Pin()
-	if known && head.Seq <= pin.Head.Seq {
-		return nil // held against pin before, or another call was faster
+	if known && head.Seq == pin.Head.Seq {
+		return follows(head, pin.Head)
+	}
+	if known && head.Seq < pin.Head.Seq {
+		return nil // another call was faster; this one was held against what it knew when it began
 	}
 	if known && pin.Head.Seq > 0 {
 		if _, err := c.walk(ctx, who, pin.Head, head, nil); err != nil {

@@ -28,6 +28,9 @@ func OpenAPI() []byte { return openAPI }
 // maxRequest bounds the body of one request.
 const maxRequest = 64 << 10
 
+// bodyTimeout is how long a caller may take to send it.
+const bodyTimeout = 30 * time.Second
+
 // API serves a Manager over HTTPS. A caller is whoever proves a key by a client
 // certificate; of the certificate only the key counts.
 type API struct {
@@ -184,11 +187,14 @@ func (a *API) template(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) 
 
 func (a *API) deploy(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
 	var req wire.DeployRequest
+	body := http.NewResponseController(w)
+	_ = body.SetReadDeadline(time.Now().Add(bodyTimeout)) // where the connection has none, nobody can be slow either
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&req); err != nil {
 		return problem.New(problem.Invalid, "body", "request body: %w", err).Want("JSON as in %s", wire.PathOpenAPI)
 	}
+	_ = body.SetReadDeadline(time.Time{})
 	app, err := a.Manager.Deploy(r.Context(), caller, req)
 	if err != nil {
 		return err
