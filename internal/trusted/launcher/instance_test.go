@@ -378,7 +378,21 @@ func TestNodeRestartsWhileMounting(t *testing.T) {
 	second.wantOut("whole")
 }
 
-// TestVolumeIsNotCommitted: only an app that ended with 0 left what it meant to.
+// TestStoppedServiceKeepsItsVolume: services end by the signal that stops them.
+func TestStoppedServiceKeepsItsVolume(t *testing.T) {
+	t.Parallel()
+	s := newSandbox(t)
+	s.addVolume(release.ReadWrite)
+	s.command(`exec sleep 60`)
+	wait := s.start()
+	s.phase(volume.Running)
+	s.signal("TERM")
+	if code := wait(); code != 128+15 || len(s.cas.tags) != 1 {
+		t.Errorf("exit code %d, tags %v, %s", code, s.cas.tags, &s.errs)
+	}
+}
+
+// TestVolumeIsNotCommitted: what ended otherwise may have left things half-made.
 func TestVolumeIsNotCommitted(t *testing.T) {
 	t.Parallel()
 	for end, code := range map[string]int{"exit 5": 5, "kill -9 $$": 128 + 9, "kill -15 $$": 128 + 15} {

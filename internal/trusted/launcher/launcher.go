@@ -94,7 +94,7 @@ func (l *launcher) serve(ctx context.Context, sigs *signals, reply *release.Repl
 	if err != nil {
 		return code, err
 	}
-	if err := l.store(ctx, volumes, code); err != nil {
+	if err := l.store(ctx, volumes, code, code == 0 || sigs.obeyed(code)); err != nil {
 		return exitRefused, err
 	}
 	return code, nil
@@ -226,12 +226,12 @@ func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan) (int, err
 	return exitCode(status), nil
 }
 
-// store commits the volumes if the app ended with 0. Any other end, by a code
-// or a signal, may have left things half-made: then the state before stays, all
-// of it. A signal no longer ends this: the run's context is left behind, its
-// own patience bounds it.
-func (l *launcher) store(ctx context.Context, volumes []*openVolume, code int) error {
-	if code != 0 {
+// store commits the volumes if the app ended well: with 0, or by the signal that
+// asked it to end, which is how services stop. Any other end may have left
+// things half-made: then the state before stays, all of it. A signal no longer
+// ends this: the run's context is left behind, its own patience bounds it.
+func (l *launcher) store(ctx context.Context, volumes []*openVolume, code int, well bool) error {
+	if !well {
 		if anyWritable(volumes) {
 			l.say("the app ended with code %d: its volumes stay as they were before", code)
 		}

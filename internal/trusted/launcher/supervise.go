@@ -24,8 +24,9 @@ type signals struct {
 	cancel context.CancelCauseFunc
 
 	mu      sync.Mutex
-	pid     int  // the app; 0: not there
-	storing bool // guarded by mu
+	pid     int                     // the app; 0: not there
+	told    map[syscall.Signal]bool // what the app was sent
+	storing bool                    // guarded by mu
 }
 
 // stopped is the cause of a run that was ended before the app began.
@@ -36,7 +37,7 @@ func (s stopped) Error() string { return fmt.Sprintf("stopped by %v before the a
 // handleSignals begins; the context ends upon a signal that comes too early.
 func handleSignals(ctx context.Context) (context.Context, *signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &signals{ch: make(chan os.Signal, 16), cancel: cancel}
+	s := &signals{ch: make(chan os.Signal, 16), cancel: cancel, told: map[syscall.Signal]bool{}}
 	signal.Notify(s.ch, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
 	go func() {
 		for sig := range s.ch {
@@ -52,6 +53,7 @@ func (s *signals) deliver(sig syscall.Signal) {
 	switch {
 	case s.storing:
 	case s.pid > 0:
+		s.told[sig] = true
 		_ = unix.Kill(s.pid, sig)
 	case sig == unix.SIGTERM || sig == unix.SIGINT || sig == unix.SIGHUP || sig == unix.SIGQUIT:
 		s.cancel(stopped{sig})
@@ -75,6 +77,14 @@ func (s *signals) hold() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pid, s.storing = 0, true
+}
+
+// obeyed reports whether an exit code is the app's answer to a signal that the
+// host sent it.
+func (s *signals) obeyed(code int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return code > exitSignal && s.told[syscall.Signal(code-exitSignal)]
 }
 
 func (s *signals) stop() {
