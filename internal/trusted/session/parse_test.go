@@ -317,7 +317,7 @@ func TestParseIsQuick(t *testing.T) {
 		t.Skip("reads some megabytes")
 	}
 	fill := func(head, part, tail string) string {
-		return head + strings.Repeat(part, (MaxSize-len(head)-len(tail))/len(part)) + tail
+		return head + strings.Repeat(part, (quickSize-len(head)-len(tail))/len(part)) + tail
 	}
 	for name, text := range map[string]string{
 		"unknown keys":  fill("", "k: 1\n", ""),
