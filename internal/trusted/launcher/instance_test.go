@@ -300,6 +300,47 @@ func TestSignalsAndOrphans(t *testing.T) {
 			t.Errorf("status %+v", s.host.last)
 		}
 	})
+	t.Run("a node that was down is told", func(t *testing.T) {
+		s := newSandbox(t)
+		s.command("sleep 30")
+		s.host.deaf = true
+		wait := s.start()
+		hears := func() (volume.Status, bool) {
+			s.host.mu.Lock()
+			defer s.host.mu.Unlock()
+			return s.host.last, s.host.last.Phase == volume.Running
+		}
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			s.cas.mu.Lock()
+			alive := s.cas.keepAlives > 0 // released, and about to run
+			s.cas.mu.Unlock()
+			if alive {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("no keep-alive: %s", &s.errs)
+			}
+		}
+		if got, ok := hears(); ok {
+			t.Fatalf("heard %+v", got)
+		}
+		s.host.mu.Lock()
+		s.host.deaf = false
+		s.host.mu.Unlock()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			if got, ok := hears(); ok {
+				if got.InstanceID.IsZero() {
+					t.Errorf("status %+v", got)
+				}
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the node was told %v", s.host.phases)
+			}
+		}
+		s.signal("TERM")
+		wait()
+	})
 	t.Run("keep-alives go on", func(t *testing.T) {
 		s := newSandbox(t)
 		s.command("sleep 2.5")

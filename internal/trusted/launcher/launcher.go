@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/collect"
@@ -21,8 +22,6 @@ const (
 	Patience = 60 * time.Second
 	// hostDir is where the launch profile mounts the instance's sockets.
 	hostDir = "/run/cupel"
-	// reportTimeout bounds one best-effort report to the node.
-	reportTimeout = time.Second
 	// exitPatience is how long the exit report to the CAS is tried.
 	exitPatience = 10 * time.Second
 )
@@ -37,7 +36,7 @@ type launcher struct {
 	image  Command
 	cas    *casClient
 	node   *volume.Node
-	status volume.Status // last reported
+	teller teller // of the instance's status, to node
 }
 
 // Run is the whole road, from the arguments after "run" and the environment
@@ -169,7 +168,7 @@ func (l *launcher) attest(ctx context.Context) (*release.Reply, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attest for %s: %w", l.host.Config, err)
 	}
-	l.status.InstanceID = reply.InstanceID
+	l.teller.attested(reply.InstanceID)
 	l.say("attested for %s as %s in %s", l.host.Config, reply.InstanceID.Short(), time.Since(start).Round(time.Millisecond))
 	l.report(volume.Attested, 0, nil)
 	return reply, nil
@@ -259,26 +258,25 @@ func anyWritable(volumes []*openVolume) bool {
 	return false
 }
 
-// keepAlives reports to the CAS until stop is called: from the release on, while
+// keepAlives reports to the CAS, and to the node what it missed, until stop is called: from the release on, while
 // volumes are fetched and while they are stored too. An instance that lapsed in
 // between would have lost its lease, and with it what the app wrote.
 func (l *launcher) keepAlives(ctx context.Context, seconds int) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a signal doesn't end it
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		l.keepAlive(ctx, time.Duration(seconds)*time.Second)
-	}()
-	return func() { cancel(); <-kept }
+	every := time.Duration(seconds) * time.Second
+	if every <= 0 {
+		every = 10 * time.Second
+	}
+	var kept sync.WaitGroup
+	kept.Go(func() { l.keepAlive(ctx, every) })
+	kept.Go(func() { l.teller.keep(ctx, every) })
+	return func() { cancel(); kept.Wait() }
 }
 
 // keepAlive reports to the CAS that the instance runs. A CAS that is down is
 // no reason to stop; one that says the instance's rights have ended is told
 // once, and the app goes on with what it has.
 func (l *launcher) keepAlive(ctx context.Context, every time.Duration) {
-	if every <= 0 {
-		every = 10 * time.Second
-	}
 	pause, down := every, false
 	for {
 		select {
@@ -288,7 +286,7 @@ func (l *launcher) keepAlive(ctx context.Context, every time.Duration) {
 		}
 		var reply release.KeepAliveReply
 		err := l.cas.call(ctx, release.PathKeepAlive, release.KeepAlive{Version: release.Version}, &reply)
-		switch kind := problem.KindOf(errOr(err)); {
+		switch kind := problem.KindOf(err); {
 		case err == nil:
 			if down {
 				l.say("the CAS is back")
@@ -312,14 +310,6 @@ func (l *launcher) keepAlive(ctx context.Context, every time.Duration) {
 	}
 }
 
-// errOr lets a switch ask for the kind of no error.
-func errOr(err error) error {
-	if err == nil {
-		return &problem.Error{}
-	}
-	return err
-}
-
 // reportExit ends the instance's rights at the CAS. It is tried for a while:
 // without it they lapse.
 func (l *launcher) reportExit(code int, reason string) {
@@ -334,15 +324,9 @@ func (l *launcher) reportExit(code int, reason string) {
 	}
 }
 
-// report tells the node, best effort.
+// report tells the node.
 func (l *launcher) report(phase volume.Phase, code int, p *problem.Error) {
-	if l.node == nil {
-		return
-	}
-	l.status.Phase, l.status.Code, l.status.Problem = phase, code, p
-	ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
-	defer cancel()
-	_ = l.node.Report(ctx, l.status)
+	l.teller.tell(l.node, func(s *volume.Status) { s.Phase, s.Code, s.Problem = phase, code, p })
 }
 
 // noteRetry tells people that something is waited for, and what for: the first
@@ -350,7 +334,7 @@ func (l *launcher) report(phase volume.Phase, code int, p *problem.Error) {
 func (l *launcher) noteRetry(n int, err error) {
 	if n&(n-1) == 0 {
 		l.say("try %d: %v", n, err)
-		l.report(l.status.Phase, 0, problem.From(err))
+		l.teller.tell(l.node, func(s *volume.Status) { s.Code, s.Problem = 0, problem.From(err) })
 	}
 }
 

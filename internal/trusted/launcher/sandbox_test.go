@@ -225,6 +225,7 @@ type fakeHost struct {
 	mu        sync.Mutex
 	stored    map[string][]byte
 	phases    []volume.Phase
+	deaf      bool // reports are lost
 	last      volume.Status
 	refusePut *problem.Error
 	slowPut   chan struct{} // if set, a PUT waits until it is closed
@@ -284,6 +285,10 @@ func newFakeHost(t testing.TB, configID attest.Data64) *fakeHost {
 	node.HandleFunc("POST "+volume.PathStatus, func(w http.ResponseWriter, r *http.Request) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
+		if h.deaf {
+			problem.Write(w, "", problem.New(problem.Unavailable, "down", "nobody listens"))
+			return
+		}
 		var s volume.Status
 		_ = json.NewDecoder(r.Body).Decode(&s)
 		h.phases, h.last = append(h.phases, s.Phase), s

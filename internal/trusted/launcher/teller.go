@@ -1,0 +1,67 @@
+package launcher
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+// reportTimeout bounds one report to the node.
+const reportTimeout = time.Second
+
+// teller tells the node how far the instance is. Nothing waits for a node that
+// doesn't listen: its daemon may be down, and the app has to start all the same.
+// What it missed, the instance's id above all, it is told again by keep.
+type teller struct {
+	mu     sync.Mutex // held over a report, so that they arrive in their order
+	node   *volume.Node
+	status volume.Status
+	missed bool // the node doesn't know status
+}
+
+// tell changes the status and reports it. A nil node is told nothing.
+func (t *teller) tell(node *volume.Node, change func(*volume.Status)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.node = node
+	change(&t.status)
+	t.send()
+}
+
+// attested notes the instance's id for the reports from now on.
+func (t *teller) attested(id ident.InstanceID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.status.InstanceID = id
+}
+
+// keep tries again what the node missed, until ctx ends.
+func (t *teller) keep(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		t.mu.Lock()
+		if t.missed {
+			t.send()
+		}
+		t.mu.Unlock()
+	}
+}
+
+// send is one try; mu is held.
+func (t *teller) send() {
+	if t.node == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
+	defer cancel()
+	t.missed = t.node.Report(ctx, t.status) != nil
+}
