@@ -14,6 +14,7 @@ import (
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -77,6 +78,9 @@ type deployment struct {
 	cas     *client.Client
 	session ident.SessionName
 	show    progress
+	// before is what the CAS listed when the deployment began: a pull among it
+	// brought an older state of the repository.
+	before map[ident.InstanceID]bool
 }
 
 func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
@@ -205,6 +209,14 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 	if _, err := cas.ReadSession(ctx, d.session, nil); err != nil {
 		return err
 	}
+	known, err := cas.Instances(ctx, d.session)
+	if err != nil {
+		return err
+	}
+	d.before = map[ident.InstanceID]bool{}
+	for _, k := range known {
+		d.before[k.ID] = true
+	}
 	e, err := manager.ReadEndpoint(d.g.state)
 	if err != nil {
 		return err
@@ -300,7 +312,7 @@ func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.I
 			d.show.finish("verify", d.g.now())
 			return instances, nil
 		}
-		if p, ok := errors.AsType[*problem.Error](err); !ok || p.Rule != "instance_not_attested" || time.Now().After(deadline) {
+		if p, ok := errors.AsType[*problem.Error](err); !ok || !slices.Contains(mayChange, p.Rule) || time.Now().After(deadline) {
 			return nil, err
 		}
 		select {
@@ -311,6 +323,9 @@ func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.I
 	}
 }
 
+// mayChange are the rules of attested that a moment later may be met.
+var mayChange = []string{"instance_not_attested", "pull_not_attested"}
+
 func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.Instance, error) {
 	list, err := d.manager.Instances(ctx, app.ID)
 	if err != nil {
@@ -320,9 +335,13 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 	if err != nil {
 		return nil, err
 	}
+	pulled, err := d.pulled(known)
+	if err != nil {
+		return nil, err
+	}
 	running := map[ident.InstanceID]bool{}
 	for _, k := range known {
-		if k.State == api.Running && k.Service == app.Service {
+		if k.State == api.Running && k.Service == app.Service && startedFrom(k, pulled) {
 			running[k.ID] = true
 		}
 	}
@@ -343,6 +362,26 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 			Want("%d", app.Instances).Fix("see 'cupel ps %s' and 'cupel events %s'", app.Name, app.Name)
 	}
 	return out, nil
+}
+
+// pulled returns the attested pull of this deployment. Without one, a manager
+// could leave what an earlier deployment pulled and say that it is the newest.
+func (d *deployment) pulled(known []api.Instance) (api.Instance, error) {
+	for _, k := range slices.Backward(known) {
+		if k.Service == owner.PullService && !d.before[k.ID] && k.State == api.Exited && k.ExitCode != nil && *k.ExitCode == 0 {
+			return k, nil
+		}
+	}
+	return api.Instance{}, problem.New(problem.Denied, "pull_not_attested", "the CAS saw no pull of session %s end well since this deployment began", d.session).
+		Want("an attested instance of %s that ended with 0", owner.PullService).
+		Fix("the manager says so and the CAS does not: what runs may be older code; deploy again, and ask the operator")
+}
+
+// startedFrom reports whether an instance's volumes have what a pull stored.
+func startedFrom(k, pulled api.Instance) bool {
+	return !slices.ContainsFunc(pulled.Volumes, func(p api.InstanceVolume) bool {
+		return slices.ContainsFunc(k.Volumes, func(v api.InstanceVolume) bool { return v.Name == p.Name && v.Generation < p.Generation })
+	})
 }
 
 // deployReply is the last line of `deploy -o json`.

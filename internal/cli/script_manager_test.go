@@ -21,6 +21,7 @@ import (
 	"cupel.dev/cupel/internal/castest"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 type scriptManagerKey struct{}
@@ -33,7 +34,10 @@ type scriptManager struct {
 
 	mu        sync.Mutex
 	instances []ident.InstanceID // that it shows
-	fails     *problem.Error     // how deployments end
+	stale     bool               // it pulls nothing and says that it did
+	cas       *scriptCAS
+	puller    ident.Measurement
+	fails     *problem.Error // how deployments end
 	looks     int
 	session   ident.SessionName
 	asked     manager.DeployRequest
@@ -53,7 +57,7 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -61,15 +65,23 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "start":
 		n, err := strconv.Atoi(args[2])
 		ts.Check(err)
-		m.session = ident.SessionName(args[1])
+		python, err := ident.ParseMeasurement(ts.Getenv("PYTHON"))
+		ts.Check(err)
+		m.puller, err = ident.ParseMeasurement(ts.Getenv("PULLER"))
+		ts.Check(err)
+		m.session, m.cas, m.instances = ident.SessionName(args[1]), cas, nil
 		for range n {
-			m.instances = append(m.instances, m.release(ts, cas))
+			id, conn, err := m.release("client-app", python)
+			ts.Check(err)
+			m.instances, m.conns = append(m.instances, id), append(m.conns, conn)
 		}
 		m.serve(ts, cas)
 	case "lie":
 		m.instances[0] = ident.InstanceID{0xff}
 	case "double":
 		m.instances[0] = m.instances[1]
+	case "stale":
+		m.stale = true
 	case "fail":
 		m.fails = problem.New(problem.Kind(args[1]), args[2], "it failed").Fix("mend it")
 	case "stop":
@@ -77,18 +89,29 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// release has the CAS attest an instance.
-func (m *scriptManager) release(ts *testscript.TestScript, cas *scriptCAS) ident.InstanceID {
-	measurement, err := ident.ParseMeasurement(ts.Getenv("PYTHON"))
-	ts.Check(err)
-	in, err := castest.NewInstance(cas.env.Instances, cas.env.Identity, cas.env.Platform, m.session, "client-app", measurement)
-	ts.Check(err)
+// release has the CAS attest an instance of a service.
+func (m *scriptManager) release(service ident.ServiceName, measurement ident.Measurement) (ident.InstanceID, *castest.Conn, error) {
+	in, err := castest.NewInstance(m.cas.env.Instances, m.cas.env.Identity, m.cas.env.Platform, m.session, service, measurement)
+	if err != nil {
+		return ident.InstanceID{}, nil, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	conn, reply, err := in.Release(ctx)
-	ts.Check(err)
-	m.conns = append(m.conns, conn)
-	return reply.InstanceID
+	if err != nil {
+		return ident.InstanceID{}, nil, err
+	}
+	return reply.InstanceID, conn, nil
+}
+
+// pull is an attested pull that ends well.
+func (m *scriptManager) pull() error {
+	_, conn, err := m.release("pull_repo", m.puller)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Post(release.PathExit, release.Exit{Version: release.Version}, &struct{}{})
 }
 
 func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
@@ -99,6 +122,12 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		defer m.mu.Unlock()
 		m.looks = 0
 		_ = json.NewDecoder(r.Body).Decode(&m.asked)
+		if !m.stale {
+			if err := m.pull(); err != nil {
+				problem.Write(w, "", err)
+				return
+			}
+		}
 		_ = json.NewEncoder(w).Encode(m.app())
 	})
 	mux.HandleFunc("GET "+manager.PathApps+"/{app}", func(w http.ResponseWriter, _ *http.Request) {
