@@ -24,9 +24,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/release"
 )
 
-// clockSlack is how far an instance's clock may be off the CAS's.
-const clockSlack = 5 * time.Minute
-
 // requestTimeout bounds one exchange with the CAS; handshakes included.
 const requestTimeout = 20 * time.Second
 
@@ -85,8 +82,9 @@ func (c *casClient) dial(ctx context.Context) (*tls.Conn, ident.KeyHash, error) 
 			InsecureSkipVerify:     true,
 			Certificates:           []tls.Certificate{c.cert},
 			SessionTicketsDisabled: true,
-			VerifyConnection: func(cs tls.ConnectionState) (err error) {
-				identity, err = casIdentity(cs.PeerCertificates, c.now())
+			VerifyConnection: func(cs tls.ConnectionState) error {
+				who, err := release.VerifyCASChain(cs.PeerCertificates, c.now())
+				identity = who.Hash
 				return err
 			},
 		},
@@ -106,28 +104,6 @@ func (c *casClient) dial(ctx context.Context) (*tls.Conn, ident.KeyHash, error) 
 func unreachable(addr string, err error) error {
 	return problem.New(problem.Unavailable, "cas_unreachable", "CAS at %s: %w", addr, err).
 		Fix("see that the CAS runs and can be reached from the instance's network")
-}
-
-// casIdentity verifies leaf and identity certificate and returns the hash of
-// the identity key.
-func casIdentity(chain []*x509.Certificate, now time.Time) (ident.KeyHash, error) {
-	refuse := func(format string, args ...any) (ident.KeyHash, error) {
-		return ident.KeyHash{}, problem.New(problem.Denied, "cas_certificate", format, args...)
-	}
-	if len(chain) != 2 {
-		return refuse("the CAS presents %d certificates, want leaf and identity", len(chain))
-	}
-	leaf, id := chain[0], chain[1]
-	if err := leaf.CheckSignatureFrom(id); err != nil {
-		return refuse("the leaf is not the identity key's: %w", err)
-	}
-	for _, cert := range chain {
-		if now.Before(cert.NotBefore.Add(-clockSlack)) || now.After(cert.NotAfter.Add(clockSlack)) {
-			return refuse("a certificate is valid from %s to %s, the instance's clock says %s",
-				cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
-		}
-	}
-	return ident.HashCertKey(id), nil
 }
 
 // release attests over a fresh connection and asks for config.

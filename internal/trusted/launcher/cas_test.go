@@ -101,18 +101,18 @@ func TestCASIdentity(t *testing.T) {
 		"good":              {c.newLeaf(now.Add(-time.Hour), now.Add(time.Hour)), ""},
 		"within the slack":  {c.newLeaf(now.Add(4*time.Minute), now.Add(time.Hour)), ""},
 		"just over":         {c.newLeaf(now.Add(-time.Hour), now.Add(-4*time.Minute)), ""},
-		"not yet":           {c.newLeaf(now.Add(6*time.Minute), now.Add(time.Hour)), "cas_certificate"},
-		"expired":           {c.newLeaf(now.Add(-time.Hour), now.Add(-6*time.Minute)), "cas_certificate"},
-		"leaf alone":        {tls.Certificate{Certificate: c.leaf.Certificate[:1]}, "cas_certificate"},
-		"another's leaf":    {tls.Certificate{Certificate: [][]byte{other.leaf.Certificate[0], c.idCert.Raw}}, "cas_certificate"},
-		"identity as leaf":  {tls.Certificate{Certificate: [][]byte{c.idCert.Raw}}, "cas_certificate"},
-		"leaf signs itself": {tls.Certificate{Certificate: [][]byte{c.leaf.Certificate[0], c.leaf.Certificate[0]}}, "cas_certificate"},
+		"not yet":           {c.newLeaf(now.Add(6*time.Minute), now.Add(time.Hour)), "cas_chain"},
+		"expired":           {c.newLeaf(now.Add(-time.Hour), now.Add(-6*time.Minute)), "cas_chain"},
+		"leaf alone":        {tls.Certificate{Certificate: c.leaf.Certificate[:1]}, "cas_chain"},
+		"another's leaf":    {tls.Certificate{Certificate: [][]byte{other.leaf.Certificate[0], c.idCert.Raw}}, "cas_chain"},
+		"identity as leaf":  {tls.Certificate{Certificate: [][]byte{c.idCert.Raw}}, "cas_chain"},
+		"leaf signs itself": {tls.Certificate{Certificate: [][]byte{c.leaf.Certificate[0], c.leaf.Certificate[0]}}, "cas_chain"},
 	}
 	for name, k := range cases {
 		t.Run(name, func(t *testing.T) {
-			id, err := casIdentity(parse(t, k.leaf.Certificate), now)
+			id, err := release.VerifyCASChain(parse(t, k.leaf.Certificate), now)
 			wantRule(t, err, k.rule)
-			if err == nil && id != c.hash() {
+			if err == nil && id.Hash != c.hash() {
 				t.Error("another identity")
 			}
 		})
