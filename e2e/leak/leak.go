@@ -4,8 +4,8 @@
 // they are, in hexadecimal, in base64 (wherever it begins in the encoded text)
 // and URL-encoded.
 //
-// Layers (gzip), git's packs and loose objects (zlib) are searched as they are
-// and unpacked, one in the other to a small depth. Whoever searches plants
+// Layers (gzip, tar), git's packs and loose objects (zlib) are searched as they
+// are and unpacked, one in the other to a small depth. Whoever searches plants
 // incompressible secrets, and has a positive control: a search that finds
 // nothing proves nothing by itself.
 //
@@ -13,6 +13,7 @@
 package leak
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
 	"compress/gzip"
@@ -183,7 +184,8 @@ func (s *Searcher) Processes(skip func(pid string) bool) ([]Finding, error) {
 			if err != nil {
 				continue // it ended
 			}
-			found = append(found, s.match(data, path)...)
+			program, _ := os.ReadFile(filepath.Join(dir, "comm"))
+			found = append(found, s.match(data, fmt.Sprintf("%s (%s)", path, bytes.TrimSpace(program)))...)
 		}
 	}
 	return found, nil
@@ -192,7 +194,7 @@ func (s *Searcher) Processes(skip func(pid string) bool) ([]Finding, error) {
 // search looks through a stream as it is and, if it is packed, unpacked.
 func (s *Searcher) search(r io.Reader, where string, depth int) ([]Finding, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
-	head, err := in.Peek(4)
+	head, err := in.Peek(headSize)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read %s: %w", where, err)
 	}
@@ -219,6 +221,9 @@ func (s *Searcher) search(r io.Reader, where string, depth int) ([]Finding, erro
 	return unique(append(found, got.found...)), errors.Join(err, got.err)
 }
 
+// headSize is how much of a stream tells what it is: a tar's first block.
+const headSize = 512
+
 type unpackFunc func(s *Searcher, in *bufio.Reader, where string, depth int) ([]Finding, error)
 
 func unpacker(head []byte) unpackFunc {
@@ -227,6 +232,8 @@ func unpacker(head []byte) unpackFunc {
 		return (*Searcher).gzip
 	case bytes.HasPrefix(head, []byte("PACK")):
 		return (*Searcher).pack
+	case len(head) == headSize && bytes.HasPrefix(head[257:], []byte("ustar")):
+		return (*Searcher).tar
 	case len(head) >= 2 && head[0]&0x0f == 8 && (uint(head[0])<<8|uint(head[1]))%31 == 0: // RFC 1950
 		return (*Searcher).zlib
 	}
@@ -247,6 +254,28 @@ func (s *Searcher) zlib(in *bufio.Reader, where string, depth int) ([]Finding, e
 		return nil, nil
 	}
 	return s.search(lenient{z}, where+" (zlib)", depth)
+}
+
+// tar searches the packed files in an archive; the others were searched with the
+// archive as it is.
+func (s *Searcher) tar(in *bufio.Reader, where string, depth int) ([]Finding, error) {
+	var found []Finding
+	archive, file := tar.NewReader(in), bufio.NewReaderSize(nil, 64<<10)
+	for {
+		h, err := archive.Next()
+		if err != nil {
+			return found, nil // its end, or damage
+		}
+		file.Reset(lenient{archive})
+		if head, _ := file.Peek(headSize); unpacker(head) == nil {
+			continue
+		}
+		f, err := s.search(file, fmt.Sprintf("%s (%s)", where, h.Name), depth)
+		found = append(found, f...)
+		if err != nil {
+			return found, err
+		}
+	}
 }
 
 // pack searches a git pack (gitformat-pack(5)): objects one after the other,

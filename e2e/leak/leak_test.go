@@ -1,12 +1,14 @@
 package leak
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"compress/zlib"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -123,6 +125,18 @@ func TestFindsInGit(t *testing.T) {
 		t.Fatalf("packs: %v", packs)
 	}
 	t.Run("packed", expect)
+	t.Run("packed in a layer", func(t *testing.T) {
+		var layer bytes.Buffer
+		z := gzip.NewWriter(&layer)
+		archive := tar.NewWriter(z)
+		if err := errors.Join(archive.AddFS(os.DirFS(dir+"/.git")), archive.Close(), z.Close()); err != nil {
+			t.Fatal(err)
+		}
+		found, err := s.Reader(&layer, "layer")
+		if err != nil || len(found) == 0 || !strings.Contains(found[0].Where, ".pack) (object ") {
+			t.Errorf("found %v, %v", found, err)
+		}
+	})
 }
 
 func TestFindsInProcesses(t *testing.T) {
@@ -147,6 +161,7 @@ func FuzzReader(f *testing.F) {
 	f.Add([]byte("PACK\x00\x00\x00\x02\x00\x00\x00\x01\x95\x01x\x9c"))
 	f.Add(gzipped(gzipped([]byte("x"))))
 	f.Add(zlibbed([]byte("x")))
+	f.Add(append(make([]byte, 257), append([]byte("ustar\x0000"), make([]byte, 1500)...)...))
 	s, err := New(map[string][]byte{"token": bytes.Repeat([]byte("token"), 5)})
 	if err != nil {
 		f.Fatal(err)

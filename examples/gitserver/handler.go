@@ -57,6 +57,8 @@ func newHandler(backend, root, token string, log *slog.Logger) (http.Handler, er
 			return
 		}
 		defer func() { _ = r.Body.Close() }()
+		// Git has no use for it, and its environment is open to the machine's root.
+		r.Header.Del("Authorization")
 		git.ServeHTTP(sw, r)
 	}), nil
 }
