@@ -80,6 +80,21 @@ func TestDaemonsKilled(t *testing.T) {
 			}
 		}
 	})
+	t.Run("kill the log writers", func(t *testing.T) {
+		for _, id := range instances {
+			killLogWriter(t, w, id)
+			before := ticks(owner, id)
+			w.Eventually(30*time.Second, func() error {
+				if n := ticks(owner, id); n < before+20 {
+					return fmt.Errorf("instance %s: %d ticks in the log, %d before its writer died", id, n, before)
+				}
+				return nil
+			})
+		}
+		if got := running(w); !slices.Equal(got, apps) {
+			t.Errorf("processes of the app: %v, were %v", got, apps)
+		}
+	})
 	t.Run("the log of the CAS verifies", func(t *testing.T) { owner.MustRun("audit", "verify") })
 	t.Run("down and up again", func(t *testing.T) {
 		w.Operator.MustRun("down")
@@ -122,6 +137,33 @@ func running(w *harness.World) []int {
 	}
 	slices.Sort(pids)
 	return pids
+}
+
+// killLogWriter kills the process that writes an instance's log.
+func killLogWriter(t *testing.T, w *harness.World, instance string) {
+	t.Helper()
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		args := strings.Split(string(cmdline), "\x00")
+		if len(args) < 3 || args[1] != "log-writer" || !strings.Contains(args[2], w.State) || !strings.HasPrefix(filepath.Base(args[2]), instance+"-") {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatalf("instance %s has no log writer", instance)
+}
+
+// ticks is how many of the app's ticks are in an instance's log.
+func ticks(owner *harness.Party, instance string) int {
+	return strings.Count(owner.MustRun("logs", instance), "tick ")
 }
 
 // gapless checks that an instance's log counts from 0 without a gap, and
