@@ -22,6 +22,9 @@ const reaperScript = `
 read -r word
 [ "$word" = done ] && exit 0
 "$1/bin/cupel" --state "$2" cleanup --yes
+for exe in /proc/[0-9]*/exe; do # parties' commands that wait for an answer
+  case "$(readlink "$exe")" in "$1"/*) pid=${exe#/proc/}; kill -9 "${pid%/exe}" ;; esac
+done
 mountpoint -q "$1/disk" && umount "$1/disk"
 [ -s "$1/git/pid" ] && kill -- "-$(cat "$1/git/pid")"
 [ -n "$CUPEL_E2E_KEEP" ] || rm -rf "$1"
