@@ -162,7 +162,7 @@ func (p *Party) Watch(args []string, see func(pid int, line string)) Result {
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
 	cmd := p.Command(ctx, filepath.Join(p.world.Bin, "cupel"), args...)
-	var errs bytes.Buffer
+	var out, errs bytes.Buffer
 	cmd.Stderr = &errs
 	begin := time.Now()
 	r := Result{Args: args, Code: -1}
@@ -176,10 +176,10 @@ func (p *Party) Watch(args []string, see func(pid int, line string)) Result {
 	}
 	see(cmd.Process.Pid, "")
 	for lines := bufio.NewScanner(pipe); lines.Scan(); {
-		r.Stdout += lines.Text() + "\n"
+		_, _ = fmt.Fprintln(&out, lines.Text())
 		see(cmd.Process.Pid, lines.Text())
 	}
 	_ = cmd.Wait()
-	r.Code, r.Stderr, r.Took = cmd.ProcessState.ExitCode(), errs.String(), time.Since(begin)
+	r.Code, r.Stdout, r.Stderr, r.Took = cmd.ProcessState.ExitCode(), out.String(), errs.String(), time.Since(begin)
 	return r
 }
