@@ -150,7 +150,7 @@ func testOutOfMemory(a *app) {
 	a.w.Eventually(20*time.Second, func() error {
 		i := a.instance(victim)
 		if i.Restarts != 1 || i.Problem == nil || i.Problem.Rule != "out_of_memory" {
-			return fmt.Errorf("instance %s: %d restarts, problem %v", victim, i.Restarts, i.Problem)
+			return fmt.Errorf("instance %s does not tell of its end: %+v", victim, i)
 		}
 		return nil
 	})
