@@ -30,3 +30,25 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 			Want("%s", strings.Join(names, " ")).Fix("see '%s --help'", c.CommandPath())
 	}
 }
+
+// groupsRefuse has every command that only holds others refuse a name that it
+// doesn't know; without one it shows its help.
+func groupsRefuse(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		groupsRefuse(sub)
+	}
+	if !c.HasSubCommands() {
+		return
+	}
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		p := problem.New(problem.Invalid, "usage", "unknown command %.80q", args[0]).Fix("see '%s --help'", c.CommandPath())
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			p = p.Want("%s", strings.Join(near, " or "))
+		}
+		return p
+	}
+}

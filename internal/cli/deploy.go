@@ -45,8 +45,9 @@ deploy of the same session updates the app: it pulls again, starts new instances
 leads the port to them when they are healthy, and stops the old ones. If that
 fails, the old ones go on.
 
-It ends well only when your CAS, asked with your key, lists every instance as
-attested and running, and the manager says that they are healthy.`,
+It ends well only when your CAS, asked with your key, saw this deployment's pull
+end well and lists every instance as attested, running and started from it, and
+the manager says that they are healthy.`,
 		Example: `  cupel deploy my-session --instances 3 --memory 256M --port 8080
   cupel deploy my-session --port 443:8443`,
 		Args: exactArgs("SESSION"),

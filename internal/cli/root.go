@@ -103,6 +103,8 @@ operator, who is trusted with nothing, runs the copies.`,
 		newVerifyCommand(g),
 		newVersionCommand(g),
 	)
+	root.SuggestionsMinimumDistance = 2
+	groupsRefuse(root)
 	return root
 }
 

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,28 +52,36 @@ func (l layout) check() error {
 			return problem.New(problem.Unavailable, "kernel", "the kernel has no %s namespaces", ns)
 		}
 	}
-	return nil
+	return l.reachable()
+}
+
+// reachable refuses a state folder that the CAS's user can't enter. What isn't
+// there yet is no reason, so that a folder is refused before it is made.
+func (l layout) reachable() error {
+	for dir := l.dir; ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return problem.New(problem.Invalid, "state_folder", "%w", err)
+		}
+		if err == nil && info.Mode().Perm()&0o001 == 0 {
+			return problem.New(problem.Denied, "state_unreachable", "the CAS runs as a user of its own, who can't enter %s", dir).
+				Fix("choose a folder that every user can enter, such as /var/lib/cupel, with --state; or chmod o+x %s", dir)
+		}
+		if dir == "/" {
+			return nil
+		}
+	}
 }
 
 // checkFolder refuses a state folder that the CAS's user can't reach, or whose
 // disk is full.
 func (l layout) checkFolder() error {
-	for dir := l.dir; ; dir = filepath.Dir(dir) {
-		info, err := os.Stat(dir)
-		if err != nil {
-			return problem.New(problem.Invalid, "state_folder", "%w", err)
-		}
-		if info.Mode().Perm()&0o001 == 0 {
-			return problem.New(problem.Denied, "state_unreachable", "the CAS runs as a user of its own, who can't enter %s", dir).
-				Fix("choose a folder that every user can enter, such as /var/lib/cupel, with --state; or chmod o+x %s", dir)
-		}
-		if dir == "/" {
-			break
-		}
+	if err := l.reachable(); err != nil {
+		return err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(l.dir, &fs); err == nil {
-		if free := fs.Bavail * uint64(fs.Bsize); free < minDisk {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(l.dir, &disk); err == nil {
+		if free := disk.Bavail * uint64(disk.Bsize); free < minDisk {
 			return problem.New(problem.Unavailable, "disk_full", "%d MB are free at %s", free>>20, l.dir).
 				Want("at least %d MB", minDisk>>20).Fix("make room, or name another folder with --state")
 		}

@@ -189,6 +189,12 @@ func TestUnreachableFolderIsRefused(t *testing.T) {
 	if p := problem.From(err); err == nil || p.Rule != "state_unreachable" || !strings.Contains(p.Mend, "chmod o+x "+dir) {
 		t.Errorf("unreachable: %v", err)
 	}
+	if l, err = newLayout(filepath.Join(dir, "not", "made")); err != nil {
+		t.Fatal(err)
+	}
+	if p := problem.From(l.reachable()); p == nil || p.Rule != "state_unreachable" {
+		t.Errorf("a folder that isn't there yet: %v", p)
+	}
 }
 
 func TestFullDiskIsRefused(t *testing.T) {
