@@ -9,35 +9,10 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
-
-// TestBackend runs the manager's contract against real containers.
-func TestBackend(t *testing.T) {
-	needMachine(t)
-	backendtest.Run(t, func(t *testing.T) backendtest.Subject {
-		l := newMachine(t).live()
-		n := 0
-		return backendtest.Subject{
-			Backend: l.node,
-			Spec: func(*testing.T) manager.InstanceSpec {
-				n++
-				s := l.spec("i-"+string(rune('a'+n)), "serve")
-				s.Port = 80
-				return s
-			},
-			Reopen: func(*testing.T) manager.Backend {
-				l.kill()
-				l = l.live()
-				return l.node
-			},
-		}
-	})
-}
 
 // tampering is a runtime in the hands of an operator who changes the spec on
 // its way to the low-level runtime.
