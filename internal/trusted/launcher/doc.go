@@ -5,7 +5,7 @@
 // host gave (environment, mounts, swap), talk to the CAS (attest, receive the
 // service's configuration), open the volumes, build the app's own root, start
 // the app without privileges, stay as its parent, store the volumes when it
-// ended by itself, report the exit.
+// ended well (with 0, or by a signal that the host sent), report the exit.
 //
 // It works in two stages, both of this binary. The first keeps the sockets of
 // LAS and node, the connection key and the volume keys. The second is a child
@@ -27,6 +27,7 @@
 // does not exist, 126 for one that can't be executed, 125 for everything in
 // which the launcher itself refused or failed.
 //
-// One goroutine runs the road; a second one sends keep-alives while the app
-// runs. Processes are reaped by the first alone.
+// One goroutine runs the road. From the release on others stand beside it: one
+// sends keep-alives to the CAS, one tells the node what it missed; one hands on
+// signals all along. While the app runs, one alone reaps the processes.
 package launcher

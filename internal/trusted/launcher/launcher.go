@@ -258,9 +258,10 @@ func anyWritable(volumes []*openVolume) bool {
 	return false
 }
 
-// keepAlives reports to the CAS, and to the node what it missed, until stop is called: from the release on, while
-// volumes are fetched and while they are stored too. An instance that lapsed in
-// between would have lost its lease, and with it what the app wrote.
+// keepAlives reports to the CAS, and to the node what it missed, until stop is
+// called: from the release on, while volumes are fetched and while they are
+// stored too. An instance that lapsed in between would have lost its lease, and
+// with it what the app wrote.
 func (l *launcher) keepAlives(ctx context.Context, seconds int) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a signal doesn't end it
 	every := time.Duration(seconds) * time.Second

@@ -68,7 +68,7 @@ const (
 	Attested   Phase = "attested"   // released: InstanceID is known
 	Mounting   Phase = "mounting"   // it fetches and opens volumes
 	Running    Phase = "running"    // the app was started
-	Committing Phase = "committing" // the app ended by itself; volumes are being stored
+	Committing Phase = "committing" // the app ended well; volumes are being stored
 	Exited     Phase = "exited"     // the end, with the app's exit code
 	Refused    Phase = "refused"    // the end: the launcher did not start the app, or could not commit; Problem says why
 )
