@@ -100,12 +100,6 @@ func (g *GitServer) stop() {
 	g.cmd = nil
 }
 
-// Down stops the server; Up brings it back at the same address.
-func (g *GitServer) Down() { g.stop() }
-
-// Up brings a stopped server back.
-func (g *GitServer) Up() { g.start("0.0.0.0:" + g.port) }
-
 // Pause keeps the server from answering, with connections open, until Resume.
 func (g *GitServer) Pause() { g.signal(syscall.SIGSTOP) }
 
@@ -150,13 +144,6 @@ func (g *GitServer) Push(repository string, files map[string]string) string {
 	g.git(work, "commit", "-q", "--allow-empty", "-m", "state")
 	g.git(work, "push", "-q", local, "HEAD:main")
 	return strings.TrimSpace(g.git(work, "rev-parse", "HEAD"))
-}
-
-// Log is what the server logged so far.
-func (g *GitServer) Log() string {
-	data, err := os.ReadFile(filepath.Join(g.dir, "server.log"))
-	g.world.must(err)
-	return string(data)
 }
 
 func (g *GitServer) git(dir string, args ...string) string {

@@ -44,9 +44,6 @@ func (r Result) String() string {
 		strings.Join(r.Args, " "), r.Code, r.Took.Round(time.Millisecond), r.Stdout, r.Stderr)
 }
 
-// With returns the party with more environment, as NAME=value.
-func (p *Party) With(env ...string) *Party { return p.with(env) }
-
 func (p *Party) with(env []string) *Party {
 	q := *p
 	q.env = append(slices.Clone(p.env), env...)

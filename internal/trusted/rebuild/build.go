@@ -45,11 +45,6 @@ func (b Builder) observe(c Check) {
 
 // Build verifies the lock against Debian's signature and the definition, and
 // builds the image. The caller closes it.
-func Build(ctx context.Context, def *Definition, l *Lock, src Source) (*Image, error) {
-	return Builder{}.Build(ctx, def, l, src)
-}
-
-// Build is the method form of the function.
 func (b Builder) Build(ctx context.Context, def *Definition, l *Lock, src Source) (*Image, error) {
 	if l.Runtime != def.Name || l.Suite != def.Suite || l.Architecture != def.Architecture || l.Definition != def.Digest() {
 		return nil, refused("lock_definition", "the lock was written for definition %s of runtime %s", l.Definition, l.Runtime).

@@ -431,7 +431,7 @@ func TestCancelled(t *testing.T) {
 
 func TestDebianIsTheDefault(t *testing.T) {
 	d, def := tiny(), parse(t, definition)
-	_, err := rebuild.Build(t.Context(), def, resolve(t, d, def), d)
+	_, err := rebuild.Builder{}.Build(t.Context(), def, resolve(t, d, def), d)
 	if err == nil || problem.From(err).Rule != "index_signature" {
 		t.Errorf("a build by another key than Debian's: %v", err)
 	}

@@ -95,15 +95,6 @@ func (t Text) String() string {
 	return b.String()
 }
 
-// Literal returns a Text of s alone; s may hold anything, but what holds
-// "$$SCONE" does not survive the way through a session.
-func Literal(s string) Text {
-	if s == "" {
-		return nil
-	}
-	return Text{{Literal: s}}
-}
-
 // Refs returns the references in the order in which they stand.
 func (t Text) Refs() []Ref {
 	var refs []Ref
