@@ -20,6 +20,7 @@ import (
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -307,7 +308,7 @@ func (l layout) unmountAll() error {
 			if len(fields) < 5 {
 				continue
 			}
-			point := unescape(fields[4])
+			point := node.UnescapeMount(fields[4])
 			if strings.HasPrefix(point, l.dir+"/") {
 				points = append(points, point)
 			}
@@ -321,9 +322,4 @@ func (l layout) unmountAll() error {
 		}
 	}
 	return problem.New(problem.Internal, "cleanup", "something stays mounted below %s", l.dir)
-}
-
-// unescape undoes mountinfo's octal escapes of blanks.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

@@ -237,8 +237,9 @@ func TestShimDies(t *testing.T) {
 	}
 }
 
-// TestSweep takes down a node whose containerd can't be asked.
-func TestSweep(t *testing.T) {
+// TestNothingToAdopt: instances whose processes and mounts are gone, as after a
+// reboot, are known by their records.
+func TestNothingToAdopt(t *testing.T) {
 	m := newMachine(t)
 	l := m.live()
 	l.start("i-swept", "idle", 0)
@@ -252,7 +253,17 @@ func TestSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := node.Sweep(t.Context(), m.state, groups, "/cupel-"+m.id); err != nil {
+	parent := "/cupel-" + m.id
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := errors.Join(groups.Kill(parent), groups.Remove(parent))
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if err := node.UnmountBelow(m.state); err != nil {
 		t.Fatal(err)
 	}
 	if stat, err := os.ReadFile("/proc/" + itoa(pid) + "/stat"); err == nil && !strings.Contains(string(stat), ") Z ") {

@@ -1,38 +1,15 @@
 package node
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
-
-	"cupel.dev/cupel/internal/operator/node/cgroup"
 )
-
-// Sweep takes down what is left of a node whose containerd is gone or broken:
-// every process in the instances' control groups, every mount below the state
-// folder, the groups. It is for clean-up after RemoveAll failed or could not be
-// tried; it asks nobody and forgets no record.
-func Sweep(ctx context.Context, state string, groups *cgroup.Tree, parent string) error {
-	var err error
-	for range 100 {
-		if err = errors.Join(groups.Kill(parent), groups.Remove(parent)); err == nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(err, ctx.Err())
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-	return errors.Join(err, UnmountBelow(state))
-}
 
 // UnmountBelow detaches every mount below dir, deepest first.
 func UnmountBelow(dir string) error {
