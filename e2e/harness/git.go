@@ -61,11 +61,11 @@ func startGit(w *World) *GitServer {
 	w.must(err)
 	w.must(copyFile(built, program))
 	w.must(os.Chmod(program, 0o755))
-	g.start("0.0.0.0:0")
+	g.start()
 	return g
 }
 
-func (g *GitServer) start(listen string) {
+func (g *GitServer) start() {
 	w := g.world
 	w.T.Helper()
 	address := filepath.Join(g.dir, "address")
@@ -75,7 +75,7 @@ func (g *GitServer) start(listen string) {
 	w.must(err)
 	g.cmd = exec.Command(filepath.Join(g.dir, "gitserver"),
 		"--repositories", filepath.Join(g.dir, "repositories"), "--tls", filepath.Join(g.dir, "tls"),
-		"--token-file", filepath.Join(g.dir, "token"), "--listen", listen,
+		"--token-file", filepath.Join(g.dir, "token"), "--listen", "0.0.0.0:0",
 		"--names", hostName+",localhost,127.0.0.1", "--address-file", address)
 	g.cmd.Stdout, g.cmd.Stderr = g.out, g.out
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
