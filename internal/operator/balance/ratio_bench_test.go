@@ -28,8 +28,8 @@ import (
 // Both ways cross the same machine, from another namespace to the instances'.
 
 const (
-	rounds    = 9
-	roundTime = time.Second
+	rounds    = 31
+	roundTime = 400 * time.Millisecond
 	workers   = 24
 	loaderEnv = "CUPEL_BALANCE_LOADER"
 )
