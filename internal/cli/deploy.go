@@ -313,7 +313,11 @@ func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.I
 			d.show.finish("verify", d.g.now())
 			return instances, nil
 		}
-		if p, ok := errors.AsType[*problem.Error](err); !ok || !slices.Contains(mayChange, p.Rule) || time.Now().After(deadline) {
+		if problem.From(err).Rule == "manager" && d.patient(ctx) {
+			deadline = time.Now().Add(d.g.wait) // it restarts, and has to look around first
+			continue
+		}
+		if !slices.Contains(mayChange, problem.From(err).Rule) || time.Now().After(deadline) {
 			return nil, err
 		}
 		select {
