@@ -13,6 +13,7 @@ const (
 	pullRedirect    = 69
 	pullCommand     = 70
 	pullSpace       = 71
+	pullStopped     = 75
 )
 
 // pullProblem explains how a pull ended.
@@ -42,6 +43,9 @@ func pullProblem(code int) *problem.Error {
 	case pullSpace:
 		return problem.New(problem.Invalid, "pull_space", "the repository doesn't fit into the instance's memory").
 			Fix("deploy with more --memory")
+	case pullStopped:
+		return problem.New(problem.Unavailable, "pull_stopped", "the pull was told to stop; nothing of it is kept").
+			Fix("deploy again")
 	}
 	return problem.New(problem.Internal, "pull", "the pull ended with code %d", code).
 		Fix("read 'cupel logs --puller APP'")

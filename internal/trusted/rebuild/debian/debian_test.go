@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/rebuild/debian"
 	"cupel.dev/cupel/internal/trusted/rebuild/debtest"
@@ -114,7 +115,7 @@ func TestRealRelease(t *testing.T) {
 	}
 	files, err := filepath.Glob("/var/lib/apt/lists/*_dists_bookworm*_InRelease")
 	if err != nil || len(files) == 0 {
-		t.Skip("apt has no lists of bookworm here")
+		need.Missing(t, "apt's lists of bookworm: apt-get update")
 	}
 	for _, f := range files {
 		b, err := os.ReadFile(f)
