@@ -213,7 +213,7 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 			return nil, errors.New("a volume has no key")
 		}
 		reply.Volumes = append(reply.Volumes, release.Volume{
-			Name: g.Name, ID: g.ID, Path: g.Path, Key: key, Generation: g.Generation, Tag: g.Tag, Access: g.Access, Lease: g.Lease, Held: g.Held,
+			Name: g.Name, ID: g.ID, Path: g.Path, Key: key, Generation: g.Generation, Tag: g.Tag, Access: g.Access, Lease: g.Lease,
 		})
 	}
 	return reply, nil

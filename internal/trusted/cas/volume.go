@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -14,6 +15,8 @@ import (
 	"cupel.dev/cupel/internal/trusted/release"
 	"cupel.dev/cupel/internal/trusted/session"
 )
+
+const ruleLeaseHeld = "lease_held"
 
 // volume is a session's volume: its key and the newest state that was committed.
 type volume struct {
@@ -82,7 +85,8 @@ type grant struct {
 	Generation uint64         `json:"generation"`
 	Tag        ident.Digest   `json:"tag"`
 	Lease      uint64         `json:"lease,omitempty"`
-	Held       bool           `json:"held,omitempty"` // somebody else had the lease
+	// Statement belongs to the generation: what the instance that committed it said.
+	Statement *release.Statement `json:"statement,omitempty"`
 }
 
 // granting collects what a release does to volumes. Volumes that it changes stay
@@ -95,10 +99,11 @@ type granting struct {
 	next   []volumeRecord // what locked become
 }
 
-// grantVolumes decides what the instance gets of each volume. The one lease goes
-// to the first rollback_protected mount that finds it free; everybody else gets
-// a private snapshot. Mounts are taken in the order of names, as all who lock
-// more than one volume do.
+// grantVolumes decides what the instance gets of each volume: the one lease for a
+// rollback_protected mount, a private snapshot for an ephemeral one. While
+// another instance has the lease nothing is released: a second writer on a copy
+// of its own would lose in silence what it wrote. Mounts are taken in the order
+// of names, as all who lock more than one volume do.
 func (c *CAS) grantVolumes(ctx context.Context, s *sessionState, id ident.InstanceID, mounts []session.VolumeMount) (*granting, error) {
 	if len(mounts) == 0 {
 		return &granting{}, nil
@@ -142,8 +147,8 @@ func (c *CAS) grantOne(ctx context.Context, g *granting, v *volume, id ident.Ins
 	gr := grant{Name: m.Name, ID: rec.ID, Path: m.Path, Access: release.ReadOnly, Generation: rec.Generation, Tag: rec.Tag}
 	switch {
 	case m.Policy != session.RollbackProtected:
-	case c.running(rec.Holder):
-		gr.Held = true
+	case rec.Holder != id && c.running(rec.Holder):
+		return c.leaseHeld(v.name, rec.Holder)
 	default:
 		rec.Lease++
 		rec.Holder = id
@@ -163,6 +168,19 @@ func (c *CAS) grantOne(ctx context.Context, g *granting, v *volume, id ident.Ins
 	g.grants = append(g.grants, gr)
 	g.keys[m.Name] = rec.Key
 	return nil
+}
+
+// leaseHeld tells who has the lease of a volume, and how long it has been silent.
+func (c *CAS) leaseHeld(volume string, holder ident.InstanceID) error {
+	silent := "unknown"
+	if v, ok := c.instances.Load(holder); ok {
+		if seen := v.(*instance).seen.Load(); seen != nil {
+			silent = c.now().Sub(*seen).Round(time.Second).String()
+		}
+	}
+	return problem.New(problem.Unavailable, ruleLeaseHeld, "instance %s has the lease of volume %s; it was heard of %s ago", holder.Short(), volume, silent).
+		Want("the lease: one instance at a time writes a volume").
+		Fix("wait until that one has ended: after %s of silence it lapses; a service that only reads mounts the volume with `update_policy: ephemeral`", missedReports*c.keepAlive)
 }
 
 // done lets go of the volumes; with committed, they have become what was written.
@@ -234,13 +252,9 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (r
 func (v *volume) mayCommit(in *instance, g grant, req release.TagRequest) (again bool, err error) {
 	switch {
 	case g.Access != release.ReadWrite:
-		p := problem.New(problem.Denied, "lease_held", "the instance has a private snapshot of volume %s: it may not commit", v.name).
-			Want("the volume's lease").
-			Fix("start an instance when the one that writes has ended, or make the mount's update_policy ephemeral if this service only reads")
-		if !v.rec.Holder.IsZero() {
-			p.Actual = fmt.Sprintf("volume %s is leased to instance %s; this instance has a private snapshot and may not commit", v.name, v.rec.Holder.Short())
-		}
-		return false, p
+		return false, problem.New(problem.Denied, "volume_read_only", "the instance has a private snapshot of volume %s: it may not commit", v.name).
+			Want("a mount with `update_policy: rollback_protected`").
+			Fix("change the mount's update_policy in the session, if this service is to write")
 	case v.rec.Holder != in.id || v.rec.Lease != g.Lease || req.Lease != g.Lease:
 		return false, problem.New(problem.Denied, "lease_ended", "lease %d of volume %s", req.Lease, v.name).
 			Want("lease %d, held by instance %s", v.rec.Lease, v.rec.Holder.Short()).

@@ -443,19 +443,6 @@ func TestVolumeIsNotCommitted(t *testing.T) {
 	}
 }
 
-// TestLeaseHeld: who should have written and could not says so at the end.
-func TestLeaseHeld(t *testing.T) {
-	t.Parallel()
-	s := newSandbox(t)
-	s.addVolume(release.ReadOnly)
-	s.cas.reply.Volumes[0].Held = true
-	s.command(`echo lost > /home/app/data/f`)
-	s.refused(exitRefused, "lease_held")
-	if s.host.last.Problem.Kind != problem.Conflict || len(s.host.stored) != 0 {
-		t.Errorf("status %+v", s.host.last)
-	}
-}
-
 func TestHostileStorage(t *testing.T) {
 	t.Parallel()
 	first := newSandbox(t)

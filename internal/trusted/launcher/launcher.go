@@ -236,12 +236,6 @@ func (l *launcher) store(ctx context.Context, volumes []*openVolume, code int, w
 		}
 		return nil
 	}
-	for _, v := range volumes {
-		if v.Held {
-			return problem.New(problem.Conflict, "lease_held", "another instance has the lease of volume %s: what this one wrote is not kept", v.Name).
-				Want("the volume's lease").Fix("run it again when the other one has ended; a service that only reads mounts the volume as ephemeral")
-		}
-	}
 	if !anyWritable(volumes) {
 		return nil
 	}

@@ -17,8 +17,16 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
-// Version is the protocol's version; requests and replies carry it.
-const Version = 1
+// Version is the protocol's version; requests and replies carry it. A CAS also
+// speaks the one before, Previous, to launchers that are not of its age, and
+// answers each request in the version that it came in.
+//
+// Version 2 brought grants, the rule by which volumes are committed, statements,
+// and renewals.
+const (
+	Version  = 2
+	Previous = 1
+)
 
 // Paths of the instances' API. Bodies are JSON.
 const (
@@ -26,6 +34,12 @@ const (
 	PathTag       = "/v1/tag"       // POST TagRequest -> TagReply
 	PathKeepAlive = "/v1/keepalive" // POST KeepAlive -> KeepAliveReply
 	PathExit      = "/v1/exit"      // POST Exit -> {}
+
+	// Of whoever holds a grant's code or token, mostly an operator's manager:
+	// the key that it presents is its own, no instance's.
+	PathClaim    = "/v1/grants/claim"    // POST Claim -> ClaimReply
+	PathGone     = "/v1/grants/gone"     // POST Gone -> {}
+	PathGiveBack = "/v1/grants/giveback" // POST GiveBack -> {}
 )
 
 // MaxBody is the most bytes that either end reads of one body.
@@ -33,11 +47,14 @@ const MaxBody = 16 << 20
 
 // Request asks for what the session grants to the service.
 type Request struct {
-	Version  int               `json:"version"`
-	Session  ident.SessionName `json:"session"`
-	Service  ident.ServiceName `json:"service"`
-	OTP      string            `json:"otp,omitempty"`
-	Evidence attest.Evidence   `json:"evidence"`
+	Version int               `json:"version"`
+	Session ident.SessionName `json:"session"`
+	Service ident.ServiceName `json:"service"`
+	OTP     string            `json:"otp,omitempty"`
+	// Grant is the token of the grant that the copy runs under, from CUPEL_GRANT.
+	// The operator chooses it, as it chooses L: it is no part of the evidence.
+	Grant    GrantToken      `json:"grant,omitzero"`
+	Evidence attest.Evidence `json:"evidence"`
 }
 
 // Reply is the service's configuration. Only the launcher reads it.
@@ -53,6 +70,21 @@ type Reply struct {
 	// three missed reports, not counting time in which the CAS was down.
 	KeepAliveSeconds int        `json:"keep_alive_seconds"`
 	Head             SignedHead `json:"head"`
+
+	// Job says that the grant lets the service run once: its volumes are
+	// committed when its first process ended with 0. Those of a service are also
+	// when it ended by StopSignal, sent through the launcher.
+	Job        bool   `json:"job,omitempty"`
+	StopSignal string `json:"stop_signal,omitempty"` // "SIGQUIT"; "" means SIGTERM
+	// OnRenewal is the signal by which the app is told that its certificate was
+	// renewed; "" for none.
+	OnRenewal string `json:"on_renewal,omitempty"`
+	// OfflineSeconds is how long a copy that reaches no CAS goes on before the
+	// launcher stops it; 0: it goes on.
+	OfflineSeconds int `json:"offline_seconds,omitempty"`
+	// CertificateUntil is when the instance's own certificate ends, in Unix
+	// seconds; 0: it has none.
+	CertificateUntil int64 `json:"certificate_until,omitempty"`
 }
 
 // File is put into the instance's memory, owned by the app's user.
@@ -66,7 +98,6 @@ type File struct {
 type Access string
 
 // Accesses to a volume.
-// The two kinds of access.
 const (
 	ReadWrite Access = "rw" // the one writer: it holds the lease and may commit
 	ReadOnly  Access = "ro" // a private snapshot; changes end with the instance
@@ -82,7 +113,6 @@ type Volume struct {
 	Tag        ident.Digest `json:"tag"`        // of that generation; zero for 0
 	Access     Access       `json:"access"`
 	Lease      uint64       `json:"lease,omitempty"` // fencing token, with ReadWrite
-	Held       bool         `json:"held,omitempty"`  // with ReadOnly: it would be ReadWrite, but another instance has the lease
 }
 
 // TagRequest commits a volume's next generation by compare-and-swap, after the
@@ -94,7 +124,31 @@ type TagRequest struct {
 	From    uint64       `json:"from"` // generation that the caller started from; the new one is From+1
 	FromTag ident.Digest `json:"from_tag"`
 	Tag     ident.Digest `json:"tag"`
+	// Statement is what the measured app says that it stored; nil: nothing.
+	Statement *Statement `json:"statement,omitempty"`
 }
+
+// Statement is a measured puller's word on what it stored in a volume. Whoever
+// vouches for the puller can believe it; the CAS keeps it beside the tag.
+type Statement struct {
+	// Commit is the id of the commit: 40 or 64 hex digits.
+	Commit string `json:"commit"`
+	// Pinned says that the session names this very commit, not a branch or tag.
+	Pinned bool `json:"pinned"`
+	// Follows says whether the commit descends from the one that the volume held
+	// before.
+	Follows Follows `json:"follows"`
+}
+
+// Follows answers whether a commit descends from the one before.
+type Follows string
+
+// Answers of Follows.
+const (
+	FollowsYes     Follows = "yes"     // it descends from the one before, or is the same
+	FollowsNo      Follows = "no"      // it doesn't: the branch was rewritten, or another one was pulled
+	FollowsUnknown Follows = "unknown" // there was none before, or the history that was fetched can't tell
+)
 
 // TagReply confirms a commit, durable when it is sent.
 type TagReply struct {
@@ -112,6 +166,9 @@ type KeepAlive struct {
 type KeepAliveReply struct {
 	Version          int `json:"version"`
 	KeepAliveSeconds int `json:"keep_alive_seconds"`
+	// CertificateDue says that half of the life of a certificate of the
+	// instance's is over: it should attest again, under the same key.
+	CertificateDue bool `json:"certificate_due,omitempty"`
 }
 
 // Exit ends the instance's rights.

@@ -27,6 +27,7 @@ const (
 	OpRead           Operation = "read"
 	OpUpdate         Operation = "update"
 	OpCreateSessions Operation = "create_sessions"
+	OpDeploy         Operation = "deploy"
 )
 
 // Allows reports whether the caller may do op on a session that creator made.
@@ -40,6 +41,11 @@ func (p AccessPolicy) Allows(op Operation, caller, creator ident.KeyHash) bool {
 		entries = p.Update
 	case OpCreateSessions:
 		entries = p.CreateSessions
+	case OpDeploy:
+		entries = p.Deploy
+		if entries == nil {
+			return !caller.IsZero() && caller == creator || p.Allows(OpUpdate, caller, creator)
+		}
 	}
 	return slices.ContainsFunc(entries, func(e AccessEntry) bool {
 		switch e.Word {
@@ -51,6 +57,22 @@ func (p AccessPolicy) Allows(op Operation, caller, creator ident.KeyHash) bool {
 			return !caller.IsZero() && caller == e.Key
 		}
 		return false
+	})
+}
+
+// AsksForGrant reports whether a copy of the session's services runs only under
+// a grant: always, unless deploy says ANY.
+func (p AccessPolicy) AsksForGrant() bool {
+	return !slices.ContainsFunc(p.Deploy, func(e AccessEntry) bool { return e.Word == Any })
+}
+
+// EndsGrant reports whether a version with this policy ends a grant that maker
+// made, asCreator telling whether it was the session's CREATOR at that time. It
+// does only where deploy is written and leaves the maker out: an upload by a
+// colleague, which moves CREATOR, takes nothing away.
+func (p AccessPolicy) EndsGrant(maker ident.KeyHash, asCreator bool) bool {
+	return p.Deploy != nil && !slices.ContainsFunc(p.Deploy, func(e AccessEntry) bool {
+		return e.Word == Any || e.Word == Creator && asCreator || e.Word == "" && e.Key == maker
 	})
 }
 
@@ -76,6 +98,12 @@ func (r *reader) access(f fields) {
 	p.Read = r.entries(a, "read", creator)
 	p.Update = r.entries(a, "update", creator)
 	p.CreateSessions = r.entries(a, "create_sessions", p.Update)
+	if a.has("deploy") {
+		p.Deploy = r.entries(a, "deploy", nil)
+	}
+	if !p.AsksForGrant() {
+		r.warn(a.at("deploy"), "deploy: [ANY] lets anybody run the session's services, as many copies as they like, with its secrets")
+	}
 }
 
 func (r *reader) entries(f fields, key string, fallback []AccessEntry) []AccessEntry {

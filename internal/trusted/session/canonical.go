@@ -60,6 +60,9 @@ func (s *Session) write(reveal func(secret.Value, Kind) string) []byte {
 	if s.Predecessor != nil {
 		o = append(o, member{"predecessor", s.Predecessor.String()})
 	}
+	if s.Salt.Len() > 0 {
+		o = append(o, member{"salt", reveal(s.Salt, ASCII)})
+	}
 	var secrets, volumes, images, services list
 	for i := range s.Secrets {
 		secrets = append(secrets, s.Secrets[i].canonical(reveal))
@@ -139,6 +142,25 @@ func (s *Service) canonical() object {
 	if s.Pwd != "" {
 		o = append(o, member{"pwd", s.Pwd})
 	}
+	if own := s.canonicalCupel(); len(own) > 0 {
+		o = append(o, member{"cupel", own})
+	}
+	return o
+}
+
+// canonicalCupel writes the keys of Cupel's own, those alone that are set: a
+// session without them keeps the text and the hash that it always had.
+func (s *Service) canonicalCupel() object {
+	var o object
+	if s.StopSignal != "" {
+		o = append(o, member{"stop_signal", s.StopSignal})
+	}
+	if s.OnRenewal != "" {
+		o = append(o, member{"on_renewal", s.OnRenewal})
+	}
+	if s.Offline != 0 {
+		o = append(o, member{"offline", s.Offline.String()})
+	}
 	return o
 }
 
@@ -164,7 +186,11 @@ func canonicalIdentity(id appraise.Identity) object {
 }
 
 func (p AccessPolicy) canonical() object {
-	return object{{"read", texts(p.Read)}, {"update", texts(p.Update)}, {"create_sessions", texts(p.CreateSessions)}}
+	o := object{{"read", texts(p.Read)}, {"update", texts(p.Update)}, {"create_sessions", texts(p.CreateSessions)}}
+	if p.Deploy != nil {
+		o = append(o, member{"deploy", texts(p.Deploy)})
+	}
+	return o
 }
 
 func (s Security) canonical() object {

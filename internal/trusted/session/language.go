@@ -18,13 +18,15 @@ type section struct {
 // a key means moving it from later to keys.
 var (
 	sectionSession = section{"session",
-		[]string{"name", "version", "predecessor", "services", "secrets", "volumes", "images", "access_policy", "security"},
-		[]string{"namespace_hash", "salt", "creator", "secret_config", "digest", "board_members", "board_policy"}}
+		[]string{"name", "version", "predecessor", "salt", "services", "secrets", "volumes", "images", "access_policy", "security"},
+		[]string{"namespace_hash", "creator", "secret_config", "digest", "board_members", "board_policy"}}
 
 	sectionService = section{"service",
-		[]string{"name", "command", "environment", "pwd", "image_name", "mrenclaves", "attestation"},
+		[]string{"name", "command", "environment", "pwd", "image_name", "mrenclaves", "attestation", "cupel"},
 		[]string{"platforms", "fspf_path", "fspf_key", "fspf_tag", "fspf_update_policy",
 			"one_time_password_shared_secret", "persistency", "tags"}}
+
+	sectionServiceCupel = section{"service's cupel map", []string{"stop_signal", "on_renewal", "offline"}, nil}
 
 	sectionAttestation = section{"attestation variant", []string{"mrenclave", "signer"}, nil}
 
@@ -46,7 +48,7 @@ var (
 
 	sectionFile = section{"injection file", []string{"path", "content", "permission"}, nil}
 
-	sectionAccess = section{"access_policy", []string{"read", "update", "create_sessions"}, []string{"list_sessions"}}
+	sectionAccess = section{"access_policy", []string{"read", "update", "create_sessions", "deploy"}, []string{"list_sessions"}}
 
 	sectionSecurity = section{"security", []string{"attestation"}, []string{"singleton_enclaves", "service_access_token"}}
 

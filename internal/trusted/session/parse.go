@@ -43,6 +43,7 @@ func (r *reader) read(root *yaml.Node) {
 		}
 	}
 	r.predecessor(f)
+	r.salt(f)
 	if n := f.values["security"]; n != nil && !isNull(n) {
 		r.security(n)
 	} else {

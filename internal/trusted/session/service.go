@@ -35,6 +35,7 @@ func (r *reader) services(f fields) {
 				r.checkPath(s.at("pwd"), "pwd", svc.Pwd)
 			}
 		}
+		r.serviceCupel(s, &svc)
 		r.session.Services = append(r.session.Services, svc)
 	}
 }

@@ -24,6 +24,8 @@
 package session
 
 import (
+	"time"
+
 	"cupel.dev/cupel/internal/trusted/appraise"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/secret"
@@ -34,12 +36,15 @@ type Session struct {
 	Version     string // "0.3" or "0.3.N"
 	Name        ident.SessionName
 	Predecessor *ident.Digest // hash of the version that this one replaces
-	Services    []Service
-	Secrets     []Secret
-	Volumes     []Volume
-	Images      []Image
-	Access      AccessPolicy
-	Security    Security
+	// Salt makes the session's hash one that nobody can guess the text from. It
+	// is as secret as the values that the text gives.
+	Salt     secret.Value
+	Services []Service
+	Secrets  []Secret
+	Volumes  []Volume
+	Images   []Image
+	Access   AccessPolicy
+	Security Security
 
 	// Warnings say what is allowed but hardly meant, with line and column. They
 	// are no part of the canonical form.
@@ -54,6 +59,13 @@ type Service struct {
 	Command     []Text              // argv; empty: the image's own
 	Environment []EnvVar            // in canonical (name) order
 	Pwd         string
+
+	// What follows are keys of Cupel's own, in the map `cupel:`. A zero value was
+	// not written, and is not written.
+
+	StopSignal string        // "SIGQUIT": asks the app to end well; "" means SIGTERM
+	OnRenewal  string        // "SIGHUP": tells the app that its certificate was renewed; "" for none
+	Offline    time.Duration // how long a copy goes on that reaches no CAS; 0: until its certificate ends
 }
 
 // EnvVar is one variable of a service's environment.
@@ -146,6 +158,10 @@ type InjectionFile struct {
 // NONE, or a key hash (64 hex digits or SCONE's Base58Check form).
 type AccessPolicy struct {
 	Read, Update, CreateSessions []AccessEntry
+	// Deploy is a right of Cupel's own: to grant that the session is run. Nil
+	// where the text doesn't say: then the CREATOR has it, and whoever may
+	// update. ANY means that no grant is asked for.
+	Deploy []AccessEntry
 }
 
 // AccessEntry is one entry; Word is empty where Key is set.

@@ -31,6 +31,7 @@ const (
 	PathLegacySession = "/session"     // POST body: session text -> 201 Created; GET /session/NAME -> Session
 	PathSessions      = "/v1/sessions" // POST, GET /v1/sessions/NAME[?hash=HEX] as above
 	SuffixInstances   = "/instances"   // GET /v1/sessions/NAME/instances -> Instances
+	PathGrants        = "/v1/grants"   // POST NewGrant -> GrantMade; GET ?session=NAME -> Grants; PATCH /v1/grants/ID GrantChange -> Grant; DELETE /v1/grants/ID -> Grant
 	PathValues        = "/v1/values/"  // GET /v1/values/session=NAME[,secret=S][,session_hash=HEX] -> Values, with secret=: Value
 	PathAttest        = "/v1/attest"   // GET ?nonce=HEX64 -> Attestation
 	PathVersion       = "/v1/version"  // GET -> VersionInfo
@@ -87,6 +88,9 @@ const (
 	Lapsed  State = "lapsed"  // missed three reports; its rights ended
 	Exited  State = "exited"  // reported its exit
 	Revoked State = "revoked" // a session update excluded it
+
+	Withdrawn State = "withdrawn" // the grant that it ran under ended
+	Gone      State = "gone"      // the holder of its grant's token said that it is no more
 )
 
 // Instances lists a session's instances: all that run, and the latest that
@@ -94,6 +98,17 @@ const (
 type Instances struct {
 	Version   int        `json:"version"`
 	Instances []Instance `json:"instances"`
+	// Volumes are the session's, by name, each in its newest state.
+	Volumes []Volume `json:"volumes"`
+}
+
+// Volume is the newest state of one of a session's volumes.
+type Volume struct {
+	Name       string           `json:"name"`
+	Generation uint64           `json:"generation"` // 0: nothing was committed yet
+	Holder     ident.InstanceID `json:"holder"`     // of the lease; zero: nobody
+	// Statement is what the instance that committed it said about it.
+	Statement *release.Statement `json:"statement,omitempty"`
 }
 
 // Instance is one attested copy of a service.
@@ -108,8 +123,10 @@ type Instance struct {
 	ExitCode   *int              `json:"exit_code,omitempty"`
 	ExitReason string            `json:"exit_reason,omitempty"`
 	// SessionHash is the session version that it was released under.
-	SessionHash ident.Digest     `json:"session_hash"`
-	Volumes     []InstanceVolume `json:"volumes,omitempty"`
+	SessionHash ident.Digest `json:"session_hash"`
+	// Grant is the one that it runs under; zero: none was asked for.
+	Grant   release.GrantID  `json:"grant,omitzero"`
+	Volumes []InstanceVolume `json:"volumes,omitempty"`
 }
 
 // InstanceVolume is a volume as an instance has it.
@@ -117,6 +134,8 @@ type InstanceVolume struct {
 	Name       string         `json:"name"`
 	Access     release.Access `json:"access"`
 	Generation uint64         `json:"generation"` // that the instance started from or committed last
+	// Statement belongs to that generation.
+	Statement *release.Statement `json:"statement,omitempty"`
 }
 
 // Attestation is the CAS's own evidence. REPORTDATA is release.CASReportData of

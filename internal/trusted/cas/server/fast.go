@@ -20,11 +20,18 @@ import (
 func fastRelease(body []byte) (*release.Request, bool) {
 	s := scanner{rest: body, ok: true}
 	var req release.Request
-	s.literal(`{"version":1,"session":"`)
-	req.Version = 1
+	s.literal(`{"version":2,"session":"`)
+	req.Version = release.Version
 	req.Session = ident.SessionName(s.plain())
 	s.literal(`,"service":"`)
 	req.Service = ident.ServiceName(s.plain())
+	if s.has(`,"grant":"`) {
+		grant, err := release.ParseGrantToken(string(s.plain()))
+		if err != nil {
+			return nil, false
+		}
+		req.Grant = grant
+	}
 	s.literal(`,"evidence":{"type":"`)
 	req.Evidence.Type = attest.Type(s.plain())
 	s.literal(`,"quote":"`)
@@ -53,6 +60,13 @@ type scanner struct {
 func (s *scanner) literal(want string) {
 	rest, ok := bytes.CutPrefix(s.rest, []byte(want))
 	s.rest, s.ok = rest, s.ok && ok
+}
+
+// has takes a literal that may be missing.
+func (s *scanner) has(want string) bool {
+	rest, ok := bytes.CutPrefix(s.rest, []byte(want))
+	s.rest = rest
+	return ok
 }
 
 // plain takes a string of unremarkable ASCII and its closing quote.

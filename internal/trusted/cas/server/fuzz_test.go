@@ -13,8 +13,8 @@ import (
 // FuzzReleaseRequest: no panic, and what is accepted re-encodes to the same.
 func FuzzReleaseRequest(f *testing.F) {
 	for _, seed := range []string{
-		`{"version":1,"session":"a/b","service":"c","evidence":{"type":"sgx","quote":"AAAA","endorsements":{"x":"y"}}}`,
-		`{"version":1,"session":"a","service":"c","otp":"1","evidence":{"type":"sgx","quote":null}}`,
+		`{"version":2,"session":"a/b","service":"c","evidence":{"type":"sgx","quote":"AAAA","endorsements":{"x":"y"}}}`,
+		`{"version":2,"session":"a","service":"c","otp":"1","evidence":{"type":"sgx","quote":null}}`,
 		`{"version":1,"evidence":{"endorsements":null}}`,
 		`{"Version":1}`, `{}`, `null`, `[]`, `{"version":1}{}`, `{"session":"\ud800"}`, ``,
 	} {
@@ -58,10 +58,11 @@ func FuzzValueRef(f *testing.F) {
 // FuzzFastRelease: where the fast reader answers, encoding/json answers the same.
 func FuzzFastRelease(f *testing.F) {
 	for _, seed := range []string{
-		`{"version":1,"session":"a/b","service":"c","evidence":{"type":"sgx","quote":"AAAA","endorsements":{"x":"y","z":"a\\\"}}"}}}`,
-		`{"version":1,"session":"a","service":"c","evidence":{"type":"sgx","quote":"","endorsements":{}}}`,
-		`{"version":1,"session":"a","service":"c","evidence":{"type":"sgx","quote":"AA==","endorsements":{"x":"\\"}}}`,
-		`{"version":1,"session":"a","service":"c","evidence":{"type":"sgx","quote":"A","endorsements":{"x":1}}}`,
+		`{"version":2,"session":"a/b","service":"c","evidence":{"type":"sgx","quote":"AAAA","endorsements":{"x":"y","z":"a\\\"}}"}}}`,
+		`{"version":2,"session":"a","service":"c","evidence":{"type":"sgx","quote":"","endorsements":{}}}`,
+		`{"version":2,"session":"a","service":"c","evidence":{"type":"sgx","quote":"AA==","endorsements":{"x":"\\"}}}`,
+		`{"version":2,"session":"a","service":"c","grant":"cupelgrant1.AA","evidence":{"type":"sgx","quote":"AA==","endorsements":{}}}`,
+		`{"version":2,"session":"a","service":"c","evidence":{"type":"sgx","quote":"A","endorsements":{"x":1}}}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -85,7 +86,7 @@ func FuzzFastRelease(f *testing.F) {
 
 func TestFastReleaseTakesWhatClientsSend(t *testing.T) {
 	body, err := json.Marshal(release.Request{
-		Version: release.Version, Session: "a/b", Service: "c",
+		Version: release.Version, Session: "a/b", Service: "c", Grant: release.NewGrantToken(release.GrantID{1}, [32]byte{2}),
 		Evidence: attest.Evidence{Type: attest.SGX, Quote: []byte{1, 2, 3}, Endorsements: json.RawMessage(`{"tcb":"{\"a\":1}"}`)},
 	})
 	if err != nil {
