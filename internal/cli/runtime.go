@@ -216,7 +216,7 @@ func (r *measureReply) fill(lock *rebuild.Lock, img *rebuild.Image) error {
 	if err != nil {
 		return err
 	}
-	if r.Measurement, err = launch.Expected(cfg, r.Launcher); err != nil {
+	if r.Measurement, err = launch.Expected(launch.Newest, cfg, r.Launcher); err != nil {
 		return err
 	}
 	r.Config = img.ConfigDigest()

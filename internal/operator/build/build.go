@@ -108,7 +108,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := launch.Expected(cfg, o.Launcher)
+	m, err := launch.Expected(launch.Newest, cfg, o.Launcher)
 	if err != nil {
 		return nil, err
 	}
@@ -123,11 +123,12 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 // memo is what an earlier build of the same made. It only saves work: an owner
 // never sees it, and a node is told by what it measures, not by this.
 type memo struct {
-	Version    int          `json:"version"`
-	Definition ident.Digest `json:"definition"`
-	Lock       ident.Digest `json:"lock"`
-	Launcher   ident.Digest `json:"launcher"`
-	Result     Result       `json:"result"`
+	Version    int            `json:"version"`
+	Definition ident.Digest   `json:"definition"`
+	Lock       ident.Digest   `json:"lock"`
+	Launcher   ident.Digest   `json:"launcher"`
+	Profile    launch.Version `json:"profile"`
+	Result     Result         `json:"result"`
 }
 
 func (o Options) memoFile() string {
@@ -143,7 +144,8 @@ func (o Options) remembered(ctx context.Context, l *rebuild.Lock) *Result {
 		return nil
 	}
 	text, err := l.Encode()
-	if err != nil || m.Lock != ident.Sum(text) || m.Definition != o.Definition.Digest() || m.Launcher != o.Launcher {
+	if err != nil || m.Lock != ident.Sum(text) || m.Definition != o.Definition.Digest() || m.Launcher != o.Launcher ||
+		m.Profile != launch.Newest {
 		return nil
 	}
 	if d, err := o.Registry.ImageDigest(ctx, m.Result.Image); err != nil || d != m.Result.Manifest {
@@ -161,7 +163,14 @@ func (o Options) remember(l *rebuild.Lock, r *Result) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(memo{1, o.Definition.Digest(), ident.Sum(text), o.Launcher, *r})
+	b, err := json.Marshal(memo{
+		Version:    1,
+		Definition: o.Definition.Digest(),
+		Lock:       ident.Sum(text),
+		Launcher:   o.Launcher,
+		Profile:    launch.Newest,
+		Result:     *r,
+	})
 	if err != nil {
 		return fmt.Errorf("remember the build: %w", err)
 	}

@@ -72,7 +72,7 @@ func (c *catalog) describe(name, ref string, img registry.Image) (wire.Runtime, 
 	if err != nil {
 		return wire.Runtime{}, err
 	}
-	m, err := launch.Expected(cfg, c.launcher)
+	m, err := launch.Expected(launch.Newest, cfg, c.launcher)
 	if err != nil {
 		return wire.Runtime{}, err
 	}

@@ -71,7 +71,7 @@ func server(t *testing.T, change func(*Launched)) *Server {
 	if groups.V2() {
 		path = member[""]
 	}
-	spec, err := launch.Spec(image)
+	spec, err := launch.Spec(launch.Newest, image)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestQuote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := launch.Expected(image, ident.Sum(exe))
+	want, err := launch.Expected(launch.Newest, image, ident.Sum(exe))
 	if err != nil {
 		t.Fatal(err)
 	}

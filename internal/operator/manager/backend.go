@@ -8,7 +8,9 @@ import (
 
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
 )
 
 // Backend runs instances somewhere: on this machine's node, on many nodes, on
@@ -47,7 +49,7 @@ type Backend interface {
 }
 
 // InstanceSpec is everything that a Backend needs to know to start one
-// instance. It holds no secret: those come from the CAS, inside.
+// instance. But for the grant it holds no secret: those come from the CAS, inside.
 type InstanceSpec struct {
 	ID      string            // unique: 1 to 40 of a-z 0-9 -, e.g. "i-3f9k2m1x-1"
 	App     string            // the app's id, for grouping
@@ -60,6 +62,10 @@ type InstanceSpec struct {
 	Memory  uint64            // limit in bytes
 	Port    uint16            // TCP port that a healthy instance accepts on; 0: a job, which has no health
 	Labels  map[string]string // kept and given back by List
+	Profile launch.Version    // launch profile; empty: the first
+	// Grant is the right to run, which the instance shows the CAS: CUPEL_GRANT.
+	// Empty: it has none. A Backend gives it to the launcher and to nobody else.
+	Grant secret.Value `json:"-"`
 }
 
 // InstanceState is what the Backend sees from outside.

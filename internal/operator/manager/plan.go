@@ -287,7 +287,7 @@ func spec(a *App, rev *Revision, in *Instance) *InstanceSpec {
 		Config:  ident.ConfigID{Session: rev.Session, Service: service},
 		Binding: release.LaunchBinding(rev.CAS, rev.Session, service),
 		CAS:     rev.CAS, CASAddr: rev.CASAddr,
-		Image: image, Memory: memory, Port: port,
+		Image: image, Memory: memory, Port: port, Profile: rev.Profile,
 		Labels: map[string]string{"instance": in.ID, "role": string(in.Role), "revision": fmt.Sprint(rev.Number)},
 	}
 }

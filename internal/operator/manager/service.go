@@ -8,6 +8,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -101,6 +102,7 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 		Session: session, Runtime: req.Runtime, Instances: req.Instances, Memory: req.Memory,
 		Port: req.Port, ContainerPort: req.ContainerPort,
 		Service: req.Service, PullService: req.PullService, CAS: m.cfg.CAS.Identity,
+		Profile: launch.Newest,
 	}
 	if rev.Service == "" {
 		rev.Service = defaultService

@@ -6,6 +6,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -85,6 +86,9 @@ type Revision struct {
 	ContainerPort uint16            `json:"container_port"`
 	CAS           ident.KeyHash     `json:"cas"`
 	CASAddr       string            `json:"cas_addr,omitempty"` // empty: the manager's own
+	// Profile is the launch profile by which its instances start, for as long as
+	// it serves: a newer one is another measurement. Empty: the first.
+	Profile launch.Version `json:"profile,omitempty"`
 }
 
 // Phase is how far a rollout is.

@@ -15,7 +15,7 @@ import (
 // rogue CAS address, which is free: the launcher refuses that CAS itself.
 func TestHostileOrders(t *testing.T) {
 	img := launch.ImageConfig{DiffIDs: []ident.Digest{{1}}, Entrypoint: []string{"/bin/app"}}
-	want, err := launch.Expected(img, ident.Digest{2})
+	want, err := launch.Expected(launch.Newest, img, ident.Digest{2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestHostileOrders(t *testing.T) {
 		if rogue := free.CASAddr == "rogue:1"; rogue != (order == "cas=rogue:1") {
 			t.Errorf("%s: CAS at %q", order, free.CASAddr)
 		}
-		spec, err := launch.Spec(img)
+		spec, err := launch.Spec(launch.Newest, img)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,7 +17,9 @@ import (
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
@@ -83,12 +85,16 @@ func TestJournal(t *testing.T) {
 	j := journal{t.TempDir()}
 	r := &record{Spec: manager.InstanceSpec{
 		ID: "i-1", Config: ident.ConfigID{Session: "s", Service: "x"}, Memory: 1, Labels: map[string]string{"a": "b"},
+		Profile: launch.V2, Grant: secret.NewString("t0ken"),
 	}, CreatedAt: time.Unix(1, 0).UTC(), Report: volume.Status{Phase: volume.Running}, Exit: &exit{Code: 1}}
 	if err := j.save(r, true); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(j.dir, ".i-2.json.tmp"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if info, err := os.Stat(j.path("i-1")); err != nil || info.Mode() != 0o600 {
+		t.Errorf("a record with a grant: %v, %v", info.Mode(), err)
 	}
 	got, err := j.load()
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/secret"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
@@ -21,13 +22,19 @@ const recordVersion = 1
 // record is one instance in the journal.
 type record struct {
 	Version   int                  `json:"version"`
-	Spec      manager.InstanceSpec `json:"spec"`
+	Spec      manager.InstanceSpec `json:"spec"` // without its grant, which stands beside it on disk
 	CreatedAt time.Time            `json:"created_at"`
 	Made      bool                 `json:"made"` // Start came to its end
 	IP        netip.Addr           `json:"ip"`
 	Report    volume.Status        `json:"report"` // the launcher's newest
 	StartedAt time.Time            `json:"started_at,omitzero"`
 	Exit      *exit                `json:"exit,omitempty"`
+}
+
+// recordFile is a record as it lies on disk, for the node's eyes alone.
+type recordFile struct {
+	*record
+	Grant string `json:"grant,omitempty"`
 }
 
 // exit is how an instance ended.
@@ -47,7 +54,7 @@ func (j journal) path(id string) string { return filepath.Join(j.dir, id+".json"
 // one of this process, which is enough for what dies with the machine too.
 func (j journal) save(r *record, sync bool) error {
 	r.Version = recordVersion
-	b, err := json.MarshalIndent(r, "", " ")
+	b, err := json.MarshalIndent(recordFile{record: r, Grant: string(r.Spec.Grant.Reveal())}, "", " ")
 	if err != nil {
 		return fmt.Errorf("encode instance record: %w", err)
 	}
@@ -83,9 +90,13 @@ func (j journal) load() ([]*record, error) {
 			return nil, fmt.Errorf("read instance record: %w", err)
 		}
 		var r record
-		if err := json.Unmarshal(b, &r); err != nil || r.Version != recordVersion || r.Spec.ID != id {
+		stored := recordFile{record: &r}
+		if err := json.Unmarshal(b, &stored); err != nil || r.Version != recordVersion || r.Spec.ID != id {
 			return nil, fmt.Errorf("instance record %s: version %d, id %q: want version %d of that id (%w)",
 				j.path(id), r.Version, r.Spec.ID, recordVersion, err)
+		}
+		if stored.Grant != "" {
+			r.Spec.Grant = secret.NewString(stored.Grant)
 		}
 		records = append(records, &r)
 	}

@@ -28,6 +28,9 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 		return problem.New(problem.Invalid, "memory_limit", "memory limit of %d bytes", spec.Memory).
 			Want("at least %d (16M)", minMemory).Fix("deploy with a larger --memory")
 	}
+	if _, err := launch.ParseVersion(string(spec.Profile)); err != nil {
+		return err
+	}
 	img, err := n.cfg.Images.Find(ctx, spec.Image)
 	if err != nil {
 		return err
@@ -125,12 +128,12 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig) 
 	}
 	free := launch.Free{
 		CASAddr: casAddr, LASAddr: launch.LASAddr, ConfigID: spec.Config.String(),
-		Root: "rootfs", Hostname: host, CgroupsPath: n.cgroup(spec.ID), NetworkNamespace: netns,
+		Grant: spec.Grant, Root: "rootfs", Hostname: host, CgroupsPath: n.cgroup(spec.ID), NetworkNamespace: netns,
 		Memory: int64(spec.Memory), Pids: maxPids,
 		ResolvConf: etc + "/resolv.conf", Hosts: etc + "/hosts", SocketDir: run, Launcher: n.launcher,
 	}
 	n.hostile.free(&free)
-	ociSpec, err := launch.Spec(img)
+	ociSpec, err := launch.Spec(spec.Profile, img)
 	if err != nil {
 		return err
 	}

@@ -10,10 +10,10 @@ import (
 // freeFields empties, in place, every field of spec that is not measured.
 // What it leaves alone is measured. A free field of the wrong type is left
 // alone too: it is then another launch, and no runtime would take it.
-func freeFields(spec map[string]any) error {
+func freeFields(spec map[string]any, variables []string) error {
 	process, linux := object(spec, "process"), object(spec, "linux")
 	if env, ok := process["env"].([]any); ok {
-		freeEnv(env)
+		freeEnv(env, variables)
 	}
 	emptyString(object(spec, "root"), "path")
 	emptyString(spec, "hostname")
@@ -33,12 +33,12 @@ func freeFields(spec map[string]any) error {
 
 // freeEnv empties the values of the host variables. A name that appears twice
 // keeps its later values, since which one a program reads is its own choice.
-func freeEnv(env []any) {
+func freeEnv(env []any, variables []string) {
 	var seen []string
 	for i, e := range env {
 		s, _ := e.(string)
 		name, _, ok := strings.Cut(s, "=")
-		if ok && slices.Contains(hostVariables, name) && !slices.Contains(seen, name) {
+		if ok && slices.Contains(variables, name) && !slices.Contains(seen, name) {
 			env[i] = name + "="
 			seen = append(seen, name)
 		}

@@ -1,16 +1,21 @@
 // Package launch is the measured launch: how every instance is started, and
 // the number that says so.
 //
-// It owns launch profile v1, an OCI runtime spec of our own (profile-v1.json),
-// and the measurement over what was really launched: the spec that the
-// low-level runtime got, the image's config and layers, and the launcher's
-// binary. The node builds specs with [Spec]; whatever plays the hardware
-// measures with [Measure]; owners and the CAS compute with [Expected] what it
-// must come to.
+// It owns the launch profiles, OCI runtime specs of our own (profile-v1.json,
+// profile-v2.json), and the measurement over what was really launched: the spec
+// that the low-level runtime got, the image's config and layers, and the
+// launcher's binary. The node builds specs with [Spec]; whatever plays the
+// hardware measures with [Measure]; owners and the CAS compute with [Expected]
+// what it must come to.
+//
+// A [Version] of the profile never changes: what was launched by it goes on
+// having its measurement. A spec says itself which version it is of, in a
+// measured annotation (v1, which has none, is every other spec), so that nobody
+// has to be asked.
 //
 // The rule that makes it safe: everything in the spec is measured except a
 // closed list of fields ([freeFields]) that can't change which code runs or
-// what it can reach: the values of the three host variables, names and limits
+// what it can reach: the values of the host variables, names and limits
 // of the cgroup (never the swap limit), the network namespace, the hostname,
 // the root's place on the host and the sources of four bind mounts (one of
 // them is the launcher, whose digest is measured instead). A field that this
@@ -45,10 +50,8 @@ const (
 	EnvCAS      = "CUPEL_CAS_ADDR"  // HOST:PORT of the CAS's instances' API
 	EnvLAS      = "CUPEL_LAS_ADDR"  // unix:PATH or HOST:PORT
 	EnvConfigID = "CUPEL_CONFIG_ID" // SESSION/SERVICE
+	EnvGrant    = "CUPEL_GRANT"     // the right to run, a token; may be empty. Since v2
 )
-
-// domain separates this hash from every other and carries the profile's version.
-const domain = "cupel/measured-launch/v1"
 
 // Measure returns the measurement of a launch: of the spec that the runtime
 // got, on the image that its root stands on, with the launcher file's digest.
@@ -66,10 +69,10 @@ func Measure(specJSON []byte, img ImageConfig, launcher ident.Digest) (ident.Mea
 	return measure(spec, img, launcher)
 }
 
-// Expected returns the measurement of an unchanged launch of img under this
-// version's profile by the launcher with that digest.
-func Expected(img ImageConfig, launcher ident.Digest) (ident.Measurement, error) {
-	specJSON, err := Spec(img)
+// Expected returns the measurement of an unchanged launch of img under that
+// version of the profile by the launcher with that digest.
+func Expected(v Version, img ImageConfig, launcher ident.Digest) (ident.Measurement, error) {
+	specJSON, err := Spec(v, img)
 	if err != nil {
 		return ident.Measurement{}, err
 	}
@@ -80,10 +83,11 @@ func Expected(img ImageConfig, launcher ident.Digest) (ident.Measurement, error)
 	return measure(spec, img, launcher)
 }
 
-// measure hashes, length-prefixed: the domain, the normalised spec, the
+// measure hashes, length-prefixed: the version's domain, the normalised spec, the
 // image's config digest, its diff ids in order, the launcher's digest.
 func measure(spec map[string]any, img ImageConfig, launcher ident.Digest) (ident.Measurement, error) {
-	if err := freeFields(spec); err != nil {
+	p := profiles[versionOf(spec)]
+	if err := freeFields(spec, p.variables); err != nil {
 		return ident.Measurement{}, err
 	}
 	h := sha256.New()
@@ -93,7 +97,7 @@ func measure(spec map[string]any, img ImageConfig, launcher ident.Digest) (ident
 		h.Write(n[:])
 		h.Write(b)
 	}
-	part([]byte(domain))
+	part([]byte(p.domain))
 	part(canonical(nil, spec))
 	part(img.Config[:])
 	var ids []byte

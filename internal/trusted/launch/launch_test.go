@@ -13,6 +13,7 @@ import (
 
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -48,10 +49,17 @@ func testFree() Free {
 	}
 }
 
+// eachVersion runs f for every version of the profile.
+func eachVersion(t *testing.T, f func(t *testing.T, v Version)) {
+	for _, v := range []Version{V1, V2} {
+		t.Run(string(v), func(t *testing.T) { f(t, v) })
+	}
+}
+
 // launched returns a spec as a node would hand it to the runtime.
-func launched(t *testing.T) []byte {
+func launched(t *testing.T, v Version) []byte {
 	t.Helper()
-	empty, err := Spec(testImage(t))
+	empty, err := Spec(v, testImage(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,19 +70,109 @@ func launched(t *testing.T) []byte {
 	return spec
 }
 
-// TestGolden pins the profile: a change of it is a new version of it.
+// TestGolden pins the profiles: a change of one is a new version of it.
 func TestGolden(t *testing.T) {
 	img := testImage(t)
-	spec, err := Spec(img)
-	if err != nil {
-		t.Fatal(err)
+	for v, files := range map[Version][2]string{
+		V1: {"spec.json", "measurement.txt"},
+		V2: {"spec-v2.json", "measurement-v2.txt"},
+	} {
+		spec, err := Spec(v, img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := Expected(v, img, launcher)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, files[0], string(spec))
+		golden(t, files[1], m.String()+"\n")
 	}
-	m, err := Expected(img, launcher)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestProfilesStay: a profile is its file, byte for byte, comments that nobody
+// reads included.
+func TestProfilesStay(t *testing.T) {
+	for v, want := range map[Version]string{
+		V1: "7e4a2e73aac8eed6b44c7ddbf4dd7315f8ca915714c06d3b331ca3432259215b",
+	} {
+		if got := ident.Sum(profiles[v].spec).String(); got != want {
+			t.Errorf("profile %s has digest %s, want %s: make a new version instead", v, got, want)
+		}
 	}
-	golden(t, "spec.json", string(spec))
-	golden(t, "measurement.txt", m.String()+"\n")
+}
+
+func TestParseVersion(t *testing.T) {
+	for s, want := range map[string]Version{"": V1, "v1": V1, "v2": V2} {
+		if v, err := ParseVersion(s); err != nil || v != want {
+			t.Errorf("%q: %q, %v", s, v, err)
+		}
+	}
+	for _, s := range []string{"v3", "2", "V1", " v1"} {
+		_, err := ParseVersion(s)
+		_, specErr := Spec(Version(s), testImage(t))
+		if p := problem.From(err); err == nil || specErr == nil || p.Rule != "launch_profile" || p.Mend == "" {
+			t.Errorf("%q: %v, %v", s, err, specErr)
+		}
+	}
+}
+
+// TestVersionsDiffer: a launch is of the version that its spec says, and none
+// passes for another one.
+func TestVersionsDiffer(t *testing.T) {
+	img := testImage(t)
+	measured := map[Version]ident.Measurement{}
+	eachVersion(t, func(t *testing.T, v Version) {
+		var err error
+		if measured[v], err = Measure(launched(t, v), img, launcher); err != nil {
+			t.Fatal(err)
+		}
+		if want, err := Expected(v, img, launcher); err != nil || measured[v] != want {
+			t.Errorf("measured %v, want %v, %v", measured[v], want, err)
+		}
+	})
+	if measured[V1] == measured[V2] {
+		t.Error("both versions have one measurement")
+	}
+	spec := launched(t, V2)
+	for name, edited := range map[string]string{
+		"said to be v1":       strings.Replace(string(spec), `:"v2"`, `:"v1"`, 1),
+		"said to be of later": strings.Replace(string(spec), `:"v2"`, `:"v3"`, 1),
+		"not said":            strings.Replace(string(spec), `{"dev.cupel.launch-profile":"v2"}`, `{}`, 1),
+	} {
+		m, err := Measure([]byte(edited), img, launcher)
+		if edited == string(spec) || err != nil || m == measured[V1] || m == measured[V2] {
+			t.Errorf("%s: %v, %v", name, m, err)
+		}
+	}
+	claims := strings.Replace(string(launched(t, V1)), `{"hostname"`, `{"annotations":{"dev.cupel.launch-profile":"v2"},"hostname"`, 1)
+	if m, err := Measure([]byte(claims), img, launcher); err != nil || m == measured[V1] || m == measured[V2] {
+		t.Errorf("v1 that says v2: %v, %v", m, err)
+	}
+}
+
+// TestGrantIsFree: the fourth host variable exists in v2, with a free value.
+func TestGrantIsFree(t *testing.T) {
+	eachVersion(t, func(t *testing.T, v Version) {
+		empty, err := Spec(v, testImage(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := testFree()
+		f.Grant = secret.NewString("t0ken")
+		spec, err := Fill(empty, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if has := strings.Contains(string(spec), `"CUPEL_GRANT=t0ken"`); has != (v != V1) {
+			t.Errorf("the spec has the grant: %v", has)
+		}
+		if m, err := Measure(spec, testImage(t), launcher); err != nil || m.String() == "" {
+			t.Error(err)
+		} else if want, _ := Expected(v, testImage(t), launcher); m != want {
+			t.Errorf("measured %v, want %v", m, want)
+		}
+	})
 }
 
 func golden(t *testing.T, name, got string) {
@@ -141,10 +239,10 @@ func bind(source, dest string) map[string]any {
 	return map[string]any{"destination": dest, "type": "bind", "source": source, "options": []any{"bind", "ro"}}
 }
 
-func measureEdited(t *testing.T, edit func(map[string]any)) (ident.Measurement, error) {
+func measureEdited(t *testing.T, v Version, edit func(map[string]any)) (ident.Measurement, error) {
 	t.Helper()
 	var spec map[string]any
-	d := json.NewDecoder(strings.NewReader(string(launched(t))))
+	d := json.NewDecoder(strings.NewReader(string(launched(t, v))))
 	d.UseNumber()
 	if err := d.Decode(&spec); err != nil {
 		t.Fatal(err)
@@ -157,14 +255,20 @@ func measureEdited(t *testing.T, edit func(map[string]any)) (ident.Measurement, 
 	return Measure(b, testImage(t), launcher)
 }
 
-func TestFreeFieldsAreFree(t *testing.T) {
-	want, err := Expected(testImage(t), launcher)
+func TestFreeFieldsAreFree(t *testing.T) { eachVersion(t, checkFreeFieldsAreFree) }
+
+func checkFreeFieldsAreFree(t *testing.T, v Version) {
+	want, err := Expected(v, testImage(t), launcher)
 	if err != nil {
 		t.Fatal(err)
 	}
+	values := []any{"CUPEL_CAS_ADDR=x:1", "CUPEL_LAS_ADDR=y", "CUPEL_CONFIG_ID=a/b=c"}
+	if v != V1 {
+		values = append(values, "CUPEL_GRANT=x")
+	}
 	for _, c := range []edit{
 		{"as launched", func(map[string]any) {}},
-		{"values of the host variables", set([]any{"CUPEL_CAS_ADDR=x:1", "CUPEL_LAS_ADDR=y", "CUPEL_CONFIG_ID=a/b=c"}, "process", "env")},
+		{"values of the host variables", set(values, "process", "env")},
 		{"cgroup", set("/other", "linux", "cgroupsPath")},
 		{"memory limit", set(map[string]any{"limit": 1, "swap": 1, "swappiness": 0}, "linux", "resources", "memory")},
 		{"pids limit", set(map[string]any{"limit": 7}, "linux", "resources", "pids")},
@@ -177,15 +281,17 @@ func TestFreeFieldsAreFree(t *testing.T) {
 		{"source of the socket directory", inList(8, "source", "/other", "mounts")},
 		{"source of the launcher", inList(9, "source", "/other", "mounts")},
 	} {
-		got, err := measureEdited(t, c.edit)
+		got, err := measureEdited(t, v, c.edit)
 		if err != nil || got != want {
 			t.Errorf("%s: measurement %v, %v; want %v", c.name, got, err, want)
 		}
 	}
 }
 
-func TestEveryOtherChangeIsMeasured(t *testing.T) {
-	want, err := Expected(testImage(t), launcher)
+func TestEveryOtherChangeIsMeasured(t *testing.T) { eachVersion(t, checkEveryOtherChangeIsMeasured) }
+
+func checkEveryOtherChangeIsMeasured(t *testing.T, v Version) {
+	want, err := Expected(v, testImage(t), launcher)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +358,7 @@ func TestEveryOtherChangeIsMeasured(t *testing.T) {
 	}
 	seen := map[ident.Measurement]string{want: "the unchanged launch"}
 	for _, c := range cases {
-		got, err := measureEdited(t, c.edit)
+		got, err := measureEdited(t, v, c.edit)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -266,8 +372,10 @@ func TestEveryOtherChangeIsMeasured(t *testing.T) {
 
 // TestEveryLeafIsMeasuredOrListed changes each scalar of the launched spec in
 // turn, so that a field added to the profile can't be forgotten.
-func TestEveryLeafIsMeasuredOrListed(t *testing.T) {
-	want, err := Expected(testImage(t), launcher)
+func TestEveryLeafIsMeasuredOrListed(t *testing.T) { eachVersion(t, checkEveryLeafIsMeasuredOrListed) }
+
+func checkEveryLeafIsMeasuredOrListed(t *testing.T, v Version) {
+	want, err := Expected(v, testImage(t), launcher)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +386,10 @@ func TestEveryLeafIsMeasuredOrListed(t *testing.T) {
 		"/mounts/6/source": true, "/mounts/7/source": true, "/mounts/8/source": true, "/mounts/9/source": true,
 	}
 	refused := map[string]bool{"/linux/resources/memory/limit": true, "/linux/resources/memory/swap": true}
-	spec, err := parseObject(launched(t))
+	if v != V1 {
+		free["/process/env/3"] = true
+	}
+	spec, err := parseObject(launched(t, v))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,8 +442,10 @@ func eachLeaf(v any, path string, f func(path string)) {
 	}
 }
 
-func TestImageAndLauncherAreMeasured(t *testing.T) {
-	spec, img := launched(t), testImage(t)
+func TestImageAndLauncherAreMeasured(t *testing.T) { eachVersion(t, checkImageAndLauncherAreMeasured) }
+
+func checkImageAndLauncherAreMeasured(t *testing.T, v Version) {
+	spec, img := launched(t, v), testImage(t)
 	base, err := Measure(spec, img, launcher)
 	if err != nil {
 		t.Fatal(err)
@@ -360,19 +473,21 @@ func TestImageAndLauncherAreMeasured(t *testing.T) {
 	} {
 		changed := img
 		change(&changed)
-		if m, err := Expected(changed, launcher); err != nil || m == base {
+		if m, err := Expected(v, changed, launcher); err != nil || m == base {
 			t.Errorf("%s: measurement %v, %v", name, m, err)
 		}
 	}
 }
 
-func TestRefusedSpecs(t *testing.T) {
-	good := string(launched(t))
+func TestRefusedSpecs(t *testing.T) { eachVersion(t, checkRefusedSpecs) }
+
+func checkRefusedSpecs(t *testing.T, v Version) {
+	good := string(launched(t, v))
 	for _, c := range []struct{ name, spec, rule string }{
 		{"empty", "", "launch_spec"},
 		{"not an object", "[]", "launch_spec"},
 		{"two objects", good + "{}", "launch_spec"},
-		{"duplicate key", strings.Replace(good, `{"hostname"`, `{"hostname":"a","hostname"`, 1), "launch_spec"},
+		{"duplicate key", strings.Replace(good, `"hostname"`, `"hostname":"a","hostname"`, 1), "launch_spec"},
 		{"fraction", strings.Replace(good, `"uid":0`, `"uid":0.5`, 1), "launch_spec"},
 		{"not UTF-8", strings.Replace(good, "client-app-1", "\xff", 1), "launch_spec"},
 		{"deep", strings.Repeat("[", 100), "launch_spec"},
@@ -426,11 +541,11 @@ func TestSpecRefusesUnusableImages(t *testing.T) {
 	} {
 		img := testImage(t)
 		change(&img)
-		if _, err := Expected(img, launcher); problem.KindOf(err) != problem.Invalid {
+		if _, err := Expected(Newest, img, launcher); problem.KindOf(err) != problem.Invalid {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := Fill(launched(t), Free{}); err == nil {
+	if _, err := Fill(launched(t, Newest), Free{}); err == nil {
 		t.Error("filled in without a memory limit")
 	}
 }
@@ -440,6 +555,7 @@ func FuzzMeasure(f *testing.F) {
 	f.Add([]byte(`{"linux":{"resources":{"memory":{"limit":1,"swap":1}}}}`))
 	f.Add([]byte(`{"hooks":null,"process":{"env":["CUPEL_CAS_ADDR=x",1]},"linux":{"resources":{"memory":{"limit":1,"swap":1}},"namespaces":[{"type":"network","path":"x"},3]}}`))
 	f.Add(profileV1)
+	f.Add(profileV2)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		img := ImageConfig{DiffIDs: []ident.Digest{{1}}}
 		m, err := Measure(b, img, launcher)
@@ -460,7 +576,7 @@ func FuzzParseImageConfig(f *testing.F) {
 	f.Add([]byte(configJSON))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if img, err := ParseImageConfig(b); err == nil {
-			_, _ = Expected(img, launcher)
+			_, _ = Expected(Newest, img, launcher)
 		}
 	})
 }

@@ -6,25 +6,91 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"cupel.dev/cupel/internal/trusted/secret"
 )
 
-// profileV1 is launch profile v1. Its measured part never changes: a change is
-// a new file, a new version and a new domain.
-//
-//go:embed profile-v1.json
-var profileV1 []byte
+// The profiles. Their measured part never changes: a change is a new file, a new
+// version and a new domain.
+var (
+	//go:embed profile-v1.json
+	profileV1 []byte
+	//go:embed profile-v2.json
+	profileV2 []byte
+)
+
+// Version names a launch profile.
+type Version string
+
+// The versions that are known. The newest is for what is made now; a stored
+// launch that names none is of the first.
+const (
+	V1     Version = "v1"
+	V2     Version = "v2"
+	Newest         = V2
+)
+
+// annotation is where a spec names its version, from v2 on.
+const annotation = "dev.cupel.launch-profile"
+
+// profile is one version.
+type profile struct {
+	spec []byte
+	// domain separates this version's hash from every other.
+	domain string
+	// variables are the launcher's environment: the names are measured, in
+	// this order, the values are free.
+	variables []string
+}
+
+var profiles = map[Version]profile{
+	V1: {
+		spec:      profileV1,
+		domain:    "cupel/measured-launch/v1",
+		variables: []string{EnvCAS, EnvLAS, EnvConfigID},
+	},
+	V2: {
+		spec:      profileV2,
+		domain:    "cupel/measured-launch/v2",
+		variables: []string{EnvCAS, EnvLAS, EnvConfigID, EnvGrant},
+	},
+}
+
+// ParseVersion reads a stored version. None at all is the first, which was
+// never written down.
+func ParseVersion(s string) (Version, error) {
+	if s == "" {
+		return V1, nil
+	}
+	if _, ok := profiles[Version(s)]; !ok {
+		return "", invalid("launch_profile", "launch profile %.20q", s).Want("%s or %s", V1, V2).
+			Fix("this program is older than what it reads: install the newer release again")
+	}
+	return Version(s), nil
+}
+
+// versionOf returns the version that a spec says it is of. One that says
+// something else is held against the first, which it isn't either: the
+// annotation is measured.
+func versionOf(spec map[string]any) Version {
+	v, _ := object(spec, "annotations")[annotation].(string)
+	if _, ok := profiles[Version(v)]; ok {
+		return Version(v)
+	}
+	return V1
+}
 
 // freeBinds are the mounts of the profile whose source is the node's to choose.
 var freeBinds = []string{"/etc/resolv.conf", "/etc/hosts", SocketDir, LauncherPath}
 
-// hostVariables are the launcher's environment: the names are measured, in
-// this order, the values are free.
-var hostVariables = []string{EnvCAS, EnvLAS, EnvConfigID}
-
-// Spec returns the runtime spec of an instance of img, as JSON, with every
-// free field empty ([Fill] sets them).
-func Spec(img ImageConfig) ([]byte, error) {
-	spec, err := parseObject(profileV1)
+// Spec returns the runtime spec of an instance of img by that version of the
+// profile, as JSON, with every free field empty ([Fill] sets them).
+func Spec(v Version, img ImageConfig) ([]byte, error) {
+	v, err := ParseVersion(string(v))
+	if err != nil {
+		return nil, err
+	}
+	spec, err := parseObject(profiles[v].spec)
 	if err != nil {
 		return nil, fmt.Errorf("launch profile: %w", err)
 	}
@@ -35,7 +101,7 @@ func Spec(img ImageConfig) ([]byte, error) {
 	process := spec["process"].(map[string]any)
 	process["args"] = args
 	env := []any{}
-	for _, name := range hostVariables {
+	for _, name := range profiles[v].variables {
 		env = append(env, name+"=")
 	}
 	process["env"] = env
@@ -73,8 +139,9 @@ func launcherArgs(img ImageConfig) ([]any, error) {
 
 // Free is what the node may choose about a launch.
 type Free struct {
-	CASAddr, LASAddr, ConfigID string // values of the host variables
-	Root                       string // the root's path, as the runtime wants it
+	CASAddr, LASAddr, ConfigID string       // values of the host variables
+	Grant                      secret.Value // the fourth, where the profile has it
+	Root                       string       // the root's path, as the runtime wants it
 	Hostname                   string
 	CgroupsPath                string
 	NetworkNamespace           string // path
@@ -99,7 +166,17 @@ func Fill(specJSON []byte, f Free) ([]byte, error) {
 	if resources == nil || process == nil || object(spec, "root") == nil {
 		return nil, invalid("launch_spec", "runtime spec: not made by this profile")
 	}
-	process["env"] = []any{EnvCAS + "=" + f.CASAddr, EnvLAS + "=" + f.LASAddr, EnvConfigID + "=" + f.ConfigID}
+	values := map[string]string{
+		EnvCAS:      f.CASAddr,
+		EnvLAS:      f.LASAddr,
+		EnvConfigID: f.ConfigID,
+		EnvGrant:    string(f.Grant.Reveal()),
+	}
+	env := []any{}
+	for _, name := range profiles[versionOf(spec)].variables {
+		env = append(env, name+"="+values[name])
+	}
+	process["env"] = env
 	object(spec, "root")["path"] = f.Root
 	spec["hostname"] = f.Hostname
 	linux["cgroupsPath"] = f.CgroupsPath

@@ -8,6 +8,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/collect"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
 )
 
 const defaultCASPort = "18765"
@@ -17,17 +18,22 @@ type Host struct {
 	CAS    string         // HOST:PORT of the CAS's instances' API
 	LAS    string         // "unix:" and the path of the LAS socket
 	Config ident.ConfigID // whose configuration to ask for
+	Grant  secret.Value   // the right to run, as a token; may be empty
 }
 
-// hostVariables maps the names that are taken to the three values. The SCONE
-// names are those that people and charts already write.
+// maxGrant bounds a grant's token, in bytes.
+const maxGrant = 512
+
+// hostVariables maps the names that are taken to the values. The SCONE names
+// are those that people and charts already write.
 var hostVariables = map[string]string{
 	"CUPEL_CAS_ADDR": "cas", "SCONE_CAS_ADDR": "cas",
 	"CUPEL_LAS_ADDR": "las", "SCONE_LAS_ADDR": "las",
 	"CUPEL_CONFIG_ID": "config", "SCONE_CONFIG_ID": "config",
+	"CUPEL_GRANT": "grant",
 }
 
-// ParseHost reads the launcher's environment. Any variable beyond the three is
+// ParseHost reads the launcher's environment. Any variable beyond the four is
 // refused, since variables change what programs do (LD_PRELOAD,
 // GIT_SSL_NO_VERIFY); HOME alone is passed over, because container runtimes
 // add it on their own, and it goes nowhere.
@@ -41,10 +47,12 @@ func ParseHost(environ []string) (Host, error) {
 		field, ok := hostVariables[name]
 		if !ok {
 			return Host{}, problem.New(problem.Denied, "host_environment", "the host set the variable %q", clip(name)).
-				Want("CUPEL_CAS_ADDR, CUPEL_LAS_ADDR and CUPEL_CONFIG_ID alone").
+				Want("CUPEL_CAS_ADDR, CUPEL_LAS_ADDR, CUPEL_CONFIG_ID and CUPEL_GRANT alone").
 				Fix("start the instance by the launch profile; the app's environment is the session's")
 		}
-		if old, ok := values[field]; ok && old != value {
+		if old, ok := values[field]; ok && old != value && field == "grant" {
+			return Host{}, problem.New(problem.Invalid, "host_environment", "%s is there twice", name)
+		} else if ok && old != value {
 			return Host{}, problem.New(problem.Invalid, "host_environment", "%s and its SCONE alias differ", name)
 		}
 		values[field] = value
@@ -61,11 +69,26 @@ func ParseHost(environ []string) (Host, error) {
 	if _, err := collect.SocketPath(values["las"]); err != nil {
 		return Host{}, err
 	}
+	grant, err := parseGrant(values["grant"])
+	if err != nil {
+		return Host{}, err
+	}
 	cas := values["cas"]
 	if _, _, err := net.SplitHostPort(cas); err != nil {
 		cas = net.JoinHostPort(strings.Trim(cas, "[]"), defaultCASPort)
 	}
-	return Host{CAS: cas, LAS: values["las"], Config: config}, nil
+	return Host{CAS: cas, LAS: values["las"], Config: config, Grant: grant}, nil
+}
+
+// parseGrant checks a token's form, and never says what it is.
+func parseGrant(s string) (secret.Value, error) {
+	printable := !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+	if len(s) > maxGrant || !printable {
+		return secret.Value{}, problem.New(problem.Invalid, "grant_form", "CUPEL_GRANT has %d bytes or something else than printable characters", len(s)).
+			Want("a token of at most %d printable ASCII characters without spaces", maxGrant).
+			Fix("give the token as it was made, without quotes or line ends")
+	}
+	return secret.NewString(s), nil
 }
 
 // Command is what the image says about its own process. It comes as the

@@ -1,6 +1,8 @@
 package launcher
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -29,21 +31,29 @@ func TestParseHost(t *testing.T) {
 		rule string
 		cas  string
 	}{
-		"three":           {[]string{cas, las, id}, "", "cas:1"},
-		"home":            {[]string{cas, las, id, "HOME=/root"}, "", "cas:1"},
-		"default port":    {[]string{"CUPEL_CAS_ADDR=cas", las, id}, "", "cas:18765"},
-		"default port v6": {[]string{"CUPEL_CAS_ADDR=fd00::1", las, id}, "", "[fd00::1]:18765"},
-		"alias":           {[]string{"SCONE_CAS_ADDR=x:2", las, "SCONE_CONFIG_ID=a/b"}, "", "x:2"},
-		"equal alias":     {[]string{cas, "SCONE_CAS_ADDR=cas:1", las, id}, "", "cas:1"},
-		"unequal alias":   {[]string{cas, "SCONE_CAS_ADDR=evil:1", las, id}, "host_environment", ""},
-		"twice":           {[]string{cas, "CUPEL_CAS_ADDR=evil:1", las, id}, "host_environment", ""},
-		"preload":         {[]string{cas, las, id, "LD_PRELOAD=/x"}, "host_environment", ""},
-		"path":            {[]string{cas, las, id, "PATH=/x"}, "host_environment", ""},
-		"missing":         {[]string{cas, las}, "host_environment", ""},
-		"empty":           {nil, "host_environment", ""},
-		"no name":         {[]string{cas, las, id, "=x"}, "host_environment", ""},
-		"bad config id":   {[]string{cas, las, "CUPEL_CONFIG_ID=only-one"}, "config_id", ""},
-		"LAS over TCP":    {[]string{cas, "CUPEL_LAS_ADDR=las:18766", id}, "las_address", ""},
+		"three":              {[]string{cas, las, id}, "", "cas:1"},
+		"home":               {[]string{cas, las, id, "HOME=/root"}, "", "cas:1"},
+		"default port":       {[]string{"CUPEL_CAS_ADDR=cas", las, id}, "", "cas:18765"},
+		"default port v6":    {[]string{"CUPEL_CAS_ADDR=fd00::1", las, id}, "", "[fd00::1]:18765"},
+		"alias":              {[]string{"SCONE_CAS_ADDR=x:2", las, "SCONE_CONFIG_ID=a/b"}, "", "x:2"},
+		"equal alias":        {[]string{cas, "SCONE_CAS_ADDR=cas:1", las, id}, "", "cas:1"},
+		"unequal alias":      {[]string{cas, "SCONE_CAS_ADDR=evil:1", las, id}, "host_environment", ""},
+		"twice":              {[]string{cas, "CUPEL_CAS_ADDR=evil:1", las, id}, "host_environment", ""},
+		"preload":            {[]string{cas, las, id, "LD_PRELOAD=/x"}, "host_environment", ""},
+		"path":               {[]string{cas, las, id, "PATH=/x"}, "host_environment", ""},
+		"missing":            {[]string{cas, las}, "host_environment", ""},
+		"empty":              {nil, "host_environment", ""},
+		"no name":            {[]string{cas, las, id, "=x"}, "host_environment", ""},
+		"bad config id":      {[]string{cas, las, "CUPEL_CONFIG_ID=only-one"}, "config_id", ""},
+		"grant":              {[]string{cas, las, id, "CUPEL_GRANT=t0ken"}, "", "cas:1"},
+		"no grant":           {[]string{cas, las, id, "CUPEL_GRANT="}, "", "cas:1"},
+		"grant's alias":      {[]string{cas, las, id, "SCONE_GRANT=t0ken"}, "host_environment", ""},
+		"two grants":         {[]string{cas, las, id, "CUPEL_GRANT=a", "CUPEL_GRANT=b"}, "host_environment", ""},
+		"long grant":         {[]string{cas, las, id, "CUPEL_GRANT=" + strings.Repeat("x", 513)}, "grant_form", ""},
+		"grant of lines":     {[]string{cas, las, id, "CUPEL_GRANT=t0\nken"}, "grant_form", ""},
+		"grant of words":     {[]string{cas, las, id, "CUPEL_GRANT=t0 ken"}, "grant_form", ""},
+		"grant beyond ASCII": {[]string{cas, las, id, "CUPEL_GRANT=t0kën"}, "grant_form", ""},
+		"LAS over TCP":       {[]string{cas, "CUPEL_LAS_ADDR=las:18766", id}, "las_address", ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -51,6 +61,12 @@ func TestParseHost(t *testing.T) {
 			wantRule(t, err, c.rule)
 			if h.CAS != c.cas {
 				t.Errorf("CAS %q, want %q", h.CAS, c.cas)
+			}
+			if strings.Contains(fmt.Sprintf("%+v %v", h, err), "t0k") {
+				t.Errorf("a grant is shown: %+v, %v", h, err)
+			}
+			if slices.Contains(c.env, "CUPEL_GRANT=t0ken") && string(h.Grant.Reveal()) != "t0ken" {
+				t.Error("the grant was lost")
 			}
 		})
 	}

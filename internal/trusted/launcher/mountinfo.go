@@ -127,6 +127,6 @@ func checkMask(m mountPoint) error {
 
 func unexpectedMount(m mountPoint, why string) error {
 	return problem.New(problem.Denied, "unexpected_mount", "%q (%s): %s", m.path, m.fsType, why).
-		Want("the mounts of launch profile v1").
+		Want("the mounts of the launch profile").
 		Fix("start the instance by the launch profile: the host may not put files into it")
 }

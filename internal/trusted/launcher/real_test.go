@@ -81,7 +81,7 @@ func TestRealCAS(t *testing.T) {
 	t.Parallel()
 	writer := newSandbox(t)
 	e := castest.Start(t, castest.Options{})
-	m, err := launch.Expected(writer.img, launcherDigest(t))
+	m, err := launch.Expected(launch.Newest, writer.img, launcherDigest(t))
 	must(t, err)
 	owner := e.Owner(t)
 	text := fmt.Sprintf(`version: "0.3"

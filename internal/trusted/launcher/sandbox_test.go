@@ -394,7 +394,7 @@ func newSandbox(t testing.TB) *sandbox {
 	s.addr = l.Addr().String()
 	s.cas.serve(l)
 	s.id = fmt.Sprintf("cupel-launcher-test-%d-%d", os.Getpid(), sandboxes.Add(1))
-	s.env = []string{"CUPEL_CAS_ADDR=" + s.addr, "CUPEL_LAS_ADDR=" + launch.LASAddr, "CUPEL_CONFIG_ID=" + testConfig}
+	s.env = []string{"CUPEL_CAS_ADDR=" + s.addr, "CUPEL_LAS_ADDR=" + launch.LASAddr, "CUPEL_CONFIG_ID=" + testConfig, "CUPEL_GRANT="}
 	s.img = launch.ImageConfig{
 		DiffIDs: []ident.Digest{{1}}, User: "app", Cwd: "/home/app", Env: []string{"PATH=/bin:/usr/bin", "FROM_IMAGE=yes"},
 		Cmd: []string{"/bin/sh", "-c", "echo default command"},
@@ -441,7 +441,7 @@ func (s *sandbox) spec() {
 	t := s.t
 	bin, err := buildLauncher()
 	must(t, err)
-	b, err := launch.Spec(s.img)
+	b, err := launch.Spec(launch.Newest, s.img)
 	must(t, err)
 	b, err = launch.Fill(b, launch.Free{
 		CASAddr: s.addr, LASAddr: launch.LASAddr, ConfigID: testConfig,

@@ -168,7 +168,7 @@ func TestBuild(t *testing.T) {
 	if cfg.Config != img.ConfigDigest() || !slices.Equal(cfg.DiffIDs, img.DiffIDs()) || cfg.User != "1000:1000" {
 		t.Errorf("launch sees %+v", cfg)
 	}
-	if _, err := launch.Expected(cfg, ident.Sum(nil)); err != nil {
+	if _, err := launch.Expected(launch.Newest, cfg, ident.Sum(nil)); err != nil {
 		t.Error(err)
 	}
 }

@@ -69,7 +69,7 @@ func TestTamperedLaunches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := launch.Expected(img, l.node.LauncherDigest())
+	want, err := launch.Expected(launch.Newest, img, l.node.LauncherDigest())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,6 +40,7 @@ import (
 	"cupel.dev/cupel/internal/simtee"
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
 )
 
 // TestMain is also the writer process of the instances' logs.
@@ -298,7 +299,7 @@ func processesOf(state string) []string {
 func (l *life) spec(id, behaviour string) manager.InstanceSpec {
 	return manager.InstanceSpec{
 		ID: id, App: "a-1", AppName: "Test App", Config: ident.ConfigID{Session: "test", Service: ident.ServiceName(behaviour)},
-		Binding: attest.Data64{9}, Image: l.image, Memory: 128 << 20, Labels: map[string]string{"k": "v"},
+		Binding: attest.Data64{9}, Image: l.image, Memory: 128 << 20, Labels: map[string]string{"k": "v"}, Profile: launch.Newest,
 	}
 }
 

@@ -286,7 +286,7 @@ func TestEvidence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := launch.Expected(img, l.node.LauncherDigest())
+	want, err := launch.Expected(launch.Newest, img, l.node.LauncherDigest())
 	if err != nil {
 		t.Fatal(err)
 	}
