@@ -146,6 +146,7 @@ type Instance struct {
 	Platform *simtee.Platform
 	Session  ident.SessionName
 	Service  ident.ServiceName
+	Grant    release.GrantToken // the zero one: it presents none
 	Launch   simtee.Launch
 	Key      *Key
 	// Evidence replaces how evidence is made.
@@ -204,7 +205,7 @@ func (c *Conn) Request() (*release.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &release.Request{Version: release.Version, Session: c.in.Session, Service: c.in.Service, Evidence: ev}, nil
+	return &release.Request{Version: release.Version, Session: c.in.Session, Service: c.in.Service, Grant: c.in.Grant, Evidence: ev}, nil
 }
 
 // Post sends v and decodes the reply into out. A refusal is a *problem.Error.

@@ -235,6 +235,9 @@ func oneClient(ctx context.Context, p *process, platform *simtee.Platform, ident
 		return err
 	}
 	ids[i] = in.Key.Hash
+	if in.Grant, err = oneGrant(ctx, p, identity, owners[i], name); err != nil {
+		return err
+	}
 	return persist(ctx, func() error {
 		c, r, err := in.Release(ctx)
 		if err != nil {
@@ -247,6 +250,30 @@ func oneClient(ctx context.Context, p *process, platform *simtee.Platform, ident
 		}
 		return nil
 	})
+}
+
+// oneGrant makes a grant for one run and claims it, asking until it is answered.
+func oneGrant(ctx context.Context, p *process, identity ident.KeyHash, owner *Owner, name ident.SessionName) (release.GrantToken, error) {
+	provider, err := NewKey()
+	if err != nil {
+		return release.GrantToken{}, err
+	}
+
+	var made api.GrantMade
+	err = persist(ctx, func() (err error) {
+		made, err = owner.Grant(ctx, name, map[ident.ServiceName]release.GrantedService{"pull_repo": {Runs: 1}})
+		return err
+	})
+	if err != nil {
+		return release.GrantToken{}, fmt.Errorf("grant: %w", err)
+	}
+
+	var claimed release.ClaimReply
+	err = persist(ctx, func() (err error) {
+		claimed, err = Claim(ctx, p.Instances, identity, provider, made.Code)
+		return err
+	})
+	return claimed.Token, err
 }
 
 func persist(ctx context.Context, f func() error) error {

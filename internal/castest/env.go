@@ -31,6 +31,7 @@ type Env struct {
 
 	observe Observe
 	stop    func()
+	tokens  tokens
 }
 
 // Options change how an Env's CAS runs.
@@ -58,8 +59,12 @@ func Start(t testing.TB, o Options) *Env {
 // Open is Start with its error; scratch is used where Options name no folder.
 func Open(scratch string, o Options, log *slog.Logger) (*Env, error) {
 	e := &Env{Dir: o.Dir, Owners: o.Owners}
+	e.tokens.provider, e.tokens.made = ident.KeyHash{0x77}, map[ident.SessionName]wide{}
 	if e.Dir == "" {
 		e.Dir = scratch
+	}
+	if err := e.recall(); err != nil {
+		return nil, err
 	}
 	now := o.Now
 	if now == nil {
@@ -165,11 +170,14 @@ func (e *Env) Owner(t testing.TB) *Owner {
 	}
 	o := NewOwner(e.Owners, e.Identity, key)
 	o.Observe = e.observe
+	if err := e.know(key.Hash); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(o.Close)
 	return o
 }
 
-// Instance returns an honest instance.
+// Instance returns an honest instance, under a wide grant.
 func (e *Env) Instance(t testing.TB, session ident.SessionName, service ident.ServiceName, m ident.Measurement) *Instance {
 	t.Helper()
 	in, err := NewInstance(e.Instances, e.Identity, e.Platform, session, service, m)
@@ -177,5 +185,6 @@ func (e *Env) Instance(t testing.TB, session ident.SessionName, service ident.Se
 		t.Fatal(err)
 	}
 	in.Observe = e.observe
+	in.Grant = e.Token(t.Context(), session, service)
 	return in
 }

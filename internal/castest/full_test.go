@@ -62,6 +62,9 @@ func TestDiskFull(t *testing.T) {
 	defer o2.Close()
 	check(o2)
 	create(t, o2, sessionText("room"))
+	if err := again.know(o.Key.Hash); err != nil {
+		t.Fatal(err)
+	}
 	mustRelease(t, again.Instance(t, "room", "client-app", appCode))
 	verifyLog(t, again, o2)
 }

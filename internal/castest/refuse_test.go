@@ -55,11 +55,11 @@ func TestReleaseRefused(t *testing.T) {
 			in.Evidence = func(attest.Data64) (attest.Evidence, error) { return attest.Evidence{}, nil }
 		}},
 		{"simulation not tolerated", "simulation", func(in *Instance) {
-			in.Session = "nosim"
+			in.Session, in.Grant = "nosim", e.Token(t.Context(), "nosim", "client-app")
 			in.Launch.ConfigID = release.LaunchBinding(e.Identity, "nosim", "client-app")
 		}},
 		{"debug not tolerated", "debug", func(in *Instance) {
-			in.Session = "nodebug"
+			in.Session, in.Grant = "nodebug", e.Token(t.Context(), "nodebug", "client-app")
 			in.Launch.ConfigID = release.LaunchBinding(e.Identity, "nodebug", "client-app")
 		}},
 		{"no such session", "session_unknown", func(in *Instance) { in.Session = "z" }},
@@ -143,7 +143,7 @@ func TestReleaseBadBodies(t *testing.T) {
 		"not JSON":      {"{", "json"},
 		"unknown field": {`{"version":1,"session":"x","service":"y","evidence":{"type":"sgx","quote":""},"admin":true}`, "json"},
 		"trailing":      {`{"version":1} {}`, "json"},
-		"version":       {`{"version":2,"session":"x","service":"y"}`, "protocol_version"},
+		"version":       {`{"version":3,"session":"x","service":"y"}`, "protocol_version"},
 		"too large":     {`{"version":1,"session":"` + strings.Repeat("x", 2<<20) + `"}`, "body_too_large"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestAskAgain(t *testing.T) {
 		t.Errorf("%d instances", n)
 	}
 	thief := *in
-	thief.Session = "y"
+	thief.Session, thief.Grant = "y", e.Token(t.Context(), "y", "client-app")
 	thief.Launch.ConfigID = release.LaunchBinding(e.Identity, "y", "client-app")
 	_, _, err := thief.Release(t.Context())
 	refused(t, err, "instance_key_used")

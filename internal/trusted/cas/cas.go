@@ -59,6 +59,7 @@ type CAS struct {
 
 	sessions  sync.Map // ident.SessionName -> *sessionState
 	instances sync.Map // ident.InstanceID -> *instance
+	grants    sync.Map // release.GrantID -> *grant
 	platforms platforms
 }
 
@@ -114,6 +115,9 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 
 func (c *CAS) loadAll(ctx context.Context) error {
 	if err := c.platforms.load(ctx, c.journal); err != nil {
+		return err
+	}
+	if err := c.loadGrants(ctx); err != nil {
 		return err
 	}
 	return c.loadInstances(ctx)

@@ -37,6 +37,8 @@ type Identity struct {
 	hash ident.KeyHash
 	// rowKey is derived from key, for row ids that may tell nothing.
 	rowKey []byte
+	// grantKey is derived from key, for the tokens of grants.
+	grantKey []byte
 
 	mu   sync.Mutex
 	leaf *tls.Certificate // guarded by mu
@@ -120,7 +122,11 @@ func parseIdentity(plain []byte) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
 	}
-	return &Identity{key: key, cert: cert, hash: ident.HashCertKey(cert), rowKey: rowKey}, nil
+	grantKey, err := hkdf.Key(sha256.New, r.Key, nil, "cupel/cas-grant-token/v1", sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("read the CAS's identity: %w", err)
+	}
+	return &Identity{key: key, cert: cert, hash: ident.HashCertKey(cert), rowKey: rowKey, grantKey: grantKey}, nil
 }
 
 // Hash names the identity: what clients pin and launch bindings carry.

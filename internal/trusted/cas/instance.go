@@ -26,6 +26,7 @@ const prefixInstance = "instance/"
 type instance struct {
 	id      ident.InstanceID
 	session *sessionState
+	grant   *grant     // that it runs under; nil: the session asks for none
 	mu      sync.Mutex // held over a commit that changes the instance
 	rec     instanceRecord
 	// reply is kept until the instance is heard of again, so that one that lost
@@ -39,13 +40,16 @@ type instanceRecord struct {
 	Session     ident.SessionName `json:"session"`
 	Service     ident.ServiceName `json:"service"`
 	SessionHash ident.Digest      `json:"session_hash"`
-	Claims      attest.Claims     `json:"claims"`
-	State       api.State         `json:"state"`
-	Released    time.Time         `json:"released"`
-	Ended       time.Time         `json:"ended,omitzero"`
-	ExitCode    int               `json:"exit_code,omitempty"`
-	Reason      string            `json:"reason,omitempty"`
-	Volumes     []grant           `json:"volumes,omitempty"`
+	Grant       release.GrantID   `json:"grant,omitzero"`
+	// Counted says that this run of a job was taken off its grant.
+	Counted  bool          `json:"counted,omitempty"`
+	Claims   attest.Claims `json:"claims"`
+	State    api.State     `json:"state"`
+	Released time.Time     `json:"released"`
+	Ended    time.Time     `json:"ended,omitzero"`
+	ExitCode int           `json:"exit_code,omitempty"`
+	Reason   string        `json:"reason,omitempty"`
+	Volumes  []mounted     `json:"volumes,omitempty"`
 }
 
 func instanceRow(id ident.InstanceID) string { return prefixInstance + id.String() }
@@ -67,7 +71,7 @@ func (in *instance) describe() api.Instance {
 	r := &in.rec
 	out := api.Instance{
 		ID: in.id, Service: r.Service, Claims: r.Claims, State: r.State, ReleasedAt: r.Released,
-		LastSeen: r.Released, ExitReason: r.Reason, SessionHash: r.SessionHash,
+		LastSeen: r.Released, ExitReason: r.Reason, SessionHash: r.SessionHash, Grant: r.Grant,
 	}
 	if t := in.seen.Load(); t != nil {
 		out.LastSeen = t.UTC().Round(0)
@@ -80,7 +84,7 @@ func (in *instance) describe() api.Instance {
 		out.ExitCode = &code
 	}
 	for _, g := range r.Volumes {
-		out.Volumes = append(out.Volumes, api.InstanceVolume{Name: g.Name, Access: g.Access, Generation: g.Generation})
+		out.Volumes = append(out.Volumes, api.InstanceVolume{Name: g.Name, Access: g.Access, Generation: g.Generation, Statement: g.Statement})
 	}
 	return out
 }
@@ -140,9 +144,11 @@ func (c *CAS) loadInstances(ctx context.Context) error {
 			return fmt.Errorf("instance row %s: %w", row, err)
 		}
 		in.session = c.state(in.rec.Session)
+		in.grant = c.grantNamed(in.rec.Grant)
 		in.live.Store(in.rec.State == api.Running)
 		if in.live.Load() {
 			in.sign(now)
+			in.grant.keep(in.id, in.rec.Service)
 		}
 		in.session.join(in)
 		c.instances.Store(id, in)
@@ -180,6 +186,11 @@ func (in *instance) ended() error {
 		p.Expected = "a report every keep-alive period"
 	case api.Revoked:
 		p.Expected = "claims that satisfy the session's current version"
+	case api.Withdrawn:
+		p.Expected = "a grant that holds"
+		p.Mend = "ask the session's owner for a new grant: cupel deploy, or cupel session submit"
+	case api.Gone:
+		p.Expected = "an instance of which nobody said that it is no more"
 	case "":
 		return problem.New(problem.Unauthenticated, "instance_unknown", "the instance was not released").Fix("ask for the release again")
 	}
@@ -196,7 +207,7 @@ func (c *CAS) KeepAlive(_ context.Context, who Caller, req release.KeepAlive) (r
 		return release.KeepAliveReply{}, err
 	}
 	unlock()
-	return release.KeepAliveReply{Version: release.Version, KeepAliveSeconds: c.keepAliveSeconds()}, nil
+	return release.KeepAliveReply{Version: req.Version, KeepAliveSeconds: c.keepAliveSeconds()}, nil
 }
 
 func (c *CAS) keepAliveSeconds() int { return max(1, int(c.keepAlive/time.Second)) }
@@ -223,17 +234,57 @@ func (c *CAS) Exit(ctx context.Context, who Caller, req release.Exit) error {
 	return c.end(ctx, in, rec, change{event: audit.InstanceExited, actor: who.Key, request: who.Request})
 }
 
+// Gone ends the rights of an instance of which the holder of its grant's token
+// says that it is no more, so that nobody has to wait for its lapse. Saying it
+// again is no error. What a late writer would commit is fenced by its lease.
+func (c *CAS) Gone(ctx context.Context, who Caller, req release.Gone) error {
+	if err := checkVersion(req.Version); err != nil {
+		return err
+	}
+	g, err := c.holder(req.Grant)
+	if err != nil {
+		return err
+	}
+
+	v, ok := c.instances.Load(req.Instance)
+	if !ok || v.(*instance).grant != g {
+		return problem.New(problem.NotFound, "instance_unknown", "no instance %s runs under grant %s", req.Instance.Short(), g.id).
+			Fix("name an instance that was released under this grant")
+	}
+	in := v.(*instance)
+	in.session.mu.RLock()
+	defer in.session.mu.RUnlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.rec.State != api.Running {
+		return nil
+	}
+
+	rec := in.rec
+	rec.State, rec.Ended = api.Gone, c.now().UTC()
+	return c.end(ctx, in, rec, change{event: audit.InstanceGone, actor: who.Key, request: who.Request})
+}
+
 // end commits the end of an instance's rights, with in and its session locked.
 func (c *CAS) end(ctx context.Context, in *instance, rec instanceRecord, ch change) error {
 	for _, v := range in.leased() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 	}
-	e, err := c.ending(ctx, in, rec, ch)
+	counted, done, err := in.count(&rec)
 	if err != nil {
 		return err
 	}
-	if _, err := c.journal.commit(ctx, e.change); err != nil {
+	e, err := c.ending(ctx, in, rec, ch)
+	if err != nil {
+		done(false)
+		return err
+	}
+
+	e.change.rows = append(e.change.rows, counted...)
+	_, err = c.journal.commit(ctx, e.change)
+	done(err == nil)
+	if err != nil {
 		return err
 	}
 	e.apply()
@@ -280,6 +331,7 @@ func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch c
 	return ending{ch, func() {
 		in.rec, in.reply = rec, nil
 		in.live.Store(rec.State == api.Running)
+		in.grant.free(in.id)
 		free()
 	}}, nil
 }
@@ -311,11 +363,11 @@ func (c *CAS) freeLeases(ctx context.Context, in *instance, end func(volume stri
 
 // excluded works out what a new version takes away, under s.mu held for writing:
 // instances whose claims don't satisfy it, and leases on volumes that their
-// service may no longer write.
-func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, now time.Time) ([]ending, error) {
+// service may no longer write. Instances of the withdrawn grants end with those.
+func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn map[*grant]bool, now time.Time) ([]ending, error) {
 	var out []ending
 	for _, in := range s.all() {
-		if in.rec.State != api.Running {
+		if in.rec.State != api.Running || withdrawn[in.grant] {
 			continue
 		}
 		sp := p.services[in.rec.Service]
@@ -387,6 +439,7 @@ func (c *CAS) sweep(ctx context.Context) {
 			}
 			return ctx.Err() == nil
 		})
+		c.endOverdueGrants(ctx, now)
 		c.prune(ctx)
 	}
 }
@@ -415,6 +468,9 @@ func (c *CAS) prune(ctx context.Context) {
 		s := v.(*sessionState)
 		if err := c.pruneSession(ctx, s); err != nil {
 			c.log.Warn("ended instances not pruned yet", "session", s.name, "error", err)
+		}
+		if err := c.pruneGrants(ctx, s); err != nil {
+			c.log.Warn("ended grants not pruned yet", "session", s.name, "error", err)
 		}
 		return ctx.Err() == nil
 	})

@@ -9,6 +9,7 @@ import (
 
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
 )
 
@@ -21,13 +22,18 @@ func TestOneWriter(t *testing.T) {
 	if a.Access != release.ReadWrite || a.Lease != 1 {
 		t.Fatalf("first writer: %+v", a)
 	}
-	for key, service := range map[byte]ident.ServiceName{2: "a", 3: "b", 4: "r"} {
-		v := w.mustAsk(key, "s", service).Volumes[0]
-		if v.Access != release.ReadOnly || v.Lease != 0 || v.ID != a.ID || v.Held != (service != "r") {
-			t.Errorf("instance %d of %s: %+v", key, service, v)
+	for key, service := range map[byte]ident.ServiceName{2: "a", 3: "b"} {
+		_, err := w.ask(key, "s", service)
+		rule(t, err, "lease_held")
+		if p := problem.From(err); p.Kind != problem.Unavailable || !strings.Contains(p.Actual, (ident.InstanceID{1}).Short()) {
+			t.Errorf("%v: want it to be waited for, and the holder named", err)
 		}
-		rule(t, w.tag(key, v, 0, zero, one), "lease_held")
 	}
+	reader := w.mustAsk(4, "s", "r").Volumes[0]
+	if reader.Access != release.ReadOnly || reader.Lease != 0 || reader.ID != a.ID {
+		t.Errorf("reader: %+v", reader)
+	}
+	rule(t, w.tag(4, reader, 0, zero, one), "volume_read_only")
 	stranger := a
 	stranger.ID = ident.Digest{9}
 	rule(t, w.tag(1, stranger, 0, zero, one), "volume_unknown")
@@ -92,7 +98,7 @@ func TestLapse(t *testing.T) {
 		stop := run()
 		w.put(twoWriters("s"))
 		w.mustAsk(1, "s", "a")
-		w.mustAsk(2, "s", "b")
+		w.mustAsk(2, "s", "r")
 		for range 12 {
 			time.Sleep(keepAlive)
 			if err := w.beat(1); err != nil {
@@ -141,9 +147,8 @@ func TestLeaseSurvivesRestart(t *testing.T) {
 	if x, y := a.Volumes[0], again.Volumes[0]; x.Lease != y.Lease || string(x.Key) != string(y.Key) || y.Access != release.ReadWrite {
 		t.Errorf("%+v, then %+v", x, y)
 	}
-	if v := w.mustAsk(2, "s", "b").Volumes[0]; v.Access != release.ReadOnly {
-		t.Errorf("%+v", v)
-	}
+	_, err := w.ask(2, "s", "b")
+	rule(t, err, "lease_held")
 	if err := w.tag(1, a.Volumes[0], 0, ident.Digest{}, ident.Digest{1}); err != nil {
 		t.Error(err)
 	}

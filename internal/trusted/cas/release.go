@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/appraise"
@@ -41,6 +42,11 @@ func (c *CAS) Release(ctx context.Context, who Caller, exporter [32]byte, req *r
 		return nil, problem.New(problem.NotFound, "service_unknown", "session %q has no service %q", req.Session, req.Service).
 			Fix("check the instance's config id, or add the service to the session")
 	}
+	g, err := c.grantOf(s, req, now)
+	if err != nil {
+		return nil, err
+	}
+
 	claims, err := c.attest(sp, who, exporter, req, now)
 	if err != nil {
 		return nil, err
@@ -50,7 +56,16 @@ func (c *CAS) Release(ctx context.Context, who Caller, exporter [32]byte, req *r
 			return nil, err
 		}
 	}
-	return c.grant(ctx, s, sp, who, claims, now)
+	return c.admit(ctx, request{who: who, version: req.Version, plan: sp, grant: g, claims: claims}, s, now)
+}
+
+// request is one release on its way: who asks for what, and what was found out.
+type request struct {
+	who     Caller
+	version int
+	plan    *servicePlan
+	grant   *grant // nil: the session asks for none
+	claims  attest.Claims
 }
 
 func checkNames(req *release.Request) error {
@@ -98,86 +113,197 @@ func (c *CAS) attest(sp *servicePlan, who Caller, exporter [32]byte, req *releas
 	return claims, nil
 }
 
-// grant makes the instance, under s.mu held for reading.
-func (c *CAS) grant(ctx context.Context, s *sessionState, sp *servicePlan, who Caller, claims attest.Claims, now time.Time) (*release.Reply, error) {
-	fresh := &instance{id: who.Key, session: s}
+// admit makes the instance, under s.mu held for reading.
+func (c *CAS) admit(ctx context.Context, req request, s *sessionState, now time.Time) (*release.Reply, error) {
+	fresh := &instance{id: req.who.Key, session: s, grant: req.grant}
 	fresh.mu.Lock()
 	defer fresh.mu.Unlock()
-	if v, exists := c.instances.LoadOrStore(who.Key, fresh); exists {
-		return c.again(ctx, s, sp, v.(*instance), now)
+
+	if v, exists := c.instances.LoadOrStore(req.who.Key, fresh); exists {
+		return c.again(ctx, req, s, v.(*instance), now)
 	}
-	reply, err := c.release(ctx, fresh, sp, who, claims, now)
+
+	reply, err := c.release(ctx, fresh, req, now)
 	if err != nil {
-		c.instances.Delete(who.Key)
+		c.instances.Delete(req.who.Key)
 		return nil, err
 	}
 	return reply, nil
 }
 
-// again answers an instance that lost its reply.
-func (c *CAS) again(ctx context.Context, s *sessionState, sp *servicePlan, in *instance, now time.Time) (*release.Reply, error) {
+// again answers an instance that lost its reply, renews what it has, or takes it
+// back after a silence: in any case it has one place and one row.
+func (c *CAS) again(ctx context.Context, req request, s *sessionState, in *instance, now time.Time) (*release.Reply, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+
 	switch {
 	case in.rec.State == "": // its release failed while we waited
 		return nil, problem.New(problem.Unavailable, "release_failed", "the first request of this instance failed").Fix("try again")
-	case in.session != s || in.rec.Service != sp.service.Name:
-		return nil, problem.New(problem.Conflict, "instance_key_used", "the key is that of an instance of %s/%s", in.session.name, in.rec.Service).
+	case in.session != s || in.rec.Service != req.plan.service.Name || in.grant != req.grant:
+		return nil, problem.New(problem.Conflict, "instance_key_used", "the key is that of another instance, of service %s", in.rec.Service).
 			Fix("make a fresh key for every instance")
+	case in.rec.State == api.Lapsed:
+		if err := c.readmit(ctx, in, req); err != nil {
+			return nil, err
+		}
 	case in.rec.State != api.Running:
 		return nil, in.ended()
-	case in.reply == nil: // this CAS was restarted, or the instance has used its answer
-		reply, err := c.answer(ctx, in, sp, nil, now)
+	}
+
+	if in.reply == nil { // this CAS was restarted, or the instance has used its answer
+		reply, err := c.answer(ctx, in, req.plan, nil, now)
 		if err != nil {
 			return nil, err
 		}
 		in.reply = reply
 	}
+
 	in.sign(now)
 	reply := *in.reply
-	reply.Head = c.Head()
+	reply.Version, reply.Head = req.version, c.Head()
 	return &reply, nil
 }
 
 // release commits the instance and makes its answer, with in locked.
-func (c *CAS) release(ctx context.Context, in *instance, sp *servicePlan, who Caller, claims attest.Claims, now time.Time) (*release.Reply, error) {
-	s := in.session
-	vols, err := c.grantVolumes(ctx, s, in.id, sp.mounts)
-	if err != nil {
+func (c *CAS) release(ctx context.Context, in *instance, req request, now time.Time) (*release.Reply, error) {
+	s, service := in.session, req.plan.service.Name
+
+	if err := c.takePlace(in, service); err != nil {
 		return nil, err
 	}
 	committed := false
+	defer func() {
+		if !committed {
+			in.rec = instanceRecord{}
+			in.grant.free(in.id)
+		}
+	}()
+
+	vols, err := c.mountVolumes(ctx, s, in.id, req.plan.mounts)
+	if err != nil {
+		return nil, err
+	}
 	defer func() { vols.done(committed) }()
+
 	rec := instanceRecord{
-		Session: s.name, Service: sp.service.Name, SessionHash: s.plan.hash, Claims: claims,
-		State: api.Running, Released: now.UTC(), Volumes: vols.grants,
+		Session:     s.name,
+		Service:     service,
+		SessionHash: s.plan.hash,
+		Grant:       in.grant.name(),
+		Claims:      req.claims,
+		State:       api.Running,
+		Released:    now.UTC(),
+		Volumes:     vols.mounts,
 	}
 	row, err := in.put(rec)
 	if err != nil {
 		return nil, err
 	}
 	in.rec = rec
-	reply, err := c.answer(ctx, in, sp, vols.keys, now)
+	reply, err := c.answer(ctx, in, req.plan, vols.keys, now)
 	if err != nil {
-		in.rec = instanceRecord{}
 		return nil, err
 	}
+
+	detail := map[string]string{"service": string(service), "measurement": req.claims.Measurement.String()}
+	if in.grant != nil {
+		detail["grant"] = rec.Grant.String()
+	}
 	head, err := c.journal.commit(ctx, change{
-		event: audit.InstanceStarted, actor: who.Key, request: who.Request, session: s.name,
-		detail: map[string]string{"service": string(sp.service.Name), "measurement": claims.Measurement.String()},
-		rows:   append([]write{row}, vols.writes...),
+		event:   audit.InstanceStarted,
+		actor:   req.who.Key,
+		request: req.who.Request,
+		session: s.name,
+		detail:  detail,
+		rows:    append([]write{row}, vols.writes...),
 	})
 	if err != nil {
-		in.rec = instanceRecord{}
 		return nil, err
 	}
 	committed = true
-	reply.Head = head
+
+	reply.Version, reply.Head = req.version, head
 	in.reply = reply
 	in.sign(now)
 	in.live.Store(true)
 	s.join(in)
 	return reply, nil
+}
+
+// readmit gives a lapsed instance, which was attested again, its rights back,
+// with in locked: its place if one is free, and its leases if nobody had them
+// since.
+func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
+	if err := c.takePlace(in, in.rec.Service); err != nil {
+		return err
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			in.grant.free(in.id)
+		}
+	}()
+
+	rec := in.rec
+	rec.State, rec.Ended, rec.Claims = api.Running, time.Time{}, req.claims
+	row, err := in.put(rec)
+	if err != nil {
+		return err
+	}
+	writes := []write{row}
+
+	leased := in.leased()
+	for _, v := range leased {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		w, err := c.retake(ctx, in, v)
+		if err != nil {
+			return err
+		}
+		writes = append(writes, w)
+	}
+
+	_, err = c.journal.commit(ctx, change{
+		event:   audit.InstanceReturned,
+		actor:   req.who.Key,
+		request: req.who.Request,
+		session: in.session.name,
+		detail:  map[string]string{"instance": in.id.String(), "service": string(rec.Service)},
+		rows:    writes,
+	})
+	if err != nil {
+		return err
+	}
+	committed = true
+
+	for _, v := range leased {
+		v.rec.Holder = in.id
+	}
+	in.rec, in.reply = rec, nil
+	in.sign(c.now())
+	in.live.Store(true)
+	return nil
+}
+
+// retake is the row by which in has the lease of v again, with v locked. Whoever
+// had it in between may have written: then in is behind for good.
+func (c *CAS) retake(ctx context.Context, in *instance, v *volume) (write, error) {
+	if err := v.load(ctx, c.journal); err != nil {
+		return write{}, err
+	}
+
+	i := slices.IndexFunc(in.rec.Volumes, func(m mounted) bool { return m.Name == v.name })
+	had := in.rec.Volumes[i]
+	if v.rec.ID != had.ID || v.rec.Lease != had.Lease || v.rec.Generation != had.Generation || v.rec.Tag != had.Tag {
+		return write{}, problem.New(problem.Denied, "lease_ended", "lease %d of volume %s ended while the instance was silent", had.Lease, v.name).
+			Want("lease %d, which another instance got since", v.rec.Lease).
+			Fix("restart the instance: it starts from the newest state")
+	}
+
+	rec := v.rec
+	rec.Holder = in.id
+	return v.put(rec)
 }
 
 // answer makes the reply for in, without a head. keys are the volumes' keys;
@@ -197,6 +323,9 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 	}
 	reply.InstanceID = in.id
 	reply.KeepAliveSeconds = c.keepAliveSeconds()
+	reply.Job = in.grant.job(sp.service.Name)
+	reply.StopSignal, reply.OnRenewal = sp.service.StopSignal, sp.service.OnRenewal
+	reply.OfflineSeconds = int(sp.service.Offline / time.Second)
 	for _, g := range in.rec.Volumes {
 		key := keys[g.Name]
 		if keys == nil {

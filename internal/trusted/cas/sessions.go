@@ -16,6 +16,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -39,6 +40,7 @@ type sessionState struct {
 
 	memberMu sync.Mutex
 	members  map[ident.InstanceID]*instance // all remembered instances; guarded by memberMu
+	grants   map[release.GrantID]*grant     // all remembered grants; guarded by memberMu
 }
 
 // sessionRecord is the row of a session; each version's text has a row too.
@@ -110,6 +112,7 @@ func (c *CAS) state(name ident.SessionName) *sessionState {
 	if !ok {
 		v, _ = c.sessions.LoadOrStore(name, &sessionState{
 			name: name, secrets: map[string]stored{}, volumes: map[string]*volume{}, members: map[ident.InstanceID]*instance{},
+			grants: map[release.GrantID]*grant{},
 		})
 	}
 	return v.(*sessionState)
@@ -303,10 +306,15 @@ func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan)
 	if rec.Count > 1 {
 		ch.event = audit.SessionUpdated
 	}
-	ends, err := c.excluded(ctx, s, p, now)
+	withdrawn, ends, err := c.leftOut(ctx, s, who, p, now)
 	if err != nil {
 		return err
 	}
+	excluded, err := c.excluded(ctx, s, p, withdrawn, now)
+	if err != nil {
+		return err
+	}
+	ends = append(ends, excluded...)
 	changes := []change{ch}
 	for _, e := range ends {
 		changes = append(changes, e.change)
@@ -365,7 +373,15 @@ func (c *CAS) Instances(ctx context.Context, who Caller, name ident.SessionName)
 	if err := s.mayRead(who); err != nil {
 		return api.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
 	}
-	out := api.Instances{Version: api.Version, Instances: []api.Instance{}}
+	out := api.Instances{Version: api.Version, Instances: []api.Instance{}, Volumes: []api.Volume{}}
+	for _, v := range s.plan.session.Volumes {
+		volume, err := s.volume(v.Name).describe(ctx, c.journal)
+		if err != nil {
+			return api.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
+		}
+		out.Volumes = append(out.Volumes, volume)
+	}
+	slices.SortFunc(out.Volumes, func(a, b api.Volume) int { return strings.Compare(a.Name, b.Name) })
 	for _, in := range s.all() {
 		out.Instances = append(out.Instances, in.describe())
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -28,12 +30,14 @@ type volume struct {
 }
 
 type volumeRecord struct {
-	ID         ident.Digest     `json:"id"`
-	Key        []byte           `json:"key"`
-	Generation uint64           `json:"generation"`
-	Tag        ident.Digest     `json:"tag"`
-	Lease      uint64           `json:"lease"`  // fencing number of the latest lease
-	Holder     ident.InstanceID `json:"holder"` // zero: nobody holds it
+	ID         ident.Digest `json:"id"`
+	Key        []byte       `json:"key"`
+	Generation uint64       `json:"generation"`
+	Tag        ident.Digest `json:"tag"`
+	// Statement is what the instance that committed the generation said about it.
+	Statement *release.Statement `json:"statement,omitempty"`
+	Lease     uint64             `json:"lease"`  // fencing number of the latest lease
+	Holder    ident.InstanceID   `json:"holder"` // zero: nobody holds it
 }
 
 func (v *volume) row() string { return "volume/" + string(v.session) + "@" + v.name }
@@ -76,8 +80,18 @@ func (v *volume) load(ctx context.Context, j *journal) error {
 	return nil
 }
 
-// grant is what an instance got of a volume; part of its row.
-type grant struct {
+// describe is the volume for its owner.
+func (v *volume) describe(ctx context.Context, j *journal) (api.Volume, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.load(ctx, j); err != nil {
+		return api.Volume{}, err
+	}
+	return api.Volume{Name: v.name, Generation: v.rec.Generation, Holder: v.rec.Holder, Statement: v.rec.Statement}, nil
+}
+
+// mounted is what an instance got of a volume; part of its row.
+type mounted struct {
 	Name       string         `json:"name"`
 	ID         ident.Digest   `json:"id"`
 	Path       string         `json:"path"`
@@ -89,26 +103,26 @@ type grant struct {
 	Statement *release.Statement `json:"statement,omitempty"`
 }
 
-// granting collects what a release does to volumes. Volumes that it changes stay
+// mounting collects what a release does to volumes. Volumes that it changes stay
 // locked until done is called.
-type granting struct {
-	grants []grant
+type mounting struct {
+	mounts []mounted
 	keys   map[string][]byte
 	writes []write
 	locked []*volume
 	next   []volumeRecord // what locked become
 }
 
-// grantVolumes decides what the instance gets of each volume: the one lease for a
+// mountVolumes decides what the instance gets of each volume: the one lease for a
 // rollback_protected mount, a private snapshot for an ephemeral one. While
 // another instance has the lease nothing is released: a second writer on a copy
 // of its own would lose in silence what it wrote. Mounts are taken in the order
 // of names, as all who lock more than one volume do.
-func (c *CAS) grantVolumes(ctx context.Context, s *sessionState, id ident.InstanceID, mounts []session.VolumeMount) (*granting, error) {
+func (c *CAS) mountVolumes(ctx context.Context, s *sessionState, id ident.InstanceID, mounts []session.VolumeMount) (*mounting, error) {
 	if len(mounts) == 0 {
-		return &granting{}, nil
+		return &mounting{}, nil
 	}
-	g := &granting{keys: make(map[string][]byte, len(mounts))}
+	g := &mounting{keys: make(map[string][]byte, len(mounts))}
 	mounts = slices.Clone(mounts)
 	slices.SortStableFunc(mounts, func(a, b session.VolumeMount) int { return strings.Compare(a.Name, b.Name) })
 	for _, m := range mounts {
@@ -116,7 +130,7 @@ func (c *CAS) grantVolumes(ctx context.Context, s *sessionState, id ident.Instan
 			g.done(false)
 			return nil, problem.New(problem.Invalid, "volume_twice", "volume %s is mounted twice", m.Name)
 		}
-		if err := c.grantOne(ctx, g, s.volume(m.Name), id, m); err != nil {
+		if err := c.mountOne(ctx, g, s.volume(m.Name), id, m); err != nil {
 			g.done(false)
 			return nil, err
 		}
@@ -124,7 +138,7 @@ func (c *CAS) grantVolumes(ctx context.Context, s *sessionState, id ident.Instan
 	return g, nil
 }
 
-func (c *CAS) grantOne(ctx context.Context, g *granting, v *volume, id ident.InstanceID, m session.VolumeMount) error {
+func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.InstanceID, m session.VolumeMount) error {
 	v.mu.Lock()
 	changed := false
 	defer func() {
@@ -144,7 +158,7 @@ func (c *CAS) grantOne(ctx context.Context, g *granting, v *volume, id ident.Ins
 		rec = volumeRecord{ID: ident.Digest(b[:32]), Key: b[32:]}
 		changed = true
 	}
-	gr := grant{Name: m.Name, ID: rec.ID, Path: m.Path, Access: release.ReadOnly, Generation: rec.Generation, Tag: rec.Tag}
+	gr := mounted{Name: m.Name, ID: rec.ID, Path: m.Path, Access: release.ReadOnly, Generation: rec.Generation, Tag: rec.Tag, Statement: rec.Statement}
 	switch {
 	case m.Policy != session.RollbackProtected:
 	case rec.Holder != id && c.running(rec.Holder):
@@ -165,7 +179,7 @@ func (c *CAS) grantOne(ctx context.Context, g *granting, v *volume, id ident.Ins
 		g.locked = append(g.locked, v)
 		g.next = append(g.next, rec)
 	}
-	g.grants = append(g.grants, gr)
+	g.mounts = append(g.mounts, gr)
 	g.keys[m.Name] = rec.Key
 	return nil
 }
@@ -184,7 +198,7 @@ func (c *CAS) leaseHeld(volume string, holder ident.InstanceID) error {
 }
 
 // done lets go of the volumes; with committed, they have become what was written.
-func (g *granting) done(committed bool) {
+func (g *mounting) done(committed bool) {
 	for i, v := range g.locked {
 		if committed {
 			v.rec = g.next[i]
@@ -200,12 +214,15 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (r
 	if err := checkVersion(req.Version); err != nil {
 		return release.TagReply{}, err
 	}
+	if err := checkStatement(req.Statement); err != nil {
+		return release.TagReply{}, err
+	}
 	in, unlock, err := c.alive(who)
 	if err != nil {
 		return release.TagReply{}, err
 	}
 	defer unlock()
-	i := slices.IndexFunc(in.rec.Volumes, func(g grant) bool { return g.ID == req.Volume })
+	i := slices.IndexFunc(in.rec.Volumes, func(g mounted) bool { return g.ID == req.Volume })
 	if i < 0 {
 		return release.TagReply{}, problem.New(problem.NotFound, "volume_unknown", "the instance has no volume %s", req.Volume)
 	}
@@ -220,17 +237,24 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (r
 		return release.TagReply{}, err
 	}
 	if again {
-		return release.TagReply{Version: release.Version, Generation: v.rec.Generation, Head: c.Head()}, nil
+		return release.TagReply{Version: req.Version, Generation: v.rec.Generation, Head: c.Head()}, nil
 	}
 	next := v.rec
-	next.Generation, next.Tag = req.From+1, req.Tag
+	next.Generation, next.Tag, next.Statement = req.From+1, req.Tag, req.Statement
 	w, err := v.put(next)
 	if err != nil {
 		return release.TagReply{}, err
 	}
 	rec := in.rec
 	rec.Volumes = slices.Clone(rec.Volumes)
-	rec.Volumes[i].Generation, rec.Volumes[i].Tag = next.Generation, next.Tag
+	rec.Volumes[i].Generation, rec.Volumes[i].Tag, rec.Volumes[i].Statement = next.Generation, next.Tag, next.Statement
+	counted, done, err := in.count(&rec)
+	if err != nil {
+		return release.TagReply{}, err
+	}
+	committed := false
+	defer func() { done(committed) }()
+
 	row, err := in.put(rec)
 	if err != nil {
 		return release.TagReply{}, err
@@ -238,18 +262,36 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (r
 	head, err := c.journal.commit(ctx, change{
 		event: audit.VolumeCommitted, actor: who.Key, request: who.Request, session: in.session.name,
 		detail: map[string]string{"volume": v.name, "generation": fmt.Sprint(next.Generation), "tag": next.Tag.String()},
-		rows:   []write{w, row},
+		rows:   append([]write{w, row}, counted...),
 	})
 	if err != nil {
 		return release.TagReply{}, err
 	}
+	committed = true
 	v.rec, in.rec = next, rec
-	return release.TagReply{Version: release.Version, Generation: next.Generation, Head: head}, nil
+	return release.TagReply{Version: req.Version, Generation: next.Generation, Head: head}, nil
+}
+
+var commitID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// checkStatement holds a statement to its form; whether it is true is between the
+// measured app and those who vouch for it.
+func checkStatement(s *release.Statement) error {
+	if s == nil {
+		return nil
+	}
+	known := s.Follows == release.FollowsYes || s.Follows == release.FollowsNo || s.Follows == release.FollowsUnknown
+	if !known || !commitID.MatchString(s.Commit) {
+		return problem.New(problem.Invalid, "statement", "the statement on what was stored can't be read").
+			Want("a commit of 40 or 64 hex digits; follows: yes, no or unknown").
+			Fix("mend the program that writes /run/cupel/statement.json")
+	}
+	return nil
 }
 
 // mayCommit checks lease and starting point, under the instance's and the
 // volume's locks. again is true for a commit that was made already.
-func (v *volume) mayCommit(in *instance, g grant, req release.TagRequest) (again bool, err error) {
+func (v *volume) mayCommit(in *instance, g mounted, req release.TagRequest) (again bool, err error) {
 	switch {
 	case g.Access != release.ReadWrite:
 		return false, problem.New(problem.Denied, "volume_read_only", "the instance has a private snapshot of volume %s: it may not commit", v.name).
@@ -272,9 +314,9 @@ func (v *volume) mayCommit(in *instance, g grant, req release.TagRequest) (again
 }
 
 func checkVersion(v int) error {
-	if v != release.Version {
+	if v != release.Version && v != release.Previous {
 		return problem.New(problem.Invalid, "protocol_version", "the request has version %d", v).
-			Want("%d", release.Version).
+			Want("%d or %d", release.Version, release.Previous).
 			Fix("use a cupel-init of the same version as this CAS")
 	}
 	return nil

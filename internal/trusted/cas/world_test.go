@@ -17,6 +17,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
 )
 
 // believer is a Verifier that believes: its evidence is the claims themselves.
@@ -38,6 +39,9 @@ type world struct {
 	store *storetest.Memory
 	key   *keyfile.Sealer
 	owner cas.Caller
+	// tokens are of wide grants, one for each session, for tests that are about
+	// something else.
+	tokens map[ident.SessionName]release.GrantToken
 }
 
 const keepAlive = 10 * time.Second
@@ -49,6 +53,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, store: storetest.NewMemory(), key: key, owner: cas.Caller{Key: ident.KeyHash{0xee}}}
+	w.tokens = map[ident.SessionName]release.GrantToken{}
 	w.open()
 	return w
 }
@@ -107,8 +112,43 @@ images:
 `)
 }
 
-// ask releases an instance with this key.
+// ask releases an instance with this key, under a wide grant.
 func (w *world) ask(key byte, session ident.SessionName, service ident.ServiceName) (*release.Reply, error) {
+	w.t.Helper()
+	return w.askUnder(w.wide(session), key, session, service)
+}
+
+// wide is the token of a grant for many instances of every service.
+func (w *world) wide(name ident.SessionName) release.GrantToken {
+	w.t.Helper()
+	if token, ok := w.tokens[name]; ok {
+		return token
+	}
+	read, err := w.GetSession(context.Background(), w.owner, name, nil)
+	if err != nil {
+		return release.GrantToken{}
+	}
+	s, err := session.Parse([]byte(read.Text))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	services := map[ident.ServiceName]release.GrantedService{}
+	for _, svc := range s.Services {
+		services[svc.Name] = release.GrantedService{Instances: 1000}
+	}
+	w.tokens[name] = w.claim(provider, w.submit(w.owner, name, services).Code).Token
+	return w.tokens[name]
+}
+
+// askUnder releases an instance with this key under this token.
+func (w *world) askUnder(token release.GrantToken, key byte, session ident.SessionName, service ident.ServiceName) (*release.Reply, error) {
+	w.t.Helper()
+	req, who, exporter := w.request(token, key, session, service)
+	return w.Release(context.Background(), who, exporter, req)
+}
+
+// request is what the instance with this key sends.
+func (w *world) request(token release.GrantToken, key byte, session ident.SessionName, service ident.ServiceName) (*release.Request, cas.Caller, [32]byte) {
 	w.t.Helper()
 	who := cas.Caller{Key: ident.KeyHash{key}}
 	exporter := [32]byte{key}
@@ -119,9 +159,13 @@ func (w *world) ask(key byte, session ident.SessionName, service ident.ServiceNa
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.Release(context.Background(), who, exporter, &release.Request{
-		Version: release.Version, Session: session, Service: service, Evidence: attest.Evidence{Type: attest.SGX, Quote: quote},
-	})
+	return &release.Request{
+		Version:  release.Version,
+		Session:  session,
+		Service:  service,
+		Grant:    token,
+		Evidence: attest.Evidence{Type: attest.SGX, Quote: quote},
+	}, who, exporter
 }
 
 func (w *world) mustAsk(key byte, session ident.SessionName, service ident.ServiceName) *release.Reply {

@@ -29,18 +29,26 @@ type Event string
 
 // Events of the log.
 const (
-	Started         Event = "cas_started"          // a CAS process took over the state
-	SessionCreated  Event = "session_created"      // first version of a session
-	SessionUpdated  Event = "session_updated"      // a later version
-	InstanceStarted Event = "instance_released"    // a service's configuration went to an attested instance
-	InstanceExited  Event = "instance_exited"      // it reported its exit
-	InstanceLapsed  Event = "instance_lapsed"      // it missed its keep-alives
-	InstanceRevoked Event = "instance_revoked"     // a session update excludes it
-	InstancesPruned Event = "instances_pruned"     // rows of instances that ended long ago were dropped
-	SecretGenerated Event = "secret_generated"     // values that the session leaves to the CAS
-	LeaseEnded      Event = "lease_ended"          // a session update takes the right to write
-	VolumeCommitted Event = "volume_tag_updated"   // a volume's next generation
-	PlatformSeen    Event = "platform_tcb_updated" // newer collateral of a platform family
+	Started           Event = "cas_started"          // a CAS process took over the state
+	SessionCreated    Event = "session_created"      // first version of a session
+	SessionUpdated    Event = "session_updated"      // a later version
+	InstanceStarted   Event = "instance_released"    // a service's configuration went to an attested instance
+	InstanceExited    Event = "instance_exited"      // it reported its exit
+	InstanceLapsed    Event = "instance_lapsed"      // it missed its keep-alives
+	InstanceRevoked   Event = "instance_revoked"     // a session update excludes it
+	InstanceWithdrawn Event = "instance_withdrawn"   // its grant ended
+	InstanceReturned  Event = "instance_returned"    // it had lapsed, and was attested again
+	InstanceGone      Event = "instance_gone"        // the holder of its grant's token says that it is no more
+	InstancesPruned   Event = "instances_pruned"     // rows of instances that ended long ago were dropped
+	SecretGenerated   Event = "secret_generated"     // values that the session leaves to the CAS
+	LeaseEnded        Event = "lease_ended"          // a session update takes the right to write
+	VolumeCommitted   Event = "volume_tag_updated"   // a volume's next generation
+	GrantMade         Event = "grant_made"           // somebody who may deploy granted that services are run
+	GrantClaimed      Event = "grant_claimed"        // a key got its token for its code
+	GrantChanged      Event = "grant_changed"        // other numbers
+	GrantEnded        Event = "grant_ended"          // and with it the rights of its instances
+	GrantsPruned      Event = "grants_pruned"        // rows of grants that ended long ago were dropped
+	PlatformSeen      Event = "platform_tcb_updated" // newer collateral of a platform family
 )
 
 // Row names one changed row of the CAS's state: its identity, the version that

@@ -21,6 +21,9 @@ func (s *Server) InstancesHandler() http.Handler {
 	handle("POST "+release.PathTag, s.tag)
 	handle("POST "+release.PathKeepAlive, s.keepAlive)
 	handle("POST "+release.PathExit, s.exit)
+	handle("POST "+release.PathClaim, s.claim)
+	handle("POST "+release.PathGone, s.gone)
+	handle("POST "+release.PathGiveBack, s.giveBack)
 	handle("GET "+api.PathOpenAPI, s.serveDoc(instancesDoc))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h, pattern := mux.Handler(r)

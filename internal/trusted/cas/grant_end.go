@@ -1,0 +1,284 @@
+package cas
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// endGrant commits the end of a grant and of its instances' rights, with the
+// session locked for writing. One that has ended stays as it is.
+func (c *CAS) endGrant(ctx context.Context, g *grant, reason string, who Caller) error {
+	ends, err := c.grantEnding(ctx, g, reason, who, c.now().UTC())
+	if err != nil || len(ends) == 0 {
+		return err
+	}
+
+	changes := make([]change, 0, len(ends))
+	for _, e := range ends {
+		changes = append(changes, e.change)
+	}
+	if _, err := c.journal.commit(ctx, changes...); err != nil {
+		return err
+	}
+
+	for _, e := range ends {
+		e.apply()
+	}
+	return nil
+}
+
+// grantEnding works out what the end of a grant changes, with the session locked
+// for writing: its row, and every instance that has rights by it.
+func (c *CAS) grantEnding(ctx context.Context, g *grant, reason string, who Caller, now time.Time) ([]ending, error) {
+	g.mu.Lock()
+	next := g.rec
+	g.mu.Unlock()
+	if !next.Ended.IsZero() {
+		return nil, nil
+	}
+
+	next.Ended, next.Reason = now, reason
+	row, err := g.put(next)
+	if err != nil {
+		return nil, err
+	}
+	out := []ending{{
+		change{
+			event:   audit.GrantEnded,
+			actor:   who.Key,
+			request: who.Request,
+			session: g.session.name,
+			detail:  map[string]string{"grant": g.id.String(), "reason": reason},
+			rows:    []write{row},
+		},
+		func() {
+			g.mu.Lock()
+			g.rec = next
+			g.mu.Unlock()
+		},
+	}}
+
+	for _, in := range g.session.all() {
+		if in.grant != g || in.rec.State != api.Running {
+			continue
+		}
+		rec := in.rec
+		rec.State, rec.Ended = api.Withdrawn, now
+		e, err := c.ending(ctx, in, rec, change{event: audit.InstanceWithdrawn, actor: who.Key, request: who.Request})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// leftOut works out which grants a new version ends, because its deploy leaves
+// their makers out, with the session locked for writing.
+func (c *CAS) leftOut(ctx context.Context, s *sessionState, who Caller, p *plan, now time.Time) (map[*grant]bool, []ending, error) {
+	withdrawn := map[*grant]bool{}
+	var out []ending
+	for _, g := range s.allGrants() {
+		if !p.session.Access.EndsGrant(g.rec.Maker, g.rec.AsCreator) {
+			continue
+		}
+		ends, err := c.grantEnding(ctx, g, api.EndPolicy, who, now)
+		if err != nil {
+			return nil, nil, err
+		}
+		if len(ends) > 0 {
+			withdrawn[g] = true
+			out = append(out, ends...)
+		}
+	}
+	return withdrawn, out, nil
+}
+
+// endOverdueGrants ends those whose time is over and those that nobody claimed in
+// time, so that what runs under them is told.
+func (c *CAS) endOverdueGrants(ctx context.Context, now time.Time) {
+	c.grants.Range(func(_, v any) bool {
+		g := v.(*grant)
+		g.mu.Lock()
+		reason := ""
+		switch {
+		case !g.rec.Ended.IsZero():
+		case !g.rec.Until.IsZero() && !now.Before(g.rec.Until):
+			reason = api.EndUntil
+		case g.rec.ClaimedBy.IsZero() && !now.Before(g.rec.UseBy):
+			reason = api.EndUnused
+		}
+		g.mu.Unlock()
+
+		if reason != "" {
+			c.endOverdue(ctx, g, reason)
+		}
+		return ctx.Err() == nil
+	})
+}
+
+func (c *CAS) endOverdue(ctx context.Context, g *grant, reason string) {
+	g.session.mu.Lock()
+	defer g.session.mu.Unlock()
+
+	g.mu.Lock()
+	claimed := !g.rec.ClaimedBy.IsZero()
+	g.mu.Unlock()
+	if reason == api.EndUnused && claimed { // just now
+		return
+	}
+
+	if err := c.endGrant(ctx, g, reason, Caller{}); err != nil {
+		c.log.Warn("end of a grant not recorded yet", "grant", g.id, "error", err)
+	}
+}
+
+// pruneGrants drops the rows of ended grants beyond those that are kept. Those
+// that an instance is remembered for stay with it.
+func (c *CAS) pruneGrants(ctx context.Context, s *sessionState) error {
+	s.memberMu.Lock()
+	many := len(s.grants) > keptGrants
+	named := map[*grant]bool{}
+	for _, in := range s.members {
+		named[in.grant] = true
+	}
+	s.memberMu.Unlock()
+	if !many {
+		return nil
+	}
+
+	type old struct {
+		g  *grant
+		at time.Time
+	}
+	var ended []old
+	for _, g := range s.allGrants() {
+		g.mu.Lock()
+		if !g.rec.Ended.IsZero() && !named[g] {
+			ended = append(ended, old{g, g.rec.Ended})
+		}
+		g.mu.Unlock()
+	}
+	if len(ended) <= keptGrants+keptGrants/4 { // in larger groups
+		return nil
+	}
+
+	slices.SortFunc(ended, func(a, b old) int { return b.at.Compare(a.at) })
+	ch := change{event: audit.GrantsPruned, session: s.name}
+	for _, o := range ended[keptGrants:] {
+		ch.rows = append(ch.rows, write{id: grantRow(o.g.id)})
+	}
+	if _, err := c.journal.commit(ctx, ch); err != nil {
+		return err
+	}
+
+	s.memberMu.Lock()
+	defer s.memberMu.Unlock()
+	for _, o := range ended[keptGrants:] {
+		delete(s.grants, o.g.id)
+		c.grants.Delete(o.g.id)
+	}
+	return nil
+}
+
+// GiveBack ends the grant whose token the caller holds.
+func (c *CAS) GiveBack(ctx context.Context, who Caller, req release.GiveBack) error {
+	if err := checkVersion(req.Version); err != nil {
+		return err
+	}
+	g, err := c.holder(req.Grant)
+	if err != nil {
+		return err
+	}
+	if _, err := c.session(ctx, g.session.name); err != nil {
+		return err
+	}
+	g.session.mu.Lock()
+	defer g.session.mu.Unlock()
+	return c.endGrant(ctx, g, api.EndGivenBack, who)
+}
+
+// Claim gives the token of a code to the key that asks for it first, and to no
+// other ever after.
+func (c *CAS) Claim(ctx context.Context, who Caller, req release.Claim) (release.ClaimReply, error) {
+	if err := checkVersion(req.Version); err != nil {
+		return release.ClaimReply{}, err
+	}
+	code, err := release.ParseGrantCode(req.Code)
+	if err != nil {
+		return release.ClaimReply{}, err
+	}
+	g, err := c.coded(code)
+	if err != nil {
+		return release.ClaimReply{}, err
+	}
+	s, err := c.session(ctx, g.session.name)
+	if err != nil {
+		return release.ClaimReply{}, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := c.now().UTC()
+	if err := g.mayClaim(who, now); err != nil {
+		return release.ClaimReply{}, err
+	}
+	if g.rec.ClaimedBy.IsZero() {
+		if err := c.claim(ctx, g, who, now); err != nil {
+			return release.ClaimReply{}, err
+		}
+	}
+	return c.claimReply(s, g), nil
+}
+
+// claim commits that the caller's key has the grant, under g.mu.
+func (c *CAS) claim(ctx context.Context, g *grant, who Caller, now time.Time) error {
+	next := g.rec
+	next.ClaimedBy, next.Claimed = who.Key, now
+	row, err := g.put(next)
+	if err != nil {
+		return err
+	}
+
+	_, err = c.journal.commit(ctx, change{
+		event:   audit.GrantClaimed,
+		actor:   who.Key,
+		request: who.Request,
+		session: g.session.name,
+		detail:  map[string]string{"grant": g.id.String()},
+		rows:    []write{row},
+	})
+	if err == nil {
+		g.rec = next
+	}
+	return err
+}
+
+// claimReply is the grant for its holder, under s.mu and g.mu.
+func (c *CAS) claimReply(s *sessionState, g *grant) release.ClaimReply {
+	out := release.ClaimReply{
+		Version:  release.Version,
+		Grant:    g.id,
+		Session:  s.name,
+		App:      g.rec.App,
+		Maker:    g.rec.Maker,
+		Services: map[ident.ServiceName]release.GrantedService{},
+		Token:    c.token(g.id, g.rec.ClaimedBy),
+	}
+	if !g.rec.Until.IsZero() {
+		until := g.rec.Until
+		out.Until = &until
+	}
+	for name, svc := range g.rec.Services {
+		out.Services[name] = release.GrantedService{Instances: svc.Instances, Runs: svc.Runs, Writes: s.plan.writes(name)}
+	}
+	return out
+}

@@ -1,0 +1,333 @@
+package cas
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+const (
+	// codeLife is how long a code can be claimed where its maker doesn't say, and
+	// maxCodeLife at most.
+	codeLife    = 24 * time.Hour
+	maxCodeLife = 30 * 24 * time.Hour
+	// maxGranted is the most instances or runs of one service.
+	maxGranted = 100_000
+	// maxGrants is the most grants of one session that have not ended.
+	maxGrants = 1000
+	// keptGrants is how many ended grants of a session are remembered.
+	keptGrants = 100
+)
+
+var appName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
+
+// MakeGrant makes the right to run a session's services, and the code by which
+// an operator gets it.
+func (c *CAS) MakeGrant(ctx context.Context, who Caller, req api.NewGrant) (api.GrantMade, error) {
+	made, err := c.makeGrant(ctx, who, req)
+	return made, chained(err, "Failed to grant the use of session '%s'", req.Session)
+}
+
+func (c *CAS) makeGrant(ctx context.Context, who Caller, req api.NewGrant) (api.GrantMade, error) {
+	if err := checkAPIVersion(req.Version); err != nil {
+		return api.GrantMade{}, err
+	}
+	s, err := c.session(ctx, req.Session)
+	if err != nil {
+		return api.GrantMade{}, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if !s.may(who, session.OpDeploy) || who.Key.IsZero() {
+		return api.GrantMade{}, denied("deploy", string(s.name), "You have insufficient rights to grant the use of session %s", s.name)
+	}
+
+	now := c.now().UTC()
+	rec, err := newGrantRecord(s, req, now)
+	if err != nil {
+		return api.GrantMade{}, err
+	}
+	if err := s.roomForGrant(); err != nil {
+		return api.GrantMade{}, err
+	}
+	b, err := randomBytes(32)
+	if err != nil {
+		return api.GrantMade{}, err
+	}
+	code := release.GrantCode{CAS: c.identity.hash, Grant: release.GrantID(b[:16]), Secret: [16]byte(b[16:])}
+	rec.Maker, rec.AsCreator = who.Key, who.Key == s.current.Creator
+	rec.Code = hashCode(code)
+
+	g := newGrant(code.Grant, s, rec)
+	row, err := g.put(rec)
+	if err != nil {
+		return api.GrantMade{}, err
+	}
+	_, err = c.journal.commit(ctx, change{
+		event:   audit.GrantMade,
+		actor:   who.Key,
+		request: who.Request,
+		session: s.name,
+		detail:  grantDetail(g.id, rec.Services),
+		rows:    []write{row},
+	})
+	if err != nil {
+		return api.GrantMade{}, err
+	}
+
+	c.grants.Store(g.id, g)
+	s.joinGrant(g)
+	return api.GrantMade{Version: api.Version, Grant: g.describe(c), Code: code.String()}, nil
+}
+
+// newGrantRecord checks what is asked for and fills in what it leaves open.
+func newGrantRecord(s *sessionState, req api.NewGrant, now time.Time) (grantRecord, error) {
+	rec := grantRecord{
+		Session:  s.name,
+		App:      req.App,
+		Services: map[ident.ServiceName]grantedService{},
+		Made:     now,
+		UseBy:    now.Add(codeLife),
+		Provider: req.Provider,
+	}
+
+	if !appName.MatchString(req.App) {
+		return rec, problem.New(problem.Invalid, "app_name", "app name %.60q", req.App).
+			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
+	}
+	if len(req.Services) == 0 {
+		return rec, problem.New(problem.Invalid, "grant_services", "the grant names no service").
+			Fix("say how many instances or runs of which services it is for")
+	}
+	for name, svc := range req.Services {
+		if err := s.checkGranted(name, svc); err != nil {
+			return rec, err
+		}
+		rec.Services[name] = grantedService{Instances: svc.Instances, Runs: svc.Runs}
+	}
+
+	if req.UseBy != nil {
+		rec.UseBy = req.UseBy.UTC()
+	}
+	if !rec.UseBy.After(now) || rec.UseBy.After(now.Add(maxCodeLife)) {
+		return rec, problem.New(problem.Invalid, "use_by", "the code is to be good until %s", rec.UseBy.Format(time.RFC3339)).
+			Want("a time in the future, at most %d days from now", maxCodeLife/(24*time.Hour))
+	}
+	if req.Until != nil {
+		rec.Until = req.Until.UTC()
+		if !rec.Until.After(now) {
+			return rec, problem.New(problem.Invalid, "until", "the grant is to end at %s", rec.Until.Format(time.RFC3339)).
+				Want("a time in the future")
+		}
+	}
+	return rec, nil
+}
+
+// checkGranted holds the numbers of one service against the session, under s.mu.
+func (s *sessionState) checkGranted(name ident.ServiceName, svc release.GrantedService) error {
+	if s.plan.services[name] == nil {
+		return problem.New(problem.NotFound, "service_unknown", "session %q has no service %.140q", s.name, name).
+			Fix("name services of the session's current version")
+	}
+	if min(svc.Instances, svc.Runs) != 0 || max(svc.Instances, svc.Runs) <= 0 || max(svc.Instances, svc.Runs) > maxGranted {
+		return problem.New(problem.Invalid, "grant_number", "service %s: %d instances and %d runs", name, svc.Instances, svc.Runs).
+			Want("either instances or runs, from 1 to %d", maxGranted)
+	}
+	return nil
+}
+
+// roomForGrant refuses one more grant where there are very many that hold.
+func (s *sessionState) roomForGrant() error {
+	holding := 0
+	for _, g := range s.allGrants() {
+		g.mu.Lock()
+		if g.rec.Ended.IsZero() {
+			holding++
+		}
+		g.mu.Unlock()
+	}
+	if holding < maxGrants {
+		return nil
+	}
+	return problem.New(problem.Conflict, "grants_many", "session %q has %d grants that hold", s.name, holding).
+		Want("at most %d", maxGrants).
+		Fix("withdraw those that nobody needs: cupel session grants %s", s.name)
+}
+
+// hashCode is what the CAS keeps of a code.
+func hashCode(code release.GrantCode) ident.Digest {
+	return ident.Sum(slices.Concat([]byte("cupel/grant-code/v1"), code.Grant[:], code.Secret[:]))
+}
+
+// grantDetail is what the audit log says of a grant: its id and its numbers.
+func grantDetail(id release.GrantID, services map[ident.ServiceName]grantedService) map[string]string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		if svc := services[name]; svc.Runs > 0 {
+			parts = append(parts, fmt.Sprintf("%s runs %d", name, svc.Runs))
+		} else {
+			parts = append(parts, fmt.Sprintf("%s instances %d", name, svc.Instances))
+		}
+	}
+	return map[string]string{"grant": id.String(), "services": strings.Join(parts, ", ")}
+}
+
+// Grants lists a session's grants, the newest first.
+func (c *CAS) Grants(ctx context.Context, who Caller, name ident.SessionName) (api.Grants, error) {
+	s, err := c.session(ctx, name)
+	if err != nil {
+		return api.Grants{}, chained(err, "Failed to list the grants of session '%s'", name)
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if !s.may(who, session.OpRead) && !s.may(who, session.OpDeploy) {
+		err := denied("read", string(s.name), "You have insufficient rights to access session %s", s.name)
+		return api.Grants{}, chained(err, "Failed to list the grants of session '%s'", name)
+	}
+
+	out := api.Grants{Version: api.Version, Grants: []api.Grant{}}
+	for _, g := range s.allGrants() {
+		out.Grants = append(out.Grants, g.describe(c))
+	}
+	slices.SortFunc(out.Grants, func(a, b api.Grant) int {
+		if c := b.Made.Compare(a.Made); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID.String(), b.ID.String())
+	})
+	return out, nil
+}
+
+// ChangeGrant gives services of a grant another number. Instances beyond a lower
+// one keep their places until they end.
+func (c *CAS) ChangeGrant(ctx context.Context, who Caller, id release.GrantID, req api.GrantChange) (api.Grant, error) {
+	out, err := c.changeGrant(ctx, who, id, req)
+	return out, chained(err, "Failed to change grant '%s'", id)
+}
+
+func (c *CAS) changeGrant(ctx context.Context, who Caller, id release.GrantID, req api.GrantChange) (api.Grant, error) {
+	if err := checkAPIVersion(req.Version); err != nil {
+		return api.Grant{}, err
+	}
+	g, err := c.ownersGrant(ctx, id)
+	if err != nil {
+		return api.Grant{}, err
+	}
+	s := g.session
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.mayChangeGrant(who, id); err != nil {
+		return api.Grant{}, err
+	}
+	for name, svc := range req.Services {
+		if err := s.checkGranted(name, svc); err != nil {
+			return api.Grant{}, err
+		}
+	}
+	if err := c.renumber(ctx, who, g, req); err != nil {
+		return api.Grant{}, err
+	}
+	return g.describe(c), nil
+}
+
+// renumber commits the new numbers.
+func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req api.GrantChange) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if why := g.over(c.now()); why != "" {
+		return problem.New(problem.Conflict, ruleGrantEnded, "grant %s %s", g.id, why).Fix("make a new one: cupel deploy, or cupel session submit")
+	}
+
+	next := g.rec
+	next.Services = maps.Clone(next.Services)
+	for name, svc := range req.Services {
+		was, ok := next.Services[name]
+		if ok && (was.Runs > 0) != (svc.Runs > 0) {
+			return problem.New(problem.Invalid, "grant_number", "service %s changes between serving and running", name).
+				Want("another number of the same kind").Fix("make a new grant")
+		}
+		next.Services[name] = grantedService{Instances: svc.Instances, Runs: svc.Runs, Used: was.Used}
+	}
+	row, err := g.put(next)
+	if err != nil {
+		return err
+	}
+
+	_, err = c.journal.commit(ctx, change{
+		event:   audit.GrantChanged,
+		actor:   who.Key,
+		request: who.Request,
+		session: g.session.name,
+		detail:  grantDetail(g.id, next.Services),
+		rows:    []write{row},
+	})
+	if err == nil {
+		g.rec = next
+	}
+	return err
+}
+
+// WithdrawGrant ends a grant and the rights of all that run under it, at once.
+// One that has ended stays as it is.
+func (c *CAS) WithdrawGrant(ctx context.Context, who Caller, id release.GrantID) (api.Grant, error) {
+	g, err := c.ownersGrant(ctx, id)
+	if err != nil {
+		return api.Grant{}, chained(err, "Failed to withdraw grant '%s'", id)
+	}
+	s := g.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.mayChangeGrant(who, id); err != nil {
+		return api.Grant{}, chained(err, "Failed to withdraw grant '%s'", id)
+	}
+	if err := c.endGrant(ctx, g, api.EndWithdrawn, who); err != nil {
+		return api.Grant{}, chained(err, "Failed to withdraw grant '%s'", id)
+	}
+	return g.describe(c), nil
+}
+
+// ownersGrant returns a grant by its id, with its session loaded.
+func (c *CAS) ownersGrant(ctx context.Context, id release.GrantID) (*grant, error) {
+	g := c.grantNamed(id)
+	if g == nil {
+		return nil, problem.New(problem.NotFound, "grant_unknown", "there is no grant %s", id).
+			Fix("list them: cupel session grants SESSION")
+	}
+	_, err := c.session(ctx, g.session.name)
+	return g, err
+}
+
+// mayChangeGrant refuses whoever may neither deploy nor update, under s.mu.
+func (s *sessionState) mayChangeGrant(who Caller, id release.GrantID) error {
+	if s.may(who, session.OpDeploy) && !who.Key.IsZero() || s.may(who, session.OpUpdate) {
+		return nil
+	}
+	return denied("deploy", string(s.name), "You have insufficient rights to change grant %s", id)
+}
+
+// may asks the session's access policy, under s.mu.
+func (s *sessionState) may(who Caller, op session.Operation) bool {
+	return s.plan.session.Access.Allows(op, who.Key, s.current.Creator)
+}
+
+func checkAPIVersion(v int) error {
+	if v == api.Version {
+		return nil
+	}
+	return problem.New(problem.Invalid, "api_version", "the request has version %d", v).Want("%d", api.Version)
+}
+
+func sortIDs(ids []ident.InstanceID) {
+	slices.SortFunc(ids, func(a, b ident.InstanceID) int { return slices.Compare(a[:], b[:]) })
+}

@@ -1,0 +1,95 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// ask answers a call with what f makes of the request in its body. shape changes
+// a refusal before it goes out; nil: nothing.
+func ask[Request, Reply any](s *Server, c *call, status int, shape func(*problem.Error),
+	f func(context.Context, cas.Caller, Request) (Reply, error),
+) {
+	var req Request
+	if err := s.decode(c, &req); err != nil {
+		s.refuse(c, err, shape)
+		return
+	}
+	reply, err := f(c.r.Context(), c.caller(), req)
+	if err != nil {
+		s.refuse(c, err, shape)
+		return
+	}
+	s.reply(c, status, reply, true)
+}
+
+// The owners' side of grants.
+
+func (s *Server) makeGrant(c *call) { ask(s, c, http.StatusCreated, chain, s.cas.MakeGrant) }
+
+func (s *Server) listGrants(c *call) {
+	name, err := sessionName(c.r.URL.Query().Get("session"))
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	list, err := s.cas.Grants(c.r.Context(), c.caller(), name)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	s.reply(c, http.StatusOK, list, true)
+}
+
+func (s *Server) changeGrant(c *call) {
+	ask(s, c, http.StatusOK, chain, func(ctx context.Context, who cas.Caller, req api.GrantChange) (api.Grant, error) {
+		id, err := grantID(c)
+		if err != nil {
+			return api.Grant{}, err
+		}
+		return s.cas.ChangeGrant(ctx, who, id, req)
+	})
+}
+
+func (s *Server) withdrawGrant(c *call) {
+	id, err := grantID(c)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	g, err := s.cas.WithdrawGrant(c.r.Context(), c.caller(), id)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	s.reply(c, http.StatusOK, g, true)
+}
+
+func grantID(c *call) (release.GrantID, error) {
+	id, err := release.ParseGrantID(c.r.PathValue("id"))
+	if err != nil {
+		return id, problem.New(problem.Invalid, "grant_id", "%w", err).Fix("list them: cupel session grants SESSION")
+	}
+	return id, nil
+}
+
+// The side of those who hold a grant's code or token.
+
+func (s *Server) claim(c *call) { ask(s, c, http.StatusOK, nil, s.cas.Claim) }
+
+func (s *Server) gone(c *call) {
+	ask(s, c, http.StatusOK, nil, func(ctx context.Context, who cas.Caller, req release.Gone) (struct{}, error) {
+		return struct{}{}, s.cas.Gone(ctx, who, req)
+	})
+}
+
+func (s *Server) giveBack(c *call) {
+	ask(s, c, http.StatusOK, nil, func(ctx context.Context, who cas.Caller, req release.GiveBack) (struct{}, error) {
+		return struct{}{}, s.cas.GiveBack(ctx, who, req)
+	})
+}
