@@ -60,6 +60,9 @@ func TestOwnersAPI(t *testing.T) {
 	defer public.Close()
 	secrets := "secrets:\n  - {name: open, kind: ascii, value: \"42\", export_public: true}\n  - {name: closed, kind: ascii, value: \"43\"}"
 	v1 := create(t, alice, []byte(small("a", secrets)))
+	salted := create(t, alice, []byte(small("salted", secrets, "salt: 0123456789abcdef")))
+	// Whoever may not read a session can't test guesses of its text: one answer.
+	oracle := answer{403, "session_hash", []string{"Failed to read the values of '/session=a' requested by a public client", "You have insufficient rights to access session a"}}
 	const missing = "0000000000000000000000000000000000000000000000000000000000000000"
 	for _, c := range []struct {
 		who                *Owner
@@ -93,8 +96,14 @@ func TestOwnersAPI(t *testing.T) {
 		{public, "GET", "/v1/values/session=a", "", answer{Status: 200}},
 		{public, "GET", "/v1/values/session=a,secret=open", "", answer{Status: 200}},
 		{public, "GET", "/v1/values/session=/a,secret=open", "", answer{Status: 200}},
-		{public, "GET", "/v1/values/session=a,session_hash=" + v1.String(), "", answer{Status: 200}},
-		{public, "GET", "/v1/values/session=a,session_hash=" + missing, "", answer{404, "session_version", nil}},
+		{alice, "GET", "/v1/values/session=a,session_hash=" + v1.String(), "", answer{Status: 200}},
+		{alice, "GET", "/v1/values/session=a,session_hash=" + missing, "", answer{404, "session_version", nil}},
+		{bob, "GET", "/v1/values/session=a,session_hash=" + v1.String(), "", oracle},
+		{bob, "GET", "/v1/values/session=a,session_hash=" + missing, "", oracle},
+		{public, "GET", "/v1/values/session=a,session_hash=" + v1.String(), "", oracle},
+		{public, "GET", "/v1/values/session=a,secret=open,session_hash=" + missing, "", answer{403, "session_hash", nil}},
+		{public, "GET", "/v1/values/session=salted,session_hash=" + salted.String(), "", answer{Status: 200}},
+		{public, "GET", "/v1/values/session=salted,session_hash=" + missing, "", answer{404, "session_version", nil}},
 		{public, "GET", "/v1/values/session=a,secret=closed", "", answer{404, "value_unknown", []string{
 			"Failed to read value 'closed' of '/session=a' requested by a public client", "Secret does not exist or is not visible for a public client"}}},
 		{public, "GET", "/v1/values/secret=open", "", answer{400, "value_reference", nil}},

@@ -15,7 +15,11 @@ import (
 type ValueRef struct {
 	Session ident.SessionName
 	Secret  string        // empty: all
-	Hash    *ident.Digest // answer only if this version is current
+	// Hash, where it is set, asks for an answer only if this version is current.
+	// That tells whether a guess of the session's text is right, values that its
+	// owner gave included: hence only to those who may read it, unless a salt
+	// makes guessing hopeless.
+	Hash *ident.Digest
 }
 
 // Values returns secrets that a session exports to the public.
@@ -37,6 +41,13 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (api.Values,
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	if ref.Hash != nil && !s.plan.session.Salted() && s.mayRead(who) != nil {
+		p := problem.New(problem.Denied, "session_hash", "the caller has no right to read session %q, so that it can't ask for a version by its hash", ref.Session).
+			Want("the right to read, or a session whose text has a salt").
+			Fix("leave session_hash out; or let the session's owner add `salt:` with 16 random characters or more")
+		p.Msg = []string{fmt.Sprintf("You have insufficient rights to access session %s", ref.Session)}
+		return api.Values{}, p
+	}
 	if ref.Hash != nil && *ref.Hash != s.current.Hash {
 		p := problem.New(problem.NotFound, "session_version", "version %s of session %q is not the current one", ref.Hash, ref.Session).
 			Fix("ask the session's owner for the hash of the current version")
