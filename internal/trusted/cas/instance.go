@@ -469,6 +469,9 @@ func (c *CAS) prune(ctx context.Context) {
 		if err := c.pruneSession(ctx, s); err != nil {
 			c.log.Warn("ended instances not pruned yet", "session", s.name, "error", err)
 		}
+		if err := c.noteRefusals(ctx, s, c.now()); err != nil {
+			c.log.Warn("refused releases not recorded yet", "session", s.name, "error", err)
+		}
 		if err := c.pruneGrants(ctx, s); err != nil {
 			c.log.Warn("ended grants not pruned yet", "session", s.name, "error", err)
 		}

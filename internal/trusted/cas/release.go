@@ -37,6 +37,16 @@ func (c *CAS) Release(ctx context.Context, who Caller, exporter [32]byte, req *r
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+
+	reply, err := c.releaseFrom(ctx, s, who, exporter, req, now)
+	if err != nil {
+		c.noteRefusal(ctx, s, req, err)
+	}
+	return reply, err
+}
+
+// releaseFrom is Release from a session, under s.mu held for reading.
+func (c *CAS) releaseFrom(ctx context.Context, s *sessionState, who Caller, exporter [32]byte, req *release.Request, now time.Time) (*release.Reply, error) {
 	sp, ok := s.plan.services[req.Service]
 	if !ok {
 		return nil, problem.New(problem.NotFound, "service_unknown", "session %q has no service %q", req.Session, req.Service).

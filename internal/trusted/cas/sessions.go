@@ -32,6 +32,8 @@ type sessionState struct {
 	current sessionRecord // zero hash: no version yet
 	plan    *plan         // of the current version
 
+	trail trail
+
 	secretMu sync.Mutex
 	secrets  map[string]stored // guarded by secretMu
 
@@ -345,6 +347,7 @@ func (c *CAS) getSession(ctx context.Context, who Caller, name ident.SessionName
 	if err := s.mayRead(who); err != nil {
 		return api.Session{}, err
 	}
+	c.noteRead(ctx, s, s.plan, who)
 	if hash == nil || *hash == s.current.Hash {
 		return api.Session{Hash: s.current.Hash, Text: s.plan.text}, nil
 	}

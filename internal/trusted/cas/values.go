@@ -14,7 +14,7 @@ import (
 // ValueRef says which public values are asked for.
 type ValueRef struct {
 	Session ident.SessionName
-	Secret  string        // empty: all
+	Secret  string // empty: all
 	// Hash, where it is set, asks for an answer only if this version is current.
 	// That tells whether a guess of the session's text is right, values that its
 	// owner gave included: hence only to those who may read it, unless a salt

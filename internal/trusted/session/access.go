@@ -66,6 +66,9 @@ func (p AccessPolicy) AsksForGrant() bool {
 	return !slices.ContainsFunc(p.Deploy, func(e AccessEntry) bool { return e.Word == Any })
 }
 
+// Open reports whether anybody at all may do op.
+func (p AccessPolicy) Open(op Operation) bool { return p.Allows(op, ident.KeyHash{}, ident.KeyHash{}) }
+
 // EndsGrant reports whether a version with this policy ends a grant that maker
 // made, asCreator telling whether it was the session's CREATOR at that time. It
 // does only where deploy is written and leaves the maker out: an upload by a

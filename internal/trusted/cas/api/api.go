@@ -32,6 +32,7 @@ const (
 	PathSessions      = "/v1/sessions" // POST, GET /v1/sessions/NAME[?hash=HEX] as above
 	SuffixInstances   = "/instances"   // GET /v1/sessions/NAME/instances -> Instances
 	PathGrants        = "/v1/grants"   // POST NewGrant -> GrantMade; GET ?session=NAME -> Grants; PATCH /v1/grants/ID GrantChange -> Grant; DELETE /v1/grants/ID -> Grant
+	PathRefusals      = "/v1/refusals" // GET ?session=NAME -> Refusals
 	PathValues        = "/v1/values/"  // GET /v1/values/session=NAME[,secret=S][,session_hash=HEX] -> Values, with secret=: Value
 	PathAttest        = "/v1/attest"   // GET ?nonce=HEX64 -> Attestation
 	PathVersion       = "/v1/version"  // GET -> VersionInfo

@@ -6,6 +6,7 @@ import (
 
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
 )
@@ -28,23 +29,24 @@ func ask[Request, Reply any](s *Server, c *call, status int, shape func(*problem
 	s.reply(c, status, reply, true)
 }
 
-// The owners' side of grants.
-
-func (s *Server) makeGrant(c *call) { ask(s, c, http.StatusCreated, chain, s.cas.MakeGrant) }
-
-func (s *Server) listGrants(c *call) {
+// askOf answers a question about the session that the query names.
+func askOf[Reply any](s *Server, c *call, f func(context.Context, cas.Caller, ident.SessionName) (Reply, error)) {
 	name, err := sessionName(c.r.URL.Query().Get("session"))
 	if err != nil {
 		s.refuse(c, err, chain)
 		return
 	}
-	list, err := s.cas.Grants(c.r.Context(), c.caller(), name)
+	reply, err := f(c.r.Context(), c.caller(), name)
 	if err != nil {
 		s.refuse(c, err, chain)
 		return
 	}
-	s.reply(c, http.StatusOK, list, true)
+	s.reply(c, http.StatusOK, reply, true)
 }
+
+// The owners' side of grants.
+
+func (s *Server) makeGrant(c *call) { ask(s, c, http.StatusCreated, chain, s.cas.MakeGrant) }
 
 func (s *Server) changeGrant(c *call) {
 	ask(s, c, http.StatusOK, chain, func(ctx context.Context, who cas.Caller, req api.GrantChange) (api.Grant, error) {
