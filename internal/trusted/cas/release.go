@@ -190,7 +190,7 @@ func (c *CAS) release(ctx context.Context, in *instance, req request, now time.T
 		}
 	}()
 
-	vols, err := c.mountVolumes(ctx, s, in.id, req.plan.mounts)
+	vols, err := c.mountVolumes(ctx, s, in.id, req)
 	if err != nil {
 		return nil, err
 	}
@@ -318,7 +318,7 @@ func (c *CAS) retake(ctx context.Context, in *instance, v *volume) (write, error
 
 // answer makes the reply for in, without a head. keys are the volumes' keys;
 // nil: they are read.
-func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys map[string][]byte, now time.Time) (*release.Reply, error) {
+func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys map[string]volumeKeys, now time.Time) (*release.Reply, error) {
 	cfg, err := c.configOf(ctx, in.session, sp, now)
 	if err != nil {
 		return nil, err
@@ -342,17 +342,25 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 			v := in.session.volume(g.Name)
 			v.mu.Lock()
 			err := v.load(ctx, c.journal)
-			key = v.rec.Key
+			key = v.rec.keys(g)
 			v.mu.Unlock()
 			if err != nil {
 				return nil, err
 			}
 		}
-		if len(key) == 0 {
+		if len(key.key) == 0 {
 			return nil, errors.New("a volume has no key")
 		}
 		reply.Volumes = append(reply.Volumes, release.Volume{
-			Name: g.Name, ID: g.ID, Path: g.Path, Key: key, Generation: g.Generation, Tag: g.Tag, Access: g.Access, Lease: g.Lease,
+			Name:       g.Name,
+			ID:         g.ID,
+			Path:       g.Path,
+			Key:        key.key,
+			NextKey:    key.next,
+			Generation: g.Generation,
+			Tag:        g.Tag,
+			Access:     g.Access,
+			Lease:      g.Lease,
 		})
 	}
 	return reply, nil

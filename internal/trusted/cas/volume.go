@@ -32,6 +32,7 @@ type volume struct {
 type volumeRecord struct {
 	ID         ident.Digest `json:"id"`
 	Key        []byte       `json:"key"`
+	NextKey    []byte       `json:"next_key,omitempty"` // of the next commit, after a rotation
 	Generation uint64       `json:"generation"`
 	Tag        ident.Digest `json:"tag"`
 	// Statement is what the instance that committed the generation said about it.
@@ -99,18 +100,33 @@ type mounted struct {
 	Generation uint64         `json:"generation"`
 	Tag        ident.Digest   `json:"tag"`
 	Lease      uint64         `json:"lease,omitempty"`
+	// Rekeys says that it has the key of the next commit too, and seals under it.
+	Rekeys bool `json:"rekeys,omitempty"`
 	// Statement belongs to the generation: what the instance that committed it said.
 	Statement *release.Statement `json:"statement,omitempty"`
+}
+
+// volumeKeys are what an instance opens a volume with, and, after a rotation, what
+// its next commit is sealed under.
+type volumeKeys struct{ key, next []byte }
+
+// keys are those of an instance with this mount.
+func (r volumeRecord) keys(m mounted) volumeKeys {
+	if m.Rekeys {
+		return volumeKeys{r.Key, r.NextKey}
+	}
+	return volumeKeys{key: r.Key}
 }
 
 // mounting collects what a release does to volumes. Volumes that it changes stay
 // locked until done is called.
 type mounting struct {
-	mounts []mounted
-	keys   map[string][]byte
-	writes []write
-	locked []*volume
-	next   []volumeRecord // what locked become
+	version int // of the protocol that the instance speaks
+	mounts  []mounted
+	keys    map[string]volumeKeys
+	writes  []write
+	locked  []*volume
+	next    []volumeRecord // what locked become
 }
 
 // mountVolumes decides what the instance gets of each volume: the one lease for a
@@ -118,11 +134,12 @@ type mounting struct {
 // another instance has the lease nothing is released: a second writer on a copy
 // of its own would lose in silence what it wrote. Mounts are taken in the order
 // of names, as all who lock more than one volume do.
-func (c *CAS) mountVolumes(ctx context.Context, s *sessionState, id ident.InstanceID, mounts []session.VolumeMount) (*mounting, error) {
+func (c *CAS) mountVolumes(ctx context.Context, s *sessionState, id ident.InstanceID, req request) (*mounting, error) {
+	mounts := req.plan.mounts
 	if len(mounts) == 0 {
 		return &mounting{}, nil
 	}
-	g := &mounting{keys: make(map[string][]byte, len(mounts))}
+	g := &mounting{version: req.version, keys: make(map[string]volumeKeys, len(mounts))}
 	mounts = slices.Clone(mounts)
 	slices.SortStableFunc(mounts, func(a, b session.VolumeMount) int { return strings.Compare(a.Name, b.Name) })
 	for _, m := range mounts {
@@ -167,6 +184,7 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 		rec.Lease++
 		rec.Holder = id
 		gr.Access, gr.Lease = release.ReadWrite, rec.Lease
+		gr.Rekeys = len(rec.NextKey) > 0 && g.version > release.Previous
 		changed = true
 	}
 	if changed {
@@ -180,7 +198,7 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 		g.next = append(g.next, rec)
 	}
 	g.mounts = append(g.mounts, gr)
-	g.keys[m.Name] = rec.Key
+	g.keys[m.Name] = rec.keys(gr)
 	return nil
 }
 
@@ -241,12 +259,17 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (r
 	}
 	next := v.rec
 	next.Generation, next.Tag, next.Statement = req.From+1, req.Tag, req.Statement
+	if in.rec.Volumes[i].Rekeys {
+		next.Key, next.NextKey = next.NextKey, nil // the one before is forgotten with this
+	}
+
+	rec := in.rec
+	rec.Volumes = slices.Clone(rec.Volumes)
+	rec.Volumes[i].Rekeys = false
 	w, err := v.put(next)
 	if err != nil {
 		return release.TagReply{}, err
 	}
-	rec := in.rec
-	rec.Volumes = slices.Clone(rec.Volumes)
 	rec.Volumes[i].Generation, rec.Volumes[i].Tag, rec.Volumes[i].Statement = next.Generation, next.Tag, next.Statement
 	counted, done, err := in.count(&rec)
 	if err != nil {

@@ -105,10 +105,13 @@ const (
 
 // Volume is an encrypted volume to mount before the app starts.
 type Volume struct {
-	Name       string       `json:"name"`
-	ID         ident.Digest `json:"id"` // names the ciphertext; fixed for the volume's life
-	Path       string       `json:"path"`
-	Key        []byte       `json:"key"`        // 32 bytes
+	Name string       `json:"name"`
+	ID   ident.Digest `json:"id"` // names the ciphertext; fixed for the volume's life
+	Path string       `json:"path"`
+	Key  []byte       `json:"key"` // 32 bytes
+	// NextKey, where it is set, is the key that the next commit is sealed under:
+	// the volume was given a fresh one.
+	NextKey    []byte       `json:"next_key,omitempty"`
 	Generation uint64       `json:"generation"` // 0: never committed, start empty
 	Tag        ident.Digest `json:"tag"`        // of that generation; zero for 0
 	Access     Access       `json:"access"`

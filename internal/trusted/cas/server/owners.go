@@ -32,6 +32,8 @@ func (s *Server) OwnersHandler() http.Handler {
 	handle("GET "+api.PathGrants, func(c *call) { askOf(s, c, s.cas.Grants) })
 	handle("PATCH "+api.PathGrants+"/{id}", s.changeGrant)
 	handle("DELETE "+api.PathGrants+"/{id}", s.withdrawGrant)
+	handle("POST "+api.PathRotations, func(c *call) { ask(s, c, http.StatusOK, chain, s.cas.Rotate) })
+	handle("GET "+api.PathRotations, func(c *call) { askOf(s, c, s.cas.Rotations) })
 	handle("GET "+api.PathRefusals, func(c *call) { askOf(s, c, s.cas.Refusals) })
 	handle("GET "+api.PathValues+"{ref...}", s.values)
 	handle("GET "+api.PathAttest, s.attest)

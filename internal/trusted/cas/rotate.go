@@ -1,0 +1,270 @@
+package cas
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// rotationRecord is the row of a session's rotations: when each was asked for.
+type rotationRecord struct {
+	Secrets map[string]time.Time `json:"secrets,omitempty"`
+	Volumes map[string]time.Time `json:"volumes,omitempty"`
+}
+
+func (s *sessionState) rotationRow() string { return "rotation/" + string(s.name) }
+
+// rotations reads the session's, under s.mu.
+func (c *CAS) rotations(ctx context.Context, s *sessionState) (rotationRecord, error) {
+	rec := rotationRecord{Secrets: map[string]time.Time{}, Volumes: map[string]time.Time{}}
+	plain, err := c.journal.read(ctx, s.rotationRow())
+	if err != nil || plain == nil {
+		return rec, err
+	}
+	if err := json.Unmarshal(plain, &rec); err != nil {
+		return rec, fmt.Errorf("read rotations: %w", err)
+	}
+	return rec, nil
+}
+
+// Rotate makes the CAS forget generated values, so that the next release makes
+// fresh ones, and has the next commit of a volume seal under a fresh key. What
+// running instances have they keep: the answer names them.
+func (c *CAS) Rotate(ctx context.Context, who Caller, req api.Rotate) (api.Rotations, error) {
+	out, err := c.rotate(ctx, who, req)
+	return out, chained(err, "Failed to rotate secrets of session '%s'", req.Session)
+}
+
+func (c *CAS) rotate(ctx context.Context, who Caller, req api.Rotate) (api.Rotations, error) {
+	if err := checkAPIVersion(req.Version); err != nil {
+		return api.Rotations{}, err
+	}
+	s, err := c.session(ctx, req.Session)
+	if err != nil {
+		return api.Rotations{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.may(who, session.OpUpdate) {
+		return api.Rotations{}, denied("update", string(s.name), "You have insufficient rights to update session %s", s.name)
+	}
+	if len(req.Secrets)+len(req.Volumes) == 0 {
+		return api.Rotations{}, problem.New(problem.Invalid, "rotate_nothing", "neither a secret nor a volume is named").
+			Fix("name what to rotate: cupel session rotate %s SECRET…, or --volume VOLUME", s.name)
+	}
+	secrets, err := s.rotatable(req.Secrets)
+	if err != nil {
+		return api.Rotations{}, err
+	}
+	if err := c.commitRotation(ctx, who, s, secrets, req.Volumes); err != nil {
+		return api.Rotations{}, err
+	}
+	return c.describeRotations(ctx, s)
+}
+
+// rotatable checks the named secrets and adds what goes with them: the key of a
+// CA with the CA, which is never changed unless it is named itself.
+func (s *sessionState) rotatable(names []string) ([]string, error) {
+	keyOfCA := map[string]string{}
+	for _, sec := range s.plan.secrets {
+		if sec.Kind == session.X509CA && sec.PrivateKey != "" {
+			keyOfCA[sec.PrivateKey] = sec.Name
+		}
+	}
+
+	out := map[string]bool{}
+	for _, name := range names {
+		sec, ok := s.plan.secrets[name]
+		ca := keyOfCA[name]
+		switch {
+		case !ok:
+			return nil, problem.New(problem.NotFound, "secret_unknown", "session %q has no secret %.140q", s.name, name).
+				Fix("look at the session: cupel session read %s", s.name)
+		case sec.HasValue:
+			return nil, problem.New(problem.Invalid, "secret_given", "the value of secret %s was given, not generated", name).
+				Want("a secret that the CAS generates").
+				Fix("update the session with another value: cupel session create --update")
+		case perInstance(sec):
+			return nil, problem.New(problem.Invalid, "secret_each", "every instance has a certificate %s of its own", name).
+				Want("a secret that instances share").
+				Fix("replace the instances, or rotate its issuer %s", sec.Issuer)
+		case ca != "" && !slices.Contains(names, ca):
+			return nil, problem.New(problem.Invalid, "rotate_ca", "%s is the key of the certificate authority %s, which users have pinned", name, ca).
+				Want("the authority itself to be named").
+				Fix("name %s, if users are to get another one; its key goes with it", ca)
+		}
+		out[name] = true
+		if sec.Kind == session.X509CA {
+			out[sec.PrivateKey] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(out)), nil
+}
+
+// commitRotation writes what is rotated, under s.mu held for writing.
+func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, secrets, volumes []string) error {
+	rec, err := c.rotations(ctx, s)
+	if err != nil {
+		return err
+	}
+	now := c.now().UTC()
+	var rows []write
+
+	for _, name := range secrets {
+		rec.Secrets[name] = now
+		if row := s.secretRow(name); c.journal.has(row) {
+			rows = append(rows, write{id: row})
+		}
+	}
+	next := map[*volume]volumeRecord{}
+	for _, name := range volumes {
+		v, vrec, row, err := c.rekeyed(ctx, s, name)
+		if err != nil {
+			return err
+		}
+		rec.Volumes[name] = now
+		next[v] = vrec
+		rows = append(rows, row)
+	}
+
+	plain, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("marshal rotations: %w", err)
+	}
+	_, err = c.journal.commit(ctx, change{
+		event:   audit.Rotated,
+		actor:   who.Key,
+		request: who.Request,
+		session: s.name,
+		detail:  map[string]string{"secrets": fmt.Sprint(secrets), "volumes": fmt.Sprint(volumes)},
+		rows:    append(rows, write{s.rotationRow(), plain}),
+	})
+	if err != nil {
+		return err
+	}
+
+	s.secretMu.Lock()
+	for _, name := range secrets {
+		delete(s.secrets, name)
+	}
+	s.secretMu.Unlock()
+	for _, sp := range s.plan.services {
+		sp.ready.Store(nil)
+	}
+	for v, vrec := range next {
+		v.rec = vrec
+	}
+	return nil
+}
+
+// rekeyed is a volume's row with a fresh key for the next commit, under s.mu held
+// for writing, which keeps everybody else from the volume.
+func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volume, volumeRecord, write, error) {
+	fail := func(err error) (*volume, volumeRecord, write, error) { return nil, volumeRecord{}, write{}, err }
+	if !slices.ContainsFunc(s.plan.session.Volumes, func(v session.Volume) bool { return v.Name == name }) {
+		return fail(problem.New(problem.NotFound, "volume_unknown", "session %q has no volume %.140q", s.name, name).
+			Fix("look at the session: cupel session read %s", s.name))
+	}
+	v := s.volume(name)
+	if err := v.load(ctx, c.journal); err != nil {
+		return fail(err)
+	}
+	if v.rec.ID.IsZero() {
+		return fail(problem.New(problem.Conflict, "volume_unused", "volume %s has no key yet: nothing used it", name).
+			Fix("there is nothing to rotate"))
+	}
+
+	rec := v.rec
+	if len(rec.NextKey) == 0 { // else some instance may have it already, and commit under it
+		key, err := randomBytes(len(rec.Key))
+		if err != nil {
+			return fail(err)
+		}
+		rec.NextKey = key
+	}
+	row, err := v.put(rec)
+	if err != nil {
+		return fail(err)
+	}
+	return v, rec, row, nil
+}
+
+// Rotations lists what of a session was rotated, for those who may update it.
+func (c *CAS) Rotations(ctx context.Context, who Caller, name ident.SessionName) (api.Rotations, error) {
+	s, err := c.session(ctx, name)
+	if err != nil {
+		return api.Rotations{}, chained(err, "Failed to list the rotations of session '%s'", name)
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if !s.may(who, session.OpUpdate) && s.mayRead(who) != nil {
+		err := denied("read", string(s.name), "You have insufficient rights to access session %s", s.name)
+		return api.Rotations{}, chained(err, "Failed to list the rotations of session '%s'", name)
+	}
+	return c.describeRotations(ctx, s)
+}
+
+// describeRotations says who has what was before, under s.mu.
+func (c *CAS) describeRotations(ctx context.Context, s *sessionState) (api.Rotations, error) {
+	rec, err := c.rotations(ctx, s)
+	if err != nil {
+		return api.Rotations{}, err
+	}
+	out := api.Rotations{Version: api.Version, Secrets: []api.Rotation{}, Volumes: []api.Rotation{}}
+
+	for _, name := range slices.Sorted(maps.Keys(rec.Secrets)) {
+		at := rec.Secrets[name]
+		out.Secrets = append(out.Secrets, api.Rotation{
+			Name:    name,
+			Rotated: at,
+			Pending: !c.journal.has(s.secretRow(name)),
+			Old: s.running(func(in *instance) bool {
+				sp := s.plan.services[in.rec.Service]
+				return in.rec.Released.Before(at) && sp != nil && slices.Contains(sp.shared, name)
+			}),
+		})
+	}
+
+	for _, name := range slices.Sorted(maps.Keys(rec.Volumes)) {
+		at, v := rec.Volumes[name], s.volume(name)
+		v.mu.Lock()
+		err := v.load(ctx, c.journal)
+		pending := len(v.rec.NextKey) > 0
+		v.mu.Unlock()
+		if err != nil {
+			return api.Rotations{}, err
+		}
+		out.Volumes = append(out.Volumes, api.Rotation{
+			Name:    name,
+			Rotated: at,
+			Pending: pending,
+			Old: s.running(func(in *instance) bool {
+				return in.rec.Released.Before(at) && slices.ContainsFunc(in.rec.Volumes, func(m mounted) bool { return m.Name == name })
+			}),
+		})
+	}
+	return out, nil
+}
+
+// running returns the ids of the instances with rights for which f holds.
+func (s *sessionState) running(f func(*instance) bool) []ident.InstanceID {
+	var out []ident.InstanceID
+	for _, in := range s.all() {
+		in.mu.Lock()
+		if in.rec.State == api.Running && f(in) {
+			out = append(out, in.id)
+		}
+		in.mu.Unlock()
+	}
+	sortIDs(out)
+	return out
+}

@@ -1,0 +1,122 @@
+package cas_test
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+func (w *world) rotate(secrets, volumes []string) (api.Rotations, error) {
+	return w.Rotate(w.t.Context(), w.owner, api.Rotate{Version: api.Version, Session: "s", Secrets: secrets, Volumes: volumes})
+}
+
+// TestRotateSecrets: a fresh value with the next release, the old one with those
+// who run, and no certificate authority by the way.
+func TestRotateSecrets(t *testing.T) {
+	w := newWorld(t)
+	const secrets = `  - {name: word, kind: ascii, size: 30}
+  - {name: other, kind: ascii, size: 30}
+  - {name: given, kind: ascii, value: mine}
+  - {name: ca_key, kind: private-key}
+  - {name: ca, kind: x509-ca, private_key: ca_key, common_name: CA, export_public: true}
+  - {name: key, kind: private-key}
+  - {name: cert, kind: x509, private_key: key, issuer: ca, dns: [app.example]}`
+	w.put(withSecrets("s", "", secrets, `W: $$SCONE::word$$, O: $$SCONE::other$$, C: $$SCONE::cert$$, H: "$$SCONE::cert:chain$$", G: $$SCONE::given$$`))
+	first := env(w.mustAsk(1, "s", "a"))
+
+	out, err := w.rotate([]string{"word", "key"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range out.Secrets {
+		if !r.Pending || !slices.Equal(r.Old, []ident.InstanceID{{1}}) && r.Name == "word" {
+			t.Errorf("%+v: want it pending, with instance 1 on the old value", r)
+		}
+	}
+	second := env(w.mustAsk(2, "s", "a"))
+	if second["W"] == first["W"] || second["C"] == first["C"] {
+		t.Error("a rotated value stayed")
+	}
+	if second["O"] != first["O"] || second["H"] != first["H"] || second["G"] != first["G"] {
+		t.Error("a value changed that nobody named")
+	}
+	w.restart()
+	list, err := w.Rotations(t.Context(), w.owner, "s")
+	if err != nil || len(list.Secrets) != 2 || list.Secrets[1].Pending || !slices.Equal(list.Secrets[1].Old, []ident.InstanceID{{1}}) {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if third := env(w.mustAsk(3, "s", "a")); third["W"] != second["W"] {
+		t.Error("a restart rotated again")
+	}
+
+	for name, want := range map[string]string{"ca_key": "rotate_ca", "given": "secret_given", "none": "secret_unknown"} {
+		if _, err := w.rotate([]string{name}, nil); err == nil {
+			t.Errorf("%s: accepted", name)
+		} else {
+			rule(t, err, want)
+		}
+	}
+	_, err = w.rotate(nil, nil)
+	rule(t, err, "rotate_nothing")
+	_, err = w.Rotate(t.Context(), provider, api.Rotate{Version: api.Version, Session: "s", Secrets: []string{"word"}})
+	rule(t, err, "access_policy")
+
+	if _, err := w.rotate([]string{"ca"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if fourth := env(w.mustAsk(4, "s", "a")); fourth["H"] == first["H"] || fourth["C"] == second["C"] {
+		t.Error("the authority stayed, though it was named")
+	}
+}
+
+// TestRotateVolume: the next commit is sealed under a fresh key, and with it the
+// one before is forgotten.
+func TestRotateVolume(t *testing.T) {
+	w := newWorld(t)
+	w.put(twoWriters("s"))
+	_, err := w.rotate(nil, []string{"v"})
+	rule(t, err, "volume_unused")
+	a := w.mustAsk(1, "s", "a").Volumes[0]
+
+	// Who began before the rotation commits under the key that it has.
+	if _, err := w.rotate(nil, []string{"v"}); err != nil {
+		t.Fatal(err)
+	}
+	one, two := ident.Digest{1}, ident.Digest{2}
+	if err := w.tag(1, a, 0, ident.Digest{}, one); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.exit(1); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+
+	b := w.mustAsk(2, "s", "b").Volumes[0]
+	if !bytes.Equal(b.Key, a.Key) || len(b.NextKey) != 32 || bytes.Equal(b.NextKey, b.Key) {
+		t.Fatalf("the next writer: keys of %d and %d bytes", len(b.Key), len(b.NextKey))
+	}
+	if r := w.mustAsk(3, "s", "r").Volumes[0]; r.NextKey != nil || !bytes.Equal(r.Key, a.Key) {
+		t.Error("a reader got the next key")
+	}
+	if _, err := w.rotate(nil, []string{"v"}); err != nil { // while one has it
+		t.Fatal(err)
+	}
+	again := w.mustAsk(2, "s", "b").Volumes[0]
+	if !bytes.Equal(again.NextKey, b.NextKey) {
+		t.Error("the answer to a lost one has another key")
+	}
+	if err := w.tag(2, b, 1, one, two); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	if r := w.mustAsk(4, "s", "r").Volumes[0]; !bytes.Equal(r.Key, b.NextKey) || r.NextKey != nil {
+		t.Error("what follows isn't opened with the fresh key")
+	}
+	list, err := w.Rotations(t.Context(), w.owner, "s")
+	if err != nil || len(list.Volumes) != 1 || list.Volumes[0].Pending {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
