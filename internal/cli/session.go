@@ -20,7 +20,8 @@ func newSessionCommand(g *globals) *cobra.Command {
 		Short: "Write down which measured code may have which secrets",
 		Args:  cobra.NoArgs,
 	}
-	c.AddCommand(newSessionCreateCommand(g), newSessionCheckCommand(g), newSessionReadCommand(g), newSessionVerifyCommand(g), newSessionValuesCommand(g))
+	c.AddCommand(newSessionCreateCommand(g), newSessionCheckCommand(g), newSessionReadCommand(g), newSessionVerifyCommand(g), newSessionValuesCommand(g),
+		newSessionRefusalsCommand(g), newSessionRotateCommand(g))
 	return c
 }
 
