@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/appraise"
@@ -41,11 +42,14 @@ func (e Expectation) roots() dcap.Roots {
 
 func (e Expectation) policy(data attest.Data64) appraise.Policy {
 	p := appraise.Policy{
-		Identities: e.Identities, ReportData: &data, ConfigID: new(attest.Data64), // a CAS is launched without a binding
-		Tolerate: e.Tolerate, IgnoreAdvisories: e.IgnoreAdvisories,
+		Identities:       e.Identities,
+		ReportData:       &data,
+		ConfigID:         new(attest.Data64), // a CAS is launched without a binding
+		Tolerate:         slices.Clone(e.Tolerate),
+		IgnoreAdvisories: e.IgnoreAdvisories,
 	}
-	if len(e.TrustSimulation) > 0 {
-		p.Tolerate = append([]appraise.Tolerance{appraise.Simulation, appraise.DebugMode}, p.Tolerate...)
+	for _, root := range e.TrustSimulation {
+		p.Tolerate = append(p.Tolerate, appraise.SimulationUnder(root))
 	}
 	return p
 }

@@ -63,7 +63,7 @@ images:
     injection_files:
       - {path: /run/cupel/tls/cert.pem, content: "$$SCONE::cert:crt$$$$SCONE::cert:chain$$"}
       - {path: /run/cupel/tls/key.pem, content: "$$SCONE::cert:privatekey$$"}
-security: {attestation: {tolerate: [debug-mode, simulation]}}
+security: {attestation: {tolerate: ["simulation:$SIMULATION_ROOT"]}}
 `
 
 // bench is the whole set-up.
@@ -128,6 +128,7 @@ func (b *bench) start(dir, binary string) error {
 		return err
 	}
 	owner := castest.NewOwner(b.cas.Owners, b.identity, key)
+	owner.Root = ident.Sum(b.platform.Root().Raw)
 	defer owner.Close()
 	text := strings.ReplaceAll(session, "CODE", code.String())
 	if _, err := owner.Do(context.Background(), http.MethodPost, "/session", []byte(text), nil); err != nil {

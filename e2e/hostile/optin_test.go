@@ -31,7 +31,8 @@ func (s *scene) optIns(t *testing.T) {
 	s.run(t, "owner without --trust-simulation", func(*testing.T) {
 		stranger := s.Owner("careful")
 		stranger.MustRefuse("simulation_root", "cas", "attest", s.Info().CAS.Owners)
-		args := append(stranger.SessionArgs(stranger.Template(), "careful", "app"), s.accepted()...)
+		stranger.MustRefuse("cas_not_attested", "template", "--runtime", "python", "--command", harness.AppCommand, "--simulation")
+		args := append(stranger.SessionArgs(s.owner.Template(), "careful", "app"), s.accepted()...)
 		stranger.MustRefuse("cas_not_attested", args...)
 	})
 	s.run(t, "session without tolerate simulation", func(*testing.T) {

@@ -92,7 +92,14 @@ type Owner struct {
 	Key     *Key
 	Observe Observe // may be nil
 	http    *http.Client
+
+	// Root is the simulated root that VarRoot stands for in what the owner sends.
+	Root ident.Digest
 }
+
+// VarRoot stands in the text of a session for the simulated root that its owner
+// trusts, which is another in every test.
+const VarRoot = "$SIMULATION_ROOT"
 
 // NewOwner returns a client with a key, or none.
 func NewOwner(addr string, identity ident.KeyHash, key *Key) *Owner {
@@ -113,6 +120,9 @@ type Answer struct {
 
 // Do sends a request; path may carry a query. A refusal is a *problem.Error.
 func (o *Owner) Do(ctx context.Context, method, path string, body []byte, out any) (*Answer, error) {
+	if !o.Root.IsZero() {
+		body = bytes.ReplaceAll(body, []byte(VarRoot), []byte(o.Root.String()))
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "https://"+o.Addr+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err

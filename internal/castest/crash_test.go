@@ -215,6 +215,7 @@ func oneClient(ctx context.Context, p *process, platform *simtee.Platform, ident
 		return err
 	}
 	owners[i] = NewOwner(p.Owners, identity, key)
+	owners[i].Root = ident.Sum(platform.Root().Raw)
 	name := ident.SessionName(fmt.Sprintf("s%d", i))
 	var created api.Created
 	err = persist(ctx, func() error {

@@ -161,6 +161,9 @@ func (e *Env) Stop() {
 	}
 }
 
+// Root is the digest of the root of the Env's simulated platform.
+func (e *Env) Root() ident.Digest { return ident.Sum(e.Platform.Root().Raw) }
+
 // Owner returns an owner with a key of their own.
 func (e *Env) Owner(t testing.TB) *Owner {
 	t.Helper()
@@ -170,6 +173,7 @@ func (e *Env) Owner(t testing.TB) *Owner {
 	}
 	o := NewOwner(e.Owners, e.Identity, key)
 	o.Observe = e.observe
+	o.Root = e.Root()
 	if err := e.know(key.Hash); err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ images:
       - {path: /run/cupel/made, content: "$$SCONE::made:hex$$"}
 security:
   attestation:
-    tolerate: [debug-mode, simulation]
+    tolerate: ["simulation:$SIMULATION_ROOT"]
 %s`, name, pullCode, appCode, strings.Join(extra, "\n")))
 }
 

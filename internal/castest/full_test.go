@@ -59,6 +59,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	again := begin(t, Options{Dir: dir})
 	o2 := NewOwner(again.Owners, again.Identity, o.Key)
+	o2.Root = again.Root()
 	defer o2.Close()
 	check(o2)
 	create(t, o2, sessionText("room"))

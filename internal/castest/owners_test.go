@@ -201,7 +201,7 @@ func TestUpdate(t *testing.T) {
 		t.Errorf("the generated secret changed: %q, %q", a, b)
 	}
 	var s api.Session
-	if _, err := o.Do(t.Context(), http.MethodGet, "/v1/sessions/u?hash="+v1.String(), nil, &s); err != nil || s.Text != string(sessionText("u")) {
+	if _, err := o.Do(t.Context(), http.MethodGet, "/v1/sessions/u?hash="+v1.String(), nil, &s); err != nil || s.Text != strings.ReplaceAll(string(sessionText("u")), VarRoot, e.Root().String()) {
 		t.Errorf("the old version: %v", err)
 	}
 	for _, in := range instances(t, o, "u") {

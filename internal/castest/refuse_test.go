@@ -23,8 +23,20 @@ func TestReleaseRefused(t *testing.T) {
 	o := e.Owner(t)
 	create(t, o, sessionText("x"))
 	create(t, o, sessionText("y"))
-	create(t, o, []byte(strings.Replace(string(sessionText("nosim")), "tolerate: [debug-mode, simulation]", "tolerate: [debug-mode]", 1)))
-	create(t, o, []byte(strings.Replace(string(sessionText("nodebug")), "tolerate: [debug-mode, simulation]", "tolerate: [simulation]", 1)))
+	tolerating := map[string]string{
+		"nosim":   "tolerate: [debug-mode]",
+		"bare":    "tolerate: [debug-mode, simulation]", // as templates wrote it once
+		"foreign": "tolerate: [debug-mode, simulation, simulation:" + ident.Digest{7}.String() + "]",
+	}
+	for name, tolerate := range tolerating {
+		create(t, o, []byte(strings.Replace(string(sessionText(name)), `tolerate: ["simulation:$SIMULATION_ROOT"]`, tolerate, 1)))
+	}
+	under := func(session ident.SessionName) func(in *Instance) {
+		return func(in *Instance) {
+			in.Session, in.Grant = session, e.Token(t.Context(), session, "client-app")
+			in.Launch.ConfigID = release.LaunchBinding(e.Identity, session, "client-app")
+		}
+	}
 	other, err := simtee.Open(t.TempDir(), time.Now)
 	if err != nil {
 		t.Fatal(err)
@@ -54,14 +66,9 @@ func TestReleaseRefused(t *testing.T) {
 		{"no evidence", "evidence_type", func(in *Instance) {
 			in.Evidence = func(attest.Data64) (attest.Evidence, error) { return attest.Evidence{}, nil }
 		}},
-		{"simulation not tolerated", "simulation", func(in *Instance) {
-			in.Session, in.Grant = "nosim", e.Token(t.Context(), "nosim", "client-app")
-			in.Launch.ConfigID = release.LaunchBinding(e.Identity, "nosim", "client-app")
-		}},
-		{"debug not tolerated", "debug", func(in *Instance) {
-			in.Session, in.Grant = "nodebug", e.Token(t.Context(), "nodebug", "client-app")
-			in.Launch.ConfigID = release.LaunchBinding(e.Identity, "nodebug", "client-app")
-		}},
+		{"simulation not tolerated", "simulation", under("nosim")},
+		{"simulation tolerated without a root", "simulation", under("bare")},
+		{"simulation tolerated under another root", "simulation", under("foreign")},
 		{"no such session", "session_unknown", func(in *Instance) { in.Session = "z" }},
 		{"no such service", "service_unknown", func(in *Instance) { in.Service = "z" }},
 		{"bad name", "session_name", func(in *Instance) { in.Session = "/x" }},
@@ -76,7 +83,7 @@ func TestReleaseRefused(t *testing.T) {
 			refused(t, err, c.rule)
 		})
 	}
-	for _, name := range []string{"x", "y", "nosim", "nodebug"} {
+	for _, name := range []string{"x", "y", "nosim", "bare", "foreign"} {
 		if n := instances(t, o, name); len(n) != 0 {
 			t.Errorf("session %s has instances %v", name, n)
 		}
@@ -93,7 +100,7 @@ func TestSimulationNotGiven(t *testing.T) {
 
 func TestModeNone(t *testing.T) {
 	text := func(name string) []byte {
-		return []byte(strings.Replace(string(sessionText(name)), "tolerate: [debug-mode, simulation]", "mode: none", 1))
+		return []byte(strings.Replace(string(sessionText(name)), `tolerate: ["simulation:$SIMULATION_ROOT"]`, "mode: none", 1))
 	}
 	e := begin(t, Options{})
 	_, err := e.Owner(t).Do(t.Context(), http.MethodPost, api.PathSessions, text("x"), nil)

@@ -56,25 +56,35 @@ func (o *ownerSide) keepHead(ctx context.Context, addr string, p client.Pin) err
 // cas returns a client of an attested CAS: the one at addr, or else the one that
 // was attested last.
 func (o *ownerSide) cas(ctx context.Context, addr string) (*client.Client, owner.Pin, error) {
-	pins, err := o.dir.Pins()
+	addr, pin, err := o.pinned(addr)
 	if err != nil {
 		return nil, owner.Pin{}, err
+	}
+	c, err := o.dial(ctx, addr, &pin)
+	return c, pin, err
+}
+
+// pinned returns the address and pin of an attested CAS: the one at addr, or
+// else the one that was attested last.
+func (o *ownerSide) pinned(addr string) (string, owner.Pin, error) {
+	pins, err := o.dir.Pins()
+	if err != nil {
+		return "", owner.Pin{}, err
 	}
 	if addr == "" {
 		addr = lastAttested(pins)
 	}
 	if addr == "" {
-		return nil, owner.Pin{}, problem.New(problem.Unauthenticated, "cas_not_attested", "no CAS was attested yet").Fix("run: cupel cas attest ADDRESS")
+		return "", owner.Pin{}, problem.New(problem.Unauthenticated, "cas_not_attested", "no CAS was attested yet").Fix("run: cupel cas attest ADDRESS")
 	}
 	if addr, err = client.Address(addr); err != nil {
-		return nil, owner.Pin{}, err
+		return "", owner.Pin{}, err
 	}
 	pin, ok := pins[addr]
 	if !ok {
-		return nil, pin, problem.New(problem.Unauthenticated, "cas_not_attested", "the CAS at %s was not attested yet", addr).Fix("run: cupel cas attest %s", addr)
+		return "", pin, problem.New(problem.Unauthenticated, "cas_not_attested", "the CAS at %s was not attested yet", addr).Fix("run: cupel cas attest %s", addr)
 	}
-	c, err := o.dial(ctx, addr, &pin)
-	return c, pin, err
+	return addr, pin, nil
 }
 
 func lastAttested(pins owner.Pins) (addr string) {

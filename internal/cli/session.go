@@ -32,7 +32,6 @@ type sessionOptions struct {
 	values valueFlags
 	accept []string
 	name   string
-	cas    string
 	update bool
 }
 
@@ -98,7 +97,7 @@ func (o *ownerSide) review(opts *sessionOptions) (owner.Inputs, *owner.Reviewed,
 	if err := o.g.askInputs(&opts.inputs); err != nil {
 		return owner.Inputs{}, nil, err
 	}
-	in, err := opts.inputs.inputs()
+	in, err := o.inputs(&opts.inputs)
 	if err != nil {
 		return in, nil, err
 	}
@@ -170,7 +169,6 @@ the environment; what is still missing is asked for, without an echo.`,
 	o.values.add(c)
 	f := c.Flags()
 	f.StringVar(&o.name, "name", "", "the session's name (or -e SESSION=NAME)")
-	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: the one attested last)")
 	f.BoolVar(&o.update, "update", false, "replace the current version of a session that exists")
 	return c
 }
@@ -214,7 +212,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		return err
 	}
 	// The CAS first: values are asked for only if there is somebody to give them to.
-	c, _, err := side.cas(ctx, o.cas)
+	c, _, err := side.cas(ctx, o.inputs.cas)
 	if err != nil {
 		return err
 	}
@@ -247,8 +245,16 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	}
 	err = side.dir.UpdateSessions(ctx, func(all owner.Sessions) error {
 		all[parsed.Name] = owner.SessionRecord{
-			CAS: c.Address(), Runtime: in.Runtime, Command: in.Command, Volume: in.Volume, DNS: in.DNS, Ref: in.Ref,
-			Simulation: in.Simulation, Hash: want, At: g.now().UTC(),
+			CAS:            c.Address(),
+			Runtime:        in.Runtime,
+			Command:        in.Command,
+			Volume:         in.Volume,
+			DNS:            in.DNS,
+			Ref:            in.Ref,
+			Simulation:     in.Simulation != nil,
+			SimulationRoot: in.Simulation,
+			Hash:           want,
+			At:             g.now().UTC(),
 		}
 		return nil
 	})

@@ -19,6 +19,7 @@ type inputFlags struct {
 	dns        []string
 	ref        string
 	simulation bool
+	cas        string
 	pull, app  string // measurements
 }
 
@@ -29,17 +30,32 @@ func (i *inputFlags) add(c *cobra.Command) {
 	f.StringVar(&i.volume, "volume", "", "name of the encrypted volume (default genesis)")
 	f.StringSliceVar(&i.dns, "dns", nil, "name in the app's certificate; repeatable (default localhost)")
 	f.StringVar(&i.ref, "ref", "", "branch, tag or commit to pull (default: the repository's own)")
-	f.BoolVar(&i.simulation, "simulation", false, "tolerate SIMULATED platforms: for tests, keeps nothing secret from the host")
+	f.BoolVar(&i.simulation, "simulation", false, "tolerate the SIMULATED platform whose root you trusted when you attested the CAS: for tests, keeps nothing secret from the host")
+	f.StringVar(&i.cas, "cas", "", "address of the CAS (default: the one attested last)")
 	f.StringVar(&i.pull, "pull-measurement", "", "expect this measurement of the puller")
 	f.StringVar(&i.app, "app-measurement", "", "expect this measurement of the app's runtime")
 }
 
 // inputs turns the flags into what package owner works with. Measurements that
-// no flag names stay out.
-func (i *inputFlags) inputs() (owner.Inputs, error) {
+// no flag names stay out. The simulated root, if any is tolerated, is the one
+// that the owner pinned: neither the operator nor a file has a say in it.
+func (o *ownerSide) inputs(i *inputFlags) (owner.Inputs, error) {
 	in := owner.Inputs{
-		Runtime: i.runtime, Command: i.command, Volume: i.volume, DNS: i.dns, Ref: i.ref, Simulation: i.simulation,
+		Runtime:      i.runtime,
+		Command:      i.command,
+		Volume:       i.volume,
+		DNS:          i.dns,
+		Ref:          i.ref,
 		Measurements: map[ident.ServiceName]ident.Measurement{},
+	}
+	if i.simulation {
+		addr, pin, err := o.pinned(i.cas)
+		if err != nil {
+			return in, simulationUnpinned(err)
+		}
+		if in.Simulation, err = pin.Simulation(addr); err != nil {
+			return in, err
+		}
 	}
 	for _, f := range []struct {
 		flag, text string
@@ -57,6 +73,17 @@ func (i *inputFlags) inputs() (owner.Inputs, error) {
 	return in, nil
 }
 
+// simulationUnpinned tells who wants a simulated platform tolerated, and has
+// attested no CAS, what has to be done first.
+func simulationUnpinned(err error) error {
+	p := problem.From(err)
+	if p.Rule != "cas_not_attested" {
+		return err
+	}
+	return p.Want("one that was attested: the simulated root that --simulation tolerates is the one that you trusted then").
+		Fix("first run: cupel cas attest ADDRESS --trust-simulation ROOT_SHA256 (`cupel up` and `cupel info` show the root)")
+}
+
 func newTemplateCommand(g *globals) *cobra.Command {
 	var i inputFlags
 	c := &cobra.Command{
@@ -64,6 +91,9 @@ func newTemplateCommand(g *globals) *cobra.Command {
 		Short: "Write a session template for an app in a private git repository",
 		Long: `Writes a session template to the standard output. What makes it yours (name,
 token, repository) stays open: 'cupel session create' fills it in.
+
+With --simulation the session tolerates one simulated platform: the one whose
+root you named to 'cupel cas attest --trust-simulation', which comes first.
 
 Measurements are those that you vouched for (cupel runtime measure), else those
 that the operator of this machine offers. Whoever hands you a template may have
@@ -78,11 +108,7 @@ refuses every difference.`,
 }
 
 func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
-	in, err := i.inputs()
-	if err != nil {
-		return err
-	}
-	if in.Runtime == "" || in.Command == "" {
+	if i.runtime == "" || i.command == "" {
 		return problem.New(problem.Invalid, "template_input", "no runtime, or no command").Want("both").Fix("give --runtime and --command")
 	}
 	dir, err := owner.Open(g.config)
@@ -90,6 +116,10 @@ func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 		return err
 	}
 	side := &ownerSide{g: g, dir: dir} // a template needs no identity
+	in, err := side.inputs(&i)
+	if err != nil {
+		return err
+	}
 	for _, service := range []ident.ServiceName{owner.PullService, owner.AppService} {
 		if !in.Measurements[service].IsZero() {
 			continue

@@ -15,6 +15,7 @@ import (
 
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/appraise"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -206,17 +207,19 @@ func checkInstance(s *session.Session, cas ident.KeyHash, i api.Instance) error 
 	if want := release.LaunchBinding(cas, s.Name, i.Service); i.Claims.ConfigID != want {
 		return refuse("launched for another CAS, session or service")
 	}
-	for _, id := range service.Attestation {
-		for _, m := range id.Measurements {
-			if m == i.Claims.Measurement {
-				return nil
-			}
-		}
-		if id.Signer != nil && len(id.Measurements) == 0 && id.Signer.MRSigner == i.Claims.Signer {
-			return nil
-		}
+
+	// The very appraisal that the CAS made. Report data can't be judged here: it
+	// names a connection that has ended.
+	policy := s.Policy(service)
+	policy.ReportData, policy.ConfigID = &i.Claims.ReportData, &i.Claims.ConfigID
+	decision, err := appraise.Appraise(policy, i.Claims)
+	if err == nil {
+		err = decision.Err()
 	}
-	return refuse("measurement %s is none that the session accepts", i.Claims.Measurement)
+	if err != nil {
+		return refuse("the session does not accept its claims: %w", err)
+	}
+	return nil
 }
 
 // appInstance connects to the app, checks its certificate with the session's CA,

@@ -28,7 +28,8 @@ import (
 type catalog struct {
 	registry *registry.Client
 	launcher ident.Digest
-	locks    string // folder with copies of the locks that `runtime build` used
+	root     ident.Digest // of the simulated platform
+	locks    string       // folder with copies of the locks that `runtime build` used
 }
 
 var _ manager.Catalog = (*catalog)(nil)
@@ -97,8 +98,17 @@ func (c *catalog) describe(name, ref string, img registry.Image) (wire.Runtime, 
 // template writes a session template as the query asks for it.
 func (c *catalog) template(ctx context.Context, q url.Values) ([]byte, error) {
 	in := owner.Inputs{
-		Runtime: q.Get("runtime"), Command: q.Get("command"), Volume: q.Get("volume"), DNS: q["dns"], Ref: q.Get("ref"),
-		Simulation: q.Get("simulation") == "true", Measurements: map[ident.ServiceName]ident.Measurement{},
+		Runtime:      q.Get("runtime"),
+		Command:      q.Get("command"),
+		Volume:       q.Get("volume"),
+		DNS:          q["dns"],
+		Ref:          q.Get("ref"),
+		Measurements: map[ident.ServiceName]ident.Measurement{},
+	}
+	if q.Get("simulation") == "true" {
+		// This machine's root, for whoever fills the template in by hand. An owner's
+		// cupel compares it with the root that the owner trusts.
+		in.Simulation = &c.root
 	}
 	list, err := c.Runtimes(ctx)
 	if err != nil {

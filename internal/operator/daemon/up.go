@@ -351,12 +351,17 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err != nil {
 		return err
 	}
-	cat := &catalog{registry: p.client, launcher: p.node.LauncherDigest(), locks: runtimecmd.LocksDir(p.dir)}
+	root := ident.Sum(p.platform.Root().Raw)
+	cat := &catalog{
+		registry: p.client,
+		launcher: p.node.LauncherDigest(),
+		root:     root,
+		locks:    runtimecmd.LocksDir(p.dir),
+	}
 	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, reserve}, ident.HashCertKey(operator.Leaf))
 	if err != nil {
 		return err
 	}
-	root := ident.Sum(p.platform.Root().Raw)
 	e := wire.Endpoint{
 		Version: wire.Version, Address: local(api.Addr().String()), CertSHA256: ident.Sum(cert.Certificate[0]),
 		CAS:      wire.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},

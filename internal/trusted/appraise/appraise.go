@@ -5,6 +5,8 @@
 package appraise
 
 import (
+	"strings"
+
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/ident"
 )
@@ -41,11 +43,10 @@ type Signer struct {
 // words of the SCONE session language.
 type Tolerance string
 
-// Tolerances of the language.
-// The tolerances.
+// The tolerances of the language. Beside them stand those of [SimulationUnder].
 const (
 	DebugMode             Tolerance = "debug-mode"
-	Simulation            Tolerance = "simulation" // Cupel's own word
+	Simulation            Tolerance = "simulation" // Cupel's own word, of before it named a root: tolerates nothing
 	Hyperthreading        Tolerance = "hyperthreading"
 	InsecureIGPU          Tolerance = "insecure-igpu"
 	SoftwareHardening     Tolerance = "software-hardening-needed"
@@ -53,6 +54,27 @@ const (
 	OutdatedTCB           Tolerance = "outdated-tcb"
 	AEPICLeak             Tolerance = "aepic-leak"
 )
+
+// simulationIntro stands before the digest of the root that is tolerated.
+const simulationIntro = string(Simulation) + ":"
+
+// SimulationUnder tolerates the simulated platform whose root certificate has
+// this SHA-256, and no other: its quotes, and the debug mode that they tell of.
+func SimulationUnder(root ident.Digest) Tolerance {
+	return Tolerance(simulationIntro + root.String())
+}
+
+// SimulationRoot returns the root that a tolerance of [SimulationUnder] names.
+// The digest is read as [ident.ParseDigest] does; only the form that
+// SimulationUnder writes tolerates anything.
+func (t Tolerance) SimulationRoot() (root ident.Digest, ok bool) {
+	digest, ok := strings.CutPrefix(string(t), simulationIntro)
+	if !ok {
+		return ident.Digest{}, false
+	}
+	root, err := ident.ParseDigest(digest)
+	return root, err == nil
+}
 
 // Finding is the outcome of one rule, for a person to read.
 type Finding struct {

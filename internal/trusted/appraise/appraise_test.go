@@ -42,6 +42,12 @@ func tolerate(t ...appraise.Tolerance) func(*appraise.Policy) {
 	return func(p *appraise.Policy) { p.Tolerate = t }
 }
 
+var simRoot = ident.Digest{0x51}
+
+func simulated(root ident.Digest) func(*attest.Claims) {
+	return func(c *attest.Claims) { c.Simulated, c.Root = true, root }
+}
+
 func status(s string, advisories ...string) func(*attest.Claims) {
 	return func(c *attest.Claims) { c.TCBStatus, c.Advisories = s, advisories }
 }
@@ -93,9 +99,15 @@ func TestRules(t *testing.T) {
 
 		{name: "simulated", claims: func(c *attest.Claims) { c.Simulated = true }, refused: "simulation"},
 		{name: "simulated, only debug tolerated", policy: tolerate(appraise.DebugMode), claims: func(c *attest.Claims) { c.Simulated = true }, refused: "simulation"},
-		{name: "simulated and tolerated", policy: tolerate(appraise.Simulation), claims: func(c *attest.Claims) { c.Simulated = true }},
+		{name: "simulated, a bare simulation tolerated", policy: tolerate(appraise.Simulation, appraise.DebugMode), claims: simulated(simRoot), refused: "simulation"},
+		{name: "simulated and tolerated", policy: tolerate(appraise.SimulationUnder(simRoot)), claims: simulated(simRoot)},
+		{name: "simulated under another root", policy: tolerate(appraise.DebugMode, appraise.SimulationUnder(simRoot)), claims: simulated(ident.Digest{8}), refused: "simulation"},
+		{name: "one of two roots", policy: tolerate(appraise.SimulationUnder(ident.Digest{8}), appraise.SimulationUnder(simRoot)), claims: simulated(simRoot)},
+		{name: "hardware where a root is tolerated", policy: tolerate(appraise.SimulationUnder(simRoot))},
 		{name: "debug", claims: func(c *attest.Claims) { c.Debug = true }, refused: "debug"},
-		{name: "debug, only simulation tolerated", policy: tolerate(appraise.Simulation), claims: func(c *attest.Claims) { c.Debug = true }, refused: "debug"},
+		{name: "debug, only simulation tolerated", policy: tolerate(appraise.Simulation, appraise.SimulationUnder(simRoot)), claims: func(c *attest.Claims) { c.Debug, c.Root = true, simRoot }, refused: "debug"},
+		{name: "debug under a tolerated root", policy: tolerate(appraise.SimulationUnder(simRoot)), claims: func(c *attest.Claims) { simulated(simRoot)(c); c.Debug = true }},
+		{name: "debug under a simulated root that is not tolerated", policy: tolerate(appraise.SimulationUnder(simRoot)), claims: func(c *attest.Claims) { simulated(ident.Digest{8})(c); c.Debug = true }, refused: "simulation"},
 		{name: "debug and tolerated", policy: tolerate(appraise.DebugMode), claims: func(c *attest.Claims) { c.Debug = true }},
 
 		{name: "hardening", claims: status("SWHardeningNeeded"), refused: "tcb_status"},
@@ -163,7 +175,7 @@ func ignore(advisories []string, t ...appraise.Tolerance) func(*appraise.Policy)
 
 func allTolerances() []appraise.Tolerance {
 	return []appraise.Tolerance{
-		appraise.DebugMode, appraise.Simulation, appraise.Hyperthreading, appraise.InsecureIGPU, appraise.SoftwareHardening,
+		appraise.DebugMode, appraise.Simulation, appraise.SimulationUnder(simRoot), appraise.Hyperthreading, appraise.InsecureIGPU, appraise.SoftwareHardening,
 		appraise.InsecureConfiguration, appraise.OutdatedTCB, appraise.AEPICLeak,
 	}
 }
@@ -180,6 +192,9 @@ func TestPolicies(t *testing.T) {
 		"no report data":          func(p *appraise.Policy) { p.ReportData = nil },
 		"no config id":            func(p *appraise.Policy) { p.ConfigID = nil },
 		"an unknown tolerance":    tolerate("everything"),
+		"simulation of no root":   tolerate("simulation:"),
+		"simulation of half":      tolerate("simulation:" + appraise.Tolerance(strings.Repeat("a", 32))),
+		"simulation in capitals":  tolerate("simulation:" + appraise.Tolerance(strings.Repeat("A", 64))),
 		"the zero policy":         func(p *appraise.Policy) { *p = appraise.Policy{} },
 	} {
 		d, err := appraise.Appraise(policy(change), claims(nil))

@@ -121,32 +121,58 @@ func (t Tolerance) Known() bool {
 	case DebugMode, Simulation, Hyperthreading, InsecureIGPU, SoftwareHardening, InsecureConfiguration, OutdatedTCB, AEPICLeak:
 		return true
 	}
-	return false
+	root, ok := t.SimulationRoot()
+	return ok && t == SimulationUnder(root)
 }
 
 func (p Policy) tolerates(t Tolerance) bool { return slices.Contains(p.Tolerate, t) }
 
 func judgeSimulation(p Policy, c attest.Claims) Finding {
 	f := Finding{Rule: "simulation", Claim: "platform", Expected: "hardware", Actual: "hardware", OK: true}
-	if p.tolerates(Simulation) {
-		f.Expected = "hardware, or SIMULATED"
+	roots := p.simulationRoots()
+	if len(roots) > 0 {
+		f.Expected = "hardware, or SIMULATED under the root " + strings.Join(roots, " or ")
 	}
-	if c.Simulated {
-		f.Actual = fmt.Sprintf("SIMULATED (root %s)", c.Root)
-		f.OK = p.tolerates(Simulation)
-		f.Mend = "run on hardware, or tolerate simulation on purpose"
+	if !c.Simulated {
+		return f
+	}
+
+	f.Actual = fmt.Sprintf("SIMULATED (root %s)", c.Root)
+	f.OK = p.tolerates(SimulationUnder(c.Root))
+	switch {
+	case len(roots) > 0:
+		f.Mend = "run it on the platform that was meant; only if you trust this root as well, tolerate it by its digest"
+	case p.tolerates(Simulation):
+		f.Mend = "a bare `simulation` names no root: write `simulation:SHA256` with the root that you gave to `cupel cas attest --trust-simulation`" +
+			" (write the template anew with `cupel template --simulation`, then `cupel session create … --simulation --update`)"
+	default:
+		f.Mend = "run on hardware, or tolerate this simulated platform on purpose (`cupel template --simulation`)"
 	}
 	return f
 }
 
+// simulationRoots lists the digests of the simulated roots that p tolerates.
+func (p Policy) simulationRoots() (roots []string) {
+	for _, t := range p.Tolerate {
+		if root, ok := t.SimulationRoot(); ok && t == SimulationUnder(root) {
+			roots = append(roots, root.String())
+		}
+	}
+	return roots
+}
+
+// judgeDebug accepts debug mode where it is tolerated by name, and of a
+// simulated platform whose root is: that has no other mode, and hides nothing
+// from its host in any.
 func judgeDebug(p Policy, c attest.Claims) Finding {
 	f := Finding{Rule: "debug", Claim: "debug mode", Expected: "off", Actual: "off", OK: true}
-	if p.tolerates(DebugMode) {
+	tolerated := p.tolerates(DebugMode) || c.Simulated && p.tolerates(SimulationUnder(c.Root))
+	if tolerated {
 		f.Expected = "off or on"
 	}
 	if c.Debug {
 		f.Actual = "on: whoever runs it can read its memory"
-		f.OK = p.tolerates(DebugMode)
+		f.OK = tolerated
 		f.Mend = "run a production build, or tolerate debug-mode on purpose"
 	}
 	return f

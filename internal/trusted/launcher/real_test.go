@@ -100,7 +100,7 @@ images:
   - name: read
     volumes: [{name: genesis, path: /home/app/data, update_policy: ephemeral}]
 security:
-  attestation: {tolerate: [debug-mode, simulation]}
+  attestation: {tolerate: ["simulation:$SIMULATION_ROOT"]}
 `, m)
 	_, err = owner.Do(t.Context(), http.MethodPost, api.PathSessions, []byte(text), nil)
 	must(t, err)

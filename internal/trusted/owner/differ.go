@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cupel.dev/cupel/internal/trusted/appraise"
 	"cupel.dev/cupel/internal/trusted/session"
 	"go.yaml.in/yaml/v4"
 )
@@ -127,8 +128,24 @@ func (d *differ) advise(diff *Difference) {
 		diff.Mend, diff.Flag = "the certificate's names are yours to give", "--dns NAME"
 	case strings.HasPrefix(p, "volumes[") && !strings.Contains(p, "]."):
 		diff.Mend, diff.Flag = "the volume is yours to name", "--volume NAME"
-	case strings.HasPrefix(p, "security.attestation.tolerate") && !d.in.Simulation && (diff.Actual == `"debug-mode"` || diff.Actual == `"simulation"`):
+	case strings.HasPrefix(p, "security.attestation.tolerate"):
+		d.adviseTolerance(diff)
+	}
+}
+
+// adviseTolerance tells what is wrong with an entry of tolerate: one that no
+// input of the owner's makes, another simulated root than the owner trusted, or
+// the words with which templates once tolerated any.
+func (d *differ) adviseTolerance(diff *Difference) {
+	t := appraise.Tolerance(strings.Trim(diff.Actual, `"`))
+	_, names := t.SimulationRoot()
+	switch {
+	case d.in.Simulation == nil && (names || t == appraise.Simulation || t == appraise.DebugMode):
 		diff.Mend, diff.Flag = "real platforms need no tolerance; a simulated one keeps no secret from its host", "--simulation, for trying out"
+	case d.in.Simulation != nil && names:
+		diff.Mend = "you trusted another simulated root when you attested the CAS: do not use this file; take the template of `cupel template --simulation`"
+	case d.in.Simulation != nil:
+		diff.Mend = "take the template of `cupel template --simulation`: it tolerates the one simulated root that you trusted"
 	}
 }
 

@@ -18,6 +18,19 @@ type Pin struct {
 	Attested       time.Time          `json:"attested"`
 }
 
+// Simulation is the simulated root that a session at this CAS may tolerate: the
+// one that the owner trusted, by name, when the CAS was attested. A CAS that
+// proved itself on hardware gives none, and is a refusal.
+func (p Pin) Simulation(address string) (*ident.Digest, error) {
+	if p.SimulationRoot == nil {
+		return nil, problem.New(problem.Denied, "simulation_untrusted", "the CAS at %s was attested on hardware: no simulated root is trusted", address).
+			Want("a CAS that was attested with --trust-simulation").
+			Fix("leave out --simulation, or attest the CAS of the simulated installation: cupel cas attest ADDRESS --trust-simulation ROOT_SHA256")
+	}
+	root := *p.SimulationRoot
+	return &root, nil
+}
+
 // Seen is what a CAS shows now.
 type Seen struct {
 	Identity ident.KeyHash
@@ -58,13 +71,14 @@ type Sessions map[ident.SessionName]SessionRecord
 
 // SessionRecord says where a session is and what it was made from.
 type SessionRecord struct {
-	CAS        string       `json:"cas"` // address
-	Runtime    string       `json:"runtime"`
-	Command    string       `json:"command"`
-	Volume     string       `json:"volume,omitempty"`
-	DNS        []string     `json:"dns,omitempty"`
-	Ref        string       `json:"ref,omitempty"`
-	Simulation bool         `json:"simulation,omitempty"`
-	Hash       ident.Digest `json:"hash"` // of its newest version
-	At         time.Time    `json:"at"`
+	CAS            string        `json:"cas"` // address
+	Runtime        string        `json:"runtime"`
+	Command        string        `json:"command"`
+	Volume         string        `json:"volume,omitempty"`
+	DNS            []string      `json:"dns,omitempty"`
+	Ref            string        `json:"ref,omitempty"`
+	Simulation     bool          `json:"simulation,omitempty"`
+	SimulationRoot *ident.Digest `json:"simulation_root,omitempty"` // that it tolerates; unknown of a session of before it was kept
+	Hash           ident.Digest  `json:"hash"`                      // of its newest version
+	At             time.Time     `json:"at"`
 }

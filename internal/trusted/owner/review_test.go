@@ -226,13 +226,45 @@ func TestDifferencesAreHarmlessToShow(t *testing.T) {
 
 func TestSimulationIsTheOwners(t *testing.T) {
 	in := owners()
-	in.Simulation = true
-	r := review(t, operators(t), in)
-	if len(r.Differences) == 0 {
-		t.Error("the operator's template for hardware passed as one for simulation")
+	in.Simulation = &simRoot
+	theirs := inputs()
+	theirs.Simulation = &simRoot
+	same, err := Template(theirs)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if !strings.Contains(string(r.Text), "simulation") {
-		t.Error("the owner asked for simulation")
+	other := ident.Sum([]byte("the operator's own root"))
+	theirs.Simulation = &other
+	foreign, err := Template(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if err := Refuse(review(t, string(same), in).Differences); err != nil {
+		t.Errorf("the root that the owner trusts: %v", err)
+	}
+	for name, c := range map[string]struct {
+		text string
+		want []string
+	}{
+		"for hardware":         {operators(t), []string{"security"}},
+		"another root":         {string(foreign), []string{"security.attestation.tolerate[0]", simRoot.String(), other.String(), "you trusted another simulated root"}},
+		"of before the digest": {operators(t) + "security: {attestation: {tolerate: [debug-mode, simulation]}}\n", []string{"security.attestation.tolerate[0]", `"debug-mode"`, "take the template of `cupel template --simulation`"}},
+	} {
+		r := review(t, c.text, in)
+		if !strings.Contains(string(r.Text), "tolerate: [\"simulation:"+simRoot.String()+"\"]") {
+			t.Errorf("%s: what would be uploaded does not tolerate the owner's root:\n%s", name, r.Text)
+		}
+		err := Refuse(r.Differences)
+		if err == nil {
+			t.Errorf("%s: accepted", name)
+			continue
+		}
+		for _, w := range c.want {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: %v does not say %q", name, err, w)
+			}
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	"cupel.dev/cupel/internal/trusted/appraise"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
@@ -38,12 +39,15 @@ const (
 
 // Inputs are the owner's decisions: whatever a template may depend on.
 type Inputs struct {
-	Runtime    string   // of AppService
-	Command    string   // of AppService
-	Volume     string   // its name; "" is genesis
-	DNS        []string // names in the app's certificate; none is localhost
-	Ref        string   // branch, tag or commit to pull; "" is the default branch
-	Simulation bool     // tolerate simulated platforms
+	Runtime string   // of AppService
+	Command string   // of AppService
+	Volume  string   // its name; "" is genesis
+	DNS     []string // names in the app's certificate; none is localhost
+	Ref     string   // branch, tag or commit to pull; "" is the default branch
+
+	// Simulation is the root whose simulated platforms are tolerated: the one
+	// that the owner trusts (see [Pin]). Nil tolerates none.
+	Simulation *ident.Digest
 
 	Measurements map[ident.ServiceName]ident.Measurement
 }
@@ -145,12 +149,12 @@ func (in Inputs) template() ([]byte, error) {
 	p("access_policy:")
 	p("  read: [CREATOR]")
 	p("  update: [CREATOR]")
-	if in.Simulation {
+	if in.Simulation != nil {
 		p("")
 		p("# For trying out on a simulated platform: it keeps no secret from its host.")
 		p("security:")
 		p("  attestation:")
-		p("    tolerate: [debug-mode, simulation]")
+		p("    tolerate: [%s]", session.Quote(string(appraise.SimulationUnder(*in.Simulation))))
 	}
 	out := []byte(b.String())
 	if _, err := session.ParseFilled(out, func(name string) (secret.Value, bool) { return secret.NewString(name), true }); err != nil {

@@ -40,6 +40,8 @@ var (
 	pullM = ident.Measurement(ident.Sum([]byte("the puller")))
 	appM  = ident.Measurement(ident.Sum([]byte("the python runtime")))
 	evilM = ident.Measurement(ident.Sum([]byte("the operator's own")))
+
+	simRoot = ident.Sum([]byte("the simulated root that the owner trusts"))
 )
 
 const command = "python3 /home/client-app/repo/client-app.py"
@@ -63,7 +65,7 @@ func operators(t *testing.T) string {
 func TestTemplate(t *testing.T) {
 	golden(t, "template.yml", []byte(operators(t)))
 	in := inputs()
-	in.Simulation, in.Ref, in.Volume, in.DNS = true, "v1.2", "store", []string{"shop.example", "*.shop.example", "10.0.0.1"}
+	in.Simulation, in.Ref, in.Volume, in.DNS = &simRoot, "v1.2", "store", []string{"shop.example", "*.shop.example", "10.0.0.1"}
 	in.Command = `python3 -u "/home/client-app/repo/a b.py" --price $5 $HOME`
 	text, err := Template(in)
 	if err != nil {

@@ -194,15 +194,34 @@ func (r *reader) security(n *yaml.Node) {
 		r.refuse(u, ruleUnsupported, "the url of an attestation provider is known to the SCONE language, but not supported yet")
 	}
 	for _, t := range r.elements(f, "tolerate") {
-		v := r.scalar(t, "tolerate")
-		r.oneOf(t, "tolerate", v, tolerances)
-		out.Tolerate = append(out.Tolerate, appraise.Tolerance(v))
+		out.Tolerate = append(out.Tolerate, r.tolerance(t))
 	}
 	slices.Sort(out.Tolerate)
 	out.Tolerate = slices.Compact(out.Tolerate)
 	r.advisories(f)
 }
 
+// tolerance reads one entry of tolerate. A simulated root's digest may be
+// written in either case, and is kept in small letters.
+func (r *reader) tolerance(n *yaml.Node) appraise.Tolerance {
+	v := appraise.Tolerance(r.scalar(n, "tolerate"))
+	if root, ok := v.SimulationRoot(); ok {
+		return appraise.SimulationUnder(root)
+	}
+	if v == appraise.Simulation {
+		r.warn(n, "tolerate: simulation names no root and so tolerates nothing: "+
+			"write simulation:SHA256 with the root that you gave to `cupel cas attest --trust-simulation`")
+	}
+	if strings.HasPrefix(string(v), string(appraise.Simulation)+":") {
+		r.refuse(n, ruleField, "tolerate: simulation without the digest of a root").
+			Want("simulation:SHA256, with the 64 hex digits of the root that you gave to `cupel cas attest --trust-simulation`")
+		return v
+	}
+	r.oneOf(n, "tolerate", string(v), tolerances)
+	return v
+}
+
+// tolerances are the words for `tolerate:`, beside simulation:SHA256.
 var tolerances = []string{
 	string(appraise.DebugMode), string(appraise.Simulation), string(appraise.Hyperthreading), string(appraise.InsecureIGPU),
 	string(appraise.SoftwareHardening), string(appraise.InsecureConfiguration), string(appraise.OutdatedTCB), string(appraise.AEPICLeak),

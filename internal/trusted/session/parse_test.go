@@ -1,9 +1,11 @@
 package session
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/internal/trusted/appraise"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
@@ -199,6 +201,8 @@ func TestParseRefuses(t *testing.T) {
 		"mode":                  {small + "security: {attestation: {mode: maa}}\n", ruleUnsupported, "mode \"maa\""},
 		"url":                   {small + "security: {attestation: {url: https://x}}\n", ruleUnsupported, "url"},
 		"tolerate":              {small + "security: {attestation: {tolerate: [debug]}}\n", ruleField, "tolerate is \"debug\""},
+		"half a root":           {small + "security: {attestation: {tolerate: [\"simulation:abc\"]}}\n", ruleField, "without the digest of a root"},
+		"no root":               {small + "security: {attestation: {tolerate: [\"simulation:\"]}}\n", ruleField, "without the digest of a root"},
 		"star without debug":    {small + "security: {attestation: {ignore_advisories: \"*\"}}\n", ruleField, "without debug-mode"},
 		"star list":             {small + "security: {attestation: {ignore_advisories: [\"*\"]}}\n", ruleField, "without debug-mode"},
 		"advisory":              {small + "security: {attestation: {ignore_advisories: [SA-1]}}\n", ruleField, "INTEL-SA-nnnnn"},
@@ -235,6 +239,8 @@ func TestParseAccepts(t *testing.T) {
 		"empty sections":    small + "images:\nvolumes:\nsecrets:\naccess_policy:\nsecurity:\npredecessor: ~\n",
 		"empty predecessor": small + "predecessor: \"\"\n",
 		"star":              small + "security: {attestation: {tolerate: debug-mode, ignore_advisories: \"*\"}}\n",
+		"simulated root":    small + "security: {attestation: {tolerate: [debug-mode, simulation:" + strings.ToUpper(m1) + "]}}\n",
+		"bare simulation":   small + "security: {attestation: {tolerate: [debug-mode, simulation]}}\n",
 		"byte order mark":   "\ufeff" + small,
 		"empty value":       small + "secrets: [{name: x, kind: ascii, value: \"\"}]\n",
 		"number as value":   small + "secrets: [{name: x, kind: ascii, value: 0123}]\n",
@@ -262,6 +268,31 @@ func TestWarnings(t *testing.T) {
 	}
 	if len(s.Warnings) != 2 || !strings.Contains(strings.Join(s.Warnings, "\n"), "line 6 column 17: image_name \"nothere\" matches no image") {
 		t.Errorf("warnings: %q", s.Warnings)
+	}
+}
+
+// TestSimulationNamesItsRoot: a bare word, of sessions of before, keeps its
+// canonical form, and says that it tolerates nothing.
+func TestSimulationNamesItsRoot(t *testing.T) {
+	bare, err := Parse([]byte(small + "security: {attestation: {tolerate: [simulation, debug-mode]}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const before = "    tolerate:\n      - debug-mode\n      - simulation\n"
+	if !strings.Contains(string(bare.Canonical()), before) {
+		t.Errorf("the canonical form of an older session changed:\n%s", bare.Canonical())
+	}
+	if len(bare.Warnings) != 1 || !strings.Contains(bare.Warnings[0], "line 6 column 37: tolerate: simulation names no root and so tolerates nothing: write simulation:SHA256") {
+		t.Errorf("warnings: %q", bare.Warnings)
+	}
+
+	named, err := Parse([]byte(small + "security: {attestation: {tolerate: simulation:" + strings.ToUpper(m1) + "}}\n"))
+	if err != nil || len(named.Warnings) != 0 {
+		t.Fatalf("%v, warnings %q", err, named.Warnings)
+	}
+	root, err := ident.ParseDigest(m1)
+	if err != nil || !slices.Equal(named.Security.Tolerate, []appraise.Tolerance{appraise.SimulationUnder(root)}) {
+		t.Errorf("tolerates %q", named.Security.Tolerate)
 	}
 }
 
