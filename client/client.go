@@ -115,7 +115,7 @@ func New(addr string, opts Options) (*Client, error) {
 // Address returns HOST[:PORT] with the port that it leaves out.
 func Address(addr string) (string, error) {
 	bad := func(err error) error {
-		return problem.New(problem.Invalid, "cas_address", "CAS address %q: %w", addr, err).Want("HOST[:PORT]")
+		return problem.New(problem.Invalid, "cas_address", "the CAS's address is %w", err).Want("HOST[:PORT]")
 	}
 	if strings.ContainsAny(addr, "/@?# ") || addr == "" {
 		return "", bad(errors.New("not a host name or address"))
@@ -267,7 +267,7 @@ func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 		*q.head = head
 	}
 	if err := json.Unmarshal(body, q.out); err != nil {
-		return problem.New(problem.Internal, "reply", "%s %s: %w", q.method, q.path, err)
+		return problem.New(problem.Internal, "reply", "%s %s: %w", q.method, q.path, problem.NotJSON(err))
 	}
 	if q.unpinned || q.aside {
 		return nil

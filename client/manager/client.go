@@ -196,7 +196,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, q url.Valu
 	}
 	defer func() { _ = r.Body.Close() }()
 	if err := json.NewDecoder(io.LimitReader(r.Body, maxReply)).Decode(&out); err != nil {
-		return out, problem.New(problem.Internal, "reply", "the manager's reply: %w", err)
+		return out, problem.New(problem.Internal, "reply", "the manager's reply: %w", problem.NotJSON(err))
 	}
 	return out, nil
 }
@@ -262,7 +262,7 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 		if len(raw) > 0 && err == nil {
 			var v T
 			if err := json.Unmarshal(raw, &v); err != nil {
-				return problem.New(problem.Internal, "reply", "the manager's reply: %w", err)
+				return problem.New(problem.Internal, "reply", "the manager's reply: %w", problem.NotJSON(err))
 			}
 			if err := each(v); err != nil {
 				return err

@@ -1,10 +1,15 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -31,6 +36,34 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
+// wordShown quotes what was given in place of a command or flag, if it looks like
+// one: people paste tokens into the wrong place of a command line, too.
+func wordShown(s string) string {
+	if wordForm.MatchString(s) {
+		return strconv.Quote(s)
+	}
+	return fmt.Sprintf("(%d characters, not shown)", utf8.RuneCountInString(s))
+}
+
+var wordForm = regexp.MustCompile(`^(--?)?[a-z]+(-[a-z]+){0,3}$`)
+
+// flagError says what is wrong with a flag, without its value.
+func flagError(err error) error {
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		if short := e.GetSpecifiedShortnames(); short != "" {
+			return fmt.Errorf("unknown shorthand flag -%.1s", e.GetSpecifiedName())
+		}
+		return fmt.Errorf("unknown flag: %s", wordShown("--"+e.GetSpecifiedName()))
+	}
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return fmt.Errorf("--%s has a value that it can't have: want %s", e.GetFlag().Name, e.GetFlag().Value.Type())
+	}
+	if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
+		return fmt.Errorf("--%s needs a value", e.GetFlag().Name)
+	}
+	return errors.New("a flag that can't be read")
+}
+
 // groupsRefuse has every command that only holds others refuse a name that it
 // doesn't know; without one it shows its help.
 func groupsRefuse(c *cobra.Command) {
@@ -45,7 +78,7 @@ func groupsRefuse(c *cobra.Command) {
 		if len(args) == 0 {
 			return c.Help()
 		}
-		p := problem.New(problem.Invalid, "usage", "unknown command %.80q", args[0]).Fix("see '%s --help'", c.CommandPath())
+		p := problem.New(problem.Invalid, "usage", "unknown command %s", wordShown(args[0])).Fix("see '%s --help'", c.CommandPath())
 		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 			p = p.Want("%s", strings.Join(near, " or "))
 		}

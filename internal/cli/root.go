@@ -83,7 +83,7 @@ operator, who is trusted with nothing, runs the copies.`,
 	f.DurationVar(&g.wait, "wait", g.defaultWait(), "how long to wait for a CAS that does not answer (CUPEL_WAIT)")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return problem.New(problem.Invalid, "usage", "%w", err).Fix("see '%s --help'", c.CommandPath())
+		return problem.New(problem.Invalid, "usage", "%w", flagError(err)).Fix("see '%s --help'", c.CommandPath())
 	})
 	root.AddCommand(
 		newAuditCommand(g),

@@ -3,10 +3,13 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -57,7 +60,7 @@ func (v *valueFlags) collect(g *globals, template []byte, name string) (*values,
 	for _, given := range v.given {
 		key, text, ok := strings.Cut(given, "=")
 		if !slices.Contains(open, key) {
-			return nil, problem.New(problem.Invalid, "session_value", "-e %s: the template has no such variable", key).
+			return nil, problem.New(problem.Invalid, "session_value", "-e %s: the template has no such variable", variableShown(key, ok)).
 				Want("NAME=VALUE with one of %s", strings.Join(open, ", "))
 		}
 		if !ok {
@@ -95,14 +98,36 @@ func valueOf(key, text string) (secret.Value, error) {
 	}
 	b, err := readSmall(name, maxValue)
 	if err != nil {
+		// The name of the file is not repeated: it may be a value that begins with @.
 		p := problem.From(err)
-		p.Actual = fmt.Sprintf("-e %s: %s", key, p.Actual)
-		return secret.Value{}, p
+		q := problem.New(p.Kind, p.Rule, "-e %s: %w", key, fileTrouble(err)).
+			Fix("check the name behind @; a value that itself begins with @ has to come from a file, or from the question that -e %s alone asks", key)
+		q.Expected = p.Expected
+		return secret.Value{}, q
 	}
 	if key != owner.VarCA { // PEM keeps its newline
 		b = []byte(strings.TrimRight(string(b), "\r\n"))
 	}
 	return secret.New(b), nil
+}
+
+// variableShown is a name given with -e for people. Without a = behind it, and
+// unless it looks like a variable's name, it may be the value itself.
+func variableShown(key string, hasValue bool) string {
+	if variableForm.MatchString(key) && (hasValue || strings.ToUpper(key) == key) {
+		return key
+	}
+	return "(not shown)"
+}
+
+var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,39}$`)
+
+// fileTrouble says why a file could not be read, without its name.
+func fileTrouble(err error) error {
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("the file that it names: %w", at.Err)
+	}
+	return errors.New("the file that it names is too large")
 }
 
 // missing finds a value that no flag gave.

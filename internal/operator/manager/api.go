@@ -192,7 +192,7 @@ func (a *API) deploy(w http.ResponseWriter, r *http.Request, caller ident.KeyHas
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&req); err != nil {
-		return problem.New(problem.Invalid, "body", "request body: %w", err).Want("JSON as in %s", wire.PathOpenAPI)
+		return problem.New(problem.Invalid, "body", "request body: %w", problem.NotJSON(err)).Want("JSON as in %s", wire.PathOpenAPI)
 	}
 	_ = body.SetReadDeadline(time.Time{})
 	app, err := a.Manager.Deploy(r.Context(), caller, req)

@@ -1,7 +1,8 @@
 // Package ident holds the leaf types by which parties name things to each
 // other: sessions, services, digests, measurements, key hashes.
 //
-// It trusts nothing: every constructor checks its input. All types are values,
+// It trusts nothing: every constructor checks its input, and none quotes it in
+// an error. All types are values,
 // safe for concurrent use, and marshal to the text that a person would type.
 package ident
 
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 )
 
 // Digest is a SHA-256 over bytes that the context names. Text form: 64 hex digits.
@@ -92,17 +94,10 @@ func (k *KeyHash) UnmarshalText(b []byte) (err error) { *k, err = ParseKeyHash(s
 func parseHex(dst []byte, s, what string) error {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != len(dst) {
-		return fmt.Errorf("%s %q: want %d hex digits", what, clip(s), 2*len(dst))
+		return fmt.Errorf("%s of %d characters: want %d hex digits", what, utf8.RuneCountInString(s), 2*len(dst))
 	}
 	copy(dst, b)
 	return nil
-}
-
-func clip(s string) string {
-	if len(s) > 80 {
-		return s[:80] + "…"
-	}
-	return s
 }
 
 // SessionName is a session's path: elements of 1 to 128 characters out of
@@ -119,20 +114,35 @@ var element = regexp.MustCompile(`^[A-Za-z0-9_.~-]{1,128}$`)
 func ParseSessionName(s string) (SessionName, error) {
 	t := strings.TrimPrefix(s, "/")
 	if len(t) == 0 || len(t) > 512 {
-		return "", fmt.Errorf("session name %q: want 1 to 512 characters", clip(s))
+		return "", fmt.Errorf("session name of %d characters: want 1 to 512", utf8.RuneCountInString(s))
 	}
 	for e := range strings.SplitSeq(t, "/") {
 		if !element.MatchString(e) || e == "." || e == ".." {
-			return "", fmt.Errorf("session name %q: element %q: want 1 to 128 of A-Z a-z 0-9 _ - . ~", clip(s), clip(e))
+			return "", fmt.Errorf("session name: %s: want elements of 1 to 128 of A-Z a-z 0-9 _ - . ~", wrong(e))
 		}
 	}
 	return SessionName(t), nil
 }
 
+// wrong says what an element has that it must not have, by its first such
+// character alone: whoever gave a secret in place of a name must not find it in
+// a message.
+func wrong(e string) string {
+	for _, c := range e {
+		if !element.MatchString(string(c)) {
+			return fmt.Sprintf("the character %q", c)
+		}
+	}
+	if e == "." || e == ".." {
+		return fmt.Sprintf("%q", e)
+	}
+	return fmt.Sprintf("%d characters", len(e))
+}
+
 // ParseServiceName checks s.
 func ParseServiceName(s string) (ServiceName, error) {
 	if !element.MatchString(s) {
-		return "", fmt.Errorf("service name %q: want 1 to 128 of A-Z a-z 0-9 _ - . ~", clip(s))
+		return "", fmt.Errorf("service name: %s: want 1 to 128 of A-Z a-z 0-9 _ - . ~", wrong(s))
 	}
 	return ServiceName(s), nil
 }
@@ -150,7 +160,7 @@ func ParseConfigID(s string) (ConfigID, error) {
 	path, otp, _ := strings.Cut(s, "@")
 	i := strings.LastIndexByte(path, '/')
 	if i <= 0 {
-		return ConfigID{}, fmt.Errorf("config id %q: want SESSION/SERVICE", clip(s))
+		return ConfigID{}, fmt.Errorf("config id without a slash: want SESSION/SERVICE")
 	}
 	session, err := ParseSessionName(path[:i])
 	if err != nil {

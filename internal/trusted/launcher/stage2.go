@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -143,18 +145,31 @@ func findCommand(name string, env []string) (string, error) {
 	return "", execError(name, found)
 }
 
+// programForm is what a command's first word looks like. What doesn't may be
+// anything: whoever writes TOKEN=… before the command, as in a shell, makes a
+// secret its first word, and the launcher's words are the host's to read.
+var programForm = regexp.MustCompile(`^[A-Za-z0-9_./+-]{1,80}$`)
+
+// program names a command's first word for people.
+func program(name string) string {
+	if programForm.MatchString(name) {
+		return strconv.Quote(name)
+	}
+	return "like its first word, which is no name of a program and so not shown (variables belong into the service's environment:)"
+}
+
 // execError says in the words of shells why a command can't be started.
 func execError(name string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return problem.New(problem.NotFound, RuleNotFound, "the instance has no command %q", clip(name)).
+		return problem.New(problem.NotFound, RuleNotFound, "the instance has no command %s", program(name)).
 			Want("a program in the image or in a volume, with the interpreter that it names").
 			Fix("look at the service's command: in the session, and at the runtime that it was deployed with")
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EPERM), errors.Is(err, unix.EISDIR):
-		return problem.New(problem.Denied, RuleNotExecutable, "%q can't be executed: %w", clip(name), err).
+		return problem.New(problem.Denied, RuleNotExecutable, "%s can't be executed: %w", program(name), err).
 			Fix("make it executable for the image's user, or name its interpreter in the session's command:")
 	}
-	return problem.New(problem.Internal, "exec", "execute %q: %w", clip(name), err)
+	return problem.New(problem.Internal, "exec", "execute %s: %w", program(name), err)
 }

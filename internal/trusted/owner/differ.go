@@ -63,7 +63,7 @@ func members(n *yaml.Node) []entry {
 		label := strconv.Itoa(i)
 		for _, key := range []string{"path", "name"} {
 			if k := child(c, key); k != nil && k.Kind == yaml.ScalarNode {
-				label = printable(k.Value)
+				label = entryLabel(k.Value)
 			}
 		}
 		if seen[label]++; seen[label] > 1 {
@@ -97,14 +97,40 @@ func (d *differ) differ(path string, want, got *yaml.Node) {
 		return
 	}
 	diff := Difference{
-		Path: d.show(strings.TrimPrefix(path, ".")), Expected: d.render(want), Actual: d.render(got),
-		Mend: "your inputs do not make this line: do not use this file",
+		Path:     d.show(strings.TrimPrefix(path, ".")),
+		Expected: d.expected(path, want),
+		Actual:   d.render(path, got),
+		Mend:     "your inputs do not make this line: do not use this file",
 	}
 	if want != nil && want.Value == nobody.String() {
 		diff.Expected = "a measurement that you vouch for"
 	}
 	d.advise(&diff)
+	if name, ok := d.variable(want); ok {
+		leaveOpen(&diff, name)
+	}
 	d.found = append(d.found, diff)
+}
+
+// leaveOpen tells who filled a template in by hand where the value goes instead.
+func leaveOpen(diff *Difference, name string) {
+	give := fmt.Sprintf("-e %s=VALUE", name)
+	switch name {
+	case VarSession:
+		give = "--name NAME"
+	case VarToken:
+		give = fmt.Sprintf("-e %s=@FILE, or with -e %s alone, which asks for it", name, name)
+	}
+	diff.Mend = fmt.Sprintf("leave `$%s` there, and give the value with %s", name, give)
+}
+
+// variable returns the name of the open variable that n stands for as a whole.
+func (d *differ) variable(n *yaml.Node) (string, bool) {
+	if n == nil || n.Kind != yaml.ScalarNode {
+		return "", false
+	}
+	name, ok := strings.CutPrefix(d.show(n.Value), "$")
+	return name, ok && openVariable.MatchString("$"+name)
 }
 
 func empty(n *yaml.Node) bool {
@@ -149,11 +175,29 @@ func (d *differ) adviseTolerance(diff *Difference) {
 	}
 }
 
-func (d *differ) render(n *yaml.Node) string {
+// expected is what the owner's inputs make. A command may have a password among
+// its words, and whoever gave it knows it: it is not repeated.
+func (d *differ) expected(path string, n *yaml.Node) string {
+	switch keys := keysOf(path); {
+	case n == nil:
+		return absent
+	case strings.HasPrefix(path, ".services["+string(AppService)+"].command"):
+		return "what your --command makes"
+	case keys == "services.environment.CUPEL_PULL_EXPECT":
+		return "what your --command makes"
+	case keys == "services.environment.CUPEL_PULL_REF":
+		return "what your --ref makes"
+	case n.Kind == yaml.ScalarNode:
+		return strconv.Quote(d.show(n.Value))
+	}
+	return "what your inputs make there"
+}
+
+func (d *differ) render(path string, n *yaml.Node) string {
 	if n == nil {
 		return absent
 	}
-	s := d.show(flow(n, 0))
+	s := d.flow(path, n, 0)
 	if len(s) > 200 {
 		s = strings.ToValidUTF8(s[:200], "") + "…"
 	}
@@ -171,8 +215,9 @@ func printable(s string) string {
 	return s
 }
 
-// flow writes a tree on one line, for people.
-func flow(n *yaml.Node, depth int) string {
+// flow writes a tree on one line, for people: keys, and the values that may be
+// shown.
+func (d *differ) flow(path string, n *yaml.Node, depth int) string {
 	if depth > 8 {
 		return "…"
 	}
@@ -180,14 +225,15 @@ func flow(n *yaml.Node, depth int) string {
 	switch n.Kind {
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			parts = append(parts, printable(n.Content[i].Value)+": "+flow(n.Content[i+1], depth+1))
+			key := printable(n.Content[i].Value)
+			parts = append(parts, key+": "+d.flow(path+"."+key, n.Content[i+1], depth+1))
 		}
 		return "{" + strings.Join(parts, ", ") + "}"
 	case yaml.SequenceNode:
-		for _, c := range n.Content {
-			parts = append(parts, flow(c, depth+1))
+		for i, c := range n.Content {
+			parts = append(parts, d.flow(fmt.Sprintf("%s[%d]", path, i), c, depth+1))
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
 	}
-	return strconv.Quote(n.Value)
+	return showable(keysOf(path), d.show(n.Value))
 }

@@ -8,6 +8,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/session"
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v4"
 )
 
 // known vouches for the two runtimes.
@@ -84,9 +85,9 @@ func TestReviewCatches(t *testing.T) {
 		"second variant":            {replace("    command: /usr/bin/cupel-pull", "      - signer: {mrsigner: "+hex(evilM)+", isvprodid: 0}\n    command: /usr/bin/cupel-pull"), "services[pull_repo].attestation[1]", hex(evilM), ""},
 		"no measurement":            {replace("    attestation:\n      - mrenclave: [\""+hex(pullM)+"\"]\n", ""), "services[pull_repo].attestation", "nothing", ""},
 		"signer instead":            {replace("mrenclave: [\""+hex(pullM)+"\"]", "signer: {mrsigner: "+hex(evilM)+", isvprodid: 0}"), "services[pull_repo].attestation[0].signer", hex(evilM), ""},
-		"shell":                     {replace(`"python3 /home/client-app/repo/client-app.py"`, `sh -c "cat /run/cupel/tls/key.pem"`), "services[client-app].command[0]", `"sh"`, "--command"},
-		"puller's shell":            {replace("command: /usr/bin/cupel-pull", `command: sh -c "cat /run/cupel/pull/token"`), "services[pull_repo].command[0]", `"sh"`, ""},
-		"argument":                  {replace("client-app.py\"\n    pwd", "client-app.py --debug\"\n    pwd"), "services[client-app].command[2]", "--debug", "--command"},
+		"shell":                     {replace(`"python3 /home/client-app/repo/client-app.py"`, `sh -c "cat /run/cupel/tls/key.pem"`), "services[client-app].command[0]", "another text (2 characters, not shown)", "--command"},
+		"puller's shell":            {replace("command: /usr/bin/cupel-pull", `command: sh -c "cat /run/cupel/pull/token"`), "services[pull_repo].command[0]", "another text (2 characters, not shown)", ""},
+		"argument":                  {replace("client-app.py\"\n    pwd", "client-app.py --debug\"\n    pwd"), "services[client-app].command[2]", "another text (7 characters, not shown)", "--command"},
 		"read any":                  {replace("read: [CREATOR]", "read: [ANY]"), "access_policy.read[0]", "ANY", ""},
 		"read bare any":             {replace("read: [CREATOR]", "read: ANY"), "access_policy.read[0]", "ANY", ""},
 		"read by key":               {replace("read: [CREATOR]", "read: [CREATOR, "+hex(evilM)+"]"), "access_policy.read[1]", hex(evilM), ""},
@@ -96,26 +97,26 @@ func TestReviewCatches(t *testing.T) {
 		"export volume":             {replace("volumes:\n  - name: genesis", "volumes:\n  - name: genesis\n    export: [{session: operator}]"), "volumes[genesis].export", "operator", ""},
 		"export_public":             {replace("    value: \"$ACCESS_TOKEN\"", "    value: \"$ACCESS_TOKEN\"\n    export_public: true"), "secrets[access_token].export_public", "true", ""},
 		"import":                    {replace("    kind: private-key\n", "    kind: private-key\n    import: {session: operator, secret: key}\n"), "secrets[app_ca_key].import", "operator", ""},
-		"proxy":                     {replace("    environment:\n", "    environment:\n      https_proxy: http://evil:3128\n"), "services[pull_repo].environment.https_proxy", "evil", ""},
-		"preload":                   {replace("    pwd: /home/client-app/repo\n", "    pwd: /home/client-app/repo\n    environment: {LD_PRELOAD: /home/client-app/x.so}\n"), "services[client-app].environment.LD_PRELOAD", "x.so", ""},
+		"proxy":                     {replace("    environment:\n", "    environment:\n      https_proxy: http://evil:3128\n"), "services[pull_repo].environment.https_proxy", "not shown", ""},
+		"preload":                   {replace("    pwd: /home/client-app/repo\n", "    pwd: /home/client-app/repo\n    environment: {LD_PRELOAD: /home/client-app/x.so}\n"), "services[client-app].environment.LD_PRELOAD", "not shown", ""},
 		"token in environment":      {replace("    environment:\n", "    environment:\n      T: $$SCONE::access_token$$\n"), "services[pull_repo].environment.T", "access_token", ""},
 		"token for the app":         {replace("    command: \"python3", "    environment: {T: $$SCONE::access_token$$}\n    command: \"python3"), "services[client-app].environment.T", "access_token", ""},
 		"pull elsewhere":            {replace("CUPEL_PULL_DIR: /home/client-app/repo", "CUPEL_PULL_DIR: /tmp"), "services[pull_repo].environment.CUPEL_PULL_DIR", "/tmp", ""},
-		"pull another ref":          {replace("      CUPEL_PULL_EXPECT", "      CUPEL_PULL_REF: evil\n      CUPEL_PULL_EXPECT"), "services[pull_repo].environment.CUPEL_PULL_REF", "evil", "--ref"},
-		"other repository":          {replace(`value: "$GIT_REPO"`, `value: "https://evil/repo.git"`), "secrets[git_repo].value", "evil", ""},
-		"own certificate authority": {replace(`value: "$GIT_CA"`, `value: "-----BEGIN CERTIFICATE-----"`), "secrets[git_ca].value", "BEGIN", ""},
-		"token beside repository":   {replace(`value: "$GIT_REPO"`, `value: "https://evil/$ACCESS_TOKEN"`), "secrets[git_repo].value", "https://evil/$ACCESS_TOKEN", ""},
+		"pull another ref":          {replace("      CUPEL_PULL_EXPECT", "      CUPEL_PULL_REF: evil\n      CUPEL_PULL_EXPECT"), "services[pull_repo].environment.CUPEL_PULL_REF", "not shown", "--ref"},
+		"other repository":          {replace(`value: "$GIT_REPO"`, `value: "https://evil/repo.git"`), "secrets[git_repo].value", "not shown", ""},
+		"own certificate authority": {replace(`value: "$GIT_CA"`, `value: "-----BEGIN CERTIFICATE-----"`), "secrets[git_ca].value", "not shown", ""},
+		"token beside repository":   {replace(`value: "$GIT_REPO"`, `value: "https://evil/$ACCESS_TOKEN"`), "secrets[git_repo].value", "not shown", ""},
 		"fixed name":                {replace("name: $SESSION", "name: operators"), "name", "operators", ""},
 		"variables swapped":         {replace(`"$GIT_REPO"`, `"$ACCESS_TOKEN"`), "secrets[git_repo].value", "$ACCESS_TOKEN", ""},
 		"extra service":             {replace("\nsecrets:", "  - {name: spy, image_name: pull_repo, command: spy, mrenclaves: ["+hex(evilM)+"]}\n\nsecrets:"), "services[spy]", hex(evilM), ""},
 		"second puller":             {replace("\nsecrets:", "  - {name: pull_repo, mrenclaves: ["+hex(evilM)+"]}\n\nsecrets:"), "services[pull_repo#2]", hex(evilM), ""},
 		"missing service":           {replace("  - name: client-app\n    image_name: client-app\n", "  - name: client-app2\n    image_name: client-app\n"), "services[client-app]", "nothing", ""},
 		"extra secret":              {replace("secrets:\n", "secrets:\n  - {name: x, kind: ascii}\n"), "secrets[x]", "ascii", ""},
-		"known key":                 {replace("kind: private-key\n", "kind: private-key\n    value: \"-----BEGIN PRIVATE KEY-----\"\n"), "secrets[app_ca_key].value", "BEGIN", ""},
+		"known key":                 {replace("kind: private-key\n", "kind: private-key\n    value: \"-----BEGIN PRIVATE KEY-----\"\n"), "secrets[app_ca_key].value", "not shown", ""},
 		"self-made authority":       {replace("    issuer: app_ca\n", "    private_key: app_ca_key\n"), "secrets[app_cert].private_key", "app_ca_key", ""},
 		"extra volume":              {replace("volumes:\n  - name: genesis\n", "volumes:\n  - name: genesis\n  - name: x\n"), "volumes[x]", "x", "--volume"},
 		"renamed volume":            {func(s string) string { return strings.ReplaceAll(s, "genesis", "other") }, "volumes[other]", "other", "--volume"},
-		"extra file":                {replace("    injection_files:\n", "    injection_files:\n      - {path: /etc/gitconfig, content: \"[http] sslVerify=false\"}\n"), "images[pull_repo].injection_files[/etc/gitconfig]", "sslVerify", ""},
+		"extra file":                {replace("    injection_files:\n", "    injection_files:\n      - {path: /etc/gitconfig, content: \"[http] sslVerify=false\"}\n"), "images[pull_repo].injection_files[/etc/gitconfig]", "not shown", ""},
 		"changed path":              {replace("/run/cupel/pull/token", "/home/shared/token"), "images[pull_repo].injection_files[/home/shared/token]", "access_token", ""},
 		"file in the volume":        {replace("/run/cupel/pull/token", "/home/client-app/token"), "images[pull_repo].injection_files[/home/client-app/token]", "access_token", ""},
 		"changed content":           {replace("$$SCONE::git_ca$$", "$$SCONE::access_token$$"), "images[pull_repo].injection_files[/run/cupel/pull/ca.pem].content", "access_token", ""},
@@ -132,8 +133,8 @@ func TestReviewCatches(t *testing.T) {
 			return s + "security: {attestation: {tolerate: [debug-mode], ignore_advisories: \"*\"}}\n"
 		}, "security.attestation.ignore_advisories[0]", "*", ""},
 		"no attestation":    {func(s string) string { return s + "security: {attestation: {mode: none}}\n" }, "security.attestation.mode", "none", ""},
-		"other names":       {replace("- localhost", "- evil.example"), "secrets[app_cert].dns[0]", "evil.example", "--dns"},
-		"more names":        {replace("- localhost", "- localhost\n      - evil.example"), "secrets[app_cert].dns[1]", "evil.example", "--dns"},
+		"other names":       {replace("- localhost", "- evil.example"), "secrets[app_cert].dns[0]", "another text (12 characters, not shown)", "--dns"},
+		"more names":        {replace("- localhost", "- localhost\n      - evil.example"), "secrets[app_cert].dns[1]", "not shown", "--dns"},
 		"predecessor":       {func(s string) string { return s + "predecessor: " + hex(evilM) + "\n" }, "predecessor", hex(evilM), ""},
 		"creator":           {func(s string) string { return s + "creator: {signer: x}\n" }, "creator", "signer", ""},
 		"unknown key":       {func(s string) string { return s + "exports: {}\nxyz: 1\n" }, "xyz", "1", ""},
@@ -268,6 +269,19 @@ func TestSimulationIsTheOwners(t *testing.T) {
 	}
 }
 
+// sameTree compares kinds and values.
+func sameTree(a, b *yaml.Node) bool {
+	if a.Kind != b.Kind || a.Value != b.Value || len(a.Content) != len(b.Content) {
+		return false
+	}
+	for i := range a.Content {
+		if !sameTree(a.Content[i], b.Content[i]) {
+			return false
+		}
+	}
+	return true
+}
+
 func FuzzReview(f *testing.F) {
 	in := inputs()
 	clean, err := Template(in)
@@ -291,7 +305,7 @@ func FuzzReview(f *testing.F) {
 			return
 		}
 		got, err := session.Tree(r.Text)
-		if err != nil || flow(got, 0) != flow(want, 0) {
+		if err != nil || !sameTree(got, want) {
 			t.Fatalf("accepted, and uploads something else (%v):\n%s", err, r.Text)
 		}
 	})

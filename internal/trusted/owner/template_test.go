@@ -107,7 +107,7 @@ func TestTemplateRefusesInputs(t *testing.T) {
 		"dns":            {func(in *Inputs) { in.DNS = []string{"a b"} }, "dns"},
 		"volume":         {func(in *Inputs) { in.Volume = "a/b" }, "volume"},
 		"no measurement": {func(in *Inputs) { delete(in.Measurements, PullService) }, "no measurement for the service pull_repo"},
-		"reference":      {func(in *Inputs) { in.Command = "a $$SCONE::nothing$$" }, "there is no secret"},
+		"reference":      {func(in *Inputs) { in.Command = "a $$SCONE::nothing$$" }, "names no secret"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := inputs()

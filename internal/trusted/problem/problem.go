@@ -144,14 +144,12 @@ func Write(w http.ResponseWriter, requestID string, err error) {
 }
 
 // Read turns an error reply back into an Error; a body that is none becomes
-// an Internal one that quotes its beginning.
+// an Internal one that doesn't quote it: it may repeat what was sent.
 func Read(status int, body []byte) *Error {
 	var p Error
 	if json.Unmarshal(body, &p) == nil && p.Kind != "" {
 		return &p
 	}
-	if len(body) > 200 {
-		body = body[:200]
-	}
-	return New(Internal, "reply", "status %d: %q", status, body)
+	return New(Internal, "reply", "status %d, with %d bytes that are no answer of Cupel's", status, len(body)).
+		Fix("check that nothing else answers at that address, such as a proxy")
 }

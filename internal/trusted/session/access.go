@@ -147,7 +147,7 @@ func (r *reader) entry(n *yaml.Node, key string) AccessEntry {
 	}
 	hash, err := ParseKeyHash(v)
 	if err != nil {
-		r.refuse(n, ruleField, "%s: %q: %v", key, clip(v), err).
+		r.refuse(n, ruleField, "%s: %v", key, err).
 			Want("CREATOR, ANY, NONE, a key hash (64 hex digits or SCONE's Base58Check form) or a PEM certificate")
 	}
 	return AccessEntry{Key: hash}
@@ -238,7 +238,7 @@ func (r *reader) advisories(f fields) {
 			r.refuse(n, ruleField, `ignore_advisories "*" without debug-mode`).
 				Want("it only together with `tolerate: [debug-mode]`").Fix("list the advisories")
 		case v != "*" && !advisory.MatchString(v):
-			r.refuse(n, ruleField, "ignore_advisories: %q", clip(v)).Want(`INTEL-SA-nnnnn or "*"`)
+			r.refuse(n, ruleField, "ignore_advisories: %s", shown(v, nil)).Want(`INTEL-SA-nnnnn or "*"`)
 		}
 		out.IgnoreAdvisories = append(out.IgnoreAdvisories, v)
 	}

@@ -27,7 +27,7 @@ var corpus = map[string]string{
 	"17-ethernity-securelock-v0.3.yml.tpl":                "session_",
 	"19-vault-init-fault-NEGATIVE-v0.3.yml":               "session_syntax: line ",
 	"11-sconify-image-template-v0.3.yml.tpl":              "session_",
-	"testdata/corpus/16-iexec-sms-hardware-v0.3.10.yml":   "session_field: line 14 column 19: mrenclaves: measurement \"mrEnclave1\"",
+	"testdata/corpus/16-iexec-sms-hardware-v0.3.10.yml":   "session_field: line 14 column 19: mrenclaves: measurement of 10 characters",
 	"testdata/corpus/21-mariadb-primary-v0.3.10.yml":      "session_unsupported: line 218 column 5: the key \"export\" of a secret is known",
 	"testdata/corpus/24-mariadb-certificates-v0.3.10.yml": "session_unsupported: line 20 column 5: the key \"export\" of a secret is known",
 	"testdata/corpus/25-osv-scan-v0.3.10.yml":             "session_unsupported: line 66 column 5: the key \"import\" of a secret is known",

@@ -73,7 +73,7 @@ func (r *reader) signal(f fields, key string) string {
 
 	name := "SIG" + strings.TrimPrefix(v, "SIG")
 	if !slices.Contains(signals, name) {
-		r.refuse(n, ruleField, "%s is %q", key, clip(v)).Want("one of %s", strings.Join(signals, ", "))
+		r.refuse(n, ruleField, "%s is %s", key, shown(v, nil)).Want("one of %s", strings.Join(signals, ", "))
 		return ""
 	}
 	return name
@@ -85,7 +85,7 @@ func (r *reader) duration(n *yaml.Node, key string, low, high time.Duration) tim
 
 	d, err := time.ParseDuration(v)
 	if err != nil || d < low || d > high || d%time.Second != 0 {
-		r.refuse(n, ruleField, "%s is %q", key, clip(v)).
+		r.refuse(n, ruleField, "%s is %s", key, shown(v, nil)).
 			Want("whole seconds from %s to %s, written like 90s, 10m or 1h30m", low, high)
 		return low
 	}

@@ -10,8 +10,9 @@ import (
 )
 
 // Parse reads one session, with its template variables filled in. Every refusal
-// is a *problem.Error of kind invalid with line and column; none quotes the
-// value of a secret.
+// is a *problem.Error of kind invalid with line and column. Neither refusals nor
+// warnings quote a value: any line may hold a secret by mistake. They name keys,
+// names that the language accepted, and likely misspellings of its words.
 func Parse(text []byte) (*Session, error) {
 	root, err := Tree(text)
 	if err != nil {
@@ -79,7 +80,7 @@ func (r *reader) version(root *yaml.Node) {
 		r.refuse(n, ruleVersion, "language version %s is not supported", v).Want(want).
 			Fix("translate the session to 0.3: exports and imports, certificates and access rules are written otherwise there")
 	default:
-		r.refuse(n, ruleVersion, "unknown language version %q", clip(v)).Want(want)
+		r.refuse(n, ruleVersion, "unknown language version, %s", shown(v, nil)).Want(want)
 	}
 }
 
@@ -103,11 +104,18 @@ func (r *reader) volumes(f fields) {
 		v := r.mapping(n, &sectionVolume)
 		name := r.required(v, "name", "volume")
 		if name != "" && !secretName.MatchString(name) {
-			r.refuse(v.at("name"), ruleField, "the volume name %q", clip(name)).Want("1 to 128 of A-Z a-z 0-9 _ . ~ -")
+			r.refuse(v.at("name"), ruleField, "the volume name is %s", shown(name, nil)).Want("1 to 128 of A-Z a-z 0-9 _ . ~ -")
 		}
 		r.once(seen, v.at("name"), "volume", name)
 		r.session.Volumes = append(r.session.Volumes, Volume{Name: name})
 	}
+}
+
+func (r *reader) volumeNames() (names []string) {
+	for _, v := range r.session.Volumes {
+		names = append(names, v.Name)
+	}
+	return names
 }
 
 func (r *reader) images(f fields) {
@@ -145,7 +153,7 @@ func (r *reader) mount(n *yaml.Node) VolumeMount {
 			string(RollbackProtected), string(Ephemeral))),
 	}
 	if _, ok := r.session.Volume(m.Name); !ok {
-		r.refuse(f.at("name"), ruleReference, "there is no volume %q", clip(m.Name)).Fix("define it under `volumes:`")
+		r.refuse(f.at("name"), ruleReference, "name is that of no volume: %s", shown(m.Name, r.volumeNames())).Fix("define it under `volumes:`")
 	}
 	return m
 }
@@ -183,7 +191,7 @@ func (r *reader) permission(n *yaml.Node) uint32 {
 		bits = bits<<3 | uint32(c-'0')&7
 	}
 	if !ok || len(digits) != 3 {
-		r.refuse(n, ruleField, "permission is %q", clip(v)).Want("three octal digits after 0o, like 0o400")
+		r.refuse(n, ruleField, "permission is %s", shown(v, nil)).Want("three octal digits after 0o, like 0o400")
 		return 0o400
 	}
 	return bits
@@ -201,7 +209,7 @@ func (r *reader) path(f fields, key, of string) string {
 func (r *reader) checkPath(n *yaml.Node, key, p string) {
 	switch {
 	case !path.IsAbs(p) || path.Clean(p) != p || len(p) > 4096:
-		r.refuse(n, ruleField, "%s is %q", key, clip(p)).Want("an absolute path without //, . or .. or a slash at its end")
+		r.refuse(n, ruleField, "%s is %s", key, shown(p, nil)).Want("an absolute path without //, . or .. or a slash at its end")
 	case key == "path" && p == "/":
 		r.refuse(n, ruleField, "path is the root directory").Want("a path below it")
 	}
@@ -210,7 +218,7 @@ func (r *reader) checkPath(n *yaml.Node, key, p string) {
 	}
 	for _, kernel := range []string{"/proc", "/sys", "/dev"} {
 		if p == kernel || strings.HasPrefix(p, kernel+"/") {
-			r.refuse(n, ruleField, "path is %q", clip(p)).Want("a path outside of /proc, /sys and /dev")
+			r.refuse(n, ruleField, "path lies in %s", kernel).Want("a path outside of /proc, /sys and /dev")
 		}
 	}
 }

@@ -1,10 +1,12 @@
 package session
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 	"go.yaml.in/yaml/v4"
@@ -20,8 +22,8 @@ type reader struct {
 
 func (r *reader) refuse(n *yaml.Node, rule, format string, args ...any) *problem.Error {
 	p := refusal(n, rule, format, args...)
-	if m := openVariable.FindString(n.Value); m != "" && !strings.Contains(n.Value, "$$SCONE") {
-		p.Fix("fill in the template variable %s", m)
+	if openVariable.MatchString(n.Value) && !strings.Contains(n.Value, "$$SCONE") {
+		p.Fix("fill in the template variable that stands there")
 	}
 	if r.err == nil {
 		r.err = p
@@ -57,8 +59,9 @@ func (r *reader) mapping(n *yaml.Node, s *section) fields {
 			r.refuse(key, ruleUnsupported, "the key %q of a %s is known to the SCONE language, but not supported yet", key.Value, s.name).
 				Fix("remove it")
 		default:
-			r.refuse(key, ruleUnknownKey, "the unknown key %q in a %s", clip(key.Value), s.name).
-				Want("one like %s", strings.Join(nearest(key.Value, append(slices.Clone(s.keys), s.later...)), ", "))
+			known := append(slices.Clone(s.keys), s.later...)
+			r.refuse(key, ruleUnknownKey, "the unknown key %s in a %s", shown(key.Value, known), s.name).
+				Want("one like %s", strings.Join(nearest(key.Value, known), ", "))
 		}
 	}
 	return f
@@ -119,8 +122,25 @@ func (r *reader) oneOf(n *yaml.Node, key, v string, known []string) {
 		r.refuse(n, ruleUnsupported, "%s %q is known to the SCONE language, but not supported yet", key, v).
 			Want("one of %s", strings.Join(known, ", "))
 	default:
-		r.refuse(n, ruleField, "%s is %q", key, clip(v)).Want("one of %s", strings.Join(known, ", "))
+		r.refuse(n, ruleField, "%s is %s", key, shown(v, known)).Want("one of %s", strings.Join(known, ", "))
 	}
+}
+
+// shown is how a refusal speaks of a text that was written where it does not
+// belong. People put secrets into the wrong line, and refusals end up on screens
+// and in logs: it quotes nothing but a likely misspelling of a known word, and
+// tells of anything else only how long it is. Place and key say where to look.
+func shown(v string, known []string) string {
+	misspelt := func(word string) bool {
+		return len(v) > 2 && len(v) <= 2*len(word) && distance(strings.ToLower(v), strings.ToLower(word)) <= max(2, len(word)/2)
+	}
+	if slices.ContainsFunc(known, misspelt) {
+		return strconv.Quote(v)
+	}
+	if n := utf8.RuneCountInString(v); n != 1 {
+		return fmt.Sprintf("a text of %d characters", n)
+	}
+	return "a text of 1 character"
 }
 
 func (r *reader) boolean(f fields, key string) bool {
@@ -132,7 +152,7 @@ func (r *reader) number(n *yaml.Node, key string, low, high int) int {
 	v := r.scalar(n, key)
 	i, err := strconv.Atoi(v)
 	if err != nil || i < low || i > high || strconv.Itoa(i) != v {
-		r.refuse(n, ruleField, "%s is %q", key, clip(v)).Want("a number from %d to %d", low, high)
+		r.refuse(n, ruleField, "%s is %s", key, shown(v, nil)).Want("a number from %d to %d", low, high)
 		return low
 	}
 	return i

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"regexp"
@@ -50,7 +51,7 @@ func (r *reader) secrets(f fields) {
 func (r *reader) secret(f fields) {
 	out := Secret{Name: r.required(f, "name", "secret")}
 	if out.Name != "" && !secretName.MatchString(out.Name) {
-		r.refuse(f.at("name"), ruleField, "the secret name %q", clip(out.Name)).Want("1 to 128 of A-Z a-z 0-9 _ . ~ -")
+		r.refuse(f.at("name"), ruleField, "the secret name is %s", shown(out.Name, nil)).Want("1 to 128 of A-Z a-z 0-9 _ . ~ -")
 	}
 	if r.kinds[out.Name] != "" {
 		r.refuse(f.at("name"), ruleField, "a second secret called %q", out.Name).Fix("rename or remove one of the two")
@@ -171,7 +172,7 @@ func (r *reader) certificate(f fields, out *Secret) {
 	for _, n := range r.elements(f, "dns") {
 		name := r.scalar(n, "dns")
 		if _, err := netip.ParseAddr(name); err != nil && (len(name) > 253 || !dnsName.MatchString(name)) {
-			r.refuse(n, ruleField, "dns is %q", clip(name)).Want("a DNS name or an IP address")
+			r.refuse(n, ruleField, "dns is %s", shown(name, nil)).Want("a DNS name or an IP address")
 		}
 		out.DNS = append(out.DNS, name)
 	}
@@ -211,7 +212,7 @@ func (r *reader) refersTo(f fields, key, name string, want Kind) {
 		return
 	}
 	if kind := r.kinds[name]; kind != want {
-		r.refuse(f.at(key), ruleReference, "%s is %q", key, clip(name)).Want("the name of a secret of kind %s", want)
+		r.refuse(f.at(key), ruleReference, "%s is %s", key, shown(name, slices.Collect(maps.Keys(r.kinds)))).Want("the name of a secret of kind %s", want)
 	}
 }
 
@@ -222,7 +223,7 @@ var validity = regexp.MustCompile(`^([1-9][0-9]{0,9}) *([a-z]+)$`)
 func ParseValidity(s string) (time.Duration, error) {
 	m := validity.FindStringSubmatch(s)
 	if m == nil {
-		return 0, fmt.Errorf("%q is no duration: want one like 60 days", clip(s))
+		return 0, fmt.Errorf("no duration: want one like 60 days")
 	}
 	const day = 24 * time.Hour
 	var unit time.Duration
@@ -240,11 +241,11 @@ func ParseValidity(s string) (time.Duration, error) {
 	case "y", "year":
 		unit = 365 * day
 	default:
-		return 0, fmt.Errorf("%q is no unit: want seconds, minutes, hours, days, weeks or years", clip(m[2]))
+		return 0, fmt.Errorf("no unit behind the number: want seconds, minutes, hours, days, weeks or years")
 	}
 	n, err := strconv.ParseInt(m[1], 10, 64)
 	if err != nil || n > math.MaxInt64/int64(unit) || time.Duration(n)*unit > 100*365*day {
-		return 0, fmt.Errorf("%q is too long: want at most 100 years", clip(s))
+		return 0, fmt.Errorf("too long: want at most 100 years")
 	}
 	return time.Duration(n) * unit, nil
 }

@@ -25,7 +25,7 @@ func (r *reader) services(f fields) {
 		}
 		svc.ImageName = r.text(s, "image_name")
 		if _, ok := r.session.Image(svc.ImageName); !ok && svc.ImageName != "" {
-			r.warn(s.at("image_name"), fmt.Sprintf("image_name %q matches no image: the service gets neither volumes nor files", clip(svc.ImageName)))
+			r.warn(s.at("image_name"), "image_name matches no image: the service gets neither volumes nor files")
 		}
 		svc.Attestation = r.attestation(s)
 		svc.Command = r.command(s)
@@ -214,7 +214,7 @@ func (r *reader) environment(s fields) []EnvVar {
 			r.refuse(key, ruleUnsupported, "a variable that the host fills in is known to the SCONE language, but not supported yet").
 				Fix("write the value out: the host is trusted by nobody")
 		case key.Value == "" || strings.Contains(key.Value, "="):
-			r.refuse(key, ruleField, "the variable name %q", clip(key.Value)).Want("one without = that is not empty")
+			r.refuse(key, ruleField, "a variable's name that is empty or holds =").Want("one without = that is not empty")
 		}
 		out = append(out, EnvVar{key.Value, r.reference(value, r.scalar(value, fmt.Sprintf("the variable %q", clip(key.Value))), true)})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -78,7 +79,7 @@ func checkNode(n *yaml.Node, depth int) error {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
 		return refusal(n, ruleSyntax, "a YAML anchor or alias").Fix("write the value out")
 	case n.Style&yaml.TaggedStyle != 0:
-		return refusal(n, ruleSyntax, "the YAML tag %q", clip(n.Tag)).Fix("remove the tag")
+		return refusal(n, ruleSyntax, "a YAML tag").Fix("remove the tag; write a text that begins with ! in quotes")
 	case strings.ContainsRune(n.Value, 0):
 		return refusal(n, ruleSyntax, "a NUL character").Fix("remove it; put binary data into a secret of kind binary")
 	case depth > maxDepth:
@@ -131,7 +132,7 @@ func place(n *yaml.Node) string { return fmt.Sprintf("line %d column %d", n.Line
 func syntaxError(err error) *problem.Error {
 	message, line, column := "not YAML", 1, 1
 	if le, ok := errors.AsType[*yaml.LoadError](err); ok {
-		message = le.Message
+		message = plainMessage(le.Message)
 		for _, m := range []struct{ line, column int }{
 			{le.Mark.Line, le.Mark.Column}, {le.ContextMark.Line, le.ContextMark.Column},
 		} {
@@ -144,6 +145,21 @@ func syntaxError(err error) *problem.Error {
 	return problem.New(problem.Invalid, ruleSyntax, "line %d column %d: %s", line, column, message).
 		Fix("mend the YAML: check indentation, quotes and brackets at that place")
 }
+
+// plainMessage returns what the YAML library says, unless it quotes anything of
+// the text but a character of YAML's own: that may be of a secret.
+func plainMessage(s string) string {
+	switch {
+	case strings.HasPrefix(s, "unknown anchor"):
+		return "an alias, which begins with *, to an anchor that is not there"
+	case strings.ContainsAny(s, "\"`") || strings.Contains(yamlQuote.ReplaceAllString(s, ""), "'"):
+		return "no YAML that can be read"
+	}
+	return s
+}
+
+// yamlQuote is a quoted character of YAML's own, as in "did not find expected ','".
+var yamlQuote = regexp.MustCompile(`'[^'A-Za-z0-9]'`)
 
 func positionOfBadUTF8(text []byte) (line, column int) {
 	line, column = 1, 1

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
@@ -38,11 +39,11 @@ func parseText(s string) (Text, error) {
 		}
 		s = s[i:]
 		if !strings.HasPrefix(s, refOpen) {
-			return nil, fmt.Errorf("%q is no reference: want $$SCONE::NAME$$", clip(s))
+			return nil, fmt.Errorf("a text with $$SCONE that is no reference: want $$SCONE::NAME$$")
 		}
 		body, rest, ok := strings.Cut(s[len(refOpen):], refClose)
 		if !ok {
-			return nil, fmt.Errorf("a reference that begins with %q has no closing $$", clip(s))
+			return nil, fmt.Errorf("a reference $$SCONE::NAME has no closing $$")
 		}
 		ref, err := parseRef(body)
 		if err != nil {
@@ -61,11 +62,11 @@ func parseRef(body string) (*Ref, error) {
 	name, format, formatted := strings.Cut(body, ":")
 	switch {
 	case !secretName.MatchString(name):
-		return nil, fmt.Errorf("the reference to %q: want a name of 1 to 128 of A-Z a-z 0-9 _ . ~ -", clip(name))
+		return nil, fmt.Errorf("a reference $$SCONE::NAME$$ with a name of %d characters: want 1 to 128 of A-Z a-z 0-9 _ . ~ -", utf8.RuneCountInString(name))
 	case formatted && !formatName.MatchString(format):
-		return nil, fmt.Errorf("the reference to %s: %q is no format", name, clip(format))
+		return nil, fmt.Errorf("a reference $$SCONE::NAME:FORMAT$$ with a format that is none: want small letters, digits, : and -")
 	case encoded && encoding != escapeJSON:
-		return nil, fmt.Errorf("the reference to %s: the encoding is %q: want %s", name, clip(encoding), escapeJSON)
+		return nil, fmt.Errorf("a reference $$SCONE::NAME|ENCODING$$ with another encoding than %s", escapeJSON)
 	}
 	return &Ref{name, format, encoding}, nil
 }
@@ -167,6 +168,14 @@ func CanonicalFormat(k Kind, format string) (string, bool) {
 	return f, ok
 }
 
+// everyFormat lists the formats of all kinds.
+func everyFormat() (all []string) {
+	for _, of := range formats {
+		all = slices.AppendSeq(all, maps.Keys(of))
+	}
+	return all
+}
+
 func rawFormat(canonical string) bool {
 	return canonical == "bin" || strings.HasSuffix(canonical, "der")
 }
@@ -190,7 +199,7 @@ func resolve(ref *Ref, kinds map[string]Kind, inline bool) *problem.Error {
 		}
 	}
 	if !ok {
-		return problem.New(problem.Invalid, ruleReference, "%s: there is no secret %q", ref, ref.Secret).
+		return problem.New(problem.Invalid, ruleReference, "the reference names no secret of this session: %s", shown(ref.Secret, slices.Collect(maps.Keys(kinds)))).
 			Fix("define it under `secrets:`")
 	}
 	format, ok := CanonicalFormat(kind, ref.Format)
@@ -200,7 +209,7 @@ func resolve(ref *Ref, kinds map[string]Kind, inline bool) *problem.Error {
 			return problem.New(problem.Invalid, ruleUnsupported, "%s: the format is known to the SCONE language, but not supported yet", ref)
 		}
 		known := slices.Sorted(maps.Keys(formats[kind]))
-		return problem.New(problem.Invalid, ruleReference, "%s: a secret of kind %s has no format %q", ref, kind, ref.Format).
+		return problem.New(problem.Invalid, ruleReference, "the secret %s of kind %s has no such format: %s", ref.Secret, kind, shown(ref.Format, everyFormat())).
 			Want("no format%s", strings.Join(known, " :"))
 	case rawFormat(format) && (inline || ref.Encoding != ""):
 		return problem.New(problem.Invalid, ruleReference, "%s: raw bytes fit neither arguments, environment nor JSON", ref).

@@ -129,7 +129,7 @@ func strictJSON(body []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return problem.New(problem.Invalid, "json", "%w", err).Fix("send the request as %s describes it", api.PathOpenAPI)
+		return problem.New(problem.Invalid, "json", "%w", problem.NotJSON(err)).Fix("send the request as %s describes it", api.PathOpenAPI)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return problem.New(problem.Invalid, "json", "something follows the JSON value")

@@ -147,7 +147,7 @@ func (s *Server) values(c *call) {
 func parseValueRef(text string) (cas.ValueRef, error) {
 	var ref cas.ValueRef
 	bad := func(format string, args ...any) (cas.ValueRef, error) {
-		return cas.ValueRef{}, problem.New(problem.Invalid, "value_reference", "%q: %w", text, fmt.Errorf(format, args...)).
+		return cas.ValueRef{}, problem.New(problem.Invalid, "value_reference", "%w", fmt.Errorf(format, args...)).
 			Want("session=NAME[,secret=NAME][,session_hash=HEX]")
 	}
 	seen := map[string]bool{}
@@ -185,7 +185,7 @@ func parseValueRef(text string) (cas.ValueRef, error) {
 func (s *Server) attest(c *call) {
 	raw, err := hex.DecodeString(c.r.URL.Query().Get("nonce"))
 	if err != nil || len(raw) != 32 {
-		s.refuse(c, problem.New(problem.Invalid, "nonce", "nonce %.80q", c.r.URL.Query().Get("nonce")).
+		s.refuse(c, problem.New(problem.Invalid, "nonce", "a nonce of %d characters", len(c.r.URL.Query().Get("nonce"))).
 			Want("64 hex digits that were never used before"), chain)
 		return
 	}
