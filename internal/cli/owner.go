@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"slices"
 
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -109,16 +108,12 @@ func (o *ownerSide) casOf(ctx context.Context, name ident.SessionName, addr stri
 	return o.cas(ctx, addr)
 }
 
-// vouchedFor returns the measurement of a runtime that the owner vouched for last.
+// vouchedFor returns the newest measurement of a runtime that the owner vouched for.
 func (o *ownerSide) vouchedFor(runtime string) (ident.Measurement, bool, error) {
 	known, err := o.dir.Vouched()
 	if err != nil {
 		return ident.Measurement{}, false, err
 	}
-	for _, v := range slices.Backward(known) { // newest last
-		if v.Runtime == runtime {
-			return v.Measurement, true, nil
-		}
-	}
-	return ident.Measurement{}, false, nil
+	v, ok := owner.NewestVouched(known, runtime)
+	return v.Measurement, ok, nil
 }

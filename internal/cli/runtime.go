@@ -23,6 +23,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/version"
 	"cupel.dev/cupel/runtimes"
 )
@@ -93,6 +94,7 @@ type measureOptions struct {
 	definition string
 	launcher   string
 	mirror     string
+	maxAge     string
 }
 
 func newRuntimeMeasureCommand(g *globals) *cobra.Command {
@@ -106,7 +108,10 @@ instance of it has. Needs no root and trusts neither the operator nor the lock: 
 lock that adds, leaves out or holds back a package is refused. What was measured
 is remembered as vouched for.
 
-How old the indices are is for you to judge: an old one is signed as well.`,
+An old index is signed as well, and its packages miss the fixes since: a lock
+whose security and update indices are older than --max-age is refused. Of several
+measurements of one runtime only that of the newest packages is accepted in a
+session, unless you name another with --accept-measurement.`,
 		Example: `  cupel runtime measure python --lock python.lock --from oci:registry.example:5050
   cupel runtime measure python --lock python.lock --from ./python-sources`,
 		Args: cobra.ExactArgs(1),
@@ -121,6 +126,7 @@ How old the indices are is for you to judge: an old one is signed as well.`,
 	f.StringVar(&o.definition, "definition", "", "definition file (default: runtimes/NAME.yml if it is there, else the built-in one)")
 	f.StringVar(&o.launcher, "launcher", "", "the launcher that instances run (default: the one built with this program)")
 	f.StringVar(&o.mirror, "mirror", "http://deb.debian.org", "root of the Debian mirror for --from mirror")
+	f.StringVar(&o.maxAge, "max-age", "90 days", "refuse a lock whose security and update indices are older than this")
 	return c
 }
 
@@ -134,6 +140,10 @@ type measureReply struct {
 	Launcher    ident.Digest      `json:"launcher"`
 	Packages    []measuredPackage `json:"packages"`
 	Checks      []rebuild.Check   `json:"checks"`
+
+	// SupersededBy is the measurement of newer packages that the owner vouches
+	// for: sessions accept that one, and this one only by name.
+	SupersededBy *ident.Measurement `json:"superseded_by,omitempty"`
 }
 
 type measuredPackage struct {
@@ -157,6 +167,11 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	}
 	lock, err := rebuild.ParseLock(lockText)
 	if err != nil {
+		return err
+	}
+	// The lock's dates are its own words here. Build holds each against the date
+	// that Debian signed, so nothing is vouched for by a lock that lies.
+	if err := o.checkAge(lock, g.now()); err != nil {
 		return err
 	}
 	if src == nil {
@@ -183,6 +198,13 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 		Launcher: launcher, IndexDate: r.IndexDate, How: "rebuilt from Debian's signed packages", At: g.now().UTC()}
 	if err := owner.Vouch(g.config, v); err != nil {
 		return err
+	}
+	known, err := owner.ReadVouched(g.config)
+	if err != nil {
+		return err
+	}
+	if newest, ok := owner.NewestVouched(known, r.Runtime); ok && newest.Measurement != r.Measurement {
+		r.SupersededBy = &newest.Measurement
 	}
 	return g.showMeasured(r)
 }
@@ -223,12 +245,40 @@ func (r *measureReply) fill(lock *rebuild.Lock, img *rebuild.Image) error {
 	for _, p := range lock.Packages {
 		r.Packages = append(r.Packages, measuredPackage{p.Name, p.Version, p.Index})
 	}
-	// The release itself is dated by its last point release; the indices that
-	// move are what tells how fresh the packages are.
-	fresh := slices.MinFunc(lock.Indices[1:], func(a, b rebuild.Index) int { return a.Date.Compare(b.Date) })
-	r.IndexDate = fresh.Date
+	if oldest, ok := oldestMoving(lock); ok {
+		r.IndexDate = oldest.Date
+	}
 	return nil
 }
+
+// oldestMoving returns the older of a lock's security and update indices. The
+// release itself is dated by its last point release; the indices that move are
+// what tells how fresh the packages are.
+func oldestMoving(lock *rebuild.Lock) (oldest rebuild.Index, ok bool) {
+	for _, x := range lock.Indices {
+		if x.Suite != lock.Suite && (!ok || x.Date.Before(oldest.Date)) {
+			oldest, ok = x, true
+		}
+	}
+	return oldest, ok
+}
+
+// checkAge refuses a lock that is older than the owner accepts.
+func (o *measureOptions) checkAge(lock *rebuild.Lock, now time.Time) error {
+	most, err := session.ParseValidity(o.maxAge)
+	if err != nil {
+		return problem.New(problem.Invalid, "usage", "--max-age: %w", err)
+	}
+	oldest, ok := oldestMoving(lock)
+	if age := now.Sub(oldest.Date); ok && age > most {
+		return problem.New(problem.Denied, "lock_old", "the lock's index %s is of %s, %s ago", oldest.Suite, oldest.Date.UTC().Format(time.DateOnly), inDays(age)).
+			Want("at most %s (--max-age)", o.maxAge).
+			Fix("ask the operator for a lock of today's packages (cupel runtime build %s --update); only if you accept packages without the fixes since, give a longer --max-age", o.name)
+	}
+	return nil
+}
+
+func inDays(d time.Duration) string { return fmt.Sprintf("%d days", int(d.Hours()/24)) }
 
 func (g *globals) showMeasured(r measureReply) error {
 	if g.json() {
@@ -243,6 +293,12 @@ measurement  %s
 vouched for  in %s
 `, r.Runtime, r.Definition, r.IndexDate.Format(time.RFC3339), int(g.now().Sub(r.IndexDate).Hours()/24),
 		r.Config, r.Launcher, r.Measurement, g.config)
+	if r.SupersededBy != nil {
+		g.printf(`
+You vouch for newer packages of this runtime as well: %s
+Sessions accept that measurement. This one they take only if you name it, with --accept-measurement.
+`, r.SupersededBy)
+	}
 	return nil
 }
 
@@ -367,7 +423,7 @@ func runRuntimeList(g *globals) error {
 	for _, e := range entries {
 		row := []string{e.Runtime, e.Definition, "-", "none: cupel runtime measure " + e.Runtime}
 		if len(e.Vouched) > 0 {
-			v := e.Vouched[len(e.Vouched)-1]
+			v, _ := owner.NewestVouched(e.Vouched, e.Runtime)
 			row[2], row[3] = v.IndexDate.Format(time.DateOnly), v.Measurement.String()
 		}
 		rows = append(rows, row)

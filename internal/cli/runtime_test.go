@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
@@ -57,6 +58,16 @@ func TestRuntimeMeasureRefusals(t *testing.T) {
 	other := file("other.lock", "version: 1\nruntime: python\ndefinition: "+strings.Repeat("0", 64)+"\nsuite: bookworm\narchitecture: amd64\n"+
 		"indices: [{archive: a, suite: b, date: 2026-11-20T02:11:10Z, in_release: "+blob+", packages: "+blob+"}]\n"+
 		"packages: [{name: a, version: '1', architecture: all, index: b, "+blob[1:]+"]\n")
+	// Dated by the index that moves; that of the release may be older still. Where
+	// the age is accepted, what is refused next is the archive of that name.
+	dated := func(name, date string) string {
+		return file(name, "version: 1\nruntime: python\ndefinition: "+d.Digest().String()+"\nsuite: bookworm\narchitecture: amd64\nindices:\n"+
+			"- {archive: a, suite: bookworm, date: 2001-01-01T00:00:00Z, in_release: "+blob+", packages: "+blob+"}\n"+
+			"- {archive: a, suite: bookworm-updates, date: "+date+", in_release: "+blob+", packages: "+blob+"}\n"+
+			"- {archive: a, suite: bookworm-security, date: "+time.Now().UTC().Format(time.RFC3339)+", in_release: "+blob+", packages: "+blob+"}\n"+
+			"packages: [{name: a, version: '1', architecture: all, index: bookworm, "+blob[1:]+"]\n")
+	}
+	days := func(n int) string { return time.Now().UTC().AddDate(0, 0, -n).Format(time.RFC3339) }
 	for _, c := range []struct {
 		name, rule string
 		kind       problem.Kind
@@ -70,6 +81,11 @@ func TestRuntimeMeasureRefusals(t *testing.T) {
 		{"broken lock", "runtime_lock", problem.Invalid, []string{"python", "--from", dir, "--lock", file("broken.lock", "a: b\n")}},
 		{"lock of nothing", "runtime_lock", problem.Invalid, []string{"python", "--from", dir, "--lock", empty}},
 		{"lock of another definition", "lock_definition", problem.Denied, []string{"python", "--from", dir, "--lock", other}},
+		{"old indices", "lock_old", problem.Denied, []string{"python", "--from", dir, "--lock", dated("old.lock", days(91))}},
+		{"old for this owner", "lock_old", problem.Denied, []string{"python", "--from", dir, "--lock", dated("week.lock", days(8)), "--max-age", "1 week"}},
+		{"no duration", "usage", problem.Invalid, []string{"python", "--from", dir, "--lock", dated("age.lock", days(8)), "--max-age", "young"}},
+		{"young enough", "index_identity", problem.Denied, []string{"python", "--from", dir, "--lock", dated("new.lock", days(89))}},
+		{"old, and accepted", "index_identity", problem.Denied, []string{"python", "--from", dir, "--lock", dated("oldest.lock", days(400)), "--max-age", "2 years"}},
 		{"another runtime's definition", "runtime_definition", problem.Invalid, []string{"puller", "--definition", file("p.yml", string(def))}},
 		{"registry down", "source_unreachable", problem.Unavailable, []string{"python", "--from", "oci:127.0.0.1:1"}},
 		{"bad reference", "registry_reference", problem.Invalid, []string{"python", "--from", "oci:a b/c"}},

@@ -49,6 +49,9 @@ type Options struct {
 	Launcher   ident.Digest // of the cupel-init that will start the image
 	Rebuild    rebuild.Builder
 	Step       func(string) // told of progress, one line each
+
+	// Now is the clock by which a fetched index is still valid; nil: this machine's.
+	Now func() time.Time
 }
 
 // Result is what came out.
@@ -77,6 +80,9 @@ func SourcesRef(runtime string) string { return "runtimes/" + runtime + "/source
 func Build(ctx context.Context, o Options) (*Result, error) {
 	if o.Step == nil {
 		o.Step = func(string) {}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	c := cache{o.Cache}
 	o.Rebuild.Verified = &rebuild.Indices{}
@@ -246,7 +252,7 @@ func (o Options) resolve(ctx context.Context, c cache) (*rebuild.Lock, error) {
 		if err != nil {
 			return nil, err
 		}
-		x, err := o.Rebuild.ResolveIndex(a, def.Architecture, text)
+		x, err := o.Rebuild.ResolveIndex(a, def.Architecture, text, o.Now())
 		if err != nil {
 			return nil, err
 		}

@@ -210,6 +210,35 @@ func TestBuildWritesAndHonoursTheLock(t *testing.T) {
 	}
 }
 
+// TestExpiredIndex: who fetches takes no index that isn't valid any more. Who has
+// a lock of it builds from it as before.
+func TestExpiredIndex(t *testing.T) {
+	d, b := tiny("one"), newBench(t)
+	d.Until["bookworm-security"] = debtest.Date.AddDate(0, 0, 7)
+	d.Publish()
+	srv := httptest.NewServer(d)
+	defer srv.Close()
+	o := b.options(t, d, srv.URL)
+	o.Now = func() time.Time { return debtest.Date.AddDate(0, 0, 6) }
+	first, err := Build(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	o.Now = func() time.Time { return debtest.Date.AddDate(0, 0, 8) }
+	b.reg.images = map[string]ident.Digest{} // so that it is built, not remembered
+	again, err := Build(t.Context(), o)
+	if err != nil || again.Measurement != first.Measurement {
+		t.Errorf("the lock of an expired index: %v, %v", again, err)
+	}
+
+	o.Update = true
+	_, err = Build(t.Context(), o)
+	if rule(err) != "index_expired" || !strings.Contains(err.Error(), "bookworm-security") || !strings.Contains(err.Error(), "2026-11-27T02:11:10Z") {
+		t.Errorf("a new lock of an expired index: %v", err)
+	}
+}
+
 func TestTwoBuildsAtOnce(t *testing.T) {
 	d, b := tiny("one"), newBench(t)
 	var requests atomic.Int64

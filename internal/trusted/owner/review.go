@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -54,8 +55,8 @@ func Refuse(diffs []Difference) error {
 }
 
 // Accepts says whether the owner accepts a measurement in a service that runs
-// this runtime.
-type Accepts func(service ident.ServiceName, runtime string, m ident.Measurement) bool
+// this runtime: nil if so, and otherwise what is wrong with it.
+type Accepts func(service ident.ServiceName, runtime string, m ident.Measurement) *Difference
 
 // Reviewed is an operator's template after the owner's side looked at it.
 type Reviewed struct {
@@ -78,8 +79,10 @@ func Review(fromOperator []byte, in Inputs, accepts Accepts) (*Reviewed, error) 
 	for _, service := range []ident.ServiceName{PullService, AppService} {
 		m, found := in.Measurements[service], true
 		if m.IsZero() {
-			if m, found = proposed(root, service); found && !accepts(service, in.RuntimeOf(service), m) {
-				out.Differences = append(out.Differences, unvouched(service, in.RuntimeOf(service), m))
+			if m, found = proposed(root, service); found {
+				if d := accepts(service, in.RuntimeOf(service), m); d != nil {
+					out.Differences = append(out.Differences, *d)
+				}
 			}
 		}
 		if !found {
@@ -100,13 +103,27 @@ func Review(fromOperator []byte, in Inputs, accepts Accepts) (*Reviewed, error) 
 // nobody stands for a measurement that the operator's template does not give.
 var nobody = ident.Measurement(ident.Sum([]byte("cupel: no measurement")))
 
-func unvouched(service ident.ServiceName, runtime string, m ident.Measurement) Difference {
-	return Difference{
+func unvouched(service ident.ServiceName, runtime string, m ident.Measurement) *Difference {
+	return &Difference{
 		Path:     fmt.Sprintf("services[%s].attestation", service),
 		Expected: fmt.Sprintf("a measurement of the runtime %s that you vouch for", runtime),
 		Actual:   m.String(),
 		Mend:     fmt.Sprintf("rebuild it with `cupel runtime measure %s --lock FILE` and compare", runtime),
 		Flag:     fmt.Sprintf("--accept-measurement %s=%s", service, m),
+	}
+}
+
+// superseded is a measurement that the owner vouched for, before that of newer
+// packages.
+func superseded(service ident.ServiceName, old, newest Vouched) *Difference {
+	return &Difference{
+		Path: fmt.Sprintf("services[%s].attestation", service),
+		Expected: fmt.Sprintf("%s, the newest measurement of the runtime %s that you vouch for (packages as of %s)",
+			newest.Measurement, newest.Runtime, newest.IndexDate.UTC().Format(time.DateOnly)),
+		Actual: fmt.Sprintf("%s, that you vouched for on %s (packages as of %s)",
+			old.Measurement, old.At.UTC().Format(time.DateOnly), old.IndexDate.UTC().Format(time.DateOnly)),
+		Mend: "take the template of `cupel template`, and have the operator run the newest packages (cupel runtime build " + old.Runtime + ")",
+		Flag: fmt.Sprintf("--accept-measurement %s=%s", service, old.Measurement),
 	}
 }
 
@@ -217,8 +234,8 @@ func AcceptFlag(s string) (service ident.ServiceName, m ident.Measurement, err e
 	return service, m, nil
 }
 
-// AcceptVouched accepts measurements that were vouched for under the same runtime,
-// and those named by the given values of --accept-measurement.
+// AcceptVouched accepts, of each runtime, the newest measurement that was vouched
+// for, and whatever is named by the given values of --accept-measurement.
 func AcceptVouched(known []Vouched, flags []string) (Accepts, error) {
 	type accepted struct {
 		service ident.ServiceName
@@ -232,10 +249,17 @@ func AcceptVouched(known []Vouched, flags []string) (Accepts, error) {
 		}
 		named = append(named, accepted{service, m})
 	}
-	return func(service ident.ServiceName, runtime string, m ident.Measurement) bool {
-		if slices.ContainsFunc(known, func(v Vouched) bool { return v.Measurement == m && v.Runtime == runtime }) {
-			return true
+	return func(service ident.ServiceName, runtime string, m ident.Measurement) *Difference {
+		if slices.Contains(named, accepted{service, m}) || slices.Contains(named, accepted{"", m}) {
+			return nil
 		}
-		return slices.Contains(named, accepted{service, m}) || slices.Contains(named, accepted{"", m})
+		i := slices.IndexFunc(known, func(v Vouched) bool { return v.Measurement == m && v.Runtime == runtime })
+		if i < 0 {
+			return unvouched(service, runtime, m)
+		}
+		if newest, _ := NewestVouched(known, runtime); newest.Measurement != m {
+			return superseded(service, known[i], newest)
+		}
+		return nil
 	}, nil
 }

@@ -3,6 +3,7 @@ package owner
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -189,6 +190,47 @@ func TestReviewFlags(t *testing.T) {
 		if _, err := AcceptVouched(nil, []string{bad}); err == nil {
 			t.Errorf("--accept-measurement %q was accepted", bad)
 		}
+	}
+}
+
+// TestReviewTakesTheNewest: an operator who goes on with packages of before, which
+// the owner once measured, is found out; the owner may name them all the same.
+func TestReviewTakesTheNewest(t *testing.T) {
+	day := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
+	old := ident.Measurement(ident.Sum([]byte("the python runtime of before")))
+	vouched := []Vouched{
+		{Measurement: pullM, Runtime: PullRuntime, IndexDate: day, At: day},
+		{Measurement: appM, Runtime: "python", IndexDate: day, At: day},
+		{Measurement: old, Runtime: "python", IndexDate: day.AddDate(0, -1, 0), At: day.AddDate(0, 0, 1)},
+	}
+	text := strings.Replace(operators(t), appM.String(), old.String(), 1)
+	judge := func(text string, flags ...string) error {
+		t.Helper()
+		accepts, err := AcceptVouched(vouched, flags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := Review([]byte(text), owners(), accepts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Refuse(r.Differences)
+	}
+
+	if err := judge(operators(t)); err != nil {
+		t.Errorf("the newest: %v", err)
+	}
+	err := judge(text)
+	for _, want := range []string{
+		"services[client-app].attestation", appM.String() + ", the newest measurement of the runtime python that you vouch for (packages as of 2026-11-20)",
+		old.String() + ", that you vouched for on 2026-11-21 (packages as of 2026-10-20)", "--accept-measurement client-app=" + old.String(),
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\ndoes not say %q", err, want)
+		}
+	}
+	if err := judge(text, "client-app="+old.String()); err != nil {
+		t.Errorf("named: %v", err)
 	}
 }
 

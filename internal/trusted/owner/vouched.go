@@ -67,6 +67,19 @@ func Vouch(dir string, v Vouched) error {
 	return nil
 }
 
+// NewestVouched returns the measurement of a runtime that stands on the newest
+// packages; of equally new ones, that which was vouched for last. So a lock of
+// earlier packages, which is as well signed, takes nobody back by being measured
+// once more.
+func NewestVouched(all []Vouched, runtime string) (newest Vouched, ok bool) {
+	for _, v := range all { // oldest first
+		if v.Runtime == runtime && (!ok || !v.IndexDate.Before(newest.IndexDate)) {
+			newest, ok = v, true
+		}
+	}
+	return newest, ok
+}
+
 // ReadVouched returns the measurements of the owner's folder, oldest first; none
 // if there is no such file. A file that can't be read strictly is an error:
 // nothing is vouched for by accident.

@@ -37,6 +37,30 @@ func TestVouch(t *testing.T) {
 	}
 }
 
+// TestNewestVouched: what decides is how new the packages are, not what was
+// measured last; of equally new ones, the last.
+func TestNewestVouched(t *testing.T) {
+	at := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
+	entry := func(m byte, runtime string, days int) Vouched {
+		return Vouched{Measurement: ident.Measurement{m}, Runtime: runtime, IndexDate: at.AddDate(0, 0, days)}
+	}
+	for name, c := range map[string]struct {
+		all  []Vouched
+		want byte // 0 is none
+	}{
+		"none":                    {nil, 0},
+		"of another runtime":      {[]Vouched{entry(1, "node", 0)}, 0},
+		"the newer, last":         {[]Vouched{entry(1, "python", 0), entry(2, "python", 1), entry(3, "node", 2)}, 2},
+		"the older measured last": {[]Vouched{entry(2, "python", 1), entry(1, "python", 0)}, 2},
+		"another launcher":        {[]Vouched{entry(1, "python", 0), entry(2, "python", 0)}, 2},
+	} {
+		got, ok := NewestVouched(c.all, "python")
+		if ok != (c.want != 0) || got.Measurement != (ident.Measurement{c.want}) {
+			t.Errorf("%s: %v %v", name, got.Measurement, ok)
+		}
+	}
+}
+
 func TestVouchConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	var wg sync.WaitGroup

@@ -267,9 +267,11 @@ func (b Builder) verifyIndex(ctx context.Context, keyring debian.Keyring, a Arch
 	return rel, list, nil
 }
 
-// ResolveIndex reads a fresh InRelease, checks its signature, and returns the
-// lock's entry for it; the caller fetches the list of packages by its hash.
-func (b Builder) ResolveIndex(a Archive, arch string, inRelease []byte) (Index, error) {
+// ResolveIndex reads an InRelease that was fetched now, checks its signature and
+// that it may still be fetched, and returns the lock's entry for it; the caller
+// fetches the list of packages by its hash. Build doesn't ask how long an index
+// was valid: whoever fetched it in time can rebuild from it for ever.
+func (b Builder) ResolveIndex(a Archive, arch string, inRelease []byte, now time.Time) (Index, error) {
 	keyring := b.Keyring
 	if keyring.IsZero() {
 		var err error
@@ -284,6 +286,11 @@ func (b Builder) ResolveIndex(a Archive, arch string, inRelease []byte) (Index, 
 	}
 	if rel.Codename != a.Codename {
 		return Index{}, refused("index_identity", "the mirror serves %s as %s", rel.Codename, a.Suite)
+	}
+	if !rel.ValidUntil.IsZero() && now.After(rel.ValidUntil) {
+		return Index{}, refused("index_expired", "the mirror serves the index of %s of %s", a.Suite, rel.Date.Format(time.RFC3339)).
+			Want("one that is still valid: that was until %s", rel.ValidUntil.Format(time.RFC3339)).
+			Fix("the mirror is behind, or somebody holds security fixes back: choose another with --mirror, and check this machine's clock")
 	}
 	list, ok := rel.Files[packagesName(arch)]
 	if !ok {

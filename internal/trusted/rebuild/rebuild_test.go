@@ -82,7 +82,7 @@ func resolve(t *testing.T, d *debtest.Debian, def *rebuild.Definition) *rebuild.
 	b := rebuild.Builder{Keyring: d.Keyring()}
 	l := &rebuild.Lock{Version: 1, Runtime: def.Name, Definition: def.Digest(), Suite: def.Suite, Architecture: def.Architecture}
 	for _, a := range def.Archives() {
-		x, err := b.ResolveIndex(a, def.Architecture, d.Files()[a.Folder+"/"+a.InReleasePath()])
+		x, err := b.ResolveIndex(a, def.Architecture, d.Files()[a.Folder+"/"+a.InReleasePath()], debtest.Date)
 		if err != nil {
 			t.Fatal(err)
 		}

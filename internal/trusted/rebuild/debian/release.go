@@ -79,8 +79,12 @@ type Release struct {
 	Suite    string // moves with time: stable, oldstable, …
 	Codename string // does not: bookworm, bookworm-security
 	Date     time.Time
-	Files    map[string]File // by path beside InRelease
-	Signer   string          // fingerprint of the key that signed, hex
+	// ValidUntil is when nobody should fetch the index any more; zero where its
+	// archive says nothing, as that of a release, which doesn't move. Bytes that
+	// were fetched in time are good to rebuild from for ever.
+	ValidUntil time.Time
+	Files      map[string]File // by path beside InRelease
+	Signer     string          // fingerprint of the key that signed, hex
 }
 
 // VerifyRelease checks the clear-signed text against the keyring and parses
@@ -166,12 +170,19 @@ func (rel *Release) setField(name, value string) error {
 	case "Codename":
 		rel.Codename = value
 	case "Date":
-		t, err := time.Parse(time.RFC1123, value)
-		if err != nil || t.Location() != time.UTC && !strings.HasSuffix(value, "UTC") {
-			return fmt.Errorf("date %q", value)
-		}
-		rel.Date = t.UTC()
+		return setTime(&rel.Date, value)
+	case "Valid-Until":
+		return setTime(&rel.ValidUntil, value)
 	}
+	return nil
+}
+
+func setTime(to *time.Time, value string) error {
+	t, err := time.Parse(time.RFC1123, value)
+	if err != nil || t.Location() != time.UTC && !strings.HasSuffix(value, "UTC") {
+		return fmt.Errorf("date %q", value)
+	}
+	*to = t.UTC()
 	return nil
 }
 

@@ -35,6 +35,7 @@ var Date = time.Date(2026, 11, 20, 2, 11, 10, 0, time.UTC)
 // Debian is a set of archives.
 type Debian struct {
 	Dates map[string]time.Time // by suite
+	Until map[string]time.Time // by suite: Valid-Until, where there is one
 	key   *openpgp.Entity
 	lists map[string][]string // suite -> stanzas
 	files map[string][]byte   // path on the mirror -> content
@@ -50,7 +51,7 @@ func New() *Debian {
 	key, err := openpgp.NewEntity("Test Archive", "", "test@example.org",
 		&packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return Date.AddDate(-1, 0, 0) }})
 	must(err)
-	return &Debian{key: key, lists: map[string][]string{}, files: map[string][]byte{}, Dates: map[string]time.Time{}}
+	return &Debian{key: key, lists: map[string][]string{}, files: map[string][]byte{}, Dates: map[string]time.Time{}, Until: map[string]time.Time{}}
 }
 
 // Keyring returns the public key.
@@ -94,8 +95,13 @@ func (d *Debian) Publish() {
 		if !ok {
 			date = Date
 		}
-		d.files[base+"InRelease"] = d.Sign(fmt.Sprintf("Origin: Debian\nLabel: Debian\nSuite: oldstable\nCodename: %s\nDate: %s\nSHA256:\n %s %d %s\n",
-			suite, date.Format("Mon, 02 Jan 2006 15:04:05 UTC"), ident.Sum(list), len(list), name))
+		const layout = "Mon, 02 Jan 2006 15:04:05 UTC"
+		until := ""
+		if at, ok := d.Until[suite]; ok {
+			until = "Valid-Until: " + at.Format(layout) + "\n"
+		}
+		d.files[base+"InRelease"] = d.Sign(fmt.Sprintf("Origin: Debian\nLabel: Debian\nSuite: oldstable\nCodename: %s\nDate: %s\n%sSHA256:\n %s %d %s\n",
+			suite, date.Format(layout), until, ident.Sum(list), len(list), name))
 	}
 }
 
