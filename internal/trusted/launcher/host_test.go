@@ -8,6 +8,7 @@ import (
 	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -251,4 +252,18 @@ func FuzzParseConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestFirstWordMayBeASecret: what the launcher writes the host reads, and who
+// writes TOKEN=… before a command, as for a shell, made a secret its first word.
+func TestFirstWordMayBeASecret(t *testing.T) {
+	for _, cause := range []error{unix.ENOENT, unix.EACCES, unix.EIO} {
+		err := execError("ACCESS_TOKEN=ghp_MYREALTOKEN123", cause)
+		if err == nil || strings.Contains(err.Error(), "MYREALTOKEN") || !strings.Contains(err.Error(), "environment:") {
+			t.Errorf("%v: %v", cause, err)
+		}
+	}
+	if err := execError("python4", unix.ENOENT); !strings.Contains(err.Error(), `no command "python4"`) {
+		t.Error(err)
+	}
 }

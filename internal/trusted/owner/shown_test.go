@@ -29,8 +29,9 @@ func TestDifferencesQuoteNoSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	values := []string{token, "Bearer " + token, "https://me:" + token + "@git.example/app.git", pem, "$$SCONE::" + token + "$$", "/" + token + " x"}
 	for i, more := 0, true; more; i++ {
-		for _, value := range []string{token, "Bearer " + token, "https://me:" + token + "@git.example/app.git", pem, "$$SCONE::" + token + "$$", "/" + token + " x", "=" + token} {
+		for _, value := range []string{token, values[1+i%(len(values)-1)]} {
 			root, err := session.Tree(clean)
 			if err != nil {
 				t.Fatal(err)

@@ -95,10 +95,13 @@ func TestRefusalsQuoteNoValue(t *testing.T) {
 		texts[file] = string(b)
 	}
 	for name, text := range texts {
-		most := 3
+		most := 1
 		switch name {
 		case "full":
-			most = 12
+			most = 6
+			if quickSize < MaxSize { // under the race detector
+				most = 1
+			}
 		case "small":
 			most = 0
 		}
@@ -153,8 +156,8 @@ func TestFilledValuesAreNotQuoted(t *testing.T) {
 		})
 		var b strings.Builder
 		writeObject(&b, written(template).(object), "", "")
-		for j := range 8 {
-			value := spellings[(8*i+j)%len(spellings)]
+		for j := range 4 {
+			value := spellings[(4*i+j)%len(spellings)]
 			fill := func(string) (secret.Value, bool) { return secret.NewString(value), true }
 			if _, err := ParseFilled([]byte(b.String()), fill); leaks(err, pasted) {
 				t.Errorf("value %d filled with %q: %v", i, value, err)
