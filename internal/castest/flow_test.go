@@ -173,5 +173,8 @@ func TestMainRoad(t *testing.T) {
 	if len(list) != 2 || list[0].State != api.Exited || *list[0].ExitCode != 0 || list[1].State != api.Running || !list[1].Claims.Simulated {
 		t.Errorf("instances %+v", list)
 	}
+	if sgx := list[1].Claims.SGX; sgx == nil || sgx.Attributes&2 == 0 || sgx.XFRM != 3 {
+		t.Errorf("attributes, XFRM and MISCSELECT in the list: %+v", sgx)
+	}
 	verifyLog(t, e, o)
 }

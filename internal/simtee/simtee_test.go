@@ -87,6 +87,7 @@ func TestQuoteVerifies(t *testing.T) {
 	issued := c.now().Add(-time.Minute)
 	want := attest.Claims{
 		Type: attest.SGX, Measurement: launch.Measurement, Signer: launch.Signer, ProductID: 0x1234, SVN: 7, ConfigID: launch.ConfigID, ReportData: data,
+		SGX:   &attest.SGXFields{Attributes: 7, XFRM: 3},
 		Debug: true, Simulated: true, Root: ident.Sum(p.Root().Raw), FMSPC: "53494d554c41", TCBStatus: "UpToDate",
 		TCBDate:          time.Date(2024, 3, 13, 0, 0, 0, 0, time.UTC),
 		CollateralIssued: issued, CollateralExpires: issued.AddDate(0, 0, 30), EvaluationNumber: 17,

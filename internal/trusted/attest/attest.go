@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"strconv"
+	"strings"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -16,7 +18,6 @@ import (
 // Type is the kind of evidence.
 type Type string
 
-// Kinds of evidence.
 // The kinds of evidence.
 const (
 	SGX Type = "sgx"
@@ -60,9 +61,10 @@ type Claims struct {
 	ConfigID    Data64            `json:"config_id"`
 	ReportData  Data64            `json:"report_data"`
 	Debug       bool              `json:"debug"`
-	Simulated   bool              `json:"simulated"` // the chain ends in a root that was given as a simulation root
-	Root        ident.Digest      `json:"root"`      // SHA-256 of that root certificate in DER
-	FMSPC       string            `json:"fmspc"`     // 12 hex digits
+	SGX         *SGXFields        `json:"sgx,omitempty"` // nil in claims that were stored before these fields were kept
+	Simulated   bool              `json:"simulated"`     // the chain ends in a root that was given as a simulation root
+	Root        ident.Digest      `json:"root"`          // SHA-256 of that root certificate in DER
+	FMSPC       string            `json:"fmspc"`         // 12 hex digits
 	TCBStatus   string            `json:"tcb_status"`
 	Advisories  []string          `json:"advisories,omitempty"`
 	TCBDate     time.Time         `json:"tcb_date"`
@@ -75,6 +77,44 @@ type Claims struct {
 	// Issued is when each endorsement was issued, so that a verifier with a
 	// memory can refuse an older one than it has seen, document by document.
 	Issued IssueDates `json:"issued,omitempty"`
+}
+
+// SGXFields are the fields of an SGX report that say how the enclave runs (Intel
+// SDM volume 3D, SECS.ATTRIBUTES and SECS.MISCSELECT), as numbers: bit 0 is the lowest.
+type SGXFields struct {
+	Attributes Bits64 `json:"attributes"`  // ATTRIBUTES without XFRM: INIT 1, DEBUG 2, MODE64BIT 4, PROVISIONKEY 0x10, EINITTOKEN_KEY 0x20, KSS 0x80
+	XFRM       Bits64 `json:"xfrm"`        // processor state that is on: the bits of XCR0
+	MiscSelect Bits32 `json:"misc_select"` // what the processor notes of an exception: EXINFO 1
+}
+
+// Bits64 is a field of 64 bits. Text form: 0x and 16 hex digits, the highest first.
+type Bits64 uint64
+
+// Bits32 is a field of 32 bits. Text form: 0x and 8 hex digits, the highest first.
+type Bits32 uint32
+
+func (b Bits64) String() string               { return fmt.Sprintf("0x%016x", uint64(b)) }
+func (b Bits64) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+func (b *Bits64) UnmarshalText(text []byte) error {
+	n, err := parseBits(text, 64)
+	*b = Bits64(n)
+	return err
+}
+
+func (b Bits32) String() string               { return fmt.Sprintf("0x%08x", uint32(b)) }
+func (b Bits32) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+func (b *Bits32) UnmarshalText(text []byte) error {
+	n, err := parseBits(text, 32)
+	*b = Bits32(n)
+	return err
+}
+
+func parseBits(text []byte, size int) (uint64, error) {
+	digits, ok := strings.CutPrefix(string(text), "0x")
+	if !ok || len(digits) != size/4 {
+		return 0, fmt.Errorf("want 0x and %d hex digits", size/4)
+	}
+	return strconv.ParseUint(digits, 16, size)
 }
 
 // IssueDates maps an endorsement's name ("tcb_info", "root_crl") to its date.

@@ -3,6 +3,7 @@ package dcap
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -13,16 +14,43 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
-// The roles that a chain's first certificate may have, told by the end of its
-// common name as Intel issues them ("Intel SGX PCK Processor CA"); a simulated
-// platform's names end the same way. Without this a key that is certified for
-// one thing could sign another.
+// The roles that a certificate may have, told by its common name. Without them
+// a key that is certified for one thing could sign another. See roleName.
 const (
-	namePCK       = "SGX PCK Certificate"
-	nameProcessor = "SGX PCK Processor CA"
-	namePlatform  = "SGX PCK Platform CA"
-	nameSigner    = "SGX TCB Signing"
+	rolePCK       = "SGX PCK Certificate"
+	roleProcessor = "SGX PCK Processor CA"
+	rolePlatform  = "SGX PCK Platform CA"
+	roleSigner    = "SGX TCB Signing"
 )
+
+// roleName is the whole common name of a certificate in a role, as Intel issues
+// it ("Intel SGX PCK Certificate") or, below a simulation root and only there,
+// as a simulated platform does ("SIMULATED SGX PCK Certificate").
+func roleName(role string, simulated bool) string {
+	if simulated {
+		return SimulationMark + " " + role
+	}
+	return "Intel " + role
+}
+
+// hasRole reports whether c is certified for role: the name is compared as a
+// whole, and a subject with several common names has no role at all.
+func (j *judgement) hasRole(c *x509.Certificate, role string) bool {
+	names := commonNames(c)
+	return len(names) == 1 && names[0] == roleName(role, j.simulated)
+}
+
+// commonNames returns all of them, where pkix.Name.CommonName is the last.
+func commonNames(c *x509.Certificate) (names []string) {
+	for _, n := range c.Subject.Names {
+		if text, ok := n.Value.(string); ok && n.Type.Equal(oidCommonName) {
+			names = append(names, text)
+		}
+	}
+	return names
+}
+
+var oidCommonName = asn1.ObjectIdentifier{2, 5, 4, 3}
 
 // pckPath is a verified PCK chain.
 type pckPath struct {
@@ -45,17 +73,21 @@ func (j *judgement) pckChain(v *Verifier, certData []byte) (*pckPath, error) {
 	if p.simulated, err = v.anchor(p.root); err != nil {
 		return nil, err
 	}
+	j.simulated = p.simulated
+
 	switch {
-	case strings.HasSuffix(p.ca.Subject.CommonName, nameProcessor):
+	case j.hasRole(p.ca, roleProcessor):
 		p.caType = "processor"
-	case strings.HasSuffix(p.ca.Subject.CommonName, namePlatform):
+	case j.hasRole(p.ca, rolePlatform):
 		p.caType = "platform"
 	default:
-		return nil, unproven(rule, "PCK issuer %q", p.ca.Subject.CommonName).Want("a name ending in %q or %q", nameProcessor, namePlatform)
+		return nil, unproven(rule, "PCK issuer %q", commonNames(p.ca)).
+			Want("the common name %q or %q", roleName(roleProcessor, j.simulated), roleName(rolePlatform, j.simulated))
 	}
-	if !strings.HasSuffix(p.leaf.Subject.CommonName, namePCK) {
-		return nil, unproven(rule, "leaf certificate %q", p.leaf.Subject.CommonName).Want("a name ending in %q", namePCK)
+	if !j.hasRole(p.leaf, rolePCK) {
+		return nil, unproven(rule, "leaf certificate %q", commonNames(p.leaf)).Want("the common name %q", roleName(rolePCK, j.simulated))
 	}
+
 	if err := j.path(rule, certs); err != nil {
 		return nil, err
 	}
@@ -100,8 +132,8 @@ func (j *judgement) signerChain(rule, text string, root *x509.Certificate) (*x50
 		return nil, unproven(rule, "the issuer chain ends in %q", certs[1].Subject).Want("%q, the root of the PCK chain", root.Subject)
 	}
 	signer := certs[0]
-	if signer.IsCA || !strings.HasSuffix(signer.Subject.CommonName, nameSigner) {
-		return nil, unproven(rule, "signed by %q", signer.Subject.CommonName).Want("a name ending in %q", nameSigner)
+	if signer.IsCA || !j.hasRole(signer, roleSigner) {
+		return nil, unproven(rule, "signed by %q", commonNames(signer)).Want("the common name %q", roleName(roleSigner, j.simulated))
 	}
 	if err := j.path(rule, certs); err != nil {
 		return nil, err
@@ -142,8 +174,8 @@ func issuedBy(c, parent *x509.Certificate, below int) error {
 	if !bytes.Equal(c.RawIssuer, parent.RawSubject) {
 		return fmt.Errorf("issuer %q is not the next certificate %q", c.Issuer, parent.Subject)
 	}
-	if !bytes.Equal(c.AuthorityKeyId, parent.SubjectKeyId) {
-		return errors.New("its authority key id is not the next certificate's key id")
+	if len(c.AuthorityKeyId) == 0 || !bytes.Equal(c.AuthorityKeyId, parent.SubjectKeyId) {
+		return errors.New("its authority key id is missing or not the next certificate's key id")
 	}
 	if _, err := certKey(parent); err != nil {
 		return err
@@ -226,18 +258,44 @@ func (j *judgement) crl(rule, what, text string, issuer *x509.Certificate) (*x50
 	if !bytes.Equal(list.RawIssuer, issuer.RawSubject) {
 		return nil, unproven(rule, "the %s is of another issuer, %q", what, list.Issuer).Want("%q", issuer.Subject)
 	}
+	if len(list.AuthorityKeyId) == 0 || !bytes.Equal(list.AuthorityKeyId, issuer.SubjectKeyId) {
+		return nil, unproven(rule, "the %s is of authority key %x", what, list.AuthorityKeyId).Want("%x", issuer.SubjectKeyId)
+	}
 	if list.SignatureAlgorithm != x509.ECDSAWithSHA256 {
 		return nil, unproven(rule, "%s: signed with %v", what, list.SignatureAlgorithm).Want("ECDSA with SHA-256")
 	}
 	if err := list.CheckSignatureFrom(issuer); err != nil {
 		return nil, unproven(rule, "%s: %w", what, err)
 	}
-	for _, e := range list.Extensions {
-		if e.Critical { // partial, indirect or delta lists
-			return nil, unproven(rule, "%s has an unknown critical extension %v", what, e.Id)
-		}
+	if err := checkListExtensions(list); err != nil {
+		return nil, unproven(rule, "%s: %w", what, err)
 	}
 	return list, j.dates(rule+"_expired", "the "+what, list.ThisUpdate, list.NextUpdate)
+}
+
+// checkListExtensions refuses what would make a list, or an entry of it, mean
+// something else than the plain revocation of a serial number of its issuer:
+// partial, indirect and delta lists say so in critical extensions (RFC 5280,
+// sections 5.2 and 5.3).
+func checkListExtensions(list *x509.RevocationList) error {
+	seen := map[string]bool{}
+	for _, e := range list.Extensions {
+		if e.Critical {
+			return fmt.Errorf("unknown critical extension %v", e.Id)
+		}
+		if seen[e.Id.String()] {
+			return fmt.Errorf("extension %v twice", e.Id)
+		}
+		seen[e.Id.String()] = true
+	}
+	for _, entry := range list.RevokedCertificateEntries {
+		for _, e := range entry.Extensions {
+			if e.Critical {
+				return fmt.Errorf("the entry of serial %x has an unknown critical extension %v", entry.SerialNumber, e.Id)
+			}
+		}
+	}
+	return nil
 }
 
 func (j *judgement) notRevoked(rule string, list *x509.RevocationList, c *x509.Certificate) error {

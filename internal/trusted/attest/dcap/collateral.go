@@ -94,59 +94,6 @@ func (c *Collateral) read(b []byte) error {
 	return nil
 }
 
-const maxJSONDepth = 16
-
-// checkJSON accepts b if it is one JSON value, in UTF-8, whose objects have no
-// two keys that encoding/json would take for the same one (it ignores case, and
-// lets the last win).
-func checkJSON(b []byte) error {
-	if !utf8.Valid(b) {
-		return errors.New("not UTF-8")
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	if err := checkValue(d, 0); err != nil {
-		return err
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return errors.New("text after the JSON value")
-	}
-	return nil
-}
-
-func checkValue(d *json.Decoder, depth int) error {
-	if depth > maxJSONDepth {
-		return fmt.Errorf("nested deeper than %d", maxJSONDepth)
-	}
-	t, err := d.Token()
-	if err != nil {
-		return err
-	}
-	open, ok := t.(json.Delim)
-	if !ok {
-		return nil
-	}
-	seen := map[string]bool{}
-	for d.More() {
-		if open == '{' {
-			k, err := d.Token()
-			if err != nil {
-				return err
-			}
-			key := strings.ToLower(k.(string)) // the decoder yields strings only where keys belong
-			if seen[key] {
-				return fmt.Errorf("key %q twice", k)
-			}
-			seen[key] = true
-		}
-		if err := checkValue(d, depth+1); err != nil {
-			return err
-		}
-	}
-	_, err = d.Token() // the closing delimiter
-	return err
-}
-
 // decodeHex reads lower-case hex only, so that a text has one reading and a
 // reading one text.
 func decodeHex(s string) ([]byte, error) {

@@ -146,6 +146,7 @@ func (w *verdict) claims(b reportBody) attest.Claims {
 	c.ProductID, c.SVN = b.isvProdID, b.isvSVN
 	c.ConfigID, c.ReportData = b.configID, b.reportData
 	c.Debug = b.debug()
+	c.SGX = b.sgx()
 	return c
 }
 
@@ -200,6 +201,8 @@ type judgement struct {
 	expires time.Time // earliest
 	issued  attest.IssueDates
 	rootCRL *x509.RevocationList
+
+	simulated bool // the PCK chain ends in a simulation root
 
 	signer     *x509.Certificate // verified, of the chain signerText
 	signerText string

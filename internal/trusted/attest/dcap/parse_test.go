@@ -2,13 +2,17 @@ package dcap
 
 import (
 	"bytes"
+	"encoding/asn1"
 	"encoding/binary"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"cupel.dev/cupel/internal/trusted/attest"
 )
 
 func vector(t testing.TB, elem ...string) []byte {
@@ -72,21 +76,148 @@ func TestConverge(t *testing.T) {
 	}
 }
 
-func TestCheckJSON(t *testing.T) {
-	for text, ok := range map[string]bool{
-		`{"a":1,"b":[{"a":1},{"a":2}]}`: true,
-		`{"a":1,"a":2}`:                 false,
-		`{"a":1,"A":2}`:                 false,
-		`{"b":{"x":1,"x":1}}`:           false,
-		`{} {}`:                         false,
-		`{"a":1,}`:                      false,
-		"{\"a\":\"\xff\"}":              false,
-		``:                              false,
-		strings.Repeat("[", 100):        false,
+func TestReadExact(t *testing.T) {
+	type level struct {
+		Status string `json:"tcbStatus"`
+		SVN    *int   `json:"svn"`
+	}
+	type doc struct {
+		document
+		Levels []level `json:"tcbLevels"`
+	}
+	for text, want := range map[string]string{
+		`{"id":"QE","new":{"ID":1,"x":null},"tcbLevels":[{"tcbStatus":"a"},{"tcbStatus":"b","svn":1}]}`: "",
+		`{"id":"QE","issueDate":"2025-06-19T10:01:18Z"}`:                                                "",
+		`{"id":"QE","id":"QE"}`:                        `name "id" twice`,
+		`{"id":"QE","ID":"TD_QE"}`:                     `name "ID" twice`,
+		`{"a":1,"A":2}`:                                `name "A" twice`,
+		`{"b":{"x":1,"x":1}}`:                          `name "x" twice`,
+		`{"Id":"QE"}`:                                  `name "Id", which is not quite "id"`,
+		`{"iſſueDate":"2025-06-19T10:01:18Z"}`:         `name "iſſueDate", which is not quite "issueDate"`,
+		`{"tcbLevels":[{"tcbStatuſ":"a"}]}`:            `"tcbLevels": name "tcbStatuſ", which is not quite "tcbStatus"`,
+		`{"tcbLevels":[{"tcbStatus":"a","SVN":1}]}`:    `name "SVN", which is not quite "svn"`,
+		`{"tcbLevels":[{"tcbStatus":"a","svn":null}]}`: `"svn": null where a value belongs`,
+		`{"tcbLevels":[null]}`:                         `"tcbLevels": null where a value belongs`,
+		`null`:                                         `null where a value belongs`,
+		`{"issueDate":"2025-06-19T10:01:18.5Z"}`:       `is not of the form`,
+		`{"issueDate":"2025-06-19T12:01:18+02:00"}`:    `is not of the form`,
+		`{"issueDate":"2025-06-19T10:01:18z"}`:         `is not of the form`,
+		`{} {}`:                                        "text after the JSON value",
+		`{"a":1,}`:                                     "invalid character",
+		"{\"a\":\"\xff\"}":                             "not UTF-8",
+		``:                                             "EOF",
+		strings.Repeat(`{"a":`, 100):                   "nested deeper than 16",
 	} {
-		if err := checkJSON([]byte(text)); (err == nil) != ok {
-			t.Errorf("%q: %v, want accepted %v", text, err, ok)
+		err := readExact([]byte(text), new(doc))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: error %v, want %q", text, err, want)
 		}
+	}
+}
+
+// TestPCKExtensionIsExact: no byte of the extension is without meaning.
+func TestPCKExtensionIsExact(t *testing.T) {
+	q, err := parseQuote(vector(t, "sgx-v3-confswhardening", "quote.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs, err := parseChain(string(q.certData))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []field
+	for _, e := range certs[0].Extensions {
+		if e.Id.Equal(oidSGX) {
+			if _, err := asn1.Unmarshal(e.Value, &list); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	encode := func(v any) []byte {
+		der, err := asn1.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+
+	// The FMSPC's member with a third value after name and value.
+	extra := make([]any, 0, len(list))
+	for _, f := range list {
+		if f.ID[len(f.ID)-1] == 4 {
+			extra = append(extra, struct {
+				ID    asn1.ObjectIdentifier
+				Value asn1.RawValue
+				More  int
+			}{f.ID, f.Value, 7})
+		} else {
+			extra = append(extra, f)
+		}
+	}
+	parts := []byte{}
+	for _, f := range extra {
+		parts = append(parts, encode(f)...)
+	}
+	longer := encode(asn1.RawValue{Class: asn1.ClassUniversal, Tag: asn1.TagSequence, IsCompound: true, Bytes: parts})
+
+	// The FMSPC as an octet string of octet strings.
+	constructed := slices.Clone(list)
+	for i, f := range list {
+		if f.ID[len(f.ID)-1] == 4 {
+			constructed[i].Value = asn1.RawValue{
+				Class: asn1.ClassUniversal, Tag: asn1.TagOctetString, IsCompound: true, Bytes: encode([]byte{1, 2, 3, 4}),
+			}
+		}
+	}
+
+	for name, tc := range map[string]struct {
+		der  []byte
+		want string
+	}{
+		"as issued":            {encode(list), ""},
+		"a member of three":    {longer, "bytes that no field holds"},
+		"constructed FMSPC":    {encode(constructed), "FMSPC is missing or not 6 octets"},
+		"a member twice":       {encode(append(slices.Clone(list), list[0])), "twice"},
+		"followed by anything": {append(encode(list), 0), "bytes after its end"},
+	} {
+		if _, err := readPCKExtension(tc.der); tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: error %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// TestIssuersNeedKeyIDs: two missing key ids are not the same key id.
+func TestIssuersNeedKeyIDs(t *testing.T) {
+	q, err := parseQuote(vector(t, "sgx-v3-confswhardening", "quote.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs, err := parseChain(string(q.certData))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := issuedBy(certs[0], certs[1], 0); err != nil {
+		t.Fatal(err)
+	}
+	certs[0].AuthorityKeyId, certs[1].SubjectKeyId = nil, nil
+	if err := issuedBy(certs[0], certs[1], 0); err == nil || !strings.Contains(err.Error(), "authority key id is missing") {
+		t.Errorf("no key ids at all: %v", err)
+	}
+}
+
+// TestMiscSelectIsLittleEndian: a real report with EXINFO, bit 0.
+func TestMiscSelectIsLittleEndian(t *testing.T) {
+	q, err := parseQuote(vector(t, "sgx-v3-debug-occlum", "quote.bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := attest.SGXFields{
+		Attributes: 0x7, // INIT, DEBUG, MODE64BIT
+		XFRM:       0xe7,
+		MiscSelect: 1,
+	}
+	if got := *q.body.sgx(); got != want {
+		t.Errorf("attributes %v, XFRM %v, MISCSELECT %v, want %v", got.Attributes, got.XFRM, got.MiscSelect, want)
 	}
 }
 
@@ -204,11 +335,8 @@ func FuzzSignedText(f *testing.F) {
 	f.Add([]byte(c.TCBInfo))
 	f.Add([]byte(c.QEIdentity))
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		if checkJSON(b) != nil {
-			return
-		}
 		var info tcbInfo
-		if json.Unmarshal(b, &info) == nil {
+		if readExact(b, &info) == nil {
 			for i := range info.Levels {
 				if info.Levels[i].check() == nil {
 					info.Levels[i].metBy(&pckExtension{})
@@ -216,8 +344,8 @@ func FuzzSignedText(f *testing.F) {
 			}
 		}
 		var id enclaveIdentity
-		if json.Unmarshal(b, &id) == nil && id.check() == nil {
-			masked(make([]byte, 16), id.AttributesMask, id.Attributes)
+		if readExact(b, &id) == nil && id.check() == nil {
+			maskedEqual(make([]byte, 16), id.AttributesMask, id.Attributes)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package dcap
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
@@ -90,6 +91,10 @@ func readFields(der []byte, base asn1.ObjectIdentifier) (map[int]asn1.RawValue, 
 	if len(rest) != 0 {
 		return nil, errors.New("bytes after its end")
 	}
+	// encoding/asn1 passes over what follows the last member of a SEQUENCE.
+	if again, err := asn1.Marshal(list); err != nil || !bytes.Equal(again, der) {
+		return nil, errors.New("bytes that no field holds")
+	}
 	out := make(map[int]asn1.RawValue, len(list))
 	for _, f := range list {
 		last := len(f.ID) - 1
@@ -105,7 +110,7 @@ func readFields(der []byte, base asn1.ObjectIdentifier) (map[int]asn1.RawValue, 
 }
 
 func octets(v asn1.RawValue, dst []byte, what string) error {
-	if v.Class != asn1.ClassUniversal || v.Tag != asn1.TagOctetString || len(v.Bytes) != len(dst) {
+	if v.Class != asn1.ClassUniversal || v.Tag != asn1.TagOctetString || v.IsCompound || len(v.Bytes) != len(dst) {
 		return fmt.Errorf("%s is missing or not %d octets", what, len(dst))
 	}
 	copy(dst, v.Bytes)

@@ -6,7 +6,10 @@ import (
 	"fmt"
 )
 
-// enclaveIdentity is Intel's signed description of its quoting enclave.
+// enclaveIdentity is Intel's signed description of its quoting enclave. Its hex
+// texts have the report's bytes in the report's order, MISCSELECT and its mask
+// included: MISCSELECT is a little-endian number in the report, so that bit 0
+// is written "01000000", as the attributes' bit 0 is written "01…".
 type enclaveIdentity struct {
 	document
 	MiscSelect     hexBytes `json:"miscselect"`
@@ -47,10 +50,10 @@ func (j *judgement) qeIdentity(col *Collateral, root *x509.Certificate, report r
 	if int(report.isvProdID) != *id.ISVProdID {
 		return matched{}, unproven(rule, "quoting enclave with product id %d", report.isvProdID).Want("%d", *id.ISVProdID)
 	}
-	if !masked(report.attributes[:], id.AttributesMask, id.Attributes) {
+	if !maskedEqual(report.attributes[:], id.AttributesMask, id.Attributes) {
 		return matched{}, unproven(rule, "quoting enclave with attributes %x", report.attributes).Want("%x under mask %x", []byte(id.Attributes), []byte(id.AttributesMask))
 	}
-	if !masked(report.miscSelect[:], id.MiscSelectMask, id.MiscSelect) {
+	if !maskedEqual(report.miscSelect[:], id.MiscSelectMask, id.MiscSelect) {
 		return matched{}, unproven(rule, "quoting enclave with MISCSELECT %x", report.miscSelect).Want("%x under mask %x", []byte(id.MiscSelect), []byte(id.MiscSelectMask))
 	}
 	for i := range id.Levels { // highest first
@@ -69,6 +72,12 @@ func (id *enclaveIdentity) check() error {
 	if len(id.MiscSelect) != 4 || len(id.MiscSelectMask) != 4 || len(id.Attributes) != 16 || len(id.AttributesMask) != 16 || len(id.MRSigner) != 32 {
 		return fmt.Errorf("a field of the wrong length")
 	}
+	if err := within(id.Attributes, id.AttributesMask); err != nil {
+		return fmt.Errorf("attributes: %w", err)
+	}
+	if err := within(id.MiscSelect, id.MiscSelectMask); err != nil {
+		return fmt.Errorf("miscselect: %w", err)
+	}
 	if id.ISVProdID == nil {
 		return fmt.Errorf("no isvprodid")
 	}
@@ -80,14 +89,28 @@ func (id *enclaveIdentity) check() error {
 		if err := l.check(); err != nil {
 			return fmt.Errorf("level %d: %w", i, err)
 		}
+		if l.Status != upToDate && l.Status != outOfDate && l.Status != revoked {
+			return fmt.Errorf("level %d: status %s, which a quoting enclave can't have", i, l.Status)
+		}
 	}
 	return nil
 }
 
-// masked reports whether got and want agree in the bits of mask.
-func masked(got, mask, want []byte) bool {
+// within refuses an expected value with bits outside its mask: nothing could
+// ever be held against them, so whoever wrote them meant another mask.
+func within(want, mask []byte) error {
+	for i := range want {
+		if want[i]&^mask[i] != 0 {
+			return fmt.Errorf("%x has bits outside its mask %x", want, mask)
+		}
+	}
+	return nil
+}
+
+// maskedEqual reports whether the bits of mask in got are want, all of it.
+func maskedEqual(got, mask, want []byte) bool {
 	for i := range got {
-		if got[i]&mask[i] != want[i]&mask[i] {
+		if got[i]&mask[i] != want[i] {
 			return false
 		}
 	}

@@ -67,6 +67,16 @@ const attributeDebug = 0x02
 
 func (b reportBody) debug() bool { return b.attributes[0]&attributeDebug != 0 }
 
+// sgx reads the fields that say how the enclave runs. They are little endian,
+// and so bit 0 is in the first byte.
+func (b reportBody) sgx() *attest.SGXFields {
+	return &attest.SGXFields{
+		Attributes: attest.Bits64(binary.LittleEndian.Uint64(b.attributes[:8])),
+		XFRM:       attest.Bits64(binary.LittleEndian.Uint64(b.attributes[8:])),
+		MiscSelect: attest.Bits32(binary.LittleEndian.Uint32(b.miscSelect[:])),
+	}
+}
+
 func parseBody(b []byte) (r reportBody) {
 	copy(r.miscSelect[:], b[16:])
 	copy(r.attributes[:], b[48:])

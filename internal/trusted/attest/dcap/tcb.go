@@ -1,9 +1,8 @@
 package dcap
 
 import (
+	"bytes"
 	"crypto/x509"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -63,17 +62,33 @@ type matched struct {
 
 // document is what Intel's two signed JSON texts share.
 type document struct {
-	ID         string    `json:"id"`
-	Version    int       `json:"version"`
-	IssueDate  time.Time `json:"issueDate"`
-	NextUpdate time.Time `json:"nextUpdate"`
-	Evaluation int       `json:"tcbEvaluationDataNumber"`
+	ID         string `json:"id"`
+	Version    int    `json:"version"`
+	IssueDate  date   `json:"issueDate"`
+	NextUpdate date   `json:"nextUpdate"`
+	Evaluation int    `json:"tcbEvaluationDataNumber"`
 }
+
+// date is a time of a signed text: in UTC, to the second, in this one form.
+type date time.Time
+
+const dateLayout = "2006-01-02T15:04:05Z"
+
+func (d *date) UnmarshalText(b []byte) error {
+	t, err := time.Parse(dateLayout, string(b))
+	if err != nil || t.Format(dateLayout) != string(b) { // time.Parse takes fractions of a second
+		return fmt.Errorf("date %.40q is not of the form %s", b, dateLayout)
+	}
+	*d = date(t)
+	return nil
+}
+
+func (d date) time() time.Time { return time.Time(d) }
 
 type tcbInfo struct {
 	document
-	FMSPC   string     `json:"fmspc"`
-	PCEID   string     `json:"pceId"`
+	FMSPC   hexBytes   `json:"fmspc"`
+	PCEID   hexBytes   `json:"pceId"`
 	TCBType *int       `json:"tcbType"`
 	Levels  []tcbLevel `json:"tcbLevels"`
 }
@@ -90,13 +105,13 @@ type tcbLevel struct {
 
 // levelStatus is what every kind of TCB level ends in.
 type levelStatus struct {
-	Date       time.Time `json:"tcbDate"`
-	Status     status    `json:"tcbStatus"`
-	Advisories []string  `json:"advisoryIDs"`
+	Date       date     `json:"tcbDate"`
+	Status     status   `json:"tcbStatus"`
+	Advisories []string `json:"advisoryIDs"`
 }
 
 func (l levelStatus) match(evaluation int) matched {
-	return matched{status: l.Status, date: l.Date, advisories: l.Advisories, evaluation: evaluation}
+	return matched{status: l.Status, date: l.Date.time(), advisories: l.Advisories, evaluation: evaluation}
 }
 
 // signedDocument verifies a text's signature and reads it into doc, whose
@@ -118,17 +133,15 @@ func (j *judgement) signedDocument(rule, text, signature, chain string, root *x5
 		return unproven(rule+"_signature", "the text's signature does not match").
 			Fix("fetch the collateral again and hand it on byte for byte")
 	}
-	if err := checkJSON([]byte(text)); err != nil {
-		return malformed(rule, "%w", err)
-	}
-	if err := json.Unmarshal([]byte(text), doc); err != nil {
-		return malformed(rule, "%w", err)
+	if err := readExact([]byte(text), doc); err != nil {
+		return malformed(rule, "the signed text: %w", err).
+			Fix("fetch the collateral anew; if its maker signed this text, do not use the platform")
 	}
 	if d.Evaluation <= 0 {
 		return malformed(rule, "no tcbEvaluationDataNumber")
 	}
-	j.issued[rule] = d.IssueDate
-	return j.dates(rule+"_expired", "the "+strings.ReplaceAll(rule, "_", " "), d.IssueDate, d.NextUpdate)
+	j.issued[rule] = d.IssueDate.time()
+	return j.dates(rule+"_expired", "the "+strings.ReplaceAll(rule, "_", " "), d.IssueDate.time(), d.NextUpdate.time())
 }
 
 // tcb finds the platform's level in the signed TCB info.
@@ -144,8 +157,8 @@ func (j *judgement) tcb(col *Collateral, root *x509.Certificate, ext *pckExtensi
 	if info.TCBType == nil || *info.TCBType != 0 {
 		return matched{}, malformed(rule, "a TCB type that this verifier can't compare").Want("0")
 	}
-	if !sameHex(info.FMSPC, ext.fmspc[:]) || !sameHex(info.PCEID, ext.pceID[:]) {
-		return matched{}, unproven("tcb_info_platform", "TCB info for FMSPC %.12s, PCEID %.4s", info.FMSPC, info.PCEID).
+	if !bytes.Equal(info.FMSPC, ext.fmspc[:]) || !bytes.Equal(info.PCEID, ext.pceID[:]) {
+		return matched{}, unproven("tcb_info_platform", "TCB info for FMSPC %.12x, PCEID %.4x", []byte(info.FMSPC), []byte(info.PCEID)).
 			Want("FMSPC %x, PCEID %x, as the PCK certificate says", ext.fmspc, ext.pceID)
 	}
 	for i := range info.Levels {
@@ -181,7 +194,7 @@ func (l levelStatus) check() error {
 	if !l.Status.known() {
 		return fmt.Errorf("unknown status %.60q", l.Status)
 	}
-	if l.Date.IsZero() {
+	if l.Date.time().IsZero() {
 		return fmt.Errorf("no tcbDate")
 	}
 	return nil
@@ -194,8 +207,4 @@ func (l *tcbLevel) metBy(ext *pckExtension) bool {
 		}
 	}
 	return int(ext.pceSVN) >= *l.TCB.PCESVN
-}
-
-func sameHex(text string, want []byte) bool {
-	return strings.EqualFold(text, hex.EncodeToString(want))
 }
