@@ -642,7 +642,7 @@ func TestOutsideAnInstance(t *testing.T) {
 		code int
 		says string
 	}{
-		{[]string{"version"}, 0, "release protocol 1, snapshot format 1"},
+		{[]string{"version"}, 0, "release protocol 2, snapshot format 2"},
 		{nil, 2, "started by their node"},
 		{[]string{"run", "--", "true"}, exitRefused, "not_an_instance"},
 		{[]string{"stage2"}, exitRefused, ""},

@@ -4,6 +4,7 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
 
@@ -14,7 +15,11 @@ import (
 const (
 	magic = "CUPELSNP"
 	// Version is the version of the snapshot format that is written.
-	Version = 1
+	Version = version2
+
+	version1 = 1 // read only; see the package's documentation
+	version2 = 2
+
 	// KeySize is the length of a volume's key.
 	KeySize = 32
 
@@ -30,6 +35,7 @@ const (
 // header is the parsed first part of a snapshot. Its fields are the storage's
 // claims until a chunk was opened under them.
 type header struct {
+	version    uint16
 	chunk      uint32
 	id         ident.Digest
 	generation uint64
@@ -39,7 +45,7 @@ type header struct {
 
 func (h header) encode() []byte {
 	b := append(make([]byte, 0, headerSize), magic...)
-	b = binary.BigEndian.AppendUint16(b, Version)
+	b = binary.BigEndian.AppendUint16(b, h.version)
 	b = binary.BigEndian.AppendUint16(b, 0)
 	b = binary.BigEndian.AppendUint32(b, h.chunk)
 	b = append(b, h.id[:]...)
@@ -48,14 +54,17 @@ func (h header) encode() []byte {
 	return append(b, h.salt[:]...)
 }
 
+// errVersion is for a snapshot that may well be right, and newer than this code.
+var errVersion = errors.New("snapshot format version")
+
 // parseHeader reads a header of exactly headerSize bytes.
 func parseHeader(b []byte) (header, error) {
 	var h header
 	if len(b) != headerSize || string(b[:8]) != magic {
 		return h, fmt.Errorf("it does not begin as a snapshot does")
 	}
-	if v := binary.BigEndian.Uint16(b[8:]); v != Version {
-		return h, fmt.Errorf("snapshot format version %d, this launcher reads %d", v, Version)
+	if h.version = binary.BigEndian.Uint16(b[8:]); h.version != version1 && h.version != version2 {
+		return h, fmt.Errorf("%w %d, this launcher reads %d and %d", errVersion, h.version, version1, version2)
 	}
 	if r := binary.BigEndian.Uint16(b[10:]); r != 0 {
 		return h, fmt.Errorf("reserved bits %#x are set", r)
@@ -79,9 +88,11 @@ func keyID(key secret.Value) ([16]byte, error) {
 	return id, err
 }
 
-// chunkKey derives the key of one snapshot's chunks.
+// chunkKey derives the key of one snapshot's chunks, another one for each
+// version of the format.
 func (h header) chunkKey(key secret.Value) ([]byte, error) {
-	info := append([]byte("cupel/snapshot/v1"), h.id[:]...)
+	info := fmt.Appendf(nil, "cupel/snapshot/v%d", h.version)
+	info = append(info, h.id[:]...)
 	info = binary.BigEndian.AppendUint64(info, h.generation)
 	return hkdf.Key(sha256.New, key.Reveal(), h.salt[:], string(info), KeySize)
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"hash"
 	"io"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -31,9 +30,9 @@ type snapshotReader struct {
 	aead  cipher.AEAD
 	head  [32]byte
 	chunk uint32
-	tag   hash.Hash
+	tag   *tagHash
 	want  ident.Digest
-	in    []byte // ciphertext of one chunk, reused
+	in    []byte // frame and ciphertext of one chunk, reused
 	buf   []byte // verified plaintext, reused
 	text  []byte // what of buf was not read yet
 	index uint64
@@ -51,6 +50,9 @@ func OpenSnapshot(r io.Reader, key secret.Value, id ident.Digest, wantGeneration
 		return nil, readError(err, "in its header")
 	}
 	h, err := parseHeader(raw[:])
+	if errors.Is(err, errVersion) {
+		return nil, refuse(RuleFormat, "%v", err).Fix("start the service with the launcher that wrote the volume, or with a newer one")
+	}
 	if err != nil {
 		return nil, refuse(RuleFormat, "%v", err)
 	}
@@ -65,12 +67,16 @@ func OpenSnapshot(r io.Reader, key secret.Value, id ident.Digest, wantGeneration
 	if claimed != h.keyID {
 		return nil, refuse(RuleKey, "the snapshot is under key %x", claimed).Want("key %x", h.keyID)
 	}
-	s := &snapshotReader{
-		r: r, aead: aead, head: sha256.Sum256(raw[:]), chunk: h.chunk, tag: sha256.New(), want: wantTag,
-		in: make([]byte, 0, int(h.chunk)+tagSize), buf: make([]byte, 0, h.chunk),
-	}
-	s.tag.Write(raw[:])
-	return s, nil
+	return &snapshotReader{
+		r:     r,
+		aead:  aead,
+		head:  sha256.Sum256(raw[:]),
+		chunk: h.chunk,
+		tag:   newTagHash(h.version, raw[:]),
+		want:  wantTag,
+		in:    make([]byte, frameSize+int(h.chunk)+tagSize),
+		buf:   make([]byte, 0, h.chunk),
+	}, nil
 }
 
 func (h header) check(id ident.Digest, generation uint64) error {
@@ -102,29 +108,31 @@ func (s *snapshotReader) Read(b []byte) (int, error) {
 
 // next opens the next chunk into s.text, and judges the whole after the last.
 func (s *snapshotReader) next() {
-	var frame [frameSize]byte
-	if _, err := io.ReadFull(s.r, frame[:]); err != nil {
+	s.tag.wait() // the chunk before may still be hashed
+
+	frame := s.in[:frameSize]
+	if _, err := io.ReadFull(s.r, frame); err != nil {
 		s.err = readError(err, "before its last chunk")
 		return
 	}
-	f := binary.BigEndian.Uint32(frame[:])
+	f := binary.BigEndian.Uint32(frame)
 	size, last := f&^lastChunk, f&lastChunk != 0
 	if size > s.chunk || (!last && size != s.chunk) || (last && size == 0 && s.index > 0) {
 		s.err = refuse(RuleTampered, "chunk %d claims an impossible size", s.index)
 		return
 	}
-	in := s.in[:int(size)+tagSize]
-	if _, err := io.ReadFull(s.r, in); err != nil {
+	in := s.in[:frameSize+int(size)+tagSize]
+	if _, err := io.ReadFull(s.r, in[frameSize:]); err != nil {
 		s.err = readError(err, "within a chunk")
 		return
 	}
-	text, err := s.aead.Open(s.buf[:0], chunkNonce(s.index), in, chunkData(s.head, s.index, f))
+
+	s.tag.add(in)
+	text, err := s.aead.Open(s.buf[:0], chunkNonce(s.index), in[frameSize:], chunkData(s.head, s.index, f))
 	if err != nil {
 		s.err = refuse(RuleTampered, "chunk %d does not verify", s.index)
 		return
 	}
-	s.tag.Write(frame[:])
-	s.tag.Write(in[size:])
 	s.index++
 	if last {
 		s.err = s.finish()
@@ -145,7 +153,7 @@ func (s *snapshotReader) finish() error {
 	case !errors.Is(err, io.EOF):
 		return readError(err, "at its end")
 	}
-	if got := ident.Digest(s.tag.Sum(nil)); got != s.want {
+	if got := s.tag.tag(); got != s.want {
 		return refuse(RuleForked, "the snapshot's tag is %s", got).Want("%s, the tag that the CAS keeps", s.want)
 	}
 	return io.EOF

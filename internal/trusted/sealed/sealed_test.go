@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/iotest"
 
@@ -182,7 +183,8 @@ func TestRefused(t *testing.T) {
 		{"another volume", swapped, tag, RuleSwapped},
 		{"another key", otherKey, tag, RuleKey},
 		{"no snapshot", random(500), tag, RuleFormat},
-		{"newer format", append([]byte("CUPELSNP\x00\x02"), b[10:]...), tag, RuleFormat},
+		{"newer format", append([]byte("CUPELSNP\x00\x03"), b[10:]...), tag, RuleFormat},
+		{"no format", append([]byte("CUPELSNP\x00\x00"), b[10:]...), tag, RuleFormat},
 		{"appended", append(bytes.Clone(b), 0), tag, RuleTampered},
 		{"two snapshots", append(bytes.Clone(b), b...), tag, RuleTampered},
 		{"chunks reordered", reordered, tag, RuleTampered},
@@ -192,6 +194,9 @@ func TestRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := open(c.b, 3, c.tag)
 			wantRule(t, err, c.rule)
+			if c.name == "newer format" && !strings.Contains(problem.From(err).Mend, "or with a newer one") {
+				t.Errorf("no word of a newer launcher: %v", err)
+			}
 		})
 	}
 }
@@ -219,13 +224,14 @@ func TestShortKey(t *testing.T) {
 }
 
 // FuzzOpenSnapshot feeds arbitrary bytes to the reader: no panic, no memory
-// beyond two chunks, and what is accepted is exactly what was sealed.
+// beyond a few chunks, and what is accepted is exactly what was sealed.
 func FuzzOpenSnapshot(f *testing.F) {
 	text := random(minChunk + 50)
 	b, tag := seal(f, testKey, testID, 3, minChunk, text)
 	empty, _ := seal(f, testKey, testID, 3, minChunk, nil)
 	f.Add(b)
 	f.Add(empty)
+	f.Add(append([]byte("CUPELSNP\x00\x01"), b[10:]...))
 	f.Add(b[:headerSize])
 	f.Add(b[:len(b)-1])
 	f.Add([]byte{})

@@ -7,7 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -20,9 +19,9 @@ type SnapshotWriter struct {
 	w      io.Writer
 	aead   cipher.AEAD
 	head   [32]byte
-	tag    hash.Hash
-	buf    []byte // plaintext of the chunk being filled
-	out    []byte // frame and ciphertext, reused
+	tag    *tagHash
+	buf    []byte    // plaintext of the chunk being filled
+	out    [2][]byte // frame and ciphertext; one is hashed while the other is filled
 	index  uint64
 	closed bool
 	err    error
@@ -35,18 +34,29 @@ func NewSnapshotWriter(w io.Writer, key secret.Value, id ident.Digest, generatio
 }
 
 func newSnapshotWriter(w io.Writer, key secret.Value, id ident.Digest, generation uint64, chunk uint32) (*SnapshotWriter, error) {
-	h := header{chunk: chunk, id: id, generation: generation}
+	h := header{
+		version:    Version,
+		chunk:      chunk,
+		id:         id,
+		generation: generation,
+	}
 	_, _ = rand.Read(h.salt[:]) // never fails: crypto/rand ends the program first
 	aead, err := openKey(key, &h)
 	if err != nil {
 		return nil, err
 	}
+
 	raw := h.encode()
 	s := &SnapshotWriter{
-		w: w, aead: aead, head: sha256.Sum256(raw), tag: sha256.New(),
-		buf: make([]byte, 0, chunk), out: make([]byte, 0, frameSize+int(chunk)+tagSize),
+		w:    w,
+		aead: aead,
+		head: sha256.Sum256(raw),
+		tag:  newTagHash(h.version, raw),
+		buf:  make([]byte, 0, chunk),
 	}
-	s.tag.Write(raw)
+	for i := range s.out {
+		s.out[i] = make([]byte, 0, frameSize+int(chunk)+tagSize)
+	}
 	if _, err := w.Write(raw); err != nil {
 		return nil, fmt.Errorf("write snapshot header: %w", err)
 	}
@@ -105,7 +115,7 @@ func (s *SnapshotWriter) Tag() ident.Digest {
 	if !s.closed || s.err != nil {
 		return ident.Digest{}
 	}
-	return ident.Digest(s.tag.Sum(nil))
+	return s.tag.tag()
 }
 
 func (s *SnapshotWriter) seal(last bool) {
@@ -116,10 +126,10 @@ func (s *SnapshotWriter) seal(last bool) {
 	if last {
 		frame |= lastChunk
 	}
-	out := binary.BigEndian.AppendUint32(s.out[:0], frame)
+
+	out := binary.BigEndian.AppendUint32(s.out[s.index%2][:0], frame)
 	out = s.aead.Seal(out, chunkNonce(s.index), s.buf, chunkData(s.head, s.index, frame))
-	s.tag.Write(out[:frameSize])
-	s.tag.Write(out[len(out)-tagSize:])
+	s.tag.add(out)
 	s.buf, s.index = s.buf[:0], s.index+1
 	if _, err := s.w.Write(out); err != nil {
 		s.err = fmt.Errorf("write snapshot chunk: %w", err)
