@@ -2,12 +2,14 @@ package cli
 
 import (
 	"context"
+	"maps"
 	"os"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -33,6 +35,7 @@ type sessionOptions struct {
 	accept []string
 	name   string
 	update bool
+	drop   bool // nothing of the launcher before is kept
 }
 
 func (o *sessionOptions) add(c *cobra.Command) {
@@ -155,7 +158,11 @@ nobody else; the hash that it answers is compared with the one computed here. Th
 session belongs to the key in your owner's folder, made on first use.
 
 Values are given by -e NAME=VALUE, by -e NAME=@FILE, or with --use-env taken from
-the environment; what is still missing is asked for, without an echo.`,
+the environment; what is still missing is asked for, without an echo.
+
+After an upgrade of the launcher, --update keeps the measurement of the same
+packages under the one before beside the new one, so that what runs on it can go
+on and be started again. When nothing does any more, drop it with --drop-old.`,
 		Example: `  cupel session create client-session.yml --name my-app --runtime python \
     --command "python3 /home/client-app/repo/client-app.py" \
     -e GIT_REPO=https://git.example.org/me/app.git -e ACCESS_TOKEN=@token`,
@@ -170,6 +177,7 @@ the environment; what is still missing is asked for, without an echo.`,
 	f := c.Flags()
 	f.StringVar(&o.name, "name", "", "the session's name (or -e SESSION=NAME)")
 	f.BoolVar(&o.update, "update", false, "replace the current version of a session that exists")
+	f.BoolVar(&o.drop, "drop-old", false, "with --update: no longer accept the launcher before an upgrade")
 	return c
 }
 
@@ -192,14 +200,18 @@ func nameTaken(err error, name ident.SessionName, update bool) error {
 }
 
 type createReply struct {
-	Session      ident.SessionName                       `json:"session"`
-	Hash         ident.Digest                            `json:"hash"`
-	CAS          string                                  `json:"cas"`
-	Measurements map[ident.ServiceName]ident.Measurement `json:"measurements"`
-	Warnings     [][]string                              `json:"warnings,omitempty"`
+	Session      ident.SessionName                         `json:"session"`
+	Hash         ident.Digest                              `json:"hash"`
+	CAS          string                                    `json:"cas"`
+	Measurements map[ident.ServiceName]ident.Measurement   `json:"measurements"`
+	Kept         map[ident.ServiceName][]ident.Measurement `json:"kept,omitempty"` // of the launcher before
+	Warnings     [][]string                                `json:"warnings,omitempty"`
 }
 
 func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
+	if o.drop && !o.update {
+		return problem.New(problem.Invalid, "usage", "--drop-old without --update").Fix("give both: a new session has nothing to drop")
+	}
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err
@@ -221,7 +233,11 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if err != nil {
 		return err
 	}
-	text, err := session.Fill(reviewed.Text, values.get)
+	template, kept, err := side.keepLauncher(ctx, c, &o, values.session, in, reviewed)
+	if err != nil {
+		return err
+	}
+	text, err := session.Fill(template, values.get)
 	if err != nil {
 		return err
 	}
@@ -261,10 +277,48 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if err != nil {
 		return err
 	}
-	reply := createReply{parsed.Name, want, c.Address(), reviewed.Measurements, created.Warnings}
+	reply := createReply{parsed.Name, want, c.Address(), reviewed.Measurements, kept, created.Warnings}
 	if g.json() {
 		return g.printJSON(reply)
 	}
 	g.printf("session %s\nhash    %s (the CAS's and our own)\ncas     %s\n\n", reply.Session, reply.Hash, reply.CAS)
-	return side.printMeasurements(reply.Measurements)
+	if err := side.printMeasurements(reply.Measurements); err != nil {
+		return err
+	}
+	for _, service := range slices.Sorted(maps.Keys(kept)) {
+		for _, m := range kept[service] {
+			g.printf("\n%s may also be %s: the same packages under the launcher before.\n", service, m)
+		}
+	}
+	if len(kept) > 0 {
+		g.printf("When nothing runs on it any more, update again with --drop-old.\n")
+	}
+	return nil
+}
+
+// keepLauncher returns the template to fill in. An update keeps the measurements
+// of the launcher before, unless they are to be dropped; those are returned too.
+func (o *ownerSide) keepLauncher(ctx context.Context, c *client.Client, opts *sessionOptions, name ident.SessionName, in owner.Inputs,
+	reviewed *owner.Reviewed,
+) ([]byte, map[ident.ServiceName][]ident.Measurement, error) {
+	if !opts.update || opts.drop {
+		return reviewed.Text, nil, nil
+	}
+	current, err := c.ReadSession(ctx, name, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	parsed, err := session.Parse([]byte(current.Text))
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err := o.dir.Vouched()
+	if err != nil {
+		return nil, nil, err
+	}
+
+	in.Measurements = reviewed.Measurements
+	in.Also = owner.Kept(parsed, known, reviewed.Measurements)
+	text, err := owner.Template(in)
+	return text, in.Also, err
 }

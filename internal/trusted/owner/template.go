@@ -50,6 +50,9 @@ type Inputs struct {
 	Simulation *ident.Digest
 
 	Measurements map[ident.ServiceName]ident.Measurement
+	// Also are further measurements that a service may have: of the launcher
+	// before an upgrade, while something still runs on it (see [Kept]).
+	Also map[ident.ServiceName][]ident.Measurement
 }
 
 var (
@@ -123,7 +126,7 @@ func (in Inputs) template() ([]byte, error) {
 	p("  - name: %s", PullService)
 	p("    image_name: %s", PullService)
 	p("    attestation:")
-	p("      - mrenclave: [%s]", session.Quote(in.Measurements[PullService].String()))
+	p("      - mrenclave: [%s]", in.measurements(PullService))
 	p("    command: /usr/bin/cupel-pull")
 	p("    environment:")
 	p("      CUPEL_PULL_DIR: %s", RepoPath)
@@ -137,7 +140,7 @@ func (in Inputs) template() ([]byte, error) {
 	p("  - name: %s", AppService)
 	p("    image_name: %s", AppService)
 	p("    attestation:")
-	p("      - mrenclave: [%s]", session.Quote(in.Measurements[AppService].String()))
+	p("      - mrenclave: [%s]", in.measurements(AppService))
 	p("    command: %s", text["command"])
 	p("    pwd: %s", RepoPath)
 	p("")
@@ -161,6 +164,15 @@ func (in Inputs) template() ([]byte, error) {
 		return nil, fmt.Errorf("the inputs make no valid session: %w", err)
 	}
 	return out, nil
+}
+
+// measurements lists what a service may be, the newest first.
+func (in Inputs) measurements(service ident.ServiceName) string {
+	all := []string{session.Quote(in.Measurements[service].String())}
+	for _, m := range in.Also[service] {
+		all = append(all, session.Quote(m.String()))
+	}
+	return strings.Join(all, ", ")
 }
 
 func (in Inputs) secrets(p func(string, ...any)) {
