@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -20,13 +21,20 @@ type config struct {
 	cwd   string
 	files []filledFile
 	fresh []*issuance // in the order of servicePlan.fresh
-	until time.Time   // when a certificate is due; zero: never
+	until time.Time   // when a shared certificate is due; zero: never
+	// shared are the certificates that it refers to and that instances share.
+	shared []*x509.Certificate
+	// fixed says that a certificate stands in argv or environment, where nothing
+	// can renew it while the app runs.
+	fixed bool
 }
 
 type filledFile struct {
 	path    string
 	mode    uint32
 	content filled
+	// certificate says that it holds one, or its key: it is renewed.
+	certificate bool
 }
 
 // filled is text with what is left open: references to certificates that differ
@@ -59,14 +67,59 @@ func (is *issuance) issue(uri string, now time.Time) (*material, error) {
 		return nil, err
 	}
 	t.URIs = []*url.URL{name}
-	if is.issuer != nil && t.NotAfter.After(is.issuer.cert.NotAfter) {
-		t.NotAfter = is.issuer.cert.NotAfter
-	}
+	t.NotAfter = is.cap(t.NotAfter)
 	der, chain, err := issue(t, key, is.issuer)
 	if err != nil {
 		return nil, err
 	}
 	return &material{kind: session.X509, bytes: der, key: key, chain: chain}, nil
+}
+
+// cap keeps a certificate from outliving its issuer.
+func (is *issuance) cap(until time.Time) time.Time {
+	if is.issuer != nil && until.After(is.issuer.cert.NotAfter) {
+		return is.issuer.cert.NotAfter
+	}
+	return until
+}
+
+// validity is when the earliest of an instance's certificates ends, own ones
+// issued at now, and when the first of them is due; zero: it has none.
+func (cfg *config) validity(now time.Time) (ends, due time.Time, err error) {
+	for _, is := range cfg.fresh {
+		life, err := validFor(is.secret)
+		if err != nil {
+			return time.Time{}, time.Time{}, err
+		}
+		until := is.cap(now.Add(life))
+		ends, due = earliest(ends, until), earliest(due, now.Add(until.Sub(now)/2))
+	}
+	for _, c := range cfg.shared {
+		ends, due = earliest(ends, c.NotAfter), earliest(due, renewAt(c))
+	}
+	if ends.Sub(now) < minRenewal { // the issuer ends: asking again gains nothing
+		return ends, time.Time{}, nil
+	}
+	return ends, due, nil
+}
+
+// minRenewal is the shortest rest of a certificate's life that is worth renewing.
+const minRenewal = time.Minute
+
+// earliest is the earlier of two times, of which a may be not set.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// certified reports whether a text refers to a certificate that is renewed, or to
+// its key.
+func (p *plan) certified(t session.Text) bool {
+	return slices.ContainsFunc(t, func(part session.Part) bool {
+		return part.Ref != nil && p.secrets[part.Ref.Secret].Kind == session.X509
+	})
 }
 
 func fill(prefix string, t session.Text, shared map[string]*material) (filled, error) {
@@ -118,7 +171,13 @@ func (sp *servicePlan) configure(p *plan, shared map[string]*material, until tim
 		sec := p.secrets[name]
 		cfg.fresh = append(cfg.fresh, &issuance{secret: sec, issuer: shared[sec.Issuer]})
 	}
+	for _, name := range sp.shared {
+		if m := shared[name]; m.cert != nil && m.kind == session.X509 {
+			cfg.shared = append(cfg.shared, m.cert)
+		}
+	}
 	for _, t := range sp.service.Command {
+		cfg.fixed = cfg.fixed || p.certified(t)
 		f, err := fill("", t, shared)
 		if err != nil {
 			return nil, err
@@ -126,6 +185,7 @@ func (sp *servicePlan) configure(p *plan, shared map[string]*material, until tim
 		cfg.argv = append(cfg.argv, f)
 	}
 	for _, e := range sp.service.Environment {
+		cfg.fixed = cfg.fixed || p.certified(e.Value)
 		f, err := fill(e.Name+"=", e.Value, shared)
 		if err != nil {
 			return nil, err
@@ -137,7 +197,7 @@ func (sp *servicePlan) configure(p *plan, shared map[string]*material, until tim
 		if err != nil {
 			return nil, err
 		}
-		cfg.files = append(cfg.files, filledFile{file.Path, file.Permission, f})
+		cfg.files = append(cfg.files, filledFile{file.Path, file.Permission, f, p.certified(file.Content)})
 	}
 	return cfg, nil
 }
@@ -164,7 +224,7 @@ func (cfg *config) reply(own map[string]*material) (*release.Reply, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.Files = append(r.Files, release.File{Path: f.path, Mode: f.mode, Content: b})
+		r.Files = append(r.Files, release.File{Path: f.path, Mode: f.mode, Content: b, Certificate: f.certificate})
 	}
 	return r, nil
 }
@@ -192,9 +252,4 @@ func randomBytes(n int) ([]byte, error) {
 		return nil, fmt.Errorf("generate secret: %w", err)
 	}
 	return b, nil
-}
-
-// renewAt is when two thirds of a certificate's life are over.
-func renewAt(c *x509.Certificate) time.Time {
-	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 3 * 2)
 }

@@ -41,6 +41,8 @@ type instanceRecord struct {
 	Service     ident.ServiceName `json:"service"`
 	SessionHash ident.Digest      `json:"session_hash"`
 	Grant       release.GrantID   `json:"grant,omitzero"`
+	// Due is when a certificate that it has is to be renewed; zero: it has none.
+	Due time.Time `json:"due,omitzero"`
 	// Counted says that this run of a job was taken off its grant.
 	Counted  bool          `json:"counted,omitempty"`
 	Claims   attest.Claims `json:"claims"`
@@ -202,12 +204,18 @@ func (c *CAS) KeepAlive(_ context.Context, who Caller, req release.KeepAlive) (r
 	if err := checkVersion(req.Version); err != nil {
 		return release.KeepAliveReply{}, err
 	}
-	_, unlock, err := c.alive(who)
+	in, unlock, err := c.alive(who)
 	if err != nil {
 		return release.KeepAliveReply{}, err
 	}
+	due := in.rec.Due
 	unlock()
-	return release.KeepAliveReply{Version: req.Version, KeepAliveSeconds: c.keepAliveSeconds()}, nil
+
+	return release.KeepAliveReply{
+		Version:          req.Version,
+		KeepAliveSeconds: c.keepAliveSeconds(),
+		CertificateDue:   !due.IsZero() && !c.now().Before(due),
+	}, nil
 }
 
 func (c *CAS) keepAliveSeconds() int { return max(1, int(c.keepAlive/time.Second)) }

@@ -181,7 +181,7 @@ func certTemplate(s session.Secret, now time.Time) (*x509.Certificate, error) {
 	}
 	t := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: commonName(s)},
-		NotBefore:             now.Add(-5 * time.Minute),
+		NotBefore:             now.Add(-backdated),
 		NotAfter:              now.Add(life),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		BasicConstraintsValid: true,
@@ -207,9 +207,16 @@ func certTemplate(s session.Secret, now time.Time) (*x509.Certificate, error) {
 	return t, nil
 }
 
-// defaultLife is the validity of certificates whose session does not say:
-// "practically forever", as the language has it.
-const defaultLife = 50 * 365 * 24 * time.Hour
+// How long certificates are good for whose session does not say, and at most. A
+// stolen key of an instance is worth something for a day; one that a session
+// holds, and so every copy, for a season. A certificate authority is what users
+// have pinned: it is never replaced by itself.
+const (
+	ownLife   = 24 * time.Hour
+	keyedLife = 90 * 24 * time.Hour
+	caLife    = 10 * 365 * 24 * time.Hour
+	maxLife   = 50 * 365 * 24 * time.Hour
+)
 
 // issue signs a certificate for key: by issuer, or by itself if there is none.
 func issue(t *x509.Certificate, key crypto.Signer, issuer *material) (der []byte, chain [][]byte, err error) {
@@ -301,12 +308,41 @@ func pemCerts(ders ...[]byte) []byte {
 
 // validFor is how long a certificate is good for.
 func validFor(s session.Secret) (time.Duration, error) {
-	if s.ValidFor == "" {
-		return defaultLife, nil
+	if s.ValidFor != "" {
+		d, err := session.ParseValidity(s.ValidFor)
+		if err != nil {
+			return 0, problem.New(problem.Invalid, "valid_for", "secret %s: %w", s.Name, err)
+		}
+		return min(d, maxLife), nil
 	}
-	d, err := session.ParseValidity(s.ValidFor)
+
+	switch {
+	case s.Kind == session.X509CA:
+		return caLife, nil
+	case perInstance(s):
+		return ownLife, nil
+	}
+	return keyedLife, nil
+}
+
+// backdated is how long before its issue a certificate is good already, for
+// clocks that are behind.
+const backdated = 5 * time.Minute
+
+// renewAt is when half of a certificate's life is over: from then on it is due.
+func renewAt(c *x509.Certificate) time.Time {
+	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2)
+}
+
+// due reports whether a kept certificate has to be issued again: half of its life
+// is over, or it was issued for longer than the session now lets it live.
+func due(s session.Secret, c *x509.Certificate, now time.Time) (bool, error) {
+	if s.Kind == session.X509CA {
+		return false, nil
+	}
+	life, err := validFor(s)
 	if err != nil {
-		return 0, problem.New(problem.Invalid, "valid_for", "secret %s: %w", s.Name, err)
+		return false, err
 	}
-	return min(d, defaultLife), nil
+	return !now.Before(renewAt(c)) || c.NotAfter.Sub(c.NotBefore) > life+backdated+time.Minute, nil
 }

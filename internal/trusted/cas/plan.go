@@ -168,10 +168,8 @@ func (r *resolver) resolve(name string, depth int) (*material, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secret %s: %w", name, err)
 	}
-	if m.cert != nil && !sec.HasValue && sec.ValidFor != "" {
-		if at := renewAt(m.cert); r.renew.IsZero() || at.Before(r.renew) {
-			r.renew = at
-		}
+	if m.cert != nil && !sec.HasValue && sec.Kind != session.X509CA {
+		r.renew = earliest(r.renew, renewAt(m.cert))
 	}
 	r.got[name] = m
 	return m, nil
@@ -203,7 +201,16 @@ func (r *resolver) make(sec session.Secret, depth int) (*material, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m != nil && (m.cert == nil || sec.ValidFor == "" || r.now.Before(renewAt(m.cert))) {
+	if m != nil && m.cert != nil {
+		again, err := due(sec, m.cert, r.now)
+		if err != nil {
+			return nil, err
+		}
+		if again {
+			m = nil
+		}
+	}
+	if m != nil {
 		if key != nil {
 			m.key = key.key
 		}
@@ -306,6 +313,9 @@ func (r *resolver) certify(sec session.Secret, m *material, key, issuer *materia
 	t, err := certTemplate(sec, r.now)
 	if err != nil {
 		return nil, err
+	}
+	if issuer != nil && t.NotAfter.After(issuer.cert.NotAfter) {
+		t.NotAfter = issuer.cert.NotAfter
 	}
 	der, chain, err := issue(t, m.key, issuer)
 	if err != nil {

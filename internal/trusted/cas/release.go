@@ -162,8 +162,11 @@ func (c *CAS) again(ctx context.Context, req request, s *sessionState, in *insta
 	}
 
 	if in.reply == nil { // this CAS was restarted, or the instance has used its answer
-		reply, err := c.answer(ctx, in, req.plan, nil, now)
+		reply, due, err := c.answer(ctx, in, req.plan, nil, now)
 		if err != nil {
+			return nil, err
+		}
+		if err := c.renewed(ctx, in, req.who, due); err != nil {
 			return nil, err
 		}
 		in.reply = reply
@@ -206,15 +209,17 @@ func (c *CAS) release(ctx context.Context, in *instance, req request, now time.T
 		Released:    now.UTC(),
 		Volumes:     vols.mounts,
 	}
+	in.rec = rec
+	reply, due, err := c.answer(ctx, in, req.plan, vols.keys, now)
+	if err != nil {
+		return nil, err
+	}
+	rec.Due = due
 	row, err := in.put(rec)
 	if err != nil {
 		return nil, err
 	}
 	in.rec = rec
-	reply, err := c.answer(ctx, in, req.plan, vols.keys, now)
-	if err != nil {
-		return nil, err
-	}
 
 	detail := map[string]string{"service": string(service), "measurement": req.claims.Measurement.String()}
 	if in.grant != nil {
@@ -239,6 +244,33 @@ func (c *CAS) release(ctx context.Context, in *instance, req request, now time.T
 	in.live.Store(true)
 	s.join(in)
 	return reply, nil
+}
+
+// renewed commits that an instance has other certificates than before, with in
+// locked. One that has none changes nothing.
+func (c *CAS) renewed(ctx context.Context, in *instance, who Caller, due time.Time) error {
+	if due.IsZero() {
+		return nil
+	}
+	rec := in.rec
+	rec.Due = due
+	row, err := in.put(rec)
+	if err != nil {
+		return err
+	}
+
+	_, err = c.journal.commit(ctx, change{
+		event:   audit.InstanceRenewed,
+		actor:   who.Key,
+		request: who.Request,
+		session: in.session.name,
+		detail:  map[string]string{"instance": in.id.String(), "service": string(rec.Service)},
+		rows:    []write{row},
+	})
+	if err == nil {
+		in.rec = rec
+	}
+	return err
 }
 
 // readmit gives a lapsed instance, which was attested again, its rights back,
@@ -316,26 +348,34 @@ func (c *CAS) retake(ctx context.Context, in *instance, v *volume) (write, error
 	return v.put(rec)
 }
 
-// answer makes the reply for in, without a head. keys are the volumes' keys;
-// nil: they are read.
-func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys map[string]volumeKeys, now time.Time) (*release.Reply, error) {
+// answer makes the reply for in, without a head, and says when a certificate in
+// it is due; zero: it has none. keys are the volumes' keys; nil: they are read.
+func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys map[string]volumeKeys, now time.Time) (*release.Reply, time.Time, error) {
+	fail := func(err error) (*release.Reply, time.Time, error) { return nil, time.Time{}, err }
 	cfg, err := c.configOf(ctx, in.session, sp, now)
 	if err != nil {
-		return nil, err
+		return fail(err)
 	}
 	own, err := cfg.issueFor(in.session.name, sp.service.Name, in.id, now)
 	if err != nil {
-		return nil, err
+		return fail(err)
 	}
 	reply, err := cfg.reply(own)
 	if err != nil {
-		return nil, err
+		return fail(err)
 	}
 	reply.InstanceID = in.id
 	reply.KeepAliveSeconds = c.keepAliveSeconds()
 	reply.Job = in.grant.job(sp.service.Name)
 	reply.StopSignal, reply.OnRenewal = sp.service.StopSignal, sp.service.OnRenewal
 	reply.OfflineSeconds = int(sp.service.Offline / time.Second)
+	ends, due, err := cfg.validity(now)
+	if err != nil {
+		return fail(err)
+	}
+	if !ends.IsZero() && (cfg.fixed || reply.OnRenewal == "") {
+		reply.CertificateUntil = ends.Unix()
+	}
 	for _, g := range in.rec.Volumes {
 		key := keys[g.Name]
 		if keys == nil {
@@ -345,11 +385,11 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 			key = v.rec.keys(g)
 			v.mu.Unlock()
 			if err != nil {
-				return nil, err
+				return fail(err)
 			}
 		}
 		if len(key.key) == 0 {
-			return nil, errors.New("a volume has no key")
+			return fail(errors.New("a volume has no key"))
 		}
 		reply.Volumes = append(reply.Volumes, release.Volume{
 			Name:       g.Name,
@@ -363,7 +403,7 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 			Lease:      g.Lease,
 		})
 	}
-	return reply, nil
+	return reply, due, nil
 }
 
 // configOf returns the service's filled-in configuration, made on its first

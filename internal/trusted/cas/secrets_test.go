@@ -92,8 +92,8 @@ func TestGenerated(t *testing.T) {
 	}
 }
 
-// TestRenewed: a certificate with valid_for is issued again when two thirds of
-// its life are over, under the same CA and key.
+// TestRenewed: a certificate with valid_for is issued again when half of its
+// life is over, under the same CA and key.
 func TestRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -112,7 +112,7 @@ func TestRenewed(t *testing.T) {
 			t.Fatal("no CA")
 		}
 		var certs []string
-		for i, wait := range []time.Duration{0, 19 * time.Hour, 2 * time.Hour} {
+		for i, wait := range []time.Duration{0, 14 * time.Hour, 2 * time.Hour} {
 			time.Sleep(wait)
 			e := env(w.mustAsk(byte(i+1), "s", "a"))
 			pair, err := tls.X509KeyPair([]byte(e["C"]+e["H"]), []byte(e["K"]))
@@ -128,7 +128,7 @@ func TestRenewed(t *testing.T) {
 			certs = append(certs, e["C"])
 		}
 		if certs[0] != certs[1] || certs[1] == certs[2] {
-			t.Error("want the same certificate after 19 hours of 30, and another after 21")
+			t.Error("want the same certificate after 14 hours of 30, and another after 16")
 		}
 	})
 }

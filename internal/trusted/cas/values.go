@@ -93,9 +93,13 @@ func publicValue(sec session.Secret, m *material) (api.Value, error) {
 	if sec.Kind == session.ASCII {
 		v.Kind = "string"
 	}
-	if m.cert != nil && sec.ValidFor != "" {
-		expires, renew := m.cert.NotAfter.UTC(), renewAt(m.cert).UTC()
-		v.Expires, v.Renew = &expires, &renew
+	if m.cert != nil {
+		expires := m.cert.NotAfter.UTC()
+		v.Expires = &expires
+		if sec.Kind != session.X509CA {
+			renew := renewAt(m.cert).UTC()
+			v.Renew = &renew
+		}
 	}
 	return v, nil
 }

@@ -205,3 +205,6 @@ func rule(t *testing.T, err error, want string) {
 	}
 	t.Log(err)
 }
+
+// replaceCode fills in the measurement of all the code that there is.
+func replaceCode(text string) string { return strings.ReplaceAll(text, "CODE", code.String()) }

@@ -77,13 +77,15 @@ type Reply struct {
 	Job        bool   `json:"job,omitempty"`
 	StopSignal string `json:"stop_signal,omitempty"` // "SIGQUIT"; "" means SIGTERM
 	// OnRenewal is the signal by which the app is told that its certificate was
-	// renewed; "" for none.
+	// renewed; "none" for an app that reads it anew by itself; "": the session
+	// doesn't say.
 	OnRenewal string `json:"on_renewal,omitempty"`
 	// OfflineSeconds is how long a copy that reaches no CAS goes on before the
 	// launcher stops it; 0: it goes on.
 	OfflineSeconds int `json:"offline_seconds,omitempty"`
-	// CertificateUntil is when the instance's own certificate ends, in Unix
-	// seconds; 0: it has none.
+	// CertificateUntil is when the instance has to be replaced, in Unix seconds:
+	// a certificate ends then that nothing renews while the app runs, since it
+	// stands in argv or environment, or the session says no OnRenewal; 0: never.
 	CertificateUntil int64 `json:"certificate_until,omitempty"`
 }
 
@@ -92,6 +94,9 @@ type File struct {
 	Path    string `json:"path"` // absolute, clean
 	Mode    uint32 `json:"mode"` // permission bits
 	Content []byte `json:"content"`
+	// Certificate says that it holds a certificate or its key: a renewal replaces
+	// it, and no other file.
+	Certificate bool `json:"certificate,omitempty"`
 }
 
 // Access says what an instance may do with a volume.

@@ -15,6 +15,9 @@ import (
 // signals are those that a host may send to an instance and a session may name.
 var signals = []string{"SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH"}
 
+// NoSignal is the word for an app that reads its certificate anew by itself.
+const NoSignal = "none"
+
 // Bounds of `offline`: an instance lapses after half a minute of silence, so that
 // less would end copies that the CAS still counts.
 const (
@@ -56,7 +59,11 @@ func (r *reader) serviceCupel(s fields, svc *Service) {
 	f := r.mapping(n, &sectionServiceCupel)
 
 	svc.StopSignal = r.signal(f, "stop_signal")
-	svc.OnRenewal = r.signal(f, "on_renewal")
+	if n := f.values["on_renewal"]; n != nil && n.Value == NoSignal {
+		svc.OnRenewal = NoSignal
+	} else {
+		svc.OnRenewal = r.signal(f, "on_renewal")
+	}
 
 	if v := f.values["offline"]; v != nil {
 		svc.Offline = r.duration(v, "offline", minOffline, maxOffline)

@@ -58,6 +58,7 @@ func TestOwnKeysAreRefused(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"a signal that kills", "    cupel: {stop_signal: SIGKILL}\n", "stop_signal"},
 		{"a signal that is none", "    cupel: {on_renewal: SIGSIG}\n", "on_renewal"},
+		{"no signal to stop", "    cupel: {stop_signal: none}\n", "stop_signal"},
 		{"an unknown key", "    cupel: {stop-signal: SIGTERM}\n", "stop_signal"},
 		{"a time that is none", "    cupel: {offline: soon}\n", "written like 90s"},
 		{"a time that is too short", "    cupel: {offline: 5s}\n", "from 1m0s"},

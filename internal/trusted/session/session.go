@@ -64,7 +64,7 @@ type Service struct {
 	// not written, and is not written.
 
 	StopSignal string        // "SIGQUIT": asks the app to end well; "" means SIGTERM
-	OnRenewal  string        // "SIGHUP": tells the app that its certificate was renewed; "" for none
+	OnRenewal  string        // "SIGHUP": tells the app that its certificate was renewed; "none": it reads it anew by itself
 	Offline    time.Duration // how long a copy goes on that reaches no CAS; 0: until its certificate ends
 }
 

@@ -39,6 +39,7 @@ const (
 	InstanceWithdrawn Event = "instance_withdrawn"   // its grant ended
 	InstanceReturned  Event = "instance_returned"    // it had lapsed, and was attested again
 	InstanceGone      Event = "instance_gone"        // the holder of its grant's token says that it is no more
+	InstanceRenewed   Event = "instance_renewed"     // attested again, it got fresh certificates
 	InstancesPruned   Event = "instances_pruned"     // rows of instances that ended long ago were dropped
 	SecretGenerated   Event = "secret_generated"     // values that the session leaves to the CAS
 	LeaseEnded        Event = "lease_ended"          // a session update takes the right to write
