@@ -145,11 +145,23 @@ func unpacked(t *testing.T, name string) string {
 // inside runs a program of the image as the app's user.
 func inside(t *testing.T, root string, env []string, argv ...string) (string, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
+	return ended(t, command(t, root, env, argv...))
+}
+
+// command is a program of the image, to be run as the app's user.
+func command(t *testing.T, root string, env []string, argv ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.Dir, c.Env = "/", env
 	c.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
+	return c
+}
+
+// ended runs a program to its end and returns what it said and its exit code.
+func ended(t *testing.T, c *exec.Cmd) (string, int) {
+	t.Helper()
 	out, err := c.CombinedOutput()
 	if e, ok := errors.AsType[*exec.ExitError](err); ok {
 		return string(out), e.ExitCode()
@@ -283,6 +295,12 @@ type pull struct {
 // run gives the program its files and returns what it said.
 func (p pull) run(t *testing.T, root string) (string, int) {
 	t.Helper()
+	return ended(t, p.command(t, root))
+}
+
+// command is the program, with its files in place.
+func (p pull) command(t *testing.T, root string) *exec.Cmd {
+	t.Helper()
 	in := filepath.Join(root, "run/cupel/pull")
 	if err := os.MkdirAll(in, 0o755); err != nil {
 		t.Fatal(err)
@@ -297,7 +315,14 @@ func (p pull) run(t *testing.T, root string) (string, int) {
 		t.Fatal(err)
 	}
 	env := append([]string{"PATH=/usr/bin:/bin", "HOME=/tmp", "CUPEL_PULL_DIR=/home/client-app/repo", "CUPEL_PULL_EXPECT=client-app.py"}, p.env...)
-	return inside(t, root, env, "/usr/bin/cupel-pull")
+	return command(t, root, env, "/usr/bin/cupel-pull")
+}
+
+// requests is how often the server met its token.
+func (s *gitServer) requests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.seen)
 }
 
 func TestPuller(t *testing.T) {

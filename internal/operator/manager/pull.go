@@ -41,8 +41,8 @@ func pullProblem(code int) *problem.Error {
 		return problem.New(problem.NotFound, "pull_command", "the repository has no file that the session's command starts").
 			Fix("make --command name a file of the repository, under /home/client-app/repo")
 	case pullSpace:
-		return problem.New(problem.Invalid, "pull_space", "the repository doesn't fit into the instance's memory").
-			Fix("deploy with more --memory")
+		return problem.New(problem.Invalid, "pull_space", "the repository doesn't fit into the instance's memory beside its old state").
+			Fix("deploy with more --memory: for a while it holds the old state and the new")
 	case pullStopped:
 		return problem.New(problem.Unavailable, "pull_stopped", "the pull was told to stop; nothing of it is kept").
 			Fix("deploy again")
