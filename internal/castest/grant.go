@@ -81,6 +81,13 @@ func (e *Env) Token(ctx context.Context, name ident.SessionName, service ident.S
 	return release.GrantToken{}
 }
 
+// TokenOf returns the token of a grant for many instances of every service of the
+// session, made by an owner that the Env doesn't know.
+func (e *Env) TokenOf(ctx context.Context, owner ident.KeyHash, name ident.SessionName) (release.GrantToken, error) {
+	w, err := e.widest(ctx, cas.Caller{Key: owner}, name)
+	return w.token, err
+}
+
 func (e *Env) widest(ctx context.Context, owner cas.Caller, name ident.SessionName) (wide, error) {
 	read, err := e.CAS.GetSession(ctx, owner, name, nil)
 	if err != nil {

@@ -93,6 +93,8 @@ func TestOwnersAPI(t *testing.T) {
 		{alice, "POST", "/session", small("a/instances"), answer{400, "session_name", nil}},
 		{alice, "GET", "/v1/sessions/a/child", "", answer{Status: 200}},
 		{alice, "GET", "/v1/sessions/a/child/instances", "", answer{Status: 200}},
+		{bob, "POST", "/v1/volumes/reset", `{"version":1,"session":"a","volume":"v"}`, answer{403, "access_policy", []string{"Failed to reset a volume of session 'a'", "You have insufficient rights to update session a"}}},
+		{alice, "POST", "/v1/volumes/reset", `{"version":1,"session":"a","volume":"v"}`, answer{404, "volume_unknown", nil}},
 		{public, "GET", "/v1/values/session=a", "", answer{Status: 200}},
 		{public, "GET", "/v1/values/session=a,secret=open", "", answer{Status: 200}},
 		{public, "GET", "/v1/values/session=/a,secret=open", "", answer{Status: 200}},

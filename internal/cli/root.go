@@ -102,6 +102,7 @@ operator, who is trusted with nothing, runs the copies.`,
 		newUpCommand(g),
 		newVerifyCommand(g),
 		newVersionCommand(g),
+		newVolumeCommand(g),
 	)
 	root.SuggestionsMinimumDistance = 2
 	groupsRefuse(root)

@@ -13,6 +13,7 @@ import (
 
 	"cupel.dev/cupel/internal/castest"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/release"
 )
 
@@ -57,6 +58,12 @@ func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	dir, err := owner.Open(ts.Getenv("CUPEL_CONFIG"))
+	ts.Check(err)
+	id, err := dir.Identity(ctx, time.Now)
+	ts.Check(err)
+	in.Grant, err = cas.env.TokenOf(ctx, id.KeyHash, session)
+	ts.Check(err)
 	conn, reply, err := in.Release(ctx)
 	ts.Check(err)
 	a.conn = conn

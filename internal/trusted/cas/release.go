@@ -383,9 +383,13 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 			v.mu.Lock()
 			err := v.load(ctx, c.journal)
 			key = v.rec.keys(g)
+			fresh := v.rec.ID != g.ID
 			v.mu.Unlock()
 			if err != nil {
 				return fail(err)
+			}
+			if fresh {
+				return fail(volumeWasReset(g.Name))
 			}
 		}
 		if len(key.key) == 0 {

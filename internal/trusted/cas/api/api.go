@@ -28,17 +28,18 @@ const Version = 1
 // Paths of the owners' API, served over TLS 1.3 on port 8081. A client
 // certificate is asked for, not required; only its key counts.
 const (
-	PathLegacySession = "/session"      // POST body: session text -> 201 Created; GET /session/NAME -> Session
-	PathSessions      = "/v1/sessions"  // POST, GET /v1/sessions/NAME[?hash=HEX] as above
-	SuffixInstances   = "/instances"    // GET /v1/sessions/NAME/instances -> Instances
-	PathGrants        = "/v1/grants"    // POST NewGrant -> GrantMade; GET ?session=NAME -> Grants; PATCH /v1/grants/ID GrantChange -> Grant; DELETE /v1/grants/ID -> Grant
-	PathRotations     = "/v1/rotations" // POST Rotate -> Rotations; GET ?session=NAME -> Rotations
-	PathRefusals      = "/v1/refusals"  // GET ?session=NAME -> Refusals
-	PathValues        = "/v1/values/"   // GET /v1/values/session=NAME[,secret=S][,session_hash=HEX] -> Values, with secret=: Value
-	PathAttest        = "/v1/attest"    // GET ?nonce=HEX64 -> Attestation
-	PathVersion       = "/v1/version"   // GET -> VersionInfo
-	PathLog           = "/v1/log"       // GET ?since=SEQ[&limit=N] -> LogPage
-	PathHealth        = "/v1/health"    // GET -> Health
+	PathLegacySession = "/session"          // POST body: session text -> 201 Created; GET /session/NAME -> Session
+	PathSessions      = "/v1/sessions"      // POST, GET /v1/sessions/NAME[?hash=HEX] as above
+	SuffixInstances   = "/instances"        // GET /v1/sessions/NAME/instances -> Instances
+	PathGrants        = "/v1/grants"        // POST NewGrant -> GrantMade; GET ?session=NAME -> Grants; PATCH /v1/grants/ID GrantChange -> Grant; DELETE /v1/grants/ID -> Grant
+	PathRotations     = "/v1/rotations"     // POST Rotate -> Rotations; GET ?session=NAME -> Rotations
+	PathVolumeReset   = "/v1/volumes/reset" // POST ResetVolume -> VolumeReset
+	PathRefusals      = "/v1/refusals"      // GET ?session=NAME -> Refusals
+	PathValues        = "/v1/values/"       // GET /v1/values/session=NAME[,secret=S][,session_hash=HEX] -> Values, with secret=: Value
+	PathAttest        = "/v1/attest"        // GET ?nonce=HEX64 -> Attestation
+	PathVersion       = "/v1/version"       // GET -> VersionInfo
+	PathLog           = "/v1/log"           // GET ?since=SEQ[&limit=N] -> LogPage
+	PathHealth        = "/v1/health"        // GET -> Health
 	PathOpenAPI       = "/v1/openapi.yaml"
 )
 

@@ -45,6 +45,7 @@ const (
 	LeaseEnded        Event = "lease_ended"          // a session update takes the right to write
 	VolumeCommitted   Event = "volume_tag_updated"   // a volume's next generation
 	Rotated           Event = "rotated"              // generated values or volume keys, as somebody who may update asked
+	VolumeReset       Event = "volume_reset"         // its owner has it start afresh
 	SessionRead       Event = "session_read"         // with the values that its owner gave; once for each key and hour
 	ReleasesRefused   Event = "releases_refused"     // how many since the last such entry
 	GrantMade         Event = "grant_made"           // somebody who may deploy granted that services are run

@@ -34,6 +34,7 @@ func (s *Server) OwnersHandler() http.Handler {
 	handle("DELETE "+api.PathGrants+"/{id}", s.withdrawGrant)
 	handle("POST "+api.PathRotations, func(c *call) { ask(s, c, http.StatusOK, chain, s.cas.Rotate) })
 	handle("GET "+api.PathRotations, func(c *call) { askOf(s, c, s.cas.Rotations) })
+	handle("POST "+api.PathVolumeReset, func(c *call) { ask(s, c, http.StatusOK, chain, s.cas.ResetVolume) })
 	handle("GET "+api.PathRefusals, func(c *call) { askOf(s, c, s.cas.Refusals) })
 	handle("GET "+api.PathValues+"{ref...}", s.values)
 	handle("GET "+api.PathAttest, s.attest)

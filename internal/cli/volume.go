@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func newVolumeCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{Use: "volume", Short: "What a session's instances keep, encrypted", Args: cobra.NoArgs}
+	c.AddCommand(newVolumeResetCommand(g))
+	return c
+}
+
+type volumeResetOptions struct {
+	session string
+	volume  string
+	cas     string
+	yes     bool
+}
+
+func newVolumeResetCommand(g *globals) *cobra.Command {
+	var o volumeResetOptions
+	c := &cobra.Command{
+		Use:   "reset SESSION VOLUME",
+		Short: "Start a volume afresh: what is in it is lost",
+		Long: `Makes the CAS forget a volume's key, and with it everything that was sealed under
+it: the volume begins anew, empty, with another id and another key. Nobody can
+undo this. It needs the right to update the session, and is refused while an
+instance has the lease on the volume, that is while one writes it.
+
+Instances that read a private copy go on with that until they are replaced, and
+get no further certificate until then. A volume with a repository (genesis, by
+default) is filled by the next deployment.`,
+		Example: `  cupel volume reset my-app genesis --yes
+  cupel deploy my-app`,
+		Args: exactArgs("SESSION", "VOLUME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.session, o.volume = args[0], args[1]
+			return runVolumeReset(cmd.Context(), g, o)
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&o.yes, "yes", false, "yes, what is in the volume may be lost")
+	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
+	return c
+}
+
+func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error {
+	name, err := parseSessionArg(o.session)
+	if err != nil {
+		return err
+	}
+	if !o.yes {
+		return problem.New(problem.Invalid, "confirmation", "what is in volume %s of session %s would be lost, and nobody could undo that", o.volume, name).
+			Want("--yes").
+			Fix("cupel volume reset %s %s --yes", name, o.volume)
+	}
+
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	c, _, err := side.casOf(ctx, name, o.cas)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	reset, err := c.ResetVolume(ctx, name, o.volume)
+	if err != nil {
+		return err
+	}
+
+	if g.json() {
+		return g.printJSON(reset)
+	}
+	g.printf("volume %s of session %s starts afresh; what it held, generation %d, is lost with its key\n", reset.Volume, reset.Session, reset.Was)
+	return nil
+}

@@ -1,0 +1,119 @@
+package cas
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// ResetVolume starts a volume afresh: empty, with another id and another key. The
+// old key is forgotten, and with it whatever was sealed under it. That is refused
+// while an instance has the lease. Instances that read a private copy go on with
+// it and get it no second time.
+func (c *CAS) ResetVolume(ctx context.Context, who Caller, req api.ResetVolume) (api.VolumeReset, error) {
+	out, err := c.resetVolume(ctx, who, req)
+	return out, chained(err, "Failed to reset a volume of session '%s'", req.Session)
+}
+
+func (c *CAS) resetVolume(ctx context.Context, who Caller, req api.ResetVolume) (api.VolumeReset, error) {
+	if err := checkAPIVersion(req.Version); err != nil {
+		return api.VolumeReset{}, err
+	}
+	s, err := c.session(ctx, req.Session)
+	if err != nil {
+		return api.VolumeReset{}, err
+	}
+
+	// No release and no commit is under way while the session is locked for writing.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.may(who, session.OpUpdate) {
+		return api.VolumeReset{}, denied("update", string(s.name), "You have insufficient rights to update session %s", s.name)
+	}
+	v, err := c.resettable(ctx, s, req.Volume)
+	if err != nil {
+		return api.VolumeReset{}, err
+	}
+
+	b, err := randomBytes(64)
+	if err != nil {
+		return api.VolumeReset{}, err
+	}
+	rec := volumeRecord{
+		ID:    ident.Digest(b[:32]),
+		Key:   b[32:],
+		Lease: v.rec.Lease, // fencing numbers go on
+	}
+	row, err := v.put(rec)
+	if err != nil {
+		return api.VolumeReset{}, err
+	}
+	_, err = c.journal.commit(ctx, change{
+		event:   audit.VolumeReset,
+		actor:   who.Key,
+		request: who.Request,
+		session: s.name,
+		detail:  map[string]string{"volume": v.name, "generation": fmt.Sprint(v.rec.Generation), "tag": v.rec.Tag.String()},
+		rows:    []write{row},
+	})
+	if err != nil {
+		return api.VolumeReset{}, err
+	}
+
+	was := v.rec.Generation
+	clear(v.rec.Key)
+	clear(v.rec.NextKey)
+	v.rec = rec
+	s.forgetReplies(v.name)
+	return api.VolumeReset{Version: api.Version, Session: s.name, Volume: v.name, Was: was}, nil
+}
+
+// resettable returns a volume of the session that was used and that nobody
+// writes, under s.mu held for writing.
+func (c *CAS) resettable(ctx context.Context, s *sessionState, name string) (*volume, error) {
+	if !slices.ContainsFunc(s.plan.session.Volumes, func(v session.Volume) bool { return v.Name == name }) {
+		return nil, problem.New(problem.NotFound, "volume_unknown", "session %q has no volume %.140q", s.name, name).
+			Fix("look at the session: cupel session read %s", s.name)
+	}
+	v := s.volume(name)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.load(ctx, c.journal); err != nil {
+		return nil, err
+	}
+	if v.rec.ID.IsZero() {
+		return nil, problem.New(problem.Conflict, "volume_unused", "volume %s was never used", name).
+			Fix("there is nothing to reset")
+	}
+	if c.running(v.rec.Holder) {
+		p := *problem.From(c.leaseHeld(name, v.rec.Holder))
+		return nil, p.Want("a volume that no instance writes").
+			Fix("stop the instance first; one that is no more loses the lease after %s of silence", missedReports*c.keepAlive)
+	}
+	return v, nil
+}
+
+// forgetReplies drops the answers to instances that hold the key of a volume's
+// former state, under s.mu held for writing.
+func (s *sessionState) forgetReplies(volume string) {
+	for _, in := range s.all() {
+		in.mu.Lock()
+		if in.reply != nil && slices.ContainsFunc(in.reply.Volumes, func(v release.Volume) bool { return v.Name == volume }) {
+			in.reply = nil
+		}
+		in.mu.Unlock()
+	}
+}
+
+// volumeWasReset refuses to mount a volume's former state a second time.
+func volumeWasReset(name string) *problem.Error {
+	return problem.New(problem.Denied, "volume_reset", "volume %s was started afresh since the instance got it; its former key is forgotten", name).
+		Fix("restart the instance: it begins with the fresh volume")
+}
