@@ -183,7 +183,7 @@ func stoppedAnywhere(t *testing.T, p *place) {
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(lasts/4 + time.Duration(rand.Int64N(int64(lasts))))
+		time.Sleep(lasts/4 + time.Duration(rand.Int64N(int64(2*lasts))))
 		_ = syscall.Kill(c.Process.Pid, sig)
 		err := c.Wait()
 		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL)
