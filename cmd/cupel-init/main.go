@@ -28,6 +28,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return launcher.Run(ctx, args[1:], environ, stderr)
 	case "stage2":
 		return launcher.Stage2()
+	case "stage3":
+		return launcher.Stage3()
 	case "version":
 		printVersion(stdout)
 		return 0

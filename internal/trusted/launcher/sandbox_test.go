@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,14 +56,19 @@ var scratch string
 
 // buildLauncher builds the static binary once.
 var buildLauncher = sync.OnceValues(func() (string, error) {
-	bin := filepath.Join(scratch, "cupel-init")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, "cupel.dev/cupel/cmd/cupel-init")
+	return buildStatic("cupel-init", "cupel.dev/cupel/cmd/cupel-init")
+})
+
+// buildStatic builds a program for the inside of an instance.
+func buildStatic(name, pkg string) (string, error) {
+	bin := filepath.Join(scratch, name)
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
 	return bin, nil
-})
+}
 
 func TestMain(m *testing.M) {
 	var err error
@@ -376,6 +382,8 @@ type sandbox struct {
 	mounts []map[string]any // additional, hostile
 	img    launch.ImageConfig
 	memory int64
+	edit   func(spec map[string]any) // of a hostile host; may be nil
+	under  []string                  // what runc is started by, with its arguments
 	out    bytes.Buffer
 	errs   bytes.Buffer
 }
@@ -458,6 +466,9 @@ func (s *sandbox) spec() {
 		mounts = append(mounts, m)
 	}
 	spec["mounts"] = mounts
+	if s.edit != nil {
+		s.edit(spec)
+	}
 	b, err = json.Marshal(spec)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(s.bundle, "config.json"), b, 0o600))
@@ -472,7 +483,8 @@ func (s *sandbox) start() (wait func() int) {
 	t.Helper()
 	s.spec()
 	state := filepath.Join(s.bundle, "runc")
-	cmd := exec.Command("runc", "--root", state, "run", "--bundle", s.bundle, s.id)
+	argv := append(slices.Clone(s.under), "runc", "--root", state, "run", "--bundle", s.bundle, s.id)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = &s.out, &s.errs
 	must(t, cmd.Start())
 	t.Cleanup(func() {

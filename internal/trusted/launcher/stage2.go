@@ -11,14 +11,13 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// Descriptors that stage 2 inherits beside the standard three.
+// Descriptors that stages 2 and 3 inherit beside the standard three.
 const (
 	planFD   = 3 // the plan, read to its end
 	resultFD = 4 // ready mark and, if the app could not be started, why
@@ -34,19 +33,27 @@ const (
 // close-on-exec, it says that the app runs.
 const readyMark = '+'
 
-// result is what stage 2 reports when it could not become the app.
+// result is what is reported when a stage could not become the app.
 type result struct {
 	Code    int            `json:"code"`
 	Problem *problem.Error `json:"problem"`
 }
 
-// Stage2 becomes the app. It returns only if it could not, the exit code.
+// Stage2 builds the app's root and starts stage 3 in it, which becomes the app.
+// It returns the exit code.
 func Stage2() int {
-	// Credentials belong to threads: this one gives up its own and executes,
-	// upon which the kernel ends all others.
+	// What it changes of itself shall be stage 3's: that one inherits it from
+	// the thread that makes it.
 	runtime.LockOSThread()
 	out := os.NewFile(resultFD, "result")
-	err := become()
+	if err := buildRoot(out); err != nil {
+		return reportFailure(out, err)
+	}
+	return 0
+}
+
+// reportFailure tells stage 1 why there is no app, and returns the exit code.
+func reportFailure(out io.Writer, err error) int {
 	r := result{Code: exitRefused, Problem: problem.From(err)}
 	switch r.Problem.Rule {
 	case RuleNotFound:
@@ -58,7 +65,7 @@ func Stage2() int {
 	return r.Code
 }
 
-func become() error {
+func buildRoot(report *os.File) error {
 	if os.Getppid() != 1 {
 		return problem.New(problem.Invalid, "not_an_instance", "stage 2 is started by stage 1 only")
 	}
@@ -69,54 +76,40 @@ func become() error {
 	if err := sealProcess(); err != nil {
 		return err
 	}
-	p, err := readPlan()
-	if err != nil {
+	var p plan
+	if err := readPlan(planFD, &p); err != nil || len(p.Argv) == 0 {
+		return problem.New(problem.Internal, "plan", "stage 2 is started by stage 1 only")
+	}
+
+	if err := hostAttributes(); err != nil {
 		return err
 	}
-	// If memory runs out, the kernel shall take the app, so that the launcher
-	// lives to tell.
-	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0); err != nil {
-		return fmt.Errorf("prefer the app when memory runs out: %w", err)
+	if err := ownOutput(p.User); err != nil {
+		return err
 	}
 	if err := enterRoot(p.Volumes); err != nil {
 		return err
 	}
-	unix.Umask(0o022)
+	unix.Umask(appUmask)
 	if err := writeFiles(p.Files, p.User); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(p.Cwd, 0o755); err != nil {
 		return fmt.Errorf("make working directory: %w", err)
 	}
-	if err := dropPrivileges(p.User); err != nil {
-		return err
-	}
-	if err := os.Chdir(p.Cwd); err != nil {
-		return problem.New(problem.Invalid, "working_directory", "the app's user can't enter %s: %w", p.Cwd, err)
-	}
-	file, err := findCommand(p.Argv[0], p.Env)
-	if err != nil {
-		return err
-	}
-	if _, err := unix.Write(resultFD, []byte{readyMark}); err != nil {
-		return fmt.Errorf("report to the launcher: %w", err)
-	}
-	return execError(p.Argv[0], syscall.Exec(file, p.Argv, p.Env))
+	return spawnApp(&p, report)
 }
 
-func readPlan() (*plan, error) {
-	in := os.NewFile(planFD, "plan")
+// readPlan reads what the stage before hands on, to its end.
+func readPlan(fd uintptr, p any) error {
+	in := os.NewFile(fd, "plan")
 	b, err := io.ReadAll(in)
 	if err != nil {
-		return nil, fmt.Errorf("read the plan: %w", err)
+		return fmt.Errorf("read the plan: %w", err)
 	}
 	_ = in.Close()
 	defer clear(b)
-	var p plan
-	if err := json.Unmarshal(b, &p); err != nil || len(p.Argv) == 0 {
-		return nil, problem.New(problem.Internal, "plan", "stage 2 is started by stage 1 only")
-	}
-	return &p, nil
+	return json.Unmarshal(b, p)
 }
 
 // findCommand looks a command up as a shell does, by the app's own PATH, with

@@ -49,7 +49,7 @@ func stage(mem memoryView) (noswap bool, err error) {
 			return false, fmt.Errorf("make staging directory: %w", err)
 		}
 	}
-	return noswap, nil
+	return noswap, resizeShm(mem.limit)
 }
 
 // mountTmpfs mounts memory at target, out of swap's reach where the kernel can

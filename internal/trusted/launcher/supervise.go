@@ -96,13 +96,15 @@ func (s *signals) stop() {
 // app is the running app (or stage 2 on its way to it).
 type app struct {
 	pid    int
-	result *os.File // what stage 2 reports
+	result *os.File // what stages 2 and 3 report
+	said   []byte   // its beginning, where that was no process
 	ended  chan syscall.WaitStatus
 	alone  chan struct{} // closed when the launcher has no child left
 }
 
-// startApp starts stage 2 and hands it the plan. It may be called once: from
-// then on one goroutine reaps every process of the instance.
+// startApp starts stage 2, hands it the plan and waits for the process that is
+// to become the app. It may be called once: from then on one goroutine reaps
+// every process of the instance.
 func startApp(p *plan) (*app, error) {
 	b, err := json.Marshal(p)
 	if err != nil {
@@ -119,9 +121,15 @@ func startApp(p *plan) (*app, error) {
 		return nil, fmt.Errorf("make pipe: %w", err)
 	}
 	defer resultW.Close()
+	null, err := openNull()
+	if err != nil {
+		_, _ = planW.Close(), resultR.Close()
+		return nil, err
+	}
+	defer null.Close()
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"/cupel-init", "stage2"}, &syscall.ProcAttr{
 		Env:   []string{},
-		Files: []uintptr{0, 1, 2, planR.Fd(), resultW.Fd()},
+		Files: []uintptr{null.Fd(), 1, 2, planR.Fd(), resultW.Fd()},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Setsid: true},
 	})
 	if err != nil {
@@ -129,12 +137,20 @@ func startApp(p *plan) (*app, error) {
 		return nil, fmt.Errorf("start stage 2: %w", err)
 	}
 	a := &app{pid: pid, result: resultR, ended: make(chan syscall.WaitStatus, 1), alone: make(chan struct{})}
-	go a.reap()
 	go func() {
 		_, _ = planW.Write(b) // stage 2 that ends early is told by its result
 		_ = planW.Close()
 		clear(b)
 	}()
+	_, _ = planR.Close(), resultW.Close() // so that the ends of stage 2 and 3 are seen
+	if pid, a.said, err = appPID(resultR); err != nil {
+		_ = resultR.Close()
+		return nil, err
+	}
+	if pid != 0 {
+		a.pid = pid // a child of this process, like stage 2, which ends
+	}
+	go a.reap()
 	return a, nil
 }
 
@@ -160,8 +176,9 @@ func (a *app) ready() (code int, err error) {
 	defer a.result.Close()
 	b, err := io.ReadAll(io.LimitReader(a.result, 64<<10))
 	if err != nil {
-		return exitRefused, fmt.Errorf("read stage 2's report: %w", err)
+		return exitRefused, fmt.Errorf("read the report of stages 2 and 3: %w", err)
 	}
+	b = append(a.said, b...)
 	marked := len(b) > 0 && b[0] == readyMark
 	if marked {
 		b = b[1:]
