@@ -125,6 +125,9 @@ func (l *launcher) inspect(args, environ []string) (memoryView, error) {
 	if l.image, err = ParseCommand(args); err != nil {
 		return fail(err)
 	}
+	if err := checkSelf(); err != nil {
+		return fail(err)
+	}
 	proc, err := openProc()
 	if err != nil {
 		return fail(err)

@@ -123,6 +123,9 @@ func become() error {
 	if err := dropPrivileges(p.User); err != nil {
 		return err
 	}
+	if err := checkDropped(p.User); err != nil {
+		return err
+	}
 	if err := os.Chdir(p.Cwd); err != nil {
 		return problem.New(problem.Invalid, "working_directory", "the app's user can't enter %s: %w", p.Cwd, err)
 	}
