@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -53,6 +54,9 @@ func (h *instanceHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // measurement of the instance's launch.
 func (s *Server) measure(ctx context.Context, id string, pid int) (ident.Measurement, error) {
 	launched, err := s.cfg.Inspector.Inspect(ctx, id)
+	if p, ok := errors.AsType[*problem.Error](err); ok && p.Rule == RuleProcess {
+		return ident.Measurement{}, p
+	}
 	if err != nil {
 		return ident.Measurement{}, problem.New(problem.Denied, "las_launch", "look at the instance: %w", err)
 	}
@@ -71,6 +75,9 @@ func (s *Server) measure(ctx context.Context, id string, pid int) (ident.Measure
 		return ident.Measurement{}, refused("process %d: %v", pid, err)
 	}
 	m, err := launch.Measure(launched.Spec, launched.Image, launcher)
+	if p, ok := errors.AsType[*problem.Error](err); ok && p.Rule == RuleProcess {
+		return ident.Measurement{}, p
+	}
 	if err != nil {
 		return ident.Measurement{}, problem.New(problem.Denied, "las_launch", "measure the launch: %w", err)
 	}

@@ -23,7 +23,8 @@ var _ las.Inspector = (*Runtime)(nil)
 // read. The image is the one whose layers the container's root stands on: the
 // chain of the snapshot's parent has to be the chain of the image config's diff
 // ids. The root has to be that snapshot, mounted in the bundle, with nothing in
-// its upper layer but empty places to mount on.
+// its upper layer but empty places to mount on. The first process has to be what
+// that spec says, since the spec may have been another one when it was read.
 func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) {
 	ctx = r.context(ctx)
 	container, err := r.client.LoadContainer(ctx, id)
@@ -51,6 +52,9 @@ func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) 
 		return las.Launched{}, err
 	}
 	if err := r.rootUntouched(ctx, id, int(task.Pid()), paths.mountPoints()); err != nil {
+		return las.Launched{}, err
+	}
+	if err := las.HoldProcess(int(task.Pid()), spec); err != nil {
 		return las.Launched{}, err
 	}
 	return las.Launched{PID: int(task.Pid()), Cgroup: paths.Linux.CgroupsPath, Spec: spec, Image: img}, nil

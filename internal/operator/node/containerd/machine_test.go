@@ -43,7 +43,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/launch"
 )
 
-// TestMain is also the writer process of the instances' logs.
+// TestMain is also the writer process of the instances' logs, and their runc.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == logfile.Verb {
 		if err := logfile.Main(os.Args[2]); err != nil {
@@ -51,6 +51,9 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	if filepath.Base(os.Args[0]) == "runc" {
+		os.Exit(wrapRunc(os.Args[1:]))
 	}
 	os.Exit(run(m))
 }
@@ -65,6 +68,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := beRunc(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	fakeLauncher = sync.OnceValues(func() (string, error) {
 		path := filepath.Join(dir, "launcher")
 		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-o", path, "./testdata/launcher")
