@@ -49,7 +49,7 @@ func (s *scene) launches(t *testing.T) {
 		{"GIT_SSL_NO_VERIFY for the launcher", "env=GIT_SSL_NO_VERIFY=1", "host_environment"},
 		{"GIT_SSL_NO_VERIFY as the image's", "image-env=GIT_SSL_NO_VERIFY=1", "measurement"},
 		{"replaced entrypoint", "entrypoint=/bin/sh", "measurement"},
-		{"another capability", "caps=CAP_SYS_PTRACE", "measurement"},
+		{"another capability", "caps=CAP_SYS_PTRACE", "launch_capabilities"},
 		{"a hook", "hook=/bin/true", "measurement"},
 		{"no launcher at all", "args=/usr/bin/cupel-pull", "pull"},
 	} {
