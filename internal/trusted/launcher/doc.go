@@ -7,12 +7,14 @@
 // the app without privileges, stay as its parent, store the volumes when it
 // ended well (with 0, or by a signal that the host sent), report the exit.
 //
-// It works in two stages, both of this binary. The first keeps the sockets of
+// It works in three stages, all of this binary. The first keeps the sockets of
 // LAS and node, the connection key and the volume keys. The second is a child
 // in a mount namespace of its own: it builds a root out of the image (read
 // only), a tmpfs over it (writable, in memory) and the volumes, puts the files
-// there, leaves the old root behind, drops every privilege and becomes the app.
-// So the app has neither sockets nor keys, and the first stage is undumpable.
+// there and leaves the old root behind. The third is the first's child too, in a
+// user namespace of its own: it drops every privilege and becomes the app. So the
+// app has neither sockets nor keys, no user of the host reads its memory, and the
+// first stage is undumpable.
 //
 // It trusts the kernel that it runs on and the CAS whose identity is in the
 // launch binding L of its own evidence. The operator chose L, and can choose

@@ -3,7 +3,6 @@ package launcher
 import (
 	"fmt"
 	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -66,11 +65,11 @@ type userIDs struct {
 
 func ownUser() (userIDs, error) {
 	var u userIDs
-	if _, _, errno := unix.RawSyscall(unix.SYS_GETRESUID, addr(&u.uid[0]), addr(&u.uid[1]), addr(&u.uid[2])); errno != 0 {
-		return u, fmt.Errorf("read own user: %w", errno)
+	for i, id := range three(unix.Getresuid()) {
+		u.uid[i] = uint32(id)
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_GETRESGID, addr(&u.gid[0]), addr(&u.gid[1]), addr(&u.gid[2])); errno != 0 {
-		return u, fmt.Errorf("read own group: %w", errno)
+	for i, id := range three(unix.Getresgid()) {
+		u.gid[i] = uint32(id)
 	}
 	groups, err := unix.Getgroups()
 	if err != nil {
@@ -82,7 +81,7 @@ func ownUser() (userIDs, error) {
 	return u, nil
 }
 
-func addr(p *uint32) uintptr { return uintptr(unsafe.Pointer(p)) }
+func three(a, b, c int) [3]int { return [3]int{a, b, c} }
 
 // capabilities are a thread's five sets.
 type capabilities struct {
