@@ -30,11 +30,11 @@ import (
 // allIDs is the whole range; the id after the last one means "none".
 const allIDs = 1<<32 - 1
 
-// Descriptors of stage 3 beside the standard three: as stage 2 has them.
-const (
-	appPlanFD = planFD
-	ownBinary = "/proc/self/exe"
-)
+// appPlanFD is stage 3's descriptor of its plan. The others are as stage 2's.
+const appPlanFD = planFD
+
+// ownBinary leads to this program, in whichever root.
+const ownBinary = "/proc/self/exe"
 
 // appPlan is what is left to do in the namespace.
 type appPlan struct {

@@ -134,7 +134,7 @@ func TestTerminal(t *testing.T) {
 
 // TestHostWithoutUserNamespaces: the message names what to raise.
 func TestHostWithoutUserNamespaces(t *testing.T) {
-	p := noUserNamespace(unix.ENOSPC).(interface{ Error() string }).Error()
+	p := noUserNamespace(unix.ENOSPC).Error()
 	if !strings.Contains(p, "user.max_user_namespaces") || !strings.Contains(p, "user_namespace") {
 		t.Error(p)
 	}
