@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/attest"
@@ -39,9 +40,19 @@ type casClient struct {
 	cert tls.Certificate
 	hash ident.KeyHash // of the key: the instance's id
 
+	// grant is the right to run, presented with every release; none where the
+	// host gave none.
+	grant release.GrantToken
+	heard atomic.Int64 // when the CAS answered last, by bootTime
+
 	mu       sync.Mutex
 	identity ident.KeyHash // set by the first accepted release; guarded by mu
 	later    *http.Client  // for what follows the release; guarded by mu
+}
+
+// grantOf is the right to run that the host gave.
+func grantOf(h Host) (release.GrantToken, error) {
+	return release.ParseGrantToken(string(h.Grant.Reveal()))
 }
 
 // newCASClient makes the instance's key.
@@ -130,7 +141,14 @@ func (c *casClient) release(ctx context.Context, q quoter, config ident.ConfigID
 		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		DisableKeepAlives: true,
 	}}
-	req := release.Request{Version: release.Version, Session: config.Session, Service: config.Service, OTP: config.OTP, Evidence: ev}
+	req := release.Request{
+		Version:  release.Version,
+		Session:  config.Session,
+		Service:  config.Service,
+		OTP:      config.OTP,
+		Grant:    c.grant,
+		Evidence: ev,
+	}
 	var reply release.Reply
 	if err := c.post(ctx, once, release.PathRelease, req, &reply); err != nil {
 		return nil, err
@@ -202,6 +220,9 @@ func (c *casClient) post(ctx context.Context, client *http.Client, path string, 
 	switch {
 	case err != nil:
 		return unreachable(c.addr, err)
+	}
+	c.heard.Store(int64(bootTime())) // whatever it says
+	switch {
 	case len(b) > release.MaxBody:
 		return problem.New(problem.Internal, "reply", "%s answers more than %d bytes", path, release.MaxBody)
 	case resp.StatusCode != http.StatusOK:

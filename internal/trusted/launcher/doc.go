@@ -4,8 +4,18 @@
 // It owns the road from a bare container to a running app: look at what the
 // host gave (environment, mounts, swap), talk to the CAS (attest, receive the
 // service's configuration), open the volumes, build the app's own root, start
-// the app without privileges, stay as its parent, store the volumes when it
-// ended well (with 0, or by a signal that the host sent), report the exit.
+// the app without privileges, stay as its parent, end it with all that belongs
+// to it, store the volumes when it ended well, report the exit.
+//
+// What ended well is the app's and the session's to say, never the host's: the
+// first process ended with 0, or, in a service, by the stop signal that the
+// launcher sent it; and nothing of the app had to be killed. Other signals of the
+// host are passed on and decide nothing.
+//
+// The rights at the CAS are kept meanwhile: reports, attestation anew after a
+// lapse or when a certificate is due, files renewed in the app's root. If they
+// are withdrawn, if another copy writes the volume, or if the CAS is silent for
+// longer than the session allows, the app ends and nothing of it is kept.
 //
 // It works in three stages, all of this binary. The first keeps the sockets of
 // LAS and node, the connection key and the volume keys. The second is a child
@@ -27,9 +37,11 @@
 // "cupel-init: " and carries no secret, a Status for the node, and an exit
 // code: the app's, 128 and the signal that ended it, 127 for a command that
 // does not exist, 126 for one that can't be executed, 125 for everything in
-// which the launcher itself refused or failed.
+// which the launcher itself refused or failed: that a job which ended with 0
+// can't be kept, and that the rights ended, among it.
 //
 // One goroutine runs the road. From the release on others stand beside it: one
-// sends keep-alives to the CAS, one tells the node what it missed; one hands on
-// signals all along. While the app runs, one alone reaps the processes.
+// keeps the rights at the CAS, one watches for how long that is silent, one tells
+// the node what it missed; one hands on signals all along. While the app runs,
+// one alone reaps the processes.
 package launcher

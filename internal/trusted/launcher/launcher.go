@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
+	"syscall"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/collect"
@@ -37,6 +37,9 @@ type launcher struct {
 	cas    *casClient
 	node   *volume.Node
 	teller teller // of the instance's status, to node
+	rights *rights
+
+	waiting string // rule of what noteRetry told last
 }
 
 // Run is the whole road, from the arguments after "run" and the environment
@@ -45,10 +48,9 @@ func Run(ctx context.Context, args, environ []string, stderr io.Writer) int {
 	KeepOutput()
 	l := &launcher{stderr: stderr, now: time.Now, patience: Patience}
 	ctx, sigs := handleSignals(ctx)
-	defer sigs.stop()
+	defer sigs.close()
 	code, err := l.run(ctx, sigs, args, environ)
 	if err == nil {
-		l.report(volume.Exited, code, nil)
 		return code
 	}
 	if s, ok := errors.AsType[stopped](context.Cause(ctx)); ok {
@@ -72,31 +74,71 @@ func (l *launcher) run(ctx context.Context, sigs *signals, args, environ []strin
 	if err != nil {
 		return exitRefused, err
 	}
-	stop := l.keepAlives(ctx, reply.KeepAliveSeconds)
-	code, err := l.serve(ctx, sigs, reply, mem)
+
+	l.rights = newRights(l, sigs, reply)
+	stop := l.rights.hold(ctx)
+	code, lost, err := l.serve(ctx, sigs, reply, mem)
 	stop() // what is reported after the exit would be refused
+
+	if why := sigs.refused(); why != nil && err != nil && why.Rule != RuleOffline {
+		return code, err // the rights are gone: there is nothing to tell
+	}
 	reason := ""
-	if err != nil {
+	switch {
+	case err != nil:
 		reason = problem.From(err).Rule
+	case lost != nil:
+		reason = lost.Rule
 	}
 	l.reportExit(code, reason)
+	if err == nil {
+		l.report(volume.Exited, code, lost)
+	}
 	return code, err
 }
 
-// serve is what the instance is for: volumes, app, volumes.
-func (l *launcher) serve(ctx context.Context, sigs *signals, reply *release.Reply, mem memoryView) (int, error) {
+// serve is what the instance is for: volumes, app, volumes. Where the app's exit
+// code stands, and yet nothing of what it wrote is kept, lost says why.
+func (l *launcher) serve(ctx context.Context, sigs *signals, reply *release.Reply, mem memoryView) (code int, lost *problem.Error, err error) {
+	stop, err := stopSignal(reply)
+	if err != nil {
+		return exitRefused, nil, err
+	}
+	defer func() {
+		// Whatever failed then, failed because of this.
+		if why := sigs.refused(); why != nil && err != nil {
+			code, err = exitRefused, why
+		}
+	}()
 	p, volumes, err := l.prepare(ctx, reply, mem)
 	if err != nil {
-		return exitRefused, err
+		return exitRefused, nil, err
 	}
-	code, err := l.runApp(ctx, sigs, p)
+
+	view, e, code, err := l.runApp(ctx, sigs, p, stop)
 	if err != nil {
-		return code, err
+		return code, nil, err
 	}
-	if err := l.store(ctx, volumes, code, code == 0 || sigs.obeyed(code)); err != nil {
-		return exitRefused, err
+	defer view.close()
+	if why := sigs.refused(); why != nil {
+		return exitRefused, nil, why
 	}
-	return code, nil
+	code = exitCode(e.status)
+	if !anyWritable(volumes) {
+		return code, nil, nil
+	}
+
+	if lost := e.kept(reply.Job, stop); lost != nil {
+		if code == 0 { // which would say that it was done
+			return exitRefused, nil, lost
+		}
+		l.say("%v", lost)
+		return code, lost, nil
+	}
+	if err := l.store(ctx, volumes, view); err != nil {
+		return exitRefused, nil, err
+	}
+	return code, nil, nil
 }
 
 // inspect looks at what the host gave, before anything is asked for.
@@ -162,6 +204,10 @@ func (l *launcher) attest(ctx context.Context) (*release.Reply, error) {
 	if l.cas, err = newCASClient(l.host.CAS, l.now); err != nil {
 		return nil, err
 	}
+	if l.cas.grant, err = grantOf(l.host); err != nil {
+		return nil, err
+	}
+
 	start := time.Now()
 	var reply *release.Reply
 	err = retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) (err error) {
@@ -171,7 +217,7 @@ func (l *launcher) attest(ctx context.Context) (*release.Reply, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attest for %s: %w", l.host.Config, err)
 	}
-	l.teller.attested(reply.InstanceID)
+	l.teller.attested(reply.InstanceID, reply.CertificateUntil)
 	l.say("attested for %s as %s in %s", l.host.Config, reply.InstanceID.Short(), time.Since(start).Round(time.Millisecond))
 	l.report(volume.Attested, 0, nil)
 	return reply, nil
@@ -198,10 +244,12 @@ func (l *launcher) prepare(ctx context.Context, reply *release.Reply, mem memory
 	return p, volumes, nil
 }
 
-// runApp starts the app and returns when it and all of its processes are gone.
-func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan) (int, error) {
+// runApp starts the app and returns when it and all of its processes are gone: how
+// it ended and the launcher's view of its root; or why it did not start, and the
+// code for that.
+func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan, stop syscall.Signal) (*appView, ending, int, error) {
 	var a *app
-	err := sigs.start(ctx, func() (int, error) {
+	err := sigs.start(ctx, stop, func() (int, error) {
 		var err error
 		if a, err = startApp(p); err != nil {
 			return 0, err
@@ -209,41 +257,43 @@ func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan) (int, err
 		return a.pid, nil
 	})
 	if err != nil {
-		return exitRefused, err
+		return nil, ending{}, exitRefused, err
 	}
+
 	code, err := a.ready()
-	if err == nil {
-		for _, f := range p.Files {
-			clear(f.Content)
-		}
-		p.Env = nil
-		l.report(volume.Running, 0, nil)
+	view := <-a.view
+	if err == nil && view == nil {
+		code, err = exitRefused, problem.New(problem.Internal, "stage2", "stage 2 did not hand over the app's root").
+			Fix("start the instance again")
 	}
-	status := <-a.ended
-	sigs.hold()
-	a.sweep()
 	if err != nil {
-		return code, err
+		sigs.hold()
+		a.sweep()
+		return nil, ending{}, code, err
 	}
-	return exitCode(status), nil
+
+	for _, f := range p.Files {
+		clear(f.Content)
+	}
+	p.Env = nil
+	l.rights.appRuns(view, p.User)
+	sigs.running()
+	l.report(volume.Running, 0, nil)
+
+	e := l.await(a, sigs)
+	l.rights.appEnded()
+	return view, e, 0, nil
 }
 
-// store commits the volumes if the app ended well: with 0, or by the signal that
-// asked it to end, which is how services stop. Any other end may have left
-// things half-made: then the state before stays, all of it. A signal no longer
-// ends this: the run's context is left behind, its own patience bounds it.
-func (l *launcher) store(ctx context.Context, volumes []*openVolume, code int, well bool) error {
-	if !well {
-		if anyWritable(volumes) {
-			l.say("the app ended with code %d: its volumes stay as they were before", code)
-		}
-		return nil
-	}
-	if !anyWritable(volumes) {
-		return nil
+// store commits the volumes of an app that ended well. A signal no longer ends
+// this: the run's context is left behind, its own patience bounds it.
+func (l *launcher) store(ctx context.Context, volumes []*openVolume, view *appView) error {
+	said, err := view.statement()
+	if err != nil {
+		return err
 	}
 	l.report(volume.Committing, 0, nil)
-	return l.commitVolumes(context.WithoutCancel(ctx), volumes)
+	return l.commitVolumes(context.WithoutCancel(ctx), volumes, said)
 }
 
 func anyWritable(volumes []*openVolume) bool {
@@ -253,59 +303,6 @@ func anyWritable(volumes []*openVolume) bool {
 		}
 	}
 	return false
-}
-
-// keepAlives reports to the CAS, and to the node what it missed, until stop is
-// called: from the release on, while volumes are fetched and while they are
-// stored too. An instance that lapsed in between would have lost its lease, and
-// with it what the app wrote.
-func (l *launcher) keepAlives(ctx context.Context, seconds int) (stop func()) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // a signal doesn't end it
-	every := time.Duration(seconds) * time.Second
-	if every <= 0 {
-		every = 10 * time.Second
-	}
-	var kept sync.WaitGroup
-	kept.Go(func() { l.keepAlive(ctx, every) })
-	kept.Go(func() { l.teller.keep(ctx, every) })
-	return func() { cancel(); kept.Wait() }
-}
-
-// keepAlive reports to the CAS that the instance runs. A CAS that is down is
-// no reason to stop; one that says the instance's rights have ended is told
-// once, and the app goes on with what it has.
-func (l *launcher) keepAlive(ctx context.Context, every time.Duration) {
-	pause, down := every, false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		var reply release.KeepAliveReply
-		err := l.cas.call(ctx, release.PathKeepAlive, release.KeepAlive{Version: release.Version}, &reply)
-		switch kind := problem.KindOf(err); {
-		case err == nil:
-			if down {
-				l.say("the CAS is back")
-			}
-			pause, down = every, false
-			if reply.KeepAliveSeconds > 0 {
-				every = time.Duration(reply.KeepAliveSeconds) * time.Second
-				pause = every
-			}
-		case ctx.Err() != nil:
-			return
-		case kind == problem.Denied || kind == problem.Unauthenticated || kind == problem.NotFound:
-			l.say("the CAS ended this instance's rights: %v", err)
-			return
-		default:
-			if !down {
-				l.say("keep-alive: %v", err)
-			}
-			pause, down = max(every/3, time.Second), true
-		}
-	}
 }
 
 // reportExit ends the instance's rights at the CAS. It is tried for a while:
@@ -322,18 +319,21 @@ func (l *launcher) reportExit(code int, reason string) {
 	}
 }
 
-// report tells the node.
-func (l *launcher) report(phase volume.Phase, code int, p *problem.Error) {
-	l.teller.tell(l.node, func(s *volume.Status) { s.Phase, s.Code, s.Problem = phase, code, p })
+// report tells the node, and returns what it answers.
+func (l *launcher) report(phase volume.Phase, code int, p *problem.Error) volume.Orders {
+	return l.teller.tell(l.node, func(s *volume.Status) { s.Phase, s.Code, s.Problem = phase, code, p })
 }
 
 // noteRetry tells people that something is waited for, and what for: the first
-// time, and then more and more rarely.
+// time, when it becomes another thing, and else more and more rarely.
 func (l *launcher) noteRetry(n int, err error) {
-	if n&(n-1) == 0 {
-		l.say("try %d: %v", n, err)
-		l.teller.tell(l.node, func(s *volume.Status) { s.Code, s.Problem = 0, problem.From(err) })
+	p := problem.From(err)
+	if n&(n-1) != 0 && p.Rule == l.waiting {
+		return
 	}
+	l.waiting = p.Rule
+	l.say("try %d: %v", n, err)
+	l.teller.tell(l.node, func(s *volume.Status) { s.Code, s.Problem = 0, p })
 }
 
 // say writes one line for people.

@@ -27,6 +27,7 @@ func (s *sandbox) onRealCAS(e *castest.Env, service ident.ServiceName) {
 	t.Helper()
 	s.forward(e.Instances)
 	s.env[2] = "CUPEL_CONFIG_ID=real/" + string(service)
+	s.grant(e.Token(t.Context(), "real", service).Reveal())
 	s.host.configID = release.LaunchBinding(e.Identity, "real", service)
 	s.host.quote = func(configID, reportData attest.Data64) (attest.Evidence, error) {
 		spec, err := os.ReadFile(filepath.Join(s.bundle, "config.json"))

@@ -98,7 +98,11 @@ type fakeCAS struct {
 	tags       []release.TagRequest
 	refuseTag  *problem.Error
 	failFirst  int // releases that are answered with unavailable first
-	failTags   int // tag requests that are answered so
+	grants     []string
+	kept       func(n int) (release.KeepAliveReply, error) // answers the n-th keep-alive, if set
+	again      func(n int, reply *release.Reply) error     // changes the n-th release's answer, if set
+	silent     bool                                        // no request is answered any more
+	failTags   int                                         // tag requests that are answered so
 }
 
 func newFakeCAS(t testing.TB) *fakeCAS {
@@ -147,6 +151,9 @@ func (c *fakeCAS) serve(l net.Listener) *httptest.Server {
 func (c *fakeCAS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.silent {
+		panic(http.ErrAbortHandler)
+	}
 	answer := func(v any) { _ = json.NewEncoder(w).Encode(v) }
 	instance := ident.HashCertKey(r.TLS.PeerCertificates[0])
 	switch r.URL.Path {
@@ -167,10 +174,24 @@ func (c *fakeCAS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		reply := c.reply
 		reply.InstanceID = instance
+		if c.again != nil {
+			if err := c.again(c.releases, &reply); err != nil {
+				problem.Write(w, "", err)
+				return
+			}
+		}
 		answer(reply)
 	case release.PathKeepAlive:
 		c.keepAlives++
-		answer(release.KeepAliveReply{Version: 1, KeepAliveSeconds: 1})
+		kept := release.KeepAliveReply{Version: release.Version, KeepAliveSeconds: 1}
+		if c.kept != nil {
+			var err error
+			if kept, err = c.kept(c.keepAlives); err != nil {
+				problem.Write(w, "", err)
+				return
+			}
+		}
+		answer(kept)
 	case release.PathExit:
 		var e release.Exit
 		_ = json.NewDecoder(r.Body).Decode(&e)
@@ -189,7 +210,7 @@ func (c *fakeCAS) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		c.tags = append(c.tags, req)
-		answer(release.TagReply{Version: 1, Generation: req.From + 1})
+		answer(release.TagReply{Version: release.Version, Generation: req.From + 1})
 	}
 }
 
@@ -199,6 +220,7 @@ func (c *fakeCAS) check(r *http.Request, instance ident.KeyHash) error {
 	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 		return err
 	}
+	c.grants = append(c.grants, req.Grant.Reveal())
 	exporter, err := release.Exporter(r.TLS)
 	if err != nil {
 		return err
@@ -233,7 +255,10 @@ type fakeHost struct {
 	phases    []volume.Phase
 	deaf      bool // reports are lost
 	last      volume.Status
+	said      []volume.Status
+	grace     time.Duration // that it names to the launcher; 0: none
 	refusePut *problem.Error
+	refuseGet *problem.Error
 	slowPut   chan struct{} // if set, a PUT waits until it is closed
 	breakGets int           // GETs that break off in the middle
 }
@@ -258,6 +283,10 @@ func newFakeHost(t testing.TB, configID attest.Data64) *fakeHost {
 	node.HandleFunc("GET "+volume.PathVolumes+"{id}", func(w http.ResponseWriter, r *http.Request) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
+		if h.refuseGet != nil {
+			problem.Write(w, "", h.refuseGet)
+			return
+		}
 		b, ok := h.stored[r.PathValue("id")+"@"+r.FormValue(volume.QueryGeneration)]
 		if !ok {
 			problem.Write(w, "", problem.New(problem.NotFound, "snapshot", "none"))
@@ -297,7 +326,8 @@ func newFakeHost(t testing.TB, configID attest.Data64) *fakeHost {
 		}
 		var s volume.Status
 		_ = json.NewDecoder(r.Body).Decode(&s)
-		h.phases, h.last = append(h.phases, s.Phase), s
+		h.phases, h.last, h.said = append(h.phases, s.Phase), s, append(h.said, s)
+		_ = json.NewEncoder(w).Encode(volume.Orders{GraceMillis: h.grace.Milliseconds()})
 	})
 	for name, handler := range map[string]http.Handler{collect.Socket: las, volume.NodeSocket: node} {
 		l, err := net.Listen("unix", filepath.Join(h.dir, name))
@@ -384,9 +414,29 @@ type sandbox struct {
 	memory int64
 	edit   func(spec map[string]any) // of a hostile host; may be nil
 	under  []string                  // what runc is started by, with its arguments
-	out    bytes.Buffer
-	errs   bytes.Buffer
+	out    output
+	errs   output
 }
+
+// output is what a process prints; it can be read meanwhile.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+func (o *output) Len() int { return len(o.String()) }
 
 var sandboxes atomic.Int64
 
@@ -472,6 +522,15 @@ func (s *sandbox) spec() {
 	b, err = json.Marshal(spec)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(s.bundle, "config.json"), b, 0o600))
+}
+
+// grant gives the instance a token.
+func (s *sandbox) grant(token string) { s.env[3] = "CUPEL_GRANT=" + token }
+
+// link puts a symbolic link into the image's root directory, to a directory of it.
+func (s *sandbox) link(dir, name string) {
+	must(s.t, os.MkdirAll(filepath.Join(s.rootfs, dir), 0o755))
+	must(s.t, os.Symlink("/"+dir, filepath.Join(s.rootfs, name)))
 }
 
 // command is the app that the CAS releases: a shell script.

@@ -21,6 +21,7 @@ import (
 const (
 	planFD   = 3 // the plan, read to its end
 	resultFD = 4 // ready mark and, if the app could not be started, why
+	viewFD   = 5 // socket, over which the app's root is handed to stage 1
 )
 
 // Rules by which a command is refused.
@@ -96,6 +97,9 @@ func buildRoot(report *os.File) error {
 	}
 	if err := os.MkdirAll(p.Cwd, 0o755); err != nil {
 		return fmt.Errorf("make working directory: %w", err)
+	}
+	if err := handView(&p); err != nil {
+		return err
 	}
 	return spawnApp(&p, report)
 }

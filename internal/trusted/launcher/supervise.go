@@ -16,17 +16,23 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// signals hands on what the host sends. Before the app runs, a signal that
-// asks to end ends the launcher; while it runs, it gets them; afterwards
-// nothing may disturb the storing of volumes.
+// signals hands on what the host sends. Before the app runs, a signal that asks
+// to end ends the launcher. While it runs, one that asks to end becomes the app's
+// stop signal, to its first process alone, and every other is passed on as it is
+// and decides nothing. Afterwards nothing may disturb the storing of volumes.
 type signals struct {
 	ch     chan os.Signal
 	cancel context.CancelCauseFunc
+	asked  chan struct{} // closed when the app is to end
 
 	mu      sync.Mutex
-	pid     int                     // the app; 0: not there
-	told    map[syscall.Signal]bool // what the app was sent
-	storing bool                    // guarded by mu
+	pid     int              // the app's first process; 0: not there
+	runs    bool             // that process is the app by now, no longer stage 2
+	stop    syscall.Signal   // by which the app is told to end
+	ending  bool             // the app is to end
+	over    bool             // the app is gone
+	waiting []syscall.Signal // what came while stage 2 was on its way
+	why     *problem.Error   // the instance may not go on; nil: it may
 }
 
 // stopped is the cause of a run that was ended before the app began.
@@ -37,7 +43,13 @@ func (s stopped) Error() string { return fmt.Sprintf("stopped by %v before the a
 // handleSignals begins; the context ends upon a signal that comes too early.
 func handleSignals(ctx context.Context) (context.Context, *signals) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &signals{ch: make(chan os.Signal, 16), cancel: cancel, told: map[syscall.Signal]bool{}}
+	s := &signals{
+		ch:     make(chan os.Signal, 16),
+		cancel: cancel,
+		asked:  make(chan struct{}),
+		stop:   unix.SIGTERM,
+	}
+
 	signal.Notify(s.ch, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
 	go func() {
 		for sig := range s.ch {
@@ -47,47 +59,117 @@ func handleSignals(ctx context.Context) (context.Context, *signals) {
 	return ctx, s
 }
 
+// asksToEnd says whether a host that sends sig wants the instance to end.
+func asksToEnd(sig syscall.Signal) bool {
+	return sig == unix.SIGTERM || sig == unix.SIGINT || sig == unix.SIGQUIT
+}
+
 func (s *signals) deliver(sig syscall.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+
 	switch {
-	case s.storing:
+	case s.over:
+	case s.pid > 0 && asksToEnd(sig):
+		s.end()
 	case s.pid > 0:
-		s.told[sig] = true
-		_ = unix.Kill(s.pid, sig)
-	case sig == unix.SIGTERM || sig == unix.SIGINT || sig == unix.SIGHUP || sig == unix.SIGQUIT:
+		s.send(sig)
+	case asksToEnd(sig) || sig == unix.SIGHUP:
 		s.cancel(stopped{sig})
 	}
 }
 
-// start runs f, which starts the app, unless a signal came before.
-func (s *signals) start(ctx context.Context, f func() (int, error)) error {
+// halt ends the instance because of p: its app is told to end, and nothing of it
+// is kept.
+func (s *signals) halt(p *problem.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	if s.why == nil {
+		s.why = p
+	}
+	switch {
+	case s.over:
+	case s.pid > 0:
+		s.end()
+	default:
+		s.cancel(p)
+	}
+}
+
+// end tells the app to end, once. mu is held.
+func (s *signals) end() {
+	if s.ending {
+		return
+	}
+	s.ending = true
+	close(s.asked)
+	s.send(s.stop)
+}
+
+// tell sends sig to the app, if it runs.
+func (s *signals) tell(sig syscall.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pid > 0 {
+		s.send(sig)
+	}
+}
+
+// send signals the first process; stage 2, which would die of it, never gets one.
+// mu is held.
+func (s *signals) send(sig syscall.Signal) {
+	if !s.runs {
+		s.waiting = append(s.waiting, sig)
+		return
+	}
+	_ = unix.Kill(s.pid, sig)
+}
+
+// start runs f, which starts the app, unless a signal came before. The app is
+// told to end by stop.
+func (s *signals) start(ctx context.Context, stop syscall.Signal, f func() (int, error)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	pid, err := f()
-	s.pid = pid
+	s.pid, s.stop = pid, stop
 	return err
 }
 
-// hold ends the delivery: the app is gone.
-func (s *signals) hold() {
+// running says that stage 2 has become the app: now it gets what was waiting.
+func (s *signals) running() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pid, s.storing = 0, true
+
+	s.runs = true
+	for _, sig := range s.waiting {
+		if s.pid > 0 {
+			_ = unix.Kill(s.pid, sig)
+		}
+	}
+	s.waiting = nil
 }
 
-// obeyed reports whether an exit code is the app's answer to a signal that the
-// host sent it.
-func (s *signals) obeyed(code int) bool {
+// hold ends the delivery, since the first process is gone. It reports whether the
+// stop signal was sent to it.
+func (s *signals) hold() (stopped bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return code > exitSignal && s.told[syscall.Signal(code-exitSignal)]
+	s.pid, s.over = 0, true
+	return s.ending
 }
 
-func (s *signals) stop() {
+// refused is why the instance may not go on; nil: it may.
+func (s *signals) refused() *problem.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.why
+}
+
+func (s *signals) close() {
 	signal.Stop(s.ch)
 	close(s.ch)
 	s.cancel(nil)
@@ -100,6 +182,7 @@ type app struct {
 	said   []byte   // its beginning, where that was no process
 	ended  chan syscall.WaitStatus
 	alone  chan struct{} // closed when the launcher has no child left
+	view   chan *appView // gets the launcher's view of the app's root; nil: there is none
 }
 
 // startApp starts stage 2, hands it the plan and waits for the process that is
@@ -121,22 +204,35 @@ func startApp(p *plan) (*app, error) {
 		return nil, fmt.Errorf("make pipe: %w", err)
 	}
 	defer resultW.Close()
-	null, err := openNull()
+	view, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		_, _ = planW.Close(), resultR.Close()
+		return nil, fmt.Errorf("make socket pair: %w", err)
+	}
+	defer unix.Close(view[1])
+	null, err := openNull()
+	if err != nil {
+		_, _, _ = planW.Close(), resultR.Close(), unix.Close(view[0])
 		return nil, err
 	}
 	defer null.Close()
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"/cupel-init", "stage2"}, &syscall.ProcAttr{
 		Env:   []string{},
-		Files: []uintptr{null.Fd(), 1, 2, planR.Fd(), resultW.Fd()},
+		Files: []uintptr{null.Fd(), 1, 2, planR.Fd(), resultW.Fd(), uintptr(view[1])},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Setsid: true},
 	})
 	if err != nil {
-		_, _ = planW.Close(), resultR.Close()
+		_, _, _ = planW.Close(), resultR.Close(), unix.Close(view[0])
 		return nil, fmt.Errorf("start stage 2: %w", err)
 	}
-	a := &app{pid: pid, result: resultR, ended: make(chan syscall.WaitStatus, 1), alone: make(chan struct{})}
+	a := &app{
+		pid:    pid,
+		result: resultR,
+		ended:  make(chan syscall.WaitStatus, 1),
+		alone:  make(chan struct{}),
+		view:   make(chan *appView, 1),
+	}
+	go func() { a.view <- receiveView(view[0]) }()
 	go func() {
 		_, _ = planW.Write(b) // stage 2 that ends early is told by its result
 		_ = planW.Close()
@@ -194,8 +290,7 @@ func (a *app) ready() (code int, err error) {
 	return r.Code, r.Problem
 }
 
-// sweep ends whatever the app left behind and returns when all is gone, so
-// that nobody writes into a volume any more.
+// sweep ends what an app that never ran left behind and returns when all is gone.
 func (a *app) sweep() {
 	_ = unix.Kill(-1, unix.SIGKILL)
 	<-a.alone

@@ -22,20 +22,22 @@ type teller struct {
 	missed bool // the node doesn't know status
 }
 
-// tell changes the status and reports it. A nil node is told nothing.
-func (t *teller) tell(node *volume.Node, change func(*volume.Status)) {
+// tell changes the status, reports it and returns the node's orders. A nil node is
+// told nothing.
+func (t *teller) tell(node *volume.Node, change func(*volume.Status)) volume.Orders {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.node = node
 	change(&t.status)
-	t.send()
+	return t.send()
 }
 
-// attested notes the instance's id for the reports from now on.
-func (t *teller) attested(id ident.InstanceID) {
+// attested notes the instance's id, and until when its certificate is good, for
+// the reports from now on.
+func (t *teller) attested(id ident.InstanceID, until int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.status.InstanceID = id
+	t.status.InstanceID, t.status.CertificateUntil = id, until
 }
 
 // keep tries again what the node missed, until ctx ends.
@@ -57,11 +59,22 @@ func (t *teller) keep(ctx context.Context, every time.Duration) {
 }
 
 // send is one try; mu is held.
-func (t *teller) send() {
+func (t *teller) send() volume.Orders {
 	if t.node == nil {
-		return
+		return volume.Orders{}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), reportTimeout)
 	defer cancel()
-	t.missed = t.node.Report(ctx, t.status) != nil
+
+	orders, err := t.node.Report(ctx, t.status)
+	t.missed = err != nil
+	return orders
+}
+
+// renewed tells the node that the app has a certificate that is good until then.
+func (t *teller) renewed(until int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.status.CertificateUntil = until
+	t.send()
 }

@@ -123,7 +123,8 @@ func (t transfer) Read(b []byte) (int, error) {
 // commitVolumes stores every volume that may be written: first ciphertext at
 // the node, then the tag at the CAS by compare-and-swap. Between the two the
 // old generation stays the valid one.
-func (l *launcher) commitVolumes(ctx context.Context, vs []*openVolume) error {
+// The CAS keeps beside each tag what the app said of what it stored.
+func (l *launcher) commitVolumes(ctx context.Context, vs []*openVolume, said *release.Statement) error {
 	for _, v := range vs {
 		if v.Access != release.ReadWrite {
 			continue
@@ -143,7 +144,7 @@ func (l *launcher) commitVolumes(ctx context.Context, vs []*openVolume) error {
 		if err != nil {
 			return fmt.Errorf("volume %s: store the snapshot at the node (the old state stays valid): %w", v.Name, err)
 		}
-		if err := l.swapTag(ctx, v, tag); err != nil {
+		if err := l.swapTag(ctx, v, tag, said); err != nil {
 			return fmt.Errorf("volume %s: tell the CAS the stored snapshot's tag (the old state stays valid): %w", v.Name, err)
 		}
 		l.say("volume %s: generation %d committed in %s", v.Name, v.Generation+1, time.Since(start).Round(time.Millisecond))
@@ -198,9 +199,15 @@ func (v *openVolume) put(ctx context.Context, s store) (ident.Digest, error) {
 	return tag, err
 }
 
-func (l *launcher) swapTag(ctx context.Context, v *openVolume, tag ident.Digest) error {
+func (l *launcher) swapTag(ctx context.Context, v *openVolume, tag ident.Digest, said *release.Statement) error {
 	req := release.TagRequest{
-		Version: release.Version, Volume: v.ID, Lease: v.Lease, From: v.Generation, FromTag: v.Tag, Tag: tag,
+		Version:   release.Version,
+		Volume:    v.ID,
+		Lease:     v.Lease,
+		From:      v.Generation,
+		FromTag:   v.Tag,
+		Tag:       tag,
+		Statement: said,
 	}
 	var reply release.TagReply
 	err := retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) error {

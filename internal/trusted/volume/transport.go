@@ -21,7 +21,7 @@ import (
 //
 //	GET  /v1/volumes/{id}?generation=N&tag=T -> 200, ciphertext; 404: not stored
 //	PUT  /v1/volumes/{id}?generation=N       <- ciphertext, then the trailer Cupel-Tag; 204 when it is durable
-//	POST /v1/status                          <- Status; 204
+//	POST /v1/status                          <- Status; 200, Orders, or 204
 //
 // A snapshot is known by volume, generation and tag. Two writers may store the
 // same generation: one whose lease lapsed while it was cut off, and its
@@ -68,6 +68,7 @@ const (
 	Attested   Phase = "attested"   // released: InstanceID is known
 	Mounting   Phase = "mounting"   // it fetches and opens volumes
 	Running    Phase = "running"    // the app was started
+	Stopping   Phase = "stopping"   // the app was told to end
 	Committing Phase = "committing" // the app ended well; volumes are being stored
 	Exited     Phase = "exited"     // the end, with the app's exit code
 	Refused    Phase = "refused"    // the end: the launcher did not start the app, or could not commit; Problem says why
@@ -80,7 +81,23 @@ type Status struct {
 	Phase      Phase            `json:"phase"`
 	InstanceID ident.InstanceID `json:"instance_id,omitzero"` // from Attested on
 	Code       int              `json:"code"`                 // with Exited and Refused: the launcher's exit code
-	Problem    *problem.Error   `json:"problem,omitempty"`    // with Refused
+	// Problem is why, with Refused; with Exited, what the exit code doesn't say
+	// (RuleNotCommitted); with an earlier phase, what the launcher waits for.
+	Problem *problem.Error `json:"problem,omitempty"`
+	// CertificateUntil is when the newest certificate that the app knows of ends,
+	// in Unix seconds; 0: the app has none of its own.
+	CertificateUntil int64 `json:"certificate_until,omitempty"`
+}
+
+// RuleNotCommitted says that an app ended in a way in which nothing that it wrote
+// is kept.
+const RuleNotCommitted = "not_committed"
+
+// Orders is what the node answers to a report.
+type Orders struct {
+	// GraceMillis is what is left of the time that the host gives a stopped app,
+	// in milliseconds; 0: the host didn't ask it to end.
+	GraceMillis int64 `json:"grace_millis,omitempty"`
 }
 
 // Node is the client of a node socket. Safe for concurrent use.
@@ -146,18 +163,24 @@ func (t *tagged) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Report sends s.
-func (n *Node) Report(ctx context.Context, s Status) error {
+// Report sends s. An answer that can't be read is one without orders: the report
+// arrived all the same.
+func (n *Node) Report(ctx context.Context, s Status) (Orders, error) {
 	s.Version = StatusVersion
 	b, err := json.Marshal(s)
 	if err != nil {
-		return fmt.Errorf("marshal status: %w", err)
+		return Orders{}, fmt.Errorf("marshal status: %w", err)
 	}
+
 	resp, err := n.do(ctx, http.MethodPost, PathStatus, "application/json", bytes.NewReader(b))
 	if err != nil {
-		return err
+		return Orders{}, err
 	}
-	return resp.Body.Close()
+	defer resp.Body.Close()
+
+	var orders Orders
+	_ = json.NewDecoder(io.LimitReader(resp.Body, 4<<10)).Decode(&orders)
+	return orders, nil
 }
 
 func volumePath(id ident.Digest, q url.Values) string {

@@ -80,14 +80,18 @@ func TestNode(t *testing.T) {
 		t.Errorf("half a snapshot was stored: %v", err)
 	}
 	want := Status{Version: StatusVersion, Phase: Exited, InstanceID: ident.KeyHash{1}, Code: 3}
-	must(t, node.Report(t.Context(), Status{Phase: Exited, InstanceID: ident.KeyHash{1}, Code: 3}))
+	orders, err := node.Report(t.Context(), Status{Phase: Exited, InstanceID: ident.KeyHash{1}, Code: 3})
+	must(t, err)
+	if orders != (Orders{}) {
+		t.Errorf("orders %+v of a node that gives none", orders)
+	}
 	if d := cmp.Diff(want, reported); d != "" {
 		t.Error(d)
 	}
 }
 
 func TestNodeUnreachable(t *testing.T) {
-	err := NewNode(filepath.Join(t.TempDir(), "none")).Report(t.Context(), Status{Phase: Starting})
+	_, err := NewNode(filepath.Join(t.TempDir(), "none")).Report(t.Context(), Status{Phase: Starting})
 	if problem.KindOf(err) != problem.Unavailable {
 		t.Errorf("got %v", err)
 	}

@@ -51,7 +51,7 @@ func run() error {
 	// Best effort, as cupel-init's: an instance outlives a node that dies while
 	// it answers.
 	report := func(p volume.Phase) {
-		if err := node.Report(ctx, volume.Status{Phase: p, InstanceID: ident.KeyHash{7}}); err != nil {
+		if _, err := node.Report(ctx, volume.Status{Phase: p, InstanceID: ident.KeyHash{7}}); err != nil {
 			fmt.Println("report:", err)
 		}
 	}
