@@ -27,7 +27,7 @@ import (
 )
 
 // downTimeout is how long a running cupeld may take to stop everything.
-const downTimeout = 3 * time.Minute
+const downTimeout = 3*time.Minute + node.CommitLimit
 
 // Down stops everything of a state folder: apps, daemons, network. What is
 // desired stays, so that the next Up starts the apps again. It works as well if

@@ -414,7 +414,7 @@ func (p *parts) list(e wire.Endpoint) []wire.Part {
 // stopApps ends all instances and what carries them; what is desired stays.
 func (p *parts) stopApps(ctx context.Context) error {
 	p.log.InfoContext(ctx, "stopping apps")
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute+node.CommitLimit)
 	defer cancel()
 	m, err := manager.New(ctx, manager.Config{Store: p.store, Backend: p.node, Balancer: p.balancer, Now: time.Now, Log: p.log})
 	if err != nil {

@@ -28,7 +28,8 @@ type Backend interface {
 	// given to EnsureImage before: otherwise NotFound, rule image_missing.
 	Start(ctx context.Context, spec InstanceSpec) error
 	// Stop asks the instance to end (SIGTERM), ends it after grace (SIGKILL),
-	// and returns when it has exited. No error if it had; NotFound if unknown.
+	// later if it stores volumes by then and makes progress, and returns when it
+	// has exited. No error if it had; NotFound if unknown.
 	Stop(ctx context.Context, id string, grace time.Duration) error
 	// Remove ends the instance if it runs and frees all that it held: network,
 	// snapshot, sockets, logs. An unknown id is no error.
@@ -96,7 +97,7 @@ type InstanceStatus struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	State  InstanceState     `json:"state"`
 	// Phase is the launcher's newest report: starting attesting attested
-	// mounting running committing exited refused.
+	// mounting running stopping committing exited refused.
 	Phase string `json:"phase,omitempty"`
 	// Problem is why the launcher refused or the instance failed, as far as
 	// anybody said; it is the instance's own word or the Backend's.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 // planInstance takes the next step for one instance: start it, judge its end,
@@ -144,7 +145,7 @@ func endOf(in *Instance, s InstanceStatus) *problem.Error {
 	case s.OOMKilled:
 		return problem.New(problem.Invalid, "out_of_memory", "killed for using more than its limit of memory").
 			Fix("deploy with more --memory")
-	case s.Problem != nil:
+	case s.Problem != nil && !pullSaysMore(in, s):
 		return s.Problem
 	case in.Role == RolePull && s.ExitCode == 0:
 		return nil
@@ -153,6 +154,12 @@ func endOf(in *Instance, s InstanceStatus) *problem.Error {
 	}
 	return problem.New(problem.Internal, "exited", "the app ended with code %d", s.ExitCode).
 		Fix("read 'cupel logs %s'", in.ID)
+}
+
+// pullSaysMore says that a pull's exit code tells why nothing was stored better
+// than that nothing was.
+func pullSaysMore(in *Instance, s InstanceStatus) bool {
+	return in.Role == RolePull && s.Phase == string(volume.Exited) && s.Problem.Rule == volume.RuleNotCommitted
 }
 
 // definite says that trying again can't help.

@@ -16,17 +16,21 @@ type instance struct {
 	op   sync.Mutex
 	save sync.Mutex // orders the writes of its record; taken before Node.mu
 
-	rec      *record
-	socket   *nodeSocket
-	stopping bool
-	removing bool // its end needs no record
-	health   manager.Health
-	judge    healthJudge
-	used     uint64
-	oom      bool          // the runtime said so
-	exited   chan struct{} // closed when rec.Exit is set
-	gone     chan struct{} // closed a while after exited, or when removed: no more output
-	stop     func()        // ends the goroutines that watch it
+	rec       *record
+	socket    *nodeSocket
+	stopping  bool
+	killed    bool      // by Stop, since it did not end in time
+	graceEnds time.Time // with stopping: when the app's time is over
+	moved     time.Time // when its launcher last reported or sent a part of a volume
+	pushing   int       // volumes of its on their way to durable storage
+	removing  bool      // its end needs no record
+	health    manager.Health
+	judge     healthJudge
+	used      uint64
+	oom       bool          // the runtime said so
+	exited    chan struct{} // closed when rec.Exit is set
+	gone      chan struct{} // closed a while after exited, or when removed: no more output
+	stop      func()        // ends the goroutines that watch it
 }
 
 func newInstance(r *record) *instance {
@@ -54,7 +58,7 @@ func (i *instance) status() manager.InstanceStatus {
 		if s.Problem == nil {
 			s.Problem = r.Exit.problem(r.Spec.Memory)
 		}
-	case i.stopping:
+	case i.stopping, r.Report.Phase == volume.Stopping:
 		s.State = manager.StateStopping
 	case r.Report.Phase == volume.Running:
 		s.State = manager.StateRunning
@@ -68,23 +72,37 @@ func (e *exit) problem(memory uint64) *problem.Error {
 	case e.OOM:
 		return problem.New(problem.Unavailable, "out_of_memory", "the instance was killed: it needed more than its memory limit of %d bytes", memory).
 			Fix("deploy with a larger --memory")
+	case e.Killed:
+		return problem.New(problem.Unavailable, volume.RuleNotCommitted, "the instance did not end in time and was killed: nothing that it wrote into volumes is kept").
+			Fix("see what its app does when it is told to end")
 	case e.Lost:
 		return problem.New(problem.Unavailable, "node_restarted", "the instance went down with its machine or its containers")
 	}
 	return nil
 }
 
+// orders is what the node answers to a report: how much of the time to end is left.
+// Node.mu is held.
+func (i *instance) orders() volume.Orders {
+	if !i.stopping {
+		return volume.Orders{}
+	}
+	return volume.Orders{GraceMillis: max(1, time.Until(i.graceEnds).Milliseconds())}
+}
+
 // report takes the launcher's word; it returns whether anything changed.
 // Node.mu is held.
 func (i *instance) report(s volume.Status, now time.Time) bool {
 	r := i.rec
+	i.moved = time.Now()
 	if s.InstanceID.IsZero() {
 		s.InstanceID = r.Report.InstanceID
 	}
 	if s.Phase == volume.Running && r.StartedAt.IsZero() {
 		r.StartedAt = now
 	}
-	changed := r.Report.Phase != s.Phase || r.Report.InstanceID != s.InstanceID || s.Problem != nil
+	changed := r.Report.Phase != s.Phase || r.Report.InstanceID != s.InstanceID ||
+		r.Report.CertificateUntil != s.CertificateUntil || s.Problem != nil
 	r.Report = s
 	return changed
 }

@@ -136,7 +136,7 @@ func TestStatusTellsTheEnd(t *testing.T) {
 	if s := i.status(); s.State != manager.StateStopping {
 		t.Errorf("%+v", s)
 	}
-	for rule, e := range map[string]exit{"out_of_memory": {Code: 137, OOM: true}, "node_restarted": {Code: 255, Lost: true}, "": {}} {
+	for rule, e := range map[string]exit{"out_of_memory": {Code: 137, OOM: true}, "node_restarted": {Code: 255, Lost: true}, "not_committed": {Code: 137, Killed: true}, "": {}} {
 		i.rec.Exit = &e
 		s := i.status()
 		if s.State != manager.StateExited || s.ExitCode != e.Code || (s.Problem == nil) != (rule == "") ||

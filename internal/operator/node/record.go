@@ -43,6 +43,8 @@ type exit struct {
 	At   time.Time `json:"at"`
 	OOM  bool      `json:"oom,omitempty"`
 	Lost bool      `json:"lost,omitempty"` // it vanished with the machine; Code is made up
+	// Killed says that Stop killed it, since it did not end in time.
+	Killed bool `json:"killed,omitempty"`
 }
 
 // journal is the folder of records.

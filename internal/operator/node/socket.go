@@ -29,7 +29,8 @@ type nodeSocket struct {
 	id      string
 	memory  uint64
 	volumes *volumeStore
-	report  func(ctx context.Context, s volume.Status)
+	report  func(ctx context.Context, s volume.Status) volume.Orders
+	storing func(pushing int) // see Node.storing; may be nil
 	logger  *slog.Logger
 	hostile hostility
 
@@ -124,7 +125,8 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	limit := int64(s.memory) + snapshotSlack
-	body := http.MaxBytesReader(w, r.Body, limit)
+	body := s.counted(http.MaxBytesReader(w, r.Body, limit))
+	defer body.done()
 	// The trailer is there once the body has been read to its end.
 	tag := func() (ident.Digest, error) { return parseTag(r.Trailer.Get(volume.TrailerTag)) }
 	if err := s.volumes.put(r.Context(), id, generation, body, tag); err != nil {
@@ -138,6 +140,38 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// arriving is a volume's body that tells how it comes in.
+type arriving struct {
+	io.Reader
+	storing func(pushing int)
+	ended   bool
+}
+
+func (s *nodeSocket) counted(r io.Reader) *arriving {
+	storing := s.storing
+	if storing == nil {
+		storing = func(int) {}
+	}
+	return &arriving{Reader: r, storing: storing}
+}
+
+func (a *arriving) Read(b []byte) (int, error) {
+	n, err := a.Reader.Read(b)
+	pushing := 0
+	if err == io.EOF && !a.ended { // as io.Reader defines it: never wrapped
+		a.ended, pushing = true, 1
+	}
+	a.storing(pushing)
+	return n, err
+}
+
+// done says that nothing is done with the body any more.
+func (a *arriving) done() {
+	if a.ended {
+		a.storing(-1)
+	}
+}
+
 func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
 	var st volume.Status
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxStatus)).Decode(&st); err != nil {
@@ -148,11 +182,11 @@ func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	switch st.Phase {
 	case volume.Starting, volume.Attesting, volume.Attested, volume.Mounting, volume.Running,
-		volume.Committing, volume.Exited, volume.Refused:
+		volume.Stopping, volume.Committing, volume.Exited, volume.Refused:
 	default:
 		return problem.New(problem.Invalid, "status", "phase %q", st.Phase)
 	}
-	s.report(r.Context(), st)
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	orders := s.report(r.Context(), st)
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(orders)
 }

@@ -182,7 +182,7 @@ func (n *Node) openSockets(i *instance) error {
 	run := n.dir("run", id)
 	s := &nodeSocket{
 		id: id, memory: i.rec.Spec.Memory, volumes: n.volumes, logger: n.cfg.Logger, hostile: n.hostile,
-		report: n.reporter(i),
+		report: n.reporter(i), storing: n.storing(i),
 	}
 	if err := s.serve(run); err != nil {
 		return err

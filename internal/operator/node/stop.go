@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 const (
@@ -16,9 +17,19 @@ const (
 	lookEvery = 500 * time.Millisecond
 	// againEvery is how often a launcher that does not listen yet is asked to end.
 	againEvery = 100 * time.Millisecond
+
+	// reportWait is what a launcher gets beyond the grace to end what is left of
+	// its app by itself and to tell the CAS and the node.
+	reportWait = 15 * time.Second
+	// commitStall is how long a launcher that stores volumes may be without
+	// progress: longer than it tries to reach the CAS.
+	commitStall = 2 * time.Minute
+	// CommitLimit is how long it may take in all, beyond the grace.
+	CommitLimit = 30 * time.Minute
 )
 
-// Stop implements manager.Backend.
+// Stop implements manager.Backend. A launcher that stores the volumes of an app
+// that ended well is waited for beyond grace, as long as it makes progress.
 func (n *Node) Stop(ctx context.Context, id string, grace time.Duration) error {
 	i := n.find(id)
 	if i == nil {
@@ -40,26 +51,62 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 		return nil
 	default:
 	}
+
+	end := time.Now().Add(grace)
 	n.mu.Lock()
-	i.stopping = true
+	i.stopping, i.graceEnds = true, end
 	n.publishStatus(i)
 	n.mu.Unlock()
+
 	if ended, err := n.terminateEarly(ctx, i, grace); ended || err != nil {
 		return err
 	}
-	for _, step := range []struct {
-		signal syscall.Signal
-		wait   time.Duration
-	}{{syscall.SIGTERM, grace}, {syscall.SIGKILL, killWait}} {
-		if err := n.cfg.Runtime.Kill(ctx, id, step.signal); err != nil {
-			return fmt.Errorf("stop instance %s: %w", id, err)
-		}
-		if ended, err := n.awaitExit(ctx, i, step.wait); ended || err != nil {
-			return err
-		}
+	if err := n.cfg.Runtime.Kill(ctx, id, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop instance %s: %w", id, err)
+	}
+	patience := func() time.Time {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return i.patience(end)
+	}
+	if ended, err := n.awaitExit(ctx, i, patience); ended || err != nil {
+		return err
+	}
+
+	n.mu.Lock()
+	i.killed = true
+	n.mu.Unlock()
+	if err := n.cfg.Runtime.Kill(ctx, id, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("stop instance %s: %w", id, err)
+	}
+	if ended, err := n.awaitExit(ctx, i, until(killWait)); ended || err != nil {
+		return err
 	}
 	return problem.New(problem.Unavailable, "stop_timeout", "instance %s did not end within %v of SIGKILL", id, killWait).
 		Fix("look at the node's containerd log, then remove the instance")
+}
+
+// patience is when a launcher that was asked to end is killed, by what it says
+// that it does; end is when its app's grace is over. One that says nothing of it
+// doesn't wind its app down by itself. Node.mu is held.
+func (i *instance) patience(end time.Time) time.Time {
+	switch i.rec.Report.Phase {
+	case volume.Stopping, volume.Exited, volume.Refused:
+		return end.Add(reportWait)
+	case volume.Committing:
+		stalled, limit := i.moved.Add(commitStall), end.Add(CommitLimit)
+		if i.pushing > 0 || stalled.After(limit) {
+			return limit
+		}
+		return stalled
+	}
+	return end
+}
+
+// until is a patience that nothing changes.
+func until(wait time.Duration) func() time.Time {
+	end := time.Now().Add(wait)
+	return func() time.Time { return end }
 }
 
 // terminateEarly asks an instance to end whose launcher has not said a word yet.
@@ -76,40 +123,41 @@ func (n *Node) terminateEarly(ctx context.Context, i *instance, limit time.Durat
 		if err := n.cfg.Runtime.Kill(ctx, i.rec.Spec.ID, syscall.SIGTERM); err != nil {
 			return false, fmt.Errorf("stop instance %s: %w", i.rec.Spec.ID, err)
 		}
-		if ended, err := n.awaitExit(ctx, i, min(limit, againEvery)); ended || err != nil {
+		if ended, err := n.awaitExit(ctx, i, until(min(limit, againEvery))); ended || err != nil {
 			return ended, err
 		}
 	}
 	return false, nil
 }
 
-// awaitExit reports whether the instance exited within wait. It also looks by
-// itself: nobody may be watching, or the event was lost.
-func (n *Node) awaitExit(ctx context.Context, i *instance, wait time.Duration) (bool, error) {
-	timer, look := time.NewTimer(wait), time.NewTicker(lookEvery)
-	defer timer.Stop()
-	defer look.Stop()
+// awaitExit reports whether the instance exited before patience ends, which may
+// change meanwhile. It also looks by itself: nobody may be watching, or the event
+// was lost.
+func (n *Node) awaitExit(ctx context.Context, i *instance, patience func() time.Time) (bool, error) {
 	for {
-		over := false
+		left := time.Until(patience())
+		look := time.NewTimer(max(0, min(left, lookEvery)))
 		select {
 		case <-i.exited:
+			look.Stop()
 			return true, nil
 		case <-ctx.Done():
+			look.Stop()
 			return false, ctx.Err()
 		case <-look.C:
-		case <-timer.C:
-			over = true
 		}
+
 		if err := n.resync(ctx); err != nil {
 			return false, err
 		}
-		if over {
-			select {
-			case <-i.exited:
-				return true, nil
-			default:
-				return false, nil
-			}
+		if time.Until(patience()) > 0 {
+			continue
+		}
+		select {
+		case <-i.exited:
+			return true, nil
+		default:
+			return false, nil
 		}
 	}
 }

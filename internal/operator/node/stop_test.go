@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -60,4 +61,112 @@ func phaseAfter(asked, n int) volume.Phase {
 		return ""
 	}
 	return volume.Starting
+}
+
+// endingRuntime passes SIGTERM to a launcher that is played, and ends upon SIGKILL.
+type endingRuntime struct {
+	Runtime
+	i      *instance
+	launch func()
+	killed bool
+}
+
+func (r *endingRuntime) Kill(_ context.Context, _ string, signal syscall.Signal) error {
+	if signal == syscall.SIGKILL {
+		r.killed = true
+		close(r.i.exited)
+		return nil
+	}
+	go r.launch()
+	return nil
+}
+
+func (r *endingRuntime) List(context.Context) ([]ContainerState, error) { return nil, nil }
+
+// TestStopWaitsForACommit: a launcher that stores volumes is killed only when
+// nothing moves any more; one that winds its app down gets time to say so.
+func TestStopWaitsForACommit(t *testing.T) {
+	const grace = 10 * time.Second
+	type say = func(volume.Phase)
+	for name, c := range map[string]struct {
+		launcher func(say say, storing func(int)) // returns when it exits
+		killed   time.Duration                    // after the stop; 0: it is not
+	}{
+		"ends in time": {func(say say, _ func(int)) { say(volume.Stopping); time.Sleep(grace / 2) }, 0},
+		"kills what is left and tells": {func(say say, _ func(int)) {
+			say(volume.Stopping)
+			time.Sleep(grace + 5*time.Second)
+			say(volume.Exited)
+		}, 0},
+		"says nothing": {func(say, func(int)) { time.Sleep(time.Hour) }, grace},
+		"never ends":   {func(say say, _ func(int)) { say(volume.Stopping); time.Sleep(time.Hour) }, grace + reportWait},
+		"stores for long": {func(say say, storing func(int)) {
+			say(volume.Stopping)
+			say(volume.Committing)
+			for range 20 {
+				time.Sleep(time.Minute)
+				storing(0)
+			}
+			say(volume.Exited)
+		}, 0},
+		"makes it durable for long": {func(say say, storing func(int)) {
+			say(volume.Committing)
+			storing(1)
+			time.Sleep(20 * time.Minute)
+			storing(-1)
+			say(volume.Exited)
+		}, 0},
+		"stalls": {func(say say, storing func(int)) {
+			say(volume.Committing)
+			time.Sleep(time.Minute)
+			storing(0)
+			time.Sleep(time.Hour)
+		}, time.Minute + commitStall},
+		"stores without end": {func(say say, storing func(int)) {
+			say(volume.Committing)
+			for range 600 {
+				time.Sleep(time.Second * 6)
+				storing(0)
+			}
+		}, grace + CommitLimit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				i := newInstance(&record{Spec: manager.InstanceSpec{ID: "i-1"}, Report: volume.Status{Phase: volume.Running}})
+				r := &endingRuntime{i: i}
+				n := &Node{
+					cfg:       Config{Runtime: r, Now: time.Now, Logger: slog.New(slog.DiscardHandler)},
+					instances: map[string]*instance{"i-1": i},
+					journal:   journal{t.TempDir()},
+				}
+				gone := make(chan struct{})
+				r.launch = func() {
+					report, storing := n.reporter(i), n.storing(i)
+					c.launcher(func(p volume.Phase) {
+						orders := report(t.Context(), volume.Status{Phase: p})
+						if p == volume.Stopping && orders.GraceMillis != grace.Milliseconds() {
+							t.Errorf("the launcher was given %+v", orders)
+						}
+					}, storing)
+					select {
+					case <-i.exited: // killed
+					default:
+						close(i.exited)
+					}
+					close(gone)
+				}
+				began := time.Now()
+				if err := n.Stop(t.Context(), "i-1", grace); err != nil {
+					t.Fatal(err)
+				}
+				if took := time.Since(began); r.killed != (c.killed > 0) || r.killed && took != c.killed {
+					t.Errorf("killed %v after %v, want after %v", r.killed, took, c.killed)
+				}
+				<-gone
+				if i.killed != r.killed {
+					t.Error("it isn't written down whether it was killed")
+				}
+			})
+		})
+	}
 }

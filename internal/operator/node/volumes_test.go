@@ -65,7 +65,7 @@ func socketClient(t *testing.T, s *nodeSocket) *volume.Node {
 	dir := t.TempDir()
 	s.logger = slog.New(slog.DiscardHandler)
 	if s.report == nil {
-		s.report = func(context.Context, volume.Status) {}
+		s.report = func(context.Context, volume.Status) volume.Orders { return volume.Orders{} }
 	}
 	if err := s.serve(dir); err != nil {
 		t.Fatal(err)
@@ -272,15 +272,19 @@ func TestFullDisk(t *testing.T) {
 
 func TestStatusReports(t *testing.T) {
 	var got []volume.Status
-	n := socketClient(t, &nodeSocket{report: func(_ context.Context, s volume.Status) { got = append(got, s) }})
+	n := socketClient(t, &nodeSocket{report: func(_ context.Context, s volume.Status) volume.Orders {
+		got = append(got, s)
+		return volume.Orders{GraceMillis: 4000}
+	}})
 	want := volume.Status{Phase: volume.Refused, Code: 3, Problem: problem.New(problem.Denied, "x", "y")}
-	if err := n.Report(t.Context(), want); err != nil {
-		t.Fatal(err)
+	orders, err := n.Report(t.Context(), want)
+	if err != nil || orders.GraceMillis != 4000 {
+		t.Fatalf("%+v, %v", orders, err)
 	}
 	if len(got) != 1 || got[0].Phase != volume.Refused || got[0].Code != 3 || got[0].Problem.Rule != "x" {
 		t.Errorf("%+v", got)
 	}
-	if err := n.Report(t.Context(), volume.Status{Phase: "dancing"}); problem.KindOf(err) != problem.Invalid {
+	if _, err := n.Report(t.Context(), volume.Status{Phase: "dancing"}); problem.KindOf(err) != problem.Invalid {
 		t.Errorf("unknown phase: %v", err)
 	}
 }

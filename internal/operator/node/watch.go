@@ -114,6 +114,7 @@ func (n *Node) exitSeen(ctx context.Context, i *instance, c ContainerState) {
 	}
 	// A kill for want of memory that the app survived is not how it ended.
 	e.OOM = (i.oom || memErr == nil && mem.OOMKills > 0) && e.Code != 0 && !e.Lost
+	e.Killed = i.killed && e.Code != 0 && !e.Lost && !e.OOM
 	i.rec.Exit = &e
 	i.stop()
 	close(i.exited)
@@ -159,15 +160,29 @@ func (n *Node) saveRecord(i *instance, sync bool) error {
 }
 
 // reporter returns what the node socket calls with the launcher's reports.
-func (n *Node) reporter(i *instance) func(context.Context, volume.Status) {
-	return func(ctx context.Context, s volume.Status) {
+func (n *Node) reporter(i *instance) func(context.Context, volume.Status) volume.Orders {
+	return func(ctx context.Context, s volume.Status) volume.Orders {
 		n.mu.Lock()
 		changed := i.report(s, n.cfg.Now().UTC())
 		if changed {
 			n.publishStatus(i)
 		}
+		orders := i.orders()
 		n.mu.Unlock()
 		n.persist(ctx, i)
+		return orders
+	}
+}
+
+// storing returns what the node socket calls while a volume comes in: with every
+// part that arrived, and with 1 and -1 around the time in which nothing arrives
+// because the node makes it durable.
+func (n *Node) storing(i *instance) func(pushing int) {
+	return func(pushing int) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		i.moved = time.Now()
+		i.pushing += pushing
 	}
 }
 
