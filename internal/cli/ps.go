@@ -107,7 +107,7 @@ func (g *globals) instanceRow(i manager.Instance) []string {
 		state = "pull " + state
 	case i.State == "waiting" && !i.NextStart.IsZero():
 		state = fmt.Sprintf("waiting (%ds)", max(0, int(i.NextStart.Sub(g.now()).Seconds())))
-	case i.State == "starting" && i.Phase != "":
+	case i.State == "starting" && i.Phase != "", i.State == "stopping" && i.Phase == "committing":
 		state = i.Phase
 	}
 	if i.OOMKilled && i.State != "running" {

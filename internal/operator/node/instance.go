@@ -55,8 +55,9 @@ func (i *instance) status() manager.InstanceStatus {
 	case r.Exit != nil:
 		s.State, s.ExitCode, s.ExitedAt, s.OOMKilled = manager.StateExited, r.Exit.Code, r.Exit.At, r.Exit.OOM
 		s.Health, s.MemoryUsed = manager.HealthUnknown, 0
-		if s.Problem == nil {
-			s.Problem = r.Exit.problem(r.Spec.Memory)
+		// Why it was killed says more than that nothing of it was kept.
+		if p := r.Exit.problem(r.Spec.Memory); p != nil && (s.Problem == nil || s.Problem.Rule == volume.RuleNotCommitted) {
+			s.Problem = p
 		}
 	case i.stopping, r.Report.Phase == volume.Stopping:
 		s.State = manager.StateStopping

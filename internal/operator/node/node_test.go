@@ -144,6 +144,14 @@ func TestStatusTellsTheEnd(t *testing.T) {
 			t.Errorf("%+v: %+v", e, s)
 		}
 	}
+
+	i.rec.Report.Problem = problem.New(problem.Unavailable, volume.RuleNotCommitted, "code 137")
+	for rule, e := range map[string]exit{"out_of_memory": {Code: 137, OOM: true}, volume.RuleNotCommitted: {Code: 137}} {
+		i.rec.Exit = &e
+		if p := i.status().Problem; p == nil || p.Rule != rule {
+			t.Errorf("%+v of what was not committed: %v", e, p)
+		}
+	}
 }
 
 func TestExplainFullDisk(t *testing.T) {
