@@ -54,7 +54,7 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 
 	end := time.Now().Add(grace)
 	n.mu.Lock()
-	i.stopping, i.graceEnds = true, end
+	i.stopping, i.graceEnds, i.moved = true, end, time.Now()
 	n.publishStatus(i)
 	n.mu.Unlock()
 

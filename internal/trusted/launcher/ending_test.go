@@ -10,19 +10,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
-// saysReady is what an app's script prints once its traps are set.
-const saysReady = "ready\n"
-
-// says waits until the app printed line.
-func (s *sandbox) says(line string) {
-	s.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(s.out.String(), line); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			s.t.Fatalf("the app never printed %q: %s %s", line, &s.out, &s.errs)
-		}
-	}
-}
-
 // TestWhatIsKept holds every way in which an app can end against the rule: its
 // first process and its own stop signal decide, and nothing of it may have had to
 // be killed.

@@ -20,10 +20,12 @@ const (
 	RuleOffline    = "offline"     // no CAS was heard of for longer than the session lets a copy run
 )
 
+// ruleRenewal says that renewed files can't be put where the old ones were.
+const ruleRenewal = "renewal"
+
 const (
 	defaultKeepAlive = 10 * time.Second
-	// refusedPause bounds the pauses between tries to be attested again where the
-	// CAS says no: each costs it a verification.
+	// refusedPause bounds the pauses between tries to be attested again that fail.
 	refusedPause = 5 * time.Minute
 )
 
@@ -42,6 +44,7 @@ type rights struct {
 	every    time.Duration // between reports
 	offline  time.Duration // 0: without end
 	told     string        // rule of what people were told last
+	again    retrying
 
 	mu      sync.Mutex
 	granted released
@@ -102,7 +105,7 @@ func (r *rights) keep(ctx context.Context) {
 		case <-time.After(pause):
 		}
 
-		asked, err := r.beat(ctx)
+		err := r.beat(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -110,49 +113,65 @@ func (r *rights) keep(ctx context.Context) {
 			r.sigs.halt(why)
 			return
 		}
-		switch {
-		case err == nil:
-			pause = r.every
-		case transient(err):
+		pause = r.every
+		if transient(err) {
 			pause = max(r.every/3, time.Second)
-		case asked:
-			pause = min(2*max(pause, r.every), refusedPause)
-			if r.offline > 0 { // an answer is due before that
-				pause = min(pause, r.offline/3)
-			}
-		default:
-			pause = r.every
 		}
 		r.tell(err)
 	}
 }
 
-// beat is one report. Asked says that the instance wanted to be attested again.
-func (r *rights) beat(ctx context.Context) (asked bool, err error) {
+// beat is one report, and what the answer asks for.
+func (r *rights) beat(ctx context.Context) error {
 	var reply release.KeepAliveReply
-	err = r.launcher.cas.call(ctx, release.PathKeepAlive, release.KeepAlive{Version: release.Version}, &reply)
-	switch {
-	case err == nil && !reply.CertificateDue:
-		r.pace(reply.KeepAliveSeconds)
-		return false, nil
-	case err == nil:
-		r.pace(reply.KeepAliveSeconds)
-		return true, r.attestAgain(ctx, "renewed")
-	case ruleOf(err) == "instance_lapsed", ruleOf(err) == "instance_unknown":
-		return true, r.attestAgain(ctx, "back")
+	err := r.launcher.cas.call(ctx, release.PathKeepAlive, release.KeepAlive{Version: release.Version}, &reply)
+	if err == nil && reply.KeepAliveSeconds > 0 {
+		r.every = time.Duration(reply.KeepAliveSeconds) * time.Second
 	}
-	return false, err
+
+	lapsed := ruleOf(err) == "instance_lapsed" || ruleOf(err) == "instance_unknown"
+	due := err == nil && reply.CertificateDue && r.runs()
+	switch {
+	case !lapsed && !due:
+		r.again = retrying{}
+		return err
+	case time.Now().Before(r.again.at):
+		return r.again.after
+	}
+	err = r.attestAgain(ctx, lapsed)
+	r.again = r.again.next(err, r.every)
+	return err
 }
 
-func (r *rights) pace(seconds int) {
-	if seconds > 0 {
-		r.every = time.Duration(seconds) * time.Second
+// retrying spaces attempts to be attested again that failed: each costs the CAS a
+// verification.
+type retrying struct {
+	at    time.Time
+	pause time.Duration
+	after error // what the last attempt met
+}
+
+func (t retrying) next(err error, every time.Duration) retrying {
+	switch {
+	case err == nil:
+		return retrying{}
+	case transient(err):
+		return retrying{at: time.Now().Add(every), after: err}
 	}
+	pause := min(2*max(t.pause, every), refusedPause)
+	return retrying{at: time.Now().Add(pause), pause: pause, after: err}
+}
+
+// runs says whether there is an app that can be given files.
+func (r *rights) runs() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.view != nil
 }
 
 // attestAgain gets what a release gives, once more, and puts what changed into the
 // app's root.
-func (r *rights) attestAgain(ctx context.Context, what string) error {
+func (r *rights) attestAgain(ctx context.Context, lapsed bool) error {
 	l := r.launcher
 	reply, err := l.cas.release(ctx, collect.Client{Addr: l.host.LAS}, l.host.Config)
 	if err != nil {
@@ -165,10 +184,12 @@ func (r *rights) attestAgain(ctx context.Context, what string) error {
 			Fix("start the instance again: it begins with the newest state")
 	}
 	if err := r.renew(reply); err != nil {
-		return problem.New(problem.Unavailable, "renewal", "put the renewed files into the app's root: %w", err).
+		return problem.New(problem.Conflict, ruleRenewal, "put the renewed files into the app's root: %w", err).
 			Fix("start the instance again before its certificate ends")
 	}
-	l.say("attested again: rights %s", what)
+	if lapsed {
+		l.say("attested again: this instance has its rights back")
+	}
 	return nil
 }
 
@@ -247,7 +268,7 @@ func ruleOf(err error) string {
 // transient says that the CAS may answer otherwise in a moment.
 func transient(err error) bool {
 	switch problem.KindOf(err) {
-	case problem.Denied, problem.Unauthenticated, problem.NotFound, problem.Invalid, problem.Conflict:
+	case "", problem.Denied, problem.Unauthenticated, problem.NotFound, problem.Invalid, problem.Conflict:
 		return false
 	}
 	return true
@@ -262,7 +283,7 @@ func (r *rights) tell(err error) {
 	switch {
 	case err == nil:
 		r.launcher.say("the CAS is back")
-	case transient(err):
+	case transient(err), rule == ruleRenewal:
 		r.launcher.say("keep-alive: %v", err)
 	default:
 		r.launcher.say("the CAS ended this instance's rights; the app goes on with what it has: %v", err)

@@ -11,35 +11,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
-// onCAS changes what the fake CAS does next.
-func (s *sandbox) onCAS(change func(c *fakeCAS)) {
-	s.cas.mu.Lock()
-	defer s.cas.mu.Unlock()
-	change(s.cas)
-}
-
-// until waits for a condition that is judged with the fake CAS held.
-func (s *sandbox) until(what string, ok func(c *fakeCAS) bool) {
-	s.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		s.cas.mu.Lock()
-		done := ok(s.cas)
-		s.cas.mu.Unlock()
-		if done {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("never %s: %s", what, &s.errs)
-		}
-	}
-}
-
-// errsSay waits for text on the standard error.
-func (s *sandbox) errsSay(text string) {
-	s.t.Helper()
-	s.until("said "+text, func(*fakeCAS) bool { return strings.Contains(s.errs.String(), text) })
-}
-
 const stopsWhenTold = `echo begin > /home/app/data/f; echo ready; while :; do sleep 0.05; done`
 
 // TestRefusedGrants: what waiting can't mend ends at once, in the CAS's words.
@@ -112,7 +83,7 @@ func TestLapsedInstanceComesBack(t *testing.T) {
 	s.command(stopsWhenTold)
 	wait := s.start()
 	s.says(saysReady)
-	s.errsSay("attested again: rights back")
+	s.errsSay("attested again: this instance has its rights back")
 	s.signal("TERM")
 	if code := wait(); code != 143 || len(s.cas.tags) != 1 {
 		t.Errorf("exit code %d, tags %v: %s", code, s.cas.tags, &s.errs)
@@ -365,5 +336,35 @@ func TestNoRenewalOfWhatCannotChange(t *testing.T) {
 	s.wantOut("told", "old")
 	if got := s.host.last.CertificateUntil; got != 1000 {
 		t.Errorf("the node knows of a certificate until %d", got)
+	}
+}
+
+// TestRefusedAttestationIsSpaced: where the CAS takes back no lapsed instance, the
+// app goes on, people are told once, and the CAS is not asked to verify each time.
+func TestRefusedAttestationIsSpaced(t *testing.T) {
+	t.Parallel()
+	s := newSandbox(t)
+	s.command(`echo ready; while :; do sleep 0.05; done`)
+	s.cas.kept = func(int) (release.KeepAliveReply, error) {
+		return release.KeepAliveReply{}, problem.New(problem.Denied, "instance_lapsed", "silent")
+	}
+	s.cas.again = func(n int, _ *release.Reply) error {
+		if n == 1 {
+			return nil
+		}
+		return problem.New(problem.Denied, "measurement", "words of the CAS")
+	}
+	wait := s.start()
+	s.says(saysReady)
+	s.until("asked six times", func(c *fakeCAS) bool { return c.keepAlives >= 6 })
+	s.signal("TERM")
+	if code := wait(); code != 143 {
+		t.Errorf("exit code %d: %s", code, &s.errs)
+	}
+	if s.cas.releases >= s.cas.keepAlives || s.cas.releases < 2 {
+		t.Errorf("%d attestations for %d reports", s.cas.releases, s.cas.keepAlives)
+	}
+	if n := strings.Count(s.errs.String(), "the CAS ended this instance's rights; the app goes on"); n != 1 {
+		t.Errorf("told %d times: %s", n, &s.errs)
 	}
 }

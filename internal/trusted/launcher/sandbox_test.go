@@ -418,26 +418,6 @@ type sandbox struct {
 	errs   output
 }
 
-// output is what a process prints; it can be read meanwhile.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
-func (o *output) Len() int { return len(o.String()) }
-
 var sandboxes atomic.Int64
 
 func newSandbox(t testing.TB) *sandbox {
@@ -522,15 +502,6 @@ func (s *sandbox) spec() {
 	b, err = json.Marshal(spec)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(s.bundle, "config.json"), b, 0o600))
-}
-
-// grant gives the instance a token.
-func (s *sandbox) grant(token string) { s.env[3] = "CUPEL_GRANT=" + token }
-
-// link puts a symbolic link into the image's root directory, to a directory of it.
-func (s *sandbox) link(dir, name string) {
-	must(s.t, os.MkdirAll(filepath.Join(s.rootfs, dir), 0o755))
-	must(s.t, os.Symlink("/"+dir, filepath.Join(s.rootfs, name)))
 }
 
 // command is the app that the CAS releases: a shell script.
