@@ -154,3 +154,49 @@ security:
 		time.Sleep(50 * time.Millisecond)
 	}
 }
+
+// TestRealRenewal: a certificate of a real CAS is renewed while the app runs, which
+// is told and finds it where the old one was. A minute is the shortest life that a
+// CAS renews.
+func TestRealRenewal(t *testing.T) {
+	t.Parallel()
+	s := newSandbox(t)
+	e := castest.Start(t, castest.Options{KeepAlive: time.Second})
+	m, err := launch.Expected(launch.Newest, s.img, launcherDigest(t))
+	must(t, err)
+	text := fmt.Sprintf(`version: "0.3"
+name: real
+services:
+  - {name: web, image_name: web, mrenclaves: [%s], command: /bin/sh /srv/app, pwd: /, cupel: {on_renewal: SIGHUP}}
+secrets:
+  - {name: ca_key, kind: private-key}
+  - {name: ca, kind: x509-ca, private_key: ca_key, common_name: CA}
+  - {name: cert, kind: x509, issuer: ca, common_name: app, valid_for: 60s}
+images:
+  - name: web
+    injection_files:
+      - {path: /run/cupel/tls/cert.pem, content: "$$SCONE::cert:crt$$"}
+      - {path: /run/cupel/tls/key.pem, content: "$$SCONE::cert:privatekey$$"}
+      - path: /srv/app
+        content: |
+          trap 'echo told' HUP
+          cd /run/cupel/tls
+          cp cert.pem key.pem /run/cupel
+          while cmp -s cert.pem /run/cupel/cert.pem; do sleep 0.1; done
+          sleep 0.3
+          cmp -s key.pem /run/cupel/key.pem || echo another key
+          grep -c BEGIN cert.pem
+security:
+  attestation: {tolerate: ["simulation:$SIMULATION_ROOT"]}
+`, m)
+	owner := e.Owner(t)
+	_, err = owner.Do(t.Context(), http.MethodPost, api.PathSessions, []byte(text), nil)
+	must(t, err)
+
+	s.onRealCAS(e, "web")
+	s.run(0)
+	s.wantOut("told", "another key", "1")
+	if until := s.host.last.CertificateUntil; until != 0 {
+		t.Errorf("the node is told to replace the instance at %d", until)
+	}
+}

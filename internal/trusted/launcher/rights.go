@@ -197,6 +197,7 @@ func (r *rights) attestAgain(ctx context.Context, lapsed bool) error {
 func wipe(reply *release.Reply) {
 	for _, v := range reply.Volumes {
 		clear(v.Key)
+		clear(v.NextKey)
 	}
 	for _, f := range reply.Files {
 		clear(f.Content)
@@ -204,9 +205,9 @@ func wipe(reply *release.Reply) {
 }
 
 // renew replaces the files that differ and tells the app. What it was started with
-// can't be replaced, nor does the launcher know whether an app that wanted no
-// signal reads its files again: then the end of the certificate that it began with
-// stays the one that the node knows.
+// can't be replaced, nor does anybody know whether an app that wanted no signal
+// reads its files again: then what the node knows of the certificate that the app
+// began with stays.
 func (r *rights) renew(reply *release.Reply) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -32,8 +32,8 @@ func (t *teller) tell(node *volume.Node, change func(*volume.Status)) volume.Ord
 	return t.send()
 }
 
-// attested notes the instance's id, and until when its certificate is good, for
-// the reports from now on.
+// attested notes the instance's id, and when it has to be replaced, for the reports
+// from now on.
 func (t *teller) attested(id ident.InstanceID, until int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -71,7 +71,8 @@ func (t *teller) send() volume.Orders {
 	return orders
 }
 
-// renewed tells the node that the app has a certificate that is good until then.
+// renewed tells the node when the instance has to be replaced, after the app got
+// other certificates.
 func (t *teller) renewed(until int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

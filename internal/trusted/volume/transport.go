@@ -84,8 +84,8 @@ type Status struct {
 	// Problem is why, with Refused; with Exited, what the exit code doesn't say
 	// (RuleNotCommitted); with an earlier phase, what the launcher waits for.
 	Problem *problem.Error `json:"problem,omitempty"`
-	// CertificateUntil is when the newest certificate that the app knows of ends,
-	// in Unix seconds; 0: the app has none of its own.
+	// CertificateUntil is when the instance has to be replaced, in Unix seconds,
+	// since a certificate ends then that nothing renews while the app runs; 0: never.
 	CertificateUntil int64 `json:"certificate_until,omitempty"`
 }
 
