@@ -91,7 +91,12 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 // doesn't wind its app down by itself. Node.mu is held.
 func (i *instance) patience(end time.Time) time.Time {
 	switch i.rec.Report.Phase {
-	case volume.Stopping, volume.Exited, volume.Refused:
+	case volume.Stopping:
+		return end.Add(reportWait)
+	case volume.Exited, volume.Refused: // it is about to exit, maybe after a long commit
+		if i.moved.After(end) {
+			end = i.moved
+		}
 		return end.Add(reportWait)
 	case volume.Committing:
 		stalled, limit := i.moved.Add(commitStall), end.Add(CommitLimit)

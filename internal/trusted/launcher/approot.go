@@ -4,10 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -69,31 +67,9 @@ func realFolders(files []release.File) (map[string]string, error) {
 	return out, nil
 }
 
-// makeStatementFolder lets the app's user write its statement. A volume that lies
-// there stays as it is: a statement in it would not count.
-func makeStatementFolder(user appUser, volumes []planVolume) error {
-	dir := path.Dir(statementPath)
-	for _, v := range volumes {
-		if strings.HasPrefix(dir+"/", v.Path+"/") {
-			return nil
-		}
-	}
-
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("make %s: %w", dir, err)
-	}
-	if err := os.Chown(dir, user.UID, user.GID); err != nil {
-		return fmt.Errorf("give %s to the app's user: %w", dir, err)
-	}
-	return nil
-}
-
-// handView makes ready in stage 2 what the launcher needs of the app's root, and
-// hands that root over, as the stages after this one see it.
+// handView hands the app's root over in stage 2, as the stages after this one see
+// it.
 func handView(p *plan) error {
-	if err := makeStatementFolder(p.User, p.Volumes); err != nil {
-		return err
-	}
 	folders, err := realFolders(p.Files)
 	if err != nil {
 		return err

@@ -300,9 +300,8 @@ func TestRenewalFollowsNoLinkOfTheApp(t *testing.T) {
 	s := newSandbox(t)
 	s.cas.reply.Files = []release.File{{Path: "/run/cupel/tls/key.pem", Mode: 0o400, Content: []byte("old\n")}}
 	s.dueOnce([]release.File{{Path: "/run/cupel/tls/key.pem", Mode: 0o400, Content: []byte("new\n")}})
-	s.img.User = "0"
-	s.command(`mkdir /elsewhere; mv /run/cupel/tls /run/cupel/before; ln -s /elsewhere /run/cupel/tls; echo ready
-		trap 'ls -A /elsewhere /run/cupel/before; cat /run/cupel/before/key.pem; exit 0' TERM; while :; do sleep 0.05; done`)
+	s.command(`mkdir /run/cupel/elsewhere; mv /run/cupel/tls /run/cupel/before; ln -s /run/cupel/elsewhere /run/cupel/tls; echo ready
+		trap 'ls -A /run/cupel/elsewhere /run/cupel/before; cat /run/cupel/before/key.pem; exit 0' TERM; while :; do sleep 0.05; done`)
 	wait := s.start()
 	s.says(saysReady)
 	s.errsSay("renewal: put the renewed files into the app's root: /run/cupel/tls/key.pem")
@@ -310,7 +309,7 @@ func TestRenewalFollowsNoLinkOfTheApp(t *testing.T) {
 	if code := wait(); code != 0 {
 		t.Errorf("exit code %d: %s", code, &s.errs)
 	}
-	if out := s.out.String(); out != "ready\n/elsewhere:\n\n/run/cupel/before:\nkey.pem\nold\n" {
+	if out := s.out.String(); out != "ready\n/run/cupel/before:\nkey.pem\n\n/run/cupel/elsewhere:\nold\n" {
 		t.Errorf("the app found %q", out)
 	}
 }

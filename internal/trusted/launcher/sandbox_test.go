@@ -445,9 +445,10 @@ func (s *sandbox) makeRoot() {
 	t := s.t
 	s.bundle = t.TempDir()
 	lower := filepath.Join(s.bundle, "lower")
-	for _, d := range []string{"bin", "usr/bin", "etc", "tmp", "home/app", "proc", "dev", "sys"} {
+	for _, d := range []string{"bin", "usr/bin", "etc", "tmp", "home/app", "proc", "dev", "sys", "run/cupel"} {
 		must(t, os.MkdirAll(filepath.Join(lower, d), 0o755))
 	}
+	must(t, os.Chown(filepath.Join(lower, "run/cupel"), 1500, 1600)) // for statements
 	busybox, err := exec.LookPath("busybox")
 	must(t, err)
 	b, err := os.ReadFile(busybox)

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// statementPath is where the app says what it stored in its volumes. Its
-	// folder is the app's user's.
+	// statementPath is where the app says what it stored in its volumes. An image
+	// whose program says so gives the folder to its user.
 	statementPath = "/run/cupel/statement.json"
 	maxStatement  = 4 << 10
 )
