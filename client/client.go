@@ -180,8 +180,9 @@ type call struct {
 const maxReply = 64 << 20
 
 // do makes the call, again and again within the client's patience while the CAS
-// can't be reached or takes its answer back. No call does more the second time:
-// an upload of what is the current version changes nothing.
+// can't be reached or takes its answer back. No call does more the second time
+// (an upload of what is the current version changes nothing), but MakeGrant,
+// which says so.
 func (c *Client) do(ctx context.Context, q call) error {
 	pin, ok := c.Pin()
 	if !ok && !q.unpinned {

@@ -52,9 +52,16 @@ func (c *Client) Value(ctx context.Context, name ident.SessionName, secret strin
 
 // Instances returns the attested instances of a session.
 func (c *Client) Instances(ctx context.Context, name ident.SessionName) ([]api.Instance, error) {
+	out, err := c.State(ctx, name)
+	return out.Instances, err
+}
+
+// State returns the attested instances of a session, and its volumes as they are
+// now.
+func (c *Client) State(ctx context.Context, name ident.SessionName) (api.Instances, error) {
 	var out api.Instances
 	err := c.do(ctx, call{method: http.MethodGet, path: api.PathSessions + "/" + string(name) + api.SuffixInstances, out: &out})
-	return out.Instances, err
+	return out, err
 }
 
 // Version returns what software the CAS says that it is.

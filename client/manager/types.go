@@ -9,10 +9,12 @@
 package manager
 
 import (
+	"strings"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // Version is the API's version; requests and replies carry it.
@@ -60,7 +62,9 @@ type Info struct {
 	Registry   string        `json:"registry"`
 	Simulation *ident.Digest `json:"simulation,omitempty"`
 	Operator   bool          `json:"operator"` // the caller may see and remove everything
-	Parts      []Part        `json:"parts"`
+	// OperatorKey is the key by which this manager claims grants.
+	OperatorKey ident.KeyHash `json:"operator_key"`
+	Parts       []Part        `json:"parts"`
 }
 
 // Part is one process or listener that serves.
@@ -100,6 +104,15 @@ type DeployRequest struct {
 	Service       ident.ServiceName `json:"service,omitempty"`        // default client-app
 	PullService   ident.ServiceName `json:"pull_service,omitempty"`   // default pull_repo
 	CAS           *CASRef           `json:"cas,omitempty"`            // default: the manager's own
+	// Code is the code of a grant to run the session, which the manager claims.
+	// The app belongs to the key that made the grant. It is a secret.
+	Code string `json:"code,omitempty"`
+	// Ungranted says that the session asks for no grant (deploy: [ANY]). The CAS
+	// refuses every copy if that is wrong. The app belongs to the caller.
+	Ungranted bool `json:"ungranted,omitempty"`
+	// Writes are the volumes that the service writes, with Ungranted; the CAS
+	// says it where there is a grant.
+	Writes []string `json:"writes,omitempty"`
 }
 
 // CASRef names the CAS that holds the session: where instances reach it, and
@@ -107,6 +120,25 @@ type DeployRequest struct {
 type CASRef struct {
 	Instances string        `json:"instances"` // host:port
 	Identity  ident.KeyHash `json:"identity"`
+}
+
+// AppName is what an app is called that nobody gave a name: it is made out of
+// the session's.
+func AppName(s ident.SessionName) string {
+	out := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '-'
+	}, string(s))
+	out = strings.Trim(out[max(0, len(out)-40):], "-")
+	if out == "" {
+		return "app"
+	}
+	return out
 }
 
 // AppState sums an app up in one word.
@@ -138,7 +170,11 @@ type App struct {
 	ContainerPort uint16            `json:"container_port"`
 	Revision      int               `json:"revision"` // that serves; 0: none yet
 	Deployment    Deployment        `json:"deployment"`
-	CreatedAt     time.Time         `json:"created_at"`
+	// Grant is the one that the serving revision runs under.
+	Grant *release.GrantID `json:"grant,omitempty"`
+	// Problem is what only the app's owner can mend.
+	Problem   *problem.Error `json:"problem,omitempty"`
+	CreatedAt time.Time      `json:"created_at"`
 }
 
 // AppList is the reply of GET /v1/apps.
@@ -164,12 +200,19 @@ type Deployment struct {
 	Steps    []Step          `json:"steps"`
 	Problem  *problem.Error  `json:"problem,omitempty"` // why it failed
 	Waiting  *problem.Error  `json:"waiting,omitempty"` // what it is trying again after
+	Warning  *problem.Error  `json:"warning,omitempty"` // what went wrong without ending it
+	// Grant is the one that it was asked for under.
+	Grant *release.GrantID `json:"grant,omitempty"`
+	// GapSeconds is for how long nothing served, where the app writes a volume
+	// and is therefore stopped before its next revision starts.
+	GapSeconds float64 `json:"gap_seconds,omitempty"`
 }
 
 // Steps of a deployment, in their order.
 const (
 	StepImages = "images" // bring the images here
 	StepPull   = "pull"   // clone the repository into the encrypted volume, inside
+	StepStop   = "stop"   // stop the revision before, where the app writes a volume
 	StepStart  = "start"  // start the instances
 	StepAttest = "attest" // wait until the CAS released to each
 	StepHealth = "health" // wait until each accepts connections

@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
-	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
 	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -148,7 +147,7 @@ func (c *cli) detach(cmd *cobra.Command) error {
 		return nil
 	}
 	_, _ = fmt.Fprintf(c.out, "cupeld runs (process %d)\n", s.Endpoint.PID)
-	Show(c.out, s.State, s.Endpoint, s.Parts)
+	Show(c.out, s.State, s.Serving)
 	return nil
 }
 
@@ -170,11 +169,11 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 		}
 	}()
 	w := c.err
-	tell := func(e wire.Endpoint, list []wire.Part) error {
+	tell := func(s Serving) error {
 		if c.output == "json" {
-			return json.NewEncoder(c.out).Encode(e)
+			return json.NewEncoder(c.out).Encode(s.Endpoint)
 		}
-		Show(c.out, c.opts.State, e, list)
+		Show(c.out, c.opts.State, s)
 		_, _ = fmt.Fprintln(c.out, "\nReady. Ctrl-C stops everything; SIGTERM leaves the apps running.")
 		return nil
 	}
@@ -190,8 +189,8 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 			}
 			_ = pipe.Close()
 		}()
-		tell = func(e wire.Endpoint, list []wire.Part) error {
-			err := json.NewEncoder(pipe).Encode(outcome{Endpoint: &e, Parts: list})
+		tell = func(s Serving) error {
+			err := json.NewEncoder(pipe).Encode(outcome{Serving: &s})
 			return errors.Join(err, pipe.Close())
 		}
 		log, err := openRotating(filepath.Join(c.opts.State, "log", "cupeld.log"), maxLog)

@@ -283,8 +283,8 @@ func begin(t *testing.T, o Options) (wire.Endpoint, func(cause error) error) {
 	ready := make(chan wire.Endpoint, 1)
 	done := make(chan error, 1)
 	go func() {
-		done <- Up(ctx, o, slog.New(slog.DiscardHandler), func(e wire.Endpoint, _ []wire.Part) error {
-			ready <- e
+		done <- Up(ctx, o, slog.New(slog.DiscardHandler), func(s Serving) error {
+			ready <- s.Endpoint
 			return nil
 		})
 	}()
@@ -376,7 +376,7 @@ func TestUpAndDown(t *testing.T) {
 func TestFailedUpLeavesNothing(t *testing.T) {
 	o := upOptions(t)
 	o.CAS = "/nonexistent/cupel-cas"
-	err := Up(t.Context(), o, slog.New(slog.DiscardHandler), func(wire.Endpoint, []wire.Part) error { return nil })
+	err := Up(t.Context(), o, slog.New(slog.DiscardHandler), func(Serving) error { return nil })
 	if err == nil || problem.From(err).Rule != "cas_missing" {
 		t.Errorf("Up: %v", err)
 	}

@@ -19,17 +19,15 @@ import (
 
 // outcome is the line in which a detached cupeld tells how its start went.
 type outcome struct {
-	Endpoint *wire.Endpoint `json:"endpoint,omitempty"`
-	Parts    []wire.Part    `json:"parts,omitempty"`
-	Problem  *problem.Error `json:"problem,omitempty"`
+	Serving *Serving       `json:"serving,omitempty"`
+	Problem *problem.Error `json:"problem,omitempty"`
 }
 
 // Started is what Detach found or made.
 type Started struct {
-	Already  bool // a cupeld ran there
-	State    string
-	Endpoint wire.Endpoint
-	Parts    []wire.Part
+	Already bool // a cupeld ran there; then only its Endpoint is known
+	State   string
+	Serving
 }
 
 // readyTimeout is how long a detached cupeld may take to serve.
@@ -69,7 +67,7 @@ func (l layout) already(ctx context.Context, held *lockedError) (Started, error)
 	deadline := time.Now().Add(readyTimeout)
 	for {
 		if e, err := wire.ReadEndpoint(l.dir); err == nil && e.PID == held.pid {
-			return Started{Already: true, State: l.dir, Endpoint: e}, nil
+			return Started{Already: true, State: l.dir, Serving: Serving{Endpoint: e}}, nil
 		}
 		if time.Now().After(deadline) {
 			return Started{}, problem.New(problem.Unavailable, "not_ready", "process %d holds %s, and serves nothing", held.pid, l.dir).
@@ -116,7 +114,7 @@ func (l layout) spawn(ctx context.Context, args []string) (Started, error) {
 	var out outcome
 	select {
 	case b := <-line:
-		if json.Unmarshal(b, &out) != nil || out.Endpoint == nil && out.Problem == nil {
+		if json.Unmarshal(b, &out) != nil || out.Serving == nil && out.Problem == nil {
 			_ = cmd.Wait()
 			said, _ := os.ReadFile(stray.Name())
 			return Started{}, problem.New(problem.Internal, "cupeld_ended", "cupeld ended without a word: %s", lastOf(string(said))).
@@ -135,7 +133,7 @@ func (l layout) spawn(ctx context.Context, args []string) (Started, error) {
 		_ = cmd.Wait()
 		return Started{}, out.Problem
 	}
-	return Started{State: l.dir, Endpoint: *out.Endpoint, Parts: out.Parts}, cmd.Process.Release()
+	return Started{State: l.dir, Serving: *out.Serving}, cmd.Process.Release()
 }
 
 func lastOf(s string) string {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cupel.dev/cupel/client"
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
@@ -86,7 +88,7 @@ func (p *parts) close() error {
 // Up runs everything until ctx ends. With the cause errStop the apps stop too;
 // otherwise they and containerd go on, and the next Up adopts them. When
 // everything serves, ready is told.
-func Up(ctx context.Context, o Options, log *slog.Logger, ready func(wire.Endpoint, []wire.Part) error) (err error) {
+func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) error) (err error) {
 	l, err := newLayout(o.State)
 	if err != nil {
 		return err
@@ -116,9 +118,9 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(wire.Endpoi
 		}
 		err = errors.Join(err, p.close())
 	}()
-	return p.up(ctx, o, func(e wire.Endpoint, list []wire.Part) error {
+	return p.up(ctx, o, func(s Serving) error {
 		serving = true
-		return ready(e, list)
+		return ready(s)
 	})
 }
 
@@ -148,7 +150,7 @@ func (p *parts) undo(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (p *parts) up(ctx context.Context, o Options, ready func(wire.Endpoint, []wire.Part) error) error {
+func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) error {
 	ports := loadPorts(p.path("ports.json"))
 	api, err := ports.listen("manager", o.ManagerListen)
 	if err != nil {
@@ -186,7 +188,7 @@ func (p *parts) up(ctx context.Context, o Options, ready func(wire.Endpoint, []w
 // takeRequests starts the CAS, and then manager and API until ctx or one of the
 // carriers ends.
 func (p *parts) takeRequests(ctx, carry context.Context, carriers *errgroup.Group, o Options, api net.Listener, ports *ports,
-	ready func(wire.Endpoint, []wire.Part) error,
+	ready func(Serving) error,
 ) error {
 	cas, err := p.startCAS(ctx, o, ports)
 	if err != nil {
@@ -327,7 +329,7 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 
 // serve opens balancer and manager, and tells that everything is there.
 func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas casReady, api net.Listener, ports *ports,
-	ready func(wire.Endpoint, []wire.Part) error,
+	ready func(Serving) error,
 ) (err error) {
 	p.node.SetCASAddr(net.JoinHostPort(p.network.Gateway().String(), portOf(cas.Instances)))
 	if err := p.openBalancer(ctx); err != nil {
@@ -358,7 +360,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		root:     root,
 		locks:    runtimecmd.LocksDir(p.dir),
 	}
-	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, reserve}, ident.HashCertKey(operator.Leaf))
+	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, reserve}, operator)
 	if err != nil {
 		return err
 	}
@@ -383,7 +385,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		return err
 	}
 	p.onClose(func() error { return os.Remove(p.path(wire.EndpointFile)) })
-	return ready(e, p.list(e))
+	return ready(Serving{Endpoint: e, Parts: p.list(e), NeedOwner: needOwner(m.NeedOwner())})
 }
 
 func (p *parts) openBalancer(ctx context.Context) (err error) {
@@ -391,11 +393,12 @@ func (p *parts) openBalancer(ctx context.Context) (err error) {
 	return err
 }
 
-func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, store manager.Store, operator ident.KeyHash) (*manager.Manager, error) {
+func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, store manager.Store, operator tls.Certificate) (*manager.Manager, error) {
 	return manager.New(ctx, manager.Config{
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
-		CAS:      wire.CASRef{Instances: cas.Instances, Identity: cas.Identity},
-		PortFree: portFree, FirstPort: o.FirstPort, Operator: operator, Simulated: true, Now: time.Now, Log: p.log,
+		Grants:   &client.Holder{Certificate: operator, Now: time.Now},
+		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
+		PortFree: portFree, FirstPort: o.FirstPort, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
 	})
 }
 
@@ -447,14 +450,38 @@ func local(addr string) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(ap.Port())))
 }
 
+// Serving is what runs, once everything does.
+type Serving struct {
+	Endpoint wire.Endpoint `json:"endpoint"`
+	Parts    []wire.Part   `json:"parts"`
+	// NeedOwner are the apps that go on as they are and that the CAS will not let
+	// start again before their owner has done something, each with what.
+	NeedOwner []string `json:"need_owner,omitempty"`
+}
+
+func needOwner(apps []wire.App) []string {
+	var out []string
+	for _, a := range apps {
+		out = append(out, a.Name+": its owner has to deploy it once: cupel deploy "+string(a.Session))
+	}
+	return out
+}
+
 // Show prints what runs where, for people, and that nothing of it is real
 // hardware.
-func Show(w io.Writer, state string, e wire.Endpoint, list []wire.Part) {
+func Show(w io.Writer, state string, s Serving) {
+	e := s.Endpoint
 	var b []byte
-	for _, p := range list {
+	for _, p := range s.Parts {
 		b = fmt.Appendf(b, "  %-16s %-24s %s\n", p.Name, p.Address, p.Note)
 	}
 	b = fmt.Appendf(b, "  %-16s %s\n", "state", state)
+	if len(s.NeedOwner) > 0 {
+		b = append(b, "\n  These apps run on, but the CAS will not let them start again:\n"...)
+	}
+	for _, line := range s.NeedOwner {
+		b = fmt.Appendf(b, "    %s\n", line)
+	}
 	if e.Simulation != nil {
 		b = fmt.Appendf(b, `
   **********************************************************************

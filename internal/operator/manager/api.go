@@ -158,6 +158,7 @@ func reply(w http.ResponseWriter, status int, v any) {
 func (a *API) info(w http.ResponseWriter, _ *http.Request, caller ident.KeyHash) error {
 	info := a.Info()
 	info.Version = wire.Version
+	info.OperatorKey = a.Manager.cfg.Operator
 	info.Operator = !caller.IsZero() && caller == a.Manager.cfg.Operator
 	reply(w, http.StatusOK, info)
 	return nil

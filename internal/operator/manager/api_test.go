@@ -27,6 +27,7 @@ import (
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/operator/manager/grantstest"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -97,6 +98,8 @@ func keyPair(t *testing.T) (tls.Certificate, ident.KeyHash) {
 type served struct {
 	addr                      string
 	fake                      *backendtest.Fake
+	cas                       *grantstest.Fake
+	ownerKey                  ident.KeyHash
 	owner, operator, stranger *wire.Client
 }
 
@@ -106,12 +109,13 @@ func serve(t *testing.T) served {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ownerCert, _ := keyPair(t)
+	ownerCert, ownerHash := keyPair(t)
+	cas := grantstest.NewFake("cas:1", theCAS)
 	opCert, opHash := keyPair(t)
 	fake := backendtest.NewFake()
 	bal := &balancer{taken: map[uint16]bool{}}
 	m, err := manager.New(t.Context(), manager.Config{
-		Store: db, Backend: fake, Balancer: bal, Catalog: catalog{}, CAS: wire.CASRef{Identity: theCAS},
+		Store: db, Backend: fake, Balancer: bal, Catalog: catalog{}, Grants: cas.Holder(opHash), CAS: wire.CASRef{Instances: cas.Addr, Identity: theCAS},
 		PortFree: bal.free, FirstPort: 8082, Operator: opHash, Simulated: true, Now: time.Now,
 	})
 	if err != nil {
@@ -148,11 +152,20 @@ func serve(t *testing.T) served {
 	addr := srv.Listener.Addr().String()
 	digest := ident.Sum(srv.Certificate().Raw)
 	return served{
-		addr: addr, fake: fake,
+		addr: addr, fake: fake, cas: cas, ownerKey: ownerHash,
 		owner:    wire.New(addr, wire.Options{CertSHA256: digest, Certificate: &ownerCert}),
 		operator: wire.New(addr, wire.Options{CertSHA256: digest, Certificate: &opCert}),
 		stranger: wire.New(addr, wire.Options{CertSHA256: digest}),
 	}
+}
+
+// request is a request with the code of a grant that the owner made.
+func (s *served) request() wire.DeployRequest {
+	req := request()
+	theirs := terms(req)
+	theirs.Maker = s.ownerKey
+	req.Code = s.cas.Make(theirs).String()
+	return req
 }
 
 // await waits for the app's deployment to end.
@@ -191,7 +204,7 @@ func TestAPI(t *testing.T) {
 	if _, err := s.stranger.Apps(ctx); problem.KindOf(err) != problem.Unauthenticated {
 		t.Errorf("Apps without a certificate: %v", err)
 	}
-	req := request()
+	req := s.request()
 	if _, err := s.owner.Deploy(ctx, req); err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +253,7 @@ func TestFollowedEvents(t *testing.T) {
 			return nil
 		})
 	}()
-	if _, err := s.owner.Deploy(ctx, request()); err != nil {
+	if _, err := s.owner.Deploy(ctx, s.request()); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; !errors.Is(err, io.EOF) {

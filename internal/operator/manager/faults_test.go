@@ -74,7 +74,7 @@ func TestFullDisk(t *testing.T) {
 		w := newWorld(t, nil)
 		a := w.settled(w.deploy(request()).ID)
 		w.full.Store(true)
-		if _, err := w.m.Deploy(t.Context(), alice, request()); err == nil || problem.From(err).Rule != "disk_full" {
+		if _, err := w.m.Deploy(t.Context(), alice, w.granted(request())); err == nil || problem.From(err).Rule != "disk_full" {
 			t.Errorf("Deploy: %v", err)
 		}
 		in := w.instances("app")[0]

@@ -114,6 +114,9 @@ func (p *planner) removeApp(a *App) {
 	if len(p.of(a.ID)) > 0 || served {
 		return
 	}
+	for _, h := range a.grants() {
+		p.change.Notices = append(p.change.Notices, giveBackNotice(p.now, a, h))
+	}
 	p.change.DeleteApps = append(p.change.DeleteApps, a.ID)
 	p.event(a, nil, false, "app_removed", "app removed")
 }

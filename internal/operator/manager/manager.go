@@ -34,6 +34,8 @@ type Config struct {
 	Backend  Backend
 	Balancer Balancer
 	Catalog  Catalog
+	// Grants reaches CASes as whoever holds grants, with the operator's key.
+	Grants Grants
 	// CAS is the CAS that sessions are in unless a request names another.
 	CAS wire.CASRef
 	// PortFree answers nil if nobody holds the TCP port on this machine.
@@ -64,7 +66,8 @@ type Manager struct {
 	balance  balanceState
 	busy     map[string]bool
 	startErr map[string]*problem.Error
-	changed  chan struct{} // closed and replaced when anything changed
+	told     map[string]tell // by the notice's id
+	changed  chan struct{}   // closed and replaced when anything changed
 }
 
 // outcome is what became of an action.
@@ -99,7 +102,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		cfg: cfg, limits: limits, state: state,
 		wake: make(chan struct{}, 1), done: make(chan outcome),
 		observed: observed, images: map[string]imageState{},
-		busy: map[string]bool{}, startErr: map[string]*problem.Error{},
+		busy: map[string]bool{}, startErr: map[string]*problem.Error{}, told: map[string]tell{},
 		changed: make(chan struct{}),
 	}, nil
 }
@@ -200,7 +203,7 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 func (m *Manager) world(now time.Time) world {
 	return world{
 		now: now, state: m.state, observed: m.observed, images: m.images,
-		applied: m.applied, balance: m.balance, startErrors: m.startErr,
+		applied: m.applied, balance: m.balance, startErrors: m.startErr, told: m.told,
 		busy: maps.Clone(m.busy), limits: m.limits, newID: m.cfg.NewID,
 	}
 }
@@ -217,8 +220,18 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 	for _, in := range c.Instances {
 		m.state.Instances[in.ID] = in
 	}
+	for _, n := range c.Notices {
+		m.state.Notices[n.ID] = n
+	}
+	for _, u := range c.Codes {
+		m.state.Codes[u.Grant] = u
+	}
 	for _, id := range c.DeleteApps {
 		delete(m.state.Apps, id)
+	}
+	for _, id := range c.DeleteNotices {
+		delete(m.state.Notices, id)
+		delete(m.told, id)
 	}
 	for _, id := range c.DeleteInstances {
 		delete(m.state.Instances, id)
@@ -258,7 +271,11 @@ func (m *Manager) call(ctx context.Context, a action) error {
 	case a.start != nil:
 		return b.Start(ctx, *a.start)
 	case a.stop != "":
-		return b.Stop(ctx, a.stop, m.limits.Grace)
+		err := b.Stop(ctx, a.stop, m.limits.Grace)
+		if problem.KindOf(err) == problem.NotFound {
+			return nil // gone, which is more than was asked for
+		}
+		return err
 	case a.drop != "":
 		if err := b.Stop(ctx, a.drop, m.limits.Grace); err != nil && problem.KindOf(err) != problem.NotFound {
 			return err
@@ -267,6 +284,8 @@ func (m *Manager) call(ctx context.Context, a action) error {
 	case a.image != "":
 		_, err := b.EnsureImage(ctx, a.image)
 		return err
+	case a.tell != nil:
+		return m.deliver(ctx, a.tell)
 	}
 	return m.cfg.Balancer.Apply(ctx, a.apply)
 }
@@ -281,6 +300,10 @@ func (m *Manager) settle(o outcome) {
 	switch a := o.action; {
 	case a.key == balanceKey:
 		m.settleBalance(a, o.err, now)
+	case a.tell != nil:
+		if !cancelled {
+			m.settleTell(a.tell, o.err, now)
+		}
 	case a.image != "":
 		st := imageState{ready: o.err == nil}
 		if o.err != nil && !cancelled {
@@ -360,14 +383,23 @@ func (m *Manager) Suspend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	seen := map[string]InstanceStatus{}
+	for _, s := range list {
+		seen[s.ID] = s
+	}
+
 	m.mu.Lock()
 	var c Change
 	for _, in := range m.state.Instances {
-		if !in.Done {
-			next := *in
-			next.Attempt++
-			c.Instances = append(c.Instances, &next)
+		if in.Done {
+			continue
 		}
+		next := *in
+		next.Attempt++
+		c.Instances = append(c.Instances, &next)
+		// Most tell the CAS themselves that they end; who can't is told of when
+		// the manager is back.
+		c.Notices = append(c.Notices, m.goneNotices(in, seen[backendID(in, in.Attempt)])...)
 	}
 	err = m.commit(ctx, c)
 	m.mu.Unlock()
@@ -380,4 +412,20 @@ func (m *Manager) Suspend(ctx context.Context) error {
 		g.Go(func() error { return m.call(ctx, action{drop: s.ID}) })
 	}
 	return errors.Join(err, g.Wait())
+}
+
+// goneNotices are for an instance that will have ended when they are sent.
+// Callers hold mu.
+func (m *Manager) goneNotices(in *Instance, s InstanceStatus) []*Notice {
+	a := m.state.Apps[in.App]
+	if a == nil || s.InstanceID.IsZero() {
+		return nil
+	}
+	var out []*Notice
+	for _, h := range a.grants() {
+		if h.Revision == in.Revision {
+			out = append(out, goneNotice(m.cfg.Now(), a, h, s.InstanceID, s.ID))
+		}
+	}
+	return out
 }

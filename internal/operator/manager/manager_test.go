@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/operator/manager/grantstest"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -85,6 +87,7 @@ type world struct {
 	t       *testing.T
 	fake    *backendtest.Fake
 	bal     *balancer
+	cas     *grantstest.Fake
 	path    string
 	full    atomic.Bool // the disk of the store
 	m       *manager.Manager
@@ -108,7 +111,7 @@ func (d disk) Apply(ctx context.Context, c manager.Change) ([]manager.Event, err
 func newWorld(t *testing.T, script func(manager.InstanceSpec) backendtest.Script) *world {
 	w := &world{
 		t: t, fake: backendtest.NewFake(), path: filepath.Join(t.TempDir(), "manager.db"),
-		bal: &balancer{taken: map[uint16]bool{}},
+		bal: &balancer{taken: map[uint16]bool{}}, cas: grantstest.NewFake("cas:1", theCAS),
 	}
 	w.fake.Script = script
 	w.start()
@@ -124,7 +127,7 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
-		Store: disk{db, &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
+		Store: disk{db, &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Grants: w.cas.Holder(operator), CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
 		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Simulated: true, Now: time.Now,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})
@@ -147,8 +150,29 @@ func request() wire.DeployRequest {
 	return wire.DeployRequest{Version: 1, Session: "alice/shop", Runtime: "python", Instances: 3, Memory: 256 << 20, Port: 8080}
 }
 
+// terms are what a grant of alice's lets run by default: as much as the request
+// wants.
+func terms(req wire.DeployRequest) release.ClaimReply {
+	return release.ClaimReply{
+		Session: req.Session, App: cmp.Or(req.Name, wire.AppName(req.Session)), Maker: alice,
+		Services: map[ident.ServiceName]release.GrantedService{
+			"client-app": {Instances: max(1, req.Instances)},
+			"pull_repo":  {Runs: 1},
+		},
+	}
+}
+
+// granted is the request with the code of a grant that covers it.
+func (w *world) granted(req wire.DeployRequest) wire.DeployRequest {
+	req.Code = w.cas.Make(terms(req)).String()
+	return req
+}
+
 func (w *world) deploy(req wire.DeployRequest) wire.App {
 	w.t.Helper()
+	if req.Code == "" {
+		req = w.granted(req)
+	}
 	a, err := w.m.Deploy(w.t.Context(), alice, req)
 	if err != nil {
 		w.t.Fatalf("Deploy: %v", err)
@@ -394,7 +418,7 @@ func TestPortTaken(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.bal.take(8080, true)
-		_, err := w.m.Deploy(t.Context(), alice, request())
+		_, err := w.m.Deploy(t.Context(), alice, w.granted(request()))
 		if p := problem.From(err); p == nil || p.Rule != "port_taken" || p.Kind != problem.Conflict {
 			t.Fatalf("Deploy: %v", err)
 		}
@@ -409,7 +433,7 @@ func TestPortTaken(t *testing.T) {
 			t.Errorf("port %d, want 8083", a.Port)
 		}
 		req.Session, req.Port = "alice/other", 8083
-		if _, err := w.m.Deploy(t.Context(), alice, req); problem.From(err).Rule != "port_taken" {
+		if _, err := w.m.Deploy(t.Context(), alice, w.granted(req)); problem.From(err).Rule != "port_taken" {
 			t.Errorf("another app's port: %v", err)
 		}
 		// Somebody takes the port between the check and the balancer.
@@ -466,6 +490,9 @@ func TestOwners(t *testing.T) {
 		// A stranger's app of the same session is another app with another name.
 		req := request()
 		req.Port = 0
+		theirs := terms(req)
+		theirs.Maker = mallory
+		req.Code = w.cas.Make(theirs).String()
 		b, err := w.m.Deploy(t.Context(), mallory, req)
 		if err != nil || b.Name != "alice-shop-2" || b.ID == a.ID {
 			t.Errorf("%+v, %v", b, err)
@@ -522,7 +549,7 @@ func TestBadRequests(t *testing.T) {
 		} {
 			req := request()
 			change(&req)
-			_, err := w.m.Deploy(t.Context(), alice, req)
+			_, err := w.m.Deploy(t.Context(), alice, w.granted(req))
 			if p := problem.From(err); p.Rule != rule || p.Kind == problem.Internal {
 				t.Errorf("%s: %v", rule, err)
 			}

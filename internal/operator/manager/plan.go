@@ -10,6 +10,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/secret"
 )
 
 // world is what one pass of planning looks at. Planning is a pure function of
@@ -24,6 +25,7 @@ type world struct {
 	// startErrors are failed calls of Start by the Backend's id.
 	startErrors map[string]*problem.Error
 	busy        map[string]bool // ids of the Backend and other keys with a call under way
+	told        map[string]tell // what became of notices, by id
 	limits      Limits
 	newID       func(prefix string) string
 }
@@ -78,6 +80,7 @@ type action struct {
 	drop  string // stop and remove
 	image string
 	apply []Frontend // with key balanceKey
+	tell  *Notice
 }
 
 // decision is the outcome of one pass. The change must be durable before the
@@ -108,6 +111,7 @@ func plan(w world) decision {
 	}
 	p.planImages()
 	p.planBalance()
+	p.planNotices()
 	p.dropOrphans()
 	for _, id := range slices.Sorted(maps.Keys(p.apps)) {
 		p.change.Apps = append(p.change.Apps, p.apps[id])
@@ -131,6 +135,13 @@ func (p *planner) planApp(a *App) {
 	}
 	for _, in := range p.of(a.ID) {
 		p.planInstance(a, in)
+	}
+
+	a = p.app(a.ID)
+	p.planEnding(a)
+	p.resumed(a)
+	if a.unasked() {
+		p.askOwner(a, "it runs under no grant and goes on, but the CAS will not let it start again")
 	}
 }
 
@@ -282,8 +293,13 @@ func spec(a *App, rev *Revision, in *Instance) *InstanceSpec {
 		// git needs room of its own beside what it clones.
 		memory = max(memory, minPullMemory)
 	}
+	var token secret.Value
+	if rev.Grant != nil {
+		token = secret.NewString(rev.Grant.Token.Reveal())
+	}
 	return &InstanceSpec{
-		ID: backendID(in, in.Attempt), App: a.ID, AppName: a.Name,
+		Grant: token,
+		ID:    backendID(in, in.Attempt), App: a.ID, AppName: a.Name,
 		Config:  ident.ConfigID{Session: rev.Session, Service: service},
 		Binding: release.LaunchBinding(rev.CAS, rev.Session, service),
 		CAS:     rev.CAS, CASAddr: rev.CASAddr,

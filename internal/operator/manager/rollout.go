@@ -1,7 +1,10 @@
 package manager
 
 import (
+	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -23,6 +26,8 @@ func (p *planner) rollout(a *App) {
 		p.bringImages(a)
 	case PhasePull:
 		p.pull(a)
+	case PhaseStop:
+		p.makeRoom(a)
 	case PhaseStart:
 		p.raise(a)
 	case PhaseSwitch:
@@ -82,10 +87,56 @@ func (p *planner) pull(a *App) {
 		return
 	}
 	p.finish(a, wire.StepPull)
+	if len(a.Next.Writes) > 0 && a.Current != nil {
+		p.stopFirst(a)
+		return
+	}
+	p.startNext(a)
+}
+
+// stopFirst begins to stop the revision before, as the next one writes a volume
+// and the CAS releases to one writer at a time.
+func (p *planner) stopFirst(a *App) {
+	p.advance(a, PhaseStop)
+	p.begin(a, wire.StepStop, 0)
+	a = p.edit(a)
+	if a.Rollout.StoppedAt.IsZero() {
+		a.Rollout.StoppedAt = p.now
+	}
+	p.event(a, nil, false, "stopping", "stopping revision %d: the app writes volume %s, which has one writer; nothing serves until revision %d does",
+		a.Current.Number, strings.Join(a.Next.Writes, ", "), a.Next.Number)
+}
+
+// makeRoom waits until the revision before has ended, and stored what it wrote.
+func (p *planner) makeRoom(a *App) {
+	if p.runs(a, a.Current.Number) {
+		return
+	}
+	p.finish(a, wire.StepStop)
+	p.startNext(a)
+}
+
+func (p *planner) startNext(a *App) {
 	p.advance(a, PhaseStart)
 	p.create(a, RoleApp, a.Next.Instances)
 	p.begin(a, wire.StepStart, a.Next.Instances)
 	p.event(a, nil, false, "starting", "starting %d instances", a.Next.Instances)
+}
+
+// resumed tells for how long nothing served, once the revision that was stopped
+// for a failed deployment serves again.
+func (p *planner) resumed(a *App) {
+	r := &a.Rollout
+	if r.StoppedAt.IsZero() || a.Current == nil || r.Phase == PhaseStop || r.Phase == PhaseStart || r.Phase == PhaseSwitch {
+		return
+	}
+	if f := p.frontend(a); len(f.Endpoints) < a.Current.Instances {
+		return
+	}
+	a = p.edit(a)
+	gap := p.now.Sub(a.Rollout.StoppedAt)
+	a.Rollout.StoppedAt, a.Rollout.Gap = time.Time{}, gap
+	p.event(a, nil, true, "serving_again", "revision %d serves again; nothing served for %s", a.Current.Number, gap.Round(time.Millisecond))
 }
 
 // raise waits until every new instance started, attested and is healthy.
@@ -163,8 +214,15 @@ func (p *planner) switchOver(a *App) {
 	p.finish(a, wire.StepSwitch)
 	a = p.edit(a)
 	first := a.Current == nil
-	a.Current, a.Next = a.Next, nil
-	p.event(a, nil, false, "switched", "port %d leads to revision %d", a.Current.Port, a.Current.Number)
+	a.release(a.Current)
+	a.Current, a.Next, a.OwnerAsked = a.Next, nil, false
+	gap := ""
+	if !a.Rollout.StoppedAt.IsZero() {
+		a.Rollout.Gap = p.now.Sub(a.Rollout.StoppedAt)
+		a.Rollout.StoppedAt = time.Time{}
+		gap = fmt.Sprintf("; nothing served for %s", a.Rollout.Gap.Round(time.Millisecond))
+	}
+	p.event(a, nil, false, "switched", "port %d leads to revision %d%s", a.Current.Port, a.Current.Number, gap)
 	if first {
 		p.done(a)
 		return
@@ -206,11 +264,15 @@ func (p *planner) fail(a *App, why *problem.Error) {
 			}
 		}
 	}
-	a.Lost, a.Next = a.Next, nil
+	a.release(a.Next)
+	a.Lost, a.Next = a.Next.withoutGrant(), nil
 	a.Rollout.Phase, a.Rollout.Problem, a.Rollout.Waiting = PhaseFailed, why, nil
 	outcome := "nothing serves"
 	if a.Current != nil {
 		outcome = "the revision before goes on serving"
+	}
+	if a.Current != nil && !a.Rollout.StoppedAt.IsZero() {
+		outcome = "the revision before is started again"
 	}
 	p.event(a, nil, true, "deployment_failed", "%s: %s; %s", why.Rule, why.Actual, outcome)
 }
@@ -230,8 +292,8 @@ func (p *planner) hopeless(in *Instance) bool {
 	if in.Failures == 0 || in.Problem == nil {
 		return false
 	}
-	if in.Problem.Kind == problem.Conflict {
-		return false // somebody else's lease: it ends
+	if in.Problem.Kind == problem.Conflict || waits(in.Problem) {
+		return false // somebody else's lease or place: it ends
 	}
 	return definite(in.Problem) || in.Failures >= p.limits.MaxFailures
 }
@@ -243,6 +305,9 @@ func (p *planner) trouble(in *Instance) *problem.Error {
 		return s.Problem
 	}
 	if in.Failures > 0 {
+		return in.Problem
+	}
+	if s, ok := p.seen(in); waits(in.Problem) && (!ok || s.State != StateRunning) {
 		return in.Problem
 	}
 	return nil
@@ -323,4 +388,14 @@ func (s InstanceStatus) attested() bool { return !s.InstanceID.IsZero() || s.Sta
 // ready says that the instance may take connections.
 func (s InstanceStatus) ready() bool {
 	return s.State == StateRunning && s.Health == HealthHealthy && s.IP.IsValid()
+}
+
+// withoutGrant is a revision that is kept for people to look at.
+func (r *Revision) withoutGrant() *Revision {
+	if r == nil {
+		return nil
+	}
+	c := *r
+	c.Grant = nil
+	return &c
 }

@@ -10,6 +10,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // Most instances of one app: a number that a slip of the finger doesn't reach.
@@ -42,30 +43,32 @@ func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
 }
 
 // Deploy makes an app of a session, or updates it. It answers when the wish is
-// durable; the app's Deployment tells how it goes.
+// durable; the app's Deployment tells how it goes. The app belongs to the key
+// that made the grant, whoever hands its code in.
 func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.DeployRequest) (wire.App, error) {
 	rev, err := m.revisionOf(ctx, req)
 	if err != nil {
 		return wire.App{}, err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	a, err := m.appFor(caller, rev.Session, req)
+	right, err := m.rightTo(ctx, caller, rev, req)
 	if err != nil {
 		return wire.App{}, err
 	}
-	rev.keep(a.Current)
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, err := m.appFor(right, rev.Session, req)
+	if err != nil {
+		return wire.App{}, err
+	}
+	rev.keep(a.Current, right.instances)
+	if err := m.checkRight(rev, right); err != nil {
+		return wire.App{}, err
+	}
 	if rev.Port, err = m.choosePort(a, rev.Port); err != nil {
 		return wire.App{}, err
 	}
-	now := m.cfg.Now()
-	a.Last++
-	rev.Number = a.Last
-	a.Next, a.Lost = rev, nil
-	a.Rollout = Rollout{Revision: rev.Number, Phase: PhaseImages, Deadline: now.Add(m.limits.Deadline)}
-	c := Change{Apps: []*App{a}, Events: []Event{newEvent(now, a, nil, false, "deploy_requested",
-		fmt.Sprintf("revision %d: %d instances of %s on port %d, memory %s", rev.Number, rev.Instances, rev.Runtime, rev.Port, wire.FormatMemory(rev.Memory)))}}
-	if err := m.commit(ctx, c); err != nil {
+	if err := m.commit(ctx, m.begin(a, rev, right)); err != nil {
 		return wire.App{}, err
 	}
 	for _, ref := range []string{rev.Image, rev.PullImage} { // a new request deserves a new try
@@ -76,6 +79,84 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.Dep
 	delete(m.balance.failed, rev.Port)
 	m.poke()
 	return m.view(a), nil
+}
+
+// right is who may have a request carried out, and how much of it.
+type right struct {
+	owner     ident.KeyHash // whose the app is
+	code      release.GrantCode
+	app       string // what the grant calls it; empty: none
+	instances int    // that the grant lets run; 0: nobody counts
+}
+
+// rightTo finds out what a request may do, from its code.
+func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revision, req wire.DeployRequest) (right, error) {
+	if req.Code == "" && !req.Ungranted {
+		return right{}, problem.New(problem.Denied, ruleGrantMissing, "a request to run session %s without a grant's code", rev.Session).
+			Want("a code from the session's owner").
+			Fix("owner: cupel deploy %s makes one and hands it in; for somebody else: cupel session submit %s, and cupel deploy --code @FILE", rev.Session, rev.Session)
+	}
+	if req.Code == "" {
+		rev.Ungranted, rev.Writes = true, req.Writes
+		return right{owner: caller}, nil
+	}
+
+	code, err := release.ParseGrantCode(req.Code)
+	if err != nil {
+		return right{}, err
+	}
+	reply, err := m.claim(ctx, rev, code)
+	if err != nil {
+		return right{}, err
+	}
+	return right{
+		owner:     reply.Maker,
+		code:      code,
+		app:       reply.App,
+		instances: reply.Services[rev.Service].Instances,
+	}, nil
+}
+
+// checkRight checks what is certain only when the request is complete. Callers
+// hold mu.
+func (m *Manager) checkRight(rev *Revision, right right) error {
+	if rev.Grant != nil {
+		if err := m.unused(right.code); err != nil {
+			return err // by a request that came at the same time
+		}
+		if rev.Instances > right.instances {
+			return problem.New(problem.Denied, "grant_instances", "the grant lets %d instances of %s run, and the app has %d", right.instances, rev.Service, rev.Instances).
+				Fix("ask for fewer with --instances, or make a code for more: cupel session submit %s --instances %d", rev.Session, rev.Instances)
+		}
+	}
+	return oneWriter(rev)
+}
+
+// begin makes a revision the app's next one. A deployment that it replaces gives
+// its grant back at once. Callers hold mu.
+func (m *Manager) begin(a *App, rev *Revision, right right) Change {
+	now := m.cfg.Now()
+	c := Change{Apps: []*App{a}}
+	if h := a.Next.held(); h != nil {
+		c.Notices = append(c.Notices, giveBackNotice(now, a, *h))
+	}
+
+	a.Last++
+	rev.Number = a.Last
+	a.Next, a.Lost = rev, nil
+	a.Rollout = Rollout{
+		Revision: rev.Number, Phase: PhaseImages, Deadline: now.Add(m.limits.Deadline),
+		StoppedAt: a.Rollout.StoppedAt, // as long as nothing serves again
+	}
+	message := fmt.Sprintf("revision %d: %d instances of %s on port %d, memory %s", rev.Number, rev.Instances, rev.Runtime, rev.Port, wire.FormatMemory(rev.Memory))
+	if rev.Grant != nil {
+		id := rev.Grant.ID
+		a.Rollout.Grant = &id
+		message += ", under grant " + id.Short()
+		c.Codes = append(c.Codes, &UsedCode{Grant: id, Code: ident.Sum([]byte(right.code.String())), App: a.Name, Used: now})
+	}
+	c.Events = append(c.Events, newEvent(now, a, nil, false, "deploy_requested", message))
+	return c
 }
 
 // revisionOf checks a request and fills in what it leaves open.
@@ -128,10 +209,11 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 	return rev, err
 }
 
-// keep fills in what a request left open: as the app has it, else the defaults.
-func (r *Revision) keep(was *Revision) {
+// keep fills in what a request left open: as the app has it, else as the grant
+// has it (0: there is none), else the defaults.
+func (r *Revision) keep(was *Revision, granted int) {
 	if was == nil {
-		was = &Revision{Instances: 1, Memory: defaultMemory, ContainerPort: defaultContainerPort}
+		was = &Revision{Instances: min(max(1, granted), maxInstances), Memory: defaultMemory, ContainerPort: defaultContainerPort}
 	}
 	if r.Instances == 0 {
 		r.Instances = max(1, was.Instances)
@@ -170,10 +252,13 @@ func orNone(s string) string {
 
 // appFor returns a copy of the app that the request updates, or a new one.
 // Callers hold mu.
-func (m *Manager) appFor(caller ident.KeyHash, session ident.SessionName, req wire.DeployRequest) (*App, error) {
+func (m *Manager) appFor(right right, session ident.SessionName, req wire.DeployRequest) (*App, error) {
 	name, given := req.Name, req.Name != ""
 	if !given {
-		name = nameOf(session)
+		name = wire.AppName(session)
+	}
+	if !given && right.app != "" && right.app != name {
+		name, given = right.app, true // the owner gave it a name of its own
 	}
 	if !validName(name) {
 		return nil, problem.New(problem.Invalid, "app_name", "app name %.100q", name).
@@ -183,7 +268,7 @@ func (m *Manager) appFor(caller ident.KeyHash, session ident.SessionName, req wi
 	var same *App
 	for _, a := range m.state.Apps {
 		taken[a.Name] = true
-		if a.Owner != caller || a.Session != session || given && a.Name != name {
+		if a.Owner != right.owner || a.Session != session || given && a.Name != name {
 			continue
 		}
 		// Several apps may run one session: without a name the oldest is meant.
@@ -204,7 +289,7 @@ func (m *Manager) appFor(caller ident.KeyHash, session ident.SessionName, req wi
 	for n, base := 2, name; taken[name]; n++ {
 		name = fmt.Sprintf("%.36s-%d", base, n)
 	}
-	return &App{ID: m.cfg.NewID("app"), Name: name, Owner: caller, Session: session, CreatedAt: m.cfg.Now()}, nil
+	return &App{ID: m.cfg.NewID("app"), Name: name, Owner: right.owner, Session: session, CreatedAt: m.cfg.Now()}, nil
 }
 
 // newestRevision is the one that the app's owner asked for last, of those that
@@ -216,26 +301,8 @@ func newestRevision(a *App) *Revision {
 	return a.Current
 }
 
-// nameOf makes an app's name out of a session's.
-func nameOf(s ident.SessionName) string {
-	out := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
-			return r
-		case r >= 'A' && r <= 'Z':
-			return r + 'a' - 'A'
-		}
-		return '-'
-	}, string(s))
-	out = strings.Trim(out[max(0, len(out)-40):], "-")
-	if out == "" {
-		return "app"
-	}
-	return out
-}
-
 func validName(s string) bool {
-	return len(s) <= 40 && s != "" && s == nameOf(ident.SessionName(s))
+	return len(s) <= 40 && s != "" && s == wire.AppName(ident.SessionName(s))
 }
 
 // choosePort checks the port that was asked for, or finds one. Callers hold mu.

@@ -8,6 +8,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // Store keeps what the manager must not forget. Only one manager at a time uses
@@ -37,23 +38,31 @@ type EventFilter struct {
 	Owner ident.KeyHash
 }
 
-// State is everything that is desired, keyed by id.
+// State is everything that is desired, keyed by id, and what must not be
+// forgotten beside it.
 type State struct {
 	Apps      map[string]*App
 	Instances map[string]*Instance
+	Notices   map[string]*Notice
+	Codes     map[release.GrantID]*UsedCode
 }
 
 // Change is one transaction: what is written, what is deleted, and why.
 type Change struct {
 	Apps            []*App
 	Instances       []*Instance
+	Notices         []*Notice
+	Codes           []*UsedCode
 	DeleteApps      []string
 	DeleteInstances []string
+	DeleteNotices   []string
 	Events          []Event // without Seq
 }
 
 func (c *Change) empty() bool {
-	return len(c.Apps)+len(c.Instances)+len(c.DeleteApps)+len(c.DeleteInstances)+len(c.Events) == 0
+	written := len(c.Apps) + len(c.Instances) + len(c.Notices) + len(c.Codes)
+	deleted := len(c.DeleteApps) + len(c.DeleteInstances) + len(c.DeleteNotices)
+	return written+deleted+len(c.Events) == 0
 }
 
 // App is one app: what serves, what shall serve, and how the way there stands.
@@ -69,6 +78,11 @@ type App struct {
 	Last      int               `json:"last"`              // number of the newest revision
 	Removing  bool              `json:"removing,omitempty"`
 	Rollout   Rollout           `json:"rollout"` // the newest deployment
+	// Ending are grants of revisions that no longer count: each is given back
+	// when the last instance of its revision has ended.
+	Ending []HeldGrant `json:"ending,omitempty"`
+	// OwnerAsked says that an event told that the app needs its owner.
+	OwnerAsked bool `json:"owner_asked,omitempty"`
 }
 
 // Revision is one deployment's wishes.
@@ -89,6 +103,15 @@ type Revision struct {
 	// Profile is the launch profile by which its instances start, for as long as
 	// it serves: a newer one is another measurement. Empty: the first.
 	Profile launch.Version `json:"profile,omitempty"`
+	// Grant is what it runs under. Nil where the session asks for none, and for
+	// revisions from before there were grants.
+	Grant *Grant `json:"grant,omitempty"`
+	// Ungranted says that whoever deployed it said that the session asks for no
+	// grant.
+	Ungranted bool `json:"ungranted,omitempty"`
+	// Writes are the volumes that the service writes, as the CAS says: then only
+	// one instance runs, and an update stops it before the next one starts.
+	Writes []string `json:"writes,omitempty"`
 }
 
 // Phase is how far a rollout is.
@@ -98,6 +121,7 @@ type Phase string
 const (
 	PhaseImages Phase = "images"
 	PhasePull   Phase = "pull"
+	PhaseStop   Phase = "stop"  // only where the service writes a volume: the revision before
 	PhaseStart  Phase = "start" // start, attest, health: as the instances come
 	PhaseSwitch Phase = "switch"
 	PhaseDrain  Phase = "drain"
@@ -113,6 +137,15 @@ type Rollout struct {
 	Steps    []wire.Step    `json:"steps"`
 	Problem  *problem.Error `json:"problem,omitempty"`
 	Waiting  *problem.Error `json:"waiting,omitempty"`
+	// StoppedAt is when the revision before was stopped for this one; zero: it
+	// serves, or did until the switch.
+	StoppedAt time.Time `json:"stopped_at,omitzero"`
+	// Gap is for how long nothing served, once something does again.
+	Gap time.Duration `json:"gap,omitempty"`
+	// Grant is the one that it was asked for under.
+	Grant *release.GrantID `json:"grant,omitempty"`
+	// Warning is what went wrong on the way without ending it.
+	Warning *problem.Error `json:"warning,omitempty"`
 }
 
 func (r *Rollout) active() bool {

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"slices"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -16,26 +17,32 @@ func (p *planner) planInstance(a *App, in *Instance) {
 	case in.Removing || in.Done && in.Revision < a.Last:
 		p.discard(a, in)
 	case in.Done:
-		p.rest(in)
+		p.rest(a, in)
 	case rev == nil:
 		p.discard(a, in)
+	case a.standsBack(in):
+		p.hold(a, in)
 	default:
 		p.keepRunning(a, rev, in)
 	}
 }
 
 // rest keeps what ended where its logs can be read.
-func (p *planner) rest(in *Instance) {
-	if s, ok := p.seen(in); ok && s.State != StateExited {
+func (p *planner) rest(a *App, in *Instance) {
+	s, ok := p.seen(in)
+	switch {
+	case ok && s.State != StateExited:
 		p.act(action{key: s.ID, stop: s.ID})
+	case ok && in.Recorded < in.Attempt:
+		in = p.ended(a, in, s)
 	}
-	p.dropAttempt(in, in.Attempt-1)
+	p.dropAttempt(a, in, in.Attempt-1)
 }
 
 // discard stops the instance, removes it, and forgets it once it is gone.
 func (p *planner) discard(a *App, in *Instance) {
-	left := p.dropAttempt(in, in.Attempt-1)
-	left = p.dropAttempt(in, in.Attempt) || left
+	left := p.dropAttempt(a, in, in.Attempt-1)
+	left = p.dropAttempt(a, in, in.Attempt) || left
 	if left {
 		return
 	}
@@ -46,15 +53,57 @@ func (p *planner) discard(a *App, in *Instance) {
 	}
 }
 
-// dropAttempt removes one attempt from the Backend and says whether it is still
-// there, or may be.
-func (p *planner) dropAttempt(in *Instance, attempt int) bool {
+// dropAttempt stops one attempt, takes note of its end, removes it from the
+// Backend, and says whether it is still there, or may be.
+func (p *planner) dropAttempt(a *App, in *Instance, attempt int) bool {
 	id := backendID(in, attempt)
-	if _, there := p.observed[id]; !there {
+	s, there := p.observed[id]
+	if !there {
 		return p.busy[id]
+	}
+	if s.State != StateExited {
+		p.act(action{key: id, stop: id})
+		return true
+	}
+	if attempt == in.Attempt && in.Recorded < attempt {
+		p.ended(a, in, s)
 	}
 	p.act(action{key: id, drop: id})
 	return true
+}
+
+// standsBack says that the instance is of the revision that serves, and is kept
+// stopped while the next one, which writes the same volume, is tried.
+func (a *App) standsBack(in *Instance) bool {
+	r := &a.Rollout
+	trying := r.Phase == PhaseStop || r.Phase == PhaseStart || r.Phase == PhaseSwitch
+	return trying && !r.StoppedAt.IsZero() && a.Next != nil && a.Current != nil && in.Role == RoleApp && in.Revision == a.Current.Number
+}
+
+// hold stops the instance without forgetting it: its next attempt waits.
+func (p *planner) hold(a *App, in *Instance) {
+	s, there := p.seen(in)
+	switch {
+	case !there || p.busy[s.ID]:
+	case s.State != StateExited:
+		p.act(action{key: s.ID, stop: s.ID})
+	case in.Recorded < in.Attempt:
+		in = p.ended(a, in, s)
+		in.ExitCode, in.OOM, in.Problem = s.ExitCode, s.OOMKilled, s.Problem
+		in.Attempt++
+		in.Failures, in.NotBefore = 0, time.Time{}
+		if why := lost(a.Current, s); why != nil {
+			p.edit(a).Rollout.Warning = why
+		}
+	}
+}
+
+// alone says that no other instance of the app runs. Of a service that writes a
+// volume only one may: the CAS would refuse the second.
+func (p *planner) alone(a *App, in *Instance) bool {
+	return !slices.ContainsFunc(p.of(a.ID), func(other *Instance) bool {
+		return other.ID != in.ID && other.Role == RoleApp && p.up(other)
+	})
 }
 
 // keepRunning starts what isn't there and judges what ended.
@@ -69,6 +118,8 @@ func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
 		p.again(a, in)
 	case !there && p.now.Before(in.NotBefore):
 		p.wakeAt(in.NotBefore)
+	case !there && len(rev.Writes) > 0 && in.Role == RoleApp && !p.alone(a, in):
+		// The end of the other is an event, which brings us here again.
 	case !there:
 		sp := spec(a, rev, in)
 		p.wanted[sp.Image] = true
@@ -87,7 +138,7 @@ func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
 	if there && s.State == StateRunning {
 		// The attempt before was kept for its logs; this one has its own now.
 		if s.Health == HealthHealthy {
-			p.dropAttempt(in, in.Attempt-1)
+			p.dropAttempt(a, in, in.Attempt-1)
 		}
 	}
 }
@@ -97,9 +148,13 @@ func (p *planner) judge(a *App, in *Instance, s InstanceStatus) {
 	if in.Recorded >= in.Attempt {
 		return
 	}
-	in = p.editInstance(in)
-	in.Recorded = in.Attempt
+	in = p.ended(a, in, s)
 	in.ExitCode, in.OOM, in.Problem = s.ExitCode, s.OOMKilled, endOf(in, s)
+	if in.Role == RolePull && in.Problem != nil && in.Problem.Rule == ruleGrantUsed {
+		in.Problem = nil // it ran before, and nobody was here to see it
+		in.Done = true
+		return
+	}
 	if in.Role == RolePull && s.ExitCode == 0 && in.Problem == nil {
 		in.Done = true
 		return
@@ -112,16 +167,29 @@ func (p *planner) judge(a *App, in *Instance, s InstanceStatus) {
 
 // again plans the next attempt after a failure.
 func (p *planner) again(a *App, in *Instance) {
-	p.dropAttempt(in, in.Attempt-1)
-	in.Failures++
-	in.Restarts++
+	p.dropAttempt(a, in, in.Attempt-1)
+	if !waits(in.Problem) {
+		in.Failures++
+		in.Restarts++
+	}
 	in.Attempt++
 	wait := backoff(p.limits, in.Failures)
+	if ownersTask(in.Problem) {
+		wait = p.limits.BackoffMax // nothing that happens here mends it
+	}
 	in.NotBefore = p.now.Add(wait)
 	if rollingOut(a, in) && p.hopeless(in) {
 		return // the deployment fails in the next pass, and says why
 	}
 	p.wakeAt(in.NotBefore)
+	if ownersTask(in.Problem) {
+		p.askOwner(a, in.Problem.Rule+": "+in.Problem.Actual)
+		return
+	}
+	if waits(in.Problem) {
+		p.event(a, in, false, "instance_waiting", "%s: %s", in.Problem.Rule, in.Problem.Actual)
+		return
+	}
 	p.event(a, in, true, "instance_restarting", "%s; starting it again in %s", in.Problem.Actual, wait)
 }
 

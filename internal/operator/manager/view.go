@@ -37,8 +37,14 @@ func (m *Manager) view(a *App) wire.App {
 	}
 	out.Deployment = wire.Deployment{
 		Revision: a.Rollout.Revision, State: wire.DeploymentRunning,
-		Steps: slices.Clone(a.Rollout.Steps), Problem: a.Rollout.Problem, Waiting: a.Rollout.Waiting,
+		Steps: slices.Clone(a.Rollout.Steps), Problem: a.Rollout.Problem, Waiting: a.Rollout.Waiting, Warning: a.Rollout.Warning,
+		Grant: a.Rollout.Grant, GapSeconds: a.Rollout.Gap.Seconds(),
 	}
+	if a.Current != nil && a.Current.Grant != nil {
+		id := a.Current.Grant.ID
+		out.Grant = &id
+	}
+	out.Problem = m.ownersProblem(a)
 	if out.Deployment.Steps == nil {
 		out.Deployment.Steps = []wire.Step{}
 	}

@@ -22,7 +22,11 @@ import (
 type Fake struct {
 	// Script decides what an instance does once it started; nil: by default
 	// apps run until stopped and jobs end with 0. Set it before the first call.
-	Script    func(manager.InstanceSpec) Script
+	Script func(manager.InstanceSpec) Script
+	// Ending is how long an instance takes to end when it is told to. Set it
+	// before the first call.
+	Ending time.Duration
+
 	mu        sync.Mutex
 	instances map[string]*fakeInstance
 	images    map[string]bool
@@ -48,6 +52,7 @@ type fakeInstance struct {
 	spec   manager.InstanceSpec
 	status manager.InstanceStatus
 	logs   []manager.LogLine
+	word   *problem.Error // what the launcher says when it is told to end
 	ended  chan struct{}
 }
 
@@ -167,6 +172,24 @@ func (f *Fake) SetHealth(id string, h manager.Health) {
 	}
 }
 
+// SetInstanceID is the id under which the CAS knows the instance.
+func (f *Fake) SetInstanceID(id string, at ident.InstanceID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if in, ok := f.instances[id]; ok {
+		in.status.InstanceID = at
+	}
+}
+
+// SetLastWord is what the instance's launcher says when it is told to end.
+func (f *Fake) SetLastWord(id string, p *problem.Error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if in, ok := f.instances[id]; ok {
+		in.word = p
+	}
+}
+
 // SetMissing makes EnsureImage of the reference fail, or nil: succeed again.
 func (f *Fake) SetMissing(ref string, err *problem.Error) {
 	f.mu.Lock()
@@ -185,10 +208,18 @@ func (f *Fake) Stop(ctx context.Context, id string, _ time.Duration) error {
 	if !ok {
 		return problem.New(problem.NotFound, "instance", "no instance %s", id)
 	}
-	if in.status.State != manager.StateExited {
-		f.end(in, 143, false, nil)
-		f.tell(in, false)
+	if in.status.State == manager.StateExited {
+		return nil
 	}
+	if f.Ending > 0 {
+		in.status.State = manager.StateStopping
+		f.tell(in, false)
+		f.mu.Unlock()
+		time.Sleep(f.Ending)
+		f.mu.Lock()
+	}
+	f.end(in, 143, false, in.word)
+	f.tell(in, false)
 	return nil
 }
 

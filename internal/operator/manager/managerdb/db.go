@@ -1,7 +1,8 @@
 // Package managerdb keeps the manager's state in SQLite.
 //
 // Rows are JSON documents beside the few columns that are searched: the manager
-// reads them once and holds them in memory. Nothing in them is secret. The
+// reads them once and holds them in memory. Among them are the tokens of grants,
+// which are secrets of the operator's: the file is readable by its user alone. The
 // database carries a schema version; newer ones are refused, older ones are
 // migrated. One process opens it at a time (the state folder's lock sees to
 // that); a DB is safe for concurrent use.
@@ -23,6 +24,7 @@ import (
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // migrations[n] leads from schema n to n+1. Never change one: append.
@@ -35,6 +37,8 @@ var migrations = []string{
 	   app_id TEXT NOT NULL, app TEXT NOT NULL, owner TEXT NOT NULL, instance TEXT NOT NULL,
 	   reason TEXT NOT NULL, message TEXT NOT NULL, warning INTEGER NOT NULL
 	 ) STRICT;`,
+	`CREATE TABLE notice (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
+	 CREATE TABLE code (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;`,
 }
 
 // kept is how many events are kept at least; spare how many more may gather
@@ -131,7 +135,12 @@ func (d *DB) Close() error { return d.db.Close() }
 
 // Load returns the whole state.
 func (d *DB) Load(ctx context.Context) (manager.State, error) {
-	s := manager.State{Apps: map[string]*manager.App{}, Instances: map[string]*manager.Instance{}}
+	s := manager.State{
+		Apps:      map[string]*manager.App{},
+		Instances: map[string]*manager.Instance{},
+		Notices:   map[string]*manager.Notice{},
+		Codes:     map[release.GrantID]*manager.UsedCode{},
+	}
 	err := d.docs(ctx, "SELECT id, doc FROM app", func(id string, doc []byte) error {
 		a := new(manager.App)
 		s.Apps[id] = a
@@ -140,10 +149,29 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 	if err != nil {
 		return s, err
 	}
-	return s, d.docs(ctx, "SELECT id, doc FROM instance", func(id string, doc []byte) error {
+	err = d.docs(ctx, "SELECT id, doc FROM instance", func(id string, doc []byte) error {
 		in := new(manager.Instance)
 		s.Instances[id] = in
 		return json.Unmarshal(doc, in)
+	})
+	if err != nil {
+		return s, err
+	}
+	err = d.docs(ctx, "SELECT id, doc FROM notice", func(id string, doc []byte) error {
+		n := new(manager.Notice)
+		s.Notices[id] = n
+		return json.Unmarshal(doc, n)
+	})
+	if err != nil {
+		return s, err
+	}
+	return s, d.docs(ctx, "SELECT id, doc FROM code", func(_ string, doc []byte) error {
+		u := new(manager.UsedCode)
+		if err := json.Unmarshal(doc, u); err != nil {
+			return err
+		}
+		s.Codes[u.Grant] = u
+		return nil
 	})
 }
 
@@ -191,6 +219,21 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 		}
 		for _, in := range c.Instances {
 			if err := put("instance", in.ID, in); err != nil {
+				return err
+			}
+		}
+		for _, n := range c.Notices {
+			if err := put("notice", n.ID, n); err != nil {
+				return err
+			}
+		}
+		for _, u := range c.Codes {
+			if err := put("code", u.Grant.String(), u); err != nil {
+				return err
+			}
+		}
+		for _, id := range c.DeleteNotices {
+			if err := exec("DELETE FROM notice WHERE id = ?", id); err != nil {
 				return err
 			}
 		}

@@ -2,7 +2,9 @@ package managerdb
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 func open(t *testing.T, path string) *DB {
@@ -36,8 +39,12 @@ func TestRoundTrip(t *testing.T) {
 		Rollout: manager.Rollout{Phase: manager.PhaseFailed, Problem: problem.New(problem.Denied, "measurement", "no"), Steps: []wire.Step{{Name: "pull", StartedAt: at}}},
 	}
 	in := &manager.Instance{ID: "i-1", App: "app-1", Role: manager.RoleApp, Revision: 1, Attempt: 4, CreatedAt: at}
+	token := release.NewGrantToken(release.GrantID{7}, [32]byte{8})
+	app.Current.Grant = &manager.Grant{ID: release.GrantID{7}, Token: token}
+	notice := &manager.Notice{ID: "back:7", Token: token, Grant: release.GrantID{7}, Since: at, AppID: "app-1"}
+	code := &manager.UsedCode{Grant: release.GrantID{7}, App: "shop", Used: at}
 	events, err := db.Apply(t.Context(), manager.Change{
-		Apps: []*manager.App{app}, Instances: []*manager.Instance{in},
+		Apps: []*manager.App{app}, Instances: []*manager.Instance{in}, Notices: []*manager.Notice{notice}, Codes: []*manager.UsedCode{code},
 		Events: []manager.Event{{Event: wire.Event{Time: at, AppID: "app-1", App: "shop", Reason: "r", Message: "m", Warning: true}, Owner: ident.KeyHash{1}}},
 	})
 	if err != nil || len(events) != 1 || events[0].Seq != 1 {
@@ -51,7 +58,12 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := manager.State{Apps: map[string]*manager.App{"app-1": app}, Instances: map[string]*manager.Instance{"i-1": in}}
+	want := manager.State{
+		Apps:      map[string]*manager.App{"app-1": app},
+		Instances: map[string]*manager.Instance{"i-1": in},
+		Notices:   map[string]*manager.Notice{"back:7": notice},
+		Codes:     map[release.GrantID]*manager.UsedCode{{7}: code},
+	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("state (-want +got):\n%s", d)
 	}
@@ -59,11 +71,34 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil || cmp.Diff(events, back) != "" {
 		t.Errorf("events: %v\n%s", err, cmp.Diff(events, back))
 	}
-	if _, err := db.Apply(t.Context(), manager.Change{DeleteApps: []string{"app-1"}, DeleteInstances: []string{"i-1"}}); err != nil {
+	if _, err := db.Apply(t.Context(), manager.Change{DeleteApps: []string{"app-1"}, DeleteInstances: []string{"i-1"}, DeleteNotices: []string{"back:7"}}); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := db.Load(t.Context()); len(got.Apps)+len(got.Instances) != 0 {
-		t.Errorf("left: %+v", got)
+	if got, _ := db.Load(t.Context()); len(got.Apps)+len(got.Instances)+len(got.Notices) != 0 || len(got.Codes) != 1 {
+		t.Errorf("left: %+v; want the used code alone", got)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("the file with tokens: %v, %v", info.Mode(), err)
+	}
+}
+
+// TestStateFromBeforeGrants opens a database of the first schema.
+func TestStateFromBeforeGrants(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "m.db")
+	old, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := `{"id":"app-1","name":"shop","session":"s","last":1,"current":{"number":1,"session":"s","instances":3},"rollout":{"revision":1,"phase":"done","steps":[]}}`
+	for _, q := range []string{migrations[0], "PRAGMA user_version = 1", "INSERT INTO app VALUES ('app-1', '" + doc + "')"} {
+		if _, err := old.ExecContext(t.Context(), q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = old.Close()
+	got, err := open(t, path).Load(t.Context())
+	if err != nil || got.Apps["app-1"] == nil || got.Apps["app-1"].Current.Grant != nil || got.Notices == nil || got.Codes == nil {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

@@ -1,0 +1,155 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// holderTimeout bounds one call of a Holder, connection and all.
+const holderTimeout = 20 * time.Second
+
+// maxHolderReply bounds what is read of one answer.
+const maxHolderReply = 1 << 20
+
+// Holder is who holds grants: mostly an operator's manager, or an owner who
+// starts copies by hand. It talks to the instances' API of a CAS, with a key of
+// its own. Nothing on the way is trusted: a call reaches the CAS of the identity
+// that it names, or nobody.
+//
+// Every call makes its own connection, follows no redirect and ends in time. A
+// CAS that can't be reached, or another that answers at its address, is
+// Unavailable, so that a caller can tell that from what the CAS itself says.
+//
+// A Holder is safe for concurrent use.
+type Holder struct {
+	// Certificate has the key by which codes are claimed; only the key counts.
+	Certificate tls.Certificate
+	// Now is the clock by which the CAS's certificates are judged; nil: time.Now.
+	Now func() time.Time
+}
+
+// Claim turns a grant's code into its token, at the CAS that listens for
+// instances at addr. The same key may ask again.
+func (h *Holder) Claim(ctx context.Context, addr string, code release.GrantCode) (release.ClaimReply, error) {
+	var out release.ClaimReply
+	in := release.Claim{Version: release.Version, Code: code.String()}
+	if err := h.post(ctx, addr, code.CAS, release.PathClaim, in, &out); err != nil {
+		return release.ClaimReply{}, err
+	}
+
+	if out.Grant != code.Grant || out.Token.IsZero() {
+		return release.ClaimReply{}, problem.New(problem.Internal, "reply", "the CAS's answer to the claim is of another grant").
+			Fix("ask whoever runs the CAS at %s", addr)
+	}
+	return out, nil
+}
+
+// Gone tells the CAS that an instance is no more, so that its place is free.
+func (h *Holder) Gone(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken, instance ident.InstanceID) error {
+	in := release.Gone{Version: release.Version, Grant: token, Instance: instance}
+	return h.post(ctx, addr, cas, release.PathGone, in, &struct{}{})
+}
+
+// GiveBack ends a grant.
+func (h *Holder) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken) error {
+	in := release.GiveBack{Version: release.Version, Grant: token}
+	return h.post(ctx, addr, cas, release.PathGiveBack, in, &struct{}{})
+}
+
+// post makes one request on a connection of its own.
+func (h *Holder) post(ctx context.Context, addr string, cas ident.KeyHash, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return fmt.Errorf("write request: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, holderTimeout)
+	defer cancel()
+
+	target := url.URL{Scheme: "https", Host: addr, Path: path}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), bytes.NewReader(body))
+	if err != nil {
+		return problem.New(problem.Invalid, "cas_address", "%w", err).Want("HOST:PORT")
+	}
+	req.Header.Set("Content-Type", "application/json")
+
+	transport := h.transport(cas)
+	defer transport.CloseIdleConnections()
+	res, err := (&http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}).Do(req)
+	if err != nil {
+		return holderUnreached(addr, err)
+	}
+	defer func() { _ = res.Body.Close() }()
+
+	reply, err := io.ReadAll(io.LimitReader(res.Body, maxHolderReply))
+	if err != nil {
+		return holderUnreached(addr, err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return problem.Read(res.StatusCode, reply)
+	}
+	if err := json.Unmarshal(reply, out); err != nil {
+		return problem.New(problem.Internal, "reply", "the answer of the CAS at %s to %s is not what it should be", addr, path)
+	}
+	return nil
+}
+
+// transport makes a connection that only the CAS of that identity can answer.
+func (h *Holder) transport(cas ident.KeyHash) *http.Transport {
+	now := h.Now
+	if now == nil {
+		now = time.Now
+	}
+	return &http.Transport{
+		TLSClientConfig: &tls.Config{
+			MinVersion:   tls.VersionTLS13,
+			Certificates: []tls.Certificate{h.Certificate},
+			// VerifyConnection checks the chain against the identity: names and
+			// public authorities would prove nothing.
+			InsecureSkipVerify: true, //nolint:gosec // see above
+			VerifyConnection: func(cs tls.ConnectionState) error {
+				who, err := release.VerifyCASChain(cs.PeerCertificates, now())
+				if err != nil {
+					return err
+				}
+				if who.Hash != cas {
+					return problem.New(problem.Unavailable, "cas_other", "another CAS answers, with identity %s", who.Hash).Want("identity %s", cas)
+				}
+				return nil
+			},
+		},
+		DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    10 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableKeepAlives:      true,
+	}
+}
+
+// holderUnreached is the problem of a call that got no answer of the right CAS.
+func holderUnreached(addr string, err error) error {
+	why := err
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		why = u.Err
+	}
+	p := problem.New(problem.Unavailable, "cas_unreachable", "the CAS at %s does not answer: %w", addr, why).
+		Fix("check the address where instances reach the CAS, and that it runs; then try again")
+	if refusal, ok := errors.AsType[*problem.Error](err); ok {
+		p.Rule, p.Actual, p.Expected = refusal.Rule, "at "+addr+": "+refusal.Actual, refusal.Expected
+	}
+	return p
+}

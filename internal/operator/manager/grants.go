@@ -1,0 +1,428 @@
+package manager
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// Grants is a CAS as whoever holds grants meets it. Every call names the CAS
+// that it is for, by address and identity, and reaches that one or nobody: then
+// its error is Unavailable. Other errors are the CAS's own word. Every
+// implementation passes grantstest. Methods are safe for concurrent use.
+type Grants interface {
+	// Claim turns a grant's code into its token; addr is where the code's CAS
+	// listens for instances. The same caller may claim again and gets the same;
+	// another gets a Conflict, rule grant_claimed.
+	Claim(ctx context.Context, addr string, code release.GrantCode) (release.ClaimReply, error)
+	// Gone tells that an instance is no more. It is no error if that is known.
+	Gone(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken, instance ident.InstanceID) error
+	// GiveBack ends a grant. It is no error if it has ended.
+	GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken) error
+}
+
+// Grant is the right to run a session's services, as the manager holds it. The
+// token is a secret: it goes to the instances and to the CAS, and nowhere else.
+type Grant struct {
+	ID    release.GrantID    `json:"id"`
+	Token release.GrantToken `json:"token"`
+}
+
+// HeldGrant is a revision's grant, with the CAS that it is at.
+type HeldGrant struct {
+	Grant
+	Revision int           `json:"revision"`
+	CAS      ident.KeyHash `json:"cas"`
+	CASAddr  string        `json:"cas_addr,omitempty"` // empty: the manager's own
+}
+
+// UsedCode says that a grant's code was taken. It outlives the app.
+type UsedCode struct {
+	Grant release.GrantID `json:"grant"`
+	Code  ident.Digest    `json:"code"` // of its text
+	App   string          `json:"app"`  // the app's name
+	Used  time.Time       `json:"used"`
+}
+
+// Notice is something that a CAS has to be told, until it was.
+type Notice struct {
+	ID       string             `json:"id"`
+	CAS      ident.KeyHash      `json:"cas"`
+	CASAddr  string             `json:"cas_addr,omitempty"` // empty: the manager's own
+	Grant    release.GrantID    `json:"grant"`
+	Token    release.GrantToken `json:"token"`
+	Instance ident.InstanceID   `json:"instance,omitzero"` // that is no more; zero: the grant is given back
+	Backend  string             `json:"backend,omitempty"` // told only when this one doesn't run (any more)
+	Since    time.Time          `json:"since"`
+	AppID    string             `json:"app_id"`
+	App      string             `json:"app"`
+	Owner    ident.KeyHash      `json:"owner"`
+}
+
+// Rules of the CAS about grants that the manager acts on.
+const (
+	ruleGrantMissing = "grant_missing"
+	ruleGrantOther   = "grant_other"
+	ruleGrantEnded   = "grant_ended"
+	ruleGrantUsed    = "grant_used"
+	ruleGrantFull    = "grant_full"
+	ruleLeaseHeld    = "lease_held"
+	ruleNotCommitted = "not_committed"
+)
+
+// waits says that what an instance met ends by itself: a place or a lease that
+// another has for the moment. It is no failure.
+func waits(p *problem.Error) bool {
+	return p != nil && (p.Rule == ruleGrantFull || p.Rule == ruleLeaseHeld)
+}
+
+// ownersTask says that only the app's owner can mend what an instance met.
+func ownersTask(p *problem.Error) bool {
+	return p != nil && (p.Rule == ruleGrantMissing || p.Rule == ruleGrantOther || p.Rule == ruleGrantEnded)
+}
+
+// claim makes the request's grant this manager's and checks that it covers what
+// the request wants. Nothing was started before, and nothing is kept yet: a
+// manager that is killed here may claim again.
+func (m *Manager) claim(ctx context.Context, rev *Revision, code release.GrantCode) (release.ClaimReply, error) {
+	var none release.ClaimReply
+	if code.CAS != rev.CAS {
+		return none, problem.New(problem.Conflict, "cas_other", "the code is of another CAS, with identity %s", code.CAS).
+			Want("identity %s", rev.CAS).
+			Fix("name that CAS in the request (--cas-instances), or make a code at this manager's own CAS")
+	}
+	m.mu.Lock()
+	err := m.unused(code)
+	m.mu.Unlock()
+	if err != nil {
+		return none, err
+	}
+
+	reply, err := m.cfg.Grants.Claim(ctx, m.casAddr(rev.CAS, rev.CASAddr), code)
+	if problem.KindOf(err) == problem.Unavailable && rev.CASAddr != "" {
+		// The caller chose the address: what is to be found there is not for it
+		// to learn from us.
+		return none, problem.New(problem.Unavailable, "cas_unreachable", "the CAS of that identity does not answer the manager at %.100s", rev.CASAddr).
+			Fix("check --cas-instances and --cas, and that this CAS runs; then try again")
+	}
+	if err != nil {
+		return none, err
+	}
+	return reply, covers(reply, rev)
+}
+
+// unused refuses a code that was taken before. Whoever only knows the grant's
+// name learns nothing from it: that is the CAS's to refuse. Callers hold mu.
+func (m *Manager) unused(code release.GrantCode) error {
+	used := m.state.Codes[code.Grant]
+	if used == nil || used.Code != ident.Sum([]byte(code.String())) {
+		return nil
+	}
+	return problem.New(problem.Conflict, "code_used", "this code was used on %s, for app %q", used.Used.UTC().Format(time.RFC3339), used.App).
+		Want("a code that was not used yet").
+		Fix("make another: cupel session submit SESSION, or let cupel deploy do it")
+}
+
+// covers refuses a grant that doesn't allow what a request wants, and takes from
+// it what the request leaves open.
+func covers(reply release.ClaimReply, rev *Revision) error {
+	if reply.Session != rev.Session {
+		return problem.New(problem.Denied, ruleGrantOther, "the code is for session %s", reply.Session).Want("%s", rev.Session).
+			Fix("deploy the session that the code was made for, or make one: cupel session submit %s", rev.Session)
+	}
+	serves := reply.Services[rev.Service]
+	if serves.Instances < max(1, rev.Instances) {
+		return problem.New(problem.Denied, "grant_instances", "the grant lets %d instances of %s run", serves.Instances, rev.Service).
+			Want("%d", max(1, rev.Instances)).
+			Fix("ask for fewer, or make a code for more: cupel session submit %s --instances %d", rev.Session, max(1, rev.Instances))
+	}
+	if reply.Services[rev.PullService].Runs < 1 {
+		return problem.New(problem.Denied, "grant_instances", "the grant lets %s not run", rev.PullService).
+			Want("one run of it").Fix("make a code that has it: cupel session submit %s", rev.Session)
+	}
+	rev.Grant = &Grant{ID: reply.Grant, Token: reply.Token}
+	rev.Writes = slices.Clone(serves.Writes)
+	return nil
+}
+
+// oneWriter refuses a second instance where the service writes a volume.
+func oneWriter(rev *Revision) error {
+	if len(rev.Writes) == 0 || rev.Instances <= 1 {
+		return nil
+	}
+	return problem.New(problem.Invalid, "writes_volume", "%d instances of a service that writes volume %s", rev.Instances, strings.Join(rev.Writes, ", ")).
+		Want("1 instance: a volume has one writer").
+		Fix("ask for --instances 1; or write update_policy: ephemeral in the session, where each instance may have a copy of its own that ends with it")
+}
+
+// casAddr is where a CAS listens for instances; empty is the manager's own.
+func (m *Manager) casAddr(cas ident.KeyHash, addr string) string {
+	if addr == "" && cas == m.cfg.CAS.Identity {
+		return m.cfg.CAS.Instances
+	}
+	return addr
+}
+
+// held is the revision's grant with where it is; nil without one.
+func (r *Revision) held() *HeldGrant {
+	if r == nil || r.Grant == nil {
+		return nil
+	}
+	return &HeldGrant{Grant: *r.Grant, Revision: r.Number, CAS: r.CAS, CASAddr: r.CASAddr}
+}
+
+// grants returns all that the app holds, each with its revision.
+func (a *App) grants() []HeldGrant {
+	out := slices.Clone(a.Ending)
+	for _, rev := range []*Revision{a.Current, a.Next} {
+		if h := rev.held(); h != nil {
+			out = append(out, *h)
+		}
+	}
+	return out
+}
+
+// unasked says that the app serves under no grant although its session may ask
+// for one: it was deployed before there were grants, and the CAS will refuse its
+// next start.
+func (a *App) unasked() bool {
+	return a.Current != nil && a.Current.Grant == nil && !a.Current.Ungranted && !a.Removing
+}
+
+// giveBackNotice asks for a grant to be given back.
+func giveBackNotice(now time.Time, a *App, h HeldGrant) *Notice {
+	return notice(now, a, h, "back:"+h.ID.String())
+}
+
+// goneNotice asks for the CAS to be told that an instance is no more.
+func goneNotice(now time.Time, a *App, h HeldGrant, id ident.InstanceID, backend string) *Notice {
+	n := notice(now, a, h, "gone:"+hex.EncodeToString(id[:]))
+	n.Instance, n.Backend = id, backend
+	return n
+}
+
+func notice(now time.Time, a *App, h HeldGrant, id string) *Notice {
+	return &Notice{
+		ID:      id,
+		CAS:     h.CAS,
+		CASAddr: h.CASAddr,
+		Grant:   h.ID,
+		Token:   h.Token,
+		Since:   now,
+		AppID:   a.ID,
+		App:     a.Name,
+		Owner:   a.Owner,
+	}
+}
+
+// tell is what became of the tries to deliver a notice.
+type tell struct {
+	delivered bool
+	refused   *problem.Error // the CAS's own word, which ends it too
+	failures  int
+	retry     time.Time // not before
+}
+
+// goneFor is how long it is worth to tell that an instance is no more: by then
+// its rights have lapsed.
+const goneFor = 24 * time.Hour
+
+// planNotices tells the CAS what it has to know, and forgets what it was told.
+func (p *planner) planNotices() {
+	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
+		n, t := p.state.Notices[id], p.told[id]
+		s, there := p.observed[n.Backend]
+		switch {
+		case t.delivered || t.refused != nil || !n.Instance.IsZero() && p.now.Sub(n.Since) > goneFor:
+			p.delivered(n, t)
+		case n.Backend != "" && (there && s.State != StateExited || p.busy[n.Backend]):
+			// It runs still, and may have something to commit.
+		case p.now.Before(t.retry):
+			p.wakeAt(t.retry)
+		default:
+			p.act(action{key: "cas:" + id, tell: n})
+		}
+	}
+}
+
+// delivered forgets a notice.
+func (p *planner) delivered(n *Notice, t tell) {
+	p.change.DeleteNotices = append(p.change.DeleteNotices, n.ID)
+	if !n.Instance.IsZero() {
+		return
+	}
+	e := Event{Event: wire.Event{Time: p.now, AppID: n.AppID, App: n.App, Reason: "grant_given_back", Message: "grant " + n.Grant.Short() + " given back"}, Owner: n.Owner}
+	if t.refused != nil {
+		e.Warning, e.Message = true, fmt.Sprintf("grant %s not given back: %s: %s", n.Grant.Short(), t.refused.Rule, t.refused.Actual)
+	}
+	p.change.Events = append(p.change.Events, e)
+}
+
+// deliver makes the call that a notice asks for.
+func (m *Manager) deliver(ctx context.Context, n *Notice) error {
+	addr := m.casAddr(n.CAS, n.CASAddr)
+	if n.Instance.IsZero() {
+		return m.cfg.Grants.GiveBack(ctx, addr, n.CAS, n.Token)
+	}
+	return m.cfg.Grants.Gone(ctx, addr, n.CAS, n.Token, n.Instance)
+}
+
+// settleTell takes note of how that went. Callers hold mu.
+func (m *Manager) settleTell(n *Notice, err error, now time.Time) {
+	t := m.told[n.ID]
+	switch {
+	case err == nil:
+		t.delivered = true
+	case definite(problem.From(err)) || problem.KindOf(err) == problem.Conflict:
+		t.refused = problem.From(err)
+	default:
+		t.failures++
+		t.retry = now.Add(backoff(m.limits, t.failures))
+	}
+	m.told[n.ID] = t
+}
+
+// ended takes note, once, that the instance's newest attempt ended: the CAS
+// hears that it is no more, and whoever looks that it kept nothing.
+func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
+	in = p.editInstance(in)
+	in.Recorded = in.Attempt
+	if why := lost(a.revision(in.Revision), s); why != nil {
+		p.event(a, in, true, "instance_not_committed", "%s", why.Actual)
+	}
+
+	if s.InstanceID.IsZero() || reported(s) {
+		return in
+	}
+	for _, h := range a.grants() {
+		if h.Revision == in.Revision {
+			p.change.Notices = append(p.change.Notices, goneNotice(p.now, a, h, s.InstanceID, s.ID))
+		}
+	}
+	return in
+}
+
+// reported says that the launcher itself saw the end and told the CAS, as far as
+// can be seen from here.
+func reported(s InstanceStatus) bool {
+	return s.Phase == "exited" && s.ExitCode < 125 && !s.OOMKilled
+}
+
+// lost is the problem of an end by which the app's data was not kept: the
+// launcher's word, or plain where a service that writes was killed.
+func lost(rev *Revision, s InstanceStatus) *problem.Error {
+	if s.Problem != nil && s.Problem.Rule == ruleNotCommitted {
+		return s.Problem
+	}
+	if rev == nil || len(rev.Writes) == 0 || s.InstanceID.IsZero() || s.Phase == "exited" || s.Phase == "refused" {
+		return nil
+	}
+	return problem.New(problem.Unavailable, ruleNotCommitted, "killed before it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
+		Fix("let the app end within the grace when it is told to stop")
+}
+
+// revision returns the app's revision of that number, whatever became of it.
+func (a *App) revision(number int) *Revision {
+	for _, rev := range []*Revision{a.Current, a.Next, a.Lost} {
+		if rev != nil && rev.Number == number {
+			return rev
+		}
+	}
+	return nil
+}
+
+// planEnding gives back the grants of revisions of which nothing runs any more.
+func (p *planner) planEnding(a *App) {
+	var left []HeldGrant
+	for _, h := range a.Ending {
+		if p.runs(a, h.Revision) {
+			left = append(left, h)
+			continue
+		}
+		p.change.Notices = append(p.change.Notices, giveBackNotice(p.now, a, h))
+	}
+	if len(left) != len(a.Ending) {
+		p.edit(a).Ending = left
+	}
+}
+
+// runs says that an instance of the revision is there and has not ended, or may
+// be.
+func (p *planner) runs(a *App, revision int) bool {
+	return slices.ContainsFunc(p.of(a.ID), func(in *Instance) bool {
+		return in.Revision == revision && p.up(in)
+	})
+}
+
+// up says that the instance's newest attempt, or the one before, is there and
+// has not ended, or may be.
+func (p *planner) up(in *Instance) bool {
+	for n := max(in.Attempt-1, 0); n <= in.Attempt; n++ {
+		id := backendID(in, n)
+		if s, there := p.observed[id]; there && s.State != StateExited || p.busy[id] {
+			return true
+		}
+	}
+	return false
+}
+
+// release gives up the grant of a revision that no longer counts, once nothing
+// of it runs.
+func (a *App) release(rev *Revision) {
+	if h := rev.held(); h != nil {
+		a.Ending = append(slices.Clone(a.Ending), *h)
+	}
+}
+
+// askOwner tells, once, that only the owner can let the app start again.
+func (p *planner) askOwner(a *App, why string) {
+	if p.app(a.ID).OwnerAsked {
+		return
+	}
+	p.edit(a).OwnerAsked = true
+	p.event(a, nil, true, "owner_needed", "%s; its owner has to deploy it once: cupel deploy %s", why, a.Session)
+}
+
+// NeedOwner lists the apps that go on as they are and whose next start the CAS
+// will refuse, until their owner deployed them once.
+func (m *Manager) NeedOwner() []wire.App {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []wire.App
+	for _, id := range slices.Sorted(maps.Keys(m.state.Apps)) {
+		if a := m.state.Apps[id]; a.unasked() {
+			out = append(out, m.view(a))
+		}
+	}
+	return out
+}
+
+// ownersProblem is what only the app's owner can mend; nil if there is nothing.
+// Callers hold mu.
+func (m *Manager) ownersProblem(a *App) *problem.Error {
+	var why *problem.Error
+	if a.unasked() {
+		why = problem.New(problem.Denied, ruleGrantMissing, "revision %d runs under no grant: it goes on, but the CAS will not let it start again", a.Current.Number)
+	}
+	for _, in := range m.state.Instances {
+		if in.App != a.ID || a.Current == nil || in.Revision != a.Current.Number || !ownersTask(in.Problem) {
+			continue
+		}
+		if s, ok := m.observed[backendID(in, in.Attempt)]; !ok || s.State != StateRunning {
+			why = problem.New(problem.Denied, in.Problem.Rule, "%s", in.Problem.Actual)
+		}
+	}
+	if why == nil {
+		return nil
+	}
+	return why.Fix("its owner has to deploy it once: cupel deploy %s", a.Session)
+}

@@ -1,0 +1,194 @@
+package manager_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// writing is a request for an app that writes a volume, with its grant.
+func (w *world) writing() wire.DeployRequest {
+	req := request()
+	req.Instances = 1
+	theirs := terms(req)
+	theirs.Services["client-app"] = release.GrantedService{Instances: 1, Writes: []string{"pgdata"}}
+	req.Code = w.cas.Make(theirs).String()
+	return req
+}
+
+// watchWriters fails the test if two app instances of the Backend ever run at the
+// same time.
+func (w *world) watchWriters() {
+	w.t.Helper()
+	events, err := w.fake.Watch(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	go func() {
+		for range events {
+			list, err := w.fake.List(w.t.Context())
+			if err != nil {
+				return
+			}
+			var up []string
+			for _, s := range list {
+				if s.State != manager.StateExited && strings.HasPrefix(s.ID, "i-") {
+					up = append(up, s.ID)
+				}
+			}
+			if len(up) > 1 {
+				w.t.Errorf("two writers at once: %v", up)
+			}
+		}
+	}()
+}
+
+// TestWriterStopsFirst: the old revision has ended before the next one starts, and
+// people see for how long nothing served.
+func TestWriterStopsFirst(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Delay: 700 * time.Millisecond}
+		})
+		w.watchWriters()
+		w.settled(w.deploy(w.writing()).ID)
+		old := w.instances("app")[0]
+
+		a := w.settled(w.deploy(w.writing()).ID)
+		if a.State != wire.AppReady || a.Revision != 2 || a.Deployment.GapSeconds <= 0 {
+			t.Errorf("%+v", a)
+		}
+		var names []string
+		for _, s := range a.Deployment.Steps {
+			names = append(names, s.Name)
+		}
+		if got := strings.Join(names, " "); got != "images pull stop start attest health switch drain" {
+			t.Errorf("steps: %s", got)
+		}
+		if m := w.messages(); !strings.Contains(m, "nothing served for 7") || !strings.Contains(m, "pgdata") {
+			t.Errorf("events:\n%s", m)
+		}
+		if now := w.instances("app"); len(now) != 1 || now[0].ID == old.ID {
+			t.Errorf("%+v", now)
+		}
+		// Between the two the port is kept and leads nowhere.
+		empty := slices.ContainsFunc(w.bal.applied[2:], func(f []manager.Frontend) bool { return len(f) == 1 && len(f[0].Endpoints) == 0 })
+		if !empty {
+			t.Errorf("the balancer led somewhere all the time: %+v", w.bal.applied)
+		}
+		if open := w.cas.Open(); len(open) != 1 || open[0] != *a.Grant {
+			t.Errorf("grants: %v", open)
+		}
+	})
+}
+
+// TestWriterComesBack: if the new revision fails, the old one is started again,
+// and not before the new one has ended.
+func TestWriterComesBack(t *testing.T) {
+	for name, script := range map[string]backendtest.Script{
+		"it ends":       {Exit: true, Code: 3},
+		"it runs, sick": {Unhealthy: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) { comesBack(t, script) })
+		})
+	}
+}
+
+func comesBack(t *testing.T, script backendtest.Script) {
+	fails := false
+	w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+		if fails && s.Labels["revision"] == "2" && s.Port != 0 {
+			return script
+		}
+		return backendtest.Script{Exit: s.Port == 0}
+	})
+	w.fake.Ending = 300 * time.Millisecond
+	w.watchWriters()
+	w.settled(w.deploy(w.writing()).ID)
+	old := w.instances("app")[0]
+
+	fails = true
+	a := w.settled(w.deploy(w.writing()).ID)
+	if a.Deployment.State != wire.DeploymentFailed {
+		t.Fatalf("%+v", a)
+	}
+	time.Sleep(5 * time.Second)
+	a, err := w.m.App(alice, a.ID)
+	if err != nil || a.State != wire.AppReady || a.Revision != 1 || a.Deployment.GapSeconds <= 0 {
+		t.Errorf("%+v, %v", a, err)
+	}
+	for _, in := range w.instances("app") {
+		if in.State == "running" && (in.ID != old.ID || in.Restarts != 0) {
+			t.Errorf("%+v runs; want %s, and no failure counted", in, old.ID)
+		}
+	}
+	m := w.messages()
+	if !strings.Contains(m, "the revision before is started again") || !strings.Contains(m, "revision 1 serves again; nothing served for") {
+		t.Errorf("events:\n%s", m)
+	}
+	if open := w.cas.Open(); len(open) != 1 || open[0] != *a.Grant {
+		t.Errorf("grants: %v, the app's is %v", open, a.Grant)
+	}
+}
+
+// TestWriterAndRestartedManager: killed at every step, the manager goes on, and
+// never runs two.
+func TestWriterAndRestartedManager(t *testing.T) {
+	for step := range 16 {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+				return backendtest.Script{Exit: s.Port == 0, Delay: 500 * time.Millisecond}
+			})
+			w.fake.Ending = 200 * time.Millisecond
+			w.watchWriters()
+			w.settled(w.deploy(w.writing()).ID)
+			a := w.deploy(w.writing())
+			time.Sleep(time.Duration(step) * 100 * time.Millisecond)
+			w.stop()
+			w.start()
+			if a = w.settled(a.ID); a.State != wire.AppReady || a.Revision != 2 {
+				t.Errorf("killed after %d steps: %+v: %v", step, a, a.Deployment.Problem)
+			}
+			time.Sleep(2 * time.Second)
+			if open := w.cas.Open(); len(open) != 1 || open[0] != *a.Grant {
+				t.Errorf("killed after %d steps: grants %v, the app's is %v", step, open, a.Grant)
+			}
+		})
+	}
+}
+
+// TestLostDataIsTold: an instance that kept nothing says so, in the event, in the
+// list and in the deployment.
+func TestLostDataIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(w.writing()).ID)
+		in := w.instances("app")[0]
+		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Unavailable, "not_committed", "a process had to be killed: pgdata is as it was when the instance started"))
+		a = w.settled(w.deploy(w.writing()).ID)
+		if w := a.Deployment.Warning; w == nil || w.Rule != "not_committed" {
+			t.Errorf("the deployment says nothing: %+v", a.Deployment)
+		}
+		if m := w.messages(); !strings.Contains(m, "instance_not_committed "+in.ID+" a process had to be killed") {
+			t.Errorf("events:\n%s", m)
+		}
+
+		in = w.instances("app")[0]
+		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Unavailable, "not_committed", "killed at rm"))
+		if _, err := w.m.RemoveInstance(t.Context(), alice, in.ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if m := w.messages(); !strings.Contains(m, "instance_not_committed "+in.ID+" killed at rm") {
+			t.Errorf("events:\n%s", m)
+		}
+	})
+}
