@@ -16,6 +16,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 type deployOptions struct {
@@ -31,6 +32,7 @@ type deployOptions struct {
 	port         string
 	cas          string
 	casInstances string
+	code         string
 	timeout      time.Duration
 }
 
@@ -43,13 +45,20 @@ func newDeployCommand(g *globals) *cobra.Command {
 instance, and run the app as attested instances behind one public port. A second
 deploy of the same session updates the app: it pulls again, starts new instances,
 leads the port to them when they are healthy, and stops the old ones. If that
-fails, the old ones go on.
+fails, the old ones go on. An app that writes a volume has one instance: its update
+stops the old one first, and says for how long nothing served.
+
+The right to run so many instances is a grant, which this command makes at your CAS
+with your key and whose code it hands to the manager. In the end exactly one grant of
+the app is left: the new one after a success, else the one before. With --code it
+hands in a code that somebody made with 'cupel session submit'.
 
 It ends well only when your CAS, asked with your key, saw this deployment's pull
 end well and lists every instance as attested, running and started from it, and
 the manager says that they are healthy.`,
 		Example: `  cupel deploy my-session --instances 3 --memory 256M --port 8080
-  cupel deploy my-session --port 443:8443`,
+  cupel deploy my-session --port 443:8443
+  cupel deploy my-session --code @code.txt`,
 		Args: exactArgs("SESSION"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.session = args[0]
@@ -66,6 +75,7 @@ the manager says that they are healthy.`,
 	f.StringVar(&o.port, "port", "", "PUBLIC[:CONTAINER] port (default: as the app has it, else the next free one from 8082, and 8080 inside)")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&o.casInstances, "cas-instances", "", "where instances reach that CAS, if it isn't this manager's own")
+	f.StringVar(&o.code, "code", "", "hand in the code in this file (@FILE) or on standard input (-) instead of making a grant")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait")
 	return c
 }
@@ -82,6 +92,11 @@ type deployment struct {
 	// before is what the CAS listed when the deployment began: a pull among it
 	// brought an older state of the repository.
 	before map[ident.InstanceID]bool
+
+	code    *release.GrantCode // that was given; nil: none
+	app     *manager.App       // as it was before; nil: it is new
+	grantID release.GrantID    // that the deployment runs under; zero: none is asked for
+	made    *api.Grant         // that grant, if this command made it
 }
 
 func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
@@ -94,22 +109,45 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 		return err
 	}
 	d := &deployment{g: g, o: o, side: side, session: req.Session, show: g.progress()}
+	if o.code != "" {
+		code, err := g.readCode(o.code)
+		if err != nil {
+			return err
+		}
+		d.code = &code
+	}
 	if err := d.connect(ctx, &req); err != nil {
 		return err
 	}
 	defer d.manager.Close()
-	defer d.cas.Close()
+	if d.cas != nil {
+		defer d.cas.Close()
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, errDeployTimeout)
 	defer cancel()
-	app, err := d.manager.Deploy(ctx, req)
+	if err := d.right(ctx, &req); err != nil {
+		return err
+	}
+	app, err := d.handIn(ctx, req)
 	if err != nil {
 		return err
 	}
+	if app.Owner != d.side.id.KeyHash || d.cas == nil {
+		return d.handedIn(app)
+	}
+
 	revision := app.Deployment.Revision
 	app, err = d.follow(ctx, app)
+	goesOnAlone := ctx.Err() != nil // who stopped waiting decides nothing
+	won := err == nil
 	var instances []manager.Instance
 	if err == nil {
 		instances, err = d.attested(ctx, app)
+	}
+	if !goesOnAlone {
+		if left := d.leaveOne(ctx, won); err == nil {
+			err = left
+		}
 	}
 	d.show.end(err)
 	switch {
@@ -123,6 +161,16 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 		g.warnf("  %s", goesOn(app))
 	}
 	return err
+}
+
+// handedIn tells that the app is somebody else's, whose code this was: only they
+// may look at it.
+func (d *deployment) handedIn(app manager.App) error {
+	if d.g.json() {
+		return d.g.printJSON(deployReply{App: app, Instances: []manager.Instance{}})
+	}
+	d.g.printf("%s: the code is taken, and the deployment began.\nThe app belongs to the key that made the grant, %s;\nwith that key: cupel verify %s\n", app.Name, app.Owner, app.Name)
+	return nil
 }
 
 // goesOn says what to do about a deployment that nobody waits for any more.
@@ -202,15 +250,51 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 		return problem.New(problem.Conflict, "ref", "session %s pins %s", d.session, orElse(record.Ref, "no ref")).Want("%s", d.o.ref).
 			Fix("what is pulled is the owner's word, in the session: update it with 'cupel session create … --ref %s', then deploy again", d.o.ref)
 	}
-	cas, pin, err := d.side.casOf(ctx, d.session, d.o.cas)
+	identity, err := d.findCAS(ctx)
 	if err != nil {
 		return err
 	}
-	d.cas = cas
-	if _, err := cas.ReadSession(ctx, d.session, nil); err != nil {
+	e, err := manager.ReadEndpoint(d.g.state)
+	if err != nil {
 		return err
 	}
-	known, err := cas.Instances(ctx, d.session)
+	if e.CAS.Identity != identity {
+		if d.o.casInstances == "" {
+			return problem.New(problem.Conflict, "cas_other", "session %s is at another CAS than this manager's own", d.session).
+				Want("identity %s", e.CAS.Identity).Fix("say where instances reach it with --cas-instances HOST:PORT")
+		}
+		req.CAS = &manager.CASRef{Instances: d.o.casInstances, Identity: identity}
+	}
+	d.manager = manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &d.side.id.Certificate})
+	return nil
+}
+
+// findCAS connects to the session's CAS and notes what it lists before the
+// deployment begins. Who hands in somebody else's code need not know that CAS, nor
+// may see the session: then there is none to ask, and the code says whose it is.
+func (d *deployment) findCAS(ctx context.Context) (ident.KeyHash, error) {
+	cas, pin, err := d.side.casOf(ctx, d.session, d.o.cas)
+	if err == nil {
+		d.cas = cas
+		err = d.lookBefore(ctx)
+	}
+	if err == nil {
+		return pin.Identity, nil
+	}
+
+	refused := []problem.Kind{problem.Denied, problem.NotFound, problem.Unauthenticated}
+	if d.code == nil || !slices.Contains(refused, problem.KindOf(err)) {
+		return ident.KeyHash{}, err
+	}
+	if d.cas != nil {
+		d.cas.Close()
+		d.cas = nil
+	}
+	return d.code.CAS, nil
+}
+
+func (d *deployment) lookBefore(ctx context.Context) error {
+	known, err := d.cas.Instances(ctx, d.session)
 	if err != nil {
 		return err
 	}
@@ -218,18 +302,6 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 	for _, k := range known {
 		d.before[k.ID] = true
 	}
-	e, err := manager.ReadEndpoint(d.g.state)
-	if err != nil {
-		return err
-	}
-	if e.CAS.Identity != pin.Identity {
-		if d.o.casInstances == "" {
-			return problem.New(problem.Conflict, "cas_other", "session %s is at another CAS than this manager's own", d.session).
-				Want("identity %s", e.CAS.Identity).Fix("say where instances reach it with --cas-instances HOST:PORT")
-		}
-		req.CAS = &manager.CASRef{Instances: d.o.casInstances, Identity: pin.Identity}
-	}
-	d.manager = manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &d.side.id.Certificate})
 	return nil
 }
 
@@ -346,7 +418,7 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 	}
 	running := map[ident.InstanceID]bool{}
 	for _, k := range known {
-		if k.State == api.Running && k.Service == app.Service && startedFrom(k, pulled) {
+		if k.State == api.Running && k.Service == app.Service && k.Grant == d.grantID && startedFrom(k, pulled) {
 			running[k.ID] = true
 		}
 	}
@@ -373,7 +445,7 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 // could leave what an earlier deployment pulled and say that it is the newest.
 func (d *deployment) pulled(known []api.Instance) (api.Instance, error) {
 	for _, k := range slices.Backward(known) {
-		if k.Service == owner.PullService && !d.before[k.ID] && k.State == api.Exited && k.ExitCode != nil && *k.ExitCode == 0 {
+		if k.Service == owner.PullService && !d.before[k.ID] && k.Grant == d.grantID && k.State == api.Exited && k.ExitCode != nil && *k.ExitCode == 0 {
 			return k, nil
 		}
 	}
@@ -401,7 +473,14 @@ func (d *deployment) report(app manager.App, instances []manager.Instance) error
 	if d.g.json() {
 		return d.show.line(deployReply{app, url, instances})
 	}
-	d.g.printf("\n%s: %d instances, attested by your CAS and healthy, behind %s\n\n", app.Name, len(instances), url)
+	d.g.printf("\n%s: %d instances, attested by your CAS and healthy, behind %s\n", app.Name, len(instances), url)
+	if gap := app.Deployment.GapSeconds; gap > 0 {
+		d.g.printf("nothing served for %.1f s: the app writes a volume, so its old instance stopped first\n", gap)
+	}
+	if w := app.Deployment.Warning; w != nil {
+		d.g.warnf("warning: %s: %s", w.Rule, w.Actual)
+	}
+	d.g.printf("\n")
 	if err := d.g.printInstances(psReply{Apps: []manager.App{app}, Instances: instances}); err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func runInfo(ctx context.Context, g *globals, as managerAs) error {
 	if g.json() {
 		return g.printJSON(info)
 	}
-	rows := [][]string{{"release", info.Release, "-", ""}, {"backend", info.Backend, "-", ""}}
+	rows := [][]string{{"release", info.Release, "-", ""}, {"backend", info.Backend, "-", ""}, {"operator's key", info.OperatorKey.String(), "-", "claims grants"}}
 	for _, p := range info.Parts {
 		pid := "-"
 		if p.PID != 0 {

@@ -13,6 +13,7 @@ import (
 var stepTitles = map[string]string{
 	manager.StepImages: "bring the images",
 	manager.StepPull:   "pull the repository, inside",
+	manager.StepStop:   "stop the old instance first",
 	manager.StepStart:  "start instances",
 	manager.StepAttest: "attest instances",
 	manager.StepHealth: "wait until healthy",

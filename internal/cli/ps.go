@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -93,7 +94,15 @@ func (g *globals) printInstances(r psReply) error {
 			rows = append(rows, []string{a.Name, "-", string(a.State), "-", "-", "-", portCell(a.Port), g.age(a.CreatedAt), "-"})
 		}
 	}
-	return g.table([]string{"APP", "INSTANCE", "STATE", "HEALTH", "RESTARTS", "MEMORY", "PORT", "AGE", "ATTESTED"}, rows)
+	if err := g.table([]string{"APP", "INSTANCE", "STATE", "HEALTH", "RESTARTS", "MEMORY", "PORT", "AGE", "ATTESTED"}, rows); err != nil {
+		return err
+	}
+	for _, a := range r.Apps {
+		if p := a.Problem; p != nil {
+			g.printf("\n%s: %s: %s\n  mend: %s\n", a.Name, p.Rule, p.Actual, p.Mend)
+		}
+	}
+	return nil
 }
 
 func (g *globals) instanceRow(i manager.Instance) []string {
@@ -110,8 +119,12 @@ func (g *globals) instanceRow(i manager.Instance) []string {
 	case i.State == "starting" && i.Phase != "", i.State == "stopping" && i.Phase == "committing":
 		state = i.Phase
 	}
-	if i.OOMKilled && i.State != "running" {
+	switch {
+	case i.State == "running":
+	case i.OOMKilled:
 		state += " (out of memory)"
+	case i.Problem != nil:
+		state += " (" + strings.ReplaceAll(i.Problem.Rule, "_", " ") + ")"
 	}
 	return []string{
 		i.App, i.ID, state, orElse(i.Health, "-"), strconv.Itoa(i.Restarts), memory, portCell(i.Port), g.age(i.CreatedAt), attestedCell(i),

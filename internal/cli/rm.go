@@ -2,10 +2,12 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -64,6 +66,11 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 	if err != nil {
 		return err
 	}
+	lost, err := notKept(ctx, m, r.App, time.Time{})
+	if err != nil {
+		return err
+	}
+	g.warnNotKept(slices.DeleteFunc(lost, func(e manager.Event) bool { return e.Instance != id }))
 	if g.json() {
 		return g.printJSON(r)
 	}
@@ -77,6 +84,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 		return err
 	}
 	defer m.Close()
+	began := time.Now()
 	a, err := m.RemoveApp(ctx, o.app)
 	if err != nil {
 		return err
@@ -91,11 +99,34 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	if err != nil {
 		return err
 	}
+	lost, err := notKept(ctx, m, a.ID, began)
+	if err != nil {
+		return err
+	}
+	g.warnNotKept(lost)
 	if g.json() {
 		return g.printJSON(map[string]string{"app": a.Name, "id": a.ID, "state": "removed"})
 	}
 	g.printf("%s removed\n", a.Name)
 	return nil
+}
+
+// notKept are the events of instances that ended without keeping what they wrote.
+func notKept(ctx context.Context, m *manager.Client, app string, since time.Time) ([]manager.Event, error) {
+	var out []manager.Event
+	err := m.Events(ctx, 0, app, false, func(e manager.Event) error {
+		if e.Reason == "instance_not_committed" && !e.Time.Before(since) {
+			out = append(out, e)
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (g *globals) warnNotKept(events []manager.Event) {
+	for _, e := range events {
+		g.warnf("warning: %s did not commit its volumes: %s", e.Instance, e.Message)
+	}
 }
 
 // awaitGone waits until gone says so. The removal goes on if it takes longer.

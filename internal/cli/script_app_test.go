@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -33,14 +34,15 @@ func (a *scriptApp) stop() {
 	}
 }
 
-// appCommand is `app start SESSION` (sets $APP, its address), `app exit` (it
+// appCommand is `app start SESSION TOKEN` (with a grant's token from that file;
+// sets $APP, its address), `app exit` (it
 // reports its end to the CAS and goes on serving) and `app impostor` (another
 // certificate at another address).
 func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 	a, ok := ts.Value(scriptAppKey{}).(*scriptApp)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: app start SESSION | app exit | app impostor, with a CAS")
+		ts.Fatalf("usage: app start SESSION TOKEN | app exit | app impostor, with a CAS")
 	}
 	switch args[0] {
 	case "exit":
@@ -55,6 +57,8 @@ func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, err := ident.ParseMeasurement(ts.Getenv("PYTHON"))
 	ts.Check(err)
 	in, err := castest.NewInstance(cas.env.Instances, cas.env.Identity, cas.env.Platform, session, "client-app", m)
+	ts.Check(err)
+	in.Grant, err = release.ParseGrantToken(strings.TrimSpace(ts.ReadFile(args[2])))
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -17,6 +17,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/castest"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -26,21 +27,31 @@ import (
 
 type scriptManagerKey struct{}
 
-// scriptManager is a manager that says what a script wants it to say. Its
-// deployments are done at the second look.
+// scriptManager is a manager that says what a script wants it to say, and that
+// holds grants at the script's CAS as a real one does. Its deployments are done at
+// the second look.
 type scriptManager struct {
 	server *httptest.Server
 	conns  []*castest.Conn // keep instances alive
 
 	mu        sync.Mutex
+	holder    *client.Holder
+	count     int                // of instances that it starts
 	instances []ident.InstanceID // that it shows
+	lies      string             // what it does to that list
 	stale     bool               // it pulls nothing and says that it did
+	keeps     bool               // it gives no grant back
 	cas       *scriptCAS
 	puller    ident.Measurement
+	python    ident.Measurement
 	fails     *problem.Error // how deployments end
 	looks     int
 	session   ident.SessionName
 	asked     manager.DeployRequest
+	owner     ident.KeyHash
+	revision  int
+	current   release.GrantToken // what serves runs under it
+	next      release.GrantToken // of the deployment under way
 }
 
 func (m *scriptManager) stop() {
@@ -50,38 +61,39 @@ func (m *scriptManager) stop() {
 	}
 }
 
-// managerCommand is `manager start SESSION N` (with N instances that the
-// script's CAS attested), `manager lie` (one of them is none), `manager double`
-// (two of them are the same), `manager fail KIND RULE` and `manager stop`.
+// managerCommand is `manager start SESSION N` (which starts N instances, if it may,
+// that the script's CAS attests), `manager lie` (one of them is none), `manager
+// double` (two of them are the same), `manager stale`, `manager keep` (it gives no
+// grant back), `manager fail KIND RULE` and `manager stop`.
 func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | keep | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch args[0] {
 	case "start":
-		n, err := strconv.Atoi(args[2])
+		var err error
+		m.count, err = strconv.Atoi(args[2])
 		ts.Check(err)
-		python, err := ident.ParseMeasurement(ts.Getenv("PYTHON"))
+		m.python, err = ident.ParseMeasurement(ts.Getenv("PYTHON"))
 		ts.Check(err)
 		m.puller, err = ident.ParseMeasurement(ts.Getenv("PULLER"))
 		ts.Check(err)
-		m.session, m.cas, m.instances = ident.SessionName(args[1]), cas, nil
-		for range n {
-			id, conn, err := m.release("client-app", python)
-			ts.Check(err)
-			m.instances, m.conns = append(m.instances, id), append(m.conns, conn)
-		}
+		key, err := castest.NewKey()
+		ts.Check(err)
+		ts.Setenv("PROVIDER", key.Hash.String())
+		m.holder = &client.Holder{Certificate: key.Cert}
+		m.session, m.cas, m.instances, m.lies = ident.SessionName(args[1]), cas, nil, ""
 		m.serve(ts, cas)
-	case "lie":
-		m.instances[0] = ident.InstanceID{0xff}
-	case "double":
-		m.instances[0] = m.instances[1]
+	case "lie", "double":
+		m.lies = args[0]
 	case "stale":
 		m.stale = true
+	case "keep":
+		m.keeps = true
 	case "fail":
 		m.fails = problem.New(problem.Kind(args[1]), args[2], "it failed").Fix("mend it")
 	case "stop":
@@ -89,14 +101,13 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// release has the CAS attest an instance of a service.
-func (m *scriptManager) release(service ident.ServiceName, measurement ident.Measurement) (ident.InstanceID, *castest.Conn, error) {
+// release has the CAS attest an instance of a service, under the newest grant.
+func (m *scriptManager) release(ctx context.Context, service ident.ServiceName, measurement ident.Measurement) (ident.InstanceID, *castest.Conn, error) {
 	in, err := castest.NewInstance(m.cas.env.Instances, m.cas.env.Identity, m.cas.env.Platform, m.session, service, measurement)
 	if err != nil {
 		return ident.InstanceID{}, nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
+	in.Grant = m.next
 	conn, reply, err := in.Release(ctx)
 	if err != nil {
 		return ident.InstanceID{}, nil, err
@@ -105,13 +116,72 @@ func (m *scriptManager) release(service ident.ServiceName, measurement ident.Mea
 }
 
 // pull is an attested pull that ends well.
-func (m *scriptManager) pull() error {
-	_, conn, err := m.release("pull_repo", m.puller)
+func (m *scriptManager) pull(ctx context.Context) error {
+	_, conn, err := m.release(ctx, "pull_repo", m.puller)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	return conn.Post(release.PathExit, release.Exit{Version: release.Version}, &struct{}{})
+}
+
+// deploy claims the request's code and starts what it may.
+func (m *scriptManager) deploy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	m.looks = 0
+	m.revision++
+	m.next = release.GrantToken{}
+	most := m.count
+	if m.asked.Code == "" && !m.asked.Ungranted {
+		return problem.New(problem.Denied, "grant_missing", "no code")
+	}
+	if m.asked.Code != "" {
+		code, err := release.ParseGrantCode(m.asked.Code)
+		if err != nil {
+			return err
+		}
+		claimed, err := m.holder.Claim(ctx, m.cas.env.Instances, code)
+		if err != nil {
+			return err
+		}
+		m.owner, m.next = claimed.Maker, claimed.Token
+		most = claimed.Services["client-app"].Instances
+	}
+	if !m.stale {
+		if err := m.pull(ctx); err != nil {
+			return err
+		}
+	}
+	m.instances = nil
+	for range min(m.count, most) {
+		id, conn, err := m.release(ctx, "client-app", m.python)
+		if err != nil {
+			return err
+		}
+		m.instances, m.conns = append(m.instances, id), append(m.conns, conn)
+	}
+	if m.lies == "lie" {
+		m.instances[0] = ident.InstanceID{0xff}
+	}
+	if m.lies == "double" {
+		m.instances[0] = m.instances[1]
+	}
+	return nil
+}
+
+// ended gives back what the deployment leaves over.
+func (m *scriptManager) ended(ctx context.Context) error {
+	over := m.current
+	if m.fails != nil {
+		over = m.next
+	} else {
+		m.current = m.next
+	}
+	if m.keeps || over.IsZero() {
+		return nil
+	}
+	return m.holder.GiveBack(ctx, m.cas.env.Instances, m.cas.env.Identity, over)
 }
 
 func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
@@ -120,21 +190,36 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 	mux.HandleFunc("POST "+manager.PathApps, func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.looks = 0
+		m.asked = manager.DeployRequest{}
 		_ = json.NewDecoder(r.Body).Decode(&m.asked)
-		if !m.stale {
-			if err := m.pull(); err != nil {
+		if m.asked.Ungranted {
+			m.owner = ident.HashCertKey(r.TLS.PeerCertificates[0])
+		}
+		if err := m.deploy(r.Context()); err != nil {
+			problem.Write(w, "", err)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(m.app())
+	})
+	mux.HandleFunc("GET "+manager.PathApps+"/{app}", func(w http.ResponseWriter, r *http.Request) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.looks++; m.looks == 2 {
+			if err := m.ended(r.Context()); err != nil {
 				problem.Write(w, "", err)
 				return
 			}
 		}
 		_ = json.NewEncoder(w).Encode(m.app())
 	})
-	mux.HandleFunc("GET "+manager.PathApps+"/{app}", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET "+manager.PathApps, func(w http.ResponseWriter, _ *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.looks++
-		_ = json.NewEncoder(w).Encode(m.app())
+		list := manager.AppList{Version: manager.Version, Apps: []manager.App{}}
+		if m.revision > 0 {
+			list.Apps = append(list.Apps, m.app())
+		}
+		_ = json.NewEncoder(w).Encode(list)
 	})
 	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
 		m.mu.Lock()
@@ -142,7 +227,7 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		list := manager.InstanceList{Version: manager.Version}
 		for i, id := range m.instances {
 			list.Instances = append(list.Instances, manager.Instance{
-				ID: "i-" + strconv.Itoa(i), App: "shop", AppID: "app-1", Role: "app", Revision: 1, State: "running", Health: "healthy",
+				ID: "i-" + strconv.Itoa(i), App: "shop", AppID: "app-1", Role: "app", Revision: m.revision, State: "running", Health: "healthy",
 				Memory: 256 << 20, Port: 8080, InstanceID: id, Attested: true, Simulated: true, CreatedAt: time.Now(),
 			})
 		}
@@ -166,9 +251,15 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 func (m *scriptManager) app() manager.App {
 	now := time.Now()
 	a := manager.App{
-		ID: "app-1", Name: strings.ReplaceAll(string(m.session), "/", "-"), Session: m.session, Service: "client-app", Runtime: m.asked.Runtime,
+		ID: "app-1", Owner: m.owner, Name: strings.ReplaceAll(string(m.session), "/", "-"), Session: m.session, Service: "client-app", Runtime: m.asked.Runtime,
 		State: manager.AppDeploying, Instances: m.asked.Instances, Memory: 256 << 20, Port: 8080, ContainerPort: 8080, CreatedAt: now,
-		Deployment: manager.Deployment{Revision: 1, State: manager.DeploymentRunning, Steps: []manager.Step{{Name: manager.StepImages, StartedAt: now}}},
+		Deployment: manager.Deployment{Revision: m.revision, State: manager.DeploymentRunning, Steps: []manager.Step{{Name: manager.StepImages, StartedAt: now}}},
+	}
+	if id, _, ok := m.next.Split(); ok {
+		a.Deployment.Grant = &id
+	}
+	if id, _, ok := m.current.Split(); ok {
+		a.Grant = &id
 	}
 	if m.looks < 2 {
 		return a
@@ -177,7 +268,7 @@ func (m *scriptManager) app() manager.App {
 		a.State, a.Deployment.State, a.Deployment.Problem = manager.AppFailed, manager.DeploymentFailed, m.fails
 		return a
 	}
-	a.State, a.Healthy, a.Revision, a.Deployment.State = manager.AppReady, len(m.instances), 1, manager.DeploymentDone
+	a.State, a.Healthy, a.Revision, a.Deployment.State = manager.AppReady, len(m.instances), m.revision, manager.DeploymentDone
 	a.Deployment.Steps[0].EndedAt = now
 	return a
 }

@@ -2,6 +2,7 @@ package cli_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"cupel.dev/cupel/internal/castest"
 	"cupel.dev/cupel/internal/cli"
+	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
@@ -59,8 +61,26 @@ func TestScripts(t *testing.T) {
 			env.Defer(m.stop)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand, "manager": managerCommand},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand, "manager": managerCommand, "grants": grantsCommand},
 	})
+}
+
+// grantsCommand is `grants FILE APP`: it sets $GRANT to the id of the newest grant
+// of APP, and $GRANT_SHORT to its beginning, in what `session grants -o json` printed.
+func grantsCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: grants FILE APP")
+	}
+	var all []api.Grant
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &all))
+	for _, g := range all {
+		if g.App == args[1] {
+			ts.Setenv("GRANT", g.ID.String())
+			ts.Setenv("GRANT_SHORT", g.ID.Short())
+			return
+		}
+	}
+	ts.Fatalf("no grant of %s", args[1])
 }
 
 type scriptCASKey struct{}
@@ -109,6 +129,7 @@ func casCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	c.env, c.addr = env, env.Owners
 	ts.Setenv("CAS", env.Owners)
+	ts.Setenv("CAS_INSTANCES", env.Instances)
 	ts.Setenv("CAS_ROOT", ident.Sum(env.Platform.Root().Raw).String())
 	ts.Setenv("CAS_MEASUREMENT", castest.CASMeasurement.String())
 	ts.Setenv("CAS_IDENTITY", fmt.Sprint(env.Identity))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +32,9 @@ type verifyOptions struct {
 	address string
 	name    string
 	cas     string
+	commit  string
+
+	deploying bool // the manager says that a deployment of the app is under way
 }
 
 func newVerifyCommand(g *globals) *cobra.Command {
@@ -41,9 +45,14 @@ func newVerifyCommand(g *globals) *cobra.Command {
 		Long: `Checks, without believing the operator anything: that the CAS keeps your session
 and shows a log that continues what you saw; that what answers at the app's
 address has a certificate of the session's own CA; that it names an instance
-which the CAS attested and which still runs; and the claims of all instances.`,
+which the CAS attested and which still runs; and the claims of all instances. Each
+instance that runs is shown with its grant, the session's version, and the state of
+the repository that it has, by the word of the measured puller; those that are behind
+the newest are named. It fails where an instance runs under no grant and the session
+asks for one, and where an app has two grants with no deployment under way.`,
 		Example: `  cupel verify my-app
-  cupel verify my-app --address app.example.org:443 --name app.example.org`,
+  cupel verify my-app --address app.example.org:443 --name app.example.org
+  cupel verify my-app --commit 5f2c1e0b9a7d4c3e8f6a1b2c3d4e5f60718293a4`,
 		Args: exactArgs("APP"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.app = args[0]
@@ -54,6 +63,7 @@ which the CAS attested and which still runs; and the claims of all instances.`,
 	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the local manager says)")
 	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
+	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit (HEX, at least 7 digits)")
 	return c
 }
 
@@ -65,6 +75,9 @@ type appReply struct {
 	Answering api.Instance   `json:"answering"`
 	Simulated bool           `json:"simulated"` // any of the running instances
 	Instances []api.Instance `json:"instances"`
+	Volumes   []api.Volume   `json:"volumes"`
+	Grants    []api.Grant    `json:"grants"` // that have not ended
+	Behind    []behind       `json:"behind"` // running instances that don't have the newest
 }
 
 func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
@@ -86,7 +99,12 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 		return err
 	}
 	defer c.Close()
-	if reply.Instances, err = side.checkInstances(ctx, c, name); err != nil {
+	running, err := side.checkInstances(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	reply.Instances, reply.Volumes, reply.Grants = running.state.Instances, running.state.Volumes, running.grants
+	if reply.Behind, err = running.judge(reply.Session.Hash, o, g.now()); err != nil {
 		return err
 	}
 	if reply.Name == "" {
@@ -144,6 +162,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	if err != nil {
 		return "", err
 	}
+	opts.deploying = app.Deployment.State == manager.DeploymentRunning
 	if opts.address == "" {
 		opts.address = net.JoinHostPort("localhost", strconv.Itoa(int(app.Port)))
 		if host, _, err := net.SplitHostPort(e.Address); err == nil {
@@ -170,29 +189,33 @@ func (o *ownerSide) appName(name ident.SessionName) (string, error) {
 // checkInstances lists the session's instances and holds the claims of those
 // that run against the session's text: the CAS did that before it released
 // anything, and here it can be seen to have.
-func (o *ownerSide) checkInstances(ctx context.Context, c *client.Client, name ident.SessionName) ([]api.Instance, error) {
+func (o *ownerSide) checkInstances(ctx context.Context, c *client.Client, name ident.SessionName) (*running, error) {
 	text, err := c.ReadSession(ctx, name, nil)
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := session.Parse([]byte(text.Text))
-	if err != nil {
+	r := &running{}
+	if r.session, err = session.Parse([]byte(text.Text)); err != nil {
 		return nil, err
 	}
-	all, err := c.Instances(ctx, name)
-	if err != nil {
+	if r.state, err = c.State(ctx, name); err != nil {
 		return nil, err
 	}
+	if r.grants, err = c.Grants(ctx, name); err != nil {
+		return nil, err
+	}
+	r.grants = slices.DeleteFunc(r.grants, func(g api.Grant) bool { return g.State == api.GrantEnded })
+
 	pin, _ := c.Pin()
-	for _, i := range all {
+	for _, i := range r.state.Instances {
 		if i.State != api.Running {
 			continue
 		}
-		if err := checkInstance(parsed, pin.Identity, i); err != nil {
+		if err := checkInstance(r.session, pin.Identity, i); err != nil {
 			return nil, err
 		}
 	}
-	return all, nil
+	return r, nil
 }
 
 func checkInstance(s *session.Session, cas ident.KeyHash, i api.Instance) error {
@@ -270,28 +293,50 @@ func printVerified(g *globals, r appReply) error {
 	if r.Simulated {
 		platform = "SIMULATED, protects nothing"
 	}
-	err := g.table([]string{"VERIFIED", "FOUND"}, [][]string{
+	rows := [][]string{
 		{"session", fmt.Sprintf("%s, as you created it on %s", r.Session.Session, r.Session.CreatedAt.Format(time.RFC3339))},
 		{"session hash", r.Session.Hash.String()},
 		{"address", fmt.Sprintf("%s, certificate for %s by the session's own CA", r.Address, r.Name)},
 		{"answering", fmt.Sprintf("instance %s, attested %s", r.Answering.ID.Short(), r.Answering.ReleasedAt.UTC().Format(time.RFC3339))},
 		{"platform", platform},
 		{"audit log", fmt.Sprintf("followed to entry %d", r.Session.AuditHead)},
-	})
-	if err != nil {
+	}
+	for _, v := range r.Volumes {
+		rows = append(rows, []string{"volume " + v.Name, newestCell(v)})
+	}
+	if err := g.table([]string{"VERIFIED", "FOUND"}, rows); err != nil {
 		return err
 	}
+
 	g.printf("\n")
+	if err := g.printAttested(r); err != nil {
+		return err
+	}
+	for _, b := range r.Behind {
+		g.warnf("behind: instance %s of %s: %s", b.Instance.Short(), b.Service, b.Why)
+	}
+	return nil
+}
+
+func (g *globals) printAttested(r appReply) error {
 	var rows [][]string
 	for _, i := range r.Instances {
 		where := "hardware"
 		if i.Claims.Simulated {
 			where = "SIMULATED"
 		}
+		grant := "-"
+		if !i.Grant.IsZero() {
+			grant = i.Grant.Short()
+		}
 		rows = append(rows, []string{
 			i.ID.Short(), string(i.Service), string(i.State), i.ReleasedAt.UTC().Format(time.RFC3339),
 			i.Claims.Measurement.String()[:12], where, i.Claims.TCBStatus, onOff(i.Claims.Debug),
+			grant, i.SessionHash.String()[:12], hasCell(i),
 		})
 	}
-	return g.table([]string{"INSTANCE", "SERVICE", "STATE", "ATTESTED", "MEASUREMENT", "PLATFORM", "STATUS", "DEBUG"}, rows)
+	return g.table([]string{
+		"INSTANCE", "SERVICE", "STATE", "ATTESTED", "MEASUREMENT", "PLATFORM", "STATUS", "DEBUG",
+		"GRANT", "SESSION", "HAS",
+	}, rows)
 }

@@ -1,0 +1,257 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// withdrawTimeout bounds what is done about a grant when the command ends.
+const withdrawTimeout = 20 * time.Second
+
+// readCode reads a grant's code from a file (@FILE) or from standard input (-).
+// On a command line it would stay in the shell's history and in /proc.
+func (g *globals) readCode(arg string) (release.GrantCode, error) {
+	var text []byte
+	var err error
+	file, isFile := strings.CutPrefix(arg, "@")
+	switch {
+	case arg == "-":
+		text, err = g.readLineIn(2 * release.MaxCode)
+	case isFile:
+		if text, err = readSmall(file, 2*release.MaxCode); err != nil {
+			return release.GrantCode{}, err
+		}
+	default:
+		return release.GrantCode{}, problem.New(problem.Invalid, "code_argument", "--code with the code itself, of %d characters", len(arg)).
+			Want("@FILE or -").
+			Fix("put the code into a file, or pipe it in: who reads the command line of a process, or the shell's history, could use it")
+	}
+	if err != nil {
+		return release.GrantCode{}, problem.New(problem.Invalid, "code", "%w", err)
+	}
+	return release.ParseGrantCode(string(text))
+}
+
+// right gets the request the right to be carried out: a code that was given, a
+// grant that the owner makes now, or none where the session asks for none.
+func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) error {
+	if d.code != nil {
+		req.Code, d.grantID = d.code.String(), d.code.Grant
+		return nil
+	}
+
+	read, err := d.cas.ReadSession(ctx, d.session, nil)
+	if err != nil {
+		return err
+	}
+	parsed, err := session.Parse([]byte(read.Text))
+	if err != nil {
+		return err
+	}
+	if err := d.complete(ctx, req); err != nil {
+		return err
+	}
+	if !parsed.Access.AsksForGrant() {
+		d.g.warnf("Session %s says deploy: [ANY]: anybody may run it, as often as they like, with its secrets.", d.session)
+		req.Ungranted, req.Writes = true, writes(parsed, owner.AppService)
+		return nil
+	}
+
+	app := orElse(req.Name, manager.AppName(d.session))
+	if d.app != nil {
+		app = d.app.Name
+	}
+	made, err := d.cas.MakeGrant(ctx, api.NewGrant{
+		Session: d.session,
+		App:     app,
+		Services: map[ident.ServiceName]release.GrantedService{
+			owner.AppService:  {Instances: req.Instances},
+			owner.PullService: {Runs: 1},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	req.Code, d.grantID, d.made = made.Code, made.Grant.ID, &made.Grant
+	return nil
+}
+
+// complete asks the manager for what the command leaves open and the grant has
+// to say: how many instances the app has.
+func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) error {
+	apps, err := d.manager.Apps(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range apps {
+		if a.Owner != d.side.id.KeyHash || a.Session != d.session || req.Name != "" && a.Name != req.Name {
+			continue
+		}
+		// As the manager does it: without a name the oldest is meant.
+		if d.app == nil || a.CreatedAt.Before(d.app.CreatedAt) {
+			d.app = &a
+		}
+	}
+	if req.Instances == 0 && d.app != nil {
+		req.Instances = d.app.Instances
+	}
+	req.Instances = max(1, req.Instances)
+	return nil
+}
+
+// writes lists the volumes that a service of the session writes.
+func writes(s *session.Session, service ident.ServiceName) []string {
+	svc, ok := s.Service(service)
+	if !ok {
+		return nil
+	}
+	image, ok := s.Image(svc.ImageName)
+	if !ok {
+		return nil
+	}
+	var out []string
+	for _, m := range image.Volumes {
+		if m.Policy == session.RollbackProtected {
+			out = append(out, m.Name)
+		}
+	}
+	return out
+}
+
+// handIn gives the request to the manager. One that went away in the middle is
+// asked again: it may have taken the code, which it takes once.
+func (d *deployment) handIn(ctx context.Context, req manager.DeployRequest) (manager.App, error) {
+	deadline := time.Now().Add(d.g.wait)
+	for unsure := false; ; unsure = true {
+		app, err := d.manager.Deploy(ctx, req)
+		rule := ""
+		if err != nil {
+			rule = problem.From(err).Rule
+		}
+		switch {
+		case err == nil:
+			return app, nil
+		case unsure && rule == "code_used":
+			return d.taken(ctx, err)
+		case rule == "manager" && time.Now().Before(deadline) && d.patient(ctx):
+			continue
+		}
+		d.unmake(ctx)
+		return app, err
+	}
+}
+
+// taken finds the app whose deployment took our code.
+func (d *deployment) taken(ctx context.Context, refusal error) (manager.App, error) {
+	apps, err := d.manager.Apps(ctx)
+	if err != nil {
+		return manager.App{}, err
+	}
+	for _, a := range apps {
+		if a.Deployment.Grant != nil && *a.Deployment.Grant == d.grantID {
+			return a, nil
+		}
+	}
+	return manager.App{}, refusal
+}
+
+// unmake withdraws the grant that was made for a request that came to nothing.
+func (d *deployment) unmake(ctx context.Context) {
+	if d.made == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
+	defer cancel()
+	if _, err := d.cas.WithdrawGrant(ctx, d.made.ID); err != nil {
+		d.g.warnf("The grant %s that was made for this is not withdrawn: %v", d.made.ID.Short(), err)
+		d.g.warnf("  withdraw it: cupel session grants %s --withdraw %s", d.session, d.made.ID)
+	}
+}
+
+// leaveOne sees to it that of the app's grants exactly one is left: the new one
+// after a success, the one before after a failure. The manager gives the other
+// back; one that it keeps is withdrawn with the owner's key.
+func (d *deployment) leaveOne(ctx context.Context, won bool) error {
+	if d.made == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.g.wait+withdrawTimeout)
+	defer cancel()
+
+	deadline := time.Now().Add(d.g.wait)
+	for {
+		left, err := d.leftover(ctx, won)
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return d.withdrawAll(ctx, left)
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// leftover are the app's grants that should have ended by now.
+func (d *deployment) leftover(ctx context.Context, won bool) ([]api.Grant, error) {
+	all, err := d.cas.Grants(ctx, d.session)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(g api.Grant) bool {
+		if g.State == api.GrantEnded {
+			return true
+		}
+		if !won {
+			return g.ID != d.made.ID
+		}
+		// A deployment that began later is another command's to look after.
+		ours := g.App == d.made.App || d.app != nil && d.app.Grant != nil && *d.app.Grant == g.ID
+		return g.ID == d.made.ID || !ours || g.Maker != d.made.Maker || !g.Made.Before(d.made.Made)
+	}), nil
+}
+
+func (d *deployment) withdrawAll(ctx context.Context, left []api.Grant) error {
+	for _, g := range left {
+		if _, err := d.cas.WithdrawGrant(ctx, g.ID); err != nil {
+			return err
+		}
+		d.g.warnf("The manager did not give grant %s back within %s: it is withdrawn now, with your key, and what ran under it has lost its rights.", g.ID.Short(), d.g.wait)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, t time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(t):
+		return nil
+	}
+}
+
+// readLineIn reads the one line of standard input.
+func (g *globals) readLineIn(most int64) ([]byte, error) {
+	if _, person := g.terminal(); person {
+		g.warnf("Paste the code and press Enter:")
+	}
+	line, err := bufio.NewReader(io.LimitReader(g.in, most)).ReadBytes('\n')
+	if errors.Is(err, io.EOF) {
+		err = nil // the line's end may be left out
+	}
+	return line, err
+}

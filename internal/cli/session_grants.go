@@ -1,0 +1,253 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+type grantsOptions struct {
+	session   string
+	grant     string
+	instances int
+	services  []string
+	withdraw  string
+	cas       string
+}
+
+func newSessionGrantsCommand(g *globals) *cobra.Command {
+	var o grantsOptions
+	c := &cobra.Command{
+		Use:   "grants NAME",
+		Short: "List who may run a session; change a number, or withdraw",
+		Long: `Lists the session's grants as its CAS keeps them: who claimed each, and who has
+its places. With --grant it changes how many instances one lets run, at once and
+under the same token; fewer than run now stops nobody, but no other starts. With
+--withdraw it ends one: all that run under it lose their rights at once, and their
+launchers stop them. A grant is named by its id, or the beginning of one.
+
+The number of instances of an app that is deployed is changed by 'cupel deploy'.`,
+		Example: `  cupel session grants my-app
+  cupel session grants my-app --grant 3f9c01d2 --instances 5
+  cupel session grants my-app --withdraw 3f9c01d2`,
+		Args:              exactArgs("NAME"),
+		ValidArgsFunction: g.completeSessions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.session = args[0]
+			return runSessionGrants(cmd.Context(), g, o)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.grant, "grant", "", "the grant to change")
+	f.IntVar(&o.instances, "instances", 0, "with --grant: how many instances of the service that serves")
+	f.StringArrayVar(&o.services, "service", nil, "with --grant: SERVICE=N; repeatable")
+	f.StringVar(&o.withdraw, "withdraw", "", "the grant to end")
+	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
+	for _, flag := range []string{"grant", "withdraw"} {
+		_ = c.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return g.completeGrants(cmd.Context(), args, o.cas), cobra.ShellCompDirectiveNoFileComp
+		})
+	}
+	return c
+}
+
+func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
+	name, err := parseSessionArg(o.session)
+	if err != nil {
+		return err
+	}
+	changes := o.instances != 0 || len(o.services) > 0
+	if changes != (o.grant != "") || o.grant != "" && o.withdraw != "" {
+		return problem.New(problem.Invalid, "usage", "--grant goes with --instances or --service, and not with --withdraw").Fix("see 'cupel session grants --help'")
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	c, _, err := side.casOf(ctx, name, o.cas)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	all, err := c.Grants(ctx, name)
+	if err != nil {
+		return err
+	}
+
+	switch {
+	case o.withdraw != "":
+		return withdrawGrant(ctx, g, c, all, o.withdraw)
+	case changes:
+		return changeGrant(ctx, g, c, all, o)
+	}
+	if g.json() {
+		return g.printJSON(append([]api.Grant{}, all...))
+	}
+	if len(all) == 0 {
+		g.printf("no grants: nobody may run %s; cupel deploy %s and cupel session submit %s make one\n", name, name, name)
+		return nil
+	}
+	return g.printGrants(all)
+}
+
+func withdrawGrant(ctx context.Context, g *globals, c *client.Client, all []api.Grant, ref string) error {
+	grant, err := findGrant(all, ref)
+	if err != nil {
+		return err
+	}
+	ended, err := c.WithdrawGrant(ctx, grant.ID)
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		return g.printJSON(ended)
+	}
+	if grant.State == api.GrantEnded {
+		g.printf("grant %s had ended\n", grant.ID.Short())
+		return nil
+	}
+	g.printf("grant %s is withdrawn: what ran under it has lost its rights\n", grant.ID.Short())
+	return nil
+}
+
+func changeGrant(ctx context.Context, g *globals, c *client.Client, all []api.Grant, o grantsOptions) error {
+	grant, err := findGrant(all, o.grant)
+	if err != nil {
+		return err
+	}
+	services, err := parseGranted(o.services, nil)
+	if err != nil {
+		return err
+	}
+	if o.instances != 0 {
+		service, err := theServing(grant)
+		if err != nil {
+			return err
+		}
+		if _, both := services[service]; both || o.instances < 1 {
+			return problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more, or --service %s=N", service)
+		}
+		services[service] = release.GrantedService{Instances: o.instances}
+	}
+	changed, err := c.ChangeGrant(ctx, grant.ID, api.GrantChange{Services: services})
+	if err != nil {
+		return err
+	}
+	if g.json() {
+		return g.printJSON(changed)
+	}
+	return g.printGrants([]api.Grant{changed})
+}
+
+// theServing is the one service of a grant that isn't a job.
+func theServing(grant api.Grant) (ident.ServiceName, error) {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(grant.Services)) {
+		if grant.Services[name].Runs == 0 {
+			names = append(names, string(name))
+		}
+	}
+	if len(names) == 1 {
+		return ident.ServiceName(names[0]), nil
+	}
+	return "", problem.New(problem.Invalid, "service", "grant %s is for %d services that serve", grant.ID.Short(), len(names)).
+		Want("one of: %s", strings.Join(names, ", ")).Fix("say which with --service SERVICE=N")
+}
+
+// findGrant returns the grant with that id, or the only one whose id begins so.
+func findGrant(all []api.Grant, ref string) (api.Grant, error) {
+	var found []api.Grant
+	for _, g := range all {
+		if len(ref) >= 4 && strings.HasPrefix(g.ID.String(), strings.ToLower(ref)) {
+			found = append(found, g)
+		}
+	}
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	return api.Grant{}, problem.New(problem.NotFound, "grant_unknown", "%d grants of the session are called %.40q", len(found), ref).
+		Want("the id of one, or its first 4 digits or more").Fix("list them: cupel session grants NAME")
+}
+
+func (g *globals) printGrants(all []api.Grant) error {
+	var rows [][]string
+	for _, grant := range all {
+		claimed := "-"
+		if !grant.ClaimedBy.IsZero() {
+			claimed = grant.ClaimedBy.Short()
+		}
+		rows = append(rows, []string{
+			grant.ID.Short(), grant.App, g.grantState(grant), grant.Maker.Short(), claimed, g.age(grant.Made), placesCell(grant),
+		})
+	}
+	return g.table([]string{"GRANT", "APP", "STATE", "MADE BY", "CLAIMED BY", "AGE", "IN USE"}, rows)
+}
+
+// grantState is the state with what it depends on.
+func (g *globals) grantState(grant api.Grant) string {
+	switch {
+	case grant.State == api.GrantEnded:
+		return "ended (" + strings.ReplaceAll(grant.EndReason, "_", " ") + ")"
+	case grant.State == api.GrantOpen:
+		return "open, to be used before " + grant.UseBy.Local().Format(time.DateTime)
+	case grant.Until != nil:
+		return "claimed, until " + grant.Until.Local().Format(time.DateTime)
+	}
+	return string(grant.State)
+}
+
+// placesCell says how many places of each service are taken.
+func placesCell(grant api.Grant) string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(grant.Services)) {
+		s, p := grant.Services[name], grant.Places[name]
+		if s.Runs > 0 {
+			out = append(out, fmt.Sprintf("%s ran %d of %d", name, p.Used, s.Runs))
+			continue
+		}
+		out = append(out, fmt.Sprintf("%s %d of %d", name, len(p.Instances), s.Instances))
+	}
+	return strings.Join(out, ", ")
+}
+
+// completeGrants offers the grants of the session that have not ended.
+func (g *globals) completeGrants(ctx context.Context, args []string, cas string) []string {
+	if len(args) == 0 || ctx == nil {
+		return nil
+	}
+	name, err := parseSessionArg(args[0])
+	if err != nil {
+		return nil
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return nil
+	}
+	c, _, err := side.casOf(ctx, name, cas)
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	all, err := c.Grants(ctx, name)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, grant := range all {
+		if grant.State != api.GrantEnded {
+			out = append(out, grant.ID.String()+"\t"+grant.App)
+		}
+	}
+	return out
+}

@@ -1,0 +1,268 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+type submitOptions struct {
+	session      string
+	instances    int
+	services     []string // S=N
+	jobs         []string
+	app          string
+	useBy, until time.Duration
+	provider     string
+	token        bool
+	cas          string
+	casInstances string
+}
+
+func newSessionSubmitCommand(g *globals) *cobra.Command {
+	var o submitOptions
+	c := &cobra.Command{
+		Use:   "submit NAME",
+		Short: "Make a grant to run a session, and print its code",
+		Long: `Makes a grant at the session's CAS: the right to run so many copies of its
+services. What is printed is a code, one line. Whoever hands it in first can run
+that, and nobody after them: give it to one operator, over a road that you trust, and
+look who claimed it with 'cupel session grants NAME'.
+
+Without --service and --job it is for pull_repo to run once and for every other
+service with --instances. With --token the code is claimed by your own key, and its
+token is printed instead: for copies that you start yourself, which show it as
+CUPEL_GRANT.
+
+'cupel deploy' does all of this for the manager of this machine.`,
+		Example: `  cupel session submit my-app --instances 3
+  cupel session submit my-app --service web=2 --job migrate --use-by 1h --until 720h
+  cupel session submit my-app --token --cas-instances cas.example.org:18765`,
+		Args:              exactArgs("NAME"),
+		ValidArgsFunction: g.completeSessions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.session = args[0]
+			return runSessionSubmit(cmd.Context(), g, o)
+		},
+	}
+	f := c.Flags()
+	f.IntVar(&o.instances, "instances", 1, "how many instances of each service that isn't a job")
+	f.StringArrayVar(&o.services, "service", nil, "SERVICE=N: so many instances of this service, and only of those that are named; repeatable")
+	f.StringArrayVar(&o.jobs, "job", nil, "SERVICE that may run once, to its end; repeatable")
+	f.StringVar(&o.app, "name", "", "what the app is to be called (default: made from the session's name)")
+	f.DurationVar(&o.useBy, "use-by", 0, "for how long the code can be handed in (default: 24h)")
+	f.DurationVar(&o.until, "until", 0, "when the grant ends, from now (default: never)")
+	f.StringVar(&o.provider, "provider", "", "the one key that may claim the code, by its hash (default: the first that does)")
+	f.BoolVar(&o.token, "token", false, "claim the code yourself and print its token")
+	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
+	f.StringVar(&o.casInstances, "cas-instances", "", "with --token: where instances reach that CAS (default: as the local manager says)")
+	return c
+}
+
+// submitReply is the answer of `session submit -o json`. One of Code and Token is
+// set; both are secrets.
+type submitReply struct {
+	Grant api.Grant `json:"grant"`
+	Code  string    `json:"code,omitempty"`
+	Token string    `json:"token,omitempty"`
+}
+
+func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
+	name, err := parseSessionArg(o.session)
+	if err != nil {
+		return err
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	want, err := o.grant(g, side, name)
+	if err != nil {
+		return err
+	}
+	c, pin, err := side.casOf(ctx, name, o.cas)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if want.Services == nil {
+		if want.Services, err = wholeSession(ctx, c, name, o.instances); err != nil {
+			return err
+		}
+	}
+	addr := ""
+	if o.token {
+		if addr, err = o.claimAt(g, pin.Identity); err != nil {
+			return err // before a grant is made that nobody could claim
+		}
+	}
+
+	made, err := c.MakeGrant(ctx, want)
+	if err != nil {
+		return err
+	}
+	reply := submitReply{Grant: made.Grant, Code: made.Code}
+	if o.token {
+		if reply, err = side.claimOwn(ctx, c, addr, made); err != nil {
+			return err
+		}
+	}
+	if g.json() {
+		return g.printJSON(reply)
+	}
+	g.printf("%s%s\n", reply.Code, reply.Token)
+	return nil
+}
+
+// grant is what the flags ask for; Services are nil where they don't say.
+func (o *submitOptions) grant(g *globals, side *ownerSide, name ident.SessionName) (api.NewGrant, error) {
+	out := api.NewGrant{Session: name, App: orElse(o.app, manager.AppName(name))}
+	services, err := parseGranted(o.services, o.jobs)
+	if err != nil {
+		return out, err
+	}
+	if len(services) > 0 {
+		out.Services = services
+	}
+	if o.instances < 1 {
+		return out, problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more")
+	}
+	if o.useBy < 0 || o.until < 0 {
+		return out, problem.New(problem.Invalid, "usage", "a time that is over").Want("how long from now, such as 1h or 720h")
+	}
+	if o.useBy > 0 {
+		at := g.now().UTC().Add(o.useBy)
+		out.UseBy = &at
+	}
+	if o.until > 0 {
+		at := g.now().UTC().Add(o.until)
+		out.Until = &at
+	}
+	if o.provider != "" {
+		if out.Provider, err = ident.ParseKeyHash(o.provider); err != nil {
+			return out, problem.New(problem.Invalid, "provider", "--provider: %w", err).Want("the hash of a key, 64 hex digits").Fix("ask the operator: cupel info shows it")
+		}
+	}
+	if o.token && o.provider != "" && out.Provider != side.id.KeyHash {
+		return out, problem.New(problem.Invalid, "usage", "--token with another's --provider").Fix("leave one of them out: with --token you claim it yourself")
+	}
+	return out, nil
+}
+
+// parseGranted reads --service S=N and --job S.
+func parseGranted(services, jobs []string) (map[ident.ServiceName]release.GrantedService, error) {
+	out := map[ident.ServiceName]release.GrantedService{}
+	add := func(flag, name string, s release.GrantedService) error {
+		service, err := ident.ParseServiceName(name)
+		if err != nil {
+			return problem.New(problem.Invalid, "service", "--%s: %w", flag, err)
+		}
+		if _, twice := out[service]; twice {
+			return problem.New(problem.Invalid, "usage", "service %s is named twice", service)
+		}
+		out[service] = s
+		return nil
+	}
+	for _, s := range services {
+		name, number, _ := strings.Cut(s, "=")
+		n, err := strconv.Atoi(number)
+		if err != nil || n < 1 {
+			return nil, problem.New(problem.Invalid, "usage", "--service %.100q", s).Want("SERVICE=N, with N from 1 on")
+		}
+		if err := add("service", name, release.GrantedService{Instances: n}); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range jobs {
+		if err := add("job", name, release.GrantedService{Runs: 1}); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// wholeSession is a grant for every service of the session: the pull runs once,
+// the others serve.
+func wholeSession(ctx context.Context, c *client.Client, name ident.SessionName, instances int) (map[ident.ServiceName]release.GrantedService, error) {
+	text, err := c.ReadSession(ctx, name, nil)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := session.Parse([]byte(text.Text))
+	if err != nil {
+		return nil, err
+	}
+	out := map[ident.ServiceName]release.GrantedService{}
+	for _, s := range parsed.Services {
+		out[s.Name] = release.GrantedService{Instances: instances}
+		if s.Name == owner.PullService {
+			out[s.Name] = release.GrantedService{Runs: 1}
+		}
+	}
+	return out, nil
+}
+
+// claimAt is where the session's CAS listens for instances.
+func (o *submitOptions) claimAt(g *globals, cas ident.KeyHash) (string, error) {
+	if o.casInstances != "" {
+		return o.casInstances, nil
+	}
+	e, err := manager.ReadEndpoint(g.state)
+	if err == nil && e.CAS.Identity == cas {
+		return e.CAS.Instances, nil
+	}
+	return "", problem.New(problem.Invalid, "cas_instances", "where this CAS listens for instances is not known").
+		Fix("give --cas-instances HOST:PORT; its port is 18765 unless somebody chose another")
+}
+
+// claimOwn claims a grant with the owner's own key. A grant whose token nobody
+// gets is withdrawn.
+func (o *ownerSide) claimOwn(ctx context.Context, c *client.Client, addr string, made api.GrantMade) (submitReply, error) {
+	code, err := release.ParseGrantCode(made.Code)
+	if err != nil {
+		return submitReply{}, err
+	}
+	holder := &client.Holder{Certificate: o.id.Certificate, Now: o.g.now}
+	claimed, err := holder.Claim(ctx, addr, code)
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
+		defer cancel()
+		if _, lost := c.WithdrawGrant(ctx, made.Grant.ID); lost != nil {
+			o.g.warnf("The grant %s that was made for this is not withdrawn: %v", made.Grant.ID, lost)
+		}
+		return submitReply{}, err
+	}
+	made.Grant.State, made.Grant.ClaimedBy = api.GrantClaimed, o.id.KeyHash
+	return submitReply{Grant: made.Grant, Token: claimed.Token.Reveal()}, nil
+}
+
+// completeSessions offers the sessions that the owner created.
+func (g *globals) completeSessions(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	dir, err := owner.Open(g.config)
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	sessions, err := dir.Sessions()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var out []string
+	for name := range sessions {
+		out = append(out, string(name))
+	}
+	slices.Sort(out)
+	return out, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,181 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+// running is what the CAS says about a session: what runs, under which grants, and
+// what the volumes' newest states are.
+type running struct {
+	session *session.Session
+	state   api.Instances
+	grants  []api.Grant // that have not ended
+}
+
+// longestDeployment is for how long the operator is believed that a deployment is
+// under way.
+const longestDeployment = time.Hour
+
+// behind is a running instance that doesn't have the newest of something.
+type behind struct {
+	Instance ident.InstanceID  `json:"instance"`
+	Service  ident.ServiceName `json:"service"`
+	Why      string            `json:"why"`
+}
+
+// judge compares every running instance with the newest and names those behind. It
+// refuses what is no matter of a moment: an instance without a grant, an app with
+// two, another commit than the one that is demanded.
+func (r *running) judge(current ident.Digest, o verifyOptions, now time.Time) ([]behind, error) {
+	if err := r.granted(); err != nil {
+		return nil, err
+	}
+	if err := r.oneGrant(o, now); err != nil {
+		return nil, err
+	}
+	if err := r.demand(o.commit); err != nil {
+		return nil, err
+	}
+
+	out := []behind{}
+	for _, i := range r.state.Instances {
+		if i.State != api.Running {
+			continue
+		}
+		if i.SessionHash != current {
+			out = append(out, behind{i.ID, i.Service, "it was released under version " + i.SessionHash.String()[:12] + " of the session"})
+		}
+		for _, v := range i.Volumes {
+			if why := r.older(v); why != "" {
+				out = append(out, behind{i.ID, i.Service, why})
+			}
+		}
+	}
+	return out, nil
+}
+
+// granted refuses an instance that runs under no grant where the session asks for
+// one.
+func (r *running) granted() error {
+	if !r.session.Access.AsksForGrant() {
+		return nil
+	}
+	for _, i := range r.state.Instances {
+		if i.State == api.Running && i.Grant.IsZero() {
+			return problem.New(problem.Denied, "instance_ungranted", "instance %s of %s runs under no grant", i.ID.Short(), i.Service).
+				Want("the grant of an owner of session %s", r.session.Name).
+				Fix("if it ran before there were grants, deploy the app once: cupel deploy %s", r.session.Name)
+		}
+	}
+	return nil
+}
+
+// oneGrant refuses two grants of one app: by them the operator could run twice as
+// many copies as were asked for. During a deployment there are two; that one is
+// under way is the operator's word, which is good for a while only.
+func (r *running) oneGrant(o verifyOptions, now time.Time) error {
+	held := map[string][]string{}
+	fresh := map[string]bool{}
+	for _, g := range r.grants {
+		if g.State == api.GrantClaimed {
+			held[g.App] = append(held[g.App], g.ID.Short())
+			fresh[g.App] = fresh[g.App] || now.Sub(g.Made) < longestDeployment
+		}
+	}
+	for _, app := range sortedKeys(held) {
+		if ids := held[app]; len(ids) > 1 && !(o.deploying && fresh[app]) {
+			return problem.New(problem.Denied, "grants_two", "app %s has %d grants, %s, and no deployment is under way", app, len(ids), strings.Join(ids, ", ")).
+				Want("one grant").
+				Fix("see who has them with 'cupel session grants %s', and withdraw the older with --withdraw", r.session.Name)
+		}
+	}
+	return nil
+}
+
+// demand refuses a running instance that doesn't have the commit.
+func (r *running) demand(commit string) error {
+	if commit == "" {
+		return nil
+	}
+	want := strings.ToLower(commit)
+	if len(want) < 7 || len(want) > 64 || strings.Trim(want, "0123456789abcdef") != "" {
+		return problem.New(problem.Invalid, "commit", "--commit %.80q", commit).Want("7 to 64 hex digits").Fix("git rev-parse HEAD shows it")
+	}
+	for _, i := range r.state.Instances {
+		if i.State != api.Running {
+			continue
+		}
+		var has []string
+		for _, v := range i.Volumes {
+			if v.Statement != nil {
+				has = append(has, v.Statement.Commit)
+			}
+		}
+		if !slices.ContainsFunc(has, func(c string) bool { return strings.HasPrefix(c, want) }) {
+			return problem.New(problem.Denied, "commit", "instance %s of %s has %s", i.ID.Short(), i.Service, cmp.Or(strings.Join(has, ", "), "no commit that a puller stated")).
+				Want("commit %s", want).
+				Fix("deploy the app again; if the session pins no ref, whoever can push decides what is pulled: cupel session create … --ref COMMIT --update")
+		}
+	}
+	return nil
+}
+
+// older says why a volume of an instance is not in its newest state; empty if it
+// is.
+func (r *running) older(v api.InstanceVolume) string {
+	at := slices.IndexFunc(r.state.Volumes, func(n api.Volume) bool { return n.Name == v.Name })
+	if at < 0 || v.Generation >= r.state.Volumes[at].Generation {
+		return ""
+	}
+	newest := r.state.Volumes[at]
+	why := fmt.Sprintf("it has state %d of volume %s, and the newest is %d", v.Generation, v.Name, newest.Generation)
+	if v.Statement != nil && newest.Statement != nil {
+		why += fmt.Sprintf(": commit %s instead of %s", shortCommit(v.Statement), shortCommit(newest.Statement))
+	}
+	return why
+}
+
+// newestCell describes the newest state of a volume.
+func newestCell(v api.Volume) string {
+	out := fmt.Sprintf("state %d", v.Generation)
+	if v.Statement == nil {
+		return out
+	}
+	out += ", commit " + v.Statement.Commit
+	if v.Statement.Pinned {
+		out += ", pinned by the session"
+	}
+	switch v.Statement.Follows {
+	case release.FollowsYes:
+		out += ", follows the one before"
+	case release.FollowsNo:
+		out += ", does NOT follow the one before: its history was rewritten, or another branch pulled"
+	case release.FollowsUnknown:
+	}
+	return out
+}
+
+// hasCell lists the volumes that an instance has.
+func hasCell(i api.Instance) string {
+	var out []string
+	for _, v := range i.Volumes {
+		text := fmt.Sprintf("%s %d", v.Name, v.Generation)
+		if v.Statement != nil {
+			text += " (" + shortCommit(v.Statement) + ")"
+		}
+		out = append(out, text)
+	}
+	return cmp.Or(strings.Join(out, ", "), "-")
+}
+
+func shortCommit(s *release.Statement) string { return s.Commit[:min(12, len(s.Commit))] }

@@ -1,0 +1,100 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
+)
+
+var (
+	oldCommit = strings.Repeat("a", 40)
+	newCommit = strings.Repeat("b", 40)
+)
+
+// aRunning is a session with an instance that has the newest of everything, and
+// one that ended long ago.
+func aRunning() (*running, ident.Digest) {
+	hash := ident.Sum([]byte("session"))
+	has := func(generation uint64, commit string) []api.InstanceVolume {
+		return []api.InstanceVolume{{Name: "repo", Access: release.ReadOnly, Generation: generation, Statement: &release.Statement{Commit: commit}}}
+	}
+	return &running{
+		session: &session.Session{Name: "shop"},
+		state: api.Instances{
+			Volumes: []api.Volume{{Name: "repo", Generation: 2, Statement: &release.Statement{Commit: newCommit, Follows: release.FollowsNo}}},
+			Instances: []api.Instance{
+				{ID: ident.InstanceID{1}, Service: "client-app", State: api.Exited},
+				{ID: ident.InstanceID{2}, Service: "client-app", State: api.Running, SessionHash: hash, Grant: release.GrantID{1}, Volumes: has(2, newCommit)},
+			},
+		},
+		grants: []api.Grant{{ID: release.GrantID{1}, App: "shop", State: api.GrantClaimed}, {ID: release.GrantID{2}, App: "shop", State: api.GrantOpen}},
+	}, hash
+}
+
+func TestJudgeNamesWhoIsBehind(t *testing.T) {
+	now := time.Now()
+	r, hash := aRunning()
+	if got, err := r.judge(hash, verifyOptions{commit: newCommit[:12]}, now); err != nil || len(got) != 0 {
+		t.Errorf("all newest: %v, %v", got, err)
+	}
+
+	late := r.state.Instances[1]
+	late.ID, late.SessionHash = ident.InstanceID{3}, ident.Sum([]byte("before"))
+	late.Volumes = []api.InstanceVolume{{Name: "repo", Generation: 1, Statement: &release.Statement{Commit: oldCommit}}}
+	r.state.Instances = append(r.state.Instances, late)
+	got, err := r.judge(hash, verifyOptions{}, now)
+	if err != nil || len(got) != 2 || got[0].Instance != late.ID || got[1].Instance != late.ID {
+		t.Fatalf("%v, %v; want the late instance for its session and its volume", got, err)
+	}
+	if why := got[1].Why; why != "it has state 1 of volume repo, and the newest is 2: commit aaaaaaaaaaaa instead of bbbbbbbbbbbb" {
+		t.Errorf("%s", why)
+	}
+
+	_, err = r.judge(hash, verifyOptions{commit: newCommit}, now)
+	if p := problem.From(err); p == nil || p.Rule != "commit" || !strings.Contains(p.Actual, late.ID.Short()) || !strings.Contains(p.Actual, oldCommit) {
+		t.Errorf("another commit than demanded: %v", err)
+	}
+	if text := newestCell(r.state.Volumes[0]); !strings.Contains(text, newCommit) || !strings.Contains(text, "NOT follow") {
+		t.Errorf("%s", text)
+	}
+}
+
+func TestJudgeCountsGrants(t *testing.T) {
+	now := time.Now()
+	r, hash := aRunning()
+	second := api.Grant{ID: release.GrantID{3}, App: "shop", State: api.GrantClaimed, Made: now}
+	r.grants = append(r.grants, second)
+	if _, err := r.judge(hash, verifyOptions{}, now); problem.From(err) == nil || problem.From(err).Rule != "grants_two" {
+		t.Errorf("two grants: %v", err)
+	}
+	if _, err := r.judge(hash, verifyOptions{deploying: true}, now); err != nil {
+		t.Errorf("during a deployment: %v", err)
+	}
+	// A manager that says so for ever is not believed.
+	if _, err := r.judge(hash, verifyOptions{deploying: true}, now.Add(2*longestDeployment)); err == nil {
+		t.Errorf("a deployment of two hours is believed")
+	}
+	r.grants[2].App = "other"
+	if _, err := r.judge(hash, verifyOptions{}, now); err != nil {
+		t.Errorf("two apps of one session: %v", err)
+	}
+}
+
+func TestJudgeRefusesWhoHasNoGrant(t *testing.T) {
+	r, hash := aRunning()
+	r.state.Instances[1].Grant = release.GrantID{}
+	_, err := r.judge(hash, verifyOptions{}, time.Now())
+	if p := problem.From(err); p == nil || p.Rule != "instance_ungranted" || !strings.Contains(p.Mend, "cupel deploy shop") {
+		t.Errorf("%v", err)
+	}
+	r.session.Access.Deploy = []session.AccessEntry{{Word: session.Any}}
+	if _, err := r.judge(hash, verifyOptions{}, time.Now()); err != nil {
+		t.Errorf("a session that asks for none: %v", err)
+	}
+}
