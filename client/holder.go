@@ -18,8 +18,12 @@ import (
 	"cupel.dev/cupel/internal/trusted/release"
 )
 
-// holderTimeout bounds one call of a Holder, connection and all.
-const holderTimeout = 20 * time.Second
+// holderTimeout bounds one call of a Holder, connection and all; dialTimeout the
+// time until somebody answers.
+const (
+	holderTimeout = 20 * time.Second
+	dialTimeout   = 5 * time.Second
+)
 
 // maxHolderReply bounds what is read of one answer.
 const maxHolderReply = 1 << 20
@@ -69,6 +73,18 @@ func (h *Holder) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, t
 	return h.post(ctx, addr, cas, release.PathGiveBack, in, &struct{}{})
 }
 
+// Reach connects to the CAS and answers nil if it is there.
+func (h *Holder) Reach(ctx context.Context, addr string, cas ident.KeyHash) error {
+	ctx, cancel := context.WithTimeout(ctx, holderTimeout)
+	defer cancel()
+	d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout}, Config: h.config(cas)}
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return holderUnreached(addr, err)
+	}
+	return conn.Close()
+}
+
 // post makes one request on a connection of its own.
 func (h *Holder) post(ctx context.Context, addr string, cas ident.KeyHash, path string, in, out any) error {
 	body, err := json.Marshal(in)
@@ -109,31 +125,35 @@ func (h *Holder) post(ctx context.Context, addr string, cas ident.KeyHash, path 
 	return nil
 }
 
-// transport makes a connection that only the CAS of that identity can answer.
-func (h *Holder) transport(cas ident.KeyHash) *http.Transport {
+// config is of a connection that only the CAS of that identity can answer.
+func (h *Holder) config(cas ident.KeyHash) *tls.Config {
 	now := h.Now
 	if now == nil {
 		now = time.Now
 	}
-	return &http.Transport{
-		TLSClientConfig: &tls.Config{
-			MinVersion:   tls.VersionTLS13,
-			Certificates: []tls.Certificate{h.Certificate},
-			// VerifyConnection checks the chain against the identity: names and
-			// public authorities would prove nothing.
-			InsecureSkipVerify: true, //nolint:gosec // see above
-			VerifyConnection: func(cs tls.ConnectionState) error {
-				who, err := release.VerifyCASChain(cs.PeerCertificates, now())
-				if err != nil {
-					return err
-				}
-				if who.Hash != cas {
-					return problem.New(problem.Unavailable, "cas_other", "another CAS answers, with identity %s", who.Hash).Want("identity %s", cas)
-				}
-				return nil
-			},
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{h.Certificate},
+		// VerifyConnection checks the chain against the identity: names and public
+		// authorities would prove nothing.
+		InsecureSkipVerify: true, //nolint:gosec // see above
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			who, err := release.VerifyCASChain(cs.PeerCertificates, now())
+			if err != nil {
+				return err
+			}
+			if who.Hash != cas {
+				return problem.New(problem.Unavailable, "cas_other", "another CAS answers, with identity %s", who.Hash).Want("identity %s", cas)
+			}
+			return nil
 		},
-		DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+	}
+}
+
+func (h *Holder) transport(cas ident.KeyHash) *http.Transport {
+	return &http.Transport{
+		TLSClientConfig:        h.config(cas),
+		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableKeepAlives:      true,

@@ -28,6 +28,8 @@ type Grants interface {
 	Gone(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken, instance ident.InstanceID) error
 	// GiveBack ends a grant. It is no error if it has ended.
 	GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken) error
+	// Reach answers nil if that CAS answers there.
+	Reach(ctx context.Context, addr string, cas ident.KeyHash) error
 }
 
 // Grant is the right to run a session's services, as the manager holds it. The
@@ -296,7 +298,7 @@ func (m *Manager) settleTell(n *Notice, err error, now time.Time) {
 func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
 	in = p.editInstance(in)
 	in.Recorded = in.Attempt
-	if why := lost(a.revision(in.Revision), s); why != nil {
+	if why := lost(a.revision(in.Revision), s); why != nil && in.Role == RoleApp {
 		p.event(a, in, true, "instance_not_committed", "%s", why.Actual)
 	}
 

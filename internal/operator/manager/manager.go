@@ -66,8 +66,9 @@ type Manager struct {
 	balance  balanceState
 	busy     map[string]bool
 	startErr map[string]*problem.Error
-	told     map[string]tell // by the notice's id
-	changed  chan struct{}   // closed and replaced when anything changed
+	told     map[string]tell  // by the notice's id
+	reached  map[string]reach // by the app's id
+	changed  chan struct{}    // closed and replaced when anything changed
 }
 
 // outcome is what became of an action.
@@ -103,6 +104,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		wake: make(chan struct{}, 1), done: make(chan outcome),
 		observed: observed, images: map[string]imageState{},
 		busy: map[string]bool{}, startErr: map[string]*problem.Error{}, told: map[string]tell{},
+		reached: map[string]reach{},
 		changed: make(chan struct{}),
 	}, nil
 }
@@ -203,7 +205,7 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 func (m *Manager) world(now time.Time) world {
 	return world{
 		now: now, state: m.state, observed: m.observed, images: m.images,
-		applied: m.applied, balance: m.balance, startErrors: m.startErr, told: m.told,
+		applied: m.applied, balance: m.balance, startErrors: m.startErr, told: m.told, reached: m.reached,
 		busy: maps.Clone(m.busy), limits: m.limits, newID: m.cfg.NewID,
 	}
 }
@@ -228,6 +230,7 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 	}
 	for _, id := range c.DeleteApps {
 		delete(m.state.Apps, id)
+		delete(m.reached, id)
 	}
 	for _, id := range c.DeleteNotices {
 		delete(m.state.Notices, id)
@@ -286,6 +289,8 @@ func (m *Manager) call(ctx context.Context, a action) error {
 		return err
 	case a.tell != nil:
 		return m.deliver(ctx, a.tell)
+	case a.reach != nil:
+		return m.cfg.Grants.Reach(ctx, m.casAddr(a.reach.CAS, a.reach.CASAddr), a.reach.CAS)
 	}
 	return m.cfg.Balancer.Apply(ctx, a.apply)
 }
@@ -300,6 +305,8 @@ func (m *Manager) settle(o outcome) {
 	switch a := o.action; {
 	case a.key == balanceKey:
 		m.settleBalance(a, o.err, now)
+	case a.reach != nil:
+		m.settleReach(a.reach, o.err, now)
 	case a.tell != nil:
 		if !cancelled {
 			m.settleTell(a.tell, o.err, now)

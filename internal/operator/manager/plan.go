@@ -24,8 +24,9 @@ type world struct {
 	balance  balanceState
 	// startErrors are failed calls of Start by the Backend's id.
 	startErrors map[string]*problem.Error
-	busy        map[string]bool // ids of the Backend and other keys with a call under way
-	told        map[string]tell // what became of notices, by id
+	busy        map[string]bool  // ids of the Backend and other keys with a call under way
+	told        map[string]tell  // what became of notices, by id
+	reached     map[string]reach // by the app's id
 	limits      Limits
 	newID       func(prefix string) string
 }
@@ -81,6 +82,7 @@ type action struct {
 	image string
 	apply []Frontend // with key balanceKey
 	tell  *Notice
+	reach *HeldCAS
 }
 
 // decision is the outcome of one pass. The change must be durable before the
@@ -140,6 +142,7 @@ func (p *planner) planApp(a *App) {
 	a = p.app(a.ID)
 	p.planEnding(a)
 	p.resumed(a)
+	p.planRenewal(p.app(a.ID))
 	if a.unasked() {
 		p.askOwner(a, "it runs under no grant and goes on, but the CAS will not let it start again")
 	}

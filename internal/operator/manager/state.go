@@ -177,6 +177,7 @@ type Instance struct {
 	Recorded int            `json:"recorded"`
 	Done     bool           `json:"done,omitempty"`     // a job that succeeded, or a failure kept for its logs
 	Removing bool           `json:"removing,omitempty"` // somebody removed it
+	Renewing bool           `json:"renewing,omitempty"` // it ends, and starts again with a new certificate
 	Problem  *problem.Error `json:"problem,omitempty"`
 	ExitCode int            `json:"exit_code,omitempty"`
 	OOM      bool           `json:"oom,omitempty"`

@@ -22,6 +22,8 @@ func (p *planner) planInstance(a *App, in *Instance) {
 		p.discard(a, in)
 	case a.standsBack(in):
 		p.hold(a, in)
+	case in.Renewing:
+		p.renew(a, in)
 	default:
 		p.keepRunning(a, rev, in)
 	}

@@ -45,6 +45,7 @@ type Script struct {
 	Exit       bool           // ends by itself
 	Code       int            // with Exit
 	OOM        bool           // with Exit
+	Life       time.Duration  // of a certificate that it can't renew while it runs; 0: it has none
 	Problem    *problem.Error // the launcher's word: with Exit why it ended, with Hang what it waits for
 }
 
@@ -130,6 +131,9 @@ func (f *Fake) live(in *fakeInstance, s Script) {
 	if s.Problem == nil {
 		in.status.State, in.status.Phase, in.status.StartedAt = manager.StateRunning, "running", time.Now()
 		in.status.InstanceID = ident.InstanceID(ident.Sum([]byte(in.spec.ID)))
+		if s.Life > 0 {
+			in.status.CertificateUntil = time.Now().Add(s.Life)
+		}
 		if in.spec.Port != 0 && !s.Unhealthy {
 			in.status.Health = manager.HealthHealthy
 		}

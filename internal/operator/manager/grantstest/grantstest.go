@@ -89,6 +89,18 @@ func Run(t *testing.T, cas CAS) {
 		}
 	})
 
+	t.Run("who is reached", func(t *testing.T) {
+		if err := a.Reach(ctx, cas.Addr, cas.Identity); err != nil {
+			t.Errorf("Reach: %v", err)
+		}
+		other := cas.Identity
+		other[0] ^= 1
+		refused(t, a.Reach(ctx, cas.Addr, other), problem.Unavailable, "cas_other")
+		if err := a.Reach(ctx, "127.0.0.1:1", cas.Identity); problem.KindOf(err) != problem.Unavailable {
+			t.Errorf("Reach: %v", err)
+		}
+	})
+
 	t.Run("a CAS that is not there", func(t *testing.T) {
 		code := cas.Make(t)
 		if _, err := a.Claim(ctx, "127.0.0.1:1", code); problem.KindOf(err) != problem.Unavailable {
@@ -252,4 +264,10 @@ func (h fakeHolder) GiveBack(_ context.Context, addr string, cas ident.KeyHash, 
 	}
 	g.ended = true
 	return nil
+}
+
+func (h fakeHolder) Reach(_ context.Context, addr string, cas ident.KeyHash) error {
+	h.f.mu.Lock()
+	defer h.f.mu.Unlock()
+	return h.f.reach(addr, cas)
 }

@@ -1,0 +1,66 @@
+package manager_test
+
+import (
+	"testing"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/manager/backendtest"
+)
+
+// TestCertificatesAreReplacedInTime: instances whose apps take no new certificate
+// are started again, one after the other, before the old one ends.
+func TestCertificatesAreReplacedInTime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Delay: 2 * time.Second, Life: 24 * time.Hour}
+		})
+		a := w.settled(w.deploy(request()).ID)
+		time.Sleep(15 * time.Hour)
+		if n := len(w.fake.Started()); n != 4 {
+			t.Errorf("%d starts after 15 of 24 hours, want the first 4", n)
+		}
+
+		fewest := 3
+		for range 4 * 60 * 60 {
+			time.Sleep(time.Second)
+			if f := w.bal.now(); len(f[0].Endpoints) < fewest {
+				fewest = len(f[0].Endpoints)
+			}
+		}
+		if n := len(w.fake.Started()); n != 7 || fewest != 2 {
+			t.Errorf("%d starts after 19 hours, and at the least %d instances served; want 7 and 2", n, fewest)
+		}
+		for _, in := range w.instances("app") {
+			if in.State != "running" || in.Restarts != 0 || in.Problem != nil {
+				t.Errorf("%+v", in)
+			}
+		}
+		if a, err := w.m.App(alice, a.ID); err != nil || a.State != wire.AppReady || len(w.cas.Open()) != 1 {
+			t.Errorf("%+v, %v", a, err)
+		}
+	})
+}
+
+// TestRenewalWaitsForTheCAS: an app that runs is not stopped for a certificate
+// that nobody can give it.
+func TestRenewalWaitsForTheCAS(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Life: 24 * time.Hour}
+		})
+		w.settled(w.deploy(request()).ID)
+		w.cas.SetDown(true)
+		time.Sleep(20 * time.Hour)
+		asked := w.cas.Asked()
+		if n := len(w.fake.Started()); n != 4 || asked > 500 {
+			t.Errorf("%d starts while the CAS is away, and it was asked %d times", n, asked)
+		}
+		w.cas.SetDown(false)
+		time.Sleep(time.Hour)
+		if n := len(w.fake.Started()); n != 7 {
+			t.Errorf("%d starts once it is back, want 7", n)
+		}
+	})
+}
