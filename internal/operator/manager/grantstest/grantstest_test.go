@@ -38,7 +38,7 @@ func TestHolder(t *testing.T) {
 		return "  - name: " + name + "\n    command: app\n    attestation:\n      - mrenclave: [" + m + "]\n"
 	}
 	text := "name: shop\nversion: \"0.3.10\"\nservices:\n" + service("client-app") + service("pull_repo") +
-		"security:\n  attestation:\n    tolerate: [debug-mode, simulation]\n"
+		"security:\n  attestation:\n    tolerate: [\"simulation:" + ident.Sum(env.Platform.Root().Raw).String() + "\"]\n"
 	if _, err := owner.Do(t.Context(), http.MethodPost, api.PathSessions, []byte(text), nil); err != nil {
 		t.Fatal(err)
 	}
