@@ -34,15 +34,15 @@ func (a *scriptApp) stop() {
 	}
 }
 
-// appCommand is `app start SESSION TOKEN` (with a grant's token from that file;
-// sets $APP, its address), `app exit` (it
-// reports its end to the CAS and goes on serving) and `app impostor` (another
-// certificate at another address).
+// appCommand is `app start SESSION [TOKEN]` (with the token in that file, or else
+// under a wide grant of the owner's; sets $APP, its address), `app exit` (it reports
+// its end to the CAS and goes on serving) and `app impostor` (another certificate at
+// another address).
 func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 	a, ok := ts.Value(scriptAppKey{}).(*scriptApp)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: app start SESSION TOKEN | app exit | app impostor, with a CAS")
+		ts.Fatalf("usage: app start SESSION [TOKEN] | app exit | app impostor, with a CAS")
 	}
 	switch args[0] {
 	case "exit":
@@ -58,15 +58,13 @@ func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	in, err := castest.NewInstance(cas.env.Instances, cas.env.Identity, cas.env.Platform, session, "client-app", m)
 	ts.Check(err)
-	in.Grant, err = release.ParseGrantToken(strings.TrimSpace(ts.ReadFile(args[2])))
-	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	dir, err := owner.Open(ts.Getenv("CUPEL_CONFIG"))
-	ts.Check(err)
-	id, err := dir.Identity(ctx, time.Now)
-	ts.Check(err)
-	in.Grant, err = cas.env.TokenOf(ctx, id.KeyHash, session)
+	if len(args) > 2 {
+		in.Grant, err = release.ParseGrantToken(strings.TrimSpace(ts.ReadFile(args[2])))
+	} else {
+		in.Grant, err = wideGrant(ctx, ts, cas, session)
+	}
 	ts.Check(err)
 	conn, reply, err := in.Release(ctx)
 	ts.Check(err)
@@ -79,6 +77,15 @@ func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	a.serve(ts, &cert)
 	ts.Setenv("APP_INSTANCE", reply.InstanceID.Short())
+}
+
+// wideGrant is a grant of the script's owner for as much as anybody wants.
+func wideGrant(ctx context.Context, ts *testscript.TestScript, cas *scriptCAS, session ident.SessionName) (release.GrantToken, error) {
+	dir, err := owner.Open(ts.Getenv("CUPEL_CONFIG"))
+	ts.Check(err)
+	id, err := dir.Identity(ctx, time.Now)
+	ts.Check(err)
+	return cas.env.TokenOf(ctx, id.KeyHash, session)
 }
 
 func (a *scriptApp) serve(ts *testscript.TestScript, cert *tls.Certificate) {
