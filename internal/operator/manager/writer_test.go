@@ -165,6 +165,35 @@ func TestWriterAndRestartedManager(t *testing.T) {
 	}
 }
 
+// TestRestartedManagerKeepsOneGrant: the same for an app that writes nothing, at
+// every step of a first deployment and of an update.
+func TestRestartedManagerKeepsOneGrant(t *testing.T) {
+	for step := range 24 {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+				return backendtest.Script{Exit: s.Port == 0, Delay: 300 * time.Millisecond}
+			})
+			w.fake.Ending = 100 * time.Millisecond
+			a := w.deploy(request())
+			time.Sleep(time.Duration(step) * 50 * time.Millisecond)
+			w.stop()
+			w.start()
+			a = w.settled(a.ID)
+			a = w.deploy(request())
+			time.Sleep(time.Duration(step) * 50 * time.Millisecond)
+			w.stop()
+			w.start()
+			if a = w.settled(a.ID); a.State != wire.AppReady || a.Revision != 2 {
+				t.Errorf("killed after %d steps: %+v: %v", step, a, a.Deployment.Problem)
+			}
+			time.Sleep(2 * time.Second)
+			if open := w.cas.Open(); len(open) != 1 || open[0] != *a.Grant {
+				t.Errorf("killed after %d steps: grants %v, the app's is %v", step, open, a.Grant)
+			}
+		})
+	}
+}
+
 // TestLostDataIsTold: an instance that kept nothing says so, in the event, in the
 // list and in the deployment.
 func TestLostDataIsTold(t *testing.T) {
