@@ -132,7 +132,11 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 	if err != nil {
 		return err
 	}
-	if app.Owner != d.side.id.KeyHash || d.cas == nil {
+	mine, err := d.mine(ctx)
+	if err != nil {
+		return err
+	}
+	if !mine {
 		return d.handedIn(app)
 	}
 
@@ -169,7 +173,7 @@ func (d *deployment) handedIn(app manager.App) error {
 	if d.g.json() {
 		return d.g.printJSON(deployReply{App: app, Instances: []manager.Instance{}})
 	}
-	d.g.printf("%s: the code is taken, and the deployment began.\nThe app belongs to the key that made the grant, %s;\nwith that key: cupel verify %s\n", app.Name, app.Owner, app.Name)
+	d.g.printf("%s: the manager took the code, and says that the deployment began.\nThe app belongs to the key that made the grant, which can check that: cupel verify %s\n", app.Name, app.Name)
 	return nil
 }
 

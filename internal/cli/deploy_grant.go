@@ -89,6 +89,22 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 	return nil
 }
 
+// mine says whether the deployment is of our own grant. It asks the CAS: a manager
+// that could say no would get away without being checked.
+func (d *deployment) mine(ctx context.Context) (bool, error) {
+	if d.code == nil {
+		return true, nil
+	}
+	if d.cas == nil {
+		return false, nil
+	}
+	all, err := d.cas.Grants(ctx, d.session)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(all, func(g api.Grant) bool { return g.ID == d.code.Grant && g.Maker == d.side.id.KeyHash }), nil
+}
+
 // complete asks the manager for what the command leaves open and the grant has
 // to say: how many instances the app has.
 func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) error {

@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -125,14 +124,16 @@ func (m *Manager) claim(ctx context.Context, rev *Revision, code release.GrantCo
 // unused refuses a code that was taken before. Whoever only knows the grant's
 // name learns nothing from it: that is the CAS's to refuse. Callers hold mu.
 func (m *Manager) unused(code release.GrantCode) error {
-	used := m.state.Codes[code.Grant]
-	if used == nil || used.Code != ident.Sum([]byte(code.String())) {
+	used := m.state.Codes[digestOf(code)]
+	if used == nil {
 		return nil
 	}
 	return problem.New(problem.Conflict, "code_used", "this code was used on %s, for app %q", used.Used.UTC().Format(time.RFC3339), used.App).
 		Want("a code that was not used yet").
 		Fix("make another: cupel session submit SESSION, or let cupel deploy do it")
 }
+
+func digestOf(code release.GrantCode) ident.Digest { return ident.Sum([]byte(code.String())) }
 
 // covers refuses a grant that doesn't allow what a request wants, and takes from
 // it what the request leaves open.
@@ -202,19 +203,21 @@ func (a *App) unasked() bool {
 
 // giveBackNotice asks for a grant to be given back.
 func giveBackNotice(now time.Time, a *App, h HeldGrant) *Notice {
-	return notice(now, a, h, "back:"+h.ID.String())
+	return notice(now, a, h, "back")
 }
 
 // goneNotice asks for the CAS to be told that an instance is no more.
 func goneNotice(now time.Time, a *App, h HeldGrant, id ident.InstanceID, backend string) *Notice {
-	n := notice(now, a, h, "gone:"+hex.EncodeToString(id[:]))
+	n := notice(now, a, h, "gone:"+id.String())
 	n.Instance, n.Backend = id, backend
 	return n
 }
 
-func notice(now time.Time, a *App, h HeldGrant, id string) *Notice {
+// notice is named after CAS and grant too: whoever brings a CAS of their own
+// chooses what its grants are called.
+func notice(now time.Time, a *App, h HeldGrant, what string) *Notice {
 	return &Notice{
-		ID:      id,
+		ID:      what + ":" + h.ID.String() + "@" + h.CAS.String(),
 		CAS:     h.CAS,
 		CASAddr: h.CASAddr,
 		Grant:   h.ID,
@@ -234,24 +237,42 @@ type tell struct {
 	retry     time.Time // not before
 }
 
-// goneFor is how long it is worth to tell that an instance is no more: by then
-// its rights have lapsed.
-const goneFor = 24 * time.Hour
+const (
+	// goneFor is how long it is worth to tell that an instance is no more: by then
+	// its rights have lapsed.
+	goneFor = 24 * time.Hour
+	// backFor is how long a CAS is sought to give a grant back to. Anybody may
+	// bring one that is never there.
+	backFor = 30 * 24 * time.Hour
+	// tellsAtOnce bounds the calls to CASes at one time.
+	tellsAtOnce = 16
+)
 
 // planNotices tells the CAS what it has to know, and forgets what it was told.
 func (p *planner) planNotices() {
+	calls := 0
+	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
+		if p.busy["cas:"+id] {
+			calls++
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
 		n, t := p.state.Notices[id], p.told[id]
 		s, there := p.observed[n.Backend]
+		worth := backFor
+		if !n.Instance.IsZero() {
+			worth = goneFor
+		}
 		switch {
-		case t.delivered || t.refused != nil || !n.Instance.IsZero() && p.now.Sub(n.Since) > goneFor:
+		case t.delivered || t.refused != nil || p.now.Sub(n.Since) > worth:
 			p.delivered(n, t)
 		case n.Backend != "" && (there && s.State != StateExited || p.busy[n.Backend]):
 			// It runs still, and may have something to commit.
 		case p.now.Before(t.retry):
 			p.wakeAt(t.retry)
-		default:
+		case calls < tellsAtOnce && !p.busy["cas:"+id]:
 			p.act(action{key: "cas:" + id, tell: n})
+			calls++ // the end of each makes this pass again
 		}
 	}
 }
@@ -263,6 +284,9 @@ func (p *planner) delivered(n *Notice, t tell) {
 		return
 	}
 	e := Event{Event: wire.Event{Time: p.now, AppID: n.AppID, App: n.App, Reason: "grant_given_back", Message: "grant " + n.Grant.Short() + " given back"}, Owner: n.Owner}
+	if t.refused == nil && !t.delivered {
+		t.refused = problem.New(problem.Unavailable, "cas_unreachable", "its CAS was not there for %d days", backFor/(24*time.Hour))
+	}
 	if t.refused != nil {
 		e.Warning, e.Message = true, fmt.Sprintf("grant %s not given back: %s: %s", n.Grant.Short(), t.refused.Rule, t.refused.Actual)
 	}

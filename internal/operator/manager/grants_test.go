@@ -12,6 +12,7 @@ import (
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/operator/manager/grantstest"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -88,6 +89,38 @@ func TestTheAppBelongsToTheMaker(t *testing.T) {
 		}
 		if a = w.settled(a.ID); a.State != wire.AppReady || a.Grant == nil || a.Deployment.Grant == nil || *a.Grant != *a.Deployment.Grant {
 			t.Errorf("%+v", a)
+		}
+	})
+}
+
+// TestAnotherCASSpeaksForNobody: whoever brings a CAS of their own can't have it
+// say whose an app is.
+func TestAnotherCASSpeaksForNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(request()).ID)
+
+		evil := grantstest.NewFake("evil:1", ident.KeyHash{0xe0})
+		w.cas.Know(evil)
+		req := request()
+		req.CAS = &wire.CASRef{Instances: evil.Addr, Identity: evil.Identity}
+		req.Code = evil.Make(terms(request())).String() // it says that alice made it
+		if p := w.refusedDeploy(mallory, req); p.Rule != "not_maker" || p.Kind != problem.Denied {
+			t.Errorf("%v", p)
+		}
+		if got, err := w.m.App(alice, a.ID); err != nil || got.Deployment.Revision != a.Revision {
+			t.Errorf("alice's app changed: %+v, %v", got, err)
+		}
+
+		// Her own key on the connection is her word; that the CAS is away is not
+		// told in detail.
+		if _, err := w.m.Deploy(t.Context(), alice, req); err != nil {
+			t.Errorf("alice, at a CAS of her choice: %v", err)
+		}
+		evil.SetDown(true)
+		req.Code = evil.Make(terms(request())).String()
+		if p := w.refusedDeploy(alice, req); p.Rule != "cas_unreachable" || strings.Contains(p.Error(), "does not answer;") {
+			t.Errorf("%v", p)
 		}
 	})
 }

@@ -226,7 +226,7 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 		m.state.Notices[n.ID] = n
 	}
 	for _, u := range c.Codes {
-		m.state.Codes[u.Grant] = u
+		m.state.Codes[u.Code] = u
 	}
 	for _, id := range c.DeleteApps {
 		delete(m.state.Apps, id)

@@ -109,6 +109,12 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	if err != nil {
 		return right{}, err
 	}
+	if rev.CAS != m.cfg.CAS.Identity && reply.Maker != caller {
+		// That CAS is whoever the caller says that it is: it could name anybody.
+		return right{}, problem.New(problem.Denied, "not_maker", "the code is of a CAS that isn't this manager's own, which says that key %s made it", reply.Maker.Short()).
+			Want("the maker's own key on this connection").
+			Fix("let the owner who made the code hand it in: cupel deploy --code @FILE")
+	}
 	return right{
 		owner:     reply.Maker,
 		code:      code,
@@ -153,7 +159,7 @@ func (m *Manager) begin(a *App, rev *Revision, right right) Change {
 		id := rev.Grant.ID
 		a.Rollout.Grant = &id
 		message += ", under grant " + id.Short()
-		c.Codes = append(c.Codes, &UsedCode{Grant: id, Code: ident.Sum([]byte(right.code.String())), App: a.Name, Used: now})
+		c.Codes = append(c.Codes, &UsedCode{Grant: id, Code: digestOf(right.code), App: a.Name, Used: now})
 	}
 	c.Events = append(c.Events, newEvent(now, a, nil, false, "deploy_requested", message))
 	return c

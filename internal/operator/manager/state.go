@@ -44,7 +44,7 @@ type State struct {
 	Apps      map[string]*App
 	Instances map[string]*Instance
 	Notices   map[string]*Notice
-	Codes     map[release.GrantID]*UsedCode
+	Codes     map[ident.Digest]*UsedCode // by the digest of the code
 }
 
 // Change is one transaction: what is written, what is deleted, and why.

@@ -129,6 +129,7 @@ type Fake struct {
 	grants map[release.GrantID]*fakeGrant
 	gone   []ident.InstanceID
 	asked  int // times that anybody tried to reach it
+	others []*Fake
 }
 
 type fakeGrant struct {
@@ -198,6 +199,25 @@ func (f *Fake) Asked() int {
 	return f.asked
 }
 
+// Know lets the Fake's holders reach another one too.
+func (f *Fake) Know(other *Fake) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.others = append(f.others, other)
+}
+
+// at is the Fake that listens at addr, else f.
+func (f *Fake) at(addr string) *Fake {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, o := range f.others {
+		if o.Addr == addr {
+			return o
+		}
+	}
+	return f
+}
+
 // Holder is somebody with that key.
 func (f *Fake) Holder(key ident.KeyHash) manager.Grants { return fakeHolder{f, key} }
 
@@ -219,6 +239,7 @@ func (f *Fake) reach(addr string, cas ident.KeyHash) error {
 }
 
 func (h fakeHolder) Claim(_ context.Context, addr string, code release.GrantCode) (release.ClaimReply, error) {
+	h.f = h.f.at(addr)
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
 	if err := h.f.reach(addr, code.CAS); err != nil {
@@ -238,6 +259,7 @@ func (h fakeHolder) Claim(_ context.Context, addr string, code release.GrantCode
 }
 
 func (h fakeHolder) Gone(_ context.Context, addr string, cas ident.KeyHash, token release.GrantToken, instance ident.InstanceID) error {
+	h.f = h.f.at(addr)
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
 	if err := h.f.reach(addr, cas); err != nil {
@@ -252,6 +274,7 @@ func (h fakeHolder) Gone(_ context.Context, addr string, cas ident.KeyHash, toke
 }
 
 func (h fakeHolder) GiveBack(_ context.Context, addr string, cas ident.KeyHash, token release.GrantToken) error {
+	h.f = h.f.at(addr)
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
 	if err := h.f.reach(addr, cas); err != nil {
@@ -267,6 +290,7 @@ func (h fakeHolder) GiveBack(_ context.Context, addr string, cas ident.KeyHash, 
 }
 
 func (h fakeHolder) Reach(_ context.Context, addr string, cas ident.KeyHash) error {
+	h.f = h.f.at(addr)
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
 	return h.f.reach(addr, cas)

@@ -24,7 +24,6 @@ import (
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // migrations[n] leads from schema n to n+1. Never change one: append.
@@ -139,7 +138,7 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 		Apps:      map[string]*manager.App{},
 		Instances: map[string]*manager.Instance{},
 		Notices:   map[string]*manager.Notice{},
-		Codes:     map[release.GrantID]*manager.UsedCode{},
+		Codes:     map[ident.Digest]*manager.UsedCode{},
 	}
 	err := d.docs(ctx, "SELECT id, doc FROM app", func(id string, doc []byte) error {
 		a := new(manager.App)
@@ -170,7 +169,7 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 		if err := json.Unmarshal(doc, u); err != nil {
 			return err
 		}
-		s.Codes[u.Grant] = u
+		s.Codes[u.Code] = u
 		return nil
 	})
 }
@@ -228,7 +227,7 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 			}
 		}
 		for _, u := range c.Codes {
-			if err := put("code", u.Grant.String(), u); err != nil {
+			if err := put("code", u.Code.String(), u); err != nil {
 				return err
 			}
 		}

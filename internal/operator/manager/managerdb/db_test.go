@@ -42,7 +42,7 @@ func TestRoundTrip(t *testing.T) {
 	token := release.NewGrantToken(release.GrantID{7}, [32]byte{8})
 	app.Current.Grant = &manager.Grant{ID: release.GrantID{7}, Token: token}
 	notice := &manager.Notice{ID: "back:7", Token: token, Grant: release.GrantID{7}, Since: at, AppID: "app-1"}
-	code := &manager.UsedCode{Grant: release.GrantID{7}, App: "shop", Used: at}
+	code := &manager.UsedCode{Grant: release.GrantID{7}, Code: ident.Digest{6}, App: "shop", Used: at}
 	events, err := db.Apply(t.Context(), manager.Change{
 		Apps: []*manager.App{app}, Instances: []*manager.Instance{in}, Notices: []*manager.Notice{notice}, Codes: []*manager.UsedCode{code},
 		Events: []manager.Event{{Event: wire.Event{Time: at, AppID: "app-1", App: "shop", Reason: "r", Message: "m", Warning: true}, Owner: ident.KeyHash{1}}},
@@ -62,7 +62,7 @@ func TestRoundTrip(t *testing.T) {
 		Apps:      map[string]*manager.App{"app-1": app},
 		Instances: map[string]*manager.Instance{"i-1": in},
 		Notices:   map[string]*manager.Notice{"back:7": notice},
-		Codes:     map[release.GrantID]*manager.UsedCode{{7}: code},
+		Codes:     map[ident.Digest]*manager.UsedCode{{6}: code},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("state (-want +got):\n%s", d)
