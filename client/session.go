@@ -36,6 +36,14 @@ func (c *Client) ReadSession(ctx context.Context, name ident.SessionName, hash *
 	return out, err
 }
 
+// RemoveSession drops a session with all its versions, values and volume keys,
+// and ends its grants and instances. There is no way back.
+func (c *Client) RemoveSession(ctx context.Context, name ident.SessionName) (api.Removed, error) {
+	var out api.Removed
+	err := c.do(ctx, call{method: http.MethodDelete, path: api.PathSessions + "/" + string(name), out: &out})
+	return out, err
+}
+
 // Values returns what the session shows to the public, by name.
 func (c *Client) Values(ctx context.Context, name ident.SessionName) (map[string]api.Value, error) {
 	var out api.Values

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -57,6 +58,7 @@ type options struct {
 	evidenceFD      int
 	readyFD         int
 	keepAlive       time.Duration
+	quotas          cas.Quotas
 	level           slog.Level
 }
 
@@ -72,6 +74,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	fs.IntVar(&o.evidenceFD, "evidence-fd", -1, "inherited socket on which a LAS answers for this process; its end ends the CAS")
 	fs.IntVar(&o.readyFD, "ready-fd", -1, "inherited descriptor that gets one JSON line when the CAS serves")
 	fs.DurationVar(&o.keepAlive, "keep-alive", 10*time.Second, "how often instances report; three missed reports end their rights")
+	fs.Var(&o.quotas, "quota", "another limit of what is kept: "+cas.QuotaUsage+"; repeatable")
 	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := fs.Parse(args[1:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -67,7 +67,13 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	c, err := cas.Open(ctx, cas.Config{
-		Store: db, Sealer: sealer, Verifier: verifier, Log: log, KeepAlive: o.keepAlive, AllowUnattested: o.allowUnattested,
+		Store:           db,
+		Sealer:          sealer,
+		Verifier:        verifier,
+		Log:             log,
+		KeepAlive:       o.keepAlive,
+		AllowUnattested: o.allowUnattested,
+		Quotas:          o.quotas,
 	})
 	if err != nil {
 		return err

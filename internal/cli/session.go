@@ -23,7 +23,7 @@ func newSessionCommand(g *globals) *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	c.AddCommand(newSessionCreateCommand(g), newSessionCheckCommand(g), newSessionReadCommand(g), newSessionVerifyCommand(g), newSessionValuesCommand(g),
-		newSessionRefusalsCommand(g), newSessionRotateCommand(g),
+		newSessionRefusalsCommand(g), newSessionRotateCommand(g), newSessionRmCommand(g),
 		newSessionSubmitCommand(g), newSessionGrantsCommand(g))
 	return c
 }

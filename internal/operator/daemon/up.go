@@ -50,6 +50,7 @@ type Options struct {
 	Launcher        string // default: cupel-init beside this program
 	CAS             string // default: cupel-cas beside this program
 	KeepAlive       time.Duration
+	CASQuota        string // as the CAS's flag --quota takes it
 }
 
 // errStop is why a context ended when the apps shall stop too.
@@ -316,6 +317,9 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 	}
 	if o.KeepAlive > 0 {
 		c.args = append(c.args, "--keep-alive", o.KeepAlive.String())
+	}
+	if o.CASQuota != "" {
+		c.args = append(c.args, "--quota", o.CASQuota)
 	}
 	c.owners, c.instances = ports.prefer("cas-owners", o.CASOwners), ports.prefer("cas-instances", o.CASInstances)
 	r, err := c.start(ctx)

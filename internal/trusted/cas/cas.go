@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,6 +36,8 @@ type Config struct {
 	KeepAlive time.Duration
 	// AllowUnattested lets sessions say `mode: none`.
 	AllowUnattested bool
+	// Quotas bound what is kept; zero: the defaults.
+	Quotas Quotas
 }
 
 // missedReports is how many keep-alives an instance may miss before it lapses.
@@ -61,13 +65,20 @@ type CAS struct {
 	instances sync.Map // ident.InstanceID -> *instance
 	grants    sync.Map // release.GrantID -> *grant
 	platforms platforms
+
+	ledger *ledger
+	parser parser
+	loaded atomic.Int64  // what the loaded sessions weigh
+	tight  chan struct{} // gets a token when they weigh too much
 }
 
-// Caller is who asks: the key of the TLS client certificate (zero: none) and the
-// request's id.
+// Caller is who asks: the key of the TLS client certificate (zero: none), the
+// request's id and its source.
 type Caller struct {
 	Key     ident.KeyHash
 	Request string
+	// Address is where the request came from; the zero one: unknown.
+	Address netip.Addr
 }
 
 // Open takes over the state: it replays the audit log, checks its signature,
@@ -77,7 +88,16 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 	if cfg.Store == nil || cfg.Sealer == nil || cfg.Verifier == nil || cfg.Log == nil {
 		return nil, errors.New("cas: store, sealer, verifier and log are required")
 	}
-	c := &CAS{verifier: cfg.Verifier, log: cfg.Log, now: cfg.Now, keepAlive: cfg.KeepAlive, unsafe: cfg.AllowUnattested}
+	c := &CAS{
+		verifier:  cfg.Verifier,
+		log:       cfg.Log,
+		now:       cfg.Now,
+		keepAlive: cfg.KeepAlive,
+		unsafe:    cfg.AllowUnattested,
+		ledger:    newLedger(cfg.Quotas),
+		parser:    newParser(),
+		tight:     make(chan struct{}, 1),
+	}
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -115,6 +135,9 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 
 func (c *CAS) loadAll(ctx context.Context) error {
 	if err := c.platforms.load(ctx, c.journal); err != nil {
+		return err
+	}
+	if err := c.countAll(ctx); err != nil {
 		return err
 	}
 	if err := c.loadGrants(ctx); err != nil {

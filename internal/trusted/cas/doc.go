@@ -16,12 +16,22 @@
 // replayed at start, so that memory holds the version and hash that every row
 // must have; a row that was put back is refused when it is read.
 //
+// What is kept is counted by the ledger, from the rows of sessions and grants,
+// against quotas: for each key, each source address, and in total. A quota
+// refuses a change before its commit; nothing is ever dropped for one.
+//
 // # Concurrency
 //
 // Nothing on the release path takes a global lock but the journal's group
 // commit. Each session has a read-write lock: releases hold it for reading over
-// their commit, an update holds it for writing. Each volume and each instance
-// has a mutex of its own. They are taken in the order session, instance, volume;
-// the journal's committer takes none of them. Memory changes after the commit
-// succeeded and before the lock is let go.
+// their commit, an update holds it for writing, and who is not allowed to update
+// never asks for that. Each volume and each instance has a mutex of its own. They
+// are taken in the order session (a namespace's before that of a session in it),
+// instance, volume, grant; the journal's committer takes none of them, and over
+// the ledger's nothing else is taken. Memory changes after the commit succeeded
+// and before the lock is let go.
+//
+// A session's plan and values are in memory only while it is used. They are
+// unloaded under its lock for writing, so that reading and writing, which load,
+// are the only ways to a session: what they return is locked.
 package cas

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -64,6 +65,7 @@ type grantRecord struct {
 	Services  map[ident.ServiceName]grantedService `json:"services"`
 	Maker     ident.KeyHash                        `json:"maker"`
 	AsCreator bool                                 `json:"as_creator,omitempty"` // the maker was the session's CREATOR
+	From      netip.Addr                           `json:"from,omitzero"`        // where the maker asked from
 	Made      time.Time                            `json:"made"`
 	UseBy     time.Time                            `json:"use_by"`
 	Until     time.Time                            `json:"until,omitzero"`
@@ -81,6 +83,9 @@ type grantedService struct {
 	Runs      int `json:"runs,omitempty"`
 	Used      int `json:"used,omitempty"`
 }
+
+// payer is whom the grant is counted to for as long as it has not ended.
+func (r *grantRecord) payer() payer { return payer{Key: r.Maker, Address: r.From} }
 
 func grantRow(id release.GrantID) string { return prefixGrant + id.String() }
 
@@ -347,6 +352,9 @@ func (c *CAS) loadGrants(ctx context.Context) error {
 		}
 		g := newGrant(id, c.state(rec.Session), rec)
 		g.session.joinGrant(g)
+		if rec.Ended.IsZero() {
+			c.ledger.count(rec.payer(), amounts{countGrants: 1})
+		}
 		c.grants.Store(id, g)
 	}
 	return nil

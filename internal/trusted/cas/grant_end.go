@@ -61,6 +61,7 @@ func (c *CAS) grantEnding(ctx context.Context, g *grant, reason string, who Call
 			g.mu.Lock()
 			g.rec = next
 			g.mu.Unlock()
+			c.ledger.give(next.payer(), amounts{countGrants: 1})
 		},
 	}}
 
@@ -196,11 +197,17 @@ func (c *CAS) GiveBack(ctx context.Context, who Caller, req release.GiveBack) er
 	if err != nil {
 		return err
 	}
-	if _, err := c.session(ctx, g.session.name); err != nil {
+	g.mu.Lock()
+	ended := !g.rec.Ended.IsZero()
+	g.mu.Unlock()
+	if ended { // its session may be no more, either
+		return nil
+	}
+	s, err := c.writing(ctx, g.session.name)
+	if err != nil {
 		return err
 	}
-	g.session.mu.Lock()
-	defer g.session.mu.Unlock()
+	defer s.mu.Unlock()
 	return c.endGrant(ctx, g, api.EndGivenBack, who)
 }
 
@@ -218,11 +225,10 @@ func (c *CAS) Claim(ctx context.Context, who Caller, req release.Claim) (release
 	if err != nil {
 		return release.ClaimReply{}, err
 	}
-	s, err := c.session(ctx, g.session.name)
+	s, err := c.reading(ctx, g.session.name)
 	if err != nil {
 		return release.ClaimReply{}, err
 	}
-	s.mu.RLock()
 	defer s.mu.RUnlock()
 
 	g.mu.Lock()

@@ -24,8 +24,6 @@ const (
 	maxCodeLife = 30 * 24 * time.Hour
 	// maxGranted is the most instances or runs of one service.
 	maxGranted = 100_000
-	// maxGrants is the most grants of one session that have not ended.
-	maxGrants = 1000
 	// keptGrants is how many ended grants of a session are remembered.
 	keptGrants = 100
 )
@@ -43,11 +41,10 @@ func (c *CAS) makeGrant(ctx context.Context, who Caller, req api.NewGrant) (api.
 	if err := checkAPIVersion(req.Version); err != nil {
 		return api.GrantMade{}, err
 	}
-	s, err := c.session(ctx, req.Session)
+	s, err := c.reading(ctx, req.Session)
 	if err != nil {
 		return api.GrantMade{}, err
 	}
-	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if !s.may(who, session.OpDeploy) || who.Key.IsZero() {
 		return api.GrantMade{}, denied("deploy", string(s.name), "You have insufficient rights to grant the use of session %s", s.name)
@@ -58,15 +55,22 @@ func (c *CAS) makeGrant(ctx context.Context, who Caller, req api.NewGrant) (api.
 	if err != nil {
 		return api.GrantMade{}, err
 	}
-	if err := s.roomForGrant(); err != nil {
+	rec.Maker, rec.AsCreator, rec.From = who.Key, who.Key == s.current.Creator, who.payer().Address
+	if err := c.ledger.take(rec.payer(), amounts{countGrants: 1}, true); err != nil {
 		return api.GrantMade{}, err
 	}
+	made := false
+	defer func() {
+		if !made {
+			c.ledger.give(rec.payer(), amounts{countGrants: 1})
+		}
+	}()
+
 	b, err := randomBytes(32)
 	if err != nil {
 		return api.GrantMade{}, err
 	}
 	code := release.GrantCode{CAS: c.identity.hash, Grant: release.GrantID(b[:16]), Secret: [16]byte(b[16:])}
-	rec.Maker, rec.AsCreator = who.Key, who.Key == s.current.Creator
 	rec.Code = hashCode(code)
 
 	g := newGrant(code.Grant, s, rec)
@@ -86,6 +90,7 @@ func (c *CAS) makeGrant(ctx context.Context, who Caller, req api.NewGrant) (api.
 		return api.GrantMade{}, err
 	}
 
+	made = true
 	c.grants.Store(g.id, g)
 	s.joinGrant(g)
 	return api.GrantMade{Version: api.Version, Grant: g.describe(c), Code: code.String()}, nil
@@ -147,24 +152,6 @@ func (s *sessionState) checkGranted(name ident.ServiceName, svc release.GrantedS
 	return nil
 }
 
-// roomForGrant refuses one more grant where there are very many that hold.
-func (s *sessionState) roomForGrant() error {
-	holding := 0
-	for _, g := range s.allGrants() {
-		g.mu.Lock()
-		if g.rec.Ended.IsZero() {
-			holding++
-		}
-		g.mu.Unlock()
-	}
-	if holding < maxGrants {
-		return nil
-	}
-	return problem.New(problem.Conflict, "grants_many", "session %q has %d grants that hold", s.name, holding).
-		Want("at most %d", maxGrants).
-		Fix("withdraw those that nobody needs: cupel session grants %s", s.name)
-}
-
 // hashCode is what the CAS keeps of a code.
 func hashCode(code release.GrantCode) ident.Digest {
 	return ident.Sum(slices.Concat([]byte("cupel/grant-code/v1"), code.Grant[:], code.Secret[:]))
@@ -185,11 +172,10 @@ func grantDetail(id release.GrantID, services map[ident.ServiceName]grantedServi
 
 // Grants lists a session's grants, the newest first.
 func (c *CAS) Grants(ctx context.Context, who Caller, name ident.SessionName) (api.Grants, error) {
-	s, err := c.session(ctx, name)
+	s, err := c.reading(ctx, name)
 	if err != nil {
 		return api.Grants{}, chained(err, "Failed to list the grants of session '%s'", name)
 	}
-	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if !s.may(who, session.OpRead) && !s.may(who, session.OpDeploy) {
 		err := denied("read", string(s.name), "You have insufficient rights to access session %s", s.name)
@@ -220,16 +206,11 @@ func (c *CAS) changeGrant(ctx context.Context, who Caller, id release.GrantID, r
 	if err := checkAPIVersion(req.Version); err != nil {
 		return api.Grant{}, err
 	}
-	g, err := c.ownersGrant(ctx, id)
+	g, s, err := c.ownersGrant(ctx, who, id)
 	if err != nil {
 		return api.Grant{}, err
 	}
-	s := g.session
-	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if err := s.mayChangeGrant(who, id); err != nil {
-		return api.Grant{}, err
-	}
 	for name, svc := range req.Services {
 		if err := s.checkGranted(name, svc); err != nil {
 			return api.Grant{}, err
@@ -281,31 +262,50 @@ func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req api.GrantC
 // WithdrawGrant ends a grant and the rights of all that run under it, at once.
 // One that has ended stays as it is.
 func (c *CAS) WithdrawGrant(ctx context.Context, who Caller, id release.GrantID) (api.Grant, error) {
-	g, err := c.ownersGrant(ctx, id)
+	out, err := c.withdrawGrant(ctx, who, id)
+	return out, chained(err, "Failed to withdraw grant '%s'", id)
+}
+
+func (c *CAS) withdrawGrant(ctx context.Context, who Caller, id release.GrantID) (api.Grant, error) {
+	g, s, err := c.ownersGrant(ctx, who, id)
 	if err != nil {
-		return api.Grant{}, chained(err, "Failed to withdraw grant '%s'", id)
+		return api.Grant{}, err
 	}
-	s := g.session
-	s.mu.Lock()
+	s.mu.RUnlock() // who may not never asks for the lock for writing
+
+	if s, err = c.writing(ctx, s.name); err != nil {
+		return api.Grant{}, err
+	}
 	defer s.mu.Unlock()
+	if s.current.Hash.IsZero() {
+		return api.Grant{}, sessionUnknown(s.name)
+	}
 	if err := s.mayChangeGrant(who, id); err != nil {
-		return api.Grant{}, chained(err, "Failed to withdraw grant '%s'", id)
+		return api.Grant{}, err
 	}
 	if err := c.endGrant(ctx, g, api.EndWithdrawn, who); err != nil {
-		return api.Grant{}, chained(err, "Failed to withdraw grant '%s'", id)
+		return api.Grant{}, err
 	}
 	return g.describe(c), nil
 }
 
-// ownersGrant returns a grant by its id, with its session loaded.
-func (c *CAS) ownersGrant(ctx context.Context, id release.GrantID) (*grant, error) {
+// ownersGrant returns a grant that the caller may change, and its session locked
+// for reading.
+func (c *CAS) ownersGrant(ctx context.Context, who Caller, id release.GrantID) (*grant, *sessionState, error) {
 	g := c.grantNamed(id)
 	if g == nil {
-		return nil, problem.New(problem.NotFound, "grant_unknown", "there is no grant %s", id).
+		return nil, nil, problem.New(problem.NotFound, "grant_unknown", "there is no grant %s", id).
 			Fix("list them: cupel session grants SESSION")
 	}
-	_, err := c.session(ctx, g.session.name)
-	return g, err
+	s, err := c.reading(ctx, g.session.name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := s.mayChangeGrant(who, id); err != nil {
+		s.mu.RUnlock()
+		return nil, nil, err
+	}
+	return g, s, nil
 }
 
 // mayChangeGrant refuses whoever may neither deploy nor update, under s.mu.

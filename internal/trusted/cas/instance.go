@@ -434,6 +434,9 @@ func (c *CAS) sweep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-c.tight:
+			c.evict(c.now())
+			continue
 		case <-tick.C:
 		}
 		now := c.now()
@@ -449,6 +452,7 @@ func (c *CAS) sweep(ctx context.Context) {
 		})
 		c.endOverdueGrants(ctx, now)
 		c.prune(ctx)
+		c.evict(now)
 	}
 }
 
@@ -477,7 +481,10 @@ func (c *CAS) prune(ctx context.Context) {
 		if err := c.pruneSession(ctx, s); err != nil {
 			c.log.Warn("ended instances not pruned yet", "session", s.name, "error", err)
 		}
-		if err := c.noteRefusals(ctx, s, c.now()); err != nil {
+		s.mu.RLock() // so that no removal comes between
+		err := c.noteRefusals(ctx, s, c.now())
+		s.mu.RUnlock()
+		if err != nil {
 			c.log.Warn("refused releases not recorded yet", "session", s.name, "error", err)
 		}
 		if err := c.pruneGrants(ctx, s); err != nil {

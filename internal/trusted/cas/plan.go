@@ -45,8 +45,15 @@ func compile(text []byte, creator ident.KeyHash) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	return planOf(s, text, creator)
+}
+
+// planOf makes the plan of a session that was parsed from text.
+func planOf(s *session.Session, text []byte, creator ident.KeyHash) (*plan, error) {
 	p := &plan{
-		session: s, hash: s.Hash(creator), text: string(text),
+		session:  s,
+		hash:     s.Hash(creator),
+		text:     string(text),
 		services: make(map[ident.ServiceName]*servicePlan, len(s.Services)),
 		secrets:  make(map[string]session.Secret, len(s.Secrets)),
 	}

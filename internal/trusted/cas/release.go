@@ -31,11 +31,10 @@ func (c *CAS) Release(ctx context.Context, who Caller, exporter [32]byte, req *r
 	if err := c.checkClock(now); err != nil {
 		return nil, err
 	}
-	s, err := c.session(ctx, req.Session)
+	s, err := c.reading(ctx, req.Session)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.RLock()
 	defer s.mu.RUnlock()
 
 	reply, err := c.releaseFrom(ctx, s, who, exporter, req, now)

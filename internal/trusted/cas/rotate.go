@@ -21,12 +21,12 @@ type rotationRecord struct {
 	Volumes map[string]time.Time `json:"volumes,omitempty"`
 }
 
-func (s *sessionState) rotationRow() string { return "rotation/" + string(s.name) }
+func rotationRow(name ident.SessionName) string { return "rotation/" + string(name) }
 
 // rotations reads the session's, under s.mu.
 func (c *CAS) rotations(ctx context.Context, s *sessionState) (rotationRecord, error) {
 	rec := rotationRecord{Secrets: map[string]time.Time{}, Volumes: map[string]time.Time{}}
-	plain, err := c.journal.read(ctx, s.rotationRow())
+	plain, err := c.journal.read(ctx, rotationRow(s.name))
 	if err != nil || plain == nil {
 		return rec, err
 	}
@@ -48,15 +48,11 @@ func (c *CAS) rotate(ctx context.Context, who Caller, req api.Rotate) (api.Rotat
 	if err := checkAPIVersion(req.Version); err != nil {
 		return api.Rotations{}, err
 	}
-	s, err := c.session(ctx, req.Session)
+	s, err := c.updating(ctx, who, req.Session)
 	if err != nil {
 		return api.Rotations{}, err
 	}
-	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.may(who, session.OpUpdate) {
-		return api.Rotations{}, denied("update", string(s.name), "You have insufficient rights to update session %s", s.name)
-	}
 	if len(req.Secrets)+len(req.Volumes) == 0 {
 		return api.Rotations{}, problem.New(problem.Invalid, "rotate_nothing", "neither a secret nor a volume is named").
 			Fix("name what to rotate: cupel session rotate %s SECRET…, or --volume VOLUME", s.name)
@@ -146,7 +142,7 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 		request: who.Request,
 		session: s.name,
 		detail:  map[string]string{"secrets": fmt.Sprint(secrets), "volumes": fmt.Sprint(volumes)},
-		rows:    append(rows, write{s.rotationRow(), plain}),
+		rows:    append(rows, write{rotationRow(s.name), plain}),
 	})
 	if err != nil {
 		return err
@@ -200,11 +196,10 @@ func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volum
 
 // Rotations lists what of a session was rotated, for those who may update it.
 func (c *CAS) Rotations(ctx context.Context, who Caller, name ident.SessionName) (api.Rotations, error) {
-	s, err := c.session(ctx, name)
+	s, err := c.reading(ctx, name)
 	if err != nil {
 		return api.Rotations{}, chained(err, "Failed to list the rotations of session '%s'", name)
 	}
-	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if !s.may(who, session.OpUpdate) && s.mayRead(who) != nil {
 		err := denied("read", string(s.name), "You have insufficient rights to access session %s", s.name)

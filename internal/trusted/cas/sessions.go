@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/cas/api"
@@ -21,16 +22,20 @@ import (
 )
 
 // sessionState is a session in memory: its current version and what outlives
-// versions. It is made when a session is first asked for and stays.
+// versions. It is made when a session is asked for, and leaves memory when it is
+// idle: see reading, writing and evict.
 type sessionState struct {
 	name ident.SessionName
+	used atomic.Int64 // when it was last asked for, in Unix nanoseconds
 
 	// mu is held for reading by whatever rests on the current version until its
 	// commit is done, and for writing by an update.
 	mu      sync.RWMutex
 	loaded  bool
-	current sessionRecord // zero hash: no version yet
+	gone    bool          // it left memory: another state has its name, or none
+	current sessionRecord // zero hash: no version yet, or none any more
 	plan    *plan         // of the current version
+	weight  int64         // of the plan, roughly, in bytes
 
 	trail trail
 
@@ -51,6 +56,12 @@ type sessionRecord struct {
 	Hash    ident.Digest  `json:"hash"`
 	Updated time.Time     `json:"updated"`
 	Count   int           `json:"count"` // versions so far
+	// Opened is whom the session itself is counted to, Charges whom its versions.
+	// A CAS without quotas wrote neither.
+	Opened  payer    `json:"opened,omitzero"`
+	Charges []charge `json:"charges,omitempty"`
+	// Removed says that the session is no more and its name is its creator's.
+	Removed time.Time `json:"removed,omitzero"`
 }
 
 type versionRecord struct {
@@ -59,7 +70,13 @@ type versionRecord struct {
 	Text     string        `json:"text"`
 }
 
-func sessionRow(name ident.SessionName) string { return "session/" + string(name) }
+const (
+	prefixSession = "session/"
+	prefixVersion = "version/"
+	prefixSecret  = "secret/"
+)
+
+func sessionRow(name ident.SessionName) string { return prefixSession + string(name) }
 
 // versionRow is where a version's text lies. Row ids stand in the audit log,
 // which anybody may read; a session's hash covers the values that its owner
@@ -68,86 +85,20 @@ func (id *Identity) versionRow(name ident.SessionName, h ident.Digest) string {
 	mac := hmac.New(sha256.New, id.rowKey)
 	mac.Write(h[:])
 	mac.Write([]byte(name))
-	return "version/" + string(name) + "@" + hex.EncodeToString(mac.Sum(nil))
+	return prefixVersion + string(name) + "@" + hex.EncodeToString(mac.Sum(nil))
 }
 
 func (s *sessionState) secretRow(name string) string {
-	return "secret/" + string(s.name) + "@" + name
+	return prefixSecret + string(s.name) + "@" + name
 }
 
 // reservedElement can't end a session's name: the path of its instances does.
 const reservedElement = "instances"
 
-// session returns a session that exists, loaded.
-func (c *CAS) session(ctx context.Context, name ident.SessionName) (*sessionState, error) {
-	if v, ok := c.sessions.Load(name); ok {
-		s := v.(*sessionState)
-		s.mu.RLock()
-		ok := s.loaded && !s.current.Hash.IsZero()
-		s.mu.RUnlock()
-		if ok {
-			return s, nil
-		}
-	} else if !c.journal.has(sessionRow(name)) {
-		return nil, sessionUnknown(name)
-	}
-	s := c.state(name)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := c.load(ctx, s); err != nil {
-		return nil, err
-	}
-	if s.current.Hash.IsZero() {
-		return nil, sessionUnknown(name)
-	}
-	return s, nil
-}
-
 func sessionUnknown(name ident.SessionName) *problem.Error {
 	p := problem.New(problem.NotFound, "session_unknown", "there is no session %q", name).Fix("check the name, or create the session")
 	p.Msg = []string{"Session not found"}
 	return p
-}
-
-func (c *CAS) state(name ident.SessionName) *sessionState {
-	v, ok := c.sessions.Load(name)
-	if !ok {
-		v, _ = c.sessions.LoadOrStore(name, &sessionState{
-			name: name, secrets: map[string]stored{}, volumes: map[string]*volume{}, members: map[ident.InstanceID]*instance{},
-			grants: map[release.GrantID]*grant{},
-		})
-	}
-	return v.(*sessionState)
-}
-
-// load reads the current version, under s.mu.
-func (c *CAS) load(ctx context.Context, s *sessionState) error {
-	if s.loaded {
-		return nil
-	}
-	plain, err := c.journal.read(ctx, sessionRow(s.name))
-	if err != nil {
-		return fmt.Errorf("read session: %w", err)
-	}
-	if plain == nil {
-		s.loaded = true
-		return nil
-	}
-	var rec sessionRecord
-	if err := json.Unmarshal(plain, &rec); err != nil {
-		return fmt.Errorf("read session %s: %w", s.name, err)
-	}
-	v, err := c.version(ctx, s.name, rec.Hash)
-	if err != nil {
-		return err
-	}
-	p, err := compile([]byte(v.Text), v.Creator)
-	if err != nil {
-		return fmt.Errorf("read session %s again: %w", s.name, err)
-	}
-	p.hash = rec.Hash
-	s.current, s.plan, s.loaded = rec, p, true
-	return nil
 }
 
 func (c *CAS) version(ctx context.Context, name ident.SessionName, hash ident.Digest) (*versionRecord, error) {
@@ -177,7 +128,7 @@ func (c *CAS) PutSession(ctx context.Context, who Caller, text []byte) (api.Crea
 		p.Msg = []string{"Failed to create session", "No client certificate was presented"}
 		return api.Created{}, p
 	}
-	p, err := compile(text, who.Key)
+	p, err := c.parse(ctx, text, who.Key)
 	if err != nil {
 		return api.Created{}, chained(err, "Failed to create session")
 	}
@@ -194,16 +145,21 @@ func (c *CAS) PutSession(ctx context.Context, who Caller, text []byte) (api.Crea
 }
 
 func (c *CAS) putPlan(ctx context.Context, who Caller, p *plan) (ident.Digest, error) {
-	name := p.session.Name
-	if err := c.admissible(ctx, who, p); err != nil {
+	unlock, err := c.admissible(ctx, who, p)
+	if err != nil {
 		return ident.Digest{}, err
 	}
-	s := c.state(name)
-	s.mu.Lock()
+	defer unlock()
+	if same, err := c.mayPut(ctx, who, p); err != nil || same {
+		return p.hash, err
+	}
+
+	s, err := c.writing(ctx, p.session.Name)
+	if err != nil {
+		return ident.Digest{}, err
+	}
 	defer s.mu.Unlock()
-	if err := c.load(ctx, s); err != nil {
-		return ident.Digest{}, err
-	}
+	defer c.drop(s)
 	if err := s.mayReplace(who, p); err != nil {
 		return ident.Digest{}, err
 	}
@@ -213,43 +169,65 @@ func (c *CAS) putPlan(ctx context.Context, who Caller, p *plan) (ident.Digest, e
 	return p.hash, c.replace(ctx, who, s, p)
 }
 
-// admissible checks what doesn't depend on the session's own state.
-func (c *CAS) admissible(ctx context.Context, who Caller, p *plan) error {
+// mayPut is the first look at an upload: nobody who may not make it takes the
+// session's lock for writing. same says that the version is current already.
+func (c *CAS) mayPut(ctx context.Context, who Caller, p *plan) (same bool, err error) {
+	s, err := c.looking(ctx, p.session.Name)
+	if problem.KindOf(err) == problem.NotFound && !c.journal.has(sessionRow(p.session.Name)) {
+		return false, nil // a new session
+	}
+	if err != nil {
+		return false, err
+	}
+	defer s.mu.RUnlock()
+	return s.current.Hash == p.hash, s.mayReplace(who, p)
+}
+
+// admissible checks what doesn't depend on the session's own state. Until unlock
+// is called, the session that is the namespace of a new one stays as it is.
+func (c *CAS) admissible(ctx context.Context, who Caller, p *plan) (unlock func(), err error) {
 	name := string(p.session.Name)
 	if p.session.Security.Mode == "none" && !c.unsafe {
-		return problem.New(problem.Denied, "mode_none", "the session says `mode: none`: its secrets would go to whoever asks").
+		return nil, problem.New(problem.Denied, "mode_none", "the session says `mode: none`: its secrets would go to whoever asks").
 			Fix("remove the line, or use a CAS that was started with --allow-unattested")
 	}
 	i := strings.LastIndexByte(name, '/')
 	if name[i+1:] == reservedElement {
-		return problem.New(problem.Invalid, "session_name", "the session name %q ends in %q", name, reservedElement).
+		return nil, problem.New(problem.Invalid, "session_name", "the session name %q ends in %q", name, reservedElement).
 			Fix("choose another last element: this one names the list of a session's instances")
 	}
 	if i < 0 {
-		return nil
+		return func() {}, nil
 	}
-	parent, err := c.session(ctx, ident.SessionName(name[:i]))
+
+	parent, err := c.reading(ctx, ident.SessionName(name[:i]))
+	if problem.KindOf(err) == problem.NotFound {
+		p := problem.New(problem.NotFound, "namespace_unknown", "there is no session %q, which would be the namespace of %q", name[:i], name).
+			Fix("create the namespace's session first")
+		p.Msg = []string{fmt.Sprintf("Namespace '%s' not found", name[:i])}
+		return nil, p
+	}
 	if err != nil {
-		if problem.KindOf(err) == problem.NotFound {
-			p := problem.New(problem.NotFound, "namespace_unknown", "there is no session %q, which would be the namespace of %q", name[:i], name).
-				Fix("create the namespace's session first")
-			p.Msg = []string{fmt.Sprintf("Namespace '%s' not found", name[:i])}
-			return p
-		}
-		return err
+		return nil, err
 	}
-	parent.mu.RLock()
-	defer parent.mu.RUnlock()
-	if c.journal.has(sessionRow(p.session.Name)) || parent.plan.session.Access.Allows(session.OpCreateSessions, who.Key, parent.current.Creator) {
-		return nil // an update is the session's own business
+	if c.journal.has(sessionRow(p.session.Name)) { // an update is the session's own business
+		parent.mu.RUnlock()
+		return func() {}, nil
 	}
-	return denied("create_sessions", name[:i], "You have insufficient rights to create sessions in namespace %s", name[:i])
+	if !parent.may(who, session.OpCreateSessions) {
+		parent.mu.RUnlock()
+		return nil, denied("create_sessions", name[:i], "You have insufficient rights to create sessions in namespace %s", name[:i])
+	}
+	return parent.mu.RUnlock, nil
 }
 
 // mayReplace holds an upload against the current version, under s.mu.
 func (s *sessionState) mayReplace(who Caller, p *plan) error {
 	pred := p.session.Predecessor
 	if s.current.Hash.IsZero() {
+		if !s.current.Removed.IsZero() && s.current.Creator != who.Key {
+			return nameKept(s.name)
+		}
 		if pred != nil {
 			return conflict("predecessor_of_new", "the session is new, but names predecessor %s", pred).
 				Fix("remove the line `predecessor`")
@@ -290,23 +268,21 @@ func denied(right, name, format string, args ...any) *problem.Error {
 
 // replace commits the new version and ends the rights of instances that don't
 // satisfy it, under s.mu.
-func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan) error {
+func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan) (err error) {
 	now := c.now().UTC()
-	rec := sessionRecord{Creator: who.Key, Hash: p.hash, Updated: now, Count: s.current.Count + 1}
-	row, err := json.Marshal(rec)
+	u := s.next(who, p, now)
+	if err := c.ledger.take(u.who, u.cost, !s.current.Hash.IsZero()); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			c.ledger.give(u.who, u.cost)
+		}
+	}()
+
+	ch, err := c.putVersion(s, who, p, u.rec)
 	if err != nil {
-		return fmt.Errorf("marshal session: %w", err)
-	}
-	version, err := json.Marshal(versionRecord{Creator: who.Key, Uploaded: now, Text: p.text})
-	if err != nil {
-		return fmt.Errorf("marshal session: %w", err)
-	}
-	ch := change{
-		event: audit.SessionCreated, actor: who.Key, request: who.Request, session: s.name,
-		rows: []write{{c.identity.versionRow(s.name, p.hash), version}, {sessionRow(s.name), row}},
-	}
-	if rec.Count > 1 {
-		ch.event = audit.SessionUpdated
+		return err
 	}
 	withdrawn, ends, err := c.leftOut(ctx, s, who, p, now)
 	if err != nil {
@@ -316,6 +292,7 @@ func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan)
 	if err != nil {
 		return err
 	}
+
 	ends = append(ends, excluded...)
 	changes := []change{ch}
 	for _, e := range ends {
@@ -327,8 +304,32 @@ func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan)
 	for _, e := range ends {
 		e.apply()
 	}
-	s.current, s.plan = rec, p
+	c.ledger.settle(u)
+	c.keep(s, u.rec, p)
 	return nil
+}
+
+// putVersion makes the change by which a session gets the version p.
+func (c *CAS) putVersion(s *sessionState, who Caller, p *plan, rec sessionRecord) (change, error) {
+	row, err := json.Marshal(rec)
+	if err != nil {
+		return change{}, fmt.Errorf("marshal session: %w", err)
+	}
+	version, err := json.Marshal(versionRecord{Creator: who.Key, Uploaded: rec.Updated, Text: p.text})
+	if err != nil {
+		return change{}, fmt.Errorf("marshal session: %w", err)
+	}
+	ch := change{
+		event:   audit.SessionUpdated,
+		actor:   who.Key,
+		request: who.Request,
+		session: s.name,
+		rows:    []write{{c.identity.versionRow(s.name, p.hash), version}, {sessionRow(s.name), row}},
+	}
+	if s.current.Hash.IsZero() {
+		ch.event = audit.SessionCreated
+	}
+	return ch, nil
 }
 
 // GetSession returns a version of a session, the current one without a hash.
@@ -338,11 +339,10 @@ func (c *CAS) GetSession(ctx context.Context, who Caller, name ident.SessionName
 }
 
 func (c *CAS) getSession(ctx context.Context, who Caller, name ident.SessionName, hash *ident.Digest) (api.Session, error) {
-	s, err := c.session(ctx, name)
+	s, err := c.reading(ctx, name)
 	if err != nil {
 		return api.Session{}, err
 	}
-	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.mayRead(who); err != nil {
 		return api.Session{}, err
@@ -367,11 +367,10 @@ func (s *sessionState) mayRead(who Caller) error {
 
 // Instances lists a session's instances.
 func (c *CAS) Instances(ctx context.Context, who Caller, name ident.SessionName) (api.Instances, error) {
-	s, err := c.session(ctx, name)
+	s, err := c.reading(ctx, name)
 	if err != nil {
 		return api.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
 	}
-	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.mayRead(who); err != nil {
 		return api.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)

@@ -38,7 +38,7 @@ type trail struct {
 	noted    time.Time                   // when the latest line was written
 }
 
-func (s *sessionState) refusedRow() string { return "refused/" + string(s.name) }
+func refusedRow(name ident.SessionName) string { return "refused/" + string(name) }
 
 // noteRead puts a read of given values into the log, one entry for each key and
 // hour. Callers that nobody listed by name are counted as one. The log is best
@@ -119,12 +119,36 @@ func (t *trail) add(r api.Refusal) {
 	}
 }
 
+// told reports whether the log has all that it is to have of the trail, so that
+// it may be forgotten.
+func (t *trail) told(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.unnoted > 0 || now.Sub(t.noted) < trailPeriod {
+		return false
+	}
+	for _, at := range t.reads {
+		if now.Sub(at) < trailPeriod {
+			return false
+		}
+	}
+	return true
+}
+
+// reset begins the trail afresh, with its row dropped by the caller.
+func (t *trail) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.reads, t.refusals, t.unnoted, t.noted = nil, nil, 0, time.Time{}
+	t.loaded = true
+}
+
 // loadRefusals reads what an earlier process wrote, under trail.mu.
 func (s *sessionState) loadRefusals(ctx context.Context, j *journal) error {
 	if s.trail.loaded {
 		return nil
 	}
-	plain, err := j.read(ctx, s.refusedRow())
+	plain, err := j.read(ctx, refusedRow(s.name))
 	if err != nil {
 		return fmt.Errorf("read refused releases: %w", err)
 	}
@@ -159,7 +183,7 @@ func (c *CAS) noteRefusals(ctx context.Context, s *sessionState, now time.Time) 
 		event:   audit.ReleasesRefused,
 		session: s.name,
 		detail:  map[string]string{"count": fmt.Sprint(t.unnoted)},
-		rows:    []write{{s.refusedRow(), plain}},
+		rows:    []write{{refusedRow(s.name), plain}},
 	})
 	if err != nil {
 		return err
@@ -171,11 +195,10 @@ func (c *CAS) noteRefusals(ctx context.Context, s *sessionState, now time.Time) 
 // Refusals lists the releases of a session that were refused, the latest first,
 // for those who may read it.
 func (c *CAS) Refusals(ctx context.Context, who Caller, name ident.SessionName) (api.Refusals, error) {
-	s, err := c.session(ctx, name)
+	s, err := c.reading(ctx, name)
 	if err != nil {
 		return api.Refusals{}, chained(err, "Failed to list the refused releases of session '%s'", name)
 	}
-	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.mayRead(who); err != nil {
 		return api.Refusals{}, chained(err, "Failed to list the refused releases of session '%s'", name)

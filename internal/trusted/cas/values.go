@@ -35,11 +35,10 @@ func (c *CAS) Values(ctx context.Context, who Caller, ref ValueRef) (api.Values,
 }
 
 func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (api.Values, error) {
-	s, err := c.session(ctx, ref.Session)
+	s, err := c.reading(ctx, ref.Session)
 	if err != nil {
 		return api.Values{}, err
 	}
-	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if ref.Hash != nil && !s.plan.session.Salted() && s.mayRead(who) != nil {
 		p := problem.New(problem.Denied, "session_hash", "the caller has no right to read session %q, so that it can't ask for a version by its hash", ref.Session).

@@ -18,6 +18,8 @@ import (
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
+const prefixVolume = "volume/"
+
 const ruleLeaseHeld = "lease_held"
 
 // volume is a session's volume: its key and the newest state that was committed.
@@ -41,7 +43,7 @@ type volumeRecord struct {
 	Holder    ident.InstanceID   `json:"holder"` // zero: nobody holds it
 }
 
-func (v *volume) row() string { return "volume/" + string(v.session) + "@" + v.name }
+func (v *volume) row() string { return prefixVolume + string(v.session) + "@" + v.name }
 
 // put is the row of a volume that is to become rec.
 func (v *volume) put(rec volumeRecord) (write, error) {

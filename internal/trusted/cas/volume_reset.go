@@ -26,17 +26,13 @@ func (c *CAS) resetVolume(ctx context.Context, who Caller, req api.ResetVolume) 
 	if err := checkAPIVersion(req.Version); err != nil {
 		return api.VolumeReset{}, err
 	}
-	s, err := c.session(ctx, req.Session)
+
+	// No release and no commit is under way while the session is locked for writing.
+	s, err := c.updating(ctx, who, req.Session)
 	if err != nil {
 		return api.VolumeReset{}, err
 	}
-
-	// No release and no commit is under way while the session is locked for writing.
-	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.may(who, session.OpUpdate) {
-		return api.VolumeReset{}, denied("update", string(s.name), "You have insufficient rights to update session %s", s.name)
-	}
 	v, err := c.resettable(ctx, s, req.Volume)
 	if err != nil {
 		return api.VolumeReset{}, err

@@ -39,6 +39,8 @@ type world struct {
 	store *storetest.Memory
 	key   *keyfile.Sealer
 	owner cas.Caller
+	// quotas that the next start has; zero: the defaults.
+	quotas cas.Quotas
 	// tokens are of wide grants, one for each session, for tests that are about
 	// something else.
 	tokens map[ident.SessionName]release.GrantToken
@@ -48,12 +50,23 @@ const keepAlive = 10 * time.Second
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, "")
+}
+
+// newWorldWith is newWorld with some quotas.
+func newWorldWith(t *testing.T, quotas string) *world {
+	t.Helper()
 	key, err := keyfile.Create(filepath.Join(t.TempDir(), "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w := &world{t: t, store: storetest.NewMemory(), key: key, owner: cas.Caller{Key: ident.KeyHash{0xee}}}
 	w.tokens = map[ident.SessionName]release.GrantToken{}
+	if quotas != "" {
+		if err := w.quotas.Set(quotas); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.open()
 	return w
 }
@@ -61,7 +74,7 @@ func newWorld(t *testing.T) *world {
 // try opens the CAS on the store as it is.
 func (w *world) try() error {
 	c, err := cas.Open(context.Background(), cas.Config{
-		Store: w.store, Sealer: w.key, Verifier: believer{}, KeepAlive: keepAlive,
+		Store: w.store, Sealer: w.key, Verifier: believer{}, KeepAlive: keepAlive, Quotas: w.quotas,
 		Log: slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err == nil {

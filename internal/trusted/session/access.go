@@ -256,8 +256,8 @@ func (r *reader) advisories(f fields) {
 // has no Identities, which an appraisal refuses.
 func (s *Session) Policy(svc *Service) appraise.Policy {
 	return appraise.Policy{
-		Identities:       slices.Clone(svc.Attestation),
-		Tolerate:         slices.Clone(s.Security.Tolerate),
-		IgnoreAdvisories: slices.Clone(s.Security.IgnoreAdvisories),
+		Identities:       slices.Clip(svc.Attestation),
+		Tolerate:         slices.Clip(s.Security.Tolerate),
+		IgnoreAdvisories: slices.Clip(s.Security.IgnoreAdvisories),
 	}
 }

@@ -29,7 +29,7 @@ const Version = 1
 // certificate is asked for, not required; only its key counts.
 const (
 	PathLegacySession = "/session"          // POST body: session text -> 201 Created; GET /session/NAME -> Session
-	PathSessions      = "/v1/sessions"      // POST, GET /v1/sessions/NAME[?hash=HEX] as above
+	PathSessions      = "/v1/sessions"      // POST, GET /v1/sessions/NAME[?hash=HEX] as above; DELETE /v1/sessions/NAME -> Removed
 	SuffixInstances   = "/instances"        // GET /v1/sessions/NAME/instances -> Instances
 	PathGrants        = "/v1/grants"        // POST NewGrant -> GrantMade; GET ?session=NAME -> Grants; PATCH /v1/grants/ID GrantChange -> Grant; DELETE /v1/grants/ID -> Grant
 	PathRotations     = "/v1/rotations"     // POST Rotate -> Rotations; GET ?session=NAME -> Rotations
@@ -60,6 +60,17 @@ const MaxLogPage = 1000
 type Created struct {
 	Hash     ident.Digest `json:"hash"`
 	Warnings [][]string   `json:"warnings,omitempty"`
+}
+
+// Removed answers the removal of a session: what ended with it.
+type Removed struct {
+	Version   int               `json:"version"`
+	Session   ident.SessionName `json:"session"`
+	Hash      ident.Digest      `json:"hash"`      // of the version that was current
+	Versions  int               `json:"versions"`  // how many were kept
+	Grants    int               `json:"grants"`    // that held
+	Instances int               `json:"instances"` // with rights
+	Volumes   []string          `json:"volumes"`   // of the current version; nobody can read them any more
 }
 
 // Session is one version of a session: Text as it was uploaded.

@@ -32,6 +32,8 @@ const (
 	Started           Event = "cas_started"          // a CAS process took over the state
 	SessionCreated    Event = "session_created"      // first version of a session
 	SessionUpdated    Event = "session_updated"      // a later version
+	SessionRemoved    Event = "session_removed"      // its rows are dropped, its name stays its creator's
+	UsageCounted      Event = "usage_counted"        // rows of an older CAS now say whom they are counted to
 	InstanceStarted   Event = "instance_released"    // a service's configuration went to an attested instance
 	InstanceExited    Event = "instance_exited"      // it reported its exit
 	InstanceLapsed    Event = "instance_lapsed"      // it missed its keep-alives

@@ -28,6 +28,7 @@ func (s *Server) OwnersHandler() http.Handler {
 	handle("POST "+api.PathSessions, s.putSession)
 	handle("GET "+api.PathLegacySession+"/{name...}", s.getSession)
 	handle("GET "+api.PathSessions+"/{name...}", s.getSessionOrInstances)
+	handle("DELETE "+api.PathSessions+"/{name...}", s.removeSession)
 	handle("POST "+api.PathGrants, s.makeGrant)
 	handle("GET "+api.PathGrants, func(c *call) { askOf(s, c, s.cas.Grants) })
 	handle("PATCH "+api.PathGrants+"/{id}", s.changeGrant)
@@ -116,6 +117,20 @@ func (s *Server) getSession(c *call) {
 		return
 	}
 	s.reply(c, http.StatusOK, session, true)
+}
+
+func (s *Server) removeSession(c *call) {
+	name, err := sessionName(c.r.PathValue("name"))
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	removed, err := s.cas.RemoveSession(c.r.Context(), c.caller(), name)
+	if err != nil {
+		s.refuse(c, err, chain)
+		return
+	}
+	s.reply(c, http.StatusOK, removed, true)
 }
 
 func sessionName(text string) (ident.SessionName, error) {

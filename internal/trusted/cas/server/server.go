@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/attest"
@@ -161,7 +162,18 @@ type call struct {
 	id string
 }
 
-func (c *call) caller() cas.Caller { return cas.Caller{Key: peerKey(c.r.TLS), Request: c.id} }
+func (c *call) caller() cas.Caller {
+	return cas.Caller{Key: peerKey(c.r.TLS), Request: c.id, Address: source(c.r.RemoteAddr)}
+}
+
+// source is the address of a peer; the zero one where there is none to be read.
+func source(remote string) netip.Addr {
+	a, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Addr()
+}
 
 // peerKey is the hash of the key that the peer proved to hold; zero: none.
 func peerKey(cs *tls.ConnectionState) (k ident.KeyHash) {

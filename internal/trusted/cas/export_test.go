@@ -1,0 +1,81 @@
+package cas
+
+import (
+	"context"
+	"encoding/json"
+
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// Reading holds a session as a slow release does, until unlock is called.
+func (c *CAS) Reading(ctx context.Context, name ident.SessionName) (unlock func(), err error) {
+	s, err := c.reading(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return s.mu.RUnlock, nil
+}
+
+// InMemory counts the sessions of which something is in memory, and those whose
+// plan is.
+func (c *CAS) InMemory() (states, plans int) {
+	c.sessions.Range(func(_, v any) bool {
+		s := v.(*sessionState)
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		states++
+		if s.plan != nil {
+			plans++
+		}
+		return true
+	})
+	return states, plans
+}
+
+// Loaded is what the loaded sessions weigh.
+func (c *CAS) Loaded() int64 { return c.loaded.Load() }
+
+// MaxLoaded is how much they may weigh.
+const MaxLoaded = maxLoaded
+
+// Used is what a key has, by the names of quotas.
+func (c *CAS) Used(who ident.KeyHash) map[string]int64 {
+	c.ledger.mu.Lock()
+	defer c.ledger.mu.Unlock()
+	out := map[string]int64{}
+	for m, name := range measureName {
+		if n := c.ledger.keys[who].of(measure(m)); n != 0 {
+			out[name] = n
+		}
+	}
+	return out
+}
+
+// UsedInAll is what all have.
+func (c *CAS) UsedInAll() map[string]int64 {
+	c.ledger.mu.Lock()
+	defer c.ledger.mu.Unlock()
+	out := map[string]int64{}
+	for m, name := range measureName {
+		if n := c.ledger.total[m]; n != 0 {
+			out[name] = n
+		}
+	}
+	return out
+}
+
+// AsBefore makes a session's row what a CAS without quotas wrote.
+func (c *CAS) AsBefore(ctx context.Context, name ident.SessionName) error {
+	rec, err := c.sessionRecord(ctx, name)
+	if err != nil {
+		return err
+	}
+	rec.Opened, rec.Charges = payer{}, nil
+	plain, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	_, err = c.journal.commit(ctx, change{event: audit.SessionUpdated, session: name, rows: []write{{sessionRow(name), plain}}})
+	return err
+}
