@@ -7,15 +7,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -27,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cupel.dev/cupel/bench/peer"
 	"cupel.dev/cupel/internal/castest"
 	"cupel.dev/cupel/internal/simtee"
 	"cupel.dev/cupel/internal/trusted/attest"
@@ -69,8 +66,8 @@ security: {attestation: {tolerate: ["simulation:$SIMULATION_ROOT"]}}
 // bench is the whole set-up.
 type bench struct {
 	platform *simtee.Platform
-	cas      *server
-	bare     *server
+	cas      *peer.Server
+	bare     *peer.Server
 	identity ident.KeyHash
 	token    release.GrantToken
 	inFlight int
@@ -87,7 +84,7 @@ func run() error {
 	profile := flag.String("profile", "", "only releases of this service, for a profiler: secret, certificate or bare")
 	flag.Parse()
 	if *bareSize >= 0 {
-		return serveBare(*bareSize)
+		return peer.ServeBare(*bareSize)
 	}
 	b := &bench{inFlight: *inFlight, ops: *ops}
 	dir, err := os.MkdirTemp("", "cupel-bench-")
@@ -115,7 +112,7 @@ func (b *bench) start(dir, binary string) error {
 	if err := os.WriteFile(root, b.platform.RootPEM(), 0o600); err != nil {
 		return err
 	}
-	b.cas, err = startServer(exec.Command(binary, "--state", filepath.Join(dir, "state"), "--owners", "127.0.0.1:0",
+	b.cas, err = peer.Start(exec.Command(binary, "--state", filepath.Join(dir, "state"), "--owners", "127.0.0.1:0",
 		"--instances", "127.0.0.1:0", "--simulation-root", root, "--ready-fd", "3", "--log-level", "warn"))
 	if err != nil {
 		return err
@@ -145,7 +142,7 @@ func (b *bench) start(dir, binary string) error {
 	if err != nil {
 		return err
 	}
-	b.bare, err = startServer(exec.Command(self, "-bare", strconv.Itoa(size)))
+	b.bare, err = peer.Start(exec.Command(self, "-bare", strconv.Itoa(size)))
 	return err
 }
 
@@ -168,10 +165,9 @@ func (b *bench) grant(owner *castest.Owner) error {
 }
 
 func (b *bench) stop() {
-	for _, s := range []*server{b.cas, b.bare} {
+	for _, s := range []*peer.Server{b.cas, b.bare} {
 		if s != nil {
-			_ = s.cmd.Process.Kill()
-			_ = s.cmd.Wait()
+			s.Stop()
 		}
 	}
 }
@@ -214,7 +210,7 @@ func (b *bench) round(kind string) (time.Duration, error) {
 	if kind == "bare" {
 		s = b.bare
 	}
-	before, err := s.cpu()
+	before, err := s.CPU()
 	if err != nil {
 		return 0, err
 	}
@@ -232,7 +228,7 @@ func (b *bench) round(kind string) (time.Duration, error) {
 	if err := errors.Join(errs...); err != nil {
 		return 0, fmt.Errorf("%s: %w", kind, err)
 	}
-	after, err := s.cpu()
+	after, err := s.CPU()
 	return (after - before) / time.Duration(b.ops), err
 }
 
@@ -288,80 +284,4 @@ func median(d []time.Duration) time.Duration {
 	d = slices.Clone(d)
 	slices.Sort(d)
 	return d[len(d)/2].Round(time.Microsecond)
-}
-
-// server is a child process.
-type server struct {
-	cmd       *exec.Cmd
-	Owners    string
-	Instances string
-	Identity  string
-}
-
-func startServer(cmd *exec.Cmd) (*server, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = r.Close() }()
-	cmd.ExtraFiles = []*os.File{w}
-	cmd.Stderr = os.Stderr
-	err = cmd.Start()
-	_ = w.Close()
-	if err != nil {
-		return nil, err
-	}
-	s := &server{cmd: cmd}
-	if err := json.NewDecoder(r).Decode(s); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s did not become ready: %w", cmd.Path, err), cmd.Process.Kill(), cmd.Wait())
-	}
-	return s, nil
-}
-
-// cpu is what the process has used: user and system time of all its threads.
-func (s *server) cpu() (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	var ticks int64
-	for _, f := range fields[11:13] { // utime, stime
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * (time.Second / 100), nil // USER_HZ is 100 everywhere
-}
-
-// serveBare is what a release is measured against: the same handshake, a body of
-// the same size in each direction, and nothing in between.
-func serveBare(size int) error {
-	key, err := castest.NewKey()
-	if err != nil {
-		return err
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	ready := os.NewFile(3, "ready")
-	if err := json.NewEncoder(ready).Encode(server{Instances: l.Addr().String()}); err != nil {
-		return err
-	}
-	_ = ready.Close()
-	reply := bytes.Repeat([]byte("x"), size)
-	srv := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		_, _ = w.Write(reply)
-	})}
-	return srv.Serve(tls.NewListener(l, &tls.Config{
-		Certificates: []tls.Certificate{key.Cert}, MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert,
-		SessionTicketsDisabled: true, NextProtos: []string{"http/1.1"},
-	}))
 }

@@ -59,6 +59,7 @@ type options struct {
 	readyFD         int
 	keepAlive       time.Duration
 	quotas          cas.Quotas
+	maxConnections  int
 	level           slog.Level
 }
 
@@ -75,6 +76,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	fs.IntVar(&o.readyFD, "ready-fd", -1, "inherited descriptor that gets one JSON line when the CAS serves")
 	fs.DurationVar(&o.keepAlive, "keep-alive", 10*time.Second, "how often instances report; three missed reports end their rights")
 	fs.Var(&o.quotas, "quota", "another limit of what is kept: "+cas.QuotaUsage+"; repeatable")
+	fs.IntVar(&o.maxConnections, "max-connections", 0, "how many connections each API has open at once (default: by the memory that there is)")
 	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := fs.Parse(args[1:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -89,6 +91,8 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 		return o, problem.New(problem.Invalid, "flags", "no --state").Fix("say where the CAS keeps its state")
 	case o.keepAlive < time.Second:
 		return o, problem.New(problem.Invalid, "flags", "--keep-alive %v", o.keepAlive).Want("at least 1s")
+	case o.maxConnections < 0:
+		return o, problem.New(problem.Invalid, "flags", "--max-connections %d", o.maxConnections).Want("a number above 0")
 	}
 	return o, nil
 }

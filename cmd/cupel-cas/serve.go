@@ -37,7 +37,12 @@ type ready struct {
 const gcPercent = 400
 
 func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
+	memory := memoryLimit("/")
 	debug.SetGCPercent(gcPercent)
+	debug.SetMemoryLimit(memory / 4 * 3) // collect sooner before it gets scarce
+	if o.maxConnections == 0 {
+		o.maxConnections = connectionsFor(memory, descriptors())
+	}
 	roots, simRoot, err := trustRoots(o.simulationRoot)
 	if err != nil {
 		return err
@@ -83,7 +88,13 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 }
 
 func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoot string) error {
-	cfg := server.Config{CAS: c, Log: log, SimulationRoot: simRoot, Version: version.Release()}
+	cfg := server.Config{
+		CAS:            c,
+		Log:            log,
+		SimulationRoot: simRoot,
+		Version:        version.Release(),
+		MaxConnections: o.maxConnections,
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	if o.evidenceFD >= 0 {
 		ev, err := openEvidence(o.evidenceFD)
@@ -108,7 +119,8 @@ func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoo
 	g.Go(func() error { return srv.ServeInstances(ctx, instances) })
 	g.Go(func() error { return c.Run(ctx) })
 	line := ready{owners.Addr().String(), instances.Addr().String(), c.Identity().Hash().String()}
-	log.Info("serving", "owners", line.Owners, "instances", line.Instances, "identity", line.Identity, "simulation", simRoot != "")
+	log.Info("serving", "owners", line.Owners, "instances", line.Instances, "identity", line.Identity, "simulation", simRoot != "",
+		"max_connections", o.maxConnections)
 	if o.allowUnattested {
 		log.Warn("unattested sessions are allowed: their secrets go to whoever asks")
 	}

@@ -159,6 +159,7 @@ type Instance struct {
 	Grant    release.GrantToken // the zero one: it presents none
 	Launch   simtee.Launch
 	Key      *Key
+	From     net.Addr // where it connects from; nil: anywhere
 	// Evidence replaces how evidence is made.
 	Evidence func(reportData attest.Data64) (attest.Evidence, error)
 	Observe  Observe // may be nil
@@ -188,7 +189,7 @@ type Conn struct {
 
 // Dial connects and shakes hands.
 func (in *Instance) Dial(ctx context.Context) (*Conn, error) {
-	d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: tlsConfig(in.Key, in.Identity)}
+	d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second, LocalAddr: in.From}, Config: tlsConfig(in.Key, in.Identity)}
 	c, err := d.DialContext(ctx, "tcp", in.Addr)
 	if err != nil {
 		return nil, err

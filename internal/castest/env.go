@@ -43,6 +43,7 @@ type Options struct {
 	Observe         Observe // is told of every reply to the Env's owners and instances
 	NoSimulation    bool    // the CAS is not given the simulated root
 	Owners          string  // address of the owners' API; empty: a free port
+	MaxConnections  int     // of each API; 0: the server's own limit
 }
 
 // Start runs a CAS until the test ends or Stop is called.
@@ -104,7 +105,7 @@ func Open(scratch string, o Options, log *slog.Logger) (*Env, error) {
 	}
 	e.CAS, e.Identity = c, c.Identity().Hash()
 	err = e.serve(ctx, cancel, db, server.New(server.Config{
-		CAS: c, Log: log, Version: "test", SimulationRoot: string(e.Platform.RootPEM()),
+		CAS: c, Log: log, Version: "test", SimulationRoot: string(e.Platform.RootPEM()), MaxConnections: o.MaxConnections,
 		Evidence: func(_ context.Context, d attest.Data64) (attest.Evidence, error) {
 			return e.Platform.Quote(simtee.Launch{Measurement: CASMeasurement, Signer: simtee.Signer(), Debug: true}, d)
 		},

@@ -28,6 +28,7 @@ running, and the next up adopts them.`,
 	f.Uint16("first-port", 8082, "where the search for an app's free port begins")
 	f.Bool("allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	f.String("cas-quota", "", "other limits of what the CAS keeps for each key, source address and in total, as in key-bytes=256M,total-sessions=1000")
+	f.Int("cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
 	f.Duration("keep-alive", 10*time.Second, "how often instances report to the CAS")
 	return c
 }

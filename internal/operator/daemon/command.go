@@ -116,6 +116,7 @@ and the next up adopts them.`,
 	f.BoolVar(&c.opts.AllowUnattested, "allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	f.DurationVar(&c.opts.KeepAlive, "keep-alive", 0, "how often instances report to the CAS (default: the CAS's own)")
 	f.StringVar(&c.opts.CASQuota, "cas-quota", "", "other limits of what the CAS keeps, as in key-bytes=256M,total-sessions=1000")
+	f.IntVar(&c.opts.CASConnections, "cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
 	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
 	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")
 	return cmd

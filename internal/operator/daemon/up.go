@@ -51,6 +51,7 @@ type Options struct {
 	CAS             string // default: cupel-cas beside this program
 	KeepAlive       time.Duration
 	CASQuota        string // as the CAS's flag --quota takes it
+	CASConnections  int    // 0: the CAS decides
 }
 
 // errStop is why a context ended when the apps shall stop too.
@@ -320,6 +321,9 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 	}
 	if o.CASQuota != "" {
 		c.args = append(c.args, "--quota", o.CASQuota)
+	}
+	if o.CASConnections > 0 {
+		c.args = append(c.args, "--max-connections", strconv.Itoa(o.CASConnections))
 	}
 	c.owners, c.instances = ports.prefer("cas-owners", o.CASOwners), ports.prefer("cas-instances", o.CASInstances)
 	r, err := c.start(ctx)

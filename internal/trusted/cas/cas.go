@@ -34,6 +34,9 @@ type Config struct {
 	Now func() time.Time
 	// KeepAlive is how often instances report; 0: 10 s.
 	KeepAlive time.Duration
+	// Reports is how many reports a second are taken: where there are more
+	// instances, each reports more rarely; 0: 400.
+	Reports int
 	// AllowUnattested lets sessions say `mode: none`.
 	AllowUnattested bool
 	// Quotas bound what is kept; zero: the defaults.
@@ -59,6 +62,7 @@ type CAS struct {
 	log       *slog.Logger
 	now       func() time.Time
 	keepAlive time.Duration
+	reports   int  // that are taken in a second
 	unsafe    bool // AllowUnattested
 
 	sessions  sync.Map // ident.SessionName -> *sessionState
@@ -68,6 +72,7 @@ type CAS struct {
 
 	ledger *ledger
 	parser parser
+	living atomic.Int64  // instances with rights
 	loaded atomic.Int64  // what the loaded sessions weigh
 	tight  chan struct{} // gets a token when they weigh too much
 }
@@ -93,6 +98,7 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 		log:       cfg.Log,
 		now:       cfg.Now,
 		keepAlive: cfg.KeepAlive,
+		reports:   cfg.Reports,
 		unsafe:    cfg.AllowUnattested,
 		ledger:    newLedger(cfg.Quotas),
 		parser:    newParser(),
@@ -103,6 +109,9 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 	}
 	if c.keepAlive <= 0 {
 		c.keepAlive = 10 * time.Second
+	}
+	if c.reports <= 0 {
+		c.reports = defaultReports
 	}
 	c.journal = newJournal(cfg.Store, cfg.Sealer, cfg.Log, c.now)
 	head, err := c.journal.replay(ctx)

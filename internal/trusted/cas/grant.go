@@ -273,12 +273,13 @@ func (c *CAS) grantFull(g *grant, service ident.ServiceName, places int) error {
 		if of != service || !ok {
 			continue
 		}
-		seen := v.(*instance).seen.Load()
+		in := v.(*instance)
+		seen := in.seen.Load()
 		if seen == nil {
 			continue
 		}
 		silent := now.Sub(*seen)
-		if left := missedReports*c.keepAlive - silent; lapse < 0 || left < lapse {
+		if left := c.patience(in) - silent; lapse < 0 || left < lapse {
 			lapse = max(left, 0)
 		}
 		if len(who) < named {

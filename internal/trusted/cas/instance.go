@@ -32,7 +32,8 @@ type instance struct {
 	// reply is kept until the instance is heard of again, so that one that lost
 	// the answer and asks again gets the same. Guarded by mu.
 	reply *release.Reply
-	live  atomic.Bool               // rec.State is running and committed
+	live  atomic.Bool // rec.State is running and committed; changed by setLive
+	pace  pace
 	seen  atomic.Pointer[time.Time] // last sign of life, on the monotonic clock
 }
 
@@ -147,7 +148,7 @@ func (c *CAS) loadInstances(ctx context.Context) error {
 		}
 		in.session = c.state(in.rec.Session)
 		in.grant = c.grantNamed(in.rec.Grant)
-		in.live.Store(in.rec.State == api.Running)
+		c.setLive(in, in.rec.State == api.Running)
 		if in.live.Load() {
 			in.sign(now)
 			in.grant.keep(in.id, in.rec.Service)
@@ -155,6 +156,12 @@ func (c *CAS) loadInstances(ctx context.Context) error {
 		in.session.join(in)
 		c.instances.Store(id, in)
 	}
+
+	period := c.period() // they go by what the CAS told before
+	c.instances.Range(func(_, v any) bool {
+		v.(*instance).pace.tell(period)
+		return true
+	})
 	return nil
 }
 
@@ -208,17 +215,15 @@ func (c *CAS) KeepAlive(_ context.Context, who Caller, req release.KeepAlive) (r
 	if err != nil {
 		return release.KeepAliveReply{}, err
 	}
+	defer unlock()
 	due := in.rec.Due
-	unlock()
 
 	return release.KeepAliveReply{
 		Version:          req.Version,
-		KeepAliveSeconds: c.keepAliveSeconds(),
+		KeepAliveSeconds: in.pace.tell(c.period()),
 		CertificateDue:   !due.IsZero() && !c.now().Before(due),
 	}, nil
 }
-
-func (c *CAS) keepAliveSeconds() int { return max(1, int(c.keepAlive/time.Second)) }
 
 // maxReason bounds what is kept of an exit report.
 const maxReason = 200
@@ -338,7 +343,7 @@ func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch c
 	ch.rows = append(ch.rows, writes...)
 	return ending{ch, func() {
 		in.rec, in.reply = rec, nil
-		in.live.Store(rec.State == api.Running)
+		c.setLive(in, rec.State == api.Running)
 		in.grant.free(in.id)
 		free()
 	}}, nil
@@ -445,7 +450,7 @@ func (c *CAS) sweep(ctx context.Context) {
 		}
 		last = now
 		c.instances.Range(func(_, v any) bool {
-			if in := v.(*instance); in.live.Load() && now.Sub(*in.seen.Load()) > missedReports*c.keepAlive {
+			if in := v.(*instance); in.live.Load() && now.Sub(*in.seen.Load()) > c.patience(in) {
 				c.lapse(ctx, in)
 			}
 			return ctx.Err() == nil
@@ -462,7 +467,7 @@ func (c *CAS) lapse(ctx context.Context, in *instance) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	now := c.now()
-	if in.rec.State != api.Running || now.Sub(*in.seen.Load()) <= missedReports*c.keepAlive {
+	if in.rec.State != api.Running || now.Sub(*in.seen.Load()) <= c.patience(in) {
 		return
 	}
 	rec := in.rec

@@ -166,11 +166,11 @@ type payer struct {
 }
 
 // payer is the caller as quotas know it.
-func (w Caller) payer() payer { return payer{Key: w.Key, Address: sourceOf(w.Address)} }
+func (w Caller) payer() payer { return payer{Key: w.Key, Address: Source(w.Address)} }
 
-// sourceOf is the address by which a client is counted: an IPv6 client has as
-// many addresses as it likes in its network of 64 bits.
-func sourceOf(a netip.Addr) netip.Addr {
+// Source is the address by which a client is counted: an IPv6 client has as many
+// addresses as it likes in its network of 64 bits.
+func Source(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
 	if !a.Is6() {
 		return a

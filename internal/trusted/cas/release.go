@@ -240,7 +240,7 @@ func (c *CAS) release(ctx context.Context, in *instance, req request, now time.T
 	reply.Version, reply.Head = req.version, head
 	in.reply = reply
 	in.sign(now)
-	in.live.Store(true)
+	c.setLive(in, true)
 	s.join(in)
 	return reply, nil
 }
@@ -323,7 +323,7 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 	}
 	in.rec, in.reply = rec, nil
 	in.sign(c.now())
-	in.live.Store(true)
+	c.setLive(in, true)
 	return nil
 }
 
@@ -364,7 +364,7 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 		return fail(err)
 	}
 	reply.InstanceID = in.id
-	reply.KeepAliveSeconds = c.keepAliveSeconds()
+	reply.KeepAliveSeconds = in.pace.tell(c.period())
 	reply.Job = in.grant.job(sp.service.Name)
 	reply.StopSignal, reply.OnRenewal = sp.service.StopSignal, sp.service.OnRenewal
 	reply.OfflineSeconds = int(sp.service.Offline / time.Second)

@@ -206,15 +206,16 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 
 // leaseHeld tells who has the lease of a volume, and how long it has been silent.
 func (c *CAS) leaseHeld(volume string, holder ident.InstanceID) error {
-	silent := "unknown"
+	silent, patience := "unknown", missedReports*c.keepAlive
 	if v, ok := c.instances.Load(holder); ok {
+		patience = c.patience(v.(*instance))
 		if seen := v.(*instance).seen.Load(); seen != nil {
 			silent = c.now().Sub(*seen).Round(time.Second).String()
 		}
 	}
 	return problem.New(problem.Unavailable, ruleLeaseHeld, "instance %s has the lease of volume %s; it was heard of %s ago", holder.Short(), volume, silent).
 		Want("the lease: one instance at a time writes a volume").
-		Fix("wait until that one has ended: after %s of silence it lapses; a service that only reads mounts the volume with `update_policy: ephemeral`", missedReports*c.keepAlive)
+		Fix("wait until that one has ended: after %s of silence it lapses; a service that only reads mounts the volume with `update_policy: ephemeral`", patience)
 }
 
 // done lets go of the volumes; with committed, they have become what was written.

@@ -41,6 +41,8 @@ type world struct {
 	owner cas.Caller
 	// quotas that the next start has; zero: the defaults.
 	quotas cas.Quotas
+	// reports a second that the next start takes; 0: the default.
+	reports int
 	// tokens are of wide grants, one for each session, for tests that are about
 	// something else.
 	tokens map[ident.SessionName]release.GrantToken
@@ -74,7 +76,7 @@ func newWorldWith(t *testing.T, quotas string) *world {
 // try opens the CAS on the store as it is.
 func (w *world) try() error {
 	c, err := cas.Open(context.Background(), cas.Config{
-		Store: w.store, Sealer: w.key, Verifier: believer{}, KeepAlive: keepAlive, Quotas: w.quotas,
+		Store: w.store, Sealer: w.key, Verifier: believer{}, KeepAlive: keepAlive, Quotas: w.quotas, Reports: w.reports,
 		Log: slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err == nil {

@@ -161,13 +161,15 @@ func (c *casClient) release(ctx context.Context, q quoter, config ident.ConfigID
 	return &reply, nil
 }
 
-// bind fixes the identity: what follows goes to the same CAS or nowhere.
+// bind fixes the identity: what follows goes to the same CAS or nowhere. No
+// connection stays open between reports: thousands of instances would fill the
+// CAS with idle ones.
 func (c *casClient) bind(identity ident.KeyHash) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.identity = identity
 	c.later = &http.Client{Transport: &http.Transport{
-		IdleConnTimeout: 30 * time.Second,
+		DisableKeepAlives: true,
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, got, err := c.dial(ctx)
 			if err != nil {

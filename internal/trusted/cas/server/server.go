@@ -3,7 +3,7 @@
 // it. Every decision is the cas package's.
 //
 // It trusts nothing that arrives. Connections, bodies, headers and times are
-// bounded; a connection that dawdles is closed. Handlers run concurrently and
+// bounded; where places are scarce, connections that idle or dawdle make room. Handlers run concurrently and
 // share nothing but the CAS.
 package server
 
@@ -44,8 +44,9 @@ type Config struct {
 	SimulationRoot string
 	// Version of the software.
 	Version string
-	// MaxConnections is how many connections each listener serves at once, those
-	// that still shake hands included; 0: 4096.
+	// MaxConnections is how many connections each listener has open at once, those
+	// that still shake hands included; 0: 4096. Where it gets tight, those that
+	// are idle or dawdle make room for who comes.
 	MaxConnections int
 }
 
@@ -54,7 +55,7 @@ const (
 	headerTimeout  = 10 * time.Second // handshake, and each request's header
 	requestTimeout = 30 * time.Second
 	replyTimeout   = 60 * time.Second
-	idleTimeout    = 3 * time.Minute // longer than a keep-alive period
+	idleTimeout    = 3 * time.Minute
 	drainTimeout   = 10 * time.Second
 	maxHeader      = 16 << 10
 	// maxRelease is the most bytes of a request of the instances' API: a quote
@@ -140,8 +141,10 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler, tc *
 		Protocols:         &protocols,
 		ErrorLog:          log.New(io.Discard, "", 0), // failed handshakes are the peers' business
 	}
+	limited := limit(l, s.maxConns)
+	srv.ConnState = limited.observe
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(tls.NewListener(limit(l, s.maxConns), tc)) }()
+	go func() { done <- srv.Serve(tls.NewListener(limited, tc)) }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
@@ -163,11 +166,11 @@ type call struct {
 }
 
 func (c *call) caller() cas.Caller {
-	return cas.Caller{Key: peerKey(c.r.TLS), Request: c.id, Address: source(c.r.RemoteAddr)}
+	return cas.Caller{Key: peerKey(c.r.TLS), Request: c.id, Address: peerAddress(c.r.RemoteAddr)}
 }
 
-// source is the address of a peer; the zero one where there is none to be read.
-func source(remote string) netip.Addr {
+// peerAddress is the address of a peer; the zero one where none can be read.
+func peerAddress(remote string) netip.Addr {
 	a, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return netip.Addr{}
