@@ -49,7 +49,7 @@ const namesPerSession = 10
 
 // ownPart is the part of a key's quota that it has for itself: an update or grant
 // within it is not refused because others filled the CAS.
-const ownPart = 64
+const ownPart = 16
 
 // defaultQuotas are wide for an owner with hundreds of sessions and thousands of
 // versions of ordinary size, some kilobytes each.

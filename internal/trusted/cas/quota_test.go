@@ -148,7 +148,7 @@ func TestQuotas(t *testing.T) {
 	} {
 		t.Run(c.quota, func(t *testing.T) {
 			// A key's own part would let small amounts pass beside what others have.
-			w := newWorldWith(t, "key-versions=64,key-grants=64,"+c.quota)
+			w := newWorldWith(t, "key-versions=16,key-grants=16,"+c.quota)
 			for i, step := range c.steps {
 				err := step(w)
 				if i < len(c.steps)-1 && err != nil {
