@@ -29,6 +29,9 @@ running, and the next up adopts them.`,
 	f.Bool("allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	f.String("cas-quota", "", "other limits of what the CAS keeps for each key, source address and in total, as in key-bytes=256M,total-sessions=1000")
 	f.Int("cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
+	f.String("app-quota", "", "other limits of what each key may deploy, as in apps=20,instances=100,memory=64G,ports=20")
+	f.String("low-ports", "", "ports below 1024 that apps may have, as in 80,443")
+	f.String("deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
 	f.Duration("keep-alive", 10*time.Second, "how often instances report to the CAS")
 	return c
 }

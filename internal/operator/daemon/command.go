@@ -19,6 +19,7 @@ import (
 	"golang.org/x/term"
 
 	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/version"
@@ -117,6 +118,9 @@ and the next up adopts them.`,
 	f.DurationVar(&c.opts.KeepAlive, "keep-alive", 0, "how often instances report to the CAS (default: the CAS's own)")
 	f.StringVar(&c.opts.CASQuota, "cas-quota", "", "other limits of what the CAS keeps, as in key-bytes=256M,total-sessions=1000")
 	f.IntVar(&c.opts.CASConnections, "cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
+	f.StringVar(&c.opts.AppQuota, "app-quota", "", "other limits of what each key may deploy: "+manager.KeyLimitsUsage)
+	f.StringVar(&c.opts.LowPorts, "low-ports", "", "ports below 1024 that apps may have, as in 80,443")
+	f.StringVar(&c.opts.DeployKeys, "deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
 	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
 	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")
 	return cmd

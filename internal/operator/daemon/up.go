@@ -52,6 +52,9 @@ type Options struct {
 	KeepAlive       time.Duration
 	CASQuota        string // as the CAS's flag --quota takes it
 	CASConnections  int    // 0: the CAS decides
+	AppQuota        string // as manager.KeyLimits takes it
+	LowPorts        string // as manager.ParsePorts takes it
+	DeployKeys      string // file with the keys that may deploy; empty: all may
 }
 
 // errStop is why a context ended when the apps shall stop too.
@@ -402,7 +405,12 @@ func (p *parts) openBalancer(ctx context.Context) (err error) {
 }
 
 func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, store manager.Store, operator tls.Certificate) (*manager.Manager, error) {
+	keys, err := keyLimits(o)
+	if err != nil {
+		return nil, err
+	}
 	return manager.New(ctx, manager.Config{
+		Keys:  keys,
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},

@@ -43,7 +43,9 @@ type Config struct {
 	// FirstPort is where the search for a free port begins: 8082.
 	FirstPort uint16
 	// Operator is the key that may list and remove everything.
-	Operator  ident.KeyHash
+	Operator ident.KeyHash
+	// Keys are what everybody else may have.
+	Keys      KeyLimits
 	Simulated bool // instances run on a simulated platform
 	Now       func() time.Time
 	Limits    *Limits

@@ -68,6 +68,9 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.Dep
 	if rev.Port, err = m.choosePort(a, rev.Port); err != nil {
 		return wire.App{}, err
 	}
+	if err := m.checkKey(a, rev); err != nil {
+		return wire.App{}, err
+	}
 	if err := m.commit(ctx, m.begin(a, rev, right)); err != nil {
 		return wire.App{}, err
 	}
