@@ -301,7 +301,7 @@ func overQuota(s scope, m measure, who string, used, more, limit int64) *problem
 	case countNames:
 		free, raised = "use a name again that you had before", countSessions
 	}
-	return p.Fix("%s, or ask the operator of the CAS for more: cupel-cas --quota %s-%s=NUMBER", free, s, measureName[raised])
+	return p.Fix("%s, or ask the operator of the CAS for more: cupel up --cas-quota %s-%s=NUMBER", free, s, measureName[raised])
 }
 
 // holding is what somebody has, for people.

@@ -72,7 +72,7 @@ func TestOneKeyCantFillTheCAS(t *testing.T) {
 		taken++
 	}
 	rule(t, refused, "quota_key_bytes")
-	if !strings.Contains(refused.Error(), "cupel session rm") || !strings.Contains(refused.Error(), "--quota key-bytes=") {
+	if !strings.Contains(refused.Error(), "cupel session rm") || !strings.Contains(refused.Error(), "--cas-quota key-bytes=") {
 		t.Errorf("no word on how to mend it: %v", refused)
 	}
 
@@ -276,6 +276,8 @@ func TestNobodyWaitsForStrangers(t *testing.T) {
 	_, err = w.RemoveSession(t.Context(), stranger, "s")
 	rule(t, err, "access_policy")
 	_, err = w.WithdrawGrant(t.Context(), stranger, made.Grant.ID)
+	rule(t, err, "access_policy")
+	_, err = w.Rotate(t.Context(), stranger, api.Rotate{Version: api.Version, Session: "s", Volumes: []string{"v"}})
 	rule(t, err, "access_policy")
 }
 
