@@ -45,7 +45,7 @@ services:
   - {name: app, mrenclaves: [CODE], command: app, environment: {TOKEN: "$$SCONE::token$$"}}
 secrets:
   - {name: token, kind: ascii, value: "an access token of forty characters ...."}
-security: {attestation: {tolerate: [debug-mode, simulation]}}
+security: {attestation: {tolerate: ["simulation:$SIMULATION_ROOT"]}}
 `
 
 // connection is about what a connection that is held open takes at the CAS.
@@ -132,6 +132,7 @@ func (f *fleet) grant() error {
 	}
 	owner := castest.NewOwner(f.cas.Owners, f.identity, key)
 	defer owner.Close()
+	owner.Root = ident.Sum(f.platform.Root().Raw)
 	text := strings.ReplaceAll(session, "CODE", code.String())
 	if _, err := owner.Do(ctx, http.MethodPost, "/session", []byte(text), nil); err != nil {
 		return err
