@@ -575,22 +575,6 @@ func (s *sandbox) refused(code int, rule string) {
 	}
 }
 
-// phase waits until the instance reported p.
-func (s *sandbox) phase(p volume.Phase) {
-	s.t.Helper()
-	for range 400 {
-		s.host.mu.Lock()
-		n := len(s.host.phases)
-		reached := n > 0 && s.host.phases[n-1] == p
-		s.host.mu.Unlock()
-		if reached {
-			return
-		}
-		time.Sleep(25 * time.Millisecond)
-	}
-	s.t.Fatalf("never %s: %v\n%s", p, s.host.phases, &s.errs)
-}
-
 // addVolume makes the CAS release a volume.
 func (s *sandbox) addVolume(access release.Access) ident.Digest {
 	key := sha256.Sum256([]byte("volume key"))

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 // This file has the steps of tests that play with a running instance.
@@ -80,4 +82,20 @@ func (s *sandbox) until(what string, ok func(c *fakeCAS) bool) {
 func (s *sandbox) errsSay(text string) {
 	s.t.Helper()
 	s.until("said "+text, func(*fakeCAS) bool { return strings.Contains(s.errs.String(), text) })
+}
+
+// phase waits until the instance reported p.
+func (s *sandbox) phase(p volume.Phase) {
+	s.t.Helper()
+	for range 400 {
+		s.host.mu.Lock()
+		n := len(s.host.phases)
+		reached := n > 0 && s.host.phases[n-1] == p
+		s.host.mu.Unlock()
+		if reached {
+			return
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	s.t.Fatalf("never %s: %v\n%s", p, s.host.phases, &s.errs)
 }
