@@ -396,7 +396,15 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		return err
 	}
 	p.onClose(func() error { return os.Remove(p.path(wire.EndpointFile)) })
-	return ready(Serving{Endpoint: e, Parts: p.list(e), NeedOwner: needOwner(m.NeedOwner())})
+	if err := p.node.DropLaunchers(m.Launchers()); err != nil {
+		p.log.WarnContext(ctx, "old launchers not removed", "error", err)
+	}
+	return ready(Serving{
+		Endpoint:     e,
+		Parts:        p.list(e),
+		NeedOwner:    needOwner(m.NeedOwner()),
+		OldLaunchers: oldLaunchers(m.OldLaunchers()),
+	})
 }
 
 func (p *parts) openBalancer(ctx context.Context) (err error) {
@@ -414,6 +422,7 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
+		Launcher: p.node.LauncherDigest(),
 		PortFree: portFree, FirstPort: o.FirstPort, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
 	})
 }
@@ -473,12 +482,24 @@ type Serving struct {
 	// NeedOwner are the apps that go on as they are and that the CAS will not let
 	// start again before their owner has done something, each with what.
 	NeedOwner []string `json:"need_owner,omitempty"`
+	// OldLaunchers are the apps that go on with the launcher before an upgrade, and
+	// what their owners have to do before they deploy again.
+	OldLaunchers []string `json:"old_launchers,omitempty"`
 }
 
 func needOwner(apps []wire.App) []string {
 	var out []string
 	for _, a := range apps {
 		out = append(out, a.Name+": its owner has to deploy it once: cupel deploy "+string(a.Session))
+	}
+	return out
+}
+
+func oldLaunchers(apps []wire.App) []string {
+	var out []string
+	for _, a := range apps {
+		out = append(out, a.Name+": before it is deployed again, its owner has to measure the runtimes (cupel runtime measure)"+
+			" and update the session (cupel session create --update)")
 	}
 	return out
 }
@@ -496,6 +517,12 @@ func Show(w io.Writer, state string, s Serving) {
 		b = append(b, "\n  These apps run on, but the CAS will not let them start again:\n"...)
 	}
 	for _, line := range s.NeedOwner {
+		b = fmt.Appendf(b, "    %s\n", line)
+	}
+	if len(s.OldLaunchers) > 0 {
+		b = append(b, "\n  These apps go on with the launcher before an upgrade:\n"...)
+	}
+	for _, line := range s.OldLaunchers {
 		b = fmt.Appendf(b, "    %s\n", line)
 	}
 	if e.Simulation != nil {

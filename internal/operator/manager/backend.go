@@ -64,6 +64,9 @@ type InstanceSpec struct {
 	Port    uint16            // TCP port that a healthy instance accepts on; 0: a job, which has no health
 	Labels  map[string]string // kept and given back by List
 	Profile launch.Version    // launch profile; empty: the first
+	// Launcher is the launcher's file by its digest; zero: the Backend's own. One
+	// that a Backend no longer has is NotFound, rule launcher_missing.
+	Launcher ident.Digest
 	// Grant is the right to run, which the instance shows the CAS: CUPEL_GRANT.
 	// Empty: it has none. A Backend gives it to the launcher and to nobody else.
 	Grant secret.Value `json:"-"`

@@ -42,6 +42,9 @@ type Config struct {
 	PortFree func(port uint16) error
 	// FirstPort is where the search for a free port begins: 8082.
 	FirstPort uint16
+	// Launcher is the one that the Backend starts instances with that name none:
+	// new revisions name it.
+	Launcher ident.Digest
 	// Operator is the key that may list and remove everything.
 	Operator ident.KeyHash
 	// Keys are what everybody else may have.
@@ -208,7 +211,7 @@ func (m *Manager) world(now time.Time) world {
 	return world{
 		now: now, state: m.state, observed: m.observed, images: m.images,
 		applied: m.applied, balance: m.balance, startErrors: m.startErr, told: m.told, reached: m.reached,
-		busy: maps.Clone(m.busy), limits: m.limits, newID: m.cfg.NewID,
+		busy: maps.Clone(m.busy), limits: m.limits, launcher: m.cfg.Launcher, newID: m.cfg.NewID,
 	}
 }
 

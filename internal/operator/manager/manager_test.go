@@ -93,6 +93,8 @@ type world struct {
 	m       *manager.Manager
 	stop    func()
 	counter int
+	// launcher is the machine's, as the node would say.
+	launcher ident.Digest
 }
 
 // disk is a Store that may be full.
@@ -127,7 +129,7 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
-		Store: disk{db, &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Grants: w.cas.Holder(operator), CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
+		Store: disk{db, &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Grants: w.cas.Holder(operator), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
 		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Simulated: true, Now: time.Now,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})

@@ -28,6 +28,7 @@ type world struct {
 	told        map[string]tell  // what became of notices, by id
 	reached     map[string]reach // by the app's id
 	limits      Limits
+	launcher    ident.Digest // of new revisions
 	newID       func(prefix string) string
 }
 
@@ -143,6 +144,7 @@ func (p *planner) planApp(a *App) {
 	p.planEnding(a)
 	p.resumed(a)
 	p.planRenewal(p.app(a.ID))
+	p.oldLauncher(p.app(a.ID))
 	if a.unasked() {
 		p.askOwner(a, "it runs under no grant and goes on, but the CAS will not let it start again")
 	}
@@ -306,7 +308,7 @@ func spec(a *App, rev *Revision, in *Instance) *InstanceSpec {
 		Config:  ident.ConfigID{Session: rev.Session, Service: service},
 		Binding: release.LaunchBinding(rev.CAS, rev.Session, service),
 		CAS:     rev.CAS, CASAddr: rev.CASAddr,
-		Image: image, Memory: memory, Port: port, Profile: rev.Profile,
+		Image: image, Memory: memory, Port: port, Profile: rev.Profile, Launcher: rev.Launcher,
 		Labels: map[string]string{"instance": in.ID, "role": string(in.Role), "revision": fmt.Sprint(rev.Number)},
 	}
 }

@@ -192,7 +192,7 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 		Session: session, Runtime: req.Runtime, Instances: req.Instances, Memory: req.Memory,
 		Port: req.Port, ContainerPort: req.ContainerPort,
 		Service: req.Service, PullService: req.PullService, CAS: m.cfg.CAS.Identity,
-		Profile: launch.Newest,
+		Profile: launch.Newest, Launcher: m.cfg.Launcher,
 	}
 	if rev.Service == "" {
 		rev.Service = defaultService

@@ -77,7 +77,10 @@ type App struct {
 	Lost      *Revision         `json:"lost,omitempty"`    // whose deployment failed, if that was the newest
 	Last      int               `json:"last"`              // number of the newest revision
 	Removing  bool              `json:"removing,omitempty"`
-	Rollout   Rollout           `json:"rollout"` // the newest deployment
+	// LauncherTold is the launcher of which an event said that the app doesn't run
+	// on it yet.
+	LauncherTold ident.Digest `json:"launcher_told,omitzero"`
+	Rollout      Rollout      `json:"rollout"` // the newest deployment
 	// Ending are grants of revisions that no longer count: each is given back
 	// when the last instance of its revision has ended.
 	Ending []HeldGrant `json:"ending,omitempty"`
@@ -103,6 +106,10 @@ type Revision struct {
 	// Profile is the launch profile by which its instances start, for as long as
 	// it serves: a newer one is another measurement. Empty: the first.
 	Profile launch.Version `json:"profile,omitempty"`
+	// Launcher is the digest of the launcher that its instances start with, for as
+	// long as it serves. Zero: whichever the Backend has, as revisions from before
+	// launchers were named.
+	Launcher ident.Digest `json:"launcher,omitzero"`
 	// Grant is what it runs under. Nil where the session asks for none, and for
 	// revisions from before there were grants.
 	Grant *Grant `json:"grant,omitempty"`

@@ -2,8 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -91,42 +89,11 @@ func (n *Node) dir(parts ...string) string {
 	return filepath.Join(append([]string{n.cfg.State}, parts...)...)
 }
 
-// LauncherDigest is the digest of the launcher that instances run: part of
-// what is measured.
-func (n *Node) LauncherDigest() ident.Digest { return n.digest }
-
 // SetCASAddr changes the address that instances started from now on are given.
 func (n *Node) SetCASAddr(addr string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.casAddr = addr
-}
-
-// keepLauncher copies the launcher under its digest, so that a rebuild in place
-// neither disturbs running instances nor changes what the next one is.
-func (n *Node) keepLauncher() error {
-	src, err := os.Open(n.cfg.Launcher)
-	if err != nil {
-		return problem.New(problem.Invalid, "launcher_missing", "open the launcher: %w", err).
-			Fix("build it (make build) and keep cupel-init beside cupeld")
-	}
-	defer src.Close()
-	tmp, err := os.CreateTemp(n.dir("launcher"), ".copy-*")
-	if err != nil {
-		return fmt.Errorf("copy the launcher: %w", err)
-	}
-	defer os.Remove(tmp.Name())
-	h := sha256.New()
-	_, err = io.Copy(io.MultiWriter(tmp, h), src)
-	if err = errors.Join(err, tmp.Chmod(0o555), tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("copy the launcher: %w", err)
-	}
-	n.digest = ident.Digest(h.Sum(nil))
-	n.launcher = n.dir("launcher", n.digest.String())
-	if _, err := os.Stat(n.launcher); err == nil {
-		return nil // the same inode as running instances have
-	}
-	return os.Rename(tmp.Name(), n.launcher)
 }
 
 // EnsureImage implements manager.Backend.

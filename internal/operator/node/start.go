@@ -39,12 +39,16 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 	if err != nil {
 		return err
 	}
+	launcher, err := n.launcherFile(spec.Launcher)
+	if err != nil {
+		return err
+	}
 	i, err := n.claim(spec)
 	if i == nil || err != nil {
 		return err
 	}
 	defer i.op.Unlock()
-	if err := n.create(ctx, i, imgConfig); err != nil {
+	if err := n.create(ctx, i, imgConfig, launcher); err != nil {
 		// What was begun is undone even if ctx ended.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -96,7 +100,7 @@ func (n *Node) claim(spec manager.InstanceSpec) (*instance, error) {
 }
 
 // create makes everything that an instance is, journal first.
-func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig) error {
+func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, launcher string) error {
 	spec := i.rec.Spec
 	if err := n.saveRecord(i, true); err != nil {
 		return err
@@ -130,7 +134,7 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig) 
 		CASAddr: casAddr, LASAddr: launch.LASAddr, ConfigID: spec.Config.String(),
 		Grant: spec.Grant, Root: "rootfs", Hostname: host, CgroupsPath: n.cgroup(spec.ID), NetworkNamespace: netns,
 		Memory: int64(spec.Memory), Pids: maxPids,
-		ResolvConf: etc + "/resolv.conf", Hosts: etc + "/hosts", SocketDir: run, Launcher: n.launcher,
+		ResolvConf: etc + "/resolv.conf", Hosts: etc + "/hosts", SocketDir: run, Launcher: launcher,
 	}
 	n.hostile.free(&free)
 	ociSpec, err := launch.Spec(spec.Profile, img)

@@ -1,0 +1,84 @@
+package node
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// LauncherDigest is the digest of the launcher that instances run which name
+// none: part of what is measured.
+func (n *Node) LauncherDigest() ident.Digest { return n.digest }
+
+// keepLauncher copies the launcher under its digest, so that a rebuild in place
+// neither disturbs running instances nor changes what the next one is.
+func (n *Node) keepLauncher() error {
+	src, err := os.Open(n.cfg.Launcher)
+	if err != nil {
+		return problem.New(problem.Invalid, "launcher_missing", "open the launcher: %w", err).
+			Fix("build it (make build) and keep cupel-init beside cupeld")
+	}
+	defer src.Close()
+	tmp, err := os.CreateTemp(n.dir("launcher"), ".copy-*")
+	if err != nil {
+		return fmt.Errorf("copy the launcher: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	h := sha256.New()
+	_, err = io.Copy(io.MultiWriter(tmp, h), src)
+	if err = errors.Join(err, tmp.Chmod(0o555), tmp.Sync(), tmp.Close()); err != nil {
+		return fmt.Errorf("copy the launcher: %w", err)
+	}
+
+	n.digest = ident.Digest(h.Sum(nil))
+	n.launcher = n.dir("launcher", n.digest.String())
+	if _, err := os.Stat(n.launcher); err == nil {
+		return nil // the same inode as running instances have
+	}
+	return os.Rename(tmp.Name(), n.launcher)
+}
+
+// launcherFile is the launcher of that digest; zero: the node's own. After an
+// upgrade those before it are kept, for what was deployed with them.
+func (n *Node) launcherFile(digest ident.Digest) (string, error) {
+	if digest.IsZero() || digest == n.digest {
+		return n.launcher, nil
+	}
+	file := n.dir("launcher", digest.String())
+	if _, err := os.Stat(file); err != nil {
+		return "", problem.New(problem.NotFound, "launcher_missing", "launcher %.12s, which this was deployed with: %w", digest, err).
+			Fix("put the file back, or let the app's owner measure the runtimes again, update the session and deploy")
+	}
+	return file, nil
+}
+
+// DropLaunchers removes the launchers that nothing names any more; running
+// instances have theirs mounted and lose nothing.
+func (n *Node) DropLaunchers(named []ident.Digest) error {
+	entries, err := os.ReadDir(n.dir("launcher"))
+	if err != nil {
+		return fmt.Errorf("look at launchers: %w", err)
+	}
+	n.mu.Lock()
+	for _, i := range n.instances {
+		named = append(named, i.rec.Spec.Launcher)
+	}
+	n.mu.Unlock()
+
+	for _, e := range entries {
+		digest, err := ident.ParseDigest(e.Name())
+		if err != nil || digest == n.digest || slices.Contains(named, digest) {
+			continue
+		}
+		if err := os.Remove(n.dir("launcher", e.Name())); err != nil {
+			return fmt.Errorf("remove an old launcher: %w", err)
+		}
+	}
+	return nil
+}
