@@ -51,6 +51,9 @@ func (i *instance) status() manager.InstanceStatus {
 		InstanceID: r.Report.InstanceID, IP: r.IP, Health: i.health,
 		Memory: r.Spec.Memory, MemoryUsed: i.used, CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,
 	}
+	if until := r.Report.CertificateUntil; until != 0 {
+		s.CertificateUntil = time.Unix(until, 0).UTC()
+	}
 	switch {
 	case r.Exit != nil:
 		s.State, s.ExitCode, s.ExitedAt, s.OOMKilled = manager.StateExited, r.Exit.Code, r.Exit.At, r.Exit.OOM

@@ -122,9 +122,10 @@ func stopSignal(reply *release.Reply) (syscall.Signal, error) {
 	return signalNamed("stop_signal", reply.StopSignal)
 }
 
-// renewalSignal is the signal by which the app learns of new files; 0: none.
+// renewalSignal is the signal by which the app learns of new files; 0: none, for
+// an app that reads them anew by itself or whose session doesn't say.
 func renewalSignal(reply *release.Reply) (syscall.Signal, error) {
-	if reply.OnRenewal == "" {
+	if reply.OnRenewal == "" || reply.OnRenewal == release.NoSignal {
 		return 0, nil
 	}
 	return signalNamed("on_renewal", reply.OnRenewal)

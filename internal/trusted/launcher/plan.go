@@ -77,8 +77,8 @@ func (p *plan) check(volumes []release.Volume) error {
 		switch {
 		case !placeable(v.Path) || seen[v.Path]:
 			return bad("volume at", v.Path)
-		case len(v.Key) != sealed.KeySize:
-			return problem.New(problem.Internal, "release_content", "volume %s has a key of %d bytes", v.Name, len(v.Key))
+		case len(v.Key) != sealed.KeySize || len(v.NextKey) != 0 && len(v.NextKey) != sealed.KeySize:
+			return problem.New(problem.Internal, "release_content", "volume %s has keys of %d and %d bytes", v.Name, len(v.Key), len(v.NextKey))
 		case v.Access != release.ReadWrite && v.Access != release.ReadOnly:
 			return problem.New(problem.Internal, "release_content", "volume %s has access %q", v.Name, clip(string(v.Access)))
 		}

@@ -65,11 +65,14 @@ func (r released) lost(reply *release.Reply) (volume string, lost bool) {
 	return "", false
 }
 
-// changed returns the files that differ from those in the app's root.
+// changed returns the certificates and keys that differ from those in the app's
+// root. Whatever else a newer version of the session says is for instances that
+// are started under it.
 func (r released) changed(files []release.File) []release.File {
 	var out []release.File
 	for _, f := range files {
-		if r.files[f.Path] != fileDigest(f) {
+		was, there := r.files[f.Path]
+		if f.Certificate && there && was != fileDigest(f) {
 			out = append(out, f)
 		}
 	}

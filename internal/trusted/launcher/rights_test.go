@@ -254,24 +254,24 @@ func (s *sandbox) dueOnce(files []release.File) {
 
 func TestRenewal(t *testing.T) {
 	t.Parallel()
-	for name, signal := range map[string]string{"told": "SIGHUP", "not told": ""} {
+	for name, signal := range map[string]string{"told": "SIGHUP", "not told": "", "reads it anew": release.NoSignal} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSandbox(t)
 			s.addVolume(release.ReadWrite)
 			s.cas.reply.OnRenewal = signal
 			s.cas.reply.Files = []release.File{
-				{Path: "/run/cupel/tls/cert.pem", Mode: 0o440, Content: []byte("old certificate\n")},
-				{Path: "/via/key.pem", Mode: 0o400, Content: []byte("old key\n")}, // the image's link
-				{Path: "/home/app/data/in-volume", Mode: 0o400, Content: []byte("old\n")},
+				{Path: "/run/cupel/tls/cert.pem", Mode: 0o440, Content: []byte("old certificate\n"), Certificate: true},
+				{Path: "/via/key.pem", Mode: 0o400, Content: []byte("old key\n"), Certificate: true}, // the image's link
+				{Path: "/home/app/data/in-volume", Mode: 0o400, Content: []byte("old\n"), Certificate: true},
 				{Path: "/etc/app.conf", Mode: 0o644, Content: []byte("as it was\n")},
 			}
 			s.link("srv", "via")
 			s.dueOnce([]release.File{
-				{Path: "/run/cupel/tls/cert.pem", Mode: 0o440, Content: []byte("new certificate\n")},
-				{Path: "/via/key.pem", Mode: 0o400, Content: []byte("new key\n")},
-				{Path: "/home/app/data/in-volume", Mode: 0o400, Content: bytes.Repeat([]byte("new\n"), 50000)},
-				{Path: "/etc/app.conf", Mode: 0o644, Content: []byte("as it was\n")},
+				{Path: "/run/cupel/tls/cert.pem", Mode: 0o440, Content: []byte("new certificate\n"), Certificate: true},
+				{Path: "/via/key.pem", Mode: 0o400, Content: []byte("new key\n"), Certificate: true},
+				{Path: "/home/app/data/in-volume", Mode: 0o400, Content: bytes.Repeat([]byte("new\n"), 50000), Certificate: true},
+				{Path: "/etc/app.conf", Mode: 0o644, Content: []byte("of another version\n")},
 			})
 			s.command(`trap 'echo told' HUP; exec 5< /run/cupel/tls/cert.pem; echo changed >> /etc/app.conf; echo ready
 				while grep -q old /srv/key.pem; do sleep 0.05; done; sleep 0.2
@@ -282,10 +282,10 @@ func TestRenewal(t *testing.T) {
 
 			s.wantOut("new certificate", "new key", "new", "old certificate", "changed",
 				"/run/cupel/tls/cert.pem 440 1500:1600", "/srv/key.pem 400 1500:1600", "/home/app/data/in-volume 400 1500:1600", "1")
-			if told := strings.Contains(s.out.String(), "told\n"); told != (signal != "") {
+			if told := strings.Contains(s.out.String(), "told\n"); told != (signal == "SIGHUP") {
 				t.Errorf("told %v:\n%s", told, &s.out)
 			}
-			until := map[string]int64{"SIGHUP": 2000, "": 1000}[signal]
+			until := map[string]int64{"SIGHUP": 2000, "": 1000, release.NoSignal: 1000}[signal]
 			if got := s.host.last.CertificateUntil; got != until {
 				t.Errorf("the node knows of a certificate until %d, want %d", got, until)
 			}
@@ -298,8 +298,8 @@ func TestRenewal(t *testing.T) {
 func TestRenewalFollowsNoLinkOfTheApp(t *testing.T) {
 	t.Parallel()
 	s := newSandbox(t)
-	s.cas.reply.Files = []release.File{{Path: "/run/cupel/tls/key.pem", Mode: 0o400, Content: []byte("old\n")}}
-	s.dueOnce([]release.File{{Path: "/run/cupel/tls/key.pem", Mode: 0o400, Content: []byte("new\n")}})
+	s.cas.reply.Files = []release.File{{Path: "/run/cupel/tls/key.pem", Mode: 0o400, Content: []byte("old\n"), Certificate: true}}
+	s.dueOnce([]release.File{{Path: "/run/cupel/tls/key.pem", Mode: 0o400, Content: []byte("new\n"), Certificate: true}})
 	s.command(`mkdir /run/cupel/elsewhere; mv /run/cupel/tls /run/cupel/before; ln -s /run/cupel/elsewhere /run/cupel/tls; echo ready
 		trap 'ls -A /run/cupel/elsewhere /run/cupel/before; cat /run/cupel/before/key.pem; exit 0' TERM; while :; do sleep 0.05; done`)
 	wait := s.start()
@@ -321,7 +321,7 @@ func TestNoRenewalOfWhatCannotChange(t *testing.T) {
 	s := newSandbox(t)
 	s.cas.reply.OnRenewal = "SIGHUP"
 	s.cas.reply.Env = []string{"CERT=old"}
-	s.dueOnce([]release.File{{Path: "/srv/c", Mode: 0o400, Content: []byte("new\n")}})
+	s.dueOnce([]release.File{{Path: "/srv/c", Mode: 0o400, Content: []byte("new\n"), Certificate: true}})
 	inner := s.cas.again
 	s.cas.again = func(n int, reply *release.Reply) error {
 		if n > 1 {
@@ -329,7 +329,7 @@ func TestNoRenewalOfWhatCannotChange(t *testing.T) {
 		}
 		return inner(n, reply)
 	}
-	s.cas.reply.Files = []release.File{{Path: "/srv/c", Mode: 0o400, Content: []byte("old\n")}}
+	s.cas.reply.Files = []release.File{{Path: "/srv/c", Mode: 0o400, Content: []byte("old\n"), Certificate: true}}
 	s.command(`trap 'echo told' HUP; while grep -q old /srv/c; do sleep 0.05; done; sleep 0.3; echo "$CERT"`)
 	s.run(0)
 	s.wantOut("told", "old")

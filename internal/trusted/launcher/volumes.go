@@ -21,11 +21,12 @@ import (
 
 // openVolume is a volume whose plaintext lies in memory.
 type openVolume struct {
-	release.Volume // its Key is empty: see key
+	release.Volume // its keys are empty: see key and next
 	key            secret.Value
-	dir            string   // mount point in the staging directory
-	root           *os.Root // stays on that mount whatever happens to the path
-	limit          uint64   // bytes that it may take
+	next           secret.Value // what its commit is sealed under, where that is another key
+	dir            string       // mount point in the staging directory
+	root           *os.Root     // stays on that mount whatever happens to the path
+	limit          uint64       // bytes that it may take
 }
 
 // store is the node, as the launcher sees it.
@@ -43,8 +44,12 @@ func (l *launcher) openVolumes(ctx context.Context, vs []release.Volume, owner a
 			Volume: vs[i], key: secret.New(vs[i].Key), limit: budget,
 			dir: filepath.Join(volumesDir, fmt.Sprint(i)),
 		}
+		if len(vs[i].NextKey) > 0 {
+			o.next = secret.New(vs[i].NextKey)
+		}
 		clear(vs[i].Key)
-		o.Key = nil
+		clear(vs[i].NextKey)
+		o.Key, o.NextKey = nil, nil
 		err := retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) error {
 			return o.open(ctx, l.node, owner)
 		})
@@ -165,6 +170,15 @@ func (v *openVolume) checkRoom() error {
 	return nil
 }
 
+// sealingKey is the key of the next generation: after a rotation a fresh one, so
+// that the CAS can forget the one before.
+func (v *openVolume) sealingKey() secret.Value {
+	if v.next.Len() > 0 {
+		return v.next
+	}
+	return v.key
+}
+
 // put encrypts and sends the next generation.
 func (v *openVolume) put(ctx context.Context, s store) (ident.Digest, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -174,7 +188,7 @@ func (v *openVolume) put(ctx context.Context, s store) (ident.Digest, error) {
 	packed := make(chan error, 1)
 	go func() {
 		err := func() error {
-			w, err := sealed.NewSnapshotWriter(pw, v.key, v.ID, v.Generation+1)
+			w, err := sealed.NewSnapshotWriter(pw, v.sealingKey(), v.ID, v.Generation+1)
 			if err != nil {
 				return err
 			}

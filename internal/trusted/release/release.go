@@ -89,6 +89,10 @@ type Reply struct {
 	CertificateUntil int64 `json:"certificate_until,omitempty"`
 }
 
+// NoSignal is what OnRenewal says of an app that reads its certificate anew by
+// itself.
+const NoSignal = "none"
+
 // File is put into the instance's memory, owned by the app's user.
 type File struct {
 	Path    string `json:"path"` // absolute, clean
