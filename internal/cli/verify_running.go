@@ -93,7 +93,7 @@ func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 		}
 	}
 	for _, app := range sortedKeys(held) {
-		if ids := held[app]; len(ids) > 1 && !(o.deploying && fresh[app]) {
+		if ids := held[app]; len(ids) > 1 && (!o.deploying || !fresh[app]) {
 			return problem.New(problem.Denied, "grants_two", "app %s has %d grants, %s, and no deployment is under way", app, len(ids), strings.Join(ids, ", ")).
 				Want("one grant").
 				Fix("see who has them with 'cupel session grants %s', and withdraw the older with --withdraw", r.session.Name)

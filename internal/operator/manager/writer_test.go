@@ -178,7 +178,7 @@ func TestRestartedManagerKeepsOneGrant(t *testing.T) {
 			time.Sleep(time.Duration(step) * 50 * time.Millisecond)
 			w.stop()
 			w.start()
-			a = w.settled(a.ID)
+			w.settled(a.ID)
 			a = w.deploy(request())
 			time.Sleep(time.Duration(step) * 50 * time.Millisecond)
 			w.stop()
@@ -199,10 +199,10 @@ func TestRestartedManagerKeepsOneGrant(t *testing.T) {
 func TestLostDataIsTold(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		a := w.settled(w.deploy(w.writing()).ID)
+		w.settled(w.deploy(w.writing()).ID)
 		in := w.instances("app")[0]
 		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Unavailable, "not_committed", "a process had to be killed: pgdata is as it was when the instance started"))
-		a = w.settled(w.deploy(w.writing()).ID)
+		a := w.settled(w.deploy(w.writing()).ID)
 		if w := a.Deployment.Warning; w == nil || w.Rule != "not_committed" {
 			t.Errorf("the deployment says nothing: %+v", a.Deployment)
 		}
