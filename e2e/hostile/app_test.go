@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/e2e/harness"
+	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/release"
 )
@@ -43,6 +44,8 @@ var refusals = map[string]string{
 	"release with the app's key, pull_repo":     "report_data",
 	"release with own evidence, client-app":     "config_id",
 	"release with own evidence, pull_repo":      "measurement",
+	"release without a grant":                   "grant_missing",
+	"release with a grant that was made up":     "grant_other",
 	"release without evidence":                  "quote_format",
 	"release with an edited quote":              "quote_signature",
 	"commit a volume":                           "instance_unknown",
@@ -60,10 +63,15 @@ func (s *scene) anotherApp(t *testing.T) {
 	edited := slices.Clone(quote)
 	edited[48+192+3] ^= 1 // in the launch binding
 	info, pair := s.Info(), stranger(t)
+	// The operator, who is in it, has a grant of the victim's: its evidence is what
+	// is tried here.
+	grant := strings.TrimSpace(s.owner.MustRun("session", "submit", victim, "--name", "attacked",
+		"--service", "client-app=5", "--service", "pull_repo=5", "--token", "--cas-instances", info.CAS.Instances))
+	defer s.withdraw("attacked")
 	push := func(own json.RawMessage) {
 		target, err := json.Marshal(map[string]any{
 			"host": "host.cupel.internal", "instances": portOf(t, info.CAS.Instances), "owners": portOf(t, info.CAS.Owners),
-			"session": victim, "captured": map[string]json.RawMessage{"client-app": app, "pull_repo": pull}, "own": own, "edited": edited,
+			"session": victim, "version": release.Version, "grant": grant, "captured": map[string]json.RawMessage{"client-app": app, "pull_repo": pull}, "own": own, "edited": edited,
 			"tag": release.TagRequest{Version: release.Version, Volume: ident.Digest{1}, Lease: 1, From: 2, Tag: ident.Digest{2}},
 		})
 		if err != nil {
@@ -157,3 +165,17 @@ func portOf(t *testing.T, address string) int {
 }
 
 func number(port uint16) string { return strconv.Itoa(int(port)) }
+
+// withdraw ends the victim's grants of that name.
+func (s *scene) withdraw(app string) {
+	s.T.Helper()
+	var all []api.Grant
+	if err := json.Unmarshal([]byte(s.owner.MustRun("session", "grants", victim, "-o", "json")), &all); err != nil {
+		s.T.Fatal(err)
+	}
+	for _, g := range all {
+		if g.App == app && g.State != api.GrantEnded {
+			s.owner.MustRun("session", "grants", victim, "--withdraw", g.ID.String())
+		}
+	}
+}

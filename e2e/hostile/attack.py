@@ -45,8 +45,10 @@ def post(path, body, certificate=None, port=TARGET["instances"], method="POST"):
     return None, json.loads(text)["rule"]
 
 
-def release(evidence, service, certificate):
-    body = {"version": 1, "session": TARGET["session"], "service": service, "evidence": evidence}
+def release(evidence, service, certificate, grant=TARGET["grant"]):
+    body = {"version": TARGET["version"], "session": TARGET["session"], "service": service, "evidence": evidence}
+    if grant:
+        body["grant"] = grant
     return lambda: post("/v1/release", body, certificate)
 
 
@@ -151,6 +153,9 @@ def main():
         attempt("release with a stranger's key, " + service, release(y, service, (STRANGER,)))
         attempt("release with the app's key, " + service, release(y, service, APP))
         attempt("release with own evidence, " + service, release(x, service, APP))
+    own = TARGET["captured"]["client-app"]
+    attempt("release without a grant", release(own, "client-app", APP, None))
+    attempt("release with a grant that was made up", release(own, "client-app", APP, TARGET["grant"][:-1] + ("B" if TARGET["grant"].endswith("A") else "A")))
     attempt("release without evidence", release({"type": "sgx", "quote": "", "endorsements": None}, "client-app", APP))
     attempt("release with an edited quote", release(dict(TARGET["captured"]["client-app"], quote=TARGET["edited"]), "client-app", APP))
     attempt("commit a volume", lambda: post("/v1/tag", TARGET["tag"], APP))

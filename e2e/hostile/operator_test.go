@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -225,9 +226,14 @@ func (s *scene) rowPutBack(t *testing.T) {
 	if current.version <= old.version {
 		t.Fatalf("the row did not move: version %d, was %d", current.version, old.version)
 	}
+	before := s.released()
 	s.withoutCAS(func() { s.writeRow(id, old) })
-	s.refused("row_rolled_back")
+	// Asked what runs, the CAS sees it already: nothing is handed to the operator.
+	s.owner.MustRefuse("row_rolled_back", "deploy", victim, "--memory", "256M", "--port", s.port)
 	s.withoutCAS(func() { s.writeRow(id, current) })
+	if after := s.released(); !slices.Equal(after, before) {
+		t.Errorf("the CAS released to somebody: %d instances, were %d", len(after), len(before))
+	}
 }
 
 type row struct {
