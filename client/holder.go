@@ -43,6 +43,9 @@ type Holder struct {
 	Certificate tls.Certificate
 	// Now is the clock by which the CAS's certificates are judged; nil: time.Now.
 	Now func() time.Time
+	// Dial connects, where addresses mean something else than they do here; nil:
+	// over TCP.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Claim turns a grant's code into its token, at the CAS that listens for
@@ -77,12 +80,22 @@ func (h *Holder) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, t
 func (h *Holder) Reach(ctx context.Context, addr string, cas ident.KeyHash) error {
 	ctx, cancel := context.WithTimeout(ctx, holderTimeout)
 	defer cancel()
-	d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout}, Config: h.config(cas)}
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := h.dial(ctx, "tcp", addr)
 	if err != nil {
 		return holderUnreached(addr, err)
 	}
-	return conn.Close()
+	defer func() { _ = conn.Close() }()
+	if err := tls.Client(conn, h.config(cas)).HandshakeContext(ctx); err != nil {
+		return holderUnreached(addr, err)
+	}
+	return nil
+}
+
+func (h *Holder) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if h.Dial != nil {
+		return h.Dial(ctx, network, addr)
+	}
+	return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, addr)
 }
 
 // post makes one request on a connection of its own.
@@ -153,7 +166,7 @@ func (h *Holder) config(cas ident.KeyHash) *tls.Config {
 func (h *Holder) transport(cas ident.KeyHash) *http.Transport {
 	return &http.Transport{
 		TLSClientConfig:        h.config(cas),
-		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		DialContext:            h.dial,
 		TLSHandshakeTimeout:    10 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableKeepAlives:      true,

@@ -420,11 +420,23 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 	return manager.New(ctx, manager.Config{
 		Keys:  keys,
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
-		Grants:   &client.Holder{Certificate: operator, Now: time.Now},
+		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
 		Launcher: p.node.LauncherDigest(),
 		PortFree: portFree, FirstPort: o.FirstPort, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
 	})
+}
+
+// asInstances dials what instances call this machine by its address for them: an
+// owner names a CAS as instances reach it.
+func asInstances(gateway string) func(context.Context, string, string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 5 * time.Second}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if host, port, err := net.SplitHostPort(addr); err == nil && host == node.HostName {
+			addr = net.JoinHostPort(gateway, port)
+		}
+		return d.DialContext(ctx, network, addr)
+	}
 }
 
 // list says what runs where.
