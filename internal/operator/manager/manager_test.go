@@ -91,6 +91,7 @@ type world struct {
 	path    string
 	full    atomic.Bool // the disk of the store
 	m       *manager.Manager
+	keys    manager.KeyLimits // that the next start has
 	stop    func()
 	counter int
 	// launcher is the machine's, as the node would say.
@@ -130,7 +131,7 @@ func (w *world) start() {
 	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
 		Store: disk{db, &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Grants: w.cas.Holder(operator), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
-		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Simulated: true, Now: time.Now,
+		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: time.Now,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})
 	if err != nil {
