@@ -105,9 +105,10 @@ type InstanceStatus struct {
 	// Problem is why the launcher refused or the instance failed, as far as
 	// anybody said; it is the instance's own word or the Backend's.
 	Problem *problem.Error `json:"problem,omitempty"`
-	// CertificateUntil is when the certificate that the app has ends, where it
-	// can't take a new one while it runs; zero: it has none, or it can.
+	// CertificateUntil is when the newest certificate that the app knows of ends,
+	// CertificateSince when it got that one; zero: it has none of its own.
 	CertificateUntil time.Time `json:"certificate_until,omitzero"`
+	CertificateSince time.Time `json:"certificate_since,omitzero"`
 	// InstanceID is the id under which the CAS knows it; zero before attested.
 	InstanceID ident.InstanceID `json:"instance_id"`
 	IP         netip.Addr       `json:"ip"`

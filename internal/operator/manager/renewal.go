@@ -52,13 +52,13 @@ func (p *planner) planRenewal(a *App) {
 		case ok && s.ready():
 			serving++
 		}
-		if !ok || s.State != StateRunning || s.CertificateUntil.IsZero() || s.StartedAt.IsZero() {
+		if !ok || s.State != StateRunning || s.CertificateUntil.IsZero() || s.CertificateSince.IsZero() {
 			continue
 		}
-		life := float64(s.CertificateUntil.Sub(s.StartedAt))
-		if at := s.StartedAt.Add(time.Duration(life * renewAfter)); next == nil || at.Before(due) {
+		life := float64(s.CertificateUntil.Sub(s.CertificateSince))
+		if at := s.CertificateSince.Add(time.Duration(life * renewAfter)); next == nil || at.Before(due) {
 			next, until, due = in, s.CertificateUntil, at
-			last = s.StartedAt.Add(time.Duration(life * renewAlone))
+			last = s.CertificateSince.Add(time.Duration(life * renewAlone))
 		}
 	}
 

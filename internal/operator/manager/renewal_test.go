@@ -64,3 +64,23 @@ func TestRenewalWaitsForTheCAS(t *testing.T) {
 		}
 	})
 }
+
+// TestAppsThatTakeANewCertificateAreLeftAlone: their launchers renew at half of
+// each certificate's life.
+func TestAppsThatTakeANewCertificateAreLeftAlone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Life: 24 * time.Hour}
+		})
+		w.settled(w.deploy(request()).ID)
+		for range 6 {
+			time.Sleep(12 * time.Hour)
+			for _, in := range w.instances("app") {
+				w.fake.Renew(in.ID+"-1", 24*time.Hour)
+			}
+		}
+		if n := len(w.fake.Started()); n != 4 {
+			t.Errorf("%d starts in three days, want the first 4", n)
+		}
+	})
+}

@@ -51,8 +51,8 @@ func (i *instance) status() manager.InstanceStatus {
 		InstanceID: r.Report.InstanceID, IP: r.IP, Health: i.health,
 		Memory: r.Spec.Memory, MemoryUsed: i.used, CreatedAt: r.CreatedAt, StartedAt: r.StartedAt,
 	}
-	if until := r.Report.CertificateUntil; until != 0 {
-		s.CertificateUntil = time.Unix(until, 0).UTC()
+	if r.Report.CertificateUntil != 0 {
+		s.CertificateSince, s.CertificateUntil = r.CertificateSince, time.Unix(r.Report.CertificateUntil, 0).UTC()
 	}
 	switch {
 	case r.Exit != nil:
@@ -104,6 +104,12 @@ func (i *instance) report(s volume.Status, now time.Time) bool {
 	}
 	if s.Phase == volume.Running && r.StartedAt.IsZero() {
 		r.StartedAt = now
+	}
+	if s.CertificateUntil == 0 {
+		s.CertificateUntil = r.Report.CertificateUntil
+	}
+	if s.CertificateUntil != r.Report.CertificateUntil {
+		r.CertificateSince = now
 	}
 	changed := r.Report.Phase != s.Phase || r.Report.InstanceID != s.InstanceID ||
 		r.Report.CertificateUntil != s.CertificateUntil || s.Problem != nil

@@ -28,7 +28,10 @@ type record struct {
 	IP        netip.Addr           `json:"ip"`
 	Report    volume.Status        `json:"report"` // the launcher's newest
 	StartedAt time.Time            `json:"started_at,omitzero"`
-	Exit      *exit                `json:"exit,omitempty"`
+	// CertificateSince is when the report first had the certificate's end that it
+	// has now.
+	CertificateSince time.Time `json:"certificate_since,omitzero"`
+	Exit             *exit     `json:"exit,omitempty"`
 }
 
 // recordFile is a record as it lies on disk, for the node's eyes alone.

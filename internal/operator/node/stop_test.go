@@ -170,3 +170,21 @@ func TestStopWaitsForACommit(t *testing.T) {
 		})
 	}
 }
+
+// TestCertificateIsKnownSince: what the manager plans a restart by is the life of
+// the newest certificate, whoever reported in between.
+func TestCertificateIsKnownSince(t *testing.T) {
+	i := newInstance(&record{})
+	begin := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	at := func(hours int, s volume.Status) { i.report(s, begin.Add(time.Duration(hours)*time.Hour)) }
+	at(0, volume.Status{Phase: volume.Attested, CertificateUntil: begin.Add(24 * time.Hour).Unix()})
+	at(1, volume.Status{Phase: volume.Running, CertificateUntil: begin.Add(24 * time.Hour).Unix()})
+	at(2, volume.Status{Phase: volume.Running}) // nobody's word: the port answers
+	if s := i.status(); !s.CertificateSince.Equal(begin) || !s.CertificateUntil.Equal(begin.Add(24*time.Hour)) {
+		t.Errorf("the first: %v to %v", s.CertificateSince, s.CertificateUntil)
+	}
+	at(12, volume.Status{Phase: volume.Running, CertificateUntil: begin.Add(36 * time.Hour).Unix()})
+	if s := i.status(); !s.CertificateSince.Equal(begin.Add(12*time.Hour)) || !s.CertificateUntil.Equal(begin.Add(36*time.Hour)) {
+		t.Errorf("renewed: %v to %v", s.CertificateSince, s.CertificateUntil)
+	}
+}

@@ -132,7 +132,7 @@ func (f *Fake) live(in *fakeInstance, s Script) {
 		in.status.State, in.status.Phase, in.status.StartedAt = manager.StateRunning, "running", time.Now()
 		in.status.InstanceID = ident.InstanceID(ident.Sum([]byte(in.spec.ID)))
 		if s.Life > 0 {
-			in.status.CertificateUntil = time.Now().Add(s.Life)
+			in.status.CertificateSince, in.status.CertificateUntil = time.Now(), time.Now().Add(s.Life)
 		}
 		if in.spec.Port != 0 && !s.Unhealthy {
 			in.status.Health = manager.HealthHealthy
@@ -172,6 +172,16 @@ func (f *Fake) SetHealth(id string, h manager.Health) {
 	defer f.mu.Unlock()
 	if in, ok := f.instances[id]; ok {
 		in.status.Health = h
+		f.tell(in, false)
+	}
+}
+
+// Renew gives a running instance's app another certificate of that life.
+func (f *Fake) Renew(id string, life time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if in, ok := f.instances[id]; ok {
+		in.status.CertificateSince, in.status.CertificateUntil = time.Now(), time.Now().Add(life)
 		f.tell(in, false)
 	}
 }
