@@ -247,14 +247,16 @@ func (s *stage) template(t *testing.T) (text string, measured []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	measured = hex64.FindAllString(string(b), -1)
+	for _, m := range mrenclave.FindAllStringSubmatch(string(b), -1) {
+		measured = append(measured, m[1])
+	}
 	if len(measured) != 2 {
 		t.Fatalf("measurements of the template: %q", measured)
 	}
 	return string(b), measured
 }
 
-var hex64 = regexp.MustCompile("[0-9a-f]{64}")
+var mrenclave = regexp.MustCompile(`mrenclave: \["?([0-9a-f]{64})"?\]`)
 
 // mismatch: the owner vouched for code that the operator doesn't run.
 func (s *stage) mismatch(t *testing.T) {
