@@ -264,11 +264,11 @@ func (d *demo) createSession(ctx context.Context) error {
 		d.say("(the session %q is there already)", session)
 		return d.owner.run(ctx, "cupel", "session", "verify", session)
 	}
-	if err := d.owner.runTo(ctx, "client-session.yml", "cupel", "template", "--runtime", "python", "--command", command, "--simulation"); err != nil {
+	if err := d.owner.runTo(ctx, "client-session.yml", "cupel", "template", "--runtime", "python", "--command", command, "--on-renewal", "none", "--simulation"); err != nil {
 		return err
 	}
 	return d.owner.run(ctx, "cupel", "session", "create", "client-session.yml", "--name", session, "--simulation",
-		"--runtime", "python", "--command", command,
+		"--runtime", "python", "--command", command, "--on-renewal", "none",
 		"-e", "GIT_REPO=https://"+hostName+":"+d.note("git-port")+"/app.git", "-e", "GIT_CA=@git-ca.pem", "-e", "ACCESS_TOKEN=@token")
 }
 

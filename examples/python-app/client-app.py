@@ -2,7 +2,8 @@
 
 What it needs comes from its session, never from the image or this repository:
 
-- its certificate and key, as files in /run/cupel/tls. The owner's CA signed it;
+- its certificate and key, as files in /run/cupel/tls. The owner's CA signed it.
+  They are renewed while the app runs: it reads them anew when they changed;
 - secrets, as environment variables or files. It shows that it has one by a
   digest, not by its value.
 
@@ -82,16 +83,36 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address, handler):
         super().__init__(address, handler)
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.load_cert_chain(os.path.join(TLS, "cert.pem"), os.path.join(TLS, "key.pem"))
+        self.reading = threading.Lock()
+        self.context, self.read = self.load(), self.stamp()
+
+    @staticmethod
+    def load():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(os.path.join(TLS, "cert.pem"), os.path.join(TLS, "key.pem"))
+        return context
+
+    @staticmethod
+    def stamp():
+        return [os.stat(os.path.join(TLS, name)).st_ino for name in ("cert.pem", "key.pem")]
+
+    def certificate(self):
+        """The context of the newest certificate. Between the two files' renewals the old one goes on."""
+        with self.reading:
+            try:
+                if (now := self.stamp()) != self.read:
+                    self.context, self.read = self.load(), now
+            except (OSError, ssl.SSLError):
+                pass
+            return self.context
 
     def finish_request(self, request, client_address):
         # In the connection's own thread: a client that never finishes its
         # handshake (a health check, say) holds up nobody else.
         request.settimeout(Handler.timeout)
         try:
-            tls = self.context.wrap_socket(request, server_side=True)
+            tls = self.certificate().wrap_socket(request, server_side=True)
         except (ssl.SSLError, OSError):
             return
         try:

@@ -268,6 +268,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 			Volume:         in.Volume,
 			DNS:            in.DNS,
 			Ref:            in.Ref,
+			OnRenewal:      in.OnRenewal,
 			Simulation:     in.Simulation != nil,
 			SimulationRoot: in.Simulation,
 			Hash:           want,

@@ -18,6 +18,7 @@ type inputFlags struct {
 	volume     string
 	dns        []string
 	ref        string
+	onRenewal  string
 	simulation bool
 	cas        string
 	pull, app  string // measurements
@@ -30,6 +31,7 @@ func (i *inputFlags) add(c *cobra.Command) {
 	f.StringVar(&i.volume, "volume", "", "name of the encrypted volume (default genesis)")
 	f.StringSliceVar(&i.dns, "dns", nil, "name in the app's certificate; repeatable (default localhost)")
 	f.StringVar(&i.ref, "ref", "", "branch, tag or commit to pull (default: the repository's own)")
+	f.StringVar(&i.onRenewal, "on-renewal", "", "how the app takes a renewed certificate: a signal such as SIGHUP, or none if it reads the files anew (default: its instances are replaced in time)")
 	f.BoolVar(&i.simulation, "simulation", false, "tolerate the SIMULATED platform whose root you trusted when you attested the CAS: for tests, keeps nothing secret from the host")
 	f.StringVar(&i.cas, "cas", "", "address of the CAS (default: the one attested last)")
 	f.StringVar(&i.pull, "pull-measurement", "", "expect this measurement of the puller")
@@ -46,6 +48,7 @@ func (o *ownerSide) inputs(i *inputFlags) (owner.Inputs, error) {
 		Volume:       i.volume,
 		DNS:          i.dns,
 		Ref:          i.ref,
+		OnRenewal:    i.onRenewal,
 		Measurements: map[ident.ServiceName]ident.Measurement{},
 	}
 	if i.simulation {

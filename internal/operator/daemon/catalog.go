@@ -103,6 +103,7 @@ func (c *catalog) template(ctx context.Context, q url.Values) ([]byte, error) {
 		Volume:       q.Get("volume"),
 		DNS:          q["dns"],
 		Ref:          q.Get("ref"),
+		OnRenewal:    q.Get("on_renewal"),
 		Measurements: map[ident.ServiceName]ident.Measurement{},
 	}
 	if q.Get("simulation") == "true" {

@@ -77,6 +77,7 @@ type SessionRecord struct {
 	Volume         string        `json:"volume,omitempty"`
 	DNS            []string      `json:"dns,omitempty"`
 	Ref            string        `json:"ref,omitempty"`
+	OnRenewal      string        `json:"on_renewal,omitempty"`
 	Simulation     bool          `json:"simulation,omitempty"`
 	SimulationRoot *ident.Digest `json:"simulation_root,omitempty"` // that it tolerates; unknown of a session of before it was kept
 	Hash           ident.Digest  `json:"hash"`                      // of its newest version

@@ -45,6 +45,11 @@ type Inputs struct {
 	DNS     []string // names in the app's certificate; none is localhost
 	Ref     string   // branch, tag or commit to pull; "" is the default branch
 
+	// OnRenewal is how the app takes a renewed certificate: a signal that tells it,
+	// or "none" if it reads the files anew by itself. "": it doesn't, and the
+	// operator replaces its instances in time.
+	OnRenewal string
+
 	// Simulation is the root whose simulated platforms are tolerated: the one
 	// that the owner trusts (see [Pin]). Nil tolerates none.
 	Simulation *ident.Digest
@@ -57,6 +62,7 @@ type Inputs struct {
 
 var (
 	runtimeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
+	renewalWord = regexp.MustCompile(`^(none|SIG[A-Z0-9]{2,6})$`) // the session language knows which
 	refName     = regexp.MustCompile(`^[A-Za-z0-9._/@+][A-Za-z0-9._/@+-]{0,255}$`)
 )
 
@@ -79,6 +85,8 @@ func (in Inputs) normal() (Inputs, error) {
 		return refuse("runtime", "the runtime is %q", in.Runtime)
 	case in.Ref != "" && !refName.MatchString(in.Ref):
 		return refuse("ref", "the ref is %q", in.Ref)
+	case in.OnRenewal != "" && !renewalWord.MatchString(in.OnRenewal):
+		return refuse("on-renewal", "the signal is %q", in.OnRenewal)
 	}
 	for _, service := range []ident.ServiceName{PullService, AppService} {
 		if in.Measurements[service].IsZero() {
@@ -143,6 +151,10 @@ func (in Inputs) template() ([]byte, error) {
 	p("      - mrenclave: [%s]", in.measurements(AppService))
 	p("    command: %s", text["command"])
 	p("    pwd: %s", RepoPath)
+	if in.OnRenewal != "" {
+		p("    cupel:")
+		p("      on_renewal: %s", in.OnRenewal)
+	}
 	p("")
 	in.secrets(p)
 	p("volumes:")

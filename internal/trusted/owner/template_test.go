@@ -119,3 +119,29 @@ func TestTemplateRefusesInputs(t *testing.T) {
 		})
 	}
 }
+
+// TestOnRenewal: how the app takes a renewed certificate is the owner's word, and
+// stands where it is said alone.
+func TestOnRenewal(t *testing.T) {
+	in := Inputs{
+		Runtime:      "python",
+		Command:      "python3 app.py",
+		Measurements: map[ident.ServiceName]ident.Measurement{PullService: {1}, AppService: {2}},
+	}
+	plain, err := Template(in)
+	if err != nil || strings.Contains(string(plain), "cupel:") {
+		t.Errorf("%v\n%s", err, plain)
+	}
+	for _, word := range []string{"none", "SIGHUP"} {
+		in.OnRenewal = word
+		if text, err := Template(in); err != nil || !strings.Contains(string(text), "on_renewal: "+word) {
+			t.Errorf("%s: %v\n%s", word, err, text)
+		}
+	}
+	for _, word := range []string{"SIGKILL", "hup", "none\n  x: y"} {
+		in.OnRenewal = word
+		if _, err := Template(in); err == nil {
+			t.Errorf("%q: accepted", word)
+		}
+	}
+}
