@@ -76,8 +76,12 @@ func TestGrants(t *testing.T) {
 	expect := func(want string) {
 		t.Helper()
 		w.Eventually(30*time.Second, func() error {
-			if a, err := client.Get(netip.Addr{}, at); err != nil || a.Message != want {
-				return fmt.Errorf("the app answers %+v, %v; want %q", a, err, want)
+			a, err := client.Get(netip.Addr{}, at)
+			if err != nil {
+				return err
+			}
+			if a.Message != want {
+				return fmt.Errorf("the app answers %+v; want %q", a, want)
 			}
 			return nil
 		})
