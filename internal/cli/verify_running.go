@@ -134,12 +134,18 @@ func (r *running) demand(commit string) error {
 // is.
 func (r *running) older(v api.InstanceVolume) string {
 	at := slices.IndexFunc(r.state.Volumes, func(n api.Volume) bool { return n.Name == v.Name })
-	if at < 0 || v.Generation >= r.state.Volumes[at].Generation {
+	if at < 0 {
 		return ""
 	}
 	newest := r.state.Volumes[at]
+	if !v.ID.IsZero() && !newest.ID.IsZero() && v.ID != newest.ID {
+		return fmt.Sprintf("it has state %d of volume %s as that was before it was started afresh", v.Generation, v.Name)
+	}
+	if v.Generation >= newest.Generation {
+		return ""
+	}
 	why := fmt.Sprintf("it has state %d of volume %s, and the newest is %d", v.Generation, v.Name, newest.Generation)
-	if v.Statement != nil && newest.Statement != nil {
+	if v.Statement != nil && newest.Statement != nil && v.Statement.Commit != newest.Statement.Commit {
 		why += fmt.Sprintf(": commit %s instead of %s", shortCommit(v.Statement), shortCommit(newest.Statement))
 	}
 	return why

@@ -56,6 +56,19 @@ func TestJudgeNamesWhoIsBehind(t *testing.T) {
 		t.Errorf("%s", why)
 	}
 
+	// A volume that was started afresh counts from 0 again: it is the id that tells.
+	late.SessionHash = hash
+	for _, generation := range []uint64{1, 2, 5} {
+		late.Volumes = []api.InstanceVolume{{Name: "repo", ID: ident.Digest{1}, Generation: generation, Statement: &release.Statement{Commit: oldCommit}}}
+		afresh := *r
+		afresh.state.Volumes = []api.Volume{{Name: "repo", ID: ident.Digest{2}, Generation: 2, Statement: &release.Statement{Commit: newCommit}}}
+		afresh.state.Instances = []api.Instance{late}
+		got, err := afresh.judge(hash, verifyOptions{}, now)
+		if err != nil || len(got) != 1 || got[0].Instance != late.ID || !strings.Contains(got[0].Why, "afresh") {
+			t.Errorf("state %d of a volume before its reset: %v, %v", generation, got, err)
+		}
+	}
+
 	_, err = r.judge(hash, verifyOptions{commit: newCommit}, now)
 	if p := problem.From(err); p == nil || p.Rule != "commit" || !strings.Contains(p.Actual, late.ID.Short()) || !strings.Contains(p.Actual, oldCommit) {
 		t.Errorf("another commit than demanded: %v", err)

@@ -87,7 +87,7 @@ func (in *instance) describe() api.Instance {
 		out.ExitCode = &code
 	}
 	for _, g := range r.Volumes {
-		out.Volumes = append(out.Volumes, api.InstanceVolume{Name: g.Name, Access: g.Access, Generation: g.Generation, Statement: g.Statement})
+		out.Volumes = append(out.Volumes, api.InstanceVolume{Name: g.Name, ID: g.ID, Access: g.Access, Generation: g.Generation, Statement: g.Statement})
 	}
 	return out
 }

@@ -90,7 +90,7 @@ func (v *volume) describe(ctx context.Context, j *journal) (api.Volume, error) {
 	if err := v.load(ctx, j); err != nil {
 		return api.Volume{}, err
 	}
-	return api.Volume{Name: v.name, Generation: v.rec.Generation, Holder: v.rec.Holder, Statement: v.rec.Statement}, nil
+	return api.Volume{Name: v.name, ID: v.rec.ID, Generation: v.rec.Generation, Holder: v.rec.Holder, Statement: v.rec.Statement}, nil
 }
 
 // mounted is what an instance got of a volume; part of its row.

@@ -62,6 +62,11 @@ func TestResetVolume(t *testing.T) {
 	if err != nil || len(list.Volumes) != 1 || list.Volumes[0].Generation != 0 || list.Volumes[0].Statement != nil {
 		t.Errorf("%+v, %v", list.Volumes, err)
 	}
+	for _, i := range list.Instances {
+		if v := i.Volumes[0]; v.ID != reader.ID || v.ID == list.Volumes[0].ID || list.Volumes[0].ID.IsZero() {
+			t.Errorf("instance %s has volume %s, and the newest is %s", i.ID.Short(), v.ID, list.Volumes[0].ID)
+		}
+	}
 
 	b := w.mustAsk(3, "s", "b").Volumes[0]
 	if b.ID == reader.ID || bytes.Equal(b.Key, reader.Key) || len(b.Key) != 32 || b.Generation != 0 || !b.Tag.IsZero() ||

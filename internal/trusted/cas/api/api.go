@@ -118,7 +118,10 @@ type Instances struct {
 
 // Volume is the newest state of one of a session's volumes.
 type Volume struct {
-	Name       string           `json:"name"`
+	Name string `json:"name"`
+	// ID is another one after a reset, when generations begin anew. Zero: never used,
+	// or the CAS is of a release that doesn't tell.
+	ID         ident.Digest     `json:"id,omitzero"`
 	Generation uint64           `json:"generation"` // 0: nothing was committed yet
 	Holder     ident.InstanceID `json:"holder"`     // of the lease; zero: nobody
 	// Statement is what the instance that committed it said about it.
@@ -146,6 +149,7 @@ type Instance struct {
 // InstanceVolume is a volume as an instance has it.
 type InstanceVolume struct {
 	Name       string         `json:"name"`
+	ID         ident.Digest   `json:"id,omitzero"` // as in Volume
 	Access     release.Access `json:"access"`
 	Generation uint64         `json:"generation"` // that the instance started from or committed last
 	// Statement belongs to that generation.
