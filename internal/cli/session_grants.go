@@ -95,7 +95,7 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 		return g.printJSON(append([]api.Grant{}, all...))
 	}
 	if len(all) == 0 {
-		g.printf("no grants: nobody may run %s; cupel deploy %s and cupel session submit %s make one\n", name, name, name)
+		g.printf("session %s has no grants: unless its access_policy says deploy: [ANY], nobody may run it; cupel deploy %s and cupel session submit %s make one\n", name, name, name)
 		return nil
 	}
 	return g.printGrants(all)

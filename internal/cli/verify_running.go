@@ -84,11 +84,14 @@ func (r *running) granted() error {
 // many copies as were asked for. During a deployment there are two; that one is
 // under way is the operator's word, which is good for a while only.
 func (r *running) oneGrant(o verifyOptions, now time.Time) error {
-	held := map[string][]string{}
+	held, idle := map[string][]string{}, map[string][]string{}
 	fresh := map[string]bool{}
 	for _, g := range r.grants {
 		if g.State == api.GrantClaimed {
 			held[g.App] = append(held[g.App], g.ID.Short())
+			if !inUse(g) {
+				idle[g.App] = append(idle[g.App], g.ID.Short())
+			}
 			fresh[g.App] = fresh[g.App] || now.Sub(g.Made) < longestDeployment
 		}
 	}
@@ -96,10 +99,28 @@ func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 		if ids := held[app]; len(ids) > 1 && (!o.deploying || !fresh[app]) {
 			return problem.New(problem.Denied, "grants_two", "app %s has %d grants, %s, and no deployment is under way", app, len(ids), strings.Join(ids, ", ")).
 				Want("one grant").
-				Fix("see who has them with 'cupel session grants %s', and withdraw the older with --withdraw", r.session.Name)
+				Fix("%s", r.oneOfThem(idle[app]))
 		}
 	}
 	return nil
+}
+
+// oneOfThem says which of an app's grants to end: what runs stops with its grant.
+func (r *running) oneOfThem(idle []string) string {
+	see := fmt.Sprintf("see who has them with 'cupel session grants %s', and ", r.session.Name)
+	if len(idle) > 0 {
+		return see + "end what nothing runs under with --withdraw: " + strings.Join(idle, ", ")
+	}
+	return see + "end the one that you don't know with --withdraw: what runs under it stops"
+}
+
+func inUse(g api.Grant) bool {
+	for _, p := range g.Places {
+		if len(p.Instances) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // demand refuses a running instance that doesn't have the commit.

@@ -86,6 +86,12 @@ func TestJudgeCountsGrants(t *testing.T) {
 	if _, err := r.judge(hash, verifyOptions{}, now); problem.From(err) == nil || problem.From(err).Rule != "grants_two" {
 		t.Errorf("two grants: %v", err)
 	}
+	// Never the advice to end the grant that the app runs under.
+	r.grants[0].Places = map[ident.ServiceName]api.Places{"client-app": {Instances: []ident.InstanceID{{2}}}}
+	_, err := r.judge(hash, verifyOptions{}, now)
+	if mend := problem.From(err).Mend; !strings.HasSuffix(mend, "nothing runs under with --withdraw: "+second.ID.Short()) {
+		t.Errorf("%s", mend)
+	}
 	if _, err := r.judge(hash, verifyOptions{deploying: true}, now); err != nil {
 		t.Errorf("during a deployment: %v", err)
 	}

@@ -217,13 +217,15 @@ func (r *reader) tolerance(n *yaml.Node) appraise.Tolerance {
 			Want("simulation:SHA256, with the 64 hex digits of the root that you gave to `cupel cas attest --trust-simulation`")
 		return v
 	}
-	r.oneOf(n, "tolerate", string(v), tolerances)
+	if v != appraise.Simulation { // understood, but nothing to recommend
+		r.oneOf(n, "tolerate", string(v), tolerances)
+	}
 	return v
 }
 
-// tolerances are the words for `tolerate:`, beside simulation:SHA256.
+// tolerances are the words for `tolerate:`.
 var tolerances = []string{
-	string(appraise.DebugMode), string(appraise.Simulation), string(appraise.Hyperthreading), string(appraise.InsecureIGPU),
+	string(appraise.DebugMode), string(appraise.Simulation) + ":SHA256", string(appraise.Hyperthreading), string(appraise.InsecureIGPU),
 	string(appraise.SoftwareHardening), string(appraise.InsecureConfiguration), string(appraise.OutdatedTCB), string(appraise.AEPICLeak),
 }
 

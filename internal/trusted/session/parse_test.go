@@ -201,6 +201,7 @@ func TestParseRefuses(t *testing.T) {
 		"mode":                  {small + "security: {attestation: {mode: maa}}\n", ruleUnsupported, "mode \"maa\""},
 		"url":                   {small + "security: {attestation: {url: https://x}}\n", ruleUnsupported, "url"},
 		"tolerate":              {small + "security: {attestation: {tolerate: [debug]}}\n", ruleField, "tolerate is \"debug\""},
+		"tolerate misspelt":     {small + "security: {attestation: {tolerate: [simulaton]}}\n", ruleField, "one of debug-mode, simulation:SHA256,"},
 		"half a root":           {small + "security: {attestation: {tolerate: [\"simulation:abc\"]}}\n", ruleField, "without the digest of a root"},
 		"no root":               {small + "security: {attestation: {tolerate: [\"simulation:\"]}}\n", ruleField, "without the digest of a root"},
 		"star without debug":    {small + "security: {attestation: {ignore_advisories: \"*\"}}\n", ruleField, "without debug-mode"},
