@@ -24,3 +24,16 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 		t.Errorf("%v, followed: %v", err, asked)
 	}
 }
+
+// TestDeployCommandNamesTheApp: what a message tells an owner to type deploys the
+// app that it speaks of, and not another one of the same session.
+func TestDeployCommandNamesTheApp(t *testing.T) {
+	for app, want := range map[string]string{
+		"alice-shop": "cupel deploy alice/Shop",
+		"shop":       "cupel deploy alice/Shop --name shop",
+	} {
+		if got := manager.DeployCommand("alice/Shop", app); got != want {
+			t.Errorf("%s: %s, want %s", app, got, want)
+		}
+	}
+}

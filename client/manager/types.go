@@ -141,6 +141,15 @@ func AppName(s ident.SessionName) string {
 	return out
 }
 
+// DeployCommand is what the owner of an app types to deploy it as it is called:
+// without its name another app of the same session would begin.
+func DeployCommand(s ident.SessionName, app string) string {
+	if app == AppName(s) {
+		return "cupel deploy " + string(s)
+	}
+	return "cupel deploy " + string(s) + " --name " + app
+}
+
 // AppState sums an app up in one word.
 type AppState string
 

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strconv"
@@ -281,7 +282,10 @@ func appInstance(ctx context.Context, address, name, caPEM string, s ident.Sessi
 
 // dialProblem tells an app that is not there from one that is another.
 func dialProblem(address, name string, err error) error {
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+	// What lies behind the port may be gone and the port still be held: nobody answered,
+	// which is not somebody else.
+	op, ok := errors.AsType[*net.OpError](err)
+	if ok && (op.Op == "dial" || op.Op == "read" || op.Op == "write") || errors.Is(err, io.EOF) {
 		return problem.New(problem.Unavailable, "app_unreachable", "%s: %w", address, err).Fix("see `cupel ps`; give another address with --address")
 	}
 	return problem.New(problem.Denied, "app_certificate", "%s: %w", address, err).

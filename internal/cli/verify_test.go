@@ -1,8 +1,13 @@
 package cli
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"io"
+	"net"
 	"strings"
+	"syscall"
 	"testing"
 
 	"cupel.dev/cupel/internal/trusted/attest"
@@ -54,6 +59,25 @@ func TestVerifyJudgesTheClaims(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		case c.refused != "" && (problem.KindOf(err) != problem.Denied || !strings.Contains(err.Error(), c.refused)):
 			t.Errorf("%s: %v, want %q", name, err, c.refused)
+		}
+	}
+}
+
+// TestNobodyIsNotSomebodyElse: where the app is gone and its port still taken, a
+// connection is reset or closed, and no certificate was seen that could be wrong.
+func TestNobodyIsNotSomebodyElse(t *testing.T) {
+	for name, c := range map[string]struct {
+		err  error
+		rule string
+	}{
+		"refused":     {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, "app_unreachable"},
+		"reset":       {&net.OpError{Op: "write", Err: syscall.ECONNRESET}, "app_unreachable"},
+		"closed":      {io.EOF, "app_unreachable"},
+		"alert":       {&net.OpError{Op: "remote error", Err: tls.AlertError(40)}, "app_certificate"},
+		"certificate": {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "app_certificate"},
+	} {
+		if p := problem.From(dialProblem("localhost:8080", "localhost", c.err)); p == nil || p.Rule != c.rule {
+			t.Errorf("%s: %v, want %s", name, p, c.rule)
 		}
 	}
 }

@@ -18,7 +18,7 @@ func TestShowNamesWhoseOwnersHaveToAct(t *testing.T) {
 	}
 	Show(&out, "state", Serving{NeedOwner: needOwner([]wire.App{{Name: "shop", Session: "alice/shop"}})})
 	want := "  These apps run on, but the CAS will not let them start again:\n" +
-		"    shop: its owner has to deploy it once: cupel deploy alice/shop\n"
+		"    shop: its owner has to deploy it once: cupel deploy alice/shop --name shop\n"
 	if !strings.Contains(out.String(), want) {
 		t.Errorf("%s\nwant in it:\n%s", &out, want)
 	}

@@ -502,7 +502,7 @@ type Serving struct {
 func needOwner(apps []wire.App) []string {
 	var out []string
 	for _, a := range apps {
-		out = append(out, a.Name+": its owner has to deploy it once: cupel deploy "+string(a.Session))
+		out = append(out, a.Name+": its owner has to deploy it once: "+wire.DeployCommand(a.Session, a.Name))
 	}
 	return out
 }

@@ -415,7 +415,7 @@ func (p *planner) askOwner(a *App, why string) {
 		return
 	}
 	p.edit(a).OwnerAsked = true
-	p.event(a, nil, true, "owner_needed", "%s; its owner has to deploy it once: cupel deploy %s", why, a.Session)
+	p.event(a, nil, true, "owner_needed", "%s; its owner has to deploy it once: %s", why, wire.DeployCommand(a.Session, a.Name))
 }
 
 // NeedOwner lists the apps that go on as they are and whose next start the CAS
@@ -450,5 +450,5 @@ func (m *Manager) ownersProblem(a *App) *problem.Error {
 	if why == nil {
 		return nil
 	}
-	return why.Fix("its owner has to deploy it once: cupel deploy %s", a.Session)
+	return why.Fix("its owner has to deploy it once: %s", wire.DeployCommand(a.Session, a.Name))
 }
