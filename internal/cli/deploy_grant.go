@@ -222,12 +222,21 @@ func (d *deployment) leaveOne(ctx context.Context, won bool) error {
 	}
 }
 
-// leftover are the app's grants that should have ended by now.
+// leftover are the app's grants that should have ended by now: those that the
+// manager of this deployment has. What the owner submitted elsewhere, claimed or
+// not, is no part of it.
 func (d *deployment) leftover(ctx context.Context, won bool) ([]api.Grant, error) {
 	all, err := d.cas.Grants(ctx, d.session)
 	if err != nil {
 		return nil, err
 	}
+	var provider ident.KeyHash
+	for _, g := range all {
+		if g.ID == d.made.ID {
+			provider = g.ClaimedBy
+		}
+	}
+
 	return slices.DeleteFunc(all, func(g api.Grant) bool {
 		if g.State == api.GrantEnded {
 			return true
@@ -237,7 +246,7 @@ func (d *deployment) leftover(ctx context.Context, won bool) ([]api.Grant, error
 		}
 		// A deployment that began later is another command's to look after.
 		ours := g.App == d.made.App || d.app != nil && d.app.Grant != nil && *d.app.Grant == g.ID
-		return g.ID == d.made.ID || !ours || g.Maker != d.made.Maker || !g.Made.Before(d.made.Made)
+		return g.ID == d.made.ID || g.ClaimedBy.IsZero() || g.ClaimedBy != provider || !ours || g.Maker != d.made.Maker || !g.Made.Before(d.made.Made)
 	}), nil
 }
 

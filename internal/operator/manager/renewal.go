@@ -71,6 +71,8 @@ func (p *planner) planRenewal(a *App) {
 	case serving < a.Current.Instances && p.now.Before(last):
 		p.wakeAt(last)
 		return // the others first
+	case serving < a.Current.Instances && serving <= 1:
+		return // the others can't start: the last one that serves goes on to its end
 	}
 	p.renewIfReached(a, next, until)
 }

@@ -84,3 +84,33 @@ func TestAppsThatTakeANewCertificateAreLeftAlone(t *testing.T) {
 		}
 	})
 }
+
+// TestTheLastOneThatServesGoesOn: where the next attempts can't attest, though the
+// manager reaches the CAS, nobody stops the last instance that serves.
+func TestTheLastOneThatServesGoesOn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		first := map[string]bool{}
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			if s.Port == 0 {
+				return backendtest.Script{Exit: true}
+			}
+			place := s.Labels["instance"]
+			if !first[place] {
+				first[place] = true
+				return backendtest.Script{Life: 24 * time.Hour}
+			}
+			return backendtest.Script{Hang: true}
+		})
+		w.settled(w.deploy(request()).ID)
+		time.Sleep(23 * time.Hour)
+		serving := 0
+		for _, in := range w.instances("app") {
+			if in.State == "running" && in.Health == "healthy" {
+				serving++
+			}
+		}
+		if serving == 0 {
+			t.Error("nobody serves any more, with an hour of the certificate left")
+		}
+	})
+}
