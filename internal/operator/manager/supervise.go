@@ -167,6 +167,10 @@ func (p *planner) judge(a *App, in *Instance, s InstanceStatus) {
 	p.again(a, in)
 }
 
+// ownersPause lies between attempts that the CAS will refuse until the app's owner
+// has done something, as good as always by another deployment.
+const ownersPause = time.Hour
+
 // again plans the next attempt after a failure.
 func (p *planner) again(a *App, in *Instance) {
 	p.dropAttempt(a, in, in.Attempt-1)
@@ -177,7 +181,7 @@ func (p *planner) again(a *App, in *Instance) {
 	in.Attempt++
 	wait := backoff(p.limits, in.Failures)
 	if ownersTask(in.Problem) {
-		wait = p.limits.BackoffMax // nothing that happens here mends it
+		wait = ownersPause // nothing that happens here mends it
 	}
 	in.NotBefore = p.now.Add(wait)
 	if rollingOut(a, in) && p.hopeless(in) {
