@@ -75,9 +75,6 @@ func (s *Server) measure(ctx context.Context, id string, pid int) (ident.Measure
 		return ident.Measurement{}, refused("process %d: %v", pid, err)
 	}
 	m, err := launch.Measure(launched.Spec, launched.Image, launcher)
-	if p, ok := errors.AsType[*problem.Error](err); ok && p.Rule == RuleProcess {
-		return ident.Measurement{}, p
-	}
 	if err != nil {
 		return ident.Measurement{}, problem.New(problem.Denied, "las_launch", "measure the launch: %w", err)
 	}
