@@ -177,7 +177,7 @@ func (c *CAS) Grants(ctx context.Context, who Caller, name ident.SessionName) (a
 		return api.Grants{}, chained(err, "Failed to list the grants of session '%s'", name)
 	}
 	defer s.mu.RUnlock()
-	if !s.may(who, session.OpRead) && !s.may(who, session.OpDeploy) {
+	if !s.may(who, session.OpRead) && !s.mayDeployByName(who) {
 		err := denied("read", string(s.name), "You have insufficient rights to access session %s", s.name)
 		return api.Grants{}, chained(err, "Failed to list the grants of session '%s'", name)
 	}
@@ -280,7 +280,7 @@ func (c *CAS) withdrawGrant(ctx context.Context, who Caller, id release.GrantID)
 	if s.current.Hash.IsZero() {
 		return api.Grant{}, sessionUnknown(s.name)
 	}
-	if err := s.mayChangeGrant(who, id); err != nil {
+	if err := s.mayChangeGrant(who, g); err != nil {
 		return api.Grant{}, err
 	}
 	if err := c.endGrant(ctx, g, api.EndWithdrawn, who); err != nil {
@@ -301,19 +301,27 @@ func (c *CAS) ownersGrant(ctx context.Context, who Caller, id release.GrantID) (
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := s.mayChangeGrant(who, id); err != nil {
+	if err := s.mayChangeGrant(who, g); err != nil {
 		s.mu.RUnlock()
 		return nil, nil, err
 	}
 	return g, s, nil
 }
 
-// mayChangeGrant refuses whoever may neither deploy nor update, under s.mu.
-func (s *sessionState) mayChangeGrant(who Caller, id release.GrantID) error {
-	if s.may(who, session.OpDeploy) && !who.Key.IsZero() || s.may(who, session.OpUpdate) {
+// mayChangeGrant refuses whoever may neither deploy nor update, under s.mu. Where
+// anybody may deploy, a stranger has a say in the grants of their own alone.
+func (s *sessionState) mayChangeGrant(who Caller, g *grant) error {
+	own := s.may(who, session.OpDeploy) && !who.Key.IsZero() && who.Key == g.rec.Maker // which never changes
+	if own || s.mayDeployByName(who) || s.may(who, session.OpUpdate) {
 		return nil
 	}
-	return denied("deploy", string(s.name), "You have insufficient rights to change grant %s", id)
+	return denied("deploy", string(s.name), "You have insufficient rights to change grant %s", g.id)
+}
+
+// mayDeployByName reports whether the access policy lets this very caller deploy,
+// and not only anybody, under s.mu.
+func (s *sessionState) mayDeployByName(who Caller) bool {
+	return s.plan.session.Access.AsksForGrant() && s.may(who, session.OpDeploy)
 }
 
 // may asks the session's access policy, under s.mu.

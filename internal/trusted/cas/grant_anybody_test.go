@@ -1,0 +1,41 @@
+package cas_test
+
+import (
+	"testing"
+
+	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// TestAnybodysSession: where anybody may run a session, strangers neither see nor
+// change the grants that its owner made, of before that line or after.
+func TestAnybodysSession(t *testing.T) {
+	w := newWorld(t)
+	w.put(readers("s", "access_policy: {deploy: [ANY]}"))
+	made := w.submit(w.owner, "s", services{"a": {Instances: 2}})
+	w.mustAskUnder(w.claim(provider, made.Code).Token, 1, "s", "a")
+
+	stranger := cas.Caller{Key: ident.KeyHash{0x66}}
+	_, err := w.WithdrawGrant(t.Context(), stranger, made.Grant.ID)
+	rule(t, err, "access_policy")
+	_, err = w.ChangeGrant(t.Context(), stranger, made.Grant.ID, api.GrantChange{
+		Version: api.Version, Services: services{"a": {Instances: 9}},
+	})
+	rule(t, err, "access_policy")
+	for _, who := range []cas.Caller{stranger, {}} {
+		_, err = w.Grants(t.Context(), who, "s")
+		rule(t, err, "access_policy")
+	}
+	if state := w.states("s")[1]; state != api.Running {
+		t.Errorf("the instance is %s", state)
+	}
+
+	own := w.submit(stranger, "s", services{"a": {Instances: 1}})
+	for who, id := range map[cas.Caller]release.GrantID{stranger: own.Grant.ID, w.owner: made.Grant.ID} {
+		if _, err := w.WithdrawGrant(t.Context(), who, id); err != nil {
+			t.Errorf("%s can't withdraw its own: %v", who.Key.Short(), err)
+		}
+	}
+}
