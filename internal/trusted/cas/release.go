@@ -246,9 +246,10 @@ func (c *CAS) release(ctx context.Context, in *instance, req request, now time.T
 }
 
 // renewed commits that an instance has other certificates than before, with in
-// locked. One that has none changes nothing.
+// locked. One that has none, and had none, changes nothing; one that had some is
+// no longer told to renew them.
 func (c *CAS) renewed(ctx context.Context, in *instance, who Caller, due time.Time) error {
-	if due.IsZero() {
+	if due.IsZero() && in.rec.Due.IsZero() {
 		return nil
 	}
 	rec := in.rec

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,5 +145,41 @@ func TestRenewal(t *testing.T) {
 		}
 		_, err := w.ask(1, "s", "told") // ended rights end renewal
 		rule(t, err, "instance_exited")
+	})
+}
+
+// TestNothingLeftToRenew: an instance whose session has no certificate for it any
+// more is attested once again, and not with every report from then on.
+func TestNothingLeftToRenew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer func() { w.Close(); synctest.Wait() }()
+		w.put(replaceCode(certified))
+		beat := func() bool {
+			t.Helper()
+			r, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{1}}, release.KeepAlive{Version: release.Version})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r.CertificateDue
+		}
+
+		w.mustAsk(1, "s", "told")
+		bare := strings.NewReplacer("image_name: certified, ", "", "environment: {C: $$SCONE::keyed$$}, ", "").Replace(replaceCode(certified))
+		if err := w.update(w.owner, "s", bare); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(13 * time.Hour)
+		if !beat() {
+			t.Fatal("not due after half of its life")
+		}
+		w.mustAsk(1, "s", "told")
+		if beat() {
+			t.Error("still due after it was attested again")
+		}
+		w.restart()
+		if beat() {
+			t.Error("due again after a restart of the CAS")
+		}
 	})
 }
