@@ -1,6 +1,7 @@
 package cas
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -399,8 +400,8 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 			Name:       g.Name,
 			ID:         g.ID,
 			Path:       g.Path,
-			Key:        key.key,
-			NextKey:    key.next,
+			Key:        bytes.Clone(key.key), // the answer is on its way when a reset clears them
+			NextKey:    bytes.Clone(key.next),
 			Generation: g.Generation,
 			Tag:        g.Tag,
 			Access:     g.Access,

@@ -77,3 +77,18 @@ func TestResetVolume(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestResetLeavesAnswersOnTheirWay: an answer is written to its instance after all
+// locks are gone; a reset meanwhile must not put zeros into it.
+func TestResetLeavesAnswersOnTheirWay(t *testing.T) {
+	w := newWorld(t)
+	w.put(twoWriters("s"))
+	answer := w.mustAsk(1, "s", "r")
+	key := string(answer.Volumes[0].Key)
+	if _, err := w.ResetVolume(t.Context(), w.owner, api.ResetVolume{Version: api.Version, Session: "s", Volume: "v"}); err != nil {
+		t.Fatal(err)
+	}
+	if string(answer.Volumes[0].Key) != key {
+		t.Error("the key in an answer was cleared")
+	}
+}
