@@ -236,7 +236,8 @@ func (c *CAS) grantOf(s *sessionState, req *release.Request, now time.Time) (*gr
 
 // takePlace reserves one of the grant's places for in, or says who has them. A
 // reservation counts from now on: the row that makes it last is committed by the
-// caller, who frees the place if that fails.
+// caller, who frees the place if that fails. A run that was counted already, and
+// whose instance comes back after a silence, is not held against itself.
 func (c *CAS) takePlace(in *instance, service ident.ServiceName) error {
 	g := in.grant
 	if g == nil {
@@ -246,6 +247,9 @@ func (c *CAS) takePlace(in *instance, service ident.ServiceName) error {
 	defer g.mu.Unlock()
 
 	granted, taken := g.rec.Services[service], g.taken[service]
+	if in.rec.Counted {
+		granted.Used--
+	}
 	switch {
 	case granted.Runs > 0 && granted.Used >= granted.Runs:
 		return problem.New(problem.Conflict, ruleGrantUsed, "%s ran %d of %d times under grant %s", service, granted.Used, granted.Runs, g.id).
