@@ -68,7 +68,8 @@ func (c *CAS) rotate(ctx context.Context, who Caller, req api.Rotate) (api.Rotat
 }
 
 // rotatable checks the named secrets and adds what goes with them: the key of a
-// CA with the CA, which is never changed unless it is named itself.
+// CA, unless its owner gave it, with the CA, which is never changed unless it is
+// named itself.
 func (s *sessionState) rotatable(names []string) ([]string, error) {
 	keyOfCA := map[string]string{}
 	for _, sec := range s.plan.secrets {
@@ -99,7 +100,7 @@ func (s *sessionState) rotatable(names []string) ([]string, error) {
 				Fix("name %s, if users are to get another one; its key goes with it", ca)
 		}
 		out[name] = true
-		if sec.Kind == session.X509CA {
+		if sec.Kind == session.X509CA && !s.plan.secrets[sec.PrivateKey].HasValue {
 			out[sec.PrivateKey] = true
 		}
 	}

@@ -120,3 +120,19 @@ func TestRotateVolume(t *testing.T) {
 		t.Errorf("%+v, %v", list, err)
 	}
 }
+
+// TestRotateCAWithGivenKey: a key that its owner gave is not said to be rotated
+// with its authority, nor to wait for a fresh value for ever.
+func TestRotateCAWithGivenKey(t *testing.T) {
+	w := newWorld(t)
+	w.put(`version: "0.3"
+name: s
+secrets:
+  - {name: key, kind: private-key, value: "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n"}
+  - {name: ca, kind: x509-ca, private_key: key, common_name: CA, export_public: true}
+`)
+	got, err := w.Rotate(t.Context(), w.owner, api.Rotate{Version: api.Version, Session: "s", Secrets: []string{"ca"}})
+	if err != nil || len(got.Secrets) != 1 || got.Secrets[0].Name != "ca" {
+		t.Errorf("%+v, %v; want the authority alone", got.Secrets, err)
+	}
+}
