@@ -17,7 +17,7 @@ func (p *planner) frontend(a *App) Frontend {
 	}
 	f := Frontend{App: a.ID, Port: rev.Port}
 	for _, in := range p.of(a.ID) {
-		if in.Role != RoleApp || in.Revision != rev.Number || in.Done || in.Removing {
+		if in.Role != RoleApp || in.Revision != rev.Number || in.Done || in.Removing || in.Renewing {
 			continue
 		}
 		id := backendID(in, in.Attempt)
@@ -98,6 +98,13 @@ func (p *planner) unjudged() bool {
 // holds says that the balancer has the port.
 func (p *planner) holds(port uint16) bool {
 	return slices.ContainsFunc(p.applied, func(f Frontend) bool { return f.Port == port })
+}
+
+// leadsTo says that the balancer leads to the instance, or may.
+func (p *planner) leadsTo(in *Instance) bool {
+	return !p.balance.known || slices.ContainsFunc(p.applied, func(f Frontend) bool {
+		return slices.ContainsFunc(f.Endpoints, func(e Endpoint) bool { return e.Instance == in.ID })
+	})
 }
 
 func sameFrontend(a, b Frontend) bool {

@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -111,6 +112,30 @@ func TestTheLastOneThatServesGoesOn(t *testing.T) {
 		}
 		if serving == 0 {
 			t.Error("nobody serves any more, with an hour of the certificate left")
+		}
+	})
+}
+
+// TestRenewalDrainsFirst: an instance is stopped for its certificate only when
+// nobody is led to it any more.
+func TestRenewalDrainsFirst(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Life: 24 * time.Hour}
+		})
+		stopped := 0
+		w.fake.Stopping = func(id string) {
+			stopped++
+			for _, e := range w.bal.now()[0].Endpoints {
+				if strings.HasPrefix(id, e.Instance+"-") {
+					t.Errorf("%s is stopped while the balancer leads to it", id)
+				}
+			}
+		}
+		w.settled(w.deploy(request()).ID)
+		time.Sleep(20 * time.Hour)
+		if n := len(w.fake.Started()); n != 7 || stopped != 3 {
+			t.Errorf("%d starts and %d stops, want 7 and 3", n, stopped)
 		}
 	})
 }

@@ -26,6 +26,9 @@ type Fake struct {
 	// Ending is how long an instance takes to end when it is told to. Set it
 	// before the first call.
 	Ending time.Duration
+	// Stopping, if set, is told which instance is about to be told to end. Set it
+	// before the first call.
+	Stopping func(id string)
 
 	mu        sync.Mutex
 	instances map[string]*fakeInstance
@@ -224,6 +227,9 @@ func (f *Fake) Stop(ctx context.Context, id string, _ time.Duration) error {
 	}
 	if in.status.State == manager.StateExited {
 		return nil
+	}
+	if f.Stopping != nil {
+		f.Stopping(id)
 	}
 	if f.Ending > 0 {
 		in.status.State = manager.StateStopping
