@@ -276,7 +276,7 @@ func (c *CAS) renewed(ctx context.Context, in *instance, who Caller, due time.Ti
 
 // readmit gives a lapsed instance, which was attested again, its rights back,
 // with in locked: its place if one is free, and its leases if nobody had them
-// since.
+// since, but for those that the session's current version no longer gives.
 func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 	if err := c.takePlace(in, in.rec.Service); err != nil {
 		return err
@@ -296,7 +296,8 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 	}
 	writes := []write{row}
 
-	leased := in.leased()
+	may := in.session.plan.writes(rec.Service)
+	leased := slices.DeleteFunc(in.leased(), func(v *volume) bool { return !slices.Contains(may, v.name) })
 	for _, v := range leased {
 		v.mu.Lock()
 		defer v.mu.Unlock()
