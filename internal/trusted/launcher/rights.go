@@ -242,7 +242,7 @@ func (r *rights) renew(reply *release.Reply) error {
 func (r *rights) fatal(err error) *problem.Error {
 	p := problem.From(err)
 	switch ruleOf(err) {
-	case "instance_withdrawn", "instance_gone", RuleGrantEnded, "grant_used":
+	case "instance_withdrawn", "instance_gone", RuleGrantEnded, "grant_used", "session_unknown":
 		why := *p
 		why.Kind, why.Rule = problem.Denied, RuleGrantEnded
 		if why.Mend == "" {

@@ -112,6 +112,9 @@ func TestRightsThatEnd(t *testing.T) {
 		"the grant ended while it was away": {denied("instance_lapsed"), func(*release.Reply) error {
 			return problem.New(problem.Denied, "grant_ended", "words of the CAS")
 		}, "grant_ended"},
+		"the session was removed while it was away": {denied("instance_lapsed"), func(*release.Reply) error {
+			return problem.New(problem.NotFound, "session_unknown", "words of the CAS")
+		}, "grant_ended"},
 		"another wrote meanwhile": {denied("instance_lapsed"), func(*release.Reply) error {
 			return problem.New(problem.Denied, "lease_ended", "words of the CAS")
 		}, "lease_ended"},
