@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -34,7 +33,7 @@ below it (NAME/…) goes after those.`,
 		Example: `  cupel session rm my-app
   cupel session rm my-app --yes -o json`,
 		Args:              exactArgs("NAME"),
-		ValidArgsFunction: g.completeSession,
+		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runSessionRm(cmd.Context(), g, args[0], o)
 		},
@@ -103,27 +102,6 @@ func (g *globals) showRemoved(r api.Removed) {
 		g.printf("  what these volumes hold can't be read by anybody any more: %s\n", strings.Join(r.Volumes, ", "))
 	}
 	g.printf("  the name stays its creator's\n")
-}
-
-// completeSession completes the name of a session that this owner created.
-func (g *globals) completeSession(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	dir, err := owner.Open(g.config)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	sessions, err := dir.Sessions()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for name := range sessions {
-		names = append(names, string(name))
-	}
-	slices.Sort(names)
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 func plural(n int, what string) string {
