@@ -108,6 +108,21 @@ func (o *ownerSide) casOf(ctx context.Context, name ident.SessionName, addr stri
 	return o.cas(ctx, addr)
 }
 
+// sessionAt reads the name of a session and returns a client of its CAS, as casOf
+// finds it, under the owner's identity. The caller closes it.
+func (g *globals) sessionAt(ctx context.Context, arg, addr string) (ident.SessionName, *client.Client, error) {
+	name, err := parseSessionArg(arg)
+	if err != nil {
+		return "", nil, err
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	c, _, err := side.casOf(ctx, name, addr)
+	return name, c, err
+}
+
 // vouchedFor returns the newest measurement of a runtime that the owner vouched for.
 func (o *ownerSide) vouchedFor(runtime string) (ident.Measurement, bool, error) {
 	known, err := o.dir.Vouched()

@@ -63,19 +63,11 @@ The number of instances of an app that is deployed is changed by 'cupel deploy'.
 }
 
 func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
-	name, err := parseSessionArg(o.session)
-	if err != nil {
-		return err
-	}
 	changes := o.instances != 0 || len(o.services) > 0
 	if changes != (o.grant != "") || o.grant != "" && o.withdraw != "" {
 		return problem.New(problem.Invalid, "usage", "--grant goes with --instances or --service, and not with --withdraw").Fix("see 'cupel session grants --help'")
 	}
-	side, err := g.ownerSide(ctx)
-	if err != nil {
-		return err
-	}
-	c, _, err := side.casOf(ctx, name, o.cas)
+	name, c, err := g.sessionAt(ctx, o.session, o.cas)
 	if err != nil {
 		return err
 	}
@@ -226,15 +218,7 @@ func (g *globals) completeGrants(ctx context.Context, args []string, cas string)
 	if len(args) == 0 || ctx == nil {
 		return nil
 	}
-	name, err := parseSessionArg(args[0])
-	if err != nil {
-		return nil
-	}
-	side, err := g.ownerSide(ctx)
-	if err != nil {
-		return nil
-	}
-	c, _, err := side.casOf(ctx, name, cas)
+	name, c, err := g.sessionAt(ctx, args[0], cas)
 	if err != nil {
 		return nil
 	}

@@ -181,15 +181,7 @@ func newSessionValuesCommand(g *globals) *cobra.Command {
 }
 
 func runSessionValues(ctx context.Context, g *globals, cas string, args []string) error {
-	name, err := parseSessionArg(args[0])
-	if err != nil {
-		return err
-	}
-	side, err := g.ownerSide(ctx)
-	if err != nil {
-		return err
-	}
-	c, _, err := side.casOf(ctx, name, cas)
+	name, c, err := g.sessionAt(ctx, args[0], cas)
 	if err != nil {
 		return err
 	}

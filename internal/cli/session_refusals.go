@@ -36,15 +36,7 @@ type refusalsReply struct {
 }
 
 func runSessionRefusals(ctx context.Context, g *globals, arg, cas string) error {
-	name, err := parseSessionArg(arg)
-	if err != nil {
-		return err
-	}
-	side, err := g.ownerSide(ctx)
-	if err != nil {
-		return err
-	}
-	c, _, err := side.casOf(ctx, name, cas)
+	name, c, err := g.sessionAt(ctx, arg, cas)
 	if err != nil {
 		return err
 	}

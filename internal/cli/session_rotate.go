@@ -55,15 +55,7 @@ type rotateReply struct {
 }
 
 func runSessionRotate(ctx context.Context, g *globals, o rotateOptions) error {
-	name, err := parseSessionArg(o.session)
-	if err != nil {
-		return err
-	}
-	side, err := g.ownerSide(ctx)
-	if err != nil {
-		return err
-	}
-	c, _, err := side.casOf(ctx, name, o.cas)
+	name, c, err := g.sessionAt(ctx, o.session, o.cas)
 	if err != nil {
 		return err
 	}
