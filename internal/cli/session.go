@@ -260,23 +260,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		return problem.New(problem.Denied, "session_hash", "the CAS answered hash %s", created.Hash).Want("%s, as computed here", want).
 			Fix("do not deploy this session: the CAS keeps another one than was sent")
 	}
-	err = side.dir.UpdateSessions(ctx, func(all owner.Sessions) error {
-		all[parsed.Name] = owner.SessionRecord{
-			CAS:            c.Address(),
-			Runtime:        in.Runtime,
-			Command:        in.Command,
-			Volume:         in.Volume,
-			DNS:            in.DNS,
-			Ref:            in.Ref,
-			OnRenewal:      in.OnRenewal,
-			Simulation:     in.Simulation != nil,
-			SimulationRoot: in.Simulation,
-			Hash:           want,
-			At:             g.now().UTC(),
-		}
-		return nil
-	})
-	if err != nil {
+	if err := side.noteCreated(ctx, c.Address(), parsed.Name, want, in); err != nil {
 		return err
 	}
 	reply := createReply{parsed.Name, want, c.Address(), reviewed.Measurements, kept, created.Warnings}
@@ -296,6 +280,26 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		g.printf("When nothing runs on it any more, update again with --drop-old.\n")
 	}
 	return nil
+}
+
+// noteCreated keeps where a session is and what it was made from.
+func (o *ownerSide) noteCreated(ctx context.Context, cas string, name ident.SessionName, hash ident.Digest, in owner.Inputs) error {
+	return o.dir.UpdateSessions(ctx, func(all owner.Sessions) error {
+		all[name] = owner.SessionRecord{
+			CAS:            cas,
+			Runtime:        in.Runtime,
+			Command:        in.Command,
+			Volume:         in.Volume,
+			DNS:            in.DNS,
+			Ref:            in.Ref,
+			OnRenewal:      in.OnRenewal,
+			Simulation:     in.Simulation != nil,
+			SimulationRoot: in.Simulation,
+			Hash:           hash,
+			At:             o.g.now().UTC(),
+		}
+		return nil
+	})
 }
 
 // keepLauncher returns the template to fill in. An update keeps the measurements
