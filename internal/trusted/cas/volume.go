@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -298,16 +297,13 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (r
 	return release.TagReply{Version: req.Version, Generation: next.Generation, Head: head}, nil
 }
 
-var commitID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-
 // checkStatement holds a statement to its form; whether it is true is between the
 // measured app and those who vouch for it.
 func checkStatement(s *release.Statement) error {
 	if s == nil {
 		return nil
 	}
-	known := s.Follows == release.FollowsYes || s.Follows == release.FollowsNo || s.Follows == release.FollowsUnknown
-	if !known || !commitID.MatchString(s.Commit) {
+	if !s.Follows.Known() || !release.IsCommit(s.Commit) {
 		return problem.New(problem.Invalid, "statement", "the statement on what was stored can't be read").
 			Want("a commit of 40 or 64 hex digits; follows: yes, no or unknown").
 			Fix("mend the program that writes /run/cupel/statement.json")

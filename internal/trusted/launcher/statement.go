@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"regexp"
 
 	"golang.org/x/sys/unix"
 
@@ -22,8 +21,6 @@ const (
 	statementPath = "/run/cupel/statement.json"
 	maxStatement  = 4 << 10
 )
-
-var commitID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
 // statement is what the app, whose processes are gone, says of what it stored;
 // nil: nothing. Only a file of this run counts: one in a volume may be of an
@@ -93,13 +90,12 @@ func parseStatement(b []byte) (*release.Statement, error) {
 		return nil, badStatement("something follows the object")
 	}
 
-	follows := s.Follows == release.FollowsYes || s.Follows == release.FollowsNo || s.Follows == release.FollowsUnknown
 	switch {
 	case len(fields) > 0:
 		return nil, badStatement("a field is missing")
-	case !commitID.MatchString(s.Commit):
+	case !release.IsCommit(s.Commit):
 		return nil, badStatement("its commit is no commit's id")
-	case !follows:
+	case !s.Follows.Known():
 		return nil, badStatement("its follows is another word")
 	}
 	return &s, nil

@@ -91,7 +91,7 @@ func TestParseStatement(t *testing.T) {
 func FuzzParseStatement(f *testing.F) {
 	f.Add([]byte(`{"commit":"` + commitOfTest + `","pinned":true,"follows":"no"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, err := parseStatement(b); err == nil && !commitID.MatchString(s.Commit) {
+		if s, err := parseStatement(b); err == nil && !release.IsCommit(s.Commit) {
 			t.Errorf("accepted %q", b)
 		}
 	})

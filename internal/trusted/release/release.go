@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
+	"regexp"
 
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -161,6 +162,14 @@ const (
 	FollowsNo      Follows = "no"      // it doesn't: the branch was rewritten, or another one was pulled
 	FollowsUnknown Follows = "unknown" // there was none before, or the history that was fetched can't tell
 )
+
+// Known reports whether f is one of the three answers.
+func (f Follows) Known() bool { return f == FollowsYes || f == FollowsNo || f == FollowsUnknown }
+
+var commitID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// IsCommit reports whether s has the form of a commit's id.
+func IsCommit(s string) bool { return commitID.MatchString(s) }
 
 // TagReply confirms a commit, durable when it is sent.
 type TagReply struct {
