@@ -506,8 +506,8 @@ func (c *CAS) pruneSession(ctx context.Context, s *sessionState) error {
 	if !many {
 		return nil
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock() // so that none of them returns meanwhile
+	defer s.mu.Unlock()
 	type old struct {
 		in *instance
 		at time.Time

@@ -15,6 +15,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/session"
 )
 
 // Release attests the caller and answers with what its session grants to its
@@ -276,8 +277,11 @@ func (c *CAS) renewed(ctx context.Context, in *instance, who Caller, due time.Ti
 
 // readmit gives a lapsed instance, which was attested again, its rights back,
 // with in locked: its place if one is free, and its leases if nobody had them
-// since, but for those that the session's current version no longer gives.
+// since and the session's current version still gives them.
 func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
+	if err := in.stillMounts(req.plan); err != nil {
+		return err
+	}
 	if err := c.takePlace(in, in.rec.Service); err != nil {
 		return err
 	}
@@ -327,6 +331,23 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 	in.rec, in.reply = rec, nil
 	in.sign(c.now())
 	c.setLive(in, true)
+	return nil
+}
+
+// stillMounts refuses an instance with a volume that its service no longer has, or
+// no longer writes: what an update took away doesn't come back by a silence.
+func (in *instance) stillMounts(sp *servicePlan) error {
+	for _, had := range in.rec.Volumes {
+		writes := had.Access == release.ReadWrite
+		given := slices.ContainsFunc(sp.mounts, func(m session.VolumeMount) bool {
+			return m.Name == had.Name && (!writes || m.Policy == session.RollbackProtected)
+		})
+		if !given {
+			return problem.New(problem.Denied, "lease_ended", "the session was updated while the instance was silent: service %s no longer has volume %s as the instance got it", in.rec.Service, had.Name).
+				Want("the volumes of the session's current version").
+				Fix("restart the instance: it gets what the session gives now")
+		}
+	}
 	return nil
 }
 

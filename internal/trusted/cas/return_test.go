@@ -1,0 +1,113 @@
+package cas_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// TestReturnGivesBackNoMoreThanTheSession: what an update took from an instance
+// doesn't come back when it lapses and is attested anew, before or after.
+func TestReturnGivesBackNoMoreThanTheSession(t *testing.T) {
+	for _, lapsedFirst := range []bool{false, true} {
+		t.Run(fmt.Sprintf("lapsed first: %v", lapsedFirst), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan struct{})
+				defer func() { cancel(); <-done; w.Close(); synctest.Wait() }()
+				go func() { defer close(done); _ = w.Run(ctx) }()
+				h := w.put(twoWriters("s"))
+				v := w.mustAsk(1, "s", "a").Volumes[0]
+
+				next := strings.Replace(twoWriters("s"), "name: s\n", "name: s\npredecessor: "+h.String()+"\n", 1)
+				next = strings.Replace(next, "{name: a, image_name: writer", "{name: a, image_name: reader", 1)
+				if lapsedFirst {
+					time.Sleep(5 * keepAlive)
+				}
+				w.put(next)
+				time.Sleep(5 * keepAlive)
+
+				_, err := w.ask(1, "s", "a")
+				rule(t, err, "lease_ended")
+				rule(t, w.tag(1, v, 0, ident.Digest{}, ident.Digest{1}), "instance_lapsed")
+				w.mustAsk(2, "s", "a") // what failed left no place taken
+			})
+		})
+	}
+}
+
+// whilePruning is a store that makes a call while the rows of ended instances are
+// being dropped.
+type whilePruning struct {
+	cas.Store
+	call func()
+}
+
+func (s *whilePruning) Commit(ctx context.Context, b cas.Batch) error {
+	for _, e := range b.Entries {
+		if e.Event == audit.InstancesPruned && s.call != nil {
+			call := s.call
+			s.call = nil
+			call()
+		}
+	}
+	return s.Store.Commit(ctx, b)
+}
+
+// TestReturnWhilePruned: an instance that comes back while its row is dropped is
+// one that its owner sees, and whose place becomes free.
+func TestReturnWhilePruned(t *testing.T) {
+	w := newWorld(t)
+	w.Close()
+	store := &whilePruning{Store: w.store}
+	c, err := cas.Open(t.Context(), cas.Config{
+		Store: store, Sealer: w.key, Verifier: believer{}, KeepAlive: 100 * time.Millisecond, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.CAS = c
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = w.Run(ctx) }()
+	defer func() { cancel(); <-done; w.Close() }()
+
+	w.put(readers("s"))
+	token := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 2}}).Code).Token
+	w.mustAskUnder(token, 1, "s", "a")
+	for w.beat(1) == nil {
+		time.Sleep(400 * time.Millisecond)
+	}
+	back := make(chan error, 1)
+	store.call = func() {
+		go func() { _, err := w.askUnder(token, 1, "s", "a"); back <- err }()
+		time.Sleep(30 * time.Millisecond)
+	}
+	for i := 2; i < 140; i++ { // younger ones, which are kept
+		w.mustAskUnder(token, byte(i), "s", "a")
+		if err := w.exit(byte(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	if err := <-back; err != nil {
+		t.Fatal(err)
+	}
+	if err := w.beat(1); err != nil {
+		t.Errorf("it came back, and is not known: %v", err)
+	}
+	if err := w.exit(1); err != nil {
+		t.Error(err)
+	}
+	w.mustAskUnder(token, 200, "s", "a")
+	w.mustAskUnder(token, 201, "s", "a")
+}
