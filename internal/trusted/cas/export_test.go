@@ -3,6 +3,7 @@ package cas
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -78,4 +79,24 @@ func (c *CAS) AsBefore(ctx context.Context, name ident.SessionName) error {
 	}
 	_, err = c.journal.commit(ctx, change{event: audit.SessionUpdated, session: name, rows: []write{{sessionRow(name), plain}}})
 	return err
+}
+
+// Evict lets go of what is idle at now.
+func (c *CAS) Evict(now time.Time) { c.evict(now) }
+
+// FillParser takes all turns to read large texts, until leave is called.
+func (c *CAS) FillParser(ctx context.Context) (leave func()) {
+	var leaves []func()
+	for range cap(c.parser.large) {
+		l, err := c.enterParser(ctx, smallText+1)
+		if err != nil {
+			panic(err)
+		}
+		leaves = append(leaves, l)
+	}
+	return func() {
+		for _, l := range leaves {
+			l()
+		}
+	}
 }

@@ -28,6 +28,8 @@ type sessionState struct {
 	name ident.SessionName
 	used atomic.Int64 // when it was last asked for, in Unix nanoseconds
 
+	// loadMu is held by who reads the current version into memory; taken before mu.
+	loadMu sync.Mutex
 	// mu is held for reading by whatever rests on the current version until its
 	// commit is done, and for writing by an update.
 	mu      sync.RWMutex

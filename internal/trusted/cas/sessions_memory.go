@@ -65,16 +65,18 @@ func (c *CAS) writing(ctx context.Context, name ident.SessionName) (*sessionStat
 	for {
 		s := c.state(name)
 		s.mu.Lock()
-		if s.gone { // it left memory while we waited: another state has its name
-			s.mu.Unlock()
+		if s.loaded && !s.gone {
+			s.used.Store(c.now().UnixNano())
+			return s, nil
+		}
+		gone := s.gone // it left memory while we waited: another state has its name
+		s.mu.Unlock()
+		if gone {
 			continue
 		}
 		if err := c.load(ctx, s); err != nil {
-			s.mu.Unlock()
 			return nil, err
 		}
-		s.used.Store(c.now().UnixNano())
-		return s, nil
 	}
 }
 
@@ -128,36 +130,58 @@ func (c *CAS) state(name ident.SessionName) *sessionState {
 	return v.(*sessionState)
 }
 
-// load reads the current version, under s.mu.
+// load reads the current version. Nobody waits under s.mu for a turn to read a
+// text: those who look after all sessions would wait for it too.
 func (c *CAS) load(ctx context.Context, s *sessionState) error {
-	if s.loaded {
+	s.loadMu.Lock() // one reads, however many wait
+	defer s.loadMu.Unlock()
+	s.mu.RLock()
+	done := s.loaded || s.gone
+	s.mu.RUnlock()
+	if done {
 		return nil
 	}
+
 	rec, err := c.sessionRecord(ctx, s.name)
 	if err != nil {
 		return err
 	}
-	if rec.Hash.IsZero() { // there is none, or it was removed
-		s.current, s.loaded = rec, true
-		return nil
+	var p *plan // nil: there is no session, or it was removed
+	if !rec.Hash.IsZero() {
+		if p, err = c.readPlan(ctx, s.name, rec.Hash); err != nil {
+			return err
+		}
 	}
 
-	v, err := c.version(ctx, s.name, rec.Hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.loaded || s.gone: // the row is this one still: who changes it has loaded it before
+	case p == nil:
+		s.current, s.loaded = rec, true
+	default:
+		c.keep(s, rec, p)
+	}
+	return nil
+}
+
+// readPlan makes a version's plan from its text.
+func (c *CAS) readPlan(ctx context.Context, name ident.SessionName, hash ident.Digest) (*plan, error) {
+	v, err := c.version(ctx, name, hash)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	leave, err := c.enterParser(ctx, len(v.Text))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer leave()
 	p, err := compile([]byte(v.Text), v.Creator)
 	if err != nil {
-		return fmt.Errorf("read session %s again: %w", s.name, err)
+		return nil, fmt.Errorf("read session %s again: %w", name, err)
 	}
-	p.hash = rec.Hash
-	c.keep(s, rec, p)
-	return nil
+	p.hash = hash
+	return p, nil
 }
 
 // sessionRecord reads a session's row; a zero record where there is none.
