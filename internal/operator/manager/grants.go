@@ -229,6 +229,9 @@ func notice(now time.Time, a *App, h HeldGrant, what string) *Notice {
 	}
 }
 
+// own says that it goes to the manager's own CAS.
+func (n *Notice) own() bool { return n.CASAddr == "" }
+
 // tell is what became of the tries to deliver a notice.
 type tell struct {
 	delivered bool
@@ -244,16 +247,17 @@ const (
 	// backFor is how long a CAS is sought to give a grant back to. Anybody may
 	// bring one that is never there.
 	backFor = 30 * 24 * time.Hour
-	// tellsAtOnce bounds the calls to CASes at one time.
+	// tellsAtOnce bounds the calls to the manager's own CAS at one time, and again
+	// those to all others: anybody may bring one that never answers.
 	tellsAtOnce = 16
 )
 
 // planNotices tells the CAS what it has to know, and forgets what it was told.
 func (p *planner) planNotices() {
-	calls := 0
-	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
+	calls := map[bool]int{} // by whether the CAS is our own
+	for id, n := range p.state.Notices {
 		if p.busy["cas:"+id] {
-			calls++
+			calls[n.own()]++
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
@@ -270,9 +274,9 @@ func (p *planner) planNotices() {
 			// It runs still, and may have something to commit.
 		case p.now.Before(t.retry):
 			p.wakeAt(t.retry)
-		case calls < tellsAtOnce && !p.busy["cas:"+id]:
+		case calls[n.own()] < tellsAtOnce && !p.busy["cas:"+id]:
 			p.act(action{key: "cas:" + id, tell: n})
-			calls++ // the end of each makes this pass again
+			calls[n.own()]++ // the end of each makes this pass again
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -515,6 +516,61 @@ func TestSessionThatAsksForNoGrant(t *testing.T) {
 		a, err = w.m.App(mallory, a.ID)
 		if err != nil || a.State != wire.AppReady || a.Problem != nil || w.cas.Asked() != 0 {
 			t.Errorf("%+v, %v", a, err)
+		}
+	})
+}
+
+// hanging are the grants of a manager whom one CAS keeps waiting, for as long as
+// client.Holder lets it.
+type hanging struct {
+	manager.Grants
+	addr string
+}
+
+func (h hanging) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken) error {
+	if addr != h.addr {
+		return h.Grants.GiveBack(ctx, addr, cas, token)
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(20 * time.Second):
+	}
+	return problem.New(problem.Unavailable, "cas_unreachable", "no answer")
+}
+
+// TestAHangingCASHoldsUpNobody: whoever brings a CAS that never answers keeps
+// no other owner's grant from being given back.
+func TestAHangingCASHoldsUpNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.stop()
+		w.held = func(g manager.Grants) manager.Grants { return hanging{g, "evil:1"} }
+		w.start()
+		evil := grantstest.NewFake("evil:1", ident.KeyHash{0xe0})
+		w.cas.Know(evil)
+		for range 100 { // each replaces the one before, whose grant is given back
+			req := request()
+			req.Session, req.Port = "mallory/own", 0
+			req.CAS = &wire.CASRef{Instances: evil.Addr, Identity: evil.Identity}
+			hers := terms(req)
+			hers.Maker = mallory
+			code := evil.Make(hers)
+			for code.Grant[0] > 4 { // what comes first is hers to choose
+				code = evil.Make(hers)
+			}
+			req.Code = code.String()
+			if _, err := w.m.Deploy(t.Context(), mallory, req); err != nil {
+				t.Fatal(err)
+			}
+		}
+
+		old := w.settled(w.deploy(request()).ID)
+		if a := w.settled(w.deploy(request()).ID); a.State != wire.AppReady {
+			t.Fatalf("%+v", a)
+		}
+		time.Sleep(time.Minute)
+		if slices.Contains(w.cas.Open(), *old.Grant) {
+			t.Error("alice's grant is not given back")
 		}
 	})
 }

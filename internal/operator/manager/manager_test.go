@@ -96,6 +96,8 @@ type world struct {
 	counter int
 	// launcher is the machine's, as the node would say.
 	launcher ident.Digest
+	// held is how the next start meets CASes; nil: as the operator does.
+	held func(manager.Grants) manager.Grants
 }
 
 // disk is a Store that may be full.
@@ -130,7 +132,7 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
-		Store: disk{db, &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Grants: w.cas.Holder(operator), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
+		Store: disk{db, &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Grants: w.grants(), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
 		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: time.Now,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})
@@ -147,6 +149,14 @@ func (w *world) start() {
 		}
 		_ = db.Close()
 	})
+}
+
+func (w *world) grants() manager.Grants {
+	g := w.cas.Holder(operator)
+	if w.held != nil {
+		g = w.held(g)
+	}
+	return g
 }
 
 func request() wire.DeployRequest {
