@@ -438,9 +438,10 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 		delete(running, i.InstanceID) // each counts once
 		out = append(out, i)
 	}
-	if len(out) < app.Instances {
+	// Who asked for a number doesn't believe the manager that the app has fewer.
+	if want := max(app.Instances, d.o.instances); len(out) < want {
 		return nil, problem.New(problem.Denied, "instance_not_attested", "%d instances are healthy and attested", len(out)).
-			Want("%d", app.Instances).Fix("see 'cupel ps %s' and 'cupel events %s'", app.Name, app.Name)
+			Want("%d", want).Fix("see 'cupel ps %s' and 'cupel events %s'", app.Name, app.Name)
 	}
 	return out, nil
 }

@@ -122,10 +122,44 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 		}
 	}
 	if req.Instances == 0 && d.app != nil {
-		req.Instances = d.app.Instances
+		most, err := d.allowed(ctx)
+		if err != nil {
+			return err
+		}
+		req.Instances = min(d.app.Instances, most)
 	}
 	req.Instances = max(1, req.Instances)
 	return nil
+}
+
+// allowed is how many instances the owner let the app have until now, by the word
+// of the CAS: a manager that says more would have its owner grant more. An app
+// from before there were grants may have as many as the CAS knows to run.
+func (d *deployment) allowed(ctx context.Context) (int, error) {
+	grants, err := d.cas.Grants(ctx, d.session)
+	if err != nil {
+		return 0, err
+	}
+	most := 0
+	for _, g := range grants {
+		if g.State == api.GrantClaimed && g.App == d.app.Name && g.Maker == d.side.id.KeyHash {
+			most = max(most, g.Services[owner.AppService].Instances)
+		}
+	}
+	if most > 0 {
+		return most, nil
+	}
+
+	known, err := d.cas.Instances(ctx, d.session)
+	if err != nil {
+		return 0, err
+	}
+	for _, k := range known {
+		if k.Service == owner.AppService && k.State == api.Running {
+			most++
+		}
+	}
+	return most, nil
 }
 
 // writes lists the volumes that a service of the session writes.

@@ -39,6 +39,7 @@ type scriptManager struct {
 	count     int                // of instances that it starts
 	instances []ident.InstanceID // that it shows
 	lies      string             // what it does to that list
+	shown     int                // how many instances it says that the app has; 0: the truth
 	stale     bool               // it pulls nothing and says that it did
 	keeps     bool               // it gives no grant back
 	cas       *scriptCAS
@@ -63,13 +64,13 @@ func (m *scriptManager) stop() {
 
 // managerCommand is `manager start SESSION N` (which starts N instances, if it may,
 // that the script's CAS attests), `manager lie` (one of them is none), `manager
-// double` (two of them are the same), `manager stale`, `manager keep` (it gives no
-// grant back), `manager fail KIND RULE` and `manager stop`.
+// double` (two of them are the same), `manager stale`, `manager says N` (that the
+// app has so many instances), `manager keep` (it gives no grant back), `manager fail KIND RULE` and `manager stop`.
 func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | keep | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | says N | keep | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -92,6 +93,10 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		m.lies = args[0]
 	case "stale":
 		m.stale = true
+	case "says":
+		var err error
+		m.shown, err = strconv.Atoi(args[1])
+		ts.Check(err)
 	case "keep":
 		m.keeps = true
 	case "fail":
@@ -254,6 +259,9 @@ func (m *scriptManager) app() manager.App {
 		ID: "app-1", Owner: m.owner, Name: strings.ReplaceAll(string(m.session), "/", "-"), Session: m.session, Service: "client-app", Runtime: m.asked.Runtime,
 		State: manager.AppDeploying, Instances: m.asked.Instances, Memory: 256 << 20, Port: 8080, ContainerPort: 8080, CreatedAt: now,
 		Deployment: manager.Deployment{Revision: m.revision, State: manager.DeploymentRunning, Steps: []manager.Step{{Name: manager.StepImages, StartedAt: now}}},
+	}
+	if m.shown > 0 {
+		a.Instances = m.shown
 	}
 	if id, _, ok := m.next.Split(); ok {
 		a.Deployment.Grant = &id
