@@ -304,12 +304,18 @@ func (c *CAS) grantFull(g *grant, service ident.ServiceName, places int) error {
 	return p
 }
 
+// committedAll reports whether the instance committed every volume that it may
+// write: half a job is no run.
+func (r *instanceRecord) committedAll() bool {
+	return !slices.ContainsFunc(r.Volumes, func(m mounted) bool { return m.Access == release.ReadWrite && !m.Committed })
+}
+
 // count takes a run off the grant of a job that is about to become rec: one that
-// ended with 0, or that commits a volume. done, which is always called, tells
+// ended with 0, or that committed its volumes. done, which is always called, tells
 // whether the rows were committed.
 func (in *instance) count(rec *instanceRecord) (rows []write, done func(committed bool), err error) {
 	g := in.grant
-	well := rec.State == api.Running || rec.State == api.Exited && rec.ExitCode == 0
+	well := rec.State == api.Running && rec.committedAll() || rec.State == api.Exited && rec.ExitCode == 0
 	if !well || rec.Counted || !g.job(rec.Service) {
 		return nil, func(bool) {}, nil
 	}

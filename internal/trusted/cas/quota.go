@@ -47,8 +47,9 @@ type Quotas struct {
 // namesPerSession is how many names may be held for each session of a quota.
 const namesPerSession = 10
 
-// ownPart is the part of a key's quota that it has for itself: an update or grant
-// within it is not refused because others filled the CAS.
+// ownPart is the part of a key's quota, and of what all have, that is kept for
+// updates and grants of sessions that are there: within it they are not refused
+// because others filled the CAS.
 const ownPart = 16
 
 // defaultQuotas are wide for an owner with hundreds of sessions and thousands of
@@ -70,6 +71,16 @@ func (q Quotas) limit(s scope, m measure) int64 {
 		return namesPerSession * limits[s][countSessions]
 	}
 	return limits[s][m]
+}
+
+// reserve is limit and, for a key's own part, a sixteenth more that is kept for
+// such: so a full CAS goes on taking updates, and not without end.
+func (q Quotas) reserve(s scope, m measure, own bool) int64 {
+	limit := q.limit(s, m)
+	if own {
+		limit += limit / ownPart
+	}
+	return limit
 }
 
 // QuotaUsage is what Set takes, for people.
@@ -229,14 +240,12 @@ func (l *ledger) take(who payer, a amounts, held bool) error {
 		if used+n > limit {
 			return overQuota(perKey, m, "key "+who.Key.Short(), used, n, limit)
 		}
-		if held && used+n <= limit/ownPart {
-			continue
-		}
-		limit = l.quotas.limit(perAddress, m)
+		ours := held && used+n <= limit/ownPart
+		limit = l.quotas.reserve(perAddress, m, ours)
 		if used := byAddress.of(m); used+n > limit {
 			return overQuota(perAddress, m, "source address "+who.Address.String(), used, n, limit)
 		}
-		limit = l.quotas.limit(inTotal, m)
+		limit = l.quotas.reserve(inTotal, m, ours)
 		if used := l.total[m]; used+n > limit {
 			return overQuota(inTotal, m, "this CAS", used, n, limit)
 		}

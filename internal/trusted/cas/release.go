@@ -300,8 +300,7 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 	}
 	writes := []write{row}
 
-	may := in.session.plan.writes(rec.Service)
-	leased := slices.DeleteFunc(in.leased(), func(v *volume) bool { return !slices.Contains(may, v.name) })
+	leased := in.leased()
 	for _, v := range leased {
 		v.mu.Lock()
 		defer v.mu.Unlock()
@@ -405,17 +404,12 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 			v := in.session.volume(g.Name)
 			v.mu.Lock()
 			err := v.load(ctx, c.journal)
-			key = v.rec.keys(g)
-			fresh := v.rec.ID != g.ID
+			key = v.rec.keys(g) // none after a reset: a renewal needs none
 			v.mu.Unlock()
 			if err != nil {
 				return fail(err)
 			}
-			if fresh {
-				return fail(volumeWasReset(g.Name))
-			}
-		}
-		if len(key.key) == 0 {
+		} else if len(key.key) == 0 {
 			return fail(errors.New("a volume has no key"))
 		}
 		reply.Volumes = append(reply.Volumes, release.Volume{

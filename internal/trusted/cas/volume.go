@@ -101,6 +101,11 @@ type mounted struct {
 	Generation uint64         `json:"generation"`
 	Tag        ident.Digest   `json:"tag"`
 	Lease      uint64         `json:"lease,omitempty"`
+	// Committed says that the instance committed the volume since it has it.
+	Committed bool `json:"committed,omitempty"`
+	// Key tells the key that the instance got for its generation from later ones;
+	// zero in rows from before keys were rotated.
+	Key ident.Digest `json:"key,omitzero"`
 	// Rekeys says that it has the key of the next commit too, and seals under it.
 	Rekeys bool `json:"rekeys,omitempty"`
 	// Statement belongs to the generation: what the instance that committed it said.
@@ -111,12 +116,21 @@ type mounted struct {
 // its next commit is sealed under.
 type volumeKeys struct{ key, next []byte }
 
-// keys are those of an instance with this mount.
+// keys are those of an instance with this mount; none where the CAS has forgotten
+// them, after a reset, or after a commit under a fresh key.
 func (r volumeRecord) keys(m mounted) volumeKeys {
+	if r.ID != m.ID || !m.Key.IsZero() && m.Key != keyName(r.Key) {
+		return volumeKeys{}
+	}
 	if m.Rekeys {
 		return volumeKeys{r.Key, r.NextKey}
 	}
 	return volumeKeys{key: r.Key}
+}
+
+// keyName tells keys of volumes apart, and nothing about them.
+func keyName(key []byte) ident.Digest {
+	return ident.Sum(slices.Concat([]byte("cupel/volume-key/v1"), key))
 }
 
 // mounting collects what a release does to volumes. Volumes that it changes stay
@@ -176,7 +190,7 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 		rec = volumeRecord{ID: ident.Digest(b[:32]), Key: b[32:]}
 		changed = true
 	}
-	gr := mounted{Name: m.Name, ID: rec.ID, Path: m.Path, Access: release.ReadOnly, Generation: rec.Generation, Tag: rec.Tag, Statement: rec.Statement}
+	gr := mounted{Name: m.Name, ID: rec.ID, Path: m.Path, Access: release.ReadOnly, Generation: rec.Generation, Tag: rec.Tag, Statement: rec.Statement, Key: keyName(rec.Key)}
 	switch {
 	case m.Policy != session.RollbackProtected:
 	case rec.Holder != id && c.running(rec.Holder):
@@ -267,7 +281,8 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (r
 
 	rec := in.rec
 	rec.Volumes = slices.Clone(rec.Volumes)
-	rec.Volumes[i].Rekeys = false
+	rec.Volumes[i].Rekeys, rec.Volumes[i].Committed = false, true
+	rec.Volumes[i].Key = keyName(next.Key)
 	w, err := v.put(next)
 	if err != nil {
 		return release.TagReply{}, err
