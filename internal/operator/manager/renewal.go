@@ -56,6 +56,9 @@ func (p *planner) planRenewal(a *App) {
 			continue
 		}
 		life := float64(s.CertificateUntil.Sub(s.CertificateSince))
+		if life <= 0 { // it came like that: another would be no better
+			continue
+		}
 		if at := s.CertificateSince.Add(time.Duration(life * renewAfter)); next == nil || at.Before(due) {
 			next, until, due = in, s.CertificateUntil, at
 			last = s.CertificateSince.Add(time.Duration(life * renewAlone))
@@ -63,7 +66,7 @@ func (p *planner) planRenewal(a *App) {
 	}
 
 	switch {
-	case next == nil || !p.now.Before(until): // too late: it would only be down in addition
+	case next == nil:
 		return
 	case p.now.Before(due):
 		p.wakeAt(due)

@@ -66,6 +66,27 @@ func TestRenewalWaitsForTheCAS(t *testing.T) {
 	})
 }
 
+// TestEndedCertificatesAreReplaced: where nobody could give a new certificate in
+// time, the instance gets one as soon as somebody can.
+func TestEndedCertificatesAreReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Life: 24 * time.Hour}
+		})
+		w.settled(w.deploy(request()).ID)
+		w.cas.SetDown(true)
+		time.Sleep(30 * time.Hour)
+		if n := len(w.fake.Started()); n != 4 {
+			t.Errorf("%d starts while the CAS is away, want the first 4", n)
+		}
+		w.cas.SetDown(false)
+		time.Sleep(time.Hour)
+		if n := len(w.fake.Started()); n != 7 {
+			t.Errorf("%d starts once it is back, want 7", n)
+		}
+	})
+}
+
 // TestAppsThatTakeANewCertificateAreLeftAlone: their launchers renew at half of
 // each certificate's life.
 func TestAppsThatTakeANewCertificateAreLeftAlone(t *testing.T) {
