@@ -353,8 +353,17 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 	if s.Problem != nil && s.Problem.Rule == ruleNotCommitted {
 		return s.Problem
 	}
-	if rev == nil || len(rev.Writes) == 0 || s.InstanceID.IsZero() || s.Phase == "exited" || s.Phase == "refused" {
+	if rev == nil || len(rev.Writes) == 0 || s.InstanceID.IsZero() || s.Phase == "exited" {
 		return nil
+	}
+	if s.Phase == "refused" {
+		switch {
+		case s.StartedAt.IsZero(): // the app wrote nothing
+			return nil
+		case s.Problem != nil:
+			return problem.New(problem.Unavailable, ruleNotCommitted, "volume %s was not stored, what the app wrote since it started is lost: %s: %s",
+				strings.Join(rev.Writes, ", "), s.Problem.Rule, s.Problem.Actual).Fix("%s", s.Problem.Mend)
+		}
 	}
 	return problem.New(problem.Unavailable, ruleNotCommitted, "killed before it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
 		Fix("let the app end within the grace when it is told to stop")

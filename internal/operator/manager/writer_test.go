@@ -221,3 +221,21 @@ func TestLostDataIsTold(t *testing.T) {
 		}
 	})
 }
+
+// TestRefusedCommitIsTold: an app whose rights ended while it ran, as by another
+// version of its session, keeps nothing of what it wrote; that is told as well.
+func TestRefusedCommitIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(w.writing()).ID)
+		in := w.instances("app")[0]
+		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Denied, "instance_revoked", "the instance's rights ended"))
+		a := w.settled(w.deploy(w.writing()).ID)
+		if w := a.Deployment.Warning; w == nil || w.Rule != "not_committed" || !strings.Contains(w.Actual, "instance_revoked: the instance's rights ended") {
+			t.Errorf("the deployment says nothing: %+v", a.Deployment)
+		}
+		if m := w.messages(); !strings.Contains(m, "instance_not_committed "+in.ID+" volume pgdata was not stored") {
+			t.Errorf("events:\n%s", m)
+		}
+	})
+}

@@ -154,6 +154,9 @@ func (f *Fake) end(in *fakeInstance, code int, oom bool, why *problem.Error) {
 	}
 	in.status.State, in.status.Phase, in.status.Health = manager.StateExited, "exited", manager.HealthUnknown
 	in.status.ExitCode, in.status.OOMKilled, in.status.Problem = code, oom, why
+	if why != nil && why.Rule != "not_committed" && !in.status.StartedAt.IsZero() {
+		in.status.Phase, in.status.ExitCode = "refused", 125
+	}
 	in.status.ExitedAt = time.Now()
 	f.log(in, "exited")
 	close(in.ended)
