@@ -2,6 +2,7 @@ package manager_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -173,4 +174,54 @@ func TestSuspend(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSuspendOnAFullDisk: apps end in order, with their grace, also where nothing
+// can be written down any more.
+func TestSuspendOnAFullDisk(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(w.writing()).ID)
+		w.full.Store(true)
+		if err := w.suspend(); err == nil || problem.From(err).Rule != "disk_full" {
+			t.Errorf("Suspend: %v", err)
+		}
+		if left, _ := w.fake.List(t.Context()); len(left) != 0 {
+			t.Errorf("left: %+v", left)
+		}
+	})
+}
+
+// TestSuspendTellsWhatWasLost: who stopped the machine in the middle finds out of
+// the events what was not kept.
+func TestSuspendTellsWhatWasLost(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(w.writing()).ID)
+		in := w.instances("app")[0]
+		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Unavailable, "not_committed", "killed at down"))
+		if err := w.suspend(); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		if m := w.messages(); !strings.Contains(m, "instance_not_committed "+in.ID+" killed at down") {
+			t.Errorf("events:\n%s", m)
+		}
+	})
+}
+
+// suspend ends the manager and stops what runs, as `cupel down` does.
+func (w *world) suspend() error {
+	w.t.Helper()
+	w.stop()
+	db, err := managerdb.Open(w.t.Context(), w.path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer db.Close()
+	m, err := manager.New(w.t.Context(), manager.Config{Store: disk{Store: db, full: &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Now: time.Now})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return m.Suspend(w.t.Context())
 }

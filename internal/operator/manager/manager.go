@@ -402,10 +402,12 @@ func (m *Manager) Suspend(ctx context.Context) error {
 
 	m.mu.Lock()
 	var c Change
+	stopped := map[string]*Instance{}
 	for _, in := range m.state.Instances {
 		if in.Done {
 			continue
 		}
+		stopped[backendID(in, in.Attempt)] = in
 		next := *in
 		next.Attempt++
 		c.Instances = append(c.Instances, &next)
@@ -413,17 +415,51 @@ func (m *Manager) Suspend(ctx context.Context) error {
 		// the manager is back.
 		c.Notices = append(c.Notices, m.goneNotices(in, seen[backendID(in, in.Attempt)])...)
 	}
+	// Apps end in order also where a full disk lets nothing be noted: the next
+	// manager finds them gone, as after a crash of the machine.
 	err = m.commit(ctx, c)
 	m.mu.Unlock()
+	err = errors.Join(err, m.cfg.Balancer.Apply(ctx, nil))
+	err = errors.Join(err, m.each(ctx, list, func(id string) action { return action{stop: id} }))
+	err = errors.Join(err, m.noteLost(ctx, stopped))
+	return errors.Join(err, m.each(ctx, list, func(id string) action { return action{drop: id} }))
+}
+
+// each does the same with every instance, at once.
+func (m *Manager) each(ctx context.Context, list []InstanceStatus, do func(id string) action) error {
+	var g errgroup.Group
+	for _, s := range list {
+		g.Go(func() error { return m.call(ctx, do(s.ID)) })
+	}
+	return g.Wait()
+}
+
+// noteLost writes down which of the instances that were stopped kept nothing.
+func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Instance) error {
+	list, err := m.cfg.Backend.List(ctx)
 	if err != nil {
 		return err
 	}
-	err = m.cfg.Balancer.Apply(ctx, nil)
-	var g errgroup.Group
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var c Change
 	for _, s := range list {
-		g.Go(func() error { return m.call(ctx, action{drop: s.ID}) })
+		in := stopped[s.ID]
+		if in == nil || in.Role != RoleApp || s.State != StateExited || in.Recorded == in.Attempt {
+			continue
+		}
+		a := m.state.Apps[in.App]
+		if a == nil {
+			continue
+		}
+		if why := lost(a.writer(in.Revision), s); why != nil {
+			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, "instance_not_committed", why.Actual))
+		}
 	}
-	return errors.Join(err, g.Wait())
+	if len(c.Events) == 0 {
+		return nil
+	}
+	return m.commit(ctx, c)
 }
 
 // goneNotices are for an instance that will have ended when they are sent.
