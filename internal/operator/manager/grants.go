@@ -326,7 +326,7 @@ func (m *Manager) settleTell(n *Notice, err error, now time.Time) {
 func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
 	in = p.editInstance(in)
 	in.Recorded = in.Attempt
-	if why := lost(a.revision(in.Revision), s); why != nil && in.Role == RoleApp {
+	if why := lost(a.writer(in.Revision), s); why != nil && in.Role == RoleApp {
 		p.event(a, in, true, "instance_not_committed", "%s", why.Actual)
 	}
 
@@ -367,6 +367,17 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 	}
 	return problem.New(problem.Unavailable, ruleNotCommitted, "killed before it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
 		Fix("let the app end within the grace when it is told to stop")
+}
+
+// writer is the revision of that number, as far as it is known what it writes:
+// of one from before there were grants nobody said, and what the next one writes
+// is taken for it.
+func (a *App) writer(number int) *Revision {
+	rev := a.revision(number)
+	if rev != nil && rev.Grant == nil && !rev.Ungranted && len(rev.Writes) == 0 && a.Next != nil {
+		return a.Next
+	}
+	return rev
 }
 
 // revision returns the app's revision of that number, whatever became of it.

@@ -495,7 +495,7 @@ func (w *world) forgetGrants() {
 		w.t.Fatal(err)
 	}
 	for _, a := range state.Apps {
-		a.Current.Grant = nil
+		a.Current.Grant, a.Current.Writes = nil, nil
 		if _, err := db.Apply(w.t.Context(), manager.Change{Apps: []*manager.App{a}}); err != nil {
 			w.t.Fatal(err)
 		}

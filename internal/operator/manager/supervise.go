@@ -94,7 +94,7 @@ func (p *planner) hold(a *App, in *Instance) {
 		in.ExitCode, in.OOM, in.Problem = s.ExitCode, s.OOMKilled, s.Problem
 		in.Attempt++
 		in.Failures, in.NotBefore = 0, time.Time{}
-		if why := lost(a.Current, s); why != nil {
+		if why := lost(a.writer(in.Revision), s); why != nil {
 			p.edit(a).Rollout.Warning = why
 		}
 	}

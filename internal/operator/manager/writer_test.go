@@ -239,3 +239,21 @@ func TestRefusedCommitIsTold(t *testing.T) {
 		}
 	})
 }
+
+// TestRefusedCommitAfterAnUpgradeIsTold: of a revision from before there were
+// grants nobody knows that it writes, until the next one does.
+func TestRefusedCommitAfterAnUpgradeIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(w.writing()).ID)
+		w.stop()
+		w.forgetGrants()
+		w.start()
+		in := w.instances("app")[0]
+		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Denied, "instance_revoked", "the instance's rights ended"))
+		a := w.settled(w.deploy(w.writing()).ID)
+		if w := a.Deployment.Warning; w == nil || w.Rule != "not_committed" {
+			t.Errorf("the deployment says nothing: %+v", a.Deployment)
+		}
+	})
+}
