@@ -211,15 +211,28 @@ func (c *CAS) changeGrant(ctx context.Context, who Caller, id release.GrantID, r
 		return api.Grant{}, err
 	}
 	defer s.mu.RUnlock()
+	mayRaise := s.may(who, session.OpDeploy) && !who.Key.IsZero()
 	for name, svc := range req.Services {
 		if err := s.checkGranted(name, svc); err != nil {
 			return api.Grant{}, err
+		}
+		if !mayRaise && g.raises(name, svc) {
+			return api.Grant{}, denied("deploy", string(s.name), "You have insufficient rights to grant more of service %s", name)
 		}
 	}
 	if err := c.renumber(ctx, who, g, req); err != nil {
 		return api.Grant{}, err
 	}
 	return g.describe(c), nil
+}
+
+// raises reports whether a number lets more of a service run than the grant does:
+// who may update but not deploy can lower numbers, and no more.
+func (g *grant) raises(name ident.ServiceName, svc release.GrantedService) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	was := g.rec.Services[name]
+	return svc.Instances > was.Instances || svc.Runs > was.Runs
 }
 
 // renumber commits the new numbers.

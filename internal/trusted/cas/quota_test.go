@@ -171,19 +171,17 @@ func TestQuotas(t *testing.T) {
 // TestFullCASGoesOn: with every total used up, sessions that exist are updated and
 // deployed, and what runs goes on.
 func TestFullCASGoesOn(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldWith(t, "total-bytes=200K,address-bytes=150K")
 	w.owner.Address = netip.MustParseAddr("192.0.2.1")
 	w.put(twoWriters("s"))
 	reply := w.mustAsk(1, "s", "a")
 
-	w.quotas = cas.Quotas{}
-	if err := w.quotas.Set("total-sessions=1,total-versions=1,total-bytes=1,total-grants=1,address-sessions=1,address-versions=1,address-bytes=1,address-grants=1"); err != nil {
-		t.Fatal(err)
+	for i, address := range []string{"192.0.2.1", "192.0.2.3"} {
+		for n := 0; w.upload(caller(byte(3+i), address), large(fmt.Sprintf("filler-%d-%d", i, n), 3000)) == nil; n++ {
+		}
 	}
-	w.restart()
-
-	rule(t, w.upload(caller(3, "192.0.2.3"), small("new")), "quota_total_sessions")
-	rule(t, w.upload(w.owner, small("new")), "quota_address_sessions")
+	rule(t, w.upload(caller(5, "192.0.2.5"), large("new", 5000)), "quota_total_bytes")
+	rule(t, w.upload(w.owner, large("new", 5000)), "quota_address_bytes")
 	if err := w.update(w.owner, "s", twoWriters("s")+"access_policy: {read: [ANY]}"); err != nil {
 		t.Errorf("update: %v", err)
 	}

@@ -107,9 +107,3 @@ func (s *sessionState) forgetReplies(volume string) {
 		in.mu.Unlock()
 	}
 }
-
-// volumeWasReset refuses to mount a volume's former state a second time.
-func volumeWasReset(name string) *problem.Error {
-	return problem.New(problem.Denied, "volume_reset", "volume %s was started afresh since the instance got it; its former key is forgotten", name).
-		Fix("restart the instance: it begins with the fresh volume")
-}

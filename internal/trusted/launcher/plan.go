@@ -77,6 +77,9 @@ func (p *plan) check(volumes []release.Volume) error {
 		switch {
 		case !placeable(v.Path) || seen[v.Path]:
 			return bad("volume at", v.Path)
+		case len(v.Key) == 0:
+			return problem.New(problem.Denied, "volume_reset", "volume %s was started afresh, or given another key, since this instance was released", v.Name).
+				Fix("start the instance again: it begins with the newest state")
 		case len(v.Key) != sealed.KeySize || len(v.NextKey) != 0 && len(v.NextKey) != sealed.KeySize:
 			return problem.New(problem.Internal, "release_content", "volume %s has keys of %d and %d bytes", v.Name, len(v.Key), len(v.NextKey))
 		case v.Access != release.ReadWrite && v.Access != release.ReadOnly:
