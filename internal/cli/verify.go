@@ -18,6 +18,7 @@ import (
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/appraise"
+	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -240,10 +241,25 @@ func checkInstance(s *session.Session, cas ident.KeyHash, i api.Instance) error 
 	if err == nil {
 		err = decision.Err()
 	}
+	if err != nil && slices.Contains(s.Security.Tolerate, appraise.Simulation) && acceptedUnder(policy, i.Claims) {
+		// Nothing but the root is missing, in a session from before it was named.
+		return problem.New(problem.Denied, "simulation_unnamed", "instance %s of %s runs on a simulated platform, and the session tolerates simulation without naming its root",
+			i.ID.Short(), i.Service).
+			Want("`tolerate: [\"simulation:SHA256\"]`, with the root that you trusted").
+			Fix("take a new template (cupel template --simulation), update the session (cupel session create --update) and deploy")
+	}
 	if err != nil {
 		return refuse("the session does not accept its claims: %w", err)
 	}
 	return nil
+}
+
+// acceptedUnder reports whether claims would be accepted if the policy tolerated
+// the simulated root that they are under.
+func acceptedUnder(policy appraise.Policy, claims attest.Claims) bool {
+	policy.Tolerate = append(slices.Clone(policy.Tolerate), appraise.SimulationUnder(claims.Root))
+	decision, err := appraise.Appraise(policy, claims)
+	return err == nil && decision.Err() == nil
 }
 
 // appInstance connects to the app, checks its certificate with the session's CA,

@@ -37,13 +37,14 @@ func TestVerifyJudgesTheClaims(t *testing.T) {
 		claims   func(c *attest.Claims)
 		refused  string // part of the message; "" is accepted
 	}{
-		"as tolerated":         {"simulation:" + root.String(), func(*attest.Claims) {}, ""},
-		"another root":         {"simulation:" + other.String(), func(*attest.Claims) {}, "SIMULATED (root 01"},
-		"a bare simulation":    {"simulation", func(*attest.Claims) {}, "a bare `simulation` names no root"},
-		"a real debug enclave": {"simulation:" + root.String(), func(c *attest.Claims) { c.Simulated = false }, "debug mode: on"},
-		"other code":           {"simulation:" + root.String(), func(c *attest.Claims) { c.Measurement = ident.Measurement{9} }, "measurement: 09"},
-		"another launch":       {"simulation:" + root.String(), func(c *attest.Claims) { c.ConfigID = attest.Data64{9} }, "launched for another"},
-		"an outdated platform": {"simulation:" + root.String(), func(c *attest.Claims) { c.TCBStatus = "OutOfDate" }, "tcb_status"},
+		"as tolerated":               {"simulation:" + root.String(), func(*attest.Claims) {}, ""},
+		"another root":               {"simulation:" + other.String(), func(*attest.Claims) {}, "SIMULATED (root 01"},
+		"a bare simulation":          {"simulation", func(*attest.Claims) {}, "without naming its root"},
+		"a bare one, and other code": {"simulation", func(c *attest.Claims) { c.Measurement = ident.Measurement{9} }, "do not use the app"},
+		"a real debug enclave":       {"simulation:" + root.String(), func(c *attest.Claims) { c.Simulated = false }, "debug mode: on"},
+		"other code":                 {"simulation:" + root.String(), func(c *attest.Claims) { c.Measurement = ident.Measurement{9} }, "measurement: 09"},
+		"another launch":             {"simulation:" + root.String(), func(c *attest.Claims) { c.ConfigID = attest.Data64{9} }, "launched for another"},
+		"an outdated platform":       {"simulation:" + root.String(), func(c *attest.Claims) { c.TCBStatus = "OutOfDate" }, "tcb_status"},
 	} {
 		s, err := session.Parse(fmt.Appendf(nil, "version: \"0.3\"\nname: s\nservices: [{name: app, mrenclaves: [%s]}]\n"+
 			"security: {attestation: {tolerate: [%q]}}\n", code, c.tolerate))

@@ -476,6 +476,20 @@ func TestStateFromBeforeGrants(t *testing.T) {
 		if n := strings.Count(w.messages(), "owner_needed"); n != 1 {
 			t.Errorf("the owner is called %d times", n)
 		}
+
+		// One that ends is not started again: its launcher may be none of that time,
+		// and what that one would say points elsewhere.
+		before := len(w.fake.Started())
+		w.fake.Crash(w.instances("app")[0].ID+"-1", 1, false)
+		time.Sleep(10 * time.Minute)
+		if n := len(w.fake.Started()); n != before {
+			t.Errorf("%d starts of a revision without a grant", n-before)
+		}
+		shown, err := w.m.App(alice, a.ID)
+		if err != nil || shown.Problem == nil || !strings.Contains(shown.Problem.Error(), "is not started again") {
+			t.Errorf("%+v, %v: want it to say that it isn't started again", shown.Problem, err)
+		}
+
 		if a := w.settled(w.deploy(request()).ID); a.State != wire.AppReady || a.Problem != nil || len(w.m.NeedOwner()) != 0 {
 			t.Errorf("deployed once: %+v", a)
 		}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
@@ -108,6 +109,16 @@ func (p *planner) alone(a *App, in *Instance) bool {
 	})
 }
 
+// leaveStopped doesn't start an instance of a revision from before there were
+// grants: the CAS would refuse it, and its launcher may be none of that time.
+func (p *planner) leaveStopped(a *App, in *Instance) {
+	if in.Problem != nil && in.Problem.Rule == ruleGrantMissing {
+		return
+	}
+	p.editInstance(in).Problem = problem.New(problem.Denied, ruleGrantMissing, "revision %d was deployed before there were grants: it is not started again", in.Revision).
+		Fix("its owner has to deploy it once: %s", wire.DeployCommand(a.Session, a.Name))
+}
+
 // keepRunning starts what isn't there and judges what ended.
 func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
 	id := backendID(in, in.Attempt)
@@ -118,6 +129,8 @@ func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
 		in = p.editInstance(in)
 		in.Recorded, in.ExitCode, in.OOM, in.Problem = in.Attempt, 0, false, p.startErrors[id]
 		p.again(a, in)
+	case !there && rev == a.Current && a.unasked():
+		p.leaveStopped(a, in)
 	case !there && p.now.Before(in.NotBefore):
 		p.wakeAt(in.NotBefore)
 	case !there && len(rev.Writes) > 0 && in.Role == RoleApp && !p.alone(a, in):
