@@ -55,6 +55,9 @@ func (r *running) judge(current ident.Digest, o verifyOptions, now time.Time) ([
 		if i.SessionHash != current {
 			out = append(out, behind{i.ID, i.Service, "it was released under version " + i.SessionHash.String()[:12] + " of the session"})
 		}
+		if why := r.olderGrant(i.Grant); why != "" {
+			out = append(out, behind{i.ID, i.Service, why})
+		}
 		for _, v := range i.Volumes {
 			if why := r.older(v); why != "" {
 				out = append(out, behind{i.ID, i.Service, why})
@@ -132,10 +135,12 @@ func (r *running) demand(commit string) error {
 	if len(want) < 7 || len(want) > 64 || strings.Trim(want, "0123456789abcdef") != "" {
 		return problem.New(problem.Invalid, "commit", "--commit %.80q", commit).Want("7 to 64 hex digits").Fix("git rev-parse HEAD shows it")
 	}
+	seen := false
 	for _, i := range r.state.Instances {
 		if i.State != api.Running {
 			continue
 		}
+		seen = true
 		var has []string
 		for _, v := range i.Volumes {
 			if v.Statement != nil {
@@ -148,7 +153,28 @@ func (r *running) demand(commit string) error {
 				Fix("deploy the app again; if the session pins no ref, whoever can push decides what is pulled: cupel session create … --ref COMMIT --update")
 		}
 	}
+	if !seen {
+		return problem.New(problem.Denied, "commit", "no instance of session %s runs", r.session.Name).
+			Want("a running instance with commit %s", want).
+			Fix("deploy the app: cupel deploy %s", r.session.Name)
+	}
 	return nil
+}
+
+// olderGrant says that an instance runs under another grant than its app's newest;
+// empty if it doesn't.
+func (r *running) olderGrant(id release.GrantID) string {
+	at := slices.IndexFunc(r.grants, func(g api.Grant) bool { return g.ID == id })
+	if at < 0 {
+		return ""
+	}
+	mine := r.grants[at]
+	for _, g := range r.grants {
+		if g.App == mine.App && g.State == api.GrantClaimed && g.Made.After(mine.Made) {
+			return fmt.Sprintf("it runs under grant %s, and the newest of app %s is %s", mine.ID.Short(), g.App, g.ID.Short())
+		}
+	}
+	return ""
 }
 
 // older says why a volume of an instance is not in its newest state; empty if it

@@ -92,8 +92,9 @@ func TestJudgeCountsGrants(t *testing.T) {
 	if mend := problem.From(err).Mend; !strings.HasSuffix(mend, "nothing runs under with --withdraw: "+second.ID.Short()) {
 		t.Errorf("%s", mend)
 	}
-	if _, err := r.judge(hash, verifyOptions{deploying: true}, now); err != nil {
-		t.Errorf("during a deployment: %v", err)
+	got, err := r.judge(hash, verifyOptions{deploying: true}, now)
+	if err != nil || len(got) != 1 || !strings.Contains(got[0].Why, "under grant "+r.grants[0].ID.Short()) {
+		t.Errorf("during a deployment: %v, %v; want the instance under the older grant named", got, err)
 	}
 	// A manager that says so for ever is not believed.
 	if _, err := r.judge(hash, verifyOptions{deploying: true}, now.Add(2*longestDeployment)); err == nil {
@@ -115,5 +116,15 @@ func TestJudgeRefusesWhoHasNoGrant(t *testing.T) {
 	r.session.Access.Deploy = []session.AccessEntry{{Word: session.Any}}
 	if _, err := r.judge(hash, verifyOptions{}, time.Now()); err != nil {
 		t.Errorf("a session that asks for none: %v", err)
+	}
+}
+
+// TestJudgeDemandsACommitOfSomebody: where nobody runs, nobody has it.
+func TestJudgeDemandsACommitOfSomebody(t *testing.T) {
+	r, hash := aRunning()
+	r.state.Instances = r.state.Instances[:1]
+	_, err := r.judge(hash, verifyOptions{commit: newCommit}, time.Now())
+	if p := problem.From(err); p == nil || p.Rule != "commit" || !strings.Contains(p.Actual, "no instance") {
+		t.Errorf("%v", err)
 	}
 }
