@@ -97,6 +97,7 @@ type deployment struct {
 	app     *manager.App       // as it was before; nil: it is new
 	grantID release.GrantID    // that the deployment runs under; zero: none is asked for
 	made    *api.Grant         // that grant, if this command made it
+	granted string             // what the grant calls the app
 }
 
 func runDeploy(ctx context.Context, g *globals, o deployOptions) error {

@@ -70,13 +70,9 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 		return nil
 	}
 
-	app := orElse(req.Name, manager.AppName(d.session))
-	if d.app != nil {
-		app = d.app.Name
-	}
 	made, err := d.cas.MakeGrant(ctx, api.NewGrant{
 		Session: d.session,
-		App:     app,
+		App:     d.granted,
 		Services: map[ident.ServiceName]release.GrantedService{
 			owner.AppService:  {Instances: req.Instances},
 			owner.PullService: {Runs: 1},
@@ -121,6 +117,9 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 			d.app = &a
 		}
 	}
+	if d.granted, err = d.grantedName(ctx, req.Name); err != nil {
+		return err
+	}
 	if req.Instances == 0 && d.app != nil {
 		most, err := d.allowed(ctx)
 		if err != nil {
@@ -130,6 +129,28 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 	}
 	req.Instances = max(1, req.Instances)
 	return nil
+}
+
+// grantedName is what the app's grants call it: as the command says, else as the
+// grant does that it runs under, by the word of the CAS, else by the session's
+// name. A manager that calls it otherwise would split the grants of one app in two,
+// and nobody would see that there are two.
+func (d *deployment) grantedName(ctx context.Context, given string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	if d.app != nil && d.app.Grant != nil {
+		grants, err := d.cas.Grants(ctx, d.session)
+		if err != nil {
+			return "", err
+		}
+		for _, g := range grants {
+			if g.ID == *d.app.Grant && g.Maker == d.side.id.KeyHash {
+				return g.App, nil
+			}
+		}
+	}
+	return manager.AppName(d.session), nil
 }
 
 // allowed is how many instances the owner let the app have until now, by the word
@@ -142,7 +163,7 @@ func (d *deployment) allowed(ctx context.Context) (int, error) {
 	}
 	most := 0
 	for _, g := range grants {
-		if g.State == api.GrantClaimed && g.App == d.app.Name && g.Maker == d.side.id.KeyHash {
+		if g.State == api.GrantClaimed && g.App == d.granted && g.Maker == d.side.id.KeyHash {
 			most = max(most, g.Services[owner.AppService].Instances)
 		}
 	}

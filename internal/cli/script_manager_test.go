@@ -40,6 +40,7 @@ type scriptManager struct {
 	instances []ident.InstanceID // that it shows
 	lies      string             // what it does to that list
 	shown     int                // how many instances it says that the app has; 0: the truth
+	called    string             // what it says that the app is called, without a grant to tell; empty: the truth
 	stale     bool               // it pulls nothing and says that it did
 	keeps     bool               // it gives no grant back
 	cas       *scriptCAS
@@ -70,7 +71,7 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | says N | keep | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | says N | calls NAME | keep | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -97,6 +98,8 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		var err error
 		m.shown, err = strconv.Atoi(args[1])
 		ts.Check(err)
+	case "calls":
+		m.called = args[1]
 	case "keep":
 		m.keeps = true
 	case "fail":
@@ -266,7 +269,10 @@ func (m *scriptManager) app() manager.App {
 	if id, _, ok := m.next.Split(); ok {
 		a.Deployment.Grant = &id
 	}
-	if id, _, ok := m.current.Split(); ok {
+	if m.called != "" {
+		a.Name = m.called
+	}
+	if id, _, ok := m.current.Split(); ok && m.called == "" {
 		a.Grant = &id
 	}
 	if m.looks < 2 {
