@@ -108,7 +108,7 @@ func (m *Manager) claim(ctx context.Context, rev *Revision, code release.GrantCo
 		return none, err
 	}
 
-	reply, err := m.cfg.Grants.Claim(ctx, m.casAddr(rev.CAS, rev.CASAddr), code)
+	reply, err := m.claimOf(ctx, rev, code)
 	if problem.KindOf(err) == problem.Unavailable && rev.CASAddr != "" {
 		// The caller chose the address: what is to be found there is not for it
 		// to learn from us.
@@ -120,6 +120,28 @@ func (m *Manager) claim(ctx context.Context, rev *Revision, code release.GrantCo
 	}
 	return reply, covers(reply, rev)
 }
+
+// claimOf asks the CAS for a grant. Our own is asked a few times: a connection that
+// others crowded out is no reason to refuse a deployment.
+func (m *Manager) claimOf(ctx context.Context, rev *Revision, code release.GrantCode) (release.ClaimReply, error) {
+	for try := 1; ; try++ {
+		reply, err := m.cfg.Grants.Claim(ctx, m.casAddr(rev.CAS, rev.CASAddr), code)
+		if problem.KindOf(err) != problem.Unavailable || rev.CASAddr != "" || try == claimTries {
+			return reply, err
+		}
+		select {
+		case <-ctx.Done():
+			return reply, err
+		case <-time.After(claimPause):
+		}
+	}
+}
+
+// How often our own CAS is asked to claim a code, and how long lies between.
+const (
+	claimTries = 5
+	claimPause = 300 * time.Millisecond
+)
 
 // unused refuses a code that was taken before. Whoever only knows the grant's
 // name learns nothing from it: that is the CAS's to refuse. Callers hold mu.

@@ -25,7 +25,7 @@ const (
 	// maxGranted is the most instances or runs of one service.
 	maxGranted = 100_000
 	// keptGrants is how many ended grants of a session are remembered.
-	keptGrants = 100
+	keptGrants = 20
 )
 
 var appName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
