@@ -213,6 +213,17 @@ func (v *openVolume) put(ctx context.Context, s store) (ident.Digest, error) {
 	return tag, err
 }
 
+// commitPatience is how long the CAS is asked to take a tag: the ciphertext is
+// stored, and what the app wrote is lost if nobody takes it. It is longer than a
+// restart of the CAS's machine.
+const commitPatience = 5 * time.Minute
+
+// noteCommit tells the node of every try, so that it takes the launcher for alive.
+func (l *launcher) noteCommit(n int, err error) {
+	l.noteRetry(n, err)
+	l.teller.tell(l.node, func(s *volume.Status) { s.Code, s.Problem = 0, problem.From(err) })
+}
+
 func (l *launcher) swapTag(ctx context.Context, v *openVolume, tag ident.Digest, said *release.Statement) error {
 	req := release.TagRequest{
 		Version:   release.Version,
@@ -224,7 +235,7 @@ func (l *launcher) swapTag(ctx context.Context, v *openVolume, tag ident.Digest,
 		Statement: said,
 	}
 	var reply release.TagReply
-	err := retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) error {
+	err := retry(ctx, max(l.patience, commitPatience), l.noteCommit, func(ctx context.Context) error {
 		return l.cas.call(ctx, release.PathTag, req, &reply)
 	})
 	if err == nil && reply.Generation != v.Generation+1 {
