@@ -31,9 +31,8 @@ it: the volume begins anew, empty, with another id and another key. Nobody can
 undo this. It needs the right to update the session, and is refused while an
 instance has the lease on the volume, that is while one writes it.
 
-Instances that read a private copy go on with that until they are replaced, and
-get no further certificate until then. A volume with a repository (genesis, by
-default) is filled by the next deployment.`,
+Instances that read a private copy go on with that until they are replaced. A
+volume with a repository (genesis, by default) is filled by the next deployment.`,
 		Example: `  cupel volume reset my-app genesis --yes
   cupel deploy my-app`,
 		Args: exactArgs("SESSION", "VOLUME"),

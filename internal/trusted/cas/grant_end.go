@@ -2,7 +2,6 @@ package cas
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/cas/api"
@@ -154,26 +153,22 @@ func (c *CAS) pruneGrants(ctx context.Context, s *sessionState) error {
 		return nil
 	}
 
-	type old struct {
-		g  *grant
-		at time.Time
-	}
-	var ended []old
+	var ended []aged[*grant]
 	for _, g := range s.allGrants() {
 		g.mu.Lock()
 		if !g.rec.Ended.IsZero() && !named[g] {
-			ended = append(ended, old{g, g.rec.Ended})
+			ended = append(ended, aged[*grant]{g, g.rec.Ended})
 		}
 		g.mu.Unlock()
 	}
-	if len(ended) <= keptGrants+keptGrants/4 { // in larger groups
+	drop := oldest(ended, keptGrants)
+	if len(drop) == 0 {
 		return nil
 	}
 
-	slices.SortFunc(ended, func(a, b old) int { return b.at.Compare(a.at) })
 	ch := change{event: audit.GrantsPruned, session: s.name}
-	for _, o := range ended[keptGrants:] {
-		ch.rows = append(ch.rows, write{id: grantRow(o.g.id)})
+	for _, g := range drop {
+		ch.rows = append(ch.rows, write{id: grantRow(g.id)})
 	}
 	if _, err := c.journal.commit(ctx, ch); err != nil {
 		return err
@@ -181,9 +176,9 @@ func (c *CAS) pruneGrants(ctx context.Context, s *sessionState) error {
 
 	s.memberMu.Lock()
 	defer s.memberMu.Unlock()
-	for _, o := range ended[keptGrants:] {
-		delete(s.grants, o.g.id)
-		c.grants.Delete(o.g.id)
+	for _, g := range drop {
+		delete(s.grants, g.id)
+		c.grants.Delete(g.id)
 	}
 	return nil
 }

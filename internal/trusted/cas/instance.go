@@ -508,32 +508,48 @@ func (c *CAS) pruneSession(ctx context.Context, s *sessionState) error {
 	}
 	s.mu.Lock() // so that none of them returns meanwhile
 	defer s.mu.Unlock()
-	type old struct {
-		in *instance
-		at time.Time
-	}
-	var ended []old
+	var ended []aged[*instance]
 	for _, in := range s.all() {
 		in.mu.Lock()
 		if in.rec.State != api.Running {
-			ended = append(ended, old{in, in.rec.Ended})
+			ended = append(ended, aged[*instance]{in, in.rec.Ended})
 		}
 		in.mu.Unlock()
 	}
-	if len(ended) <= keptEnded+keptEnded/4 { // in larger groups
+	drop := oldest(ended, keptEnded)
+	if len(drop) == 0 {
 		return nil
 	}
-	slices.SortFunc(ended, func(a, b old) int { return b.at.Compare(a.at) })
 	ch := change{event: audit.InstancesPruned, session: s.name}
-	for _, o := range ended[keptEnded:] {
-		ch.rows = append(ch.rows, write{id: instanceRow(o.in.id)})
+	for _, in := range drop {
+		ch.rows = append(ch.rows, write{id: instanceRow(in.id)})
 	}
 	if _, err := c.journal.commit(ctx, ch); err != nil {
 		return err
 	}
-	for _, o := range ended[keptEnded:] {
-		s.leave(o.in.id)
-		c.instances.Delete(o.in.id)
+	for _, in := range drop {
+		s.leave(in.id)
+		c.instances.Delete(in.id)
 	}
 	return nil
+}
+
+// An aged is something that ended, and when it did.
+type aged[T any] struct {
+	of T
+	at time.Time
+}
+
+// oldest lists those that ended before the last keep, so that they can be
+// dropped: none until there are a quarter more, for dropping costs a commit.
+func oldest[T any](ended []aged[T], keep int) []T {
+	if len(ended) <= keep+keep/4 {
+		return nil
+	}
+	slices.SortFunc(ended, func(a, b aged[T]) int { return b.at.Compare(a.at) })
+	drop := make([]T, 0, len(ended)-keep)
+	for _, e := range ended[keep:] {
+		drop = append(drop, e.of)
+	}
+	return drop
 }
