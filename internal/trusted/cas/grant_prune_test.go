@@ -1,0 +1,80 @@
+package cas_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// TestEndedGrantsAreForgotten: of the grants that ended, the last twenty are
+// remembered, and those of an instance that still is; none that may be used is
+// forgotten, and what was forgotten stays so after a start.
+func TestEndedGrantsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = w.Run(ctx) }()
+		w.put(readers("s"))
+
+		end := func() release.ClaimReply {
+			g := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 1}}).Code)
+			w.mustEnd(g)
+			time.Sleep(time.Second)
+			return g
+		}
+		live := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 1}}).Code)
+		used := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 1}}).Code)
+		w.mustAskUnder(used.Token, 1, "s", "a")
+		w.mustEnd(used)
+		var ended []release.ClaimReply
+		for range 26 {
+			ended = append(ended, end())
+		}
+		time.Sleep(time.Hour)
+		cancel()
+		<-done
+
+		check := func() {
+			t.Helper()
+			list, err := w.Grants(t.Context(), w.owner, "s")
+			if err != nil {
+				t.Fatal(err)
+			}
+			known := map[release.GrantID]bool{}
+			for _, g := range list.Grants {
+				known[g.ID] = true
+			}
+			for i, g := range ended {
+				if want := i >= 6; known[g.Grant] != want {
+					t.Errorf("grant %d of %d that ended: known %v, want %v", i, len(ended), known[g.Grant], want)
+				}
+			}
+			if !known[live.Grant] || !known[used.Grant] || len(known) != 22 {
+				t.Errorf("%d known; live %v, used %v", len(known), known[live.Grant], known[used.Grant])
+			}
+		}
+		check()
+		w.restart()
+		check()
+		w.mustAskUnder(live.Token, 2, "s", "a")
+		_, err := w.askUnder(ended[0].Token, 3, "s", "a")
+		rule(t, err, "grant_other")
+		if w.states("s")[1] == "" {
+			t.Error("the instance of the ended grant is forgotten")
+		}
+		w.Close()
+		synctest.Wait()
+	})
+}
+
+// mustEnd gives a grant back.
+func (w *world) mustEnd(g release.ClaimReply) {
+	w.t.Helper()
+	if err := w.GiveBack(w.t.Context(), provider, release.GiveBack{Version: release.Version, Grant: g.Token}); err != nil {
+		w.t.Fatal(err)
+	}
+}
