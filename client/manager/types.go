@@ -277,6 +277,10 @@ type RemoveInstanceReply struct {
 	Instances int    `json:"instances"` // asked for from now on
 }
 
+// ReasonNotCommitted is the reason of an event about an instance that ended and
+// kept nothing of what it wrote to its volumes.
+const ReasonNotCommitted = "instance_not_committed"
+
 // Event is one decision or observation of the manager.
 type Event struct {
 	Seq      uint64    `json:"seq"`

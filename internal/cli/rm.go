@@ -115,7 +115,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 func notKept(ctx context.Context, m *manager.Client, app string, since time.Time) ([]manager.Event, error) {
 	var out []manager.Event
 	err := m.Events(ctx, 0, app, false, func(e manager.Event) error {
-		if e.Reason == "instance_not_committed" && !e.Time.Before(since) {
+		if e.Reason == manager.ReasonNotCommitted && !e.Time.Before(since) {
 			out = append(out, e)
 		}
 		return nil

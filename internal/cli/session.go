@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -278,6 +279,9 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	}
 	if len(kept) > 0 {
 		g.printf("When nothing runs on it any more, update again with --drop-old.\n")
+	}
+	for _, chain := range created.Warnings {
+		g.warnf("Warning: %s", strings.Join(chain, ": "))
 	}
 	return nil
 }

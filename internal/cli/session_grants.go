@@ -110,6 +110,9 @@ func withdrawGrant(ctx context.Context, g *globals, c *client.Client, all []api.
 		return nil
 	}
 	g.printf("grant %s is withdrawn: what ran under it has lost its rights\n", grant.ID.Short())
+	for _, lost := range ended.Lost {
+		g.warnf("Warning: %s", lost)
+	}
 	return nil
 }
 

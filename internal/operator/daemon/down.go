@@ -19,6 +19,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/balance"
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
@@ -33,6 +34,7 @@ const downTimeout = 3*time.Minute + node.CommitLimit
 // desired stays, so that the next Up starts the apps again. It works as well if
 // cupeld is dead or never came up.
 func Down(ctx context.Context, o Options, log *slog.Logger) error {
+	began := time.Now()
 	l, lock, err := takeOver(ctx, o.State)
 	if err != nil {
 		return err
@@ -46,7 +48,35 @@ func Down(ctx context.Context, o Options, log *slog.Logger) error {
 			log.WarnContext(ctx, "apps not stopped in order: ending their processes", "error", err)
 		}
 	}
+	if err := l.tellLost(ctx, began, log); err != nil {
+		log.WarnContext(ctx, "not known whether all apps stored their volumes: see cupel events after the next up", "error", err)
+	}
 	return l.sweep(ctx)
+}
+
+// tellLost warns of apps that were stopped since then and did not store what they
+// wrote.
+func (l layout) tellLost(ctx context.Context, since time.Time, log *slog.Logger) (err error) {
+	if _, err := os.Stat(l.path("manager.db")); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	store, err := managerdb.Open(ctx, l.path("manager.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+
+	for last := uint64(0); ; {
+		events, err := store.Events(ctx, last, manager.EventFilter{}, 1000)
+		if err != nil || len(events) == 0 {
+			return err
+		}
+		for _, e := range events {
+			if last = e.Seq; e.Reason == wire.ReasonNotCommitted && !e.Time.Before(since) {
+				log.WarnContext(ctx, "volume not stored", "app", e.App, "instance", e.Instance, "detail", e.Message)
+			}
+		}
+	}
 }
 
 // Cleanup is Down, and then removes the folder with everything in it.

@@ -46,14 +46,6 @@ type HeldGrant struct {
 	CASAddr  string        `json:"cas_addr,omitempty"` // empty: the manager's own
 }
 
-// UsedCode says that a grant's code was taken. It outlives the app.
-type UsedCode struct {
-	Grant release.GrantID `json:"grant"`
-	Code  ident.Digest    `json:"code"` // of its text
-	App   string          `json:"app"`  // the app's name
-	Used  time.Time       `json:"used"`
-}
-
 // Notice is something that a CAS has to be told, until it was.
 type Notice struct {
 	ID       string             `json:"id"`
@@ -63,7 +55,7 @@ type Notice struct {
 	Token    release.GrantToken `json:"token"`
 	Instance ident.InstanceID   `json:"instance,omitzero"` // that is no more; zero: the grant is given back
 	Backend  string             `json:"backend,omitempty"` // told only when this one doesn't run (any more)
-	Since    time.Time          `json:"since"`
+	Since    time.Time          `json:"since"`             // from when on
 	AppID    string             `json:"app_id"`
 	App      string             `json:"app"`
 	Owner    ident.KeyHash      `json:"owner"`
@@ -91,9 +83,8 @@ func ownersTask(p *problem.Error) bool {
 	return p != nil && (p.Rule == ruleGrantMissing || p.Rule == ruleGrantOther || p.Rule == ruleGrantEnded)
 }
 
-// claim makes the request's grant this manager's and checks that it covers what
-// the request wants. Nothing was started before, and nothing is kept yet: a
-// manager that is killed here may claim again.
+// claim makes the request's grant this manager's. Nothing was started before, and
+// nothing is kept yet: a manager that is killed here may claim again.
 func (m *Manager) claim(ctx context.Context, rev *Revision, code release.GrantCode) (release.ClaimReply, error) {
 	var none release.ClaimReply
 	if code.CAS != rev.CAS {
@@ -115,10 +106,7 @@ func (m *Manager) claim(ctx context.Context, rev *Revision, code release.GrantCo
 		return none, problem.New(problem.Unavailable, "cas_unreachable", "the CAS of that identity does not answer the manager at %.100s", rev.CASAddr).
 			Fix("check --cas-instances and --cas, and that this CAS runs; then try again")
 	}
-	if err != nil {
-		return none, err
-	}
-	return reply, covers(reply, rev)
+	return reply, err
 }
 
 // claimOf asks the CAS for a grant. Our own is asked a few times: a connection that
@@ -143,22 +131,8 @@ const (
 	claimPause = 300 * time.Millisecond
 )
 
-// unused refuses a code that was taken before. Whoever only knows the grant's
-// name learns nothing from it: that is the CAS's to refuse. Callers hold mu.
-func (m *Manager) unused(code release.GrantCode) error {
-	used := m.state.Codes[digestOf(code)]
-	if used == nil {
-		return nil
-	}
-	return problem.New(problem.Conflict, "code_used", "this code was used on %s, for app %q", used.Used.UTC().Format(time.RFC3339), used.App).
-		Want("a code that was not used yet").
-		Fix("make another: cupel session submit SESSION, or let cupel deploy do it")
-}
-
-func digestOf(code release.GrantCode) ident.Digest { return ident.Sum([]byte(code.String())) }
-
 // covers refuses a grant that doesn't allow what a request wants, and takes from
-// it what the request leaves open.
+// it which volumes the service writes.
 func covers(reply release.ClaimReply, rev *Revision) error {
 	if reply.Session != rev.Session {
 		return problem.New(problem.Denied, ruleGrantOther, "the code is for session %s", reply.Session).Want("%s", rev.Session).
@@ -174,7 +148,6 @@ func covers(reply release.ClaimReply, rev *Revision) error {
 		return problem.New(problem.Denied, "grant_instances", "the grant lets %s not run", rev.PullService).
 			Want("one run of it").Fix("make a code that has it: cupel session submit %s", rev.Session)
 	}
-	rev.Grant = &Grant{ID: reply.Grant, Token: reply.Token}
 	rev.Writes = slices.Clone(serves.Writes)
 	return nil
 }
@@ -276,6 +249,7 @@ const (
 
 // planNotices tells the CAS what it has to know, and forgets what it was told.
 func (p *planner) planNotices() {
+	p.dropStrange()
 	calls := map[bool]int{} // by whether the CAS is our own
 	for id, n := range p.state.Notices {
 		if p.busy["cas:"+id] {
@@ -292,6 +266,8 @@ func (p *planner) planNotices() {
 		switch {
 		case t.delivered || t.refused != nil || p.now.Sub(n.Since) > worth:
 			p.delivered(n, t)
+		case p.now.Before(n.Since):
+			p.wakeAt(n.Since)
 		case n.Backend != "" && (there && s.State != StateExited || p.busy[n.Backend]):
 			// It runs still, and may have something to commit.
 		case p.now.Before(t.retry):
@@ -303,10 +279,42 @@ func (p *planner) planNotices() {
 	}
 }
 
+// maxStrange is how many notices are kept for CASes that aren't the manager's own:
+// anybody may bring as many of them as they like that never answer.
+const maxStrange = 1000
+
+// dropStrange forgets those of the owners that have most.
+func (p *planner) dropStrange() {
+	if len(p.state.Notices) <= maxStrange {
+		return
+	}
+	owned := map[ident.KeyHash][]*Notice{}
+	for _, n := range p.state.Notices {
+		if !n.own() && !p.busy["cas:"+n.ID] {
+			owned[n.Owner] = append(owned[n.Owner], n)
+		}
+	}
+	type ranked struct {
+		*Notice
+		newer int // of the same owner
+	}
+	var all []ranked
+	for _, list := range owned {
+		slices.SortFunc(list, func(a, b *Notice) int { return b.Since.Compare(a.Since) })
+		for i, n := range list {
+			all = append(all, ranked{n, i})
+		}
+	}
+	slices.SortFunc(all, func(a, b ranked) int { return b.newer - a.newer })
+	for _, n := range all[:max(len(all)-maxStrange, 0)] {
+		p.delivered(n.Notice, tell{refused: problem.New(problem.Unavailable, "cas_unreachable", "too many CASes that are not this manager's own do not answer")})
+	}
+}
+
 // delivered forgets a notice.
 func (p *planner) delivered(n *Notice, t tell) {
 	p.change.DeleteNotices = append(p.change.DeleteNotices, n.ID)
-	if !n.Instance.IsZero() {
+	if !n.Instance.IsZero() || n.AppID == "" { // or its code was never used
 		return
 	}
 	e := Event{Event: wire.Event{Time: p.now, AppID: n.AppID, App: n.App, Reason: "grant_given_back", Message: "grant " + n.Grant.Short() + " given back"}, Owner: n.Owner}
@@ -349,7 +357,7 @@ func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
 	in = p.editInstance(in)
 	in.Recorded = in.Attempt
 	if why := lost(a.writer(in.Revision), s); why != nil && in.Role == RoleApp {
-		p.event(a, in, true, "instance_not_committed", "%s", why.Actual)
+		p.event(a, in, true, wire.ReasonNotCommitted, "%s", why.Actual)
 	}
 
 	if s.InstanceID.IsZero() || reported(s) {

@@ -241,6 +241,9 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 		delete(m.state.Notices, id)
 		delete(m.told, id)
 	}
+	for _, code := range c.DeleteCodes {
+		delete(m.state.Codes, code)
+	}
 	for _, id := range c.DeleteInstances {
 		delete(m.state.Instances, id)
 	}
@@ -453,7 +456,7 @@ func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Instance) er
 			continue
 		}
 		if why := lost(a.writer(in.Revision), s); why != nil {
-			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, "instance_not_committed", why.Actual))
+			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, wire.ReasonNotCommitted, why.Actual))
 		}
 	}
 	if len(c.Events) == 0 {

@@ -115,6 +115,7 @@ func plan(w world) decision {
 	p.planImages()
 	p.planBalance()
 	p.planNotices()
+	p.planCodes()
 	p.dropOrphans()
 	for _, id := range slices.Sorted(maps.Keys(p.apps)) {
 		p.change.Apps = append(p.change.Apps, p.apps[id])

@@ -52,9 +52,17 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.Dep
 	}
 	right, err := m.rightTo(ctx, caller, rev, req)
 	if err != nil {
-		return wire.App{}, err
+		return wire.App{}, m.refused(ctx, caller, rev, right, err)
 	}
+	app, err := m.accept(ctx, rev, right, req)
+	if err != nil {
+		return wire.App{}, m.refused(ctx, caller, rev, right, err)
+	}
+	return app, nil
+}
 
+// accept makes a request that there is a right to the app's next revision.
+func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req wire.DeployRequest) (wire.App, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a, err := m.appFor(right, rev.Session, req)
@@ -71,7 +79,11 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.Dep
 	if err := m.checkKey(a, rev); err != nil {
 		return wire.App{}, err
 	}
-	if err := m.commit(ctx, m.begin(a, rev, right)); err != nil {
+	change, err := m.begin(a, rev, right)
+	if err != nil {
+		return wire.App{}, err
+	}
+	if err := m.commit(ctx, change); err != nil {
 		return wire.App{}, err
 	}
 	for _, ref := range []string{rev.Image, rev.PullImage} { // a new request deserves a new try
@@ -92,7 +104,8 @@ type right struct {
 	instances int    // that the grant lets run; 0: nobody counts
 }
 
-// rightTo finds out what a request may do, from its code.
+// rightTo finds out what a request may do, from its code. Once that is claimed the
+// revision has its grant, also where the request is refused.
 func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revision, req wire.DeployRequest) (right, error) {
 	if req.Code == "" && !req.Ungranted {
 		return right{}, problem.New(problem.Denied, ruleGrantMissing, "a request to run session %s without a grant's code", rev.Session).
@@ -112,18 +125,21 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	if err != nil {
 		return right{}, err
 	}
-	if rev.CAS != m.cfg.CAS.Identity && reply.Maker != caller {
-		// That CAS is whoever the caller says that it is: it could name anybody.
-		return right{}, problem.New(problem.Denied, "not_maker", "the code is of a CAS that isn't this manager's own, which says that key %s made it", reply.Maker.Short()).
-			Want("the maker's own key on this connection").
-			Fix("let the owner who made the code hand it in: cupel deploy --code @FILE")
-	}
-	return right{
+	rev.Grant = &Grant{ID: reply.Grant, Token: reply.Token}
+	got := right{
 		owner:     reply.Maker,
 		code:      code,
 		app:       reply.App,
 		instances: reply.Services[rev.Service].Instances,
-	}, nil
+	}
+	if rev.CAS != m.cfg.CAS.Identity && reply.Maker != caller {
+		// That CAS is whoever the caller says that it is: it could name anybody.
+		got.owner = caller
+		return got, problem.New(problem.Denied, "not_maker", "the code is of a CAS that isn't this manager's own, which says that key %s made it", reply.Maker.Short()).
+			Want("the maker's own key on this connection").
+			Fix("let the owner who made the code hand it in: cupel deploy --code @FILE")
+	}
+	return got, covers(reply, rev)
 }
 
 // checkRight checks what is certain only when the request is complete. Callers
@@ -143,7 +159,7 @@ func (m *Manager) checkRight(rev *Revision, right right) error {
 
 // begin makes a revision the app's next one. A deployment that it replaces gives
 // its grant back at once. Callers hold mu.
-func (m *Manager) begin(a *App, rev *Revision, right right) Change {
+func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
 	now := m.cfg.Now()
 	c := Change{Apps: []*App{a}}
 	if h := a.Next.held(); h != nil {
@@ -163,9 +179,13 @@ func (m *Manager) begin(a *App, rev *Revision, right right) Change {
 		a.Rollout.Grant = &id
 		message += ", under grant " + id.Short()
 		c.Codes = append(c.Codes, &UsedCode{Grant: id, Code: digestOf(right.code), App: a.Name, Used: now})
+		var err error
+		if c.DeleteNotices, err = m.takeUp(a, rev.held()); err != nil {
+			return c, err
+		}
 	}
 	c.Events = append(c.Events, newEvent(now, a, nil, false, "deploy_requested", message))
-	return c
+	return c, nil
 }
 
 // revisionOf checks a request and fills in what it leaves open.

@@ -56,12 +56,13 @@ type Change struct {
 	DeleteApps      []string
 	DeleteInstances []string
 	DeleteNotices   []string
+	DeleteCodes     []ident.Digest
 	Events          []Event // without Seq
 }
 
 func (c *Change) empty() bool {
 	written := len(c.Apps) + len(c.Instances) + len(c.Notices) + len(c.Codes)
-	deleted := len(c.DeleteApps) + len(c.DeleteInstances) + len(c.DeleteNotices)
+	deleted := len(c.DeleteApps) + len(c.DeleteInstances) + len(c.DeleteNotices) + len(c.DeleteCodes)
 	return written+deleted+len(c.Events) == 0
 }
 

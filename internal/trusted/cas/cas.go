@@ -50,9 +50,6 @@ const missedReports = 3
 // audit log before releases are refused.
 const clockTolerance = 5 * time.Minute
 
-// keptEnded is how many ended instances of a session are remembered.
-const keptEnded = 100
-
 // CAS is the service without its transport. Safe for concurrent use; the
 // package comment has the locking rule.
 type CAS struct {

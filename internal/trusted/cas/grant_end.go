@@ -11,11 +11,12 @@ import (
 )
 
 // endGrant commits the end of a grant and of its instances' rights, with the
-// session locked for writing. One that has ended stays as it is.
-func (c *CAS) endGrant(ctx context.Context, g *grant, reason string, who Caller) error {
+// session locked for writing, and says what that loses. One that has ended stays
+// as it is.
+func (c *CAS) endGrant(ctx context.Context, g *grant, reason string, who Caller) (lost []string, err error) {
 	ends, err := c.grantEnding(ctx, g, reason, who, c.now().UTC())
 	if err != nil || len(ends) == 0 {
-		return err
+		return nil, err
 	}
 
 	changes := make([]change, 0, len(ends))
@@ -23,13 +24,13 @@ func (c *CAS) endGrant(ctx context.Context, g *grant, reason string, who Caller)
 		changes = append(changes, e.change)
 	}
 	if _, err := c.journal.commit(ctx, changes...); err != nil {
-		return err
+		return nil, err
 	}
 
 	for _, e := range ends {
 		e.apply()
 	}
-	return nil
+	return lostBy(ends), nil
 }
 
 // grantEnding works out what the end of a grant changes, with the session locked
@@ -48,7 +49,7 @@ func (c *CAS) grantEnding(ctx context.Context, g *grant, reason string, who Call
 		return nil, err
 	}
 	out := []ending{{
-		change{
+		change: change{
 			event:   audit.GrantEnded,
 			actor:   who.Key,
 			request: who.Request,
@@ -56,7 +57,7 @@ func (c *CAS) grantEnding(ctx context.Context, g *grant, reason string, who Call
 			detail:  map[string]string{"grant": g.id.String(), "reason": reason},
 			rows:    []write{row},
 		},
-		func() {
+		apply: func() {
 			g.mu.Lock()
 			g.rec = next
 			g.mu.Unlock()
@@ -134,53 +135,9 @@ func (c *CAS) endOverdue(ctx context.Context, g *grant, reason string) {
 		return
 	}
 
-	if err := c.endGrant(ctx, g, reason, Caller{}); err != nil {
+	if _, err := c.endGrant(ctx, g, reason, Caller{}); err != nil {
 		c.log.Warn("end of a grant not recorded yet", "grant", g.id, "error", err)
 	}
-}
-
-// pruneGrants drops the rows of ended grants beyond those that are kept. Those
-// that an instance is remembered for stay with it.
-func (c *CAS) pruneGrants(ctx context.Context, s *sessionState) error {
-	s.memberMu.Lock()
-	many := len(s.grants) > keptGrants
-	named := map[*grant]bool{}
-	for _, in := range s.members {
-		named[in.grant] = true
-	}
-	s.memberMu.Unlock()
-	if !many {
-		return nil
-	}
-
-	var ended []aged[*grant]
-	for _, g := range s.allGrants() {
-		g.mu.Lock()
-		if !g.rec.Ended.IsZero() && !named[g] {
-			ended = append(ended, aged[*grant]{g, g.rec.Ended})
-		}
-		g.mu.Unlock()
-	}
-	drop := oldest(ended, keptGrants)
-	if len(drop) == 0 {
-		return nil
-	}
-
-	ch := change{event: audit.GrantsPruned, session: s.name}
-	for _, g := range drop {
-		ch.rows = append(ch.rows, write{id: grantRow(g.id)})
-	}
-	if _, err := c.journal.commit(ctx, ch); err != nil {
-		return err
-	}
-
-	s.memberMu.Lock()
-	defer s.memberMu.Unlock()
-	for _, g := range drop {
-		delete(s.grants, g.id)
-		c.grants.Delete(g.id)
-	}
-	return nil
 }
 
 // GiveBack ends the grant whose token the caller holds.
@@ -203,7 +160,8 @@ func (c *CAS) GiveBack(ctx context.Context, who Caller, req release.GiveBack) er
 		return err
 	}
 	defer s.mu.Unlock()
-	return c.endGrant(ctx, g, api.EndGivenBack, who)
+	_, err = c.endGrant(ctx, g, api.EndGivenBack, who)
+	return err
 }
 
 // Claim gives the token of a code to the key that asks for it first, and to no

@@ -24,8 +24,6 @@ const (
 	maxCodeLife = 30 * 24 * time.Hour
 	// maxGranted is the most instances or runs of one service.
 	maxGranted = 100_000
-	// keptGrants is how many ended grants of a session are remembered.
-	keptGrants = 20
 )
 
 var appName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
@@ -296,10 +294,13 @@ func (c *CAS) withdrawGrant(ctx context.Context, who Caller, id release.GrantID)
 	if err := s.mayChangeGrant(who, g); err != nil {
 		return api.Grant{}, err
 	}
-	if err := c.endGrant(ctx, g, api.EndWithdrawn, who); err != nil {
+	lost, err := c.endGrant(ctx, g, api.EndWithdrawn, who)
+	if err != nil {
 		return api.Grant{}, err
 	}
-	return g.describe(c), nil
+	out := g.describe(c)
+	out.Lost = lost
+	return out, nil
 }
 
 // ownersGrant returns a grant that the caller may change, and its session locked

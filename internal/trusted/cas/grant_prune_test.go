@@ -2,10 +2,13 @@ package cas_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/release"
 )
 
@@ -77,4 +80,67 @@ func (w *world) mustEnd(g release.ClaimReply) {
 	if err := w.GiveBack(w.t.Context(), provider, release.GiveBack{Version: release.Version, Grant: g.Token}); err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+// TestManyEndedGrants: what is remembered of ended grants is bounded for whoever
+// has many sessions of them, and nobody else pays for it.
+func TestManyEndedGrants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		if err := w.quotas.Set("key-grants=10"); err != nil {
+			t.Fatal(err)
+		}
+		w.restart()
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = w.Run(ctx) }()
+
+		hog, other := caller(7, "192.0.2.7"), caller(8, "192.0.2.8")
+		end := func(who cas.Caller, name ident.SessionName, n int) {
+			if err := w.upload(who, readers(string(name))); err != nil {
+				t.Fatal(err)
+			}
+			for range n {
+				w.mustEnd(w.claim(provider, w.submit(who, name, services{"a": {Instances: 1}}).Code))
+			}
+		}
+		end(other, "other", 9)
+		for i := range 6 {
+			end(hog, ident.SessionName(fmt.Sprint("hog-", i)), 19)
+		}
+		alive := w.claim(provider, w.submit(hog, "hog-0", services{"a": {Instances: 1}}).Code)
+		time.Sleep(time.Minute)
+
+		count := func(who cas.Caller, name ident.SessionName) int {
+			list, err := w.Grants(t.Context(), who, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(list.Grants)
+		}
+		check := func() {
+			t.Helper()
+			if n := count(other, "other"); n != 9 {
+				t.Errorf("%d of somebody else's are remembered", n)
+			}
+			all := 0
+			for i := range 6 {
+				n := count(hog, ident.SessionName(fmt.Sprint("hog-", i)))
+				if all += n; n == 0 {
+					t.Error("not even the last is remembered")
+				}
+			}
+			if all > 1+6*2+10 {
+				t.Errorf("%d are remembered", all)
+			}
+		}
+		check()
+		cancel()
+		<-done
+		w.restart()
+		check()
+		w.mustAskUnder(alive.Token, 1, "hog-0", "a")
+		w.Close()
+		synctest.Wait()
+	})
 }

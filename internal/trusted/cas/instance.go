@@ -321,6 +321,7 @@ func (in *instance) leased() []*volume {
 type ending struct {
 	change change
 	apply  func()
+	lost   []string // for people: what nobody can store any more
 }
 
 // ending makes the change by which in becomes rec and its leases end, with the
@@ -341,12 +342,35 @@ func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch c
 		return ending{}, err
 	}
 	ch.rows = append(ch.rows, writes...)
-	return ending{ch, func() {
+	apply := func() {
 		in.rec, in.reply = rec, nil
 		c.setLive(in, rec.State == api.Running)
 		in.grant.free(in.id)
 		free()
-	}}, nil
+	}
+	return ending{ch, apply, in.lost(func(string) bool { return true })}, nil
+}
+
+// lost says what an instance that loses the leases of some volumes can't store any
+// more.
+func (in *instance) lost(which func(volume string) bool) []string {
+	var out []string
+	for _, m := range in.rec.Volumes {
+		if m.Access == release.ReadWrite && !m.Committed && which(m.Name) {
+			out = append(out, fmt.Sprintf("what instance %s of %s wrote to volume %s since it started can't be stored any more", in.id.Short(), in.rec.Service, m.Name))
+		}
+	}
+	return out
+}
+
+// lostBy collects what a change loses, each once.
+func lostBy(ends []ending) []string {
+	var out []string
+	for _, e := range ends {
+		out = append(out, e.lost...)
+	}
+	slices.Sort(out)
+	return out
 }
 
 // freeLeases makes the rows of those volumes that in holds and that end says.
@@ -394,11 +418,12 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 			out = append(out, e)
 			continue
 		}
-		apply, writes, err := c.freeLeases(ctx, in, func(volume string) bool {
+		dropped := func(volume string) bool {
 			return !slices.ContainsFunc(sp.mounts, func(m session.VolumeMount) bool {
 				return m.Name == volume && m.Policy == session.RollbackProtected
 			})
-		})
+		}
+		apply, writes, err := c.freeLeases(ctx, in, dropped)
 		if err != nil {
 			return nil, err
 		}
@@ -406,7 +431,7 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 			out = append(out, ending{change{
 				event: audit.LeaseEnded, session: s.name, rows: writes,
 				detail: map[string]string{"instance": in.id.String(), "service": string(in.rec.Service)},
-			}, apply})
+			}, apply, in.lost(dropped)})
 		}
 	}
 	return out, nil
@@ -456,7 +481,7 @@ func (c *CAS) sweep(ctx context.Context) {
 			return ctx.Err() == nil
 		})
 		c.endOverdueGrants(ctx, now)
-		c.prune(ctx)
+		c.forget(ctx)
 		c.evict(now)
 	}
 }
@@ -477,79 +502,4 @@ func (c *CAS) lapse(ctx context.Context, in *instance) {
 		return
 	}
 	c.log.Info("instance lapsed", "instance", in.id.Short(), "session", in.session.name, "service", rec.Service)
-}
-
-// prune drops the rows of ended instances beyond those that are kept.
-func (c *CAS) prune(ctx context.Context) {
-	c.sessions.Range(func(_, v any) bool {
-		s := v.(*sessionState)
-		if err := c.pruneSession(ctx, s); err != nil {
-			c.log.Warn("ended instances not pruned yet", "session", s.name, "error", err)
-		}
-		s.mu.RLock() // so that no removal comes between
-		err := c.noteRefusals(ctx, s, c.now())
-		s.mu.RUnlock()
-		if err != nil {
-			c.log.Warn("refused releases not recorded yet", "session", s.name, "error", err)
-		}
-		if err := c.pruneGrants(ctx, s); err != nil {
-			c.log.Warn("ended grants not pruned yet", "session", s.name, "error", err)
-		}
-		return ctx.Err() == nil
-	})
-}
-
-func (c *CAS) pruneSession(ctx context.Context, s *sessionState) error {
-	s.memberMu.Lock()
-	many := len(s.members) > keptEnded
-	s.memberMu.Unlock()
-	if !many {
-		return nil
-	}
-	s.mu.Lock() // so that none of them returns meanwhile
-	defer s.mu.Unlock()
-	var ended []aged[*instance]
-	for _, in := range s.all() {
-		in.mu.Lock()
-		if in.rec.State != api.Running {
-			ended = append(ended, aged[*instance]{in, in.rec.Ended})
-		}
-		in.mu.Unlock()
-	}
-	drop := oldest(ended, keptEnded)
-	if len(drop) == 0 {
-		return nil
-	}
-	ch := change{event: audit.InstancesPruned, session: s.name}
-	for _, in := range drop {
-		ch.rows = append(ch.rows, write{id: instanceRow(in.id)})
-	}
-	if _, err := c.journal.commit(ctx, ch); err != nil {
-		return err
-	}
-	for _, in := range drop {
-		s.leave(in.id)
-		c.instances.Delete(in.id)
-	}
-	return nil
-}
-
-// An aged is something that ended, and when it did.
-type aged[T any] struct {
-	of T
-	at time.Time
-}
-
-// oldest lists those that ended before the last keep, so that they can be
-// dropped: none until there are a quarter more, for dropping costs a commit.
-func oldest[T any](ended []aged[T], keep int) []T {
-	if len(ended) <= keep+keep/4 {
-		return nil
-	}
-	slices.SortFunc(ended, func(a, b aged[T]) int { return b.at.Compare(a.at) })
-	drop := make([]T, 0, len(ended)-keep)
-	for _, e := range ended[keep:] {
-		drop = append(drop, e.of)
-	}
-	return drop
 }

@@ -2,6 +2,7 @@ package cas_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -72,13 +73,57 @@ func TestUpdateTakesLease(t *testing.T) {
 	a := w.mustAsk(1, "s", "a").Volumes[0]
 	next := strings.Replace(twoWriters("s"), "name: s\n", "name: s\npredecessor: "+h.String()+"\n", 1)
 	next = strings.Replace(next, "{name: a, image_name: writer", "{name: a, image_name: reader", 1)
-	w.put(next)
+	created, err := w.PutSession(t.Context(), w.owner, []byte(next))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(created.Warnings); !strings.Contains(got, "what instance "+(ident.InstanceID{1}).Short()+" of a wrote to volume v ") {
+		t.Errorf("the update warns of %s", got)
+	}
 	if err := w.beat(1); err != nil {
 		t.Errorf("the instance still satisfies the session: %v", err)
 	}
 	rule(t, w.tag(1, a, 0, ident.Digest{}, ident.Digest{1}), "lease_ended")
 	if b := w.mustAsk(2, "s", "b").Volumes[0]; b.Access != release.ReadWrite || b.Lease != 2 {
 		t.Errorf("next writer: %+v", b)
+	}
+}
+
+// TestLosingAWriterIsSaid: whoever ends the rights of an instance that writes a
+// volume hears at once what it can't store any more; one that has stored it, or
+// that only reads, is no reason to warn.
+func TestLosingAWriterIsSaid(t *testing.T) {
+	lost := "what instance " + (ident.InstanceID{1}).Short() + " of a wrote to volume v since it started can't be stored any more"
+	for _, stored := range []bool{false, true} {
+		w := newWorld(t)
+		h := w.put(twoWriters("s"))
+		g := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 1}, "r": {Instances: 1}}).Code)
+		v := w.mustAskUnder(g.Token, 1, "s", "a").Volumes[0]
+		w.mustAskUnder(g.Token, 2, "s", "r")
+		want := lost
+		if stored {
+			want = ""
+			if err := w.tag(1, v, 0, ident.Digest{}, ident.Digest{1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ended, err := w.WithdrawGrant(t.Context(), w.owner, g.Grant)
+		if err != nil || strings.Join(ended.Lost, "|") != want {
+			t.Errorf("withdrawal says %q, %v", ended.Lost, err)
+		}
+		list, err := w.Grants(t.Context(), w.owner, "s")
+		if err != nil || list.Grants[0].Lost != nil {
+			t.Errorf("the list says it again: %v, %v", list.Grants[0].Lost, err)
+		}
+
+		w.mustAsk(3, "s", "a")
+		next := strings.ReplaceAll(twoWriters("s"), "name: s\n", "name: s\npredecessor: "+h.String()+"\n")
+		next = strings.ReplaceAll(next, "{name: a, ", "{name: other, ")
+		created, err := w.PutSession(t.Context(), w.owner, []byte(next))
+		want = strings.ReplaceAll(lost, (ident.InstanceID{1}).Short(), (ident.InstanceID{3}).Short())
+		if err != nil || len(created.Warnings) != 1 || created.Warnings[0][0] != want {
+			t.Errorf("update says %q, %v", created.Warnings, err)
+		}
 	}
 }
 

@@ -39,6 +39,8 @@ type sessionState struct {
 	plan    *plan         // of the current version
 	weight  int64         // of the plan, roughly, in bytes
 
+	opener atomic.Pointer[payer] // whom it is counted to; nil until that was read
+
 	trail trail
 
 	secretMu sync.Mutex
@@ -135,40 +137,40 @@ func (c *CAS) PutSession(ctx context.Context, who Caller, text []byte) (api.Crea
 		return api.Created{}, chained(err, "Failed to create session")
 	}
 	name := p.session.Name
-	hash, err := c.putPlan(ctx, who, p)
+	lost, err := c.putPlan(ctx, who, p)
 	if err != nil {
 		return api.Created{}, chained(err, "Failed to create session '%s'", name)
 	}
-	created := api.Created{Hash: hash}
-	for _, w := range p.session.Warnings {
+	created := api.Created{Hash: p.hash}
+	for _, w := range slices.Concat(p.session.Warnings, lost) {
 		created.Warnings = append(created.Warnings, []string{w})
 	}
 	return created, nil
 }
 
-func (c *CAS) putPlan(ctx context.Context, who Caller, p *plan) (ident.Digest, error) {
+func (c *CAS) putPlan(ctx context.Context, who Caller, p *plan) (lost []string, err error) {
 	unlock, err := c.admissible(ctx, who, p)
 	if err != nil {
-		return ident.Digest{}, err
+		return nil, err
 	}
 	defer unlock()
 	if same, err := c.mayPut(ctx, who, p); err != nil || same {
-		return p.hash, err
+		return nil, err
 	}
 
 	s, err := c.writing(ctx, p.session.Name)
 	if err != nil {
-		return ident.Digest{}, err
+		return nil, err
 	}
 	defer s.mu.Unlock()
 	defer c.drop(s)
 	if err := s.mayReplace(who, p); err != nil {
-		return ident.Digest{}, err
+		return nil, err
 	}
 	if s.current.Hash == p.hash {
-		return p.hash, nil
+		return nil, nil
 	}
-	return p.hash, c.replace(ctx, who, s, p)
+	return c.replace(ctx, who, s, p)
 }
 
 // mayPut is the first look at an upload: nobody who may not make it takes the
@@ -269,12 +271,12 @@ func denied(right, name, format string, args ...any) *problem.Error {
 }
 
 // replace commits the new version and ends the rights of instances that don't
-// satisfy it, under s.mu.
-func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan) (err error) {
+// satisfy it, under s.mu. It says what these can't store any more.
+func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan) (lost []string, err error) {
 	now := c.now().UTC()
 	u := s.next(who, p, now)
 	if err := c.ledger.take(u.who, u.cost, !s.current.Hash.IsZero()); err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -284,15 +286,15 @@ func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan)
 
 	ch, err := c.putVersion(s, who, p, u.rec)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	withdrawn, ends, err := c.leftOut(ctx, s, who, p, now)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	excluded, err := c.excluded(ctx, s, p, withdrawn, now)
 	if err != nil {
-		return err
+		return nil, err
 	}
 
 	ends = append(ends, excluded...)
@@ -301,14 +303,14 @@ func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan)
 		changes = append(changes, e.change)
 	}
 	if _, err := c.journal.commit(ctx, changes...); err != nil {
-		return err
+		return nil, err
 	}
 	for _, e := range ends {
 		e.apply()
 	}
 	c.ledger.settle(u)
 	c.keep(s, u.rec, p)
-	return nil
+	return lostBy(ends), nil
 }
 
 // putVersion makes the change by which a session gets the version p.

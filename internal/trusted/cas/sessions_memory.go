@@ -205,6 +205,7 @@ func (c *CAS) keep(s *sessionState, rec sessionRecord, p *plan) {
 	weight := p.weight()
 	c.loaded.Add(weight - s.weight)
 	s.current, s.plan, s.weight, s.loaded = rec, p, weight, true
+	s.opener.Store(&rec.Opened)
 	if c.loaded.Load() > maxLoaded {
 		select {
 		case c.tight <- struct{}{}:

@@ -231,6 +231,11 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 				return err
 			}
 		}
+		for _, code := range c.DeleteCodes {
+			if err := exec("DELETE FROM code WHERE id = ?", code.String()); err != nil {
+				return err
+			}
+		}
 		for _, id := range c.DeleteNotices {
 			if err := exec("DELETE FROM notice WHERE id = ?", id); err != nil {
 				return err

@@ -68,6 +68,9 @@ type Grant struct {
 	EndReason string                                       `json:"end_reason,omitempty"`
 	// Places says who has the places, and what of the runs is used, by service.
 	Places map[ident.ServiceName]Places `json:"places"`
+	// Lost says, in the answer of a withdrawal, what instances wrote to volumes and
+	// can't store any more.
+	Lost []string `json:"lost,omitempty"`
 }
 
 // Places is how much of a granted service is in use.

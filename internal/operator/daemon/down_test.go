@@ -1,0 +1,55 @@
+package daemon
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/manager/managerdb"
+)
+
+// TestDownTellsWhatWasLost: who stops everything hears which app did not store
+// what it wrote, and nothing of earlier losses.
+func TestDownTellsWhatWasLost(t *testing.T) {
+	l := layout{dir: t.TempDir()}
+	began := time.Now()
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	if err := l.tellLost(t.Context(), began, log); err != nil || out.Len() > 0 {
+		t.Fatalf("nothing ever ran: %v, %s", err, &out)
+	}
+
+	store, err := managerdb.Open(t.Context(), l.path("manager.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c manager.Change
+	for i := range 2500 {
+		e := wire.Event{Time: began.Add(-time.Hour), App: "old", Reason: wire.ReasonNotCommitted}
+		if i == 1500 {
+			e = wire.Event{Time: began.Add(time.Second), App: "shop", Instance: "inst-7", Reason: wire.ReasonNotCommitted, Message: "killed before it stored volume pgdata", Warning: true}
+		}
+		if i > 1500 {
+			e = wire.Event{Time: began.Add(time.Second), App: "well", Reason: "instance_exited"}
+		}
+		c.Events = append(c.Events, manager.Event{Event: e})
+	}
+	if _, err := store.Apply(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := l.tellLost(t.Context(), began, log); err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	if !strings.Contains(text, "app=shop") || !strings.Contains(text, "inst-7") || !strings.Contains(text, "pgdata") || strings.Count(text, "\n") != 1 {
+		t.Errorf("said:\n%s", text)
+	}
+}

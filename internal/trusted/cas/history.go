@@ -1,0 +1,197 @@
+package cas
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// How many of a session's instances and grants that have ended are remembered.
+const (
+	keptInstances = 100
+	keptGrants    = 20
+)
+
+// forget drops the rows of what ended long ago.
+func (c *CAS) forget(ctx context.Context) {
+	share := c.shares(ctx)
+	c.sessions.Range(func(_, v any) bool {
+		s := v.(*sessionState)
+		if err := c.pruneInstances(ctx, s, share(s, keptInstances)); err != nil {
+			c.log.Warn("ended instances not pruned yet", "session", s.name, "error", err)
+		}
+		s.mu.RLock() // so that no removal comes between
+		err := c.noteRefusals(ctx, s, c.now())
+		s.mu.RUnlock()
+		if err != nil {
+			c.log.Warn("refused releases not recorded yet", "session", s.name, "error", err)
+		}
+		if err := c.pruneGrants(ctx, s, share(s, keptGrants)); err != nil {
+			c.log.Warn("ended grants not pruned yet", "session", s.name, "error", err)
+		}
+		return ctx.Err() == nil
+	})
+}
+
+// pruneInstances drops the rows of ended instances beyond the last keep.
+func (c *CAS) pruneInstances(ctx context.Context, s *sessionState, keep int) error {
+	s.memberMu.Lock()
+	many := len(s.members) > keep
+	s.memberMu.Unlock()
+	if !many {
+		return nil
+	}
+	s.mu.Lock() // so that none of them returns meanwhile
+	defer s.mu.Unlock()
+	var ended []aged[*instance]
+	for _, in := range s.all() {
+		in.mu.Lock()
+		if in.rec.State != api.Running {
+			ended = append(ended, aged[*instance]{in, in.rec.Ended})
+		}
+		in.mu.Unlock()
+	}
+	drop := oldest(ended, keep)
+	if len(drop) == 0 {
+		return nil
+	}
+	ch := change{event: audit.InstancesPruned, session: s.name}
+	for _, in := range drop {
+		ch.rows = append(ch.rows, write{id: instanceRow(in.id)})
+	}
+	if _, err := c.journal.commit(ctx, ch); err != nil {
+		return err
+	}
+	for _, in := range drop {
+		s.leave(in.id)
+		c.instances.Delete(in.id)
+	}
+	return nil
+}
+
+// pruneGrants drops the rows of ended grants beyond the last keep. Those that an
+// instance is remembered for stay with it.
+func (c *CAS) pruneGrants(ctx context.Context, s *sessionState, keep int) error {
+	s.memberMu.Lock()
+	many := len(s.grants) > keep
+	named := map[*grant]bool{}
+	for _, in := range s.members {
+		named[in.grant] = true
+	}
+	s.memberMu.Unlock()
+	if !many {
+		return nil
+	}
+
+	var ended []aged[*grant]
+	for _, g := range s.allGrants() {
+		g.mu.Lock()
+		if !g.rec.Ended.IsZero() && !named[g] {
+			ended = append(ended, aged[*grant]{g, g.rec.Ended})
+		}
+		g.mu.Unlock()
+	}
+	drop := oldest(ended, keep)
+	if len(drop) == 0 {
+		return nil
+	}
+
+	ch := change{event: audit.GrantsPruned, session: s.name}
+	for _, g := range drop {
+		ch.rows = append(ch.rows, write{id: grantRow(g.id)})
+	}
+	if _, err := c.journal.commit(ctx, ch); err != nil {
+		return err
+	}
+
+	s.memberMu.Lock()
+	defer s.memberMu.Unlock()
+	for _, g := range drop {
+		delete(s.grants, g.id)
+		c.grants.Delete(g.id)
+	}
+	return nil
+}
+
+// shares counts what ended and is remembered. The answer tells how much of a
+// number a session may keep: less, but the last one, where whoever it is counted to
+// has more of it than the quota of grants, which is as much as may be alive.
+func (c *CAS) shares(ctx context.Context) func(s *sessionState, most int) int {
+	ended := map[*sessionState]int64{}
+	c.instances.Range(func(_, v any) bool {
+		if in := v.(*instance); !in.live.Load() {
+			ended[in.session]++
+		}
+		return true
+	})
+	c.grants.Range(func(_, v any) bool {
+		g := v.(*grant)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if !g.rec.Ended.IsZero() {
+			ended[g.session]++
+		}
+		return true
+	})
+
+	var total int64
+	keys, addresses := map[ident.KeyHash]int64{}, map[netip.Addr]int64{}
+	for s, n := range ended {
+		who := c.opener(ctx, s)
+		keys[who.Key] += n
+		addresses[who.Address] += n
+		total += n
+	}
+
+	return func(s *sessionState, most int) int {
+		if ended[s] == 0 {
+			return most
+		}
+		who := c.opener(ctx, s)
+		keep := int64(most)
+		for of, n := range map[scope]int64{perKey: keys[who.Key], perAddress: addresses[who.Address], inTotal: total} {
+			if limit := c.ledger.quotas.limit(of, countGrants); n > limit && (of != perAddress || who.Address.IsValid()) {
+				keep = min(keep, int64(most)*limit/n)
+			}
+		}
+		return int(max(keep, 1))
+	}
+}
+
+// opener is whom a session is counted to, whether it is loaded or not.
+func (c *CAS) opener(ctx context.Context, s *sessionState) payer {
+	if who := s.opener.Load(); who != nil {
+		return *who
+	}
+	rec, err := c.sessionRecord(ctx, s.name)
+	if err != nil {
+		return payer{} // counted in total alone, until it can be read
+	}
+	s.opener.CompareAndSwap(nil, &rec.Opened)
+	return rec.Opened
+}
+
+// An aged is something that ended, and when it did.
+type aged[T any] struct {
+	of T
+	at time.Time
+}
+
+// oldest lists those that ended before the last keep, so that they can be
+// dropped: none until there are a quarter more, for dropping costs a commit.
+func oldest[T any](ended []aged[T], keep int) []T {
+	if len(ended) <= keep+keep/4 {
+		return nil
+	}
+	slices.SortFunc(ended, func(a, b aged[T]) int { return b.at.Compare(a.at) })
+	drop := make([]T, 0, len(ended)-keep)
+	for _, e := range ended[keep:] {
+		drop = append(drop, e.of)
+	}
+	return drop
+}
