@@ -72,6 +72,9 @@ type CAS struct {
 	living atomic.Int64  // instances with rights
 	loaded atomic.Int64  // what the loaded sessions weigh
 	tight  chan struct{} // gets a token when they weigh too much
+
+	beat  atomic.Pointer[time.Time] // when this process was last seen to run
+	stood atomic.Pointer[time.Time] // when it ran again after it had stood still; nil: never
 }
 
 // Caller is who asks: the key of the TLS client certificate (zero: none), the
@@ -156,7 +159,20 @@ func (c *CAS) loadAll(ctx context.Context) error {
 // without it, but nothing lapses.
 func (c *CAS) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { c.sweep(ctx); return nil })
+	c.heartbeat()
+	g.Go(func() error { return c.every(ctx, c.heartbeat) })
+	g.Go(func() error { return c.every(ctx, func() { c.lapses(ctx) }) })
+	g.Go(func() error { return c.every(ctx, func() { c.sweep(ctx) }) })
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-c.tight:
+				c.evict(c.now())
+			}
+		}
+	})
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():

@@ -283,7 +283,7 @@ func (c *CAS) grantFull(g *grant, service ident.ServiceName, places int) error {
 			continue
 		}
 		silent := now.Sub(*seen)
-		if left := c.patience(in) - silent; lapse < 0 || left < lapse {
+		if left := c.patience(in) - c.silence(in, now); lapse < 0 || left < lapse {
 			lapse = max(left, 0)
 		}
 		if len(who) < named {

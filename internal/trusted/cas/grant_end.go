@@ -15,22 +15,32 @@ import (
 // as it is.
 func (c *CAS) endGrant(ctx context.Context, g *grant, reason string, who Caller) (lost []string, err error) {
 	ends, err := c.grantEnding(ctx, g, reason, who, c.now().UTC())
-	if err != nil || len(ends) == 0 {
+	if err != nil {
 		return nil, err
 	}
+	if err := c.commitEnds(ctx, ends); err != nil {
+		return nil, err
+	}
+	return lostBy(ends), nil
+}
 
+// commitEnds commits ends in one transaction, with their session locked for
+// writing.
+func (c *CAS) commitEnds(ctx context.Context, ends []ending) error {
+	if len(ends) == 0 {
+		return nil
+	}
 	changes := make([]change, 0, len(ends))
 	for _, e := range ends {
 		changes = append(changes, e.change)
 	}
 	if _, err := c.journal.commit(ctx, changes...); err != nil {
-		return nil, err
+		return err
 	}
-
 	for _, e := range ends {
 		e.apply()
 	}
-	return lostBy(ends), nil
+	return nil
 }
 
 // grantEnding works out what the end of a grant changes, with the session locked
@@ -102,42 +112,56 @@ func (c *CAS) leftOut(ctx context.Context, s *sessionState, who Caller, p *plan,
 }
 
 // endOverdueGrants ends those whose time is over and those that nobody claimed in
-// time, so that what runs under them is told.
+// time, so that what runs under them is told: all of a session in one commit.
 func (c *CAS) endOverdueGrants(ctx context.Context, now time.Time) {
+	overdue := map[*sessionState][]*grant{}
 	c.grants.Range(func(_, v any) bool {
-		g := v.(*grant)
-		g.mu.Lock()
-		reason := ""
-		switch {
-		case !g.rec.Ended.IsZero():
-		case !g.rec.Until.IsZero() && !now.Before(g.rec.Until):
-			reason = api.EndUntil
-		case g.rec.ClaimedBy.IsZero() && !now.Before(g.rec.UseBy):
-			reason = api.EndUnused
+		if g := v.(*grant); g.overdue(now) != "" {
+			overdue[g.session] = append(overdue[g.session], g)
 		}
-		g.mu.Unlock()
-
-		if reason != "" {
-			c.endOverdue(ctx, g, reason)
-		}
-		return ctx.Err() == nil
+		return true
 	})
+	for s, grants := range overdue {
+		if err := c.endOverdue(ctx, s, grants, now); err != nil {
+			c.log.Warn("ends of grants not recorded yet", "session", s.name, "error", err)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
 }
 
-func (c *CAS) endOverdue(ctx context.Context, g *grant, reason string) {
-	g.session.mu.Lock()
-	defer g.session.mu.Unlock()
-
+// overdue is why the grant is to end by itself, empty if it isn't.
+func (g *grant) overdue(now time.Time) string {
 	g.mu.Lock()
-	claimed := !g.rec.ClaimedBy.IsZero()
-	g.mu.Unlock()
-	if reason == api.EndUnused && claimed { // just now
-		return
+	defer g.mu.Unlock()
+	switch {
+	case !g.rec.Ended.IsZero():
+		return ""
+	case !g.rec.Until.IsZero() && !now.Before(g.rec.Until):
+		return api.EndUntil
+	case g.rec.ClaimedBy.IsZero() && !now.Before(g.rec.UseBy):
+		return api.EndUnused
 	}
+	return ""
+}
 
-	if _, err := c.endGrant(ctx, g, reason, Caller{}); err != nil {
-		c.log.Warn("end of a grant not recorded yet", "grant", g.id, "error", err)
+func (c *CAS) endOverdue(ctx context.Context, s *sessionState, grants []*grant, now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ends []ending
+	for _, g := range grants {
+		reason := g.overdue(now) // it may have been claimed just now
+		if reason == "" {
+			continue
+		}
+		more, err := c.grantEnding(ctx, g, reason, Caller{}, now.UTC())
+		if err != nil {
+			return err
+		}
+		ends = append(ends, more...)
 	}
+	return c.commitEnds(ctx, ends)
 }
 
 // GiveBack ends the grant whose token the caller holds.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -297,7 +298,7 @@ func (j *journal) build(groups []*group) (Batch, audit.Chain, int64, error) {
 	last := make(map[string]int) // row id -> index in b.Rows: a row is written once
 	for _, g := range groups {
 		for _, c := range g.changes {
-			e := audit.Entry{Seq: chain.Seq + 1, Time: at, Event: c.event, Actor: c.actor, Request: c.request, Session: c.session, Detail: c.detail}
+			e := audit.Entry{Seq: chain.Seq + 1, Time: at, Event: c.event, Actor: c.actor, Request: c.request, Session: c.session, Detail: brief(c.detail)}
 			for _, w := range c.rows {
 				v, ok := versions[w.id]
 				if !ok {
@@ -334,6 +335,20 @@ func (j *journal) build(groups []*group) (Batch, audit.Chain, int64, error) {
 	}
 	b.Head = head
 	return b, chain, at, nil
+}
+
+// maxDetail is the most bytes of one detail in the log, which anybody reads and
+// nothing shortens: what a change is in full stands in its row.
+const maxDetail = 1024
+
+func brief(detail map[string]string) map[string]string {
+	out := maps.Clone(detail)
+	for key, text := range out {
+		if len(text) > maxDetail {
+			out[key] = fmt.Sprintf("%s… (%d bytes in all)", strings.ToValidUTF8(text[:maxDetail], ""), len(text))
+		}
+	}
+	return out
 }
 
 // read returns a row's plain bytes, nil if there is none, after checking it

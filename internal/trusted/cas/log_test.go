@@ -2,10 +2,13 @@ package cas_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // TestLogTellsNoSessionHash: anybody may read the log, and a session's hash
@@ -33,5 +36,36 @@ func TestLogTellsNoSessionHash(t *testing.T) {
 		if err != nil || got.Hash != h {
 			t.Errorf("version %s: %v", h, err)
 		}
+	}
+}
+
+// TestLogEntriesAreSmall: what a stranger does in a small request leaves a small
+// entry, for anybody reads the log, and it is read at each start.
+func TestLogEntriesAreSmall(t *testing.T) {
+	w := newWorld(t)
+	var text strings.Builder
+	text.WriteString("version: \"0.3\"\nname: s\nimages: [{name: i}]\nservices:\n")
+	many := services{}
+	for i := range 500 {
+		name := ident.ServiceName(fmt.Sprintf("%s-%d", strings.Repeat("a", 20), i))
+		fmt.Fprintf(&text, "- {name: %s, image_name: i, mrenclaves: [%s], command: a}\n", name, strings.Repeat("ab", 32))
+		many[name] = release.GrantedService{Instances: 1}
+	}
+	w.put(text.String())
+	made := w.submit(w.owner, "s", many)
+	if _, err := w.ChangeGrant(t.Context(), w.owner, made.Grant.ID, api.GrantChange{Version: 1, Services: many}); err != nil {
+		t.Fatal(err)
+	}
+	entries, _, err := w.Log(t.Context(), 0, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if b, err := json.Marshal(e); err != nil || len(b) > 2000 {
+			t.Errorf("%s takes %d bytes, %v", e.Event, len(b), err)
+		}
+	}
+	if last := entries[len(entries)-1]; !strings.HasSuffix(last.Detail["services"], " bytes in all)") || last.Detail["grant"] != made.Grant.ID.String() {
+		t.Errorf("%v", last.Detail)
 	}
 }

@@ -61,7 +61,8 @@ func (c *CAS) rotate(ctx context.Context, who Caller, req api.Rotate) (api.Rotat
 	if err != nil {
 		return api.Rotations{}, err
 	}
-	if err := c.commitRotation(ctx, who, s, secrets, req.Volumes); err != nil {
+	volumes := slices.Compact(slices.Sorted(slices.Values(req.Volumes)))
+	if err := c.commitRotation(ctx, who, s, secrets, volumes); err != nil {
 		return api.Rotations{}, err
 	}
 	return c.describeRotations(ctx, s)

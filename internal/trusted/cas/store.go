@@ -22,6 +22,10 @@ type Batch struct {
 	Head    release.SignedHead
 }
 
+// PageBytes is how much of the log a Store returns at once, as JSON: what strangers
+// did stands there too, and whoever reads it holds a page in memory.
+const PageBytes = 4 << 20
+
 // Store keeps rows and the audit log. It is not trusted: rows are sealed, and
 // what it returns is checked against the log. Methods are called concurrently,
 // Commit never twice at once. storetest holds the suite that every
@@ -34,7 +38,8 @@ type Store interface {
 	Head(ctx context.Context) (release.SignedHead, error)
 	// Row returns a row, and false where there is none.
 	Row(ctx context.Context, id string) (Row, bool, error)
-	// Entries returns at most limit log entries after the given number, in order.
+	// Entries returns at most limit log entries after the given number, in order;
+	// fewer where they are large, about PageBytes, and none where there are none.
 	Entries(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
 }
 

@@ -2,11 +2,18 @@ package cas_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestLapsesWaitForNoReader: an instance that is silent lapses, however long some
@@ -48,4 +55,85 @@ func TestLapsesWaitForNoReader(t *testing.T) {
 		t.Errorf("read at once: %v", err)
 	default:
 	}
+}
+
+// TestLapsesWaitForNoStranger: however many grants of strangers end at once, and
+// however slow the disk is, who is silent lapses when it is due, and is shown as
+// silent meanwhile.
+func TestLapsesWaitForNoStranger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		w.put(twoWriters("s"))
+		for i := range 300 {
+			who := caller(byte(9+i%3), "192.0.2.9")
+			name := ident.SessionName(fmt.Sprint("theirs-", i))
+			if err := w.upload(who, readers(string(name))); err != nil {
+				t.Fatal(err)
+			}
+			for n := range 3 {
+				until := time.Now().Add(time.Duration(1+n*25) * time.Second)
+				_, err := w.MakeGrant(ctx, who, api.NewGrant{Version: 1, Session: name, App: "x", Services: services{"a": {Instances: 1}}, Until: &until})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		w.mustAsk(1, "s", "a")
+		w.store.Fail = func(cas.Batch) error { time.Sleep(100 * time.Millisecond); return nil }
+		go func() { defer close(done); _ = w.Run(ctx) }()
+
+		time.Sleep(keepAlive)
+		_, err := w.ask(2, "s", "b")
+		rule(t, err, "lease_held")
+		if p := problem.From(err); !strings.Contains(p.Actual, "heard of 10s ago") && !strings.Contains(p.Actual, "heard of 11s ago") {
+			t.Errorf("%v", p)
+		}
+		time.Sleep(3 * keepAlive)
+		w.mustAsk(2, "s", "b")
+		w.store.Fail = nil
+		cancel()
+		<-done
+		w.Close()
+		synctest.Wait()
+	})
+}
+
+// TestStandstill: time in which this process stood still counts against nobody's
+// lease, and nobody is said to have been heard of then.
+func TestStandstill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.Close()
+		var slept atomic.Int64
+		c, err := cas.Open(t.Context(), cas.Config{
+			Store: w.store, Sealer: w.key, Verifier: believer{}, KeepAlive: keepAlive, Log: slog.New(slog.DiscardHandler),
+			Now: func() time.Time { return time.Now().Add(time.Duration(slept.Load())) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.CAS = c
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = w.Run(ctx) }()
+		w.put(twoWriters("s"))
+		w.mustAsk(1, "s", "a")
+		time.Sleep(keepAlive)
+
+		slept.Store(int64(time.Hour))
+		time.Sleep(2 * keepAlive)
+		_, err = w.ask(2, "s", "b")
+		rule(t, err, "lease_held")
+		if !strings.Contains(err.Error(), "heard of 1h0m3") {
+			t.Errorf("%v", err)
+		}
+		time.Sleep(2 * keepAlive)
+		w.mustAsk(2, "s", "b")
+		cancel()
+		<-done
+		w.Close()
+		synctest.Wait()
+	})
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
@@ -240,114 +239,6 @@ func (g *mounting) done(committed bool) {
 		v.mu.Unlock()
 	}
 	g.locked = nil
-}
-
-// Commit moves a volume to its next generation by compare-and-swap. Asking again
-// for what was committed already answers as the first time did.
-func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (release.TagReply, error) {
-	if err := checkVersion(req.Version); err != nil {
-		return release.TagReply{}, err
-	}
-	if err := checkStatement(req.Statement); err != nil {
-		return release.TagReply{}, err
-	}
-	in, unlock, err := c.alive(who)
-	if err != nil {
-		return release.TagReply{}, err
-	}
-	defer unlock()
-	i := slices.IndexFunc(in.rec.Volumes, func(g mounted) bool { return g.ID == req.Volume })
-	if i < 0 {
-		return release.TagReply{}, problem.New(problem.NotFound, "volume_unknown", "the instance has no volume %s", req.Volume)
-	}
-	v := in.session.volume(in.rec.Volumes[i].Name)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if err := v.load(ctx, c.journal); err != nil {
-		return release.TagReply{}, err
-	}
-	again, err := v.mayCommit(in, in.rec.Volumes[i], req)
-	if err != nil {
-		return release.TagReply{}, err
-	}
-	if again {
-		return release.TagReply{Version: req.Version, Generation: v.rec.Generation, Head: c.Head()}, nil
-	}
-	next := v.rec
-	next.Generation, next.Tag, next.Statement = req.From+1, req.Tag, req.Statement
-	if in.rec.Volumes[i].Rekeys {
-		next.Key, next.NextKey = next.NextKey, nil // the one before is forgotten with this
-	}
-
-	rec := in.rec
-	rec.Volumes = slices.Clone(rec.Volumes)
-	rec.Volumes[i].Rekeys, rec.Volumes[i].Committed = false, true
-	rec.Volumes[i].Key = keyName(next.Key)
-	w, err := v.put(next)
-	if err != nil {
-		return release.TagReply{}, err
-	}
-	rec.Volumes[i].Generation, rec.Volumes[i].Tag, rec.Volumes[i].Statement = next.Generation, next.Tag, next.Statement
-	counted, done, err := in.count(&rec)
-	if err != nil {
-		return release.TagReply{}, err
-	}
-	committed := false
-	defer func() { done(committed) }()
-
-	row, err := in.put(rec)
-	if err != nil {
-		return release.TagReply{}, err
-	}
-	head, err := c.journal.commit(ctx, change{
-		event: audit.VolumeCommitted, actor: who.Key, request: who.Request, session: in.session.name,
-		detail: map[string]string{"volume": v.name, "generation": fmt.Sprint(next.Generation), "tag": next.Tag.String()},
-		rows:   append([]write{w, row}, counted...),
-	})
-	if err != nil {
-		return release.TagReply{}, err
-	}
-	committed = true
-	v.rec, in.rec = next, rec
-	return release.TagReply{Version: req.Version, Generation: next.Generation, Head: head}, nil
-}
-
-// checkStatement holds a statement to its form; whether it is true is between the
-// measured app and those who vouch for it.
-func checkStatement(s *release.Statement) error {
-	if s == nil {
-		return nil
-	}
-	if !s.Follows.Known() || !release.IsCommit(s.Commit) {
-		return problem.New(problem.Invalid, "statement", "the statement on what was stored can't be read").
-			Want("a commit of 40 or 64 hex digits; follows: yes, no or unknown").
-			Fix("mend the program that writes /run/cupel/statement.json")
-	}
-	return nil
-}
-
-// mayCommit checks lease and starting point, under the instance's and the
-// volume's locks. again is true for a commit that was made already.
-func (v *volume) mayCommit(in *instance, g mounted, req release.TagRequest) (again bool, err error) {
-	switch {
-	case g.Access != release.ReadWrite:
-		return false, problem.New(problem.Denied, "volume_read_only", "the instance has a private snapshot of volume %s: it may not commit", v.name).
-			Want("a mount with `update_policy: rollback_protected`").
-			Fix("change the mount's update_policy in the session, if this service is to write")
-	case v.rec.Holder != in.id || v.rec.Lease != g.Lease || req.Lease != g.Lease:
-		return false, problem.New(problem.Denied, "lease_ended", "lease %d of volume %s", req.Lease, v.name).
-			Want("lease %d, held by instance %s", v.rec.Lease, v.rec.Holder.Short()).
-			Fix("restart the instance: it starts from the newest state")
-	case req.Tag.IsZero():
-		return false, problem.New(problem.Invalid, "volume_tag", "the new tag is zero")
-	case v.rec.Generation == req.From+1 && v.rec.Tag == req.Tag:
-		return true, nil
-	case v.rec.Generation != req.From || v.rec.Tag != req.FromTag:
-		return false, problem.New(problem.Conflict, "volume_tag_moved", "the commit starts from generation %d", req.From).
-			Want("generation %d with tag %s", v.rec.Generation, v.rec.Tag).
-			Fix("restart the instance: it starts from the newest state")
-	}
-	return false, nil
 }
 
 func checkVersion(v int) error {

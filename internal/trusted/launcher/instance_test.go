@@ -353,9 +353,13 @@ func (s *sandbox) next(access release.Access) *sandbox {
 	s.t.Helper()
 	n := newSandbox(s.t)
 	n.addVolume(access)
+	if len(s.cas.reply.Volumes) > 1 {
+		n.addSecondVolume(access)
+	}
 	n.host.stored = s.host.stored
-	last := s.cas.tags[len(s.cas.tags)-1]
-	n.cas.reply.Volumes[0].Generation, n.cas.reply.Volumes[0].Tag = last.From+1, last.Tag
+	for i, last := range s.cas.tags[len(s.cas.tags)-1].Moves() {
+		n.cas.reply.Volumes[i].Generation, n.cas.reply.Volumes[i].Tag = last.From+1, last.Tag
+	}
 	return n
 }
 
@@ -472,13 +476,55 @@ func TestVolumeTooLarge(t *testing.T) {
 	t.Run("before the start", func(t *testing.T) {
 		big := newSandbox(t)
 		big.addVolume(release.ReadWrite)
-		big.command(`dd if=/dev/zero of=/home/app/data/big bs=1M count=60`)
+		big.command(`dd if=/dev/urandom of=/home/app/data/big bs=1M count=60`)
 		big.run(0)
 		small := big.next(release.ReadOnly)
 		small.memory = 64 << 20
 		small.command("echo never")
 		small.refused(exitRefused, volume.RuleTooLarge)
 	})
+}
+
+// TestWhatIsWrittenCanBeStored: an app hears of a volume that is full while it
+// writes, also of one that is full of small files; what was written is kept, and
+// has room at the next start, beside that of another volume.
+func TestWhatIsWrittenCanBeStored(t *testing.T) {
+	t.Parallel()
+	const fill = `i=0; while echo x > $d/$((i%100))-$i 2>/dev/null; do i=$((i+1)); mkdir $d/sub 2>/dev/null; done; rm -f $d/0-0 $d/$((i%100))-$i; echo stopped`
+	s := newSandbox(t)
+	s.memory = 64 << 20
+	s.addVolume(release.ReadWrite)
+	s.addSecondVolume(release.ReadWrite)
+	s.command(`d=/home/app/data; ` + fill + `; ls $d | wc -l; head -c 60000000 /dev/urandom > /home/app/more/big; truncate -s 15M /home/app/more/big; truncate -s 200M /home/app/more/hole`)
+	s.run(0)
+	if !strings.HasPrefix(s.out.String(), "stopped\n") {
+		t.Errorf("%s", &s.out)
+	}
+	if len(s.cas.tags) != 1 || len(s.cas.tags[0].Also) != 1 {
+		t.Fatalf("tags %+v", s.cas.tags)
+	}
+
+	next := s.next(release.ReadWrite)
+	next.memory = s.memory
+	next.command(`ls /home/app/data | wc -l; stat -c '%s' /home/app/more/big /home/app/more/hole`)
+	next.run(0)
+	if got, want := next.out.String(), strings.TrimPrefix(s.out.String(), "stopped\n")+"15728640\n209715200\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestVolumesAreStoredTogether: where one can't be stored, neither is the other.
+func TestVolumesAreStoredTogether(t *testing.T) {
+	t.Parallel()
+	s := newSandbox(t)
+	s.memory = 64 << 20
+	s.addVolume(release.ReadWrite)
+	s.addSecondVolume(release.ReadWrite)
+	s.command(`echo new > /home/app/data/f; head -c 60000000 /dev/zero > /home/app/more/big 2>/dev/null; true`)
+	s.refused(exitRefused, volume.RuleTooLarge)
+	if len(s.cas.tags) != 0 || len(s.host.stored) != 0 {
+		t.Errorf("%d snapshots, tags %v", len(s.host.stored), s.cas.tags)
+	}
 }
 
 func TestCommitRefused(t *testing.T) {

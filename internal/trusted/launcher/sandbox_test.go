@@ -583,6 +583,12 @@ func (s *sandbox) addVolume(access release.Access) ident.Digest {
 	return id
 }
 
+// addSecondVolume makes it release another one beside it.
+func (s *sandbox) addSecondVolume(access release.Access) {
+	key := sha256.Sum256([]byte("another volume key"))
+	s.cas.reply.Volumes = append(s.cas.reply.Volumes, release.Volume{Name: "more", ID: ident.Sum([]byte("more")), Path: "/home/app/more", Key: key[:], Access: access, Lease: 8})
+}
+
 func parse(t testing.TB, ders [][]byte) []*x509.Certificate {
 	t.Helper()
 	var out []*x509.Certificate

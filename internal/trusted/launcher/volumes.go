@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,8 @@ type openVolume struct {
 	dir            string       // mount point in the staging directory
 	root           *os.Root     // stays on that mount whatever happens to the path
 	limit          uint64       // bytes that it may take
+	size           volume.Size  // when it was opened
+	sealed         ident.Digest // tag of what is to be committed
 }
 
 // store is the node, as the launcher sees it.
@@ -39,9 +42,10 @@ type store interface {
 // vs are cleared. Budget is what they may take together.
 func (l *launcher) openVolumes(ctx context.Context, vs []release.Volume, owner appUser, budget uint64) ([]*openVolume, error) {
 	var out []*openVolume
+	left := budget
 	for i := range vs {
 		o := &openVolume{
-			Volume: vs[i], key: secret.New(vs[i].Key), limit: budget,
+			Volume: vs[i], key: secret.New(vs[i].Key), limit: left,
 			dir: filepath.Join(volumesDir, fmt.Sprint(i)),
 		}
 		if len(vs[i].NextKey) > 0 {
@@ -56,14 +60,31 @@ func (l *launcher) openVolumes(ctx context.Context, vs []release.Volume, owner a
 		if err != nil {
 			return nil, fmt.Errorf("volume %s: %w", o.Name, err)
 		}
-		used, err := volume.Measure(ctx, o.root, o.limit)
-		if err != nil {
+		if o.size, err = volume.Measure(ctx, o.root, o.limit); err != nil {
 			return nil, fmt.Errorf("volume %s: %w", o.Name, err)
 		}
-		budget -= used
+		left -= o.size.Total()
 		out = append(out, o)
 	}
+
+	for _, o := range out {
+		o.limit = o.size.Total() + left/uint64(len(out))
+		if err := o.fit(); err != nil {
+			return nil, fmt.Errorf("volume %s: %w", o.Name, err)
+		}
+	}
 	return out, nil
+}
+
+// fit makes the volume's file system as large as its limit: what the app can write
+// can be stored, and what can't be stored it hears of while it writes.
+func (o *openVolume) fit() error {
+	content, names := o.size.Room(o.limit)
+	options := fmt.Sprintf("size=%d,nr_inodes=%d", content, names)
+	if err := unix.Mount("", o.dir, "", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return fmt.Errorf("set the size of its memory: %w", err)
+	}
+	return nil
 }
 
 // open is one try: mounted and verified to the last byte, or not mounted.
@@ -101,9 +122,9 @@ func (o *openVolume) fetch(ctx context.Context, s store) error {
 		return err
 	}
 	defer body.Close()
-	// Ciphertext is longer than plaintext, and that than what it costs at most
-	// by a part in some hundred: an answer far beyond is not even begun.
-	if size > 0 && uint64(size) > 2*o.limit+1<<20 {
+	// Ciphertext is longer than plaintext by a part in some hundred: an answer far
+	// beyond what any archive takes is not even begun.
+	if size > 0 && uint64(size) > volume.MaxArchive(o.limit)*11/10 {
 		return volume.TooLarge(uint64(size), o.limit)
 	}
 	r, err := sealed.OpenSnapshot(transfer{body}, o.key, o.ID, o.Generation, o.Tag)
@@ -125,36 +146,44 @@ func (t transfer) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// commitVolumes stores every volume that may be written: first ciphertext at
-// the node, then the tag at the CAS by compare-and-swap. Between the two the
-// old generation stays the valid one.
-// The CAS keeps beside each tag what the app said of what it stored.
+// commitVolumes stores all volumes that may be written, or none: first the
+// ciphertexts at the node, then all tags at the CAS in one compare-and-swap. Before
+// that the old generations stay the valid ones. The CAS keeps beside each tag what
+// the app said of what it stored.
 func (l *launcher) commitVolumes(ctx context.Context, vs []*openVolume, said *release.Statement) error {
+	start := time.Now()
+	vs = slices.DeleteFunc(slices.Clone(vs), func(v *openVolume) bool { return v.Access != release.ReadWrite })
 	for _, v := range vs {
-		if v.Access != release.ReadWrite {
-			continue
-		}
-		start := time.Now()
-		if err := v.checkRoom(); err != nil {
+		if err := v.storable(ctx); err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
-		if _, err := volume.Measure(ctx, v.root, v.limit); err != nil {
-			return fmt.Errorf("volume %s: %w", v.Name, err)
-		}
-		var tag ident.Digest
+	}
+	for _, v := range vs {
 		err := retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) (err error) {
-			tag, err = v.put(ctx, l.node)
+			v.sealed, err = v.put(ctx, l.node)
 			return err
 		})
 		if err != nil {
 			return fmt.Errorf("volume %s: store the snapshot at the node (the old state stays valid): %w", v.Name, err)
 		}
-		if err := l.swapTag(ctx, v, tag, said); err != nil {
-			return fmt.Errorf("volume %s: tell the CAS the stored snapshot's tag (the old state stays valid): %w", v.Name, err)
-		}
-		l.say("volume %s: generation %d committed in %s", v.Name, v.Generation+1, time.Since(start).Round(time.Millisecond))
+	}
+
+	if err := l.swapTags(ctx, vs, said); err != nil {
+		return fmt.Errorf("tell the CAS the stored snapshots' tags (the old state stays valid): %w", err)
+	}
+	for _, v := range vs {
+		l.say("volume %s: generation %d committed after %s", v.Name, v.Generation+1, time.Since(start).Round(time.Millisecond))
 	}
 	return nil
+}
+
+// storable refuses what can't be stored, before anything is sent.
+func (v *openVolume) storable(ctx context.Context) error {
+	if err := v.checkRoom(); err != nil {
+		return err
+	}
+	_, err := volume.Measure(ctx, v.root, v.limit)
+	return err
 }
 
 // checkRoom refuses a volume that is full to the last page: some write into it
@@ -224,23 +253,31 @@ func (l *launcher) noteCommit(n int, err error) {
 	l.teller.tell(l.node, func(s *volume.Status) { s.Code, s.Problem = 0, problem.From(err) })
 }
 
-func (l *launcher) swapTag(ctx context.Context, v *openVolume, tag ident.Digest, said *release.Statement) error {
+func (l *launcher) swapTags(ctx context.Context, vs []*openVolume, said *release.Statement) error {
+	if len(vs) == 0 {
+		return nil
+	}
+	first := vs[0]
 	req := release.TagRequest{
 		Version:   release.Version,
-		Volume:    v.ID,
-		Lease:     v.Lease,
-		From:      v.Generation,
-		FromTag:   v.Tag,
-		Tag:       tag,
+		Volume:    first.ID,
+		Lease:     first.Lease,
+		From:      first.Generation,
+		FromTag:   first.Tag,
+		Tag:       first.sealed,
 		Statement: said,
 	}
+	for _, v := range vs[1:] {
+		req.Also = append(req.Also, release.TagMove{Volume: v.ID, Lease: v.Lease, From: v.Generation, FromTag: v.Tag, Tag: v.sealed})
+	}
+
 	var reply release.TagReply
 	err := retry(ctx, max(l.patience, commitPatience), l.noteCommit, func(ctx context.Context) error {
 		return l.cas.call(ctx, release.PathTag, req, &reply)
 	})
-	if err == nil && reply.Generation != v.Generation+1 {
+	if err == nil && reply.Generation != first.Generation+1 {
 		err = problem.New(problem.Internal, "tag_reply", "the CAS confirms generation %d", reply.Generation).
-			Want("generation %d", v.Generation+1)
+			Want("generation %d", first.Generation+1)
 	}
 	return err
 }

@@ -139,6 +139,23 @@ type TagRequest struct {
 	Tag     ident.Digest `json:"tag"`
 	// Statement is what the measured app says that it stored; nil: nothing.
 	Statement *Statement `json:"statement,omitempty"`
+	// Also are the instance's other volumes: all move at once, or none.
+	Also []TagMove `json:"also,omitempty"`
+}
+
+// TagMove is one volume's step from a generation to the next.
+type TagMove struct {
+	Volume  ident.Digest `json:"volume"`
+	Lease   uint64       `json:"lease"`
+	From    uint64       `json:"from"`
+	FromTag ident.Digest `json:"from_tag"`
+	Tag     ident.Digest `json:"tag"`
+}
+
+// Moves are all of the request's, its own first.
+func (r *TagRequest) Moves() []TagMove {
+	own := TagMove{Volume: r.Volume, Lease: r.Lease, From: r.From, FromTag: r.FromTag, Tag: r.Tag}
+	return append([]TagMove{own}, r.Also...)
 }
 
 // Statement is a measured puller's word on what it stored in a volume. Whoever
@@ -171,7 +188,8 @@ var commitID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 // IsCommit reports whether s has the form of a commit's id.
 func IsCommit(s string) bool { return commitID.MatchString(s) }
 
-// TagReply confirms a commit, durable when it is sent.
+// TagReply confirms a commit, durable when it is sent. Generation is the new one of
+// the request's own volume.
 type TagReply struct {
 	Version    int        `json:"version"`
 	Generation uint64     `json:"generation"`

@@ -22,16 +22,17 @@ const RuleArchive = "volume_archive"
 // sorted, parents before children, numeric owners, times in nanoseconds, hard
 // links to the first name. Equal trees give equal bytes. Extended attributes
 // are not kept; sockets and pipes, which are nothing without their processes,
-// are left out; devices are refused. A tree that costs more than limit bytes
-// of memory is refused as too large before its first byte that would exceed.
+// are left out; devices are refused. Holes are written as the zeros that they
+// read as. A tree that costs more than limit bytes of memory is refused as too
+// large before its first byte that would exceed.
 //
 // Nothing may change the tree meanwhile.
 func Pack(ctx context.Context, root *os.Root, w io.Writer, limit uint64) error {
 	tw := tar.NewWriter(w)
-	visit := func(name string, info fs.FileInfo, link string) error {
+	_, err := walk(ctx, root, limit, func(name string, info fs.FileInfo, link string) error {
 		return packEntry(tw, root, name, info, link)
-	}
-	if err := walk(ctx, root, limit, visit); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	if err := tw.Close(); err != nil {
@@ -40,28 +41,32 @@ func Pack(ctx context.Context, root *os.Root, w io.Writer, limit uint64) error {
 	return nil
 }
 
-// Measure returns what the tree under root costs in memory, in bytes; it
-// refuses what Pack would refuse, without writing anything.
-func Measure(ctx context.Context, root *os.Root, limit uint64) (uint64, error) {
-	m := meter{limit: limit}
-	err := walk(ctx, root, limit, func(_ string, info fs.FileInfo, link string) error {
-		return m.add(contentSize(info, link))
-	})
-	return m.used, err
+// Measure returns what the tree under root costs in memory; it refuses what Pack
+// would refuse, without writing anything.
+func Measure(ctx context.Context, root *os.Root, limit uint64) (Size, error) {
+	return walk(ctx, root, limit, func(string, fs.FileInfo, string) error { return nil })
 }
 
-func contentSize(info fs.FileInfo, link string) int64 {
-	if info.Mode().IsRegular() && link == "" {
-		return info.Size()
+// measure accounts for an entry; link says that its content was there before.
+func (m *meter) measure(info fs.FileInfo, link string) error {
+	if !info.Mode().IsRegular() || link != "" {
+		return m.entry(0)
 	}
-	return 0
+	if err := m.entry(info.Size()); err != nil {
+		return err
+	}
+	content := uint64(info.Size())
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		content = min(content, uint64(st.Blocks)*512)
+	}
+	return m.pages(content)
 }
 
 type inode struct{ dev, ino uint64 }
 
 // walk calls visit for every entry, sorted, parents first. Link is the first
-// name of a hard-linked file that was visited before.
-func walk(ctx context.Context, root *os.Root, limit uint64, visit func(name string, info fs.FileInfo, link string) error) error {
+// name of a hard-linked file that was visited before. It returns what all cost.
+func walk(ctx context.Context, root *os.Root, limit uint64, visit func(name string, info fs.FileInfo, link string) error) (Size, error) {
 	m := meter{limit: limit}
 	first := map[inode]string{}
 	var entry func(name string) error
@@ -81,7 +86,7 @@ func walk(ctx context.Context, root *os.Root, limit uint64, visit func(name stri
 				Fix("remove it: a volume holds files, directories and links")
 		}
 		link := firstName(first, name, info)
-		if err := m.add(contentSize(info, link)); err != nil {
+		if err := m.measure(info, link); err != nil {
 			return err
 		}
 		if err := visit(name, info, link); err != nil || !info.IsDir() {
@@ -101,7 +106,8 @@ func walk(ctx context.Context, root *os.Root, limit uint64, visit func(name stri
 		}
 		return nil
 	}
-	return entry(".")
+	err := entry(".")
+	return m.Size, err
 }
 
 // firstName remembers files with several names and returns the earlier one.

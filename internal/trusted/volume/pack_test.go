@@ -152,33 +152,85 @@ func TestDevicesAreRefused(t *testing.T) {
 
 func TestTooLarge(t *testing.T) {
 	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "a"), make([]byte, 100<<10), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "a"), bytes.Repeat([]byte{1}, 100<<10), 0o600))
 	b := pack(t, dir)
 	wantRule(t, Pack(t.Context(), openRoot(t, dir), io.Discard, 100<<10), RuleTooLarge)
 	_, err := Measure(t.Context(), openRoot(t, dir), 100<<10)
 	wantRule(t, err, RuleTooLarge)
 	into := t.TempDir()
 	wantRule(t, Unpack(t.Context(), bytes.NewReader(b), openRoot(t, into), 100<<10), RuleTooLarge)
-	if _, err := os.Stat(filepath.Join(into, "a")); err == nil {
-		t.Error("content was written before it was accounted for")
+	if info, err := os.Stat(filepath.Join(into, "a")); err != nil || info.Size() > 100<<10-2*entryCost {
+		t.Errorf("content was written before it was accounted for: %v, %v", info.Size(), err)
 	}
-	if n, err := Measure(t.Context(), openRoot(t, dir), plenty); err != nil || n != 100<<10+2*entryCost {
-		t.Errorf("measured %d, %v", n, err)
+	if n, err := Measure(t.Context(), openRoot(t, dir), plenty); err != nil || n != (Size{100 << 10, 2}) || n.Total() != 100<<10+2*entryCost {
+		t.Errorf("measured %v, %v", n, err)
+	}
+	m := meter{limit: plenty}
+	must(t, m.entry(plenty))
+	wantRule(t, m.entry(-1), RuleArchive)
+	wantRule(t, m.entry(1<<62), RuleTooLarge)
+}
+
+// TestHoles: what a file doesn't keep in memory counts for nothing and comes back
+// as it was; a length beyond all reason is refused before anything is sent.
+func TestHoles(t *testing.T) {
+	dir := t.TempDir()
+	name := filepath.Join(dir, "a")
+	must(t, os.WriteFile(name, nil, 0o600))
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte("in the middle"), 5<<20+100)
+	must(t, err)
+	must(t, f.Truncate(10<<20+3))
+	must(t, f.Sync())
+	must(t, f.Close())
+
+	const limit = 1 << 20
+	size, err := Measure(t.Context(), openRoot(t, dir), limit)
+	if err != nil || size.Content > 64<<10 {
+		t.Fatalf("measured %v, %v", size, err)
+	}
+	var packed bytes.Buffer
+	must(t, Pack(t.Context(), openRoot(t, dir), &packed, limit))
+	into := t.TempDir()
+	must(t, Unpack(t.Context(), &packed, openRoot(t, into), limit))
+	want, err := os.ReadFile(name)
+	must(t, err)
+	got, err := os.ReadFile(filepath.Join(into, "a"))
+	must(t, err)
+	if !bytes.Equal(got, want) {
+		t.Error("another content came back")
+	}
+	if again, err := Measure(t.Context(), openRoot(t, into), limit); err != nil || again.Content > size.Content {
+		t.Errorf("unpacked it takes %v, %v; before %v", again, err, size)
 	}
 
-	must(t, os.Truncate(filepath.Join(dir, "a"), 1<<40)) // a hole larger than any memory
-	wantRule(t, Pack(t.Context(), openRoot(t, dir), io.Discard, plenty), RuleTooLarge)
-	m := meter{limit: ^uint64(0)}
-	must(t, m.add(1<<62))
-	wantRule(t, m.add(-1), RuleArchive)
+	must(t, os.Truncate(name, 1<<40))
+	_, err = Measure(t.Context(), openRoot(t, dir), limit)
+	wantRule(t, err, RuleTooLarge)
+	wantRule(t, Pack(t.Context(), openRoot(t, dir), io.Discard, limit), RuleTooLarge)
+}
+
+// TestRoom: a file system that is as full as it can be holds a tree that fits.
+func TestRoom(t *testing.T) {
+	for _, used := range []Size{{}, {0, 1}, {100 << 20, 3}, {1 << 20, 90_000}, {192<<20 - 1024, 1}} {
+		const limit = 192 << 20
+		content, names := used.Room(limit)
+		if full := (Size{content, names}); full.Total() > limit || content < used.Content || names < used.Names {
+			t.Errorf("%v has room for %v, which costs %d of %d", used, full, full.Total(), limit)
+		}
+		if free := limit - used.Total(); free > 1<<20 && (content-used.Content < free/2 || names-used.Names < free/8192) {
+			t.Errorf("%v has room for %d bytes and %d names only", used, content, names)
+		}
+	}
 }
 
 func TestHardLinkedContentCountsOnce(t *testing.T) {
 	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "a"), make([]byte, 64<<10), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "a"), bytes.Repeat([]byte{1}, 64<<10), 0o600))
 	must(t, os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")))
-	if n, err := Measure(t.Context(), openRoot(t, dir), plenty); err != nil || n != 64<<10+3*entryCost {
-		t.Errorf("measured %d, %v", n, err)
+	if n, err := Measure(t.Context(), openRoot(t, dir), plenty); err != nil || n != (Size{64 << 10, 3}) {
+		t.Errorf("measured %v, %v", n, err)
 	}
 }
 

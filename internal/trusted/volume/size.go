@@ -24,32 +24,71 @@ func Budget(memoryLimit uint64) uint64 { return memoryLimit / 4 * 3 }
 // outside of volumes, in bytes.
 func RootSize(memoryLimit uint64) uint64 { return memoryLimit / 4 }
 
-// meter adds up what a tree costs in memory and refuses what exceeds limit.
-type meter struct {
-	used, limit uint64
+// A Size is what a tree costs in memory.
+type Size struct {
+	Content uint64 // bytes of whole pages; holes cost nothing
+	Names   uint64
 }
 
-// add accounts for one entry with size bytes of content.
-func (m *meter) add(size int64) error {
-	if size < 0 {
-		return problem.New(problem.Invalid, RuleArchive, "a file of %d bytes", size)
+// Total is the cost of both, in bytes.
+func (s Size) Total() uint64 { return s.Content + s.Names*entryCost }
+
+// Room splits limit, which is not below the size, for a file system that is to hold
+// no more than what fits: so many bytes of content, and so many names. Of what is
+// free a sixth goes to names, so that small files and large ones fit about as well.
+func (s Size) Room(limit uint64) (content, names uint64) {
+	free := limit - s.Total()
+	more := free / (6 * entryCost)
+	return s.Content + free - more*entryCost, s.Names + more
+}
+
+// maxLength is how long all files may be together, holes included, in units of the
+// limit: a hole costs no memory, but as many bytes of a snapshot as any other.
+const maxLength = 16
+
+// MaxArchive is the most bytes that the archive of a volume takes that costs at most
+// limit: content, holes and all, and headers, which are longer than names cost.
+func MaxArchive(limit uint64) uint64 { return maxLength*limit + 2*limit + 1<<20 }
+
+// meter adds up what a tree costs and refuses what exceeds limit.
+type meter struct {
+	Size
+
+	length uint64 // of all files, holes included
+	limit  uint64
+}
+
+// entry accounts for one name whose file is so long.
+func (m *meter) entry(length int64) error {
+	if length < 0 {
+		return problem.New(problem.Invalid, RuleArchive, "a file of %d bytes", length)
 	}
-	n := uint64(size)
-	if n > m.limit || m.used > m.limit { // before rounding, which could overflow
-		return m.tooLarge(m.used + n)
+	m.Names++
+	if n := uint64(length); n > maxLength*m.limit || m.length+n > maxLength*m.limit {
+		return problem.New(problem.Invalid, RuleTooLarge, "the volume's files are at least %d KiB long, holes included", (m.length+n)>>10).
+			Want("at most %d KiB, %d times what the volume may take of the memory", maxLength*m.limit>>10, maxLength).
+			Fix("give the instances a larger --memory, or keep shorter files in the volume")
 	}
-	m.used += (n+pageSize-1)/pageSize*pageSize + entryCost
-	if m.used > m.limit {
-		return m.tooLarge(m.used)
+	m.length += uint64(length)
+	return m.check()
+}
+
+// pages accounts for n bytes of content, of which a tmpfs keeps whole pages.
+func (m *meter) pages(n uint64) error {
+	m.Content += (n + pageSize - 1) / pageSize * pageSize
+	return m.check()
+}
+
+func (m *meter) check() error {
+	if m.Total() > m.limit {
+		return TooLarge(m.Total(), m.limit)
 	}
 	return nil
 }
 
-func (m *meter) tooLarge(n uint64) error { return TooLarge(n, m.limit) }
-
 // TooLarge is the refusal of a volume of at least n bytes where limit fit.
 func TooLarge(n, limit uint64) error {
 	return problem.New(problem.Invalid, RuleTooLarge, "the volume takes at least %d KiB of memory", n>>10).
-		Want("at most %d KiB, three quarters of the instance's memory limit", limit>>10).
+		Want("at most %d KiB: volumes take three quarters of the instance's memory limit, and share them", limit>>10).
 		Fix("give the instances a larger --memory, or keep less in the volume")
 }

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,9 +18,9 @@ import (
 )
 
 // Unpack reads an archive that Pack wrote, to the end of r, into the empty
-// directory root. Content is written only after its header was accounted for:
-// an archive that costs more than limit bytes of memory is refused as too
-// large. On any error the directory holds a part that must be thrown away;
+// directory root. Pages of zeros become holes, the others are written only after
+// they were accounted for: an archive that costs more than limit bytes of memory is
+// refused as too large. On any error the directory holds a part that must be thrown away;
 // errors of r itself come back unchanged, so that the snapshot's own refusal
 // is what the reader sees.
 func Unpack(ctx context.Context, r io.Reader, root *os.Root, limit uint64) error {
@@ -66,7 +67,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeReg {
 		size = h.Size
 	}
-	if err := u.meter.add(size); err != nil {
+	if err := u.meter.entry(size); err != nil {
 		return err
 	}
 	switch h.Typeflag {
@@ -132,18 +133,8 @@ func (u *unpacker) file(name string, h *tar.Header, content io.Reader) (err erro
 			err = wrap(cerr)
 		}
 	}()
-	buf := make([]byte, 64<<10)
-	for {
-		n, rerr := content.Read(buf)
-		if _, werr := f.Write(buf[:n]); werr != nil {
-			return wrap(werr)
-		}
-		if errors.Is(rerr, io.EOF) {
-			break
-		}
-		if rerr != nil {
-			return sourceError(rerr)
-		}
+	if err := u.content(f, h.Size, content); err != nil {
+		return err
 	}
 	// Owner before mode: a change of owner clears set-id bits.
 	if err := f.Chown(h.Uid, h.Gid); err != nil {
@@ -154,6 +145,31 @@ func (u *unpacker) file(name string, h *tar.Header, content io.Reader) (err erro
 	}
 	return wrap(u.root.Chtimes(name, time.Time{}, h.ModTime))
 }
+
+// content writes the pages of a new file that are not all zeros.
+func (u *unpacker) content(f *os.File, size int64, content io.Reader) error {
+	buf := make([]byte, 16*pageSize)
+	for at := int64(0); at < size; {
+		part := buf[:min(int64(len(buf)), size-at)]
+		if _, err := io.ReadFull(content, part); err != nil {
+			return sourceError(err)
+		}
+		for page := range slices.Chunk(part, pageSize) {
+			if !bytes.Equal(page, zeros[:len(page)]) {
+				if err := u.meter.pages(uint64(len(page))); err != nil {
+					return err
+				}
+				if _, err := f.WriteAt(page, at); err != nil {
+					return wrap(err)
+				}
+			}
+			at += int64(len(page))
+		}
+	}
+	return wrap(f.Truncate(size)) // it may end with a hole
+}
+
+var zeros [pageSize]byte
 
 // finish gives directories, deepest first, their modes, owners and times,
 // which writing into them would have changed.

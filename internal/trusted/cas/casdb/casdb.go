@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"modernc.org/sqlite"
@@ -79,6 +80,10 @@ func Open(ctx context.Context, path string) (*DB, error) {
 }
 
 func connect(path string, n int) (*sql.DB, error) {
+	path, err := filepath.Abs(path) // a relative one would be the URL's host
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
 	q := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "trusted_schema(OFF)"}, "_txlock": {"immediate"}}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
 	if err != nil {
@@ -232,11 +237,13 @@ func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]audit.Ent
 	}
 	defer func() { _ = rows.Close() }()
 	var out []audit.Entry
-	for len(out) < limit && rows.Next() {
+	size := 0
+	for len(out) < limit && size < cas.PageBytes && rows.Next() {
 		var text []byte
 		if err := rows.Scan(&text); err != nil {
 			return nil, failed("read audit log", err)
 		}
+		size += len(text)
 		var batch []audit.Entry
 		if err := json.Unmarshal(text, &batch); err != nil {
 			return nil, logDamaged(err)

@@ -2,7 +2,9 @@ package storetest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -75,9 +77,15 @@ func (m *Memory) Entries(_ context.Context, after uint64, limit int) ([]audit.En
 	m.Lock()
 	defer m.Unlock()
 	var out []audit.Entry
+	size := 0
 	for _, e := range m.Log {
-		if e.Seq > after && len(out) < limit {
+		if e.Seq > after && len(out) < limit && size < cas.PageBytes {
 			out = append(out, e)
+			text, err := json.Marshal(e)
+			if err != nil {
+				return nil, fmt.Errorf("marshal entry: %w", err)
+			}
+			size += len(text)
 		}
 	}
 	return out, nil

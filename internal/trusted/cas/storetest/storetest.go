@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -45,6 +46,44 @@ func Run(t *testing.T, open func(t *testing.T) (store cas.Store, closeStore func
 	want(ctx, t, store, row("a", 2, "uno"), row("c", 1, ""))
 	checkLog(ctx, t, store, 5)
 	concurrent(ctx, t, store)
+	large(ctx, t, store)
+}
+
+// large entries come in pages that end somewhere, and lead on.
+func large(ctx context.Context, t *testing.T, s cas.Store) {
+	t.Helper()
+	before, err := s.Head(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n, size = 40, 500_000
+	for i := range uint64(n) {
+		b := batch(before.Seq+1+i, before.Seq+1+i)
+		b.Entries[0].Detail["services"] = strings.Repeat("x", size)
+		commit(ctx, t, s, b)
+	}
+	pages, after := 0, before.Seq
+	for {
+		page, err := s.Entries(ctx, after, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		if len(page) > cas.PageBytes/size+1 {
+			t.Errorf("a page of %d entries of %d bytes", len(page), size)
+		}
+		for _, e := range page {
+			if after++; e.Seq != after {
+				t.Fatalf("entry %d after %d", e.Seq, after-1)
+			}
+		}
+		pages++
+	}
+	if after != before.Seq+n || pages < 2 {
+		t.Errorf("%d pages end at entry %d, want %d", pages, after, before.Seq+n)
+	}
 }
 
 func empty(ctx context.Context, t *testing.T, s cas.Store) {
