@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -247,6 +248,22 @@ func TestPortsStayTheSame(t *testing.T) {
 		t.Errorf("now at %s, was at %s", again.Addr(), addr)
 	}
 	_ = again.Close()
+
+	// It stays ours while nobody listens, as when a part is started again.
+	_, text, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := loadPorts(file).free()(uint16(port)); err == nil || !strings.Contains(err.Error(), "own (manager)") {
+		t.Errorf("an app may have the manager's port: %v", err)
+	}
+	if err := loadPorts(filepath.Join(t.TempDir(), "none")).free()(uint16(port)); err != nil {
+		t.Errorf("somebody else may not: %v", err)
+	}
 }
 
 // upOptions is a whole machine but for the real CAS.

@@ -3,8 +3,10 @@ package daemon
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -45,6 +47,27 @@ func (p *ports) prefer(name, addr string) string {
 func (p *ports) remember(name, addr string) {
 	if _, port, err := net.SplitHostPort(addr); err == nil {
 		p.last[name] = port
+	}
+}
+
+// free tells of a port whether an app may have it: nobody listens there, and it is
+// none of this installation's own, which one of its parts may be about to take
+// again.
+func (p *ports) free() func(port uint16) error {
+	own := map[string]string{}
+	for name, port := range p.last {
+		own[port] = name
+	}
+	return func(port uint16) error {
+		text := strconv.Itoa(int(port))
+		if name := own[text]; name != "" {
+			return fmt.Errorf("it is this installation's own (%s)", name)
+		}
+		ln, err := net.Listen("tcp", ":"+text)
+		if err != nil {
+			return err
+		}
+		return ln.Close()
 	}
 }
 

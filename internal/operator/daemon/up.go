@@ -371,7 +371,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		root:     root,
 		locks:    runtimecmd.LocksDir(p.dir),
 	}
-	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, reserve}, operator)
+	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, reserve}, operator, ports.free())
 	if err != nil {
 		return err
 	}
@@ -412,7 +412,9 @@ func (p *parts) openBalancer(ctx context.Context) (err error) {
 	return err
 }
 
-func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, store manager.Store, operator tls.Certificate) (*manager.Manager, error) {
+func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, store manager.Store, operator tls.Certificate,
+	portFree func(uint16) error,
+) (*manager.Manager, error) {
 	keys, err := keyLimits(o)
 	if err != nil {
 		return nil, err
@@ -465,14 +467,6 @@ func (p *parts) stopApps(ctx context.Context) error {
 }
 
 // portFree answers nil if nobody listens on the port of any address.
-func portFree(port uint16) error {
-	ln, err := net.Listen("tcp", ":"+strconv.Itoa(int(port)))
-	if err != nil {
-		return err
-	}
-	return ln.Close()
-}
-
 func portOf(addr string) string {
 	_, port, _ := net.SplitHostPort(addr) // a listener's own words
 	return port

@@ -16,6 +16,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/places"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -73,6 +74,10 @@ func (a *API) Handler() http.Handler {
 	})
 }
 
+// maxConnections are open at once, a quarter of them from one address. Streams that
+// follow events or logs end first where all are taken.
+const maxConnections = 1024
+
 // Serve serves on ln with that certificate until ctx ends.
 func (a *API) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) error {
 	s := &http.Server{
@@ -92,7 +97,9 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 		}
 	})
 	defer stop()
-	err := s.ServeTLS(ln, "", "")
+	limited := places.Limit(ln, maxConnections)
+	s.ConnState = limited.Observe
+	err := s.ServeTLS(limited, "", "")
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

@@ -500,14 +500,14 @@ func TestOwners(t *testing.T) {
 		if n != 0 {
 			t.Errorf("a stranger sees %d events", n)
 		}
-		// A stranger's app of the same session is another app with another name.
+		// A stranger's app of the same session is another app, under the same name.
 		req := request()
 		req.Port = 0
 		theirs := terms(req)
 		theirs.Maker = mallory
 		req.Code = w.cas.Make(theirs).String()
 		b, err := w.m.Deploy(t.Context(), mallory, req)
-		if err != nil || b.Name != "alice-shop-2" || b.ID == a.ID {
+		if err != nil || b.Name != a.Name || b.ID == a.ID {
 			t.Errorf("%+v, %v", b, err)
 		}
 	})

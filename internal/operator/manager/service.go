@@ -32,14 +32,37 @@ func (m *Manager) may(caller ident.KeyHash, a *App) error {
 		Fix("use the key that deployed it (--config), or the operator's")
 }
 
-// find returns the app of that id or name. Callers hold mu.
+// find returns the app of that id or name. Every key has names of its own: what
+// others call theirs is nobody's business. Callers hold mu.
 func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
+	var named []*App
 	for _, a := range m.state.Apps {
-		if a.ID == ref || a.Name == ref {
+		switch {
+		case a.ID == ref:
 			return a, m.may(caller, a)
+		case a.Name == ref && a.Owner == caller:
+			return a, nil
+		case a.Name == ref:
+			named = append(named, a)
 		}
 	}
-	return nil, problem.New(problem.NotFound, "app", "no app %.100q", ref).Fix("see 'cupel ps'")
+	switch len(named) {
+	case 0:
+		return nil, problem.New(problem.NotFound, "app", "no app %.100q", ref).Fix("see 'cupel ps'")
+	case 1:
+		return named[0], m.may(caller, named[0])
+	}
+	var ids []string
+	for _, a := range named {
+		if err := m.may(caller, a); err != nil {
+			return nil, err
+		}
+		ids = append(ids, a.ID)
+	}
+	slices.Sort(ids)
+	return nil, problem.New(problem.Conflict, "app_name_ambiguous", "%d keys have an app %q", len(named), ref).
+		Want("the id of one: %s", strings.Join(ids, ", ")).
+		Fix("see 'cupel ps -o json'")
 }
 
 // Deploy makes an app of a session, or updates it. It answers when the wish is
@@ -296,8 +319,11 @@ func (m *Manager) appFor(right right, session ident.SessionName, req wire.Deploy
 	taken := map[string]bool{}
 	var same *App
 	for _, a := range m.state.Apps {
+		if a.Owner != right.owner {
+			continue
+		}
 		taken[a.Name] = true
-		if a.Owner != right.owner || a.Session != session || given && a.Name != name {
+		if a.Session != session || given && a.Name != name {
 			continue
 		}
 		// Several apps may run one session: without a name the oldest is meant.
@@ -313,7 +339,7 @@ func (m *Manager) appFor(right right, session ident.SessionName, req wire.Deploy
 		return &c, nil
 	}
 	if given && taken[name] {
-		return nil, problem.New(problem.Conflict, "app_name_taken", "another app is called %q", name).Fix("give another --name")
+		return nil, problem.New(problem.Conflict, "app_name_taken", "another app of the same key is called %q", name).Fix("give another --name")
 	}
 	for n, base := 2, name; taken[name]; n++ {
 		name = fmt.Sprintf("%.36s-%d", base, n)

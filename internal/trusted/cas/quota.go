@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/places"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -177,21 +178,7 @@ type payer struct {
 }
 
 // payer is the caller as quotas know it.
-func (w Caller) payer() payer { return payer{Key: w.Key, Address: Source(w.Address)} }
-
-// Source is the address by which a client is counted: an IPv6 client has as many
-// addresses as it likes in its network of 64 bits.
-func Source(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if !a.Is6() {
-		return a
-	}
-	network, err := a.Prefix(64)
-	if err != nil {
-		return a
-	}
-	return network.Addr()
-}
+func (w Caller) payer() payer { return payer{Key: w.Key, Address: places.Source(w.Address)} }
 
 // ledger counts what is kept. It is a matter of memory: what it counts stands in
 // rows, and it is counted afresh at start. Whoever is about to commit takes

@@ -22,13 +22,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/places"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
 )
@@ -141,8 +141,8 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler, tc *
 		Protocols:         &protocols,
 		ErrorLog:          log.New(io.Discard, "", 0), // failed handshakes are the peers' business
 	}
-	limited := limit(l, s.maxConns)
-	srv.ConnState = limited.observe
+	limited := places.Limit(l, s.maxConns)
+	srv.ConnState = limited.Observe
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(tls.NewListener(limited, tc)) }()
 	select {
@@ -166,16 +166,7 @@ type call struct {
 }
 
 func (c *call) caller() cas.Caller {
-	return cas.Caller{Key: peerKey(c.r.TLS), Request: c.id, Address: peerAddress(c.r.RemoteAddr)}
-}
-
-// peerAddress is the address of a peer; the zero one where none can be read.
-func peerAddress(remote string) netip.Addr {
-	a, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return a.Addr()
+	return cas.Caller{Key: peerKey(c.r.TLS), Request: c.id, Address: places.Peer(c.r.RemoteAddr)}
 }
 
 // peerKey is the hash of the key that the peer proved to hold; zero: none.

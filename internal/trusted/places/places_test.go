@@ -1,4 +1,4 @@
-package server
+package places
 
 import (
 	"errors"
@@ -44,7 +44,7 @@ func (p pipe) RemoteAddr() net.Addr {
 // crowd is a listener with few places, and those who come to it.
 type crowd struct {
 	t        *testing.T
-	l        *places
+	l        *Listener
 	inner    *pipes
 	accepted chan net.Conn
 	ended    chan error
@@ -59,7 +59,7 @@ func among(t *testing.T, n int, f func(c *crowd)) {
 			accepted: make(chan net.Conn, 100),
 			ended:    make(chan error, 1),
 		}
-		c.l = limit(c.inner, n)
+		c.l = Limit(c.inner, n)
 		go func() {
 			for {
 				conn, err := c.l.Accept()
@@ -127,8 +127,8 @@ func TestIdleMakesRoom(t *testing.T) {
 		for i := range 6 {
 			clients = append(clients, c.come(address(i)))
 			conn := c.in()
-			c.l.observe(conn, http.StateActive)
-			c.l.observe(conn, http.StateIdle)
+			c.l.Observe(conn, http.StateActive)
+			c.l.Observe(conn, http.StateIdle)
 			time.Sleep(time.Second)
 		}
 		for i := range 6 {
@@ -167,7 +167,7 @@ func TestDawdlersMakeRoom(t *testing.T) {
 func TestWorkStays(t *testing.T) {
 	among(t, 4, func(c *crowd) {
 		for i := range 4 {
-			c.l.observe(c.mustBeIn(address(i)), http.StateActive)
+			c.l.Observe(c.mustBeIn(address(i)), http.StateActive)
 		}
 		c.come(address(100))
 		time.Sleep(5 * time.Second)
@@ -195,8 +195,8 @@ func TestPartOfAddress(t *testing.T) {
 			t.Error("a third connection got a place")
 		}
 		c.mustBeIn("192.0.2.2")
-		c.l.observe(taken[0], http.StateActive)
-		c.l.observe(taken[0], http.StateIdle)
+		c.l.Observe(taken[0], http.StateActive)
+		c.l.Observe(taken[0], http.StateIdle)
 		c.mustBeIn("192.0.2.1")
 
 		// An IPv6 client has as many addresses as it likes.
@@ -214,7 +214,7 @@ func TestPlaceIsFreedOnce(t *testing.T) {
 		var taken []net.Conn
 		for i := range 4 {
 			conn := c.mustBeIn(address(i))
-			c.l.observe(conn, http.StateActive)
+			c.l.Observe(conn, http.StateActive)
 			taken = append(taken, conn)
 		}
 		c.come(address(100))

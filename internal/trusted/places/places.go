@@ -1,4 +1,7 @@
-package server
+// Package places gives a listener so many places for open connections, so that
+// strangers don't keep others out, nor take what the process has of descriptors and
+// memory.
+package places
 
 import (
 	"container/list"
@@ -8,17 +11,15 @@ import (
 	"net/netip"
 	"sync"
 	"time"
-
-	"cupel.dev/cupel/internal/trusted/cas"
 )
 
-// places is a listener with so many places for open connections. Who comes new
+// Listener is a listener with so many places for open connections. Who comes new
 // gets in: where it is full, a connection goes that is idle, or that dawdles, the
 // oldest first. A source address has a part of the places at most.
 //
 // So nobody who holds connections open, or shakes hands slowly, keeps an instance
 // from its release.
-type places struct {
+type Listener struct {
 	net.Listener
 	max        int
 	perAddress int
@@ -60,9 +61,10 @@ const (
 	partOfAddress = 4
 )
 
-// limit returns a listener of which at most n connections are open at once.
-func limit(l net.Listener, n int) *places {
-	return &places{
+// Limit returns a listener of which at most n connections are open at once. The
+// HTTP server that serves it tells it of its connections by Observe.
+func Limit(l net.Listener, n int) *Listener {
+	return &Listener{
 		Listener:   l,
 		max:        n,
 		perAddress: max(1, n/partOfAddress),
@@ -74,7 +76,7 @@ func limit(l net.Listener, n int) *places {
 
 // Accept returns the next connection that has a place. One of an address that has
 // its part, all of it at work, is closed.
-func (l *places) Accept() (net.Conn, error) {
+func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
 		if err != nil {
@@ -92,7 +94,7 @@ func (l *places) Accept() (net.Conn, error) {
 
 // place finds a place for c, and waits for one if need be. It returns nil where
 // there is none to be had.
-func (l *places) place(c net.Conn) *placed {
+func (l *Listener) place(c net.Conn) *placed {
 	addr := addressOf(c)
 	for {
 		l.mu.Lock()
@@ -121,7 +123,7 @@ func (l *places) place(c net.Conn) *placed {
 
 // makeRoom decides about one more connection of addr, under l.mu: whom to close
 // first, to wait, to refuse, or neither.
-func (l *places) makeRoom(addr netip.Addr) (victim *placed, wait, refused bool) {
+func (l *Listener) makeRoom(addr netip.Addr) (victim *placed, wait, refused bool) {
 	if l.closed {
 		return nil, false, true
 	}
@@ -163,7 +165,7 @@ func (q *queues) oldest(ph phase) *placed {
 // placed is a connection that has a place.
 type placed struct {
 	net.Conn
-	l      *places
+	l      *Listener
 	source *source
 	addr   netip.Addr
 
@@ -175,7 +177,7 @@ type placed struct {
 	inHere *list.Element // of its source
 }
 
-func (l *places) enter(c net.Conn, addr netip.Addr) *placed {
+func (l *Listener) enter(c net.Conn, addr netip.Addr) *placed {
 	s := l.sources[addr]
 	if s == nil {
 		s = &source{}
@@ -218,13 +220,13 @@ func (p *placed) Close() error {
 }
 
 // wake lets whoever waits look again, under l.mu.
-func (l *places) wake() {
+func (l *Listener) wake() {
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
 
-// observe is the HTTP server's word on what a connection is at.
-func (l *places) observe(c net.Conn, state http.ConnState) {
+// Observe is the HTTP server's word (its ConnState) on what a connection is at.
+func (l *Listener) Observe(c net.Conn, state http.ConnState) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
@@ -253,14 +255,14 @@ func (l *places) observe(c net.Conn, state http.ConnState) {
 	}
 }
 
-func (l *places) isClosed() bool {
+func (l *Listener) isClosed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.closed
 }
 
 // Close ends accepting; connections stay.
-func (l *places) Close() error {
+func (l *Listener) Close() error {
 	l.mu.Lock()
 	if !l.closed {
 		l.closed = true
@@ -275,5 +277,29 @@ func addressOf(c net.Conn) netip.Addr {
 	if c.RemoteAddr() == nil {
 		return netip.Addr{}
 	}
-	return cas.Source(peerAddress(c.RemoteAddr().String()))
+	return Source(Peer(c.RemoteAddr().String()))
+}
+
+// Peer is the address of a peer, as net/http names it; the zero one where none can
+// be read.
+func Peer(remote string) netip.Addr {
+	a, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Addr()
+}
+
+// Source is the address by which a client is counted: an IPv6 client has as many
+// addresses as it likes in its network of 64 bits.
+func Source(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if !a.Is6() {
+		return a
+	}
+	network, err := a.Prefix(64)
+	if err != nil {
+		return a
+	}
+	return network.Addr()
 }

@@ -1,0 +1,103 @@
+package manager_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// TestStrangersConnections: whoever opens connections without end gets a quarter
+// of those that there are, and keeps nobody out.
+func TestStrangersConnections(t *testing.T) {
+	cert, _ := keyPair(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	w := newWorld(t, nil)
+	api := &manager.API{Manager: w.m, Log: slog.New(slog.DiscardHandler), Info: func() wire.Info { return wire.Info{Release: "test"} }}
+	go func() { done <- api.Serve(ctx, ln, cert) }()
+
+	const many = 400
+	closed := make(chan bool, many)
+	for range many {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		go func() {
+			_ = c.SetReadDeadline(time.Now().Add(3 * time.Second))
+			_, err := c.Read(make([]byte, 1))
+			closed <- !errors.Is(err, os.ErrDeadlineExceeded)
+		}()
+	}
+	gone := 0
+	for range many {
+		if <-closed {
+			gone++
+		}
+	}
+	if gone < many-256 {
+		t.Errorf("%d of %d connections were closed", gone, many)
+	}
+	c := wire.New(ln.Addr().String(), wire.Options{CertSHA256: ident.Sum(cert.Certificate[0])})
+	if info, err := c.Info(t.Context()); err != nil || info.Release != "test" {
+		t.Errorf("somebody else: %v", err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNamesBelongToKeys: what a stranger calls their app keeps no owner from the
+// name, and leads nobody to another's app.
+func TestNamesBelongToKeys(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		theirs, err := w.m.Deploy(t.Context(), mallory, wire.DeployRequest{Version: 1, Session: "alice/shop", Runtime: "python", Ungranted: true})
+		if err != nil || theirs.Name != "alice-shop" {
+			t.Fatalf("%+v, %v", theirs, err)
+		}
+		a := w.settled(w.deploy(request()).ID)
+		if a.Name != "alice-shop" || a.ID == theirs.ID {
+			t.Errorf("alice's app is called %s", a.Name)
+		}
+		for caller, want := range map[ident.KeyHash]string{alice: a.ID, mallory: theirs.ID} {
+			if got, err := w.m.App(caller, "alice-shop"); err != nil || got.ID != want {
+				t.Errorf("%s finds %s, %v", caller.Short(), got.ID, err)
+			}
+		}
+		_, err = w.m.App(operator, "alice-shop")
+		if p := problem.From(err); p == nil || p.Rule != "app_name_ambiguous" {
+			t.Errorf("the operator: %v", err)
+		}
+		if _, err := w.m.App(ident.KeyHash{77}, "alice-shop"); problem.KindOf(err) != problem.Denied {
+			t.Errorf("somebody else: %v", err)
+		}
+		if _, err := w.m.RemoveApp(t.Context(), operator, theirs.ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		names := []string{}
+		for _, a := range w.m.Apps(operator) {
+			names = append(names, a.ID)
+		}
+		if !slices.Equal(names, []string{a.ID}) {
+			t.Errorf("left: %v", names)
+		}
+	})
+}
