@@ -44,6 +44,8 @@ type instanceRecord struct {
 	Grant       release.GrantID   `json:"grant,omitzero"`
 	// Due is when a certificate that it has is to be renewed; zero: it has none.
 	Due time.Time `json:"due,omitzero"`
+	// Renewed is when it got certificates again; zero: not since its release.
+	Renewed time.Time `json:"renewed,omitzero"`
 	// Counted says that this run of a job was taken off its grant.
 	Counted  bool          `json:"counted,omitempty"`
 	Claims   attest.Claims `json:"claims"`
@@ -170,8 +172,7 @@ func (c *CAS) loadInstances(ctx context.Context) error {
 func (c *CAS) alive(who Caller) (*instance, func(), error) {
 	v, ok := c.instances.Load(who.Key)
 	if !ok {
-		return nil, nil, problem.New(problem.Unauthenticated, "instance_unknown", "no instance has the key %s", who.Key.Short()).
-			Fix("restart the instance: it must be attested first")
+		return nil, nil, instanceUnknown("no instance has the key %s", who.Key.Short())
 	}
 	in := v.(*instance)
 	in.session.mu.RLock()

@@ -126,25 +126,48 @@ type stored struct {
 	material    *material
 }
 
-// secretsOf returns the named secrets' values, generating what is missing or due.
-// Values live as long as their session; they are durable before they are used.
-// The earliest time at which a certificate is to be renewed comes with them.
-func (c *CAS) secretsOf(ctx context.Context, s *sessionState, p *plan, names []string, who Caller) (map[string]*material, time.Time, error) {
+// secretsOf returns the named secrets' values for a release, generating what is
+// missing, due, or to be fresh since a rotation. Values live as long as their
+// session; they are durable before they are used. The earliest time at which a
+// certificate is to be renewed comes with them.
+func (c *CAS) secretsOf(ctx context.Context, s *sessionState, names []string) (map[string]*material, time.Time, error) {
 	s.secretMu.Lock()
 	defer s.secretMu.Unlock()
-	r := &resolver{c: c, ctx: ctx, s: s, p: p, now: c.now(), got: map[string]*material{}}
+	if err := c.loadPending(ctx, s); err != nil {
+		return nil, time.Time{}, err
+	}
+	return c.resolve(ctx, s, names, s.pending, Caller{})
+}
+
+// publishedOf returns the named secrets' values for whoever reads them: those that
+// instances have, and fresh ones only from the release on that made them.
+func (c *CAS) publishedOf(ctx context.Context, s *sessionState, names []string, who Caller) (map[string]*material, error) {
+	s.secretMu.Lock()
+	defer s.secretMu.Unlock()
+	got, _, err := c.resolve(ctx, s, names, nil, who)
+	return got, err
+}
+
+// resolve works out secrets, all of pending afresh, under s.secretMu.
+func (c *CAS) resolve(ctx context.Context, s *sessionState, names []string, pending map[string]bool, who Caller) (map[string]*material, time.Time, error) {
+	r := &resolver{c: c, ctx: ctx, s: s, p: s.plan, now: c.now(), pending: pending, got: map[string]*material{}}
 	for _, name := range names {
 		if _, err := r.resolve(name, 0); err != nil {
 			return nil, time.Time{}, err
 		}
 	}
 	if len(r.writes) > 0 {
-		_, err := c.journal.commit(ctx, change{event: audit.SecretGenerated, actor: who.Key, request: who.Request, session: s.name, rows: r.writes})
+		rows, err := c.noLongerPending(ctx, s, r.made)
+		if err != nil {
+			return nil, time.Time{}, err
+		}
+		_, err = c.journal.commit(ctx, change{event: audit.SecretGenerated, actor: who.Key, request: who.Request, session: s.name, rows: append(r.writes, rows...)})
 		if err != nil {
 			return nil, time.Time{}, err
 		}
 		for name, st := range r.made {
 			s.secrets[name] = st
+			delete(s.pending, name)
 		}
 	}
 	return r.got, r.renew, nil
@@ -152,15 +175,16 @@ func (c *CAS) secretsOf(ctx context.Context, s *sessionState, p *plan, names []s
 
 // resolver works out secrets and what they depend on, under s.secretMu.
 type resolver struct {
-	c      *CAS
-	ctx    context.Context //nolint:containedctx // lives for one call
-	s      *sessionState
-	p      *plan
-	now    time.Time
-	got    map[string]*material
-	made   map[string]stored
-	writes []write
-	renew  time.Time
+	c       *CAS
+	ctx     context.Context //nolint:containedctx // lives for one call
+	s       *sessionState
+	p       *plan
+	now     time.Time
+	pending map[string]bool // not to be taken from what is kept
+	got     map[string]*material
+	made    map[string]stored
+	writes  []write
+	renew   time.Time
 }
 
 func (r *resolver) resolve(name string, depth int) (*material, error) {
@@ -251,6 +275,9 @@ func (r *resolver) dependencies(sec session.Secret, depth int) (key, issuer *mat
 
 // load returns the kept value if it was generated the same way.
 func (r *resolver) load(sec session.Secret, print string) (*material, error) {
+	if r.pending[sec.Name] {
+		return nil, nil
+	}
 	if st, ok := r.s.secrets[sec.Name]; ok {
 		if st.fingerprint == print {
 			return st.material, nil

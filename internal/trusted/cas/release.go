@@ -67,16 +67,17 @@ func (c *CAS) releaseFrom(ctx context.Context, s *sessionState, who Caller, expo
 			return nil, err
 		}
 	}
-	return c.admit(ctx, request{who: who, version: req.Version, plan: sp, grant: g, claims: claims}, s, now)
+	return c.admit(ctx, request{who: who, version: req.Version, returning: req.Returning, plan: sp, grant: g, claims: claims}, s, now)
 }
 
 // request is one release on its way: who asks for what, and what was found out.
 type request struct {
-	who     Caller
-	version int
-	plan    *servicePlan
-	grant   *grant // nil: the session asks for none
-	claims  attest.Claims
+	who       Caller
+	version   int
+	returning bool
+	plan      *servicePlan
+	grant     *grant // nil: the session asks for none
+	claims    attest.Claims
 }
 
 func checkNames(req *release.Request) error {
@@ -134,12 +135,27 @@ func (c *CAS) admit(ctx context.Context, req request, s *sessionState, now time.
 		return c.again(ctx, req, s, v.(*instance), now)
 	}
 
-	reply, err := c.release(ctx, fresh, req, now)
+	reply, err := c.firstRelease(ctx, fresh, req, now)
 	if err != nil {
 		c.instances.Delete(req.who.Key)
 		return nil, err
 	}
 	return reply, nil
+}
+
+// firstRelease is release for an instance that has no row. One that had an answer
+// before runs what was released then: a fresh row would say that it runs the newest
+// session and the newest volumes.
+func (c *CAS) firstRelease(ctx context.Context, in *instance, req request, now time.Time) (*release.Reply, error) {
+	if req.returning {
+		return nil, instanceUnknown("no instance has the key %s any more", in.id.Short())
+	}
+	return c.release(ctx, in, req, now)
+}
+
+func instanceUnknown(format string, args ...any) *problem.Error {
+	return problem.New(problem.Unauthenticated, "instance_unknown", format, args...).
+		Fix("start the instance again: it is attested under a new key")
 }
 
 // again answers an instance that lost its reply, renews what it has, or takes it
@@ -255,7 +271,7 @@ func (c *CAS) renewed(ctx context.Context, in *instance, who Caller, due time.Ti
 		return nil
 	}
 	rec := in.rec
-	rec.Due = due
+	rec.Due, rec.Renewed = due, c.now().UTC()
 	row, err := in.put(rec)
 	if err != nil {
 		return err
@@ -433,7 +449,7 @@ func (c *CAS) configOf(ctx context.Context, s *sessionState, sp *servicePlan, no
 	if cfg := sp.ready.Load(); cfg != nil && (cfg.until.IsZero() || now.Before(cfg.until)) {
 		return cfg, nil
 	}
-	shared, until, err := c.secretsOf(ctx, s, s.plan, sp.shared, Caller{})
+	shared, until, err := c.secretsOf(ctx, s, sp.shared)
 	if err != nil {
 		return nil, err
 	}

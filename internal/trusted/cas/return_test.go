@@ -45,6 +45,54 @@ func TestReturnGivesBackNoMoreThanTheSession(t *testing.T) {
 	}
 }
 
+// TestForgottenIsNotNew: an instance that the CAS has forgotten runs what it was
+// released long ago, and gets no row that says that it runs the newest.
+func TestForgottenIsNotNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		defer func() { cancel(); <-done; w.Close(); synctest.Wait() }()
+		go func() { defer close(done); _ = w.Run(ctx) }()
+		w.put(twoWriters("s"))
+		token := w.wide("s")
+		returning := func(key byte) error {
+			req, who, exporter := w.request(token, key, "s", "r")
+			req.Returning = true
+			_, err := w.Release(ctx, who, exporter, req)
+			return err
+		}
+
+		old := w.mustAsk(1, "s", "r").Volumes[0]
+		if err := returning(1); err != nil {
+			t.Errorf("known: %v", err)
+		}
+		time.Sleep(5 * keepAlive)
+		if err := returning(1); err != nil {
+			t.Errorf("lapsed: %v", err)
+		}
+		time.Sleep(5 * keepAlive)
+
+		writer := w.mustAsk(2, "s", "a").Volumes[0]
+		if err := w.tag(2, writer, 0, ident.Digest{}, ident.Digest{1}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 150 {
+			w.mustAsk(byte(50+i), "s", "r")
+			if err := w.exit(byte(50 + i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		time.Sleep(keepAlive)
+		rule(t, w.beat(1), "instance_unknown")
+		rule(t, returning(1), "instance_unknown")
+		if state, known := w.states("s")[1]; known {
+			t.Errorf("it has a row again: %s, generation %d was its own", state, old.Generation)
+		}
+	})
+}
+
 // whilePruning is a store that makes a call while the rows of ended instances are
 // being dropped.
 type whilePruning struct {

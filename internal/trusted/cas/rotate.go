@@ -19,13 +19,15 @@ import (
 type rotationRecord struct {
 	Secrets map[string]time.Time `json:"secrets,omitempty"`
 	Volumes map[string]time.Time `json:"volumes,omitempty"`
+	// Pending are the secrets of which no release made a fresh value yet.
+	Pending map[string]bool `json:"pending,omitempty"`
 }
 
 func rotationRow(name ident.SessionName) string { return "rotation/" + string(name) }
 
-// rotations reads the session's, under s.mu.
+// rotations reads the session's, under s.mu: those of what its current version has.
 func (c *CAS) rotations(ctx context.Context, s *sessionState) (rotationRecord, error) {
-	rec := rotationRecord{Secrets: map[string]time.Time{}, Volumes: map[string]time.Time{}}
+	rec := rotationRecord{Secrets: map[string]time.Time{}, Volumes: map[string]time.Time{}, Pending: map[string]bool{}}
 	plain, err := c.journal.read(ctx, rotationRow(s.name))
 	if err != nil || plain == nil {
 		return rec, err
@@ -33,7 +35,73 @@ func (c *CAS) rotations(ctx context.Context, s *sessionState) (rotationRecord, e
 	if err := json.Unmarshal(plain, &rec); err != nil {
 		return rec, fmt.Errorf("read rotations: %w", err)
 	}
+
+	for name := range rec.Secrets {
+		if _, ok := s.plan.secrets[name]; !ok {
+			delete(rec.Secrets, name)
+		}
+	}
+	for name := range rec.Volumes {
+		if !s.plan.hasVolume(name) {
+			delete(rec.Volumes, name)
+		}
+	}
 	return rec, nil
+}
+
+func (p *plan) hasVolume(name string) bool {
+	return slices.ContainsFunc(p.session.Volumes, func(v session.Volume) bool { return v.Name == name })
+}
+
+// putRotations makes the row, under s.mu and s.secretMu, or s.mu held for writing. The
+// value of a secret that was to be made afresh, and that the session no longer has,
+// goes: it must not come back with a later version.
+func (s *sessionState) putRotations(rec rotationRecord) ([]write, error) {
+	var rows []write
+	for name := range rec.Pending {
+		if _, ok := s.plan.secrets[name]; !ok {
+			delete(rec.Pending, name)
+			delete(s.secrets, name)
+			rows = append(rows, write{id: s.secretRow(name)})
+		}
+	}
+	plain, err := json.Marshal(rec)
+	if err != nil {
+		return nil, fmt.Errorf("marshal rotations: %w", err)
+	}
+	return append(rows, write{rotationRow(s.name), plain}), nil
+}
+
+// loadPending reads once what is to be made afresh, under s.mu and s.secretMu.
+func (c *CAS) loadPending(ctx context.Context, s *sessionState) error {
+	if s.pending != nil {
+		return nil
+	}
+	rec, err := c.rotations(ctx, s)
+	if err == nil {
+		s.pending = rec.Pending
+	}
+	return err
+}
+
+// noLongerPending makes the row by which fresh values have been made, under s.mu and
+// s.secretMu; none where none of them was waited for.
+func (c *CAS) noLongerPending(ctx context.Context, s *sessionState, made map[string]stored) ([]write, error) {
+	waited := false
+	for name := range made {
+		waited = waited || s.pending[name]
+	}
+	if !waited {
+		return nil, nil
+	}
+	rec, err := c.rotations(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	for name := range made {
+		delete(rec.Pending, name)
+	}
+	return s.putRotations(rec)
 }
 
 // Rotate makes the CAS forget generated values, so that the next release makes
@@ -118,10 +186,7 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 	var rows []write
 
 	for _, name := range secrets {
-		rec.Secrets[name] = now
-		if row := s.secretRow(name); c.journal.has(row) {
-			rows = append(rows, write{id: row})
-		}
+		rec.Secrets[name], rec.Pending[name] = now, true
 	}
 	next := map[*volume]volumeRecord{}
 	for _, name := range volumes {
@@ -134,9 +199,9 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 		rows = append(rows, row)
 	}
 
-	plain, err := json.Marshal(rec)
+	put, err := s.putRotations(rec)
 	if err != nil {
-		return fmt.Errorf("marshal rotations: %w", err)
+		return err
 	}
 	_, err = c.journal.commit(ctx, change{
 		event:   audit.Rotated,
@@ -144,16 +209,14 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 		request: who.Request,
 		session: s.name,
 		detail:  map[string]string{"secrets": fmt.Sprint(secrets), "volumes": fmt.Sprint(volumes)},
-		rows:    append(rows, write{rotationRow(s.name), plain}),
+		rows:    append(rows, put...),
 	})
 	if err != nil {
 		return err
 	}
 
 	s.secretMu.Lock()
-	for _, name := range secrets {
-		delete(s.secrets, name)
-	}
+	s.pending = rec.Pending
 	s.secretMu.Unlock()
 	for _, sp := range s.plan.services {
 		sp.ready.Store(nil)
@@ -168,7 +231,7 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 // for writing, which keeps everybody else from the volume.
 func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volume, volumeRecord, write, error) {
 	fail := func(err error) (*volume, volumeRecord, write, error) { return nil, volumeRecord{}, write{}, err }
-	if !slices.ContainsFunc(s.plan.session.Volumes, func(v session.Volume) bool { return v.Name == name }) {
+	if !s.plan.hasVolume(name) {
 		return fail(problem.New(problem.NotFound, "volume_unknown", "session %q has no volume %.140q", s.name, name).
 			Fix("look at the session: cupel session read %s", s.name))
 	}
@@ -223,11 +286,8 @@ func (c *CAS) describeRotations(ctx context.Context, s *sessionState) (api.Rotat
 		out.Secrets = append(out.Secrets, api.Rotation{
 			Name:    name,
 			Rotated: at,
-			Pending: !c.journal.has(s.secretRow(name)),
-			Old: s.running(func(in *instance) bool {
-				sp := s.plan.services[in.rec.Service]
-				return in.rec.Released.Before(at) && sp != nil && slices.Contains(sp.shared, name)
-			}),
+			Pending: rec.Pending[name] || !c.journal.has(s.secretRow(name)),
+			Old:     s.running(func(in *instance) bool { return s.hasOld(in, name, at) }),
 		})
 	}
 
@@ -250,6 +310,24 @@ func (c *CAS) describeRotations(ctx context.Context, s *sessionState) (api.Rotat
 		})
 	}
 	return out, nil
+}
+
+// hasOld reports whether a running instance has a secret's value from before, under
+// s.mu and in.mu. Renewed certificates, and their keys, take the place of those that
+// it had, where the session says that the app takes them.
+func (s *sessionState) hasOld(in *instance, name string, rotated time.Time) bool {
+	sp := s.plan.services[in.rec.Service]
+	if sp == nil || !slices.Contains(sp.shared, name) {
+		return false
+	}
+	since := in.rec.Released
+	switch s.plan.secrets[name].Kind {
+	case session.X509, session.X509CA, session.PrivateKey:
+		if sp.service.OnRenewal != "" && in.rec.Renewed.After(since) {
+			since = in.rec.Renewed
+		}
+	}
+	return since.Before(rotated)
 }
 
 // running returns the ids of the instances with rights for which f holds.

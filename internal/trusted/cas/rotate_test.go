@@ -3,8 +3,10 @@ package cas_test
 import (
 	"bytes"
 	"slices"
+	"strings"
 	"testing"
 
+	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 )
@@ -69,6 +71,90 @@ func TestRotateSecrets(t *testing.T) {
 	}
 	if fourth := env(w.mustAsk(4, "s", "a")); fourth["H"] == first["H"] || fourth["C"] == second["C"] {
 		t.Error("the authority stayed, though it was named")
+	}
+}
+
+// TestRotatedValuesArePublishedWithTheRelease: who reads the public values gets what
+// instances have, and makes nothing; a renewal that the app takes counts as new.
+func TestRotatedValuesArePublishedWithTheRelease(t *testing.T) {
+	w := newWorld(t)
+	const secrets = `  - {name: ca_key, kind: private-key}
+  - {name: ca, kind: x509-ca, private_key: ca_key, common_name: CA, export_public: true}
+  - {name: word, kind: ascii, size: 30, export_public: true}
+  - {name: cert, kind: x509, issuer: ca, dns: [app.example]}`
+	h := w.put(strings.Replace(withSecrets("s", "", secrets, `W: $$SCONE::word$$, C: $$SCONE::cert$$, H: "$$SCONE::cert:chain$$"`), "    command: a\n", "    command: a\n    cupel: {on_renewal: SIGHUP}\n", 1))
+	published := func() string {
+		v, err := w.Values(t.Context(), cas.Caller{}, cas.ValueRef{Session: "s"})
+		if err != nil || v.Values["ca"].Value == "" || v.Values["word"].Value == "" {
+			t.Fatalf("%v, %v", v, err)
+		}
+		return v.Values["ca"].Value + v.Values["word"].Value
+	}
+	old := published()
+	w.mustAsk(1, "s", "a")
+
+	if _, err := w.rotate([]string{"ca", "word"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if published() != old {
+			t.Error("a reader changed what is published")
+		}
+		list, err := w.Rotations(t.Context(), w.owner, "s")
+		if err != nil || !list.Secrets[0].Pending || len(list.Secrets[0].Old) != 1 {
+			t.Errorf("%+v, %v", list, err)
+		}
+		w.restart()
+	}
+
+	first := env(w.mustAsk(2, "s", "a"))
+	fresh := published()
+	if fresh == old || !strings.Contains(fresh, first["W"]) {
+		t.Error("the release's values are not published")
+	}
+	w.restart()
+	if published() != fresh || env(w.mustAsk(3, "s", "a"))["W"] != first["W"] {
+		t.Error("a start made others")
+	}
+
+	if err := w.beat(1); err != nil {
+		t.Fatal(err)
+	}
+	w.mustAsk(1, "s", "a") // renewed
+	list, err := w.Rotations(t.Context(), w.owner, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range list.Secrets {
+		if n := len(r.Old); r.Pending || r.Name == "word" && n != 1 || r.Name != "word" && n != 0 {
+			t.Errorf("after the renewal: %+v", r)
+		}
+	}
+
+	// A value that was to be fresh doesn't come back with a later version.
+	for i, writes := range []bool{false, true} {
+		key := byte(10 + 2*i)
+		before := env(w.mustAsk(key, "s", "a"))["W"]
+		if _, err := w.rotate([]string{"word"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		h = w.put(withSecrets("s", "predecessor: "+h.String(), strings.Split(secrets, "  - {name: word")[0], "H: x"))
+		if writes {
+			if _, err := w.rotate([]string{"ca"}, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.exit(key); err != nil {
+			t.Fatal(err)
+		}
+		w.restart()
+		h = w.put(withSecrets("s", "predecessor: "+h.String(), secrets, "W: $$SCONE::word$$"))
+		if got := env(w.mustAsk(key+1, "s", "a"))["W"]; got == before {
+			t.Errorf("the value from before came back; writes between: %v", writes)
+		}
+		if err := w.exit(key + 1); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -45,6 +45,7 @@ type sessionState struct {
 
 	secretMu sync.Mutex
 	secrets  map[string]stored // guarded by secretMu
+	pending  map[string]bool   // what the next release makes afresh; nil until that was read; guarded by secretMu
 
 	volumeMu sync.Mutex
 	volumes  map[string]*volume // guarded by volumeMu; their contents by their own

@@ -263,7 +263,7 @@ func (c *CAS) unload(s *sessionState, used int64, now time.Time) {
 // one of them in hand holds it for reading.
 func (s *sessionState) forget() {
 	s.secretMu.Lock()
-	s.secrets = map[string]stored{}
+	s.secrets, s.pending = map[string]stored{}, nil
 	s.secretMu.Unlock()
 
 	s.volumeMu.Lock()

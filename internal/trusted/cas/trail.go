@@ -114,9 +114,21 @@ func (t *trail) add(r api.Refusal) {
 		t.refusals = slices.Delete(t.refusals, i, i+1)
 	}
 	t.refusals = append(t.refusals, r)
-	if len(t.refusals) > keptRefusals {
-		t.refusals = slices.Delete(t.refusals, 0, len(t.refusals)-keptRefusals)
+	for len(t.refusals) > keptRefusals {
+		i := t.leastMissed()
+		t.refusals = slices.Delete(t.refusals, i, i+1)
 	}
+}
+
+// leastMissed is the oldest refusal by the rule that refused most: strangers can
+// have one refuse as much as they like, and shall not push out the others; under mu.
+func (t *trail) leastMissed() int {
+	count, most := map[string]int{}, 0
+	for _, r := range t.refusals {
+		count[r.Rule]++
+		most = max(most, count[r.Rule])
+	}
+	return slices.IndexFunc(t.refusals, func(r api.Refusal) bool { return count[r.Rule] == most })
 }
 
 // told reports whether the log has all that it is to have of the trail, so that

@@ -10,6 +10,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
 )
 
@@ -136,5 +137,34 @@ func TestEqualRefusalsAreOne(t *testing.T) {
 	list, err := w.Refusals(t.Context(), w.owner, "s")
 	if err != nil || len(list.Refusals) != 1 || list.Refusals[0].Count != 50 || list.Refusals[0].Rule != "grant_missing" {
 		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// TestStrangersPushOutNoRefusal: what a stranger has refused, without a grant, takes
+// no place of what the owner should see.
+func TestStrangersPushOutNoRefusal(t *testing.T) {
+	w := newWorld(t)
+	w.put(twoWriters("s"))
+	req, who, exporter := w.request(w.wide("s"), 7, "s", "a")
+	req.Evidence.Quote = []byte(`{"Type":"sgx"}`) // other code, under a grant of the owner's
+	_, err := w.Release(t.Context(), who, exporter, req)
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	seen := problem.From(err).Rule
+	for i := range 300 {
+		service := ident.ServiceName(fmt.Sprint("made-up-", i))
+		_, err := w.Release(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, [32]byte{}, &release.Request{Version: release.Version, Session: "s", Service: service})
+		rule(t, err, "service_unknown")
+	}
+	out, err := w.Refusals(t.Context(), w.owner, "s")
+	if err != nil || len(out.Refusals) != 100 {
+		t.Fatalf("%d refusals, %v", len(out.Refusals), err)
+	}
+	if last := out.Refusals[99]; last.Rule != seen {
+		t.Errorf("the oldest that is left is %s, not %s", last.Rule, seen)
+	}
+	if first := out.Refusals[0]; first.Service != "made-up-299" {
+		t.Errorf("the newest is of %s", first.Service)
 	}
 }

@@ -65,7 +65,7 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (api.Values,
 		p.Msg = []string{"Secret does not exist or is not visible for a public client"}
 		return api.Values{}, p
 	}
-	got, _, err := c.secretsOf(ctx, s, s.plan, names, who)
+	got, err := c.publishedOf(ctx, s, names, who)
 	if err != nil {
 		return api.Values{}, err
 	}

@@ -42,8 +42,9 @@ type casClient struct {
 
 	// grant is the right to run, presented with every release; none where the
 	// host gave none.
-	grant release.GrantToken
-	heard atomic.Int64 // when the CAS answered last, by bootTime
+	grant    release.GrantToken
+	answered bool         // a release was; of one goroutine at a time, as releases are
+	heard    atomic.Int64 // when the CAS answered last, by bootTime
 
 	mu       sync.Mutex
 	identity ident.KeyHash // set by the first accepted release; guarded by mu
@@ -142,12 +143,13 @@ func (c *casClient) release(ctx context.Context, q quoter, config ident.ConfigID
 		DisableKeepAlives: true,
 	}}
 	req := release.Request{
-		Version:  release.Version,
-		Session:  config.Session,
-		Service:  config.Service,
-		OTP:      config.OTP,
-		Grant:    c.grant,
-		Evidence: ev,
+		Version:   release.Version,
+		Session:   config.Session,
+		Service:   config.Service,
+		OTP:       config.OTP,
+		Grant:     c.grant,
+		Returning: c.answered,
+		Evidence:  ev,
 	}
 	var reply release.Reply
 	if err := c.post(ctx, once, release.PathRelease, req, &reply); err != nil {
@@ -158,6 +160,7 @@ func (c *casClient) release(ctx context.Context, q quoter, config ident.ConfigID
 			Want("version %d for instance %s", release.Version, c.hash.Short())
 	}
 	c.bind(identity)
+	c.answered = true
 	return &reply, nil
 }
 

@@ -15,9 +15,10 @@ import (
 
 // Rules by which the launcher ends an app that ran well.
 const (
-	RuleGrantEnded = "grant_ended" // the right to run was taken back
-	RuleLeaseEnded = "lease_ended" // another copy has the right to write the volume
-	RuleOffline    = "offline"     // no CAS was heard of for longer than the session lets a copy run
+	RuleGrantEnded = "grant_ended"      // the right to run was taken back
+	RuleLeaseEnded = "lease_ended"      // another copy has the right to write the volume
+	RuleOffline    = "offline"          // no CAS was heard of for longer than the session lets a copy run
+	RuleForgotten  = "instance_unknown" // the CAS no longer knows what this copy was released
 )
 
 // ruleRenewal says that renewed files can't be put where the old ones were.
@@ -34,10 +35,10 @@ const (
 // certificate's half-life is over.
 //
 // A CAS that can't be reached is no reason to stop, unless the session says for
-// how long. One that says that the right to run was withdrawn, or that another
-// copy writes the volume, is: the app ends, and nothing of it is kept. One that
-// says no for another reason is told of once, and the app goes on with what it
-// has.
+// how long. One that says that the right to run was withdrawn, that another copy
+// writes the volume, or that it has forgotten what this one was released, is: the
+// app ends, and nothing of it is kept. One that says no for another reason is told
+// of once, and the app goes on with what it has.
 type rights struct {
 	launcher *launcher
 	sigs     *signals
@@ -129,7 +130,7 @@ func (r *rights) beat(ctx context.Context) error {
 		r.every = time.Duration(reply.KeepAliveSeconds) * time.Second
 	}
 
-	lapsed := ruleOf(err) == "instance_lapsed" || ruleOf(err) == "instance_unknown"
+	lapsed := ruleOf(err) == "instance_lapsed"
 	due := err == nil && reply.CertificateDue && r.runs()
 	switch {
 	case !lapsed && !due:
@@ -248,6 +249,10 @@ func (r *rights) fatal(err error) *problem.Error {
 		if why.Mend == "" {
 			why.Mend = "ask the session's owner for a new grant"
 		}
+		return &why
+	case RuleForgotten:
+		why := *p
+		why.Kind = problem.Denied
 		return &why
 	case RuleLeaseEnded, "lease_held":
 		if len(r.granted.writes) > 0 {

@@ -109,6 +109,10 @@ func TestRightsThatEnd(t *testing.T) {
 	}{
 		"withdrawn": {kept: denied("instance_withdrawn"), rule: "grant_ended"},
 		"gone":      {kept: denied("instance_gone"), rule: "grant_ended"},
+		"forgotten": {kept: denied("instance_unknown"), rule: "instance_unknown"},
+		"forgotten while it was away": {denied("instance_lapsed"), func(*release.Reply) error {
+			return problem.New(problem.Unauthenticated, "instance_unknown", "words of the CAS")
+		}, "instance_unknown"},
 		"the grant ended while it was away": {denied("instance_lapsed"), func(*release.Reply) error {
 			return problem.New(problem.Denied, "grant_ended", "words of the CAS")
 		}, "grant_ended"},

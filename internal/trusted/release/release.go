@@ -54,8 +54,12 @@ type Request struct {
 	OTP     string            `json:"otp,omitempty"`
 	// Grant is the token of the grant that the copy runs under, from CUPEL_GRANT.
 	// The operator chooses it, as it chooses L: it is no part of the evidence.
-	Grant    GrantToken      `json:"grant,omitzero"`
-	Evidence attest.Evidence `json:"evidence"`
+	Grant GrantToken `json:"grant,omitzero"`
+	// Returning says that the instance had an answer before: a CAS that doesn't know
+	// it has forgotten what that was, and must not take what it runs for something
+	// newer.
+	Returning bool            `json:"returning,omitempty"`
+	Evidence  attest.Evidence `json:"evidence"`
 }
 
 // Reply is the service's configuration. Only the launcher reads it.

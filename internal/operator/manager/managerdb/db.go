@@ -40,17 +40,20 @@ var migrations = []string{
 	 CREATE TABLE code (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;`,
 }
 
-// kept is how many events are kept at least; spare how many more may gather
-// before the oldest are deleted.
+// How many events are kept at least: of each owner's apps, so that nobody's events
+// push out another's, and in all. spare is how many more may gather before the
+// oldest are deleted.
 const (
-	kept  = 10_000
-	spare = 1_000
+	keptOfOwner = 5_000
+	kept        = 50_000
+	spare       = 1_000
 )
 
 // DB implements manager.Store.
 type DB struct {
-	db   *sql.DB
-	kept int64
+	db          *sql.DB
+	keptOfOwner int64
+	kept        int64
 }
 
 var _ manager.Store = (*DB)(nil)
@@ -70,7 +73,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600); err == nil {
 		_ = f.Close()
 	}
-	d := &DB{db: db, kept: kept}
+	d := &DB{db: db, keptOfOwner: keptOfOwner, kept: kept}
 	if err := d.migrate(ctx, path); err != nil {
 		_ = db.Close()
 		return nil, err
@@ -272,12 +275,24 @@ func (d *DB) addEvents(ctx context.Context, tx *sql.Tx, events []manager.Event) 
 		}
 		e.Seq = uint64(seq)
 	}
-	if len(events) == 0 || int64(events[len(events)-1].Seq)%spare != 0 {
+	if len(events) == 0 || (events[0].Seq-1)/spare == events[len(events)-1].Seq/spare {
 		return nil
 	}
-	last := int64(events[len(events)-1].Seq)
-	_, err := tx.ExecContext(ctx, "DELETE FROM event WHERE seq <= ?", last-d.kept)
-	return err
+	return d.makeRoom(ctx, tx)
+}
+
+// makeRoom deletes the oldest events of whoever has many, and then of all.
+func (d *DB) makeRoom(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `DELETE FROM event WHERE seq IN (
+		SELECT seq FROM (SELECT seq, row_number() OVER (PARTITION BY owner ORDER BY seq DESC) AS nth FROM event) WHERE nth > ?)`, d.keptOfOwner)
+	if err != nil {
+		return fmt.Errorf("make room for events: %w", err)
+	}
+	_, err = tx.ExecContext(ctx, `DELETE FROM event WHERE seq NOT IN (SELECT seq FROM event ORDER BY seq DESC LIMIT ?)`, d.kept)
+	if err != nil {
+		return fmt.Errorf("make room for events: %w", err)
+	}
+	return nil
 }
 
 // Events returns at most limit events after since, oldest first.

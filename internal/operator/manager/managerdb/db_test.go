@@ -104,7 +104,7 @@ func TestStateFromBeforeGrants(t *testing.T) {
 
 func TestEventsAreFilteredAndBounded(t *testing.T) {
 	db := open(t, filepath.Join(t.TempDir(), "m.db"))
-	db.kept = 100
+	db.kept, db.keptOfOwner = 100, 60
 	alice, bob := ident.KeyHash{1}, ident.KeyHash{2}
 	for i := range 2 * spare / 10 {
 		var c manager.Change
@@ -126,6 +126,32 @@ func TestEventsAreFilteredAndBounded(t *testing.T) {
 	mine, err := db.Events(t.Context(), all[49].Seq, manager.EventFilter{Owner: alice}, 10)
 	if err != nil || len(mine) != 10 || mine[0].Owner != alice || mine[0].Seq <= all[49].Seq {
 		t.Errorf("%+v, %v", mine, err)
+	}
+}
+
+// TestNobodysEventsPushOutAnothers: also where many come at once.
+func TestNobodysEventsPushOutAnothers(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "m.db"))
+	db.kept, db.keptOfOwner = 10_000, 1000
+	alice, mallory := ident.KeyHash{1}, ident.KeyHash{2}
+	write := func(owner ident.KeyHash, n int) {
+		var c manager.Change
+		for range n {
+			c.Events = append(c.Events, manager.Event{Event: wire.Event{Time: time.Now(), Reason: "x"}, Owner: owner})
+		}
+		if _, err := db.Apply(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(alice, 20)
+	for range 7 {
+		write(mallory, 3*spare+1)
+	}
+	for owner, want := range map[ident.KeyHash]int{alice: 20, mallory: 1000} {
+		got, err := db.Events(t.Context(), 0, manager.EventFilter{Owner: owner}, 1<<20)
+		if err != nil || len(got) != want {
+			t.Errorf("%d events of %s are left, want %d; %v", len(got), owner.Short(), want, err)
+		}
 	}
 }
 

@@ -32,6 +32,7 @@ func fastRelease(body []byte) (*release.Request, bool) {
 		}
 		req.Grant = grant
 	}
+	req.Returning = s.has(`,"returning":true`)
 	s.literal(`,"evidence":{"type":"`)
 	req.Evidence.Type = attest.Type(s.plain())
 	s.literal(`,"quote":"`)

@@ -15,6 +15,7 @@ func FuzzReleaseRequest(f *testing.F) {
 	for _, seed := range []string{
 		`{"version":2,"session":"a/b","service":"c","evidence":{"type":"sgx","quote":"AAAA","endorsements":{"x":"y"}}}`,
 		`{"version":2,"session":"a","service":"c","otp":"1","evidence":{"type":"sgx","quote":null}}`,
+		`{"version":2,"session":"a","service":"c","returning":true,"evidence":{"type":"sgx","quote":"AAAA","endorsements":{"x":"y"}}}`,
 		`{"version":1,"evidence":{"endorsements":null}}`,
 		`{"Version":1}`, `{}`, `null`, `[]`, `{"version":1}{}`, `{"session":"\ud800"}`, ``,
 	} {
