@@ -61,6 +61,9 @@ type Options struct {
 	// Patience is how long calls that did not reach the CAS are tried again,
 	// with growing pauses; 0 means not at all.
 	Patience time.Duration
+	// Waiting, where it is set, is called once for each call that does not reach the
+	// CAS at first and is tried again.
+	Waiting func()
 	// Now is the clock by which certificates and evidence are judged; nil: time.Now.
 	Now func() time.Time
 }
@@ -103,9 +106,9 @@ func New(addr string, opts Options) (*Client, error) {
 	}
 	c.http = &http.Client{
 		Transport: &http.Transport{
-			TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 60 * time.Second,
+			TLSClientConfig: conf, TLSHandshakeTimeout: connectTimeout(opts.Patience), ResponseHeaderTimeout: 60 * time.Second,
 			IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
-			DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+			DialContext: (&net.Dialer{Timeout: connectTimeout(opts.Patience)}).DialContext,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -176,6 +179,16 @@ type call struct {
 	aside        bool                // remembers nothing: part of checking the log
 }
 
+// connectTimeout is how long a connection may take to come about: no longer than a
+// CAS that does not answer is waited for.
+func connectTimeout(patience time.Duration) time.Duration {
+	const most = 10 * time.Second
+	if patience <= 0 {
+		return most
+	}
+	return min(max(patience, time.Second), most)
+}
+
 // maxReply bounds what is read of one reply.
 const maxReply = 64 << 20
 
@@ -189,7 +202,7 @@ func (c *Client) do(ctx context.Context, q call) error {
 		return problem.New(problem.Unauthenticated, "cas_not_attested", "the CAS at %s was not attested yet", c.addr).
 			Fix("run: cupel cas attest %s", c.addr)
 	}
-	deadline := time.Now().Add(c.opts.Patience)
+	deadline, told := time.Now().Add(c.opts.Patience), false
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := c.once(ctx, q, pin)
 		var unreached *unreachedError
@@ -198,6 +211,10 @@ func (c *Client) do(ctx context.Context, q call) error {
 		}
 		if time.Now().Add(pause).After(deadline) {
 			return unreached.problem(c.addr, c.opts.Patience)
+		}
+		if waiting := c.opts.Waiting; waiting != nil && !told {
+			told = true
+			waiting()
 		}
 		select {
 		case <-ctx.Done():

@@ -121,8 +121,22 @@ func TestGrants(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.Eventually(60*time.Second, func() error { return owner.ExpectHealthy(session, 1) })
+		expect("start 3")
 		oneGrant(t, owner)
 	})
+
+	for i, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		t.Run("down without cupeld: "+signal.String(), func(t *testing.T) {
+			w.Kill("cupeld", signal)
+			r := w.Operator.Run("down")
+			if r.Code != 0 || strings.Contains(r.Stderr, "not stored") {
+				t.Errorf("%s", r)
+			}
+			w.Up(nil, nil)
+			expect(fmt.Sprintf("start %d", 4+i)) // what it wrote before was stored
+			oneGrant(t, owner)
+		})
+	}
 
 	t.Run("no token in sight", func(t *testing.T) {
 		said := w.Operator.MustRun("events") + w.Operator.MustRun("ps", "-o", "json") + w.Operator.MustRun("info", "-o", "json")

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -53,18 +54,20 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 		return nil
 	}
 
-	read, err := d.cas.ReadSession(ctx, d.session, nil)
-	if err != nil {
-		return err
-	}
-	parsed, err := session.Parse([]byte(read.Text))
-	if err != nil {
-		return err
+	var parsed *session.Session
+	if !d.blind {
+		read, err := d.cas.ReadSession(ctx, d.session, nil)
+		if err != nil {
+			return err
+		}
+		if parsed, err = session.Parse([]byte(read.Text)); err != nil {
+			return err
+		}
 	}
 	if err := d.complete(ctx, req); err != nil {
 		return err
 	}
-	if !parsed.Access.AsksForGrant() {
+	if parsed != nil && !parsed.Access.AsksForGrant() {
 		d.g.warnf("Session %s says deploy: [ANY]: anybody may run it, as often as they like, with its secrets.", d.session)
 		req.Ungranted, req.Writes = true, writes(parsed, owner.AppService)
 		return nil
@@ -125,7 +128,10 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 		if err != nil {
 			return err
 		}
-		req.Instances = min(d.app.Instances, most)
+		req.Instances = max(1, min(d.app.Instances, most))
+		if req.Instances < d.app.Instances {
+			d.g.warnf("%s has %d instances by the manager's word, and you granted %d: it gets that many. For more: --instances %d", d.app.Name, d.app.Instances, req.Instances, d.app.Instances)
+		}
 	}
 	req.Instances = max(1, req.Instances)
 	return nil
@@ -154,20 +160,27 @@ func (d *deployment) grantedName(ctx context.Context, given string) (string, err
 }
 
 // allowed is how many instances the owner let the app have until now, by the word
-// of the CAS: a manager that says more would have its owner grant more. An app
-// from before there were grants may have as many as the CAS knows to run.
+// of the CAS: a manager that says more would have its owner grant more. Of grants
+// that all have ended the last one counts. An app from before there were grants may
+// have as many as the CAS knows to run.
 func (d *deployment) allowed(ctx context.Context) (int, error) {
 	grants, err := d.cas.Grants(ctx, d.session)
 	if err != nil {
 		return 0, err
 	}
-	most := 0
-	for _, g := range grants {
-		if g.State == api.GrantClaimed && g.App == d.granted && g.Maker == d.side.id.KeyHash {
-			most = max(most, g.Services[owner.AppService].Instances)
+	most, last := 0, 0
+	for _, g := range grants { // the newest first
+		if g.App != d.granted || g.Maker != d.side.id.KeyHash {
+			continue
+		}
+		n := g.Services[owner.AppService].Instances
+		if g.State == api.GrantClaimed {
+			most = max(most, n)
+		} else if last == 0 && g.Claimed != nil {
+			last = n // withdrawn, or ended otherwise
 		}
 	}
-	if most > 0 {
+	if most = cmp.Or(most, last); most > 0 || d.blind {
 		return most, nil
 	}
 

@@ -20,10 +20,11 @@ type eventsOptions struct {
 func newEventsCommand(g *globals) *cobra.Command {
 	o := eventsOptions{managerAs: managerAs{g: g}}
 	c := &cobra.Command{
-		Use:     "events [APP]",
-		Short:   "Show what the manager decided, and why",
-		Example: "  cupel events -f\n  cupel events my-app -o json",
-		Args:    exactArgs("[APP]"),
+		Use:               "events [APP]",
+		Short:             "Show what the manager decided, and why",
+		Example:           "  cupel events -f\n  cupel events my-app -o json",
+		Args:              exactArgs("[APP]"),
+		ValidArgsFunction: g.completeApps,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				o.app = args[0]

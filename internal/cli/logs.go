@@ -32,7 +32,8 @@ func newLogsCommand(g *globals) *cobra.Command {
 		Example: `  cupel logs my-app -f
   cupel logs i-3f9k2m1x --since 10m --tail 100
   cupel logs my-app --puller`,
-		Args: exactArgs("APP|INSTANCE"),
+		Args:              exactArgs("APP|INSTANCE"),
+		ValidArgsFunction: g.completeApps,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			return runLogs(c.Context(), g, o)

@@ -24,8 +24,9 @@ func newPsCommand(g *globals) *cobra.Command {
 		Short: "List apps and their instances",
 		Long: `Lists instances as the manager says they are. ATTESTED is the operator's word:
 'cupel verify APP' asks the CAS.`,
-		Example: "  cupel ps\n  cupel ps my-app -o json",
-		Args:    exactArgs("[APP]"),
+		Example:           "  cupel ps\n  cupel ps my-app -o json",
+		Args:              exactArgs("[APP]"),
+		ValidArgsFunction: g.completeApps,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				o.app = args[0]

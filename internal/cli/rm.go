@@ -40,6 +40,7 @@ session and its volume stay at the CAS and the registry.`,
 	o.flags(c)
 	f := c.Flags()
 	f.StringVar(&o.app, "app", "", "the app to remove, by name or id")
+	_ = c.RegisterFlagCompletionFunc("app", g.completeApps)
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "how long to wait until it is gone")
 	return c
 }

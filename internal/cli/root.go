@@ -17,10 +17,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -54,7 +56,27 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	if err == nil {
 		return 0
 	}
+	if asksForJSON(args) {
+		g.output = "json" // also where the flags before it were wrong
+	}
 	return g.fail(err)
+}
+
+// asksForJSON reports whether the arguments say -o json, in whatever form.
+func asksForJSON(args []string) bool {
+	for i, a := range args {
+		if a == "--" {
+			return false
+		}
+		before := ""
+		if i > 0 {
+			before = args[i-1]
+		}
+		if a == "-ojson" || a == "-o=json" || a == "--output=json" || a == "json" && (before == "-o" || before == "--output") {
+			return true
+		}
+	}
+	return false
 }
 
 func newRootCommand(g *globals) *cobra.Command {
@@ -71,8 +93,11 @@ operator, who is trusted with nothing, runs the copies.`,
   cupel ps`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			return g.check()
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			if err := g.check(); err != nil {
+				return err
+			}
+			return emptyFlag(c)
 		},
 	}
 	f := root.PersistentFlags()
@@ -135,6 +160,25 @@ func (g *globals) check() error {
 		return problem.New(problem.Invalid, "usage", "--log-level %q", g.logLevel).Want("debug, info, warn or error")
 	}
 	return nil
+}
+
+// emptyFlag refuses a flag that was given without a value, as by a script whose
+// variable is empty: it would be as if the flag had not been given.
+func emptyFlag(c *cobra.Command) error {
+	var empty *pflag.Flag
+	c.Flags().Visit(func(f *pflag.Flag) {
+		given := []string{f.Value.String()}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			given = list.GetSlice()
+		}
+		if len(given) == 0 || slices.Contains(given, "") {
+			empty = f
+		}
+	})
+	if empty == nil {
+		return nil
+	}
+	return problem.New(problem.Invalid, "usage", "--%s has an empty value", empty.Name).Fix("give one, or leave the flag out; see '%s --help'", c.CommandPath())
 }
 
 func (g *globals) json() bool { return g.output == "json" }

@@ -69,7 +69,18 @@ func TestScripts(t *testing.T) {
 // of APP, and $GRANT_SHORT to its beginning, in what `session grants -o json` printed.
 func grantsCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: grants FILE APP")
+		ts.Fatalf("usage: grants FILE APP | grants claim FILE")
+	}
+	if args[0] == "claim" {
+		cas, ok := ts.Value(scriptCASKey{}).(*scriptCAS)
+		if !ok || cas.env == nil {
+			ts.Fatalf("no CAS runs")
+		}
+		key, err := castest.NewKey()
+		ts.Check(err)
+		_, err = castest.Claim(context.Background(), cas.env.Instances, cas.env.Identity, key, strings.TrimSpace(ts.ReadFile(args[1])))
+		ts.Check(err)
+		return
 	}
 	var all []api.Grant
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &all))

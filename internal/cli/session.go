@@ -160,7 +160,7 @@ nobody else; the hash that it answers is compared with the one computed here. Th
 session belongs to the key in your owner's folder, made on first use.
 
 Values are given by -e NAME=VALUE, by -e NAME=@FILE, or with --use-env taken from
-the environment; what is still missing is asked for, without an echo.
+the environment; what is still missing is asked for, secrets without an echo.
 
 After an upgrade of the launcher, --update keeps the measurement of the same
 packages under the one before beside the new one, so that what runs on it can go

@@ -23,7 +23,9 @@ type grantsOptions struct {
 	instances int
 	services  []string
 	withdraw  string
-	cas       string
+
+	instancesGiven bool
+	cas            string
 }
 
 func newSessionGrantsCommand(g *globals) *cobra.Command {
@@ -44,7 +46,7 @@ The number of instances of an app that is deployed is changed by 'cupel deploy'.
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.session = args[0]
+			o.session, o.instancesGiven = args[0], cmd.Flags().Changed("instances")
 			return runSessionGrants(cmd.Context(), g, o)
 		},
 	}
@@ -63,9 +65,12 @@ The number of instances of an app that is deployed is changed by 'cupel deploy'.
 }
 
 func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
-	changes := o.instances != 0 || len(o.services) > 0
+	changes := o.instancesGiven || len(o.services) > 0
 	if changes != (o.grant != "") || o.grant != "" && o.withdraw != "" {
 		return problem.New(problem.Invalid, "usage", "--grant goes with --instances or --service, and not with --withdraw").Fix("see 'cupel session grants --help'")
+	}
+	if o.instancesGiven && o.instances < 1 {
+		return problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more").Fix("to end the grant: --withdraw %s", o.grant)
 	}
 	name, c, err := g.sessionAt(ctx, o.session, o.cas)
 	if err != nil {
@@ -125,13 +130,13 @@ func changeGrant(ctx context.Context, g *globals, c *client.Client, all []api.Gr
 	if err != nil {
 		return err
 	}
-	if o.instances != 0 {
+	if o.instancesGiven {
 		service, err := theServing(grant)
 		if err != nil {
 			return err
 		}
-		if _, both := services[service]; both || o.instances < 1 {
-			return problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more, or --service %s=N", service)
+		if _, both := services[service]; both {
+			return problem.New(problem.Invalid, "instances", "--instances %d and --service %s=…", o.instances, service).Want("one of them")
 		}
 		services[service] = release.GrantedService{Instances: o.instances}
 	}
@@ -194,6 +199,8 @@ func (g *globals) grantState(grant api.Grant) string {
 	switch {
 	case grant.State == api.GrantEnded:
 		return "ended (" + strings.ReplaceAll(grant.EndReason, "_", " ") + ")"
+	case grant.State == api.GrantOpen && !g.now().Before(grant.UseBy):
+		return "not used in time"
 	case grant.State == api.GrantOpen:
 		return "open, to be used before " + grant.UseBy.Local().Format(time.DateTime)
 	case grant.Until != nil:

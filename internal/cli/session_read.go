@@ -23,10 +23,11 @@ func newSessionReadCommand(g *globals) *cobra.Command {
 	var cas, hash string
 	var reveal bool
 	c := &cobra.Command{
-		Use:     "read NAME",
-		Short:   "Show a session as the CAS keeps it",
-		Example: `  cupel session read my-app`,
-		Args:    exactArgs("NAME"),
+		Use:               "read NAME",
+		Short:             "Show a session as the CAS keeps it",
+		Example:           `  cupel session read my-app`,
+		Args:              exactArgs("NAME"),
+		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runSessionRead(cmd.Context(), g, args[0], cas, hash, reveal)
 		},
@@ -92,9 +93,10 @@ func newSessionVerifyCommand(g *globals) *cobra.Command {
 		Short: "Make sure that the CAS keeps the session that you created",
 		Long: `Reads the session from the CAS, computes its hash here, and compares it with what
 the CAS answers and with what was remembered when you created it.`,
-		Example: `  cupel session verify my-app`,
-		Args:    exactArgs("NAME"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runSessionVerify(cmd.Context(), g, args[0], cas) },
+		Example:           `  cupel session verify my-app`,
+		Args:              exactArgs("NAME"),
+		ValidArgsFunction: g.completeSessions,
+		RunE:              func(cmd *cobra.Command, args []string) error { return runSessionVerify(cmd.Context(), g, args[0], cas) },
 	}
 	c.Flags().StringVar(&cas, "cas", "", "address of the CAS (default: where you created the session)")
 	return c
@@ -138,8 +140,9 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 	}
 	record, ok := sessions[name]
 	if !ok {
-		return nil, problem.New(problem.NotFound, "session_unknown", "you did not create a session %q with this owner's folder", name).
-			Fix("use the folder that you created it with: --config DIR")
+		return nil, problem.New(problem.NotFound, "session_unknown", "this owner's folder has no record of creating session %q", name).
+			Want("a session that 'cupel session create' made from here: what it was made from is what is compared").
+			Fix("use the folder that you created it with (--config DIR); a session that was uploaded otherwise can be read (cupel session read) and its grants listed, but not verified yet")
 	}
 	c, _, err := o.casOf(ctx, name, cas)
 	if err != nil {
@@ -171,7 +174,8 @@ func newSessionValuesCommand(g *globals) *cobra.Command {
 		Short: "Show what a session publishes, for instance its app's CA certificate",
 		Example: `  cupel session values my-app
   cupel session values my-app app_ca > ca.pem`,
-		Args: exactArgs("NAME", "[SECRET]"),
+		Args:              exactArgs("NAME", "[SECRET]"),
+		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runSessionValues(cmd.Context(), g, cas, args)
 		},

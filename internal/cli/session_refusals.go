@@ -20,8 +20,9 @@ func newSessionRefusalsCommand(g *globals) *cobra.Command {
 first: code that isn't the session's, copies without a grant, evidence of another
 platform. Equal ones are counted together, the latest 100 are kept. What an
 instance only had to wait for, such as a free place, is not among them.`,
-		Example: `  cupel session refusals my-app`,
-		Args:    exactArgs("NAME"),
+		Example:           `  cupel session refusals my-app`,
+		Args:              exactArgs("NAME"),
+		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runSessionRefusals(cmd.Context(), g, args[0], cas)
 		},

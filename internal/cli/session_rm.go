@@ -102,6 +102,9 @@ func (g *globals) showRemoved(r api.Removed) {
 		g.printf("  what these volumes hold can't be read by anybody any more: %s\n", strings.Join(r.Volumes, ", "))
 	}
 	g.printf("  the name stays its creator's\n")
+	if r.Grants+r.Instances > 0 {
+		g.printf("  what ran it stops; who deployed an app of it removes that, too: cupel rm --app APP\n")
+	}
 }
 
 func plural(n int, what string) string {

@@ -25,9 +25,12 @@ func newSessionRotateCommand(g *globals) *cobra.Command {
 		Short: "Have the CAS make fresh values of generated secrets, and fresh volume keys",
 		Long: `The next release of a service makes a fresh value of each named secret; instances
 that run keep what they have, and are listed until they ended: replace them with
-'cupel deploy'. Certificates under a rotated key are issued again. A certificate
-authority is rotated only when it is named itself, its key with it, since users
-have pinned it. Values that you gave are changed by an update of the session.
+'cupel deploy'. Certificates under a rotated key are issued again: an app that takes
+renewed ones (on_renewal) gets its own at half of its life at the latest. A
+certificate authority is rotated only when it is named itself, its key with it, since
+users have pinned it: deploy right after, so that all instances change at once, and
+tell who pinned it; what is published (session values) changes with the first release
+under the new one. Values that you gave are changed by an update of the session.
 
 With --volume the volume's next commit is sealed under a fresh key, and with it
 the CAS forgets the one before.
@@ -37,7 +40,8 @@ before.`,
 		Example: `  cupel session rotate my-app db_password
   cupel session rotate my-app --volume data
   cupel session rotate my-app`,
-		Args: cobra.MinimumNArgs(1),
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.session, o.secrets = args[0], args[1:]
 			return runSessionRotate(cmd.Context(), g, o)
@@ -101,7 +105,7 @@ func (g *globals) printRotations(name ident.SessionName, out api.Rotations) erro
 		return err
 	}
 	if stale > 0 {
-		g.printf("\nInstances that have an old one keep it until they end: replace them with 'cupel deploy'.\n")
+		g.printf("\nInstances that have an old one keep it until they end, or renew a certificate of it: replace them with 'cupel deploy'.\n")
 	}
 	return nil
 }

@@ -140,6 +140,9 @@ func (o *submitOptions) grant(g *globals, side *ownerSide, name ident.SessionNam
 	if o.instances < 1 {
 		return out, problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more")
 	}
+	if o.until > 0 && o.until < o.useBy {
+		return out, problem.New(problem.Invalid, "usage", "--until %s ends the grant before its code, --use-by %s", o.until, o.useBy).Fix("give a later --until")
+	}
 	if o.useBy < 0 || o.until < 0 {
 		return out, problem.New(problem.Invalid, "usage", "a time that is over").Want("how long from now, such as 1h or 720h")
 	}
@@ -198,6 +201,10 @@ func parseGranted(services, jobs []string) (map[ident.ServiceName]release.Grante
 // the others serve.
 func wholeSession(ctx context.Context, c *client.Client, name ident.SessionName, instances int) (map[ident.ServiceName]release.GrantedService, error) {
 	text, err := c.ReadSession(ctx, name, nil)
+	if err != nil && problem.From(err).Rule == "access_policy" {
+		p := *problem.From(err)
+		return nil, p.Fix("who may grant, and not read, says for which services: --service SERVICE=N, and --job SERVICE for the one that pulls")
+	}
 	if err != nil {
 		return nil, err
 	}

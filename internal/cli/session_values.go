@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -63,11 +64,15 @@ func (v *valueFlags) collect(g *globals, template []byte, name string) (*values,
 			return nil, problem.New(problem.Invalid, "session_value", "-e %s: the template has no such variable", variableShown(key, ok)).
 				Want("NAME=VALUE with one of %s", strings.Join(open, ", "))
 		}
+		if !ok && key == owner.VarCA {
+			return nil, problem.New(problem.Invalid, "session_value", "-e %s without a value: a certificate is nothing to type in", key).
+				Fix("give -e %s=@FILE, with the certificates of the authority that your git server's is signed by; or leave it out, if a public one signed it", key)
+		}
 		if !ok {
 			continue // -e NAME: to be asked for, as it would be without
 		}
 		if _, twice := out.byName[key]; twice {
-			return nil, problem.New(problem.Invalid, "session_value", "-e %s is given twice", key)
+			return nil, problem.New(problem.Invalid, "session_value", "-e %s is given twice", key).Fix("give it once")
 		}
 		if out.byName[key], err = valueOf(key, text); err != nil {
 			return nil, err
@@ -75,7 +80,7 @@ func (v *valueFlags) collect(g *globals, template []byte, name string) (*values,
 	}
 	if name != "" {
 		if _, twice := out.byName[owner.VarSession]; twice {
-			return nil, problem.New(problem.Invalid, "session_value", "the session's name is given by --name and by -e %s", owner.VarSession)
+			return nil, problem.New(problem.Invalid, "session_value", "the session's name is given by --name and by -e %s", owner.VarSession).Fix("give one of them")
 		}
 		out.byName[owner.VarSession] = secret.NewString(name)
 	}
@@ -168,6 +173,11 @@ func (v *values) check() error {
 	}
 	if token, ok := v.byName[owner.VarToken]; ok && token.Len() == 0 {
 		return problem.New(problem.Invalid, "access_token", "the access token is empty").Fix("give -e %s=@FILE", owner.VarToken)
+	}
+	if ca := v.byName[owner.VarCA]; ca.Len() > 0 && !x509.NewCertPool().AppendCertsFromPEM(ca.Reveal()) {
+		return problem.New(problem.Invalid, "git_ca", "the value of %s is no certificate in PEM", owner.VarCA).
+			Want("-----BEGIN CERTIFICATE----- and what follows").
+			Fix("give the file with the authority's certificates, with an @ before its name: -e %s=@FILE", owner.VarCA)
 	}
 	repo, ok := v.byName[owner.VarRepo]
 	if !ok {

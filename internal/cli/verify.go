@@ -55,7 +55,8 @@ asks for one, and where an app has two grants with no deployment under way.`,
 		Example: `  cupel verify my-app
   cupel verify my-app --address app.example.org:443 --name app.example.org
   cupel verify my-app --commit 5f2c1e0b9a7d4c3e8f6a1b2c3d4e5f60718293a4`,
-		Args: exactArgs("APP"),
+		Args:              exactArgs("APP"),
+		ValidArgsFunction: g.completeApps,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.app = args[0]
 			return runVerify(cmd.Context(), g, o)
@@ -65,7 +66,7 @@ asks for one, and where an app has two grants with no deployment under way.`,
 	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the local manager says)")
 	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
-	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit (HEX, at least 7 digits)")
+	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit ([VOLUME=]HEX, at least 7 digits)")
 	return c
 }
 
@@ -120,7 +121,7 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 	}
 	id, err := appInstance(ctx, reply.Address, reply.Name, ca.Value, name, g.now())
 	if err != nil {
-		return err
+		return rotatedMeanwhile(ctx, c, name, err)
 	}
 	found := false
 	for _, i := range reply.Instances {
@@ -148,9 +149,8 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 		return "", err
 	}
 	name, err := parseSessionArg(opts.app)
-	if _, known := sessions[name]; err == nil && known && opts.address != "" {
-		return name, nil
-	}
+	_, known := sessions[name]
+	enough := err == nil && known && opts.address != ""
 	e, err := manager.ReadEndpoint(o.g.state)
 	if err != nil {
 		if opts.address != "" {
@@ -161,10 +161,17 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	m := manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &o.id.Certificate})
 	defer m.Close()
 	app, err := m.App(ctx, opts.app)
+	if enough && (err != nil || app.Session != name) {
+		return name, nil // it may run elsewhere
+	}
 	if err != nil {
 		return "", err
 	}
 	opts.deploying = app.Deployment.State == manager.DeploymentRunning
+	if opts.address == "" && app.Port == 0 {
+		return "", problem.New(problem.Unavailable, "app_unreachable", "app %s never served: it has no port yet", app.Name).
+			Fix("see 'cupel ps %s', and deploy it again: %s", app.Name, manager.DeployCommand(app.Session, app.Name))
+	}
 	if opts.address == "" {
 		opts.address = net.JoinHostPort("localhost", strconv.Itoa(int(app.Port)))
 		if host, _, err := net.SplitHostPort(e.Address); err == nil {
@@ -196,7 +203,7 @@ func (o *ownerSide) checkInstances(ctx context.Context, c *client.Client, name i
 	if err != nil {
 		return nil, err
 	}
-	r := &running{}
+	r := &running{me: o.id.KeyHash}
 	if r.session, err = session.Parse([]byte(text.Text)); err != nil {
 		return nil, err
 	}
@@ -277,7 +284,7 @@ func appInstance(ctx context.Context, address, name, caPEM string, s ident.Sessi
 	defer cancel()
 	conn, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
-		return none, dialProblem(address, name, err)
+		return none, dialProblem(address, name, pool, now, err)
 	}
 	defer conn.Close()
 	tc, ok := conn.(*tls.Conn)
@@ -297,15 +304,46 @@ func appInstance(ctx context.Context, address, name, caPEM string, s ident.Sessi
 }
 
 // dialProblem tells an app that is not there from one that is another.
-func dialProblem(address, name string, err error) error {
+func dialProblem(address, name string, ca *x509.CertPool, now time.Time, err error) error {
 	// What lies behind the port may be gone and the port still be held: nobody answered,
 	// which is not somebody else.
 	op, ok := errors.AsType[*net.OpError](err)
 	if ok && (op.Op == "dial" || op.Op == "read" || op.Op == "write") || errors.Is(err, io.EOF) {
 		return problem.New(problem.Unavailable, "app_unreachable", "%s: %w", address, err).Fix("see `cupel ps`; give another address with --address")
 	}
-	return problem.New(problem.Denied, "app_certificate", "%s: %w", address, err).
+	p := problem.New(problem.Denied, "app_certificate", "%s: %w", address, err).
 		Want("a certificate for %q of the session's own CA", name).Fix("do not use the app: something else answers at its address")
+	// The name is compared first: only a certificate of the session's own CA lacks
+	// nothing but that.
+	if other, ok := errors.AsType[x509.HostnameError](err); ok && ownCertificate(other.Certificate, ca, now) {
+		p.Fix("give a name that the certificate has with --name, or have the session's certificate made for %q (dns)", name)
+	}
+	return p
+}
+
+func ownCertificate(cert *x509.Certificate, ca *x509.CertPool, now time.Time) bool {
+	_, err := cert.Verify(x509.VerifyOptions{Roots: ca, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	return err == nil
+}
+
+// rotatedMeanwhile adds to a refused certificate that the session's CA was rotated
+// and that instances have certificates of the one before: that may be all.
+func rotatedMeanwhile(ctx context.Context, c *client.Client, name ident.SessionName, err error) error {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
+		return err
+	}
+	list, rerr := c.Rotations(ctx, name)
+	if rerr != nil {
+		return err // that it can't be told is no matter here
+	}
+	for _, r := range list.Secrets {
+		if r.Name == appCA && len(r.Old) > 0 {
+			p := *problem.From(err)
+			return p.Fix("%s was rotated on %s, and there is %s a certificate of the one before: replace them (cupel deploy), then verify again; if it stays so, do not use the app",
+				appCA, r.Rotated.UTC().Format(time.RFC3339), plural(len(r.Old), "running instance")+" with")
+		}
+	}
+	return err
 }
 
 func printVerified(g *globals, r appReply) error {

@@ -20,6 +20,7 @@ type running struct {
 	session *session.Session
 	state   api.Instances
 	grants  []api.Grant // that have not ended
+	me      ident.KeyHash
 }
 
 // longestDeployment is for how long the operator is believed that a deployment is
@@ -90,7 +91,10 @@ func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 	held, idle := map[string][]string{}, map[string][]string{}
 	fresh := map[string]bool{}
 	for _, g := range r.grants {
-		if g.State == api.GrantClaimed {
+		switch {
+		case g.State != api.GrantClaimed || ownToken(g):
+		case !r.session.Access.AsksForGrant() && g.Maker != r.me: // anybody may run it, and make grants called so
+		default:
 			held[g.App] = append(held[g.App], g.ID.Short())
 			if !inUse(g) {
 				idle[g.App] = append(idle[g.App], g.ID.Short())
@@ -100,13 +104,17 @@ func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 	}
 	for _, app := range sortedKeys(held) {
 		if ids := held[app]; len(ids) > 1 && (!o.deploying || !fresh[app]) {
-			return problem.New(problem.Denied, "grants_two", "app %s has %d grants, %s, and no deployment is under way", app, len(ids), strings.Join(ids, ", ")).
+			return problem.New(problem.Denied, "grants_two", "app %s has %d grants, %s, and nothing is known of a deployment under way", app, len(ids), strings.Join(ids, ", ")).
 				Want("one grant").
 				Fix("%s", r.oneOfThem(idle[app]))
 		}
 	}
 	return nil
 }
+
+// ownToken reports whether the grant's maker claimed it, to start the copies too: it
+// is no operator's.
+func ownToken(g api.Grant) bool { return g.ClaimedBy == g.Maker && !g.Maker.IsZero() }
 
 // oneOfThem says which of an app's grants to end: what runs stops with its grant.
 func (r *running) oneOfThem(idle []string) string {
@@ -131,9 +139,12 @@ func (r *running) demand(commit string) error {
 	if commit == "" {
 		return nil
 	}
-	want := strings.ToLower(commit)
+	volume, want, named := strings.Cut(strings.ToLower(commit), "=")
+	if !named {
+		volume, want = "", volume
+	}
 	if len(want) < 7 || len(want) > 64 || strings.Trim(want, "0123456789abcdef") != "" {
-		return problem.New(problem.Invalid, "commit", "--commit %.80q", commit).Want("7 to 64 hex digits").Fix("git rev-parse HEAD shows it")
+		return problem.New(problem.Invalid, "commit", "--commit %.80q", commit).Want("7 to 64 hex digits, or VOLUME= and these").Fix("git rev-parse HEAD shows it")
 	}
 	seen := false
 	for _, i := range r.state.Instances {
@@ -142,12 +153,19 @@ func (r *running) demand(commit string) error {
 		}
 		seen = true
 		var has []string
+		other := false
 		for _, v := range i.Volumes {
-			if v.Statement != nil {
-				has = append(has, v.Statement.Commit)
+			if v.Statement != nil && (volume == "" || strings.ToLower(v.Name) == volume) {
+				has = append(has, v.Statement.Commit+" in volume "+v.Name)
+				other = other || !strings.HasPrefix(v.Statement.Commit, want)
 			}
 		}
-		if !slices.ContainsFunc(has, func(c string) bool { return strings.HasPrefix(c, want) }) {
+		if other && len(has) > 1 {
+			return problem.New(problem.Denied, "commit", "instance %s of %s has %s", i.ID.Short(), i.Service, strings.Join(has, ", ")).
+				Want("commit %s", want).
+				Fix("say which volume is meant: --commit VOLUME=HEX")
+		}
+		if other || len(has) == 0 {
 			return problem.New(problem.Denied, "commit", "instance %s of %s has %s", i.ID.Short(), i.Service, cmp.Or(strings.Join(has, ", "), "no commit that a puller stated")).
 				Want("commit %s", want).
 				Fix("deploy the app again; if the session pins no ref, whoever can push decides what is pulled: cupel session create … --ref COMMIT --update")
@@ -170,7 +188,7 @@ func (r *running) olderGrant(id release.GrantID) string {
 	}
 	mine := r.grants[at]
 	for _, g := range r.grants {
-		if g.App == mine.App && g.State == api.GrantClaimed && g.Made.After(mine.Made) {
+		if g.App == mine.App && g.State == api.GrantClaimed && !ownToken(g) && g.Made.After(mine.Made) {
 			return fmt.Sprintf("it runs under grant %s, and the newest of app %s is %s", mine.ID.Short(), g.App, g.ID.Short())
 		}
 	}

@@ -106,6 +106,47 @@ func TestJudgeCountsGrants(t *testing.T) {
 	}
 }
 
+// TestJudgeCountsTheOperatorsGrants: a token that the owner keeps for copies of their
+// own, and what strangers make where anybody may, is no second right of the operator's.
+func TestJudgeCountsTheOperatorsGrants(t *testing.T) {
+	now := time.Now()
+	r, hash := aRunning()
+	r.me = ident.KeyHash{1}
+	r.grants[0].Maker = r.me
+	kept := api.Grant{ID: release.GrantID{3}, App: "shop", State: api.GrantClaimed, Made: now, Maker: r.me, ClaimedBy: r.me}
+	r.grants = append(r.grants, kept)
+	if _, err := r.judge(hash, verifyOptions{}, now); err != nil {
+		t.Errorf("a token of the owner's own: %v", err)
+	}
+	r.grants[2].Maker, r.grants[2].ClaimedBy = ident.KeyHash{7}, ident.KeyHash{9}
+	if _, err := r.judge(hash, verifyOptions{}, now); err == nil {
+		t.Error("a colleague's grant for the same app is not named")
+	}
+	r.session.Access.Deploy = []session.AccessEntry{{Word: session.Any}}
+	if _, err := r.judge(hash, verifyOptions{}, now); err != nil {
+		t.Errorf("where anybody may make some: %v", err)
+	}
+}
+
+// TestJudgeDemandsTheCommitOfAVolume: with two repositories in an instance, the one
+// that is meant has to be named.
+func TestJudgeDemandsTheCommitOfAVolume(t *testing.T) {
+	r, hash := aRunning()
+	r.state.Instances = r.state.Instances[:1]
+	in := &r.state.Instances[0]
+	in.State, in.Grant = api.Running, r.grants[0].ID
+	in.Volumes = []api.InstanceVolume{
+		{Name: "app", Statement: &release.Statement{Commit: newCommit}},
+		{Name: "data", Statement: &release.Statement{Commit: oldCommit}},
+	}
+	for commit, ok := range map[string]bool{newCommit: false, "app=" + newCommit: true, "data=" + newCommit: false, "none=" + newCommit: false, "app=": false} {
+		_, err := r.judge(hash, verifyOptions{commit: commit}, time.Now())
+		if p := problem.From(err); ok != (err == nil) || err != nil && p.Rule != "commit" {
+			t.Errorf("%s: %v", commit, err)
+		}
+	}
+}
+
 func TestJudgeRefusesWhoHasNoGrant(t *testing.T) {
 	r, hash := aRunning()
 	r.state.Instances[1].Grant = release.GrantID{}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/cas/api"
@@ -77,7 +78,7 @@ func TestNobodyIsNotSomebodyElse(t *testing.T) {
 		"alert":       {&net.OpError{Op: "remote error", Err: tls.AlertError(40)}, "app_certificate"},
 		"certificate": {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "app_certificate"},
 	} {
-		if p := problem.From(dialProblem("localhost:8080", "localhost", c.err)); p == nil || p.Rule != c.rule {
+		if p := problem.From(dialProblem("localhost:8080", "localhost", x509.NewCertPool(), time.Now(), c.err)); p == nil || p.Rule != c.rule {
 			t.Errorf("%s: %v, want %s", name, p, c.rule)
 		}
 	}

@@ -35,7 +35,8 @@ Instances that read a private copy go on with that until they are replaced. A
 volume with a repository (genesis, by default) is filled by the next deployment.`,
 		Example: `  cupel volume reset my-app genesis --yes
   cupel deploy my-app`,
-		Args: exactArgs("SESSION", "VOLUME"),
+		Args:              exactArgs("SESSION", "VOLUME"),
+		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.session, o.volume = args[0], args[1]
 			return runVolumeReset(cmd.Context(), g, o)
@@ -76,5 +77,6 @@ func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error
 		return g.printJSON(reset)
 	}
 	g.printf("volume %s of session %s starts afresh; what it held, generation %d, is lost with its key\n", reset.Volume, reset.Session, reset.Was)
+	g.printf("instances that start now find it empty; if it holds the app's repository, fill it: cupel deploy %s\n", reset.Session)
 	return nil
 }

@@ -58,7 +58,7 @@ type running struct {
 }
 
 const (
-	casStartTimeout = 30 * time.Second
+	casStartTimeout = 3 * time.Minute // it reads its whole log first
 	casStopTimeout  = 10 * time.Second
 )
 

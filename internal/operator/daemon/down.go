@@ -161,13 +161,23 @@ func takeOver(ctx context.Context, state string) (layout, *stateLock, error) {
 	}
 }
 
-// stopOrphans stops in order what a dead cupeld left running.
+// stopOrphans stops in order what a dead cupeld left running, on the parts that apps
+// need to store what they wrote.
 func stopOrphans(ctx context.Context, l layout, o Options, log *slog.Logger) (err error) {
 	p := &parts{layout: l, log: log}
 	defer func() { err = errors.Join(err, p.close()) }()
-	if err := p.openNode(ctx, o, l.lastRegistry()); err != nil {
+	// Where they were: instances know the CAS's port.
+	o.RegistryListen, o.CASOwners, o.CASInstances = "127.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0"
+	ports := loadPorts(l.path("ports.json"))
+	c, err := p.carry(ctx, o, ports)
+	if err != nil {
 		return err
 	}
+	defer c.end()
+	if _, err := p.carryCAS(ctx, c, o, ports); err != nil {
+		log.WarnContext(ctx, "without a CAS no app can store its volumes", "error", err)
+	}
+
 	if err := p.openBalancer(ctx); err != nil {
 		return err
 	}
@@ -175,16 +185,9 @@ func stopOrphans(ctx context.Context, l layout, o Options, log *slog.Logger) (er
 		return err
 	}
 	p.onClose(p.store.Close)
-	watching, end := context.WithCancel(ctx)
-	watched := make(chan error, 1)
-	go func() { watched <- p.node.Run(watching) }()
 	err = p.stopApps(ctx)
-	end()
-	return errors.Join(err, <-watched)
-}
-
-func (l layout) lastRegistry() string {
-	return "127.0.0.1:" + orElse(loadPorts(l.path("ports.json")).last["registry"], "5050")
+	c.end()
+	return errors.Join(err, c.parts.Wait())
 }
 
 func orElse(s, def string) string {

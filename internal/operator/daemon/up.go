@@ -162,49 +162,77 @@ func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) er
 		return err
 	}
 	p.onClose(func() error { return ignoreClosed(api.Close()) })
-	store, err := ports.listen("registry", o.RegistryListen)
+	c, err := p.carry(ctx, o, ports)
 	if err != nil {
 		return err
 	}
+	defer c.end()
+
+	err = p.takeRequests(ctx, c, o, api, ports, ready)
+	if errors.Is(context.Cause(ctx), errStop) && c.ctx.Err() == nil && p.store != nil {
+		err = errors.Join(err, p.stopApps(c.base))
+	}
+	c.end()
+	return errors.Join(err, c.parts.Wait())
+}
+
+// carriers are the parts that carry instances: registry, containerd, node, CAS. They
+// outlive what takes requests: apps that are stopped still commit and report
+// through them.
+type carriers struct {
+	parts *errgroup.Group
+	ctx   context.Context //nolint:containedctx // ends with the first part that fails
+	base  context.Context //nolint:containedctx // ends with end alone
+	end   func()
+}
+
+// carry starts them, but for the CAS.
+func (p *parts) carry(ctx context.Context, o Options, ports *ports) (carriers, error) {
+	var c carriers
+	store, err := ports.listen("registry", o.RegistryListen)
+	if err != nil {
+		return c, err
+	}
 	p.onClose(func() error { return ignoreClosed(store.Close()) })
 	if err := p.openNode(ctx, o, store.Addr().String()); err != nil {
-		return err
+		return c, err
 	}
-	// What carries instances outlives what takes requests: apps that are
-	// stopped still commit and report through node, registry and CAS.
-	base, endBase := context.WithCancel(context.WithoutCancel(ctx))
-	defer endBase()
-	carriers, carry := errgroup.WithContext(base)
 	if p.registry, err = registry.Open(ctx, p.path("registry"), p.log); err != nil {
-		return err
+		return c, err
 	}
 	p.onClose(p.registry.Close)
-	carriers.Go(named("registry", func() error { return p.registry.Serve(carry, store) }))
-	carriers.Go(named("containerd", func() error { return p.daemon.Run(carry) }))
-	carriers.Go(named("node", func() error { return p.node.Run(carry) }))
-	err = p.takeRequests(ctx, carry, carriers, o, api, ports, ready)
-	if errors.Is(context.Cause(ctx), errStop) && carry.Err() == nil && p.store != nil {
-		err = errors.Join(err, p.stopApps(base))
+
+	c.base, c.end = context.WithCancel(context.WithoutCancel(ctx))
+	c.parts, c.ctx = errgroup.WithContext(c.base)
+	c.parts.Go(named("registry", func() error { return p.registry.Serve(c.ctx, store) }))
+	c.parts.Go(named("containerd", func() error { return p.daemon.Run(c.ctx) }))
+	c.parts.Go(named("node", func() error { return p.node.Run(c.ctx) }))
+	return c, nil
+}
+
+// carryCAS starts the CAS too, and tells instances where it is.
+func (p *parts) carryCAS(ctx context.Context, c carriers, o Options, ports *ports) (casReady, error) {
+	cas, err := p.startCAS(ctx, o, ports)
+	if err != nil {
+		return casReady{}, err
 	}
-	endBase()
-	return errors.Join(err, carriers.Wait())
+	c.parts.Go(named("CAS", func() error { return p.cas.run(c.ctx, cas) }))
+	p.node.SetCASAddr(net.JoinHostPort(p.network.Gateway().String(), portOf(cas.ready.Instances)))
+	return cas.ready, nil
 }
 
 // takeRequests starts the CAS, and then manager and API until ctx or one of the
 // carriers ends.
-func (p *parts) takeRequests(ctx, carry context.Context, carriers *errgroup.Group, o Options, api net.Listener, ports *ports,
-	ready func(Serving) error,
-) error {
-	cas, err := p.startCAS(ctx, o, ports)
+func (p *parts) takeRequests(ctx context.Context, c carriers, o Options, api net.Listener, ports *ports, ready func(Serving) error) error {
+	cas, err := p.carryCAS(ctx, c, o, ports)
 	if err != nil {
 		return err
 	}
-	carriers.Go(named("CAS", func() error { return p.cas.run(carry, cas) }))
 	front, end := context.WithCancel(ctx)
 	defer end()
-	defer context.AfterFunc(carry, end)()
+	defer context.AfterFunc(c.ctx, end)()
 	g, run := errgroup.WithContext(front)
-	if err := p.serve(run, g, o, cas.ready, api, ports, ready); err != nil {
+	if err := p.serve(run, g, o, cas, api, ports, ready); err != nil {
 		end()
 		return errors.Join(err, g.Wait())
 	}
@@ -342,7 +370,6 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas casReady, api net.Listener, ports *ports,
 	ready func(Serving) error,
 ) (err error) {
-	p.node.SetCASAddr(net.JoinHostPort(p.network.Gateway().String(), portOf(cas.Instances)))
 	if err := p.openBalancer(ctx); err != nil {
 		return err
 	}
@@ -466,7 +493,6 @@ func (p *parts) stopApps(ctx context.Context) error {
 	return errors.Join(err, p.node.RemoveAll(ctx), p.balancer.Remove(ctx), p.network.Close(), p.daemon.Stop(ctx))
 }
 
-// portFree answers nil if nobody listens on the port of any address.
 func portOf(addr string) string {
 	_, port, _ := net.SplitHostPort(addr) // a listener's own words
 	return port

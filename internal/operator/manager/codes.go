@@ -79,7 +79,10 @@ func (m *Manager) refused(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	later := giveBackNotice(m.cfg.Now().Add(heldFor), &App{Owner: right.owner}, *rev.held())
+	later := giveBackNotice(m.cfg.Now().Add(heldFor), &App{Name: right.app, Owner: right.owner}, *rev.held())
+	if right.hopeless {
+		later.Since = m.cfg.Now()
+	}
 	if n := m.state.Notices[later.ID]; n != nil {
 		later = n // since the first refusal
 	} else if err := m.commit(context.WithoutCancel(ctx), Change{Notices: []*Notice{later}}); err != nil {
@@ -88,7 +91,7 @@ func (m *Manager) refused(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	m.poke()
 
 	p := *problem.From(why)
-	if caller == right.owner { // whose command looks after its grant itself
+	if right.hopeless || caller == right.owner { // whose command looks after its grant itself
 		return &p
 	}
 	if p.Mend != "" {
@@ -96,6 +99,20 @@ func (m *Manager) refused(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	}
 	p.Mend += "the code can be handed in here again until " + later.Since.UTC().Format(time.RFC3339)
 	return &p
+}
+
+// noLonger has the grants of codes that were refused given back now, since the app
+// that they were for is deployed otherwise. Callers hold mu.
+func (m *Manager) noLonger(a *App, app string, now time.Time) []*Notice {
+	var out []*Notice
+	for _, n := range m.state.Notices {
+		if n.AppID == "" && n.Owner == a.Owner && n.App == app && now.Before(n.Since) {
+			due := *n
+			due.Since = now
+			out = append(out, &due)
+		}
+	}
+	return out
 }
 
 // takeUp takes back what a refusal of the same code left to be told. Callers hold

@@ -94,6 +94,41 @@ func TestRefusedCodeStaysGood(t *testing.T) {
 	}
 }
 
+// TestRefusedCodesThatNobodyNeeds: a code that no request can be carried out with, or
+// whose app is deployed otherwise meanwhile, keeps no grant alive for a day.
+func TestRefusedCodesThatNobodyNeeds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		few := terms(request())
+		few.Services = map[ident.ServiceName]release.GrantedService{"client-app": {Instances: 3}} // and no pull
+		req := request()
+		req.Code = w.cas.Make(few).String()
+		if p := w.refusedDeploy(mallory, req); p.Rule != "grant_instances" || strings.Contains(p.Mend, "handed in") {
+			t.Errorf("%v", p)
+		}
+		time.Sleep(time.Minute)
+		if n := len(w.cas.Open()); n != 0 {
+			t.Errorf("%d grants are left", n)
+		}
+
+		w.bal.take(9999, true)
+		req = w.granted(request())
+		req.Port = 9999
+		if p := w.refusedDeploy(mallory, req); p.Rule != "port_taken" || !strings.Contains(p.Mend, "handed in") {
+			t.Errorf("%v", p)
+		}
+		time.Sleep(time.Minute)
+		if n := len(w.cas.Open()); n != 1 {
+			t.Errorf("%d grants are left, want the refused one", n)
+		}
+		a := w.settled(w.deploy(request()).ID)
+		time.Sleep(time.Minute)
+		if open := w.cas.Open(); len(open) != 1 || open[0] != *a.Grant {
+			t.Errorf("grants %v are left, the app's is %v", open, a.Grant)
+		}
+	})
+}
+
 // TestTheOwnersOwnRequest: the owner's command withdraws what it made, and needs
 // no word about a code that nobody saw.
 func TestTheOwnersOwnRequest(t *testing.T) {

@@ -69,6 +69,7 @@ const (
 	ruleGrantUsed    = "grant_used"
 	ruleGrantFull    = "grant_full"
 	ruleLeaseHeld    = "lease_held"
+	ruleLeaseEnded   = "lease_ended"
 	ruleNotCommitted = "not_committed"
 )
 
@@ -383,6 +384,10 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 	if s.Problem != nil && s.Problem.Rule == ruleNotCommitted {
 		return s.Problem
 	}
+	if s.Phase == "refused" && s.Problem != nil && s.Problem.Rule == ruleLeaseEnded && !s.StartedAt.IsZero() {
+		// It had a lease, whatever the revision that counts now may write.
+		return problem.New(problem.Denied, ruleNotCommitted, "what the app wrote since it started is lost: %s: %s", s.Problem.Rule, s.Problem.Actual).Fix("%s", s.Problem.Mend)
+	}
 	if rev == nil || len(rev.Writes) == 0 || s.InstanceID.IsZero() || s.Phase == "exited" {
 		return nil
 	}
@@ -394,6 +399,10 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 			return problem.New(problem.Unavailable, ruleNotCommitted, "volume %s was not stored, what the app wrote since it started is lost: %s: %s",
 				strings.Join(rev.Writes, ", "), s.Problem.Rule, s.Problem.Actual).Fix("%s", s.Problem.Mend)
 		}
+	}
+	if s.Phase == "committing" {
+		return problem.New(problem.Unavailable, ruleNotCommitted, "it ended while it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
+			Fix("see its log: cupel logs INSTANCE --previous")
 	}
 	return problem.New(problem.Unavailable, ruleNotCommitted, "killed before it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
 		Fix("let the app end within the grace when it is told to stop")

@@ -62,7 +62,7 @@ func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
 	slices.Sort(ids)
 	return nil, problem.New(problem.Conflict, "app_name_ambiguous", "%d keys have an app %q", len(named), ref).
 		Want("the id of one: %s", strings.Join(ids, ", ")).
-		Fix("see 'cupel ps -o json'")
+		Fix("see 'cupel ps -o json'; if one of them is yours: --as-owner")
 }
 
 // Deploy makes an app of a session, or updates it. It answers when the wish is
@@ -125,6 +125,7 @@ type right struct {
 	code      release.GrantCode
 	app       string // what the grant calls it; empty: none
 	instances int    // that the grant lets run; 0: nobody counts
+	hopeless  bool   // the grant lets none of the services run that a deployment needs
 }
 
 // rightTo finds out what a request may do, from its code. Once that is claimed the
@@ -154,6 +155,10 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 		code:      code,
 		app:       reply.App,
 		instances: reply.Services[rev.Service].Instances,
+		hopeless:  reply.Services[rev.Service].Instances < 1 || reply.Services[rev.PullService].Runs < 1,
+	}
+	if !validName(got.app) { // of a CAS that nobody knows
+		got.app = ""
 	}
 	if rev.CAS != m.cfg.CAS.Identity && reply.Maker != caller {
 		// That CAS is whoever the caller says that it is: it could name anybody.
@@ -205,6 +210,11 @@ func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
 		var err error
 		if c.DeleteNotices, err = m.takeUp(a, rev.held()); err != nil {
 			return c, err
+		}
+		for _, n := range m.noLonger(a, right.app, now) {
+			if !slices.Contains(c.DeleteNotices, n.ID) {
+				c.Notices = append(c.Notices, n)
+			}
 		}
 	}
 	c.Events = append(c.Events, newEvent(now, a, nil, false, "deploy_requested", message))

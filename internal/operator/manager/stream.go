@@ -38,6 +38,9 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 		if len(events) == batch {
 			continue
 		}
+		if !follow && app != "" && since == 0 && !m.knows(caller, app) {
+			return problem.New(problem.NotFound, "app", "no app %.100q, and no event of one", app).Fix("see 'cupel ps'")
+		}
 		if !follow {
 			return nil
 		}
@@ -47,6 +50,14 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 		case <-changed:
 		}
 	}
+}
+
+// knows reports whether the caller has an app of that id or name.
+func (m *Manager) knows(caller ident.KeyHash, app string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, err := m.find(caller, app)
+	return problem.KindOf(err) != problem.NotFound
 }
 
 // Logs calls emit for each line of an instance's output. With Follow it goes

@@ -239,7 +239,7 @@ func endOf(in *Instance, s InstanceStatus) *problem.Error {
 	case in.Role == RolePull:
 		return pullProblem(s.ExitCode)
 	}
-	return problem.New(problem.Internal, "exited", "the app ended with code %d", s.ExitCode).
+	return problem.New(problem.Unavailable, "exited", "the app ended with code %d", s.ExitCode).
 		Fix("read 'cupel logs %s'", in.ID)
 }
 

@@ -240,6 +240,25 @@ func TestRefusedCommitIsTold(t *testing.T) {
 	})
 }
 
+// TestWriterThatBecameAReaderIsTold: the session's next version lets the service write
+// no more, while it runs: what it wrote can't be stored, and the deployment that
+// replaces it says so.
+func TestWriterThatBecameAReaderIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(w.writing()).ID)
+		in := w.instances("app")[0]
+		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Denied, "lease_ended", "lease 1 of volume pgdata"))
+		req := request()
+		req.Instances = 1
+		w.settled(w.deploy(req).ID)
+		time.Sleep(time.Minute)
+		if m := w.messages(); !strings.Contains(m, "instance_not_committed "+in.ID+" what the app wrote since it started is lost: lease_ended: lease 1 of volume pgdata") {
+			t.Errorf("events:\n%s", m)
+		}
+	})
+}
+
 // TestRefusedCommitAfterAnUpgradeIsTold: of a revision from before there were
 // grants nobody knows that it writes, until the next one does.
 func TestRefusedCommitAfterAnUpgradeIsTold(t *testing.T) {

@@ -159,7 +159,7 @@ func (l *launcher) commitVolumes(ctx context.Context, vs []*openVolume, said *re
 		}
 	}
 	for _, v := range vs {
-		err := retry(ctx, l.patience, l.noteRetry, func(ctx context.Context) (err error) {
+		err := retry(ctx, max(l.patience, commitPatience), l.noteCommit, func(ctx context.Context) (err error) {
 			v.sealed, err = v.put(ctx, l.node)
 			return err
 		})
@@ -242,9 +242,9 @@ func (v *openVolume) put(ctx context.Context, s store) (ident.Digest, error) {
 	return tag, err
 }
 
-// commitPatience is how long the CAS is asked to take a tag: the ciphertext is
-// stored, and what the app wrote is lost if nobody takes it. It is longer than a
-// restart of the CAS's machine.
+// commitPatience is how long node and CAS are asked to take what the app wrote: it
+// is lost if nobody does. It is longer than a restart of either's machine, or than a
+// person needs to make room on a full disk.
 const commitPatience = 5 * time.Minute
 
 // noteCommit tells the node of every try, so that it takes the launcher for alive.

@@ -247,6 +247,10 @@ func AcceptVouched(known []Vouched, flags []string) (Accepts, error) {
 		if err != nil {
 			return nil, err
 		}
+		if service != "" && service != PullService && service != AppService {
+			return nil, problem.New(problem.Invalid, "accept_measurement", "the template has no service %.140q", service).
+				Want("%s=HEX or %s=HEX", PullService, AppService)
+		}
 		named = append(named, accepted{service, m})
 	}
 	return func(service ident.ServiceName, runtime string, m ident.Measurement) *Difference {

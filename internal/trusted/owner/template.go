@@ -62,7 +62,6 @@ type Inputs struct {
 
 var (
 	runtimeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
-	renewalWord = regexp.MustCompile(`^(none|SIG[A-Z0-9]{2,6})$`) // the session language knows which
 	refName     = regexp.MustCompile(`^[A-Za-z0-9._/@+][A-Za-z0-9._/@+-]{0,255}$`)
 )
 
@@ -85,8 +84,15 @@ func (in Inputs) normal() (Inputs, error) {
 		return refuse("runtime", "the runtime is %q", in.Runtime)
 	case in.Ref != "" && !refName.MatchString(in.Ref):
 		return refuse("ref", "the ref is %q", in.Ref)
-	case in.OnRenewal != "" && !renewalWord.MatchString(in.OnRenewal):
-		return refuse("on-renewal", "the signal is %q", in.OnRenewal)
+	}
+	if in.OnRenewal != "" && in.OnRenewal != session.NoSignal {
+		name, ok := session.ParseSignal(in.OnRenewal)
+		if !ok {
+			return Inputs{}, problem.New(problem.Invalid, "template_input", "--on-renewal is %.40q", in.OnRenewal).
+				Want("none, or one of %s", session.Signals()).
+				Fix("name the signal that has the app read its certificate anew, as in --on-renewal SIGHUP")
+		}
+		in.OnRenewal = name
 	}
 	for _, service := range []ident.ServiceName{PullService, AppService} {
 		if in.Measurements[service].IsZero() {

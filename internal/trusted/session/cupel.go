@@ -78,13 +78,23 @@ func (r *reader) signal(f fields, key string) string {
 	}
 	v := r.scalar(n, key)
 
-	name := "SIG" + strings.TrimPrefix(v, "SIG")
-	if !slices.Contains(signals, name) {
-		r.refuse(n, ruleField, "%s is %s", key, shown(v, nil)).Want("one of %s", strings.Join(signals, ", "))
+	name, ok := ParseSignal(v)
+	if !ok {
+		r.refuse(n, ruleField, "%s is %s", key, shown(v, nil)).Want("one of %s", Signals())
 		return ""
 	}
 	return name
 }
+
+// ParseSignal returns the full name of a signal that a session may name, from that
+// name with or without SIG before it.
+func ParseSignal(word string) (name string, ok bool) {
+	name = "SIG" + strings.TrimPrefix(word, "SIG")
+	return name, slices.Contains(signals, name)
+}
+
+// Signals lists the names that ParseSignal knows, for people.
+func Signals() string { return strings.Join(signals, ", ") }
 
 // duration reads a length of time as Go and compose files write it: 90s, 10m, 1h30m.
 func (r *reader) duration(n *yaml.Node, key string, low, high time.Duration) time.Duration {

@@ -262,6 +262,15 @@ func TestParseAccepts(t *testing.T) {
 	}
 }
 
+func TestShortCertificatesAreWarnedOf(t *testing.T) {
+	for valid, want := range map[string]int{"59s": 1, "1 min": 0, "24h": 0} {
+		s, err := Parse([]byte(small + "secrets: [{name: k, kind: private-key}, {name: x, kind: x509, private_key: k, valid_for: " + valid + "}]\n"))
+		if err != nil || len(s.Warnings) != want {
+			t.Errorf("%s: %q, %v", valid, s.Warnings, err)
+		}
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	s, err := Parse([]byte(small + "    image_name: nothere\nsecurity: {attestation: {ignore_advisories: [INTEL-SA-00161]}}\n"))
 	if err != nil {

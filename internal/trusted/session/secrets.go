@@ -162,8 +162,11 @@ func (r *reader) certificate(f fields, out *Secret) {
 		out.Endpoint = r.word(f, "endpoint", "", "server", "client")
 	}
 	if out.ValidFor != "" {
-		if _, err := ParseValidity(out.ValidFor); err != nil {
+		d, err := ParseValidity(out.ValidFor)
+		if err != nil {
 			r.refuse(f.at("valid_for"), ruleField, "valid_for: %v", err)
+		} else if d < shortValidity {
+			r.warn(f.at("valid_for"), "valid_for of less than a minute: an instance hears only with its reports, every 10 seconds and more, that a certificate is due, so that it may end before")
 		}
 	}
 	if len(out.CommonName) > 64 {
@@ -215,6 +218,9 @@ func (r *reader) refersTo(f fields, key, name string, want Kind) {
 		r.refuse(f.at(key), ruleReference, "%s is %s", key, shown(name, slices.Collect(maps.Keys(r.kinds)))).Want("the name of a secret of kind %s", want)
 	}
 }
+
+// shortValidity is below what an instance can renew in time.
+const shortValidity = time.Minute
 
 var validity = regexp.MustCompile(`^([1-9][0-9]{0,9}) *([a-z]+)$`)
 

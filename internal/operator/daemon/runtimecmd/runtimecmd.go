@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/build"
@@ -96,6 +97,9 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 	}
 	if err := os.MkdirAll(filepath.Join(o.state, "runtimes"), 0o755); err != nil {
 		return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("choose another folder with --state, or run as root")
+	}
+	if err := unix.Access(filepath.Join(o.state, "runtimes"), unix.W_OK); err != nil {
+		return problem.New(problem.Denied, "state_folder", "%s can't be written: %w", o.state, err).Fix("run it as root, with sudo, or choose another folder with --state")
 	}
 	client, stop, err := o.openRegistry(ctx)
 	if err != nil {

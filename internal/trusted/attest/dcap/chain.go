@@ -109,10 +109,19 @@ func (v *Verifier) anchor(c *x509.Certificate) (simulated bool, err error) {
 	}
 	if strings.Contains(c.Subject.String(), SimulationMark) {
 		return false, unproven("simulation_root", "the evidence comes from a SIMULATED platform with root %s", ident.Sum(c.Raw)).
-			Want("a hardware maker's root").
+			Want("%s", wantedRoot(v.pins)).
 			Fix("trust that root on purpose if this is a test: whoever verifies has to be given it (cupel-cas: --simulation-root, owners: --trust-simulation)")
 	}
 	return false, unproven("unknown_root", "the chain ends in %q (SHA-256 %s)", c.Subject, ident.Sum(c.Raw)).Want("a root that this verifier was given")
+}
+
+// wantedRoot says which roots are believed.
+func wantedRoot(pins []ident.Digest) string {
+	want := "a hardware maker's root"
+	for _, p := range pins {
+		want += ", or " + p.String()
+	}
+	return want
 }
 
 // signerChain verifies the two certificates of who signed TCB info or QE
