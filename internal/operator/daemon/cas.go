@@ -234,6 +234,11 @@ func openMeasured(path string) (*os.File, ident.Measurement, error) {
 	}
 	copy(m[:], h.Sum(nil))
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 100)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMFILE) {
+		return nil, m, problem.New(problem.Unavailable, "open_files", "cupeld may not have enough files open: %w", err).
+			Want("a limit of 4096 or more").
+			Fix("raise it before cupel up: ulimit -n 4096; under systemd: LimitNOFILE=65536")
+	}
 	if err != nil {
 		return nil, m, fmt.Errorf("measure the CAS: %w", err)
 	}

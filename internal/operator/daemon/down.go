@@ -95,10 +95,17 @@ func Cleanup(ctx context.Context, o Options, log *slog.Logger) error {
 	if err := l.sweep(ctx); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(l.dir); err != nil {
+	if err := os.RemoveAll(l.dir); err != nil && !l.emptyMount(err) {
 		return fmt.Errorf("remove the state folder: %w", err)
 	}
 	return nil
+}
+
+// emptyMount says that a folder wasn't removed because a file system of somebody
+// else's is mounted there, and that nothing is left in it.
+func (l layout) emptyMount(err error) bool {
+	entries, rerr := os.ReadDir(l.dir)
+	return errors.Is(err, syscall.EBUSY) && rerr == nil && len(entries) == 0
 }
 
 // ours refuses to delete a folder that no cupeld ever used.

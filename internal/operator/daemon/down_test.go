@@ -3,14 +3,41 @@ package daemon
 import (
 	"bytes"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 )
+
+// TestCleanupOfAMountedFolder: a state folder on a file system of its own is emptied,
+// and its mount point is somebody else's.
+func TestCleanupOfAMountedFolder(t *testing.T) {
+	need.Root(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	if err := os.WriteFile(filepath.Join(dir, "ports.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := Cleanup(t.Context(), Options{State: dir}, slog.New(slog.DiscardHandler)); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
 
 // TestDownTellsWhatWasLost: who stops everything hears which app did not store
 // what it wrote, and nothing of earlier losses.

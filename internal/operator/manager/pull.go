@@ -27,13 +27,13 @@ func pullProblem(code int) *problem.Error {
 			Fix("update the session with an ACCESS_TOKEN that may read the repository, then deploy again")
 	case pullRepository:
 		return problem.New(problem.NotFound, "pull_repository", "the git server has no such repository or ref, or the token may not see it").
-			Fix("check GIT_REPO and the token's rights, update the session, then deploy again")
+			Fix("check GIT_REPO, the --ref that the session pins, and the token's rights; update the session, then deploy again")
 	case pullCertificate:
 		return problem.New(problem.Denied, "pull_certificate", "the git server's certificate doesn't verify").
-			Fix("give its certificate authority to the session with -e GIT_CA=@ca.pem")
+			Fix("give the authority that signed it to the session with -e GIT_CA=@ca.pem, or check the one that you gave: with one, no other is believed")
 	case pullUnreachable:
 		return problem.New(problem.Unavailable, "pull_unreachable", "the git server can't be reached from inside the instance").
-			Fix("check the address in GIT_REPO, and that instances may reach that network")
+			Fix("check the address in GIT_REPO (this machine is host.cupel.internal there, not localhost), and that instances may reach that network")
 	case pullRedirect:
 		return problem.New(problem.Invalid, "pull_redirect", "the git server redirects elsewhere, where the token doesn't follow").
 			Fix("give the final address as GIT_REPO, update the session, then deploy again")

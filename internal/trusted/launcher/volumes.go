@@ -117,7 +117,7 @@ func (o *openVolume) fetch(ctx context.Context, s store) error {
 	if err != nil {
 		if problem.KindOf(err) == problem.NotFound {
 			return problem.New(problem.Denied, "volume_missing", "the node has no generation %d of volume %s", o.Generation, o.ID).
-				Fix("have the operator put back the volume's newest snapshot")
+				Fix("have the operator put back the volume's newest snapshot; if there is none, what it held is lost: start it afresh (cupel volume reset SESSION %s)", o.Name)
 		}
 		return err
 	}
