@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -24,6 +25,10 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		}
 	}
 	return func(c *cobra.Command, args []string) error {
+		if slices.Contains(args, "") {
+			return problem.New(problem.Invalid, "usage", "an empty argument").
+				Want("%s", strings.Join(names, " ")).Fix("see '%s --help'", c.CommandPath())
+		}
 		if least <= len(args) && len(args) <= len(names) {
 			return nil
 		}

@@ -271,9 +271,13 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 		return problem.New(problem.Invalid, "runtime", "session %s was not created from here, so its runtime is not known", d.session).
 			Fix("give --runtime")
 	}
-	if d.o.ref != "" && (!mine || record.Ref != d.o.ref) {
+	if d.o.ref != "" && !mine {
+		return problem.New(problem.Conflict, "ref", "session %s was not created from here: what it pins is not known", d.session).
+			Fix("leave --ref out; who created the session checks it")
+	}
+	if d.o.ref != "" && record.Ref != d.o.ref {
 		return problem.New(problem.Conflict, "ref", "session %s pins %s", d.session, orElse(record.Ref, "no ref")).Want("%s", d.o.ref).
-			Fix("what is pulled is the owner's word, in the session: update it with 'cupel session create … --ref %s', then deploy again", d.o.ref)
+			Fix("what is pulled is the owner's word, in the session: update it with 'cupel session create … --ref %s --update', then deploy again", d.o.ref)
 	}
 	identity, err := d.findCAS(ctx)
 	if err != nil {

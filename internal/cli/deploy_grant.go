@@ -168,9 +168,10 @@ func (d *deployment) allowed(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	here := d.claimer(grants)
 	most, last := 0, 0
 	for _, g := range grants { // the newest first
-		if g.App != d.granted || g.Maker != d.side.id.KeyHash {
+		if g.App != d.granted || g.Maker != d.side.id.KeyHash || ownToken(g) || here != nil && g.ClaimedBy != *here {
 			continue
 		}
 		n := g.Services[owner.AppService].Instances
@@ -194,6 +195,20 @@ func (d *deployment) allowed(ctx context.Context) (int, error) {
 		}
 	}
 	return most, nil
+}
+
+// claimer is who claimed the grant that the app runs under by the manager's word: what
+// the owner granted to other operators is no measure for this one. Nil: not known.
+func (d *deployment) claimer(grants []api.Grant) *ident.KeyHash {
+	if d.app == nil || d.app.Grant == nil {
+		return nil
+	}
+	for _, g := range grants {
+		if g.ID == *d.app.Grant && !g.ClaimedBy.IsZero() {
+			return &g.ClaimedBy
+		}
+	}
+	return nil
 }
 
 // writes lists the volumes that a service of the session writes.

@@ -118,6 +118,11 @@ func (g *globals) completeApps(c *cobra.Command, args []string, _ string) ([]str
 	if c.Context() == nil || len(args) > 0 {
 		return nil, files
 	}
+	_, operator := os.Stat(filepath.Join(g.state, "operator.key"))
+	_, own := os.Stat(filepath.Join(g.config, "identity.key"))
+	if operator != nil && own != nil {
+		return nil, files // a key is made by commands that do something
+	}
 	m, _, err := (&managerAs{g: g}).dial(c.Context())
 	if err != nil {
 		return nil, files

@@ -37,14 +37,19 @@ running, and the next up adopts them.`,
 }
 
 func newDownCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "down",
 		Short: "Stop apps and daemons; the next up starts the apps again",
 		Long: `Stops all apps and everything that 'cupel up' started, also if it died or never
-came up. What is desired stays in the state folder.`,
+came up. What is desired stays in the state folder. Apps that write volumes store
+them; where that can't be (rule down_unsafe) nothing is stopped, but with --force.`,
+		Example: `  cupel down
+  cupel down --force`,
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
 	}
+	c.Flags().Bool("force", false, "end apps also where they can't store what they wrote")
+	return c
 }
 
 func newCleanupCommand(g *globals) *cobra.Command {

@@ -66,7 +66,7 @@ asks for one, and where an app has two grants with no deployment under way.`,
 	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the local manager says)")
 	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
-	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit ([VOLUME=]HEX, at least 7 digits)")
+	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit ([VOLUME=]HEX, at least 16 digits)")
 	return c
 }
 
@@ -128,6 +128,10 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 		if i.ID == id && i.State == api.Running {
 			reply.Answering, found = i, true
 		}
+		if i.ID == id && running.otherApps(i.Grant, o.app) {
+			return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, under a grant for another app than %s", id.Short(), reply.Address, o.app).
+				Want("an instance of %s", o.app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", name)
+		}
 		reply.Simulated = reply.Simulated || i.State == api.Running && i.Claims.Simulated
 	}
 	if !found {
@@ -141,8 +145,8 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 }
 
 // locateApp finds session and address of what the user calls an app: from flags
-// and the owner's own records, and only then from the local manager, whose word
-// decides nothing but where to look.
+// and the owner's own records, and else from the local manager, whose word decides
+// nothing but where to look, and for a while whether a deployment is under way.
 func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.SessionName, error) {
 	sessions, err := o.dir.Sessions()
 	if err != nil {
@@ -157,6 +161,11 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 			return name, nil // unknown here: verifySession says so
 		}
 		return "", problem.New(problem.Invalid, "app_address", "where the app listens is not known: %w", err).Fix("give --address HOST:PORT, or --state DIR of the local manager")
+	}
+	if enough { // it may say that a deployment is under way, and holds up nobody
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
 	}
 	m := manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &o.id.Certificate})
 	defer m.Close()

@@ -44,7 +44,7 @@ func (r *running) judge(current ident.Digest, o verifyOptions, now time.Time) ([
 	if err := r.oneGrant(o, now); err != nil {
 		return nil, err
 	}
-	if err := r.demand(o.commit); err != nil {
+	if err := r.demand(o.commit, o.app); err != nil {
 		return nil, err
 	}
 
@@ -134,8 +134,11 @@ func inUse(g api.Grant) bool {
 	return false
 }
 
+// leastCommit is how many digits of a commit are demanded at least.
+const leastCommit = 16
+
 // demand refuses a running instance that doesn't have the commit.
-func (r *running) demand(commit string) error {
+func (r *running) demand(commit, app string) error {
 	if commit == "" {
 		return nil
 	}
@@ -143,12 +146,15 @@ func (r *running) demand(commit string) error {
 	if !named {
 		volume, want = "", volume
 	}
-	if len(want) < 7 || len(want) > 64 || strings.Trim(want, "0123456789abcdef") != "" {
-		return problem.New(problem.Invalid, "commit", "--commit %.80q", commit).Want("7 to 64 hex digits, or VOLUME= and these").Fix("git rev-parse HEAD shows it")
+	if len(want) < leastCommit || len(want) > 64 || strings.Trim(want, "0123456789abcdef") != "" {
+		return problem.New(problem.Invalid, "commit", "--commit %.80q", commit).Want("%d to 64 hex digits, or VOLUME= and these: who may push can find another commit that begins alike, where only few count", leastCommit).Fix("git rev-parse HEAD shows it")
+	}
+	if volume != "" && !slices.ContainsFunc(r.session.Volumes, func(v session.Volume) bool { return strings.ToLower(v.Name) == volume }) {
+		return problem.New(problem.Invalid, "commit", "--commit %.80q: session %s has no volume of that name", commit, r.session.Name)
 	}
 	seen := false
 	for _, i := range r.state.Instances {
-		if i.State != api.Running {
+		if i.State != api.Running || r.otherApps(i.Grant, app) {
 			continue
 		}
 		seen = true
@@ -177,6 +183,20 @@ func (r *running) demand(commit string) error {
 			Fix("deploy the app: cupel deploy %s", r.session.Name)
 	}
 	return nil
+}
+
+// otherApps reports whether an instance runs under a grant for another app than the
+// one that is verified: a session may have several. What an app is called is the word
+// of its grants, never of its operator.
+func (r *running) otherApps(id release.GrantID, app string) bool {
+	named, mine := false, false
+	for _, g := range r.grants {
+		if g.App == app && g.State == api.GrantClaimed {
+			named = true
+			mine = mine || g.ID == id
+		}
+	}
+	return named && !mine
 }
 
 // olderGrant says that an instance runs under another grant than its app's newest;

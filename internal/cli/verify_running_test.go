@@ -40,7 +40,7 @@ func aRunning() (*running, ident.Digest) {
 func TestJudgeNamesWhoIsBehind(t *testing.T) {
 	now := time.Now()
 	r, hash := aRunning()
-	if got, err := r.judge(hash, verifyOptions{commit: newCommit[:12]}, now); err != nil || len(got) != 0 {
+	if got, err := r.judge(hash, verifyOptions{commit: newCommit[:16]}, now); err != nil || len(got) != 0 {
 		t.Errorf("all newest: %v, %v", got, err)
 	}
 
@@ -133,6 +133,7 @@ func TestJudgeCountsTheOperatorsGrants(t *testing.T) {
 func TestJudgeDemandsTheCommitOfAVolume(t *testing.T) {
 	r, hash := aRunning()
 	r.state.Instances = r.state.Instances[:1]
+	r.session.Volumes = []session.Volume{{Name: "app"}, {Name: "data"}}
 	in := &r.state.Instances[0]
 	in.State, in.Grant = api.Running, r.grants[0].ID
 	in.Volumes = []api.InstanceVolume{
@@ -144,6 +145,26 @@ func TestJudgeDemandsTheCommitOfAVolume(t *testing.T) {
 		if p := problem.From(err); ok != (err == nil) || err != nil && p.Rule != "commit" {
 			t.Errorf("%s: %v", commit, err)
 		}
+	}
+}
+
+// TestJudgeDemandsOfTheAppThatIsMeant: of several apps of a session, that one whose
+// grants are called so.
+func TestJudgeDemandsOfTheAppThatIsMeant(t *testing.T) {
+	r, hash := aRunning()
+	other := r.state.Instances[1]
+	other.ID, other.Grant = ident.InstanceID{9}, release.GrantID{9}
+	other.Volumes = []api.InstanceVolume{{Name: "repo", Generation: 1, Statement: &release.Statement{Commit: oldCommit}}}
+	r.state.Instances = append(r.state.Instances, other)
+	r.grants = append(r.grants, api.Grant{ID: other.Grant, App: "old-shop", State: api.GrantClaimed})
+	for app, want := range map[string]bool{"shop": true, "old-shop": false, "shop-by-another-name": false} {
+		_, err := r.judge(hash, verifyOptions{commit: newCommit, app: app}, time.Now())
+		if p := problem.From(err); want != (err == nil) || err != nil && p.Rule != "commit" {
+			t.Errorf("%s: %v", app, err)
+		}
+	}
+	if !r.otherApps(other.Grant, "shop") || r.otherApps(other.Grant, "old-shop") || r.otherApps(other.Grant, "what the operator calls it") {
+		t.Error("instances are taken for another app's")
 	}
 }
 

@@ -215,7 +215,7 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 }
 
 func (c *cli) downCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "Stop apps and daemons; the next up starts the apps again",
 		Args:  cobra.NoArgs,
@@ -229,6 +229,8 @@ func (c *cli) downCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&c.opts.Force, "force", false, "end apps also where they can't store what they wrote")
+	return cmd
 }
 
 func (c *cli) cleanupCommand() *cobra.Command {

@@ -44,7 +44,13 @@ func Down(ctx context.Context, o Options, log *slog.Logger) error {
 	}
 	defer lock.release()
 	if l.containerdRuns() || l.cgroupExists() {
-		if err := stopOrphans(ctx, l, o, log); err != nil {
+		err := stopOrphans(ctx, l, o, log)
+		if unready, ok := errors.AsType[*unreadyError](err); ok && !o.Force && l.writes(ctx) {
+			return problem.New(problem.Unavailable, "down_unsafe", "apps that write volumes run, and what they need to store them can't be started: %w", unready.err).
+				Want("registry and CAS where they were").
+				Fix("mend that, then run this again, or cupel up, which adopts them; cupel down --force ends them as they are: what they wrote since they started is lost")
+		}
+		if err != nil {
 			log.WarnContext(ctx, "apps not stopped in order: ending their processes", "error", err)
 		}
 	}
@@ -168,20 +174,55 @@ func takeOver(ctx context.Context, state string) (layout, *stateLock, error) {
 	}
 }
 
+// unreadyError says that what apps need to store their volumes can't be started. They
+// still run.
+type unreadyError struct{ err error }
+
+func (e *unreadyError) Error() string { return e.err.Error() }
+func (e *unreadyError) Unwrap() error { return e.err }
+
+// writes reports whether there are apps that write volumes, or may be.
+func (l layout) writes(ctx context.Context) bool {
+	if _, err := os.Stat(l.path("manager.db")); errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	store, err := managerdb.Open(ctx, l.path("manager.db"))
+	if err != nil {
+		return true
+	}
+	defer func() { _ = store.Close() }()
+	state, err := store.Load(ctx)
+	if err != nil {
+		return true
+	}
+	for _, a := range state.Apps {
+		for _, rev := range []*manager.Revision{a.Current, a.Next, a.Lost} {
+			if rev != nil && len(rev.Writes) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // stopOrphans stops in order what a dead cupeld left running, on the parts that apps
 // need to store what they wrote.
 func stopOrphans(ctx context.Context, l layout, o Options, log *slog.Logger) (err error) {
 	p := &parts{layout: l, log: log}
 	defer func() { err = errors.Join(err, p.close()) }()
 	// Where they were: instances know the CAS's port.
-	o.RegistryListen, o.CASOwners, o.CASInstances = "127.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0"
 	ports := loadPorts(l.path("ports.json"))
+	o.RegistryListen, o.CASOwners, o.CASInstances = ports.again("registry", "127.0.0.1"), ports.again("cas-owners", "127.0.0.1"), ports.again("cas-instances", "0.0.0.0")
 	c, err := p.carry(ctx, o, ports)
 	if err != nil {
-		return err
+		return &unreadyError{err}
 	}
 	defer c.end()
 	if _, err := p.carryCAS(ctx, c, o, ports); err != nil {
+		if !o.Force && l.writes(ctx) {
+			c.end()
+			return &unreadyError{errors.Join(err, c.parts.Wait())}
+		}
 		log.WarnContext(ctx, "without a CAS no app can store its volumes", "error", err)
 	}
 

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +16,57 @@ import (
 	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
+
+// TestDownLosesNothing: where what apps need to store their volumes can't be started,
+// nothing is stopped, unless nobody writes or it is asked for.
+func TestDownLosesNothing(t *testing.T) {
+	o := upOptions(t)
+	_, end := begin(t, o)
+	if err := end(nil); err != nil { // containerd is left, as by kill -9
+		t.Fatal(err)
+	}
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := managerdb.Open(t.Context(), l.path("manager.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := &manager.App{ID: "app-1", Name: "ledger", Current: &manager.Revision{Number: 1, Writes: []string{"data"}}}
+	if _, err := store.Apply(t.Context(), manager.Change{Apps: []*manager.App{app}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	runs := l.containerdRuns
+
+	for name, listener := range map[string]string{"the CAS's port": "cas-instances", "the registry's": "registry"} {
+		ln, err := net.Listen("tcp", net.JoinHostPort("0.0.0.0", loadPorts(l.path("ports.json")).last[listener]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = Down(t.Context(), o, slog.New(slog.DiscardHandler))
+		if p := problem.From(err); p == nil || p.Rule != "down_unsafe" || !strings.Contains(p.Mend, "--force") || !runs() {
+			t.Errorf("with %s taken: %v; containerd runs: %v", name, err, runs())
+		}
+		_ = ln.Close()
+	}
+
+	ln, err := net.Listen("tcp", net.JoinHostPort("0.0.0.0", loadPorts(l.path("ports.json")).last["registry"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	o.Force = true
+	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil || runs() {
+		t.Errorf("by force: %v; containerd runs: %v", err, runs())
+	}
+	nothingLeft(t, o)
+}
 
 // TestCleanupOfAMountedFolder: a state folder on a file system of its own is emptied,
 // and its mount point is somebody else's.

@@ -50,6 +50,11 @@ func (p *ports) remember(name, addr string) {
 	}
 }
 
+// again is where a listener was last time, whoever has that port by now.
+func (p *ports) again(name, host string) string {
+	return net.JoinHostPort(host, orElse(p.last[name], "0"))
+}
+
 // free tells of a port whether an app may have it: nobody listens there, and it is
 // none of this installation's own, which one of its parts may be about to take
 // again.

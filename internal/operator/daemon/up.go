@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -55,6 +56,7 @@ type Options struct {
 	AppQuota        string // as manager.KeyLimits takes it
 	LowPorts        string // as manager.ParsePorts takes it
 	DeployKeys      string // file with the keys that may deploy; empty: all may
+	Force           bool   // of Down: also where apps can't store what they wrote
 }
 
 // errStop is why a context ended when the apps shall stop too.
@@ -261,7 +263,7 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if p.platform, err = simtee.Open(p.path("simtee"), time.Now); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(p.path("simulation-root.pem"), p.platform.RootPEM(), 0o644); err != nil {
+	if err := writeOnce(p.path("simulation-root.pem"), p.platform.RootPEM()); err != nil {
 		return err
 	}
 	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{Dir: p.path("containerd"), ID: p.id, Logger: p.log}); err != nil {
@@ -303,6 +305,15 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	}
 	p.cas = &casProcess{attester: attester, log: p.log}
 	return p.node.Adopt(ctx)
+}
+
+// writeOnce writes a file that doesn't have that content yet: a full disk is no reason
+// not to stop in order what runs on it.
+func writeOnce(path string, content []byte) error {
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
+		return nil
+	}
+	return atomicfile.Write(path, content, 0o644)
 }
 
 // besides returns the path that was given, or that of a program beside ours.

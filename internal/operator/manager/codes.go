@@ -25,6 +25,8 @@ const (
 	// heldFor is how long a code that was claimed and then refused can be handed in
 	// again, before its grant is given back.
 	heldFor = 24 * time.Hour
+	// maxHeld is how many of these codes are held at once.
+	maxHeld = 1000
 
 	ruleCodeUsed = "code_used"
 )
@@ -70,6 +72,48 @@ func (p *planner) planCodes() {
 	}
 }
 
+// planHeld has grants of refused codes given back before their time where there are
+// many: of whoever has most, the oldest.
+func (p *planner) planHeld() {
+	if len(p.state.Notices) <= maxHeld {
+		return
+	}
+	held := byRank(p.state.Notices, func(n *Notice) bool { return n.AppID == "" && p.now.Before(n.Since) })
+	for _, n := range held[:max(len(held)-maxHeld, 0)] {
+		due := *n
+		due.Since = p.now
+		p.change.Notices = append(p.change.Notices, &due)
+	}
+}
+
+// byRank sorts notices so that those come first that others of the same owner are
+// newer than most.
+func byRank(notices map[string]*Notice, some func(*Notice) bool) []*Notice {
+	owned := map[ident.KeyHash][]*Notice{}
+	for _, n := range notices {
+		if some(n) {
+			owned[n.Owner] = append(owned[n.Owner], n)
+		}
+	}
+	type ranked struct {
+		*Notice
+		newer int // of the same owner
+	}
+	var all []ranked
+	for _, list := range owned {
+		slices.SortFunc(list, func(a, b *Notice) int { return b.Since.Compare(a.Since) })
+		for i, n := range list {
+			all = append(all, ranked{n, i})
+		}
+	}
+	slices.SortFunc(all, func(a, b ranked) int { return b.newer - a.newer })
+	out := make([]*Notice, 0, len(all))
+	for _, n := range all {
+		out = append(out, n.Notice)
+	}
+	return out
+}
+
 // refused is the refusal of a request whose code was claimed already. The code
 // stays good here for a day, so that the request can be mended; then its grant is
 // given back.
@@ -79,6 +123,9 @@ func (m *Manager) refused(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.unused(right.code) != nil {
+		return why // another request with the same code was carried out meanwhile
+	}
 	later := giveBackNotice(m.cfg.Now().Add(heldFor), &App{Name: right.app, Owner: right.owner}, *rev.held())
 	if right.hopeless {
 		later.Since = m.cfg.Now()

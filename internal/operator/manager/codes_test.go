@@ -24,10 +24,10 @@ func TestRefusedCodeStaysGood(t *testing.T) {
 		req  wire.DeployRequest
 		rule string
 	}{
-		"the port is somebody else's": {wire.DeployRequest{Port: 9999}, "port_taken"},
-		"more than the grant":         {wire.DeployRequest{Instances: 5}, "grant_instances"},
-		"more than the key may have":  {wire.DeployRequest{Memory: 64 << 30}, "quota_key_memory"},
-		"a name that is taken":        {wire.DeployRequest{Name: "taken"}, "app_name_taken"},
+		"the port is somebody else's":  {wire.DeployRequest{Port: 9999}, "port_taken"},
+		"more than the grant":          {wire.DeployRequest{Instances: 5}, "grant_instances"},
+		"more than the key may have":   {wire.DeployRequest{Memory: 64 << 30}, "quota_key_memory"},
+		"another name than the code's": {wire.DeployRequest{Name: "taken"}, "grant_app"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {

@@ -251,6 +251,7 @@ const (
 // planNotices tells the CAS what it has to know, and forgets what it was told.
 func (p *planner) planNotices() {
 	p.dropStrange()
+	p.planHeld()
 	calls := map[bool]int{} // by whether the CAS is our own
 	for id, n := range p.state.Notices {
 		if p.busy["cas:"+id] {
@@ -259,6 +260,9 @@ func (p *planner) planNotices() {
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
 		n, t := p.state.Notices[id], p.told[id]
+		if slices.Contains(p.change.DeleteNotices, id) {
+			continue
+		}
 		s, there := p.observed[n.Backend]
 		worth := backFor
 		if !n.Instance.IsZero() {
@@ -289,26 +293,9 @@ func (p *planner) dropStrange() {
 	if len(p.state.Notices) <= maxStrange {
 		return
 	}
-	owned := map[ident.KeyHash][]*Notice{}
-	for _, n := range p.state.Notices {
-		if !n.own() && !p.busy["cas:"+n.ID] {
-			owned[n.Owner] = append(owned[n.Owner], n)
-		}
-	}
-	type ranked struct {
-		*Notice
-		newer int // of the same owner
-	}
-	var all []ranked
-	for _, list := range owned {
-		slices.SortFunc(list, func(a, b *Notice) int { return b.Since.Compare(a.Since) })
-		for i, n := range list {
-			all = append(all, ranked{n, i})
-		}
-	}
-	slices.SortFunc(all, func(a, b ranked) int { return b.newer - a.newer })
+	all := byRank(p.state.Notices, func(n *Notice) bool { return !n.own() && !p.busy["cas:"+n.ID] })
 	for _, n := range all[:max(len(all)-maxStrange, 0)] {
-		p.delivered(n.Notice, tell{refused: problem.New(problem.Unavailable, "cas_unreachable", "too many CASes that are not this manager's own do not answer")})
+		p.delivered(n, tell{refused: problem.New(problem.Unavailable, "cas_unreachable", "too many CASes that are not this manager's own do not answer")})
 	}
 }
 
@@ -339,6 +326,9 @@ func (m *Manager) deliver(ctx context.Context, n *Notice) error {
 
 // settleTell takes note of how that went. Callers hold mu.
 func (m *Manager) settleTell(n *Notice, err error, now time.Time) {
+	if m.state.Notices[n.ID] == nil {
+		return // forgotten meanwhile
+	}
 	t := m.told[n.ID]
 	switch {
 	case err == nil:

@@ -74,6 +74,7 @@ type Manager struct {
 	told     map[string]tell  // by the notice's id
 	reached  map[string]reach // by the app's id
 	changed  chan struct{}    // closed and replaced when anything changed
+	newest   uint64           // number of the last event that was written
 }
 
 // outcome is what became of an action.
@@ -248,6 +249,7 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 		delete(m.state.Instances, id)
 	}
 	for _, e := range events {
+		m.newest = max(m.newest, e.Seq)
 		level := slog.LevelInfo
 		if e.Warning {
 			level = slog.LevelWarn

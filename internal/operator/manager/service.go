@@ -92,7 +92,7 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req wi
 	if err != nil {
 		return wire.App{}, err
 	}
-	rev.keep(a.Current, right.instances)
+	rev.keep(a.last(), right.instances)
 	if err := m.checkRight(rev, right); err != nil {
 		return wire.App{}, err
 	}
@@ -155,7 +155,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 		code:      code,
 		app:       reply.App,
 		instances: reply.Services[rev.Service].Instances,
-		hopeless:  reply.Services[rev.Service].Instances < 1 || reply.Services[rev.PullService].Runs < 1,
+		hopeless:  !deployable(reply.Services),
 	}
 	if !validName(got.app) { // of a CAS that nobody knows
 		got.app = ""
@@ -168,6 +168,16 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 			Fix("let the owner who made the code hand it in: cupel deploy --code @FILE")
 	}
 	return got, covers(reply, rev)
+}
+
+// deployable reports whether a grant lets something serve and something run: else no
+// request can be carried out under it.
+func deployable(services map[ident.ServiceName]release.GrantedService) bool {
+	serves, runs := false, false
+	for _, s := range services {
+		serves, runs = serves || s.Instances > 0, runs || s.Runs > 0
+	}
+	return serves && runs
 }
 
 // checkRight checks what is certain only when the request is complete. Callers
@@ -319,6 +329,11 @@ func (m *Manager) appFor(right right, session ident.SessionName, req wire.Deploy
 	if !given {
 		name = wire.AppName(session)
 	}
+	if given && right.app != "" && right.app != name && right.code.CAS == m.cfg.CAS.Identity {
+		return nil, problem.New(problem.Conflict, "grant_app", "the code is for an app that is called %q", right.app).
+			Want("%q", name).
+			Fix("leave --name out, or let the owner make a code with --name %s", name)
+	}
 	if !given && right.app != "" && right.app != name {
 		name, given = right.app, true // the owner gave it a name of its own
 	}
@@ -355,6 +370,14 @@ func (m *Manager) appFor(right right, session ident.SessionName, req wire.Deploy
 		name = fmt.Sprintf("%.36s-%d", base, n)
 	}
 	return &App{ID: m.cfg.NewID("app"), Name: name, Owner: right.owner, Session: session, CreatedAt: m.cfg.Now()}, nil
+}
+
+// last is the revision that serves, or else the one that was to and failed.
+func (a *App) last() *Revision {
+	if a.Current != nil {
+		return a.Current
+	}
+	return a.Lost
 }
 
 // newestRevision is the one that the app's owner asked for last, of those that
@@ -400,6 +423,9 @@ func (m *Manager) choosePort(a *App, port uint16) (uint16, error) {
 	}
 	if a.Current != nil {
 		return a.Current.Port, nil
+	}
+	if was := a.last(); was != nil && free(was.Port) == nil {
+		return was.Port, nil
 	}
 	for p := int(m.cfg.FirstPort); p <= 65535; p++ {
 		if free(uint16(p)) == nil {

@@ -23,7 +23,7 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 	}
 	for {
 		m.mu.Lock()
-		changed := m.changed
+		changed, newest := m.changed, m.newest
 		m.mu.Unlock()
 		events, err := m.cfg.Store.Events(ctx, since, filter, batch)
 		if err != nil {
@@ -44,6 +44,7 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 		if !follow {
 			return nil
 		}
+		since = max(since, newest) // of others there may be many: they are not read again
 		select {
 		case <-ctx.Done():
 			return nil

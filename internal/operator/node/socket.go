@@ -16,11 +16,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
-const (
-	maxStatus = 64 << 10
-	// snapshotSlack is what sealing may add to what fits the instance's memory.
-	snapshotSlack = 16 << 20
-)
+const maxStatus = 64 << 10
 
 // nodeSocket serves one instance's node socket: the launcher's way to store
 // ciphertext and to say how far it is. The directory is mounted into that one
@@ -124,7 +120,7 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	limit := int64(s.memory) + snapshotSlack
+	limit := int64(volume.MaxSnapshot(volume.Budget(s.memory)))
 	body := s.counted(http.MaxBytesReader(w, r.Body, limit))
 	defer body.done()
 	// The trailer is there once the body has been read to its end.
@@ -132,7 +128,7 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	if err := s.volumes.put(r.Context(), id, generation, body, tag); err != nil {
 		if _, over := errors.AsType[*http.MaxBytesError](err); over {
 			return problem.New(problem.Invalid, "volume_too_large", "a snapshot of more than %d bytes", limit).
-				Want("at most the instance's memory")
+				Want("at most what volumes may take of the instance's memory, and %d times that with holes", volume.MaxLength)
 		}
 		return err
 	}

@@ -199,7 +199,7 @@ func TestVolumeRefusals(t *testing.T) {
 	if got := rule(put(n, id, 0, "x")); got != "generation" {
 		t.Errorf("generation 0: %q", got)
 	}
-	if err := n.Put(t.Context(), id, 1, io.LimitReader(zeros{}, snapshotSlack+2), noTag); err == nil {
+	if err := n.Put(t.Context(), id, 1, io.LimitReader(zeros{}, int64(volume.MaxSnapshot(volume.Budget(1)))+2), noTag); err == nil {
 		t.Error("larger than the memory: stored")
 	}
 	broken := io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("broke off")))

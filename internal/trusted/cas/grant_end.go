@@ -2,6 +2,7 @@ package cas
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/cas/api"
@@ -112,7 +113,7 @@ func (c *CAS) leftOut(ctx context.Context, s *sessionState, who Caller, p *plan,
 }
 
 // endOverdueGrants ends those whose time is over and those that nobody claimed in
-// time, so that what runs under them is told: all of a session in one commit.
+// time, so that what runs under them is told: many of a session in one commit.
 func (c *CAS) endOverdueGrants(ctx context.Context, now time.Time) {
 	overdue := map[*sessionState][]*grant{}
 	c.grants.Range(func(_, v any) bool {
@@ -122,11 +123,13 @@ func (c *CAS) endOverdueGrants(ctx context.Context, now time.Time) {
 		return true
 	})
 	for s, grants := range overdue {
-		if err := c.endOverdue(ctx, s, grants, now); err != nil {
-			c.log.Warn("ends of grants not recorded yet", "session", s.name, "error", err)
-		}
-		if ctx.Err() != nil {
-			return
+		for some := range slices.Chunk(grants, maxGroup) {
+			if err := c.endOverdue(ctx, s, some, now); err != nil {
+				c.log.Warn("ends of grants not recorded yet", "session", s.name, "error", err)
+			}
+			if ctx.Err() != nil {
+				return
+			}
 		}
 	}
 }

@@ -22,8 +22,10 @@ const (
 	// maxCodeLife at most.
 	codeLife    = 24 * time.Hour
 	maxCodeLife = 30 * 24 * time.Hour
-	// maxGranted is the most instances or runs of one service.
-	maxGranted = 100_000
+	// maxGranted is the most instances or runs of one service, and maxServices how
+	// many services one grant is for: a quota counts grants, not what is in them.
+	maxGranted  = 100_000
+	maxServices = 32
 )
 
 var appName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
@@ -113,6 +115,9 @@ func newGrantRecord(s *sessionState, req api.NewGrant, now time.Time) (grantReco
 		return rec, problem.New(problem.Invalid, "grant_services", "the grant names no service").
 			Fix("say how many instances or runs of which services it is for")
 	}
+	if len(req.Services) > maxServices {
+		return rec, tooManyServices(len(req.Services))
+	}
 	for name, svc := range req.Services {
 		if err := s.checkGranted(name, svc); err != nil {
 			return rec, err
@@ -135,6 +140,12 @@ func newGrantRecord(s *sessionState, req api.NewGrant, now time.Time) (grantReco
 		}
 	}
 	return rec, nil
+}
+
+func tooManyServices(n int) *problem.Error {
+	return problem.New(problem.Invalid, "grant_services", "the grant would be for %d services", n).
+		Want("at most %d", maxServices).
+		Fix("make several grants, each for some of the services: cupel session submit NAME --service SERVICE=N …")
 }
 
 // checkGranted holds the numbers of one service against the session, under s.mu.
@@ -250,6 +261,9 @@ func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req api.GrantC
 				Want("another number of the same kind").Fix("make a new grant")
 		}
 		next.Services[name] = grantedService{Instances: svc.Instances, Runs: svc.Runs, Used: was.Used}
+	}
+	if len(next.Services) > max(maxServices, len(g.rec.Services)) {
+		return tooManyServices(len(next.Services))
 	}
 	row, err := g.put(next)
 	if err != nil {

@@ -11,9 +11,11 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
-// How many of a session's instances and grants that have ended are remembered.
+// How many of a session's instances and grants that have ended are remembered. Those
+// that lapsed may come back, and can't once they are forgotten.
 const (
 	keptInstances = 100
+	keptLapsed    = 1000
 	keptGrants    = 20
 )
 
@@ -22,7 +24,7 @@ func (c *CAS) forget(ctx context.Context) {
 	share := c.shares(ctx)
 	c.sessions.Range(func(_, v any) bool {
 		s := v.(*sessionState)
-		if err := c.pruneInstances(ctx, s, share(s, keptInstances)); err != nil {
+		if err := c.pruneInstances(ctx, s, share(s, keptInstances), share(s, keptLapsed)); err != nil {
 			c.log.Warn("ended instances not pruned yet", "session", s.name, "error", err)
 		}
 		s.mu.RLock() // so that no removal comes between
@@ -38,25 +40,30 @@ func (c *CAS) forget(ctx context.Context) {
 	})
 }
 
-// pruneInstances drops the rows of ended instances beyond the last keep.
-func (c *CAS) pruneInstances(ctx context.Context, s *sessionState, keep int) error {
+// pruneInstances drops the rows of ended instances beyond the last keep, and of those
+// that lapsed beyond the last keepLapsed.
+func (c *CAS) pruneInstances(ctx context.Context, s *sessionState, keep, keepLapsed int) error {
 	s.memberMu.Lock()
-	many := len(s.members) > keep
+	many := len(s.members) > min(keep, keepLapsed)
 	s.memberMu.Unlock()
 	if !many {
 		return nil
 	}
 	s.mu.Lock() // so that none of them returns meanwhile
 	defer s.mu.Unlock()
-	var ended []aged[*instance]
+	var ended, lapsed []aged[*instance]
 	for _, in := range s.all() {
 		in.mu.Lock()
-		if in.rec.State != api.Running {
+		switch in.rec.State {
+		case api.Running:
+		case api.Lapsed:
+			lapsed = append(lapsed, aged[*instance]{in, in.rec.Ended})
+		default:
 			ended = append(ended, aged[*instance]{in, in.rec.Ended})
 		}
 		in.mu.Unlock()
 	}
-	drop := oldest(ended, keep)
+	drop := append(oldest(ended, keep), oldest(lapsed, keepLapsed)...)
 	if len(drop) == 0 {
 		return nil
 	}
@@ -118,13 +125,45 @@ func (c *CAS) pruneGrants(ctx context.Context, s *sessionState, keep int) error 
 	return nil
 }
 
+// tally is how much of something each payer has.
+type tally struct {
+	keys      map[ident.KeyHash]int64
+	addresses map[netip.Addr]int64
+	total     int64
+}
+
+func (t *tally) add(who payer, n int64) {
+	if t.keys == nil {
+		t.keys, t.addresses = map[ident.KeyHash]int64{}, map[netip.Addr]int64{}
+	}
+	t.keys[who.Key] += n
+	t.addresses[who.Address] += n
+	t.total += n
+}
+
+// part is how much of most a payer keeps whose tally is above the limits.
+func (t *tally) part(who payer, most int, limit func(scope) int64) int {
+	keep := int64(most)
+	for of, n := range map[scope]int64{perKey: t.keys[who.Key], perAddress: t.addresses[who.Address], inTotal: t.total} {
+		if l := limit(of); n > l && (of != perAddress || who.Address.IsValid()) {
+			keep = min(keep, int64(most)*l/n)
+		}
+	}
+	return int(max(keep, 1))
+}
+
 // shares counts what ended and is remembered. The answer tells how much of a
 // number a session may keep: less, but the last one, where whoever it is counted to
-// has more of it than the quota of grants, which is as much as may be alive.
+// has more of it than the quota of grants, which is as much as may be alive; of what
+// lapsed ten times as much.
 func (c *CAS) shares(ctx context.Context) func(s *sessionState, most int) int {
-	ended := map[*sessionState]int64{}
+	ended, lapsed := map[*sessionState]int64{}, map[*sessionState]int64{}
 	c.instances.Range(func(_, v any) bool {
-		if in := v.(*instance); !in.live.Load() {
+		switch in := v.(*instance); {
+		case in.live.Load():
+		case in.lapsed.Load():
+			lapsed[in.session]++
+		default:
 			ended[in.session]++
 		}
 		return true
@@ -139,27 +178,22 @@ func (c *CAS) shares(ctx context.Context) func(s *sessionState, most int) int {
 		return true
 	})
 
-	var total int64
-	keys, addresses := map[ident.KeyHash]int64{}, map[netip.Addr]int64{}
+	var history, away tally
 	for s, n := range ended {
-		who := c.opener(ctx, s)
-		keys[who.Key] += n
-		addresses[who.Address] += n
-		total += n
+		history.add(c.opener(ctx, s), n)
 	}
-
+	for s, n := range lapsed {
+		away.add(c.opener(ctx, s), n)
+	}
 	return func(s *sessionState, most int) int {
-		if ended[s] == 0 {
+		if ended[s]+lapsed[s] == 0 {
 			return most
 		}
 		who := c.opener(ctx, s)
-		keep := int64(most)
-		for of, n := range map[scope]int64{perKey: keys[who.Key], perAddress: addresses[who.Address], inTotal: total} {
-			if limit := c.ledger.quotas.limit(of, countGrants); n > limit && (of != perAddress || who.Address.IsValid()) {
-				keep = min(keep, int64(most)*limit/n)
-			}
+		if most == keptLapsed {
+			return away.part(who, most, func(of scope) int64 { return 10 * c.ledger.quotas.limit(of, countGrants) })
 		}
-		return int(max(keep, 1))
+		return history.part(who, most, func(of scope) int64 { return c.ledger.quotas.limit(of, countGrants) })
 	}
 }
 

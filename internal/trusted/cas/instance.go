@@ -31,10 +31,11 @@ type instance struct {
 	rec     instanceRecord
 	// reply is kept until the instance is heard of again, so that one that lost
 	// the answer and asks again gets the same. Guarded by mu.
-	reply *release.Reply
-	live  atomic.Bool // rec.State is running and committed; changed by setLive
-	pace  pace
-	seen  atomic.Pointer[time.Time] // last sign of life, on the monotonic clock
+	reply  *release.Reply
+	live   atomic.Bool // rec.State is running and committed; changed by setLive
+	lapsed atomic.Bool // rec.State is lapsed and committed: it may come back
+	pace   pace
+	seen   atomic.Pointer[time.Time] // last sign of life, on the monotonic clock
 }
 
 type instanceRecord struct {
@@ -151,6 +152,7 @@ func (c *CAS) loadInstances(ctx context.Context) error {
 		in.session = c.state(in.rec.Session)
 		in.grant = c.grantNamed(in.rec.Grant)
 		c.setLive(in, in.rec.State == api.Running)
+		in.lapsed.Store(in.rec.State == api.Lapsed)
 		if in.live.Load() {
 			in.sign(now)
 			in.grant.keep(in.id, in.rec.Service)
@@ -346,6 +348,7 @@ func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch c
 	apply := func() {
 		in.rec, in.reply = rec, nil
 		c.setLive(in, rec.State == api.Running)
+		in.lapsed.Store(rec.State == api.Lapsed)
 		in.grant.free(in.id)
 		free()
 	}

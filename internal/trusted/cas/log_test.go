@@ -3,6 +3,7 @@ package cas_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -46,14 +47,21 @@ func TestLogEntriesAreSmall(t *testing.T) {
 	var text strings.Builder
 	text.WriteString("version: \"0.3\"\nname: s\nimages: [{name: i}]\nservices:\n")
 	many := services{}
-	for i := range 500 {
-		name := ident.ServiceName(fmt.Sprintf("%s-%d", strings.Repeat("a", 20), i))
+	for i := range 33 {
+		name := ident.ServiceName(fmt.Sprintf("%s-%d", strings.Repeat("a", 100), i))
 		fmt.Fprintf(&text, "- {name: %s, image_name: i, mrenclaves: [%s], command: a}\n", name, strings.Repeat("ab", 32))
 		many[name] = release.GrantedService{Instances: 1}
 	}
 	w.put(text.String())
-	made := w.submit(w.owner, "s", many)
-	if _, err := w.ChangeGrant(t.Context(), w.owner, made.Grant.ID, api.GrantChange{Version: 1, Services: many}); err != nil {
+	_, err := w.MakeGrant(t.Context(), w.owner, api.NewGrant{Version: 1, Session: "s", App: "x", Services: many})
+	rule(t, err, "grant_services")
+	one := ident.ServiceName(strings.Repeat("a", 100) + "-32")
+	few := maps.Clone(many)
+	delete(few, one)
+	made := w.submit(w.owner, "s", few)
+	_, err = w.ChangeGrant(t.Context(), w.owner, made.Grant.ID, api.GrantChange{Version: 1, Services: services{one: {Instances: 1}}})
+	rule(t, err, "grant_services")
+	if _, err := w.ChangeGrant(t.Context(), w.owner, made.Grant.ID, api.GrantChange{Version: 1, Services: few}); err != nil {
 		t.Fatal(err)
 	}
 	entries, _, err := w.Log(t.Context(), 0, 1000)

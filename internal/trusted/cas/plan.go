@@ -136,21 +136,22 @@ func (c *CAS) secretsOf(ctx context.Context, s *sessionState, names []string) (m
 	if err := c.loadPending(ctx, s); err != nil {
 		return nil, time.Time{}, err
 	}
-	return c.resolve(ctx, s, names, s.pending, Caller{})
+	return c.resolve(ctx, s, names, s.pending, false, Caller{})
 }
 
 // publishedOf returns the named secrets' values for whoever reads them: those that
-// instances have, and fresh ones only from the release on that made them.
+// instances have, and others only from the release on that made them. What never was
+// is made; nothing is renewed.
 func (c *CAS) publishedOf(ctx context.Context, s *sessionState, names []string, who Caller) (map[string]*material, error) {
 	s.secretMu.Lock()
 	defer s.secretMu.Unlock()
-	got, _, err := c.resolve(ctx, s, names, nil, who)
+	got, _, err := c.resolve(ctx, s, names, nil, true, who)
 	return got, err
 }
 
 // resolve works out secrets, all of pending afresh, under s.secretMu.
-func (c *CAS) resolve(ctx context.Context, s *sessionState, names []string, pending map[string]bool, who Caller) (map[string]*material, time.Time, error) {
-	r := &resolver{c: c, ctx: ctx, s: s, p: s.plan, now: c.now(), pending: pending, got: map[string]*material{}}
+func (c *CAS) resolve(ctx context.Context, s *sessionState, names []string, pending map[string]bool, reading bool, who Caller) (map[string]*material, time.Time, error) {
+	r := &resolver{c: c, ctx: ctx, s: s, p: s.plan, now: c.now(), pending: pending, reading: reading, got: map[string]*material{}}
 	for _, name := range names {
 		if _, err := r.resolve(name, 0); err != nil {
 			return nil, time.Time{}, err
@@ -181,6 +182,7 @@ type resolver struct {
 	p       *plan
 	now     time.Time
 	pending map[string]bool // not to be taken from what is kept
+	reading bool            // certificates stay, due or not
 	got     map[string]*material
 	made    map[string]stored
 	writes  []write
@@ -232,7 +234,7 @@ func (r *resolver) make(sec session.Secret, depth int) (*material, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m != nil && m.cert != nil {
+	if m != nil && m.cert != nil && !r.reading {
 		again, err := due(sec, m.cert, r.now)
 		if err != nil {
 			return nil, err

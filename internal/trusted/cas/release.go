@@ -345,6 +345,7 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 	}
 	in.rec, in.reply = rec, nil
 	in.sign(c.now())
+	in.lapsed.Store(false)
 	c.setLive(in, true)
 	return nil
 }

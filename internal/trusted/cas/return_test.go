@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // TestReturnGivesBackNoMoreThanTheSession: what an update took from an instance
@@ -71,7 +72,10 @@ func TestForgottenIsNotNew(t *testing.T) {
 		if err := returning(1); err != nil {
 			t.Errorf("lapsed: %v", err)
 		}
-		time.Sleep(5 * keepAlive)
+		// The operator says that it is gone, and it isn't.
+		if err := w.Gone(ctx, provider, release.Gone{Version: release.Version, Grant: token, Instance: ident.InstanceID{1}}); err != nil {
+			t.Fatal(err)
+		}
 
 		writer := w.mustAsk(2, "s", "a").Volumes[0]
 		if err := w.tag(2, writer, 0, ident.Digest{}, ident.Digest{1}); err != nil {
@@ -89,6 +93,31 @@ func TestForgottenIsNotNew(t *testing.T) {
 		rule(t, returning(1), "instance_unknown")
 		if state, known := w.states("s")[1]; known {
 			t.Errorf("it has a row again: %s, generation %d was its own", state, old.Generation)
+		}
+	})
+}
+
+// TestManyThatLapsedComeBack: an instance that was out of reach, with many others, is
+// no history: it may come back.
+func TestManyThatLapsedComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		defer func() { cancel(); <-done; w.Close(); synctest.Wait() }()
+		go func() { defer close(done); _ = w.Run(ctx) }()
+		w.put(twoWriters("s"))
+		for i := range 200 {
+			w.mustAsk(byte(1+i), "s", "r")
+		}
+		time.Sleep(10 * keepAlive)
+		w.restart() // as Run goes on with another CAS, nothing is pruned any more
+		for i := range 200 {
+			req, who, exporter := w.request(w.wide("s"), byte(1+i), "s", "r")
+			req.Returning = true
+			if _, err := w.Release(ctx, who, exporter, req); err != nil {
+				t.Fatalf("instance %d: %v", i, err)
+			}
 		}
 	})
 }

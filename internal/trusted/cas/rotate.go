@@ -49,6 +49,27 @@ func (c *CAS) rotations(ctx context.Context, s *sessionState) (rotationRecord, e
 	return rec, nil
 }
 
+// usedSecrets are those that some service's release resolves: what it refers to, and
+// what that is issued by or has its key from.
+func (p *plan) usedSecrets() map[string]bool {
+	used := map[string]bool{}
+	var use func(name string)
+	use = func(name string) {
+		if name == "" || used[name] {
+			return
+		}
+		used[name] = true
+		use(p.secrets[name].Issuer)
+		use(p.secrets[name].PrivateKey)
+	}
+	for _, sp := range p.services {
+		for _, name := range sp.shared {
+			use(name)
+		}
+	}
+	return used
+}
+
 func (p *plan) hasVolume(name string) bool {
 	return slices.ContainsFunc(p.session.Volumes, func(v session.Volume) bool { return v.Name == name })
 }
@@ -104,9 +125,9 @@ func (c *CAS) noLongerPending(ctx context.Context, s *sessionState, made map[str
 	return s.putRotations(rec)
 }
 
-// Rotate makes the CAS forget generated values, so that the next release makes
-// fresh ones, and has the next commit of a volume seal under a fresh key. What
-// running instances have they keep: the answer names them.
+// Rotate has the next release make fresh values of generated secrets, and the next
+// commit of a volume seal under a fresh key. What running instances have they keep: the
+// answer names them.
 func (c *CAS) Rotate(ctx context.Context, who Caller, req api.Rotate) (api.Rotations, error) {
 	out, err := c.rotate(ctx, who, req)
 	return out, chained(err, "Failed to rotate secrets of session '%s'", req.Session)
@@ -185,8 +206,15 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 	now := c.now().UTC()
 	var rows []write
 
+	used := s.plan.usedSecrets()
 	for _, name := range secrets {
-		rec.Secrets[name], rec.Pending[name] = now, true
+		rec.Secrets[name], rec.Pending[name] = now, used[name]
+		if !used[name] { // no release will make it
+			delete(rec.Pending, name)
+			if row := s.secretRow(name); c.journal.has(row) {
+				rows = append(rows, write{id: row})
+			}
+		}
 	}
 	next := map[*volume]volumeRecord{}
 	for _, name := range volumes {
@@ -217,6 +245,11 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 
 	s.secretMu.Lock()
 	s.pending = rec.Pending
+	for _, name := range secrets {
+		if !used[name] {
+			delete(s.secrets, name)
+		}
+	}
 	s.secretMu.Unlock()
 	for _, sp := range s.plan.services {
 		sp.ready.Store(nil)
@@ -321,13 +354,41 @@ func (s *sessionState) hasOld(in *instance, name string, rotated time.Time) bool
 		return false
 	}
 	since := in.rec.Released
-	switch s.plan.secrets[name].Kind {
-	case session.X509, session.X509CA, session.PrivateKey:
-		if sp.service.OnRenewal != "" && in.rec.Renewed.After(since) {
-			since = in.rec.Renewed
-		}
+	if sp.service.OnRenewal != "" && sp.renews(s.plan, name) && in.rec.Renewed.After(since) {
+		since = in.rec.Renewed
 	}
 	return since.Before(rotated)
+}
+
+// renews reports whether a renewal replaces all that the service has of a secret:
+// certificates and their keys in files, and neither what stands in its command or
+// environment, nor other files.
+func (sp *servicePlan) renews(p *plan, name string) bool {
+	switch p.secrets[name].Kind {
+	case session.X509, session.X509CA, session.PrivateKey:
+	default:
+		return false
+	}
+	has := func(t session.Text) bool {
+		return slices.ContainsFunc(t, func(part session.Part) bool {
+			if part.Ref == nil {
+				return false
+			}
+			sec := p.secrets[part.Ref.Secret]
+			return sec.Name == name || sec.Issuer == name || sec.PrivateKey == name
+		})
+	}
+	for _, t := range sp.service.Command {
+		if has(t) {
+			return false
+		}
+	}
+	for _, e := range sp.service.Environment {
+		if has(e.Value) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(sp.files, func(f session.InjectionFile) bool { return has(f.Content) && !p.certified(f.Content) })
 }
 
 // running returns the ids of the instances with rights for which f holds.

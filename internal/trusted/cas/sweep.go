@@ -40,9 +40,10 @@ func (c *CAS) every(ctx context.Context, f func()) error {
 // strangers have the CAS do in a round is no standstill.
 func (c *CAS) heartbeat() {
 	now := c.now()
-	if last := c.beat.Swap(&now); last != nil && now.Sub(*last) > stillAfter*c.round() {
-		c.stood.Store(&now)
+	if last := c.beat.Load(); last != nil && now.Sub(*last) > stillAfter*c.round() {
+		c.stood.Store(&now) // before anybody sees that it runs again
 	}
+	c.beat.Store(&now)
 }
 
 // silence is for how long in has not been heard of, but for the time before the

@@ -81,7 +81,14 @@ func TestLapsesWaitForNoStranger(t *testing.T) {
 			}
 		}
 		w.mustAsk(1, "s", "a")
-		w.store.Fail = func(cas.Batch) error { time.Sleep(100 * time.Millisecond); return nil }
+		var slow atomic.Bool
+		slow.Store(true)
+		w.store.Fail = func(cas.Batch) error {
+			if slow.Load() {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return nil
+		}
 		go func() { defer close(done); _ = w.Run(ctx) }()
 
 		time.Sleep(keepAlive)
@@ -92,7 +99,7 @@ func TestLapsesWaitForNoStranger(t *testing.T) {
 		}
 		time.Sleep(3 * keepAlive)
 		w.mustAsk(2, "s", "b")
-		w.store.Fail = nil
+		slow.Store(false)
 		cancel()
 		<-done
 		w.Close()

@@ -251,6 +251,7 @@ type fakeHost struct {
 	quote    func(configID, reportData attest.Data64) (attest.Evidence, error)
 
 	mu        sync.Mutex
+	memory    uint64 // of the instance
 	stored    map[string][]byte
 	phases    []volume.Phase
 	deaf      bool // reports are lost
@@ -310,8 +311,10 @@ func newFakeHost(t testing.TB, configID attest.Data64) *fakeHost {
 			problem.Write(w, "", h.refusePut)
 			return
 		}
-		b, err := io.ReadAll(r.Body)
+		most := int64(volume.MaxSnapshot(volume.Budget(h.memory))) // as the node has it
+		b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 		if err != nil {
+			problem.Write(w, "", problem.New(problem.Invalid, "volume_too_large", "more than %d bytes", most))
 			return
 		}
 		h.stored[r.PathValue("id")+"@"+r.FormValue(volume.QueryGeneration)] = b
@@ -478,6 +481,7 @@ func (s *sandbox) makeRoot() {
 // spec writes config.json by the launch profile, plus the test's hostile extras.
 func (s *sandbox) spec() {
 	t := s.t
+	s.host.memory = uint64(s.memory)
 	bin, err := buildLauncher()
 	must(t, err)
 	b, err := launch.Spec(launch.Newest, s.img)

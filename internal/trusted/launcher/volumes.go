@@ -80,6 +80,13 @@ func (l *launcher) openVolumes(ctx context.Context, vs []release.Volume, owner a
 // can be stored, and what can't be stored it hears of while it writes.
 func (o *openVolume) fit() error {
 	content, names := o.size.Room(o.limit)
+	var st unix.Statfs_t
+	if err := unix.Statfs(o.dir, &st); err != nil {
+		return fmt.Errorf("measure: %w", err)
+	}
+	// What is there stays there, whatever else this kernel keeps in its pages.
+	content = max(content, (st.Blocks-st.Bfree)*uint64(st.Bsize), uint64(st.Bsize))
+	names = max(names, st.Files-st.Ffree, 1)
 	options := fmt.Sprintf("size=%d,nr_inodes=%d", content, names)
 	if err := unix.Mount("", o.dir, "", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("set the size of its memory: %w", err)
@@ -124,7 +131,7 @@ func (o *openVolume) fetch(ctx context.Context, s store) error {
 	defer body.Close()
 	// Ciphertext is longer than plaintext by a part in some hundred: an answer far
 	// beyond what any archive takes is not even begun.
-	if size > 0 && uint64(size) > volume.MaxArchive(o.limit)*11/10 {
+	if size > 0 && uint64(size) > volume.MaxSnapshot(o.limit) {
 		return volume.TooLarge(uint64(size), o.limit)
 	}
 	r, err := sealed.OpenSnapshot(transfer{body}, o.key, o.ID, o.Generation, o.Tag)

@@ -49,6 +49,9 @@ func Measure(ctx context.Context, root *os.Root, limit uint64) (Size, error) {
 
 // measure accounts for an entry; link says that its content was there before.
 func (m *meter) measure(info fs.FileInfo, link string) error {
+	if info.Mode()&fs.ModeSymlink != 0 {
+		return m.symlink(info.Size())
+	}
 	if !info.Mode().IsRegular() || link != "" {
 		return m.entry(0)
 	}

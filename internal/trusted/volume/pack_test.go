@@ -181,7 +181,7 @@ func TestHoles(t *testing.T) {
 	must(t, err)
 	_, err = f.WriteAt([]byte("in the middle"), 5<<20+100)
 	must(t, err)
-	must(t, f.Truncate(10<<20+3))
+	must(t, f.Truncate(7<<20+3))
 	must(t, f.Sync())
 	must(t, f.Close())
 

@@ -10,6 +10,8 @@ const RuleTooLarge = "volume_too_large"
 const (
 	// pageSize is what a tmpfs rounds file contents up to.
 	pageSize = 4096
+	// shortLink is from how many bytes on a symbolic link takes a page.
+	shortLink = 128
 	// entryCost is what one name costs in kernel memory, roughly: inode and
 	// directory entry.
 	entryCost = 1024
@@ -42,13 +44,14 @@ func (s Size) Room(limit uint64) (content, names uint64) {
 	return s.Content + free - more*entryCost, s.Names + more
 }
 
-// maxLength is how long all files may be together, holes included, in units of the
+// MaxLength is how long all files may be together, holes included, in units of the
 // limit: a hole costs no memory, but as many bytes of a snapshot as any other.
-const maxLength = 16
+const MaxLength = 8
 
-// MaxArchive is the most bytes that the archive of a volume takes that costs at most
-// limit: content, holes and all, and headers, which are longer than names cost.
-func MaxArchive(limit uint64) uint64 { return maxLength*limit + 2*limit + 1<<20 }
+// MaxSnapshot is the most bytes that the sealed archive of a volume takes that costs
+// at most limit: content, holes and all, headers, which are longer than names cost, and
+// what sealing adds.
+func MaxSnapshot(limit uint64) uint64 { return (MaxLength*limit + 2*limit + 1<<20) / 10 * 11 }
 
 // meter adds up what a tree costs and refuses what exceeds limit.
 type meter struct {
@@ -64,13 +67,22 @@ func (m *meter) entry(length int64) error {
 		return problem.New(problem.Invalid, RuleArchive, "a file of %d bytes", length)
 	}
 	m.Names++
-	if n := uint64(length); n > maxLength*m.limit || m.length+n > maxLength*m.limit {
+	if n := uint64(length); n > MaxLength*m.limit || m.length+n > MaxLength*m.limit {
 		return problem.New(problem.Invalid, RuleTooLarge, "the volume's files are at least %d KiB long, holes included", (m.length+n)>>10).
-			Want("at most %d KiB, %d times what the volume may take of the memory", maxLength*m.limit>>10, maxLength).
+			Want("at most %d KiB, %d times what the volume may take of the memory", MaxLength*m.limit>>10, MaxLength).
 			Fix("give the instances a larger --memory, or keep shorter files in the volume")
 	}
 	m.length += uint64(length)
 	return m.check()
+}
+
+// symlink accounts for a symbolic link to a target of so many bytes: a tmpfs keeps a
+// short one with the name.
+func (m *meter) symlink(target int64) error {
+	if err := m.entry(0); err != nil || target < shortLink {
+		return err
+	}
+	return m.pages(uint64(target))
 }
 
 // pages accounts for n bytes of content, of which a tmpfs keeps whole pages.

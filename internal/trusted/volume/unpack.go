@@ -67,7 +67,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeReg {
 		size = h.Size
 	}
-	if err := u.meter.entry(size); err != nil {
+	if err := u.account(h, size); err != nil {
 		return err
 	}
 	switch h.Typeflag {
@@ -98,6 +98,13 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		return wrap(u.root.Link(h.Linkname, name))
 	}
 	return malformed("%q is of type %q", name, h.Typeflag)
+}
+
+func (u *unpacker) account(h *tar.Header, size int64) error {
+	if h.Typeflag == tar.TypeSymlink {
+		return u.meter.symlink(int64(len(h.Linkname)))
+	}
+	return u.meter.entry(size)
 }
 
 // place checks an entry's name and returns it without a directory's slash.

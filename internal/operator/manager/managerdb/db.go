@@ -38,6 +38,7 @@ var migrations = []string{
 	 ) STRICT;`,
 	`CREATE TABLE notice (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;
 	 CREATE TABLE code (id TEXT PRIMARY KEY, doc TEXT NOT NULL) STRICT;`,
+	`CREATE INDEX event_owner ON event (owner, seq);`,
 }
 
 // How many events are kept at least: of each owner's apps, so that nobody's events
@@ -281,14 +282,14 @@ func (d *DB) addEvents(ctx context.Context, tx *sql.Tx, events []manager.Event) 
 	return d.makeRoom(ctx, tx)
 }
 
-// makeRoom deletes the oldest events of whoever has many, and then of all.
+// makeRoom deletes the oldest events of whoever has many, and where all are too many,
+// of those that have most.
 func (d *DB) makeRoom(ctx context.Context, tx *sql.Tx) error {
 	_, err := tx.ExecContext(ctx, `DELETE FROM event WHERE seq IN (
-		SELECT seq FROM (SELECT seq, row_number() OVER (PARTITION BY owner ORDER BY seq DESC) AS nth FROM event) WHERE nth > ?)`, d.keptOfOwner)
-	if err != nil {
-		return fmt.Errorf("make room for events: %w", err)
-	}
-	_, err = tx.ExecContext(ctx, `DELETE FROM event WHERE seq NOT IN (SELECT seq FROM event ORDER BY seq DESC LIMIT ?)`, d.kept)
+		SELECT seq FROM (
+			SELECT seq, nth, row_number() OVER (ORDER BY nth, seq DESC) AS rank FROM (
+				SELECT seq, row_number() OVER (PARTITION BY owner ORDER BY seq DESC) AS nth FROM event))
+		WHERE nth > ? OR rank > ?)`, d.keptOfOwner, d.kept)
 	if err != nil {
 		return fmt.Errorf("make room for events: %w", err)
 	}
