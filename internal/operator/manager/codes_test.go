@@ -74,7 +74,7 @@ func TestRefusedCodeStaysGood(t *testing.T) {
 
 				// The next one is never mended.
 				bad.Code = w.granted(req).Code
-				w.refusedDeploy(mallory, bad)
+				_ = w.refusedDeploy(mallory, bad)
 				time.Sleep(23 * time.Hour)
 				if n := len(w.cas.Open()); n != 3 {
 					t.Errorf("%d grants after a refusal, want 3", n)

@@ -214,4 +214,15 @@ func TestRetry(t *testing.T) {
 	}
 	err = retry(t.Context(), 10*time.Millisecond, func(int, error) {}, func(context.Context) error { return down })
 	wantRule(t, err, "down")
+
+	// What cuts the last try is no reason.
+	calls = 0
+	err = retry(t.Context(), time.Second, func(int, error) {}, func(ctx context.Context) error {
+		if calls++; calls == 1 {
+			return problem.New(problem.Unavailable, "disk_full", "x")
+		}
+		<-ctx.Done()
+		return problem.New(problem.Unavailable, "node_unreachable", "%w", ctx.Err())
+	})
+	wantRule(t, err, "disk_full")
 }
