@@ -267,10 +267,6 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 	if req.Runtime == "" {
 		req.Runtime = record.Runtime
 	}
-	if req.Runtime == "" {
-		return problem.New(problem.Invalid, "runtime", "session %s was not created from here, so its runtime is not known", d.session).
-			Fix("give --runtime")
-	}
 	if d.o.ref != "" && !mine {
 		return problem.New(problem.Conflict, "ref", "session %s was not created from here: what it pins is not known", d.session).
 			Fix("leave --ref out; who created the session checks it")
@@ -295,6 +291,28 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 		req.CAS = &manager.CASRef{Instances: d.o.casInstances, Identity: identity}
 	}
 	d.manager = manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &d.side.id.Certificate})
+	return d.knowRuntime(ctx, req)
+}
+
+// knowRuntime finds out which runtime is meant where neither the command nor the
+// owner's records say it: the one that the app has.
+func (d *deployment) knowRuntime(ctx context.Context, req *manager.DeployRequest) error {
+	if req.Runtime != "" {
+		return nil
+	}
+	apps, err := d.manager.Apps(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range apps {
+		if a.Owner == d.side.id.KeyHash && a.Session == d.session && (req.Name == "" || req.Name == a.Name) {
+			req.Runtime = a.Runtime
+		}
+	}
+	if req.Runtime == "" {
+		return problem.New(problem.Invalid, "runtime", "session %s was not created from here, and no app of yours runs it: its runtime is not known", d.session).
+			Fix("give --runtime; if the session was removed, remove its apps: cupel rm --app APP")
+	}
 	return nil
 }
 

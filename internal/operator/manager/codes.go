@@ -86,34 +86,6 @@ func (p *planner) planHeld() {
 	}
 }
 
-// byRank sorts notices so that those come first that others of the same owner are
-// newer than most.
-func byRank(notices map[string]*Notice, some func(*Notice) bool) []*Notice {
-	owned := map[ident.KeyHash][]*Notice{}
-	for _, n := range notices {
-		if some(n) {
-			owned[n.Owner] = append(owned[n.Owner], n)
-		}
-	}
-	type ranked struct {
-		*Notice
-		newer int // of the same owner
-	}
-	var all []ranked
-	for _, list := range owned {
-		slices.SortFunc(list, func(a, b *Notice) int { return b.Since.Compare(a.Since) })
-		for i, n := range list {
-			all = append(all, ranked{n, i})
-		}
-	}
-	slices.SortFunc(all, func(a, b ranked) int { return b.newer - a.newer })
-	out := make([]*Notice, 0, len(all))
-	for _, n := range all {
-		out = append(out, n.Notice)
-	}
-	return out
-}
-
 // refused is the refusal of a request whose code was claimed already. The code
 // stays good here for a day, so that the request can be mended; then its grant is
 // given back.

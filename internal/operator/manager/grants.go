@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -44,21 +43,6 @@ type HeldGrant struct {
 	Revision int           `json:"revision"`
 	CAS      ident.KeyHash `json:"cas"`
 	CASAddr  string        `json:"cas_addr,omitempty"` // empty: the manager's own
-}
-
-// Notice is something that a CAS has to be told, until it was.
-type Notice struct {
-	ID       string             `json:"id"`
-	CAS      ident.KeyHash      `json:"cas"`
-	CASAddr  string             `json:"cas_addr,omitempty"` // empty: the manager's own
-	Grant    release.GrantID    `json:"grant"`
-	Token    release.GrantToken `json:"token"`
-	Instance ident.InstanceID   `json:"instance,omitzero"` // that is no more; zero: the grant is given back
-	Backend  string             `json:"backend,omitempty"` // told only when this one doesn't run (any more)
-	Since    time.Time          `json:"since"`             // from when on
-	AppID    string             `json:"app_id"`
-	App      string             `json:"app"`
-	Owner    ident.KeyHash      `json:"owner"`
 }
 
 // Rules of the CAS about grants that the manager acts on.
@@ -197,151 +181,6 @@ func (a *App) unasked() bool {
 	return a.Current != nil && a.Current.Grant == nil && !a.Current.Ungranted && !a.Removing
 }
 
-// giveBackNotice asks for a grant to be given back.
-func giveBackNotice(now time.Time, a *App, h HeldGrant) *Notice {
-	return notice(now, a, h, "back")
-}
-
-// goneNotice asks for the CAS to be told that an instance is no more.
-func goneNotice(now time.Time, a *App, h HeldGrant, id ident.InstanceID, backend string) *Notice {
-	n := notice(now, a, h, "gone:"+id.String())
-	n.Instance, n.Backend = id, backend
-	return n
-}
-
-// notice is named after CAS and grant too: whoever brings a CAS of their own
-// chooses what its grants are called.
-func notice(now time.Time, a *App, h HeldGrant, what string) *Notice {
-	return &Notice{
-		ID:      what + ":" + h.ID.String() + "@" + h.CAS.String(),
-		CAS:     h.CAS,
-		CASAddr: h.CASAddr,
-		Grant:   h.ID,
-		Token:   h.Token,
-		Since:   now,
-		AppID:   a.ID,
-		App:     a.Name,
-		Owner:   a.Owner,
-	}
-}
-
-// own says that it goes to the manager's own CAS.
-func (n *Notice) own() bool { return n.CASAddr == "" }
-
-// tell is what became of the tries to deliver a notice.
-type tell struct {
-	delivered bool
-	refused   *problem.Error // the CAS's own word, which ends it too
-	failures  int
-	retry     time.Time // not before
-}
-
-const (
-	// goneFor is how long it is worth to tell that an instance is no more: by then
-	// its rights have lapsed.
-	goneFor = 24 * time.Hour
-	// backFor is how long a CAS is sought to give a grant back to. Anybody may
-	// bring one that is never there.
-	backFor = 30 * 24 * time.Hour
-	// tellsAtOnce bounds the calls to the manager's own CAS at one time, and again
-	// those to all others: anybody may bring one that never answers.
-	tellsAtOnce = 16
-)
-
-// planNotices tells the CAS what it has to know, and forgets what it was told.
-func (p *planner) planNotices() {
-	p.dropStrange()
-	p.planHeld()
-	calls := map[bool]int{} // by whether the CAS is our own
-	for id, n := range p.state.Notices {
-		if p.busy["cas:"+id] {
-			calls[n.own()]++
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
-		n, t := p.state.Notices[id], p.told[id]
-		if slices.Contains(p.change.DeleteNotices, id) {
-			continue
-		}
-		s, there := p.observed[n.Backend]
-		worth := backFor
-		if !n.Instance.IsZero() {
-			worth = goneFor
-		}
-		switch {
-		case t.delivered || t.refused != nil || p.now.Sub(n.Since) > worth:
-			p.delivered(n, t)
-		case p.now.Before(n.Since):
-			p.wakeAt(n.Since)
-		case n.Backend != "" && (there && s.State != StateExited || p.busy[n.Backend]):
-			// It runs still, and may have something to commit.
-		case p.now.Before(t.retry):
-			p.wakeAt(t.retry)
-		case calls[n.own()] < tellsAtOnce && !p.busy["cas:"+id]:
-			p.act(action{key: "cas:" + id, tell: n})
-			calls[n.own()]++ // the end of each makes this pass again
-		}
-	}
-}
-
-// maxStrange is how many notices are kept for CASes that aren't the manager's own:
-// anybody may bring as many of them as they like that never answer.
-const maxStrange = 1000
-
-// dropStrange forgets those of the owners that have most.
-func (p *planner) dropStrange() {
-	if len(p.state.Notices) <= maxStrange {
-		return
-	}
-	all := byRank(p.state.Notices, func(n *Notice) bool { return !n.own() && !p.busy["cas:"+n.ID] })
-	for _, n := range all[:max(len(all)-maxStrange, 0)] {
-		p.delivered(n, tell{refused: problem.New(problem.Unavailable, "cas_unreachable", "too many CASes that are not this manager's own do not answer")})
-	}
-}
-
-// delivered forgets a notice.
-func (p *planner) delivered(n *Notice, t tell) {
-	p.change.DeleteNotices = append(p.change.DeleteNotices, n.ID)
-	if !n.Instance.IsZero() || n.AppID == "" { // or its code was never used
-		return
-	}
-	e := Event{Event: wire.Event{Time: p.now, AppID: n.AppID, App: n.App, Reason: "grant_given_back", Message: "grant " + n.Grant.Short() + " given back"}, Owner: n.Owner}
-	if t.refused == nil && !t.delivered {
-		t.refused = problem.New(problem.Unavailable, "cas_unreachable", "its CAS was not there for %d days", backFor/(24*time.Hour))
-	}
-	if t.refused != nil {
-		e.Warning, e.Message = true, fmt.Sprintf("grant %s not given back: %s: %s", n.Grant.Short(), t.refused.Rule, t.refused.Actual)
-	}
-	p.change.Events = append(p.change.Events, e)
-}
-
-// deliver makes the call that a notice asks for.
-func (m *Manager) deliver(ctx context.Context, n *Notice) error {
-	addr := m.casAddr(n.CAS, n.CASAddr)
-	if n.Instance.IsZero() {
-		return m.cfg.Grants.GiveBack(ctx, addr, n.CAS, n.Token)
-	}
-	return m.cfg.Grants.Gone(ctx, addr, n.CAS, n.Token, n.Instance)
-}
-
-// settleTell takes note of how that went. Callers hold mu.
-func (m *Manager) settleTell(n *Notice, err error, now time.Time) {
-	if m.state.Notices[n.ID] == nil {
-		return // forgotten meanwhile
-	}
-	t := m.told[n.ID]
-	switch {
-	case err == nil:
-		t.delivered = true
-	case definite(problem.From(err)) || problem.KindOf(err) == problem.Conflict:
-		t.refused = problem.From(err)
-	default:
-		t.failures++
-		t.retry = now.Add(backoff(m.limits, t.failures))
-	}
-	m.told[n.ID] = t
-}
-
 // ended takes note, once, that the instance's newest attempt ended: the CAS
 // hears that it is no more, and whoever looks that it kept nothing.
 func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
@@ -392,7 +231,7 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 	}
 	if s.Phase == "committing" {
 		return problem.New(problem.Unavailable, ruleNotCommitted, "it ended while it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
-			Fix("see its log: cupel logs INSTANCE --previous")
+			Fix("look what the machine lacked: disk, memory, cupeld or the CAS ('cupel events')")
 	}
 	return problem.New(problem.Unavailable, ruleNotCommitted, "killed before it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
 		Fix("let the app end within the grace when it is told to stop")

@@ -158,6 +158,37 @@ func TestRotatedValuesArePublishedWithTheRelease(t *testing.T) {
 	}
 }
 
+// TestServicesShareARotatedValue: the first release after a rotation makes it, for
+// all services.
+func TestServicesShareARotatedValue(t *testing.T) {
+	w := newWorld(t)
+	w.put(replaceCode(`version: "0.3"
+name: s
+services:
+  - {name: a, mrenclaves: [CODE], command: a, environment: {W: $$SCONE::word$$}}
+  - {name: b, mrenclaves: [CODE], command: b, environment: {W: $$SCONE::word$$}}
+secrets: [{name: word, kind: ascii, size: 30}, {name: nobodys, kind: ascii, size: 30, export_public: true}]
+`))
+	published := func() string {
+		v, err := w.Values(t.Context(), cas.Caller{}, cas.ValueRef{Session: "s", Secret: "nobodys"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.Values["nobodys"].Value
+	}
+	old, was := env(w.mustAsk(1, "s", "a"))["W"], published()
+	if _, err := w.rotate([]string{"word", "nobodys"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	a, b := env(w.mustAsk(2, "s", "a"))["W"], env(w.mustAsk(3, "s", "b"))["W"]
+	if a == old || a != b {
+		t.Errorf("before %q, then %q and %q", old, a, b)
+	}
+	if published() == was {
+		t.Error("what no service has, and so no release makes, stayed")
+	}
+}
+
 // TestARenewalCountsAsNew: an app that has certificates of the rotated authority in
 // files, and takes renewed ones, has no old one after its renewal.
 func TestARenewalCountsAsNew(t *testing.T) {

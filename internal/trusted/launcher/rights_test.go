@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func TestLapsedInstanceComesBack(t *testing.T) {
 	if code := wait(); code != 143 || len(s.cas.tags) != 1 {
 		t.Errorf("exit code %d, tags %v: %s", code, s.cas.tags, &s.errs)
 	}
-	if s.cas.releases != 2 || s.cas.grants[1] != "cupelgrant1.token" {
+	if s.cas.releases != 2 || s.cas.grants[1] != "cupelgrant1.token" || !slices.Equal(s.cas.returning, []bool{false, true}) {
 		t.Errorf("%d releases, under %v", s.cas.releases, s.cas.grants)
 	}
 }

@@ -95,6 +95,7 @@ type fakeCAS struct {
 	releases   int
 	keepAlives int
 	exits      []release.Exit
+	returning  []bool // of each release
 	tags       []release.TagRequest
 	refuseTag  *problem.Error
 	failFirst  int // releases that are answered with unavailable first
@@ -221,6 +222,7 @@ func (c *fakeCAS) check(r *http.Request, instance ident.KeyHash) error {
 		return err
 	}
 	c.grants = append(c.grants, req.Grant.Reveal())
+	c.returning = append(c.returning, req.Returning)
 	exporter, err := release.Exporter(r.TLS)
 	if err != nil {
 		return err

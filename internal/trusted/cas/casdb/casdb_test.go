@@ -133,3 +133,18 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("with room again: %v", err)
 	}
 }
+
+// TestRelativePath: a path is one of the working folder, not a host of a URL.
+func TestRelativePath(t *testing.T) {
+	t.Chdir(t.TempDir())
+	db, err := Open(t.Context(), "cas.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !Exists("cas.db") {
+		t.Error("it lies elsewhere")
+	}
+}

@@ -1,0 +1,394 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/release"
+)
+
+// Most instances of one app: a number that a slip of the finger doesn't reach.
+const maxInstances = 100
+
+const (
+	defaultContainerPort = 8080
+	defaultMemory        = 256 << 20
+	defaultService       = "client-app"
+	defaultPullService   = "pull_repo"
+)
+
+// Deploy makes an app of a session, or updates it. It answers when the wish is
+// durable; the app's Deployment tells how it goes. The app belongs to the key
+// that made the grant, whoever hands its code in.
+func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.DeployRequest) (wire.App, error) {
+	rev, err := m.revisionOf(ctx, req)
+	if err != nil {
+		return wire.App{}, err
+	}
+	right, err := m.rightTo(ctx, caller, rev, req)
+	if err != nil {
+		return wire.App{}, m.refused(ctx, caller, rev, right, err)
+	}
+	app, err := m.accept(ctx, rev, right, req)
+	if err != nil {
+		return wire.App{}, m.refused(ctx, caller, rev, right, err)
+	}
+	return app, nil
+}
+
+// accept makes a request that there is a right to the app's next revision.
+func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req wire.DeployRequest) (wire.App, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, err := m.appFor(right, rev.Session, req)
+	if err != nil {
+		return wire.App{}, err
+	}
+	rev.keep(a.last(), right.instances)
+	if err := m.checkRight(rev, right); err != nil {
+		return wire.App{}, err
+	}
+	if rev.Port, err = m.choosePort(a, rev.Port); err != nil {
+		return wire.App{}, err
+	}
+	if err := m.checkKey(a, rev); err != nil {
+		return wire.App{}, err
+	}
+	change, err := m.begin(a, rev, right)
+	if err != nil {
+		return wire.App{}, err
+	}
+	if err := m.commit(ctx, change); err != nil {
+		return wire.App{}, err
+	}
+	for _, ref := range []string{rev.Image, rev.PullImage} { // a new request deserves a new try
+		if st := m.images[ref]; !st.ready {
+			delete(m.images, ref)
+		}
+	}
+	delete(m.balance.failed, rev.Port)
+	m.poke()
+	return m.view(a), nil
+}
+
+// right is who may have a request carried out, and how much of it.
+type right struct {
+	owner     ident.KeyHash // whose the app is
+	code      release.GrantCode
+	app       string // what the grant calls it; empty: none
+	instances int    // that the grant lets run; 0: nobody counts
+	hopeless  bool   // the grant lets none of the services run that a deployment needs
+}
+
+// rightTo finds out what a request may do, from its code. Once that is claimed the
+// revision has its grant, also where the request is refused.
+func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revision, req wire.DeployRequest) (right, error) {
+	if req.Code == "" && !req.Ungranted {
+		return right{}, problem.New(problem.Denied, ruleGrantMissing, "a request to run session %s without a grant's code", rev.Session).
+			Want("a code from the session's owner").
+			Fix("owner: cupel deploy %s makes one and hands it in; for somebody else: cupel session submit %s, and cupel deploy --code @FILE", rev.Session, rev.Session)
+	}
+	if req.Code == "" {
+		rev.Ungranted, rev.Writes = true, req.Writes
+		return right{owner: caller}, nil
+	}
+
+	code, err := release.ParseGrantCode(req.Code)
+	if err != nil {
+		return right{}, err
+	}
+	reply, err := m.claim(ctx, rev, code)
+	if err != nil {
+		return right{}, err
+	}
+	rev.Grant = &Grant{ID: reply.Grant, Token: reply.Token}
+	got := right{
+		owner:     reply.Maker,
+		code:      code,
+		app:       reply.App,
+		instances: reply.Services[rev.Service].Instances,
+		hopeless:  !deployable(reply.Services),
+	}
+	if !validName(got.app) { // of a CAS that nobody knows
+		got.app = ""
+	}
+	if rev.CAS != m.cfg.CAS.Identity && reply.Maker != caller {
+		// That CAS is whoever the caller says that it is: it could name anybody.
+		got.owner = caller
+		return got, problem.New(problem.Denied, "not_maker", "the code is of a CAS that isn't this manager's own, which says that key %s made it", reply.Maker.Short()).
+			Want("the maker's own key on this connection").
+			Fix("let the owner who made the code hand it in: cupel deploy --code @FILE")
+	}
+	return got, covers(reply, rev)
+}
+
+// deployable reports whether a grant lets something serve and something run: else no
+// request can be carried out under it.
+func deployable(services map[ident.ServiceName]release.GrantedService) bool {
+	serves, runs := false, false
+	for _, s := range services {
+		serves, runs = serves || s.Instances > 0, runs || s.Runs > 0
+	}
+	return serves && runs
+}
+
+// checkRight checks what is certain only when the request is complete. Callers
+// hold mu.
+func (m *Manager) checkRight(rev *Revision, right right) error {
+	if rev.Grant != nil {
+		if err := m.unused(right.code); err != nil {
+			return err // by a request that came at the same time
+		}
+		if rev.Instances > right.instances {
+			return problem.New(problem.Denied, "grant_instances", "the grant lets %d instances of %s run, and the app has %d", right.instances, rev.Service, rev.Instances).
+				Fix("ask for fewer with --instances, or make a code for more: cupel session submit %s --instances %d", rev.Session, rev.Instances)
+		}
+	}
+	return oneWriter(rev)
+}
+
+// begin makes a revision the app's next one. A deployment that it replaces gives
+// its grant back at once. Callers hold mu.
+func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
+	now := m.cfg.Now()
+	c := Change{Apps: []*App{a}}
+	if h := a.Next.held(); h != nil {
+		c.Notices = append(c.Notices, giveBackNotice(now, a, *h))
+	}
+
+	a.Last++
+	rev.Number = a.Last
+	a.Next, a.Lost = rev, nil
+	a.Rollout = Rollout{
+		Revision: rev.Number, Phase: PhaseImages, Deadline: now.Add(m.limits.Deadline),
+		StoppedAt: a.Rollout.StoppedAt, // as long as nothing serves again
+	}
+	message := fmt.Sprintf("revision %d: %d instances of %s on port %d, memory %s", rev.Number, rev.Instances, rev.Runtime, rev.Port, wire.FormatMemory(rev.Memory))
+	if rev.Grant != nil {
+		id := rev.Grant.ID
+		a.Rollout.Grant = &id
+		message += ", under grant " + id.Short()
+		c.Codes = append(c.Codes, &UsedCode{Grant: id, Code: digestOf(right.code), App: a.Name, Used: now})
+		var err error
+		if c.DeleteNotices, err = m.takeUp(a, rev.held()); err != nil {
+			return c, err
+		}
+		for _, n := range m.noLonger(a, right.app, now) {
+			if !slices.Contains(c.DeleteNotices, n.ID) {
+				c.Notices = append(c.Notices, n)
+			}
+		}
+	}
+	c.Events = append(c.Events, newEvent(now, a, nil, false, "deploy_requested", message))
+	return c, nil
+}
+
+// revisionOf checks a request and fills in what it leaves open.
+func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revision, error) {
+	bad := func(rule, format string, args ...any) *problem.Error {
+		return problem.New(problem.Invalid, rule, format, args...)
+	}
+	if req.Version != wire.Version {
+		return nil, bad("version", "request version %d", req.Version).Want("%d", wire.Version)
+	}
+	session, err := ident.ParseSessionName(string(req.Session))
+	if err != nil {
+		return nil, bad("session", "%w", err)
+	}
+	if req.Instances < 0 || req.Instances > maxInstances {
+		return nil, bad("instances", "%d instances", req.Instances).Want("1 to %d", maxInstances)
+	}
+	if req.Memory != 0 && (req.Memory < wire.MinMemory || req.Memory > wire.MaxMemory) {
+		return nil, bad("memory", "%d bytes", req.Memory).
+			Want("a size from %s to %s", wire.FormatMemory(wire.MinMemory), wire.FormatMemory(wire.MaxMemory)).
+			Fix("give a whole number and a unit, like 256M or 1Gi")
+	}
+	rev := &Revision{
+		Session: session, Runtime: req.Runtime, Instances: req.Instances, Memory: req.Memory,
+		Port: req.Port, ContainerPort: req.ContainerPort,
+		Service: req.Service, PullService: req.PullService, CAS: m.cfg.CAS.Identity,
+		Profile: launch.Newest, Launcher: m.cfg.Launcher,
+	}
+	if rev.Service == "" {
+		rev.Service = defaultService
+	}
+	if rev.PullService == "" {
+		rev.PullService = defaultPullService
+	}
+	for _, s := range []ident.ServiceName{rev.Service, rev.PullService} {
+		if _, err := ident.ParseServiceName(string(s)); err != nil {
+			return nil, bad("service", "%w", err)
+		}
+	}
+	if req.CAS != nil {
+		rev.CAS, rev.CASAddr = req.CAS.Identity, req.CAS.Instances
+		if rev.CAS == m.cfg.CAS.Identity {
+			rev.CASAddr = "" // ours, however it was called: instances know the way
+		}
+	}
+	if rev.Image, err = m.image(ctx, req.Runtime); err != nil {
+		return nil, err
+	}
+	rev.PullImage, err = m.image(ctx, PullerRuntime)
+	return rev, err
+}
+
+// keep fills in what a request left open: as the app has it, else as the grant
+// has it (0: there is none), else the defaults.
+func (r *Revision) keep(was *Revision, granted int) {
+	if was == nil {
+		was = &Revision{Instances: min(max(1, granted), maxInstances), Memory: defaultMemory, ContainerPort: defaultContainerPort}
+	}
+	if r.Instances == 0 {
+		r.Instances = max(1, was.Instances)
+	}
+	if r.Memory == 0 {
+		r.Memory = was.Memory
+	}
+	if r.ContainerPort == 0 {
+		r.ContainerPort = was.ContainerPort
+	}
+}
+
+func (m *Manager) image(ctx context.Context, runtime string) (string, error) {
+	list, err := m.cfg.Catalog.Runtimes(ctx)
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, r := range list {
+		if r.Name == runtime {
+			return r.Image, nil
+		}
+		names = append(names, r.Name)
+	}
+	return "", problem.New(problem.NotFound, "runtime", "runtime %.100q is not built here", runtime).
+		Want("one of: %s", orNone(strings.Join(names, ", "))).
+		Fix("let the operator run 'cupel runtime build %.100s'", runtime)
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// appFor returns a copy of the app that the request updates, or a new one.
+// Callers hold mu.
+func (m *Manager) appFor(right right, session ident.SessionName, req wire.DeployRequest) (*App, error) {
+	name, given := req.Name, req.Name != ""
+	if !given {
+		name = wire.AppName(session)
+	}
+	if given && right.app != "" && right.app != name && right.code.CAS == m.cfg.CAS.Identity {
+		return nil, problem.New(problem.Conflict, "grant_app", "the code is for an app that is called %q", right.app).
+			Want("%q", name).
+			Fix("leave --name out, or let the owner make a code with --name %s", name)
+	}
+	if !given && right.app != "" && right.app != name {
+		name, given = right.app, true // the owner gave it a name of its own
+	}
+	if !validName(name) {
+		return nil, problem.New(problem.Invalid, "app_name", "app name %.100q", name).
+			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
+	}
+	taken := map[string]bool{}
+	var same *App
+	for _, a := range m.state.Apps {
+		if a.Owner != right.owner {
+			continue
+		}
+		taken[a.Name] = true
+		if a.Session != session || given && a.Name != name {
+			continue
+		}
+		// Several apps may run one session: without a name the oldest is meant.
+		if same == nil || a.CreatedAt.Before(same.CreatedAt) || a.CreatedAt.Equal(same.CreatedAt) && a.ID < same.ID {
+			same = a
+		}
+	}
+	if same != nil {
+		if same.Removing {
+			return nil, problem.New(problem.Conflict, "app_removing", "app %q is being removed", same.Name).Fix("try again in a moment")
+		}
+		c := *same
+		return &c, nil
+	}
+	if given && taken[name] {
+		return nil, problem.New(problem.Conflict, "app_name_taken", "another app of the same key is called %q", name).Fix("give another --name")
+	}
+	for n, base := 2, name; taken[name]; n++ {
+		name = fmt.Sprintf("%.36s-%d", base, n)
+	}
+	return &App{ID: m.cfg.NewID("app"), Name: name, Owner: right.owner, Session: session, CreatedAt: m.cfg.Now()}, nil
+}
+
+// last is the revision that serves, or else the one that was to and failed.
+func (a *App) last() *Revision {
+	if a.Current != nil {
+		return a.Current
+	}
+	return a.Lost
+}
+
+// newestRevision is the one that the app's owner asked for last, of those that
+// still count.
+func newestRevision(a *App) *Revision {
+	if a.Next != nil {
+		return a.Next
+	}
+	return a.Current
+}
+
+func validName(s string) bool {
+	return len(s) <= 40 && s != "" && s == wire.AppName(ident.SessionName(s))
+}
+
+// choosePort checks the port that was asked for, or finds one. Callers hold mu.
+func (m *Manager) choosePort(a *App, port uint16) (uint16, error) {
+	own := map[uint16]bool{}
+	others := map[uint16]bool{}
+	for _, b := range m.state.Apps {
+		for _, rev := range []*Revision{b.Current, b.Next} {
+			if rev != nil && b.ID == a.ID {
+				own[rev.Port] = true
+			} else if rev != nil {
+				others[rev.Port] = true
+			}
+		}
+	}
+	free := func(port uint16) error {
+		switch {
+		case others[port]:
+			return fmt.Errorf("another app has it")
+		case own[port]:
+			return nil // ours since the last deployment
+		}
+		return m.cfg.PortFree(port)
+	}
+	if port != 0 {
+		if err := free(port); err != nil {
+			return 0, portTaken(port, err)
+		}
+		return port, nil
+	}
+	if a.Current != nil {
+		return a.Current.Port, nil
+	}
+	if was := a.last(); was != nil && free(was.Port) == nil {
+		return was.Port, nil
+	}
+	for p := int(m.cfg.FirstPort); p <= 65535; p++ {
+		if free(uint16(p)) == nil {
+			return uint16(p), nil
+		}
+	}
+	return 0, problem.New(problem.Unavailable, "port_taken", "no free port from %d up", m.cfg.FirstPort)
+}
