@@ -160,6 +160,9 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 		}
 	}
 	d.show.end(err)
+	if w := app.Deployment.Warning; w != nil && err != nil && !g.json() {
+		g.warnf("warning: %s: %s", w.Rule, w.Actual) // what was lost on the way, whatever else failed
+	}
 	switch {
 	case err == nil && d.blind:
 		return d.unchecked(app)

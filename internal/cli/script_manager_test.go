@@ -280,6 +280,7 @@ func (m *scriptManager) app() manager.App {
 	}
 	if m.fails != nil {
 		a.State, a.Deployment.State, a.Deployment.Problem = manager.AppFailed, manager.DeploymentFailed, m.fails
+		a.Deployment.Warning = problem.New(problem.Unavailable, "not_committed", "the old instance stored nothing")
 		return a
 	}
 	a.State, a.Healthy, a.Revision, a.Deployment.State = manager.AppReady, len(m.instances), m.revision, manager.DeploymentDone
