@@ -188,6 +188,9 @@ func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
 	in.Recorded = in.Attempt
 	if why := lost(a.writer(in.Revision), s); why != nil && in.Role == RoleApp {
 		p.event(a, in, true, wire.ReasonNotCommitted, "%s", why.Actual)
+		if a.Rollout.active() && in.Revision != a.Rollout.Revision { // for which it was stopped
+			p.edit(a).Rollout.Warning = why
+		}
 	}
 
 	if s.InstanceID.IsZero() || reported(s) {

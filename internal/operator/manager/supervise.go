@@ -95,9 +95,6 @@ func (p *planner) hold(a *App, in *Instance) {
 		in.ExitCode, in.OOM, in.Problem = s.ExitCode, s.OOMKilled, s.Problem
 		in.Attempt++
 		in.Failures, in.NotBefore = 0, time.Time{}
-		if why := lost(a.writer(in.Revision), s); why != nil {
-			p.edit(a).Rollout.Warning = why
-		}
 	}
 }
 

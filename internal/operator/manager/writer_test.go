@@ -251,8 +251,10 @@ func TestWriterThatBecameAReaderIsTold(t *testing.T) {
 		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Denied, "lease_ended", "lease 1 of volume pgdata"))
 		req := request()
 		req.Instances = 1
-		w.settled(w.deploy(req).ID)
-		time.Sleep(time.Minute)
+		a := w.settled(w.deploy(req).ID)
+		if w := a.Deployment.Warning; w == nil || w.Rule != "not_committed" {
+			t.Errorf("the deployment says nothing: %+v", a.Deployment)
+		}
 		if m := w.messages(); !strings.Contains(m, "instance_not_committed "+in.ID+" what the app wrote since it started is lost: lease_ended: lease 1 of volume pgdata") {
 			t.Errorf("events:\n%s", m)
 		}
