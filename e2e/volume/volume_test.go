@@ -24,7 +24,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/release"
 	"cupel.dev/cupel/internal/trusted/sealed"
-	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 const (
@@ -175,30 +174,40 @@ func (s *scene) tampered(t *testing.T) {
 // tooLarge: what the instance's memory can't hold is refused with the mend, and
 // the volume stays as it was.
 func (s *scene) tooLarge(t *testing.T) {
-	for _, c := range []struct{ name, fill, rules string }{
-		// git leaves holes where there are zeros: they cost nothing before the
-		// volume is stored, and would when it is opened.
-		{"found before the commit", "\x00", volume.RuleTooLarge},
-		// Whether a write fails first, or git is killed, is the kernel's choice.
-		{"found while pulling", "x", "pull_space|out_of_memory"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			before := s.generation()
-			files := harness.ExampleApp(s.World)
-			for i := range 45 { // small on its way here
-				files[fmt.Sprintf("data/%d.bin", i)] = fmt.Sprint(i) + strings.Repeat(c.fill, 5<<20)
-			}
-			s.Git.Push("app", files)
-			p := s.owner.MustNotDeploy(c.rules, session, "--port", s.port)
-			t.Logf("refused: %+v", p)
-			if !strings.Contains(p.Mend, "--memory") {
-				t.Errorf("the mend does not name the flag: %s", p.Mend)
-			}
-			if after := s.generation(); after != before {
-				t.Errorf("generation %d was committed, was %d", after, before)
-			}
-		})
+	push := func(fill string) {
+		files := harness.ExampleApp(s.World)
+		for i := range 45 { // small on its way here
+			files[fmt.Sprintf("data/%d.bin", i)] = fmt.Sprint(i) + strings.Repeat(fill, 5<<20)
+		}
+		s.Git.Push("app", files)
 	}
+	t.Run("found while pulling", func(t *testing.T) {
+		before := s.generation()
+		push("x")
+		// Whether a write fails first, or git is killed, is the kernel's choice.
+		p := s.owner.MustNotDeploy("pull_space|out_of_memory", session, "--port", s.port)
+		t.Logf("refused: %+v", p)
+		if !strings.Contains(p.Mend, "--memory") {
+			t.Errorf("the mend does not name the flag: %s", p.Mend)
+		}
+		if after := s.generation(); after != before {
+			t.Errorf("generation %d was committed, was %d", after, before)
+		}
+	})
+
+	// git leaves holes where there are zeros: they cost no memory, neither here nor
+	// where the volume is opened.
+	t.Run("as long, of holes", func(t *testing.T) {
+		before := s.generation()
+		push("\x00")
+		s.deploy()
+		if after := s.generation(); after != before+1 {
+			t.Errorf("generation %d was committed, was %d", after, before)
+		}
+		if a, err := s.owner.AppClient(session).Get(netip.Addr{}, s.at); err != nil || a.Message == "" {
+			t.Errorf("%+v, %v", a, err)
+		}
+	})
 }
 
 // twoWriters: two deployments of one session pull at once. One has the lease; the
