@@ -155,7 +155,7 @@ func (s *stage) input(t *testing.T) {
 		{"more memory than there can be", s.owner, []string{"deploy", "steady", "--memory", "99999999G"}, "memory", 2, "too large"},
 		{"no port", s.owner, []string{"deploy", "steady", "--port", "70000"}, "port", 2, "65535"},
 		{"no instances", s.owner, []string{"deploy", "steady", "--instances", "0"}, "instances", 2, "rm --app"},
-		{"unknown session", s.owner, []string{"deploy", "nowhere"}, "runtime", 2, "--runtime"},
+		{"unknown session", s.owner, []string{"deploy", "nowhere"}, "session_unknown", 3, "create the session"},
 		{"unknown app", s.owner, []string{"rm", "--app", "nowhere"}, "app", 3, "cupel ps"},
 		{"somebody else's app", stranger, []string{"rm", "--app", "steady"}, "not_owner", 6, "--config"},
 		{"unknown flag", s.owner, []string{"deploy", "steady", "--memroy", "1G"}, "usage", 2, "--help"},

@@ -187,11 +187,11 @@ func (r *running) demand(commit, app string) error {
 
 // otherApps reports whether an instance runs under a grant for another app than the
 // one that is verified: a session may have several. What an app is called is the word
-// of its grants, never of its operator.
+// of the owner's own grants, never of its operator or of strangers.
 func (r *running) otherApps(id release.GrantID, app string) bool {
-	named, mine := false, false
+	named, mine := false, id.IsZero() // under no grant it may be any app's
 	for _, g := range r.grants {
-		if g.App == app && g.State == api.GrantClaimed {
+		if g.App == app && g.State == api.GrantClaimed && g.Maker == r.me {
 			named = true
 			mine = mine || g.ID == id
 		}

@@ -163,6 +163,18 @@ func TestJudgeDemandsOfTheAppThatIsMeant(t *testing.T) {
 			t.Errorf("%s: %v", app, err)
 		}
 	}
+	ungranted := other
+	ungranted.ID, ungranted.Grant = ident.InstanceID{8}, release.GrantID{}
+	r.session.Access.Deploy = []session.AccessEntry{{Word: session.Any}}
+	r.state.Instances = append(r.state.Instances, ungranted)
+	if _, err := r.judge(hash, verifyOptions{commit: newCommit, app: "shop"}, time.Now()); err == nil {
+		t.Error("what runs under no grant is left out")
+	}
+	r.grants[0].Maker = ident.KeyHash{7} // a stranger calls theirs so
+	if r.otherApps(other.Grant, "shop") {
+		t.Error("a stranger's grant decides which instances count")
+	}
+	r.grants[0].Maker = r.me
 	if !r.otherApps(other.Grant, "shop") || r.otherApps(other.Grant, "old-shop") || r.otherApps(other.Grant, "what the operator calls it") {
 		t.Error("instances are taken for another app's")
 	}

@@ -174,6 +174,19 @@ func takeOver(ctx context.Context, state string) (layout, *stateLock, error) {
 	}
 }
 
+// openManager opens what stops apps in order, before the first is told to stop.
+func (p *parts) openManager(ctx context.Context) (err error) {
+	if err := p.openBalancer(ctx); err != nil {
+		return err
+	}
+	if p.store, err = managerdb.Open(ctx, p.path("manager.db")); err != nil {
+		return err
+	}
+	p.onClose(p.store.Close)
+	_, err = p.store.Load(ctx)
+	return err
+}
+
 // unreadyError says that what apps need to store their volumes can't be started. They
 // still run.
 type unreadyError struct{ err error }
@@ -226,13 +239,10 @@ func stopOrphans(ctx context.Context, l layout, o Options, log *slog.Logger) (er
 		log.WarnContext(ctx, "without a CAS no app can store its volumes", "error", err)
 	}
 
-	if err := p.openBalancer(ctx); err != nil {
-		return err
+	if err := p.openManager(ctx); err != nil {
+		c.end()
+		return &unreadyError{errors.Join(err, c.parts.Wait())}
 	}
-	if p.store, err = managerdb.Open(ctx, p.path("manager.db")); err != nil {
-		return err
-	}
-	p.onClose(p.store.Close)
 	err = p.stopApps(ctx)
 	c.end()
 	return errors.Join(err, c.parts.Wait())

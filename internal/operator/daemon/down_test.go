@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -54,6 +55,18 @@ func TestDownLosesNothing(t *testing.T) {
 			t.Errorf("with %s taken: %v; containerd runs: %v", name, err, runs())
 		}
 		_ = ln.Close()
+	}
+
+	db := l.path("manager.db")
+	if err := errors.Join(os.Rename(db, db+".good"), os.WriteFile(db, bytes.Repeat([]byte("no database "), 1000), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	err = Down(t.Context(), o, slog.New(slog.DiscardHandler))
+	if p := problem.From(err); p == nil || p.Rule != "down_unsafe" || !runs() {
+		t.Errorf("with a damaged database: %v; containerd runs: %v", err, runs())
+	}
+	if err := os.Rename(db+".good", db); err != nil {
+		t.Fatal(err)
 	}
 
 	ln, err := net.Listen("tcp", net.JoinHostPort("0.0.0.0", loadPorts(l.path("ports.json")).last["registry"]))

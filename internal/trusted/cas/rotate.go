@@ -349,6 +349,9 @@ func (c *CAS) describeRotations(ctx context.Context, s *sessionState) (api.Rotat
 // s.mu and in.mu. Renewed certificates, and their keys, take the place of those that
 // it had, where the session says that the app takes them.
 func (s *sessionState) hasOld(in *instance, name string, rotated time.Time) bool {
+	if in.rec.SessionHash != s.current.Hash { // what its version gave it isn't known here: it may have it
+		return in.rec.Released.Before(rotated)
+	}
 	sp := s.plan.services[in.rec.Service]
 	if sp == nil || !slices.Contains(sp.shared, name) {
 		return false

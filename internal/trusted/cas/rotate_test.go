@@ -158,6 +158,21 @@ func TestRotatedValuesArePublishedWithTheRelease(t *testing.T) {
 	}
 }
 
+// TestTheOldValueOfAnOldVersion: who runs by a version that had the secret is named,
+// also where the current one has it no more.
+func TestTheOldValueOfAnOldVersion(t *testing.T) {
+	w := newWorld(t)
+	const secrets = "  - {name: word, kind: ascii, size: 30}\n  - {name: other, kind: ascii, size: 30}"
+	h := w.put(withSecrets("s", "", secrets, `O: $$SCONE::other$$, W: $$SCONE::word$$`))
+	w.mustAsk(1, "s", "a")
+	w.put(withSecrets("s", "predecessor: "+h.String(), secrets, `O: $$SCONE::other$$`))
+	w.mustAsk(2, "s", "a")
+	list, err := w.rotate([]string{"word"}, nil)
+	if err != nil || !slices.Equal(list.Secrets[0].Old, []ident.InstanceID{{1}}) {
+		t.Errorf("%+v, %v", list.Secrets, err)
+	}
+}
+
 // TestServicesShareARotatedValue: the first release after a rotation makes it, for
 // all services.
 func TestServicesShareARotatedValue(t *testing.T) {
