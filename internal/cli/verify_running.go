@@ -208,6 +208,9 @@ func (r *running) olderGrant(id release.GrantID) string {
 	}
 	mine := r.grants[at]
 	for _, g := range r.grants {
+		if !r.session.Access.AsksForGrant() && g.Maker != mine.Maker {
+			continue
+		}
 		if g.App == mine.App && g.State == api.GrantClaimed && !ownToken(g) && g.Made.After(mine.Made) {
 			return fmt.Sprintf("it runs under grant %s, and the newest of app %s is %s", mine.ID.Short(), g.App, g.ID.Short())
 		}

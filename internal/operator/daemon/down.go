@@ -208,9 +208,15 @@ func (l layout) writes(ctx context.Context) bool {
 	if err != nil {
 		return true
 	}
+	for _, in := range state.Instances {
+		if !in.Done && len(in.Writes) > 0 {
+			return true
+		}
+	}
 	for _, a := range state.Apps {
 		for _, rev := range []*manager.Revision{a.Current, a.Next, a.Lost} {
-			if rev != nil && len(rev.Writes) > 0 {
+			unknown := rev != nil && rev.Grant == nil && !rev.Ungranted // from before there were grants
+			if rev != nil && (unknown || len(rev.Writes) > 0) {
 				return true
 			}
 		}

@@ -154,12 +154,12 @@ func (m *Manager) checkRight(rev *Revision, right right) error {
 }
 
 // begin makes a revision the app's next one. A deployment that it replaces gives
-// its grant back at once. Callers hold mu.
+// its grant back when nothing of it runs any more. Callers hold mu.
 func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
 	now := m.cfg.Now()
 	c := Change{Apps: []*App{a}}
-	if h := a.Next.held(); h != nil {
-		c.Notices = append(c.Notices, giveBackNotice(now, a, *h))
+	if a.Next != nil { // what runs of it may have something to store
+		a.release(a.Next)
 	}
 
 	a.Last++

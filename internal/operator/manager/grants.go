@@ -186,7 +186,7 @@ func (a *App) unasked() bool {
 func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
 	in = p.editInstance(in)
 	in.Recorded = in.Attempt
-	if why := lost(a.writer(in.Revision), s); why != nil && in.Role == RoleApp {
+	if why := lost(a.writer(in), s); why != nil && in.Role == RoleApp {
 		p.event(a, in, true, wire.ReasonNotCommitted, "%s", why.Actual)
 		if a.Rollout.active() && in.Revision != a.Rollout.Revision { // for which it was stopped
 			p.edit(a).Rollout.Warning = why
@@ -240,11 +240,14 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 		Fix("let the app end within the grace when it is told to stop")
 }
 
-// writer is the revision of that number, as far as it is known what it writes:
-// of one from before there were grants nobody said, and what the next one writes
-// is taken for it.
-func (a *App) writer(number int) *Revision {
-	rev := a.revision(number)
+// writer is the instance's revision, as far as it is known what it writes: of one
+// from before there were grants nobody said, and what the next one writes is taken
+// for it.
+func (a *App) writer(in *Instance) *Revision {
+	rev := a.revision(in.Revision)
+	if len(in.Writes) > 0 {
+		return &Revision{Number: in.Revision, Writes: in.Writes}
+	}
 	if rev != nil && rev.Grant == nil && !rev.Ungranted && len(rev.Writes) == 0 && a.Next != nil {
 		return a.Next
 	}

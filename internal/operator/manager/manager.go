@@ -457,7 +457,7 @@ func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Instance) er
 		if a == nil {
 			continue
 		}
-		if why := lost(a.writer(in.Revision), s); why != nil {
+		if why := lost(a.writer(in), s); why != nil {
 			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, wire.ReasonNotCommitted, why.Actual))
 		}
 	}

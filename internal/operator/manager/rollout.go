@@ -330,6 +330,9 @@ func (p *planner) create(a *App, role Role, n int) {
 	}
 	for range n {
 		in := &Instance{ID: p.newID(prefix), App: a.ID, Role: role, Revision: a.Next.Number, Attempt: 1, CreatedAt: p.now}
+		if role == RoleApp {
+			in.Writes = a.Next.Writes
+		}
 		p.instances[in.ID] = in
 	}
 }

@@ -261,6 +261,57 @@ func TestWriterThatBecameAReaderIsTold(t *testing.T) {
 	})
 }
 
+// TestALossIsToldWhateverReplacedIt: a writer that is drained for a revision which
+// writes nothing, and one of a deployment that another replaced, say what they lost;
+// and the latter has its grant until it has ended.
+func TestALossIsToldWhateverReplacedIt(t *testing.T) {
+	for name, word := range map[string]*problem.Error{
+		"revoked": problem.New(problem.Denied, "instance_revoked", "the instance's rights ended"),
+		"node":    problem.New(problem.Unavailable, "registry_unreachable", "store the volume's snapshot"),
+	} {
+		t.Run("drained, "+name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, nil)
+				w.settled(w.deploy(w.writing()).ID)
+				in := w.instances("app")[0]
+				w.fake.SetLastWord(in.ID+"-1", word)
+				req := request()
+				req.Instances = 1
+				if a := w.settled(w.deploy(req).ID); a.Deployment.Warning == nil || !strings.Contains(w.messages(), "instance_not_committed") {
+					t.Errorf("warning %v; events:\n%s", a.Deployment.Warning, w.messages())
+				}
+			})
+		})
+		t.Run("replaced, "+name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+					return backendtest.Script{Exit: s.Port == 0, Unhealthy: s.Labels["revision"] == "2"}
+				})
+				w.settled(w.deploy(w.writing()).ID)
+				first := w.instances("app")[0]
+				w.deploy(w.writing())
+				second := ""
+				for second == "" {
+					time.Sleep(100 * time.Millisecond)
+					for _, in := range w.instances("app") {
+						if in.ID != first.ID && in.State == "running" {
+							second = in.ID
+						}
+					}
+				}
+				w.fake.SetLastWord(second+"-1", word)
+				w.settled(w.deploy(w.writing()).ID)
+				time.Sleep(5 * time.Second)
+				text := w.messages()
+				lost, back := strings.Index(text, "instance_not_committed "+second), strings.LastIndex(text, "grant_given_back")
+				if lost < 0 || back < lost {
+					t.Errorf("events:\n%s", text)
+				}
+			})
+		})
+	}
+}
+
 // TestRefusedCommitAfterAnUpgradeIsTold: of a revision from before there were
 // grants nobody knows that it writes, until the next one does.
 func TestRefusedCommitAfterAnUpgradeIsTold(t *testing.T) {

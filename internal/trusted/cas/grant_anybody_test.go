@@ -39,3 +39,30 @@ func TestAnybodysSession(t *testing.T) {
 		}
 	}
 }
+
+// TestStrangersGrantsHideNobodys: where anybody may make grants, the list stays short
+// and has the caller's own.
+func TestStrangersGrantsHideNobodys(t *testing.T) {
+	w := newWorld(t)
+	w.put(readers("s", "access_policy: {deploy: [ANY]}"))
+	for range 3 {
+		w.submit(w.owner, "s", services{"a": {Instances: 1}})
+	}
+	stranger := caller(9, "192.0.2.9")
+	for range 1001 {
+		w.submit(stranger, "s", services{"a": {Instances: 1}})
+	}
+	list, err := w.Grants(t.Context(), w.owner, "s")
+	if err != nil || len(list.Grants) != 1000 {
+		t.Fatalf("%d grants, %v", len(list.Grants), err)
+	}
+	own := 0
+	for _, g := range list.Grants {
+		if g.Maker == w.owner.Key {
+			own++
+		}
+	}
+	if own != 3 {
+		t.Errorf("%d of the owner's three are listed", own)
+	}
+}

@@ -192,7 +192,7 @@ func (c *CAS) Grants(ctx context.Context, who Caller, name ident.SessionName) (a
 	}
 
 	out := api.Grants{Version: api.Version, Grants: []api.Grant{}}
-	for _, g := range s.allGrants() {
+	for _, g := range listed(s.allGrants(), who.Key) {
 		out.Grants = append(out.Grants, g.describe(c))
 	}
 	slices.SortFunc(out.Grants, func(a, b api.Grant) int {
@@ -202,6 +202,39 @@ func (c *CAS) Grants(ctx context.Context, who Caller, name ident.SessionName) (a
 		return strings.Compare(a.ID.String(), b.ID.String())
 	})
 	return out, nil
+}
+
+// maxListed is how many grants of a session are listed at once. Where anybody may
+// make some, there may be many more.
+const maxListed = 1000
+
+// listed are those grants that a caller hears of: their own first, then the newest.
+func listed(all []*grant, me ident.KeyHash) []*grant {
+	if len(all) <= maxListed {
+		return all
+	}
+	type entry struct {
+		g    *grant
+		own  bool
+		made time.Time
+	}
+	entries := make([]entry, 0, len(all))
+	for _, g := range all {
+		g.mu.Lock()
+		entries = append(entries, entry{g, g.rec.Maker == me, g.rec.Made})
+		g.mu.Unlock()
+	}
+	slices.SortFunc(entries, func(a, b entry) int {
+		if a.own != b.own {
+			return map[bool]int{true: -1, false: 1}[a.own]
+		}
+		return b.made.Compare(a.made)
+	})
+	out := make([]*grant, 0, maxListed)
+	for _, e := range entries[:maxListed] {
+		out = append(out, e.g)
+	}
+	return out
 }
 
 // ChangeGrant gives services of a grant another number. Instances beyond a lower
