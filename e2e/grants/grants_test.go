@@ -7,6 +7,7 @@ package grants
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -127,7 +128,15 @@ func TestGrants(t *testing.T) {
 
 	for i, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		t.Run("down without cupeld: "+signal.String(), func(t *testing.T) {
+			cas := w.Info().CAS.Instances
 			w.Kill("cupeld", signal)
+			// Where the CAS can't be had, nothing is stopped.
+			var taken net.Listener
+			w.Eventually(20*time.Second, func() (err error) { taken, err = net.Listen("tcp", cas); return err })
+			w.Operator.MustRefuse("down_unsafe", "down")
+			if err := taken.Close(); err != nil {
+				t.Fatal(err)
+			}
 			r := w.Operator.Run("down")
 			if r.Code != 0 || strings.Contains(r.Stderr, "not stored") {
 				t.Errorf("%s", r)

@@ -44,8 +44,9 @@ func Down(ctx context.Context, o Options, log *slog.Logger) error {
 	}
 	defer lock.release()
 	if l.containerdRuns() || l.cgroupExists() {
-		err := stopOrphans(ctx, l, o, log)
-		if unready, ok := errors.AsType[*unreadyError](err); ok && !o.Force && l.writes(ctx) {
+		strict := !o.Force && l.writes(ctx)
+		err := stopOrphans(ctx, l, o, strict, log)
+		if unready, ok := errors.AsType[*unreadyError](err); ok && strict {
 			return problem.New(problem.Unavailable, "down_unsafe", "apps that write volumes run, and what they need to store them can't be started: %w", unready.err).
 				Want("registry and CAS where they were").
 				Fix("mend that, then run this again, or cupel up, which adopts them; cupel down --force ends them as they are: what they wrote since they started is lost")
@@ -225,8 +226,8 @@ func (l layout) writes(ctx context.Context) bool {
 }
 
 // stopOrphans stops in order what a dead cupeld left running, on the parts that apps
-// need to store what they wrote.
-func stopOrphans(ctx context.Context, l layout, o Options, log *slog.Logger) (err error) {
+// need to store what they wrote; strict: or not at all.
+func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slog.Logger) (err error) {
 	p := &parts{layout: l, log: log}
 	defer func() { err = errors.Join(err, p.close()) }()
 	// Where they were: instances know the CAS's port.
@@ -238,7 +239,7 @@ func stopOrphans(ctx context.Context, l layout, o Options, log *slog.Logger) (er
 	}
 	defer c.end()
 	if _, err := p.carryCAS(ctx, c, o, ports); err != nil {
-		if !o.Force && l.writes(ctx) {
+		if strict {
 			c.end()
 			return &unreadyError{errors.Join(err, c.parts.Wait())}
 		}

@@ -19,21 +19,23 @@ func (c *CAS) endGrant(ctx context.Context, g *grant, reason string, who Caller)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.commitEnds(ctx, ends); err != nil {
+	if err := c.commitEnds(ctx, nil, ends); err != nil {
 		return nil, err
 	}
 	return lostBy(ends), nil
 }
 
-// commitEnds commits ends in one transaction, with their session locked for
-// writing.
-func (c *CAS) commitEnds(ctx context.Context, ends []ending) error {
-	if len(ends) == 0 {
-		return nil
-	}
-	changes := make([]change, 0, len(ends))
+// commitEnds commits ends in one transaction, between what comes before and after
+// them, with their session locked for writing. Where there is nothing to commit it
+// does nothing.
+func (c *CAS) commitEnds(ctx context.Context, before []change, ends []ending, after ...change) error {
+	changes := slices.Clone(before)
 	for _, e := range ends {
 		changes = append(changes, e.change)
+	}
+	changes = append(changes, after...)
+	if len(changes) == 0 {
+		return nil
 	}
 	if _, err := c.journal.commit(ctx, changes...); err != nil {
 		return err
@@ -164,7 +166,7 @@ func (c *CAS) endOverdue(ctx context.Context, s *sessionState, grants []*grant, 
 		}
 		ends = append(ends, more...)
 	}
-	return c.commitEnds(ctx, ends)
+	return c.commitEnds(ctx, nil, ends)
 }
 
 // GiveBack ends the grant whose token the caller holds.

@@ -11,20 +11,19 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
-// How many of a session's instances and grants that have ended are remembered. Those
-// that lapsed may come back, and can't once they are forgotten.
-const (
-	keptInstances = 100
-	keptLapsed    = 1000
-	keptGrants    = 20
-)
+// kept is how many of a session's instances and grants that have ended are
+// remembered. Those that lapsed may come back, and can't once they are forgotten.
+type kept struct{ instances, lapsed, grants int }
+
+var mostKept = kept{instances: 100, lapsed: 1000, grants: 20}
 
 // forget drops the rows of what ended long ago.
 func (c *CAS) forget(ctx context.Context) {
 	share := c.shares(ctx)
 	c.sessions.Range(func(_, v any) bool {
 		s := v.(*sessionState)
-		if err := c.pruneInstances(ctx, s, share(s, keptInstances), share(s, keptLapsed)); err != nil {
+		keep := share(s)
+		if err := c.pruneInstances(ctx, s, keep.instances, keep.lapsed); err != nil {
 			c.log.Warn("ended instances not pruned yet", "session", s.name, "error", err)
 		}
 		s.mu.RLock() // so that no removal comes between
@@ -33,7 +32,7 @@ func (c *CAS) forget(ctx context.Context) {
 		if err != nil {
 			c.log.Warn("refused releases not recorded yet", "session", s.name, "error", err)
 		}
-		if err := c.pruneGrants(ctx, s, share(s, keptGrants)); err != nil {
+		if err := c.pruneGrants(ctx, s, keep.grants); err != nil {
 			c.log.Warn("ended grants not pruned yet", "session", s.name, "error", err)
 		}
 		return ctx.Err() == nil
@@ -152,11 +151,11 @@ func (t *tally) part(who payer, most int, limit func(scope) int64) int {
 	return int(max(keep, 1))
 }
 
-// shares counts what ended and is remembered. The answer tells how much of a
-// number a session may keep: less, but the last one, where whoever it is counted to
-// has more of it than the quota of grants, which is as much as may be alive; of what
-// lapsed ten times as much.
-func (c *CAS) shares(ctx context.Context) func(s *sessionState, most int) int {
+// shares counts what ended and is remembered. The answer tells how much of it a
+// session may keep: less than most, but the last one, where whoever it is counted to
+// has more than the quota of grants, which is as much as may be alive; of what lapsed
+// ten times as much.
+func (c *CAS) shares(ctx context.Context) func(s *sessionState) kept {
 	ended, lapsed := map[*sessionState]int64{}, map[*sessionState]int64{}
 	c.instances.Range(func(_, v any) bool {
 		switch in := v.(*instance); {
@@ -185,15 +184,18 @@ func (c *CAS) shares(ctx context.Context) func(s *sessionState, most int) int {
 	for s, n := range lapsed {
 		away.add(c.opener(ctx, s), n)
 	}
-	return func(s *sessionState, most int) int {
+	limit := func(of scope) int64 { return c.ledger.quotas.limit(of, countGrants) }
+	wider := func(of scope) int64 { return 10 * limit(of) }
+	return func(s *sessionState) kept {
 		if ended[s]+lapsed[s] == 0 {
-			return most
+			return mostKept
 		}
 		who := c.opener(ctx, s)
-		if most == keptLapsed {
-			return away.part(who, most, func(of scope) int64 { return 10 * c.ledger.quotas.limit(of, countGrants) })
+		return kept{
+			instances: history.part(who, mostKept.instances, limit),
+			lapsed:    away.part(who, mostKept.lapsed, wider),
+			grants:    history.part(who, mostKept.grants, limit),
 		}
-		return history.part(who, most, func(of scope) int64 { return c.ledger.quotas.limit(of, countGrants) })
 	}
 }
 

@@ -342,11 +342,17 @@ func (j *journal) build(groups []*group) (Batch, audit.Chain, int64, error) {
 const maxDetail = 1024
 
 func brief(detail map[string]string) map[string]string {
-	out := maps.Clone(detail)
-	for key, text := range out {
+	var out map[string]string
+	for key, text := range detail {
 		if len(text) > maxDetail {
+			if out == nil { // as good as never
+				out = maps.Clone(detail)
+			}
 			out[key] = fmt.Sprintf("%s… (%d bytes in all)", strings.ToValidUTF8(text[:maxDetail], ""), len(text))
 		}
+	}
+	if out == nil {
+		return detail
 	}
 	return out
 }

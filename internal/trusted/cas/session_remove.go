@@ -99,25 +99,18 @@ func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (api.Remo
 	}
 	slices.Sort(out.Volumes)
 
-	changes := []change{{
+	removal := change{
 		event:   audit.SessionRemoved,
 		actor:   who.Key,
 		request: who.Request,
 		session: s.name,
 		detail:  map[string]string{"versions": fmt.Sprint(out.Versions)},
 		rows:    []write{{sessionRow(s.name), row}},
-	}}
-	for _, e := range ends {
-		changes = append(changes, e.change)
 	}
-	changes = append(changes, dropping(s.name, who, rows)...)
-	if _, err := c.journal.commit(ctx, changes...); err != nil {
+	if err := c.commitEnds(ctx, []change{removal}, ends, dropping(s.name, who, rows)...); err != nil {
 		return api.Removed{}, err
 	}
 
-	for _, e := range ends {
-		e.apply()
-	}
 	c.ledger.countSession(was, -1)
 	c.ledger.countSession(rec, 1)
 	c.loaded.Add(-s.weight)

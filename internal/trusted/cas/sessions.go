@@ -299,15 +299,8 @@ func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan)
 	}
 
 	ends = append(ends, excluded...)
-	changes := []change{ch}
-	for _, e := range ends {
-		changes = append(changes, e.change)
-	}
-	if _, err := c.journal.commit(ctx, changes...); err != nil {
+	if err := c.commitEnds(ctx, []change{ch}, ends); err != nil {
 		return nil, err
-	}
-	for _, e := range ends {
-		e.apply()
 	}
 	c.ledger.settle(u)
 	c.keep(s, u.rec, p)
