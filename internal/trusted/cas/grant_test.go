@@ -485,16 +485,13 @@ func TestUpdateAndGrants(t *testing.T) {
 func TestTimesOfGrants(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		defer func() { cancel(); <-done; w.Close(); synctest.Wait() }()
-		go func() { defer close(done); _ = w.Run(ctx) }()
+		defer w.watch()()
 		w.put(readers("s"))
 
 		late := w.submit(w.owner, "s", services{"a": {Instances: 1}})
 		held := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 1}}).Code)
 		until := time.Now().Add(time.Hour)
-		made, err := w.MakeGrant(ctx, w.owner, api.NewGrant{Version: api.Version, Session: "s", App: "app", Services: services{"a": {Instances: 1}}, Until: &until})
+		made, err := w.MakeGrant(t.Context(), w.owner, api.NewGrant{Version: api.Version, Session: "s", App: "app", Services: services{"a": {Instances: 1}}, Until: &until})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -510,7 +507,7 @@ func TestTimesOfGrants(t *testing.T) {
 		rule(t, err, "grant_ended")
 
 		time.Sleep(25 * time.Hour)
-		_, err = w.Claim(ctx, provider, release.Claim{Version: release.Version, Code: late.Code})
+		_, err = w.Claim(t.Context(), provider, release.Claim{Version: release.Version, Code: late.Code})
 		rule(t, err, "grant_ended")
 		w.mustAskUnder(held.Token, 3, "s", "a")
 	})
@@ -521,10 +518,7 @@ func TestTimesOfGrants(t *testing.T) {
 func TestReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		defer func() { cancel(); <-done; w.Close(); synctest.Wait() }()
-		go func() { defer close(done); _ = w.Run(ctx) }()
+		defer w.watch()()
 		w.put(twoWriters("s"))
 		token := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 1}, "b": {Instances: 1}}).Code).Token
 

@@ -22,10 +22,7 @@ func TestReturnGivesBackNoMoreThanTheSession(t *testing.T) {
 		t.Run(fmt.Sprintf("lapsed first: %v", lapsedFirst), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
-				ctx, cancel := context.WithCancel(t.Context())
-				done := make(chan struct{})
-				defer func() { cancel(); <-done; w.Close(); synctest.Wait() }()
-				go func() { defer close(done); _ = w.Run(ctx) }()
+				defer w.watch()()
 				h := w.put(twoWriters("s"))
 				v := w.mustAsk(1, "s", "a").Volumes[0]
 
@@ -51,16 +48,13 @@ func TestReturnGivesBackNoMoreThanTheSession(t *testing.T) {
 func TestForgottenIsNotNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		defer func() { cancel(); <-done; w.Close(); synctest.Wait() }()
-		go func() { defer close(done); _ = w.Run(ctx) }()
+		defer w.watch()()
 		w.put(twoWriters("s"))
 		token := w.wide("s")
 		returning := func(key byte) error {
 			req, who, exporter := w.request(token, key, "s", "r")
 			req.Returning = true
-			_, err := w.Release(ctx, who, exporter, req)
+			_, err := w.Release(t.Context(), who, exporter, req)
 			return err
 		}
 
@@ -73,7 +67,7 @@ func TestForgottenIsNotNew(t *testing.T) {
 			t.Errorf("lapsed: %v", err)
 		}
 		// The operator says that it is gone, and it isn't.
-		if err := w.Gone(ctx, provider, release.Gone{Version: release.Version, Grant: token, Instance: ident.InstanceID{1}}); err != nil {
+		if err := w.Gone(t.Context(), provider, release.Gone{Version: release.Version, Grant: token, Instance: ident.InstanceID{1}}); err != nil {
 			t.Fatal(err)
 		}
 
@@ -102,10 +96,7 @@ func TestForgottenIsNotNew(t *testing.T) {
 func TestManyThatLapsedComeBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		defer func() { cancel(); <-done; w.Close(); synctest.Wait() }()
-		go func() { defer close(done); _ = w.Run(ctx) }()
+		defer w.watch()()
 		w.put(twoWriters("s"))
 		for i := range 200 {
 			w.mustAsk(byte(1+i), "s", "r")
@@ -115,7 +106,7 @@ func TestManyThatLapsedComeBack(t *testing.T) {
 		for i := range 200 {
 			req, who, exporter := w.request(w.wide("s"), byte(1+i), "s", "r")
 			req.Returning = true
-			if _, err := w.Release(ctx, who, exporter, req); err != nil {
+			if _, err := w.Release(t.Context(), who, exporter, req); err != nil {
 				t.Fatalf("instance %d: %v", i, err)
 			}
 		}

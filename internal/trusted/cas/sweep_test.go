@@ -122,9 +122,7 @@ func TestStandstill(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.CAS = c
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); _ = w.Run(ctx) }()
+		defer w.watch()()
 		w.put(twoWriters("s"))
 		w.mustAsk(1, "s", "a")
 		time.Sleep(keepAlive)
@@ -138,9 +136,5 @@ func TestStandstill(t *testing.T) {
 		}
 		time.Sleep(2 * keepAlive)
 		w.mustAsk(2, "s", "b")
-		cancel()
-		<-done
-		w.Close()
-		synctest.Wait()
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/attest"
@@ -125,6 +126,15 @@ images:
   - {name: writer, volumes: [{name: v, path: /v, update_policy: rollback_protected}]}
   - {name: reader, volumes: [{name: v, path: /v, update_policy: ephemeral}]}
 `)
+}
+
+// watch has the CAS watch over lapses, until stop ends that and the CAS. For bubbles
+// of synctest.
+func (w *world) watch() (stop func()) {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = w.Run(ctx) }()
+	return func() { cancel(); <-done; w.Close(); synctest.Wait() }
 }
 
 // ask releases an instance with this key, under a wide grant.
