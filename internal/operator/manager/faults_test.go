@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -91,6 +92,41 @@ func TestFullDisk(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || a.Revision != 1 {
 			t.Errorf("with room again: %+v", a)
+		}
+	})
+}
+
+// slowList is a Backend whose list of instances is old when it arrives.
+type slowList struct{ manager.Backend }
+
+func (b slowList) List(ctx context.Context) ([]manager.InstanceStatus, error) {
+	list, err := b.Backend.List(ctx)
+	time.Sleep(3 * time.Second)
+	return list, err
+}
+
+// TestOlderListCondemnsNobody: what was started, ended or removed since the Backend
+// was asked for its list is neither started twice nor taken for an orphan.
+func TestOlderListCondemnsNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.stop()
+		w.backend = slowList{w.fake}
+		w.start()
+		for range 2 { // an update too
+			a := w.settled(w.deploy(request()).ID)
+			if a.State != wire.AppReady {
+				t.Fatalf("%+v", a.Deployment)
+			}
+			time.Sleep(time.Minute)
+		}
+		if n := len(w.fake.Started()); n != 8 {
+			t.Errorf("%d starts, want 8: of two pulls and twice three instances", n)
+		}
+		for _, in := range w.instances("app") {
+			if in.Restarts != 0 || in.State != "running" {
+				t.Errorf("%+v", in)
+			}
 		}
 	})
 }

@@ -86,6 +86,7 @@ func (catalog) Runtimes(context.Context) ([]wire.Runtime, error) {
 type world struct {
 	t       *testing.T
 	fake    *backendtest.Fake
+	backend manager.Backend // what the next start has instead of fake; nil: that
 	bal     *balancer
 	cas     *grantstest.Fake
 	path    string
@@ -131,8 +132,12 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	backend := w.backend
+	if backend == nil {
+		backend = w.fake
+	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
-		Store: disk{db, &w.full}, Backend: w.fake, Balancer: w.bal, Catalog: catalog{}, Grants: w.grants(), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
+		Store: disk{db, &w.full}, Backend: backend, Balancer: w.bal, Catalog: catalog{}, Grants: w.grants(), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
 		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: time.Now,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})

@@ -28,6 +28,7 @@ type instance struct {
 	judge     healthJudge
 	used      uint64
 	oom       bool          // the runtime said so
+	missing   time.Time     // since when the runtime doesn't know it, though processes of it run
 	exited    chan struct{} // closed when rec.Exit is set
 	gone      chan struct{} // closed a while after exited, or when removed: no more output
 	stop      func()        // ends the goroutines that watch it

@@ -18,6 +18,9 @@ const (
 	// its writer never says that it ended.
 	lastWords   = 3 * time.Second
 	reapTimeout = 30 * time.Second
+	// missingLimit is how long the runtime may not know an instance whose processes
+	// run, before it is taken for lost.
+	missingLimit = 30 * time.Second
 )
 
 // Run watches the runtime and the instances until ctx ends. Instances go on:
@@ -68,8 +71,11 @@ func (n *Node) shutdown() {
 }
 
 // resync compares what runs with what the table says, records exits and replaces
-// log writers that died.
+// log writers that died. The table is looked at first: what is made meanwhile is
+// in no list of containers that was asked for before, and is none of those that
+// this look judges.
 func (n *Node) resync(ctx context.Context) error {
+	live := n.live()
 	containers, err := n.cfg.Runtime.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list containers: %w", err)
@@ -78,25 +84,67 @@ func (n *Node) resync(ctx context.Context) error {
 	for _, c := range containers {
 		byID[c.ID] = c
 	}
+
+	for _, i := range live {
+		c := byID[i.rec.Spec.ID]
+		if c.Running {
+			n.found(i)
+			if err := n.tendLog(ctx, c); err != nil {
+				n.cfg.Logger.ErrorContext(ctx, "log writer not replaced", "instance", c.ID, "error", err)
+			}
+			continue
+		}
+		if c.ExitedAt.IsZero() && n.maybeRuns(ctx, i) {
+			continue
+		}
+		n.exitSeen(ctx, i, c)
+	}
+	return nil
+}
+
+// maybeRuns says that an instance which the runtime doesn't know any more still has
+// processes, and that it is too early to give it up: a runtime under load or just
+// started again leaves out what did not answer it in time. One that stays away is
+// ended, since nobody could do so later.
+func (n *Node) maybeRuns(ctx context.Context, i *instance) bool {
+	id := i.rec.Spec.ID
+	if busy, err := n.cfg.Cgroups.Busy(n.cgroup(id)); err != nil || !busy {
+		return false
+	}
 	n.mu.Lock()
+	if i.missing.IsZero() {
+		i.missing = time.Now()
+		n.cfg.Logger.WarnContext(ctx, "containerd does not list an instance whose processes run", "instance", id)
+	}
+	patience := time.Since(i.missing) < missingLimit
+	n.mu.Unlock()
+	if patience {
+		return true
+	}
+	if err := n.cfg.Cgroups.Kill(n.cgroup(id)); err != nil {
+		n.cfg.Logger.ErrorContext(ctx, "processes of a lost instance not ended", "instance", id, "error", err)
+	}
+	return false
+}
+
+// found says that the runtime knows the instance.
+func (n *Node) found(i *instance) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i.missing = time.Time{}
+}
+
+// live returns the instances that are whole and of which no end is known.
+func (n *Node) live() []*instance {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	var live []*instance
 	for _, i := range n.instances {
 		if i.rec.Made && i.rec.Exit == nil {
 			live = append(live, i)
 		}
 	}
-	n.mu.Unlock()
-	for _, i := range live {
-		c, known := byID[i.rec.Spec.ID]
-		if known && c.Running {
-			if err := n.tendLog(ctx, c); err != nil {
-				n.cfg.Logger.ErrorContext(ctx, "log writer not replaced", "instance", c.ID, "error", err)
-			}
-			continue
-		}
-		n.exitSeen(ctx, i, c)
-	}
-	return nil
+	return live
 }
 
 // exitSeen records that an instance ended.

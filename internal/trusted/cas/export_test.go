@@ -18,6 +18,17 @@ func (c *CAS) Reading(ctx context.Context, name ident.SessionName) (unlock func(
 	return s.mu.RUnlock, nil
 }
 
+// Beat says that this process runs.
+func (c *CAS) Beat() { c.heartbeat() }
+
+// Lapse ends the rights of the instance with this key as a look that found it
+// overdue does.
+func (c *CAS) Lapse(ctx context.Context, key ident.KeyHash) {
+	if v, ok := c.instances.Load(key); ok {
+		c.lapse(ctx, v.(*instance))
+	}
+}
+
 // InMemory counts the sessions of which something is in memory, and those whose
 // plan is.
 func (c *CAS) InMemory() (states, plans int) {

@@ -107,6 +107,33 @@ func TestLapsesWaitForNoStranger(t *testing.T) {
 	})
 }
 
+// TestReportBeatsAnOlderLook: whoever was found silent and reports before its turn
+// to lapse comes keeps its rights.
+func TestReportBeatsAnOlderLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.put(twoWriters("s"))
+		w.mustAsk(1, "s", "a")
+		silent := func() {
+			for range 4 * keepAlive / time.Second {
+				w.Beat()
+				time.Sleep(time.Second)
+			}
+		}
+		silent()
+		if err := w.beat(1); err != nil {
+			t.Fatal(err)
+		}
+		w.Lapse(t.Context(), ident.KeyHash{1})
+		if err := w.beat(1); err != nil {
+			t.Errorf("after it reported: %v", err)
+		}
+		silent()
+		w.Lapse(t.Context(), ident.KeyHash{1})
+		rule(t, w.beat(1), "instance_lapsed")
+	})
+}
+
 // TestStandstill: time in which this process stood still counts against nobody's
 // lease, and nobody is said to have been heard of then.
 func TestStandstill(t *testing.T) {

@@ -106,6 +106,17 @@ func readCounts(path string) (map[string]uint64, error) {
 	return counts, nil
 }
 
+// Busy reports whether a process is in the group at path or below, in any tree.
+func (t *Tree) Busy(path string) (bool, error) {
+	busy := false
+	err := t.each(path, func(dir string) error {
+		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		busy = busy || len(b) > 0
+		return ignoreGone(err)
+	})
+	return busy, err
+}
+
 // Kill sends SIGKILL to every process in the group at path and below.
 func (t *Tree) Kill(path string) error {
 	return t.each(path, func(dir string) error {

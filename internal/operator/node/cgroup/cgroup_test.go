@@ -77,6 +77,18 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+func TestBusy(t *testing.T) {
+	tr := detect(t, map[string]string{
+		"memory/cgroup.procs": "1\n", "pids/cgroup.procs": "1\n", "pids/c/i-1/child/cgroup.procs": "7\n", "pids/c/i-1/cgroup.procs": "",
+		"memory/c/i-2/cgroup.procs": "",
+	})
+	for path, want := range map[string]bool{"/c/i-1": true, "/c/i-2": false, "/c/gone": false} {
+		if got, err := tr.Busy(path); err != nil || got != want {
+			t.Errorf("%s: %v, %v; want %v", path, got, err, want)
+		}
+	}
+}
+
 func TestDetectNothing(t *testing.T) {
 	if _, err := Detect(t.TempDir()); err == nil {
 		t.Error("found control groups in an empty folder")
