@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 // clock counts one second a call.
@@ -56,6 +59,83 @@ func read(t *testing.T, dir string, opts Options) []string {
 	r := Open(t.Context(), dir, opts)
 	defer r.Close()
 	return texts(t, r)
+}
+
+// TestFailedRotation: a log whose next file can't be made for a while goes on once it
+// can, and loses nothing but the lines of that time.
+func TestFailedRotation(t *testing.T) {
+	dir := t.TempDir()
+	w := writer(t, dir, Limits{Size: 300, Keep: 3})
+	var wrote []string
+	write := func(i int) error {
+		err := w.Write("stdout", fmt.Sprint(i))
+		if err == nil {
+			wrote = append(wrote, "stdout:"+fmt.Sprint(i))
+		}
+		return err
+	}
+	for i := range 3 {
+		if err := write(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocked := name(dir, 2) // a folder can't be opened as a log
+	if err := os.Mkdir(blocked, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	failed := 0
+	for i := range 10 {
+		if write(3+i) != nil {
+			failed++
+		}
+	}
+	if failed == 0 {
+		t.Fatal("no rotation was due")
+	}
+	if err := os.Remove(blocked); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if err := write(20 + i); err != nil {
+			t.Errorf("once it can rotate again: %v", err)
+		}
+	}
+	if diff := cmp.Diff(wrote, read(t, dir, Options{Tail: -1})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestHalfALine: a disk that fills up in the middle of a line leaves no half of it.
+func TestHalfALine(t *testing.T) {
+	dir := t.TempDir()
+	w := writer(t, dir, DefaultLimits())
+	if err := w.Write("stdout", "before"); err != nil {
+		t.Fatal(err)
+	}
+	limit := unix.Rlimit{Cur: uint64(w.size) + 10, Max: unix.RLIM_INFINITY}
+	var was unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_FSIZE, nil, &was); err != nil {
+		t.Fatal(err)
+	}
+	limit.Max = was.Max
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	if err := unix.Prlimit(0, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+		t.Fatal(err)
+	}
+	err := w.Write("stdout", "does not fit")
+	if rerr := unix.Prlimit(0, unix.RLIMIT_FSIZE, &was, nil); rerr != nil {
+		t.Fatal(rerr)
+	}
+	if err == nil {
+		t.Fatal("it was written whole")
+	}
+	if err := w.Write("stdout", "after"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"stdout:before", "stdout:after"}, read(t, dir, Options{Tail: -1})); diff != "" {
+		t.Error(diff)
+	}
 }
 
 func TestWriteAndRead(t *testing.T) {

@@ -26,6 +26,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -77,15 +78,17 @@ func NewWriter(dir string, limits Limits, now func() time.Time) (*Writer, error)
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{dir: dir, limits: limits, now: now, seq: 1}
+	w := &Writer{dir: dir, limits: limits, now: now}
+	seq := 1
 	if len(seqs) > 0 {
-		w.seq = seqs[len(seqs)-1]
+		seq = seqs[len(seqs)-1]
 	}
-	return w, w.open()
+	return w, w.open(seq)
 }
 
-func (w *Writer) open() error {
-	f, err := os.OpenFile(name(w.dir, w.seq), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+// open goes on in that file. On failure the writer stays where it is.
+func (w *Writer) open(seq int) error {
+	f, err := os.OpenFile(name(w.dir, seq), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open log file: %w", err)
 	}
@@ -94,7 +97,10 @@ func (w *Writer) open() error {
 		f.Close()
 		return fmt.Errorf("open log file: %w", err)
 	}
-	w.file, w.size = f, info.Size()
+	if w.file != nil {
+		_ = w.file.Close() // what was written there is written
+	}
+	w.file, w.size, w.seq = f, info.Size(), seq
 	return nil
 }
 
@@ -112,33 +118,43 @@ func (w *Writer) Write(stream, text string) error {
 			return err
 		}
 	}
-	n, err := w.file.Write(b)
-	w.size += int64(n)
-	if err != nil {
+	if _, err := w.file.Write(b); err != nil {
+		_ = w.file.Truncate(w.size) // so that the next line doesn't follow half of this one
 		return fmt.Errorf("write log line: %w", err)
 	}
+	w.size += int64(len(b))
 	return nil
 }
 
+// rotate goes on in the next file and removes the oldest beyond those that are kept.
+// One that fails leaves the writer where it was, so that the next line tries again.
+// Where the disk has no room for another file, the oldest makes it.
 func (w *Writer) rotate() error {
-	if err := w.file.Close(); err != nil {
-		return fmt.Errorf("close log file: %w", err)
+	err := w.open(w.seq + 1)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		w.removeBeyond(w.count() - 1)
+		err = w.open(w.seq + 1)
 	}
-	w.seq++
-	if err := w.open(); err != nil {
-		return err
-	}
-	seqs, err := files(w.dir)
 	if err != nil {
 		return err
 	}
-	for len(seqs) > w.limits.Keep {
-		if err := os.Remove(name(w.dir, seqs[0])); err != nil {
-			return fmt.Errorf("remove old log file: %w", err)
-		}
+	w.removeBeyond(w.limits.Keep)
+	return nil
+}
+
+func (w *Writer) count() int {
+	seqs, _ := files(w.dir) // none, if they can't be listed
+	return len(seqs)
+}
+
+// removeBeyond removes the oldest files beyond so many, but never the last one. What
+// can't be removed is looked at again with the next rotation.
+func (w *Writer) removeBeyond(keep int) {
+	seqs, err := files(w.dir)
+	for err == nil && len(seqs) > max(keep, 1) {
+		err = os.Remove(name(w.dir, seqs[0]))
 		seqs = seqs[1:]
 	}
-	return nil
 }
 
 // Close ends the log: readers that follow it come to an end.
