@@ -3,7 +3,9 @@ package manager_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/backendtest"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -92,6 +95,137 @@ func TestFullDisk(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || a.Revision != 1 {
 			t.Errorf("with room again: %+v", a)
+		}
+	})
+}
+
+// TestFailedWriteHoldsUpNobodyElse: where the end of one app's instance can't be
+// written down, other apps' steps are taken all the same, and the balancer leads
+// nobody to what ended.
+func TestFailedWriteHoldsUpNobodyElse(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		one := w.settled(w.deploy(request()).ID)
+		req := request()
+		req.Name, req.Port = "other", 9090
+		other := w.settled(w.deploy(req).ID)
+		place := func(app string) string {
+			for _, in := range w.instances("app") {
+				if in.App == app {
+					return in.ID
+				}
+			}
+			t.Fatalf("no instance of %s", app)
+			return ""
+		}
+		theirs, ours := place(other.Name), place(one.Name)
+		w.fake.Crash(theirs+"-1", 1, false)
+		time.Sleep(100 * time.Millisecond) // its end is written, and its next attempt waits
+		w.full.Store(true)
+		w.fake.Crash(ours+"-1", 1, false)
+		time.Sleep(10 * time.Second)
+
+		var started []string
+		for _, s := range w.fake.Started()[8:] {
+			started = append(started, s.ID)
+		}
+		if want := []string{theirs + "-2"}; !slices.Equal(started, want) {
+			t.Errorf("started %q, want %q", started, want)
+		}
+		for _, f := range w.bal.now() {
+			want := map[string]int{one.ID: 2, other.ID: 3}[f.App]
+			for _, e := range f.Endpoints {
+				if e.Instance == ours {
+					t.Errorf("the balancer leads to %s, which ended", ours)
+				}
+			}
+			if len(f.Endpoints) != want {
+				t.Errorf("port %d has %d endpoints, want %d", f.Port, len(f.Endpoints), want)
+			}
+		}
+		w.full.Store(false)
+		time.Sleep(10 * time.Second)
+		for _, id := range []string{one.ID, other.ID} {
+			if a, _ := w.m.App(alice, id); a.State != wire.AppReady {
+				t.Errorf("with room again: %+v", a)
+			}
+		}
+	})
+}
+
+// failingStop is a Backend that can't end an instance for a while.
+type failingStop struct {
+	manager.Backend
+	failing atomic.Bool
+}
+
+func (b *failingStop) Stop(ctx context.Context, id string, grace time.Duration) error {
+	if b.failing.Load() {
+		return problem.New(problem.Unavailable, "containerd_hangs", "containerd did not answer within 30s").Fix("kill it: cupeld starts it again")
+	}
+	return b.Backend.Stop(ctx, id, grace)
+}
+
+// TestUnclearedInstanceIsTold: an instance that can't be removed is an event, once,
+// which says what to do.
+func TestUnclearedInstanceIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.stop()
+		b := &failingStop{Backend: w.fake}
+		w.backend = b
+		w.start()
+		w.settled(w.deploy(request()).ID)
+		in := w.instances("app")[0]
+		b.failing.Store(true)
+		if _, err := w.m.RemoveInstance(t.Context(), alice, in.ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		const want = "containerd_hangs: containerd did not answer within 30s; kill it: cupeld starts it again; it is tried again"
+		if m := w.messages(); strings.Count(m, "instance_not_cleared "+in.ID+" "+want) != 1 {
+			t.Errorf("want once %q\n%s", want, m)
+		}
+		b.failing.Store(false)
+		time.Sleep(10 * time.Second)
+		if list, _ := w.fake.List(t.Context()); len(list) != 3 {
+			t.Errorf("it is still there: %+v", list)
+		}
+	})
+}
+
+// TestIncidents: what the machine's parts tell becomes events, also what was told
+// before there was a manager and while the disk was full. An instance's is its
+// owner's too.
+func TestIncidents(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(request()).ID)
+		in := w.instances("app")[0]
+		w.stop()
+		w.incidents = &manager.Incidents{}
+		w.incidents.Tell(manager.Incident{Reason: "record_damaged", Message: "early", Warning: true})
+		w.start()
+		w.full.Store(true)
+		w.incidents.Tell(manager.Incident{Reason: "log_stands_still", Message: "while the disk is full", Instance: in.ID + "-1"})
+		time.Sleep(5 * time.Second)
+		w.full.Store(false)
+		time.Sleep(5 * time.Second)
+
+		for _, c := range []struct {
+			who  ident.KeyHash
+			want []string
+		}{{operator, []string{"early", "while the disk is full"}}, {alice, []string{"while the disk is full"}}} {
+			var got []string
+			err := w.m.Events(t.Context(), c.who, 0, "", false, func(e wire.Event) error {
+				if e.Reason == "record_damaged" || e.Reason == "log_stands_still" && e.Instance == in.ID {
+					got = append(got, e.Message)
+				}
+				return nil
+			})
+			if err != nil || !slices.Equal(got, c.want) {
+				t.Errorf("%v finds %q, %v; want %q", c.who.Short(), got, err, c.want)
+			}
 		}
 	})
 }

@@ -27,8 +27,8 @@ type Catalog interface {
 // PullerRuntime is the name of the runtime that fills volumes.
 const PullerRuntime = "puller"
 
-// Config is what a Manager is made of. All fields but Log, Limits and NewID
-// are required.
+// Config is what a Manager is made of. All fields but Log, Limits,
+// NewID and Incidents are required.
 type Config struct {
 	Store    Store
 	Backend  Backend
@@ -51,6 +51,8 @@ type Config struct {
 	Keys      KeyLimits
 	Simulated bool // instances run on a simulated platform
 	Now       func() time.Time
+	// Incidents is where the machine's parts tell what happened to them; nil: nowhere.
+	Incidents *Incidents
 	Limits    *Limits
 	NewID     func(prefix string) string
 	Log       *slog.Logger
@@ -71,10 +73,13 @@ type Manager struct {
 	balance  balanceState
 	busy     map[string]bool
 	startErr map[string]*problem.Error
-	told     map[string]tell  // by the notice's id
-	reached  map[string]reach // by the app's id
-	changed  chan struct{}    // closed and replaced when anything changed
-	newest   uint64           // number of the last event that was written
+	// uncleared are the rules of failures to end or remove instances, by the
+	// Backend's id: each is told once.
+	uncleared map[string]string
+	told      map[string]tell  // by the notice's id
+	reached   map[string]reach // by the app's id
+	changed   chan struct{}    // closed and replaced when anything changed
+	newest    uint64           // number of the last event that was written
 }
 
 // outcome is what became of an action.
@@ -95,6 +100,9 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.NewID == nil {
 		cfg.NewID = randomID
 	}
+	if cfg.Incidents == nil {
+		cfg.Incidents = &Incidents{}
+	}
 	limits := DefaultLimits()
 	if cfg.Limits != nil {
 		limits = *cfg.Limits
@@ -109,7 +117,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		cfg: cfg, limits: limits, state: state,
 		wake: make(chan struct{}, 1), done: make(chan outcome),
 		observed: observed, images: map[string]imageState{},
-		busy: map[string]bool{}, startErr: map[string]*problem.Error{}, told: map[string]tell{},
+		busy: map[string]bool{}, startErr: map[string]*problem.Error{}, uncleared: map[string]string{}, told: map[string]tell{},
 		reached: map[string]reach{},
 		changed: make(chan struct{}),
 	}, nil
@@ -131,6 +139,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.cfg.Incidents.wake(m.poke)
 	var calls sync.WaitGroup
 	defer func() {
 		// Outcomes are of no interest any more, but their senders must end.
@@ -183,20 +192,27 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 	defer m.mu.Unlock()
 	m.observed = observed
 	m.broadcast()
+	m.writeIncidents(ctx)
+	m.forget()
 	for range 100 { // a plan that never settles is a bug: don't let it spin
 		now := m.cfg.Now()
 		if len(m.balance.failed) > 0 && !now.Before(m.balance.retry) {
 			m.balance.failed = nil
 		}
 		d := plan(m.world(now))
+		var failed error
 		if !d.change.empty() {
-			if err := m.commit(ctx, d.change); err != nil {
-				m.cfg.Log.ErrorContext(ctx, "state not written", "error", err)
-				return time.Second
-			}
+			failed = m.commit(ctx, d.change)
+		}
+		if failed != nil {
+			m.cfg.Log.ErrorContext(ctx, "state not written", "error", failed)
+			d.actions = d.independent(m.applied)
 		}
 		for _, a := range d.actions {
 			m.launch(ctx, calls, a)
+		}
+		if failed != nil {
+			return time.Second
 		}
 		if d.change.empty() {
 			if d.wake.IsZero() {
@@ -206,6 +222,29 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 		}
 	}
 	return time.Second
+}
+
+// forget drops what is known of attempts and images that nobody asks for any more.
+// Callers hold mu.
+func (m *Manager) forget() {
+	for id := range m.startErr {
+		if _, in := m.ofBackend(id); in == nil || backendID(in, in.Attempt) != id {
+			delete(m.startErr, id)
+		}
+	}
+	named := map[string]bool{}
+	for _, a := range m.state.Apps {
+		for _, rev := range []*Revision{a.Current, a.Next} {
+			if rev != nil {
+				named[rev.Image], named[rev.PullImage] = true, true
+			}
+		}
+	}
+	for ref := range m.images {
+		if !named[ref] {
+			delete(m.images, ref)
+		}
+	}
 }
 
 func (m *Manager) world(now time.Time) world {
@@ -331,6 +370,7 @@ func (m *Manager) settle(o outcome) {
 		m.images[a.image] = st
 	case o.err == nil || cancelled:
 		delete(m.startErr, o.action.key)
+		delete(m.uncleared, o.action.key)
 	case a.start != nil:
 		if p := problem.From(o.err); p.Rule == "image_missing" {
 			m.images[a.start.Image] = imageState{} // bring it again
@@ -338,7 +378,7 @@ func (m *Manager) settle(o outcome) {
 			m.startErr[a.key] = p
 		}
 	default:
-		m.cfg.Log.Warn("instance not cleared away", "instance", a.key, "error", o.err)
+		m.stuck(a.key, o.err)
 		m.busy[a.key] = true // breathe before the next try
 		time.AfterFunc(time.Second, func() {
 			m.mu.Lock()

@@ -87,14 +87,16 @@ type world struct {
 	t       *testing.T
 	fake    *backendtest.Fake
 	backend manager.Backend // what the next start has instead of fake; nil: that
-	bal     *balancer
-	cas     *grantstest.Fake
-	path    string
-	full    atomic.Bool // the disk of the store
-	m       *manager.Manager
-	keys    manager.KeyLimits // that the next start has
-	stop    func()
-	counter int
+	// incidents is what the next start is told of; nil: nothing.
+	incidents *manager.Incidents
+	bal       *balancer
+	cas       *grantstest.Fake
+	path      string
+	full      atomic.Bool // the disk of the store
+	m         *manager.Manager
+	keys      manager.KeyLimits // that the next start has
+	stop      func()
+	counter   int
 	// launcher is the machine's, as the node would say.
 	launcher ident.Digest
 	// held is how the next start meets CASes; nil: as the operator does.
@@ -138,7 +140,7 @@ func (w *world) start() {
 	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
 		Store: disk{db, &w.full}, Backend: backend, Balancer: w.bal, Catalog: catalog{}, Grants: w.grants(), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
-		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: time.Now,
+		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: time.Now, Incidents: w.incidents,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})
 	if err != nil {

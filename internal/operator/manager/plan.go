@@ -77,6 +77,7 @@ const balanceKey = "balance"
 // action is one slow call to make beside the loop.
 type action struct {
 	key   string // what is busy meanwhile
+	app   string // id of the app whose step it is; empty: of none
 	start *InstanceSpec
 	stop  string // stop, keep it for its logs
 	drop  string // stop and remove
@@ -97,6 +98,7 @@ type decision struct {
 type planner struct {
 	world
 	decision
+	planning  string               // id of the app whose steps are taken; empty: of none
 	apps      map[string]*App      // touched, by id
 	instances map[string]*Instance // touched, by id
 	gone      map[string]bool      // instances that this pass deletes
@@ -110,8 +112,10 @@ func plan(w world) decision {
 		gone: map[string]bool{}, wanted: map[string]bool{},
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.state.Apps)) {
+		p.planning = id
 		p.planApp(w.state.Apps[id])
 	}
+	p.planning = ""
 	p.planImages()
 	p.planBalance()
 	p.planNotices()
@@ -235,6 +239,7 @@ func newEvent(now time.Time, a *App, in *Instance, warning bool, reason, message
 
 func (p *planner) act(a action) {
 	if !p.busy[a.key] {
+		a.app = p.planning
 		p.actions = append(p.actions, a)
 	}
 }

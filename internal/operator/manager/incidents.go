@@ -1,0 +1,116 @@
+package manager
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Incident is something that happened to a part of the machine that carries
+// instances: it hangs, it was repaired, what it kept was damaged. The operator
+// finds it among the events, and so does the owner of the instance that it names.
+type Incident struct {
+	Instance string // the Backend's id; empty: it concerns no single one
+	Warning  bool
+	Reason   string // of the event
+	Message  string
+}
+
+// maxIncidents is how many wait to be written, the newest; while a disk is full
+// they can't be.
+const maxIncidents = 1000
+
+// Incidents is where parts of the machine tell what happened to them, also while no
+// manager runs. The zero value is ready; methods are safe for concurrent use.
+type Incidents struct {
+	mu      sync.Mutex
+	waiting []Incident
+	told    func()
+}
+
+// Tell adds one, which becomes an event once a manager runs.
+func (i *Incidents) Tell(in Incident) {
+	i.mu.Lock()
+	i.waiting = append(i.waiting, in)
+	i.waiting = i.waiting[max(len(i.waiting)-maxIncidents, 0):]
+	told := i.told
+	i.mu.Unlock()
+	if told != nil {
+		told()
+	}
+}
+
+// wake calls f with each Incident that is told from now on.
+func (i *Incidents) wake(f func()) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.told = f
+}
+
+func (i *Incidents) take() []Incident {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	list := i.waiting
+	i.waiting = nil
+	return list
+}
+
+// putBack keeps for later what could not be written.
+func (i *Incidents) putBack(list []Incident) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	all := slices.Concat(list, i.waiting)
+	i.waiting = all[max(len(all)-maxIncidents, 0):]
+}
+
+// writeIncidents makes events of what was told. Callers hold mu.
+func (m *Manager) writeIncidents(ctx context.Context) {
+	list := m.cfg.Incidents.take()
+	if len(list) == 0 {
+		return
+	}
+	var c Change
+	for _, i := range list {
+		a, in := m.ofBackend(i.Instance)
+		c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, i.Warning, i.Reason, i.Message))
+	}
+	if err := m.commit(ctx, c); err != nil {
+		m.cfg.Log.ErrorContext(ctx, "what happened to the machine's parts is not written yet", "error", err)
+		m.cfg.Incidents.putBack(list)
+		time.AfterFunc(time.Second, m.poke)
+	}
+}
+
+// ofBackend returns the place that an instance of the Backend's belongs to, and its
+// app; nil for one that is nobody's. Callers hold mu.
+func (m *Manager) ofBackend(id string) (*App, *Instance) {
+	at := strings.LastIndexByte(id, '-')
+	if at < 0 {
+		return nil, nil
+	}
+	in := m.state.Instances[id[:at]]
+	if in == nil {
+		return nil, nil
+	}
+	return m.state.Apps[in.App], in
+}
+
+// stuck tells that an instance could not be ended or removed, which is tried again.
+// Callers hold mu.
+func (m *Manager) stuck(id string, err error) {
+	p := problem.From(err)
+	m.cfg.Log.Warn("instance not cleared away", "instance", id, "error", err)
+	if m.uncleared[id] == p.Rule {
+		return
+	}
+	m.uncleared[id] = p.Rule
+	message := p.Rule + ": " + p.Actual
+	if p.Mend != "" {
+		message += "; " + p.Mend
+	}
+	m.cfg.Incidents.Tell(Incident{Instance: id, Warning: true, Reason: "instance_not_cleared", Message: message + "; it is tried again"})
+}
