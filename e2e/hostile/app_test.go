@@ -82,11 +82,11 @@ func (s *scene) anotherApp(t *testing.T) {
 	push(app) // until the attacker has an instance to capture from
 	s.owner.CreateSession(attacker, "attacker")
 	port := number(harness.FreePort(t))
-	s.owner.MustRun("deploy", attacker, "--memory", "256M", "--port", port)
+	s.owner.MustRun("deploy", attacker, "--memory", "256M", "--port", port, "--plain")
 	defer s.owner.MustRun("rm", "--app", attacker)
 	own, _ := s.captured(attacker, "client-app")
 	push(own)
-	s.owner.MustRun("deploy", attacker, "--memory", "256M", "--port", port)
+	s.owner.MustRun("deploy", attacker, "--memory", "256M", "--port", port, "--plain")
 
 	id := s.owner.Healthy(attacker)[0]
 	var out string

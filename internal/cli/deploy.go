@@ -34,6 +34,7 @@ type deployOptions struct {
 	casInstances string
 	code         string
 	timeout      time.Duration
+	plain        bool
 }
 
 func newDeployCommand(g *globals) *cobra.Command {
@@ -55,7 +56,9 @@ hands in a code that somebody made with 'cupel session submit'.
 
 It ends well only when your CAS, asked with your key, saw this deployment's pull
 end well and lists every instance as attested, running and started from it, and
-the manager says that they are healthy.`,
+the manager says that they are healthy. In the end it connects to the app: one that
+answers without TLS works, but its users can't tell it from an impostor. Then the
+exit code is 9 (app_plain), unless --plain says that it is meant so.`,
 		Example: `  cupel deploy my-session --instances 3 --memory 256M --port 8080
   cupel deploy my-session --port 443:8443
   cupel deploy my-session --code @code.txt`,
@@ -78,6 +81,7 @@ the manager says that they are healthy.`,
 	f.StringVar(&o.casInstances, "cas-instances", "", "where instances reach that CAS, if it isn't this manager's own")
 	f.StringVar(&o.code, "code", "", "hand in the code in this file (@FILE) or on standard input (-) instead of making a grant")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait")
+	f.BoolVar(&o.plain, "plain", false, "the app answers without TLS, or with a certificate of its own, and is meant to")
 	return c
 }
 
@@ -87,6 +91,7 @@ type deployment struct {
 	o       deployOptions
 	side    *ownerSide
 	manager *manager.Client
+	host    manager.Endpoint // where that manager is
 	cas     *client.Client
 	session ident.SessionName
 	show    progress
@@ -159,6 +164,10 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 			err = left
 		}
 	}
+	var seen found
+	if err == nil && !d.blind {
+		seen, err = d.look(ctx, app)
+	}
 	d.show.end(err)
 	if w := app.Deployment.Warning; w != nil && err != nil && !g.json() {
 		g.warnf("warning: %s: %s", w.Rule, w.Actual) // what was lost on the way, whatever else failed
@@ -167,7 +176,7 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 	case err == nil && d.blind:
 		return d.unchecked(app)
 	case err == nil:
-		return d.report(app, instances)
+		return d.report(app, instances, seen)
 	case errors.Is(context.Cause(ctx), errDeployTimeout):
 		return problem.New(problem.Unavailable, "deploy_timeout", "%s is not done after %s; the deployment goes on", app.Name, o.timeout).
 			Fix("%s", goesOn(app))
@@ -176,26 +185,6 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 		g.warnf("  %s", goesOn(app))
 	}
 	return err
-}
-
-// handedIn tells that the app is somebody else's, whose code this was: only they
-// may look at it.
-func (d *deployment) handedIn(app manager.App) error {
-	if d.g.json() {
-		return d.g.printJSON(deployReply{App: app, Instances: []manager.Instance{}})
-	}
-	d.g.printf("%s: the manager took the code, and says that the deployment began.\nThe app belongs to the key that made the grant, which can check that: cupel verify %s\n", app.Name, app.Name)
-	return nil
-}
-
-// unchecked tells of a deployment by somebody who may grant, and not read.
-func (d *deployment) unchecked(app manager.App) error {
-	if d.g.json() {
-		return d.show.line(deployReply{App: app, Instances: []manager.Instance{}})
-	}
-	d.g.printf("\n%s: the manager says that revision %d serves, on port %d.\n", app.Name, app.Revision, app.Port)
-	d.g.warnf("You may grant that session %s is run, and not read it: nothing of this was checked. Let somebody who may read it run: cupel verify %s", d.session, app.Name)
-	return nil
 }
 
 // goesOn says what to do about a deployment that nobody waits for any more.
@@ -293,6 +282,7 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 		}
 		req.CAS = &manager.CASRef{Instances: d.o.casInstances, Identity: identity}
 	}
+	d.host = e
 	d.manager = manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &d.side.id.Certificate})
 	return d.knowRuntime(ctx, req)
 }
@@ -513,33 +503,4 @@ func startedFrom(k, pulled api.Instance) bool {
 	return !slices.ContainsFunc(pulled.Volumes, func(p api.InstanceVolume) bool {
 		return slices.ContainsFunc(k.Volumes, func(v api.InstanceVolume) bool { return v.Name == p.Name && v.Generation < p.Generation })
 	})
-}
-
-// deployReply is the last line of `deploy -o json`.
-type deployReply struct {
-	App       manager.App        `json:"app"`
-	URL       string             `json:"url"`
-	Instances []manager.Instance `json:"instances"`
-}
-
-func (d *deployment) report(app manager.App, instances []manager.Instance) error {
-	url := "https://localhost:" + strconv.Itoa(int(app.Port))
-	if d.g.json() {
-		return d.show.line(deployReply{app, url, instances})
-	}
-	d.g.printf("\n%s: %d instances, attested by your CAS and healthy, behind %s\n", app.Name, len(instances), url)
-	if gap := app.Deployment.GapSeconds; gap > 0 {
-		d.g.printf("nothing served for %.1f s: the app writes a volume, so its old instance stopped first\n", gap)
-	}
-	if w := app.Deployment.Warning; w != nil {
-		d.g.warnf("warning: %s: %s", w.Rule, w.Actual)
-	}
-	d.g.printf("\n")
-	if err := d.g.printInstances(psReply{Apps: []manager.App{app}, Instances: instances}); err != nil {
-		return err
-	}
-	if len(instances) > 0 && instances[0].Simulated {
-		d.g.printf("\nSIMULATION: the instances are attested, but no TEE protects them.\n")
-	}
-	return nil
 }

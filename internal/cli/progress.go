@@ -20,6 +20,7 @@ var stepTitles = map[string]string{
 	manager.StepSwitch: "lead the port to them",
 	manager.StepDrain:  "stop the old instances",
 	"verify":           "ask the CAS",
+	"answer":           "look at what answers",
 }
 
 // progress shows steps as they go: one line that changes on a terminal, one

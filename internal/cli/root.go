@@ -216,6 +216,16 @@ type exitError struct{ code int }
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
+// ownCodes are exit codes of single rules, for scripts that act on just these.
+var ownCodes = map[string]int{ruleAppPlain: 9}
+
+func exitCode(p *problem.Error) int {
+	if code, ok := ownCodes[p.Rule]; ok {
+		return code
+	}
+	return p.Kind.ExitCode()
+}
+
 // fail shows err where the caller looks for it and returns the exit code: the
 // one place where errors become either.
 func (g *globals) fail(err error) int {
@@ -234,7 +244,7 @@ func (g *globals) fail(err error) int {
 	if g.json() {
 		e := json.NewEncoder(g.err)
 		_ = e.Encode(p)
-		return p.Kind.ExitCode()
+		return exitCode(p)
 	}
 	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", shown(p.Rule), shown(orElse(p.Actual, string(p.Kind))))
 	if p.Expected != "" {
@@ -246,7 +256,7 @@ func (g *globals) fail(err error) int {
 	if p.RequestID != "" {
 		_, _ = fmt.Fprintf(g.err, "  request:  %s\n", shown(p.RequestID))
 	}
-	return p.Kind.ExitCode()
+	return exitCode(p)
 }
 
 // sibling returns the path of another binary of this build: beside our own, or

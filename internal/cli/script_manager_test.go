@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -50,6 +51,8 @@ type scriptManager struct {
 	looks     int
 	session   ident.SessionName
 	asked     manager.DeployRequest
+	answers   string     // what does at the app's port: as answering.be has it
+	shows     *answering // that
 	owner     ident.KeyHash
 	revision  int
 	current   release.GrantToken // what serves runs under it
@@ -61,22 +64,37 @@ func (m *scriptManager) stop() {
 		m.server.Close()
 		m.server = nil
 	}
+	if m.shows != nil {
+		_ = m.shows.listener.Close()
+		m.shows = nil
+	}
+}
+
+// front has an instance answer at the app's port.
+func (m *scriptManager) front(reply *release.Reply) error {
+	files := map[string][]byte{}
+	for _, f := range reply.Files {
+		files[f.Path] = f.Content
+	}
+	return m.shows.be(cmp.Or(m.answers, "session"), files["/run/cupel/tls/cert.pem"], files["/run/cupel/tls/key.pem"])
 }
 
 // managerCommand is `manager start SESSION N` (which starts N instances, if it may,
 // that the script's CAS attests), `manager lie` (one of them is none), `manager
 // double` (two of them are the same), `manager stale`, `manager says N` (that the
-// app has so many instances), `manager keep` (it gives no grant back), `manager fail KIND RULE` and `manager stop`.
+// app has so many instances), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
+// next deployment on; see answering), `manager fail KIND RULE` and `manager stop`. $APP_PORT is the app's.
 func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | says N | calls NAME | keep | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | says N | calls NAME | keep | answers WHAT | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch args[0] {
 	case "start":
+		m.stop()
 		var err error
 		m.count, err = strconv.Atoi(args[2])
 		ts.Check(err)
@@ -88,6 +106,9 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		ts.Setenv("PROVIDER", key.Hash.String())
 		m.holder = &client.Holder{Certificate: key.Cert}
+		m.shows, err = newAnswering()
+		ts.Check(err)
+		ts.Setenv("APP_PORT", strconv.Itoa(int(m.shows.port())))
 		m.session, m.cas, m.instances, m.lies = ident.SessionName(args[1]), cas, nil, ""
 		m.serve(ts, cas)
 	case "lie", "double":
@@ -102,6 +123,8 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		m.called = args[1]
 	case "keep":
 		m.keeps = true
+	case "answers":
+		m.answers = args[1]
 	case "fail":
 		m.fails = problem.New(problem.Kind(args[1]), args[2], "it failed").Fix("mend it")
 	case "stop":
@@ -110,17 +133,17 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // release has the CAS attest an instance of a service, under the newest grant.
-func (m *scriptManager) release(ctx context.Context, service ident.ServiceName, measurement ident.Measurement) (ident.InstanceID, *castest.Conn, error) {
+func (m *scriptManager) release(ctx context.Context, service ident.ServiceName, measurement ident.Measurement) (*release.Reply, *castest.Conn, error) {
 	in, err := castest.NewInstance(m.cas.env.Instances, m.cas.env.Identity, m.cas.env.Platform, m.session, service, measurement)
 	if err != nil {
-		return ident.InstanceID{}, nil, err
+		return nil, nil, err
 	}
 	in.Grant = m.next
 	conn, reply, err := in.Release(ctx)
 	if err != nil {
-		return ident.InstanceID{}, nil, err
+		return nil, nil, err
 	}
-	return reply.InstanceID, conn, nil
+	return reply, conn, nil
 }
 
 // pull is an attested pull that ends well.
@@ -163,11 +186,14 @@ func (m *scriptManager) deploy(ctx context.Context) error {
 	}
 	m.instances = nil
 	for range min(m.count, most) {
-		id, conn, err := m.release(ctx, "client-app", m.python)
+		reply, conn, err := m.release(ctx, "client-app", m.python)
 		if err != nil {
 			return err
 		}
-		m.instances, m.conns = append(m.instances, id), append(m.conns, conn)
+		m.instances, m.conns = append(m.instances, reply.InstanceID), append(m.conns, conn)
+		if err := m.front(reply); err != nil {
+			return err
+		}
 	}
 	if m.lies == "lie" {
 		m.instances[0] = ident.InstanceID{0xff}
@@ -193,7 +219,6 @@ func (m *scriptManager) ended(ctx context.Context) error {
 }
 
 func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
-	m.stop()
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+manager.PathApps, func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
@@ -236,7 +261,7 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		for i, id := range m.instances {
 			list.Instances = append(list.Instances, manager.Instance{
 				ID: "i-" + strconv.Itoa(i), App: "shop", AppID: "app-1", Role: "app", Revision: m.revision, State: "running", Health: "healthy",
-				Memory: 256 << 20, Port: 8080, InstanceID: id, Attested: true, Simulated: true, CreatedAt: time.Now(),
+				Memory: 256 << 20, Port: m.shows.port(), InstanceID: id, Attested: true, Simulated: true, CreatedAt: time.Now(),
 			})
 		}
 		_ = json.NewEncoder(w).Encode(list)
@@ -260,7 +285,7 @@ func (m *scriptManager) app() manager.App {
 	now := time.Now()
 	a := manager.App{
 		ID: "app-1", Owner: m.owner, Name: strings.ReplaceAll(string(m.session), "/", "-"), Session: m.session, Service: "client-app", Runtime: m.asked.Runtime,
-		State: manager.AppDeploying, Instances: m.asked.Instances, Memory: 256 << 20, Port: 8080, ContainerPort: 8080, CreatedAt: now,
+		State: manager.AppDeploying, Instances: m.asked.Instances, Memory: 256 << 20, Port: m.shows.port(), ContainerPort: 8080, CreatedAt: now,
 		Deployment: manager.Deployment{Revision: m.revision, State: manager.DeploymentRunning, Steps: []manager.Step{{Name: manager.StepImages, StartedAt: now}}},
 	}
 	if m.shown > 0 {

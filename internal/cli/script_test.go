@@ -9,8 +9,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,8 +63,21 @@ func TestScripts(t *testing.T) {
 			env.Defer(m.stop)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand, "manager": managerCommand, "grants": grantsCommand},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand, "manager": managerCommand, "grants": grantsCommand, "code": codeCommand},
 	})
+}
+
+// codeCommand is `code N cupel …`: it runs cupel as exec does, and wants that exit
+// code.
+func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || args[1] != "cupel" {
+		ts.Fatalf("usage: code N cupel …")
+	}
+	err := ts.Exec("cupel", args[2:]...)
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok || strconv.Itoa(exit.ExitCode()) != args[0] {
+		ts.Fatalf("cupel %s: %v, want exit code %s", strings.Join(args[2:], " "), err, args[0])
+	}
 }
 
 // grantsCommand is `grants FILE APP`: it sets $GRANT to the id of the newest grant

@@ -2,15 +2,12 @@ package cli
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,6 +32,7 @@ type verifyOptions struct {
 	name    string
 	cas     string
 	commit  string
+	plain   bool
 
 	deploying bool // the manager says that a deployment of the app is under way
 }
@@ -47,7 +45,9 @@ func newVerifyCommand(g *globals) *cobra.Command {
 		Long: `Checks, without believing the operator anything: that the CAS keeps your session
 and shows a log that continues what you saw; that what answers at the app's
 address has a certificate of the session's own CA; that it names an instance
-which the CAS attested and which still runs; and the claims of all instances. Each
+which the CAS attested and which still runs; and the claims of all instances. An
+app that answers without TLS ends it with exit code 9 (app_plain), unless --plain
+says that it may: then everything but who answers is checked. Each
 instance that runs is shown with its grant, the session's version, and the state of
 the repository that it has, by the word of the measured puller; those that are behind
 the newest are named. It fails where an instance runs under no grant and the session
@@ -67,6 +67,7 @@ asks for one, and where an app has two grants with no deployment under way.`,
 	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit ([VOLUME=]HEX, at least 16 digits)")
+	f.BoolVar(&o.plain, "plain", false, "accept that the app answers without TLS, or with a certificate of its own: who it is can't be told")
 	return c
 }
 
@@ -74,8 +75,9 @@ asks for one, and where an app has two grants with no deployment under way.`,
 type appReply struct {
 	Session   verifyReply    `json:"session"`
 	Address   string         `json:"address"`
-	Name      string         `json:"name"` // that the certificate has
-	Answering api.Instance   `json:"answering"`
+	Name      string         `json:"name"`    // that the certificate has
+	Answers   answerKind     `json:"answers"` // what answers there
+	Answering *api.Instance  `json:"answering,omitempty"`
 	Simulated bool           `json:"simulated"` // any of the running instances
 	Instances []api.Instance `json:"instances"`
 	Volumes   []api.Volume   `json:"volumes"`
@@ -115,33 +117,52 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 			return err
 		}
 	}
-	ca, err := c.Value(ctx, name, appCA)
-	if err != nil {
-		return err
-	}
-	id, err := appInstance(ctx, reply.Address, reply.Name, ca.Value, name, g.now())
-	if err != nil {
-		return rotatedMeanwhile(ctx, c, name, err)
-	}
-	found := false
 	for _, i := range reply.Instances {
-		if i.ID == id && i.State == api.Running {
-			reply.Answering, found = i, true
-		}
-		if i.ID == id && running.otherApps(i.Grant, o.app) {
-			return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, under a grant for another app than %s", id.Short(), reply.Address, o.app).
-				Want("an instance of %s", o.app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", name)
-		}
 		reply.Simulated = reply.Simulated || i.State == api.Running && i.Claims.Simulated
 	}
-	if !found {
-		return problem.New(problem.Denied, "app_instance", "instance %s answers at %s", id, reply.Address).
-			Want("an instance of %s that the CAS knows to run", name).Fix("do not use the app: what answers has lost, or never had, its rights")
+	if err := side.answering(ctx, c, name, &reply, running, o); err != nil {
+		return err
 	}
 	if g.json() {
 		return g.printJSON(reply)
 	}
 	return printVerified(g, reply)
+}
+
+// answering finds out what answers at the app's address. With --plain it need not
+// prove itself, and counts as nobody.
+func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.SessionName, reply *appReply, r *running, opts verifyOptions) error {
+	ca, err := c.Value(ctx, name, appCA)
+	if err != nil {
+		return err
+	}
+	probe, err := newAppProbe(reply.Address, reply.Name, name, ca.Value, o.g.now())
+	if err != nil {
+		return err
+	}
+	seen := probe.look(ctx)
+	reply.Answers = seen.kind
+	if seen.problem != nil && opts.plain && seen.kind.unproven() {
+		return nil
+	}
+	if seen.problem != nil {
+		return rotatedMeanwhile(ctx, c, name, seen.problem)
+	}
+
+	for _, i := range reply.Instances {
+		if i.ID == seen.instance && r.otherApps(i.Grant, opts.app) {
+			return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), reply.Address, opts.app).
+				Want("an instance of %s", opts.app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", name)
+		}
+		if i.ID == seen.instance && i.State == api.Running {
+			reply.Answering = &i
+		}
+	}
+	if reply.Answering == nil {
+		return problem.New(problem.Denied, "app_instance", "instance %s answers at %s", seen.instance, reply.Address).
+			Want("an instance of %s that the CAS knows to run", name).Fix("do not use the app: what answers has lost, or never had, its rights")
+	}
+	return nil
 }
 
 // locateApp finds session and address of what the user calls an app: from flags
@@ -182,14 +203,18 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 			Fix("see 'cupel ps %s', and deploy it again: %s", app.Name, manager.DeployCommand(app.Session, app.Name))
 	}
 	if opts.address == "" {
-		opts.address = net.JoinHostPort("localhost", strconv.Itoa(int(app.Port)))
-		if host, _, err := net.SplitHostPort(e.Address); err == nil {
-			if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() && !ip.IsLoopback() {
-				opts.address = net.JoinHostPort(host, strconv.Itoa(int(app.Port)))
-			}
-		}
+		opts.address = appAddress(e, app.Port)
 	}
 	return app.Session, nil
+}
+
+// appAddress is where an app of this manager listens.
+func appAddress(e manager.Endpoint, port uint16) string {
+	host, _, err := net.SplitHostPort(e.Address)
+	if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() || ip.IsLoopback() {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
 // appName is the first name that the session's app has in its certificate.
@@ -278,63 +303,6 @@ func acceptedUnder(policy appraise.Policy, claims attest.Claims) bool {
 	return err == nil && decision.Err() == nil
 }
 
-// appInstance connects to the app, checks its certificate with the session's CA,
-// and returns the instance that the certificate names.
-func appInstance(ctx context.Context, address, name, caPEM string, s ident.SessionName, now time.Time) (ident.InstanceID, error) {
-	var none ident.InstanceID
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM([]byte(caPEM)) {
-		return none, problem.New(problem.Denied, "app_ca", "the session publishes no CA certificate as %s", appCA)
-	}
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second}, Config: &tls.Config{
-		RootCAs: pool, ServerName: name, MinVersion: tls.VersionTLS12, Time: func() time.Time { return now },
-	}}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	conn, err := d.DialContext(ctx, "tcp", address)
-	if err != nil {
-		return none, dialProblem(address, name, pool, now, err)
-	}
-	defer conn.Close()
-	tc, ok := conn.(*tls.Conn)
-	if !ok {
-		return none, problem.New(problem.Internal, "app_certificate", "no TLS connection to %s", address)
-	}
-	for _, u := range tc.ConnectionState().PeerCertificates[0].URIs {
-		rest, ok := strings.CutPrefix(u.String(), "cupel://"+string(s)+"/")
-		if _, id, two := strings.Cut(rest, "/"); ok && two {
-			if k, err := ident.ParseKeyHash(id); err == nil {
-				return k, nil
-			}
-		}
-	}
-	return none, problem.New(problem.Denied, "app_certificate", "the certificate at %s names no instance of session %s", address, s).
-		Want("one that the CAS made for an instance").Fix("do not use the app")
-}
-
-// dialProblem tells an app that is not there from one that is another.
-func dialProblem(address, name string, ca *x509.CertPool, now time.Time, err error) error {
-	// What lies behind the port may be gone and the port still be held: nobody answered,
-	// which is not somebody else.
-	op, ok := errors.AsType[*net.OpError](err)
-	if ok && (op.Op == "dial" || op.Op == "read" || op.Op == "write") || errors.Is(err, io.EOF) {
-		return problem.New(problem.Unavailable, "app_unreachable", "%s: %w", address, err).Fix("see `cupel ps`; give another address with --address")
-	}
-	p := problem.New(problem.Denied, "app_certificate", "%s: %w", address, err).
-		Want("a certificate for %q of the session's own CA", name).Fix("do not use the app: something else answers at its address")
-	// The name is compared first: only a certificate of the session's own CA lacks
-	// nothing but that.
-	if other, ok := errors.AsType[x509.HostnameError](err); ok && ownCertificate(other.Certificate, ca, now) {
-		p.Fix("give a name that the certificate has with --name, or have the session's certificate made for %q (dns)", name)
-	}
-	return p
-}
-
-func ownCertificate(cert *x509.Certificate, ca *x509.CertPool, now time.Time) bool {
-	_, err := cert.Verify(x509.VerifyOptions{Roots: ca, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
-	return err == nil
-}
-
 // rotatedMeanwhile adds to a refused certificate that the session's CA was rotated
 // and that instances have certificates of the one before: that may be all.
 func rotatedMeanwhile(ctx context.Context, c *client.Client, name ident.SessionName, err error) error {
@@ -363,8 +331,8 @@ func printVerified(g *globals, r appReply) error {
 	rows := [][]string{
 		{"session", fmt.Sprintf("%s, as you created it on %s", r.Session.Session, r.Session.CreatedAt.Format(time.RFC3339))},
 		{"session hash", r.Session.Hash.String()},
-		{"address", fmt.Sprintf("%s, certificate for %s by the session's own CA", r.Address, r.Name)},
-		{"answering", fmt.Sprintf("instance %s, attested %s", r.Answering.ID.Short(), r.Answering.ReleasedAt.UTC().Format(time.RFC3339))},
+		{"address", r.Address + ", " + r.certificateCell()},
+		{"answering", r.answeringCell()},
 		{"platform", platform},
 		{"audit log", fmt.Sprintf("followed to entry %d", r.Session.AuditHead)},
 	}
@@ -383,6 +351,20 @@ func printVerified(g *globals, r appReply) error {
 		g.warnf("behind: instance %s of %s: %s", b.Instance.Short(), b.Service, b.Why)
 	}
 	return nil
+}
+
+func (r appReply) certificateCell() string {
+	if r.Answering == nil {
+		return r.Answers.text()
+	}
+	return "certificate for " + r.Name + " by the session's own CA"
+}
+
+func (r appReply) answeringCell() string {
+	if r.Answering == nil {
+		return "NOT KNOWN: whoever stands between could answer as well (--plain)"
+	}
+	return fmt.Sprintf("instance %s, attested %s", r.Answering.ID.Short(), r.Answering.ReleasedAt.UTC().Format(time.RFC3339))
 }
 
 func (g *globals) printAttested(r appReply) error {

@@ -1,13 +1,11 @@
 package cli
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -65,21 +63,67 @@ func TestVerifyJudgesTheClaims(t *testing.T) {
 	}
 }
 
-// TestNobodyIsNotSomebodyElse: where the app is gone and its port still taken, a
-// connection is reset or closed, and no certificate was seen that could be wrong.
-func TestNobodyIsNotSomebodyElse(t *testing.T) {
+// TestWhatAnswers: where the app is gone and its port still taken, a connection is
+// reset or closed, and no certificate was seen that could be wrong; and what speaks no
+// TLS is no impostor by that.
+func TestWhatAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
-		err  error
-		rule string
+		serve func(net.Conn)
+		kind  answerKind // empty: that depends on who is quicker
+		rule  string
+		code  int
 	}{
-		"refused":     {&net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}, "app_unreachable"},
-		"reset":       {&net.OpError{Op: "write", Err: syscall.ECONNRESET}, "app_unreachable"},
-		"closed":      {io.EOF, "app_unreachable"},
-		"alert":       {&net.OpError{Op: "remote error", Err: tls.AlertError(40)}, "app_certificate"},
-		"certificate": {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "app_certificate"},
+		"closed": {func(net.Conn) {}, answersCloses, "app_unreachable", 7},
+		"reset": {func(c net.Conn) {
+			if tcp, ok := c.(*net.TCPConn); ok {
+				_ = tcp.SetLinger(0)
+			}
+		}, "", "app_unreachable", 7},
+		"alert": {func(c net.Conn) {
+			_, _ = c.Read(make([]byte, 1))
+			_, _ = c.Write([]byte{21, 3, 3, 0, 2, 2, 40})
+			_, _ = io.Copy(io.Discard, c)
+		}, answersOtherTLS, "app_certificate", 6},
+		"http": {func(c net.Conn) {
+			_, _ = c.Read(make([]byte, 1))
+			_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n")
+			_, _ = io.Copy(io.Discard, c)
+		}, answersHTTP, "app_plain", 9},
+		"greeting": {func(c net.Conn) {
+			_, _ = io.WriteString(c, "220 mail\r\n")
+			_, _ = io.Copy(io.Discard, c)
+		}, answersOther, "app_plain", 9},
+		"ends what it doesn't know": {func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) }, answersOther, "app_plain", 9},
 	} {
-		if p := problem.From(dialProblem("localhost:8080", "localhost", x509.NewCertPool(), time.Now(), c.err)); p == nil || p.Rule != c.rule {
-			t.Errorf("%s: %v, want %s", name, p, c.rule)
-		}
+		t.Run(name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "localhost:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			go func() {
+				for {
+					conn, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					go func() {
+						defer conn.Close()
+						c.serve(conn)
+					}()
+				}
+			}()
+			p := &appProbe{address: ln.Addr().String(), session: "s", ca: x509.NewCertPool(), now: time.Now()}
+			got := p.look(t.Context())
+			if e := problem.From(got.problem); c.kind != "" && got.kind != c.kind || e == nil || e.Rule != c.rule || exitCode(e) != c.code {
+				t.Errorf("%s, %v: want %s with %s", got.kind, got.problem, c.kind, c.rule)
+			}
+		})
 	}
+	t.Run("nobody", func(t *testing.T) {
+		p := &appProbe{address: "127.0.0.1:1", ca: x509.NewCertPool(), now: time.Now()}
+		if got := p.look(t.Context()); got.kind != answersNothing || problem.KindOf(got.problem) != problem.Unavailable {
+			t.Errorf("%s, %v", got.kind, got.problem)
+		}
+	})
 }

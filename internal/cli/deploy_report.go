@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"context"
+
+	"cupel.dev/cupel/client/manager"
+)
+
+// handedIn tells that the app is somebody else's, whose code this was: only they
+// may look at it.
+func (d *deployment) handedIn(app manager.App) error {
+	if d.g.json() {
+		return d.g.printJSON(deployReply{App: app, Instances: []manager.Instance{}})
+	}
+	d.g.printf("%s: the manager took the code, and says that the deployment began.\nThe app belongs to the key that made the grant, which can check that: cupel verify %s\n", app.Name, app.Name)
+	return nil
+}
+
+// unchecked tells of a deployment by somebody who may grant, and not read.
+func (d *deployment) unchecked(app manager.App) error {
+	if d.g.json() {
+		return d.show.line(deployReply{App: app, Instances: []manager.Instance{}})
+	}
+	d.g.printf("\n%s: the manager says that revision %d serves, on port %d.\n", app.Name, app.Revision, app.Port)
+	d.g.warnf("You may grant that session %s is run, and not read it: nothing of this was checked. Let somebody who may read it run: cupel verify %s", d.session, app.Name)
+	return nil
+}
+
+// look connects to the app and sees what answers there.
+func (d *deployment) look(ctx context.Context, app manager.App) (found, error) {
+	ca, err := d.cas.Value(ctx, d.session, appCA)
+	if err != nil {
+		return found{}, err
+	}
+	probe, err := newAppProbe(appAddress(d.host, app.Port), "", d.session, ca.Value, d.g.now())
+	if err != nil {
+		return found{}, err
+	}
+	d.show.begin("answer", d.g.now())
+	seen := d.g.lookAt(ctx, probe)
+	if ctx.Err() != nil {
+		return seen, ctx.Err()
+	}
+	if seen.kind == answersCloses { // the instances are healthy: so does the app
+		seen = probe.plain(answersCloses)
+	}
+	d.show.finish("answer", d.g.now())
+	return seen, nil
+}
+
+// deployReply is the last line of `deploy -o json`.
+type deployReply struct {
+	App       manager.App        `json:"app"`
+	URL       string             `json:"url"`
+	Answers   answerKind         `json:"answers,omitempty"` // what answers there, as this command saw it
+	Instances []manager.Instance `json:"instances"`
+}
+
+// report tells how the deployment ended. An app that users can't tell from an
+// impostor, or can't reach, is reported too, and ends the command with its problem.
+func (d *deployment) report(app manager.App, instances []manager.Instance, seen found) error {
+	ends := seen.problem
+	if d.o.plain && seen.kind.unproven() {
+		ends = nil
+	}
+	address := appAddress(d.host, app.Port)
+	url := seen.kind.url(address)
+	if d.g.json() {
+		if err := d.show.line(deployReply{app, url, seen.kind, instances}); err != nil {
+			return err
+		}
+		return ends
+	}
+	where := "behind " + url
+	switch {
+	case seen.kind == answersNothing:
+		where = "and nothing answers from here at " + address
+	case seen.kind.unproven():
+		where += " (" + seen.kind.text() + ")"
+	}
+	d.g.printf("\n%s: %s, attested by your CAS and healthy, %s\n", app.Name, plural(len(instances), "instance"), where)
+	if gap := app.Deployment.GapSeconds; gap > 0 {
+		d.g.printf("nothing served for %.1f s: the app writes a volume, so its old instance stopped first\n", gap)
+	}
+	if w := app.Deployment.Warning; w != nil {
+		d.g.warnf("warning: %s: %s", w.Rule, w.Actual)
+	}
+	d.g.printf("\n")
+	if err := d.g.printInstances(psReply{Apps: []manager.App{app}, Instances: instances}); err != nil {
+		return err
+	}
+	if len(instances) > 0 && instances[0].Simulated {
+		d.g.printf("\nSIMULATION: the instances are attested, but no TEE protects them.\n")
+	}
+	if ends != nil {
+		d.g.printf("\n")
+	}
+	return ends
+}
