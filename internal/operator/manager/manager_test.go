@@ -398,6 +398,7 @@ func TestFirstDeployThatFails(t *testing.T) {
 		"refused by the CAS": {backendtest.Script{Exit: true, Code: 1, Problem: denied}, "measurement"},
 		"always exits":       {backendtest.Script{Exit: true, Code: 3}, "exited"},
 		"never listens":      {backendtest.Script{Unhealthy: true}, "unhealthy"},
+		"listens elsewhere":  {backendtest.Script{Unhealthy: true, Problem: problem.New(problem.Unavailable, "unhealthy", "the app listens on 127.0.0.1:8080")}, "unhealthy"},
 		"never starts":       {backendtest.Script{StartError: problem.New(problem.Unavailable, "disk", "no space left")}, "disk"},
 		"out of memory":      {backendtest.Script{Exit: true, Code: 137, OOM: true}, "out_of_memory"},
 	} {

@@ -8,6 +8,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 // rollout takes the next step of the app's deployment. Steps that need no
@@ -301,16 +302,23 @@ func (p *planner) hopeless(in *Instance) bool {
 // trouble is what an instance that isn't up yet is trying again after: what it
 // waits for itself, or why it ended last.
 func (p *planner) trouble(in *Instance) *problem.Error {
-	if s, ok := p.seen(in); ok && s.State == StateStarting && s.Problem != nil {
+	s, there := p.seen(in)
+	if there && s.Problem != nil && (s.State == StateStarting && !ending(s.Phase) || s.State == StateRunning && !s.ready()) {
 		return s.Problem
 	}
 	if in.Failures > 0 {
 		return in.Problem
 	}
-	if s, ok := p.seen(in); waits(in.Problem) && (!ok || s.State != StateRunning) {
+	if waits(in.Problem) && (!there || s.State != StateRunning) {
 		return in.Problem
 	}
 	return nil
+}
+
+// ending says that an instance has come to its end and is about to exit. What it says
+// then is judged with its exit, and nothing is tried again before.
+func ending(phase string) bool {
+	return phase == string(volume.Exited) || phase == string(volume.Refused)
 }
 
 func (p *planner) newest(a *App, role Role) *Instance {

@@ -26,6 +26,8 @@ type instance struct {
 	removing  bool      // its end needs no record
 	health    manager.Health
 	judge     healthJudge
+	elsewhere *misplaced // where the app listens instead of on its port; nil: not known to
+	looked    time.Time  // when that was looked for last
 	used      uint64
 	oom       bool          // the runtime said so
 	missing   time.Time     // since when the runtime doesn't know it, though processes of it run
@@ -67,6 +69,9 @@ func (i *instance) status() manager.InstanceStatus {
 		s.State = manager.StateStopping
 	case r.Report.Phase == volume.Running:
 		s.State = manager.StateRunning
+		if s.Problem == nil && i.elsewhere != nil && i.health != manager.HealthHealthy {
+			s.Problem = i.elsewhere.problem()
+		}
 	}
 	return s
 }

@@ -284,6 +284,9 @@ func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
 				return
 			}
 			inferred, next := n.healthSeen(i, ok)
+			if !ok {
+				n.lookAround(i)
+			}
 			if inferred {
 				n.persist(ctx, i)
 			}

@@ -49,7 +49,7 @@ type Script struct {
 	Code       int            // with Exit
 	OOM        bool           // with Exit
 	Life       time.Duration  // of a certificate that it can't renew while it runs; 0: it has none
-	Problem    *problem.Error // the launcher's word: with Exit why it ended, with Hang what it waits for
+	Problem    *problem.Error // with Exit why it ended, with Hang what it waits for, with Unhealthy why it is
 }
 
 type fakeInstance struct {
@@ -131,7 +131,10 @@ func (f *Fake) live(in *fakeInstance, s Script) {
 	if in.status.State != manager.StateStarting {
 		return
 	}
-	if s.Problem == nil {
+	if s.Unhealthy {
+		in.status.Problem = s.Problem
+	}
+	if s.Problem == nil || s.Unhealthy {
 		in.status.State, in.status.Phase, in.status.StartedAt = manager.StateRunning, "running", time.Now()
 		in.status.InstanceID = ident.InstanceID(ident.Sum([]byte(in.spec.ID)))
 		if s.Life > 0 {

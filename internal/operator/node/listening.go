@@ -1,0 +1,204 @@
+package node
+
+import (
+	"bufio"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// An app that doesn't accept connections is looked at after so long, and again
+// every so often: where it does listen instead is what its owner wants to know.
+const (
+	listenAfter = 1500 * time.Millisecond
+	listenEvery = 2 * time.Second
+)
+
+// ruleUnhealthy is the rule of an app that runs and accepts no connections.
+const ruleUnhealthy = "unhealthy"
+
+// lookAround finds out where an app that isn't healthy listens instead.
+func (n *Node) lookAround(i *instance) {
+	n.mu.Lock()
+	id, port, started := i.rec.Spec.ID, i.rec.Spec.Port, i.rec.StartedAt
+	due := i.health != manager.HealthHealthy && !started.IsZero() && n.cfg.Now().Sub(started) >= listenAfter && time.Since(i.looked) >= listenEvery
+	n.mu.Unlock()
+	if !due {
+		return
+	}
+	at, err := listening(n.dir("netns", id))
+
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i.looked = time.Now()
+	if err != nil {
+		n.cfg.Logger.Warn("can't see where an app listens", "instance", id, "error", err)
+		return
+	}
+	was := i.elsewhere
+	i.elsewhere = elsewhere(at, port)
+	if was.same(i.elsewhere) {
+		return
+	}
+	n.publishStatus(i)
+}
+
+// listening returns where TCP is listened in a network namespace.
+func listening(netns string) ([]netip.AddrPort, error) {
+	type answer struct {
+		at  []netip.AddrPort
+		err error
+	}
+	done := make(chan answer)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		at, err := listeningIn(netns)
+		done <- answer{at, err}
+	}()
+	a := <-done
+	return a.at, a.err
+}
+
+// listeningIn moves its thread into the namespace for good.
+func listeningIn(netns string) ([]netip.AddrPort, error) {
+	f, err := os.Open(netns)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+		return nil, fmt.Errorf("enter network namespace: %w", err)
+	}
+	var out []netip.AddrPort
+	for _, table := range []string{"tcp", "tcp6"} {
+		f, err := os.Open("/proc/thread-self/net/" + table)
+		if os.IsNotExist(err) {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, err
+		}
+		at, err := parseListening(f)
+		_ = f.Close()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, at...)
+	}
+	return out, nil
+}
+
+// parseListening reads the listening sockets of /proc/net/tcp or tcp6 (proc_net_tcp in
+// the kernel's documentation): a header, then a line a socket with its number, its own
+// address, the other's, and its state.
+func parseListening(r io.Reader) ([]netip.AddrPort, error) {
+	const listens = "0A"
+	var out []netip.AddrPort
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		f := strings.Fields(lines.Text())
+		if len(f) < 4 || f[3] != listens {
+			continue
+		}
+		addr, port, _ := strings.Cut(f[1], ":")
+		raw, err := hex.DecodeString(addr)
+		if err != nil || len(raw)%4 != 0 {
+			continue
+		}
+		for word := range slices.Chunk(raw, 4) { // each in the order of the host, which is little-endian here
+			slices.Reverse(word)
+		}
+		ip, ok := netip.AddrFromSlice(raw)
+		number, err := strconv.ParseUint(port, 16, 16)
+		if ok && err == nil {
+			out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(number)))
+		}
+	}
+	return out, lines.Err()
+}
+
+// misplaced is where an app listens instead of on its port of all addresses.
+type misplaced struct {
+	at   []netip.AddrPort
+	port uint16
+}
+
+// elsewhere judges where an app listens that doesn't accept connections on port. Nil:
+// it listens there, and something else is the matter.
+func elsewhere(at []netip.AddrPort, port uint16) *misplaced {
+	m := &misplaced{port: port}
+	for _, a := range at {
+		if a.Port() != port {
+			continue
+		}
+		if !a.Addr().IsLoopback() && a.Addr() != netip.IPv6Unspecified() {
+			return nil
+		}
+		m.at = append(m.at, a)
+	}
+	if len(m.at) == 0 {
+		m.at = slices.Clone(at)
+	}
+	slices.SortFunc(m.at, netip.AddrPort.Compare)
+	m.at = slices.Compact(m.at)
+	return m
+}
+
+func (m *misplaced) same(o *misplaced) bool {
+	return m == nil && o == nil || m != nil && o != nil && m.port == o.port && slices.Equal(m.at, o.at)
+}
+
+// mostShown bounds how many of an app's addresses are named.
+const mostShown = 4
+
+// problem says where the app listens, and where it should.
+func (m *misplaced) problem() *problem.Error {
+	var at []string
+	for _, a := range m.at[:min(len(m.at), mostShown)] {
+		at = append(at, a.String())
+	}
+	where := strings.Join(at, " and ")
+	if more := len(m.at) - mostShown; more > 0 {
+		where += fmt.Sprintf(" and %d more", more)
+	}
+	e := problem.New(problem.Unavailable, ruleUnhealthy, "the app listens on %s, not on port %d", where, m.port).
+		Want("port %d of all addresses", m.port).
+		Fix("let the app listen on port %d, or name its port: --port PUBLIC:%d", m.port, m.firstPort())
+	switch {
+	case len(m.at) == 0:
+		e.Actual = fmt.Sprintf("the app listens on no port yet, and should on port %d", m.port)
+		e.Fix("see 'cupel logs'; let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER", m.port)
+	case m.at[0].Port() == m.port && slices.Contains(m.at, netip.AddrPortFrom(netip.IPv6Unspecified(), m.port)):
+		e.Actual = fmt.Sprintf("the app listens on %s for IPv6 alone, and is reached over IPv4", where)
+		e.Fix("let the app listen on 0.0.0.0 too, port %d", m.port)
+	case m.at[0].Port() == m.port:
+		e.Actual = fmt.Sprintf("the app listens on %s, not on all addresses", where)
+		e.Fix("let the app listen on 0.0.0.0, port %d: connections come from outside of its container", m.port)
+	}
+	return e
+}
+
+// firstPort is the first of the app's ports that others can reach, or else the first.
+func (m *misplaced) firstPort() uint16 {
+	for _, a := range m.at {
+		if !a.Addr().IsLoopback() {
+			return a.Port()
+		}
+	}
+	if len(m.at) > 0 {
+		return m.at[0].Port()
+	}
+	return m.port
+}

@@ -1,0 +1,88 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/netlab"
+)
+
+func TestElsewhere(t *testing.T) {
+	for _, c := range []struct{ at, says, mend string }{
+		{"127.0.0.1:8080", "the app listens on 127.0.0.1:8080, not on all addresses", "0.0.0.0"},
+		{"[::1]:8080 127.0.0.1:8080 127.0.0.1:9", "the app listens on 127.0.0.1:8080 and [::1]:8080, not on all addresses", "0.0.0.0"},
+		{"0.0.0.0:3000", "the app listens on 0.0.0.0:3000, not on port 8080", "--port PUBLIC:3000"},
+		{"127.0.0.1:1 0.0.0.0:3000 0.0.0.0:3000", "the app listens on 0.0.0.0:3000 and 127.0.0.1:1, not on port 8080", "--port PUBLIC:3000"},
+		{"[::]:8080", "the app listens on [::]:8080 for IPv6 alone", "0.0.0.0"},
+		{"0.0.0.0:1 0.0.0.0:2 0.0.0.0:3 0.0.0.0:4 0.0.0.0:5", "0.0.0.0:4 and 1 more, not on port 8080", "--port"},
+		{"", "the app listens on no port yet, and should on port 8080", "cupel logs"},
+		{"0.0.0.0:8080", "", ""},                  // it does: another look, and it is healthy
+		{"127.0.0.1:8080 10.88.1.2:8080", "", ""}, // the address that is asked
+	} {
+		var at []netip.AddrPort
+		for _, a := range strings.Fields(c.at) {
+			at = append(at, netip.MustParseAddrPort(a))
+		}
+		m := elsewhere(at, 8080)
+		if c.says == "" {
+			if m != nil {
+				t.Errorf("%s: %v", c.at, m.problem())
+			}
+			continue
+		}
+		if m == nil || !strings.Contains(m.problem().Actual, c.says) || !strings.Contains(m.problem().Mend, c.mend) {
+			t.Errorf("%s: %v, want %q", c.at, m, c.says)
+		}
+	}
+}
+
+func TestParseListening(t *testing.T) {
+	const text = "  sl  local_address rem_address   st tx_queue\n" +
+		"   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000\n" +
+		"   1: 0100007F:1F91 0100007F:0001 01 00000000:00000000\n" +
+		"   2: 00000000000000000000000001000000:0050 00000000000000000000000000000000:0000 0A 0\n" +
+		"   3: nonsense:0050 0 0A\n   4: 0100007F 0 0A\n short\n"
+	got, err := parseListening(strings.NewReader(text))
+	if want := "[127.0.0.1:8080 [::1]:80]"; err != nil || fmt.Sprint(got) != want {
+		t.Errorf("%v, %v; want %s", got, err, want)
+	}
+}
+
+// TestListeningInANamespace: what listens there is seen, and nothing of this machine.
+func TestListeningInANamespace(t *testing.T) {
+	need.Root(t)
+	space := netlab.New(t)
+	mine, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mine.Close()
+	var path, want string
+	space.Do(func() {
+		path = filepath.Join(t.TempDir(), "ns")
+		if err = os.Symlink(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path); err != nil {
+			return
+		}
+		var l net.Listener
+		if l, err = new(net.ListenConfig).Listen(context.Background(), "tcp4", "127.0.0.1:0"); err == nil {
+			want = l.Addr().String()
+			t.Cleanup(func() { _ = l.Close() })
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := listening(path)
+	if err != nil || fmt.Sprint(got) != "["+want+"]" {
+		t.Errorf("%v, %v; want %s", got, err, want)
+	}
+}
