@@ -219,7 +219,7 @@ func newCASListCommand(g *globals) *cobra.Command {
 }
 
 func runCASList(g *globals) error {
-	dir, err := owner.Open(g.config)
+	dir, err := g.ownerDir()
 	if err != nil {
 		return err
 	}

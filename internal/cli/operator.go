@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -54,7 +53,7 @@ func (m *managerAs) certificate(ctx context.Context) (*tls.Certificate, error) {
 			return nil, problem.New(problem.Invalid, "operator_key", "%w", err).Fix("give --as-owner, or remove the damaged files: cupel up makes them anew")
 		}
 	}
-	dir, err := owner.Open(m.g.config)
+	dir, err := m.g.ownerDir()
 	if err != nil {
 		return nil, err
 	}

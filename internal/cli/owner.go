@@ -17,7 +17,7 @@ type ownerSide struct {
 }
 
 func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
-	dir, err := owner.Open(g.config)
+	dir, err := g.ownerDir()
 	if err != nil {
 		return nil, err
 	}

@@ -41,6 +41,9 @@ type globals struct {
 	output   string // -o: "table" or "json"
 	logLevel string
 	wait     time.Duration // how long a server that does not answer is waited for
+
+	named      bool // the owner's folder was named by flag or environment, not derived
+	toldFolder bool // it was said that the owner's folder is another user's
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -97,6 +100,7 @@ operator, who is trusted with nothing, runs the copies.`,
 			if err := g.check(); err != nil {
 				return err
 			}
+			g.named = c.Flags().Changed("config") || g.env("CUPEL_CONFIG") != ""
 			return emptyFlag(c)
 		},
 	}
@@ -132,16 +136,6 @@ operator, who is trusted with nothing, runs the copies.`,
 	root.SuggestionsMinimumDistance = 2
 	groupsRefuse(root)
 	return root
-}
-
-func (g *globals) defaultConfig() string {
-	if dir := g.env("CUPEL_CONFIG"); dir != "" {
-		return dir
-	}
-	if dir := g.env("XDG_CONFIG_HOME"); dir != "" {
-		return filepath.Join(dir, "cupel")
-	}
-	return filepath.Join(g.env("HOME"), ".config", "cupel")
 }
 
 func (g *globals) defaultWait() time.Duration {

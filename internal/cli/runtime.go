@@ -153,6 +153,10 @@ type measuredPackage struct {
 }
 
 func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error {
+	folder, err := g.folder() // before the long work
+	if err != nil {
+		return err
+	}
 	def, err := o.find()
 	if err != nil {
 		return err
@@ -196,10 +200,10 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	}
 	v := owner.Vouched{Measurement: r.Measurement, Runtime: r.Runtime, Definition: def.Digest(), Lock: r.Lock,
 		Launcher: launcher, IndexDate: r.IndexDate, How: "rebuilt from Debian's signed packages", At: g.now().UTC()}
-	if err := owner.Vouch(g.config, v); err != nil {
+	if err := owner.Vouch(folder, v); err != nil {
 		return err
 	}
-	known, err := owner.ReadVouched(g.config)
+	known, err := owner.ReadVouched(folder)
 	if err != nil {
 		return err
 	}
@@ -389,7 +393,11 @@ type runtimeEntry struct {
 }
 
 func runRuntimeList(g *globals) error {
-	vouched, err := owner.ReadVouched(g.config)
+	folder, err := g.folder()
+	if err != nil {
+		return err
+	}
+	vouched, err := owner.ReadVouched(folder)
 	if err != nil {
 		return err
 	}

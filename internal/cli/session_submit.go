@@ -258,7 +258,7 @@ func (o *ownerSide) claimOwn(ctx context.Context, c *client.Client, addr string,
 
 // completeSessions offers the sessions that the owner created.
 func (g *globals) completeSessions(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	dir, err := owner.Open(g.config)
+	dir, err := g.ownerDir()
 	if err != nil || len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -114,7 +114,7 @@ func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 	if i.runtime == "" || i.command == "" {
 		return problem.New(problem.Invalid, "template_input", "no runtime, or no command").Want("both").Fix("give --runtime and --command")
 	}
-	dir, err := owner.Open(g.config)
+	dir, err := g.ownerDir()
 	if err != nil {
 		return err
 	}

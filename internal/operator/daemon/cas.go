@@ -43,6 +43,7 @@ type casProcess struct {
 	logs     io.Writer
 	attester Attester
 	log      *slog.Logger
+	started  func(pid int) error // is told each process before it serves; nil: nobody is
 
 	owners, instances string // addresses to listen on; the real ones after the first start
 
@@ -102,6 +103,13 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 		_ = ours.Close()
 		_ = stderrR.Close()
 		return nil, fmt.Errorf("start the CAS: %w", err)
+	}
+	if c.started != nil {
+		if err := c.started(cmd.Process.Pid); err != nil {
+			_ = ours.Close()
+			_ = stderrR.Close()
+			return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
+		}
 	}
 	c.mu.Lock()
 	c.pid = cmd.Process.Pid

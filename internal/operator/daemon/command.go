@@ -11,13 +11,16 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"cupel.dev/cupel/internal/operator/daemon/inherit"
 	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/logfile"
@@ -32,12 +35,14 @@ type cli struct {
 	env      func(string) string
 	output   string
 	logLevel slog.Level
+	own      bool // --own: this process inherited nothing of its caller's
 	opts     Options
 }
 
 // Main runs the command line args, without the program's name, and returns the
 // exit code. It handles signals itself, since they mean different things.
 func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer, env func(string) string) int {
+	unix.Umask(0o022) // what is written here others may read, but for what says another mode itself
 	c := &cli{in: in, out: out, err: errw, env: env}
 	root := &cobra.Command{
 		Use:           "cupeld",
@@ -53,6 +58,8 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	f.StringVar(&c.opts.State, "state", orElse(env("CUPEL_STATE"), "/var/lib/cupel"), "the state folder (CUPEL_STATE)")
 	f.StringVarP(&c.output, "output", "o", "table", "how to print: table or json")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	f.BoolVar(&c.own, "own", false, "nothing was inherited: this process was executed by itself")
+	_ = f.MarkHidden("own")
 	root.AddCommand(c.upCommand(), c.downCommand(), c.cleanupCommand(), logWriterCommand(), runtimecmd.New(env), c.versionCommand())
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -99,6 +106,9 @@ Ctrl-C stops the apps too and keeps what is desired; SIGTERM leaves apps running
 and the next up adopts them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.inheritNothing(cmd); err != nil {
+				return err
+			}
 			if detach {
 				return c.detach(cmd)
 			}
@@ -126,22 +136,55 @@ and the next up adopts them.`,
 	return cmd
 }
 
-// detach starts the same command again, without --detach.
-func (c *cli) detach(cmd *cobra.Command) error {
-	args := []string{"up", "--state", c.opts.State, "--log-level", c.logLevel.String()}
+// inheritNothing executes this command again, in a process that has nothing of its
+// caller's. Only the second time it returns without an error.
+func (c *cli) inheritNothing(cmd *cobra.Command) error {
+	if c.own || os.Geteuid() != 0 { // without root the command itself says what is missing
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	args, err := c.arguments(cmd)
+	if err != nil {
+		return err
+	}
+	return inherit.Exec(self, append([]string{os.Args[0], cmd.Name(), "--own", "--output", c.output}, args...), os.Environ())
+}
+
+// arguments are the flags that a command was given, for the same command in another
+// folder: files have their absolute names.
+func (c *cli) arguments(cmd *cobra.Command) ([]string, error) {
+	for _, file := range []*string{&c.opts.State, &c.opts.Launcher, &c.opts.CAS, &c.opts.DeployKeys} {
+		if *file == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*file)
+		if err != nil {
+			return nil, problem.New(problem.Invalid, "state_folder", "%w", err)
+		}
+		*file = abs
+	}
+	args := []string{"--state", c.opts.State, "--log-level", c.logLevel.String()}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
-		if f.Name != "detach" && cmd.LocalNonPersistentFlags().Lookup(f.Name) != nil {
+		if cmd.LocalNonPersistentFlags().Lookup(f.Name) != nil {
 			args = append(args, "--"+f.Name+"="+f.Value.String())
 		}
 	})
+	return args, nil
+}
+
+// detach starts the same command again, without --detach.
+func (c *cli) detach(cmd *cobra.Command) error {
+	args, err := c.arguments(cmd)
+	if err != nil {
+		return err
+	}
+	args = slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, "--detach=") })
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	abs, err := filepath.Abs(c.opts.State)
-	if err != nil {
-		return problem.New(problem.Invalid, "state_folder", "%w", err)
-	}
-	args[2] = abs
-	s, err := Detach(ctx, abs, args)
+	s, err := Detach(ctx, c.opts.State, append([]string{"up", "--own"}, args...))
 	if err != nil {
 		return err
 	}
@@ -164,7 +207,11 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE) // a closed terminal is no reason to end
+	// A closed terminal is no reason to end. Signals that are caught, not ignored, are
+	// what they are by default in the programs that are started from here.
+	closed := make(chan os.Signal, 1)
+	signal.Notify(closed, syscall.SIGHUP, syscall.SIGPIPE)
+	defer signal.Stop(closed)
 	go func() {
 		for s := range signals {
 			if s == os.Interrupt {
@@ -207,6 +254,7 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 		w = log
 	}
 	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: c.logLevel}))
+	c.opts.OwnGroup = os.Getenv("NOTIFY_SOCKET") == "" // where a service manager keeps a group for us, we stay
 	err = Up(ctx, c.opts, log, tell)
 	if err != nil && detachedFD > 0 {
 		log.Error("cupeld ended", "error", err)
@@ -220,6 +268,9 @@ func (c *cli) downCommand() *cobra.Command {
 		Short: "Stop apps and daemons; the next up starts the apps again",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.inheritNothing(cmd); err != nil {
+				return err
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			if err := Down(ctx, c.opts, c.logger()); err != nil {
@@ -240,6 +291,9 @@ func (c *cli) cleanupCommand() *cobra.Command {
 		Short: "Stop everything and remove it, the state folder included",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.inheritNothing(cmd); err != nil {
+				return err
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			if !yes {

@@ -28,10 +28,14 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// TestMain lets this binary play a CAS, by the name that it was started under.
+// TestMain lets this binary play a CAS, and be cupeld, by the name that it was
+// started under.
 func TestMain(m *testing.M) {
-	if os.Args[0] == "cupel-cas" {
+	switch os.Args[0] {
+	case "cupel-cas":
 		os.Exit(playCAS(os.Args[1:]))
+	case "cupeld":
+		os.Exit(Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
 	}
 	os.Exit(m.Run())
 }
@@ -330,7 +334,7 @@ func nothingLeft(t *testing.T, o Options) {
 	if _, err := netlink.LinkByName(l.bridge()); err == nil {
 		t.Errorf("the bridge is left")
 	}
-	if l.cgroupExists() {
+	if l.cgroupExists() || (layout{dir: l.dir, id: l.id + "-daemons"}).cgroupExists() {
 		t.Errorf("control groups are left")
 	}
 	if out, err := exec.Command("nft", "list", "tables").Output(); err == nil && strings.Contains(string(out), l.table()) {

@@ -98,6 +98,7 @@ func (l layout) spawn(ctx context.Context, args []string) (Started, error) {
 	}
 	defer func() { _ = stray.Close() }()
 	cmd := exec.Command(self, append(args, "--detached-fd", "3")...)
+	cmd.Args[0] = os.Args[0]
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stray, stray, []*os.File{w}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -285,7 +285,7 @@ func (l layout) sweep(ctx context.Context) error {
 	}
 	errs = append(errs, l.endProcesses(ctx))
 	if groups != nil {
-		errs = append(errs, groups.Remove(l.cgroup()))
+		errs = append(errs, groups.Remove(l.cgroup()), l.removeGroup(ctx, groups))
 	}
 	errs = append(errs, l.unmountAll(), balance.RemoveTable(ctx, l.table()), l.removeBridge(), sysctl.Default().Release(l.id))
 	// A mounted namespace's file stays behind when it was unmounted.

@@ -56,6 +56,7 @@ type Options struct {
 	AppQuota        string // as manager.KeyLimits takes it
 	LowPorts        string // as manager.ParsePorts takes it
 	DeployKeys      string // file with the keys that may deploy; empty: all may
+	OwnGroup        bool   // move this process to the daemons' control group
 	Force           bool   // of Down: also where apps can't store what they wrote
 }
 
@@ -117,6 +118,12 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	if err := l.checkFolder(); err != nil {
 		return err
 	}
+	if o.OwnGroup {
+		if err := l.joinGroup(os.Getpid()); err != nil {
+			return err
+		}
+	}
+	defer l.leaveGroup(o.OwnGroup)
 	p := &parts{layout: l, log: log}
 	serving := false
 	defer func() {
@@ -266,7 +273,7 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err := writeOnce(p.path("simulation-root.pem"), p.platform.RootPEM()); err != nil {
 		return err
 	}
-	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{Dir: p.path("containerd"), ID: p.id, Logger: p.log}); err != nil {
+	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{Dir: p.path("containerd"), ID: p.id, Logger: p.log, Started: p.joinGroup}); err != nil {
 		return err
 	}
 	p.runtime, err = containerd.New(containerd.Config{Daemon: p.daemon, Namespace: p.namespace(), RuncRoot: p.path("runc"), Logger: p.log})
@@ -303,7 +310,7 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err != nil {
 		return err
 	}
-	p.cas = &casProcess{attester: attester, log: p.log}
+	p.cas = &casProcess{attester: attester, log: p.log, started: p.joinGroup}
 	return p.node.Adopt(ctx)
 }
 

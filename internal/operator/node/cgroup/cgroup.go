@@ -2,9 +2,9 @@
 // versions: v2 alone, or v1 controllers in a tree each (with or without an
 // empty v2 tree beside them).
 //
-// It creates none: the low-level runtime does, from the launch spec. It trusts
-// the kernel's files as far as they parse. No state of its own; safe for
-// concurrent use.
+// Those of instances it never creates: the low-level runtime does, from the launch
+// spec. Daemons join one of theirs. It trusts the kernel's files as far as they
+// parse. No state of its own; safe for concurrent use.
 package cgroup
 
 import (

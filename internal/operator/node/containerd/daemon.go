@@ -39,6 +39,9 @@ type DaemonConfig struct {
 	Dir    string // absolute; everything of the daemon is below
 	ID     string // short and unique on the machine; names what can't be in Dir
 	Logger *slog.Logger
+	// Started is told each process that was started, before it starts others: to move
+	// it to a control group. Nil: it stays in its parent's.
+	Started func(pid int) error
 }
 
 // Daemon is the private containerd.
@@ -188,6 +191,12 @@ func (d *Daemon) start(ctx context.Context) error {
 		return fmt.Errorf("start containerd: %w", err)
 	}
 	go func() { _ = cmd.Wait() }() // reap it if it ends before us
+	if d.cfg.Started != nil {
+		if err := d.cfg.Started(cmd.Process.Pid); err != nil {
+			_ = cmd.Process.Kill()
+			return err
+		}
+	}
 	d.mu.Lock()
 	d.pid = cmd.Process.Pid
 	d.mu.Unlock()

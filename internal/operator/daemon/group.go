@@ -1,0 +1,63 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"syscall"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/node/cgroup"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// A daemon that stays in the control group of whoever started it has that one's
+// limits, and ends with the session that the group was made for. So the daemons
+// have a group of their own, beside that of the instances.
+
+// daemonGroup is the daemons' control group.
+func (l layout) daemonGroup() string { return l.cgroup() + "-daemons" }
+
+// joinGroup moves a daemon there.
+func (l layout) joinGroup(pid int) error {
+	groups, err := cgroup.Detect("/sys/fs/cgroup")
+	if err == nil {
+		err = groups.Join(l.daemonGroup(), pid)
+	}
+	if errors.Is(err, syscall.ESRCH) { // it has ended already, and whoever waits for it sees that
+		return nil
+	}
+	if err != nil {
+		return problem.New(problem.Denied, "inherited", "cupeld can't change the control group that it inherited: %w", err).
+			Want("nothing of whoever starts it").Fix("mount the control groups writable at /sys/fs/cgroup")
+	}
+	return nil
+}
+
+// leaveGroup takes this process out of it again, if it is in, and removes it unless
+// others of the daemons go on.
+func (l layout) leaveGroup(in bool) {
+	groups, err := cgroup.Detect("/sys/fs/cgroup")
+	if err == nil && in {
+		err = groups.Join("/", os.Getpid())
+	}
+	if err == nil {
+		_ = groups.Remove(l.daemonGroup())
+	}
+}
+
+// removeGroup removes the daemons' group, as soon as the last of them is gone.
+func (l layout) removeGroup(ctx context.Context, groups *cgroup.Tree) error {
+	for range 100 {
+		err := groups.Remove(l.daemonGroup())
+		if err == nil || !errors.Is(err, syscall.EBUSY) {
+			return ignoreMissing(err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return groups.Remove(l.daemonGroup())
+}
