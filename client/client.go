@@ -28,6 +28,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/cas/api"
@@ -61,9 +62,12 @@ type Options struct {
 	// Patience is how long calls that did not reach the CAS are tried again,
 	// with growing pauses; 0 means not at all.
 	Patience time.Duration
+	// RefusedAtOnce gives up at once where the connection is refused: nothing listens
+	// there, which is no matter of patience with an address that was never right.
+	RefusedAtOnce bool
 	// Waiting, where it is set, is called once for each call that does not reach the
-	// CAS at first and is tried again.
-	Waiting func()
+	// CAS at first and is tried again, with why.
+	Waiting func(why error)
 	// Now is the clock by which certificates and evidence are judged; nil: time.Now.
 	Now func() time.Time
 }
@@ -209,12 +213,15 @@ func (c *Client) do(ctx context.Context, q call) error {
 		if !errors.As(err, &unreached) {
 			return err
 		}
+		if c.opts.RefusedAtOnce && errors.Is(err, syscall.ECONNREFUSED) {
+			return unreached.refused(c.addr)
+		}
 		if time.Now().Add(pause).After(deadline) {
 			return unreached.problem(c.addr, c.opts.Patience)
 		}
 		if waiting := c.opts.Waiting; waiting != nil && !told {
 			told = true
-			waiting()
+			waiting(unreached.err)
 		}
 		select {
 		case <-ctx.Done():
@@ -238,6 +245,13 @@ func (e *unreachedError) problem(addr string, patience time.Duration) error {
 		p.Expected = "an answer"
 	}
 	return p
+}
+
+// refused is the problem of an address where nothing listens.
+func (e *unreachedError) refused(addr string) error {
+	return problem.New(problem.Unavailable, "cas_unreachable", "nothing listens at %s: %w", addr, e.err).
+		Want("a CAS; its owners' port is %s unless its operator chose another", DefaultPort).
+		Fix("check the address; if the CAS is about to start, wait for it with --wait 15s")
 }
 
 func (c *Client) once(ctx context.Context, q call, seen Pin) error {

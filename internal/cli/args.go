@@ -24,20 +24,17 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 			least++
 		}
 	}
+	want := orElse(strings.Join(names, " "), "no arguments")
 	return func(c *cobra.Command, args []string) error {
 		if slices.Contains(args, "") {
 			return problem.New(problem.Invalid, "usage", "an empty argument").
-				Want("%s", strings.Join(names, " ")).Fix("see '%s --help'", c.CommandPath())
+				Want("%s", want).Fix("see '%s --help'", c.CommandPath())
 		}
 		if least <= len(args) && len(args) <= len(names) {
 			return nil
 		}
-		got := fmt.Sprintf("%d arguments", len(args))
-		if len(args) == 1 {
-			got = "1 argument"
-		}
-		return problem.New(problem.Invalid, "usage", "%s", got).
-			Want("%s", strings.Join(names, " ")).Fix("see '%s --help'", c.CommandPath())
+		return problem.New(problem.Invalid, "usage", "%s", plural(len(args), "argument")).
+			Want("%s", want).Fix("see '%s --help'", c.CommandPath())
 	}
 }
 
@@ -61,12 +58,32 @@ func flagError(err error) error {
 		return fmt.Errorf("unknown flag: %s", wordShown("--"+e.GetSpecifiedName()))
 	}
 	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		return fmt.Errorf("--%s has a value that it can't have: want %s", e.GetFlag().Name, e.GetFlag().Value.Type())
+		return fmt.Errorf("--%s has a value that it can't have: want %s", e.GetFlag().Name, valueForm(e.GetFlag().Value.Type()))
 	}
 	if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
 		return fmt.Errorf("--%s needs a value", e.GetFlag().Name)
 	}
 	return errors.New("a flag that can't be read")
+}
+
+// durationForm is how durations are written.
+const durationForm = "a duration such as 30s, 10m or 24h"
+
+// valueForm says in words what a flag of a type takes.
+func valueForm(kind string) string {
+	switch kind {
+	case "duration":
+		return durationForm
+	case "int":
+		return "a whole number"
+	case "uint16":
+		return "a whole number from 0 to 65535"
+	case "uint64":
+		return "a whole number from 0 up"
+	case "bool":
+		return "true or false, after a = sign"
+	}
+	return "a " + kind
 }
 
 // groupsRefuse has every command that only holds others refuse a name that it

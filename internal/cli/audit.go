@@ -21,7 +21,7 @@ import (
 )
 
 func newAuditCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "audit", Short: "Check what the CAS wrote down", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "audit", Short: "Check what the CAS wrote down", Args: exactArgs()}
 	c.AddCommand(newAuditVerifyCommand(g))
 	return c
 }
@@ -44,7 +44,7 @@ commands keep is checked every time.`,
 		Example: `  cupel audit verify
   cupel audit verify --since kept --show
   cupel audit verify --since @head.txt`,
-		Args: cobra.NoArgs,
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditVerify(cmd.Context(), g, o) },
 	}
 	f := c.Flags()

@@ -21,7 +21,7 @@ func newCASCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cas",
 		Short: "Make sure of the configuration and attestation service that keeps your secrets",
-		Args:  cobra.NoArgs,
+		Args:  exactArgs(),
 	}
 	c.AddCommand(newCASAttestCommand(g), newCASListCommand(g))
 	return c
@@ -213,7 +213,7 @@ func newCASListCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the CASes that were attested",
-		Args:  cobra.NoArgs,
+		Args:  exactArgs(),
 		RunE:  func(*cobra.Command, []string) error { return runCASList(g) },
 	}
 }

@@ -105,6 +105,8 @@ type deployment struct {
 
 	code    *release.GrantCode // that was given; nil: none
 	app     *manager.App       // as it was before; nil: it is new
+	pulling manager.App        // as it was seen last
+	away    bool               // that the manager doesn't answer was said
 	grantID release.GrantID    // that the deployment runs under; zero: none is asked for
 	made    *api.Grant         // that grant, if this command made it
 	granted string             // what the grant calls the app
@@ -120,6 +122,7 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 		return err
 	}
 	d := &deployment{g: g, o: o, side: side, session: req.Session, show: g.progress()}
+	d.show.hint = func() string { return d.pullerSays(ctx) }
 	if o.code != "" {
 		code, err := g.readCode(o.code)
 		if err != nil {
@@ -169,7 +172,7 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 		seen, err = d.look(ctx, app)
 	}
 	d.show.end(err)
-	if w := app.Deployment.Warning; w != nil && err != nil && !g.json() {
+	if w := app.Deployment.Warning; w != nil && err != nil {
 		g.warnf("warning: %s: %s", w.Rule, w.Actual) // what was lost on the way, whatever else failed
 	}
 	switch {
@@ -355,6 +358,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 		if app.Deployment.Revision != revision {
 			return app, problem.New(problem.Conflict, "deploy_superseded", "another deployment of %s began (revision %d)", app.Name, app.Deployment.Revision)
 		}
+		d.pulling = app
 		d.show.update(app.Deployment, d.g.now())
 		switch app.Deployment.State {
 		case manager.DeploymentDone:
@@ -379,39 +383,6 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 			return app, err
 		}
 		app = next
-	}
-}
-
-// patient waits a moment for a manager that is away.
-func (d *deployment) patient(ctx context.Context) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(time.Second):
-		return true
-	}
-}
-
-// explain shows what the puller said, which names the cause more closely than
-// its exit code.
-func (d *deployment) explain(ctx context.Context, app manager.App) {
-	if p := app.Deployment.Problem; p == nil || !strings.HasPrefix(p.Rule, "pull") {
-		return
-	}
-	list, err := d.manager.Instances(ctx, app.ID)
-	if err != nil {
-		return
-	}
-	for _, i := range slices.Backward(list) {
-		if i.Role == "pull" && i.Revision == app.Deployment.Revision {
-			_ = d.manager.Logs(ctx, i.ID, manager.LogOptions{Tail: 20}, func(l manager.LogLine) error {
-				if strings.HasPrefix(l.Line, "pull: ") {
-					d.g.warnf("  %s", l.Line)
-				}
-				return nil
-			})
-			return
-		}
 	}
 }
 

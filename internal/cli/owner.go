@@ -33,11 +33,9 @@ func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
 func (o *ownerSide) dial(ctx context.Context, addr string, pin *owner.Pin) (*client.Client, error) {
 	opts := client.Options{
 		Certificate: &o.id.Certificate, Patience: o.g.wait, Now: o.g.now,
-		Waiting: func() {
-			if o.g.json() {
-				return
-			}
-			o.g.warnf("The CAS at %s does not answer: trying for up to %s (--wait).", addr, o.g.wait)
+		RefusedAtOnce: pin == nil && !o.g.waitGiven, // one that was there before may be restarting
+		Waiting: func(why error) {
+			o.g.warnf("The CAS at %s does not answer (%v): trying for up to %s (--wait).", addr, why, o.g.wait)
 		},
 		Save: func(p client.Pin) error { return o.keepHead(ctx, addr, p) },
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"cupel.dev/cupel/client/manager"
@@ -30,9 +31,17 @@ type progress struct {
 	live    bool // a line that changes
 	steps   []manager.Step
 	printed int    // steps whose end was shown
-	waiting string // what was shown last as tried again
+	waiting string // what was shown last as waited for
 	drawn   bool   // an unfinished line is on the terminal
+	gap     bool   // that nothing serves was said
+
+	beatOf string    // the step that goes on
+	beaten time.Time // when that was said last, or the step was first seen
+	hint   func() string
 }
+
+// beatEvery is how often it is said that a step goes on, where no line changes.
+const beatEvery = 10 * time.Second
 
 func (g *globals) progress() progress { return progress{g: g, live: g.watched() && !g.json()} }
 
@@ -40,8 +49,9 @@ func (g *globals) progress() progress { return progress{g: g, live: g.watched() 
 type stepLine struct {
 	Step    string         `json:"step"`
 	Seconds float64        `json:"seconds"`
-	State   string         `json:"state"` // done, failed, waiting
+	State   string         `json:"state"` // done, failed, running (it goes on), waiting, log
 	Problem *problem.Error `json:"problem,omitempty"`
+	Log     []string       `json:"log,omitempty"` // the last lines of what failed
 }
 
 func (p *progress) line(v any) error { return json.NewEncoder(p.g.out).Encode(v) }
@@ -50,16 +60,73 @@ func (p *progress) line(v any) error { return json.NewEncoder(p.g.out).Encode(v)
 func (p *progress) update(d manager.Deployment, now time.Time) {
 	p.steps = d.Steps
 	p.flush()
+	p.sayGap(d)
 	if d.Waiting != nil && d.Waiting.Actual != p.waiting {
 		p.waiting = d.Waiting.Actual
-		if p.g.json() {
-			_ = p.line(stepLine{Step: p.current(), State: "waiting", Problem: d.Waiting})
-		} else {
-			p.clear()
-			p.g.printf("  … %s: %s; trying again\n", d.Waiting.Rule, d.Waiting.Actual)
-		}
+		p.sayWaiting(d.Waiting)
 	}
 	p.draw(now)
+	p.beat(now)
+}
+
+// sayWaiting tells what a deployment waits for, or tries again after.
+func (p *progress) sayWaiting(why *problem.Error) {
+	if p.g.json() {
+		_ = p.line(stepLine{Step: p.current(), State: "waiting", Problem: why})
+		return
+	}
+	p.clear()
+	p.g.printf("  … %s: %s; %s\n", why.Rule, why.Actual, orElse(waitsFor[why.Rule], "trying again"))
+	if why.Mend != "" && waitsFor[why.Rule] == "" {
+		p.g.printf("    mend: %s\n", why.Mend)
+	}
+}
+
+// waitsFor says what is waited for where nothing has failed.
+var waitsFor = map[string]string{
+	"grant_full": "waiting for a place, which is free when one of them has ended or lapsed",
+	"lease_held": "waiting until it ends, or lapses after three missed reports",
+}
+
+// sayGap tells when nothing serves any more: the one step that users notice.
+func (p *progress) sayGap(d manager.Deployment) {
+	stopping := slices.ContainsFunc(d.Steps, func(s manager.Step) bool { return s.Name == manager.StepStop })
+	if !stopping || p.gap || p.g.json() {
+		return
+	}
+	p.gap = true
+	p.clear()
+	p.g.printf("  … nothing serves from now until revision %d does: the app writes a volume, which has one writer\n", d.Revision)
+}
+
+// beat says now and then that a step goes on, and what it is at, as far as is known.
+func (p *progress) beat(now time.Time) {
+	if p.printed >= len(p.steps) {
+		return
+	}
+	s := p.steps[p.printed]
+	if s.Name != p.beatOf {
+		p.beatOf, p.beaten = s.Name, now
+	}
+	if now.Sub(p.beaten) < beatEvery {
+		return
+	}
+	p.beaten = now
+	hint := ""
+	if p.hint != nil {
+		hint = p.hint()
+	}
+	took := now.Sub(s.StartedAt)
+	switch {
+	case p.g.json():
+		_ = p.line(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "running"})
+	case !p.live:
+		p.g.printf("  · %-28s %8s  %s\n", title(s), took.Round(time.Second), orElse(hint, "goes on"))
+	case hint != "":
+		p.clear()
+		p.g.printf("  … %s\n", hint)
+		p.draw(now)
+	}
 }
 
 func (p *progress) begin(name string, now time.Time) {

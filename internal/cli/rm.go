@@ -55,7 +55,7 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 	if err != nil {
 		return err
 	}
-	err = awaitGone(ctx, o.timeout, id, func() (bool, error) {
+	err = g.awaitGone(ctx, o.timeout, id, func() (bool, error) {
 		list, err := m.Instances(ctx, "")
 		for _, i := range list {
 			if i.ID == id {
@@ -90,7 +90,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	if err != nil {
 		return err
 	}
-	err = awaitGone(ctx, o.timeout, a.Name, func() (bool, error) {
+	err = g.awaitGone(ctx, o.timeout, a.Name, func() (bool, error) {
 		_, err := m.App(ctx, a.ID)
 		if err != nil && problem.KindOf(err) == problem.NotFound {
 			return true, nil
@@ -131,8 +131,9 @@ func (g *globals) warnNotKept(events []manager.Event) {
 }
 
 // awaitGone waits until gone says so. The removal goes on if it takes longer.
-func awaitGone(ctx context.Context, timeout time.Duration, what string, gone func() (bool, error)) error {
+func (g *globals) awaitGone(ctx context.Context, timeout time.Duration, what string, gone func() (bool, error)) error {
 	deadline := time.Now().Add(timeout)
+	said := time.Now().Add(tellAfter)
 	for {
 		ok, err := gone()
 		if ok || err != nil {
@@ -141,10 +142,15 @@ func awaitGone(ctx context.Context, timeout time.Duration, what string, gone fun
 		if time.Now().After(deadline) {
 			return problem.New(problem.Unavailable, "rm_timeout", "%s is not gone after %s; its removal goes on", what, timeout).Fix("see 'cupel events'")
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
+		if !said.IsZero() && time.Now().After(said) {
+			said = time.Time{}
+			g.warnf("Waiting until %s is gone, for up to %s (--timeout): what runs is told to end, and stores what it wrote.", what, timeout)
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }
+
+// tellAfter is how long something may take before what is waited for is said.
+const tellAfter = 3 * time.Second

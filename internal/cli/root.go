@@ -44,6 +44,7 @@ type globals struct {
 
 	named      bool // the owner's folder was named by flag or environment, not derived
 	toldFolder bool // it was said that the owner's folder is another user's
+	waitGiven  bool // by --wait or CUPEL_WAIT
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -97,6 +98,7 @@ operator, who is trusted with nothing, runs the copies.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			g.waitGiven = c.Flags().Changed("wait") || g.env("CUPEL_WAIT") != ""
 			if err := g.check(); err != nil {
 				return err
 			}
@@ -152,6 +154,11 @@ func (g *globals) check() error {
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(g.logLevel)); err != nil {
 		return problem.New(problem.Invalid, "usage", "--log-level %q", g.logLevel).Want("debug, info, warn or error")
+	}
+	if text := g.env("CUPEL_WAIT"); text != "" {
+		if d, err := time.ParseDuration(text); err != nil || d < 0 {
+			return problem.New(problem.Invalid, "usage", "CUPEL_WAIT %.40q", text).Want(durationForm)
+		}
 	}
 	return nil
 }
@@ -220,25 +227,36 @@ func exitCode(p *problem.Error) int {
 	return p.Kind.ExitCode()
 }
 
+// interruptedCode is what shells give a program that SIGINT ended.
+const interruptedCode = 130
+
 // fail shows err where the caller looks for it and returns the exit code: the
 // one place where errors become either.
 func (g *globals) fail(err error) int {
 	if e, ok := errors.AsType[exitError](err); ok {
 		return e.code
 	}
-	if errors.Is(err, context.Canceled) {
-		_, _ = fmt.Fprintln(g.err, "cupel: interrupted")
-		return 130
-	}
+	code := 1
 	p, ok := errors.AsType[*problem.Error](err)
-	if !ok {
-		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", shown(err.Error()))
-		return 1
+	switch {
+	case errors.Is(err, context.Canceled):
+		code = interruptedCode
+		p = problem.New(problem.Unavailable, "interrupted", "ended by a signal, before it was done")
+	case ok:
+		code = exitCode(p)
+	default:
+		p = problem.From(err)
 	}
-	if g.json() {
-		e := json.NewEncoder(g.err)
-		_ = e.Encode(p)
-		return exitCode(p)
+	switch {
+	case g.json():
+		_ = json.NewEncoder(g.err).Encode(p)
+		return code
+	case code == interruptedCode:
+		_, _ = fmt.Fprintln(g.err, "cupel: interrupted")
+		return code
+	case !ok:
+		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", shown(err.Error()))
+		return code
 	}
 	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", shown(p.Rule), shown(orElse(p.Actual, string(p.Kind))))
 	if p.Expected != "" {
@@ -250,7 +268,7 @@ func (g *globals) fail(err error) int {
 	if p.RequestID != "" {
 		_, _ = fmt.Fprintf(g.err, "  request:  %s\n", shown(p.RequestID))
 	}
-	return exitCode(p)
+	return code
 }
 
 // sibling returns the path of another binary of this build: beside our own, or

@@ -32,7 +32,7 @@ func newRuntimeCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "runtime",
 		Short: "Runtime images: build them (operator), measure and vouch for them (owner)",
-		Args:  cobra.NoArgs,
+		Args:  exactArgs(),
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(newRuntimeBuildCommand(g), newRuntimeMeasureCommand(g), newRuntimeListCommand(g))
@@ -47,7 +47,7 @@ func newRuntimeBuildCommand(g *globals) *cobra.Command {
 it with its sources in the registry. Without a lock the newest versions are taken
 and the lock is written; with one, exactly its bytes. Runs cupeld.`,
 		Example: "  cupel runtime build python\n  cupel runtime build python --update",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactArgs("NAME"),
 		RunE: func(c *cobra.Command, args []string) error {
 			call := []string{"runtime", "build", args[0], "--state", g.state, "--output", g.output}
 			own := c.LocalNonPersistentFlags()
@@ -114,7 +114,7 @@ measurements of one runtime only that of the newest packages is accepted in a
 session, unless you name another with --accept-measurement.`,
 		Example: `  cupel runtime measure python --lock python.lock --from oci:registry.example:5050
   cupel runtime measure python --lock python.lock --from ./python-sources`,
-		Args: cobra.ExactArgs(1),
+		Args: exactArgs("NAME"),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
 			return runRuntimeMeasure(c.Context(), g, o)
@@ -380,7 +380,7 @@ func newRuntimeListCommand(g *globals) *cobra.Command {
 		Use:     "list",
 		Short:   "List the runtimes that are defined and the measurements vouched for",
 		Example: "  cupel runtime list -o json",
-		Args:    cobra.NoArgs,
+		Args:    exactArgs(),
 		RunE:    func(*cobra.Command, []string) error { return runRuntimeList(g) },
 	}
 }

@@ -47,6 +47,7 @@ type scriptManager struct {
 	cas       *scriptCAS
 	puller    ident.Measurement
 	python    ident.Measurement
+	waits     *problem.Error // what the next deployments wait for first
 	fails     *problem.Error // how deployments end
 	looks     int
 	session   ident.SessionName
@@ -83,12 +84,13 @@ func (m *scriptManager) front(reply *release.Reply) error {
 // that the script's CAS attests), `manager lie` (one of them is none), `manager
 // double` (two of them are the same), `manager stale`, `manager says N` (that the
 // app has so many instances), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
-// next deployment on; see answering), `manager fail KIND RULE` and `manager stop`. $APP_PORT is the app's.
+// next deployment on; see answering), `manager waits RULE TEXT` (what a deployment
+// waits for at first), `manager fail KIND RULE` and `manager stop`. $APP_PORT is the app's.
 func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | says N | calls NAME | keep | answers WHAT | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | says N | calls NAME | keep | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -125,6 +127,8 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		m.keeps = true
 	case "answers":
 		m.answers = args[1]
+	case "waits":
+		m.waits = problem.New(problem.Unavailable, args[1], "%s", args[2]).Fix("mend it so")
 	case "fail":
 		m.fails = problem.New(problem.Kind(args[1]), args[2], "it failed").Fix("mend it")
 	case "stop":
@@ -266,6 +270,11 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		}
 		_ = json.NewEncoder(w).Encode(list)
 	})
+	mux.HandleFunc("GET "+manager.PathInstances+"/{id}/logs", func(w http.ResponseWriter, r *http.Request) {
+		for _, line := range []string{"Traceback (most recent call last):", "ModuleNotFoundError: No module named 'flask'"} {
+			_ = json.NewEncoder(w).Encode(manager.LogLine{Stream: "stderr", Line: line, Instance: r.PathValue("id")})
+		}
+	})
 	m.server = httptest.NewUnstartedServer(mux)
 	m.server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	m.server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert}
@@ -301,6 +310,7 @@ func (m *scriptManager) app() manager.App {
 		a.Grant = &id
 	}
 	if m.looks < 2 {
+		a.Deployment.Waiting = m.waits
 		return a
 	}
 	if m.fails != nil {

@@ -21,7 +21,7 @@ func newSessionCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "session",
 		Short: "Write down which measured code may have which secrets",
-		Args:  cobra.NoArgs,
+		Args:  exactArgs(),
 	}
 	c.AddCommand(newSessionCreateCommand(g), newSessionCheckCommand(g), newSessionReadCommand(g), newSessionVerifyCommand(g), newSessionValuesCommand(g),
 		newSessionRefusalsCommand(g), newSessionRotateCommand(g), newSessionRmCommand(g),

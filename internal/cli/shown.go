@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"reflect"
@@ -71,10 +72,16 @@ func (g *globals) printf(format string, args ...any) {
 	_, _ = fmt.Fprintf(g.out, format, args...)
 }
 
-// warnf writes a line for people where it disturbs no program.
+// warnf writes a line for people where it disturbs no program. Programs, who asked for
+// JSON, get an object.
 func (g *globals) warnf(format string, args ...any) {
 	showAll(args)
-	_, _ = fmt.Fprintf(g.err, format+"\n", args...)
+	text := fmt.Sprintf(format, args...)
+	if g.json() {
+		_ = json.NewEncoder(g.err).Encode(map[string]string{"warning": strings.TrimSpace(text)})
+		return
+	}
+	_, _ = fmt.Fprintln(g.err, text)
 }
 
 func showAll(args []any) {

@@ -103,7 +103,7 @@ that the operator of this machine offers. Whoever hands you a template may have
 changed it: 'cupel session create' makes it again from your own inputs and
 refuses every difference.`,
 		Example: `  cupel template --runtime python --command "python3 /home/client-app/repo/client-app.py" > client-session.yml`,
-		Args:    cobra.NoArgs,
+		Args:    exactArgs(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runTemplate(cmd.Context(), g, i) },
 	}
 	i.add(c)

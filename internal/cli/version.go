@@ -20,7 +20,7 @@ func newVersionCommand(g *globals) *cobra.Command {
 		Use:     "version",
 		Short:   "Show this build's version and the measurements that it expects by default",
 		Example: "  cupel version -o json",
-		Args:    cobra.NoArgs,
+		Args:    exactArgs(),
 		RunE: func(*cobra.Command, []string) error {
 			return runVersion(g)
 		},

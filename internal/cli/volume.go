@@ -9,7 +9,7 @@ import (
 )
 
 func newVolumeCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "volume", Short: "What a session's instances keep, encrypted", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "volume", Short: "What a session's instances keep, encrypted", Args: exactArgs()}
 	c.AddCommand(newVolumeResetCommand(g))
 	return c
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,6 +55,13 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		what := err.Error()
+		if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok { // whose text is the library's
+			what = "--" + bad.GetFlag().Name + " has a value that it can't have"
+		}
+		return problem.New(problem.Invalid, "usage", "%s", what).Fix("see '%s --help'", c.CommandPath())
+	})
 	f := root.PersistentFlags()
 	f.StringVar(&c.opts.State, "state", orElse(env("CUPEL_STATE"), "/var/lib/cupel"), "the state folder (CUPEL_STATE)")
 	f.StringVarP(&c.output, "output", "o", "table", "how to print: table or json")
@@ -61,9 +69,12 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	f.BoolVar(&c.own, "own", false, "nothing was inherited: this process was executed by itself")
 	_ = f.MarkHidden("own")
 	root.AddCommand(c.upCommand(), c.downCommand(), c.cleanupCommand(), logWriterCommand(), runtimecmd.New(env), c.versionCommand())
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
+	}
+	if f := cmd.Flag("output"); f != nil {
+		c.output = f.Value.String() // also of a command that has this flag itself
 	}
 	return c.fail(err)
 }
@@ -74,15 +85,19 @@ func (c *cli) fail(err error) int {
 		err = problem.New(problem.Conflict, "already_running", "%w", held).Fix("use it as it is, or stop it: cupel down")
 	}
 	p, ok := errors.AsType[*problem.Error](err)
+	code := 1
+	if ok {
+		code = p.Kind.ExitCode()
+	}
+	if errors.Is(err, context.Canceled) {
+		code, err = 130, errors.New("interrupted")
+		p, ok = problem.New(problem.Unavailable, "interrupted", "ended by a signal, before it was done"), false
+	}
 	switch {
-	case errors.Is(err, context.Canceled):
-		_, _ = fmt.Fprintln(c.err, "cupeld: interrupted")
-		return 130
+	case c.output == "json":
+		_ = json.NewEncoder(c.err).Encode(cmp.Or(p, problem.From(err)))
 	case !ok:
 		_, _ = fmt.Fprintf(c.err, "cupeld: %v\n", err)
-		return 1
-	case c.output == "json":
-		_ = json.NewEncoder(c.err).Encode(p)
 	default:
 		_, _ = fmt.Fprintf(c.err, "cupeld: %s: %s\n", p.Rule, p.Actual)
 		if p.Expected != "" {
@@ -92,7 +107,7 @@ func (c *cli) fail(err error) int {
 			_, _ = fmt.Fprintf(c.err, "  mend:     %s\n", p.Mend)
 		}
 	}
-	return p.Kind.ExitCode()
+	return code
 }
 
 func (c *cli) upCommand() *cobra.Command {

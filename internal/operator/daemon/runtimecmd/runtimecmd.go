@@ -117,6 +117,10 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 		Mirrors: mirrors, Client: build.AptClient(ctx), Registry: client, Launcher: launcher,
 		Rebuild: rebuild.Builder{TempDir: filepath.Join(o.state, "runtimes")},
 		Step: func(s string) {
+			if o.output == "json" {
+				_ = json.NewEncoder(errw).Encode(map[string]any{"step": s, "seconds": time.Since(started).Seconds()})
+				return
+			}
 			_, _ = fmt.Fprintf(errw, "%6.1fs  %s\n", time.Since(started).Seconds(), s)
 		},
 	})

@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"cupel.dev/cupel/client/manager"
+)
+
+// lastWords is how much of a failed instance's output is shown.
+const lastWords = 10
+
+// patient waits a moment for a manager that is away, and says so once.
+func (d *deployment) patient(ctx context.Context) bool {
+	if !d.away {
+		d.away = true
+		d.show.clear()
+		d.g.warnf("The manager at %s does not answer: waiting for it; the deployment goes on without it.", d.host.Address)
+	}
+	return pause(ctx, time.Second) == nil
+}
+
+// pullerSays is the puller's last word while it pulls; empty if there is none.
+func (d *deployment) pullerSays(ctx context.Context) string {
+	if d.show.current() != manager.StepPull {
+		return ""
+	}
+	last := ""
+	for _, line := range d.output(ctx, d.pulling, "pull", 1) {
+		last = line
+	}
+	if last == "" {
+		return ""
+	}
+	return "the puller's last word: " + last
+}
+
+// explain shows the last words of what made a deployment fail: they name the cause
+// more closely than its exit code.
+func (d *deployment) explain(ctx context.Context, app manager.App) {
+	p := app.Deployment.Problem
+	if p == nil {
+		return
+	}
+	if strings.HasPrefix(p.Rule, "pull") {
+		for _, line := range d.output(ctx, app, "pull", 2*lastWords) {
+			if strings.HasPrefix(line, "pull: ") {
+				d.g.warnf("  %s", line)
+			}
+		}
+		return
+	}
+	lines := d.output(ctx, app, "app", lastWords)
+	if len(lines) == 0 {
+		return
+	}
+	if d.g.json() {
+		_ = d.show.line(stepLine{Step: d.show.current(), State: "log", Log: lines})
+		return
+	}
+	d.show.clear()
+	d.g.printf("  … the app's last words:\n")
+	for _, line := range lines {
+		d.g.printf("    %s\n", line)
+	}
+}
+
+// output returns the last lines of the deployment's newest instance in a role, of its
+// run before where the newest hasn't said a word.
+func (d *deployment) output(ctx context.Context, app manager.App, role string, most int) []string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	list, err := d.manager.Instances(ctx, app.ID)
+	if err != nil {
+		return nil
+	}
+	for _, i := range slices.Backward(list) {
+		if i.Role != role || i.Revision != app.Deployment.Revision {
+			continue
+		}
+		for _, previous := range []bool{false, true} {
+			var lines []string
+			_ = d.manager.Logs(ctx, i.ID, manager.LogOptions{Tail: most, Previous: previous}, func(l manager.LogLine) error {
+				lines = append(lines, l.Line)
+				return nil
+			})
+			if len(lines) > 0 {
+				return lines
+			}
+		}
+	}
+	return nil
+}
