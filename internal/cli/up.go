@@ -15,7 +15,7 @@ folder (--state). Runs cupeld, as root.
 
 Ctrl-C stops the apps too and keeps what is desired; SIGTERM leaves the apps
 running, and the next up adopts them.`,
-		Example: "  cupel up --detach\n  cupel up --state /srv/cupel --manager-listen 127.0.0.1:5000",
+		Example: "  cupel up --detach\n  cupel up --state /srv/cupel --manager-listen 127.0.0.1:5000\n  cupel up --detach --drain 2m",
 		Args:    exactArgs(),
 		RunE:    func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
 	}
@@ -32,6 +32,7 @@ running, and the next up adopts them.`,
 	f.String("app-quota", "", "other limits of what each key may deploy, as in apps=20,instances=100,memory=64G,ports=20")
 	f.String("low-ports", "", "ports below 1024 that apps may have, as in 80,443")
 	f.String("deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
+	f.Duration("drain", 30*time.Second, "how long connections may last to an instance that is replaced or removed, before it is stopped")
 	f.Duration("keep-alive", 10*time.Second, "how often instances report to the CAS")
 	return c
 }

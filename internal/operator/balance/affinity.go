@@ -71,10 +71,11 @@ func (a *affinity) drop(port uint16) {
 }
 
 // pick returns the endpoint of a client, a new one where it has none. False
-// where the port has no endpoints.
-func (a *affinity) pick(port uint16, client netip.Addr) (endpoint, bool) {
+// where the port has no endpoints. Picked is told before anybody can change what
+// endpoints there are.
+func (a *affinity) pick(port uint16, client netip.Addr, picked func(endpoint)) (endpoint, bool) {
 	client = client.Unmap().WithZone("")
-	e, write, ok := a.lookup(port, client)
+	e, write, ok := a.lookup(port, client, picked)
 	if ok && write {
 		a.queue <- membership{e.set(client), client}
 	}
@@ -109,10 +110,15 @@ func (a *affinity) write() {
 	}
 }
 
-func (a *affinity) lookup(port uint16, client netip.Addr) (e endpoint, write, ok bool) {
+func (a *affinity) lookup(port uint16, client netip.Addr, picked func(endpoint)) (e endpoint, write, ok bool) {
 	now := a.now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer func() {
+		if ok {
+			picked(e)
+		}
+	}()
 	p := a.ports[port]
 	if p == nil || len(p.endpoints) == 0 {
 		return endpoint{}, false, false

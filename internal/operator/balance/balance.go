@@ -68,6 +68,7 @@ type Balancer struct {
 	fronts   map[uint16]*front
 	reserved map[uint16]bool // bound, and not yet part of an Apply
 	applied  []frontend
+	leaving  map[netip.Addr]bool // instances that keep their flows and get no new ones
 	fresh    bool        // nothing applied yet: what the kernel has is our predecessor's
 	drain    *time.Timer // ends flows of endpoints that left
 	ended    endedFlows  // by the passes of this drain
@@ -170,7 +171,12 @@ func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) erro
 	if err != nil {
 		return err
 	}
+	before, after := b.stays(), staying{live(want), leaving(frontends)}
 	if !b.fresh && reflect.DeepEqual(want, b.applied) && have.serves(want) {
+		b.leaving = after.leaving
+		if before.loses(after) {
+			b.scheduleDrain()
+		}
 		return nil
 	}
 	bound, err := b.bindMissing(ctx, want)
@@ -183,12 +189,12 @@ func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) erro
 		}
 		return err
 	}
-	left := b.fresh || leaves(b.applied, want)
+	left := b.fresh || before.loses(after)
 	b.publish(have, want)
 	for _, f := range bound {
 		b.start(f)
 	}
-	b.applied, b.fresh = want, false
+	b.applied, b.leaving, b.fresh = want, after.leaving, false
 	if left {
 		b.scheduleDrain()
 	}
@@ -259,17 +265,7 @@ func (b *Balancer) unbind(port uint16) {
 	b.affinity.drop(port)
 }
 
-// leaves tells whether an endpoint of before is not in after.
-func leaves(before, after []frontend) bool {
-	stays := live(after)
-	for f := range live(before) {
-		if !stays[f] {
-			return true
-		}
-	}
-	return false
-}
-
+// served is one way from a public port to an instance.
 type served struct {
 	port     uint16
 	endpoint netip.AddrPort
@@ -283,6 +279,64 @@ func live(frontends []frontend) map[served]bool {
 		}
 	}
 	return out
+}
+
+func leaving(frontends []manager.Frontend) map[netip.Addr]bool {
+	out := map[netip.Addr]bool{}
+	for _, f := range frontends {
+		for _, l := range f.Leaving {
+			out[l.IP.Unmap()] = true
+		}
+	}
+	return out
+}
+
+// staying says whose flows go on: those of endpoints, and whatever an instance
+// that leaves still has.
+type staying struct {
+	live    map[served]bool
+	leaving map[netip.Addr]bool
+}
+
+// stays is called under mu.
+func (b *Balancer) stays() staying { return staying{live(b.applied), b.leaving} }
+
+func (s staying) has(f served) bool { return s.live[f] || s.leaving[f.endpoint.Addr()] }
+
+// loses tells whether flows that stay with s don't with after.
+func (s staying) loses(after staying) bool {
+	for f := range s.live {
+		if !after.has(f) {
+			return true
+		}
+	}
+	for addr := range s.leaving {
+		if !after.leaving[addr] {
+			return true
+		}
+	}
+	return false
+}
+
+// Connections implements manager.Balancer.
+func (b *Balancer) Connections(ctx context.Context) (map[netip.Addr]int, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	leaving := b.leaving
+	b.mu.Unlock()
+
+	open, err := translatedTo(leaving)
+	if err != nil {
+		return nil, err
+	}
+	for addr := range leaving {
+		if n := b.flows.of(addr); n > 0 {
+			open[addr] += n
+		}
+	}
+	return open, nil
 }
 
 // scheduleDrain ends the flows of endpoints that left, in a while. Changes in
@@ -307,8 +361,8 @@ func (b *Balancer) drainIn(passes int) {
 		if b.closed || b.drain != timer {
 			return
 		}
-		stays := live(b.applied)
-		proxied := b.flows.closeIf(func(fl *flow) bool { return !stays[served{fl.port, fl.endpoint}] })
+		stays := b.stays()
+		proxied := b.flows.closeIf(func(fl *flow) bool { return !stays.has(served{fl.port, fl.endpoint}) })
 		if b.ended == nil {
 			b.ended = endedFlows{}
 		}

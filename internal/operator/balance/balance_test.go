@@ -640,3 +640,84 @@ func nft(t testing.TB, script string) []byte {
 	}
 	return out
 }
+
+// An instance that leaves gets nobody new, keeps the connections that it has, and is
+// counted with them until they ended.
+func TestLeavingKeepsItsConnections(t *testing.T) {
+	l := newLab(t)
+	is := l.instances(3)
+	b := open(t)
+	for _, path := range []struct {
+		name   string
+		client func(int) netip.Addr
+		to     netip.Addr
+	}{{"translated", client4, public4}, {"proxied", client6, public6}} {
+		t.Run(path.name, func(t *testing.T) {
+			apply(t, b, is...)
+			flows := map[string]*net.TCPConn{}
+			for i := 0; len(flows) < 3; i++ {
+				c, err := l.outside.Dial(path.client(i), netip.AddrPortFrom(path.to, port))
+				check(t, err)
+				defer func() { _ = c.Close() }()
+				name, _, err := greeting(c)
+				check(t, err)
+				if flows[name] != nil {
+					_ = c.Close()
+					continue
+				}
+				flows[name] = c
+			}
+			leaving := manager.Frontend{App: "app", Port: port, Endpoints: []manager.Endpoint{is[0].Endpoint}, Leaving: []manager.Leaving{{Instance: "b", IP: is[1].IP}}}
+			check(t, b.Apply(t.Context(), []manager.Frontend{leaving}))
+
+			if err := untilBroken(flows["c"]); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the flow of the instance that is gone: %v, want a reset", err)
+			}
+			if err := echo(flows["b"], []byte("x")); err != nil {
+				t.Errorf("the flow of the instance that leaves, when others were ended: %v", err)
+			}
+			for i := range 12 {
+				if name := ask(t, l.outside, path.client(i), path.to); name != "a" {
+					t.Errorf("client %d is led to %s", i, name)
+				}
+			}
+			wantOpen(t, b, is[1].IP, 1)
+			check(t, flows["b"].Close())
+			wantOpen(t, b, is[1].IP, 0)
+		})
+	}
+}
+
+// The connections of an instance that left for good end.
+func TestLeavingEnds(t *testing.T) {
+	l := newLab(t)
+	is := l.instances(2)
+	b := open(t)
+	apply(t, b, is[1])
+	c, err := l.outside.Dial(client4(1), netip.AddrPortFrom(public4, port))
+	check(t, err)
+	defer func() { _ = c.Close() }()
+	_, _, err = greeting(c)
+	check(t, err)
+	f := manager.Frontend{App: "app", Port: port, Endpoints: []manager.Endpoint{is[0].Endpoint}, Leaving: []manager.Leaving{{Instance: "b", IP: is[1].IP}}}
+	check(t, b.Apply(t.Context(), []manager.Frontend{f}))
+	wantOpen(t, b, is[1].IP, 1)
+	apply(t, b, is[0])
+	if err := untilBroken(c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the flow of the instance that left: %v, want a reset", err)
+	}
+}
+
+// wantOpen waits until an instance that leaves has that many connections.
+func wantOpen(t *testing.T, b *Balancer, at netip.Addr, want int) {
+	t.Helper()
+	var got int
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		open, err := b.Connections(t.Context())
+		check(t, err)
+		if got = open[at]; got == want {
+			return
+		}
+	}
+	t.Errorf("the instance that leaves has %d connections, want %d", got, want)
+}

@@ -14,7 +14,7 @@ import (
 // such a connection reaches an instance that doesn't know it, which resets it.
 //
 // ended remembers them from pass to pass.
-func dropFlows(subnet netip.Prefix, stays map[served]bool, ended endedFlows) (int, error) {
+func dropFlows(subnet netip.Prefix, stays staying, ended endedFlows) (int, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return 0, fmt.Errorf("open netlink to conntrack: %w", err)
@@ -40,7 +40,7 @@ type flowEnds struct{ client, endpoint netip.AddrPort }
 // goneFlows selects the entries to delete.
 type goneFlows struct {
 	subnet netip.Prefix
-	stays  map[served]bool
+	stays  staying
 	ended  endedFlows
 }
 
@@ -53,14 +53,43 @@ func (g goneFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 		return false
 	}
 	if again, ok := g.ended[flowEnds{client: called, endpoint: begins}]; ok {
-		return !g.stays[again]
+		return !g.stays.has(again)
 	}
 	to := served{called.Port(), answers}
-	if called.Addr() == answers.Addr() || !g.subnet.Contains(answers.Addr()) || g.stays[to] {
+	if called.Addr() == answers.Addr() || !g.subnet.Contains(answers.Addr()) || g.stays.has(to) {
 		return false
 	}
 	g.ended[flowEnds{client: begins, endpoint: answers}] = to
 	return true
+}
+
+// translatedTo counts the connections that were translated to each of the addresses
+// and of which an end may still send.
+func translatedTo(addrs map[netip.Addr]bool) (map[netip.Addr]int, error) {
+	open := map[netip.Addr]int{}
+	if len(addrs) == 0 {
+		return open, nil
+	}
+	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("list conntrack entries: %w", err)
+	}
+	for _, f := range flows {
+		called, ok1 := addrPort(f.Forward.DstIP, f.Forward.DstPort)
+		answers, ok2 := addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort)
+		if ok1 && ok2 && addrs[answers.Addr()] && called.Addr() != answers.Addr() && underWay(f) {
+			open[answers.Addr()]++
+		}
+	}
+	return open, nil
+}
+
+// underWay says that not both ends of a TCP connection have said all, and none has
+// broken it off (enum tcp_conntrack, linux/netfilter/nf_conntrack_tcp.h).
+func underWay(f *netlink.ConntrackFlow) bool {
+	const synSent, closeWait = 1, 5 // and between them synRecv, established and finWait
+	tcp, ok := f.ProtoInfo.(*netlink.ProtoInfoTCP)
+	return ok && tcp.State >= synSent && tcp.State <= closeWait
 }
 
 func addrPort(ip net.IP, port uint16) (netip.AddrPort, bool) {

@@ -34,9 +34,11 @@
 //
 // # Flows of endpoints that left
 //
-// An endpoint that leaves gets no new connections at once. Those that it has
-// go on for Config.DrainAfter, so that requests under way in an update can
-// end; then their conntrack entries are deleted (and proxied connections
+// An endpoint that leaves gets no new connections at once. As long as its
+// instance is listed as leaving, the connections that it has go on and are
+// counted (Connections), so that whoever is about to stop it can wait for
+// requests under way. Those of one that just vanishes go on for
+// Config.DrainAfter; then their conntrack entries are deleted (and proxied connections
 // closed), so that clients of a dead instance notice and come back. That is
 // repeated until nothing comes back to life: see endedFlows.
 //

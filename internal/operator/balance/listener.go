@@ -70,7 +70,10 @@ func (f *front) close() { _ = f.ln.Close() }
 // port would: the client learns at once.
 func (f *front) handle(client *net.TCPConn) {
 	from, ok := netip.AddrFromSlice(client.RemoteAddr().(*net.TCPAddr).IP)
-	e, served := f.affinity.pick(f.port, from)
+	e, served := f.affinity.pick(f.port, from, func(e endpoint) { f.flows.begin(e.addr.Addr()) })
+	if served {
+		defer f.flows.done(e.addr.Addr())
+	}
 	if !ok || !served || !f.flows.enter() {
 		reset(client)
 		return
@@ -141,12 +144,13 @@ type flows struct {
 	idle  time.Duration
 	now   func() time.Time
 
-	mu  sync.Mutex
-	set map[*flow]struct{}
+	mu   sync.Mutex
+	set  map[*flow]struct{}
+	open map[netip.Addr]int // connections of each instance, those that are being dialled included
 }
 
 func newFlows(limit int, idle time.Duration, now func() time.Time) *flows {
-	return &flows{slots: make(chan struct{}, limit), idle: idle, now: now, set: map[*flow]struct{}{}}
+	return &flows{slots: make(chan struct{}, limit), idle: idle, now: now, set: map[*flow]struct{}{}, open: map[netip.Addr]int{}}
 }
 
 func (f *flows) enter() bool {
@@ -159,6 +163,27 @@ func (f *flows) enter() bool {
 }
 
 func (f *flows) leave() { <-f.slots }
+
+// begin counts a connection to an instance, and done no longer.
+func (f *flows) begin(instance netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open[instance]++
+}
+
+func (f *flows) done(instance netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.open[instance]--; f.open[instance] == 0 {
+		delete(f.open, instance)
+	}
+}
+
+func (f *flows) of(instance netip.Addr) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open[instance]
+}
 
 func (f *flows) add(fl *flow) {
 	fl.movedAt = f.now()

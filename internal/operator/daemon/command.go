@@ -145,6 +145,7 @@ and the next up adopts them.`,
 	f.IntVar(&c.opts.CASConnections, "cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
 	f.StringVar(&c.opts.AppQuota, "app-quota", "", "other limits of what each key may deploy: "+manager.KeyLimitsUsage)
 	f.StringVar(&c.opts.LowPorts, "low-ports", "", "ports below 1024 that apps may have, as in 80,443")
+	f.DurationVar(&c.opts.Drain, "drain", manager.DefaultLimits().Drain, "how long connections may last to an instance that is replaced or removed, before it is stopped")
 	f.StringVar(&c.opts.DeployKeys, "deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
 	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
 	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")

@@ -55,6 +55,7 @@ type Options struct {
 	CASConnections  int    // 0: the CAS decides
 	AppQuota        string // as manager.KeyLimits takes it
 	LowPorts        string // as manager.ParsePorts takes it
+	Drain           time.Duration // of connections to instances that are replaced
 	DeployKeys      string // file with the keys that may deploy; empty: all may
 	OwnGroup        bool   // move this process to the daemons' control group
 	Force           bool   // of Down: also where apps can't store what they wrote
@@ -97,6 +98,9 @@ func (p *parts) close() error {
 // otherwise they and containerd go on, and the next Up adopts them. When
 // everything serves, ready is told.
 func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) error) (err error) {
+	if _, err := managerLimits(o); err != nil { // before anything is touched
+		return err
+	}
 	l, err := newLayout(o.State)
 	if err != nil {
 		return err
@@ -464,8 +468,12 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 	if err != nil {
 		return nil, err
 	}
+	limits, err := managerLimits(o)
+	if err != nil {
+		return nil, err
+	}
 	return manager.New(ctx, manager.Config{
-		Keys:  keys,
+		Keys: keys, Limits: &limits,
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},

@@ -159,6 +159,10 @@ type Balancer interface {
 	// holds is a Conflict, rule port_taken. A frontend without endpoints keeps
 	// its port and refuses connections.
 	Apply(ctx context.Context, frontends []Frontend) error
+	// Connections counts, by their address, the connections through public ports
+	// that instances have which the last Apply lists as leaving. One that is
+	// missing has none.
+	Connections(ctx context.Context) (map[netip.Addr]int, error)
 	// Close releases the bound ports of this process; what goes on without it
 	// (the kernel's rules) goes on.
 	Close() error
@@ -169,6 +173,15 @@ type Frontend struct {
 	App       string // the app's id
 	Port      uint16
 	Endpoints []Endpoint
+	// Leaving are instances that get no new connections and keep those that they
+	// have for as long as they are listed.
+	Leaving []Leaving
+}
+
+// Leaving is one instance that is to end once its connections have.
+type Leaving struct {
+	Instance string // the place's id
+	IP       netip.Addr
 }
 
 // Endpoint is one instance that takes connections.

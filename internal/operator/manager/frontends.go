@@ -17,11 +17,12 @@ func (p *planner) frontend(a *App) Frontend {
 	}
 	f := Frontend{App: a.ID, Port: rev.Port}
 	for _, in := range p.of(a.ID) {
-		if in.Role != RoleApp || in.Revision != rev.Number || in.Done || in.Removing || in.Renewing {
-			continue
-		}
-		id := backendID(in, in.Attempt)
-		if s, ok := p.observed[id]; ok && s.ready() {
+		s, ok := p.seen(in)
+		switch {
+		case !ok || in.Role != RoleApp || in.Done || in.Revision > rev.Number || !s.IP.IsValid():
+		case s.State == StateStopping, s.State == StateRunning && (in.Revision < rev.Number || in.Removing || in.Renewing):
+			f.Leaving = append(f.Leaving, Leaving{Instance: in.ID, IP: s.IP})
+		case in.Revision == rev.Number && s.ready():
 			f.Endpoints = append(f.Endpoints, Endpoint{Instance: in.ID, IP: s.IP, Port: rev.ContainerPort})
 		}
 	}
@@ -108,7 +109,7 @@ func (p *planner) leadsTo(in *Instance) bool {
 }
 
 func sameFrontend(a, b Frontend) bool {
-	return a.App == b.App && a.Port == b.Port && slices.Equal(a.Endpoints, b.Endpoints)
+	return a.App == b.App && a.Port == b.Port && slices.Equal(a.Endpoints, b.Endpoints) && slices.Equal(a.Leaving, b.Leaving)
 }
 
 // removeApp clears an app away: first its port, then its instances, then its

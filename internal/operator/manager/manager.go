@@ -71,6 +71,7 @@ type Manager struct {
 	images   map[string]imageState
 	applied  []Frontend
 	balance  balanceState
+	drains   map[string]drainee // by the Backend's id
 	busy     map[string]bool
 	startErr map[string]*problem.Error
 	// uncleared are the rules of failures to end or remove instances, by the
@@ -117,7 +118,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		cfg: cfg, limits: limits, state: state,
 		wake: make(chan struct{}, 1), done: make(chan outcome),
 		observed: observed, images: map[string]imageState{},
-		busy: map[string]bool{}, startErr: map[string]*problem.Error{}, uncleared: map[string]string{}, told: map[string]tell{},
+		busy: map[string]bool{}, drains: map[string]drainee{}, startErr: map[string]*problem.Error{}, uncleared: map[string]string{}, told: map[string]tell{},
 		reached: map[string]reach{},
 		changed: make(chan struct{}),
 	}, nil
@@ -201,6 +202,7 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 		}
 		d := plan(m.world(now))
 		var failed error
+		m.noteLeaving(d.leaving, now)
 		if !d.change.empty() {
 			failed = m.commit(ctx, d.change)
 		}
@@ -250,7 +252,7 @@ func (m *Manager) forget() {
 func (m *Manager) world(now time.Time) world {
 	return world{
 		now: now, state: m.state, observed: m.observed, images: m.images,
-		applied: m.applied, balance: m.balance, startErrors: m.startErr, told: m.told, reached: m.reached,
+		applied: m.applied, balance: m.balance, drains: m.drains, startErrors: m.startErr, told: m.told, reached: m.reached,
 		busy: maps.Clone(m.busy), limits: m.limits, launcher: m.cfg.Launcher, newID: m.cfg.NewID,
 	}
 }
@@ -338,6 +340,8 @@ func (m *Manager) call(ctx context.Context, a action) error {
 		return err
 	case a.tell != nil:
 		return m.deliver(ctx, a.tell)
+	case a.look != nil:
+		return a.look.take(ctx, m.cfg.Balancer)
 	case a.reach != nil:
 		return m.cfg.Grants.Reach(ctx, m.casAddr(a.reach.CAS, a.reach.CASAddr), a.reach.CAS)
 	}
@@ -354,6 +358,11 @@ func (m *Manager) settle(o outcome) {
 	switch a := o.action; {
 	case a.key == balanceKey:
 		m.settleBalance(a, o.err, now)
+	case a.look != nil:
+		if o.err != nil && !cancelled {
+			m.cfg.Log.Warn("connections of leaving instances not counted", "error", o.err)
+		}
+		m.settleLook(a.look, o.err, now)
 	case a.reach != nil:
 		m.settleReach(a.reach, o.err, now)
 	case a.tell != nil:

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,11 +37,17 @@ type balancer struct {
 	mu      sync.Mutex
 	applied [][]manager.Frontend
 	taken   map[uint16]bool // by some other process
+	open    map[string]int  // connections, by the place's id
+	blind   error           // of Connections
+	broken  error           // of Apply
 }
 
 func (b *balancer) Apply(_ context.Context, f []manager.Frontend) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.broken != nil {
+		return b.broken
+	}
 	for _, fe := range f {
 		if b.taken[fe.Port] {
 			return problem.New(problem.Conflict, "port_taken", "port %d is taken", fe.Port)
@@ -48,6 +55,20 @@ func (b *balancer) Apply(_ context.Context, f []manager.Frontend) error {
 	}
 	b.applied = append(b.applied, slices.Clone(f))
 	return nil
+}
+
+func (b *balancer) Connections(context.Context) (map[netip.Addr]int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	open := map[netip.Addr]int{}
+	if len(b.applied) > 0 {
+		for _, f := range b.applied[len(b.applied)-1] {
+			for _, l := range f.Leaving {
+				open[l.IP] = b.open[l.Instance]
+			}
+		}
+	}
+	return open, b.blind
 }
 
 func (b *balancer) Close() error { return nil }
@@ -59,6 +80,12 @@ func (b *balancer) now() []manager.Frontend {
 		return nil
 	}
 	return b.applied[len(b.applied)-1]
+}
+
+func (b *balancer) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.broken = err
 }
 
 func (b *balancer) take(port uint16, taken bool) {
@@ -119,7 +146,7 @@ func (d disk) Apply(ctx context.Context, c manager.Change) ([]manager.Event, err
 func newWorld(t *testing.T, script func(manager.InstanceSpec) backendtest.Script) *world {
 	w := &world{
 		t: t, fake: backendtest.NewFake(), path: filepath.Join(t.TempDir(), "manager.db"),
-		bal: &balancer{taken: map[uint16]bool{}}, cas: grantstest.NewFake("cas:1", theCAS),
+		bal: &balancer{taken: map[uint16]bool{}, open: map[string]int{}}, cas: grantstest.NewFake("cas:1", theCAS),
 	}
 	w.fake.Script = script
 	w.start()

@@ -3,6 +3,7 @@ package manager
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -22,6 +23,7 @@ type world struct {
 	images   map[string]imageState     // by reference
 	applied  []Frontend                // what the balancer serves
 	balance  balanceState
+	drains   map[string]drainee // by the Backend's id
 	// startErrors are failed calls of Start by the Backend's id.
 	startErrors map[string]*problem.Error
 	busy        map[string]bool  // ids of the Backend and other keys with a call under way
@@ -56,6 +58,7 @@ type Limits struct {
 	BackoffMax  time.Duration
 	Settled     time.Duration // running for so long forgives earlier failures
 	Grace       time.Duration // from SIGTERM to SIGKILL
+	Drain       time.Duration // from when nobody is led to an instance any more to SIGTERM, at most
 }
 
 // DefaultLimits are what cupeld uses.
@@ -68,6 +71,7 @@ func DefaultLimits() Limits {
 		BackoffMax:  time.Minute,
 		Settled:     time.Minute,
 		Grace:       10 * time.Second,
+		Drain:       30 * time.Second,
 	}
 }
 
@@ -85,6 +89,7 @@ type action struct {
 	apply []Frontend // with key balanceKey
 	tell  *Notice
 	reach *HeldCAS
+	look  *look
 }
 
 // decision is the outcome of one pass. The change must be durable before the
@@ -92,24 +97,27 @@ type action struct {
 type decision struct {
 	change  Change
 	actions []action
-	wake    time.Time // when something is due; zero: when something happens
+	leaving map[string]bool // the Backend's ids of instances that wait for their connections to end
+	wake    time.Time       // when something is due; zero: when something happens
 }
 
 type planner struct {
 	world
 	decision
-	planning  string               // id of the app whose steps are taken; empty: of none
-	apps      map[string]*App      // touched, by id
-	instances map[string]*Instance // touched, by id
-	gone      map[string]bool      // instances that this pass deletes
-	wanted    map[string]bool      // references of images that are needed
+	planning  string                // id of the app whose steps are taken; empty: of none
+	apps      map[string]*App       // touched, by id
+	instances map[string]*Instance  // touched, by id
+	gone      map[string]bool       // instances that this pass deletes
+	wanted    map[string]bool       // references of images that are needed
+	look      map[string]netip.Addr // of leaving instances whose connections are to be counted
 }
 
 // plan compares what is desired with what is observed and takes the next steps.
 func plan(w world) decision {
 	p := &planner{
 		world: w, apps: map[string]*App{}, instances: map[string]*Instance{},
-		gone: map[string]bool{}, wanted: map[string]bool{},
+		gone: map[string]bool{}, wanted: map[string]bool{}, look: map[string]netip.Addr{},
+		decision: decision{leaving: map[string]bool{}},
 	}
 	for _, id := range slices.Sorted(maps.Keys(w.state.Apps)) {
 		p.planning = id
@@ -118,6 +126,7 @@ func plan(w world) decision {
 	p.planning = ""
 	p.planImages()
 	p.planBalance()
+	p.planLook()
 	p.planNotices()
 	p.planCodes()
 	p.dropOrphans()

@@ -99,15 +99,14 @@ func (m *Manager) settleReach(c *HeldCAS, err error, now time.Time) {
 	m.reached[c.App] = reach{at: now, err: err}
 }
 
-// renew stops the instance, once nobody is led to it any more, and lets its next
-// attempt start at once.
+// renew stops the instance, once it is drained, and lets its next attempt start at
+// once.
 func (p *planner) renew(a *App, in *Instance) {
 	s, there := p.seen(in)
 	switch {
 	case there && p.busy[s.ID]:
-	case there && s.State == StateRunning && p.leadsTo(in):
 	case there && s.State != StateExited:
-		p.act(action{key: s.ID, stop: s.ID})
+		p.end(a, in, s)
 	default:
 		if there && in.Recorded < in.Attempt {
 			in = p.ended(a, in, s)

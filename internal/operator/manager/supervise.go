@@ -35,7 +35,7 @@ func (p *planner) rest(a *App, in *Instance) {
 	s, ok := p.seen(in)
 	switch {
 	case ok && s.State != StateExited:
-		p.act(action{key: s.ID, stop: s.ID})
+		p.end(a, in, s)
 	case ok && in.Recorded < in.Attempt:
 		in = p.ended(a, in, s)
 	}
@@ -65,7 +65,7 @@ func (p *planner) dropAttempt(a *App, in *Instance, attempt int) bool {
 		return p.busy[id]
 	}
 	if s.State != StateExited {
-		p.act(action{key: id, stop: id})
+		p.end(a, in, s)
 		return true
 	}
 	if attempt == in.Attempt && in.Recorded < attempt {

@@ -1,0 +1,133 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// An instance that others replace, or that somebody removed, is stopped when
+// nobody is led to it any more and the connections that it had have ended, or had
+// the time of Limits.Drain for it.
+const (
+	// lookAgain lies between two looks at the connections of instances that leave.
+	lookAgain = 200 * time.Millisecond
+	// quietLooks is how many looks in a row have to find none.
+	quietLooks = 2
+	// ledFor is how much longer an instance is waited for that the balancer can't
+	// be kept from leading to.
+	ledFor = 10 * time.Second
+
+	lookKey = "look"
+)
+
+// drainee is what is known of an instance that is to be stopped.
+type drainee struct {
+	since  time.Time // when that was decided
+	looked time.Time // when its connections were counted last
+	open   int       // how many there were
+	quiet  int       // looks in a row that found none
+}
+
+// look counts the connections of instances that the balancer doesn't lead to.
+type look struct {
+	at   map[string]netip.Addr // by the Backend's id
+	open map[netip.Addr]int    // the answer
+}
+
+// end stops an instance that is to make room, once it is drained.
+func (p *planner) end(a *App, in *Instance, s InstanceStatus) {
+	if p.busy[s.ID] || !a.Removing && !p.drained(a, in, s) {
+		return
+	}
+	p.act(action{key: s.ID, stop: s.ID})
+}
+
+// drained says that nobody is led to the instance any more and that its
+// connections have ended, or had their time.
+func (p *planner) drained(a *App, in *Instance, s InstanceStatus) bool {
+	if in.Role != RoleApp || s.State != StateRunning || !s.IP.IsValid() {
+		return true // nobody ever was led to it, or it ends already
+	}
+	p.leaving[s.ID] = true
+	d, known := p.drains[s.ID]
+	if !known {
+		d.since = p.now
+	}
+
+	over := d.since.Add(p.limits.Drain)
+	if p.leadsTo(in) { // the balancer's next outcome brings us here again
+		over = over.Add(ledFor)
+		p.wakeAt(over)
+		return !p.now.Before(over)
+	}
+	switch next := d.looked.Add(lookAgain); {
+	case d.quiet >= quietLooks:
+		return true
+	case !p.now.Before(over):
+		if d.open > 0 {
+			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same", connections(d.open), p.limits.Drain)
+		}
+		return true
+	case p.now.Before(next):
+		p.wakeAt(next)
+	default:
+		p.look[s.ID] = s.IP
+	}
+	p.wakeAt(over)
+	return false
+}
+
+func connections(n int) string {
+	if n == 1 {
+		return "1 connection was"
+	}
+	return fmt.Sprintf("%d connections were", n)
+}
+
+// planLook counts connections where an instance waits for it.
+func (p *planner) planLook() {
+	if len(p.look) > 0 {
+		p.act(action{key: lookKey, look: &look{at: p.look}})
+	}
+}
+
+// take makes the count.
+func (l *look) take(ctx context.Context, b Balancer) (err error) {
+	l.open, err = b.Connections(ctx)
+	return err
+}
+
+// settleLook notes what was counted. Callers hold mu.
+func (m *Manager) settleLook(l *look, err error, now time.Time) {
+	for id, ip := range l.at {
+		d, ok := m.drains[id]
+		if !ok {
+			continue // it ended meanwhile
+		}
+		d.looked, d.quiet = now, d.quiet+1
+		if err == nil {
+			d.open = l.open[ip]
+		}
+		if err != nil || d.open > 0 {
+			d.quiet = 0
+		}
+		m.drains[id] = d
+	}
+}
+
+// noteLeaving keeps track of which instances are to be stopped, and since when.
+// Callers hold mu.
+func (m *Manager) noteLeaving(leaving map[string]bool, now time.Time) {
+	for id := range leaving {
+		if _, known := m.drains[id]; !known {
+			m.drains[id] = drainee{since: now}
+		}
+	}
+	for id := range m.drains {
+		if !leaving[id] {
+			delete(m.drains, id)
+		}
+	}
+}
