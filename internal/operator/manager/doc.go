@@ -8,8 +8,9 @@
 // Concurrency: one goroutine, Manager.Run, owns every decision. It is
 // level-triggered: each pass compares the desired state in the Store with what
 // the Backend lists and takes the next step, so that a lost event costs time
-// only and a killed manager goes on where it was. Slow calls of the Backend run
-// beside it, one at a time for an instance, and report back to the loop. API
+// only and a killed manager goes on where it was. Events only wake it: however
+// many come during a pass, one more pass follows. Slow calls of the Backend run
+// beside it, one at a time for an instance, and note their outcome. API
 // requests write desired state in one transaction and wake the loop; they never
 // touch the Backend, but to read logs and the memory in use.
 package manager

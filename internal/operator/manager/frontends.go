@@ -1,9 +1,6 @@
 package manager
 
-import (
-	"maps"
-	"slices"
-)
+import "slices"
 
 // frontend is what the app's port shall lead to. The serving revision is the
 // new one from the step "switch" on.
@@ -40,13 +37,12 @@ func (p *planner) frontends() []Frontend {
 			out = append(out, f)
 		}
 	}
-	ids := slices.Sorted(maps.Keys(p.state.Apps))
-	for _, id := range ids {
+	for _, id := range p.ids {
 		if a := p.app(id); !a.Removing {
 			add(p.frontend(a))
 		}
 	}
-	for _, id := range ids {
+	for _, id := range p.ids {
 		if a := p.app(id); !a.Removing && a.Next != nil {
 			add(Frontend{App: a.ID, Port: a.Next.Port})
 		}
@@ -68,7 +64,7 @@ func (p *planner) planBalance() {
 	if len(p.balance.failed) > 0 {
 		p.wakeAt(p.balance.retry)
 	}
-	if p.balance.known && slices.EqualFunc(want, p.applied, sameFrontend) {
+	if p.balance.known && slices.EqualFunc(want, p.applied.frontends, sameFrontend) {
 		return
 	}
 	if !p.balance.known && p.unjudged() {
@@ -97,15 +93,11 @@ func (p *planner) unjudged() bool {
 }
 
 // holds says that the balancer has the port.
-func (p *planner) holds(port uint16) bool {
-	return slices.ContainsFunc(p.applied, func(f Frontend) bool { return f.Port == port })
-}
+func (p *planner) holds(port uint16) bool { return p.applied.ports[port] }
 
 // leadsTo says that the balancer leads to the instance, or may.
 func (p *planner) leadsTo(in *Instance) bool {
-	return !p.balance.known || slices.ContainsFunc(p.applied, func(f Frontend) bool {
-		return slices.ContainsFunc(f.Endpoints, func(e Endpoint) bool { return e.Instance == in.ID })
-	})
+	return !p.balance.known || p.applied.instances[in.ID]
 }
 
 func sameFrontend(a, b Frontend) bool {
@@ -118,7 +110,7 @@ func (p *planner) removeApp(a *App) {
 	for _, in := range p.of(a.ID) {
 		p.discard(a, in)
 	}
-	served := !p.balance.known || slices.ContainsFunc(p.applied, func(f Frontend) bool { return f.App == a.ID })
+	served := !p.balance.known || len(p.applied.apps[a.ID]) > 0
 	if len(p.of(a.ID)) > 0 || served {
 		return
 	}

@@ -337,8 +337,8 @@ func (m *Manager) ownersProblem(a *App) *problem.Error {
 	if a.unasked() {
 		why = problem.New(problem.Denied, ruleGrantMissing, "revision %d runs under no grant: it goes on, but the CAS will not let it start again", a.Current.Number)
 	}
-	for _, in := range m.state.Instances {
-		if in.App != a.ID || a.Current == nil || in.Revision != a.Current.Number || !ownersTask(in.Problem) {
+	for _, in := range m.placed[a.ID] {
+		if a.Current == nil || in.Revision != a.Current.Number || !ownersTask(in.Problem) {
 			continue
 		}
 		if s, ok := m.observed[backendID(in, in.Attempt)]; !ok || s.State != StateRunning {

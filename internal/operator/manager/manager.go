@@ -60,16 +60,15 @@ type Config struct {
 
 // Manager is the operator's manager. Make it with New, run it with Run.
 type Manager struct {
-	cfg    Config
-	limits Limits
-	wake   chan struct{} // of capacity 1
-	done   chan outcome
-
-	mu       sync.Mutex // guards what follows; held for no call of the Backend
+	cfg      Config
+	limits   Limits
+	wake     chan struct{} // of capacity 1
+	mu       sync.Mutex    // guards what follows; held for no call of the Backend
 	state    State
+	placed   placement // of the state's instances
 	observed map[string]InstanceStatus
 	images   map[string]imageState
-	applied  []Frontend
+	applied  serving
 	balance  balanceState
 	drains   map[string]drainee // by the Backend's id
 	busy     map[string]bool
@@ -81,6 +80,8 @@ type Manager struct {
 	reached   map[string]reach // by the app's id
 	changed   chan struct{}    // closed and replaced when anything changed
 	newest    uint64           // number of the last event that was written
+	written   chan struct{}    // closed and replaced when events were written
+	work      work
 }
 
 // outcome is what became of an action.
@@ -116,11 +117,11 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	}
 	return &Manager{
 		cfg: cfg, limits: limits, state: state,
-		wake: make(chan struct{}, 1), done: make(chan outcome),
+		wake: make(chan struct{}, 1), placed: placementOf(state.Instances),
 		observed: observed, images: map[string]imageState{},
 		busy: map[string]bool{}, drains: map[string]drainee{}, startErr: map[string]*problem.Error{}, uncleared: map[string]string{}, told: map[string]tell{},
 		reached: map[string]reach{},
-		changed: make(chan struct{}),
+		changed: make(chan struct{}), written: make(chan struct{}),
 	}, nil
 }
 
@@ -133,51 +134,85 @@ func randomID(prefix string) string {
 // resync is how long the loop trusts that no event of the Backend was lost.
 const resync = 15 * time.Second
 
+// work counts what the loop did, for tests.
+type work struct {
+	passes, plans, visited, calls int
+}
+
 // Run reconciles until ctx ends. Calls of the Backend that are under way then
 // are cancelled, and it returns when they have; instances run on.
 func (m *Manager) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	defer cancel()
 	watch, err := m.cfg.Backend.Watch(ctx)
 	if err != nil {
 		return err
 	}
 	m.cfg.Incidents.wake(m.poke)
-	var calls sync.WaitGroup
-	defer func() {
-		// Outcomes are of no interest any more, but their senders must end.
-		ended := make(chan struct{})
-		go func() { calls.Wait(); close(ended) }()
-		for {
-			select {
-			case o := <-m.done:
-				m.settle(o)
-			case <-ended:
-				return
-			}
+
+	// However many events come while a pass is under way, one more pass follows.
+	lost := make(chan struct{})
+	calls.Go(func() {
+		defer close(lost)
+		for range watch {
+			m.poke()
 		}
-	}()
+	})
 	for {
+		began := time.Now()
 		wait := m.pass(ctx, &calls)
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-m.wake:
-		case <-timer.C:
-		case o := <-m.done:
-			m.settle(o)
-		case _, ok := <-watch:
-			if !ok && ctx.Err() == nil {
-				return problem.New(problem.Internal, "backend_watch", "the backend stopped telling of changes")
-			}
+		// A pass over very much costs time, and as much is left to others before the
+		// next one: what happens meanwhile is planned together.
+		rested := time.Now().Add(min(time.Since(began), maxRest))
+		if !m.sleep(ctx, wait, lost) {
+			break
 		}
-		timer.Stop()
+		pause(ctx, time.Until(rested))
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return problem.New(problem.Internal, "backend_watch", "the backend stopped telling of changes")
+}
+
+// maxRest is how long the loop rests after a pass at most.
+const maxRest = 250 * time.Millisecond
+
+// sleep waits until there is something to plan; false where nothing will come.
+func (m *Manager) sleep(ctx context.Context, wait time.Duration, lost <-chan struct{}) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-lost:
+		return false
+	case <-m.wake:
+	case <-timer.C:
+	}
+	return true
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 
 // pass plans until nothing more follows at once, and returns how long to wait
 // for something to happen.
 func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration {
+	// What was under way when the list is asked for may have ended since: the list
+	// doesn't show it yet, so this pass takes it as under way still.
+	m.mu.Lock()
+	busy := maps.Clone(m.busy)
+	m.mu.Unlock()
 	list, err := m.cfg.Backend.List(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -192,6 +227,7 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.observed = observed
+	m.work.passes++
 	m.broadcast()
 	m.writeIncidents(ctx)
 	m.forget()
@@ -200,7 +236,10 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 		if len(m.balance.failed) > 0 && !now.Before(m.balance.retry) {
 			m.balance.failed = nil
 		}
-		d := plan(m.world(now))
+		maps.Copy(busy, m.busy)
+		d := plan(m.world(now, busy))
+		m.work.plans++
+		m.work.visited += d.visited
 		var failed error
 		m.noteLeaving(d.leaving, now)
 		if !d.change.empty() {
@@ -249,11 +288,11 @@ func (m *Manager) forget() {
 	}
 }
 
-func (m *Manager) world(now time.Time) world {
+func (m *Manager) world(now time.Time, busy map[string]bool) world {
 	return world{
-		now: now, state: m.state, observed: m.observed, images: m.images,
+		now: now, state: m.state, placed: m.placed, observed: m.observed, images: m.images,
 		applied: m.applied, balance: m.balance, drains: m.drains, startErrors: m.startErr, told: m.told, reached: m.reached,
-		busy: maps.Clone(m.busy), limits: m.limits, launcher: m.cfg.Launcher, newID: m.cfg.NewID,
+		busy: busy, limits: m.limits, launcher: m.cfg.Launcher, newID: m.cfg.NewID,
 	}
 }
 
@@ -268,6 +307,7 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 	}
 	for _, in := range c.Instances {
 		m.state.Instances[in.ID] = in
+		m.placed.put(in)
 	}
 	for _, n := range c.Notices {
 		m.state.Notices[n.ID] = n
@@ -287,6 +327,9 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 		delete(m.state.Codes, code)
 	}
 	for _, id := range c.DeleteInstances {
+		if in := m.state.Instances[id]; in != nil {
+			m.placed.drop(in)
+		}
 		delete(m.state.Instances, id)
 	}
 	for _, e := range events {
@@ -296,6 +339,10 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 			level = slog.LevelWarn
 		}
 		m.cfg.Log.Log(ctx, level, e.Reason, "app", e.App, "instance", e.Instance, "detail", e.Message)
+	}
+	if len(events) > 0 {
+		close(m.written)
+		m.written = make(chan struct{})
 	}
 	m.broadcast()
 	return nil
@@ -313,9 +360,10 @@ func (m *Manager) launch(ctx context.Context, calls *sync.WaitGroup, a action) {
 		return
 	}
 	m.busy[a.key] = true
+	m.work.calls++
 	calls.Go(func() {
-		err := m.call(ctx, a)
-		m.done <- outcome{a, err}
+		m.settle(outcome{a, m.call(ctx, a)})
+		m.poke()
 	})
 }
 
@@ -402,7 +450,7 @@ func (m *Manager) settle(o outcome) {
 func (m *Manager) settleBalance(a action, err error, now time.Time) {
 	switch {
 	case err == nil:
-		m.applied, m.balance.known = a.apply, true
+		m.applied, m.balance.known = servingOf(a.apply), true
 		return
 	case errors.Is(err, context.Canceled):
 		return
@@ -413,11 +461,7 @@ func (m *Manager) settleBalance(a action, err error, now time.Time) {
 		return
 	}
 	for _, f := range a.apply {
-		held := false
-		for _, g := range m.applied {
-			held = held || g.Port == f.Port
-		}
-		if held {
+		if m.applied.ports[f.Port] {
 			continue
 		}
 		if busy := m.cfg.PortFree(f.Port); busy != nil {

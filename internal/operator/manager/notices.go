@@ -89,9 +89,13 @@ func (p *planner) planNotices() {
 			calls[n.own()]++
 		}
 	}
+	strange := map[string]bool{}
+	for _, id := range p.change.DeleteNotices {
+		strange[id] = true
+	}
 	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
 		n, t := p.state.Notices[id], p.told[id]
-		if slices.Contains(p.change.DeleteNotices, id) {
+		if strange[id] {
 			continue
 		}
 		s, there := p.observed[n.Backend]

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	wire "cupel.dev/cupel/client/manager"
@@ -21,7 +23,8 @@ type world struct {
 	state    State
 	observed map[string]InstanceStatus // by the Backend's id
 	images   map[string]imageState     // by reference
-	applied  []Frontend                // what the balancer serves
+	placed   placement                 // the state's instances
+	applied  serving
 	balance  balanceState
 	drains   map[string]drainee // by the Backend's id
 	// startErrors are failed calls of Start by the Backend's id.
@@ -98,16 +101,20 @@ type decision struct {
 	change  Change
 	actions []action
 	leaving map[string]bool // the Backend's ids of instances that wait for their connections to end
+	visited int             // apps and instances that were looked at, for tests
 	wake    time.Time       // when something is due; zero: when something happens
 }
 
 type planner struct {
 	world
 	decision
+	ids       []string              // of all apps, in order
 	planning  string                // id of the app whose steps are taken; empty: of none
 	apps      map[string]*App       // touched, by id
 	instances map[string]*Instance  // touched, by id
 	gone      map[string]bool       // instances that this pass deletes
+	changed   map[string]bool       // apps whose instances this pass touched
+	created   placement             // by this pass
 	wanted    map[string]bool       // references of images that are needed
 	look      map[string]netip.Addr // of leaving instances whose connections are to be counted
 }
@@ -116,10 +123,11 @@ type planner struct {
 func plan(w world) decision {
 	p := &planner{
 		world: w, apps: map[string]*App{}, instances: map[string]*Instance{},
-		gone: map[string]bool{}, wanted: map[string]bool{}, look: map[string]netip.Addr{},
+		gone: map[string]bool{}, changed: map[string]bool{}, created: placement{}, wanted: map[string]bool{}, look: map[string]netip.Addr{},
 		decision: decision{leaving: map[string]bool{}},
 	}
-	for _, id := range slices.Sorted(maps.Keys(w.state.Apps)) {
+	p.ids = slices.Sorted(maps.Keys(w.state.Apps))
+	for _, id := range p.ids {
 		p.planning = id
 		p.planApp(w.state.Apps[id])
 	}
@@ -188,42 +196,50 @@ func (p *planner) editInstance(in *Instance) *Instance {
 		return c
 	}
 	c := *in
-	p.instances[in.ID] = &c
+	p.instances[in.ID], p.changed[in.App] = &c, true
 	return &c
 }
 
-// of returns the app's instances, oldest first.
+// of returns the app's instances as this pass has them, oldest first.
 func (p *planner) of(app string) []*Instance {
-	var out []*Instance
-	for id, in := range p.state.Instances {
-		if c, ok := p.instances[id]; ok {
+	list := p.placed[app]
+	p.visited += 1 + len(list)
+	if !p.changed[app] {
+		return list
+	}
+	out := make([]*Instance, 0, len(list)+len(p.created[app]))
+	for _, in := range list {
+		if c, ok := p.instances[in.ID]; ok {
 			in = c
 		}
-		if in.App == app && !p.gone[id] {
+		if !p.gone[in.ID] {
 			out = append(out, in)
 		}
 	}
-	for id, in := range p.instances {
-		if _, old := p.state.Instances[id]; !old && in.App == app && !p.gone[id] {
-			out = append(out, in)
+	for _, in := range p.created[app] {
+		if !p.gone[in.ID] {
+			out = append(out, p.instances[in.ID])
 		}
 	}
 	slices.SortFunc(out, byAge)
 	return out
 }
 
-func byAge(a, b *Instance) int {
-	if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
-		return c
-	}
-	if a.ID < b.ID {
-		return -1
-	}
-	return 1
-}
-
 // backendID names one attempt to run an instance.
-func backendID(in *Instance, attempt int) string { return fmt.Sprintf("%s-%d", in.ID, attempt) }
+func backendID(in *Instance, attempt int) string { return in.ID + "-" + strconv.Itoa(attempt) }
+
+// placeOf undoes it; the attempt is -1 where the id is none of ours.
+func placeOf(id string) (place string, attempt int) {
+	at := strings.LastIndexByte(id, '-')
+	if at < 0 {
+		return "", -1
+	}
+	attempt, err := strconv.Atoi(id[at+1:])
+	if err != nil || backendID(&Instance{ID: id[:at]}, attempt) != id {
+		return "", -1
+	}
+	return id[:at], attempt
+}
 
 // seen returns what the Backend says about the instance's newest attempt.
 func (w *world) seen(in *Instance) (InstanceStatus, bool) {
@@ -289,19 +305,20 @@ func (p *planner) planImages() {
 // dropOrphans removes what the Backend has and nobody asked for, such as an
 // instance whose record was deleted while the manager was down.
 func (p *planner) dropOrphans() {
-	known := map[string]bool{}
-	for id, in := range p.state.Instances {
-		if c, ok := p.instances[id]; ok {
-			in = c
+	var orphans []string
+	for id := range p.observed {
+		place, attempt := placeOf(id)
+		in := p.instances[place]
+		if in == nil {
+			in = p.state.Instances[place]
 		}
-		for n := max(in.Attempt-1, 0); n <= in.Attempt; n++ {
-			known[backendID(in, n)] = true
+		if in == nil || attempt < in.Attempt-1 || attempt > in.Attempt {
+			orphans = append(orphans, id)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(p.observed)) {
-		if !known[id] {
-			p.act(action{key: id, drop: id})
-		}
+	slices.Sort(orphans)
+	for _, id := range orphans {
+		p.act(action{key: id, drop: id})
 	}
 }
 

@@ -209,7 +209,7 @@ func (p *planner) switchOver(a *App) {
 		return
 	}
 	want := p.frontend(p.app(a.ID))
-	if !p.balance.known || !slices.ContainsFunc(p.applied, func(f Frontend) bool { return sameFrontend(f, want) }) {
+	if !p.balance.known || !slices.ContainsFunc(p.applied.apps[a.ID], func(f Frontend) bool { return sameFrontend(f, want) }) {
 		return
 	}
 	p.finish(a, wire.StepSwitch)
@@ -344,7 +344,8 @@ func (p *planner) create(a *App, role Role, n int) {
 		if role == RoleApp {
 			in.Writes = a.Next.Writes
 		}
-		p.instances[in.ID] = in
+		p.instances[in.ID], p.changed[a.ID] = in, true
+		p.created[a.ID] = append(p.created[a.ID], in)
 	}
 }
 

@@ -23,7 +23,7 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 	}
 	for {
 		m.mu.Lock()
-		changed, newest := m.changed, m.newest
+		written, newest := m.written, m.newest
 		m.mu.Unlock()
 		events, err := m.cfg.Store.Events(ctx, since, filter, batch)
 		if err != nil {
@@ -48,7 +48,7 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-changed:
+		case <-written:
 		}
 	}
 }

@@ -49,7 +49,7 @@ func (p *planner) discard(a *App, in *Instance) {
 	if left {
 		return
 	}
-	p.gone[in.ID] = true
+	p.gone[in.ID], p.changed[in.App] = true, true
 	p.change.DeleteInstances = append(p.change.DeleteInstances, in.ID)
 	if in.Role == RoleApp {
 		p.event(a, in, false, "instance_removed", "instance removed")

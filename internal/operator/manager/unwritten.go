@@ -6,7 +6,7 @@ package manager
 //
 // Of apps that it does touch the balancer is told only what ended: an endpoint that
 // is gone takes no connections, whether that was written down or not.
-func (d *decision) independent(applied []Frontend) []action {
+func (d *decision) independent(applied serving) []action {
 	touched := map[string]bool{}
 	for _, a := range d.change.Apps {
 		touched[a.ID] = true
@@ -33,15 +33,15 @@ func (d *decision) independent(applied []Frontend) []action {
 
 // withoutNews leaves away what frontends of touched apps have beyond what is
 // applied.
-func withoutNews(want, applied []Frontend, touched map[string]bool) []Frontend {
+func withoutNews(want []Frontend, applied serving, touched map[string]bool) []Frontend {
 	var out []Frontend
 	for _, f := range want {
 		if !touched[f.App] {
 			out = append(out, f)
 			continue
 		}
-		for _, now := range applied {
-			if now.App == f.App && now.Port == f.Port {
+		for _, now := range applied.apps[f.App] {
+			if now.Port == f.Port {
 				f.Endpoints = common(f.Endpoints, now.Endpoints)
 				out = append(out, f)
 			}

@@ -1,8 +1,10 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"slices"
+	"strings"
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -27,8 +29,8 @@ func (m *Manager) view(a *App) wire.App {
 	} else if a.Next == nil {
 		out.Port = 0 // given up with the deployment
 	}
-	for _, in := range m.state.Instances {
-		if in.App != a.ID || in.Role != RoleApp || a.Current == nil || in.Revision != a.Current.Number || in.Done || in.Removing {
+	for _, in := range m.placed[a.ID] {
+		if in.Role != RoleApp || a.Current == nil || in.Revision != a.Current.Number || in.Done || in.Removing {
 			continue
 		}
 		if s, ok := m.observed[backendID(in, in.Attempt)]; ok && s.ready() {
@@ -91,25 +93,18 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 		}
 		app = a.ID
 	}
-	var list []*Instance
-	for _, in := range m.state.Instances {
-		a := m.state.Apps[in.App]
-		if a != nil && m.may(caller, a) == nil && (app == "" || app == a.ID) {
-			list = append(list, in)
+	var list []*App
+	for _, a := range m.state.Apps {
+		if m.may(caller, a) == nil && (app == "" || app == a.ID) {
+			list = append(list, a)
 		}
 	}
-	slices.SortFunc(list, func(x, y *Instance) int {
-		if a, b := m.state.Apps[x.App].Name, m.state.Apps[y.App].Name; a != b {
-			if a < b {
-				return -1
-			}
-			return 1
-		}
-		return byAge(x, y)
-	})
+	slices.SortFunc(list, func(a, b *App) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
 	out := []wire.Instance{}
-	for _, in := range list {
-		out = append(out, m.viewInstance(in, seen))
+	for _, a := range list {
+		for _, in := range m.placed[a.ID] {
+			out = append(out, m.viewInstance(in, seen))
+		}
 	}
 	return out, nil
 }
