@@ -69,9 +69,9 @@ type Balancer struct {
 	reserved map[uint16]bool // bound, and not yet part of an Apply
 	applied  []frontend
 	leaving  map[netip.Addr]bool // instances that keep their flows and get no new ones
-	fresh    bool        // nothing applied yet: what the kernel has is our predecessor's
-	drain    *time.Timer // ends flows of endpoints that left
-	ended    endedFlows  // by the passes of this drain
+	fresh    bool                // nothing applied yet: what the kernel has is our predecessor's
+	drain    *time.Timer         // ends flows of endpoints that left
+	ended    endedFlows          // by the passes of this drain
 }
 
 // Open takes over the table, or makes it. What an earlier process left there

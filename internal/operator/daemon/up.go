@@ -51,14 +51,14 @@ type Options struct {
 	Launcher        string // default: cupel-init beside this program
 	CAS             string // default: cupel-cas beside this program
 	KeepAlive       time.Duration
-	CASQuota        string // as the CAS's flag --quota takes it
-	CASConnections  int    // 0: the CAS decides
-	AppQuota        string // as manager.KeyLimits takes it
-	LowPorts        string // as manager.ParsePorts takes it
+	CASQuota        string        // as the CAS's flag --quota takes it
+	CASConnections  int           // 0: the CAS decides
+	AppQuota        string        // as manager.KeyLimits takes it
+	LowPorts        string        // as manager.ParsePorts takes it
 	Drain           time.Duration // of connections to instances that are replaced
-	DeployKeys      string // file with the keys that may deploy; empty: all may
-	OwnGroup        bool   // move this process to the daemons' control group
-	Force           bool   // of Down: also where apps can't store what they wrote
+	DeployKeys      string        // file with the keys that may deploy; empty: all may
+	OwnGroup        bool          // move this process to the daemons' control group
+	Force           bool          // of Down: also where apps can't store what they wrote
 }
 
 // errStop is why a context ended when the apps shall stop too.
