@@ -119,6 +119,7 @@ operator, who is trusted with nothing, runs the copies.`,
 	root.AddCommand(
 		newAuditCommand(g),
 		newCASCommand(g),
+		newCheckCommand(g),
 		newCleanupCommand(g),
 		newDeployCommand(g),
 		newDownCommand(g),

@@ -14,7 +14,7 @@ func newUpCommand(g *globals) *cobra.Command {
 folder (--state). Runs cupeld, as root.
 
 Ctrl-C stops the apps too and keeps what is desired; SIGTERM leaves the apps
-running, and the next up adopts them.`,
+running, 
 		Example: "  cupel up --detach\n  cupel up --state /srv/cupel --manager-listen 127.0.0.1:5000\n  cupel up --detach --drain 2m",
 		Args:    exactArgs(),
 		RunE:    func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
@@ -26,6 +26,7 @@ running, and the next up adopts them.`,
 	f.String("cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
 	f.String("registry-listen", "127.0.0.1:5050", "address of the embedded registry")
 	f.Uint16("first-port", 8082, "where the search for an app's free port begins")
+	f.String("subnet", "", "network of the instances, an IPv4 CIDR as in 10.88.7.0/24 (default: a free /24 of 10.88.0.0/16 or another private network)")
 	f.Bool("allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	f.String("cas-quota", "", "other limits of what the CAS keeps for each key, source address and in total, as in key-bytes=256M,total-sessions=1000")
 	f.Int("cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
@@ -34,6 +35,29 @@ running, and the next up adopts them.`,
 	f.String("deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
 	f.Duration("drain", 30*time.Second, "how long connections may last to an instance that is replaced or removed, before it is stopped")
 	f.Duration("keep-alive", 10*time.Second, "how often instances report to the CAS")
+	return c
+}
+
+func newCheckCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Try whether this machine lets through what instances and their users need",
+		Long: `Tries, from throw-away network namespaces, whether an instance reaches the CAS,
+the world outside and a name server, and whether users outside reach a public port
+over IPv4 and IPv6. Where something stands in the way it names the rule or setting,
+and the command that lets it through. Nothing of it leaves this machine, and nothing
+is changed. Runs cupeld, as root; works whether 'cupel up' runs or not.
+
+Ends with 0 if everything gets through, and with 7 (network_blocked) if not.`,
+		Example: `  cupel check
+  cupel check -o json`,
+		Args: exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
+	}
+	f := c.Flags()
+	f.String("cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API, where cupeld doesn't run")
+	f.String("subnet", "", "network of the instances, where cupeld doesn't run (default: as cupel up would choose)")
+	f.Uint16("first-port", 8082, "public port that is tried, or the next free one, where no app has one")
 	return c
 }
 

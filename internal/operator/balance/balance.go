@@ -7,6 +7,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -98,11 +101,6 @@ func Open(ctx context.Context, cfg Config) (*Balancer, error) {
 		if err := k.program(have, nil); err != nil {
 			return nil, err
 		}
-	}
-	if chains, err := k.dropping(); err != nil {
-		return nil, err
-	} else if len(chains) > 0 {
-		cfg.Log.Warn("a firewall drops forwarded packets: accept the instances' bridge there", "chains", chains)
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b := &Balancer{
@@ -432,6 +430,28 @@ func (b *Balancer) endFlows() {
 // instances reach nothing. Idempotent.
 func (b *Balancer) Remove(ctx context.Context) error {
 	return errors.Join(b.Close(), RemoveTable(ctx, b.cfg.Table))
+}
+
+// Ports are the public ports that a table leads to instances, whoever runs.
+func Ports(name string) ([]uint16, error) {
+	table, err := newTable(name)
+	if err != nil {
+		return nil, err
+	}
+	have, err := (&kernel{table: table}).read()
+	if err != nil {
+		return nil, err
+	}
+	var out []uint16
+	for chain := range have.chains {
+		if text, ok := strings.CutPrefix(chain, "svc_"); ok {
+			if n, err := strconv.ParseUint(text, 10, 16); err == nil {
+				out = append(out, uint16(n))
+			}
+		}
+	}
+	slices.Sort(out)
+	return out, nil
 }
 
 // RemoveTable deletes the table of a Balancer that is not running; one that

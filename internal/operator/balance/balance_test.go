@@ -328,19 +328,6 @@ func TestReplacesForeignContent(t *testing.T) {
 		t.Errorf("Remove left %q", out)
 	}
 }
-
-func TestWarnsOfForwardDrop(t *testing.T) {
-	newLab(t)
-	nft(t, `table inet host_firewall { chain forward { type filter hook forward priority 0; policy drop; }; }`)
-	t.Cleanup(func() { nft(t, "delete table inet host_firewall") })
-	k := &kernel{}
-	found, err := k.dropping()
-	check(t, err)
-	if diff := cmp.Diff([]string{"host_firewall/forward"}, found); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestTwoBalancers(t *testing.T) {
 	l := newLab(t)
 	is := l.instances(2)

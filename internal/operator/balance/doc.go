@@ -44,10 +44,9 @@
 //
 // # What it needs from the machine
 //
-// net.ipv4.ip_forward, and a forward path that accepts: a base chain of
-// another table with policy drop (a host firewall, Docker) drops whatever we
-// accept, so Open looks for such chains and logs them; the operator has to
-// accept the instances' bridge there.
+// net.ipv4.ip_forward, and a forward path that accepts: a chain of another table
+// that drops (a host firewall's, Docker's) drops whatever we accept. Package
+// netcheck finds those.
 //
 // # Concurrency
 //

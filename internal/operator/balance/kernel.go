@@ -210,29 +210,6 @@ func (k *kernel) remove() error {
 	return nil
 }
 
-// dropping names base chains of other tables that drop forwarded packets by
-// policy. Nothing that we accept survives those.
-func (k *kernel) dropping() ([]string, error) {
-	c, err := k.conn()
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
-		chains, err := c.ListChainsOfTableFamily(family)
-		if err != nil {
-			return nil, fmt.Errorf("list nftables chains: %w", err)
-		}
-		for _, ch := range chains {
-			if ch.Hooknum != nil && *ch.Hooknum == *nftables.ChainHookForward && ch.Type == nftables.ChainTypeFilter &&
-				ch.Policy != nil && *ch.Policy == nftables.ChainPolicyDrop {
-				found = append(found, ch.Table.Name+"/"+ch.Name)
-			}
-		}
-	}
-	return found, nil
-}
-
 // transaction composes one batch of messages.
 type transaction struct {
 	*kernel

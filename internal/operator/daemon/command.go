@@ -68,7 +68,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	f.BoolVar(&c.own, "own", false, "nothing was inherited: this process was executed by itself")
 	_ = f.MarkHidden("own")
-	root.AddCommand(c.upCommand(), c.downCommand(), c.cleanupCommand(), logWriterCommand(), runtimecmd.New(env), c.versionCommand())
+	root.AddCommand(c.upCommand(), c.checkCommand(), c.downCommand(), c.cleanupCommand(), logWriterCommand(), runtimecmd.New(env), c.versionCommand())
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
@@ -139,6 +139,7 @@ and the next up adopts them.`,
 	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
 	f.StringVar(&c.opts.RegistryListen, "registry-listen", "127.0.0.1:5050", "address of the embedded registry")
 	f.Uint16Var(&c.opts.FirstPort, "first-port", 8082, "where the search for an app's free port begins")
+	f.StringVar(&c.opts.Subnet, "subnet", "", "network of the instances, as in 10.88.7.0/24 (default: a free /24)")
 	f.BoolVar(&c.opts.AllowUnattested, "allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	f.DurationVar(&c.opts.KeepAlive, "keep-alive", 0, "how often instances report to the CAS (default: the CAS's own)")
 	f.StringVar(&c.opts.CASQuota, "cas-quota", "", "other limits of what the CAS keeps, as in key-bytes=256M,total-sessions=1000")
@@ -205,7 +206,7 @@ func (c *cli) detach(cmd *cobra.Command) error {
 		return err
 	}
 	if c.output == "json" {
-		return json.NewEncoder(c.out).Encode(s.Endpoint)
+		return c.printServing(s.Serving)
 	}
 	if s.Already {
 		_, _ = fmt.Fprintf(c.out, "cupeld already runs on %s (process %d)\n", s.State, s.Endpoint.PID)
@@ -240,7 +241,7 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 	w := c.err
 	tell := func(s Serving) error {
 		if c.output == "json" {
-			return json.NewEncoder(c.out).Encode(s.Endpoint)
+			return c.printServing(s)
 		}
 		Show(c.out, c.opts.State, s)
 		_, _ = fmt.Fprintln(c.out, "\nReady. Ctrl-C stops everything; SIGTERM leaves the apps running.")

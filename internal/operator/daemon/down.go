@@ -21,6 +21,7 @@ import (
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
@@ -287,6 +288,7 @@ func (l layout) sweep(ctx context.Context) error {
 	if groups != nil {
 		errs = append(errs, groups.Remove(l.cgroup()), l.removeGroup(ctx, groups))
 	}
+	netcheck.Clean(l.id)
 	errs = append(errs, l.unmountAll(), balance.RemoveTable(ctx, l.table()), l.removeBridge(), sysctl.Default().Release(l.id))
 	// A mounted namespace's file stays behind when it was unmounted.
 	errs = append(errs, os.RemoveAll(l.path("node", "netns")), removeIfLink("/run/cupel-"+l.id))

@@ -26,11 +26,11 @@ import (
 	"cupel.dev/cupel/internal/operator/las"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/operator/node/containerd"
-	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/operator/registry"
 	"cupel.dev/cupel/internal/simtee"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
@@ -56,6 +56,7 @@ type Options struct {
 	AppQuota        string        // as manager.KeyLimits takes it
 	LowPorts        string        // as manager.ParsePorts takes it
 	Drain           time.Duration // of connections to instances that are replaced
+	Subnet          string        // of the instances, as cni.ParseSubnet takes it; empty: a free one
 	DeployKeys      string        // file with the keys that may deploy; empty: all may
 	OwnGroup        bool          // move this process to the daemons' control group
 	Force           bool          // of Down: also where apps can't store what they wrote
@@ -288,7 +289,7 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err := p.runtime.EndLeases(ctx); err != nil {
 		return err
 	}
-	if p.network, err = cni.Open(cni.Config{Dir: p.path("cni"), ID: p.id, PluginDir: cni.PluginDir, Sysctl: sysctl.Default()}); err != nil {
+	if p.network, err = p.openNetwork(p.path("cni"), o); err != nil {
 		return err
 	}
 	groups, err := cgroup.Detect("/sys/fs/cgroup")
@@ -451,6 +452,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	return ready(Serving{
 		Endpoint:     e,
 		Parts:        p.list(e),
+		Network:      p.checkNetwork(ctx, o, cas),
 		NeedOwner:    needOwner(m.NeedOwner()),
 		OldLaunchers: oldLaunchers(m.OldLaunchers()),
 	})
@@ -537,6 +539,8 @@ func local(addr string) string {
 type Serving struct {
 	Endpoint wire.Endpoint `json:"endpoint"`
 	Parts    []wire.Part   `json:"parts"`
+	// Network is what stands in the way of instances or their users.
+	Network []netcheck.Probe `json:"network,omitempty"`
 	// NeedOwner are the apps that go on as they are and that the CAS will not let
 	// start again before their owner has done something, each with what.
 	NeedOwner []string `json:"need_owner,omitempty"`
@@ -571,6 +575,7 @@ func Show(w io.Writer, state string, s Serving) {
 		b = fmt.Appendf(b, "  %-16s %-24s %s\n", p.Name, p.Address, p.Note)
 	}
 	b = fmt.Appendf(b, "  %-16s %s\n", "state", state)
+	b = appendBlocked(b, s.Network)
 	if len(s.NeedOwner) > 0 {
 		b = append(b, "\n  These apps run on, but the CAS will not let them start again:\n"...)
 	}

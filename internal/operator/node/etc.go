@@ -42,6 +42,19 @@ func resolvConf() []byte {
 	return []byte("# the machine has no name server that an instance could reach\n")
 }
 
+// Resolvers are the name servers that instances ask.
+func Resolvers() []netip.Addr {
+	var out []netip.Addr
+	for line := range strings.Lines(string(resolvConf())) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == "nameserver" {
+			if a, err := netip.ParseAddr(f[1]); err == nil {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
 func filterResolvers(b []byte) (out []byte, servers int) {
 	s := bufio.NewScanner(bytes.NewReader(b))
 	for s.Scan() {

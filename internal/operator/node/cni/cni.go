@@ -2,7 +2,8 @@
 // one bridge of this node by the machine's CNI plugins.
 //
 // It owns the bridge, the namespaces' mounts, the folder of leases and the
-// choice of the subnet: a free /24 of 10.88.0.0/16, chosen once and kept. It
+// choice of the subnet: one that was asked for, or a free /24, chosen once and
+// kept as long as nothing else of the machine lies there. It
 // masquerades nothing and filters nothing; the balancer's table does.
 //
 // Network is safe for concurrent use; the plugins lock their leases.
@@ -10,6 +11,7 @@ package cni
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,7 +21,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	types "github.com/containernetworking/cni/pkg/types/100"
@@ -36,8 +37,6 @@ const (
 	ifName  = "eth0"
 	// PluginDir is where Debian puts the plugins.
 	PluginDir = "/usr/lib/cni"
-	// supernet is where subnets are taken from: /24s of it.
-	supernetA, supernetB = 10, 88
 )
 
 // Config says what a network is called and where its state lies.
@@ -46,6 +45,9 @@ type Config struct {
 	ID        string // 8 hex digits, unique on the machine
 	PluginDir string
 	Sysctl    sysctl.Keeper
+	// Subnet is where instances shall have their addresses; zero: what was kept, or
+	// a free one.
+	Subnet netip.Prefix
 }
 
 // Network implements node.Network.
@@ -87,14 +89,35 @@ func Open(cfg Config) (*Network, error) {
 	return n, n.connectBridge()
 }
 
+// Look returns the network that another process opened, for who only wants to know
+// where it is.
+func Look(cfg Config) (*Network, error) {
+	n := &Network{cfg: cfg}
+	var err error
+	if n.subnet, err = n.keptSubnet(); err == nil && !n.subnet.IsValid() {
+		err = problem.New(problem.NotFound, "subnet", "no network was chosen yet").Fix("cupel up")
+	}
+	return n, err
+}
+
 // Bridge is the name of the bridge device.
 func (n *Network) Bridge() string { return "cpl" + n.cfg.ID }
+
+// Dir is the folder of its state.
+func (n *Network) Dir() string { return n.cfg.Dir }
 
 // Subnet is where instances have their addresses.
 func (n *Network) Subnet() netip.Prefix { return n.subnet }
 
 // Gateway implements node.Network: the subnet's first address.
 func (n *Network) Gateway() netip.Addr { return n.subnet.Addr().Next() }
+
+// Spare is an address of the subnet that no instance gets: the last one.
+func (n *Network) Spare() netip.Addr {
+	a := n.subnet.Addr().As4()
+	binary.BigEndian.PutUint32(a[:], binary.BigEndian.Uint32(a[:])|^uint32(0)>>n.subnet.Bits()-1)
+	return netip.AddrFrom4(a)
+}
 
 func (n *Network) conflist() []byte {
 	b, _ := json.Marshal(map[string]any{ // plain values always encode
@@ -105,8 +128,10 @@ func (n *Network) conflist() []byte {
 			"ipam": map[string]any{
 				"type":    "host-local",
 				"dataDir": filepath.Join(n.cfg.Dir, "leases"),
-				"ranges":  []any{[]any{map[string]any{"subnet": n.subnet.String(), "gateway": n.Gateway().String()}}},
-				"routes":  []any{map[string]any{"dst": "0.0.0.0/0"}},
+				"ranges": []any{[]any{map[string]any{
+					"subnet": n.subnet.String(), "gateway": n.Gateway().String(), "rangeEnd": n.Spare().Prev().String(),
+				}}},
+				"routes": []any{map[string]any{"dst": "0.0.0.0/0"}},
 			},
 		}},
 	})
@@ -126,6 +151,17 @@ func (n *Network) connectBridge() error {
 		return fmt.Errorf("find bridge %s: %w", n.Bridge(), err)
 	}
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: n.Gateway().AsSlice(), Mask: net.CIDRMask(n.subnet.Bits(), 32)}}
+	have, err := netlink.AddrList(link, unix.AF_INET)
+	if err != nil {
+		return fmt.Errorf("list addresses of bridge %s: %w", n.Bridge(), err)
+	}
+	for _, a := range have {
+		if a.IPNet.String() != addr.IPNet.String() { // of a subnet before
+			if err := netlink.AddrDel(link, &a); err != nil {
+				return fmt.Errorf("take an earlier address off bridge %s: %w", n.Bridge(), err)
+			}
+		}
+	}
 	if err := netlink.AddrReplace(link, addr); err != nil {
 		return fmt.Errorf("give bridge %s its address: %w", n.Bridge(), err)
 	}
@@ -133,75 +169,6 @@ func (n *Network) connectBridge() error {
 		return fmt.Errorf("bring bridge %s up: %w", n.Bridge(), err)
 	}
 	return nil
-}
-
-// keepSubnet returns the subnet in the state, or chooses one and keeps it.
-func (n *Network) keepSubnet() (netip.Prefix, error) {
-	path := filepath.Join(n.cfg.Dir, "subnet")
-	b, err := os.ReadFile(path)
-	if err == nil {
-		p, err := netip.ParsePrefix(strings.TrimSpace(string(b)))
-		if err != nil || p.Bits() != 24 || !p.Addr().Is4() || p.Masked() != p {
-			return netip.Prefix{}, fmt.Errorf("subnet in %s: %q: want an IPv4 /24", path, b)
-		}
-		return p, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return netip.Prefix{}, fmt.Errorf("read subnet: %w", err)
-	}
-	used, err := localPrefixes()
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	p, err := choose(n.cfg.ID, used)
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	if err := os.WriteFile(path, []byte(p.String()+"\n"), 0o600); err != nil {
-		return netip.Prefix{}, fmt.Errorf("keep subnet: %w", err)
-	}
-	return p, nil
-}
-
-// choose returns the first free /24, counted from one that id picks.
-func choose(id string, used []netip.Prefix) (netip.Prefix, error) {
-	var start uint32
-	for _, c := range id {
-		start = start*31 + uint32(c)
-	}
-	for i := range uint32(256) {
-		third := byte(start + i)
-		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{supernetA, supernetB, third, 0}), 24)
-		free := true
-		for _, u := range used {
-			free = free && !u.Overlaps(p)
-		}
-		if free {
-			return p, nil
-		}
-	}
-	return netip.Prefix{}, problem.New(problem.Unavailable, "no_subnet", "every /24 of 10.88.0.0/16 is routed already").
-		Fix("remove a route, or clean up installations that are gone (cupel cleanup)")
-}
-
-// localPrefixes are the destinations that this machine routes, but the default.
-func localPrefixes() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, unix.AF_INET)
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	var out []netip.Prefix
-	for _, r := range routes {
-		if r.Dst == nil {
-			continue
-		}
-		addr, ok := netip.AddrFromSlice(r.Dst.IP.To4())
-		ones, _ := r.Dst.Mask.Size()
-		if ok && ones > 0 {
-			out = append(out, netip.PrefixFrom(addr, ones).Masked())
-		}
-	}
-	return out, nil
 }
 
 func (n *Network) conf(id, path string) *libcni.RuntimeConf {

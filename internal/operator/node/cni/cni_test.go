@@ -1,7 +1,6 @@
 package cni
 
 import (
-	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,27 +9,6 @@ import (
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
-
-func TestChoose(t *testing.T) {
-	first, err := choose("0123abcd", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again, _ := choose("0123abcd", nil); again != first {
-		t.Errorf("%v, then %v", first, again)
-	}
-	if next, _ := choose("0123abcd", []netip.Prefix{first}); next == first {
-		t.Errorf("%v is taken", next)
-	}
-	half := netip.MustParsePrefix("10.88.0.0/17")
-	if p, err := choose("0123abcd", []netip.Prefix{half}); err != nil || half.Overlaps(p) {
-		t.Errorf("%v, %v", p, err)
-	}
-	_, err = choose("0123abcd", []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")})
-	if p := problem.From(err); err == nil || p.Rule != "no_subnet" {
-		t.Errorf("all taken: %v", err)
-	}
-}
 
 func TestMissingPlugins(t *testing.T) {
 	_, err := Open(Config{Dir: t.TempDir(), ID: "00000000", PluginDir: t.TempDir()})
@@ -91,17 +69,5 @@ func TestNetwork(t *testing.T) {
 	}
 	if _, err := os.Stat("/sys/class/net/" + n.Bridge()); err == nil {
 		t.Error("the bridge stays")
-	}
-}
-
-func TestBadSubnetIsRefused(t *testing.T) {
-	n := &Network{cfg: Config{Dir: t.TempDir()}}
-	for _, bad := range []string{"", "x", "10.88.0.0/16", "10.88.0.1/24", "fd00::/64"} {
-		if err := os.WriteFile(filepath.Join(n.cfg.Dir, "subnet"), []byte(bad), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if p, err := n.keepSubnet(); err == nil {
-			t.Errorf("%q: accepted as %v", bad, p)
-		}
 	}
 }

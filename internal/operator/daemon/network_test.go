@@ -1,0 +1,116 @@
+package daemon
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/operator/netcheck"
+)
+
+func TestShowTellsWhatIsInTheWay(t *testing.T) {
+	s := Serving{Network: []netcheck.Probe{
+		{Name: netcheck.InstanceOutside, What: "an instance reaches the world outside", Cause: "the firewall drops it", Mend: []string{"nft one", "nft two"}},
+		{Name: netcheck.UsersIPv4, What: "users reach port 8082", Cause: "the firewall drops it", Mend: []string{"nft one", "nft two"}},
+	}}
+	var out bytes.Buffer
+	Show(&out, "/state", s)
+	want := `
+  WARNING: this machine's firewall or settings stand in the way. This fails:
+    an instance reaches the world outside
+    users reach port 8082
+      the firewall drops it
+        mend: nft one
+        mend: nft two
+  Then try again: cupel check
+`
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("%s\nwant%s", out.String(), want)
+	}
+	out.Reset()
+	if Show(&out, "/state", Serving{}); strings.Contains(out.String(), "WARNING") {
+		t.Error(out.String())
+	}
+
+	out.Reset()
+	c := &cli{out: &out}
+	if err := c.printServing(s); err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		CAS     any              `json:"cas"`
+		Network []netcheck.Probe `json:"network"`
+	}
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got.Network) != 2 || got.CAS == nil {
+		t.Errorf("%s: %v", out.String(), err)
+	}
+}
+
+// TestCheckCommand tries `cupeld check` where nothing runs, on a machine of its own:
+// it says what is in the way, ends with a code of its own, and leaves nothing.
+func TestCheckCommand(t *testing.T) {
+	const inLab = "CUPEL_DAEMON_LAB"
+	if os.Getenv(inLab) == "" {
+		need.Root(t)
+		need.Programs(t, "nft", "ip", "containerd", "runc")
+		need.File(t, "/usr/lib/cni/bridge")
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestCheckCommand$", "-test.v")
+		cmd.Env = append(os.Environ(), inLab+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		out, err := cmd.CombinedOutput()
+		if t.Logf("%s", out); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	sh := func(command string) string {
+		t.Helper()
+		out, err := exec.Command("sh", "-ec", command).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", command, err, out)
+		}
+		return string(out)
+	}
+	sh("ip link set lo up; ip link add d0 type veth peer name d1; ip addr add 192.0.2.10/24 dev d0; ip link set d0 up; ip link set d1 up; ip route add default via 192.0.2.1")
+	left := func() string { return sh("ip -br link | wc -l; ip route; nft list tables") }
+	before := left()
+	state := filepath.Join(folder(t), "none")
+	run := func(args ...string) (code int, out, errs string) {
+		var o, e bytes.Buffer
+		code = Main(t.Context(), append(args, "--state", state), os.Stdin, &o, io.MultiWriter(&e, os.Stderr), func(string) string { return "" })
+		return code, o.String(), e.String()
+	}
+
+	if code, out, errs := run("check"); code != 0 || strings.Contains(out, "FAILS") || strings.Count(out, "ok ") != 4 || errs != "" {
+		t.Errorf("an open machine: %d\n%s%s", code, out, errs)
+	}
+	sh("nft add table inet firewalld; nft 'add chain inet firewalld f { type filter hook forward priority 10; }'; nft add rule inet firewalld f reject with icmpx admin-prohibited")
+	withFirewall := left()
+	code, out, errs := run("check")
+	if code != 7 || strings.Count(out, "FAILS") != 3 || !strings.Contains(out, "mend: ") || !strings.Contains(errs, "network_blocked") {
+		t.Errorf("a firewall: %d\n%s%s", code, out, errs)
+	}
+	code, out, _ = run("check", "-o", "json")
+	var r netcheck.Report
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 7 || r.OK || len(r.Failed()) != 3 {
+		t.Errorf("%d, %v:\n%s", code, err, out)
+	}
+	for _, bad := range []string{"8.8.8.0/24", "192.0.2.0/24"} {
+		if code, _, errs := run("check", "--subnet", bad); code == 0 || !strings.Contains(errs, "subnet") {
+			t.Errorf("--subnet %s: %d, %s", bad, code, errs)
+		}
+	}
+	if got := left(); got != withFirewall || before == got {
+		t.Errorf("left:\n%s\nwas:\n%s", got, withFirewall)
+	}
+	if _, err := os.Stat(state); err == nil {
+		t.Error("it made the state folder")
+	}
+}

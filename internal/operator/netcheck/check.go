@@ -1,0 +1,177 @@
+// Package netcheck finds out whether this machine lets through what instances
+// and their users need, and names what doesn't: a firewall of whatever kind, or a
+// setting of the kernel.
+//
+// It belongs to the operator and nobody has to trust it. It tries instead of
+// reading rules: a throw-away network namespace on the instances' bridge stands
+// for an instance, another one for the world outside. The latter is put behind
+// the machine's own uplink: what it sends arrives there (tc's mirred), and what
+// goes there leads to it (nftables' fwd), so that rules which name the uplink
+// judge the same as always. Nothing of it leaves the machine. What fails is tried
+// once more while the kernel traces it, which shows the rule that ended it.
+//
+// A Report is for people; nothing is refused because of one. One check of an
+// installation runs at a time: callers see to that.
+package netcheck
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Config says what is to be tried. All fields but Ports and Resolvers are
+// required.
+type Config struct {
+	ID       string       // 8 hex digits, of the installation
+	Bridge   string       // the instances' device, which exists
+	Subnet   netip.Prefix // of the instances
+	Gateway  netip.Addr   // this machine's address in it
+	Instance netip.Addr   // an address in it that nobody has
+
+	CASPort   uint16       // that instances call at Gateway
+	CASRuns   bool         // the CAS listens there; else the check does, where nobody else listens
+	FirstPort uint16       // where a public port is sought if there is none
+	Ports     []uint16     // public ports that lead to instances
+	Resolvers []netip.Addr // the instances' name servers
+}
+
+// Names of the probes.
+const (
+	InstanceCAS     = "instance_cas"
+	InstanceOutside = "instance_outside"
+	InstanceDNS     = "instance_dns"
+	UsersIPv4       = "users_ipv4"
+	UsersIPv6       = "users_ipv6"
+)
+
+// Probe is one thing that was tried.
+type Probe struct {
+	Name string `json:"probe"`
+	What string `json:"what"` // in a sentence's words: "an instance reaches the CAS at 10.88.7.1:18765"
+	OK   bool   `json:"ok"`
+	Note string `json:"note,omitempty"` // why it was not tried, or how
+	// Cause is what stands in the way, and Mend the commands that let it through.
+	Cause string   `json:"cause,omitempty"`
+	Mend  []string `json:"mend,omitempty"`
+}
+
+// Report is what came of all probes.
+type Report struct {
+	OK     bool    `json:"ok"` // nothing stands in the way
+	Probes []Probe `json:"probes"`
+}
+
+// Failed are the probes that something stands in the way of.
+func (r Report) Failed() []Probe {
+	var out []Probe
+	for _, p := range r.Probes {
+		if !p.OK {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// ByCause puts probes that the same thing stands in the way of together.
+func ByCause(failed []Probe) [][]Probe {
+	var out [][]Probe
+	for _, p := range failed {
+		at := slices.IndexFunc(out, func(same []Probe) bool {
+			return same[0].Cause == p.Cause && slices.Equal(same[0].Mend, p.Mend)
+		})
+		if at < 0 {
+			at = len(out)
+			out = append(out, nil)
+		}
+		out[at] = append(out[at], p)
+	}
+	return out
+}
+
+// Problem is the report as a refusal, or nil.
+func (r Report) Problem() error {
+	failed := r.Failed()
+	if len(failed) == 0 {
+		return nil
+	}
+	var what, mend []string
+	for _, same := range ByCause(failed) {
+		var names []string
+		for _, p := range same {
+			names = append(names, p.Name)
+		}
+		what = append(what, strings.Join(names, ", ")+": "+same[0].Cause)
+		mend = append(mend, same[0].Mend...)
+	}
+	return problem.New(problem.Unavailable, "network_blocked", "%s", strings.Join(what, "; ")).
+		Want("instances and users let through").Fix("%s; then cupel check again", strings.Join(unique(mend), "; "))
+}
+
+// patience is how long a probe waits for what stays on this machine, and then
+// once more while it is traced.
+const patience = time.Second
+
+// Run tries everything. Its error says that the check itself could not be made.
+func Run(ctx context.Context, cfg Config) (Report, error) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		return Report{}, problem.New(problem.Unavailable, "tool_missing", "nft is not installed").Fix("apt-get install --no-remove nftables")
+	}
+	l, err := newLab(ctx, cfg)
+	if l != nil {
+		defer l.close()
+	}
+	if err != nil {
+		return Report{}, fmt.Errorf("set up the check of the network: %w", err)
+	}
+	probes := l.probes()
+
+	// Whatever passes costs no more than itself: only what failed is traced, one
+	// after the other.
+	failed := make([]error, len(probes))
+	var all sync.WaitGroup
+	for i, p := range probes {
+		if p.try != nil {
+			all.Go(func() { failed[i] = p.try(ctx) })
+		}
+	}
+	all.Wait()
+	r := Report{OK: true}
+	for i, p := range probes {
+		if failed[i] != nil && ctx.Err() == nil {
+			p.judge(l.explain(ctx, p))
+		}
+		if ctx.Err() != nil {
+			return Report{}, ctx.Err()
+		}
+		r.OK = r.OK && p.OK
+		r.Probes = append(r.Probes, p.Probe)
+	}
+	return r, nil
+}
+
+// Clean removes what a check that was killed may have left: the rest vanished with
+// its process.
+func Clean(id string) {
+	removeTables(id)
+	removeRoutes(id)
+}
+
+func unique(in []string) []string {
+	var out []string
+	seen := map[string]bool{}
+	for _, s := range in {
+		if !seen[s] {
+			seen[s] = true
+			out = append(out, s)
+		}
+	}
+	return out
+}
