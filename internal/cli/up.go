@@ -14,7 +14,10 @@ func newUpCommand(g *globals) *cobra.Command {
 folder (--state). Runs cupeld, as root.
 
 Ctrl-C stops the apps too and keeps what is desired; SIGTERM leaves the apps
-running, 
+running, and the next up adopts them.
+
+Where a firewall or a setting of this machine stands in the way of instances or of
+their users, up says so and goes on; 'cupel check' tries it again.`,
 		Example: "  cupel up --detach\n  cupel up --state /srv/cupel --manager-listen 127.0.0.1:5000\n  cupel up --detach --drain 2m",
 		Args:    exactArgs(),
 		RunE:    func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
