@@ -159,7 +159,7 @@ Only the template made here is filled in and uploaded, to the attested CAS and
 nobody else; the hash that it answers is compared with the one computed here. The
 session belongs to the key in your owner's folder, made on first use.
 
-Values are given by -e NAME=VALUE, by -e NAME=@FILE, or with --use-env taken from
+Values are given by --git-user, --proxy, --env and --secret, by -e NAME=VALUE, by -e NAME=@FILE, or with --use-env taken from
 the environment; what is still missing is asked for, secrets without an echo.
 
 After an upgrade of the launcher, --update keeps the measurement of the same
@@ -231,7 +231,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		return err
 	}
 	defer c.Close()
-	values, err := o.values.collect(g, reviewed.Text, o.name)
+	values, err := o.values.collect(g, reviewed.Text, o.name, &o.inputs.beside)
 	if err != nil {
 		return err
 	}

@@ -2,13 +2,12 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"regexp"
 	"slices"
@@ -52,7 +51,7 @@ func (v *values) get(name string) (secret.Value, bool) {
 const maxValue = 256 << 10
 
 // collect finds a value for every variable that the template leaves open.
-func (v *valueFlags) collect(g *globals, template []byte, name string) (*values, error) {
+func (v *valueFlags) collect(g *globals, template []byte, name string, beside *besideFlags) (*values, error) {
 	open, err := session.Variables(template)
 	if err != nil {
 		return nil, err
@@ -74,9 +73,12 @@ func (v *valueFlags) collect(g *globals, template []byte, name string) (*values,
 		if _, twice := out.byName[key]; twice {
 			return nil, problem.New(problem.Invalid, "session_value", "-e %s is given twice", key).Fix("give it once")
 		}
-		if out.byName[key], err = valueOf(key, text); err != nil {
+		if out.byName[key], err = valueOf("-e "+key, key, text); err != nil {
 			return nil, err
 		}
+	}
+	if err := beside.into(out.byName); err != nil {
+		return nil, err
 	}
 	if name != "" {
 		if _, twice := out.byName[owner.VarSession]; twice {
@@ -95,8 +97,9 @@ func (v *valueFlags) collect(g *globals, template []byte, name string) (*values,
 	return out, out.check()
 }
 
-// valueOf reads TEXT or @FILE; one newline at a file's end is not part of the value.
-func valueOf(key, text string) (secret.Value, error) {
+// valueOf reads TEXT or @FILE, as flag gives it for a variable. A mark of UTF-8 at
+// a file's beginning and one newline at its end are not part of the value.
+func valueOf(flag, variable, text string) (secret.Value, error) {
 	name, isFile := strings.CutPrefix(text, "@")
 	if !isFile {
 		return secret.NewString(text), nil
@@ -105,15 +108,28 @@ func valueOf(key, text string) (secret.Value, error) {
 	if err != nil {
 		// The name of the file is not repeated: it may be a value that begins with @.
 		p := problem.From(err)
-		q := problem.New(p.Kind, p.Rule, "-e %s: %w", key, fileTrouble(err)).
-			Fix("check the name behind @; a value that itself begins with @ has to come from a file, or from the question that -e %s alone asks", key)
+		q := problem.New(p.Kind, p.Rule, "%s: %w", flag, fileTrouble(err)).
+			Fix("check the name behind @; a value that itself begins with @ has to come from a file, or from the question that %s alone asks", askedBy(flag, variable))
 		q.Expected = p.Expected
 		return secret.Value{}, q
 	}
-	if key != owner.VarCA { // PEM keeps its newline
-		b = []byte(strings.TrimRight(string(b), "\r\n"))
+	if b, err = owner.TextOf(b); err != nil {
+		p := problem.From(err)
+		p.Actual = flag + ": " + p.Actual
+		return secret.Value{}, p
+	}
+	if variable != owner.VarCA { // PEM keeps its newline
+		b = bytes.TrimRight(b, "\r\n")
 	}
 	return secret.New(b), nil
+}
+
+// askedBy is what has a person asked for the value of a variable.
+func askedBy(flag, variable string) string {
+	if flag == "--git-user" || flag == "--proxy" {
+		return "-e " + variable
+	}
+	return flag
 }
 
 // variableShown is a name given with -e for people. Without a = behind it, and
@@ -150,7 +166,7 @@ func (v *valueFlags) missing(g *globals, key string) (secret.Value, error) {
 		return secret.Value{}, problem.New(problem.Invalid, "session_value", "no value for %s", key).
 			Fix("give -e %s=VALUE or -e %s=@FILE, or --use-env with %s in the environment", key, key, key)
 	}
-	if key == owner.VarSession || key == owner.VarRepo {
+	if key == owner.VarSession || key == owner.VarRepo || strings.HasPrefix(key, owner.EnvPrefix) {
 		text, err := g.ask(key + ": ")
 		return secret.NewString(text), err
 	}
@@ -171,29 +187,26 @@ func (v *values) check() error {
 	if v.session, err = ident.ParseSessionName(string(name.Reveal())); err != nil {
 		return problem.New(problem.Invalid, "session_name", "%w", err)
 	}
-	if token, ok := v.byName[owner.VarToken]; ok && token.Len() == 0 {
-		return problem.New(problem.Invalid, "access_token", "the access token is empty").Fix("give -e %s=@FILE", owner.VarToken)
+	for _, c := range []struct {
+		variable string
+		check    func(string) error
+	}{
+		{owner.VarToken, owner.CheckToken},
+		{owner.VarRepo, owner.CheckRepository},
+		{owner.VarUser, owner.CheckUser},
+		{owner.VarProxy, owner.CheckProxy},
+		{owner.VarCA, func(pem string) error { return owner.CheckAuthorities([]byte(pem)) }},
+	} {
+		value, ok := v.byName[c.variable]
+		if !ok {
+			continue
+		}
+		if err := c.check(string(value.Reveal())); err != nil {
+			return err
+		}
 	}
-	if ca := v.byName[owner.VarCA]; ca.Len() > 0 && !x509.NewCertPool().AppendCertsFromPEM(ca.Reveal()) {
-		return problem.New(problem.Invalid, "git_ca", "the value of %s is no certificate in PEM", owner.VarCA).
-			Want("-----BEGIN CERTIFICATE----- and what follows").
-			Fix("give the file with the authority's certificates, with an @ before its name: -e %s=@FILE", owner.VarCA)
-	}
-	repo, ok := v.byName[owner.VarRepo]
-	if !ok {
-		return nil
-	}
-	u, err := url.Parse(string(repo.Reveal()))
-	switch {
-	case err != nil || u.Host == "" || u.Path == "" || u.Path == "/":
-		return problem.New(problem.Invalid, "git_repository", "the repository is no URL").Want("https://HOST/PATH").
-			Fix("give the address that 'git clone' takes over HTTPS, as %s", owner.VarRepo)
-	case u.Scheme != "https":
-		return problem.New(problem.Invalid, "git_repository", "the repository has a %s:// URL: the token would travel in the clear", u.Scheme).
-			Want("https://HOST/PATH").Fix("give the repository's https:// address as %s", owner.VarRepo)
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return problem.New(problem.Invalid, "git_repository", "the repository's URL carries more than host and path").
-			Want("https://HOST/PATH").Fix("give the token as %s: a URL ends up in places where it can be read", owner.VarToken)
+	if _, ok := v.byName[owner.VarUser]; ok && owner.HasUser(string(v.byName[owner.VarRepo].Reveal())) {
+		return problem.New(problem.Invalid, "git_user", "the user name is given twice: with --git-user, and in %s", owner.VarRepo).Fix("give it once")
 	}
 	return nil
 }

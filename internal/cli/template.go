@@ -22,6 +22,7 @@ type inputFlags struct {
 	simulation bool
 	cas        string
 	pull, app  string // measurements
+	beside     besideFlags
 }
 
 func (i *inputFlags) add(c *cobra.Command) {
@@ -36,6 +37,7 @@ func (i *inputFlags) add(c *cobra.Command) {
 	f.StringVar(&i.cas, "cas", "", "address of the CAS (default: the one attested last)")
 	f.StringVar(&i.pull, "pull-measurement", "", "expect this measurement of the puller")
 	f.StringVar(&i.app, "app-measurement", "", "expect this measurement of the app's runtime")
+	i.beside.add(c)
 }
 
 // inputs turns the flags into what package owner works with. Measurements that
@@ -50,6 +52,9 @@ func (o *ownerSide) inputs(i *inputFlags) (owner.Inputs, error) {
 		Ref:          i.ref,
 		OnRenewal:    i.onRenewal,
 		Measurements: map[ident.ServiceName]ident.Measurement{},
+	}
+	if err := i.beside.inputs(&in); err != nil {
+		return in, err
 	}
 	if i.simulation {
 		addr, pin, err := o.pinned(i.cas)
@@ -98,13 +103,19 @@ token, repository) stays open: 'cupel session create' fills it in.
 With --simulation the session tolerates one simulated platform: the one whose
 root you named to 'cupel cas attest --trust-simulation', which comes first.
 
+A user name beside the token (--git-user), a proxy (--proxy) and variables for the
+app alone (--env, --secret) stand in it by their names. Their values are filled in
+by 'session create', which takes the same flags.
+
 Measurements are those that you vouched for (cupel runtime measure), else those
 that the operator of this machine offers. Whoever hands you a template may have
 changed it: 'cupel session create' makes it again from your own inputs and
 refuses every difference.`,
-		Example: `  cupel template --runtime python --command "python3 /home/client-app/repo/client-app.py" > client-session.yml`,
-		Args:    exactArgs(),
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runTemplate(cmd.Context(), g, i) },
+		Example: `  cupel template --runtime python --command "python3 /home/client-app/repo/client-app.py" > client-session.yml
+  cupel template --runtime python --command "python3 /home/client-app/repo/client-app.py" \
+    --git-user x-token-auth --env LANGUAGE --secret API_KEY > client-session.yml`,
+		Args: exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runTemplate(cmd.Context(), g, i) },
 	}
 	i.add(c)
 	return c

@@ -118,8 +118,18 @@ func leaveOpen(diff *Difference, name string) {
 	switch name {
 	case VarSession:
 		give = "--name NAME"
+	case VarUser:
+		give = "--git-user NAME"
+	case VarProxy:
+		give = "--proxy ADDRESS"
 	case VarToken:
 		give = fmt.Sprintf("-e %s=@FILE, or with -e %s alone, which asks for it", name, name)
+	}
+	if v, ok := strings.CutPrefix(name, EnvPrefix); ok {
+		give = fmt.Sprintf("--env %s=VALUE", v)
+	}
+	if v, ok := strings.CutPrefix(name, SecretPrefix); ok {
+		give = fmt.Sprintf("--secret %s=@FILE", v)
 	}
 	diff.Mend = fmt.Sprintf("leave `$%s` there, and give the value with %s", name, give)
 }
@@ -150,12 +160,34 @@ func (d *differ) advise(diff *Difference) {
 		diff.Mend, diff.Flag = "the command is yours to give", "--command COMMAND"
 	case strings.HasPrefix(p, pull+".environment.CUPEL_PULL_REF"):
 		diff.Mend, diff.Flag = "the ref is yours to give", "--ref REF"
+	case strings.HasPrefix(p, app+".environment."):
+		adviseVariable(diff, strings.TrimPrefix(p, app+".environment."))
+	case strings.HasPrefix(p, "secrets["+secretOf("")):
+		diff.Mend, diff.Flag = "the app's secrets are yours to give", "--secret NAME"
+	case strings.HasPrefix(p, "secrets[git_user]"), p == "images["+string(PullService)+"].injection_files[/run/cupel/pull/user]":
+		diff.Mend, diff.Flag = "whether a user name goes with the token is yours to say", "--git-user NAME"
+	case strings.HasPrefix(p, "secrets[git_proxy]"), p == "images["+string(PullService)+"].injection_files[/run/cupel/pull/proxy]":
+		diff.Mend, diff.Flag = "whether a proxy leads to the git server is yours to say", "--proxy ADDRESS"
 	case strings.HasPrefix(p, "secrets[app_cert].dns"):
 		diff.Mend, diff.Flag = "the certificate's names are yours to give", "--dns NAME"
 	case strings.HasPrefix(p, "volumes[") && !strings.Contains(p, "]."):
 		diff.Mend, diff.Flag = "the volume is yours to name", "--volume NAME"
 	case strings.HasPrefix(p, "security.attestation.tolerate"):
 		d.adviseTolerance(diff)
+	}
+}
+
+// adviseVariable names the flag of a variable of the app's, where one makes that
+// line: whatever else stands in a file is not the owner's.
+func adviseVariable(diff *Difference, name string) {
+	for flag, value := range map[string]string{
+		"--env " + name:    "$" + EnvPrefix + name,
+		"--secret " + name: "$$SCONE::" + secretOf(name) + "$$",
+	} {
+		quoted := strconv.Quote(value)
+		if diff.Actual == quoted && CheckVariable(name) == nil || diff.Expected == quoted && diff.Actual == absent {
+			diff.Mend, diff.Flag = "the app's variables are yours to give", flag
+		}
 	}
 }
 

@@ -31,8 +31,9 @@ var (
 
 	// These are shown in any place: a variable of the template that is still open,
 	// and references to the template's own secrets, which are names and no values.
-	openVariable = regexp.MustCompile(`^\$(` + VarSession + `|` + VarToken + `|` + VarRepo + `|` + VarCA + `)$`)
-	references   = regexp.MustCompile(`^(\$\$SCONE::(access_token|git_repo|git_ca|app_ca_key|app_ca|app_cert)(:[a-z0-9:-]{1,32})?(\|escape\(json\))?\$\$)+$`)
+	openVariable = regexp.MustCompile(`^\$(` + VarSession + `|` + VarToken + `|` + VarRepo + `|` + VarCA + `|` + VarUser + `|` + VarProxy + `|(` +
+		EnvPrefix + `|` + SecretPrefix + `)[A-Za-z0-9_]{1,100})$`)
+	references = regexp.MustCompile(`^(\$\$SCONE::(access_token|git_repo|git_ca|git_user|git_proxy|secret_[A-Za-z0-9_]{1,100}|app_ca_key|app_ca|app_cert)(:[a-z0-9:-]{1,32})?(\|escape\(json\))?\$\$)+$`)
 )
 
 // shownForms are the forms in which a value may be shown, by its keys.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"cupel.dev/cupel/internal/trusted/appraise"
@@ -35,6 +36,12 @@ const (
 	VarToken   = "ACCESS_TOKEN"
 	VarRepo    = "GIT_REPO"
 	VarCA      = "GIT_CA" // empty: the puller's own bundle
+
+	// These only where the inputs say that there are such values.
+	VarUser      = "GIT_USER"
+	VarProxy     = "GIT_PROXY"
+	EnvPrefix    = "ENV_"    // and the name of a variable of the app's
+	SecretPrefix = "SECRET_" // and the name of one that is a secret
 )
 
 // Inputs are the owner's decisions: whatever a template may depend on.
@@ -50,6 +57,14 @@ type Inputs struct {
 	// operator replaces its instances in time.
 	OnRenewal string
 
+	// What the owner gives beside: the user name that goes with the token, a proxy
+	// that leads to the git server, and variables for the app alone, by name. Their
+	// values are variables of the template, filled in on the owner's side.
+	GitUser bool
+	Proxy   bool
+	Env     []string
+	Secrets []string
+
 	// Simulation is the root whose simulated platforms are tolerated: the one
 	// that the owner trusts (see [Pin]). Nil tolerates none.
 	Simulation *ident.Digest
@@ -60,10 +75,7 @@ type Inputs struct {
 	Also map[ident.ServiceName][]ident.Measurement
 }
 
-var (
-	runtimeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
-	refName     = regexp.MustCompile(`^[A-Za-z0-9._/@+][A-Za-z0-9._/@+-]{0,255}$`)
-)
+var runtimeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
 
 func (in Inputs) normal() (Inputs, error) {
 	if in.Volume == "" {
@@ -81,10 +93,18 @@ func (in Inputs) normal() (Inputs, error) {
 	case len(words) == 0:
 		return refuse("command", "no command")
 	case !runtimeName.MatchString(in.Runtime):
-		return refuse("runtime", "the runtime is %q", in.Runtime)
-	case in.Ref != "" && !refName.MatchString(in.Ref):
-		return refuse("ref", "the ref is %q", in.Ref)
+		return Inputs{}, problem.New(problem.Invalid, "template_input", "the runtime is %.100q", in.Runtime).
+			Want("1 to 64 of a-z 0-9 . _ -, the first a letter or digit").Fix("give --runtime with a name that 'cupel runtime list' shows")
 	}
+	if in.Ref != "" {
+		if err := CheckRef(in.Ref); err != nil {
+			return Inputs{}, err
+		}
+	}
+	if err := checkVariables(in.Env, in.Secrets); err != nil {
+		return Inputs{}, err
+	}
+	in.Env, in.Secrets = slices.Sorted(slices.Values(in.Env)), slices.Sorted(slices.Values(in.Secrets))
 	if in.OnRenewal != "" && in.OnRenewal != session.NoSignal {
 		name, ok := session.ParseSignal(in.OnRenewal)
 		if !ok {
@@ -156,6 +176,7 @@ func (in Inputs) template() ([]byte, error) {
 	p("    attestation:")
 	p("      - mrenclave: [%s]", in.measurements(AppService))
 	p("    command: %s", text["command"])
+	in.environment(p)
 	p("    pwd: %s", RepoPath)
 	if in.OnRenewal != "" {
 		p("    cupel:")
@@ -193,9 +214,37 @@ func (in Inputs) measurements(service ident.ServiceName) string {
 	return strings.Join(all, ", ")
 }
 
+// environment is the app's own.
+func (in Inputs) environment(p func(string, ...any)) {
+	if len(in.Env)+len(in.Secrets) == 0 {
+		return
+	}
+	p("    environment:")
+	for _, name := range in.Env {
+		p(`      %s: "$%s"`, session.Quote(name), EnvPrefix+name)
+	}
+	for _, name := range in.Secrets {
+		p("      %s: $$SCONE::%s$$", session.Quote(name), secretOf(name))
+	}
+}
+
+// secretOf is the name of the secret that a variable of the app's holds.
+func secretOf(variable string) string { return "secret_" + variable }
+
 func (in Inputs) secrets(p func(string, ...any)) {
 	p("secrets:")
-	for _, s := range []struct{ name, variable string }{{"access_token", VarToken}, {"git_repo", VarRepo}, {"git_ca", VarCA}} {
+	type given struct{ name, variable string }
+	all := []given{{"access_token", VarToken}, {"git_repo", VarRepo}, {"git_ca", VarCA}}
+	if in.GitUser {
+		all = append(all, given{"git_user", VarUser})
+	}
+	if in.Proxy {
+		all = append(all, given{"git_proxy", VarProxy})
+	}
+	for _, name := range in.Secrets {
+		all = append(all, given{secretOf(name), SecretPrefix + name})
+	}
+	for _, s := range all {
 		p("  - name: %s", s.name)
 		p("    kind: ascii")
 		p(`    value: "$%s"`, s.variable)
@@ -232,6 +281,12 @@ func (in Inputs) images(p func(string, ...any), volume string) {
 	file("/run/cupel/pull/token", "$$SCONE::access_token$$")
 	file("/run/cupel/pull/repository", "$$SCONE::git_repo$$")
 	file("/run/cupel/pull/ca.pem", "$$SCONE::git_ca$$")
+	if in.GitUser {
+		file("/run/cupel/pull/user", "$$SCONE::git_user$$")
+	}
+	if in.Proxy {
+		file("/run/cupel/pull/proxy", "$$SCONE::git_proxy$$")
+	}
 	p("  - name: %s", AppService)
 	p("    volumes:")
 	p("      - name: %s", volume)

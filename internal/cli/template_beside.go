@@ -1,0 +1,80 @@
+package cli
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
+)
+
+// besideFlags are what an owner may give beside repository and token. A template
+// depends on which of them there are; their values are its variables' and go to
+// the CAS alone.
+type besideFlags struct {
+	user    string
+	proxy   string
+	env     []string // NAME, NAME=VALUE or NAME=@FILE
+	secrets []string
+}
+
+func (b *besideFlags) add(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&b.user, "git-user", "", "the user name that goes with the token, for git servers that want one (default x-access-token); @FILE for a file's content")
+	f.StringVar(&b.proxy, "proxy", "", "the proxy that leads to the git server, as http://[USER:PASSWORD@]HOST:PORT; @FILE for a file's content")
+	f.StringArrayVar(&b.env, "env", nil, "a variable for the app alone: NAME=VALUE, NAME=@FILE for a file's content, or NAME to be asked for it; repeatable")
+	f.StringArrayVar(&b.secrets, "secret", nil, "a variable for the app alone that is never shown: NAME=@FILE, or NAME to be asked for it; repeatable")
+}
+
+// inputs says which there are.
+func (b *besideFlags) inputs(in *owner.Inputs) error {
+	in.GitUser, in.Proxy = b.user != "", b.proxy != ""
+	for _, list := range []struct {
+		given []string
+		names *[]string
+	}{{b.env, &in.Env}, {b.secrets, &in.Secrets}} {
+		for _, text := range list.given {
+			name, _, _ := strings.Cut(text, "=")
+			if err := owner.CheckVariable(name); err != nil {
+				return err
+			}
+			*list.names = append(*list.names, name)
+		}
+	}
+	return nil
+}
+
+// into puts the values that the flags give beside those of -e.
+func (b *besideFlags) into(values map[string]secret.Value) error {
+	type given struct{ flag, variable, text string }
+	var all []given
+	if b.user != "" {
+		all = append(all, given{"--git-user", owner.VarUser, b.user})
+	}
+	if b.proxy != "" {
+		all = append(all, given{"--proxy", owner.VarProxy, b.proxy})
+	}
+	for _, list := range []struct {
+		flag, prefix string
+		given        []string
+	}{{"--env", owner.EnvPrefix, b.env}, {"--secret", owner.SecretPrefix, b.secrets}} {
+		for _, text := range list.given {
+			if name, value, ok := strings.Cut(text, "="); ok {
+				all = append(all, given{list.flag + " " + name, list.prefix + name, value})
+			}
+		}
+	}
+	for _, g := range all {
+		if _, twice := values[g.variable]; twice {
+			return problem.New(problem.Invalid, "session_value", "the value of %s is given twice: with %s, and with -e %s", g.variable, g.flag, g.variable).
+				Fix("give one of them")
+		}
+		var err error
+		if values[g.variable], err = valueOf(g.flag, g.variable, g.text); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,167 @@
+package owner
+
+import (
+	"bytes"
+	"crypto/x509"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// This file says which inputs of a pull can be used. The puller (runtimes/puller.yml)
+// has the same rules inside, and testdata/pull_inputs.json holds both to them.
+
+// gitHost is a host with or without a port, as it stands in an address.
+const gitHost = `(?:[A-Za-z0-9._~%\x{80}-\x{10ffff}-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?`
+
+var (
+	schemeForm     = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$`)
+	scpForm        = regexp.MustCompile(`^[^/]*:`)
+	passwordForm   = regexp.MustCompile(`^[^/]*:[^/]*@`)
+	repositoryForm = regexp.MustCompile(`^([^/@?#]+@)?(` + gitHost + `)(/[^?#]*[^/?#][^?#]*)$`)
+	proxyForm      = regexp.MustCompile(`(?i)^(?:(?:https?|socks5h?)://)?(?:[^/@\s]*@)?` + gitHost + `/?$`)
+)
+
+const repositoryWant = "https://HOST/PATH, or https://USER@HOST/PATH"
+
+// CheckRepository refuses what can't be the address of a repository that is
+// fetched with a token. It repeats nothing of it.
+func CheckRepository(s string) error {
+	refuse := func(mend, format string, args ...any) error {
+		return problem.New(problem.Invalid, "git_repository", format, args...).Want(repositoryWant).Fix("%s", mend)
+	}
+	const give = "give the address that 'git clone' takes over HTTPS, as " + VarRepo
+	if err := oneLine(s, "git_repository", "repository's address", VarRepo); err != nil {
+		return err
+	}
+	if strings.Contains(s, " ") {
+		return refuse("write a blank in the address as %20", "the repository's address holds a blank")
+	}
+	const ssh = "the repository has an address for ssh, where a token opens nothing"
+	m := schemeForm.FindStringSubmatch(s)
+	switch {
+	case m == nil && scpForm.MatchString(s):
+		return refuse(give, ssh)
+	case m == nil:
+		return refuse(give, "the repository's address does not begin with https://")
+	}
+	switch scheme := strings.ToLower(m[1]); {
+	case scheme == "ssh":
+		return refuse(give, ssh)
+	case scheme == "http":
+		return refuse(give, "the repository's address begins with http://: the token would travel in the clear")
+	case scheme != "https":
+		return refuse(give, "the repository's address does not begin with https://")
+	case passwordForm.MatchString(m[2]):
+		return refuse("give the token as "+VarToken+": an address ends up in places where it can be read", "the repository's address holds a password")
+	case !repositoryForm.MatchString(m[2]):
+		return refuse(give, "the repository has no such address: a host, a path behind it, and no ? or #")
+	}
+	return nil
+}
+
+// HasUser reports whether the address names the user whom the token is of.
+func HasUser(repository string) bool {
+	m := schemeForm.FindStringSubmatch(repository)
+	return m != nil && strings.Contains(strings.SplitN(m[2], "/", 2)[0], "@")
+}
+
+// CheckToken refuses what no server can have given as a token.
+func CheckToken(s string) error { return oneLine(s, "access_token", "access token", VarToken) }
+
+// CheckUser refuses what can't be the user name beside a token.
+func CheckUser(s string) error {
+	if err := oneLine(s, "git_user", "user name", VarUser); err != nil {
+		return err
+	}
+	if strings.Contains(s, ":") {
+		return problem.New(problem.Invalid, "git_user", "the user name holds a colon, which servers take for the one before the token").
+			Want("any characters but : and control characters").Fix("give --git-user with the name alone")
+	}
+	return nil
+}
+
+// CheckProxy refuses what can't be the address of a proxy. It may hold a
+// password, and so nothing of it is repeated.
+func CheckProxy(s string) error {
+	if err := oneLine(s, "git_proxy", "proxy's address", VarProxy); err != nil {
+		return err
+	}
+	if !proxyForm.MatchString(s) {
+		return problem.New(problem.Invalid, "git_proxy", "the proxy has no such address").
+			Want("[http://][USER:PASSWORD@]HOST:PORT; also https://, socks5:// and socks5h://").
+			Fix("give --proxy with such an address; write @ / and : in a user name or password as %%40 %%2F and %%3A")
+	}
+	return nil
+}
+
+// CheckAuthorities refuses what isn't certificates of authorities in PEM. Empty
+// stands for the puller's own bundle.
+func CheckAuthorities(pem []byte) error {
+	if len(pem) == 0 || x509.NewCertPool().AppendCertsFromPEM(pem) {
+		return nil
+	}
+	p := problem.New(problem.Invalid, "git_ca", "the value of %s is no certificate in PEM", VarCA).
+		Want("-----BEGIN CERTIFICATE----- and what follows").
+		Fix("give the file with the authority's certificates, with an @ before its name: -e %s=@FILE", VarCA)
+	if _, err := x509.ParseCertificate(pem); err == nil {
+		p.Actual = "the value of " + VarCA + " is a certificate in DER, not in PEM"
+		p = p.Fix("convert it: openssl x509 -inform der -in FILE -out ca.pem; then give -e %s=@ca.pem", VarCA)
+	}
+	return p
+}
+
+// CheckRef refuses what git allows no branch or tag to be called (see
+// git-check-ref-format), and what would look like an option.
+func CheckRef(s string) error {
+	const want = "a branch, a tag or a full commit id, without blanks, control characters, ~ ^ : ? * [ \\ .. @{ and //; " +
+		"no part of it begins with a dot or ends in .lock, it ends in no dot, and begins with no -"
+	bad := s == "" || s == "@" || !utf8.ValidString(s) || len(s) > 256 || s[0] == '-' ||
+		strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`~^:?*[\`, r) }) ||
+		strings.Contains(s, "..") || strings.Contains(s, "@{") || strings.HasSuffix(s, ".")
+	for _, part := range strings.Split(s, "/") {
+		bad = bad || part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock")
+	}
+	if bad {
+		return problem.New(problem.Invalid, "template_input", "the ref is %.100q", s).Want(want).Fix("give --ref with the name as 'git branch' or 'git tag' shows it")
+	}
+	return nil
+}
+
+// oneLine refuses what is no single line of text.
+func oneLine(s, rule, what, variable string) error {
+	refuse := func(format string, args ...any) *problem.Error {
+		return problem.New(problem.Invalid, rule, format, args...).Want("one line of text in UTF-8")
+	}
+	switch {
+	case s == "":
+		return refuse("the %s is empty", what).Fix("give -e %s=@FILE, or another value", variable)
+	case marked([]byte(s)):
+		return refuse("the %s begins with a byte order mark", what).Fix("save the file as UTF-8 without a mark")
+	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return refuse("the %s has more than one line, or holds control characters", what).Fix("give the file that holds it and nothing else")
+	}
+	return nil
+}
+
+// marked reports whether text begins with a byte order mark, of UTF-8 or UTF-16.
+func marked(b []byte) bool {
+	for _, mark := range []string{"\xef\xbb\xbf", "\xfe\xff", "\xff\xfe"} {
+		if bytes.HasPrefix(b, []byte(mark)) {
+			return true
+		}
+	}
+	return false
+}
+
+// TextOf is what a file says: without the mark that some editors put at the
+// beginning of UTF-8. What they call Unicode, UTF-16, is refused.
+func TextOf(b []byte) ([]byte, error) {
+	text := bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	if marked(text) {
+		return nil, problem.New(problem.Invalid, "session_value", "the file that it names is in UTF-16").Want("UTF-8").Fix("save it as UTF-8")
+	}
+	return text, nil
+}
