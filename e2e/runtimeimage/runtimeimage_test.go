@@ -206,6 +206,7 @@ print(sqlite3.connect(":memory:").execute("select 6*7").fetchone()[0])
 type gitServer struct {
 	*httptest.Server
 	dir, token string
+	user       string // the only one whose token it is; "" is anybody
 	ca         []byte
 	mu         sync.Mutex
 	seen       []string // authorisation failures and user names
@@ -240,7 +241,7 @@ func newGitServer(t *testing.T, token string) *gitServer {
 	mux.Handle("/moved.git/", http.RedirectHandler("/app.git/info/refs?service=git-upload-pack", http.StatusMovedPermanently))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		user, pass, ok := r.BasicAuth()
-		if !ok || pass != s.token {
+		if !ok || pass != s.token || s.user != "" && user != s.user {
 			w.Header().Set("WWW-Authenticate", `Basic realm="git"`)
 			http.Error(w, "who are you", http.StatusUnauthorized)
 			return
@@ -248,7 +249,7 @@ func newGitServer(t *testing.T, token string) *gitServer {
 		s.mu.Lock()
 		s.seen = append(s.seen, user)
 		s.mu.Unlock()
-		backend.ServeHTTP(w, r)
+		s.serve(w, r, backend)
 	})
 	s.Server = httptest.NewUnstartedServer(mux)
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -289,6 +290,7 @@ func (s *gitServer) commit(t *testing.T, file, content string) string {
 
 type pull struct {
 	repository, token, ca string
+	user, proxy           string // no file where they are empty
 	env                   []string
 }
 
@@ -305,8 +307,13 @@ func (p pull) command(t *testing.T, root string) *exec.Cmd {
 	if err := os.MkdirAll(in, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"repository": p.repository, "token": p.token, "ca.pem": p.ca} {
-		if err := os.WriteFile(filepath.Join(in, name), []byte(content), 0o644); err != nil {
+	for name, content := range map[string]string{"repository": p.repository, "token": p.token, "ca.pem": p.ca, "user": p.user, "proxy": p.proxy} {
+		file := filepath.Join(in, name)
+		err := os.WriteFile(file, []byte(content), 0o644)
+		if content == "" && (name == "user" || name == "proxy") {
+			err = os.Remove(file)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -348,20 +355,20 @@ func TestPuller(t *testing.T) {
 		}
 	}
 	refused("wrong token", with(func(p *pull) { p.token = "wrong" }), 65, "refuses the token")
-	refused("no token", with(func(p *pull) { p.token = "" }), 65, "refuses the token")
+	refused("no token", with(func(p *pull) { p.token = "" }), 64, "no token")
 	refused("wrong repository", with(func(p *pull) { p.repository = s.URL + "/other.git" }), 66, "no such repository")
 	refused("http", with(func(p *pull) { p.repository = "http://127.0.0.1/app.git" }), 64, "http://")
-	refused("ssh", with(func(p *pull) { p.repository = "git@example.org:app.git" }), 64, "https://")
+	refused("ssh", with(func(p *pull) { p.repository = "git@example.org:app.git" }), 64, "for ssh")
 	refused("file", with(func(p *pull) { p.repository = "file:///etc" }), 64, "https://")
 	refused("password in address", with(func(p *pull) { p.repository = strings.Replace(s.URL, "//", "//me:hunter2@", 1) + "/app.git" }), 64, "holds a password")
 	refused("empty", with(func(p *pull) { p.repository = "" }), 64, "no repository")
 	refused("unknown authority", with(func(p *pull) { p.ca = "" }), 67, "not trusted")
-	refused("not a certificate", with(func(p *pull) { p.ca = "nonsense" }), 67, "not trusted")
+	refused("not a certificate", with(func(p *pull) { p.ca = "nonsense" }), 78, "GIT_CA")
 	refused("redirect", with(func(p *pull) { p.repository = s.URL + "/moved.git" }), 69, "redirects")
 	refused("nobody there", with(func(p *pull) { p.repository = "https://127.0.0.1:1/app.git" }), 68, "not reachable")
 	refused("no name", with(func(p *pull) { p.repository = "https://nowhere.invalid/app.git" }), 68, "not reachable")
 	refused("no such file", with(func(p *pull) { p.env = []string{"CUPEL_PULL_EXPECT=main.py"} }), 70, "no such file: main.py")
-	refused("no such ref", with(func(p *pull) { p.env = []string{"CUPEL_PULL_REF=nope"} }), 66, "no such branch")
+	refused("no such ref", with(func(p *pull) { p.env = []string{"CUPEL_PULL_REF=nope"} }), 76, "no such branch")
 	refused("option as ref", with(func(p *pull) { p.env = []string{"CUPEL_PULL_REF=--upload-pack=x"} }), 64, "the ref is not")
 
 	accepted := func(name string, p pull, commit, content string) {
@@ -397,6 +404,7 @@ func TestPuller(t *testing.T) {
 	accepted("absolute path", with(func(p *pull) { p.env = []string{"CUPEL_PULL_EXPECT=/home/client-app/repo/client-app.py"} }), second, "print('two')\n")
 	nothingKept(t, filepath.Join(root, "home"), token, strings.TrimPrefix(s.URL, "https://"))
 	nothingKept(t, filepath.Join(root, "tmp"), token)
+	t.Run("inputs", func(t *testing.T) { inputsAsOwner(t, root, good) })
 	for _, user := range s.seen {
 		if user != "x-access-token" {
 			t.Errorf("the server met user %q", user)

@@ -13,8 +13,19 @@ const (
 	pullRedirect    = 69
 	pullCommand     = 70
 	pullSpace       = 71
+	pullOther       = 72
+	pullContent     = 73
+	pullProxy       = 74
 	pullStopped     = 75
+	pullRef         = 76
+	pullBranch      = 77
+	pullAuthority   = 78
+	pullSilent      = 79
 )
+
+// rulePullSilent is of a git server that took the connection and never answered:
+// the puller has waited for it already.
+const rulePullSilent = "pull_silent"
 
 // pullProblem explains how a pull ended.
 func pullProblem(code int) *problem.Error {
@@ -24,29 +35,52 @@ func pullProblem(code int) *problem.Error {
 			Fix("give GIT_REPO as an https:// address and ACCESS_TOKEN, update the session, then deploy again")
 	case pullToken:
 		return problem.New(problem.Unauthenticated, "pull_token", "the git server refuses the token").
-			Fix("update the session with an ACCESS_TOKEN that may read the repository, then deploy again")
+			Fix("update the session with an ACCESS_TOKEN that may read the repository, and with --git-user where the server wants a user name beside it; then deploy again")
 	case pullRepository:
-		return problem.New(problem.NotFound, "pull_repository", "the git server has no such repository or ref, or the token may not see it").
-			Fix("check GIT_REPO, the --ref that the session pins, and the token's rights; update the session, then deploy again")
+		return problem.New(problem.NotFound, "pull_repository", "the git server has no such repository, or the token may not see it").
+			Fix("check GIT_REPO and the token's rights; update the session, then deploy again")
+	case pullRef:
+		return problem.New(problem.NotFound, "pull_ref", "the repository has no such branch, tag or commit as the session names").
+			Fix("check the --ref that the session was made with; update the session, then deploy again")
+	case pullBranch:
+		return problem.New(problem.NotFound, "pull_branch", "the repository is empty, or its default branch isn't there").
+			Fix("push a commit, or name a branch with --ref and update the session; then deploy again")
 	case pullCertificate:
-		return problem.New(problem.Denied, "pull_certificate", "the git server's certificate doesn't verify").
-			Fix("give the authority that signed it to the session with -e GIT_CA=@ca.pem, or check the one that you gave: with one, no other is believed")
+		return problem.New(problem.Denied, "pull_certificate", "the git server's certificate doesn't verify with the public authorities").
+			Fix("give the authority that signed it to the session with -e GIT_CA=@ca.pem, update the session, then deploy again")
+	case pullAuthority:
+		return problem.New(problem.Denied, "pull_certificate", "the git server's certificate doesn't verify with the authority that the session gives as GIT_CA").
+			Want("a certificate of that authority, for the host in GIT_REPO, in its time; with a GIT_CA no public authority is believed").
+			Fix("check which authority signed it, and GIT_REPO's host; correct GIT_CA, or leave it out for a public one; update the session, then deploy again")
 	case pullUnreachable:
 		return problem.New(problem.Unavailable, "pull_unreachable", "the git server can't be reached from inside the instance").
-			Fix("check the address in GIT_REPO (this machine is host.cupel.internal there, not localhost), and that instances may reach that network")
+			Fix("check the address in GIT_REPO (this machine is host.cupel.internal there, not localhost), and that instances may reach that network; through a proxy alone: --proxy")
+	case pullSilent:
+		return problem.New(problem.Unavailable, rulePullSilent, "the git server doesn't answer").
+			Want("the beginning of an answer within 45 seconds").
+			Fix("see what the server, or a firewall or proxy on the way to it, does; then deploy again")
+	case pullProxy:
+		return problem.New(problem.Invalid, "pull_proxy", "the proxy that the session names doesn't lead to the git server").
+			Fix("check the address, user name and password in --proxy; update the session, then deploy again")
 	case pullRedirect:
 		return problem.New(problem.Invalid, "pull_redirect", "the git server redirects elsewhere, where the token doesn't follow").
 			Fix("give the final address as GIT_REPO, update the session, then deploy again")
+	case pullContent:
+		return problem.New(problem.Invalid, "pull_content", "the repository names content that can't be had: a submodule, a file in Git LFS, or a text in another encoding; the puller's output says which").
+			Fix("have submodules and LFS files on the repository's own server, where the token may read them; push that, then deploy again")
 	case pullCommand:
 		return problem.New(problem.NotFound, "pull_command", "the repository has no file that the session's command starts").
 			Fix("make --command name a file of the repository, under /home/client-app/repo")
 	case pullSpace:
 		return problem.New(problem.Invalid, "pull_space", "the repository doesn't fit into the instance's memory beside its old state").
 			Fix("deploy with more --memory: for a while it holds the old state and the new")
+	case pullOther:
+		return problem.New(problem.Invalid, "pull_failed", "git ended with an error that the puller has no words of its own for; its output has git's").
+			Fix("try 'git clone' of the same address with the same token; mend what it says, then deploy again")
 	case pullStopped:
 		return problem.New(problem.Unavailable, "pull_stopped", "the pull was told to stop; nothing of it is kept").
 			Fix("deploy again")
 	}
 	return problem.New(problem.Internal, "pull", "the pull ended with code %d", code).
-		Fix("read 'cupel logs --puller APP'")
+		Fix("read 'cupel logs APP --puller'")
 }

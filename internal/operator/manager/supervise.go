@@ -246,8 +246,11 @@ func pullSaysMore(in *Instance, s InstanceStatus) bool {
 	return in.Role == RolePull && s.Phase == string(volume.Exited) && s.Problem.Rule == volume.RuleNotCommitted
 }
 
-// definite says that trying again can't help.
+// definite says that trying again can't help, or has been done already.
 func definite(e *problem.Error) bool {
+	if e.Rule == rulePullSilent {
+		return true
+	}
 	switch e.Kind {
 	case problem.Invalid, problem.Denied, problem.NotFound, problem.Unauthenticated:
 		return true
