@@ -69,6 +69,9 @@ func (j *judgement) pckChain(v *Verifier, certData []byte) (*pckPath, error) {
 	if len(certs) != 3 {
 		return nil, malformed(rule, "PCK chain of %d certificates", len(certs)).Want("leaf, CA and root")
 	}
+	if err := inOrder(rule, "PCK chain", certs); err != nil {
+		return nil, err
+	}
 	p := &pckPath{leaf: certs[0], ca: certs[1], root: certs[2]}
 	if p.simulated, err = v.anchor(p.root); err != nil {
 		return nil, err
@@ -137,6 +140,9 @@ func (j *judgement) signerChain(rule, text string, root *x509.Certificate) (*x50
 	if len(certs) != 2 {
 		return nil, malformed(rule, "issuer chain of %d certificates", len(certs)).Want("signer and root")
 	}
+	if err := inOrder(rule, "issuer chain", certs); err != nil {
+		return nil, err
+	}
 	if !bytes.Equal(certs[1].Raw, root.Raw) {
 		return nil, unproven(rule, "the issuer chain ends in %q", certs[1].Subject).Want("%q, the root of the PCK chain", root.Subject)
 	}
@@ -152,6 +158,41 @@ func (j *judgement) signerChain(rule, text string, root *x509.Certificate) (*x50
 	}
 	j.signer, j.signerText = signer, text
 	return signer, nil
+}
+
+// inOrder refuses a chain of which each certificate is issued by another one of
+// it, and not by the next: these are the right ones, and stand in a wrong order.
+func inOrder(rule, what string, certs []*x509.Certificate) error {
+	var fromRoot []*x509.Certificate
+	rest := slices.Clone(certs)
+	for len(rest) > 0 {
+		next := slices.IndexFunc(rest, func(c *x509.Certificate) bool {
+			issuer := c
+			if len(fromRoot) > 0 {
+				issuer = fromRoot[len(fromRoot)-1]
+			}
+			return bytes.Equal(c.RawIssuer, issuer.RawSubject)
+		})
+		if next < 0 {
+			return nil // it is no chain in any order: what is wrong with it, others say
+		}
+		fromRoot = append(fromRoot, rest[next])
+		rest = slices.Delete(rest, next, next+1)
+	}
+	slices.Reverse(fromRoot)
+	if slices.Equal(fromRoot, certs) {
+		return nil
+	}
+	return malformed(rule, "the %s is in another order: %q", what, subjects(certs)).
+		Want("each certificate before the one that issued it, the root last: %q", subjects(fromRoot)).
+		Fix("hand the certificates on in the order in which the platform gives them")
+}
+
+func subjects(certs []*x509.Certificate) (names []string) {
+	for _, c := range certs {
+		names = append(names, c.Subject.CommonName)
+	}
+	return names
 }
 
 // path checks certs[0] up to the last, which is a trusted root.
@@ -231,6 +272,9 @@ func (j *judgement) crlIssuer(text string, p *pckPath) (*x509.Certificate, error
 	certs, err := parseChain(text)
 	if err != nil {
 		return nil, malformed(rule, "PCK CRL issuer chain: %w", err)
+	}
+	if err := inOrder(rule, "PCK CRL's issuer chain", certs); err != nil {
+		return nil, err
 	}
 	if len(certs) != 2 || !bytes.Equal(certs[1].Raw, p.root.Raw) {
 		return nil, unproven(rule, "the PCK CRL's issuer chain is not a CA and the root of the PCK chain")

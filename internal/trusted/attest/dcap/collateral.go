@@ -97,8 +97,17 @@ func (c *Collateral) read(b []byte) error {
 // decodeHex reads lower-case hex only, so that a text has one reading and a
 // reading one text.
 func decodeHex(s string) ([]byte, error) {
-	if strings.ToLower(s) != s {
-		return nil, errors.New("upper-case hex digits")
+	switch {
+	case strings.Contains(s, "-----BEGIN"):
+		return nil, errors.New("it is in PEM, where DER in lower-case hex digits belongs")
+	case strings.HasPrefix(s, "MI"): // how base64 of a long DER sequence begins
+		return nil, errors.New("it is in base64, where lower-case hex digits belong")
+	case strings.ToLower(s) != s:
+		return nil, errors.New("it has upper-case letters, where lower-case hex digits belong")
 	}
-	return hex.DecodeString(s)
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		return nil, fmt.Errorf("it is not in lower-case hex digits: %w", err)
+	}
+	return b, nil
 }

@@ -35,6 +35,8 @@ type forge struct {
 	editQEIdentity func(string) string
 	rootList       func(*x509.RevocationList)
 	pckList        func(*x509.RevocationList)
+	pckChain       func(leaf, ca, root *x509.Certificate) []*x509.Certificate
+	editCollateral func(*dcap.Collateral)
 
 	quote      []byte
 	collateral *dcap.Collateral
@@ -120,6 +122,9 @@ func (f *forge) evidence() attest.Evidence {
 	}
 	copy(q[qeSignature:auth], f.sign(f.pckKey, q[qeReport:qeSignature]))
 	chain := pemChain(f.pck, f.ca, f.root)
+	if f.pckChain != nil {
+		chain = pemChain(f.pckChain(f.pck, f.ca, f.root)...)
+	}
 	q = q[:auth+2+int(le.Uint16(q[auth:]))]
 	q = le.AppendUint16(q, 5)
 	q = le.AppendUint32(q, uint32(len(chain)))
@@ -139,6 +144,9 @@ func (f *forge) evidence() attest.Evidence {
 	}
 	col.TCBInfoSignature = hex.EncodeToString(f.sign(f.signerKey, []byte(col.TCBInfo)))
 	col.QEIdentitySignature = hex.EncodeToString(f.sign(f.signerKey, []byte(col.QEIdentity)))
+	if f.editCollateral != nil {
+		f.editCollateral(&col)
+	}
 	b, err := json.Marshal(col)
 	if err != nil {
 		f.t.Fatal(err)
@@ -400,4 +408,55 @@ func TestListOfAnotherKey(t *testing.T) {
 	}
 	_, err = v.Verify(ev, time.Now())
 	wantRefusal(t, err, "pck_crl", "of authority key 010203")
+}
+
+// TestRefusalsNameTheForm: the right certificates in a wrong order, and the right
+// lists in another form, are refused for that and nothing else.
+func TestRefusalsNameTheForm(t *testing.T) {
+	reversed := func(text string) string {
+		var blocks []string
+		for rest := []byte(text); ; {
+			var b *pem.Block
+			if b, rest = pem.Decode(rest); b == nil {
+				break
+			}
+			blocks = append([]string{string(pem.EncodeToMemory(b))}, blocks...)
+		}
+		return strings.Join(blocks, "")
+	}
+	inPEM := func(text string) string {
+		der, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+	}
+	inBase64 := func(text string) string {
+		return strings.Join(strings.Split(inPEM(text), "\n")[1:2], "")
+	}
+	for name, c := range map[string]struct {
+		pckChain func(leaf, ca, root *x509.Certificate) []*x509.Certificate
+		edit     func(*dcap.Collateral)
+		rule     string
+		says     string
+	}{
+		"as it belongs": {nil, nil, "", ""},
+		"PCK chain from the root": {func(leaf, ca, root *x509.Certificate) []*x509.Certificate { return []*x509.Certificate{root, ca, leaf} }, nil,
+			"pck_chain", "the PCK chain is in another order"},
+		"PCK chain with the CA first": {func(leaf, ca, root *x509.Certificate) []*x509.Certificate { return []*x509.Certificate{ca, leaf, root} }, nil,
+			"pck_chain", "the root last"},
+		"TCB info's chain":   {nil, func(c *dcap.Collateral) { c.TCBInfoIssuerChain = reversed(c.TCBInfoIssuerChain) }, "tcb_info_chain", "the issuer chain is in another order"},
+		"PCK CRL's chain":    {nil, func(c *dcap.Collateral) { c.PCKCRLIssuerChain = reversed(c.PCKCRLIssuerChain) }, "pck_crl_chain", "issuer chain is in another order"},
+		"root's CRL in PEM":  {nil, func(c *dcap.Collateral) { c.RootCACRL = inPEM(c.RootCACRL) }, "root_crl", "it is in PEM, where DER in lower-case hex digits belongs"},
+		"PCK CRL in PEM":     {nil, func(c *dcap.Collateral) { c.PCKCRL = inPEM(c.PCKCRL) }, "pck_crl", "it is in PEM"},
+		"PCK CRL in base64":  {nil, func(c *dcap.Collateral) { c.PCKCRL = inBase64(c.PCKCRL) }, "pck_crl", "it is in base64"},
+		"PCK CRL upper case": {nil, func(c *dcap.Collateral) { c.PCKCRL = hexUpper(c.PCKCRL) }, "pck_crl", "it has upper-case letters"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newForge(t)
+			f.pckChain, f.editCollateral = c.pckChain, c.edit
+			_, err := f.verify(false)
+			wantRefusal(t, err, c.rule, c.says)
+		})
+	}
 }
