@@ -13,10 +13,11 @@ E2E_TIMEOUT ?= 25m
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-build: setup-go ## cupel, cupeld, cupel-cas and cupel-init into bin/
+build: setup-go ## cupel, cupeld, cupel-cas, cupel-init and cupel-log into bin/
 	@mkdir -p $(BIN)
 	@$(STATIC) -ldflags '$(STRIP)' -o $(BIN)/cupel-init ./cmd/cupel-init
 	@$(STATIC) -ldflags '$(STRIP)' -o $(BIN)/cupel-cas ./cmd/cupel-cas
+	@$(STATIC) -ldflags '$(STRIP)' -o $(BIN)/cupel-log ./cmd/cupel-log
 	@cas=$$(sha256sum $(BIN)/cupel-cas | cut -d' ' -f1); init=$$(sha256sum $(BIN)/cupel-init | cut -d' ' -f1); \
 	flags="$(STRIP) -X $(VERSION_PKG).cas=$$cas -X $(VERSION_PKG).launcher=$$init"; \
 	$(STATIC) -ldflags "$$flags" -o $(BIN)/cupel ./cmd/cupel; \

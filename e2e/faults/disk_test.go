@@ -3,8 +3,11 @@
 package faults
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,17 +19,7 @@ import (
 // TestFullDisk: the operator's disk fills up. What runs goes on, what can't be
 // written is refused with the reason, and things can be removed.
 func TestFullDisk(t *testing.T) {
-	w := harness.New(t, harness.Config{Disk: 1 << 30})
-	s := &stage{World: w, owner: w.Owner("owner"), port: harness.FreePort(t)}
-	w.Git.Push("app", harness.ExampleApp(w))
-	w.BuildRuntimes("puller", "python")
-	s.owner.Vouch("puller", "python")
-	s.owner.AttestCAS()
-	s.owner.Template()
-	s.session("steady", nil)
-	s.session("late", nil)
-	s.owner.Deploy("steady", 1, s.port)
-	s.steady, s.clean = s.owner.Healthy("steady"), s.made()
+	s := smallDisk(t)
 
 	free := s.fill(t)
 	want(t, s.owner.Run(s.sessionArgs(s.owner, "full", nil)...), "disk_full", 7)
@@ -48,6 +41,85 @@ func TestFullDisk(t *testing.T) {
 	s.owner.MustRun(s.deployArgs("late")...)
 	s.owner.MustRun("rm", "--app", "late")
 	s.owner.MustRun("audit", "verify")
+}
+
+// smallDisk is a stage whose state folder has a small disk of its own.
+func smallDisk(t *testing.T) *stage {
+	t.Helper()
+	w := harness.New(t, harness.Config{Disk: 1 << 30})
+	s := &stage{World: w, owner: w.Owner("owner"), port: harness.FreePort(t)}
+	w.Git.Push("app", harness.ExampleApp(w))
+	w.BuildRuntimes("puller", "python")
+	s.owner.Vouch("puller", "python")
+	s.owner.AttestCAS()
+	s.owner.Template()
+	s.session("steady", nil)
+	s.session("late", nil)
+	s.owner.Deploy("steady", 1, s.port)
+	s.steady, s.clean = s.owner.Healthy("steady"), s.made()
+	return s
+}
+
+// TestFullDiskAtStart: the disk fills up, in bytes or in files, while cupeld is dead,
+// or while everything is down. It comes up all the same: what runs goes on and can be
+// removed, and what is new is refused until there is room.
+func TestFullDiskAtStart(t *testing.T) {
+	s := smallDisk(t)
+	for _, c := range []struct {
+		name string
+		end  func()
+		fill func(*testing.T) (free func())
+		says string
+	}{
+		{"bytes, cupeld dead", func() { s.Kill("cupeld", syscall.SIGKILL) }, s.fill, "MB are free"},
+		{"files, cupeld dead", func() { s.Kill("cupeld", syscall.SIGKILL) }, s.fillFiles, "more files"},
+		{"bytes, all down", func() { s.Operator.MustRun("down") }, s.fill, "MB are free"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ran := len(s.owner.Healthy("steady")) == 1
+			c.end()
+			free := c.fill(t)
+			up := s.TryUp()
+			if up.Code != 0 || !strings.Contains(up.Stdout, c.says) || !strings.Contains(up.Stdout, "nothing new is deployed") {
+				t.Fatalf("up: %s", up)
+			}
+			t.Log(up.Stdout)
+			if r := s.owner.Run("ps"); r.Code != 0 || !strings.Contains(r.Stdout, "steady") {
+				t.Errorf("ps: %s", r)
+			}
+			if c.name != "bytes, all down" && ran {
+				s.untouched(t)
+			}
+			want(t, s.owner.Run(s.deployArgs("late")...), "disk_full", 7, c.says, "cupel rm --app")
+			if r := s.owner.Run("rm", "--app", "steady"); r.Code != 0 {
+				t.Errorf("rm: %s", r)
+			}
+
+			free()
+			s.owner.MustRun(s.deployArgs("late")...)
+			s.owner.MustRun("rm", "--app", "late")
+			s.owner.Deploy("steady", 1, s.port)
+			s.steady, s.clean = s.owner.Healthy("steady"), s.made()
+		})
+	}
+	s.owner.MustRun("audit", "verify")
+}
+
+// fillFiles leaves no inode on the state folder's disk, until free is called.
+func (s *stage) fillFiles(t *testing.T) (free func()) {
+	t.Helper()
+	disk := filepath.Dir(s.State)
+	var fs unix.Statfs_t
+	if err := unix.Statfs(disk, &fs); err != nil {
+		t.Fatal(err)
+	}
+	limit := func(inodes uint64) {
+		if err := unix.Mount("tmpfs", disk, "tmpfs", unix.MS_REMOUNT|unix.MS_NODEV, fmt.Sprintf("nr_inodes=%d", inodes)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(fs.Files - fs.Ffree)
+	return func() { limit(fs.Files) }
 }
 
 // fill leaves no byte on the state folder's disk, until free is called.

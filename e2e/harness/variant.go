@@ -40,5 +40,6 @@ func Variant(t testing.TB, tag string) string {
 	flags := version + "launcher=" + build("cupel-init", "") + " " + version + "cas=" + build("cupel-cas", "")
 	build("cupel", flags)
 	build("cupeld", flags)
+	build("cupel-log", "")
 	return dir
 }

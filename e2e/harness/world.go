@@ -23,7 +23,7 @@ import (
 type World struct {
 	T        testing.TB
 	Dir      string // everything is below; its parents are open to all users
-	Bin      string // cupel, cupeld, cupel-cas, cupel-init
+	Bin      string // cupel, cupeld, cupel-cas, cupel-init, cupel-log
 	State    string // the operator's state folder
 	Runtimes string // definitions and locks of the runtime images
 	Operator *Party // runs as root, with State
@@ -210,7 +210,7 @@ func (w *World) folder(name string, uid int) string {
 func (w *World) copyBinaries() {
 	to := filepath.Join(w.Dir, "bin")
 	w.must(os.Mkdir(to, 0o755))
-	for _, name := range []string{"cupel", "cupeld", "cupel-cas", "cupel-init"} {
+	for _, name := range []string{"cupel", "cupeld", "cupel-cas", "cupel-init", "cupel-log"} {
 		data, err := os.ReadFile(filepath.Join(w.Bin, name))
 		w.must(err)
 		w.must(os.WriteFile(filepath.Join(to, name), data, 0o755))

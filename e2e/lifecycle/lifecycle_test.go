@@ -146,7 +146,7 @@ func killLogWriter(t *testing.T, w *harness.World, instance string) {
 	for _, dir := range dirs {
 		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		args := strings.Split(string(cmdline), "\x00")
-		if len(args) < 3 || args[1] != "log-writer" || !strings.Contains(args[2], w.State) || !strings.HasPrefix(filepath.Base(args[2]), instance+"-") {
+		if len(args) < 3 || filepath.Base(args[0]) != "cupel-log" || !strings.Contains(args[2], w.State) || !strings.HasPrefix(filepath.Base(args[2]), instance+"-") {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(dir))

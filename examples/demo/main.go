@@ -32,7 +32,7 @@ func run(ctx context.Context, args []string, out, errw io.Writer) int {
 	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
 	fs.SetOutput(errw)
 	fs.StringVar(&d.dir, "dir", "/var/lib/cupel-demo", "folder of the demo's parties")
-	fs.StringVar(&d.bin, "bin", "bin", "folder of cupel, cupeld, cupel-cas, cupel-init and gitserver")
+	fs.StringVar(&d.bin, "bin", "bin", "folder of cupel, cupeld, cupel-cas, cupel-init, cupel-log and gitserver")
 	fs.StringVar(&d.app, "app", "examples/python-app", "folder of the app")
 	if err := fs.Parse(args); err != nil {
 		return 2
@@ -84,7 +84,7 @@ func (d *demo) prepare() error {
 			return err
 		}
 	}
-	for _, name := range []string{"cupel", "cupeld", "cupel-cas", "cupel-init", "gitserver"} {
+	for _, name := range []string{"cupel", "cupeld", "cupel-cas", "cupel-init", "cupel-log", "gitserver"} {
 		if err := install(filepath.Join(d.bin, name), filepath.Join(bin, name)); err != nil {
 			return fmt.Errorf("%w: run 'make build'", err)
 		}

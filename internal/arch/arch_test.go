@@ -157,6 +157,17 @@ func TestTrustedBinaries(t *testing.T) {
 	}
 }
 
+// TestLogWriterIsSmall: there is one for each instance, so it links nothing but what it
+// does; the libraries that cupeld links cost six times its memory before they do anything.
+func TestLogWriterIsSmall(t *testing.T) {
+	for _, p := range list(t, "-deps", "./cmd/cupel-log") {
+		own := within(p.ImportPath, "cmd/cupel-log") || within(p.ImportPath, "internal/operator/node/logfile")
+		if !p.Standard && !own && !strings.HasPrefix(p.ImportPath, "golang.org/x/sys/") || p.ImportPath == "net/http" {
+			t.Errorf("cupel-log links %s", p.ImportPath)
+		}
+	}
+}
+
 // TestEveryPackageIsDocumented: each package says what it owns.
 func TestEveryPackageIsDocumented(t *testing.T) {
 	documented := map[string]bool{}

@@ -7,15 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
-
-// minDisk is what has to be free to begin with, in bytes.
-const minDisk = 512 << 20
 
 // tools are the programs that other packages execute.
 var tools = []struct{ program, debian string }{
@@ -73,18 +69,29 @@ func (l layout) reachable() error {
 	}
 }
 
-// checkFolder refuses a state folder that the CAS's user can't reach, or whose
-// disk is full.
+// checkFolder refuses a state folder that the CAS's user can't reach, or that is not
+// root's alone: whoever may write to it or holds its name is root on this machine.
 func (l layout) checkFolder() error {
 	if err := l.reachable(); err != nil {
 		return err
 	}
-	var disk unix.Statfs_t
-	if err := unix.Statfs(l.dir, &disk); err == nil {
-		if free := disk.Bavail * uint64(disk.Bsize); free < minDisk {
-			return problem.New(problem.Unavailable, "disk_full", "%d MB are free at %s", free>>20, l.dir).
-				Want("at least %d MB", minDisk>>20).Fix("make room, or name another folder with --state")
+	info, err := os.Stat(l.dir)
+	if err != nil {
+		return problem.New(problem.Invalid, "state_folder", "%w", err)
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return problem.New(problem.Denied, "state_owner", "others than root may write to %s (%s)", l.dir, info.Mode()).
+			Want("a folder of root's that nobody else may write to").
+			Fix("look what is in it; if it is yours: chown root %s && chmod go-w %s; else name another folder with --state", l.dir, l.dir)
+	}
+	for dir := filepath.Dir(l.dir); ; dir = filepath.Dir(dir) {
+		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+			return problem.New(problem.Denied, "state_owner", "everybody may rename what is in %s", dir).
+				Want("a path that others can't change").
+				Fix("chmod o-w %s, or name another folder with --state", dir)
+		}
+		if dir == "/" {
+			return nil
 		}
 	}
-	return nil
 }

@@ -148,6 +148,7 @@ and the next up adopts them.`,
 	f.StringVar(&c.opts.LowPorts, "low-ports", "", "ports below 1024 that apps may have, as in 80,443")
 	f.DurationVar(&c.opts.Drain, "drain", manager.DefaultLimits().Drain, "how long connections may last to an instance that is replaced or removed, before it is stopped")
 	f.StringVar(&c.opts.DeployKeys, "deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
+	f.StringVar(&c.opts.MinFree, "min-free", defaultMinFree, "what has to be free on the state folder's disk before anything new is deployed")
 	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
 	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")
 	return cmd
@@ -352,7 +353,7 @@ func (c *cli) logger() *slog.Logger {
 func logWriterCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    logfile.Verb + " ARG",
-		Short:  "Write an instance's output into its log; containerd's shim starts it",
+		Short:  "Write an instance's output into its log, where there is no cupel-log",
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE:   func(_ *cobra.Command, args []string) error { return logfile.Main(args[0]) },

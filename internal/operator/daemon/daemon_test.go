@@ -202,23 +202,6 @@ func TestUnreachableFolderIsRefused(t *testing.T) {
 	}
 }
 
-func TestFullDiskIsRefused(t *testing.T) {
-	need.Root(t)
-	dir := folder(t)
-	if err := errors.Join(os.Mkdir(dir, 0o755), unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16m,mode=755")); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
-	l, err := newLayout(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = l.checkFolder()
-	if p := problem.From(err); err == nil || p.Rule != "disk_full" || p.Mend == "" {
-		t.Errorf("16 MB: %v", err)
-	}
-}
-
 func TestLayout(t *testing.T) {
 	a, err := newLayout("/var/tmp/cupel-a")
 	if err != nil {

@@ -44,11 +44,17 @@ func Detach(ctx context.Context, state string, args []string) (Started, error) {
 	if err := l.check(); err != nil {
 		return Started{}, err
 	}
-	if err := os.MkdirAll(l.path("log"), 0o755); err != nil {
+	if err := os.MkdirAll(l.dir, 0o755); err != nil {
 		return Started{}, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
 	}
 	if l, err = newLayout(state); err != nil {
 		return Started{}, err
+	}
+	if err := l.checkFolder(); err != nil {
+		return Started{}, err
+	}
+	if err := os.MkdirAll(l.path("log"), 0o755); err != nil {
+		return Started{}, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
 	}
 	lock, err := l.lock()
 	var held *lockedError
@@ -91,8 +97,11 @@ func (l layout) spawn(ctx context.Context, args []string) (Started, error) {
 		return Started{}, fmt.Errorf("detach: %w", err)
 	}
 	defer func() { _ = r.Close() }()
-	// For what no logger writes: a panic of the runtime.
-	stray, err := os.OpenFile(l.path("log", "cupeld.stderr"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	// For what no logger writes: a panic of the runtime, which the next start keeps.
+	if err := setAside(l.strayLog(), 1); err != nil {
+		return Started{}, fmt.Errorf("detach: %w", err)
+	}
+	stray, err := os.OpenFile(l.strayLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return Started{}, fmt.Errorf("detach: %w", err)
 	}

@@ -231,6 +231,9 @@ func (l layout) writes(ctx context.Context) bool {
 func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slog.Logger) (err error) {
 	p := &parts{layout: l, log: log}
 	defer func() { err = errors.Join(err, p.close()) }()
+	if least, err := l.roomOf(""); err == nil && least.check() != nil {
+		(&reserve{dir: l.path("reserve")}).release()
+	}
 	// Where they were: instances know the CAS's port.
 	ports := loadPorts(l.path("ports.json"))
 	o.RegistryListen, o.CASOwners, o.CASInstances = ports.again("registry", "127.0.0.1"), ports.again("cas-owners", "127.0.0.1"), ports.again("cas-instances", "0.0.0.0")
@@ -329,7 +332,7 @@ type process struct {
 
 // helpers are the programs that may be left running with our folder among
 // their arguments.
-var helpers = []string{"containerd", "containerd-shim-runc-v2", "cupel-cas", "cupeld", "runc"}
+var helpers = []string{"containerd", "containerd-shim-runc-v2", "cupel-cas", "cupel-log", "cupeld", "runc"}
 
 // processes finds what still runs for this folder.
 func (l layout) processes() []process {
@@ -371,7 +374,7 @@ func (l layout) endProcesses(ctx context.Context) error {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		for range 60 {
 			left := l.processes()
-			left = slices.DeleteFunc(left, func(p process) bool { return p.name == "cupeld" && !l.logWriter(p.pid) })
+			left = slices.DeleteFunc(left, func(p process) bool { return p.name == "cupeld" && !l.writesLog(p.pid) })
 			if len(left) == 0 {
 				return nil
 			}
@@ -388,9 +391,10 @@ func (l layout) endProcesses(ctx context.Context) error {
 	return problem.New(problem.Internal, "cleanup", "processes don't end: %v", l.processes())
 }
 
-// logWriter says whether a cupeld is the writer of an instance's log, rather
-// than somebody who waits for the lock.
-func (l layout) logWriter(pid int) bool {
+// writesLog says whether a cupeld is the writer of an instance's log, as it was in
+// earlier releases and is without cupel-log, rather than somebody who waits for the
+// lock.
+func (l layout) writesLog(pid int) bool {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return strings.Contains(string(b), "\x00log-writer\x00")
 }

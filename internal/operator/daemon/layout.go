@@ -88,7 +88,7 @@ func freeUser(from int) int {
 // stateLock is held by whoever works on a state folder.
 type stateLock struct{ f *os.File }
 
-// errLocked says that a cupeld already runs there.
+// lockedError says that a cupeld already runs there.
 type lockedError struct {
 	dir string
 	pid int
@@ -100,11 +100,16 @@ func (e *lockedError) Error() string {
 
 func (l layout) lockFile() string { return l.path("cupeld.lock") }
 
-// lock takes the folder's lock and writes our process number into it.
+// lock takes the folder's lock and writes our process number into it. Only root can
+// open the file: whoever can open a file can hold its lock.
 func (l layout) lock() (*stateLock, error) {
-	f, err := os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR, 0o644)
+	f, err := os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("run as root, or name another folder with --state")
+	}
+	if err := f.Chmod(0o600); err != nil { // an earlier release left it open to all
+		_ = f.Close()
+		return nil, fmt.Errorf("lock %s: %w", l.dir, err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		pid := readPID(f)

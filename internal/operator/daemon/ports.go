@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 
-	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -95,5 +94,5 @@ func (p *ports) save() error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(p.file, b, 0o644)
+	return writeOnce(p.file, b)
 }

@@ -3,8 +3,10 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 
@@ -14,41 +16,110 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// reserveSize is kept aside for what has to be written when things are removed:
-// some pages of the manager's database and of containerd's.
-const reserveSize = 16 << 20
+const (
+	// reserveSize is kept aside twice, for what has to be written when cupeld starts
+	// and when things are removed: some pages of the databases of manager, CAS and
+	// containerd.
+	reserveSize = 16 << 20
+	// reserveFiles are kept aside for file systems that run out of inodes.
+	reserveFiles = 256
+)
 
-// reserve is a file that only takes up room, to be given back when the disk is
-// full: then things can still be removed.
+// reserve is a folder of files that only take up room, to be given back when the
+// disk is full: a start takes one half, so that things can still be removed by the
+// other.
 type reserve struct {
-	path string
-	mu   sync.Mutex
+	dir string
+	mu  sync.Mutex
 }
 
-// fill makes the reserve, if it isn't there. A disk without room for it is no
-// error: there is none then.
+// halves are the files of room, in the order in which they are given back.
+func (r *reserve) halves() []string {
+	return []string{filepath.Join(r.dir, "start"), filepath.Join(r.dir, "removal")}
+}
+
+func (r *reserve) files() string { return filepath.Join(r.dir, "files") }
+
+// fill makes what isn't there. A disk without room for it is no error: there is
+// none then, or less.
 func (r *reserve) fill() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	f, err := os.OpenFile(r.path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
+	if info, err := os.Lstat(r.dir); err == nil && info.Mode().IsRegular() { // of an earlier release
+		_ = os.Remove(r.dir)
 	}
-	if err != nil {
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		if isFull(err) {
+			return nil
+		}
 		return problem.New(problem.Invalid, "state_folder", "%w", err)
 	}
-	err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserveSize), f.Close())
-	if err != nil {
-		_ = os.Remove(r.path)
+
+	// The half that is given back last is the first to be had again.
+	for _, path := range slices.Backward(r.halves()) {
+		if err := fillHalf(path); err != nil {
+			return err
+		}
+	}
+	r.fillFiles()
+	return nil
+}
+
+// fillFiles makes the files, where as many stay free.
+func (r *reserve) fillFiles() {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(r.dir, &disk); err == nil && disk.Files > 0 && disk.Ffree < 2*reserveFiles {
+		return
+	}
+	if err := os.Mkdir(r.files(), 0o700); err != nil {
+		return // they are there, or there is no room for them
+	}
+	for n := range reserveFiles {
+		f, err := os.Create(filepath.Join(r.files(), fmt.Sprint(n)))
+		if err != nil {
+			_ = os.RemoveAll(r.files())
+			return
+		}
+		_ = f.Close()
+	}
+}
+
+// fillHalf takes as much again only where as much stays free, so that it never takes
+// the last of what it gave.
+func fillHalf(path string) error {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &disk); err == nil && disk.Bavail*uint64(disk.Bsize) < 2*reserveSize {
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	switch {
+	case errors.Is(err, fs.ErrExist), isFull(err):
+		return nil
+	case err != nil:
+		return problem.New(problem.Invalid, "state_folder", "%w", err)
+	}
+	if err := errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserveSize), f.Close()); err != nil {
+		_ = os.Remove(path)
 	}
 	return nil
 }
 
-// release gives the room back and tells whether there was any.
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// release gives one half back, and all files, and tells whether there was any.
 func (r *reserve) release() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return os.Remove(r.path) == nil
+	had := os.Remove(r.dir) == nil // of an earlier release, or empty
+	if _, err := os.Lstat(r.files()); err == nil {
+		had = os.RemoveAll(r.files()) == nil
+	}
+	for _, path := range r.halves() {
+		if os.Remove(path) == nil {
+			return true
+		}
+	}
+	return had
 }
 
 // roomyStore is a manager's store that can be written to on a full disk, for
@@ -61,7 +132,7 @@ type roomyStore struct {
 // Apply implements manager.Store.
 func (s roomyStore) Apply(ctx context.Context, c manager.Change) ([]manager.Event, error) {
 	events, err := s.Store.Apply(ctx, c)
-	if err != nil && problem.From(err).Rule == "disk_full" && removes(c) && s.reserve.release() {
+	for err != nil && problem.From(err).Rule == "disk_full" && removes(c) && s.reserve.release() {
 		events, err = s.Store.Apply(ctx, c)
 	}
 	if err == nil && len(c.DeleteApps) > 0 {

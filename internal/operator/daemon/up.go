@@ -58,6 +58,7 @@ type Options struct {
 	Drain           time.Duration // of connections to instances that are replaced
 	Subnet          string        // of the instances, as cni.ParseSubnet takes it; empty: a free one
 	DeployKeys      string        // file with the keys that may deploy; empty: all may
+	MinFree         string        // of the state folder's disk, before anything new is taken; as wire.ParseMemory takes it
 	OwnGroup        bool          // move this process to the daemons' control group
 	Force           bool          // of Down: also where apps can't store what they wrote
 }
@@ -79,6 +80,9 @@ type parts struct {
 	store    *managerdb.DB
 	cas      *casProcess
 	client   *registry.Client
+	room     room
+	reserve  *reserve
+	low      *problem.Error // the disk had too little room at the start
 	closers  []func() error
 }
 
@@ -115,12 +119,19 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	if l, err = newLayout(o.State); err != nil { // now that links can be followed
 		return err
 	}
+	if err := l.checkFolder(); err != nil {
+		return err
+	}
 	lock, err := l.lock()
 	if err != nil {
 		return err
 	}
 	defer lock.release()
-	if err := l.checkFolder(); err != nil {
+	p := &parts{layout: l, log: log, reserve: &reserve{dir: l.path("reserve")}}
+	if p.room, err = l.roomOf(o.MinFree); err != nil {
+		return err
+	}
+	if err := p.enter(ctx); err != nil {
 		return err
 	}
 	if o.OwnGroup {
@@ -129,7 +140,6 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 		}
 	}
 	defer l.leaveGroup(o.OwnGroup)
-	p := &parts{layout: l, log: log}
 	serving := false
 	defer func() {
 		if err != nil && !serving {
@@ -300,15 +310,15 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err != nil {
 		return err
 	}
-	self, err := os.Executable()
+	writer, err := p.logWriter(ctx)
 	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
+		return err
 	}
 	attester := las.New(las.Config{
 		Inspector: p.runtime, Platform: p.platform, Cgroups: groups, Listen: node.ListenUnix, Logger: p.log, Now: time.Now,
 	})
 	p.node, err = node.New(node.Config{
-		State: p.path("node"), Cgroup: p.cgroup(), Launcher: launcher, LogWriter: self,
+		State: p.path("node"), Cgroup: p.cgroup(), Launcher: launcher, LogWriter: writer,
 		Runtime: p.runtime, Monitor: p.runtime, Images: p.runtime, Network: p.network, Attester: attester,
 		Replica: p.client, Cgroups: groups, Logger: p.log, Now: time.Now,
 	})
@@ -326,6 +336,20 @@ func writeOnce(path string, content []byte) error {
 		return nil
 	}
 	return atomicfile.Write(path, content, 0o644)
+}
+
+// logWriter is the program that writes instances' logs. Where it was forgotten at an
+// upgrade, cupeld does the same, at six times the memory.
+func (p *parts) logWriter(ctx context.Context) (string, error) {
+	writer, err := besides("", "cupel-log")
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(writer); err == nil {
+		return writer, nil
+	}
+	p.log.WarnContext(ctx, "no cupel-log beside cupeld: each instance takes 5 MB more, put it there", "path", writer)
+	return besides("", "cupeld")
 }
 
 // besides returns the path that was given, or that of a program beside ours.
@@ -401,8 +425,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		return err
 	}
 	p.onClose(p.store.Close)
-	reserve := &reserve{path: p.path("reserve")}
-	if err := reserve.fill(); err != nil {
+	if err := p.reserve.fill(); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -421,7 +444,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		root:     root,
 		locks:    runtimecmd.LocksDir(p.dir),
 	}
-	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, reserve}, operator, ports.free())
+	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, p.reserve}, operator, ports.free())
 	if err != nil {
 		return err
 	}
@@ -433,6 +456,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	server := &manager.API{Manager: m, Template: cat.template, Log: p.log, Info: func() wire.Info {
 		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
 	}}
+	g.Go(named("tidying", func() error { return p.tidy(ctx) }))
 	g.Go(named("manager", func() error { return m.Run(ctx) }))
 	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
 	if err := ports.save(); err != nil {
@@ -455,6 +479,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		Network:      p.checkNetwork(ctx, o, cas),
 		NeedOwner:    needOwner(m.NeedOwner()),
 		OldLaunchers: oldLaunchers(m.OldLaunchers()),
+		DiskFull:     p.low,
 	})
 }
 
@@ -480,7 +505,7 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
 		Launcher: p.node.LauncherDigest(),
-		PortFree: portFree, FirstPort: o.FirstPort, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
+		PortFree: portFree, Room: p.room.check, FirstPort: o.FirstPort, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
 	})
 }
 
@@ -547,6 +572,8 @@ type Serving struct {
 	// OldLaunchers are the apps that go on with the launcher before an upgrade, and
 	// what their owners have to do before they deploy again.
 	OldLaunchers []string `json:"old_launchers,omitempty"`
+	// DiskFull is why nothing new is taken for now.
+	DiskFull *problem.Error `json:"disk_full,omitempty"`
 }
 
 func needOwner(apps []wire.App) []string {
@@ -576,6 +603,9 @@ func Show(w io.Writer, state string, s Serving) {
 	}
 	b = fmt.Appendf(b, "  %-16s %s\n", "state", state)
 	b = appendBlocked(b, s.Network)
+	if d := s.DiskFull; d != nil {
+		b = fmt.Appendf(b, "\n  %s, and %s are needed: what runs goes on and can be removed, nothing new is deployed.\n    %s\n", d.Actual, d.Expected, d.Mend)
+	}
 	if len(s.NeedOwner) > 0 {
 		b = append(b, "\n  These apps run on, but the CAS will not let them start again:\n"...)
 	}

@@ -31,6 +31,11 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.Dep
 	if err != nil {
 		return wire.App{}, err
 	}
+	if m.cfg.Room != nil { // before the code is used up
+		if err := m.cfg.Room(); err != nil {
+			return wire.App{}, err
+		}
+	}
 	right, err := m.rightTo(ctx, caller, rev, req)
 	if err != nil {
 		return wire.App{}, m.refused(ctx, caller, rev, right, err)

@@ -40,6 +40,8 @@ type Config struct {
 	CAS wire.CASRef
 	// PortFree answers nil if nobody holds the TCP port on this machine.
 	PortFree func(port uint16) error
+	// Room answers nil if the disk has room for what a deployment writes; nil: it has.
+	Room func() error
 	// FirstPort is where the search for a free port begins: 8082.
 	FirstPort uint16
 	// Launcher is the one that the Backend starts instances with that name none:

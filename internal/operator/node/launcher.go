@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"slices"
@@ -25,23 +26,39 @@ func (n *Node) keepLauncher() error {
 			Fix("build it (make build) and keep cupel-init beside cupeld")
 	}
 	defer src.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, src); err != nil {
+		return fmt.Errorf("read the launcher: %w", err)
+	}
+	if n.useLauncher(h) == nil {
+		return nil // the same inode as running instances have, and nothing to be written
+	}
+	if _, err := src.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("copy the launcher: %w", err)
+	}
 	tmp, err := os.CreateTemp(n.dir("launcher"), ".copy-*")
 	if err != nil {
 		return fmt.Errorf("copy the launcher: %w", err)
 	}
 	defer os.Remove(tmp.Name())
-	h := sha256.New()
+	h.Reset() // what is copied counts, whatever was read before
 	_, err = io.Copy(io.MultiWriter(tmp, h), src)
 	if err = errors.Join(err, tmp.Chmod(0o555), tmp.Sync(), tmp.Close()); err != nil {
 		return fmt.Errorf("copy the launcher: %w", err)
 	}
-
-	n.digest = ident.Digest(h.Sum(nil))
-	n.launcher = n.dir("launcher", n.digest.String())
-	if _, err := os.Stat(n.launcher); err == nil {
-		return nil // the same inode as running instances have
+	if n.useLauncher(h) == nil {
+		return nil
 	}
 	return os.Rename(tmp.Name(), n.launcher)
+}
+
+// useLauncher makes the launcher of that digest the node's own; an error says that no
+// copy of it is there.
+func (n *Node) useLauncher(h hash.Hash) error {
+	n.digest = ident.Digest(h.Sum(nil))
+	n.launcher = n.dir("launcher", n.digest.String())
+	_, err := os.Stat(n.launcher)
+	return err
 }
 
 // launcherFile is the launcher of that digest; zero: the node's own. After an

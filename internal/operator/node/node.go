@@ -27,7 +27,7 @@ type Config struct {
 	State     string // absolute; this node's folders are made below it
 	Cgroup    string // parent of the instances' control groups, e.g. /cupel-0123abcd
 	Launcher  string // path of the launcher's binary; copied
-	LogWriter string // absolute path of the program whose sub-command logfile.Verb runs logfile.Main
+	LogWriter string // absolute path of cupel-log: the program that runs logfile.Main
 	CASAddr   string // HOST:PORT of the CAS as instances reach it, for specs that name none
 	Runtime   Runtime
 	Monitor   Monitor

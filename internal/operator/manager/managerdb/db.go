@@ -93,6 +93,9 @@ func (d *DB) migrate(ctx context.Context, path string) error {
 				Want("at most %d", len(migrations)).
 				Fix("run the cupeld that wrote it, or a newer one")
 		}
+		if have == len(migrations) {
+			return nil // nothing is written: the disk may be full
+		}
 		for n := have; n < len(migrations); n++ {
 			if _, err := tx.ExecContext(ctx, migrations[n]); err != nil {
 				return fmt.Errorf("migrate manager state to schema %d: %w", n+1, err)

@@ -23,6 +23,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 
 	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -31,7 +32,6 @@ const (
 	stopTimeout  = 10 * time.Second
 	// maxSocketPath is what the kernel takes, less what containerd appends.
 	maxSocketPath = 107 - len(".ttrpc")
-	maxDaemonLog  = 16 << 20
 )
 
 // DaemonConfig says where a private daemon lives.
@@ -110,6 +110,10 @@ func (d *Daemon) Address() string {
 	return d.path("containerd.sock")
 }
 
+// LogFile is what the daemon appends its log to, without a limit: whoever keeps the
+// machine tidy may truncate it.
+func (d *Daemon) LogFile() string { return d.path("containerd.log") }
+
 // StateDir is where the daemon keeps the bundles of running tasks.
 func (d *Daemon) StateDir() string { return d.path("run") }
 
@@ -172,13 +176,12 @@ func (d *Daemon) start(ctx context.Context) error {
 		return problem.New(problem.Unavailable, "containerd_missing", "start containerd: %w", err).
 			Fix("install it: apt-get install --no-remove containerd runc")
 	}
-	if err := os.WriteFile(d.path("config.toml"), d.config(), 0o600); err != nil {
-		return fmt.Errorf("configure containerd: %w", err)
+	if have, err := os.ReadFile(d.path("config.toml")); err != nil || !bytes.Equal(have, d.config()) {
+		if err := atomicfile.Write(d.path("config.toml"), d.config(), 0o600); err != nil {
+			return fmt.Errorf("configure containerd: %w", err)
+		}
 	}
-	if info, err := os.Stat(d.path("containerd.log")); err == nil && info.Size() > maxDaemonLog {
-		_ = os.Rename(d.path("containerd.log"), d.path("containerd.log.1"))
-	}
-	log, err := os.OpenFile(d.path("containerd.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(d.LogFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open containerd's log: %w", err)
 	}
@@ -232,12 +235,12 @@ func (d *Daemon) ready(ctx context.Context) error {
 		d.mu.Unlock()
 		if _, gone := startTime(pid); gone != nil {
 			return problem.New(problem.Unavailable, "containerd_start", "containerd ended while it started: %s", d.lastLog()).
-				Fix("look at %s", d.path("containerd.log"))
+				Fix("look at %s", d.LogFile())
 		}
 		select {
 		case <-ctx.Done():
 			return problem.New(problem.Unavailable, "containerd_start", "containerd does not answer: %w", err).
-				Fix("look at %s", d.path("containerd.log"))
+				Fix("look at %s", d.LogFile())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -260,7 +263,7 @@ func (d *Daemon) ping(ctx context.Context) error {
 }
 
 func (d *Daemon) lastLog() string {
-	b, _ := os.ReadFile(d.path("containerd.log"))
+	b, _ := os.ReadFile(d.LogFile())
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 	return lines[len(lines)-1]
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Verb is the daemon's sub-command that is the writer process.
+// Verb is the first argument of the writer process: cupel-log's only one.
 const Verb = "log-writer"
 
 // URI returns where a shim sends an instance's output: it starts program with

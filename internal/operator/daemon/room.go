@@ -1,0 +1,87 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"math"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+const (
+	// defaultMinFree is what has to be free before anything new is taken, in bytes:
+	// more than starting an app on a runtime that is here writes.
+	defaultMinFree = "64M"
+	// minFiles is the same in files, for file systems that count them: an instance
+	// takes some hundreds.
+	minFiles = 2048
+
+	// firstRoom and firstFiles are what the first start needs beyond: the images of
+	// the puller and of one runtime, packed and unpacked.
+	firstRoom  = 448 << 20
+	firstFiles = 16384
+)
+
+// room is how much has to be free on the disk of a folder.
+type room struct {
+	dir   string
+	bytes uint64
+	files uint64
+}
+
+// roomOf is what the flag asks for.
+func (l layout) roomOf(minFree string) (room, error) {
+	size, err := wire.ParseMemory(orElse(minFree, defaultMinFree))
+	if err != nil {
+		return room{}, problem.New(problem.Invalid, "min_free", "--min-free %.40q", minFree).
+			Want("a size of %s or more, which removals need", wire.FormatMemory(wire.MinMemory)).
+			Fix("give a whole number and a unit, like %s", defaultMinFree)
+	}
+	return room{l.dir, size, minFiles}, nil
+}
+
+// first is what the first start needs.
+func (r room) first() room { return room{r.dir, r.bytes + firstRoom, r.files + firstFiles} }
+
+// check refuses a disk that has less room, with the mend for whoever runs it. A disk
+// that tells nothing is taken as it is.
+func (r room) check() error {
+	var disk unix.Statfs_t
+	if unix.Statfs(r.dir, &disk) != nil {
+		return nil
+	}
+	free, files := disk.Bavail*uint64(disk.Bsize), uint64(math.MaxUint64)
+	if disk.Files > 0 { // some file systems make them as needed
+		files = disk.Ffree
+	}
+	switch {
+	case free < r.bytes:
+		return problem.New(problem.Unavailable, "disk_full", "%d MB are free on the disk of the state folder", free>>20).
+			Want("at least %d MB", (r.bytes+1<<20-1)>>20).
+			Fix("make room there (cupel rm --app); what is needed is by cupel up --min-free")
+	case files < r.files:
+		return problem.New(problem.Unavailable, "disk_full", "the disk of the state folder has room for %d more files (inodes)", files).
+			Want("at least %d", r.files).
+			Fix("make room there (cupel rm --app; df -i counts), or put the state folder on a file system with more inodes")
+	}
+	return nil
+}
+
+// enter refuses a first start on a disk without room. An installation that served
+// before comes up in any case, by what was kept aside: its apps run, and without
+// it nobody could remove them.
+func (p *parts) enter(ctx context.Context) error {
+	if _, err := os.Stat(p.path("manager.db")); errors.Is(err, fs.ErrNotExist) {
+		return p.room.first().check()
+	}
+	if p.low = problem.From(p.room.check()); p.low != nil {
+		p.reserve.release()
+		p.log.WarnContext(ctx, "disk nearly full: nothing new is taken until there is room", "error", p.low)
+	}
+	return nil
+}
