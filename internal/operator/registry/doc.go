@@ -6,10 +6,10 @@
 // measured when they start, sources are hashed by whoever builds from them,
 // snapshots are ciphertext whose tag the CAS knows.
 //
-// The embedded registry owns one folder. Anybody on this machine may write to
-// it; from elsewhere it can be read only, whatever address it listens on.
+// The embedded registry owns one folder. Root on this machine may write to it;
+// everybody else can only read it, whatever address it listens on.
 //
 // Server and Client are safe for concurrent use. Several processes may have a
 // folder open (a build that runs beside cupeld); garbage is collected only by
-// one that is alone, which a file lock decides.
+// one that is alone, which a file lock decides, and while nobody pushes to it.
 package registry

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,17 +27,17 @@ import (
 
 // Server is the embedded registry.
 type Server struct {
-	dir     string
-	app     *handlers.App
-	handler http.Handler
-	logger  *slog.Logger
-	lock    *os.File // shared while the folder is open, exclusive to collect
+	dir    string
+	app    *handlers.App
+	gate   *gate
+	logger *slog.Logger
+	lock   *os.File // shared while the folder is open, exclusive to collect
 }
 
 // Open makes a registry over the folder, which it makes, and removes what no tag
-// leads to any more. The library below logs
-// to a logger of its own that every user of it in this process shares; its
-// lines go to logger, at debug level.
+// leads to any more, and uploads that broke off. The library below logs to a logger
+// of its own that every user of it in this process shares; its lines go to logger, at
+// debug level.
 func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
@@ -78,7 +77,7 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 		}
 	}()
 	app := handlers.NewApp(ctx, c)
-	s := &Server{dir: dir, app: app, handler: guard(app), logger: logger, lock: lock}
+	s := &Server{dir: dir, app: app, gate: newGate(app), logger: logger, lock: lock}
 	if err := s.collect(ctx); err != nil {
 		logger.Warn("registry keeps what nothing refers to", "error", err)
 	}
@@ -93,25 +92,12 @@ func (l lineLogger) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// guard lets only this machine write.
-func guard(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from, err := netip.ParseAddrPort(r.RemoteAddr)
-		local := err == nil && from.Addr().Unmap().IsLoopback()
-		if !local && r.Method != http.MethodGet && r.Method != http.MethodHead {
-			http.Error(w, `{"errors":[{"code":"DENIED","message":"only the registry's own machine may write"}]}`, http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
 // Handler serves the OCI distribution API.
-func (s *Server) Handler() http.Handler { return s.handler }
+func (s *Server) Handler() http.Handler { return s.gate }
 
 // Serve answers on ln until ctx ends; requests in flight get five seconds.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+	srv := &http.Server{Handler: s.gate, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug)}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -148,6 +134,10 @@ func (s *Server) collect(ctx context.Context) error {
 		return nil
 	}
 	driver := filesystem.New(filesystem.DriverParameters{RootDirectory: s.dir, MaxThreads: 25})
+	_, errs := storage.PurgeUploads(ctx, driver, time.Now().Add(-pushQuiet), true)
+	for _, err := range errs {
+		s.logger.WarnContext(ctx, "upload that broke off stays", "error", err)
+	}
 	reg, err := storage.NewRegistry(ctx, driver, storage.EnableDelete)
 	if err != nil {
 		return fmt.Errorf("collect garbage: %w", err)

@@ -30,7 +30,10 @@ const keepSnapshots = 2
 
 func bytesReader(b []byte) io.Reader { return bytes.NewReader(b) }
 
-func snapshotRepo(id ident.Digest) string { return "volumes/" + id.String() }
+// volumePrefix begins the names of the volumes' repositories.
+const volumePrefix = "volumes/"
+
+func snapshotRepo(id ident.Digest) string { return volumePrefix + id.String() }
 
 func snapshotRef(s volume.Snapshot) string {
 	return fmt.Sprintf("%s:g%d-%s", snapshotRepo(s.Volume), s.Generation, s.Tag)
@@ -104,6 +107,20 @@ func (c *Client) Drop(ctx context.Context, s volume.Snapshot) error {
 		return nil
 	}
 	return err
+}
+
+// DropAll removes all snapshots of a volume.
+func (c *Client) DropAll(ctx context.Context, id ident.Digest) error {
+	tags, err := c.Tags(ctx, snapshotRepo(id))
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		if err := c.untag(ctx, snapshotRepo(id)+":"+tag); err != nil && problem.KindOf(err) != problem.NotFound {
+			return err
+		}
+	}
+	return nil
 }
 
 // untag deletes by tag: another snapshot may have the same bytes and manifest.

@@ -1,0 +1,164 @@
+package registry
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+const (
+	// pushQuiet is how long a push that isn't complete may do nothing before it counts
+	// as given up.
+	pushQuiet = 10 * time.Minute
+	// imageQuiet is how long an image stays after the last tag was moved away from it:
+	// a deployment may be about to bring it.
+	imageQuiet = 10 * time.Minute
+)
+
+// gate lets requests through, keeps those that write to root on this machine, and
+// knows whether garbage may be collected: what a push brought belongs to nothing
+// until its manifest comes.
+type gate struct {
+	next http.Handler
+	uid  func(local, remote net.Addr) (uint32, bool) // of whoever has the other end of a connection
+	now  func() time.Time
+
+	writing sync.RWMutex // held by each request of a push, exclusively while garbage is collected
+
+	mu     sync.Mutex
+	pushes map[string]time.Time // by repository: when an incomplete push last did something
+	images time.Time            // when anything but a volume was last stored or removed
+	dirty  bool                 // something was stored or removed since the last collection
+}
+
+func newGate(next http.Handler) *gate {
+	return &gate{next: next, uid: socketUser, now: time.Now, pushes: map[string]time.Time{}, dirty: true}
+}
+
+// ServeHTTP implements http.Handler.
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if !reads && !g.mayWrite(r) {
+		http.Error(w, `{"errors":[{"code":"DENIED","message":"only root on the registry's own machine may write"}]}`, http.StatusForbidden)
+		return
+	}
+	repository, kind := split(r.URL.Path)
+	// Who asks for a blob's head is about to push what it doesn't find.
+	if reads && (r.Method == http.MethodGet || kind != "blobs") {
+		g.next.ServeHTTP(w, r)
+		return
+	}
+
+	g.writing.RLock()
+	defer g.writing.RUnlock()
+	g.note(repository, false)
+	g.next.ServeHTTP(w, r)
+	g.note(repository, kind == "manifests") // a manifest comes last
+}
+
+// mayWrite tells whether a request comes from root on this machine.
+func (g *gate) mayWrite(r *http.Request) bool {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !from.Addr().Unmap().IsLoopback() {
+		return false
+	}
+	here, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	uid, ok := g.uid(here, net.TCPAddrFromAddrPort(netip.AddrPortFrom(from.Addr().Unmap(), from.Port())))
+	return ok && (uid == 0 || int(uid) == os.Geteuid())
+}
+
+// socketUser asks the kernel whose the other end of a connection within this machine
+// is.
+func socketUser(local, remote net.Addr) (uint32, bool) {
+	here, ok := local.(*net.TCPAddr)
+	if !ok {
+		return 0, false
+	}
+	if v4 := here.IP.To4(); v4 != nil {
+		here = &net.TCPAddr{IP: v4, Port: here.Port}
+	}
+	s, err := netlink.SocketGet(remote, here)
+	if err != nil {
+		return 0, false
+	}
+	return s.UID, true
+}
+
+// split returns the repository that a path of the API names, and what of it.
+func split(path string) (repository, kind string) {
+	rest := strings.TrimPrefix(path, "/v2/")
+	for _, kind := range []string{"blobs", "manifests"} {
+		if i := strings.LastIndex(rest, "/"+kind+"/"); i >= 0 {
+			return rest[:i], kind
+		}
+	}
+	return rest, ""
+}
+
+func (g *gate) note(repository string, complete bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	g.dirty = true
+	if !strings.HasPrefix(repository, volumePrefix) {
+		g.images = now
+	}
+	if complete {
+		delete(g.pushes, repository)
+	} else {
+		g.pushes[repository] = now
+	}
+}
+
+// quiet tells whether there may be garbage, and nobody needs it.
+func (g *gate) quiet() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := g.now()
+	for repository, last := range g.pushes {
+		if now.Sub(last) < pushQuiet {
+			return false
+		}
+		delete(g.pushes, repository)
+	}
+	return g.dirty && now.Sub(g.images) >= imageQuiet
+}
+
+// collectEvery is how often the registry looks whether it may collect.
+const collectEvery = time.Minute
+
+// CollectGarbage removes what no tag leads to any more whenever nobody writes, until
+// ctx ends.
+func (s *Server) CollectGarbage(ctx context.Context) error {
+	tick := time.NewTicker(collectEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := s.collectQuiet(ctx); err != nil && ctx.Err() == nil {
+			s.logger.WarnContext(ctx, "registry keeps what nothing refers to", "error", err)
+		}
+	}
+}
+
+// collectQuiet collects if nobody pushes; meanwhile pushes wait.
+func (s *Server) collectQuiet(ctx context.Context) error {
+	if !s.gate.quiet() || !s.gate.writing.TryLock() {
+		return nil
+	}
+	defer s.gate.writing.Unlock()
+	s.gate.mu.Lock()
+	s.gate.dirty = false
+	s.gate.mu.Unlock()
+	return s.collect(ctx)
+}

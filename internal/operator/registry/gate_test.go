@@ -1,0 +1,181 @@
+package registry
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/volume"
+)
+
+// TestCollectsWhileItRuns: what nothing refers to goes while the registry serves, and
+// never what a push has brought so far.
+func TestCollectsWhileItRuns(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	s, err := Open(ctx, dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	now := time.Now()
+	s.gate.now = func() time.Time { return now }
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	c := NewClient(server.Listener.Addr().String())
+	at := func(g uint64) volume.Snapshot {
+		return volume.Snapshot{Volume: ident.Sum([]byte("data")), Generation: g, Tag: ident.Digest{byte(g)}}
+	}
+	push := func(g uint64) {
+		t.Helper()
+		b := noise(g, 1<<20)
+		if err := c.Push(ctx, at(g), int64(len(b)), opener(b)); err != nil {
+			t.Fatalf("push %d: %v", g, err)
+		}
+	}
+	collect := func() int64 {
+		t.Helper()
+		if err := s.collectQuiet(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return size(t, dir) >> 20
+	}
+
+	for g := uint64(1); g <= 5; g++ {
+		push(g)
+	}
+	if left := collect(); left != 2 {
+		t.Errorf("%d MB are left of five snapshots, want the last two", left)
+	}
+
+	// A blob that came, and whose manifest didn't yet: it stays, also over the
+	// garbage of others, until its push is given up.
+	blob := noise(99, 3<<20)
+	upload(t, server.URL, blob)
+	push(6)
+	if left := collect(); left != 6 {
+		t.Errorf("%d MB are left while a push is under way, want all 6", left)
+	}
+	now = now.Add(2 * pushQuiet)
+	if left := collect(); left != 2 {
+		t.Errorf("%d MB are left after a push was given up, want the last two snapshots", left)
+	}
+
+	if err := c.DropAll(ctx, at(1).Volume); err != nil {
+		t.Fatal(err)
+	}
+	if left := collect(); left != 0 {
+		t.Errorf("%d MB are left of a volume that was removed", left)
+	}
+	push(7) // all goes on
+}
+
+// upload stores a blob that no manifest names.
+func upload(t *testing.T, base string, blob []byte) {
+	t.Helper()
+	send := func(method, url string, body io.Reader) *http.Response {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode >= 300 {
+			t.Fatalf("%s %s: %s", method, url, resp.Status)
+		}
+		return resp
+	}
+	begun, err := send(http.MethodPost, base+"/v2/volumes/other/blobs/uploads/", nil).Location()
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := begun.Query()
+	q.Set("digest", "sha256:"+ident.Sum(blob).String())
+	begun.RawQuery = q.Encode()
+	send(http.MethodPut, begun.String(), opened(blob))
+}
+
+func opened(b []byte) io.Reader {
+	r, _ := opener(b)() // never fails
+	return r
+}
+
+// TestImagesStayAWhile: a deployment may be about to bring what a tag has just left.
+func TestImagesStayAWhile(t *testing.T) {
+	now := time.Now()
+	g := newGate(http.NotFoundHandler())
+	g.now = func() time.Time { return now }
+	for _, step := range []struct {
+		repository string
+		quiet      bool
+		later      time.Duration
+	}{
+		{"volumes/a", true, 0},
+		{"runtimes/python", false, imageQuiet / 2},
+		{"volumes/a", false, imageQuiet / 2},
+		{"volumes/b", true, 0},
+	} {
+		g.note(step.repository, true)
+		if got := g.quiet(); got != step.quiet {
+			t.Errorf("after a push to %s quiet is %t", step.repository, got)
+		}
+		now = now.Add(step.later)
+	}
+}
+
+// TestOnlyRootWrites: another user of the machine may read, and neither store nor
+// remove anything.
+func TestOnlyRootWrites(t *testing.T) {
+	need.Root(t)
+	need.Programs(t, "curl")
+	for _, listen := range []string{"127.0.0.1:0", "[::1]:0", "0.0.0.0:0", ":0"} {
+		t.Run(listen, func(t *testing.T) {
+			s, err := Open(t.Context(), t.TempDir(), slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			ln, err := net.Listen("tcp", listen)
+			if err != nil {
+				t.Skip(err) // no IPv6 here
+			}
+			server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: time.Minute}
+			defer server.Close()
+			go func() { _ = server.Serve(ln) }()
+			host := "127.0.0.1"
+			if listen == "[::1]:0" {
+				host = "[::1]"
+			}
+			_, port, _ := net.SplitHostPort(ln.Addr().String())
+
+			for _, c := range []struct {
+				method, path, user, want string
+			}{
+				{"GET", "/v2/", "nobody", "200"},
+				{"POST", "/v2/volumes/a/blobs/uploads/", "nobody", "403"},
+				{"DELETE", "/v2/volumes/a/manifests/g1", "nobody", "403"},
+				{"POST", "/v2/volumes/a/blobs/uploads/", "root", "202"},
+			} {
+				cmd := exec.Command("curl", "-s", "-o", os.DevNull, "-w", "%{http_code}", "-X", c.method, "http://"+host+":"+port+c.path)
+				if c.user == "nobody" {
+					cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+				}
+				if got, err := cmd.Output(); err != nil || string(got) != c.want {
+					t.Errorf("%s %s by %s: %s, %v; want %s", c.method, c.path, c.user, got, err, c.want)
+				}
+			}
+		})
+	}
+}
