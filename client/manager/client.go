@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,8 +29,12 @@ const maxReply = 16 << 20
 
 // Options say whom to talk to, and as whom.
 type Options struct {
-	// CertSHA256 is the SHA-256 of the manager's certificate in DER.
+	// CertSHA256 is the SHA-256 of the manager's certificate in DER. Without it a
+	// public authority has to vouch for the name in the manager's address.
 	CertSHA256 ident.Digest
+	// Remote says that the manager is another machine's, which the caller can't
+	// start: only messages differ.
+	Remote bool
 	// Certificate is the caller's; without one only what is public is answered.
 	Certificate *tls.Certificate
 }
@@ -39,6 +42,7 @@ type Options struct {
 // Client talks to one manager.
 type Client struct {
 	addr string
+	away string // what to do about a manager that doesn't answer
 	http *http.Client
 }
 
@@ -66,26 +70,25 @@ func ReadEndpoint(state string) (Endpoint, error) {
 
 // New returns a Client of the manager at addr, HOST:PORT.
 func New(addr string, opts Options) *Client {
-	conf := &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		// The certificate is checked by its digest, below.
-		InsecureSkipVerify: true, //nolint:gosec // see above
-		VerifyPeerCertificate: func(raw [][]byte, _ [][]*x509.Certificate) error {
-			if len(raw) == 0 || ident.Sum(raw[0]) != opts.CertSHA256 {
-				return problem.New(problem.Unauthenticated, "manager_certificate", "another manager answers at %s", addr).
-					Want("certificate %s", opts.CertSHA256).Fix("find out who listens there, or restart the manager with cupel up")
-			}
-			return nil
+	c := &Client{addr: addr, away: "start it: cupel up"}
+	if opts.Remote {
+		c.away = "check the address and the network between here and there; whether it runs, its operator knows"
+	}
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig:       tlsConfig(addr, opts),
+			TLSHandshakeTimeout:   10 * time.Second,
+			ResponseHeaderTimeout: 60 * time.Second,
+			DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	if opts.Certificate != nil {
-		conf.Certificates = []tls.Certificate{*opts.Certificate}
-	}
-	return &Client{addr: addr, http: &http.Client{Transport: &http.Transport{
-		TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 60 * time.Second,
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-	}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	return c
 }
+
+// HTTP is what the client speaks through: it reaches this manager under the same
+// certificate, and nobody else by a redirect.
+func (c *Client) HTTP() *http.Client { return c.http }
 
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -230,8 +233,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 		if p, ok := errors.AsType[*problem.Error](err); ok {
 			return nil, p
 		}
-		return nil, problem.New(problem.Unavailable, "manager", "the manager at %s doesn't answer: %w", c.addr, cause(err)).
-			Fix("start it: cupel up")
+		return nil, problem.New(problem.Unavailable, "manager", "the manager at %s doesn't answer: %w", c.addr, cause(err)).Fix("%s", c.away)
 	}
 	if r.StatusCode/100 != 2 {
 		defer func() { _ = r.Body.Close() }()
@@ -274,7 +276,7 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			return problem.New(problem.Unavailable, "manager", "the manager went away: %w", err).Fix("start it: cupel up")
+			return problem.New(problem.Unavailable, "manager", "the manager went away: %w", err).Fix("%s", c.away)
 		}
 	}
 }

@@ -22,14 +22,15 @@ const Version = 1
 
 // Paths of the API.
 const (
-	PathInfo      = "/v1/info"         // GET Info
-	PathRuntimes  = "/v1/runtimes"     // GET RuntimeList
-	PathTemplate  = "/v1/template"     // GET ?runtime=&command=…, YAML
-	PathApps      = "/v1/apps"         // GET AppList; POST DeployRequest -> App
-	PathInstances = "/v1/instances"    // GET ?app=, InstanceList
-	PathEvents    = "/v1/events"       // GET ?since=&app=&follow=, Event a line
-	PathOpenAPI   = "/v1/openapi.yaml" // GET
-	PathHealth    = "/v1/health"       // GET, no certificate needed
+	PathInfo      = "/v1/info"                                          // GET Info
+	PathRuntimes  = "/v1/runtimes"                                      // GET RuntimeList
+	PathTemplate  = "/v1/template"                                      // GET ?runtime=&command=…, YAML
+	PathSources   = "/v2/runtimes/{runtime}/sources/{kind}/{reference}" // GET as of an OCI registry: manifests and blobs
+	PathApps      = "/v1/apps"                                          // GET AppList; POST DeployRequest -> App
+	PathInstances = "/v1/instances"                                     // GET ?app=, InstanceList
+	PathEvents    = "/v1/events"                                        // GET ?since=&app=&follow=, Event a line
+	PathOpenAPI   = "/v1/openapi.yaml"                                  // GET
+	PathHealth    = "/v1/health"                                        // GET, no certificate needed
 )
 
 // Endpoint says where something listens; what `cupeld up` writes to

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"cupel.dev/cupel/internal/netlab"
 )
 
 // commandLimit ends a command that hangs.
@@ -28,6 +30,8 @@ type Party struct {
 	Dir   string // home, working directory and Cupel configuration
 	root  bool
 	env   []string
+	bin   string        // folder of cupel; empty: the world's
+	space *netlab.Space // nil: this machine
 }
 
 // Result is what a command said.
@@ -56,7 +60,7 @@ func (p *Party) Command(ctx context.Context, name string, args ...string) *exec.
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = p.Dir
 	cmd.Env = append([]string{
-		"PATH=" + p.world.Bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PATH=" + p.programs() + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=" + p.Dir,
 		"CUPEL_CONFIG=" + filepath.Join(p.Dir, "cupel"),
 		"CUPEL_STATE=" + p.world.State,
@@ -71,6 +75,23 @@ func (p *Party) Command(ctx context.Context, name string, args ...string) *exec.
 	return cmd
 }
 
+// programs is the folder of the party's cupel.
+func (p *Party) programs() string {
+	if p.bin != "" {
+		return p.bin
+	}
+	return p.world.Bin
+}
+
+// start starts a command on the party's machine.
+func (p *Party) start(cmd *exec.Cmd) (err error) {
+	if p.space == nil {
+		return cmd.Start()
+	}
+	p.space.Do(func() { err = cmd.Start() })
+	return err
+}
+
 // Run runs cupel and returns what it said, whatever that was.
 func (p *Party) Run(args ...string) Result {
 	return p.RunContext(context.Background(), "", args...)
@@ -80,12 +101,15 @@ func (p *Party) Run(args ...string) Result {
 func (p *Party) RunContext(ctx context.Context, stdin string, args ...string) Result {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()
-	cmd := p.Command(ctx, filepath.Join(p.world.Bin, "cupel"), args...)
+	cmd := p.Command(ctx, filepath.Join(p.programs(), "cupel"), args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	begin := time.Now()
-	err := cmd.Run()
+	err := p.start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	r := Result{Args: args, Stdout: out.String(), Stderr: errs.String(), Took: time.Since(begin)}
 	var exit *exec.ExitError
 	switch {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/netlab"
 )
 
 // World is one installation with everybody around it.
@@ -149,6 +150,22 @@ func (w *World) ID() string {
 func (w *World) Owner(name string) *Party {
 	w.T.Helper()
 	return &Party{world: w, Name: name, Dir: w.folder(name, nobody)}
+}
+
+// RemoteOwner makes an owner on another machine: a network namespace, with cupel and
+// nothing else of Cupel, no state folder, and the address of the operator's manager.
+func (w *World) RemoteOwner(name string, space *netlab.Space, provider string) *Party {
+	w.T.Helper()
+	p := w.Owner(name)
+	p.space = space
+	p.env = []string{"CUPEL_PROVIDER=" + provider, "CUPEL_STATE=" + filepath.Join(p.Dir, "none")}
+	p.bin = filepath.Join(p.Dir, "bin")
+	w.must(os.Mkdir(p.bin, 0o755))
+	w.must(os.Chown(p.bin, nobody, nobody))
+	program, err := os.ReadFile(filepath.Join(w.Bin, "cupel"))
+	w.must(err)
+	w.must(os.WriteFile(filepath.Join(p.bin, "cupel"), program, 0o755))
+	return p
 }
 
 // Eventually retries f until it returns nil; it fails the test after limit.

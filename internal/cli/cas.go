@@ -42,7 +42,7 @@ type casAttestOptions struct {
 func newCASAttestCommand(g *globals) *cobra.Command {
 	var o casAttestOptions
 	c := &cobra.Command{
-		Use:   "attest ADDRESS",
+		Use:   "attest [ADDRESS]",
 		Short: "Make a CAS prove what it is, and pin its identity",
 		Long: `Sends a fresh nonce and verifies the evidence that comes back: signatures,
 certificates, revocation, the platform's status, the measured code, and that the
@@ -50,12 +50,17 @@ evidence names the key which this very connection ended at. What it finds is
 kept in the owner's folder: later commands talk to this identity only, and to a
 log that continues the one seen here.
 
-Without --mrenclave or --mrsigner the CAS of this very build is expected.`,
+Without --mrenclave or --mrsigner the CAS of this very build is expected. Without
+an address it is the operator's: of this machine, or of --provider. Where it is may
+be the operator's word; what it is, it has to prove.`,
 		Example: `  cupel cas attest cas.example.org
-  cupel cas attest 127.0.0.1:8081 --trust-simulation 3f0c…   # a test without a TEE`,
-		Args: exactArgs("ADDRESS"),
+  cupel cas attest 127.0.0.1:8081 --trust-simulation 3f0c…   # a test without a TEE
+  cupel cas attest --provider https://provider.example.org`,
+		Args: exactArgs("[ADDRESS]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.addr = args[0]
+			if len(args) > 0 {
+				o.addr = args[0]
+			}
 			return runCASAttest(cmd.Context(), g, o)
 		},
 	}
@@ -124,11 +129,11 @@ type casAttestReply struct {
 }
 
 func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
-	e, err := o.expectation()
+	host, err := o.address(ctx, g)
 	if err != nil {
 		return err
 	}
-	host, err := client.Address(o.addr)
+	e, err := o.expectation()
 	if err != nil {
 		return err
 	}
@@ -166,6 +171,22 @@ func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
 		return g.printJSON(casAttestReply{host, a, api.EncodeHead(a.Pin.Head)})
 	}
 	return printAttestation(g, host, a)
+}
+
+// address is the CAS's: the one that was named, or else where the manager has its own.
+func (o casAttestOptions) address(ctx context.Context, g *globals) (string, error) {
+	if o.addr != "" {
+		return client.Address(o.addr)
+	}
+	at, err := g.manager(ctx)
+	if err != nil && g.provider == "" {
+		return "", problem.New(problem.Invalid, "usage", "no address of a CAS, and no manager to ask: %w", err).
+			Want("ADDRESS").Fix("see 'cupel cas attest --help'")
+	}
+	if err != nil {
+		return "", err
+	}
+	return client.Address(at.CAS.Owners)
 }
 
 func printAttestation(g *globals, host string, a *client.Attestation) error {

@@ -42,7 +42,7 @@ func newDeployCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "deploy SESSION",
 		Short: "Run an app as attested instances behind one port, or update it",
-		Long: `Lets the local manager pull the session's repository, inside of an attested
+		Long: `Lets the manager pull the session's repository, inside of an attested
 instance, and run the app as attested instances behind one public port. A second
 deploy of the same session updates the app: it pulls again, starts new instances,
 leads the port to them when they are healthy, and stops the old ones. If that
@@ -90,8 +90,8 @@ type deployment struct {
 	g       *globals
 	o       deployOptions
 	side    *ownerSide
+	at      managerAt
 	manager *manager.Client
-	host    manager.Endpoint // where that manager is
 	cas     *client.Client
 	session ident.SessionName
 	show    progress
@@ -274,19 +274,17 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 	if err != nil {
 		return err
 	}
-	e, err := manager.ReadEndpoint(d.g.state)
-	if err != nil {
+	if d.at, err = d.g.manager(ctx); err != nil {
 		return err
 	}
-	if e.CAS.Identity != identity {
+	if d.at.CAS.Identity != identity {
 		if d.o.casInstances == "" {
 			return problem.New(problem.Conflict, "cas_other", "session %s is at another CAS than this manager's own", d.session).
-				Want("identity %s", e.CAS.Identity).Fix("say where instances reach it with --cas-instances HOST:PORT")
+				Want("identity %s", d.at.CAS.Identity).Fix("say where instances reach it with --cas-instances HOST:PORT")
 		}
 		req.CAS = &manager.CASRef{Instances: d.o.casInstances, Identity: identity}
 	}
-	d.host = e
-	d.manager = manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &d.side.id.Certificate})
+	d.manager = d.at.dial(&d.side.id.Certificate)
 	return d.knowRuntime(ctx, req)
 }
 

@@ -80,6 +80,7 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 			owner.AppService:  {Instances: req.Instances},
 			owner.PullService: {Runs: 1},
 		},
+		Provider: d.at.operator,
 	})
 	if err != nil {
 		return err

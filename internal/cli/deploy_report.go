@@ -32,7 +32,7 @@ func (d *deployment) look(ctx context.Context, app manager.App) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
-	probe, err := newAppProbe(appAddress(d.host, app.Port), "", d.session, ca.Value, d.g.now())
+	probe, err := newAppProbe(d.at.appAddress(app.Port), "", d.session, ca.Value, d.g.now())
 	if err != nil {
 		return found{}, err
 	}
@@ -63,7 +63,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	if d.o.plain && seen.kind.unproven() {
 		ends = nil
 	}
-	address := appAddress(d.host, app.Port)
+	address := d.at.appAddress(app.Port)
 	url := seen.kind.url(address)
 	if d.g.json() {
 		if err := d.show.line(deployReply{app, url, seen.kind, instances}); err != nil {
@@ -84,6 +84,9 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	}
 	if w := app.Deployment.Warning; w != nil {
 		d.g.warnf("warning: %s: %s", w.Rule, w.Actual)
+	}
+	if err := d.nameless(); err != nil {
+		return err
 	}
 	d.g.printf("\n")
 	if err := d.g.printInstances(psReply{Apps: []manager.App{app}, Instances: instances}); err != nil {

@@ -17,7 +17,7 @@ func (d *deployment) patient(ctx context.Context) bool {
 	if !d.away {
 		d.away = true
 		d.show.clear()
-		d.g.warnf("The manager at %s does not answer: waiting for it; the deployment goes on without it.", d.host.Address)
+		d.g.warnf("The manager at %s does not answer: waiting for it; the deployment goes on without it.", d.at.Address)
 	}
 	return pause(ctx, time.Second) == nil
 }

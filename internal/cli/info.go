@@ -10,17 +10,18 @@ import (
 func newInfoCommand(g *globals) *cobra.Command {
 	as := managerAs{g: g}
 	c := &cobra.Command{
-		Use:   "info",
-		Short: "Show what runs where on this machine",
-		Args:  exactArgs(),
-		RunE:  func(c *cobra.Command, _ []string) error { return runInfo(c.Context(), g, as) },
+		Use:     "info",
+		Short:   "Show what runs where, on this machine or a provider's",
+		Example: "  cupel info\n  cupel info --provider https://provider.example.org",
+		Args:    exactArgs(),
+		RunE:    func(c *cobra.Command, _ []string) error { return runInfo(c.Context(), g, as) },
 	}
 	as.flags(c)
 	return c
 }
 
 func runInfo(ctx context.Context, g *globals, as managerAs) error {
-	m, _, err := as.dial(ctx)
+	m, at, err := as.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -29,10 +30,14 @@ func runInfo(ctx context.Context, g *globals, as managerAs) error {
 	if err != nil {
 		return err
 	}
+	at.seenFromHere(&info)
 	if g.json() {
 		return g.printJSON(info)
 	}
-	rows := [][]string{{"release", info.Release, "-", ""}, {"backend", info.Backend, "-", ""}, {"operator's key", info.OperatorKey.String(), "-", "claims grants"}}
+	rows := [][]string{
+		{"release", info.Release, "-", ""}, {"backend", info.Backend, "-", ""},
+		{"operator's key", info.OperatorKey.String(), "-", "claims grants"}, {"certificate", at.certificate(), "-", "of the manager API"},
+	}
 	for _, p := range info.Parts {
 		pid := "-"
 		if p.PID != 0 {

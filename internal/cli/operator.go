@@ -29,22 +29,22 @@ func (m *managerAs) flags(c *cobra.Command) {
 	c.Flags().BoolVar(&m.owner, "as-owner", false, "use the owner's key even where the operator's can be read: see and touch only your own apps")
 }
 
-// dial returns a client of the local manager: as its operator if this user can
-// read the operator's key, else as the owner.
-func (m *managerAs) dial(ctx context.Context) (*manager.Client, manager.Endpoint, error) {
-	e, err := manager.ReadEndpoint(m.g.state)
+// dial returns a client of the manager: of this machine's as its operator if this
+// user can read the operator's key, else as the owner; of a provider's as the owner.
+func (m *managerAs) dial(ctx context.Context) (*manager.Client, managerAt, error) {
+	at, err := m.g.manager(ctx)
 	if err != nil {
-		return nil, e, err
+		return nil, at, err
 	}
-	cert, err := m.certificate(ctx)
+	cert, err := m.certificate(ctx, at)
 	if err != nil {
-		return nil, e, err
+		return nil, at, err
 	}
-	return manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: cert}), e, nil
+	return at.dial(cert), at, nil
 }
 
-func (m *managerAs) certificate(ctx context.Context) (*tls.Certificate, error) {
-	if !m.owner {
+func (m *managerAs) certificate(ctx context.Context, at managerAt) (*tls.Certificate, error) {
+	if !m.owner && !at.remote() {
 		pair, err := tls.LoadX509KeyPair(filepath.Join(m.g.state, "operator.crt"), filepath.Join(m.g.state, "operator.key"))
 		if err == nil {
 			return &pair, nil
@@ -67,6 +67,9 @@ func (m *managerAs) certificate(ctx context.Context) (*tls.Certificate, error) {
 // execSibling becomes another binary of this build: signals, terminal and exit
 // code are its own.
 func (g *globals) execSibling(name string, args ...string) error {
+	if err := g.here(); err != nil {
+		return err
+	}
 	path, err := exec.LookPath(sibling(name))
 	if err == nil {
 		err = syscall.Exec(path, append([]string{name}, args...), os.Environ())
@@ -111,10 +114,13 @@ func (g *globals) age(t time.Time) string {
 	return strconv.Itoa(int(d.Hours()/24)) + "d"
 }
 
-// completeApps offers the names of the apps that the local manager shows.
+// completeApps offers the names of the apps that the manager shows.
 func (g *globals) completeApps(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	const files = cobra.ShellCompDirectiveNoFileComp
 	if c.Context() == nil || len(args) > 0 {
+		return nil, files
+	}
+	if !g.completes() {
 		return nil, files
 	}
 	_, operator := os.Stat(filepath.Join(g.state, "operator.key"))

@@ -38,13 +38,15 @@ type globals struct {
 
 	state    string // --state, CUPEL_STATE: the local operator's folder
 	config   string // --config, CUPEL_CONFIG: the owner's folder
+	provider string // --provider, CUPEL_PROVIDER: another machine's manager
 	output   string // -o: "table" or "json"
 	logLevel string
 	wait     time.Duration // how long a server that does not answer is waited for
 
-	named      bool // the owner's folder was named by flag or environment, not derived
-	toldFolder bool // it was said that the owner's folder is another user's
-	waitGiven  bool // by --wait or CUPEL_WAIT
+	named         bool // the owner's folder was named by flag or environment, not derived
+	toldFolder    bool // it was said that the owner's folder is another user's
+	waitGiven     bool // by --wait or CUPEL_WAIT
+	providerGiven bool // --provider was on the command line
 }
 
 // Main runs the command line args (without the program's name) and returns the
@@ -103,12 +105,16 @@ operator, who is trusted with nothing, runs the copies.`,
 				return err
 			}
 			g.named = c.Flags().Changed("config") || g.env("CUPEL_CONFIG") != ""
+			if err := g.settleProvider(c.Root()); err != nil {
+				return err
+			}
 			return emptyFlag(c)
 		},
 	}
 	f := root.PersistentFlags()
 	f.StringVar(&g.state, "state", orElse(g.env("CUPEL_STATE"), "/var/lib/cupel"), "the local operator's state folder (CUPEL_STATE)")
 	f.StringVar(&g.config, "config", g.defaultConfig(), "the owner's folder: identity, pins, vouched measurements (CUPEL_CONFIG)")
+	f.StringVar(&g.provider, "provider", g.env("CUPEL_PROVIDER"), "talk to the operator of another machine: https://HOST[:PORT] of its manager (CUPEL_PROVIDER)")
 	f.StringVarP(&g.output, "output", "o", "table", "how to print: table or json")
 	f.StringVar(&g.logLevel, "log-level", orElse(g.env("CUPEL_LOG"), "warn"), "debug, info, warn or error (CUPEL_LOG)")
 	f.DurationVar(&g.wait, "wait", g.defaultWait(), "how long to wait for a CAS that does not answer (CUPEL_WAIT)")
@@ -126,6 +132,7 @@ operator, who is trusted with nothing, runs the copies.`,
 		newEventsCommand(g),
 		newInfoCommand(g),
 		newLogsCommand(g),
+		newProviderCommand(g),
 		newPsCommand(g),
 		newRmCommand(g),
 		newRuntimeCommand(g),

@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/owner"
@@ -35,7 +33,7 @@ func newRuntimeCommand(g *globals) *cobra.Command {
 		Args:  exactArgs(),
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newRuntimeBuildCommand(g), newRuntimeMeasureCommand(g), newRuntimeListCommand(g))
+	c.AddCommand(newRuntimeBuildCommand(g), newRuntimeMeasureCommand(g), newRuntimeShowCommand(g), newRuntimeListCommand(g))
 	return c
 }
 
@@ -72,6 +70,9 @@ and the lock is written; with one, exactly its bytes. Runs cupeld.`,
 // runSibling runs another binary of this build in the foreground and becomes
 // its exit code. An interrupt reaches it as SIGTERM, so that it can clean up.
 func (g *globals) runSibling(ctx context.Context, name string, args ...string) error {
+	if err := g.here(); err != nil {
+		return err
+	}
 	c := exec.CommandContext(ctx, sibling(name), args...)
 	c.Stdin, c.Stdout, c.Stderr = g.in, g.out, g.err
 	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
@@ -95,6 +96,10 @@ type measureOptions struct {
 	launcher   string
 	mirror     string
 	maxAge     string
+
+	// registry opens what a reference names at the manager, where no --from says
+	// otherwise.
+	registry func(ref string) (*rebuild.RegistrySource, error)
 }
 
 func newRuntimeMeasureCommand(g *globals) *cobra.Command {
@@ -122,9 +127,9 @@ session, unless you name another with --accept-measurement.`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.lock, "lock", "", "lock file (default: the one in the artifact)")
-	f.StringVar(&o.from, "from", "", "where the bytes are: a folder, oci:HOST:PORT[/REPOSITORY[:TAG]] or mirror (default: the local operator's registry)")
+	f.StringVar(&o.from, "from", "", "where the bytes are: a folder, oci:HOST:PORT[/REPOSITORY[:TAG]] or mirror (default: the operator's registry, of this machine or of --provider)")
 	f.StringVar(&o.definition, "definition", "", "definition file (default: runtimes/NAME.yml if it is there, else the built-in one)")
-	f.StringVar(&o.launcher, "launcher", "", "the launcher that instances run (default: the one built with this program)")
+	f.StringVar(&o.launcher, "launcher", "", "the launcher that instances run, a file or its SHA-256 (default: the one built with this program)")
 	f.StringVar(&o.mirror, "mirror", "http://deb.debian.org", "root of the Debian mirror for --from mirror")
 	f.StringVar(&o.maxAge, "max-age", "90 days", "refuse a lock whose security and update indices are older than this")
 	return c
@@ -218,6 +223,9 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 // definition of that name that is built in, the owner has to name it.
 func (o *measureOptions) find() (*runtimes.Found, error) {
 	found, err := runtimes.Find(o.name, o.definition)
+	if p := problem.From(err); p != nil && p.Rule == "runtime_unknown" {
+		return nil, p.Fix("read the operator's (cupel runtime show %s > %s.yml), and name it with --definition if you vouch for it", o.name, o.name)
+	}
 	if err != nil || o.definition != "" || found.File == "" {
 		return found, err
 	}
@@ -308,14 +316,8 @@ Sessions accept that measurement. This one they take only if you name it, with -
 
 // open returns the lock's text, and the source if that is where it came from.
 func (o *measureOptions) open(ctx context.Context, g *globals) ([]byte, rebuild.Source, error) {
-	if o.from == "" {
-		b, err := os.ReadFile(filepath.Join(g.state, "manager.json"))
-		var at manager.Endpoint
-		if err != nil || json.Unmarshal(b, &at) != nil || at.Registry == "" {
-			return nil, nil, problem.New(problem.Invalid, "source_unnamed", "no operator runs on this machine").
-				Fix("say where the lock's bytes are: --from DIR, --from oci:HOST:PORT or --from mirror")
-		}
-		o.from = "oci:" + at.Registry
+	if err := o.atManager(ctx, g); err != nil {
+		return nil, nil, err
 	}
 	if o.lock != "" {
 		b, err := os.ReadFile(o.lock)
@@ -324,14 +326,10 @@ func (o *measureOptions) open(ctx context.Context, g *globals) ([]byte, rebuild.
 		}
 		return b, nil, nil
 	}
-	ref, ok := strings.CutPrefix(o.from, "oci:")
-	if !ok {
+	if _, ok := strings.CutPrefix(o.from, "oci:"); !ok && o.registry == nil {
 		return nil, nil, problem.New(problem.Invalid, "usage", "--from %s without --lock", o.from).Fix("name the lock with --lock FILE")
 	}
-	if !strings.Contains(ref, "/") {
-		ref += "/runtimes/" + o.name + "/sources:latest"
-	}
-	src, err := rebuild.ParseRegistrySource(ref, nil)
+	src, err := o.artifact(sourcesOf(o.name))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -339,13 +337,55 @@ func (o *measureOptions) open(ctx context.Context, g *globals) ([]byte, rebuild.
 	return lock, src, err
 }
 
+// atManager has the manager's registry read where no --from names a source.
+func (o *measureOptions) atManager(ctx context.Context, g *globals) error {
+	if o.from != "" {
+		return nil
+	}
+	at, err := g.manager(ctx)
+	if err != nil && g.provider != "" {
+		return err
+	}
+	if err != nil || !at.remote() && at.Registry == "" {
+		return problem.New(problem.Invalid, "source_unnamed", "no operator runs on this machine").
+			Fix("say where the lock's bytes are: --provider URL, --from DIR, --from oci:HOST:PORT or --from mirror")
+	}
+	o.registry = at.registry
+	return nil
+}
+
+// registry opens what a reference names at the manager's registry. That of a provider
+// listens on its own machine alone: the manager hands sources of images out.
+func (m managerAt) registry(ref string) (*rebuild.RegistrySource, error) {
+	if !m.remote() {
+		return rebuild.ParseRegistrySource(m.Registry+"/"+ref, nil)
+	}
+	src, err := rebuild.ParseRegistrySource(m.Address+"/"+ref, m.dial(nil).HTTP())
+	if err != nil {
+		return nil, err
+	}
+	return src.OverTLS(), nil
+}
+
+// sourcesOf is what an operator's newest build of a runtime stores.
+func sourcesOf(runtime string) string { return "runtimes/" + runtime + "/sources:latest" }
+
+// artifact opens what a reference names, where --from says or at the manager.
+func (o *measureOptions) artifact(ref string) (*rebuild.RegistrySource, error) {
+	if o.registry != nil {
+		return o.registry(ref)
+	}
+	where := strings.TrimPrefix(o.from, "oci:")
+	if !strings.Contains(where, "/") {
+		where += "/" + ref
+	}
+	return rebuild.ParseRegistrySource(where, nil)
+}
+
 // source returns the source that --from names, for a lock that came as a file.
 func (o *measureOptions) source(lock *rebuild.Lock) (rebuild.Source, error) {
-	if ref, ok := strings.CutPrefix(o.from, "oci:"); ok {
-		if !strings.Contains(ref, "/") {
-			ref += "/" + cmp.Or(lock.Artifact, "runtimes/"+o.name+"/sources:latest")
-		}
-		return rebuild.ParseRegistrySource(ref, nil)
+	if strings.HasPrefix(o.from, "oci:") || o.registry != nil {
+		return o.artifact(cmp.Or(lock.Artifact, sourcesOf(o.name)))
 	}
 	if o.from == "mirror" {
 		return rebuild.NewMirrorSource(o.mirror, lock, nil), nil
@@ -366,6 +406,9 @@ func launcherDigest(file string) (ident.Digest, error) {
 			return d, nil
 		}
 		file = sibling("cupel-init")
+	}
+	if d, err := ident.ParseDigest(file); err == nil {
+		return d, nil
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {

@@ -34,6 +34,7 @@ type scriptManagerKey struct{}
 type scriptManager struct {
 	server *httptest.Server
 	conns  []*castest.Conn // keep instances alive
+	remote scriptProvider  // what it is to owners on other machines
 
 	mu        sync.Mutex
 	holder    *client.Holder
@@ -277,7 +278,8 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 	})
 	m.server = httptest.NewUnstartedServer(mux)
 	m.server.Config.ErrorLog = log.New(io.Discard, "", 0)
-	m.server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert}
+	m.remote.routes(m, mux)
+	m.server.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, GetConfigForClient: m.remote.config}
 	m.server.StartTLS()
 	b, err := json.Marshal(manager.Endpoint{
 		Version: manager.Version, Address: m.server.Listener.Addr().String(), CertSHA256: ident.Sum(m.server.Certificate().Raw),

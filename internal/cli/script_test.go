@@ -63,7 +63,7 @@ func TestScripts(t *testing.T) {
 			env.Defer(m.stop)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand, "manager": managerCommand, "grants": grantsCommand, "code": codeCommand},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand, "manager": managerCommand, "provider": providerCommand, "grants": grantsCommand, "code": codeCommand},
 	})
 }
 

@@ -65,10 +65,10 @@ CUPEL_GRANT.
 	f.StringVar(&o.app, "name", "", "what the app is to be called (default: made from the session's name)")
 	f.DurationVar(&o.useBy, "use-by", 0, "for how long the code can be handed in (default: 24h)")
 	f.DurationVar(&o.until, "until", 0, "when the grant ends, from now (default: never)")
-	f.StringVar(&o.provider, "provider", "", "the one key that may claim the code, by its hash (default: the first that does)")
+	f.StringVar(&o.provider, "provider", "", "the one operator who may claim the code: the hash of their key, or https://HOST[:PORT] of their manager (CUPEL_PROVIDER; default: the first who does)")
 	f.BoolVar(&o.token, "token", false, "claim the code yourself and print its token")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
-	f.StringVar(&o.casInstances, "cas-instances", "", "with --token: where instances reach that CAS (default: as the local manager says)")
+	f.StringVar(&o.casInstances, "cas-instances", "", "with --token: where instances reach that CAS (default: as the manager says)")
 	return c
 }
 
@@ -89,7 +89,7 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 	if err != nil {
 		return err
 	}
-	want, err := o.grant(g, side, name)
+	want, err := o.grant(ctx, g, side, name)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 	}
 	addr := ""
 	if o.token {
-		if addr, err = o.claimAt(g, pin.Identity); err != nil {
+		if addr, err = o.claimAt(ctx, g, pin.Identity); err != nil {
 			return err // before a grant is made that nobody could claim
 		}
 	}
@@ -128,7 +128,7 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 }
 
 // grant is what the flags ask for; Services are nil where they don't say.
-func (o *submitOptions) grant(g *globals, side *ownerSide, name ident.SessionName) (api.NewGrant, error) {
+func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, name ident.SessionName) (api.NewGrant, error) {
 	out := api.NewGrant{Session: name, App: orElse(o.app, manager.AppName(name))}
 	services, err := parseGranted(o.services, o.jobs)
 	if err != nil {
@@ -154,15 +154,30 @@ func (o *submitOptions) grant(g *globals, side *ownerSide, name ident.SessionNam
 		at := g.now().UTC().Add(o.until)
 		out.Until = &at
 	}
-	if o.provider != "" {
-		if out.Provider, err = ident.ParseKeyHash(o.provider); err != nil {
-			return out, problem.New(problem.Invalid, "provider", "--provider: %w", err).Want("the hash of a key, 64 hex digits").Fix("ask the operator: cupel info shows it")
-		}
+	if out.Provider, err = o.claimer(ctx, g); err != nil {
+		return out, err
 	}
 	if o.token && o.provider != "" && out.Provider != side.id.KeyHash {
 		return out, problem.New(problem.Invalid, "usage", "--token with another's --provider").Fix("leave one of them out: with --token you claim it yourself")
 	}
 	return out, nil
+}
+
+// claimer is the one key that may claim the code: the one that was named, or that of
+// the provider that was named. Zero: the first that does.
+func (o *submitOptions) claimer(ctx context.Context, g *globals) (ident.KeyHash, error) {
+	if key, err := ident.ParseKeyHash(o.provider); err == nil {
+		return key, nil
+	}
+	if o.provider == "" && (o.token || g.provider == "") {
+		return ident.KeyHash{}, nil
+	}
+	if o.provider != "" && !strings.ContainsAny(o.provider, ".:") {
+		return ident.KeyHash{}, problem.New(problem.Invalid, "provider", "--provider is neither a key nor an address").
+			Want("the hash of a key, 64 hex digits, or https://HOST[:PORT]").Fix("ask the operator: cupel info shows the key")
+	}
+	at, err := g.providerAt(ctx, orElse(o.provider, g.provider))
+	return at.operator, err
 }
 
 // parseGranted reads --service S=N and --job S.
@@ -223,13 +238,13 @@ func wholeSession(ctx context.Context, c *client.Client, name ident.SessionName,
 }
 
 // claimAt is where the session's CAS listens for instances.
-func (o *submitOptions) claimAt(g *globals, cas ident.KeyHash) (string, error) {
+func (o *submitOptions) claimAt(ctx context.Context, g *globals, cas ident.KeyHash) (string, error) {
 	if o.casInstances != "" {
 		return o.casInstances, nil
 	}
-	e, err := manager.ReadEndpoint(g.state)
-	if err == nil && e.CAS.Identity == cas {
-		return e.CAS.Instances, nil
+	at, err := g.manager(ctx)
+	if err == nil && at.CAS.Identity == cas {
+		return at.CAS.Instances, nil
 	}
 	return "", problem.New(problem.Invalid, "cas_instances", "where this CAS listens for instances is not known").
 		Fix("give --cas-instances HOST:PORT; its port is 18765 unless somebody chose another")

@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -108,7 +107,7 @@ app alone (--env, --secret) stand in it by their names. Their values are filled 
 by 'session create', which takes the same flags.
 
 Measurements are those that you vouched for (cupel runtime measure), else those
-that the operator of this machine offers. Whoever hands you a template may have
+that the operator offers (of this machine, or --provider). Whoever hands you a template may have
 changed it: 'cupel session create' makes it again from your own inputs and
 refuses every difference.`,
 		Example: `  cupel template --runtime python --command "python3 /home/client-app/repo/client-app.py" > client-session.yml
@@ -159,32 +158,36 @@ func (o *ownerSide) measurementOf(ctx context.Context, runtime string) (ident.Me
 	if err != nil || ok {
 		return m, err
 	}
-	if m, ok = o.g.offeredMeasurement(ctx, runtime); ok {
-		return m, nil
+	if m, ok, err = o.g.offeredMeasurement(ctx, runtime); err != nil || ok {
+		return m, err
 	}
 	return m, problem.New(problem.NotFound, "runtime_unmeasured", "the measurement of the runtime %s is not known here", runtime).
 		Fix("rebuild and measure it: cupel runtime measure %s --lock FILE", runtime)
 }
 
-// offeredMeasurement asks the manager of this machine, if there is one. Nothing
-// rests on its word: sessions are only created with measurements that the owner
-// vouches for.
-func (g *globals) offeredMeasurement(ctx context.Context, runtime string) (ident.Measurement, bool) {
-	e, err := manager.ReadEndpoint(g.state)
-	if err != nil {
-		return ident.Measurement{}, false
+// offeredMeasurement asks the manager, if there is one; a provider that was named has
+// to answer. Nothing rests on its word: sessions are only created with measurements
+// that the owner vouches for.
+func (g *globals) offeredMeasurement(ctx context.Context, runtime string) (ident.Measurement, bool, error) {
+	at, err := g.manager(ctx)
+	if err != nil && g.provider != "" {
+		return ident.Measurement{}, false, err
 	}
-	m := manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256})
+	if err != nil {
+		g.logger().Info("no manager to ask for runtimes", "error", err)
+		return ident.Measurement{}, false, nil
+	}
+	m := at.dial(nil)
 	defer m.Close()
 	all, err := m.Runtimes(ctx)
 	if err != nil {
-		g.logger().Info("no runtimes from the local manager", "error", err)
-		return ident.Measurement{}, false
+		g.logger().Info("no runtimes from the manager", "error", err)
+		return ident.Measurement{}, false, nil
 	}
 	for _, r := range all {
 		if r.Name == runtime {
-			return r.Measurement, true
+			return r.Measurement, true, nil
 		}
 	}
-	return ident.Measurement{}, false
+	return ident.Measurement{}, false, nil
 }

@@ -38,6 +38,8 @@ their users, up says so and goes on; 'cupel check' tries it again.`,
 	f.String("deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
 	f.Duration("drain", 30*time.Second, "how long connections may last to an instance that is replaced or removed, before it is stopped")
 	f.String("min-free", "64M", "what has to be free on the state folder's disk before anything new is deployed")
+	f.String("manager-cert", "", "file with a public authority's certificate for the manager's name, and its chain, in PEM")
+	f.String("manager-key", "", "file with the key of --manager-cert")
 	f.Duration("keep-alive", 10*time.Second, "how often instances report to the CAS")
 	return c
 }

@@ -5,9 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,7 +61,7 @@ asks for one, and where an app has two grants with no deployment under way.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the local manager says)")
+	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the manager says)")
 	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit ([VOLUME=]HEX, at least 16 digits)")
@@ -166,7 +164,7 @@ func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.
 }
 
 // locateApp finds session and address of what the user calls an app: from flags
-// and the owner's own records, and else from the local manager, whose word decides
+// and the owner's own records, and else from the manager, whose word decides
 // nothing but where to look, and for a while whether a deployment is under way.
 func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.SessionName, error) {
 	sessions, err := o.dir.Sessions()
@@ -176,19 +174,23 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	name, err := parseSessionArg(opts.app)
 	_, known := sessions[name]
 	enough := err == nil && known && opts.address != ""
-	e, err := manager.ReadEndpoint(o.g.state)
-	if err != nil {
-		if opts.address != "" {
-			return name, nil // unknown here: verifySession says so
-		}
-		return "", problem.New(problem.Invalid, "app_address", "where the app listens is not known: %w", err).Fix("give --address HOST:PORT, or --state DIR of the local manager")
-	}
 	if enough { // it may say that a deployment is under way, and holds up nobody
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 	}
-	m := manager.New(e.Address, manager.Options{CertSHA256: e.CertSHA256, Certificate: &o.id.Certificate})
+	at, err := o.g.manager(ctx)
+	if err != nil && opts.address != "" {
+		return name, nil // unknown here: verifySession says so
+	}
+	if err != nil && o.g.provider != "" {
+		return "", err
+	}
+	if err != nil {
+		return "", problem.New(problem.Invalid, "app_address", "where the app listens is not known: %w", err).
+			Fix("give --address HOST:PORT, or --state DIR of this machine's manager, or --provider URL of another's")
+	}
+	m := at.dial(&o.id.Certificate)
 	defer m.Close()
 	app, err := m.App(ctx, opts.app)
 	if enough && (err != nil || app.Session != name) {
@@ -203,18 +205,9 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 			Fix("see 'cupel ps %s', and deploy it again: %s", app.Name, manager.DeployCommand(app.Session, app.Name))
 	}
 	if opts.address == "" {
-		opts.address = appAddress(e, app.Port)
+		opts.address = at.appAddress(app.Port)
 	}
 	return app.Session, nil
-}
-
-// appAddress is where an app of this manager listens.
-func appAddress(e manager.Endpoint, port uint16) string {
-	host, _, err := net.SplitHostPort(e.Address)
-	if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() || ip.IsLoopback() {
-		host = "localhost"
-	}
-	return net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
 // appName is the first name that the session's app has in its certificate.

@@ -59,6 +59,8 @@ type Options struct {
 	Subnet          string        // of the instances, as cni.ParseSubnet takes it; empty: a free one
 	DeployKeys      string        // file with the keys that may deploy; empty: all may
 	MinFree         string        // of the state folder's disk, before anything new is taken; as wire.ParseMemory takes it
+	ManagerCert     string        // file with a certificate for the manager's public name; empty: none
+	ManagerKey      string        // file with its key
 	OwnGroup        bool          // move this process to the daemons' control group
 	Force           bool          // of Down: also where apps can't store what they wrote
 }
@@ -434,6 +436,10 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err != nil {
 		return err
 	}
+	public, err := openPublicCert(o.ManagerCert, o.ManagerKey, p.log)
+	if err != nil {
+		return err
+	}
 	operator, err := p.keyPair("operator", now)
 	if err != nil {
 		return err
@@ -454,7 +460,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		CAS:      wire.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
 		Registry: p.client.Addr(), PID: os.Getpid(), Simulation: &root,
 	}
-	server := &manager.API{Manager: m, Template: cat.template, Log: p.log, Info: func() wire.Info {
+	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() wire.Info {
 		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
 	}}
 	g.Go(named("tidying", func() error { return p.tidy(ctx) }))

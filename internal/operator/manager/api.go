@@ -39,7 +39,13 @@ type API struct {
 	Info    func() wire.Info
 	// Template writes the session template for the inputs in the query.
 	Template func(ctx context.Context, inputs url.Values) ([]byte, error)
-	Log      *slog.Logger
+	// Sources serves the registry's API, of which others get the sources of images:
+	// they rebuild from them. Nil: there is none.
+	Sources http.Handler
+	// Public chooses the certificate for who asks for a public name of the manager;
+	// where it is nil, or chooses none, everybody is shown the manager's own.
+	Public func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	Log    *slog.Logger
 }
 
 // Handler returns the API's routes.
@@ -55,6 +61,9 @@ func (a *API) Handler() http.Handler {
 	mux.HandleFunc("GET "+wire.PathInfo, a.public(a.info))
 	mux.HandleFunc("GET "+wire.PathRuntimes, a.public(a.runtimes))
 	mux.HandleFunc("GET "+wire.PathTemplate, a.public(a.template))
+	if a.Sources != nil {
+		mux.HandleFunc("GET "+wire.PathSources, a.public(a.sources))
+	}
 	mux.HandleFunc("POST "+wire.PathApps, a.known(a.deploy))
 	mux.HandleFunc("GET "+wire.PathApps, a.known(a.apps))
 	mux.HandleFunc("GET "+wire.PathApps+"/{app}", a.known(a.app))
@@ -85,7 +94,7 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(a.Log.Handler(), slog.LevelWarn),
 		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, GetCertificate: a.Public, NextProtos: []string{"http/1.1"},
 			ClientAuth: tls.RequestClientCert, // the key counts, whoever certified it
 		},
 	}
@@ -180,6 +189,15 @@ func (a *API) runtimes(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) 
 		list = []wire.Runtime{}
 	}
 	reply(w, http.StatusOK, wire.RuntimeList{Version: wire.Version, Runtimes: list})
+	return nil
+}
+
+// sources hands out what images were built from, and nothing else that the registry has.
+func (a *API) sources(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
+	if kind := r.PathValue("kind"); kind != "manifests" && kind != "blobs" {
+		return problem.New(problem.NotFound, "path", "%.200s is no path of this API", r.URL.Path).Fix("see %s", wire.PathOpenAPI)
+	}
+	a.Sources.ServeHTTP(w, r)
 	return nil
 }
 

@@ -137,6 +137,10 @@ func serve(t *testing.T) served {
 			return []byte("name: $SESSION\n"), nil
 		},
 	}
+	api.Sources = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_, _ = io.WriteString(w, "registry: "+r.URL.Path)
+	})
 	srv := httptest.NewUnstartedServer(checked(t, api.Handler()))
 	srv.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert}
 	srv.StartTLS()
@@ -326,5 +330,34 @@ func TestServe(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("Serve: %v", err)
+	}
+}
+
+// TestSources: others get of the registry what images were built from, and nothing
+// else, no volume above all.
+func TestSources(t *testing.T) {
+	s := serve(t)
+	for path, want := range map[string]int{
+		"/v2/runtimes/python/sources/manifests/latest": http.StatusOK,
+		"/v2/runtimes/python/sources/blobs/sha256:00":  http.StatusOK,
+		"/v2/runtimes/python/sources/tags/list":        http.StatusNotFound,
+		"/v2/runtimes/python/manifests/latest":         http.StatusNotFound,
+		"/v2/volumes/genesis/blobs/sha256:00":          http.StatusNotFound,
+		"/v2/_catalog":                                 http.StatusNotFound,
+		"/v2/":                                         http.StatusNotFound,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+s.addr+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := s.stranger.HTTP().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(r.Body)
+		_ = r.Body.Close()
+		if err != nil || r.StatusCode != want || (want == http.StatusOK) != strings.HasPrefix(string(body), "registry: "+path) {
+			t.Errorf("%s: status %d, %q, %v; want %d", path, r.StatusCode, body, err, want)
+		}
 	}
 }

@@ -145,6 +145,15 @@ func ParseRegistrySource(s string, client *http.Client) (*RegistrySource, error)
 	return &RegistrySource{base: u.String() + "/v2/" + repo, ref: ref, Client: client}, nil
 }
 
+// OverTLS has the registry spoken to over TLS, wherever it is: its client knows it.
+func (s *RegistrySource) OverTLS() *RegistrySource {
+	t := *s
+	if rest, plain := strings.CutPrefix(t.base, "http://"); plain {
+		t.base = "https://" + rest
+	}
+	return &t
+}
+
 func loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
