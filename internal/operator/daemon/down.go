@@ -229,7 +229,7 @@ func (l layout) writes(ctx context.Context) bool {
 // stopOrphans stops in order what a dead cupeld left running, on the parts that apps
 // need to store what they wrote; strict: or not at all.
 func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slog.Logger) (err error) {
-	p := &parts{layout: l, log: log}
+	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}}
 	defer func() { err = errors.Join(err, p.close()) }()
 	if least, err := l.roomOf(""); err == nil && least.check() != nil {
 		(&reserve{dir: l.path("reserve")}).release()

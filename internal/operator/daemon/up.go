@@ -85,7 +85,9 @@ type parts struct {
 	room     room
 	reserve  *reserve
 	low      *problem.Error // the disk had too little room at the start
-	closers  []func() error
+	// incidents is where all of them tell what happens to them.
+	incidents *manager.Incidents
+	closers   []func() error
 }
 
 func (p *parts) onClose(f func() error) { p.closers = append(p.closers, f) }
@@ -129,7 +131,7 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 		return err
 	}
 	defer lock.release()
-	p := &parts{layout: l, log: log, reserve: &reserve{dir: l.path("reserve")}}
+	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}, reserve: &reserve{dir: l.path("reserve")}}
 	if p.room, err = l.roomOf(o.MinFree); err != nil {
 		return err
 	}
@@ -291,7 +293,9 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err := writeOnce(p.path("simulation-root.pem"), p.platform.RootPEM()); err != nil {
 		return err
 	}
-	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{Dir: p.path("containerd"), ID: p.id, Logger: p.log, Started: p.joinGroup}); err != nil {
+	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{
+		Dir: p.path("containerd"), ID: p.id, Logger: p.log, Started: p.joinGroup, Tell: p.hung,
+	}); err != nil {
 		return err
 	}
 	p.runtime, err = containerd.New(containerd.Config{Daemon: p.daemon, Namespace: p.namespace(), RuncRoot: p.path("runc"), Logger: p.log})
@@ -299,8 +303,8 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 		return err
 	}
 	p.onClose(p.runtime.Close)
-	if err := p.runtime.EndLeases(ctx); err != nil {
-		return err
+	if err := p.runtime.EndLeases(ctx); err != nil { // they hold disk space, and nobody up
+		p.log.WarnContext(ctx, "what an earlier process had containerd keep is kept longer", "error", err)
 	}
 	if p.network, err = p.openNetwork(p.path("cni"), o); err != nil {
 		return err
@@ -323,13 +327,18 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	p.node, err = node.New(node.Config{
 		State: p.path("node"), Cgroup: p.cgroup(), Launcher: launcher, LogWriter: writer,
 		Runtime: p.runtime, Monitor: p.runtime, Images: p.runtime, Network: p.network, Attester: attester,
-		Replica: p.client, Cgroups: groups, Logger: p.log, Now: time.Now,
+		Replica: p.client, Cgroups: groups, Tell: p.incidents.Tell, Logger: p.log, Now: time.Now,
 	})
 	if err != nil {
 		return err
 	}
 	p.cas = &casProcess{attester: attester, log: p.log, started: p.joinGroup}
 	return p.node.Adopt(ctx)
+}
+
+// hung tells that containerd had to be started anew.
+func (p *parts) hung(message string) {
+	p.incidents.Tell(manager.Incident{Warning: true, Reason: "containerd_hangs", Message: message})
 }
 
 // writeOnce writes a file that doesn't have that content yet: a full disk is no reason
@@ -507,7 +516,7 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 		return nil, err
 	}
 	return manager.New(ctx, manager.Config{
-		Keys: keys, Limits: &limits,
+		Keys: keys, Limits: &limits, Incidents: p.incidents,
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},

@@ -2,93 +2,223 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/manager"
 )
 
 // Adopt takes over what an earlier process left: running instances go on
 // untouched, the ends of others are recorded, and whatever has no complete
 // record is removed: containers, namespaces, addresses, folders.
+//
+// What can't be read, taken over or removed is told, and Run tries it again: what
+// one instance has is no reason not to look after the others.
 func (n *Node) Adopt(ctx context.Context) error {
-	records, err := n.journal.load()
+	records, damaged, err := n.journal.load()
 	if err != nil {
 		return err
 	}
+	for _, d := range damaged {
+		n.tellDamage(ctx, d)
+	}
+	for _, r := range records {
+		i := newInstance(r)
+		i.pending = true
+		n.mu.Lock()
+		n.instances[r.Spec.ID] = i
+		n.mu.Unlock()
+	}
+	n.look(ctx)
+	return nil
+}
+
+func (n *Node) tellDamage(ctx context.Context, d damage) {
+	where := "it can't be put aside either"
+	if d.file != "" {
+		where = "it was put aside as node/" + d.file + ", which can be removed once nobody wants to look at it"
+	}
+	n.tell(ctx, manager.Incident{
+		Warning: true, Reason: reasonDamaged, Instance: d.id,
+		Message: fmt.Sprintf("the record of instance %s can't be read (%v): %s. What is left of the instance is removed and another one started; "+
+			"what it wrote into a volume since it started is lost. Look at the disk (dmesg)", d.id, d.why, where),
+	})
+}
+
+// look goes once through everything that is the node's: what is still to be taken
+// over, what was made by half, and what nobody's record names.
+func (n *Node) look(ctx context.Context) {
+	n.note(ctx, "look after instances", "", n.takeOver(ctx))
+	n.note(ctx, "look for what is left of instances", "", n.sweep(ctx))
+}
+
+// takeOver finishes what is pending: instances of an earlier process, and those
+// whose removal failed.
+func (n *Node) takeOver(ctx context.Context) error {
+	var pending []*instance
+	n.mu.Lock()
+	for _, i := range n.instances {
+		if i.pending {
+			pending = append(pending, i)
+		}
+	}
+	n.mu.Unlock()
+	if len(pending) == 0 {
+		return nil
+	}
 	containers, err := n.cfg.Runtime.List(ctx)
 	if err != nil {
+		n.mu.Lock()
+		for _, i := range pending {
+			n.illUnknown(i)
+		}
+		n.mu.Unlock()
 		return fmt.Errorf("list containers: %w", err)
 	}
 	state := map[string]ContainerState{}
 	for _, c := range containers {
 		state[c.ID] = c
 	}
-	known := map[string]bool{}
-	var errs []error
-	for _, r := range records {
-		known[r.Spec.ID] = true
-		i := newInstance(r)
-		n.mu.Lock()
-		n.instances[r.Spec.ID] = i
-		n.mu.Unlock()
-		i.op.Lock()
-		switch {
-		case !r.Made:
-			n.cfg.Logger.InfoContext(ctx, "removing half-made instance", "instance", r.Spec.ID)
-			errs = append(errs, n.destroy(ctx, i))
-		case r.Exit == nil:
-			errs = append(errs, n.adopt(ctx, i, state[r.Spec.ID]))
-		case !state[r.Spec.ID].ExitedAt.IsZero():
-			go n.reap(context.WithoutCancel(ctx), r.Spec.ID)
+
+	for _, i := range pending {
+		if !i.op.TryLock() {
+			continue // somebody stops or removes it just now
 		}
+		id := i.rec.Spec.ID
+		err := n.take(ctx, i, state[id])
+		n.note(ctx, "take over or remove an instance", id, err)
+		n.mu.Lock()
+		if i.pending = err != nil; i.pending {
+			n.illUnknown(i)
+		}
+		n.mu.Unlock()
 		i.op.Unlock()
 	}
-	for _, id := range n.orphans(containers, known) {
-		n.cfg.Logger.InfoContext(ctx, "removing orphan", "instance", id)
-		errs = append(errs, n.cfg.Runtime.Delete(ctx, id), n.free(ctx, id))
-	}
-	return errors.Join(errs...)
-}
-
-// adopt takes over one instance that did not end while anybody looked.
-func (n *Node) adopt(ctx context.Context, i *instance, c ContainerState) error {
-	if !c.Running {
-		n.exitSeen(ctx, i, c)
-		return nil
-	}
-	if err := n.openSockets(i); err != nil {
-		return err
-	}
-	// Known at once, so that nobody takes it for ill while it is looked at.
-	if i.rec.Spec.Port != 0 && n.answers(ctx, i) {
-		if inferred, _ := n.healthSeen(i, true); inferred {
-			n.persist(ctx, i)
-		}
-	}
-	n.watch(i, true)
-	n.notify(i)
-	n.cfg.Logger.InfoContext(ctx, "instance adopted", "instance", i.rec.Spec.ID)
 	return nil
 }
 
-// orphans returns the ids of which something is there, but no record.
-func (n *Node) orphans(containers []ContainerState, known map[string]bool) []string {
-	found := map[string]bool{}
-	for _, c := range containers {
-		found[c.ID] = true
+// illUnknown says that an instance of which nothing is known is ill, so that nobody
+// waits to hear of it; Node.mu is held.
+func (n *Node) illUnknown(i *instance) {
+	if i.rec.Spec.Port != 0 && i.health == manager.HealthUnknown {
+		i.health = manager.HealthUnhealthy
+		n.publishStatus(i)
 	}
+}
+
+// take takes over one instance, or removes it if it is none. The op lock is held.
+func (n *Node) take(ctx context.Context, i *instance, c ContainerState) error {
+	id := i.rec.Spec.ID
+	n.mu.Lock()
+	current, made, ended := n.instances[id] == i, i.rec.Made, i.rec.Exit != nil
+	n.mu.Unlock()
+	switch {
+	case !current:
+		return nil
+	case !made:
+		n.cfg.Logger.InfoContext(ctx, "removing half-made instance", "instance", id)
+		return n.destroy(ctx, i)
+	case !ended && !c.Running:
+		n.exitSeen(ctx, i, c)
+		return nil
+	case !ended:
+		return n.adopt(ctx, i)
+	}
+	return nil
+}
+
+// adopt takes over one instance that runs.
+func (n *Node) adopt(ctx context.Context, i *instance) error {
+	id := i.rec.Spec.ID
+	if !i.watched {
+		// Known at once, so that nobody takes it for ill while it is looked at.
+		if i.rec.Spec.Port != 0 && n.answers(ctx, i) {
+			if inferred, _ := n.healthSeen(i, true); inferred {
+				n.persist(ctx, i)
+			}
+		}
+		n.watch(i, true)
+		n.notify(i)
+		i.watched = true
+	}
+	if err := n.openSockets(i); err != nil {
+		return fmt.Errorf("listen for the instance's reports: %w", err)
+	}
+	n.cfg.Logger.InfoContext(ctx, "instance adopted", "instance", id)
+	return nil
+}
+
+// sweep removes what there is of instances that no record names. The table is looked
+// at before it is listed and after: what was removed meanwhile is gone, and what is
+// being made is in the table by then.
+func (n *Node) sweep(ctx context.Context) error {
+	n.mu.Lock()
+	known := maps.Clone(n.instances)
+	n.mu.Unlock()
+	found, err := n.leftovers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range found {
+		if known[id] != nil {
+			continue
+		}
+		i := n.claimLeftover(id)
+		if i == nil {
+			continue
+		}
+		err := n.destroy(ctx, i)
+		i.op.Unlock()
+		if err == nil {
+			n.tell(ctx, manager.Incident{Reason: reasonRemoved, Message: "what was left of instance " + id + " was removed"})
+		}
+		n.note(ctx, "take over or remove an instance", id, err)
+	}
+	return nil
+}
+
+// claimLeftover puts an id that only has leftovers into the table, so that nobody
+// starts it meanwhile, and holds its op lock; nil for one that is somebody's.
+func (n *Node) claimLeftover(id string) *instance {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.instances[id] != nil {
+		return nil
+	}
+	r := &record{CreatedAt: time.Now().UTC()}
+	r.Spec.ID = id
+	i := newInstance(r)
+	i.pending = true // should its removal fail
+	i.op.Lock()
+	n.instances[id] = i
+	return i
+}
+
+// leftovers returns the ids of which anything is there.
+func (n *Node) leftovers(ctx context.Context) ([]string, error) {
+	found, err := n.cfg.Runtime.Leftovers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list what is left in containerd: %w", err)
+	}
+	held, err := n.cfg.Network.Held()
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, held...)
 	for _, dir := range []string{"run", "etc", "logs", "netns"} {
-		entries, _ := os.ReadDir(n.dir(dir)) // New made them
+		entries, err := os.ReadDir(n.dir(dir))
+		if err != nil {
+			return nil, fmt.Errorf("list what is left: %w", err)
+		}
 		for _, e := range entries {
-			found[strings.TrimSuffix(e.Name(), "/")] = true
+			found = append(found, strings.TrimSuffix(e.Name(), "/"))
 		}
 	}
-	var ids []string
-	for id := range found {
-		if !known[id] && validID.MatchString(id) {
-			ids = append(ids, id)
-		}
-	}
-	return ids
+	slices.Sort(found)
+	found = slices.Compact(found)
+	return slices.DeleteFunc(found, func(id string) bool { return !validID.MatchString(id) }), nil
 }

@@ -5,6 +5,7 @@
 // It owns the state folder's parts that belong to instances:
 //
 //	instances/ID.json    the journal: what shall exist, and how it ended
+//	damaged/ID.json      records that can't be read
 //	run/ID/              the socket directory that is mounted into the instance
 //	etc/ID/              its resolv.conf and hosts
 //	logs/ID/             its output
@@ -19,7 +20,10 @@
 // removed after everything else is gone, so that a crash at any step leaves
 // either an instance or a record by which it is cleaned up. Adopt goes through
 // the records after a restart: running instances are taken over untouched,
-// half-made ones are removed, and what has no record is nobody's and goes.
+// half-made ones are removed, and what has no record is nobody's and goes. Run looks
+// at all of that again and again, so that what could not be taken over, removed or
+// given back once is not left for good. No call of a part that may hang is without a
+// deadline, and what fails is told (Config.Tell).
 //
 // Concurrency: one operation at a time for an instance (its own lock), any
 // number for different ones; Node.mu guards the table and every instance's

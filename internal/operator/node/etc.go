@@ -3,6 +3,7 @@ package node
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -18,11 +19,12 @@ func writeEtc(dir, host string, ip, gateway netip.Addr) error {
 	var hosts bytes.Buffer
 	fmt.Fprintf(&hosts, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
 	fmt.Fprintf(&hosts, "%s %s\n%s %s\n", ip, host, gateway, HostName)
-	if err := os.WriteFile(filepath.Join(dir, "hosts"), hosts.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("write the instance's hosts: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "resolv.conf"), resolvConf(), 0o644); err != nil {
-		return fmt.Errorf("write the instance's resolv.conf: %w", err)
+	for name, content := range map[string][]byte{"hosts": hosts.Bytes(), "resolv.conf": resolvConf()} {
+		path := filepath.Join(dir, name)
+		// The app's user reads it, whatever the umask of whoever started us.
+		if err := errors.Join(os.WriteFile(path, content, 0o644), os.Chmod(path, 0o644)); err != nil {
+			return fmt.Errorf("write the instance's %s: %w", name, err)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ type instance struct {
 	moved     time.Time // when its launcher last reported or sent a part of a volume
 	pushing   int       // volumes of its on their way to durable storage
 	removing  bool      // its end needs no record
+	pending   bool      // to be taken over from an earlier process, or to be removed
+	watched   bool      // guarded by op: its goroutines run
 	health    manager.Health
 	judge     healthJudge
 	elsewhere *misplaced // where the app listens instead of on its port; nil: not known to
@@ -60,7 +63,7 @@ func (i *instance) status() manager.InstanceStatus {
 	switch {
 	case r.Exit != nil:
 		s.State, s.ExitCode, s.ExitedAt, s.OOMKilled = manager.StateExited, r.Exit.Code, r.Exit.At, r.Exit.OOM
-		s.Health, s.MemoryUsed = manager.HealthUnknown, 0
+		s.Health, s.MemoryUsed, s.IP = manager.HealthUnknown, 0, netip.Addr{} // another may have it by now
 		// Why it was killed says more than that nothing of it was kept.
 		if p := r.Exit.problem(r.Spec.Memory); p != nil && (s.Problem == nil || s.Problem.Rule == volume.RuleNotCommitted) {
 			s.Problem = p

@@ -36,7 +36,8 @@ type Config struct {
 	Attester  Attester
 	Replica   Replica // optional
 	Cgroups   *cgroup.Tree
-	Limits    logfile.Limits // zero: the default
+	Limits    logfile.Limits         // zero: the default
+	Tell      func(manager.Incident) // optional: is told what happens to the machine's parts
 	Logger    *slog.Logger
 	Now       func() time.Time
 }
@@ -50,11 +51,13 @@ type Node struct {
 	volumes  *volumeStore
 	hostile  hostility
 	tending  sync.Mutex // one replacement of a log writer at a time
+	letting  sync.Mutex // one address given back at a time: after a crash of the machine they all are. Taken before an op lock
 
 	mu        sync.Mutex
 	instances map[string]*instance
 	watchers  map[chan manager.InstanceEvent]*backlog
 	casAddr   string
+	troubles  map[troubleKey]bool // that were told and are not over
 }
 
 var _ manager.Backend = (*Node)(nil)
@@ -72,6 +75,7 @@ func New(cfg Config) (*Node, error) {
 		cfg: cfg, casAddr: cfg.CASAddr, hostile: newHostility(),
 		instances: map[string]*instance{}, watchers: map[chan manager.InstanceEvent]*backlog{},
 	}
+	n.cfg.Runtime, n.cfg.Images, n.cfg.Network = boundedRuntime{cfg.Runtime, n}, boundedImages{cfg.Images, n}, boundedNetwork{cfg.Network, n}
 	for _, dir := range []string{"instances", "run", "etc", "logs", "netns", "volumes", "launcher"} {
 		if err := os.MkdirAll(n.dir(dir), 0o700); err != nil {
 			return nil, fmt.Errorf("make node folder: %w", err)
@@ -79,9 +83,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.journal = journal{n.dir("instances")}
 	n.volumes = &volumeStore{dir: n.dir("volumes"), replica: cfg.Replica, logger: cfg.Logger, locks: map[ident.Digest]*sync.Mutex{}}
-	if err := n.volumes.sweep(); err != nil {
-		return nil, fmt.Errorf("clean up volumes: %w", err)
-	}
+	n.note(context.Background(), "clean up what broken-off stores of volumes left", "", n.volumes.sweep())
 	return n, n.keepLauncher()
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
@@ -50,13 +51,19 @@ type exit struct {
 	Killed bool `json:"killed,omitempty"`
 }
 
+// ruleNewer says that a newer version wrote the state.
+const ruleNewer = "state_newer"
+
+// damagedDir is where records are put that can't be read.
+const damagedDir = "damaged"
+
 // journal is the folder of records.
 type journal struct{ dir string }
 
 func (j journal) path(id string) string { return filepath.Join(j.dir, id+".json") }
 
-// save writes a record: with sync it survives a crash of the machine, otherwise
-// one of this process, which is enough for what dies with the machine too.
+// save writes a record: with sync it survives a crash of the machine. Otherwise that
+// may leave the one before, which is enough for what dies with the machine too.
 func (j journal) save(r *record, sync bool) error {
 	r.Version = recordVersion
 	b, err := json.MarshalIndent(recordFile{record: r, Grant: string(r.Spec.Grant.Reveal())}, "", " ")
@@ -77,33 +84,77 @@ func (j journal) remove(id string) error {
 	return atomicfile.SyncDir(j.dir)
 }
 
-// load returns all records; one that can't be read is an error that names it.
-func (j journal) load() ([]*record, error) {
+// damage is a record that can't be read, and that was put aside.
+type damage struct {
+	id   string
+	file string // where it lies now, below the node's folder
+	why  error
+}
+
+// load returns all records. Those that can't be read are put aside in damaged, a
+// folder beside the journal's: one of them is no reason to do nothing for the others.
+func (j journal) load() ([]*record, []damage, error) {
 	entries, err := os.ReadDir(j.dir)
 	if err != nil {
-		return nil, fmt.Errorf("read instance records: %w", err)
+		return nil, nil, fmt.Errorf("read instance records: %w", err)
 	}
 	var records []*record
+	var damaged []damage
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), ".json")
 		if !ok {
 			_ = os.Remove(filepath.Join(j.dir, e.Name())) // a write that broke off
 			continue
 		}
-		b, err := os.ReadFile(j.path(id))
-		if err != nil {
-			return nil, fmt.Errorf("read instance record: %w", err)
+		r, err := j.read(id)
+		if err == nil {
+			records = append(records, r)
+			continue
 		}
-		var r record
-		stored := recordFile{record: &r}
-		if err := json.Unmarshal(b, &stored); err != nil || r.Version != recordVersion || r.Spec.ID != id {
-			return nil, fmt.Errorf("instance record %s: version %d, id %q: want version %d of that id (%w)",
-				j.path(id), r.Version, r.Spec.ID, recordVersion, err)
+		if problem.From(err).Rule == ruleNewer {
+			return nil, nil, err
 		}
-		if stored.Grant != "" {
-			r.Spec.Grant = secret.NewString(stored.Grant)
-		}
-		records = append(records, &r)
+		file, merr := j.putAside(id)
+		damaged = append(damaged, damage{id: id, file: file, why: errors.Join(err, merr)})
 	}
-	return records, nil
+	return records, damaged, nil
+}
+
+func (j journal) read(id string) (*record, error) {
+	b, err := os.ReadFile(j.path(id))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) == 0 {
+		return nil, errors.New("it is empty")
+	}
+	var r record
+	stored := recordFile{record: &r}
+	switch err := json.Unmarshal(b, &stored); {
+	case err != nil:
+		return nil, fmt.Errorf("it is no JSON of a record: %w", err)
+	case r.Version > recordVersion: // its instance is none to be removed
+		return nil, problem.New(problem.Conflict, ruleNewer, "instance record %s has version %d", j.path(id), r.Version).
+			Want("version %d", recordVersion).Fix("start the newer cupeld that wrote it")
+	case r.Version != recordVersion:
+		return nil, fmt.Errorf("it has version %d, not %d", r.Version, recordVersion)
+	case r.Spec.ID != id:
+		return nil, fmt.Errorf("it is of %.100q", r.Spec.ID)
+	}
+	if stored.Grant != "" {
+		r.Spec.Grant = secret.NewString(stored.Grant)
+	}
+	return &r, nil
+}
+
+// putAside moves a record where nobody takes it for one, and says where.
+func (j journal) putAside(id string) (string, error) {
+	dir := filepath.Join(filepath.Dir(j.dir), damagedDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("put it aside: %w", err)
+	}
+	if err := os.Rename(j.path(id), filepath.Join(dir, id+".json")); err != nil {
+		return "", fmt.Errorf("put it aside: %w", err)
+	}
+	return filepath.Join(damagedDir, id+".json"), errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(j.dir))
 }

@@ -30,6 +30,9 @@ type Runtime interface {
 	Delete(ctx context.Context, id string) error
 	// List returns every container that Start made.
 	List(ctx context.Context) ([]ContainerState, error)
+	// Leftovers returns the ids of which anything is there at all, also without a
+	// container: a snapshot, a process that looked after one. Delete frees it.
+	Leftovers(ctx context.Context) ([]string, error)
 }
 
 // Monitor tells of changes of a Runtime's containers.
@@ -84,6 +87,8 @@ type Network interface {
 	Add(ctx context.Context, id, path string) (netip.Addr, error)
 	// Remove undoes Add, from any state that an interrupted one left.
 	Remove(ctx context.Context, id, path string) error
+	// Held returns the ids that hold an address.
+	Held() ([]string, error)
 	// Gateway is this machine's address as the instances see it.
 	Gateway() netip.Addr
 }

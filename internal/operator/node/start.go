@@ -17,6 +17,8 @@ import (
 const (
 	minMemory = 16 << 20
 	maxPids   = 4096
+	// undoLimit is how long a failed Start may take to undo what it began.
+	undoLimit = time.Minute
 )
 
 // Start implements manager.Backend.
@@ -50,17 +52,25 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 	defer i.op.Unlock()
 	if err := n.create(ctx, i, imgConfig, launcher); err != nil {
 		// What was begun is undone even if ctx ended.
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
 		defer cancel()
-		return errors.Join(explain(err), n.destroy(undo, i))
+		uerr := n.destroy(undo, i)
+		n.mu.Lock()
+		i.pending = uerr != nil // then Run goes on with it
+		n.mu.Unlock()
+		return errors.Join(explain(err), uerr)
 	}
 	n.notify(i)
 	n.watch(i, false)
+	i.watched = true
 	return nil
 }
 
 // explain names the cause where it is the machine's and a person can mend it.
 func explain(err error) error {
+	if err == nil {
+		return nil
+	}
 	// The runtime passes on text only.
 	if errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
 		return problem.New(problem.Unavailable, "disk_full", "%w", err).Fix("free space on the disk of the node's state folder")
@@ -95,6 +105,9 @@ func (n *Node) claim(spec manager.InstanceSpec) (*instance, error) {
 				Fix("remove it, or start another one")
 		case made:
 			return nil, nil
+		default:
+			return nil, problem.New(problem.Unavailable, "instance_leftover", "what an earlier start of %q left is not removed yet", spec.ID).
+				Fix("see 'cupel events' for what holds it; it is tried again by itself")
 		}
 	}
 }
@@ -192,6 +205,9 @@ func (n *Node) openSockets(i *instance) error {
 		return err
 	}
 	n.mu.Lock()
+	if i.socket != nil { // of a try whose second half failed
+		i.socket.close()
+	}
 	i.socket = s
 	n.mu.Unlock()
 	return n.cfg.Attester.Open(id, run, i.rec.Spec.Binding)
@@ -229,6 +245,11 @@ func (n *Node) destroy(ctx context.Context, i *instance) error {
 	defer n.mu.Unlock()
 	if n.instances[id] == i {
 		delete(n.instances, id)
+	}
+	for key := range n.troubles {
+		if key.instance == id {
+			delete(n.troubles, key)
+		}
 	}
 	n.end(i)
 	n.publish(manager.InstanceEvent{

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"cupel.dev/cupel/internal/operator/manager"
@@ -13,7 +15,10 @@ import (
 
 const (
 	resyncEvery = 5 * time.Second
-	memoryEvery = 2 * time.Second
+	// lookAllEvery is how often everything that is the node's is looked at: what is
+	// left of instances is in nobody's way for so long.
+	lookAllEvery = 30 * time.Second
+	memoryEvery  = 2 * time.Second
 	// lastWords is how long an instance's log may still grow after its exit if
 	// its writer never says that it ended.
 	lastWords   = 3 * time.Second
@@ -31,6 +36,9 @@ func (n *Node) Run(ctx context.Context) error {
 	events := n.cfg.Monitor.Watch(ctx)
 	tick := time.NewTicker(resyncEvery)
 	defer tick.Stop()
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	looking.Go(func() { n.lookAll(ctx) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -51,8 +59,22 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		case <-tick.C:
 		}
-		if err := n.resync(ctx); err != nil && ctx.Err() == nil {
-			n.cfg.Logger.WarnContext(ctx, "can't list containers", "error", err)
+		n.note(ctx, "look at instances", "", n.resync(ctx))
+	}
+}
+
+// lookAll looks at everything again and again. It is apart from the look at what
+// ended, which waits for nothing that hangs here.
+func (n *Node) lookAll(ctx context.Context) {
+	tick := time.NewTicker(lookAllEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			n.look(ctx)
+			n.letGoAgain(ctx)
 		}
 	}
 }
@@ -89,9 +111,7 @@ func (n *Node) resync(ctx context.Context) error {
 		c := byID[i.rec.Spec.ID]
 		if c.Running {
 			n.found(i)
-			if err := n.tendLog(ctx, c); err != nil {
-				n.cfg.Logger.ErrorContext(ctx, "log writer not replaced", "instance", c.ID, "error", err)
-			}
+			n.note(ctx, "replace a log writer that died", c.ID, n.tendLog(ctx, c))
 			continue
 		}
 		if c.ExitedAt.IsZero() && n.maybeRuns(ctx, i) {
@@ -114,16 +134,13 @@ func (n *Node) maybeRuns(ctx context.Context, i *instance) bool {
 	n.mu.Lock()
 	if i.missing.IsZero() {
 		i.missing = time.Now()
-		n.cfg.Logger.WarnContext(ctx, "containerd does not list an instance whose processes run", "instance", id)
 	}
 	patience := time.Since(i.missing) < missingLimit
 	n.mu.Unlock()
 	if patience {
 		return true
 	}
-	if err := n.cfg.Cgroups.Kill(n.cgroup(id)); err != nil {
-		n.cfg.Logger.ErrorContext(ctx, "processes of a lost instance not ended", "instance", id, "error", err)
-	}
+	n.note(ctx, "end the processes of a lost instance", id, n.cfg.Cgroups.Kill(n.cgroup(id)))
 	return false
 }
 
@@ -175,23 +192,51 @@ func (n *Node) exitSeen(ctx context.Context, i *instance, c ContainerState) {
 	})
 	n.cfg.Logger.InfoContext(ctx, "instance exited", "instance", id, "exit_code", e.Code, "oom", e.OOM)
 	n.persist(ctx, i)
-	go n.reap(context.WithoutCancel(ctx), id)
+	go n.letGo(context.WithoutCancel(ctx), i)
+}
+
+// letGo gives back what an instance that ended needs no more: its processes, and its
+// address, of which there are few. What people look at stays.
+func (n *Node) letGo(ctx context.Context, i *instance) {
+	id := i.rec.Spec.ID
+	n.reap(ctx, id)
+	n.letting.Lock()
+	defer n.letting.Unlock()
+	i.op.Lock()
+	defer i.op.Unlock()
+	if n.find(id) != i {
+		return // removed meanwhile
+	}
+	n.note(ctx, "give back the address of an instance that ended", id, n.cfg.Network.Remove(ctx, id, n.dir("netns", id)))
+}
+
+// letGoAgain does so with those of which something is still there.
+func (n *Node) letGoAgain(ctx context.Context) {
+	n.mu.Lock()
+	var ended []*instance
+	for _, i := range n.instances {
+		if i.rec.Exit != nil && !i.pending && !i.removing {
+			ended = append(ended, i)
+		}
+	}
+	n.mu.Unlock()
+	for _, i := range ended {
+		if _, err := os.Lstat(n.dir("netns", i.rec.Spec.ID)); err == nil {
+			n.letGo(ctx, i)
+		}
+	}
 }
 
 // reap waits for the instance's log to be written out, so nobody waits for it.
 func (n *Node) reap(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
-	if err := n.cfg.Runtime.Reap(ctx, id); err != nil {
-		n.cfg.Logger.WarnContext(ctx, "exited container not reaped", "instance", id, "error", err)
-	}
+	n.note(ctx, "let go of what ended", id, n.cfg.Runtime.Reap(ctx, id))
 }
 
 // persist writes an instance's record as it is now.
 func (n *Node) persist(ctx context.Context, i *instance) {
-	if err := n.saveRecord(i, false); err != nil {
-		n.cfg.Logger.ErrorContext(ctx, "instance record not written", "instance", i.rec.Spec.ID, "error", err)
-	}
+	n.note(ctx, "write an instance's record", i.rec.Spec.ID, explain(n.saveRecord(i, false)))
 }
 
 // saveRecord writes an instance's record as it is now, unless it was removed.
@@ -217,7 +262,9 @@ func (n *Node) reporter(i *instance) func(context.Context, volume.Status) volume
 		}
 		orders := i.orders()
 		n.mu.Unlock()
-		n.persist(ctx, i)
+		if changed {
+			n.persist(ctx, i)
+		}
 		return orders
 	}
 }

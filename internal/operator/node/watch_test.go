@@ -1,10 +1,10 @@
 package node
 
 import (
-	"context"
-	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,42 +12,6 @@ import (
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 )
-
-// listing is a Runtime whose List does something before it answers.
-type listing struct {
-	Runtime
-	during     func()
-	containers []ContainerState
-}
-
-func (r *listing) List(context.Context) ([]ContainerState, error) {
-	answer := r.containers
-	if r.during != nil {
-		r.during()
-	}
-	return answer, nil
-}
-
-func (r *listing) Reap(context.Context, string) error { return nil }
-
-func testNode(t *testing.T, r Runtime) *Node {
-	return &Node{
-		cfg: Config{
-			State: t.TempDir(), Runtime: r, Cgroups: &cgroup.Tree{}, Now: time.Now, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
-		},
-		journal:   journal{t.TempDir()},
-		instances: map[string]*instance{},
-		watchers:  map[chan manager.InstanceEvent]*backlog{},
-	}
-}
-
-func (n *Node) put(r *record) *instance {
-	i := newInstance(r)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.instances[r.Spec.ID] = i
-	return i
-}
 
 // TestMissingInstanceIsLookedAtAgain: a list without an instance whose processes
 // run is no proof of its end, for a while.
@@ -82,8 +46,7 @@ func TestMissingInstanceIsLookedAtAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Test(t, func(t *testing.T) {
-				r := &listing{}
-				n := testNode(t, r)
+				n, r := testNode(t)
 				n.cfg.Cgroups, n.cfg.Cgroup = tree, "/c"
 				i := n.put(&record{Made: true, Spec: manager.InstanceSpec{ID: "i-1"}})
 				for _, list := range c.lists {
@@ -93,6 +56,7 @@ func TestMissingInstanceIsLookedAtAgain(t *testing.T) {
 					}
 					time.Sleep(10 * time.Second)
 				}
+				synctest.Wait()
 				if lost := i.rec.Exit != nil; lost != c.lost {
 					t.Errorf("lost: %v, want %v", lost, c.lost)
 				}
@@ -104,8 +68,8 @@ func TestMissingInstanceIsLookedAtAgain(t *testing.T) {
 // TestOlderListCondemnsNobody: an instance that was made after the runtime's list
 // was asked for isn't in it, and is no less alive for that.
 func TestOlderListCondemnsNobody(t *testing.T) {
-	r := &listing{containers: []ContainerState{{ID: "i-old", Running: true}}}
-	n := testNode(t, r)
+	n, r := testNode(t)
+	r.containers = []ContainerState{{ID: "i-old", Running: true}}
 	old := n.put(&record{Made: true, Spec: manager.InstanceSpec{ID: "i-old"}})
 	lost := n.put(&record{Made: true, Spec: manager.InstanceSpec{ID: "i-lost"}})
 	var young *instance
@@ -118,4 +82,35 @@ func TestOlderListCondemnsNobody(t *testing.T) {
 		t.Errorf("ends: of the one that runs %+v, of the one that is gone %+v, of the one made meanwhile %+v",
 			old.rec.Exit, lost.rec.Exit, young.rec.Exit)
 	}
+}
+
+// TestExitedInstanceGivesItsAddressBack: there are few, and its logs need none.
+func TestExitedInstanceGivesItsAddressBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, r := testNode(t)
+		n.network.held = map[string]bool{"i-1": true, "i-2": true}
+		i := n.put(&record{Made: true, IP: netip.MustParseAddr("10.88.1.2"), Spec: manager.InstanceSpec{ID: "i-1"}})
+		n.put(&record{Made: true, Spec: manager.InstanceSpec{ID: "i-2"}})
+		r.containers = []ContainerState{{ID: "i-1", ExitCode: 1, ExitedAt: time.Now()}, {ID: "i-2", Running: true}}
+		if err := n.resync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if held, _ := n.network.Held(); !slices.Equal(held, []string{"i-2"}) {
+			t.Errorf("addresses are held by %q, want by the one that runs alone", held)
+		}
+		if s := i.status(); s.State != manager.StateExited || s.IP.IsValid() {
+			t.Errorf("%+v: another may have its address by now", s)
+		}
+
+		// One whose address could not be given back is tried again.
+		n.network.held["i-1"] = true
+		if err := os.WriteFile(n.dir("netns", "i-1"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.letGoAgain(t.Context())
+		if held, _ := n.network.Held(); !slices.Equal(held, []string{"i-2"}) {
+			t.Errorf("after another look: %q", held)
+		}
+	})
 }

@@ -18,8 +18,8 @@ func Write(path string, b []byte, mode os.FileMode) error {
 	return place(path, b, mode, true, os.Rename)
 }
 
-// Replace is Write that a crash of the machine may undo: for what changes often
-// and can be found out again.
+// Replace is Write that a crash of the machine may undo, and never leave half: for
+// what changes often and can be found out again.
 func Replace(path string, b []byte, mode os.FileMode) error {
 	return place(path, b, mode, false, os.Rename)
 }
@@ -40,8 +40,8 @@ func place(path string, b []byte, mode os.FileMode, durable bool, move func(from
 	defer os.Remove(tmp.Name()) // gone already after a rename
 	_, err = tmp.Write(b)
 	err = errors.Join(err, tmp.Chmod(mode))
-	if durable && err == nil {
-		err = tmp.Sync()
+	if err == nil {
+		err = tmp.Sync() // before it has its name: a name without content is worse than none
 	}
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return fail(err)

@@ -72,7 +72,7 @@ func Open(cfg Config) (*Network, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make network folder: %w", err)
 	}
-	n := &Network{cfg: cfg, cni: libcni.NewCNIConfigWithCacheDir([]string{cfg.PluginDir}, filepath.Join(cfg.Dir, "cache"), nil)}
+	n := &Network{cfg: cfg, cni: libcni.NewCNIConfigWithCacheDir([]string{cfg.PluginDir}, filepath.Join(cfg.Dir, "cache"), &endingExec{})}
 	var err error
 	if n.subnet, err = n.keepSubnet(); err != nil {
 		return nil, err
@@ -84,6 +84,9 @@ func Open(cfg Config) (*Network, error) {
 	err = cfg.Sysctl.Hold(cfg.ID, map[string]string{"net/ipv4/ip_forward": "1"},
 		"net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/default/accept_redirects")
 	if err != nil {
+		return nil, err
+	}
+	if err := n.dropNameless(); err != nil {
 		return nil, err
 	}
 	return n, n.connectBridge()
@@ -142,13 +145,16 @@ func (n *Network) conflist() []byte {
 // instance: the CAS and the balancer listen there.
 func (n *Network) connectBridge() error {
 	br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
-	br.Name = n.Bridge()
+	br.Name, br.HardwareAddr = n.Bridge(), n.hardwareAddr()
 	if err := netlink.LinkAdd(br); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make bridge %s: %w", n.Bridge(), err)
 	}
 	link, err := netlink.LinkByName(n.Bridge())
 	if err != nil {
 		return fmt.Errorf("find bridge %s: %w", n.Bridge(), err)
+	}
+	if err := fixHardwareAddr(link); err != nil {
+		return err
 	}
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: n.Gateway().AsSlice(), Mask: net.CIDRMask(n.subnet.Bits(), 32)}}
 	have, err := netlink.AddrList(link, unix.AF_INET)
@@ -185,6 +191,9 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 		return netip.Addr{}, fmt.Errorf("connect instance %s: %w", id, ctx.Err())
 	}
 	if err != nil {
+		if full := n.full(); full != nil {
+			return netip.Addr{}, full
+		}
 		return netip.Addr{}, problem.New(problem.Unavailable, "network", "connect instance %s: %w", id, err).
 			Fix("look at the machine's network: ip link, ip route")
 	}
@@ -194,7 +203,7 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 	}
 	for _, ip := range r.IPs {
 		if addr, ok := netip.AddrFromSlice(ip.Address.IP.To4()); ok {
-			return addr, nil
+			return addr, n.forgetNeighbour(addr)
 		}
 	}
 	return netip.Addr{}, fmt.Errorf("connect instance %s: CNI gave no IPv4 address", id)

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,6 +43,11 @@ type DaemonConfig struct {
 	// Started is told each process that was started, before it starts others: to move
 	// it to a control group. Nil: it stays in its parent's.
 	Started func(pid int) error
+	// Patience is how long a question may stay without an answer; zero: 10 s. After
+	// three in a row the daemon is taken for hung, and started anew.
+	Patience time.Duration
+	// Tell is told that it was; optional.
+	Tell func(message string)
 }
 
 // Daemon is the private containerd.
@@ -59,8 +65,9 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, fmt.Errorf("containerd folder %q: want an absolute path", cfg.Dir)
 	}
+	cfg.Patience = cmp.Or(cfg.Patience, 10*time.Second)
 	d := &Daemon{cfg: cfg}
-	if err := os.MkdirAll(cfg.Dir, 0o711); err != nil {
+	if err := errors.Join(os.MkdirAll(cfg.Dir, 0o711), os.Chmod(cfg.Dir, 0o711)); err != nil {
 		return nil, fmt.Errorf("make containerd folder: %w", err)
 	}
 	if err := d.shorten(); err != nil {
@@ -68,8 +75,19 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 	}
 	if pid := d.running(); pid != 0 {
 		d.pid = pid
-		cfg.Logger.InfoContext(ctx, "containerd adopted", "pid", pid)
-	} else if err := d.start(ctx); err != nil {
+		err := d.ready(ctx)
+		if err == nil {
+			cfg.Logger.InfoContext(ctx, "containerd adopted", "pid", pid)
+			return d, nil
+		}
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		if err := d.endHung(ctx, pid); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.start(ctx); err != nil {
 		return nil, err
 	}
 	if err := d.ready(ctx); err != nil {
@@ -209,7 +227,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	b, err := json.Marshal(pidFile{cmd.Process.Pid, start})
 	if err == nil {
-		err = os.WriteFile(d.path("containerd.pid"), b, 0o600)
+		err = atomicfile.Replace(d.path("containerd.pid"), b, 0o600)
 	}
 	if err != nil {
 		_ = cmd.Process.Kill()
@@ -270,6 +288,9 @@ func (d *Daemon) lastLog() string {
 
 // Run keeps the daemon running until ctx ends, and leaves it running then.
 func (d *Daemon) Run(ctx context.Context) error {
+	var guarding sync.WaitGroup
+	defer guarding.Wait()
+	guarding.Go(func() { d.guard(ctx) })
 	wait := 100 * time.Millisecond
 	for {
 		began := time.Now()
@@ -298,6 +319,54 @@ func (d *Daemon) Run(ctx context.Context) error {
 		}
 		wait = min(2*wait, 10*time.Second)
 	}
+}
+
+// hungAfter is how many questions in a row have to stay without an answer.
+const hungAfter = 3
+
+// guard ends a daemon that runs and answers nothing any more. Run starts it again,
+// and instances, which are no children of its, go on.
+func (d *Daemon) guard(ctx context.Context) {
+	silent, asked := 0, 0
+	for ctx.Err() == nil {
+		d.mu.Lock()
+		pid := d.pid
+		d.mu.Unlock()
+		if pid != asked {
+			silent, asked = 0, pid
+		}
+		question, cancel := context.WithTimeout(ctx, d.cfg.Patience)
+		err := d.ping(question)
+		cancel()
+		if silent++; err == nil || d.running() != pid {
+			silent = 0
+		}
+		if silent >= hungAfter && ctx.Err() == nil {
+			if err := d.endHung(ctx, pid); err != nil {
+				d.cfg.Logger.ErrorContext(ctx, "containerd hangs and can't be ended", "error", err)
+			}
+			silent = 0
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(d.cfg.Patience):
+		}
+	}
+}
+
+// endHung ends a daemon that does not answer.
+func (d *Daemon) endHung(ctx context.Context, pid int) error {
+	message := fmt.Sprintf("containerd (process %d) runs and does not answer: it is ended and started again, apps go on. What it did last: %s", pid, d.path("containerd.log"))
+	d.cfg.Logger.WarnContext(ctx, message)
+	if d.cfg.Tell != nil {
+		d.cfg.Tell(message)
+	}
+	alive := func() bool { return d.running() == pid }
+	if err := endBy(ctx, pid, alive, syscall.SIGKILL); err != nil {
+		return problem.New(problem.Unavailable, "containerd_hangs", "containerd (process %d) does not answer and can't be ended: %w", pid, err).
+			Fix("a process that SIGKILL doesn't end waits for a device: look at the disk (dmesg), or boot the machine")
+	}
+	return nil
 }
 
 // waitExit returns when the daemon's process is gone or ctx ends.
@@ -332,7 +401,7 @@ func (d *Daemon) Stop(ctx context.Context) error {
 			return fmt.Errorf("stop containerd: %w", err)
 		}
 	}
-	errs := []error{d.killShims(ctx), node.UnmountBelow(d.StateDir()), os.RemoveAll(d.StateDir())}
+	errs := []error{d.endShims(ctx), node.UnmountBelow(d.StateDir()), os.RemoveAll(d.StateDir())}
 	for _, path := range []string{d.path("containerd.pid"), d.path("containerd.sock"), d.path("containerd.sock.ttrpc")} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
@@ -348,35 +417,14 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// killShims ends shims of this daemon that are left, with what they run.
-func (d *Daemon) killShims(ctx context.Context) error {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		b, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		args := strings.Split(string(b), "\x00")
-		if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-runc") || !slices.Contains(args, d.Address()) {
-			continue
-		}
-		start, err := startTime(pid)
-		if err != nil {
-			continue
-		}
-		errs = append(errs, end(ctx, pid, func() bool { now, err := startTime(pid); return err == nil && now == start }))
-	}
-	return errors.Join(errs...)
-}
-
 // end asks a process to end, then ends it.
 func end(ctx context.Context, pid int, alive func() bool) error {
-	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+	return endBy(ctx, pid, alive, syscall.SIGTERM, syscall.SIGKILL)
+}
+
+// endBy sends one signal after the other until the process is gone.
+func endBy(ctx context.Context, pid int, alive func() bool, signals ...syscall.Signal) error {
+	for _, s := range signals {
 		if err := syscall.Kill(pid, s); err != nil {
 			if errors.Is(err, syscall.ESRCH) {
 				return nil

@@ -26,7 +26,8 @@ var _ las.Inspector = (*Runtime)(nil)
 // its upper layer but empty places to mount on. The first process has to be what
 // that spec says, since the spec may have been another one when it was read.
 func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) {
-	ctx = r.context(ctx)
+	ctx, cancel := context.WithTimeout(r.context(ctx), answerLimit)
+	defer cancel()
 	container, err := r.client.LoadContainer(ctx, id)
 	if err != nil {
 		return las.Launched{}, fmt.Errorf("inspect container: %w", err)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -96,6 +97,16 @@ type machine struct {
 	logger   *slog.Logger
 	limits   logfile.Limits
 	wrap     func(node.Runtime) node.Runtime // what the node gets instead of the runtime
+	patience time.Duration                   // with containerd; zero: the default
+
+	mu   sync.Mutex
+	told []string // of containerd
+}
+
+func (m *machine) tells() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.told)
 }
 
 // life is one life of the daemon.
@@ -188,7 +199,14 @@ func (m *machine) live() *life {
 		}
 	}
 	var err error
-	l.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{Dir: filepath.Join(m.state, "containerd"), ID: m.id, Logger: m.logger})
+	l.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{
+		Dir: filepath.Join(m.state, "containerd"), ID: m.id, Logger: m.logger, Patience: m.patience,
+		Tell: func(message string) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.told = append(m.told, message)
+		},
+	})
 	must(err)
 	// Whatever the test comes to, in reverse order; all of it may be gone already.
 	cleanup := func(f func(context.Context) error) {

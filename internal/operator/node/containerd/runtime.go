@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -29,6 +31,8 @@ import (
 const (
 	snapshotter = "overlayfs"
 	runtimeName = "io.containerd.runc.v2"
+	// answerLimit is how long containerd may take to say what it knows.
+	answerLimit = time.Minute
 	specType    = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 )
 
@@ -48,6 +52,7 @@ type Runtime struct {
 
 	mu    sync.Mutex
 	tasks map[string]*sync.Mutex // by container: one end of its task at a time
+	seen  map[string][]process   // shims by container, when Leftovers looked last
 }
 
 var (
@@ -71,7 +76,8 @@ func (r *Runtime) Close() error { return r.client.Close() }
 // EndLeases ends what an earlier process had containerd keep while it made a
 // container or brought an image, and died over it. Nothing else may be under way.
 func (r *Runtime) EndLeases(ctx context.Context) error {
-	ctx = r.context(ctx)
+	ctx, cancel := context.WithTimeout(r.context(ctx), answerLimit)
+	defer cancel()
 	service := r.client.LeasesService()
 	list, err := service.List(ctx)
 	if err != nil {
@@ -102,6 +108,7 @@ func (r *Runtime) Start(ctx context.Context, c node.Container) error {
 		return imageError(c.Image, err)
 	}
 	if err := r.start(ctx, c, img, logURI); err != nil {
+		r.lookForShims() // a daemon that died over it doesn't know of one
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		return errors.Join(startError(c.ID, err), r.Delete(undo, c.ID))
@@ -195,6 +202,9 @@ func (r *Runtime) Delete(ctx context.Context, id string) error {
 	var err error
 	for i := range deleteTries {
 		if err = r.delete(ctx, id); err == nil {
+			err = r.endShims(ctx, id)
+		}
+		if err == nil {
 			r.mu.Lock()
 			delete(r.tasks, id)
 			r.mu.Unlock()
@@ -233,8 +243,7 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 	return nil
 }
 
-// List implements node.Runtime. Snapshots without a container are listed too:
-// an interrupted start left them.
+// List implements node.Runtime.
 func (r *Runtime) List(ctx context.Context) ([]node.ContainerState, error) {
 	ctx = r.context(ctx)
 	records, err := r.client.ContainerService().List(ctx)
@@ -249,10 +258,8 @@ func (r *Runtime) List(ctx context.Context) ([]node.ContainerState, error) {
 	for _, t := range reply.Tasks {
 		byID[t.ID] = t
 	}
-	seen := map[string]bool{}
-	var out []node.ContainerState
+	out := make([]node.ContainerState, 0, len(records))
 	for _, c := range records {
-		seen[c.ID] = true
 		s := node.ContainerState{ID: c.ID}
 		if t := byID[c.ID]; t != nil {
 			s.Running = t.Status != tasktypes.Status_STOPPED
@@ -264,16 +271,38 @@ func (r *Runtime) List(ctx context.Context) ([]node.ContainerState, error) {
 		}
 		out = append(out, s)
 	}
+	return out, nil
+}
+
+// Leftovers implements node.Runtime: containers, snapshots that an interrupted start
+// left without one, and shims that outlived a daemon which did not know them yet.
+func (r *Runtime) Leftovers(ctx context.Context) ([]string, error) {
+	ctx = r.context(ctx)
+	records, err := r.client.ContainerService().List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var ids []string
+	for _, c := range records {
+		ids = append(ids, c.ID)
+	}
 	err = r.client.SnapshotService(snapshotter).Walk(ctx, func(_ context.Context, info snapshots.Info) error {
-		if info.Kind == snapshots.KindActive && !seen[info.Name] {
-			out = append(out, node.ContainerState{ID: info.Name})
+		if info.Kind == snapshots.KindActive {
+			ids = append(ids, info.Name)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	return out, nil
+	shims, err := r.shims()
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.seen = shims
+	r.mu.Unlock()
+	return slices.AppendSeq(ids, maps.Keys(shims)), nil
 }
 
 // Watch implements node.Monitor.

@@ -1,0 +1,106 @@
+package cni
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func (n *Network) leaseDir() string { return filepath.Join(n.cfg.Dir, "leases", "cupel-"+n.cfg.ID) }
+
+// leases returns who holds which address. The plugin keeps a file for each, named
+// after the address and with the holder's id in its first line.
+func (n *Network) leases() (map[netip.Addr]string, error) {
+	entries, err := os.ReadDir(n.leaseDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read leases: %w", err)
+	}
+	held := map[netip.Addr]string{}
+	for _, e := range entries {
+		addr, err := netip.ParseAddr(e.Name())
+		if err != nil {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(n.leaseDir(), e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // given back meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read leases: %w", err)
+		}
+		id, _, _ := strings.Cut(string(b), "\n")
+		held[addr] = strings.TrimSpace(id)
+	}
+	return held, nil
+}
+
+// Held implements node.Network.
+func (n *Network) Held() ([]string, error) {
+	held, err := n.leases()
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, id := range held {
+		if id != "" {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// dropNameless gives back addresses whose file lost its content in a power cut: they
+// are nobody's, and nobody could give them back. The plugins' lock keeps those out
+// that are being written.
+func (n *Network) dropNameless() error {
+	lock, err := os.OpenFile(filepath.Join(n.leaseDir(), "lock"), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("lock leases: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil // a plugin is at it; the next start looks again
+	}
+	held, err := n.leases()
+	if err != nil {
+		return err
+	}
+	for addr, id := range held {
+		if id != "" {
+			continue
+		}
+		if err := os.Remove(filepath.Join(n.leaseDir(), addr.String())); err != nil {
+			return fmt.Errorf("give back a nameless address: %w", err)
+		}
+	}
+	return nil
+}
+
+// notInstances is at most how many addresses of a subnet are no instance's: its own,
+// the gateway's, the broadcast address, one to spare.
+const notInstances = 4
+
+// full explains a failed connection where it is that every address is taken.
+func (n *Network) full() error {
+	held, err := n.leases()
+	if err != nil {
+		return nil
+	}
+	if len(held) < 1<<(32-n.subnet.Bits())-notInstances {
+		return nil
+	}
+	return problem.New(problem.Unavailable, "addresses_used", "all %d addresses of %s are taken: each instance that runs has one", len(held), n.subnet).
+		Want("at most %d instances on this machine", len(held)).
+		Fix("run fewer instances (cupel deploy --instances, cupel rm), or run some on another machine")
+}

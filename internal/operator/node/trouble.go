@@ -1,0 +1,166 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Events about the machine's parts.
+const (
+	reasonTrouble = "trouble"      // something of the machine's failed, and is tried again
+	reasonOver    = "trouble_over" // it works again
+	reasonDamaged = "record_damaged"
+	reasonRemoved = "leftover_removed"
+)
+
+// Deadlines of calls. Nothing that answers at all takes so long, under whatever load.
+const (
+	lookLimit    = time.Minute     // ask what there is; send a signal
+	startLimit   = 2 * time.Minute // of a container
+	deleteLimit  = 2 * time.Minute
+	networkLimit = time.Minute      // connect or disconnect one instance
+	fetchLimit   = 15 * time.Minute // of an image, from wherever it is
+)
+
+// tell says what happened, to the operator and to whose the instance is.
+func (n *Node) tell(ctx context.Context, in manager.Incident) {
+	if in.Warning {
+		n.cfg.Logger.WarnContext(ctx, in.Message, "reason", in.Reason, "instance", in.Instance)
+	} else {
+		n.cfg.Logger.InfoContext(ctx, in.Message, "reason", in.Reason, "instance", in.Instance)
+	}
+	if n.cfg.Tell != nil {
+		n.cfg.Tell(in)
+	}
+}
+
+// troubleKey is one thing that may fail again and again.
+type troubleKey struct{ what, instance string }
+
+// note takes note of how something went that is tried again: that it fails is told
+// once, and once that it is over.
+func (n *Node) note(ctx context.Context, what, instance string, err error) {
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return // we end: it says nothing
+	}
+	key := troubleKey{what, instance}
+	n.mu.Lock()
+	was := n.troubles[key]
+	switch {
+	case err == nil:
+		delete(n.troubles, key)
+	case n.troubles == nil:
+		n.troubles = map[troubleKey]bool{key: true}
+	default:
+		n.troubles[key] = true
+	}
+	n.mu.Unlock()
+
+	switch {
+	case err != nil && !was:
+		p := problem.From(err)
+		message := what + ": " + p.Rule + ": " + p.Actual
+		if p.Mend != "" {
+			message += "; " + p.Mend
+		}
+		n.tell(ctx, manager.Incident{Warning: true, Reason: reasonTrouble, Instance: instance, Message: message})
+	case err == nil && was:
+		n.tell(ctx, manager.Incident{Reason: reasonOver, Instance: instance, Message: what + ": works again"})
+	}
+}
+
+// hangs explains a call that was given up.
+type hangs func(what string, limit time.Duration, err error) error
+
+func containerdHangs(what string, limit time.Duration, err error) error {
+	return problem.New(problem.Unavailable, "containerd_hangs", "containerd did not %s within %v: %w", what, limit, err).
+		Fix("look at STATE/containerd/containerd.log, and at the disk; kill containerd and cupeld starts it again, apps go on")
+}
+
+func networkHangs(what string, limit time.Duration, err error) error {
+	return problem.New(problem.Unavailable, "network_hangs", "the CNI plugins did not %s within %v: %w", what, limit, err).
+		Fix("see what holds them: ps -ef | grep cni, and locks below STATE/cni")
+}
+
+// call makes one call of a part of the machine that may hang, with a deadline.
+func call[T any](ctx context.Context, n *Node, part hangs, what string, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	out, err := f(bounded)
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		err = part(what, limit, err)
+		n.note(ctx, what, "", err)
+	} else if err == nil {
+		n.note(ctx, what, "", nil)
+	}
+	return out, err
+}
+
+func do(ctx context.Context, n *Node, part hangs, what string, limit time.Duration, f func(context.Context) error) error {
+	_, err := call(ctx, n, part, what, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
+	return err
+}
+
+// boundedRuntime is a Runtime each of whose calls ends.
+type boundedRuntime struct {
+	Runtime
+	node *Node
+}
+
+func (b boundedRuntime) Start(ctx context.Context, c Container) error {
+	return do(ctx, b.node, containerdHangs, "start a container", startLimit, func(ctx context.Context) error { return b.Runtime.Start(ctx, c) })
+}
+
+func (b boundedRuntime) Kill(ctx context.Context, id string, signal syscall.Signal) error {
+	return do(ctx, b.node, containerdHangs, "send a signal", lookLimit, func(ctx context.Context) error { return b.Runtime.Kill(ctx, id, signal) })
+}
+
+func (b boundedRuntime) Reap(ctx context.Context, id string) error {
+	return do(ctx, b.node, containerdHangs, "let go of what ended", lookLimit, func(ctx context.Context) error { return b.Runtime.Reap(ctx, id) })
+}
+
+func (b boundedRuntime) Delete(ctx context.Context, id string) error {
+	return do(ctx, b.node, containerdHangs, "remove a container", deleteLimit, func(ctx context.Context) error { return b.Runtime.Delete(ctx, id) })
+}
+
+func (b boundedRuntime) List(ctx context.Context) ([]ContainerState, error) {
+	return call(ctx, b.node, containerdHangs, "list containers", lookLimit, b.Runtime.List)
+}
+
+func (b boundedRuntime) Leftovers(ctx context.Context) ([]string, error) {
+	return call(ctx, b.node, containerdHangs, "list what is left", lookLimit, b.Runtime.Leftovers)
+}
+
+// boundedImages are Images each of whose calls ends.
+type boundedImages struct {
+	Images
+	node *Node
+}
+
+func (b boundedImages) Ensure(ctx context.Context, ref string) (Image, error) {
+	return call(ctx, b.node, containerdHangs, "bring an image", fetchLimit, func(ctx context.Context) (Image, error) { return b.Images.Ensure(ctx, ref) })
+}
+
+func (b boundedImages) Find(ctx context.Context, ref string) (Image, error) {
+	return call(ctx, b.node, containerdHangs, "look at an image", lookLimit, func(ctx context.Context) (Image, error) { return b.Images.Find(ctx, ref) })
+}
+
+// boundedNetwork is a Network each of whose calls ends.
+type boundedNetwork struct {
+	Network
+	node *Node
+}
+
+func (b boundedNetwork) Add(ctx context.Context, id, path string) (netip.Addr, error) {
+	return call(ctx, b.node, networkHangs, "connect an instance", networkLimit, func(ctx context.Context) (netip.Addr, error) { return b.Network.Add(ctx, id, path) })
+}
+
+func (b boundedNetwork) Remove(ctx context.Context, id, path string) error {
+	return do(ctx, b.node, networkHangs, "disconnect an instance", networkLimit, func(ctx context.Context) error { return b.Network.Remove(ctx, id, path) })
+}
