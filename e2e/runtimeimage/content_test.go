@@ -120,6 +120,7 @@ func TestPullContent(t *testing.T) {
 	t.Run("submodules refused", func(t *testing.T) { refuseSubmodules(t, newPlace(t, root)) })
 	t.Run("LFS", func(t *testing.T) { pullLFS(t, newPlace(t, root)) })
 	t.Run("encodings", func(t *testing.T) { pullEncodings(t, newPlace(t, root)) })
+	t.Run("other filters", func(t *testing.T) { otherFilters(t, newPlace(t, root)) })
 	t.Run("what every clone takes", func(t *testing.T) { asEveryClone(t, newPlace(t, root)) })
 	t.Run("no branch", func(t *testing.T) { noBranch(t, newPlace(t, root)) })
 	t.Run("user", func(t *testing.T) { userBesideToken(t, newPlace(t, root)) })
@@ -363,6 +364,19 @@ func asEveryClone(t *testing.T, p *place) {
 	git(t, p.s.dir, "clone", "--quiet", "--bare", "--depth=1", "file://"+bare, "shallow.git")
 	p.pulls("/shallow.git")
 	p.holds("f", "odd")
+}
+
+// otherFilters has files that a program would have to decode, which is not here.
+func otherFilters(t *testing.T, p *place) {
+	p.s.repository(t, "app.git", map[string]string{
+		".gitattributes": "*.key filter=git-crypt\n*.ipynb filter=strip\nb.ipynb -filter\nc.ipynb !filter\n",
+		"a b.key":        "sealed", "z.key": "sealed", "b.ipynb": "b", "c.ipynb": "c",
+	}, nil)
+	out := p.pulls("/app.git")
+	if !strings.Contains(out, "no filter git-crypt (a b.key)") || strings.Count(out, "no filter") != 1 {
+		t.Error(out)
+	}
+	p.holds("a b.key", "sealed")
 }
 
 func noBranch(t *testing.T, p *place) {

@@ -31,6 +31,17 @@ func (b *besideFlags) add(c *cobra.Command) {
 // inputs says which there are.
 func (b *besideFlags) inputs(in *owner.Inputs) error {
 	in.GitUser, in.Proxy = b.user != "", b.proxy != ""
+	for _, given := range []struct {
+		text  string
+		check func(string) error
+	}{{b.user, owner.CheckUser}, {b.proxy, owner.CheckProxy}} {
+		if given.text == "" || strings.HasPrefix(given.text, "@") {
+			continue // a file is read where its content is needed
+		}
+		if err := given.check(given.text); err != nil {
+			return err
+		}
+	}
 	for _, list := range []struct {
 		given []string
 		names *[]string

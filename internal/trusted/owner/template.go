@@ -200,7 +200,11 @@ func (in Inputs) template() ([]byte, error) {
 	}
 	out := []byte(b.String())
 	if _, err := session.ParseFilled(out, func(name string) (secret.Value, bool) { return secret.NewString(name), true }); err != nil {
-		return nil, fmt.Errorf("the inputs make no valid session: %w", err)
+		p := problem.From(fmt.Errorf("the inputs make no valid session: %w", err))
+		if p.Mend == "" {
+			p = p.Fix("correct what you gave with --command, --volume or --dns")
+		}
+		return nil, p
 	}
 	return out, nil
 }
