@@ -33,7 +33,7 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		if least <= len(args) && len(args) <= len(names) {
 			return nil
 		}
-		return problem.New(problem.Invalid, "usage", "%s", plural(len(args), "argument")).
+		return problem.New(problem.Invalid, "usage", "%s", problem.Count(len(args), "argument")).
 			Want("%s", want).Fix("see '%s --help'", c.CommandPath())
 	}
 }

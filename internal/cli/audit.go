@@ -125,7 +125,11 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 	if since != nil {
 		from = fmt.Sprintf("entry %d", since.Seq)
 	}
-	g.printf("unbroken: %d entries from %s to entry %d, signed %s\nhead: %s\n", reply.Entries, from, reply.To.Seq,
+	entries := fmt.Sprintf("%d entries", reply.Entries)
+	if reply.Entries == 1 {
+		entries = "1 entry"
+	}
+	g.printf("unbroken: %s from %s to entry %d, signed %s\nhead: %s\n", entries, from, reply.To.Seq,
 		time.Unix(0, reply.To.Time).UTC().Format(time.RFC3339), reply.Head)
 	return nil
 }

@@ -448,7 +448,11 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 	}
 	// Who asked for a number doesn't believe the manager that the app has fewer.
 	if want := max(app.Instances, d.o.instances); len(out) < want {
-		return nil, problem.New(problem.Denied, "instance_not_attested", "%d instances are healthy and attested", len(out)).
+		have := problem.Count(len(out), "instance") + " are"
+		if len(out) == 1 {
+			have = "1 instance is"
+		}
+		return nil, problem.New(problem.Denied, "instance_not_attested", "%s healthy and attested", have).
 			Want("%d", want).Fix("see 'cupel ps %s' and 'cupel events %s'", app.Name, app.Name)
 	}
 	return out, nil

@@ -131,7 +131,7 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 		}
 		req.Instances = max(1, min(d.app.Instances, most))
 		if req.Instances < d.app.Instances {
-			d.g.warnf("%s has %d instances by the manager's word, and you granted %d: it gets that many. For more: --instances %d", d.app.Name, d.app.Instances, req.Instances, d.app.Instances)
+			d.g.warnf("%s has %s by the manager's word, and you granted %d: it gets that many. For more: --instances %d", d.app.Name, problem.Count(d.app.Instances, "instance"), req.Instances, d.app.Instances)
 		}
 	}
 	req.Instances = max(1, req.Instances)

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // handedIn tells that the app is somebody else's, whose code this was: only they
@@ -78,7 +79,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	case seen.kind.unproven():
 		where += " (" + seen.kind.text() + ")"
 	}
-	d.g.printf("\n%s: %s, attested by your CAS and healthy, %s\n", app.Name, plural(len(instances), "instance"), where)
+	d.g.printf("\n%s: %s, attested by your CAS and healthy, %s\n", app.Name, problem.Count(len(instances), "instance"), where)
 	if gap := app.Deployment.GapSeconds; gap > 0 {
 		d.g.printf("nothing served for %.1f s: the app writes a volume, so its old instance stopped first\n", gap)
 	}

@@ -75,7 +75,7 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 	if g.json() {
 		return g.printJSON(r)
 	}
-	g.printf("%s removed; %s goes on with %d instances\n", id, r.App, r.Instances)
+	g.printf("%s removed; %s goes on with %s\n", id, r.App, problem.Count(r.Instances, "instance"))
 	return nil
 }
 

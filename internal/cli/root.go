@@ -58,14 +58,29 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	if asksForJSON(args) {
 		g.output = "json" // also where the flags before it were wrong
 	}
-	return g.fail(err)
+	return g.fail(g.meant(cmd.Flags().Args(), err))
+}
+
+// meant adds to a refused name of a session the one that was most likely meant.
+func (g *globals) meant(args []string, err error) error {
+	p, ok := errors.AsType[*problem.Error](err)
+	if !ok || p.Rule != "session_unknown" || len(args) == 0 {
+		return err
+	}
+	names, _ := g.completeSessions(nil, nil, "")
+	near := problem.Nearest(args[0], names)
+	if near == "" || near == args[0] {
+		return err
+	}
+	with := *p
+	return with.Fix("did you mean %s? You created that one here; else: %s", near, p.Mend)
 }
 
 // asksForJSON reports whether the arguments say -o json, in whatever form.

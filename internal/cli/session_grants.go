@@ -161,7 +161,7 @@ func theServing(grant api.Grant) (ident.ServiceName, error) {
 	if len(names) == 1 {
 		return ident.ServiceName(names[0]), nil
 	}
-	return "", problem.New(problem.Invalid, "service", "grant %s is for %d services that serve", grant.ID.Short(), len(names)).
+	return "", problem.New(problem.Invalid, "service", "grant %s is for %s that would serve", grant.ID.Short(), problem.Count(len(names), "service")).
 		Want("one of: %s", strings.Join(names, ", ")).Fix("say which with --service SERVICE=N")
 }
 
@@ -176,7 +176,7 @@ func findGrant(all []api.Grant, ref string) (api.Grant, error) {
 	if len(found) == 1 {
 		return found[0], nil
 	}
-	return api.Grant{}, problem.New(problem.NotFound, "grant_unknown", "%d grants of the session are called %.40q", len(found), ref).
+	return api.Grant{}, problem.New(problem.NotFound, "grant_unknown", "of the session's grants, %d begin with %.40q", len(found), ref).
 		Want("the id of one, or its first 4 digits or more").Fix("list them: cupel session grants NAME")
 }
 

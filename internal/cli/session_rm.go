@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -97,7 +96,7 @@ func (g *globals) confirmRemoval(name ident.SessionName) error {
 
 func (g *globals) showRemoved(r api.Removed) {
 	g.printf("session %s removed: %s, %s and %s ended\n", r.Session,
-		plural(r.Versions, "version"), plural(r.Grants, "grant"), plural(r.Instances, "instance"))
+		problem.Count(r.Versions, "version"), problem.Count(r.Grants, "grant"), problem.Count(r.Instances, "instance"))
 	if len(r.Volumes) > 0 {
 		g.printf("  what these volumes hold can't be read by anybody any more: %s\n", strings.Join(r.Volumes, ", "))
 	}
@@ -105,11 +104,4 @@ func (g *globals) showRemoved(r api.Removed) {
 	if r.Grants+r.Instances > 0 {
 		g.printf("  what ran it stops; who deployed an app of it removes that, too: cupel rm --app APP\n")
 	}
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return strconv.Itoa(n) + " " + what + "s"
 }

@@ -310,7 +310,7 @@ func rotatedMeanwhile(ctx context.Context, c *client.Client, name ident.SessionN
 		if r.Name == appCA && len(r.Old) > 0 {
 			p := *problem.From(err)
 			return p.Fix("%s was rotated on %s, and there is %s a certificate of the one before: replace them (cupel deploy), then verify again; if it stays so, do not use the app",
-				appCA, r.Rotated.UTC().Format(time.RFC3339), plural(len(r.Old), "running instance")+" with")
+				appCA, r.Rotated.UTC().Format(time.RFC3339), problem.Count(len(r.Old), "running instance")+" with")
 		}
 	}
 	return err

@@ -151,7 +151,7 @@ func (m *Manager) checkRight(rev *Revision, right right) error {
 			return err // by a request that came at the same time
 		}
 		if rev.Instances > right.instances {
-			return problem.New(problem.Denied, "grant_instances", "the grant lets %d instances of %s run, and the app has %d", right.instances, rev.Service, rev.Instances).
+			return problem.New(problem.Denied, "grant_instances", "the grant lets %s of %s run, and the app has %d", problem.Count(right.instances, "instance"), rev.Service, rev.Instances).
 				Fix("ask for fewer with --instances, or make a code for more: cupel session submit %s --instances %d", rev.Session, rev.Instances)
 		}
 	}
@@ -174,7 +174,7 @@ func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
 		Revision: rev.Number, Phase: PhaseImages, Deadline: now.Add(m.limits.Deadline),
 		StoppedAt: a.Rollout.StoppedAt, // as long as nothing serves again
 	}
-	message := fmt.Sprintf("revision %d: %d instances of %s on port %d, memory %s", rev.Number, rev.Instances, rev.Runtime, rev.Port, wire.FormatMemory(rev.Memory))
+	message := fmt.Sprintf("revision %d: %s of %s on port %d, memory %s", rev.Number, problem.Count(rev.Instances, "instance"), rev.Runtime, rev.Port, wire.FormatMemory(rev.Memory))
 	if rev.Grant != nil {
 		id := rev.Grant.ID
 		a.Rollout.Grant = &id
@@ -207,7 +207,7 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 		return nil, bad("session", "%w", err)
 	}
 	if req.Instances < 0 || req.Instances > maxInstances {
-		return nil, bad("instances", "%d instances", req.Instances).Want("1 to %d", maxInstances)
+		return nil, bad("instances", "%s", problem.Count(req.Instances, "instance")).Want("1 to %d", maxInstances)
 	}
 	if req.Memory != 0 && (req.Memory < wire.MinMemory || req.Memory > wire.MaxMemory) {
 		return nil, bad("memory", "%d bytes", req.Memory).

@@ -125,7 +125,7 @@ func covers(reply release.ClaimReply, rev *Revision) error {
 	}
 	serves := reply.Services[rev.Service]
 	if serves.Instances < max(1, rev.Instances) {
-		return problem.New(problem.Denied, "grant_instances", "the grant lets %d instances of %s run", serves.Instances, rev.Service).
+		return problem.New(problem.Denied, "grant_instances", "the grant lets %s of %s run", problem.Count(serves.Instances, "instance"), rev.Service).
 			Want("%d", max(1, rev.Instances)).
 			Fix("ask for fewer, or make a code for more: cupel session submit %s --instances %d", rev.Session, max(1, rev.Instances))
 	}

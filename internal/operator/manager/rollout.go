@@ -121,7 +121,7 @@ func (p *planner) startNext(a *App) {
 	p.advance(a, PhaseStart)
 	p.create(a, RoleApp, a.Next.Instances)
 	p.begin(a, wire.StepStart, a.Next.Instances)
-	p.event(a, nil, false, "starting", "starting %d instances", a.Next.Instances)
+	p.event(a, nil, false, "starting", "starting %s", problem.Count(a.Next.Instances, "instance"))
 }
 
 // resumed tells for how long nothing served, once the revision that was stopped
@@ -250,7 +250,7 @@ func (p *planner) drain(a *App) {
 func (p *planner) done(a *App) {
 	a = p.edit(a)
 	a.Rollout.Phase, a.Rollout.Waiting = PhaseDone, nil
-	p.event(a, nil, false, "deployed", "revision %d serves on port %d with %d instances", a.Current.Number, a.Current.Port, a.Current.Instances)
+	p.event(a, nil, false, "deployed", "revision %d serves on port %d with %s", a.Current.Number, a.Current.Port, problem.Count(a.Current.Instances, "instance"))
 }
 
 // fail ends the deployment. What served before goes on serving; the new

@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -36,7 +35,7 @@ func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
 	}
 	switch len(named) {
 	case 0:
-		return nil, problem.New(problem.NotFound, "app", "no app %.100q", ref).Fix("see 'cupel ps'")
+		return nil, m.noApp(caller, "no app %.100q", ref)
 	case 1:
 		return named[0], m.may(caller, named[0])
 	}
@@ -51,6 +50,22 @@ func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
 	return nil, problem.New(problem.Conflict, "app_name_ambiguous", "%d keys have an app %q", len(named), ref).
 		Want("the id of one: %s", strings.Join(ids, ", ")).
 		Fix("see 'cupel ps -o json'; if one of them is yours: --as-owner")
+}
+
+// noApp says that an app is not there, and which of the caller's was meant. Callers
+// hold mu.
+func (m *Manager) noApp(caller ident.KeyHash, format, ref string) *problem.Error {
+	var names []string
+	for _, a := range m.state.Apps {
+		if m.may(caller, a) == nil {
+			names = append(names, a.Name)
+		}
+	}
+	e := problem.New(problem.NotFound, "app", format, ref).Fix("see 'cupel ps'")
+	if near := problem.Nearest(ref, names); near != "" {
+		e.Fix("did you mean %s? See 'cupel ps'", near)
+	}
+	return e
 }
 
 // RemoveApp removes an app with all its instances. It answers when that is
@@ -103,7 +118,7 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 	if rev := newestRevision(&next); rev != nil {
 		left = rev.Instances
 	}
-	c.Events = []Event{newEvent(m.cfg.Now(), a, in, false, "instance_removing", fmt.Sprintf("removal asked for; the app goes on with %d instances", left))}
+	c.Events = []Event{newEvent(m.cfg.Now(), a, in, false, "instance_removing", "removal asked for; the app goes on with "+problem.Count(left, "instance"))}
 	if err := m.commit(ctx, c); err != nil {
 		return wire.RemoveInstanceReply{}, err
 	}

@@ -21,7 +21,7 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 	if caller == m.cfg.Operator {
 		filter.Owner = ident.KeyHash{}
 	}
-	for {
+	for first := true; ; {
 		m.mu.Lock()
 		written, newest := m.written, m.newest
 		m.mu.Unlock()
@@ -38,9 +38,12 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 		if len(events) == batch {
 			continue
 		}
-		if !follow && app != "" && since == 0 && !m.knows(caller, app) {
-			return problem.New(problem.NotFound, "app", "no app %.100q, and no event of one", app).Fix("see 'cupel ps'")
+		if first && app != "" && len(events) == 0 {
+			if err := m.mentioned(ctx, caller, filter); err != nil {
+				return err
+			}
 		}
+		first = false
 		if !follow {
 			return nil
 		}
@@ -53,12 +56,18 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 	}
 }
 
-// knows reports whether the caller has an app of that id or name.
-func (m *Manager) knows(caller ident.KeyHash, app string) bool {
+// mentioned refuses a name that the caller has no app of, and never had.
+func (m *Manager) mentioned(ctx context.Context, caller ident.KeyHash, filter EventFilter) error {
+	some, err := m.cfg.Store.Events(ctx, 0, filter, 1)
+	if err != nil || len(some) > 0 {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, err := m.find(caller, app)
-	return problem.KindOf(err) != problem.NotFound
+	if _, err := m.find(caller, filter.App); problem.KindOf(err) != problem.NotFound {
+		return nil
+	}
+	return m.noApp(caller, "no app %.100q, and no event of one", filter.App)
 }
 
 // Logs calls emit for each line of an instance's output. With Follow it goes

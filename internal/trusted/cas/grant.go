@@ -296,7 +296,7 @@ func (c *CAS) grantFull(g *grant, service ident.ServiceName, places int) error {
 	}
 
 	p := problem.New(problem.Unavailable, ruleGrantFull, "all places of %s under grant %s are taken: %s", service, g.id, strings.Join(who, ", ")).
-		Want("at most %d instances with rights", places).
+		Want("at most %s with rights", problem.Count(places, "instance")).
 		Fix("wait until one ended; for more, let the session's owner raise the number: cupel session grants")
 	if lapse >= 0 {
 		p.Actual += fmt.Sprintf("; if it stays silent, the first lapses in %s", lapse.Round(time.Second))

@@ -155,7 +155,7 @@ func (s *sessionState) checkGranted(name ident.ServiceName, svc release.GrantedS
 			Fix("name services of the session's current version")
 	}
 	if min(svc.Instances, svc.Runs) != 0 || max(svc.Instances, svc.Runs) <= 0 || max(svc.Instances, svc.Runs) > maxGranted {
-		return problem.New(problem.Invalid, "grant_number", "service %s: %d instances and %d runs", name, svc.Instances, svc.Runs).
+		return problem.New(problem.Invalid, "grant_number", "service %s: %s and %s", name, problem.Count(svc.Instances, "instance"), problem.Count(svc.Runs, "run")).
 			Want("either instances or runs, from 1 to %d", maxGranted)
 	}
 	return nil

@@ -1,0 +1,43 @@
+package problem
+
+import "strings"
+
+// Nearest returns the one of known that a person who typed name most likely meant;
+// empty if none is near. A third of the letters may be wrong, and no more than three.
+func Nearest(name string, known []string) string {
+	best, least := "", min(3, len(name)/3)+1
+	for _, k := range known {
+		if d := distance(strings.ToLower(name), strings.ToLower(k)); d < least {
+			best, least = k, d
+		}
+	}
+	return best
+}
+
+// distance is how many letters have to be put in, left out, changed or exchanged with
+// their neighbour (optimal string alignment).
+func distance(a, b string) int {
+	const longest = 100 // of what is compared: names are shorter
+	a, b = a[:min(longest, len(a))], b[:min(longest, len(b))]
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			changed := 1
+			if a[i-1] == b[j-1] {
+				changed = 0
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+changed)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
+}
