@@ -141,7 +141,7 @@ func bind(name, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, problem.New(problem.Unavailable, "port_taken", "listen for the %s' API: %w", name, err).
-			Fix("stop what uses the port, or choose another with --%s", name)
+			Fix("stop what uses the port, or choose another with --%s (cupel up: --cas-%s)", name, name)
 	}
 	return l, nil
 }

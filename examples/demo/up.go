@@ -171,7 +171,9 @@ func (d *demo) operate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.operator.run(ctx, append(args, ports...)...); err != nil {
+	const runsAlready = 10
+	err = d.operator.run(ctx, append(args, ports...)...)
+	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || exit.ExitCode() != runsAlready) {
 		return err
 	}
 	for _, runtime := range []string{"puller", "python"} {

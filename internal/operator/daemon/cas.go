@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -218,6 +219,12 @@ func (c *casProcess) run(ctx context.Context, r *running) error {
 			c.log.ErrorContext(ctx, "CAS does not start", "error", err)
 		}
 	}
+}
+
+// casEnds reports whether a CAS of an earlier cupeld's is still there. It ends as
+// soon as it sees that it has nobody to attest it any more.
+func (l layout) casEnds() bool {
+	return slices.ContainsFunc(l.processes(), func(p process) bool { return p.name == "cupel-cas" })
 }
 
 func (c *casProcess) process() int {

@@ -80,9 +80,8 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 }
 
 func (c *cli) fail(err error) int {
-	var held *lockedError
-	if errors.As(err, &held) {
-		err = problem.New(problem.Conflict, "already_running", "%w", held).Fix("use it as it is, or stop it: cupel down")
+	if held, ok := errors.AsType[*lockedError](err); ok {
+		err = held.problem()
 	}
 	p, ok := errors.AsType[*problem.Error](err)
 	code := 1
@@ -107,12 +106,15 @@ func (c *cli) fail(err error) int {
 			_, _ = fmt.Fprintf(c.err, "  mend:     %s\n", p.Mend)
 		}
 	}
+	if ok && p.Rule == ruleRuns {
+		return codeRuns
+	}
 	return code
 }
 
 func (c *cli) upCommand() *cobra.Command {
 	var detach bool
-	var detachedFD int
+	var detachedFD, lockFD int
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run manager, node, LAS, registry and CAS on this machine",
@@ -127,13 +129,15 @@ and the next up adopts them.`,
 			if detach {
 				return c.detach(cmd)
 			}
-			return c.up(cmd.Context(), detachedFD)
+			return c.up(cmd.Context(), detachedFD, lockFD)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&detach, "detach", false, "return when everything serves, and leave it running")
 	f.IntVar(&detachedFD, "detached-fd", 0, "descriptor on which a detached start tells how it went")
 	_ = f.MarkHidden("detached-fd")
+	f.IntVar(&lockFD, "lock-fd", 0, "descriptor by which a detached start holds the state folder's lock")
+	_ = f.MarkHidden("lock-fd")
 	f.StringVar(&c.opts.ManagerListen, "manager-listen", "0.0.0.0:5000", "address of the manager's API")
 	f.StringVar(&c.opts.CASOwners, "cas-owners", "0.0.0.0:8081", "address of the CAS's owners' API")
 	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
@@ -176,7 +180,7 @@ func (c *cli) inheritNothing(cmd *cobra.Command) error {
 // arguments are the flags that a command was given, for the same command in another
 // folder: files have their absolute names.
 func (c *cli) arguments(cmd *cobra.Command) ([]string, error) {
-	for _, file := range []*string{&c.opts.State, &c.opts.Launcher, &c.opts.CAS, &c.opts.DeployKeys} {
+	for _, file := range []*string{&c.opts.State, &c.opts.Launcher, &c.opts.CAS, &c.opts.DeployKeys, &c.opts.ManagerCert, &c.opts.ManagerKey} {
 		if *file == "" {
 			continue
 		}
@@ -211,17 +215,13 @@ func (c *cli) detach(cmd *cobra.Command) error {
 	if c.output == "json" {
 		return c.printServing(s.Serving)
 	}
-	if s.Already {
-		_, _ = fmt.Fprintf(c.out, "cupeld already runs on %s (process %d)\n", s.State, s.Endpoint.PID)
-		return nil
-	}
 	_, _ = fmt.Fprintf(c.out, "cupeld runs (process %d)\n", s.Endpoint.PID)
 	Show(c.out, s.State, s.Serving)
 	return nil
 }
 
 // up runs in the foreground, or as what detach started.
-func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
+func (c *cli) up(ctx context.Context, detachedFD, lockFD int) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	signals := make(chan os.Signal, 4)
@@ -250,14 +250,16 @@ func (c *cli) up(ctx context.Context, detachedFD int) (err error) {
 		_, _ = fmt.Fprintln(c.out, "\nReady. Ctrl-C stops everything; SIGTERM leaves the apps running.")
 		return nil
 	}
+	if lockFD > 0 {
+		if c.opts.lock, err = heldLock(lockFD); err != nil {
+			return err
+		}
+	}
 	if detachedFD > 0 {
+		unix.CloseOnExec(detachedFD)
 		pipe := os.NewFile(uintptr(detachedFD), "detached")
 		defer func() {
 			if err != nil {
-				var held *lockedError
-				if errors.As(err, &held) {
-					err = problem.New(problem.Conflict, "already_running", "%w", held)
-				}
 				_ = json.NewEncoder(pipe).Encode(outcome{Problem: problem.From(err)})
 			}
 			_ = pipe.Close()
@@ -293,6 +295,7 @@ func (c *cli) downCommand() *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			c.opts.tell = c.tell()
 			if err := Down(ctx, c.opts, c.logger()); err != nil {
 				return err
 			}
@@ -321,8 +324,14 @@ func (c *cli) cleanupCommand() *cobra.Command {
 					return err
 				}
 			}
-			if err := Cleanup(ctx, c.opts, c.logger()); err != nil {
+			c.opts.tell = c.tell()
+			mounted, err := Cleanup(ctx, c.opts, c.logger())
+			if err != nil {
 				return err
+			}
+			if len(mounted) > 0 {
+				_, _ = fmt.Fprintf(c.out, "removed: nothing is left in %s, where others' file systems stay mounted: %s\n", c.opts.State, strings.Join(mounted, ", "))
+				return nil
 			}
 			_, _ = fmt.Fprintf(c.out, "removed: nothing of %s is left\n", c.opts.State)
 			return nil
@@ -330,6 +339,14 @@ func (c *cli) cleanupCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
 	return cmd
+}
+
+// tell shows a person how long work goes on.
+func (c *cli) tell() func(string) {
+	if c.output == "json" {
+		return nil
+	}
+	return func(line string) { _, _ = fmt.Fprintln(c.err, line) }
 }
 
 // confirm asks a person; without one the answer is no.

@@ -269,7 +269,7 @@ func upOptions(t *testing.T) Options {
 		CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", FirstPort: 8082, CAS: self, Launcher: self,
 	}
 	t.Cleanup(func() {
-		if err := Cleanup(context.WithoutCancel(t.Context()), o, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := Cleanup(context.WithoutCancel(t.Context()), o, slog.New(slog.DiscardHandler)); err != nil {
 			t.Errorf("Cleanup: %v", err)
 		}
 		if _, err := os.Stat(o.State); !errors.Is(err, os.ErrNotExist) {
@@ -433,7 +433,7 @@ func TestCleanupRefusesOtherFolders(t *testing.T) {
 	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "thesis.tex"), []byte("x"), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	err := Cleanup(t.Context(), Options{State: dir}, slog.New(slog.DiscardHandler))
+	_, err := Cleanup(t.Context(), Options{State: dir}, slog.New(slog.DiscardHandler))
 	if err == nil || problem.From(err).Rule != "state_folder" {
 		t.Errorf("Cleanup: %v", err)
 	}

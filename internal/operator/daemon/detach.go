@@ -23,19 +23,18 @@ type outcome struct {
 	Problem *problem.Error `json:"problem,omitempty"`
 }
 
-// Started is what Detach found or made.
+// Started is what Detach made.
 type Started struct {
-	Already bool // a cupeld ran there; then only its Endpoint is known
-	State   string
+	State string
 	Serving
 }
 
 // readyTimeout is how long a detached cupeld may take to serve.
 const readyTimeout = 2 * time.Minute
 
-// Detach runs this program again with args, in a session of its own, and
-// returns when that one serves, or with its error. A cupeld that runs already
-// is as good.
+// Detach runs this program again with args, in a session of its own, and returns
+// when that one serves, or with its error. A cupeld that runs already is an error:
+// of several at once, one starts and the others say so, as soon as it serves.
 func Detach(ctx context.Context, state string, args []string) (Started, error) {
 	l, err := newLayout(state)
 	if err != nil {
@@ -50,32 +49,18 @@ func Detach(ctx context.Context, state string, args []string) (Started, error) {
 	if l, err = newLayout(state); err != nil {
 		return Started{}, err
 	}
-	if err := l.checkFolder(); err != nil {
-		return Started{}, err
-	}
-	if err := os.MkdirAll(l.path("log"), 0o755); err != nil {
-		return Started{}, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
-	}
-	lock, err := l.lock()
-	var held *lockedError
-	if errors.As(err, &held) {
-		return l.already(ctx, held)
-	}
-	if err != nil {
-		return Started{}, err
-	}
-	lock.release()
-	return l.spawn(ctx, args)
-}
-
-// already waits until the one that runs serves.
-func (l layout) already(ctx context.Context, held *lockedError) (Started, error) {
-	deadline := time.Now().Add(readyTimeout)
-	for {
-		if e, err := wire.ReadEndpoint(l.dir); err == nil && e.PID == held.pid {
-			return Started{Already: true, State: l.dir, Serving: Serving{Endpoint: e}}, nil
+	for deadline := time.Now().Add(readyTimeout); ; {
+		lock, err := l.make()
+		if err == nil {
+			return l.spawn(ctx, lock, args)
 		}
-		if time.Now().After(deadline) {
+		held, ok := errors.AsType[*lockedError](err)
+		switch {
+		case !ok:
+			return Started{}, err
+		case l.serves(held) || held.what != workUp:
+			return Started{}, held
+		case time.Now().After(deadline):
 			return Started{}, problem.New(problem.Unavailable, "not_ready", "process %d holds %s, and serves nothing", held.pid, l.dir).
 				Fix("look what it does, or end it: cupel down")
 		}
@@ -87,7 +72,19 @@ func (l layout) already(ctx context.Context, held *lockedError) (Started, error)
 	}
 }
 
-func (l layout) spawn(ctx context.Context, args []string) (Started, error) {
+// serves reports whether the cupeld that holds the lock is ready. One that is still
+// starting may fail, and then the next in line has its turn.
+func (l layout) serves(held *lockedError) bool {
+	e, err := wire.ReadEndpoint(l.dir)
+	return err == nil && e.PID == held.pid
+}
+
+// spawn starts a cupeld that holds our lock.
+func (l layout) spawn(ctx context.Context, lock *stateLock, args []string) (Started, error) {
+	defer lock.release() // which leaves it with who shares the descriptor
+	if err := os.MkdirAll(l.path("log"), 0o755); err != nil {
+		return Started{}, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return Started{}, fmt.Errorf("find this program: %w", err)
@@ -106,9 +103,9 @@ func (l layout) spawn(ctx context.Context, args []string) (Started, error) {
 		return Started{}, fmt.Errorf("detach: %w", err)
 	}
 	defer func() { _ = stray.Close() }()
-	cmd := exec.Command(self, append(args, "--detached-fd", "3")...)
+	cmd := exec.Command(self, append(args, "--detached-fd", "3", "--lock-fd", "4")...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stray, stray, []*os.File{w}
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stray, stray, []*os.File{w, lock.f}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()

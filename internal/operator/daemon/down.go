@@ -36,12 +36,12 @@ const downTimeout = 3*time.Minute + node.CommitLimit
 // cupeld is dead or never came up.
 func Down(ctx context.Context, o Options, log *slog.Logger) error {
 	began := time.Now()
-	l, lock, err := takeOver(ctx, o.State)
+	l, lock, err := takeOver(ctx, o, workDown)
 	if err != nil {
 		return err
 	}
-	if lock == nil {
-		return nil
+	if lock == nil { // no folder, but perhaps something of it elsewhere
+		return l.sweep(ctx)
 	}
 	defer lock.release()
 	if l.containerdRuns() || l.cgroupExists() {
@@ -87,59 +87,10 @@ func (l layout) tellLost(ctx context.Context, since time.Time, log *slog.Logger)
 	}
 }
 
-// Cleanup is Down, and then removes the folder with everything in it.
-func Cleanup(ctx context.Context, o Options, log *slog.Logger) error {
-	l, lock, err := takeOver(ctx, o.State)
-	if err != nil {
-		return err
-	}
-	if lock == nil {
-		return nil
-	}
-	defer lock.release()
-	if err := l.ours(); err != nil {
-		return err
-	}
-	if err := l.sweep(ctx); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(l.dir); err != nil && !l.emptyMount(err) {
-		return fmt.Errorf("remove the state folder: %w", err)
-	}
-	return nil
-}
-
-// emptyMount says that a folder wasn't removed because a file system of somebody
-// else's is mounted there, and that nothing is left in it.
-func (l layout) emptyMount(err error) bool {
-	entries, rerr := os.ReadDir(l.dir)
-	return errors.Is(err, syscall.EBUSY) && rerr == nil && len(entries) == 0
-}
-
-// ours refuses to delete a folder that no cupeld ever used.
-func (l layout) ours() error {
-	for _, name := range []string{"cas.uid", "simtee", "containerd", "ports.json", "registry", "runtimes"} {
-		if _, err := os.Stat(l.path(name)); err == nil {
-			return nil
-		}
-	}
-	entries, err := os.ReadDir(l.dir)
-	if err != nil {
-		return fmt.Errorf("state folder: %w", err)
-	}
-	for _, e := range entries {
-		if e.Name() != filepath.Base(l.lockFile()) {
-			return problem.New(problem.Denied, "state_folder", "%s is no state folder of Cupel", l.dir).
-				Fix("name the right one with --state")
-		}
-	}
-	return nil
-}
-
 // takeOver makes a running cupeld stop everything and then holds the lock. A
 // nil lock says that there is no such folder.
-func takeOver(ctx context.Context, state string) (layout, *stateLock, error) {
-	l, err := newLayout(state)
+func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, error) {
+	l, err := newLayout(o.State)
 	if err != nil {
 		return l, nil, err
 	}
@@ -149,20 +100,34 @@ func takeOver(ctx context.Context, state string) (layout, *stateLock, error) {
 	if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) {
 		return l, nil, nil
 	}
+	if what == workCleanup {
+		if err := l.ours(); err != nil {
+			return l, nil, err
+		}
+	}
 	deadline := time.Now().Add(downTimeout)
 	asked := 0
+	told := time.Now()
 	for {
-		lock, err := l.lock()
-		var held *lockedError
-		if !errors.As(err, &held) {
+		lock, err := l.lock(what)
+		held, ok := errors.AsType[*lockedError](err)
+		if !ok {
+			if _, gone := os.Stat(l.dir); errors.Is(gone, fs.ErrNotExist) { // another one cleaned up meanwhile
+				return l, nil, nil
+			}
 			return l, lock, err
 		}
-		if held.pid != 0 && held.pid != asked {
+		// Another down or cleanup is waited for: it ends by itself.
+		if held.what == workUp && held.pid != 0 && held.pid != asked {
 			// SIGINT is what Ctrl-C in the foreground sends: apps stop too.
 			if err := syscall.Kill(held.pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return l, nil, fmt.Errorf("stop cupeld (process %d): %w", held.pid, err)
 			}
 			asked = held.pid
+		}
+		if o.tell != nil && time.Since(told) > tellEvery {
+			told = time.Now()
+			o.tell(held.waits())
 		}
 		if time.Now().After(deadline) {
 			return l, nil, problem.New(problem.Unavailable, "down_timeout", "cupeld (process %d) still runs after %s", held.pid, downTimeout).
@@ -399,23 +364,12 @@ func (l layout) writesLog(pid int) bool {
 	return strings.Contains(string(b), "\x00log-writer\x00")
 }
 
-// unmountAll unmounts what is mounted below the folder, the innermost first.
+// unmountAll unmounts what we have mounted below the folder, the innermost first.
 func (l layout) unmountAll() error {
 	for range 10 {
-		b, err := os.ReadFile("/proc/self/mountinfo")
+		points, _, err := l.mounts()
 		if err != nil {
-			return fmt.Errorf("find mounts: %w", err)
-		}
-		var points []string
-		for line := range strings.Lines(string(b)) {
-			fields := strings.Fields(line)
-			if len(fields) < 5 {
-				continue
-			}
-			point := node.UnescapeMount(fields[4])
-			if strings.HasPrefix(point, l.dir+"/") {
-				points = append(points, point)
-			}
+			return err
 		}
 		if len(points) == 0 {
 			return nil

@@ -94,7 +94,7 @@ func TestCleanupOfAMountedFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := Cleanup(t.Context(), Options{State: dir}, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := Cleanup(t.Context(), Options{State: dir}, slog.New(slog.DiscardHandler)); err != nil {
 			t.Error(err)
 		}
 	}

@@ -41,23 +41,22 @@ func (l layout) leaveGroup(in bool) {
 	if err == nil && in {
 		err = groups.Join("/", os.Getpid())
 	}
-	if err == nil {
-		_ = groups.Remove(l.daemonGroup())
+	if err == nil && !l.containerdRuns() {
+		_ = l.removeGroup(context.Background(), groups)
 	}
 }
 
 // removeGroup removes the daemons' group, as soon as the last of them is gone.
 func (l layout) removeGroup(ctx context.Context, groups *cgroup.Tree) error {
-	for range 100 {
+	for deadline := time.Now().Add(casStopTimeout); ; {
 		err := groups.Remove(l.daemonGroup())
-		if err == nil || !errors.Is(err, syscall.EBUSY) {
-			return ignoreMissing(err)
+		if !errors.Is(err, syscall.EBUSY) || time.Now().After(deadline) {
+			return err
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return groups.Remove(l.daemonGroup())
 }

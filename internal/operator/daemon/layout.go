@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -84,58 +82,3 @@ func freeUser(from int) int {
 	}
 	return firstCASUser + from
 }
-
-// stateLock is held by whoever works on a state folder.
-type stateLock struct{ f *os.File }
-
-// lockedError says that a cupeld already runs there.
-type lockedError struct {
-	dir string
-	pid int
-}
-
-func (e *lockedError) Error() string {
-	return fmt.Sprintf("cupeld already runs on %s (process %d)", e.dir, e.pid)
-}
-
-func (l layout) lockFile() string { return l.path("cupeld.lock") }
-
-// lock takes the folder's lock and writes our process number into it. Only root can
-// open the file: whoever can open a file can hold its lock.
-func (l layout) lock() (*stateLock, error) {
-	f, err := os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("run as root, or name another folder with --state")
-	}
-	if err := f.Chmod(0o600); err != nil { // an earlier release left it open to all
-		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", l.dir, err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		pid := readPID(f)
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, &lockedError{l.dir, pid}
-		}
-		return nil, fmt.Errorf("lock %s: %w", l.dir, err)
-	}
-	if err := errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid()))); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock %s: %w", l.dir, err)
-	}
-	return &stateLock{f}, nil
-}
-
-func writeAt(f *os.File, s string) error {
-	_, err := f.WriteAt([]byte(s), 0)
-	return err
-}
-
-func readPID(f *os.File) int {
-	b := make([]byte, 20)
-	n, _ := f.ReadAt(b, 0)
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n])))
-	return pid
-}
-
-func (s *stateLock) release() { _ = s.f.Close() }

@@ -30,7 +30,7 @@ func TestStrangersCantHoldTheLock(t *testing.T) {
 	if err := errors.Join(os.WriteFile(l.lockFile(), nil, 0o644), os.Chmod(l.lockFile(), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	lock, err := l.lock()
+	lock, err := l.lock(workUp)
 	if err != nil {
 		t.Fatal(err)
 	}

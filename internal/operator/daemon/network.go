@@ -99,7 +99,7 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	}
 
 	if _, err := os.Stat(l.dir); err == nil {
-		lock, err := l.lock()
+		lock, err := l.lock(workCheck)
 		if err != nil {
 			return r, err
 		}

@@ -1,14 +1,17 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -75,15 +78,91 @@ func (p *ports) free() func(port uint16) error {
 	}
 }
 
+// listener is one of the addresses at which an installation serves.
+type listener struct {
+	name string // in ports.json
+	what string
+	flag string // of `cupel up`
+	addr func(Options) string
+}
+
+var listeners = []listener{
+	{"manager", "the manager's API", "--manager-listen", func(o Options) string { return o.ManagerListen }},
+	{"cas-owners", "the CAS's API for owners", "--cas-owners", func(o Options) string { return o.CASOwners }},
+	{"cas-instances", "the CAS's API for instances", "--cas-instances", func(o Options) string { return o.CASInstances }},
+	{"registry", "the registry", "--registry-listen", func(o Options) string { return o.RegistryListen }},
+}
+
+func listenerOf(name string) listener {
+	return listeners[slices.IndexFunc(listeners, func(l listener) bool { return l.name == name })]
+}
+
+func (l listener) taken(addr string) string {
+	return fmt.Sprintf("%s, %s (%s)", addr, l.what, l.flag)
+}
+
+// check refuses all addresses that are taken in one go, before anything is started.
+// A part that an earlier cupeld left may be about to give up its address: that is
+// waited for while ending reports it.
+func (p *ports) check(ctx context.Context, o Options, ending func() bool) error {
+	for deadline := time.Now().Add(casStopTimeout); ; {
+		taken, err := p.taken(o)
+		if err != nil || len(taken) == 0 {
+			return err
+		}
+		if !ending() || time.Now().After(deadline) {
+			return refuseTaken(taken)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// taken are the listeners whose address another program has, or another of them.
+func (p *ports) taken(o Options) (map[string]string, error) {
+	taken := map[string]string{}
+	for _, l := range listeners {
+		addr := p.prefer(l.name, l.addr(o))
+		ln, err := net.Listen("tcp", addr)
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+			taken[l.name] = addr
+		case err != nil:
+			return nil, refuseAddress(l, err)
+		default:
+			defer func() { _ = ln.Close() }() // until all are tried: no two may have one address
+		}
+	}
+	return taken, nil
+}
+
+func refuseTaken(taken map[string]string) error {
+	var all, flags []string
+	for _, l := range listeners {
+		if addr, ok := taken[l.name]; ok {
+			all = append(all, l.taken(addr))
+			flags = append(flags, l.flag)
+		}
+	}
+	return problem.New(problem.Conflict, "port_taken", "taken: %s", strings.Join(all, "; ")).
+		Want("addresses that no other program and no other of these has").
+		Fix("end what listens there ('ss -ltnp' shows it), or give other addresses: %s HOST:PORT", strings.Join(flags, " HOST:PORT "))
+}
+
+func refuseAddress(l listener, err error) error {
+	return problem.New(problem.Invalid, "listen", "listen for %s: %w", l.what, err).Fix("give HOST:PORT of this machine with %s", l.flag)
+}
+
 func (p *ports) listen(name, addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", p.prefer(name, addr))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, problem.New(problem.Conflict, "port_taken", "the %s's address %s is taken: %w", name, addr, err).
-			Fix("end what listens there, or give another address with --%s-listen", strings.ReplaceAll(name, " ", "-"))
+		return nil, refuseTaken(map[string]string{name: addr})
 	case err != nil:
-		return nil, problem.New(problem.Invalid, "listen", "listen for the %s: %w", name, err).
-			Fix("give HOST:PORT of this machine with --%s-listen", name)
+		return nil, refuseAddress(listenerOf(name), err)
 	}
 	p.remember(name, ln.Addr().String())
 	return ln, nil

@@ -63,6 +63,9 @@ type Options struct {
 	ManagerKey      string        // file with its key
 	OwnGroup        bool          // move this process to the daemons' control group
 	Force           bool          // of Down: also where apps can't store what they wrote
+
+	lock *stateLock   // held already by who started this process; nil: it isn't
+	tell func(string) // hears how long work goes on; nil: nobody does
 }
 
 // errStop is why a context ended when the apps shall stop too.
@@ -123,12 +126,11 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	if l, err = newLayout(o.State); err != nil { // now that links can be followed
 		return err
 	}
-	if err := l.checkFolder(); err != nil {
-		return err
-	}
-	lock, err := l.lock()
-	if err != nil {
-		return err
+	lock := o.lock // held already, by who started this process
+	if lock == nil {
+		if lock, err = l.make(); err != nil {
+			return err
+		}
 	}
 	defer lock.release()
 	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}, reserve: &reserve{dir: l.path("reserve")}}
@@ -185,6 +187,9 @@ func (p *parts) undo(ctx context.Context) error {
 
 func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) error {
 	ports := loadPorts(p.path("ports.json"))
+	if err := ports.check(ctx, o, p.casEnds); err != nil {
+		return err
+	}
 	api, err := ports.listen("manager", o.ManagerListen)
 	if err != nil {
 		return err
