@@ -106,17 +106,13 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	reply.Instances, reply.Volumes, reply.Grants = running.state.Instances, running.state.Volumes, running.grants
-	if reply.Behind, err = running.judge(reply.Session.Hash, o, g.now()); err != nil {
+	if err := reply.take(running, o, g.now()); err != nil {
 		return err
 	}
 	if reply.Name == "" {
 		if reply.Name, err = side.appName(name); err != nil {
 			return err
 		}
-	}
-	for _, i := range reply.Instances {
-		reply.Simulated = reply.Simulated || i.State == api.Running && i.Claims.Simulated
 	}
 	if err := side.answering(ctx, c, name, &reply, running, o); err != nil {
 		return err
@@ -125,6 +121,16 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 		return g.printJSON(reply)
 	}
 	return printVerified(g, reply)
+}
+
+// take shows what the CAS lists, and judges it.
+func (a *appReply) take(r *running, o verifyOptions, now time.Time) (err error) {
+	a.Instances, a.Volumes, a.Grants = r.state.Instances, r.state.Volumes, r.grants
+	for _, i := range a.Instances {
+		a.Simulated = a.Simulated || i.State == api.Running && i.Claims.Simulated
+	}
+	a.Behind, err = r.judge(a.Session.Hash, o, now)
+	return err
 }
 
 // answering finds out what answers at the app's address. With --plain it need not
@@ -147,6 +153,13 @@ func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.
 		return rotatedMeanwhile(ctx, c, name, seen.problem)
 	}
 
+	r, err = r.knowing(seen.instance, func() (*running, error) { return o.checkInstances(ctx, c, name) })
+	if err != nil {
+		return err
+	}
+	if err := reply.take(r, opts, o.g.now()); err != nil {
+		return err
+	}
 	for _, i := range reply.Instances {
 		if i.ID == seen.instance && r.otherApps(i.Grant, opts.app) {
 			return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), reply.Address, opts.app).

@@ -23,6 +23,16 @@ type running struct {
 	me      ident.KeyHash
 }
 
+// knowing returns a list on which whoever answers at the app's address is known to
+// run. A list that was asked for before can't tell of one that was started since:
+// then the CAS is asked again, and that list counts.
+func (r *running) knowing(answers ident.InstanceID, again func() (*running, error)) (*running, error) {
+	if slices.ContainsFunc(r.state.Instances, func(i api.Instance) bool { return i.ID == answers && i.State == api.Running }) {
+		return r, nil
+	}
+	return again()
+}
+
 // longestDeployment is for how long the operator is believed that a deployment is
 // under way.
 const longestDeployment = time.Hour

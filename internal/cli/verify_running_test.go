@@ -37,6 +37,30 @@ func aRunning() (*running, ident.Digest) {
 	}, hash
 }
 
+// TestOlderListCondemnsNoNewerInstance: an app that was started again between the list
+// and the look at its address is no impostor; one that no list knows is.
+func TestOlderListCondemnsNoNewerInstance(t *testing.T) {
+	before, _ := aRunning()
+	after, _ := aRunning()
+	young := ident.InstanceID{3}
+	after.state.Instances = append(after.state.Instances, api.Instance{ID: young, Service: "client-app", State: api.Running})
+	asked := 0
+	again := func() (*running, error) {
+		asked++
+		return after, nil
+	}
+	for _, c := range []struct {
+		id    ident.InstanceID
+		list  *running
+		asked int
+	}{{ident.InstanceID{2}, before, 0}, {young, after, 1}, {ident.InstanceID{1}, after, 1}, {ident.InstanceID{9}, after, 1}} {
+		asked = 0
+		if got, err := before.knowing(c.id, again); err != nil || got != c.list || asked != c.asked {
+			t.Errorf("instance %s: %v, asked again %d times, want %d", c.id.Short(), err, asked, c.asked)
+		}
+	}
+}
+
 func TestJudgeNamesWhoIsBehind(t *testing.T) {
 	now := time.Now()
 	r, hash := aRunning()
