@@ -79,9 +79,8 @@ func (r *fakeRuntime) Reap(ctx context.Context, _ string) error { return r.answe
 
 // fakeNetwork knows who holds an address.
 type fakeNetwork struct {
-	state string
-	mu    sync.Mutex
-	held  map[string]bool
+	mu   sync.Mutex
+	held map[string]bool
 }
 
 func (f *fakeNetwork) Add(_ context.Context, id, _ string) (netip.Addr, error) {

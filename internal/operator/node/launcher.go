@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -49,7 +50,10 @@ func (n *Node) keepLauncher() error {
 	if n.useLauncher(h) == nil {
 		return nil
 	}
-	return os.Rename(tmp.Name(), n.launcher)
+	if err := os.Rename(tmp.Name(), n.launcher); err != nil {
+		return fmt.Errorf("copy the launcher: %w", err)
+	}
+	return atomicfile.SyncDir(n.dir("launcher"))
 }
 
 // useLauncher makes the launcher of that digest the node's own; an error says that no

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -82,7 +83,7 @@ func (n *Network) keepSubnet() (netip.Prefix, error) {
 		}
 	}
 	path := filepath.Join(n.cfg.Dir, "subnet")
-	if err := os.WriteFile(path, []byte(want.String()+"\n"), 0o600); err != nil {
+	if err := atomicfile.Write(path, []byte(want.String()+"\n"), 0o600); err != nil {
 		return kept, fmt.Errorf("keep subnet: %w", err)
 	}
 	return want, nil

@@ -101,6 +101,35 @@ func TestOrphanShim(t *testing.T) {
 	l.status("i-shim", exited)
 }
 
+// TestEmptyRecord: after a power cut, or by a bad disk, a record may be empty. The next
+// life begins, the other instances go on, and what is left of that one is removed,
+// also where it runs.
+func TestEmptyRecord(t *testing.T) {
+	m := newMachine(t)
+	l := m.live()
+	defer func() { l.leave() }()
+	l.start("i-good", "idle", 0)
+	l.start("i-bad", "idle", 0)
+	l.status("i-good", running)
+	l.status("i-bad", running)
+	pid := pidOf(t, l, "i-good")
+	l.kill()
+	if err := os.Truncate(filepath.Join(m.state, "instances", "i-bad.json"), 0); err != nil {
+		t.Fatal(err)
+	}
+
+	l = m.live()
+	list, err := l.node.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].ID != "i-good" || pidOf(t, l, "i-good") != pid {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(m.state, "*", "i-bad*")); len(left) != 1 || !strings.HasSuffix(left[0], "damaged/i-bad.json") {
+		t.Errorf("left: %q", left)
+	}
+	l.start("i-bad", "exit", 0) // as the manager does
+	l.status("i-bad", exited)
+}
+
 // shimsOf returns the command lines of the machine's shims.
 func shimsOf(m *machine) []string {
 	var out []string
