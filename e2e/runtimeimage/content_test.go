@@ -288,6 +288,7 @@ func pullLFS(t *testing.T, p *place) {
 	}
 	missing := files("")
 	missing["dir/model.bin"] = fmt.Sprintf("version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 12345\n", 7)
+	missing[".lfsconfig"] = "[lfs]\n\tskipdownloaderrors = true\n"
 	p.s.repository(t, "app.git", missing, nil)
 	p.refused("/app.git", 73, "Git LFS", "dir/model.bin", "no such object here")
 
