@@ -80,6 +80,9 @@ func TestMendsNameWhatIs(t *testing.T) {
 				t.Errorf("%s names --%s, which no command has: %q", m.where, found[1], m.text)
 			}
 		}
+		if strings.Contains(own, "--%s-") {
+			t.Errorf("%s writes a flag's name in pieces, and nobody can tell whether there is such a flag: %q", m.where, m.text)
+		}
 		for _, found := range namedCommand.FindAllStringSubmatch(own, -1) {
 			if !commands[found[1]] || groups[found[1]] && found[2] != "" && !commands[found[2]] {
 				t.Errorf("%s names 'cupel %s %s', which there is not: %q", m.where, found[1], found[2], m.text)
