@@ -22,6 +22,7 @@ import (
 type deployOptions struct {
 	session   string
 	name      string
+	service   string
 	runtime   string
 	ref       string
 	instances int
@@ -72,6 +73,7 @@ exit code is 9 (app_plain), unless --plain says that it is meant so.`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.name, "name", "", "the app's name (default: made from the session's)")
+	f.StringVar(&o.service, "service", "", "the session's service that serves (default: as the app has it, else client-app)")
 	f.StringVar(&o.runtime, "runtime", "", "the runtime to run on (default: the one that you created the session for)")
 	f.StringVar(&o.ref, "ref", "", "check that the session pins this branch, tag or commit")
 	f.IntVar(&o.instances, "instances", 0, "how many instances (default: as the app has it, else 1)")
@@ -225,8 +227,14 @@ func (o *deployOptions) request() (manager.DeployRequest, error) {
 		return req, problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more").
 			Fix("to remove an app: cupel rm --app APP")
 	}
+	service := ident.ServiceName(o.service)
+	if o.service != "" {
+		if service, err = ident.ParseServiceName(o.service); err != nil {
+			return req, problem.New(problem.Invalid, "service", "--service: %w", err)
+		}
+	}
 	return manager.DeployRequest{
-		Session: session, Name: o.name, Runtime: o.runtime, Instances: o.instances, Memory: memory, Port: public, ContainerPort: container,
+		Session: session, Name: o.name, Service: service, Runtime: o.runtime, Instances: o.instances, Memory: memory, Port: public, ContainerPort: container,
 	}, nil
 }
 

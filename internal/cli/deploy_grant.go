@@ -69,7 +69,7 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 	}
 	if parsed != nil && !parsed.Access.AsksForGrant() {
 		d.g.warnf("Session %s says deploy: [ANY]: anybody may run it, as often as they like, with its secrets.", d.session)
-		req.Ungranted, req.Writes = true, writes(parsed, owner.AppService)
+		req.Ungranted, req.Writes = true, writes(parsed, req.Service)
 		return nil
 	}
 
@@ -77,7 +77,7 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 		Session: d.session,
 		App:     d.granted,
 		Services: map[ident.ServiceName]release.GrantedService{
-			owner.AppService:  {Instances: req.Instances},
+			req.Service:       {Instances: req.Instances},
 			owner.PullService: {Runs: 1},
 		},
 		Provider: d.at.operator,
@@ -124,8 +124,11 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 	if d.granted, err = d.grantedName(ctx, req.Name); err != nil {
 		return err
 	}
+	if req.Service, err = d.service(ctx, req.Service); err != nil {
+		return err
+	}
 	if req.Instances == 0 && d.app != nil {
-		most, err := d.allowed(ctx)
+		most, err := d.allowed(ctx, req.Service)
 		if err != nil {
 			return err
 		}
@@ -160,11 +163,32 @@ func (d *deployment) grantedName(ctx context.Context, given string) (string, err
 	return manager.AppName(d.session), nil
 }
 
+// service is which service of the session serves: as the command says, else as the
+// newest of the app's grants has it, by the word of the CAS, else the usual one.
+func (d *deployment) service(ctx context.Context, given ident.ServiceName) (ident.ServiceName, error) {
+	if given != "" || d.app == nil || d.blind {
+		return cmp.Or(given, owner.AppService), nil
+	}
+	grants, err := d.cas.Grants(ctx, d.session)
+	if err != nil {
+		return "", err
+	}
+	for _, g := range grants { // the newest first
+		if g.App != d.granted || g.Maker != d.side.id.KeyHash || ownToken(g) || g.Claimed == nil {
+			continue
+		}
+		if serves, err := theServing(g); err == nil {
+			return serves, nil
+		}
+	}
+	return owner.AppService, nil
+}
+
 // allowed is how many instances the owner let the app have until now, by the word
 // of the CAS: a manager that says more would have its owner grant more. Of grants
 // that all have ended the last one counts. An app from before there were grants may
 // have as many as the CAS knows to run.
-func (d *deployment) allowed(ctx context.Context) (int, error) {
+func (d *deployment) allowed(ctx context.Context, service ident.ServiceName) (int, error) {
 	grants, err := d.cas.Grants(ctx, d.session)
 	if err != nil {
 		return 0, err
@@ -175,7 +199,7 @@ func (d *deployment) allowed(ctx context.Context) (int, error) {
 		if g.App != d.granted || g.Maker != d.side.id.KeyHash || ownToken(g) || here != nil && g.ClaimedBy != *here {
 			continue
 		}
-		n := g.Services[owner.AppService].Instances
+		n := g.Services[service].Instances
 		if g.State == api.GrantClaimed {
 			most = max(most, n)
 		} else if last == 0 && g.Claimed != nil {
@@ -191,7 +215,7 @@ func (d *deployment) allowed(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	for _, k := range known {
-		if k.Service == owner.AppService && k.State == api.Running {
+		if k.Service == service && k.State == api.Running {
 			most++
 		}
 	}

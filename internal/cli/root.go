@@ -241,7 +241,7 @@ type exitError struct{ code int }
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
 // ownCodes are exit codes of single rules, for scripts that act on just these.
-var ownCodes = map[string]int{ruleAppPlain: 9}
+var ownCodes = map[string]int{ruleAppPlain: 9, "app_ended": 11, "exited": 11}
 
 func exitCode(p *problem.Error) int {
 	if code, ok := ownCodes[p.Rule]; ok {

@@ -182,7 +182,7 @@ func (m *scriptManager) deploy(ctx context.Context) error {
 			return err
 		}
 		m.owner, m.next = claimed.Maker, claimed.Token
-		most = claimed.Services["client-app"].Instances
+		most = claimed.Services[m.serves()].Instances
 	}
 	if !m.stale {
 		if err := m.pull(ctx); err != nil {
@@ -191,7 +191,7 @@ func (m *scriptManager) deploy(ctx context.Context) error {
 	}
 	m.instances = nil
 	for range min(m.count, most) {
-		reply, conn, err := m.release(ctx, "client-app", m.python)
+		reply, conn, err := m.release(ctx, m.serves(), m.python)
 		if err != nil {
 			return err
 		}
@@ -208,6 +208,9 @@ func (m *scriptManager) deploy(ctx context.Context) error {
 	}
 	return nil
 }
+
+// serves is the service that the newest request is about.
+func (m *scriptManager) serves() ident.ServiceName { return cmp.Or(m.asked.Service, "client-app") }
 
 // ended gives back what the deployment leaves over.
 func (m *scriptManager) ended(ctx context.Context) error {
@@ -295,7 +298,7 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 func (m *scriptManager) app() manager.App {
 	now := time.Now()
 	a := manager.App{
-		ID: "app-1", Owner: m.owner, Name: strings.ReplaceAll(string(m.session), "/", "-"), Session: m.session, Service: "client-app", Runtime: m.asked.Runtime,
+		ID: "app-1", Owner: m.owner, Name: strings.ReplaceAll(string(m.session), "/", "-"), Session: m.session, Service: m.serves(), Runtime: m.asked.Runtime,
 		State: manager.AppDeploying, Instances: m.asked.Instances, Memory: 256 << 20, Port: m.shows.port(), ContainerPort: 8080, CreatedAt: now,
 		Deployment: manager.Deployment{Revision: m.revision, State: manager.DeploymentRunning, Steps: []manager.Step{{Name: manager.StepImages, StartedAt: now}}},
 	}

@@ -33,13 +33,15 @@ their users, up says so and goes on; 'cupel check' tries it again.`,
 	f.Bool("allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	f.String("cas-quota", "", "other limits of what the CAS keeps for each key, source address and in total, as in key-bytes=256M,total-sessions=1000")
 	f.Int("cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
-	f.String("app-quota", "", "other limits of what each key may deploy, as in apps=20,instances=100,memory=64G,ports=20")
+	f.String("app-quota", "", "other limits of what each key may deploy, as in apps=20,instances=100,memory=64G,ports=20,followers=10")
 	f.String("low-ports", "", "ports below 1024 that apps may have, as in 80,443")
 	f.String("deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
 	f.Duration("drain", 30*time.Second, "how long connections may last to an instance that is replaced or removed, before it is stopped")
 	f.String("min-free", "64M", "what has to be free on the state folder's disk before anything new is deployed")
 	f.String("manager-cert", "", "file with a public authority's certificate for the manager's name, and its chain, in PEM")
 	f.String("manager-key", "", "file with the key of --manager-cert")
+	f.Int("starts", 0, "how many instances start at once (default: 4 for each core)")
+	f.String("overcommit", "warn", "where the memory limits of all apps are more than the machine has: warn or refuse")
 	f.Duration("keep-alive", 10*time.Second, "how often instances report to the CAS")
 	return c
 }

@@ -151,6 +151,8 @@ and the next up adopts them.`,
 	f.StringVar(&c.opts.AppQuota, "app-quota", "", "other limits of what each key may deploy: "+manager.KeyLimitsUsage)
 	f.StringVar(&c.opts.LowPorts, "low-ports", "", "ports below 1024 that apps may have, as in 80,443")
 	f.DurationVar(&c.opts.Drain, "drain", manager.DefaultLimits().Drain, "how long connections may last to an instance that is replaced or removed, before it is stopped")
+	f.IntVar(&c.opts.Starts, "starts", 0, "how many instances start at once (default: 4 for each core)")
+	f.StringVar(&c.opts.Overcommit, "overcommit", "warn", "where the memory limits of all apps are more than the machine has: warn or refuse")
 	f.StringVar(&c.opts.DeployKeys, "deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
 	f.StringVar(&c.opts.MinFree, "min-free", defaultMinFree, "what has to be free on the state folder's disk before anything new is deployed")
 	f.StringVar(&c.opts.ManagerCert, "manager-cert", "", "file with a public authority's certificate for the manager's name, and its chain, in PEM")

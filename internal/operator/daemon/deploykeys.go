@@ -6,8 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -15,11 +13,11 @@ import (
 
 // keyLimits are what each key may have, by flags and by the memory of the machine.
 func keyLimits(o Options) (manager.KeyLimits, error) {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return manager.KeyLimits{}, fmt.Errorf("look at the machine's memory: %w", err)
+	memory, err := memoryOf()
+	if err != nil {
+		return manager.KeyLimits{}, err
 	}
-	limits := manager.DefaultKeyLimits(info.Totalram * uint64(info.Unit))
+	limits := manager.DefaultKeyLimits(memory)
 
 	if o.AppQuota != "" {
 		if err := limits.Set(o.AppQuota); err != nil {

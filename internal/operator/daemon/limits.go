@@ -1,7 +1,11 @@
 package daemon
 
 import (
+	"fmt"
+	"runtime"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -20,5 +24,44 @@ func managerLimits(o Options) (manager.Limits, error) {
 			Fix("give another --drain, as in --drain 30s")
 	}
 	limits.Drain = o.Drain
+
+	if o.Starts < 0 {
+		return limits, problem.New(problem.Invalid, "starts", "%d instances may start at once", o.Starts).
+			Want("1 or more, or 0 for what this machine's cores allow").
+			Fix("give another --starts, or leave it out")
+	}
+	limits.Starts = o.Starts
+	if limits.Starts == 0 {
+		limits.Starts = startsPerCore * runtime.NumCPU()
+	}
 	return limits, nil
+}
+
+// startsPerCore is how many instances start at once for each core. A start waits for
+// the runtime, the CAS and the app as much as it computes; more of them at once only
+// let each come up later.
+const startsPerCore = 4
+
+// memoryOf is the machine's memory.
+func memoryOf() (uint64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("look at the machine's memory: %w", err)
+	}
+	return info.Totalram * uint64(info.Unit), nil
+}
+
+// machineMemory is what all instances may have together.
+func machineMemory(o Options) (manager.MachineMemory, error) {
+	total, err := memoryOf()
+	if err != nil {
+		return manager.MachineMemory{}, err
+	}
+	switch o.Overcommit {
+	case "", "warn":
+		return manager.MachineMemory{Total: total}, nil
+	case "refuse":
+		return manager.MachineMemory{Total: total, Refuse: true}, nil
+	}
+	return manager.MachineMemory{}, problem.New(problem.Invalid, "overcommit", "--overcommit %.40q", o.Overcommit).Want("warn or refuse")
 }

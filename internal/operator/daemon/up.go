@@ -57,6 +57,8 @@ type Options struct {
 	LowPorts        string        // as manager.ParsePorts takes it
 	Drain           time.Duration // of connections to instances that are replaced
 	Subnet          string        // of the instances, as cni.ParseSubnet takes it; empty: a free one
+	Starts          int           // instances that start at once; 0: by the cores
+	Overcommit      string        // where all apps may use more memory than there is: warn (also if empty) or refuse
 	DeployKeys      string        // file with the keys that may deploy; empty: all may
 	MinFree         string        // of the state folder's disk, before anything new is taken; as wire.ParseMemory takes it
 	ManagerCert     string        // file with a certificate for the manager's public name; empty: none
@@ -111,6 +113,9 @@ func (p *parts) close() error {
 // everything serves, ready is told.
 func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) error) (err error) {
 	if _, err := managerLimits(o); err != nil { // before anything is touched
+		return err
+	}
+	if _, err := machineMemory(o); err != nil {
 		return err
 	}
 	l, err := newLayout(o.State)
@@ -520,8 +525,12 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 	if err != nil {
 		return nil, err
 	}
+	memory, err := machineMemory(o)
+	if err != nil {
+		return nil, err
+	}
 	return manager.New(ctx, manager.Config{
-		Keys: keys, Limits: &limits, Incidents: p.incidents,
+		Keys: keys, Limits: &limits, Memory: memory, Incidents: p.incidents,
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},

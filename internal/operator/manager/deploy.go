@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -65,9 +66,17 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req wi
 	if err := m.checkKey(a, rev); err != nil {
 		return wire.App{}, err
 	}
+	warning, err := m.checkMemory(a, rev)
+	if err != nil {
+		return wire.App{}, err
+	}
 	change, err := m.begin(a, rev, right)
 	if err != nil {
 		return wire.App{}, err
+	}
+	if warning != nil {
+		a.Rollout.Warning = warning
+		change.Events = append(change.Events, newEvent(m.cfg.Now(), a, nil, true, warning.Rule, warning.Actual+"; "+warning.Expected))
 	}
 	if err := m.commit(ctx, change); err != nil {
 		return wire.App{}, err
@@ -101,7 +110,9 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	}
 	if req.Code == "" {
 		rev.Ungranted, rev.Writes = true, req.Writes
-		return right{owner: caller}, nil
+		got := right{owner: caller}
+		m.chooseServices(rev, got, req, nil)
+		return got, nil
 	}
 
 	code, err := release.ParseGrantCode(req.Code)
@@ -114,11 +125,10 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	}
 	rev.Grant = &Grant{ID: reply.Grant, Token: reply.Token}
 	got := right{
-		owner:     reply.Maker,
-		code:      code,
-		app:       reply.App,
-		instances: reply.Services[rev.Service].Instances,
-		hopeless:  !deployable(reply.Services),
+		owner:    reply.Maker,
+		code:     code,
+		app:      reply.App,
+		hopeless: !deployable(reply.Services),
 	}
 	if !validName(got.app) { // of a CAS that nobody knows
 		got.app = ""
@@ -130,7 +140,49 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 			Want("the maker's own key on this connection").
 			Fix("let the owner who made the code hand it in: cupel deploy --code @FILE")
 	}
+	m.chooseServices(rev, got, req, reply.Services)
+	got.instances = reply.Services[rev.Service].Instances
 	return got, covers(reply, rev)
+}
+
+// chooseServices fills in which services a request is about where it doesn't say:
+// those that the app has, else the one that the grant lets serve, else the usual
+// ones.
+func (m *Manager) chooseServices(rev *Revision, right right, req wire.DeployRequest, granted map[ident.ServiceName]release.GrantedService) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := &Revision{}
+	name := cmp.Or(req.Name, right.app)
+	if a := m.sameApp(right.owner, rev.Session, name, name != ""); a != nil && a.last() != nil {
+		was = a.last()
+	}
+	var serve []ident.ServiceName
+	for s, g := range granted {
+		if g.Instances > 0 && g.Runs == 0 {
+			serve = append(serve, s)
+		}
+	}
+	if len(serve) == 1 && (was.Service == "" || granted[was.Service].Instances == 0) {
+		rev.Service = cmp.Or(rev.Service, serve[0])
+	}
+	rev.Service = cmp.Or(rev.Service, was.Service, defaultService)
+	rev.PullService = cmp.Or(rev.PullService, was.PullService, defaultPullService)
+}
+
+// sameApp finds the key's app of a session: the one of that name, if one is given.
+// Several apps may run one session: without a name the oldest is meant. Callers
+// hold mu.
+func (m *Manager) sameApp(owner ident.KeyHash, session ident.SessionName, name string, given bool) *App {
+	var same *App
+	for _, a := range m.state.Apps {
+		if a.Owner != owner || a.Session != session || given && a.Name != name {
+			continue
+		}
+		if same == nil || a.CreatedAt.Before(same.CreatedAt) || a.CreatedAt.Equal(same.CreatedAt) && a.ID < same.ID {
+			same = a
+		}
+	}
+	return same
 }
 
 // deployable reports whether a grant lets something serve and something run: else no
@@ -220,14 +272,8 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 		Service: req.Service, PullService: req.PullService, CAS: m.cfg.CAS.Identity,
 		Profile: launch.Newest, Launcher: m.cfg.Launcher,
 	}
-	if rev.Service == "" {
-		rev.Service = defaultService
-	}
-	if rev.PullService == "" {
-		rev.PullService = defaultPullService
-	}
 	for _, s := range []ident.ServiceName{rev.Service, rev.PullService} {
-		if _, err := ident.ParseServiceName(string(s)); err != nil {
+		if _, err := ident.ParseServiceName(string(s)); s != "" && err != nil {
 			return nil, bad("service", "%w", err)
 		}
 	}
@@ -305,21 +351,12 @@ func (m *Manager) appFor(right right, session ident.SessionName, req wire.Deploy
 			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
 	}
 	taken := map[string]bool{}
-	var same *App
 	for _, a := range m.state.Apps {
-		if a.Owner != right.owner {
-			continue
-		}
-		taken[a.Name] = true
-		if a.Session != session || given && a.Name != name {
-			continue
-		}
-		// Several apps may run one session: without a name the oldest is meant.
-		if same == nil || a.CreatedAt.Before(same.CreatedAt) || a.CreatedAt.Equal(same.CreatedAt) && a.ID < same.ID {
-			same = a
+		if a.Owner == right.owner {
+			taken[a.Name] = true
 		}
 	}
-	if same != nil {
+	if same := m.sameApp(right.owner, session, name, given); same != nil {
 		if same.Removing {
 			return nil, problem.New(problem.Conflict, "app_removing", "app %q is being removed", same.Name).Fix("try again in a moment")
 		}

@@ -18,6 +18,7 @@ type KeyLimits struct {
 	Instances int    // of all its apps, as desired
 	Memory    uint64 // of all these instances, in bytes
 	Ports     int    // public ones, of all its apps
+	Followers int    // of logs and events, at once
 	// LowPorts are the ports below 1024 that apps may have; nil: none.
 	LowPorts []uint16
 	// Listed says whether a key may deploy; nil: everybody may.
@@ -32,17 +33,18 @@ func DefaultKeyLimits(memory uint64) KeyLimits {
 		Instances: 500,
 		Memory:    memory / 4 * 3,
 		Ports:     50,
+		Followers: 20,
 	}
 }
 
 // KeyLimitsUsage is what Set takes, for people.
-const KeyLimitsUsage = "apps=N, instances=N, memory=SIZE or ports=N, several parted by commas"
+const KeyLimitsUsage = "apps=N, instances=N, memory=SIZE, ports=N or followers=N, several parted by commas"
 
 // Set changes limits as text says, for instance apps=20,memory=64G.
 func (l *KeyLimits) Set(text string) error {
 	for part := range strings.SplitSeq(text, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
-		number := map[string]*int{"apps": &l.Apps, "instances": &l.Instances, "ports": &l.Ports}[name]
+		number := map[string]*int{"apps": &l.Apps, "instances": &l.Instances, "ports": &l.Ports, "followers": &l.Followers}[name]
 		if name == "memory" {
 			size, err := wire.ParseMemory(value)
 			if err != nil {

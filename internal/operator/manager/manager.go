@@ -50,7 +50,9 @@ type Config struct {
 	// Operator is the key that may list and remove everything.
 	Operator ident.KeyHash
 	// Keys are what everybody else may have.
-	Keys      KeyLimits
+	Keys KeyLimits
+	// Memory is the machine's; zero: nobody counts.
+	Memory    MachineMemory
 	Simulated bool // instances run on a simulated platform
 	Now       func() time.Time
 	// Incidents is where the machine's parts tell what happened to them; nil: nowhere.
@@ -84,6 +86,7 @@ type Manager struct {
 	newest    uint64           // number of the last event that was written
 	written   chan struct{}    // closed and replaced when events were written
 	work      work
+	following followers
 }
 
 // outcome is what became of an action.

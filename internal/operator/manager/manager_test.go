@@ -121,7 +121,10 @@ type world struct {
 	path      string
 	full      atomic.Bool // the disk of the store
 	m         *manager.Manager
-	keys      manager.KeyLimits // that the next start has
+	keys      manager.KeyLimits     // that the next start has
+	limits    *manager.Limits       // that too; nil: the usual ones
+	memory    manager.MachineMemory // and this
+	back      atomic.Int64          // by how much the clock was set back, without a monotonic one where it was
 	stop      func()
 	counter   int
 	// launcher is the machine's, as the node would say.
@@ -167,7 +170,7 @@ func (w *world) start() {
 	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
 		Store: disk{db, &w.full}, Backend: backend, Balancer: w.bal, Catalog: catalog{}, Grants: w.grants(), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
-		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: time.Now, Incidents: w.incidents,
+		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: w.now, Incidents: w.incidents, Limits: w.limits, Memory: w.memory,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})
 	if err != nil {
@@ -183,6 +186,13 @@ func (w *world) start() {
 		}
 		_ = db.Close()
 	})
+}
+
+func (w *world) now() time.Time {
+	if back := w.back.Load(); back != 0 {
+		return time.Now().Round(0).Add(-time.Duration(back))
+	}
+	return time.Now()
 }
 
 func (w *world) grants() manager.Grants {
@@ -424,6 +434,7 @@ func TestFirstDeployThatFails(t *testing.T) {
 	}{
 		"refused by the CAS": {backendtest.Script{Exit: true, Code: 1, Problem: denied}, "measurement"},
 		"always exits":       {backendtest.Script{Exit: true, Code: 3}, "exited"},
+		"is a job":           {backendtest.Script{Exit: true}, "app_ended"},
 		"never listens":      {backendtest.Script{Unhealthy: true}, "unhealthy"},
 		"listens elsewhere":  {backendtest.Script{Unhealthy: true, Problem: problem.New(problem.Unavailable, "unhealthy", "the app listens on 127.0.0.1:8080")}, "unhealthy"},
 		"never starts":       {backendtest.Script{StartError: problem.New(problem.Unavailable, "disk", "no space left")}, "disk"},

@@ -106,6 +106,10 @@ func (p *planner) planNotices() {
 		switch {
 		case t.delivered || t.refused != nil || p.now.Sub(n.Since) > worth:
 			p.delivered(n, t)
+		case n.Since.Sub(p.now) > heldFor: // stored before the clock was set back
+			sooner := *n
+			sooner.Since = p.now.Add(heldFor)
+			p.change.Notices = append(p.change.Notices, &sooner)
 		case p.now.Before(n.Since):
 			p.wakeAt(n.Since)
 		case n.Backend != "" && (there && s.State != StateExited || p.busy[n.Backend]):

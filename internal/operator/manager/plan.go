@@ -62,6 +62,7 @@ type Limits struct {
 	Settled     time.Duration // running for so long forgives earlier failures
 	Grace       time.Duration // from SIGTERM to SIGKILL
 	Drain       time.Duration // from when nobody is led to an instance any more to SIGTERM, at most
+	Starts      int           // instances that start at once; 0: any number
 }
 
 // DefaultLimits are what cupeld uses.
@@ -117,6 +118,7 @@ type planner struct {
 	created   placement             // by this pass
 	wanted    map[string]bool       // references of images that are needed
 	look      map[string]netip.Addr // of leaving instances whose connections are to be counted
+	starts    []candidate
 }
 
 // plan compares what is desired with what is observed and takes the next steps.
@@ -132,6 +134,7 @@ func plan(w world) decision {
 		p.planApp(w.state.Apps[id])
 	}
 	p.planning = ""
+	p.planStarts()
 	p.planImages()
 	p.planBalance()
 	p.planLook()

@@ -14,6 +14,8 @@ import (
 // rollout takes the next step of the app's deployment. Steps that need no
 // waiting follow each other in one pass.
 func (p *planner) rollout(a *App) {
+	p.bound(a)
+	a = p.app(a.ID)
 	r := &a.Rollout
 	if !p.now.Before(r.Deadline) && r.Phase != PhaseDrain {
 		p.fail(a, p.late(a))
@@ -35,6 +37,23 @@ func (p *planner) rollout(a *App) {
 		p.switchOver(a)
 	case PhaseDrain:
 		p.drain(a)
+	}
+}
+
+// bound keeps the rollout's times within its limits, also where the clock was set
+// back since they were stored.
+func (p *planner) bound(a *App) {
+	latest := p.now.Add(p.limits.Deadline)
+	if a.Rollout.Deadline.After(latest) {
+		p.edit(a).Rollout.Deadline = latest
+	}
+	if a.Rollout.StoppedAt.After(p.now) {
+		p.edit(a).Rollout.StoppedAt = p.now
+	}
+	for i, s := range a.Rollout.Steps {
+		if s.EndedAt.IsZero() && s.StartedAt.After(p.now) {
+			p.edit(a).Rollout.Steps[i].StartedAt = p.now
+		}
 	}
 }
 
@@ -272,8 +291,12 @@ func (p *planner) fail(a *App, why *problem.Error) {
 	a.Lost, a.Next = a.Next.withoutGrant(), nil
 	a.Rollout.Phase, a.Rollout.Problem, a.Rollout.Waiting = PhaseFailed, why, nil
 	outcome := "nothing serves"
-	if a.Current != nil {
+	switch {
+	case a.Current == nil:
+	case len(p.frontend(a).Endpoints) > 0:
 		outcome = "the revision before goes on serving"
+	default:
+		outcome = "the revision before stays, but none of its instances serves"
 	}
 	if a.Current != nil && !a.Rollout.StoppedAt.IsZero() {
 		outcome = "the revision before is started again"
@@ -299,7 +322,7 @@ func (p *planner) hopeless(in *Instance) bool {
 	if in.Problem.Kind == problem.Conflict || waits(in.Problem) {
 		return false // somebody else's lease or place: it ends
 	}
-	return definite(in.Problem) || in.Failures >= p.limits.MaxFailures
+	return definite(in.Problem) || in.Problem.Rule == ruleAppEnded || in.Failures >= p.limits.MaxFailures
 }
 
 // trouble is what an instance that isn't up yet is trying again after: what it

@@ -17,6 +17,13 @@ const batch = 500
 // Events calls emit for each event after since that the caller may see, oldest
 // first; with follow it goes on with new ones until ctx ends or emit fails.
 func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64, app string, follow bool, emit func(wire.Event) error) error {
+	if follow {
+		leave, err := m.follow(caller)
+		if err != nil {
+			return err
+		}
+		defer leave()
+	}
 	filter := EventFilter{App: app, Owner: caller}
 	if caller == m.cfg.Operator {
 		filter.Owner = ident.KeyHash{}
@@ -77,6 +84,13 @@ func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opt
 	attempt, err := m.logged(caller, id, previous)
 	if err != nil {
 		return err
+	}
+	if opts.Follow {
+		leave, err := m.follow(caller)
+		if err != nil {
+			return err
+		}
+		defer leave()
 	}
 	for {
 		if err := m.copyLogs(ctx, id, attempt, opts, emit); err != nil || !opts.Follow || previous {

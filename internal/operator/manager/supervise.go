@@ -129,6 +129,10 @@ func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
 	case !there && rev == a.Current && a.unasked():
 		p.leaveStopped(a, in)
 	case !there && p.now.Before(in.NotBefore):
+		if pause := p.pauseOf(in); in.NotBefore.Sub(p.now) > pause { // stored before the clock was set back
+			in = p.editInstance(in)
+			in.NotBefore = p.now.Add(pause)
+		}
 		p.wakeAt(in.NotBefore)
 	case !there && len(rev.Writes) > 0 && in.Role == RoleApp && !p.alone(a, in):
 		// The end of the other is an event, which brings us here again.
@@ -136,7 +140,7 @@ func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
 		sp := spec(a, rev, in)
 		p.wanted[sp.Image] = true
 		if p.images[sp.Image].ready {
-			p.act(action{key: id, start: sp})
+			p.mayStart(a, in, action{key: id, start: sp})
 		}
 	case s.State == StateExited:
 		p.judge(a, in, s)
@@ -145,12 +149,6 @@ func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
 			p.wakeAt(settled)
 		} else {
 			p.editInstance(in).Failures = 0
-		}
-	}
-	if there && s.State == StateRunning {
-		// The attempt before was kept for its logs; this one has its own now.
-		if s.Health == HealthHealthy {
-			p.dropAttempt(a, in, in.Attempt-1)
 		}
 	}
 }
@@ -189,10 +187,7 @@ func (p *planner) again(a *App, in *Instance) {
 		in.Restarts++
 	}
 	in.Attempt++
-	wait := backoff(p.limits, in.Failures)
-	if ownersTask(in.Problem) {
-		wait = ownersPause // nothing that happens here mends it
-	}
+	wait := p.pauseOf(in)
 	in.NotBefore = p.now.Add(wait)
 	if rollingOut(a, in) && p.hopeless(in) {
 		return // the deployment fails in the next pass, and says why
@@ -209,6 +204,14 @@ func (p *planner) again(a *App, in *Instance) {
 	p.event(a, in, true, "instance_restarting", "%s; starting it again in %s", in.Problem.Actual, wait)
 }
 
+// pauseOf is how long lies between the instance's last failure and its next attempt.
+func (p *planner) pauseOf(in *Instance) time.Duration {
+	if ownersTask(in.Problem) {
+		return ownersPause // nothing that happens here mends it
+	}
+	return backoff(p.limits, in.Failures)
+}
+
 func rollingOut(a *App, in *Instance) bool {
 	return a.Rollout.active() && a.Next != nil && a.Next.Number == in.Revision
 }
@@ -223,6 +226,10 @@ func backoff(l Limits, failures int) time.Duration {
 	return d
 }
 
+// ruleAppEnded is the end of an app that is done. Trying a new one again would only
+// do its work again.
+const ruleAppEnded = "app_ended"
+
 // endOf says why an attempt ended; nil for a job that succeeded.
 func endOf(in *Instance, s InstanceStatus) *problem.Error {
 	switch {
@@ -235,6 +242,10 @@ func endOf(in *Instance, s InstanceStatus) *problem.Error {
 		return nil
 	case in.Role == RolePull:
 		return pullProblem(s.ExitCode)
+	}
+	if s.ExitCode == 0 {
+		return problem.New(problem.Unavailable, ruleAppEnded, "the app ended by itself, with code 0: what is deployed is meant to go on").
+			Fix("let the session's command be a server that stays in the foreground; if it was a job, it is done: read 'cupel logs %s'", in.ID)
 	}
 	return problem.New(problem.Unavailable, "exited", "the app ended with code %d", s.ExitCode).
 		Fix("read 'cupel logs %s'", in.ID)

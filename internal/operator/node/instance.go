@@ -118,7 +118,7 @@ func (i *instance) report(s volume.Status, now time.Time) bool {
 		s.CertificateUntil = r.Report.CertificateUntil
 	}
 	if s.CertificateUntil != r.Report.CertificateUntil {
-		r.CertificateSince = now
+		r.CertificateSince = now.UTC() // by the clock on the wall, as the certificate itself
 	}
 	changed := r.Report.Phase != s.Phase || r.Report.InstanceID != s.InstanceID ||
 		r.Report.CertificateUntil != s.CertificateUntil || s.Problem != nil

@@ -85,7 +85,7 @@ func (n *Node) claim(spec manager.InstanceSpec) (*instance, error) {
 		n.mu.Lock()
 		old := n.instances[spec.ID]
 		if old == nil {
-			i := newInstance(&record{Spec: spec, CreatedAt: n.cfg.Now().UTC()})
+			i := newInstance(&record{Spec: spec, CreatedAt: n.cfg.Now()})
 			i.op.Lock()
 			n.instances[spec.ID] = i
 			n.mu.Unlock()
@@ -146,7 +146,7 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 	free := launch.Free{
 		CASAddr: casAddr, LASAddr: launch.LASAddr, ConfigID: spec.Config.String(),
 		Grant: spec.Grant, Root: "rootfs", Hostname: host, CgroupsPath: n.cgroup(spec.ID), NetworkNamespace: netns,
-		Memory: int64(spec.Memory), Pids: maxPids,
+		Memory: int64(spec.Memory), Pids: maxPids, CPUShares: cpuShares(spec.Memory),
 		ResolvConf: etc + "/resolv.conf", Hosts: etc + "/hosts", SocketDir: run, Launcher: launcher,
 	}
 	n.hostile.free(&free)
@@ -172,6 +172,13 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 	i.rec.Made = true
 	n.mu.Unlock()
 	return n.saveRecord(i, true)
+}
+
+// cpuShares is an instance's weight where CPU time is short: as with its memory, of
+// which 256 MiB have what the kernel gives by default. So one that was given little
+// can't take the time of one that was given much, however many threads it has.
+func cpuShares(memory uint64) int64 {
+	return int64(min(max(memory>>18, 64), 1<<17)) // in the bounds of cpu.shares
 }
 
 func (n *Node) cgroup(id string) string { return n.cfg.Cgroup + "/" + id }

@@ -256,7 +256,7 @@ func (n *Node) saveRecord(i *instance, sync bool) error {
 func (n *Node) reporter(i *instance) func(context.Context, volume.Status) volume.Orders {
 	return func(ctx context.Context, s volume.Status) volume.Orders {
 		n.mu.Lock()
-		changed := i.report(s, n.cfg.Now().UTC())
+		changed := i.report(s, n.cfg.Now())
 		if changed {
 			n.publishStatus(i)
 		}
@@ -368,12 +368,16 @@ func (n *Node) healthSeen(i *instance, ok bool) (inferred bool, next time.Durati
 	defer n.mu.Unlock()
 	inferred = ok && i.rec.StartedAt.IsZero() && i.rec.Exit == nil
 	if inferred {
-		i.report(volume.Status{Version: volume.StatusVersion, Phase: volume.Running}, n.cfg.Now().UTC())
+		i.report(volume.Status{Version: volume.StatusVersion, Phase: volume.Running}, n.cfg.Now())
 	}
 	if i.rec.StartedAt.IsZero() || i.rec.Exit != nil {
 		return false, i.judge.wait()
 	}
-	if verdict := i.judge.judge(ok, n.cfg.Now().Sub(i.rec.StartedAt)); i.health != verdict || inferred {
+	since := n.cfg.Now().Sub(i.rec.StartedAt)
+	if since < 0 { // the clock was set back, and this process didn't see the start
+		i.rec.StartedAt, since = n.cfg.Now(), 0
+	}
+	if verdict := i.judge.judge(ok, since); i.health != verdict || inferred {
 		i.health = verdict
 		n.publishStatus(i)
 	}

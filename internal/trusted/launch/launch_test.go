@@ -44,7 +44,7 @@ func testFree() Free {
 	return Free{
 		CASAddr: "10.88.1.1:18765", LASAddr: LASAddr, ConfigID: "demo/client-app",
 		Root: "rootfs", Hostname: "client-app-1", CgroupsPath: "/cupel-01234567/i-1",
-		NetworkNamespace: "/var/lib/cupel/netns/i-1", Memory: 256 << 20, Pids: 4096, CPUQuota: 50000, CPUPeriod: 100000,
+		NetworkNamespace: "/var/lib/cupel/netns/i-1", Memory: 256 << 20, Pids: 4096, CPUQuota: 50000, CPUPeriod: 100000, CPUShares: 2048,
 		ResolvConf: "/s/resolv.conf", Hosts: "/s/hosts", SocketDir: "/s/run/i-1", Launcher: "/s/cupel-init",
 	}
 }
@@ -381,7 +381,7 @@ func checkEveryLeafIsMeasuredOrListed(t *testing.T, v Version) {
 	}
 	free := map[string]bool{
 		"/hostname": true, "/root/path": true, "/linux/cgroupsPath": true, "/linux/namespaces/4/path": true,
-		"/linux/resources/pids/limit": true, "/linux/resources/cpu/quota": true, "/linux/resources/cpu/period": true,
+		"/linux/resources/pids/limit": true, "/linux/resources/cpu/quota": true, "/linux/resources/cpu/period": true, "/linux/resources/cpu/shares": true,
 		"/process/env/0": true, "/process/env/1": true, "/process/env/2": true,
 		"/mounts/6/source": true, "/mounts/7/source": true, "/mounts/8/source": true, "/mounts/9/source": true,
 	}

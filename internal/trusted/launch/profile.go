@@ -148,6 +148,7 @@ type Free struct {
 	Memory                     int64  // bytes, > 0; memory and swap together are limited to it
 	Pids                       int64  // 0: no limit
 	CPUQuota, CPUPeriod        int64  // microseconds; 0: no limit
+	CPUShares                  int64  // weight against others where CPU time is short; 0: the kernel's default
 	// Sources of the bind mounts, on the node.
 	ResolvConf, Hosts, SocketDir, Launcher string
 }
@@ -186,6 +187,14 @@ func Fill(specJSON []byte, f Free) ([]byte, error) {
 	resources["pids"] = map[string]any{"limit": number(f.Pids)}
 	if f.CPUQuota > 0 {
 		resources["cpu"] = map[string]any{"quota": number(f.CPUQuota), "period": number(f.CPUPeriod)}
+	}
+	if f.CPUShares > 0 {
+		cpu := object(resources, "cpu")
+		if cpu == nil {
+			cpu = map[string]any{}
+			resources["cpu"] = cpu
+		}
+		cpu["shares"] = number(f.CPUShares)
 	}
 	for ns := range objects(linux, "namespaces") {
 		if ns["type"] == "network" {

@@ -21,8 +21,12 @@ type Options struct {
 	Ended  func() bool // with Follow: nobody writes any more, whatever the files say
 }
 
-// poll is how often a follower looks for more.
-const poll = 50 * time.Millisecond
+// poll is how long a follower waits before it looks again after it found something.
+// Where nothing comes it waits longer each time, up to maxPoll.
+const (
+	poll    = 50 * time.Millisecond
+	maxPoll = 400 * time.Millisecond
+)
 
 // Open returns the folder's lines, as they are in the files. The reader must be
 // closed. A folder without files, or none, is an empty log.
@@ -53,6 +57,7 @@ type reader struct {
 	opts Options
 	out  io.Writer
 	ring [][]byte // while collecting the tail
+	read int64    // bytes so far
 }
 
 func (r *reader) run() error {
@@ -67,6 +72,7 @@ func (r *reader) run() error {
 	}()
 	var partial []byte
 	collecting := r.opts.Tail >= 0 // until the first end of all files
+	wait := poll
 	for {
 		ended := r.ended()
 		if file == nil {
@@ -78,8 +84,12 @@ func (r *reader) run() error {
 			// Look for the next file before reading this one to its end: once
 			// the next one is there, this one grows no more.
 			next := exists(name(r.dir, seq+1))
+			before := r.read
 			if partial, err = r.drain(file, partial, collecting); err != nil {
 				return err
+			}
+			if r.read > before {
+				wait = poll
 			}
 			if next {
 				file.Close()
@@ -103,7 +113,8 @@ func (r *reader) run() error {
 		select {
 		case <-r.ctx.Done():
 			return r.ctx.Err()
-		case <-time.After(poll):
+		case <-time.After(wait):
+			wait = min(2*wait, maxPoll)
 		}
 	}
 }
@@ -154,6 +165,7 @@ func (r *reader) drain(f *os.File, partial []byte, collecting bool) ([]byte, err
 		}
 		chunk, err := br.ReadBytes('\n')
 		partial = append(partial, chunk...)
+		r.read += int64(len(chunk))
 		if errors.Is(err, io.EOF) {
 			return partial, nil
 		}

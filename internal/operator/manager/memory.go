@@ -1,0 +1,46 @@
+package manager
+
+import (
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// MachineMemory is what the machine has, and whether apps may ask for more of it
+// together. The zero value counts nothing.
+type MachineMemory struct {
+	Total  uint64 // in bytes
+	Refuse bool   // a deployment by which the limits of all instances exceed it; else it is warned of
+}
+
+// checkMemory compares the limits of all instances of all apps, whoever's they are,
+// with the machine's memory. It returns a warning where that is enough, and refuses
+// where it isn't. An app that exists may always become smaller. Callers hold mu.
+func (m *Manager) checkMemory(a *App, rev *Revision) (warning *problem.Error, err error) {
+	limit := m.cfg.Memory.Total
+	if limit == 0 {
+		return nil, nil
+	}
+	var others, before, after use
+	for _, b := range m.state.Apps {
+		switch {
+		case b.Removing:
+		case b.ID == a.ID:
+			before.add(b.desired())
+		case b.Current != nil || b.Next != nil:
+			others.add(b.desired())
+		}
+	}
+	after.add(rev)
+	all := others.memory + after.memory
+	if all <= limit {
+		return nil, nil
+	}
+
+	p := problem.New(problem.Denied, "memory_overcommitted", "the instances of all apps may use %s of memory together, of which this app's %s", wire.FormatMemory(all), wire.FormatMemory(after.memory)).
+		Want("at most the %s that this machine has", wire.FormatMemory(limit)).
+		Fix("give --memory or --instances smaller; where all of it is used at once, the kernel ends instances")
+	if !m.cfg.Memory.Refuse || after.memory <= before.memory {
+		return p, nil
+	}
+	return nil, p.Fix("give --memory or --instances smaller, remove apps that nobody needs, or let the operator say cupel up --overcommit warn")
+}

@@ -1,0 +1,79 @@
+package manager
+
+import (
+	"slices"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// startsFor is how long an instance counts as one that starts, which costs the
+// machine most. One that waits for something takes nobody's turn for longer.
+const startsFor = 10 * time.Second
+
+// candidate is an instance that may start once it is its turn.
+type candidate struct {
+	owner  ident.KeyHash
+	rank   int // among those of the same owner
+	placed time.Time
+	start  action
+}
+
+// mayStart asks for an instance to be started as soon as it is its turn.
+func (p *planner) mayStart(a *App, in *Instance, start action) {
+	if p.busy[start.key] {
+		return
+	}
+	start.app = p.planning
+	p.starts = append(p.starts, candidate{owner: a.Owner, placed: in.CreatedAt, start: start})
+}
+
+// planStarts starts as many instances at once as the limits let, those of each
+// owner in turn. The rest follow when one of them is up.
+func (p *planner) planStarts() {
+	if len(p.starts) == 0 {
+		return
+	}
+	turns := p.starts
+	if p.limits.Starts > 0 {
+		turns = inTurn(p.starts)
+		turns = turns[:min(len(turns), max(0, p.limits.Starts-p.starting()))]
+	}
+	for _, c := range turns {
+		p.actions = append(p.actions, c.start)
+	}
+}
+
+// inTurn orders candidates so that each owner's first comes before anybody's second.
+func inTurn(all []candidate) []candidate {
+	out := slices.Clone(all)
+	slices.SortStableFunc(out, func(a, b candidate) int { return a.placed.Compare(b.placed) })
+	had := map[ident.KeyHash]int{}
+	for i := range out {
+		out[i].rank = had[out[i].owner]
+		had[out[i].owner]++
+	}
+	slices.SortStableFunc(out, func(a, b candidate) int { return a.rank - b.rank })
+	return out
+}
+
+// starting counts the instances that are starting now.
+func (p *planner) starting() int {
+	n := 0
+	for id := range p.busy {
+		place, _ := placeOf(id)
+		if _, there := p.observed[id]; !there && p.state.Instances[place] != nil {
+			n++ // Start is under way
+		}
+	}
+	for _, s := range p.observed {
+		up := s.State == StateRunning && s.Health != HealthUnknown
+		age := p.now.Sub(s.CreatedAt)
+		if up || s.State == StateExited || s.State == StateStopping || age < 0 || age >= startsFor {
+			continue
+		}
+		n++
+		p.wakeAt(s.CreatedAt.Add(startsFor))
+	}
+	return n
+}

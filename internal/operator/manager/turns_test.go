@@ -1,0 +1,90 @@
+package manager
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// TestInTurn: who wants to start many comes after others' first.
+func TestInTurn(t *testing.T) {
+	now := time.Now()
+	var all []candidate
+	for i := range 3 {
+		all = append(all, candidate{owner: anna, placed: now.Add(time.Duration(i)), start: action{key: fmt.Sprint("anna-", i)}})
+	}
+	all = append(all, candidate{owner: bert, placed: now.Add(time.Hour), start: action{key: "bert-0"}})
+	var got []string
+	for _, c := range inTurn(all) {
+		got = append(got, c.start.key)
+	}
+	if want := "[anna-0 bert-0 anna-1 anna-2]"; fmt.Sprint(got) != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}
+
+// TestMachineMemory: what all apps may use together, the operator's included, is
+// compared with what the machine has: warned of, or refused.
+func TestMachineMemory(t *testing.T) {
+	const gib = 1 << 30
+	mine := &App{ID: "1", Owner: theOperator, Current: wish(4, gib, 1)}
+	lost := &App{ID: "2", Owner: bert, Lost: wish(4, gib, 2)} // nothing of it runs
+	for name, c := range map[string]struct {
+		refuse   bool
+		app      *App
+		rev      *Revision
+		warns    bool
+		refused  bool
+		memory   uint64
+		existing *App
+	}{
+		"fits":                       {app: &App{ID: "3", Owner: anna}, rev: wish(4, gib, 3), memory: 8 * gib},
+		"more, warned of":            {app: &App{ID: "3", Owner: anna}, rev: wish(5, gib, 3), memory: 8 * gib, warns: true},
+		"more, refused":              {app: &App{ID: "3", Owner: anna}, rev: wish(5, gib, 3), memory: 8 * gib, refuse: true, refused: true},
+		"the operator's own too":     {app: mine, rev: wish(9, gib, 1), memory: 8 * gib, refuse: true, refused: true},
+		"smaller, though still more": {app: mine, rev: wish(3, gib, 1), memory: 2 * gib, refuse: true, warns: true},
+		"nobody counts":              {app: mine, rev: wish(100, gib, 1)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := kept(KeyLimits{}, mine, lost)
+			m.cfg.Memory = MachineMemory{Total: c.memory, Refuse: c.refuse}
+			warning, err := m.checkMemory(c.app, c.rev)
+			if (warning != nil) != c.warns || (err != nil) != c.refused {
+				t.Fatalf("warning %v, refusal %v", warning, err)
+			}
+			if c.refused {
+				wantRule(t, err, "memory_overcommitted")
+			}
+		})
+	}
+}
+
+func TestFollowersAreBounded(t *testing.T) {
+	var f followers
+	var leave []func()
+	for range 3 {
+		l, err := f.enter(anna, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leave = append(leave, l)
+	}
+	_, err := f.enter(anna, 3)
+	wantRule(t, err, "followers")
+	if problem.KindOf(err) != problem.Unavailable {
+		t.Errorf("kind %s", problem.KindOf(err))
+	}
+	leave[0]()
+	if _, err := f.enter(anna, 3); err != nil {
+		t.Errorf("after one left: %v", err)
+	}
+	for range maxFollowers - 3 {
+		if _, err := f.enter(bert, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = f.enter(bert, 0)
+	wantRule(t, err, "followers")
+}
