@@ -152,6 +152,22 @@ func (c *Client) RemoveInstance(ctx context.Context, id string) (RemoveInstanceR
 	return call[RemoveInstanceReply](ctx, c, http.MethodDelete, PathInstances+"/"+url.PathEscape(id), nil, nil)
 }
 
+// Volumes lists what is stored of volumes, for the operator.
+func (c *Client) Volumes(ctx context.Context) ([]Volume, error) {
+	l, err := get[VolumeList](ctx, c, PathVolumes, nil)
+	return l.Volumes, err
+}
+
+// RemoveVolume removes what is stored of a volume that no app has, for the operator;
+// with force also where it isn't known whose it was.
+func (c *Client) RemoveVolume(ctx context.Context, id ident.Digest, force bool) (Volume, error) {
+	q := url.Values{}
+	if force {
+		q.Set("force", "true")
+	}
+	return call[Volume](ctx, c, http.MethodDelete, PathVolumes+"/"+id.String(), q, nil)
+}
+
 // LogOptions selects from an instance's output.
 type LogOptions struct {
 	Follow   bool

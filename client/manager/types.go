@@ -28,6 +28,7 @@ const (
 	PathSources   = "/v2/runtimes/{runtime}/sources/{kind}/{reference}" // GET as of an OCI registry: manifests and blobs
 	PathApps      = "/v1/apps"                                          // GET AppList; POST DeployRequest -> App
 	PathInstances = "/v1/instances"                                     // GET ?app=, InstanceList
+	PathVolumes   = "/v1/volumes"                                       // GET VolumeList; DELETE /{id}?force=, Volume: the operator's
 	PathEvents    = "/v1/events"                                        // GET ?since=&app=&follow=, Event a line
 	PathOpenAPI   = "/v1/openapi.yaml"                                  // GET
 	PathHealth    = "/v1/health"                                        // GET, no certificate needed
@@ -276,6 +277,22 @@ type RemoveInstanceReply struct {
 	Version   int    `json:"version"`
 	App       string `json:"app"`
 	Instances int    `json:"instances"` // asked for from now on
+}
+
+// Volume is what the operator's disk holds of one volume: ciphertext.
+type Volume struct {
+	ID         ident.Digest `json:"id"`
+	Generation uint64       `json:"generation"` // the newest; which one the CAS took is not known here
+	Size       int64        `json:"size"`       // in bytes
+	Used       time.Time    `json:"used"`       // when an instance last read or stored it
+	Apps       []string     `json:"apps"`       // that are there and used it
+	Before     []string     `json:"before"`     // that used it and were removed
+}
+
+// VolumeList is the reply of GET /v1/volumes.
+type VolumeList struct {
+	Version int      `json:"version"`
+	Volumes []Volume `json:"volumes"`
 }
 
 // ReasonNotCommitted is the reason of an event about an instance that ended and

@@ -10,10 +10,12 @@ package volume
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,7 +47,7 @@ func TestVolume(t *testing.T) {
 		name string
 		test func(*testing.T)
 	}{
-		{"tampered with", s.tampered}, {"too large", s.tooLarge}, {"two writers", s.twoWriters},
+		{"tampered with", s.tampered}, {"too large", s.tooLarge}, {"two writers", s.twoWriters}, {"removed by the operator", s.removed},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			whole := s.T
@@ -286,4 +288,50 @@ func noise(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b)
 	return b
+}
+
+// removed: the operator can't remove the volume of an app that is there, an owner none,
+// and what belonged to an app that is gone goes.
+func (s *scene) removed(t *testing.T) {
+	var list struct {
+		Volumes []struct {
+			ID           string
+			Apps, Before []string
+		}
+	}
+	look := func() {
+		if err := json.Unmarshal([]byte(s.Operator.MustRun("volume", "ls", "-o", "json")), &list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	id := ""
+	for _, v := range list.Volumes {
+		if slices.Equal(v.Apps, []string{other}) {
+			id = v.ID
+		}
+	}
+	if id == "" {
+		t.Fatalf("no volume is of %s: %+v", other, list)
+	}
+	for by, rule := range map[*harness.Party]string{s.owner: "not_operator", s.Operator: "volume_in_use"} {
+		r := by.Run("volume", "rm", id, "--yes", "--force")
+		if r.Code == 0 || !strings.Contains(r.Stderr, rule) || !strings.Contains(r.Stderr, "mend:") {
+			t.Errorf("%s removes it: %s", by.Name, r)
+		}
+		t.Log(r.Stderr)
+	}
+
+	s.owner.MustRun("rm", "--app", other)
+	s.Operator.MustRun("volume", "rm", id, "--yes")
+	if left := s.glob(id, "*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	look()
+	for _, v := range list.Volumes {
+		if v.ID == id {
+			t.Errorf("it is listed still: %+v", v)
+		}
+	}
+	t.Log(s.Operator.MustRun("volume", "ls"))
 }

@@ -10,7 +10,7 @@ import (
 
 func newVolumeCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{Use: "volume", Short: "What a session's instances keep, encrypted", Args: exactArgs()}
-	c.AddCommand(newVolumeResetCommand(g))
+	c.AddCommand(newVolumeResetCommand(g), newVolumeLsCommand(g), newVolumeRmCommand(g))
 	return c
 }
 

@@ -63,11 +63,11 @@ func (r room) check() error {
 	case free < r.bytes:
 		return problem.New(problem.Unavailable, "disk_full", "%d MB are free on the disk of the state folder", free>>20).
 			Want("at least %d MB", (r.bytes+1<<20-1)>>20).
-			Fix("make room there (cupel rm --app); what is needed is by cupel up --min-free")
+			Fix("make room there (cupel rm --app, cupel volume rm); what is needed is by cupel up --min-free")
 	case files < r.files:
 		return problem.New(problem.Unavailable, "disk_full", "the disk of the state folder has room for %d more files (inodes)", files).
 			Want("at least %d", r.files).
-			Fix("make room there (cupel rm --app; df -i counts), or put the state folder on a file system with more inodes")
+			Fix("make room there (cupel rm --app, cupel volume rm; df -i counts), or put the state folder on a file system with more inodes")
 	}
 	return nil
 }

@@ -71,6 +71,8 @@ func (a *API) Handler() http.Handler {
 	mux.HandleFunc("GET "+wire.PathInstances, a.known(a.instances))
 	mux.HandleFunc("DELETE "+wire.PathInstances+"/{id}", a.known(a.removeInstance))
 	mux.HandleFunc("GET "+wire.PathInstances+"/{id}/logs", a.known(a.logs))
+	mux.HandleFunc("GET "+wire.PathVolumes, a.known(a.volumes))
+	mux.HandleFunc("DELETE "+wire.PathVolumes+"/{id}", a.known(a.removeVolume))
 	mux.HandleFunc("GET "+wire.PathEvents, a.known(a.events))
 	mux.HandleFunc("/", a.public(func(_ http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
 		return problem.New(problem.NotFound, "path", "%s %.200s is no path of this API", r.Method, r.URL.Path).Fix("see %s", wire.PathOpenAPI)
@@ -267,6 +269,33 @@ func (a *API) removeInstance(w http.ResponseWriter, r *http.Request, caller iden
 		return err
 	}
 	reply(w, http.StatusAccepted, out)
+	return nil
+}
+
+func (a *API) volumes(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+	list, err := a.Manager.Volumes(r.Context(), caller)
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, wire.VolumeList{Version: wire.Version, Volumes: list})
+	return nil
+}
+
+func (a *API) removeVolume(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
+	id, err := ident.ParseDigest(r.PathValue("id"))
+	if err != nil {
+		return problem.New(problem.Invalid, "volume_id", "%w", err)
+	}
+	q := query{values: r.URL.Query()}
+	force := q.flag("force")
+	if q.err != nil {
+		return q.err
+	}
+	v, err := a.Manager.RemoveVolume(r.Context(), caller, id, force)
+	if err != nil {
+		return err
+	}
+	reply(w, http.StatusOK, v)
 	return nil
 }
 

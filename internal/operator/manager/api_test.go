@@ -103,7 +103,10 @@ type served struct {
 	owner, operator, stranger *wire.Client
 }
 
-func serve(t *testing.T) served {
+func serve(t *testing.T) served { return serveOn(t, nil) }
+
+// serveOn is serve with another backend around the fake one.
+func serveOn(t *testing.T, around func(*backendtest.Fake) manager.Backend) served {
 	t.Helper()
 	db, err := managerdb.Open(t.Context(), t.TempDir()+"/manager.db")
 	if err != nil {
@@ -113,9 +116,13 @@ func serve(t *testing.T) served {
 	cas := grantstest.NewFake("cas:1", theCAS)
 	opCert, opHash := keyPair(t)
 	fake := backendtest.NewFake()
+	var backend manager.Backend = fake
+	if around != nil {
+		backend = around(fake)
+	}
 	bal := &balancer{taken: map[uint16]bool{}}
 	m, err := manager.New(t.Context(), manager.Config{
-		Store: db, Backend: fake, Balancer: bal, Catalog: catalog{}, Grants: cas.Holder(opHash), CAS: wire.CASRef{Instances: cas.Addr, Identity: theCAS},
+		Store: db, Backend: backend, Balancer: bal, Catalog: catalog{}, Grants: cas.Holder(opHash), CAS: wire.CASRef{Instances: cas.Addr, Identity: theCAS},
 		PortFree: bal.free, FirstPort: 8082, Operator: opHash, Simulated: true, Now: time.Now,
 	})
 	if err != nil {

@@ -11,6 +11,7 @@
 //	logs/ID/             its output
 //	netns/ID             its network namespace
 //	volumes/VOLUME/GENERATION-TAG  snapshots of encrypted volumes: ciphertext
+//	volume-users/VOLUME/APP  which apps used a volume
 //	launcher/DIGEST      the launcher, a copy that no rebuild replaces
 //
 // and, through the interfaces in runtime.go, its container, its address and its

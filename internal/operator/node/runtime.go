@@ -111,4 +111,6 @@ type Replica interface {
 	Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error)
 	// Drop removes a snapshot. An unknown one is no error.
 	Drop(ctx context.Context, s volume.Snapshot) error
+	// DropAll removes all of a volume. An unknown one is no error.
+	DropAll(ctx context.Context, volume ident.Digest) error
 }

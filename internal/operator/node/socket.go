@@ -23,6 +23,7 @@ const maxStatus = 64 << 10
 // instance, so the listener is the caller's identity.
 type nodeSocket struct {
 	id      string
+	app     volumeUser
 	memory  uint64
 	volumes *volumeStore
 	report  func(ctx context.Context, s volume.Status) volume.Orders
@@ -104,6 +105,7 @@ func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer body.Close()
+	s.volumes.use(r.Context(), id, s.app)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	if size >= 0 {
 		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
@@ -132,6 +134,7 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
+	s.volumes.use(r.Context(), id, s.app)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

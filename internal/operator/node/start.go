@@ -205,7 +205,7 @@ func (n *Node) openSockets(i *instance) error {
 	id := i.rec.Spec.ID
 	run := n.dir("run", id)
 	s := &nodeSocket{
-		id: id, memory: i.rec.Spec.Memory, volumes: n.volumes, logger: n.cfg.Logger, hostile: n.hostile,
+		id: id, app: volumeUser{i.rec.Spec.App, i.rec.Spec.AppName}, memory: i.rec.Spec.Memory, volumes: n.volumes, logger: n.cfg.Logger, hostile: n.hostile,
 		report: n.reporter(i), storing: n.storing(i),
 	}
 	if err := s.serve(run); err != nil {

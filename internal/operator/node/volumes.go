@@ -37,6 +37,8 @@ type volumeStore struct {
 
 	mu    sync.Mutex
 	locks map[ident.Digest]*sync.Mutex // one PUT at a time for a volume
+
+	using sync.Mutex // guards the notes of who uses a volume
 }
 
 func (s *volumeStore) lock(id ident.Digest) *sync.Mutex {

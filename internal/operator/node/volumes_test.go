@@ -54,6 +54,15 @@ func (r *replica) Pull(_ context.Context, s volume.Snapshot) (io.ReadCloser, err
 	return io.NopCloser(strings.NewReader(text)), nil
 }
 
+func (r *replica) DropAll(_ context.Context, id ident.Digest) error {
+	for s := range r.stored {
+		if s.Volume == id {
+			delete(r.stored, s)
+		}
+	}
+	return r.err
+}
+
 func (r *replica) Drop(_ context.Context, s volume.Snapshot) error {
 	delete(r.stored, s)
 	return r.err
