@@ -103,7 +103,7 @@ func runVolumeRm(ctx context.Context, g *globals, o volumeRmOptions, args []stri
 		ids = append(ids, id)
 	}
 	if !o.yes {
-		return problem.New(problem.Invalid, "confirmation", "what is in %s would be lost, and nobody could undo that", plural(len(ids), "volume")).
+		return problem.New(problem.Invalid, "confirmation", "what is in %s would be lost, and nobody could undo that", problem.Count(len(ids), "volume")).
 			Want("--yes").
 			Fix("cupel volume rm %s --yes", strings.Join(args, " "))
 	}
