@@ -34,6 +34,8 @@ their users, up says so and goes on; 'cupel check' tries it again.`,
 	f.String("cas-quota", "", "other limits of what the CAS keeps for each key, source address and in total, as in key-bytes=256M,total-sessions=1000")
 	f.Int("cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
 	f.String("app-quota", "", "other limits of what each key may deploy, as in apps=20,instances=100,memory=64G,ports=20,followers=10")
+	f.String("balancer", "", "other limits of the balancer, as in connections=8192,client-idle=1h (connections through cupeld at once: 2048; also clients, connection-idle)")
+	f.Duration("grace", 10*time.Second, "how long an app may take to end, from SIGTERM to SIGKILL")
 	f.String("low-ports", "", "ports below 1024 that apps may have, as in 80,443")
 	f.String("deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
 	f.Duration("drain", 30*time.Second, "how long connections may last to an instance that is replaced or removed, before it is stopped")

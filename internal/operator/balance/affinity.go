@@ -26,6 +26,7 @@ type affinity struct {
 type portAffinity struct {
 	endpoints []endpoint
 	clients   map[string]map[netip.Addr]time.Time // set name -> client -> last written
+	expired   map[string]time.Time                // set name -> when its clients were last looked through
 	turn      int                                 // breaks ties between equally loaded endpoints
 }
 
@@ -33,7 +34,7 @@ type portAffinity struct {
 // left. load returns what the kernel has for an endpoint that is new here: a
 // process that takes over finds its predecessor's clients.
 func (a *affinity) set(f frontend, load func(set string) []netip.Addr) {
-	next := &portAffinity{endpoints: f.endpoints, clients: map[string]map[netip.Addr]time.Time{}}
+	next := &portAffinity{endpoints: f.endpoints, clients: map[string]map[netip.Addr]time.Time{}, expired: map[string]time.Time{}}
 	a.mu.Lock()
 	old := a.ports[f.port]
 	a.mu.Unlock()
@@ -137,7 +138,8 @@ func (a *affinity) lookup(port uint16, client netip.Addr, picked func(endpoint))
 	}
 	e = p.least(client)
 	known := p.clients[e.set(client)]
-	if len(known) >= int(a.kernel.size) {
+	if set := e.set(client); len(known) >= int(a.kernel.size) && now.Sub(p.expired[set]) > expireEvery {
+		p.expired[set] = now
 		a.expire(known, now)
 	}
 	if len(known) < int(a.kernel.size) {
@@ -158,6 +160,27 @@ func (p *portAffinity) least(client netip.Addr) endpoint {
 		}
 	}
 	return best
+}
+
+// expireEvery bounds how often a full set is looked through: while it is full, every
+// new client would ask for it.
+const expireEvery = time.Minute
+
+// members are the clients that the kernel has to know of, of the sets that it lacks.
+func (a *affinity) members(has map[string]bool) []membership {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []membership
+	for _, p := range a.ports {
+		for set, clients := range p.clients {
+			for c := range clients {
+				if !has[set] {
+					out = append(out, membership{set, c})
+				}
+			}
+		}
+	}
+	return out
 }
 
 // expire forgets clients that the kernel has forgotten. Those read from the

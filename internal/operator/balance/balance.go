@@ -33,6 +33,9 @@ type Config struct {
 	MaxFlows   int           // optional: proxied connections at once; 2048
 
 	Now func() time.Time // optional: the clock that ages clients and flows
+
+	// Tell is told, once a minute at most, that a limit turns clients away; optional.
+	Tell func(manager.Incident)
 }
 
 func (c *Config) defaults() {
@@ -53,6 +56,9 @@ func (c *Config) defaults() {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Tell == nil {
+		c.Tell = func(manager.Incident) {}
 	}
 }
 
@@ -75,6 +81,9 @@ type Balancer struct {
 	fresh    bool                // nothing applied yet: what the kernel has is our predecessor's
 	drain    *time.Timer         // ends flows of endpoints that left
 	ended    endedFlows          // by the passes of this drain
+
+	fullMu   sync.Mutex
+	fullTold time.Time // when Tell was last told that a limit is reached
 }
 
 // Open takes over the table, or makes it. What an earlier process left there
@@ -98,7 +107,7 @@ func Open(ctx context.Context, cfg Config) (*Balancer, error) {
 	}
 	if !have.current {
 		// Instances need masquerading before the first port is public.
-		if err := k.program(have, nil); err != nil {
+		if err := k.program(have, nil, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -181,7 +190,7 @@ func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) erro
 	if err != nil {
 		return err
 	}
-	if err := b.kernel.program(have, want); err != nil {
+	if err := b.kernel.program(have, b.known(have), want); err != nil {
 		for _, f := range bound {
 			f.close()
 		}
@@ -197,6 +206,14 @@ func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) erro
 		b.scheduleDrain()
 	}
 	return nil
+}
+
+// known is what the kernel serves, if it is what we made it serve; nil: not known.
+func (b *Balancer) known(have tableState) []frontend {
+	if b.fresh || !have.serves(b.applied) {
+		return nil
+	}
+	return append([]frontend{}, b.applied...)
 }
 
 // bindMissing binds the ports that want has and we don't; all or none.
@@ -247,7 +264,21 @@ func (b *Balancer) bind(ctx context.Context, port uint16) (*front, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &front{port: port, ln: ln, affinity: b.affinity, flows: b.flows, log: b.cfg.Log, running: &b.running}, nil
+	return &front{port: port, ln: ln, affinity: b.affinity, flows: b.flows, log: b.cfg.Log, running: &b.running, full: b.full}, nil
+}
+
+// full tells that a limit turned a client away, once a minute at most.
+func (b *Balancer) full(message string) {
+	now := b.cfg.Now()
+	b.fullMu.Lock()
+	due := b.fullTold.IsZero() || now.Sub(b.fullTold) >= time.Minute
+	if due {
+		b.fullTold = now
+	}
+	b.fullMu.Unlock()
+	if due {
+		b.cfg.Tell(manager.Incident{Warning: true, Reason: "balancer_full", Message: message})
+	}
 }
 
 func (b *Balancer) start(f *front) {

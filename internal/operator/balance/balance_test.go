@@ -328,6 +328,7 @@ func TestReplacesForeignContent(t *testing.T) {
 		t.Errorf("Remove left %q", out)
 	}
 }
+
 func TestTwoBalancers(t *testing.T) {
 	l := newLab(t)
 	is := l.instances(2)
@@ -547,7 +548,7 @@ func TestManyEndpoints(t *testing.T) {
 	check(t, b.Apply(context.Background(), fs[:1]))
 	have, err := b.kernel.read()
 	check(t, err)
-	if len(have.sets) != 2*240 || len(have.chains) != 240+1+3 {
+	if len(have.sets) != 3*240+2 || len(have.chains) != 240+2+4 || !have.serves(b.applied) {
 		t.Errorf("%d sets, %d chains remain", len(have.sets), len(have.chains))
 	}
 }

@@ -11,11 +11,16 @@
 // table (Config.Table, family inet, without the owner flag) in which
 //
 //   - chain prerouting sends connections to a local address and a public port
-//     (`fib daddr type local`, never what arrives on lo) to chain svc_PORT;
+//     (`fib daddr type local`, never what arrives on lo) by the map ports to
+//     chain svc_PORT;
 //   - chain svc_PORT looks the client's address up in the sets of the port's
-//     endpoints, one set each, and deals unknown clients out in turn (numgen);
-//   - chain ep_PORT_X writes the client into X's set, which also refreshes its
-//     age, and translates to the instance;
+//     endpoints, and deals unknown clients out in turn (numgen);
+//   - chain ep_PORT_X notes the client as a newcomer of X, for half a minute, and
+//     translates to the instance;
+//   - chain forward sees what clients send on connections that both ends have
+//     answered on (the map seen leads to chain seen_PORT), and writes the client
+//     into X's set, which also refreshes its age. Who only sends SYNs, in anybody's
+//     name, never gets there, and takes nobody's place;
 //   - chain postrouting masquerades what leaves the instances' subnet, and
 //     what an instance sends to an instance through a public port: answered
 //     directly over the bridge, it would come from an address that the client
@@ -30,7 +35,11 @@
 // while it is away IPv4 from outside goes on. Removing an endpoint deletes its
 // sets, so exactly its clients are dealt out anew. Sets are bounded in size
 // and age (Config.MaxClients, Config.ClientIdle); clients beyond the bound are
-// served, without stickiness. What is programmed is one transaction.
+// served, without stickiness.
+//
+// Only what changed is written, each frontend in one transaction, and many
+// frontends in transactions of some hundred messages. Restore finds what another
+// program took away and writes it anew.
 //
 // # Flows of endpoints that left
 //

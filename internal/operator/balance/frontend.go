@@ -25,9 +25,11 @@ type endpoint struct {
 	chain    string
 	set4     string // clients by IPv4 address
 	set6     string // clients by IPv6 address
+	new4     string // who only asked to connect yet, by IPv4 address
 }
 
-func (f frontend) chain() string { return fmt.Sprintf("svc_%d", f.port) }
+func (f frontend) chain() string     { return fmt.Sprintf("svc_%d", f.port) }
+func (f frontend) seenChain() string { return fmt.Sprintf("seen_%d", f.port) }
 
 // newFrontends checks a desired state and brings it into one order, so that
 // equal states compare equal.
@@ -78,6 +80,7 @@ func newEndpoint(f manager.Frontend, e manager.Endpoint, subnet netip.Prefix) (e
 		chain:    "ep_" + name,
 		set4:     "v4_" + name,
 		set6:     "v6_" + name,
+		new4:     "n4_" + name,
 	}, nil
 }
 

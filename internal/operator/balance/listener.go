@@ -3,6 +3,7 @@ package balance
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -30,6 +31,7 @@ type front struct {
 	flows    *flows
 	log      *slog.Logger
 	running  *sync.WaitGroup // the balancer's
+	full     func(message string)
 }
 
 // listen binds a public port on all addresses of both families.
@@ -74,7 +76,13 @@ func (f *front) handle(client *net.TCPConn) {
 	if served {
 		defer f.flows.done(e.addr.Addr())
 	}
-	if !ok || !served || !f.flows.enter() {
+	if !ok || !served {
+		reset(client)
+		return
+	}
+	if !f.flows.enter() {
+		f.full(fmt.Sprintf("%d connections over IPv6, or from this machine, are open at once: more are refused. "+
+			"cupel up --balancer connections=%d lets more in", f.flows.limit(), 2*f.flows.limit()))
 		reset(client)
 		return
 	}
@@ -163,6 +171,9 @@ func (f *flows) enter() bool {
 }
 
 func (f *flows) leave() { <-f.slots }
+
+// limit is how many there may be at once.
+func (f *flows) limit() int { return cap(f.slots) }
 
 // begin counts a connection to an instance, and done no longer.
 func (f *flows) begin(instance netip.Addr) {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/daemon/inherit"
 	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -149,6 +150,8 @@ and the next up adopts them.`,
 	f.StringVar(&c.opts.CASQuota, "cas-quota", "", "other limits of what the CAS keeps, as in key-bytes=256M,total-sessions=1000")
 	f.IntVar(&c.opts.CASConnections, "cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
 	f.StringVar(&c.opts.AppQuota, "app-quota", "", "other limits of what each key may deploy: "+manager.KeyLimitsUsage)
+	f.StringVar(&c.opts.Balancer, "balancer", "", "other limits of the balancer: "+balance.LimitsUsage)
+	f.DurationVar(&c.opts.Grace, "grace", manager.DefaultLimits().Grace, "how long an app may take to end, from SIGTERM to SIGKILL")
 	f.StringVar(&c.opts.LowPorts, "low-ports", "", "ports below 1024 that apps may have, as in 80,443")
 	f.DurationVar(&c.opts.Drain, "drain", manager.DefaultLimits().Drain, "how long connections may last to an instance that is replaced or removed, before it is stopped")
 	f.IntVar(&c.opts.Starts, "starts", 0, "how many instances start at once (default: 4 for each core)")

@@ -143,7 +143,7 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 
 // openManager opens what stops apps in order, before the first is told to stop.
 func (p *parts) openManager(ctx context.Context) (err error) {
-	if err := p.openBalancer(ctx); err != nil {
+	if err := p.openBalancer(ctx, Options{}); err != nil {
 		return err
 	}
 	if p.store, err = managerdb.Open(ctx, p.path("manager.db")); err != nil {

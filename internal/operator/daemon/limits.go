@@ -7,13 +7,31 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // maxDrain is the longest time for connections to end. One that must go on for
 // longer is no reason to leave the old code running.
 const maxDrain = 24 * time.Hour
+
+// checkOptions refuses flags that no part can take.
+func checkOptions(o Options) error {
+	if _, err := managerLimits(o); err != nil {
+		return err
+	}
+	if o.Subnet != "" {
+		if _, err := cni.ParseSubnet(o.Subnet); err != nil {
+			return err
+		}
+	}
+	return new(balance.Config).SetLimits(o.Balancer)
+}
+
+// maxGrace is the longest time for an app to end: cupel down waits for all of them.
+const maxGrace = 10 * time.Minute
 
 // managerLimits are the manager's times and counts as the flags have them.
 func managerLimits(o Options) (manager.Limits, error) {
@@ -33,6 +51,14 @@ func managerLimits(o Options) (manager.Limits, error) {
 	limits.Starts = o.Starts
 	if limits.Starts == 0 {
 		limits.Starts = startsPerCore * runtime.NumCPU()
+	}
+	if o.Grace < 0 || o.Grace > maxGrace {
+		return limits, problem.New(problem.Invalid, "grace", "apps have %s from SIGTERM to SIGKILL", o.Grace).
+			Want("1s to %s", maxGrace).
+			Fix("give another --grace, as in --grace 30s")
+	}
+	if o.Grace > 0 {
+		limits.Grace = o.Grace
 	}
 	return limits, nil
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/balance"
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cni"
@@ -53,13 +55,87 @@ func (p *parts) checkNetwork(ctx context.Context, o Options, cas casReady) []net
 	defer cancel()
 	r, err := p.tryNetwork(ctx, p.network, netcheck.Config{CASPort: portNumber(cas.Instances), CASRuns: true, FirstPort: o.FirstPort})
 	if err != nil {
-		p.log.WarnContext(ctx, "network not checked", "error", err)
+		if ctx.Err() == nil {
+			p.log.WarnContext(ctx, "network not checked", "error", err)
+		}
 		return nil
 	}
-	for _, f := range r.Failed() {
-		p.log.WarnContext(ctx, "a firewall or setting is in the way", "probe", f.Name, "cause", f.Cause, "mend", f.Mend)
-	}
+	p.told.network(r, p.incidents.Tell)
 	return r.Failed()
+}
+
+const (
+	// tendEvery is how often it is looked whether bridge, forwarding and packet rules
+	// are as they have to be.
+	tendEvery = 5 * time.Second
+	// checkEvery is how often it is tried whether a firewall came into the way.
+	checkEvery = 5 * time.Minute
+)
+
+// tendNetwork puts right what other programs change of what is ours, and tells it,
+// until ctx ends.
+func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady) error {
+	look, check := time.NewTicker(tendEvery), time.NewTicker(checkEvery)
+	defer look.Stop()
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-look.C:
+			found, err := p.network.Restore()
+			p.told.restored("network", found, err, p.incidents.Tell)
+			found, err = p.balancer.Restore(ctx)
+			p.told.restored("packet_rules", found, err, p.incidents.Tell)
+		case <-check.C:
+			p.checkNetwork(ctx, o, cas)
+		}
+	}
+}
+
+// networkTold is what was told of the network, so that nothing is told twice.
+type networkTold struct {
+	mu      sync.Mutex
+	broken  map[string]string // by part: what could not be put right
+	blocked string
+}
+
+// restored tells what was found and put right, and once what could not be.
+func (t *networkTold) restored(part, found string, err error, tell func(manager.Incident)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if found != "" {
+		tell(manager.Incident{Warning: true, Reason: part + "_restored", Message: found})
+	}
+	message := ""
+	if err != nil && !errors.Is(err, context.Canceled) {
+		message = err.Error()
+	}
+	if message != "" && message != t.broken[part] {
+		tell(manager.Incident{Warning: true, Reason: part + "_broken", Message: message + "; it is tried again every few seconds"})
+	}
+	if t.broken == nil {
+		t.broken = map[string]string{}
+	}
+	t.broken[part] = message
+}
+
+// network tells what is in the way, and when that is over.
+func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := ""
+	if err := r.Problem(); err != nil {
+		now = err.Error()
+	}
+	switch {
+	case now == t.blocked:
+	case now == "":
+		tell(manager.Incident{Reason: "network_clear", Message: "nothing of this machine is in the way of instances and users any more"})
+	default:
+		tell(manager.Incident{Warning: true, Reason: "network_blocked", Message: now})
+	}
+	t.blocked = now
 }
 
 // tryNetwork completes cfg and runs the check, one at a time.

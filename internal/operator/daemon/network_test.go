@@ -3,6 +3,8 @@ package daemon
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -11,7 +13,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/netcheck"
 )
 
@@ -112,5 +117,34 @@ func TestCheckCommand(t *testing.T) {
 	}
 	if _, err := os.Stat(state); err == nil {
 		t.Error("it made the state folder")
+	}
+}
+
+// What happens to the network is an event, each once.
+func TestNetworkIsTold(t *testing.T) {
+	var got []string
+	tell := func(i manager.Incident) { got = append(got, fmt.Sprintf("%s %v %s", i.Reason, i.Warning, i.Message)) }
+	var told networkTold
+	broken := errors.New("no netlink")
+	told.restored("network", "", nil, tell)
+	told.restored("network", "the bridge was down", nil, tell)
+	told.restored("packet_rules", "", broken, tell)
+	told.restored("packet_rules", "", broken, tell)
+	told.restored("packet_rules", "the table was gone", nil, tell)
+	told.restored("packet_rules", "", broken, tell)
+	blocked := netcheck.Report{Probes: []netcheck.Probe{{Name: netcheck.InstanceCAS, Cause: "a rule", Mend: []string{"nft x"}}}}
+	for _, r := range []netcheck.Report{{OK: true}, blocked, blocked, {OK: true}, {OK: true}} {
+		told.network(r, tell)
+	}
+	want := []string{
+		"network_restored true the bridge was down",
+		"packet_rules_broken true no netlink; it is tried again every few seconds",
+		"packet_rules_restored true the table was gone",
+		"packet_rules_broken true no netlink; it is tried again every few seconds",
+		"network_blocked true network_blocked: instance_cas: a rule (expected instances and users let through); nft x; then cupel check again",
+		"network_clear false nothing of this machine is in the way of instances and users any more",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -59,6 +59,8 @@ type Options struct {
 	Subnet          string        // of the instances, as cni.ParseSubnet takes it; empty: a free one
 	Starts          int           // instances that start at once; 0: by the cores
 	Overcommit      string        // where all apps may use more memory than there is: warn (also if empty) or refuse
+	Balancer        string        // other limits, as balance.Config.SetLimits takes them
+	Grace           time.Duration // from SIGTERM to SIGKILL
 	DeployKeys      string        // file with the keys that may deploy; empty: all may
 	MinFree         string        // of the state folder's disk, before anything new is taken; as wire.ParseMemory takes it
 	ManagerCert     string        // file with a certificate for the manager's public name; empty: none
@@ -92,6 +94,8 @@ type parts struct {
 	low      *problem.Error // the disk had too little room at the start
 	// incidents is where all of them tell what happens to them.
 	incidents *manager.Incidents
+	told      networkTold
+	limits    *manager.Limits // nil: the default
 	closers   []func() error
 }
 
@@ -112,7 +116,7 @@ func (p *parts) close() error {
 // otherwise they and containerd go on, and the next Up adopts them. When
 // everything serves, ready is told.
 func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) error) (err error) {
-	if _, err := managerLimits(o); err != nil { // before anything is touched
+	if err := checkOptions(o); err != nil { // before anything is touched
 		return err
 	}
 	if _, err := machineMemory(o); err != nil {
@@ -439,7 +443,7 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas casReady, api net.Listener, ports *ports,
 	ready func(Serving) error,
 ) (err error) {
-	if err := p.openBalancer(ctx); err != nil {
+	if err := p.openBalancer(ctx, o); err != nil {
 		return err
 	}
 	p.onClose(p.balancer.Close)
@@ -482,6 +486,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() wire.Info {
 		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
 	}}
+	g.Go(named("network", func() error { return p.tendNetwork(ctx, o, cas) }))
 	g.Go(named("tidying", func() error { return p.tidy(ctx) }))
 	g.Go(named("manager", func() error { return m.Run(ctx) }))
 	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
@@ -509,8 +514,12 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	})
 }
 
-func (p *parts) openBalancer(ctx context.Context) (err error) {
-	p.balancer, err = balance.Open(ctx, balance.Config{Table: p.table(), Subnet: p.network.Subnet(), Log: p.log})
+func (p *parts) openBalancer(ctx context.Context, o Options) (err error) {
+	cfg := balance.Config{Table: p.table(), Subnet: p.network.Subnet(), Log: p.log, Tell: p.incidents.Tell}
+	if err := cfg.SetLimits(o.Balancer); err != nil {
+		return err
+	}
+	p.balancer, err = balance.Open(ctx, cfg)
 	return err
 }
 
@@ -529,8 +538,9 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 	if err != nil {
 		return nil, err
 	}
+	p.limits = &limits
 	return manager.New(ctx, manager.Config{
-		Keys: keys, Limits: &limits, Memory: memory, Incidents: p.incidents,
+		Keys: keys, Limits: p.limits, Memory: memory, Incidents: p.incidents,
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
@@ -568,7 +578,7 @@ func (p *parts) stopApps(ctx context.Context) error {
 	p.log.InfoContext(ctx, "stopping apps")
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute+node.CommitLimit)
 	defer cancel()
-	m, err := manager.New(ctx, manager.Config{Store: p.store, Backend: p.node, Balancer: p.balancer, Now: time.Now, Log: p.log})
+	m, err := manager.New(ctx, manager.Config{Store: p.store, Backend: p.node, Balancer: p.balancer, Limits: p.limits, Now: time.Now, Log: p.log})
 	if err != nil {
 		return err
 	}

@@ -153,9 +153,9 @@ type ImageInfo struct {
 // Balancer carries connections from public ports to instances. A client stays
 // with its instance until that one leaves the frontend's endpoints.
 type Balancer interface {
-	// Apply makes frontends the whole of what is served, at once. It is
-	// idempotent, keeps the affinity of clients whose endpoint stays, and
-	// either takes effect as a whole or not at all. A port that somebody else
+	// Apply makes frontends the whole of what is served, each of them at once. It
+	// is idempotent and keeps the affinity of clients whose endpoint stays. After
+	// an error some may be served as before; the next Apply makes them all. A port that somebody else
 	// holds is a Conflict, rule port_taken. A frontend without endpoints keeps
 	// its port and refuses connections.
 	Apply(ctx context.Context, frontends []Frontend) error

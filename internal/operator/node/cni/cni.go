@@ -21,6 +21,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	types "github.com/containernetworking/cni/pkg/types/100"
@@ -175,6 +177,95 @@ func (n *Network) connectBridge() error {
 		return fmt.Errorf("bring bridge %s up: %w", n.Bridge(), err)
 	}
 	return nil
+}
+
+// Restore looks whether bridge, address, forwarding and the instances' links are as
+// they have to be, and mends what another program changed. It returns what was found,
+// for people; empty: all was right.
+func (n *Network) Restore() (string, error) {
+	var found []string
+	link, err := netlink.LinkByName(n.Bridge())
+	gone := err != nil
+	switch {
+	case gone:
+		found = append(found, "another program deleted the bridge "+n.Bridge()+": it was made anew")
+	case link.Attrs().Flags&net.FlagUp == 0:
+		found = append(found, "another program took the bridge "+n.Bridge()+" down: it is up again")
+	case !n.hasGateway(link):
+		found = append(found, fmt.Sprintf("another program took the address %s off the bridge %s: it has it again", n.Gateway(), n.Bridge()))
+	}
+	if len(found) > 0 {
+		if err := n.connectBridge(); err != nil {
+			return "", err
+		}
+	}
+	again, err := n.reconnect()
+	if again > 0 {
+		found = append(found, fmt.Sprintf("%d instances were taken off the bridge %s: they are connected again", again, n.Bridge()))
+	}
+	errs := []error{err}
+	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv4/conf/" + n.Bridge() + "/forwarding"} {
+		path := filepath.Join(n.cfg.Sysctl.Proc, name)
+		if b, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(b)) != "0" {
+			continue
+		}
+		if err := os.WriteFile(path, []byte("1\n"), 0o644); err != nil {
+			errs = append(errs, fmt.Errorf("switch forwarding on again: %w", err))
+			continue
+		}
+		found = append(found, "another program set "+strings.ReplaceAll(name, "/", ".")+" to 0: it is 1 again, without which no instance reaches anything")
+	}
+	return strings.Join(found, "; "), errors.Join(errs...)
+}
+
+func (n *Network) hasGateway(bridge netlink.Link) bool {
+	have, err := netlink.AddrList(bridge, unix.AF_INET)
+	return err == nil && slices.ContainsFunc(have, func(a netlink.Addr) bool {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		return ok && ip.Unmap() == n.Gateway()
+	})
+}
+
+// reconnect puts the instances' links, by the names that CNI's results hold, back on
+// the bridge, and returns how many were off it.
+func (n *Network) reconnect() (int, error) {
+	bridge, err := netlink.LinkByName(n.Bridge())
+	if err != nil {
+		return 0, fmt.Errorf("find bridge %s: %w", n.Bridge(), err)
+	}
+	results, _ := filepath.Glob(filepath.Join(n.cfg.Dir, "cache", "results", "*")) // the pattern is valid
+	again := 0
+	var errs []error
+	for _, path := range results {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // removed meanwhile
+		}
+		var r struct {
+			Result struct {
+				Interfaces []struct{ Name, Sandbox string }
+			}
+		}
+		if json.Unmarshal(b, &r) != nil {
+			continue
+		}
+		for _, i := range r.Result.Interfaces {
+			if i.Sandbox != "" || i.Name == n.Bridge() {
+				continue
+			}
+			link, err := netlink.LinkByName(i.Name)
+			if err != nil || link.Attrs().MasterIndex != 0 || link.Type() != "veth" {
+				continue
+			}
+			err = errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetHairpin(link, true), netlink.LinkSetUp(link))
+			if err != nil {
+				errs = append(errs, fmt.Errorf("connect %s again: %w", i.Name, err))
+				continue
+			}
+			again++
+		}
+	}
+	return again, errors.Join(errs...)
 }
 
 func (n *Network) conf(id, path string) *libcni.RuntimeConf {

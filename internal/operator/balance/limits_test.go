@@ -1,0 +1,63 @@
+package balance
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func TestSetLimits(t *testing.T) {
+	var c Config
+	if err := c.SetLimits("client-idle=1h, clients=10,connections=20,connection-idle=5m"); err != nil {
+		t.Fatal(err)
+	}
+	if c.ClientIdle != time.Hour || c.MaxClients != 10 || c.MaxFlows != 20 || c.FlowIdle != 5*time.Minute {
+		t.Errorf("%+v", c)
+	}
+	if err := c.SetLimits(""); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"x", "clients", "clients=0", "clients=-1", "clients=many", "connections=70000", "client-idle=1", "client-idle=1ms", "clients=1,,"} {
+		if p := problem.From(c.SetLimits(bad)); p == nil || p.Rule != "balancer_limit" || p.Mend == "" {
+			t.Errorf("%q: %v", bad, p)
+		}
+	}
+}
+
+// Who is turned away by the limit of connections is told of, with the flag.
+func TestFullIsTold(t *testing.T) {
+	l := newLab(t)
+	var told []manager.Incident
+	b := open(t, func(c *Config) {
+		c.MaxFlows = 1
+		c.Tell = func(i manager.Incident) { told = append(told, i) }
+	})
+	apply(t, b, l.instance("a"))
+	at := netip.MustParseAddrPort("127.0.0.1:8080")
+	c, err := netlab.Dial(netip.Addr{}, at)
+	check(t, err)
+	defer func() { _ = c.Close() }()
+	_, _, err = greeting(c)
+	check(t, err)
+	for range 3 {
+		d, err := netlab.Dial(netip.Addr{}, at)
+		if err == nil {
+			_, _, err = greeting(d)
+			_ = d.Close()
+		}
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%v, want a reset", err)
+		}
+	}
+	check(t, b.Close())
+	if len(told) != 1 || told[0].Reason != "balancer_full" || !strings.Contains(told[0].Message, "cupel up --balancer connections=2") {
+		t.Errorf("%v", told)
+	}
+}
