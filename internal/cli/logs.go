@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -41,11 +39,11 @@ func newLogsCommand(g *globals) *cobra.Command {
 	}
 	o.flags(c)
 	f := c.Flags()
-	f.BoolVarP(&o.follow, "follow", "f", false, "go on with what is written from now on, over restarts")
+	f.BoolVarP(&o.follow, "follow", "f", false, "go on with what is written from now on, over restarts and updates")
 	f.StringVar(&o.since, "since", "", "only lines since then: a duration such as 10m, or a time as in RFC 3339")
 	f.IntVar(&o.tail, "tail", -1, "only so many of the newest lines of each instance")
 	f.BoolVar(&o.puller, "puller", false, "the job that pulled the repository, instead of the app")
-	f.BoolVar(&o.previous, "previous", false, "the run before the last restart")
+	f.BoolVar(&o.previous, "previous", false, "the run before the last restart: kept until the next one fails")
 	return c
 }
 
@@ -72,18 +70,15 @@ func runLogs(ctx context.Context, g *globals, o logsOptions) error {
 		}
 		return nil
 	}
-	var mu sync.Mutex
-	group, ctx := errgroup.WithContext(ctx)
-	for _, id := range ids {
-		group.Go(func() error {
-			return m.Logs(ctx, id, opts, func(l manager.LogLine) error {
-				mu.Lock()
-				defer mu.Unlock()
-				return g.printLog(l, len(ids) > 1)
-			})
-		})
+	return o.followLogs(ctx, g, m, ids, opts)
+}
+
+// role is what the instances are for whose output is meant.
+func (o *logsOptions) role() string {
+	if o.puller {
+		return "pull"
 	}
-	return group.Wait()
+	return "app"
 }
 
 // instances returns whose output is meant: one instance, or all of an app.
@@ -92,10 +87,7 @@ func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]strin
 	if err != nil {
 		return nil, err
 	}
-	role := "app"
-	if o.puller {
-		role = "pull"
-	}
+	role := o.role()
 	var ids []string
 	known := false
 	for _, i := range list {

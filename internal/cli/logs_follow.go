@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// newcomersEvery is how often whoever follows an app looks for instances that came
+// since.
+const newcomersEvery = 2 * time.Second
+
+// follower shows the output of an app's instances as it comes, and that of those
+// that replace them.
+type follower struct {
+	g     *globals
+	m     *manager.Client
+	role  string
+	every time.Duration // between looks for newcomers
+
+	mu    sync.Mutex
+	opts  manager.LogOptions
+	known map[string]bool // instances that are or were followed
+}
+
+// followLogs goes on until ctx ends, or nothing more can come.
+func (o *logsOptions) followLogs(ctx context.Context, g *globals, m *manager.Client, ids []string, opts manager.LogOptions) error {
+	f := &follower{g: g, m: m, opts: opts, role: o.role(), every: newcomersEvery, known: map[string]bool{}}
+	one := len(ids) == 1 && ids[0] == o.ref
+	err := f.follow(ctx, ids, o.ref, one || o.puller || o.previous)
+	if one && err == nil && ctx.Err() == nil && !o.previous {
+		g.warnf("%s was removed or ended for good: nothing more comes of it. To go on with what replaces an app's instances: cupel logs APP -f", o.ref)
+	}
+	return err
+}
+
+// follow shows what the instances write, and, unless they are all that is meant,
+// what others of the app write that come later.
+func (f *follower) follow(ctx context.Context, ids []string, app string, all bool) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, id := range ids {
+		f.start(ctx, group, id, all)
+	}
+	for over := all; !over; {
+		if pause(ctx, f.every) != nil {
+			break
+		}
+		over = f.newcomers(ctx, group, app)
+	}
+	return group.Wait()
+}
+
+// start follows one instance; one that isn't there is an error where all are named.
+func (f *follower) start(ctx context.Context, group *errgroup.Group, id string, all bool) {
+	f.mu.Lock()
+	f.known[id] = true
+	opts := f.opts
+	f.mu.Unlock()
+	group.Go(func() error {
+		err := f.m.Logs(ctx, id, opts, func(l manager.LogLine) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.g.printLog(l, len(f.known) > 1)
+		})
+		if problem.KindOf(err) != problem.NotFound || all {
+			return err
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.known, id) // it has not started yet, or is gone already
+		return nil
+	})
+}
+
+// newcomers follows instances of the app that came since, with all that they wrote.
+// It says whether the app is gone.
+func (f *follower) newcomers(ctx context.Context, group *errgroup.Group, app string) (over bool) {
+	list, err := f.m.Instances(ctx, app)
+	if err != nil {
+		// One that was removed leaves nothing to wait for; a manager that is away for
+		// a moment comes back.
+		gone := problem.KindOf(err) == problem.NotFound
+		if gone {
+			f.g.warnf("%s was removed: nothing more comes of it", app)
+		}
+		return gone
+	}
+	for _, in := range list {
+		f.mu.Lock()
+		fresh := !f.known[in.ID] && in.Role == f.role && in.State != "waiting"
+		f.opts.Tail, f.opts.Since = -1, time.Time{}
+		f.mu.Unlock()
+		if fresh {
+			f.g.warnf("%s of revision %d came since: it is followed too", in.ID, in.Revision)
+			f.start(ctx, group, in.ID, false)
+		}
+	}
+	return false
+}

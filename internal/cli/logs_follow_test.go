@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// TestFollowedLogsGoOnOverUpdates: whoever follows an app sees what the instances
+// write that replace others, is told so, and is told when the app is gone.
+func TestFollowedLogsGoOnOverUpdates(t *testing.T) {
+	var mu sync.Mutex
+	looks := 0
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		looks++
+		list := manager.InstanceList{Version: manager.Version, Instances: []manager.Instance{
+			{ID: "i-1", App: "shop", Role: "app", Revision: 1, State: "running"},
+			{ID: "i-2", App: "shop", Role: "app", Revision: 2, State: map[bool]string{true: "waiting", false: "running"}[looks < 3]},
+			{ID: "pull-1", App: "shop", Role: "pull", Revision: 2, State: "exited"},
+		}}
+		if looks > 6 {
+			problem.Write(w, "", problem.New(problem.NotFound, "app", "no app \"shop\""))
+			return
+		}
+		_ = json.NewEncoder(w).Encode(list)
+	})
+	mux.HandleFunc("GET "+manager.PathInstances+"/{id}/logs", func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(manager.LogLine{Stream: "stdout", Line: "from " + r.PathValue("id"), Instance: r.PathValue("id")})
+	})
+	server := httptest.NewTLSServer(mux)
+	defer server.Close()
+
+	var out, errs bytes.Buffer
+	f := &follower{
+		g: &globals{out: &out, err: &errs, output: "table"}, role: "app", every: time.Millisecond, known: map[string]bool{},
+		m: manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)}),
+	}
+	if err := f.follow(t.Context(), []string{"i-1"}, "shop", false); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"i-1", "i-2"} {
+		if n := strings.Count(out.String(), "from "+id+"\n"); n != 1 {
+			t.Errorf("%s was shown %d times:\n%s", id, n, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "pull-1") {
+		t.Errorf("the puller is shown too:\n%s", out.String())
+	}
+	for _, want := range []string{"i-2 of revision 2 came since: it is followed too", "shop was removed: nothing more comes of it"} {
+		if strings.Count(errs.String(), want) != 1 {
+			t.Errorf("want once %q in:\n%s", want, errs.String())
+		}
+	}
+}
