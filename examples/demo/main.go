@@ -66,7 +66,7 @@ type demo struct {
 	app string
 	out io.Writer
 
-	git, operator, owner, user *party
+	git, operator, owner, user, stranger *party
 }
 
 const (
@@ -94,7 +94,7 @@ func (d *demo) prepare() error {
 		to   **party
 		name string
 		uid  int
-	}{{&d.git, "git", 0}, {&d.operator, "operator", 0}, {&d.owner, "owner", nobody}, {&d.user, "user", nobody}} {
+	}{{&d.git, "git", 0}, {&d.operator, "operator", 0}, {&d.owner, "owner", nobody}, {&d.user, "user", nobody}, {&d.stranger, "stranger", nobody}} {
 		if *p.to, err = d.party(p.name, p.uid); err != nil {
 			return err
 		}

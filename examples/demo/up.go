@@ -20,7 +20,7 @@ import (
 func (d *demo) up(ctx context.Context) error {
 	begin := time.Now()
 	for _, step := range []func(context.Context) error{
-		d.host, d.push, d.operate, d.vouch, d.attest, d.createSession, d.deploy, d.use,
+		d.host, d.push, d.operate, d.vouch, d.attest, d.createSession, d.deploy, d.use, d.refuse,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -32,8 +32,7 @@ func (d *demo) up(ctx context.Context) error {
 	d.title("That was the whole road, in %s.", time.Since(begin).Round(100*time.Millisecond))
 	d.say("The operator ran everything and saw neither the token, nor the code, nor a key.")
 	d.say("On this machine the hardware is simulated: real evidence, under a root that was made here.")
-	d.say("\nTry:   curl --cacert %s https://localhost:%s/", filepath.Join(d.user.dir, "app-ca.pem"), d.note("port"))
-	d.say("Stop:  make demo-down")
+	d.reach()
 	return nil
 }
 
@@ -238,25 +237,26 @@ func (d *demo) vouch(ctx context.Context) error {
 // attest has the CAS prove itself to the owner.
 func (d *demo) attest(ctx context.Context) error {
 	d.title("The owner attests the CAS: what will keep the secrets has to prove what it is.")
-	var at struct {
-		CAS struct {
-			Owners string `json:"owners"`
-		} `json:"cas"`
-		Simulation string `json:"simulation"`
-	}
-	data, err := os.ReadFile(filepath.Join(d.state(), "manager.json"))
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, &at); err != nil {
-		return err
-	}
-	_, port, err := net.SplitHostPort(at.CAS.Owners)
+	at, err := d.endpoint()
 	if err != nil {
 		return err
 	}
 	d.say("Simulated hardware has a root of its own, made on this machine. An owner has to name it; `cupel info` shows it.")
-	return d.owner.run(ctx, "cupel", "cas", "attest", "localhost:"+port, "--trust-simulation", at.Simulation)
+	return d.owner.run(ctx, "cupel", "cas", "attest", at.casAddress, "--trust-simulation", at.Simulation)
+}
+
+func (d *demo) endpoint() (endpoint, error) {
+	var at endpoint
+	data, err := os.ReadFile(filepath.Join(d.state(), "manager.json"))
+	if err != nil {
+		return at, err
+	}
+	if err := json.Unmarshal(data, &at); err != nil {
+		return at, err
+	}
+	_, port, err := net.SplitHostPort(at.CAS.Owners)
+	at.casAddress = "localhost:" + port
+	return at, err
 }
 
 // createSession writes down which code may have which secrets.
