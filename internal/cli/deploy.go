@@ -75,6 +75,7 @@ exit code is 9 (app_plain), unless --plain says that it is meant so.`,
 	f.StringVar(&o.name, "name", "", "the app's name (default: made from the session's)")
 	f.StringVar(&o.service, "service", "", "the session's service that serves (default: as the app has it, else client-app)")
 	f.StringVar(&o.runtime, "runtime", "", "the runtime to run on (default: the one that you created the session for)")
+	_ = c.RegisterFlagCompletionFunc("runtime", g.completeRuntimes)
 	f.StringVar(&o.ref, "ref", "", "check that the session pins this branch, tag or commit")
 	f.IntVar(&o.instances, "instances", 0, "how many instances (default: as the app has it, else 1)")
 	f.StringVar(&o.memory, "memory", "", "memory limit of each instance, such as 256M or 1Gi (default: as the app has it, else 256M)")

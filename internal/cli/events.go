@@ -24,7 +24,7 @@ func newEventsCommand(g *globals) *cobra.Command {
 		Short:             "Show what the manager decided, and why",
 		Example:           "  cupel events -f\n  cupel events my-app -o json",
 		Args:              exactArgs("[APP]"),
-		ValidArgsFunction: g.completeApps,
+		ValidArgsFunction: g.complete(first(o.apps())),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				o.app = args[0]

@@ -31,7 +31,7 @@ func newLogsCommand(g *globals) *cobra.Command {
   cupel logs i-3f9k2m1x --since 10m --tail 100
   cupel logs my-app --puller`,
 		Args:              exactArgs("APP|INSTANCE"),
-		ValidArgsFunction: g.completeApps,
+		ValidArgsFunction: g.complete(first(o.apps(), o.managerAs.instances())),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			return runLogs(c.Context(), g, o)

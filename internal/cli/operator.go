@@ -113,33 +113,3 @@ func (g *globals) age(t time.Time) string {
 	}
 	return strconv.Itoa(int(d.Hours()/24)) + "d"
 }
-
-// completeApps offers the names of the apps that the manager shows.
-func (g *globals) completeApps(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	const files = cobra.ShellCompDirectiveNoFileComp
-	if c.Context() == nil || len(args) > 0 {
-		return nil, files
-	}
-	if !g.completes() {
-		return nil, files
-	}
-	_, operator := os.Stat(filepath.Join(g.state, "operator.key"))
-	_, own := os.Stat(filepath.Join(g.config, "identity.key"))
-	if operator != nil && own != nil {
-		return nil, files // a key is made by commands that do something
-	}
-	m, _, err := (&managerAs{g: g}).dial(c.Context())
-	if err != nil {
-		return nil, files
-	}
-	defer m.Close()
-	apps, err := m.Apps(c.Context())
-	if err != nil {
-		return nil, files
-	}
-	var out []string
-	for _, a := range apps {
-		out = append(out, a.Name)
-	}
-	return out, files
-}

@@ -76,7 +76,7 @@ func (p *progress) sayWaiting(why *problem.Error) {
 		return
 	}
 	p.clear()
-	p.g.printf("  … %s: %s; %s\n", why.Rule, why.Actual, orElse(waitsFor[why.Rule], "trying again"))
+	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s: %s; %s\n", why.Rule, why.Actual, orElse(waitsFor[why.Rule], "trying again"))
 	if why.Mend != "" && waitsFor[why.Rule] == "" {
 		p.g.printf("    mend: %s\n", why.Mend)
 	}
@@ -96,7 +96,7 @@ func (p *progress) sayGap(d manager.Deployment) {
 	}
 	p.gap = true
 	p.clear()
-	p.g.printf("  … nothing serves from now until revision %d does: the app writes a volume, which has one writer\n", d.Revision)
+	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" nothing serves from now until revision %d does: the app writes a volume, which has one writer\n", d.Revision)
 }
 
 // beat says now and then that a step goes on, and what it is at, as far as is known.
@@ -155,7 +155,7 @@ func (p *progress) end(err error) {
 		_ = p.line(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "failed"})
 		return
 	}
-	p.g.printf("  ✗ %-28s %8s\n", title(s), took.Round(10*time.Millisecond))
+	p.g.printf("  "+p.g.paint(p.g.out, red, "✗")+" %-28s %8s\n", title(s), took.Round(10*time.Millisecond))
 }
 
 // flush prints the steps that ended, in order.
@@ -169,7 +169,7 @@ func (p *progress) flush() {
 			continue
 		}
 		p.clear()
-		p.g.printf("  ✓ %-28s %8s\n", title(s), took.Round(10*time.Millisecond))
+		p.g.printf("  "+p.g.paint(p.g.out, green, "✓")+" %-28s %8s\n", title(s), took.Round(10*time.Millisecond))
 	}
 }
 

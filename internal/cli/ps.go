@@ -3,12 +3,13 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 type psOptions struct {
@@ -22,11 +23,12 @@ func newPsCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ps [APP]",
 		Short: "List apps and their instances",
-		Long: `Lists instances as the manager says they are. ATTESTED is the operator's word:
-'cupel verify APP' asks the CAS.`,
+		Long: `Lists instances as the manager says they are; below them, what is the matter with
+those that don't serve. ATTESTED is the operator's word: 'cupel verify APP' asks the
+CAS.`,
 		Example:           "  cupel ps\n  cupel ps my-app -o json",
 		Args:              exactArgs("[APP]"),
-		ValidArgsFunction: g.completeApps,
+		ValidArgsFunction: g.complete(first(o.apps())),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				o.app = args[0]
@@ -80,7 +82,8 @@ func runPs(ctx context.Context, g *globals, o psOptions) error {
 	return g.printInstances(r)
 }
 
-// printInstances writes the table of instances; apps without any have a line.
+// printInstances writes the table of instances; apps without any have a line. It is to
+// fit into 80 columns. What is the matter with some stands below.
 func (g *globals) printInstances(r psReply) error {
 	var rows [][]string
 	for _, a := range r.Apps {
@@ -92,10 +95,11 @@ func (g *globals) printInstances(r psReply) error {
 			}
 		}
 		if n == 0 {
-			rows = append(rows, []string{a.Name, "-", string(a.State), "-", "-", "-", portCell(a.Port), g.age(a.CreatedAt), "-"})
+			rows = append(rows, []string{a.Name, "-", string(a.State), "-", "-", portCell(a.Port), g.age(a.CreatedAt), "-"})
 		}
 	}
-	if err := g.table([]string{"APP", "INSTANCE", "STATE", "HEALTH", "RESTARTS", "MEMORY", "PORT", "AGE", "ATTESTED"}, rows); err != nil {
+	header := []string{"APP", "INSTANCE", "STATE", "RESTARTS", "MEMORY", "PORT", "AGE", "ATTESTED"}
+	if err := g.coloredTable(header, rows, instanceInk); err != nil {
 		return err
 	}
 	for _, a := range r.Apps {
@@ -103,33 +107,93 @@ func (g *globals) printInstances(r psReply) error {
 			g.printf("\n%s: %s: %s\n  mend: %s\n", a.Name, p.Rule, p.Actual, p.Mend)
 		}
 	}
+	g.printTroubles(r.Instances)
 	return nil
+}
+
+// printTroubles says what is the matter with instances that don't serve, equal ones
+// once.
+func (g *globals) printTroubles(list []manager.Instance) {
+	type trouble struct{ app, rule, actual string }
+	alike := map[trouble]int{}
+	key := func(i manager.Instance) (trouble, bool) {
+		if i.Problem == nil || i.State == "running" && i.Health != "unhealthy" {
+			return trouble{}, false
+		}
+		return trouble{i.AppID, i.Problem.Rule, i.Problem.Actual}, true
+	}
+	for _, i := range list {
+		if k, ok := key(i); ok {
+			alike[k]++
+		}
+	}
+	for _, i := range list {
+		k, ok := key(i)
+		if !ok || alike[k] == 0 {
+			continue
+		}
+		who := i.App + "/" + i.ID
+		if alike[k] > 1 {
+			who += " and " + problem.Count(alike[k]-1, "other")
+		}
+		alike[k] = 0
+		g.printf("\n%s: %s: %s\n", who, i.Problem.Rule, i.Problem.Actual)
+		if i.Problem.Mend != "" {
+			g.printf("  mend: %s\n", i.Problem.Mend)
+		}
+	}
+}
+
+// Columns of an instance that have a colour.
+const (
+	stateColumn    = 2
+	attestedColumn = 7
+)
+
+func instanceInk(column int, text string) ink {
+	switch {
+	case column == attestedColumn && text == "no", column == stateColumn && slices.Contains([]string{"unhealthy", "exited", "failed", "down"}, text):
+		return red
+	case column == attestedColumn && text == simulatedCell:
+		return yellow
+	case column == stateColumn && slices.Contains([]string{"healthy", "running"}, text):
+		return green
+	case column == stateColumn:
+		return yellow
+	}
+	return plainInk
 }
 
 func (g *globals) instanceRow(i manager.Instance) []string {
 	memory := manager.FormatMemory(i.Memory)
 	if i.MemoryUsed > 0 {
-		memory = manager.FormatMemory(i.MemoryUsed) + "/" + memory
+		memory = wholeMemory(i.MemoryUsed) + "/" + memory
 	}
 	state := i.State
 	switch {
-	case i.Role == "pull":
-		state = "pull " + state
 	case i.State == "waiting" && !i.NextStart.IsZero():
-		state = fmt.Sprintf("waiting (%ds)", max(0, int(i.NextStart.Sub(g.now()).Seconds())))
+		state = fmt.Sprintf("waiting %ds", max(0, int(i.NextStart.Sub(g.now()).Seconds())))
 	case i.State == "starting" && i.Phase != "", i.State == "stopping" && i.Phase == "committing":
 		state = i.Phase
+	case i.State == "running" && i.Health != "":
+		state = i.Health // it runs, and that is what counts
 	}
-	switch {
-	case i.State == "running":
-	case i.OOMKilled:
-		state += " (out of memory)"
-	case i.Problem != nil:
-		state += " (" + strings.ReplaceAll(i.Problem.Rule, "_", " ") + ")"
+	if i.Role == "pull" {
+		state = "pull " + state
 	}
 	return []string{
-		i.App, i.ID, state, orElse(i.Health, "-"), strconv.Itoa(i.Restarts), memory, portCell(i.Port), g.age(i.CreatedAt), attestedCell(i),
+		i.App, i.ID, state, strconv.Itoa(i.Restarts), memory, portCell(i.Port), g.age(i.CreatedAt), attestedCell(i),
 	}
+}
+
+// wholeMemory is FormatMemory without what is behind the point, where that says little.
+func wholeMemory(n uint64) string {
+	for unit := uint64(1 << 30); unit >= 1<<10; unit >>= 10 {
+		if n >= 10*unit {
+			return manager.FormatMemory(n / unit * unit)
+		}
+	}
+	return manager.FormatMemory(n)
 }
 
 func portCell(p uint16) string {
@@ -144,7 +208,10 @@ func attestedCell(i manager.Instance) string {
 	case !i.Attested:
 		return "no"
 	case i.Simulated:
-		return "yes (SIMULATED)"
+		return simulatedCell
 	}
 	return "yes"
 }
+
+// simulatedCell says that an instance is attested, and that no TEE protects it.
+const simulatedCell = "SIMULATED"

@@ -1,10 +1,14 @@
 package cli
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestStateOfAnInstance: a person sees what an instance is at, where it is at
@@ -20,6 +24,62 @@ func TestStateOfAnInstance(t *testing.T) {
 	} {
 		if got := g.instanceRow(i)[2]; got != want {
 			t.Errorf("%+v is shown as %q, want %q", i, got, want)
+		}
+	}
+}
+
+// TestTableFitsATerminal: what people look at most fits into 80 columns.
+func TestTableFitsATerminal(t *testing.T) {
+	var out bytes.Buffer
+	g := &globals{out: &out, output: "table", now: time.Now, env: func(string) string { return "" }}
+	why := problem.New(problem.Unavailable, "unhealthy", "the app listens on 127.0.0.1:8080, not on all addresses").Fix("let it listen")
+	app := manager.App{ID: "a", Name: "my-shop-app"}
+	list := []manager.Instance{
+		{ID: "i-3f9k2m1x", App: app.Name, AppID: "a", Role: "app", State: "running", Health: "healthy", Restarts: 12, Memory: 256 << 20, MemoryUsed: 23<<20 + 1<<19, Port: 18082, Attested: true, Simulated: true, CreatedAt: time.Now()},
+		{ID: "i-3f9k2m1y", App: app.Name, AppID: "a", Role: "app", State: "running", Health: "unhealthy", Memory: 1536 << 20, MemoryUsed: 5 << 20, Port: 18082, Attested: true, CreatedAt: time.Now(), Problem: why},
+		{ID: "i-3f9k2m1z", App: app.Name, AppID: "a", Role: "app", State: "waiting", Memory: 256 << 20, NextStart: time.Now().Add(time.Minute), Problem: why},
+	}
+	if err := g.printInstances(psReply{Apps: []manager.App{app}, Instances: list}); err != nil {
+		t.Fatal(err)
+	}
+	table, below, _ := strings.Cut(out.String(), "\n\n")
+	for line := range strings.Lines(table) {
+		if n := utf8.RuneCountInString(line); n > 80 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	if !strings.Contains(table, "23M/256M") || strings.Contains(table, "\x1b") {
+		t.Error(table)
+	}
+	if want := "my-shop-app/i-3f9k2m1y and 1 other: unhealthy: the app listens on 127.0.0.1:8080, not on all addresses\n  mend: let it listen\n"; below != want {
+		t.Errorf("below the table: %q", below)
+	}
+
+	widths := []int{40, 10, 30}
+	narrow(widths, []string{"APP", "INSTANCE", "STATE"}, 60)
+	if sum := widths[0] + widths[1] + widths[2] + 2*len(gap); sum != 60 || cut("abcdef", 4) != "abc…" {
+		t.Errorf("%v make %d columns", widths, sum)
+	}
+}
+
+// TestColors: there are some where somebody asks for them, and none where somebody
+// objects, or in what programs read.
+func TestColors(t *testing.T) {
+	for _, c := range []struct {
+		env    map[string]string
+		output string
+		want   bool
+	}{
+		{map[string]string{}, "table", false}, // no terminal
+		{map[string]string{"CLICOLOR_FORCE": "1"}, "table", true},
+		{map[string]string{"CLICOLOR_FORCE": "0"}, "table", false},
+		{map[string]string{"CLICOLOR_FORCE": "1", "NO_COLOR": "1"}, "table", false},
+		{map[string]string{"CLICOLOR_FORCE": "1"}, "json", false},
+	} {
+		g := &globals{out: &bytes.Buffer{}, output: c.output, env: func(name string) string { return c.env[name] }}
+		got := g.paint(g.out, red, "no")
+		if colored := got == "\x1b[31mno\x1b[0m"; colored != c.want || !c.want && got != "no" {
+			t.Errorf("%v, %s: %q", c.env, c.output, got)
 		}
 	}
 }

@@ -27,6 +27,8 @@ instance move to others. With --app removes an app, in whatever state it is. The
 session and its volume stay at the CAS and the registry.`,
 		Example: "  cupel rm i-3f9k2m1x\n  cupel rm --app my-app",
 		Args:    exactArgs("[INSTANCE]"),
+
+		ValidArgsFunction: g.complete(first(o.instances())),
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {
 			case o.app != "" && len(args) == 0:
@@ -40,7 +42,7 @@ session and its volume stay at the CAS and the registry.`,
 	o.flags(c)
 	f := c.Flags()
 	f.StringVar(&o.app, "app", "", "the app to remove, by name or id")
-	_ = c.RegisterFlagCompletionFunc("app", g.completeApps)
+	_ = c.RegisterFlagCompletionFunc("app", g.complete(o.apps()))
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "how long to wait until it is gone")
 	return c
 }

@@ -18,7 +18,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,7 +73,7 @@ func (g *globals) meant(args []string, err error) error {
 	if !ok || p.Rule != "session_unknown" || len(args) == 0 {
 		return err
 	}
-	names, _ := g.completeSessions(nil, nil, "")
+	names := g.sessions(context.Background(), nil)
 	near := problem.Nearest(args[0], names)
 	if near == "" || near == args[0] {
 		return err
@@ -220,21 +219,6 @@ func (g *globals) printJSON(v any) error {
 	return e.Encode(v)
 }
 
-// table writes rows under a header, in aligned columns.
-func (g *globals) table(header []string, rows [][]string) error {
-	w := tabwriter.NewWriter(g.out, 0, 0, 3, ' ', 0)
-	for _, row := range append([][]string{header}, rows...) {
-		for i, c := range row {
-			if i > 0 {
-				_, _ = fmt.Fprint(w, "\t")
-			}
-			_, _ = fmt.Fprint(w, cell(c))
-		}
-		_, _ = fmt.Fprintln(w)
-	}
-	return w.Flush()
-}
-
 // exitError carries another process's exit code through to ours, silently.
 type exitError struct{ code int }
 
@@ -281,7 +265,7 @@ func (g *globals) fail(err error) int {
 		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", shown(err.Error()))
 		return code
 	}
-	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", shown(p.Rule), shown(orElse(p.Actual, string(p.Kind))))
+	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", g.paint(g.err, red, shown(p.Rule)), shown(orElse(p.Actual, string(p.Kind))))
 	if p.Expected != "" {
 		_, _ = fmt.Fprintf(g.err, "  expected: %s\n", shown(p.Expected))
 	}

@@ -46,6 +46,8 @@ it with its sources in the registry. Without a lock the newest versions are take
 and the lock is written; with one, exactly its bytes. Runs cupeld.`,
 		Example: "  cupel runtime build python\n  cupel runtime build python --update",
 		Args:    exactArgs("NAME"),
+
+		ValidArgsFunction: g.completeRuntimes,
 		RunE: func(c *cobra.Command, args []string) error {
 			call := []string{"runtime", "build", args[0], "--state", g.state, "--output", g.output}
 			own := c.LocalNonPersistentFlags()
@@ -120,6 +122,8 @@ session, unless you name another with --accept-measurement.`,
 		Example: `  cupel runtime measure python --lock python.lock --from oci:registry.example:5050
   cupel runtime measure python --lock python.lock --from ./python-sources`,
 		Args: exactArgs("NAME"),
+
+		ValidArgsFunction: g.completeRuntimes,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
 			return runRuntimeMeasure(c.Context(), g, o)

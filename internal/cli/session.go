@@ -60,6 +60,7 @@ and every measurement in it that you can't vouch for. Sends nothing.`,
 		},
 	}
 	o.add(c)
+	_ = c.RegisterFlagCompletionFunc("runtime", g.completeRuntimes)
 	return c
 }
 
@@ -175,6 +176,7 @@ on and be started again. When nothing does any more, drop it with --drop-old.`,
 		},
 	}
 	o.add(c)
+	_ = c.RegisterFlagCompletionFunc("runtime", g.completeRuntimes)
 	o.values.add(c)
 	f := c.Flags()
 	f.StringVar(&o.name, "name", "", "the session's name (or -e SESSION=NAME)")

@@ -57,9 +57,7 @@ The number of instances of an app that is deployed is changed by 'cupel deploy'.
 	f.StringVar(&o.withdraw, "withdraw", "", "the grant to end")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	for _, flag := range []string{"grant", "withdraw"} {
-		_ = c.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			return g.completeGrants(cmd.Context(), args, o.cas), cobra.ShellCompDirectiveNoFileComp
-		})
+		_ = c.RegisterFlagCompletionFunc(flag, g.completeGrants)
 	}
 	return c
 }
@@ -221,27 +219,4 @@ func placesCell(grant api.Grant) string {
 		out = append(out, fmt.Sprintf("%s %d of %d", name, len(p.Instances), s.Instances))
 	}
 	return strings.Join(out, ", ")
-}
-
-// completeGrants offers the grants of the session that have not ended.
-func (g *globals) completeGrants(ctx context.Context, args []string, cas string) []string {
-	if len(args) == 0 || ctx == nil {
-		return nil
-	}
-	name, c, err := g.sessionAt(ctx, args[0], cas)
-	if err != nil {
-		return nil
-	}
-	defer c.Close()
-	all, err := c.Grants(ctx, name)
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for _, grant := range all {
-		if grant.State != api.GrantEnded {
-			out = append(out, grant.ID.String()+"\t"+grant.App)
-		}
-	}
-	return out
 }

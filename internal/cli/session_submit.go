@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -269,22 +268,4 @@ func (o *ownerSide) claimOwn(ctx context.Context, c *client.Client, addr string,
 	}
 	made.Grant.State, made.Grant.ClaimedBy = api.GrantClaimed, o.id.KeyHash
 	return submitReply{Grant: made.Grant, Token: claimed.Token.Reveal()}, nil
-}
-
-// completeSessions offers the sessions that the owner created.
-func (g *globals) completeSessions(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	dir, err := g.ownerDir()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	sessions, err := dir.Sessions()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var out []string
-	for name := range sessions {
-		out = append(out, string(name))
-	}
-	slices.Sort(out)
-	return out, cobra.ShellCompDirectiveNoFileComp
 }

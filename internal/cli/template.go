@@ -117,6 +117,7 @@ refuses every difference.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runTemplate(cmd.Context(), g, i) },
 	}
 	i.add(c)
+	_ = c.RegisterFlagCompletionFunc("runtime", g.completeRuntimes)
 	return c
 }
 

@@ -54,7 +54,7 @@ asks for one, and where an app has two grants with no deployment under way.`,
   cupel verify my-app --address app.example.org:443 --name app.example.org
   cupel verify my-app --commit 5f2c1e0b9a7d4c3e8f6a1b2c3d4e5f60718293a4`,
 		Args:              exactArgs("APP"),
-		ValidArgsFunction: g.completeApps,
+		ValidArgsFunction: g.complete(first((&managerAs{g: g, owner: true}).apps())),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.app = args[0]
 			return runVerify(cmd.Context(), g, o)

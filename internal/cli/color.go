@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/term"
+)
+
+// ink is a colour of a terminal, by its ECMA-48 code.
+type ink string
+
+const (
+	plainInk ink = ""
+	red      ink = "31"
+	green    ink = "32"
+	yellow   ink = "33"
+)
+
+// paint colours what is written to w, if that is a terminal and nobody objects: NO_COLOR
+// (no-color.org), CLICOLOR=0 and TERM=dumb do. CLICOLOR_FORCE asks for it anywhere.
+func (g *globals) paint(w io.Writer, color ink, s string) string {
+	if color == plainInk || !g.colors(w) {
+		return s
+	}
+	return "\x1b[" + string(color) + "m" + s + "\x1b[0m"
+}
+
+func (g *globals) colors(w io.Writer) bool {
+	if g.env == nil || g.json() || g.env("NO_COLOR") != "" {
+		return false
+	}
+	if forced := g.env("CLICOLOR_FORCE"); forced != "" && forced != "0" {
+		return true
+	}
+	return isTerminal(w) && g.env("CLICOLOR") != "0" && g.env("TERM") != "dumb"
+}
+
+// gap lies between two columns.
+const gap = "  "
+
+// table writes rows under a header, in aligned columns.
+func (g *globals) table(header []string, rows [][]string) error {
+	return g.coloredTable(header, rows, func(int, string) ink { return plainInk })
+}
+
+// coloredTable is table with a colour for each cell, by its column and text. Where the
+// terminal is too narrow, the longest cells are cut.
+func (g *globals) coloredTable(header []string, rows [][]string, color func(column int, text string) ink) error {
+	all := [][]string{header}
+	for _, row := range rows {
+		shown := make([]string, len(row))
+		for i, c := range row {
+			shown[i] = cell(c)
+		}
+		all = append(all, shown)
+	}
+	widths := make([]int, len(header))
+	for _, row := range all {
+		for i, c := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
+		}
+	}
+	if f, ok := g.out.(*os.File); ok {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
+			narrow(widths, header, width)
+		}
+	}
+
+	var b strings.Builder
+	for n, row := range all {
+		for i, c := range row {
+			c = cut(c, widths[i])
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)) + gap
+			if i == len(row)-1 {
+				pad = ""
+			}
+			if n > 0 {
+				c = g.paint(g.out, color(i, c), c)
+			}
+			b.WriteString(c + pad)
+		}
+		b.WriteString("\n")
+	}
+	_, err := io.WriteString(g.out, b.String())
+	return err
+}
+
+// leastColumn is how narrow a column becomes at most.
+const leastColumn = 8
+
+// narrow takes from the widest columns until all fit into width, or none can give.
+func narrow(widths []int, header []string, width int) {
+	for {
+		total, widest := -len(gap), 0
+		for i, w := range widths {
+			total += w + len(gap)
+			if w > widths[widest] {
+				widest = i
+			}
+		}
+		if total <= width || widths[widest] <= max(leastColumn, len(header[widest])) {
+			return
+		}
+		widths[widest]--
+	}
+}
+
+func cut(s string, width int) string {
+	if utf8.RuneCountInString(s) <= width {
+		return s
+	}
+	return string([]rune(s)[:width-1]) + "…"
+}

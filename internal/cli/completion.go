@@ -1,0 +1,184 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/runtimes"
+)
+
+// completionTime is how long a person who pressed Tab waits at most.
+const completionTime = 300 * time.Millisecond
+
+// words is what a completion offers; nil where it can't be known, in silence.
+type words func(ctx context.Context, args []string) []string
+
+// complete makes of words what cobra asks for: nothing is said, nothing lasts, and no
+// key is made for it. Without keys there is nothing to see.
+func (g *globals) complete(offer words) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if c.Context() == nil || !g.haveKey() {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(c.Context(), completionTime)
+		defer cancel()
+		g.err, g.wait = io.Discard, completionTime
+		return offer(ctx, args), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// haveKey reports whether there is a key to ask with: keys are made by commands that
+// do something.
+func (g *globals) haveKey() bool {
+	_, operator := os.Stat(filepath.Join(g.state, "operator.key"))
+	_, own := os.Stat(filepath.Join(g.config, "identity.key"))
+	return operator == nil || own == nil
+}
+
+// first offers words for the first argument alone.
+func first(offers ...words) words {
+	return func(ctx context.Context, args []string) []string {
+		if len(args) > 0 {
+			return nil
+		}
+		var out []string
+		for _, offer := range offers {
+			out = append(out, offer(ctx, args)...)
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+}
+
+// ask offers what a manager answers that is known already: nobody is met for the
+// first time by a completion.
+func (as *managerAs) ask(offer func(ctx context.Context, m *manager.Client) []string) words {
+	return func(ctx context.Context, _ []string) []string {
+		if !as.g.completes() {
+			return nil
+		}
+		m, _, err := as.dial(ctx)
+		if err != nil {
+			return nil
+		}
+		defer m.Close()
+		return offer(ctx, m)
+	}
+}
+
+// apps offers the names of the apps that the caller may see.
+func (as *managerAs) apps() words {
+	return as.ask(func(ctx context.Context, m *manager.Client) []string {
+		apps, err := m.Apps(ctx)
+		if err != nil {
+			return nil
+		}
+		var out []string
+		for _, a := range apps {
+			out = append(out, a.Name)
+		}
+		return out
+	})
+}
+
+// instances offers the instances of the apps that the caller may see, each with its
+// app.
+func (as *managerAs) instances() words {
+	return as.ask(func(ctx context.Context, m *manager.Client) []string {
+		list, err := m.Instances(ctx, "")
+		if err != nil {
+			return nil
+		}
+		var out []string
+		for _, i := range list {
+			if i.Role == "app" {
+				out = append(out, cell(i.ID)+"\t"+cell(i.App))
+			}
+		}
+		return out
+	})
+}
+
+// runtimes offers the runtimes that are built in and those that the manager has.
+func (as *managerAs) runtimes() words {
+	offered := as.ask(func(ctx context.Context, m *manager.Client) []string {
+		list, err := m.Runtimes(ctx)
+		if err != nil {
+			return nil
+		}
+		var out []string
+		for _, r := range list {
+			out = append(out, cell(r.Name))
+		}
+		return out
+	})
+	return func(ctx context.Context, args []string) []string {
+		return append(runtimes.Names(), offered(ctx, args)...)
+	}
+}
+
+// completeRuntimes offers runtimes, for a flag or the first argument.
+func (g *globals) completeRuntimes(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	if !g.haveKey() {
+		return runtimes.Names(), cobra.ShellCompDirectiveNoFileComp
+	}
+	as := managerAs{g: g}
+	return g.complete(func(ctx context.Context, _ []string) []string { return first(as.runtimes())(ctx, nil) })(c, args, typed)
+}
+
+// sessions are those that the owner created.
+func (g *globals) sessions(context.Context, []string) []string {
+	dir, err := g.ownerDir()
+	if err != nil {
+		return nil
+	}
+	sessions, err := dir.Sessions()
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for name := range sessions {
+		out = append(out, string(name))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// completeSessions offers the owner's sessions.
+func (g *globals) completeSessions(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return g.complete(first(g.sessions))(c, args, typed)
+}
+
+// completeGrants offers the grants of a session that have not ended.
+func (g *globals) completeGrants(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	cas, _ := c.Flags().GetString("cas")
+	return g.complete(func(ctx context.Context, args []string) []string {
+		if len(args) == 0 {
+			return nil
+		}
+		name, client, err := g.sessionAt(ctx, args[0], cas)
+		if err != nil {
+			return nil
+		}
+		defer client.Close()
+		all, err := client.Grants(ctx, name)
+		if err != nil {
+			return nil
+		}
+		var out []string
+		for _, grant := range all {
+			if grant.State != api.GrantEnded {
+				out = append(out, grant.ID.String()+"\t"+grant.App)
+			}
+		}
+		return out
+	})(c, args, typed)
+}
