@@ -481,6 +481,11 @@ func wordsOfGit(t *testing.T, p *place) {
 		}
 	}
 
+	echoed.repository, echoed.user = strings.Replace(p.s.URL, "//", "//deploy%2Btoken-1@", 1)+"/echo/app.git", ""
+	if out := p.refusedAs(echoed, 72, "[user]", "[token]"); strings.Contains(out, "deploy+token") {
+		t.Error("the user name was printed")
+	}
+
 	bare := filepath.Join(p.s.dir, "broken.git")
 	p.s.repository(t, "broken.git", map[string]string{"f": "x"}, nil)
 	tree := git(t, bare, "rev-parse", "main^{tree}")
