@@ -1,6 +1,8 @@
 // Command release measures what a release costs the CAS: CPU of a real cupel-cas
 // per new connection, evidence verified, as a ratio to a bare net/http server
-// that makes the same TLS 1.3 mutual handshake and takes and gives as many bytes.
+// that makes the same TLS 1.3 mutual handshake and takes and gives as many bytes as
+// that very release. Beside the usual case, many in flight with collateral that the
+// CAS saw before, stand the others: one at a time, and collateral that it never saw.
 //
 // Rounds are interleaved, so that whatever else the machine does meets all of
 // them; the result is the median of the rounds' ratios, with their spread.
@@ -66,8 +68,9 @@ security: {attestation: {tolerate: ["simulation:$SIMULATION_ROOT"]}}
 // bench is the whole set-up.
 type bench struct {
 	platform *simtee.Platform
+	issued   time.Time // when all collateral was issued: older than what was seen is refused
 	cas      *peer.Server
-	bare     *peer.Server
+	bare     map[string]*peer.Server // by the kind of release that it is the peer of
 	identity ident.KeyHash
 	token    release.GrantToken
 	inFlight int
@@ -81,12 +84,12 @@ func run() error {
 	ops := flag.Int("ops", 1500, "requests a round and kind")
 	asJSON := flag.Bool("json", false, "print JSON")
 	bareSize := flag.Int("bare", -1, "be the bare server: answer with so many bytes, and listen on descriptor 3")
-	profile := flag.String("profile", "", "only releases of this service, for a profiler: secret, certificate or bare")
+	profile := flag.String("profile", "", "only releases of this service, for a profiler: secret, certificate, fresh, or bare and one of these")
 	flag.Parse()
 	if *bareSize >= 0 {
 		return peer.ServeBare(*bareSize)
 	}
-	b := &bench{inFlight: *inFlight, ops: *ops}
+	b := &bench{bare: map[string]*peer.Server{}}
 	dir, err := os.MkdirTemp("", "cupel-bench-")
 	if err != nil {
 		return err
@@ -97,15 +100,33 @@ func run() error {
 		return err
 	}
 	if *profile != "" {
-		_, err := b.round(*profile)
+		_, err := b.with(*inFlight, *ops).round(*profile)
 		return err
 	}
-	return b.measure(*rounds, *asJSON)
+	if err := b.with(*inFlight, *ops).measure(*rounds, *asJSON, "secret", "certificate", "fresh"); err != nil {
+		return err
+	}
+	return b.with(1, *ops/5).measure(*rounds, *asJSON, "secret", "certificate")
 }
+
+func (b *bench) with(inFlight, ops int) *bench {
+	b.inFlight, b.ops = inFlight, max(ops, 1)
+	return b
+}
+
+// peerOf begins the name of the bare peer of a kind of release.
+const peerOf = "bare "
+
+// targets are what the releases were built for; the other ways have none.
+var targets = map[string]float64{"secret": 1.6, "certificate": 2.0}
 
 func (b *bench) start(dir, binary string) error {
 	var err error
 	if b.platform, err = simtee.Open(filepath.Join(dir, "platform"), time.Now); err != nil {
+		return err
+	}
+	b.issued = time.Now()
+	if b.platform, err = b.platform.In(simtee.Condition{IssuedAt: b.issued}); err != nil {
 		return err
 	}
 	root := filepath.Join(dir, "root.pem")
@@ -135,16 +156,20 @@ func (b *bench) start(dir, binary string) error {
 	if err := b.grant(owner); err != nil {
 		return err
 	}
-	size, err := b.once("secret")
-	if err != nil {
-		return err
-	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	b.bare, err = peer.Start(exec.Command(self, "-bare", strconv.Itoa(size)))
-	return err
+	for _, kind := range []string{"secret", "certificate", "fresh"} {
+		size, err := b.once(kind)
+		if err != nil {
+			return err
+		}
+		if b.bare[kind], err = peer.Start(exec.Command(self, "-bare", strconv.Itoa(size))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // grant gets the token that every release presents.
@@ -166,25 +191,37 @@ func (b *bench) grant(owner *castest.Owner) error {
 }
 
 func (b *bench) stop() {
-	for _, s := range []*peer.Server{b.cas, b.bare} {
+	for _, s := range b.bare {
 		if s != nil {
 			s.Stop()
 		}
+	}
+	if b.cas != nil {
+		b.cas.Stop()
 	}
 }
 
 // once makes one request on a new connection and returns the reply's size.
 func (b *bench) once(kind string) (int, error) {
-	addr, identity, service := b.cas.Instances, b.identity, ident.ServiceName(kind)
-	if kind == "bare" {
-		addr, identity, service = b.bare.Instances, ident.KeyHash{}, "secret"
+	addr, identity, platform := b.cas.Instances, b.identity, b.platform
+	kind, bare := strings.CutPrefix(kind, peerOf)
+	if bare {
+		addr, identity = b.bare[kind].Instances, ident.KeyHash{}
 	}
-	in, err := castest.NewInstance(addr, b.identity, b.platform, "bench", service, code)
+	service := ident.ServiceName(kind)
+	if kind == "fresh" { // collateral of its own, which nobody verified before
+		var err error
+		if platform, err = b.platform.In(simtee.Condition{IssuedAt: b.issued}); err != nil {
+			return 0, err
+		}
+		service = "secret"
+	}
+	in, err := castest.NewInstance(addr, b.identity, platform, "bench", service, code)
 	if err != nil {
 		return 0, err
 	}
 	in.Identity, in.Grant = identity, b.token
-	in.Evidence = func(d attest.Data64) (attest.Evidence, error) { return b.platform.Quote(in.Launch, d) }
+	in.Evidence = func(d attest.Data64) (attest.Evidence, error) { return platform.Quote(in.Launch, d) }
 	c, err := in.Dial(context.Background())
 	if err != nil {
 		return 0, err
@@ -208,8 +245,8 @@ func (b *bench) once(kind string) (int, error) {
 // round makes all requests of one kind and returns the server's CPU a request.
 func (b *bench) round(kind string) (time.Duration, error) {
 	s := b.cas
-	if kind == "bare" {
-		s = b.bare
+	if of, bare := strings.CutPrefix(kind, peerOf); bare {
+		s = b.bare[of]
 	}
 	before, err := s.CPU()
 	if err != nil {
@@ -235,39 +272,41 @@ func (b *bench) round(kind string) (time.Duration, error) {
 
 // result is the outcome of one kind.
 type result struct {
-	Kind   string  `json:"kind"`
-	Ratio  float64 `json:"ratio"` // median over the rounds
-	Least  float64 `json:"least"`
-	Most   float64 `json:"most"`
-	Target float64 `json:"target"`
-	CPU    string  `json:"cpu"` // median a release
-	Bare   string  `json:"bare_cpu"`
-	Rounds int     `json:"rounds"`
+	Kind     string  `json:"kind"`
+	InFlight int     `json:"in_flight"`
+	Ratio    float64 `json:"ratio"` // median over the rounds
+	Least    float64 `json:"least"`
+	Most     float64 `json:"most"`
+	Target   float64 `json:"target,omitempty"`
+	CPU      string  `json:"cpu"` // median a release
+	Bare     string  `json:"bare_cpu"`
+	Rounds   int     `json:"rounds"`
 }
 
-func (b *bench) measure(rounds int, asJSON bool) error {
-	kinds := []string{"bare", "secret", "certificate"}
+func (b *bench) measure(rounds int, asJSON bool, kinds ...string) error {
 	cost := map[string][]time.Duration{}
 	for r := -1; r < rounds; r++ { // the first round warms up
-		for _, k := range kinds {
-			d, err := b.round(k)
-			if err != nil {
-				return err
-			}
-			if r >= 0 {
-				cost[k] = append(cost[k], d)
+		for _, kind := range kinds {
+			for _, k := range []string{peerOf + kind, kind} {
+				d, err := b.round(k)
+				if err != nil {
+					return err
+				}
+				if r >= 0 {
+					cost[k] = append(cost[k], d)
+				}
 			}
 		}
 	}
-	for kind, target := range map[string]float64{"secret": 1.6, "certificate": 2.0} {
+	for _, kind := range kinds {
 		var ratios []float64
 		for i := range rounds {
-			ratios = append(ratios, float64(cost[kind][i])/float64(cost["bare"][i]))
+			ratios = append(ratios, float64(cost[kind][i])/float64(max(cost[peerOf+kind][i], 1)))
 		}
 		slices.Sort(ratios)
 		res := result{
-			Kind: kind, Ratio: ratios[rounds/2], Least: ratios[0], Most: ratios[rounds-1], Target: target,
-			CPU: median(cost[kind]).String(), Bare: median(cost["bare"]).String(), Rounds: rounds,
+			Kind: kind, InFlight: b.inFlight, Ratio: ratios[rounds/2], Least: ratios[0], Most: ratios[rounds-1], Target: targets[kind],
+			CPU: median(cost[kind]).String(), Bare: median(cost[peerOf+kind]).String(), Rounds: rounds,
 		}
 		if asJSON {
 			if err := json.NewEncoder(os.Stdout).Encode(res); err != nil {
@@ -275,10 +314,22 @@ func (b *bench) measure(rounds int, asJSON bool) error {
 			}
 			continue
 		}
-		fmt.Printf("release, %-11s  %.2fx a bare handshake and POST (%.2f to %.2f over %d rounds, target %.1fx); %s against %s CPU, %d in flight\n",
-			kind, res.Ratio, res.Least, res.Most, rounds, target, res.CPU, res.Bare, b.inFlight)
+		fmt.Println(res)
 	}
 	return nil
+}
+
+// String is the result for people.
+func (r result) String() string {
+	name, target := r.Kind, ""
+	if r.Kind == "fresh" {
+		name = "secret, unknown collateral"
+	}
+	if r.Target > 0 && r.InFlight > 1 {
+		target = fmt.Sprintf(", target %.1fx", r.Target)
+	}
+	return fmt.Sprintf("release, %s, %d in flight: %.2fx a bare handshake and POST of the same sizes (%.2f to %.2f over %d rounds%s); %s against %s CPU",
+		name, r.InFlight, r.Ratio, r.Least, r.Most, r.Rounds, target, r.CPU, r.Bare)
 }
 
 func median(d []time.Duration) time.Duration {
