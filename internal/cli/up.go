@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func newUpCommand(g *globals) *cobra.Command {
@@ -24,6 +25,13 @@ their users, up says so and goes on; 'cupel check' tries it again.`,
 	}
 	f := c.Flags()
 	f.Bool("detach", false, "return when everything serves, and leave it running")
+	f.Duration("wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
+	runFlags(f)
+	return c
+}
+
+// runFlags are those of up that say how an installation runs.
+func runFlags(f *pflag.FlagSet) {
 	f.String("manager-listen", "0.0.0.0:5000", "address of the manager's API")
 	f.String("cas-owners", "0.0.0.0:8081", "address of the CAS's owners' API")
 	f.String("cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
@@ -45,7 +53,36 @@ their users, up says so and goes on; 'cupel check' tries it again.`,
 	f.Int("starts", 0, "how many instances start at once (default: 4 for each core)")
 	f.String("overcommit", "warn", "where the memory limits of all apps are more than the machine has: warn or refuse")
 	f.Duration("keep-alive", 10*time.Second, "how often instances report to the CAS")
+}
+
+func newInstallServiceCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "install-service",
+		Short: "Have systemd run this installation from boot on",
+		Long: `Makes and enables a systemd unit that runs 'cupel up' for this state folder, with
+the flags that are given here, whenever the machine starts: after the network, and
+after a clock that isn't set yet. Restarting or stopping the unit leaves the apps
+running; at shutdown they are stopped in order and store their volumes. Each
+installation (--state) has a unit of its own. Runs cupeld, as root.`,
+		Example: `  cupel install-service --manager-listen 127.0.0.1:5000
+  cupel install-service --print`,
+		Args: exactArgs(),
+		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
+	}
+	c.Flags().Bool("print", false, "only print the unit")
+	runFlags(c.Flags())
 	return c
+}
+
+func newUninstallServiceCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:     "uninstall-service",
+		Short:   "Undo install-service; what runs goes on",
+		Long:    "Disables and removes the systemd unit of this state folder. What runs goes on; 'cupel\ncleanup' removes the unit too. Runs cupeld, as root.",
+		Example: "  cupel uninstall-service",
+		Args:    exactArgs(),
+		RunE:    func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
+	}
 }
 
 func newCheckCommand(g *globals) *cobra.Command {

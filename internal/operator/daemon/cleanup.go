@@ -22,6 +22,15 @@ import (
 // Cleanup is Down, and then removes the folder with everything in it. What others
 // mounted there is emptied and stays mounted; these mount points are returned.
 func Cleanup(ctx context.Context, o Options, log *slog.Logger) (mounted []string, err error) {
+	if os.Geteuid() == 0 {
+		l, err := newLayout(o.State)
+		if err == nil {
+			_, err = l.uninstallService(ctx) // before it starts again what is stopped here
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	l, lock, err := takeOver(ctx, o, workCleanup)
 	if err != nil {
 		return nil, err

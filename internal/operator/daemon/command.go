@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -69,7 +70,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	f.BoolVar(&c.own, "own", false, "nothing was inherited: this process was executed by itself")
 	_ = f.MarkHidden("own")
-	root.AddCommand(c.upCommand(), c.checkCommand(), c.downCommand(), c.cleanupCommand(), logWriterCommand(), runtimecmd.New(env), c.versionCommand())
+	root.AddCommand(c.upCommand(), c.checkCommand(), c.downCommand(), c.cleanupCommand(), c.installServiceCommand(), c.uninstallServiceCommand(), logWriterCommand(), runtimecmd.New(env), c.versionCommand())
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
@@ -116,6 +117,7 @@ func (c *cli) fail(err error) int {
 func (c *cli) upCommand() *cobra.Command {
 	var detach bool
 	var detachedFD, lockFD int
+	var waitClock time.Duration
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run manager, node, LAS, registry and CAS on this machine",
@@ -130,7 +132,7 @@ and the next up adopts them.`,
 			if detach {
 				return c.detach(cmd)
 			}
-			return c.up(cmd.Context(), detachedFD, lockFD)
+			return c.up(cmd.Context(), detachedFD, lockFD, waitClock)
 		},
 	}
 	f := cmd.Flags()
@@ -139,6 +141,13 @@ and the next up adopts them.`,
 	_ = f.MarkHidden("detached-fd")
 	f.IntVar(&lockFD, "lock-fd", 0, "descriptor by which a detached start holds the state folder's lock")
 	_ = f.MarkHidden("lock-fd")
+	f.DurationVar(&waitClock, "wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
+	c.runFlags(f)
+	return cmd
+}
+
+// runFlags are those of up that say how an installation runs.
+func (c *cli) runFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.opts.ManagerListen, "manager-listen", "0.0.0.0:5000", "address of the manager's API")
 	f.StringVar(&c.opts.CASOwners, "cas-owners", "0.0.0.0:8081", "address of the CAS's owners' API")
 	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
@@ -162,7 +171,6 @@ and the next up adopts them.`,
 	f.StringVar(&c.opts.ManagerKey, "manager-key", "", "file with the key of --manager-cert")
 	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
 	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")
-	return cmd
 }
 
 // inheritNothing executes this command again, in a process that has nothing of its
@@ -226,7 +234,7 @@ func (c *cli) detach(cmd *cobra.Command) error {
 }
 
 // up runs in the foreground, or as what detach started.
-func (c *cli) up(ctx context.Context, detachedFD, lockFD int) (err error) {
+func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duration) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	signals := make(chan os.Signal, 4)
@@ -281,8 +289,19 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int) (err error) {
 		w = log
 	}
 	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: c.logLevel}))
-	c.opts.OwnGroup = os.Getenv("NOTIFY_SOCKET") == "" // where a service manager keeps a group for us, we stay
-	err = Up(ctx, c.opts, log, tell)
+	service := os.Getenv("NOTIFY_SOCKET")
+	_ = os.Unsetenv("NOTIFY_SOCKET") // it is ours, not containerd's
+	c.opts.OwnGroup = service == ""  // where a service manager keeps a group for us, we stay
+	if clock > 0 {
+		l, err := newLayout(c.opts.State)
+		if err == nil {
+			err = waitClock(ctx, l.lastSeen(), clock, func(line string) { log.WarnContext(ctx, line) })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	err = Up(ctx, c.opts, log, func(s Serving) error { return errors.Join(tell(s), notifyReady(service)) })
 	if err != nil && detachedFD > 0 {
 		log.Error("cupeld ended", "error", err)
 	}
@@ -290,6 +309,7 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int) (err error) {
 }
 
 func (c *cli) downCommand() *cobra.Command {
+	var atShutdown bool
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "Stop apps and daemons; the next up starts the apps again",
@@ -300,6 +320,9 @@ func (c *cli) downCommand() *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			if atShutdown && !shuttingDown(ctx) {
+				return nil // the service is restarted or stopped: apps go on
+			}
 			c.opts.tell = c.tell()
 			if err := Down(ctx, c.opts, c.logger()); err != nil {
 				return err
@@ -308,6 +331,8 @@ func (c *cli) downCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&atShutdown, "at-shutdown", false, "only if systemd takes the machine down")
+	_ = cmd.Flags().MarkHidden("at-shutdown")
 	cmd.Flags().BoolVar(&c.opts.Force, "force", false, "end apps also where they can't store what they wrote")
 	return cmd
 }
@@ -344,6 +369,15 @@ func (c *cli) cleanupCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
 	return cmd
+}
+
+// say prints what was done, as JSON to programs.
+func (c *cli) say(v any, format string, args ...any) error {
+	if c.output == "json" {
+		return json.NewEncoder(c.out).Encode(v)
+	}
+	_, err := fmt.Fprintf(c.out, format, args...)
+	return err
 }
 
 // tell shows a person how long work goes on.

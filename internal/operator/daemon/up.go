@@ -97,6 +97,8 @@ type parts struct {
 	told      networkTold
 	limits    *manager.Limits // nil: the default
 	closers   []func() error
+
+	open struct{ manager, owners, instances string } // where they listen, as they say it
 }
 
 func (p *parts) onClose(f func() error) { p.closers = append(p.closers, f) }
@@ -483,6 +485,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		CAS:      wire.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
 		Registry: p.client.Addr(), PID: os.Getpid(), Simulation: &root,
 	}
+	p.open.manager, p.open.owners, p.open.instances = api.Addr().String(), cas.Owners, cas.Instances
 	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() wire.Info {
 		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
 	}}
@@ -564,9 +567,9 @@ func asInstances(gateway string) func(context.Context, string, string) (net.Conn
 // list says what runs where.
 func (p *parts) list(e wire.Endpoint) []wire.Part {
 	return []wire.Part{
-		{Name: "manager API", Address: e.Address, PID: os.Getpid()},
-		{Name: "CAS, owners", Address: e.CAS.Owners, PID: p.cas.process(), Note: "identity " + e.CAS.Identity.String()},
-		{Name: "CAS, instances", Address: e.CAS.Instances, PID: p.cas.process()},
+		{Name: "manager API", Address: reachable(p.open.manager, e.Address), PID: os.Getpid()},
+		{Name: "CAS, owners", Address: reachable(p.open.owners, e.CAS.Owners), PID: p.cas.process(), Note: "identity " + e.CAS.Identity.String()},
+		{Name: "CAS, instances", Address: reachable(p.open.instances, e.CAS.Instances), PID: p.cas.process()},
 		{Name: "registry", Address: e.Registry, PID: os.Getpid()},
 		{Name: "node and LAS", Address: p.network.Subnet().String(), PID: os.Getpid(), Note: "instances reach this machine as " + p.network.Gateway().String()},
 		{Name: "containerd", Address: p.daemon.Address(), Note: "namespace " + p.namespace()},
@@ -598,6 +601,26 @@ func local(addr string) string {
 		return addr
 	}
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(ap.Port())))
+}
+
+// reachable is the address at which others reach a listener that is open to them, as
+// this machine knows it: the one by which it leaves for the world. Where there is none,
+// or the listener is this machine's alone, it is the local one.
+func reachable(listens, local string) string {
+	ap, err := netip.ParseAddrPort(listens)
+	if err != nil || !ap.Addr().IsUnspecified() {
+		return local
+	}
+	for _, outside := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // nothing is sent there
+		conn, err := net.Dial("udp", outside)
+		if err != nil {
+			continue
+		}
+		host, _, _ := net.SplitHostPort(conn.LocalAddr().String()) // its own words
+		_ = conn.Close()
+		return net.JoinHostPort(host, strconv.Itoa(int(ap.Port())))
+	}
+	return local
 }
 
 // Serving is what runs, once everything does.
