@@ -128,9 +128,9 @@ func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
 	if err := r.Problem(); err != nil {
 		now = err.Error()
 	}
-	switch {
-	case now == t.blocked:
-	case now == "":
+	switch now {
+	case t.blocked:
+	case "":
 		tell(manager.Incident{Reason: "network_clear", Message: "nothing of this machine is in the way of instances and users any more"})
 	default:
 		tell(manager.Incident{Warning: true, Reason: "network_blocked", Message: now})
