@@ -29,18 +29,16 @@ type fakeRuntime struct {
 	deleted    []string
 }
 
+// answer waits where nothing answers.
 func (r *fakeRuntime) answer(ctx context.Context) error {
 	r.mu.Lock()
-	hangs, during := r.hangs, r.during
+	hangs := r.hangs
 	r.mu.Unlock()
-	if hangs {
-		<-ctx.Done()
-		return ctx.Err()
+	if !hangs {
+		return nil
 	}
-	if during != nil {
-		during()
-	}
-	return nil
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 func (r *fakeRuntime) set(f func()) {
@@ -51,11 +49,20 @@ func (r *fakeRuntime) set(f func()) {
 
 func (r *fakeRuntime) List(ctx context.Context) ([]ContainerState, error) {
 	list := r.containers
+	r.meanwhile()
 	return list, r.answer(ctx)
+}
+
+// meanwhile plays what happens after the list was made.
+func (r *fakeRuntime) meanwhile() {
+	if r.during != nil {
+		r.during()
+	}
 }
 
 func (r *fakeRuntime) Leftovers(ctx context.Context) ([]string, error) {
 	left := slices.Clone(r.left)
+	r.meanwhile()
 	return left, r.answer(ctx)
 }
 

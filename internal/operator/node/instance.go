@@ -27,6 +27,7 @@ type instance struct {
 	removing  bool      // its end needs no record
 	pending   bool      // to be taken over from an earlier process, or to be removed
 	watched   bool      // guarded by op: its goroutines run
+	offline   bool      // guarded by op: it ended, and its address was given back
 	health    manager.Health
 	judge     healthJudge
 	elsewhere *misplaced // where the app listens instead of on its port; nil: not known to

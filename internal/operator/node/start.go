@@ -245,7 +245,7 @@ func (n *Node) destroy(ctx context.Context, i *instance) error {
 	if err != nil {
 		return err
 	}
-	if err := n.free(ctx, id); err != nil {
+	if err := n.free(ctx, i); err != nil {
 		return err // the record stays: Remove or the next Adopt tries again
 	}
 	n.mu.Lock()
@@ -265,11 +265,12 @@ func (n *Node) destroy(ctx context.Context, i *instance) error {
 	return nil
 }
 
-// free removes what an id holds beside its container.
-func (n *Node) free(ctx context.Context, id string) error {
-	errs := []error{
-		n.cfg.Network.Remove(ctx, id, n.dir("netns", id)),
-		n.removeCgroup(ctx, id),
+// free removes what an instance holds beside its container. The op lock is held.
+func (n *Node) free(ctx context.Context, i *instance) error {
+	id := i.rec.Spec.ID
+	errs := []error{n.removeCgroup(ctx, id)}
+	if !i.offline {
+		errs = append(errs, n.cfg.Network.Remove(ctx, id, n.dir("netns", id)))
 	}
 	for _, dir := range []string{"run", "etc", "logs"} {
 		errs = append(errs, os.RemoveAll(n.dir(dir, id)))

@@ -207,7 +207,9 @@ func (n *Node) letGo(ctx context.Context, i *instance) {
 	if n.find(id) != i {
 		return // removed meanwhile
 	}
-	n.note(ctx, "give back the address of an instance that ended", id, n.cfg.Network.Remove(ctx, id, n.dir("netns", id)))
+	err := n.cfg.Network.Remove(ctx, id, n.dir("netns", id))
+	i.offline = err == nil
+	n.note(ctx, "give back the address of an instance that ended", id, err)
 }
 
 // letGoAgain does so with those of which something is still there.
