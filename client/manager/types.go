@@ -103,8 +103,8 @@ type DeployRequest struct {
 	Memory        uint64            `json:"memory,omitempty"`         // of each instance, in bytes; 0: as the app has it, else 256 MiB
 	Port          uint16            `json:"port,omitempty"`           // public; 0: as the app has it, else the next free one
 	ContainerPort uint16            `json:"container_port,omitempty"` // inside; 0: as the app has it, else 8080
-	Service       ident.ServiceName `json:"service,omitempty"`        // default client-app
-	PullService   ident.ServiceName `json:"pull_service,omitempty"`   // default pull_repo
+	Service       ident.ServiceName `json:"service,omitempty"`        // default: as the app has it, else what the grant lets serve, else client-app
+	PullService   ident.ServiceName `json:"pull_service,omitempty"`   // default: as the app has it, else pull_repo
 	CAS           *CASRef           `json:"cas,omitempty"`            // default: the manager's own
 	// Code is the code of a grant to run the session, which the manager claims.
 	// The app belongs to the key that made the grant. It is a secret.

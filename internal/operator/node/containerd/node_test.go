@@ -44,7 +44,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 	if err := l.node.Start(t.Context(), l.spec("i-serve", "serve")); err != nil {
 		t.Error(err)
 	}
-	checkMemoryLimits(t, l, "i-serve")
+	checkLimits(t, l, "i-serve")
 	args := "args: /cupel-init run --user 1000 --cwd / --env PATH=/bin -- /bin/app"
 	if got := l.output("i-serve", 1); got[0] != args {
 		t.Errorf("output %q, want %q", got, args)
@@ -85,8 +85,8 @@ func TestLifeOfAnInstance(t *testing.T) {
 	}
 }
 
-// checkMemoryLimits reads what the kernel really enforces: the limit, and no swap.
-func checkMemoryLimits(t *testing.T, l *life, id string) {
+// checkLimits reads what the kernel really enforces: the limit, and no swap.
+func checkLimits(t *testing.T, l *life, id string) {
 	t.Helper()
 	v1 := "/sys/fs/cgroup/memory/cupel-" + l.id + "/" + id + "/"
 	v2 := "/sys/fs/cgroup/cupel-" + l.id + "/" + id + "/"
@@ -101,6 +101,15 @@ func checkMemoryLimits(t *testing.T, l *life, id string) {
 		if b, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(b)) != value {
 			t.Errorf("%s: %q, %v; want %s", path, b, err, value)
 		}
+	}
+
+	// Its weight is as its memory: half of what 256 MiB have, which is the kernel's
+	// default. What version 2 makes of it is the runtime's choice.
+	if b, err := os.ReadFile("/sys/fs/cgroup/cpu/cupel-" + l.id + "/" + id + "/cpu.shares"); err == nil && strings.TrimSpace(string(b)) != "512" {
+		t.Errorf("CPU shares %q, want 512", b)
+	}
+	if b, err := os.ReadFile(v2 + "cpu.weight"); err == nil && strings.TrimSpace(string(b)) == "100" {
+		t.Errorf("CPU weight %q, the default", b)
 	}
 }
 
