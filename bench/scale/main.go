@@ -10,9 +10,11 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -26,6 +28,7 @@ import (
 	"cupel.dev/cupel/bench/peer"
 	"cupel.dev/cupel/internal/castest"
 	"cupel.dev/cupel/internal/simtee"
+	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/release"
 )
@@ -92,7 +95,7 @@ func run() error {
 	if err := f.open(dir, *binary); err != nil {
 		return err
 	}
-	defer f.cas.Stop()
+	defer func() { f.cas.Stop() }()
 
 	ctx, cancel := context.WithCancel(context.Background())
 	var reporting sync.WaitGroup
@@ -100,7 +103,10 @@ func run() error {
 	err = f.measure(*instances, *steady, *most)
 	cancel()
 	reporting.Wait()
-	return err
+	if err != nil {
+		return err
+	}
+	return f.restart(dir, *binary)
 }
 
 func (f *fleet) open(dir, binary string) error {
@@ -112,15 +118,58 @@ func (f *fleet) open(dir, binary string) error {
 	if err := os.WriteFile(root, f.platform.RootPEM(), 0o600); err != nil {
 		return err
 	}
-	f.cas, err = peer.Start(exec.Command(binary, "--state", filepath.Join(dir, "state"), "--owners", "127.0.0.1:0",
-		"--instances", "127.0.0.1:0", "--simulation-root", root, "--ready-fd", "3", "--log-level", "warn"))
-	if err != nil {
+	if f.cas, err = startCAS(dir, binary); err != nil {
 		return err
 	}
 	if f.identity, err = ident.ParseKeyHash(f.cas.Identity); err != nil {
 		return err
 	}
 	return f.grant()
+}
+
+func startCAS(dir, binary string) (*peer.Server, error) {
+	return peer.Start(exec.Command(binary, "--state", filepath.Join(dir, "state"), "--owners", "127.0.0.1:0",
+		"--instances", "127.0.0.1:0", "--simulation-root", filepath.Join(dir, "root.pem"), "--ready-fd", "3", "--log-level", "warn"))
+}
+
+// restart measures how long the CAS takes to start on the log that the instances left,
+// beside reading and hashing its database once.
+func (f *fleet) restart(dir, binary string) error {
+	key, err := castest.NewKey()
+	if err != nil {
+		return err
+	}
+	owner := castest.NewOwner(f.cas.Owners, f.identity, key)
+	defer owner.Close()
+	var page api.LogPage
+	if _, err := owner.Do(context.Background(), http.MethodGet, api.PathLog+"?limit=1", nil, &page); err != nil {
+		return err
+	}
+	f.cas.Stop()
+
+	began := time.Now()
+	read, err := hashed(filepath.Join(dir, "state", "cas.db"))
+	if err != nil {
+		return err
+	}
+	reading := time.Since(began)
+	began = time.Now()
+	if f.cas, err = startCAS(dir, binary); err != nil {
+		return err
+	}
+	start := time.Since(began)
+	fmt.Printf("scale, start       %.1fx reading and hashing its database once, with %d entries in the log; %.2f s against %.2f s for %d MB\n",
+		start.Seconds()/reading.Seconds(), page.Head.Seq, start.Seconds(), reading.Seconds(), read/1_000_000)
+	return nil
+}
+
+func hashed(path string) (int64, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = file.Close() }()
+	return io.Copy(sha256.New(), file)
 }
 
 // grant makes the session and gets the token that every release presents.
