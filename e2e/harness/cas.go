@@ -52,8 +52,13 @@ func (p *Party) MustNotDeploy(rules, session string, flags ...string) Problem {
 	args := append([]string{"deploy", session, "--memory", "256M", "-o", "json"}, flags...)
 	r := p.Run(args...)
 	var refusal Problem
-	start := strings.Index("\n"+r.Stderr, "\n{")
-	if r.Code <= 0 || start < 0 || json.Unmarshal([]byte(r.Stderr[start:]), &refusal) != nil {
+	for line := range strings.Lines(r.Stderr) { // warnings come before it, as objects too
+		var p Problem
+		if json.Unmarshal([]byte(line), &p) == nil && p.Rule != "" {
+			refusal = p
+		}
+	}
+	if r.Code <= 0 || refusal.Rule == "" {
 		p.world.T.Fatalf("want a refusal by rule %q: %s", rules, r)
 	}
 	if !slices.Contains(strings.Split(rules, "|"), refusal.Rule) || refusal.Actual == "" || refusal.Mend == "" {
