@@ -31,6 +31,7 @@ type verifyOptions struct {
 	cas     string
 	commit  string
 	plain   bool
+	session string // that a colleague deployed under another name
 
 	deploying bool // the manager says that a deployment of the app is under way
 }
@@ -63,6 +64,8 @@ asks for one, and where an app has two grants with no deployment under way.`,
 	f := c.Flags()
 	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the manager says)")
 	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
+	f.StringVar(&o.session, "session", "", "the session that the app runs, where another key deployed it (default: as the manager says)")
+	_ = c.RegisterFlagCompletionFunc("session", g.completeSessions)
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit ([VOLUME=]HEX, at least 16 digits)")
 	f.BoolVar(&o.plain, "plain", false, "accept that the app answers without TLS, or with a certificate of its own: who it is can't be told")
@@ -184,7 +187,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	if err != nil {
 		return "", err
 	}
-	name, err := parseSessionArg(opts.app)
+	name, err := parseSessionArg(orElse(opts.session, opts.app))
 	_, known := sessions[name]
 	enough := err == nil && known && opts.address != ""
 	if enough { // it may say that a deployment is under way, and holds up nobody
@@ -208,6 +211,10 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	app, err := m.App(ctx, opts.app)
 	if enough && (err != nil || app.Session != name) {
 		return name, nil // it may run elsewhere
+	}
+	if p := problem.From(err); err != nil && p.Rule == "not_owner" {
+		q := *p
+		return "", q.Fix("if another key deployed it, of a session of yours: cupel verify %s --session SESSION --address HOST:PORT", opts.app)
 	}
 	if err != nil {
 		return "", err

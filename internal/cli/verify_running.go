@@ -197,11 +197,13 @@ func (r *running) demand(commit, app string) error {
 
 // otherApps reports whether an instance runs under a grant for another app than the
 // one that is verified: a session may have several. What an app is called is the word
-// of the owner's own grants, never of its operator or of strangers.
+// of who made its grant, the owner or a key that the session lets deploy, never of its
+// operator or of strangers.
 func (r *running) otherApps(id release.GrantID, app string) bool {
 	named, mine := false, id.IsZero() // under no grant it may be any app's
 	for _, g := range r.grants {
-		if g.App == app && g.State == api.GrantClaimed && g.Maker == r.me {
+		vouched := g.Maker == r.me || r.session.Access.AsksForGrant() // else strangers make grants, too
+		if g.App == app && g.State == api.GrantClaimed && vouched {
 			named = true
 			mine = mine || g.ID == id
 		}

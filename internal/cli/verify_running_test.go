@@ -202,6 +202,11 @@ func TestJudgeDemandsOfTheAppThatIsMeant(t *testing.T) {
 	if !r.otherApps(other.Grant, "shop") || r.otherApps(other.Grant, "old-shop") || r.otherApps(other.Grant, "what the operator calls it") {
 		t.Error("instances are taken for another app's")
 	}
+	r.session.Access.Deploy = nil
+	r.grants[0].Maker = ident.KeyHash{7} // a colleague, whom the session lets make grants
+	if !r.otherApps(other.Grant, "shop") {
+		t.Error("a colleague's app has no instances of its own")
+	}
 }
 
 func TestJudgeRefusesWhoHasNoGrant(t *testing.T) {
