@@ -22,7 +22,7 @@ func (s *stage) made() []string {
 	} {
 		paths, _ := filepath.Glob(pattern)
 		for _, path := range paths {
-			if filepath.Dir(path) != filepath.Join(s.State, "node", "volumes") {
+			if !s.kept(path) {
 				found = append(found, path)
 			}
 		}
@@ -69,4 +69,18 @@ func (s *stage) ctr(args ...string) string {
 		return "ctr: " + err.Error() + ": " + string(out)
 	}
 	return string(out)
+}
+
+// kept says whether a path is a stored volume, which outlives its app, or the note of
+// which apps used one.
+func (s *stage) kept(path string) bool {
+	volumes := filepath.Join(s.State, "node", "volumes")
+	switch filepath.Dir(path) {
+	case volumes:
+		return true
+	case filepath.Join(s.State, "node", "volume-users"):
+		_, err := os.Stat(filepath.Join(volumes, filepath.Base(path)))
+		return err == nil
+	}
+	return false
 }

@@ -107,18 +107,23 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 	}
 	deadline := time.Now().Add(downTimeout)
 	asked := 0
+	var gone ending
+	defer func() { gone.forget() }()
 	told := time.Now()
 	for {
 		lock, err := l.lock(what)
 		held, ok := errors.AsType[*lockedError](err)
 		if !ok {
-			if _, gone := os.Stat(l.dir); errors.Is(gone, fs.ErrNotExist) { // another one cleaned up meanwhile
+			if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) { // another one cleaned up meanwhile
 				return l, nil, nil
 			}
+			gone.wait(ctx)
 			return l, lock, err
 		}
 		// Another down or cleanup is waited for: it ends by itself.
 		if held.what == workUp && held.pid != 0 && held.pid != asked {
+			gone.forget()
+			gone = watchEnd(held.pid)
 			// SIGINT is what Ctrl-C in the foreground sends: apps stop too.
 			if err := syscall.Kill(held.pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return l, nil, fmt.Errorf("stop cupeld (process %d): %w", held.pid, err)

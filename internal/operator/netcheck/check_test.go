@@ -197,7 +197,7 @@ func state(t *testing.T) string {
 	t.Helper()
 	var out []string
 	for _, c := range []string{
-		"ip -br link | cut -d' ' -f1", "ip -o -4 addr", "ip route show table all | sed 's/ linkdown//'",
+		"ip -br link | cut -d' ' -f1", "ip -o -4 addr", "ip -4 route show table all | sed 's/ linkdown//'",
 		"ip -6 route show table all | sed 's/ linkdown//' | grep -v multicast", "ip neigh show nud permanent", "nft list tables",
 	} {
 		b, err := exec.Command("sh", "-c", c).CombinedOutput()
