@@ -43,6 +43,9 @@ type Endpoint struct {
 	CAS        CAS          `json:"cas"`
 	Registry   string       `json:"registry"` // host:port
 	PID        int          `json:"pid"`
+	// Outside is the machine's own address on its way to the world, by which other
+	// machines may reach what is open to them, as apps are; empty: it has none.
+	Outside string `json:"outside,omitempty"`
 	// Simulation is the SHA-256 of the simulated platform's root certificate;
 	// absent on real hardware. Information only: nobody may trust it.
 	Simulation *ident.Digest `json:"simulation,omitempty"`

@@ -436,12 +436,12 @@ func throughProxy(t *testing.T, p *place) {
 		}
 		defer out.Close()
 		w.WriteHeader(http.StatusOK)
-		in, _, err := w.(http.Hijacker).Hijack()
+		in, sent, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			return
 		}
 		defer in.Close()
-		go func() { _, _ = io.Copy(out, in) }()
+		go func() { _, _ = io.Copy(out, sent) }() // with what the server has read already
 		_, _ = io.Copy(in, out)
 	})}
 	go func() { _ = proxy.Serve(l) }()

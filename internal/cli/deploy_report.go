@@ -86,7 +86,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	if w := app.Deployment.Warning; w != nil {
 		d.g.warnf("warning: %s: %s", w.Rule, w.Actual)
 	}
-	if err := d.nameless(); err != nil {
+	if err := d.elsewhere(app); err != nil {
 		return err
 	}
 	d.g.printf("\n")

@@ -76,7 +76,11 @@ func (p *progress) sayWaiting(why *problem.Error) {
 		return
 	}
 	p.clear()
-	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s: %s; %s\n", why.Rule, why.Actual, orElse(waitsFor[why.Rule], "trying again"))
+	goesOn := orElse(waitsFor[why.Rule], "trying again")
+	if why.Rule == "unhealthy" { // it runs, and nothing is started anew for now
+		goesOn = "waiting for it"
+	}
+	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s: %s; %s\n", why.Rule, why.Actual, goesOn)
 	if why.Mend != "" && waitsFor[why.Rule] == "" {
 		p.g.printf("    mend: %s\n", why.Mend)
 	}

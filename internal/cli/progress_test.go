@@ -37,7 +37,7 @@ func TestNobodyWaitsInSilence(t *testing.T) {
 	p.update(d, begin)
 	p.update(d, begin)
 	want := "  … nothing serves from now until revision 2 does: the app writes a volume, which has one writer\n" +
-		"  … unhealthy: the app listens on [::1]:80; trying again\n    mend: let it listen elsewhere\n"
+		"  … unhealthy: the app listens on [::1]:80; waiting for it\n    mend: let it listen elsewhere\n"
 	if out.String() != want {
 		t.Errorf("got\n%swant\n%s", &out, want)
 	}

@@ -400,10 +400,11 @@ func (g *globals) completeProviders(_ *cobra.Command, args []string, _ string) (
 	return sortedKeys(known), cobra.ShellCompDirectiveNoFileComp
 }
 
-// nameless tells the owner of a remote app that its certificate is for other names
-// than the one by which its users reach it.
-func (d *deployment) nameless() error {
-	if !d.at.remote() {
+// elsewhere tells where users on other machines find the app, and whether its
+// certificate is for that name.
+func (d *deployment) elsewhere(app manager.App) error {
+	host := orElse(d.at.host, d.at.Outside)
+	if host == "" {
 		return nil
 	}
 	records, err := d.side.dir.Sessions()
@@ -415,9 +416,17 @@ func (d *deployment) nameless() error {
 	if len(names) == 0 {
 		names = []string{"localhost"}
 	}
-	if mine && !certified(names, d.at.host) {
+
+	otherName := mine && !certified(names, host)
+	address := net.JoinHostPort(host, strconv.Itoa(int(app.Port)))
+	switch {
+	case !d.at.remote() && otherName:
+		d.g.printf("from other machines at %s, by a name that the certificate has; now that is %s (--dns NAME)\n", address, strings.Join(names, ", "))
+	case !d.at.remote():
+		d.g.printf("from other machines at %s\n", address)
+	case otherName:
 		d.g.warnf("The app's certificate is for %s, and not for %s: for users who go there, update the session with --dns %s and deploy again.",
-			strings.Join(names, ", "), d.at.host, d.at.host)
+			strings.Join(names, ", "), host, host)
 	}
 	return nil
 }

@@ -483,7 +483,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	e := wire.Endpoint{
 		Version: wire.Version, Address: local(api.Addr().String()), CertSHA256: ident.Sum(cert.Certificate[0]),
 		CAS:      wire.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
-		Registry: p.client.Addr(), PID: os.Getpid(), Simulation: &root,
+		Registry: p.client.Addr(), PID: os.Getpid(), Outside: outside(), Simulation: &root,
 	}
 	p.open.manager, p.open.owners, p.open.instances = api.Addr().String(), cas.Owners, cas.Instances
 	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() wire.Info {
@@ -604,23 +604,32 @@ func local(addr string) string {
 }
 
 // reachable is the address at which others reach a listener that is open to them, as
-// this machine knows it: the one by which it leaves for the world. Where there is none,
-// or the listener is this machine's alone, it is the local one.
+// this machine knows it. Where the machine has no way to the world, or the listener is
+// this machine's alone, it is the local one.
 func reachable(listens, local string) string {
 	ap, err := netip.ParseAddrPort(listens)
 	if err != nil || !ap.Addr().IsUnspecified() {
 		return local
 	}
-	for _, outside := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // nothing is sent there
-		conn, err := net.Dial("udp", outside)
+	host := outside()
+	if host == "" {
+		return local
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(ap.Port())))
+}
+
+// outside is the address by which this machine leaves for the world; empty: it doesn't.
+func outside() string {
+	for _, world := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // nothing is sent there
+		conn, err := net.Dial("udp", world)
 		if err != nil {
 			continue
 		}
 		host, _, _ := net.SplitHostPort(conn.LocalAddr().String()) // its own words
 		_ = conn.Close()
-		return net.JoinHostPort(host, strconv.Itoa(int(ap.Port())))
+		return host
 	}
-	return local
+	return ""
 }
 
 // Serving is what runs, once everything does.

@@ -24,6 +24,8 @@ import (
 const (
 	listenAfter = 1500 * time.Millisecond
 	listenEvery = 2 * time.Second
+	// An app that listens nowhere yet is still starting, for as long as many take.
+	silentAfter = 10 * time.Second
 )
 
 // ruleUnhealthy is the rule of an app that runs and accepts no connections.
@@ -49,6 +51,9 @@ func (n *Node) lookAround(i *instance) {
 	}
 	was := i.elsewhere
 	i.elsewhere = elsewhere(at, port)
+	if len(at) == 0 && n.cfg.Now().Sub(started) < silentAfter {
+		i.elsewhere = nil
+	}
 	if was.same(i.elsewhere) {
 		return
 	}
