@@ -181,11 +181,11 @@ func (a *App) unasked() bool {
 	return a.Current != nil && a.Current.Grant == nil && !a.Current.Ungranted && !a.Removing
 }
 
-// ended takes note, once, that the instance's newest attempt ended: the CAS
+// ended takes note, once, that an attempt of the instance ended: the CAS
 // hears that it is no more, and whoever looks that it kept nothing.
 func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
 	in = p.editInstance(in)
-	in.Recorded = in.Attempt
+	_, in.Recorded = placeOf(s.ID)
 	if why := lost(a.writer(in), s); why != nil && in.Role == RoleApp {
 		p.event(a, in, true, wire.ReasonNotCommitted, "%s", why.Actual)
 		if a.Rollout.active() && in.Revision != a.Rollout.Revision { // for which it was stopped

@@ -297,7 +297,7 @@ func (m *Manager) world(now time.Time, busy map[string]bool) world {
 	return world{
 		now: now, state: m.state, placed: m.placed, observed: m.observed, images: m.images,
 		applied: m.applied, balance: m.balance, drains: m.drains, startErrors: m.startErr, told: m.told, reached: m.reached,
-		busy: busy, limits: m.limits, launcher: m.cfg.Launcher, newID: m.cfg.NewID,
+		busy: busy, stuck: m.uncleared, limits: m.limits, launcher: m.cfg.Launcher, newID: m.cfg.NewID,
 	}
 }
 
@@ -557,6 +557,11 @@ func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Instance) er
 		}
 		if why := lost(a.writer(in), s); why != nil {
 			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, wire.ReasonNotCommitted, why.Actual))
+			if next := m.state.Instances[in.ID]; next != nil { // where it can't be removed, this is not told again
+				told := *next
+				told.Recorded = in.Attempt
+				c.Instances = append(c.Instances, &told)
+			}
 		}
 	}
 	if len(c.Events) == 0 {

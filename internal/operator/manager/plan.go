@@ -29,12 +29,14 @@ type world struct {
 	drains   map[string]drainee // by the Backend's id
 	// startErrors are failed calls of Start by the Backend's id.
 	startErrors map[string]*problem.Error
-	busy        map[string]bool  // ids of the Backend and other keys with a call under way
-	told        map[string]tell  // what became of notices, by id
-	reached     map[string]reach // by the app's id
-	limits      Limits
-	launcher    ident.Digest // of new revisions
-	newID       func(prefix string) string
+	busy        map[string]bool // ids of the Backend and other keys with a call under way
+	// stuck has the Backend's ids of instances that could not be ended or removed.
+	stuck    map[string]string
+	told     map[string]tell  // what became of notices, by id
+	reached  map[string]reach // by the app's id
+	limits   Limits
+	launcher ident.Digest // of new revisions
+	newID    func(prefix string) string
 }
 
 // imageState is what is known about one image here.

@@ -21,6 +21,7 @@ func (p *planner) planInstance(a *App, in *Instance) {
 		p.rest(a, in)
 	case rev == nil:
 		p.discard(a, in)
+	case p.endsEarlier(a, in):
 	case a.standsBack(in):
 		p.hold(a, in)
 	case in.Renewing:
@@ -73,6 +74,27 @@ func (p *planner) dropAttempt(a *App, in *Instance, attempt int) bool {
 	}
 	p.act(action{key: id, drop: id})
 	return true
+}
+
+// endsEarlier stops the attempt before the newest one where it still runs, as after
+// the end of a manager that could stop nothing any more, and says whether the newest
+// has to wait for that. One that ended is kept for its log.
+func (p *planner) endsEarlier(a *App, in *Instance) bool {
+	id := backendID(in, in.Attempt-1)
+	s, there := p.observed[id]
+	switch {
+	case !there:
+		return false
+	case s.State == StateExited:
+		if in.Recorded < in.Attempt-1 {
+			p.ended(a, in, s)
+		}
+		return false
+	}
+
+	p.act(action{key: id, stop: id})
+	_, started := p.seen(in)
+	return !started && (len(in.Writes) > 0 || p.stuck[id] == "")
 }
 
 // standsBack says that the instance is of the revision that serves, and is kept
