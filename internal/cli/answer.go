@@ -212,10 +212,10 @@ func (p *appProbe) hear(ctx context.Context, say string, wait time.Duration) (sa
 // plain is what is said of an app that answers without TLS. It is no impostor by
 // that: it just can't be told from one.
 func (p *appProbe) plain(kind answerKind) found {
-	return found{kind: kind, problem: problem.New(problem.Denied, ruleAppPlain,
+	return found{kind: kind, problem: codedError{codeAppPlain, problem.New(problem.Denied, ruleAppPlain,
 		"your app answers without TLS, and your users can't tell it from an impostor: at %s is %s", p.address, kind.text()).
 		Want("TLS, with the certificate that the session makes for each instance").
-		Fix("let the app serve TLS with /run/cupel/tls/cert.pem and key.pem; if you mean it so: --plain")}
+		Fix("let the app serve TLS with /run/cupel/tls/cert.pem and key.pem; if you mean it so: --plain")}}
 }
 
 func (p *appProbe) nothing(err error) found {

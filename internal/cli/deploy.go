@@ -172,7 +172,7 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 	}
 	var seen found
 	if err == nil && !d.blind {
-		seen, err = d.look(ctx, app)
+		instances, seen, err = d.look(ctx, app, instances)
 	}
 	d.show.end(err)
 	if w := app.Deployment.Warning; w != nil && err != nil {
@@ -372,7 +372,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 			return app, nil
 		case manager.DeploymentFailed:
 			d.explain(ctx, app)
-			return app, app.Deployment.Problem
+			return app, failed(app.Deployment)
 		}
 		select {
 		case <-ctx.Done():
@@ -391,6 +391,18 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 		}
 		app = next
 	}
+}
+
+// failed is the end of a deployment that the manager calls failed. An app that ended has
+// an exit code of its own.
+func failed(d manager.Deployment) error {
+	switch {
+	case d.Problem == nil:
+		return problem.New(problem.Unavailable, "deploy_failed", "the manager says that the deployment failed, and not why")
+	case d.Problem.Rule == "app_ended" || d.Problem.Rule == "exited":
+		return codedError{codeAppEnded, d.Problem}
+	}
+	return d.Problem
 }
 
 // attested compares the manager's instances with what the CAS, asked with the

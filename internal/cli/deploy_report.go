@@ -2,8 +2,11 @@ package cli
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -11,7 +14,7 @@ import (
 // may look at it.
 func (d *deployment) handedIn(app manager.App) error {
 	if d.g.json() {
-		return d.g.printJSON(deployReply{App: app, Instances: []manager.Instance{}})
+		return d.show.line(deployReply{App: app, Instances: []manager.Instance{}})
 	}
 	d.g.printf("%s: the manager took the code, and says that the deployment began.\nThe app belongs to the key that made the grant, which can check that: cupel verify %s\n", app.Name, app.Name)
 	return nil
@@ -27,32 +30,59 @@ func (d *deployment) unchecked(app manager.App) error {
 	return nil
 }
 
-// look connects to the app and sees what answers there.
-func (d *deployment) look(ctx context.Context, app manager.App) (found, error) {
+// look connects to the app and sees what answers there. With the session's own
+// certificate that has to be an instance of this deployment, as the CAS confirmed it:
+// for a while (--wait) connections may still lead to what ran before.
+func (d *deployment) look(ctx context.Context, app manager.App, instances []manager.Instance) ([]manager.Instance, found, error) {
 	ca, err := d.cas.Value(ctx, d.session, appCA)
 	if err != nil {
-		return found{}, err
+		return nil, found{}, err
 	}
 	probe, err := newAppProbe(d.at.appAddress(app.Port), "", d.session, ca.Value, d.g.now())
 	if err != nil {
-		return found{}, err
+		return nil, found{}, err
 	}
 	d.show.begin("answer", d.g.now())
 	seen := d.g.lookAt(ctx, probe)
+	for deadline := time.Now().Add(d.g.wait); seen.kind == answersSession && !among(instances, seen.instance); seen = d.g.lookAt(ctx, probe) {
+		// It may also have been started since, in the place of one that ended.
+		if again, err := d.compare(ctx, app); err == nil && among(again, seen.instance) {
+			instances = again
+			break
+		}
+		if time.Now().After(deadline) {
+			return nil, seen, d.otherAnswers(app, probe.address, seen.instance)
+		}
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return nil, seen, err
+		}
+	}
 	if ctx.Err() != nil {
-		return seen, ctx.Err()
+		return nil, seen, ctx.Err()
 	}
 	if seen.kind == answersCloses { // the instances are healthy: so does the app
 		seen = probe.plain(answersCloses)
 	}
 	d.show.finish("answer", d.g.now())
-	return seen, nil
+	return instances, seen, nil
+}
+
+func among(instances []manager.Instance, id ident.InstanceID) bool {
+	return slices.ContainsFunc(instances, func(i manager.Instance) bool { return i.InstanceID == id })
+}
+
+// otherAnswers is the end of a deployment whose instances are attested while users meet
+// another one: by their port an operator could have older code go on.
+func (d *deployment) otherAnswers(app manager.App, address string, id ident.InstanceID) error {
+	return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, which is not of this deployment", id.Short(), address).
+		Want("one of the instances that your CAS attested for revision %d of %s", app.Revision, app.Name).
+		Fix("what answers may be older code: don't use the app there; ask the operator, and see 'cupel ps %s' and 'cupel verify %s'", app.Name, app.Name)
 }
 
 // deployReply is the last line of `deploy -o json`.
 type deployReply struct {
 	App       manager.App        `json:"app"`
-	URL       string             `json:"url"`
+	URL       string             `json:"url,omitempty"`
 	Answers   answerKind         `json:"answers,omitempty"` // what answers there, as this command saw it
 	Instances []manager.Instance `json:"instances"`
 }

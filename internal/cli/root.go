@@ -226,14 +226,28 @@ type exitError struct{ code int }
 
 func (e exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
-// ownCodes are exit codes of single rules, for scripts that act on just these.
-var ownCodes = map[string]int{ruleAppPlain: 9, "app_ended": 11, "exited": 11}
+// codedError ends the command with an exit code of its own, for scripts that act on
+// just this. It is made where a command finds something out by itself: what a server
+// calls its refusals decides no code.
+type codedError struct {
+	code  int
+	cause error
+}
 
-func exitCode(p *problem.Error) int {
-	if code, ok := ownCodes[p.Rule]; ok {
-		return code
+func (e codedError) Error() string { return e.cause.Error() }
+func (e codedError) Unwrap() error { return e.cause }
+
+// Exit codes of single findings.
+const (
+	codeAppPlain = 9  // rule app_plain
+	codeAppEnded = 11 // rules app_ended and exited, of the deployment that is followed
+)
+
+func exitCode(err error) int {
+	if e, ok := errors.AsType[codedError](err); ok {
+		return e.code
 	}
-	return p.Kind.ExitCode()
+	return problem.KindOf(err).ExitCode()
 }
 
 // interruptedCode is what shells give a program that SIGINT ended.
@@ -252,7 +266,7 @@ func (g *globals) fail(err error) int {
 		code = interruptedCode
 		p = problem.New(problem.Unavailable, "interrupted", "ended by a signal, before it was done")
 	case ok:
-		code = exitCode(p)
+		code = exitCode(err)
 	default:
 		p = problem.From(err)
 	}

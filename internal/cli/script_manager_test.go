@@ -43,6 +43,8 @@ type scriptManager struct {
 	lies      string             // what it does to that list
 	shown     int                // how many instances it says that the app has; 0: the truth
 	called    string             // what it says that the app is called, without a grant to tell; empty: the truth
+	names     *release.GrantID   // that it says the app runs under; nil: the truth
+	drained   func() error       // leads the port to the newest instance, late; nil: it does
 	stale     bool               // it pulls nothing and says that it did
 	keeps     bool               // it gives no grant back
 	cas       *scriptCAS
@@ -51,6 +53,7 @@ type scriptManager struct {
 	waits     *problem.Error // what the next deployments wait for first
 	fails     *problem.Error // how deployments end
 	looks     int
+	listed    int // how often the newest deployment's instances were
 	session   ident.SessionName
 	asked     manager.DeployRequest
 	answers   string     // what does at the app's port: as answering.be has it
@@ -83,15 +86,17 @@ func (m *scriptManager) front(reply *release.Reply) error {
 
 // managerCommand is `manager start SESSION N` (which starts N instances, if it may,
 // that the script's CAS attests), `manager lie` (one of them is none), `manager
-// double` (two of them are the same), `manager stale`, `manager says N` (that the
-// app has so many instances), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
+// double` (two of them are the same), `manager oldfront` (the port goes on to lead to
+// what ran before), `manager drains` (for a while it does), `manager stale`, `manager
+// says N` (that the app has so many instances), `manager names GRANT` (that the app runs
+// under), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
 // next deployment on; see answering), `manager waits RULE TEXT` (what a deployment
 // waits for at first), `manager fail KIND RULE` and `manager stop`. $APP_PORT is the app's.
 func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | stale | says N | calls NAME | keep | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | calls NAME | keep | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -114,8 +119,12 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Setenv("APP_PORT", strconv.Itoa(int(m.shows.port())))
 		m.session, m.cas, m.instances, m.lies = ident.SessionName(args[1]), cas, nil, ""
 		m.serve(ts, cas)
-	case "lie", "double":
+	case "lie", "double", "oldfront", "drains":
 		m.lies = args[0]
+	case "names":
+		id, err := release.ParseGrantID(args[1])
+		ts.Check(err)
+		m.names = &id
 	case "stale":
 		m.stale = true
 	case "says":
@@ -165,7 +174,7 @@ func (m *scriptManager) pull(ctx context.Context) error {
 func (m *scriptManager) deploy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	m.looks = 0
+	m.looks, m.listed = 0, 0
 	m.revision++
 	m.next = release.GrantToken{}
 	most := m.count
@@ -196,6 +205,13 @@ func (m *scriptManager) deploy(ctx context.Context) error {
 			return err
 		}
 		m.instances, m.conns = append(m.instances, reply.InstanceID), append(m.conns, conn)
+		switch m.lies {
+		case "oldfront":
+			continue
+		case "drains":
+			m.drained = func() error { return m.front(reply) }
+			continue
+		}
 		if err := m.front(reply); err != nil {
 			return err
 		}
@@ -266,6 +282,13 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		list := manager.InstanceList{Version: manager.Version}
+		if m.listed++; m.drained != nil && m.listed > 1 { // whoever asks again has met the old one
+			if err := m.drained(); err != nil {
+				problem.Write(w, "", err)
+				return
+			}
+			m.drained = nil
+		}
 		for i, id := range m.instances {
 			list.Instances = append(list.Instances, manager.Instance{
 				ID: "i-" + strconv.Itoa(i), App: "shop", AppID: "app-1", Role: "app", Revision: m.revision, State: "running", Health: "healthy",
@@ -313,6 +336,9 @@ func (m *scriptManager) app() manager.App {
 	}
 	if id, _, ok := m.current.Split(); ok && m.called == "" {
 		a.Grant = &id
+	}
+	if m.names != nil {
+		a.Grant = m.names
 	}
 	if m.looks < 2 {
 		a.Deployment.Waiting = m.waits

@@ -64,8 +64,8 @@ asks for one, and where an app has two grants with no deployment under way.`,
 	f := c.Flags()
 	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the manager says)")
 	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
-	f.StringVar(&o.session, "session", "", "the session that the app runs, where another key deployed it (default: as the manager says)")
-	_ = c.RegisterFlagCompletionFunc("session", g.completeSessions)
+	f.StringVar(&o.session, "session", "", "the session that has to be judged, where another key deployed the app (default: as the manager says)")
+	_ = c.RegisterFlagCompletionFunc("session", g.complete(g.sessions))
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit ([VOLUME=]HEX, at least 16 digits)")
 	f.BoolVar(&o.plain, "plain", false, "accept that the app answers without TLS, or with a certificate of its own: who it is can't be told")
@@ -164,7 +164,7 @@ func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.
 		return err
 	}
 	for _, i := range reply.Instances {
-		if i.ID == seen.instance && r.otherApps(i.Grant, opts.app) {
+		if i.ID == seen.instance && (r.otherApps(i.Grant, opts.app) || opts.session != "" && r.calledOtherwise(i.Grant, opts.app)) {
 			return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), reply.Address, opts.app).
 				Want("an instance of %s", opts.app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", name)
 		}
@@ -181,15 +181,20 @@ func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.
 
 // locateApp finds session and address of what the user calls an app: from flags
 // and the owner's own records, and else from the manager, whose word decides
-// nothing but where to look, and for a while whether a deployment is under way.
+// nothing but where to look, and for a while whether a deployment is under way. A
+// session that --session names is judged, or none.
 func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.SessionName, error) {
 	sessions, err := o.dir.Sessions()
 	if err != nil {
 		return "", err
 	}
-	name, err := parseSessionArg(orElse(opts.session, opts.app))
+	name, unnamed := parseSessionArg(orElse(opts.session, opts.app))
+	given := opts.session != ""
+	if given && unnamed != nil {
+		return "", unnamed
+	}
 	_, known := sessions[name]
-	enough := err == nil && known && opts.address != ""
+	enough := unnamed == nil && (known || given) && opts.address != ""
 	if enough { // it may say that a deployment is under way, and holds up nobody
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
@@ -197,7 +202,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	}
 	at, err := o.g.manager(ctx)
 	if err != nil && opts.address != "" {
-		return name, nil // unknown here: verifySession says so
+		return name, unnamed // if it is unknown here, verifySession says so
 	}
 	if err != nil && o.g.provider != "" {
 		return "", err
@@ -211,6 +216,11 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	app, err := m.App(ctx, opts.app)
 	if enough && (err != nil || app.Session != name) {
 		return name, nil // it may run elsewhere
+	}
+	if err == nil && given && app.Session != name {
+		return "", problem.New(problem.Conflict, "app_session", "app %s runs session %s, by the manager's word", opts.app, app.Session).
+			Want("session %s, as --session says", name).
+			Fix("give the address of the app that runs that session: --address HOST:PORT; or leave --session out")
 	}
 	if p := problem.From(err); err != nil && p.Rule == "not_owner" {
 		q := *p

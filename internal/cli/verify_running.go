@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -202,13 +203,27 @@ func (r *running) demand(commit, app string) error {
 func (r *running) otherApps(id release.GrantID, app string) bool {
 	named, mine := false, id.IsZero() // under no grant it may be any app's
 	for _, g := range r.grants {
-		vouched := g.Maker == r.me || r.session.Access.AsksForGrant() // else strangers make grants, too
-		if g.App == app && g.State == api.GrantClaimed && vouched {
+		if g.App == app && r.vouched(g) {
 			named = true
 			mine = mine || g.ID == id
 		}
 	}
 	return named && !mine
+}
+
+// calledOtherwise reports whether the grant that an instance runs under names another
+// app, where the owner names app and session, and nobody else may call it so. The
+// session's own name stands for any app of it.
+func (r *running) calledOtherwise(id release.GrantID, app string) bool {
+	if app == string(r.session.Name) || app == manager.AppName(r.session.Name) {
+		return false
+	}
+	return slices.ContainsFunc(r.grants, func(g api.Grant) bool { return g.ID == id && g.App != app && r.vouched(g) })
+}
+
+// vouched reports whether what a grant calls its app counts: else strangers made it.
+func (r *running) vouched(g api.Grant) bool {
+	return g.State == api.GrantClaimed && (g.Maker == r.me || r.session.Access.AsksForGrant())
 }
 
 // olderGrant says that an instance runs under another grant than its app's newest;

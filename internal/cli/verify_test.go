@@ -115,7 +115,7 @@ func TestWhatAnswers(t *testing.T) {
 			}()
 			p := &appProbe{address: ln.Addr().String(), session: "s", ca: x509.NewCertPool(), now: time.Now()}
 			got := p.look(t.Context())
-			if e := problem.From(got.problem); c.kind != "" && got.kind != c.kind || e == nil || e.Rule != c.rule || exitCode(e) != c.code {
+			if e := problem.From(got.problem); c.kind != "" && got.kind != c.kind || e == nil || e.Rule != c.rule || exitCode(got.problem) != c.code {
 				t.Errorf("%s, %v: want %s with %s", got.kind, got.problem, c.kind, c.rule)
 			}
 		})
@@ -126,4 +126,18 @@ func TestWhatAnswers(t *testing.T) {
 			t.Errorf("%s, %v", got.kind, got.problem)
 		}
 	})
+}
+
+// TestCodesOfOwnFindings: only what a command found out by itself has a code of its
+// own, whatever a server calls what it refuses.
+func TestCodesOfOwnFindings(t *testing.T) {
+	for _, rule := range []string{ruleAppPlain, "app_ended", "exited"} {
+		if code := exitCode(problem.New(problem.Denied, rule, "so says a server")); code != problem.Denied.ExitCode() {
+			t.Errorf("%s of a server ends with %d", rule, code)
+		}
+	}
+	plain := (&appProbe{}).plain(answersHTTP).problem
+	if code := exitCode(fmt.Errorf("look: %w", plain)); code != codeAppPlain || problem.From(plain).Rule != ruleAppPlain {
+		t.Errorf("%v ends with %d", plain, code)
+	}
 }
