@@ -21,16 +21,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	containerd "github.com/containerd/containerd/v2/client"
-
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 const (
-	startTimeout = 20 * time.Second
-	stopTimeout  = 10 * time.Second
+	stopTimeout = 10 * time.Second
 	// maxSocketPath is what the kernel takes, less what containerd appends.
 	maxSocketPath = 107 - len(".ttrpc")
 )
@@ -40,12 +37,16 @@ type DaemonConfig struct {
 	Dir    string // absolute; everything of the daemon is below
 	ID     string // short and unique on the machine; names what can't be in Dir
 	Logger *slog.Logger
-	// Started is told each process that was started, before it starts others: to move
-	// it to a control group. Nil: it stays in its parent's.
+	// Started is told each process that was started, before it starts others, and the
+	// one that was taken over: to move it to a control group. Nil: it stays in its
+	// parent's.
 	Started func(pid int) error
 	// Patience is how long a question may stay without an answer; zero: 10 s. After
 	// three in a row the daemon is taken for hung, and started anew.
 	Patience time.Duration
+	// StartLimit is how long Open waits for a daemon that still loads what ran before
+	// it takes questions; zero: 90 s. The daemon goes on after it.
+	StartLimit time.Duration
 	// Tell is told that it was; optional.
 	Tell func(message string)
 }
@@ -66,6 +67,7 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 		return nil, fmt.Errorf("containerd folder %q: want an absolute path", cfg.Dir)
 	}
 	cfg.Patience = cmp.Or(cfg.Patience, 10*time.Second)
+	cfg.StartLimit = cmp.Or(cfg.StartLimit, 90*time.Second)
 	d := &Daemon{cfg: cfg}
 	if err := errors.Join(os.MkdirAll(cfg.Dir, 0o711), os.Chmod(cfg.Dir, 0o711)); err != nil {
 		return nil, fmt.Errorf("make containerd folder: %w", err)
@@ -74,17 +76,12 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 		return nil, err
 	}
 	if pid := d.running(); pid != 0 {
-		d.pid = pid
-		err := d.ready(ctx)
-		if err == nil {
-			cfg.Logger.InfoContext(ctx, "containerd adopted", "pid", pid)
+		adopted, err := d.adopt(ctx, pid)
+		if err != nil {
+			return nil, err
+		}
+		if adopted {
 			return d, nil
-		}
-		if ctx.Err() != nil {
-			return nil, err
-		}
-		if err := d.endHung(ctx, pid); err != nil {
-			return nil, err
 		}
 	}
 	if err := d.start(ctx); err != nil {
@@ -94,6 +91,35 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// adopt takes over the daemon that runs. False without an error says that it is gone:
+// it ended, or hung and was ended.
+func (d *Daemon) adopt(ctx context.Context, pid int) (bool, error) {
+	d.pid = pid
+	err := d.ready(ctx)
+	switch {
+	case err == nil:
+		if err := d.tellStarted(pid); err != nil {
+			return false, err
+		}
+		d.cfg.Logger.InfoContext(ctx, "containerd adopted", "pid", pid)
+		return true, nil
+	case ctx.Err() != nil:
+		return false, err
+	case d.running() != pid:
+		return false, nil
+	case !d.listens(pid):
+		return false, err // it still starts
+	}
+	return false, d.endHung(ctx, pid)
+}
+
+func (d *Daemon) tellStarted(pid int) error {
+	if d.cfg.Started == nil {
+		return nil
+	}
+	return d.cfg.Started(pid)
 }
 
 // link is where a folder of a long path gets a short name.
@@ -212,11 +238,9 @@ func (d *Daemon) start(ctx context.Context) error {
 		return fmt.Errorf("start containerd: %w", err)
 	}
 	go func() { _ = cmd.Wait() }() // reap it if it ends before us
-	if d.cfg.Started != nil {
-		if err := d.cfg.Started(cmd.Process.Pid); err != nil {
-			_ = cmd.Process.Kill()
-			return err
-		}
+	if err := d.tellStarted(cmd.Process.Pid); err != nil {
+		_ = cmd.Process.Kill()
+		return err
 	}
 	d.mu.Lock()
 	d.pid = cmd.Process.Pid
@@ -235,49 +259,6 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	d.cfg.Logger.InfoContext(ctx, "containerd started", "pid", cmd.Process.Pid)
 	return nil
-}
-
-// ready waits until the daemon answers.
-func (d *Daemon) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	for {
-		err := d.ping(ctx)
-		if err == nil {
-			return nil
-		}
-		// Not running(): a process that has just been executed has no arguments
-		// for a moment.
-		d.mu.Lock()
-		pid := d.pid
-		d.mu.Unlock()
-		if _, gone := startTime(pid); gone != nil {
-			return problem.New(problem.Unavailable, "containerd_start", "containerd ended while it started: %s", d.lastLog()).
-				Fix("look at %s", d.LogFile())
-		}
-		select {
-		case <-ctx.Done():
-			return problem.New(problem.Unavailable, "containerd_start", "containerd does not answer: %w", err).
-				Fix("look at %s", d.LogFile())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-func (d *Daemon) ping(ctx context.Context) error {
-	if _, err := os.Stat(d.Address()); err != nil {
-		return err
-	}
-	c, err := containerd.New(d.Address(), containerd.WithTimeout(time.Second))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	ok, err := c.IsServing(ctx)
-	if err == nil && !ok {
-		err = errors.New("it is not serving")
-	}
-	return err
 }
 
 func (d *Daemon) lastLog() string {
@@ -319,54 +300,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 		}
 		wait = min(2*wait, 10*time.Second)
 	}
-}
-
-// hungAfter is how many questions in a row have to stay without an answer.
-const hungAfter = 3
-
-// guard ends a daemon that runs and answers nothing any more. Run starts it again,
-// and instances, which are no children of its, go on.
-func (d *Daemon) guard(ctx context.Context) {
-	silent, asked := 0, 0
-	for ctx.Err() == nil {
-		d.mu.Lock()
-		pid := d.pid
-		d.mu.Unlock()
-		if pid != asked {
-			silent, asked = 0, pid
-		}
-		question, cancel := context.WithTimeout(ctx, d.cfg.Patience)
-		err := d.ping(question)
-		cancel()
-		if silent++; err == nil || d.running() != pid {
-			silent = 0
-		}
-		if silent >= hungAfter && ctx.Err() == nil {
-			if err := d.endHung(ctx, pid); err != nil {
-				d.cfg.Logger.ErrorContext(ctx, "containerd hangs and can't be ended", "error", err)
-			}
-			silent = 0
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(d.cfg.Patience):
-		}
-	}
-}
-
-// endHung ends a daemon that does not answer.
-func (d *Daemon) endHung(ctx context.Context, pid int) error {
-	message := fmt.Sprintf("containerd (process %d) runs and does not answer: it is ended and started again, apps go on. What it did last: %s", pid, d.path("containerd.log"))
-	d.cfg.Logger.WarnContext(ctx, message)
-	if d.cfg.Tell != nil {
-		d.cfg.Tell(message)
-	}
-	alive := func() bool { return d.running() == pid }
-	if err := endBy(ctx, pid, alive, syscall.SIGKILL); err != nil {
-		return problem.New(problem.Unavailable, "containerd_hangs", "containerd (process %d) does not answer and can't be ended: %w", pid, err).
-			Fix("a process that SIGKILL doesn't end waits for a device: look at the disk (dmesg), or boot the machine")
-	}
-	return nil
 }
 
 // waitExit returns when the daemon's process is gone or ctx ends.

@@ -52,6 +52,13 @@ func TestContainerdHangs(t *testing.T) {
 	}
 
 	// Nobody is there, and the next process finds it hung.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := l.runtime.List(t.Context()); err == nil { // it has begun
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 	l.kill()
 	if err := syscall.Kill(containerdPID(t, m), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
