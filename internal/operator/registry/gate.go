@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -35,7 +36,7 @@ type gate struct {
 	mu     sync.Mutex
 	pushes map[string]time.Time // by repository: when an incomplete push last did something
 	images time.Time            // when anything but a volume was last stored or removed
-	dirty  bool                 // something was stored or removed since the last collection
+	dirty  bool                 // something was stored or removed since the last collection that was done
 }
 
 func newGate(next http.Handler) *gate {
@@ -50,8 +51,8 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	repository, kind := split(r.URL.Path)
-	// Who asks for a blob's head is about to push what it doesn't find.
-	if reads && (r.Method == http.MethodGet || kind != "blobs") {
+	// Who asks for a blob's head is about to push what it doesn't find, if it may.
+	if reads && (r.Method == http.MethodGet || kind != "blobs" || !g.mayWrite(r)) {
 		g.next.ServeHTTP(w, r)
 		return
 	}
@@ -122,13 +123,8 @@ func (g *gate) quiet() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now()
-	for repository, last := range g.pushes {
-		if now.Sub(last) < pushQuiet {
-			return false
-		}
-		delete(g.pushes, repository)
-	}
-	return g.dirty && now.Sub(g.images) >= imageQuiet
+	maps.DeleteFunc(g.pushes, func(_ string, last time.Time) bool { return now.Sub(last) >= pushQuiet })
+	return len(g.pushes) == 0 && g.dirty && now.Sub(g.images) >= imageQuiet
 }
 
 // collectEvery is how often the registry looks whether it may collect.
@@ -157,8 +153,11 @@ func (s *Server) collectQuiet(ctx context.Context) error {
 		return nil
 	}
 	defer s.gate.writing.Unlock()
-	s.gate.mu.Lock()
-	s.gate.dirty = false
-	s.gate.mu.Unlock()
-	return s.collect(ctx)
+	done, err := s.collect(ctx)
+	if done {
+		s.gate.mu.Lock()
+		s.gate.dirty = false
+		s.gate.mu.Unlock()
+	}
+	return err
 }

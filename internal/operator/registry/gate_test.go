@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -132,6 +133,94 @@ func TestImagesStayAWhile(t *testing.T) {
 			t.Errorf("after a push to %s quiet is %t", step.repository, got)
 		}
 		now = now.Add(step.later)
+	}
+}
+
+// TestStrangersStopNoCollection: whoever may push nothing is about to push nothing,
+// whatever it asks for.
+func TestStrangersStopNoCollection(t *testing.T) {
+	now := time.Now()
+	g := newGate(http.NotFoundHandler())
+	g.now = func() time.Time { return now }
+	g.uid = func(_, remote net.Addr) (uint32, bool) { // root has port 1
+		if remote.(*net.TCPAddr).Port == 1 {
+			return uint32(os.Geteuid()), true
+		}
+		return 65534, true
+	}
+	head := func(from, repository string) {
+		r := httptest.NewRequest(http.MethodHead, "/v2/"+repository+"/blobs/sha256:00", nil)
+		r.RemoteAddr = from
+		w := httptest.NewRecorder()
+		if g.ServeHTTP(w, r); w.Code != http.StatusNotFound {
+			t.Errorf("%s from %s: %d; all may read", repository, from, w.Code)
+		}
+	}
+
+	for _, stranger := range []string{"203.0.113.9:1", "127.0.0.1:4000"} {
+		head(stranger, "runtimes/x/sources")
+		head(stranger, "volumes/"+stranger)
+		if len(g.pushes) != 0 || !g.quiet() {
+			t.Errorf("garbage stays for %s, who may push nothing; pushes %v", stranger, g.pushes)
+		}
+	}
+	head("127.0.0.1:1", "volumes/a")
+	if g.quiet() {
+		t.Error("garbage is collected while root pushes")
+	}
+
+	// What was given up is forgotten, also while others push.
+	now = now.Add(pushQuiet)
+	head("127.0.0.1:1", "volumes/b")
+	if g.quiet() || len(g.pushes) != 1 {
+		t.Errorf("pushes %v, want that to volumes/b alone", g.pushes)
+	}
+}
+
+// TestCollectsAgain: a collection that failed, or that another process was in the way
+// of, is made up for, though nobody writes meanwhile.
+func TestCollectsAgain(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	s, err := Open(ctx, dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	now := time.Now()
+	s.gate.now = func() time.Time { return now }
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	upload(t, server.URL, noise(1, 2<<20))
+	now = now.Add(2 * pushQuiet)
+	left := func() int64 { return size(t, dir) >> 20 }
+
+	other, err := Open(ctx, dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.collectQuiet(ctx); err != nil || left() != 2 {
+		t.Errorf("collected while another process has the folder: %d MB are left, %v", left(), err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	damaged := filepath.Join(dir, "docker/registry/v2/repositories/volumes/other/_manifests/revisions/sha256", ident.Digest{1}.String(), "link")
+	if err := os.MkdirAll(filepath.Dir(damaged), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(damaged, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.collectQuiet(ctx); err == nil {
+		t.Error("collected though a manifest can't be read")
+	}
+	if err := os.RemoveAll(filepath.Dir(damaged)); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := s.collectQuiet(ctx); err != nil || left() != 0 {
+		t.Errorf("%d MB are left, %v", left(), err)
 	}
 }
 

@@ -78,7 +78,7 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 	}()
 	app := handlers.NewApp(ctx, c)
 	s := &Server{dir: dir, app: app, gate: newGate(app), logger: logger, lock: lock}
-	if err := s.collect(ctx); err != nil {
+	if _, err := s.collect(ctx); err != nil {
 		logger.Warn("registry keeps what nothing refers to", "error", err)
 	}
 	return s, nil
@@ -122,16 +122,16 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 func (s *Server) Close() error { return errors.Join(s.app.Shutdown(), s.lock.Close()) }
 
 // collect removes what no tag leads to any more. Nobody may write meanwhile, so
-// it does nothing while another process has the folder open.
-func (s *Server) collect(ctx context.Context) error {
+// it does nothing, and is not done, while another process has the folder open.
+func (s *Server) collect(ctx context.Context) (done bool, err error) {
 	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		s.logger.Debug("registry in use, garbage stays")
 		// A conversion that failed may have given the shared lock up.
-		return unix.Flock(int(s.lock.Fd()), unix.LOCK_SH)
+		return false, unix.Flock(int(s.lock.Fd()), unix.LOCK_SH)
 	}
 	defer func() { _ = unix.Flock(int(s.lock.Fd()), unix.LOCK_SH) }() // back to the shared lock that is ours
 	if _, err := os.Stat(filepath.Join(s.dir, "docker", "registry", "v2", "repositories")); errors.Is(err, os.ErrNotExist) {
-		return nil
+		return true, nil
 	}
 	driver := filesystem.New(filesystem.DriverParameters{RootDirectory: s.dir, MaxThreads: 25})
 	_, errs := storage.PurgeUploads(ctx, driver, time.Now().Add(-pushQuiet), true)
@@ -140,12 +140,12 @@ func (s *Server) collect(ctx context.Context) error {
 	}
 	reg, err := storage.NewRegistry(ctx, driver, storage.EnableDelete)
 	if err != nil {
-		return fmt.Errorf("collect garbage: %w", err)
+		return false, fmt.Errorf("collect garbage: %w", err)
 	}
 	if err := storage.MarkAndSweep(ctx, driver, reg, storage.GCOpts{RemoveUntagged: true, Quiet: true}); err != nil {
-		return fmt.Errorf("collect garbage: %w", err)
+		return false, fmt.Errorf("collect garbage: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 var _ io.Writer = lineLogger{}
