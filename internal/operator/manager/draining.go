@@ -9,10 +9,14 @@ import (
 
 // An instance that others replace, or that somebody removed, is stopped when
 // nobody is led to it any more and the connections that it had have ended, or had
-// the time of Limits.Drain for it.
+// the time of Limits.Drain for it: less where a certificate ends before.
 const (
-	// lookAgain lies between two looks at the connections of instances that leave.
+	// lookAgain lies between two looks at the connections of instances that leave,
+	// at first and where the last found none; one that leaves for long is looked at
+	// more and more rarely.
 	lookAgain = 200 * time.Millisecond
+	// lookRarely is what lies between two looks at the most.
+	lookRarely = 64 * lookAgain
 	// quietLooks is how many looks in a row have to find none.
 	quietLooks = 2
 	// ledFor is how much longer an instance is waited for that the balancer can't
@@ -56,18 +60,19 @@ func (p *planner) drained(a *App, in *Instance, s InstanceStatus) bool {
 		d.since = p.now
 	}
 
-	over := d.since.Add(p.limits.Drain)
+	most := p.drainFor(a, in, s, d.since)
+	over := d.since.Add(most)
 	if p.leadsTo(in) { // the balancer's next outcome brings us here again
 		over = over.Add(ledFor)
 		p.wakeAt(over)
 		return !p.now.Before(over)
 	}
-	switch next := d.looked.Add(lookAgain); {
+	switch next := d.nextLook(); {
 	case d.quiet >= quietLooks:
 		return true
 	case !p.now.Before(over):
 		if d.open > 0 {
-			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same", connections(d.open), p.limits.Drain)
+			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same", connections(d.open), most.Round(time.Second))
 		}
 		return true
 	case p.now.Before(next):
@@ -77,6 +82,20 @@ func (p *planner) drained(a *App, in *Instance, s InstanceStatus) bool {
 	}
 	p.wakeAt(over)
 	return false
+}
+
+// nextLook is when the instance's connections are counted again: after a tenth of the
+// time for which it leaves, at the most, and together with those of others.
+func (d drainee) nextLook() time.Time {
+	gap := lookAgain
+	for d.quiet == 0 && gap < lookRarely && 20*gap < d.looked.Sub(d.since) {
+		gap *= 2
+	}
+	next := d.looked.Add(gap)
+	if gap == lookAgain {
+		return next
+	}
+	return next.Add(next.Truncate(gap).Sub(next)) // which keeps the monotonic clock
 }
 
 func connections(n int) string {

@@ -79,6 +79,35 @@ func TestUpdateLetsConnectionsEnd(t *testing.T) {
 	})
 }
 
+// A client that stays for long costs little meanwhile, and is missed soon.
+func TestLongDrainIsLookedAtRarely(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := drainWorld(t, time.Hour, 0)
+		w.settled(w.deploy(request()).ID)
+		old := w.instances("app")
+		for i, in := range old {
+			w.bal.hold(in.ID, i+1)
+		}
+		w.deploy(request())
+		time.Sleep(5 * time.Minute)
+		passes, _, _, calls := w.m.Work()
+		time.Sleep(10 * time.Minute)
+		passesLater, _, _, callsLater := w.m.Work()
+		if n := callsLater - calls; n > 60 {
+			t.Errorf("all connections were counted %d times in ten minutes", n)
+		}
+		if n := passesLater - passes; n > 200 {
+			t.Errorf("everything was planned %d times in ten minutes", n)
+		}
+		for _, in := range old {
+			w.bal.hold(in.ID, 0)
+			if !w.gone(in.ID) {
+				t.Errorf("%s goes on after its last connection ended", in.ID)
+			}
+		}
+	})
+}
+
 // A client that never ends doesn't hold up an update for ever, and that is told. Nor
 // does a balancer that can't count.
 func TestDrainEnds(t *testing.T) {

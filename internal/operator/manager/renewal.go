@@ -34,50 +34,98 @@ type reach struct {
 	err error
 }
 
+// certificateOf returns when the instance's certificate ends, and at which time a
+// part of its life is over; false where it has none, or one that was over when it
+// came: another would be no better.
+func certificateOf(s InstanceStatus) (c certificate, ok bool) {
+	if s.State != StateRunning || s.CertificateUntil.IsZero() || s.CertificateSince.IsZero() {
+		return certificate{}, false
+	}
+	life := float64(s.CertificateUntil.Sub(s.CertificateSince))
+	return certificate{
+		until: s.CertificateUntil,
+		due:   s.CertificateSince.Add(time.Duration(life * renewAfter)),
+		last:  s.CertificateSince.Add(time.Duration(life * renewAlone)),
+	}, life > 0
+}
+
+// certificate is what an instance's certificate demands.
+type certificate struct {
+	due   time.Time // when the instance is to be started again
+	last  time.Time // when that waits for no others any more
+	until time.Time // when it ends
+}
+
 // planRenewal starts the next instance again whose certificate comes to its end.
 func (p *planner) planRenewal(a *App) {
-	if a.Rollout.active() || a.Current == nil || a.Removing {
+	if a.Rollout.active() && a.Rollout.Phase != PhaseDrain || a.Current == nil || a.Removing {
 		return // a deployment renews them all
 	}
 	var next *Instance
-	var until, due, last time.Time
+	var first certificate
 	serving := 0
 	for _, in := range p.of(a.ID) {
 		s, ok := p.seen(in)
 		switch {
 		case in.Role != RoleApp || in.Revision != a.Current.Number || in.Done || in.Removing:
 			continue
+		case in.Renewing && p.stuck[s.ID] != "":
+			continue // nobody waits for one that can't be stopped
 		case in.Renewing:
 			return // one after the other
 		case ok && s.ready():
 			serving++
 		}
-		if !ok || s.State != StateRunning || s.CertificateUntil.IsZero() || s.CertificateSince.IsZero() {
-			continue
-		}
-		life := float64(s.CertificateUntil.Sub(s.CertificateSince))
-		if life <= 0 { // it came like that: another would be no better
-			continue
-		}
-		if at := s.CertificateSince.Add(time.Duration(life * renewAfter)); next == nil || at.Before(due) {
-			next, until, due = in, s.CertificateUntil, at
-			last = s.CertificateSince.Add(time.Duration(life * renewAlone))
+		if c, ok := certificateOf(s); ok && (next == nil || c.due.Before(first.due)) {
+			next, first = in, c
 		}
 	}
 
 	switch {
 	case next == nil:
 		return
-	case p.now.Before(due):
-		p.wakeAt(due)
+	case p.now.Before(first.due):
+		p.wakeAt(first.due)
 		return
-	case serving < a.Current.Instances && p.now.Before(last):
-		p.wakeAt(last)
+	case serving < a.Current.Instances && p.now.Before(first.last):
+		p.wakeAt(first.last)
 		return // the others first
 	case serving < a.Current.Instances && serving <= 1:
 		return // the others can't start: the last one that serves goes on to its end
 	}
-	p.renewIfReached(a, next, until)
+	p.renewIfReached(a, next, first.until)
+}
+
+// drainFor is how long the connections of an instance have to end that nobody is led
+// to since then. Nobody drains beyond the own certificate's end, nor, where instances
+// are started again for theirs, so long that the others' time runs out: they share
+// what there is.
+func (p *planner) drainFor(a *App, in *Instance, s InstanceStatus, since time.Time) time.Duration {
+	own, ok := certificateOf(s)
+	switch {
+	case !ok:
+		return p.limits.Drain
+	case !in.Renewing && since.Before(own.until):
+		return min(p.limits.Drain, own.until.Sub(since))
+	case !in.Renewing: // it is late already
+		return p.limits.Drain
+	}
+
+	last, sharing := own.last, time.Duration(1)
+	for _, other := range p.of(a.ID) {
+		s, _ := p.seen(other)
+		c, ok := certificateOf(s)
+		if !ok || other.ID == in.ID || other.Role != RoleApp || other.Revision != in.Revision {
+			continue
+		}
+		if c.due.Before(own.until) && since.Before(c.last) {
+			sharing++
+			if c.last.Before(last) {
+				last = c.last
+			}
+		}
+	}
+	return min(p.limits.Drain, max(0, last.Sub(since)/sharing))
 }
 
 func (p *planner) renewIfReached(a *App, in *Instance, until time.Time) {

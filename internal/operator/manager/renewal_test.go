@@ -1,6 +1,8 @@
 package manager_test
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestCertificatesAreReplacedInTime: instances whose apps take no new certificate
@@ -157,6 +160,117 @@ func TestRenewalDrainsFirst(t *testing.T) {
 		time.Sleep(20 * time.Hour)
 		if n := len(w.fake.Started()); n != 7 || stopped != 3 {
 			t.Errorf("%d starts and %d stops, want 7 and 3", n, stopped)
+		}
+	})
+}
+
+// drainWorld is one whose operator gives connections so long to end, and whose CAS
+// gives certificates of so long a life.
+func drainWorld(t *testing.T, drain, life time.Duration) *world {
+	w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+		return backendtest.Script{Exit: s.Port == 0, Life: life}
+	})
+	w.stop()
+	limits := manager.DefaultLimits()
+	limits.Drain = drain
+	w.limits = &limits
+	w.start()
+	return w
+}
+
+// overdue lists the places where an instance runs with a certificate that is over.
+func (w *world) overdue() (places []string) {
+	w.t.Helper()
+	list, err := w.fake.List(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, s := range list {
+		if s.State == manager.StateRunning && !s.CertificateUntil.IsZero() && s.CertificateUntil.Before(time.Now()) {
+			places = append(places, s.Labels["instance"])
+		}
+	}
+	return places
+}
+
+// TestConnectionsOutlastNoCertificate: clients that never end keep no instance from
+// its new certificate, however long they may stay and however many wait for it.
+func TestConnectionsOutlastNoCertificate(t *testing.T) {
+	for name, c := range map[string]struct {
+		drain     time.Duration
+		instances int
+	}{
+		"half a day, three instances": {12 * time.Hour, 3},
+		"an hour, ten instances":      {time.Hour, 10},
+		"twenty minutes, forty":       {20 * time.Minute, 40},
+		"nobody waits":                {0, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := drainWorld(t, c.drain, 24*time.Hour)
+				req := request()
+				req.Instances = c.instances
+				w.settled(w.deploy(req).ID)
+				for _, in := range w.instances("app") {
+					w.bal.hold(in.ID, 1)
+				}
+				for hour := range 30 {
+					time.Sleep(time.Hour)
+					if late := w.overdue(); len(late) > 0 {
+						t.Fatalf("after %d hours %d of %d instances serve with a certificate that is over", hour+1, len(late), c.instances)
+					}
+				}
+				if n := len(w.fake.Started()); n != 1+2*c.instances {
+					t.Errorf("%d starts, want the pull and each instance twice", n)
+				}
+			})
+		})
+	}
+}
+
+// TestRenewalDuringADrain: while connections to the revision before may still end,
+// certificates of the new one are replaced. Nor does an old instance go on for its
+// connections when its certificate is over.
+func TestRenewalDuringADrain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := drainWorld(t, 24*time.Hour, 12*time.Hour)
+		w.settled(w.deploy(request()).ID)
+		w.bal.hold(w.instances("app")[0].ID, 1)
+		w.deploy(request())
+		for range 26 {
+			time.Sleep(30 * time.Minute)
+			if late := w.overdue(); len(late) > 0 {
+				t.Fatalf("with a certificate that is over: %q", late)
+			}
+		}
+	})
+}
+
+// stuckOne is a Backend that can't stop the instances of one place.
+type stuckOne struct {
+	manager.Backend
+	place string
+}
+
+func (b *stuckOne) Stop(ctx context.Context, id string, grace time.Duration) error {
+	if strings.HasPrefix(id, b.place+"-") {
+		return problem.New(problem.Unavailable, "containerd_hangs", "no answer")
+	}
+	return b.Backend.Stop(ctx, id, grace)
+}
+
+// TestOneThatCannotBeStoppedHoldsUpNoRenewal: the others get their certificates.
+func TestOneThatCannotBeStoppedHoldsUpNoRenewal(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := drainWorld(t, 0, 24*time.Hour)
+		w.settled(w.deploy(request()).ID)
+		stuck := w.instances("app")[0].ID
+		w.stop()
+		w.backend = &stuckOne{w.fake, stuck}
+		w.start()
+		time.Sleep(25 * time.Hour)
+		if late := w.overdue(); !slices.Equal(late, []string{stuck}) {
+			t.Errorf("with a certificate that is over: %q, want %s alone", late, stuck)
 		}
 	})
 }

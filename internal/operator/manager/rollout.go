@@ -243,7 +243,7 @@ func (p *planner) switchOver(a *App) {
 		gap = fmt.Sprintf("; nothing served for %s", a.Rollout.Gap.Round(time.Millisecond))
 	}
 	if !first && p.limits.Drain > 0 && gap == "" {
-		gap = fmt.Sprintf("; connections to the revision before have %s to end", p.limits.Drain)
+		gap = fmt.Sprintf("; connections to the revision before have up to %s to end", p.limits.Drain)
 	}
 	p.event(a, nil, false, "switched", "port %d leads to revision %d%s", a.Current.Port, a.Current.Number, gap)
 	if first {
