@@ -2,6 +2,7 @@ package cli
 
 import (
 	"io"
+	"math"
 	"os"
 	"strings"
 	"unicode/utf8"
@@ -47,7 +48,7 @@ func (g *globals) table(header []string, rows [][]string) error {
 }
 
 // coloredTable is table with a colour for each cell, by its column and text. Where the
-// terminal is too narrow, the longest cells are cut.
+// terminal is too narrow, text is cut, and no value: lines wrap rather.
 func (g *globals) coloredTable(header []string, rows [][]string, color func(column int, text string) ink) error {
 	all := [][]string{header}
 	for _, row := range rows {
@@ -57,17 +58,13 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 		}
 		all = append(all, shown)
 	}
-	widths := make([]int, len(header))
-	for _, row := range all {
-		for i, c := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(c))
-		}
-	}
+	terminal := math.MaxInt
 	if f, ok := g.out.(*os.File); ok {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
-			narrow(widths, header, width)
+			terminal = width
 		}
 	}
+	widths := columns(all, terminal)
 
 	var b strings.Builder
 	for n, row := range all {
@@ -91,21 +88,54 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 // leastColumn is how narrow a column becomes at most.
 const leastColumn = 8
 
-// narrow takes from the widest columns until all fit into width, or none can give.
-func narrow(widths []int, header []string, width int) {
+// columns is how wide each column of a table is, its header among the rows: as its
+// longest cell, or narrower where that doesn't fit into a terminal. The widest that can
+// give gives first.
+func columns(all [][]string, terminal int) []int {
+	widths, least := make([]int, len(all[0])), make([]int, len(all[0]))
+	for n, row := range all {
+		for i, c := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(c))
+			least[i] = max(least[i], leastColumn, leastCell(c))
+			if n == 0 {
+				least[i] = max(least[i], utf8.RuneCountInString(c))
+			}
+		}
+	}
 	for {
-		total, widest := -len(gap), 0
+		total, widest := -len(gap), -1
 		for i, w := range widths {
 			total += w + len(gap)
-			if w > widths[widest] {
+			if w > least[i] && (widest < 0 || w > widths[widest]) {
 				widest = i
 			}
 		}
-		if total <= width || widths[widest] <= max(leastColumn, len(header[widest])) {
-			return
+		if total <= terminal || widest < 0 {
+			return widths
 		}
 		widths[widest]--
 	}
+}
+
+// leastCell is how narrow a cell becomes at most: what people copy (ids, digests,
+// addresses, names) stays whole. A cell of one word is such a value, and in a text each
+// long word that no language has.
+func leastCell(c string) int {
+	if !strings.Contains(c, " ") {
+		return utf8.RuneCountInString(c)
+	}
+	end, at := 0, 0
+	for word := range strings.SplitSeq(c, " ") {
+		at += utf8.RuneCountInString(word)
+		if len(word) >= leastColumn && strings.ContainsAny(word, "0123456789:/=") {
+			end = at
+		}
+		at++
+	}
+	if end > 0 && end < utf8.RuneCountInString(c) {
+		end++ // for what tells that it was cut
+	}
+	return end
 }
 
 func cut(s string, width int) string {

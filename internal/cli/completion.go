@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,17 +31,43 @@ func (g *globals) complete(offer words) cobra.CompletionFunc {
 		}
 		ctx, cancel := context.WithTimeout(c.Context(), completionTime)
 		defer cancel()
-		g.err, g.wait = io.Discard, completionTime
-		return offer(ctx, args), cobra.ShellCompDirectiveNoFileComp
+		g.err, g.wait, g.completing = io.Discard, completionTime, true
+		return clean(offer(ctx, args)), cobra.ShellCompDirectiveNoFileComp
 	}
 }
+
+// clean is what is offered, as it may go to a terminal: names come from managers and
+// CASes, which nobody trusts, and a shell shows them as they are. What the shell's
+// script takes for more than a word is left out.
+func clean(offered []string) []string {
+	var out []string
+	for _, o := range offered {
+		word, about, described := strings.Cut(o, "\t")
+		word = cell(word)
+		if strings.HasPrefix(word, activeHelp) {
+			continue
+		}
+		if described {
+			word += "\t" + cell(about)
+		}
+		out = append(out, word)
+	}
+	return out
+}
+
+// activeHelp begins what cobra's scripts print as help instead of offering it.
+const activeHelp = "_activeHelp_"
 
 // haveKey reports whether there is a key to ask with: keys are made by commands that
 // do something.
 func (g *globals) haveKey() bool {
-	_, operator := os.Stat(filepath.Join(g.state, "operator.key"))
-	_, own := os.Stat(filepath.Join(g.config, "identity.key"))
-	return operator == nil || own == nil
+	_, err := os.Stat(filepath.Join(g.state, "operator.key"))
+	return err == nil || g.haveOwnKey()
+}
+
+func (g *globals) haveOwnKey() bool {
+	_, err := os.Stat(filepath.Join(g.config, "identity.key"))
+	return err == nil
 }
 
 // first offers words for the first argument alone.
@@ -100,7 +127,7 @@ func (as *managerAs) instances() words {
 		var out []string
 		for _, i := range list {
 			if i.Role == "app" {
-				out = append(out, cell(i.ID)+"\t"+cell(i.App))
+				out = append(out, i.ID+"\t"+i.App)
 			}
 		}
 		return out
@@ -116,7 +143,7 @@ func (as *managerAs) runtimes() words {
 		}
 		var out []string
 		for _, r := range list {
-			out = append(out, cell(r.Name))
+			out = append(out, r.Name)
 		}
 		return out
 	})

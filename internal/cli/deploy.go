@@ -113,6 +113,8 @@ type deployment struct {
 	grantID release.GrantID    // that the deployment runs under; zero: none is asked for
 	made    *api.Grant         // that grant, if this command made it
 	granted string             // what the grant calls the app
+
+	operator ident.KeyHash // by which the operator claims grants
 }
 
 func runDeploy(ctx context.Context, g *globals, o deployOptions) error {

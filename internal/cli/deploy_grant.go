@@ -121,6 +121,9 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 			d.app = &a
 		}
 	}
+	if d.operator, err = d.operatorKey(ctx); err != nil {
+		return err
+	}
 	if d.granted, err = d.grantedName(ctx, req.Name); err != nil {
 		return err
 	}
@@ -141,6 +144,16 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 	return nil
 }
 
+// operatorKey is the key by which the operator claims grants: a provider's is known, and
+// this machine's manager says its own. Zero: it has none.
+func (d *deployment) operatorKey(ctx context.Context) (ident.KeyHash, error) {
+	if d.at.remote() {
+		return d.at.operator, nil
+	}
+	info, err := d.manager.Info(ctx)
+	return info.OperatorKey, err
+}
+
 // grantedName is what the app's grants call it: as the command says, else as the
 // grant does that it runs under, by the word of the CAS, else by the session's
 // name. A manager that calls it otherwise would split the grants of one app in two,
@@ -155,7 +168,7 @@ func (d *deployment) grantedName(ctx context.Context, given string) (string, err
 			return "", err
 		}
 		for _, g := range grants {
-			if g.ID == *d.app.Grant && g.Maker == d.side.id.KeyHash {
+			if g.ID == *d.app.Grant && g.Maker == d.side.id.KeyHash && d.claimedHere(g) {
 				return g.App, nil
 			}
 		}
@@ -193,10 +206,9 @@ func (d *deployment) allowed(ctx context.Context, service ident.ServiceName) (in
 	if err != nil {
 		return 0, err
 	}
-	here := d.claimer(grants)
 	most, last := 0, 0
 	for _, g := range grants { // the newest first
-		if g.App != d.granted || g.Maker != d.side.id.KeyHash || ownToken(g) || here != nil && g.ClaimedBy != *here {
+		if g.App != d.granted || g.Maker != d.side.id.KeyHash || !d.claimedHere(g) {
 			continue
 		}
 		n := g.Services[service].Instances
@@ -222,18 +234,10 @@ func (d *deployment) allowed(ctx context.Context, service ident.ServiceName) (in
 	return most, nil
 }
 
-// claimer is who claimed the grant that the app runs under by the manager's word: what
-// the owner granted to other operators is no measure for this one. Nil: not known.
-func (d *deployment) claimer(grants []api.Grant) *ident.KeyHash {
-	if d.app == nil || d.app.Grant == nil {
-		return nil
-	}
-	for _, g := range grants {
-		if g.ID == *d.app.Grant && !g.ClaimedBy.IsZero() {
-			return &g.ClaimedBy
-		}
-	}
-	return nil
+// claimedHere reports whether the operator that is deployed at claimed a grant: what the
+// owner granted to others is no measure for this one, whichever the manager names.
+func (d *deployment) claimedHere(g api.Grant) bool {
+	return !g.ClaimedBy.IsZero() && g.ClaimedBy == d.operator && !ownToken(g)
 }
 
 // writes lists the volumes that a service of the session writes.

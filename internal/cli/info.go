@@ -5,6 +5,9 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
 )
 
 func newInfoCommand(g *globals) *cobra.Command {
@@ -20,6 +23,13 @@ func newInfoCommand(g *globals) *cobra.Command {
 	return c
 }
 
+// infoReply is the answer of `info -o json`.
+type infoReply struct {
+	manager.Info
+
+	Certificate *ident.Digest `json:"certificate,omitempty"` // that the manager is known by; without one a public authority vouches for it
+}
+
 func runInfo(ctx context.Context, g *globals, as managerAs) error {
 	m, at, err := as.dial(ctx)
 	if err != nil {
@@ -32,7 +42,7 @@ func runInfo(ctx context.Context, g *globals, as managerAs) error {
 	}
 	at.seenFromHere(&info)
 	if g.json() {
-		return g.printJSON(info)
+		return g.printJSON(infoReply{info, at.pinned()})
 	}
 	rows := [][]string{
 		{"release", info.Release, "-", ""}, {"backend", info.Backend, "-", ""},

@@ -57,7 +57,7 @@ func (m *managerAs) certificate(ctx context.Context, at managerAt) (*tls.Certifi
 	if err != nil {
 		return nil, err
 	}
-	id, err := dir.Identity(ctx, m.g.now)
+	id, err := m.g.identity(ctx, dir)
 	if err != nil {
 		return nil, err
 	}

@@ -21,11 +21,19 @@ func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := dir.Identity(ctx, g.now)
+	id, err := g.identity(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
 	return &ownerSide{g, dir, id}, nil
+}
+
+// identity is the owner's key pair, made on first use by commands that do something.
+func (g *globals) identity(ctx context.Context, dir *owner.Dir) (*owner.Identity, error) {
+	if g.completing && !g.haveOwnKey() {
+		return nil, problem.New(problem.NotFound, "owner_identity", "there is no owner's key yet")
+	}
+	return dir.Identity(ctx, g.now)
 }
 
 // dial returns a client of the CAS at addr that begins with pin (nil: none) and

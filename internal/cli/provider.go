@@ -110,10 +110,20 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 	if err != nil {
 		return managerAt{}, changedProvider(err, addr)
 	}
+	if info.OperatorKey.IsZero() {
+		return managerAt{}, problem.New(problem.Unauthenticated, "provider_key", "the provider at %s names no key by which it claims grants", addr).
+			Want("the operator's key, as `cupel info` shows it on the operator's machine").
+			Fix("a grant that names nobody could be claimed by anybody: ask the operator, whose manager may be of an older release")
+	}
 	if !again {
+		seen := pin.Certificate
 		pin.OperatorKey, pin.Since = info.OperatorKey, g.now().UTC()
 		if pin, err = g.keepProvider(ctx, dir, addr, pin); err != nil {
 			return managerAt{}, err
+		}
+		if certificateText(pin.Certificate) != certificateText(seen) {
+			return managerAt{}, problem.New(problem.Unauthenticated, "provider_certificate", "the certificate at %s: %s", addr, certificateText(seen)).
+				Want("%s, as another command kept it meanwhile", certificateText(pin.Certificate)).Fix("%s", forgetProvider(addr))
 		}
 	}
 	if info.OperatorKey != pin.OperatorKey {
@@ -156,12 +166,23 @@ func (m managerAt) seenFromHere(info *manager.Info) {
 	}
 }
 
-// certificate is what the manager is known by, for people.
-func (m managerAt) certificate() string {
+// pinned is the certificate that the manager is known by; nil where a public authority
+// vouches for its name.
+func (m managerAt) pinned() *ident.Digest {
 	if m.CertSHA256.IsZero() {
+		return nil
+	}
+	return &m.CertSHA256
+}
+
+// certificate is what the manager is known by, for people.
+func (m managerAt) certificate() string { return certificateText(m.pinned()) }
+
+func certificateText(pinned *ident.Digest) string {
+	if pinned == nil {
 		return "by a public authority"
 	}
-	return m.CertSHA256.String()
+	return pinned.String()
 }
 
 // hostOf is an address with another host.
@@ -185,25 +206,25 @@ func firstSeen(ctx context.Context, addr string) (owner.Provider, error) {
 // keepProvider keeps a provider that answered for the first time, and returns what
 // is kept: another command may have been faster.
 func (g *globals) keepProvider(ctx context.Context, dir *owner.Dir, addr string, pin owner.Provider) (owner.Provider, error) {
+	met := true
 	err := dir.UpdateProviders(ctx, func(all owner.Providers) error {
 		if first, ok := all[addr]; ok {
-			pin = first
+			pin, met = first, false
 			return nil
 		}
 		all[addr] = pin
 		return nil
 	})
-	if err != nil || g.json() {
+	if err != nil || !met {
 		return pin, err
 	}
+	const compare = "Compare with what `cupel info` shows on the operator's machine. Another one is refused from now on."
 	if pin.Certificate == nil {
-		g.warnf("The provider at %s is new here. A public authority vouches for its name; its operator's key is kept:", addr)
+		g.warnf("The provider at %s is new here. A public authority vouches for its name; its operator's key is kept:\n  operator's key  %s\n"+compare, addr, pin.OperatorKey)
 	} else {
-		g.warnf("The provider at %s is new here. No public authority vouches for it, so what it shows now is kept:", addr)
-		g.warnf("  certificate     %s", pin.Certificate)
+		g.warnf("The provider at %s is new here. No public authority vouches for it, so what it shows now is kept:\n  certificate     %s\n  operator's key  %s\n"+compare,
+			addr, pin.Certificate, pin.OperatorKey)
 	}
-	g.warnf("  operator's key  %s", pin.OperatorKey)
-	g.warnf("Compare with what `cupel info` shows on the operator's machine. Another one is refused from now on.")
 	return pin, nil
 }
 
@@ -311,11 +332,7 @@ func runProviderList(g *globals) error {
 	var rows [][]string
 	for _, addr := range sortedKeys(known) {
 		p := known[addr]
-		certificate := "by a public authority"
-		if p.Certificate != nil {
-			certificate = p.Certificate.String()
-		}
-		rows = append(rows, []string{addr, certificate, p.OperatorKey.String(), g.age(p.Since)})
+		rows = append(rows, []string{addr, certificateText(p.Certificate), p.OperatorKey.String(), g.age(p.Since)})
 	}
 	return g.table([]string{"ADDRESS", "CERTIFICATE", "OPERATOR'S KEY", "SINCE"}, rows)
 }
@@ -397,7 +414,7 @@ func (g *globals) completeProviders(_ *cobra.Command, args []string, _ string) (
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return sortedKeys(known), cobra.ShellCompDirectiveNoFileComp
+	return clean(sortedKeys(known)), cobra.ShellCompDirectiveNoFileComp
 }
 
 // elsewhere tells where users on other machines find the app, and whether its

@@ -54,11 +54,27 @@ func TestTableFitsATerminal(t *testing.T) {
 	if want := "my-shop-app/i-3f9k2m1y and 1 other: unhealthy: the app listens on 127.0.0.1:8080, not on all addresses\n  mend: let it listen\n"; below != want {
 		t.Errorf("below the table: %q", below)
 	}
+}
 
-	widths := []int{40, 10, 30}
-	narrow(widths, []string{"APP", "INSTANCE", "STATE"}, 60)
-	if sum := widths[0] + widths[1] + widths[2] + 2*len(gap); sum != 60 || cut("abcdef", 4) != "abc…" {
-		t.Errorf("%v make %d columns", widths, sum)
+// TestNarrowTablesKeepValues: on a narrow terminal text is cut, and nothing that people
+// copy; then the line wraps.
+func TestNarrowTablesKeepValues(t *testing.T) {
+	id := strings.Repeat("0123456789abcdef", 4)
+	text := "a sentence that is so long that it fits into no line of a terminal beside others"
+	for name, c := range map[string]struct {
+		cell, want string // of two columns, on 80 places
+	}{
+		"a digest":          {id, id},
+		"a digest in words": {"identity " + id, "identity " + id},
+		"a digest, then":    {"commit " + id + ", pinned by the session", "commit " + id + ",…"},
+		"a name":            {strings.Repeat("name-", 20), strings.Repeat("name-", 20)},
+		"an address":        {"[fe80::1]:18765", "[fe80::1]:18765"},
+		"a text":            {text, text[:80-len("certificate")-len(gap)-1] + "…"},
+	} {
+		widths := columns([][]string{{"PART", "WHERE"}, {"certificate", c.cell}}, 80)
+		if got := cut(c.cell, widths[1]); got != c.want || widths[0] != len("certificate") {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
 	}
 }
 

@@ -46,6 +46,7 @@ type globals struct {
 	toldFolder    bool // it was said that the owner's folder is another user's
 	waitGiven     bool // by --wait or CUPEL_WAIT
 	providerGiven bool // --provider was on the command line
+	completing    bool // a completion is under way, which makes no key
 }
 
 // Main runs the command line args (without the program's name) and returns the

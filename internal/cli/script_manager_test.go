@@ -132,7 +132,9 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		m.shown, err = strconv.Atoi(args[1])
 		ts.Check(err)
 	case "calls":
-		m.called = args[1]
+		var err error // with what Go writes in quotation marks
+		m.called, err = strconv.Unquote(`"` + strings.Trim(args[1], `"`) + `"`)
+		ts.Check(err)
 	case "keep":
 		m.keeps = true
 	case "answers":

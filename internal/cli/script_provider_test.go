@@ -22,6 +22,7 @@ import (
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
 )
 
 // scriptProvider is what a script's manager is to owners on other machines: how it
@@ -29,6 +30,7 @@ import (
 type scriptProvider struct {
 	cert atomic.Pointer[tls.Certificate] // nil: the test server's
 	key  atomic.Pointer[ident.KeyHash]   // that it says to claim with; nil: the true one
+	race atomic.Pointer[owner.Dir]       // where somebody keeps another certificate when it is asked; nil: nobody does
 }
 
 // config shows the certificate that the script chose.
@@ -42,7 +44,7 @@ func (p *scriptProvider) config(*tls.ClientHelloInfo) (*tls.Config, error) {
 
 // routes adds what only owners on other machines ask for.
 func (p *scriptProvider) routes(m *scriptManager, mux *http.ServeMux) {
-	mux.HandleFunc("GET "+manager.PathInfo, func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET "+manager.PathInfo, func(w http.ResponseWriter, r *http.Request) {
 		env := m.cas.env
 		info := manager.Info{
 			Version: manager.Version, Release: "test", Backend: "nodes", Registry: "127.0.0.1:5050",
@@ -56,6 +58,14 @@ func (p *scriptProvider) routes(m *scriptManager, mux *http.ServeMux) {
 		if key := p.key.Load(); key != nil {
 			info.OperatorKey = *key
 		}
+		if dir := p.race.Swap(nil); dir != nil {
+			if err := dir.UpdateProviders(r.Context(), func(all owner.Providers) error {
+				all[r.Host] = owner.Provider{Certificate: &ident.Digest{0x11}, OperatorKey: info.OperatorKey, Since: time.Now()}
+				return nil
+			}); err != nil {
+				panic(err) // a test's own folder
+			}
+		}
 		_ = json.NewEncoder(w).Encode(info)
 	})
 }
@@ -67,12 +77,14 @@ func portOf(addr string) string {
 
 // providerCommand is `provider`, after `manager start`: it takes the state folder away,
 // as on another machine, and sets $PROVIDER_URL. `provider another` has it show another
-// certificate, `provider operator` name another operator's key, `provider public` show
-// a certificate for localhost of the authority in public-ca.pem.
+// certificate, `provider operator` name another operator's key (`provider zero` none),
+// `provider public` show a certificate for localhost of the authority in public-ca.pem.
+// `provider race` has another command of the owner's keep another certificate while the
+// next one asks.
 func providerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	if !ok || m.server == nil || neg || len(args) > 1 {
-		ts.Fatalf("usage: provider [another | operator | public], after manager start")
+		ts.Fatalf("usage: provider [another | operator | zero | public | race], after manager start")
 	}
 	switch strings.Join(args, "") {
 	case "":
@@ -85,6 +97,12 @@ func providerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		m.remote.cert.Store(&cert)
 	case "operator":
 		m.remote.key.Store(&ident.KeyHash{0xee})
+	case "zero":
+		m.remote.key.Store(&ident.KeyHash{})
+	case "race":
+		dir, err := owner.Open(ts.Getenv("CUPEL_CONFIG"))
+		ts.Check(err)
+		m.remote.race.Store(dir)
 	case "public":
 		cert, ca := certificate(ts)
 		m.remote.cert.Store(&cert)

@@ -162,17 +162,20 @@ func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, 
 	return out, nil
 }
 
+// longestHex is how long the name of a host may be that could be a mistyped key.
+const longestHex = 32
+
 // claimer is the one key that may claim the code: the one that was named, or that of
 // the provider that was named. Zero: the first that does.
 func (o *submitOptions) claimer(ctx context.Context, g *globals) (ident.KeyHash, error) {
-	if key, err := ident.ParseKeyHash(o.provider); err == nil {
+	if key, err := ident.ParseKeyHash(o.provider); err == nil && !key.IsZero() {
 		return key, nil
 	}
 	if o.provider == "" && (o.token || g.provider == "") {
 		return ident.KeyHash{}, nil
 	}
-	if o.provider != "" && !strings.ContainsAny(o.provider, ".:") {
-		return ident.KeyHash{}, problem.New(problem.Invalid, "provider", "--provider is neither a key nor an address").
+	if len(o.provider) > longestHex && strings.Trim(o.provider, "0123456789abcdefABCDEF") == "" {
+		return ident.KeyHash{}, problem.New(problem.Invalid, "provider", "--provider is no key").
 			Want("the hash of a key, 64 hex digits, or https://HOST[:PORT]").Fix("ask the operator: cupel info shows the key")
 	}
 	at, err := g.providerAt(ctx, orElse(o.provider, g.provider))

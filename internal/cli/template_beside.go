@@ -42,6 +42,17 @@ func (b *besideFlags) inputs(in *owner.Inputs) error {
 			return err
 		}
 	}
+	for _, text := range b.secrets {
+		name, value, given := strings.Cut(text, "=")
+		if err := owner.CheckVariable(name); err != nil {
+			return err
+		}
+		if given && !strings.HasPrefix(value, "@") {
+			return problem.New(problem.Invalid, "secret_argument", "--secret %s with the secret itself, of %s", name, problem.Count(len(value), "character")).
+				Want("%s=@FILE, or %s alone", name, name).
+				Fix("put it into a file, or let yourself be asked for it: what stands on a command line stays in the shell's history, and others read it while the command runs")
+		}
+	}
 	for _, list := range []struct {
 		given []string
 		names *[]string
