@@ -147,7 +147,7 @@ func (l layout) tellRoom(tell func(string)) (ended func()) {
 var marks = []string{"cas.uid", "simtee", "containerd", "ports.json", "registry", "runtimes"}
 
 // begun is what a start that was refused leaves, and nothing else.
-var begun = []string{"cupeld.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem"}
+var begun = []string{"cupeld.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace"}
 
 // ours refuses to delete a folder that no cupeld ever used.
 func (l layout) ours() error {

@@ -28,8 +28,16 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// downTimeout is how long a running cupeld may take to stop everything.
-const downTimeout = 3*time.Minute + node.CommitLimit
+// Whoever waits for others waits longer than they may take.
+const (
+	// stopTimeout is how long all apps together may take to end: the longest grace,
+	// what their launchers get beyond it, and the removal of what is left of them.
+	stopTimeout = maxGrace + node.CommitLimit + 3*time.Minute
+	// downTimeout is how long a running cupeld may take to stop everything.
+	downTimeout = stopTimeout + time.Minute
+	// unitTimeout is how long systemd waits for cupel down.
+	unitTimeout = downTimeout + time.Minute
+)
 
 // Down stops everything of a state folder: apps, daemons, network. What is
 // desired stays, so that the next Up starts the apps again. It works as well if
@@ -199,7 +207,7 @@ func (l layout) writes(ctx context.Context) bool {
 // stopOrphans stops in order what a dead cupeld left running, on the parts that apps
 // need to store what they wrote; strict: or not at all.
 func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slog.Logger) (err error) {
-	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}}
+	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}, limits: l.keptLimits()}
 	defer func() { err = errors.Join(err, p.close()) }()
 	if least, err := l.roomOf(""); err == nil && least.check() != nil {
 		(&reserve{dir: l.path("reserve")}).release()

@@ -1,8 +1,12 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +65,29 @@ func managerLimits(o Options) (manager.Limits, error) {
 		limits.Grace = o.Grace
 	}
 	return limits, nil
+}
+
+// keepGrace writes down how long apps have to end, for who stops them after this cupeld
+// died.
+func (l layout) keepGrace(grace time.Duration) error {
+	return writeOnce(l.path("grace"), []byte(grace.String()+"\n"))
+}
+
+// keptLimits are those by which the apps of a cupeld that died are stopped. Where a
+// damaged file doesn't say how long they have, they have the longest time: one that is
+// killed too early loses what it wrote.
+func (l layout) keptLimits() manager.Limits {
+	limits := manager.DefaultLimits()
+	b, err := os.ReadFile(l.path("grace"))
+	if errors.Is(err, fs.ErrNotExist) { // an earlier release kept none
+		return limits
+	}
+
+	limits.Grace = maxGrace
+	if grace, err := time.ParseDuration(strings.TrimSpace(string(b))); err == nil && grace > 0 && grace <= maxGrace {
+		limits.Grace = grace
+	}
+	return limits
 }
 
 // startsPerCore is how many instances start at once for each core. A start waits for

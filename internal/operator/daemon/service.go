@@ -74,7 +74,7 @@ OOMPolicy=continue
 [Install]
 WantedBy=multi-user.target
 `, unitValue(l.dir), unitWord(l.dir), unitLine(up), unitLine([]string{program, "down", "--state", l.dir, "--at-shutdown"}),
-		codeRuns, int((downTimeout + time.Minute).Seconds()))
+		codeRuns, int(unitTimeout.Seconds()))
 	return b.Bytes()
 }
 

@@ -95,7 +95,7 @@ type parts struct {
 	// incidents is where all of them tell what happens to them.
 	incidents *manager.Incidents
 	told      networkTold
-	limits    *manager.Limits // nil: the default
+	limits    manager.Limits
 	closers   []func() error
 
 	open struct{ manager, owners, instances string } // where they listen, as they say it
@@ -206,6 +206,12 @@ func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) er
 		return err
 	}
 	p.onClose(func() error { return ignoreClosed(api.Close()) })
+	if p.limits, err = managerLimits(o); err != nil {
+		return err
+	}
+	if err := p.keepGrace(p.limits.Grace); err != nil { // a full disk is no reason to serve nothing
+		p.log.WarnContext(ctx, "cupel down won't know --grace if this process dies", "error", err)
+	}
 	c, err := p.carry(ctx, o, ports)
 	if err != nil {
 		return err
@@ -533,17 +539,12 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 	if err != nil {
 		return nil, err
 	}
-	limits, err := managerLimits(o)
-	if err != nil {
-		return nil, err
-	}
 	memory, err := machineMemory(o)
 	if err != nil {
 		return nil, err
 	}
-	p.limits = &limits
 	return manager.New(ctx, manager.Config{
-		Keys: keys, Limits: p.limits, Memory: memory, Incidents: p.incidents,
+		Keys: keys, Limits: &p.limits, Memory: memory, Incidents: p.incidents,
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
@@ -579,9 +580,9 @@ func (p *parts) list(e wire.Endpoint) []wire.Part {
 // stopApps ends all instances and what carries them; what is desired stays.
 func (p *parts) stopApps(ctx context.Context) error {
 	p.log.InfoContext(ctx, "stopping apps")
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute+node.CommitLimit)
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	m, err := manager.New(ctx, manager.Config{Store: p.store, Backend: p.node, Balancer: p.balancer, Limits: p.limits, Now: time.Now, Log: p.log})
+	m, err := manager.New(ctx, manager.Config{Store: p.store, Backend: p.node, Balancer: p.balancer, Limits: &p.limits, Now: time.Now, Log: p.log})
 	if err != nil {
 		return err
 	}
