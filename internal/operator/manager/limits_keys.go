@@ -18,7 +18,7 @@ type KeyLimits struct {
 	Instances int    // of all its apps, as desired
 	Memory    uint64 // of all these instances, in bytes
 	Ports     int    // public ones, of all its apps
-	Followers int    // of logs and events, at once
+	Followers int    // apps whose logs it follows, and times events, at once
 	// LowPorts are the ports below 1024 that apps may have; nil: none.
 	LowPorts []uint16
 	// Listed says whether a key may deploy; nil: everybody may.

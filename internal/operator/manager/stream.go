@@ -18,7 +18,7 @@ const batch = 500
 // first; with follow it goes on with new ones until ctx ends or emit fails.
 func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64, app string, follow bool, emit func(wire.Event) error) error {
 	if follow {
-		leave, err := m.follow(caller)
+		leave, err := m.follow(caller, "")
 		if err != nil {
 			return err
 		}
@@ -81,12 +81,12 @@ func (m *Manager) mentioned(ctx context.Context, caller ident.KeyHash, filter Ev
 // on over restarts, until the instance is gone, ended for good, or ctx ends.
 // With previous it reads the attempt before the newest.
 func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opts LogOptions, previous bool, emit func(wire.LogLine) error) error {
-	attempt, err := m.logged(caller, id, previous)
+	app, attempt, err := m.logged(caller, id, previous)
 	if err != nil {
 		return err
 	}
 	if opts.Follow {
-		leave, err := m.follow(caller)
+		leave, err := m.follow(caller, app)
 		if err != nil {
 			return err
 		}
@@ -105,30 +105,31 @@ func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opt
 	}
 }
 
-// logged returns the attempt whose output is shown: the newest that ran.
-func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (int, error) {
+// logged returns the attempt whose output is shown, the newest that ran, and its app's
+// id.
+func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app string, attempt int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	in, _, err := m.instance(caller, id)
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
-	attempt := in.Attempt
+	attempt = in.Attempt
 	if previous {
 		attempt--
 	}
 	for ; attempt > 0 && attempt >= in.Attempt-1; attempt-- {
 		if _, ok := m.observed[backendID(in, attempt)]; ok {
-			return attempt, nil
+			return in.App, attempt, nil
 		}
 		if previous {
 			break
 		}
 	}
 	if previous {
-		return 0, problem.New(problem.NotFound, "logs", "no output of an earlier run of %s is kept", id)
+		return "", 0, problem.New(problem.NotFound, "logs", "no output of an earlier run of %s is kept", id)
 	}
-	return 0, problem.New(problem.NotFound, "logs", "instance %s has not started yet", id).Fix("see 'cupel events'")
+	return "", 0, problem.New(problem.NotFound, "logs", "instance %s has not started yet", id).Fix("see 'cupel events'")
 }
 
 func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts LogOptions, emit func(wire.LogLine) error) error {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -80,28 +81,43 @@ func TestLargerThanTheMachine(t *testing.T) {
 
 func TestFollowersAreBounded(t *testing.T) {
 	var f followers
-	var leave []func()
-	for range 3 {
-		l, err := f.enter(anna, 3)
+	few := class{things: 3, key: 5, all: 10}
+	enter := func(key ident.KeyHash, app string, c class) func() {
+		t.Helper()
+		leave, err := f.enter(key, app, c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		leave = append(leave, l)
+		return leave
 	}
-	_, err := f.enter(anna, 3)
-	wantRule(t, err, "followers")
-	if problem.KindOf(err) != problem.Unavailable {
-		t.Errorf("kind %s", problem.KindOf(err))
-	}
-	leave[0]()
-	if _, err := f.enter(anna, 3); err != nil {
-		t.Errorf("after one left: %v", err)
-	}
-	for range maxFollowers - 3 {
-		if _, err := f.enter(bert, 0); err != nil {
-			t.Fatal(err)
+	refused := func(key ident.KeyHash, app string, c class) {
+		t.Helper()
+		_, err := f.enter(key, app, c)
+		wantRule(t, err, "followers")
+		if problem.KindOf(err) != problem.Unavailable {
+			t.Errorf("kind %s", problem.KindOf(err))
 		}
 	}
-	_, err = f.enter(bert, 0)
-	wantRule(t, err, "followers")
+
+	// An app counts once, each time events are followed for itself.
+	leave := []func(){enter(anna, "shop", few), enter(anna, "shop", few), enter(anna, "", few), enter(anna, "", few)}
+	refused(anna, "", few)
+	refused(anna, "forum", few)
+	leave[2]()
+	leave = append(leave, enter(anna, "forum", few))
+	leave[4]()
+	leave = append(leave, enter(anna, "", few))
+
+	// Of one app no more instances are followed than of all, nor by all keys together.
+	enter(anna, "shop", few)
+	refused(anna, "shop", few)
+	for range 5 {
+		enter(bert, "shop", class{all: 10})
+	}
+	refused(bert, "shop", class{all: 10})
+	enter(theOperator, "shop", class{all: 20})
+	for _, l := range []func(){leave[0], leave[1], leave[3], leave[5]} {
+		l()
+	}
+	enter(anna, "forum", few)
 }
