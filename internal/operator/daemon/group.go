@@ -3,9 +3,12 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -30,6 +33,51 @@ func (l layout) joinGroup(pid int) error {
 	if err != nil {
 		return problem.New(problem.Denied, "inherited", "cupeld can't change the control group that it inherited: %w", err).
 			Want("nothing of whoever starts it").Fix("mount the control groups writable at /sys/fs/cgroup")
+	}
+	return nil
+}
+
+// adoptProcesses has what goes on from an earlier cupeld as one of this start: in the
+// daemons' control group, and with this process's limits. An earlier release left it
+// with those of whoever started it. Containers have groups and limits of their own.
+func (l layout) adoptProcesses() error {
+	for _, p := range l.processes() {
+		switch {
+		case p.name == "containerd", p.name == "containerd-shim-runc-v2", p.name == "cupel-log":
+		case p.name == "cupeld" && l.writesLog(p.pid):
+		default:
+			continue
+		}
+		if err := l.joinGroup(p.pid); err != nil {
+			return err
+		}
+		if err := giveLimits(p.pid); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("give process %d (%s) the daemons' limits: %w", p.pid, p.name, err)
+		}
+	}
+	return nil
+}
+
+// giveLimits gives a process the resource limits of this one, or as much as it may have
+// where the kernel raises none.
+func giveLimits(pid int) error {
+	for resource := unix.RLIMIT_CPU; resource <= unix.RLIMIT_RTTIME; resource++ {
+		var own unix.Rlimit
+		if err := unix.Getrlimit(resource, &own); err != nil {
+			return err
+		}
+		err := unix.Prlimit(pid, resource, &own, nil)
+		if errors.Is(err, unix.EPERM) {
+			var was unix.Rlimit
+			if err := unix.Prlimit(pid, resource, nil, &was); err != nil {
+				return err
+			}
+			most := unix.Rlimit{Cur: min(own.Cur, was.Max), Max: min(own.Max, was.Max)}
+			err = unix.Prlimit(pid, resource, &most, nil)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -320,6 +320,9 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	}); err != nil {
 		return err
 	}
+	if err := p.adoptProcesses(); err != nil {
+		return err
+	}
 	p.runtime, err = containerd.New(containerd.Config{Daemon: p.daemon, Namespace: p.namespace(), RuncRoot: p.path("runc"), Logger: p.log})
 	if err != nil {
 		return err

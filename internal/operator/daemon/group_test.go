@@ -1,0 +1,78 @@
+package daemon
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/operator/node/cgroup"
+)
+
+// TestAdoptedAreAsStarted: what an earlier release left in the control group and with
+// the limits of whoever started it has the daemons' after the next start.
+func TestAdoptedAreAsStarted(t *testing.T) {
+	o := upOptions(t)
+	_, end := begin(t, o)
+	if err := end(nil); err != nil { // containerd is left
+		t.Fatal(err)
+	}
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shim := exec.Command("bash", "-c", `exec -a containerd-shim-runc-v2 tail -f "$0"`, l.path("ports.json"))
+	if err := shim.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = shim.Process.Kill(); _ = shim.Wait() }()
+	groups, err := cgroup.Detect("/sys/fs/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		t.Fatal(err)
+	}
+	low := unix.Rlimit{Cur: own.Cur / 2, Max: own.Max} // a hard limit isn't raised everywhere
+	left := eventually(t, func() []process { return l.processes() }, 2)
+	for _, p := range left {
+		if err := groups.Join("/", p.pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Prlimit(p.pid, unix.RLIMIT_NOFILE, &low, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	_, end = begin(t, o)
+	for _, p := range left {
+		group := readProc(t, p.pid, "cgroup")
+		if !strings.Contains(group, ":memory:"+l.daemonGroup()+"\n") && !strings.Contains(group, "0::"+l.daemonGroup()+"\n") {
+			t.Errorf("%s (process %d) stays in the control groups\n%s", p.name, p.pid, group)
+		}
+		var got unix.Rlimit
+		if err := unix.Prlimit(p.pid, unix.RLIMIT_NOFILE, nil, &got); err != nil || got != own {
+			t.Errorf("%s may have %+v files open, want %+v; %v", p.name, got, own, err)
+		}
+	}
+	if err := end(nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually returns a list as soon as it has n entries.
+func eventually(t *testing.T, list func() []process, n int) []process {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		got := list()
+		if len(got) == n {
+			return got
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%v, want %d", got, n)
+		}
+	}
+}
