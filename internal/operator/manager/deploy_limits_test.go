@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -45,4 +46,39 @@ func TestDeployWithinLimits(t *testing.T) {
 			t.Errorf("afterwards: %+v", apps)
 		}
 	})
+}
+
+// TestAppsLargerThanTheMachineStay: an app that runs with more memory than the machine
+// turns out to have is deployed again as it is, and smaller, but not larger.
+func TestAppsLargerThanTheMachineStay(t *testing.T) {
+	for _, refuse := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			w := newWorld(t, nil)
+			req := request()
+			req.Memory = 1 << 30
+			w.settled(w.deploy(req).ID)
+			w.stop()
+			w.memory = manager.MachineMemory{Total: 967 << 20, Refuse: refuse}
+			w.start()
+
+			same := request() // says nothing of memory: it stays
+			same.Memory = 0
+			fewer := request()
+			fewer.Instances, fewer.Memory = 2, 0
+			smaller := request()
+			smaller.Instances, smaller.Memory = 2, 968<<20
+			for _, again := range []wire.DeployRequest{same, fewer, smaller} {
+				a := w.settled(w.deploy(again).ID)
+				if a.State != wire.AppReady || a.Deployment.Warning == nil || a.Deployment.Warning.Rule != "memory_overcommitted" {
+					t.Errorf("%+v", a)
+				}
+			}
+			larger := request()
+			larger.Instances, larger.Memory = 1, 1<<30
+			_, err := w.m.Deploy(t.Context(), alice, w.granted(larger))
+			if p := problem.From(err); p == nil || p.Rule != "memory" {
+				t.Errorf("refuse %v: %v, want rule memory", refuse, err)
+			}
+		})
+	}
 }
