@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,19 +50,27 @@ func (l layout) openNetwork(dir string, o Options) (*cni.Network, error) {
 }
 
 // checkNetwork tells what stands in the way of instances and users. It refuses
-// nothing: whatever fails is told, and everything else works.
-func (p *parts) checkNetwork(ctx context.Context, o Options, cas casReady) []netcheck.Probe {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+// nothing: whatever fails is told, as is that it can't be known, and everything else
+// works.
+func (p *parts) checkNetwork(ctx context.Context, o Options, cas casReady) (failed []netcheck.Probe, unchecked *problem.Error) {
+	limit := cmp.Or(o.checkTimeout, checkTimeout)
+	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	r, err := p.tryNetwork(ctx, p.network, netcheck.Config{CASPort: portNumber(cas.Instances), CASRuns: true, FirstPort: o.FirstPort})
+	r, err := p.tryNetwork(bounded, p.network, netcheck.Config{CASPort: portNumber(cas.Instances), CASRuns: true, FirstPort: o.FirstPort})
+	if ctx.Err() != nil {
+		return nil, nil // we end
+	}
+	if bounded.Err() != nil && err != nil {
+		err = problem.New(problem.Unavailable, "network_unchecked", "the network could not be tried within %s: %w", limit, err).
+			Fix("cupel check, which takes the time that it needs; where it waits too, another check hangs: ps -ef | grep 'cupel.* check'")
+	}
 	if err != nil {
-		if ctx.Err() == nil {
-			p.log.WarnContext(ctx, "network not checked", "error", err)
-		}
-		return nil
+		p.log.WarnContext(ctx, "network not checked", "error", err)
+		p.told.notChecked(err, p.incidents.Tell)
+		return nil, problem.From(err)
 	}
 	p.told.network(r, p.incidents.Tell)
-	return r.Failed()
+	return r.Failed(), nil
 }
 
 const (
@@ -93,20 +102,35 @@ func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady) error 
 	}
 }
 
-// networkTold is what was told of the network, so that nothing is told twice.
+// networkTold is what was told of the network, so that nothing is told twice. The zero
+// value has told nothing.
 type networkTold struct {
-	mu      sync.Mutex
-	broken  map[string]string // by part: what could not be put right
-	blocked string
+	mu        sync.Mutex
+	found     map[foundAgain]*repeats
+	broken    map[string]string // by part: what could not be put right
+	blocked   string
+	unchecked bool             // that it could not be tried
+	now       func() time.Time // nil: time.Now
 }
 
-// restored tells what was found and put right, and once what could not be.
+// foundAgain is one thing that another program may change again and again.
+type foundAgain struct{ part, found string }
+
+// repeats are how often that was found, and not told, since it was told.
+type repeats struct {
+	told  time.Time
+	times int
+}
+
+// repeatEvery is how often the same thing is told at most.
+const repeatEvery = time.Hour
+
+// restored tells what was found and put right, at once and then every hour how often
+// that was, and once what could not be put right.
 func (t *networkTold) restored(part, found string, err error, tell func(manager.Incident)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if found != "" {
-		tell(manager.Incident{Warning: true, Reason: part + "_restored", Message: found})
-	}
+	t.restoredAgain(part, found, tell)
 	message := ""
 	if err != nil && !errors.Is(err, context.Canceled) {
 		message = err.Error()
@@ -120,10 +144,44 @@ func (t *networkTold) restored(part, found string, err error, tell func(manager.
 	t.broken[part] = message
 }
 
+// restoredAgain is restored, as far as that could be put right. The lock is held.
+func (t *networkTold) restoredAgain(part, found string, tell func(manager.Incident)) {
+	now := time.Now()
+	if t.now != nil {
+		now = t.now()
+	}
+	for key, r := range t.found {
+		switch {
+		case key.part != part || now.Sub(r.told) < repeatEvery:
+		case r.times == 0:
+			delete(t.found, key)
+		default:
+			message := fmt.Sprintf("%s; that was found again %d times in the last hour: something does it over and over", key.found, r.times)
+			tell(manager.Incident{Warning: true, Reason: part + "_restored", Message: message})
+			*r = repeats{told: now}
+		}
+	}
+	if found == "" {
+		return
+	}
+
+	key := foundAgain{part, found}
+	if r := t.found[key]; r != nil {
+		r.times++
+		return
+	}
+	tell(manager.Incident{Warning: true, Reason: part + "_restored", Message: found})
+	if t.found == nil {
+		t.found = map[foundAgain]*repeats{}
+	}
+	t.found[key] = &repeats{told: now}
+}
+
 // network tells what is in the way, and when that is over.
 func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.unchecked = false
 	now := ""
 	if err := r.Problem(); err != nil {
 		now = err.Error()
@@ -138,16 +196,46 @@ func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
 	t.blocked = now
 }
 
+// notChecked tells, once, that it isn't known what is in the way.
+func (t *networkTold) notChecked(err error, tell func(manager.Incident)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.unchecked {
+		tell(manager.Incident{Warning: true, Reason: "network_unchecked", Message: err.Error()})
+	}
+	t.unchecked = true
+}
+
+// lockCheck waits until no other check of the installation is at work. Closing the file
+// ends the lock.
+func lockCheck(ctx context.Context, dir string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, "check.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return lock, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(err, lock.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("another check is at work: %w", ctx.Err()), lock.Close())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // tryNetwork completes cfg and runs the check, one at a time.
 func (l layout) tryNetwork(ctx context.Context, n *cni.Network, cfg netcheck.Config) (netcheck.Report, error) {
-	lock, err := os.OpenFile(filepath.Join(n.Dir(), "check.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := lockCheck(ctx, n.Dir())
 	if err != nil {
 		return netcheck.Report{}, fmt.Errorf("check the network: %w", err)
 	}
 	defer func() { _ = lock.Close() }()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return netcheck.Report{}, fmt.Errorf("check the network: %w", err)
-	}
 	cfg.ID, cfg.Bridge, cfg.Subnet, cfg.Gateway, cfg.Instance = l.id, n.Bridge(), n.Subnet(), n.Gateway(), n.Spare()
 	cfg.Resolvers = node.Resolvers()
 	if cfg.Ports, err = balance.Ports(l.table()); err != nil {
@@ -291,10 +379,23 @@ func appendBlocked(b []byte, failed []netcheck.Probe) []byte {
 	return append(b, "  Then try again: cupel check\n"...)
 }
 
+// appendUnchecked writes that it isn't known what stands in the way.
+func appendUnchecked(b []byte, why *problem.Error) []byte {
+	if why == nil {
+		return b
+	}
+	b = fmt.Appendf(b, "\n  WARNING: it is not known whether this machine's firewall or settings stand in the way: %s\n", why.Actual)
+	if why.Mend == "" {
+		return append(b, "  Try again: cupel check\n"...)
+	}
+	return fmt.Appendf(b, "  Try again: %s\n", why.Mend)
+}
+
 // printServing writes what serves for programs.
 func (c *cli) printServing(s Serving) error {
 	return json.NewEncoder(c.out).Encode(struct {
 		wire.Endpoint
-		Network []netcheck.Probe `json:"network,omitempty"`
-	}{s.Endpoint, s.Network})
+		Network   []netcheck.Probe `json:"network,omitempty"`
+		Unchecked *problem.Error   `json:"network_unchecked,omitempty"`
+	}{s.Endpoint, s.Network, s.Unchecked})
 }

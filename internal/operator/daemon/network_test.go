@@ -2,16 +2,19 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -146,5 +149,101 @@ func TestNetworkIsTold(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestRestoredTellsNoFlood: what another program does every few seconds is told at once,
+// and then once an hour, with how often it was.
+func TestRestoredTellsNoFlood(t *testing.T) {
+	now := time.Now()
+	told := networkTold{now: func() time.Time { return now }}
+	var got []string
+	tell := func(i manager.Incident) { got = append(got, i.Message) }
+	const found = "another program set net.ipv4.ip_forward to 0: it is 1 again"
+	for began := now; now.Sub(began) < 24*time.Hour; now = now.Add(tendEvery) {
+		told.restored("network", found, nil, tell)
+		told.restored("packet_rules", "", nil, tell)
+	}
+	if len(got) != 24 || got[0] != found || !strings.HasPrefix(got[1], found+"; that was found again 719 times") {
+		t.Errorf("%d events in a day: %q", len(got), got)
+	}
+
+	// Another thing is told at once, and the same one where it was over for an hour.
+	got = nil
+	told = networkTold{now: told.now}
+	for _, part := range []string{"network", "packet_rules", "network"} {
+		told.restored(part, found, nil, tell)
+		told.restored("network", "the bridge was down", nil, tell)
+	}
+	for range 2 {
+		now = now.Add(repeatEvery)
+		told.restored("network", "", nil, tell)
+	}
+	got = append(got[:3], got[5:]...) // without what happened in the first of the two hours
+	told.restored("network", found, nil, tell)
+	if diff := cmp.Diff([]string{found, "the bridge was down", found, found}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestNetworkUnchecked: where the check of the network takes too long, as by another one
+// that hangs, everything serves, and who starts it hears that nothing is known.
+func TestNetworkUnchecked(t *testing.T) {
+	o := upOptions(t)
+	o.checkTimeout = 200 * time.Millisecond
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(l.path("cni"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	other, err := lockCheck(t.Context(), l.path("cni"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	var got Serving
+	err = Up(ctx, o, slog.New(slog.DiscardHandler), func(s Serving) error {
+		got = s
+		cancel(errStop)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Unchecked == nil || got.Unchecked.Rule != "network_unchecked" || !strings.Contains(got.Unchecked.Actual, "another check is at work") {
+		t.Errorf("%+v", got.Unchecked)
+	}
+	var out bytes.Buffer
+	Show(&out, o.State, got)
+	if !strings.Contains(out.String(), "WARNING: it is not known whether") || !strings.Contains(out.String(), "Try again: cupel check") {
+		t.Errorf("%s", out.String())
+	}
+	out.Reset()
+	if err := (&cli{out: &out}).printServing(got); err != nil || !strings.Contains(out.String(), `"network_unchecked":{`) {
+		t.Errorf("%s: %v", out.String(), err)
+	}
+}
+
+// It is an event, once, until it is known again.
+func TestNetworkUncheckedIsTold(t *testing.T) {
+	var told networkTold
+	times := 0
+	tell := func(i manager.Incident) {
+		if times++; i.Reason != "network_unchecked" || !i.Warning {
+			t.Errorf("%+v", i)
+		}
+	}
+	why := errors.New("too slow")
+	told.notChecked(why, tell)
+	told.notChecked(why, tell)
+	told.network(netcheck.Report{OK: true}, tell)
+	told.notChecked(why, tell)
+	if times != 2 {
+		t.Errorf("told %d times, want 2", times)
 	}
 }

@@ -68,7 +68,9 @@ type Options struct {
 	OwnGroup        bool          // move this process to the daemons' control group
 	Force           bool          // of Down: also where apps can't store what they wrote
 
-	lock *stateLock   // held already by who started this process; nil: it isn't
+	lock         *stateLock    // held already by who started this process; nil: it isn't
+	checkTimeout time.Duration // of the network at the start, and every now and then; 0: the default
+
 	tell func(string) // hears how long work goes on; nil: nobody does
 }
 
@@ -516,10 +518,12 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err := p.node.DropLaunchers(m.Launchers()); err != nil {
 		p.log.WarnContext(ctx, "old launchers not removed", "error", err)
 	}
+	failed, unchecked := p.checkNetwork(ctx, o, cas)
 	return ready(Serving{
 		Endpoint:     e,
 		Parts:        p.list(e),
-		Network:      p.checkNetwork(ctx, o, cas),
+		Network:      failed,
+		Unchecked:    unchecked,
 		NeedOwner:    needOwner(m.NeedOwner()),
 		OldLaunchers: oldLaunchers(m.OldLaunchers()),
 		DiskFull:     p.low,
@@ -642,6 +646,8 @@ type Serving struct {
 	Parts    []wire.Part   `json:"parts"`
 	// Network is what stands in the way of instances or their users.
 	Network []netcheck.Probe `json:"network,omitempty"`
+	// Unchecked is why it isn't known what stands in their way.
+	Unchecked *problem.Error `json:"network_unchecked,omitempty"`
 	// NeedOwner are the apps that go on as they are and that the CAS will not let
 	// start again before their owner has done something, each with what.
 	NeedOwner []string `json:"need_owner,omitempty"`
@@ -679,6 +685,7 @@ func Show(w io.Writer, state string, s Serving) {
 	}
 	b = fmt.Appendf(b, "  %-16s %s\n", "state", state)
 	b = appendBlocked(b, s.Network)
+	b = appendUnchecked(b, s.Unchecked)
 	if d := s.DiskFull; d != nil {
 		b = fmt.Appendf(b, "\n  %s, and %s are needed: what runs goes on and can be removed, nothing new is deployed.\n    %s\n", d.Actual, d.Expected, d.Mend)
 	}
