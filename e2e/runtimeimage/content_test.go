@@ -36,6 +36,8 @@ func (s *gitServer) serve(w http.ResponseWriter, r *http.Request, backend http.H
 		w.Header().Set("Content-Type", "text/plain")
 		w.WriteHeader(http.StatusTeapot)
 		fmt.Fprintf(w, "%s said %s as %s to %s, https://%s%s\n", user, pass, r.Header.Get("Authorization"), r.Host, r.Host, r.URL.Path)
+	case strings.Contains(r.URL.Path, "/.git/"): // of no repository
+		http.NotFound(w, r)
 	case strings.HasSuffix(r.URL.Path, "/objects/batch"):
 		var request struct {
 			Objects []map[string]any `json:"objects"`
@@ -220,6 +222,13 @@ func pullSubmodules(t *testing.T, p *place) {
 	if out := p.pulls("/app.git"); !strings.Contains(out, "lib is a submodule of which .gitmodules gives no address") {
 		t.Error(out)
 	}
+
+	// A path may end in what looks like another's.
+	p.s.repository(t, "app.git", map[string]string{".gitmodules": modules("x.path lib", "../deep.git", "lib", "../deep.git")},
+		map[string]string{"x.path lib": deep, "lib": deep})
+	p.pulls("/app.git")
+	p.holds("x.path lib/f", "deep")
+	p.holds("lib/f", "deep")
 }
 
 func refuseSubmodules(t *testing.T, p *place) {
@@ -244,6 +253,13 @@ func refuseSubmodules(t *testing.T, p *place) {
 	}
 	p.s.repository(t, "app.git", map[string]string{".gitmodules": modules("lib", "../deep.git")}, map[string]string{"lib": strings.Repeat("0123456789", 4)})
 	p.refused("/app.git", 73, "the submodule lib can not be had: ", "no such commit")
+
+	// Of a file that git can't read nobody knows what it says.
+	broken := map[string]string{"f": "x", ".gitmodules": "[submodule \"m\"]\n\tpath = lib\n\turl = ../deep.git\n[submodule\n"}
+	inner := p.s.repository(t, "broken.git", broken, map[string]string{"lib": deep})
+	p.refused("/broken.git", 73, "git can not read the file .gitmodules", "bad config line")
+	p.s.repository(t, "app.git", map[string]string{".gitmodules": modules("vendor/lib", "../broken.git")}, map[string]string{"vendor/lib": inner})
+	p.refused("/app.git", 73, "git can not read the file vendor/lib/.gitmodules")
 	if n := other.requests(); n != 0 {
 		t.Errorf("the other server met the token %d times", n)
 	}
@@ -278,6 +294,18 @@ func pullLFS(t *testing.T, p *place) {
 	p.s.repository(t, "app.git", map[string]string{".gitmodules": modules("lib", "../lib.git")}, map[string]string{"lib": lib})
 	p.pulls("/app.git")
 	p.holds("lib/dir/model.bin", string(model))
+
+	// A slash at the end of an address is no part of it.
+	p.s.repository(t, "app.git", files(""), nil)
+	for _, path := range []string{"/app.git/", "/app.git//"} {
+		p.pulls(path)
+		p.holds("dir/model.bin", string(model))
+	}
+	for _, address := range []string{"../lib.git/", p.s.URL + "/lib.git/"} {
+		p.s.repository(t, "app.git", map[string]string{".gitmodules": modules("lib", address)}, map[string]string{"lib": lib})
+		p.pulls("/app.git/")
+		p.holds("lib/dir/model.bin", string(model))
+	}
 
 	p.s.repository(t, "app.git", files(other.URL+"/app.git/info/lfs"), nil)
 	p.refused("/app.git", 73, "dir/model.bin", "another server", ".lfsconfig")
