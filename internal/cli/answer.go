@@ -21,6 +21,7 @@ type answerKind string
 const (
 	answersSession  answerKind = "session_tls" // TLS, with a certificate that the session's own CA made for an instance
 	answersOtherTLS answerKind = "other_tls"   // TLS with any other certificate
+	answersAsking   answerKind = "asking_tls"  // TLS 1.2 that ends without a certificate of the client's, before it proves itself
 	answersHTTP     answerKind = "plain_http"  // HTTP without TLS
 	answersOther    answerKind = "other"       // neither TLS nor HTTP
 	answersCloses   answerKind = "closes"      // takes connections, and ends each before a word
@@ -32,6 +33,7 @@ func (k answerKind) text() string {
 	return map[answerKind]string{
 		answersSession:  "TLS with the session's certificate",
 		answersOtherTLS: "TLS with a certificate that isn't the session's",
+		answersAsking:   "TLS 1.2 that wants a certificate of its clients",
 		answersHTTP:     "HTTP without TLS",
 		answersOther:    "something that speaks neither TLS nor HTTP",
 		answersCloses:   "connections are taken, and closed at once",
@@ -50,7 +52,7 @@ func (k answerKind) url(address string) string {
 		return "http://" + address
 	case answersOther, answersCloses:
 		return address
-	case answersSession, answersOtherTLS, answersNothing:
+	case answersSession, answersOtherTLS, answersAsking, answersNothing:
 	}
 	return "https://" + address
 }
@@ -101,13 +103,22 @@ func (p *appProbe) look(ctx context.Context) found {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(answerTLS))
-	secured := tls.Client(conn, p.config())
+	config := p.config()
+	asked := false
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		asked = true
+		return &tls.Certificate{}, nil
+	}
+	secured := tls.Client(conn, config)
 	err = secured.HandshakeContext(ctx)
 	if err == nil {
 		return p.named(secured.ConnectionState())
 	}
 	if ctx.Err() != nil {
 		return found{answersNothing, ident.InstanceID{}, ctx.Err()}
+	}
+	if asked { // after the certificate was found to be the session's
+		return p.asking(err)
 	}
 	if _, plain := errors.AsType[tls.RecordHeaderError](err); !plain && !broken(err) {
 		return found{answersOtherTLS, ident.InstanceID{}, p.certificateProblem(err)}
@@ -216,6 +227,16 @@ func (p *appProbe) plain(kind answerKind) found {
 		"your app answers without TLS, and your users can't tell it from an impostor: at %s is %s", p.address, kind.text()).
 		Want("TLS, with the certificate that the session makes for each instance").
 		Fix("let the app serve TLS with /run/cupel/tls/cert.pem and key.pem; if you mean it so: --plain")}}
+}
+
+// asking is what is said of an app that ends the handshake as it gets no certificate of
+// ours. With TLS 1.3 the server has proved by then that it has its certificate's key;
+// with TLS 1.2 anybody could show the certificate until then.
+func (p *appProbe) asking(err error) found {
+	return found{kind: answersAsking, problem: problem.New(problem.Denied, "app_certificate",
+		"at %s is TLS 1.2 that wants a certificate of its clients: it shows one of the session's, and ends before it proves that it has its key: %w", p.address, err).
+		Want("TLS 1.3, where the app proves itself first").
+		Fix("let the app speak TLS 1.3; if you mean it so: --plain")}
 }
 
 func (p *appProbe) nothing(err error) found {

@@ -3,6 +3,7 @@ package cli
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"cupel.dev/cupel/internal/trusted/owner"
@@ -50,7 +51,21 @@ func (g *globals) folder() (string, error) {
 			Want("each user's files in that user's home").
 			Fix("run it as that user, without sudo; or name root's own folder: --config /root/.config/cupel (or that one, if you mean it)")
 	}
+	if home := g.env("HOME"); home != "" && strings.HasPrefix(g.config, home+"/") {
+		g.tellOthersHome(home)
+	}
 	return g.config, nil
+}
+
+// tellOthersHome says that a folder which is root's already lies in another user's home:
+// what is in it is another owner's than that user's.
+func (g *globals) tellOthersHome(home string) {
+	dir, uid := othersFolder(home)
+	if dir == "" || g.toldFolder || g.completing {
+		return
+	}
+	g.toldFolder = true
+	g.warnf("The owner here is root: its key is in %s, in the home of user %d, who can't use it. For that user's own run it without sudo; for root's elsewhere: --config DIR", g.config, uid)
 }
 
 // tellOthersFolder says that root writes into another user's folder, which it was told to.

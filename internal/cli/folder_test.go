@@ -97,4 +97,15 @@ func TestOthersHome(t *testing.T) {
 	if code != 0 || !strings.Contains(errs, "chown -R 1000 "+named) {
 		t.Errorf("a folder that was named: exit %d: %s", code, errs)
 	}
+
+	// What is root's there already, root goes on with, and is told so each time.
+	if err := os.MkdirAll(filepath.Join(home, ".config", "cupel"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		code, errs, _ := inHome(t, map[string]string{"HOME": home}, "cas", "list")
+		if code != 0 || !strings.Contains(errs, "The owner here is root") || !strings.Contains(errs, "in the home of user 1000") {
+			t.Errorf("a folder that is root's: exit %d: %s", code, errs)
+		}
+	}
 }

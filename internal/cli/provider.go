@@ -406,6 +406,7 @@ func (g *globals) completes() bool {
 
 // completeProviders offers the providers that are known.
 func (g *globals) completeProviders(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	g.completing = true
 	dir, err := g.ownerDir()
 	if err != nil || len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp

@@ -1,10 +1,18 @@
 package cli
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -140,4 +148,70 @@ func TestCodesOfOwnFindings(t *testing.T) {
 	if code := exitCode(fmt.Errorf("look: %w", plain)); code != codeAppPlain || problem.From(plain).Rule != ruleAppPlain {
 		t.Errorf("%v ends with %d", plain, code)
 	}
+}
+
+// TestAppThatAsksForCertificates: an app with the session's certificate that wants one
+// of its clients is no impostor. Before TLS 1.3 it doesn't prove itself to who has none.
+func TestAppThatAsksForCertificates(t *testing.T) {
+	server, ca := sessionServer(t)
+	for version, want := range map[uint16]answerKind{tls.VersionTLS13: answersSession, tls.VersionTLS12: answersAsking} {
+		ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+			Certificates: []tls.Certificate{server}, ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS12, MaxVersion: version,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		go func() {
+			for {
+				conn, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					_, _ = conn.Read(make([]byte, 1)) // shakes hands first
+				}()
+			}
+		}()
+		p, err := newAppProbe(ln.Addr().String(), "localhost", "shop", ca, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := p.look(t.Context())
+		if got.kind != want || want == answersSession && got.problem != nil {
+			t.Errorf("%s: %s, %v", tls.VersionName(version), got.kind, got.problem)
+		}
+		if want == answersAsking && (!got.kind.unproven() || strings.Contains(got.problem.Error(), "something else answers")) {
+			t.Errorf("%v", got.problem)
+		}
+	}
+}
+
+// sessionServer is a certificate for localhost that names an instance of session shop,
+// and the session's CA.
+func sessionServer(t *testing.T) (tls.Certificate, string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{CommonName: "ca"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	ca, err := x509.CreateCertificate(rand.Reader, authority, authority, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), DNSNames: []string{"localhost"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		URIs:      []*url.URL{{Scheme: "cupel", Host: "shop", Path: "/client-app/" + ident.KeyHash{1}.String()}},
+		NotBefore: authority.NotBefore, NotAfter: authority.NotAfter,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, authority, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca}))
 }
