@@ -60,7 +60,7 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 	}
 	terminal := math.MaxInt
 	if f, ok := g.out.(*os.File); ok {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
 			terminal = width
 		}
 	}

@@ -116,7 +116,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	if w := app.Deployment.Warning; w != nil {
 		d.g.warnf("warning: %s: %s", w.Rule, w.Actual)
 	}
-	if err := d.elsewhere(app); err != nil {
+	if err := d.elsewhere(app, seen.kind); err != nil {
 		return err
 	}
 	d.g.printf("\n")

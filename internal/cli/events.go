@@ -60,8 +60,8 @@ func runEvents(ctx context.Context, g *globals, o eventsOptions) error {
 		g.printf("%6d  %s %s %-24s %-28s %s\n", e.Seq, e.Time.Local().Format(time.DateTime), mark, e.Reason, who, e.Message)
 		return nil
 	})
-	if o.follow && ctx.Err() != nil {
-		return nil // Ctrl-C is how following ends
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	return err
 }

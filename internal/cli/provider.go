@@ -420,7 +420,7 @@ func (g *globals) completeProviders(_ *cobra.Command, args []string, _ string) (
 
 // elsewhere tells where users on other machines find the app, and whether its
 // certificate is for that name.
-func (d *deployment) elsewhere(app manager.App) error {
+func (d *deployment) elsewhere(app manager.App, answers answerKind) error {
 	host := orElse(d.at.host, d.at.Outside)
 	if host == "" {
 		return nil
@@ -435,7 +435,7 @@ func (d *deployment) elsewhere(app manager.App) error {
 		names = []string{"localhost"}
 	}
 
-	otherName := mine && !certified(names, host)
+	otherName := mine && !answers.unproven() && !certified(names, host)
 	address := net.JoinHostPort(host, strconv.Itoa(int(app.Port)))
 	switch {
 	case !d.at.remote() && otherName:

@@ -80,8 +80,12 @@ func (g *globals) runSibling(ctx context.Context, name string, args ...string) e
 	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
 	c.WaitDelay = 30 * time.Second
 	err := c.Run()
-	if e, ok := errors.AsType[*exec.ExitError](err); ok && e.ExitCode() > 0 {
+	e, ended := errors.AsType[*exec.ExitError](err)
+	switch {
+	case ended && e.ExitCode() > 0:
 		return exitError{e.ExitCode()}
+	case ended && ctx.Err() != nil: // the signal that ended this one ended it, too
+		return ctx.Err()
 	}
 	if errors.Is(err, exec.ErrNotFound) {
 		return problem.New(problem.NotFound, "program_missing", "%s is neither beside this program nor in PATH", name).

@@ -74,7 +74,7 @@ func runSessionCheck(ctx context.Context, g *globals, o sessionOptions) error {
 	if err != nil {
 		return err
 	}
-	_, reviewed, err := side.review(&o)
+	_, reviewed, err := side.review(ctx, &o)
 	if err != nil {
 		return err
 	}
@@ -95,12 +95,12 @@ func runSessionCheck(ctx context.Context, g *globals, o sessionOptions) error {
 
 // review reads FILE and judges it by the owner's inputs, which it asks for where
 // no flag gives them.
-func (o *ownerSide) review(opts *sessionOptions) (owner.Inputs, *owner.Reviewed, error) {
+func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (owner.Inputs, *owner.Reviewed, error) {
 	text, err := readSmall(opts.file, session.MaxSize)
 	if err != nil {
 		return owner.Inputs{}, nil, err
 	}
-	if err := o.g.askInputs(&opts.inputs); err != nil {
+	if err := o.g.askInputs(ctx, &opts.inputs); err != nil {
 		return owner.Inputs{}, nil, err
 	}
 	in, err := o.inputs(&opts.inputs)
@@ -220,7 +220,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if err != nil {
 		return err
 	}
-	in, reviewed, err := side.review(&o)
+	in, reviewed, err := side.review(ctx, &o)
 	if err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		return err
 	}
 	defer c.Close()
-	values, err := o.values.collect(g, reviewed.Text, o.name, &o.inputs.beside)
+	values, err := o.values.collect(ctx, g, reviewed.Text, o.name, &o.inputs.beside)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func runSessionRm(ctx context.Context, g *globals, arg string, o sessionRmOption
 	}
 	defer c.Close()
 	if !o.yes {
-		if err := g.confirmRemoval(name); err != nil {
+		if err := g.confirmRemoval(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -79,12 +79,12 @@ func runSessionRm(ctx context.Context, g *globals, arg string, o sessionRmOption
 }
 
 // confirmRemoval lets a person type the session's name.
-func (g *globals) confirmRemoval(name ident.SessionName) error {
+func (g *globals) confirmRemoval(ctx context.Context, name ident.SessionName) error {
 	if _, ok := g.terminal(); !ok {
 		return problem.New(problem.Invalid, "not_confirmed", "no --yes, and no terminal to ask at").
 			Fix("say --yes: session %s, its values and its volumes' keys will be gone for good", name)
 	}
-	answer, err := g.ask("Session " + string(name) + ", its values and its volumes' keys will be gone for good. Type its name to go on: ")
+	answer, err := g.ask(ctx, "Session " + string(name) + ", its values and its volumes' keys will be gone for good. Type its name to go on: ")
 	if err != nil {
 		return err
 	}

@@ -1,20 +1,16 @@
 package cli
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -51,7 +47,7 @@ func (v *values) get(name string) (secret.Value, bool) {
 const maxValue = 256 << 10
 
 // collect finds a value for every variable that the template leaves open.
-func (v *valueFlags) collect(g *globals, template []byte, name string, beside *besideFlags) (*values, error) {
+func (v *valueFlags) collect(ctx context.Context, g *globals, template []byte, name string, beside *besideFlags) (*values, error) {
 	open, err := session.Variables(template)
 	if err != nil {
 		return nil, err
@@ -90,7 +86,7 @@ func (v *valueFlags) collect(g *globals, template []byte, name string, beside *b
 		if _, ok := out.byName[key]; ok {
 			continue
 		}
-		if out.byName[key], err = v.missing(g, key); err != nil {
+		if out.byName[key], err = v.missing(ctx, g, key); err != nil {
 			return nil, err
 		}
 	}
@@ -152,7 +148,7 @@ func fileTrouble(err error) error {
 }
 
 // missing finds a value that no flag gave.
-func (v *valueFlags) missing(g *globals, key string) (secret.Value, error) {
+func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secret.Value, error) {
 	if v.useEnv {
 		if text := g.env(key); text != "" {
 			return secret.NewString(text), nil
@@ -167,12 +163,10 @@ func (v *valueFlags) missing(g *globals, key string) (secret.Value, error) {
 			Fix("give -e %s=VALUE or -e %s=@FILE, or --use-env with %s in the environment", key, key, key)
 	}
 	if key == owner.VarSession || key == owner.VarRepo || strings.HasPrefix(key, owner.EnvPrefix) {
-		text, err := g.ask(key + ": ")
+		text, err := g.ask(ctx, key + ": ")
 		return secret.NewString(text), err
 	}
-	_, _ = fmt.Fprintf(g.err, "%s (not shown): ", key)
-	b, err := term.ReadPassword(int(tty.Fd()))
-	_, _ = fmt.Fprintln(g.err)
+	b, err := g.askHidden(ctx, tty, key+" (not shown): ")
 	if err != nil {
 		return secret.Value{}, fmt.Errorf("read %s: %w", key, err)
 	}
@@ -211,29 +205,10 @@ func (v *values) check() error {
 	return nil
 }
 
-// terminal returns the terminal that a person can be asked at.
-func (g *globals) terminal() (*os.File, bool) {
-	f, ok := g.in.(*os.File)
-	return f, ok && term.IsTerminal(int(f.Fd()))
-}
-
-// ask reads one line.
-func (g *globals) ask(prompt string) (string, error) {
-	_, _ = fmt.Fprint(g.err, prompt)
-	if g.lines == nil {
-		g.lines = bufio.NewReader(g.in)
-	}
-	line, err := g.lines.ReadString('\n')
-	if err != nil && (err != io.EOF || line == "") {
-		return "", problem.New(problem.Invalid, "no_answer", "no answer to %q", strings.TrimSpace(prompt))
-	}
-	return strings.TrimSpace(line), nil
-}
-
 // askInputs completes the owner's inputs. They decide what a template is
 // compared with, so they are never taken from the template: without flags and
 // without a person there is nothing to compare with.
-func (g *globals) askInputs(i *inputFlags) error {
+func (g *globals) askInputs(ctx context.Context, i *inputFlags) error {
 	for _, f := range []struct {
 		flag, prompt string
 		value        *string
@@ -245,7 +220,7 @@ func (g *globals) askInputs(i *inputFlags) error {
 			return problem.New(problem.Invalid, "template_input", "no --%s, and no terminal to ask at", f.flag).
 				Fix("give --%s: what the template is compared with has to come from you, never from the file", f.flag)
 		}
-		text, err := g.ask(f.prompt)
+		text, err := g.ask(ctx, f.prompt)
 		if err != nil {
 			return err
 		}

@@ -350,7 +350,7 @@ func (c *cli) cleanupCommand() *cobra.Command {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			if !yes {
-				if err := c.confirm(); err != nil {
+				if err := c.confirm(ctx); err != nil {
 					return err
 				}
 			}
@@ -389,7 +389,7 @@ func (c *cli) tell() func(string) {
 }
 
 // confirm asks a person; without one the answer is no.
-func (c *cli) confirm() error {
+func (c *cli) confirm(ctx context.Context) error {
 	no := problem.New(problem.Invalid, "not_confirmed", "this deletes %s with all sessions, secrets, volumes and images in it", c.opts.State).
 		Fix("say --yes")
 	f, ok := c.in.(*os.File)
@@ -397,11 +397,25 @@ func (c *cli) confirm() error {
 		return no
 	}
 	_, _ = fmt.Fprintf(c.err, "This deletes %s with all sessions, secrets, volumes and images in it. Type yes: ", c.opts.State)
-	line, err := bufio.NewReader(c.in).ReadString('\n')
-	if err != nil || strings.TrimSpace(line) != "yes" {
-		return no
+	type answer struct {
+		line string
+		err  error
 	}
-	return nil
+	answered := make(chan answer, 1)
+	go func() {
+		line, err := bufio.NewReader(c.in).ReadString('\n')
+		answered <- answer{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		_, _ = fmt.Fprintln(c.err)
+		return ctx.Err()
+	case a := <-answered:
+		if a.err != nil || strings.TrimSpace(a.line) != "yes" {
+			return no
+		}
+		return nil
+	}
 }
 
 func (c *cli) logger() *slog.Logger {

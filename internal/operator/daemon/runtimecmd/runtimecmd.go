@@ -14,7 +14,9 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,7 +65,13 @@ instance of the image will have is printed.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
-			return run(c.Context(), o, c.OutOrStdout(), c.ErrOrStderr())
+			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			err := run(ctx, o, c.OutOrStdout(), c.ErrOrStderr())
+			if err != nil && ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return err
 		},
 	}
 	state := env("CUPEL_STATE")
