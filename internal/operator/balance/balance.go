@@ -72,15 +72,14 @@ type Balancer struct {
 	work     sync.WaitGroup     // the sweeper and the affinity's writer
 	running  sync.WaitGroup     // listeners and their connections
 
-	mu       sync.Mutex
-	closed   bool
-	fronts   map[uint16]*front
-	reserved map[uint16]bool // bound, and not yet part of an Apply
-	applied  []frontend
-	leaving  map[netip.Addr]bool // instances that keep their flows and get no new ones
-	fresh    bool                // nothing applied yet: what the kernel has is our predecessor's
-	drain    *time.Timer         // ends flows of endpoints that left
-	ended    endedFlows          // by the passes of this drain
+	mu      sync.Mutex
+	closed  bool
+	fronts  map[uint16]*front
+	applied []frontend
+	leaving map[netip.Addr]bool // instances that keep their flows and get no new ones
+	fresh   bool                // nothing applied yet: what the kernel has is our predecessor's
+	drain   *time.Timer         // ends flows of endpoints that left
+	ended   endedFlows          // by the passes of this drain
 
 	fullMu   sync.Mutex
 	fullTold time.Time // when Tell was last told that a limit is reached
@@ -117,7 +116,6 @@ func Open(ctx context.Context, cfg Config) (*Balancer, error) {
 		affinity: &affinity{kernel: k, log: cfg.Log, now: cfg.Now, queue: make(chan membership, 256), ports: map[uint16]*portAffinity{}},
 		flows:    newFlows(cfg.MaxFlows, cfg.FlowIdle, cfg.Now),
 		fronts:   map[uint16]*front{},
-		reserved: map[uint16]bool{},
 	}
 	b.work.Go(func() { b.flows.sweep(background) })
 	b.work.Go(b.affinity.write)
@@ -125,40 +123,6 @@ func Open(ctx context.Context, cfg Config) (*Balancer, error) {
 }
 
 var errClosed = problem.New(problem.Unavailable, "balancer_closed", "the balancer was closed")
-
-// Reserve binds a public port before there is anything to serve on it, so that
-// a taken one is noticed early (Conflict, rule port_taken). It is kept until
-// an Apply that had it no longer has it, or until Release. A port that is ours
-// is no error.
-func (b *Balancer) Reserve(ctx context.Context, port uint16) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return errClosed
-	}
-	if b.fronts[port] != nil {
-		return nil
-	}
-	if port == 0 {
-		return problem.New(problem.Invalid, "port", "port 0").Want("1 to 65535")
-	}
-	f, err := b.bind(ctx, port)
-	if err != nil {
-		return err
-	}
-	b.start(f)
-	b.reserved[port] = true
-	return nil
-}
-
-// Release gives up a reserved port that no Apply has taken up.
-func (b *Balancer) Release(port uint16) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.reserved[port] {
-		b.unbind(port)
-	}
-}
 
 // Apply implements manager.Balancer.
 func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) error {
@@ -240,7 +204,6 @@ func (b *Balancer) publish(have tableState, want []frontend) {
 	wanted := map[uint16]bool{}
 	for _, w := range want {
 		wanted[w.port] = true
-		delete(b.reserved, w.port)
 		b.affinity.set(w, func(set string) []netip.Addr {
 			if !have.current || !have.sets[set] {
 				return nil
@@ -253,7 +216,7 @@ func (b *Balancer) publish(have tableState, want []frontend) {
 		})
 	}
 	for port := range b.fronts {
-		if !wanted[port] && !b.reserved[port] {
+		if !wanted[port] {
 			b.unbind(port)
 		}
 	}
@@ -290,7 +253,6 @@ func (b *Balancer) start(f *front) {
 func (b *Balancer) unbind(port uint16) {
 	b.fronts[port].close()
 	delete(b.fronts, port)
-	delete(b.reserved, port)
 	b.affinity.drop(port)
 }
 

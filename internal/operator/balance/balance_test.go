@@ -225,9 +225,6 @@ func TestPortTaken(t *testing.T) {
 	} else {
 		t.Log(p)
 	}
-	if p := problem.From(b.Reserve(context.Background(), 9090)); p.Rule != "port_taken" {
-		t.Errorf("Reserve: %v, want port_taken", p)
-	}
 	// Nothing of that state took effect, and what was goes on.
 	if c, err := netlab.Dial(netip.Addr{}, netip.MustParseAddrPort("127.0.0.1:9000")); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("port 9000: %v %v, want refused", c, err)
@@ -235,36 +232,28 @@ func TestPortTaken(t *testing.T) {
 	if got := askHere(t, "127.0.0.1"); got != "a" {
 		t.Errorf("answered by %q", got)
 	}
-	// An own port isn't taken.
-	check(t, b.Reserve(context.Background(), port))
 	check(t, other.Close())
 	check(t, b.Apply(context.Background(), frontends))
 }
 
-func TestReserve(t *testing.T) {
+// TestPortsAreHeld: a port of an app is held for as long as it has it, also while
+// nothing of the app serves.
+func TestPortsAreHeld(t *testing.T) {
 	newLab(t)
 	b := open(t)
 	ctx := context.Background()
-	check(t, b.Reserve(ctx, 9000))
 	check(t, b.Apply(ctx, []manager.Frontend{{App: "app", Port: 9001}}))
-	for _, p := range []string{"9000", "9001"} {
-		if ln, err := net.Listen("tcp", ":"+p); !errors.Is(err, syscall.EADDRINUSE) {
-			t.Errorf("port %s is not held: %v %v", p, ln, err)
-		}
-		// Nothing serves there: a connection is reset.
-		wantReset(t, "port "+p, netip.MustParseAddrPort("127.0.0.1:"+p))
+	if ln, err := net.Listen("tcp", ":9001"); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("it is not held: %v %v", ln, err)
 	}
-	b.Release(9000)
-	b.Release(9001) // not reserved: applied
+	// Nothing serves there: a connection is reset.
+	wantReset(t, "port 9001", netip.MustParseAddrPort("127.0.0.1:9001"))
 	check(t, b.Apply(ctx, nil))
-	for _, p := range []string{"9000", "9001"} {
-		ln, err := net.Listen("tcp", ":"+p)
-		if err != nil {
-			t.Errorf("port %s is still held: %v", p, err)
-			continue
-		}
-		check(t, ln.Close())
+	ln, err := net.Listen("tcp", ":9001")
+	if err != nil {
+		t.Fatalf("it is still held: %v", err)
 	}
+	check(t, ln.Close())
 }
 
 func TestRefusesBadStates(t *testing.T) {
@@ -597,8 +586,7 @@ func TestClosed(t *testing.T) {
 	check(t, b.Close())
 	check(t, b.Close())
 	for name, err := range map[string]error{
-		"Apply":   b.Apply(context.Background(), nil),
-		"Reserve": b.Reserve(context.Background(), 9000),
+		"Apply": b.Apply(context.Background(), nil),
 	} {
 		if problem.KindOf(err) != problem.Unavailable {
 			t.Errorf("%s after Close: %v", name, err)

@@ -60,7 +60,7 @@
 // # Concurrency
 //
 // Methods of Balancer are safe for concurrent use. One mutex orders Apply,
-// Reserve, Release, Close and Remove; another, held for short sections only,
+// Close and Remove; another, held for short sections only,
 // guards the affinity cache that proxied connections read. The kernel is the
 // truth for its own path; for clients of the listener this process is the only
 // writer and caches what it wrote.

@@ -98,7 +98,7 @@ func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady) error 
 			found, err = p.balancer.Restore(ctx)
 			p.told.restored("packet_rules", found, err, p.incidents.Tell)
 		case <-check.C:
-			p.checkNetwork(ctx, o, cas)
+			_, _ = p.checkNetwork(ctx, o, cas) // which tells what it finds
 		}
 	}
 }

@@ -75,7 +75,7 @@ func New(cfg Config) (*Node, error) {
 		cfg: cfg, casAddr: cfg.CASAddr, hostile: newHostility(),
 		instances: map[string]*instance{}, watchers: map[chan manager.InstanceEvent]*backlog{},
 	}
-	n.cfg.Runtime, n.cfg.Images, n.cfg.Network = boundedRuntime{cfg.Runtime, n}, boundedImages{cfg.Images, n}, boundedNetwork{cfg.Network, n}
+	n.cfg.Runtime, n.cfg.Images, n.cfg.Network = boundedRuntime{cfg.Runtime, n}, newBoundedImages(cfg.Images, n), boundedNetwork{cfg.Network, n}
 	for _, dir := range []string{"instances", "run", "etc", "logs", "netns", "volumes", "launcher"} {
 		if err := os.MkdirAll(n.dir(dir), 0o700); err != nil {
 			return nil, fmt.Errorf("make node folder: %w", err)

@@ -68,7 +68,8 @@ type Event struct {
 
 // Images brings images here and unpacks them.
 type Images interface {
-	// Ensure returns the image of ref, fetched if it isn't here.
+	// Ensure returns the image of ref, fetched if it isn't here. It is called for one
+	// image at a time.
 	Ensure(ctx context.Context, ref string) (Image, error)
 	// Find returns the image of ref if it is here; otherwise NotFound.
 	Find(ctx context.Context, ref string) (Image, error)

@@ -181,17 +181,6 @@ func (n *Node) Remove(ctx context.Context, id string) error {
 	return n.destroy(ctx, i)
 }
 
-// StopAll stops every instance, all at once, and keeps them listed.
-func (n *Node) StopAll(ctx context.Context, grace time.Duration) error {
-	return n.all(ctx, func(ctx context.Context, id string) error {
-		err := n.Stop(ctx, id, grace)
-		if err != nil && problem.KindOf(err) == problem.NotFound {
-			return nil // removed meanwhile
-		}
-		return err
-	})
-}
-
 // RemoveAll removes every instance and the instances' empty control group.
 func (n *Node) RemoveAll(ctx context.Context) error {
 	if err := n.all(ctx, n.Remove); err != nil {

@@ -78,8 +78,11 @@ func (n *Node) note(ctx context.Context, what, instance string, err error) {
 // hangs explains a call that was given up.
 type hangs func(what string, limit time.Duration, err error) error
 
+// ruleContainerdHangs is the rule of a call that containerd left without an answer.
+const ruleContainerdHangs = "containerd_hangs"
+
 func containerdHangs(what string, limit time.Duration, err error) error {
-	return problem.New(problem.Unavailable, "containerd_hangs", "containerd did not %s within %v: %w", what, limit, err).
+	return problem.New(problem.Unavailable, ruleContainerdHangs, "containerd did not %s within %v: %w", what, limit, err).
 		Fix("look at STATE/containerd/containerd.log, and at the disk; kill containerd and cupeld starts it again, apps go on")
 }
 
@@ -141,9 +144,26 @@ func (b boundedRuntime) Leftovers(ctx context.Context) ([]string, error) {
 type boundedImages struct {
 	Images
 	node *Node
+	turn chan struct{} // full while an image is brought
 }
 
+func newBoundedImages(images Images, n *Node) boundedImages {
+	return boundedImages{images, n, make(chan struct{}, 1)}
+}
+
+// Ensure brings one image at a time. The wait for others is no part of the time that
+// one may take, and an image that is here waits for nobody.
 func (b boundedImages) Ensure(ctx context.Context, ref string) (Image, error) {
+	img, err := b.Find(ctx, ref)
+	if err == nil || problem.From(err).Rule == ruleContainerdHangs {
+		return img, err
+	}
+	select {
+	case b.turn <- struct{}{}:
+	case <-ctx.Done():
+		return Image{}, ctx.Err()
+	}
+	defer func() { <-b.turn }()
 	return call(ctx, b.node, containerdHangs, "bring an image", fetchLimit, func(ctx context.Context) (Image, error) { return b.Images.Ensure(ctx, ref) })
 }
 

@@ -26,11 +26,6 @@ func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
 	if img, err := r.Find(ctx, ref); err == nil {
 		return img, nil
 	}
-	r.pull.Lock()
-	defer r.pull.Unlock()
-	if img, err := r.Find(ctx, ref); err == nil { // while we waited
-		return img, nil
-	}
 	if img, err := r.alias(ctx, ref); err == nil {
 		return img, nil
 	}

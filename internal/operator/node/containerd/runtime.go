@@ -48,7 +48,6 @@ type Config struct {
 type Runtime struct {
 	cfg    Config
 	client *containerd.Client
-	pull   sync.Mutex // one image at a time
 
 	mu    sync.Mutex
 	tasks map[string]*sync.Mutex // by container: one end of its task at a time
