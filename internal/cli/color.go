@@ -89,8 +89,8 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 const leastColumn = 8
 
 // columns is how wide each column of a table is, its header among the rows: as its
-// longest cell, or narrower where that doesn't fit into a terminal. The widest that can
-// give gives first.
+// longest cell, or narrower where that doesn't fit into a terminal and this does. The
+// widest that can give gives first.
 func columns(all [][]string, terminal int) []int {
 	widths, least := make([]int, len(all[0])), make([]int, len(all[0]))
 	for n, row := range all {
@@ -101,6 +101,13 @@ func columns(all [][]string, terminal int) []int {
 				least[i] = max(least[i], utf8.RuneCountInString(c))
 			}
 		}
+	}
+	narrowest := -len(gap)
+	for i, w := range widths {
+		narrowest += min(w, least[i]) + len(gap)
+	}
+	if narrowest > terminal {
+		return widths // lines wrap anyway
 	}
 	for {
 		total, widest := -len(gap), -1

@@ -66,7 +66,7 @@ func TestNarrowTablesKeepValues(t *testing.T) {
 	}{
 		"a digest":          {id, id},
 		"a digest in words": {"identity " + id, "identity " + id},
-		"a digest, then":    {"commit " + id + ", pinned by the session", "commit " + id + ",…"},
+		"a commit, then":    {"commit " + id[:40] + ", pinned by the session", "commit " + id[:40] + ", pinned by the ses…"},
 		"a name":            {strings.Repeat("name-", 20), strings.Repeat("name-", 20)},
 		"an address":        {"[fe80::1]:18765", "[fe80::1]:18765"},
 		"a text":            {text, text[:80-len("certificate")-len(gap)-1] + "…"},
@@ -75,6 +75,14 @@ func TestNarrowTablesKeepValues(t *testing.T) {
 		if got := cut(c.cell, widths[1]); got != c.want || widths[0] != len("certificate") {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
+	}
+}
+
+// TestNoTextIsCutInVain: where lines wrap in spite of it, nothing is cut.
+func TestNoTextIsCutInVain(t *testing.T) {
+	label, id := "operator's key", "identity "+strings.Repeat("0123456789abcdef", 5)
+	if widths := columns([][]string{{"PART", "WHERE"}, {label, id}}, 80); cut(label, widths[0]) != label || cut(id, widths[1]) != id {
+		t.Errorf("%v", widths)
 	}
 }
 
