@@ -425,7 +425,8 @@ func (b *Balancer) Remove(ctx context.Context) error {
 	return errors.Join(b.Close(), RemoveTable(ctx, b.cfg.Table))
 }
 
-// Ports are the public ports that a table leads to instances, whoever runs.
+// Ports are the public ports that a table leads to instances, whoever runs. A port
+// behind which nothing serves isn't among them.
 func Ports(name string) ([]uint16, error) {
 	table, err := newTable(name)
 	if err != nil {
@@ -437,14 +438,17 @@ func Ports(name string) ([]uint16, error) {
 	}
 	var out []uint16
 	for chain := range have.chains {
-		if text, ok := strings.CutPrefix(chain, "svc_"); ok {
-			if n, err := strconv.ParseUint(text, 10, 16); err == nil {
-				out = append(out, uint16(n))
-			}
+		text, ok := strings.CutPrefix(chain, "ep_")
+		if !ok {
+			continue
+		}
+		port, _, _ := strings.Cut(text, "_")
+		if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+			out = append(out, uint16(n))
 		}
 	}
 	slices.Sort(out)
-	return out, nil
+	return slices.Compact(out), nil
 }
 
 // RemoveTable deletes the table of a Balancer that is not running; one that

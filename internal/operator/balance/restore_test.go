@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,6 +59,21 @@ func TestRestore(t *testing.T) {
 				t.Errorf("once more: %q, %v", what, err)
 			}
 		})
+	}
+}
+
+// TestPortsThatServe: what tries a port from outside takes one behind which somebody
+// is, and takes no silence of an app that still starts for a firewall's.
+func TestPortsThatServe(t *testing.T) {
+	l := newLab(t)
+	b := open(t)
+	all := l.instances(2)
+	for _, n := range []int{1, 0, 2} {
+		apply(t, b, all[:n]...)
+		ports, err := Ports("cupel_test")
+		if want := n > 0; err != nil || slices.Contains(ports, 8080) != want {
+			t.Errorf("%d instances: ports %v, %v", n, ports, err)
+		}
 	}
 }
 
