@@ -84,7 +84,7 @@ func (g *globals) confirmRemoval(ctx context.Context, name ident.SessionName) er
 		return problem.New(problem.Invalid, "not_confirmed", "no --yes, and no terminal to ask at").
 			Fix("say --yes: session %s, its values and its volumes' keys will be gone for good", name)
 	}
-	answer, err := g.ask(ctx, "Session " + string(name) + ", its values and its volumes' keys will be gone for good. Type its name to go on: ")
+	answer, err := g.ask(ctx, "Session "+string(name)+", its values and its volumes' keys will be gone for good. Type its name to go on: ")
 	if err != nil {
 		return err
 	}

@@ -163,7 +163,7 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 			Fix("give -e %s=VALUE or -e %s=@FILE, or --use-env with %s in the environment", key, key, key)
 	}
 	if key == owner.VarSession || key == owner.VarRepo || strings.HasPrefix(key, owner.EnvPrefix) {
-		text, err := g.ask(ctx, key + ": ")
+		text, err := g.ask(ctx, key+": ")
 		return secret.NewString(text), err
 	}
 	b, err := g.askHidden(ctx, tty, key+" (not shown): ")

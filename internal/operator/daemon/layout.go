@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -44,23 +45,29 @@ func (l layout) table() string     { return "cupel_" + l.id }
 func (l layout) cgroup() string    { return "/cupel-" + l.id }
 func (l layout) bridge() string    { return "cpl" + l.id }
 
-// casUser is the numeric user of the CAS: without a name, unlike any other's.
-// It is kept, so that a moved folder keeps its owner.
+// casUser is the numeric user of the CAS: without a name, unlike any other's. It is
+// kept, so that a moved folder keeps its owner; where the file is gone or damaged, the
+// owner of the CAS's folder is that user.
 func (l layout) casUser() (int, error) {
 	file := l.path("cas.uid")
 	b, err := os.ReadFile(file)
-	if err == nil {
-		uid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-		if err != nil || uid < 1000 {
-			return 0, problem.New(problem.Invalid, "state_folder", "%s is damaged", file).Fix("write the owner of %s into it", l.path("cas"))
-		}
-		return uid, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("user of the CAS: %w", err)
 	}
-	n, _ := strconv.ParseUint(l.id, 16, 32) // 8 hex digits
-	uid := freeUser(int(n % casUsers))
+	if uid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && uid >= 1000 {
+		return uid, nil
+	}
+
+	uid := 0
+	if info, err := os.Stat(l.path("cas")); err == nil {
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			uid = int(st.Uid)
+		}
+	}
+	if uid < 1000 {
+		n, _ := strconv.ParseUint(l.id, 16, 32) // 8 hex digits
+		uid = freeUser(int(n % casUsers))
+	}
 	return uid, atomicfile.Write(file, []byte(strconv.Itoa(uid)+"\n"), 0o644)
 }
 

@@ -1,8 +1,11 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"testing"
+
+	"cupel.dev/cupel/internal/need"
 )
 
 // TestCASUser: a number that nobody else gets, kept with the folder.
@@ -16,10 +19,23 @@ func TestCASUser(t *testing.T) {
 	if again, err := l.casUser(); err != nil || again != uid {
 		t.Errorf("user %d, then %d, %v", uid, again, err)
 	}
-	if err := os.WriteFile(l.path("cas.uid"), []byte("0\n"), 0o600); err != nil {
+
+	// A damaged file never makes the CAS run as a user that is somebody's.
+	for _, text := range []string{"0\n", "", "x"} {
+		if err := os.WriteFile(l.path("cas.uid"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if uid, err := l.casUser(); err != nil || uid < firstCASUser || uid >= firstCASUser+casUsers {
+			t.Errorf("%q: user %d, %v", text, uid, err)
+		}
+	}
+
+	// Where there is a CAS already, it is the owner of its folder.
+	need.Root(t)
+	if err := errors.Join(os.Mkdir(l.path("cas"), 0o700), os.Chown(l.path("cas"), firstCASUser+99, -1), os.Remove(l.path("cas.uid"))); err != nil {
 		t.Fatal(err)
 	}
-	if uid, err := l.casUser(); err == nil {
-		t.Errorf("the CAS would run as user %d", uid)
+	if uid, err := l.casUser(); err != nil || uid != firstCASUser+99 {
+		t.Errorf("user %d, %v; want the owner of the folder", uid, err)
 	}
 }

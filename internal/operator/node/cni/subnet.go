@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -64,7 +65,7 @@ func (n *Network) keepSubnet() (netip.Prefix, error) {
 			return kept, problem.New(problem.Conflict, "subnet_in_use", "apps run in %s", kept).
 				Fix("cupel down, then cupel up --subnet %s: every app is started anew there", want)
 		}
-		return kept, nil
+		return kept, n.keep(kept)
 	}
 	taken, err := n.machine()
 	if err != nil {
@@ -76,35 +77,65 @@ func (n *Network) keepSubnet() (netip.Prefix, error) {
 			return kept, subnetTaken(want, by, n.cfg.ID, taken)
 		}
 	case kept.IsValid() && taken.conflict(kept) == "":
-		return kept, nil
+		return kept, n.keep(kept)
 	default:
 		if want, err = choose(n.cfg.ID, taken); err != nil {
 			return kept, err
 		}
 	}
-	path := filepath.Join(n.cfg.Dir, "subnet")
-	if err := atomicfile.Write(path, []byte(want.String()+"\n"), 0o600); err != nil {
-		return kept, fmt.Errorf("keep subnet: %w", err)
-	}
-	return want, nil
+	return want, n.keep(want)
 }
 
-// keptSubnet reads the subnet in the state; zero: there is none.
-func (n *Network) keptSubnet() (netip.Prefix, error) {
-	path := filepath.Join(n.cfg.Dir, "subnet")
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return netip.Prefix{}, nil
+// keep writes the subnet down, if it isn't.
+func (n *Network) keep(p netip.Prefix) error {
+	text := []byte(p.String() + "\n")
+	if b, err := os.ReadFile(n.subnetFile()); err == nil && bytes.Equal(b, text) {
+		return nil
 	}
-	if err != nil {
+	if err := atomicfile.Write(n.subnetFile(), text, 0o600); err != nil {
+		return fmt.Errorf("keep subnet: %w", err)
+	}
+	return nil
+}
+
+// keptSubnet reads the subnet in the state; zero: there is none. Where the file is
+// gone or damaged the bridge tells it, if it is there: then apps may run in it.
+func (n *Network) keptSubnet() (netip.Prefix, error) {
+	b, err := os.ReadFile(n.subnetFile())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return netip.Prefix{}, fmt.Errorf("read subnet: %w", err)
 	}
 	p, err := netip.ParsePrefix(strings.TrimSpace(string(b)))
-	if err != nil || !p.Addr().Is4() || p.Bits() < minBits || p.Bits() > maxBits || p.Masked() != p {
-		return netip.Prefix{}, problem.New(problem.Invalid, "state_folder", "%s is damaged: %q", path, b).
-			Want("an IPv4 network of /%d to /%d", minBits, maxBits).Fix("remove the file: cupel up chooses another network")
+	if err != nil || !possible(p) || p.Masked() != p {
+		return n.bridgeSubnet()
 	}
 	return p, nil
+}
+
+func (n *Network) subnetFile() string { return filepath.Join(n.cfg.Dir, "subnet") }
+
+// possible says whether instances can have this network.
+func possible(p netip.Prefix) bool {
+	return p.Addr().Is4() && p.Bits() >= minBits && p.Bits() <= maxBits
+}
+
+// bridgeSubnet is the network that the bridge is the gateway of; zero: of none.
+func (n *Network) bridgeSubnet() (netip.Prefix, error) {
+	bridge, err := netlink.LinkByName(n.Bridge())
+	if err != nil {
+		return netip.Prefix{}, nil //nolint:nilerr // there is none
+	}
+	addrs, err := netlink.AddrList(bridge, netlink.FAMILY_V4)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("read the bridge's addresses: %w", err)
+	}
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.IPNet.String())
+		if err == nil && possible(p) && p.Masked().Addr().Next() == p.Addr() {
+			return p.Masked(), nil
+		}
+	}
+	return netip.Prefix{}, nil
 }
 
 // inUse says that instances may be connected: the bridge has ports.

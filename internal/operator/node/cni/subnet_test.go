@@ -79,14 +79,19 @@ func TestSpare(t *testing.T) {
 	}
 }
 
-func TestBadSubnetIsRefused(t *testing.T) {
-	n := &Network{cfg: Config{Dir: t.TempDir()}}
+// TestDamagedSubnet: without a bridge nobody runs in a network, and another is chosen.
+func TestDamagedSubnet(t *testing.T) {
+	n := &Network{cfg: Config{Dir: t.TempDir(), ID: "0c0ffee2"}}
 	for _, bad := range []string{"", "x", "10.0.0.0/8", "10.88.0.1/24", "fd00::/64"} {
-		if err := os.WriteFile(filepath.Join(n.cfg.Dir, "subnet"), []byte(bad), 0o600); err != nil {
+		if err := os.WriteFile(n.subnetFile(), []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if p, err := n.keepSubnet(); err == nil || problem.From(err).Mend == "" {
-			t.Errorf("%q: accepted as %v, or without a mend: %v", bad, p, err)
+		p, err := n.keepSubnet()
+		if err != nil || !possible(p) || p.Masked() != p {
+			t.Errorf("%q: %v, %v", bad, p, err)
+		}
+		if kept, err := n.keptSubnet(); err != nil || kept != p {
+			t.Errorf("%q: %v is kept, %v; want %v", bad, kept, err, p)
 		}
 	}
 }
@@ -140,6 +145,19 @@ func TestSubnetOfAMachine(t *testing.T) {
 	kept := n.Subnet()
 	if n, err = open(""); err != nil || n.Subnet() != kept {
 		t.Errorf("again: %v, %v; want %v", n, err, kept)
+	}
+
+	// A file that a power cut left empty, or that is gone, stops nothing: the bridge tells.
+	for _, text := range []string{"", "10.88.1", "10.0.0.0/8\n"} {
+		if err := os.WriteFile(n.subnetFile(), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n, err = open(""); err != nil || n.Subnet() != kept {
+			t.Errorf("damaged (%q): %v, %v; want %v", text, n, err, kept)
+		}
+		if b, err := os.ReadFile(n.subnetFile()); err != nil || string(b) != kept.String()+"\n" {
+			t.Errorf("then written %q, %v", b, err)
+		}
 	}
 
 	// With an instance on it the network stays, whatever comes; then it moves.
