@@ -89,13 +89,14 @@ func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]strin
 	}
 	role := o.role()
 	var ids []string
-	known := false
+	known, pulled := false, false
 	for _, i := range list {
 		if i.ID == o.ref {
 			return []string{i.ID}, nil
 		}
 		if i.App == o.ref || i.AppID == o.ref {
 			known = true
+			pulled = pulled || i.Role == "pull"
 			if i.Role == role {
 				ids = append(ids, i.ID)
 			}
@@ -112,7 +113,11 @@ func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]strin
 			return nil, err
 		}
 	}
-	return nil, problem.New(problem.NotFound, "logs", "%s has no such instance yet", o.ref).Fix("see 'cupel events'")
+	none := problem.New(problem.NotFound, "logs", "%s has no such instance yet", o.ref)
+	if pulled {
+		return nil, none.Fix("see what the job that pulls its repository wrote: cupel logs %s --puller", o.ref)
+	}
+	return nil, none.Fix("see 'cupel events'")
 }
 
 func (g *globals) printLog(l manager.LogLine, prefix bool) error {

@@ -64,3 +64,28 @@ func TestFollowedLogsGoOnOverUpdates(t *testing.T) {
 		}
 	}
 }
+
+// TestLogsOfAnAppThatNeverRan: where there was only a pull, its output is what is to be
+// read.
+func TestLogsOfAnAppThatNeverRan(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version, Instances: []manager.Instance{
+			{ID: "pull-1", App: "shop", Role: "pull", Revision: 1, State: "exited"},
+		}})
+	})
+	server := httptest.NewTLSServer(mux)
+	defer server.Close()
+	m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
+	defer m.Close()
+
+	o := logsOptions{ref: "shop"}
+	_, err := o.instances(t.Context(), m)
+	if p := problem.From(err); p == nil || p.Rule != "logs" || !strings.Contains(p.Mend, "cupel logs shop --puller") {
+		t.Errorf("%+v", err)
+	}
+	o.puller = true
+	if ids, err := o.instances(t.Context(), m); err != nil || len(ids) != 1 {
+		t.Errorf("%v, %v", ids, err)
+	}
+}

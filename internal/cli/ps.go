@@ -24,7 +24,7 @@ func newPsCommand(g *globals) *cobra.Command {
 		Use:   "ps [APP]",
 		Short: "List apps and their instances",
 		Long: `Lists instances as the manager says they are; below them, what is the matter with
-those that don't serve. ATTESTED is the operator's word: 'cupel verify APP' asks the
+those that don't serve, and why an app's newest deployment failed. ATTESTED is the operator's word: 'cupel verify APP' asks the
 CAS.`,
 		Example:           "  cupel ps\n  cupel ps my-app -o json",
 		Args:              exactArgs("[APP]"),
@@ -103,32 +103,61 @@ func (g *globals) printInstances(r psReply) error {
 		return err
 	}
 	for _, a := range r.Apps {
-		if p := a.Problem; p != nil {
-			g.printf("\n%s: %s: %s\n  mend: %s\n", a.Name, p.Rule, p.Actual, p.Mend)
+		if a.Problem != nil {
+			g.printTrouble(a.Name, a.Problem)
+		}
+		if why := failedDeployment(a, r.Instances); why != nil {
+			g.printTrouble(fmt.Sprintf("%s: deployment of revision %d failed", a.Name, a.Deployment.Revision), why)
 		}
 	}
 	g.printTroubles(r.Instances)
 	return nil
 }
 
+// failedDeployment is why the app's newest deployment failed, where nothing else below
+// the table says it.
+func failedDeployment(a manager.App, list []manager.Instance) *problem.Error {
+	why := a.Deployment.Problem
+	if why == nil || a.Deployment.State != manager.DeploymentFailed || a.Problem != nil && a.Problem.Rule == why.Rule {
+		return nil
+	}
+	for _, i := range list {
+		if t, ok := troubleOf(i); ok && i.AppID == a.ID && t.rule == why.Rule && t.actual == why.Actual {
+			return nil
+		}
+	}
+	return why
+}
+
+func (g *globals) printTrouble(who string, p *problem.Error) {
+	g.printf("\n%s: %s: %s\n", who, p.Rule, p.Actual)
+	if p.Mend != "" {
+		g.printf("  mend: %s\n", p.Mend)
+	}
+}
+
+// trouble is what is the matter with an instance, of which equal ones are told once.
+type trouble struct{ app, rule, actual string }
+
+// troubleOf is false where the instance serves.
+func troubleOf(i manager.Instance) (trouble, bool) {
+	if i.Problem == nil || i.State == "running" && i.Health != "unhealthy" {
+		return trouble{}, false
+	}
+	return trouble{i.AppID, i.Problem.Rule, i.Problem.Actual}, true
+}
+
 // printTroubles says what is the matter with instances that don't serve, equal ones
 // once.
 func (g *globals) printTroubles(list []manager.Instance) {
-	type trouble struct{ app, rule, actual string }
 	alike := map[trouble]int{}
-	key := func(i manager.Instance) (trouble, bool) {
-		if i.Problem == nil || i.State == "running" && i.Health != "unhealthy" {
-			return trouble{}, false
-		}
-		return trouble{i.AppID, i.Problem.Rule, i.Problem.Actual}, true
-	}
 	for _, i := range list {
-		if k, ok := key(i); ok {
+		if k, ok := troubleOf(i); ok {
 			alike[k]++
 		}
 	}
 	for _, i := range list {
-		k, ok := key(i)
+		k, ok := troubleOf(i)
 		if !ok || alike[k] == 0 {
 			continue
 		}
@@ -137,10 +166,7 @@ func (g *globals) printTroubles(list []manager.Instance) {
 			who += " and " + problem.Count(alike[k]-1, "other")
 		}
 		alike[k] = 0
-		g.printf("\n%s: %s: %s\n", who, i.Problem.Rule, i.Problem.Actual)
-		if i.Problem.Mend != "" {
-			g.printf("  mend: %s\n", i.Problem.Mend)
-		}
+		g.printTrouble(who, i.Problem)
 	}
 }
 

@@ -107,3 +107,31 @@ func TestColors(t *testing.T) {
 		}
 	}
 }
+
+// TestFailedDeploymentsBelowTheTable: an app without instances says why its deployment
+// failed; what an instance says already is not said twice.
+func TestFailedDeploymentsBelowTheTable(t *testing.T) {
+	token := problem.New(problem.Denied, "git_credentials", "the server refused the token").Fix("submit another")
+	exited := problem.New(problem.Unavailable, "exited", "the app exited with code 1").Fix("see its output")
+	failed := func(id string, why *problem.Error) manager.App {
+		return manager.App{ID: id, Name: "app-" + id, State: manager.AppFailed, Deployment: manager.Deployment{Revision: 3, State: manager.DeploymentFailed, Problem: why}}
+	}
+	under := failed("c", token)
+	under.Deployment.State = manager.DeploymentRunning
+	r := psReply{
+		Apps:      []manager.App{failed("a", token), failed("b", exited), under},
+		Instances: []manager.Instance{{ID: "i-1", App: "app-b", AppID: "b", Role: "app", State: "exited", Problem: exited}},
+	}
+
+	var out bytes.Buffer
+	g := &globals{out: &out, output: "table", now: time.Now, env: func(string) string { return "" }}
+	if err := g.printInstances(r); err != nil {
+		t.Fatal(err)
+	}
+	_, below, _ := strings.Cut(out.String(), "\n\n")
+	want := "app-a: deployment of revision 3 failed: git_credentials: the server refused the token\n  mend: submit another\n" +
+		"\napp-b/i-1: exited: the app exited with code 1\n  mend: see its output\n"
+	if below != want {
+		t.Errorf("below the table: %q", below)
+	}
+}
