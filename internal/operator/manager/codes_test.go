@@ -26,7 +26,8 @@ func TestRefusedCodeStaysGood(t *testing.T) {
 	}{
 		"the port is somebody else's":  {wire.DeployRequest{Port: 9999}, "port_taken"},
 		"more than the grant":          {wire.DeployRequest{Instances: 5}, "grant_instances"},
-		"more than the key may have":   {wire.DeployRequest{Memory: 64 << 30}, "quota_key_memory"},
+		"more than the key may have":   {wire.DeployRequest{Memory: 16 << 30}, "quota_key_memory"},
+		"more than the machine has":    {wire.DeployRequest{Memory: 64 << 30}, "memory"},
 		"another name than the code's": {wire.DeployRequest{Name: "taken"}, "grant_app"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -34,7 +35,7 @@ func TestRefusedCodeStaysGood(t *testing.T) {
 				w := newWorld(t, nil)
 				w.bal.take(9999, true)
 				w.stop()
-				w.keys.Memory = 32 << 30
+				w.keys.Memory, w.memory.Total = 32<<30, 48<<30
 				w.start()
 				other := few
 				other.Name, other.Session, other.Port = "taken", "alice/other", 8081

@@ -63,6 +63,9 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req wi
 	if rev.Port, err = m.choosePort(a, rev.Port); err != nil {
 		return wire.App{}, err
 	}
+	if err := m.checkFits(a, rev); err != nil {
+		return wire.App{}, err
+	}
 	if err := m.checkKey(a, rev); err != nil {
 		return wire.App{}, err
 	}

@@ -12,20 +12,26 @@ type MachineMemory struct {
 	Refuse bool   // a deployment by which the limits of all instances exceed it; else it is warned of
 }
 
-// checkMemory refuses an instance that is larger than the machine, and compares the
-// limits of all instances of all apps, whoever's they are, with the machine's memory.
-// It returns a warning where that is enough, and refuses where it isn't. An app that
-// exists may always stay as it is or become smaller. Callers hold mu.
+// checkFits refuses an instance that is larger than the machine: no other limit says
+// that more plainly. An app that exists may always stay as it is or become smaller.
+func (m *Manager) checkFits(a *App, rev *Revision) error {
+	limit, was := m.cfg.Memory.Total, a.desired()
+	if limit == 0 || rev.Memory <= limit || was != nil && rev.Memory <= was.Memory {
+		return nil
+	}
+	return problem.New(problem.Invalid, "memory", "%s for each instance is more than this machine has", wire.FormatMemory(rev.Memory)).
+		Want("at most %s", wire.FormatMemory(limit)).
+		Fix("give --memory smaller")
+}
+
+// checkMemory compares the limits of all instances of all apps, whoever's they are,
+// with the machine's memory. It returns a warning where that is enough, and refuses
+// where it isn't. An app that exists may always stay as it is or become smaller.
+// Callers hold mu.
 func (m *Manager) checkMemory(a *App, rev *Revision) (warning *problem.Error, err error) {
 	limit := m.cfg.Memory.Total
 	if limit == 0 {
 		return nil, nil
-	}
-	was := a.desired()
-	if rev.Memory > limit && (was == nil || rev.Memory > was.Memory) {
-		return nil, problem.New(problem.Invalid, "memory", "%s for each instance is more than this machine has", wire.FormatMemory(rev.Memory)).
-			Want("at most %s", wire.FormatMemory(limit)).
-			Fix("give --memory smaller")
 	}
 	var others, before, after use
 	for _, b := range m.state.Apps {

@@ -68,13 +68,13 @@ func TestLargerThanTheMachine(t *testing.T) {
 	m := kept(KeyLimits{})
 	m.cfg.Memory = MachineMemory{Total: 24 << 30}
 	rev := &Revision{Instances: 1, Memory: 100 << 30}
-	_, err := m.checkMemory(&App{ID: "3"}, rev)
+	err := m.checkFits(&App{ID: "3"}, rev)
 	wantRule(t, err, "memory")
 	if p := problem.From(err); p.Kind != problem.Invalid || p.Actual != "100G for each instance is more than this machine has" || p.Expected != "at most 24G" {
 		t.Error(err)
 	}
 	rev.Memory = 24 << 30
-	if _, err := m.checkMemory(&App{ID: "3"}, rev); err != nil {
+	if err := m.checkFits(&App{ID: "3"}, rev); err != nil {
 		t.Error(err)
 	}
 }
