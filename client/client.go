@@ -26,6 +26,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -62,8 +63,8 @@ type Options struct {
 	// Patience is how long calls that did not reach the CAS are tried again,
 	// with growing pauses; 0 means not at all.
 	Patience time.Duration
-	// RefusedAtOnce gives up at once where the connection is refused: nothing listens
-	// there, which is no matter of patience with an address that was never right.
+	// RefusedAtOnce gives up at once where the connection is refused, or no host has
+	// the name: that is no matter of patience with an address that was never right.
 	RefusedAtOnce bool
 	// Waiting, where it is set, is called once for each call that does not reach the
 	// CAS at first and is tried again, with why.
@@ -121,13 +122,16 @@ func New(addr string, opts Options) (*Client, error) {
 
 // Address returns HOST[:PORT] with the port that it leaves out.
 func Address(addr string) (string, error) {
-	bad := func(err error) error {
+	bad := func(err error) *problem.Error {
 		return problem.New(problem.Invalid, "cas_address", "the CAS's address is %w", err).Want("HOST[:PORT]")
 	}
 	if strings.ContainsAny(addr, "/@?# ") || addr == "" {
 		return "", bad(errors.New("not a host name or address"))
 	}
-	if _, _, err := net.SplitHostPort(addr); err == nil {
+	if _, port, err := net.SplitHostPort(addr); err == nil {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", bad(fmt.Errorf("one with the port %.20q", port)).Fix("give a port from 1 to 65535, or none: then it is %s", DefaultPort)
+		}
 		return addr, nil
 	}
 	host := net.JoinHostPort(strings.Trim(addr, "[]"), DefaultPort)
@@ -213,7 +217,7 @@ func (c *Client) do(ctx context.Context, q call) error {
 		if !errors.As(err, &unreached) {
 			return err
 		}
-		if c.opts.RefusedAtOnce && errors.Is(err, syscall.ECONNREFUSED) {
+		if c.opts.RefusedAtOnce && unreached.nobodyThere() {
 			return unreached.refused(c.addr)
 		}
 		if time.Now().Add(pause).After(deadline) {
@@ -247,8 +251,23 @@ func (e *unreachedError) problem(addr string, patience time.Duration) error {
 	return p
 }
 
-// refused is the problem of an address where nothing listens.
+func (e *unreachedError) nobodyThere() bool {
+	return errors.Is(e, syscall.ECONNREFUSED) || e.noSuchHost()
+}
+
+// noSuchHost is false where nobody could be asked for the name.
+func (e *unreachedError) noSuchHost() bool {
+	dns, ok := errors.AsType[*net.DNSError](e)
+	return ok && dns.IsNotFound
+}
+
+// refused is the problem of an address where nothing listens, or that is no host's.
 func (e *unreachedError) refused(addr string) error {
+	if e.noSuchHost() {
+		return problem.New(problem.Unavailable, "cas_unreachable", "no host has the name in %s: %w", addr, e.err).
+			Want("the address of a CAS").
+			Fix("check the name; if it is about to be made known, wait for it with --wait 15s")
+	}
 	return problem.New(problem.Unavailable, "cas_unreachable", "nothing listens at %s: %w", addr, e.err).
 		Want("a CAS; its owners' port is %s unless its operator chose another", DefaultPort).
 		Fix("check the address; if the CAS is about to start, wait for it with --wait 15s")

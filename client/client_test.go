@@ -353,6 +353,25 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// TestNoSuchHost: a name that no host has ends at once, unless somebody waits for it.
+func TestNoSuchHost(t *testing.T) {
+	for _, atOnce := range []bool{true, false} {
+		waited := false
+		c, err := client.New("no..name", client.Options{ // no resolver has to be asked
+			Patience: 200 * time.Millisecond, RefusedAtOnce: atOnce, Waiting: func(error) { waited = true },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, err = c.Attest(t.Context(), client.Expectation{})
+		wantRule(t, err, "cas_unreachable")
+		if waited == atOnce || atOnce != strings.Contains(err.Error(), "no host has the name in no..name:8081") {
+			t.Errorf("at once %t: waited %t: %v", atOnce, waited, err)
+		}
+	}
+}
+
 // TestRestart: a CAS that comes back within the patience is no error.
 func TestRestart(t *testing.T) {
 	f := newFake(t)
@@ -392,6 +411,7 @@ func TestAddresses(t *testing.T) {
 	for addr, want := range map[string]string{
 		"cas": "cas:8081", "cas:9": "cas:9", "10.0.0.1": "10.0.0.1:8081", "::1": "[::1]:8081", "[::1]": "[::1]:8081", "[::1]:7": "[::1]:7",
 		"": "", "https://cas": "", "cas/x": "", "a b": "",
+		"cas:99999": "", "cas:0": "", "cas:": "", "cas:https": "", "cas:-1": "", "cas:65535": "cas:65535",
 	} {
 		c, err := client.New(addr, client.Options{})
 		if (err == nil) != (want != "") {
