@@ -111,6 +111,11 @@ func (v *Verifier) anchor(c *x509.Certificate) (simulated bool, err error) {
 		return true, nil
 	}
 	if strings.Contains(c.Subject.String(), SimulationMark) {
+		if len(v.pins) > 0 {
+			return false, unproven("simulation_root", "the evidence comes from a SIMULATED platform with root %s: another root than was named", ident.Sum(c.Raw)).
+				Want("%s", wantedRoot(v.pins)).
+				Fix("compare the two: this may be another machine than the one that is meant; who means this one names its root instead (cupel-cas: --simulation-root, owners: --trust-simulation)")
+		}
 		return false, unproven("simulation_root", "the evidence comes from a SIMULATED platform with root %s", ident.Sum(c.Raw)).
 			Want("%s", wantedRoot(v.pins)).
 			Fix("trust that root on purpose if this is a test: whoever verifies has to be given it (cupel-cas: --simulation-root, owners: --trust-simulation)")
