@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -30,7 +31,7 @@ func (g *globals) ask(ctx context.Context, prompt string) (string, error) {
 	case ctx.Err() != nil:
 		_, _ = fmt.Fprintln(g.err)
 		return "", ctx.Err()
-	case err != nil && (err != io.EOF || line == ""):
+	case err != nil && (!errors.Is(err, io.EOF) || line == ""):
 		return "", problem.New(problem.Invalid, "no_answer", "no answer to %q", strings.TrimSpace(prompt))
 	}
 	return strings.TrimSpace(line), nil

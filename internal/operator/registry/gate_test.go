@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,9 +83,9 @@ func TestCollectsWhileItRuns(t *testing.T) {
 // upload stores a blob that no manifest names.
 func upload(t *testing.T, base string, blob []byte) {
 	t.Helper()
-	send := func(method, url string, body io.Reader) *http.Response {
+	send := func(method, to string, body io.Reader) (location string) {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), method, url, body)
+		req, err := http.NewRequestWithContext(t.Context(), method, to, body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,11 +95,15 @@ func upload(t *testing.T, base string, blob []byte) {
 		}
 		defer resp.Body.Close()
 		if resp.StatusCode >= 300 {
-			t.Fatalf("%s %s: %s", method, url, resp.Status)
+			t.Fatalf("%s %s: %s", method, to, resp.Status)
 		}
-		return resp
+		at, err := resp.Location()
+		if err != nil {
+			return ""
+		}
+		return at.String()
 	}
-	begun, err := send(http.MethodPost, base+"/v2/volumes/other/blobs/uploads/", nil).Location()
+	begun, err := url.Parse(send(http.MethodPost, base+"/v2/volumes/other/blobs/uploads/", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
