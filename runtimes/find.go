@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -31,8 +32,12 @@ func Find(name, file string) (*Found, error) {
 	if errors.Is(err, fs.ErrNotExist) && file == "" {
 		text, ok := Definition(name)
 		if !ok {
-			return nil, problem.New(problem.NotFound, "runtime_unknown", "no definition of a runtime %q", name).
+			unknown := problem.New(problem.NotFound, "runtime_unknown", "no definition of a runtime %q", name).
 				Want("one of %s, or a file", strings.Join(Names(), ", ")).Fix("name a file with --definition")
+			if near := problem.Nearest(name, Names()); near != "" {
+				unknown.Fix("did you mean %q? Else name a file with --definition", near)
+			}
+			return nil, unknown
 		}
 		f.Text, f.File, err = text, "", nil
 	}
@@ -48,6 +53,20 @@ func Find(name, file string) (*Found, error) {
 		return nil, problem.New(problem.Invalid, "runtime_definition", "%s defines %q", f.where(), f.Name).Want("%q", name)
 	}
 	return f, nil
+}
+
+// NotBuilt refuses a runtime of which an operator has no image, and names the one that
+// was most likely meant, of those that are built there or come with Cupel.
+func NotBuilt(name string, built []string) *problem.Error {
+	p := problem.New(problem.NotFound, "runtime", "runtime %.100q is not built here", name).
+		Want("one of: %s", cmp.Or(strings.Join(built, ", "), "none"))
+	if slices.Contains(Names(), name) {
+		return p.Fix("let the operator run 'cupel runtime build %s'", name)
+	}
+	if near := problem.Nearest(name, append(slices.Clone(built), Names()...)); near != "" {
+		return p.Fix("did you mean %q?", near)
+	}
+	return p.Fix("give another, or let the operator build it from a definition: cupel runtime build %.100s --definition FILE", name)
 }
 
 func (f *Found) where() string { return cmp.Or(f.File, "the built-in definition") }

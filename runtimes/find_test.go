@@ -43,3 +43,23 @@ func TestFind(t *testing.T) {
 		}
 	}
 }
+
+// TestNotBuilt: a slip of the pen is told from what is still to be built, and no advice
+// leads to another refusal of the same name.
+func TestNotBuilt(t *testing.T) {
+	built := []string{"node", "puller"}
+	for name, want := range map[string]string{
+		"python":  "let the operator run 'cupel runtime build python'",
+		"pyhton":  `did you mean "python"?`,
+		"nod":     `did you mean "node"?`,
+		"fortran": "give another, or let the operator build it from a definition: cupel runtime build fortran --definition FILE",
+	} {
+		p := runtimes.NotBuilt(name, built)
+		if p.Mend != want || p.Expected != "one of: node, puller" {
+			t.Errorf("%s: %q, %q", name, p.Expected, p.Mend)
+		}
+	}
+	if p := runtimes.NotBuilt("fortran", nil); p.Expected != "one of: none" {
+		t.Error(p.Expected)
+	}
+}

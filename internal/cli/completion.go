@@ -141,11 +141,7 @@ func (as *managerAs) runtimes() words {
 		if err != nil {
 			return nil
 		}
-		var out []string
-		for _, r := range list {
-			out = append(out, r.Name)
-		}
-		return out
+		return runtimeNames(list)
 	})
 	return func(ctx context.Context, args []string) []string {
 		return append(runtimes.Names(), offered(ctx, args)...)

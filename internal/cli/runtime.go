@@ -231,7 +231,7 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 // definition of that name that is built in, the owner has to name it.
 func (o *measureOptions) find() (*runtimes.Found, error) {
 	found, err := runtimes.Find(o.name, o.definition)
-	if p := problem.From(err); p != nil && p.Rule == "runtime_unknown" {
+	if p := problem.From(err); p != nil && p.Rule == "runtime_unknown" && problem.Nearest(o.name, runtimes.Names()) == "" {
 		return nil, p.Fix("read the operator's (cupel runtime show %s > %s.yml), and name it with --definition if you vouch for it", o.name, o.name)
 	}
 	if err != nil || o.definition != "" || found.File == "" {

@@ -5,8 +5,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/runtimes"
 )
 
 type showOptions struct {
@@ -34,6 +36,14 @@ before you vouch for it with 'cupel runtime measure NAME --definition FILE'.`,
 	return c
 }
 
+func runtimeNames(list []manager.Runtime) []string {
+	var names []string
+	for _, r := range list {
+		names = append(names, r.Name)
+	}
+	return names
+}
+
 // showReply is the answer of `runtime show -o json`.
 type showReply struct {
 	Runtime    string `json:"runtime"`
@@ -55,8 +65,13 @@ func runRuntimeShow(ctx context.Context, g *globals, o showOptions) error {
 	}
 	lock, definition, err := src.ReadLock(ctx)
 	if problem.KindOf(err) == problem.NotFound {
-		return problem.New(problem.NotFound, "runtime", "the operator has built no runtime %s", o.name).
-			Fix("let the operator run 'cupel runtime build %s'", o.name)
+		m := at.dial(nil)
+		defer m.Close()
+		list, err := m.Runtimes(ctx)
+		if err != nil {
+			return err
+		}
+		return runtimes.NotBuilt(o.name, runtimeNames(list))
 	}
 	if err != nil {
 		return err

@@ -2,12 +2,16 @@ package cli
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/runtimes"
 )
 
 // inputFlags are the owner's decisions that a template is made from.
@@ -159,36 +163,43 @@ func (o *ownerSide) measurementOf(ctx context.Context, runtime string) (ident.Me
 	if err != nil || ok {
 		return m, err
 	}
-	if m, ok, err = o.g.offeredMeasurement(ctx, runtime); err != nil || ok {
+	offered, err := o.g.offeredRuntimes(ctx)
+	if err != nil {
 		return m, err
 	}
-	return m, problem.New(problem.NotFound, "runtime_unmeasured", "the measurement of the runtime %s is not known here", runtime).
+	for _, r := range offered {
+		if r.Name == runtime {
+			return r.Measurement, nil
+		}
+	}
+
+	unknown := problem.New(problem.NotFound, "runtime_unmeasured", "the measurement of the runtime %s is not known here", runtime).
 		Fix("rebuild and measure it: cupel runtime measure %s --lock FILE", runtime)
+	known := append(runtimeNames(offered), runtimes.Names()...)
+	if near := problem.Nearest(runtime, known); near != "" && near != runtime {
+		unknown.Want("one of: %s", strings.Join(slices.Compact(slices.Sorted(slices.Values(known))), ", ")).Fix("did you mean %q?", near)
+	}
+	return m, unknown
 }
 
-// offeredMeasurement asks the manager, if there is one; a provider that was named has
-// to answer. Nothing rests on its word: sessions are only created with measurements
-// that the owner vouches for.
-func (g *globals) offeredMeasurement(ctx context.Context, runtime string) (ident.Measurement, bool, error) {
+// offeredRuntimes asks the manager, if there is one; a provider that was named has to
+// answer. Nothing rests on its word: sessions are only created with measurements that
+// the owner vouches for.
+func (g *globals) offeredRuntimes(ctx context.Context) ([]manager.Runtime, error) {
 	at, err := g.manager(ctx)
 	if err != nil && g.provider != "" {
-		return ident.Measurement{}, false, err
+		return nil, err
 	}
 	if err != nil {
 		g.logger().Info("no manager to ask for runtimes", "error", err)
-		return ident.Measurement{}, false, nil
+		return nil, nil
 	}
 	m := at.dial(nil)
 	defer m.Close()
 	all, err := m.Runtimes(ctx)
 	if err != nil {
 		g.logger().Info("no runtimes from the manager", "error", err)
-		return ident.Measurement{}, false, nil
+		return nil, nil
 	}
-	for _, r := range all {
-		if r.Name == runtime {
-			return r.Measurement, true, nil
-		}
-	}
-	return ident.Measurement{}, false, nil
+	return all, nil
 }

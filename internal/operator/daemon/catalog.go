@@ -119,8 +119,11 @@ func (c *catalog) template(ctx context.Context, q url.Values) ([]byte, error) {
 		name := in.RuntimeOf(service)
 		i := slices.IndexFunc(list, func(r wire.Runtime) bool { return r.Name == name })
 		if i < 0 {
-			return nil, problem.New(problem.NotFound, "runtime", "runtime %.100q is not built here", name).
-				Fix("let the operator run 'cupel runtime build %.100s'", name)
+			var built []string
+			for _, r := range list {
+				built = append(built, r.Name)
+			}
+			return nil, runtimes.NotBuilt(name, built)
 		}
 		in.Measurements[service] = list[i].Measurement
 	}

@@ -5,13 +5,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/runtimes"
 )
 
 // Most instances of one app: a number that a slip of the finger doesn't reach.
@@ -322,16 +322,7 @@ func (m *Manager) image(ctx context.Context, runtime string) (string, error) {
 		}
 		names = append(names, r.Name)
 	}
-	return "", problem.New(problem.NotFound, "runtime", "runtime %.100q is not built here", runtime).
-		Want("one of: %s", orNone(strings.Join(names, ", "))).
-		Fix("let the operator run 'cupel runtime build %.100s'", runtime)
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
+	return "", runtimes.NotBuilt(runtime, names)
 }
 
 // appFor returns a copy of the app that the request updates, or a new one.

@@ -82,3 +82,16 @@ func TestAppsLargerThanTheMachineStay(t *testing.T) {
 		})
 	}
 }
+
+// TestMisspeltRuntime: a deployment onto a runtime that is not built names the ones that
+// are, and the one that was meant.
+func TestMisspeltRuntime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		req := request()
+		req.Runtime = "pyhton"
+		if p := w.refusedDeploy(alice, req); p.Rule != "runtime" || p.Expected != "one of: puller, python" || p.Mend != `did you mean "python"?` {
+			t.Errorf("%+v", p)
+		}
+	})
+}
