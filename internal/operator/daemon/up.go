@@ -7,10 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +24,6 @@ import (
 	"cupel.dev/cupel/internal/operator/las"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/cni"
@@ -572,18 +569,6 @@ func asInstances(gateway string) func(context.Context, string, string) (net.Conn
 	}
 }
 
-// list says what runs where.
-func (p *parts) list(e wire.Endpoint) []wire.Part {
-	return []wire.Part{
-		{Name: "manager API", Address: reachable(p.open.manager, e.Address), PID: os.Getpid()},
-		{Name: "CAS, owners", Address: reachable(p.open.owners, e.CAS.Owners), PID: p.cas.process(), Note: "identity " + e.CAS.Identity.String()},
-		{Name: "CAS, instances", Address: reachable(p.open.instances, e.CAS.Instances), PID: p.cas.process()},
-		{Name: "registry", Address: e.Registry, PID: os.Getpid()},
-		{Name: "node and LAS", Address: p.network.Subnet().String(), PID: os.Getpid(), Note: "instances reach this machine as " + p.network.Gateway().String()},
-		{Name: "containerd", Address: p.daemon.Address(), Note: "namespace " + p.namespace()},
-	}
-}
-
 // stopApps ends all instances and what carries them; what is desired stays.
 func (p *parts) stopApps(ctx context.Context) error {
 	p.log.InfoContext(ctx, "stopping apps")
@@ -595,120 +580,4 @@ func (p *parts) stopApps(ctx context.Context) error {
 	}
 	err = m.Suspend(ctx)
 	return errors.Join(err, p.node.RemoveAll(ctx), p.balancer.Remove(ctx), p.network.Close(), p.daemon.Stop(ctx))
-}
-
-func portOf(addr string) string {
-	_, port, _ := net.SplitHostPort(addr) // a listener's own words
-	return port
-}
-
-// local is the address at which this machine reaches a listener.
-func local(addr string) string {
-	ap, err := netip.ParseAddrPort(addr)
-	if err != nil || !ap.Addr().IsUnspecified() {
-		return addr
-	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(ap.Port())))
-}
-
-// reachable is the address at which others reach a listener that is open to them, as
-// this machine knows it. Where the machine has no way to the world, or the listener is
-// this machine's alone, it is the local one.
-func reachable(listens, local string) string {
-	ap, err := netip.ParseAddrPort(listens)
-	if err != nil || !ap.Addr().IsUnspecified() {
-		return local
-	}
-	host := outside()
-	if host == "" {
-		return local
-	}
-	return net.JoinHostPort(host, strconv.Itoa(int(ap.Port())))
-}
-
-// outside is the address by which this machine leaves for the world; empty: it doesn't.
-func outside() string {
-	for _, world := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // nothing is sent there
-		conn, err := net.Dial("udp", world)
-		if err != nil {
-			continue
-		}
-		host, _, _ := net.SplitHostPort(conn.LocalAddr().String()) // its own words
-		_ = conn.Close()
-		return host
-	}
-	return ""
-}
-
-// Serving is what runs, once everything does.
-type Serving struct {
-	Endpoint wire.Endpoint `json:"endpoint"`
-	Parts    []wire.Part   `json:"parts"`
-	// Network is what stands in the way of instances or their users.
-	Network []netcheck.Probe `json:"network,omitempty"`
-	// Unchecked is why it isn't known what stands in their way.
-	Unchecked *problem.Error `json:"network_unchecked,omitempty"`
-	// NeedOwner are the apps that go on as they are and that the CAS will not let
-	// start again before their owner has done something, each with what.
-	NeedOwner []string `json:"need_owner,omitempty"`
-	// OldLaunchers are the apps that go on with the launcher before an upgrade, and
-	// what their owners have to do before they deploy again.
-	OldLaunchers []string `json:"old_launchers,omitempty"`
-	// DiskFull is why nothing new is taken for now.
-	DiskFull *problem.Error `json:"disk_full,omitempty"`
-}
-
-func needOwner(apps []wire.App) []string {
-	var out []string
-	for _, a := range apps {
-		out = append(out, a.Name+": its owner has to deploy it once: "+wire.DeployCommand(a.Session, a.Name))
-	}
-	return out
-}
-
-func oldLaunchers(apps []wire.App) []string {
-	var out []string
-	for _, a := range apps {
-		out = append(out, a.Name+": before it is deployed again, its owner has to measure the runtimes (cupel runtime measure)"+
-			" and update the session (cupel session create --update)")
-	}
-	return out
-}
-
-// Show prints what runs where, for people, and that nothing of it is real
-// hardware.
-func Show(w io.Writer, state string, s Serving) {
-	e := s.Endpoint
-	var b []byte
-	for _, p := range s.Parts {
-		b = fmt.Appendf(b, "  %-16s %-24s %s\n", p.Name, p.Address, p.Note)
-	}
-	b = fmt.Appendf(b, "  %-16s %s\n", "state", state)
-	b = appendBlocked(b, s.Network)
-	b = appendUnchecked(b, s.Unchecked)
-	if d := s.DiskFull; d != nil {
-		b = fmt.Appendf(b, "\n  %s, and %s are needed: what runs goes on and can be removed, nothing new is deployed.\n    %s\n", d.Actual, d.Expected, d.Mend)
-	}
-	if len(s.NeedOwner) > 0 {
-		b = append(b, "\n  These apps run on, but the CAS will not let them start again:\n"...)
-	}
-	for _, line := range s.NeedOwner {
-		b = fmt.Appendf(b, "    %s\n", line)
-	}
-	if len(s.OldLaunchers) > 0 {
-		b = append(b, "\n  These apps go on with the launcher before an upgrade:\n"...)
-	}
-	for _, line := range s.OldLaunchers {
-		b = fmt.Appendf(b, "    %s\n", line)
-	}
-	if e.Simulation != nil {
-		b = fmt.Appendf(b, `
-  **********************************************************************
-  *  SIMULATION: no TEE protects anything on this machine. Whoever is  *
-  *  root here can read every secret. For tests and development only.  *
-  **********************************************************************
-  An owner accepts it by naming its root: --trust-simulation %s
-`, e.Simulation)
-	}
-	_, _ = w.Write(b)
 }
