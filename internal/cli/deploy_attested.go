@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// attested compares the manager's instances with what the CAS, asked with the
+// owner's key, says: each of them attested for this service, running, and no
+// two the same. They may disagree for a while (--wait), as an instance may have
+// been restarted in between.
+func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.Instance, error) {
+	d.show.begin("verify", d.g.now())
+	deadline := time.Now().Add(d.g.wait)
+	for {
+		instances, err := d.compare(ctx, app)
+		if err == nil {
+			d.show.finish("verify", d.g.now())
+			return instances, nil
+		}
+		if problem.From(err).Rule == "manager" && d.patient(ctx) {
+			deadline = time.Now().Add(d.g.wait) // it restarts, and has to look around first
+			continue
+		}
+		if !slices.Contains(mayChange, problem.From(err).Rule) || time.Now().After(deadline) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// mayChange are the rules of attested that a moment later may be met.
+var mayChange = []string{"instance_not_attested", "pull_not_attested"}
+
+func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.Instance, error) {
+	list, err := d.manager.Instances(ctx, app.ID)
+	if err != nil {
+		return nil, err
+	}
+	known, err := d.cas.Instances(ctx, d.session)
+	if err != nil {
+		return nil, err
+	}
+	pulled, err := d.pulled(known)
+	if err != nil {
+		return nil, err
+	}
+	running := map[ident.InstanceID]bool{}
+	for _, k := range known {
+		if k.State == api.Running && k.Service == app.Service && k.Grant == d.grantID && startedFrom(k, pulled) {
+			running[k.ID] = true
+		}
+	}
+	var out []manager.Instance
+	for _, i := range list {
+		if i.Role != "app" || i.Revision != app.Revision || i.State != "running" || i.Health != "healthy" {
+			continue
+		}
+		if !running[i.InstanceID] {
+			return nil, problem.New(problem.Denied, "instance_not_attested", "the CAS does not list instance %s (%s) as attested and running", i.ID, i.InstanceID.Short()).
+				Want("every instance of %s", app.Name).Fix("the manager says so and the CAS does not: don't use the app; ask the operator, and see 'cupel verify %s'", app.Name)
+		}
+		delete(running, i.InstanceID) // each counts once
+		out = append(out, i)
+	}
+	// Who asked for a number doesn't believe the manager that the app has fewer.
+	if want := max(app.Instances, d.o.instances); len(out) < want {
+		have := problem.Count(len(out), "instance") + " are"
+		if len(out) == 1 {
+			have = "1 instance is"
+		}
+		return nil, problem.New(problem.Denied, "instance_not_attested", "%s healthy and attested", have).
+			Want("%d", want).Fix("see 'cupel ps %s' and 'cupel events %s'", app.Name, app.Name)
+	}
+	return out, nil
+}
+
+// pulled returns the attested pull of this deployment. Without one, a manager
+// could leave what an earlier deployment pulled and say that it is the newest.
+func (d *deployment) pulled(known []api.Instance) (api.Instance, error) {
+	for _, k := range slices.Backward(known) {
+		if k.Service == owner.PullService && !d.before[k.ID] && k.Grant == d.grantID && k.State == api.Exited && k.ExitCode != nil && *k.ExitCode == 0 {
+			return k, nil
+		}
+	}
+	return api.Instance{}, problem.New(problem.Denied, "pull_not_attested", "the CAS saw no pull of session %s end well since this deployment began", d.session).
+		Want("an attested instance of %s that ended with 0", owner.PullService).
+		Fix("the manager says so and the CAS does not: what runs may be older code; deploy again, and ask the operator")
+}
+
+// startedFrom reports whether an instance's volumes have what a pull stored.
+func startedFrom(k, pulled api.Instance) bool {
+	return !slices.ContainsFunc(pulled.Volumes, func(p api.InstanceVolume) bool {
+		return slices.ContainsFunc(k.Volumes, func(v api.InstanceVolume) bool { return v.Name == p.Name && v.Generation < p.Generation })
+	})
+}

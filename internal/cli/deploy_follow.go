@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// goesOn says what to do about a deployment that nobody waits for any more.
+func goesOn(app manager.App) string {
+	watch := "watch it with 'cupel events " + app.Name + " -f'; "
+	if app.Revision > 0 && app.Revision != app.Deployment.Revision {
+		if app.Healthy == 0 {
+			return watch + "nothing serves meanwhile: the revision before was stopped for it, and comes back if it fails; another 'cupel deploy' replaces it"
+		}
+		return watch + "until it is done the revision before serves; another 'cupel deploy' replaces it"
+	}
+	return watch + "end it with 'cupel rm --app " + app.Name + "'"
+}
+
+var errDeployTimeout = errors.New("timeout of the deployment")
+
+// follow shows the deployment's steps until it ends.
+func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, error) {
+	revision := app.Deployment.Revision
+	for {
+		if app.Deployment.Revision != revision {
+			return app, problem.New(problem.Conflict, "deploy_superseded", "another deployment of %s began (revision %d)", app.Name, app.Deployment.Revision)
+		}
+		d.pulling = app
+		d.show.update(app.Deployment, d.g.now())
+		switch app.Deployment.State {
+		case manager.DeploymentDone:
+			return app, nil
+		case manager.DeploymentFailed:
+			d.explain(ctx, app)
+			return app, failed(app.Deployment)
+		}
+		select {
+		case <-ctx.Done():
+			return app, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+		next, err := d.manager.App(ctx, app.ID)
+		if err != nil {
+			if problem.KindOf(err) == problem.NotFound {
+				err = problem.New(problem.Conflict, "app_removed", "%s was removed during its deployment", app.Name)
+			}
+			if problem.From(err).Rule == "manager" && d.patient(ctx) {
+				continue // it restarts: the deployment goes on with it
+			}
+			return app, err
+		}
+		app = next
+	}
+}
+
+// failed is the end of a deployment that the manager calls failed. An app that ended has
+// an exit code of its own.
+func failed(d manager.Deployment) error {
+	switch {
+	case d.Problem == nil:
+		return problem.New(problem.Unavailable, "deploy_failed", "the manager says that the deployment failed, and not why")
+	case d.Problem.Rule == "app_ended" || d.Problem.Rule == "exited":
+		return codedError{codeAppEnded, d.Problem}
+	}
+	return d.Problem
+}

@@ -1,0 +1,163 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// request turns the flags into what the manager is asked for.
+func (o *deployOptions) request() (manager.DeployRequest, error) {
+	var req manager.DeployRequest
+	session, err := parseSessionArg(o.session)
+	if err != nil {
+		return req, err
+	}
+	var memory uint64
+	if o.memory != "" || o.memoryGiven {
+		if memory, err = manager.ParseMemory(o.memory); err != nil {
+			return req, err
+		}
+	}
+	public, container, err := parsePorts(o.port)
+	if err != nil {
+		return req, err
+	}
+	if o.instances < 1 && o.instancesGiven {
+		return req, problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more").
+			Fix("to remove an app: cupel rm --app APP")
+	}
+	service := ident.ServiceName(o.service)
+	if o.service != "" {
+		if service, err = ident.ParseServiceName(o.service); err != nil {
+			return req, problem.New(problem.Invalid, "service", "--service: %w", err)
+		}
+	}
+	return manager.DeployRequest{
+		Session: session, Name: o.name, Service: service, Runtime: o.runtime, Instances: o.instances, Memory: memory, Port: public, ContainerPort: container,
+	}, nil
+}
+
+// parsePorts reads PUBLIC[:CONTAINER]; 0 stands for what is left out.
+func parsePorts(s string) (public, container uint16, err error) {
+	if s == "" {
+		return 0, 0, nil
+	}
+	first, second, both := strings.Cut(s, ":")
+	number := func(s string) uint16 {
+		n, perr := strconv.ParseUint(s, 10, 16)
+		if perr != nil || n == 0 {
+			err = problem.New(problem.Invalid, "port", "--port %.40q", s).Want("PUBLIC or PUBLIC:CONTAINER, each from 1 to 65535").
+				Fix("for instance --port 8080, or --port 443:8443")
+		}
+		return uint16(n)
+	}
+	public = number(first)
+	if both && err == nil {
+		container = number(second)
+	}
+	return public, container, err
+}
+
+// connect finds CAS and manager, and refuses what can't work before anything
+// is started.
+func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) error {
+	records, err := d.side.dir.Sessions()
+	if err != nil {
+		return err
+	}
+	record, mine := records[d.session]
+	if req.Runtime == "" {
+		req.Runtime = record.Runtime
+	}
+	if d.o.ref != "" && !mine {
+		return problem.New(problem.Conflict, "ref", "session %s was not created from here: what it pins is not known", d.session).
+			Fix("leave --ref out; who created the session checks it")
+	}
+	if d.o.ref != "" && record.Ref != d.o.ref {
+		return problem.New(problem.Conflict, "ref", "session %s pins %s", d.session, orElse(record.Ref, "no ref")).Want("%s", d.o.ref).
+			Fix("what is pulled is the owner's word, in the session: update it with 'cupel session create … --ref %s --update', then deploy again", d.o.ref)
+	}
+	identity, err := d.findCAS(ctx)
+	if err != nil {
+		return err
+	}
+	if d.at, err = d.g.manager(ctx); err != nil {
+		return err
+	}
+	if d.at.CAS.Identity != identity {
+		if d.o.casInstances == "" {
+			return problem.New(problem.Conflict, "cas_other", "session %s is at another CAS than this manager's own", d.session).
+				Want("identity %s", d.at.CAS.Identity).Fix("say where instances reach it with --cas-instances HOST:PORT")
+		}
+		req.CAS = &manager.CASRef{Instances: d.o.casInstances, Identity: identity}
+	}
+	d.manager = d.at.dial(&d.side.id.Certificate)
+	return d.knowRuntime(ctx, req)
+}
+
+// knowRuntime finds out which runtime is meant where neither the command nor the
+// owner's records say it: the one that the app has.
+func (d *deployment) knowRuntime(ctx context.Context, req *manager.DeployRequest) error {
+	if req.Runtime != "" {
+		return nil
+	}
+	apps, err := d.manager.Apps(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range apps {
+		if a.Owner == d.side.id.KeyHash && a.Session == d.session && (req.Name == "" || req.Name == a.Name) {
+			req.Runtime = a.Runtime
+		}
+	}
+	if req.Runtime == "" {
+		return problem.New(problem.Invalid, "runtime", "session %s was not created from here, and no app of yours runs it: its runtime is not known", d.session).
+			Fix("give --runtime; if the session was removed, remove its apps: cupel rm --app APP")
+	}
+	return nil
+}
+
+// findCAS connects to the session's CAS and notes what it lists before the
+// deployment begins. Who hands in somebody else's code need not know that CAS, nor
+// may see the session: then there is none to ask, and the code says whose it is.
+func (d *deployment) findCAS(ctx context.Context) (ident.KeyHash, error) {
+	cas, pin, err := d.side.casOf(ctx, d.session, d.o.cas)
+	if err == nil {
+		d.cas = cas
+		err = d.lookBefore(ctx)
+	}
+	if err != nil && d.code == nil && problem.From(err).Rule == "access_policy" {
+		d.blind, err = true, nil
+	}
+	if err == nil {
+		return pin.Identity, nil
+	}
+
+	refused := []problem.Kind{problem.Denied, problem.NotFound, problem.Unauthenticated}
+	if d.code == nil || !slices.Contains(refused, problem.KindOf(err)) {
+		return ident.KeyHash{}, err
+	}
+	if d.cas != nil {
+		d.cas.Close()
+		d.cas = nil
+	}
+	return d.code.CAS, nil
+}
+
+func (d *deployment) lookBefore(ctx context.Context) error {
+	known, err := d.cas.Instances(ctx, d.session)
+	if err != nil {
+		return err
+	}
+	d.before = map[ident.InstanceID]bool{}
+	for _, k := range known {
+		d.before[k.ID] = true
+	}
+	return nil
+}
