@@ -2,7 +2,11 @@ package cli
 
 import (
 	"context"
+	"crypto/x509"
+	"net"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"cupel.dev/cupel/client/manager"
@@ -130,4 +134,48 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 		d.g.printf("\n")
 	}
 	return ends
+}
+
+// elsewhere tells where users on other machines find the app, and whether its
+// certificate is for that name.
+func (d *deployment) elsewhere(app manager.App, answers answerKind) error {
+	host := orElse(d.at.host, d.at.Outside)
+	if host == "" {
+		return nil
+	}
+	records, err := d.side.dir.Sessions()
+	if err != nil {
+		return err
+	}
+	record, mine := records[d.session]
+	names := record.DNS
+	if len(names) == 0 {
+		names = []string{"localhost"}
+	}
+
+	otherName := mine && !answers.unproven() && !certified(names, host)
+	address := net.JoinHostPort(host, strconv.Itoa(int(app.Port)))
+	switch {
+	case !d.at.remote() && otherName:
+		d.g.printf("from other machines at %s, by a name that the certificate has; now that is %s (--dns NAME)\n", address, strings.Join(names, ", "))
+	case !d.at.remote():
+		d.g.printf("from other machines at %s\n", address)
+	case otherName:
+		d.g.warnf("The app's certificate is for %s, and not for %s: for users who go there, update the session with --dns %s and deploy again.",
+			strings.Join(names, ", "), host, host)
+	}
+	return nil
+}
+
+// certified says whether a certificate for these names is one for the host.
+func certified(names []string, host string) bool {
+	var cert x509.Certificate
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			cert.IPAddresses = append(cert.IPAddresses, ip)
+		} else {
+			cert.DNSNames = append(cert.DNSNames, name)
+		}
+	}
+	return cert.VerifyHostname(host) == nil
 }

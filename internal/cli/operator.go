@@ -1,13 +1,8 @@
 package cli
 
 import (
-	"context"
-	"crypto/tls"
-	"errors"
-	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -15,54 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
-
-// managerAs says with whose key a command talks to the manager.
-type managerAs struct {
-	g     *globals
-	owner bool // --as-owner: not as the operator, even where we could
-}
-
-func (m *managerAs) flags(c *cobra.Command) {
-	c.Flags().BoolVar(&m.owner, "as-owner", false, "use the owner's key even where the operator's can be read: see and touch only your own apps")
-}
-
-// dial returns a client of the manager: of this machine's as its operator if this
-// user can read the operator's key, else as the owner; of a provider's as the owner.
-func (m *managerAs) dial(ctx context.Context) (*manager.Client, managerAt, error) {
-	at, err := m.g.manager(ctx)
-	if err != nil {
-		return nil, at, err
-	}
-	cert, err := m.certificate(ctx, at)
-	if err != nil {
-		return nil, at, err
-	}
-	return at.dial(cert), at, nil
-}
-
-func (m *managerAs) certificate(ctx context.Context, at managerAt) (*tls.Certificate, error) {
-	if !m.owner && !at.remote() {
-		pair, err := tls.LoadX509KeyPair(filepath.Join(m.g.state, "operator.crt"), filepath.Join(m.g.state, "operator.key"))
-		if err == nil {
-			return &pair, nil
-		}
-		if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
-			return nil, problem.New(problem.Invalid, "operator_key", "%w", err).Fix("give --as-owner, or remove the damaged files: cupel up makes them anew")
-		}
-	}
-	dir, err := m.g.ownerDir()
-	if err != nil {
-		return nil, err
-	}
-	id, err := m.g.identity(ctx, dir)
-	if err != nil {
-		return nil, err
-	}
-	return &id.Certificate, nil
-}
 
 // execSibling becomes another binary of this build: signals, terminal and exit
 // code are its own.
@@ -112,4 +61,13 @@ func (g *globals) age(t time.Time) string {
 		return strconv.Itoa(int(d.Hours())) + "h"
 	}
 	return strconv.Itoa(int(d.Hours()/24)) + "d"
+}
+
+// here refuses --provider for what only this machine's operator can do.
+func (g *globals) here() error {
+	if g.providerGiven {
+		return problem.New(problem.Invalid, "usage", "--provider with a command of this machine's operator").
+			Fix("leave it out, or run the command on the provider's machine")
+	}
+	return nil
 }
