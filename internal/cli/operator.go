@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"strconv"
@@ -70,4 +72,29 @@ func (g *globals) here() error {
 			Fix("leave it out, or run the command on the provider's machine")
 	}
 	return nil
+}
+
+// runSibling runs another binary of this build in the foreground and becomes
+// its exit code. An interrupt reaches it as SIGTERM, so that it can clean up.
+func (g *globals) runSibling(ctx context.Context, name string, args ...string) error {
+	if err := g.here(); err != nil {
+		return err
+	}
+	c := exec.CommandContext(ctx, sibling(name), args...)
+	c.Stdin, c.Stdout, c.Stderr = g.in, g.out, g.err
+	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
+	c.WaitDelay = 30 * time.Second
+	err := c.Run()
+	e, ended := errors.AsType[*exec.ExitError](err)
+	switch {
+	case ended && e.ExitCode() > 0:
+		return exitError{e.ExitCode()}
+	case ended && ctx.Err() != nil: // the signal that ended this one ended it, too
+		return ctx.Err()
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		return problem.New(problem.NotFound, "program_missing", "%s is neither beside this program nor in PATH", name).
+			Fix("build it (make build) or install it beside cupel")
+	}
+	return err
 }
