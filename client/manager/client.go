@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"time"
 
+	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -27,6 +28,14 @@ const EndpointFile = "manager.json"
 // maxReply bounds what is read of one reply that isn't a stream.
 const maxReply = 16 << 20
 
+const (
+	// changeTimeout is how long the answer to a change may take: the manager may have to
+	// ask a CAS first.
+	changeTimeout = time.Minute
+	// readTimeout is how long it may take of what the manager knows itself.
+	readTimeout = 15 * time.Second
+)
+
 // Options say whom to talk to, and as whom.
 type Options struct {
 	// CertSHA256 is the SHA-256 of the manager's certificate in DER. Without it a
@@ -35,6 +44,9 @@ type Options struct {
 	// Remote says that the manager is another machine's, which the caller can't
 	// start: only messages differ.
 	Remote bool
+	// PID is the manager's process, where it is one of this machine: messages say of
+	// one that doesn't answer what it does.
+	PID int
 	// Certificate is the caller's; without one only what is public is answered.
 	Certificate *tls.Certificate
 }
@@ -43,7 +55,10 @@ type Options struct {
 type Client struct {
 	addr string
 	away string // what to do about a manager that doesn't answer
+	pid  int    // of one on this machine; 0: it isn't
 	http *http.Client
+	// quick is for what the manager knows itself.
+	quick *http.Client
 }
 
 // ReadEndpoint reads where the manager of a state folder listens.
@@ -70,19 +85,21 @@ func ReadEndpoint(state string) (Endpoint, error) {
 
 // New returns a Client of the manager at addr, HOST:PORT.
 func New(addr string, opts Options) *Client {
-	c := &Client{addr: addr, away: "start it: cupel up"}
+	c := &Client{addr: addr, away: "start it: cupel up", pid: opts.PID}
 	if opts.Remote {
 		c.away = "check the address and the network between here and there; whether it runs, its operator knows"
 	}
-	c.http = &http.Client{
-		Transport: &http.Transport{
-			TLSClientConfig:       tlsConfig(addr, opts),
-			TLSHandshakeTimeout:   10 * time.Second,
-			ResponseHeaderTimeout: 60 * time.Second,
-			DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	transport := &http.Transport{
+		TLSClientConfig:       tlsConfig(addr, opts),
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: changeTimeout,
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 	}
+	quick := transport.Clone()
+	quick.ResponseHeaderTimeout = readTimeout
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c.http = &http.Client{Transport: transport, CheckRedirect: stay}
+	c.quick = &http.Client{Transport: quick, CheckRedirect: stay}
 	return c
 }
 
@@ -91,7 +108,10 @@ func New(addr string, opts Options) *Client {
 func (c *Client) HTTP() *http.Client { return c.http }
 
 // Close drops idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.http.CloseIdleConnections()
+	c.quick.CloseIdleConnections()
+}
 
 // Info asks what runs where.
 func (c *Client) Info(ctx context.Context) (Info, error) {
@@ -241,7 +261,14 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	r, err := c.http.Do(req)
+	if proc.Stopped(c.pid) {
+		return nil, c.silent(errStopped)
+	}
+	asked := c.http
+	if method == http.MethodGet {
+		asked = c.quick
+	}
+	r, err := asked.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -249,7 +276,7 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 		if p, ok := errors.AsType[*problem.Error](err); ok {
 			return nil, p
 		}
-		return nil, problem.New(problem.Unavailable, "manager", "the manager at %s doesn't answer: %w", c.addr, cause(err)).Fix("%s", c.away)
+		return nil, c.silent(cause(err))
 	}
 	if r.StatusCode/100 != 2 {
 		defer func() { _ = r.Body.Close() }()
@@ -257,6 +284,22 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 		return nil, problem.Read(r.StatusCode, b)
 	}
 	return r, nil
+}
+
+var errStopped = errors.New("it is stopped (SIGSTOP, or a debugger), and does nothing")
+
+// silent says of a manager that gave no answer what is known of it.
+func (c *Client) silent(err error) error {
+	if proc.Stopped(c.pid) {
+		return problem.New(problem.Unavailable, "manager", "the manager at %s, cupeld (process %d), doesn't answer: %w", c.addr, c.pid, errStopped).
+			Fix("as root: kill -CONT %d lets it go on; or kill -9 %d, then cupel up: apps go on", c.pid, c.pid)
+	}
+	p := problem.New(problem.Unavailable, "manager", "the manager at %s doesn't answer: %w", c.addr, err)
+	late, ok := errors.AsType[net.Error](err)
+	if _, gone := proc.Of(c.pid); gone != nil || !ok || !late.Timeout() {
+		return p.Fix("%s", c.away)
+	}
+	return p.Fix("cupeld (process %d) runs: try again; if it stays silent, as root: kill -9 %d, then cupel up: apps go on", c.pid, c.pid)
 }
 
 // cause drops the method and address that net/http puts before an error.

@@ -59,7 +59,7 @@ func (g *globals) manager(ctx context.Context) (managerAt, error) {
 	if err != nil {
 		return managerAt{}, noManager(err)
 	}
-	return managerAt{Endpoint: e, options: manager.Options{CertSHA256: e.CertSHA256}}, nil
+	return managerAt{Endpoint: e, options: manager.Options{CertSHA256: e.CertSHA256, PID: e.PID}}, nil
 }
 
 // noManager adds to a folder without a manager that there may be one elsewhere.

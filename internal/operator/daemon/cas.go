@@ -12,13 +12,14 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -45,6 +46,9 @@ type casProcess struct {
 	attester Attester
 	log      *slog.Logger
 	started  func(pid int) error // is told each process before it serves; nil: nobody is
+	patience time.Duration       // with one that does not answer; 0: watchdog.Patience
+	tell     func(manager.Incident)
+	troubles *manager.Troubles
 
 	owners, instances string // addresses to listen on; the real ones after the first start
 
@@ -55,14 +59,13 @@ type casProcess struct {
 // running is one life of the process.
 type running struct {
 	ready casReady
+	pid   int
 	exit  chan error // gets the process's end
 	stop  func()
+	kill  func() error
 }
 
-const (
-	casStartTimeout = 3 * time.Minute // it reads its whole log first
-	casStopTimeout  = 10 * time.Second
-)
+const casStopTimeout = 10 * time.Second
 
 // start executes the binary and waits until it serves.
 func (c *casProcess) start(ctx context.Context) (*running, error) {
@@ -115,7 +118,7 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 	c.mu.Lock()
 	c.pid = cmd.Process.Pid
 	c.mu.Unlock()
-	r := &running{exit: make(chan error, 1)}
+	r := &running{pid: cmd.Process.Pid, exit: make(chan error, 1), kill: cmd.Process.Kill}
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	tail := &lastLine{}
 	copied := make(chan struct{})
@@ -141,7 +144,7 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 			r.exit <- <-r.exit // until it has ended; stop may be called again
 		}
 	}
-	if err := r.await(ctx, readyR); err != nil {
+	if err := c.await(ctx, r, readyR); err != nil {
 		r.stop()
 		return nil, err
 	}
@@ -157,16 +160,36 @@ func orExit(err error) error {
 	return err
 }
 
-// await reads the ready line.
-func (r *running) await(ctx context.Context, pipe *os.File) error {
+// await reads the ready line. A CAS reads its whole log first, which takes as long as
+// it takes.
+func (c *casProcess) await(ctx context.Context, r *running, pipe *os.File) error {
 	line := make(chan error, 1)
+	said := make(chan struct{})
 	go func() {
+		defer close(said)
 		b, err := bufio.NewReader(pipe).ReadBytes('\n')
 		if err == nil {
 			err = json.Unmarshal(b, &r.ready)
 		}
 		line <- err
 	}()
+	waiting, end := context.WithCancel(ctx)
+	defer end()
+	hung := make(chan error, 1)
+	go func() {
+		p := c.watched(r, func(ctx context.Context) error {
+			select {
+			case <-said:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if err := p.Watch(waiting, func(error) {}); err != nil {
+			hung <- err
+		}
+	}()
+
 	select {
 	case err := <-line:
 		if err == nil {
@@ -180,26 +203,26 @@ func (r *running) await(ctx context.Context, pipe *os.File) error {
 		case <-time.After(casStopTimeout):
 			return problem.New(problem.Unavailable, "cas_start", "the CAS said nothing sensible: %w", err)
 		}
-	case <-time.After(casStartTimeout):
-		return problem.New(problem.Unavailable, "cas_start", "the CAS isn't ready after %s", casStartTimeout).Fix("read the CAS's log under the state folder")
+	case err := <-hung:
+		return problem.New(problem.Unavailable, "cas_start", "the CAS hangs while it starts: %w", err).
+			Want("an answer, or work").Fix("read the CAS's log under the state folder, then run cupel up again")
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
 // run keeps the CAS running: started again when it ends, sooner or later by how
-// often it did. It returns when ctx ends, with the CAS stopped.
+// often it did, and when it hangs. It returns when ctx ends, with the CAS stopped.
 func (c *casProcess) run(ctx context.Context, r *running) error {
 	wait := 100 * time.Millisecond
 	for {
 		began := time.Now()
-		select {
-		case <-ctx.Done():
+		ended := c.guard(ctx, r)
+		if ctx.Err() != nil {
 			r.stop()
 			return nil
-		case err := <-r.exit:
-			c.log.WarnContext(ctx, "CAS ended", "error", err)
 		}
+		c.log.WarnContext(ctx, "CAS ended", "error", ended)
 		if time.Since(began) > time.Minute {
 			wait = 100 * time.Millisecond
 		}
@@ -211,6 +234,9 @@ func (c *casProcess) run(ctx context.Context, r *running) error {
 			}
 			wait = min(2*wait, 30*time.Second)
 			next, err := c.start(ctx)
+			if ctx.Err() == nil {
+				c.troubles.Note("start the CAS", "", err)
+			}
 			if err == nil {
 				c.log.InfoContext(ctx, "CAS started again")
 				r = next
@@ -221,10 +247,44 @@ func (c *casProcess) run(ctx context.Context, r *running) error {
 	}
 }
 
+// guard returns when the CAS has ended, of which it ends one that hangs, or ctx ends.
+func (c *casProcess) guard(ctx context.Context, r *running) error {
+	watching, end := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer end()
+	watch.Go(func() {
+		answered := func(err error) { c.troubles.Note("ask the CAS", "", err) }
+		if hung := c.watched(r, r.answers).Watch(watching, answered); hung != nil {
+			c.tell(manager.Incident{Warning: true, Reason: ruleCASHangs, Message: hung.Error() +
+				": it is ended and started again. Apps go on, and the time without a CAS counts against nobody"})
+			_ = r.kill() // fails for one that has just ended
+		}
+	})
+	select {
+	case err := <-r.exit:
+		r.exit <- err // stop may be called all the same
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // casEnds reports whether a CAS of an earlier cupeld's is still there. It ends as
-// soon as it sees that it has nobody to attest it any more.
+// soon as it sees that it has nobody to attest it any more; one that was stopped sees
+// nothing, and is ended.
 func (l layout) casEnds() bool {
-	return slices.ContainsFunc(l.processes(), func(p process) bool { return p.name == "cupel-cas" })
+	left := false
+	for _, p := range l.processes() {
+		if p.name != "cupel-cas" {
+			continue
+		}
+		left = true
+		if proc.Stopped(p.pid) {
+			_ = syscall.Kill(p.pid, syscall.SIGKILL) // fails for one that has just ended
+		}
+	}
+	return left
 }
 
 func (c *casProcess) process() int {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +26,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -40,8 +43,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// playCAS does what cupeld sees of a CAS: it listens, says so, and ends with the
-// evidence socket or SIGTERM.
+// playCAS does what cupeld sees of a CAS: it serves, says so, and ends with the
+// evidence socket or SIGTERM. A file "hangs" in its folder makes it do nothing once it
+// has begun, and one "deaf" once it serves.
 func playCAS(args []string) int {
 	get := func(flag string) string {
 		if i := slices.Index(args, flag); i >= 0 {
@@ -53,6 +57,14 @@ func playCAS(args []string) int {
 		fmt.Fprintln(os.Stderr, "cupel-cas: key_missing: no key")
 		return 2
 	}
+	has := func(file string) bool {
+		_, err := os.Stat(filepath.Join(get("--state"), file))
+		return err == nil
+	}
+	if has("hangs") {
+		_, _ = io.Copy(io.Discard, os.NewFile(3, "evidence"))
+		return 0
+	}
 	var addrs []string
 	for _, flag := range []string{"--owners", "--instances"} {
 		ln, err := net.Listen("tcp", get(flag))
@@ -61,6 +73,11 @@ func playCAS(args []string) int {
 			return 1
 		}
 		addrs = append(addrs, ln.Addr().String())
+		if !has("deaf") {
+			s := httptest.NewUnstartedServer(http.NotFoundHandler())
+			s.Listener = ln
+			s.StartTLS()
+		}
 	}
 	ready := os.NewFile(4, "ready")
 	_ = json.NewEncoder(ready).Encode(casReady{addrs[0], addrs[1], ident.KeyHash{1, byte(os.Getuid())}})
@@ -106,6 +123,7 @@ func fakeCAS(t *testing.T) (*casProcess, fakeAttester) {
 	return &casProcess{
 		binary: self, dir: dir, uid: 61234, logs: io.Discard, attester: a, log: slog.New(slog.DiscardHandler),
 		owners: "127.0.0.1:0", instances: "127.0.0.1:0",
+		patience: time.Second, tell: func(manager.Incident) {}, troubles: &manager.Troubles{Tell: func(manager.Incident) {}},
 	}, a
 }
 

@@ -58,7 +58,7 @@ func Detach(ctx context.Context, state string, args []string) (Started, error) {
 		switch {
 		case !ok:
 			return Started{}, err
-		case l.serves(held) || held.what != workUp:
+		case l.serves(held) || held.what != workUp || held.stopped() != nil:
 			return Started{}, held
 		case time.Now().After(deadline):
 			return Started{}, problem.New(problem.Unavailable, "not_ready", "process %d holds %s, and serves nothing", held.pid, l.dir).

@@ -128,6 +128,9 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 			gone.wait(ctx)
 			return l, lock, err
 		}
+		if p := held.stopped(); p != nil {
+			return l, nil, p
+		}
 		// Another down or cleanup is waited for: it ends by itself.
 		if held.what == workUp && held.pid != 0 && held.pid != asked {
 			gone.forget()
@@ -207,7 +210,8 @@ func (l layout) writes(ctx context.Context) bool {
 // stopOrphans stops in order what a dead cupeld left running, on the parts that apps
 // need to store what they wrote; strict: or not at all.
 func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slog.Logger) (err error) {
-	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}, limits: l.keptLimits()}
+	p := newParts(l, log)
+	p.limits = l.keptLimits()
 	defer func() { err = errors.Join(err, p.close()) }()
 	if least, err := l.roomOf(""); err == nil && least.check() != nil {
 		(&reserve{dir: l.path("reserve")}).release()
@@ -215,6 +219,7 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 	// Where they were: instances know the CAS's port.
 	ports := loadPorts(l.path("ports.json"))
 	o.RegistryListen, o.CASOwners, o.CASInstances = ports.again("registry", "127.0.0.1"), ports.again("cas-owners", "127.0.0.1"), ports.again("cas-instances", "0.0.0.0")
+	p.casEnds() // a CAS that was stopped holds its port
 	c, err := p.carry(ctx, o, ports)
 	if err != nil {
 		return &unreadyError{err}

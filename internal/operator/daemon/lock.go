@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -54,12 +55,26 @@ func (e *lockedError) waits() string {
 const (
 	ruleRuns   = "already_running"
 	ruleAtWork = "at_work"
+	ruleHangs  = "cupeld_hangs"
 
 	codeRuns = 10
 )
 
+// stopped is the refusal where the holder was stopped by a signal, and gives the lock
+// to nobody before it goes on; nil where it wasn't.
+func (e *lockedError) stopped() *problem.Error {
+	if e.pid == 0 || !proc.Stopped(e.pid) {
+		return nil
+	}
+	return problem.New(problem.Unavailable, ruleHangs, "%w, and is stopped (SIGSTOP, or a debugger): it does nothing", e).
+		Fix("let it go on: kill -CONT %d; or end it: kill -9 %d, then run this again. Apps go on either way", e.pid, e.pid)
+}
+
 // problem is the refusal of whoever wanted the lock.
 func (e *lockedError) problem() *problem.Error {
+	if p := e.stopped(); p != nil {
+		return p
+	}
 	if e.what != workUp {
 		return problem.New(problem.Conflict, ruleAtWork, "%w", e).Fix("wait until that has ended, then run this again")
 	}

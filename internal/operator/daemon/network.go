@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -108,65 +109,84 @@ func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady) error 
 type networkTold struct {
 	mu        sync.Mutex
 	found     map[foundAgain]*repeats
-	broken    map[string]string // by part: what could not be put right
+	broken    map[string]time.Time // by part: when something could not be put right last
 	blocked   string
 	unchecked bool             // that it could not be tried
 	now       func() time.Time // nil: time.Now
 }
 
-// foundAgain is one thing that another program may change again and again.
+// foundAgain is one thing that another program may change again and again, without
+// the numbers in it.
 type foundAgain struct{ part, found string }
 
 // repeats are how often that was found, and not told, since it was told.
 type repeats struct {
 	told  time.Time
+	found string // as it was told, with its numbers
 	times int
 }
 
 // repeatEvery is how often the same thing is told at most.
 const repeatEvery = time.Hour
 
+// quietFor is how long nothing may be found before what could not be put right is over.
+const quietFor = time.Minute
+
 // restored tells what was found and put right, at once and then every hour how often
-// that was, and once what could not be put right.
+// that was. That something could not be put right is told once, and once that it is
+// over: when for a while nothing was found any more.
 func (t *networkTold) restored(part, found string, err error, tell func(manager.Incident)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if errors.Is(err, context.Canceled) {
+		return // we end: it says nothing
+	}
 	t.restoredAgain(part, found, tell)
-	message := ""
-	if err != nil && !errors.Is(err, context.Canceled) {
-		message = err.Error()
+	last, broken := t.broken[part]
+	switch {
+	case err != nil && !broken:
+		tell(manager.Incident{Warning: true, Reason: part + "_broken", Message: err.Error() + "; it is tried again every few seconds"})
+		fallthrough
+	case err != nil, broken && found != "":
+		if t.broken == nil {
+			t.broken = map[string]time.Time{}
+		}
+		t.broken[part] = t.clock()
+	case broken && t.clock().Sub(last) >= quietFor:
+		tell(manager.Incident{Reason: part + "_mended", Message: "nothing was wrong for a minute any more"})
+		delete(t.broken, part)
 	}
-	if message != "" && message != t.broken[part] {
-		tell(manager.Incident{Warning: true, Reason: part + "_broken", Message: message + "; it is tried again every few seconds"})
-	}
-	if t.broken == nil {
-		t.broken = map[string]string{}
-	}
-	t.broken[part] = message
 }
+
+func (t *networkTold) clock() time.Time {
+	if t.now != nil {
+		return t.now()
+	}
+	return time.Now()
+}
+
+// digits are what differs from time to time in a message about one and the same thing.
+var digits = regexp.MustCompile(`\b[0-9]+\b`)
 
 // restoredAgain is restored, as far as that could be put right. The lock is held.
 func (t *networkTold) restoredAgain(part, found string, tell func(manager.Incident)) {
-	now := time.Now()
-	if t.now != nil {
-		now = t.now()
-	}
+	now := t.clock()
 	for key, r := range t.found {
 		switch {
 		case key.part != part || now.Sub(r.told) < repeatEvery:
 		case r.times == 0:
 			delete(t.found, key)
 		default:
-			message := fmt.Sprintf("%s; that was found again %d times in the last hour: something does it over and over", key.found, r.times)
+			message := fmt.Sprintf("%s; that was found again %d times in the last hour: something does it over and over", r.found, r.times)
 			tell(manager.Incident{Warning: true, Reason: part + "_restored", Message: message})
-			*r = repeats{told: now}
+			*r = repeats{told: now, found: r.found}
 		}
 	}
 	if found == "" {
 		return
 	}
 
-	key := foundAgain{part, found}
+	key := foundAgain{part, digits.ReplaceAllString(found, "some")}
 	if r := t.found[key]; r != nil {
 		r.times++
 		return
@@ -175,7 +195,7 @@ func (t *networkTold) restoredAgain(part, found string, tell func(manager.Incide
 	if t.found == nil {
 		t.found = map[foundAgain]*repeats{}
 	}
-	t.found[key] = &repeats{told: now}
+	t.found[key] = &repeats{told: now, found: found}
 }
 
 // network tells what is in the way, and when that is over.

@@ -127,13 +127,24 @@ func TestCheckCommand(t *testing.T) {
 func TestNetworkIsTold(t *testing.T) {
 	var got []string
 	tell := func(i manager.Incident) { got = append(got, fmt.Sprintf("%s %v %s", i.Reason, i.Warning, i.Message)) }
-	var told networkTold
+	now := time.Now()
+	told := networkTold{now: func() time.Time { return now }}
 	broken := errors.New("no netlink")
 	told.restored("network", "", nil, tell)
 	told.restored("network", "the bridge was down", nil, tell)
 	told.restored("packet_rules", "", broken, tell)
 	told.restored("packet_rules", "", broken, tell)
 	told.restored("packet_rules", "the table was gone", nil, tell)
+	told.restored("packet_rules", "", broken, tell)
+	for range 20 { // another program does it again and again, and mostly it can't be mended
+		now = now.Add(tendEvery)
+		told.restored("packet_rules", "the table was gone", fmt.Errorf("%w: try %s", broken, now), tell)
+		told.restored("packet_rules", "", nil, tell)
+	}
+	for range 2 * int(quietFor/tendEvery) {
+		now = now.Add(tendEvery)
+		told.restored("packet_rules", "", nil, tell)
+	}
 	told.restored("packet_rules", "", broken, tell)
 	blocked := netcheck.Report{Probes: []netcheck.Probe{{Name: netcheck.InstanceCAS, Cause: "a rule", Mend: []string{"nft x"}}}}
 	for _, r := range []netcheck.Report{{OK: true}, blocked, blocked, {OK: true}, {OK: true}} {
@@ -143,6 +154,7 @@ func TestNetworkIsTold(t *testing.T) {
 		"network_restored true the bridge was down",
 		"packet_rules_broken true no netlink; it is tried again every few seconds",
 		"packet_rules_restored true the table was gone",
+		"packet_rules_mended false nothing was wrong for a minute any more",
 		"packet_rules_broken true no netlink; it is tried again every few seconds",
 		"network_blocked true network_blocked: instance_cas: a rule (expected instances and users let through); nft x; then cupel check again",
 		"network_clear false nothing of this machine is in the way of instances and users any more",
@@ -166,6 +178,16 @@ func TestRestoredTellsNoFlood(t *testing.T) {
 	}
 	if len(got) != 24 || got[0] != found || !strings.HasPrefix(got[1], found+"; that was found again 719 times") {
 		t.Errorf("%d events in a day: %q", len(got), got)
+	}
+
+	// That the numbers in it differ makes no other thing of it.
+	got = nil
+	told = networkTold{now: told.now}
+	for clients := range 100 {
+		told.restored("packet_rules", fmt.Sprintf("the table was gone; %d clients keep their instances", clients), nil, tell)
+	}
+	if len(got) != 1 || got[0] != "the table was gone; 0 clients keep their instances" {
+		t.Errorf("%d events: %q", len(got), got)
 	}
 
 	// Another thing is told at once, and the same one where it was over for an hour.

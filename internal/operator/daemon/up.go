@@ -93,11 +93,19 @@ type parts struct {
 	low      *problem.Error // the disk had too little room at the start
 	// incidents is where all of them tell what happens to them.
 	incidents *manager.Incidents
+	troubles  manager.Troubles // of what cupeld does for itself
 	told      networkTold
 	limits    manager.Limits
 	closers   []func() error
 
 	open struct{ manager, owners, instances string } // where they listen, as they say it
+}
+
+// newParts is an installation of which nothing runs yet.
+func newParts(l layout, log *slog.Logger) *parts {
+	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}, reserve: &reserve{dir: l.path("reserve")}}
+	p.troubles.Tell = p.incidents.Tell
+	return p
 }
 
 func (p *parts) onClose(f func() error) { p.closers = append(p.closers, f) }
@@ -143,7 +151,7 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 		}
 	}
 	defer lock.release()
-	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}, reserve: &reserve{dir: l.path("reserve")}}
+	p := newParts(l, log)
 	if p.room, err = l.roomOf(o.MinFree); err != nil {
 		return err
 	}
@@ -197,6 +205,7 @@ func (p *parts) undo(ctx context.Context) error {
 
 func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) error {
 	ports := loadPorts(p.path("ports.json"))
+	p.casEnds() // also where it has other ports now
 	if err := ports.check(ctx, o, p.casEnds); err != nil {
 		return err
 	}
@@ -316,6 +325,7 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	}
 	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{
 		Dir: p.path("containerd"), ID: p.id, Logger: p.log, Started: p.joinGroup, Tell: p.hung,
+		Asked: func(err error) { p.troubles.Note("ask containerd", "", err) },
 	}); err != nil {
 		return err
 	}
@@ -356,7 +366,7 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err != nil {
 		return err
 	}
-	p.cas = &casProcess{attester: attester, log: p.log, started: p.joinGroup}
+	p.cas = &casProcess{attester: attester, log: p.log, started: p.joinGroup, tell: p.incidents.Tell, troubles: &p.troubles}
 	return p.node.Adopt(ctx)
 }
 

@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -42,6 +43,64 @@ func (i *Incidents) Tell(in Incident) {
 	if told != nil {
 		told()
 	}
+}
+
+// Events of what fails and is tried again.
+const (
+	ReasonTrouble     = "trouble"      // it fails
+	ReasonTroubleOver = "trouble_over" // it works again
+)
+
+// Troubles keep track of what fails and is tried again, so that it is told once that it
+// fails, and once that it works again. Methods are safe for concurrent use.
+type Troubles struct {
+	Tell func(Incident)
+
+	mu    sync.Mutex
+	known map[trouble]bool // that were told and are not over
+}
+
+// trouble is one thing that may fail again and again, maybe with one instance.
+type trouble struct{ what, instance string }
+
+// Note takes note of how something went.
+func (t *Troubles) Note(what, instance string, err error) {
+	key := trouble{what, instance}
+	t.mu.Lock()
+	was := t.known[key]
+	switch {
+	case err == nil:
+		delete(t.known, key)
+	case t.known == nil:
+		t.known = map[trouble]bool{key: true}
+	default:
+		t.known[key] = true
+	}
+	t.mu.Unlock()
+
+	switch {
+	case err != nil && !was:
+		t.Tell(Incident{Warning: true, Reason: ReasonTrouble, Instance: instance, Message: what + ": " + explained(err)})
+	case err == nil && was:
+		t.Tell(Incident{Reason: ReasonTroubleOver, Instance: instance, Message: what + ": works again"})
+	}
+}
+
+// Forget forgets the troubles of an instance that is no more.
+func (t *Troubles) Forget(instance string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.known, func(key trouble, _ bool) bool { return key.instance == instance })
+}
+
+// explained is an error in a line, with the way out.
+func explained(err error) string {
+	p := problem.From(err)
+	message := p.Rule + ": " + p.Actual
+	if p.Mend != "" {
+		message += "; " + p.Mend
+	}
+	return message
 }
 
 // wake calls f with each Incident that is told from now on.
@@ -108,9 +167,5 @@ func (m *Manager) stuck(id string, err error) {
 		return
 	}
 	m.uncleared[id] = p.Rule
-	message := p.Rule + ": " + p.Actual
-	if p.Mend != "" {
-		message += "; " + p.Mend
-	}
-	m.cfg.Incidents.Tell(Incident{Instance: id, Warning: true, Reason: "instance_not_cleared", Message: message + "; it is tried again"})
+	m.cfg.Incidents.Tell(Incident{Instance: id, Warning: true, Reason: "instance_not_cleared", Message: explained(err) + "; it is tried again"})
 }

@@ -57,7 +57,7 @@ type Node struct {
 	instances map[string]*instance
 	watchers  map[chan manager.InstanceEvent]*backlog
 	casAddr   string
-	troubles  map[troubleKey]bool // that were told and are not over
+	troubles  manager.Troubles
 }
 
 var _ manager.Backend = (*Node)(nil)
@@ -75,6 +75,7 @@ func New(cfg Config) (*Node, error) {
 		cfg: cfg, casAddr: cfg.CASAddr, hostile: newHostility(),
 		instances: map[string]*instance{}, watchers: map[chan manager.InstanceEvent]*backlog{},
 	}
+	n.troubles.Tell = func(in manager.Incident) { n.tell(context.Background(), in) }
 	n.cfg.Runtime, n.cfg.Images, n.cfg.Network = boundedRuntime{cfg.Runtime, n}, newBoundedImages(cfg.Images, n), boundedNetwork{cfg.Network, n}
 	for _, dir := range []string{"instances", "run", "etc", "logs", "netns", "volumes", "launcher"} {
 		if err := os.MkdirAll(n.dir(dir), 0o700); err != nil {

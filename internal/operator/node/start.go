@@ -253,11 +253,7 @@ func (n *Node) destroy(ctx context.Context, i *instance) error {
 	if n.instances[id] == i {
 		delete(n.instances, id)
 	}
-	for key := range n.troubles {
-		if key.instance == id {
-			delete(n.troubles, key)
-		}
-	}
+	n.troubles.Forget(id)
 	n.end(i)
 	n.publish(manager.InstanceEvent{
 		Status: manager.InstanceStatus{ID: id, App: i.rec.Spec.App}, Removed: true,

@@ -11,10 +11,8 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// Events about the machine's parts.
+// Events about instances' traces on the machine.
 const (
-	reasonTrouble = "trouble"      // something of the machine's failed, and is tried again
-	reasonOver    = "trouble_over" // it works again
 	reasonDamaged = "record_damaged"
 	reasonRemoved = "leftover_removed"
 )
@@ -40,49 +38,22 @@ func (n *Node) tell(ctx context.Context, in manager.Incident) {
 	}
 }
 
-// troubleKey is one thing that may fail again and again.
-type troubleKey struct{ what, instance string }
-
-// note takes note of how something went that is tried again: that it fails is told
-// once, and once that it is over.
+// note takes note of how something went that is tried again.
 func (n *Node) note(ctx context.Context, what, instance string, err error) {
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return // we end: it says nothing
 	}
-	key := troubleKey{what, instance}
-	n.mu.Lock()
-	was := n.troubles[key]
-	switch {
-	case err == nil:
-		delete(n.troubles, key)
-	case n.troubles == nil:
-		n.troubles = map[troubleKey]bool{key: true}
-	default:
-		n.troubles[key] = true
-	}
-	n.mu.Unlock()
-
-	switch {
-	case err != nil && !was:
-		p := problem.From(err)
-		message := what + ": " + p.Rule + ": " + p.Actual
-		if p.Mend != "" {
-			message += "; " + p.Mend
-		}
-		n.tell(ctx, manager.Incident{Warning: true, Reason: reasonTrouble, Instance: instance, Message: message})
-	case err == nil && was:
-		n.tell(ctx, manager.Incident{Reason: reasonOver, Instance: instance, Message: what + ": works again"})
-	}
+	n.troubles.Note(what, instance, err)
 }
 
 // hangs explains a call that was given up.
 type hangs func(what string, limit time.Duration, err error) error
 
-// ruleContainerdHangs is the rule of a call that containerd left without an answer.
-const ruleContainerdHangs = "containerd_hangs"
+// RuleContainerdHangs is the rule of a call that containerd left without an answer.
+const RuleContainerdHangs = "containerd_hangs"
 
 func containerdHangs(what string, limit time.Duration, err error) error {
-	return problem.New(problem.Unavailable, ruleContainerdHangs, "containerd did not %s within %v: %w", what, limit, err).
+	return problem.New(problem.Unavailable, RuleContainerdHangs, "containerd did not %s within %v: %w", what, limit, err).
 		Fix("look at STATE/containerd/containerd.log, and at the disk; kill containerd and cupeld starts it again, apps go on")
 }
 
@@ -155,7 +126,7 @@ func newBoundedImages(images Images, n *Node) boundedImages {
 // one may take, and an image that is here waits for nobody.
 func (b boundedImages) Ensure(ctx context.Context, ref string) (Image, error) {
 	img, err := b.Find(ctx, ref)
-	if err == nil || problem.From(err).Rule == ruleContainerdHangs {
+	if err == nil || problem.From(err).Rule == RuleContainerdHangs {
 		return img, err
 	}
 	select {

@@ -11,17 +11,18 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/operator/watchdog"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // ready waits until the daemon answers: for as long as it loads what ran, and not for
-// one that takes questions and leaves them without an answer.
+// one that takes questions and hangs.
 func (d *Daemon) ready(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(ctx, d.cfg.StartLimit)
 	defer cancel()
-	var deaf time.Time // since when it takes questions and answers none; zero: it takes none
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		question, end := context.WithTimeout(limit, d.cfg.Patience)
+		question, end := context.WithTimeout(limit, time.Second)
 		err := d.ping(question)
 		end()
 		if err == nil {
@@ -30,21 +31,15 @@ func (d *Daemon) ready(ctx context.Context) error {
 
 		// Not running(): a process that has just been executed has no arguments
 		// for a moment.
-		d.mu.Lock()
-		pid := d.pid
-		d.mu.Unlock()
+		pid := d.current()
 		if _, gone := startTime(pid); gone != nil {
 			return problem.New(problem.Unavailable, "containerd_start", "containerd ended while it started: %s", d.lastLog()).
 				Fix("look at %s", d.LogFile())
 		}
-		switch {
-		case !d.listens(pid):
-			deaf = time.Time{}
-		case deaf.IsZero():
-			deaf = time.Now()
-		case time.Since(deaf) > hungAfter*d.cfg.Patience:
-			return problem.New(problem.Unavailable, "containerd_start", "containerd does not answer: %w", err).
-				Fix("look at %s", d.LogFile())
+		if d.listens(pid) {
+			if hung, ok := errors.AsType[watchdog.Hung](d.watched(pid).Look(limit)); ok {
+				return problem.New(problem.Unavailable, "containerd_start", "%w", hung).Fix("look at %s", d.LogFile())
+			}
 		}
 
 		select {
@@ -57,6 +52,18 @@ func (d *Daemon) ready(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// current is the process that is the daemon, as far as this one knows.
+func (d *Daemon) current() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.pid
+}
+
+// watched is the daemon's process as the watchdog sees it.
+func (d *Daemon) watched(pid int) watchdog.Process {
+	return watchdog.Process{Name: "containerd", Rule: node.RuleContainerdHangs, PID: pid, Ask: d.ping, Patience: d.cfg.Patience}
 }
 
 // listens reports whether a daemon has got so far that it takes questions. Before, it
@@ -90,50 +97,37 @@ func (d *Daemon) ping(ctx context.Context) error {
 	return err
 }
 
-// hungAfter is how many questions in a row a daemon that takes them has to leave
-// without an answer.
-const hungAfter = 3
-
-// guard ends a daemon that runs and answers nothing any more. Run starts it again,
-// and instances, which are no children of its, go on.
+// guard ends a daemon that hangs. Run starts it again, and instances, which are no
+// children of its, go on.
 func (d *Daemon) guard(ctx context.Context) {
-	silent, asked := 0, 0
+	asked := d.cfg.Asked
+	if asked == nil {
+		asked = func(error) {}
+	}
 	for ctx.Err() == nil {
-		d.mu.Lock()
-		pid := d.pid
-		d.mu.Unlock()
-		if pid != asked {
-			silent, asked = 0, pid
-		}
-		question, cancel := context.WithTimeout(ctx, d.cfg.Patience)
-		err := d.ping(question)
-		cancel()
-		if silent++; err == nil || d.running() != pid || !d.listens(pid) {
-			silent = 0
-		}
-		if silent >= hungAfter && ctx.Err() == nil {
-			if err := d.endHung(ctx, pid); err != nil {
-				d.cfg.Logger.ErrorContext(ctx, "containerd hangs and can't be ended", "error", err)
+		if pid := d.current(); d.running() == pid && d.listens(pid) {
+			hung, hangs := errors.AsType[watchdog.Hung](d.watched(pid).Watch(ctx, asked))
+			if hangs {
+				asked(d.endHung(ctx, pid, hung))
 			}
-			silent = 0
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(d.cfg.Patience):
+		case <-time.After(d.cfg.Patience / 5):
 		}
 	}
 }
 
 // endHung ends a daemon that does not answer.
-func (d *Daemon) endHung(ctx context.Context, pid int) error {
-	message := fmt.Sprintf("containerd (process %d) runs and does not answer: it is ended and started again, apps go on. What it did last: %s", pid, d.path("containerd.log"))
+func (d *Daemon) endHung(ctx context.Context, pid int, hung watchdog.Hung) error {
+	message := fmt.Sprintf("%s: it is ended and started again, apps go on. What it did last: %s", hung, d.LogFile())
 	d.cfg.Logger.WarnContext(ctx, message)
 	if d.cfg.Tell != nil {
 		d.cfg.Tell(message)
 	}
 	alive := func() bool { return d.running() == pid }
 	if err := endBy(ctx, pid, alive, syscall.SIGKILL); err != nil {
-		return problem.New(problem.Unavailable, "containerd_hangs", "containerd (process %d) does not answer and can't be ended: %w", pid, err).
+		return problem.New(problem.Unavailable, node.RuleContainerdHangs, "containerd (process %d) does not answer and can't be ended: %w", pid, err).
 			Fix("a process that SIGKILL doesn't end waits for a device: look at the disk (dmesg), or boot the machine")
 	}
 	return nil

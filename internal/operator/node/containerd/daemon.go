@@ -13,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/operator/watchdog"
+	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -41,14 +42,17 @@ type DaemonConfig struct {
 	// one that was taken over: to move it to a control group. Nil: it stays in its
 	// parent's.
 	Started func(pid int) error
-	// Patience is how long a question may stay without an answer; zero: 10 s. After
-	// three in a row the daemon is taken for hung, and started anew.
+	// Patience is how long a question may stay without an answer before a daemon that
+	// does nothing is taken for hung, and started anew; zero: watchdog.Patience.
 	Patience time.Duration
 	// StartLimit is how long Open waits for a daemon that still loads what ran before
 	// it takes questions; zero: 90 s. The daemon goes on after it.
 	StartLimit time.Duration
 	// Tell is told that it was; optional.
 	Tell func(message string)
+	// Asked is told how each other question went: nil, or why there is no answer;
+	// optional.
+	Asked func(error)
 }
 
 // Daemon is the private containerd.
@@ -66,7 +70,7 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, fmt.Errorf("containerd folder %q: want an absolute path", cfg.Dir)
 	}
-	cfg.Patience = cmp.Or(cfg.Patience, 10*time.Second)
+	cfg.Patience = cmp.Or(cfg.Patience, watchdog.Patience)
 	cfg.StartLimit = cmp.Or(cfg.StartLimit, 90*time.Second)
 	d := &Daemon{cfg: cfg}
 	if err := errors.Join(os.MkdirAll(cfg.Dir, 0o711), os.Chmod(cfg.Dir, 0o711)); err != nil {
@@ -98,6 +102,7 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 func (d *Daemon) adopt(ctx context.Context, pid int) (bool, error) {
 	d.pid = pid
 	err := d.ready(ctx)
+	hung, hangs := errors.AsType[watchdog.Hung](err)
 	switch {
 	case err == nil:
 		if err := d.tellStarted(pid); err != nil {
@@ -109,10 +114,10 @@ func (d *Daemon) adopt(ctx context.Context, pid int) (bool, error) {
 		return false, err
 	case d.running() != pid:
 		return false, nil
-	case !d.listens(pid):
-		return false, err // it still starts
+	case hangs:
+		return false, d.endHung(ctx, pid, hung)
 	}
-	return false, d.endHung(ctx, pid)
+	return false, err // it still starts
 }
 
 func (d *Daemon) tellStarted(pid int) error {
@@ -200,18 +205,10 @@ func (d *Daemon) running() int {
 	return p.PID
 }
 
-// startTime reads field 22 of /proc/PID/stat; zombies count as gone.
+// startTime is when a process started, by the kernel's count.
 func startTime(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	// The second field, the name, may hold anything but ends at the last ")".
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
-		return 0, fs.ErrNotExist
-	}
-	return strconv.ParseUint(f[19], 10, 64)
+	s, err := proc.Of(pid)
+	return s.Start, err
 }
 
 func (d *Daemon) start(ctx context.Context) error {

@@ -1,0 +1,59 @@
+package daemon
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/proc"
+)
+
+// TestStoppedCupeld: who wants something of a cupeld that was stopped by a signal hears
+// so at once, and the way out; nobody waits for it.
+func TestStoppedCupeld(t *testing.T) {
+	o := upOptions(t)
+	if _, stderr, code := cupeld(t, ":", upFlags(o)...); code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	e, err := wire.ReadEndpoint(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := func(signal syscall.Signal, stopped bool) {
+		t.Helper()
+		if err := syscall.Kill(e.PID, signal); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(20 * time.Second); proc.Stopped(e.PID) != stopped; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("stopped: %v", !stopped)
+			}
+		}
+	}
+	t.Cleanup(func() {
+		if _, stderr, code := cupeld(t, ":", "cleanup", "--yes", "--state", o.State); code != 0 {
+			t.Errorf("exit %d: %s", code, stderr)
+		}
+	})
+	stop(syscall.SIGSTOP, true)
+	defer stop(syscall.SIGCONT, false)
+
+	mend := fmt.Sprintf("kill -CONT %d; or end it: kill -9 %d, then run this again", e.PID, e.PID)
+	for _, args := range [][]string{upFlags(o), {"down", "--state", o.State}, {"cleanup", "--yes", "--state", o.State}} {
+		_, stderr, code := cupeld(t, ":", args...)
+		if code != 7 || !strings.Contains(stderr, "cupeld_hangs: cupeld already runs on") || !strings.Contains(stderr, mend) {
+			t.Errorf("%s: exit %d: %s", args[0], code, stderr)
+		}
+	}
+
+	// The same for who talks to its manager.
+	client := wire.New(e.Address, wire.Options{CertSHA256: e.CertSHA256, PID: e.PID})
+	defer client.Close()
+	_, err = client.Info(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "it is stopped (SIGSTOP, or a debugger)") || !strings.Contains(err.Error(), fmt.Sprintf("kill -9 %d, then cupel up", e.PID)) {
+		t.Errorf("its manager: %v", err)
+	}
+}
