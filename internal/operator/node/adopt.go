@@ -122,12 +122,12 @@ func (n *Node) take(ctx context.Context, i *instance, c ContainerState) error {
 	case !made:
 		n.cfg.Logger.InfoContext(ctx, "removing half-made instance", "instance", id)
 		return n.destroy(ctx, i)
-	case !ended && !c.Running:
-		n.exitSeen(ctx, i, c)
+	case ended:
 		return nil
-	case !ended:
+	case c.Running, c.ExitedAt.IsZero() && n.maybeRuns(ctx, i):
 		return n.adopt(ctx, i)
 	}
+	n.exitSeen(ctx, i, c)
 	return nil
 }
 

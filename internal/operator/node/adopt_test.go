@@ -68,6 +68,35 @@ func TestDamagedRecordStopsNobody(t *testing.T) {
 	}
 }
 
+// TestAdoptsWhatTheRuntimeLeavesOut: a runtime that was just started again may leave
+// out what didn't answer it in time. Whose processes run is taken over.
+func TestAdoptsWhatTheRuntimeLeavesOut(t *testing.T) {
+	tree, procs := groupOf(t, "i-1")
+	for name, c := range map[string]struct {
+		procs string
+		ended bool
+	}{
+		"processes run": {"999999999\n", false},
+		"none is there": {"", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := os.WriteFile(procs, []byte(c.procs), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			n, _ := testNode(t)
+			n.cfg.Cgroups, n.cfg.Cgroup = tree, "/c"
+			saved(t, n, &record{Made: true, Spec: manager.InstanceSpec{ID: "i-1"}})
+			if err := n.Adopt(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			i := n.find("i-1")
+			if ended := i.rec.Exit != nil; ended != c.ended || i.watched == c.ended {
+				t.Errorf("ended: %v, watched: %v; want ended: %v", ended, i.watched, c.ended)
+			}
+		})
+	}
+}
+
 // TestNewerRecordIsNoDamage: after a step back to an older version its instances are
 // not taken away.
 func TestNewerRecordIsNoDamage(t *testing.T) {

@@ -13,11 +13,12 @@ import (
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 )
 
-// TestMissingInstanceIsLookedAtAgain: a list without an instance whose processes
-// run is no proof of its end, for a while.
-func TestMissingInstanceIsLookedAtAgain(t *testing.T) {
+// groupOf is a tree of control groups in which /c/ID has the processes that are
+// written to procs.
+func groupOf(t *testing.T, id string) (tree *cgroup.Tree, procs string) {
+	t.Helper()
 	groups := t.TempDir()
-	procs := filepath.Join(groups, "c", "i-1", "cgroup.procs")
+	procs = filepath.Join(groups, "c", id, "cgroup.procs")
 	for path, content := range map[string]string{filepath.Join(groups, "cgroup.controllers"): "memory", procs: "999999999\n"} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
@@ -30,6 +31,13 @@ func TestMissingInstanceIsLookedAtAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tree, procs
+}
+
+// TestMissingInstanceIsLookedAtAgain: a list without an instance whose processes
+// run is no proof of its end, for a while.
+func TestMissingInstanceIsLookedAtAgain(t *testing.T) {
+	tree, procs := groupOf(t, "i-1")
 	known := []ContainerState{{ID: "i-1", Running: true}}
 
 	for name, c := range map[string]struct {
