@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,12 +17,15 @@ import (
 )
 
 // exactArgs wants one argument for each name; those in brackets, at the end, may
-// be left out.
+// be left out, and a last one with dots may be given again and again.
 func exactArgs(names ...string) cobra.PositionalArgs {
-	least := 0
+	least, most := 0, len(names)
 	for _, n := range names {
 		if !strings.HasPrefix(n, "[") {
 			least++
+		}
+		if strings.Contains(n, "...") {
+			most = math.MaxInt
 		}
 	}
 	want := orElse(strings.Join(names, " "), "no arguments")
@@ -30,7 +34,7 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 			return problem.New(problem.Invalid, "usage", "an empty argument").
 				Want("%s", want).Fix("see '%s --help'", c.CommandPath())
 		}
-		if least <= len(args) && len(args) <= len(names) {
+		if least <= len(args) && len(args) <= most {
 			return nil
 		}
 		return problem.New(problem.Invalid, "usage", "%s", problem.Count(len(args), "argument")).
@@ -50,20 +54,68 @@ func wordShown(s string) string {
 var wordForm = regexp.MustCompile(`^(--?)?[a-z]+(-[a-z]+){0,3}$`)
 
 // flagError says what is wrong with a flag, without its value.
-func flagError(err error) error {
+func flagError(c *cobra.Command, err error) error {
+	usage := func(format string, args ...any) error {
+		return problem.New(problem.Invalid, "usage", format, args...).Fix("see '%s --help'", c.CommandPath())
+	}
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
-		if short := e.GetSpecifiedShortnames(); short != "" {
-			return fmt.Errorf("unknown shorthand flag -%.1s", e.GetSpecifiedName())
-		}
-		return fmt.Errorf("unknown flag: %s", wordShown("--"+e.GetSpecifiedName()))
+		return unknownFlag(c, e)
 	}
 	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		return fmt.Errorf("--%s has a value that it can't have: want %s", e.GetFlag().Name, valueForm(e.GetFlag().Value.Type()))
+		return usage("--%s has a value that it can't have: want %s", e.GetFlag().Name, valueForm(e.GetFlag().Value.Type()))
 	}
 	if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
-		return fmt.Errorf("--%s needs a value", e.GetFlag().Name)
+		return usage("--%s needs a value", e.GetFlag().Name)
 	}
-	return errors.New("a flag that can't be read")
+	return usage("a flag that can't be read")
+}
+
+// unknownFlag says of a flag that a command doesn't have which one is near, or why it
+// has none of that name.
+func unknownFlag(c *cobra.Command, e *pflag.NotExistError) error {
+	if words := c.Flags().Args(); c.HasSubCommands() && len(words) > 0 {
+		return unknownCommand(c, words[0]) // whose flag it may be
+	}
+	name := e.GetSpecifiedName()
+	p := problem.New(problem.Invalid, "usage", "unknown flag: %s", wordShown("--"+name))
+	if short := e.GetSpecifiedShortnames(); short != "" {
+		p = problem.New(problem.Invalid, "usage", "unknown shorthand flag -%.1s", name)
+		name = strings.TrimLeft(short, "-") // one dash too few, perhaps
+	}
+
+	var known []string
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			known = append(known, f.Name)
+		}
+	})
+	return p.Fix("%s", didYouMean("--", nearName(name, known), c))
+}
+
+// didYouMean leads to the name that is near (empty: none), and to a command's help.
+func didYouMean(dashes, near string, c *cobra.Command) string {
+	if near == "" {
+		return "see '" + c.CommandPath() + " --help'"
+	}
+	return "did you mean " + dashes + near + "? See '" + c.CommandPath() + " --help'"
+}
+
+// nearName is the known name that somebody most likely meant by another, which may be
+// its beginning; empty if there is none.
+func nearName(name string, known []string) string {
+	if near := problem.Nearest(name, known); near != "" {
+		return near
+	}
+	var longer []string
+	for _, k := range known {
+		if len(name) > 1 && strings.HasPrefix(k, strings.ToLower(name)) {
+			longer = append(longer, k)
+		}
+	}
+	if len(longer) != 1 {
+		return ""
+	}
+	return longer[0]
 }
 
 // durationForm is how durations are written.
@@ -88,22 +140,32 @@ func valueForm(kind string) string {
 
 // groupsRefuse has every command that only holds others refuse a name that it
 // doesn't know; without one it shows its help.
-func groupsRefuse(c *cobra.Command) {
+func (g *globals) groupsRefuse(c *cobra.Command) {
 	for _, sub := range c.Commands() {
-		groupsRefuse(sub)
+		g.groupsRefuse(sub)
 	}
 	if !c.HasSubCommands() {
 		return
 	}
 	c.Args = cobra.ArbitraryArgs
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return c.Help()
+		switch {
+		case len(args) > 0:
+			return unknownCommand(c, args[0])
+		case g.json():
+			return problem.New(problem.Invalid, "usage", "no command, of which -o json could print the answer").
+				Want("%s COMMAND", c.CommandPath()).Fix("see '%s --help'", c.CommandPath())
 		}
-		p := problem.New(problem.Invalid, "usage", "unknown command %s", wordShown(args[0])).Fix("see '%s --help'", c.CommandPath())
-		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			p = p.Want("%s", strings.Join(near, " or "))
-		}
-		return p
+		return c.Help()
 	}
+}
+
+// unknownCommand refuses a word in the place of a command that is none.
+func unknownCommand(c *cobra.Command, word string) error {
+	p := problem.New(problem.Invalid, "usage", "unknown command %s", wordShown(word))
+	near := nearName(word, names(subcommands(c)))
+	if near != "" {
+		p = p.Want("%s", near)
+	}
+	return p.Fix("%s", didYouMean("", near, c))
 }

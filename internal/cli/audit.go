@@ -21,7 +21,12 @@ import (
 )
 
 func newAuditCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "audit", Short: "Check what the CAS wrote down", Args: exactArgs()}
+	c := &cobra.Command{
+		Use:     "audit",
+		Short:   "Check what the CAS wrote down",
+		Long:    "The CAS writes down everything that it decides, in a chain that it signs.",
+		Example: "  cupel audit verify --show",
+	}
 	c.AddCommand(newAuditVerifyCommand(g))
 	return c
 }
@@ -49,7 +54,7 @@ commands keep is checked every time.`,
 	}
 	f := c.Flags()
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: the one attested last)")
-	f.StringVar(&o.since, "since", "", "head to start from: as printed, @FILE, or `kept`")
+	f.StringVar(&o.since, "since", "", "head to start from: as printed, @FILE, or kept")
 	f.BoolVar(&o.show, "show", false, "print the entries")
 	return c
 }

@@ -20,8 +20,10 @@ import (
 func newCASCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cas",
-		Short: "Make sure of the configuration and attestation service that keeps your secrets",
-		Args:  exactArgs(),
+		Short: "Make sure of the CAS, which keeps your secrets",
+		Long: `The configuration and attestation service (CAS) keeps your sessions and secrets, and
+attests every instance before it gives it any. Make sure of it first.`,
+		Example: "  cupel cas attest cas.example.org\n  cupel cas list",
 	}
 	c.AddCommand(newCASAttestCommand(g), newCASListCommand(g))
 	return c
@@ -234,8 +236,11 @@ func newCASListCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the CASes that were attested",
-		Args:  exactArgs(),
-		RunE:  func(*cobra.Command, []string) error { return runCASList(g) },
+		Long: `Lists the CASes that were attested from here: what each was pinned as, and up to
+which entry its audit log is known. Commands that name none use the last one.`,
+		Example: "  cupel cas list\n  cupel cas list -o json",
+		Args:    exactArgs(),
+		RunE:    func(*cobra.Command, []string) error { return runCASList(g) },
 	}
 }
 

@@ -39,6 +39,16 @@ func (g *globals) colors(w io.Writer) bool {
 	return isTerminal(w) && g.env("CLICOLOR") != "0" && g.env("TERM") != "dumb"
 }
 
+// width is how many columns the terminal has; elsewhere lines have no end.
+func (g *globals) width() int {
+	if f, ok := g.out.(*os.File); ok {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+			return width
+		}
+	}
+	return math.MaxInt
+}
+
 // gap lies between two columns.
 const gap = "  "
 
@@ -58,18 +68,16 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 		}
 		all = append(all, shown)
 	}
-	terminal := math.MaxInt
-	if f, ok := g.out.(*os.File); ok {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
-			terminal = width
-		}
+	widths := columns(all, g.width())
+	end := "…" // of what is cut
+	if g.writable(end) != end {
+		end = "~"
 	}
-	widths := columns(all, terminal)
 
 	var b strings.Builder
 	for n, row := range all {
 		for i, c := range row {
-			c = cut(c, widths[i])
+			c = cut(c, widths[i], end)
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)) + gap
 			if i == len(row)-1 {
 				pad = ""
@@ -81,8 +89,7 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 		}
 		b.WriteString("\n")
 	}
-	_, err := io.WriteString(g.out, b.String())
-	return err
+	return g.write(b.String())
 }
 
 // leastColumn is how narrow a column becomes at most.
@@ -145,9 +152,10 @@ func leastCell(c string) int {
 	return end
 }
 
-func cut(s string, width int) string {
+// cut is a text in at most so many columns, the last of which tells that it was cut.
+func cut(s string, width int, end string) string {
 	if utf8.RuneCountInString(s) <= width {
 		return s
 	}
-	return string([]rune(s)[:width-1]) + "…"
+	return string([]rune(s)[:width-1]) + end
 }

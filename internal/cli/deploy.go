@@ -38,7 +38,7 @@ func newDeployCommand(g *globals) *cobra.Command {
 	var o deployOptions
 	c := &cobra.Command{
 		Use:   "deploy SESSION",
-		Short: "Run an app as attested instances behind one port, or update it",
+		Short: "Run an app as attested instances, or update it",
 		Long: `Lets the manager pull the session's repository, inside of an attested
 instance, and run the app as attested instances behind one public port. A second
 deploy of the same session updates the app: it pulls again, starts new instances,

@@ -18,7 +18,7 @@ import (
 // may look at it.
 func (d *deployment) handedIn(app manager.App) error {
 	if d.g.json() {
-		return d.show.line(deployReply{App: app, Instances: []manager.Instance{}})
+		return d.g.printLine(deployReply{App: app, Instances: []manager.Instance{}})
 	}
 	d.g.printf("%s: the manager took the code, and says that the deployment began.\nThe app belongs to the key that made the grant, which can check that: cupel verify %s\n", app.Name, app.Name)
 	return nil
@@ -27,7 +27,7 @@ func (d *deployment) handedIn(app manager.App) error {
 // unchecked tells of a deployment by somebody who may grant, and not read.
 func (d *deployment) unchecked(app manager.App) error {
 	if d.g.json() {
-		return d.show.line(deployReply{App: app, Instances: []manager.Instance{}})
+		return d.g.printLine(deployReply{App: app, Instances: []manager.Instance{}})
 	}
 	d.g.printf("\n%s: the manager says that revision %d serves, on port %d.\n", app.Name, app.Revision, app.Port)
 	d.g.warnf("You may grant that session %s is run, and not read it: nothing of this was checked. Let somebody who may read it run: cupel verify %s", d.session, app.Name)
@@ -101,7 +101,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	address := d.at.appAddress(app.Port)
 	url := seen.kind.url(address)
 	if d.g.json() {
-		if err := d.show.line(deployReply{app, url, seen.kind, instances}); err != nil {
+		if err := d.g.printLine(deployReply{app, url, seen.kind, instances}); err != nil {
 			return err
 		}
 		return ends

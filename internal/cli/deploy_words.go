@@ -57,7 +57,7 @@ func (d *deployment) explain(ctx context.Context, app manager.App) {
 		return
 	}
 	if d.g.json() {
-		_ = d.show.line(stepLine{Step: d.show.current(), State: "log", Log: lines})
+		_ = d.g.printLine(stepLine{Step: d.show.current(), State: "log", Log: lines})
 		return
 	}
 	d.show.clear()

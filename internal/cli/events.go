@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,7 +46,7 @@ func runEvents(ctx context.Context, g *globals, o eventsOptions) error {
 	defer m.Close()
 	err = m.Events(ctx, o.after, o.app, o.follow, func(e manager.Event) error {
 		if g.json() {
-			return json.NewEncoder(g.out).Encode(e)
+			return g.printLine(e)
 		}
 		mark := " "
 		if e.Warning {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"strconv"
 	"time"
 
@@ -122,7 +121,7 @@ func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]strin
 
 func (g *globals) printLog(l manager.LogLine, prefix bool) error {
 	if g.json() {
-		return json.NewEncoder(g.out).Encode(l)
+		return g.printLine(l)
 	}
 	w := g.out
 	if l.Stream == "stderr" {

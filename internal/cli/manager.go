@@ -124,21 +124,6 @@ func hostOf(host, addr string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// settleProvider decides between a provider and a state folder: a flag wins over the
-// environment, and two flags are one too many.
-func (g *globals) settleProvider(root *cobra.Command) error {
-	f := root.PersistentFlags()
-	g.providerGiven = f.Changed("provider")
-	switch {
-	case g.providerGiven && f.Changed("state"):
-		return problem.New(problem.Invalid, "usage", "--provider and --state").Want("one of them").
-			Fix("--state is the folder of this machine's manager, --provider the address of another's")
-	case f.Changed("state"):
-		g.provider = ""
-	}
-	return nil
-}
-
 // managerAs says with whose key a command talks to the manager.
 type managerAs struct {
 	g     *globals

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -18,9 +19,6 @@ import (
 // execSibling becomes another binary of this build: signals, terminal and exit
 // code are its own.
 func (g *globals) execSibling(name string, args ...string) error {
-	if err := g.here(); err != nil {
-		return err
-	}
 	path, err := exec.LookPath(sibling(name))
 	if err == nil {
 		err = syscall.Exec(path, append([]string{name}, args...), os.Environ())
@@ -33,12 +31,18 @@ func (g *globals) execSibling(name string, args ...string) error {
 // every flag that was given.
 func (g *globals) forwarded(c *cobra.Command) []string {
 	args := []string{c.Name(), "--state", g.state, "--output", g.output}
-	if f := c.Root().PersistentFlags().Lookup("log-level"); f != nil && f.Changed {
+	if c.Flags().Changed("log-level") {
 		args = append(args, "--log-level", g.logLevel)
 	}
-	own := c.LocalNonPersistentFlags() // a copy: what was given is known to Flags only
+	return append(args, ownFlags(c)...)
+}
+
+// ownFlags are those that were given and that no other command shares, as cupeld
+// takes them.
+func ownFlags(c *cobra.Command) []string {
+	var args []string
 	c.Flags().Visit(func(f *pflag.Flag) {
-		if own.Lookup(f.Name) != nil {
+		if !slices.Contains(allShared, f.Name) {
 			args = append(args, "--"+f.Name+"="+f.Value.String())
 		}
 	})
@@ -65,21 +69,9 @@ func (g *globals) age(t time.Time) string {
 	return strconv.Itoa(int(d.Hours()/24)) + "d"
 }
 
-// here refuses --provider for what only this machine's operator can do.
-func (g *globals) here() error {
-	if g.providerGiven {
-		return problem.New(problem.Invalid, "usage", "--provider with a command of this machine's operator").
-			Fix("leave it out, or run the command on the provider's machine")
-	}
-	return nil
-}
-
 // runSibling runs another binary of this build in the foreground and becomes
 // its exit code. An interrupt reaches it as SIGTERM, so that it can clean up.
 func (g *globals) runSibling(ctx context.Context, name string, args ...string) error {
-	if err := g.here(); err != nil {
-		return err
-	}
 	c := exec.CommandContext(ctx, sibling(name), args...)
 	c.Stdin, c.Stdout, c.Stderr = g.in, g.out, g.err
 	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -54,8 +53,6 @@ type stepLine struct {
 	Log     []string       `json:"log,omitempty"` // the last lines of what failed
 }
 
-func (p *progress) line(v any) error { return json.NewEncoder(p.g.out).Encode(v) }
-
 // update shows what is new since the last call.
 func (p *progress) update(d manager.Deployment, now time.Time) {
 	p.steps = d.Steps
@@ -72,7 +69,7 @@ func (p *progress) update(d manager.Deployment, now time.Time) {
 // sayWaiting tells what a deployment waits for, or tries again after.
 func (p *progress) sayWaiting(why *problem.Error) {
 	if p.g.json() {
-		_ = p.line(stepLine{Step: p.current(), State: "waiting", Problem: why})
+		_ = p.g.printLine(stepLine{Step: p.current(), State: "waiting", Problem: why})
 		return
 	}
 	p.clear()
@@ -123,7 +120,7 @@ func (p *progress) beat(now time.Time) {
 	took := now.Sub(s.StartedAt)
 	switch {
 	case p.g.json():
-		_ = p.line(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "running"})
+		_ = p.g.printLine(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "running"})
 	case !p.live:
 		p.g.printf("  · %-28s %8s  %s\n", title(s), took.Round(time.Second), orElse(hint, "goes on"))
 	case hint != "":
@@ -156,7 +153,7 @@ func (p *progress) end(err error) {
 	s := p.steps[p.printed]
 	took := p.g.now().Sub(s.StartedAt)
 	if p.g.json() {
-		_ = p.line(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "failed"})
+		_ = p.g.printLine(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "failed"})
 		return
 	}
 	p.g.printf("  "+p.g.paint(p.g.out, red, "✗")+" %-28s %8s\n", title(s), took.Round(10*time.Millisecond))
@@ -169,7 +166,7 @@ func (p *progress) flush() {
 		p.printed++
 		took := s.EndedAt.Sub(s.StartedAt)
 		if p.g.json() {
-			_ = p.line(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "done"})
+			_ = p.g.printLine(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "done"})
 			continue
 		}
 		p.clear()

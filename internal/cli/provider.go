@@ -14,7 +14,9 @@ func newProviderCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "provider",
 		Short: "The operators of other machines that you talked to",
-		Args:  cobra.NoArgs,
+		Long: `With --provider commands talk to the operator of another machine. What showed itself
+there first is kept, and nobody else is taken for it.`,
+		Example: "  cupel provider list\n  cupel provider forget provider.example.org",
 	}
 	c.AddCommand(newProviderListCommand(g), newProviderForgetCommand(g))
 	return c

@@ -72,7 +72,7 @@ func TestNarrowTablesKeepValues(t *testing.T) {
 		"a text":            {text, text[:80-len("certificate")-len(gap)-1] + "…"},
 	} {
 		widths := columns([][]string{{"PART", "WHERE"}, {"certificate", c.cell}}, 80)
-		if got := cut(c.cell, widths[1]); got != c.want || widths[0] != len("certificate") {
+		if got := cut(c.cell, widths[1], "…"); got != c.want || widths[0] != len("certificate") {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
@@ -81,7 +81,7 @@ func TestNarrowTablesKeepValues(t *testing.T) {
 // TestNoTextIsCutInVain: where lines wrap in spite of it, nothing is cut.
 func TestNoTextIsCutInVain(t *testing.T) {
 	label, id := "operator's key", "identity "+strings.Repeat("0123456789abcdef", 5)
-	if widths := columns([][]string{{"PART", "WHERE"}, {label, id}}, 80); cut(label, widths[0]) != label || cut(id, widths[1]) != id {
+	if widths := columns([][]string{{"PART", "WHERE"}, {label, id}}, 80); cut(label, widths[0], "…") != label || cut(id, widths[1], "…") != id {
 		t.Errorf("%v", widths)
 	}
 }

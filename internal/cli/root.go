@@ -16,8 +16,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,23 +44,27 @@ type globals struct {
 	logLevel string
 	wait     time.Duration // how long a server that does not answer is waited for
 
-	named         bool // the owner's folder was named by flag or environment, not derived
-	toldFolder    bool // it was said that the owner's folder is another user's
-	waitGiven     bool // by --wait or CUPEL_WAIT
-	providerGiven bool // --provider was on the command line
-	completing    bool // a completion is under way, which makes no key
+	named      bool  // the owner's folder was named by flag or environment, not derived
+	toldFolder bool  // it was said that the owner's folder is another user's
+	waitGiven  bool  // by --wait or CUPEL_WAIT
+	completing bool  // a completion is under way, which makes no key
+	unsaid     error // why something that was to be shown wasn't
 }
 
 // Main runs the command line args (without the program's name) and returns the
 // exit code.
 func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer, env func(string) string) int {
 	g := &globals{in: in, out: out, err: errw, env: env, now: time.Now}
+	defer noteClosedPipe()()
 	root := newRootCommand(g)
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		err = g.unsaid
+	}
 	if err == nil {
 		return 0
 	}
@@ -114,34 +120,23 @@ operator, who is trusted with nothing, runs the copies.`,
   cupel ps`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
-			g.waitGiven = c.Flags().Changed("wait") || g.env("CUPEL_WAIT") != ""
-			if err := g.check(); err != nil {
-				return err
+		PersistentPreRunE: func(c *cobra.Command, args []string) error {
+			if c.Name() == cobra.ShellCompRequestCmd || c.Name() == cobra.ShellCompNoDescRequestCmd {
+				offerHeeded(c.Root(), args[:max(0, len(args)-1)])
 			}
-			g.named = c.Flags().Changed("config") || g.env("CUPEL_CONFIG") != ""
-			if err := g.settleProvider(c.Root()); err != nil {
+			if err := g.settle(c); err != nil {
 				return err
 			}
 			return emptyFlag(c)
 		},
 	}
-	f := root.PersistentFlags()
-	f.StringVar(&g.state, "state", orElse(g.env("CUPEL_STATE"), "/var/lib/cupel"), "the local operator's state folder (CUPEL_STATE)")
-	f.StringVar(&g.config, "config", g.defaultConfig(), "the owner's folder: identity, pins, vouched measurements (CUPEL_CONFIG)")
-	f.StringVar(&g.provider, "provider", g.env("CUPEL_PROVIDER"), "talk to the operator of another machine: https://HOST[:PORT] of its manager (CUPEL_PROVIDER)")
-	f.StringVarP(&g.output, "output", "o", "table", "how to print: table or json")
-	f.StringVar(&g.logLevel, "log-level", orElse(g.env("CUPEL_LOG"), "warn"), "debug, info, warn or error (CUPEL_LOG)")
-	f.DurationVar(&g.wait, "wait", g.defaultWait(), "how long to wait for a CAS that does not answer (CUPEL_WAIT)")
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return problem.New(problem.Invalid, "usage", "%w", flagError(err)).Fix("see '%s --help'", c.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newAuditCommand(g),
 		newCASCommand(g),
 		newCheckCommand(g),
 		newCleanupCommand(g),
+		newCompletionCommand(g),
 		newDeployCommand(g),
 		newDownCommand(g),
 		newEventsCommand(g),
@@ -160,8 +155,9 @@ operator, who is trusted with nothing, runs the copies.`,
 		newVersionCommand(g),
 		newVolumeCommand(g),
 	)
-	root.SuggestionsMinimumDistance = 2
-	groupsRefuse(root)
+	g.addShared(root)
+	g.groupsRefuse(root)
+	g.setHelp(root)
 	return root
 }
 
@@ -212,14 +208,20 @@ func (g *globals) json() bool { return g.output == "json" }
 func (g *globals) logger() *slog.Logger {
 	var l slog.Level
 	_ = l.UnmarshalText([]byte(g.logLevel)) // check() refused anything else
-	return slog.New(slog.NewTextHandler(g.err, &slog.HandlerOptions{Level: l}))
+	opts := &slog.HandlerOptions{Level: l}
+	if g.json() {
+		return slog.New(slog.NewJSONHandler(g.err, opts))
+	}
+	return slog.New(slog.NewTextHandler(g.err, opts))
 }
 
 // printJSON writes v as indented JSON: the whole answer of a -o json command.
 func (g *globals) printJSON(v any) error {
-	e := json.NewEncoder(g.out)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return g.write(string(b) + "\n")
 }
 
 // exitError carries another process's exit code through to ours, silently.
@@ -251,8 +253,20 @@ func exitCode(err error) int {
 	return problem.KindOf(err).ExitCode()
 }
 
-// interruptedCode is what shells give a program that SIGINT ended.
-const interruptedCode = 130
+// What shells give programs that SIGINT or SIGPIPE ended.
+const (
+	interruptedCode = 130
+	closedPipeCode  = 141
+)
+
+// noteClosedPipe has a reader that went away (head, a pager) be an error of writing, and
+// not the end of the process: what is under way comes to its end. Caught signals, other
+// than ignored ones, are handed on to no other program.
+func noteClosedPipe() (stop func()) {
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGPIPE)
+	return func() { signal.Stop(caught) }
+}
 
 // fail shows err where the caller looks for it and returns the exit code: the
 // one place where errors become either.
@@ -262,6 +276,9 @@ func (g *globals) fail(err error) int {
 	}
 	code := 1
 	p, ok := errors.AsType[*problem.Error](err)
+	if ok && p.Rule == ruleOutput && errors.Is(err, syscall.EPIPE) {
+		return closedPipeCode // who doesn't read on knows
+	}
 	switch {
 	case errors.Is(err, context.Canceled):
 		code = interruptedCode
@@ -279,18 +296,14 @@ func (g *globals) fail(err error) int {
 		_, _ = fmt.Fprintln(g.err, "cupel: interrupted")
 		return code
 	case !ok:
-		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", shown(err.Error()))
+		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(shown(err.Error())))
 		return code
 	}
-	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", g.paint(g.err, red, shown(p.Rule)), shown(orElse(p.Actual, string(p.Kind))))
-	if p.Expected != "" {
-		_, _ = fmt.Fprintf(g.err, "  expected: %s\n", shown(p.Expected))
-	}
-	if p.Mend != "" {
-		_, _ = fmt.Fprintf(g.err, "  mend:     %s\n", shown(p.Mend))
-	}
-	if p.RequestID != "" {
-		_, _ = fmt.Fprintf(g.err, "  request:  %s\n", shown(p.RequestID))
+	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", g.paint(g.err, red, shown(p.Rule)), g.writable(shown(orElse(p.Actual, string(p.Kind)))))
+	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", p.Mend}, {"request:", p.RequestID}} {
+		if line.text != "" {
+			_, _ = fmt.Fprintf(g.err, "  %-9s %s\n", line.title, g.writable(shown(line.text)))
+		}
 	}
 	return code
 }

@@ -2,15 +2,16 @@ package cli
 
 import (
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
 func newRuntimeCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "runtime",
-		Short: "Runtime images: build them (operator), measure and vouch for them (owner)",
-		Args:  exactArgs(),
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+		Short: "Build runtime images (operator), vouch for them (owner)",
+		Long: `A runtime is the image that apps run on. Its operator builds it out of Debian's
+signed packages; its owner builds it again from the same bytes, and vouches for what
+it measures.`,
+		Example: "  cupel runtime build python      # operator\n  cupel runtime measure python    # owner",
 	}
 	c.AddCommand(newRuntimeBuildCommand(g), newRuntimeMeasureCommand(g), newRuntimeShowCommand(g), newRuntimeListCommand(g))
 	return c
@@ -20,7 +21,7 @@ func newRuntimeBuildCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build NAME",
 		Short: "Build a runtime image from Debian's packages, reproducibly",
-		Long: `Build a runtime image out of a definition and Debian's signed packages, and store
+		Long: `Builds a runtime image out of a definition and Debian's signed packages, and stores
 it with its sources in the registry. Without a lock the newest versions are taken
 and the lock is written; with one, exactly its bytes. Runs cupeld.`,
 		Example: "  cupel runtime build python\n  cupel runtime build python --update",
@@ -29,13 +30,7 @@ and the lock is written; with one, exactly its bytes. Runs cupeld.`,
 		ValidArgsFunction: g.completeRuntimes,
 		RunE: func(c *cobra.Command, args []string) error {
 			call := []string{"runtime", "build", args[0], "--state", g.state, "--output", g.output}
-			own := c.LocalNonPersistentFlags()
-			c.Flags().Visit(func(f *pflag.Flag) {
-				if own.Lookup(f.Name) != nil {
-					call = append(call, "--"+f.Name+"="+f.Value.String())
-				}
-			})
-			return g.runSibling(c.Context(), "cupeld", call...)
+			return g.runSibling(c.Context(), "cupeld", append(call, ownFlags(c)...)...)
 		},
 	}
 	f := c.Flags()

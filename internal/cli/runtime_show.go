@@ -20,7 +20,7 @@ func newRuntimeShowCommand(g *globals) *cobra.Command {
 	var o showOptions
 	c := &cobra.Command{
 		Use:   "show NAME",
-		Short: "Show the definition, or the lock, that the operator built a runtime image from",
+		Short: "Show what the operator built a runtime image from",
 		Long: `Prints what the operator's newest build of a runtime image was made from: its
 definition, or with --lock its lock. It is the operator's word. Read a definition
 before you vouch for it with 'cupel runtime measure NAME --definition FILE'.`,

@@ -21,7 +21,9 @@ func newSessionCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "session",
 		Short: "Write down which measured code may have which secrets",
-		Args:  exactArgs(),
+		Long: `A session is your text: which measured code may have which secrets. The CAS keeps
+it, attests every instance by it, and gives out its secrets to nobody else.`,
+		Example: "  cupel session create client-session.yml --name my-app\n  cupel session verify my-app",
 	}
 	c.AddCommand(newSessionCreateCommand(g), newSessionCheckCommand(g), newSessionReadCommand(g), newSessionVerifyCommand(g), newSessionValuesCommand(g),
 		newSessionRefusalsCommand(g), newSessionRotateCommand(g), newSessionRmCommand(g),

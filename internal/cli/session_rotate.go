@@ -22,7 +22,7 @@ func newSessionRotateCommand(g *globals) *cobra.Command {
 	var o rotateOptions
 	c := &cobra.Command{
 		Use:   "rotate NAME [SECRET...]",
-		Short: "Have the CAS make fresh values of generated secrets, and fresh volume keys",
+		Short: "Make fresh values of generated secrets, and fresh volume keys",
 		Long: `The next release of a service makes a fresh value of each named secret; instances
 that run keep what they have, and are listed until they ended: replace them with
 'cupel deploy'. Certificates under a rotated key are issued again: an app that takes
@@ -40,7 +40,7 @@ before.`,
 		Example: `  cupel session rotate my-app db_password
   cupel session rotate my-app --volume data
   cupel session rotate my-app`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              exactArgs("NAME", "[SECRET...]"),
 		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.session, o.secrets = args[0], args[1:]

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"reflect"
 	"regexp"
@@ -12,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // What commands print comes from managers, apps and files that nobody trusts,
@@ -66,10 +69,33 @@ func colored(s string) string {
 }
 
 // printf writes to standard output. Text among the arguments is shown; the
-// format is ours and passed on as it is.
+// format is ours and passed on as it is. What can't be written makes the command fail.
 func (g *globals) printf(format string, args ...any) {
 	showAll(args)
-	_, _ = fmt.Fprintf(g.out, format, args...)
+	if err := g.write(g.writable(fmt.Sprintf(format, args...))); err != nil && g.unsaid == nil {
+		g.unsaid = err
+	}
+}
+
+// ruleOutput is the rule of an answer that nobody could be given.
+const ruleOutput = "output"
+
+// write writes to standard output.
+func (g *globals) write(text string) error {
+	if _, err := io.WriteString(g.out, text); err != nil {
+		return problem.New(problem.Unavailable, ruleOutput, "the answer can't be written: %w", err).
+			Want("a standard output that takes it").Fix("make room where it goes; what the command did is done")
+	}
+	return nil
+}
+
+// printLine writes v as JSON in one line: of answers that come bit by bit.
+func (g *globals) printLine(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return g.write(string(b) + "\n")
 }
 
 // warnf writes a line for people where it disturbs no program. Programs, who asked for
@@ -81,7 +107,20 @@ func (g *globals) warnf(format string, args ...any) {
 		_ = json.NewEncoder(g.err).Encode(map[string]string{"warning": strings.TrimSpace(text)})
 		return
 	}
-	_, _ = fmt.Fprintln(g.err, text)
+	_, _ = fmt.Fprintln(g.err, g.writable(text))
+}
+
+// writable is a text with our own signs written in ASCII, where the locale says that the
+// terminal knows no others. Where it says nothing, UTF-8 is what terminals know today.
+func (g *globals) writable(s string) string {
+	if g.env == nil {
+		return s
+	}
+	locale := orElse(orElse(g.env("LC_ALL"), g.env("LC_CTYPE")), g.env("LANG")) // POSIX, 8.2
+	if utf := strings.ReplaceAll(strings.ToUpper(locale), "-", ""); locale == "" || strings.Contains(utf, "UTF8") {
+		return s
+	}
+	return strings.NewReplacer("✓", "+", "✗", "x", "·", "-", "…", "...").Replace(s)
 }
 
 func showAll(args []any) {

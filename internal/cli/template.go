@@ -99,7 +99,7 @@ func newTemplateCommand(g *globals) *cobra.Command {
 	var i inputFlags
 	c := &cobra.Command{
 		Use:   "template",
-		Short: "Write a session template for an app in a private git repository",
+		Short: "Write a session template for an app in a git repository",
 		Long: `Writes a session template to the standard output. What makes it yours (name,
 token, repository) stays open: 'cupel session create' fills it in.
 
@@ -123,6 +123,12 @@ refuses every difference.`,
 	i.add(c)
 	_ = c.RegisterFlagCompletionFunc("runtime", g.completeRuntimes)
 	return c
+}
+
+// templateReply is the answer of `template -o json`.
+type templateReply struct {
+	Template     string                                  `json:"template"`
+	Measurements map[ident.ServiceName]ident.Measurement `json:"measurements"`
 }
 
 func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
@@ -152,8 +158,10 @@ func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 	if err != nil {
 		return err
 	}
-	_, err = g.out.Write(text)
-	return err
+	if g.json() {
+		return g.printJSON(templateReply{string(text), in.Measurements})
+	}
+	return g.write(string(text))
 }
 
 // measurementOf finds a runtime's measurement: as vouched for, else as the

@@ -41,7 +41,7 @@ func runFlags(f *pflag.FlagSet) {
 	f.Bool("allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	f.String("cas-quota", "", "other limits of what the CAS keeps for each key, source address and in total, as in key-bytes=256M,total-sessions=1000")
 	f.Int("cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
-	f.String("app-quota", "", "other limits of what each key may deploy, as in apps=20,instances=100,memory=64G,ports=20,followers=10")
+	f.String("app-quota", "", "other limits of what each key may deploy, as in apps=20,memory=64G (also instances, ports, followers)")
 	f.String("balancer", "", "other limits of the balancer, as in connections=8192,client-idle=1h (connections through cupeld at once: 2048; also clients, connection-idle)")
 	f.Duration("grace", 10*time.Second, "how long an app may take to end, from SIGTERM to SIGKILL")
 	f.String("low-ports", "", "ports below 1024 that apps may have, as in 80,443")
@@ -88,7 +88,7 @@ func newUninstallServiceCommand(g *globals) *cobra.Command {
 func newCheckCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
-		Short: "Try whether this machine lets through what instances and their users need",
+		Short: "Try whether this machine lets instances and users through",
 		Long: `Tries, from throw-away network namespaces, whether an instance reaches the CAS,
 the world outside and a name server, and whether users outside reach a public port
 over IPv4 and IPv6. Where something stands in the way it names the rule or setting,
@@ -114,7 +114,8 @@ func newDownCommand(g *globals) *cobra.Command {
 		Short: "Stop apps and daemons; the next up starts the apps again",
 		Long: `Stops all apps and everything that 'cupel up' started, also if it died or never
 came up. What is desired stays in the state folder. Apps that write volumes store
-them; where that can't be (rule down_unsafe) nothing is stopped, but with --force.`,
+them; where that can't be (rule down_unsafe) nothing is stopped, but with --force.
+Runs cupeld, as root.`,
 		Example: `  cupel down
   cupel down --force`,
 		Args: exactArgs(),
@@ -130,9 +131,11 @@ func newCleanupCommand(g *globals) *cobra.Command {
 		Short: "Stop everything and remove it, the state folder included",
 		Long: `Stops everything and removes it from this machine: processes, mounts, network
 namespaces, packet rules, control groups, changed kernel settings, and the state
-folder with the CAS's sessions, secrets and volumes. There is no way back.`,
-		Args: exactArgs(),
-		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
+folder with the CAS's sessions, secrets and volumes. There is no way back. Runs
+cupeld, as root.`,
+		Example: "  cupel cleanup\n  cupel cleanup --yes --state /srv/cupel",
+		Args:    exactArgs(),
+		RunE:    func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
 	}
 	c.Flags().Bool("yes", false, "don't ask")
 	return c

@@ -18,7 +18,7 @@ type versionReply struct {
 func newVersionCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
-		Short:   "Show this build's version and the measurements that it expects by default",
+		Short:   "Show this build's version and what it expects",
 		Example: "  cupel version -o json",
 		Args:    exactArgs(),
 		RunE: func(*cobra.Command, []string) error {

@@ -9,7 +9,13 @@ import (
 )
 
 func newVolumeCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "volume", Short: "What a session's instances keep, encrypted", Args: exactArgs()}
+	c := &cobra.Command{
+		Use:   "volume",
+		Short: "What a session's instances keep, encrypted",
+		Long: `A volume is an encrypted folder that outlives instances. Its key is the session's, at
+the CAS; its operator stores ciphertext.`,
+		Example: "  cupel volume reset my-app genesis --yes    # owner\n  cupel volume ls                            # operator",
+	}
 	c.AddCommand(newVolumeResetCommand(g), newVolumeLsCommand(g), newVolumeRmCommand(g))
 	return c
 }

@@ -79,13 +79,8 @@ as 'cupel volume ls' shows them. Refused while an app has the volume
 (volume_in_use). There is no way back: if its session is deployed again, its owner
 has to have the volume start afresh first ('cupel volume reset').`,
 		Example: "  cupel volume rm 5f2c0e9f6a1d4b7c8e3f2a1b0c9d8e7f6a5b4c3d2e1f0a9b8c7d6e5f4a3b2c1d --yes",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return problem.New(problem.Invalid, "usage", "no VOLUME").Fix("see 'cupel volume rm --help'")
-			}
-			return nil
-		},
-		RunE: func(c *cobra.Command, args []string) error { return runVolumeRm(c.Context(), g, o, args) },
+		Args:    exactArgs("VOLUME..."),
+		RunE:    func(c *cobra.Command, args []string) error { return runVolumeRm(c.Context(), g, o, args) },
 	}
 	o.flags(c)
 	c.Flags().BoolVar(&o.yes, "yes", false, "yes, what is in the volumes may be lost")

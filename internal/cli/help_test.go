@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// eachCommand visits the commands that do something, and the groups that hold them.
+func eachCommand(visit func(c *cobra.Command)) {
+	root := newRootCommand(&globals{out: &bytes.Buffer{}, env: func(string) string { return "" }, now: time.Now})
+	var below func(c *cobra.Command)
+	below = func(c *cobra.Command) {
+		visit(c)
+		for _, sub := range c.Commands() {
+			below(sub)
+		}
+	}
+	below(root)
+}
+
+// callOf is how a command is called.
+func callOf(c *cobra.Command) []string { return strings.Fields(c.CommandPath())[1:] }
+
+// TestHelp: every command's help has an example and fits into 80 columns, but for its
+// examples, which are to be copied.
+func TestHelp(t *testing.T) {
+	eachCommand(func(c *cobra.Command) {
+		code, out, errs := runCLI(t, append(callOf(c), "--help")...)
+		if code != 0 || errs != "" || !strings.Contains(out, "\nExamples:\n  ") {
+			t.Errorf("%s --help: exit %d, %q, %q", c.CommandPath(), code, out, errs)
+		}
+		_, again, _ := runCLI(t, append([]string{"help"}, callOf(c)...)...)
+		alike := func(text string) string { s, _, _ := strings.Cut(text, "  -h, --help"); return s }
+		if alike(again) != alike(out) {
+			t.Errorf("help %s says something else than %s --help", c.CommandPath(), c.CommandPath())
+		}
+		before, rest, _ := strings.Cut(out, "\nExamples:\n")
+		_, after, _ := strings.Cut(rest, "\n\n")
+		for line := range strings.SplitSeq(before+after, "\n") {
+			if utf8.RuneCountInString(line) > helpColumns {
+				t.Errorf("%s --help has a line of %d columns: %s", c.CommandPath(), utf8.RuneCountInString(line), line)
+			}
+		}
+	})
+}
+
+// TestSharedFlags: a command has the shared flags that it heeds, and refuses the others
+// by name.
+func TestSharedFlags(t *testing.T) {
+	short := map[string][]string{"output": {"-o", "json"}, "wait": {"--wait=1s"}}
+	eachCommand(func(c *cobra.Command) {
+		heeds := sharedFlags(c.CommandPath())
+		if c.HasSubCommands() {
+			return
+		}
+		_, help, _ := runCLI(t, append(callOf(c), "--help")...)
+		_, offered, _ := runCLI(t, append(append([]string{"__complete"}, callOf(c)...), "--")...)
+		for _, name := range allShared {
+			own := c.LocalNonPersistentFlags().Lookup(name) != nil
+			has := slices.Contains(heeds, name) || own
+			if strings.Contains(help, "--"+name+" ") != has || strings.Contains(offered, "--"+name+"\t") != has {
+				t.Errorf("%s heeds --%s: %t; its help or completion says otherwise:\n%s\n%s", c.CommandPath(), name, has, help, offered)
+			}
+		}
+		if len(heeds) == len(allShared) {
+			t.Errorf("nobody says which shared flags %s heeds", c.CommandPath())
+		}
+		for _, name := range allShared {
+			if slices.Contains(heeds, name) || c.LocalNonPersistentFlags().Lookup(name) != nil { // its own, of another meaning
+				continue
+			}
+			given := short[name]
+			if given == nil {
+				given = []string{"--" + name, "x"}
+			}
+			call := callOf(c)
+			for _, arg := range strings.Fields(c.Use)[1:] {
+				if arg == "|" || strings.HasPrefix(arg, "[") {
+					break
+				}
+				call = append(call, arg)
+			}
+			for _, args := range [][]string{append(slices.Clone(call), given...), append(slices.Clone(given), call...)} {
+				code, out, errs := runCLI(t, args...)
+				if code != problem.Invalid.ExitCode() || out != "" || !strings.Contains(errs, "--"+name+" ") || !strings.Contains(errs, "usage") || !strings.Contains(errs, "leave it out") {
+					t.Errorf("%q: exit %d, %q, %q", args, code, out, errs)
+				}
+			}
+		}
+	})
+}
+
+// TestNearNames: what is written wrong is refused, wherever it stands, with the name
+// that is near.
+func TestNearNames(t *testing.T) {
+	for call, want := range map[string]string{
+		"deploy x --memry 1G":         `unknown flag: "--memry"` + "\n  mend:     did you mean --memory? See 'cupel deploy --help'",
+		"deploy x -memory 1G":         "unknown shorthand flag -m\n  mend:     did you mean --memory?",
+		"deploy x --inst 2":           `unknown flag: "--inst"` + "\n  mend:     did you mean --instances?",
+		"deploy x --nothing-like-it":  `unknown flag: "--nothing-like-it"` + "\n  mend:     see 'cupel deploy --help'",
+		"session submit x --use-bye":  "did you mean --use-by?",
+		"sesion":                      `unknown command "sesion"` + "\n  expected: session\n  mend:     did you mean session? See 'cupel --help'",
+		"sesion create f --name x":    "did you mean session?",
+		"session crate":               "did you mean create? See 'cupel session --help'",
+		"session crate f --name x":    "did you mean create?",
+		"session crate --help":        "did you mean create?",
+		"runtime mesure python":       "did you mean measure?",
+		"-o table cas atest":          "did you mean attest?",
+		"nope":                        `unknown command "nope"` + "\n  mend:     see 'cupel --help'",
+		"nope --help":                 `unknown command "nope"`,
+		"help nope":                   `unknown command "nope"`,
+		"help deploi":                 "did you mean deploy?",
+		"help session crate":          "did you mean create?",
+		"help session create further": `unknown command "further"`,
+		"completion nope":             `no completion for the shell "nope"` + "\n  expected: bash, fish, powershell, zsh",
+		"completion bahs":             "did you mean bash?",
+		"completion":                  "expected: SHELL",
+		"session -o json":             `"actual":"no command, of which -o json could print the answer"`,
+		"github_pat_11ABCDEFG0":       "unknown command (21 characters, not shown)",
+		"--github_pat_11ABCDEFG0 x":   "unknown flag: (23 characters, not shown)",
+	} {
+		code, out, errs := runCLI(t, strings.Fields(call)...)
+		if code != problem.Invalid.ExitCode() || out != "" || !strings.Contains(errs, want) {
+			t.Errorf("cupel %s: exit %d, %q, %q: want %q", call, code, out, errs, want)
+		}
+	}
+}
