@@ -42,6 +42,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 		return 0
 	}
 	fmt.Fprintf(stderr, "cupel-cas: %v\n", err)
+	_ = opts.starter.tell(ready{Problem: problem.From(err)}) // it reads the line above otherwise
 	if p, ok := errors.AsType[*problem.Error](err); ok {
 		return p.Kind.ExitCode()
 	}
@@ -56,7 +57,7 @@ type options struct {
 	simulationRoot  string
 	allowUnattested bool
 	evidenceFD      int
-	readyFD         int
+	starter         *starter
 	keepAlive       time.Duration
 	quotas          cas.Quotas
 	maxConnections  int
@@ -64,7 +65,7 @@ type options struct {
 }
 
 func parseFlags(args []string, stderr io.Writer) (options, error) {
-	var o options
+	o := options{starter: &starter{fd: -1}}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.StringVar(&o.state, "state", "", "folder of the database and its key; made if missing")
@@ -73,7 +74,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.simulationRoot, "simulation-root", "", "PEM file of a simulated platform's root; its instances are attested, as simulated")
 	fs.BoolVar(&o.allowUnattested, "allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	fs.IntVar(&o.evidenceFD, "evidence-fd", -1, "inherited socket on which a LAS answers for this process; its end ends the CAS")
-	fs.IntVar(&o.readyFD, "ready-fd", -1, "inherited descriptor that gets one JSON line when the CAS serves")
+	fs.IntVar(&o.starter.fd, "ready-fd", -1, "inherited descriptor that gets one JSON line when the CAS serves, or why it does not")
 	fs.DurationVar(&o.keepAlive, "keep-alive", 10*time.Second, "how often instances report; three missed reports end their rights")
 	fs.Var(&o.quotas, "quota", "another limit of what is kept: "+cas.QuotaUsage+"; repeatable")
 	fs.IntVar(&o.maxConnections, "max-connections", 0, "how many connections each API has open at once (default: by the memory that there is)")

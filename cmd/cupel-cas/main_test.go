@@ -251,3 +251,43 @@ func TestPeerGone(t *testing.T) {
 		t.Fatal("it goes on")
 	}
 }
+
+// TestStarterLearnsWhy: whoever starts the CAS and waits for it is told in one line why
+// it does not come up, by the rule and with the mend.
+func TestStarterLearnsWhy(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(state string) error
+		rule    string
+	}{
+		"no state":       {func(state string) error { return os.WriteFile(state, nil, 0o600) }, "state_access"},
+		"a damaged key":  {func(state string) error { return write(state, "cas.key", "x", 0o600) }, "sealing_key_form"},
+		"an empty key":   {func(state string) error { return write(state, "cas.key", "", 0o600) }, "sealing_key_form"},
+		"a lost key":     {func(state string) error { return write(state, "cas.db", "x", 0o600) }, "sealing_key_missing"},
+		"a folder: lock": {func(state string) error { return os.MkdirAll(filepath.Join(state, "lock"), 0o700) }, "state_access"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			state := filepath.Join(t.TempDir(), "state")
+			if err := c.prepare(state); err != nil {
+				t.Fatal(err)
+			}
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = r.Close() }()
+			var log bytes.Buffer
+			code := run(t.Context(), []string{"cupel-cas", "--state", state, "--owners", "127.0.0.1:0", "--instances", "127.0.0.1:0", "--ready-fd", itoa(fd(t, w))}, &log)
+			var line ready
+			if err := json.NewDecoder(r).Decode(&line); err != nil || line.Problem == nil {
+				t.Fatalf("told %+v, %v", line, err)
+			}
+			if p := line.Problem; p.Rule != c.rule || p.Mend == "" || p.Kind.ExitCode() != code || line.Owners != "" {
+				t.Errorf("exit %d, told %v", code, p)
+			}
+		})
+	}
+}
+
+func write(dir, name, content string, mode os.FileMode) error {
+	return errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, name), []byte(content), mode))
+}

@@ -21,15 +21,17 @@ import (
 	"cupel.dev/cupel/internal/trusted/cas/casdb"
 	"cupel.dev/cupel/internal/trusted/cas/keyfile"
 	"cupel.dev/cupel/internal/trusted/cas/server"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/version"
 )
 
-// ready is the line on --ready-fd.
+// ready is the line on --ready-fd: where the CAS serves, or why it doesn't.
 type ready struct {
-	Owners    string `json:"owners"`
-	Instances string `json:"instances"`
-	Identity  string `json:"identity"`
+	Owners    string         `json:"owners,omitempty"`
+	Instances string         `json:"instances,omitempty"`
+	Identity  string         `json:"identity,omitempty"`
+	Problem   *problem.Error `json:"problem,omitempty"`
 }
 
 // gcPercent lets the heap grow to five times what lives in it: that is a few
@@ -79,6 +81,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 		KeepAlive:       o.keepAlive,
 		AllowUnattested: o.allowUnattested,
 		Quotas:          o.quotas,
+		Room:            func() error { return roomIn(o.state) },
 	})
 	if err != nil {
 		return err
@@ -118,16 +121,18 @@ func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoo
 	g.Go(func() error { return srv.ServeOwners(ctx, owners) })
 	g.Go(func() error { return srv.ServeInstances(ctx, instances) })
 	g.Go(func() error { return c.Run(ctx) })
-	line := ready{owners.Addr().String(), instances.Addr().String(), c.Identity().Hash().String()}
+	line := ready{
+		Owners:    owners.Addr().String(),
+		Instances: instances.Addr().String(),
+		Identity:  c.Identity().Hash().String(),
+	}
 	log.Info("serving", "owners", line.Owners, "instances", line.Instances, "identity", line.Identity, "simulation", simRoot != "",
 		"max_connections", o.maxConnections)
 	if o.allowUnattested {
 		log.Warn("unattested sessions are allowed: their secrets go to whoever asks")
 	}
-	if o.readyFD >= 0 {
-		if err := tellReady(o.readyFD, line); err != nil {
-			return err
-		}
+	if err := o.starter.tell(line); err != nil {
+		return err
 	}
 	err = g.Wait()
 	if errors.Is(err, errPeerGone) {
@@ -146,14 +151,25 @@ func bind(name, addr string) (net.Listener, error) {
 	return l, nil
 }
 
-func tellReady(fd int, line ready) error {
+// starter is whoever started this process and waits for one line on a descriptor.
+type starter struct {
+	fd   int // negative: nobody waits
+	told bool
+}
+
+// tell says how the start went; only the first word counts.
+func (s *starter) tell(line ready) error {
+	if s.fd < 0 || s.told {
+		return nil
+	}
+	s.told = true
 	b, err := json.Marshal(line)
 	if err != nil {
 		return fmt.Errorf("say ready: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), "ready")
+	f := os.NewFile(uintptr(s.fd), "ready")
 	if f == nil {
-		return problem.New(problem.Invalid, "flags", "--ready-fd %d is not open", fd)
+		return problem.New(problem.Invalid, "flags", "--ready-fd %d is not open", s.fd)
 	}
 	_, err = f.Write(append(b, '\n'))
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -185,6 +201,21 @@ func trustRoots(simulation string) (dcap.Roots, string, error) {
 	return roots, string(text), nil
 }
 
+// minRoom is what the disk has to have beside what a new session takes. What is less is
+// left to those whose instances end and whose volumes are stored.
+const minRoom = 4 << 20
+
+// roomIn refuses a disk without room for another session.
+func roomIn(state string) error {
+	free, known := disk.Free(state)
+	if !known || free >= minRoom {
+		return nil
+	}
+	return problem.New(problem.Unavailable, disk.RuleFull, "%d MB are free where the CAS keeps its state", free>>20).
+		Want("at least %d MB, for whatever is new", minRoom>>20).
+		Fix("ask the CAS's operator to make room there, then try again")
+}
+
 func dbPath(state string) string  { return filepath.Join(state, "cas.db") }
 func keyPath(state string) string { return filepath.Join(state, "cas.key") }
 
@@ -192,7 +223,12 @@ func keyPath(state string) string { return filepath.Join(state, "cas.key") }
 func lockState(state string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(state, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "state_access", "%w", err).Fix("let the CAS's user own its state folder")
+		err = disk.Explain(err, state, "the CAS's state")
+		if _, explained := errors.AsType[*problem.Error](err); explained {
+			return nil, err
+		}
+		return nil, problem.New(problem.Invalid, "state_access", "%w", err).
+			Want("a file that the CAS's user may write to").Fix("let the CAS's user own its state folder; what lies there as lock and is no file can be removed")
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(problem.New(problem.Conflict, "state_in_use", "another cupel-cas uses %s", state).

@@ -11,11 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
@@ -127,7 +127,7 @@ func (c cache) finish(b rebuild.Blob, r io.Reader, offset int64) (bool, error) {
 	}
 	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(r, b.Size-offset+1))
 	if err != nil {
-		if isSpace(err) {
+		if disk.Full(err) {
 			_ = os.Remove(partial) // a full disk is not helped by keeping it
 		}
 		return false, spaceError(err)
@@ -172,7 +172,7 @@ func (c cache) download(ctx context.Context, client *http.Client, what string, b
 				missing++
 				last = problem.New(problem.NotFound, "source_missing", "%s is no longer at %s", what, u).
 					Fix("Debian has moved on: write a new lock with --update, or start the registry that holds the lock's artifact")
-			case problem.From(err).Rule == "disk_full":
+			case problem.From(err).Rule == disk.RuleFull:
 				return err
 			default:
 				last = err
@@ -227,7 +227,7 @@ func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string
 	if err == nil && !ok && offset > 0 {
 		return c.downloadOnce(ctx, client, url, b) // the old part was bad: once more, from the start
 	}
-	if err != nil && problem.From(err).Rule != "disk_full" {
+	if err != nil && problem.From(err).Rule != disk.RuleFull {
 		return false, unreachable(req, err)
 	}
 	return ok, err
@@ -238,14 +238,7 @@ func unreachable(req *http.Request, err error) error {
 		Fix("check the network and apt's proxy settings, or choose another mirror with --mirror")
 }
 
-func isSpace(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
-
+// spaceError explains an error of a disk that takes nothing.
 func spaceError(err error) error {
-	if !isSpace(err) {
-		return err
-	}
-	return problem.New(problem.Unavailable, "disk_full", "%w", err).
-		Fix("free space, or choose another state folder with --state")
+	return disk.Explain(err, os.TempDir(), "the state folder (--state names another) and of temporary files (TMPDIR)")
 }

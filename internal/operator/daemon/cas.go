@@ -29,11 +29,12 @@ type Attester interface {
 	ServeConn(ctx context.Context, conn net.Conn, measurement ident.Measurement) error
 }
 
-// casReady is the line that a CAS writes when it serves.
+// casReady is the line that a CAS writes when it serves, or else why it doesn't.
 type casReady struct {
-	Owners    string        `json:"owners"`
-	Instances string        `json:"instances"`
-	Identity  ident.KeyHash `json:"identity"`
+	Owners    string         `json:"owners"`
+	Instances string         `json:"instances"`
+	Identity  ident.KeyHash  `json:"identity"`
+	Problem   *problem.Error `json:"problem,omitempty"`
 }
 
 // casProcess keeps one cupel-cas running.
@@ -74,6 +75,9 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 		return nil, err
 	}
 	defer func() { _ = binary.Close() }()
+	if err := c.makeRoom(); err != nil { // the CAS says it itself if it finds none
+		c.log.WarnContext(ctx, "the CAS may find no room on a full disk", "error", err)
+	}
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -192,13 +196,17 @@ func (c *casProcess) await(ctx context.Context, r *running, pipe *os.File) error
 
 	select {
 	case err := <-line:
-		if err == nil {
+		if err == nil && r.ready.Problem == nil {
 			return nil
 		}
-		// It closed the pipe without a word, so it is about to end.
+		// It is about to end.
 		select {
 		case end := <-r.exit:
 			r.exit <- end
+			if p := r.ready.Problem; p != nil && p.Rule != "internal" {
+				p.Actual = "the CAS does not come up: " + p.Actual
+				return p
+			}
 			return problem.New(problem.Unavailable, "cas_start", "%w", end).Fix("mend that, then run cupel up again")
 		case <-time.After(casStopTimeout):
 			return problem.New(problem.Unavailable, "cas_start", "the CAS said nothing sensible: %w", err)

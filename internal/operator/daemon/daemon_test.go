@@ -80,7 +80,7 @@ func playCAS(args []string) int {
 		}
 	}
 	ready := os.NewFile(4, "ready")
-	_ = json.NewEncoder(ready).Encode(casReady{addrs[0], addrs[1], ident.KeyHash{1, byte(os.Getuid())}})
+	_ = json.NewEncoder(ready).Encode(casReady{Owners: addrs[0], Instances: addrs[1], Identity: ident.KeyHash{1, byte(os.Getuid())}})
 	_ = ready.Close()
 	_, _ = io.Copy(io.Discard, os.NewFile(3, "evidence"))
 	return 0

@@ -25,6 +25,7 @@ import (
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -42,9 +43,10 @@ const (
 // Down stops everything of a state folder: apps, daemons, network. What is
 // desired stays, so that the next Up starts the apps again. It works as well if
 // cupeld is dead or never came up.
-func Down(ctx context.Context, o Options, log *slog.Logger) error {
+func Down(ctx context.Context, o Options, log *slog.Logger) (err error) {
 	began := time.Now()
 	l, lock, err := takeOver(ctx, o, workDown)
+	defer func() { err = l.explain(err) }()
 	if err != nil {
 		return err
 	}
@@ -58,7 +60,7 @@ func Down(ctx context.Context, o Options, log *slog.Logger) error {
 		if unready, ok := errors.AsType[*unreadyError](err); ok && strict {
 			return problem.New(problem.Unavailable, "down_unsafe", "apps that write volumes run, and what they need to store them can't be started: %w", unready.err).
 				Want("registry and CAS where they were").
-				Fix("mend that, then run this again, or cupel up, which adopts them; cupel down --force ends them as they are: what they wrote since they started is lost")
+				Fix("%s; then run this again, or cupel up, which adopts them. cupel down --force ends them as they are: what they wrote since they started is lost", unready.mend())
 		}
 		if err != nil {
 			log.WarnContext(ctx, "apps not stopped in order: ending their processes", "error", err)
@@ -177,6 +179,14 @@ type unreadyError struct{ err error }
 func (e *unreadyError) Error() string { return e.err.Error() }
 func (e *unreadyError) Unwrap() error { return e.err }
 
+// mend is what to do about it while no manager runs, which could remove anything.
+func (e *unreadyError) mend() string {
+	if p := problem.From(e.err); p.Rule == disk.RuleFull {
+		return "remove from that disk what is not Cupel's, or make it larger"
+	}
+	return "mend that"
+}
+
 // writes reports whether there are apps that write volumes, or may be.
 func (l layout) writes(ctx context.Context) bool {
 	if _, err := os.Stat(l.path("manager.db")); errors.Is(err, fs.ErrNotExist) {
@@ -231,6 +241,7 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 			return &unreadyError{errors.Join(err, c.parts.Wait())}
 		}
 		log.WarnContext(ctx, "without a CAS no app can store its volumes", "error", err)
+		p.node.StoreNothing()
 	}
 
 	if err := p.openManager(ctx); err != nil {

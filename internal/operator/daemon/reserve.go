@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -49,7 +50,7 @@ func (r *reserve) fill() error {
 		_ = os.Remove(r.dir)
 	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
-		if isFull(err) {
+		if disk.Full(err) {
 			return nil
 		}
 		return problem.New(problem.Invalid, "state_folder", "%w", err)
@@ -67,8 +68,8 @@ func (r *reserve) fill() error {
 
 // fillFiles makes the files, where as many stay free.
 func (r *reserve) fillFiles() {
-	var disk unix.Statfs_t
-	if err := unix.Statfs(r.dir, &disk); err == nil && disk.Files > 0 && disk.Ffree < 2*reserveFiles {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(r.dir, &stat); err == nil && stat.Files > 0 && stat.Ffree < 2*reserveFiles {
 		return
 	}
 	if err := os.Mkdir(r.files(), 0o700); err != nil {
@@ -87,13 +88,13 @@ func (r *reserve) fillFiles() {
 // fillHalf takes as much again only where as much stays free, so that it never takes
 // the last of what it gave.
 func fillHalf(path string) error {
-	var disk unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(path), &disk); err == nil && disk.Bavail*uint64(disk.Bsize) < 2*reserveSize {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &stat); err == nil && stat.Bavail*uint64(stat.Bsize) < 2*reserveSize {
 		return nil
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	switch {
-	case errors.Is(err, fs.ErrExist), isFull(err):
+	case errors.Is(err, fs.ErrExist), disk.Full(err):
 		return nil
 	case err != nil:
 		return problem.New(problem.Invalid, "state_folder", "%w", err)
@@ -103,8 +104,6 @@ func fillHalf(path string) error {
 	}
 	return nil
 }
-
-func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // release gives one half back, and all files, and tells whether there was any.
 func (r *reserve) release() bool {
@@ -132,7 +131,7 @@ type roomyStore struct {
 // Apply implements manager.Store.
 func (s roomyStore) Apply(ctx context.Context, c manager.Change) ([]manager.Event, error) {
 	events, err := s.Store.Apply(ctx, c)
-	for err != nil && problem.From(err).Rule == "disk_full" && removes(c) && s.reserve.release() {
+	for err != nil && problem.From(err).Rule == disk.RuleFull && removes(c) && s.reserve.release() {
 		events, err = s.Store.Apply(ctx, c)
 	}
 	if err == nil && len(c.DeleteApps) > 0 {

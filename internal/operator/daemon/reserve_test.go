@@ -68,8 +68,8 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// disk mounts a file system of its own.
-func disk(t *testing.T, options string) string {
+// smallDisk mounts a file system of its own.
+func smallDisk(t *testing.T, options string) string {
 	t.Helper()
 	need.Root(t)
 	dir := folder(t)
@@ -86,7 +86,7 @@ func disk(t *testing.T, options string) string {
 // TestReserveLeavesRoom: what was given back is not taken again while as much isn't
 // free beside it.
 func TestReserveLeavesRoom(t *testing.T) {
-	dir := disk(t, "size=40m,mode=755")
+	dir := smallDisk(t, "size=40m,mode=755")
 	r := &reserve{dir: filepath.Join(dir, "reserve")}
 	if err := r.fill(); err != nil {
 		t.Fatal(err)
@@ -117,7 +117,7 @@ func TestRoom(t *testing.T) {
 		{"few inodes", "size=1g,nr_inodes=300,mode=755", "more files", "more files"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := disk(t, c.options)
+			dir := smallDisk(t, c.options)
 			l, err := newLayout(dir)
 			if err != nil {
 				t.Fatal(err)

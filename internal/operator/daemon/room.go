@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -32,7 +33,15 @@ type room struct {
 	dir   string
 	bytes uint64
 	files uint64
+	mend  string // how whoever runs it makes room
 }
+
+// Mends of a disk that has too little room, while apps can be removed and while nothing
+// runs yet.
+const (
+	mendByRemoving = "make room there (cupel rm --app, cupel volume rm)"
+	mendBefore     = "make room there, or put the state folder on another disk with --state"
+)
 
 // roomOf is what the flag asks for.
 func (l layout) roomOf(minFree string) (room, error) {
@@ -42,32 +51,32 @@ func (l layout) roomOf(minFree string) (room, error) {
 			Want("a size of %s or more, which removals need", wire.FormatMemory(wire.MinMemory)).
 			Fix("give a whole number and a unit, like %s", defaultMinFree)
 	}
-	return room{l.dir, size, minFiles}, nil
+	return room{l.dir, size, minFiles, mendByRemoving}, nil
 }
 
 // first is what the first start needs.
-func (r room) first() room { return room{r.dir, r.bytes + firstRoom, r.files + firstFiles} }
+func (r room) first() room { return room{r.dir, r.bytes + firstRoom, r.files + firstFiles, mendBefore} }
 
 // check refuses a disk that has less room, with the mend for whoever runs it. A disk
 // that tells nothing is taken as it is.
 func (r room) check() error {
-	var disk unix.Statfs_t
-	if unix.Statfs(r.dir, &disk) != nil {
+	var stat unix.Statfs_t
+	if unix.Statfs(r.dir, &stat) != nil {
 		return nil
 	}
-	free, files := disk.Bavail*uint64(disk.Bsize), uint64(math.MaxUint64)
-	if disk.Files > 0 { // some file systems make them as needed
-		files = disk.Ffree
+	free, files := stat.Bavail*uint64(stat.Bsize), uint64(math.MaxUint64)
+	if stat.Files > 0 { // some file systems make them as needed
+		files = stat.Ffree
 	}
 	switch {
 	case free < r.bytes:
-		return problem.New(problem.Unavailable, "disk_full", "%d MB are free on the disk of the state folder", free>>20).
+		return problem.New(problem.Unavailable, disk.RuleFull, "%d MB are free on the disk of the state folder", free>>20).
 			Want("at least %d MB", (r.bytes+1<<20-1)>>20).
-			Fix("make room there (cupel rm --app, cupel volume rm); what is needed is by cupel up --min-free")
+			Fix("%s; what is needed is by cupel up --min-free", r.mend)
 	case files < r.files:
-		return problem.New(problem.Unavailable, "disk_full", "the disk of the state folder has room for %d more files (inodes)", files).
+		return problem.New(problem.Unavailable, disk.RuleFull, "the disk of the state folder has room for %d more files (inodes)", files).
 			Want("at least %d", r.files).
-			Fix("make room there (cupel rm --app, cupel volume rm; df -i counts), or put the state folder on a file system with more inodes")
+			Fix("%s: df -i counts files; a file system may have too few for good", r.mend)
 	}
 	return nil
 }

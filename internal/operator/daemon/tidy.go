@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"time"
+
+	"cupel.dev/cupel/internal/trusted/disk"
 )
 
 // tidyEvery is how often somebody looks at what grows beside the apps.
@@ -51,7 +53,7 @@ func setAside(file string, limit int64) error {
 	}
 
 	err = copyFile(file, file+".1")
-	if err != nil && !isFull(err) {
+	if err != nil && !disk.Full(err) {
 		return err
 	}
 	return os.Truncate(file, 0)

@@ -169,7 +169,7 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 		if err != nil && !serving {
 			err = errors.Join(err, p.undo(context.WithoutCancel(ctx)))
 		}
-		err = errors.Join(err, p.close())
+		err = l.explain(errors.Join(err, p.close()))
 	}()
 	return p.up(ctx, o, func(s Serving) error {
 		serving = true

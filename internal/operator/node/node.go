@@ -58,6 +58,8 @@ type Node struct {
 	watchers  map[chan manager.InstanceEvent]*backlog
 	casAddr   string
 	troubles  manager.Troubles
+	// nobodyStores says that an end is waited for no longer than its grace.
+	nobodyStores bool
 }
 
 var _ manager.Backend = (*Node)(nil)
@@ -103,7 +105,7 @@ func (n *Node) SetCASAddr(addr string) {
 func (n *Node) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, error) {
 	img, err := n.cfg.Images.Ensure(ctx, ref)
 	if err != nil {
-		return manager.ImageInfo{}, explain(err)
+		return manager.ImageInfo{}, n.explain(err)
 	}
 	// An image that can't be launched is refused here, not at the first Start.
 	if _, err := launch.ParseImageConfig(img.Config); err != nil {

@@ -2,8 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -146,17 +144,6 @@ func TestStatusTellsTheEnd(t *testing.T) {
 		if p := i.status().Problem; p == nil || p.Rule != rule {
 			t.Errorf("%+v of what was not committed: %v", e, p)
 		}
-	}
-}
-
-func TestExplainFullDisk(t *testing.T) {
-	for _, err := range []error{fmt.Errorf("x: %w", syscall.ENOSPC), errors.New("rpc: write /a: no space left on device: unknown")} {
-		if p := problem.From(explain(err)); p.Rule != "disk_full" || p.Mend == "" {
-			t.Errorf("%v: %v", err, p)
-		}
-	}
-	if err := errors.New("x"); !errors.Is(explain(err), err) {
-		t.Error("another error was changed")
 	}
 }
 

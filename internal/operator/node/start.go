@@ -10,6 +10,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -58,7 +59,7 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 		n.mu.Lock()
 		i.pending = uerr != nil // then Run goes on with it
 		n.mu.Unlock()
-		return errors.Join(explain(err), uerr)
+		return errors.Join(n.explain(err), uerr)
 	}
 	n.notify(i)
 	n.watch(i, false)
@@ -67,15 +68,8 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 }
 
 // explain names the cause where it is the machine's and a person can mend it.
-func explain(err error) error {
-	if err == nil {
-		return nil
-	}
-	// The runtime passes on text only.
-	if errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
-		return problem.New(problem.Unavailable, "disk_full", "%w", err).Fix("free space on the disk of the node's state folder")
-	}
-	return err
+func (n *Node) explain(err error) error {
+	return disk.Explain(err, n.cfg.State, "the node's state folder")
 }
 
 // claim puts a new instance into the table and returns it with its op lock

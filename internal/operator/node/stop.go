@@ -43,6 +43,14 @@ func (n *Node) Stop(ctx context.Context, id string, grace time.Duration) error {
 	return n.halt(ctx, i, grace)
 }
 
+// StoreNothing says that nobody takes what instances store and tell when they end: they
+// have their grace, and no time beyond it.
+func (n *Node) StoreNothing() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nobodyStores = true
+}
+
 // halt ends an instance and waits for it. The op lock is held.
 func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error {
 	id := i.rec.Spec.ID
@@ -67,6 +75,9 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 	patience := func() time.Time {
 		n.mu.Lock()
 		defer n.mu.Unlock()
+		if n.nobodyStores {
+			return end
+		}
 		return i.patience(end)
 	}
 	if ended, err := n.awaitExit(ctx, i, patience); ended || err != nil {

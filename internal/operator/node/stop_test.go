@@ -91,15 +91,16 @@ func TestStopWaitsForACommit(t *testing.T) {
 	for name, c := range map[string]struct {
 		launcher func(say say, storing func(int)) // returns when it exits
 		killed   time.Duration                    // after the stop; 0: it is not
+		alone    bool                             // nobody takes what it stores
 	}{
-		"ends in time": {func(say say, _ func(int)) { say(volume.Stopping); time.Sleep(grace / 2) }, 0},
+		"ends in time": {func(say say, _ func(int)) { say(volume.Stopping); time.Sleep(grace / 2) }, 0, false},
 		"kills what is left and tells": {func(say say, _ func(int)) {
 			say(volume.Stopping)
 			time.Sleep(grace + 5*time.Second)
 			say(volume.Exited)
-		}, 0},
-		"says nothing": {func(say, func(int)) { time.Sleep(time.Hour) }, grace},
-		"never ends":   {func(say say, _ func(int)) { say(volume.Stopping); time.Sleep(time.Hour) }, grace + reportWait},
+		}, 0, false},
+		"says nothing": {func(say, func(int)) { time.Sleep(time.Hour) }, grace, false},
+		"never ends":   {func(say say, _ func(int)) { say(volume.Stopping); time.Sleep(time.Hour) }, grace + reportWait, false},
 		"stores for long": {func(say say, storing func(int)) {
 			say(volume.Stopping)
 			say(volume.Committing)
@@ -108,27 +109,29 @@ func TestStopWaitsForACommit(t *testing.T) {
 				storing(0)
 			}
 			say(volume.Exited)
-		}, 0},
+		}, 0, false},
 		"makes it durable for long": {func(say say, storing func(int)) {
 			say(volume.Committing)
 			storing(1)
 			time.Sleep(20 * time.Minute)
 			storing(-1)
 			say(volume.Exited)
-		}, 0},
+		}, 0, false},
 		"stalls": {func(say say, storing func(int)) {
 			say(volume.Committing)
 			time.Sleep(time.Minute)
 			storing(0)
 			time.Sleep(time.Hour)
-		}, time.Minute + commitStall},
+		}, time.Minute + commitStall, false},
 		"stores without end": {func(say say, storing func(int)) {
 			say(volume.Committing)
 			for range 600 {
 				time.Sleep(time.Second * 6)
 				storing(0)
 			}
-		}, grace + CommitLimit},
+		}, grace + CommitLimit, false},
+		"stores, and nobody takes it": {func(say say, _ func(int)) { say(volume.Committing); time.Sleep(time.Hour) }, grace, true},
+		"ends, and nobody hears it":   {func(say say, _ func(int)) { say(volume.Exited); time.Sleep(time.Hour) }, grace, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -138,6 +141,9 @@ func TestStopWaitsForACommit(t *testing.T) {
 					cfg:       Config{Runtime: r, Now: time.Now, Logger: slog.New(slog.DiscardHandler)},
 					instances: map[string]*instance{"i-1": i},
 					journal:   journal{t.TempDir()},
+				}
+				if c.alone {
+					n.StoreNothing()
 				}
 				gone := make(chan struct{})
 				r.launch = func() {

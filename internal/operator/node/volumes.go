@@ -14,10 +14,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/volume"
@@ -120,7 +120,7 @@ func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint6
 	defer lock.Unlock()
 	dir := filepath.Join(s.dir, id.String())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return storeError(err)
+		return s.storeError(err)
 	}
 	v := volume.Snapshot{Volume: id, Generation: generation}
 	size, fresh, err := s.receive(dir, &v, body, tag)
@@ -186,30 +186,30 @@ func (s *volumeStore) stays(ctx context.Context, v volume.Snapshot, err error) {
 func (s *volumeStore) receive(dir string, v *volume.Snapshot, body io.Reader, tag func() (ident.Digest, error)) (size int64, fresh bool, err error) {
 	f, err := os.CreateTemp(dir, ".put-*")
 	if err != nil {
-		return 0, false, storeError(err)
+		return 0, false, s.storeError(err)
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
 	if size, err = io.Copy(f, body); err != nil {
-		return 0, false, storeError(err)
+		return 0, false, s.storeError(err)
 	}
 	if v.Tag, err = tag(); err != nil {
 		return 0, false, err
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return 0, false, storeError(err)
+		return 0, false, s.storeError(err)
 	}
 	if err := os.Link(f.Name(), s.path(*v)); errors.Is(err, fs.ErrExist) {
 		info, err := os.Stat(s.path(*v))
 		if err != nil {
-			return 0, false, storeError(err)
+			return 0, false, s.storeError(err)
 		}
 		return info.Size(), false, nil
 	} else if err != nil {
-		return 0, false, storeError(err)
+		return 0, false, s.storeError(err)
 	}
 	if err := errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(s.dir)); err != nil { // the folder itself may be new
-		return 0, false, storeError(err)
+		return 0, false, s.storeError(err)
 	}
 	return size, true, nil
 }
@@ -227,10 +227,10 @@ func (s *volumeStore) sweep() error {
 }
 
 // storeError explains why a snapshot could not be stored.
-func storeError(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return problem.New(problem.Unavailable, "disk_full", "store the volume's snapshot: %w", err).
-			Fix("free space on the node's state folder, then run the instance again")
+func (s *volumeStore) storeError(err error) error {
+	err = disk.Explain(fmt.Errorf("store the volume's snapshot: %w", err), s.dir, "the node's state folder")
+	if _, explained := errors.AsType[*problem.Error](err); explained {
+		return err
 	}
-	return problem.New(problem.Unavailable, "volume_store", "store the volume's snapshot: %w", err)
+	return problem.New(problem.Unavailable, "volume_store", "%w", err)
 }

@@ -238,7 +238,7 @@ func (n *Node) reap(ctx context.Context, id string) {
 
 // persist writes an instance's record as it is now.
 func (n *Node) persist(ctx context.Context, i *instance) {
-	n.note(ctx, "write an instance's record", i.rec.Spec.ID, explain(n.saveRecord(i, false)))
+	n.note(ctx, "write an instance's record", i.rec.Spec.ID, n.explain(n.saveRecord(i, false)))
 }
 
 // saveRecord writes an instance's record as it is now, unless it was removed.

@@ -41,6 +41,9 @@ type Config struct {
 	AllowUnattested bool
 	// Quotas bound what is kept; zero: the defaults.
 	Quotas Quotas
+	// Room answers nil if there is room for another session beside what the ends of
+	// instances and the tags of volumes take; nil: there is.
+	Room func() error
 }
 
 // missedReports is how many keep-alives an instance may miss before it lapses.
@@ -67,6 +70,7 @@ type CAS struct {
 	grants    sync.Map // release.GrantID -> *grant
 	platforms platforms
 
+	room   func() error // nil: there is room
 	ledger *ledger
 	parser parser
 	living atomic.Int64  // instances with rights
@@ -100,6 +104,7 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 		keepAlive: cfg.KeepAlive,
 		reports:   cfg.Reports,
 		unsafe:    cfg.AllowUnattested,
+		room:      cfg.Room,
 		ledger:    newLedger(cfg.Quotas),
 		parser:    newParser(),
 		tight:     make(chan struct{}, 1),

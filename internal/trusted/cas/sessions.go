@@ -276,6 +276,11 @@ func denied(right, name, format string, args ...any) *problem.Error {
 func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan) (lost []string, err error) {
 	now := c.now().UTC()
 	u := s.next(who, p, now)
+	if c.room != nil {
+		if err := c.room(); err != nil {
+			return nil, err
+		}
+	}
 	if err := c.ledger.take(u.who, u.cost, !s.current.Hash.IsZero()); err != nil {
 		return nil, err
 	}

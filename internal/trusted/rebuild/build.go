@@ -11,11 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild/debian"
 )
 
@@ -98,7 +97,7 @@ func (b Builder) assemble(ctx context.Context, def *Definition, l *Lock, src Sou
 	}
 	b.observe(Check{"package_bytes", fmt.Sprintf("%d packages have the bytes that Debian signed for", len(l.Packages))})
 	if err := t.finish(def); err != nil {
-		if errors.Is(err, syscall.ENOSPC) {
+		if disk.Full(err) {
 			return nil, spaceError(err)
 		}
 		return nil, invalid("runtime_layout", "%w", err).Fix("correct the definition of %s", def.Name)
@@ -114,13 +113,9 @@ func (b Builder) assemble(ctx context.Context, def *Definition, l *Lock, src Sou
 	return img, nil
 }
 
-// spaceError says what a person can do about a full disk.
+// spaceError explains an error of a disk that takes nothing.
 func spaceError(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return problem.New(problem.Unavailable, "disk_full", "%w", err).
-			Fix("free space, or point TMPDIR and --state at another file system")
-	}
-	return err
+	return disk.Explain(err, os.TempDir(), "temporary files and the state folder (TMPDIR and --state name others)")
 }
 
 // Image is a built image: config and manifest in memory, one uncompressed layer

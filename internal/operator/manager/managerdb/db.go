@@ -16,12 +16,14 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"time"
 
 	"modernc.org/sqlite" // also the database/sql driver "sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -53,6 +55,7 @@ const (
 // DB implements manager.Store.
 type DB struct {
 	db          *sql.DB
+	path        string
 	keptOfOwner int64
 	kept        int64
 }
@@ -74,22 +77,22 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600); err == nil {
 		_ = f.Close()
 	}
-	d := &DB{db: db, keptOfOwner: keptOfOwner, kept: kept}
-	if err := d.migrate(ctx, path); err != nil {
+	d := &DB{db: db, path: path, keptOfOwner: keptOfOwner, kept: kept}
+	if err := d.migrate(ctx); err != nil {
 		_ = db.Close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *DB) migrate(ctx context.Context, path string) error {
+func (d *DB) migrate(ctx context.Context) error {
 	return d.tx(ctx, func(tx *sql.Tx) error {
 		var have int
 		if err := tx.QueryRowContext(ctx, "PRAGMA user_version").Scan(&have); err != nil {
-			return fmt.Errorf("read manager state %s: %w", path, err)
+			return fmt.Errorf("read manager state: %w", err)
 		}
 		if have > len(migrations) {
-			return problem.New(problem.Conflict, "schema_newer", "%s has schema %d", path, have).
+			return problem.New(problem.Conflict, "schema_newer", "%s has schema %d", d.path, have).
 				Want("at most %d", len(migrations)).
 				Fix("run the cupeld that wrote it, or a newer one")
 		}
@@ -106,13 +109,33 @@ func (d *DB) migrate(ctx context.Context, path string) error {
 	})
 }
 
-// tx runs f in a transaction. A full disk is said as such.
+// tx runs f in a transaction.
 func (d *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
-	err := d.begin(ctx, f)
-	if e, ok := errors.AsType[*sqlite.Error](err); ok && e.Code()&0xff == sqlite3.SQLITE_FULL {
-		return problem.New(problem.Unavailable, "disk_full", "%w", err).Fix("make room on the disk of the state folder; nothing was changed")
+	return d.explain(d.begin(ctx, f))
+}
+
+// explain says what a person can do where the disk is full, or the database damaged.
+func (d *DB) explain(err error) error {
+	err = disk.Explain(err, filepath.Dir(d.path), "the state folder")
+	if _, explained := errors.AsType[*problem.Error](err); err == nil || explained {
+		return err
+	}
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		switch e.Code() & 0xff {
+		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+			return d.damaged(err)
+		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
+			return problem.New(problem.Invalid, "state_access", "%s: %w", d.path, err).
+				Want("a file that root may write to").Fix("look what is at %s (ls -ld, lsattr), and move it away if it is no file", d.path)
+		}
 	}
 	return err
+}
+
+// damaged is the refusal of a database that can't be read.
+func (d *DB) damaged(err error) error {
+	return problem.New(problem.Invalid, "state_damaged", "%s: %w", d.path, err).
+		Fix("put the file back from a backup and look at the disk (dmesg); without a backup: cupel down --force, move the file away, cupel up, and the apps' owners deploy them again")
 }
 
 func (d *DB) begin(ctx context.Context, f func(*sql.Tx) error) error {
@@ -184,7 +207,7 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 func (d *DB) docs(ctx context.Context, query string, each func(id string, doc []byte) error) error {
 	rows, err := d.db.QueryContext(ctx, query)
 	if err != nil {
-		return fmt.Errorf("read manager state: %w", err)
+		return d.explain(fmt.Errorf("read manager state: %w", err))
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
@@ -194,10 +217,10 @@ func (d *DB) docs(ctx context.Context, query string, each func(id string, doc []
 			return fmt.Errorf("read manager state: %w", err)
 		}
 		if err := each(id, doc); err != nil {
-			return fmt.Errorf("read manager state: row %q: %w", id, err)
+			return d.damaged(fmt.Errorf("row %q: %w", id, err))
 		}
 	}
-	return rows.Err()
+	return d.explain(rows.Err())
 }
 
 // Apply carries out a change as one transaction.
@@ -309,7 +332,7 @@ func (d *DB) Events(ctx context.Context, since uint64, f manager.EventFilter, li
 		WHERE seq > ? AND (? = '' OR app_id = ? OR app = ?) AND (? = '' OR owner = ?) ORDER BY seq LIMIT ?`,
 		int64(min(since, 1<<62)), f.App, f.App, f.App, owner, owner, limit)
 	if err != nil {
-		return nil, fmt.Errorf("read events: %w", err)
+		return nil, d.explain(fmt.Errorf("read events: %w", err))
 	}
 	defer func() { _ = rows.Close() }()
 	var out []manager.Event
@@ -326,5 +349,5 @@ func (d *DB) Events(ctx context.Context, since uint64, f manager.EventFilter, li
 		}
 		out = append(out, e)
 	}
-	return out, rows.Err()
+	return out, d.explain(rows.Err())
 }

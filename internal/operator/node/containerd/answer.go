@@ -13,6 +13,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/watchdog"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -33,8 +34,9 @@ func (d *Daemon) ready(ctx context.Context) error {
 		// for a moment.
 		pid := d.current()
 		if _, gone := startTime(pid); gone != nil {
-			return problem.New(problem.Unavailable, "containerd_start", "containerd ended while it started: %s", d.lastLog()).
+			err := problem.New(problem.Unavailable, "containerd_start", "containerd ended while it started: %s", d.lastLog()).
 				Fix("look at %s", d.LogFile())
+			return disk.Explain(err, d.cfg.Dir, "the state folder")
 		}
 		if d.listens(pid) {
 			if hung, ok := errors.AsType[watchdog.Hung](d.watched(pid).Look(limit)); ok {

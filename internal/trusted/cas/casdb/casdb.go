@@ -2,8 +2,9 @@
 // synced to the disk before it returns.
 //
 // It is trusted with nothing but keeping bytes. One connection writes, a few
-// others read; SQLite's snapshot isolation keeps them apart. The file carries a
-// schema version; a newer one than this package knows is refused.
+// others read; SQLite's snapshot isolation keeps them apart. One process alone has the
+// file open. It carries a schema version; a newer one than this package knows is
+// refused.
 package casdb
 
 import (
@@ -22,6 +23,7 @@ import (
 
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
 )
@@ -47,6 +49,7 @@ const appID = 0x43504c43
 
 // DB is an open database.
 type DB struct {
+	dir   string // where the file is
 	write *sql.DB
 	read  *sql.DB
 	stmt  statements
@@ -65,7 +68,7 @@ func Exists(path string) bool {
 
 // Open opens the database at path, making or migrating it as needed.
 func Open(ctx context.Context, path string) (*DB, error) {
-	db := &DB{}
+	db := &DB{dir: filepath.Dir(path)}
 	var err error
 	if db.write, err = connect(path, 1); err != nil {
 		return nil, err
@@ -84,7 +87,13 @@ func connect(path string, n int) (*sql.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	q := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "trusted_schema(OFF)"}, "_txlock": {"immediate"}}
+	q := url.Values{
+		"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "trusted_schema(OFF)"},
+		"_txlock": {"immediate"},
+		// The index of the write-ahead log is in memory, not in a file beside it, for
+		// which a full disk had no room: https://www.sqlite.org/vfs.html
+		"vfs": {"unix-excl"},
+	}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String())
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
@@ -114,7 +123,7 @@ func (db *DB) prepare(ctx context.Context, path string) error {
 		entries:   on(db.read, `SELECT entries FROM log WHERE last > ?1 ORDER BY last`),
 	}
 	if err := errors.Join(errs...); err != nil {
-		return failed("prepare the database", err)
+		return db.failed("prepare the database", err)
 	}
 	return nil
 }
@@ -122,15 +131,15 @@ func (db *DB) prepare(ctx context.Context, path string) error {
 func (db *DB) migrate(ctx context.Context, path string) error {
 	tx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
-		return failed("open the database "+path, err)
+		return db.failed("open the database "+path, err)
 	}
 	defer func() { _ = tx.Rollback() }()
 	var have, app int
 	if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&have); err != nil {
-		return failed("read the schema version of "+path, err)
+		return db.failed("read the schema version of "+path, err)
 	}
 	if err := tx.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&app); err != nil {
-		return failed("read the application id of "+path, err)
+		return db.failed("read the application id of "+path, err)
 	}
 	switch {
 	case have > len(migrations):
@@ -145,16 +154,16 @@ func (db *DB) migrate(ctx context.Context, path string) error {
 	}
 	for _, m := range migrations[have:] {
 		if _, err := tx.ExecContext(ctx, m); err != nil {
-			return failed("migrate "+path, err)
+			return db.failed("migrate "+path, err)
 		}
 	}
 	for _, pragma := range []string{fmt.Sprintf(`PRAGMA user_version = %d`, len(migrations)), fmt.Sprintf(`PRAGMA application_id = %d`, appID)} {
 		if _, err := tx.ExecContext(ctx, pragma); err != nil {
-			return failed("migrate "+path, err)
+			return db.failed("migrate "+path, err)
 		}
 	}
 	if err := tx.Commit(); err != nil {
-		return failed("migrate "+path, err)
+		return db.failed("migrate "+path, err)
 	}
 	return nil
 }
@@ -174,7 +183,7 @@ func (db *DB) Commit(ctx context.Context, b cas.Batch) error {
 	}
 	tx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
-		return failed("begin", err)
+		return db.failed("begin", err)
 	}
 	defer func() { _ = tx.Rollback() }()
 	for _, r := range b.Rows {
@@ -184,14 +193,14 @@ func (db *DB) Commit(ctx context.Context, b cas.Batch) error {
 			_, err = tx.StmtContext(ctx, db.stmt.putRow).ExecContext(ctx, r.ID, int64(r.Version), r.Sealed)
 		}
 		if err != nil {
-			return failed("write row", err)
+			return db.failed("write row", err)
 		}
 	}
 	if _, err = tx.StmtContext(ctx, db.stmt.appendLog).ExecContext(ctx, int64(b.Head.Seq), string(entries), string(head)); err != nil {
-		return failed("write audit log", err)
+		return db.failed("write audit log", err)
 	}
 	if err := tx.Commit(); err != nil {
-		return failed("commit", err)
+		return db.failed("commit", err)
 	}
 	return nil
 }
@@ -205,7 +214,7 @@ func (db *DB) Head(ctx context.Context) (release.SignedHead, error) {
 		return h, nil
 	}
 	if err != nil {
-		return h, failed("read audit head", err)
+		return h, db.failed("read audit head", err)
 	}
 	if err := json.Unmarshal(text, &h); err != nil {
 		return h, logDamaged(err)
@@ -222,7 +231,7 @@ func (db *DB) Row(ctx context.Context, id string) (cas.Row, bool, error) {
 		return cas.Row{}, false, nil
 	}
 	if err != nil {
-		return cas.Row{}, false, failed("read row", err)
+		return cas.Row{}, false, db.failed("read row", err)
 	}
 	r.Version = uint64(v)
 	return r, true, nil
@@ -233,7 +242,7 @@ func (db *DB) Row(ctx context.Context, id string) (cas.Row, bool, error) {
 func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]audit.Entry, error) {
 	rows, err := db.stmt.entries.QueryContext(ctx, int64(min(after, 1<<62)))
 	if err != nil {
-		return nil, failed("read audit log", err)
+		return nil, db.failed("read audit log", err)
 	}
 	defer func() { _ = rows.Close() }()
 	var out []audit.Entry
@@ -241,7 +250,7 @@ func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]audit.Ent
 	for len(out) < limit && size < cas.PageBytes && rows.Next() {
 		var text []byte
 		if err := rows.Scan(&text); err != nil {
-			return nil, failed("read audit log", err)
+			return nil, db.failed("read audit log", err)
 		}
 		size += len(text)
 		var batch []audit.Entry
@@ -255,7 +264,7 @@ func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]audit.Ent
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return nil, failed("read audit log", err)
+		return nil, db.failed("read audit log", err)
 	}
 	return out, nil
 }
@@ -266,25 +275,26 @@ func logDamaged(err error) error {
 }
 
 // failed turns an error of SQLite into one that a person can act on.
-func failed(what string, err error) error {
+func (db *DB) failed(what string, err error) error {
+	err = disk.Explain(fmt.Errorf("%s: %w", what, err), db.dir, "the CAS's state")
+	if _, explained := errors.AsType[*problem.Error](err); explained {
+		return err
+	}
 	if serr, ok := errors.AsType[*sqlite.Error](err); ok {
 		switch serr.Code() & 0xff {
-		case sqlite3.SQLITE_FULL:
-			return problem.New(problem.Unavailable, "disk_full", "%s: %w", what, err).
-				Fix("free some space where the CAS keeps its state; nothing was changed")
 		case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-			return problem.New(problem.Unavailable, "store", "%s: %w", what, err).
+			return problem.New(problem.Unavailable, "store", "%w", err).
 				Fix("look at the disk where the CAS keeps its state, then try again")
 		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-			return problem.New(problem.Internal, "state_damaged", "%s: %w", what, err).
+			return problem.New(problem.Internal, "state_damaged", "%w", err).
 				Fix("restore the CAS's state from its backup")
 		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
-			return problem.New(problem.Invalid, "state_access", "%s: %w", what, err).
+			return problem.New(problem.Invalid, "state_access", "%w", err).
 				Fix("let the CAS's user own its state folder and everything in it")
 		}
 	}
 	if strings.Contains(err.Error(), "database is closed") {
-		return problem.New(problem.Unavailable, "store_closed", "%s: %w", what, err)
+		return problem.New(problem.Unavailable, "store_closed", "%w", err)
 	}
-	return fmt.Errorf("%s: %w", what, err)
+	return err
 }

@@ -1,0 +1,110 @@
+package daemon
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// ext4 mounts a file system that keeps its last blocks for root.
+func ext4(t *testing.T, size int64) string {
+	t.Helper()
+	need.Root(t)
+	need.Programs(t, "mkfs.ext4")
+	dir := folder(t)
+	image := dir + ".ext4"
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(image, nil, 0o600), os.Truncate(image, size)); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range [][]string{{"mkfs.ext4", "-q", "-m", "20", image}, {"mount", "-o", "loop", image, dir}} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			need.Missing(t, "a loop device: "+strings.TrimSpace(string(out)))
+		}
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// fillDisk leaves no byte, not even for root.
+func fillDisk(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	block := make([]byte, 1<<20)
+	for size := len(block); size > 0; {
+		if _, err := f.Write(block[:size]); err != nil {
+			size /= 2
+		}
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// realCAS is one with its own database below dir.
+func realCAS(t *testing.T, dir string) *casProcess {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "cupel-cas")
+	if out, err := exec.Command("go", "build", "-o", binary, "cupel.dev/cupel/cmd/cupel-cas").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const uid = 61234
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chown(dir, uid, uid)); err != nil {
+		t.Fatal(err)
+	}
+	return &casProcess{
+		binary: binary, dir: dir, uid: uid, logs: io.Discard, log: slog.New(slog.DiscardHandler),
+		attester: fakeAttester{make(chan ident.Measurement, 100)}, owners: "127.0.0.1:0", instances: "127.0.0.1:0",
+	}
+}
+
+// TestCASOnADiskThatRootFilled: what the reserve gives back on such a disk is root's
+// alone, and the CAS, another user, comes up by it nevertheless; where there is none it
+// says that the disk is full.
+func TestCASOnADiskThatRootFilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a binary")
+	}
+	dir := ext4(t, 128<<20)
+	c := realCAS(t, filepath.Join(dir, "cas"))
+	begin := func() {
+		t.Helper()
+		r, err := c.start(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.stop()
+	}
+	begin()
+	kept := &reserve{dir: filepath.Join(dir, "reserve")}
+	if err := kept.fill(); err != nil {
+		t.Fatal(err)
+	}
+	fillDisk(t, dir)
+
+	_, err := c.start(t.Context())
+	if p := problem.From(err); err == nil || p.Rule != "disk_full" || !strings.Contains(p.Actual, "the CAS does not come up") || p.Mend == "" {
+		t.Fatalf("without room: %v", err)
+	}
+	t.Log(err)
+	if !kept.release() {
+		t.Fatal("there was no reserve")
+	}
+	for range 20 { // each writes an entry of its own
+		begin()
+	}
+}

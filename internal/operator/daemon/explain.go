@@ -1,0 +1,54 @@
+package daemon
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"cupel.dev/cupel/internal/trusted/disk"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// ruleDamaged says that something in the state folder is not what was written there.
+const ruleDamaged = "state_damaged"
+
+// explain says what a person can do about an error of the state folder: its disk is
+// full, or something is not what it should be there. Others stay as they are.
+func (l layout) explain(err error) error {
+	err = disk.Explain(err, l.dir, "the state folder")
+	if _, explained := errors.AsType[*problem.Error](err); err == nil || explained {
+		return err
+	}
+	path, ok := pathOf(err)
+	if !ok || path != l.dir && !strings.HasPrefix(path, l.dir+"/") {
+		return err
+	}
+
+	p := problem.New(problem.Invalid, ruleDamaged, "%w", err)
+	switch {
+	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP), errors.Is(err, fs.ErrExist):
+		return p.Want("what Cupel put there, a file or a folder").
+			Fix("look what is at %s (ls -ld), and move it away; what was there, put back from a backup", path)
+	case errors.Is(err, fs.ErrPermission):
+		return p.Want("a place that root may read and write").
+			Fix("look what keeps root from %s: lsattr shows attributes, findmnt its file system", path)
+	case errors.Is(err, syscall.EIO):
+		return p.Fix("the disk fails at %s: look at dmesg, and put the state folder back from a backup on another disk", path)
+	case errors.Is(err, fs.ErrNotExist):
+		return p.Fix("look who removes %s, and put it back from a backup", path)
+	}
+	return p.Fix("look what is at %s, and at the disk (dmesg)", path)
+}
+
+// pathOf is what an error of the file system is about.
+func pathOf(err error) (string, bool) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Path, true
+	}
+	if p, ok := errors.AsType[*os.LinkError](err); ok {
+		return p.New, true
+	}
+	return "", false
+}

@@ -1,0 +1,107 @@
+// Package disk says of an error whether the disk is to blame for it: it is full, or
+// takes no writes. Whoever writes explains its errors here, so that people, and those
+// who act on the rule, meet the same word for the same thing.
+//
+// It owns nothing and trusts what the kernel says about a file system. Safe for
+// concurrent use.
+package disk
+
+import (
+	"errors"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// Rules of a disk that does not take what is written.
+const (
+	RuleFull     = "disk_full"
+	RuleReadOnly = "disk_read_only"
+)
+
+// Full says that an error means that there is no room, or no more of a quota.
+func Full(err error) bool { return is(err, syscall.ENOSPC) || is(err, syscall.EDQUOT) }
+
+// is also finds the error in the text of one that came from another process.
+func is(err error, errno syscall.Errno) bool {
+	return errors.Is(err, errno) || err != nil && strings.Contains(err.Error(), errno.Error())
+}
+
+// Explain makes a problem of an error of whatever was written below dir, where the disk
+// is to blame, also where another rule hides that; name is what the mend calls that
+// place. Any other error stays as it is.
+func Explain(err error, dir, name string) error {
+	if p, ok := errors.AsType[*problem.Error](err); ok && (p.Rule == RuleFull || p.Rule == RuleReadOnly) {
+		return err
+	}
+	switch {
+	case err == nil:
+		return nil
+	case Full(err), fullDatabase(err, dir):
+		return problem.New(problem.Unavailable, RuleFull, "%w", err).
+			Fix("make room on the disk of %s (df -h and df -i show what is free; a quota may be what is used up), then try again", name)
+	case is(err, syscall.EROFS), deniedDatabase(err) && readOnly(dir):
+		return problem.New(problem.Unavailable, RuleReadOnly, "%w", err).
+			Fix("look why the disk of %s takes no writes (dmesg: the kernel does that when it fails), and mount it for writing", name)
+	}
+	return err
+}
+
+// database is an error of SQLite, which keeps the kernel's own to itself.
+type database interface {
+	error
+	Code() int // https://www.sqlite.org/rescode.html
+}
+
+const (
+	sqliteReadOnly   = 8
+	sqliteIOErr      = 10
+	sqliteFull       = 13
+	sqliteCantOpen   = 14
+	sqliteIOErrShort = sqliteIOErr | 19<<8 // SQLITE_IOERR_SHMSIZE: no room for the index of its log
+)
+
+// fullDatabase says that a database in dir failed for want of room. Where its code may
+// have other reasons, it counts what is free for this process's user.
+func fullDatabase(err error, dir string) bool {
+	e, ok := errors.AsType[database](err)
+	if !ok {
+		return false
+	}
+	switch code := e.Code(); {
+	case code&0xff == sqliteFull, code == sqliteIOErrShort:
+		return true
+	case code&0xff == sqliteIOErr, code&0xff == sqliteCantOpen:
+		var fs unix.Statfs_t
+		return unix.Statfs(dir, &fs) == nil && (fs.Bavail == 0 || fs.Files > 0 && fs.Ffree == 0)
+	}
+	return false
+}
+
+// deniedDatabase says that a database could not be written to, for whatever reason.
+func deniedDatabase(err error) bool {
+	e, ok := errors.AsType[database](err)
+	if !ok {
+		return false
+	}
+	code := e.Code() & 0xff
+	return code == sqliteReadOnly || code == sqliteIOErr || code == sqliteCantOpen
+}
+
+func readOnly(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && fs.Flags&unix.MS_RDONLY != 0 // the same bit as ST_RDONLY, statfs(2)
+}
+
+// Free is how many bytes this process's user may still write below dir; false where
+// the file system doesn't say.
+func Free(dir string) (uint64, bool) {
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil {
+		return 0, false
+	}
+	return fs.Bavail * uint64(fs.Bsize), true
+}

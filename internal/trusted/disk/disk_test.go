@@ -1,0 +1,54 @@
+package disk_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"cupel.dev/cupel/internal/trusted/disk"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// sqlite is an error as the database driver returns it.
+type sqlite int
+
+func (e sqlite) Error() string { return fmt.Sprintf("sqlite: %d", int(e)) }
+func (e sqlite) Code() int     { return int(e) }
+
+func TestExplain(t *testing.T) {
+	own := problem.New(problem.Unavailable, disk.RuleFull, "%w", syscall.ENOSPC)
+	for name, c := range map[string]struct {
+		err  error
+		rule string // empty: the error stays
+	}{
+		"no room":                     {fmt.Errorf("write: %w", syscall.ENOSPC), disk.RuleFull},
+		"quota":                       {syscall.EDQUOT, disk.RuleFull},
+		"another process's words":     {errors.New("rpc: write /a: no space left on device: unknown"), disk.RuleFull},
+		"another process's quota":     {errors.New("mkdir /a: disk quota exceeded"), disk.RuleFull},
+		"database full":               {fmt.Errorf("commit: %w", sqlite(13)), disk.RuleFull},
+		"no room for its index":       {sqlite(4874), disk.RuleFull},
+		"read-only":                   {syscall.EROFS, disk.RuleReadOnly},
+		"another process's read-only": {errors.New("open /a: read-only file system"), disk.RuleReadOnly},
+		"database, another reason":    {sqlite(10), ""},
+		"database, not ours":          {sqlite(8), ""},
+		"hidden by another rule":      {problem.New(problem.Unavailable, "containerd_start", "it ended: no space left on device"), disk.RuleFull},
+		"another error":               {syscall.EACCES, ""},
+		"another rule":                {problem.New(problem.Invalid, "state_folder", "%w", syscall.EACCES), ""},
+		"explained":                   {own, ""},
+		"none":                        {nil, ""},
+	} {
+		err := disk.Explain(c.err, t.TempDir(), "the state folder")
+		if c.rule == "" {
+			if !errors.Is(err, c.err) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		p := problem.From(err)
+		if p.Rule != c.rule || p.Kind != problem.Unavailable || !errors.Is(err, c.err) || !strings.Contains(p.Mend, "the disk of the state folder") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
