@@ -370,9 +370,9 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	return p.node.Adopt(ctx)
 }
 
-// hung tells that containerd had to be started anew.
-func (p *parts) hung(message string) {
-	p.incidents.Tell(manager.Incident{Warning: true, Reason: "containerd_hangs", Message: message})
+// hung tells of what hung beside this process, and goes on.
+func (p *parts) hung(reason, message string) {
+	p.incidents.Tell(manager.Incident{Warning: true, Reason: reason, Message: message})
 }
 
 // writeOnce writes a file that doesn't have that content yet: a full disk is no reason

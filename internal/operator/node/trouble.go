@@ -15,6 +15,8 @@ import (
 const (
 	reasonDamaged = "record_damaged"
 	reasonRemoved = "leftover_removed"
+	// ReasonStopped tells of a process of an instance's that was stopped by a signal.
+	ReasonStopped = "process_stopped"
 )
 
 // Deadlines of calls. Nothing that answers at all takes so long, under whatever load.

@@ -120,13 +120,17 @@ func (d *Daemon) guard(ctx context.Context) {
 	}
 }
 
+func (d *Daemon) tell(ctx context.Context, reason, message string) {
+	d.cfg.Logger.WarnContext(ctx, message)
+	if d.cfg.Tell != nil {
+		d.cfg.Tell(reason, message)
+	}
+}
+
 // endHung ends a daemon that does not answer.
 func (d *Daemon) endHung(ctx context.Context, pid int, hung watchdog.Hung) error {
 	message := fmt.Sprintf("%s: it is ended and started again, apps go on. What it did last: %s", hung, d.LogFile())
-	d.cfg.Logger.WarnContext(ctx, message)
-	if d.cfg.Tell != nil {
-		d.cfg.Tell(message)
-	}
+	d.tell(ctx, node.RuleContainerdHangs, message)
 	alive := func() bool { return d.running() == pid }
 	if err := endBy(ctx, pid, alive, syscall.SIGKILL); err != nil {
 		return problem.New(problem.Unavailable, node.RuleContainerdHangs, "containerd (process %d) does not answer and can't be ended: %w", pid, err).

@@ -48,8 +48,8 @@ type DaemonConfig struct {
 	// StartLimit is how long Open waits for a daemon that still loads what ran before
 	// it takes questions; zero: 90 s. The daemon goes on after it.
 	StartLimit time.Duration
-	// Tell is told that it was; optional.
-	Tell func(message string)
+	// Tell is told that it was, with the event's reason; optional.
+	Tell func(reason, message string)
 	// Asked is told how each other question went: nil, or why there is no answer;
 	// optional.
 	Asked func(error)
@@ -269,6 +269,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	var guarding sync.WaitGroup
 	defer guarding.Wait()
 	guarding.Go(func() { d.guard(ctx) })
+	guarding.Go(func() { d.wakeShims(ctx) })
 	wait := 100 * time.Millisecond
 	for {
 		began := time.Now()

@@ -201,7 +201,7 @@ func (m *machine) live() *life {
 	var err error
 	l.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{
 		Dir: filepath.Join(m.state, "containerd"), ID: m.id, Logger: m.logger, Patience: m.patience,
-		Tell: func(message string) {
+		Tell: func(_, message string) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.told = append(m.told, message)

@@ -9,6 +9,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/proc"
 )
 
 // process is a process that is still the one that was found: its number and the
@@ -80,6 +85,30 @@ func (d *Daemon) endShims(ctx context.Context) error {
 		errs = append(errs, end(ctx, s.pid, s.alive))
 	}
 	return errors.Join(errs...)
+}
+
+// wakeShims looks every now and then for shims that were stopped by a signal, and lets
+// them go on: whoever waits for one would wait in vain, and to end it ends its app.
+func (d *Daemon) wakeShims(ctx context.Context) {
+	tick := time.NewTicker(d.cfg.Patience)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		list, _ := d.shims() // a failure ends with the next look
+		for _, s := range list {
+			if !proc.Stopped(s.pid) || !s.alive() {
+				continue
+			}
+			err := syscall.Kill(s.pid, syscall.SIGCONT)
+			if err == nil {
+				d.tell(ctx, node.ReasonStopped, fmt.Sprintf("the shim of instance %s (process %d) was stopped by a signal: it was told to go on (SIGCONT)", s.id, s.pid))
+			}
+		}
+	}
 }
 
 // shims are those of this runtime's containers, by container.

@@ -43,7 +43,7 @@ func slowMachine(t *testing.T) (*machine, containerd.DaemonConfig) {
 		ID:       m.id,
 		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Patience: 200 * time.Millisecond,
-		Tell: func(message string) {
+		Tell: func(_, message string) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.told = append(m.told, message)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +37,29 @@ func lockFolder(dir string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock log folder: %w", err)
 	}
+	// For people and for Process. A full disk is no reason to write no log.
+	if f.Truncate(0) == nil {
+		_, _ = f.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
+	}
 	return f, nil
+}
+
+// Process is the folder's writer process; 0: there is none, or one of an earlier
+// release, which didn't say.
+func Process(dir string) int {
+	b, err := os.ReadFile(filepath.Join(dir, lockName))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(string(b))
+	if err != nil || pid <= 1 {
+		return 0
+	}
+	args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // none, if it ended
+	if !strings.Contains(string(args), "\x00"+Verb+"\x00") || !strings.Contains(string(args), ":"+dir+"\x00") {
+		return 0
+	}
+	return pid
 }
 
 // Abandoned tells whether the folder's writer process died before the output

@@ -1,0 +1,71 @@
+package containerd_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/proc"
+)
+
+// shimPID is the process of an instance's shim.
+func shimPID(t *testing.T, m *machine, id string) int {
+	t.Helper()
+	procs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range procs {
+		b, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		args := string(b)
+		if strings.Contains(args, "containerd-shim-runc-v2\x00") && strings.Contains(args, m.id) && strings.Contains(args, "\x00"+id+"\x00") {
+			pid, _ := strconv.Atoi(filepath.Base(dir))
+			return pid
+		}
+	}
+	t.Fatal("the instance has no shim")
+	return 0
+}
+
+// TestStoppedHelpers: a shim or a log writer that was stopped by a signal goes on, it is
+// told, and nothing is lost: the app is no process of theirs that has to end.
+func TestStoppedHelpers(t *testing.T) {
+	m := newMachine(t)
+	m.patience = time.Second
+	l := m.live()
+	defer func() { l.leave() }()
+	l.start("i-count", "count", 0)
+	l.status("i-count", running)
+	pid := pidOf(t, l, "i-count")
+	writer := logfile.Process(filepath.Join(m.state, "logs", "i-count"))
+	shim := shimPID(t, m, "i-count")
+	for name, helper := range map[string]int{"log writer": writer, "shim": shim} {
+		if err := syscall.Kill(helper, syscall.SIGSTOP); err != nil {
+			t.Fatalf("%s (process %d): %v", name, helper, err)
+		}
+	}
+	for _, stopped := range []bool{true, false} {
+		for deadline := time.Now().Add(30 * time.Second); proc.Stopped(writer) != stopped || proc.Stopped(shim) != stopped; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("stopped: log writer %v, shim %v", proc.Stopped(writer), proc.Stopped(shim))
+			}
+		}
+	}
+	told := strings.Join(m.tells(), "\n")
+	if !strings.Contains(told, "the shim of instance i-count (process ") || !strings.Contains(told, "was stopped by a signal: it was told to go on (SIGCONT)") {
+		t.Errorf("told %q", told)
+	}
+
+	if got := pidOf(t, l, "i-count"); got != pid {
+		t.Errorf("process %d, was %d", got, pid)
+	}
+	if err := l.node.Stop(t.Context(), "i-count", 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s := l.status("i-count", exited)
+	if lines := l.lines("i-count"); s.ExitCode != 0 || lines[len(lines)-1] != "bye" {
+		t.Errorf("%+v; %q", s, lines[len(lines)-1])
+	}
+}
