@@ -63,7 +63,9 @@ func newInstallServiceCommand(g *globals) *cobra.Command {
 the flags that are given here, whenever the machine starts: after the network, and
 after a clock that isn't set yet. Restarting or stopping the unit leaves the apps
 running; at shutdown they are stopped in order and store their volumes. Each
-installation (--state) has a unit of its own. Runs cupeld, as root.`,
+installation (--state) has a unit of its own. Flags are checked as 'cupel up' checks
+them. Run again it says what differs from the unit before; with the same flags it
+changes nothing. Runs cupeld, as root.`,
 		Example: `  cupel install-service --manager-listen 127.0.0.1:5000
   cupel install-service --print`,
 		Args: exactArgs(),

@@ -214,6 +214,9 @@ func (c *cli) arguments(cmd *cobra.Command) ([]string, error) {
 
 // detach starts the same command again, without --detach.
 func (c *cli) detach(cmd *cobra.Command) error {
+	if err := checkOptions(c.opts); err != nil { // before anything is touched
+		return err
+	}
 	args, err := c.arguments(cmd)
 	if err != nil {
 		return err

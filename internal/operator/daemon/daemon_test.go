@@ -397,13 +397,13 @@ func TestUpAndDown(t *testing.T) {
 
 func TestFailedUpLeavesNothing(t *testing.T) {
 	o := upOptions(t)
-	o.CAS = "/nonexistent/cupel-cas"
+	o.CAS = "" // beside this program, where there is none
 	err := Up(t.Context(), o, slog.New(slog.DiscardHandler), func(Serving) error { return nil })
 	if err == nil || problem.From(err).Rule != "cas_missing" {
 		t.Errorf("Up: %v", err)
 	}
 	nothingLeft(t, o)
-	o.CAS, o.Launcher = "", "/nonexistent/cupel-init"
+	o.CAS, o.Launcher = o.Launcher, ""
 	if err := Up(t.Context(), o, slog.New(slog.DiscardHandler), nil); err == nil || problem.From(err).Rule != "launcher_missing" {
 		t.Errorf("Up: %v", err)
 	}

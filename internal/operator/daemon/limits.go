@@ -11,28 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // maxDrain is the longest time for connections to end. One that must go on for
 // longer is no reason to leave the old code running.
 const maxDrain = 24 * time.Hour
-
-// checkOptions refuses flags that no part can take.
-func checkOptions(o Options) error {
-	if _, err := managerLimits(o); err != nil {
-		return err
-	}
-	if o.Subnet != "" {
-		if _, err := cni.ParseSubnet(o.Subnet); err != nil {
-			return err
-		}
-	}
-	return new(balance.Config).SetLimits(o.Balancer)
-}
 
 // maxGrace is the longest time for an app to end: cupel down waits for all of them.
 const maxGrace = 10 * time.Minute
@@ -116,5 +101,5 @@ func machineMemory(o Options) (manager.MachineMemory, error) {
 	case "refuse":
 		return manager.MachineMemory{Total: total, Refuse: true}, nil
 	}
-	return manager.MachineMemory{}, problem.New(problem.Invalid, "overcommit", "--overcommit %.40q", o.Overcommit).Want("warn or refuse")
+	return manager.MachineMemory{}, problem.New(problem.Invalid, "overcommit", "--overcommit %.40q", o.Overcommit).Want("warn or refuse").Fix("give one of them, or leave --overcommit out")
 }

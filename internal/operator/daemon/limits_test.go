@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,22 +25,62 @@ func TestDrainFlag(t *testing.T) {
 	}
 }
 
+// TestFlagsAreChecked: what no start could take is refused, by up and by
+// install-service alike, before either has touched anything.
 func TestFlagsAreChecked(t *testing.T) {
 	for _, tt := range []struct {
-		o    Options
-		rule string
+		flags []string
+		rule  string
 	}{
-		{Options{}, ""},
-		{Options{Grace: time.Minute, Balancer: "connections=10,clients=100", Subnet: "10.1.2.0/24"}, ""},
-		{Options{Grace: -time.Second}, "grace"},
-		{Options{Grace: time.Hour}, "grace"},
-		{Options{Drain: -time.Second}, "drain"},
-		{Options{Balancer: "connections=many"}, "balancer_limit"},
-		{Options{Subnet: "8.8.8.0/24"}, "subnet"},
+		{nil, ""},
+		{[]string{"--grace", "1m", "--balancer", "connections=10,clients=100", "--subnet", "10.1.2.0/24", "--starts", "0"}, ""},
+		{[]string{"--manager-listen", "localhost:0", "--cas-owners", "[::1]:https", "--keep-alive", "5s", "--cas-quota", "key-bytes=1M"}, ""},
+		{[]string{"--grace", "-1s"}, "grace"},
+		{[]string{"--grace", "1h"}, "grace"},
+		{[]string{"--drain", "-1s"}, "drain"},
+		{[]string{"--starts", "-1"}, "starts"},
+		{[]string{"--overcommit", "perhaps"}, "overcommit"},
+		{[]string{"--balancer", "connections=many"}, "balancer_limit"},
+		{[]string{"--subnet", "8.8.8.0/24"}, "subnet"},
+		{[]string{"--subnet", "10.1.2.0"}, "subnet"},
+		{[]string{"--app-quota", "apps=-1"}, "app_quota"},
+		{[]string{"--app-quota", "memory=x"}, "app_quota"},
+		{[]string{"--low-ports", "0"}, "low_ports"},
+		{[]string{"--min-free", "x"}, "min_free"},
+		{[]string{"--first-port", "70000"}, "usage"},
+		{[]string{"--first-port", "0"}, "first_port"},
+		{[]string{"--first-port", "80"}, "first_port"},
+		{[]string{"--manager-listen", "0.0.0.0:70000"}, "listen"},
+		{[]string{"--cas-owners", "8081"}, "listen"},
+		{[]string{"--registry-listen", ""}, "listen"},
+		{[]string{"--cas-owners", "0.0.0.0:5000"}, "port_taken"},
+		{[]string{"--registry-listen", "127.0.0.1:8081"}, "port_taken"},
+		{[]string{"--manager-cert", "/nonexistent/cert", "--manager-key", "/nonexistent/key"}, "manager_cert"},
+		{[]string{"--manager-cert", "/nonexistent/cert"}, "usage"},
+		{[]string{"--deploy-keys", "/nonexistent/keys"}, "deploy_keys"},
+		{[]string{"--deploy-keys", "/etc/passwd"}, "deploy_keys"},
+		{[]string{"--keep-alive", "-5s"}, "keep_alive"},
+		{[]string{"--keep-alive", "10ms"}, "keep_alive"},
+		{[]string{"--cas-connections", "-1"}, "cas_connections"},
+		{[]string{"--cas-quota", "key-bytes=-1"}, "quota"},
+		{[]string{"--cas", "/nonexistent/cas"}, "cas_missing"},
+		{[]string{"--launcher", "/nonexistent/launcher"}, "launcher_missing"},
 	} {
-		err := checkOptions(tt.o)
-		if p := problem.From(err); tt.rule == "" && err != nil || tt.rule != "" && (err == nil || p.Rule != tt.rule) {
-			t.Errorf("%+v: %v, want %q", tt.o, err, tt.rule)
+		state := folder(t)
+		for _, command := range [][]string{{"install-service", "--print"}, {"install-service"}, {"up", "--detach"}} {
+			if tt.rule == "" && command[0] == "up" || len(command) == 1 && tt.rule == "" {
+				continue // these would really start or install it
+			}
+			stdout, stderr, code := cupeld(t, ":", slices.Concat(command, []string{"--state", state}, tt.flags)...)
+			if tt.rule == "" && (code != 0 || !strings.HasPrefix(stdout, unitMark)) {
+				t.Errorf("%v %v: exit %d: %s%s", command, tt.flags, code, stdout, stderr)
+			}
+			if tt.rule != "" && (code == 0 || stdout != "" || !strings.HasPrefix(stderr, "cupeld: "+tt.rule+": ") || !strings.Contains(stderr, "mend: ")) {
+				t.Errorf("%v %v: exit %d: %s%s; want a refusal by %s", command, tt.flags, code, stdout, stderr, tt.rule)
+			}
+			if _, err := os.Stat(state); err == nil {
+				t.Errorf("%v %v: the state folder was made", command, tt.flags)
+			}
 		}
 	}
 	limits, err := managerLimits(Options{Grace: time.Minute})

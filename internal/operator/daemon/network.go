@@ -423,5 +423,6 @@ func (c *cli) printServing(s Serving) error {
 		wire.Endpoint
 		Network   []netcheck.Probe `json:"network,omitempty"`
 		Unchecked *problem.Error   `json:"network_unchecked,omitempty"`
-	}{s.Endpoint, s.Network, s.Unchecked})
+		Service   string           `json:"service,omitempty"`
+	}{s.Endpoint, s.Network, s.Unchecked, s.Service})
 }

@@ -11,109 +11,153 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// A systemd unit has one installation come up with the machine. Its apps are no part
-// of the unit: they live on when cupeld is restarted or dies, and are stopped in order,
-// with their volumes stored, when the machine goes down.
-
 // unitFolder is where an administrator's units are.
 const unitFolder = "/etc/systemd/system"
 
-// defaultState is the folder whose unit has the short name.
-const defaultState = "/var/lib/cupel"
-
-// clockPatience is how long the unit waits for a clock that isn't set yet, before it
-// begins anew.
-const clockPatience = 15 * time.Minute
-
-// unit is the name of the installation's unit.
-func (l layout) unit() string {
-	if l.dir == defaultState {
-		return "cupel.service"
-	}
-	return "cupel-" + l.id + ".service"
+// installed is what there is of the unit now, and what was done for it.
+type installed struct {
+	Unit    string   `json:"unit"`
+	File    string   `json:"file"`
+	Wrote   bool     `json:"wrote"`             // else it was there like that
+	Differs []string `json:"differs,omitempty"` // from the one before: its lines after "- ", the new ones after "+ "
+	Enabled string   `json:"enabled"`           // whether it starts with the machine, in systemd's word
+	Was     string   `json:"was"`               // the same, before
 }
 
-// unitText is the unit that runs this program with those flags of `up`.
-func (l layout) unitText(program string, flags []string) []byte {
-	up := append([]string{program, "up", "--state", l.dir, "--wait-clock", clockPatience.String()}, flags...)
-	var b bytes.Buffer
-	fmt.Fprintf(&b, `# Made by cupel install-service; cupel uninstall-service removes it.
-[Unit]
-Description=Cupel on %s
-Wants=network-online.target
-After=network-online.target nss-lookup.target time-sync.target
-RequiresMountsFor=%s
-StartLimitIntervalSec=0
-
-[Service]
-Type=notify
-ExecStart=%s
-# Apps stay while the service is restarted, and are stopped in order at shutdown.
-ExecStop=%s
-KillMode=process
-Restart=on-failure
-RestartSec=2
-# Another cupeld runs on this folder.
-RestartPreventExitStatus=%d
-# It says itself how long it waits: for the clock, for the CAS, for volumes.
-TimeoutStartSec=infinity
-TimeoutStopSec=%d
-LimitNOFILE=1048576
-TasksMax=infinity
-OOMPolicy=continue
-
-[Install]
-WantedBy=multi-user.target
-`, unitValue(l.dir), unitWord(l.dir), unitLine(up), unitLine([]string{program, "down", "--state", l.dir, "--at-shutdown"}),
-		codeRuns, int(unitTimeout.Seconds()))
-	return b.Bytes()
-}
-
-func unitLine(args []string) string {
-	words := make([]string, len(args))
-	for i, a := range args {
-		words[i] = unitWord(a)
-		if i > 0 {
-			words[i] = strings.ReplaceAll(words[i], "$", "$$") // no variable of the unit's
-		}
-	}
-	return strings.Join(words, " ")
-}
-
-// unitWord quotes a word of a unit (systemd.syntax(7), systemd.service(5)).
-func unitWord(s string) string {
-	s = unitValue(s)
-	if s != "" && !strings.ContainsAny(s, " \t\"'\\;") {
-		return s
-	}
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
-}
-
-// unitValue keeps systemd from replacing what begins with a percent sign.
-func unitValue(s string) string { return strings.ReplaceAll(s, "%", "%%") }
-
-// installService writes the unit and has it started with the machine.
-func (l layout) installService(ctx context.Context, text []byte) error {
-	if _, err := os.Stat("/run/systemd/system"); err != nil {
-		return problem.New(problem.Unavailable, "no_systemd", "systemd doesn't run this machine").
+// installService writes the unit and has it started with the machine. One that is there
+// like that already stays as it is.
+func (l layout) installService(ctx context.Context, text []byte) (installed, error) {
+	done := installed{Unit: l.unit(), File: filepath.Join(unitFolder, l.unit())}
+	if !systemdRuns() {
+		return done, problem.New(problem.Unavailable, "no_systemd", "systemd doesn't run this machine").
 			Fix("see the unit with --print, and have your init system run its ExecStart at boot")
 	}
+	before, err := l.readUnit()
+	if err != nil {
+		return done, err
+	}
+	done.Was = l.enabled(ctx)
+	if !bytes.Equal(before, text) {
+		if before != nil {
+			done.Differs = differingLines(before, text)
+		}
+		if err := l.writeUnit(ctx, text); err != nil {
+			return done, err
+		}
+		done.Wrote = true
+	}
+	if done.Was != "enabled" {
+		if err := systemctl(ctx, "enable", l.unit()); err != nil {
+			return done, err
+		}
+	}
+	if done.Enabled = l.enabled(ctx); done.Enabled != "enabled" {
+		return done, problem.New(problem.Unavailable, "service", "%s is %s after systemctl enable", l.unit(), orElse(done.Enabled, "unknown")).
+			Want("enabled, so that it starts with the machine").Fix("look at 'systemctl status %s', then run this again", l.unit())
+	}
+	return done, nil
+}
+
+// readUnit is the unit as it was made here; nil: there is none. What others made under
+// its name is refused.
+func (l layout) readUnit() ([]byte, error) {
+	file := filepath.Join(unitFolder, l.unit())
+	info, err := os.Lstat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var text []byte
+	if err == nil && info.Mode().IsRegular() {
+		text, err = os.ReadFile(file)
+	}
+	if err != nil {
+		return nil, problem.New(problem.Unavailable, "service", "%w", err).Fix("make %s readable", file)
+	}
+	if !bytes.HasPrefix(text, []byte(unitMark)) {
+		return nil, problem.New(problem.Conflict, "service", "%s is there, and wasn't made by install-service (or the unit is masked)", file).
+			Fix("see what it is, and remove it (systemctl unmask %s); settings of yours beside the unit's: systemctl edit %s", l.unit(), l.unit())
+	}
+	return text, nil
+}
+
+// writeUnit puts the unit in place, and has systemd read it.
+func (l layout) writeUnit(ctx context.Context, text []byte) error {
 	if err := atomicfile.Write(filepath.Join(unitFolder, l.unit()), text, 0o644); err != nil {
 		return problem.New(problem.Unavailable, "service", "%w", err).Fix("make %s writable", unitFolder)
 	}
-	if err := systemctl(ctx, "daemon-reload"); err != nil {
-		return err
+	return systemctl(ctx, "daemon-reload")
+}
+
+// enabled is systemd's word for whether the unit starts with the machine.
+func (l layout) enabled(ctx context.Context) string {
+	out, _ := exec.CommandContext(ctx, "systemctl", "is-enabled", l.unit()).Output() // its code says the same
+	return strings.TrimSpace(string(out))
+}
+
+// runsIt reports whether a process is the unit's own.
+func (l layout) runsIt(ctx context.Context, pid int) bool {
+	out, _ := exec.CommandContext(ctx, "systemctl", "show", "--property", "MainPID", "--value", l.unit()).Output()
+	return strings.TrimSpace(string(out)) == strconv.Itoa(pid)
+}
+
+func systemdRuns() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
+// differingLines are the lines that only one of two texts has.
+func differingLines(before, after []byte) []string {
+	old, now := strings.Split(string(before), "\n"), strings.Split(string(after), "\n")
+	var out []string
+	for _, line := range old {
+		if !slices.Contains(now, line) {
+			out = append(out, "- "+line)
+		}
 	}
-	return systemctl(ctx, "enable", l.unit())
+	for _, line := range now {
+		if !slices.Contains(old, line) {
+			out = append(out, "+ "+line)
+		}
+	}
+	return out
+}
+
+// renewTimeout is how long a start waits for systemd to read a unit.
+const renewTimeout = 10 * time.Second
+
+// renewService makes a unit of an earlier release as this one makes it, with the flags
+// that it has, and says so. Empty: there is nothing to say.
+func (l layout) renewService(ctx context.Context) string {
+	text, err := l.readUnit()
+	if err != nil || text == nil {
+		return ""
+	}
+	now, flags, ok := l.renewed(text)
+	if bytes.Equal(now, text) {
+		return ""
+	}
+	again := "cupel install-service " + unitLine(append([]string{"--state", l.dir}, flags...))
+	if !ok {
+		return l.unit() + " is of an earlier release, or was changed: make it anew with " + again
+	}
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	if err := l.writeUnit(ctx, now); err != nil {
+		return fmt.Sprintf("%s is of an earlier release, and could not be made anew (%v): %s", l.unit(), err, again)
+	}
+	return l.unit() + " was of an earlier release, and is now as this one makes it, with the same flags"
 }
 
 // uninstallService removes the unit; what runs goes on. It tells whether there was one.
@@ -126,7 +170,7 @@ func (l layout) uninstallService(ctx context.Context) (bool, error) {
 	if err := errors.Join(ignoreMissing(os.Remove(wants)), ignoreMissing(os.Remove(file))); err != nil {
 		return false, problem.New(problem.Unavailable, "service", "%w", err).Fix("remove %s", file)
 	}
-	if _, err := os.Stat("/run/systemd/system"); err != nil {
+	if !systemdRuns() {
 		return true, nil
 	}
 	return true, systemctl(ctx, "daemon-reload")
@@ -159,49 +203,6 @@ func notifyReady(socket string) error {
 	return errors.Join(err, conn.Close())
 }
 
-// lastSeen is the newest time that this machine's clock has surely had: when something
-// of the installation was written, or its program was installed.
-func (l layout) lastSeen() time.Time {
-	files := []string{l.lockFile(), l.path("manager.db"), l.path("manager.db-wal"), l.path("ports.json")}
-	for _, pattern := range []string{l.path("cas", "*"), l.path("log", "*")} {
-		found, _ := filepath.Glob(pattern) // the pattern is valid
-		files = append(files, found...)
-	}
-	if self, err := os.Executable(); err == nil {
-		files = append(files, self)
-	}
-	var last time.Time
-	for _, f := range files {
-		if info, err := os.Stat(f); err == nil && info.ModTime().After(last) {
-			last = info.ModTime()
-		}
-	}
-	return last
-}
-
-// waitClock waits until the clock is not before what was seen already. A machine without
-// a battery for it begins in the past, until it has asked the network.
-func waitClock(ctx context.Context, seen time.Time, patience time.Duration, tell func(string)) error {
-	deadline := time.After(patience)
-	for told := false; time.Now().Before(seen.Add(-time.Second)); {
-		if !told {
-			told = true
-			tell(fmt.Sprintf("waiting for the clock: it says %s, and something here was written at %s", stamp(time.Now()), stamp(seen)))
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-deadline:
-			return problem.New(problem.Unavailable, "clock_not_set", "the clock says %s, and something here was written at %s", stamp(time.Now()), stamp(seen)).
-				Fix("set it (timedatectl, chrony), then run this again")
-		case <-time.After(time.Second):
-		}
-	}
-	return nil
-}
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
-
 func (c *cli) installServiceCommand() *cobra.Command {
 	var show bool
 	cmd := &cobra.Command{
@@ -217,10 +218,16 @@ func (c *cli) installServiceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := checkOptions(c.opts); err != nil { // as up would, before anything is written
+				return err
+			}
 			flags := slices.DeleteFunc(args[2:], func(a string) bool { return strings.HasPrefix(a, "--print=") })
 			self, err := os.Executable()
 			if err != nil {
 				return fmt.Errorf("find this program: %w", err)
+			}
+			if err := fitsUnit(append([]string{l.dir, self}, flags...)); err != nil {
+				return err
 			}
 			text := l.unitText(self, flags)
 			if show {
@@ -230,17 +237,51 @@ func (c *cli) installServiceCommand() *cobra.Command {
 			if err := l.check(); err != nil {
 				return err
 			}
-			if err := l.installService(cmd.Context(), text); err != nil {
+			done, err := l.installService(cmd.Context(), text)
+			if err != nil {
 				return err
 			}
-			return c.say(map[string]string{"unit": l.unit()},
-				"%s comes up with this machine from now on. Now: systemctl start %s (end a cupeld that runs already with SIGTERM before: its apps go on)\n", l.unit(), l.unit())
+			return c.say(done, "%s", l.installedText(cmd.Context(), done))
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&show, "print", false, "only print the unit")
 	c.runFlags(f)
 	return cmd
+}
+
+// installedText tells a person what was done, and what holds when.
+func (l layout) installedText(ctx context.Context, done installed) string {
+	var b strings.Builder
+	switch {
+	case !done.Wrote:
+		fmt.Fprintf(&b, "%s is there with just these flags\n", done.File)
+	case done.Differs != nil:
+		fmt.Fprintf(&b, "%s is written anew; the one before differed:\n", done.File)
+		for _, line := range done.Differs {
+			fmt.Fprintf(&b, "  %s\n", line)
+		}
+	default:
+		fmt.Fprintf(&b, "%s is written\n", done.File)
+	}
+	before := ""
+	if done.Was == "enabled" {
+		before = ", as before"
+	}
+	fmt.Fprintf(&b, "it is enabled%s: this installation comes up with the machine\n", before)
+
+	e, err := wire.ReadEndpoint(l.dir)
+	runs := err == nil && syscall.Kill(e.PID, 0) == nil
+	switch own := runs && l.runsIt(ctx, e.PID); {
+	case own && done.Wrote:
+		fmt.Fprintf(&b, "for it to hold now: systemctl restart %s (its apps go on)\n", done.Unit)
+	case own: // and nothing is to be done
+	case runs:
+		fmt.Fprintf(&b, "now: kill %d && systemctl start %s (process %d serves already; its apps go on)\n", e.PID, done.Unit, e.PID)
+	default:
+		fmt.Fprintf(&b, "now: systemctl start %s\n", done.Unit)
+	}
+	return b.String()
 }
 
 func (c *cli) uninstallServiceCommand() *cobra.Command {

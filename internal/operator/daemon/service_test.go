@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -32,10 +34,68 @@ func TestUnit(t *testing.T) {
 	}
 
 	// The flags of up go into the unit, files by their absolute names.
-	stdout, stderr, code := cupeld(t, "cd /tmp", "install-service", "--print", "--state", "here", "--deploy-keys", "keys", "--drain", "1m")
-	if code != 0 || !strings.Contains(stdout, " up --state /tmp/here ") || !strings.Contains(stdout, "--deploy-keys=/tmp/keys") ||
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "keys"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, code := cupeld(t, "cd "+dir, "install-service", "--print", "--state", "here", "--deploy-keys", "keys", "--drain", "1m")
+	if code != 0 || !strings.Contains(stdout, " up --state "+dir+"/here ") || !strings.Contains(stdout, "--deploy-keys="+dir+"/keys") ||
 		!strings.Contains(stdout, "--drain=1m0s") || strings.Contains(stdout, "--print") {
 		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+}
+
+// TestUnitRefusesLines: a name can't add a line of its own to the unit.
+func TestUnitRefusesLines(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a\nExecStartPre=touch")
+	stdout, stderr, code := cupeld(t, ":", "install-service", "--print", "--state", dir)
+	if code == 0 || stdout != "" || !strings.HasPrefix(stderr, "cupeld: service: ") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+}
+
+// TestUnitWords reads the words of a unit's line as they were given.
+func TestUnitWords(t *testing.T) {
+	for _, words := range [][]string{
+		{"/opt/cupel/cupeld", "up", "--state", "/srv/a b%c", "--deploy-keys=/etc/k$eys"},
+		{"/opt/a\"b\\/cupeld", "", "$$", "%%", "'", "a;b", `c:\`},
+	} {
+		got, ok := unitWords(unitLine(words))
+		if !ok || !slices.Equal(got, words) {
+			t.Errorf("%q, written %s, read %q, %v", words, unitLine(words), got, ok)
+		}
+	}
+	if _, ok := unitWords(`a "b`); ok {
+		t.Error("an open quote")
+	}
+}
+
+// TestUnitOfAnEarlierRelease: it is made anew with its own flags, unless a person
+// wrote something into it.
+func TestUnitOfAnEarlierRelease(t *testing.T) {
+	l := layout{dir: "/srv/a b%c", id: "0123abcd"}
+	flags := []string{"--log-level", "INFO", "--low-ports=80,443", "--deploy-keys=/etc/k$eys"}
+	now := string(l.unitText("/opt/cupel/cupeld", flags))
+	stop := fmt.Sprintf("TimeoutStopSec=%d\n", int(unitTimeout.Seconds()))
+	for _, tt := range []struct {
+		name, text string
+		ok         bool
+	}{
+		{"the same", now, true},
+		{"an older time", strings.Replace(now, stop, "TimeoutStopSec=900\n", 1), true},
+		{"a setting less", strings.Replace(now, stop, "", 1), true},
+		{"another patience", strings.Replace(now, "--wait-clock 15m0s", "--wait-clock 5m0s", 1), true},
+		{"a setting of a person's", strings.Replace(now, stop, stop+"MemoryMax=1G\n", 1), false},
+		{"another folder", strings.Replace(now, "up --state", "up --state /else", 1), false},
+		{"no program", unitMark + "[Service]\nType=oneshot\n", false},
+	} {
+		got, with, ok := l.renewed([]byte(tt.text))
+		if ok != tt.ok || ok && (string(got) != now || !slices.Equal(with, flags)) {
+			t.Errorf("%s: %v, %q\n%s", tt.name, ok, with, got)
+		}
+	}
+	if got := differingLines([]byte(strings.Replace(now, stop, "TimeoutStopSec=900\n", 1)), []byte(now)); !slices.Equal(got, []string{"- TimeoutStopSec=900", "+ " + strings.TrimSpace(stop)}) {
+		t.Errorf("differs: %q", got)
 	}
 }
 

@@ -86,6 +86,8 @@ type Serving struct {
 	OldLaunchers []string `json:"old_launchers,omitempty"`
 	// DiskFull is why nothing new is taken for now.
 	DiskFull *problem.Error `json:"disk_full,omitempty"`
+	// Service is what was done to a systemd unit of an earlier release, or is to be done.
+	Service string `json:"service,omitempty"`
 }
 
 func needOwner(apps []wire.App) []string {
@@ -118,6 +120,9 @@ func Show(w io.Writer, state string, s Serving) {
 	b = appendUnchecked(b, s.Unchecked)
 	if d := s.DiskFull; d != nil {
 		b = fmt.Appendf(b, "\n  %s, and %s are needed: what runs goes on and can be removed, nothing new is deployed.\n    %s\n", d.Actual, d.Expected, d.Mend)
+	}
+	if s.Service != "" {
+		b = fmt.Appendf(b, "\n  %s\n", s.Service)
 	}
 	if len(s.NeedOwner) > 0 {
 		b = append(b, "\n  These apps run on, but the CAS will not let them start again:\n"...)

@@ -23,3 +23,13 @@ func TestShowNamesWhoseOwnersHaveToAct(t *testing.T) {
 		t.Errorf("%s\nwant in it:\n%s", &out, want)
 	}
 }
+
+// TestShowTellsOfTheUnit: whoever starts an installation sees what became of a unit of
+// an earlier release.
+func TestShowTellsOfTheUnit(t *testing.T) {
+	var out bytes.Buffer
+	Show(&out, "state", Serving{Service: "cupel.service was of an earlier release"})
+	if !strings.Contains(out.String(), "\n  cupel.service was of an earlier release\n") {
+		t.Errorf("%s", &out)
+	}
+}

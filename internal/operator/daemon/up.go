@@ -91,6 +91,7 @@ type parts struct {
 	room     room
 	reserve  *reserve
 	low      *problem.Error // the disk had too little room at the start
+	service  string         // what there is to say of the systemd unit
 	// incidents is where all of them tell what happens to them.
 	incidents *manager.Incidents
 	troubles  manager.Troubles // of what cupeld does for itself
@@ -128,9 +129,6 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	if err := checkOptions(o); err != nil { // before anything is touched
 		return err
 	}
-	if _, err := machineMemory(o); err != nil {
-		return err
-	}
 	l, err := newLayout(o.State)
 	if err != nil {
 		return err
@@ -157,6 +155,9 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	}
 	if err := p.enter(ctx); err != nil {
 		return err
+	}
+	if p.service = l.renewService(ctx); p.service != "" {
+		log.WarnContext(ctx, "systemd unit", "detail", p.service)
 	}
 	if o.OwnGroup {
 		if err := l.joinGroup(os.Getpid()); err != nil {
@@ -534,6 +535,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		NeedOwner:    needOwner(m.NeedOwner()),
 		OldLaunchers: oldLaunchers(m.OldLaunchers()),
 		DiskFull:     p.low,
+		Service:      p.service,
 	})
 }
 

@@ -48,7 +48,8 @@ func (l *KeyLimits) Set(text string) error {
 		if name == "memory" {
 			size, err := wire.ParseMemory(value)
 			if err != nil {
-				return err
+				return problem.New(problem.Invalid, "app_quota", "the limit %.80q: %s", part, problem.From(err).Actual).
+					Want("a size").Fix("write it as in memory=64G")
 			}
 			l.Memory = size
 			continue
@@ -70,7 +71,7 @@ func ParsePorts(text string) ([]uint16, error) {
 	for part := range strings.SplitSeq(text, ",") {
 		n, err := strconv.ParseUint(strings.TrimSpace(part), 10, 16)
 		if err != nil || n == 0 {
-			return nil, problem.New(problem.Invalid, "low_ports", "the port %.40q", part).Want("numbers from 1 to 65535, parted by commas, as in 80,443")
+			return nil, problem.New(problem.Invalid, "low_ports", "the port %.40q", part).Want("numbers from 1 to 65535, parted by commas").Fix("write them as in --low-ports 80,443")
 		}
 		out = append(out, uint16(n))
 	}

@@ -40,7 +40,7 @@ func ParseSubnet(text string) (netip.Prefix, error) {
 	}
 	if !p.Addr().IsPrivate() && !shared.Contains(p.Addr()) {
 		return netip.Prefix{}, problem.New(problem.Invalid, "subnet", "--subnet %s is of the public Internet, or has another use", p).
-			Want("a private network: of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or %s", shared)
+			Want("a private network: of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or %s", shared).Fix("give one of these, as in --subnet 10.88.7.0/24, or leave it out")
 	}
 	return p, nil
 }

@@ -1,0 +1,175 @@
+package daemon
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// A systemd unit has one installation come up with the machine. Its apps are no part
+// of the unit: they live on when cupeld is restarted or dies, and are stopped in order,
+// with their volumes stored, when the machine goes down.
+
+// defaultState is the folder whose unit has the short name.
+const defaultState = "/var/lib/cupel"
+
+// clockPatience is how long the unit waits for a clock that isn't set yet, before it
+// begins anew.
+const clockPatience = 15 * time.Minute
+
+// unitMark begins each unit that was made here.
+const unitMark = "# Made by cupel install-service; cupel uninstall-service removes it.\n"
+
+// unit is the name of the installation's unit.
+func (l layout) unit() string {
+	if l.dir == defaultState {
+		return "cupel.service"
+	}
+	return "cupel-" + l.id + ".service"
+}
+
+// unitText is the unit that runs this program with those flags of `up`.
+func (l layout) unitText(program string, flags []string) []byte {
+	up := append(l.unitUp(program), flags...)
+	down := []string{program, "down", "--state", l.dir, "--at-shutdown"}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, unitMark+`[Unit]
+Description=Cupel on %s
+Wants=network-online.target
+After=network-online.target nss-lookup.target time-sync.target
+RequiresMountsFor=%s %s
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart=%s
+# Apps stay while the service is restarted, and are stopped in order at shutdown.
+ExecStop=%s
+KillMode=process
+Restart=on-failure
+RestartSec=2
+# Another cupeld runs on this folder.
+RestartPreventExitStatus=%d
+# It says itself how long it waits: for the clock, for the CAS, for volumes.
+TimeoutStartSec=infinity
+TimeoutStopSec=%d
+LimitNOFILE=1048576
+TasksMax=infinity
+OOMPolicy=continue
+
+[Install]
+WantedBy=multi-user.target
+`, unitValue(l.dir), unitWord(l.dir), unitWord(filepath.Dir(program)), unitLine(up), unitLine(down),
+		codeRuns, int(unitTimeout.Seconds()))
+	return b.Bytes()
+}
+
+// unitUp is how the unit runs `up`, before the flags that were given.
+func (l layout) unitUp(program string) []string {
+	return []string{program, "up", "--state", l.dir, "--wait-clock", clockPatience.String()}
+}
+
+// renewed returns a unit of an earlier release as this one makes it, with the program
+// and the flags that it has. Not ok: it holds what no release wrote.
+func (l layout) renewed(text []byte) (now []byte, flags []string, ok bool) {
+	words, ok := unitWords(unitSetting(text, "ExecStart"))
+	if !ok || len(words) == 0 {
+		return nil, nil, false
+	}
+	begin := l.unitUp(words[0])
+	if len(words) < len(begin) || !slices.Equal(words[:len(begin)-1], begin[:len(begin)-1]) {
+		return nil, nil, false
+	}
+	flags = words[len(begin):]
+	now = l.unitText(words[0], flags)
+
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		key, _, setting := strings.Cut(line, "=")
+		if line == "" || line[0] == '#' || line[0] == '[' {
+			continue
+		}
+		if !setting || !bytes.Contains(now, []byte("\n"+key+"=")) {
+			return nil, flags, false
+		}
+	}
+	return now, flags, true
+}
+
+// unitSetting is the first value that a unit has for a key.
+func unitSetting(text []byte, key string) string {
+	_, after, _ := strings.Cut(string(text), "\n"+key+"=")
+	value, _, _ := strings.Cut(after, "\n")
+	return value
+}
+
+func unitLine(args []string) string {
+	words := make([]string, len(args))
+	for i, a := range args {
+		words[i] = unitWord(a)
+		if i > 0 {
+			words[i] = strings.ReplaceAll(words[i], "$", "$$") // no variable of the unit's
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// unitWords are the words of which unitLine made a line.
+func unitWords(line string) (words []string, ok bool) {
+	var word []byte
+	quoted, begun := false, false
+	end := func() {
+		if !begun {
+			return
+		}
+		text := strings.ReplaceAll(string(word), "%%", "%")
+		if len(words) > 0 {
+			text = strings.ReplaceAll(text, "$$", "$")
+		}
+		words, word, begun = append(words, text), nil, false
+	}
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case quoted && c == '\\' && i+1 < len(line):
+			i++
+			word = append(word, line[i])
+		case c == '"':
+			quoted, begun = !quoted, true
+		case c == ' ' && !quoted:
+			end()
+		default:
+			word, begun = append(word, c), true
+		}
+	}
+	end()
+	return words, !quoted
+}
+
+// unitWord quotes a word of a unit (systemd.syntax(7), systemd.service(5)).
+func unitWord(s string) string {
+	s = unitValue(s)
+	if s != "" && !strings.ContainsAny(s, " \t\"'\\;") {
+		return s
+	}
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+}
+
+// unitValue keeps systemd from replacing what begins with a percent sign.
+func unitValue(s string) string { return strings.ReplaceAll(s, "%", "%%") }
+
+// fitsUnit refuses what can't stand in a line.
+func fitsUnit(words []string) error {
+	for _, w := range words {
+		if strings.ContainsFunc(w, unicode.IsControl) {
+			return problem.New(problem.Invalid, "service", "%.80q has a control character, which a unit can't hold", w).
+				Fix("give it without, or rename what it names")
+		}
+	}
+	return nil
+}
