@@ -1,0 +1,222 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/operator/balance"
+	"cupel.dev/cupel/internal/operator/daemon/inherit"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+func (c *cli) upCommand() *cobra.Command {
+	var detach bool
+	var detachedFD, lockFD int
+	var waitClock time.Duration
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run manager, node, LAS, registry and CAS on this machine",
+		Long: `Run everything that an operator needs on this machine, with its state in one folder.
+Ctrl-C stops the apps too and keeps what is desired; SIGTERM leaves apps running,
+and the next up adopts them.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.inheritNothing(cmd); err != nil {
+				return err
+			}
+			if detach {
+				return c.detach(cmd)
+			}
+			return c.up(cmd.Context(), detachedFD, lockFD, waitClock)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&detach, "detach", false, "return when everything serves, and leave it running")
+	f.IntVar(&detachedFD, "detached-fd", 0, "descriptor on which a detached start tells how it went")
+	_ = f.MarkHidden("detached-fd")
+	f.IntVar(&lockFD, "lock-fd", 0, "descriptor by which a detached start holds the state folder's lock")
+	_ = f.MarkHidden("lock-fd")
+	f.DurationVar(&waitClock, "wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
+	c.runFlags(f)
+	return cmd
+}
+
+// runFlags are those of up that say how an installation runs.
+func (c *cli) runFlags(f *pflag.FlagSet) {
+	f.StringVar(&c.opts.ManagerListen, "manager-listen", "0.0.0.0:5000", "address of the manager's API")
+	f.StringVar(&c.opts.CASOwners, "cas-owners", "0.0.0.0:8081", "address of the CAS's owners' API")
+	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
+	f.StringVar(&c.opts.RegistryListen, "registry-listen", "127.0.0.1:5050", "address of the embedded registry")
+	f.Uint16Var(&c.opts.FirstPort, "first-port", 8082, "where the search for an app's free port begins")
+	f.StringVar(&c.opts.Subnet, "subnet", "", "network of the instances, as in 10.88.7.0/24 (default: a free /24)")
+	f.BoolVar(&c.opts.AllowUnattested, "allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
+	f.DurationVar(&c.opts.KeepAlive, "keep-alive", 0, "how often instances report to the CAS (default: the CAS's own)")
+	f.StringVar(&c.opts.CASQuota, "cas-quota", "", "other limits of what the CAS keeps, as in key-bytes=256M,total-sessions=1000")
+	f.IntVar(&c.opts.CASConnections, "cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
+	f.StringVar(&c.opts.AppQuota, "app-quota", "", "other limits of what each key may deploy: "+manager.KeyLimitsUsage)
+	f.StringVar(&c.opts.Balancer, "balancer", "", "other limits of the balancer: "+balance.LimitsUsage)
+	f.DurationVar(&c.opts.Grace, "grace", manager.DefaultLimits().Grace, "how long an app may take to end, from SIGTERM to SIGKILL")
+	f.StringVar(&c.opts.LowPorts, "low-ports", "", "ports below 1024 that apps may have, as in 80,443")
+	f.DurationVar(&c.opts.Drain, "drain", manager.DefaultLimits().Drain, "how long connections may last to an instance that is replaced or removed, before it is stopped")
+	f.IntVar(&c.opts.Starts, "starts", 0, "how many instances start at once (default: 4 for each core)")
+	f.StringVar(&c.opts.Overcommit, "overcommit", "warn", "where the memory limits of all apps are more than the machine has: warn or refuse")
+	f.StringVar(&c.opts.DeployKeys, "deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
+	f.StringVar(&c.opts.MinFree, "min-free", defaultMinFree, "what has to be free on the state folder's disk before anything new is deployed")
+	f.StringVar(&c.opts.ManagerCert, "manager-cert", "", "file with a public authority's certificate for the manager's name, and its chain, in PEM")
+	f.StringVar(&c.opts.ManagerKey, "manager-key", "", "file with the key of --manager-cert")
+	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
+	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")
+}
+
+// inheritNothing executes this command again, in a process that has nothing of its
+// caller's. Only the second time it returns without an error.
+func (c *cli) inheritNothing(cmd *cobra.Command) error {
+	if c.own || os.Geteuid() != 0 { // without root the command itself says what is missing
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	args, err := c.arguments(cmd)
+	if err != nil {
+		return err
+	}
+	return inherit.Exec(self, append([]string{os.Args[0], cmd.Name(), "--own", "--output", c.output}, args...), os.Environ())
+}
+
+// arguments are the flags that a command was given, for the same command in another
+// folder: files have their absolute names.
+func (c *cli) arguments(cmd *cobra.Command) ([]string, error) {
+	for _, file := range []*string{&c.opts.State, &c.opts.Launcher, &c.opts.CAS, &c.opts.DeployKeys, &c.opts.ManagerCert, &c.opts.ManagerKey} {
+		if *file == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*file)
+		if err != nil {
+			return nil, problem.New(problem.Invalid, "state_folder", "%w", err)
+		}
+		*file = abs
+	}
+	args := []string{"--state", c.opts.State, "--log-level", c.logLevel.String()}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if cmd.LocalNonPersistentFlags().Lookup(f.Name) != nil {
+			args = append(args, "--"+f.Name+"="+f.Value.String())
+		}
+	})
+	return args, nil
+}
+
+// detach starts the same command again, without --detach.
+func (c *cli) detach(cmd *cobra.Command) error {
+	if err := checkOptions(c.opts); err != nil { // before anything is touched
+		return err
+	}
+	args, err := c.arguments(cmd)
+	if err != nil {
+		return err
+	}
+	args = slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, "--detach=") })
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	s, err := Detach(ctx, c.opts.State, append([]string{"up", "--own"}, args...))
+	if err != nil {
+		return err
+	}
+	if c.output == "json" {
+		return c.printServing(s.Serving)
+	}
+	_, _ = fmt.Fprintf(c.out, "cupeld runs (process %d)\n", s.Endpoint.PID)
+	Show(c.out, s.State, s.Serving)
+	return nil
+}
+
+// up runs in the foreground, or as what detach started.
+func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duration) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	// A closed terminal is no reason to end. Signals that are caught, not ignored, are
+	// what they are by default in the programs that are started from here.
+	closed := make(chan os.Signal, 1)
+	signal.Notify(closed, syscall.SIGHUP, syscall.SIGPIPE)
+	defer signal.Stop(closed)
+	go func() {
+		for s := range signals {
+			if s == os.Interrupt {
+				cancel(errStop)
+			} else {
+				cancel(nil)
+			}
+		}
+	}()
+	w := c.err
+	tell := func(s Serving) error {
+		if c.output == "json" {
+			return c.printServing(s)
+		}
+		Show(c.out, c.opts.State, s)
+		_, _ = fmt.Fprintln(c.out, "\nReady. Ctrl-C stops everything; SIGTERM leaves the apps running.")
+		return nil
+	}
+	if lockFD > 0 {
+		if c.opts.lock, err = heldLock(lockFD); err != nil {
+			return err
+		}
+	}
+	if detachedFD > 0 {
+		unix.CloseOnExec(detachedFD)
+		pipe := os.NewFile(uintptr(detachedFD), "detached")
+		defer func() {
+			if err != nil {
+				_ = json.NewEncoder(pipe).Encode(outcome{Problem: problem.From(err)})
+			}
+			_ = pipe.Close()
+		}()
+		tell = func(s Serving) error {
+			err := json.NewEncoder(pipe).Encode(outcome{Serving: &s})
+			return errors.Join(err, pipe.Close())
+		}
+		log, err := openRotating(filepath.Join(c.opts.State, "log", "cupeld.log"), maxLog)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = log.Close() }()
+		w = log
+	}
+	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: c.logLevel}))
+	service := os.Getenv("NOTIFY_SOCKET")
+	_ = os.Unsetenv("NOTIFY_SOCKET") // it is ours, not containerd's
+	c.opts.OwnGroup = service == ""  // where a service manager keeps a group for us, we stay
+	if clock > 0 {
+		l, err := newLayout(c.opts.State)
+		if err == nil {
+			err = waitClock(ctx, l.lastSeen(), clock, func(line string) { log.WarnContext(ctx, line) })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	err = Up(ctx, c.opts, log, func(s Serving) error { return errors.Join(tell(s), notifyReady(service)) })
+	if err != nil && detachedFD > 0 {
+		log.Error("cupeld ended", "error", err)
+	}
+	return err
+}
