@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/ask"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -166,7 +167,7 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 		text, err := g.ask(ctx, key+": ")
 		return secret.NewString(text), err
 	}
-	b, err := g.askHidden(ctx, tty, key+" (not shown): ")
+	b, err := ask.Hidden(ctx, tty, g.err, key+" (not shown): ")
 	if err != nil {
 		return secret.Value{}, fmt.Errorf("read %s: %w", key, err)
 	}

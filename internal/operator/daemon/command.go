@@ -40,6 +40,12 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 		Short:         "The operator's daemon: manager, node, LAS, registry; starts the CAS",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if c.output != "table" && c.output != "json" {
+				return problem.New(problem.Invalid, "usage", "--output %.40q", c.output).Want("table or json")
+			}
+			return nil
+		},
 	}
 	root.SetArgs(args)
 	root.SetIn(in)
@@ -120,7 +126,11 @@ func (c *cli) tell() func(string) {
 }
 
 func (c *cli) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: max(c.logLevel, slog.LevelWarn)}))
+	opts := &slog.HandlerOptions{Level: max(c.logLevel, slog.LevelWarn)}
+	if c.output == "json" {
+		return slog.New(slog.NewJSONHandler(c.err, opts))
+	}
+	return slog.New(slog.NewTextHandler(c.err, opts))
 }
 
 func logWriterCommand() *cobra.Command {
@@ -137,8 +147,7 @@ func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Show this build's version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(c.out, version.Release())
-			return err
+			return c.say(map[string]string{"version": version.Release()}, "%s\n", version.Release())
 		},
 	}
 }

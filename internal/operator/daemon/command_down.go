@@ -3,17 +3,28 @@ package daemon
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"cupel.dev/cupel/internal/ask"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
+
+// alone runs what a command does in a process that inherited nothing, until it is done
+// or a signal ends it.
+func (c *cli) alone(cmd *cobra.Command, do func(ctx context.Context) error) error {
+	if err := c.inheritNothing(cmd); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	c.opts.tell = c.tell()
+	return do(ctx)
+}
 
 func (c *cli) downCommand() *cobra.Command {
 	var atShutdown bool
@@ -22,20 +33,15 @@ func (c *cli) downCommand() *cobra.Command {
 		Short: "Stop apps and daemons; the next up starts the apps again",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := c.inheritNothing(cmd); err != nil {
-				return err
-			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			if atShutdown && !shuttingDown(ctx) {
-				return nil // the service is restarted or stopped: apps go on
-			}
-			c.opts.tell = c.tell()
-			if err := Down(ctx, c.opts, c.logger()); err != nil {
-				return err
-			}
-			_, _ = fmt.Fprintf(c.out, "stopped; what is desired stays in %s\n", c.opts.State)
-			return nil
+			return c.alone(cmd, func(ctx context.Context) error {
+				if atShutdown && !shuttingDown(ctx) {
+					return nil // the service is restarted or stopped: apps go on
+				}
+				if err := Down(ctx, c.opts, c.logger()); err != nil {
+					return err
+				}
+				return c.say(map[string]string{"stopped": c.opts.State}, "stopped; what is desired stays in %s\n", c.opts.State)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&atShutdown, "at-shutdown", false, "only if systemd takes the machine down")
@@ -51,59 +57,50 @@ func (c *cli) cleanupCommand() *cobra.Command {
 		Short: "Stop everything and remove it, the state folder included",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := c.inheritNothing(cmd); err != nil {
-				return err
-			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			if !yes {
-				if err := c.confirm(ctx); err != nil {
-					return err
-				}
-			}
-			c.opts.tell = c.tell()
-			mounted, err := Cleanup(ctx, c.opts, c.logger())
-			if err != nil {
-				return err
-			}
-			if len(mounted) > 0 {
-				_, _ = fmt.Fprintf(c.out, "removed: nothing is left in %s, where others' file systems stay mounted: %s\n", c.opts.State, strings.Join(mounted, ", "))
-				return nil
-			}
-			_, _ = fmt.Fprintf(c.out, "removed: nothing of %s is left\n", c.opts.State)
-			return nil
+			return c.alone(cmd, func(ctx context.Context) error { return c.cleanup(ctx, yes) })
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
 	return cmd
 }
 
+// cleaned is the answer of `cleanup -o json`.
+type cleaned struct {
+	Removed string   `json:"removed"`
+	Mounted []string `json:"mounted"` // others' file systems, which stay
+}
+
+func (c *cli) cleanup(ctx context.Context, yes bool) error {
+	if !yes {
+		if err := c.confirm(ctx); err != nil {
+			return err
+		}
+	}
+	mounted, err := Cleanup(ctx, c.opts, c.logger())
+	if err != nil {
+		return err
+	}
+	reply := cleaned{c.opts.State, append([]string{}, mounted...)}
+	if len(mounted) > 0 {
+		return c.say(reply, "removed: nothing is left in %s, where others' file systems stay mounted: %s\n", c.opts.State, strings.Join(mounted, ", "))
+	}
+	return c.say(reply, "removed: nothing of %s is left\n", c.opts.State)
+}
+
 // confirm asks a person; without one the answer is no.
 func (c *cli) confirm(ctx context.Context) error {
 	no := problem.New(problem.Invalid, "not_confirmed", "this deletes %s with all sessions, secrets, volumes and images in it", c.opts.State).
 		Fix("say --yes")
-	f, ok := c.in.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if _, ok := ask.Terminal(c.in); !ok {
 		return no
 	}
-	_, _ = fmt.Fprintf(c.err, "This deletes %s with all sessions, secrets, volumes and images in it. Type yes: ", c.opts.State)
-	type answer struct {
-		line string
-		err  error
+	line, err := ask.Line(ctx, bufio.NewReader(c.in), c.err,
+		"This deletes "+c.opts.State+" with all sessions, secrets, volumes and images in it. Type yes: ")
+	if ctx.Err() != nil {
+		return err
 	}
-	answered := make(chan answer, 1)
-	go func() {
-		line, err := bufio.NewReader(c.in).ReadString('\n')
-		answered <- answer{line, err}
-	}()
-	select {
-	case <-ctx.Done():
-		_, _ = fmt.Fprintln(c.err)
-		return ctx.Err()
-	case a := <-answered:
-		if a.err != nil || strings.TrimSpace(a.line) != "yes" {
-			return no
-		}
-		return nil
+	if err != nil || strings.TrimSpace(line) != "yes" {
+		return no
 	}
+	return nil
 }

@@ -2,8 +2,12 @@ package daemon
 
 import (
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
+
+	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestErrorsAsJSON: who asks for JSON gets an object, whichever command, and however
@@ -19,6 +23,30 @@ func TestErrorsAsJSON(t *testing.T) {
 		code := Main(t.Context(), strings.Fields(args), strings.NewReader(""), &bytes.Buffer{}, &errw, func(string) string { return "" })
 		if code == 0 || !strings.HasPrefix(errw.String(), want) || strings.Contains(errw.String(), "strconv") {
 			t.Errorf("%s: code %d, %s", args, code, &errw)
+		}
+	}
+}
+
+// TestAnswersAsJSON: what a command did is an object to who asked for one, also of the
+// commands that have little to say; and another form is refused, not taken for a table.
+func TestAnswersAsJSON(t *testing.T) {
+	need.Root(t)
+	dir := t.TempDir()
+	for args, want := range map[string]string{
+		"version":                 `{"version":"`,
+		"install-service --print": `{"text":"# Made by cupel install-service`,
+		"down":                    `{"stopped":"` + dir + `"}`,
+		"cleanup --yes":           `{"mounted":[],"removed":"` + dir + `"}`,
+	} {
+		stdout, stderr, code := cupeld(t, "cd /", append(strings.Fields(args), "--state", dir, "-o", "json")...)
+		var answer map[string]any
+		err := json.Unmarshal([]byte(stdout), &answer)
+		again, _ := json.Marshal(answer) // in one order
+		if code != 0 || err != nil || !strings.HasPrefix(string(again), want) || stderr != "" {
+			t.Errorf("%s: code %d, %q, %q", args, code, stdout, stderr)
+		}
+		if _, stderr, code := cupeld(t, "cd /", append(strings.Fields(args), "--state", dir, "-o", "jsn")...); code != problem.Invalid.ExitCode() || !strings.Contains(stderr, "expected: table or json") {
+			t.Errorf("%s -o jsn: code %d, %q", args, code, stderr)
 		}
 	}
 }

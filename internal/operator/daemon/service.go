@@ -231,8 +231,7 @@ func (c *cli) installServiceCommand() *cobra.Command {
 			}
 			text := l.unitText(self, flags)
 			if show {
-				_, err := c.out.Write(text)
-				return err
+				return c.say(map[string]string{"unit": l.unit(), "text": string(text)}, "%s", text)
 			}
 			if err := l.check(); err != nil {
 				return err

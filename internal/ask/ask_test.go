@@ -1,6 +1,7 @@
-package cli
+package ask
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -13,10 +14,9 @@ func TestAnInterruptEndsAQuestion(t *testing.T) {
 	silent, _ := io.Pipe()
 	defer silent.Close()
 	var says bytes.Buffer
-	g := &globals{in: silent, err: &says}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := g.ask(ctx, "Type yes: "); !errors.Is(err, context.Canceled) {
+	if _, err := Line(ctx, bufio.NewReader(silent), &says, "Type yes: "); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	if says.String() != "Type yes: \n" {
@@ -25,9 +25,8 @@ func TestAnInterruptEndsAQuestion(t *testing.T) {
 
 	in, typed := io.Pipe()
 	defer in.Close()
-	g = &globals{in: in, err: io.Discard}
 	go func() { _, _ = typed.Write([]byte(" yes \n")) }()
-	if line, err := g.ask(t.Context(), "Type yes: "); err != nil || line != "yes" {
+	if line, err := Line(t.Context(), bufio.NewReader(in), io.Discard, "Type yes: "); err != nil || line != " yes \n" {
 		t.Errorf("%q, %v", line, err)
 	}
 }
