@@ -42,8 +42,15 @@ func (g *globals) forwarded(c *cobra.Command) []string {
 func ownFlags(c *cobra.Command) []string {
 	var args []string
 	c.Flags().Visit(func(f *pflag.Flag) {
-		if !slices.Contains(allShared, f.Name) {
-			args = append(args, "--"+f.Name+"="+f.Value.String())
+		if slices.Contains(allShared, f.Name) {
+			return
+		}
+		values := []string{f.Value.String()}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			values = list.GetSlice()
+		}
+		for _, v := range values {
+			args = append(args, "--"+f.Name+"="+v)
 		}
 	})
 	return args

@@ -94,19 +94,23 @@ func newCheckCommand(g *globals) *cobra.Command {
 		Long: `Tries, from throw-away network namespaces, whether an instance reaches the CAS,
 the world outside and a name server, and whether users outside reach a public port
 over IPv4 and IPv6. Where something stands in the way it names the rule or setting,
-and the command that lets it through. Nothing of it leaves this machine, and nothing
-is changed. Runs cupeld, as root; works whether 'cupel up' runs or not.
+and the command that lets it through. Nothing of it leaves this machine, but for what
+--to asks for, which is really called; and nothing is changed. Runs cupeld, as root;
+works whether 'cupel up' runs or not.
 
-Ends with 0 if everything gets through, and with 7 (network_blocked) if not.`,
+Ends with 0 if everything gets through, and with 7 (network_blocked) if not. What can't
+be known ('?') is no failure.`,
 		Example: `  cupel check
-  cupel check -o json`,
+  cupel check --to git.example.com:443
+  cupel check --to host.cupel.internal:3000 -o json`,
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
 	}
 	f := c.Flags()
 	f.String("cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API, where cupeld doesn't run")
 	f.String("subnet", "", "network of the instances, where cupeld doesn't run (default: as cupel up would choose)")
-	f.Uint16("first-port", 8082, "public port that is tried, or the next free one, where no app has one")
+	f.Uint16("first-port", 0, "public port that is tried, or the next free one, where no app has one (default: that of the last cupel up, or 8082)")
+	f.StringArray("to", nil, "HOST:PORT that an instance shall reach too; may be given again")
 	return c
 }
 

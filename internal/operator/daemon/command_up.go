@@ -62,7 +62,7 @@ func (c *cli) runFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.opts.CASOwners, "cas-owners", "0.0.0.0:8081", "address of the CAS's owners' API")
 	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
 	f.StringVar(&c.opts.RegistryListen, "registry-listen", "127.0.0.1:5050", "address of the embedded registry")
-	f.Uint16Var(&c.opts.FirstPort, "first-port", 8082, "where the search for an app's free port begins")
+	f.Uint16Var(&c.opts.FirstPort, "first-port", defaultFirstPort, "where the search for an app's free port begins")
 	f.StringVar(&c.opts.Subnet, "subnet", "", "network of the instances, as in 10.88.7.0/24 (default: a free /24)")
 	f.BoolVar(&c.opts.AllowUnattested, "allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	f.DurationVar(&c.opts.KeepAlive, "keep-alive", 0, "how often instances report to the CAS (default: the CAS's own)")

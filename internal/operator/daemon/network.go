@@ -6,27 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"log/slog"
-	"net/netip"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"regexp"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/spf13/cobra"
-	"github.com/vishvananda/netlink"
-
 	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/netcheck"
-	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -248,173 +237,6 @@ func lockCheck(ctx context.Context, dir string) (*os.File, error) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-// tryNetwork completes cfg and runs the check, one at a time.
-func (l layout) tryNetwork(ctx context.Context, n *cni.Network, cfg netcheck.Config) (netcheck.Report, error) {
-	lock, err := lockCheck(ctx, n.Dir())
-	if err != nil {
-		return netcheck.Report{}, fmt.Errorf("check the network: %w", err)
-	}
-	defer func() { _ = lock.Close() }()
-	cfg.ID, cfg.Bridge, cfg.Subnet, cfg.Gateway, cfg.Instance = l.id, n.Bridge(), n.Subnet(), n.Gateway(), n.Spare()
-	cfg.Resolvers = node.Resolvers()
-	if cfg.Ports, err = balance.Ports(l.table()); err != nil {
-		return netcheck.Report{}, err
-	}
-	return netcheck.Run(ctx, cfg)
-}
-
-// Check tries the network of an installation, whether it runs or not. What it needs
-// for that and isn't there it makes, and takes it away again.
-func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report, err error) {
-	l, err := newLayout(o.State)
-	if err != nil {
-		return r, err
-	}
-	if err := l.check(); err != nil {
-		return r, err
-	}
-	p := &parts{layout: l, log: log}
-	if e, err := wire.ReadEndpoint(l.dir); err == nil && syscall.Kill(e.PID, 0) == nil {
-		if p.network, err = cni.Look(l.networkConfig(l.path("cni"))); err != nil {
-			return r, err
-		}
-		return l.tryNetwork(ctx, p.network, netcheck.Config{CASPort: portNumber(e.CAS.Instances), CASRuns: true, FirstPort: o.FirstPort})
-	}
-
-	if _, err := os.Stat(l.dir); err == nil {
-		lock, err := l.lock(workCheck)
-		if err != nil {
-			return r, err
-		}
-		defer lock.release()
-	}
-	dir, err := os.MkdirTemp("", "cupel-check-")
-	if err != nil {
-		return r, fmt.Errorf("check the network: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	kept, err := os.ReadFile(l.path("cni", "subnet"))
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, "subnet"), kept, 0o600)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return r, fmt.Errorf("check the network: %w", err)
-	}
-	_, err = netlink.LinkByName(l.bridge())
-	made := err != nil
-	if p.network, err = l.openNetwork(dir, o); err != nil {
-		return r, err
-	}
-	if made { // else apps run on it
-		defer func() { err = errors.Join(err, p.network.Close()) }()
-	}
-	at, err := netip.ParseAddrPort(o.CASInstances)
-	if err != nil {
-		return r, problem.New(problem.Invalid, "listen", "--cas-instances %q: %w", o.CASInstances, err).Fix("give ADDRESS:PORT of this machine")
-	}
-	port := at.Port()
-	if port == 0 {
-		port = portNumber(loadPorts(l.path("ports.json")).again("cas-instances", ""))
-	}
-	return l.tryNetwork(ctx, p.network, netcheck.Config{CASPort: port, FirstPort: o.FirstPort})
-}
-
-func portNumber(addr string) uint16 {
-	n, _ := strconv.ParseUint(portOf(addr), 10, 16) // a listener's own words
-	return uint16(n)
-}
-
-func (c *cli) checkCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "check",
-		Short: "Try whether this machine lets through what instances and their users need",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			r, err := Check(ctx, c.opts, c.logger())
-			if err != nil && ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil {
-				return err
-			}
-			if c.output == "json" {
-				e := json.NewEncoder(c.out)
-				e.SetIndent("", "  ")
-				err = e.Encode(r)
-			} else {
-				_, err = c.out.Write(appendReport(nil, r))
-			}
-			if err != nil {
-				return err
-			}
-			return r.Problem()
-		},
-	}
-	f := cmd.Flags()
-	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API, where cupeld doesn't run")
-	f.StringVar(&c.opts.Subnet, "subnet", "", "network of the instances, where cupeld doesn't run")
-	f.Uint16Var(&c.opts.FirstPort, "first-port", 8082, "public port that is tried, or the next free one, where no app has one")
-	return cmd
-}
-
-// appendReport writes a report for people.
-func appendReport(b []byte, r netcheck.Report) []byte {
-	for _, p := range r.Probes {
-		word := "ok"
-		switch {
-		case !p.OK:
-			word = "FAILS"
-		case strings.HasPrefix(p.Note, "not tried"):
-			word = "-"
-		}
-		b = fmt.Appendf(b, "%-6s %s\n", word, p.What)
-		if p.Note != "" {
-			b = fmt.Appendf(b, "       %s\n", p.Note)
-		}
-		b = appendCause(b, "       ", p)
-	}
-	return b
-}
-
-func appendCause(b []byte, indent string, p netcheck.Probe) []byte {
-	if p.Cause != "" {
-		b = fmt.Appendf(b, "%s%s\n", indent, p.Cause)
-	}
-	for _, m := range p.Mend {
-		b = fmt.Appendf(b, "%s  mend: %s\n", indent, m)
-	}
-	return b
-}
-
-// appendBlocked writes what stands in the way, for who starts the installation.
-func appendBlocked(b []byte, failed []netcheck.Probe) []byte {
-	if len(failed) == 0 {
-		return b
-	}
-	b = append(b, "\n  WARNING: this machine's firewall or settings stand in the way. This fails:\n"...)
-	for _, same := range netcheck.ByCause(failed) {
-		for _, p := range same {
-			b = fmt.Appendf(b, "    %s\n", p.What)
-		}
-		b = appendCause(b, "      ", same[0])
-	}
-	return append(b, "  Then try again: cupel check\n"...)
-}
-
-// appendUnchecked writes that it isn't known what stands in the way.
-func appendUnchecked(b []byte, why *problem.Error) []byte {
-	if why == nil {
-		return b
-	}
-	b = fmt.Appendf(b, "\n  WARNING: it is not known whether this machine's firewall or settings stand in the way: %s\n", why.Actual)
-	if why.Mend == "" {
-		return append(b, "  Try again: cupel check\n"...)
-	}
-	return fmt.Appendf(b, "  Try again: %s\n", why.Mend)
 }
 
 // printServing writes what serves for programs.

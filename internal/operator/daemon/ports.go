@@ -57,13 +57,31 @@ func (p *ports) again(name, host string) string {
 	return net.JoinHostPort(host, orElse(p.last[name], "0"))
 }
 
+// firstPortKept is where ports.json has --first-port.
+const (
+	firstPortKept    = "first-port"
+	defaultFirstPort = 8082
+)
+
+// first is where the last start began to look for apps' ports; 8082 before there was
+// one.
+func (p *ports) first() uint16 {
+	n, err := strconv.ParseUint(p.last[firstPortKept], 10, 16)
+	if err != nil || n == 0 {
+		return defaultFirstPort
+	}
+	return uint16(n)
+}
+
 // free tells of a port whether an app may have it: nobody listens there, and it is
 // none of this installation's own, which one of its parts may be about to take
 // again.
 func (p *ports) free() func(port uint16) error {
 	own := map[string]string{}
 	for name, port := range p.last {
-		own[port] = name
+		if name != firstPortKept {
+			own[port] = name
+		}
 	}
 	return func(port uint16) error {
 		text := strconv.Itoa(int(port))

@@ -62,6 +62,7 @@ type Options struct {
 	MinFree         string        // of the state folder's disk, before anything new is taken; as wire.ParseMemory takes it
 	ManagerCert     string        // file with a certificate for the manager's public name; empty: none
 	ManagerKey      string        // file with its key
+	CheckTo         []string      // of Check: HOST:PORT that an instance shall reach too
 	OwnGroup        bool          // move this process to the daemons' control group
 	Force           bool          // of Down: also where apps can't store what they wrote
 
@@ -512,6 +513,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	g.Go(named("tidying", func() error { return p.tidy(ctx) }))
 	g.Go(named("manager", func() error { return m.Run(ctx) }))
 	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
+	ports.last[firstPortKept] = strconv.Itoa(int(o.FirstPort))
 	if err := ports.save(); err != nil {
 		return err
 	}

@@ -54,11 +54,11 @@ func pullProblem(code int) *problem.Error {
 			Fix("check which authority signed it, and GIT_REPO's host; correct GIT_CA, or leave it out for a public one; update the session, then deploy again")
 	case pullUnreachable:
 		return problem.New(problem.Unavailable, "pull_unreachable", "the git server can't be reached from inside the instance").
-			Fix("check the address in GIT_REPO (this machine is host.cupel.internal there, not localhost), and that instances may reach that network; through a proxy alone: --proxy")
+			Fix("check the address in GIT_REPO (this machine is host.cupel.internal there, not localhost), and that instances may reach that network ('cupel check --to HOST:PORT', by the operator, tells); through a proxy alone: --proxy")
 	case pullSilent:
 		return problem.New(problem.Unavailable, rulePullSilent, "the git server doesn't answer").
 			Want("the beginning of an answer within 45 seconds").
-			Fix("see what the server, or a firewall or proxy on the way to it, does; then deploy again")
+			Fix("see what the server, or a firewall or proxy on the way to it, does: 'cupel check --to HOST:PORT', by the operator, names a rule of this machine that is in the way; then deploy again")
 	case pullProxy:
 		return problem.New(problem.Invalid, "pull_proxy", "the proxy that the session names doesn't lead to the git server").
 			Fix("check the address, user name and password in --proxy; update the session, then deploy again")

@@ -35,12 +35,20 @@ type Config struct {
 	Subnet   netip.Prefix // of the instances
 	Gateway  netip.Addr   // this machine's address in it
 	Instance netip.Addr   // an address in it that nobody has
+	HostName string       // what instances call this machine
 
 	CASPort   uint16       // that instances call at Gateway
 	CASRuns   bool         // the CAS listens there; else the check does, where nobody else listens
 	FirstPort uint16       // where a public port is sought if there is none
 	Ports     []uint16     // public ports that lead to instances
 	Resolvers []netip.Addr // the instances' name servers
+	To        []Target     // what else a person asks for
+}
+
+// Target is what an instance shall reach.
+type Target struct {
+	Text string // as a person wrote it
+	Addr netip.AddrPort
 }
 
 // Names of the probes.
@@ -50,6 +58,9 @@ const (
 	InstanceDNS     = "instance_dns"
 	UsersIPv4       = "users_ipv4"
 	UsersIPv6       = "users_ipv6"
+	InstanceTo      = "instance_to" // for each Target
+
+	instanceOther = "instance_other" // shown as a note
 )
 
 // Probe is one thing that was tried.
@@ -57,7 +68,10 @@ type Probe struct {
 	Name string `json:"probe"`
 	What string `json:"what"` // in a sentence's words: "an instance reaches the CAS at 10.88.7.1:18765"
 	OK   bool   `json:"ok"`
-	Note string `json:"note,omitempty"` // why it was not tried, or how
+	// Unknown says that it can't be known: it isn't OK, and nothing that anybody needs is
+	// known to fail.
+	Unknown bool   `json:"unknown,omitempty"`
+	Note    string `json:"note,omitempty"` // why it was not tried, or how; or what else was found
 	// Cause is what stands in the way, and Mend the commands that let it through.
 	Cause string   `json:"cause,omitempty"`
 	Mend  []string `json:"mend,omitempty"`
@@ -73,25 +87,31 @@ type Report struct {
 func (r Report) Failed() []Probe {
 	var out []Probe
 	for _, p := range r.Probes {
-		if !p.OK {
+		if !p.OK && !p.Unknown {
 			out = append(out, p)
 		}
 	}
 	return out
 }
 
+// Blocked is what one thing stands in the way of.
+type Blocked struct {
+	Probes []Probe
+	Cause  string
+	Mend   []string // commands for all of them
+}
+
 // ByCause puts probes that the same thing stands in the way of together.
-func ByCause(failed []Probe) [][]Probe {
-	var out [][]Probe
+func ByCause(failed []Probe) []Blocked {
+	var out []Blocked
 	for _, p := range failed {
-		at := slices.IndexFunc(out, func(same []Probe) bool {
-			return same[0].Cause == p.Cause && slices.Equal(same[0].Mend, p.Mend)
-		})
+		at := slices.IndexFunc(out, func(b Blocked) bool { return b.Cause == p.Cause })
 		if at < 0 {
 			at = len(out)
-			out = append(out, nil)
+			out = append(out, Blocked{Cause: p.Cause})
 		}
-		out[at] = append(out[at], p)
+		out[at].Probes = append(out[at].Probes, p)
+		out[at].Mend = unique(append(out[at].Mend, p.Mend...))
 	}
 	return out
 }
@@ -103,13 +123,13 @@ func (r Report) Problem() error {
 		return nil
 	}
 	var what, mend []string
-	for _, same := range ByCause(failed) {
+	for _, b := range ByCause(failed) {
 		var names []string
-		for _, p := range same {
+		for _, p := range b.Probes {
 			names = append(names, p.Name)
 		}
-		what = append(what, strings.Join(names, ", ")+": "+same[0].Cause)
-		mend = append(mend, same[0].Mend...)
+		what = append(what, strings.Join(names, ", ")+": "+b.Cause)
+		mend = append(mend, b.Mend...)
 	}
 	return problem.New(problem.Unavailable, "network_blocked", "%s", strings.Join(what, "; ")).
 		Want("instances and users let through").Fix("%s; then cupel check again", strings.Join(unique(mend), "; "))
@@ -132,29 +152,47 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		return Report{}, fmt.Errorf("set up the check of the network: %w", err)
 	}
 	probes := l.probes()
+	tried := append(slices.Clone(probes), l.toOther())
 
 	// Whatever passes costs no more than itself: only what failed is traced, one
 	// after the other.
-	failed := make([]error, len(probes))
+	failed := make([]error, len(tried))
 	var all sync.WaitGroup
-	for i, p := range probes {
+	for i, p := range tried {
 		if p.try != nil {
 			all.Go(func() { failed[i] = p.try(ctx) })
 		}
 	}
 	all.Wait()
-	r := Report{OK: true}
-	for i, p := range probes {
-		if failed[i] != nil && ctx.Err() == nil {
-			p.judge(l.explain(ctx, p))
+	for i, p := range tried {
+		c := p.known
+		if failed[i] != nil && ctx.Err() == nil && (p.Name != instanceOther || probes[0].OK) {
+			c = l.explain(ctx, p)
 		}
 		if ctx.Err() != nil {
 			return Report{}, ctx.Err()
 		}
-		r.OK = r.OK && p.OK
+		p.judge(c)
+	}
+
+	r := Report{OK: true}
+	l.noteOther(probes[0], tried[len(probes)])
+	for _, p := range probes {
+		r.OK = r.OK && (p.OK || p.Unknown)
 		r.Probes = append(r.Probes, p.Probe)
 	}
 	return r, nil
+}
+
+// noteOther says at the probe of the CAS what is so of this machine's other ports: an
+// instance need not reach them, but a git server may be there.
+func (l *lab) noteOther(cas, other *probe) {
+	if !cas.OK || other.OK {
+		return
+	}
+	mend := strings.ReplaceAll(strings.Join(other.Mend, "; "), fmt.Sprint(other.to.Port()), "PORT")
+	cas.Note = fmt.Sprintf("it doesn't reach each other port of this machine: %s. For one that it needs, as a git server's: cupel check --to %s:PORT; then, if it fails: %s",
+		other.Cause, l.HostName, mend)
 }
 
 // Clean removes what a check that was killed may have left: the rest vanished with

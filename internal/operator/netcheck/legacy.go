@@ -15,6 +15,8 @@ type legacyDrop struct {
 	table string
 	chain string
 	rule  string // empty: the chain's policy
+
+	untracks bool // it ends nothing, but the kernel follows no connection by it
 }
 
 func (d legacyDrop) String() string {
@@ -48,7 +50,7 @@ func readLegacy(ctx context.Context) legacy {
 
 var (
 	legacyPolicy = regexp.MustCompile(`^:(\S+) DROP \[(\d+):`)
-	legacyRule   = regexp.MustCompile(`^\[(\d+):\d+\] (-A (\S+) .*-j (?:DROP|REJECT)\b.*)$`)
+	legacyRule   = regexp.MustCompile(`^\[(\d+):\d+\] (-A (\S+) .*-j (?:DROP|REJECT|NOTRACK|CT --notrack)\b.*)$`)
 )
 
 // parseLegacy reads what iptables-save -c prints.
@@ -63,12 +65,17 @@ func parseLegacy(into legacy, tool, text string) {
 			into[legacyDrop{tool: tool, table: table, chain: m[1]}] = n
 		} else if m := legacyRule.FindStringSubmatch(line); m != nil {
 			n, _ := strconv.ParseUint(m[1], 10, 64)
-			into[legacyDrop{tool: tool, table: table, chain: m[3], rule: m[2]}] += n
+			into[legacyDrop{tool: tool, table: table, chain: m[3], rule: m[2], untracks: untracks(m[2])}] += n
 		}
 	}
 }
 
-// since are the rules and policies that ended packets since before.
+func untracks(rule string) bool {
+	return strings.Contains(rule, "-j NOTRACK") || strings.Contains(rule, "-j CT --notrack")
+}
+
+// since are the rules and policies that ended packets since before, or untracked
+// them.
 func (l legacy) since(before legacy) []legacyDrop {
 	var out []legacyDrop
 	for d, n := range l {

@@ -7,15 +7,15 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"syscall"
+	"strings"
 	"time"
-
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 const (
 	instancePort = 8080 // that the check's instance listens on
 	outsidePort  = 443  // that is called outside
+	dnsPort      = 53
+	mostPorts    = 16 // public ports that are tried
 )
 
 // probe is a Probe and how it is made.
@@ -23,130 +23,178 @@ type probe struct {
 	Probe
 	try   func(ctx context.Context) error // nil: it is not tried
 	to    netip.AddrPort
-	users bool // the packets come from outside
+	users bool       // the packets come from outside
+	here  bool       // a program of this machine answers, not one beyond the bridge or outside
+	known *cause     // what stops it, known without a try
+	doubt string     // why it isn't known whether it works where the try does
+	ways  []expected // how its packets have to be led
+
+	stalls bool // it failed after a connection was made
 }
+
+// expected is a packet, and the device that it has to leave by; empty: any.
+type expected struct {
+	way
+	device string
+}
+
+// back is the way of what answers an instance.
+func (l *lab) back() expected { return expected{way{from: l.Gateway, to: l.Instance}, l.Bridge} }
 
 // judge takes note of what stopped it; no cause: nothing did at the second try.
 func (p *probe) judge(c *cause) {
-	if c == nil {
-		return
+	switch {
+	case c != nil:
+		p.OK, p.Unknown, p.Cause, p.Mend = false, c.unknown, c.text, c.mend
+	case p.doubt != "":
+		p.OK, p.Unknown, p.Note = false, true, p.doubt
 	}
-	p.OK, p.Cause, p.Mend = false, c.text, c.mend
-}
-
-// listen opens what the probes call, where nobody else listens.
-func (l *lab) listen(ctx context.Context) error {
-	var lc net.ListenConfig
-	// The machine's own first: the Go library finds out once, where it first
-	// listens, whether there is IPv6.
-	if err := l.listenPublic(ctx, lc); err != nil {
-		return err
-	}
-	if !l.CASRuns {
-		ln, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(l.Gateway, l.CASPort).String())
-		if err := l.serve(ln, err); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
-			return err
-		}
-	}
-	for s, at := range map[*space]netip.AddrPort{
-		l.instance: netip.AddrPortFrom(l.Instance, instancePort),
-		l.outside:  netip.AddrPortFrom(l.out4, outsidePort),
-	} {
-		err := s.do(func() error {
-			ln, err := lc.Listen(ctx, "tcp4", at.String())
-			return l.serve(ln, err)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// listenPublic chooses the public port that is tried, and holds it if no app does.
-func (l *lab) listenPublic(ctx context.Context, lc net.ListenConfig) error {
-	if len(l.Ports) > 0 {
-		l.port = l.Ports[0]
-		return nil
-	}
-	l.ours = true
-	for port := int(max(l.FirstPort, 1)); port <= 65535; port++ {
-		ln, err := lc.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
-		if errors.Is(err, syscall.EADDRINUSE) {
-			continue
-		}
-		l.port = uint16(port)
-		return l.serve(ln, err)
-	}
-	return problem.New(problem.Unavailable, "ports_exhausted", "no port from %d on is free", l.FirstPort)
-}
-
-// serve accepts and hangs up.
-func (l *lab) serve(ln net.Listener, err error) error {
-	if err != nil {
-		return err
-	}
-	l.listeners = append(l.listeners, ln)
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			_ = c.Close()
-		}
-	}()
-	return nil
 }
 
 // probes is everything that is tried.
 func (l *lab) probes() []*probe {
-	cas := netip.AddrPortFrom(l.Gateway, l.CASPort)
-	out := netip.AddrPortFrom(l.out4, outsidePort)
-	here := netip.AddrPortFrom(l.here4, l.port)
-	here6 := netip.AddrPortFrom(l.here6, l.port)
-	which := fmt.Sprintf("the public port %d", l.port)
-	if l.ours {
-		which = fmt.Sprintf("a public port (tried: %d)", l.port)
-	}
-	list := []*probe{
-		{
-			Probe: Probe{Name: InstanceCAS, What: fmt.Sprintf("an instance reaches the CAS at %s", cas)},
-			to:    cas, try: l.dial(l.instance, cas),
-		},
-		{
-			Probe: Probe{Name: InstanceOutside, What: "an instance reaches the world outside, through " + l.uplink},
-			to:    out, try: l.dial(l.instance, out),
-		},
-		l.dns(),
-		{
-			Probe: Probe{Name: UsersIPv4, What: fmt.Sprintf("users reach %s over IPv4, through %s", which, l.uplink)},
-			to:    here, try: l.dial(l.outside, here), users: true,
-		},
-		{
-			Probe: Probe{Name: UsersIPv6, What: fmt.Sprintf("users reach %s over IPv6, through %s", which, l.uplink)},
-			to:    here6, try: l.dial(l.outside, here6), users: true,
-		},
-	}
-	if !l.here6.IsValid() {
-		last := list[len(list)-1]
-		last.try, last.Note = nil, "not tried: "+l.uplink+" has no IPv6 address"
-	}
-	if l.uplink == deviceOutside(l.ID) {
-		for _, p := range list {
-			if p.Name == InstanceOutside || p.users {
-				p.What = p.What[:len(p.What)-len(", through "+l.uplink)]
-				p.Note = orElse(p.Note, "tried with a network of the check's own: there is no Ethernet device with a default route")
-			}
-		}
+	list := []*probe{l.toCAS(), l.toWorld(), l.dns(), l.users4(), l.users6()}
+	for _, t := range l.To {
+		list = append(list, l.target(t))
 	}
 	for _, p := range list {
 		p.OK = true
-		if dev := outOf(l.out4); dev != l.uplink && (p.Name == InstanceOutside || p.users) {
-			p.try, p.Note = nil, "not tried: this machine's rules (ip rule) send everything out of "+orElse(dev, "nowhere")
-		}
 	}
 	return list
+}
+
+func (l *lab) toCAS() *probe {
+	cas := netip.AddrPortFrom(l.Gateway, l.CASPort)
+	return &probe{
+		Probe: Probe{Name: InstanceCAS, What: fmt.Sprintf("an instance reaches the CAS at %s", cas)},
+		to:    cas,
+		here:  true,
+		try:   l.dial(l.instance, l.casOurs, cas),
+		ways:  []expected{l.back()},
+	}
+}
+
+// toOther calls a port of this machine that no rule can know.
+func (l *lab) toOther() *probe {
+	p := l.toCAS()
+	p.Name, p.OK = instanceOther, true
+	p.to = netip.AddrPortFrom(l.Gateway, l.other)
+	p.try = l.dial(l.instance, true, p.to)
+	return p
+}
+
+func (l *lab) toWorld() *probe {
+	p := &probe{
+		Probe: Probe{Name: InstanceOutside, What: "an instance reaches the world outside"},
+		to:    netip.AddrPortFrom(l.v4.out, outsidePort),
+	}
+	p.try = l.dial(l.instance, true, p.to)
+	p.ways = []expected{
+		{way{from: l.Instance, to: l.v4.out, in: l.Bridge}, l.v4.device()},
+		l.back(),
+	}
+	switch {
+	case !l.v4.world && l.v4.astray != nil:
+		p.known, p.try = l.v4.astray, nil
+	case l.v4.own && l.v4.entry != nil:
+		p.doubt = "not known: " + l.v4.entry.Attrs().Name + " can't be tried on this kernel, only a network of the check's own, which nothing stops"
+	case l.v4.own:
+		p.doubt = "not known: this machine has no IPv4 address that others can use, and instances have IPv4 alone; nothing stops the check's own network"
+	case !l.v4.world:
+		p.doubt = fmt.Sprintf("not known: this machine has no IPv4 default route, so an instance reaches its own networks alone; nothing stops that of %s. For one host: cupel check --to HOST:PORT", l.v4.device())
+	default:
+		p.What += ", through " + l.v4.device()
+	}
+	return p
+}
+
+func (l *lab) users4() *probe {
+	p := &probe{Probe: Probe{Name: UsersIPv4}, users: true}
+	if l.v4.astray != nil {
+		p.known = l.v4.astray
+	} else {
+		p.ways = []expected{
+			l.back(),
+			{way{from: l.Instance, to: l.v4.out, in: l.Bridge}, l.v4.device()},
+		}
+	}
+	l.users(p, &l.v4, "IPv4")
+	return p
+}
+
+func (l *lab) users6() *probe {
+	p := &probe{Probe: Probe{Name: UsersIPv6}, users: true, here: true}
+	if l.v6.astray != nil {
+		p.known = l.v6.astray
+	} else {
+		p.ways = []expected{{way{from: l.v6.here, to: l.v6.out}, l.v6.device()}}
+	}
+	l.users(p, &l.v6, "IPv6")
+	return p
+}
+
+// users completes what calls public ports.
+func (l *lab) users(p *probe, r *road, version string) {
+	ports := l.Ports
+	which := "the public port"
+	switch {
+	case l.ours:
+		ports = []uint16{l.port}
+		which = fmt.Sprintf("a public port (tried: %d)", l.port)
+	case len(ports) > mostPorts:
+		ports = ports[:mostPorts]
+		p.Note = fmt.Sprintf("tried: the first %d of %d ports", mostPorts, len(l.Ports))
+	}
+	if !l.ours {
+		if len(ports) > 1 {
+			which += "s"
+		}
+		which += " " + joined(ports)
+	}
+	p.What = fmt.Sprintf("users reach %s over %s", which, version)
+
+	name := r.device()
+	if r.entry != nil {
+		name = r.entry.Attrs().Name
+	}
+	switch {
+	case !r.here.IsValid() && l.v6.entry == nil && r == &l.v6:
+		p.known, p.Note = nil, "not tried: this machine has no IPv6 address that others can use"
+	case !r.here.IsValid():
+		p.known, p.Note = nil, "not tried: "+name+" can't be tried on this kernel"
+	case r.own && r.entry != nil:
+		p.doubt = "not known: " + name + " can't be tried on this kernel, only a network of the check's own, which nothing stops"
+	case r.own:
+		p.doubt = "not known: this machine has no " + version + " address that others can use; nothing stops the check's own network"
+	case !r.world:
+		p.What += ", through " + name
+		if r.astray == nil {
+			p.Note = "tried for the network of " + name + ": there is no " + version + " default route"
+		}
+	default:
+		p.What += ", through " + name
+	}
+	p.to = netip.AddrPortFrom(r.here, ports[0])
+	if p.known != nil || !r.here.IsValid() {
+		return
+	}
+	p.try = func(ctx context.Context) error {
+		for _, port := range ports {
+			p.to = netip.AddrPortFrom(r.here, port)
+			if err := l.dial(l.outside, l.ours, p.to)(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func joined(ports []uint16) string {
+	var text []string
+	for _, p := range ports {
+		text = append(text, strconv.Itoa(int(p)))
+	}
+	return strings.Join(text, ", ")
 }
 
 func orElse(s, def string) string {
@@ -156,18 +204,33 @@ func orElse(s, def string) string {
 	return s
 }
 
-// dial connects from a namespace.
-func (l *lab) dial(s *space, to netip.AddrPort) func(context.Context) error {
+// errStalled is of a connection that was made, and on which nothing large gets
+// through.
+var errStalled = errors.New("a connection is made, but large packets don't get through")
+
+// dial connects from a namespace. With a listener of the check's own it also
+// exchanges as much as fills packets.
+func (l *lab) dial(s *space, ours bool, to netip.AddrPort) func(context.Context) error {
 	return func(ctx context.Context) error {
-		return s.do(func() error {
+		var conn net.Conn
+		err := s.do(func() error {
 			d := net.Dialer{Timeout: patience}
 			// One address, so that the socket is made by this thread.
 			c, err := d.DialContext(ctx, "tcp", to.String())
 			if err != nil {
 				return err
 			}
-			return c.Close()
+			conn = c
+			return nil
 		})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }()
+		if ours && exchange(conn, true) != nil {
+			return errStalled
+		}
+		return nil
 	}
 }
 
@@ -177,8 +240,9 @@ func (l *lab) dns() *probe {
 	p := &probe{Probe: Probe{Name: InstanceDNS, What: "an instance asks a name server"}}
 	for _, r := range l.Resolvers {
 		if r.Is4() {
-			p.to = netip.AddrPortFrom(r, 53)
+			p.to = netip.AddrPortFrom(r, dnsPort)
 			p.What = fmt.Sprintf("an instance asks the name server %s", r)
+			p.ways = []expected{{way: way{from: l.Instance, to: r, in: l.Bridge}}, l.back()}
 			break
 		}
 	}
@@ -186,7 +250,7 @@ func (l *lab) dns() *probe {
 		if !p.to.IsValid() {
 			return errNoResolver
 		}
-		before := l.asked()
+		before := l.caughtQuestions()
 		err := l.instance.do(func() error {
 			c, err := (&net.Dialer{}).DialContext(ctx, "udp4", p.to.String())
 			if err != nil {
@@ -200,7 +264,7 @@ func (l *lab) dns() *probe {
 			return err
 		}
 		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			if l.asked() != before {
+			if l.caughtQuestions() != before {
 				return nil
 			}
 		}
@@ -210,3 +274,27 @@ func (l *lab) dns() *probe {
 }
 
 var errNoResolver = errors.New("no name server")
+
+// target calls what a person asked for. Where that isn't this machine, it is really
+// called.
+func (l *lab) target(t Target) *probe {
+	to := t.Addr.String()
+	if t.Text != to {
+		to = fmt.Sprintf("%s (%s)", t.Text, to)
+	}
+	p := &probe{
+		Probe: Probe{Name: InstanceTo, What: "an instance reaches " + to},
+		to:    t.Addr,
+		try:   l.dial(l.instance, false, t.Addr),
+	}
+	p.ways = []expected{l.back()}
+	if p.here = l.isHere(t.Addr.Addr()); !p.here {
+		p.ways = []expected{{way: way{from: l.Instance, to: t.Addr.Addr(), in: l.Bridge}}, l.back()}
+	}
+	return p
+}
+
+// isHere says that an address is one of this machine's.
+func (l *lab) isHere(a netip.Addr) bool {
+	return way{from: l.Instance, to: a, in: l.Bridge}.device() == "lo"
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -90,11 +91,12 @@ func subscribed(pid int) bool {
 	return false
 }
 
-// drops are the ends of packets that were seen so far.
-func (t *tracer) drops() []drop {
+// seen is what became of packets so far. Its last one is of the check of that ID, and of
+// one of the ports.
+func (t *tracer) seen(id string, ports ...uint16) traced {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return parseTrace(t.out.String())
+	return parseTrace(t.out.String(), id, ports...)
 }
 
 func (t *tracer) stop() {
@@ -104,17 +106,35 @@ func (t *tracer) stop() {
 }
 
 var (
-	traceLine   = regexp.MustCompile(`^trace id (\S+) (\S+) (\S+) (\S+) (.*)$`)
-	traceDevice = regexp.MustCompile(`\b(iif|oif) "([^"]+)"`)
-	traceRule   = regexp.MustCompile(`^(?:rule (.*)|unknown rule handle \d+) \(verdict drop\)\s*$`)
+	traceLine      = regexp.MustCompile(`^trace id (\S+) (\S+) (\S+) (\S+) (.*)$`)
+	traceDevice    = regexp.MustCompile(`\b(iif|oif) "([^"]+)"`)
+	traceRule      = regexp.MustCompile(`^(?:rule (.*)|unknown rule handle \d+) \(verdict drop\)\s*$`)
+	tracePorts     = regexp.MustCompile(`\b(?:tcp|udp) sport (\d+) (?:tcp|udp) dport (\d+)`)
+	traceUntracked = regexp.MustCompile(`^rule (.*(?:notrack|NOTRACK|"CT").*) \(verdict (?:continue|accept)\)\s*$`)
 )
 
-// parseTrace finds the drops in what nft monitor prints. A packet's way through a
-// base chain begins with a line that shows it; lines of its rules follow.
-func parseTrace(text string) []drop {
+// traced is what the kernel told of packets.
+type traced struct {
+	drops     []drop
+	untracked []drop // rules by which the kernel follows no connection
+	last      string // where a packet was seen last, in words; empty: nowhere
+}
+
+// places are the chains of the check's own that every packet passes.
+var places = map[string]string{
+	"arriving":  "arriving from %s",
+	"received":  "on its way into this machine, from %s",
+	"forwarded": "being forwarded from %s to %s",
+	"sent":      "being sent by this machine, to %[2]s",
+	"leaving":   "leaving by %[2]s",
+}
+
+// parseTrace reads what nft monitor prints. A packet's way through a base chain begins
+// with a line that shows it; lines of its rules follow.
+func parseTrace(text, id string, ports ...uint16) traced {
 	type way struct{ id, family, table string }
 	began := map[way]drop{}
-	var out []drop
+	var out traced
 	for line := range strings.Lines(text) {
 		m := traceLine.FindStringSubmatch(strings.TrimRight(line, "\n"))
 		if m == nil {
@@ -131,6 +151,9 @@ func parseTrace(text string) []drop {
 				}
 			}
 			began[w] = d
+			if place := places[chain]; place != "" && w.table == table(id) && ofPort(packet, ports) {
+				out.last = fmt.Sprintf(place+"%.0[2]s", d.iif, d.oif)
+			}
 			continue
 		}
 		d, ok := began[w]
@@ -138,12 +161,24 @@ func parseTrace(text string) []drop {
 			d = drop{family: w.family, table: w.table, base: chain}
 		}
 		d.chain = chain
+		if w.table == table(id) {
+			continue // which drops only what it caught
+		}
 		if strings.HasPrefix(rest, "policy drop") {
-			out = append(out, d)
+			out.drops = append(out.drops, d)
 		} else if r := traceRule.FindStringSubmatch(rest); r != nil {
 			d.rule = orElse(strings.TrimSpace(r[1]), "one that is gone")
-			out = append(out, d)
+			out.drops = append(out.drops, d)
+		} else if r := traceUntracked.FindStringSubmatch(rest); r != nil {
+			d.rule = strings.TrimSpace(r[1])
+			out.untracked = append(out.untracked, d)
 		}
 	}
 	return out
+}
+
+// ofPort says that a packet goes to or comes from one of the ports.
+func ofPort(packet string, ports []uint16) bool {
+	m := tracePorts.FindStringSubmatch(packet)
+	return m != nil && slices.ContainsFunc(ports, func(p uint16) bool { return m[1] == fmt.Sprint(p) || m[2] == fmt.Sprint(p) })
 }

@@ -1,0 +1,248 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"github.com/vishvananda/netlink"
+
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/balance"
+	"cupel.dev/cupel/internal/operator/netcheck"
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/operator/node/cni"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// This file is the check of the network as a command.
+
+// tryNetwork completes cfg and runs the check, one at a time.
+func (l layout) tryNetwork(ctx context.Context, n *cni.Network, cfg netcheck.Config) (netcheck.Report, error) {
+	lock, err := lockCheck(ctx, n.Dir())
+	if err != nil {
+		return netcheck.Report{}, fmt.Errorf("check the network: %w", err)
+	}
+	defer func() { _ = lock.Close() }()
+	cfg.ID, cfg.Bridge, cfg.Subnet, cfg.Gateway, cfg.Instance = l.id, n.Bridge(), n.Subnet(), n.Gateway(), n.Spare()
+	cfg.HostName, cfg.Resolvers = node.HostName, node.Resolvers()
+	if cfg.Ports, err = balance.Ports(l.table()); err != nil {
+		return netcheck.Report{}, err
+	}
+	return netcheck.Run(ctx, cfg)
+}
+
+// Check tries the network of an installation, whether it runs or not. What it needs
+// for that and isn't there it makes, and takes it away again.
+func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report, err error) {
+	l, err := newLayout(o.State)
+	if err != nil {
+		return r, err
+	}
+	if err := l.check(); err != nil {
+		return r, err
+	}
+	ports := loadPorts(l.path("ports.json"))
+	cfg := netcheck.Config{FirstPort: o.FirstPort}
+	if cfg.FirstPort == 0 {
+		cfg.FirstPort = ports.first()
+	}
+	p := &parts{layout: l, log: log}
+	if e, err := wire.ReadEndpoint(l.dir); err == nil && syscall.Kill(e.PID, 0) == nil {
+		if p.network, err = cni.Look(l.networkConfig(l.path("cni"))); err != nil {
+			return r, err
+		}
+		if cfg.To, err = targets(ctx, o.CheckTo, p.network.Gateway()); err != nil {
+			return r, err
+		}
+		cfg.CASPort, cfg.CASRuns = portNumber(e.CAS.Instances), true
+		return l.tryNetwork(ctx, p.network, cfg)
+	}
+
+	if _, err := os.Stat(l.dir); err == nil {
+		lock, err := l.lock(workCheck)
+		if err != nil {
+			return r, err
+		}
+		defer lock.release()
+	}
+	dir, err := os.MkdirTemp("", "cupel-check-")
+	if err != nil {
+		return r, fmt.Errorf("check the network: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	kept, err := os.ReadFile(l.path("cni", "subnet"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "subnet"), kept, 0o600)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return r, fmt.Errorf("check the network: %w", err)
+	}
+	_, err = netlink.LinkByName(l.bridge())
+	made := err != nil
+	if p.network, err = l.openNetwork(dir, o); err != nil {
+		return r, err
+	}
+	if made { // else apps run on it
+		defer func() { err = errors.Join(err, p.network.Close()) }()
+	}
+	at, err := netip.ParseAddrPort(o.CASInstances)
+	if err != nil {
+		return r, problem.New(problem.Invalid, "listen", "--cas-instances %q: %w", o.CASInstances, err).Fix("give ADDRESS:PORT of this machine")
+	}
+	if cfg.CASPort = at.Port(); cfg.CASPort == 0 {
+		cfg.CASPort = portNumber(ports.again("cas-instances", ""))
+	}
+	if cfg.To, err = targets(ctx, o.CheckTo, p.network.Gateway()); err != nil {
+		return r, err
+	}
+	return l.tryNetwork(ctx, p.network, cfg)
+}
+
+// targets are what a person asks for, as HOST:PORT in an instance's words.
+func targets(ctx context.Context, asked []string, gateway netip.Addr) ([]netcheck.Target, error) {
+	var out []netcheck.Target
+	for _, text := range asked {
+		t, err := target(ctx, text, gateway)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+func target(ctx context.Context, text string, gateway netip.Addr) (netcheck.Target, error) {
+	refuse := func(p *problem.Error) (netcheck.Target, error) { return netcheck.Target{}, p }
+	host, port, err := net.SplitHostPort(text)
+	number, errPort := strconv.ParseUint(port, 10, 16)
+	if err != nil || host == "" || errPort != nil || number == 0 {
+		return refuse(problem.New(problem.Invalid, "to", "--to %q", text).Want("HOST:PORT").
+			Fix("as in --to git.example.com:443, or --to %s:3000 for this machine", node.HostName))
+	}
+	addr := gateway
+	if host != node.HostName {
+		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
+		if err != nil || len(ips) == 0 {
+			return refuse(problem.New(problem.NotFound, "to", "--to %s: this machine finds no IPv4 address of %s, and instances have IPv4 alone", text, host).
+				Fix("check its spelling and this machine's name servers, or give an IPv4 address"))
+		}
+		addr = ips[0].Unmap()
+	}
+	if addr.IsLoopback() || addr.IsUnspecified() {
+		return refuse(problem.New(problem.Invalid, "to", "--to %s: in an instance that is the instance itself", text).
+			Want("an address that instances may call").Fix("--to %s:%s for this machine", node.HostName, port))
+	}
+	return netcheck.Target{Text: text, Addr: netip.AddrPortFrom(addr, uint16(number))}, nil
+}
+
+func portNumber(addr string) uint16 {
+	n, _ := strconv.ParseUint(portOf(addr), 10, 16) // a listener's own words
+	return uint16(n)
+}
+
+func (c *cli) checkCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Try whether this machine lets through what instances and their users need",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			r, err := Check(ctx, c.opts, c.logger())
+			if err != nil && ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err != nil {
+				return err
+			}
+			if c.output == "json" {
+				e := json.NewEncoder(c.out)
+				e.SetIndent("", "  ")
+				err = e.Encode(r)
+			} else {
+				_, err = c.out.Write(appendReport(nil, r))
+			}
+			if err != nil {
+				return err
+			}
+			return r.Problem()
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API, where cupeld doesn't run")
+	f.StringVar(&c.opts.Subnet, "subnet", "", "network of the instances, where cupeld doesn't run")
+	f.Uint16Var(&c.opts.FirstPort, "first-port", 0, "public port that is tried, or the next free one, where no app has one (default: that of the last cupel up, or 8082)")
+	f.StringArrayVar(&c.opts.CheckTo, "to", nil, "HOST:PORT that an instance shall reach too; may be given again")
+	return cmd
+}
+
+// appendReport writes a report for people.
+func appendReport(b []byte, r netcheck.Report) []byte {
+	for _, p := range r.Probes {
+		word := "ok"
+		switch {
+		case p.Unknown:
+			word = "?"
+		case !p.OK:
+			word = "FAILS"
+		case strings.HasPrefix(p.Note, "not tried"):
+			word = "-"
+		}
+		b = fmt.Appendf(b, "%-6s %s\n", word, p.What)
+		if p.Note != "" {
+			b = fmt.Appendf(b, "       %s\n", p.Note)
+		}
+		b = appendCause(b, "       ", p.Cause, p.Mend)
+	}
+	return b
+}
+
+func appendCause(b []byte, indent, text string, mend []string) []byte {
+	if text != "" {
+		b = fmt.Appendf(b, "%s%s\n", indent, text)
+	}
+	for _, m := range mend {
+		b = fmt.Appendf(b, "%s  mend: %s\n", indent, m)
+	}
+	return b
+}
+
+// appendBlocked writes what stands in the way, for who starts the installation.
+func appendBlocked(b []byte, failed []netcheck.Probe) []byte {
+	if len(failed) == 0 {
+		return b
+	}
+	b = append(b, "\n  WARNING: this machine's firewall or settings stand in the way. This fails:\n"...)
+	for _, blocked := range netcheck.ByCause(failed) {
+		for _, p := range blocked.Probes {
+			b = fmt.Appendf(b, "    %s\n", p.What)
+		}
+		b = appendCause(b, "      ", blocked.Cause, blocked.Mend)
+	}
+	return append(b, "  Then try again: cupel check\n"...)
+}
+
+// appendUnchecked writes that it isn't known what stands in the way.
+func appendUnchecked(b []byte, why *problem.Error) []byte {
+	if why == nil {
+		return b
+	}
+	b = fmt.Appendf(b, "\n  WARNING: it is not known whether this machine's firewall or settings stand in the way: %s\n", why.Actual)
+	if why.Mend == "" {
+		return append(b, "  Try again: cupel check\n"...)
+	}
+	return fmt.Appendf(b, "  Try again: %s\n", why.Mend)
+}

@@ -1,0 +1,63 @@
+package daemon
+
+import (
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cupel.dev/cupel/internal/operator/netcheck"
+)
+
+// A person may ask for a host, in an instance's words.
+func TestTargets(t *testing.T) {
+	gateway := netip.MustParseAddr("10.88.7.1")
+	got, err := targets(t.Context(), []string{"host.cupel.internal:3000", "192.0.2.7:443"}, gateway)
+	if err != nil || len(got) != 2 || got[0].Addr != netip.AddrPortFrom(gateway, 3000) || got[1].Addr != netip.MustParseAddrPort("192.0.2.7:443") {
+		t.Errorf("%v, %v", got, err)
+	}
+	for asked, want := range map[string]string{
+		"git.example.com":     "HOST:PORT",
+		"192.0.2.7:":          "HOST:PORT",
+		"192.0.2.7:70000":     "HOST:PORT",
+		":443":                "HOST:PORT",
+		"127.0.0.1:3000":      "host.cupel.internal:3000",
+		"0.0.0.0:3000":        "host.cupel.internal:3000",
+		"localhost:3000":      "host.cupel.internal:3000",
+		"[2001:db8::1]:443":   "IPv4",
+		"nowhere.invalid:443": "IPv4",
+	} {
+		if _, err := targets(t.Context(), []string{asked}, gateway); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", asked, err, want)
+		}
+	}
+}
+
+// What isn't known is neither fine nor a failure.
+func TestReportTellsWhatIsUnknown(t *testing.T) {
+	r := netcheck.Report{OK: true, Probes: []netcheck.Probe{{What: "an instance reaches the world outside", Unknown: true, Cause: "not known: a list", Mend: []string{"nft x"}}}}
+	want := "?      an instance reaches the world outside\n       not known: a list\n         mend: nft x\n"
+	if got := string(appendReport(nil, r)); got != want || r.Problem() != nil || len(r.Failed()) != 0 {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+}
+
+// The port that is tried is the running installation's, unless another one is asked for.
+func TestFirstPortIsKept(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ports.json")
+	p := loadPorts(file)
+	if p.first() != 8082 {
+		t.Error(p.first())
+	}
+	p.last[firstPortKept] = "23090"
+	if err := p.save(); err != nil {
+		t.Fatal(err)
+	}
+	p = loadPorts(file)
+	if p.first() != 23090 {
+		t.Error(p.first())
+	}
+	if err := p.free()(23090); err != nil && strings.Contains(err.Error(), "own") {
+		t.Error("an app can't have the first port:", err)
+	}
+}

@@ -1,0 +1,283 @@
+package netcheck
+
+import (
+	"flag"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"cupel.dev/cupel/internal/need"
+)
+
+// Most of a check is waiting.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+// trap is what a machine may have in the way, and what the check has to say of it.
+type trap struct {
+	name   string
+	need   string // a program, or empty
+	tun    string // a VPN's device that is made first, or empty
+	trap   string
+	failed string   // probes
+	cause  []string // words of each cause
+	mend   string   // instead of the printed one, where that needs a person
+
+	unknown string   // probes of which nothing is known
+	notes   []string // words of the report beside the causes
+	never   []string // words that no mend has
+}
+
+// run has the check find the trap, and follows what it prints until nothing fails.
+func (tt trap) run(t *testing.T) {
+	if tt.need != "" {
+		need.Programs(t, tt.need)
+	}
+	if !onOwnMachine(t) {
+		return
+	}
+	cfg := machine(t)
+	if tt.tun != "" {
+		tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: tt.tun}, Mode: netlink.TUNTAP_MODE_TUN, Queues: 1, NonPersist: true}
+		if err := netlink.LinkAdd(tun); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = tun.Fds[0].Close() }() // without a reader it has no carrier
+	}
+	run(t, tt.trap)
+	before := state(t)
+	r := check(t, cfg)
+	if after := state(t); after != before {
+		t.Errorf("the check left something:\n%s\nwas:\n%s", after, before)
+	}
+	tt.judge(t, r)
+
+	// One rule may stand behind another: the mend is followed as long as it leads on.
+	for range 3 {
+		if r.OK {
+			return
+		}
+		if tt.mend != "" {
+			run(t, tt.mend)
+		} else {
+			var mend []string
+			for _, p := range r.Failed() {
+				mend = append(mend, p.Mend...)
+			}
+			run(t, unique(mend)...)
+		}
+		r = check(t, cfg)
+	}
+	if !r.OK {
+		t.Errorf("after the mend there still fail: %v", names(r.Failed()))
+	}
+}
+
+func (tt trap) judge(t *testing.T, r Report) {
+	t.Helper()
+	if got := strings.Join(names(r.Failed()), " "); got != tt.failed || r.OK != (got == "") {
+		t.Errorf("fails: %q (OK %v), want %q", got, r.OK, tt.failed)
+	}
+	for _, p := range r.Failed() {
+		for _, w := range tt.cause {
+			if !strings.Contains(p.Cause, w) {
+				t.Errorf("%s: the cause doesn't say %q: %s", p.Name, w, p.Cause)
+			}
+		}
+	}
+	var unknown []string
+	var words strings.Builder
+	for _, p := range r.Probes {
+		if p.Unknown {
+			unknown = append(unknown, p.Name)
+		}
+		words.WriteString(p.What + "\n" + p.Note + "\n")
+		if p.Unknown {
+			words.WriteString(p.Cause + "\n" + strings.Join(p.Mend, "\n") + "\n")
+		}
+		for _, w := range tt.never {
+			for _, m := range p.Mend {
+				if strings.Contains(m, w) {
+					t.Errorf("%s: the mend is too wide: %s", p.Name, m)
+				}
+			}
+		}
+	}
+	if got := strings.Join(unknown, " "); got != tt.unknown {
+		t.Errorf("not known: %q, want %q", got, tt.unknown)
+	}
+	for _, w := range tt.notes {
+		if !strings.Contains(words.String(), w) {
+			t.Errorf("it doesn't say %q: %s", w, words.String())
+		}
+	}
+}
+
+const (
+	// fullTunnel is what wg-quick makes of a VPN that takes everything.
+	fullTunnel = `ip addr add 10.66.0.2/32 dev wg0; ip link set wg0 up
+		ip route add default dev wg0 table 51820
+		ip rule add not fwmark 51820 table 51820; ip rule add table main suppress_prefixlength 0
+		`
+	policyDrop = `nft add table ip filter; nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'
+		nft add rule ip filter FORWARD ct state established,related accept
+		`
+	raw = `nft add table ip r; nft 'add chain ip r P { type filter hook prerouting priority -300; }'
+		`
+	inputDrop = `nft add table inet f; nft 'add chain inet f in { type filter hook input priority 0; policy drop; }'
+		nft add rule inet f in icmpv6 type nd-neighbor-solicit accept
+		nft add rule inet f in ct state established,related accept
+		`
+)
+
+// TestRoutesAstray: rules and routes that lead elsewhere than the check's own route are
+// followed as other packets follow them.
+func TestRoutesAstray(t *testing.T) {
+	ended := func(kind string) trap {
+		return trap{
+			name: "a rule with " + kind, trap: "ip rule add from 10.88.7.0/24 " + kind + " priority 9",
+			failed: InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + UsersIPv4,
+			cause:  []string{"the ip rule 9: from 10.88.7.0/24 " + kind},
+		}
+	}
+	for _, tt := range []trap{
+		{name: "full tunnel", tun: "wg0", trap: fullTunnel, failed: UsersIPv4,
+			cause: []string{"out of wg0", "users come in by d0", "the ip rule", "not from all fwmark 0xca6c lookup 51820"}, notes: []string{"through wg0"}},
+		{name: "full tunnel and a firewall", tun: "wg0", trap: fullTunnel + policyDrop, failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4},
+		{name: "routes of half the world each", tun: "tun0", trap: `ip addr add 10.8.0.2/24 dev tun0; ip link set tun0 up
+			ip route add 0.0.0.0/1 dev tun0; ip route add 128.0.0.0/1 dev tun0`, failed: UsersIPv4, cause: []string{"out of tun0", "the route 128.0.0.0/1 dev tun0"}},
+		{name: "a better default route", tun: "tun0", trap: `ip addr add 10.8.0.2/24 dev tun0; ip link set tun0 up
+			ip route del default; ip route add default via 192.0.2.1 metric 100; ip route add default dev tun0 metric 50`, failed: UsersIPv4, cause: []string{"out of tun0"}},
+		{name: "a rule for the instances", tun: "tun0", trap: `ip addr add 10.8.0.2/24 dev tun0; ip link set tun0 up
+			ip route add default dev tun0 table 77; ip rule add iif cpl0c0ffee0 lookup 77 priority 9`, failed: UsersIPv4, cause: []string{"iif cpl0c0ffee0 lookup 77", "tun0"}},
+		{name: "a rule that leads to the same device", trap: `ip route add default via 192.0.2.1 dev d0 table 77; ip rule add from 10.88.7.0/24 lookup 77 priority 9
+			ip route add 10.88.7.0/24 dev cpl0c0ffee0 table 77`},
+		{name: "a table that ends", trap: "ip route add blackhole default table 77; ip rule add from 10.88.7.0/24 lookup 77 priority 9",
+			failed: InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + UsersIPv4, cause: []string{"the ip rule 9: from 10.88.7.0/24 lookup 77, the route blackhole default"}},
+		{name: "two uplinks that are as good", trap: `ip link add e0 type veth peer name e1; ip addr add 198.51.100.10/24 dev e0; ip link set e0 up; ip link set e1 up
+			ip route del default; ip route add default nexthop via 192.0.2.1 dev d0 nexthop via 198.51.100.1 dev e0`},
+		{name: "no default route", trap: "ip route del default; ip route add 203.0.113.0/24 via 192.0.2.1", unknown: InstanceOutside,
+			notes: []string{"no IPv4 default route", "that of d0", "cupel check --to HOST:PORT", "through d0"}},
+		{name: "IPv6 alone", trap: "ip route del default; ip addr del 192.0.2.10/24 dev d0; ip -6 route add default via 2001:db8::1; ip route add 203.0.113.53 dev d0",
+			unknown: InstanceOutside + " " + UsersIPv4, notes: []string{"no IPv4 address", "over IPv6, through d0"}},
+		{name: "full tunnel of IPv6", tun: "wg0", trap: `ip link set wg0 up; ip -6 addr add fd00:66::2/128 dev wg0 nodad
+			ip -6 route add default via 2001:db8::1; ip -6 route add default dev wg0 table 51820
+			ip -6 rule add not fwmark 51820 table 51820; ip -6 rule add table main suppress_prefixlength 0`, failed: UsersIPv6, cause: []string{"out of wg0", "d0"}},
+		{name: "a tunnel that is down", trap: "ip tuntap add wg0 mode tun; " + fullTunnel, failed: InstanceOutside + " " + UsersIPv4, cause: []string{"wg0"},
+			mend: "ip rule del table 51820"},
+		ended("blackhole"), ended("prohibit"), ended("unreachable"),
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// TestUntracked: connections that the kernel doesn't follow keep the instance's own
+// address, which nobody outside can answer.
+func TestUntracked(t *testing.T) {
+	outward := InstanceOutside + " " + InstanceDNS
+	why := []string{"doesn't follow this connection", "notrack"}
+	for _, tt := range []trap{
+		{name: "subnet", trap: raw + "nft add rule ip r P ip saddr 10.88.7.0/24 notrack", failed: outward + " " + UsersIPv4, cause: why},
+		{name: "port", trap: raw + "nft add rule ip r P tcp dport 443 notrack", failed: InstanceOutside, cause: why},
+		{name: "answers", trap: raw + "nft add rule ip r P tcp sport 8080 counter notrack", failed: UsersIPv4, cause: why},
+		{name: "another subnet", trap: raw + "nft add rule ip r P ip saddr 10.99.0.0/16 notrack"},
+		{name: "iptables", need: "iptables-nft", trap: "iptables-nft -t raw -A PREROUTING -s 10.88.7.0/24 -j CT --notrack", failed: outward + " " + UsersIPv4, cause: why[:1]},
+		{name: "iptables-legacy", need: "iptables-legacy", trap: "iptables-legacy -t raw -A PREROUTING -s 10.88.7.0/24 -j CT --notrack", failed: outward + " " + UsersIPv4, cause: why},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// TestHarmless: nothing is said of a firewall that lets through what is needed.
+func TestHarmless(t *testing.T) {
+	bogons := "{ 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, 192.0.2.0/24, 192.168.0.0/16, 198.18.0.0/15, 198.51.100.0/24, 203.0.113.0/24, 224.0.0.0/3 }"
+	for _, tt := range []trap{
+		{name: "bogons", trap: `nft add table inet b; nft 'add chain inet b p { type filter hook prerouting priority -150; }'
+			nft add rule inet b p iifname d0 ip saddr ` + bogons + ` drop
+			nft add rule inet b p iifname d0 ip6 saddr '{ fc00::/7, 2001:db8::/32, 2001::/23, 3ffe::/16, fec0::/10, ff00::/8 }' drop`},
+		{name: "docker", trap: policyDrop + `nft add rule ip filter FORWARD iifname cpl0c0ffee0 accept; nft add rule ip filter FORWARD oifname cpl0c0ffee0 ct status dnat accept
+			nft add chain ip filter DOCKER; nft add rule ip filter FORWARD oifname docker0 jump DOCKER
+			nft add rule ip filter DOCKER ip daddr 172.17.0.2 iifname != docker0 oifname docker0 tcp dport 80 accept
+			nft add rule ip filter DOCKER iifname != docker0 oifname docker0 drop
+			nft add table ip nat; nft 'add chain ip nat P { type nat hook prerouting priority -100; }'; nft add rule ip nat P fib daddr type local tcp dport 80 dnat to 172.17.0.2:80`},
+		{name: "kube-proxy", trap: `nft add table ip filter; nft 'add chain ip filter FORWARD { type filter hook forward priority 0; }'; nft 'add chain ip filter INPUT { type filter hook input priority 0; }'
+			nft add chain ip filter KUBE-FIREWALL; nft add rule ip filter KUBE-FIREWALL meta mark and 0x8000 == 0x8000 drop
+			nft add rule ip filter INPUT jump KUBE-FIREWALL; nft add rule ip filter FORWARD ct state invalid drop
+			nft add table ip nat; nft 'add chain ip nat POSTROUTING { type nat hook postrouting priority 100; }'
+			nft add rule ip nat POSTROUTING meta mark and 0x4000 != 0x4000 return; nft add rule ip nat POSTROUTING masquerade`},
+		{name: "precise rules", trap: policyDrop + `nft add rule ip filter FORWARD iifname cpl0c0ffee0 oifname d0 tcp dport 443 accept
+			nft add rule ip filter FORWARD iifname cpl0c0ffee0 udp dport 53 accept; nft add rule ip filter FORWARD oifname cpl0c0ffee0 ct status dnat accept`},
+		{name: "small packets on the way, told", trap: "ip link set d0 mtu 1300"},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// TestAllowLists: where a firewall lets through what its rules name, it isn't known
+// whether more is needed, and the mend is for one destination or port.
+func TestAllowLists(t *testing.T) {
+	rest := `nft add rule ip filter FORWARD iifname cpl0c0ffee0 udp dport 53 accept; nft add rule ip filter FORWARD oifname cpl0c0ffee0 ct status dnat accept
+		`
+	legacy := `iptables-legacy -P FORWARD DROP; iptables-legacy -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT
+		iptables-legacy -A FORWARD -p udp --dport 53 -j ACCEPT
+		`
+	for _, tt := range []trap{
+		{name: "an address", trap: policyDrop + rest + "nft add rule ip filter FORWARD iifname cpl0c0ffee0 ip daddr 140.82.121.4 tcp dport 443 accept", unknown: InstanceOutside,
+			notes: []string{"not known", "ip daddr 140.82.121.4 tcp dport 443", "HOST", "dport PORT", "policy drop", "cupel check --to HOST:PORT"}},
+		{name: "a port", trap: policyDrop + rest + "nft add rule ip filter FORWARD tcp dport 8443 accept", unknown: InstanceOutside},
+		{name: "in a chain", trap: policyDrop + rest + `nft add chain ip filter out; nft add rule ip filter FORWARD iifname cpl0c0ffee0 jump out
+			nft add rule ip filter out ip daddr '{ 140.82.121.4, 140.82.121.5 }' counter accept`, unknown: InstanceOutside},
+		{name: "iptables-legacy", need: "iptables-legacy", trap: legacy + "iptables-legacy -A FORWARD -d 140.82.121.4/32 -p tcp --dport 443 -j ACCEPT", unknown: InstanceOutside,
+			notes: []string{"-d HOST", "--dport PORT"}},
+		{name: "for another device", trap: policyDrop + rest + "nft add rule ip filter FORWARD iifname docker0 ip daddr 140.82.121.4 tcp dport 443 accept", failed: InstanceOutside},
+		{name: "name servers alone", trap: policyDrop + rest, failed: InstanceOutside, never: []string{`oifname "cpl0c0ffee0" accept`}},
+		{name: "nothing for instances", trap: policyDrop, failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4,
+			never: []string{`FORWARD accept`, `oifname "cpl0c0ffee0" accept`}},
+		{name: "users' ports", trap: inputDrop + "nft add rule inet f in tcp dport '{ 22, 443, 18765 }' accept", unknown: UsersIPv6,
+			notes: []string{"opens ports one by one", "tcp dport 8082 accept"}},
+	} {
+		t.Run(strings.NewReplacer(" ", "_", "'", "").Replace(tt.name), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// TestElsewhere: what stands in the way at other places of the kernel is named too, or
+// at least where the packets were seen last.
+func TestElsewhere(t *testing.T) {
+	for _, tt := range []trap{
+		{name: "ingress of the uplink", trap: `nft add table netdev f; nft 'add chain netdev f i { type filter hook ingress device "d0" priority 0; }'; nft add rule netdev f i ip protocol tcp drop`,
+			failed: InstanceOutside + " " + UsersIPv4, cause: []string{"netdev f i", "arriving (ingress)"}},
+		{name: "egress of the uplink", trap: `nft add table netdev f; nft 'add chain netdev f o { type filter hook egress device "d0" priority 0; }'; nft add rule netdev f o ip protocol tcp drop`,
+			failed: InstanceOutside + " " + UsersIPv4, cause: []string{"netdev f o", "leaving (egress)"}},
+		{name: "packets too large", trap: `ip link set d0 mtu 1300; nft add table ip f; nft 'add chain ip f o { type filter hook output priority 0; }'
+			nft add rule ip f o ip protocol icmp drop`, failed: InstanceOutside + " " + UsersIPv4, cause: []string{"ip f o", "output"}},
+		{name: "other ports of this machine", trap: inputDrop + "nft add rule inet f in iifname cpl0c0ffee0 tcp dport 18765 accept; nft add rule inet f in iifname d0 tcp dport 8082 accept",
+			notes: []string{"it doesn't reach each other port of this machine", "policy drop", "cupel check --to host.cupel.internal:PORT", `iifname "cpl0c0ffee0" tcp dport PORT accept`}},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// Once users' packets showed the instance where this machine is, it need not ask: so
+// what else fails beside the CAS depends on who comes first.
+func TestNeighboursBlocked(t *testing.T) {
+	if !onOwnMachine(t) {
+		return
+	}
+	cfg := machine(t)
+	run(t, "nft add table arp f; nft 'add chain arp f i { type filter hook input priority 0; policy drop; }'")
+	failed := check(t, cfg).Failed()
+	if len(failed) == 0 || failed[0].Name != InstanceCAS || !strings.Contains(failed[0].Cause, "arp f i") {
+		t.Fatalf("%v", failed)
+	}
+	run(t, failed[0].Mend...)
+	if r := check(t, cfg); !r.OK {
+		t.Error("the mend doesn't do")
+	}
+}
