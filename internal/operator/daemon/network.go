@@ -100,6 +100,7 @@ type networkTold struct {
 	found     map[foundAgain]*repeats
 	broken    map[string]time.Time // by part: when something could not be put right last
 	blocked   string
+	instances string           // what the last check found in the way of instances
 	unchecked bool             // that it could not be tried
 	now       func() time.Time // nil: time.Now
 }
@@ -191,7 +192,7 @@ func (t *networkTold) restoredAgain(part, found string, tell func(manager.Incide
 func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.unchecked = false
+	t.unchecked, t.instances = false, r.InstancesWay()
 	now := ""
 	if err := r.Problem(); err != nil {
 		now = err.Error()
@@ -204,6 +205,13 @@ func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
 		tell(manager.Incident{Warning: true, Reason: "network_blocked", Message: now})
 	}
 	t.blocked = now
+}
+
+// inTheWay is what the last check found in the way of what instances call.
+func (t *networkTold) inTheWay() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.instances
 }
 
 // notChecked tells, once, that it isn't known what is in the way.

@@ -567,7 +567,7 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
 		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
 		Launcher: p.node.LauncherDigest(),
-		PortFree: portFree, Room: p.room.check, FirstPort: o.FirstPort, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
+		PortFree: portFree, Room: p.room.check, FirstPort: o.FirstPort, InTheWay: p.told.inTheWay, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
 	})
 }
 

@@ -42,6 +42,9 @@ type Config struct {
 	PortFree func(port uint16) error
 	// Room answers nil if the disk has room for what a deployment writes; nil: it has.
 	Room func() error
+	// InTheWay is what of this machine stands in the way of instances, in a sentence's
+	// words, as far as that is known; empty: nothing is known of. Nil: nobody looks.
+	InTheWay func() string
 	// FirstPort is where the search for a free port begins: 8082.
 	FirstPort uint16
 	// Launcher is the one that the Backend starts instances with that name none:
@@ -297,7 +300,7 @@ func (m *Manager) world(now time.Time, busy map[string]bool) world {
 	return world{
 		now: now, state: m.state, placed: m.placed, observed: m.observed, images: m.images,
 		applied: m.applied, balance: m.balance, drains: m.drains, startErrors: m.startErr, told: m.told, reached: m.reached,
-		busy: busy, stuck: m.uncleared, limits: m.limits, launcher: m.cfg.Launcher, newID: m.cfg.NewID,
+		busy: busy, stuck: m.uncleared, limits: m.limits, launcher: m.cfg.Launcher, newID: m.cfg.NewID, inTheWay: m.cfg.InTheWay,
 	}
 }
 

@@ -111,6 +111,8 @@ func (catalog) Runtimes(context.Context) ([]wire.Runtime, error) {
 
 // world is a manager over fakes and a real database.
 type world struct {
+	inTheWay func() string // what the manager is told of the machine
+
 	t       *testing.T
 	fake    *backendtest.Fake
 	backend manager.Backend // what the next start has instead of fake; nil: that
@@ -170,7 +172,7 @@ func (w *world) start() {
 	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
 		Store: disk{db, &w.full}, Backend: backend, Balancer: w.bal, Catalog: catalog{}, Grants: w.grants(), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
-		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: w.now, Incidents: w.incidents, Limits: w.limits, Memory: w.memory,
+		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: w.now, Incidents: w.incidents, Limits: w.limits, Memory: w.memory, InTheWay: w.inTheWay,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})
 	if err != nil {

@@ -27,6 +27,21 @@ const (
 // the puller has waited for it already.
 const rulePullSilent = "pull_silent"
 
+// rulePullUnreachable is of a git server that no connection is made to.
+const rulePullUnreachable = "pull_unreachable"
+
+// withWhatIsInTheWay adds to the end of a pull that got no answer what this machine is
+// known to have in the way.
+func (p *planner) withWhatIsInTheWay(e *problem.Error) *problem.Error {
+	if e == nil || p.inTheWay == nil || e.Rule != rulePullSilent && e.Rule != rulePullUnreachable {
+		return e
+	}
+	if found := p.inTheWay(); found != "" {
+		e.Actual += "; on this machine this is in the way, which may be why: " + found
+	}
+	return e
+}
+
 // pullProblem explains how a pull ended.
 func pullProblem(code int) *problem.Error {
 	switch code {
@@ -53,7 +68,7 @@ func pullProblem(code int) *problem.Error {
 			Want("a certificate of that authority, for the host in GIT_REPO, in its time; with a GIT_CA no public authority is believed").
 			Fix("check which authority signed it, and GIT_REPO's host; correct GIT_CA, or leave it out for a public one; update the session, then deploy again")
 	case pullUnreachable:
-		return problem.New(problem.Unavailable, "pull_unreachable", "the git server can't be reached from inside the instance").
+		return problem.New(problem.Unavailable, rulePullUnreachable, "the git server can't be reached from inside the instance").
 			Fix("check the address in GIT_REPO (this machine is host.cupel.internal there, not localhost), and that instances may reach that network ('cupel check --to HOST:PORT', by the operator, tells); through a proxy alone: --proxy")
 	case pullSilent:
 		return problem.New(problem.Unavailable, rulePullSilent, "the git server doesn't answer").

@@ -2,6 +2,7 @@ package manager_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"cupel.dev/cupel/internal/operator/manager"
@@ -47,6 +48,26 @@ func TestPullEnds(t *testing.T) {
 				p := w.settled(w.deploy(request()).ID).Deployment.Problem
 				if p == nil || p.Rule != want.rule || p.Kind != want.kind || p.Mend == "" || tries != want.tries {
 					t.Errorf("%d tries: %+v, want %d of %s (%s)", tries, p, want.tries, want.rule, want.kind)
+				}
+			})
+		})
+	}
+}
+
+// TestPullTellsWhatIsInTheWay: where a git server doesn't answer, the deployment's end
+// names what this machine is known to have in the way; no other end does.
+func TestPullTellsWhatIsInTheWay(t *testing.T) {
+	const found = "it doesn't reach each other port of this machine: policy drop of the nftables chain inet f in"
+	for code, told := range map[int]bool{68: true, 79: true, 65: false, 74: false} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, func(manager.InstanceSpec) backendtest.Script { return backendtest.Script{Exit: true, Code: code} })
+				w.stop()
+				w.inTheWay = func() string { return found }
+				w.start()
+				p := w.settled(w.deploy(request()).ID).Deployment.Problem
+				if p == nil || strings.Contains(p.Actual, found) != told {
+					t.Errorf("%+v, want it told: %v", p, told)
 				}
 			})
 		})

@@ -20,7 +20,7 @@ func (l *lab) letsOne(p *probe, h hook, rules []string) string {
 	for _, rule := range rules {
 		named := ruleNamed.MatchString(rule) || !p.users && ruleAddress.MatchString(rule)
 		if named && ruleAccepts.MatchString(rule) && !ruleOther.MatchString(rule) && l.concerns(rule, p.users) {
-			return strings.TrimSpace(ruleCounters.ReplaceAllString(rule, ""))
+			return plainRule(rule)
 		}
 	}
 	return ""
@@ -35,6 +35,9 @@ var (
 	ruleIn       = regexp.MustCompile(`(?:\biif(?:name)? |(?:^|\s)-i )(!= |)(?:"([^"]+)"|(\S+))`)
 	ruleOut      = regexp.MustCompile(`(?:\boif(?:name)? |(?:^|\s)-o )(!= |)(?:"([^"]+)"|(\S+))`)
 )
+
+// plainRule is a rule without what changes with each packet.
+func plainRule(rule string) string { return strings.TrimSpace(ruleCounters.ReplaceAllString(rule, "")) }
 
 // concerns says that the devices which a rule names, if any, may be those of the
 // packets.

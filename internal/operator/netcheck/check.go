@@ -94,6 +94,22 @@ func (r Report) Failed() []Probe {
 	return out
 }
 
+// InstancesWay is what stands in the way of what instances call, in a sentence's words:
+// of what they may need too, as other ports of this machine. Empty: nothing.
+func (r Report) InstancesWay() string {
+	var out []string
+	for _, p := range r.Probes {
+		switch p.Name {
+		case InstanceCAS:
+			out = append(out, p.Cause, p.Note)
+		case InstanceOutside, InstanceDNS:
+			out = append(out, p.Cause)
+		}
+	}
+	out = unique(slices.DeleteFunc(out, func(s string) bool { return s == "" }))
+	return strings.Join(out, "; ")
+}
+
 // Blocked is what one thing stands in the way of.
 type Blocked struct {
 	Probes []Probe

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -241,5 +242,93 @@ func TestProblem(t *testing.T) {
 	}
 	if err := (Report{OK: true}).Problem(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestTargets: what a person asks for is called from an instance, and told for itself.
+func TestTargets(t *testing.T) {
+	if !onOwnMachine(t) {
+		return
+	}
+	cfg := machine(t)
+	run(t, inputDrop+"nft add rule inet f in iifname cpl0c0ffee0 tcp dport '{ 18765, 3001, 3002 }' accept",
+		"nft add table ip filter; nft 'add chain ip filter FORWARD { type filter hook forward priority 0; }'; nft add rule ip filter FORWARD ip daddr 203.0.113.9 counter drop")
+	listens(t, "0.0.0.0:3000", "0.0.0.0:3001")
+	for _, text := range []string{"10.88.7.1:3000", "10.88.7.1:3001", "10.88.7.1:3002", "203.0.113.9:443", "192.0.2.77:443"} {
+		cfg.To = append(cfg.To, Target{Text: text, Addr: netip.MustParseAddrPort(text)})
+	}
+	got := map[string]Probe{}
+	for _, p := range check(t, cfg).Probes {
+		if p.Name == InstanceTo {
+			got[strings.TrimPrefix(p.What, "an instance reaches ")] = p
+		}
+	}
+	for text, words := range map[string][]string{
+		"10.88.7.1:3000":  {"inet f in", "tcp dport 3000 accept"},
+		"10.88.7.1:3002":  {"nothing listens at 10.88.7.1:3002", "not on 127.0.0.1"},
+		"203.0.113.9:443": {"ip daddr 203.0.113.9", "drop", "forward"},
+		"192.0.2.77:443":  {"nothing of this machine stops it", "leaving by d0"},
+	} {
+		p := got[text]
+		for _, w := range words {
+			if p.OK || !strings.Contains(p.Cause+strings.Join(p.Mend, "\n"), w) {
+				t.Errorf("%s doesn't say %q: %v", text, w, p)
+			}
+		}
+	}
+	if p := got["10.88.7.1:3001"]; !p.OK {
+		t.Errorf("%v", p)
+	}
+}
+
+// TestPorts: each public port that leads to an app is tried.
+func TestPorts(t *testing.T) {
+	if !onOwnMachine(t) {
+		return
+	}
+	cfg := machine(t)
+	listens(t, ":8082", ":8083")
+	cfg.Ports = []uint16{8082, 8083}
+	if r := check(t, cfg); !r.OK || !strings.Contains(r.Probes[3].What, "the public ports 8082, 8083 over IPv4") {
+		t.Errorf("%v", r)
+	}
+	run(t, "nft add table inet f; nft 'add chain inet f in { type filter hook input priority 0; }'; nft add rule inet f in tcp dport 8083 drop")
+	r := check(t, cfg)
+	if got := strings.Join(names(r.Failed()), " "); got != UsersIPv4+" "+UsersIPv6 || !strings.Contains(r.Failed()[0].Cause, "tcp dport 8083 drop") {
+		t.Errorf("%v", r.Failed())
+	}
+	run(t, r.Failed()[0].Mend...)
+	if r := check(t, cfg); !r.OK {
+		t.Errorf("%v", r)
+	}
+}
+
+// What was found last is the same each time, however many packets a rule has counted.
+func TestSaysTheSame(t *testing.T) {
+	if !onOwnMachine(t) {
+		return
+	}
+	cfg := machine(t)
+	run(t, "nft add table ip f; nft 'add chain ip f o { type filter hook forward priority 0; }'; nft add rule ip f o counter drop")
+	first := check(t, cfg).Problem()
+	if again := check(t, cfg).Problem(); first == nil || again == nil || again.Error() != first.Error() {
+		t.Errorf("%v\n%v", first, again)
+	}
+}
+
+// listens opens addresses for as long as the test runs.
+func listens(t *testing.T, addrs ...string) {
+	t.Helper()
+	for _, addr := range addrs {
+		ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = ln.Close() })
+		go func() {
+			for c, err := ln.Accept(); err == nil; c, err = ln.Accept() {
+				_ = c.Close()
+			}
+		}()
 	}
 }

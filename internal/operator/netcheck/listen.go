@@ -98,7 +98,7 @@ var bulk = bytes.Repeat([]byte("cupel check "), 1<<11)
 
 // exchange sends bulk and reads it back, or the other way round.
 func exchange(c net.Conn, first bool) error {
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(2 * patience)); err != nil {
 		return err
 	}
 	send := func() error {

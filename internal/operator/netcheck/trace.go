@@ -167,10 +167,10 @@ func parseTrace(text, id string, ports ...uint16) traced {
 		if strings.HasPrefix(rest, "policy drop") {
 			out.drops = append(out.drops, d)
 		} else if r := traceRule.FindStringSubmatch(rest); r != nil {
-			d.rule = orElse(strings.TrimSpace(r[1]), "one that is gone")
+			d.rule = orElse(plainRule(r[1]), "one that is gone")
 			out.drops = append(out.drops, d)
 		} else if r := traceUntracked.FindStringSubmatch(rest); r != nil {
-			d.rule = strings.TrimSpace(r[1])
+			d.rule = plainRule(r[1])
 			out.untracked = append(out.untracked, d)
 		}
 	}
