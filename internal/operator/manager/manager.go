@@ -234,6 +234,8 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.learn(ctx, observed)
+	m.addLost(observed, busy)
 	m.observed = observed
 	m.work.passes++
 	m.broadcast()

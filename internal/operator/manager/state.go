@@ -182,10 +182,11 @@ type Instance struct {
 	NotBefore time.Time `json:"not_before,omitzero"` // back-off: the attempt starts no earlier
 	// Recorded is the attempt whose end was judged last, so that one end is
 	// never judged twice.
-	Recorded int  `json:"recorded"`
-	Done     bool `json:"done,omitempty"`     // a job that succeeded, or a failure kept for its logs
-	Removing bool `json:"removing,omitempty"` // somebody removed it
-	Renewing bool `json:"renewing,omitempty"` // it ends, and starts again with a new certificate
+	Recorded int    `json:"recorded"`
+	Done     bool   `json:"done,omitempty"`     // a job that succeeded, or a failure kept for its logs
+	Removing bool   `json:"removing,omitempty"` // somebody removed it
+	Renewing bool   `json:"renewing,omitempty"` // it ends, and starts again with a new certificate
+	Member   member `json:"member,omitzero"`
 	// Writes are the volumes that it writes, also once its revision counts no more.
 	Writes   []string       `json:"writes,omitempty"`
 	Problem  *problem.Error `json:"problem,omitempty"`

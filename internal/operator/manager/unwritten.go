@@ -1,5 +1,7 @@
 package manager
 
+import "slices"
+
 // independent returns what may be done although the change could not be written: the
 // actions of apps that it doesn't touch, and those of no app. So one write that fails
 // holds up nobody but whom it is about.
@@ -25,6 +27,9 @@ func (d *decision) independent(applied serving) []action {
 			continue
 		case a.key == balanceKey:
 			a.apply = withoutNews(a.apply, applied, touched)
+			if slices.EqualFunc(a.apply, applied.frontends, sameFrontend) {
+				continue
+			}
 		}
 		out = append(out, a)
 	}

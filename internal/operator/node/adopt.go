@@ -44,8 +44,9 @@ func (n *Node) tellDamage(ctx context.Context, d damage) {
 	}
 	n.tell(ctx, manager.Incident{
 		Warning: true, Reason: reasonDamaged, Instance: d.id,
-		Message: fmt.Sprintf("the record of instance %s can't be read (%v): %s. What is left of the instance is removed and another one started; "+
-			"what it wrote into a volume since it started is lost. Look at the disk (dmesg)", d.id, d.why, where),
+		Message: fmt.Sprintf("the record of instance %s can't be read (%v): %s. What is left of the instance is removed, "+
+			"and if it ran, what it wrote into a volume since it started is lost. What is started in its place, the app's next event says. "+
+			"Look at the disk (dmesg)", d.id, d.why, where),
 	})
 }
 

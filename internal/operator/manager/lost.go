@@ -1,0 +1,73 @@
+package manager
+
+import (
+	"context"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// member is the id by which the CAS knows one attempt of an instance. The manager keeps
+// it too: where a machine has lost all that it wrote down about the instance, nobody
+// else could tell the CAS that it is no more.
+type member struct {
+	Attempt int              `json:"attempt"`
+	ID      ident.InstanceID `json:"id"`
+}
+
+// learn keeps the ids under which the CAS knows instances. It is a change of its own: a
+// disk that has no room for it holds up no step. Callers hold mu.
+func (m *Manager) learn(ctx context.Context, observed map[string]InstanceStatus) {
+	var c Change
+	for _, in := range m.state.Instances {
+		s := observed[backendID(in, in.Attempt)]
+		now := member{in.Attempt, s.InstanceID}
+		if s.InstanceID.IsZero() || s.State == StateExited || in.Member == now {
+			continue
+		}
+		known := *in
+		known.Member = now
+		c.Instances = append(c.Instances, &known)
+	}
+	if c.empty() {
+		return
+	}
+	if err := m.commit(ctx, c); err != nil {
+		m.cfg.Log.WarnContext(ctx, "the ids that the CAS gave instances are not kept yet", "error", err)
+	}
+}
+
+// addLost completes what the Backend has by the instances that it had and doesn't know
+// any more, though nobody removed them: they have ended. Those that have something under
+// way are left out. Callers hold mu.
+func (m *Manager) addLost(observed map[string]InstanceStatus, busy map[string]bool) {
+	for _, in := range m.state.Instances {
+		id := backendID(in, in.Attempt)
+		_, there := observed[id]
+		if there || busy[id] || m.busy[id] || in.Member.Attempt != in.Attempt || in.Recorded >= in.Attempt {
+			continue
+		}
+		observed[id] = InstanceStatus{
+			ID:         id,
+			App:        in.App,
+			State:      StateExited,
+			InstanceID: in.Member.ID,
+			ExitCode:   lostCode,
+			ExitedAt:   m.cfg.Now(),
+			Problem:    lostProblem(in),
+		}
+	}
+}
+
+// lostCode is the exit code of an instance whose own nobody knows.
+const lostCode = 255
+
+// lostProblem says what became of an instance that the machine lost.
+func lostProblem(in *Instance) *problem.Error {
+	what := "the instance"
+	if in.Role == RolePull {
+		what = "the deployment's pull"
+	}
+	return problem.New(problem.Unavailable, "instance_lost", "the machine has lost what it wrote down about %s, which counts as ended", what).
+		Fix("look at the machine's disk (dmesg), and at the event record_damaged")
+}
