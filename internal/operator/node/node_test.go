@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -204,5 +205,43 @@ func TestDefaultBuildIsNotHostile(t *testing.T) {
 		if tagged := strings.HasPrefix(text, "//go:build cupel_hostile\n"); mentions && !tagged && !slices.Contains([]string{"node_test.go"}, f) {
 			t.Errorf("%s reads the orders of a hostile build without its tag", f)
 		}
+	}
+}
+
+// TestRenewResolvConf: an instance that runs gets name servers that come later, in the
+// file that it has mounted, and keeps those that it had while the machine has none.
+func TestRenewResolvConf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(path, []byte("# the machine has no name server that an instance could reach\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	mounted, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = mounted.Close() }()
+	for _, tt := range []struct {
+		content string
+		servers int
+		want    string
+		renewed bool
+	}{
+		{"# none\n", 0, "# the machine has no name server that an instance could reach\n", false},
+		{"nameserver 192.0.2.53\n", 1, "nameserver 192.0.2.53\n", true},
+		{"nameserver 192.0.2.53\n", 1, "nameserver 192.0.2.53\n", false},
+		{"# none\n", 0, "nameserver 192.0.2.53\n", false},
+		{"nameserver 192.0.2.54\nsearch a.example\n", 1, "nameserver 192.0.2.54\nsearch a.example\n", true},
+		{"nameserver 10.0.0.1\n", 1, "nameserver 10.0.0.1\n", true},
+	} {
+		renewed, err := renewResolvConf(path, []byte(tt.content), tt.servers)
+		if err != nil || renewed != tt.renewed {
+			t.Errorf("%q: %v, %v", tt.content, renewed, err)
+		}
+		if got, err := io.ReadAll(io.NewSectionReader(mounted, 0, 1000)); err != nil || string(got) != tt.want {
+			t.Errorf("%q: the instance has %q, %v", tt.content, got, err)
+		}
+	}
+	if _, err := renewResolvConf(path+".none", []byte("nameserver 10.0.0.1\n"), 1); err == nil {
+		t.Error("no file")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -106,12 +107,18 @@ func (n *Node) resync(ctx context.Context) error {
 	for _, c := range containers {
 		byID[c.ID] = c
 	}
+	resolvers, servers := resolvConf()
 
 	for _, i := range live {
 		c := byID[i.rec.Spec.ID]
 		if c.Running {
 			n.found(i)
 			n.note(ctx, "replace a log writer that died", c.ID, n.tendLog(ctx, c))
+			renewed, err := renewResolvConf(filepath.Join(n.dir("etc", c.ID), "resolv.conf"), resolvers, servers)
+			n.note(ctx, "give an instance the machine's name servers", c.ID, err)
+			if renewed {
+				n.cfg.Logger.InfoContext(ctx, "the machine's name servers changed, and the instance's with them", "instance", c.ID)
+			}
 			continue
 		}
 		if c.ExitedAt.IsZero() && n.maybeRuns(ctx, i) {
