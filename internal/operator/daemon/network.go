@@ -73,8 +73,8 @@ const (
 )
 
 // tendNetwork puts right what other programs change of what is ours, and tells it,
-// until ctx ends.
-func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady) error {
+// until ctx ends. It also sees a way out of this machine that comes late or changes.
+func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady, e wire.Endpoint) error {
 	look, check := time.NewTicker(tendEvery), time.NewTicker(checkEvery)
 	defer look.Stop()
 	defer check.Stop()
@@ -87,6 +87,13 @@ func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady) error 
 			p.told.restored("network", found, err, p.incidents.Tell)
 			found, err = p.balancer.Restore(ctx)
 			p.told.restored("packet_rules", found, err, p.incidents.Tell)
+			moved, err := p.moveEndpoint(&e, outside())
+			if err != nil {
+				p.log.WarnContext(ctx, "this machine's new address not written down", "error", err)
+			}
+			if moved {
+				_, _ = p.checkNetwork(ctx, o, cas)
+			}
 		case <-check.C:
 			_, _ = p.checkNetwork(ctx, o, cas) // which tells what it finds
 		}

@@ -3,6 +3,8 @@ package daemon
 import (
 	"net/netip"
 	"testing"
+
+	wire "cupel.dev/cupel/client/manager"
 )
 
 // TestReachable: of a listener that is open to all an address is shown that others can
@@ -20,6 +22,27 @@ func TestReachable(t *testing.T) {
 		}
 		if ap, err := netip.ParseAddrPort(got); err != nil || ap.Port() != 5000 || ap.Addr().IsLoopback() || ap.Addr().IsUnspecified() {
 			t.Errorf("%s: %s", listens, got)
+		}
+	}
+}
+
+// TestMoveEndpoint: an address that comes after the start is written down, and stays
+// while there is none.
+func TestMoveEndpoint(t *testing.T) {
+	l := layout{dir: t.TempDir()}
+	e := wire.Endpoint{Version: wire.Version, Address: "127.0.0.1:5000"}
+	for _, tt := range []struct {
+		outside, want string
+		moved         bool
+	}{
+		{"", "", false}, {"192.0.2.7", "192.0.2.7", true}, {"192.0.2.7", "192.0.2.7", false}, {"", "192.0.2.7", false}, {"192.0.2.8", "192.0.2.8", true},
+	} {
+		moved, err := l.moveEndpoint(&e, tt.outside)
+		if err != nil || moved != tt.moved || e.Outside != tt.want {
+			t.Errorf("%q: %v, %v, %+v", tt.outside, moved, err, e)
+		}
+		if read, err := wire.ReadEndpoint(l.dir); moved && (err != nil || read.Outside != tt.want) {
+			t.Errorf("%q: written %+v, %v", tt.outside, read, err)
 		}
 	}
 }

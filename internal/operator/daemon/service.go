@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -144,7 +143,11 @@ func (l layout) renewService(ctx context.Context) string {
 	if err != nil || text == nil {
 		return ""
 	}
-	now, flags, ok := l.renewed(text)
+	self, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	now, flags, ok := l.renewed(text, self)
 	if bytes.Equal(now, text) {
 		return ""
 	}
@@ -157,7 +160,7 @@ func (l layout) renewService(ctx context.Context) string {
 	if err := l.writeUnit(ctx, now); err != nil {
 		return fmt.Sprintf("%s is of an earlier release, and could not be made anew (%v): %s", l.unit(), err, again)
 	}
-	return l.unit() + " was of an earlier release, and is now as this one makes it, with the same flags"
+	return l.unit() + " was of an earlier release or named a program that is gone, and is now as this one makes it, with the same flags"
 }
 
 // uninstallService removes the unit; what runs goes on. It tells whether there was one.
@@ -270,7 +273,8 @@ func (l layout) installedText(ctx context.Context, done installed) string {
 	fmt.Fprintf(&b, "it is enabled%s: this installation comes up with the machine\n", before)
 
 	e, err := wire.ReadEndpoint(l.dir)
-	runs := err == nil && syscall.Kill(e.PID, 0) == nil
+	// After a power cut its number may be another program's.
+	runs := err == nil && slices.Contains(l.processes(), process{e.PID, "cupeld"})
 	switch own := runs && l.runsIt(ctx, e.PID); {
 	case own && done.Wrote:
 		fmt.Fprintf(&b, "for it to hold now: systemctl restart %s (its apps go on)\n", done.Unit)

@@ -85,11 +85,12 @@ func TestUnitOfAnEarlierRelease(t *testing.T) {
 		{"an older time", strings.Replace(now, stop, "TimeoutStopSec=900\n", 1), true},
 		{"a setting less", strings.Replace(now, stop, "", 1), true},
 		{"another patience", strings.Replace(now, "--wait-clock 15m0s", "--wait-clock 5m0s", 1), true},
+		{"a program that is gone", strings.ReplaceAll(now, "/opt/cupel", "/opt/cupel-1.0"), true},
 		{"a setting of a person's", strings.Replace(now, stop, stop+"MemoryMax=1G\n", 1), false},
 		{"another folder", strings.Replace(now, "up --state", "up --state /else", 1), false},
 		{"no program", unitMark + "[Service]\nType=oneshot\n", false},
 	} {
-		got, with, ok := l.renewed([]byte(tt.text))
+		got, with, ok := l.renewed([]byte(tt.text), "/opt/cupel/cupeld")
 		if ok != tt.ok || ok && (string(got) != now || !slices.Equal(with, flags)) {
 			t.Errorf("%s: %v, %q\n%s", tt.name, ok, with, got)
 		}

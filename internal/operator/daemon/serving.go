@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/netcheck"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -68,6 +70,25 @@ func outside() string {
 		return host
 	}
 	return ""
+}
+
+// writeEndpoint tells the programs of this machine where everything listens.
+func (l layout) writeEndpoint(e wire.Endpoint) error {
+	b, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(l.path(wire.EndpointFile), append(b, '\n'), 0o644)
+}
+
+// moveEndpoint tells them when this machine leaves for the world by another address:
+// one that boots may have no way out yet. None is no address, and the last one stays.
+func (l layout) moveEndpoint(e *wire.Endpoint, outside string) (moved bool, err error) {
+	if outside == "" || outside == e.Outside {
+		return false, nil
+	}
+	e.Outside = outside
+	return true, l.writeEndpoint(*e)
 }
 
 // Serving is what runs, once everything does.

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -75,9 +76,10 @@ func (l layout) unitUp(program string) []string {
 	return []string{program, "up", "--state", l.dir, "--wait-clock", clockPatience.String()}
 }
 
-// renewed returns a unit of an earlier release as this one makes it, with the program
-// and the flags that it has. Not ok: it holds what no release wrote.
-func (l layout) renewed(text []byte) (now []byte, flags []string, ok bool) {
+// renewed returns a unit of an earlier release as this one makes it, with the flags that
+// it has, and its program, or this one where that is gone. Not ok: it holds what no
+// release wrote.
+func (l layout) renewed(text []byte, self string) (now []byte, flags []string, ok bool) {
 	words, ok := unitWords(unitSetting(text, "ExecStart"))
 	if !ok || len(words) == 0 {
 		return nil, nil, false
@@ -87,7 +89,11 @@ func (l layout) renewed(text []byte) (now []byte, flags []string, ok bool) {
 		return nil, nil, false
 	}
 	flags = words[len(begin):]
-	now = l.unitText(words[0], flags)
+	program := words[0]
+	if _, err := os.Stat(program); err != nil {
+		program = self
+	}
+	now = l.unitText(program, flags)
 
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(line)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -509,7 +508,6 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() wire.Info {
 		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
 	}}
-	g.Go(named("network", func() error { return p.tendNetwork(ctx, o, cas) }))
 	g.Go(named("tidying", func() error { return p.tidy(ctx) }))
 	g.Go(named("manager", func() error { return m.Run(ctx) }))
 	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
@@ -517,14 +515,11 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err := ports.save(); err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(e, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Write(p.path(wire.EndpointFile), append(b, '\n'), 0o644); err != nil {
+	if err := p.writeEndpoint(e); err != nil {
 		return err
 	}
 	p.onClose(func() error { return os.Remove(p.path(wire.EndpointFile)) })
+	g.Go(named("network", func() error { return p.tendNetwork(ctx, o, cas, e) }))
 	if err := p.node.DropLaunchers(m.Launchers()); err != nil {
 		p.log.WarnContext(ctx, "old launchers not removed", "error", err)
 	}
