@@ -33,10 +33,6 @@ const (
     with open("/data/starts") as f:
         GREETING = "start %d" % len(f.readlines())
 `
-	volumes = `      - name: genesis
-        path: /home/client-app
-        update_policy: ephemeral
-`
 )
 
 func TestGrants(t *testing.T) {
@@ -51,7 +47,7 @@ func TestGrants(t *testing.T) {
 	owner.Vouch("puller", "python")
 	owner.AttestCAS()
 	stranger.AttestCAS()
-	upload(t, w, owner)
+	owner.UploadWriter(session, "app")
 	deploy := []string{"deploy", session, "--runtime", "python", "--memory", "256M", "--port", strconv.Itoa(int(port))}
 
 	t.Run("a stranger who knows the name", func(t *testing.T) {
@@ -170,34 +166,6 @@ func TestGrants(t *testing.T) {
 			return nil
 		})
 	})
-}
-
-// upload gives the CAS a session as SCONE's users do, with curl: the template's,
-// with a volume that the app writes.
-func upload(t *testing.T, w *harness.World, owner *harness.Party) {
-	t.Helper()
-	text, err := os.ReadFile(owner.Template())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca, err := os.ReadFile(w.Git.CA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := w.Patch(string(text), "volumes:\n  - name: genesis\n", "volumes:\n  - name: genesis\n  - name: data\n")
-	s = w.Patch(s, volumes, volumes+"      - name: data\n        path: /data\n        update_policy: rollback_protected\n")
-	s = strings.NewReplacer(
-		"$SESSION", session,
-		`"$ACCESS_TOKEN"`, strconv.Quote(w.Git.Token),
-		`"$GIT_REPO"`, strconv.Quote(w.Git.URL("app")),
-		`"$GIT_CA"`, strconv.Quote(string(ca)),
-	).Replace(s)
-	dir := filepath.Join(owner.Dir, "cupel")
-	out, err := exec.Command("curl", "-sk", "--cert", filepath.Join(dir, "identity.crt"), "--key", filepath.Join(dir, "identity.key"),
-		"--data-binary", "@"+owner.WriteFile("uploaded.yml", s), "https://"+w.Info().CAS.Owners+"/session").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), `"hash"`) {
-		t.Fatalf("curl: %v: %s", err, out)
-	}
 }
 
 // claimed are the lines of the grants that somebody holds.

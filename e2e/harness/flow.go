@@ -211,6 +211,37 @@ func (p *Party) CreateSession(name, repository string) {
 	p.MustRun(p.SessionArgs(p.Template(), name, repository)...)
 }
 
+// reads is what the template's app has of volumes.
+const reads = `      - name: genesis
+        path: /home/client-app
+        update_policy: ephemeral
+`
+
+// UploadWriter gives the CAS a session as SCONE's users do, with curl: the template's,
+// with a volume that the app writes, at /data. Deploy it with --runtime python.
+func (p *Party) UploadWriter(session, repository string) {
+	w := p.world
+	w.T.Helper()
+	text, err := os.ReadFile(p.Template())
+	w.must(err)
+	ca, err := os.ReadFile(w.Git.CA)
+	w.must(err)
+	s := w.Patch(string(text), "volumes:\n  - name: genesis\n", "volumes:\n  - name: genesis\n  - name: data\n")
+	s = w.Patch(s, reads, reads+"      - name: data\n        path: /data\n        update_policy: rollback_protected\n")
+	s = strings.NewReplacer(
+		"$SESSION", session,
+		`"$ACCESS_TOKEN"`, strconv.Quote(w.Git.Token),
+		`"$GIT_REPO"`, strconv.Quote(w.Git.URL(repository)),
+		`"$GIT_CA"`, strconv.Quote(string(ca)),
+	).Replace(s)
+	dir := filepath.Join(p.Dir, "cupel")
+	out, err := exec.Command("curl", "-sk", "--cert", filepath.Join(dir, "identity.crt"), "--key", filepath.Join(dir, "identity.key"),
+		"--data-binary", "@"+p.WriteFile("uploaded.yml", s), "https://"+w.Info().CAS.Owners+"/session").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), `"hash"`) {
+		w.T.Fatalf("curl: %v: %s", err, out)
+	}
+}
+
 // Deploy deploys a session and waits until it is done.
 func (p *Party) Deploy(session string, instances int, port uint16, flags ...string) string {
 	p.world.T.Helper()

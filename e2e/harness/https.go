@@ -3,6 +3,7 @@
 package harness
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -78,6 +79,42 @@ func (c *Client) GetPath(from netip.Addr, at netip.AddrPort, path string) (Answe
 		return a, fmt.Errorf("status %d: %q", resp.StatusCode, body)
 	}
 	return a, nil
+}
+
+// Connect opens one connection to the app at an address, over which each call of get is
+// a request.
+func (c *Client) Connect(at netip.AddrPort) (get func() error, hangUp func(), err error) {
+	dial := netlab.Dial
+	if c.space != nil {
+		dial = c.space.Dial
+	}
+	raw, err := dial(netip.Addr{}, at)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn := tls.Client(raw, &tls.Config{RootCAs: c.roots, ServerName: "localhost", MinVersion: tls.VersionTLS12})
+	answers := bufio.NewReader(conn)
+	get = func() error {
+		if err := conn.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			return err
+		}
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("status %d", resp.StatusCode)
+		}
+		return nil
+	}
+	return get, func() { _ = conn.Close() }, nil
 }
 
 // AppCA returns the certificate of the CA that a session made for its app.

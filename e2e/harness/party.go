@@ -54,6 +54,13 @@ func (p *Party) with(env []string) *Party {
 	return &q
 }
 
+// In returns the party on another machine, with the same folders.
+func (p *Party) In(s *netlab.Space) *Party {
+	q := *p
+	q.space = s
+	return &q
+}
+
 // Command prepares a command of the party: its user, folder and environment,
 // and nothing of the test's own.
 func (p *Party) Command(ctx context.Context, name string, args ...string) *exec.Cmd {

@@ -92,13 +92,13 @@ func (w *World) TryUp() Result {
 
 func (w *World) tryUp(flags, env []string) Result {
 	w.T.Helper()
-	args := append([]string{"up", "--detach"}, w.listenFlags()...)
+	args := append([]string{"up", "--detach"}, w.ListenFlags()...)
 	return w.Operator.with(env).Run(append(args, flags...)...)
 }
 
-// listenFlags keep the ports of the first start, as a real operator's are
-// fixed: owners have pinned them, instances were told them.
-func (w *World) listenFlags() []string {
+// ListenFlags of `cupel up` keep the ports of the first start, as a real operator's
+// are fixed: owners have pinned them, instances were told them.
+func (w *World) ListenFlags() []string {
 	file := filepath.Join(w.Dir, "ports.json")
 	flags := map[string]string{}
 	if data, err := os.ReadFile(file); err == nil {

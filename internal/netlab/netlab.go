@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -27,11 +28,35 @@ type Space struct {
 // New makes a namespace whose loopback is up.
 func New(t testing.TB) *Space {
 	t.Helper()
+	s := open(t, func() error { return unix.Unshare(unix.CLONE_NEWNET) })
+	var err error
+	s.Do(func() {
+		var lo netlink.Link
+		if lo, err = netlink.LinkByName("lo"); err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+	})
+	must(t, err)
+	return s
+}
+
+// Of is the namespace that a process is in, as it is.
+func Of(t testing.TB, pid int) *Space {
+	t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	must(t, err)
+	defer func() { _ = f.Close() }()
+	return open(t, func() error { return unix.Setns(int(f.Fd()), unix.CLONE_NEWNET) })
+}
+
+// open starts a thread that enters a namespace.
+func open(t testing.TB, enter func() error) *Space {
+	t.Helper()
 	s := &Space{calls: make(chan func())}
 	ready := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread, and the namespace, end with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
+		err := enter()
 		if err == nil {
 			s.fd, err = unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		}
@@ -48,14 +73,6 @@ func New(t testing.TB) *Space {
 		close(s.calls)
 		_ = unix.Close(s.fd)
 	})
-	var err error
-	s.Do(func() {
-		var lo netlink.Link
-		if lo, err = netlink.LinkByName("lo"); err == nil {
-			err = netlink.LinkSetUp(lo)
-		}
-	})
-	must(t, err)
 	return s
 }
 

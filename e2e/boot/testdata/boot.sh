@@ -1,8 +1,9 @@
 #!/bin/bash
-# boot.sh FOLDER GROUP UNIT: systemd as process 1 of new namespaces, on this machine's
-# programs, whose files nothing can change. FOLDER is the same inside; UNIT's text is in FOLDER/unit.
+# boot.sh FOLDER GROUP: systemd as process 1 of new namespaces, on this machine's
+# programs, whose files nothing can change. FOLDER is the same inside, and FOLDER/units is
+# the machine's /etc/systemd/system: both outlive it.
 set -eu
-folder=$1 group=$2 unit=$3
+folder=$1 group=$2
 for tree in /sys/fs/cgroup/*/; do
   [ -e "$tree/cgroup.procs" ] || continue
   mkdir -p "$tree/$group"
@@ -13,18 +14,16 @@ for tree in /sys/fs/cgroup/*/; do
   echo $$ >"$tree/$group/cgroup.procs"
 done
 exec unshare --mount --pid --uts --ipc --net --cgroup --fork --kill-child --propagation private bash -eu -c '
-folder=$1 unit=$2
-mkdir -p "$folder/root"
+folder=$1
+mkdir -p "$folder/root" "$folder/units"
 mount -t tmpfs tmpfs "$folder/root"
 root=$folder/root/r
 mkdir "$folder"/root/{up,work,r}
 mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/root/up,workdir=$folder/root/work" "$root"
 
 units=$root/etc/systemd/system
-rm -rf "$units"/*.wants "$units/default.target"
-mkdir -p "$units/multi-user.target.wants"
-cp "$folder/unit" "$units/$unit"
-ln -s "../$unit" "$units/multi-user.target.wants/"
+rm -f "$units/default.target"
+mount --bind "$folder/units" "$units"
 for u in systemd-udevd.service systemd-udev-trigger.service systemd-journald.service console-getty.service getty@.service; do ln -sf /dev/null "$units/$u"; done
 
 mount -t proc proc "$root/proc"
@@ -46,5 +45,8 @@ fi
 mkdir -p "$root$folder"
 mount --bind "$folder" "$root$folder"
 cd "$root"
-exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=1
-' bash "$folder" "$unit"
+mkdir -p before
+pivot_root . before
+umount --lazy /before
+exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=1
+' bash "$folder"
