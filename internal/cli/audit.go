@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -63,9 +62,10 @@ commands keep is checked every time.`,
 func parseHead(s string) (release.SignedHead, error) {
 	var h release.SignedHead
 	if name, ok := strings.CutPrefix(s, "@"); ok {
-		b, err := os.ReadFile(name)
+		b, err := readSmall(name, maxValue)
 		if err != nil {
-			return h, problem.New(problem.Invalid, "usage", "--since: %w", err)
+			p := *problem.From(err)
+			return h, p.Want("a file with a head as `cupel audit verify` prints it")
 		}
 		s = strings.TrimSpace(string(b))
 	}

@@ -66,6 +66,10 @@ func failed(d manager.Deployment) error {
 		return problem.New(problem.Unavailable, "deploy_failed", "the manager says that the deployment failed, and not why")
 	case d.Problem.Rule == "app_ended" || d.Problem.Rule == "exited":
 		return codedError{codeAppEnded, d.Problem}
+	case d.Problem.Rule == "measurement":
+		p := *d.Problem
+		return p.Fix("if you didn't expect other code, ask the operator; if they upgraded Cupel or built a runtime anew, vouch for it first: " +
+			"'cupel runtime measure' each runtime with their locks, 'cupel template' again, 'cupel session create … --update', then deploy again")
 	}
 	return d.Problem
 }

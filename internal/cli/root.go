@@ -288,6 +288,7 @@ func (g *globals) fail(err error) int {
 	default:
 		p = problem.From(err)
 	}
+	p = plain(err, p)
 	switch {
 	case g.json():
 		_ = json.NewEncoder(g.err).Encode(p)
@@ -296,7 +297,7 @@ func (g *globals) fail(err error) int {
 		_, _ = fmt.Fprintln(g.err, "cupel: interrupted")
 		return code
 	case !ok:
-		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(shown(err.Error())))
+		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(shown(p.Actual)))
 		return code
 	}
 	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", g.paint(g.err, red, shown(p.Rule)), g.writable(shown(orElse(p.Actual, string(p.Kind)))))

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -268,6 +269,10 @@ func launcherDigest(file string) (ident.Digest, error) {
 	if err != nil {
 		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
 			Fix("build it (make build), or name it with --launcher")
+	}
+	if !bytes.HasPrefix(b, []byte("\x7fELF")) {
+		return ident.Digest{}, problem.New(problem.Invalid, "launcher", "%s is no program", file).
+			Want("cupel-init of the operator's release, or its SHA-256").Fix("name it with --launcher")
 	}
 	return ident.Sum(b), nil
 }

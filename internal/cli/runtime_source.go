@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"os"
 	"strings"
 
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -16,9 +15,11 @@ func (o *measureOptions) open(ctx context.Context, g *globals) ([]byte, rebuild.
 		return nil, nil, err
 	}
 	if o.lock != "" {
-		b, err := os.ReadFile(o.lock)
+		b, err := readSmall(o.lock, rebuild.MaxLock)
 		if err != nil {
-			return nil, nil, problem.New(problem.NotFound, "runtime_lock", "%w", err).Fix("the operator's `cupel runtime build` writes it: ask for the file")
+			p := *problem.From(err)
+			p.Rule = "runtime_lock"
+			return nil, nil, p.Fix("the operator's `cupel runtime build` writes it: ask for the file")
 		}
 		return b, nil, nil
 	}

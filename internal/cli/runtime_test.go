@@ -53,7 +53,7 @@ func TestRuntimeMeasureRefusals(t *testing.T) {
 		return p
 	}
 	blob := "{path: p, sha256: " + strings.Repeat("1", 64) + ", size: 1}"
-	launcher := file("cupel-init", "launcher")
+	launcher := file("cupel-init", "\x7fELF")
 	empty := file("empty.lock", "version: 1\nruntime: python\ndefinition: "+d.Digest().String()+"\nsuite: bookworm\narchitecture: amd64\nindices: []\npackages: []\n")
 	other := file("other.lock", "version: 1\nruntime: python\ndefinition: "+strings.Repeat("0", 64)+"\nsuite: bookworm\narchitecture: amd64\n"+
 		"indices: [{archive: a, suite: b, date: 2026-11-20T02:11:10Z, in_release: "+blob+", packages: "+blob+"}]\n"+
@@ -118,7 +118,7 @@ func TestRuntimeMeasureIgnoresTheFolder(t *testing.T) {
 		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, _, errs := runCLI(t, append([]string{"runtime", "measure", "python", "--launcher", file, "--from", "oci:127.0.0.1:1"}, c.args...)...)
+		_, _, errs := runCLI(t, append([]string{"runtime", "measure", "python", "--launcher", strings.Repeat("a", 64), "--from", "oci:127.0.0.1:1"}, c.args...)...)
 		if !strings.HasPrefix(errs, "cupel: "+c.rule+": ") {
 			t.Errorf("%s: %q: want %s", name, errs, c.rule)
 		}

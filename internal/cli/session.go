@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -100,7 +101,8 @@ func runSessionCheck(ctx context.Context, g *globals, o sessionOptions) error {
 func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (owner.Inputs, *owner.Reviewed, error) {
 	text, err := readSmall(opts.file, session.MaxSize)
 	if err != nil {
-		return owner.Inputs{}, nil, err
+		p := *problem.From(err)
+		return owner.Inputs{}, nil, p.Want("a file with a session template").Fix("name the one that 'cupel template' wrote: cupel template … > FILE")
 	}
 	if err := o.g.askInputs(ctx, &opts.inputs); err != nil {
 		return owner.Inputs{}, nil, err
@@ -121,17 +123,19 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (owner.Inp
 	return in, reviewed, err
 }
 
+// readSmall reads a file that a flag or an argument names.
 func readSmall(name string, most int) ([]byte, error) {
-	info, err := os.Stat(name)
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, problem.New(problem.NotFound, "file", "%w", err)
 	}
-	if info.Size() > int64(most) {
-		return nil, problem.New(problem.Invalid, "file", "%s has %d bytes", name, info.Size()).Want("at most %d", most)
-	}
-	b, err := os.ReadFile(name)
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
 	if err != nil {
 		return nil, problem.New(problem.Invalid, "file", "%w", err)
+	}
+	if len(b) > most {
+		return nil, problem.New(problem.Invalid, "file", "%s has more than %d bytes", name, most).Want("at most %d", most)
 	}
 	return b, nil
 }

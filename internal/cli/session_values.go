@@ -143,7 +143,7 @@ var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,39}$`)
 // fileTrouble says why a file could not be read, without its name.
 func fileTrouble(err error) error {
 	if at, ok := errors.AsType[*fs.PathError](err); ok {
-		return fmt.Errorf("the file that it names: %w", at.Err)
+		return errors.New("the file that it names: " + fileWords(at.Err))
 	}
 	return errors.New("the file that it names is too large")
 }

@@ -131,7 +131,8 @@ func ownToken(g api.Grant) bool { return g.ClaimedBy == g.Maker && !g.Maker.IsZe
 func (r *running) oneOfThem(idle []string) string {
 	see := fmt.Sprintf("see who has them with 'cupel session grants %s', and ", r.session.Name)
 	if len(idle) > 0 {
-		return see + "end what nothing runs under with --withdraw: " + strings.Join(idle, ", ")
+		return see + "if the operator refused a deployment after its code was handed in, they hold its grant for a day, for another try; end what nothing runs under with --withdraw: " +
+			strings.Join(idle, ", ")
 	}
 	return see + "end the one that you don't know with --withdraw: what runs under it stops"
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -484,6 +485,9 @@ func (m *Manager) settleBalance(a action, err error, now time.Time) {
 }
 
 func portTaken(port uint16, cause error) *problem.Error {
+	if errors.Is(cause, syscall.EADDRINUSE) {
+		cause = errors.New("another program of this machine has it")
+	}
 	return problem.New(problem.Conflict, "port_taken", "port %d is taken: %w", port, cause).
 		Fix("give another with --port, or leave it out to get the next free one")
 }

@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// TestFilesInWords: a file that can't be used is named, with what is wrong with it and
+// what is wanted, and never in the system's own words.
+func TestFilesInWords(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	empty, binary, huge := file("empty", nil), file("binary", []byte("\x00\xff\xfe\x01")), file("huge", make([]byte, 5<<20))
+	missing, below := filepath.Join(dir, "missing"), filepath.Join(empty, "below")
+	template := []string{"--runtime", "python", "--command", "x"}
+	given := file("launcher", []byte("\x7fELF"))
+	commands := map[string]func(string) []string{
+		"session check":  func(f string) []string { return append([]string{"session", "check", f}, template...) },
+		"session create": func(f string) []string { return append([]string{"session", "create", f}, template...) },
+		"lock": func(f string) []string {
+			return []string{"runtime", "measure", "python", "--from", dir, "--launcher", given, "--lock", f}
+		},
+		"definition": func(f string) []string {
+			return []string{"runtime", "measure", "python", "--from", dir, "--launcher", given, "--lock", empty, "--definition", f}
+		},
+		"launcher": func(f string) []string {
+			return []string{"runtime", "measure", "python", "--from", dir, "--lock", empty, "--launcher", f}
+		},
+		"code": func(f string) []string { return []string{"deploy", "s", "--code", "@" + f} },
+	}
+	for name, args := range commands {
+		for path, says := range map[string]string{
+			missing: "there is no such file", below: "a part of its path is no folder", dir: "it is a folder", empty: "", binary: "", huge: "",
+		} {
+			var out, said bytes.Buffer
+			env := func(name string) string {
+				return map[string]string{"CUPEL_CONFIG": filepath.Join(dir, "config"), "CUPEL_STATE": filepath.Join(dir, "state")}[name]
+			}
+			code := Main(context.Background(), args(path), strings.NewReader(""), &out, &said, env)
+			text := said.String()
+			if code == 0 || !strings.Contains(text, says) || says != "" && !strings.Contains(text, path) {
+				t.Errorf("%s %s: exit %d: %s", name, filepath.Base(path), code, text)
+			}
+			for _, foreign := range []string{"no such file or directory", "is a directory", "not a directory", "open ", "stat ", "EOF", "unmarshal", "invalid character", "yaml: "} {
+				if strings.Contains(text, foreign) {
+					t.Errorf("%s %s: %q in %s", name, filepath.Base(path), foreign, text)
+				}
+			}
+		}
+	}
+}
+
+func TestPlain(t *testing.T) {
+	denied := &fs.PathError{Op: "open", Path: "/x", Err: syscall.EACCES}
+	link := &os.LinkError{Op: "rename", Old: "/x", New: "/y", Err: syscall.ENOSPC}
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{problem.New(problem.Invalid, "owner_state", "%w", denied), "/x: you have no right to it"},
+		{fmt.Errorf("keep it: %w", denied), "keep it: /x: you have no right to it"},
+		{problem.New(problem.Unavailable, "owner_directory", "%w", link), "/y: the disk is full"},
+		{problem.New(problem.Denied, "measurement", "measurement: 12ab"), "12ab"},
+		{problem.New(problem.Denied, "measurement", "12ab"), "12ab"},
+		{errors.New("open the door"), "open the door"},
+	} {
+		if got := plain(c.err, problem.From(c.err)).Actual; got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
