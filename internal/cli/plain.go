@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -14,14 +15,47 @@ import (
 // and no word twice.
 func plain(err error, p *problem.Error) *problem.Error {
 	q := *p
-	q.Actual = strings.TrimPrefix(q.Actual, q.Rule+": ")
+	q.Actual = inWords(err, strings.TrimPrefix(q.Actual, q.Rule+": "))
+	return &q
+}
+
+// inWords is text, in which err's own is replaced by words.
+func inWords(err error, text string) string {
+	replace := func(own, words string) { text = strings.Replace(text, own, words, 1) }
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		q.Actual = strings.Replace(q.Actual, e.Error(), e.Path+": "+fileWords(e.Err), 1)
+		replace(e.Error(), e.Path+": "+fileWords(e.Err))
 	}
 	if e, ok := errors.AsType[*os.LinkError](err); ok {
-		q.Actual = strings.Replace(q.Actual, e.Error(), e.New+": "+fileWords(e.Err), 1)
+		replace(e.Error(), e.New+": "+fileWords(e.Err))
 	}
-	return &q
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		replace(e.Error(), networkWords(e))
+	}
+	return text
+}
+
+// networkWords says why a connection came to nothing.
+func networkWords(err *net.OpError) string {
+	at := "there"
+	if err.Addr != nil {
+		at = "at " + err.Addr.String()
+	}
+	name, isName := errors.AsType[*net.DNSError](err)
+	switch {
+	case isName && name.IsNotFound:
+		return "there is no host " + name.Name
+	case isName:
+		return "the name server doesn't say where " + name.Name + " is"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens " + at
+	case err.Timeout():
+		return "nothing answers " + at
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "no way leads to what is " + at
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "the connection broke off"
+	}
+	return err.Error()
 }
 
 // fileWords says why a file can't be used.

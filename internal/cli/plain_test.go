@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,9 +67,36 @@ func TestFilesInWords(t *testing.T) {
 	}
 }
 
+// TestDamagedOwnersFiles: so are the files of the owner's folder.
+func TestDamagedOwnersFiles(t *testing.T) {
+	commands := map[string][]string{
+		"sessions.json": {"session", "verify", "s"}, "vouched.json": {"template", "--runtime", "python", "--command", "x"},
+		"cas.json": {"cas", "list"}, "identity.key": {"session", "verify", "s"}, "providers.json": {"provider", "list"},
+	}
+	for file, args := range commands {
+		for _, content := range []string{"", "{", "[]", "null", `{"version":1,"entries":5}`, "\xff\x00", `{"version":1}x`} {
+			dir := filepath.Join(t.TempDir(), "config")
+			if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			var out, said bytes.Buffer
+			env := func(name string) string {
+				return map[string]string{"CUPEL_CONFIG": dir, "CUPEL_STATE": t.TempDir()}[name]
+			}
+			code := Main(context.Background(), args, strings.NewReader(""), &out, &said, env)
+			if text := said.String(); code == 0 || !strings.Contains(text, file) || !strings.Contains(text, "mend:") ||
+				strings.Contains(text, "EOF") || strings.Contains(text, " json: ") || strings.Contains(text, "invalid character") {
+				t.Errorf("%s %q: exit %d: %s", file, content, code, text)
+			}
+		}
+	}
+}
+
 func TestPlain(t *testing.T) {
 	denied := &fs.PathError{Op: "open", Path: "/x", Err: syscall.EACCES}
 	link := &os.LinkError{Op: "rename", Old: "/x", New: "/y", Err: syscall.ENOSPC}
+	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	nowhere := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "nowhere.invalid", IsNotFound: true}}
 	for _, c := range []struct {
 		err  error
 		want string
@@ -78,6 +106,8 @@ func TestPlain(t *testing.T) {
 		{problem.New(problem.Unavailable, "owner_directory", "%w", link), "/y: the disk is full"},
 		{problem.New(problem.Denied, "measurement", "measurement: 12ab"), "12ab"},
 		{problem.New(problem.Denied, "measurement", "12ab"), "12ab"},
+		{problem.New(problem.Unavailable, "manager", "no manager answers: %w", refused), "no manager answers: nothing listens at 127.0.0.1:1"},
+		{problem.New(problem.Unavailable, "manager", "no manager answers: %w", nowhere), "no manager answers: there is no host nowhere.invalid"},
 		{errors.New("open the door"), "open the door"},
 	} {
 		if got := plain(c.err, problem.From(c.err)).Actual; got != c.want {

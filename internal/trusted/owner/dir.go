@@ -108,8 +108,9 @@ func load[T ~map[K]V, K comparable, V any](d *Dir, name, mend string) (T, error)
 	f := file[T]{}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
-	err = dec.Decode(&f)
-	if err == nil {
+	if err = dec.Decode(&f); err != nil {
+		err = problem.NotJSON(err)
+	} else {
 		if _, more := dec.Token(); !errors.Is(more, io.EOF) {
 			err = errors.New("text after its end")
 		}

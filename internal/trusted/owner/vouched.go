@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -92,7 +93,11 @@ func ReadVouched(dir string) ([]Vouched, error) {
 	if err == nil {
 		d := json.NewDecoder(strings.NewReader(string(b)))
 		d.DisallowUnknownFields()
-		err = d.Decode(&s)
+		if err = d.Decode(&s); err != nil {
+			err = fmt.Errorf("it is damaged: %w", problem.NotJSON(err))
+		} else if _, more := d.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("it is damaged: there is text after its end")
+		}
 	}
 	if err == nil && s.Version != 1 {
 		err = fmt.Errorf("version %d: want 1", s.Version)
