@@ -85,7 +85,7 @@ func ShownAt(ctx context.Context, addr string) (Shown, error) {
 
 	conn, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return Shown{}, problem.New(problem.Unavailable, "manager", "no manager answers at %s: %w", addr, err).
+		return Shown{}, problem.New(problem.Unavailable, RuleAway, "no manager answers at %s: %w", addr, err).
 			Fix("check the address (its port is 5000 unless the operator chose another) and the network between here and there")
 	}
 	defer func() { _ = conn.Close() }()

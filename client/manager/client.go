@@ -22,6 +22,9 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
+// RuleAway is the rule of a manager that doesn't run, or doesn't answer.
+const RuleAway = "manager"
+
 // EndpointFile is the name of the Endpoint's file in a state folder.
 const EndpointFile = "manager.json"
 
@@ -67,7 +70,7 @@ func ReadEndpoint(state string) (Endpoint, error) {
 	path := filepath.Join(state, EndpointFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return e, problem.New(problem.Unavailable, "manager", "nothing runs under %s", state).
+		return e, problem.New(problem.Unavailable, RuleAway, "nothing runs under %s", state).
 			Fix("start it: cupel up --state %s; or name another folder with --state", state)
 	}
 	if err != nil {
@@ -291,10 +294,10 @@ var errStopped = errors.New("it is stopped (SIGSTOP, or a debugger), and does no
 // silent says of a manager that gave no answer what is known of it.
 func (c *Client) silent(err error) error {
 	if proc.Stopped(c.pid) {
-		return problem.New(problem.Unavailable, "manager", "the manager at %s, cupeld (process %d), doesn't answer: %w", c.addr, c.pid, errStopped).
+		return problem.New(problem.Unavailable, RuleAway, "the manager at %s, cupeld (process %d), doesn't answer: %w", c.addr, c.pid, errStopped).
 			Fix("as root: kill -CONT %d lets it go on; or kill -9 %d, then cupel up: apps go on", c.pid, c.pid)
 	}
-	p := problem.New(problem.Unavailable, "manager", "the manager at %s doesn't answer: %w", c.addr, err)
+	p := problem.New(problem.Unavailable, RuleAway, "the manager at %s doesn't answer: %w", c.addr, err)
 	late, ok := errors.AsType[net.Error](err)
 	if _, gone := proc.Of(c.pid); gone != nil || !ok || !late.Timeout() {
 		return p.Fix("%s", c.away)
@@ -335,7 +338,7 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			return problem.New(problem.Unavailable, "manager", "the manager went away: %w", err).Fix("%s", c.away)
+			return problem.New(problem.Unavailable, RuleAway, "the manager went away: %w", err).Fix("%s", c.away)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.I
 			d.show.finish("verify", d.g.now())
 			return instances, nil
 		}
-		if problem.From(err).Rule == "manager" && d.patient(ctx) {
+		if problem.From(err).Rule == manager.RuleAway && d.patient(ctx) {
 			deadline = time.Now().Add(d.g.wait) // it restarts, and has to look around first
 			continue
 		}

@@ -49,7 +49,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 			if problem.KindOf(err) == problem.NotFound {
 				err = problem.New(problem.Conflict, "app_removed", "%s was removed during its deployment", app.Name)
 			}
-			if problem.From(err).Rule == "manager" && d.patient(ctx) {
+			if problem.From(err).Rule == manager.RuleAway && d.patient(ctx) {
 				continue // it restarts: the deployment goes on with it
 			}
 			return app, err

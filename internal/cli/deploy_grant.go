@@ -274,7 +274,7 @@ func (d *deployment) handIn(ctx context.Context, req manager.DeployRequest) (man
 			return app, nil
 		case unsure && rule == "code_used":
 			return d.taken(ctx, err)
-		case rule == "manager" && time.Now().Before(deadline) && d.patient(ctx):
+		case rule == manager.RuleAway && time.Now().Before(deadline) && d.patient(ctx):
 			continue
 		}
 		d.unmake(ctx)

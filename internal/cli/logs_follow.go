@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -23,9 +24,11 @@ type follower struct {
 	role  string
 	every time.Duration // between looks for newcomers
 
-	mu    sync.Mutex
-	opts  manager.LogOptions
-	known map[string]bool // instances that are or were followed
+	mu      sync.Mutex
+	opts    manager.LogOptions
+	known   map[string]bool // instances that are or were followed
+	follows int             // streams that were not refused
+	told    map[string]bool // rules of refusals that were told
 }
 
 // followLogs goes on until ctx ends, or nothing more can come.
@@ -55,11 +58,13 @@ func (f *follower) follow(ctx context.Context, ids []string, app string, all boo
 	return group.Wait()
 }
 
-// start follows one instance; one that isn't there is an error where all are named.
+// start follows one instance; one that isn't there, or is refused, is an error where all
+// are named. Of several the others go on.
 func (f *follower) start(ctx context.Context, group *errgroup.Group, id string, all bool) {
 	f.mu.Lock()
 	f.known[id] = true
 	opts := f.opts
+	f.follows++
 	f.mu.Unlock()
 	group.Go(func() error {
 		err := f.m.Logs(ctx, id, opts, func(l manager.LogLine) error {
@@ -67,14 +72,39 @@ func (f *follower) start(ctx context.Context, group *errgroup.Group, id string, 
 			defer f.mu.Unlock()
 			return f.g.printLog(l, len(f.known) > 1)
 		})
-		if problem.KindOf(err) != problem.NotFound || all {
+		switch {
+		case err == nil || all || ctx.Err() != nil:
 			return err
+		case problem.KindOf(err) == problem.NotFound:
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			delete(f.known, id) // it has not started yet, or is gone already
+			return nil
 		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(f.known, id) // it has not started yet, or is gone already
-		return nil
+		return f.refused(id, err)
 	})
+}
+
+// refused tells, once for each rule, that an instance can't be followed. It is an error
+// where no other one is, or the manager itself is away.
+func (f *follower) refused(id string, err error) error {
+	p, ok := errors.AsType[*problem.Error](err)
+	if !ok || p.Rule == manager.RuleAway {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.follows--; f.follows == 0 {
+		return err
+	}
+	if !f.told[p.Rule] {
+		f.g.warnf("%s is not followed, the others go on: %s", id, p)
+	}
+	if f.told == nil {
+		f.told = map[string]bool{}
+	}
+	f.told[p.Rule] = true
+	return nil
 }
 
 // newcomers follows instances of the app that came since, with all that they wrote.

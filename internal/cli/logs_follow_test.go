@@ -65,6 +65,58 @@ func TestFollowedLogsGoOnOverUpdates(t *testing.T) {
 	}
 }
 
+// TestOneRefusedStream: of several instances the others go on, and the refusal is told
+// once; where all are refused, it is the end.
+func TestOneRefusedStream(t *testing.T) {
+	refusal := problem.New(problem.Unavailable, "followers", "2 instances and events are followed already").Want("at most 2").Fix("leave -f out")
+	goOn := make(chan struct{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-goOn:
+			problem.Write(w, "", problem.New(problem.NotFound, "app", "no app \"shop\""))
+		default:
+			_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version})
+		}
+	})
+	refused := 0
+	var mu sync.Mutex
+	mux.HandleFunc("GET "+manager.PathInstances+"/{id}/logs", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("id") != "i-1" {
+			problem.Write(w, "", refusal)
+			mu.Lock()
+			defer mu.Unlock()
+			if refused++; refused == 2 {
+				close(goOn)
+			}
+			return
+		}
+		w.(http.Flusher).Flush()
+		<-goOn
+		_ = json.NewEncoder(w).Encode(manager.LogLine{Stream: "stdout", Line: "after the refusals", Instance: "i-1"})
+	})
+	server := httptest.NewTLSServer(mux)
+	defer server.Close()
+	follow := func(ids ...string) (out, errs bytes.Buffer, err error) {
+		m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
+		defer m.Close()
+		f := &follower{g: &globals{out: &out, err: &errs, output: "table"}, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
+		err = f.follow(t.Context(), ids, "shop", false)
+		return out, errs, err
+	}
+
+	out, errs, err := follow("i-1", "i-2", "i-3")
+	if err != nil || !strings.Contains(out.String(), "after the refusals") {
+		t.Errorf("%v: %s", err, out.String())
+	}
+	if strings.Count(errs.String(), "is not followed, the others go on: followers: 2 instances") != 1 {
+		t.Errorf("told: %s", errs.String())
+	}
+	if _, _, err := follow("i-4"); problem.From(err).Rule != "followers" {
+		t.Errorf("all refused: %v", err)
+	}
+}
+
 // TestLogsOfAnAppThatNeverRan: where there was only a pull, its output is what is to be
 // read.
 func TestLogsOfAnAppThatNeverRan(t *testing.T) {

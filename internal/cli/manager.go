@@ -65,7 +65,7 @@ func (g *globals) manager(ctx context.Context) (managerAt, error) {
 // noManager adds to a folder without a manager that there may be one elsewhere.
 func noManager(err error) error {
 	p := problem.From(err)
-	if p.Rule != "manager" {
+	if p.Rule != manager.RuleAway {
 		return err
 	}
 	q := *p

@@ -191,8 +191,8 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duratio
 			_ = pipe.Close()
 		}()
 		tell = func(s Serving) error {
-			err := json.NewEncoder(pipe).Encode(outcome{Serving: &s})
-			return errors.Join(err, pipe.Close())
+			_ = json.NewEncoder(pipe).Encode(outcome{Serving: &s}) // who started it may wait no longer
+			return pipe.Close()
 		}
 		log, err := openRotating(filepath.Join(c.opts.State, "log", "cupeld.log"), maxLog)
 		if err != nil {

@@ -29,13 +29,17 @@ type Started struct {
 	Serving
 }
 
-// readyTimeout is how long a detached cupeld may take to serve.
+// readyTimeout is how long a detached cupeld is waited for.
 const readyTimeout = 2 * time.Minute
 
 // Detach runs this program again with args, in a session of its own, and returns
 // when that one serves, or with its error. A cupeld that runs already is an error:
 // of several at once, one starts and the others say so, as soon as it serves.
 func Detach(ctx context.Context, state string, args []string) (Started, error) {
+	return detach(ctx, state, args, readyTimeout)
+}
+
+func detach(ctx context.Context, state string, args []string, patience time.Duration) (Started, error) {
 	l, err := newLayout(state)
 	if err != nil {
 		return Started{}, err
@@ -49,10 +53,10 @@ func Detach(ctx context.Context, state string, args []string) (Started, error) {
 	if l, err = newLayout(state); err != nil {
 		return Started{}, err
 	}
-	for deadline := time.Now().Add(readyTimeout); ; {
+	for deadline := time.Now().Add(patience); ; {
 		lock, err := l.make()
 		if err == nil {
-			return l.spawn(ctx, lock, args)
+			return l.spawn(ctx, lock, args, patience)
 		}
 		held, ok := errors.AsType[*lockedError](err)
 		switch {
@@ -61,8 +65,7 @@ func Detach(ctx context.Context, state string, args []string) (Started, error) {
 		case l.serves(held) || held.what != workUp || held.stopped() != nil:
 			return Started{}, held
 		case time.Now().After(deadline):
-			return Started{}, problem.New(problem.Unavailable, "not_ready", "process %d holds %s, and serves nothing", held.pid, l.dir).
-				Fix("look what it does, or end it: cupel down")
+			return Started{}, l.notReady(held.pid, patience)
 		}
 		select {
 		case <-ctx.Done():
@@ -70,6 +73,12 @@ func Detach(ctx context.Context, state string, args []string) (Started, error) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// notReady says of a cupeld that takes its time that it goes on.
+func (l layout) notReady(pid int, patience time.Duration) *problem.Error {
+	return problem.New(problem.Unavailable, "not_ready", "cupeld (process %d) serves nothing yet after %s, and goes on", pid, patience).
+		Fix("run this again, which waits for it; or see what it does in %s; cupel down ends it", l.path("log"))
 }
 
 // serves reports whether the cupeld that holds the lock is ready. One that is still
@@ -80,7 +89,7 @@ func (l layout) serves(held *lockedError) bool {
 }
 
 // spawn starts a cupeld that holds our lock.
-func (l layout) spawn(ctx context.Context, lock *stateLock, args []string) (Started, error) {
+func (l layout) spawn(ctx context.Context, lock *stateLock, args []string, patience time.Duration) (Started, error) {
 	defer lock.release() // which leaves it with who shares the descriptor
 	if err := os.MkdirAll(l.path("log"), 0o755); err != nil {
 		return Started{}, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
@@ -127,9 +136,8 @@ func (l layout) spawn(ctx context.Context, lock *stateLock, args []string) (Star
 			return Started{}, problem.New(problem.Internal, "cupeld_ended", "cupeld ended without a word: %s", lastOf(string(said))).
 				Fix("read %s", l.path("log"))
 		}
-	case <-time.After(readyTimeout):
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		return Started{}, problem.New(problem.Unavailable, "not_ready", "cupeld serves nothing after %s", readyTimeout).Fix("read %s", l.path("log"))
+	case <-time.After(patience):
+		return Started{}, l.notReady(cmd.Process.Pid, patience)
 	case <-ctx.Done():
 		// Who gives up waiting gave up starting.
 		_ = cmd.Process.Signal(syscall.SIGTERM)

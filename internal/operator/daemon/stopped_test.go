@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -9,6 +11,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestStoppedCupeld: who wants something of a cupeld that was stopped by a signal hears
@@ -55,5 +58,28 @@ func TestStoppedCupeld(t *testing.T) {
 	_, err = client.Info(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "it is stopped (SIGSTOP, or a debugger)") || !strings.Contains(err.Error(), fmt.Sprintf("kill -9 %d, then cupel up", e.PID)) {
 		t.Errorf("its manager: %v", err)
+	}
+}
+
+// TestDetachedGoesOn: a cupeld that takes longer to serve than somebody waits for it goes
+// on, and whoever runs the same command again finds it.
+func TestDetachedGoesOn(t *testing.T) {
+	o := upOptions(t)
+	t.Cleanup(func() {
+		if _, stderr, code := cupeld(t, ":", "cleanup", "--yes", "--state", o.State); code != 0 {
+			t.Errorf("exit %d: %s", code, stderr)
+		}
+	})
+	flags := append([]string{"up", "--own"}, upFlags(o)[2:]...)
+	itself := os.Args[0]
+	os.Args[0] = "cupeld" // the name under which the program is started again
+	defer func() { os.Args[0] = itself }()
+	_, err := detach(t.Context(), o.State, flags, time.Millisecond)
+	if p := problem.From(err); err == nil || p.Rule != "not_ready" || !strings.Contains(p.Actual, "and goes on") || !strings.Contains(p.Mend, "run this again, which waits for it") {
+		t.Fatalf("detached: %v", err)
+	}
+	_, err = detach(t.Context(), o.State, flags, time.Minute)
+	if held, ok := errors.AsType[*lockedError](err); !ok || held.problem().Rule != ruleRuns {
+		t.Errorf("again: %v", err)
 	}
 }

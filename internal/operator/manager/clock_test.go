@@ -1,6 +1,8 @@
 package manager_test
 
 import (
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +53,41 @@ func TestClockSetBackDuringADeployment(t *testing.T) {
 		time.Sleep(20 * time.Minute)
 		if a, _ = w.m.App(alice, a.ID); a.Deployment.State != wire.DeploymentFailed {
 			t.Errorf("20 minutes later: %+v", a.Deployment)
+		}
+	})
+}
+
+// TestClockSetForward: a deployment that the manager comes back to a day later, by the
+// clock on the wall, goes on and has its time, and what the CAS was to hear is told.
+func TestClockSetForward(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var ill atomic.Bool
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Unhealthy: ill.Load()}
+		})
+		w.settled(w.deploy(request()).ID)
+		crashed := w.instances("app")[0]
+		ill.Store(true)
+		a := w.deploy(request())
+		time.Sleep(10 * time.Second)
+		w.cas.SetDown(true)
+		w.fake.Crash(crashed.ID+"-1", 137, false)
+		time.Sleep(3 * time.Second)
+		w.stop()
+		w.cas.SetDown(false)
+		w.back.Store(-int64(48 * time.Hour))
+		w.start()
+		time.Sleep(30 * time.Second)
+
+		if now, _ := w.m.App(alice, a.ID); now.Deployment.State == wire.DeploymentFailed {
+			t.Errorf("the deployment failed: %v", now.Deployment.Problem)
+		}
+		if !slices.Contains(w.cas.Gone(), crashed.InstanceID) {
+			t.Errorf("the CAS was told of %v, want %v", w.cas.Gone(), crashed.InstanceID)
+		}
+		time.Sleep(20 * time.Minute)
+		if now, _ := w.m.App(alice, a.ID); now.Deployment.State != wire.DeploymentFailed {
+			t.Errorf("20 minutes later: %+v", now.Deployment)
 		}
 	})
 }

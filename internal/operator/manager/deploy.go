@@ -262,7 +262,7 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 		return nil, bad("session", "%w", err)
 	}
 	if req.Instances < 0 || req.Instances > maxInstances {
-		return nil, bad("instances", "%s", problem.Count(req.Instances, "instance")).Want("1 to %d", maxInstances)
+		return nil, bad("instances", "%s", problem.Count(req.Instances, "instance")).Want("1 to %d of one app", maxInstances).Fix("give another --instances; where more are needed, deploy several apps (--name)")
 	}
 	if req.Memory != 0 && (req.Memory < wire.MinMemory || req.Memory > wire.MaxMemory) {
 		return nil, bad("memory", "%d bytes", req.Memory).

@@ -72,7 +72,7 @@ func (p *planner) drained(a *App, in *Instance, s InstanceStatus) bool {
 		return true
 	case !p.now.Before(over):
 		if d.open > 0 {
-			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same", connections(d.open), most.Round(time.Second))
+			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same (cupel up --drain gives more time, but none beyond its certificate's)", connections(d.open), most.Round(time.Second))
 		}
 		return true
 	case p.now.Before(next):

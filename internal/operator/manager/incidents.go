@@ -96,7 +96,10 @@ func (t *Troubles) Forget(instance string) {
 // explained is an error in a line, with the way out.
 func explained(err error) string {
 	p := problem.From(err)
-	message := p.Rule + ": " + p.Actual
+	message := p.Actual
+	if p.Kind != problem.Internal { // which says nothing by its rule
+		message = p.Rule + ": " + message
+	}
 	if p.Mend != "" {
 		message += "; " + p.Mend
 	}

@@ -118,6 +118,11 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.Limits != nil {
 		limits = *cfg.Limits
 	}
+	for _, a := range state.Apps {
+		if a.Rollout.active() {
+			a.Rollout.takeUp(cfg.Now(), limits.Deadline)
+		}
+	}
 	observed := map[string]InstanceStatus{}
 	if list, err := cfg.Backend.List(ctx); err == nil { // so that the first answer isn't that nothing runs
 		for _, s := range list {

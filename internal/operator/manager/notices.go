@@ -104,8 +104,8 @@ func (p *planner) planNotices() {
 			worth = goneFor
 		}
 		switch {
-		case t.delivered || t.refused != nil || p.now.Sub(n.Since) > worth:
-			p.delivered(n, t)
+		case t.delivered || t.refused != nil || t.failures > 0 && p.now.Sub(n.Since) > worth:
+			p.delivered(n, t) // never untried, whatever the clock was set to
 		case n.Since.Sub(p.now) > heldFor: // stored before the clock was set back
 			sooner := *n
 			sooner.Since = p.now.Add(heldFor)

@@ -57,6 +57,17 @@ func (p *planner) bound(a *App) {
 	}
 }
 
+// takeUp gives a rollout that an earlier process began its time anew: that process may
+// have ended a day ago, by whatever clock, and nothing came of it meanwhile.
+func (r *Rollout) takeUp(now time.Time, limit time.Duration) {
+	r.Deadline = now.Add(limit)
+	for i, s := range r.Steps {
+		if s.EndedAt.IsZero() {
+			r.Steps[i].StartedAt = now
+		}
+	}
+}
+
 // bringImages waits for both images, with the public port already held.
 func (p *planner) bringImages(a *App) {
 	if e := p.balance.failed[a.Next.Port]; e != nil {
@@ -311,7 +322,8 @@ func (p *planner) late(a *App) *problem.Error {
 		e.Actual = "gave up after " + p.limits.Deadline.String() + ": " + e.Actual
 		return &e
 	}
-	return problem.New(problem.Unavailable, "deadline", "step %q took longer than %s", a.Rollout.Phase, p.limits.Deadline)
+	return problem.New(problem.Unavailable, "deadline", "step %q was not done when the deployment's %s were over", a.Rollout.Phase, p.limits.Deadline).
+		Fix("see what held it with cupel events %s, then deploy once more, which has as long again", a.Name)
 }
 
 // hopeless says that the deployment should stop waiting for the instance.

@@ -130,7 +130,7 @@ func TestAdoptionIsTriedAgain(t *testing.T) {
 	slices.Sort(told)
 	want := []string{
 		"trouble i-half: take over or remove an instance: x: the disk is read-only; mend it",
-		"trouble i-runs: take over or remove an instance: internal: listen for the instance's reports: no descriptors",
+		"trouble i-runs: take over or remove an instance: listen for the instance's reports: no descriptors",
 	}
 	if !slices.Equal(told, want) {
 		t.Errorf("told %q, want %q", told, want)
