@@ -149,12 +149,18 @@ var marks = []string{"cas.uid", "simtee", "containerd", "ports.json", "registry"
 // begun is what a start that was refused leaves, and nothing else.
 var begun = []string{"cupeld.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace"}
 
+// used says whether a cupeld has used the folder.
+func (l layout) used() bool {
+	return slices.ContainsFunc(marks, func(name string) bool {
+		_, err := os.Stat(l.path(name))
+		return err == nil
+	})
+}
+
 // ours refuses to delete a folder that no cupeld ever used.
 func (l layout) ours() error {
-	for _, name := range marks {
-		if _, err := os.Stat(l.path(name)); err == nil {
-			return nil
-		}
+	if l.used() {
+		return nil
 	}
 	entries, err := os.ReadDir(l.dir)
 	if err != nil {

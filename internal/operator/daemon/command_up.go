@@ -51,6 +51,8 @@ and the next up adopts them.`,
 	_ = f.MarkHidden("detached-fd")
 	f.IntVar(&lockFD, "lock-fd", 0, "descriptor by which a detached start holds the state folder's lock")
 	_ = f.MarkHidden("lock-fd")
+	f.BoolVar(&c.opts.Existing, "existing", false, "refuse a state folder without an installation")
+	_ = f.MarkHidden("existing")
 	f.DurationVar(&waitClock, "wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
 	c.runFlags(f)
 	return cmd

@@ -137,7 +137,8 @@ func differingLines(before, after []byte) []string {
 const renewTimeout = 10 * time.Second
 
 // renewService makes a unit of an earlier release as this one makes it, with the flags
-// that it has, and says so. Empty: there is nothing to say.
+// that it has, and says so; and one that is older than the installation. Empty: there is
+// nothing to say.
 func (l layout) renewService(ctx context.Context) string {
 	text, err := l.readUnit()
 	if err != nil || text == nil {
@@ -160,7 +161,7 @@ func (l layout) renewService(ctx context.Context) string {
 	if err := l.writeUnit(ctx, now); err != nil {
 		return fmt.Sprintf("%s is of an earlier release, and could not be made anew (%v): %s", l.unit(), err, again)
 	}
-	return l.unit() + " was of an earlier release or named a program that is gone, and is now as this one makes it, with the same flags"
+	return l.unit() + " was made before this installation or release, or named a program that is gone: it is made anew, with the same flags"
 }
 
 // uninstallService removes the unit; what runs goes on. It tells whether there was one.

@@ -1,13 +1,16 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,6 +100,79 @@ func TestUnitOfAnEarlierRelease(t *testing.T) {
 	}
 	if got := differingLines([]byte(strings.Replace(now, stop, "TimeoutStopSec=900\n", 1)), []byte(now)); !slices.Equal(got, []string{"- TimeoutStopSec=900", "+ " + strings.TrimSpace(stop)}) {
 		t.Errorf("differs: %q", got)
+	}
+}
+
+// TestUnitOfAnInstallation: the unit of an installation that is there makes no other one
+// where its disk isn't mounted.
+func TestUnitOfAnInstallation(t *testing.T) {
+	l := layout{dir: folder(t), id: "0123abcd"}
+	first := l.unitText("/opt/cupel/cupeld", []string{"--drain=5s"})
+	if err := os.MkdirAll(l.path("registry"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	again := l.unitText("/opt/cupel/cupeld", []string{"--drain=5s"})
+	if strings.Contains(string(first), existing) || !strings.Contains(string(again), " "+existing+" --drain=5s\n") {
+		t.Errorf("before:\n%s\nafter:\n%s", first, again)
+	}
+	for _, text := range [][]byte{first, again} {
+		if now, flags, ok := l.renewed(text, "/opt/cupel/cupeld"); !ok || string(now) != string(again) || !slices.Equal(flags, []string{"--drain=5s"}) {
+			t.Errorf("%v, %q:\n%s", ok, flags, now)
+		}
+	}
+
+	o := upOptions(t)
+	stdout, stderr, code := cupeld(t, ":", "up", existing, "--state", o.State)
+	if code == 0 || stdout != "" || !strings.HasPrefix(stderr, "cupeld: state_missing: ") || !strings.Contains(stderr, "mend: ") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+	if _, err := os.Stat(o.State); err == nil {
+		t.Error("the folder was made")
+	}
+	_, end := begin(t, o)
+	if err := end(errStop); err != nil {
+		t.Fatal(err)
+	}
+	o.Existing = true
+	_, end = begin(t, o)
+	if err := end(errStop); err != nil {
+		t.Errorf("where one is: %v", err)
+	}
+}
+
+// TestUnitServes: what the unit of an installation runs serves, tells the service
+// manager so, and ends with SIGTERM.
+func TestUnitServes(t *testing.T) {
+	o := upOptions(t)
+	if err := os.MkdirAll(filepath.Join(o.State, "registry"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	unit, stderr, code := cupeld(t, ":", append([]string{"install-service", "--print"}, upFlags(o)[2:]...)...)
+	words, ok := unitWords(unitSetting([]byte(unit), "ExecStart"))
+	if code != 0 || !ok || !slices.Contains(words, existing) {
+		t.Fatalf("exit %d: %s%s", code, unit, stderr)
+	}
+	socket := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+
+	var said bytes.Buffer
+	cmd := &exec.Cmd{Path: words[0], Args: append([]string{"cupeld"}, words[1:]...), Env: []string{"NOTIFY_SOCKET=" + socket}, Stdout: &said, Stderr: &said}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait(); _ = conn.Close() }()
+	b := make([]byte, 100)
+	if n, err := conn.Read(b); err != nil || string(b[:n]) != "READY=1\n" {
+		t.Errorf("it says %q, %v", b[:n], err)
+	}
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	if err := <-ended; err != nil {
+		t.Errorf("%v:\n%s", err, &said)
 	}
 }
 

@@ -35,9 +35,16 @@ func (l layout) unit() string {
 	return "cupel-" + l.id + ".service"
 }
 
+// existing is the hidden flag of `up` in the unit of an installation that is there already.
+const existing = "--existing"
+
 // unitText is the unit that runs this program with those flags of `up`.
 func (l layout) unitText(program string, flags []string) []byte {
-	up := append(l.unitUp(program), flags...)
+	up := l.unitUp(program)
+	if l.used() {
+		up = append(up, existing)
+	}
+	up = append(up, flags...)
 	down := []string{program, "down", "--state", l.dir, "--at-shutdown"}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, unitMark+`[Unit]
@@ -88,7 +95,7 @@ func (l layout) renewed(text []byte, self string) (now []byte, flags []string, o
 	if len(words) < len(begin) || !slices.Equal(words[:len(begin)-1], begin[:len(begin)-1]) {
 		return nil, nil, false
 	}
-	flags = words[len(begin):]
+	flags = slices.DeleteFunc(words[len(begin):], func(w string) bool { return w == existing })
 	program := words[0]
 	if _, err := os.Stat(program); err != nil {
 		program = self

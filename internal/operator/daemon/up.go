@@ -62,6 +62,7 @@ type Options struct {
 	ManagerCert     string        // file with a certificate for the manager's public name; empty: none
 	ManagerKey      string        // file with its key
 	CheckTo         []string      // of Check: HOST:PORT that an instance shall reach too
+	Existing        bool          // refuse a state folder without an installation
 	OwnGroup        bool          // move this process to the daemons' control group
 	Force           bool          // of Down: also where apps can't store what they wrote
 
@@ -135,6 +136,11 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	}
 	if err := l.check(); err != nil {
 		return err
+	}
+	if o.Existing && !l.used() {
+		return problem.New(problem.Unavailable, "state_missing", "no installation is in %s, and the unit was made for one", l.dir).
+			Want("the disk that holds it, mounted there").
+			Fix("mount it, and the unit goes on by itself; to begin anew there, run 'cupel install-service' again")
 	}
 	if err := os.MkdirAll(l.dir, 0o755); err != nil {
 		return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
