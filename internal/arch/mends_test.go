@@ -16,7 +16,7 @@ import (
 
 var (
 	namedFlag    = regexp.MustCompile(`(?:^|[\s'"` + "`" + `(,:])--([a-z][a-z0-9-]*[a-z0-9])`)
-	namedCommand = regexp.MustCompile("['`]cupel ([a-z]+)(?: ([a-z]+))?")
+	namedCommand = regexp.MustCompile("['`]cupel ([a-z][a-z-]*)(?: ([a-z]+))?")
 	namedPage    = regexp.MustCompile(`\bdocs/[a-z0-9/_-]+\.md\b`)
 	groups       = map[string]bool{"audit": true, "cas": true, "runtime": true, "session": true, "volume": true}
 	foreign      = regexp.MustCompile(`\b(git|curl|openssl|apt-get|iptables|ip6tables|nft|firewall-cmd|systemctl|ufw|ip|sysctl|journalctl|ss) [^;]*`)
