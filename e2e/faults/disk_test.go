@@ -19,7 +19,7 @@ import (
 // TestFullDisk: the operator's disk fills up. What runs goes on, what can't be
 // written is refused with the reason, and things can be removed.
 func TestFullDisk(t *testing.T) {
-	s := smallDisk(t)
+	s := smallDisk(t, harness.Config{Disk: 1 << 30})
 
 	free := s.fill(t)
 	want(t, s.owner.Run(s.sessionArgs(s.owner, "full", nil)...), "disk_full", 7)
@@ -44,9 +44,9 @@ func TestFullDisk(t *testing.T) {
 }
 
 // smallDisk is a stage whose state folder has a small disk of its own.
-func smallDisk(t *testing.T) *stage {
+func smallDisk(t *testing.T, cfg harness.Config) *stage {
 	t.Helper()
-	w := harness.New(t, harness.Config{Disk: 1 << 30})
+	w := harness.New(t, cfg)
 	s := &stage{World: w, owner: w.Owner("owner"), port: harness.FreePort(t)}
 	w.Git.Push("app", harness.ExampleApp(w))
 	w.BuildRuntimes("puller", "python")
@@ -64,7 +64,7 @@ func smallDisk(t *testing.T) *stage {
 // or while everything is down. It comes up all the same: what runs goes on and can be
 // removed, and what is new is refused until there is room.
 func TestFullDiskAtStart(t *testing.T) {
-	s := smallDisk(t)
+	s := smallDisk(t, harness.Config{Disk: 1 << 30})
 	for _, c := range []struct {
 		name string
 		end  func()
@@ -105,6 +105,56 @@ func TestFullDiskAtStart(t *testing.T) {
 	s.owner.MustRun("audit", "verify")
 }
 
+// TestDiskThatRootFilled: root fills a disk to the last byte, beyond what other users
+// get, while cupeld and an app run. What was kept aside is then room for cupeld alone,
+// and the CAS comes up all the same: apps are adopted, removed and stopped in order.
+func TestDiskThatRootFilled(t *testing.T) {
+	s := smallDisk(t, harness.Config{Disk: 1500 << 20, Ext4: true})
+	free := s.fill(t)
+	s.Kill("cupeld", syscall.SIGKILL)
+	up := s.TryUp()
+	if up.Code != 0 || !strings.Contains(up.Stdout, "MB are free") || !strings.Contains(up.Stdout, "nothing new is deployed") {
+		t.Fatalf("up: %s", up)
+	}
+	s.untouched(t)
+	want(t, s.owner.Run(s.sessionArgs(s.owner, "full", nil)...), "disk_full", 7)
+	want(t, s.owner.Run(s.deployArgs("late")...), "disk_full", 7)
+	if r := s.owner.Run("rm", "--app", "steady"); r.Code != 0 {
+		t.Errorf("rm: %s", r)
+	}
+
+	free()
+	s.owner.Deploy("steady", 1, s.port)
+	for _, args := range [][]string{{"down"}, {"down", "--force"}} {
+		free := s.fill(t)
+		s.Kill("cupeld", syscall.SIGKILL)
+		if r := s.Operator.Run(args...); r.Code != 0 {
+			t.Errorf("%s: %s", strings.Join(args, " "), r)
+		}
+		free()
+		if r := s.TryUp(); r.Code != 0 {
+			t.Fatalf("up with room again: %s", r)
+		}
+		s.Eventually(time.Minute, func() error { return s.owner.ExpectHealthy("steady", 1) })
+	}
+
+	// Without what was kept aside nothing works but to stop by force; it says why.
+	if err := os.RemoveAll(filepath.Join(s.State, "reserve")); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.fill(t)
+	s.Kill("cupeld", syscall.SIGKILL)
+	free = s.fill(t) // what the CAS gave back when it ended
+	want(t, s.TryUp(), "disk_full", 7)
+	if r := s.Operator.Run("down", "--force"); r.Code != 0 {
+		t.Errorf("down --force: %s", r)
+	}
+	free()
+	s.Up(nil, nil)
+	s.Eventually(time.Minute, func() error { return s.owner.ExpectHealthy("steady", 1) })
+	s.owner.MustRun("audit", "verify")
+}
+
 // fillFiles leaves no inode on the state folder's disk, until free is called.
 func (s *stage) fillFiles(t *testing.T) (free func()) {
 	t.Helper()
@@ -126,7 +176,7 @@ func (s *stage) fillFiles(t *testing.T) (free func()) {
 func (s *stage) fill(t *testing.T) (free func()) {
 	t.Helper()
 	path := filepath.Join(filepath.Dir(s.State), "filler")
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}

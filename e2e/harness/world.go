@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,6 +43,7 @@ type Config struct {
 	Bin     string   // other binaries than bin/: test-only builds
 	NoUp    bool     // the test runs `cupel up` itself
 	Disk    int64    // bytes: the state folder is on a disk of its own, of this size
+	Ext4    bool     // that disk keeps its last blocks for root, as ext4 does
 }
 
 // New makes a world and brings the operator up in it.
@@ -60,7 +62,7 @@ func New(t testing.TB, cfg Config) *World {
 	w.before = w.look()
 	w.reaper = startReaper(t, w)
 	t.Cleanup(w.end)
-	w.mountDisk(cfg.Disk)
+	w.mountDisk(cfg)
 	w.copyBinaries()
 	w.copyRuntimes()
 	w.giveRegistry()
@@ -211,12 +213,23 @@ func (w *World) makeFolders() {
 }
 
 // mountDisk makes the state folder's own disk, if the world has one.
-func (w *World) mountDisk(size int64) {
+func (w *World) mountDisk(cfg Config) {
 	if w.disk == "" {
 		return
 	}
 	w.must(os.Mkdir(w.disk, 0o755))
-	w.must(unix.Mount("tmpfs", w.disk, "tmpfs", unix.MS_NODEV, fmt.Sprintf("size=%d,mode=0755", size)))
+	if !cfg.Ext4 {
+		w.must(unix.Mount("tmpfs", w.disk, "tmpfs", unix.MS_NODEV, fmt.Sprintf("size=%d,mode=0755", cfg.Disk)))
+		return
+	}
+	image := w.disk + ".ext4"
+	w.must(os.WriteFile(image, nil, 0o600))
+	w.must(os.Truncate(image, cfg.Disk))
+	for _, command := range [][]string{{"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, w.disk}} {
+		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			need.Missing(w.T, "a loop device: "+string(out))
+		}
+	}
 }
 
 // folder makes a party's folder, closed to all others.

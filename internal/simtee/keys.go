@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // keys is the platform's long-lived state.
@@ -51,8 +52,13 @@ type state struct {
 func openKeys(dir string, now time.Time) (*keys, error) {
 	name := filepath.Join(dir, stateFile)
 	k, err := readKeys(name)
+	if err == nil {
+		return k, nil
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return k, err
+		return nil, problem.New(problem.Invalid, "state_damaged", "the simulated platform: %w", err).
+			Want("the keys that were written there").
+			Fix("put %s back from a backup and look at the disk (dmesg). Without a backup: cupel down --force, remove %s and simulation-root.pem beside its folder, cupel up; then sessions and owners have to trust the new simulated root", name, name)
 	}
 	made, err := makeKeys(now)
 	if err != nil {
@@ -68,6 +74,9 @@ func readKeys(name string) (*keys, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err
+	}
+	if len(b) == 0 {
+		return nil, fmt.Errorf("%s is empty", name)
 	}
 	var s state
 	if err := json.Unmarshal(b, &s); err != nil {

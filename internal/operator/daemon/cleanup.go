@@ -147,7 +147,7 @@ func (l layout) tellRoom(tell func(string)) (ended func()) {
 var marks = []string{"cas.uid", "simtee", "containerd", "ports.json", "registry", "runtimes"}
 
 // begun is what a start that was refused leaves, and nothing else.
-var begun = []string{"cupeld.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace"}
+var begun = []string{"cupeld.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace", "damaged"}
 
 // used says whether a cupeld has used the folder.
 func (l layout) used() bool {

@@ -227,7 +227,12 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 		(&reserve{dir: l.path("reserve")}).release()
 	}
 	// Where they were: instances know the CAS's port.
+	if err := p.whole(); err != nil {
+		return &unreadyError{err}
+	}
+	p.repair(ctx)
 	ports := loadPorts(l.path("ports.json"))
+	ports.complete(l.dir)
 	o.RegistryListen, o.CASOwners, o.CASInstances = ports.again("registry", "127.0.0.1"), ports.again("cas-owners", "127.0.0.1"), ports.again("cas-instances", "0.0.0.0")
 	p.casEnds() // a CAS that was stopped holds its port
 	c, err := p.carry(ctx, o, ports)

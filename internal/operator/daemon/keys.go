@@ -15,27 +15,64 @@ import (
 	"os"
 	"time"
 
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// keyPair reads NAME.key and NAME.crt of the state folder and makes both on
-// first use. Who reads the key speaks as that name; of the certificate only the
-// key, or the digest, counts.
-func (l layout) keyPair(name string, now time.Time) (tls.Certificate, error) {
+// keyPair reads NAME.key and NAME.crt of the state folder and makes both on first use.
+// Who reads the key speaks as that name, so that it is never replaced. A certificate
+// that is gone or damaged is made anew for its key, which renewed tells.
+func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renewed bool, err error) {
 	keyFile, certFile := l.path(name+".key"), l.path(name+".crt")
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err == nil {
-		return pair, nil
+	if pair, err = tls.LoadX509KeyPair(certFile, keyFile); err == nil {
+		return pair, false, nil
 	}
-	if _, missing := os.Stat(certFile); !errors.Is(missing, fs.ErrNotExist) {
-		return tls.Certificate{}, problem.New(problem.Invalid, "state_folder", "%s: %w", certFile, err).
-			Fix("remove %s and %s: they are made anew", certFile, keyFile)
+	key, err := readKey(keyFile)
+	switch {
+	case err == nil: // the certificate is to blame
+		renewed = true
+		if exists(certFile) {
+			if err := l.putAside(name + ".crt"); err != nil {
+				return pair, false, err
+			}
+		}
+	case errors.Is(err, fs.ErrNotExist) && !exists(certFile): // the first use
+		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return pair, false, fmt.Errorf("make %s key: %w", name, err)
+		}
+	default:
+		return pair, false, problem.New(problem.Invalid, ruleDamaged, "%s: %w", keyFile, err).
+			Want("the private key of %s", certFile).
+			Fix("put the file back from a backup. Without one remove %s and %s: both are made anew, and for owners this is another operator, whom they have to trust and deploy with once more", keyFile, certFile)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err := l.writePair(name, key, now, renewed); err != nil {
+		return pair, false, err
+	}
+	pair, err = tls.LoadX509KeyPair(certFile, keyFile)
+	return pair, renewed, err
+}
+
+// readKey reads a private key; an error never quotes what is in the file.
+func readKey(path string) (*ecdsa.PrivateKey, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("make %s key: %w", name, err)
+		return nil, err
 	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, errors.New("it holds no key in PEM")
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if err != nil || !ok {
+		return nil, errors.New("it holds no ECDSA key in PKCS #8")
+	}
+	return key, nil
+}
+
+// writePair writes a key, unless it is there, and a certificate for it.
+func (l layout) writePair(name string, key *ecdsa.PrivateKey, now time.Time, keyIsThere bool) error {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cupel " + name},
 		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(100, 0, 0),
@@ -45,18 +82,31 @@ func (l layout) keyPair(name string, now time.Time) (tls.Certificate, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("make %s certificate: %w", name, err)
+		return fmt.Errorf("make %s certificate: %w", name, err)
+	}
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	if keyIsThere {
+		return atomicfile.Write(l.path(name+".crt"), certificate, 0o644)
 	}
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("make %s key: %w", name, err)
+		return fmt.Errorf("make %s key: %w", name, err)
 	}
 	// The certificate last: it says that both are there.
-	if err := atomicfile.Write(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600); err != nil {
-		return tls.Certificate{}, err
+	if err := atomicfile.Write(l.path(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600); err != nil {
+		return err
 	}
-	if err := atomicfile.Write(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644); err != nil {
-		return tls.Certificate{}, err
+	return atomicfile.Write(l.path(name+".crt"), certificate, 0o644)
+}
+
+// ownPair is keyPair, which tells of a certificate that was made anew.
+func (p *parts) ownPair(name string, now time.Time) (tls.Certificate, error) {
+	pair, renewed, err := p.keyPair(name, now)
+	if renewed && err == nil {
+		message := name + ".crt in the state folder was damaged or gone, and was made anew for the same key. " +
+			"Owners who pinned manager.crt see another certificate (provider_certificate). Look at the disk (dmesg)"
+		p.log.Warn(message)
+		p.incidents.Tell(manager.Incident{Warning: true, Reason: reasonRepaired, Message: message})
 	}
-	return tls.LoadX509KeyPair(certFile, keyFile)
+	return pair, err
 }

@@ -54,7 +54,7 @@ func (l layout) casUser() (int, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("user of the CAS: %w", err)
 	}
-	if uid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && uid >= 1000 {
+	if uid, ok := parseUser(b); ok {
 		return uid, nil
 	}
 
@@ -69,6 +69,11 @@ func (l layout) casUser() (int, error) {
 		uid = freeUser(int(n % casUsers))
 	}
 	return uid, atomicfile.Write(file, []byte(strconv.Itoa(uid)+"\n"), 0o644)
+}
+
+func parseUser(b []byte) (uid int, ok bool) {
+	uid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	return uid, err == nil && uid >= 1000
 }
 
 // casUsers users from firstCASUser on are for CASes: numbers that neither

@@ -69,10 +69,15 @@ func (l layout) keptLimits() manager.Limits {
 	}
 
 	limits.Grace = maxGrace
-	if grace, err := time.ParseDuration(strings.TrimSpace(string(b))); err == nil && grace > 0 && grace <= maxGrace {
+	if grace, ok := parseGrace(b); ok {
 		limits.Grace = grace
 	}
 	return limits
+}
+
+func parseGrace(b []byte) (grace time.Duration, ok bool) {
+	grace, err := time.ParseDuration(strings.TrimSpace(string(b)))
+	return grace, err == nil && grace > 0 && grace <= maxGrace
 }
 
 // startsPerCore is how many instances start at once for each core. A start waits for

@@ -89,6 +89,9 @@ func (l layout) lockFile() string { return l.path("cupeld.lock") }
 func (l layout) lock(what work) (*stateLock, error) {
 	for {
 		f, err := os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+		if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP) {
+			return nil, problem.New(problem.Invalid, ruleDamaged, "%w", err).Want("a file").Fix("remove %s: it holds nothing", l.lockFile())
+		}
 		if err != nil {
 			return nil, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("run as root, or name another folder with --state")
 		}

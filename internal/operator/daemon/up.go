@@ -211,7 +211,12 @@ func (p *parts) undo(ctx context.Context) error {
 }
 
 func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) error {
+	if err := p.whole(); err != nil {
+		return err
+	}
+	p.repair(ctx)
 	ports := loadPorts(p.path("ports.json"))
+	ports.complete(p.dir)
 	p.casEnds() // also where it has other ports now
 	if err := ports.check(ctx, o, p.casEnds); err != nil {
 		return err
@@ -482,7 +487,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		return err
 	}
 	now := time.Now()
-	cert, err := p.keyPair("manager", now)
+	cert, err := p.ownPair("manager", now)
 	if err != nil {
 		return err
 	}
@@ -490,7 +495,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err != nil {
 		return err
 	}
-	operator, err := p.keyPair("operator", now)
+	operator, err := p.ownPair("operator", now)
 	if err != nil {
 		return err
 	}

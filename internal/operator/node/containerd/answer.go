@@ -15,6 +15,8 @@ import (
 	"cupel.dev/cupel/internal/operator/watchdog"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
+
+	"github.com/containerd/errdefs"
 )
 
 // ready waits until the daemon answers: for as long as it loads what ran, and not for
@@ -137,4 +139,30 @@ func (d *Daemon) endHung(ctx context.Context, pid int, hung watchdog.Hung) error
 			Fix("a process that SIGKILL doesn't end waits for a device: look at the disk (dmesg), or boot the machine")
 	}
 	return nil
+}
+
+// ifWhole returns the daemon unless it answers and can't read its own database: it
+// offers nothing then, and says so in its log alone.
+func (d *Daemon) ifWhole(ctx context.Context) (*Daemon, error) {
+	c, err := containerd.New(d.Address(), containerd.WithTimeout(d.cfg.Patience))
+	if err != nil {
+		return nil, fmt.Errorf("connect to containerd: %w", err)
+	}
+	defer c.Close()
+	question, cancel := context.WithTimeout(ctx, d.cfg.Patience)
+	defer cancel()
+	_, err = c.NamespaceService().List(question)
+	if !errdefs.IsNotImplemented(err) {
+		return d, nil // what fails otherwise is tried again by whoever needs it
+	}
+	// The next one reads a database that was put back. Instances go on.
+	pid := d.current()
+	if err := end(ctx, pid, func() bool { return d.running() == pid }); err != nil {
+		d.cfg.Logger.WarnContext(ctx, "containerd that can't read its database does not end", "error", err)
+	}
+	file := d.path("root", "io.containerd.metadata.v1.bolt", "meta.db")
+	damaged := problem.New(problem.Invalid, "state_damaged", "containerd can't read its database %s", file).
+		Want("the file as containerd wrote it").
+		Fix("%s says why. Look at the disk (dmesg); cupel down --force, remove %s, cupel up: images come from the registry again, apps are started anew, and what they wrote into volumes since they started is lost", d.LogFile(), d.path("root"))
+	return nil, disk.Explain(damaged, d.cfg.Dir, "the state folder")
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,7 +20,6 @@ import (
 
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/watchdog"
-	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -79,13 +76,17 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 	if err := d.shorten(); err != nil {
 		return nil, err
 	}
-	if pid := d.running(); pid != 0 {
+	pid, err := d.find()
+	if err != nil {
+		return nil, err
+	}
+	if pid != 0 {
 		adopted, err := d.adopt(ctx, pid)
 		if err != nil {
 			return nil, err
 		}
 		if adopted {
-			return d, nil
+			return d.ifWhole(ctx)
 		}
 	}
 	if err := d.start(ctx); err != nil {
@@ -94,7 +95,7 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 	if err := d.ready(ctx); err != nil {
 		return nil, err
 	}
-	return d, nil
+	return d.ifWhole(ctx)
 }
 
 // adopt takes over the daemon that runs. False without an error says that it is gone:
@@ -180,37 +181,6 @@ func (d *Daemon) config() []byte {
 	return b.Bytes()
 }
 
-// pidFile is what is written down about the running daemon.
-type pidFile struct {
-	PID   int    `json:"pid"`
-	Start uint64 `json:"start"` // the kernel's start time of that process
-}
-
-// running returns the pid of the daemon that the pid file names, if it is
-// still that process and was started with our configuration; otherwise 0.
-func (d *Daemon) running() int {
-	b, err := os.ReadFile(d.path("containerd.pid"))
-	var p pidFile
-	if err != nil || json.Unmarshal(b, &p) != nil || p.PID <= 1 {
-		return 0
-	}
-	start, err := startTime(p.PID)
-	if err != nil || start != p.Start {
-		return 0
-	}
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID))
-	if err != nil || !slices.Contains(strings.Split(string(args), "\x00"), d.path("config.toml")) {
-		return 0
-	}
-	return p.PID
-}
-
-// startTime is when a process started, by the kernel's count.
-func startTime(pid int) (uint64, error) {
-	s, err := proc.Of(pid)
-	return s.Start, err
-}
-
 func (d *Daemon) start(ctx context.Context) error {
 	program, err := exec.LookPath("containerd")
 	if err != nil {
@@ -242,17 +212,9 @@ func (d *Daemon) start(ctx context.Context) error {
 	d.mu.Lock()
 	d.pid = cmd.Process.Pid
 	d.mu.Unlock()
-	start, err := startTime(cmd.Process.Pid)
-	if err != nil {
-		return fmt.Errorf("start containerd: it ended at once; see %s", log.Name())
-	}
-	b, err := json.Marshal(pidFile{cmd.Process.Pid, start})
-	if err == nil {
-		err = atomicfile.Replace(d.path("containerd.pid"), b, 0o600)
-	}
-	if err != nil {
+	if err := d.notePID(cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
-		return fmt.Errorf("write containerd's pid file: %w", err)
+		return err
 	}
 	d.cfg.Logger.InfoContext(ctx, "containerd started", "pid", cmd.Process.Pid)
 	return nil

@@ -225,3 +225,30 @@ func TestMissingContainerd(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestFoundWithoutItsFile: a daemon whose pid file was lost is taken over, and no second
+// one is started, which would wait for the first one's database.
+func TestFoundWithoutItsFile(t *testing.T) {
+	d := &Daemon{cfg: DaemonConfig{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}}
+	cmd := exec.Command("/bin/sh") // waits for a script on its standard input
+	cmd.Args = []string{"/usr/bin/containerd", "-s", d.path("config.toml")}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	}()
+	for _, content := range []string{"", "nonsense", `{"pid":1}`} {
+		if err := os.WriteFile(d.path("containerd.pid"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if pid, err := d.find(); err != nil || pid != cmd.Process.Pid || d.running() != pid {
+			t.Errorf("%q: process %d, %v; want %d", content, pid, err, cmd.Process.Pid)
+		}
+	}
+}
