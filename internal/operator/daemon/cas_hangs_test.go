@@ -129,5 +129,7 @@ func TestStoppedCASOfADeadCupeld(t *testing.T) {
 	if !l.casEnds() {
 		t.Error("it is not found")
 	}
-	<-r.exit
+	if err := <-r.exit; err == nil {
+		t.Error("it was ended, and says that it ended well")
+	}
 }
