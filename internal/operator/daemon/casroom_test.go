@@ -37,13 +37,25 @@ func ext4(t *testing.T, size int64) string {
 }
 
 // fillDisk leaves no byte, not even for root.
-func fillDisk(t *testing.T, dir string) {
+func fillDisk(t *testing.T, dir string) (filler string) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(dir, "filler"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
+	for size := int64(1 << 30); size > 1<<20; {
+		info, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Fallocate(int(f.Fd()), 0, info.Size(), size); err != nil {
+			size /= 2
+		}
+	}
+	if _, err := f.Seek(0, io.SeekEnd); err != nil {
+		t.Fatal(err)
+	}
 	block := make([]byte, 1<<20)
 	for size := len(block); size > 0; {
 		if _, err := f.Write(block[:size]); err != nil {
@@ -53,21 +65,79 @@ func fillDisk(t *testing.T, dir string) {
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
+	return f.Name()
 }
 
-// realCAS is one with its own database below dir.
-func realCAS(t *testing.T, dir string) *casProcess {
+// TestWholeOnADiskThatRootFilled: what runs is adopted and can be stopped in order, by
+// what was kept aside; without it up says that the disk is full, and what doesn't need to
+// write ends by force.
+func TestWholeOnADiskThatRootFilled(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a binary")
+	}
+	o := upOptions(t)
+	o.State = filepath.Join(ext4(t, 700<<20), "state")
+	o.CAS = casBinary(t)
+	_, end := begin(t, o)
+	if err := end(nil); err != nil { // as after kill -9: containerd runs on
+		t.Fatal(err)
+	}
+	filler := fillDisk(t, filepath.Dir(o.State))
+
+	serving := errors.New("it serves")
+	up := func() error {
+		var low *problem.Error
+		err := Up(t.Context(), o, slog.New(slog.DiscardHandler), func(s Serving) error {
+			low = s.DiskFull
+			return serving
+		})
+		if errors.Is(err, serving) && (low == nil || low.Rule != "disk_full") {
+			t.Errorf("it serves and doesn't say that the disk is full: %v", low)
+		}
+		return err
+	}
+	if err := up(); !errors.Is(err, serving) {
+		t.Fatalf("up: %v", err)
+	}
+	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
+		t.Errorf("down: %v", err)
+	}
+
+	if err := errors.Join(os.RemoveAll(filepath.Join(o.State, "reserve")), os.Remove(filler)); err != nil {
+		t.Fatal(err)
+	}
+	fillDisk(t, filepath.Dir(o.State))
+	err := up()
+	if p := problem.From(err); err == nil || p.Rule != "disk_full" || p.Mend == "" {
+		t.Errorf("up without what was kept aside: %v", err)
+	}
+	t.Log(err)
+	o.Force = true
+	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
+		t.Errorf("down by force: %v", err)
+	}
+	nothingLeft(t, o)
+}
+
+// casBinary builds the CAS.
+func casBinary(t *testing.T) string {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), "cupel-cas")
 	if out, err := exec.Command("go", "build", "-o", binary, "cupel.dev/cupel/cmd/cupel-cas").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	return binary
+}
+
+// realCAS is one with its own database below dir.
+func realCAS(t *testing.T, dir string) *casProcess {
+	t.Helper()
 	const uid = 61234
 	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chown(dir, uid, uid)); err != nil {
 		t.Fatal(err)
 	}
 	return &casProcess{
-		binary: binary, dir: dir, uid: uid, logs: io.Discard, log: slog.New(slog.DiscardHandler),
+		binary: casBinary(t), dir: dir, uid: uid, logs: io.Discard, log: slog.New(slog.DiscardHandler),
 		attester: fakeAttester{make(chan ident.Measurement, 100)}, owners: "127.0.0.1:0", instances: "127.0.0.1:0",
 	}
 }
