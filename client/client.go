@@ -243,7 +243,7 @@ func (e *unreachedError) Unwrap() error { return e.err }
 
 func (e *unreachedError) problem(addr string, patience time.Duration) error {
 	p := problem.New(problem.Unavailable, "cas_unreachable", "the CAS at %s does not answer: %w", addr, e.err).
-		Want("an answer within %s", patience).
+		Want("an answer within %s", problem.Duration(patience)).
 		Fix("check the address, and that the CAS runs; then try again")
 	if patience == 0 {
 		p.Expected = "an answer"

@@ -279,7 +279,7 @@ func (s *stage) casAway(t *testing.T) {
 	s.session("away", nil)
 	back := s.takeCAS(t)
 	defer back()
-	want(t, s.owner.Run("session", "read", "steady", "--wait", "1s"), "cas_unreachable", 7, "1s")
+	want(t, s.owner.Run("session", "read", "steady", "--wait", "1s"), "cas_unreachable", 7, "1 second")
 	want(t, s.owner.Run(s.deployArgs("away", "--wait", "1s")...), "cas_unreachable", 7)
 	s.untouched(t)
 	back()

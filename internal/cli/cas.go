@@ -205,7 +205,7 @@ func printAttestation(g *globals, host string, a *client.Attestation) error {
 		{"debug mode", onOff(a.Claims.Debug)},
 		{"platform status", statusText(a)},
 		{"collateral", "good until " + a.Claims.CollateralExpires.UTC().Format(time.RFC3339)},
-		{"clock", fmt.Sprintf("%s off", a.ClockOff.Abs().Round(time.Millisecond))},
+		{"clock", problem.Duration(a.ClockOff.Abs().Round(time.Millisecond)) + " off"},
 		{"audit log", log},
 	})
 }

@@ -138,7 +138,12 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 	if d.cas != nil {
 		defer d.cas.Close()
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, errDeployTimeout)
+	return d.run(ctx, req)
+}
+
+// run has the manager carry the request out, and sees it to its end.
+func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, d.o.timeout, errDeployTimeout)
 	defer cancel()
 	if err := d.right(ctx, &req); err != nil {
 		return err
@@ -156,25 +161,10 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 	}
 
 	revision := app.Deployment.Revision
-	app, err = d.follow(ctx, app)
-	goesOnAlone := ctx.Err() != nil // who stopped waiting decides nothing
-	won := err == nil
-	var instances []manager.Instance
-	if err == nil && !d.blind {
-		instances, err = d.attested(ctx, app)
-	}
-	if !goesOnAlone {
-		if left := d.leaveOne(ctx, won); err == nil {
-			err = left
-		}
-	}
-	var seen found
-	if err == nil && !d.blind {
-		instances, seen, err = d.look(ctx, app, instances)
-	}
+	app, instances, seen, err := d.seeThrough(ctx, app)
 	d.show.end(err)
 	if w := app.Deployment.Warning; w != nil && err != nil {
-		g.warnf("warning: %s: %s", w.Rule, w.Actual) // what was lost on the way, whatever else failed
+		d.g.warnf("warning: %s: %s", w.Rule, w.Actual) // what was lost on the way, whatever else failed
 	}
 	switch {
 	case err == nil && d.blind:
@@ -182,11 +172,35 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 	case err == nil:
 		return d.report(app, instances, seen)
 	case errors.Is(context.Cause(ctx), errDeployTimeout):
-		return problem.New(problem.Unavailable, "deploy_timeout", "%s is not done after %s; the deployment goes on", app.Name, o.timeout).
+		return problem.New(problem.Unavailable, "deploy_timeout", "%s is not done after %s; the deployment goes on", app.Name, problem.Duration(d.o.timeout)).
 			Fix("%s", goesOn(app))
 	case ctx.Err() != nil:
-		g.warnf("The deployment of %s (revision %d) goes on without you.", app.Name, revision)
-		g.warnf("  %s", goesOn(app))
+		d.g.warnf("The deployment of %s (revision %d) goes on without you.", app.Name, revision)
+		d.g.warnf("  %s", goesOn(app))
 	}
 	return err
+}
+
+// seeThrough waits for the deployment's end, has the CAS confirm it, leaves one grant and
+// looks at what answers.
+func (d *deployment) seeThrough(ctx context.Context, app manager.App) (manager.App, []manager.Instance, found, error) {
+	app, err := d.follow(ctx, app)
+	goesOnAlone := ctx.Err() != nil // who stopped waiting decides nothing
+	won := err == nil
+	var instances []manager.Instance
+	if err == nil && !d.blind {
+		instances, err = d.attested(ctx, app)
+	}
+
+	if !goesOnAlone {
+		if left := d.leaveOne(ctx, won); err == nil {
+			err = left
+		}
+	}
+
+	var seen found
+	if err == nil && !d.blind {
+		instances, seen, err = d.look(ctx, app, instances)
+	}
+	return app, instances, seen, err
 }

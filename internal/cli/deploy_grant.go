@@ -367,7 +367,7 @@ func (d *deployment) withdrawAll(ctx context.Context, left []api.Grant) error {
 		if _, err := d.cas.WithdrawGrant(ctx, g.ID); err != nil {
 			return err
 		}
-		d.g.warnf("The manager did not give grant %s back within %s: it is withdrawn now, with your key, and what ran under it has lost its rights.", g.ID.Short(), d.g.wait)
+		d.g.warnf("The manager did not give grant %s back within %s: it is withdrawn now, with your key, and what ran under it has lost its rights.", g.ID.Short(), problem.Duration(d.g.wait))
 	}
 	return nil
 }

@@ -142,11 +142,11 @@ func (g *globals) awaitGone(ctx context.Context, timeout time.Duration, what str
 			return err
 		}
 		if time.Now().After(deadline) {
-			return problem.New(problem.Unavailable, "rm_timeout", "%s is not gone after %s; its removal goes on", what, timeout).Fix("see 'cupel events'")
+			return problem.New(problem.Unavailable, "rm_timeout", "%s is not gone after %s; its removal goes on", what, problem.Duration(timeout)).Fix("see 'cupel events'")
 		}
 		if !said.IsZero() && time.Now().After(said) {
 			said = time.Time{}
-			g.warnf("Waiting until %s is gone, for up to %s (--timeout): what runs is told to end, and stores what it wrote.", what, timeout)
+			g.warnf("Waiting until %s is gone, for up to %s (--timeout): what runs is told to end, and stores what it wrote.", what, problem.Duration(timeout))
 		}
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
 			return err

@@ -139,17 +139,26 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	}
 	v := owner.Vouched{Measurement: r.Measurement, Runtime: r.Runtime, Definition: def.Digest(), Lock: r.Lock,
 		Launcher: launcher, IndexDate: r.IndexDate, How: "rebuilt from Debian's signed packages", At: g.now().UTC()}
-	if err := owner.Vouch(folder, v); err != nil {
+	if r.SupersededBy, err = vouch(folder, v); err != nil {
 		return err
+	}
+	return g.showMeasured(r)
+}
+
+// vouch notes what the owner vouches for. It returns the measurement of newer packages
+// of the same runtime that they vouch for already, if there is one.
+func vouch(folder string, v owner.Vouched) (newer *ident.Measurement, err error) {
+	if err := owner.Vouch(folder, v); err != nil {
+		return nil, err
 	}
 	known, err := owner.ReadVouched(folder)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if newest, ok := owner.NewestVouched(known, r.Runtime); ok && newest.Measurement != r.Measurement {
-		r.SupersededBy = &newest.Measurement
+	if newest, ok := owner.NewestVouched(known, v.Runtime); ok && newest.Measurement != v.Measurement {
+		return &newest.Measurement, nil
 	}
-	return g.showMeasured(r)
+	return nil, nil
 }
 
 // find reads the definition to vouch for. What lies about in the current folder
@@ -224,7 +233,7 @@ func (o *measureOptions) checkAge(lock *rebuild.Lock, now time.Time) error {
 	return nil
 }
 
-func inDays(d time.Duration) string { return fmt.Sprintf("%d days", int(d.Hours()/24)) }
+func inDays(d time.Duration) string { return problem.Count(int(d.Hours()/24), "day") }
 
 func (g *globals) showMeasured(r measureReply) error {
 	if g.json() {
@@ -232,12 +241,12 @@ func (g *globals) showMeasured(r measureReply) error {
 	}
 	g.printf(`
 runtime      %s, by the definition %s
-index date   %s (%d days ago)
+index date   %s (%s ago)
 config       %s
 launcher     %s
 measurement  %s
 vouched for  in %s
-`, r.Runtime, r.Definition, r.IndexDate.Format(time.RFC3339), int(g.now().Sub(r.IndexDate).Hours()/24),
+`, r.Runtime, r.Definition, r.IndexDate.Format(time.RFC3339), inDays(g.now().Sub(r.IndexDate)),
 		r.Config, r.Launcher, r.Measurement, g.config)
 	if r.SupersededBy != nil {
 		g.printf(`

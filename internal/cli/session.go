@@ -256,39 +256,54 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 			return err
 		}
 	}
-	parsed, err := session.Parse(text)
+	want, warnings, err := side.upload(ctx, c, text, o.update)
 	if err != nil {
 		return err
 	}
-	want := parsed.Hash(side.id.KeyHash)
-	created, err := c.CreateSession(ctx, text)
-	if err != nil {
-		return nameTaken(err, values.session, o.update)
-	}
-	if created.Hash != want {
-		return problem.New(problem.Denied, "session_hash", "the CAS answered hash %s", created.Hash).Want("%s, as computed here", want).
-			Fix("do not deploy this session: the CAS keeps another one than was sent")
-	}
-	if err := side.noteCreated(ctx, c.Address(), parsed.Name, want, in); err != nil {
+	if err := side.noteCreated(ctx, c.Address(), values.session, want, in); err != nil {
 		return err
 	}
-	reply := createReply{parsed.Name, want, c.Address(), reviewed.Measurements, kept, created.Warnings}
+
+	reply := createReply{values.session, want, c.Address(), reviewed.Measurements, kept, warnings}
 	if g.json() {
 		return g.printJSON(reply)
 	}
+	return side.showCreated(reply)
+}
+
+// upload gives the CAS a session's text, and makes sure that it keeps this very one.
+func (o *ownerSide) upload(ctx context.Context, c *client.Client, text []byte, update bool) (ident.Digest, [][]string, error) {
+	parsed, err := session.Parse(text)
+	if err != nil {
+		return ident.Digest{}, nil, err
+	}
+	want := parsed.Hash(o.id.KeyHash)
+	created, err := c.CreateSession(ctx, text)
+	if err != nil {
+		return want, nil, nameTaken(err, parsed.Name, update)
+	}
+	if created.Hash != want {
+		return want, nil, problem.New(problem.Denied, "session_hash", "the CAS answered hash %s", created.Hash).Want("%s, as computed here", want).
+			Fix("do not deploy this session: the CAS keeps another one than was sent")
+	}
+	return want, created.Warnings, nil
+}
+
+func (o *ownerSide) showCreated(reply createReply) error {
+	g := o.g
 	g.printf("session %s\nhash    %s (the CAS's and our own)\ncas     %s\n\n", reply.Session, reply.Hash, reply.CAS)
-	if err := side.printMeasurements(reply.Measurements); err != nil {
+	if err := o.printMeasurements(reply.Measurements); err != nil {
 		return err
 	}
-	for _, service := range slices.Sorted(maps.Keys(kept)) {
-		for _, m := range kept[service] {
+	for _, service := range slices.Sorted(maps.Keys(reply.Kept)) {
+		for _, m := range reply.Kept[service] {
 			g.printf("\n%s may also be %s: the same packages under the launcher before.\n", service, m)
 		}
 	}
-	if len(kept) > 0 {
+	if len(reply.Kept) > 0 {
 		g.printf("When nothing runs on it any more, update again with --drop-old.\n")
 	}
-	for _, chain := range created.Warnings {
+	for _, chain := range reply.Warnings {
 		g.warnf("Warning: %s", strings.Join(chain, ": "))
 	}
 	return nil

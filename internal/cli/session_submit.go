@@ -140,7 +140,7 @@ func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, 
 		return out, problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more")
 	}
 	if o.until > 0 && o.until < o.useBy {
-		return out, problem.New(problem.Invalid, "usage", "--until %s ends the grant before its code, --use-by %s", o.until, o.useBy).Fix("give a later --until")
+		return out, problem.New(problem.Invalid, "usage", "--until %s ends the grant before its code, --use-by %s", problem.Duration(o.until), problem.Duration(o.useBy)).Fix("give a later --until")
 	}
 	if o.useBy < 0 || o.until < 0 {
 		return out, problem.New(problem.Invalid, "usage", "a time that is over").Want("how long from now, such as 1h or 720h")

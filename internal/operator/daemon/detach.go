@@ -77,7 +77,7 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 
 // notReady says of a cupeld that takes its time that it goes on.
 func (l layout) notReady(pid int, patience time.Duration) *problem.Error {
-	return problem.New(problem.Unavailable, "not_ready", "cupeld (process %d) serves nothing yet after %s, and goes on", pid, patience).
+	return problem.New(problem.Unavailable, "not_ready", "cupeld (process %d) serves nothing yet after %s, and goes on", pid, problem.Duration(patience)).
 		Fix("run this again, which waits for it; or see what it does in %s; cupel down ends it", l.path("log"))
 }
 

@@ -148,7 +148,7 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 			o.tell(held.waits())
 		}
 		if time.Now().After(deadline) {
-			return l, nil, problem.New(problem.Unavailable, "down_timeout", "cupeld (process %d) still runs after %s", held.pid, downTimeout).
+			return l, nil, problem.New(problem.Unavailable, "down_timeout", "cupeld (process %d) still runs after %s", held.pid, problem.Duration(downTimeout)).
 				Fix("read its log under %s, end it with kill -9 %d, and run this again", l.path("log"), held.pid)
 		}
 		select {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // An instance that others replace, or that somebody removed, is stopped when
@@ -72,7 +74,7 @@ func (p *planner) drained(a *App, in *Instance, s InstanceStatus) bool {
 		return true
 	case !p.now.Before(over):
 		if d.open > 0 {
-			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same (cupel up --drain gives more time, but none beyond its certificate's)", connections(d.open), most.Round(time.Second))
+			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same (cupel up --drain gives more time, but none beyond its certificate's)", connections(d.open), problem.Duration(most.Round(time.Second)))
 		}
 		return true
 	case p.now.Before(next):

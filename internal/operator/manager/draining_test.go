@@ -123,7 +123,7 @@ func TestDrainEnds(t *testing.T) {
 				if !w.gone(old) {
 					t.Fatal("the old instance is still there")
 				}
-				told := strings.Contains(w.messages(), "1 connection was still open 30s after nobody was led to it any more")
+				told := strings.Contains(w.messages(), "1 connection was still open 30 seconds after nobody was led to it any more")
 				if told != (blind == nil) {
 					t.Errorf("told: %v; events: %s", told, w.messages())
 				}

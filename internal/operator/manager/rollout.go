@@ -167,7 +167,7 @@ func (p *planner) resumed(a *App) {
 	a = p.edit(a)
 	gap := p.now.Sub(a.Rollout.StoppedAt)
 	a.Rollout.StoppedAt, a.Rollout.Gap = time.Time{}, gap
-	p.event(a, nil, true, "serving_again", "revision %d serves again; nothing served for %s", a.Current.Number, gap.Round(time.Millisecond))
+	p.event(a, nil, true, "serving_again", "revision %d serves again; nothing served for %s", a.Current.Number, problem.Duration(gap.Round(time.Millisecond)))
 }
 
 // raise waits until every new instance started, attested and is healthy.
@@ -228,7 +228,7 @@ func (p *planner) awaitHealth(a *App) {
 		p.fail(a, w)
 		return
 	}
-	p.fail(a, problem.New(problem.Unavailable, "unhealthy", "not every instance accepted connections on port %d within %s", a.Next.ContainerPort, p.limits.Health).
+	p.fail(a, problem.New(problem.Unavailable, "unhealthy", "not every instance accepted connections on port %d within %s", a.Next.ContainerPort, problem.Duration(p.limits.Health)).
 		Fix("let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER", a.Next.ContainerPort))
 }
 
@@ -251,10 +251,10 @@ func (p *planner) switchOver(a *App) {
 	if !a.Rollout.StoppedAt.IsZero() {
 		a.Rollout.Gap = p.now.Sub(a.Rollout.StoppedAt)
 		a.Rollout.StoppedAt = time.Time{}
-		gap = fmt.Sprintf("; nothing served for %s", a.Rollout.Gap.Round(time.Millisecond))
+		gap = fmt.Sprintf("; nothing served for %s", problem.Duration(a.Rollout.Gap.Round(time.Millisecond)))
 	}
 	if !first && p.limits.Drain > 0 && gap == "" {
-		gap = fmt.Sprintf("; connections to the revision before have up to %s to end", p.limits.Drain)
+		gap = fmt.Sprintf("; connections to the revision before have up to %s to end", problem.Duration(p.limits.Drain))
 	}
 	p.event(a, nil, false, "switched", "port %d leads to revision %d%s", a.Current.Port, a.Current.Number, gap)
 	if first {

@@ -223,7 +223,7 @@ func (p *planner) again(a *App, in *Instance) {
 		p.event(a, in, false, "instance_waiting", "%s: %s", in.Problem.Rule, in.Problem.Actual)
 		return
 	}
-	p.event(a, in, true, "instance_restarting", "%s; starting it again in %s", in.Problem.Actual, wait)
+	p.event(a, in, true, "instance_restarting", "%s; starting it again in %s", in.Problem.Actual, problem.Duration(wait))
 }
 
 // pauseOf is how long lies between the instance's last failure and its next attempt.

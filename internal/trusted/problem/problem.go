@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Kind sorts errors by what the caller can do about them.
@@ -82,6 +83,30 @@ func Count(n int, what string) string {
 		return "1 " + what
 	}
 	return strconv.Itoa(n) + " " + what + "s"
+}
+
+// Duration says in words how long something is: 3 minutes, 1 hour 30 minutes, 500 ms.
+// What is longer than a minute has no parts of a second.
+func Duration(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "-" + Duration(-d)
+	case d < time.Second:
+		return strconv.FormatFloat(float64(d.Round(10*time.Microsecond))/float64(time.Millisecond), 'f', -1, 64) + " ms"
+	case d < time.Minute && d%time.Second != 0:
+		return strconv.FormatFloat(d.Round(10*time.Millisecond).Seconds(), 'f', -1, 64) + " seconds"
+	}
+	d = d.Round(time.Second)
+	var out []string
+	for _, part := range []struct {
+		n    time.Duration
+		unit string
+	}{{d / (24 * time.Hour), "day"}, {d / time.Hour % 24, "hour"}, {d / time.Minute % 60, "minute"}, {d / time.Second % 60, "second"}} {
+		if part.n > 0 {
+			out = append(out, Count(int(part.n), part.unit))
+		}
+	}
+	return strings.Join(out, " ")
 }
 
 // From returns the Error in err's chain, or an Internal one that wraps err; nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 )
 
 func TestFrom(t *testing.T) {
@@ -31,5 +32,17 @@ func TestFrom(t *testing.T) {
 	}
 	if p := From(nil); p != nil || KindOf(nil) != "" {
 		t.Errorf("no error became %v of kind %q", p, KindOf(nil))
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"0 ms": 0, "500 ms": 500 * time.Millisecond, "0.05 ms": 50 * time.Microsecond, "1 second": time.Second, "1.5 seconds": 1500 * time.Millisecond,
+		"10 seconds": 10 * time.Second, "1 minute": time.Minute, "3 minutes": 3 * time.Minute, "1 minute 30 seconds": 90*time.Second + 3*time.Millisecond,
+		"1 hour 30 minutes": 90 * time.Minute, "1 day": 24 * time.Hour, "30 days": 720 * time.Hour, "-2 seconds": -2 * time.Second,
+	} {
+		if got := Duration(d); got != want {
+			t.Errorf("%d ns: %q, want %q", d, got, want)
+		}
 	}
 }
