@@ -50,6 +50,7 @@ func TestFaults(t *testing.T) {
 	t.Run("port taken", s.portTaken)
 	t.Run("measurement mismatch", s.mismatch)
 	t.Run("CAS restarted in the middle", s.casRestarted) // before it is away: cupeld backs off too
+	t.Run("CAS hangs", s.casHangs)
 	t.Run("CAS away", s.casAway)
 	t.Run("command ended at every step", s.commandEnded)
 	t.Run("daemon ended at every step", s.daemonEnded)
@@ -306,6 +307,24 @@ func (s *stage) casRestarted(t *testing.T) {
 		}
 		s.removed(t, name)
 	}
+}
+
+// casHangs: a CAS that was stopped is ended and started again, and costs nobody a place.
+func (s *stage) casHangs(t *testing.T) {
+	hung := s.Processes("cupel-cas")[0].PID
+	if err := syscall.Kill(hung, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	s.Eventually(time.Minute, func() error {
+		if p := s.Processes("cupel-cas"); len(p) != 1 || p[0].PID == hung {
+			return fmt.Errorf("process %d is still the CAS", hung)
+		}
+		return s.casAnswers()
+	})
+	if events := s.Operator.MustRun("events"); !strings.Contains(events, "cas_hangs") {
+		t.Errorf("nobody is told:\n%s", events)
+	}
+	s.untouched(t)
 }
 
 func (s *stage) casAnswers() error {

@@ -79,6 +79,7 @@ type Manager struct {
 	applied  serving
 	balance  balanceState
 	drains   map[string]drainee // by the Backend's id
+	queued   map[string]bool    // places whose instances wait for their turn to start
 	busy     map[string]bool
 	startErr map[string]*problem.Error
 	// uncleared are the rules of failures to end or remove instances, by the
@@ -258,6 +259,7 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 		m.work.visited += d.visited
 		var failed error
 		m.noteLeaving(d.leaving, now)
+		m.queued = d.queued
 		if !d.change.empty() {
 			failed = m.commit(ctx, d.change)
 		}

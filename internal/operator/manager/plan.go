@@ -105,6 +105,7 @@ type decision struct {
 	change  Change
 	actions []action
 	leaving map[string]bool // the Backend's ids of instances that wait for their connections to end
+	queued  map[string]bool // places whose instances wait for their turn to start
 	visited int             // apps and instances that were looked at, for tests
 	wake    time.Time       // when something is due; zero: when something happens
 }
@@ -129,7 +130,7 @@ func plan(w world) decision {
 	p := &planner{
 		world: w, apps: map[string]*App{}, instances: map[string]*Instance{},
 		gone: map[string]bool{}, changed: map[string]bool{}, created: placement{}, wanted: map[string]bool{}, look: map[string]netip.Addr{},
-		decision: decision{leaving: map[string]bool{}},
+		decision: decision{leaving: map[string]bool{}, queued: map[string]bool{}},
 	}
 	p.ids = slices.Sorted(maps.Keys(w.state.Apps))
 	for _, id := range p.ids {

@@ -227,6 +227,42 @@ func TestConnectionsOutlastNoCertificate(t *testing.T) {
 	}
 }
 
+// TestShortCertificates: five instances whose certificates last 100 seconds, whose
+// clients never end, and that each take seconds to be there again, are replaced in time
+// again and again, while others serve.
+func TestShortCertificates(t *testing.T) {
+	for _, delay := range []time.Duration{time.Second, 5 * time.Second} {
+		t.Run(delay.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+					return backendtest.Script{Exit: s.Port == 0, Life: 100 * time.Second, Delay: delay}
+				})
+				req := request()
+				req.Instances = 5
+				a := w.settled(w.deploy(req).ID)
+				least := 5
+				for second := range 20 * 60 {
+					for _, in := range w.instances("app") {
+						w.bal.hold(in.ID, 1)
+					}
+					time.Sleep(time.Second)
+					if late := w.overdue(); len(late) > 0 {
+						t.Fatalf("after %d seconds with a certificate that is over: %q", second, late)
+					}
+					now, err := w.m.App(alice, a.ID)
+					if err != nil {
+						t.Fatal(err)
+					}
+					least = min(least, now.Healthy)
+				}
+				if least < 2 {
+					t.Errorf("%d of 5 served at the least", least)
+				}
+			})
+		})
+	}
+}
+
 // TestRenewalDuringADrain: while connections to the revision before may still end,
 // certificates of the new one are replaced. Nor does an old instance go on for its
 // connections when its certificate is over.

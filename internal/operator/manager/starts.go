@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // startsFor is how long an instance counts as one that starts, which costs the
@@ -37,11 +38,22 @@ func (p *planner) planStarts() {
 	turns := p.starts
 	if p.limits.Starts > 0 {
 		turns = inTurn(p.starts)
-		turns = turns[:min(len(turns), max(0, p.limits.Starts-p.starting()))]
+		first := min(len(turns), max(0, p.limits.Starts-p.starting()))
+		for _, c := range turns[first:] {
+			place, _ := placeOf(c.start.key)
+			p.queued[place] = true
+		}
+		turns = turns[:first]
 	}
 	for _, c := range turns {
 		p.actions = append(p.actions, c.start)
 	}
+}
+
+// awaitsTurn is what there is to say of an instance that waits for its turn.
+func (m *Manager) awaitsTurn() *problem.Error {
+	return problem.New(problem.Unavailable, "starts", "it waits for its turn: others start, %d at once", m.limits.Starts).
+		Fix("wait, it starts by itself; or let the operator start more at once, where the machine can: cupel up --starts N")
 }
 
 // inTurn orders candidates so that each owner's first comes before anybody's second.

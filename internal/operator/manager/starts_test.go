@@ -2,6 +2,7 @@ package manager_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,7 +51,22 @@ func TestStartsAreBounded(t *testing.T) {
 		w.start()
 		req := request()
 		req.Instances = 10
-		if a := w.settled(w.deploy(req).ID); a.Healthy != 10 {
+		a := w.deploy(req)
+		time.Sleep(2 * time.Second) // the pull has ended, and some start
+		waiting := 0
+		for _, in := range w.instances("app") {
+			if in.State != "waiting" {
+				continue
+			}
+			waiting++
+			if in.Problem == nil || in.Problem.Rule != "starts" || !strings.Contains(in.Problem.Actual, "it waits for its turn: others start, 2 at once") || !strings.Contains(in.Problem.Mend, "cupel up --starts") {
+				t.Errorf("%s waits: %v", in.ID, in.Problem)
+			}
+		}
+		if waiting == 0 {
+			t.Error("nobody waits")
+		}
+		if a := w.settled(a.ID); a.Healthy != 10 {
 			t.Errorf("%+v", a)
 		}
 		if b.most != 2 {

@@ -130,8 +130,14 @@ func (m *Manager) viewInstance(in *Instance, seen map[string]InstanceStatus) wir
 	case !ok && in.Done:
 		out.State = string(StateExited)
 		return out
+	case !ok && m.busy[backendID(in, in.Attempt)]:
+		out.State = string(StateStarting)
+		return out
 	case !ok:
 		out.NextStart = in.NotBefore
+		if m.queued[in.ID] {
+			out.Problem = m.awaitsTurn()
+		}
 		return out
 	}
 	out.State, out.Phase, out.Health = string(s.State), s.Phase, string(s.Health)
