@@ -14,7 +14,8 @@ import (
 // accepted, or of users to some port; empty: there is none, or the probe is of what
 // everybody needs. Rules are written by nft or iptables.
 func (l *lab) letsOne(p *probe, h hook, rules []string) string {
-	if !(p.wanted() && h.name == "forward" || p.users && l.ours) {
+	outward, hypothetical := p.wanted() && h.name == "forward", p.users && l.ours
+	if !outward && !hypothetical {
 		return ""
 	}
 	for _, rule := range rules {

@@ -46,6 +46,9 @@ func (l *lab) explain(ctx context.Context, p *probe) *cause {
 	if len(seen.drops) > 0 {
 		return l.dropped(p, seen.drops[0])
 	}
+	if c := l.elsewhere(p, failed, seen.elsewhere); c != nil {
+		return c
+	}
 	if c := l.setting(p, failed, counted("IPReversePathFilter") > filtered); c != nil {
 		return c
 	}
@@ -96,6 +99,24 @@ func (l *lab) suspicion(p *probe, d legacyDrop) int {
 		return 2
 	}
 	return 1 // a chain of somebody's own, which any may lead to
+}
+
+// elsewhere says that another program gets what the probe sends. Where that answers it
+// may be as it shall be, as a proxy is. Nil: nobody does.
+func (l *lab) elsewhere(p *probe, failed error, rules []drop) *cause {
+	other := errors.Is(failed, errOther)
+	if len(rules) == 0 && !other {
+		return nil
+	}
+	c := &cause{text: fmt.Sprintf("this machine's rules lead it elsewhere, where nothing answers (%v)", failed), unknown: other}
+	if other {
+		c.text = "not known: another program answers instead, as a proxy of this machine's does"
+	}
+	if len(rules) > 0 {
+		c.text += ": " + rules[0].String()
+		c.mend = l.let(p, rules[0], hookOf(rules[0]))
+	}
+	return c
 }
 
 // dropped says what to do about a rule of nftables.

@@ -98,7 +98,11 @@ var bulk = bytes.Repeat([]byte("cupel check "), 1<<11)
 
 // exchange sends bulk and reads it back, or the other way round.
 func exchange(c net.Conn, first bool) error {
-	if err := c.SetDeadline(time.Now().Add(2 * patience)); err != nil {
+	limit := 2 * patience
+	if !first {
+		limit *= 2 // so that who called hears nothing rather than an end
+	}
+	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
 	send := func() error {

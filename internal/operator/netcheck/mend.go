@@ -72,9 +72,10 @@ func (l *lab) let(p *probe, d drop, h hook) []string {
 func (l *lab) letLegacy(p *probe, d legacyDrop, h hook) []string {
 	var mend []string
 	iif, oif := l.Bridge, l.Bridge
-	if h.name == "prerouting" {
+	switch h.name {
+	case "prerouting":
 		oif = ""
-	} else if h.name == "postrouting" {
+	case "postrouting":
 		iif = ""
 	}
 	for _, a := range l.allow(p, h, iif, oif) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -208,6 +209,9 @@ func orElse(s, def string) string {
 // through.
 var errStalled = errors.New("a connection is made, but large packets don't get through")
 
+// errOther is of a connection on which another program than the check's answers.
+var errOther = errors.New("another program answers")
+
 // dial connects from a namespace. With a listener of the check's own it also
 // exchanges as much as fills packets.
 func (l *lab) dial(s *space, ours bool, to netip.AddrPort) func(context.Context) error {
@@ -227,7 +231,13 @@ func (l *lab) dial(s *space, ours bool, to netip.AddrPort) func(context.Context)
 			return err
 		}
 		defer func() { _ = conn.Close() }()
-		if ours && exchange(conn, true) != nil {
+		if !ours {
+			return nil
+		}
+		err = exchange(conn, true)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return errOther
+		} else if err != nil {
 			return errStalled
 		}
 		return nil

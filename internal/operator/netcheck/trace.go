@@ -110,6 +110,7 @@ var (
 	traceDevice    = regexp.MustCompile(`\b(iif|oif) "([^"]+)"`)
 	traceRule      = regexp.MustCompile(`^(?:rule (.*)|unknown rule handle \d+) \(verdict drop\)\s*$`)
 	tracePorts     = regexp.MustCompile(`\b(?:tcp|udp) sport (\d+) (?:tcp|udp) dport (\d+)`)
+	traceElsewhere = regexp.MustCompile(`^rule (.*\b(?:dnat|redirect|tproxy|DNAT|REDIRECT|TPROXY)\b.*) \(verdict \w+\)\s*$`)
 	traceUntracked = regexp.MustCompile(`^rule (.*(?:notrack|NOTRACK|"CT").*) \(verdict (?:continue|accept)\)\s*$`)
 )
 
@@ -117,6 +118,7 @@ var (
 type traced struct {
 	drops     []drop
 	untracked []drop // rules by which the kernel follows no connection
+	elsewhere []drop // rules by which somebody else gets it
 	last      string // where a packet was seen last, in words; empty: nowhere
 }
 
@@ -172,6 +174,9 @@ func parseTrace(text, id string, ports ...uint16) traced {
 		} else if r := traceUntracked.FindStringSubmatch(rest); r != nil {
 			d.rule = plainRule(r[1])
 			out.untracked = append(out.untracked, d)
+		} else if r := traceElsewhere.FindStringSubmatch(rest); r != nil && w.table != "cupel_"+id { // the balancer's
+			d.rule = plainRule(r[1])
+			out.elsewhere = append(out.elsewhere, d)
 		}
 	}
 	return out

@@ -220,6 +220,25 @@ func TestHarmless(t *testing.T) {
 	}
 }
 
+// TestElsewhereLed: where another program gets what an instance sends, that is told; it
+// may be as it shall be.
+func TestElsewhereLed(t *testing.T) {
+	proxy := `nft add table ip nat; nft 'add chain ip nat PREROUTING { type nat hook prerouting priority -100; }'
+		nft add rule ip nat PREROUTING iifname cpl0c0ffee0 tcp dport 443 counter redirect to :`
+	for _, tt := range []trap{
+		{name: "to a proxy", trap: proxy + "3129", unknown: InstanceOutside, notes: []string{"another program answers", "redirect to :3129"}},
+		{name: "to nobody", trap: proxy + "3130", failed: InstanceOutside, cause: []string{"nothing answers", "redirect to :3130"}},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
+			if os.Getenv(inLab) != "" {
+				run(t, "ip link set lo up")
+				listens(t, ":3129")
+			}
+			tt.run(t)
+		})
+	}
+}
+
 // TestAllowLists: where a firewall lets through what its rules name, it isn't known
 // whether more is needed, and the mend is for one destination or port.
 func TestAllowLists(t *testing.T) {
