@@ -109,18 +109,7 @@ func TestWhatAnswers(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer ln.Close()
-			go func() {
-				for {
-					conn, err := ln.Accept()
-					if err != nil {
-						return
-					}
-					go func() {
-						defer conn.Close()
-						c.serve(conn)
-					}()
-				}
-			}()
+			go answerEach(ln, c.serve)
 			p := &appProbe{address: ln.Addr().String(), session: "s", ca: x509.NewCertPool(), now: time.Now()}
 			got := p.look(t.Context())
 			if e := problem.From(got.problem); c.kind != "" && got.kind != c.kind || e == nil || e.Rule != c.rule || exitCode(got.problem) != c.code {
@@ -134,6 +123,20 @@ func TestWhatAnswers(t *testing.T) {
 			t.Errorf("%s, %v", got.kind, got.problem)
 		}
 	})
+}
+
+// answerEach has each connection served, and closed, until the listener is.
+func answerEach(ln net.Listener, serve func(net.Conn)) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			serve(conn)
+		}()
+	}
 }
 
 // TestCodesOfOwnFindings: only what a command found out by itself has a code of its
@@ -162,18 +165,7 @@ func TestAppThatAsksForCertificates(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer ln.Close()
-		go func() {
-			for {
-				conn, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					_, _ = conn.Read(make([]byte, 1)) // shakes hands first
-				}()
-			}
-		}()
+		go answerEach(ln, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)) }) // shakes hands first
 		p, err := newAppProbe(ln.Addr().String(), "localhost", "shop", ca, time.Now())
 		if err != nil {
 			t.Fatal(err)

@@ -19,19 +19,27 @@ import (
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
+// serving is a registry in a folder, whose clock shows now, and its server. Both end with
+// the test.
+func serving(t *testing.T, dir string, now *time.Time) (*Server, *httptest.Server) {
+	t.Helper()
+	s, err := Open(t.Context(), dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	s.gate.now = func() time.Time { return *now }
+	server := httptest.NewServer(s.Handler())
+	t.Cleanup(server.Close)
+	return s, server
+}
+
 // TestCollectsWhileItRuns: what nothing refers to goes while the registry serves, and
 // never what a push has brought so far.
 func TestCollectsWhileItRuns(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
-	s, err := Open(ctx, dir, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
 	now := time.Now()
-	s.gate.now = func() time.Time { return now }
-	server := httptest.NewServer(s.Handler())
-	defer server.Close()
+	s, server := serving(t, dir, &now)
 	c := NewClient(server.Listener.Addr().String())
 	at := func(g uint64) volume.Snapshot {
 		return volume.Snapshot{Volume: ident.Sum([]byte("data")), Generation: g, Tag: ident.Digest{byte(g)}}
@@ -186,15 +194,8 @@ func TestStrangersStopNoCollection(t *testing.T) {
 // of, is made up for, though nobody writes meanwhile.
 func TestCollectsAgain(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
-	s, err := Open(ctx, dir, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
 	now := time.Now()
-	s.gate.now = func() time.Time { return now }
-	server := httptest.NewServer(s.Handler())
-	defer server.Close()
+	s, server := serving(t, dir, &now)
 	upload(t, server.URL, noise(1, 2<<20))
 	now = now.Add(2 * pushQuiet)
 	left := func() int64 { return size(t, dir) >> 20 }
