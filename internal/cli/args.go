@@ -118,6 +118,16 @@ func nearName(name string, known []string) string {
 	return longer[0]
 }
 
+// goesWith refuses a flag that changes nothing where another one is missing. That one is
+// named as it would be written.
+func goesWith(c *cobra.Command, flag, other string, there bool) error {
+	if there || !c.Flags().Changed(flag) {
+		return nil
+	}
+	return problem.New(problem.Invalid, "usage", "--%s changes nothing without %s", flag, other).
+		Fix("leave it out, or give %s too; see '%s --help'", other, c.CommandPath())
+}
+
 // durationForm is how durations are written.
 const durationForm = "a duration such as 30s, 10m or 24h"
 

@@ -63,6 +63,11 @@ be the operator's word; what it is, it has to prove.`,
 			if len(args) > 0 {
 				o.addr = args[0]
 			}
+			for _, flag := range []string{"isvprodid", "isvsvn-min"} {
+				if err := goesWith(cmd, flag, "--mrsigner", o.mrsigner != ""); err != nil {
+					return err
+				}
+			}
 			return runCASAttest(cmd.Context(), g, o)
 		},
 	}

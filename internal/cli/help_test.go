@@ -133,3 +133,21 @@ func TestNearNames(t *testing.T) {
 		}
 	}
 }
+
+// TestFlagsThatGoTogether: a flag that changes nothing without another is refused.
+func TestFlagsThatGoTogether(t *testing.T) {
+	for call, want := range map[string]string{
+		"cas attest localhost --isvprodid 1":             "--isvprodid changes nothing without --mrsigner",
+		"cas attest localhost --isvsvn-min 1":            "--isvsvn-min changes nothing without --mrsigner",
+		"session submit x --cas-instances localhost:1":   "--cas-instances changes nothing without --token",
+		"session submit x --service web=1 --instances 2": "--instances with --service or --job",
+		"runtime measure python --mirror http://m":       "--mirror changes nothing without --from mirror",
+		"session create f --drop-old":                    "--drop-old without --update",
+		"session grants x --instances 2":                 "--grant goes with --instances or --service",
+	} {
+		code, out, errs := runCLI(t, strings.Fields(call)...)
+		if code != problem.Invalid.ExitCode() || out != "" || !strings.Contains(errs, "usage: "+want) || !strings.Contains(errs, "mend:") {
+			t.Errorf("cupel %s: exit %d, %q, %q: want %q", call, code, out, errs, want)
+		}
+	}
+}

@@ -56,6 +56,9 @@ session, unless you name another with --accept-measurement.`,
 		ValidArgsFunction: g.completeRuntimes,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
+			if err := goesWith(c, "mirror", "--from mirror", o.from == "mirror"); err != nil {
+				return err
+			}
 			return runRuntimeMeasure(c.Context(), g, o)
 		},
 	}

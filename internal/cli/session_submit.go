@@ -54,11 +54,18 @@ CUPEL_GRANT.
 		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.session = args[0]
+			if err := goesWith(cmd, "cas-instances", "--token", o.token); err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("instances") && len(o.services)+len(o.jobs) > 0 {
+				return problem.New(problem.Invalid, "usage", "--instances with --service or --job").
+					Want("one of them").Fix("say how many of each service: --service SERVICE=N")
+			}
 			return runSessionSubmit(cmd.Context(), g, o)
 		},
 	}
 	f := c.Flags()
-	f.IntVar(&o.instances, "instances", 1, "how many instances of each service that isn't a job")
+	f.IntVar(&o.instances, "instances", 1, "how many instances of each service that isn't a job; not with --service or --job")
 	f.StringArrayVar(&o.services, "service", nil, "SERVICE=N: so many instances of this service, and only of those that are named; repeatable")
 	f.StringArrayVar(&o.jobs, "job", nil, "SERVICE that may run once, to its end; repeatable")
 	f.StringVar(&o.app, "name", "", "what the app is to be called (default: made from the session's name)")
