@@ -25,6 +25,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -276,6 +277,10 @@ func (g *globals) fail(err error) int {
 	}
 	code := 1
 	p, ok := errors.AsType[*problem.Error](err)
+	if !ok {
+		err = disk.Explain(err, ".", "that file")
+		p, ok = errors.AsType[*problem.Error](err)
+	}
 	if ok && p.Rule == ruleOutput && errors.Is(err, syscall.EPIPE) {
 		return closedPipeCode // who doesn't read on knows
 	}

@@ -3,7 +3,9 @@ package cli
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"strings"
+	"syscall"
 	"testing"
 
 	"cupel.dev/cupel/client/manager"
@@ -62,4 +64,15 @@ func FuzzShown(f *testing.F) {
 			t.Errorf("%q", got)
 		}
 	})
+}
+
+// TestFullDiskIsTold: whatever a command writes, a disk without room for it is told as
+// such, with what to do.
+func TestFullDiskIsTold(t *testing.T) {
+	var errw bytes.Buffer
+	g := &globals{err: &errw}
+	code := g.fail(&fs.PathError{Op: "write", Path: "/home/o/key", Err: syscall.ENOSPC})
+	if said := errw.String(); code != problem.Unavailable.ExitCode() || !strings.HasPrefix(said, "cupel: disk_full: /home/o/key: the disk is full") || !strings.Contains(said, "mend:") {
+		t.Errorf("exit %d: %s", code, said)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
@@ -201,6 +203,9 @@ func (c *Client) explain(ctx context.Context, what string, err error) error {
 		case t.StatusCode == http.StatusUnauthorized, t.StatusCode == http.StatusForbidden:
 			return problem.New(problem.Denied, "registry_denied", "%s: the registry at %s refuses: %s", what, c.addr, http.StatusText(t.StatusCode)).
 				Fix("write to it from its own machine")
+		case t.StatusCode == http.StatusInsufficientStorage:
+			full := fmt.Errorf("%s: the registry at %s answers %d: %w", what, c.addr, t.StatusCode, syscall.ENOSPC)
+			return disk.Explain(full, ".", "the registry's state folder")
 		case t.StatusCode >= 500:
 			return problem.New(problem.Unavailable, "registry_failed", "%s: the registry at %s answers %d", what, c.addr, t.StatusCode).
 				Fix("look at its log and its disk, then try again")

@@ -60,7 +60,9 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.writing.RLock()
 	defer g.writing.RUnlock()
 	g.note(repository, false)
-	g.next.ServeHTTP(w, r)
+	answer := &roomless{ResponseWriter: w}
+	g.next.ServeHTTP(answer, r)
+	answer.release(nil)
 	g.note(repository, kind == "manifests") // a manifest comes last
 }
 

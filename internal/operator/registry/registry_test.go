@@ -12,8 +12,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
@@ -221,7 +223,7 @@ func TestRegistryDown(t *testing.T) {
 
 func TestRegistryFailing(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "secret detail", http.StatusInsufficientStorage)
+		http.Error(w, "secret detail", http.StatusNotImplemented)
 	}))
 	defer srv.Close()
 	_, err := NewClient(srv.Listener.Addr().String()).PullImage(t.Context(), "runtimes/r:latest")
@@ -268,4 +270,21 @@ func TestUnusableFolder(t *testing.T) {
 	if _, err := Open(t.Context(), filepath.Join(file, "registry"), slog.New(slog.DiscardHandler)); err == nil || problem.KindOf(err) != problem.Invalid {
 		t.Errorf("error %v: want invalid", err)
 	}
+}
+
+// TestFullRegistry: whoever pushes to a registry without room is told that, and not that
+// it fails for some reason.
+func TestFullRegistry(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("cupel-registry-test", dir, "tmpfs", 0, "size=1m"); err != nil {
+		need.Missing(t, "root: "+err.Error())
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	c, _ := serve(t, dir)
+	big := noise(1, 4<<20)
+	err := c.Push(t.Context(), volume.Snapshot{Generation: 1}, int64(len(big)), opener(big))
+	if p := problem.From(err); err == nil || p.Rule != "disk_full" || !strings.Contains(p.Error(), c.Addr()) || p.Mend == "" {
+		t.Errorf("%v: want disk_full with the address and a mend", err)
+	}
+	t.Log(err)
 }
