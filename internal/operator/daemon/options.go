@@ -118,3 +118,40 @@ func checkCASOptions(o Options) error {
 	}
 	return new(cas.Quotas).Set(o.CASQuota)
 }
+
+// Options are the flags of `cupeld up`.
+type Options struct {
+	State           string
+	ManagerListen   string
+	RegistryListen  string
+	CASOwners       string
+	CASInstances    string
+	FirstPort       uint16
+	AllowUnattested bool
+	Launcher        string // default: cupel-init beside this program
+	CAS             string // default: cupel-cas beside this program
+	KeepAlive       time.Duration
+	CASQuota        string        // as the CAS's flag --quota takes it
+	CASConnections  int           // 0: the CAS decides
+	AppQuota        string        // as manager.KeyLimits takes it
+	LowPorts        string        // as manager.ParsePorts takes it
+	Drain           time.Duration // of connections to instances that are replaced
+	Subnet          string        // of the instances, as cni.ParseSubnet takes it; empty: a free one
+	Starts          int           // instances that start at once; 0: by the cores
+	Overcommit      string        // where all apps may use more memory than there is: warn (also if empty) or refuse
+	Balancer        string        // other limits, as balance.Config.SetLimits takes them
+	Grace           time.Duration // from SIGTERM to SIGKILL
+	DeployKeys      string        // file with the keys that may deploy; empty: all may
+	MinFree         string        // of the state folder's disk, before anything new is taken; as wire.ParseMemory takes it
+	ManagerCert     string        // file with a certificate for the manager's public name; empty: none
+	ManagerKey      string        // file with its key
+	CheckTo         []string      // of Check: HOST:PORT that an instance shall reach too
+	Existing        bool          // refuse a state folder without an installation
+	OwnGroup        bool          // move this process to the daemons' control group
+	Force           bool          // of Down: also where apps can't store what they wrote
+
+	lock         *stateLock    // held already by who started this process; nil: it isn't
+	checkTimeout time.Duration // of the network at the start, and every now and then; 0: the default
+
+	tell func(string) // hears how long work goes on; nil: nobody does
+}

@@ -1,0 +1,204 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"cupel.dev/cupel/client"
+	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/operator/balance"
+	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/version"
+)
+
+// startCAS starts the CAS under its own user, who owns nothing but its folder.
+func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running, error) {
+	uid, err := p.casUser()
+	if err != nil {
+		return nil, err
+	}
+	c := p.cas
+	c.uid, c.dir = uid, p.path("cas")
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the CAS's folder: %w", err)
+	}
+	if err := errors.Join(os.Chown(c.dir, uid, uid), os.Chmod(c.dir, 0o700)); err != nil {
+		return nil, fmt.Errorf("give the CAS its folder: %w", err)
+	}
+	if c.binary, err = besides(o.CAS, "cupel-cas"); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(p.path("log"), 0o755); err != nil {
+		return nil, fmt.Errorf("make the log folder: %w", err)
+	}
+	logs, err := openRotating(p.path("log", "cas.log"), maxLog)
+	if err != nil {
+		return nil, err
+	}
+	p.onClose(logs.Close)
+	c.logs = logs
+	c.args = []string{"--simulation-root", p.path("simulation-root.pem")}
+	if o.AllowUnattested {
+		c.args = append(c.args, "--allow-unattested")
+	}
+	if o.KeepAlive > 0 {
+		c.args = append(c.args, "--keep-alive", o.KeepAlive.String())
+	}
+	if o.CASQuota != "" {
+		c.args = append(c.args, "--quota", o.CASQuota)
+	}
+	if o.CASConnections > 0 {
+		c.args = append(c.args, "--max-connections", strconv.Itoa(o.CASConnections))
+	}
+	c.owners, c.instances = ports.prefer("cas-owners", o.CASOwners), ports.prefer("cas-instances", o.CASInstances)
+	r, err := c.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ports.remember("cas-owners", r.ready.Owners)
+	ports.remember("cas-instances", r.ready.Instances)
+	return r, nil
+}
+
+// serve opens balancer and manager, and tells that everything is there.
+func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas casReady, api net.Listener, ports *ports,
+	ready func(Serving) error,
+) (err error) {
+	if err := p.openBalancer(ctx, o); err != nil {
+		return err
+	}
+	p.onClose(p.balancer.Close)
+	if p.store, err = managerdb.Open(ctx, p.path("manager.db")); err != nil {
+		return err
+	}
+	p.onClose(p.store.Close)
+	if err := p.reserve.fill(); err != nil {
+		return err
+	}
+	now := time.Now()
+	cert, err := p.ownPair("manager", now)
+	if err != nil {
+		return err
+	}
+	public, err := openPublicCert(o.ManagerCert, o.ManagerKey, p.log)
+	if err != nil {
+		return err
+	}
+	operator, err := p.ownPair("operator", now)
+	if err != nil {
+		return err
+	}
+	root := ident.Sum(p.platform.Root().Raw)
+	cat := &catalog{
+		registry: p.client,
+		launcher: p.node.LauncherDigest(),
+		root:     root,
+		locks:    runtimecmd.LocksDir(p.dir),
+	}
+	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, p.reserve}, operator, ports.free())
+	if err != nil {
+		return err
+	}
+	e := wire.Endpoint{
+		Version: wire.Version, Address: local(api.Addr().String()), CertSHA256: ident.Sum(cert.Certificate[0]),
+		CAS:      wire.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
+		Registry: p.client.Addr(), PID: os.Getpid(), Outside: outside(), Simulation: &root,
+	}
+	p.open.manager, p.open.owners, p.open.instances = api.Addr().String(), cas.Owners, cas.Instances
+	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() wire.Info {
+		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
+	}}
+	g.Go(named("tidying", func() error { return p.tidy(ctx) }))
+	g.Go(named("manager", func() error { return m.Run(ctx) }))
+	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
+	ports.last[firstPortKept] = strconv.Itoa(int(o.FirstPort))
+	if err := ports.save(); err != nil {
+		return err
+	}
+	if err := p.writeEndpoint(e); err != nil {
+		return err
+	}
+	p.onClose(func() error { return os.Remove(p.path(wire.EndpointFile)) })
+	g.Go(named("network", func() error { return p.tendNetwork(ctx, o, cas, e) }))
+	if err := p.node.DropLaunchers(m.Launchers()); err != nil {
+		p.log.WarnContext(ctx, "old launchers not removed", "error", err)
+	}
+	failed, unchecked := p.checkNetwork(ctx, o, cas)
+	return ready(Serving{
+		Endpoint:     e,
+		Parts:        p.list(e),
+		Network:      failed,
+		Unchecked:    unchecked,
+		NeedOwner:    needOwner(m.NeedOwner()),
+		OldLaunchers: oldLaunchers(m.OldLaunchers()),
+		DiskFull:     p.low,
+		Service:      p.service,
+	})
+}
+
+func (p *parts) openBalancer(ctx context.Context, o Options) (err error) {
+	cfg := balance.Config{Table: p.table(), Subnet: p.network.Subnet(), Log: p.log, Tell: p.incidents.Tell}
+	if err := cfg.SetLimits(o.Balancer); err != nil {
+		return err
+	}
+	p.balancer, err = balance.Open(ctx, cfg)
+	return err
+}
+
+func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, store manager.Store, operator tls.Certificate,
+	portFree func(uint16) error,
+) (*manager.Manager, error) {
+	keys, err := keyLimits(o)
+	if err != nil {
+		return nil, err
+	}
+	memory, err := machineMemory(o)
+	if err != nil {
+		return nil, err
+	}
+	return manager.New(ctx, manager.Config{
+		Keys: keys, Limits: &p.limits, Memory: memory, Incidents: p.incidents,
+		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
+		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
+		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
+		Launcher: p.node.LauncherDigest(),
+		PortFree: portFree, Room: p.room.check, FirstPort: o.FirstPort, InTheWay: p.told.inTheWay, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
+	})
+}
+
+// asInstances dials what instances call this machine by its address for them: an
+// owner names a CAS as instances reach it.
+func asInstances(gateway string) func(context.Context, string, string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 5 * time.Second}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if host, port, err := net.SplitHostPort(addr); err == nil && host == node.HostName {
+			addr = net.JoinHostPort(gateway, port)
+		}
+		return d.DialContext(ctx, network, addr)
+	}
+}
+
+// stopApps ends all instances and what carries them; what is desired stays.
+func (p *parts) stopApps(ctx context.Context) error {
+	p.log.InfoContext(ctx, "stopping apps")
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	m, err := manager.New(ctx, manager.Config{Store: p.store, Backend: p.node, Balancer: p.balancer, Limits: &p.limits, Now: time.Now, Log: p.log})
+	if err != nil {
+		return err
+	}
+	err = m.Suspend(ctx)
+	return errors.Join(err, p.node.RemoveAll(ctx), p.balancer.Remove(ctx), p.network.Close(), p.daemon.Stop(ctx))
+}
