@@ -154,6 +154,7 @@ func portNumber(addr string) uint16 {
 }
 
 func (c *cli) checkCommand() *cobra.Command {
+	var first uint16 // not up's, whose default is another one
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Try whether this machine lets through what instances and their users need",
@@ -161,6 +162,7 @@ func (c *cli) checkCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			c.opts.FirstPort = first
 			r, err := Check(ctx, c.opts, c.logger())
 			if err != nil && ctx.Err() != nil {
 				return ctx.Err()
@@ -184,7 +186,7 @@ func (c *cli) checkCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API, where cupeld doesn't run")
 	f.StringVar(&c.opts.Subnet, "subnet", "", "network of the instances, where cupeld doesn't run")
-	f.Uint16Var(&c.opts.FirstPort, "first-port", 0, "public port that is tried, or the next free one, where no app has one (default: that of the last cupel up, or 8082)")
+	f.Uint16Var(&first, "first-port", 0, "public port that is tried, or the next free one, where no app has one (default: that of the last cupel up, or 8082)")
 	f.StringArrayVar(&c.opts.CheckTo, "to", nil, "HOST:PORT that an instance shall reach too; may be given again")
 	return cmd
 }

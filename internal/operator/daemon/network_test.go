@@ -92,7 +92,7 @@ func TestCheckCommand(t *testing.T) {
 	state := filepath.Join(folder(t), "none")
 	run := func(args ...string) (code int, out, errs string) {
 		var o, e bytes.Buffer
-		code = Main(t.Context(), append(args, "--state", state), os.Stdin, &o, io.MultiWriter(&e, os.Stderr), func(string) string { return "" })
+		code = Main(t.Context(), append([]string{args[0], "--state", state}, args[1:]...), os.Stdin, &o, io.MultiWriter(&e, os.Stderr), func(string) string { return "" })
 		return code, o.String(), e.String()
 	}
 
@@ -115,6 +115,21 @@ func TestCheckCommand(t *testing.T) {
 			t.Errorf("--subnet %s: %d, %s", bad, code, errs)
 		}
 	}
+	sh("nft delete table inet firewalld")
+	kept := folder(t)
+	if err := errors.Join(os.MkdirAll(kept, 0o755), os.WriteFile(filepath.Join(kept, "ports.json"), []byte(`{"first-port":"23090"}`), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for want, args := range map[string][]string{
+		"(tried: 8082)":  {"check"},
+		"(tried: 23090)": {"check", "--state", kept},
+		"(tried: 23100)": {"check", "--state", kept, "--first-port", "23100"},
+	} {
+		if code, out, errs := run(args...); code != 0 || !strings.Contains(out, want) {
+			t.Errorf("%v: %d\n%s%s\nwant %s", args, code, out, errs, want)
+		}
+	}
+	sh("nft add table inet firewalld")
 	if got := left(); got != withFirewall || before == got {
 		t.Errorf("left:\n%s\nwas:\n%s", got, withFirewall)
 	}

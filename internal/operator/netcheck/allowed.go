@@ -19,6 +19,9 @@ func (l *lab) letsOne(p *probe, h hook, rules []string) string {
 		return ""
 	}
 	for _, rule := range rules {
+		if p.users && h.name == "forward" && !strings.Contains(rule, l.Bridge) {
+			continue // it is about what somebody else forwards
+		}
 		named := ruleNamed.MatchString(rule) || !p.users && ruleAddress.MatchString(rule)
 		if named && ruleAccepts.MatchString(rule) && !ruleOther.MatchString(rule) && l.concerns(rule, p.users) {
 			return plainRule(rule)

@@ -5,10 +5,11 @@
 // It belongs to the operator and nobody has to trust it. It tries instead of
 // reading rules: a throw-away network namespace on the instances' bridge stands
 // for an instance, another one for the world outside. The latter is put behind
-// the machine's own uplink: what it sends arrives there (tc's mirred), and what
-// goes there leads to it (nftables' fwd), so that rules which name the uplink
-// judge the same as always. Nothing of it leaves the machine. What fails is tried
-// once more while the kernel traces it, which shows the rule that ended it.
+// the device by which the machine's own rules and routes lead to the world: what it
+// sends arrives there (tc's mirred), and what goes there leads to it (nftables' fwd),
+// so that rules which name the device judge the same as always. Nothing of it leaves
+// the machine, but for the calls of a Target. What fails is tried once more while the
+// kernel traces it, which shows the rule that ended it.
 //
 // A Report is for people; nothing is refused because of one. One check of an
 // installation runs at a time: callers see to that.
