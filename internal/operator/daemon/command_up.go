@@ -150,39 +150,15 @@ func (c *cli) detach(cmd *cobra.Command) error {
 
 // up runs in the foreground, or as what detach started.
 func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duration) (err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
-	// A closed terminal is no reason to end. Signals that are caught, not ignored, are
-	// what they are by default in the programs that are started from here.
-	closed := make(chan os.Signal, 1)
-	signal.Notify(closed, syscall.SIGHUP, syscall.SIGPIPE)
-	defer signal.Stop(closed)
-	go func() {
-		for s := range signals {
-			if s == os.Interrupt {
-				cancel(errStop)
-			} else {
-				cancel(nil)
-			}
-		}
-	}()
-	w := c.err
-	tell := func(s Serving) error {
-		if c.output == "json" {
-			return c.printServing(s)
-		}
-		Show(c.out, c.opts.State, s)
-		_, _ = fmt.Fprintln(c.out, "\nReady. Ctrl-C stops everything; SIGTERM leaves the apps running.")
-		return nil
-	}
+	ctx, stop := untilSignal(ctx)
+	defer stop()
 	if lockFD > 0 {
 		if c.opts.lock, err = heldLock(lockFD); err != nil {
 			return err
 		}
 	}
+
+	tell, w := c.tellServing, c.err
 	if detachedFD > 0 {
 		unix.CloseOnExec(detachedFD)
 		pipe := os.NewFile(uintptr(detachedFD), "detached")
@@ -203,6 +179,7 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duratio
 		defer func() { _ = log.Close() }()
 		w = log
 	}
+
 	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: c.logLevel}))
 	service := os.Getenv("NOTIFY_SOCKET")
 	_ = os.Unsetenv("NOTIFY_SOCKET") // it is ours, not containerd's
@@ -221,4 +198,39 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duratio
 		log.Error("cupeld ended", "error", err)
 	}
 	return err
+}
+
+// untilSignal is a context that ends with a signal: SIGINT stops the apps too, SIGTERM
+// leaves them. A closed terminal is no reason to end. Signals that are caught, not
+// ignored, are what they are by default in the programs that are started from here.
+func untilSignal(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	closed := make(chan os.Signal, 1)
+	signal.Notify(closed, syscall.SIGHUP, syscall.SIGPIPE)
+	go func() {
+		for s := range signals {
+			if s == os.Interrupt {
+				cancel(errStop)
+			} else {
+				cancel(nil)
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		signal.Stop(closed)
+		cancel(nil)
+	}
+}
+
+// tellServing says in the foreground that everything serves.
+func (c *cli) tellServing(s Serving) error {
+	if c.output == "json" {
+		return c.printServing(s)
+	}
+	Show(c.out, c.opts.State, s)
+	_, _ = fmt.Fprintln(c.out, "\nReady. Ctrl-C stops everything; SIGTERM leaves the apps running.")
+	return nil
 }

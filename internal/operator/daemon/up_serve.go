@@ -87,6 +87,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err := p.reserve.fill(); err != nil {
 		return err
 	}
+
 	now := time.Now()
 	cert, err := p.ownPair("manager", now)
 	if err != nil {
@@ -100,6 +101,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err != nil {
 		return err
 	}
+
 	root := ident.Sum(p.platform.Root().Raw)
 	cat := &catalog{
 		registry: p.client,
@@ -111,6 +113,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err != nil {
 		return err
 	}
+
 	e := wire.Endpoint{
 		Version: wire.Version, Address: local(api.Addr().String()), CertSHA256: ident.Sum(cert.Certificate[0]),
 		CAS:      wire.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
@@ -120,9 +123,11 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() wire.Info {
 		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
 	}}
+
 	g.Go(named("tidying", func() error { return p.tidy(ctx) }))
 	g.Go(named("manager", func() error { return m.Run(ctx) }))
 	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
+
 	ports.last[firstPortKept] = strconv.Itoa(int(o.FirstPort))
 	if err := ports.save(); err != nil {
 		return err
@@ -131,10 +136,12 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		return err
 	}
 	p.onClose(func() error { return os.Remove(p.path(wire.EndpointFile)) })
+
 	g.Go(named("network", func() error { return p.tendNetwork(ctx, o, cas, e) }))
 	if err := p.node.DropLaunchers(m.Launchers()); err != nil {
 		p.log.WarnContext(ctx, "old launchers not removed", "error", err)
 	}
+
 	failed, unchecked := p.checkNetwork(ctx, o, cas)
 	return ready(Serving{
 		Endpoint:     e,
