@@ -67,7 +67,7 @@ func TestCASHangs(t *testing.T) {
 			}
 			c.awaitOther(t, first)
 			in := <-told
-			if in.Reason != "cas_hangs" || !in.Warning || !strings.Contains(in.Message, "has not answered for 1s") ||
+			if in.Reason != "cas_hangs" || !in.Warning || !strings.Contains(in.Message, "has not answered for 1 second") ||
 				!strings.Contains(in.Message, "it is ended and started again. Apps go on") {
 				t.Errorf("%+v", in)
 			}

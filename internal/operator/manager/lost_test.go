@@ -42,7 +42,7 @@ func TestLostInstances(t *testing.T) {
 					t.Errorf("%+v, %v", a, err)
 				}
 				said := w.messages()
-				if n := strings.Count(said, "lost what it wrote down about the instance, which counts as ended; starting it again in 1s"); n != 1 {
+				if n := strings.Count(said, "lost what it wrote down about the instance, which counts as ended; starting it again in 1 second"); n != 1 {
 					t.Errorf("told %d times:\n%s", n, said)
 				}
 				if strings.Contains(said, "what it wrote since it started is lost") != write {

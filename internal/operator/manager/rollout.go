@@ -319,10 +319,10 @@ func (p *planner) fail(a *App, why *problem.Error) {
 func (p *planner) late(a *App) *problem.Error {
 	if w := a.Rollout.Waiting; w != nil {
 		e := *w
-		e.Actual = "gave up after " + p.limits.Deadline.String() + ": " + e.Actual
+		e.Actual = "gave up after " + problem.Duration(p.limits.Deadline) + ": " + e.Actual
 		return &e
 	}
-	return problem.New(problem.Unavailable, "deadline", "step %q was not done when the deployment's %s were over", a.Rollout.Phase, p.limits.Deadline).
+	return problem.New(problem.Unavailable, "deadline", "step %q was not done when the deployment's %s were over", a.Rollout.Phase, problem.Duration(p.limits.Deadline)).
 		Fix("see what held it with cupel events %s, then deploy once more, which has as long again", a.Name)
 }
 

@@ -178,7 +178,7 @@ func TestRuntimeThatHangsStopsNobody(t *testing.T) {
 			t.Error("a look without an answer")
 		}
 		told := strings.Join(n.tells(), "\n")
-		const want = "trouble : list containers: containerd_hangs: containerd did not list containers within 1m0s"
+		const want = "trouble : list containers: containerd_hangs: containerd did not list containers within 1 minute"
 		if strings.Count(told, want) != 1 || !strings.Contains(told, "kill containerd and cupeld starts it again, apps go on") {
 			t.Errorf("told:\n%s", told)
 		}

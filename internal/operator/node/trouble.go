@@ -55,12 +55,12 @@ type hangs func(what string, limit time.Duration, err error) error
 const RuleContainerdHangs = "containerd_hangs"
 
 func containerdHangs(what string, limit time.Duration, err error) error {
-	return problem.New(problem.Unavailable, RuleContainerdHangs, "containerd did not %s within %v: %w", what, limit, err).
-		Fix("look at STATE/containerd/containerd.log, and at the disk; kill containerd and cupeld starts it again, apps go on")
+	return problem.New(problem.Unavailable, RuleContainerdHangs, "containerd did not %s within %s: %w", what, problem.Duration(limit), err).
+		Fix("see what holds it: STATE/containerd/containerd.log, the disk, a runc or shim that hangs (ps -ef | grep runc); kill containerd and cupeld starts it again, apps go on")
 }
 
 func networkHangs(what string, limit time.Duration, err error) error {
-	return problem.New(problem.Unavailable, "network_hangs", "the CNI plugins did not %s within %v: %w", what, limit, err).
+	return problem.New(problem.Unavailable, "network_hangs", "the CNI plugins did not %s within %s: %w", what, problem.Duration(limit), err).
 		Fix("see what holds them: ps -ef | grep cni, and locks below STATE/cni")
 }
 

@@ -130,7 +130,7 @@ func (p Process) judge(err error, worked int) error {
 	if _, gone := proc.Of(p.PID); gone != nil {
 		return nil // it has ended, which its starter sees
 	}
-	silent := problem.New(problem.Unavailable, p.Rule, "%s (process %d) has not answered for %s", p.Name, p.PID, p.Patience)
+	silent := problem.New(problem.Unavailable, p.Rule, "%s (process %d) has not answered for %s", p.Name, p.PID, problem.Duration(p.Patience))
 	switch {
 	case proc.Stopped(p.PID):
 		silent.Actual += ", and is stopped (SIGSTOP, or a debugger)"

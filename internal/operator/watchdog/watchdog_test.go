@@ -62,7 +62,7 @@ func TestLook(t *testing.T) {
 		says string // empty: nothing is wrong
 	}{
 		{"answers", idle(t), answers, false, ""},
-		{"says nothing and does nothing", idle(t), mute, true, "has not answered for 300ms, and does nothing"},
+		{"says nothing and does nothing", idle(t), mute, true, "has not answered for 300 ms, and does nothing"},
 		{"hangs up", idle(t), refuses, true, "and does nothing"},
 		{"is stopped", stopped, mute, true, "and is stopped (SIGSTOP, or a debugger)"},
 		{"is stopped behind a firewall", stopped, unreached, true, "and is stopped"},

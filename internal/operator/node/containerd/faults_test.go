@@ -47,7 +47,7 @@ func TestContainerdHangs(t *testing.T) {
 			t.Fatal("it hangs still")
 		}
 	}
-	if told := m.tells(); len(told) != 1 || !strings.Contains(told[0], "has not answered for 500ms, and is stopped (SIGSTOP, or a debugger): it is ended and started again, apps go on") {
+	if told := m.tells(); len(told) != 1 || !strings.Contains(told[0], "has not answered for 500 ms, and is stopped (SIGSTOP, or a debugger): it is ended and started again, apps go on") {
 		t.Errorf("told %q", told)
 	}
 
