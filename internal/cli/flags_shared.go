@@ -17,7 +17,7 @@ var allShared = []string{"state", "provider", "config", "output", "log-level", "
 // sharedFlags are those that the command with that path heeds.
 func sharedFlags(path string) []string {
 	switch path {
-	case "cupel completion":
+	case "cupel completion", "cupel help":
 		return nil
 	case "cupel version":
 		return []string{"output"}

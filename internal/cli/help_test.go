@@ -123,6 +123,7 @@ func TestNearNames(t *testing.T) {
 		"completion nope":             `no completion for the shell "nope"` + "\n  expected: bash, fish, powershell, zsh",
 		"completion bahs":             "did you mean bash?",
 		"completion":                  "expected: SHELL",
+		"help ps -o json":             `"actual":"--output changes nothing of 'cupel help'"`,
 		"session -o json":             `"actual":"no command, of which -o json could print the answer"`,
 		"github_pat_11ABCDEFG0":       "unknown command (21 characters, not shown)",
 		"--github_pat_11ABCDEFG0 x":   "unknown flag: (23 characters, not shown)",

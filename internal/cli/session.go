@@ -166,8 +166,9 @@ Only the template made here is filled in and uploaded, to the attested CAS and
 nobody else; the hash that it answers is compared with the one computed here. The
 session belongs to the key in your owner's folder, made on first use.
 
-Values are given by --git-user, --proxy, --env and --secret, by -e NAME=VALUE, by -e NAME=@FILE, or with --use-env taken from
-the environment; what is still missing is asked for, secrets without an echo.
+Values are given by --git-user, --proxy, --env and --secret, by -e NAME=VALUE, by
+-e NAME=@FILE, or with --use-env taken from the environment; what is still missing is
+asked for, secrets without an echo.
 
 After an upgrade of the launcher, --update keeps the measurement of the same
 packages under the one before beside the new one, so that what runs on it can go

@@ -46,7 +46,7 @@ service with --instances. With --token the code is claimed by your own key, and 
 token is printed instead: for copies that you start yourself, which show it as
 CUPEL_GRANT.
 
-'cupel deploy' does all of this for the manager of this machine.`,
+'cupel deploy' does all of this for the manager that it talks to.`,
 		Example: `  cupel session submit my-app --instances 3
   cupel session submit my-app --service web=2 --job migrate --use-by 1h --until 720h
   cupel session submit my-app --token --cas-instances cas.example.org:18765`,
