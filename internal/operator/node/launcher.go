@@ -57,12 +57,28 @@ func (n *Node) keepLauncher() error {
 }
 
 // useLauncher makes the launcher of that digest the node's own; an error says that no
-// copy of it is there.
+// copy of it is there, or that it is damaged.
 func (n *Node) useLauncher(h hash.Hash) error {
 	n.digest = ident.Digest(h.Sum(nil))
 	n.launcher = n.dir("launcher", n.digest.String())
-	_, err := os.Stat(n.launcher)
-	return err
+	return isWhole(n.launcher, n.digest)
+}
+
+// isWhole checks that a file has the bytes of the digest.
+func isWhole(file string, digest ident.Digest) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return err
+	}
+	if got := ident.Digest(h.Sum(nil)); got != digest {
+		return fmt.Errorf("%s is damaged: its digest is %.12s", file, got)
+	}
+	return nil
 }
 
 // launcherFile is the launcher of that digest; zero: the node's own. After an
@@ -72,7 +88,7 @@ func (n *Node) launcherFile(digest ident.Digest) (string, error) {
 		return n.launcher, nil
 	}
 	file := n.dir("launcher", digest.String())
-	if _, err := os.Stat(file); err != nil {
+	if err := isWhole(file, digest); err != nil {
 		return "", problem.New(problem.NotFound, "launcher_missing", "launcher %.12s, which this was deployed with: %w", digest, err).
 			Fix("put the file back, or let the app's owner measure the runtimes again, update the session and deploy")
 	}

@@ -68,3 +68,41 @@ func TestLaunchersAreKept(t *testing.T) {
 		t.Errorf("its own was dropped: %v", err)
 	}
 }
+
+// TestDamagedLauncher: a copy that the disk damaged is made anew, and one that can't be
+// is told as missing: nothing is started that no session can know.
+func TestDamagedLauncher(t *testing.T) {
+	state, binary := t.TempDir(), filepath.Join(t.TempDir(), "cupel-init")
+	begin := func(content string) *Node {
+		t.Helper()
+		n, err := New(Config{State: state, Launcher: binary})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(n.launcher); err != nil || string(got) != content {
+			t.Fatalf("the launcher is %q, %v; want %q", got, err, content)
+		}
+		return n
+	}
+	install := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(binary, []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install("one")
+	n := begin("one")
+	one := n.LauncherDigest()
+	if err := os.Truncate(n.launcher, 1); err != nil {
+		t.Fatal(err)
+	}
+	n = begin("one")
+	if err := os.Truncate(n.launcher, 0); err != nil {
+		t.Fatal(err)
+	}
+	install("two")
+	n = begin("two")
+	if _, err := n.launcherFile(one); err == nil || problem.From(err).Rule != "launcher_missing" || problem.From(err).Mend == "" {
+		t.Errorf("a damaged launcher: %v", err)
+	}
+}
