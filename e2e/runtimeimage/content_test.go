@@ -28,6 +28,9 @@ import (
 // never answers.
 func (s *gitServer) serve(w http.ResponseWriter, r *http.Request, backend http.Handler) {
 	lfs := filepath.Join(s.dir, "lfs")
+	if s.instead != nil && s.instead(w, r) {
+		return
+	}
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/silent"):
 		<-r.Context().Done()
@@ -237,8 +240,9 @@ func refuseSubmodules(t *testing.T, p *place) {
 	for address, says := range map[string]string{
 		other.URL + "/app.git":            "another server",
 		p.s.URL + "1/app.git":             "another server",
-		"git@127.0.0.1:deep.git":          "for ssh",
-		"ssh://git@127.0.0.1/deep.git":    "for ssh",
+		"git@elsewhere.example:deep.git":  "for ssh on another server",
+		"ssh://git@127.0.0.2/deep.git":    "for ssh on another server",
+		"git@127.0.0.1:nothing.git":       "no such repository",
 		"http://127.0.0.1/deep.git":       "no https:// address",
 		"file:///etc":                     "for one machine alone",
 		"/etc":                            "for one machine alone",
@@ -277,7 +281,7 @@ func pullLFS(t *testing.T, p *place) {
 		}
 		return f
 	}
-	for _, config := range []string{"", p.s.URL + "/other/store", "../elsewhere"} {
+	for _, config := range []string{"", p.s.URL + "/other/store", "../elsewhere", "ssh://git@127.0.0.1/app.git", "git@127.0.0.1:app"} {
 		p.s.repository(t, "app.git", files(config), nil)
 		p.pulls("/app.git")
 		p.holds("dir/model.bin", string(model))
@@ -309,7 +313,7 @@ func pullLFS(t *testing.T, p *place) {
 
 	p.s.repository(t, "app.git", files(other.URL+"/app.git/info/lfs"), nil)
 	p.refused("/app.git", 73, "dir/model.bin", "another server", ".lfsconfig")
-	p.s.repository(t, "app.git", files("ssh://git@127.0.0.1/app.git"), nil)
+	p.s.repository(t, "app.git", files("ssh://git@127.0.0.2/app.git"), nil)
 	p.refused("/app.git", 73, "dir/model.bin", "for ssh")
 	if n := other.requests(); n != 0 {
 		t.Errorf("the other server met the token %d times", n)
@@ -523,25 +527,30 @@ func wordsOfGit(t *testing.T, p *place) {
 	p.refused("/broken.git", 72, "git could not fetch", "git said: ", tree)
 }
 
-// silence has a server that takes the request and never answers.
-func silence(t *testing.T, p *place) {
+// edit changes a line of the program for one test.
+func (p *place) edit(line, instead string) {
+	p.t.Helper()
 	program := filepath.Join(p.root, "usr/bin/cupel-pull")
 	text, err := os.ReadFile(program)
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
-	impatient := bytes.Replace(text, []byte("\npatience=45 "), []byte("\npatience=1 "), 1)
-	if bytes.Equal(impatient, text) {
-		t.Fatal("the puller's patience is not 45 seconds")
+	changed := strings.Replace(string(text), line, instead, 1)
+	if changed == string(text) {
+		p.t.Fatalf("the puller has no line %q", line)
 	}
-	if err := os.WriteFile(program, impatient, 0o755); err != nil { //nolint:gosec // a program
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := os.WriteFile(program, text, 0o755); err != nil { //nolint:gosec // a program
-			t.Error(err)
+	write := func(text string) {
+		if err := os.WriteFile(program, []byte(text), 0o755); err != nil { //nolint:gosec // a program
+			p.t.Error(err)
 		}
-	}()
+	}
+	write(changed)
+	p.t.Cleanup(func() { write(string(text)) })
+}
+
+// silence has a server that takes the request and never answers.
+func silence(t *testing.T, p *place) {
+	p.edit("\npatience=45 ", "\npatience=1 ")
 	p.refused("/silent.git", 79, "does not answer")
 
 	l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and no more
@@ -561,11 +570,17 @@ func inputsAsOwner(t *testing.T, root string, good pull) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var cases []struct{ What, Value, Refused string }
+	var cases []struct {
+		What, Value, Refused string
+		Owner                bool // which the puller can't know: its server is on this machine
+	}
 	if err := json.Unmarshal(b, &cases); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range cases {
+		if c.Owner {
+			continue
+		}
 		p := good
 		p.repository, p.user, p.proxy = "https://127.0.0.1:1/app.git", "", "" // nobody is there: inputs come first
 		switch c.What {

@@ -206,7 +206,8 @@ print(sqlite3.connect(":memory:").execute("select 6*7").fetchone()[0])
 type gitServer struct {
 	*httptest.Server
 	dir, token string
-	user       string // the only one whose token it is; "" is anybody
+	user       string                                        // the only one whose token it is; "" is anybody
+	instead    func(http.ResponseWriter, *http.Request) bool // answers, if it wants to
 	ca         []byte
 	mu         sync.Mutex
 	seen       []string // authorisation failures and user names

@@ -21,11 +21,15 @@ const (
 	pullBranch      = 77
 	pullAuthority   = 78
 	pullSilent      = 79
+	pullBusy        = 80
 )
 
-// rulePullSilent is of a git server that took the connection and never answered:
-// the puller has waited for it already.
-const rulePullSilent = "pull_silent"
+// Rules of a git server that took the connection and never answered, and of one that
+// said that it can't serve now: the puller has waited for it already.
+const (
+	rulePullSilent = "pull_silent"
+	rulePullBusy   = "pull_busy"
+)
 
 // rulePullUnreachable is of a git server that no connection is made to.
 const rulePullUnreachable = "pull_unreachable"
@@ -74,12 +78,16 @@ func pullProblem(code int) *problem.Error {
 		return problem.New(problem.Unavailable, rulePullSilent, "the git server doesn't answer").
 			Want("the beginning of an answer within 45 seconds").
 			Fix("see what the server, or a firewall or proxy on the way to it, does: 'cupel check --to HOST:PORT', by the operator, names a rule of this machine that is in the way; then deploy again")
+	case pullBusy:
+		return problem.New(problem.Unavailable, rulePullBusy, "the git server answers that it can't serve now; the puller's output says how").
+			Want("another answer than 429 or 5xx, at one of four requests within a minute").
+			Fix("see whether the server is up, and whether it limits how often it may be asked; then deploy again")
 	case pullProxy:
-		return problem.New(problem.Invalid, "pull_proxy", "the proxy that the session names doesn't lead to the git server").
-			Fix("check the address, user name and password in --proxy; update the session, then deploy again")
+		return problem.New(problem.Invalid, "pull_proxy", "the proxy that the session names doesn't lead to the git server; the puller's output says why").
+			Fix("check the address, user name and password in --proxy, and what the proxy allows; update the session, then deploy again")
 	case pullRedirect:
 		return problem.New(problem.Invalid, "pull_redirect", "the git server redirects elsewhere, where the token doesn't follow").
-			Fix("give the final address as GIT_REPO, update the session, then deploy again")
+			Fix("give the final address as GIT_REPO, or another ACCESS_TOKEN where it redirects to a page to log in at; update the session, then deploy again")
 	case pullContent:
 		return problem.New(problem.Invalid, "pull_content", "the repository names content that can't be had: a submodule, a file in Git LFS, or a text in another encoding; the puller's output says which").
 			Fix("have submodules and LFS files on the repository's own server, where the token may read them; push that, then deploy again")

@@ -34,6 +34,7 @@ func TestPullEnds(t *testing.T) {
 		77: {"pull_branch", problem.NotFound, 1},
 		78: {"pull_certificate", problem.Denied, 1},
 		79: {"pull_silent", problem.Unavailable, 1},
+		80: {"pull_busy", problem.Unavailable, 1},
 		13: {"pull", problem.Internal, 3},
 	} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {

@@ -281,7 +281,7 @@ func pullSaysMore(in *Instance, s InstanceStatus) bool {
 
 // definite says that trying again can't help, or has been done already.
 func definite(e *problem.Error) bool {
-	if e.Rule == rulePullSilent {
+	if e.Rule == rulePullSilent || e.Rule == rulePullBusy {
 		return true
 	}
 	switch e.Kind {

@@ -3,6 +3,7 @@ package owner
 import (
 	"bytes"
 	"crypto/x509"
+	"net/netip"
 	"regexp"
 	"strings"
 	"unicode/utf8"
@@ -13,15 +14,18 @@ import (
 // This file says which inputs of a pull can be used. The puller (runtimes/puller.yml)
 // has the same rules inside, and testdata/pull_inputs.json holds both to them.
 
-// gitHost is a host with or without a port, as it stands in an address.
-const gitHost = `(?:[A-Za-z0-9._~%\x{80}-\x{10ffff}-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?`
+// gitHost and gitPort are what a server is called in an address.
+const (
+	gitHost = `([A-Za-z0-9._~%\x{80}-\x{10ffff}-]+|\[[0-9A-Fa-f:.]+\])`
+	gitPort = `:[0-9]{1,5}`
+)
 
 var (
 	schemeForm     = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$`)
 	scpForm        = regexp.MustCompile(`^[^/]*:`)
 	passwordForm   = regexp.MustCompile(`^[^/]*:[^/]*@`)
-	repositoryForm = regexp.MustCompile(`^([^/@?#]+@)?(` + gitHost + `)(/[^?#]*[^/?#][^?#]*)$`)
-	proxyForm      = regexp.MustCompile(`(?i)^(?:(?:https?|socks5h?)://)?(?:[^/@\s]*@)?` + gitHost + `/?$`)
+	repositoryForm = regexp.MustCompile(`^(?:[^/@?#]+@)?` + gitHost + `(?:` + gitPort + `)?/[^?#]*[^/?#][^?#]*$`)
+	proxyForm      = regexp.MustCompile(`(?i)^(?:(?:https?|socks5h?)://)?(?:[^/@\s]*@)?` + gitHost + gitPort + `/?$`)
 )
 
 const repositoryWant = "https://HOST/PATH, or https://USER@HOST/PATH"
@@ -56,10 +60,23 @@ func CheckRepository(s string) error {
 		return refuse(give, "the repository's address does not begin with https://")
 	case passwordForm.MatchString(m[2]):
 		return refuse("give the token as "+VarToken+": an address ends up in places where it can be read", "the repository's address holds a password")
-	case !repositoryForm.MatchString(m[2]):
+	}
+	address := repositoryForm.FindStringSubmatch(m[2])
+	if address == nil {
 		return refuse(give, "the repository has no such address: a host, a path behind it, and no ? or #")
 	}
+	if loopback(address[1]) {
+		return refuse("give the server's name; for the machine that the instance runs on: host.cupel.internal", "the repository's address leads to the machine itself that asks for it: there that is the instance")
+	}
 	return nil
+}
+
+// loopback reports whether a host is whichever machine asks for it.
+func loopback(host string) bool {
+	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") ||
+		err == nil && (ip.Unmap().IsLoopback() || ip.Unmap().IsUnspecified())
 }
 
 // HasUser reports whether the address names the user whom the token is of.
@@ -89,10 +106,15 @@ func CheckProxy(s string) error {
 	if err := oneLine(s, "git_proxy", "proxy's address", VarProxy); err != nil {
 		return err
 	}
-	if !proxyForm.MatchString(s) {
-		return problem.New(problem.Invalid, "git_proxy", "the proxy has no such address").
-			Want("[http://][USER:PASSWORD@]HOST:PORT; also https://, socks5:// and socks5h://").
+	const want = "[http://][USER:PASSWORD@]HOST:PORT; also https://, socks5:// and socks5h://"
+	address := proxyForm.FindStringSubmatch(s)
+	if address == nil {
+		return problem.New(problem.Invalid, "git_proxy", "the proxy has no such address, with a host and a port").Want(want).
 			Fix("give --proxy with such an address; write @ / and : in a user name or password as %%40 %%2F and %%3A")
+	}
+	if loopback(address[1]) {
+		return problem.New(problem.Invalid, "git_proxy", "the proxy's address leads to the machine itself that asks for it: there that is the instance").Want(want).
+			Fix("give --proxy with the proxy's name; for the machine that the instance runs on: host.cupel.internal")
 	}
 	return nil
 }

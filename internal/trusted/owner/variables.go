@@ -12,7 +12,9 @@ var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,99}$`)
 
 // These change what programs do, whichever program it is: the loader's and the C
 // library's, those of shells and of git, and those that Cupel reads itself. An
-// owner who is talked into one would run other code than they vouched for.
+// owner who is talked into one would run other code than they vouched for. Those of a
+// language's interpreter (PYTHONPATH, NODE_OPTIONS) and HOME are settings of the app's
+// own: they lead to the measured image and to what the owner pushed.
 var (
 	steeringPrefixes = []string{"LD_", "GIT_", "CUPEL_", "SCONE_"}
 	steeringNames    = []string{"PATH", "GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH", "IFS", "ENV", "BASH_ENV", "SHELLOPTS", "BASHOPTS", "PS4"}
