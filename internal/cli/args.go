@@ -2,7 +2,6 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"regexp"
 	"slices"
@@ -48,7 +47,7 @@ func wordShown(s string) string {
 	if wordForm.MatchString(s) {
 		return strconv.Quote(s)
 	}
-	return fmt.Sprintf("(%d characters, not shown)", utf8.RuneCountInString(s))
+	return "(" + problem.Count(utf8.RuneCountInString(s), "character") + ", not shown)"
 }
 
 var wordForm = regexp.MustCompile(`^(--?)?[a-z]+(-[a-z]+){0,3}$`)

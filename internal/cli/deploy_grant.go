@@ -36,7 +36,7 @@ func (g *globals) readCode(arg string) (release.GrantCode, error) {
 			return release.GrantCode{}, err
 		}
 	default:
-		return release.GrantCode{}, problem.New(problem.Invalid, "code_argument", "--code with the code itself, of %d characters", len(arg)).
+		return release.GrantCode{}, problem.New(problem.Invalid, "code_argument", "--code with the code itself, of %s", problem.Count(len(arg), "character")).
 			Want("@FILE or -").
 			Fix("put the code into a file, or pipe it in: who reads the command line of a process, or the shell's history, could use it")
 	}

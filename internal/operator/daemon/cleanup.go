@@ -111,7 +111,7 @@ func short(paths []string) string {
 	if len(paths) <= 3 {
 		return strings.Join(paths, ", ")
 	}
-	return fmt.Sprintf("%s and %d others", strings.Join(paths[:3], ", "), len(paths)-3)
+	return strings.Join(paths[:3], ", ") + " and " + problem.Count(len(paths)-3, "other")
 }
 
 // tellEvery is how often long work says that it goes on.

@@ -201,7 +201,7 @@ func (n *Network) Restore() (string, error) {
 	}
 	again, err := n.reconnect()
 	if again > 0 {
-		found = append(found, fmt.Sprintf("%d instances were taken off the bridge %s: they are connected again", again, n.Bridge()))
+		found = append(found, problem.Count(again, "instance")+" taken off the bridge "+n.Bridge()+", and connected again")
 	}
 	errs := []error{err}
 	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv4/conf/" + n.Bridge() + "/forwarding"} {

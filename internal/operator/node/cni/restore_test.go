@@ -52,7 +52,7 @@ func TestRestore(t *testing.T) {
 		{"ip addr flush dev BRIDGE", "took the address GATEWAY off"},
 		{"sysctl -qw net.ipv4.ip_forward=0", "net.ipv4.ip_forward to 0"},
 		{"sysctl -qw net.ipv4.conf.BRIDGE.forwarding=0", "net.ipv4.conf.BRIDGE.forwarding to 0"},
-		{"for i in $(ls -d /proc/sys/net/ipv4/conf/veth*); do ip link set ${i##*/} nomaster; done", "1 instances were taken off"},
+		{"for i in $(ls -d /proc/sys/net/ipv4/conf/veth*); do ip link set ${i##*/} nomaster; done", "1 instance taken off"},
 	} {
 		fill := strings.NewReplacer("BRIDGE", n.Bridge(), "GATEWAY", n.Gateway().String())
 		in(func() error { return exec.Command("sh", "-ec", fill.Replace(tt.does)).Run() })
