@@ -75,7 +75,10 @@ type Inputs struct {
 	Also map[ident.ServiceName][]ident.Measurement
 }
 
-var runtimeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
+var (
+	runtimeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,63}$`)
+	commitForm  = regexp.MustCompile(`^(?:[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})$`)
+)
 
 func (in Inputs) normal() (Inputs, error) {
 	if in.Volume == "" {
@@ -99,6 +102,9 @@ func (in Inputs) normal() (Inputs, error) {
 	if in.Ref != "" {
 		if err := CheckRef(in.Ref); err != nil {
 			return Inputs{}, err
+		}
+		if commitForm.MatchString(in.Ref) { // the puller pins a commit by its id as git writes it
+			in.Ref = strings.ToLower(in.Ref)
 		}
 	}
 	if err := checkVariables(in.Env, in.Secrets); err != nil {

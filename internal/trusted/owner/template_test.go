@@ -145,3 +145,18 @@ func TestOnRenewal(t *testing.T) {
 		}
 	}
 }
+
+// TestCommitIsPinnedAsGitWritesIt: the puller calls a commit pinned where the session
+// names its id, which git writes in small letters. Names stay as they are.
+func TestCommitIsPinnedAsGitWritesIt(t *testing.T) {
+	for ref, want := range map[string]string{
+		strings.Repeat("AB", 20): strings.Repeat("ab", 20), strings.Repeat("Ab", 32): strings.Repeat("ab", 32), "ABCDEF": "ABCDEF",
+	} {
+		in := inputs()
+		in.Ref = ref
+		text, err := Template(in)
+		if err != nil || !strings.Contains(string(text), "CUPEL_PULL_REF: "+session.Quote(want)+"\n") {
+			t.Errorf("%s: %v\n%s", ref, err, text)
+		}
+	}
+}
