@@ -46,10 +46,6 @@ type readReply struct {
 }
 
 func runSessionRead(ctx context.Context, g *globals, arg, cas, hash string, reveal bool) error {
-	name, err := parseSessionArg(arg)
-	if err != nil {
-		return err
-	}
 	var version *ident.Digest
 	if hash != "" {
 		h, err := ident.ParseDigest(hash)
@@ -58,11 +54,7 @@ func runSessionRead(ctx context.Context, g *globals, arg, cas, hash string, reve
 		}
 		version = &h
 	}
-	side, err := g.ownerSide(ctx)
-	if err != nil {
-		return err
-	}
-	c, _, err := side.casOf(ctx, name, cas)
+	name, c, err := g.sessionAt(ctx, arg, cas)
 	if err != nil {
 		return err
 	}

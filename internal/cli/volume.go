@@ -65,11 +65,7 @@ func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error
 			Fix("cupel volume reset %s %s --yes", name, o.volume)
 	}
 
-	side, err := g.ownerSide(ctx)
-	if err != nil {
-		return err
-	}
-	c, _, err := side.casOf(ctx, name, o.cas)
+	_, c, err := g.sessionAt(ctx, o.session, o.cas)
 	if err != nil {
 		return err
 	}
