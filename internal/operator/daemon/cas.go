@@ -122,14 +122,26 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 	c.mu.Lock()
 	c.pid = cmd.Process.Pid
 	c.mu.Unlock()
+	r := c.watch(ctx, cmd, ours, stderrR, measurement)
+	if err := c.await(ctx, r, readyR); err != nil {
+		r.stop()
+		return nil, err
+	}
+	// From now on always the same, whatever was free at first.
+	c.owners, c.instances = r.ready.Owners, r.ready.Instances
+	return r, nil
+}
+
+// watch serves the CAS that was started, keeps what it says, and tells how it ended.
+func (c *casProcess) watch(ctx context.Context, cmd *exec.Cmd, ours net.Conn, stderr *os.File, measurement ident.Measurement) *running {
 	r := &running{pid: cmd.Process.Pid, exit: make(chan error, 1), kill: cmd.Process.Kill}
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	tail := &lastLine{}
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
-		_, _ = io.Copy(lossy{c.logs}, io.TeeReader(stderrR, tail))
-		_ = stderrR.Close()
+		_, _ = io.Copy(lossy{c.logs}, io.TeeReader(stderr, tail))
+		_ = stderr.Close()
 	}()
 	go func() { _ = c.attester.ServeConn(serving, ours, measurement); _ = ours.Close() }()
 	go func() {
@@ -148,13 +160,7 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 			r.exit <- <-r.exit // until it has ended; stop may be called again
 		}
 	}
-	if err := c.await(ctx, r, readyR); err != nil {
-		r.stop()
-		return nil, err
-	}
-	// From now on always the same, whatever was free at first.
-	c.owners, c.instances = r.ready.Owners, r.ready.Instances
-	return r, nil
+	return r
 }
 
 func orExit(err error) error {
