@@ -74,7 +74,7 @@ func (p *planner) drained(a *App, in *Instance, s InstanceStatus) bool {
 		return true
 	case !p.now.Before(over):
 		if d.open > 0 {
-			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same (cupel up --drain gives more time, but none beyond its certificate's)", connections(d.open), problem.Duration(most.Round(time.Second)))
+			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same (%s)", connections(d.open), problem.Duration(most.Round(time.Second)), p.moreTime(most))
 		}
 		return true
 	case p.now.Before(next):
@@ -84,6 +84,14 @@ func (p *planner) drained(a *App, in *Instance, s InstanceStatus) bool {
 	}
 	p.wakeAt(over)
 	return false
+}
+
+// moreTime says what would give connections more time than they had.
+func (p *planner) moreTime(had time.Duration) string {
+	if had < p.limits.Drain {
+		return "certificates that end leave no more time"
+	}
+	return "cupel up --drain gives more time"
 }
 
 // nextLook is when the instance's connections are counted again: after a tenth of the
