@@ -292,11 +292,33 @@ func (s *scene) power() {
 	s.powerCut()
 	future := time.Now().Add(15 * time.Second)
 	must(s.T, os.Chtimes(filepath.Join(s.State, "ports.json"), future, future))
-	s.boot()
+	s.whileUnmounted(s.boot)
 	s.expect(3) // again: what ran at the cut stored nothing
 	if time.Now().Before(future.Add(-2 * time.Second)) {
 		s.T.Error("it didn't wait for the clock")
 	}
+}
+
+// whileUnmounted hides the state folder, as a disk that is mounted late, until the unit has
+// tried to start.
+func (s *scene) whileUnmounted(boot func()) {
+	s.T.Helper()
+	disk := s.State + ".disk"
+	must(s.T, os.Rename(s.State, disk))
+	must(s.T, os.Mkdir(s.State, 0o755))
+	boot()
+	s.Eventually(30*time.Second, func() error {
+		if out, _ := s.try("systemctl", "show", "--property=NRestarts", s.unit); strings.TrimSpace(out) == "NRestarts=0" {
+			return fmt.Errorf("not tried: %s", out)
+		}
+		return nil
+	})
+	made, err := os.ReadDir(s.State)
+	if err != nil || len(made) > 0 {
+		s.T.Errorf("where no disk is mounted lies %v, %v", made, err)
+	}
+	must(s.T, os.Remove(s.State))
+	must(s.T, os.Rename(disk, s.State))
 }
 
 // uninstalled: after `cupel down` the unit stays down, and then it is no more.
