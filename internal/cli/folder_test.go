@@ -34,13 +34,14 @@ func inHome(t *testing.T, env map[string]string, args ...string) (code int, errs
 // TestNoHome: an environment that says nothing of a home (cron, a unit, env -i) puts
 // no key anywhere, least of all into the folder where one happens to be.
 func TestNoHome(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
 	for _, env := range []map[string]string{
 		nil,
 		{"HOME": ""},
 		{"HOME": "."},
 		{"HOME": "relative/home"},
 		{"XDG_CONFIG_HOME": "relative"},
-		{"HOME": "/nonexistent/home"},
+		{"HOME": filepath.Join(missing, "home")},
 	} {
 		for _, args := range [][]string{
 			{"session", "values", "x", "app_ca"},
@@ -59,7 +60,7 @@ func TestNoHome(t *testing.T) {
 			}
 		}
 	}
-	if _, err := os.Stat("/nonexistent"); err == nil {
+	if _, err := os.Stat(missing); err == nil {
 		t.Error("a home was made")
 	}
 	// Who names the folder needs no home.
