@@ -9,13 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/balance"
@@ -321,97 +318,4 @@ func (l layout) removeBridge() error {
 		return fmt.Errorf("remove bridge %s: %w", l.bridge(), err)
 	}
 	return nil
-}
-
-// process is one of our helpers.
-type process struct {
-	pid  int
-	name string // of its executable
-}
-
-// helpers are the programs that may be left running with our folder among
-// their arguments.
-var helpers = []string{"containerd", "containerd-shim-runc-v2", "cupel-cas", "cupel-log", "cupeld", "runc"}
-
-// processes finds what still runs for this folder.
-func (l layout) processes() []process {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	var out []process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() || pid == os.Getppid() {
-			continue
-		}
-		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil || len(cmdline) == 0 {
-			continue
-		}
-		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
-		name := filepath.Base(args[0])
-		if slices.Contains(helpers, name) && slices.ContainsFunc(args[1:], l.mentions) {
-			out = append(out, process{pid, name})
-		}
-	}
-	return out
-}
-
-// mentions says whether an argument names something in our folder, or our
-// namespace.
-func (l layout) mentions(arg string) bool {
-	if arg == l.namespace() {
-		return true
-	}
-	_, rest, ok := strings.Cut(arg, l.dir)
-	return ok && (rest == "" || rest[0] == '/') || strings.Contains(arg, "/run/cupel-"+l.id+"/")
-}
-
-// endProcesses ends our helpers, by SIGTERM, then SIGKILL.
-func (l layout) endProcesses(ctx context.Context) error {
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		for range 60 {
-			left := l.processes()
-			left = slices.DeleteFunc(left, func(p process) bool { return p.name == "cupeld" && !l.writesLog(p.pid) })
-			if len(left) == 0 {
-				return nil
-			}
-			for _, p := range left {
-				_ = syscall.Kill(p.pid, signal)
-			}
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(50 * time.Millisecond):
-			}
-		}
-	}
-	return problem.New(problem.Internal, "cleanup", "processes don't end: %v", l.processes())
-}
-
-// writesLog says whether a cupeld is the writer of an instance's log, as it was in
-// earlier releases and is without cupel-log, rather than somebody who waits for the
-// lock.
-func (l layout) writesLog(pid int) bool {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return strings.Contains(string(b), "\x00log-writer\x00")
-}
-
-// unmountAll unmounts what we have mounted below the folder, the innermost first.
-func (l layout) unmountAll() error {
-	for range 10 {
-		points, _, err := l.mounts()
-		if err != nil {
-			return err
-		}
-		if len(points) == 0 {
-			return nil
-		}
-		slices.SortFunc(points, func(a, b string) int { return len(b) - len(a) })
-		for _, p := range points {
-			_ = unix.Unmount(p, unix.MNT_DETACH)
-		}
-	}
-	return problem.New(problem.Internal, "cleanup", "something stays mounted below %s", l.dir)
 }

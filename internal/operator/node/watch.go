@@ -3,14 +3,11 @@ package node
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
@@ -321,110 +318,4 @@ func (n *Node) watchMemory(ctx context.Context, i *instance) {
 		case <-tick.C:
 		}
 	}
-}
-
-// watchHealth connects to the instance's port: often until it first answers,
-// then every other second. An instance that never answered is unknown for its
-// first seconds, so that a slow start is not taken for an illness. The port of
-// an adopted one is tried even if no report said that its app runs: it may have
-// come while nobody listened, and only the app accepts connections there.
-func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
-	for {
-		n.mu.Lock()
-		started := i.rec.StartedAt
-		n.mu.Unlock()
-		wait := 50 * time.Millisecond
-		if !started.IsZero() || adopted {
-			ok := n.answers(ctx, i)
-			if ctx.Err() != nil {
-				return
-			}
-			inferred, next := n.healthSeen(i, ok)
-			if !ok {
-				n.lookAround(i)
-			}
-			if inferred {
-				n.persist(ctx, i)
-			}
-			wait = next
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-	}
-}
-
-// answers reports whether the instance's port accepts connections.
-func (n *Node) answers(ctx context.Context, i *instance) bool {
-	n.mu.Lock()
-	addr := net.JoinHostPort(i.rec.IP.String(), strconv.Itoa(int(i.rec.Spec.Port)))
-	n.mu.Unlock()
-	dialer := net.Dialer{Timeout: time.Second}
-	conn, err := dialer.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return false
-	}
-	_ = conn.Close()
-	return true
-}
-
-// healthSeen takes one check's result; it returns whether the check proved that
-// the app runs, which no report had said, and when to check again.
-func (n *Node) healthSeen(i *instance, ok bool) (inferred bool, next time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	inferred = ok && i.rec.StartedAt.IsZero() && i.rec.Exit == nil
-	if inferred {
-		i.report(volume.Status{Version: volume.StatusVersion, Phase: volume.Running}, n.cfg.Now())
-	}
-	if i.rec.StartedAt.IsZero() || i.rec.Exit != nil {
-		return false, i.judge.wait()
-	}
-	since := n.cfg.Now().Sub(i.rec.StartedAt)
-	if since < 0 { // the clock was set back, and this process didn't see the start
-		i.rec.StartedAt, since = n.cfg.Now(), 0
-	}
-	if verdict := i.judge.judge(ok, since); i.health != verdict || inferred {
-		i.health = verdict
-		n.publishStatus(i)
-	}
-	return inferred, i.judge.wait()
-}
-
-const (
-	healthGrace    = 10 * time.Second
-	healthFailures = 3 // in a row, of an instance that was healthy
-)
-
-// healthJudge turns single checks into a verdict.
-type healthJudge struct {
-	ever   bool
-	failed int
-}
-
-func (h *healthJudge) judge(ok bool, sinceStart time.Duration) manager.Health {
-	if ok {
-		h.ever, h.failed = true, 0
-		return manager.HealthHealthy
-	}
-	h.failed++
-	switch {
-	case h.ever && h.failed < healthFailures:
-		return manager.HealthHealthy
-	case !h.ever && sinceStart < healthGrace:
-		return manager.HealthUnknown
-	}
-	return manager.HealthUnhealthy
-}
-
-func (h *healthJudge) wait() time.Duration {
-	switch {
-	case !h.ever:
-		return 100 * time.Millisecond
-	case h.failed > 0:
-		return 300 * time.Millisecond
-	}
-	return 2 * time.Second
 }

@@ -1,0 +1,105 @@
+package manager
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sync/errgroup"
+
+	wire "cupel.dev/cupel/client/manager"
+)
+
+// Suspend stops every instance and the balancer's ports, after Run has
+// returned. What is desired stays: the next Run starts it again.
+func (m *Manager) Suspend(ctx context.Context) error {
+	list, err := m.cfg.Backend.List(ctx)
+	if err != nil {
+		return err
+	}
+	seen := map[string]InstanceStatus{}
+	for _, s := range list {
+		seen[s.ID] = s
+	}
+
+	m.mu.Lock()
+	var c Change
+	stopped := map[string]*Instance{}
+	for _, in := range m.state.Instances {
+		if in.Done {
+			continue
+		}
+		stopped[backendID(in, in.Attempt)] = in
+		next := *in
+		next.Attempt++
+		c.Instances = append(c.Instances, &next)
+		// Most tell the CAS themselves that they end; who can't is told of when
+		// the manager is back.
+		c.Notices = append(c.Notices, m.goneNotices(in, seen[backendID(in, in.Attempt)])...)
+	}
+	// Apps end in order also where a full disk lets nothing be noted: the next
+	// manager finds them gone, as after a crash of the machine.
+	err = m.commit(ctx, c)
+	m.mu.Unlock()
+	err = errors.Join(err, m.cfg.Balancer.Apply(ctx, nil))
+	err = errors.Join(err, m.each(ctx, list, func(id string) action { return action{stop: id} }))
+	err = errors.Join(err, m.noteLost(ctx, stopped))
+	return errors.Join(err, m.each(ctx, list, func(id string) action { return action{drop: id} }))
+}
+
+// each does the same with every instance, at once.
+func (m *Manager) each(ctx context.Context, list []InstanceStatus, do func(id string) action) error {
+	var g errgroup.Group
+	for _, s := range list {
+		g.Go(func() error { return m.call(ctx, do(s.ID)) })
+	}
+	return g.Wait()
+}
+
+// noteLost writes down which of the instances that were stopped kept nothing.
+func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Instance) error {
+	list, err := m.cfg.Backend.List(ctx)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var c Change
+	for _, s := range list {
+		in := stopped[s.ID]
+		if in == nil || in.Role != RoleApp || s.State != StateExited || in.Recorded == in.Attempt {
+			continue
+		}
+		a := m.state.Apps[in.App]
+		if a == nil {
+			continue
+		}
+		if why := lost(a.writer(in), s); why != nil {
+			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, wire.ReasonNotCommitted, why.Actual))
+			if next := m.state.Instances[in.ID]; next != nil { // where it can't be removed, this is not told again
+				told := *next
+				told.Recorded = in.Attempt
+				c.Instances = append(c.Instances, &told)
+			}
+		}
+	}
+	if len(c.Events) == 0 {
+		return nil
+	}
+	return m.commit(ctx, c)
+}
+
+// goneNotices are for an instance that will have ended when they are sent.
+// Callers hold mu.
+func (m *Manager) goneNotices(in *Instance, s InstanceStatus) []*Notice {
+	a := m.state.Apps[in.App]
+	if a == nil || s.InstanceID.IsZero() {
+		return nil
+	}
+	var out []*Notice
+	for _, h := range a.grants() {
+		if h.Revision == in.Revision {
+			out = append(out, goneNotice(m.cfg.Now(), a, h, s.InstanceID, s.ID))
+		}
+	}
+	return out
+}
