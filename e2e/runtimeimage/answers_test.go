@@ -185,7 +185,7 @@ func otherTLS(t *testing.T, p *place) {
 	go func() { _ = server.Serve(l) }()
 	defer server.Close()
 	other.repository = "https://" + l.Addr().String() + "/app.git"
-	p.refusedAs(other, 78, "not trusted", "not for this name")
+	p.refusedAs(other, 78, "not trusted", "not for the name that GIT_REPO has")
 }
 
 // answersOfProxies are those instead of a way to the server.

@@ -54,7 +54,7 @@ func (s *gitServer) serve(w http.ResponseWriter, r *http.Request, backend http.H
 			}
 			o["authenticated"] = true
 			o["actions"] = map[string]any{"download": map[string]any{
-				"href": s.URL + "/lfs/" + oid, "header": map[string]string{"Authorization": r.Header.Get("Authorization")}}}
+				"href": "https://" + r.Host + "/lfs/" + oid, "header": map[string]string{"Authorization": r.Header.Get("Authorization")}}}
 		}
 		w.Header().Set("Content-Type", "application/vnd.git-lfs+json")
 		_ = json.NewEncoder(w).Encode(map[string]any{"transfer": "basic", "objects": request.Objects})

@@ -65,11 +65,12 @@ func pullProblem(code int) *problem.Error {
 		return problem.New(problem.NotFound, "pull_branch", "the repository is empty, or its default branch isn't there").
 			Fix("push a commit, or name a branch with --ref and update the session; then deploy again")
 	case pullCertificate:
-		return problem.New(problem.Denied, "pull_certificate", "the git server's certificate doesn't verify with the public authorities").
-			Fix("give the authority that signed it to the session with -e GIT_CA=@ca.pem, update the session, then deploy again")
+		return problem.New(problem.Denied, "pull_certificate", "the git server's certificate doesn't verify with the public authorities; the puller's output says what is known of why").
+			Want("a certificate of such an authority, for the host in GIT_REPO, in its time, sent with those between").
+			Fix("give a private authority that signed it to the session with -e GIT_CA=@ca.pem, or another GIT_REPO, and update the session; have the server mended otherwise; then deploy again")
 	case pullAuthority:
 		return problem.New(problem.Denied, "pull_certificate", "the git server's certificate doesn't verify with the authority that the session gives as GIT_CA").
-			Want("a certificate of that authority, for the host in GIT_REPO, in its time; with a GIT_CA no public authority is believed").
+			Want("a certificate of that authority, for the host in GIT_REPO, in its time, sent with those between; with a GIT_CA no public authority is believed").
 			Fix("check which authority signed it, and GIT_REPO's host; correct GIT_CA, or leave it out for a public one; update the session, then deploy again")
 	case pullUnreachable:
 		return problem.New(problem.Unavailable, rulePullUnreachable, "the git server can't be reached from inside the instance").
@@ -86,8 +87,9 @@ func pullProblem(code int) *problem.Error {
 		return problem.New(problem.Invalid, "pull_proxy", "the proxy that the session names doesn't lead to the git server; the puller's output says why").
 			Fix("check the address, user name and password in --proxy, and what the proxy allows; update the session, then deploy again")
 	case pullRedirect:
-		return problem.New(problem.Invalid, "pull_redirect", "the git server redirects elsewhere, where the token doesn't follow").
-			Fix("give the final address as GIT_REPO, or another ACCESS_TOKEN where it redirects to a page to log in at; update the session, then deploy again")
+		return problem.New(problem.Invalid, "pull_redirect", "the git server redirects elsewhere, where the token doesn't follow; the puller's output says where to").
+			Want("no redirect, or at most five to other paths of the same server that end in /info/refs?service=git-upload-pack").
+			Fix("give the final address as GIT_REPO, with a token of the server there, or another ACCESS_TOKEN where it redirects to a page to log in at; update the session, then deploy again")
 	case pullContent:
 		return problem.New(problem.Invalid, "pull_content", "the repository names content that can't be had: a submodule, a file in Git LFS, or a text in another encoding; the puller's output says which").
 			Fix("have submodules and LFS files on the repository's own server, where the token may read them; push that, then deploy again")

@@ -3,6 +3,7 @@ package owner
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/pem"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -25,6 +26,7 @@ var (
 	scpForm        = regexp.MustCompile(`^[^/]*:`)
 	passwordForm   = regexp.MustCompile(`^[^/]*:[^/]*@`)
 	repositoryForm = regexp.MustCompile(`^(?:[^/@?#]+@)?` + gitHost + `(?:` + gitPort + `)?/[^?#]*[^/?#][^?#]*$`)
+	keyForm        = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`)
 	proxyForm      = regexp.MustCompile(`(?i)^(?:(?:https?|socks5h?)://)?(?:[^/@\s]*@)?` + gitHost + gitPort + `/?$`)
 )
 
@@ -121,18 +123,44 @@ func CheckProxy(s string) error {
 
 // CheckAuthorities refuses what isn't certificates of authorities in PEM. Empty
 // stands for the puller's own bundle.
-func CheckAuthorities(pem []byte) error {
-	if len(pem) == 0 || x509.NewCertPool().AppendCertsFromPEM(pem) {
+func CheckAuthorities(text []byte) error {
+	refuse := func(format string, args ...any) *problem.Error {
+		return problem.New(problem.Invalid, "git_ca", "the value of "+VarCA+" "+format, args...).
+			Want("the authority's certificates in PEM, each from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----, and no key").
+			Fix("give the file with the authority's certificates, with an @ before its name: -e %s=@FILE", VarCA)
+	}
+	if len(text) == 0 {
 		return nil
 	}
-	p := problem.New(problem.Invalid, "git_ca", "the value of %s is no certificate in PEM", VarCA).
-		Want("-----BEGIN CERTIFICATE----- and what follows").
-		Fix("give the file with the authority's certificates, with an @ before its name: -e %s=@FILE", VarCA)
-	if _, err := x509.ParseCertificate(pem); err == nil {
-		p.Actual = "the value of " + VarCA + " is a certificate in DER, not in PEM"
-		p = p.Fix("convert it: openssl x509 -inform der -in FILE -out ca.pem; then give -e %s=@ca.pem", VarCA)
+	if _, err := x509.ParseCertificate(text); err == nil {
+		return refuse("is a certificate in DER, not in PEM").
+			Fix("convert it: openssl x509 -inform der -in FILE -out ca.pem; then give -e %s=@ca.pem", VarCA)
 	}
-	return p
+	if marked(text) {
+		return refuse("begins with a byte order mark").Fix("save the file as UTF-8 without a mark")
+	}
+	if keyForm.Match(text) {
+		return refuse("holds a private key, which nobody but the authority may have").Fix("take the key out of the file, and give it with the certificates alone")
+	}
+
+	found := 0
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		found++
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return refuse("holds a certificate, number %d in it, that can't be read: %w", found, err)
+		}
+	}
+	begun := bytes.Count(text, []byte("-----BEGIN CERTIFICATE-----"))
+	if begun == 0 {
+		return refuse("is no certificate in PEM")
+	}
+	if found < begun {
+		return refuse("holds %d certificates of which %d can be read: one is cut off, or not at the beginning of a line", begun, found)
+	}
+	return nil
 }
 
 // CheckRef refuses what git allows no branch or tag to be called (see

@@ -1,7 +1,13 @@
 package owner
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"strings"
 	"testing"
@@ -42,4 +48,58 @@ func TestPullInputs(t *testing.T) {
 func said(err error) string {
 	p := problem.From(err)
 	return p.Actual + "; " + p.Expected + "; " + p.Mend
+}
+
+// TestAuthorities has what people have as a file of authorities.
+func TestAuthorities(t *testing.T) {
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root"}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(kind string, b []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: b}))
+	}
+	root, secret := block("CERTIFICATE", der), block("PRIVATE KEY", pkcs8)
+	broken := block("CERTIFICATE", der[:len(der)-1])
+
+	for name, c := range map[string]struct{ text, refused string }{
+		"none":              {"", ""},
+		"one":               {root, ""},
+		"several":           {root + root + root, ""},
+		"with words":        {"Subject: root\n" + root + "# another\n" + root, ""},
+		"CRLF":              {strings.ReplaceAll(root+root, "\n", "\r\n"), ""},
+		"no newline":        {strings.TrimSpace(root), ""},
+		"beside others":     {block("X509 CRL", nil) + root, ""},
+		"DER":               {string(der), "is a certificate in DER, not in PEM"},
+		"a mark":            {"\xef\xbb\xbf" + root, "begins with a byte order mark"},
+		"a key behind":      {root + secret, "holds a private key"},
+		"a key before":      {strings.ReplaceAll(secret, "PRIVATE", "ENCRYPTED PRIVATE") + root, "holds a private key"},
+		"a key alone":       {block("EC PRIVATE KEY", pkcs8), "holds a private key"},
+		"a file's name":     {"ca.pem", "is no certificate in PEM"},
+		"a request":         {block("CERTIFICATE REQUEST", der), "is no certificate in PEM"},
+		"broken":            {root + broken, "number 2 in it, that can't be read"},
+		"cut off":           {root + root[:len(root)-30], "holds 2 certificates of which 1 can be read"},
+		"alone and cut off": {root[:len(root)-30], "holds 1 certificates of which 0 can be read"},
+		"indented":          {"  " + strings.ReplaceAll(root, "\n", "\n  "), "not at the beginning of a line"},
+	} {
+		err := CheckAuthorities([]byte(c.text))
+		switch {
+		case c.refused == "" && err != nil, c.refused != "" && err == nil:
+			t.Errorf("%s: %v", name, err)
+		case err == nil:
+		case !strings.Contains(said(err), c.refused), problem.From(err).Mend == "", problem.From(err).Rule != "git_ca":
+			t.Errorf("%s: %q doesn't say %q", name, said(err), c.refused)
+		case strings.Contains(said(err), secret[30:60]):
+			t.Errorf("%s: %q repeats the key", name, said(err))
+		}
+	}
 }
