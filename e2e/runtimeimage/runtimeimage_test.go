@@ -57,7 +57,7 @@ func (k keep) PushImage(_ context.Context, ref string, img *rebuild.Image) error
 	return untar(k.root, r)
 }
 func (keep) PushArtifact(context.Context, string, []byte, rebuild.Source) error { return nil }
-func (keep) ImageDigest(context.Context, string) (ident.Digest, error) {
+func (keep) Whole(context.Context, string) (ident.Digest, error) {
 	return ident.Digest{}, problem.New(problem.NotFound, "registry_missing", "nothing here")
 }
 func (keep) Source(string) (rebuild.Source, error) { return nothing{}, nil }

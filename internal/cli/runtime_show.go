@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -71,7 +72,12 @@ func runRuntimeShow(ctx context.Context, g *globals, o showOptions) error {
 		if err != nil {
 			return err
 		}
-		return runtimes.NotBuilt(o.name, runtimeNames(list))
+		built := runtimeNames(list)
+		if slices.Contains(built, o.name) {
+			return problem.New(problem.NotFound, "runtime_sources", "the operator has an image of %s, and not what it was built from", o.name).
+				Fix("let the operator build it anew: cupel runtime build %s", o.name)
+		}
+		return runtimes.NotBuilt(o.name, built)
 	}
 	if err != nil {
 		return err

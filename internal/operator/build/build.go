@@ -30,8 +30,9 @@ type Registry interface {
 	PushImage(ctx context.Context, ref string, img *rebuild.Image) error
 	// PushArtifact stores a manifest and the blobs that it names, out of src.
 	PushArtifact(ctx context.Context, ref string, manifest []byte, src rebuild.Source) error
-	// ImageDigest returns the digest of the manifest at REPOSITORY:TAG.
-	ImageDigest(ctx context.Context, ref string) (ident.Digest, error)
+	// Whole returns the digest of the manifest at REPOSITORY:TAG, if that and all that it
+	// names are there, as they were stored.
+	Whole(ctx context.Context, ref string) (ident.Digest, error)
 	// Source reads the blobs of the repository of REPOSITORY:TAG.
 	Source(ref string) (rebuild.Source, error)
 }
@@ -74,6 +75,12 @@ func ImageRef(runtime string) string { return "runtimes/" + runtime + ":latest" 
 
 // SourcesRef is where the newest build's sources are kept in the registry.
 func SourcesRef(runtime string) string { return "runtimes/" + runtime + "/sources:latest" }
+
+// ownRef is a name of a build's own: an app keeps the image that it was deployed with when
+// a newer one becomes the latest.
+func ownRef(runtime string, r *Result) string {
+	return fmt.Sprintf("runtimes/%s:%.16s", runtime, r.Config)
+}
 
 // Build makes the image, writes the lock where there was none, and stores both
 // image and sources. Nothing is stored unless everything was verified.
@@ -142,7 +149,7 @@ func (o Options) memoFile() string {
 }
 
 // remembered returns the result of an earlier build from the same lock, if the
-// registry still has its image.
+// registry still has its image and sources.
 func (o Options) remembered(ctx context.Context, l *rebuild.Lock) *Result {
 	b, err := os.ReadFile(o.memoFile())
 	var m memo
@@ -154,8 +161,13 @@ func (o Options) remembered(ctx context.Context, l *rebuild.Lock) *Result {
 		m.Profile != launch.Newest {
 		return nil
 	}
-	if d, err := o.Registry.ImageDigest(ctx, m.Result.Image); err != nil || d != m.Result.Manifest {
+	if d, err := o.Registry.Whole(ctx, m.Result.Image); err != nil || d != m.Result.Manifest {
 		return nil
+	}
+	for _, ref := range []string{ownRef(l.Runtime, &m.Result), m.Result.Artifact, SourcesRef(l.Runtime)} {
+		if _, err := o.Registry.Whole(ctx, ref); err != nil {
+			return nil
+		}
 	}
 	m.Result.Lock, m.Result.NewLock = o.LockFile, false
 	return &m.Result
@@ -208,10 +220,7 @@ func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebui
 			return err
 		}
 		o.Step("storing the image as " + r.Image)
-		// An app keeps the image that it was deployed with when a newer one
-		// becomes the latest, so each has a name of its own as well.
-		own := fmt.Sprintf("runtimes/%s:%.16s", l.Runtime, r.Config)
-		for _, ref := range []string{own, r.Image} {
+		for _, ref := range []string{ownRef(l.Runtime, r), r.Image} {
 			if err := o.Registry.PushImage(ctx, ref, img); err != nil {
 				return err
 			}

@@ -94,11 +94,14 @@ func (m *memory) PushArtifact(ctx context.Context, ref string, manifest []byte, 
 	return nil
 }
 
-func (m *memory) ImageDigest(_ context.Context, ref string) (ident.Digest, error) {
+func (m *memory) Whole(_ context.Context, ref string) (ident.Digest, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if d, ok := m.images[ref]; ok {
 		return d, nil
+	}
+	if manifest, ok := m.refs[ref]; ok {
+		return ident.Sum(manifest), nil
 	}
 	return ident.Digest{}, problem.New(problem.NotFound, "registry_missing", "no %s", ref)
 }

@@ -35,25 +35,48 @@ type catalog struct {
 var _ manager.Catalog = (*catalog)(nil)
 
 // Runtimes lists what was built, with the measurement that an instance of it
-// will have under this machine's launcher. References name exact bytes.
+// will have under this machine's launcher. References name exact bytes. What is damaged
+// is left out: Runtime says so to whoever wants that one.
 func (c *catalog) Runtimes(ctx context.Context) ([]wire.Runtime, error) {
 	var out []wire.Runtime
 	for _, name := range c.names() {
 		ref := build.ImageRef(name)
 		img, err := c.registry.PullImage(ctx, ref)
-		if err != nil && problem.KindOf(err) == problem.NotFound {
-			continue
-		}
 		if err != nil {
-			return nil, err
+			if p := problem.From(err); p.Kind == problem.NotFound || p.Rule == registry.RuleDamaged {
+				continue
+			}
+			return nil, err // of the registry, not of this image
 		}
-		r, err := c.describe(name, ref, img)
-		if err != nil {
-			return nil, err
+		if r, err := c.describe(name, ref, img); err == nil {
+			out = append(out, r)
 		}
-		out = append(out, r)
 	}
 	return out, nil
+}
+
+// Runtime implements [manager.Catalog].
+func (c *catalog) Runtime(ctx context.Context, name string) (wire.Runtime, error) {
+	if slices.Contains(c.names(), name) {
+		ref := build.ImageRef(name)
+		img, err := c.registry.PullImage(ctx, ref)
+		if err == nil {
+			return c.describe(name, ref, img)
+		}
+		if problem.KindOf(err) != problem.NotFound {
+			return wire.Runtime{}, err
+		}
+	}
+
+	list, err := c.Runtimes(ctx)
+	if err != nil {
+		return wire.Runtime{}, err
+	}
+	var built []string
+	for _, r := range list {
+		built = append(built, r.Name)
+	}
+	return wire.Runtime{}, runtimes.NotBuilt(name, built)
 }
 
 func (c *catalog) names() []string {
@@ -111,21 +134,12 @@ func (c *catalog) template(ctx context.Context, q url.Values) ([]byte, error) {
 		// cupel compares it with the root that the owner trusts.
 		in.Simulation = &c.root
 	}
-	list, err := c.Runtimes(ctx)
-	if err != nil {
-		return nil, err
-	}
 	for _, service := range []ident.ServiceName{owner.PullService, owner.AppService} {
-		name := in.RuntimeOf(service)
-		i := slices.IndexFunc(list, func(r wire.Runtime) bool { return r.Name == name })
-		if i < 0 {
-			var built []string
-			for _, r := range list {
-				built = append(built, r.Name)
-			}
-			return nil, runtimes.NotBuilt(name, built)
+		r, err := c.Runtime(ctx, in.RuntimeOf(service))
+		if err != nil {
+			return nil, err
 		}
-		in.Measurements[service] = list[i].Measurement
+		in.Measurements[service] = r.Measurement
 	}
 	return owner.Template(in)
 }

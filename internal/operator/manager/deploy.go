@@ -11,7 +11,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
-	"cupel.dev/cupel/runtimes"
 )
 
 // Most instances of one app: a number that a slip of the finger doesn't reach.
@@ -286,10 +285,13 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 			rev.CASAddr = "" // ours, however it was called: instances know the way
 		}
 	}
-	if rev.Image, err = m.image(ctx, req.Runtime); err != nil {
+
+	app, err := m.cfg.Catalog.Runtime(ctx, req.Runtime)
+	if err != nil {
 		return nil, err
 	}
-	rev.PullImage, err = m.image(ctx, PullerRuntime)
+	puller, err := m.cfg.Catalog.Runtime(ctx, PullerRuntime)
+	rev.Image, rev.PullImage = app.Image, puller.Image
 	return rev, err
 }
 
@@ -308,21 +310,6 @@ func (r *Revision) keep(was *Revision, granted int) {
 	if r.ContainerPort == 0 {
 		r.ContainerPort = was.ContainerPort
 	}
-}
-
-func (m *Manager) image(ctx context.Context, runtime string) (string, error) {
-	list, err := m.cfg.Catalog.Runtimes(ctx)
-	if err != nil {
-		return "", err
-	}
-	var names []string
-	for _, r := range list {
-		if r.Name == runtime {
-			return r.Image, nil
-		}
-		names = append(names, r.Name)
-	}
-	return "", runtimes.NotBuilt(runtime, names)
 }
 
 // appFor returns a copy of the app that the request updates, or a new one.

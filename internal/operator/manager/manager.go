@@ -18,6 +18,8 @@ import (
 type Catalog interface {
 	// Runtimes lists them; the one named "puller" fills volumes.
 	Runtimes(ctx context.Context) ([]wire.Runtime, error)
+	// Runtime returns the one of this name.
+	Runtime(ctx context.Context, name string) (wire.Runtime, error)
 }
 
 // PullerRuntime is the name of the runtime that fills volumes.

@@ -23,6 +23,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/runtimes"
 )
 
 var (
@@ -104,6 +105,16 @@ func (b *balancer) free(port uint16) error {
 }
 
 type catalog struct{}
+
+func (c catalog) Runtime(ctx context.Context, name string) (wire.Runtime, error) {
+	list, err := c.Runtimes(ctx)
+	for _, r := range list {
+		if r.Name == name {
+			return r, err
+		}
+	}
+	return wire.Runtime{}, runtimes.NotBuilt(name, []string{"puller", "python"})
+}
 
 func (catalog) Runtimes(context.Context) ([]wire.Runtime, error) {
 	return []wire.Runtime{{Name: "puller", Image: "img/puller"}, {Name: "python", Image: "img/python"}}, nil

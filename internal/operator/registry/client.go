@@ -6,17 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
-	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
@@ -93,7 +89,28 @@ func (c *Client) push(ctx context.Context, ref string, what *content) error {
 	if err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
 	}
-	return c.explain(ctx, "store "+ref, remote.Write(r, img, c.options(ctx)...))
+	layers, err := img.Layers()
+	if err != nil {
+		return fmt.Errorf("push %s: %w", ref, err)
+	}
+	config, err := partial.ConfigLayer(img)
+	if err != nil {
+		return fmt.Errorf("push %s: %w", ref, err)
+	}
+
+	pusher, err := remote.NewPusher(c.options(ctx)...)
+	if err != nil {
+		return fmt.Errorf("push %s: %w", ref, err)
+	}
+
+	// Push sends nothing where the manifest is there. The blobs are asked for one by one,
+	// so that what is damaged of them is replaced; and the first that finds no room ends it.
+	for _, l := range append([]v1.Layer{config}, layers...) {
+		if err := pusher.Upload(ctx, r.Context(), l); err != nil {
+			return c.explain(ctx, "store", ref, err)
+		}
+	}
+	return c.explain(ctx, "store", ref, pusher.Put(ctx, r, img))
 }
 
 // PushImage stores a built image under REPOSITORY:TAG, its bytes as they are.
@@ -123,17 +140,53 @@ func (c *Client) PushArtifact(ctx context.Context, ref string, manifest []byte, 
 		}})
 }
 
-// ImageDigest returns the digest of the manifest at REPOSITORY:TAG.
-func (c *Client) ImageDigest(ctx context.Context, ref string) (ident.Digest, error) {
-	r, err := c.ref(ref)
+// Whole returns the digest of the manifest at REPOSITORY:TAG, if that and all that it
+// names are there, as they were stored.
+func (c *Client) Whole(ctx context.Context, ref string) (ident.Digest, error) {
+	r, img, err := c.image(ctx, ref)
 	if err != nil {
 		return ident.Digest{}, err
 	}
-	d, err := remote.Head(r, c.options(ctx)...)
+	m, err := img.Manifest()
 	if err != nil {
-		return ident.Digest{}, c.explain(ctx, "look for "+ref, err)
+		return ident.Digest{}, c.explain(ctx, "read", ref, err)
 	}
-	return ident.ParseDigest(d.Digest.Hex)
+	puller, err := remote.NewPuller(c.options(ctx)...)
+	if err != nil {
+		return ident.Digest{}, fmt.Errorf("look for %s: %w", ref, err)
+	}
+	for _, d := range append(m.Layers, m.Config) {
+		l, err := puller.Layer(ctx, r.Context().Digest(d.Digest.String()))
+		if err != nil {
+			return ident.Digest{}, c.explain(ctx, "look for", ref, err)
+		}
+		there, err := partial.Exists(l)
+		if err != nil {
+			return ident.Digest{}, c.explain(ctx, "look for", ref, err)
+		}
+		if !there {
+			return ident.Digest{}, c.damaged("look for", ref, fmt.Errorf("%s is gone", d.Digest))
+		}
+	}
+	return digestOf(img)
+}
+
+// image reads a manifest.
+func (c *Client) image(ctx context.Context, ref string) (name.Reference, v1.Image, error) {
+	r, err := c.ref(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	img, err := remote.Image(r, c.options(ctx)...)
+	return r, img, c.explain(ctx, "read", ref, err)
+}
+
+func digestOf(img v1.Image) (ident.Digest, error) {
+	h, err := img.Digest()
+	if err != nil {
+		return ident.Digest{}, err
+	}
+	return ident.ParseDigest(h.Hex)
 }
 
 // Source reads the blobs of the repository of REPOSITORY:TAG.
@@ -150,24 +203,19 @@ type Image struct {
 // PullImage reads an image's manifest digest and config; the layers stay where
 // they are.
 func (c *Client) PullImage(ctx context.Context, ref string) (Image, error) {
-	r, err := c.ref(ref)
+	_, img, err := c.image(ctx, ref)
 	if err != nil {
 		return Image{}, err
 	}
-	img, err := remote.Image(r, c.options(ctx)...)
+	d, err := digestOf(img)
 	if err != nil {
-		return Image{}, c.explain(ctx, "read "+ref, err)
-	}
-	h, err := img.Digest()
-	if err != nil {
-		return Image{}, c.explain(ctx, "read "+ref, err)
-	}
-	d, err := ident.ParseDigest(h.Hex)
-	if err != nil {
-		return Image{}, err
+		return Image{}, c.explain(ctx, "read", ref, err)
 	}
 	config, err := img.RawConfigFile()
-	return Image{Manifest: d, Config: config}, c.explain(ctx, "read "+ref, err)
+	if err = c.explain(ctx, "read", ref, err); problem.KindOf(err) == problem.NotFound {
+		err = c.damaged("read", ref, errors.New("its config is gone"))
+	}
+	return Image{Manifest: d, Config: config}, err
 }
 
 // Tags lists a repository's tags; none if there is no such repository.
@@ -177,43 +225,9 @@ func (c *Client) Tags(ctx context.Context, repository string) ([]string, error) 
 		return nil, problem.New(problem.Invalid, "registry_reference", "%w", err)
 	}
 	tags, err := remote.List(repo, c.options(ctx)...)
-	err = c.explain(ctx, "list "+repository, err)
+	err = c.explain(ctx, "list", repository, err)
 	if err != nil && problem.KindOf(err) == problem.NotFound {
 		return nil, nil
 	}
 	return tags, err
-}
-
-// explain says what a person can do about a registry's answer.
-func (c *Client) explain(ctx context.Context, what string, err error) error {
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if p, ok := errors.AsType[*problem.Error](err); ok {
-		return p
-	}
-	if t, ok := errors.AsType[*transport.Error](err); ok {
-		switch {
-		case t.StatusCode == http.StatusNotFound:
-			return problem.New(problem.NotFound, "registry_missing", "%s: the registry at %s has no such thing", what, c.addr).
-				Fix("build or push it first: cupel runtime build NAME")
-		case t.StatusCode == http.StatusUnauthorized, t.StatusCode == http.StatusForbidden:
-			return problem.New(problem.Denied, "registry_denied", "%s: the registry at %s refuses: %s", what, c.addr, http.StatusText(t.StatusCode)).
-				Fix("write to it from its own machine")
-		case t.StatusCode == http.StatusInsufficientStorage:
-			full := fmt.Errorf("%s: the registry at %s answers %d: %w", what, c.addr, t.StatusCode, syscall.ENOSPC)
-			return disk.Explain(full, ".", "the registry's state folder")
-		case t.StatusCode >= 500:
-			return problem.New(problem.Unavailable, "registry_failed", "%s: the registry at %s answers %d", what, c.addr, t.StatusCode).
-				Fix("look at its log and its disk, then try again")
-		}
-	}
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		return problem.New(problem.Unavailable, "registry_unreachable", "%s: no registry answers at %s: %w", what, c.addr, u.Err).
-			Fix("start it (cupel up), or look at its log")
-	}
-	return fmt.Errorf("%s: registry %s: %w", what, c.addr, err)
 }

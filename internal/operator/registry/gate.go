@@ -2,11 +2,13 @@ package registry
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +33,9 @@ type gate struct {
 	uid  func(local, remote net.Addr) (uint32, bool) // of whoever has the other end of a connection
 	now  func() time.Time
 
+	stored stored
+	logger *slog.Logger
+
 	writing sync.RWMutex // held by each request of a push, exclusively while garbage is collected
 
 	mu     sync.Mutex
@@ -39,8 +44,16 @@ type gate struct {
 	dirty  bool                 // something was stored or removed since the last collection that was done
 }
 
-func newGate(next http.Handler) *gate {
-	return &gate{next: next, uid: socketUser, now: time.Now, pushes: map[string]time.Time{}, dirty: true}
+func newGate(next http.Handler, dir string, logger *slog.Logger) *gate {
+	return &gate{
+		next:   next,
+		uid:    socketUser,
+		now:    time.Now,
+		stored: stored{filepath.Join(dir, "docker", "registry", "v2")},
+		logger: logger,
+		pushes: map[string]time.Time{},
+		dirty:  true,
+	}
 }
 
 // ServeHTTP implements http.Handler.
@@ -50,9 +63,14 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, `{"errors":[{"code":"DENIED","message":"only root on the registry's own machine may write"}]}`, http.StatusForbidden)
 		return
 	}
-	repository, kind := split(r.URL.Path)
+	repository, kind, name := split(r.URL.Path)
 	// Who asks for a blob's head is about to push what it doesn't find, if it may.
 	if reads && (r.Method == http.MethodGet || kind != "blobs" || !g.mayWrite(r)) {
+		if damage := g.stored.damage(repository, kind, name); damage != nil {
+			g.logger.WarnContext(r.Context(), "registry: damaged, look at the disk (dmesg)", "damage", damage)
+			refuseDamaged(w)
+			return
+		}
 		g.next.ServeHTTP(w, r)
 		return
 	}
@@ -60,10 +78,25 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.writing.RLock()
 	defer g.writing.RUnlock()
 	g.note(repository, false)
+	if cleared := g.clear(r, repository, kind, name); cleared != nil {
+		g.logger.WarnContext(r.Context(), "registry: removed what was damaged, look at the disk (dmesg)", "damage", cleared)
+	}
 	answer := &roomless{ResponseWriter: w}
 	g.next.ServeHTTP(answer, r)
 	answer.release(nil)
 	g.note(repository, kind == "manifests") // a manifest comes last
+}
+
+// clear removes what is damaged where a push asks whether something is there, or stores
+// it: the library would let it be.
+func (g *gate) clear(r *http.Request, repository, kind, name string) (cleared error) {
+	switch {
+	case r.Method == http.MethodHead && kind == "blobs":
+		return g.stored.clearBlob(repository, name)
+	case r.Method == http.MethodPut && kind == "manifests":
+		r.Body, cleared = g.stored.clearManifest(repository, name, r.Body)
+	}
+	return cleared
 }
 
 // mayWrite tells whether a request comes from root on this machine.
@@ -94,15 +127,15 @@ func socketUser(local, remote net.Addr) (uint32, bool) {
 	return s.UID, true
 }
 
-// split returns the repository that a path of the API names, and what of it.
-func split(path string) (repository, kind string) {
+// split returns the repository that a path of the API names, what of it, and its name.
+func split(path string) (repository, kind, name string) {
 	rest := strings.TrimPrefix(path, "/v2/")
 	for _, kind := range []string{"blobs", "manifests"} {
 		if i := strings.LastIndex(rest, "/"+kind+"/"); i >= 0 {
-			return rest[:i], kind
+			return rest[:i], kind, rest[i+len(kind)+2:]
 		}
 	}
-	return rest, ""
+	return rest, "", ""
 }
 
 func (g *gate) note(repository string, complete bool) {

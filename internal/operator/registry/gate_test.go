@@ -129,7 +129,7 @@ func opened(b []byte) io.Reader {
 // TestImagesStayAWhile: a deployment may be about to bring what a tag has just left.
 func TestImagesStayAWhile(t *testing.T) {
 	now := time.Now()
-	g := newGate(http.NotFoundHandler())
+	g := newGate(http.NotFoundHandler(), t.TempDir(), slog.New(slog.DiscardHandler))
 	g.now = func() time.Time { return now }
 	for _, step := range []struct {
 		repository string
@@ -153,7 +153,7 @@ func TestImagesStayAWhile(t *testing.T) {
 // whatever it asks for.
 func TestStrangersStopNoCollection(t *testing.T) {
 	now := time.Now()
-	g := newGate(http.NotFoundHandler())
+	g := newGate(http.NotFoundHandler(), t.TempDir(), slog.New(slog.DiscardHandler))
 	g.now = func() time.Time { return now }
 	g.uid = func(_, remote net.Addr) (uint32, bool) { // root has port 1
 		if remote.(*net.TCPAddr).Port == 1 {

@@ -77,7 +77,7 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 		}
 	}()
 	app := handlers.NewApp(ctx, c)
-	s := &Server{dir: dir, app: app, gate: newGate(app), logger: logger, lock: lock}
+	s := &Server{dir: dir, app: app, gate: newGate(app, dir, logger), logger: logger, lock: lock}
 	if _, err := s.collect(ctx); err != nil {
 		logger.Warn("registry keeps what nothing refers to", "error", err)
 	}

@@ -130,7 +130,7 @@ func (c *Client) untag(ctx context.Context, what string) error {
 		return err
 	}
 	if err := remote.Delete(ref, c.options(ctx)...); err != nil {
-		return c.explain(ctx, "delete "+what, err)
+		return c.explain(ctx, "delete", what, err)
 	}
 	return nil
 }
@@ -139,21 +139,17 @@ func (c *Client) untag(ctx context.Context, what string) error {
 // the reader of sealed data judges them.
 func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error) {
 	what := snapshotRef(s)
-	ref, err := c.ref(what)
+	_, img, err := c.image(ctx, what)
 	if err != nil {
 		return nil, err
 	}
-	img, err := remote.Image(ref, c.options(ctx)...)
-	if err != nil {
-		return nil, c.explain(ctx, "read "+what, err)
-	}
 	layers, err := img.Layers()
 	if err != nil {
-		return nil, c.explain(ctx, "read "+what, err)
+		return nil, c.explain(ctx, "read", what, err)
 	}
 	if len(layers) != 1 {
 		return nil, problem.New(problem.Denied, "volume_snapshot", "%s has %d layers", what, len(layers)).Want("one, a volume's snapshot")
 	}
 	r, err := layers[0].Compressed()
-	return r, c.explain(ctx, "read "+what, err)
+	return r, c.explain(ctx, "read", what, err)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path"
 	"strings"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -29,15 +30,39 @@ func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
 	if img, err := r.alias(ctx, ref); err == nil {
 		return img, nil
 	}
-	resolver := docker.NewResolver(docker.ResolverOptions{
-		Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost)),
-	})
-	img, err := r.client.Pull(ctx, ref, containerd.WithResolver(resolver),
-		containerd.WithPullUnpack, containerd.WithPullSnapshotter(snapshotter))
+	img, err := r.pull(ctx, ref)
 	if err != nil {
 		return node.Image{}, imageError(ref, err)
 	}
 	return r.describe(ctx, img)
+}
+
+func (r *Runtime) pull(ctx context.Context, ref string) (containerd.Image, error) {
+	resolver := docker.NewResolver(docker.ResolverOptions{
+		Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost)),
+	})
+	r.pulling.RLock()
+	img, err := r.client.Pull(ctx, ref, containerd.WithResolver(resolver),
+		containerd.WithPullUnpack, containerd.WithPullSnapshotter(snapshotter))
+	r.pulling.RUnlock()
+
+	if err != nil && ctx.Err() == nil && r.pulling.TryLock() {
+		defer r.pulling.Unlock()
+		if left := r.dropPartial(ctx); left != nil {
+			r.cfg.Logger.WarnContext(ctx, "what was fetched of an image in part stays", "error", left)
+		}
+	}
+	return img, err
+}
+
+// dropPartial removes what was fetched only in part. containerd would go on after it, and
+// fail for ever where the registry has damaged bytes no more.
+func (r *Runtime) dropPartial(ctx context.Context) error {
+	partial, err := r.client.ContentStore().ListStatuses(ctx)
+	for _, p := range partial {
+		err = errors.Join(err, r.client.ContentStore().Abort(ctx, p.Ref))
+	}
+	return err
 }
 
 // Find implements node.Images.
@@ -112,7 +137,7 @@ func imageError(ref string, err error) error {
 		return fmt.Errorf("image %s: %w", ref, err)
 	case errdefs.IsNotFound(err):
 		return problem.New(problem.NotFound, "image_missing", "image %s is not here", ref).
-			Fix("build it (cupel runtime build), or check its name")
+			Fix("build it (cupel runtime build %s), or check its name", runtimeOf(ref))
 	case errdefs.IsInvalidArgument(err):
 		return problem.New(problem.Invalid, "image_reference", "image %q: %w", ref, err).Want("HOST:PORT/NAME@sha256:…")
 	}
@@ -120,7 +145,14 @@ func imageError(ref string, err error) error {
 		return problem.New(problem.Unavailable, "registry_unreachable", "fetch image %s: %w", ref, err).
 			Fix("check that the registry runs")
 	}
-	return problem.New(problem.Unavailable, "image_fetch", "fetch image %s: %w", ref, err)
+	return problem.New(problem.Unavailable, "image_fetch", "fetch image %s: %w", ref, err).
+		Fix("look at the registry and its disk (dmesg); what is damaged there is replaced by: cupel runtime build %s", runtimeOf(ref))
+}
+
+// runtimeOf is the name of the runtime that an image is of.
+func runtimeOf(ref string) string {
+	repository, _, _ := strings.Cut(ref, "@")
+	return path.Base(repository)
 }
 
 func grpcError(err error) error { return errgrpc.ToNative(err) }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -97,6 +98,7 @@ type machine struct {
 	logger   *slog.Logger
 	limits   logfile.Limits
 	wrap     func(node.Runtime) node.Runtime // what the node gets instead of the runtime
+	registry func(http.Handler) http.Handler // what containerd gets instead of the registry
 	patience time.Duration                   // with containerd; zero: the default
 
 	mu   sync.Mutex
@@ -149,7 +151,14 @@ func newMachine(t *testing.T) *machine {
 // pushImage puts an image with one empty layer into a registry of its own.
 func (m *machine) pushImage() {
 	m.t.Helper()
-	server := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(m.logger.Handler(), slog.LevelDebug))))
+	stored := registry.New(registry.Logger(slog.NewLogLogger(m.logger.Handler(), slog.LevelDebug)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m.registry != nil {
+			m.registry(stored).ServeHTTP(w, r)
+			return
+		}
+		stored.ServeHTTP(w, r)
+	}))
 	m.t.Cleanup(server.Close)
 	var tarball bytes.Buffer
 	tarball.Write(make([]byte, 1024)) // an empty archive

@@ -49,6 +49,8 @@ type Runtime struct {
 	cfg    Config
 	client *containerd.Client
 
+	pulling sync.RWMutex // held by each fetch of an image, exclusively while what one left is removed
+
 	mu    sync.Mutex
 	tasks map[string]*sync.Mutex // by container: one end of its task at a time
 	seen  map[string][]process   // shims by container, when Leftovers looked last

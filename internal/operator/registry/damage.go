@@ -1,0 +1,208 @@
+package registry
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"cupel.dev/cupel/internal/trusted/ident"
+)
+
+// maxManifest is how long a manifest may be that the library takes.
+const maxManifest = 4 << 20
+
+// stored finds in the registry's folder what a disk or a hand damaged there. The library
+// doesn't: it serves such a thing as it is, and stores nothing where something is.
+type stored struct{ root string }
+
+func (s stored) blob(d ident.Digest) string {
+	return filepath.Join(s.root, "blobs", "sha256", d.String()[:2], d.String(), "data")
+}
+
+// of is the path of something that one repository has.
+func (s stored) of(repository string, rest ...string) string {
+	return filepath.Join(append([]string{s.root, "repositories", repository}, rest...)...)
+}
+
+func (s stored) layerLink(repository string, d ident.Digest) string {
+	return s.of(repository, "_layers", "sha256", d.String(), "link")
+}
+
+func (s stored) revisionLink(repository string, d ident.Digest) string {
+	return s.of(repository, "_manifests", "revisions", "sha256", d.String(), "link")
+}
+
+func (s stored) tagLink(repository, tag string) string {
+	return s.of(repository, "_manifests", "tags", tag, "current", "link")
+}
+
+// read copies a file to w. Found is false where nothing is, and where something can't be
+// opened now, as with too many open files: it may be whole. An error is damage.
+func read(path string, w io.Writer) (found bool, err error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if !info.Mode().IsRegular() {
+		return false, fmt.Errorf("%s is no file", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false, nil
+	}
+	defer f.Close()
+	_, err = io.Copy(w, f)
+	return err == nil, err
+}
+
+// readBlob tells whether a blob is there, with the bytes that its digest says.
+func readBlob(path string, want ident.Digest) (found bool, err error) {
+	h := sha256.New()
+	found, err = read(path, h)
+	if found && ident.Digest(h.Sum(nil)) != want {
+		return false, fmt.Errorf("%s has other bytes than were stored there", path)
+	}
+	return found, err
+}
+
+// readLink returns the digest that a file holds.
+func readLink(path string) (d ident.Digest, found bool, err error) {
+	var b bytes.Buffer
+	if found, err = read(path, &b); !found {
+		return d, false, err
+	}
+	if d, err = ident.ParseDigest(b.String()); err != nil {
+		return d, false, fmt.Errorf("%s names no digest", path)
+	}
+	return d, true, nil
+}
+
+// readLinkTo is readLink of a file that has to hold this digest.
+func readLinkTo(path string, want ident.Digest) error {
+	got, found, err := readLink(path)
+	if found && got != want {
+		return fmt.Errorf("%s names another digest", path)
+	}
+	return err
+}
+
+// damage says what is damaged of what somebody asks for.
+func (s stored) damage(repository, kind, name string) error {
+	switch kind {
+	case "manifests":
+		return s.manifest(repository, name)
+	case "blobs":
+		return s.place(repository, name)
+	}
+	return nil
+}
+
+// manifest says what is damaged of the manifest that a tag or a digest names. What was
+// never stored is the library's to say.
+func (s stored) manifest(repository, name string) error {
+	if !within(repository, name) {
+		return nil
+	}
+	d, err := ident.ParseDigest(name)
+	if err != nil {
+		var tagged bool
+		if d, tagged, err = readLink(s.tagLink(repository, name)); !tagged {
+			return err
+		}
+	}
+	link := s.revisionLink(repository, d)
+	_, linked, err := readLink(link)
+	if err == nil {
+		err = readLinkTo(link, d)
+	}
+	if err != nil || !linked {
+		return err
+	}
+	there, err := readBlob(s.blob(d), d)
+	if err == nil && !there {
+		err = fmt.Errorf("%s is gone", s.blob(d))
+	}
+	return err
+}
+
+// place says what is damaged of a blob that shows without reading it: whoever gets it
+// hashes it.
+func (s stored) place(repository, name string) error {
+	d, err := ident.ParseDigest(name)
+	if err != nil || !within(repository, name) {
+		return nil
+	}
+	info, err := os.Lstat(s.blob(d))
+	if err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no file", s.blob(d))
+	}
+	return readLinkTo(s.layerLink(repository, d), d)
+}
+
+// clearBlob removes what is damaged of a blob, so that the library takes it anew.
+func (s stored) clearBlob(repository, name string) error {
+	d, err := ident.ParseDigest(name)
+	if err != nil || !within(repository, name) {
+		return nil
+	}
+	_, damage := readBlob(s.blob(d), d)
+	return errors.Join(
+		clear(s.blob(d), damage),
+		clear(s.layerLink(repository, d), readLinkTo(s.layerLink(repository, d), d)),
+	)
+}
+
+// clearManifest removes what is damaged where a manifest comes, which it returns to be
+// read again.
+func (s stored) clearManifest(repository, name string, body io.ReadCloser) (io.ReadCloser, error) {
+	b, err := io.ReadAll(io.LimitReader(body, maxManifest))
+	again := struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(b), body), body}
+	if err != nil || !within(repository, name) {
+		return again, nil // the library meets the error itself
+	}
+
+	d := ident.Sum(b)
+	_, damage := readBlob(s.blob(d), d)
+	err = errors.Join(
+		clear(s.blob(d), damage),
+		clear(s.revisionLink(repository, d), readLinkTo(s.revisionLink(repository, d), d)),
+	)
+	if _, parsed := ident.ParseDigest(name); parsed != nil {
+		tag := s.tagLink(repository, name)
+		index := s.of(repository, "_manifests", "tags", name, "index", "sha256", d.String(), "link")
+		_, _, damage = readLink(tag)
+		err = errors.Join(err, clear(tag, damage), clear(index, readLinkTo(index, d)))
+	}
+	return again, err
+}
+
+// clear removes what is damaged, and says so.
+func clear(path string, damage error) error {
+	if damage == nil {
+		return nil
+	}
+	return errors.Join(damage, os.RemoveAll(path))
+}
+
+// within tells whether a request's names stay in the folder.
+func within(repository, name string) bool {
+	return filepath.IsLocal(repository) && filepath.IsLocal(name) && filepath.Base(name) == name
+}
+
+// refuseDamaged answers a request for what is damaged: not with 404, after which nobody
+// would look at the disk, and not with a status that clients try again.
+func refuseDamaged(w http.ResponseWriter) {
+	http.Error(w, `{"errors":[{"code":"DAMAGED","message":"what is stored here is not what was stored"}]}`, http.StatusGone)
+}

@@ -1,0 +1,78 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"syscall"
+
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"cupel.dev/cupel/internal/trusted/disk"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// RuleDamaged says that what the registry has is not what was stored there.
+const RuleDamaged = "registry_damaged"
+
+// explain says what a person can do about a registry's answer to what was done with
+// REPOSITORY:TAG.
+func (c *Client) explain(ctx context.Context, done, ref string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if p, ok := errors.AsType[*problem.Error](err); ok {
+		return p
+	}
+	what := done + " " + ref
+	if t, ok := errors.AsType[*transport.Error](err); ok {
+		switch {
+		case t.StatusCode == http.StatusNotFound:
+			return problem.New(problem.NotFound, "registry_missing", "%s: the registry at %s has no such thing", what, c.addr).
+				Fix("build or push it first: cupel runtime build NAME")
+		case t.StatusCode == http.StatusGone:
+			return c.damaged(done, ref, errors.New("it is not what was stored"))
+		case t.StatusCode == http.StatusUnauthorized, t.StatusCode == http.StatusForbidden:
+			return problem.New(problem.Denied, "registry_denied", "%s: the registry at %s refuses: %s", what, c.addr, http.StatusText(t.StatusCode)).
+				Fix("write to it from its own machine")
+		case t.StatusCode == http.StatusInsufficientStorage:
+			full := fmt.Errorf("%s: the registry at %s answers %d: %w", what, c.addr, t.StatusCode, syscall.ENOSPC)
+			return disk.Explain(full, ".", "the registry's state folder")
+		case t.StatusCode >= 500:
+			return problem.New(problem.Unavailable, "registry_failed", "%s: the registry at %s answers %d", what, c.addr, t.StatusCode).
+				Fix("look at its log and its disk, then try again")
+		}
+	}
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return problem.New(problem.Unavailable, "registry_unreachable", "%s: no registry answers at %s: %w", what, c.addr, u.Err).
+			Fix("start it (cupel up), or look at its log")
+	}
+	if done == "read" { // it came, and its digest or form isn't the one that was stored
+		return c.damaged(done, ref, err)
+	}
+	return fmt.Errorf("%s: registry %s: %w", what, c.addr, err)
+}
+
+// damaged is the refusal of what isn't what was stored, for which err is why.
+func (c *Client) damaged(done, ref string, err error) error {
+	p := problem.New(problem.Unavailable, RuleDamaged, "%s %s: the registry at %s has it damaged: %w", done, ref, c.addr, err).
+		Want("what was stored there")
+	repository, _, _ := strings.Cut(ref, ":")
+	if strings.HasPrefix(repository, volumePrefix) {
+		return p.Fix("put the registry's folder back from a backup, and look at the disk (dmesg); " +
+			"without one what is in the volume is lost: let its owner begin it anew, cupel volume reset SESSION VOLUME")
+	}
+	return p.Fix("let the operator build it anew: cupel runtime build %s; and look at the disk (dmesg)", runtimeOf(repository))
+}
+
+// runtimeOf is the runtime whose image or sources a repository has.
+func runtimeOf(repository string) string {
+	return path.Base(strings.TrimSuffix(repository, "/sources"))
+}
