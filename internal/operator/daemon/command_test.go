@@ -50,3 +50,17 @@ func TestAnswersAsJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestNoControlGroups: in a mount namespace without the machine's control groups, such
+// as that of 'ip netns exec', each command says so, and how to start it.
+func TestNoControlGroups(t *testing.T) {
+	need.Root(t)
+	const elsewhere = `exec unshare --mount bash -c 'mount -t tmpfs none /sys/fs/cgroup && exec -a cupeld "$0" "$@"' "$0" "$@"`
+	o := upOptions(t)
+	for _, args := range [][]string{upFlags(o), {"down", "--state", o.State}, {"cleanup", "--yes", "--state", o.State}} {
+		_, stderr, code := cupeld(t, elsewhere, args...)
+		if code < 2 || !strings.Contains(stderr, "nsenter --net=") || strings.Contains(stderr, "mend:     mount the control groups") {
+			t.Errorf("%s: code %d, %q", args, code, stderr)
+		}
+	}
+}

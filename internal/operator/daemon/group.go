@@ -24,9 +24,10 @@ func (l layout) daemonGroup() string { return l.cgroup() + "-daemons" }
 // joinGroup moves a daemon there.
 func (l layout) joinGroup(pid int) error {
 	groups, err := cgroup.Detect("/sys/fs/cgroup")
-	if err == nil {
-		err = groups.Join(l.daemonGroup(), pid)
+	if err != nil {
+		return err
 	}
+	err = groups.Join(l.daemonGroup(), pid)
 	if errors.Is(err, syscall.ESRCH) { // it has ended already, and whoever waits for it sees that
 		return nil
 	}

@@ -19,6 +19,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // Tree is the machine's mounted control groups.
@@ -34,7 +36,7 @@ func Detect(root string) (*Tree, error) {
 	}
 	entries, err := os.ReadDir(root)
 	if err != nil {
-		return nil, fmt.Errorf("find control groups: %w", err)
+		return nil, missing("%s: %w", root, err)
 	}
 	t := &Tree{dirs: map[string]string{}}
 	for _, e := range entries {
@@ -48,9 +50,17 @@ func Detect(root string) (*Tree, error) {
 		}
 	}
 	if t.dirs["memory"] == "" {
-		return nil, fmt.Errorf("find control groups: no memory controller below %s", root)
+		return nil, missing("no memory controller is mounted below %s", root)
 	}
 	return t, nil
+}
+
+// missing is the refusal of a place that has no control groups: mostly a mount namespace
+// with a /sys of its own.
+func missing(format string, args ...any) error {
+	return problem.New(problem.Unavailable, "control_groups", format, args...).
+		Want("the machine's control groups, of version 2 or with a memory controller").
+		Fix("where 'ip netns exec' or the like started this, which mounts another /sys, use nsenter --net= in its place; else mount them there")
 }
 
 // V2 reports whether this is the unified hierarchy.
