@@ -131,6 +131,12 @@ func TestRefusals(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, nil, problem.Invalid, "sealing_key_permission"},
+		"key is a folder": {func(t *testing.T, state string) {
+			remove(t, filepath.Join(state, "cas.key"))
+			if err := os.Mkdir(filepath.Join(state, "cas.key"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, problem.Invalid, "sealing_key_form"},
 		"root missing": {nil, []string{"--simulation-root", "/nonexistent"}, problem.Invalid, "simulation_root"},
 		"root no PEM":  {nil, []string{"--simulation-root", "main.go"}, problem.Invalid, "simulation_root"},
 		"port taken":   {nil, []string{"--owners", "256.0.0.1:1"}, problem.Unavailable, "port_taken"},

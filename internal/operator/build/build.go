@@ -244,7 +244,9 @@ func (o Options) lock(ctx context.Context, c cache) (_ *rebuild.Lock, old bool, 
 			return l, true, err
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, false, problem.New(problem.Invalid, "runtime_lock", "%w", err)
+			return nil, false, problem.New(problem.Invalid, "runtime_lock", "%w", err).
+				Want("a lock, or nothing").
+				Fix("look what is at %s (ls -ld) and move it away: a new lock is written then", o.LockFile)
 		}
 	}
 	l, err := o.resolve(ctx, c)

@@ -3,8 +3,6 @@ package daemon
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"maps"
 	"net/url"
 	"os"
@@ -21,6 +19,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/rebuild"
 	"cupel.dev/cupel/runtimes"
 )
 
@@ -108,12 +107,13 @@ func (c *catalog) describe(name, ref string, img registry.Image) (wire.Runtime, 
 	if json.Unmarshal(img.Config, &created) == nil {
 		r.IndexDate = created.Created
 	}
+	// A copy that is gone or damaged is written anew by the next build.
 	lock, err := os.ReadFile(filepath.Join(c.locks, name+".lock"))
-	switch {
-	case err == nil:
+	if err == nil {
+		_, err = rebuild.ParseLock(lock)
+	}
+	if err == nil {
 		r.LockDigest = ident.Sum(lock)
-	case !errors.Is(err, fs.ErrNotExist):
-		return wire.Runtime{}, problem.New(problem.Internal, "runtime_lock", "%w", err)
 	}
 	return r, nil
 }

@@ -69,6 +69,18 @@ func TestDamagedRuntime(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	for name, damage := range damages { // of a lock's copy
+		lock := filepath.Join(c.locks, "python.lock")
+		if err := damage(lock); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := c.Runtime(t.Context(), "python"); err != nil || !r.LockDigest.IsZero() {
+			t.Errorf("a lock that is %s: %v, %v", name, r, err)
+		}
+		if err := os.RemoveAll(lock); err != nil {
+			t.Fatal(err)
+		}
+	}
 	_, err := c.Runtime(t.Context(), "node")
 	if p := problem.From(err); err == nil || p.Rule != "runtime" || !strings.Contains(p.Expected, "python") {
 		t.Errorf("what isn't built: %v", err)

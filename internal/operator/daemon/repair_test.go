@@ -113,7 +113,7 @@ func TestDamagedStateFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	const meta = "containerd/root/io.containerd.metadata.v1.bolt/meta.db"
-	for _, kind := range []string{"garbage", "zeroes", "a folder"} {
+	for _, kind := range []string{"empty", "garbage", "zeroes", "a folder"} {
 		t.Run(meta+" is "+kind, func(t *testing.T) { upRefuses(t, o, l, meta, kind) })
 	}
 }

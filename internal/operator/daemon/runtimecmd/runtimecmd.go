@@ -151,11 +151,16 @@ func (o options) keepLock(file string) error {
 	if err == nil {
 		err = os.MkdirAll(LocksDir(o.state), 0o755)
 	}
+	kept := filepath.Join(LocksDir(o.state), o.name+".lock")
+	if info, gone := os.Lstat(kept); gone == nil && !info.Mode().IsRegular() {
+		err = errors.Join(err, os.RemoveAll(kept))
+	}
 	if err == nil {
-		err = atomicfile.Write(filepath.Join(LocksDir(o.state), o.name+".lock"), lock, 0o644)
+		err = atomicfile.Write(kept, lock, 0o644)
 	}
 	if err != nil {
-		return problem.New(problem.Invalid, "runtime_lock", "keep a copy of the lock: %w", err)
+		return problem.New(problem.Invalid, "runtime_lock", "keep a copy of the lock: %w", err).
+			Fix("look what is at %s (ls -ld), and at the disk (dmesg)", LocksDir(o.state))
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func (n *Network) leases() (map[netip.Addr]string, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // given back meanwhile
 		}
-		if err != nil {
+		if err != nil && e.Type().IsRegular() {
 			return nil, fmt.Errorf("read leases: %w", err)
 		}
 		id, _, _ := strings.Cut(string(b), "\n")
@@ -57,8 +57,8 @@ func (n *Network) Held() ([]string, error) {
 	return ids, nil
 }
 
-// dropNameless gives back addresses whose file lost its content in a power cut: they
-// are nobody's, and nobody could give them back. The plugins' lock keeps those out
+// dropNameless gives back addresses whose file lost its content in a power cut, or is no
+// file: they are nobody's, and nobody could give them back. The plugins' lock keeps those out
 // that are being written.
 func (n *Network) dropNameless() error {
 	lock, err := os.OpenFile(filepath.Join(n.leaseDir(), "lock"), os.O_RDWR, 0)
@@ -80,7 +80,7 @@ func (n *Network) dropNameless() error {
 		if id != "" {
 			continue
 		}
-		if err := os.Remove(filepath.Join(n.leaseDir(), addr.String())); err != nil {
+		if err := os.RemoveAll(filepath.Join(n.leaseDir(), addr.String())); err != nil {
 			return fmt.Errorf("give back a nameless address: %w", err)
 		}
 	}

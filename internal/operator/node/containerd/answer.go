@@ -160,9 +160,17 @@ func (d *Daemon) ifWhole(ctx context.Context) (*Daemon, error) {
 	if err := end(ctx, pid, func() bool { return d.running() == pid }); err != nil {
 		d.cfg.Logger.WarnContext(ctx, "containerd that can't read its database does not end", "error", err)
 	}
-	file := d.path("root", "io.containerd.metadata.v1.bolt", "meta.db")
-	damaged := problem.New(problem.Invalid, "state_damaged", "containerd can't read its database %s", file).
+	return nil, disk.Explain(d.damaged(d.LogFile()+" says why. "), d.cfg.Dir, "the state folder")
+}
+
+// database is containerd's own: which images, snapshots and containers there are.
+func (d *Daemon) database() string {
+	return d.path("root", "io.containerd.metadata.v1.bolt", "meta.db")
+}
+
+// damaged is the refusal of a database that containerd can't read, or doesn't miss.
+func (d *Daemon) damaged(why string) *problem.Error {
+	return problem.New(problem.Invalid, "state_damaged", "containerd can't read its database %s", d.database()).
 		Want("the file as containerd wrote it").
-		Fix("%s says why. Look at the disk (dmesg); cupel down --force, remove %s, cupel up: images come from the registry again, apps are started anew, and what they wrote into volumes since they started is lost", d.LogFile(), d.path("root"))
-	return nil, disk.Explain(damaged, d.cfg.Dir, "the state folder")
+		Fix("%sLook at the disk (dmesg); cupel down --force, remove %s, cupel up: images come from the registry again, apps are started anew, and what they wrote into volumes since they started is lost", why, d.path("root"))
 }

@@ -187,6 +187,11 @@ func (d *Daemon) start(ctx context.Context) error {
 		return problem.New(problem.Unavailable, "containerd_missing", "start containerd: %w", err).
 			Fix("install it: apt-get install --no-remove containerd runc")
 	}
+	// containerd takes an empty database for a new one, in which nothing is of what its
+	// other folders have.
+	if info, err := os.Stat(d.database()); err == nil && info.Size() == 0 {
+		return d.damaged("It is empty. ")
+	}
 	if have, err := os.ReadFile(d.path("config.toml")); err != nil || !bytes.Equal(have, d.config()) {
 		if err := atomicfile.Write(d.path("config.toml"), d.config(), 0o600); err != nil {
 			return fmt.Errorf("configure containerd: %w", err)

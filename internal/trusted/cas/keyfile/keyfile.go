@@ -68,9 +68,14 @@ func Load(path string) (*Sealer, error) {
 	if err != nil {
 		return nil, problem.New(problem.Unavailable, "sealing_key_file", "%w", err)
 	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+	if !info.Mode().IsRegular() {
+		return nil, problem.New(problem.Invalid, "sealing_key_form", "%s is no file but has mode %v", path, info.Mode()).
+			Want("the key file that this state was sealed with").
+			Fix("look what is there (ls -ld) and move it away, and put the file back from its backup")
+	}
+	if info.Mode().Perm()&0o077 != 0 {
 		return nil, problem.New(problem.Invalid, "sealing_key_permission", "%s has mode %v", path, info.Mode()).
-			Want("a regular file that nobody but its owner may read").
+			Want("a file that nobody but its owner may read").
 			Fix("run chmod 600 %s, and consider who may have read it", path)
 	}
 	b, err := os.ReadFile(path)

@@ -72,7 +72,12 @@ func TestLoadRefuses(t *testing.T) {
 			if err := os.Symlink(path+".real", path); err != nil {
 				t.Fatal(err)
 			}
-		}, "sealing_key_permission"},
+		}, "sealing_key_form"},
+		"a folder": {func(t *testing.T, path string) {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, "sealing_key_form"},
 		"cut": {func(t *testing.T, path string) {
 			if err := os.WriteFile(path, []byte(prefix+"00ff\n"), 0o600); err != nil {
 				t.Fatal(err)
