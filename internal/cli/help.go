@@ -107,9 +107,7 @@ var flagKind = regexp.MustCompile(`(?m)^( +(?:-\w, )?--[a-z-]+ )(stringArray|str
 
 func (g *globals) showFlags(title string, flags *pflag.FlagSet, columns int) {
 	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Value.Type() == "duration" {
-			f.DefValue = strings.TrimSuffix(strings.TrimSuffix(f.DefValue, "0s"), "0m") // 10m, not 10m0s
-		}
+		f.DefValue = defaultShown(f)
 	})
 	text := flagKind.ReplaceAllStringFunc(flags.FlagUsagesWrapped(columns), func(head string) string {
 		part := flagKind.FindStringSubmatch(head)
@@ -119,6 +117,22 @@ func (g *globals) showFlags(title string, flags *pflag.FlagSet, columns int) {
 	if text != "" {
 		g.printf("\n%s:\n%s", title, text)
 	}
+}
+
+// zeroParts are the parts of a duration that say nothing: 10m, not 10m0s.
+var zeroParts = regexp.MustCompile(`([hm])0[ms](?:0s)?$`)
+
+// defaultShown is a flag's default as the library is to show it. What the flag's text
+// says about it isn't said twice.
+func defaultShown(f *pflag.Flag) string {
+	kind := f.Value.Type()
+	switch {
+	case (kind == "int" || kind == "duration") && strings.Contains(f.Usage, "default: "):
+		return "0" // which the library doesn't show
+	case kind == "duration":
+		return zeroParts.ReplaceAllString(f.DefValue, "$1")
+	}
+	return f.DefValue
 }
 
 // wrapped is a text, of paragraphs, in lines of at most so many columns.

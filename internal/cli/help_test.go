@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -50,6 +52,55 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestHelpDefaults: each default that a help text shows is the one that there is, and
+// none is empty or said twice.
+func TestHelpDefaults(t *testing.T) {
+	shown := regexp.MustCompile(`(?s)\(default:? ([^)]*)\)`)
+	eachCommand(func(c *cobra.Command) {
+		if c.HasSubCommands() {
+			return
+		}
+		code, out, _ := runCLI(t, append(callOf(c), "--help")...)
+		_, flags, _ := strings.Cut(out, "\nFlags:\n")
+		texts := map[string]string{}
+		for _, part := range regexp.MustCompile(`(?m)^ +(?:-\w, )?--`).Split(flags, -1)[1:] {
+			name, text, _ := strings.Cut(part, " ")
+			texts[strings.TrimSpace(name)] = text
+		}
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			all := shown.FindAllStringSubmatch(texts[f.Name], -1)
+			if code != 0 || len(all) > 1 || len(all) == 1 && strings.TrimSpace(all[0][1]) == "" {
+				t.Errorf("%s --%s: its defaults are %q", c.CommandPath(), f.Name, all)
+			}
+			if f.Value.Type() != "duration" || strings.Contains(f.Usage, "default: ") {
+				return
+			}
+			want, err := time.ParseDuration(f.DefValue)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want == 0 && len(all) == 0 {
+				return
+			}
+			if len(all) == 0 {
+				t.Errorf("%s --%s: no default is shown, which is %s", c.CommandPath(), f.Name, want)
+				return
+			}
+			if got, err := time.ParseDuration(all[0][1]); err != nil || got != want {
+				t.Errorf("%s --%s: the default is shown as %q (%v), and is %s", c.CommandPath(), f.Name, all[0][1], err, want)
+			}
+		})
+	})
+	for given, want := range map[string]string{"10m0s": "10m", "30s": "30s", "1h0m0s": "1h", "1h30m0s": "1h30m", "1m30s": "1m30s", "10s": "10s", "0s": "0s", "1h0m10s": "1h0m10s", "500ms": "500ms"} {
+		var set pflag.FlagSet
+		d, _ := time.ParseDuration(given)
+		set.Duration("x", d, "")
+		if got := defaultShown(set.Lookup("x")); got != want {
+			t.Errorf("%s is shown as %q, not %q", given, got, want)
+		}
+	}
 }
 
 // TestSharedFlags: a command has the shared flags that it heeds, and refuses the others

@@ -40,7 +40,7 @@ func newLogsCommand(g *globals) *cobra.Command {
 	f := c.Flags()
 	f.BoolVarP(&o.follow, "follow", "f", false, "go on with what is written from now on, over restarts and updates")
 	f.StringVar(&o.since, "since", "", "only lines since then: a duration such as 10m, or a time as in RFC 3339")
-	f.IntVar(&o.tail, "tail", -1, "only so many of the newest lines of each instance")
+	f.IntVar(&o.tail, "tail", -1, "only so many of the newest lines of each instance (default: all)")
 	f.BoolVar(&o.puller, "puller", false, "the job that pulled the repository, instead of the app")
 	f.BoolVar(&o.previous, "previous", false, "the run before the last restart: kept until the next one fails")
 	return c
