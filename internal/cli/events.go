@@ -44,7 +44,7 @@ func runEvents(ctx context.Context, g *globals, o eventsOptions) error {
 		return err
 	}
 	defer m.Close()
-	err = m.Events(ctx, o.after, o.app, o.follow, func(e manager.Event) error {
+	show := func(e manager.Event) error {
 		if g.json() {
 			return g.printLine(e)
 		}
@@ -57,8 +57,9 @@ func runEvents(ctx context.Context, g *globals, o eventsOptions) error {
 			who = e.App + "/" + e.Instance
 		}
 		g.printf("%6d  %s %s %-24s %-28s %s\n", e.Seq, e.Time.Local().Format(time.DateTime), mark, e.Reason, who, e.Message)
-		return nil
-	})
+		return g.unsaid
+	}
+	err = g.whileRead(ctx, func(ctx context.Context) error { return m.Events(ctx, o.after, o.app, o.follow, show) })
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

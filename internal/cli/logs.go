@@ -69,7 +69,7 @@ func runLogs(ctx context.Context, g *globals, o logsOptions) error {
 		}
 		return nil
 	}
-	return o.followLogs(ctx, g, m, ids, opts)
+	return g.whileRead(ctx, func(ctx context.Context) error { return o.followLogs(ctx, g, m, ids, opts) })
 }
 
 // role is what the instances are for whose output is meant.
@@ -134,8 +134,10 @@ func (g *globals) printLog(l manager.LogLine, prefix bool) error {
 	if prefix {
 		line = cell(l.Instance) + "  " + line
 	}
-	_, err := w.Write([]byte(line + "\n"))
-	return err
+	if _, err := w.Write([]byte(line + "\n")); err != nil {
+		return unwritten(err)
+	}
+	return nil
 }
 
 func (g *globals) parseSince(s string) (time.Time, error) {

@@ -86,10 +86,10 @@ func (f *follower) start(ctx context.Context, group *errgroup.Group, id string, 
 }
 
 // refused tells, once for each rule, that an instance can't be followed. It is an error
-// where no other one is, or the manager itself is away.
+// where no other one is, the manager itself is away, or nobody takes what is shown.
 func (f *follower) refused(id string, err error) error {
 	p, ok := errors.AsType[*problem.Error](err)
-	if !ok || p.Rule == manager.RuleAway {
+	if !ok || p.Rule == manager.RuleAway || p.Rule == ruleOutput {
 		return err
 	}
 	f.mu.Lock()

@@ -2,9 +2,11 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -114,6 +116,53 @@ func TestOneRefusedStream(t *testing.T) {
 	}
 	if _, _, err := follow("i-4"); problem.From(err).Rule != "followers" {
 		t.Errorf("all refused: %v", err)
+	}
+}
+
+// TestUnreadLogs: where the reader of the output went away, whatever shows logs ends with
+// 141 and without a word: with each of several instances, as text and as JSON, and while
+// none of them writes.
+func TestUnreadLogs(t *testing.T) {
+	mux := http.NewServeMux()
+	silent := true
+	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version})
+	})
+	mux.HandleFunc("GET "+manager.PathInstances+"/{id}/logs", func(w http.ResponseWriter, r *http.Request) {
+		if !silent {
+			_ = json.NewEncoder(w).Encode(manager.LogLine{Stream: "stdout", Line: "a line", Instance: r.PathValue("id")})
+		}
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	server := httptest.NewTLSServer(mux)
+	defer server.Close()
+	defer server.CloseClientConnections()
+
+	defer noteClosedPipe()()
+	for _, output := range []string{"table", "json"} {
+		for _, silent = range []bool{false, true} {
+			read, write, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = read.Close()
+			var errs bytes.Buffer
+			g := &globals{out: write, err: &errs, output: output}
+			m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
+			f := &follower{g: g, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
+			follow := func(ctx context.Context) error { return f.follow(ctx, []string{"i-1", "i-2"}, "shop", false) }
+			if silent {
+				err = g.whileRead(t.Context(), follow)
+			} else {
+				err = follow(t.Context())
+			}
+			_ = write.Close()
+			m.Close()
+			if code := g.fail(err); code != closedPipeCode || errs.String() != "" {
+				t.Errorf("%s, silent %t: exit %d, %q (%v)", output, silent, code, errs.String(), err)
+			}
+		}
 	}
 }
 

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,9 +11,12 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -83,10 +88,43 @@ const ruleOutput = "output"
 // write writes to standard output.
 func (g *globals) write(text string) error {
 	if _, err := io.WriteString(g.out, text); err != nil {
-		return problem.New(problem.Unavailable, ruleOutput, "the answer can't be written: %w", err).
-			Want("a standard output that takes it").Fix("make room where it goes; what the command did is done")
+		return unwritten(err)
 	}
 	return nil
+}
+
+// unwritten is the refusal of an answer, or a part of one, that can't be written.
+func unwritten(err error) error {
+	return problem.New(problem.Unavailable, ruleOutput, "the answer can't be written: %w", err).
+		Want("a standard output that takes it").Fix("make room where it goes; what the command did is done")
+}
+
+// readerEvery is how often somebody who waits looks whether the command is over.
+const readerEvery = 500 * time.Millisecond
+
+// whileRead does what writes now and then, until it ends or nobody reads the standard
+// output any more, as after head: a write would find that out, and may come late.
+func (g *globals) whileRead(ctx context.Context, do func(ctx context.Context) error) error {
+	out, ok := g.out.(*os.File)
+	if !ok {
+		return do(ctx)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		for ctx.Err() == nil {
+			fds := []unix.PollFd{{Fd: int32(out.Fd())}}
+			if n, err := unix.Poll(fds, int(readerEvery.Milliseconds())); n > 0 && err == nil {
+				cancel(unwritten(syscall.EPIPE))
+				return
+			}
+		}
+	}()
+	err := do(ctx)
+	if cause := context.Cause(ctx); errors.Is(cause, syscall.EPIPE) {
+		return cause
+	}
+	return err
 }
 
 // printLine writes v as JSON in one line: of answers that come bit by bit.
