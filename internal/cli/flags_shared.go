@@ -44,6 +44,15 @@ func sharedFlags(path string) []string {
 	return allShared // a group: a flag may stand before the command that heeds it
 }
 
+// defaultLogLevel is what the command with that path logs where nothing is said: cupeld's
+// daemon, what it does; others, what somebody has to look at.
+func defaultLogLevel(path string) string {
+	if path == "cupel up" || path == "cupel install-service" {
+		return "info"
+	}
+	return "warn"
+}
+
 // addShared has every command know the shared flags: one may stand before the name of
 // the command that heeds it.
 func (g *globals) addShared(root *cobra.Command) {

@@ -92,7 +92,11 @@ func (g *globals) showHelp(c *cobra.Command) {
 	c.LocalNonPersistentFlags().VisitAll(own.AddFlag)
 	for _, name := range sharedFlags(c.CommandPath()) {
 		if !c.HasSubCommands() || !c.HasParent() {
-			shared.AddFlag(c.Root().PersistentFlags().Lookup(name))
+			f := *c.Root().PersistentFlags().Lookup(name)
+			if name == "log-level" && g.env("CUPEL_LOG") == "" {
+				f.DefValue = defaultLogLevel(c.CommandPath())
+			}
+			shared.AddFlag(&f)
 		}
 	}
 	g.showFlags("Flags", &own, columns)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
@@ -200,6 +201,40 @@ func TestFlagsThatGoTogether(t *testing.T) {
 		code, out, errs := runCLI(t, strings.Fields(call)...)
 		if code != problem.Invalid.ExitCode() || out != "" || !strings.Contains(errs, "usage: "+want) || !strings.Contains(errs, "mend:") {
 			t.Errorf("cupel %s: exit %d, %q, %q: want %q", call, code, out, errs, want)
+		}
+	}
+}
+
+// TestLogLevelOfTheDaemon: cupeld is given the log level of a flag or the environment, and
+// without one a command's help shows cupeld's own.
+func TestLogLevelOfTheDaemon(t *testing.T) {
+	for _, tt := range []struct{ command, env, flag, want string }{
+		{"up", "", "", "info"},
+		{"install-service", "", "", "info"},
+		{"cleanup", "", "", "warn"},
+		{"up", "debug", "", "debug"},
+		{"up", "debug", "--log-level=warn", "warn"},
+	} {
+		g := &globals{out: &bytes.Buffer{}, now: time.Now, env: func(name string) string {
+			return map[string]string{"CUPEL_LOG": tt.env}[name]
+		}}
+		c, _, err := newRootCommand(g).Find([]string{tt.command})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tt.flag != "" {
+			err = c.ParseFlags([]string{tt.flag})
+		}
+		got := g.forwarded(c)
+		at, given := slices.Index(got, "--log-level"), tt.env+tt.flag != ""
+		if err != nil || given != (at >= 0) || given && got[at+1] != tt.want {
+			t.Errorf("%+v: %v, %q", tt, err, got)
+		}
+		g.showHelp(c)
+		help := strings.Join(strings.Fields(g.out.(*bytes.Buffer).String()), " ")
+		want := `(CUPEL_LOG) (default "` + cmp.Or(tt.env, tt.want) + `")`
+		if !strings.Contains(help, want) {
+			t.Errorf("%+v: its help doesn't say %s:\n%s", tt, want, help)
 		}
 	}
 }

@@ -28,10 +28,10 @@ func (g *globals) execSibling(name string, args ...string) error {
 }
 
 // forwarded returns the command line of cupeld for one of our commands, with
-// every flag that was given.
+// every flag that was given, and a log level of the environment.
 func (g *globals) forwarded(c *cobra.Command) []string {
 	args := []string{c.Name(), "--state", g.state, "--output", g.output}
-	if c.Flags().Changed("log-level") {
+	if c.Flags().Changed("log-level") || g.env("CUPEL_LOG") != "" {
 		args = append(args, "--log-level", g.logLevel)
 	}
 	return append(args, ownFlags(c)...)
