@@ -17,7 +17,7 @@ import (
 var (
 	namedFlag    = regexp.MustCompile(`(?:^|[\s'"` + "`" + `(,:])--([a-z][a-z0-9-]*[a-z0-9])`)
 	namedCommand = regexp.MustCompile("['`]cupel ([a-z][a-z-]*)(?: ([a-z]+))?")
-	namedPage    = regexp.MustCompile(`\bdocs/[a-z0-9/_-]+\.md\b`)
+	namedPage    = regexp.MustCompile(`\bdocs/[a-z0-9/_-]+\.md\b(?:#[\w-]+)?`)
 	groups       = map[string]bool{"audit": true, "cas": true, "runtime": true, "session": true, "volume": true}
 	foreign      = regexp.MustCompile(`\b(git|curl|openssl|apt-get|iptables|ip6tables|nft|firewall-cmd|systemctl|ufw|ip|sysctl|journalctl|ss) [^;]*`)
 )
@@ -89,8 +89,8 @@ func TestMendsNameWhatIs(t *testing.T) {
 			}
 		}
 		for _, page := range namedPage.FindAllString(m.text, -1) {
-			if _, err := os.Stat(filepath.Join(root, page)); err != nil {
-				t.Errorf("%s names %s, which there is not: %q", m.where, page, m.text)
+			if why := broken(t, filepath.Join(root, "README.md"), page); why != "" {
+				t.Errorf("%s names %s: %s: %q", m.where, page, why, m.text)
 			}
 		}
 	}
