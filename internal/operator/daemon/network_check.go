@@ -60,19 +60,12 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 		cfg.FirstPort = ports.first()
 	}
 	p := &parts{layout: l, log: log}
-	if e, err := wire.ReadEndpoint(l.dir); err == nil && syscall.Kill(e.PID, 0) == nil {
-		if p.network, err = cni.Look(l.networkConfig(l.path("cni"))); err != nil {
-			return r, err
-		}
-		if cfg.To, err = targets(ctx, o.CheckTo, p.network.Gateway()); err != nil {
-			return r, err
-		}
-		cfg.CASPort, cfg.CASRuns = portNumber(e.CAS.Instances), true
-		return l.tryNetwork(ctx, p.network, cfg)
-	}
-
-	if _, err := os.Stat(l.dir); err == nil {
+	if exists(l.dir) {
 		lock, err := l.lock(workCheck)
+		held, locked := errors.AsType[*lockedError](err)
+		if locked && held.what == workUp && l.serves(held) {
+			return p.checkRunning(ctx, o, cfg)
+		}
 		if err != nil {
 			return r, err
 		}
@@ -109,6 +102,22 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 		return r, err
 	}
 	return l.tryNetwork(ctx, p.network, cfg)
+}
+
+// checkRunning tries the network of the cupeld that serves.
+func (p *parts) checkRunning(ctx context.Context, o Options, cfg netcheck.Config) (r netcheck.Report, err error) {
+	e, err := wire.ReadEndpoint(p.dir)
+	if err != nil {
+		return r, err
+	}
+	if p.network, err = cni.Look(p.networkConfig(p.path("cni"))); err != nil {
+		return r, err
+	}
+	if cfg.To, err = targets(ctx, o.CheckTo, p.network.Gateway()); err != nil {
+		return r, err
+	}
+	cfg.CASPort, cfg.CASRuns = portNumber(e.CAS.Instances), true
+	return p.tryNetwork(ctx, p.network, cfg)
 }
 
 // targets are what a person asks for, as HOST:PORT in an instance's words.

@@ -1,11 +1,16 @@
 package daemon
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/netcheck"
 )
 
@@ -59,5 +64,35 @@ func TestFirstPortIsKept(t *testing.T) {
 	}
 	if err := p.free()(23090); err != nil && strings.Contains(err.Error(), "own") {
 		t.Error("an app can't have the first port:", err)
+	}
+}
+
+// Whether cupeld runs is the lock's to say: after a power cut any process may have the
+// number that manager.json names.
+func TestCheckAsksTheLock(t *testing.T) {
+	o := upOptions(t)
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := l.make()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.release()
+	if err := lock.sign(workDown); err != nil {
+		t.Fatal(err)
+	}
+	endpoint := fmt.Appendf(nil, `{"version":1,"address":"127.0.0.1:1","pid":%d}`, os.Getpid())
+	if err := os.WriteFile(l.path(wire.EndpointFile), endpoint, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := wire.ReadEndpoint(l.dir); err != nil {
+		t.Fatal(err)
+	}
+
+	_, err = Check(t.Context(), o, slog.New(slog.DiscardHandler))
+	if held, ok := errors.AsType[*lockedError](err); !ok || held.what != workDown {
+		t.Errorf("%v: want that cupel down is at work", err)
 	}
 }
