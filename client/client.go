@@ -217,6 +217,10 @@ func (c *Client) do(ctx context.Context, q call) error {
 		if !errors.As(err, &unreached) {
 			return err
 		}
+		if noTLS(err) {
+			return problem.New(problem.Unavailable, "cas_address", "what answers at %s speaks no TLS, so it is no CAS", c.addr).
+				Want("%s", ownersAPI).Fix("check the address, and that nothing stands before the CAS which ends TLS")
+		}
 		if c.opts.RefusedAtOnce && unreached.nobodyThere() {
 			return unreached.refused(c.addr)
 		}
@@ -233,6 +237,29 @@ func (c *Client) do(ctx context.Context, q call) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// ownersAPI is what an address has to be of.
+const ownersAPI = "a CAS's API for owners; its port is " + DefaultPort + " unless its operator chose another"
+
+// noTLS reports whether something else than TLS came back, as it will again.
+func noTLS(err error) bool {
+	_, record := errors.AsType[tls.RecordHeaderError](err)
+	return record || errors.Is(err, http.ErrSchemeMismatch)
+}
+
+// notOwners says of a refusal that no owners' API gives what answers in its place: every
+// path that this client asks for is there.
+func notOwners(p *problem.Error, addr string) *problem.Error {
+	switch p.Rule {
+	case "path":
+		return problem.New(problem.NotFound, "cas_address", "what answers at %s is a CAS, but not its API for owners: perhaps the one for instances", addr).
+			Want("%s", ownersAPI).Fix("give the port of the owners' API; a CAS of an older release may lack what was asked for")
+	case "reply":
+		return problem.New(problem.Unavailable, "cas_address", "what answers at %s is no CAS: %s", addr, p.Actual).
+			Want("%s", ownersAPI).Fix("check the address, and that nothing else answers there, such as a proxy")
+	}
+	return p
 }
 
 // unreachedError is a call that got no reply.
@@ -304,11 +331,15 @@ func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 		*q.identity = who
 	}
 	if want := max(q.status, http.StatusOK); res.StatusCode != want {
-		p := problem.Read(res.StatusCode, body)
+		p := notOwners(problem.Read(res.StatusCode, body), c.addr)
 		if p.RequestID == "" {
 			p.RequestID = id
 		}
 		return p
+	}
+	if res.Header.Get(release.HeadHeader) == "" {
+		return problem.New(problem.Denied, "audit_head", "the reply of what answers at %s carries no audit head, as a CAS's does", c.addr).
+			Want("%s", ownersAPI).Fix("check the address: an app may listen there. If it is right, do not use this CAS")
 	}
 	head, err := checkHead(who, res.Header, seen)
 	if err != nil {
@@ -345,7 +376,7 @@ func transportError(ctx context.Context, err error) error {
 func checkHead(who release.Identity, h http.Header, seen Pin) (release.SignedHead, error) {
 	head, err := api.HeadFrom(h)
 	if err != nil {
-		return head, problem.New(problem.Denied, "audit_head", "the reply carries no audit head: %w", err).Fix("do not use this CAS")
+		return head, problem.New(problem.Denied, "audit_head", "the reply's audit head can't be read (%d bytes)", len(h.Get(release.HeadHeader))).Fix("do not use this CAS")
 	}
 	if err := audit.VerifyHead(who.Key, head); err != nil {
 		return head, err

@@ -353,6 +353,41 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// TestNoOwnersAPI: what answers at a wrong port is said to be none, at once, and is no
+// fault of Cupel's.
+func TestNoOwnersAPI(t *testing.T) {
+	f := newFake(t)
+	for _, c := range []struct {
+		refuse     *problem.Error
+		rule, want string
+	}{
+		{problem.New(problem.NotFound, "path", "there is nothing at /v1/attest"), "cas_address", "perhaps the one for instances"},
+		{&problem.Error{}, "cas_address", "is no CAS: status 500"},
+	} {
+		f.refuse = c.refuse
+		_, err := f.client(client.Options{}).Attest(t.Context(), client.Expectation{})
+		wantRule(t, err, c.rule)
+		if problem.KindOf(err) == problem.Internal || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), client.DefaultPort) {
+			t.Errorf("%v", err)
+		}
+	}
+
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	c, err := client.New(plain.Listener.Addr().String(), client.Options{
+		Patience: time.Hour, Waiting: func(error) { t.Error("an answer without TLS is waited for") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Attest(t.Context(), client.Expectation{})
+	wantRule(t, err, "cas_address")
+	if !strings.Contains(err.Error(), "speaks no TLS") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestNoSuchHost: a name that no host has ends at once, unless somebody waits for it.
 func TestNoSuchHost(t *testing.T) {
 	for _, atOnce := range []bool{true, false} {

@@ -284,9 +284,24 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 	if r.StatusCode/100 != 2 {
 		defer func() { _ = r.Body.Close() }()
 		b, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-		return nil, problem.Read(r.StatusCode, b)
+		return nil, c.notManager(problem.Read(r.StatusCode, b))
 	}
 	return r, nil
+}
+
+// notManager says of a refusal that no manager gives what answers in its place: every
+// path that this client asks for is there.
+func (c *Client) notManager(p *problem.Error) *problem.Error {
+	const want = "the manager's API; its port is 5000 unless its operator chose another"
+	switch p.Rule {
+	case "path":
+		return problem.New(problem.NotFound, "manager_address", "what answers at %s is another API than the manager's: %s", c.addr, p.Actual).
+			Want(want).Fix("give the manager's address; a manager of an older release may lack what was asked for")
+	case "reply":
+		return problem.New(problem.Unavailable, "manager_address", "what answers at %s is no manager of Cupel's: %s", c.addr, p.Actual).
+			Want(want).Fix("check the address, and that nothing else answers there, such as a proxy")
+	}
+	return p
 }
 
 var errStopped = errors.New("it is stopped (SIGSTOP, or a debugger), and does nothing")

@@ -8,6 +8,7 @@ import (
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestRedirectsAreNotFollowed: a manager doesn't send its caller elsewhere, into
@@ -34,6 +35,27 @@ func TestDeployCommandNamesTheApp(t *testing.T) {
 	} {
 		if got := manager.DeployCommand("alice/Shop", app); got != want {
 			t.Errorf("%s: %s, want %s", app, got, want)
+		}
+	}
+}
+
+// TestNoManager: another server at the manager's address is said to be none, and is no
+// fault of Cupel's.
+func TestNoManager(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"kind":"not_found","rule":"path","actual":"there is nothing at /v1/info"}`: "another API than the manager's",
+		`<html>401`: "no manager of Cupel's",
+	} {
+		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = w.Write([]byte(body))
+		}))
+		defer s.Close()
+		m := manager.New(strings.TrimPrefix(s.URL, "https://"), manager.Options{CertSHA256: ident.Sum(s.Certificate().Raw)})
+		defer m.Close()
+		_, err := m.Info(t.Context())
+		if p := problem.From(err); p == nil || p.Rule != "manager_address" || p.Kind == problem.Internal || !strings.Contains(p.Actual, want) {
+			t.Errorf("%s: %v", body, err)
 		}
 	}
 }

@@ -1,12 +1,17 @@
 package cli
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -31,7 +36,35 @@ func inWords(err error, text string) string {
 	if e, ok := errors.AsType[*net.OpError](err); ok {
 		replace(e.Error(), networkWords(e))
 	}
+	if e, ok := errors.AsType[*net.AddrError](err); ok && e.Err == "missing port in address" {
+		replace(e.Error(), "it names no port")
+	}
+	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		replace(e.Error(), "what answers there speaks no TLS")
+	}
+	replace(http.ErrSchemeMismatch.Error(), "what answers there speaks no TLS")
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		replace("tls: failed to verify certificate: ", "")
+		err = e.Err // the text is its
+	}
+	if own, words := certificateWords(err); own != "" {
+		replace(own, words)
+	}
 	return text
+}
+
+// certificateWords says why a certificate isn't accepted, and what Go says of that.
+func certificateWords(err error) (own, words string) {
+	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return e.Error(), "no authority that counts here made its certificate"
+	}
+	if e, ok := errors.AsType[x509.HostnameError](err); ok {
+		return e.Error(), "its certificate is for " + namesOf(e.Certificate) + ", not for " + e.Host
+	}
+	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
+		return e.Error(), "its certificate is not valid now: it is from " + e.Cert.NotBefore.UTC().Format(time.RFC3339) + " to " + e.Cert.NotAfter.UTC().Format(time.RFC3339)
+	}
+	return "", ""
 }
 
 // networkWords says why a connection came to nothing.
@@ -56,6 +89,22 @@ func networkWords(err *net.OpError) string {
 		return "the connection broke off"
 	}
 	return err.Error()
+}
+
+// namesOf are the first hosts that a certificate is for.
+func namesOf(c *x509.Certificate) string {
+	const most = 3
+	all := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		all = append(all, ip.String())
+	}
+	switch {
+	case len(all) == 0:
+		return "no host"
+	case len(all) > most:
+		return strings.Join(all[:most], ", ") + " and others"
+	}
+	return strings.Join(all, ", ")
 }
 
 // fileWords says why a file can't be used.
