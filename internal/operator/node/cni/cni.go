@@ -58,6 +58,8 @@ type Network struct {
 	subnet netip.Prefix
 	list   *libcni.NetworkConfigList
 	cni    *libcni.CNIConfig
+
+	forwarded map[string]string // settings of the kernel, as they were before the first change
 }
 
 var _ node.Network = (*Network)(nil)
@@ -83,7 +85,7 @@ func Open(cfg Config) (*Network, error) {
 		return nil, fmt.Errorf("configure CNI: %w", err)
 	}
 	// The bridge plugin turns forwarding on; switching it resets the others.
-	err = cfg.Sysctl.Hold(cfg.ID, map[string]string{"net/ipv4/ip_forward": "1"},
+	n.forwarded, err = cfg.Sysctl.Hold(cfg.ID, map[string]string{"net/ipv4/ip_forward": "1"},
 		"net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/default/accept_redirects")
 	if err != nil {
 		return nil, err
@@ -215,7 +217,11 @@ func (n *Network) Restore() (string, error) {
 		}
 		found = append(found, "another program set "+strings.ReplaceAll(name, "/", ".")+" to 0: it is 1 again, without which no instance reaches anything")
 	}
-	return strings.Join(found, "; "), errors.Join(errs...)
+	lost, err := n.cfg.Sysctl.Remember(n.cfg.ID, n.forwarded)
+	if lost {
+		found = append(found, "another program removed "+n.cfg.Sysctl.Dir+", which says what cupel down puts back: it was made anew")
+	}
+	return strings.Join(found, "; "), errors.Join(append(errs, err)...)
 }
 
 func (n *Network) hasGateway(bridge netlink.Link) bool {

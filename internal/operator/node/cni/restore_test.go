@@ -50,11 +50,12 @@ func TestRestore(t *testing.T) {
 		{"ip link set BRIDGE down", "took the bridge BRIDGE down"},
 		{"ip link del BRIDGE", "deleted the bridge BRIDGE"},
 		{"ip addr flush dev BRIDGE", "took the address GATEWAY off"},
+		{"rm -r NOTES", "another program removed NOTES"},
 		{"sysctl -qw net.ipv4.ip_forward=0", "net.ipv4.ip_forward to 0"},
 		{"sysctl -qw net.ipv4.conf.BRIDGE.forwarding=0", "net.ipv4.conf.BRIDGE.forwarding to 0"},
 		{"for i in $(ls -d /proc/sys/net/ipv4/conf/veth*); do ip link set ${i##*/} nomaster; done", "1 instance taken off"},
 	} {
-		fill := strings.NewReplacer("BRIDGE", n.Bridge(), "GATEWAY", n.Gateway().String())
+		fill := strings.NewReplacer("NOTES", filepath.Join(dir, "sysctl"), "BRIDGE", n.Bridge(), "GATEWAY", n.Gateway().String())
 		in(func() error { return exec.Command("sh", "-ec", fill.Replace(tt.does)).Run() })
 		if found := look(); !strings.Contains(found, fill.Replace(tt.told)) {
 			t.Errorf("%s: %q, want %q", tt.does, found, fill.Replace(tt.told))

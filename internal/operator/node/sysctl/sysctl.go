@@ -37,9 +37,11 @@ type record struct {
 
 // Hold sets each setting ("net/ipv4/ip_forward") for holder until Release.
 // Settings in also change by themselves with those (the kernel resets some):
-// they are recorded, not set. Holding again adds to what is held.
-func (k Keeper) Hold(holder string, settings map[string]string, also ...string) error {
-	return k.locked(func(r *record) error {
+// they are recorded, not set. Holding again adds to what is held. It returns the value
+// that each had before the first change, for [Keeper.Remember].
+func (k Keeper) Hold(holder string, settings map[string]string, also ...string) (found map[string]string, err error) {
+	found = map[string]string{}
+	err = k.locked(func(r *record) error {
 		names := append(slices.Sorted(maps.Keys(settings)), also...)
 		for _, name := range names {
 			if _, known := r.Found[name]; known {
@@ -50,6 +52,9 @@ func (k Keeper) Hold(holder string, settings map[string]string, also ...string) 
 				return err
 			}
 			r.Found[name] = value
+		}
+		for _, name := range names {
+			found[name] = r.Found[name]
 		}
 		held := append(r.Holders[holder], names...)
 		slices.Sort(held)
@@ -65,6 +70,22 @@ func (k Keeper) Hold(holder string, settings map[string]string, also ...string) 
 		}
 		return nil
 	})
+	return found, err
+}
+
+// Remember records again what Hold found, and reports true, where the record has lost
+// the holder: somebody removed the folder, and who holds next would take our changes for
+// what was there before.
+func (k Keeper) Remember(holder string, found map[string]string) (lost bool, err error) {
+	err = k.locked(func(r *record) error {
+		if lost = len(found) > 0 && len(r.Holders[holder]) == 0; !lost {
+			return nil
+		}
+		maps.Copy(r.Found, found)
+		r.Holders[holder] = slices.Sorted(maps.Keys(found))
+		return k.save(r)
+	})
+	return lost, err
 }
 
 // Release gives up what holder holds; a setting that nobody holds any more is

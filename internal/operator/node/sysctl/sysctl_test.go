@@ -37,7 +37,7 @@ func TestLastHolderPutsBack(t *testing.T) {
 	k := keeper(t)
 	set := map[string]string{"net/ip_forward": "1"}
 	for _, holder := range []string{"a", "b", "a"} {
-		if err := k.Hold(holder, set, "net/conf/all/redirects"); err != nil {
+		if _, err := k.Hold(holder, set, "net/conf/all/redirects"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -69,7 +69,7 @@ func TestManyHolders(t *testing.T) {
 	for i := range 20 {
 		wg.Go(func() {
 			holder := fmt.Sprint(i)
-			if err := k.Hold(holder, map[string]string{"net/ip_forward": "1"}); err != nil {
+			if _, err := k.Hold(holder, map[string]string{"net/ip_forward": "1"}); err != nil {
 				t.Error(err)
 			}
 			if got := k.value(t, "net/ip_forward"); got != "1" {
@@ -86,9 +86,46 @@ func TestManyHolders(t *testing.T) {
 	}
 }
 
+// TestLostRecord: what was found before the first change is known to each holder, so
+// that it comes back although somebody removed the record meanwhile.
+func TestLostRecord(t *testing.T) {
+	k := keeper(t)
+	set := map[string]string{"net/ip_forward": "1"}
+	hold := func(holder string) map[string]string {
+		t.Helper()
+		found, err := k.Hold(holder, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	first := hold("a")
+	if lost, err := k.Remember("a", first); lost || err != nil {
+		t.Errorf("nothing was lost: %t, %v", lost, err)
+	}
+	if err := os.RemoveAll(k.Dir); err != nil {
+		t.Fatal(err)
+	}
+	hold("b") // takes a's change for what was there
+	if lost, err := k.Remember("a", first); !lost || err != nil {
+		t.Errorf("the record was lost: %t, %v", lost, err)
+	}
+	for _, holder := range []string{"a", "b"} {
+		if got := k.value(t, "net/ip_forward"); got != "1" {
+			t.Errorf("before %s lets go: %s", holder, got)
+		}
+		if err := k.Release(holder); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := k.value(t, "net/ip_forward"); got != "0" {
+		t.Errorf("after the last: %s, want what was found", got)
+	}
+}
+
 func TestHoldRefuses(t *testing.T) {
 	k := keeper(t)
-	if err := k.Hold("a", map[string]string{"no/such": "1"}); err == nil || !strings.Contains(err.Error(), "no/such") {
+	if _, err := k.Hold("a", map[string]string{"no/such": "1"}); err == nil || !strings.Contains(err.Error(), "no/such") {
 		t.Errorf("held a setting that is not there: %v", err)
 	}
 	if err := k.Release("a"); err != nil {
