@@ -86,6 +86,10 @@ func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]strin
 	if err != nil {
 		return nil, err
 	}
+	app, err := o.theApp(ctx, m, list)
+	if err != nil {
+		return nil, err
+	}
 	role := o.role()
 	var ids []string
 	known, pulled := false, false
@@ -93,7 +97,7 @@ func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]strin
 		if i.ID == o.ref {
 			return []string{i.ID}, nil
 		}
-		if i.App == o.ref || i.AppID == o.ref {
+		if i.App == o.ref && (app == "" || i.AppID == app) || i.AppID == o.ref {
 			known = true
 			pulled = pulled || i.Role == "pull"
 			if i.Role == role {
@@ -117,6 +121,22 @@ func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]strin
 		return nil, none.Fix("see what the job that pulls its repository wrote: cupel logs %s --puller", o.ref)
 	}
 	return nil, none.Fix("see 'cupel events'")
+}
+
+// theApp is the id of the app that is meant where several keys have one of that name, as
+// the manager says; it refuses what may be either. Empty: no other one is shown.
+func (o *logsOptions) theApp(ctx context.Context, m *manager.Client, list []manager.Instance) (string, error) {
+	named := map[string]bool{}
+	for _, i := range list {
+		if i.App == o.ref {
+			named[i.AppID] = true
+		}
+	}
+	if len(named) < 2 {
+		return "", nil
+	}
+	app, err := m.App(ctx, o.ref)
+	return app.ID, err
 }
 
 func (g *globals) printLog(l manager.LogLine, prefix bool) error {

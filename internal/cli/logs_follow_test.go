@@ -190,3 +190,40 @@ func TestLogsOfAnAppThatNeverRan(t *testing.T) {
 		t.Errorf("%v, %v", ids, err)
 	}
 }
+
+// TestLogsOfANameThatTwoKeysHave: the lines of one owner's app aren't mixed with another's.
+func TestLogsOfANameThatTwoKeysHave(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version, Instances: []manager.Instance{
+			{ID: "i-1", App: "shop", AppID: "app-1", Role: "app", Revision: 1, State: "running"},
+			{ID: "i-2", App: "shop", AppID: "app-2", Role: "app", Revision: 1, State: "running"},
+		}})
+	})
+	mine := false // the caller has one of the two
+	mux.HandleFunc("GET "+manager.PathApps+"/shop", func(w http.ResponseWriter, _ *http.Request) {
+		if !mine {
+			problem.Write(w, "", problem.New(problem.Conflict, "app_name_ambiguous", "2 keys have an app"))
+			return
+		}
+		_ = json.NewEncoder(w).Encode(manager.App{ID: "app-2", Name: "shop"})
+	})
+	server := httptest.NewTLSServer(mux)
+	defer server.Close()
+	m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
+	defer m.Close()
+
+	look := func(ref string) ([]string, error) {
+		o := logsOptions{ref: ref}
+		return o.instances(t.Context(), m)
+	}
+	if ids, err := look("shop"); problem.KindOf(err) != problem.Conflict {
+		t.Errorf("%v, %v", ids, err)
+	}
+	mine = true
+	for ref, want := range map[string]string{"shop": "i-2", "app-1": "i-1", "i-1": "i-1"} {
+		if ids, err := look(ref); err != nil || len(ids) != 1 || ids[0] != want {
+			t.Errorf("%s: %v, %v; want %s", ref, ids, err, want)
+		}
+	}
+}

@@ -26,7 +26,10 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 	}
 	filter := EventFilter{App: app, Owner: caller}
 	if caller == m.cfg.Operator {
-		filter.Owner = ident.KeyHash{}
+		var err error
+		if filter.Owner, err = m.ownerOf(app); err != nil {
+			return err
+		}
 	}
 	for first := true; ; {
 		m.mu.Lock()
@@ -61,6 +64,24 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 		case <-written:
 		}
 	}
+}
+
+// ownerOf is whose events the operator means by an app's id or name: nobody's alone where
+// there is no such app by now. A name that several keys have is refused.
+func (m *Manager) ownerOf(app string) (ident.KeyHash, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if app == "" {
+		return ident.KeyHash{}, nil
+	}
+	a, err := m.find(m.cfg.Operator, app)
+	switch {
+	case problem.KindOf(err) == problem.NotFound:
+		return ident.KeyHash{}, nil
+	case err != nil:
+		return ident.KeyHash{}, err
+	}
+	return a.Owner, nil
 }
 
 // mentioned refuses a name that the caller has no app of, and never had.
