@@ -35,8 +35,9 @@ const (
 	// changeTimeout is how long the answer to a change may take: the manager may have to
 	// ask a CAS first.
 	changeTimeout = time.Minute
-	// readTimeout is how long it may take of what the manager knows itself.
-	readTimeout = 15 * time.Second
+	// readTimeout is how long it may take of what the manager reads on its machine, which
+	// may be a loaded one.
+	readTimeout = 30 * time.Second
 )
 
 // Options say whom to talk to, and as whom.
@@ -60,8 +61,11 @@ type Client struct {
 	away string // what to do about a manager that doesn't answer
 	pid  int    // of one on this machine; 0: it isn't
 	http *http.Client
-	// quick is for what the manager knows itself.
+	// quick is for what the manager reads on its machine.
 	quick *http.Client
+	// patient is for what is followed: its first line may take any time. That a manager
+	// does nothing at all, the TLS handshake of each tells.
+	patient *http.Client
 }
 
 // ReadEndpoint reads where the manager of a state folder listens.
@@ -103,6 +107,10 @@ func New(addr string, opts Options) *Client {
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.http = &http.Client{Transport: transport, CheckRedirect: stay}
 	c.quick = &http.Client{Transport: quick, CheckRedirect: stay}
+	patient := transport.Clone()
+	patient.ResponseHeaderTimeout = 0 // one of an earlier release sends no header before the first line
+	patient.DisableKeepAlives = true
+	c.patient = &http.Client{Transport: patient, CheckRedirect: stay}
 	return c
 }
 
@@ -114,6 +122,7 @@ func (c *Client) HTTP() *http.Client { return c.http }
 func (c *Client) Close() {
 	c.http.CloseIdleConnections()
 	c.quick.CloseIdleConnections()
+	c.patient.CloseIdleConnections()
 }
 
 // Info asks what runs where.
@@ -129,7 +138,7 @@ func (c *Client) Runtimes(ctx context.Context) ([]Runtime, error) {
 
 // Template returns the operator's session template, which nobody has to trust.
 func (c *Client) Template(ctx context.Context, inputs url.Values) ([]byte, error) {
-	r, err := c.do(ctx, http.MethodGet, PathTemplate, inputs, nil)
+	r, err := c.do(ctx, c.quick, http.MethodGet, PathTemplate, inputs, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +241,11 @@ func get[T any](ctx context.Context, c *Client, path string, q url.Values) (T, e
 
 func call[T any](ctx context.Context, c *Client, method, path string, q url.Values, body any) (T, error) {
 	var out T
-	r, err := c.do(ctx, method, path, q, body)
+	asked := c.http
+	if method == http.MethodGet {
+		asked = c.quick
+	}
+	r, err := c.do(ctx, asked, method, path, q, body)
 	if err != nil {
 		return out, err
 	}
@@ -244,7 +257,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, q url.Valu
 }
 
 // do makes one request and returns a successful reply.
-func (c *Client) do(ctx context.Context, method, path string, q url.Values, body any) (*http.Response, error) {
+func (c *Client) do(ctx context.Context, asked *http.Client, method, path string, q url.Values, body any) (*http.Response, error) {
 	var payload io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -266,10 +279,6 @@ func (c *Client) do(ctx context.Context, method, path string, q url.Values, body
 	}
 	if proc.Stopped(c.pid) {
 		return nil, c.silent(errStopped)
-	}
-	asked := c.http
-	if method == http.MethodGet {
-		asked = c.quick
 	}
 	r, err := asked.Do(req)
 	if err != nil {
@@ -330,7 +339,11 @@ func cause(err error) error {
 
 // stream reads JSON lines. A stream that ends in the middle is an error.
 func stream[T any](ctx context.Context, c *Client, path string, q url.Values, each func(T) error) error {
-	r, err := c.do(ctx, http.MethodGet, path, q, nil)
+	asked := c.quick
+	if q.Get("follow") != "" {
+		asked = c.patient
+	}
+	r, err := c.do(ctx, asked, http.MethodGet, path, q, nil)
 	if err != nil {
 		return err
 	}

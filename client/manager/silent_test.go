@@ -12,6 +12,30 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
+// TestLateStream: what is followed may say nothing for any time, under a manager that
+// sends no header before the first line too.
+func TestLateStream(t *testing.T) {
+	first := make(chan struct{})
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		<-first
+		_, _ = w.Write([]byte(`{"reason":"at last"}` + "\n"))
+	}))
+	defer s.Close()
+	m := New(strings.TrimPrefix(s.URL, "https://"), Options{PID: os.Getpid(), CertSHA256: ident.Sum(s.Certificate().Raw)})
+	defer m.Close()
+	for _, c := range []*http.Client{m.http, m.quick} {
+		c.Transport.(*http.Transport).ResponseHeaderTimeout = time.Nanosecond //nolint:forcetypeassert // New made it
+	}
+	if _, err := m.Apps(t.Context()); err == nil {
+		t.Fatal("a question has no limit")
+	}
+	close(first)
+	got := ""
+	if err := m.Events(t.Context(), 0, "", true, func(e Event) error { got = e.Reason; return nil }); err != nil || got != "at last" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // TestSilentManager: a manager that takes a question and never answers is no manager
 // that isn't there.
 func TestSilentManager(t *testing.T) {

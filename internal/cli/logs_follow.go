@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,7 +28,8 @@ type follower struct {
 	mu      sync.Mutex
 	opts    manager.LogOptions
 	known   map[string]bool // instances that are or were followed
-	follows int             // streams that were not refused
+	follows int             // streams that go on
+	refused []string        // instances that aren't followed, until nobody is
 	told    map[string]bool // rules of refusals that were told
 }
 
@@ -46,6 +48,7 @@ func (o *logsOptions) followLogs(ctx context.Context, g *globals, m *manager.Cli
 // what others of the app write that come later.
 func (f *follower) follow(ctx context.Context, ids []string, app string, all bool) error {
 	group, ctx := errgroup.WithContext(ctx)
+	f.follows = len(ids)
 	for _, id := range ids {
 		f.start(ctx, group, id, all)
 	}
@@ -64,7 +67,6 @@ func (f *follower) start(ctx context.Context, group *errgroup.Group, id string, 
 	f.mu.Lock()
 	f.known[id] = true
 	opts := f.opts
-	f.follows++
 	f.mu.Unlock()
 	group.Go(func() error {
 		err := f.m.Logs(ctx, id, opts, func(l manager.LogLine) error {
@@ -72,31 +74,41 @@ func (f *follower) start(ctx context.Context, group *errgroup.Group, id string, 
 			defer f.mu.Unlock()
 			return f.g.printLog(l, len(f.known) > 1)
 		})
-		switch {
-		case err == nil || all || ctx.Err() != nil:
+		if all || ctx.Err() != nil {
 			return err
-		case problem.KindOf(err) == problem.NotFound:
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			delete(f.known, id) // it has not started yet, or is gone already
-			return nil
 		}
-		return f.refused(id, err)
+		return f.ended(id, err)
 	})
 }
 
-// refused tells, once for each rule, that an instance can't be followed. It is an error
-// where no other one is, the manager itself is away, or nobody takes what is shown.
-func (f *follower) refused(id string, err error) error {
-	p, ok := errors.AsType[*problem.Error](err)
-	if !ok || p.Rule == manager.RuleAway || p.Rule == ruleOutput {
-		return err
-	}
+// ended says whether the end of one stream is an error of the whole: that is a refusal
+// where no other one goes on, a manager that is away, and nobody who takes what is shown.
+func (f *follower) ended(id string, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.follows--; f.follows == 0 {
+	f.follows--
+	if err != nil && problem.KindOf(err) != problem.NotFound {
+		return f.refuse(id, err)
+	}
+	if err != nil {
+		delete(f.known, id) // it has not started yet, or is gone already
+	}
+	if f.follows == 0 { // there may be room for the others now
+		for _, id := range f.refused {
+			delete(f.known, id)
+		}
+		f.refused = nil
+	}
+	return nil
+}
+
+// refuse tells, once for each rule, that an instance can't be followed. Callers hold mu.
+func (f *follower) refuse(id string, err error) error {
+	p, ok := errors.AsType[*problem.Error](err)
+	if !ok || p.Rule == manager.RuleAway || p.Rule == ruleOutput || f.follows == 0 {
 		return err
 	}
+	f.refused = append(f.refused, id)
 	if !f.told[p.Rule] {
 		f.g.warnf("%s is not followed, the others go on: %s", id, p)
 	}
@@ -120,15 +132,16 @@ func (f *follower) newcomers(ctx context.Context, group *errgroup.Group, app str
 		}
 		return gone
 	}
-	for _, in := range list {
-		f.mu.Lock()
-		fresh := !f.known[in.ID] && in.Role == f.role && in.State != "waiting"
-		f.opts.Tail, f.opts.Since = -1, time.Time{}
-		f.mu.Unlock()
-		if fresh {
-			f.g.warnf("%s of revision %d came since: it is followed too", in.ID, in.Revision)
-			f.start(ctx, group, in.ID, false)
-		}
+	f.mu.Lock()
+	fresh := slices.DeleteFunc(list, func(in manager.Instance) bool {
+		return f.known[in.ID] || in.Role != f.role || in.State == "waiting"
+	})
+	f.opts.Tail, f.opts.Since = -1, time.Time{}
+	f.follows += len(fresh)
+	f.mu.Unlock()
+	for _, in := range fresh {
+		f.g.warnf("%s of revision %d is followed from now on", in.ID, in.Revision)
+		f.start(ctx, group, in.ID, false)
 	}
 	return false
 }

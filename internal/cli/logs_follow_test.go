@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,7 +62,7 @@ func TestFollowedLogsGoOnOverUpdates(t *testing.T) {
 	if strings.Contains(out.String(), "pull-1") {
 		t.Errorf("the puller is shown too:\n%s", out.String())
 	}
-	for _, want := range []string{"i-2 of revision 2 came since: it is followed too", "shop was removed: nothing more comes of it"} {
+	for _, want := range []string{"i-2 of revision 2 is followed from now on", "shop was removed: nothing more comes of it"} {
 		if strings.Count(errs.String(), want) != 1 {
 			t.Errorf("want once %q in:\n%s", want, errs.String())
 		}
@@ -82,6 +84,7 @@ func TestOneRefusedStream(t *testing.T) {
 		}
 	})
 	refused := 0
+	var f *follower
 	var mu sync.Mutex
 	mux.HandleFunc("GET "+manager.PathInstances+"/{id}/logs", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("id") != "i-1" {
@@ -95,6 +98,7 @@ func TestOneRefusedStream(t *testing.T) {
 		}
 		w.(http.Flusher).Flush()
 		<-goOn
+		f.await(r, 1)
 		_ = json.NewEncoder(w).Encode(manager.LogLine{Stream: "stdout", Line: "after the refusals", Instance: "i-1"})
 	})
 	server := httptest.NewTLSServer(mux)
@@ -102,7 +106,7 @@ func TestOneRefusedStream(t *testing.T) {
 	follow := func(ids ...string) (out, errs bytes.Buffer, err error) {
 		m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
 		defer m.Close()
-		f := &follower{g: &globals{out: &out, err: &errs, output: "table"}, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
+		f = &follower{g: &globals{out: &out, err: &errs, output: "table"}, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
 		err = f.follow(t.Context(), ids, "shop", false)
 		return out, errs, err
 	}
@@ -163,6 +167,73 @@ func TestUnreadLogs(t *testing.T) {
 				t.Errorf("%s, silent %t: exit %d, %q (%v)", output, silent, code, errs.String(), err)
 			}
 		}
+	}
+}
+
+// await returns when so many streams go on.
+func (f *follower) await(r *http.Request, streams int) {
+	for r.Context().Err() == nil {
+		f.mu.Lock()
+		n := f.follows
+		f.mu.Unlock()
+		if n == streams {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// TestNobodyIsFollowedAnyMore: a stream that ended, or is of an instance that is gone,
+// is no other that goes on. Where one ends, those that were refused are tried again.
+func TestNobodyIsFollowedAnyMore(t *testing.T) {
+	for name, first := range map[string]struct {
+		gone, before bool // i-1 isn't there; it ends before i-2 is refused
+		tries        int  // to follow i-2
+	}{
+		"gone before":  {gone: true, before: true, tries: 1},
+		"ended before": {before: true, tries: 1},
+		"gone after":   {gone: true, tries: 2},
+		"ended after":  {tries: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out, errs bytes.Buffer
+			f := &follower{g: &globals{out: &out, err: &errs, output: "table"}, role: "app", every: time.Millisecond, known: map[string]bool{}}
+			tries := atomic.Int32{}
+			mux := http.NewServeMux()
+			mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
+				_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version, Instances: []manager.Instance{
+					{ID: "i-2", App: "shop", Role: "app", Revision: 1, State: "running"},
+				}})
+			})
+			mux.HandleFunc("GET "+manager.PathInstances+"/{id}/logs", func(w http.ResponseWriter, r *http.Request) {
+				mine := r.PathValue("id") == "i-1"
+				if mine != first.before && (mine || tries.Load() == 0) {
+					f.await(r, 1) // the other is over
+				}
+				switch {
+				case !mine:
+					tries.Add(1)
+					problem.Write(w, "", problem.New(problem.Unavailable, "followers", "2 are followed already"))
+				case first.gone:
+					problem.Write(w, "", problem.New(problem.NotFound, "instance", "gone"))
+				}
+			})
+			server := httptest.NewTLSServer(mux)
+			defer server.Close()
+			f.m = manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
+			defer f.m.Close()
+			ctx, end := context.WithTimeout(t.Context(), time.Minute)
+			defer end()
+			if err := f.follow(ctx, []string{"i-1", "i-2"}, "shop", false); problem.From(err).Rule != "followers" || ctx.Err() != nil {
+				t.Errorf("%v; told: %s", err, errs.String())
+			}
+			if n := int(tries.Load()); n != first.tries {
+				t.Errorf("i-2 was tried %d times, want %d", n, first.tries)
+			}
+			if told := strings.Contains(errs.String(), "the others go on"); told == first.before {
+				t.Errorf("told: %s", errs.String())
+			}
+		})
 	}
 }
 

@@ -307,7 +307,7 @@ func (a *API) logs(w http.ResponseWriter, r *http.Request, caller ident.KeyHash)
 		return q.err
 	}
 	s := startStream(w)
-	err := a.Manager.Logs(r.Context(), caller, r.PathValue("id"), opts, previous, func(l wire.LogLine) error { return s.send(l) })
+	err := a.Manager.Logs(r.Context(), caller, r.PathValue("id"), opts, previous, s.waits, func(l wire.LogLine) error { return s.send(l) })
 	return s.end(err)
 }
 
@@ -318,7 +318,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, caller ident.KeyHas
 		return q.err
 	}
 	s := startStream(w)
-	err := a.Manager.Events(r.Context(), caller, uint64(max(since, 0)), app, follow, func(e wire.Event) error { return s.send(e) })
+	err := a.Manager.Events(r.Context(), caller, uint64(max(since, 0)), app, follow, s.waits, func(e wire.Event) error { return s.send(e) })
 	return s.end(err)
 }
 
@@ -339,6 +339,12 @@ func (s *stream) begin() {
 		s.w.Header().Set("Content-Type", "application/jsonl")
 		s.w.WriteHeader(http.StatusOK)
 	}
+}
+
+// waits sends that the stream has begun: its first line may take any time.
+func (s *stream) waits() error {
+	s.begin()
+	return s.flush.Flush()
 }
 
 func (s *stream) send(v any) error {

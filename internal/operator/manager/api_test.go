@@ -272,6 +272,36 @@ func TestFollowedEvents(t *testing.T) {
 	}
 }
 
+// TestQuietStreams: whoever follows what says nothing has an answer all the same.
+func TestQuietStreams(t *testing.T) {
+	s := serve(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := s.owner.Deploy(ctx, s.request()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, s.owner, "alice-shop")
+	list, err := s.owner.Instances(ctx, "alice-shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{wire.PathEvents + "?follow=true&since=1000000", wire.PathInstances + "/" + list[0].ID + "/logs?follow=true&tail=0"} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.addr+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := s.owner.HTTP().Do(req)
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		if r.StatusCode != http.StatusOK || r.Header.Get("Content-Type") != "application/jsonl" {
+			t.Errorf("%s: %s, %v", path, r.Status, r.Header)
+		}
+		_ = r.Body.Close()
+	}
+}
+
 func TestAPIRefuses(t *testing.T) {
 	s := serve(t)
 	cert, _ := keyPair(t)

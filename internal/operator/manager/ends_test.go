@@ -37,7 +37,7 @@ func TestLogOfTheLastFailure(t *testing.T) {
 		w.settled(w.deploy(request()).ID)
 		in := w.instances("app")[0]
 		previous := func() (lines []string, err error) {
-			err = w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Tail: -1}, true, func(l wire.LogLine) error {
+			err = w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Tail: -1}, true, unheard, func(l wire.LogLine) error {
 				lines = append(lines, l.Line)
 				return nil
 			})

@@ -217,7 +217,7 @@ func TestIncidents(t *testing.T) {
 			want []string
 		}{{operator, []string{"early", "while the disk is full"}}, {alice, []string{"while the disk is full"}}} {
 			var got []string
-			err := w.m.Events(t.Context(), c.who, 0, "", false, func(e wire.Event) error {
+			err := w.m.Events(t.Context(), c.who, 0, "", false, unheard, func(e wire.Event) error {
 				if e.Reason == "record_damaged" || e.Reason == "log_stands_still" && e.Instance == in.ID {
 					got = append(got, e.Message)
 				}

@@ -24,7 +24,7 @@ import (
 func (w *world) messages() string {
 	w.t.Helper()
 	var b strings.Builder
-	err := w.m.Events(w.t.Context(), operator, 0, "", false, func(e wire.Event) error {
+	err := w.m.Events(w.t.Context(), operator, 0, "", false, unheard, func(e wire.Event) error {
 		fmt.Fprintf(&b, "%s %s %s\n", e.Reason, e.Instance, e.Message)
 		return nil
 	})

@@ -41,7 +41,7 @@ func TestLauncherBelongsToTheRevision(t *testing.T) {
 			t.Errorf("%d apps are said to need their owner, want 1", len(old))
 		}
 		told := 0
-		err := w.m.Events(t.Context(), operator, 0, "", false, func(e wire.Event) error {
+		err := w.m.Events(t.Context(), operator, 0, "", false, unheard, func(e wire.Event) error {
 			if e.Reason == "launcher_upgraded" {
 				told++
 			}

@@ -279,7 +279,7 @@ func (w *world) instances(role string) []wire.Instance {
 func (w *world) reasons() []string {
 	w.t.Helper()
 	var out []string
-	err := w.m.Events(w.t.Context(), operator, 0, "", false, func(e wire.Event) error {
+	err := w.m.Events(w.t.Context(), operator, 0, "", false, unheard, func(e wire.Event) error {
 		out = append(out, e.Reason)
 		return nil
 	})
@@ -555,7 +555,7 @@ func TestOwners(t *testing.T) {
 			t.Errorf("lists show too much or too little")
 		}
 		n := 0
-		_ = w.m.Events(t.Context(), mallory, 0, "", false, func(wire.Event) error { n++; return nil })
+		_ = w.m.Events(t.Context(), mallory, 0, "", false, unheard, func(wire.Event) error { n++; return nil })
 		if n != 0 {
 			t.Errorf("a stranger sees %d events", n)
 		}
@@ -637,7 +637,7 @@ func TestLogsOverRestart(t *testing.T) {
 		var got []string
 		done := make(chan error)
 		go func() {
-			done <- w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Follow: true, Tail: -1}, false, func(l wire.LogLine) error {
+			done <- w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Follow: true, Tail: -1}, false, unheard, func(l wire.LogLine) error {
 				got = append(got, l.Line)
 				return nil
 			})

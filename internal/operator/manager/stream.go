@@ -15,8 +15,9 @@ import (
 const batch = 500
 
 // Events calls emit for each event after since that the caller may see, oldest
-// first; with follow it goes on with new ones until ctx ends or emit fails.
-func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64, app string, follow bool, emit func(wire.Event) error) error {
+// first; with follow it goes on with new ones until ctx ends or emit fails. Before it
+// waits for new ones it calls waits.
+func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64, app string, follow bool, waits func() error, emit func(wire.Event) error) error {
 	if follow {
 		leave, err := m.follow(caller, "")
 		if err != nil {
@@ -56,6 +57,9 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 		first = false
 		if !follow {
 			return nil
+		}
+		if err := waits(); err != nil {
+			return err
 		}
 		since = max(since, newest) // of others there may be many: they are not read again
 		select {
@@ -100,8 +104,9 @@ func (m *Manager) mentioned(ctx context.Context, caller ident.KeyHash, filter Ev
 
 // Logs calls emit for each line of an instance's output. With Follow it goes
 // on over restarts, until the instance is gone, ended for good, or ctx ends.
-// With previous it reads the attempt before the newest.
-func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opts LogOptions, previous bool, emit func(wire.LogLine) error) error {
+// With previous it reads the attempt before the newest. Before it waits for lines it
+// calls waits.
+func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opts LogOptions, previous bool, waits func() error, emit func(wire.LogLine) error) error {
 	app, attempt, err := m.logged(caller, id, previous)
 	if err != nil {
 		return err
@@ -114,7 +119,7 @@ func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opt
 		defer leave()
 	}
 	for {
-		if err := m.copyLogs(ctx, id, attempt, opts, emit); err != nil || !opts.Follow || previous {
+		if err := m.copyLogs(ctx, id, attempt, opts, waits, emit); err != nil || !opts.Follow || previous {
 			return err
 		}
 		next, err := m.attemptAfter(ctx, caller, id, attempt)
@@ -153,12 +158,17 @@ func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app st
 	return "", 0, problem.New(problem.NotFound, "logs", "instance %s has not started yet", id).Fix("see 'cupel events'")
 }
 
-func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts LogOptions, emit func(wire.LogLine) error) error {
+func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts LogOptions, waits func() error, emit func(wire.LogLine) error) error {
 	r, err := m.cfg.Backend.Logs(ctx, backendID(&Instance{ID: id}, attempt), opts)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = r.Close() }()
+	if opts.Follow {
+		if err := waits(); err != nil {
+			return err
+		}
+	}
 	lines := bufio.NewReader(r)
 	for {
 		raw, err := lines.ReadBytes('\n')

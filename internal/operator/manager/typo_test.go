@@ -18,7 +18,7 @@ func TestTypo(t *testing.T) {
 		none := func(wire.Event) error { return nil }
 		for _, follow := range []bool{false, true} {
 			for _, since := range []uint64{0, 3} {
-				err := w.m.Events(t.Context(), alice, since, typo, follow, none)
+				err := w.m.Events(t.Context(), alice, since, typo, follow, unheard, none)
 				want := "did you mean " + a.Name + "? See 'cupel ps'"
 				if p := problem.From(err); p == nil || p.Kind != problem.NotFound || p.Mend != want {
 					t.Errorf("follow %v since %d: %v", follow, since, err)
@@ -37,7 +37,7 @@ func TestTypo(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.removed(a.ID)
-		if err := w.m.Events(t.Context(), alice, 1<<40, a.Name, false, none); err != nil {
+		if err := w.m.Events(t.Context(), alice, 1<<40, a.Name, false, unheard, none); err != nil {
 			t.Errorf("events of an app that was: %v", err)
 		}
 	})
