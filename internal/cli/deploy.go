@@ -111,6 +111,7 @@ type deployment struct {
 	granted string             // what the grant calls the app
 
 	operator ident.KeyHash // by which the operator claims grants
+	recorded string        // the runtime that the session was created for; empty: it is not known here
 }
 
 func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
@@ -164,7 +165,7 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	app, instances, seen, err := d.seeThrough(ctx, app)
 	d.show.end(err)
 	if w := app.Deployment.Warning; w != nil && err != nil {
-		d.g.warnf("warning: %s: %s", w.Rule, w.Actual) // what was lost on the way, whatever else failed
+		d.g.warnf("warning: %s", reason(w)) // what was lost on the way, whatever else failed
 	}
 	switch {
 	case err == nil && d.blind:

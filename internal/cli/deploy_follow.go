@@ -37,7 +37,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 			return app, nil
 		case manager.DeploymentFailed:
 			d.explain(ctx, app)
-			return app, failed(app.Deployment)
+			return app, d.failed(app.Deployment)
 		}
 		select {
 		case <-ctx.Done():
@@ -60,16 +60,20 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 
 // failed is the end of a deployment that the manager calls failed. An app that ended has
 // an exit code of its own.
-func failed(d manager.Deployment) error {
+func (d *deployment) failed(how manager.Deployment) error {
 	switch {
-	case d.Problem == nil:
+	case how.Problem == nil:
 		return problem.New(problem.Unavailable, "deploy_failed", "the manager says that the deployment failed, and not why")
-	case d.Problem.Rule == "app_ended" || d.Problem.Rule == "exited":
-		return codedError{codeAppEnded, d.Problem}
-	case d.Problem.Rule == "measurement":
-		p := *d.Problem
+	case how.Problem.Rule == "app_ended" || how.Problem.Rule == "exited":
+		return codedError{codeAppEnded, how.Problem}
+	case how.Problem.Rule == "measurement" && d.o.runtime != "" && d.recorded != "" && d.o.runtime != d.recorded:
+		p := *how.Problem
+		return p.Fix("session %s was created for the runtime %s, and --runtime %s asks for another: leave --runtime out; or make the session for that one: "+
+			"'cupel template --runtime %s …', 'cupel session create … --update', then deploy again", d.session, d.recorded, d.o.runtime, d.o.runtime)
+	case how.Problem.Rule == "measurement":
+		p := *how.Problem
 		return p.Fix("if you didn't expect other code, ask the operator; if they upgraded Cupel or built a runtime anew, vouch for it first: " +
 			"'cupel runtime measure' each runtime with their locks, 'cupel template' again, 'cupel session create … --update', then deploy again")
 	}
-	return d.Problem
+	return how.Problem
 }

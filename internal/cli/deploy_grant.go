@@ -63,6 +63,9 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 		if parsed, err = session.Parse([]byte(read.Text)); err != nil {
 			return err
 		}
+		if err := hasService(parsed, req.Service); err != nil {
+			return err
+		}
 	}
 	if err := d.complete(ctx, req); err != nil {
 		return err
@@ -87,6 +90,25 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 	}
 	req.Code, d.grantID, d.made = made.Code, made.Grant.ID, &made.Grant
 	return nil
+}
+
+// hasService refuses a service that was named and that the session doesn't have.
+func hasService(s *session.Session, name ident.ServiceName) error {
+	if _, there := s.Service(name); there || name == "" {
+		return nil
+	}
+	var names []string
+	for _, service := range s.Services {
+		if service.Name != owner.PullService {
+			names = append(names, string(service.Name))
+		}
+	}
+	p := problem.New(problem.NotFound, "service_unknown", "session %s has no service %s", s.Name, name).
+		Want("one of: %s", strings.Join(names, ", "))
+	if near := nearName(string(name), names); near != "" {
+		return p.Fix("did you mean --service %s?", near)
+	}
+	return p.Fix("name one of them with --service, or add it to the session")
 }
 
 // mine says whether the deployment is of our own grant. It asks the CAS: a manager
@@ -136,7 +158,10 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 			return err
 		}
 		req.Instances = max(1, min(d.app.Instances, most))
-		if req.Instances < d.app.Instances {
+		switch {
+		case most == 0 && d.app.Instances > 1:
+			d.g.warnf("%s has %s by the manager's word, and you granted none of the service %s: it gets 1. For more: --instances %d", d.app.Name, problem.Count(d.app.Instances, "instance"), req.Service, d.app.Instances)
+		case req.Instances < d.app.Instances:
 			d.g.warnf("%s has %s by the manager's word, and you granted %d: it gets that many. For more: --instances %d", d.app.Name, problem.Count(d.app.Instances, "instance"), req.Instances, d.app.Instances)
 		}
 	}

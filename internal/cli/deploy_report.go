@@ -118,7 +118,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 		d.g.printf("nothing served for %.1f s: the app writes a volume, so its old instance stopped first\n", gap)
 	}
 	if w := app.Deployment.Warning; w != nil {
-		d.g.warnf("warning: %s: %s", w.Rule, w.Actual)
+		d.g.warnf("warning: %s", reason(w))
 	}
 	if err := d.elsewhere(app, seen.kind); err != nil {
 		return err

@@ -72,6 +72,7 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 		return err
 	}
 	record, mine := records[d.session]
+	d.recorded = record.Runtime
 	if req.Runtime == "" {
 		req.Runtime = record.Runtime
 	}

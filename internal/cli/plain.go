@@ -20,9 +20,15 @@ import (
 // and no word twice.
 func plain(err error, p *problem.Error) *problem.Error {
 	q := *p
-	q.Actual = inWords(err, strings.TrimPrefix(q.Actual, q.Rule+": "))
+	q.Actual = inWords(err, met(p.Rule, p.Actual))
 	return &q
 }
+
+// met is what a rule met, without the rule's name before it.
+func met(rule, actual string) string { return strings.TrimPrefix(actual, rule+": ") }
+
+// reason says a problem in one line: its rule, and what it met.
+func reason(p *problem.Error) string { return p.Rule + ": " + met(p.Rule, p.Actual) }
 
 // inWords is text, in which err's own is replaced by words.
 func inWords(err error, text string) string {

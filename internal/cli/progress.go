@@ -77,7 +77,7 @@ func (p *progress) sayWaiting(why *problem.Error) {
 	if why.Rule == "unhealthy" { // it runs, and nothing is started anew for now
 		goesOn = "waiting for it"
 	}
-	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s: %s; %s\n", why.Rule, why.Actual, goesOn)
+	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s; %s\n", reason(why), goesOn)
 	if why.Mend != "" && waitsFor[why.Rule] == "" {
 		p.g.printf("    mend: %s\n", why.Mend)
 	}

@@ -130,7 +130,7 @@ func failedDeployment(a manager.App, list []manager.Instance) *problem.Error {
 }
 
 func (g *globals) printTrouble(who string, p *problem.Error) {
-	g.printf("\n%s: %s: %s\n", who, p.Rule, p.Actual)
+	g.printf("\n%s: %s\n", who, reason(p))
 	if p.Mend != "" {
 		g.printf("  mend: %s\n", p.Mend)
 	}

@@ -111,7 +111,7 @@ func TestColors(t *testing.T) {
 // TestFailedDeploymentsBelowTheTable: an app without instances says why its deployment
 // failed; what an instance says already is not said twice.
 func TestFailedDeploymentsBelowTheTable(t *testing.T) {
-	token := problem.New(problem.Denied, "git_credentials", "the server refused the token").Fix("submit another")
+	token := problem.New(problem.Denied, "git_credentials", "git_credentials: the server refused the token").Fix("submit another")
 	exited := problem.New(problem.Unavailable, "exited", "the app exited with code 1").Fix("see its output")
 	failed := func(id string, why *problem.Error) manager.App {
 		return manager.App{ID: id, Name: "app-" + id, State: manager.AppFailed, Deployment: manager.Deployment{Revision: 3, State: manager.DeploymentFailed, Problem: why}}

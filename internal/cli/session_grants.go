@@ -82,9 +82,9 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 
 	switch {
 	case o.withdraw != "":
-		return withdrawGrant(ctx, g, c, all, o.withdraw)
+		return withdrawGrant(ctx, g, c, all, name, o.withdraw)
 	case changes:
-		return changeGrant(ctx, g, c, all, o)
+		return changeGrant(ctx, g, c, all, name, o)
 	}
 	if g.json() {
 		return g.printJSON(append([]api.Grant{}, all...))
@@ -96,8 +96,8 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 	return g.printGrants(all)
 }
 
-func withdrawGrant(ctx context.Context, g *globals, c *client.Client, all []api.Grant, ref string) error {
-	grant, err := findGrant(all, ref)
+func withdrawGrant(ctx context.Context, g *globals, c *client.Client, all []api.Grant, name ident.SessionName, ref string) error {
+	grant, err := findGrant(all, name, ref)
 	if err != nil {
 		return err
 	}
@@ -119,8 +119,8 @@ func withdrawGrant(ctx context.Context, g *globals, c *client.Client, all []api.
 	return nil
 }
 
-func changeGrant(ctx context.Context, g *globals, c *client.Client, all []api.Grant, o grantsOptions) error {
-	grant, err := findGrant(all, o.grant)
+func changeGrant(ctx context.Context, g *globals, c *client.Client, all []api.Grant, name ident.SessionName, o grantsOptions) error {
+	grant, err := findGrant(all, name, o.grant)
 	if err != nil {
 		return err
 	}
@@ -163,19 +163,30 @@ func theServing(grant api.Grant) (ident.ServiceName, error) {
 		Want("one of: %s", strings.Join(names, ", ")).Fix("say which with --service SERVICE=N")
 }
 
+// grantDigits is how much of a grant's id it takes to name it.
+const grantDigits = 4
+
 // findGrant returns the grant with that id, or the only one whose id begins so.
-func findGrant(all []api.Grant, ref string) (api.Grant, error) {
+func findGrant(all []api.Grant, session ident.SessionName, ref string) (api.Grant, error) {
 	var found []api.Grant
 	for _, g := range all {
-		if len(ref) >= 4 && strings.HasPrefix(g.ID.String(), strings.ToLower(ref)) {
+		if strings.HasPrefix(g.ID.String(), strings.ToLower(ref)) {
 			found = append(found, g)
 		}
 	}
-	if len(found) == 1 {
-		return found[0], nil
+	list := "list them: cupel session grants " + string(session)
+	switch {
+	case len(ref) < grantDigits:
+		return api.Grant{}, problem.New(problem.Invalid, "grant_unknown", "a grant can't be named by %s", problem.Count(len(ref), "digit")).
+			Want("its id, or the first %d digits or more", grantDigits).Fix("%s", list)
+	case len(found) == 0:
+		return api.Grant{}, problem.New(problem.NotFound, "grant_unknown", "no grant of session %s has an id that begins with %.40q", session, ref).
+			Want("its id, or the first %d digits or more", grantDigits).Fix("%s", list)
+	case len(found) > 1:
+		return api.Grant{}, problem.New(problem.NotFound, "grant_unknown", "%d grants of session %s have ids that begin with %.40q", len(found), session, ref).
+			Want("more digits, so that one is left").Fix("%s", list)
 	}
-	return api.Grant{}, problem.New(problem.NotFound, "grant_unknown", "of the session's grants, %d begin with %.40q", len(found), ref).
-		Want("the id of one, or its first 4 digits or more").Fix("list them: cupel session grants NAME")
+	return found[0], nil
 }
 
 func (g *globals) printGrants(all []api.Grant) error {
