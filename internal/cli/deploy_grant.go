@@ -76,7 +76,7 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 		return nil
 	}
 
-	made, err := d.cas.MakeGrant(ctx, api.NewGrant{
+	made, err := d.g.makeGrant(ctx, d.cas, api.NewGrant{
 		Session: d.session,
 		App:     d.granted,
 		Services: map[ident.ServiceName]release.GrantedService{
@@ -120,7 +120,9 @@ func (d *deployment) mine(ctx context.Context) (bool, error) {
 	if d.cas == nil {
 		return false, nil
 	}
-	all, err := d.cas.Grants(ctx, d.session)
+	asking, done := answered(ctx)
+	defer done()
+	all, err := d.cas.Grants(asking, d.session)
 	if err != nil {
 		return false, err
 	}
@@ -285,11 +287,18 @@ func writes(s *session.Session, service ident.ServiceName) []string {
 }
 
 // handIn gives the request to the manager. One that went away in the middle is
-// asked again: it may have taken the code, which it takes once.
+// asked again: it may have taken the code, which it takes once. After an interrupt its
+// answer says whether it did.
 func (d *deployment) handIn(ctx context.Context, req manager.DeployRequest) (manager.App, error) {
 	deadline := time.Now().Add(d.g.wait)
+	asking, done := answered(ctx)
+	defer done()
 	for unsure := false; ; unsure = true {
-		app, err := d.manager.Deploy(ctx, req)
+		if ctx.Err() != nil {
+			d.unmake(ctx)
+			return manager.App{}, ctx.Err()
+		}
+		app, err := d.manager.Deploy(asking, req)
 		rule := ""
 		if err != nil {
 			rule = problem.From(err).Rule
@@ -298,7 +307,7 @@ func (d *deployment) handIn(ctx context.Context, req manager.DeployRequest) (man
 		case err == nil:
 			return app, nil
 		case unsure && rule == "code_used":
-			return d.taken(ctx, err)
+			return d.taken(asking, err)
 		case rule == manager.RuleAway && time.Now().Before(deadline) && d.patient(ctx):
 			continue
 		}
@@ -323,14 +332,8 @@ func (d *deployment) taken(ctx context.Context, refusal error) (manager.App, err
 
 // unmake withdraws the grant that was made for a request that came to nothing.
 func (d *deployment) unmake(ctx context.Context) {
-	if d.made == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
-	defer cancel()
-	if _, err := d.cas.WithdrawGrant(ctx, d.made.ID); err != nil {
-		d.g.warnf("The grant %s that was made for this is not withdrawn: %v", d.made.ID.Short(), err)
-		d.g.warnf("  withdraw it: cupel session grants %s --withdraw %s", d.session, d.made.ID)
+	if d.made != nil {
+		d.g.withdraw(ctx, d.cas, *d.made)
 	}
 }
 

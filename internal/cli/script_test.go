@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"cupel": func() {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-			code := cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+			code := cli.Main(interruptedAfter(ctx, os.Getenv(interruptAfter)), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
 			stop()
 			os.Exit(code)
 		},
@@ -63,7 +63,7 @@ func TestScripts(t *testing.T) {
 			env.Defer(m.stop)
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand, "manager": managerCommand, "provider": providerCommand, "grants": grantsCommand, "code": codeCommand},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"cas": casCommand, "app": appCommand, "manager": managerCommand, "provider": providerCommand, "grants": grantsCommand, "code": codeCommand, "interrupted": interruptedCommand},
 	})
 }
 

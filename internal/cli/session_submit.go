@@ -116,7 +116,7 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 		}
 	}
 
-	made, err := c.MakeGrant(ctx, want)
+	made, err := g.makeGrant(ctx, c, want)
 	if err != nil {
 		return err
 	}
@@ -269,11 +269,7 @@ func (o *ownerSide) claimOwn(ctx context.Context, c *client.Client, addr string,
 	holder := &client.Holder{Certificate: o.id.Certificate, Now: o.g.now}
 	claimed, err := holder.Claim(ctx, addr, code)
 	if err != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
-		defer cancel()
-		if _, lost := c.WithdrawGrant(ctx, made.Grant.ID); lost != nil {
-			o.g.warnf("The grant %s that was made for this is not withdrawn: %v", made.Grant.ID, lost)
-		}
+		o.g.withdraw(ctx, c, made.Grant)
 		return submitReply{}, err
 	}
 	made.Grant.State, made.Grant.ClaimedBy = api.GrantClaimed, o.id.KeyHash
