@@ -26,24 +26,32 @@ func answered(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// makeGrant makes a grant for what the command does next. One that is made for a command
-// that was interrupted meanwhile is withdrawn.
-func (g *globals) makeGrant(ctx context.Context, c *client.Client, want api.NewGrant) (api.GrantMade, error) {
+// lasting makes a request whose effect stays. After an interrupt its answer still counts:
+// what was done is said as ever. Without one, look is the command that shows how it went.
+func lasting[T any](ctx context.Context, g *globals, look string, request func(ctx context.Context) (T, error)) (T, error) {
 	if ctx.Err() != nil {
-		return api.GrantMade{}, ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
 	asking, done := answered(ctx)
 	defer done()
-	made, err := c.MakeGrant(asking, want)
-	switch {
-	case ctx.Err() == nil:
-		return made, err
-	case err == nil:
-		g.withdraw(ctx, c, made.Grant)
-	case asking.Err() != nil:
-		g.warnf("The CAS doesn't say whether it made a grant. Look with 'cupel session grants %s', and end one that is open with --withdraw.", want.Session)
+	out, err := request(asking)
+	if asking.Err() != nil {
+		g.warnf("No answer came that says whether it was done. Look with '%s'.", look)
+		return out, ctx.Err()
 	}
-	return api.GrantMade{}, ctx.Err()
+	return out, err
+}
+
+// makeGrant makes a grant for what the command does next. One that is made for a command
+// that was interrupted meanwhile is withdrawn.
+func (g *globals) makeGrant(ctx context.Context, c *client.Client, want api.NewGrant) (api.GrantMade, error) {
+	made, err := lasting(ctx, g, "cupel session grants "+string(want.Session), func(ctx context.Context) (api.GrantMade, error) { return c.MakeGrant(ctx, want) })
+	if err == nil && ctx.Err() != nil {
+		g.withdraw(ctx, c, made.Grant)
+		return api.GrantMade{}, ctx.Err()
+	}
+	return made, err
 }
 
 // withdraw ends the grant that was made for something that came to nothing.

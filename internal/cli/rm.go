@@ -53,7 +53,7 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 		return err
 	}
 	defer m.Close()
-	r, err := m.RemoveInstance(ctx, id)
+	r, err := lasting(ctx, g, "cupel ps", func(ctx context.Context) (manager.RemoveInstanceReply, error) { return m.RemoveInstance(ctx, id) })
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	}
 	defer m.Close()
 	began := time.Now()
-	a, err := m.RemoveApp(ctx, o.app)
+	a, err := lasting(ctx, g, "cupel ps", func(ctx context.Context) (manager.App, error) { return m.RemoveApp(ctx, o.app) })
 	if err != nil {
 		return err
 	}
@@ -132,8 +132,14 @@ func (g *globals) warnNotKept(events []manager.Event) {
 	}
 }
 
-// awaitGone waits until gone says so. The removal goes on if it takes longer.
-func (g *globals) awaitGone(ctx context.Context, timeout time.Duration, what string, gone func() (bool, error)) error {
+// awaitGone waits until gone says so. The removal goes on if it takes longer, or nobody
+// waits any more.
+func (g *globals) awaitGone(ctx context.Context, timeout time.Duration, what string, gone func() (bool, error)) (err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			g.warnf("The removal of %s goes on without you; see 'cupel events'.", what)
+		}
+	}()
 	deadline := time.Now().Add(timeout)
 	said := time.Now().Add(tellAfter)
 	for {

@@ -271,6 +271,11 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		}
 		_ = json.NewEncoder(w).Encode(m.app())
 	})
+	mux.HandleFunc("DELETE "+manager.PathApps+"/{app}", func(w http.ResponseWriter, _ *http.Request) { // which takes its time
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		_ = json.NewEncoder(w).Encode(m.app())
+	})
 	mux.HandleFunc("GET "+manager.PathApps, func(w http.ResponseWriter, _ *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()

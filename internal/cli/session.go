@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -279,7 +280,7 @@ func (o *ownerSide) upload(ctx context.Context, c *client.Client, text []byte, u
 		return ident.Digest{}, nil, err
 	}
 	want := parsed.Hash(o.id.KeyHash)
-	created, err := c.CreateSession(ctx, text)
+	created, err := lasting(ctx, o.g, "cupel session read "+string(parsed.Name), func(ctx context.Context) (api.Created, error) { return c.CreateSession(ctx, text) })
 	if err != nil {
 		return want, nil, nameTaken(err, parsed.Name, update)
 	}
@@ -312,7 +313,7 @@ func (o *ownerSide) showCreated(reply createReply) error {
 
 // noteCreated keeps where a session is and what it was made from.
 func (o *ownerSide) noteCreated(ctx context.Context, cas string, name ident.SessionName, hash ident.Digest, in owner.Inputs) error {
-	return o.dir.UpdateSessions(ctx, func(all owner.Sessions) error {
+	return o.dir.UpdateSessions(context.WithoutCancel(ctx), func(all owner.Sessions) error {
 		all[name] = owner.SessionRecord{
 			CAS:            cas,
 			Runtime:        in.Runtime,

@@ -101,7 +101,7 @@ func withdrawGrant(ctx context.Context, g *globals, c *client.Client, all []api.
 	if err != nil {
 		return err
 	}
-	ended, err := c.WithdrawGrant(ctx, grant.ID)
+	ended, err := lasting(ctx, g, "cupel session grants "+string(grant.Session), func(ctx context.Context) (api.Grant, error) { return c.WithdrawGrant(ctx, grant.ID) })
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,9 @@ func changeGrant(ctx context.Context, g *globals, c *client.Client, all []api.Gr
 		}
 		services[service] = release.GrantedService{Instances: o.instances}
 	}
-	changed, err := c.ChangeGrant(ctx, grant.ID, api.GrantChange{Services: services})
+	changed, err := lasting(ctx, g, "cupel session grants "+string(grant.Session), func(ctx context.Context) (api.Grant, error) {
+		return c.ChangeGrant(ctx, grant.ID, api.GrantChange{Services: services})
+	})
 	if err != nil {
 		return err
 	}

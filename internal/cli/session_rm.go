@@ -63,11 +63,11 @@ func runSessionRm(ctx context.Context, g *globals, arg string, o sessionRmOption
 		}
 	}
 
-	removed, err := c.RemoveSession(ctx, name)
+	removed, err := lasting(ctx, g, "cupel session read "+string(name), func(ctx context.Context) (api.Removed, error) { return c.RemoveSession(ctx, name) })
 	if err != nil {
 		return err
 	}
-	err = side.dir.UpdateSessions(ctx, func(s owner.Sessions) error { delete(s, name); return nil })
+	err = side.dir.UpdateSessions(context.WithoutCancel(ctx), func(s owner.Sessions) error { delete(s, name); return nil })
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (g *globals) confirmRemoval(ctx context.Context, name ident.SessionName) er
 		return err
 	}
 	if answer != string(name) {
-		return problem.New(problem.Invalid, "not_confirmed", "the answer is not %q", name).Fix("nothing was removed")
+		return problem.New(problem.Invalid, "not_confirmed", "the answer is not %q", name).Fix("nothing was removed; run it again, and type the name, to remove it")
 	}
 	return nil
 }

@@ -69,7 +69,9 @@ func runSessionRotate(ctx context.Context, g *globals, o rotateOptions) error {
 	if len(o.secrets)+len(o.volumes) == 0 {
 		out, err = c.Rotations(ctx, name)
 	} else {
-		out, err = c.Rotate(ctx, api.Rotate{Session: name, Secrets: o.secrets, Volumes: o.volumes})
+		out, err = lasting(ctx, g, "cupel session rotate "+string(name), func(ctx context.Context) (api.Rotations, error) {
+			return c.Rotate(ctx, api.Rotate{Session: name, Secrets: o.secrets, Volumes: o.volumes})
+		})
 	}
 	if err != nil {
 		return err

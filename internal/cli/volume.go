@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -60,7 +61,7 @@ func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error
 		return err
 	}
 	if !o.yes {
-		return problem.New(problem.Invalid, "confirmation", "what is in volume %s of session %s would be lost, and nobody could undo that", o.volume, name).
+		return problem.New(problem.Invalid, "not_confirmed", "what is in volume %s of session %s would be lost, and nobody could undo that", o.volume, name).
 			Want("--yes").
 			Fix("cupel volume reset %s %s --yes", name, o.volume)
 	}
@@ -70,7 +71,7 @@ func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error
 		return err
 	}
 	defer c.Close()
-	reset, err := c.ResetVolume(ctx, name, o.volume)
+	reset, err := lasting(ctx, g, "cupel audit verify --show", func(ctx context.Context) (api.VolumeReset, error) { return c.ResetVolume(ctx, name, o.volume) })
 	if err != nil {
 		return err
 	}

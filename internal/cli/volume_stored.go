@@ -98,7 +98,7 @@ func runVolumeRm(ctx context.Context, g *globals, o volumeRmOptions, args []stri
 		ids = append(ids, id)
 	}
 	if !o.yes {
-		return problem.New(problem.Invalid, "confirmation", "what is in %s would be lost, and nobody could undo that", problem.Count(len(ids), "volume")).
+		return problem.New(problem.Invalid, "not_confirmed", "what is in %s would be lost, and nobody could undo that", problem.Count(len(ids), "volume")).
 			Want("--yes").
 			Fix("cupel volume rm %s --yes", strings.Join(args, " "))
 	}
@@ -111,7 +111,7 @@ func runVolumeRm(ctx context.Context, g *globals, o volumeRmOptions, args []stri
 	removed := []manager.Volume{}
 	for _, id := range ids {
 		var v manager.Volume
-		if v, err = m.RemoveVolume(ctx, id, o.force); err != nil {
+		if v, err = lasting(ctx, g, "cupel volume ls", func(ctx context.Context) (manager.Volume, error) { return m.RemoveVolume(ctx, id, o.force) }); err != nil {
 			break
 		}
 		removed = append(removed, v)

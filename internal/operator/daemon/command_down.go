@@ -89,18 +89,17 @@ func (c *cli) cleanup(ctx context.Context, yes bool) error {
 
 // confirm asks a person; without one the answer is no.
 func (c *cli) confirm(ctx context.Context) error {
-	no := problem.New(problem.Invalid, "not_confirmed", "this deletes %s with all sessions, secrets, volumes and images in it", c.opts.State).
-		Fix("say --yes")
+	what := c.opts.State + " with all sessions, secrets, volumes and images in it"
 	if _, ok := ask.Terminal(c.in); !ok {
-		return no
+		return problem.New(problem.Invalid, "not_confirmed", "this deletes %s", what).Fix("say --yes")
 	}
 	line, err := ask.Line(ctx, bufio.NewReader(c.in), c.err,
-		"This deletes "+c.opts.State+" with all sessions, secrets, volumes and images in it. Type yes: ")
+		"This deletes "+what+". Type yes: ")
 	if ctx.Err() != nil {
 		return err
 	}
 	if err != nil || strings.TrimSpace(line) != "yes" {
-		return no
+		return problem.New(problem.Invalid, "not_confirmed", "the answer is not yes").Fix("nothing was removed; run it again, and type yes, to delete %s", what)
 	}
 	return nil
 }
