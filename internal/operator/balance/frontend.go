@@ -20,6 +20,7 @@ type frontend struct {
 }
 
 type endpoint struct {
+	app      string
 	instance string
 	addr     netip.AddrPort
 	chain    string
@@ -75,6 +76,7 @@ func newEndpoint(f manager.Frontend, e manager.Endpoint, subnet netip.Prefix) (e
 	sum := sha256.Sum256(fmt.Appendf(nil, "%d/%d:%s/%s", f.Port, len(f.App), f.App, e.Instance))
 	name := fmt.Sprintf("%d_%s", f.Port, hex.EncodeToString(sum[:8]))
 	return endpoint{
+		app:      f.App,
 		instance: e.Instance,
 		addr:     netip.AddrPortFrom(ip, e.Port),
 		chain:    "ep_" + name,

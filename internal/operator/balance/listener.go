@@ -3,7 +3,6 @@ package balance
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -12,15 +11,13 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"cupel.dev/cupel/internal/trusted/places"
 )
 
 const (
 	dialTimeout = 5 * time.Second
 	// keepAlive finds peers that vanished without a word.
 	keepAlive = 30 * time.Second
-	// sweepEvery is how often flows are looked at for idleness.
-	sweepEvery = 15 * time.Second
 )
 
 // front holds one public port and proxies what arrives at it.
@@ -80,13 +77,17 @@ func (f *front) handle(client *net.TCPConn) {
 		reset(client)
 		return
 	}
-	if !f.flows.enter() {
-		f.full(fmt.Sprintf("%d connections over IPv6, or from this machine, are open at once: more are refused. "+
-			"cupel up --balancer connections=%d lets more in", f.flows.limit(), 2*f.flows.limit()))
+	fl := &flow{port: f.port, app: e.app, from: places.Source(from), endpoint: e.addr, client: client}
+	in, crowd := f.flows.enter(fl)
+	if crowd != nil {
+		f.full(crowd.String())
+		f.log.Debug("too many connections", "app", crowd.app, "client", crowd.client, "open", crowd.open)
+	}
+	if !in {
 		reset(client)
 		return
 	}
-	defer f.flows.leave()
+	defer f.flows.leave(fl)
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
 	// The connection ends by its own peers, by idleness or with its endpoint,
 	// not with a request's context.
@@ -96,19 +97,22 @@ func (f *front) handle(client *net.TCPConn) {
 		reset(client)
 		return
 	}
-	fl := &flow{port: f.port, endpoint: e.addr, client: client, instance: up.(*net.TCPConn)}
-	f.flows.add(fl)
-	defer f.flows.drop(fl)
-	fl.run()
+	if f.flows.connect(fl, up.(*net.TCPConn)) {
+		fl.run()
+	}
 }
 
 // flow is one proxied connection.
 type flow struct {
 	port     uint16
+	app      string
+	from     netip.Addr // by what the client is counted
 	endpoint netip.AddrPort
 	client   *net.TCPConn
-	instance *net.TCPConn
 
+	// Guarded by flows.mu.
+	instance *net.TCPConn // nil: it is being dialled
+	ended    bool         // its place is another's
 	// Owned by the sweeper.
 	moved   uint64 // bytes received from both ends when last looked at
 	movedAt time.Time
@@ -139,122 +143,16 @@ func (fl *flow) end() {
 	_ = fl.instance.Close()
 }
 
+// reset ends both of its connections with RST, under flows.mu.
+func (fl *flow) reset() {
+	reset(fl.client)
+	if fl.instance != nil {
+		reset(fl.instance)
+	}
+}
+
 // reset ends a connection with RST.
 func reset(c *net.TCPConn) {
 	_ = c.SetLinger(0)
 	_ = c.Close()
-}
-
-// flows are the proxied connections of all ports, bounded in number and
-// idleness.
-type flows struct {
-	slots chan struct{}
-	idle  time.Duration
-	now   func() time.Time
-
-	mu   sync.Mutex
-	set  map[*flow]struct{}
-	open map[netip.Addr]int // connections of each instance, those that are being dialled included
-}
-
-func newFlows(limit int, idle time.Duration, now func() time.Time) *flows {
-	return &flows{slots: make(chan struct{}, limit), idle: idle, now: now, set: map[*flow]struct{}{}, open: map[netip.Addr]int{}}
-}
-
-func (f *flows) enter() bool {
-	select {
-	case f.slots <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (f *flows) leave() { <-f.slots }
-
-// limit is how many there may be at once.
-func (f *flows) limit() int { return cap(f.slots) }
-
-// begin counts a connection to an instance, and done no longer.
-func (f *flows) begin(instance netip.Addr) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.open[instance]++
-}
-
-func (f *flows) done(instance netip.Addr) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.open[instance]--; f.open[instance] == 0 {
-		delete(f.open, instance)
-	}
-}
-
-func (f *flows) of(instance netip.Addr) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.open[instance]
-}
-
-func (f *flows) add(fl *flow) {
-	fl.movedAt = f.now()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.set[fl] = struct{}{}
-}
-
-func (f *flows) drop(fl *flow) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.set, fl)
-}
-
-// closeIf resets the flows that match and returns their number.
-func (f *flows) closeIf(match func(*flow) bool) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := 0
-	for fl := range f.set {
-		if match(fl) {
-			reset(fl.client)
-			reset(fl.instance)
-			n++
-		}
-	}
-	return n
-}
-
-// sweep closes flows on which nothing moved for too long, until ctx ends.
-// Deadlines would do it too, but would take the copying out of the kernel.
-func (f *flows) sweep(ctx context.Context) {
-	tick := time.NewTicker(min(sweepEvery, max(f.idle/4, time.Millisecond)))
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		now := f.now()
-		f.closeIf(func(fl *flow) bool {
-			if moved := received(fl.client) + received(fl.instance); moved != fl.moved {
-				fl.moved, fl.movedAt = moved, now
-			}
-			return now.Sub(fl.movedAt) > f.idle
-		})
-	}
-}
-
-// received returns how many bytes a connection has taken in since it began.
-func received(c *net.TCPConn) (n uint64) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	_ = raw.Control(func(fd uintptr) {
-		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
-			n = info.Bytes_received
-		}
-	})
-	return n
 }
