@@ -51,6 +51,7 @@ func Down(ctx context.Context, o Options, log *slog.Logger) (err error) {
 		return l.sweep(ctx)
 	}
 	defer lock.release()
+	lost := l.managerLost(ctx) // before anything makes a database anew
 	if l.containerdRuns() || l.cgroupExists() {
 		strict := !o.Force && l.writes(ctx)
 		err := stopOrphans(ctx, l, o, strict, log)
@@ -63,16 +64,21 @@ func Down(ctx context.Context, o Options, log *slog.Logger) (err error) {
 			log.WarnContext(ctx, "apps not stopped in order: ending their processes", "error", err)
 		}
 	}
-	if err := l.tellLost(ctx, began, log); err != nil {
+	if lost {
+		log.WarnContext(ctx, "not known whether all apps stored their volumes: the manager's database is gone or damaged")
+	} else if err := l.tellLost(ctx, began, log); err != nil {
 		log.WarnContext(ctx, "not known whether all apps stored their volumes: see cupel events after the next up", "error", err)
 	}
-	return l.sweep(ctx)
+	if err := l.sweep(ctx); err != nil || !o.Force || !lost {
+		return err
+	}
+	return l.forget(ctx, log)
 }
 
 // tellLost warns of apps that were stopped since then and did not store what they
 // wrote.
 func (l layout) tellLost(ctx context.Context, since time.Time, log *slog.Logger) (err error) {
-	if _, err := os.Stat(l.path("manager.db")); errors.Is(err, fs.ErrNotExist) {
+	if !exists(l.path("manager.db")) { // nothing was ever deployed
 		return nil
 	}
 	store, err := managerdb.Open(ctx, l.path("manager.db"))
@@ -186,7 +192,10 @@ func (e *unreadyError) mend() string {
 
 // writes reports whether there are apps that write volumes, or may be.
 func (l layout) writes(ctx context.Context) bool {
-	if _, err := os.Stat(l.path("manager.db")); errors.Is(err, fs.ErrNotExist) {
+	if l.managerLost(ctx) {
+		return true
+	}
+	if !exists(l.path("manager.db")) {
 		return false
 	}
 	store, err := managerdb.Open(ctx, l.path("manager.db"))

@@ -1,0 +1,52 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// forget puts the records of instances aside whose manager's database is gone or
+// damaged, now that none of them runs any more: nobody asks for them again, and the
+// next start begins with a new database.
+func (l layout) forget(ctx context.Context, log *slog.Logger) error {
+	instances := filepath.Join("node", "instances")
+	records, err := os.ReadDir(l.path(instances))
+	if err != nil || len(records) == 0 {
+		return nil // where there is no such folder, the next start says what is wrong
+	}
+	if err := l.putAside(instances); err != nil {
+		return fmt.Errorf("put the records of instances aside, whose manager is gone: %w", err)
+	}
+	log.WarnContext(ctx, "what was known of the instances was put aside, since the manager's database can't be read",
+		"to", l.path("damaged", filepath.Base(instances)))
+	return nil
+}
+
+// managerLost says that the manager's database is damaged, or gone although there are
+// records of instances.
+func (l layout) managerLost(ctx context.Context) bool {
+	file := l.path("manager.db")
+	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		records, err := os.ReadDir(l.path("node", "instances"))
+		return err == nil && len(records) > 0
+	}
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return true
+	}
+	store, err := managerdb.Open(ctx, file)
+	if err != nil {
+		return problem.From(err).Rule == ruleDamaged
+	}
+	defer func() { _ = store.Close() }()
+	_, err = store.Load(ctx)
+	return err != nil && problem.From(err).Rule == ruleDamaged
+}
