@@ -23,7 +23,8 @@ func (l *lab) letsOne(p *probe, h hook, rules []string) string {
 			continue // it is about what somebody else forwards
 		}
 		named := ruleNamed.MatchString(rule) || !p.users && ruleAddress.MatchString(rule)
-		if named && ruleAccepts.MatchString(rule) && !ruleOther.MatchString(rule) && l.concerns(rule, p.users) {
+		if named && ruleAccepts.MatchString(rule) && !ruleOther.MatchString(rule) && begins(rule) &&
+			l.concerns(rule, p.users) && (p.users || l.leadsOut(rule)) {
 			return plainRule(rule)
 		}
 	}
@@ -36,8 +37,10 @@ var (
 	ruleNamed    = regexp.MustCompile(`\b[dt]port\b|--dports?\b|multiport|th dport`)
 	ruleAddress  = regexp.MustCompile(`\bdaddr\b|(?:^|\s)-d\s`)
 	ruleCounters = regexp.MustCompile(`counter packets \d+ bytes \d+ ?|^\[\d+:\d+\] `)
-	ruleIn       = regexp.MustCompile(`(?:\biif(?:name)? |(?:^|\s)-i )(!= |)(?:"([^"]+)"|(\S+))`)
-	ruleOut      = regexp.MustCompile(`(?:\boif(?:name)? |(?:^|\s)-o )(!= |)(?:"([^"]+)"|(\S+))`)
+	ruleNew      = regexp.MustCompile(`(?i)\bnew\b`)
+	ruleStates   = regexp.MustCompile(`(! )?(?:\bct state|--ctstate|--state) (!= )?(\{[^}]*\}|\S+)`)
+	ruleIn       = regexp.MustCompile(`(?:\biif(?:name)? (!= |)|(?:^|\s)(! |)-i )(?:"([^"]+)"|(\S+))`)
+	ruleOut      = regexp.MustCompile(`(?:\boif(?:name)? (!= |)|(?:^|\s)(! |)-o )(?:"([^"]+)"|(\S+))`)
 )
 
 // plainRule is a rule without what changes with each packet.
@@ -52,15 +55,21 @@ func (l *lab) concerns(rule string, users bool) bool {
 	}
 	for re, device := range map[*regexp.Regexp]string{ruleIn: in, ruleOut: out} {
 		m := re.FindStringSubmatch(rule)
-		if m == nil || strings.HasPrefix(m[3], "{") { // a set may have any
+		if m == nil || strings.HasPrefix(m[4], "{") { // a set may have any
 			continue
 		}
-		same := m[2]+m[3] == device || strings.HasSuffix(m[2]+m[3], "*")
-		if same != (m[1] == "") {
+		same := m[3]+m[4] == device || strings.HasSuffix(m[3]+m[4], "*")
+		if same != (m[1]+m[2] == "") {
 			return false
 		}
 	}
 	return true
+}
+
+// begins says that a rule holds for the first packet of a connection too.
+func begins(rule string) bool {
+	m := ruleStates.FindStringSubmatch(rule)
+	return m == nil || m[1]+m[2] != "" || ruleNew.MatchString(m[3])
 }
 
 // rulesOf are the rules of a base chain of nftables, and of all chains that it leads to.

@@ -260,6 +260,8 @@ func TestAllowLists(t *testing.T) {
 		{name: "users' container ports", trap: policyDrop + "nft add rule ip filter FORWARD iifname cpl0c0ffee0 accept; nft add rule ip filter FORWARD oifname cpl0c0ffee0 tcp dport 8443 accept",
 			unknown: UsersIPv4},
 		{name: "for another device", trap: policyDrop + rest + "nft add rule ip filter FORWARD iifname docker0 ip daddr 140.82.121.4 tcp dport 443 accept", failed: InstanceOutside},
+		{name: "for another network", trap: policyDrop + rest + "nft add rule ip filter FORWARD ip saddr 192.168.50.0/24 tcp dport 443 accept; nft add rule ip filter FORWARD ip daddr 10.244.0.0/16 accept", failed: InstanceOutside},
+		{name: "for another network, iptables-legacy", need: "iptables-legacy", trap: legacy + "iptables-legacy -A FORWARD -s 192.168.50.0/24 -p tcp --dport 443 -j ACCEPT", failed: InstanceOutside},
 		{name: "name servers alone", trap: policyDrop + rest, failed: InstanceOutside, never: []string{`oifname "cpl0c0ffee0" accept`}},
 		{name: "nothing for instances", trap: policyDrop, failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4,
 			never: []string{`FORWARD accept`, `oifname "cpl0c0ffee0" accept`}},
