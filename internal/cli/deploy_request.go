@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -64,6 +66,16 @@ func parsePorts(s string) (public, container uint16, err error) {
 	return public, container, err
 }
 
+// pins refuses a session that pins another ref than is asked for, if one is.
+func pins(name ident.SessionName, record owner.SessionRecord, ref string) error {
+	pinned := owner.PinnedRef(record.Ref) // an earlier release kept it as it was given
+	if ref == "" || pinned == owner.PinnedRef(ref) {
+		return nil
+	}
+	return problem.New(problem.Conflict, "ref", "session %s pins %s", name, cmp.Or(pinned, "no ref")).Want("%s", ref).
+		Fix("what is pulled is the owner's word, in the session: update it with 'cupel session create … --ref %s --update', then deploy again", ref)
+}
+
 // connect finds CAS and manager, and refuses what can't work before anything
 // is started.
 func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) error {
@@ -80,9 +92,8 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 		return problem.New(problem.Conflict, "ref", "session %s was not created from here: what it pins is not known", d.session).
 			Fix("leave --ref out; who created the session checks it")
 	}
-	if d.o.ref != "" && record.Ref != d.o.ref {
-		return problem.New(problem.Conflict, "ref", "session %s pins %s", d.session, orElse(record.Ref, "no ref")).Want("%s", d.o.ref).
-			Fix("what is pulled is the owner's word, in the session: update it with 'cupel session create … --ref %s --update', then deploy again", d.o.ref)
+	if err := pins(d.session, record, d.o.ref); err != nil {
+		return err
 	}
 	identity, err := d.findCAS(ctx)
 	if err != nil {

@@ -320,7 +320,7 @@ func (o *ownerSide) noteCreated(ctx context.Context, cas string, name ident.Sess
 			Command:        in.Command,
 			Volume:         in.Volume,
 			DNS:            in.DNS,
-			Ref:            in.Ref,
+			Ref:            owner.PinnedRef(in.Ref),
 			OnRenewal:      in.OnRenewal,
 			Simulation:     in.Simulation != nil,
 			SimulationRoot: in.Simulation,

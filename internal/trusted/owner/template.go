@@ -80,6 +80,15 @@ var (
 	commitForm  = regexp.MustCompile(`^(?:[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})$`)
 )
 
+// PinnedRef is a ref as a session pins it: the puller knows a commit by its id as git
+// writes it.
+func PinnedRef(ref string) string {
+	if commitForm.MatchString(ref) {
+		return strings.ToLower(ref)
+	}
+	return ref
+}
+
 func (in Inputs) normal() (Inputs, error) {
 	if in.Volume == "" {
 		in.Volume = "genesis"
@@ -103,9 +112,7 @@ func (in Inputs) normal() (Inputs, error) {
 		if err := CheckRef(in.Ref); err != nil {
 			return Inputs{}, err
 		}
-		if commitForm.MatchString(in.Ref) { // the puller pins a commit by its id as git writes it
-			in.Ref = strings.ToLower(in.Ref)
-		}
+		in.Ref = PinnedRef(in.Ref)
 	}
 	if err := checkVariables(in.Env, in.Secrets); err != nil {
 		return Inputs{}, err
