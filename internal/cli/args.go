@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"math"
 	"regexp"
@@ -27,7 +28,7 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 			most = math.MaxInt
 		}
 	}
-	want := orElse(strings.Join(names, " "), "no arguments")
+	want := cmp.Or(strings.Join(names, " "), "no arguments")
 	return func(c *cobra.Command, args []string) error {
 		if slices.Contains(args, "") {
 			return problem.New(problem.Invalid, "usage", "an empty argument").

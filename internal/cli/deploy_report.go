@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"net"
@@ -139,7 +140,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 // elsewhere tells where users on other machines find the app, and whether its
 // certificate is for that name.
 func (d *deployment) elsewhere(app manager.App, answers answerKind) error {
-	host := orElse(d.at.host, d.at.Outside)
+	host := cmp.Or(d.at.host, d.at.Outside)
 	if host == "" {
 		return nil
 	}

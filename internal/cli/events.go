@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -52,7 +53,7 @@ func runEvents(ctx context.Context, g *globals, o eventsOptions) error {
 		if e.Warning {
 			mark = "!"
 		}
-		who := orElse(e.Instance, e.App)
+		who := cmp.Or(e.Instance, e.App)
 		if e.Instance != "" && e.App != "" {
 			who = e.App + "/" + e.Instance
 		}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -57,11 +58,11 @@ func defaultLogLevel(path string) string {
 // the command that heeds it.
 func (g *globals) addShared(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&g.state, "state", orElse(g.env("CUPEL_STATE"), "/var/lib/cupel"), "the local operator's state folder (CUPEL_STATE)")
+	f.StringVar(&g.state, "state", cmp.Or(g.env("CUPEL_STATE"), "/var/lib/cupel"), "the local operator's state folder (CUPEL_STATE)")
 	f.StringVar(&g.config, "config", g.defaultConfig(), "the owner's folder: identity, pins, vouched measurements (CUPEL_CONFIG)")
 	f.StringVar(&g.provider, "provider", g.env("CUPEL_PROVIDER"), "talk to the operator of another machine: https://HOST[:PORT] of its manager (CUPEL_PROVIDER)")
 	f.StringVarP(&g.output, "output", "o", "table", "how to print: table or json")
-	f.StringVar(&g.logLevel, "log-level", orElse(g.env("CUPEL_LOG"), "warn"), "debug, info, warn or error (CUPEL_LOG)")
+	f.StringVar(&g.logLevel, "log-level", cmp.Or(g.env("CUPEL_LOG"), "warn"), "debug, info, warn or error (CUPEL_LOG)")
 	f.DurationVar(&g.wait, "wait", g.defaultWait(), "how long to wait for a CAS that does not answer (CUPEL_WAIT)")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"regexp"
 	"slices"
 	"strings"
@@ -68,7 +69,7 @@ func names(commands []*cobra.Command) []string {
 func (g *globals) showHelp(c *cobra.Command) {
 	c.InitDefaultHelpFlag()
 	columns := min(helpColumns, g.width())
-	g.printf("%s\n\nUsage:\n", wrapped(orElse(c.Long, c.Short), columns))
+	g.printf("%s\n\nUsage:\n", wrapped(cmp.Or(c.Long, c.Short), columns))
 	if c.HasSubCommands() {
 		g.printf("  %s COMMAND\n", c.CommandPath())
 	} else {

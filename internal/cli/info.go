@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 
@@ -53,7 +54,7 @@ func runInfo(ctx context.Context, g *globals, as managerAs) error {
 		if p.PID != 0 {
 			pid = strconv.Itoa(p.PID)
 		}
-		rows = append(rows, []string{p.Name, orElse(p.Address, "-"), pid, p.Note})
+		rows = append(rows, []string{p.Name, cmp.Or(p.Address, "-"), pid, p.Note})
 	}
 	if err := g.table([]string{"PART", "WHERE", "PROCESS", ""}, rows); err != nil {
 		return err

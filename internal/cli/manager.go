@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -47,7 +48,7 @@ func (m managerAt) appAddress(port uint16) string {
 			host = h
 		}
 	}
-	return net.JoinHostPort(orElse(m.host, host), strconv.Itoa(int(port)))
+	return net.JoinHostPort(cmp.Or(m.host, host), strconv.Itoa(int(port)))
 }
 
 // manager finds the manager to talk to.

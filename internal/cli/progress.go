@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -73,7 +74,7 @@ func (p *progress) sayWaiting(why *problem.Error) {
 		return
 	}
 	p.clear()
-	goesOn := orElse(waitsFor[why.Rule], "trying again")
+	goesOn := cmp.Or(waitsFor[why.Rule], "trying again")
 	if why.Rule == "unhealthy" { // it runs, and nothing is started anew for now
 		goesOn = "waiting for it"
 	}
@@ -122,7 +123,7 @@ func (p *progress) beat(now time.Time) {
 	case p.g.json():
 		_ = p.g.printLine(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "running"})
 	case !p.live:
-		p.g.printf("  · %-28s %8s  %s\n", title(s), took.Round(time.Second), orElse(hint, "goes on"))
+		p.g.printf("  · %-28s %8s  %s\n", title(s), took.Round(time.Second), cmp.Or(hint, "goes on"))
 	case hint != "":
 		p.clear()
 		p.g.printf("  … %s\n", hint)
@@ -199,7 +200,7 @@ func (p *progress) clear() {
 }
 
 func title(s manager.Step) string {
-	t := orElse(stepTitles[s.Name], s.Name)
+	t := cmp.Or(stepTitles[s.Name], s.Name)
 	if s.Of > 1 {
 		t += fmt.Sprintf(" (%d/%d)", s.Done, s.Of)
 	}

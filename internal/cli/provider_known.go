@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/url"
@@ -153,7 +154,7 @@ func providerAddress(text string) (string, error) {
 	case u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
 		return bad("not a host and port alone")
 	}
-	port := orElse(u.Port(), providerPort)
+	port := cmp.Or(u.Port(), providerPort)
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return bad("with a port that can't be")
 	}

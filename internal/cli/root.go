@@ -9,6 +9,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -305,7 +306,7 @@ func (g *globals) fail(err error) int {
 		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(shown(p.Actual)))
 		return code
 	}
-	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", g.paint(g.err, red, shown(p.Rule)), g.writable(shown(orElse(p.Actual, string(p.Kind)))))
+	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", g.paint(g.err, red, shown(p.Rule)), g.writable(shown(cmp.Or(p.Actual, string(p.Kind)))))
 	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", p.Mend}, {"request:", p.RequestID}} {
 		if line.text != "" {
 			_, _ = fmt.Fprintf(g.err, "  %-9s %s\n", line.title, g.writable(shown(line.text)))
@@ -326,11 +327,4 @@ func sibling(name string) string {
 		return name
 	}
 	return path
-}
-
-func orElse(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -135,7 +136,7 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 
 // grant is what the flags ask for; Services are nil where they don't say.
 func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, name ident.SessionName) (api.NewGrant, error) {
-	out := api.NewGrant{Session: name, App: orElse(o.app, manager.AppName(name))}
+	out := api.NewGrant{Session: name, App: cmp.Or(o.app, manager.AppName(name))}
 	services, err := parseGranted(o.services, o.jobs)
 	if err != nil {
 		return out, err
@@ -185,7 +186,7 @@ func (o *submitOptions) claimer(ctx context.Context, g *globals) (ident.KeyHash,
 		return ident.KeyHash{}, problem.New(problem.Invalid, "provider", "--provider is no key").
 			Want("the hash of a key, 64 hex digits, or https://HOST[:PORT]").Fix("ask the operator: cupel info shows the key")
 	}
-	at, err := g.providerAt(ctx, orElse(o.provider, g.provider))
+	at, err := g.providerAt(ctx, cmp.Or(o.provider, g.provider))
 	return at.operator, err
 }
 

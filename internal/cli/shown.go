@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -154,7 +155,7 @@ func (g *globals) writable(s string) string {
 	if g.env == nil {
 		return s
 	}
-	locale := orElse(orElse(g.env("LC_ALL"), g.env("LC_CTYPE")), g.env("LANG")) // POSIX, 8.2
+	locale := cmp.Or(g.env("LC_ALL"), g.env("LC_CTYPE"), g.env("LANG")) // POSIX, 8.2
 	if utf := strings.ReplaceAll(strings.ToUpper(locale), "-", ""); locale == "" || strings.Contains(utf, "UTF8") {
 		return s
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -18,7 +19,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	if err != nil {
 		return "", err
 	}
-	name, unnamed := parseSessionArg(orElse(opts.session, opts.app))
+	name, unnamed := parseSessionArg(cmp.Or(opts.session, opts.app))
 	given := opts.session != ""
 	if given && unnamed != nil {
 		return "", unnamed

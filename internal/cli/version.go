@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -41,7 +42,7 @@ func runVersion(g *globals) error {
 	return g.table([]string{"PART", "VALUE"}, [][]string{
 		{"cupel", r.Version},
 		{"go", r.Go},
-		{"cupel-cas (expected measurement)", orElse(r.CAS, "none: built without `make build`")},
-		{"cupel-init (digest)", orElse(r.Init, "none: built without `make build`")},
+		{"cupel-cas (expected measurement)", cmp.Or(r.CAS, "none: built without `make build`")},
+		{"cupel-init (digest)", cmp.Or(r.Init, "none: built without `make build`")},
 	})
 }

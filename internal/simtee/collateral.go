@@ -1,6 +1,7 @@
 package simtee
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/x509"
@@ -124,7 +125,7 @@ func (k *keys) tcbInfo(from, until time.Time, c Condition) tcbInfo {
 	return tcbInfo{
 		ID: "SGX", Version: 3, IssueDate: text(from), NextUpdate: text(until),
 		FMSPC: upper(fmspc), PCEID: upper(pceID), Evaluation: number(c),
-		Levels: []tcbLevel{{TCB: at, Date: tcbDate, Status: or(c.TCBStatus, "UpToDate"), Advisories: c.Advisories}},
+		Levels: []tcbLevel{{TCB: at, Date: tcbDate, Status: cmp.Or(c.TCBStatus, "UpToDate"), Advisories: c.Advisories}},
 	}
 }
 
@@ -134,7 +135,7 @@ func (k *keys) qeIdentity(from, until time.Time, c Condition) qeIdentity {
 		MiscSelect: "00000000", MiscSelectMask: "FFFFFFFF",
 		Attributes: "11000000000000000000000000000000", AttributesMask: "FBFFFFFFFFFFFFFF0000000000000000",
 		MRSigner: upper(qeSigner[:]), ISVProdID: qeProdID,
-		Levels: []tcbLevel{{TCB: qeTCB{qeSVN}, Date: tcbDate, Status: or(c.QEStatus, "UpToDate")}},
+		Levels: []tcbLevel{{TCB: qeTCB{qeSVN}, Date: tcbDate, Status: cmp.Or(c.QEStatus, "UpToDate")}},
 	}
 }
 
@@ -146,13 +147,6 @@ func number(c Condition) int {
 		return c.Evaluation
 	}
 	return evaluation
-}
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 func text(t time.Time) string { return t.Format("2006-01-02T15:04:05Z") }

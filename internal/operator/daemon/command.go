@@ -59,7 +59,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 		return problem.New(problem.Invalid, "usage", "%s", what).Fix("see '%s --help'", c.CommandPath())
 	})
 	f := root.PersistentFlags()
-	f.StringVar(&c.opts.State, "state", orElse(env("CUPEL_STATE"), "/var/lib/cupel"), "the state folder (CUPEL_STATE)")
+	f.StringVar(&c.opts.State, "state", cmp.Or(env("CUPEL_STATE"), "/var/lib/cupel"), "the state folder (CUPEL_STATE)")
 	f.StringVarP(&c.output, "output", "o", "table", "how to print: table or json")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	f.BoolVar(&c.own, "own", false, "nothing was inherited: this process was executed by itself")

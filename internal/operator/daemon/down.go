@@ -264,13 +264,6 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 	return errors.Join(err, c.parts.Wait())
 }
 
-func orElse(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
-}
-
 func (l layout) containerdRuns() bool {
 	return slices.ContainsFunc(l.processes(), func(p process) bool { return p.name == "containerd" })
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,7 +55,7 @@ func (p *ports) remember(name, addr string) {
 
 // again is where a listener was last time, whoever has that port by now.
 func (p *ports) again(name, host string) string {
-	return net.JoinHostPort(host, orElse(p.last[name], "0"))
+	return net.JoinHostPort(host, cmp.Or(p.last[name], "0"))
 }
 
 // firstPortKept is where ports.json has --first-port.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -45,7 +46,7 @@ const (
 
 // roomOf is what the flag asks for.
 func (l layout) roomOf(minFree string) (room, error) {
-	size, err := wire.ParseMemory(orElse(minFree, defaultMinFree))
+	size, err := wire.ParseMemory(cmp.Or(minFree, defaultMinFree))
 	if err != nil {
 		return room{}, problem.New(problem.Invalid, "min_free", "--min-free %.40q", minFree).
 			Want("a size of %s or more, which removals need", wire.FormatMemory(wire.MinMemory)).

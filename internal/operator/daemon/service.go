@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ func (l layout) installService(ctx context.Context, text []byte) (installed, err
 		}
 	}
 	if done.Enabled = l.enabled(ctx); done.Enabled != "enabled" {
-		return done, problem.New(problem.Unavailable, "service", "%s is %s after systemctl enable", l.unit(), orElse(done.Enabled, "unknown")).
+		return done, problem.New(problem.Unavailable, "service", "%s is %s after systemctl enable", l.unit(), cmp.Or(done.Enabled, "unknown")).
 			Want("enabled, so that it starts with the machine").Fix("look at 'systemctl status %s', then run this again", l.unit())
 	}
 	return done, nil

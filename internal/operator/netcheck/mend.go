@@ -1,6 +1,7 @@
 package netcheck
 
 import (
+	"cmp"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -27,7 +28,7 @@ var hooks = map[string]hook{
 func hookOf(d drop) hook {
 	out, _ := exec.Command("nft", "list", "chain", d.family, d.table, d.base).Output()
 	_, after, _ := strings.Cut(string(out), " hook ")
-	if h, ok := hooks[orElse(strings.Fields(after + " ?")[0], "?")]; ok {
+	if h, ok := hooks[cmp.Or(strings.Fields(after + " ?")[0], "?")]; ok {
 		return h
 	}
 	return hook{"?", "passing", "ibrname"}

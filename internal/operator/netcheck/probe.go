@@ -198,13 +198,6 @@ func joined(ports []uint16) string {
 	return strings.Join(text, ", ")
 }
 
-func orElse(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
-}
-
 // errStalled is of a connection that was made, and on which nothing large gets
 // through.
 var errStalled = errors.New("a connection is made, but large packets don't get through")

@@ -1,6 +1,7 @@
 package netcheck
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -151,7 +152,7 @@ func (d *decider) String() string {
 	if b.Len() > 0 {
 		b.WriteString(", ")
 	}
-	fmt.Fprintf(&b, "the route %s", orElse(d.ending(), toText(d.route.Dst)))
+	fmt.Fprintf(&b, "the route %s", cmp.Or(d.ending(), toText(d.route.Dst)))
 	if d.ending() != "" {
 		fmt.Fprintf(&b, " %s", toText(d.route.Dst))
 	}

@@ -1,6 +1,7 @@
 package netcheck
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -79,9 +80,9 @@ func (l *lab) misled(w expected) *cause {
 		return c
 	}
 
-	c := &cause{text: fmt.Sprintf("what goes from %s to %s is sent %s: %s", w.from, w.to, orElse(prefixed("out of ", to.device), "nowhere"), d)}
+	c := &cause{text: fmt.Sprintf("what goes from %s to %s is sent %s: %s", w.from, w.to, cmp.Or(prefixed("out of ", to.device), "nowhere"), d)}
 	if w.device != "" {
-		c.text = fmt.Sprintf("what goes from %s to %s is sent %s instead of %s: %s", w.from, w.to, orElse(prefixed("out of ", to.device), "nowhere"), w.device, d)
+		c.text = fmt.Sprintf("what goes from %s to %s is sent %s instead of %s: %s", w.from, w.to, cmp.Or(prefixed("out of ", to.device), "nowhere"), w.device, d)
 	}
 	selector := "from " + l.Subnet.String()
 	switch {

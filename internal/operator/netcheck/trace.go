@@ -2,6 +2,7 @@ package netcheck
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -169,7 +170,7 @@ func parseTrace(text, id string, ports ...uint16) traced {
 		if strings.HasPrefix(rest, "policy drop") {
 			out.drops = append(out.drops, d)
 		} else if r := traceRule.FindStringSubmatch(rest); r != nil {
-			d.rule = orElse(plainRule(r[1]), "one that is gone")
+			d.rule = cmp.Or(plainRule(r[1]), "one that is gone")
 			out.drops = append(out.drops, d)
 		} else if r := traceUntracked.FindStringSubmatch(rest); r != nil {
 			d.rule = plainRule(r[1])
