@@ -172,6 +172,7 @@ func (p *planner) planApp(a *App) {
 	a = p.app(a.ID)
 	p.planEnding(a)
 	p.resumed(a)
+	p.tellHealth(p.app(a.ID))
 	p.planRenewal(p.app(a.ID))
 	p.oldLauncher(p.app(a.ID))
 	if a.unasked() {

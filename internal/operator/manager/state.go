@@ -87,6 +87,8 @@ type App struct {
 	Ending []HeldGrant `json:"ending,omitempty"`
 	// OwnerAsked says that an event told that the app needs its owner.
 	OwnerAsked bool `json:"owner_asked,omitempty"`
+	// Unhealthy says that an event told that no instance accepts connections any more.
+	Unhealthy bool `json:"unhealthy,omitempty"`
 }
 
 // Revision is one deployment's wishes.

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -289,4 +290,43 @@ func definite(e *problem.Error) bool {
 		return true
 	}
 	return false
+}
+
+// tellHealth tells when the last instance that accepted connections doesn't any more,
+// though all go on running, and when one does again. Ends of instances are told by
+// themselves.
+func (p *planner) tellHealth(a *App) {
+	if a.Current == nil {
+		return
+	}
+	var running, unhealthy int
+	var why *problem.Error
+	for _, in := range p.of(a.ID) {
+		s, ok := p.seen(in)
+		if !ok || in.Role != RoleApp || in.Revision != a.Current.Number || s.State != StateRunning {
+			continue
+		}
+		running++
+		if s.Health == HealthUnhealthy {
+			unhealthy++
+			why = cmp.Or(why, s.Problem)
+		}
+	}
+	switch {
+	case running == 0 || (unhealthy == running) == a.Unhealthy:
+	case a.Unhealthy && !slices.ContainsFunc(p.of(a.ID), func(in *Instance) bool {
+		s, _ := p.seen(in)
+		return in.Revision == a.Current.Number && s.ready()
+	}):
+	case a.Unhealthy:
+		p.edit(a).Unhealthy = false
+		p.event(a, nil, false, "app_healthy", "instances accept connections again")
+	default:
+		p.edit(a).Unhealthy = true
+		text := "'cupel ps' says why, as far as it is known, and 'cupel check' on the machine whether that can't reach them"
+		if why != nil {
+			text = why.Error()
+		}
+		p.event(a, nil, true, "app_unhealthy", "no instance accepts connections any more, though %d run: %s", running, text)
+	}
 }

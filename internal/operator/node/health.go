@@ -28,7 +28,7 @@ func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
 			}
 			inferred, next := n.healthSeen(i, ok)
 			if !ok {
-				n.lookAround(i)
+				n.lookAround(ctx, i)
 			}
 			if inferred {
 				n.persist(ctx, i)

@@ -2,9 +2,11 @@ package node
 
 import (
 	"bufio"
+	"context"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -31,26 +33,34 @@ const (
 // ruleUnhealthy is the rule of an app that runs and accepts no connections.
 const ruleUnhealthy = "unhealthy"
 
-// lookAround finds out where an app that isn't healthy listens instead.
-func (n *Node) lookAround(i *instance) {
+// lookAround finds out where an app that isn't healthy listens instead, and whether it
+// is this machine that can't reach it.
+func (n *Node) lookAround(ctx context.Context, i *instance) {
 	n.mu.Lock()
-	id, port, started := i.rec.Spec.ID, i.rec.Spec.Port, i.rec.StartedAt
+	ip, id, port, started := i.rec.IP, i.rec.Spec.ID, i.rec.Spec.Port, i.rec.StartedAt
 	due := i.health != manager.HealthHealthy && !started.IsZero() && n.cfg.Now().Sub(started) >= listenAfter && time.Since(i.looked) >= listenEvery
 	n.mu.Unlock()
 	if !due {
 		return
 	}
-	at, err := listening(n.dir("netns", id))
+	at, accepts, err := listening(n.dir("netns", id), netip.AddrPortFrom(ip, port))
+	cutOff := accepts && !n.answers(ctx, i) // else it just began to
 
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	i.looked = time.Now()
+	if ctx.Err() != nil {
+		return
+	}
 	if err != nil {
 		n.cfg.Logger.Warn("can't see where an app listens", "instance", id, "error", err)
 		return
 	}
 	was := i.elsewhere
 	i.elsewhere = elsewhere(at, port)
+	if cutOff {
+		i.elsewhere = &misplaced{port: port, cutOff: true}
+	}
 	if len(at) == 0 && n.cfg.Now().Sub(started) < silentAfter {
 		i.elsewhere = nil
 	}
@@ -60,20 +70,33 @@ func (n *Node) lookAround(i *instance) {
 	n.publishStatus(i)
 }
 
-// listening returns where TCP is listened in a network namespace.
-func listening(netns string) ([]netip.AddrPort, error) {
+// listening returns where TCP is listened in a network namespace, and whether asked
+// accepts connections that are made in it.
+func listening(netns string, asked netip.AddrPort) ([]netip.AddrPort, bool, error) {
 	type answer struct {
-		at  []netip.AddrPort
-		err error
+		at      []netip.AddrPort
+		accepts bool
+		err     error
 	}
 	done := make(chan answer)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		at, err := listeningIn(netns)
-		done <- answer{at, err}
+		accepts := err == nil && slices.ContainsFunc(at, func(a netip.AddrPort) bool { return a.Port() == asked.Port() }) && accepts(asked)
+		done <- answer{at, accepts, err}
 	}()
 	a := <-done
-	return a.at, a.err
+	return a.at, a.accepts, a.err
+}
+
+// accepts connects from this thread's namespace.
+func accepts(addr netip.AddrPort) bool {
+	c, err := net.DialTimeout("tcp4", addr.String(), time.Second)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
 }
 
 // listeningIn moves its thread into the namespace for good.
@@ -138,6 +161,8 @@ func parseListening(r io.Reader) ([]netip.AddrPort, error) {
 type misplaced struct {
 	at   []netip.AddrPort
 	port uint16
+
+	cutOff bool // it listens where it should, and this machine can't reach it
 }
 
 // elsewhere judges where an app listens that doesn't accept connections on port. Nil:
@@ -162,7 +187,7 @@ func elsewhere(at []netip.AddrPort, port uint16) *misplaced {
 }
 
 func (m *misplaced) same(o *misplaced) bool {
-	return m == nil && o == nil || m != nil && o != nil && m.port == o.port && slices.Equal(m.at, o.at)
+	return m == nil && o == nil || m != nil && o != nil && m.port == o.port && m.cutOff == o.cutOff && slices.Equal(m.at, o.at)
 }
 
 // mostShown bounds how many of an app's addresses are named.
@@ -170,6 +195,11 @@ const mostShown = 4
 
 // problem says where the app listens, and where it should.
 func (m *misplaced) problem() *problem.Error {
+	if m.cutOff {
+		return problem.New(problem.Unavailable, ruleUnhealthy, "the app listens on port %d, but its machine can't reach it: something there stands in the way, as a firewall's rule", m.port).
+			Want("connections from the machine to its instances let through").
+			Fix("run 'cupel check' on that machine: it names what stands in the way, and the mend")
+	}
 	var at []string
 	for _, a := range m.at[:min(len(m.at), mostShown)] {
 		at = append(at, a.String())

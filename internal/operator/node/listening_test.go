@@ -3,17 +3,21 @@ package node
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 func TestElsewhere(t *testing.T) {
@@ -81,8 +85,24 @@ func TestListeningInANamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := listening(path)
-	if err != nil || fmt.Sprint(got) != "["+want+"]" {
+	got, accepts, err := listening(path, netip.MustParseAddrPort(want))
+	if err != nil || !accepts || fmt.Sprint(got) != "["+want+"]" {
 		t.Errorf("%v, %v; want %s", got, err, want)
+	}
+
+	// It listens where it should, and this machine doesn't reach it.
+	addr := netip.MustParseAddrPort(want)
+	n := &Node{cfg: Config{State: t.TempDir(), Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, watchers: map[chan manager.InstanceEvent]*backlog{}}
+	i := &instance{rec: &record{Spec: manager.InstanceSpec{ID: "i-1", Port: addr.Port()}, IP: addr.Addr(), StartedAt: time.Now().Add(-time.Minute)}, health: manager.HealthUnhealthy}
+	i.rec.Report.Phase = volume.Running
+	if err := os.MkdirAll(n.dir("netns"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, n.dir("netns", "i-1")); err != nil {
+		t.Fatal(err)
+	}
+	n.lookAround(t.Context(), i)
+	if p := i.status().Problem; p == nil || !strings.Contains(p.Actual, "its machine can't reach it") || !strings.Contains(p.Mend, "cupel check") {
+		t.Errorf("%v: want that the machine can't reach it", p)
 	}
 }

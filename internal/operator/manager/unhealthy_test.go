@@ -1,0 +1,53 @@
+package manager_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/manager/backendtest"
+)
+
+// TestUnhealthyIsTold: once where all instances of an app stop accepting connections, and
+// once where one does again.
+func TestUnhealthyIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		req := request()
+		req.Instances = 2
+		w.settled(w.deploy(req).ID)
+		told := func(reason string) int {
+			time.Sleep(time.Second)
+			return len(slices.DeleteFunc(w.reasons(), func(r string) bool { return r != reason }))
+		}
+		list := w.instances("app")
+		for i, in := range list {
+			w.fake.SetHealth(in.ID+"-1", manager.HealthUnhealthy)
+			if got := told("app_unhealthy"); got != i {
+				t.Errorf("%d unhealthy: told %d times", i+1, got)
+			}
+		}
+		if !strings.Contains(w.messages(), "no instance accepts connections any more, though 2 run: 'cupel ps'") {
+			t.Error(w.messages())
+		}
+		w.fake.SetHealth(list[0].ID+"-1", manager.HealthHealthy)
+		if u, h := told("app_unhealthy"), told("app_healthy"); u != 1 || h != 1 {
+			t.Errorf("told %d times, and %d times that it is over", u, h)
+		}
+	})
+}
+
+// A deployment whose instances never accept connections is told by its end alone.
+func TestUnhealthyDeploymentIsToldOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			return backendtest.Script{Exit: s.Port == 0, Unhealthy: s.Port != 0}
+		})
+		w.settled(w.deploy(request()).ID)
+		if slices.Contains(w.reasons(), "app_unhealthy") {
+			t.Error(w.reasons())
+		}
+	})
+}
