@@ -87,14 +87,14 @@ func TestNamesBelongToKeys(t *testing.T) {
 		if p := problem.From(err); p == nil || p.Rule != "app_name_ambiguous" {
 			t.Errorf("the operator: %v", err)
 		}
-		err = w.m.Events(t.Context(), operator, 0, "alice-shop", false, func(e wire.Event) error {
+		err = w.m.Events(t.Context(), operator, 0, "alice-shop", false, unheard, func(e wire.Event) error {
 			t.Errorf("the operator sees, of whosever app, %v", e)
 			return nil
 		})
 		if p := problem.From(err); p == nil || p.Rule != "app_name_ambiguous" {
 			t.Errorf("the operator's look at events: %v", err)
 		}
-		err = w.m.Events(t.Context(), operator, 0, a.ID, false, func(e wire.Event) error {
+		err = w.m.Events(t.Context(), operator, 0, a.ID, false, unheard, func(e wire.Event) error {
 			if e.AppID != a.ID {
 				t.Errorf("an event of another app: %v", e)
 			}
