@@ -29,7 +29,7 @@ type valueFlags struct {
 
 func (v *valueFlags) add(c *cobra.Command) {
 	f := c.Flags()
-	f.StringArrayVarP(&v.given, "value", "e", nil, "a value: NAME=VALUE, NAME=@FILE for a file's content, or NAME to be asked for it; repeatable")
+	f.StringArrayVarP(&v.given, "value", "e", nil, "a value: NAME=VALUE, NAME=@FILE for a file's content, or NAME to be asked for it; a secret only as the last two; repeatable")
 	f.BoolVar(&v.useEnv, "use-env", false, "take values that no -e gives from the environment")
 }
 
@@ -94,12 +94,38 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, template []byte, n
 	return out, out.check()
 }
 
+// secretArgument refuses a secret that stands on the command line itself, behind a flag
+// for that variable.
+func secretArgument(flag, variable, text string) error {
+	name, what := variable, "the secret"
+	switch {
+	case text == "" || strings.HasPrefix(text, "@"):
+		return nil
+	case strings.HasPrefix(variable, owner.SecretPrefix):
+		if strings.HasPrefix(flag, "--secret") {
+			name = strings.TrimPrefix(variable, owner.SecretPrefix)
+		}
+	case variable == owner.VarProxy && owner.HasPassword(text):
+		what = "a password"
+	case variable == owner.VarToken:
+	default:
+		return nil
+	}
+	p := problem.New(problem.Invalid, "secret_argument", "%s with %s itself, of %s", flag, what, problem.Count(len(text), "character"))
+	if flag == "--proxy" {
+		p = p.Want("@FILE")
+	} else {
+		p = p.Want("%s=@FILE, or %s alone", name, name)
+	}
+	return p.Fix("put it into a file, or let yourself be asked for it: what stands on a command line stays in the shell's history, and others read it while the command runs")
+}
+
 // valueOf reads TEXT or @FILE, as flag gives it for a variable. A mark of UTF-8 at
-// a file's beginning and one newline at its end are not part of the value.
+// a file's beginning and one line end at its end are not part of the value.
 func valueOf(flag, variable, text string) (secret.Value, error) {
 	name, isFile := strings.CutPrefix(text, "@")
 	if !isFile {
-		return secret.NewString(text), nil
+		return secret.NewString(text), secretArgument(flag, variable, text)
 	}
 	b, err := readSmall(name, maxValue)
 	if err != nil {
@@ -116,7 +142,9 @@ func valueOf(flag, variable, text string) (secret.Value, error) {
 		return secret.Value{}, p
 	}
 	if variable != owner.VarCA { // PEM keeps its newline
-		b = bytes.TrimRight(b, "\r\n")
+		if line, ended := bytes.CutSuffix(b, []byte("\n")); ended {
+			b = bytes.TrimSuffix(line, []byte("\r"))
+		}
 	}
 	return secret.New(b), nil
 }

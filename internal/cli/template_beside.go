@@ -42,15 +42,16 @@ func (b *besideFlags) inputs(in *owner.Inputs) error {
 			return err
 		}
 	}
+	if err := secretArgument("--proxy", owner.VarProxy, b.proxy); err != nil {
+		return err
+	}
 	for _, text := range b.secrets {
-		name, value, given := strings.Cut(text, "=")
+		name, value, _ := strings.Cut(text, "=")
 		if err := owner.CheckVariable(name); err != nil {
 			return err
 		}
-		if given && !strings.HasPrefix(value, "@") {
-			return problem.New(problem.Invalid, "secret_argument", "--secret %s with the secret itself, of %s", name, problem.Count(len(value), "character")).
-				Want("%s=@FILE, or %s alone", name, name).
-				Fix("put it into a file, or let yourself be asked for it: what stands on a command line stays in the shell's history, and others read it while the command runs")
+		if err := secretArgument("--secret "+name, owner.SecretPrefix+name, value); err != nil {
+			return err
 		}
 	}
 	for _, list := range []struct {

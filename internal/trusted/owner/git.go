@@ -102,6 +102,16 @@ func CheckUser(s string) error {
 	return nil
 }
 
+// HasPassword reports whether the address of a proxy holds a password.
+func HasPassword(proxy string) bool {
+	_, after, scheme := strings.Cut(proxy, "://")
+	if !scheme {
+		after = proxy
+	}
+	who, _, ok := strings.Cut(after, "@")
+	return ok && strings.Contains(who, ":")
+}
+
 // CheckProxy refuses what can't be the address of a proxy. It may hold a
 // password, and so nothing of it is repeated.
 func CheckProxy(s string) error {
