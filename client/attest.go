@@ -106,7 +106,7 @@ func (c *Client) Attest(ctx context.Context, e Expectation) (*Attestation, error
 	}
 	if out.ClockOff.Abs() > release.ClockSkew {
 		return nil, problem.New(problem.Denied, "cas_clock", "the CAS's clock says %s, which is %s off", stamp(reply.Time), problem.Duration(out.ClockOff.Abs().Round(time.Second))).
-			Want("at most %s from %s", release.ClockSkew, stamp(now)).
+			Want("at most %s from %s", problem.Duration(release.ClockSkew), stamp(now)).
 			Fix("set the clocks of this machine and of the CAS's right")
 	}
 	before, _ := c.Pin()

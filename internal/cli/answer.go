@@ -184,7 +184,7 @@ func (p *appProbe) withoutTLS(ctx context.Context, silent bool) found {
 	switch {
 	case silent && (strings.HasPrefix(said, "\x15\x03") || strings.HasPrefix(said, "HTTP/1.1 400") || strings.HasPrefix(said, "HTTP/1.0 400")):
 		// So answers a server that wants TLS and is told something else.
-		return p.nothing(errors.New("no TLS connection came about within " + answerTLS.String()))
+		return p.nothing(errors.New("no TLS connection came about within " + problem.Duration(answerTLS)))
 	case strings.HasPrefix(said, "HTTP/"):
 		return p.plain(answersHTTP)
 	case said != "":

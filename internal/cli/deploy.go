@@ -9,6 +9,7 @@ import (
 
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -165,7 +166,7 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	app, instances, seen, err := d.seeThrough(ctx, app)
 	d.show.end(err)
 	if w := app.Deployment.Warning; w != nil && err != nil {
-		d.g.warnf("warning: %s", reason(w)) // what was lost on the way, whatever else failed
+		d.g.warnf("warning: %s", plain.Reason(w)) // what was lost on the way, whatever else failed
 	}
 	switch {
 	case err == nil && d.blind:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -119,7 +120,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 		d.g.printf("nothing served for %.1f s: the app writes a volume, so its old instance stopped first\n", gap)
 	}
 	if w := app.Deployment.Warning; w != nil {
-		d.g.warnf("warning: %s", reason(w))
+		d.g.warnf("warning: %s", plain.Reason(w))
 	}
 	if err := d.elsewhere(app, seen.kind); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -43,7 +44,7 @@ func (o *ownerSide) dial(ctx context.Context, addr string, pin *owner.Pin) (*cli
 		Certificate: &o.id.Certificate, Patience: o.g.wait, Now: o.g.now,
 		RefusedAtOnce: pin == nil && !o.g.waitGiven, // one that was there before may be restarting
 		Waiting: func(why error) {
-			o.g.warnf("The CAS at %s does not answer (%s): trying for up to %s (--wait).", addr, inWords(why, why.Error()), problem.Duration(o.g.wait))
+			o.g.warnf("The CAS at %s does not answer (%s): trying for up to %s (--wait).", addr, plain.Words(why), problem.Duration(o.g.wait))
 		},
 		Save: func(p client.Pin) error { return o.keepHead(ctx, addr, p) },
 	}

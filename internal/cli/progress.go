@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -78,7 +79,7 @@ func (p *progress) sayWaiting(why *problem.Error) {
 	if why.Rule == "unhealthy" { // it runs, and nothing is started anew for now
 		goesOn = "waiting for it"
 	}
-	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s; %s\n", reason(why), goesOn)
+	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s; %s\n", plain.Reason(why), goesOn)
 	if why.Mend != "" && waitsFor[why.Rule] == "" {
 		p.g.printf("    mend: %s\n", why.Mend)
 	}

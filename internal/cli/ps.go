@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -130,7 +131,7 @@ func failedDeployment(a manager.App, list []manager.Instance) *problem.Error {
 }
 
 func (g *globals) printTrouble(who string, p *problem.Error) {
-	g.printf("\n%s: %s\n", who, reason(p))
+	g.printf("\n%s: %s\n", who, plain.Reason(p))
 	if p.Mend != "" {
 		g.printf("  mend: %s\n", p.Mend)
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -294,7 +295,7 @@ func (g *globals) fail(err error) int {
 	default:
 		p = problem.From(err)
 	}
-	p = plain(err, p)
+	p = plain.Problem(err, p)
 	switch {
 	case g.json():
 		_ = json.NewEncoder(g.err).Encode(p)

@@ -14,6 +14,7 @@ import (
 
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/ask"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -171,7 +172,7 @@ var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,39}$`)
 // fileTrouble says why a file could not be read, without its name.
 func fileTrouble(err error) error {
 	if at, ok := errors.AsType[*fs.PathError](err); ok {
-		return errors.New("the file that it names: " + fileWords(at.Err))
+		return errors.New("the file that it names: " + plain.File(at.Err))
 	}
 	return errors.New("the file that it names is too large")
 }

@@ -40,7 +40,7 @@ func (c *Config) SetLimits(text string) error {
 		}
 		if !ok {
 			return problem.New(problem.Invalid, "balancer_limit", "the limit %.80q", part).
-				Want("%s; up to %d clients, %d connections, %s", LimitsUsage, mostClients, mostConnections, longestIdle).
+				Want("%s; up to %d clients, %d connections, %s", LimitsUsage, mostClients, mostConnections, problem.Duration(longestIdle)).
 				Fix("write it as in --balancer connections=8192,client-idle=1h")
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
 	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/version"
 )
@@ -88,11 +89,12 @@ func (c *cli) fail(err error) int {
 		code, err = 130, errors.New("interrupted")
 		p, ok = problem.New(problem.Unavailable, "interrupted", "ended by a signal, before it was done"), false
 	}
+	p = plain.Problem(err, cmp.Or(p, problem.From(err)))
 	switch {
 	case c.output == "json":
-		_ = json.NewEncoder(c.err).Encode(cmp.Or(p, problem.From(err)))
+		_ = json.NewEncoder(c.err).Encode(p)
 	case !ok:
-		_, _ = fmt.Fprintf(c.err, "cupeld: %v\n", err)
+		_, _ = fmt.Fprintf(c.err, "cupeld: %s\n", plain.Words(err))
 	default:
 		_, _ = fmt.Fprintf(c.err, "cupeld: %s: %s\n", p.Rule, p.Actual)
 		if p.Expected != "" {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"cupel.dev/cupel/internal/operator/manager"
@@ -36,38 +37,51 @@ func keyLimits(o Options) (manager.KeyLimits, error) {
 		if err != nil {
 			return limits, fmt.Errorf("find the list of keys that may deploy: %w", err)
 		}
-		limits.Listed = listedKeys(file)
-		if _, err := limits.Listed(ident.KeyHash{}); err != nil {
-			return limits, err
+		if _, err := readDeployKeys(file); err != nil {
+			return limits, problem.New(problem.Invalid, "deploy_keys", "%w", err).
+				Want("one key a line, 64 hex digits, as `key_not_listed` shows it").
+				Fix("mend that file, or name another with --deploy-keys")
 		}
+		limits.Listed = listedKeys(file)
 	}
 	return limits, nil
 }
 
-// listedKeys says by a file who may deploy: one key a line, and comments after #.
-// The file is read each time, so that a change holds at once; one that can't be
-// read lets nobody deploy.
+// readDeployKeys reads who may deploy: one key a line, and comments after #. With an error
+// it returns the keys before the line that is none.
+func readDeployKeys(file string) ([]ident.KeyHash, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var keys []ident.KeyHash
+	number := 0
+	for line := range strings.Lines(string(b)) {
+		number++
+		text, _, _ := strings.Cut(line, "#")
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		key, err := ident.ParseKeyHash(text)
+		if err != nil {
+			return keys, fmt.Errorf("%s: line %d is no key", file, number)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// listedKeys says by a file who may deploy. It is read each time, so that a change holds
+// at once; one that can't be read lets nobody deploy. Owners aren't told what is in it.
 func listedKeys(file string) func(ident.KeyHash) (bool, error) {
 	return func(key ident.KeyHash) (bool, error) {
-		b, err := os.ReadFile(file)
+		keys, err := readDeployKeys(file)
+		if slices.Contains(keys, key) {
+			return true, nil
+		}
 		if err != nil {
 			return false, problem.New(problem.Unavailable, "deploy_keys", "the list of keys that may deploy can't be read").
 				Fix("let the operator mend the file of cupel up --deploy-keys")
-		}
-		for line := range strings.Lines(string(b)) {
-			text, _, _ := strings.Cut(line, "#")
-			if text = strings.TrimSpace(text); text == "" {
-				continue
-			}
-			listed, err := ident.ParseKeyHash(text)
-			if err != nil {
-				return false, problem.New(problem.Unavailable, "deploy_keys", "the list of keys that may deploy has a line that is no key").
-					Want("one key a line, 64 hex digits, as `key_not_listed` shows it").
-					Fix("let the operator mend the file of cupel up --deploy-keys")
-			}
-			if listed == key {
-				return true, nil
-			}
 		}
 		return false, nil
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -39,8 +40,12 @@ func TestDeployKeys(t *testing.T) {
 		t.Errorf("a line that is no key: %v, %v", ok, err)
 	}
 
-	if _, err := keyLimits(Options{DeployKeys: file + ".none"}); err == nil {
-		t.Error("starts with a list that is not there")
+	for path, want := range map[string]string{file + ".none": file + ".none: no such file", file: file + ": line 2 is no key"} {
+		_, err := keyLimits(Options{DeployKeys: path})
+		p := problem.From(err)
+		if p == nil || p.Kind != problem.Invalid || !strings.Contains(p.Actual, strings.TrimSuffix(want, ": no such file")) || strings.Contains(p.Mend, "operator") {
+			t.Errorf("starts with %s, or doesn't tell its operator why not: %v", path, err)
+		}
 	}
 	if _, err := keyLimits(Options{AppQuota: "apps=many"}); err == nil {
 		t.Error("starts with a quota that can't be read")

@@ -26,8 +26,8 @@ const maxGrace = 10 * time.Minute
 func managerLimits(o Options) (manager.Limits, error) {
 	limits := manager.DefaultLimits()
 	if o.Drain < 0 || o.Drain > maxDrain {
-		return limits, problem.New(problem.Invalid, "drain", "connections may last %s to an instance that is replaced", o.Drain).
-			Want("0s to %s", maxDrain).
+		return limits, problem.New(problem.Invalid, "drain", "connections may last %s to an instance that is replaced", problem.Duration(o.Drain)).
+			Want("0s to %s", problem.Duration(maxDrain)).
 			Fix("give another --drain, as in --drain 30s")
 	}
 	limits.Drain = o.Drain
@@ -42,8 +42,8 @@ func managerLimits(o Options) (manager.Limits, error) {
 		limits.Starts = startsPerCore * runtime.NumCPU()
 	}
 	if o.Grace < 0 || o.Grace > maxGrace {
-		return limits, problem.New(problem.Invalid, "grace", "apps have %s from SIGTERM to SIGKILL", o.Grace).
-			Want("1s to %s", maxGrace).
+		return limits, problem.New(problem.Invalid, "grace", "apps have %s from SIGTERM to SIGKILL", problem.Duration(o.Grace)).
+			Want("1s to %s", problem.Duration(maxGrace)).
 			Fix("give another --grace, as in --grace 30s")
 	}
 	if o.Grace > 0 {

@@ -52,6 +52,7 @@ func TestFlagsAreChecked(t *testing.T) {
 		{[]string{"--first-port", "80"}, "first_port"},
 		{[]string{"--manager-listen", "0.0.0.0:70000"}, "listen"},
 		{[]string{"--cas-owners", "8081"}, "listen"},
+		{[]string{"--manager-listen", "foo:bar"}, "listen"},
 		{[]string{"--registry-listen", ""}, "listen"},
 		{[]string{"--cas-owners", "0.0.0.0:5000"}, "port_taken"},
 		{[]string{"--registry-listen", "127.0.0.1:8081"}, "port_taken"},
@@ -77,6 +78,11 @@ func TestFlagsAreChecked(t *testing.T) {
 			}
 			if tt.rule != "" && (code == 0 || stdout != "" || !strings.HasPrefix(stderr, "cupeld: "+tt.rule+": ") || !strings.Contains(stderr, "mend: ")) {
 				t.Errorf("%v %v: exit %d: %s%s; want a refusal by %s", command, tt.flags, code, stdout, stderr, tt.rule)
+			}
+			for _, foreign := range []string{"missing port in address", "invalid port", "no such file or directory", "0m0s", "h0m"} {
+				if strings.Contains(stderr, foreign) {
+					t.Errorf("%v %v: %q in %s", command, tt.flags, foreign, stderr)
+				}
 			}
 			if _, err := os.Stat(state); err == nil {
 				t.Errorf("%v %v: the state folder was made", command, tt.flags)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"cmp"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -74,12 +75,12 @@ func checkAddresses(o Options) error {
 	var others []address
 	for _, l := range listeners {
 		host, port, err := net.SplitHostPort(l.addr(o))
-		number := 0
-		if err == nil {
-			number, err = net.LookupPort("tcp", port)
-		}
 		if err != nil {
-			return refuseAddress(l, err)
+			return refuseAddress(l, fmt.Errorf("%.60q is no HOST:PORT", l.addr(o)))
+		}
+		number, err := net.LookupPort("tcp", port)
+		if err != nil {
+			return refuseAddress(l, fmt.Errorf("%.60q has a port that can't be", l.addr(o)))
 		}
 		for _, other := range others {
 			if number != 0 && number == other.port && (host == other.host || openToAll(host) || openToAll(other.host)) {
@@ -104,7 +105,7 @@ func openToAll(host string) bool {
 // checkCASOptions refuses what the CAS would refuse when it starts.
 func checkCASOptions(o Options) error {
 	if every := cmp.Or(o.KeepAlive, time.Second); every < time.Second {
-		return problem.New(problem.Invalid, "keep_alive", "instances report every %s", o.KeepAlive).
+		return problem.New(problem.Invalid, "keep_alive", "instances report every %s", problem.Duration(o.KeepAlive)).
 			Want("1s or more").
 			Fix("give another --keep-alive, as in --keep-alive 10s, or leave it out")
 	}

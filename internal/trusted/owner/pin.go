@@ -57,7 +57,7 @@ func (p Pin) Check(seen Seen) error {
 			Want("%s, which it has shown before", p.Head.Hash).Fix("there are two histories: %s", worry)
 	case off.Abs() > release.ClockSkew:
 		return problem.New(problem.Denied, "cas_clock", "the CAS's clock says %s, which is %s off", seen.Time.UTC().Format(time.RFC3339), off.Abs().Round(time.Second)).
-			Want("at most %s from %s", release.ClockSkew, seen.Now.UTC().Format(time.RFC3339)).
+			Want("at most %s from %s", problem.Duration(release.ClockSkew), seen.Now.UTC().Format(time.RFC3339)).
 			Fix("set the clocks of this machine and of the CAS's right")
 	}
 	return nil

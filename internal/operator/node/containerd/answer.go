@@ -51,7 +51,7 @@ func (d *Daemon) ready(ctx context.Context) error {
 			return fmt.Errorf("wait for containerd: %w", ctx.Err())
 		case <-limit.Done():
 			return problem.New(problem.Unavailable, "containerd_start", "containerd (process %d) takes no questions yet: it loads what ran before, and goes on with that", pid).
-				Want("an answer within %s", d.cfg.StartLimit).
+				Want("an answer within %s", problem.Duration(d.cfg.StartLimit)).
 				Fix("run this again, which waits for the same process; if that does not help, look at %s, and end it with kill -9 %d", d.LogFile(), pid)
 		case <-time.After(wait):
 		}

@@ -1,4 +1,9 @@
-package cli
+// Package plain says in words what the system or Go calls otherwise: why a file can't be
+// used, why a connection comes to nothing, what is wrong with a certificate. Both
+// commands, cupel and cupeld, show refusals through it.
+//
+// It trusts nothing that it is given, and keeps no state; safe for concurrent use.
+package plain
 
 import (
 	"crypto/tls"
@@ -7,6 +12,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -16,28 +22,34 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// plain says a refusal in words where a part of it is what the system or Go calls it,
+// Problem says a refusal in words where a part of it is what the system or Go calls it,
 // and no word twice.
-func plain(err error, p *problem.Error) *problem.Error {
+func Problem(err error, p *problem.Error) *problem.Error {
 	q := *p
-	q.Actual = inWords(err, met(p.Rule, p.Actual))
+	q.Actual = inWords(err, Met(p.Rule, p.Actual))
 	return &q
 }
 
-// met is what a rule met, without the rule's name before it.
-func met(rule, actual string) string { return strings.TrimPrefix(actual, rule+": ") }
+// Met is what a rule met, without the rule's name before it.
+func Met(rule, actual string) string { return strings.TrimPrefix(actual, rule+": ") }
 
-// reason says a problem in one line: its rule, and what it met.
-func reason(p *problem.Error) string { return p.Rule + ": " + met(p.Rule, p.Actual) }
+// Reason says a problem in one line: its rule, and what it met.
+func Reason(p *problem.Error) string { return p.Rule + ": " + Met(p.Rule, p.Actual) }
+
+// Words is an error's text in words.
+func Words(err error) string { return inWords(err, err.Error()) }
 
 // inWords is text, in which err's own is replaced by words.
 func inWords(err error, text string) string {
 	replace := func(own, words string) { text = strings.Replace(text, own, words, 1) }
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		replace(e.Error(), e.URL+": "+e.Err.Error())
+	}
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		replace(e.Error(), e.Path+": "+fileWords(e.Err))
+		replace(e.Error(), e.Path+": "+File(e.Err))
 	}
 	if e, ok := errors.AsType[*os.LinkError](err); ok {
-		replace(e.Error(), e.New+": "+fileWords(e.Err))
+		replace(e.Error(), e.New+": "+File(e.Err))
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok {
 		replace(e.Error(), networkWords(e))
@@ -113,8 +125,8 @@ func namesOf(c *x509.Certificate) string {
 	return strings.Join(all, ", ")
 }
 
-// fileWords says why a file can't be used.
-func fileWords(err error) string {
+// File says why a file can't be used.
+func File(err error) string {
 	for _, w := range []struct {
 		cause error
 		words string
