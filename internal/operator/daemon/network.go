@@ -107,7 +107,7 @@ type networkTold struct {
 	found     map[foundAgain]*repeats
 	broken    map[string]time.Time // by part: when something could not be put right last
 	blocked   string
-	instances string           // what the last check found in the way of instances
+	instances bool             // something is in the way of what they call
 	unchecked bool             // that it could not be tried
 	now       func() time.Time // nil: time.Now
 }
@@ -214,8 +214,8 @@ func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
 	t.blocked = now
 }
 
-// inTheWay is what the last check found in the way of what instances call.
-func (t *networkTold) inTheWay() string {
+// inTheWay says whether the last check found something in the way of what instances call.
+func (t *networkTold) inTheWay() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.instances

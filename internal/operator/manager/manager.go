@@ -40,9 +40,9 @@ type Config struct {
 	PortFree func(port uint16) error
 	// Room answers nil if the disk has room for what a deployment writes; nil: it has.
 	Room func() error
-	// InTheWay is what of this machine stands in the way of instances, in a sentence's
-	// words, as far as that is known; empty: nothing is known of. Nil: nobody looks.
-	InTheWay func() string
+	// InTheWay says whether something of this machine is known to stand in the way of
+	// instances; nil: nobody looks.
+	InTheWay func() bool
 	// FirstPort is where the search for a free port begins: 8082.
 	FirstPort uint16
 	// Launcher is the one that the Backend starts instances with that name none:

@@ -122,7 +122,7 @@ func (catalog) Runtimes(context.Context) ([]wire.Runtime, error) {
 
 // world is a manager over fakes and a real database.
 type world struct {
-	inTheWay func() string // what the manager is told of the machine
+	inTheWay func() bool // what the manager is told of the machine
 
 	t       *testing.T
 	fake    *backendtest.Fake

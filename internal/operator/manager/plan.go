@@ -37,7 +37,7 @@ type world struct {
 	limits   Limits
 	launcher ident.Digest // of new revisions
 	newID    func(prefix string) string
-	inTheWay func() string // nil: nobody knows
+	inTheWay func() bool // nil: nobody knows
 }
 
 // imageState is what is known about one image here.

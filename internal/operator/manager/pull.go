@@ -34,15 +34,15 @@ const (
 // rulePullUnreachable is of a git server that no connection is made to.
 const rulePullUnreachable = "pull_unreachable"
 
-// withWhatIsInTheWay adds to the end of a pull that got no answer what this machine is
-// known to have in the way.
-func (p *planner) withWhatIsInTheWay(e *problem.Error) *problem.Error {
-	if e == nil || p.inTheWay == nil || e.Rule != rulePullSilent && e.Rule != rulePullUnreachable {
+// withWhoToAsk adds to the end of a pull that got no answer that this machine is known
+// to have something in the way. What it is, is the operator's: anybody can have a pull
+// end so.
+func (p *planner) withWhoToAsk(e *problem.Error) *problem.Error {
+	if e == nil || p.inTheWay == nil || e.Rule != rulePullSilent && e.Rule != rulePullUnreachable || !p.inTheWay() {
 		return e
 	}
-	if found := p.inTheWay(); found != "" {
-		e.Actual += "; on this machine this is in the way, which may be why: " + found
-	}
+	e.Actual += "; the operator's machine is known to have something in the way of instances, which may be why"
+	e.Mend = "ask the operator, whom 'cupel check' shows what it is; or " + e.Mend
 	return e
 }
 

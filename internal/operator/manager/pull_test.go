@@ -55,20 +55,23 @@ func TestPullEnds(t *testing.T) {
 	}
 }
 
-// TestPullTellsWhatIsInTheWay: where a git server doesn't answer, the deployment's end
-// names what this machine is known to have in the way; no other end does.
-func TestPullTellsWhatIsInTheWay(t *testing.T) {
-	const found = "it doesn't reach each other port of this machine: policy drop of the nftables chain inet f in"
-	for code, told := range map[int]bool{68: true, 79: true, 65: false, 74: false} {
-		t.Run(fmt.Sprint(code), func(t *testing.T) {
+// TestPullTellsWhoToAsk: where a git server doesn't answer, the deployment's end says
+// that this machine is known to have something in the way; no other end does, nor where
+// nothing is.
+func TestPullTellsWhoToAsk(t *testing.T) {
+	for _, c := range []struct {
+		code        int
+		found, told bool
+	}{{68, true, true}, {79, true, true}, {65, true, false}, {74, true, false}, {68, false, false}, {79, false, false}} {
+		t.Run(fmt.Sprint(c.code, c.found), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				w := newWorld(t, func(manager.InstanceSpec) backendtest.Script { return backendtest.Script{Exit: true, Code: code} })
+				w := newWorld(t, func(manager.InstanceSpec) backendtest.Script { return backendtest.Script{Exit: true, Code: c.code} })
 				w.stop()
-				w.inTheWay = func() string { return found }
+				w.inTheWay = func() bool { return c.found }
 				w.start()
 				p := w.settled(w.deploy(request()).ID).Deployment.Problem
-				if p == nil || strings.Contains(p.Actual, found) != told {
-					t.Errorf("%+v, want it told: %v", p, told)
+				if p == nil || strings.Contains(p.Actual, "to have something in the way") != c.told || strings.HasPrefix(p.Mend, "ask the operator") != c.told {
+					t.Errorf("%+v, want it told: %v", p, c.told)
 				}
 			})
 		})

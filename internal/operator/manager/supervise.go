@@ -182,7 +182,7 @@ func (p *planner) judge(a *App, in *Instance, s InstanceStatus) {
 		return
 	}
 	in = p.ended(a, in, s)
-	in.ExitCode, in.OOM, in.Problem = s.ExitCode, s.OOMKilled, p.withWhatIsInTheWay(endOf(in, s))
+	in.ExitCode, in.OOM, in.Problem = s.ExitCode, s.OOMKilled, p.withWhoToAsk(endOf(in, s))
 	if in.Role == RolePull && in.Problem != nil && in.Problem.Rule == ruleGrantUsed {
 		in.Problem = nil // it ran before, and nobody was here to see it
 		in.Done = true

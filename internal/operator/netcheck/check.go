@@ -95,20 +95,18 @@ func (r Report) Failed() []Probe {
 	return out
 }
 
-// InstancesWay is what stands in the way of what instances call, in a sentence's words:
-// of what they may need too, as other ports of this machine. Empty: nothing.
-func (r Report) InstancesWay() string {
-	var out []string
-	for _, p := range r.Probes {
+// InstancesWay says whether something stands in the way of what instances call, and of
+// what they may need, as other ports of this machine.
+func (r Report) InstancesWay() bool {
+	return slices.ContainsFunc(r.Probes, func(p Probe) bool {
 		switch p.Name {
 		case InstanceCAS:
-			out = append(out, p.Cause, p.Note)
+			return p.Cause+p.Note != ""
 		case InstanceOutside, InstanceDNS:
-			out = append(out, p.Cause)
+			return p.Cause != ""
 		}
-	}
-	out = unique(slices.DeleteFunc(out, func(s string) bool { return s == "" }))
-	return strings.Join(out, "; ")
+		return false
+	})
 }
 
 // Blocked is what one thing stands in the way of.
