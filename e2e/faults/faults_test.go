@@ -68,7 +68,11 @@ func (s *stage) sessionArgs(p *harness.Party, name string, values map[string]str
 	args := p.SessionArgs(filepath.Join(p.Dir, "client-session.yml"), name, "app")
 	for i, arg := range args {
 		if key, _, ok := strings.Cut(arg, "="); ok && values[key] != "" {
-			args[i] = key + "=" + values[key]
+			value := values[key]
+			if key == "ACCESS_TOKEN" { // which stands on no command line
+				value = "@" + p.WriteFile("another-token", value)
+			}
+			args[i] = key + "=" + value
 		}
 	}
 	return append(args, flags...)

@@ -76,6 +76,9 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	return c.fail(err)
 }
 
+// ruleInterrupted is the rule of what a signal ended.
+const ruleInterrupted = "interrupted"
+
 func (c *cli) fail(err error) int {
 	if held, ok := errors.AsType[*lockedError](err); ok {
 		err = held.problem()
@@ -86,8 +89,11 @@ func (c *cli) fail(err error) int {
 		code = p.Kind.ExitCode()
 	}
 	if errors.Is(err, context.Canceled) {
-		code, err = 130, errors.New("interrupted")
-		p, ok = problem.New(problem.Unavailable, "interrupted", "ended by a signal, before it was done"), false
+		code = 130
+		if !ok || p.Rule != ruleInterrupted { // where nothing was done by halves, one word says it all
+			err, ok = errors.New("interrupted"), false
+			p = problem.New(problem.Unavailable, ruleInterrupted, "ended by a signal, before it was done")
+		}
 	}
 	p = plain.Problem(err, cmp.Or(p, problem.From(err)))
 	switch {

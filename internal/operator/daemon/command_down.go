@@ -3,6 +3,7 @@ package daemon
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"strings"
@@ -26,6 +27,29 @@ func (c *cli) alone(cmd *cobra.Command, do func(ctx context.Context) error) erro
 	return do(ctx)
 }
 
+// byHalves does what a signal may end in the middle. It says at once that the signal was
+// heard, and in the end what is left, and how to go on.
+func (c *cli) byHalves(ctx context.Context, left string, do func() error) error {
+	heard := make(chan struct{})
+	forget := context.AfterFunc(ctx, func() {
+		defer close(heard)
+		if tell := c.tell(); tell != nil {
+			tell("interrupted: what is under way comes to its end first")
+		}
+	})
+	err := do()
+	if forget() {
+		return err
+	}
+	<-heard
+	if err == nil {
+		return nil
+	}
+	p := problem.New(problem.Unavailable, ruleInterrupted, "ended by a signal, before it was done").Fix("%s", left)
+	p.Cause = context.Canceled
+	return p
+}
+
 func (c *cli) downCommand() *cobra.Command {
 	var atShutdown bool
 	cmd := &cobra.Command{
@@ -37,7 +61,8 @@ func (c *cli) downCommand() *cobra.Command {
 				if atShutdown && !shuttingDown(ctx) {
 					return nil // the service is restarted or stopped: apps go on
 				}
-				if err := Down(ctx, c.opts, c.logger()); err != nil {
+				left := fmt.Sprintf("a cupeld that runs was told to stop and goes on with it; 'cupel down --state %s' again stops what else is left, 'cupel up --state %s' starts all of it again", c.opts.State, c.opts.State)
+				if err := c.byHalves(ctx, left, func() error { return Down(ctx, c.opts, c.logger()) }); err != nil {
 					return err
 				}
 				return c.say(map[string]string{"stopped": c.opts.State}, "stopped; what is desired stays in %s\n", c.opts.State)
@@ -76,7 +101,12 @@ func (c *cli) cleanup(ctx context.Context, yes bool) error {
 			return err
 		}
 	}
-	mounted, err := Cleanup(ctx, c.opts, c.logger())
+	var mounted []string
+	left := fmt.Sprintf("a part of %s may be removed already: 'cupel cleanup --state %s' again removes the rest", c.opts.State, c.opts.State)
+	err := c.byHalves(ctx, left, func() (err error) {
+		mounted, err = Cleanup(ctx, c.opts, c.logger())
+		return err
+	})
 	if err != nil {
 		return err
 	}
