@@ -4,19 +4,25 @@ package proc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Stat is one process or thread, as in proc_pid_stat(5).
 type Stat struct {
-	State byte   // R runs or may run, S waits, D waits for a device, T and t are stopped
-	Start uint64 // when it started, by which a number is known to mean the same process
+	State byte          // R runs or may run, S waits, D waits for a device, T and t are stopped
+	Start uint64        // when it started, by which a number is known to mean the same process
+	CPU   time.Duration // of a processor that it has had, in ticks of 10 ms
 }
+
+// tick is the unit in which the kernel tells times: USER_HZ is 100 for every program.
+const tick = 10 * time.Millisecond
 
 // Of reads what a process does. One that has ended, reaped or not, is [fs.ErrNotExist].
 func Of(pid int) (Stat, error) {
@@ -38,8 +44,11 @@ func read(path string) (s Stat, err error) {
 		return s, fs.ErrNotExist
 	}
 	s.State = fields[0][0]
+	user, err1 := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	s.CPU = time.Duration(user+system) * tick
 	s.Start, err = strconv.ParseUint(fields[19], 10, 64)
-	return s, err
+	return s, errors.Join(err, err1, err2)
 }
 
 // Stopped reports whether a process was stopped by a signal or a debugger: it does
@@ -47,6 +56,13 @@ func read(path string) (s Stat, err error) {
 func Stopped(pid int) bool {
 	s, err := Of(pid)
 	return err == nil && (s.State == 'T' || s.State == 't')
+}
+
+// Suspended reports whether a process was stopped by a signal, and SIGCONT is all that it
+// waits for: what a debugger looks at is left to it.
+func Suspended(pid int) bool {
+	s, err := Of(pid)
+	return err == nil && s.State == 'T'
 }
 
 // AtWork reports whether a thread of the process runs, waits for a processor or waits

@@ -32,6 +32,7 @@ func TestStates(t *testing.T) {
 	pid := idle.Process.Pid
 	eventually(t, "one that sleeps works", func() bool { return !AtWork(pid) && !Stopped(pid) })
 	eventually(t, "one that turns does not work", func() bool { return AtWork(busy.Process.Pid) })
+	eventually(t, "one that turns needs no time", func() bool { s, err := Of(busy.Process.Pid); return err == nil && s.CPU > 0 })
 
 	if err := idle.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)

@@ -2,14 +2,22 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/watchdog"
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -78,6 +86,76 @@ func TestCASHangs(t *testing.T) {
 	}
 }
 
+// TestCASClosesConnections: one that has no place for the watchdog closes its connection,
+// early or late, which no process does that hangs.
+func TestCASClosesConnections(t *testing.T) {
+	for name, takes := range map[string]func(net.Conn){
+		"at once":               func(net.Conn) {},
+		"with something unread": func(c net.Conn) { _, _ = c.Read(make([]byte, 1)) },
+		"after all was read":    func(c net.Conn) { _, _ = c.Read(make([]byte, 1<<16)) },
+	} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = ln.Close() }()
+		go func() {
+			for c, err := ln.Accept(); err == nil; c, err = ln.Accept() {
+				takes(c)
+				_ = c.Close()
+			}
+		}()
+		r := &running{pid: os.Getpid(), ready: casReady{Owners: ln.Addr().String()}}
+		if err := r.answers(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestCASTakesNoConnection: what the kernel does for a process is no sign of its life,
+// also where so many wait that it does nothing for another.
+func TestCASTakesNoConnection(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 1)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
+	idle := exec.Command("sleep", "1000")
+	if err := idle.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = idle.Process.Kill(); _ = idle.Wait() }()
+	c := &casProcess{patience: time.Second}
+	r := &running{pid: idle.Process.Pid, ready: casReady{Owners: address}}
+	hangs := func(what string) {
+		t.Helper()
+		err := c.watched(r, r.answers).Look(t.Context())
+		if _, hung := errors.AsType[watchdog.Hung](err); !hung {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	hangs("a question waits")
+
+	d := net.Dialer{Timeout: 300 * time.Millisecond}
+	for range 10 {
+		conn, err := d.DialContext(t.Context(), "tcp", address)
+		if err != nil {
+			hangs("no question comes through")
+			return
+		}
+		defer func() { _ = conn.Close() }()
+	}
+	t.Error("the kernel takes any number")
+}
+
 // TestCASHangsWhileItStarts: nobody waits for it for ever, and it is tried again.
 func TestCASHangsWhileItStarts(t *testing.T) {
 	c, _ := fakeCAS(t)
@@ -113,11 +191,15 @@ func TestCASHangsWhileItStarts(t *testing.T) {
 // TestStoppedCASOfADeadCupeld: it can't see that it has nobody any more, so it is ended.
 func TestStoppedCASOfADeadCupeld(t *testing.T) {
 	c, _ := fakeCAS(t)
+	l := layout{dir: filepath.Dir(c.dir), id: "12345678"}
+	if err := os.Rename(c.dir, l.path("cas")); err != nil { // whose owner is the CAS's user
+		t.Fatal(err)
+	}
+	c.dir = l.path("cas")
 	r, err := c.start(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := layout{dir: filepath.Dir(c.dir), id: "12345678"}
 	if err := syscall.Kill(r.pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -131,5 +213,32 @@ func TestStoppedCASOfADeadCupeld(t *testing.T) {
 	}
 	if err := <-r.exit; err == nil {
 		t.Error("it was ended, and says that it ended well")
+	}
+}
+
+// TestCASTells: what a CAS says of why it doesn't serve is told, also of one that takes
+// its time to end.
+func TestCASTells(t *testing.T) {
+	for line, want := range map[string]string{
+		`{"problem":{"kind":"invalid","rule":"sealing_key_form","actual":"the key is damaged","mend":"restore it"}}`: "sealing_key_form: the CAS does not come up: the key is damaged",
+		`{"problem":{"kind":"internal","rule":"internal","actual":"it is lost"}}`:                                    "cas_start: the CAS does not come up: internal: it is lost",
+		"panic": "cas_start: the CAS does not come up: it said nothing sensible: ",
+	} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.WriteString(line + "\n"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			err := new(casProcess).await(t.Context(), &running{pid: os.Getpid(), exit: make(chan error, 1)}, r)
+			if p := problem.From(err); !strings.HasPrefix(p.Error(), want) || strings.Contains(p.Error(), "%!") || p.Mend == "" {
+				t.Errorf("%s: %v", line, err)
+			}
+		})
+		if err := errors.Join(r.Close(), w.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,15 @@ func TestAdoptedAreAsStarted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shim := exec.Command("bash", "-c", `exec -a containerd-shim-runc-v2 tail -f "$0"`, l.path("ports.json"))
+	tail, err := exec.LookPath("tail")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "containerd-shim-runc-v2")
+	if out, err := exec.Command("cp", tail, program).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	shim := exec.Command(program, "-f", l.path("ports.json"))
 	if err := shim.Start(); err != nil {
 		t.Fatal(err)
 	}

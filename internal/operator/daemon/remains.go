@@ -6,13 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -26,26 +26,28 @@ type process struct {
 // their arguments.
 var helpers = []string{"containerd", "containerd-shim-runc-v2", "cupel-cas", "cupel-log", "cupeld", "runc"}
 
-// processes finds what still runs for this folder.
+// processes finds what still runs for this folder: as root, or a CAS as its own user.
 func (l layout) processes() []process {
-	entries, err := os.ReadDir("/proc")
+	var cas []int
+	if info, err := os.Lstat(l.path("cas")); err == nil {
+		cas = append(cas, int(info.Sys().(*syscall.Stat_t).Uid))
+	}
+	list, err := proc.Commands(cas...)
 	if err != nil {
 		return nil
 	}
 	var out []process
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() || pid == os.Getppid() {
+	for _, c := range list {
+		name := c.Name
+		if c.User != os.Geteuid() { // whatever its binary is called
+			name = filepath.Base(c.Args[0])
+		}
+		entitled := c.User == os.Geteuid() || name == "cupel-cas"
+		if c.PID == os.Getpid() || c.PID == os.Getppid() || !entitled || !slices.Contains(helpers, name) {
 			continue
 		}
-		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil || len(cmdline) == 0 {
-			continue
-		}
-		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
-		name := filepath.Base(args[0])
-		if slices.Contains(helpers, name) && slices.ContainsFunc(args[1:], l.mentions) {
-			out = append(out, process{pid, name})
+		if slices.ContainsFunc(c.Args[1:], l.mentions) {
+			out = append(out, process{c.PID, name})
 		}
 	}
 	return out

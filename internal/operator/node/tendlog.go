@@ -14,9 +14,9 @@ import (
 )
 
 // tendLog gives a running container another log writer if its own died, and lets one go
-// on that was stopped. The
-// output is found through the container's first process: the launcher keeps the
-// reading ends of its pipes, so that nothing breaks while nobody reads.
+// on that was stopped. The output is found through the container's first process: the
+// launcher keeps the reading ends of its pipes, so that nothing breaks while nobody
+// reads.
 func (n *Node) tendLog(ctx context.Context, c ContainerState) error {
 	n.tending.Lock()
 	defer n.tending.Unlock()
@@ -55,7 +55,7 @@ func (n *Node) tendLog(ctx context.Context, c ContainerState) error {
 // wakeLog lets a log writer go on that was stopped by a signal: soon its app would wait
 // for it.
 func (n *Node) wakeLog(ctx context.Context, id string, pid int) {
-	if !proc.Stopped(pid) || syscall.Kill(pid, syscall.SIGCONT) != nil {
+	if !proc.Suspended(pid) || syscall.Kill(pid, syscall.SIGCONT) != nil {
 		return
 	}
 	n.tell(ctx, manager.Incident{

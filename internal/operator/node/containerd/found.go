@@ -4,10 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
@@ -27,11 +24,8 @@ func (d *Daemon) running() int {
 	if err != nil || json.Unmarshal(b, &p) != nil || p.PID <= 1 {
 		return 0
 	}
-	start, err := startTime(p.PID)
-	if err != nil || start != p.Start {
-		return 0
-	}
-	if !d.isOurs(p.PID, "") {
+	c, ok := proc.CommandOf(p.PID)
+	if !ok || c.Start != p.Start || !slices.Contains(c.Args, d.path("config.toml")) {
 		return 0
 	}
 	return p.PID
@@ -65,29 +59,14 @@ func (d *Daemon) find() (int, error) {
 	if pid := d.running(); pid != 0 {
 		return pid, nil
 	}
-	entries, err := os.ReadDir("/proc")
+	list, err := proc.Commands()
 	if err != nil {
 		return 0, fmt.Errorf("look for containerd: %w", err)
 	}
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || !d.isOurs(pid, "containerd") {
-			continue
-		}
-		if _, gone := startTime(pid); gone == nil {
-			return pid, d.notePID(pid)
+	for _, c := range list {
+		if c.Name == "containerd" && slices.Contains(c.Args, d.path("config.toml")) {
+			return c.PID, d.notePID(c.PID)
 		}
 	}
 	return 0, nil
-}
-
-// isOurs says whether a process was started with our configuration, as that program;
-// empty: as any.
-func (d *Daemon) isOurs(pid int, program string) bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return false
-	}
-	args := strings.Split(string(b), "\x00")
-	return (program == "" || filepath.Base(args[0]) == program) && slices.Contains(args, d.path("config.toml"))
 }

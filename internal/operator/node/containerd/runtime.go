@@ -25,6 +25,7 @@ import (
 	"github.com/containerd/typeurl/v2"
 
 	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -52,8 +53,8 @@ type Runtime struct {
 	pulling sync.RWMutex // held by each fetch of an image, exclusively while what one left is removed
 
 	mu    sync.Mutex
-	tasks map[string]*sync.Mutex // by container: one end of its task at a time
-	seen  map[string][]process   // shims by container, when Leftovers looked last
+	tasks map[string]*sync.Mutex    // by container: one end of its task at a time
+	seen  map[string][]proc.Command // shims by container, when Leftovers looked last
 }
 
 var (

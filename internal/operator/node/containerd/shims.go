@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -16,62 +15,37 @@ import (
 	"cupel.dev/cupel/internal/proc"
 )
 
-// process is a process that is still the one that was found: its number and the
-// kernel's start time.
-type process struct {
-	pid   int
-	start uint64
-}
-
-func (p process) alive() bool {
-	now, err := startTime(p.pid)
-	return err == nil && now == p.start
-}
-
 // shim is what a shim's command line says.
 type shim struct {
-	process
+	proc.Command
 	namespace, id string
 }
 
 // shims lists the shims that were started for this daemon, whoever their parent is
 // now.
 func (d *Daemon) shims() ([]shim, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
+	list, err := proc.Commands()
 	var out []shim
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
+	for _, c := range list {
+		if s, ok := parseShim(c, d.Address()); ok {
+			out = append(out, s)
 		}
-		b, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline")) // none, if it ended
-		s, ok := parseShim(strings.Split(string(b), "\x00"), d.Address())
-		if !ok {
-			continue
-		}
-		if s.start, err = startTime(pid); err != nil {
-			continue
-		}
-		s.pid = pid
-		out = append(out, s)
 	}
-	return out, nil
+	return out, err
 }
 
 // parseShim reads the command line of a shim of the daemon at that address.
-func parseShim(args []string, address string) (s shim, ok bool) {
-	if !strings.HasPrefix(filepath.Base(args[0]), "containerd-shim-runc") || !slices.Contains(args, address) {
+func parseShim(c proc.Command, address string) (s shim, ok bool) {
+	if !strings.HasPrefix(c.Name, "containerd-shim-runc") || !slices.Contains(c.Args, address) {
 		return s, false
 	}
-	for i, a := range args[:len(args)-1] {
+	s.Command = c
+	for i, a := range c.Args[:len(c.Args)-1] {
 		switch a {
 		case "-namespace":
-			s.namespace = args[i+1]
+			s.namespace = c.Args[i+1]
 		case "-id":
-			s.id = args[i+1]
+			s.id = c.Args[i+1]
 		}
 	}
 	return s, true
@@ -82,7 +56,7 @@ func (d *Daemon) endShims(ctx context.Context) error {
 	list, err := d.shims()
 	errs := []error{err}
 	for _, s := range list {
-		errs = append(errs, end(ctx, s.pid, s.alive))
+		errs = append(errs, end(ctx, s.PID, s.Alive))
 	}
 	return errors.Join(errs...)
 }
@@ -100,27 +74,27 @@ func (d *Daemon) wakeShims(ctx context.Context) {
 		}
 		list, _ := d.shims() // a failure ends with the next look
 		for _, s := range list {
-			if !proc.Stopped(s.pid) || !s.alive() {
+			if !proc.Suspended(s.PID) || !s.Alive() {
 				continue
 			}
-			err := syscall.Kill(s.pid, syscall.SIGCONT)
+			err := syscall.Kill(s.PID, syscall.SIGCONT)
 			if err == nil {
-				d.tell(ctx, node.ReasonStopped, fmt.Sprintf("the shim of instance %s (process %d) was stopped by a signal: it was told to go on (SIGCONT)", s.id, s.pid))
+				d.tell(ctx, node.ReasonStopped, fmt.Sprintf("the shim of instance %s (process %d) was stopped by a signal: it was told to go on (SIGCONT)", s.id, s.PID))
 			}
 		}
 	}
 }
 
 // shims are those of this runtime's containers, by container.
-func (r *Runtime) shims() (map[string][]process, error) {
+func (r *Runtime) shims() (map[string][]proc.Command, error) {
 	list, err := r.cfg.Daemon.shims()
 	if err != nil {
 		return nil, err
 	}
-	out := map[string][]process{}
+	out := map[string][]proc.Command{}
 	for _, s := range list {
 		if s.namespace == r.cfg.Namespace && s.id != "" {
-			out[s.id] = append(out[s.id], s.process)
+			out[s.id] = append(out[s.id], s.Command)
 		}
 	}
 	return out, nil
@@ -149,8 +123,8 @@ func (r *Runtime) endShims(ctx context.Context, id string) error {
 	}
 	var errs []error
 	for _, p := range left {
-		if p.alive() {
-			errs = append(errs, end(ctx, p.pid, p.alive))
+		if p.Alive() {
+			errs = append(errs, end(ctx, p.PID, p.Alive))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

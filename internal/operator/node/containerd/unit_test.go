@@ -226,12 +226,10 @@ func TestMissingContainerd(t *testing.T) {
 	}
 }
 
-// TestFoundWithoutItsFile: a daemon whose pid file was lost is taken over, and no second
-// one is started, which would wait for the first one's database.
-func TestFoundWithoutItsFile(t *testing.T) {
-	d := &Daemon{cfg: DaemonConfig{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}}
-	cmd := exec.Command("/bin/sh") // waits for a script on its standard input
-	cmd.Args = []string{"/usr/bin/containerd", "-s", d.path("config.toml")}
+// idle runs a shell that does nothing until the test ends.
+func idle(t *testing.T, program string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := &exec.Cmd{Path: program, Args: args}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -239,10 +237,32 @@ func TestFoundWithoutItsFile(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
-	}()
+	})
+	return cmd
+}
+
+// TestFoundWithoutItsFile: a daemon whose pid file was lost is taken over, and no second
+// one is started, which would wait for the first one's database.
+func TestFoundWithoutItsFile(t *testing.T) {
+	d := &Daemon{cfg: DaemonConfig{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}}
+	// It calls itself so, and is none: a shell that waits for a script.
+	idle(t, "/bin/sh", "/usr/bin/containerd", "-s", d.path("config.toml"))
+	if pid, err := d.find(); err != nil || pid != 0 {
+		t.Errorf("process %d, which only calls itself containerd, is taken for it, %v", pid, err)
+	}
+
+	shell, err := os.ReadFile("/bin/sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "containerd")
+	if err := os.WriteFile(program, shell, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := idle(t, program, program, "-s", d.path("config.toml"))
 	for _, content := range []string{"", "nonsense", `{"pid":1}`} {
 		if err := os.WriteFile(d.path("containerd.pid"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)

@@ -7,11 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/proc"
 )
 
 // lockName is the file that the writer process of a folder keeps locked.
@@ -55,8 +58,9 @@ func Process(dir string) int {
 	if err != nil || pid <= 1 {
 		return 0
 	}
-	args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // none, if it ended
-	if !strings.Contains(string(args), "\x00"+Verb+"\x00") || !strings.Contains(string(args), ":"+dir+"\x00") {
+	c, ok := proc.CommandOf(pid)
+	itsFolder := func(arg string) bool { return strings.HasSuffix(arg, ":"+dir) }
+	if !ok || !slices.Contains(c.Args, Verb) || !slices.ContainsFunc(c.Args, itsFolder) {
 		return 0
 	}
 	return pid

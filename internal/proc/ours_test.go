@@ -1,0 +1,106 @@
+package proc
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+
+	"cupel.dev/cupel/internal/need"
+)
+
+// named runs a program that does nothing until the test ends, under a name.
+func named(t *testing.T, path, name string, as *syscall.SysProcAttr) int {
+	t.Helper()
+	c := exec.Command(path, "-f", "/dev/null", t.Name())
+	c.Args[0], c.SysProcAttr = name, as
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
+	return c.Process.Pid
+}
+
+// copied is a copy of the program tail, under a name of its own.
+func copied(t *testing.T, name string) string {
+	t.Helper()
+	tail, err := exec.LookPath("tail")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("/var/tmp", "cupel-proc-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, name)
+	if out, err := exec.Command("cp", tail, path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestCommands: a program's name is only believed where its executable has it, also
+// once that was replaced.
+func TestCommands(t *testing.T) {
+	path := copied(t, "containerd")
+	true1 := named(t, path, "/usr/bin/containerd", nil)
+	false1 := named(t, path, "runc", nil)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	list, err := Commands()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid, name := range map[int]string{true1: "containerd", false1: "", os.Getpid(): filepath.Base(os.Args[0])} {
+		i := slices.IndexFunc(list, func(c Command) bool { return c.PID == pid })
+		if i < 0 || list[i].Name != name || list[i].User != os.Geteuid() || !list[i].Alive() {
+			t.Errorf("process %d, want %q: %+v", pid, name, list[max(i, 0)])
+		}
+	}
+	if c := (Command{PID: true1, Start: 1}); c.Alive() {
+		t.Error("another process is taken for it")
+	}
+}
+
+// TestCommandsOfOthers: another user's process, or an instance's, which may have the same
+// user, is none of ours, however it calls itself.
+func TestCommandsOfOthers(t *testing.T) {
+	need.Root(t)
+	const stranger = 65534
+	path := copied(t, "containerd")
+	for name, as := range map[string]*syscall.SysProcAttr{
+		"another user's":             {Credential: &syscall.Credential{Uid: stranger, Gid: stranger}},
+		"one that numbers processes": {Cloneflags: syscall.CLONE_NEWPID},
+		"one that numbers users": {
+			Cloneflags: syscall.CLONE_NEWUSER, UidMappings: []syscall.SysProcIDMap{{Size: 1 << 16}}, GidMappings: []syscall.SysProcIDMap{{Size: 1 << 16}},
+		},
+	} {
+		pid := named(t, path, "containerd", as)
+		if c, ok := CommandOf(pid); ok {
+			t.Errorf("%s: %+v", name, c)
+		}
+		if c, ok := CommandOf(pid, stranger); ok != (as.Credential != nil) || ok && (c.Name != "containerd" || c.User != stranger) {
+			t.Errorf("%s, asked for: %+v, %v", name, c, ok)
+		}
+	}
+}
+
+// TestCommandsOfBorrowedRights: who starts a program with root's rights isn't root.
+func TestCommandsOfBorrowedRights(t *testing.T) {
+	need.Root(t)
+	path := copied(t, "containerd")
+	if err := os.Chmod(path, 0o755|os.ModeSetuid); err != nil {
+		t.Fatal(err)
+	}
+	pid := named(t, path, "containerd", &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}})
+	if c, ok := CommandOf(pid); ok {
+		t.Errorf("%+v", c)
+	}
+}
