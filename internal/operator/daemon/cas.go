@@ -205,18 +205,23 @@ func (c *casProcess) await(ctx context.Context, r *running, pipe *os.File) error
 		if err == nil && r.ready.Problem == nil {
 			return nil
 		}
-		// It is about to end.
+		// It is about to end, however long that takes.
+		if p := r.ready.Problem; err == nil && p.Rule != "internal" {
+			p.Actual = "the CAS does not come up: " + p.Actual
+			return p
+		}
+		if err == nil {
+			err = r.ready.Problem
+		} else {
+			err = fmt.Errorf("it said nothing sensible: %w", err)
+		}
 		select {
 		case end := <-r.exit:
 			r.exit <- end
-			if p := r.ready.Problem; p != nil && p.Rule != "internal" {
-				p.Actual = "the CAS does not come up: " + p.Actual
-				return p
-			}
-			return problem.New(problem.Unavailable, "cas_start", "%w", end).Fix("mend that, then run cupel up again")
+			err = end
 		case <-time.After(casStopTimeout):
-			return problem.New(problem.Unavailable, "cas_start", "the CAS said nothing sensible: %w", err)
 		}
+		return problem.New(problem.Unavailable, "cas_start", "the CAS does not come up: %w", err).Fix("read the CAS's log under the state folder, mend that, then run cupel up again")
 	case err := <-hung:
 		return problem.New(problem.Unavailable, "cas_start", "the CAS hangs while it starts: %w", err).
 			Want("an answer, or work").Fix("read the CAS's log under the state folder, then run cupel up again")

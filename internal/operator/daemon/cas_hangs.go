@@ -5,11 +5,16 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net"
-	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
 
 	"cupel.dev/cupel/internal/operator/watchdog"
-	"cupel.dev/cupel/internal/trusted/cas/api"
 )
 
 // ruleCASHangs is the event of a CAS that was ended since it hung, and the rule of one
@@ -22,26 +27,76 @@ func (c *casProcess) watched(r *running, ask func(context.Context) error) watchd
 }
 
 // answers asks the CAS whether it is there. Whatever it says is an answer, and nothing
-// of it is believed.
+// of it is believed. So is the end of the connection: the kernel takes connections for a
+// process that hangs, but only the process closes one, as it does where strangers of the
+// same address have all their places.
 func (r *running) answers(ctx context.Context) error {
+	address := local(r.ready.Owners)
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", local(r.ready.Owners))
-	if err != nil {
+	conn, err := d.DialContext(ctx, "tcp", address)
+	switch {
+	case err == nil:
+	case connectionsWait(portOf(address)):
+		return err // it takes none of them: nothing stands between
+	default:
 		return errors.Join(watchdog.ErrUnreached, err)
 	}
 	defer func() { _ = conn.Close() }()
 
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+local(r.ready.Owners)+api.PathHealth, nil)
-	if err != nil {
-		return err
+	heard := &hearing{Conn: conn}
+	err = tls.Client(heard, &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}).HandshakeContext(ctx) //nolint:gosec // see above
+	if heard.sign.Load() {
+		return nil
 	}
-	res, err := (&http.Transport{
-		DisableKeepAlives: true,
-		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}, //nolint:gosec // see above
-	}).RoundTrip(req)
-	if err != nil {
-		return err
+	return err
+}
+
+// hearing is a connection that notices whether there was any sign of the other side.
+type hearing struct {
+	net.Conn
+	sign atomic.Bool
+}
+
+func (h *hearing) Read(b []byte) (int, error) {
+	n, err := h.Conn.Read(b)
+	if n > 0 || hungUp(err) {
+		h.sign.Store(true)
 	}
-	return res.Body.Close()
+	return n, err
+}
+
+func (h *hearing) Write(b []byte) (int, error) {
+	n, err := h.Conn.Write(b)
+	if hungUp(err) {
+		h.sign.Store(true)
+	}
+	return n, err
+}
+
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// connectionsWait reports whether there are connections to a port of this machine that
+// whoever listens there has not taken yet. Where they are too many, the kernel answers
+// no other, which looks like a firewall.
+func connectionsWait(port string) bool {
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return false
+	}
+	const listening = "0A"
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		table, _ := os.ReadFile(file) // none without IPv6
+		for line := range strings.Lines(string(table)) {
+			f := strings.Fields(line) // number, address:port, the other's, state, bytes to send:connections that wait
+			if len(f) < 5 || f[3] != listening || !strings.HasSuffix(f[1], fmt.Sprintf(":%04X", number)) {
+				continue
+			}
+			if _, waiting, _ := strings.Cut(f[4], ":"); strings.Trim(waiting, "0") != "" {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -3,7 +3,7 @@
 //
 // A process hangs if it leaves a question without an answer for the whole patience and
 // does nothing meanwhile: no thread of it runs, waits for a processor or waits for a
-// device. Under whatever load of the machine, and however many strangers ask it at
+// device, and it needs no processor's time to speak of. Under whatever load of the machine, and however many strangers ask it at
 // once, one that works is left alone. Time for which the caller itself stood still,
 // as it was stopped or its machine slept, is no time of the patience.
 //
@@ -29,6 +29,9 @@ const (
 	looks = 10
 	// atWork is in how many of them it has to do something so as not to hang.
 	atWork = 3
+	// busyPart is which part of the patience it may need of a processor's time so as to
+	// do nothing: one that serves many others at once is never seen at work for long.
+	busyPart = 100
 	// askAgain lies between an answer, or a failure, and the next question, as a part
 	// of the patience.
 	askAgain = 5
@@ -91,6 +94,7 @@ func (p Process) Look(ctx context.Context) error {
 	go func() { last <- p.ask(question) }()
 
 	worked := 0
+	before, _ := proc.Of(p.PID) // one that has ended is seen below
 	for range looks {
 		select {
 		case err := <-last:
@@ -104,7 +108,9 @@ func (p Process) Look(ctx context.Context) error {
 		}
 	}
 	end()
-	return p.judge(<-last, worked)
+	after, _ := proc.Of(p.PID)
+	busy := worked >= atWork || after.CPU-before.CPU > p.Patience/busyPart
+	return p.judge(<-last, busy)
 }
 
 // ask asks until there is an answer.
@@ -123,7 +129,7 @@ func (p Process) ask(ctx context.Context) error {
 }
 
 // judge says what it means that there was no answer.
-func (p Process) judge(err error, worked int) error {
+func (p Process) judge(err error, busy bool) error {
 	if err == nil {
 		return nil
 	}
@@ -134,7 +140,7 @@ func (p Process) judge(err error, worked int) error {
 	switch {
 	case proc.Stopped(p.PID):
 		silent.Actual += ", and is stopped (SIGSTOP, or a debugger)"
-	case worked >= atWork:
+	case busy:
 		silent.Actual += ", and works: it is left alone"
 		return silent.Fix("see what it does: top -H -p %d; to end it, kill -9 %d: it is started again, apps go on", p.PID, p.PID)
 	case errors.Is(err, ErrUnreached):

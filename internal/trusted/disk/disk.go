@@ -57,11 +57,11 @@ type database interface {
 }
 
 const (
-	sqliteReadOnly   = 8
-	sqliteIOErr      = 10
-	sqliteFull       = 13
-	sqliteCantOpen   = 14
-	sqliteIOErrShort = sqliteIOErr | 19<<8 // SQLITE_IOERR_SHMSIZE: no room for the index of its log
+	sqliteReadOnly     = 8
+	sqliteIOErr        = 10
+	sqliteFull         = 13
+	sqliteCantOpen     = 14
+	sqliteIOErrShmSize = sqliteIOErr | 19<<8 // no room for the index of its log
 )
 
 // fullDatabase says that a database in dir failed for want of room. Where its code may
@@ -72,7 +72,7 @@ func fullDatabase(err error, dir string) bool {
 		return false
 	}
 	switch code := e.Code(); {
-	case code&0xff == sqliteFull, code == sqliteIOErrShort:
+	case code&0xff == sqliteFull, code == sqliteIOErrShmSize:
 		return true
 	case code&0xff == sqliteIOErr, code&0xff == sqliteCantOpen:
 		var fs unix.Statfs_t
