@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"cupel.dev/cupel/client/manager"
@@ -13,8 +14,12 @@ import (
 func goesOn(app manager.App) string {
 	watch := "watch it with 'cupel events " + app.Name + " -f'; "
 	if app.Revision > 0 && app.Revision != app.Deployment.Revision {
-		if app.Healthy == 0 {
+		stopped := slices.ContainsFunc(app.Deployment.Steps, func(s manager.Step) bool { return s.Name == manager.StepStop })
+		switch {
+		case stopped && app.Healthy == 0:
 			return watch + "nothing serves meanwhile: the revision before was stopped for it, and comes back if it fails; another 'cupel deploy' replaces it"
+		case app.Healthy == 0:
+			return watch + "nothing serves meanwhile: the revision before runs, but no instance of it accepts connections ('cupel ps " + app.Name + "'); another 'cupel deploy' replaces it"
 		}
 		return watch + "until it is done the revision before serves; another 'cupel deploy' replaces it"
 	}

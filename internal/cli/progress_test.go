@@ -119,3 +119,23 @@ func TestInterruptedAsJSON(t *testing.T) {
 		}
 	}
 }
+
+// Who waits no longer hears whether anything serves, and why not.
+func TestGoesOn(t *testing.T) {
+	stopped := []manager.Step{{Name: manager.StepStop}}
+	for _, tt := range []struct {
+		revision, healthy int
+		steps             []manager.Step
+		want, never       string
+	}{
+		{0, 0, nil, "cupel rm --app shop", "revision before"},
+		{1, 2, nil, "the revision before serves", "nothing serves"},
+		{1, 0, nil, "no instance of it accepts connections", "stopped"},
+		{1, 0, stopped, "the revision before was stopped for it", "cupel ps"},
+	} {
+		got := goesOn(manager.App{Name: "shop", Revision: tt.revision, Healthy: tt.healthy, Deployment: manager.Deployment{Revision: 2, Steps: tt.steps}})
+		if !strings.Contains(got, tt.want) || strings.Contains(got, tt.never) {
+			t.Errorf("%+v: %s", tt, got)
+		}
+	}
+}
