@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -142,7 +143,7 @@ func brokenConnections(t *testing.T, p *place) {
 				_ = conn.(*tls.Conn).NetConn().Close()
 				return true
 			}
-			p.refused("/app.git", 68, "broke off")
+			p.refused("/app.git", 82, "broke off")
 		}
 	}
 
@@ -165,7 +166,7 @@ func brokenConnections(t *testing.T, p *place) {
 		}()
 		cut := p.pull
 		cut.repository = "https://" + l.Addr().String() + "/app.git"
-		p.refusedAs(cut, 68, "broke off")
+		p.refusedAs(cut, 82, "broke off")
 	}
 }
 
@@ -175,7 +176,18 @@ func otherTLS(t *testing.T, p *place) {
 	defer plain.Close()
 	other := p.pull
 	other.repository = strings.Replace(plain.URL, "http:", "https:", 1) + "/app.git"
-	p.refusedAs(other, 67, "does GIT_REPO name an https port?")
+	p.refusedAs(other, 81, "speaks no TLS: GIT_REPO has to name an https port")
+
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		config := p.s.TLS.Clone()
+		config.ClientAuth, config.MinVersion, config.MaxVersion = tls.RequireAnyClientCert, version, version
+		strict := httptest.NewUnstartedServer(http.NotFoundHandler())
+		strict.TLS, strict.Config.ErrorLog = config, log.New(io.Discard, "", 0)
+		strict.StartTLS()
+		defer strict.Close()
+		other.repository = strict.URL + "/app.git"
+		p.refusedAs(other, 81, "want", "certificate of its clients")
+	}
 
 	l, err := tls.Listen("tcp", "127.0.0.2:0", p.s.TLS)
 	if err != nil {
@@ -257,7 +269,7 @@ func answersOfLFS(t *testing.T, p *place) {
 		_ = conn.Close()
 		return true
 	}
-	p.refused("/app.git", 68, "broke off")
+	p.refused("/app.git", 82, "broke off")
 	p.s.instead = nil
 
 	// Each of many files is asked for with one token.
@@ -348,6 +360,20 @@ func asCloneHasSubmodules(t *testing.T, p *place) {
 		p.pulls("/app.git")
 		p.holds("lib/f", "lib")
 	}
+	// A file may begin with a byte order mark.
+	p.s.repository(t, "app.git", map[string]string{".gitmodules": "\ufeff" + modules("lib", "../group/lib.git"),
+		".lfsconfig": "\ufeff[lfs]\n\turl = ../group/app.git/info/lfs\n", ".gitattributes": "*.bin filter=lfs\n", "m.bin": p.s.keepLFS(t, []byte("model"))}, map[string]string{"lib": lib})
+	p.pulls("/app.git", "CUPEL_PULL_EXPECT=/home/client-app/repo/lib") // a command may name a folder
+	p.holds("lib/f", "lib")
+	p.holds("m.bin", "model")
+
+	// Over HTTPS the path may begin with what it has not for ssh.
+	if err := os.RemoveAll(filepath.Join(p.home, "repo")); err != nil {
+		t.Fatal(err)
+	}
+	p.s.repository(t, "app.git", map[string]string{".gitmodules": modules("lib", "ssh://git@127.0.0.1:7999/lib.git")}, map[string]string{"lib": lib})
+	p.refused("/app.git", 73, "the submodule lib can not be had: no such repository", "https://[server]/lib.git was asked for", "write it relative there")
+
 	left := modules("lib", "git@elsewhere.example:x.git") + "\tupdate = none\n"
 	p.s.repository(t, "app.git", map[string]string{".gitmodules": left}, map[string]string{"lib": lib})
 	if out := p.pulls("/app.git"); !strings.Contains(out, "lib is a submodule that .gitmodules leaves out (update = none)") {

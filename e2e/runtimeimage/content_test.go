@@ -132,6 +132,7 @@ func TestPullContent(t *testing.T) {
 	t.Run("proxy", func(t *testing.T) { throughProxy(t, newPlace(t, root)) })
 	t.Run("words", func(t *testing.T) { wordsOfGit(t, newPlace(t, root)) })
 	t.Run("silence", func(t *testing.T) { silence(t, newPlace(t, root)) })
+	t.Run("silence of a pack", func(t *testing.T) { silenceOfPack(t, newPlace(t, root)) })
 }
 
 // pulls runs a pull of a path of the server that ends well.
@@ -551,7 +552,7 @@ func (p *place) edit(line, instead string) {
 // silence has a server that takes the request and never answers.
 func silence(t *testing.T, p *place) {
 	p.edit("\npatience=45 ", "\npatience=1 ")
-	p.refused("/silent.git", 79, "does not answer")
+	p.refused("/silent.git", 79, "does not answer: for 1 seconds")
 
 	l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and no more
 	if err != nil {
@@ -561,6 +562,19 @@ func silence(t *testing.T, p *place) {
 	silent := p.pull
 	silent.repository = "https://" + l.Addr().String() + "/app.git"
 	p.refusedAs(silent, 79, "does not answer")
+}
+
+// silenceOfPack has one that has answered, and then sends nothing of the pack.
+func silenceOfPack(t *testing.T, p *place) {
+	p.s.instead = func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, "/git-upload-pack") { // before version 2 that is the pack alone
+			_, _ = io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+		}
+		return false
+	}
+	p.edit("\nlull=180 ", "\nlull=2 ")
+	p.refused("/old/app.git", 79, "does not answer: for 2 seconds")
 }
 
 // inputsAsOwner: what the owner's side takes the puller takes, and what it refuses

@@ -22,6 +22,8 @@ const (
 	pullAuthority   = 78
 	pullSilent      = 79
 	pullBusy        = 80
+	pullTLS         = 81
+	pullBroken      = 82
 )
 
 // Rules of a git server that took the connection and never answered, and of one that
@@ -77,12 +79,19 @@ func pullProblem(code int) *problem.Error {
 			Fix("check the address in GIT_REPO (this machine is host.cupel.internal there, not localhost), and that instances may reach that network ('cupel check --to HOST:PORT', by the operator, tells); through a proxy alone: --proxy")
 	case pullSilent:
 		return problem.New(problem.Unavailable, rulePullSilent, "the git server doesn't answer").
-			Want("the beginning of an answer within 45 seconds").
+			Want("the beginning of an answer within 45 seconds, and then no silence of more than 3 minutes while it makes a pack").
 			Fix("see what the server, or a firewall or proxy on the way to it, does: 'cupel check --to HOST:PORT', by the operator, names a rule of this machine that is in the way; then deploy again")
 	case pullBusy:
 		return problem.New(problem.Unavailable, rulePullBusy, "the git server answers that it can't serve now; the puller's output says how").
 			Want("another answer than 429 or 5xx, at one of four requests within a minute").
 			Fix("see whether the server is up, and whether it limits how often it may be asked; then deploy again")
+	case pullTLS:
+		return problem.New(problem.Invalid, "pull_tls", "no TLS connection with the git server can be made; the puller's output says what is known of why").
+			Want("a server with TLS 1.2 or 1.3 at that port, which wants no certificate of its clients").
+			Fix("give GIT_REPO the port where the server speaks https; update the session, then deploy again")
+	case pullBroken:
+		return problem.New(problem.Unavailable, "pull_broken", "the connection with the git server broke off in the middle, at each try").
+			Fix("see what the server, or a firewall or proxy on the way to it, says of that: some end what is large or takes long; then deploy again")
 	case pullProxy:
 		return problem.New(problem.Invalid, "pull_proxy", "the proxy that the session names doesn't lead to the git server; the puller's output says why").
 			Fix("check the address, user name and password in --proxy, and what the proxy allows; update the session, then deploy again")
@@ -94,8 +103,8 @@ func pullProblem(code int) *problem.Error {
 		return problem.New(problem.Invalid, "pull_content", "the repository names content that can't be had: a submodule, a file in Git LFS, or a text in another encoding; the puller's output says which").
 			Fix("have submodules and LFS files on the repository's own server, where the token may read them; push that, then deploy again")
 	case pullCommand:
-		return problem.New(problem.NotFound, "pull_command", "the repository has no file that the session's command starts").
-			Fix("make --command name a file of the repository, under /home/client-app/repo")
+		return problem.New(problem.NotFound, "pull_command", "the repository has no file or folder that the session's command names").
+			Fix("make --command name one of the repository, under /home/client-app/repo")
 	case pullSpace:
 		return problem.New(problem.Invalid, "pull_space", "the repository doesn't fit into the instance's memory beside its old state").
 			Fix("deploy with more --memory: for a while it holds the old state and the new")

@@ -35,6 +35,8 @@ func TestPullEnds(t *testing.T) {
 		78: {"pull_certificate", problem.Denied, 1},
 		79: {"pull_silent", problem.Unavailable, 1},
 		80: {"pull_busy", problem.Unavailable, 1},
+		81: {"pull_tls", problem.Invalid, 1},
+		82: {"pull_broken", problem.Unavailable, 3},
 		13: {"pull", problem.Internal, 3},
 	} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
@@ -62,7 +64,7 @@ func TestPullTellsWhoToAsk(t *testing.T) {
 	for _, c := range []struct {
 		code        int
 		found, told bool
-	}{{68, true, true}, {79, true, true}, {65, true, false}, {74, true, false}, {68, false, false}, {79, false, false}} {
+	}{{68, true, true}, {79, true, true}, {65, true, false}, {74, true, false}, {82, true, false}, {68, false, false}, {79, false, false}} {
 		t.Run(fmt.Sprint(c.code, c.found), func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				w := newWorld(t, func(manager.InstanceSpec) backendtest.Script { return backendtest.Script{Exit: true, Code: c.code} })
