@@ -6,6 +6,7 @@ import (
 
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/owner"
 )
 
 // An interrupt doesn't take back what a server was asked for. So whoever asks for what
@@ -46,6 +47,9 @@ func lasting[T any](ctx context.Context, g *globals, look string, request func(c
 // makeGrant makes a grant for what the command does next. One that is made for a command
 // that was interrupted meanwhile is withdrawn.
 func (g *globals) makeGrant(ctx context.Context, c *client.Client, want api.NewGrant) (api.GrantMade, error) {
+	if err := owner.CheckSessionName(want.Session); err != nil {
+		return api.GrantMade{}, err
+	}
 	made, err := lasting(ctx, g, "cupel session grants "+string(want.Session), func(ctx context.Context) (api.GrantMade, error) { return c.MakeGrant(ctx, want) })
 	if err == nil && ctx.Err() != nil {
 		g.withdraw(ctx, c, made.Grant)

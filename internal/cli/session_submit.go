@@ -92,6 +92,9 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := owner.CheckSessionName(name); err != nil {
+		return err
+	}
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -211,6 +212,9 @@ func (v *values) check() error {
 	if v.session, err = ident.ParseSessionName(string(name.Reveal())); err != nil {
 		return problem.New(problem.Invalid, "session_name", "%w", err)
 	}
+	if err := owner.CheckSessionName(v.session); err != nil {
+		return err
+	}
 	for _, c := range []struct {
 		variable string
 		check    func(string) error
@@ -227,6 +231,15 @@ func (v *values) check() error {
 		}
 		if err := c.check(string(value.Reveal())); err != nil {
 			return err
+		}
+	}
+	for _, variable := range slices.Sorted(maps.Keys(v.byName)) {
+		for _, prefix := range []string{owner.EnvPrefix, owner.SecretPrefix} {
+			if name, ok := strings.CutPrefix(variable, prefix); ok {
+				if err := owner.CheckVariableSize(name, v.byName[variable].Len()); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	if _, ok := v.byName[owner.VarUser]; ok && owner.HasUser(string(v.byName[owner.VarRepo].Reveal())) {

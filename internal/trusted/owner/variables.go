@@ -34,6 +34,21 @@ func CheckVariable(name string) error {
 	return nil
 }
 
+// maxVariable is how long NAME=VALUE of a variable can be: the kernel takes 128 KiB with
+// the zero behind it (MAX_ARG_STRLEN in execve(2)). All of them together fit into what it
+// takes by far, as the whole session does ([session.MaxSize]).
+const maxVariable = 128<<10 - 1
+
+// CheckVariableSize refuses a value that no program can be started with as this variable.
+func CheckVariableSize(name string, size int) error {
+	if len(name)+len("=")+size <= maxVariable {
+		return nil
+	}
+	return problem.New(problem.Invalid, "session_value", "the value of the variable %s has %d bytes, and no program can be started with it", name, size).
+		Want("at most %d bytes for this one: the kernel takes 128 KiB for NAME=VALUE", maxVariable-len(name)-len("=")).
+		Fix("give your app a smaller value, such as the key alone that opens a file in its repository or on its volume")
+}
+
 // checkVariables refuses names that can't be, or that come twice.
 func checkVariables(lists ...[]string) error {
 	seen := map[string]bool{}
