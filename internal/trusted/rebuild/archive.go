@@ -259,8 +259,11 @@ func (b Builder) verifyIndex(ctx context.Context, keyring debian.Keyring, a Arch
 		return nil, nil, err
 	}
 	defer r.Close()
-	list, err := debian.ReadPackages(r, arch)
+	list, err := debian.ReadPackages(contextReader{ctx, r}, arch)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
 		return nil, nil, refused("index_format", "package list of %s: %w", a.Suite, err)
 	}
 	b.observe(Check{"index_hash", fmt.Sprintf("%s: %d packages, as signed", a.Suite, len(list))})

@@ -219,6 +219,49 @@ func TestEqualInputEqualImage(t *testing.T) {
 	}
 }
 
+// endsWith is a source whose caller is interrupted once it has read a blob whole.
+type endsWith struct {
+	rebuild.Source
+	blob   ident.Digest
+	cancel func()
+}
+
+type endsReader struct {
+	io.ReadCloser
+	cancel func()
+}
+
+func (s endsWith) Open(ctx context.Context, digest ident.Digest) (io.ReadCloser, error) {
+	r, err := s.Source.Open(ctx, digest)
+	if err != nil || digest != s.blob {
+		return r, err
+	}
+	return endsReader{r, s.cancel}, nil
+}
+
+func (r endsReader) Close() error {
+	r.cancel()
+	return r.ReadCloser.Close()
+}
+
+// TestInterruptedParse: an interrupt ends also the reading of a list of packages that is
+// there whole: nothing of it is taken.
+func TestInterruptedParse(t *testing.T) {
+	d, def := tiny(), parse(t, definition)
+	l := resolve(t, d, def)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	last := l.Indices[len(l.Indices)-1]
+	b := rebuild.Builder{Keyring: d.Keyring(), TempDir: t.TempDir(), Observe: func(c rebuild.Check) {
+		if c.Rule == "index_hash" && strings.HasPrefix(c.Detail, last.Suite+":") {
+			t.Errorf("after the interrupt: %s", c.Detail)
+		}
+	}}
+	if err := b.ResolvePackages(ctx, def, l, endsWith{d, last.Packages.SHA256, cancel}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
 // TestVerifiedIndices: the memory answers for the very same index only.
 func TestVerifiedIndices(t *testing.T) {
 	d, def := tiny(), parse(t, definition)

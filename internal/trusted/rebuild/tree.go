@@ -190,7 +190,7 @@ func (t *tree) unpack(ctx context.Context, l *Lock, src Source) error {
 		if err != nil {
 			return err
 		}
-		err = debian.ReadDeb(r, func(e debian.Entry, body io.Reader) error { return t.add(p.Name, e, body) })
+		err = debian.ReadDeb(contextReader{ctx, r}, func(e debian.Entry, body io.Reader) error { return t.add(p.Name, e, body) })
 		_ = r.Close()
 		if err != nil {
 			return debError(ctx, p, err)
