@@ -58,7 +58,7 @@ func (g *globals) table(header []string, rows [][]string) error {
 }
 
 // coloredTable is table with a colour for each cell, by its column and text. Where the
-// terminal is too narrow, text is cut, and no value: lines wrap rather.
+// terminal is too narrow, text goes on in the next line of its column, between words.
 func (g *globals) coloredTable(header []string, rows [][]string, color func(column int, text string) ink) error {
 	all := [][]string{header}
 	for _, row := range rows {
@@ -69,27 +69,43 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 		all = append(all, shown)
 	}
 	widths := columns(all, g.width())
-	end := "…" // of what is cut
-	if g.writable(end) != end {
-		end = "~"
-	}
 
 	var b strings.Builder
 	for n, row := range all {
-		for i, c := range row {
-			c = cut(c, widths[i], end)
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)) + gap
-			if i == len(row)-1 {
-				pad = ""
+		for _, line := range rowLines(row, widths) {
+			text := ""
+			for i, c := range line {
+				pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)) + gap
+				if i == len(line)-1 {
+					pad = ""
+				}
+				if n > 0 && c != "" {
+					c = g.paint(g.out, color(i, row[i]), c)
+				}
+				text += c + pad
 			}
-			if n > 0 {
-				c = g.paint(g.out, color(i, c), c)
-			}
-			b.WriteString(c + pad)
+			b.WriteString(strings.TrimRight(text, " ") + "\n")
 		}
-		b.WriteString("\n")
 	}
 	return g.write(b.String())
+}
+
+// rowLines is a row in lines, whose cells are no wider than their columns.
+func rowLines(row []string, widths []int) [][]string {
+	var lines [][]string
+	for i, c := range row {
+		parts := []string{c}
+		if utf8.RuneCountInString(c) > widths[i] {
+			parts = strings.Split(wrapped(c, widths[i]), "\n")
+		}
+		for n, part := range parts {
+			if n == len(lines) {
+				lines = append(lines, make([]string, len(row)))
+			}
+			lines[n][i] = part
+		}
+	}
+	return lines
 }
 
 // leastColumn is how narrow a column becomes at most.
@@ -131,31 +147,12 @@ func columns(all [][]string, terminal int) []int {
 	}
 }
 
-// leastCell is how narrow a cell becomes at most: what people copy (ids, digests,
-// addresses, names) stays whole. A cell of one word is such a value, and in a text each
-// long word that no language has.
+// leastCell is how narrow a cell becomes at most: words stay whole, among them what
+// people copy (ids, digests, addresses, names).
 func leastCell(c string) int {
-	if !strings.Contains(c, " ") {
-		return utf8.RuneCountInString(c)
+	longest := 0
+	for word := range strings.FieldsSeq(c) {
+		longest = max(longest, utf8.RuneCountInString(word))
 	}
-	end, at := 0, 0
-	for word := range strings.SplitSeq(c, " ") {
-		at += utf8.RuneCountInString(word)
-		if len(word) >= leastColumn && strings.ContainsAny(word, "0123456789:/=") {
-			end = at
-		}
-		at++
-	}
-	if end > 0 && end < utf8.RuneCountInString(c) {
-		end++ // for what tells that it was cut
-	}
-	return end
-}
-
-// cut is a text in at most so many columns, the last of which tells that it was cut.
-func cut(s string, width int, end string) string {
-	if utf8.RuneCountInString(s) <= width {
-		return s
-	}
-	return string([]rune(s)[:width-1]) + end
+	return longest
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,8 +57,8 @@ func TestTableFitsATerminal(t *testing.T) {
 	}
 }
 
-// TestNarrowTablesKeepValues: on a narrow terminal text is cut, and nothing that people
-// copy; then the line wraps.
+// TestNarrowTablesKeepValues: on a narrow terminal text goes on in the next line, and what
+// people copy stays whole.
 func TestNarrowTablesKeepValues(t *testing.T) {
 	id := strings.Repeat("0123456789abcdef", 4)
 	text := "a sentence that is so long that it fits into no line of a terminal beside others"
@@ -65,23 +66,36 @@ func TestNarrowTablesKeepValues(t *testing.T) {
 		cell, want string // of two columns, on 80 places
 	}{
 		"a digest":          {id, id},
-		"a digest in words": {"identity " + id, "identity " + id},
-		"a commit, then":    {"commit " + id[:40] + ", pinned by the session", "commit " + id[:40] + ", pinned by the ses…"},
+		"a digest in words": {"identity " + id, "identity\n" + id},
+		"a commit, then":    {"commit " + id[:40] + ", pinned by the session", "commit " + id[:40] + ", pinned by the\nsession"},
 		"a name":            {strings.Repeat("name-", 20), strings.Repeat("name-", 20)},
 		"an address":        {"[fe80::1]:18765", "[fe80::1]:18765"},
-		"a text":            {text, text[:80-len("certificate")-len(gap)-1] + "…"},
+		"a text":            {text, text[:66] + "\n" + text[67:]},
 	} {
 		widths := columns([][]string{{"PART", "WHERE"}, {"certificate", c.cell}}, 80)
-		if got := cut(c.cell, widths[1], "…"); got != c.want || widths[0] != len("certificate") {
+		got := ""
+		for _, line := range rowLines([]string{"certificate", c.cell}, widths) {
+			got += "\n" + line[1]
+		}
+		if got = got[1:]; got != c.want || widths[0] != len("certificate") {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }
 
-// TestNoTextIsCutInVain: where lines wrap in spite of it, nothing is cut.
-func TestNoTextIsCutInVain(t *testing.T) {
+// TestTableLines: what goes on in the next line stands below its column's beginning.
+func TestTableLines(t *testing.T) {
+	widths := []int{8, 12, 6}
+	want := [][]string{{"3f9c01d2", "ended (given", "client"}, {"", "back)", "1 of 1"}}
+	if got := rowLines([]string{"3f9c01d2", "ended (given back)", "client 1 of 1"}, widths); !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestNoTextIsWrappedInVain: where lines are too long in spite of it, nothing is wrapped.
+func TestNoTextIsWrappedInVain(t *testing.T) {
 	label, id := "operator's key", "identity "+strings.Repeat("0123456789abcdef", 5)
-	if widths := columns([][]string{{"PART", "WHERE"}, {label, id}}, 80); cut(label, widths[0], "…") != label || cut(id, widths[1], "…") != id {
+	if widths := columns([][]string{{"PART", "WHERE"}, {label, id}}, 80); len(rowLines([]string{label, id}, widths)) != 1 {
 		t.Errorf("%v", widths)
 	}
 }
