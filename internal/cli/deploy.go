@@ -148,15 +148,15 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.o.timeout, errDeployTimeout)
 	defer cancel()
 	if err := d.right(ctx, &req); err != nil {
-		return err
+		return d.outOfTime(ctx, err)
 	}
 	app, err := d.handIn(ctx, req)
 	if err != nil {
-		return err
+		return d.outOfTime(ctx, err)
 	}
 	mine, err := d.mine(ctx)
 	if err != nil {
-		return err
+		return d.outOfTime(ctx, err)
 	}
 	if !mine {
 		return d.handedIn(app)

@@ -28,6 +28,16 @@ func goesOn(app manager.App) string {
 
 var errDeployTimeout = errors.New("timeout of the deployment")
 
+// outOfTime says that --timeout ended the command before the deployment could be seen.
+func (d *deployment) outOfTime(ctx context.Context, err error) error {
+	ended := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
+	if !ended || !errors.Is(context.Cause(ctx), errDeployTimeout) {
+		return err
+	}
+	return problem.New(problem.Unavailable, "deploy_timeout", "the deployment of session %s was not seen to begin within %s", d.session, problem.Duration(d.o.timeout)).
+		Fix("see with 'cupel ps' whether it runs, and give more time: --timeout 10m")
+}
+
 // follow shows the deployment's steps until it ends.
 func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, error) {
 	revision := app.Deployment.Revision

@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -130,7 +131,10 @@ operator, who is trusted with nothing, runs the copies.`,
 			if err := g.settle(c); err != nil {
 				return err
 			}
-			return emptyFlag(c)
+			if err := emptyFlag(c); err != nil {
+				return err
+			}
+			return negativeTime(c)
 		},
 	}
 	root.SetFlagErrorFunc(flagError)
@@ -185,6 +189,17 @@ func (g *globals) check() error {
 		}
 	}
 	return nil
+}
+
+// negativeTime refuses a time below zero, as a script may compute it: it asks for nothing.
+func negativeTime(c *cobra.Command) (err error) {
+	c.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "duration" && strings.HasPrefix(f.Value.String(), "-") {
+			err = problem.New(problem.Invalid, "usage", "--%s %s", f.Name, f.Value).Want("%s, not below 0", durationForm).
+				Fix("give the time from now on, or leave the flag out; see '%s --help'", c.CommandPath())
+		}
+	})
+	return err
 }
 
 // emptyFlag refuses a flag that was given without a value, as by a script whose
