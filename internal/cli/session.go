@@ -254,7 +254,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		return err
 	}
 	if o.update {
-		if text, err = withPredecessor(ctx, c, values.session, text); err != nil {
+		if text, err = withPredecessor(ctx, c, values.session, text, side.id.KeyHash); err != nil {
 			return err
 		}
 	}

@@ -272,11 +272,27 @@ func (g *globals) askInputs(ctx context.Context, i *inputFlags) error {
 	return nil
 }
 
-// withPredecessor makes text the next version of the session that the CAS has.
-func withPredecessor(ctx context.Context, c *client.Client, name ident.SessionName, text []byte) ([]byte, error) {
+// withPredecessor makes text the next version of the session that the CAS has, or that
+// version itself where it says the same.
+func withPredecessor(ctx context.Context, c *client.Client, name ident.SessionName, text []byte, uploader ident.KeyHash) ([]byte, error) {
 	current, err := c.ReadSession(ctx, name, nil)
 	if err != nil {
 		return nil, err
 	}
-	return append(slices.Clip(text), "predecessor: "+current.Hash.String()+"\n"...), nil
+	after := func(version ident.Digest) []byte {
+		return append(slices.Clip(text), "predecessor: "+version.String()+"\n"...)
+	}
+
+	has, err := session.Parse([]byte(current.Text))
+	if err != nil {
+		return nil, err
+	}
+	same := text
+	if has.Predecessor != nil {
+		same = after(*has.Predecessor)
+	}
+	if again, err := session.Parse(same); err == nil && again.Hash(uploader) == current.Hash {
+		return same, nil
+	}
+	return after(current.Hash), nil
 }

@@ -2,6 +2,7 @@ package owner
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -170,11 +171,19 @@ func (d *differ) advise(diff *Difference) {
 		diff.Mend, diff.Flag = "whether a proxy leads to the git server is yours to say", "--proxy ADDRESS"
 	case strings.HasPrefix(p, "secrets[app_cert].dns"):
 		diff.Mend, diff.Flag = "the certificate's names are yours to give", "--dns NAME"
+	case strings.HasPrefix(p, "volumes[") && !strings.Contains(p, "].") && diff.Expected == absent && !d.renamedVolume():
+		diff.Mend = "a template has one volume: do not use this file. A session of your own, with more, is uploaded without one: docs/cas.md, With curl"
 	case strings.HasPrefix(p, "volumes[") && !strings.Contains(p, "]."):
 		diff.Mend, diff.Flag = "the volume is yours to name", "--volume NAME"
 	case strings.HasPrefix(p, "security.attestation.tolerate"):
 		d.adviseTolerance(diff)
 	}
+}
+
+// renamedVolume reports whether the file lacks the volume of the template, as one does
+// that calls it otherwise.
+func (d *differ) renamedVolume() bool {
+	return slices.ContainsFunc(d.found, func(f Difference) bool { return strings.HasPrefix(f.Path, "volumes[") && f.Actual == absent })
 }
 
 // adviseVariable names the flag of a variable of the app's, where one makes that

@@ -115,7 +115,7 @@ func TestReviewCatches(t *testing.T) {
 		"extra secret":              {replace("secrets:\n", "secrets:\n  - {name: x, kind: ascii}\n"), "secrets[x]", "ascii", ""},
 		"known key":                 {replace("kind: private-key\n", "kind: private-key\n    value: \"-----BEGIN PRIVATE KEY-----\"\n"), "secrets[app_ca_key].value", "not shown", ""},
 		"self-made authority":       {replace("    issuer: app_ca\n", "    private_key: app_ca_key\n"), "secrets[app_cert].private_key", "app_ca_key", ""},
-		"extra volume":              {replace("volumes:\n  - name: genesis\n", "volumes:\n  - name: genesis\n  - name: x\n"), "volumes[x]", "x", "--volume"},
+		"extra volume":              {replace("volumes:\n  - name: genesis\n", "volumes:\n  - name: genesis\n  - name: x\n"), "volumes[x]", "x", ""},
 		"renamed volume":            {func(s string) string { return strings.ReplaceAll(s, "genesis", "other") }, "volumes[other]", "other", "--volume"},
 		"extra file":                {replace("    injection_files:\n", "    injection_files:\n      - {path: /etc/gitconfig, content: \"[http] sslVerify=false\"}\n"), "images[pull_repo].injection_files[/etc/gitconfig]", "not shown", ""},
 		"changed path":              {replace("/run/cupel/pull/token", "/home/shared/token"), "images[pull_repo].injection_files[/home/shared/token]", "access_token", ""},
