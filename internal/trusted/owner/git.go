@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -18,11 +19,12 @@ import (
 // gitHost and gitPort are what a server is called in an address.
 const (
 	gitHost = `([A-Za-z0-9._~%\x{80}-\x{10ffff}-]+|\[[0-9A-Fa-f:.]+\])`
-	gitPort = `:[0-9]{1,5}`
+	gitPort = `:([0-9]{1,5})`
 )
 
 var (
 	schemeForm     = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]*)://(.*)$`)
+	portedForm     = regexp.MustCompile(`^[^/@:]+` + gitPort + `/`)
 	scpForm        = regexp.MustCompile(`^[^/]*:`)
 	passwordForm   = regexp.MustCompile(`^[^/]*:[^/]*@`)
 	repositoryForm = regexp.MustCompile(`^(?:[^/@?#]+@)?` + gitHost + `(?:` + gitPort + `)?/[^?#]*[^/?#][^?#]*$`)
@@ -45,9 +47,14 @@ func CheckRepository(s string) error {
 	if strings.Contains(s, " ") {
 		return refuse("write a blank in the address as %20", "the repository's address holds a blank")
 	}
+	if strings.HasPrefix(s, "<") || strings.ContainsAny(s[:1], "'\"`") {
+		return refuse("give the address alone, without what stands around it", "the repository's address begins with a quote or a <")
+	}
 	const ssh = "the repository has an address for ssh, where a token opens nothing"
 	m := schemeForm.FindStringSubmatch(s)
 	switch {
+	case m == nil && portedForm.MatchString(s):
+		return refuse("put https:// before it", "the repository's address does not begin with https://, but with a host and a port")
 	case m == nil && scpForm.MatchString(s):
 		return refuse(give, ssh)
 	case m == nil:
@@ -67,10 +74,25 @@ func CheckRepository(s string) error {
 	if address == nil {
 		return refuse(give, "the repository has no such address: a host, a path behind it, and no ? or #")
 	}
+	if why := unreachable(address[1], address[2]); why != "" {
+		return refuse("give the server's name, and the port that it listens at", "the repository's address %s", why)
+	}
 	if loopback(address[1]) {
 		return refuse("give the server's name; for the machine that the instance runs on: host.cupel.internal", "the repository's address leads to the machine itself that asks for it: there that is the instance")
 	}
 	return nil
+}
+
+// unreachable says why no instance comes to a host and a port, if none can.
+func unreachable(host, port string) string {
+	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {
+		return "has no port: ports are from 1 to 65535"
+	}
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	if err == nil && ip.Is6() && !loopback(host) {
+		return "is one of IPv6, and instances have IPv4 alone"
+	}
+	return ""
 }
 
 // loopback reports whether a host is whichever machine asks for it.
@@ -123,6 +145,10 @@ func CheckProxy(s string) error {
 	if address == nil {
 		return problem.New(problem.Invalid, "git_proxy", "the proxy has no such address, with a host and a port").Want(want).
 			Fix("give --proxy with such an address; write @ / and : in a user name or password as %%40 %%2F and %%3A")
+	}
+	if why := unreachable(address[1], address[2]); why != "" {
+		return problem.New(problem.Invalid, "git_proxy", "the proxy's address %s", why).Want(want).
+			Fix("give --proxy with the proxy's name, and the port that it listens at")
 	}
 	if loopback(address[1]) {
 		return problem.New(problem.Invalid, "git_proxy", "the proxy's address leads to the machine itself that asks for it: there that is the instance").Want(want).
