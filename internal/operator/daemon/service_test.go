@@ -85,9 +85,16 @@ func TestUnitOfAnEarlierRelease(t *testing.T) {
 		ok         bool
 	}{
 		{"the same", now, true},
-		{"an older time", strings.Replace(now, stop, "TimeoutStopSec=900\n", 1), true},
+		{"an older time", strings.Replace(now, stop, "TimeoutStopSec=2040\n", 1), true},
 		{"a setting less", strings.Replace(now, stop, "", 1), true},
-		{"another patience", strings.Replace(now, "--wait-clock 15m0s", "--wait-clock 5m0s", 1), true},
+		{"an older folder", strings.Replace(now, ` /opt/cupel`+"\n", "\n", 1), true},
+		{"a person's patience", strings.Replace(now, "--wait-clock 15m0s", "--wait-clock 5m0s", 1), false},
+		{"a person's time", strings.Replace(now, stop, "TimeoutStopSec=900\n", 1), false},
+		{"a person's limit", strings.Replace(now, "LimitNOFILE=1048576", "LimitNOFILE=65536", 1), false},
+		{"a person's pause", strings.Replace(now, "RestartSec=2\n", "RestartSec=60\n", 1), false},
+		{"a person's order", strings.Replace(now, "After=", "After=vpn.service ", 1), false},
+		{"a person's program", strings.Replace(now, "ExecStart=", "ExecStart=-", 1), false},
+		{"a person's way to stop", strings.Replace(now, " --at-shutdown", " --at-shutdown --force", 1), false},
 		{"a program that is gone", strings.ReplaceAll(now, "/opt/cupel", "/opt/cupel-1.0"), true},
 		{"a setting of a person's", strings.Replace(now, stop, stop+"MemoryMax=1G\n", 1), false},
 		{"another folder", strings.Replace(now, "up --state", "up --state /else", 1), false},

@@ -92,7 +92,7 @@ func (l layout) renewed(text []byte, self string) (now []byte, flags []string, o
 		return nil, nil, false
 	}
 	begin := l.unitUp(words[0])
-	if len(words) < len(begin) || !slices.Equal(words[:len(begin)-1], begin[:len(begin)-1]) {
+	if len(words) < len(begin) || !slices.Equal(words[:len(begin)], begin) {
 		return nil, nil, false
 	}
 	flags = slices.DeleteFunc(words[len(begin):], func(w string) bool { return w == existing })
@@ -102,17 +102,21 @@ func (l layout) renewed(text []byte, self string) (now []byte, flags []string, o
 	}
 	now = l.unitText(program, flags)
 
+	known := append(l.unitLines(words[0], flags), "ExecStart="+unitSetting(text, "ExecStart"))
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(line)
-		key, _, setting := strings.Cut(line, "=")
-		if line == "" || line[0] == '#' || line[0] == '[' {
-			continue
-		}
-		if !setting || !bytes.Contains(now, []byte("\n"+key+"=")) {
+		if line != "" && line[0] != '#' && !slices.Contains(known, line) {
 			return nil, flags, false
 		}
 	}
 	return now, flags, true
+}
+
+// unitLines are the lines that this release and earlier ones wrote into the unit of a
+// program.
+func (l layout) unitLines(program string, flags []string) []string {
+	return append(strings.Split(string(l.unitText(program, flags)), "\n"),
+		"RequiresMountsFor="+unitWord(l.dir), "TimeoutStopSec=2040")
 }
 
 // unitSetting is the first value that a unit has for a key.
