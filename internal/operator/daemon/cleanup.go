@@ -144,7 +144,7 @@ func (l layout) tellRoom(tell func(string)) (ended func()) {
 }
 
 // marks are what a folder holds that a cupeld has used.
-var marks = []string{"cas.uid", "simtee", "containerd", "ports.json", "registry", "runtimes"}
+var marks = []string{"cas.uid", "simtee", "containerd", portsFile, "registry", "runtimes"}
 
 // begun is what a start that was refused leaves, and nothing else.
 var begun = []string{"cupeld.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace", "damaged"}

@@ -13,7 +13,7 @@ import (
 // lastSeen is the newest time that this machine's clock has surely had: when something
 // of the installation was written, or its program was installed.
 func (l layout) lastSeen() time.Time {
-	files := []string{l.lockFile(), l.path("manager.db"), l.path("manager.db-wal"), l.path("ports.json")}
+	files := []string{l.lockFile(), l.path("manager.db"), l.path("manager.db-wal"), l.path(portsFile)}
 	for _, pattern := range []string{l.path("cas", "*"), l.path("log", "*")} {
 		found, _ := filepath.Glob(pattern) // the pattern is valid
 		files = append(files, found...)

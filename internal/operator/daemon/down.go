@@ -237,7 +237,7 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 		return &unreadyError{err}
 	}
 	p.repair(ctx)
-	ports := loadPorts(l.path("ports.json"))
+	ports := loadPorts(l.path(portsFile))
 	ports.complete(l.dir)
 	o.RegistryListen, o.CASOwners, o.CASInstances = ports.again("registry", "127.0.0.1"), ports.again("cas-owners", "127.0.0.1"), ports.again("cas-instances", "0.0.0.0")
 	p.casEnds() // a CAS that was stopped holds its port

@@ -15,8 +15,13 @@ import (
 
 // forget puts the records of instances aside whose manager's database is gone or
 // damaged, now that none of them runs any more: nobody asks for them again, and the
-// next start begins with a new database.
+// next start begins with a new database, as one that never served.
 func (l layout) forget(ctx context.Context, log *slog.Logger) error {
+	if l.served() {
+		if err := l.putAside(portsFile); err != nil {
+			return fmt.Errorf("put aside that this installation served: %w", err)
+		}
+	}
 	instances := filepath.Join("node", "instances")
 	records, err := os.ReadDir(l.path(instances))
 	if err != nil || len(records) == 0 {
@@ -30,14 +35,13 @@ func (l layout) forget(ctx context.Context, log *slog.Logger) error {
 	return nil
 }
 
-// managerLost says that the manager's database is damaged, or gone although there are
-// records of instances.
+// managerLost says that the manager's database is damaged, or gone although there has to
+// be one.
 func (l layout) managerLost(ctx context.Context) bool {
 	file := l.path("manager.db")
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		records, err := os.ReadDir(l.path("node", "instances"))
-		return err == nil && len(records) > 0
+		return l.managerExpected()
 	}
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
 		return true

@@ -37,14 +37,15 @@ func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renew
 				return pair, false, err
 			}
 		}
-	case errors.Is(err, fs.ErrNotExist) && !exists(certFile): // the first use
+	case errors.Is(err, fs.ErrNotExist) && !exists(certFile) && !l.served(): // the first use
 		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 			return pair, false, fmt.Errorf("make %s key: %w", name, err)
 		}
 	default:
 		return pair, false, problem.New(problem.Invalid, ruleDamaged, "%s: %w", keyFile, err).
 			Want("the private key of %s", certFile).
-			Fix("put the file back from a backup. Without one remove %s and %s: both are made anew, and for owners this is another operator, whom they have to trust and deploy with once more", keyFile, certFile)
+			Fix("put the file back from a backup. Without one: cupel down, remove %s, %s and %s, cupel up; both are made anew, and %s",
+				keyFile, certFile, l.path(portsFile), anotherKey[name])
 	}
 	if err := l.writePair(name, key, now, renewed); err != nil {
 		return pair, false, err
@@ -52,6 +53,19 @@ func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renew
 	pair, err = tls.LoadX509KeyPair(certFile, keyFile)
 	return pair, renewed, err
 }
+
+// anotherKey is what it means for owners that a key is another one, and anotherCert that
+// only its certificate is.
+var (
+	anotherKey = map[string]string{
+		"operator": "for owners this is another operator, whom they have to trust and deploy with once more",
+		"manager":  anotherCert["manager"],
+	}
+	anotherCert = map[string]string{
+		"operator": "Owners see no difference",
+		"manager":  "Owners who pinned manager.crt see another certificate (provider_certificate)",
+	}
+)
 
 // readKey reads a private key; an error never quotes what is in the file.
 func readKey(path string) (*ecdsa.PrivateKey, error) {
@@ -104,7 +118,7 @@ func (p *parts) ownPair(name string, now time.Time) (tls.Certificate, error) {
 	pair, renewed, err := p.keyPair(name, now)
 	if renewed && err == nil {
 		message := name + ".crt in the state folder was damaged or gone, and was made anew for the same key. " +
-			"Owners who pinned manager.crt see another certificate (provider_certificate). Look at the disk (dmesg)"
+			anotherCert[name] + ". Look at the disk (dmesg)"
 		p.log.Warn(message)
 		p.incidents.Tell(manager.Incident{Warning: true, Reason: reasonRepaired, Message: message})
 	}

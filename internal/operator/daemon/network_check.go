@@ -54,7 +54,7 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	if err := l.check(); err != nil {
 		return r, err
 	}
-	ports := loadPorts(l.path("ports.json"))
+	ports := loadPorts(l.path(portsFile))
 	cfg := netcheck.Config{FirstPort: o.FirstPort}
 	if cfg.FirstPort == 0 {
 		cfg.FirstPort = ports.first()

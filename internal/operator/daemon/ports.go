@@ -27,7 +27,9 @@ type ports struct {
 func loadPorts(file string) *ports {
 	p := &ports{file: file, last: map[string]string{}}
 	if b, err := os.ReadFile(file); err == nil {
-		_ = json.Unmarshal(b, &p.last) // a damaged one only costs the same ports
+		if validPorts(b) { // a damaged one only costs the same ports
+			_ = json.Unmarshal(b, &p.last)
+		}
 	}
 	return p
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	wire "cupel.dev/cupel/client/manager"
@@ -23,14 +24,14 @@ var derived = []struct {
 	valid func([]byte) bool // nil: whoever reads it judges that
 	then  string
 }{
-	{"ports.json", json.Valid, "the addresses are those of manager.json, or found anew"},
+	{portsFile, validPorts, "the addresses are those of manager.json, or found anew"},
 	{"cas.uid", validUser, "the CAS's user is the owner of its folder"},
 	{"grace", validGrace, "apps have as long to end as cupel up --grace says"},
-	{wire.EndpointFile, json.Valid, "it is written anew"},
+	{wire.EndpointFile, validEndpoint, "it is written anew"},
 	{"simulation-root.pem", validPEM, "it is written anew from simtee"},
 	{filepath.Join("cni", "subnet"), nil, "the bridge tells the subnet, if it is there"},
 	{filepath.Join("containerd", "config.toml"), nil, "it is written anew"},
-	{filepath.Join("containerd", "containerd.pid"), json.Valid, "containerd is looked for, or started"},
+	{filepath.Join("containerd", "containerd.pid"), validProcess, "containerd is looked for, or started"},
 }
 
 // reasonRepaired is the event of a damaged file that is made again.
@@ -86,6 +87,34 @@ func (l layout) putAside(name string) error {
 	return errors.Join(os.MkdirAll(dir, 0o700), os.RemoveAll(to), os.Rename(l.path(name), to))
 }
 
+// validPorts, validEndpoint and validProcess judge what is written down in JSON: null and
+// a word are JSON, too.
+func validPorts(b []byte) bool {
+	var ports map[string]string
+	if json.Unmarshal(b, &ports) != nil || ports == nil {
+		return false
+	}
+	for _, port := range ports {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func validEndpoint(b []byte) bool {
+	var e wire.Endpoint
+	return json.Unmarshal(b, &e) == nil && e.Address != ""
+}
+
+func validProcess(b []byte) bool {
+	var p struct {
+		PID   int
+		Start uint64
+	}
+	return json.Unmarshal(b, &p) == nil && p.PID > 1 && p.Start > 0
+}
+
 func validUser(b []byte) bool {
 	_, ok := parseUser(b)
 	return ok
@@ -123,7 +152,7 @@ func (l layout) whole() error {
 		return lostFile(l.path(c.name), err).
 			Fix("put it back from a backup and look at the disk (dmesg); %s", c.mend)
 	}
-	if records, err := os.ReadDir(l.path("node", "instances")); err == nil && len(records) > 0 {
+	if l.managerExpected() {
 		file := l.path("manager.db")
 		if info, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
 			return lostFile(file, err).
@@ -131,6 +160,19 @@ func (l layout) whole() error {
 		}
 	}
 	return nil
+}
+
+// portsFile remembers which port each listener got.
+const portsFile = "ports.json"
+
+// served reports whether this installation has served. It writes its ports down after
+// everything else was made, so that a first start which failed before isn't one.
+func (l layout) served() bool { return exists(l.path(portsFile)) }
+
+// managerExpected reports whether there has to be a manager's database.
+func (l layout) managerExpected() bool {
+	records, err := os.ReadDir(l.path("node", "instances"))
+	return l.served() || err == nil && len(records) > 0
 }
 
 // lostFile is the refusal of a file that is empty or gone, for which err is why.

@@ -20,6 +20,8 @@ var damages = map[string]func(path string) error{
 	"empty":   func(path string) error { return os.WriteFile(path, nil, 0o600) },
 	"half":    func(path string) error { return os.WriteFile(path, []byte(`{"half": `), 0o600) },
 	"zeroes":  func(path string) error { return os.WriteFile(path, make([]byte, 4096), 0o600) },
+	"null":    func(path string) error { return os.WriteFile(path, []byte("null"), 0o600) },
+	"a word":  func(path string) error { return os.WriteFile(path, []byte(`"x"`), 0o600) },
 	"garbage": func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte("\xff no "), 999), 0o600) },
 	"a folder": func(path string) error {
 		return errors.Join(os.MkdirAll(path, 0o700), os.WriteFile(filepath.Join(path, "x"), nil, 0o600))
@@ -92,7 +94,7 @@ func TestDamagedStateFolder(t *testing.T) {
 	}
 
 	for name, kinds := range map[string][]string{
-		"simtee/platform.json": {"gone", "empty", "half", "garbage", "a folder", "a link in a circle"},
+		"simtee/platform.json": {"gone", "empty", "null", "half", "garbage", "a folder", "a link in a circle"},
 		"cas/cas.db":           {"gone", "empty"}, // the rest is the CAS's to say
 		"operator.key":         {"gone", "empty", "garbage", "a folder"},
 		"manager.key":          {"gone", "half"},
@@ -170,5 +172,47 @@ func awaitEvents(t *testing.T, l layout, n int) string {
 		if told >= n || time.Now().After(deadline) {
 			return said.String()
 		}
+	}
+}
+
+// TestServedBefore: what an installation that served has lost is made anew only by who
+// follows what the refusal says, word by word.
+func TestServedBefore(t *testing.T) {
+	o := upOptions(t)
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, lost := range [][]string{{"operator.key", "operator.crt"}, {"manager.key", "manager.crt"}, {"manager.db"}} {
+		_, end := begin(t, o)
+		if err := end(errStop); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range lost {
+			if err := os.Remove(l.path(name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := problem.From(Up(t.Context(), o, slog.New(slog.DiscardHandler), func(Serving) error { return errors.New("it serves") }))
+		if p.Rule != ruleDamaged || exists(l.path(lost[0])) {
+			t.Fatalf("without %v: %v", lost, p)
+		}
+		forced := o
+		forced.Force = strings.Contains(p.Mend, "cupel down --force")
+		if err := Down(t.Context(), forced, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		if !forced.Force {
+			if !strings.Contains(p.Mend, "cupel down, remove ") || !strings.Contains(p.Mend, l.path(portsFile)+", cupel up") {
+				t.Fatalf("without %v: %s", lost, p.Mend)
+			}
+			if err := os.Remove(l.path(portsFile)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	_, end := begin(t, o)
+	if err := end(errStop); err != nil {
+		t.Fatal(err)
 	}
 }

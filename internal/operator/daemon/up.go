@@ -161,7 +161,7 @@ func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) er
 		return err
 	}
 	p.repair(ctx)
-	ports := loadPorts(p.path("ports.json"))
+	ports := loadPorts(p.path(portsFile))
 	ports.complete(p.dir)
 	p.casEnds() // also where it has other ports now
 	if err := ports.check(ctx, o, p.casEnds); err != nil {
