@@ -241,6 +241,19 @@ func misleadingNames(t *testing.T, p *place) {
 	files["x509: EOF Server error.bin"] = fmt.Sprintf("version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 12345\n", 7)
 	p.s.repository(t, "app.git", files, nil)
 	p.refused("/app.git", 73, "does the server have it?")
+
+	// A name may have several lines, and whatever stands behind it where git names it.
+	for _, name := range []string{"x\nreturned error: 503", "x (abcdef0): y\nx509: certificate (abcdef0)", "x\nfatal: No space left", "x\nz trace git-lfs: HTTP: 503\ny", "x\x1b\rServer error"} {
+		files = map[string]string{".gitattributes": "*.bin filter=lfs\n"}
+		files[name+".bin"] = fmt.Sprintf("version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 12345\n", 7)
+		p.s.repository(t, "app.git", files, nil)
+		p.refused("/app.git", 73, "does the server have it?")
+	}
+	for _, name := range []string{"error: a", "x\nerror: smudge filter"} {
+		p.s.repository(t, "app.git", map[string]string{".gitattributes": "*.bin filter=lfs\n", name + ".bin": "no pointer"}, nil)
+		p.pulls("/app.git")
+		p.holds(name+".bin", "no pointer")
+	}
 }
 
 // answersOfLFS are those at its own place.
