@@ -24,6 +24,7 @@ func TestPullAnswers(t *testing.T) {
 	root := unpacked(t, "puller")
 	t.Run("statuses", func(t *testing.T) { statuses(t, newPlace(t, root)) })
 	t.Run("busy for a while", func(t *testing.T) { busyForAWhile(t, newPlace(t, root)) })
+	t.Run("waits as wanted", func(t *testing.T) { waitsAsWanted(t, newPlace(t, root)) })
 	t.Run("no repository", func(t *testing.T) { noGitServer(t, newPlace(t, root)) })
 	t.Run("broken connections", func(t *testing.T) { brokenConnections(t, newPlace(t, root)) })
 	t.Run("TLS", func(t *testing.T) { otherTLS(t, newPlace(t, root)) })
@@ -100,6 +101,32 @@ func busyForAWhile(t *testing.T, p *place) {
 	if strings.Count(out, "the server answers 503: it is asked again") != 2 || len(refused) != 4 {
 		t.Errorf("%v\n%s", refused, out)
 	}
+}
+
+// waitsAsWanted has a server that says when it may be asked again.
+func waitsAsWanted(t *testing.T, p *place) {
+	p.edit("\npauses='5 15 30'", "\npauses='0 0'")
+	for wait, c := range map[string]struct {
+		requests int
+		says     string
+	}{
+		"1":                             {3, "it is asked again in 1 seconds"},
+		"0":                             {3, "it is asked again in 0 seconds"},
+		"3600":                          {1, "the server answers 429 and wants to be left alone for 3600 seconds: ask again later"},
+		"Fri, 01 Jan 2100 00:00:00 GMT": {3, "it is asked again in 0 seconds"},
+	} {
+		p.s.instead = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Retry-After", wait)
+			http.Error(w, "slow down", http.StatusTooManyRequests)
+			return true
+		}
+		before := p.s.requests()
+		p.refused("/app.git", 80, c.says)
+		if n := p.s.requests() - before; n != c.requests {
+			t.Errorf("%s: %d requests, want %d", wait, n, c.requests)
+		}
+	}
+	p.noHeaders()
 }
 
 // noGitServer has what isn't one: pages to log in at, and others.

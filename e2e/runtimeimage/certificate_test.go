@@ -110,3 +110,48 @@ func TestPullCertificates(t *testing.T) {
 	}
 	p.holds("m.bin", "model")
 }
+
+// TestPullProxyCertificate: a proxy over TLS may be of the session's authority, and it
+// is the proxy's certificate that is named where it is of none.
+func TestPullProxyCertificate(t *testing.T) {
+	p := newPlace(t, unpacked(t, "puller"))
+	p.s.repository(t, "app.git", map[string]string{"f": "x", ".gitattributes": "*.bin filter=lfs\n", "m.bin": p.s.keepLFS(t, []byte("model"))}, nil)
+	authority := issue(t, nil, "root of proxies", func(c *x509.Certificate) { c.IsCA, c.KeyUsage, c.IPAddresses = true, x509.KeyUsageCertSign, nil })
+	leaf := issue(t, authority, "proxy", func(*x509.Certificate) {})
+	l := must(tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: leaf.key}}, MinVersion: tls.VersionTLS12}))
+	proxy := &http.Server{Handler: http.HandlerFunc(tunnel), ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+	go func() { _ = proxy.Serve(l) }()
+	defer proxy.Close()
+
+	through := p.pull
+	through.repository, through.proxy, through.env = p.s.URL+"/app.git", "https://"+l.Addr().String(), []string{"CUPEL_PULL_EXPECT="}
+	p.refusedAs(through, 74, "the proxy's certificate is not trusted", "add its authority to GIT_CA")
+	none := through
+	none.ca = ""
+	p.refusedAs(none, 74, "the proxy's certificate is not trusted")
+	through.ca += authority.pem()
+	if out, code := through.run(t, p.root); code != 0 {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	p.holds("m.bin", "model")
+	through.ca = authority.pem()
+	p.refusedAs(through, 78, "the server's certificate is not trusted")
+}
+
+// tunnel leads to where it is asked to.
+func tunnel(w http.ResponseWriter, r *http.Request) {
+	server, err := net.Dial("tcp", r.Host)
+	if err != nil {
+		http.Error(w, "not there", http.StatusBadGateway)
+		return
+	}
+	defer server.Close()
+	w.WriteHeader(http.StatusOK)
+	client, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	go func() { _, _ = io.Copy(server, client) }()
+	_, _ = io.Copy(client, server)
+}

@@ -83,7 +83,7 @@ func pullProblem(code int) *problem.Error {
 			Fix("see what the server, or a firewall or proxy on the way to it, does: 'cupel check --to HOST:PORT', by the operator, names a rule of this machine that is in the way; then deploy again")
 	case pullBusy:
 		return problem.New(problem.Unavailable, rulePullBusy, "the git server answers that it can't serve now; the puller's output says how").
-			Want("another answer than 429 or 5xx, at one of four requests within a minute").
+			Want("another answer than 429 or 5xx, at one of four requests, the later ones when it wants them (Retry-After) if that is within a minute").
 			Fix("see whether the server is up, and whether it limits how often it may be asked; then deploy again")
 	case pullTLS:
 		return problem.New(problem.Invalid, "pull_tls", "no TLS connection with the git server can be made; the puller's output says what is known of why").
@@ -94,7 +94,7 @@ func pullProblem(code int) *problem.Error {
 			Fix("see what the server, or a firewall or proxy on the way to it, says of that: some end what is large or takes long; then deploy again")
 	case pullProxy:
 		return problem.New(problem.Invalid, "pull_proxy", "the proxy that the session names doesn't lead to the git server; the puller's output says why").
-			Fix("check the address, user name and password in --proxy, and what the proxy allows; update the session, then deploy again")
+			Fix("check the address, user name and password in --proxy, and what the proxy allows; with an https:// address, put its private authority into GIT_CA too; update the session, then deploy again")
 	case pullRedirect:
 		return problem.New(problem.Invalid, "pull_redirect", "the git server redirects elsewhere, where the token doesn't follow; the puller's output says where to").
 			Want("no redirect, or at most five to other paths of the same server that end in /info/refs?service=git-upload-pack").
