@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,6 +42,7 @@ func (l layout) tryNetwork(ctx context.Context, n *cni.Network, cfg netcheck.Con
 	if cfg.Ports, err = balance.Ports(l.table()); err != nil {
 		return netcheck.Report{}, err
 	}
+	cfg.AppPorts = node.Ports(l.path("node"))
 	return netcheck.Run(ctx, cfg)
 }
 
@@ -202,6 +204,7 @@ func (c *cli) checkCommand() *cobra.Command {
 
 // appendReport writes a report for people.
 func appendReport(b []byte, r netcheck.Report) []byte {
+	printed := map[string]bool{} // mends
 	for _, p := range r.Probes {
 		word := "ok"
 		switch {
@@ -216,7 +219,14 @@ func appendReport(b []byte, r netcheck.Report) []byte {
 		if p.Note != "" {
 			b = fmt.Appendf(b, "       %s\n", p.Note)
 		}
-		b = appendCause(b, "       ", p.Cause, p.Mend)
+		mend := slices.DeleteFunc(slices.Clone(p.Mend), func(m string) bool { return printed[m] })
+		b = appendCause(b, "       ", p.Cause, mend)
+		if len(p.Mend) > 0 && len(mend) == 0 {
+			b = append(b, "         mend: as above\n"...)
+		}
+		for _, m := range mend {
+			printed[m] = true
+		}
 	}
 	return b
 }

@@ -47,6 +47,18 @@ func TestReportTellsWhatIsUnknown(t *testing.T) {
 	}
 }
 
+// A mend that stands above is not printed again.
+func TestReportSaysAMendOnce(t *testing.T) {
+	r := netcheck.Report{Probes: []netcheck.Probe{
+		{What: "an instance reaches the CAS", Cause: "one", Mend: []string{"ip x"}},
+		{What: "users reach the public port", Cause: "two", Mend: []string{"ip x"}},
+	}}
+	want := "FAILS  an instance reaches the CAS\n       one\n         mend: ip x\nFAILS  users reach the public port\n       two\n         mend: as above\n"
+	if got := string(appendReport(nil, r)); got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+}
+
 // The port that is tried is the running installation's, unless another one is asked for.
 func TestFirstPortIsKept(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ports.json")

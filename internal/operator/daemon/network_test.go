@@ -96,7 +96,7 @@ func TestCheckCommand(t *testing.T) {
 		return code, o.String(), e.String()
 	}
 
-	if code, out, errs := run("check"); code != 0 || strings.Contains(out, "FAILS") || strings.Count(out, "ok ") != 4 || errs != "" {
+	if code, out, errs := run("check"); code != 0 || strings.Contains(out, "FAILS") || strings.Count(out, "ok ") != 5 || errs != "" {
 		t.Errorf("an open machine: %d\n%s%s", code, out, errs)
 	}
 	sh("nft add table inet firewalld; nft 'add chain inet firewalld f { type filter hook forward priority 10; }'; nft add rule inet firewalld f reject with icmpx admin-prohibited")

@@ -22,6 +22,11 @@ func (l *lab) linkOutside() error {
 		return err
 	}
 	l.findRoads()
+	for _, r := range []*road{&l.v4, &l.v6} {
+		if c := r.down(); c != nil {
+			r.astray, r.dev, r.world = c, nil, false
+		}
+	}
 	if l.v4.dev == nil || l.behind(link, &l.v4) != nil {
 		l.v4.dev, l.v4.own, l.v4.table = link, true, unix.RT_TABLE_MAIN
 		l.v4.here = l.v4.out.Prev()

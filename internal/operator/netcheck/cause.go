@@ -89,7 +89,10 @@ func (l *lab) untracked(p *probe, rules []drop, legacy []legacyDrop) *cause {
 // and the probe's pass some chains only.
 func (l *lab) suspicion(p *probe, d legacyDrop) int {
 	passed := "FORWARD"
-	if p.here {
+	switch {
+	case p.host:
+		passed = "OUTPUT"
+	case p.here:
 		passed = "INPUT"
 	}
 	switch d.chain {
@@ -146,6 +149,9 @@ func (l *lab) legacyBase(p *probe, d legacyDrop) string {
 	}
 	if d.table == "raw" {
 		return "PREROUTING"
+	}
+	if p.host {
+		return "OUTPUT"
 	}
 	if p.here {
 		return "INPUT"

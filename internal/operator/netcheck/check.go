@@ -28,7 +28,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// Config says what is to be tried. All fields but Ports and Resolvers are
+// Config says what is to be tried. All fields but those that are lists are
 // required.
 type Config struct {
 	ID       string       // 8 hex digits, of the installation
@@ -42,6 +42,7 @@ type Config struct {
 	CASRuns   bool         // the CAS listens there; else the check does, where nobody else listens
 	FirstPort uint16       // where a public port is sought if there is none
 	Ports     []uint16     // public ports that lead to instances
+	AppPorts  []uint16     // that instances listen on; none: one as most do
 	Resolvers []netip.Addr // the instances' name servers
 	To        []Target     // what else a person asks for
 }
@@ -57,6 +58,7 @@ const (
 	InstanceCAS     = "instance_cas"
 	InstanceOutside = "instance_outside"
 	InstanceDNS     = "instance_dns"
+	HostInstance    = "host_instance" // without which no instance is healthy
 	UsersIPv4       = "users_ipv4"
 	UsersIPv6       = "users_ipv6"
 	InstanceTo      = "instance_to" // for each Target

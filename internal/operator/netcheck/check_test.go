@@ -123,20 +123,20 @@ func TestTraps(t *testing.T) {
 		{"iptables-legacy policy", "iptables-legacy", "iptables-legacy -P FORWARD DROP", forwarded, []string{"iptables-legacy", "FORWARD"}, ""},
 		{"iptables-legacy rule", "iptables-legacy", "iptables-legacy -A FORWARD -j REJECT", forwarded, []string{"iptables-legacy", "REJECT", "forward"}, ""},
 		{"nft input", "", "nft add table inet f; nft 'add chain inet f in { type filter hook input priority 0; policy drop; }'; nft add rule inet f in icmpv6 type nd-neighbor-solicit accept",
-			InstanceCAS + " " + UsersIPv6, []string{"inet f in", "input"}, ""},
-		{"iptables-legacy input", "iptables-legacy", "iptables-legacy -P INPUT DROP", InstanceCAS, []string{"iptables-legacy", "INPUT"}, ""},
+			InstanceCAS + " " + HostInstance + " " + UsersIPv6, []string{"inet f in", "input"}, ""},
+		{"iptables-legacy input", "iptables-legacy", "iptables-legacy -P INPUT DROP", InstanceCAS + " " + HostInstance, []string{"iptables-legacy", "INPUT"}, ""},
 		{"ip6tables-legacy input", "ip6tables-legacy", "ip6tables-legacy -P INPUT DROP", UsersIPv6, []string{"ip6tables-legacy", "INPUT"}, ""},
 		{"output", "", "nft add table ip f; nft 'add chain ip f o { type filter hook output priority 0; policy drop; }'",
-			InstanceCAS, []string{"output"}, ""},
+			InstanceCAS + " " + HostInstance, []string{"output"}, ""},
 		{"prerouting", "", "nft add table ip f; nft 'add chain ip f p { type filter hook prerouting priority -300; }'; nft add rule ip f p iifname cpl0c0ffee0 drop",
-			InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + UsersIPv4, []string{"prerouting"}, ""},
+			InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + HostInstance + " " + UsersIPv4, []string{"prerouting"}, ""},
 		{"bridge", "", "nft add table bridge f; nft 'add chain bridge f i { type filter hook input priority 0; }'; nft add rule bridge f i ip protocol tcp drop",
-			InstanceCAS + " " + InstanceOutside + " " + UsersIPv4, []string{"bridge f i"}, "nft flush chain bridge f i"}, // not every kernel has meta ibrname
+			InstanceCAS + " " + InstanceOutside + " " + HostInstance + " " + UsersIPv4, []string{"bridge f i"}, "nft flush chain bridge f i"}, // not every kernel has meta ibrname
 		{"ip_forward", "", "sysctl -qw net.ipv4.ip_forward=0", forwarded, []string{"ip_forward is 0"}, ""},
 		{"forwarding of the bridge", "", "sysctl -qw net.ipv4.conf.cpl0c0ffee0.forwarding=0", forwarded, []string{"forwarding is off"}, ""},
 		{"ip rule of a VPN", "", `ip link add tun9 type veth peer name tun8; ip addr add 10.9.0.1/24 dev tun9; ip link set tun9 up; ip link set tun8 up
 			ip route add 10.0.0.0/8 dev tun9 table 77; ip rule add to 10.0.0.0/8 lookup 77 priority 5`,
-			InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + UsersIPv4, []string{"tun9", "ip rule"}, ""},
+			InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + HostInstance + " " + UsersIPv4, []string{"tun9", "ip rule"}, ""},
 		{"routes of a VPN", "", "ip route add 0.0.0.0/1 via 192.0.2.1; ip route add 128.0.0.0/1 via 192.0.2.1; ip route add 10.0.0.0/8 via 192.0.2.1", "", nil, ""},
 		{"no way to the name server", "", "ip route add unreachable 203.0.113.0/24", InstanceDNS, []string{"no route to 203.0.113.53"},
 			"ip route del unreachable 203.0.113.0/24"},
@@ -289,7 +289,7 @@ func TestPorts(t *testing.T) {
 	cfg := machine(t)
 	listens(t, ":8082", ":8083")
 	cfg.Ports = []uint16{8082, 8083}
-	if r := check(t, cfg); !r.OK || !strings.Contains(r.Probes[3].What, "the public ports 8082, 8083 over IPv4") {
+	if r := check(t, cfg); !r.OK || !strings.Contains(r.Probes[4].What, "the public ports 8082, 8083 over IPv4") {
 		t.Errorf("%v", r)
 	}
 	run(t, "nft add table inet f; nft 'add chain inet f in { type filter hook input priority 0; }'; nft add rule inet f in tcp dport 8083 drop")

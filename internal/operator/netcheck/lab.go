@@ -44,6 +44,9 @@ func outsideAddrs(id string) (netip.Addr, netip.Addr) {
 func newLab(ctx context.Context, cfg Config) (*lab, error) {
 	Clean(cfg.ID)
 	l := &lab{Config: cfg}
+	if len(l.AppPorts) == 0 {
+		l.AppPorts = []uint16{instancePort}
+	}
 	l.v4.out, l.v6.out = outsideAddrs(cfg.ID)
 	var err error
 	if l.instance, err = newSpace(); err != nil {

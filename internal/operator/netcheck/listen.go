@@ -33,16 +33,17 @@ func (l *lab) listen(ctx context.Context) error {
 	if err := l.serve(ln, err); err != nil {
 		return err
 	}
-	at, err := netip.ParseAddrPort(ln.Addr().String())
+	other, err := netip.ParseAddrPort(ln.Addr().String())
 	if err != nil {
 		return err
 	}
-	l.other = at.Port()
+	l.other = other.Port()
 
-	for s, at := range map[*space]netip.AddrPort{
-		l.instance: netip.AddrPortFrom(l.Instance, instancePort),
-		l.outside:  netip.AddrPortFrom(l.v4.out, outsidePort),
-	} {
+	at := map[netip.AddrPort]*space{netip.AddrPortFrom(l.v4.out, outsidePort): l.outside}
+	for _, port := range append([]uint16{instancePort}, l.AppPorts...) {
+		at[netip.AddrPortFrom(l.Instance, port)] = l.instance
+	}
+	for at, s := range at {
 		err := s.do(func() error {
 			ln, err := lc.Listen(ctx, "tcp4", at.String())
 			return l.serve(ln, err)

@@ -47,9 +47,9 @@ func (l *lab) let(p *probe, d drop, h hook) []string {
 	ipt := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[d.family]
 	var mend []string
 	switch {
-	case d.table == "firewalld" && installed("firewall-cmd") && !p.users:
+	case d.table == "firewalld" && installed("firewall-cmd") && !p.users && !p.host:
 		return []string{"firewall-cmd --permanent --zone=trusted --add-interface=" + l.Bridge, "firewall-cmd --reload"}
-	case d.table == "firewalld" && installed("firewall-cmd"):
+	case d.table == "firewalld" && installed("firewall-cmd") && p.users:
 		return []string{fmt.Sprintf("firewall-cmd --permanent --add-port=%d/tcp", p.to.Port()), "firewall-cmd --reload"}
 	case ipt != "" && installed("ufw") && hasChain(d, "ufw-user-forward", "ufw6-user-forward"):
 		return l.ufw(p, h)
@@ -114,11 +114,17 @@ func (l *lab) allow(p *probe, h hook, iif, oif string) []match {
 		}
 		return []match{in.only(at.nft, at.iptables).only(to.nft, to.iptables), out.only(replies.nft, replies.iptables)}
 	case "input":
+		if p.host {
+			return []match{in.only(replies.nft, replies.iptables)}
+		}
 		if p.users {
 			return []match{to}
 		}
 		return []match{in.only(to.nft, to.iptables)}
 	case "output":
+		if p.host {
+			return []match{out.only(to.nft, to.iptables)}
+		}
 		if p.users {
 			return []match{from}
 		}
@@ -138,6 +144,8 @@ func (l *lab) allow(p *probe, h hook, iif, oif string) []match {
 		return []match{to.only(fmt.Sprintf("iifname %q", iif), "-i "+iif)}
 	case iif == "":
 		return []match{{fmt.Sprintf("oifname %q", oif), "-o " + oif}}
+	case iif == l.Bridge && p.host:
+		return []match{in.only(from.nft, from.iptables)}
 	case iif == l.Bridge:
 		return []match{in}
 	case h.name == "ingress":
@@ -162,6 +170,8 @@ func (l *lab) ufw(p *probe, h hook) []string {
 		proto = "udp"
 	}
 	switch {
+	case p.host:
+		return []string{fmt.Sprintf("ufw allow out on %s to any port %d proto tcp", l.Bridge, port)}
 	case h.name == "forward" && p.users:
 		return []string{"ufw route allow out on " + l.Bridge}
 	case h.name == "forward" && p.wanted():

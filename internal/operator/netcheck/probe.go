@@ -25,6 +25,7 @@ type probe struct {
 	try   func(ctx context.Context) error // nil: it is not tried
 	to    netip.AddrPort
 	users bool       // the packets come from outside
+	host  bool       // this machine itself calls an instance
 	here  bool       // a program of this machine answers, not one beyond the bridge or outside
 	known *cause     // what stops it, known without a try
 	doubt string     // why it isn't known whether it works where the try does
@@ -54,7 +55,7 @@ func (p *probe) judge(c *cause) {
 
 // probes is everything that is tried.
 func (l *lab) probes() []*probe {
-	list := []*probe{l.toCAS(), l.toWorld(), l.dns(), l.users4(), l.users6()}
+	list := []*probe{l.toCAS(), l.toWorld(), l.dns(), l.toInstance(), l.users4(), l.users6()}
 	for _, t := range l.To {
 		list = append(list, l.target(t))
 	}
@@ -105,6 +106,36 @@ func (l *lab) toWorld() *probe {
 		p.doubt = fmt.Sprintf("not known: this machine has no IPv4 default route, so an instance reaches its own networks alone; nothing stops that of %s. For one host: cupel check --to HOST:PORT", l.v4.device())
 	default:
 		p.What += ", through " + l.v4.device()
+	}
+	return p
+}
+
+// toInstance calls an instance as whoever judges its health does.
+func (l *lab) toInstance() *probe {
+	ports := l.AppPorts[:min(len(l.AppPorts), mostPorts)]
+	which := "port"
+	if len(ports) > 1 {
+		which = "ports"
+	}
+	p := &probe{
+		Probe: Probe{Name: HostInstance, What: fmt.Sprintf("this machine reaches an instance at %s %s", which, joined(ports))},
+		to:    netip.AddrPortFrom(l.Instance, ports[0]),
+		host:  true,
+		here:  true,
+		ways:  []expected{l.back()},
+		known: l.inside(),
+	}
+	if p.known != nil {
+		return p
+	}
+	p.try = func(ctx context.Context) error {
+		for _, port := range ports {
+			p.to = netip.AddrPortFrom(l.Instance, port)
+			if err := l.dial(nil, true, p.to)(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	return p
 }
@@ -205,12 +236,12 @@ var errStalled = errors.New("a connection is made, but large packets don't get t
 // errOther is of a connection on which another program than the check's answers.
 var errOther = errors.New("another program answers")
 
-// dial connects from a namespace. With a listener of the check's own it also
+// dial connects from a namespace, or from this machine. With a listener of the check's own it also
 // exchanges as much as fills packets.
 func (l *lab) dial(s *space, ours bool, to netip.AddrPort) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var conn net.Conn
-		err := s.do(func() error {
+		connect := func() error {
 			d := net.Dialer{Timeout: patience}
 			// One address, so that the socket is made by this thread.
 			c, err := d.DialContext(ctx, "tcp", to.String())
@@ -219,7 +250,13 @@ func (l *lab) dial(s *space, ours bool, to netip.AddrPort) func(context.Context)
 			}
 			conn = c
 			return nil
-		})
+		}
+		var err error
+		if s != nil {
+			err = s.do(connect)
+		} else {
+			err = connect()
+		}
 		if err != nil {
 			return err
 		}

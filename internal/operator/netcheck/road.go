@@ -158,8 +158,25 @@ func local(fam int, but string) netlink.Link {
 	if len(links) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(links, func(a, b netlink.Link) int { return cmp.Compare(madeUp(a), madeUp(b)) })
+	slices.SortStableFunc(links, func(a, b netlink.Link) int {
+		return cmp.Or(cmp.Compare(unix.IFF_UP-isUp(a), unix.IFF_UP-isUp(b)), cmp.Compare(madeUp(a), madeUp(b)))
+	})
 	return links[0]
+}
+
+// isUp is 0 of a device that is down.
+func isUp(link netlink.Link) uint32 { return link.Attrs().RawFlags & unix.IFF_UP }
+
+// down says that the device that users come in by is down. Nil: it isn't.
+func (r *road) down() *cause {
+	if r.entry == nil || isUp(r.entry) != 0 {
+		return nil
+	}
+	name := r.entry.Attrs().Name
+	return &cause{
+		text: name + ", by which this machine and its users reach each other, is down",
+		mend: []string{"ip link set " + name + " up"},
+	}
 }
 
 func madeUp(link netlink.Link) int {

@@ -65,14 +65,26 @@ func (l *lab) misled(w expected) *cause {
 	if err == nil && (w.device == "" || to.device == w.device) || err != nil && d != nil && d.ending() == "" {
 		return nil // led right, or refused for something else than its way
 	}
+	if l.Subnet.Contains(w.to) {
+		if c := l.inside(); c != nil {
+			return c
+		}
+	}
 	ip := "ip"
 	if w.to.Is6() {
 		ip = "ip -6"
 	}
 	if d == nil || err != nil && d.plain() {
+		if c := l.v4.down(); c != nil && w.to.Is4() {
+			return c
+		}
 		c := &cause{
 			text: fmt.Sprintf("this machine has no route to %s", w.to),
 			mend: []string{fmt.Sprintf("%s route add %s via GATEWAY", ip, w.to)},
+		}
+		if w.to.Is4() && l.v4.entry == nil {
+			c.text += ", nor an IPv4 address that others can use, and instances have IPv4 alone"
+			c.mend = []string{"give it an IPv4 address and a route to its network, or name servers to instances that they reach: nameserver ADDRESS in /etc/resolv.conf"}
 		}
 		if d != nil {
 			c.text += ": " + d.String()

@@ -143,7 +143,7 @@ func TestRoutesAstray(t *testing.T) {
 	ended := func(kind string) trap {
 		return trap{
 			name: "a rule with " + kind, trap: "ip rule add from 10.88.7.0/24 " + kind + " priority 9",
-			failed: InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + UsersIPv4,
+			failed: InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + HostInstance + " " + UsersIPv4,
 			cause:  []string{"the ip rule 9: from 10.88.7.0/24 " + kind},
 		}
 	}
@@ -160,7 +160,7 @@ func TestRoutesAstray(t *testing.T) {
 		{name: "a rule that leads to the same device", trap: `ip route add default via 192.0.2.1 dev d0 table 77; ip rule add from 10.88.7.0/24 lookup 77 priority 9
 			ip route add 10.88.7.0/24 dev cpl0c0ffee0 table 77`},
 		{name: "a table that ends", trap: "ip route add blackhole default table 77; ip rule add from 10.88.7.0/24 lookup 77 priority 9",
-			failed: InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + UsersIPv4, cause: []string{"the ip rule 9: from 10.88.7.0/24 lookup 77, the route blackhole default"}},
+			failed: InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + HostInstance + " " + UsersIPv4, cause: []string{"the ip rule 9: from 10.88.7.0/24 lookup 77, the route blackhole default"}},
 		{name: "two uplinks that are as good", trap: `ip link add e0 type veth peer name e1; ip addr add 198.51.100.10/24 dev e0; ip link set e0 up; ip link set e1 up
 			ip route del default; ip route add default nexthop via 192.0.2.1 dev d0 nexthop via 198.51.100.1 dev e0`},
 		{name: "no default route", trap: "ip route del default; ip route add 203.0.113.0/24 via 192.0.2.1", unknown: InstanceOutside,
@@ -305,4 +305,50 @@ func TestNeighboursBlocked(t *testing.T) {
 	if r := check(t, cfg); !r.OK {
 		t.Error("the mend doesn't do")
 	}
+}
+
+// TestHostToInstance: without its way to instances none is ever healthy, so this machine's
+// own is tried too, to each port of theirs and to all of their network.
+func TestHostToInstance(t *testing.T) {
+	vpn := `ip addr add 10.8.0.2/24 dev wg0; ip link set wg0 up
+		`
+	output := `nft add table inet o; nft 'add chain inet o o { type filter hook output priority 0; policy drop; }'
+		nft add rule inet o o oifname lo accept; nft add rule inet o o ct state established,related accept
+		nft add rule inet o o icmpv6 type nd-neighbor-advert accept; nft add rule inet o o udp dport 53 accept; nft add rule inet o o tcp dport '{ 80, 443 }' accept
+		`
+	for _, tt := range []trap{
+		{name: "output", trap: output, failed: HostInstance, cause: []string{"policy drop", "inet o o", "output"}, notes: []string{"at port 8080"}, never: []string{"o o accept", `oifname "cpl0c0ffee0" accept`}},
+		{name: "iptables-legacy", need: "iptables-legacy", trap: "iptables-legacy -A OUTPUT -p tcp --dport 8080 -j DROP", failed: HostInstance, cause: []string{"--dport 8080", "output"}},
+		{name: "half of the network", tun: "wg0", trap: vpn + "ip route add 10.88.7.0/25 dev wg0", failed: HostInstance, cause: []string{"10.88.7.0/25 dev wg0", "a part of the instances' network 10.88.7.0/24"}},
+		{name: "single addresses", tun: "wg0", trap: vpn + "ip route add 10.88.7.17 dev wg0; ip route add blackhole 10.88.7.18", failed: HostInstance, cause: []string{"10.88.7.17/32 dev wg0; the route blackhole 10.88.7.18/32"}},
+		{name: "in a table of a VPN's", tun: "wg0", trap: vpn + "ip route add 10.88.7.0/26 dev wg0 table 52; ip rule add lookup 52 priority 5270", failed: HostInstance, cause: []string{"10.88.7.0/26 dev wg0", "lookup 52"}},
+		{name: "the other half", tun: "wg0", trap: vpn + "ip route add 10.88.7.128/25 dev wg0", failed: InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + HostInstance + " " + UsersIPv4, cause: []string{"10.88.7.128/25 dev wg0"}},
+		{name: "a table that nobody looks into", tun: "wg0", trap: vpn + "ip route add 10.88.7.0/25 dev wg0 table 52"},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// Each port that apps listen on is tried.
+func TestHostToPorts(t *testing.T) {
+	if !onOwnMachine(t) {
+		return
+	}
+	cfg := machine(t)
+	cfg.AppPorts = []uint16{80, 3000}
+	run(t, "nft add table inet o; nft 'add chain inet o o { type filter hook output priority 0; }'; nft add rule inet o o tcp dport 3000 drop")
+	failed := check(t, cfg).Failed()
+	if len(failed) != 1 || failed[0].Name != HostInstance || !strings.Contains(failed[0].What, "at ports 80, 3000") || !strings.Contains(failed[0].Mend[0], "tcp dport 3000 accept") {
+		t.Fatalf("%v", failed)
+	}
+	run(t, failed[0].Mend...)
+	if r := check(t, cfg); !r.OK {
+		t.Error("the mend doesn't do")
+	}
+}
+
+// TestUplinkDown: that a device is down is said, whatever else fails with it.
+func TestUplinkDown(t *testing.T) {
+	trap{trap: "ip link set d0 down", failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4, cause: []string{"d0", "is down"}, unknown: UsersIPv6,
+		notes: []string{"no IPv6 address"}, mend: "ip link set d0 up; ip route add default via 192.0.2.1"}.run(t)
 }

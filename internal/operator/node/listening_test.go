@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -104,5 +105,35 @@ func TestListeningInANamespace(t *testing.T) {
 	n.lookAround(t.Context(), i)
 	if p := i.status().Problem; p == nil || !strings.Contains(p.Actual, "its machine can't reach it") || !strings.Contains(p.Mend, "cupel check") {
 		t.Errorf("%v: want that the machine can't reach it", p)
+	}
+}
+
+// TestPorts: what ended listens no more, and what can't be read is left where it is.
+func TestPorts(t *testing.T) {
+	dir := t.TempDir()
+	j := journal{filepath.Join(dir, "instances")}
+	if err := os.MkdirAll(j.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for id, port := range map[string]uint16{"i-1": 3000, "i-2": 80, "i-3": 3000, "pull": 0, "ended": 9000} {
+		r := &record{Spec: manager.InstanceSpec{ID: id, Port: port}}
+		if id == "ended" {
+			r.Exit = &exit{Code: 1}
+		}
+		if err := j.save(r, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(j.path("damaged"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := Ports(dir); !slices.Equal(got, []uint16{80, 3000}) {
+		t.Error(got)
+	}
+	if _, err := os.Stat(j.path("damaged")); err != nil {
+		t.Error(err)
+	}
+	if got := Ports(filepath.Join(dir, "none")); len(got) != 0 {
+		t.Error(got)
 	}
 }

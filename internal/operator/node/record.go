@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -157,4 +158,23 @@ func (j journal) putAside(id string) (string, error) {
 		return "", fmt.Errorf("put it aside: %w", err)
 	}
 	return filepath.Join(damagedDir, id+".json"), errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(j.dir))
+}
+
+// Ports are those that instances below a node's folder listen on, whether the node
+// runs or not; records that can't be read are left to it.
+func Ports(dir string) []uint16 {
+	j := journal{filepath.Join(dir, "instances")}
+	files, _ := os.ReadDir(j.dir)
+	var out []uint16
+	for _, f := range files {
+		id, ok := strings.CutSuffix(f.Name(), ".json")
+		if !ok {
+			continue
+		}
+		if r, err := j.read(id); err == nil && r.Exit == nil && r.Spec.Port != 0 {
+			out = append(out, r.Spec.Port)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
