@@ -143,6 +143,11 @@ func valueOf(flag, variable, text string) (secret.Value, error) {
 		p.Actual = flag + ": " + p.Actual
 		return secret.Value{}, p
 	}
+	if variable == owner.VarCA && len(b) == 0 {
+		return secret.Value{}, problem.New(problem.Invalid, "git_ca", "%s: the file that it names is empty", flag).
+			Want("the authority's certificates in PEM").
+			Fix("give the file that holds them; where a public authority signed your git server's certificate, leave -e %s out", variable)
+	}
 	if variable != owner.VarCA { // PEM keeps its newline
 		if line, ended := bytes.CutSuffix(b, []byte("\n")); ended {
 			b = bytes.TrimSuffix(line, []byte("\r"))

@@ -1,7 +1,11 @@
 package launcher
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -264,6 +268,30 @@ func TestFirstWordMayBeASecret(t *testing.T) {
 		}
 	}
 	if err := execError("python4", unix.ENOENT); !strings.Contains(err.Error(), `no command "python4"`) {
+		t.Error(err)
+	}
+}
+
+// A script is there whose interpreter isn't: the kernel itself says so of both with one
+// word.
+func TestInterpreterIsNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		"#!/bin/no-such-shell\nexit\n":    `is there, but the instance does not have its interpreter "/bin/no-such-shell" (`,
+		"#! /no/such/env python3\n":       `interpreter "/no/such/env" (`,
+		"#!/bin/sh\r\nexit\r\n":           "interpreter \"/bin/sh\" with a carriage return",
+		"#!/no/such/TOKEN=hunter2 x\nx\n": "the loader or interpreter that it names",
+	} {
+		file := filepath.Join(t.TempDir(), "script.sh")
+		if err := os.WriteFile(file, []byte(text), 0o700); err != nil { //nolint:gosec // a program
+			t.Fatal(err)
+		}
+		cause := errors.Unwrap(exec.Command(file).Run())
+		err := startError(file, file, cause)
+		if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") || problem.From(err).Rule != RuleNotFound {
+			t.Errorf("%q: %v: %v", text, cause, err)
+		}
+	}
+	if err := startError("sh", "/bin/sh", unix.EACCES); problem.From(err).Rule != RuleNotExecutable {
 		t.Error(err)
 	}
 }

@@ -155,6 +155,40 @@ func program(name string) string {
 	return "like its first word, which is no name of a program and so not shown (variables belong into the service's environment:)"
 }
 
+// startError is execError of a file that is there: where the kernel finds none, it is
+// the interpreter that the file names, or the loader.
+func startError(name, file string, err error) error {
+	if !errors.Is(err, unix.ENOENT) {
+		return execError(name, err)
+	}
+	what, mend := "the loader or interpreter that it names", "deploy it with a runtime that has it, or name another interpreter in the session's command:"
+	if line := firstLine(file); strings.HasPrefix(line, "#!") {
+		word, _, _ := strings.Cut(strings.TrimLeft(line[len("#!"):], " \t"), " ")
+		if word, crlf := strings.CutSuffix(word, "\r"); programForm.MatchString(word) {
+			what = "its interpreter " + strconv.Quote(word)
+			if crlf {
+				what += " with a carriage return behind it"
+				mend = "save the file with the line ends of Unix, LF instead of CRLF"
+			}
+		}
+	}
+	return problem.New(problem.NotFound, RuleNotFound, "%s is there, but the instance does not have %s", program(name), what).
+		Want("a program in the image or in a volume, with the interpreter that it names").Fix("%s", mend)
+}
+
+// firstLine is what the kernel reads of a script to find its interpreter, or "".
+func firstLine(file string) string {
+	f, err := os.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b := make([]byte, 256)
+	n, _ := io.ReadFull(f, b)
+	line, _, _ := strings.Cut(string(b[:n]), "\n")
+	return line
+}
+
 // execError says in the words of shells why a command can't be started.
 func execError(name string, err error) error {
 	switch {

@@ -143,7 +143,7 @@ func become() error {
 	if _, err := unix.Write(resultFD, []byte{readyMark}); err != nil {
 		return fmt.Errorf("report to the launcher: %w", err)
 	}
-	return execError(p.Argv[0], syscall.Exec(file, p.Argv, p.Env))
+	return startError(p.Argv[0], file, syscall.Exec(file, p.Argv, p.Env))
 }
 
 func readAppPlan() (*appPlan, error) {
