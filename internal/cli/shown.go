@@ -114,7 +114,7 @@ func (g *globals) whileRead(ctx context.Context, do func(ctx context.Context) er
 	defer cancel(nil)
 	go func() {
 		for ctx.Err() == nil {
-			fds := []unix.PollFd{{Fd: int32(out.Fd())}}
+			fds := []unix.PollFd{{Fd: int32(out.Fd())}} //nolint:gosec // descriptors are small
 			if n, err := unix.Poll(fds, int(readerEvery.Milliseconds())); n > 0 && err == nil {
 				cancel(unwritten(syscall.EPIPE))
 				return
