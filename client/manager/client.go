@@ -93,6 +93,9 @@ func ReadEndpoint(state string) (Endpoint, error) {
 // New returns a Client of the manager at addr, HOST:PORT.
 func New(addr string, opts Options) *Client {
 	c := &Client{addr: addr, away: "start it: cupel up", pid: opts.PID}
+	if !proc.Named(c.pid, "cupeld") { // after a power cut its number may be another program's
+		c.pid = 0
+	}
 	if opts.Remote {
 		c.away = "check the address and the network between here and there; whether it runs, its operator knows"
 	}

@@ -5,10 +5,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
@@ -43,12 +46,27 @@ func TestSilentManager(t *testing.T) {
 	s := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-end }))
 	defer s.Close()
 	defer close(end)
+	need.Root(t) // as cupeld is
+	cupeld := exec.Command("sleep", "1000")
+	cupeld.Args[0] = "/opt/cupel/cupeld"
+	other := exec.Command("sleep", "1000")
+	for _, c := range []*exec.Cmd{cupeld, other} {
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Process.Kill(); _ = c.Wait() }()
+	}
+	if err := other.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	pid := cupeld.Process.Pid
 	for _, c := range []struct {
 		name string
 		opts Options
 		mend string
 	}{
-		{"of this machine", Options{PID: os.Getpid()}, fmt.Sprintf("cupeld (process %d) runs: try again; if it stays silent, as root: kill -9 %d, then cupel up: apps go on", os.Getpid(), os.Getpid())},
+		{"of this machine", Options{PID: pid}, fmt.Sprintf("cupeld (process %d) runs: try again; if it stays silent, as root: kill -9 %d, then cupel up: apps go on", pid, pid)},
+		{"whose number is another program's", Options{PID: other.Process.Pid}, "start it: cupel up"},
 		{"that ended", Options{PID: 1 << 22}, "start it: cupel up"},
 		{"of another machine", Options{Remote: true}, "check the address"},
 	} {

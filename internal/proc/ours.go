@@ -114,3 +114,13 @@ func program(dir, word string) string {
 	}
 	return ""
 }
+
+// Named reports whether a process runs as root and calls itself so. It is for messages to
+// those who may know no more of it, and for a number that was written down by root.
+func Named(pid int, name string) bool {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	uid, ok := user(dir)
+	words, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	first, _, _ := strings.Cut(string(words), "\x00")
+	return ok && uid == 0 && err == nil && filepath.Base(first) == name
+}

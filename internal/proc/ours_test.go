@@ -86,6 +86,9 @@ func TestCommandsOfOthers(t *testing.T) {
 		if c, ok := CommandOf(pid); ok {
 			t.Errorf("%s: %+v", name, c)
 		}
+		if as.Credential != nil && Named(pid, "containerd") {
+			t.Errorf("%s is taken for root's", name)
+		}
 		if c, ok := CommandOf(pid, stranger); ok != (as.Credential != nil) || ok && (c.Name != "containerd" || c.User != stranger) {
 			t.Errorf("%s, asked for: %+v, %v", name, c, ok)
 		}
