@@ -24,6 +24,7 @@ const (
 	answersAsking   answerKind = "asking_tls"  // TLS 1.2 that ends without a certificate of the client's, before it proves itself
 	answersHTTP     answerKind = "plain_http"  // HTTP without TLS
 	answersOther    answerKind = "other"       // neither TLS nor HTTP
+	answersSilent   answerKind = "silent"      // takes connections, and answers nothing on them
 	answersCloses   answerKind = "closes"      // takes connections, and ends each before a word
 	answersNothing  answerKind = "nothing"
 )
@@ -36,6 +37,7 @@ func (k answerKind) text() string {
 		answersAsking:   "TLS 1.2 that wants a certificate of its clients",
 		answersHTTP:     "HTTP without TLS",
 		answersOther:    "something that speaks neither TLS nor HTTP",
+		answersSilent:   "connections are taken, and nothing is answered",
 		answersCloses:   "connections are taken, and closed at once",
 		answersNothing:  "nothing",
 	}[k]
@@ -50,7 +52,7 @@ func (k answerKind) url(address string) string {
 	switch k {
 	case answersHTTP:
 		return "http://" + address
-	case answersOther, answersCloses:
+	case answersOther, answersSilent, answersCloses:
 		return address
 	case answersSession, answersOtherTLS, answersAsking, answersNothing:
 	}
@@ -194,6 +196,8 @@ func (p *appProbe) withoutTLS(ctx context.Context, silent bool) found {
 	switch {
 	case ctx.Err() != nil:
 		return found{answersNothing, ident.InstanceID{}, ctx.Err()}
+	case said == "" && open && silent:
+		return p.plain(answersSilent)
 	case said != "" || open:
 		return p.plain(answersOther)
 	}
@@ -223,10 +227,23 @@ func (p *appProbe) hear(ctx context.Context, say string, wait time.Duration) (sa
 // plain is what is said of an app that answers without TLS. It is no impostor by
 // that: it just can't be told from one.
 func (p *appProbe) plain(kind answerKind) found {
+	does, there := "answers without TLS", "is "+kind.text()
+	if kind == answersSilent || kind == answersCloses {
+		does, there = "says nothing to who connects", kind.text()
+	}
 	return found{kind: kind, problem: codedError{codeAppPlain, problem.New(problem.Denied, ruleAppPlain,
-		"your app answers without TLS, and your users can't tell it from an impostor: at %s is %s", p.address, kind.text()).
+		"your app %s, and your users can't tell it from an impostor: at %s %s", does, p.address, there).
 		Want("TLS, with the certificate that the session makes for each instance").
 		Fix("let the app serve TLS with /run/cupel/tls/cert.pem and key.pem; if you mean it so: --plain")}}
+}
+
+// ofRunning judges what was seen where instances run: then it is the app itself that
+// closes connections, and not a place where nothing is.
+func (p *appProbe) ofRunning(f found) found {
+	if f.kind == answersCloses {
+		return p.plain(answersCloses)
+	}
+	return f
 }
 
 // asking is what is said of an app that ends the handshake as it gets no certificate of

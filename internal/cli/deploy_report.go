@@ -66,9 +66,7 @@ func (d *deployment) look(ctx context.Context, app manager.App, instances []mana
 	if ctx.Err() != nil {
 		return nil, seen, ctx.Err()
 	}
-	if seen.kind == answersCloses { // the instances are healthy: so does the app
-		seen = probe.plain(answersCloses)
-	}
+	seen = probe.ofRunning(seen)
 	d.show.finish("answer", d.g.now())
 	return instances, seen, nil
 }

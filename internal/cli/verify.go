@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -9,6 +10,7 @@ import (
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -139,6 +141,9 @@ func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.
 		return err
 	}
 	seen := probe.look(ctx)
+	if slices.ContainsFunc(reply.Instances, func(i api.Instance) bool { return i.State == api.Running && i.Service != owner.PullService }) {
+		seen = probe.ofRunning(seen)
+	}
 	reply.Answers = seen.kind
 	if seen.problem != nil && opts.plain && seen.kind.unproven() {
 		return nil
