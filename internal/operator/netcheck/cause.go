@@ -126,7 +126,11 @@ func (l *lab) elsewhere(p *probe, failed error, rules []drop) *cause {
 func (l *lab) dropped(p *probe, d drop) *cause {
 	h := hookOf(d)
 	c := &cause{text: "the firewall drops it while it is " + h.doing + ": " + d.String(), mend: l.let(p, d, h)}
-	if one := l.letsOne(p, h, rulesOf(d)); one != "" {
+	rules := rulesOf(d)
+	if one := l.listsClients(p, d.rule, rules); one != "" {
+		return listed(one, c.text)
+	}
+	if one := l.letsOne(p, h, rules); one != "" {
 		l.weigh(c, p, one, func(p *probe) []string { return l.let(p, d, h) })
 	}
 	return c
@@ -136,7 +140,11 @@ func (l *lab) dropped(p *probe, d drop) *cause {
 func (l *lab) droppedByLegacy(p *probe, d legacyDrop) *cause {
 	h := hooks[strings.ToLower(l.legacyBase(p, d))]
 	c := &cause{text: "the firewall drops it while it is " + h.doing + ": " + d.String(), mend: l.letLegacy(p, d, h)}
-	if one := l.letsOne(p, h, legacyRulesOf(d, l.legacyBase(p, d))); one != "" {
+	rules := legacyRulesOf(d, l.legacyBase(p, d))
+	if one := l.listsClients(p, d.rule, rules); one != "" {
+		return listed(one, c.text)
+	}
+	if one := l.letsOne(p, h, rules); one != "" {
 		l.weigh(c, p, one, func(p *probe) []string { return l.letLegacy(p, d, h) })
 	}
 	return c
@@ -211,7 +219,7 @@ func (l *lab) unknown(p *probe, failed error, last string) *cause {
 		}
 	}
 	return &cause{
-		text: fmt.Sprintf("no rule of nftables or iptables, and no setting that the check knows, says why: %v%s", failed, hint),
+		text: fmt.Sprintf("the check found no rule of nftables or iptables, nor a setting, that says why: %v%s", failed, hint),
 		mend: []string{"look where it ends: tcpdump -ni any host " + p.to.Addr().String()},
 	}
 }

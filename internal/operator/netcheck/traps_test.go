@@ -307,6 +307,27 @@ func TestNeighboursBlocked(t *testing.T) {
 	}
 }
 
+// TestClientLists: whom a list of addresses keeps out may be meant to be kept out, and no
+// mend lets everybody in.
+func TestClientLists(t *testing.T) {
+	v6 := `nft add table ip6 f; nft 'add chain ip6 f i { type filter hook input priority 0; policy drop; }'; nft add rule ip6 f i meta l4proto ipv6-icmp accept
+		nft add rule ip6 f i ip6 saddr `
+	for _, tt := range []trap{
+		{name: "docker", need: "iptables-nft", trap: "iptables-nft -N DOCKER-USER; iptables-nft -I FORWARD -j DOCKER-USER; iptables-nft -A DOCKER-USER -i d0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; iptables-nft -A DOCKER-USER -i d0 ! -s 203.0.113.0/24 -j DROP", unknown: UsersIPv4},
+		{name: "forward", trap: policyDrop + "nft add rule ip filter FORWARD iifname cpl0c0ffee0 accept; nft add rule ip filter FORWARD ip saddr 203.0.113.0/24 ct status dnat accept", unknown: UsersIPv4,
+			notes: []string{"ip saddr 203.0.113.0/24 ct status dnat accept", "by their addresses"}},
+		{name: "input", trap: v6 + "2001:db8:2::/48 tcp dport 8080-8085 accept", unknown: UsersIPv6},
+		{name: "input of the port", trap: v6 + "2001:db8:2::/48 tcp dport 8082 accept", unknown: UsersIPv6},
+		{name: "prerouting", trap: raw + "nft add rule ip r P ip saddr != '{ 203.0.113.5, 203.0.113.9, 10.88.7.0/24 }' tcp dport 8082 drop", unknown: UsersIPv4},
+		{name: "ssh alone", trap: v6 + "2001:db8:2::/48 tcp dport 22 accept", unknown: UsersIPv6, notes: []string{"opens ports one by one"}},
+	} {
+		if tt.name != "ssh alone" {
+			tt.never = []string{" "}
+		}
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
 // TestHostToInstance: without its way to instances none is ever healthy, so this machine's
 // own is tried too, to each port of theirs and to all of their network.
 func TestHostToInstance(t *testing.T) {
