@@ -108,6 +108,17 @@ func (in Inputs) normal() (Inputs, error) {
 		return Inputs{}, problem.New(problem.Invalid, "template_input", "the runtime is %.100q", in.Runtime).
 			Want("1 to 64 of a-z 0-9 . _ -, the first a letter or digit").Fix("give --runtime with a name that 'cupel runtime list' shows")
 	}
+	if _, err := ident.ParseServiceName(in.Volume); err != nil {
+		return Inputs{}, problem.New(problem.Invalid, "template_input", "--volume is %.100q", in.Volume).
+			Want("1 to 128 of A-Z a-z 0-9 _ . ~ -").Fix("give --volume with such a name")
+	}
+	for _, name := range in.DNS {
+		if strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/[]", r) }) {
+			return Inputs{}, problem.New(problem.Invalid, "template_input", "--dns is %.100q", name).
+				Want("a DNS name or an IP address").
+				Fix("give --dns with the name alone, without scheme and port; one with letters of other alphabets in the form that certificates have, such as xn--mnchen-3ya.example")
+		}
+	}
 	if in.Ref != "" {
 		if err := CheckRef(in.Ref); err != nil {
 			return Inputs{}, err

@@ -160,3 +160,17 @@ func TestCommitIsPinnedAsGitWritesIt(t *testing.T) {
 		}
 	}
 }
+
+func TestVolumeAndDNSAreQuoted(t *testing.T) {
+	for want, change := range map[string]func(*Inputs){
+		`--volume is "a/b"`:                  func(in *Inputs) { in.Volume = "a/b" },
+		`--dns is "münchen.example"`:         func(in *Inputs) { in.DNS = []string{"münchen.example"} },
+		`--dns is "https://app.example.org"`: func(in *Inputs) { in.DNS = []string{"https://app.example.org"} },
+	} {
+		in := Inputs{Runtime: "python", Command: "python3 a.py"}
+		change(&in)
+		if _, err := Template(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %s", err, want)
+		}
+	}
+}
