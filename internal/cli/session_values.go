@@ -31,7 +31,7 @@ type valueFlags struct {
 
 func (v *valueFlags) add(c *cobra.Command) {
 	f := c.Flags()
-	f.StringArrayVarP(&v.given, "value", "e", nil, "a value: NAME=VALUE, NAME=@FILE for a file's content, or NAME to be asked for it; a secret only as the last two; repeatable")
+	f.StringArrayVarP(&v.given, "value", "e", nil, "a value: NAME=VALUE, NAME=@FILE for a file's content, or NAME to be asked for it, better for secrets; repeatable")
 	f.BoolVar(&v.useEnv, "use-env", false, "take values that no -e gives from the environment")
 }
 
@@ -75,7 +75,9 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, template []byte, n
 		if out.byName[key], err = valueOf("-e "+key, key, text); err != nil {
 			return nil, err
 		}
+		g.warnArgument("-e "+key, key, text)
 	}
+	g.warnArgument("--proxy", owner.VarProxy, beside.proxy)
 	if err := beside.into(out.byName); err != nil {
 		return nil, err
 	}
@@ -96,34 +98,39 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, template []byte, n
 	return out, out.check()
 }
 
-// secretArgument refuses a secret that stands on the command line itself, behind a flag
-// for that variable.
+// secretArgument refuses a secret of the app's own that stands on the command line
+// itself, behind a flag for that variable.
 func secretArgument(flag, variable, text string) error {
-	name, what := variable, "the secret"
+	if !strings.HasPrefix(variable, owner.SecretPrefix) || text == "" || strings.HasPrefix(text, "@") {
+		return nil
+	}
+	name := variable
+	if strings.HasPrefix(flag, "--secret") {
+		name = strings.TrimPrefix(variable, owner.SecretPrefix)
+	}
+	return problem.New(problem.Invalid, "secret_argument", "%s with the secret itself, of %s", flag, problem.Count(len(text), "character")).
+		Want("%s=@FILE, or %s alone", name, name).
+		Fix("put it into a file, or let yourself be asked for it: %s", onCommandLine)
+}
+
+const onCommandLine = "what stands on a command line stays in the shell's history, and others read it while the command runs"
+
+// warnArgument warns of what is taken although it is a secret and stands on the command
+// line itself: the token, and the password of a proxy.
+func (g *globals) warnArgument(flag, variable, text string) {
+	if strings.HasPrefix(text, "@") {
+		return
+	}
 	switch {
-	case text == "" || strings.HasPrefix(text, "@"):
-		return nil
-	case strings.HasPrefix(variable, owner.SecretPrefix):
-		if strings.HasPrefix(flag, "--secret") {
-			name = strings.TrimPrefix(variable, owner.SecretPrefix)
-		}
+	case variable == owner.VarToken && text != "":
+		g.warnf("%s has the token itself: %s. Better %s=@FILE, or %s alone", flag, onCommandLine, flag, flag)
 	case variable == owner.VarProxy && owner.HasPassword(text):
-		what = "a password"
-	case variable == owner.VarToken:
-	default:
-		return nil
+		g.warnf("%s has the proxy's password itself: %s. Better @FILE", flag, onCommandLine)
 	}
-	p := problem.New(problem.Invalid, "secret_argument", "%s with %s itself, of %s", flag, what, problem.Count(len(text), "character"))
-	if flag == "--proxy" {
-		p = p.Want("@FILE")
-	} else {
-		p = p.Want("%s=@FILE, or %s alone", name, name)
-	}
-	return p.Fix("put it into a file, or let yourself be asked for it: what stands on a command line stays in the shell's history, and others read it while the command runs")
 }
 
 // valueOf reads TEXT or @FILE, as flag gives it for a variable. A mark of UTF-8 at
-// a file's beginning and one line end at its end are not part of the value.
+// a file's beginning is not part of the value, nor is the line end at its end.
 func valueOf(flag, variable, text string) (secret.Value, error) {
 	name, isFile := strings.CutPrefix(text, "@")
 	if !isFile {
@@ -148,12 +155,23 @@ func valueOf(flag, variable, text string) (secret.Value, error) {
 			Want("the authority's certificates in PEM").
 			Fix("give the file that holds them; where a public authority signed your git server's certificate, leave -e %s out", variable)
 	}
-	if variable != owner.VarCA { // PEM keeps its newline
-		if line, ended := bytes.CutSuffix(b, []byte("\n")); ended {
-			b = bytes.TrimSuffix(line, []byte("\r"))
-		}
+	return secret.New(withoutLineEnd(variable, b)), nil
+}
+
+// withoutLineEnd returns a file's text as the value of a variable: of the app's own
+// without the one line end that closes a file, of what git needs without any, since no
+// token has them. PEM keeps its own.
+func withoutLineEnd(variable string, b []byte) []byte {
+	switch {
+	case variable == owner.VarCA:
+		return b
+	case !strings.HasPrefix(variable, owner.SecretPrefix) && !strings.HasPrefix(variable, owner.EnvPrefix):
+		return bytes.TrimRight(b, "\r\n")
 	}
-	return secret.New(b), nil
+	if line, ended := bytes.CutSuffix(b, []byte("\n")); ended {
+		return bytes.TrimSuffix(line, []byte("\r"))
+	}
+	return b
 }
 
 // askedBy is what has a person asked for the value of a variable.

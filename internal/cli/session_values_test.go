@@ -3,13 +3,14 @@ package cli
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"cupel.dev/cupel/internal/trusted/owner"
 )
 
-// TestValueOfAFile: a value is what its file says, but for one line end at the end,
-// whichever variable it is for. PEM keeps that too.
+// TestValueOfAFile: a value of the app's own is what its file says, but for one line end
+// at the end; what git needs has none at its end.
 func TestValueOfAFile(t *testing.T) {
 	for text, want := range map[string]string{
 		"a": "a", "a\n": "a", "a\r\n": "a", "a\n\n\n": "a\n\n", "a\r\n\r\n": "a\r\n", "a\r": "a\r", "a\nb\n": "a\nb", " a \n": " a ", "\n": "", "": "",
@@ -19,7 +20,9 @@ func TestValueOfAFile(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		for _, variable := range []string{owner.SecretPrefix + "KEY", owner.EnvPrefix + "WORDS", owner.VarToken} {
+		for variable, want := range map[string]string{
+			owner.SecretPrefix + "KEY": want, owner.EnvPrefix + "WORDS": want, owner.VarToken: strings.TrimRight(want, "\r\n"),
+		} {
 			got, err := valueOf("-e "+variable, variable, "@"+file)
 			if err != nil || string(got.Reveal()) != want {
 				t.Errorf("%s=%q: %q (%v), not %q", variable, text, got.Reveal(), err, want)

@@ -42,9 +42,6 @@ func (b *besideFlags) inputs(in *owner.Inputs) error {
 			return err
 		}
 	}
-	if err := secretArgument("--proxy", owner.VarProxy, b.proxy); err != nil {
-		return err
-	}
 	for _, text := range b.secrets {
 		name, value, _ := strings.Cut(text, "=")
 		if err := owner.CheckVariable(name); err != nil {
