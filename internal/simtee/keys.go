@@ -71,7 +71,7 @@ func openKeys(dir string, now time.Time) (*keys, error) {
 }
 
 func readKeys(name string) (*keys, error) {
-	b, err := os.ReadFile(name)
+	b, err := atomicfile.Read(name)
 	if err != nil {
 		return nil, err
 	}

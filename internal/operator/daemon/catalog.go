@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"maps"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"cupel.dev/cupel/internal/operator/build"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/registry"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/owner"
@@ -108,7 +108,7 @@ func (c *catalog) describe(name, ref string, img registry.Image) (wire.Runtime, 
 		r.IndexDate = created.Created
 	}
 	// A copy that is gone or damaged is written anew by the next build.
-	lock, err := os.ReadFile(filepath.Join(c.locks, name+".lock"))
+	lock, err := atomicfile.Read(filepath.Join(c.locks, name+".lock"))
 	if err == nil {
 		_, err = rebuild.ParseLock(lock)
 	}

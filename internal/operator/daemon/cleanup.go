@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -82,8 +83,8 @@ func (l layout) removeAll(log *slog.Logger) ([]string, error) {
 	log.Error("state folder not removed", "error", err)
 	p := problem.New(problem.Unavailable, "cleanup", "%s is left of %s: %w", short(left), l.dir, err)
 	switch {
-	case errors.Is(err, syscall.EROFS):
-		return nil, p.Fix("mount it writable (mount -o remount,rw), then run this again")
+	case disk.ReadOnly(err):
+		return nil, disk.Explain(p, l.dir, "the state folder")
 	case errors.Is(err, syscall.EPERM):
 		return nil, p.Fix("make it removable (chattr -R -i -a %s), then run this again", l.dir)
 	}

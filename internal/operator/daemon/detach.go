@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -48,7 +50,7 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 		return Started{}, err
 	}
 	if err := os.MkdirAll(l.dir, 0o755); err != nil {
-		return Started{}, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
+		return Started{}, l.refuseFolder(err)
 	}
 	if l, err = newLayout(state); err != nil {
 		return Started{}, err
@@ -92,7 +94,7 @@ func (l layout) serves(held *lockedError) bool {
 func (l layout) spawn(ctx context.Context, lock *stateLock, args []string, patience time.Duration) (Started, error) {
 	defer lock.release() // which leaves it with who shares the descriptor
 	if err := os.MkdirAll(l.path("log"), 0o755); err != nil {
-		return Started{}, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
+		return Started{}, l.refuseFolder(err)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -105,11 +107,11 @@ func (l layout) spawn(ctx context.Context, lock *stateLock, args []string, patie
 	defer func() { _ = r.Close() }()
 	// For what no logger writes: a panic of the runtime, which the next start keeps.
 	if err := setAside(l.strayLog(), 1); err != nil {
-		return Started{}, fmt.Errorf("detach: %w", err)
+		return Started{}, l.refuseFolder(fmt.Errorf("detach: %w", err))
 	}
-	stray, err := os.OpenFile(l.strayLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	stray, err := os.OpenFile(l.strayLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NONBLOCK, 0o600)
 	if err != nil {
-		return Started{}, fmt.Errorf("detach: %w", err)
+		return Started{}, l.refuseFolder(fmt.Errorf("detach: %w", err))
 	}
 	defer func() { _ = stray.Close() }()
 	cmd := exec.Command(self, append(args, "--detached-fd", "3", "--lock-fd", "4")...)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,11 +119,13 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 			return l, nil, err
 		}
 	}
-	deadline := time.Now().Add(downTimeout)
+	began := time.Now()
 	asked := 0
+	var askedAt time.Time
 	var gone ending
 	defer func() { gone.forget() }()
-	told := time.Now()
+	said := time.Now()
+	line := ""
 	for {
 		lock, err := l.lock(what)
 		held, ok := errors.AsType[*lockedError](err)
@@ -133,7 +136,14 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 			gone.wait(ctx)
 			return l, lock, err
 		}
-		if p := held.stopped(); p != nil {
+		p := held.stopped()
+		overdue := held.pid == asked && time.Since(askedAt) > l.keptLimits().Grace+cmp.Or(o.forcedReport, forcedReport)
+		if o.Force && (p != nil || overdue) && slices.Contains(l.processes(), process{held.pid, "cupeld"}) {
+			// Its apps go on, and are ended without it.
+			if err := syscall.Kill(held.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return l, nil, fmt.Errorf("end cupeld (process %d): %w", held.pid, err)
+			}
+		} else if p != nil {
 			return l, nil, p
 		}
 		// Another down or cleanup is waited for: it ends by itself.
@@ -144,15 +154,15 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 			if err := syscall.Kill(held.pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return l, nil, fmt.Errorf("stop cupeld (process %d): %w", held.pid, err)
 			}
-			asked = held.pid
+			asked, askedAt = held.pid, time.Now()
 		}
-		if o.tell != nil && time.Since(told) > tellEvery {
-			told = time.Now()
-			o.tell(held.waits())
+		if o.tell != nil && time.Since(said) > tellEvery && held.waits() != line {
+			said, line = time.Now(), held.waits()
+			o.tell(line)
 		}
-		if time.Now().After(deadline) {
+		if time.Since(began) > downTimeout {
 			return l, nil, problem.New(problem.Unavailable, "down_timeout", "cupeld (process %d) still runs after %s", held.pid, problem.Duration(downTimeout)).
-				Fix("read its log under %s, end it with kill -9 %d, and run this again", l.path("log"), held.pid)
+				Fix("read its log under %s; cupel down --force ends it", l.path("log"))
 		}
 		select {
 		case <-ctx.Done():
@@ -161,6 +171,15 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 		}
 	}
 }
+
+// Limits of cupel down --force.
+const (
+	// forcedReport is how long beyond the apps' grace cupeld may take to end.
+	forcedReport = 30 * time.Second
+	// forcedCommit is how long beyond their grace apps may store volumes where cupeld
+	// is dead.
+	forcedCommit = time.Minute
+)
 
 // openManager opens what stops apps in order, before the first is told to stop.
 func (p *parts) openManager(ctx context.Context) (err error) {
@@ -186,6 +205,9 @@ func (e *unreadyError) Unwrap() error { return e.err }
 func (e *unreadyError) mend() string {
 	if p := problem.From(e.err); p.Rule == disk.RuleFull {
 		return "remove from that disk what is not Cupel's, or make it larger"
+	}
+	if disk.ReadOnly(e.err) {
+		return "mount that disk for writing, if the kernel (dmesg) lets that be"
 	}
 	return "mend that"
 }
@@ -228,6 +250,11 @@ func (l layout) writes(ctx context.Context) bool {
 func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slog.Logger) (err error) {
 	p := newParts(l, log)
 	p.limits = l.keptLimits()
+	p.waiting = func(line string) {
+		if o.tell != nil && line != "" {
+			o.tell(line)
+		}
+	}
 	defer func() { err = errors.Join(err, p.close()) }()
 	if least, err := l.roomOf(""); err == nil && least.check() != nil {
 		(&reserve{dir: l.path("reserve")}).release()
@@ -246,6 +273,9 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 		return &unreadyError{err}
 	}
 	defer c.end()
+	if o.Force {
+		p.node.StoreWithin(forcedCommit)
+	}
 	if _, err := p.carryCAS(ctx, c, o, ports); err != nil {
 		if strict {
 			c.end()
@@ -291,9 +321,14 @@ func (l layout) sweep(ctx context.Context) error {
 	}
 	netcheck.Clean(l.id)
 	errs = append(errs, l.unmountAll(), balance.RemoveTable(ctx, l.table()), l.removeBridge(), sysctl.Default().Release(l.id))
-	// A mounted namespace's file stays behind when it was unmounted.
-	errs = append(errs, os.RemoveAll(l.path("node", "netns")), removeIfLink("/run/cupel-"+l.id))
-	errs = append(errs, ignoreMissing(os.Remove(l.path(wire.EndpointFile))))
+	errs = append(errs, removeIfLink("/run/cupel-"+l.id))
+	// A mounted namespace's file stays behind when it was unmounted. A disk that takes no
+	// writes keeps these until the next start.
+	for _, path := range []string{l.path("node", "netns"), l.path(wire.EndpointFile)} {
+		if err := os.RemoveAll(path); !disk.ReadOnly(err) && !errors.Is(err, syscall.ENOTDIR) {
+			errs = append(errs, err)
+		}
+	}
 	return errors.Join(errs...)
 }
 

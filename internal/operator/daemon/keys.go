@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
-	"os"
 	"time"
 
 	"cupel.dev/cupel/internal/operator/manager"
@@ -25,7 +24,7 @@ import (
 // that is gone or damaged is made anew for its key, which renewed tells.
 func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renewed bool, err error) {
 	keyFile, certFile := l.path(name+".key"), l.path(name+".crt")
-	if pair, err = tls.LoadX509KeyPair(certFile, keyFile); err == nil {
+	if pair, err = loadPair(certFile, keyFile); err == nil {
 		return pair, false, nil
 	}
 	key, err := readKey(keyFile)
@@ -50,7 +49,7 @@ func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renew
 	if err := l.writePair(name, key, now, renewed); err != nil {
 		return pair, false, err
 	}
-	pair, err = tls.LoadX509KeyPair(certFile, keyFile)
+	pair, err = loadPair(certFile, keyFile)
 	return pair, renewed, err
 }
 
@@ -67,9 +66,22 @@ var (
 	}
 )
 
+// loadPair reads a certificate and its key.
+func loadPair(certFile, keyFile string) (tls.Certificate, error) {
+	cert, err := atomicfile.Read(certFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := atomicfile.Read(keyFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
 // readKey reads a private key; an error never quotes what is in the file.
 func readKey(path string) (*ecdsa.PrivateKey, error) {
-	b, err := os.ReadFile(path)
+	b, err := atomicfile.Read(path)
 	if err != nil {
 		return nil, err
 	}

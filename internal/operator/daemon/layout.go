@@ -50,7 +50,7 @@ func (l layout) bridge() string    { return "cpl" + l.id }
 // owner of the CAS's folder is that user.
 func (l layout) casUser() (int, error) {
 	file := l.path("cas.uid")
-	b, err := os.ReadFile(file)
+	b, err := atomicfile.Read(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("user of the CAS: %w", err)
 	}

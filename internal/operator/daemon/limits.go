@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"runtime"
 	"strings"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -63,7 +63,7 @@ func (l layout) keepGrace(grace time.Duration) error {
 // killed too early loses what it wrote.
 func (l layout) keptLimits() manager.Limits {
 	limits := manager.DefaultLimits()
-	b, err := os.ReadFile(l.path("grace"))
+	b, err := atomicfile.Read(l.path("grace"))
 	if errors.Is(err, fs.ErrNotExist) { // an earlier release kept none
 		return limits
 	}

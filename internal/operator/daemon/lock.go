@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -26,13 +27,17 @@ const (
 )
 
 // stateLock is held by whoever works on a state folder.
-type stateLock struct{ f *os.File }
+type stateLock struct {
+	f      *os.File
+	signed int // how many bytes say who holds it
+}
 
 // lockedError says who holds the lock of a folder, and what for.
 type lockedError struct {
 	dir  string
 	pid  int
 	what work
+	note string // what its work waits for
 }
 
 func (e *lockedError) Error() string {
@@ -47,7 +52,11 @@ func (e *lockedError) waits() string {
 	if e.what != workUp {
 		return "waiting for " + e.Error()
 	}
-	return fmt.Sprintf("waiting for cupeld (process %d): its apps stop and store their volumes", e.pid)
+	line := fmt.Sprintf("waiting for cupeld (process %d): its apps stop and store their volumes", e.pid)
+	if e.note != "" {
+		line += "\n  " + e.note
+	}
+	return line
 }
 
 // Rules about who else is at work; the first has an exit code of its own, so that a
@@ -88,24 +97,24 @@ func (l layout) lockFile() string { return l.path("cupeld.lock") }
 // while we took its lock, as by a cleanup, is no lock of this folder any more.
 func (l layout) lock(what work) (*stateLock, error) {
 	for {
-		f, err := os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-		if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ELOOP) {
-			return nil, problem.New(problem.Invalid, ruleDamaged, "%w", err).Want("a file").Fix("remove %s: it holds nothing", l.lockFile())
-		}
+		f, written, err := l.openLock(what)
 		if err != nil {
-			return nil, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("run as root, or name another folder with --state")
+			return nil, err
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			held := readHolder(l.dir, f)
+			if !written { // nor could the holder
+				held.note = "the disk of the state folder takes no writes, so that no volume can be stored: cupel down --force does not wait long for it"
+			}
 			_ = f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
 				return nil, held
 			}
 			return nil, fmt.Errorf("lock %s: %w", l.dir, err)
 		}
-		s := &stateLock{f}
+		s := &stateLock{f: f}
 		same, err := s.is(l.lockFile())
-		if err == nil && same {
+		if err == nil && same && written {
 			err = s.sign(what)
 		}
 		if err != nil {
@@ -119,12 +128,50 @@ func (l layout) lock(what work) (*stateLock, error) {
 	}
 }
 
+// openLock opens the lock's file, to be written if the disk lets that be. Who ends
+// everything needs no word in it.
+func (l layout) openLock(what work) (f *os.File, written bool, err error) {
+	const how = unix.O_NOFOLLOW | unix.O_NONBLOCK
+	f, err = os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR|how, 0o600)
+	written = err == nil
+	if ends := what == workDown || what == workCleanup; ends && (disk.ReadOnly(err) || errors.Is(err, fs.ErrPermission)) {
+		if only, err2 := os.OpenFile(l.lockFile(), os.O_RDONLY|how, 0); err2 == nil {
+			f, err = only, nil
+		}
+	}
+	if err != nil {
+		return nil, false, l.refuseLock(err)
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		_ = f.Close()
+		return nil, false, l.refuseLock(&fs.PathError{Op: "open", Path: l.lockFile(), Err: unix.ENXIO})
+	}
+	return f, written, nil
+}
+
+// refuseLock says what is wrong with the lock's file.
+func (l layout) refuseLock(err error) error {
+	err = disk.Explain(err, l.dir, "the state folder")
+	for _, other := range []error{unix.EISDIR, unix.ELOOP, unix.ENXIO} {
+		if errors.Is(err, other) {
+			return problem.New(problem.Invalid, ruleDamaged, "%w", err).Want("a file").Fix("remove %s: it holds nothing", l.lockFile())
+		}
+	}
+	if _, explained := errors.AsType[*problem.Error](err); explained || errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if os.Geteuid() == 0 {
+		return l.explain(err)
+	}
+	return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("run as root, or name another folder with --state")
+}
+
 // make makes the folder and takes its lock to run in it. A cleanup that ends at the same
 // moment takes the folder away again: then both are made anew.
 func (l layout) make() (*stateLock, error) {
 	for range 100 {
 		if err := os.MkdirAll(l.dir, 0o755); err != nil {
-			return nil, problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
+			return nil, l.refuseFolder(err)
 		}
 		err := l.checkFolder()
 		var lock *stateLock
@@ -136,6 +183,15 @@ func (l layout) make() (*stateLock, error) {
 		}
 	}
 	return nil, problem.New(problem.Conflict, ruleAtWork, "%s is removed again and again", l.dir).Fix("look who runs cupel cleanup there")
+}
+
+// refuseFolder says why the folder, or what every start needs in it, can't be made.
+func (l layout) refuseFolder(err error) error {
+	err = l.explain(err)
+	if _, explained := errors.AsType[*problem.Error](err); explained {
+		return err
+	}
+	return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
 }
 
 // is reports whether the file that we have locked is still the one of that name.
@@ -160,17 +216,31 @@ func (s *stateLock) sign(what work) error {
 	if err := errors.Join(s.f.Chmod(0o600), s.f.Truncate(0)); err != nil {
 		return err
 	}
-	_, err := s.f.WriteAt(fmt.Appendf(nil, "%-*d%s\n", pidWidth, os.Getpid(), what), 0)
+	n, err := s.f.WriteAt(fmt.Appendf(nil, "%-*d%s\n", pidWidth, os.Getpid(), what), 0)
+	s.signed = n
 	return err
 }
+
+// say writes what the holder's work waits for, for who wants the lock; empty: nothing
+// any more. A disk that doesn't take it is no reason to stop.
+func (s *stateLock) say(line string) {
+	b := []byte(strings.ReplaceAll(line, "\n", " "))
+	b = b[:min(len(b), noteLimit)]
+	_ = s.f.Truncate(int64(s.signed))
+	_, _ = s.f.WriteAt(b, int64(s.signed))
+}
+
+// noteLimit is how long what a holder waits for may be.
+const noteLimit = 2000
 
 // readHolder reads what the holder wrote. Without a word about what for, as from an
 // earlier release, it is a cupeld that runs.
 func readHolder(dir string, f *os.File) *lockedError {
-	b := make([]byte, 64)
+	b := make([]byte, 64+noteLimit)
 	n, _ := f.ReadAt(b, 0)
-	pid, what, _ := strings.Cut(strings.TrimSpace(string(b[:n])), " ")
-	e := &lockedError{dir: dir, what: workUp}
+	line, note, _ := strings.Cut(strings.TrimSpace(string(b[:n])), "\n")
+	pid, what, _ := strings.Cut(line, " ")
+	e := &lockedError{dir: dir, what: workUp, note: note}
 	e.pid, _ = strconv.Atoi(pid)
 	if w := work(strings.TrimSpace(what)); slices.Contains([]work{workDown, workCleanup, workCheck}, w) {
 		e.what = w
@@ -184,7 +254,7 @@ func (s *stateLock) release() { _ = s.f.Close() }
 // descriptor that is inherited: nobody else can take it in between.
 func heldLock(fd int) (*stateLock, error) {
 	unix.CloseOnExec(fd)
-	s := &stateLock{os.NewFile(uintptr(fd), "cupeld.lock")}
+	s := &stateLock{f: os.NewFile(uintptr(fd), "cupeld.lock")}
 	if err := s.sign(workUp); err != nil {
 		s.release()
 		return nil, fmt.Errorf("take over the lock: %w", err)

@@ -25,6 +25,7 @@ import (
 	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cni"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -78,7 +79,7 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 		return r, fmt.Errorf("check the network: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	kept, err := os.ReadFile(l.path("cni", "subnet"))
+	kept, err := atomicfile.Read(l.path("cni", "subnet"))
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "subnet"), kept, 0o600)
 	}

@@ -154,5 +154,7 @@ type Options struct {
 	lock         *stateLock    // held already by who started this process; nil: it isn't
 	checkTimeout time.Duration // of the network at the start, and every now and then; 0: the default
 
+	forcedReport time.Duration // of cupel down --force; 0: the default
+
 	tell func(string) // hears how long work goes on; nil: nobody does
 }

@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -26,7 +26,7 @@ type ports struct {
 
 func loadPorts(file string) *ports {
 	p := &ports{file: file, last: map[string]string{}}
-	if b, err := os.ReadFile(file); err == nil {
+	if b, err := atomicfile.Read(file); err == nil {
 		if validPorts(b) { // a damaged one only costs the same ports
 			_ = json.Unmarshal(b, &p.last)
 		}

@@ -14,6 +14,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -65,7 +66,7 @@ func damage(path string, valid func([]byte) bool) error {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("it is no file but has mode %v", info.Mode())
 	}
-	b, err := os.ReadFile(path)
+	b, err := atomicfile.Read(path)
 	switch {
 	case err != nil:
 		return err

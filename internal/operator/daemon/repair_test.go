@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -26,6 +28,7 @@ var damages = map[string]func(path string) error{
 	"a folder": func(path string) error {
 		return errors.Join(os.MkdirAll(path, 0o700), os.WriteFile(filepath.Join(path, "x"), nil, 0o600))
 	},
+	"a pipe":             func(path string) error { return unix.Mkfifo(path, 0o600) },
 	"a link in a circle": func(path string) error { return os.Symlink(path, path) },
 }
 
@@ -33,7 +36,7 @@ var damages = map[string]func(path string) error{
 func TestRepair(t *testing.T) {
 	for _, d := range derived {
 		for name, damage := range damages {
-			isFile := name != "a folder" && name != "a link in a circle"
+			isFile := name != "a folder" && name != "a pipe" && name != "a link in a circle"
 			if isFile && d.valid == nil {
 				continue // who reads it judges it
 			}
@@ -70,8 +73,9 @@ func TestDamagedStateFolder(t *testing.T) {
 	}
 
 	again := []string{"ports.json", "cas.uid", "grace", "manager.json", "simulation-root.pem", "cni/subnet", "manager.crt", "operator.crt"}
-	for _, name := range again {
-		if err := errors.Join(os.RemoveAll(l.path(name)), damages["a folder"](l.path(name))); err != nil {
+	for i, name := range again {
+		kind := []string{"a folder", "a pipe"}[i%2]
+		if err := errors.Join(os.RemoveAll(l.path(name)), damages[kind](l.path(name))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -94,16 +98,16 @@ func TestDamagedStateFolder(t *testing.T) {
 	}
 
 	for name, kinds := range map[string][]string{
-		"simtee/platform.json": {"gone", "empty", "null", "half", "garbage", "a folder", "a link in a circle"},
+		"simtee/platform.json": {"gone", "empty", "null", "half", "garbage", "a folder", "a pipe", "a link in a circle"},
 		"cas/cas.db":           {"gone", "empty"}, // the rest is the CAS's to say
 		"operator.key":         {"gone", "empty", "garbage", "a folder"},
-		"manager.key":          {"gone", "half"},
-		"manager.db":           {"gone", "empty", "garbage", "a folder"},
+		"manager.key":          {"gone", "half", "a pipe"},
+		"manager.db":           {"gone", "empty", "garbage", "a folder", "a pipe"},
 		"registry":             {"empty"},
 		"node":                 {"empty"},
 		"log":                  {"empty"},
 		"containerd":           {"empty"},
-		"cupeld.lock":          {"a folder", "a link in a circle"},
+		"cupeld.lock":          {"a folder", "a pipe", "a link in a circle"},
 		"cas":                  {"empty"},
 	} {
 		for _, kind := range kinds {

@@ -42,7 +42,6 @@ func TestStoppedCupeld(t *testing.T) {
 		}
 	})
 	stop(syscall.SIGSTOP, true)
-	defer stop(syscall.SIGCONT, false)
 
 	mend := fmt.Sprintf("kill -CONT %d; or end it: kill -9 %d, then run this again", e.PID, e.PID)
 	for _, args := range [][]string{upFlags(o), {"down", "--state", o.State}, {"cleanup", "--yes", "--state", o.State}} {
@@ -51,6 +50,14 @@ func TestStoppedCupeld(t *testing.T) {
 			t.Errorf("%s: exit %d: %s", args[0], code, stderr)
 		}
 	}
+
+	// By force it is ended, and everything with it.
+	defer func() {
+		if _, stderr, code := cupeld(t, ":", "down", "--force", "--state", o.State); code != 0 {
+			t.Errorf("down --force: exit %d: %s", code, stderr)
+		}
+		nothingLeft(t, o)
+	}()
 
 	// The same for who talks to its manager.
 	client := wire.New(e.Address, wire.Options{CertSHA256: e.CertSHA256, PID: e.PID})

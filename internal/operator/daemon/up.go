@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -45,6 +46,10 @@ type parts struct {
 	told      networkTold
 	limits    manager.Limits
 	closers   []func() error
+	// waiting is told what keeps apps from their end, while they are stopped; empty:
+	// nothing any more.
+	waiting  func(string)
+	stopping atomic.Bool
 
 	open struct{ manager, owners, instances string } // where they listen, as they say it
 }
@@ -89,7 +94,7 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 			Fix("mount it, and the unit goes on by itself; to begin anew there, run 'cupel install-service' again")
 	}
 	if err := os.MkdirAll(l.dir, 0o755); err != nil {
-		return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
+		return l.refuseFolder(err)
 	}
 	if l, err = newLayout(o.State); err != nil { // now that links can be followed
 		return err
@@ -102,6 +107,7 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	}
 	defer lock.release()
 	p := newParts(l, log)
+	p.waiting = lock.say
 	if p.room, err = l.roomOf(o.MinFree); err != nil {
 		return err
 	}

@@ -65,13 +65,27 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	p.node, err = node.New(node.Config{
 		State: p.path("node"), Cgroup: p.cgroup(), Launcher: launcher, LogWriter: writer,
 		Runtime: p.runtime, Monitor: p.runtime, Images: p.runtime, Network: p.network, Attester: attester,
-		Replica: p.client, Cgroups: groups, Tell: p.incidents.Tell, Logger: p.log, Now: time.Now,
+		Replica: p.client, Cgroups: groups, Tell: p.nodeTells, Logger: p.log, Now: time.Now,
 	})
 	if err != nil {
 		return err
 	}
 	p.cas = &casProcess{attester: attester, log: p.log, started: p.joinGroup, tell: p.incidents.Tell, troubles: &p.troubles}
 	return p.node.Adopt(ctx)
+}
+
+// nodeTells takes what happens to instances. While apps are stopped, who waits for that
+// hears what keeps them.
+func (p *parts) nodeTells(in manager.Incident) {
+	p.incidents.Tell(in)
+	if !p.stopping.Load() || p.waiting == nil {
+		return
+	}
+	line := ""
+	if in.Warning {
+		line = fmt.Sprintf("instance %s: %s. It is tried again; cupel down --force does not wait long for it", in.Instance, in.Message)
+	}
+	p.waiting(line)
 }
 
 // hung tells of what hung beside this process, and goes on.
@@ -82,7 +96,7 @@ func (p *parts) hung(reason, message string) {
 // writeOnce writes a file that doesn't have that content yet: a full disk is no reason
 // not to stop in order what runs on it.
 func writeOnce(path string, content []byte) error {
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
+	if have, err := atomicfile.Read(path); err == nil && bytes.Equal(have, content) {
 		return nil
 	}
 	return atomicfile.Write(path, content, 0o644)

@@ -200,6 +200,7 @@ func asInstances(gateway string) func(context.Context, string, string) (net.Conn
 // stopApps ends all instances and what carries them; what is desired stays.
 func (p *parts) stopApps(ctx context.Context) error {
 	p.log.InfoContext(ctx, "stopping apps")
+	p.stopping.Store(true)
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	m, err := manager.New(ctx, manager.Config{Store: p.store, Backend: p.node, Balancer: p.balancer, Limits: &p.limits, Now: time.Now, Log: p.log})

@@ -60,6 +60,9 @@ type Node struct {
 	troubles  manager.Troubles
 	// nobodyStores says that an end is waited for no longer than its grace.
 	nobodyStores bool
+	// commitLimit is how long a launcher may store volumes beyond its grace; zero:
+	// CommitLimit.
+	commitLimit time.Duration
 }
 
 var _ manager.Backend = (*Node)(nil)

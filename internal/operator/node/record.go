@@ -122,7 +122,7 @@ func (j journal) load() ([]*record, []damage, error) {
 }
 
 func (j journal) read(id string) (*record, error) {
-	b, err := os.ReadFile(j.path(id))
+	b, err := atomicfile.Read(j.path(id))
 	if err != nil {
 		return nil, err
 	}

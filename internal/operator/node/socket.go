@@ -27,7 +27,8 @@ type nodeSocket struct {
 	memory  uint64
 	volumes *volumeStore
 	report  func(ctx context.Context, s volume.Status) volume.Orders
-	storing func(pushing int) // see Node.storing; may be nil
+	storing func(pushing int)            // see Node.storing; may be nil
+	stored  func(context.Context, error) // how a store of a volume went; may be nil
 	logger  *slog.Logger
 	hostile hostility
 
@@ -127,7 +128,11 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	defer body.done()
 	// The trailer is there once the body has been read to its end.
 	tag := func() (ident.Digest, error) { return parseTag(r.Trailer.Get(volume.TrailerTag)) }
-	if err := s.volumes.put(r.Context(), id, generation, body, tag); err != nil {
+	err = s.volumes.put(r.Context(), id, generation, body, tag)
+	if s.stored != nil {
+		s.stored(r.Context(), err)
+	}
+	if err != nil {
 		if _, over := errors.AsType[*http.MaxBytesError](err); over {
 			return problem.New(problem.Invalid, "volume_too_large", "a snapshot of more than %d bytes", limit).
 				Want("at most what volumes may take of the instance's memory, and %d times that with holes", volume.MaxLength)

@@ -201,6 +201,7 @@ func (n *Node) openSockets(i *instance) error {
 	s := &nodeSocket{
 		id: id, app: volumeUser{i.rec.Spec.App, i.rec.Spec.AppName}, memory: i.rec.Spec.Memory, volumes: n.volumes, logger: n.cfg.Logger, hostile: n.hostile,
 		report: n.reporter(i), storing: n.storing(i),
+		stored: func(ctx context.Context, err error) { n.note(ctx, "store a volume", id, err) },
 	}
 	if err := s.serve(run); err != nil {
 		return err

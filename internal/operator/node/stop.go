@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"syscall"
@@ -51,6 +52,13 @@ func (n *Node) StoreNothing() {
 	n.nobodyStores = true
 }
 
+// StoreWithin says how long at most instances store volumes beyond their grace.
+func (n *Node) StoreWithin(limit time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.commitLimit = limit
+}
+
 // halt ends an instance and waits for it. The op lock is held.
 func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error {
 	id := i.rec.Spec.ID
@@ -78,7 +86,7 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 		if n.nobodyStores {
 			return end
 		}
-		return i.patience(end)
+		return i.patience(end, cmp.Or(n.commitLimit, CommitLimit))
 	}
 	if ended, err := n.awaitExit(ctx, i, patience); ended || err != nil {
 		return err
@@ -98,9 +106,10 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 }
 
 // patience is when a launcher that was asked to end is killed, by what it says
-// that it does; end is when its app's grace is over. One that says nothing of it
-// doesn't wind its app down by itself. Node.mu is held.
-func (i *instance) patience(end time.Time) time.Time {
+// that it does; end is when its app's grace is over, and commit how long storing
+// volumes may take beyond it. One that says nothing of it doesn't wind its app down by
+// itself. Node.mu is held.
+func (i *instance) patience(end time.Time, commit time.Duration) time.Time {
 	switch i.rec.Report.Phase {
 	case volume.Stopping:
 		return end.Add(reportWait)
@@ -110,7 +119,7 @@ func (i *instance) patience(end time.Time) time.Time {
 		}
 		return end.Add(reportWait)
 	case volume.Committing:
-		stalled, limit := i.moved.Add(commitStall), end.Add(CommitLimit)
+		stalled, limit := i.moved.Add(commitStall), end.Add(commit)
 		if i.pushing > 0 || stalled.After(limit) {
 			return limit
 		}

@@ -120,6 +120,26 @@ func get(t *testing.T, n *volume.Node, s volume.Snapshot) string {
 	return string(b)
 }
 
+// TestStoreThatFails is told with its cause, and that it works again.
+func TestStoreThatFails(t *testing.T) {
+	volumes, id := store(t, nil), ident.Digest{1}
+	var told []error
+	n := socketClient(t, &nodeSocket{memory: 1 << 20, volumes: volumes, stored: func(_ context.Context, err error) { told = append(told, err) }})
+	inTheWay := filepath.Join(volumes.dir, id.String())
+	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := put(n, id, 1, "one"); err == nil {
+		t.Error("stored where a file is")
+	}
+	if err := errors.Join(os.Remove(inTheWay), put(n, id, 1, "one")); err != nil {
+		t.Error(err)
+	}
+	if len(told) != 2 || problem.From(told[0]).Rule != "volume_store" || told[1] != nil {
+		t.Errorf("told: %v", told)
+	}
+}
+
 func TestVolumeGenerations(t *testing.T) {
 	r := &replica{stored: map[volume.Snapshot]string{}}
 	n := socketClient(t, &nodeSocket{memory: 1 << 20, volumes: store(t, r)})

@@ -43,9 +43,9 @@ func Explain(err error, dir, name string) error {
 	case Full(err), fullDatabase(err, dir):
 		return problem.New(problem.Unavailable, RuleFull, "%w", err).
 			Fix("make room on the disk of %s (df -h and df -i show what is free; a quota may be what is used up), then try again", name)
-	case is(err, syscall.EROFS), deniedDatabase(err) && readOnly(dir):
+	case ReadOnly(err), deniedDatabase(err) && readOnly(dir):
 		return problem.New(problem.Unavailable, RuleReadOnly, "%w", err).
-			Fix("look why the disk of %s takes no writes (dmesg: the kernel does that when it fails), and mount it for writing", name)
+			Fix("look why the disk of %s takes no writes: dmesg. Where the kernel did that, since it fails: end what uses it, for a state folder by cupel down --force, then umount, fsck, mount, and start again. Else mount it for writing: mount -o remount,rw", name)
 	}
 	return err
 }
@@ -91,10 +91,22 @@ func deniedDatabase(err error) bool {
 	return code == sqliteReadOnly || code == sqliteIOErr || code == sqliteCantOpen
 }
 
+// readOnly says that the file system of dir takes no writes. One that the kernel gave up
+// writing to, since it fails, may say so only to who tries.
 func readOnly(dir string) bool {
 	var fs unix.Statfs_t
-	return unix.Statfs(dir, &fs) == nil && fs.Flags&unix.MS_RDONLY != 0 // the same bit as ST_RDONLY, statfs(2)
+	if unix.Statfs(dir, &fs) == nil && fs.Flags&unix.MS_RDONLY != 0 { // the same bit as ST_RDONLY, statfs(2)
+		return true
+	}
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600) // a file without a name
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return errors.Is(err, syscall.EROFS)
 }
+
+// ReadOnly says that an error means that the disk takes no writes.
+func ReadOnly(err error) bool { return is(err, syscall.EROFS) }
 
 // Free is how many bytes this process's user may still write below dir; false where
 // the file system doesn't say.

@@ -147,7 +147,7 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 func LocksDir(state string) string { return filepath.Join(state, "runtimes", "locks") }
 
 func (o options) keepLock(file string) error {
-	lock, err := os.ReadFile(file)
+	lock, err := atomicfile.Read(file)
 	if err == nil {
 		err = os.MkdirAll(LocksDir(o.state), 0o755)
 	}

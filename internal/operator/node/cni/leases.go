@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -29,7 +30,7 @@ func (n *Network) leases() (map[netip.Addr]string, error) {
 		if err != nil {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(n.leaseDir(), e.Name()))
+		b, err := atomicfile.Read(filepath.Join(n.leaseDir(), e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // given back meanwhile
 		}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -89,7 +88,7 @@ func (n *Network) keepSubnet() (netip.Prefix, error) {
 // keep writes the subnet down, if it isn't.
 func (n *Network) keep(p netip.Prefix) error {
 	text := []byte(p.String() + "\n")
-	if b, err := os.ReadFile(n.subnetFile()); err == nil && bytes.Equal(b, text) {
+	if b, err := atomicfile.Read(n.subnetFile()); err == nil && bytes.Equal(b, text) {
 		return nil
 	}
 	if err := atomicfile.Write(n.subnetFile(), text, 0o600); err != nil {
@@ -101,7 +100,7 @@ func (n *Network) keep(p netip.Prefix) error {
 // keptSubnet reads the subnet in the state; zero: there is none. Where the file is
 // gone or damaged the bridge tells it, if it is there: then apps may run in it.
 func (n *Network) keptSubnet() (netip.Prefix, error) {
-	b, err := os.ReadFile(n.subnetFile())
+	b, err := atomicfile.Read(n.subnetFile())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return netip.Prefix{}, fmt.Errorf("read subnet: %w", err)
 	}

@@ -192,7 +192,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	if info, err := os.Stat(d.database()); err == nil && info.Size() == 0 {
 		return d.damaged("It is empty. ")
 	}
-	if have, err := os.ReadFile(d.path("config.toml")); err != nil || !bytes.Equal(have, d.config()) {
+	if have, err := atomicfile.Read(d.path("config.toml")); err != nil || !bytes.Equal(have, d.config()) {
 		if err := atomicfile.Write(d.path("config.toml"), d.config(), 0o600); err != nil {
 			return fmt.Errorf("configure containerd: %w", err)
 		}

@@ -3,7 +3,6 @@ package containerd
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 
 	"cupel.dev/cupel/internal/proc"
@@ -19,7 +18,7 @@ type pidFile struct {
 // running returns the pid of the daemon that the pid file names, if it is
 // still that process and was started with our configuration; otherwise 0.
 func (d *Daemon) running() int {
-	b, err := os.ReadFile(d.path("containerd.pid"))
+	b, err := atomicfile.Read(d.path("containerd.pid"))
 	var p pidFile
 	if err != nil || json.Unmarshal(b, &p) != nil || p.PID <= 1 {
 		return 0

@@ -1,0 +1,31 @@
+package atomicfile
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// errNoFile is why a pipe, a device or a socket isn't read.
+var errNoFile = errors.New("it is no regular file")
+
+// Read returns what is in a file. Unlike [os.ReadFile] it never waits: a pipe or a
+// device in the file's place is refused.
+func Read(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() && !info.IsDir() { // a folder's own error says what it is
+		return nil, &fs.PathError{Op: "read", Path: path, Err: errNoFile}
+	}
+	return io.ReadAll(f)
+}

@@ -1,0 +1,33 @@
+package atomicfile_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/trusted/atomicfile"
+)
+
+// TestRead: files are read, and whatever else there may be is refused at once.
+func TestRead(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	if err := errors.Join(os.WriteFile(at("file"), []byte("text"), 0o600), os.Mkdir(at("folder"), 0o700), unix.Mkfifo(at("pipe"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := atomicfile.Read(at("file")); err != nil || string(b) != "text" {
+		t.Errorf("%q, %v", b, err)
+	}
+	for name, want := range map[string]error{"folder": syscall.EISDIR, "none": fs.ErrNotExist, "pipe": nil} {
+		_, err := atomicfile.Read(at(name))
+		path, ok := errors.AsType[*fs.PathError](err)
+		if !ok || path.Path != at(name) || want != nil && !errors.Is(err, want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
