@@ -31,8 +31,15 @@ func TestForceEndsADeafCupeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deaf := exec.Command("bash", "-c", `trap "" INT TERM; echo; read -r`, "--", l.dir)
-	deaf.Args[0] = "cupeld"
+	bash, err := os.ReadFile("/bin/bash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "cupeld")
+	if err := os.WriteFile(program, bash, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	deaf := exec.Command(program, "-c", `trap "" INT TERM; echo; read -r`, "--", l.dir)
 	deaf.ExtraFiles = []*os.File{lock.f}
 	deaf.Stdin, _ = os.Open("/dev/zero")
 	said, err := deaf.StdoutPipe()
