@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"math"
+	"net"
 	"regexp"
 	"slices"
 	"strconv"
@@ -126,6 +127,17 @@ func goesWith(c *cobra.Command, flag, other string, there bool) error {
 	}
 	return problem.New(problem.Invalid, "usage", "--%s changes nothing without %s", flag, other).
 		Fix("leave it out, or give %s too; see '%s --help'", other, c.CommandPath())
+}
+
+// hostPort refuses what is no HOST:PORT.
+func hostPort(flag, text string) error {
+	host, port, err := net.SplitHostPort(text)
+	number, bad := strconv.ParseUint(port, 10, 16)
+	if err == nil && host != "" && bad == nil && number != 0 {
+		return nil
+	}
+	return problem.New(problem.Invalid, "usage", "--%s %.80q", flag, text).
+		Want("HOST:PORT, with a port from 1 to 65535").Fix("as in --%s app.example.org:443", flag)
 }
 
 // durationForm is how durations are written.

@@ -26,6 +26,11 @@ func (o *deployOptions) request() (manager.DeployRequest, error) {
 			return req, err
 		}
 	}
+	if o.casInstances != "" {
+		if err := hostPort("cas-instances", o.casInstances); err != nil {
+			return req, err
+		}
+	}
 	public, container, err := parsePorts(o.port)
 	if err != nil {
 		return req, err

@@ -80,6 +80,11 @@ type appReply struct {
 }
 
 func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
+	if o.address != "" {
+		if err := hostPort("address", o.address); err != nil {
+			return err
+		}
+	}
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err

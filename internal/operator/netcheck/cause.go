@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"cupel.dev/cupel/internal/plain"
 )
 
 // cause is what stands in the way of a probe.
@@ -111,7 +113,7 @@ func (l *lab) elsewhere(p *probe, failed error, rules []drop) *cause {
 	if len(rules) == 0 && !other {
 		return nil
 	}
-	c := &cause{text: fmt.Sprintf("this machine's rules lead it elsewhere, where nothing answers (%v)", failed), unknown: other}
+	c := &cause{text: fmt.Sprintf("this machine's rules lead it elsewhere, where nothing answers (%s)", plain.Words(failed)), unknown: other}
 	if other {
 		c.text = "not known: another program answers instead, as a proxy of this machine's does"
 	}
@@ -214,12 +216,12 @@ func (l *lab) unknown(p *probe, failed error, last string) *cause {
 	}
 	if p.Name == InstanceTo && !l.isHere(p.to.Addr()) && strings.HasPrefix(last, "leaving") {
 		return &cause{
-			text: fmt.Sprintf("nothing of this machine stops it, but nothing answers (%v): it was seen last %s", failed, last),
+			text: fmt.Sprintf("nothing of this machine stops it, but nothing answers (%s): it was seen last %s", plain.Words(failed), last),
 			mend: []string{"see whether this machine itself reaches " + p.to.String() + "; if so, what lies between judges by port or address"},
 		}
 	}
 	return &cause{
-		text: fmt.Sprintf("the check found no rule of nftables or iptables, nor a setting, that says why: %v%s", failed, hint),
+		text: fmt.Sprintf("the check found no rule of nftables or iptables, nor a setting, that says why: %s%s", plain.Words(failed), hint),
 		mend: []string{"look where it ends: tcpdump -ni any host " + p.to.Addr().String()},
 	}
 }

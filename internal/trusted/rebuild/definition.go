@@ -63,7 +63,7 @@ type Mode uint32
 func (m *Mode) UnmarshalYAML(n *yaml.Node) error {
 	v, err := strconv.ParseUint(n.Value, 8, 32)
 	if n.Kind != yaml.ScalarNode || err != nil || v == 0 || v > 0o1777 {
-		return fmt.Errorf("line %d: mode %.20q: want octal digits like 0755, without setuid and setgid", n.Line, n.Value)
+		return fmt.Errorf(badMode+"%.20q: want octal digits like 0755, without setuid and setgid", n.Value)
 	}
 	*m = Mode(v)
 	return nil
@@ -78,7 +78,8 @@ func ParseDefinition(text []byte) (*Definition, error) {
 		err = d.check()
 	}
 	if err != nil {
-		return nil, invalid("runtime_definition", "%w", err)
+		return nil, invalid("runtime_definition", "%w", err).
+			Fix("mend the definition: 'cupel runtime show python' shows one that can be built")
 	}
 	return d, nil
 }
@@ -105,7 +106,7 @@ func decodeStrict(text []byte, limit int, into any) error {
 		if errors.Is(err, io.EOF) {
 			return errors.New("empty")
 		}
-		return err
+		return unreadable(err)
 	}
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return errors.New("more than one document")
@@ -113,7 +114,41 @@ func decodeStrict(text []byte, limit int, into any) error {
 	return nil
 }
 
+// badMode begins what is said of a mode.
+const badMode = "mode "
+
+// unreadable says where a file isn't what it should be. It quotes nothing of it but a
+// mode, and a key that looks like one: another file may have been named than was meant.
+func unreadable(err error) error {
+	all, ok := errors.AsType[*yaml.LoadErrors](err)
+	if !ok || len(all.Errors) == 0 {
+		line := 1
+		if one, ok := errors.AsType[*yaml.LoadError](err); ok {
+			line = max(one.Mark.Line, 1)
+		}
+		return fmt.Errorf("line %d: no YAML that can be read: check indentation, quotes and brackets there", line)
+	}
+	first := all.Errors[0]
+	what := "a value that can't be read"
+	key, unknown := strings.CutPrefix(first.Message, "field ")
+	key, _, _ = strings.Cut(key, " ")
+	switch {
+	case unknown && plainKey.MatchString(key):
+		what = "the key " + key + " is not known"
+	case unknown:
+		what = "a key that is not known"
+	case strings.HasPrefix(first.Message, "mapping key "):
+		what = "a key that is there already"
+	case strings.HasPrefix(first.Message, "cannot construct "):
+		what = "a value of another kind than belongs there"
+	case strings.HasPrefix(first.Message, badMode):
+		what = first.Message
+	}
+	return fmt.Errorf("line %d: %s", first.Mark.Line, what)
+}
+
 var (
+	plainKey    = regexp.MustCompile(`^[a-z_]{1,32}$`)
 	runtimeName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 	envName     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )

@@ -23,6 +23,35 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
+// TestOtherFiles: a file that is no definition or lock is called so, in words, and nothing
+// of what it holds is shown.
+func TestOtherFiles(t *testing.T) {
+	for text, want := range map[string]string{
+		"hunter2\n":                        "line 1: a value of another kind than belongs there",
+		"version: 1\nname: [hunter2\n":     "no YAML that can be read",
+		"a: *hunter2\n":                    "line 1: no YAML that can be read",
+		"version: hunter2\n":               "line 1: a value of another kind than belongs there",
+		"version: 1\nHunter2-hunter2: x\n": "line 2: a key that is not known",
+		"version: 1\nfoo: hunter2\n":       "line 2: the key foo is not known",
+		"version: 1\nversion: 1\n":         "line 2: a key that is there already",
+	} {
+		_, definition := rebuild.ParseDefinition([]byte(text))
+		_, lock := rebuild.ParseLock([]byte(text))
+		for _, err := range []error{definition, lock} {
+			p := problem.From(err)
+			if p == nil || !strings.Contains(p.Actual, want) || p.Mend == "" {
+				t.Errorf("%q: %v; want %q and a mend", text, err, want)
+				continue
+			}
+			for _, foreign := range []string{"unter2", "yaml", "construct", "rebuild.", "!!"} {
+				if strings.Contains(p.Error(), foreign) {
+					t.Errorf("%q: %q in %v", text, foreign, err)
+				}
+			}
+		}
+	}
+}
+
 func TestRefusedDefinitions(t *testing.T) {
 	for name, change := range map[string][2]string{
 		"empty":             {definition, ""},
