@@ -63,7 +63,11 @@ func flagError(c *cobra.Command, err error) error {
 		return unknownFlag(c, e)
 	}
 	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		return usage("--%s has a value that it can't have: want %s", e.GetFlag().Name, valueForm(e.GetFlag().Value.Type()))
+		form := valueForm(e.GetFlag().Value.Type())
+		if errors.Is(err, strconv.ErrRange) && e.GetFlag().Value.Type() == "int" {
+			form = "a whole number, and one that isn't so large"
+		}
+		return usage("--%s has a value that it can't have: want %s", e.GetFlag().Name, form)
 	}
 	if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
 		return usage("--%s needs a value", e.GetFlag().Name)

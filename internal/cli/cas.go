@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -83,6 +84,9 @@ be the operator's word; what it is, it has to prove.`,
 	return c
 }
 
+// advisoryForm is how Intel's advisories are called.
+var advisoryForm = regexp.MustCompile(`^(INTEL-SA-[0-9]{5}|\*)$`)
+
 // expectation turns the options into what the CAS must prove.
 func (o casAttestOptions) expectation() (client.Expectation, error) {
 	var e client.Expectation
@@ -123,6 +127,12 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 	}
 	for _, t := range o.tolerate {
 		e.Tolerate = append(e.Tolerate, appraise.Tolerance(t))
+	}
+	for _, a := range o.ignore {
+		if !advisoryForm.MatchString(a) {
+			return e, problem.New(problem.Invalid, "usage", "--ignore-advisory %.40q", a).
+				Want(`INTEL-SA-nnnnn, or "*" for all`).Fix("take it as a refusal names it, as in --ignore-advisory INTEL-SA-00657")
+		}
 	}
 	e.IgnoreAdvisories = o.ignore
 	return e, nil

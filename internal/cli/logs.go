@@ -33,6 +33,9 @@ func newLogsCommand(g *globals) *cobra.Command {
 		ValidArgsFunction: g.complete(first(o.apps(), o.managerAs.instances())),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
+			if o.tail < 0 && c.Flags().Changed("tail") {
+				return problem.New(problem.Invalid, "usage", "--tail %d", o.tail).Want("0 or more").Fix("leave it out for all lines")
+			}
 			return runLogs(c.Context(), g, o)
 		},
 	}

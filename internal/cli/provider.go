@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"net"
 
 	"github.com/spf13/cobra"
 
@@ -79,15 +80,20 @@ func runProviderForget(ctx context.Context, g *globals, text string) error {
 		return err
 	}
 	var was owner.Provider
+	near := ""
 	err = dir.UpdateProviders(ctx, func(all owner.Providers) error {
 		first, known := all[addr]
 		if !known {
+			near = sameHost(addr, sortedKeys(all))
 			return errUnknownProvider
 		}
 		was = first
 		delete(all, addr)
 		return nil
 	})
+	if errors.Is(err, errUnknownProvider) && near != "" {
+		return problem.New(problem.NotFound, "provider", "no provider at %s is known here", addr).Fix("did you mean cupel provider forget %s? See 'cupel provider list'", near)
+	}
 	if errors.Is(err, errUnknownProvider) {
 		return problem.New(problem.NotFound, "provider", "no provider at %s is known here", addr).Fix("see 'cupel provider list'")
 	}
@@ -99,6 +105,17 @@ func runProviderForget(ctx context.Context, g *globals, text string) error {
 	}
 	g.printf("%s is forgotten; the next command that talks to it keeps what it shows then.\n", addr)
 	return nil
+}
+
+// sameHost is the first known address of the same host, or else one that is nearly the same.
+func sameHost(addr string, known []string) string {
+	host, _, _ := net.SplitHostPort(addr) // providerAddress made it
+	for _, k := range known {
+		if other, _, err := net.SplitHostPort(k); err == nil && other == host {
+			return k
+		}
+	}
+	return problem.Nearest(addr, known)
 }
 
 // completeProviders offers the providers that are known.

@@ -27,6 +27,18 @@ func TestProviderAddress(t *testing.T) {
 	}
 }
 
+// TestSameHost: a port that was forgotten is remembered.
+func TestSameHost(t *testing.T) {
+	known := []string{"10.222.2.1:62000", "provider.example.org:5000"}
+	for addr, want := range map[string]string{
+		"10.222.2.1:5000": "10.222.2.1:62000", "provider.exmple.org:5000": "provider.example.org:5000", "192.0.2.7:5000": "",
+	} {
+		if got := sameHost(addr, known); got != want {
+			t.Errorf("%s: %q, want %q", addr, got, want)
+		}
+	}
+}
+
 func TestCertified(t *testing.T) {
 	for _, c := range []struct {
 		names []string

@@ -250,7 +250,7 @@ func wholeSession(ctx context.Context, c *client.Client, name ident.SessionName,
 // claimAt is where the session's CAS listens for instances.
 func (o *submitOptions) claimAt(ctx context.Context, g *globals, cas ident.KeyHash) (string, error) {
 	if o.casInstances != "" {
-		return o.casInstances, nil
+		return o.casInstances, hostPort("cas-instances", o.casInstances)
 	}
 	at, err := g.manager(ctx)
 	if err == nil && at.CAS.Identity == cas {

@@ -212,6 +212,9 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 		return secret.Value{}, nil // the puller's own bundle
 	}
 	tty, ok := g.terminal()
+	if !ok && key == owner.VarSession {
+		return secret.Value{}, problem.New(problem.Invalid, "session_value", "the session has no name yet").Fix("give --name NAME")
+	}
 	if !ok {
 		return secret.Value{}, problem.New(problem.Invalid, "session_value", "no value for %s", key).
 			Fix("give -e %s=VALUE or -e %s=@FILE, or --use-env with %s in the environment", key, key, key)

@@ -57,6 +57,16 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	if err := l.check(); err != nil {
 		return r, err
 	}
+	// Also where cupeld runs, whose own addresses are tried then.
+	at, err := netip.ParseAddrPort(o.CASInstances)
+	if err != nil {
+		return r, problem.New(problem.Invalid, "listen", "--cas-instances %.60q is no address of this machine", o.CASInstances).Fix("give ADDRESS:PORT, as in 0.0.0.0:18765")
+	}
+	if o.Subnet != "" {
+		if _, err := cni.ParseSubnet(o.Subnet); err != nil {
+			return r, err
+		}
+	}
 	ports := loadPorts(l.path(portsFile))
 	cfg := netcheck.Config{FirstPort: o.FirstPort}
 	if cfg.FirstPort == 0 {
@@ -93,10 +103,6 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	}
 	if made { // else apps run on it
 		defer func() { err = errors.Join(err, p.network.Close()) }()
-	}
-	at, err := netip.ParseAddrPort(o.CASInstances)
-	if err != nil {
-		return r, problem.New(problem.Invalid, "listen", "--cas-instances %q: %w", o.CASInstances, err).Fix("give ADDRESS:PORT of this machine")
 	}
 	if cfg.CASPort = at.Port(); cfg.CASPort == 0 {
 		cfg.CASPort = portNumber(ports.again("cas-instances", ""))

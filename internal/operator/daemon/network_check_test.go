@@ -12,6 +12,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/netcheck"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // A person may ask for a host, in an instance's words.
@@ -106,5 +107,14 @@ func TestCheckAsksTheLock(t *testing.T) {
 	_, err = Check(t.Context(), o, slog.New(slog.DiscardHandler))
 	if held, ok := errors.AsType[*lockedError](err); !ok || held.what != workDown {
 		t.Errorf("%v: want that cupel down is at work", err)
+	}
+
+	// What is no address is refused whoever is at work.
+	for rule, change := range map[string]func(*Options){"listen": func(o *Options) { o.CASInstances = "foo" }, "subnet": func(o *Options) { o.Subnet = "foo" }} {
+		wrong := o
+		change(&wrong)
+		if _, err := Check(t.Context(), wrong, slog.New(slog.DiscardHandler)); problem.From(err).Rule != rule {
+			t.Errorf("%s: %v", rule, err)
+		}
 	}
 }

@@ -130,7 +130,7 @@ func (in Inputs) normal() (Inputs, error) {
 	}
 	in.Env, in.Secrets = slices.Sorted(slices.Values(in.Env)), slices.Sorted(slices.Values(in.Secrets))
 	if in.OnRenewal != "" && in.OnRenewal != session.NoSignal {
-		name, ok := session.ParseSignal(in.OnRenewal)
+		name, ok := session.ParseSignal(strings.ToUpper(in.OnRenewal))
 		if !ok {
 			return Inputs{}, problem.New(problem.Invalid, "template_input", "--on-renewal is %.40q", in.OnRenewal).
 				Want("none, or one of %s", session.Signals()).

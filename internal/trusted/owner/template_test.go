@@ -138,7 +138,13 @@ func TestOnRenewal(t *testing.T) {
 			t.Errorf("%s: %v\n%s", word, err, text)
 		}
 	}
-	for _, word := range []string{"SIGKILL", "hup", "none\n  x: y"} {
+	for _, word := range []string{"HUP", "hup", "sighup"} {
+		in.OnRenewal = word
+		if text, err := Template(in); err != nil || !strings.Contains(string(text), "on_renewal: SIGHUP") {
+			t.Errorf("%s: %v\n%s", word, err, text)
+		}
+	}
+	for _, word := range []string{"SIGKILL", "nope", "none\n  x: y"} {
 		in.OnRenewal = word
 		if _, err := Template(in); err == nil {
 			t.Errorf("%q: accepted", word)

@@ -3,15 +3,28 @@ package problem
 import "strings"
 
 // Nearest returns the one of known that a person who typed name most likely meant;
-// empty if none is near. A third of the letters may be wrong, and no more than three.
+// empty if none is near. A third of the letters may be wrong, and no more than three. Of
+// several that are as near it is the one that begins most alike, whatever their order.
 func Nearest(name string, known []string) string {
-	best, least := "", min(3, len(name)/3)+1
+	name = strings.ToLower(name)
+	best, least, most := "", min(3, len(name)/3)+1, 0
 	for _, k := range known {
-		if d := distance(strings.ToLower(name), strings.ToLower(k)); d < least {
-			best, least = k, d
+		lower := strings.ToLower(k)
+		d, alike := distance(name, lower), beginning(name, lower)
+		if d < least || d == least && best != "" && (alike > most || alike == most && k < best) {
+			best, least, most = k, d, alike
 		}
 	}
 	return best
+}
+
+// beginning is how many bytes two names have in common at their beginning.
+func beginning(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // distance is how many letters have to be put in, left out, changed or exchanged with
