@@ -41,16 +41,17 @@ func TestForceEndsADeafCupeld(t *testing.T) {
 	}
 	deaf := exec.Command(program, "-c", `trap "" INT TERM; echo; read -r`, "--", l.dir)
 	deaf.ExtraFiles = []*os.File{lock.f}
-	deaf.Stdin, _ = os.Open("/dev/zero")
-	said, err := deaf.StdoutPipe()
-	if err != nil {
+	_, err = deaf.StdinPipe() // stays open
+	said, perr := deaf.StdoutPipe()
+	if err := errors.Join(err, perr); err != nil {
 		t.Fatal(err)
 	}
 	if err := deaf.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- deaf.Wait() }()
+	ended := make(chan struct{})
+	go func() { _ = deaf.Wait(); close(ended) }()
+	t.Cleanup(func() { _ = deaf.Process.Kill() })
 	if _, err := said.Read(make([]byte, 1)); err != nil { // its trap is set
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func TestForceEndsADeafCupeld(t *testing.T) {
 	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
 		t.Error(err)
 	}
-	_ = <-ended // by a signal
+	<-ended // by a signal
 	if len(told) != 1 || !strings.Contains(told[0], "its apps stop and store their volumes\n  instance i-1-1: it can't store") {
 		t.Errorf("told: %q", told)
 	}
