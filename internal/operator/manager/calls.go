@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"syscall"
 	"time"
@@ -107,6 +108,7 @@ func (m *Manager) settleBalance(a action, err error, now time.Time) {
 	switch {
 	case err == nil:
 		m.applied, m.balance.known = servingOf(a.apply), true
+		m.tellServed()
 		return
 	case errors.Is(err, context.Canceled):
 		return
@@ -125,6 +127,39 @@ func (m *Manager) settleBalance(a action, err error, now time.Time) {
 				m.balance.failed = map[uint16]*problem.Error{}
 			}
 			m.balance.failed[f.Port] = portTaken(f.Port, busy)
+			m.tellTaken(f)
+		}
+	}
+}
+
+// tellTaken tells once that another program has the port of an app that serves: its
+// users reach that one. Callers hold mu.
+func (m *Manager) tellTaken(f Frontend) {
+	a := m.state.Apps[f.App]
+	if a == nil || a.Current == nil || a.Current.Port != f.Port || m.taken[f.Port] != nil {
+		return
+	}
+	if m.taken == nil {
+		m.taken = map[uint16]*problem.Error{}
+	}
+	why := problem.New(problem.Conflict, "port_taken", "another program of this machine has port %d: the app's users reach that one, and not the app", f.Port).
+		Fix("the operator stops what has it (ss -ltnp): it is tried every few seconds; or its owner deploys the app with another --port")
+	m.taken[f.Port] = why
+	m.cfg.Incidents.Tell(Incident{App: a.ID, Warning: true, Reason: why.Rule, Message: why.Actual + "; " + why.Mend})
+}
+
+// tellServed tells which ports lead to their apps again, and forgets those that no app
+// has any more. Callers hold mu.
+func (m *Manager) tellServed() {
+	for port := range m.taken {
+		if m.balance.failed[port] != nil {
+			continue
+		}
+		delete(m.taken, port)
+		for _, f := range m.applied.frontends {
+			if f.Port == port {
+				m.cfg.Incidents.Tell(Incident{App: f.App, Reason: "port_served", Message: fmt.Sprintf("port %d leads to the app again", port)})
+			}
 		}
 	}
 }

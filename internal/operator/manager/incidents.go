@@ -16,6 +16,7 @@ import (
 // finds it among the events, and so does the owner of the instance that it names.
 type Incident struct {
 	Instance string // the Backend's id; empty: it concerns no single one
+	App      string // the app's id, where it concerns that and no single instance
 	Warning  bool
 	Reason   string // of the event
 	Message  string
@@ -138,6 +139,9 @@ func (m *Manager) writeIncidents(ctx context.Context) {
 	var c Change
 	for _, i := range list {
 		a, in := m.ofBackend(i.Instance)
+		if i.App != "" {
+			a = m.state.Apps[i.App]
+		}
 		c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, i.Warning, i.Reason, i.Message))
 	}
 	if err := m.commit(ctx, c); err != nil {

@@ -518,6 +518,36 @@ func TestPortTaken(t *testing.T) {
 	})
 }
 
+// TestPortTakenAtTheStart: while nothing ran another program took an app's port. Its
+// users reach that one, so it is told, once, and once that it is over.
+func TestPortTakenAtTheStart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(request()).ID)
+		w.stop()
+		w.bal.take(a.Port, true)
+		w.start()
+		time.Sleep(time.Minute)
+		if a = w.settled(a.ID); a.Problem == nil || a.Problem.Rule != "port_taken" {
+			t.Errorf("shown: %+v", a.Problem)
+		}
+		w.bal.take(a.Port, false)
+		time.Sleep(time.Minute)
+		if a = w.settled(a.ID); a.Problem != nil {
+			t.Errorf("shown when it is over: %+v", a.Problem)
+		}
+		var told []string
+		for _, reason := range w.reasons() {
+			if strings.HasPrefix(reason, "port_") {
+				told = append(told, reason)
+			}
+		}
+		if want := []string{"port_taken", "port_served"}; !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q", told, want)
+		}
+	})
+}
+
 func TestRemoveInstance(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)

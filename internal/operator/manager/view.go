@@ -46,7 +46,9 @@ func (m *Manager) view(a *App) wire.App {
 		id := a.Current.Grant.ID
 		out.Grant = &id
 	}
-	out.Problem = m.ownersProblem(a)
+	if out.Problem = m.ownersProblem(a); out.Problem == nil && a.Current != nil {
+		out.Problem = m.taken[a.Current.Port]
+	}
 	if out.Deployment.Steps == nil {
 		out.Deployment.Steps = []wire.Step{}
 	}

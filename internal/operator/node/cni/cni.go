@@ -23,6 +23,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containernetworking/cni/libcni"
 	types "github.com/containernetworking/cni/pkg/types/100"
@@ -60,6 +61,9 @@ type Network struct {
 	cni    *libcni.CNIConfig
 
 	forwarded map[string]string // settings of the kernel, as they were before the first change
+
+	mu      sync.Mutex
+	leaving map[string]bool // instances whose links are being taken away
 }
 
 var _ node.Network = (*Network)(nil)
@@ -201,9 +205,12 @@ func (n *Network) Restore() (string, error) {
 			return "", err
 		}
 	}
-	again, err := n.reconnect()
+	again, anew, err := n.reconnect()
 	if again > 0 {
 		found = append(found, problem.Count(again, "instance")+" taken off the bridge "+n.Bridge()+", and connected again")
+	}
+	if anew > 0 {
+		found = append(found, "another program deleted the link of "+problem.Count(anew, "instance")+": it was made anew")
 	}
 	errs := []error{err}
 	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv4/conf/" + n.Bridge() + "/forwarding"} {
@@ -230,48 +237,6 @@ func (n *Network) hasGateway(bridge netlink.Link) bool {
 		ip, ok := netip.AddrFromSlice(a.IP)
 		return ok && ip.Unmap() == n.Gateway()
 	})
-}
-
-// reconnect puts the instances' links, by the names that CNI's results hold, back on
-// the bridge, and returns how many were off it.
-func (n *Network) reconnect() (int, error) {
-	bridge, err := netlink.LinkByName(n.Bridge())
-	if err != nil {
-		return 0, fmt.Errorf("find bridge %s: %w", n.Bridge(), err)
-	}
-	results, _ := filepath.Glob(filepath.Join(n.cfg.Dir, "cache", "results", "*")) // the pattern is valid
-	again := 0
-	var errs []error
-	for _, path := range results {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue // removed meanwhile
-		}
-		var r struct {
-			Result struct {
-				Interfaces []struct{ Name, Sandbox string }
-			}
-		}
-		if json.Unmarshal(b, &r) != nil {
-			continue
-		}
-		for _, i := range r.Result.Interfaces {
-			if i.Sandbox != "" || i.Name == n.Bridge() {
-				continue
-			}
-			link, err := netlink.LinkByName(i.Name)
-			if err != nil || link.Attrs().MasterIndex != 0 || link.Type() != "veth" {
-				continue
-			}
-			err = errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetHairpin(link, true), netlink.LinkSetUp(link))
-			if err != nil {
-				errs = append(errs, fmt.Errorf("connect %s again: %w", i.Name, err))
-				continue
-			}
-			again++
-		}
-	}
-	return again, errors.Join(errs...)
 }
 
 func (n *Network) conf(id, path string) *libcni.RuntimeConf {
@@ -308,6 +273,8 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 
 // Remove implements node.Network.
 func (n *Network) Remove(ctx context.Context, id, path string) error {
+	n.leaves(id, true)
+	defer n.leaves(id, false)
 	ns := path
 	if !isNamespace(path) {
 		ns = "" // CNI then frees the lease alone

@@ -13,7 +13,7 @@ import (
 )
 
 // Whatever another program changes of bridge, address and forwarding is noticed by
-// the next look, told, and put right; an instance that was connected is again.
+// the next look, told, and put right; an instance that was connected is again, both ways.
 func TestRestore(t *testing.T) {
 	need.Root(t)
 	need.Programs(t, "ip", "sysctl")
@@ -54,6 +54,7 @@ func TestRestore(t *testing.T) {
 		{"sysctl -qw net.ipv4.ip_forward=0", "net.ipv4.ip_forward to 0"},
 		{"sysctl -qw net.ipv4.conf.BRIDGE.forwarding=0", "net.ipv4.conf.BRIDGE.forwarding to 0"},
 		{"for i in $(ls -d /proc/sys/net/ipv4/conf/veth*); do ip link set ${i##*/} nomaster; done", "1 instance taken off"},
+		{"for i in $(ls -d /proc/sys/net/ipv4/conf/veth*); do ip link del ${i##*/}; done", "deleted the link of 1 instance"},
 	} {
 		fill := strings.NewReplacer("NOTES", filepath.Join(dir, "sysctl"), "BRIDGE", n.Bridge(), "GATEWAY", n.Gateway().String())
 		in(func() error { return exec.Command("sh", "-ec", fill.Replace(tt.does)).Run() })
@@ -70,6 +71,9 @@ func TestRestore(t *testing.T) {
 		})
 		if !strings.Contains(string(out), "refused") {
 			t.Errorf("%s: the instance isn't reached: %s", tt.does, out)
+		}
+		if out, err := exec.Command("nsenter", "--net="+path, "timeout", "3", "bash", "-c", "echo > /dev/udp/192.0.2.1/9").CombinedOutput(); err != nil {
+			t.Errorf("%s: the instance has no way out: %s", tt.does, out)
 		}
 	}
 }
