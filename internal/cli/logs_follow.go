@@ -119,6 +119,13 @@ func (f *follower) refuse(id string, err error) error {
 	return nil
 }
 
+// warn writes a line between those that are shown meanwhile.
+func (f *follower) warn(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.g.warnf(format, args...)
+}
+
 // newcomers follows instances of the app that came since, with all that they wrote.
 // It says whether the app is gone.
 func (f *follower) newcomers(ctx context.Context, group *errgroup.Group, app string) (over bool) {
@@ -128,7 +135,7 @@ func (f *follower) newcomers(ctx context.Context, group *errgroup.Group, app str
 		// a moment comes back.
 		gone := problem.KindOf(err) == problem.NotFound
 		if gone {
-			f.g.warnf("%s was removed: nothing more comes of it", app)
+			f.warn("%s was removed: nothing more comes of it", app)
 		}
 		return gone
 	}
@@ -140,7 +147,7 @@ func (f *follower) newcomers(ctx context.Context, group *errgroup.Group, app str
 	f.follows += len(fresh)
 	f.mu.Unlock()
 	for _, in := range fresh {
-		f.g.warnf("%s of revision %d is followed from now on", in.ID, in.Revision)
+		f.warn("%s of revision %d is followed from now on", in.ID, in.Revision)
 		f.start(ctx, group, in.ID, false)
 	}
 	return false
