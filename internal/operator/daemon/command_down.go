@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -30,21 +31,18 @@ func (c *cli) alone(cmd *cobra.Command, do func(ctx context.Context) error) erro
 // byHalves does what a signal may end in the middle. It says at once that the signal was
 // heard, and in the end what is left, and how to go on.
 func (c *cli) byHalves(ctx context.Context, left string, do func() error) error {
-	heard := make(chan struct{})
-	forget := context.AfterFunc(ctx, func() {
-		defer close(heard)
+	hear := sync.OnceFunc(func() {
 		if tell := c.tell(); tell != nil {
 			tell("interrupted: what is under way comes to its end first")
 		}
 	})
+	forget := context.AfterFunc(ctx, hear)
 	err := do()
-	if forget() {
+	forget()
+	if err == nil || ctx.Err() == nil {
 		return err
 	}
-	<-heard
-	if err == nil {
-		return nil
-	}
+	hear() // do may have seen the signal before
 	p := problem.New(problem.Unavailable, ruleInterrupted, "ended by a signal, before it was done").Fix("%s", left)
 	p.Cause = context.Canceled
 	return p
