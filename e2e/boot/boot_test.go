@@ -232,7 +232,7 @@ func (s *scene) renewed() {
 	now, err := os.ReadFile(file)
 	must(s.T, err)
 	at := bytes.Index(now, []byte("TimeoutStopSec="))
-	before := slices.Concat(now[:at], []byte("TimeoutStopSec=90\n"), now[at+bytes.IndexByte(now[at:], '\n')+1:])
+	before := slices.Concat(now[:at], []byte("TimeoutStopSec=2040\n"), now[at+bytes.IndexByte(now[at:], '\n')+1:])
 	must(s.T, os.WriteFile(file, before, 0o644))
 	s.run("systemctl", "daemon-reload")
 
