@@ -241,9 +241,9 @@ type row struct {
 	sealed  []byte
 }
 
-func (s *scene) database(f func(*sql.DB) error) {
+func (s *scene) database(dir string, f func(*sql.DB) error) {
 	s.T.Helper()
-	path := filepath.Join(s.State, "cas", "cas.db")
+	path := filepath.Join(dir, "cas.db")
 	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)")
 	if err != nil {
 		s.T.Fatal(err)
@@ -253,9 +253,20 @@ func (s *scene) database(f func(*sql.DB) error) {
 	}
 }
 
+// readRow reads a copy: the CAS has its database for itself.
 func (s *scene) readRow(id string) (r row) {
 	s.T.Helper()
-	s.database(func(db *sql.DB) error {
+	dir := s.T.TempDir()
+	for _, name := range []string{"cas.db", "cas.db-wal"} {
+		b, err := os.ReadFile(filepath.Join(s.State, "cas", name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name), b, 0o600)
+		}
+		if err != nil {
+			s.T.Fatal(err)
+		}
+	}
+	s.database(dir, func(db *sql.DB) error {
 		return db.QueryRow("SELECT version, sealed FROM rows WHERE id = ?", id).Scan(&r.version, &r.sealed)
 	})
 	return r
@@ -263,7 +274,7 @@ func (s *scene) readRow(id string) (r row) {
 
 func (s *scene) writeRow(id string, r row) {
 	s.T.Helper()
-	s.database(func(db *sql.DB) error {
+	s.database(filepath.Join(s.State, "cas"), func(db *sql.DB) error {
 		result, err := db.Exec("UPDATE rows SET version = ?, sealed = ? WHERE id = ?", r.version, r.sealed, id)
 		if err != nil {
 			return err

@@ -398,11 +398,12 @@ func (a *app) pauses(instance string) []time.Duration {
 			continue
 		}
 		_, text, _ := strings.Cut(e.Message, "starting it again in ")
-		d, err := time.ParseDuration(text)
-		if err != nil {
+		var seconds int
+		var unit string
+		if _, err := fmt.Sscanf(text, "%d %s", &seconds, &unit); err != nil || !strings.HasPrefix(unit, "second") {
 			a.Fatalf("event %q: %v", e.Message, err)
 		}
-		list = append(list, d)
+		list = append(list, time.Duration(seconds)*time.Second)
 	}
 	return list
 }

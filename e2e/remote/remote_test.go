@@ -99,7 +99,7 @@ func TestOwnerOnAnotherMachine(t *testing.T) {
 
 	t.Run("another manager at the address is refused", func(t *testing.T) {
 		w.Operator.MustRun("down")
-		for _, name := range []string{"manager.key", "manager.crt", "operator.key", "operator.crt"} {
+		for _, name := range []string{"manager.key", "manager.crt", "operator.key", "operator.crt", "ports.json"} {
 			if err := os.Remove(filepath.Join(w.State, name)); err != nil {
 				t.Fatal(err)
 			}
