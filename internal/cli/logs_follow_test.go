@@ -128,12 +128,12 @@ func TestOneRefusedStream(t *testing.T) {
 // none of them writes.
 func TestUnreadLogs(t *testing.T) {
 	mux := http.NewServeMux()
-	silent := true
+	var quiet atomic.Bool
 	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version})
 	})
 	mux.HandleFunc("GET "+manager.PathInstances+"/{id}/logs", func(w http.ResponseWriter, r *http.Request) {
-		if !silent {
+		if !quiet.Load() {
 			_ = json.NewEncoder(w).Encode(manager.LogLine{Stream: "stdout", Line: "a line", Instance: r.PathValue("id")})
 		}
 		w.(http.Flusher).Flush()
@@ -145,7 +145,8 @@ func TestUnreadLogs(t *testing.T) {
 
 	defer noteClosedPipe()()
 	for _, output := range []string{"table", "json"} {
-		for _, silent = range []bool{false, true} {
+		for _, silent := range []bool{false, true} {
+			quiet.Store(silent)
 			read, write, err := os.Pipe()
 			if err != nil {
 				t.Fatal(err)
