@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -185,14 +184,14 @@ func (s *scene) installed() {
 
 // restarted: the apps' processes go on, and a connection from outside with its requests.
 func (s *scene) restarted() {
-	apps := s.apps()
+	apps := s.AppProcesses()
 	requests := s.keepAsking()
 	s.run("systemctl", "restart", s.unit)
 	s.goesOn(apps, requests)
 
 	requests = s.keepAsking()
 	s.run("systemctl", "stop", s.unit)
-	if got := s.apps(); !slices.Equal(got, apps) {
+	if got := s.AppProcesses(); !slices.Equal(got, apps) {
 		s.T.Errorf("processes of the apps after 'systemctl stop': %v, were %v", got, apps)
 	}
 	s.run("systemctl", "start", s.unit)
@@ -201,7 +200,7 @@ func (s *scene) restarted() {
 
 // killed: systemd starts another cupeld, and the apps go on.
 func (s *scene) killed() {
-	apps := s.apps()
+	apps := s.AppProcesses()
 	requests := s.keepAsking()
 	before := s.Info().PID
 	s.Kill("cupeld", syscall.SIGKILL)
@@ -217,7 +216,7 @@ func (s *scene) killed() {
 func (s *scene) goesOn(apps []int, requests func() error) {
 	s.T.Helper()
 	s.expect(s.started)
-	if got := s.apps(); !slices.Equal(got, apps) {
+	if got := s.AppProcesses(); !slices.Equal(got, apps) {
 		s.T.Errorf("processes of the apps: %v, were %v", got, apps)
 	}
 	if err := requests(); err != nil {
@@ -236,14 +235,14 @@ func (s *scene) renewed() {
 	must(s.T, os.WriteFile(file, before, 0o644))
 	s.run("systemctl", "daemon-reload")
 
-	apps := s.apps()
+	apps := s.AppProcesses()
 	s.run("systemctl", "restart", s.unit)
 	s.expect(2)
 	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, now) {
 		s.T.Errorf("%v\n%s", err, got)
 	}
 	s.says(s.run("systemctl", "show", "--property=NeedDaemonReload", s.unit), "NeedDaemonReload=no")
-	if got := s.apps(); !slices.Equal(got, apps) {
+	if got := s.AppProcesses(); !slices.Equal(got, apps) {
 		s.T.Errorf("processes of the apps: %v, were %v", got, apps)
 	}
 }
@@ -261,7 +260,7 @@ func (s *scene) shutdown() {
 // lateNetwork: apps that were started before the machine knew its name servers get them,
 // and commands show the address by which it is reached.
 func (s *scene) lateNetwork() {
-	apps := s.apps()
+	apps := s.AppProcesses()
 	s.neighbour()
 	s.net.Route(s.T, netip.MustParsePrefix("0.0.0.0/0"), theirs)
 	s.Eventually(30*time.Second, func() error {
@@ -336,7 +335,7 @@ func (s *scene) uninstalled() {
 		}
 		return nil
 	})
-	if got := s.apps(); len(got) != 0 {
+	if got := s.AppProcesses(); len(got) != 0 {
 		s.T.Errorf("after 'cupel down' run: %v", got)
 	}
 	s.says(s.run("cupel", "uninstall-service"), s.unit+" is removed")
@@ -348,22 +347,6 @@ func (s *scene) uninstalled() {
 	}
 	s.says(s.run("cupel", "uninstall-service"), "there is no "+s.unit)
 	s.shutDown()
-}
-
-// apps lists the processes of the apps, as this machine knows them.
-func (s *scene) apps() []int {
-	var pids []int
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range dirs {
-		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		cgroup, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if strings.HasPrefix(string(cmdline), "python3\x00") && strings.Contains(string(cgroup), s.ID()) {
-			pid, _ := strconv.Atoi(filepath.Base(dir))
-			pids = append(pids, pid)
-		}
-	}
-	slices.Sort(pids)
-	return pids
 }
 
 // keepAsking has a user on another machine ask again and again over one connection. The

@@ -46,17 +46,8 @@ func TestFullDisk(t *testing.T) {
 // smallDisk is a stage whose state folder has a small disk of its own.
 func smallDisk(t *testing.T, cfg harness.Config) *stage {
 	t.Helper()
-	w := harness.New(t, cfg)
-	s := &stage{World: w, owner: w.Owner("owner"), port: harness.FreePort(t)}
-	w.Git.Push("app", harness.ExampleApp(w))
-	w.BuildRuntimes("puller", "python")
-	s.owner.Vouch("puller", "python")
-	s.owner.AttestCAS()
-	s.owner.Template()
-	s.session("steady", nil)
+	s := newStage(t, cfg)
 	s.session("late", nil)
-	s.owner.Deploy("steady", 1, s.port)
-	s.steady, s.clean = s.owner.Healthy("steady"), s.made()
 	return s
 }
 

@@ -31,11 +31,12 @@ type stage struct {
 	clean  []string // what is on the machine while only the steady app runs
 }
 
-func TestFaults(t *testing.T) {
-	w := harness.New(t, harness.Config{})
+// newStage makes a world in which the steady app runs.
+func newStage(t *testing.T, cfg harness.Config) *stage {
+	t.Helper()
+	w := harness.New(t, cfg)
 	s := &stage{World: w, owner: w.Owner("owner"), port: harness.FreePort(t)}
 	w.Git.Push("app", harness.ExampleApp(w))
-	w.Git.Push("other", map[string]string{"README": "no app here\n"})
 	w.BuildRuntimes("puller", "python")
 	s.owner.Vouch("puller", "python")
 	s.owner.AttestCAS()
@@ -43,6 +44,12 @@ func TestFaults(t *testing.T) {
 	s.session("steady", nil)
 	s.owner.Deploy("steady", 1, s.port)
 	s.steady, s.clean = s.owner.Healthy("steady"), s.made()
+	return s
+}
+
+func TestFaults(t *testing.T) {
+	s := newStage(t, harness.Config{})
+	s.Git.Push("other", map[string]string{"README": "no app here\n"})
 
 	t.Run("input", s.input)
 	t.Run("pull", s.pull)

@@ -17,16 +17,7 @@ import (
 // next one has its place at the CAS at once: nobody waits until the rights of the lost
 // one lapse, and the app's events say what follows.
 func TestDamagedRecord(t *testing.T) {
-	w := harness.New(t, harness.Config{})
-	s := &stage{World: w, owner: w.Owner("owner"), port: harness.FreePort(t)}
-	w.Git.Push("app", harness.ExampleApp(w))
-	w.BuildRuntimes("puller", "python")
-	s.owner.Vouch("puller", "python")
-	s.owner.AttestCAS()
-	s.owner.Template()
-	s.session("steady", nil)
-	s.owner.Deploy("steady", 1, s.port)
-
+	s := newStage(t, harness.Config{})
 	s.Kill("cupeld", syscall.SIGKILL)
 	records, err := filepath.Glob(filepath.Join(s.State, "node", "instances", "*.json"))
 	if err != nil || len(records) == 0 {

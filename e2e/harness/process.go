@@ -52,6 +52,23 @@ func (w *World) owns(dir string, cmdline []byte) bool {
 	return bytes.Contains(cmdline, []byte(w.State)) || bytes.Contains(environ, []byte(w.State)) || strings.HasPrefix(exe, w.Dir+"/")
 }
 
+// AppProcesses lists the processes of Python apps in the installation's instances, as
+// this machine knows them.
+func (w *World) AppProcesses() []int {
+	var pids []int
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		cgroup, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
+		if strings.HasPrefix(string(cmdline), "python3\x00") && strings.Contains(string(cgroup), w.ID()) {
+			pid, _ := strconv.Atoi(filepath.Base(dir))
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids
+}
+
 // Kill sends a signal to every process of the installation that runs the
 // program name, waits until they are gone, and fails the test if there is none.
 func (w *World) Kill(name string, sig syscall.Signal) {

@@ -50,7 +50,7 @@ func TestDaemonsKilled(t *testing.T) {
 	owner.CreateSession(session, "app")
 	owner.Deploy(session, 2, port)
 
-	apps, instances := running(w), owner.Healthy(session)
+	apps, instances := w.AppProcesses(), owner.Healthy(session)
 	if len(apps) != 2 {
 		t.Fatalf("processes of the app: %v, want 2", apps)
 	}
@@ -62,7 +62,7 @@ func TestDaemonsKilled(t *testing.T) {
 			time.Sleep(time.Second) // some ticks that nobody is there to see
 			w.Up(nil, nil)
 			w.Eventually(60*time.Second, func() error { return owner.ExpectHealthy(session, 2) })
-			if got := running(w); !slices.Equal(got, apps) {
+			if got := w.AppProcesses(); !slices.Equal(got, apps) {
 				t.Errorf("processes of the app: %v, were %v", got, apps)
 			}
 			if got := owner.Healthy(session); !slices.Equal(got, instances) {
@@ -91,14 +91,14 @@ func TestDaemonsKilled(t *testing.T) {
 				return nil
 			})
 		}
-		if got := running(w); !slices.Equal(got, apps) {
+		if got := w.AppProcesses(); !slices.Equal(got, apps) {
 			t.Errorf("processes of the app: %v, were %v", got, apps)
 		}
 	})
 	t.Run("the log of the CAS verifies", func(t *testing.T) { owner.MustRun("audit", "verify") })
 	t.Run("down and up again", func(t *testing.T) {
 		w.Operator.MustRun("down")
-		if got := running(w); len(got) != 0 {
+		if got := w.AppProcesses(); len(got) != 0 {
 			t.Errorf("after 'cupel down' run: %v", got)
 		}
 		w.Up(nil, nil)
@@ -121,22 +121,6 @@ func TestUnreachableState(t *testing.T) {
 		t.Errorf("want a refusal that names the folder: %s", r)
 	}
 	t.Log(r.Stderr)
-}
-
-// running lists the app's processes in the installation's instances.
-func running(w *harness.World) []int {
-	var pids []int
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range dirs {
-		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		cgroup, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if strings.HasPrefix(string(cmdline), "python3\x00") && strings.Contains(string(cgroup), w.ID()) {
-			pid, _ := strconv.Atoi(filepath.Base(dir))
-			pids = append(pids, pid)
-		}
-	}
-	slices.Sort(pids)
-	return pids
 }
 
 // killLogWriter kills the process that writes an instance's log.

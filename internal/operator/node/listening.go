@@ -73,20 +73,36 @@ func (n *Node) lookAround(ctx context.Context, i *instance) {
 // listening returns where TCP is listened in a network namespace, and whether asked
 // accepts connections that are made in it.
 func listening(netns string, asked netip.AddrPort) ([]netip.AddrPort, bool, error) {
-	type answer struct {
-		at      []netip.AddrPort
-		accepts bool
-		err     error
+	var at []netip.AddrPort
+	accepted := false
+	err := Within(netns, func() (err error) {
+		at, err = listeningHere()
+		accepted = err == nil && slices.ContainsFunc(at, func(a netip.AddrPort) bool { return a.Port() == asked.Port() }) && accepts(asked)
+		return err
+	})
+	return at, accepted, err
+}
+
+// Within calls f on a thread that is in the network namespace mounted at path, and ends
+// with it.
+func Within(path string, f func() error) error {
+	ns, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("enter network namespace: %w", err)
 	}
-	done := make(chan answer)
+	defer func() { _ = ns.Close() }()
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		at, err := listeningIn(netns)
-		accepts := err == nil && slices.ContainsFunc(at, func(a netip.AddrPort) bool { return a.Port() == asked.Port() }) && accepts(asked)
-		done <- answer{at, accepts, err}
+		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		if err != nil {
+			err = fmt.Errorf("enter network namespace: %w", err)
+		} else {
+			err = f()
+		}
+		done <- err
 	}()
-	a := <-done
-	return a.at, a.accepts, a.err
+	return <-done
 }
 
 // accepts connects from this thread's namespace.
@@ -99,16 +115,8 @@ func accepts(addr netip.AddrPort) bool {
 	return true
 }
 
-// listeningIn moves its thread into the namespace for good.
-func listeningIn(netns string) ([]netip.AddrPort, error) {
-	f, err := os.Open(netns)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("enter network namespace: %w", err)
-	}
+// listeningHere asks for this thread's namespace.
+func listeningHere() ([]netip.AddrPort, error) {
 	var out []netip.AddrPort
 	for _, table := range []string{"tcp", "tcp6"} {
 		f, err := os.Open("/proc/thread-self/net/" + table)

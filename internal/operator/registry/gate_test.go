@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -243,8 +244,11 @@ func TestOnlyRootWrites(t *testing.T) {
 			}
 			defer s.Close()
 			ln, err := net.Listen("tcp", listen)
+			if errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT) {
+				t.Skip("this machine has no such address:", err)
+			}
 			if err != nil {
-				t.Skip(err) // no IPv6 here
+				t.Fatal(err)
 			}
 			server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: time.Minute}
 			defer server.Close()

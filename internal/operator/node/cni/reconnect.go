@@ -7,10 +7,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/operator/node"
 )
 
 // connection is how CNI connected an instance, as its cache tells.
@@ -118,7 +118,7 @@ func (n *Network) connectAnew(c connection, name string, bridge netlink.Link) (b
 		if err := netlink.LinkAdd(link); err != nil {
 			return false, fmt.Errorf("connect instance %s anew: %w", c.ContainerID, err)
 		}
-		err = errors.Join(within(ns, func() error { return address(i.Name, c.Result.IPs[0].Address, c.Result.IPs[0].Gateway) }), onBridge(link, bridge))
+		err = errors.Join(node.Within(i.Sandbox, func() error { return address(i.Name, c.Result.IPs[0].Address, c.Result.IPs[0].Gateway) }), onBridge(link, bridge))
 		if err != nil {
 			return false, errors.Join(fmt.Errorf("connect instance %s anew: %w", c.ContainerID, err), netlink.LinkDel(link))
 		}
@@ -143,18 +143,4 @@ func address(name, cidr, gateway string) error {
 		netlink.LinkSetUp(link),
 		netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway)}),
 	)
-}
-
-// within calls f in a network namespace.
-func within(ns *os.File, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
 }
