@@ -42,9 +42,11 @@ func (m *Manager) learn(ctx context.Context, observed map[string]InstanceStatus)
 // way are left out. Callers hold mu.
 func (m *Manager) addLost(observed map[string]InstanceStatus, busy map[string]bool) {
 	for _, in := range m.state.Instances {
+		if in.Member.Attempt != in.Attempt || in.Recorded >= in.Attempt {
+			continue
+		}
 		id := backendID(in, in.Attempt)
-		_, there := observed[id]
-		if there || busy[id] || m.busy[id] || in.Member.Attempt != in.Attempt || in.Recorded >= in.Attempt {
+		if _, there := observed[id]; there || busy[id] || m.busy[id] {
 			continue
 		}
 		observed[id] = InstanceStatus{
