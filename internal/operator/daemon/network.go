@@ -200,16 +200,16 @@ func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.unchecked, t.instances = false, r.InstancesWay()
-	now := ""
-	if err := r.Problem(); err != nil {
-		now = err.Error()
+	now := "" // without mends, which name rules by numbers that a reload changes
+	for _, p := range r.Failed() {
+		now += p.Name + ": " + p.Cause + "\n"
 	}
 	switch now {
 	case t.blocked:
 	case "":
 		tell(manager.Incident{Reason: "network_clear", Message: "nothing of this machine is in the way of instances and users any more"})
 	default:
-		tell(manager.Incident{Warning: true, Reason: "network_blocked", Message: now})
+		tell(manager.Incident{Warning: true, Reason: "network_blocked", Message: r.Problem().Error()})
 	}
 	t.blocked = now
 }

@@ -40,11 +40,33 @@ func (l layout) tryNetwork(ctx context.Context, n *cni.Network, cfg netcheck.Con
 	defer func() { _ = lock.Close() }()
 	cfg.ID, cfg.Bridge, cfg.Subnet, cfg.Gateway, cfg.Instance = l.id, n.Bridge(), n.Subnet(), n.Gateway(), n.Spare()
 	cfg.HostName, cfg.Resolvers = node.HostName, node.Resolvers()
-	if cfg.Ports, err = balance.Ports(l.table()); err != nil {
+	ports := func() ([]uint16, error) { return balance.Ports(l.table()) }
+	return tryPorts(ports, func(ports []uint16) (netcheck.Report, error) {
+		cfg.Ports, cfg.AppPorts = ports, node.Ports(l.path("node"))
+		return netcheck.Run(ctx, cfg)
+	})
+}
+
+// tryPorts runs a check of the public ports that there are. What fails while they come or
+// go, as right after a crash of everything, is no firewall's fault: it is tried once more.
+func tryPorts(ports func() ([]uint16, error), try func([]uint16) (netcheck.Report, error)) (netcheck.Report, error) {
+	before, err := ports()
+	if err != nil {
 		return netcheck.Report{}, err
 	}
-	cfg.AppPorts = node.Ports(l.path("node"))
-	return netcheck.Run(ctx, cfg)
+	r, err := try(before)
+	if err != nil || len(r.Failed()) == 0 {
+		return r, err
+	}
+
+	now, err := ports()
+	if err != nil {
+		return netcheck.Report{}, err
+	}
+	if slices.Equal(now, before) {
+		return r, nil
+	}
+	return try(now)
 }
 
 // Check tries the network of an installation, whether it runs or not. What it needs

@@ -39,6 +39,39 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// What fails while public ports come or go is tried once more, with those that there are
+// then; what fails while they stay is told.
+func TestPortsThatComeMeanwhile(t *testing.T) {
+	fails := netcheck.Report{Probes: []netcheck.Probe{{Name: netcheck.UsersIPv6, Cause: "another program answers"}}}
+	for name, tt := range map[string]struct {
+		ports [][]uint16 // as they are read, one time after the other
+		first netcheck.Report
+		tried string
+		ok    bool
+	}{
+		"they come":           {ports: [][]uint16{nil, {8082}}, first: fails, tried: "[] [8082]", ok: true},
+		"others come":         {ports: [][]uint16{{8082}, {8082, 8083}}, first: fails, tried: "[8082] [8082 8083]", ok: true},
+		"they stay":           {ports: [][]uint16{{8082}, {8082}}, first: fails, tried: "[8082]"},
+		"nothing fails at it": {ports: [][]uint16{nil, {8082}}, first: netcheck.Report{OK: true}, tried: "[]", ok: true},
+	} {
+		var tried []string
+		ports := func() ([]uint16, error) {
+			p := tt.ports[0]
+			tt.ports = tt.ports[1:]
+			return p, nil
+		}
+		r, err := tryPorts(ports, func(p []uint16) (netcheck.Report, error) {
+			if tried = append(tried, fmt.Sprint(p)); len(tried) == 1 {
+				return tt.first, nil
+			}
+			return netcheck.Report{OK: true}, nil
+		})
+		if got := strings.Join(tried, " "); err != nil || got != tt.tried || r.OK != tt.ok {
+			t.Errorf("%s: tried %s (OK %t, %v), want %s", name, got, r.OK, err, tt.tried)
+		}
+	}
+}
+
 // What isn't known is neither fine nor a failure.
 func TestReportTellsWhatIsUnknown(t *testing.T) {
 	r := netcheck.Report{OK: true, Probes: []netcheck.Probe{{What: "an instance reaches the world outside", Unknown: true, Cause: "not known: a list", Mend: []string{"nft x"}}}}

@@ -162,7 +162,8 @@ func TestNetworkIsTold(t *testing.T) {
 	}
 	told.restored("packet_rules", "", broken, tell)
 	blocked := netcheck.Report{Probes: []netcheck.Probe{{Name: netcheck.InstanceCAS, Cause: "a rule", Mend: []string{"nft x"}}}}
-	for _, r := range []netcheck.Report{{OK: true}, blocked, blocked, {OK: true}, {OK: true}} {
+	again := netcheck.Report{Probes: []netcheck.Probe{{Name: netcheck.InstanceCAS, Cause: "a rule", Mend: []string{"nft x handle 7"}}}}
+	for _, r := range []netcheck.Report{{OK: true}, blocked, blocked, again, {OK: true}, {OK: true}} {
 		told.network(r, tell)
 	}
 	want := []string{

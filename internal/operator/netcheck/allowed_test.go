@@ -46,13 +46,15 @@ func TestWhatLetsInstancesOut(t *testing.T) {
 		"ip6 daddr 2001:db8::/32 tcp dport 443 accept":                                              false,
 		"meta nfproto ipv6 tcp dport 443 accept":                                                    false,
 		"ct state established,related ip daddr 140.82.121.4 accept":                                 false,
+		"ct direction reply tcp dport 443 accept":                                                   false,
+		"-A FORWARD -p tcp -m tcp --dport 443 -m conntrack --ctdir REPLY -j ACCEPT":                 false,
 		"ct state { established, related } tcp dport 443 accept":                                    false,
 		"-A FORWARD -d 140.82.121.4/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT":        false,
 		"-A FORWARD -i docker0 -p tcp -m tcp --dport 443 -j ACCEPT":                                 false,
 		"-A FORWARD ! -i cpl12345678 -p tcp -m tcp --dport 443 -j ACCEPT":                           false,
 		`iifname "virbr0" ip saddr 192.168.122.0/24 tcp dport 443 counter packets 0 bytes 0 accept`: false,
 	} {
-		if got := l.letsOne(p, hooks["forward"], []string{rule}); (got != "") != lets {
+		if got := l.letsOne(p, stop{at: hook{name: "forward"}, base: "f", chains: map[string][]string{"f": {rule}}}); (got != "") != lets {
 			t.Errorf("%q lets instances out: %t, want %t", rule, got != "", lets)
 		}
 	}

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"cupel.dev/cupel/internal/plain"
 )
@@ -26,38 +27,42 @@ func (l *lab) explain(ctx context.Context, p *probe) *cause {
 	if err == nil {
 		defer tracer.stop()
 	}
-	before, filtered, escaped := readLegacy(ctx), counted("IPReversePathFilter"), l.untranslated()
+	before, filtered, escaped := readLegacy(ctx), counter("IPReversePathFilter"), l.untranslated()
 	l.forgetGateway()
 	failed := p.try(ctx)
 	if failed == nil {
 		return nil
 	}
 	p.stalls = errors.Is(failed, errStalled)
-	time.Sleep(50 * time.Millisecond) // the kernel tells of a drop after it
 
 	var seen traced
 	if tracer != nil {
-		seen = tracer.seen(l.ID, p.to.Port(), instancePort)
+		l.catchUp(ctx, tracer)
+		seen = tracer.seen(l.ID, append([]uint16{p.to.Port(), instancePort}, l.AppPorts...)...)
 	}
-	legacy := readLegacy(ctx).since(before)
-	if p.translated() {
-		if c := l.untracked(p, seen.untracked, legacy); c != nil {
-			return c
+	counted := func(does legacyDoes, last sight) []stop {
+		return l.suspects(p, readLegacy(ctx).since(before, does), last)
+	}
+	if !p.here {
+		if stops := append(stopsOf(seen.untracked), counted(untracks, sight{})...); len(stops) > 0 {
+			return l.untracked(p, stops)
 		}
 	}
-	if len(seen.drops) > 0 {
-		return l.dropped(p, seen.drops[0])
+	if stops := stopsOf(seen.drops); len(stops) > 0 {
+		return l.dropped(p, stops[:1])
 	}
-	if c := l.elsewhere(p, failed, seen.elsewhere); c != nil {
+	if c := l.elsewhere(p, failed, append(stopsOf(seen.elsewhere), counted(leads, sight{})...)); c != nil {
 		return c
 	}
-	if c := l.setting(p, failed, counted("IPReversePathFilter") > filtered); c != nil {
+	if c := l.setting(p, failed, counter("IPReversePathFilter") > filtered); c != nil {
 		return c
 	}
-	legacy = slices.DeleteFunc(legacy, func(d legacyDrop) bool { return d.untracks })
-	if len(legacy) > 0 {
-		slices.SortFunc(legacy, func(a, b legacyDrop) int { return l.suspicion(p, a) - l.suspicion(p, b) })
-		return l.droppedByLegacy(p, legacy[0])
+	last := seen.last
+	if p.stalls {
+		last = sight{} // it was another packet that got lost
+	}
+	if stops := counted(ends, last); len(stops) > 0 {
+		return l.dropped(p, stops)
 	}
 	if l.untranslated() != escaped {
 		return &cause{
@@ -68,105 +73,79 @@ func (l *lab) explain(ctx context.Context, p *probe) *cause {
 	return l.unknown(p, failed, seen.last)
 }
 
-// translated says that a probe needs addresses to be translated.
-func (p *probe) translated() bool { return !p.here }
-
-// untracked says what to do about rules by which the kernel doesn't follow the
-// connection, and so translates no address of it. Nil: there are none.
-func (l *lab) untracked(p *probe, rules []drop, legacy []legacyDrop) *cause {
-	const why = "the kernel doesn't follow this connection, so its addresses are not translated: "
-	if len(rules) > 0 {
-		d := rules[0]
-		return &cause{text: why + d.String(), mend: l.let(p, d, hookOf(d))}
+// stopsOf are all that is known of what nftables told.
+func stopsOf(drops []drop) []stop {
+	var out []stop
+	for _, d := range drops {
+		out = append(out, d.stop())
 	}
-	for _, d := range legacy {
-		if d.untracks {
-			return &cause{text: why + d.String(), mend: l.letLegacy(p, d, hooks[strings.ToLower(l.legacyBase(p, d))])}
-		}
-	}
-	return nil
+	return out
 }
 
-// suspicion sorts what ended packets: others of this machine are counted as well,
-// and the probe's pass some chains only.
-func (l *lab) suspicion(p *probe, d legacyDrop) int {
-	passed := "FORWARD"
-	switch {
-	case p.host:
-		passed = "OUTPUT"
-	case p.here:
-		passed = "INPUT"
+// blocked says what to do about one thing that is in the way, or about several of which the
+// kernel tells only that it may be each.
+func (l *lab) blocked(p *probe, what string, stops []stop) *cause {
+	var texts []string
+	c := &cause{}
+	for _, s := range stops {
+		texts = append(texts, s.text)
+		c.mend = append(c.mend, l.let(p, s)...)
 	}
-	switch d.chain {
-	case passed:
-		return 0
-	case "FORWARD", "INPUT", "OUTPUT":
-		return 2
+	texts, c.mend = unique(texts), unique(c.mend)
+	if len(texts) > 1 {
+		what += ", by one of these or more"
 	}
-	return 1 // a chain of somebody's own, which any may lead to
+	c.text = what + ": " + strings.Join(texts, "; ")
+	return c
+}
+
+// untracked says what to do about rules by which the kernel doesn't follow a connection, and
+// so translates no address of it.
+func (l *lab) untracked(p *probe, stops []stop) *cause {
+	c := l.blocked(p, "the kernel doesn't follow this connection, so its addresses are not translated", stops)
+	if !p.wanted() {
+		return c
+	}
+
+	// By what users send cupeld itself may have answered them: it wouldn't be followed
+	// from the middle on.
+	stops = slices.DeleteFunc(stops, func(s stop) bool { return l.isInner(s.packet.iif) })
+	for _, port := range l.publicPorts() {
+		users := &probe{users: true, to: netip.AddrPortFrom(l.v4.here, port)}
+		c.mend = unique(append(c.mend, l.blocked(users, "", stops).mend...))
+	}
+	return c
 }
 
 // elsewhere says that another program gets what the probe sends. Where that answers it
 // may be as it shall be, as a proxy is. Nil: nobody does.
-func (l *lab) elsewhere(p *probe, failed error, rules []drop) *cause {
-	other := errors.Is(failed, errOther)
-	if len(rules) == 0 && !other {
-		return nil
-	}
-	c := &cause{text: fmt.Sprintf("this machine's rules lead it elsewhere, where nothing answers (%s)", plain.Words(failed)), unknown: other}
+func (l *lab) elsewhere(p *probe, failed error, stops []stop) *cause {
+	text, other := fmt.Sprintf("this machine's rules lead it elsewhere, where nothing answers (%s)", plain.Words(failed)), errors.Is(failed, errOther)
 	if other {
-		c.text = "not known: another program answers instead, as a proxy of this machine's does"
+		text = "not known: another program answers instead, as a proxy of this machine's does"
 	}
-	if len(rules) > 0 {
-		c.text += ": " + rules[0].String()
-		c.mend = l.let(p, rules[0], hookOf(rules[0]))
+	switch {
+	case len(stops) > 0:
+		c := l.blocked(p, text, stops)
+		c.unknown = other
+		return c
+	case other:
+		return &cause{text: text, unknown: true}
 	}
-	return c
+	return nil
 }
 
-// dropped says what to do about a rule of nftables.
-func (l *lab) dropped(p *probe, d drop) *cause {
-	h := hookOf(d)
-	c := &cause{text: "the firewall drops it while it is " + h.doing + ": " + d.String(), mend: l.let(p, d, h)}
-	rules := rulesOf(d)
-	if one := l.listsClients(p, d.rule, rules); one != "" {
+// dropped says what to do about rules or policies that end packets.
+func (l *lab) dropped(p *probe, stops []stop) *cause {
+	s := stops[0]
+	c := l.blocked(p, "the firewall drops it while it is "+s.at.doing, stops)
+	if one := l.listsClients(p, s); one != "" {
 		return listed(one, c.text)
 	}
-	if one := l.letsOne(p, h, rules); one != "" {
-		l.weigh(c, p, one, func(p *probe) []string { return l.let(p, d, h) })
+	if one := l.letsOne(p, s); one != "" {
+		l.weigh(c, p, one, stops)
 	}
 	return c
-}
-
-// droppedByLegacy says what to do about a rule of iptables-legacy.
-func (l *lab) droppedByLegacy(p *probe, d legacyDrop) *cause {
-	h := hooks[strings.ToLower(l.legacyBase(p, d))]
-	c := &cause{text: "the firewall drops it while it is " + h.doing + ": " + d.String(), mend: l.letLegacy(p, d, h)}
-	rules := legacyRulesOf(d, l.legacyBase(p, d))
-	if one := l.listsClients(p, d.rule, rules); one != "" {
-		return listed(one, c.text)
-	}
-	if one := l.letsOne(p, h, rules); one != "" {
-		l.weigh(c, p, one, func(p *probe) []string { return l.letLegacy(p, d, h) })
-	}
-	return c
-}
-
-// legacyBase is the chain of iptables that a rule's chain is led to from.
-func (l *lab) legacyBase(p *probe, d legacyDrop) string {
-	if d.chain == strings.ToUpper(d.chain) && !strings.Contains(d.chain, "-") {
-		return d.chain
-	}
-	if d.table == "raw" {
-		return "PREROUTING"
-	}
-	if p.host {
-		return "OUTPUT"
-	}
-	if p.here {
-		return "INPUT"
-	}
-	return "FORWARD" // a chain of somebody's own: most are of this one
 }
 
 // wanted says that a probe stands for whatever an app may want of the world.
@@ -174,22 +153,58 @@ func (p *probe) wanted() bool { return p.Name == InstanceOutside }
 
 // weigh says that it isn't known whether anybody needs what is stopped, since the
 // firewall lets through what its rules name, such as one.
-func (l *lab) weigh(c *cause, p *probe, one string, let func(*probe) []string) {
+func (l *lab) weigh(c *cause, p *probe, one string, stops []stop) {
 	c.unknown = true
 	if p.users {
-		c.text = fmt.Sprintf("not known: no app has a public port yet, and this machine's firewall opens ports one by one, as by %q. It stops port %d: %s", one, p.to.Port(), c.text)
+		to := ""
+		if ruleSource.MatchString(one) {
+			to = ", to clients by their addresses"
+			c.mend = l.blocked(p.forClients(), "", stops).mend
+		}
+		c.text = fmt.Sprintf("not known: no app has a public port yet, and this machine's firewall opens ports one by one%s, as by %q. It stops port %d: %s", to, one, p.to.Port(), c.text)
 		return
 	}
 	c.text = fmt.Sprintf("not known: this machine's firewall lets instances out to what its rules name, as by %q, and that may be all that they need. It stops others: %s. For one of them: cupel check --to HOST:PORT", one, c.text)
-	c.mend = let(&probe{Probe: Probe{Name: InstanceTo}, to: p.to})
-	named := strings.NewReplacer(p.to.Addr().String(), "HOST", fmt.Sprintf("port %d", p.to.Port()), "port PORT")
-	for i, m := range c.mend {
-		c.mend[i] = named.Replace(m)
+	asked := *p
+	asked.Name = InstanceTo
+	c.mend = asked.named(l.blocked(&asked, "", stops).mend)
+}
+
+// forClients is a probe of those clients that a person names.
+func (p *probe) forClients() *probe {
+	asked := *p
+	asked.clients = match{"ip saddr CLIENTS", "-s CLIENTS"}
+	if p.to.Addr().Is6() {
+		asked.clients.nft = "ip6 saddr CLIENTS"
 	}
+	return &asked
+}
+
+// weighPorts says that it isn't known whether instances need other ports outside than the
+// one that they reach.
+func (l *lab) weighPorts(world, other *probe) {
+	if !world.OK || other.Cause == "" {
+		return
+	}
+	world.OK, world.Unknown = false, true
+	world.Cause = fmt.Sprintf("not known: this machine's firewall lets instances out to port %d, but not to each, and which others your apps need can't be known. It stops port %d: %s. For one that they need: cupel check --to HOST:PORT",
+		world.to.Port(), other.to.Port(), strings.TrimPrefix(other.Cause, "not known: "))
+	world.Mend = other.named(other.Mend)
+}
+
+// named has a mend be for what a person names, instead of the probe's own address and port.
+func (p *probe) named(mend []string) []string {
+	host := regexp.MustCompile(regexp.QuoteMeta(p.to.Addr().String()) + `\b`)
+	port := regexp.MustCompile(fmt.Sprintf(`\b((?:[ds])?port) %d\b`, p.to.Port()))
+	var out []string
+	for _, m := range mend {
+		out = append(out, port.ReplaceAllString(host.ReplaceAllString(m, "HOST"), "$1 PORT"))
+	}
+	return out
 }
 
 // unknown says all that is known where nothing explains it.
-func (l *lab) unknown(p *probe, failed error, last string) *cause {
+func (l *lab) unknown(p *probe, failed error, seen sight) *cause {
 	if errors.Is(failed, syscall.ECONNREFUSED) && p.Name == InstanceCAS {
 		return &cause{
 			text: fmt.Sprintf("nothing listens at %s: the CAS's instances' API listens elsewhere", p.to),
@@ -205,7 +220,7 @@ func (l *lab) unknown(p *probe, failed error, last string) *cause {
 		}
 		return c
 	}
-	hint := ""
+	hint, last := "", seen.String()
 	if last != "" {
 		hint = "; it was seen last " + last
 	} else if p.to.Addr().Is4() {

@@ -63,7 +63,9 @@ const (
 	UsersIPv6       = "users_ipv6"
 	InstanceTo      = "instance_to" // for each Target
 
-	instanceOther = "instance_other" // shown as a note
+	// Shown with others.
+	instanceOther   = "instance_other"
+	instanceOutward = "instance_outward"
 )
 
 // Probe is one thing that was tried.
@@ -169,7 +171,8 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		return Report{}, fmt.Errorf("set up the check of the network: %w", err)
 	}
 	probes := l.probes()
-	tried := append(slices.Clone(probes), l.toOther())
+	toOther, toElse := l.toOther(), l.toElse()
+	tried := append(slices.Clone(probes), toOther, toElse)
 
 	// Whatever passes costs no more than itself: only what failed is traced, one
 	// after the other.
@@ -183,7 +186,10 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	all.Wait()
 	for i, p := range tried {
 		c := p.known
-		if failed[i] != nil && ctx.Err() == nil && (p.Name != instanceOther || probes[0].OK) {
+		if of := map[*probe]*probe{toOther: probes[0], toElse: probes[1]}[p]; of != nil && !of.OK {
+			continue // what stops that one is told
+		}
+		if failed[i] != nil && ctx.Err() == nil {
 			c = l.explain(ctx, p)
 		}
 		if ctx.Err() != nil {
@@ -193,7 +199,8 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	}
 
 	r := Report{OK: true}
-	l.noteOther(probes[0], tried[len(probes)])
+	l.noteOther(probes[0], toOther)
+	l.weighPorts(probes[1], toElse)
 	for _, p := range probes {
 		r.OK = r.OK && (p.OK || p.Unknown)
 		r.Probes = append(r.Probes, p.Probe)
@@ -207,7 +214,7 @@ func (l *lab) noteOther(cas, other *probe) {
 	if !cas.OK || other.OK {
 		return
 	}
-	mend := strings.ReplaceAll(strings.Join(other.Mend, "; "), fmt.Sprint(other.to.Port()), "PORT")
+	mend := strings.Join(other.named(other.Mend), "; ")
 	cas.Note = fmt.Sprintf("it doesn't reach each other port of this machine: %s. For one that it needs, as a git server's: cupel check --to %s:PORT; then, if it fails: %s",
 		other.Cause, l.HostName, mend)
 }

@@ -131,7 +131,9 @@ func TestTraps(t *testing.T) {
 		{"prerouting", "", "nft add table ip f; nft 'add chain ip f p { type filter hook prerouting priority -300; }'; nft add rule ip f p iifname cpl0c0ffee0 drop",
 			InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + HostInstance + " " + UsersIPv4, []string{"prerouting"}, ""},
 		{"bridge", "", "nft add table bridge f; nft 'add chain bridge f i { type filter hook input priority 0; }'; nft add rule bridge f i ip protocol tcp drop",
-			InstanceCAS + " " + InstanceOutside + " " + HostInstance + " " + UsersIPv4, []string{"bridge f i"}, "nft flush chain bridge f i"}, // not every kernel has meta ibrname
+			InstanceCAS + " " + InstanceOutside + " " + HostInstance + " " + UsersIPv4, []string{"bridge f i"}, ""},
+		{"bridge, all", "", "nft add table bridge f; nft 'add chain bridge f i { type filter hook prerouting priority 0; policy drop; }'",
+			InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + HostInstance + " " + UsersIPv4, []string{"policy drop", "bridge f i"}, ""},
 		{"ip_forward", "", "sysctl -qw net.ipv4.ip_forward=0", forwarded, []string{"ip_forward is 0"}, ""},
 		{"forwarding of the bridge", "", "sysctl -qw net.ipv4.conf.cpl0c0ffee0.forwarding=0", forwarded, []string{"forwarding is off"}, ""},
 		{"ip rule of a VPN", "", `ip link add tun9 type veth peer name tun8; ip addr add 10.9.0.1/24 dev tun9; ip link set tun9 up; ip link set tun8 up

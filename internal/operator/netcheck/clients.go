@@ -19,17 +19,17 @@ var (
 
 // listsClients is a rule by which clients come in by their addresses: the one that ended
 // the packet, or one that accepts; empty: there is none.
-func (l *lab) listsClients(p *probe, ended string, rules []string) string {
+func (l *lab) listsClients(p *probe, s stop) string {
 	if !p.users {
 		return ""
 	}
-	if ruleNotSource.MatchString(ended) {
-		return plainRule(ended)
+	if ruleNotSource.MatchString(s.rule) {
+		return plainRule(s.rule)
 	}
-	for _, rule := range rules {
+	for _, rule := range s.rules() {
 		if ruleSource.MatchString(rule) && ruleAccepts.MatchString(rule) && !ruleNotSource.MatchString(rule) &&
 			!ruleOwnSource.MatchString(rule) && !strings.Contains(rule, l.Subnet.String()) &&
-			begins(rule) && l.concerns(rule, true) && l.namesPort(p, rule) {
+			begins(rule) && l.concerns(rule, packet{iif: l.v4.device(), oif: l.Bridge}) && l.namesPort(p, rule) {
 			return plainRule(rule)
 		}
 	}

@@ -23,6 +23,7 @@ type lab struct {
 	ours    bool   // port is the check's own, since no app has one
 	casOurs bool   // the check listens in the CAS's place
 	other   uint16 // port of this machine that the check listens on, as any program may
+	far     uint16 // port of the namespace outside that no rule can know
 }
 
 // deviceInside and deviceOutside are this machine's ends of the links.

@@ -5,44 +5,53 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// legacyDrop is a rule or policy of iptables-legacy that ends packets.
-type legacyDrop struct {
+// legacyRule is a rule or policy of iptables-legacy that may stop packets.
+type legacyRule struct {
 	tool  string // iptables-legacy, ip6tables-legacy
 	table string
 	chain string
 	rule  string // empty: the chain's policy
-
-	untracks bool // it ends nothing, but the kernel follows no connection by it
+	does  legacyDoes
 }
 
-func (d legacyDrop) String() string {
-	if d.rule == "" {
-		return "policy DROP of " + d.tool + "'s chain " + d.chain + " (table " + d.table + ")"
+// legacyDoes is what a rule does with a packet.
+type legacyDoes string
+
+const (
+	ends     legacyDoes = "ends it"
+	untracks legacyDoes = "keeps the kernel from following its connection"
+	leads    legacyDoes = "leads it elsewhere"
+)
+
+func (r legacyRule) String() string {
+	if r.rule == "" {
+		return "policy DROP of " + r.tool + "'s chain " + r.chain + " (table " + r.table + ")"
 	}
-	return "the rule " + d.rule + " of " + d.tool + " (table " + d.table + ")"
+	return "the rule " + r.rule + " of " + r.tool + " (table " + r.table + ")"
 }
 
-// legacy is how many packets each of them ended. nftables can't trace those.
-type legacy map[legacyDrop]uint64
+// legacy is how many packets each of them counted. nftables can't trace those.
+type legacy map[legacyRule]uint64
 
 // readLegacy asks the tools for the tables that this machine has.
 func readLegacy(ctx context.Context) legacy {
 	out := legacy{}
-	for tool, file := range map[string]string{"iptables-legacy": "ip_tables_names", "ip6tables-legacy": "ip6_tables_names"} {
+	for plain, file := range map[string]string{"iptables": "ip_tables_names", "ip6tables": "ip6_tables_names"} {
 		names, _ := os.ReadFile("/proc/thread-self/net/" + file)
 		if len(strings.Fields(string(names))) == 0 {
 			continue // the tool itself would load the module
 		}
-		for _, save := range []string{tool + "-save", strings.TrimSuffix(tool, "-legacy") + "-save"} {
-			text, err := exec.CommandContext(ctx, save, "-c").Output()
-			if err == nil {
-				parseLegacy(out, tool, string(text))
-				break
-			}
+		tool := plain + "-legacy"
+		if !installed(tool) && !usesNFT(plain) {
+			tool = plain
+		}
+		if text, err := exec.CommandContext(ctx, tool+"-save", "-c").Output(); err == nil {
+			parseLegacy(out, tool, string(text))
 		}
 	}
 	return out
@@ -50,7 +59,7 @@ func readLegacy(ctx context.Context) legacy {
 
 var (
 	legacyPolicy = regexp.MustCompile(`^:(\S+) DROP \[(\d+):`)
-	legacyRule   = regexp.MustCompile(`^\[(\d+):\d+\] (-A (\S+) .*-j (?:DROP|REJECT|NOTRACK|CT --notrack)\b.*)$`)
+	legacyLine   = regexp.MustCompile(`^\[(\d+):\d+\] (-A (\S+) .*-j (DROP|REJECT|NOTRACK|CT --notrack|DNAT|REDIRECT|TPROXY)\b.*)$`)
 )
 
 // parseLegacy reads what iptables-save -c prints.
@@ -62,26 +71,120 @@ func parseLegacy(into legacy, tool, text string) {
 			table = name
 		} else if m := legacyPolicy.FindStringSubmatch(line); m != nil {
 			n, _ := strconv.ParseUint(m[2], 10, 64) // digits
-			into[legacyDrop{tool: tool, table: table, chain: m[1]}] = n
-		} else if m := legacyRule.FindStringSubmatch(line); m != nil {
+			into[legacyRule{tool: tool, table: table, chain: m[1], does: ends}] = n
+		} else if m := legacyLine.FindStringSubmatch(line); m != nil {
 			n, _ := strconv.ParseUint(m[1], 10, 64)
-			into[legacyDrop{tool: tool, table: table, chain: m[3], rule: m[2], untracks: untracks(m[2])}] += n
+			does := leads
+			switch m[4] {
+			case "DROP", "REJECT":
+				does = ends
+			case "NOTRACK", "CT --notrack":
+				does = untracks
+			}
+			into[legacyRule{tool: tool, table: table, chain: m[3], rule: m[2], does: does}] += n
 		}
 	}
 }
 
-func untracks(rule string) bool {
-	return strings.Contains(rule, "-j NOTRACK") || strings.Contains(rule, "-j CT --notrack")
+// since are the rules and policies that counted packets since before, of what they may do.
+func (l legacy) since(before legacy, does legacyDoes) []legacyRule {
+	var out []legacyRule
+	for r, n := range l {
+		if r.does == does && n > before[r] {
+			out = append(out, r)
+		}
+	}
+	slices.SortFunc(out, func(a, b legacyRule) int { return strings.Compare(a.String(), b.String()) })
+	return out
 }
 
-// since are the rules and policies that ended packets since before, or untracked
-// them.
-func (l legacy) since(before legacy) []legacyDrop {
-	var out []legacyDrop
-	for d, n := range l {
-		if n > before[d] {
-			out = append(out, d)
+// chainsAfter are the chains of iptables that a probe's packet may pass after it was seen
+// last.
+func (p *probe) chainsAfter(last sight) []string {
+	within := "FORWARD"
+	if p.here {
+		within = "INPUT"
+	}
+	switch last.chain {
+	case "arriving":
+		return []string{"PREROUTING", within}
+	case "sent":
+		return []string{"OUTPUT", "POSTROUTING"}
+	case "forwarded":
+		return []string{"POSTROUTING"}
+	case "":
+		return []string{"PREROUTING", within, "OUTPUT", "POSTROUTING"}
+	}
+	return nil
+}
+
+var legacyPriorities = map[string]int{"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
+
+// suspects are those of the rules that may have stopped the probe's packet: others of this
+// machine are counted as well.
+func (l *lab) suspects(p *probe, rules []legacyRule, last sight) []stop {
+	var out []stop
+	for _, r := range rules {
+		if strings.HasPrefix(r.tool, "ip6") != p.to.Addr().Is6() {
+			continue
+		}
+		chains := map[string][]string{}
+		for _, line := range list(r.tool, "-t", r.table, "-S") {
+			if f := strings.Fields(line); len(f) > 2 && f[0] == "-A" {
+				chains[f[1]] = append(chains[f[1]], line)
+			}
+		}
+		for _, base := range p.chainsAfter(last) {
+			if r.chain != base && !slices.ContainsFunc(reached(chains, base), func(rule string) bool { return strings.HasPrefix(rule, "-A "+r.chain+" ") }) {
+				continue
+			}
+			s := stop{text: r.String(), rule: r.rule, chains: chains, base: base}
+			s.at = hook{family: "ip", name: strings.ToLower(base), doing: doing[strings.ToLower(base)], priority: legacyPriorities[r.table]}
+			where := s.where(r.chain, slices.Index(chains[r.chain], r.rule)+1)
+			s.accept = func(m match) string { return s.iptables(r.tool, r.table, where, m) }
+			for _, k := range l.passes(p, s.at, last) {
+				if l.concerns(r.rule, k) {
+					s.packet = k
+					out = append(out, s)
+				}
+			}
 		}
 	}
 	return out
+}
+
+// passes are the packets of a probe that come to a place after they were seen last: where
+// that isn't known, both of who calls and of what answers.
+func (l *lab) passes(p *probe, at hook, last sight) []packet {
+	if last.chain != "" {
+		k := last.packet
+		switch {
+		case at.name == "forward" && l.isInner(k.iif):
+			k.oif = l.v4.device()
+		case at.name == "forward":
+			k.oif = l.Bridge
+		}
+		return []packet{k}
+	}
+	const own = "lo" // of this machine itself, which no rule is asked about
+	inner, outer := l.Bridge, l.v4.device()
+	switch {
+	case p.users && p.here:
+		inner, outer = own, l.v6.device()
+	case p.here:
+		outer = own
+	}
+	var all []packet
+	for _, k := range []packet{{iif: inner, oif: outer}, {iif: outer, oif: inner}} {
+		switch at.name {
+		case "prerouting", "input":
+			k.oif = ""
+		case "output", "postrouting":
+			k.iif = ""
+		}
+		if k.iif != own && k.oif != own {
+			all = append(all, k)
+		}
+	}
+	return all
 }

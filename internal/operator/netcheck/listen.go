@@ -33,11 +33,18 @@ func (l *lab) listen(ctx context.Context) error {
 	if err := l.serve(ln, err); err != nil {
 		return err
 	}
-	other, err := netip.ParseAddrPort(ln.Addr().String())
+	l.other = portOf(ln)
+	err = l.outside.do(func() error {
+		ln, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(l.v4.out, 0).String())
+		if err := l.serve(ln, err); err != nil {
+			return err
+		}
+		l.far = portOf(ln)
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	l.other = other.Port()
 
 	at := map[netip.AddrPort]*space{netip.AddrPortFrom(l.v4.out, outsidePort): l.outside}
 	for _, port := range append([]uint16{instancePort}, l.AppPorts...) {
@@ -53,6 +60,11 @@ func (l *lab) listen(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func portOf(ln net.Listener) uint16 {
+	at, _ := netip.ParseAddrPort(ln.Addr().String()) // a listener's own words
+	return at.Port()
 }
 
 // listenPublic chooses the public port that is tried, and holds it if no app does.

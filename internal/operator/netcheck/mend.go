@@ -1,208 +1,152 @@
 package netcheck
 
 import (
-	"cmp"
 	"fmt"
-	"os/exec"
-	"slices"
 	"strings"
 )
-
-// hook is where in the kernel a packet was.
-type hook struct {
-	name, doing string
-	bridge      string // what family bridge calls the bridge that it knows there
-}
-
-var hooks = map[string]hook{
-	"forward":     {"forward", "forwarded (forward)", "ibrname"},
-	"input":       {"input", "on its way into this machine (input)", "ibrname"},
-	"output":      {"output", "on its way out of this machine (output)", "obrname"},
-	"prerouting":  {"prerouting", "arriving (prerouting)", "ibrname"},
-	"postrouting": {"postrouting", "leaving (postrouting)", "obrname"},
-	"ingress":     {"ingress", "arriving (ingress)", "ibrname"},
-	"egress":      {"egress", "leaving (egress)", "obrname"},
-}
-
-// hookOf asks nft where the base chain is hooked in.
-func hookOf(d drop) hook {
-	out, _ := exec.Command("nft", "list", "chain", d.family, d.table, d.base).Output()
-	_, after, _ := strings.Cut(string(out), " hook ")
-	if h, ok := hooks[cmp.Or(strings.Fields(after + " ?")[0], "?")]; ok {
-		return h
-	}
-	return hook{"?", "passing", "ibrname"}
-}
-
-// let are the commands that let a probe's packets past a rule of nftables, and as
-// little else as can be.
-func (l *lab) let(p *probe, d drop, h hook) []string {
-	allow := l.allow(p, h, d.iif, d.oif)
-	if d.family == "bridge" {
-		allow = []match{{nft: fmt.Sprintf("meta %s %q", h.bridge, l.Bridge)}}
-	}
-	if d.family == "arp" {
-		allow = []match{{nft: fmt.Sprintf("iifname %q", l.Bridge)}}
-	}
-	ipt := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[d.family]
-	var mend []string
-	switch {
-	case d.table == "firewalld" && installed("firewall-cmd") && !p.users && !p.host:
-		return []string{"firewall-cmd --permanent --zone=trusted --add-interface=" + l.Bridge, "firewall-cmd --reload"}
-	case d.table == "firewalld" && installed("firewall-cmd") && p.users:
-		return []string{fmt.Sprintf("firewall-cmd --permanent --add-port=%d/tcp", p.to.Port()), "firewall-cmd --reload"}
-	case ipt != "" && installed("ufw") && hasChain(d, "ufw-user-forward", "ufw6-user-forward"):
-		return l.ufw(p, h)
-	case ipt != "" && isIPTables(d) && usesNFT(ipt):
-		chain := d.base
-		if chain == "FORWARD" && hasChain(d, "DOCKER-USER") {
-			chain = "DOCKER-USER"
-		}
-		for _, a := range allow {
-			mend = append(mend, strings.TrimSpace(fmt.Sprintf("%s -t %s -I %s %s -j ACCEPT", ipt, d.table, chain, a.iptables)))
-		}
-	default:
-		for _, a := range allow {
-			mend = append(mend, strings.TrimSpace(fmt.Sprintf("nft insert rule %s %s %s %s accept", d.family, d.table, d.base, a.nft)))
-		}
-	}
-	return mend
-}
-
-// letLegacy are the same commands for iptables-legacy.
-func (l *lab) letLegacy(p *probe, d legacyDrop, h hook) []string {
-	var mend []string
-	iif, oif := l.Bridge, l.Bridge
-	switch h.name {
-	case "prerouting":
-		oif = ""
-	case "postrouting":
-		iif = ""
-	}
-	for _, a := range l.allow(p, h, iif, oif) {
-		mend = append(mend, strings.TrimSpace(fmt.Sprintf("%s -t %s -I %s %s -j ACCEPT", d.tool, d.table, l.legacyBase(p, d), a.iptables)))
-	}
-	return mend
-}
 
 // match selects packets in the words of either tool.
 type match struct{ nft, iptables string }
 
-// only narrows a match down.
-func (m match) only(nft, iptables string) match {
-	return match{strings.TrimSpace(m.nft + " " + nft), strings.TrimSpace(m.iptables + " " + iptables)}
+// and narrows a match down.
+func (m match) and(more match) match {
+	return match{strings.TrimSpace(m.nft + " " + more.nft), strings.TrimSpace(m.iptables + " " + more.iptables)}
 }
 
 var (
 	replies    = match{"ct state established,related", "-m conntrack --ctstate RELATED,ESTABLISHED"}
 	translated = match{"ct status dnat", "-m conntrack --ctstate DNAT"}
+	// answering is what TCP answers have all, and what asks for a connection never has.
+	answering = match{"tcp flags ack,rst", "-p tcp ! --syn"}
+	tooLarge  = match{"icmp type destination-unreachable", "-p icmp --icmp-type destination-unreachable"}
 )
 
-// allow is what has to be accepted at a hook.
-func (l *lab) allow(p *probe, h hook, iif, oif string) []match {
-	in := match{fmt.Sprintf("iifname %q", l.Bridge), "-i " + l.Bridge}
-	out := match{fmt.Sprintf("oifname %q", l.Bridge), "-o " + l.Bridge}
-	to, from := p.port("d"), p.port("s")
-	at := match{"ip daddr " + p.to.Addr().String(), "-d " + p.to.Addr().String()}
-	switch h.name {
-	case "forward":
-		switch {
-		case p.users:
-			return []match{out.only(translated.nft, translated.iptables), in.only(replies.nft, replies.iptables)}
-		case p.wanted():
-			return []match{in, out.only(replies.nft, replies.iptables)}
-		}
-		return []match{in.only(at.nft, at.iptables).only(to.nft, to.iptables), out.only(replies.nft, replies.iptables)}
-	case "input":
-		if p.host {
-			return []match{in.only(replies.nft, replies.iptables)}
-		}
-		if p.users {
-			return []match{to}
-		}
-		return []match{in.only(to.nft, to.iptables)}
-	case "output":
-		if p.host {
-			return []match{out.only(to.nft, to.iptables)}
-		}
-		if p.users {
-			return []match{from}
-		}
-		if p.stalls {
-			return []match{out.only("icmp type destination-unreachable", "-p icmp --icmp-type destination-unreachable")}
-		}
-		return []match{out.only(from.nft, from.iptables)}
-	}
-
-	// Here little of a packet is known for sure.
+// let are the commands that let a probe's packets past what stops one, and as little else
+// as can be.
+func (l *lab) let(p *probe, s stop) []string {
 	switch {
-	case h.name == "egress" && p.users:
-		return []match{from}
-	case h.name == "egress":
-		return []match{to}
-	case p.users && iif != "" && iif != l.Bridge:
-		return []match{to.only(fmt.Sprintf("iifname %q", iif), "-i "+iif)}
-	case iif == "":
-		return []match{{fmt.Sprintf("oifname %q", oif), "-o " + oif}}
-	case iif == l.Bridge && p.host:
-		return []match{in.only(from.nft, from.iptables)}
-	case iif == l.Bridge:
-		return []match{in}
-	case h.name == "ingress":
-		return []match{from}
+	case s.tool == "firewalld" && p.users:
+		return []string{fmt.Sprintf("firewall-cmd --permanent --add-port=%d/tcp", p.to.Port()), "firewall-cmd --reload"}
+	case s.tool == "firewalld" && !p.host:
+		return []string{"firewall-cmd --permanent --zone=trusted --add-interface=" + l.Bridge, "firewall-cmd --reload"}
+	case s.tool == "ufw":
+		return l.ufw(p, s.at.name)
 	}
-	return []match{replies.only(fmt.Sprintf("iifname %q", iif), "-i "+iif)}
+	var mend []string
+	for _, m := range l.allow(p, s.at, s.packet) {
+		mend = append(mend, s.accept(m))
+	}
+	return mend
+}
+
+// allow is what has to be accepted at a place where a packet was stopped.
+func (l *lab) allow(p *probe, at hook, k packet) []match {
+	switch {
+	case at.family == "bridge" && k.proto == "arp":
+		return []match{{nft: "arp saddr ip " + l.Subnet.String()}}
+	case at.family == "bridge": // of which not every kernel can say which bridge it is
+		return []match{{nft: "ip saddr " + l.Subnet.String()}, {nft: "ip daddr " + l.Subnet.String()}}
+	case at.family == "arp":
+		return []match{l.passing(at, k)}
+	case at.name == "forward":
+		in, out := packet{iif: l.Bridge}, packet{oif: l.Bridge}
+		if p.users {
+			in, out = out, in
+		}
+		return append([]match{l.request(p, at, in)}, l.answers(p, at, out)...)
+	case l.isAnswer(p, k):
+		return l.answers(p, at, k)
+	}
+	return []match{l.request(p, at, k)}
+}
+
+// isAnswer says that a packet is of what was called, not of who calls.
+func (l *lab) isAnswer(p *probe, k packet) bool {
+	fromInstance := l.isInner(k.iif) || k.iif == "" && !l.isInner(k.oif)
+	return fromInstance == (p.users || p.host)
+}
+
+// isInner says that a device is on the instances' side.
+func (l *lab) isInner(device string) bool { return device == l.Bridge || device == deviceInside(l.ID) }
+
+// passing are packets by the device that they come in by, or go out of where none is known.
+func (l *lab) passing(at hook, k packet) match {
+	switch {
+	case at.family == "netdev": // whose chains are of devices
+		return match{}
+	case at.name == "postrouting" || at.name == "output" || k.iif == "":
+		return match{fmt.Sprintf("oifname %q", k.oif), "-o " + k.oif}
+	}
+	return match{fmt.Sprintf("iifname %q", k.iif), "-i " + k.iif}
+}
+
+// request is what asks for a connection.
+func (l *lab) request(p *probe, at hook, k packet) match {
+	from := l.passing(at, k)
+	if at.name == "postrouting" && !p.users && !p.host {
+		from = from.and(match{"ct original ip saddr " + l.Subnet.String(), "-m conntrack --ctorigsrc " + l.Subnet.String()})
+	}
+	to := match{"ip daddr " + p.to.Addr().String(), "-d " + p.to.Addr().String()}
+	switch {
+	case p.users && (at.name == "forward" || at.name == "postrouting"):
+		return from.and(translated).and(p.clients)
+	case p.users:
+		return p.port("d").and(p.clients)
+	case p.host || at.name == "input":
+		return from.and(p.port("d"))
+	case at.name == "egress":
+		return p.port("d")
+	case p.wanted():
+		return from
+	}
+	return from.and(to).and(p.port("d"))
+}
+
+// answers are what comes back.
+func (l *lab) answers(p *probe, at hook, k packet) []match {
+	from := l.passing(at, k)
+	switch {
+	case at.tracks():
+		return []match{from.and(replies)}
+	case p.stalls && at.name == "output":
+		return []match{from.and(tooLarge)}
+	case p.users && l.isInner(k.iif):
+		return []match{from.and(answering)}
+	case p.wanted():
+		// Also from name servers, whose answers the check doesn't see.
+		return []match{from.and(answering), from.and(match{"udp sport 53", "-p udp --sport 53"})}
+	}
+	return []match{from.and(p.port("s"))}
 }
 
 // port matches the probe's port: d is the one that is called, s the one that answers.
 func (p *probe) port(side string) match {
-	proto := "tcp"
-	if p.Name == InstanceDNS {
-		proto = "udp"
-	}
 	n := p.to.Port()
-	return match{fmt.Sprintf("%s %sport %d", proto, side, n), fmt.Sprintf("-p %s --%sport %d", proto, side, n)}
+	return match{fmt.Sprintf("%s %sport %d", p.proto(), side, n), fmt.Sprintf("-p %s --%sport %d", p.proto(), side, n)}
 }
 
-func (l *lab) ufw(p *probe, h hook) []string {
-	port, proto := p.to.Port(), "tcp"
+func (p *probe) proto() string {
 	if p.Name == InstanceDNS {
-		proto = "udp"
+		return "udp"
 	}
+	return "tcp"
+}
+
+func (l *lab) ufw(p *probe, hook string) []string {
+	port := p.to.Port()
 	switch {
 	case p.host:
 		return []string{fmt.Sprintf("ufw allow out on %s to any port %d proto tcp", l.Bridge, port)}
-	case h.name == "forward" && p.users:
+	case hook == "forward" && p.users:
 		return []string{"ufw route allow out on " + l.Bridge}
-	case h.name == "forward" && p.wanted():
+	case hook == "forward" && p.wanted():
 		return []string{"ufw route allow in on " + l.Bridge}
-	case h.name == "forward":
-		return []string{fmt.Sprintf("ufw route allow in on %s to %s port %d proto %s", l.Bridge, p.to.Addr(), port, proto)}
+	case hook == "forward":
+		return []string{fmt.Sprintf("ufw route allow in on %s to %s port %d proto %s", l.Bridge, p.to.Addr(), port, p.proto())}
+	case p.users && p.clients != (match{}):
+		return []string{fmt.Sprintf("ufw allow from CLIENTS to any port %d proto tcp", port)}
 	case p.users:
 		return []string{fmt.Sprintf("ufw allow %d/tcp", port)}
 	}
-	return []string{fmt.Sprintf("ufw allow in on %s to any port %d proto %s", l.Bridge, port, proto)}
-}
-
-func installed(program string) bool {
-	_, err := exec.LookPath(program)
-	return err == nil
-}
-
-// isIPTables says that a rule is where iptables has its own.
-func isIPTables(d drop) bool {
-	return slices.Contains([]string{"filter", "nat", "mangle", "raw", "security"}, d.table) && hooks[strings.ToLower(d.base)].name != "" && d.base == strings.ToUpper(d.base)
-}
-
-// usesNFT says that the tool of that name programs nftables.
-func usesNFT(tool string) bool {
-	out, err := exec.Command(tool, "-V").Output()
-	return err == nil && strings.Contains(string(out), "nf_tables")
-}
-
-// hasChain says that the drop's table has one of the chains.
-func hasChain(d drop, names ...string) bool {
-	return slices.ContainsFunc(names, func(name string) bool {
-		return exec.Command("nft", "list", "chain", d.family, d.table, name).Run() == nil
-	})
+	return []string{fmt.Sprintf("ufw allow in on %s to any port %d proto %s", l.Bridge, port, p.proto())}
 }

@@ -31,6 +31,8 @@ type probe struct {
 	doubt string     // why it isn't known whether it works where the try does
 	ways  []expected // how its packets have to be led
 
+	clients match // whom a mend is for, of users; empty: all
+
 	stalls bool // it failed after a connection was made
 }
 
@@ -42,6 +44,21 @@ type expected struct {
 
 // back is the way of what answers an instance.
 func (l *lab) back() expected { return expected{way{from: l.Gateway, to: l.Instance}, l.Bridge} }
+
+// inward is the way to an instance of what comes in from somebody by a device.
+func (l *lab) inward(from netip.Addr, device string) expected {
+	return expected{way{from: from, to: l.Instance, in: device}, l.Bridge}
+}
+
+// both are an instance's ways to somebody, wherever that is, and the ways back.
+func (l *lab) both(to netip.Addr) []expected {
+	out := way{from: l.Instance, to: to, in: l.Bridge}
+	device := out.device()
+	if d := out.decidedBy(); device == "" && d != nil && d.route != nil {
+		device = deviceName(d.route.LinkIndex) // what comes back is refused: not the way there
+	}
+	return []expected{{way: out}, l.back(), l.inward(to, device)}
+}
 
 // judge takes note of what stopped it; no cause: nothing did at the second try.
 func (p *probe) judge(c *cause) {
@@ -94,6 +111,7 @@ func (l *lab) toWorld() *probe {
 	p.ways = []expected{
 		{way{from: l.Instance, to: l.v4.out, in: l.Bridge}, l.v4.device()},
 		l.back(),
+		l.inward(l.v4.out, l.v4.device()),
 	}
 	switch {
 	case !l.v4.world && l.v4.astray != nil:
@@ -106,6 +124,17 @@ func (l *lab) toWorld() *probe {
 		p.doubt = fmt.Sprintf("not known: this machine has no IPv4 default route, so an instance reaches its own networks alone; nothing stops that of %s. For one host: cupel check --to HOST:PORT", l.v4.device())
 	default:
 		p.What += ", through " + l.v4.device()
+	}
+	return p
+}
+
+// toElse calls a port outside that no rule can know.
+func (l *lab) toElse() *probe {
+	p := l.toWorld()
+	p.Name, p.OK, p.known = instanceOutward, true, nil
+	p.to = netip.AddrPortFrom(l.v4.out, l.far)
+	if p.try != nil {
+		p.try = l.dial(l.instance, true, p.to)
 	}
 	return p
 }
@@ -147,6 +176,7 @@ func (l *lab) users4() *probe {
 	} else {
 		p.ways = []expected{
 			l.back(),
+			l.inward(l.v4.out, l.v4.device()),
 			{way{from: l.Instance, to: l.v4.out, in: l.Bridge}, l.v4.device()},
 		}
 	}
@@ -167,11 +197,10 @@ func (l *lab) users6() *probe {
 
 // users completes what calls public ports.
 func (l *lab) users(p *probe, r *road, version string) {
-	ports := l.Ports
+	ports := l.publicPorts()
 	which := "the public port"
 	switch {
 	case l.ours:
-		ports = []uint16{l.port}
 		which = fmt.Sprintf("a public port (tried: %d)", l.port)
 	case len(ports) > mostPorts:
 		ports = ports[:mostPorts]
@@ -219,6 +248,14 @@ func (l *lab) users(p *probe, r *road, version string) {
 		}
 		return nil
 	}
+}
+
+// publicPorts are the apps', or the check's own where no app has one.
+func (l *lab) publicPorts() []uint16 {
+	if l.ours {
+		return []uint16{l.port}
+	}
+	return l.Ports
 }
 
 func joined(ports []uint16) string {
@@ -282,7 +319,7 @@ func (l *lab) dns() *probe {
 		if r.Is4() {
 			p.to = netip.AddrPortFrom(r, dnsPort)
 			p.What = fmt.Sprintf("an instance asks the name server %s", r)
-			p.ways = []expected{{way: way{from: l.Instance, to: r, in: l.Bridge}}, l.back()}
+			p.ways = l.both(r)
 			break
 		}
 	}
@@ -329,7 +366,7 @@ func (l *lab) target(t Target) *probe {
 	}
 	p.ways = []expected{l.back()}
 	if p.here = l.isHere(t.Addr.Addr()); !p.here {
-		p.ways = []expected{{way: way{from: l.Instance, to: t.Addr.Addr(), in: l.Bridge}}, l.back()}
+		p.ways = l.both(t.Addr.Addr())
 	}
 	return p
 }

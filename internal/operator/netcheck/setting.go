@@ -121,9 +121,9 @@ func sysctl(name string) string {
 
 func dotted(name string) string { return strings.ReplaceAll(name, "/", ".") }
 
-// counted reads one of the kernel's counters of /proc/net/netstat, which has lines
+// counter reads one of the kernel's counters of /proc/net/netstat, which has lines
 // in pairs: names, then values.
-func counted(name string) uint64 {
+func counter(name string) uint64 {
 	b, _ := os.ReadFile("/proc/thread-self/net/netstat")
 	lines := strings.Split(string(b), "\n")
 	for i := 0; i+1 < len(lines); i += 2 {

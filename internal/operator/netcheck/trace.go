@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"regexp"
@@ -18,11 +20,13 @@ import (
 
 // drop is the end of a packet in nftables.
 type drop struct {
+	packet
+
 	family, table string
 	chain         string // that holds the rule, or whose policy it was
 	base          string // chain with a hook that the way began in
 	rule          string // empty: the base chain's policy
-	iif, oif      string // devices, as far as they were known by then
+	handle        string // nftables' number of the rule
 }
 
 func (d drop) String() string {
@@ -30,6 +34,43 @@ func (d drop) String() string {
 		return fmt.Sprintf("policy drop of the nftables chain %s %s %s", d.family, d.table, d.chain)
 	}
 	return fmt.Sprintf("the rule %q in the nftables chain %s %s %s", d.rule, d.family, d.table, d.chain)
+}
+
+// packet is a packet as nftables shows it at some place. What isn't known there, or isn't
+// so of its kind, is empty.
+type packet struct {
+	iif, oif     string
+	proto        string // tcp, udp, icmp, arp
+	sport, dport string
+}
+
+func parsePacket(text string) packet {
+	var p packet
+	for _, dev := range traceDevice.FindAllStringSubmatch(text, -1) {
+		if dev[1] == "iif" {
+			p.iif = dev[2]
+		} else {
+			p.oif = dev[2]
+		}
+	}
+	switch m := tracePorts.FindStringSubmatch(text); {
+	case m != nil:
+		p.proto, p.sport, p.dport = m[1], m[2], m[3]
+	case strings.Contains(text, " icmp"):
+		p.proto = "icmp"
+	case !strings.Contains(text, "ip saddr ") && !strings.Contains(text, "ip6 saddr "):
+		p.proto = "arp"
+	}
+	return p
+}
+
+// of says that a packet goes to or comes from one of the ports, or has none.
+func (p packet) of(ports []uint16) bool {
+	return p.sport == "" || p.comesFrom(ports) || slices.ContainsFunc(ports, func(n uint16) bool { return p.dport == fmt.Sprint(n) })
+}
+
+func (p packet) comesFrom(ports []uint16) bool {
+	return slices.ContainsFunc(ports, func(n uint16) bool { return p.sport == fmt.Sprint(n) })
 }
 
 // tracer reads `nft monitor trace`.
@@ -43,7 +84,7 @@ type tracer struct {
 
 // startTracer returns when the kernel tells it of traced packets.
 func startTracer(ctx context.Context) (*tracer, error) {
-	t := &tracer{cmd: exec.CommandContext(ctx, "nft", "monitor", "trace"), done: make(chan struct{})}
+	t := &tracer{cmd: exec.CommandContext(ctx, "nft", "-a", "monitor", "trace"), done: make(chan struct{})}
 	pipe, err := t.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -92,12 +133,36 @@ func subscribed(pid int) bool {
 	return false
 }
 
-// seen is what became of packets so far. Its last one is of the check of that ID, and of
-// one of the ports.
+// seen is what became of packets so far that have one of the ports, in the check of that
+// ID.
 func (t *tracer) seen(id string, ports ...uint16) traced {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return parseTrace(t.out.String(), id, ports...)
+}
+
+// catchUp waits until a tracer has read of all that was sent before: of a packet that is
+// sent last, too.
+func (l *lab) catchUp(ctx context.Context, t *tracer) {
+	c, err := (&net.Dialer{}).DialContext(ctx, "udp4", netip.AddrPortFrom(l.Instance, 9).String()) // discard
+	if err == nil {
+		defer func() { _ = c.Close() }()
+		_, err = c.Write([]byte("cupel check"))
+	}
+	if err != nil {
+		time.Sleep(patience) // where nothing can be sent that is seen
+		return
+	}
+	from, _ := netip.ParseAddrPort(c.LocalAddr().String()) // the kernel's own words
+	last := fmt.Sprintf("udp sport %d udp dport 9 ", from.Port())
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		t.mu.Lock()
+		read := strings.Contains(t.out.String(), last)
+		t.mu.Unlock()
+		if read {
+			return
+		}
+	}
 }
 
 func (t *tracer) stop() {
@@ -109,8 +174,9 @@ func (t *tracer) stop() {
 var (
 	traceLine      = regexp.MustCompile(`^trace id (\S+) (\S+) (\S+) (\S+) (.*)$`)
 	traceDevice    = regexp.MustCompile(`\b(iif|oif) "([^"]+)"`)
-	traceRule      = regexp.MustCompile(`^(?:rule (.*)|unknown rule handle \d+) \(verdict drop\)\s*$`)
-	tracePorts     = regexp.MustCompile(`\b(?:tcp|udp) sport (\d+) (?:tcp|udp) dport (\d+)`)
+	traceHandle    = regexp.MustCompile(` (?:# handle|rule handle) (\d+)`)
+	traceRule      = regexp.MustCompile(`^(?:rule (.*)|unknown) \(verdict drop\)\s*$`)
+	tracePorts     = regexp.MustCompile(`\b(tcp|udp) sport (\d+) (?:tcp|udp) dport (\d+)`)
 	traceElsewhere = regexp.MustCompile(`^rule (.*\b(?:dnat|redirect|tproxy|DNAT|REDIRECT|TPROXY)\b.*) \(verdict \w+\)\s*$`)
 	traceUntracked = regexp.MustCompile(`^rule (.*(?:notrack|NOTRACK|"CT").*) \(verdict (?:continue|accept)\)\s*$`)
 )
@@ -120,16 +186,41 @@ type traced struct {
 	drops     []drop
 	untracked []drop // rules by which the kernel follows no connection
 	elsewhere []drop // rules by which somebody else gets it
-	last      string // where a packet was seen last, in words; empty: nowhere
+	last      sight  // the furthest that a packet got
 }
 
-// places are the chains of the check's own that every packet passes.
-var places = map[string]string{
-	"arriving":  "arriving from %s",
-	"received":  "on its way into this machine, from %s",
-	"forwarded": "being forwarded from %s to %s",
-	"sent":      "being sent by this machine, to %[2]s",
-	"leaving":   "leaving by %[2]s",
+// sight is where a packet was seen: in one of the chains of the check's own that every
+// packet passes; empty: nowhere.
+type sight struct {
+	packet
+
+	chain string
+}
+
+// stages are those chains in the order in which packets pass them, and what is said of a
+// packet that was seen there last.
+var stages = []struct{ chain, words string }{
+	{"arriving", "arriving from %s"},
+	{"sent", "being sent by this machine, to %[2]s"},
+	{"forwarded", "being forwarded from %s to %s"},
+	{"received", "on its way into this machine, from %s"},
+	{"leaving", "leaving by %[2]s"},
+}
+
+func (s sight) stage() int {
+	for i, stage := range stages {
+		if stage.chain == s.chain {
+			return i
+		}
+	}
+	return -1
+}
+
+func (s sight) String() string {
+	if s.stage() < 0 {
+		return ""
+	}
+	return fmt.Sprintf(stages[s.stage()].words+"%.0[2]s", s.iif, s.oif)
 }
 
 // parseTrace reads what nft monitor prints. A packet's way through a base chain begins
@@ -144,18 +235,11 @@ func parseTrace(text, id string, ports ...uint16) traced {
 			continue
 		}
 		w, chain, rest := way{m[1], m[2], m[3]}, m[4], m[5]
-		if packet, ok := strings.CutPrefix(rest, "packet:"); ok {
-			d := drop{family: w.family, table: w.table, base: chain}
-			for _, dev := range traceDevice.FindAllStringSubmatch(packet, -1) {
-				if dev[1] == "iif" {
-					d.iif = dev[2]
-				} else {
-					d.oif = dev[2]
-				}
-			}
+		if shown, ok := strings.CutPrefix(rest, "packet:"); ok {
+			d := drop{packet: parsePacket(shown), family: w.family, table: w.table, base: chain}
 			began[w] = d
-			if place := places[chain]; place != "" && w.table == table(id) && ofPort(packet, ports) {
-				out.last = fmt.Sprintf(place+"%.0[2]s", d.iif, d.oif)
+			if w.table == table(id) && d.sport != "" && d.of(ports) {
+				out.last = further(out.last, sight{d.packet, chain}, ports)
 			}
 			continue
 		}
@@ -164,8 +248,12 @@ func parseTrace(text, id string, ports ...uint16) traced {
 			d = drop{family: w.family, table: w.table, base: chain}
 		}
 		d.chain = chain
-		if w.table == table(id) {
-			continue // which drops only what it caught
+		if w.table == table(id) || !d.of(ports) {
+			continue // the check's own, which drops only what it caught; or an earlier connection's
+		}
+		if h := traceHandle.FindStringSubmatch(rest); h != nil {
+			d.handle = h[1]
+			rest = traceHandle.ReplaceAllString(rest, "")
 		}
 		if strings.HasPrefix(rest, "policy drop") {
 			out.drops = append(out.drops, d)
@@ -183,8 +271,17 @@ func parseTrace(text, id string, ports ...uint16) traced {
 	return out
 }
 
-// ofPort says that a packet goes to or comes from one of the ports.
-func ofPort(packet string, ports []uint16) bool {
-	m := tracePorts.FindStringSubmatch(packet)
-	return m != nil && slices.ContainsFunc(ports, func(p uint16) bool { return m[1] == fmt.Sprint(p) || m[2] == fmt.Sprint(p) })
+// further is the sight of the two that is further on the way there and back: what is sent
+// once more comes late, but isn't the last that was seen.
+func further(a, b sight, ports []uint16) sight {
+	rank := func(s sight) int {
+		if s.stage() >= 0 && s.comesFrom(ports) {
+			return len(stages) + s.stage()
+		}
+		return s.stage()
+	}
+	if rank(b) > rank(a) {
+		return b
+	}
+	return a
 }

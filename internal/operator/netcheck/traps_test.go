@@ -2,7 +2,9 @@ package netcheck
 
 import (
 	"flag"
+	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -173,6 +175,12 @@ func TestRoutesAstray(t *testing.T) {
 		{name: "a tunnel that is down", trap: "ip tuntap add wg0 mode tun; " + fullTunnel, failed: InstanceOutside + " " + UsersIPv4, cause: []string{"wg0"},
 			mend: "ip rule del table 51820"},
 		ended("blackhole"), ended("prohibit"), ended("unreachable"),
+		{name: "what comes in ends", trap: "ip rule add iif d0 blackhole priority 9", failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4,
+			cause: []string{"the ip rule 9: from all iif d0 blackhole"}},
+		{name: "what comes in is led to a table that ends", trap: "ip route add unreachable default table 77; ip rule add iif d0 lookup 77 priority 9",
+			failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4, cause: []string{"iif d0 lookup 77", "the route unreachable default"}},
+		{name: "what comes in is led elsewhere", tun: "wg0", trap: "ip link set wg0 up; ip route add default dev wg0 table 77; ip rule add iif d0 lookup 77 priority 9",
+			failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4, cause: []string{"out of wg0", "iif d0 lookup 77"}},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
 	}
@@ -187,11 +195,106 @@ func TestUntracked(t *testing.T) {
 		{name: "subnet", trap: raw + "nft add rule ip r P ip saddr 10.88.7.0/24 notrack", failed: outward + " " + UsersIPv4, cause: why},
 		{name: "port", trap: raw + "nft add rule ip r P tcp dport 443 notrack", failed: InstanceOutside, cause: why},
 		{name: "answers", trap: raw + "nft add rule ip r P tcp sport 8080 counter notrack", failed: UsersIPv4, cause: why},
+		{name: "answers of the world", trap: raw + "nft add rule ip r P iifname d0 tcp sport 443 notrack", failed: InstanceOutside, cause: why},
+		{name: "what comes in", trap: raw + "nft add rule ip r P iifname d0 notrack", failed: InstanceOutside, cause: why},
+		{name: "what comes in, iptables", need: "iptables-nft", trap: "iptables-nft -t raw -A PREROUTING -i d0 -j CT --notrack", failed: InstanceOutside, cause: why[:1]},
+		{name: "what comes in, iptables-legacy", need: "iptables-legacy", trap: "iptables-legacy -t raw -A PREROUTING -i d0 -j CT --notrack", failed: InstanceOutside, cause: why},
 		{name: "another subnet", trap: raw + "nft add rule ip r P ip saddr 10.99.0.0/16 notrack"},
 		{name: "iptables", need: "iptables-nft", trap: "iptables-nft -t raw -A PREROUTING -s 10.88.7.0/24 -j CT --notrack", failed: outward + " " + UsersIPv4, cause: why[:1]},
 		{name: "iptables-legacy", need: "iptables-legacy", trap: "iptables-legacy -t raw -A PREROUTING -s 10.88.7.0/24 -j CT --notrack", failed: outward + " " + UsersIPv4, cause: why},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// TestBeforeConnections: where the kernel doesn't know yet which connection a packet is of,
+// mends do without that.
+func TestBeforeConnections(t *testing.T) {
+	legacy := "iptables-legacy -t raw -A PREROUTING "
+	never := []string{"ct state", "conntrack"}
+	outward := InstanceOutside + " " + UsersIPv4
+	for _, tt := range []trap{
+		{name: "answers of the world", trap: raw + "nft add rule ip r P iifname d0 tcp sport 443 drop", failed: InstanceOutside, cause: []string{"tcp sport 443 drop"}},
+		{name: "what comes in", trap: raw + "nft add rule ip r P iifname d0 drop", failed: outward, cause: []string{"iifname", "drop"}},
+		{name: "all", trap: `nft add table inet r; nft 'add chain inet r P { type filter hook prerouting priority raw; policy drop; }'
+			nft add rule inet r P icmpv6 type nd-neighbor-solicit accept`, failed: InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + HostInstance + " " + UsersIPv4 + " " + UsersIPv6,
+			cause: []string{"policy drop"}},
+		{name: "output", trap: "nft add table ip r; nft 'add chain ip r o { type filter hook output priority -300; policy drop; }'", failed: InstanceCAS + " " + HostInstance},
+		{name: "iptables", need: "iptables-nft", trap: "iptables-nft -t raw -A PREROUTING -i d0 -p tcp -j DROP", failed: outward, cause: []string{"PREROUTING"}},
+		{name: "iptables-legacy", need: "iptables-legacy", trap: legacy + "-i d0 -j DROP", failed: outward, cause: []string{"-i d0 -j DROP"}},
+		{name: "iptables-legacy, answers", need: "iptables-legacy", trap: legacy + "-p tcp -m tcp --sport 443 -j DROP", failed: InstanceOutside, cause: []string{"--sport 443 -j DROP"}},
+		{name: "iptables-legacy, from instances", need: "iptables-legacy", trap: legacy + "-i cpl0c0ffee0 -j DROP",
+			failed: InstanceCAS + " " + InstanceOutside + " " + InstanceDNS + " " + HostInstance + " " + UsersIPv4, cause: []string{"-i cpl0c0ffee0 -j DROP"}},
+		{name: "iptables-legacy, a chain of its own", need: "iptables-legacy", trap: "iptables-legacy -t raw -N NO; " + legacy + "-i d0 -j NO; iptables-legacy -t raw -A NO -p tcp -j DROP",
+			failed: outward, cause: []string{"-A NO -p tcp -j DROP", "arriving (prerouting)"}},
+	} {
+		tt.never = never
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// TestByDirection: rules that judge by the direction of a connection are named where they
+// are, and let nobody out who calls.
+func TestByDirection(t *testing.T) {
+	at := func(hook, priority string) string {
+		return `nft add table inet f; nft 'add chain inet f F { type filter hook ` + hook + " priority " + priority + `; }'
+			nft add rule inet f F ct direction reply drop`
+	}
+	why := []string{"ct direction reply drop"}
+	for _, tt := range []trap{
+		{name: "forward", trap: at("forward", "0"), failed: InstanceOutside + " " + UsersIPv4, cause: why},
+		{name: "prerouting", trap: at("prerouting", "-150"), failed: InstanceOutside + " " + HostInstance + " " + UsersIPv4, cause: why},
+		{name: "input", trap: at("input", "0"), failed: HostInstance, cause: why},
+		{name: "output", trap: at("output", "0"), failed: InstanceCAS + " " + UsersIPv6, cause: why},
+		{name: "postrouting", trap: at("postrouting", "50"), failed: InstanceCAS + " " + InstanceOutside + " " + UsersIPv4 + " " + UsersIPv6, cause: why},
+		{name: "answers alone are let out", trap: policyDrop + "nft flush chain ip filter FORWARD; nft add rule ip filter FORWARD ct direction reply tcp dport 1024-65535 accept",
+			failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4, cause: []string{"policy drop"}},
+		{name: "iptables-legacy, prerouting", need: "iptables-legacy", trap: "iptables-legacy -t mangle -A PREROUTING -m conntrack --ctdir REPLY -j DROP",
+			failed: InstanceOutside + " " + HostInstance + " " + UsersIPv4, cause: []string{"--ctdir REPLY"}},
+		{name: "iptables-legacy, forward", need: "iptables-legacy", trap: "iptables-legacy -A FORWARD -m conntrack --ctdir REPLY -j DROP", failed: InstanceOutside + " " + UsersIPv4,
+			cause: []string{"--ctdir REPLY"}},
+	} {
+		t.Run(strings.NewReplacer(" ", "_", ",", "").Replace(tt.name), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// TestLeaving: behind the balancer's translation users' packets have the instance's address
+// and port.
+func TestLeaving(t *testing.T) {
+	chain := "nft add table inet f; nft 'add chain inet f F { type filter hook postrouting priority 50; }'; nft add rule inet f F "
+	for _, tt := range []trap{
+		{name: "translated", trap: chain + "ct status dnat drop", failed: UsersIPv4, cause: []string{"ct status dnat drop", "leaving (postrouting)"}},
+		{name: "to instances", trap: chain + "oifname cpl0c0ffee0 drop", failed: InstanceCAS + " " + InstanceOutside + " " + HostInstance + " " + UsersIPv4, never: []string{`oifname "cpl0c0ffee0" accept`}},
+		{name: "to the world", trap: chain + "oifname d0 drop", failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4 + " " + UsersIPv6, never: []string{`oifname "d0" accept`}},
+		{name: "iptables", need: "iptables-nft", trap: "iptables-nft -t mangle -A POSTROUTING -p tcp -j DROP",
+			failed: InstanceCAS + " " + InstanceOutside + " " + HostInstance + " " + UsersIPv4, never: []string{" -i "}},
+		{name: "iptables-legacy", need: "iptables-legacy", trap: "iptables-legacy -t mangle -A POSTROUTING -p tcp -j DROP",
+			failed: InstanceCAS + " " + InstanceOutside + " " + HostInstance + " " + UsersIPv4, never: []string{" -i "}},
+	} {
+		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// TestBeforeTheRule: a mend lets past the rule that stops a packet, and past none before
+// it.
+func TestBeforeTheRule(t *testing.T) {
+	if !onOwnMachine(t) {
+		return
+	}
+	cfg := machine(t)
+	run(t, inputDrop+"nft insert rule inet f in ip6 saddr 2001:db8:bad::/48 drop; nft add rule inet f in tcp dport 8000-9000 counter drop",
+		"nft add table ip filter; nft 'add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }'; nft add rule ip filter FORWARD ip saddr 203.0.113.66 drop")
+	for _, p := range check(t, cfg).Failed() {
+		run(t, p.Mend...)
+	}
+	for chain, first := range map[string]string{"inet f in": "2001:db8:bad::/48 drop", "ip filter FORWARD": "203.0.113.66 drop"} {
+		out, err := exec.Command("sh", "-c", "nft list chain "+chain+" | grep 'drop$\\|accept$'").Output()
+		if rule, _, _ := strings.Cut(string(out), "\n"); err != nil || !strings.Contains(rule, first) {
+			t.Errorf("%s: the mend comes before what has nothing to do with it: %s", chain, out)
+		}
+	}
+	if r := check(t, cfg); len(r.Failed()) > 0 {
+		t.Errorf("%v", r.Failed())
 	}
 }
 
@@ -212,8 +315,6 @@ func TestHarmless(t *testing.T) {
 			nft add rule ip filter INPUT jump KUBE-FIREWALL; nft add rule ip filter FORWARD ct state invalid drop
 			nft add table ip nat; nft 'add chain ip nat POSTROUTING { type nat hook postrouting priority 100; }'
 			nft add rule ip nat POSTROUTING meta mark and 0x4000 != 0x4000 return; nft add rule ip nat POSTROUTING masquerade`},
-		{name: "precise rules", trap: policyDrop + `nft add rule ip filter FORWARD iifname cpl0c0ffee0 oifname d0 tcp dport 443 accept
-			nft add rule ip filter FORWARD iifname cpl0c0ffee0 udp dport 53 accept; nft add rule ip filter FORWARD oifname cpl0c0ffee0 ct status dnat accept`},
 		{name: "small packets on the way, told", trap: "ip link set d0 mtu 1300"},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
@@ -228,6 +329,11 @@ func TestElsewhereLed(t *testing.T) {
 	for _, tt := range []trap{
 		{name: "to a proxy", trap: proxy + "3129", unknown: InstanceOutside, notes: []string{"another program answers", "redirect to :3129"}},
 		{name: "to nobody", trap: proxy + "3130", failed: InstanceOutside, cause: []string{"nothing answers", "redirect to :3130"}},
+		{name: "to a proxy, iptables-legacy", need: "iptables-legacy", trap: "iptables-legacy -t nat -A PREROUTING -i cpl0c0ffee0 -p tcp -m tcp --dport 443 -j REDIRECT --to-ports 3129",
+			unknown: InstanceOutside, notes: []string{"another program answers", "--to-ports 3129"}},
+		{name: "to nobody, iptables-legacy", need: "iptables-legacy", trap: "iptables-legacy -t nat -A PREROUTING -p tcp -m tcp --dport 443 -j DNAT --to-destination 192.0.2.10:3130",
+			failed: InstanceOutside, cause: []string{"nothing answers", "--to-destination 192.0.2.10:3130"}},
+		{name: "users to nobody, iptables-legacy", need: "iptables-legacy", trap: "iptables-legacy -t nat -A PREROUTING -i d0 -p tcp -m tcp --dport 8000:9000 -j DNAT --to-destination 192.0.2.10:3130"},
 	} {
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) {
 			if os.Getenv(inLab) != "" {
@@ -248,6 +354,8 @@ func TestAllowLists(t *testing.T) {
 		iptables-legacy -A FORWARD -p udp --dport 53 -j ACCEPT
 		`
 	for _, tt := range []trap{
+		{name: "ports of the web alone", trap: policyDrop + rest + "nft add rule ip filter FORWARD iifname cpl0c0ffee0 oifname d0 tcp dport '{ 80, 443 }' accept", unknown: InstanceOutside,
+			notes: []string{"lets instances out to port 443, but not to each", "policy drop", "ip daddr HOST tcp dport PORT accept", "cupel check --to HOST:PORT"}},
 		{name: "an address", trap: policyDrop + rest + "nft add rule ip filter FORWARD iifname cpl0c0ffee0 ip daddr 140.82.121.4 tcp dport 443 accept", unknown: InstanceOutside,
 			notes: []string{"not known", "ip daddr 140.82.121.4 tcp dport 443", "HOST", "dport PORT", "policy drop", "cupel check --to HOST:PORT"}},
 		{name: "a port", trap: policyDrop + rest + "nft add rule ip filter FORWARD tcp dport 8443 accept", unknown: InstanceOutside},
@@ -265,6 +373,8 @@ func TestAllowLists(t *testing.T) {
 		{name: "name servers alone", trap: policyDrop + rest, failed: InstanceOutside, never: []string{`oifname "cpl0c0ffee0" accept`}},
 		{name: "nothing for instances", trap: policyDrop, failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4,
 			never: []string{`FORWARD accept`, `oifname "cpl0c0ffee0" accept`}},
+		{name: "users' ports, and some clients'", trap: inputDrop + "nft add rule inet f in ip6 saddr 2001:db8:2::/48 tcp dport 22 accept; nft add rule inet f in tcp dport '{ 443, 18765 }' accept", unknown: UsersIPv6,
+			notes: []string{"as by \"tcp dport { 443, 18765 }", "tcp dport 8082 accept"}, never: []string{"CLIENTS"}},
 		{name: "users' ports", trap: inputDrop + "nft add rule inet f in tcp dport '{ 22, 443, 18765 }' accept", unknown: UsersIPv6,
 			notes: []string{"opens ports one by one", "tcp dport 8082 accept"}},
 	} {
@@ -292,18 +402,23 @@ func TestElsewhere(t *testing.T) {
 // Once users' packets showed the instance where this machine is, it need not ask: so
 // what else fails beside the CAS depends on who comes first.
 func TestNeighboursBlocked(t *testing.T) {
-	if !onOwnMachine(t) {
-		return
-	}
-	cfg := machine(t)
-	run(t, "nft add table arp f; nft 'add chain arp f i { type filter hook input priority 0; policy drop; }'")
-	failed := check(t, cfg).Failed()
-	if len(failed) == 0 || failed[0].Name != InstanceCAS || !strings.Contains(failed[0].Cause, "arp f i") {
-		t.Fatalf("%v", failed)
-	}
-	run(t, failed[0].Mend...)
-	if r := check(t, cfg); !r.OK {
-		t.Error("the mend doesn't do")
+	for family, rule := range map[string]string{"arp": "drop", "bridge": "ether type arp drop"} {
+		t.Run(family, func(t *testing.T) {
+			if !onOwnMachine(t) {
+				return
+			}
+			cfg := machine(t)
+			chain := family + " f i"
+			run(t, "nft add table "+family+" f; nft 'add chain "+chain+" { type filter hook input priority 0; }'; nft add rule "+chain+" "+rule)
+			failed := check(t, cfg).Failed()
+			if len(failed) == 0 || failed[0].Name != InstanceCAS || !strings.Contains(failed[0].Cause, chain) {
+				t.Fatalf("%v", failed)
+			}
+			run(t, failed[0].Mend...)
+			if r := check(t, cfg); !r.OK {
+				t.Error("the mend doesn't do")
+			}
+		})
 	}
 }
 
@@ -319,12 +434,43 @@ func TestClientLists(t *testing.T) {
 		{name: "input", trap: v6 + "2001:db8:2::/48 tcp dport 8080-8085 accept", unknown: UsersIPv6},
 		{name: "input of the port", trap: v6 + "2001:db8:2::/48 tcp dport 8082 accept", unknown: UsersIPv6},
 		{name: "prerouting", trap: raw + "nft add rule ip r P ip saddr != '{ 203.0.113.5, 203.0.113.9, 10.88.7.0/24 }' tcp dport 8082 drop", unknown: UsersIPv4},
-		{name: "ssh alone", trap: v6 + "2001:db8:2::/48 tcp dport 22 accept", unknown: UsersIPv6, notes: []string{"opens ports one by one"}},
+		{name: "ssh alone", trap: v6 + "2001:db8:2::/48 tcp dport 22 accept", unknown: UsersIPv6, notes: []string{"opens ports one by one, to clients by their addresses", "ip6 saddr CLIENTS accept"}},
 	} {
 		if tt.name != "ssh alone" {
 			tt.never = []string{" "}
 		}
 		t.Run(strings.ReplaceAll(tt.name, " ", "_"), func(t *testing.T) { tt.run(t) })
+	}
+}
+
+// TestForOne: the mend of what isn't known to be needed is for what a person names alone.
+func TestForOne(t *testing.T) {
+	if !onOwnMachine(t) {
+		return
+	}
+	cfg := machine(t)
+	run(t, policyDrop+`nft add rule ip filter FORWARD oifname cpl0c0ffee0 ct status dnat accept
+		nft add rule ip filter FORWARD iifname cpl0c0ffee0 udp dport 53 accept; nft add rule ip filter FORWARD iifname cpl0c0ffee0 tcp dport '{ 80, 443 }' accept
+		nft add table ip6 f; nft 'add chain ip6 f i { type filter hook input priority 0; policy drop; }'; nft add rule ip6 f i meta l4proto ipv6-icmp accept
+		nft add rule ip6 f i ip6 saddr 2001:db8:2::/48 tcp dport 22 accept`)
+	asked := func() (outside, users, asked, other Probe) {
+		cfg.To = []Target{{"203.0.113.9:5432", netip.MustParseAddrPort("203.0.113.9:5432")}, {"203.0.113.8:5432", netip.MustParseAddrPort("203.0.113.8:5432")}}
+		r := check(t, cfg)
+		return r.Probes[1], r.Probes[5], r.Probes[6], r.Probes[7]
+	}
+	outside, users, one, _ := asked()
+	if !outside.Unknown || !users.Unknown || !strings.Contains(one.Cause, "policy drop") {
+		t.Fatalf("%v\n%v\n%v", outside, users, one)
+	}
+	for clients, unknown := range map[string]bool{"2001:db8:3::1": true, "2620:4f:8000::/48": false} {
+		run(t, strings.Split(strings.NewReplacer("HOST", "203.0.113.9", " PORT", " 5432", "CLIENTS", clients).Replace(strings.Join(append(outside.Mend, users.Mend...), "\n")), "\n")...)
+		now, users, one, other := asked()
+		if !now.Unknown || users.Unknown != unknown || !strings.Contains(one.Cause, "nothing of this machine stops it") || !strings.Contains(other.Cause, "policy drop") {
+			t.Errorf("%v\n%v\n%v\n%v", now, users, one, other)
+		}
+		if !unknown {
+			break
+		}
 	}
 }
 
