@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -72,7 +73,7 @@ type Client struct {
 func ReadEndpoint(state string) (Endpoint, error) {
 	var e Endpoint
 	path := filepath.Join(state, EndpointFile)
-	b, err := os.ReadFile(path)
+	b, err := atomicfile.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return e, problem.New(problem.Unavailable, RuleAway, "nothing runs under %s", state).
 			Fix("start it: cupel up --state %s; or name another folder with --state", state)

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/attest/dcap"
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/casdb"
@@ -185,7 +186,7 @@ func trustRoots(simulation string) (dcap.Roots, string, error) {
 	if simulation == "" {
 		return roots, "", nil
 	}
-	text, err := os.ReadFile(simulation)
+	text, err := atomicfile.Read(simulation)
 	if err != nil {
 		return roots, "", problem.New(problem.Invalid, "simulation_root", "%w", err)
 	}

@@ -5,11 +5,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/owner"
@@ -277,7 +277,7 @@ func launcherDigest(file string) (ident.Digest, error) {
 	if d, err := ident.ParseDigest(file); err == nil {
 		return d, nil
 	}
-	b, err := os.ReadFile(file)
+	b, err := atomicfile.Read(file)
 	if err != nil {
 		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
 			Fix("build it (make build), or name it with --launcher")

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
 	"path"
 	"path/filepath"
 	"sync/atomic"
@@ -151,7 +150,7 @@ func (o Options) memoFile() string {
 // remembered returns the result of an earlier build from the same lock, if the
 // registry still has its image and sources.
 func (o Options) remembered(ctx context.Context, l *rebuild.Lock) *Result {
-	b, err := os.ReadFile(o.memoFile())
+	b, err := atomicfile.Read(o.memoFile())
 	var m memo
 	if err != nil || o.Registry == nil || json.Unmarshal(b, &m) != nil || m.Version != 1 {
 		return nil
@@ -235,7 +234,7 @@ func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebui
 // lock returns the existing lock, or resolves a new one.
 func (o Options) lock(ctx context.Context, c cache) (_ *rebuild.Lock, old bool, err error) {
 	if !o.Update {
-		text, err := os.ReadFile(o.LockFile)
+		text, err := atomicfile.Read(o.LockFile)
 		if err == nil {
 			l, err := rebuild.ParseLock(text)
 			if err == nil {

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -28,7 +29,7 @@ func (c cache) path(d ident.Digest) string { return filepath.Join(c.dir, d.Strin
 
 // Open implements rebuild.Source.
 func (c cache) Open(_ context.Context, d ident.Digest) (io.ReadCloser, error) {
-	f, err := os.Open(c.path(d))
+	f, err := atomicfile.Open(c.path(d))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, problem.New(problem.NotFound, "source_missing", "no blob with sha256 %s in the cache", d)
 	}
@@ -38,7 +39,7 @@ func (c cache) Open(_ context.Context, d ident.Digest) (io.ReadCloser, error) {
 // has reports whether the blob is there, whole: files that lost bytes (a disk
 // that was full, a machine that lost power) are taken away.
 func (c cache) has(b rebuild.Blob) bool {
-	f, err := os.Open(c.path(b.SHA256))
+	f, err := atomicfile.Open(c.path(b.SHA256))
 	if err != nil {
 		return false
 	}

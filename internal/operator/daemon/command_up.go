@@ -51,6 +51,8 @@ and the next up adopts them.`,
 	_ = f.MarkHidden("detached-fd")
 	f.IntVar(&lockFD, "lock-fd", 0, "descriptor by which a detached start holds the state folder's lock")
 	_ = f.MarkHidden("lock-fd")
+	f.StringArrayVar(&c.opts.repaired, "repaired", nil, "what a detached start put aside before")
+	_ = f.MarkHidden("repaired")
 	f.BoolVar(&c.opts.Existing, "existing", false, "refuse a state folder without an installation")
 	_ = f.MarkHidden("existing")
 	f.DurationVar(&waitClock, "wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
@@ -172,12 +174,10 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duratio
 			_ = json.NewEncoder(pipe).Encode(outcome{Serving: &s}) // who started it may wait no longer
 			return pipe.Close()
 		}
-		log, err := openRotating(filepath.Join(c.opts.State, "log", "cupeld.log"), maxLog)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = log.Close() }()
-		w = log
+		// One that can't be opened is tried again, and Up says so.
+		c.opts.log, _ = openRotating(filepath.Join(c.opts.State, "log", "cupeld.log"), maxLog)
+		defer func() { _ = c.opts.log.Close() }()
+		w = c.opts.log
 	}
 
 	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: c.logLevel}))

@@ -2,12 +2,12 @@ package daemon
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -50,7 +50,7 @@ func keyLimits(o Options) (manager.KeyLimits, error) {
 // readDeployKeys reads who may deploy: one key a line, and comments after #. With an error
 // it returns the keys before the line that is none.
 func readDeployKeys(file string) ([]ident.KeyHash, error) {
-	b, err := os.ReadFile(file)
+	b, err := atomicfile.Read(file)
 	if err != nil {
 		return nil, err
 	}

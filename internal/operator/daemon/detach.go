@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -93,9 +95,7 @@ func (l layout) serves(held *lockedError) bool {
 // spawn starts a cupeld that holds our lock.
 func (l layout) spawn(ctx context.Context, lock *stateLock, args []string, patience time.Duration) (Started, error) {
 	defer lock.release() // which leaves it with who shares the descriptor
-	if err := os.MkdirAll(l.path("log"), 0o755); err != nil {
-		return Started{}, l.refuseFolder(err)
-	}
+	repaired := l.mend(l.logs())
 	self, err := os.Executable()
 	if err != nil {
 		return Started{}, fmt.Errorf("find this program: %w", err)
@@ -105,16 +105,16 @@ func (l layout) spawn(ctx context.Context, lock *stateLock, args []string, patie
 		return Started{}, fmt.Errorf("detach: %w", err)
 	}
 	defer func() { _ = r.Close() }()
-	// For what no logger writes: a panic of the runtime, which the next start keeps.
-	if err := setAside(l.strayLog(), 1); err != nil {
-		return Started{}, l.refuseFolder(fmt.Errorf("detach: %w", err))
-	}
-	stray, err := os.OpenFile(l.strayLog(), os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NONBLOCK, 0o600)
+	stray, err := l.openStray()
 	if err != nil {
-		return Started{}, l.refuseFolder(fmt.Errorf("detach: %w", err))
+		return Started{}, err
 	}
 	defer func() { _ = stray.Close() }()
-	cmd := exec.Command(self, append(args, "--detached-fd", "3", "--lock-fd", "4")...)
+	args = append(args, "--detached-fd", "3", "--lock-fd", "4")
+	for _, message := range repaired {
+		args = append(args, "--repaired="+message)
+	}
+	cmd := exec.Command(self, args...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stray, stray, []*os.File{w, lock.f}
 	cmd.Dir = "/"
@@ -133,10 +133,8 @@ func (l layout) spawn(ctx context.Context, lock *stateLock, args []string, patie
 	select {
 	case b := <-line:
 		if json.Unmarshal(b, &out) != nil || out.Serving == nil && out.Problem == nil {
-			_ = cmd.Wait()
-			said, _ := os.ReadFile(stray.Name())
-			return Started{}, problem.New(problem.Internal, "cupeld_ended", "cupeld ended without a word: %s", lastOf(string(said))).
-				Fix("read %s", l.path("log"))
+			_ = cmd.Wait() // its state says how it ended
+			return Started{}, l.endedEarly(cmd.ProcessState, stray)
 		}
 	case <-time.After(patience):
 		return Started{}, l.notReady(cmd.Process.Pid, patience)
@@ -153,7 +151,44 @@ func (l layout) spawn(ctx context.Context, lock *stateLock, args []string, patie
 	return Started{State: l.dir, Serving: *out.Serving}, cmd.Process.Release()
 }
 
-func lastOf(s string) string {
+// openStray opens the file for what no logger writes: a panic of the runtime, which the
+// next start keeps. Where it can't be written, it has no name, and goes with cupeld.
+func (l layout) openStray() (*os.File, error) {
+	err := errors.Join(os.MkdirAll(l.path("log"), 0o755), setAside(l.strayLog(), 1))
+	if err == nil {
+		var f *os.File
+		if f, err = openLog(l.strayLog()); err == nil {
+			return f, nil
+		}
+	}
+	fd, err := unix.MemfdCreate("cupeld.stderr", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("detach: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "cupeld.stderr"), nil
+}
+
+// endedEarly is the refusal where a cupeld ended before it served or said why not.
+func (l layout) endedEarly(how *os.ProcessState, stray *os.File) *problem.Error {
+	said := "and said nothing"
+	if b, err := atomicfile.Read(fmt.Sprintf("/proc/self/fd/%d", stray.Fd())); err == nil && len(bytes.TrimSpace(b)) > 0 {
+		said = "and said: " + lastWords(string(b))
+	}
+	p := problem.New(problem.Internal, "cupeld_ended", "cupeld ended before it served (%v), %s", how, said)
+	if status, ok := how.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGKILL {
+		return p.Fix("run this again; where nobody killed it, the kernel did for want of memory (dmesg): its log is in %s", l.path("log"))
+	}
+	return p.Fix("read cupeld.log and cupeld.stderr in %s", l.path("log"))
+}
+
+// lastWords are what a program said of its end: what the runtime says of a panic stands
+// before where it was.
+func lastWords(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
+	for _, line := range lines {
+		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
+			return line
+		}
+	}
 	return lines[len(lines)-1]
 }

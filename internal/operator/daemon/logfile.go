@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -15,25 +16,33 @@ import (
 const maxLog = 16 << 20
 
 // rotatingFile is a daemon's log: what is written to it in one call stays
-// together. Safe for concurrent use.
+// together. One that can't be opened is tried again with every call. Safe for concurrent
+// use.
 type rotatingFile struct {
 	path  string
 	limit int64
+	note  func(error) // optional: hears of each call how it went; may not write to this log
 
-	mu   sync.Mutex
-	file *os.File
-	size int64
+	mu     sync.Mutex
+	file   *os.File
+	size   int64
+	closed bool
 }
 
+// openRotating opens a log, in a folder that it makes. The log can be written to also
+// where that failed: it has nothing then, until it can be opened.
 func openRotating(path string, limit int64) (*rotatingFile, error) {
 	r := &rotatingFile{path: path, limit: limit}
 	return r, r.open()
 }
 
 func (r *rotatingFile) open() error {
-	f, err := os.OpenFile(r.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NONBLOCK, 0o600)
+	if err := os.MkdirAll(filepath.Dir(r.path), 0o755); err != nil {
+		return err
+	}
+	f, err := openLog(r.path)
 	if err != nil {
-		return fmt.Errorf("open log: %w", err)
+		return err
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -43,15 +52,52 @@ func (r *rotatingFile) open() error {
 	return nil
 }
 
+// openLog opens a log to be appended to.
+func openLog(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	return f, nil
+}
+
 // Write implements io.Writer.
 func (r *rotatingFile) Write(b []byte) (int, error) {
 	r.mu.Lock()
+	n, err := r.write(b)
+	note := r.note
+	r.mu.Unlock()
+	if note != nil {
+		note(err)
+	}
+	return n, err
+}
+
+// tell has the log's troubles told from now on, beginning with what it has.
+func (r *rotatingFile) tell(note func(error)) error {
+	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.file == nil {
+	r.note = note
+	if r.file != nil || r.closed {
+		return nil
+	}
+	return r.open()
+}
+
+// write is Write with mu held.
+func (r *rotatingFile) write(b []byte) (int, error) {
+	if r.closed {
 		return 0, fs.ErrClosed
 	}
-	if r.size > 0 && r.size+int64(len(b)) > r.limit {
-		if err := errors.Join(os.Rename(r.path, r.path+".1"), r.file.Close(), r.open()); err != nil {
+	if r.file != nil && r.size > 0 && r.size+int64(len(b)) > r.limit {
+		if err := os.Rename(r.path, r.path+".1"); err != nil {
+			return 0, err
+		}
+		_ = r.file.Close() // what was written there is written
+		r.file = nil
+	}
+	if r.file == nil {
+		if err := r.open(); err != nil {
 			return 0, err
 		}
 	}
@@ -64,6 +110,7 @@ func (r *rotatingFile) Write(b []byte) (int, error) {
 func (r *rotatingFile) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.closed = true
 	if r.file == nil {
 		return nil
 	}

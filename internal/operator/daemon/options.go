@@ -152,6 +152,8 @@ type Options struct {
 	Force           bool          // of Down: also where apps can't store what they wrote
 
 	lock         *stateLock    // held already by who started this process; nil: it isn't
+	log          *rotatingFile // where this process logs; nil: elsewhere
+	repaired     []string      // what who started this process put aside
 	checkTimeout time.Duration // of the network at the start, and every now and then; 0: the default
 
 	forcedReport time.Duration // of cupel down --force; 0: the default

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -57,7 +58,15 @@ func (p *publicCert) load() error {
 	if info.ModTime().Equal(p.read) {
 		return nil
 	}
-	cert, err := tls.LoadX509KeyPair(p.certFile, p.keyFile)
+	chain, err := atomicfile.Read(p.certFile)
+	if err != nil {
+		return err
+	}
+	key, err := atomicfile.Read(p.keyFile)
+	if err != nil {
+		return err
+	}
+	cert, err := tls.X509KeyPair(chain, key)
 	if err != nil {
 		return err
 	}

@@ -9,30 +9,122 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// derived are the files of the state folder that are found out or made again, so that
+// kind is what something in the state folder is.
+type kind string
+
+const (
+	isFolder kind = "a folder"
+	isFile   kind = "a file"
+	isSocket kind = "a socket"
+)
+
+// wrong says what is at a path instead; nil: it is of that kind, or nothing is there. A
+// folder may be a link to one.
+func (k kind) wrong(path string) error {
+	look := os.Lstat
+	if k == isFolder {
+		look = os.Stat
+	}
+	info, err := look(path)
+	switch {
+	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, fs.ErrNotExist) && !exists(path):
+		return nil // above it is what is wrong
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New("it is a link that leads nowhere")
+	case errors.Is(err, syscall.ELOOP):
+		return errors.New("it is a link in a circle")
+	case err != nil:
+		return err
+	}
+	have := info.Mode().Type()
+	if want := map[kind]fs.FileMode{isFolder: fs.ModeDir, isSocket: fs.ModeSocket}[k]; have != want {
+		return fmt.Errorf("it is %s, not %s", wordOf(have), k)
+	}
+	return nil
+}
+
+// wordOf is a person's word for a type of file.
+func wordOf(mode fs.FileMode) string {
+	switch mode {
+	case 0:
+		return "a file"
+	case fs.ModeDir:
+		return "a folder"
+	case fs.ModeSymlink:
+		return "a link"
+	case fs.ModeNamedPipe:
+		return "a pipe"
+	case fs.ModeSocket:
+		return "a socket"
+	}
+	return "a device"
+}
+
+// derivation is something in the state folder that is found out or made again, so that
 // a damaged one stops nobody.
-var derived = []struct {
+type derivation struct {
 	name  string
+	kind  kind
 	valid func([]byte) bool // nil: whoever reads it judges that
 	then  string
-}{
-	{portsFile, validPorts, "the addresses are those of manager.json, or found anew"},
-	{"cas.uid", validUser, "the CAS's user is the owner of its folder"},
-	{"grace", validGrace, "apps have as long to end as cupel up --grace says"},
-	{wire.EndpointFile, validEndpoint, "it is written anew"},
-	{"simulation-root.pem", validPEM, "it is written anew from simtee"},
-	{filepath.Join("cni", "subnet"), nil, "the bridge tells the subnet, if it is there"},
-	{filepath.Join("containerd", "config.toml"), nil, "it is written anew"},
-	{filepath.Join("containerd", "containerd.pid"), validProcess, "containerd is looked for, or started"},
+}
+
+// derived are all of them, folders before what is in them.
+func (l layout) derived() []derivation {
+	const anew = "it is made anew"
+	list := l.logs()
+	list = append(list, derivation{portsFile, isFile, validPorts, "the addresses are those of manager.json, or found anew"},
+		derivation{"cas.uid", isFile, validUser, "the CAS's user is the owner of its folder"},
+		derivation{"grace", isFile, validGrace, "apps have as long to end as cupel up --grace says"},
+		derivation{wire.EndpointFile, isFile, validEndpoint, "it is written anew"},
+		derivation{"simulation-root.pem", isFile, validPEM, "it is written anew from simtee"},
+		derivation{"cni", isFolder, nil, anew},
+		derivation{"cni/subnet", isFile, nil, "the bridge tells the subnet, if it is there"},
+		derivation{"cni/check.lock", isFile, nil, anew},
+		derivation{"cni/leases", isFolder, nil, anew},
+		derivation{"cni/leases/" + l.namespace(), isFolder, nil, anew},
+		derivation{"cni/leases/" + l.namespace() + "/lock", isFile, nil, anew},
+		derivation{"containerd/config.toml", isFile, nil, "it is written anew"},
+		derivation{"containerd/containerd.pid", isFile, validProcess, "containerd is looked for, or started"},
+		derivation{"containerd/containerd.sock", isSocket, nil, anew},
+		derivation{"containerd/containerd.sock.ttrpc", isSocket, nil, anew},
+		derivation{"containerd/run", isFolder, nil, anew},
+		derivation{"containerd/opt", isFolder, nil, anew},
+		derivation{"runc", isFolder, nil, anew},
+		derivation{"registry/.lock", isFile, nil, anew},
+		derivation{"runtimes", isFolder, nil, anew},
+		derivation{"runtimes/cache", isFolder, nil, anew},
+		derivation{"runtimes/locks", isFolder, nil, "the next cupel runtime build writes the copies of locks"},
+		derivation{"cas/lock", isFile, nil, anew},
+		derivation{"cas/cas.db-shm", isFile, nil, anew},
+		derivation{"manager.db-shm", isFile, nil, anew})
+	for _, name := range []string{"run", "etc", "logs", "netns", "launcher", "damaged"} {
+		list = append(list, derivation{"node/" + name, isFolder, nil, anew})
+	}
+	return list
+}
+
+// logs are what is written for people alone.
+func (l layout) logs() []derivation {
+	const anew = "a new log is begun"
+	list := []derivation{{"log", isFolder, nil, anew}, {"containerd/containerd.log", isFile, nil, anew}, {"containerd/containerd.log.1", isFile, nil, anew}}
+	for _, name := range []string{"cupeld.log", "cupeld.stderr", "cas.log"} {
+		list = append(list, derivation{"log/" + name, isFile, nil, anew}, derivation{"log/" + name + ".1", isFile, nil, anew})
+	}
+	return list
 }
 
 // reasonRepaired is the event of a damaged file that is made again.
@@ -40,41 +132,92 @@ const reasonRepaired = "state_repaired"
 
 // repair puts aside what is damaged and can be made again, and tells it.
 func (p *parts) repair(ctx context.Context) {
-	for _, d := range derived {
-		why := damage(p.path(d.name), d.valid)
+	for _, message := range p.mend(p.derived()) {
+		p.repaired(ctx, message)
+	}
+}
+
+// repaired tells of something that was put aside.
+func (p *parts) repaired(ctx context.Context, message string) {
+	p.log.WarnContext(ctx, message)
+	p.incidents.Tell(manager.Incident{Warning: true, Reason: reasonRepaired, Message: message})
+	p.damaged.add(message)
+}
+
+// tend tells of a log that can't be written, and goes on without it.
+func (p *parts) tend(name string, log *rotatingFile) {
+	if log == nil {
+		return
+	}
+	if err := log.tell(func(err error) { p.logged(name, err) }); err != nil {
+		p.unlogged(name, err)
+	}
+}
+
+// logged takes note of how the writing of a log went. What a full disk keeps from it, the
+// disk's own refusals tell.
+func (p *parts) logged(name string, err error) {
+	if !disk.Full(err) {
+		p.troubles.Note("write "+name, "", p.explain(err))
+	}
+}
+
+// unlogged is logged of a log that can't be opened when its writer starts, which up says,
+// too.
+func (p *parts) unlogged(name string, err error) {
+	p.logged(name, err)
+	e := problem.From(p.explain(err))
+	p.damaged.add(strings.TrimSuffix(fmt.Sprintf("%s can't be written, and all goes on without it: %s. %s", name, e.Actual, e.Mend), " "))
+}
+
+// findings are what was found damaged in the state folder, in words. Methods are safe for
+// concurrent use.
+type findings struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (f *findings) add(line string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.list = append(f.list, line)
+}
+
+func (f *findings) all() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.list)
+}
+
+// mend puts aside what is damaged of these, and says so of each.
+func (l layout) mend(list []derivation) []string {
+	var said []string
+	for _, d := range list {
+		why := d.damage(l.path(d.name))
 		if why == nil {
 			continue
 		}
 		where := "it was put aside as damaged/" + filepath.Base(d.name)
-		if err := p.putAside(d.name); err != nil {
+		if err := l.putAside(d.name); err != nil {
 			where = "it can't be put aside: " + err.Error()
 		}
-		message := fmt.Sprintf("%s in the state folder was damaged (%v): %s, and %s. Look at the disk (dmesg)", d.name, why, where, d.then)
-		p.log.WarnContext(ctx, message)
-		p.incidents.Tell(manager.Incident{Warning: true, Reason: reasonRepaired, Message: message})
+		said = append(said, fmt.Sprintf("%s in the state folder was damaged (%v): %s, and %s. Look at the disk (dmesg)", d.name, why, where, d.then))
 	}
+	return said
 }
 
-// damage says what is wrong with a file; nil: nothing, or it isn't there.
-func damage(path string, valid func([]byte) bool) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
+// damage says what is wrong with what is at the path; nil: nothing, or it isn't there.
+func (d derivation) damage(path string) error {
+	if err := d.kind.wrong(path); err != nil || d.valid == nil || !exists(path) {
 		return err
-	case !info.Mode().IsRegular():
-		return fmt.Errorf("it is no file but has mode %v", info.Mode())
 	}
 	b, err := atomicfile.Read(path)
 	switch {
 	case err != nil:
 		return err
-	case valid == nil:
-		return nil
 	case len(b) == 0:
 		return errors.New("it is empty")
-	case !valid(b):
+	case !d.valid(b):
 		return errors.New("it is not what was written there")
 	}
 	return nil
@@ -83,10 +226,20 @@ func damage(path string, valid func([]byte) bool) error {
 // putAside moves something to where nobody takes it for what it was. The newest of a
 // name is kept.
 func (l layout) putAside(name string) error {
-	dir := l.path("damaged")
+	dir := l.path(damagedFolder)
+	if isFolder.wrong(dir) != nil { // what is there itself comes into it
+		beside := dir + ".moved"
+		if err := errors.Join(os.RemoveAll(beside), os.Rename(dir, beside), os.MkdirAll(dir, 0o700),
+			os.Rename(beside, filepath.Join(dir, damagedFolder))); err != nil {
+			return err
+		}
+	}
 	to := filepath.Join(dir, filepath.Base(name))
 	return errors.Join(os.MkdirAll(dir, 0o700), os.RemoveAll(to), os.Rename(l.path(name), to))
 }
+
+// damagedFolder is where damaged things are put.
+const damagedFolder = "damaged"
 
 // validPorts, validEndpoint and validProcess judge what is written down in JSON: null and
 // a word are JSON, too.
@@ -131,9 +284,58 @@ func validPEM(b []byte) bool {
 	return block != nil
 }
 
+// kept are the folders and files that can't be made again as they were, folders before
+// what is in them, and what is lost with each.
+func (l layout) kept() []keep {
+	const away = "cupel down --force, mv %[1]s %[1]s.damaged, cupel up; "
+	node := away + "apps start anew, volumes are fetched from the registry, and what apps wrote since they were last stored there is lost"
+	images := away + "runtimes have to be built again (cupel runtime build), and volumes that lay there alone are lost"
+	fetched := away + "images are fetched again and apps start anew; what they wrote since volumes were last stored is lost"
+	last := away + "what was written to the database last may be lost"
+	return []keep{
+		{"simtee", isFolder, "cupel down --force, mv %[1]s %[1]s.damaged, remove " + l.path("simulation-root.pem") + " too, cupel up; then sessions and owners have to trust the new simulated root"},
+		{"cas", isFolder, "sessions and secrets are lost: cupel cleanup, and begin anew"},
+		{"cas/cas.db-wal", isFile, last},
+		{"manager.db-wal", isFile, last},
+		{"registry", isFolder, images},
+		{"node", isFolder, node},
+		{"node/instances", isFolder, node},
+		{"node/volumes", isFolder, node},
+		{"containerd", isFolder, fetched},
+		{"containerd/root", isFolder, fetched},
+	}
+}
+
+// keep is a folder or file that can't be made again as it was.
+type keep struct {
+	name  string
+	kind  kind
+	other string // what to do without a backup; the argument is its path
+}
+
+// wrongKind refuses a state folder in which something else is where such a folder or file
+// has to be.
+func (l layout) wrongKind() error {
+	for _, k := range l.kept() {
+		path := l.path(k.name)
+		if why := k.kind.wrong(path); why != nil {
+			other := k.other
+			if strings.Contains(other, "%") {
+				other = fmt.Sprintf(other, path)
+			}
+			return problem.New(problem.Invalid, ruleDamaged, "%s is damaged: %w", path, why).Want("%s", k.kind).
+				Fix("put it back from a backup and look at the disk (dmesg); without a backup: %s", other)
+		}
+	}
+	return nil
+}
+
 // whole refuses a state folder that has lost what can't be made again, before anything
 // new is made in its place: that would be another installation under the same name.
 func (l layout) whole() error {
+	if err := l.wrongKind(); err != nil {
+		return err
+	}
 	for _, c := range []struct {
 		name, because, mend string
 	}{

@@ -3,9 +3,11 @@ package daemon
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,13 +36,14 @@ var damages = map[string]func(path string) error{
 
 // TestRepair: what can be made again is put aside, whatever became of it, and told once.
 func TestRepair(t *testing.T) {
-	for _, d := range derived {
+	l := layout{id: "0badcafe"}
+	for _, d := range l.derived() {
 		for name, damage := range damages {
-			isFile := name != "a folder" && name != "a pipe" && name != "a link in a circle"
-			if isFile && d.valid == nil {
+			isIrregular := name == "a folder" || name == "a pipe" || name == "a link in a circle"
+			if d.kind == isFile && !isIrregular && d.valid == nil || string(d.kind) == name {
 				continue // who reads it judges it
 			}
-			l := layout{dir: t.TempDir()}
+			l.dir = t.TempDir()
 			var said bytes.Buffer
 			p := &parts{layout: l, log: slog.New(slog.NewTextHandler(&said, nil)), incidents: &manager.Incidents{}}
 			if err := errors.Join(os.MkdirAll(filepath.Dir(l.path(d.name)), 0o700), damage(l.path(d.name))); err != nil {
@@ -57,6 +60,179 @@ func TestRepair(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestWrongKinds puts something of the wrong kind in the place of each thing in a real
+// state folder. Up comes up and says what it put aside, or refuses by a rule that names the
+// very path, and comes up after the mends of these refusals.
+func TestWrongKinds(t *testing.T) {
+	o := upOptions(t)
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enough := errors.New("enough")
+	start := func() (s Serving, err error) {
+		err = Up(t.Context(), o, slog.New(slog.DiscardHandler), func(now Serving) error {
+			s = now
+			return enough
+		})
+		if errors.Is(err, enough) {
+			err = nil
+		}
+		return s, err
+	}
+	stop := func() {
+		t.Helper()
+		forced := o
+		forced.Force = true
+		if err := Down(t.Context(), forced, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := start(); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+
+	// All of one round at once: first what is in folders, then the folders.
+	rounds := [2][]derivation{}
+	for _, d := range l.derived() {
+		inner := slices.ContainsFunc(l.derived(), func(o derivation) bool { return strings.HasPrefix(d.name, o.name+"/") })
+		if inner {
+			rounds[0] = append(rounds[0], d)
+		} else {
+			rounds[1] = append(rounds[1], d)
+		}
+	}
+	rounds[0] = slices.DeleteFunc(rounds[0], func(d derivation) bool { return strings.HasPrefix(d.name, "cni/leases/") })
+	for _, list := range rounds {
+		for i, d := range list {
+			wrong(t, l.path(d.name), d.kind, i)
+		}
+		for _, name := range []string{"reserve", damagedFolder} {
+			wrong(t, l.path(name), isFolder, 2)
+		}
+		s, err := start()
+		if err != nil {
+			t.Fatal(problem.From(err))
+		}
+		told := strings.Join(s.Damaged, "\n")
+		for _, d := range list {
+			if !strings.Contains(told, d.name+" in the state folder was damaged (it is a") {
+				t.Errorf("%s is not told:\n%s", d.name, told)
+			}
+		}
+		t.Log(told)
+		stop()
+	}
+
+	for i, k := range l.kept() {
+		path := l.path(k.name)
+		good := path + ".good"
+		if err := os.Rename(path, good); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+		wrong(t, path, k.kind, i)
+		_, err := start()
+		p := problem.From(err)
+		t.Log(p)
+		if p.Rule != ruleDamaged || !strings.Contains(p.Actual, path+" is damaged: it is a") {
+			t.Errorf("%s: up: %v", k.name, err)
+		}
+		err = os.Rename(path, path+".damaged")
+		if !strings.Contains(p.Mend, fmt.Sprintf("cupel down --force, mv %[1]s %[1]s.damaged", path)) {
+			err = errors.Join(err, os.Rename(good, path)) // from the backup
+		}
+		if k.name == "simtee" {
+			err = errors.Join(err, os.Remove(l.path("simulation-root.pem")))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := start(); err != nil {
+		t.Errorf("up after the mends: %v", problem.From(err))
+	}
+	stop()
+}
+
+// wrong puts something of another kind at a path, whatever is there.
+func wrong(t *testing.T, path string, right kind, turn int) {
+	t.Helper()
+	kinds := []string{"a pipe", "a link to nowhere", "empty"}
+	if right == isFile {
+		kinds[2] = "a folder"
+	}
+	damage := damages[kinds[turn%3]]
+	if damage == nil {
+		damage = func(path string) error { return os.Symlink("/nonexistent/folder/x", path) }
+	}
+	if err := errors.Join(os.RemoveAll(path), os.MkdirAll(filepath.Dir(path), 0o755), damage(path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLogsThatCannotBeWritten: a log is no reason not to serve, and that there is none
+// is said.
+func TestLogsThatCannotBeWritten(t *testing.T) {
+	o := upOptions(t)
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(l.path("log"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"cupeld.log", "cupeld.stderr", "cas.log"} {
+		if err := os.WriteFile(l.path("log", name), []byte("before\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		immutable(t, l.path("log", name))
+	}
+	stdout, stderr, code := cupeld(t, ":", upFlags(o)...)
+	t.Log(stdout)
+	if code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	for _, log := range []string{"cupeld's log", "the CAS's log"} {
+		if !strings.Contains(stdout, log+" can't be written, and all goes on without it: ") {
+			t.Errorf("up doesn't say that %s is not written", log)
+		}
+	}
+	if _, stderr, code := cupeld(t, ":", "down", "--state", o.State); code != 0 {
+		t.Fatalf("down: exit %d: %s", code, stderr)
+	}
+}
+
+// immutable lets nobody write to a file, root included, until the test ends.
+func immutable(t *testing.T, path string) {
+	t.Helper()
+	set := func(on bool) error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+		if err != nil {
+			return err
+		}
+		const immutableFlag = 0x10 // FS_IMMUTABLE_FL of linux/fs.h
+		flags &^= immutableFlag
+		if on {
+			flags |= immutableFlag
+		}
+		return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags))
+	}
+	if err := set(true); err != nil {
+		t.Skipf("this file system has no immutable files: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := set(false); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		}
+	})
 }
 
 // TestDamagedStateFolder walks through a real one: what can be made again stops nobody,
@@ -105,7 +281,6 @@ func TestDamagedStateFolder(t *testing.T) {
 		"manager.db":           {"gone", "empty", "garbage", "a folder", "a pipe"},
 		"registry":             {"empty"},
 		"node":                 {"empty"},
-		"log":                  {"empty"},
 		"containerd":           {"empty"},
 		"cupeld.lock":          {"a folder", "a pipe", "a link in a circle"},
 		"cas":                  {"empty"},

@@ -46,14 +46,14 @@ func (r *reserve) files() string { return filepath.Join(r.dir, "files") }
 func (r *reserve) fill() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if info, err := os.Lstat(r.dir); err == nil && info.Mode().IsRegular() { // of an earlier release
+	if info, err := os.Lstat(r.dir); err == nil && !info.IsDir() { // of an earlier release, or damaged: it holds nothing
 		_ = os.Remove(r.dir)
 	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		if disk.Full(err) {
 			return nil
 		}
-		return problem.New(problem.Invalid, "state_folder", "%w", err)
+		return err
 	}
 
 	// The half that is given back last is the first to be had again.
@@ -97,7 +97,7 @@ func fillHalf(path string) error {
 	case errors.Is(err, fs.ErrExist), disk.Full(err):
 		return nil
 	case err != nil:
-		return problem.New(problem.Invalid, "state_folder", "%w", err)
+		return err
 	}
 	if err := errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserveSize), f.Close()); err != nil {
 		_ = os.Remove(path)

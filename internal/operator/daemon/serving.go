@@ -107,6 +107,8 @@ type Serving struct {
 	OldLaunchers []string `json:"old_launchers,omitempty"`
 	// DiskFull is why nothing new is taken for now.
 	DiskFull *problem.Error `json:"disk_full,omitempty"`
+	// Damaged is what was found damaged in the state folder and didn't stop the start.
+	Damaged []string `json:"damaged,omitempty"`
 	// Service is what was done to a systemd unit of an earlier release, or is to be done.
 	Service string `json:"service,omitempty"`
 }
@@ -141,6 +143,9 @@ func Show(w io.Writer, state string, s Serving) {
 	b = appendUnchecked(b, s.Unchecked)
 	if d := s.DiskFull; d != nil {
 		b = fmt.Appendf(b, "\n  %s, and %s are needed: what runs goes on and can be removed, nothing new is deployed.\n    %s\n", d.Actual, d.Expected, d.Mend)
+	}
+	for _, line := range s.Damaged {
+		b = fmt.Appendf(b, "\n  %s\n", line)
 	}
 	if s.Service != "" {
 		b = fmt.Appendf(b, "\n  %s\n", s.Service)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/disk"
 )
 
@@ -51,6 +52,9 @@ func setAside(file string, limit int64) error {
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", file, err)
 	}
+	if !info.Mode().IsRegular() {
+		return nil // the next start puts it aside
+	}
 
 	err = copyFile(file, file+".1")
 	if err != nil && !disk.Full(err) {
@@ -60,7 +64,7 @@ func setAside(file string, limit int64) error {
 }
 
 func copyFile(from, to string) error {
-	src, err := os.Open(from)
+	src, err := atomicfile.Open(from)
 	if err != nil {
 		return err
 	}

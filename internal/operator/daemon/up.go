@@ -44,6 +44,7 @@ type parts struct {
 	incidents *manager.Incidents
 	troubles  manager.Troubles // of what cupeld does for itself
 	told      networkTold
+	damaged   findings
 	limits    manager.Limits
 	closers   []func() error
 	// waiting is told what keeps apps from their end, while they are stopped; empty:
@@ -108,6 +109,10 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	defer lock.release()
 	p := newParts(l, log)
 	p.waiting = lock.say
+	for _, message := range o.repaired {
+		p.repaired(ctx, message)
+	}
+	p.tend("cupeld's log", o.log)
 	if p.room, err = l.roomOf(o.MinFree); err != nil {
 		return err
 	}

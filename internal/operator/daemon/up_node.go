@@ -29,7 +29,8 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	}
 	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{
 		Dir: p.path("containerd"), ID: p.id, Logger: p.log, Started: p.joinGroup, Tell: p.hung,
-		Asked: func(err error) { p.troubles.Note("ask containerd", "", err) },
+		Asked:    func(err error) { p.troubles.Note("ask containerd", "", err) },
+		Unlogged: func(err error) { p.unlogged("containerd's log", err) },
 	}); err != nil {
 		return err
 	}

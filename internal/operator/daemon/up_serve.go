@@ -40,13 +40,8 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 	if c.binary, err = besides(o.CAS, "cupel-cas"); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(p.path("log"), 0o755); err != nil {
-		return nil, fmt.Errorf("make the log folder: %w", err)
-	}
-	logs, err := openRotating(p.path("log", "cas.log"), maxLog)
-	if err != nil {
-		return nil, err
-	}
+	logs, _ := openRotating(p.path("log", "cas.log"), maxLog) // tend says where it can't be
+	p.tend("the CAS's log", logs)
 	p.onClose(logs.Close)
 	c.logs = logs
 	c.args = []string{"--simulation-root", p.path("simulation-root.pem")}
@@ -151,6 +146,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		NeedOwner:    needOwner(m.NeedOwner()),
 		OldLaunchers: oldLaunchers(m.OldLaunchers()),
 		DiskFull:     p.low,
+		Damaged:      p.damaged.all(),
 		Service:      p.service,
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
 // HostName is the name under which instances reach the machine that they run on.
@@ -51,7 +53,7 @@ func resolvConf() (content []byte, servers int) {
 // has none for a while leaves those that were. The file stays the same, since it is
 // mounted.
 func renewResolvConf(path string, content []byte, servers int) (renewed bool, err error) {
-	have, err := os.ReadFile(path)
+	have, err := atomicfile.Read(path)
 	if err != nil || servers == 0 || bytes.Equal(have, content) {
 		return false, err
 	}

@@ -66,7 +66,7 @@ func (n *Node) useLauncher(h hash.Hash) error {
 
 // isWhole checks that a file has the bytes of the digest.
 func isWhole(file string, digest ident.Digest) error {
-	f, err := os.Open(file)
+	f, err := atomicfile.Open(file)
 	if err != nil {
 		return err
 	}

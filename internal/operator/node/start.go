@@ -113,11 +113,12 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 		return err
 	}
 	run, etc := n.dir("run", spec.ID), n.dir("etc", spec.ID)
-	for _, dir := range []string{run, etc, n.dir("logs", spec.ID)} {
-		if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
+	for _, dir := range []string{run, etc} {
+		if err := makeFolder(dir); err != nil {
 			return err
 		}
 	}
+	n.note(ctx, "make the folder of an instance's log, which runs without one", spec.ID, n.explain(makeFolder(n.dir("logs", spec.ID))))
 	netns := n.dir("netns", spec.ID)
 	ip, err := n.cfg.Network.Add(ctx, spec.ID, netns)
 	if err != nil {
@@ -166,6 +167,14 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 	i.rec.Made = true
 	n.mu.Unlock()
 	return n.saveRecord(i, true)
+}
+
+// makeFolder makes a folder that may be there.
+func makeFolder(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !os.IsExist(err) {
+		return err
+	}
+	return nil
 }
 
 // cpuShares is an instance's weight where CPU time is short: as with its memory, of

@@ -57,7 +57,7 @@ func (s *volumeStore) path(v volume.Snapshot) string {
 // open returns a snapshot's ciphertext, from here or from the replica. Size is
 // -1 where it isn't known.
 func (s *volumeStore) open(ctx context.Context, v volume.Snapshot) (io.ReadCloser, int64, error) {
-	f, err := os.Open(s.path(v))
+	f, err := atomicfile.Open(s.path(v))
 	switch {
 	case err == nil:
 		info, err := f.Stat()
@@ -128,7 +128,7 @@ func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint6
 		return err
 	}
 	if s.replica != nil {
-		open := func() (io.ReadCloser, error) { return os.Open(s.path(v)) }
+		open := func() (io.ReadCloser, error) { return atomicfile.Open(s.path(v)) }
 		if err := s.replica.Push(ctx, v, size, open); err != nil {
 			if fresh { // the next try has other bytes and another tag
 				s.remove(ctx, v)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
@@ -94,7 +95,7 @@ func (s *volumeStore) kept(id ident.Digest) (manager.VolumeStatus, error) {
 	}
 	for _, e := range users {
 		file := filepath.Join(s.users(id), e.Name())
-		name, _ := os.ReadFile(file)
+		name, _ := atomicfile.Read(file)
 		v.Apps[e.Name()] = string(name)
 		v.Used = later(v.Used, modTime(file))
 	}

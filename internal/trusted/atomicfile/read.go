@@ -15,17 +15,28 @@ var errNoFile = errors.New("it is no regular file")
 // Read returns what is in a file. Unlike [os.ReadFile] it never waits: a pipe or a
 // device in the file's place is refused.
 func Read(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	f, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
+	return io.ReadAll(f)
+}
+
+// Open opens a file to be read. Unlike [os.Open] it never waits: a pipe or a device in
+// the file's place is refused.
+func Open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() && !info.IsDir() { // a folder's own error says what it is
-		return nil, &fs.PathError{Op: "read", Path: path, Err: errNoFile}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() && !info.IsDir() { // a folder's own error says what it is
+		err = &fs.PathError{Op: "read", Path: path, Err: errNoFile}
 	}
-	return io.ReadAll(f)
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }

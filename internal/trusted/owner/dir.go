@@ -90,7 +90,7 @@ type file[T any] struct {
 
 func load[T ~map[K]V, K comparable, V any](d *Dir, name, mend string) (T, error) {
 	path := filepath.Join(d.path, name)
-	b, err := os.ReadFile(path)
+	b, err := atomicfile.Read(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return T{}, nil

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -94,7 +95,7 @@ func (d *Dir) readKey() (*ecdsa.PrivateKey, error) {
 		return nil, problem.New(problem.Denied, "owner_identity", "others may read %s", path).
 			Fix("chmod 600 %s, and make a new key if somebody else had access", path)
 	}
-	b, err := os.ReadFile(path)
+	b, err := atomicfile.Read(path)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, "owner_identity", "%w", err)
 	}
@@ -122,7 +123,7 @@ func (d *Dir) readIdentity() (*Identity, error) {
 		return nil, err
 	}
 	path := filepath.Join(d.path, certFile)
-	b, err := os.ReadFile(path)
+	b, err := atomicfile.Read(path)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, "owner_identity", "%w", err)
 	}

@@ -85,7 +85,7 @@ func NewestVouched(all []Vouched, runtime string) (newest Vouched, ok bool) {
 // if there is no such file. A file that can't be read strictly is an error:
 // nothing is vouched for by accident.
 func ReadVouched(dir string) ([]Vouched, error) {
-	b, err := os.ReadFile(filepath.Join(dir, vouchedFile))
+	b, err := atomicfile.Read(filepath.Join(dir, vouchedFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

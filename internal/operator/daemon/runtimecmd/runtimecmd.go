@@ -199,7 +199,7 @@ func (o options) openRegistry(ctx context.Context) (_ *registry.Client, stop fun
 	if o.registry != "" {
 		return registry.NewClient(o.registry), func() {}, nil
 	}
-	if b, err := os.ReadFile(filepath.Join(o.state, "manager.json")); err == nil {
+	if b, err := atomicfile.Read(filepath.Join(o.state, "manager.json")); err == nil {
 		var at manager.Endpoint
 		if json.Unmarshal(b, &at) == nil && listening(ctx, at.Registry) {
 			return registry.NewClient(at.Registry), func() {}, nil
@@ -252,7 +252,7 @@ func launcherDigest(file string) (ident.Digest, error) {
 			}
 		}
 	}
-	b, err := os.ReadFile(file)
+	b, err := atomicfile.Read(file)
 	if err != nil {
 		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
 			Fix("build it (make build), or name it with --launcher")

@@ -50,6 +50,8 @@ type DaemonConfig struct {
 	// Asked is told how each other question went: nil, or why there is no answer;
 	// optional.
 	Asked func(error)
+	// Unlogged is told why containerd was started without its log; optional.
+	Unlogged func(error)
 }
 
 // Daemon is the private containerd.
@@ -197,13 +199,15 @@ func (d *Daemon) start(ctx context.Context) error {
 			return fmt.Errorf("configure containerd: %w", err)
 		}
 	}
-	log, err := os.OpenFile(d.LogFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("open containerd's log: %w", err)
-	}
-	defer log.Close()
 	cmd := exec.Command(program, "--config", d.path("config.toml"))
-	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
+	cmd.Dir = "/"
+	log, err := os.OpenFile(d.LogFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK, 0o600)
+	if err == nil {
+		defer log.Close()
+		cmd.Stdout, cmd.Stderr = log, log
+	} else if d.cfg.Unlogged != nil {
+		d.cfg.Unlogged(err)
+	}
 	// A session of its own: no signal of our terminal or group reaches it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -226,7 +230,7 @@ func (d *Daemon) start(ctx context.Context) error {
 }
 
 func (d *Daemon) lastLog() string {
-	b, _ := os.ReadFile(d.LogFile())
+	b, _ := atomicfile.Read(d.LogFile())
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 	return lines[len(lines)-1]
 }

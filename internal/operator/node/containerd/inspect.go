@@ -5,12 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	containerd "github.com/containerd/containerd/v2/client"
 
 	"cupel.dev/cupel/internal/operator/las"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
@@ -37,7 +37,7 @@ func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) 
 		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
 	}
 	bundle := filepath.Join(r.cfg.Daemon.StateDir(), "io.containerd.runtime.v2.task", r.cfg.Namespace, id)
-	spec, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	spec, err := atomicfile.Read(filepath.Join(bundle, "config.json"))
 	if err != nil {
 		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
 	}

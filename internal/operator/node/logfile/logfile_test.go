@@ -79,9 +79,10 @@ func TestFailedRotation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	blocked := name(dir, 2) // a folder can't be opened as a log
-	if err := os.Mkdir(blocked, 0o700); err != nil {
-		t.Fatal(err)
+	for seq := range maxSkipped + 1 { // a folder can't be opened as a log
+		if err := os.Mkdir(name(dir, 2+seq), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	failed := 0
 	for i := range 10 {
@@ -92,8 +93,10 @@ func TestFailedRotation(t *testing.T) {
 	if failed == 0 {
 		t.Fatal("no rotation was due")
 	}
-	if err := os.Remove(blocked); err != nil {
-		t.Fatal(err)
+	for seq := range maxSkipped + 1 {
+		if err := os.Remove(name(dir, 2+seq)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for i := range 3 {
 		if err := write(20 + i); err != nil {

@@ -52,10 +52,15 @@ func Main(arg string) error {
 	// to be written first: only their end is ours.
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	lock, err := lockFolder(dir)
-	if err != nil {
+	if errors.Is(err, errLocked) {
 		return err
 	}
-	defer lock.Close()
+	// A folder that can't be locked is no reason to leave the output where it is: its
+	// instance would wait for it.
+	unlocked := err
+	if lock != nil {
+		defer lock.Close()
+	}
 	w, err := NewWriter(dir, limits, time.Now)
 	if err != nil {
 		return err
@@ -72,5 +77,5 @@ func Main(arg string) error {
 	wg.Go(func() { errs[0] = w.Copy("stdout", stdout) })
 	wg.Go(func() { errs[1] = w.Copy("stderr", stderr) })
 	wg.Wait()
-	return errors.Join(errs[0], errs[1], w.Close())
+	return errors.Join(unlocked, errs[0], errs[1], w.Close())
 }

@@ -83,7 +83,7 @@ func (r *reader) run() error {
 		if file != nil {
 			// Look for the next file before reading this one to its end: once
 			// the next one is there, this one grows no more.
-			next := exists(name(r.dir, seq+1))
+			next := r.after(seq)
 			before := r.read
 			if partial, err = r.drain(file, partial, collecting); err != nil {
 				return err
@@ -91,10 +91,10 @@ func (r *reader) run() error {
 			if r.read > before {
 				wait = poll
 			}
-			if next {
+			if next > 0 {
 				file.Close()
 				file = nil
-				seq++
+				seq = next
 				continue
 			}
 		}
@@ -135,24 +135,30 @@ func (r *reader) first() (int, *os.File, error) {
 	return seqs[0], nil, nil
 }
 
-// open opens file seq; if rotation took it away, the oldest that is left.
+// open opens file seq; if rotation took it away, or it is no file, the next that is there.
 func (r *reader) open(seq *int) (*os.File, error) {
-	f, err := os.Open(name(r.dir, *seq))
-	if err == nil {
-		return f, nil
+	if at := name(r.dir, *seq); !other(at) {
+		f, err := os.Open(at)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return f, err
+		}
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	seqs, err := files(r.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if len(seqs) > 0 && seqs[0] > *seq {
-		*seq = seqs[0]
+	if next := r.after(*seq); next > 0 {
+		*seq = next
 		return r.open(seq)
 	}
 	return nil, nil
+}
+
+// after is the number of the next file after that one; 0: there is none.
+func (r *reader) after(seq int) int {
+	seqs, _ := files(r.dir) // none, if they can't be listed
+	for _, next := range seqs {
+		if next > seq {
+			return next
+		}
+	}
+	return 0
 }
 
 // drain hands on the whole lines up to the file's end and returns what is left

@@ -29,7 +29,12 @@ func lockFolder(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make log folder: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	path := filepath.Join(dir, lockName)
+	moveOther(path)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NONBLOCK, 0o600)
+	if errors.Is(err, fs.ErrPermission) { // it can't be written, and is locked all the same
+		f, err = os.Open(path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock log folder: %w", err)
 	}
@@ -47,10 +52,19 @@ func lockFolder(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// moveOther moves away what is no file where the lock has to be.
+func moveOther(path string) (moved bool) {
+	return other(path) && os.Rename(path, path+".damaged") == nil
+}
+
 // Process is the folder's writer process; 0: there is none, or one of an earlier
 // release, which didn't say.
 func Process(dir string) int {
-	b, err := os.ReadFile(filepath.Join(dir, lockName))
+	path := filepath.Join(dir, lockName)
+	if other(path) {
+		return 0
+	}
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0
 	}
@@ -72,7 +86,11 @@ func Abandoned(dir string) (bool, error) {
 	if exists(filepath.Join(dir, endMark)) {
 		return false, nil
 	}
-	f, err := os.Open(filepath.Join(dir, lockName))
+	path := filepath.Join(dir, lockName)
+	if moveOther(path) {
+		return true, nil
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

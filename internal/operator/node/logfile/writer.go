@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Line is one line of output.
@@ -66,29 +69,47 @@ type Writer struct {
 	size int64
 }
 
-// NewWriter appends to dir, which it makes if needed.
+// NewWriter appends to dir, which it makes if needed. Where nothing can be written there,
+// each line tries again: an instance must not stand still because its log is damaged.
 func NewWriter(dir string, limits Limits, now func() time.Time) (*Writer, error) {
 	if limits.Size <= 0 || limits.Keep <= 0 {
 		return nil, fmt.Errorf("log limits %+v: want both over 0", limits)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make log folder: %w", err)
-	}
-	seqs, err := files(dir)
-	if err != nil {
-		return nil, err
-	}
 	w := &Writer{dir: dir, limits: limits, now: now}
+	_ = w.begin()
+	return w, nil
+}
+
+// begin goes on in the last file that is there.
+func (w *Writer) begin() error {
+	if err := os.MkdirAll(w.dir, 0o700); err != nil {
+		return fmt.Errorf("make log folder: %w", err)
+	}
+	seqs, err := files(w.dir)
+	if err != nil {
+		return err
+	}
 	seq := 1
 	if len(seqs) > 0 {
 		seq = seqs[len(seqs)-1]
 	}
-	return w, w.open(seq)
+	return w.open(seq)
 }
 
-// open goes on in that file. On failure the writer stays where it is.
+// maxSkipped is how many numbers that something else has are gone by.
+const maxSkipped = 100
+
+// open goes on in that file, or in the first after it that can be one. On failure the
+// writer stays where it is.
 func (w *Writer) open(seq int) error {
-	f, err := os.OpenFile(name(w.dir, seq), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := openAppend(name(w.dir, seq))
+	for range maxSkipped {
+		if err == nil || !other(name(w.dir, seq)) {
+			break
+		}
+		seq++
+		f, err = openAppend(name(w.dir, seq))
+	}
 	if err != nil {
 		return fmt.Errorf("open log file: %w", err)
 	}
@@ -104,6 +125,20 @@ func (w *Writer) open(seq int) error {
 	return nil
 }
 
+// openAppend opens a file of a log to be written, unless something else is in its place.
+func openAppend(path string) (*os.File, error) {
+	if other(path) {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: errors.New("it is no file")}
+	}
+	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK, 0o600)
+}
+
+// other reports whether something is there that is no file.
+func other(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && !info.Mode().IsRegular()
+}
+
 // Write appends one line. It is safe for concurrent use.
 func (w *Writer) Write(stream, text string) error {
 	w.mu.Lock()
@@ -113,6 +148,11 @@ func (w *Writer) Write(stream, text string) error {
 		return fmt.Errorf("encode log line: %w", err)
 	}
 	b = append(b, '\n')
+	if w.file == nil {
+		if err := w.begin(); err != nil {
+			return err
+		}
+	}
 	if w.size > 0 && w.size+int64(len(b)) > w.limits.Size {
 		if err := w.rotate(); err != nil {
 			return err
@@ -161,7 +201,10 @@ func (w *Writer) removeBeyond(keep int) {
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	err := w.file.Close()
+	var err error
+	if w.file != nil {
+		err = w.file.Close()
+	}
 	return errors.Join(err, os.WriteFile(filepath.Join(w.dir, endMark), nil, 0o600))
 }
 
@@ -202,7 +245,7 @@ func files(dir string) ([]int, error) {
 		if !ok {
 			continue
 		}
-		if n, err := strconv.Atoi(digits); err == nil && n > 0 {
+		if n, err := strconv.Atoi(digits); err == nil && n > 0 && e.Type().IsRegular() {
 			seqs = append(seqs, n)
 		}
 	}

@@ -78,7 +78,7 @@ func Load(path string) (*Sealer, error) {
 			Want("a file that nobody but its owner may read").
 			Fix("run chmod 600 %s, and consider who may have read it", path)
 	}
-	b, err := os.ReadFile(path)
+	b, err := atomicfile.Read(path)
 	if err != nil {
 		return nil, problem.New(problem.Unavailable, "sealing_key_file", "%w", err).
 			Fix("let the CAS's user own the file")
