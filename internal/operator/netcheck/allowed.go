@@ -66,8 +66,8 @@ func (l *lab) concerns(rule string, k packet) bool {
 			continue
 		}
 		name := m[3] + m[4]
-		start, any := strings.CutSuffix(strings.ReplaceAll(name, "+", "*"), "*")
-		same := name == device || any && strings.HasPrefix(device, start)
+		start, wild := strings.CutSuffix(strings.ReplaceAll(name, "+", "*"), "*")
+		same := name == device || wild && strings.HasPrefix(device, start)
 		if same != (m[1]+m[2] == "") {
 			return false
 		}

@@ -141,7 +141,7 @@ func (l *lab) suspects(p *probe, rules []legacyRule, last sight) []stop {
 			s := stop{text: r.String(), rule: r.rule, chains: chains, base: base}
 			s.at = hook{family: "ip", name: strings.ToLower(base), doing: doing[strings.ToLower(base)], priority: legacyPriorities[r.table]}
 			where := s.where(r.chain, slices.Index(chains[r.chain], r.rule)+1)
-			s.accept = func(m match) string { return s.iptables(r.tool, r.table, where, m) }
+			s.accept = func(m match) string { return iptables(r.tool, r.table, where, m) }
 			for _, k := range l.passes(p, s.at, last) {
 				if l.concerns(r.rule, k) {
 					s.packet = k

@@ -104,7 +104,7 @@ func (d drop) stop() stop {
 		if d.base == "FORWARD" && has("DOCKER-USER") && (d.rule == "" || strings.HasPrefix(d.chain, "DOCKER") && d.chain != "DOCKER-USER") {
 			where = "-I DOCKER-USER" // which Docker leads to first, and keeps
 		}
-		s.accept = func(m match) string { return s.iptables(ipt, d.table, where, m) }
+		s.accept = func(m match) string { return iptables(ipt, d.table, where, m) }
 	case number > 0:
 		s.accept = func(m match) string {
 			return strings.Join(strings.Fields(fmt.Sprintf("nft insert rule %s %s %s handle %s %s accept", d.family, d.table, d.chain, d.handle, m.nft)), " ")
@@ -147,7 +147,7 @@ func (s stop) leaps() bool {
 
 var ruleLeap = regexp.MustCompile(`\bgoto |-g `)
 
-func (s stop) iptables(tool, table, where string, m match) string {
+func iptables(tool, table, where string, m match) string {
 	return strings.Join(strings.Fields(fmt.Sprintf("%s -t %s %s %s -j ACCEPT", tool, table, where, m.iptables)), " ")
 }
 
