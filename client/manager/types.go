@@ -314,10 +314,12 @@ type Event struct {
 	Warning  bool      `json:"warning,omitempty"`
 }
 
-// LogLine is one line of an instance's output.
+// LogLine is one line of an instance's output, or a piece of one that is too long to be
+// kept whole.
 type LogLine struct {
 	Time     time.Time `json:"time"`
 	Stream   string    `json:"stream"`
 	Line     string    `json:"line"`
+	Partial  bool      `json:"partial,omitempty"` // it goes on with the next of the instance's stream
 	Instance string    `json:"instance,omitempty"`
 }

@@ -140,6 +140,8 @@ type LogLine struct {
 	Time   time.Time `json:"time"`
 	Stream string    `json:"stream"` // stdout, stderr
 	Line   string    `json:"line"`   // without its end of line
+	// Partial says that the line goes on with the next one of the stream.
+	Partial bool `json:"partial,omitempty"`
 }
 
 // ImageInfo describes an image that is here.

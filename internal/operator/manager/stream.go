@@ -175,7 +175,7 @@ func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts Log
 		if len(raw) > 0 {
 			var l LogLine
 			if json.Unmarshal(raw, &l) == nil {
-				if err := emit(wire.LogLine{Time: l.Time, Stream: l.Stream, Line: l.Line, Instance: id}); err != nil {
+				if err := emit(wire.LogLine{Time: l.Time, Stream: l.Stream, Line: l.Line, Partial: l.Partial, Instance: id}); err != nil {
 					return err
 				}
 			}

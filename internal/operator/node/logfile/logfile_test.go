@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -37,18 +38,27 @@ func writer(t *testing.T, dir string, limits Limits) *Writer {
 	return w
 }
 
-func texts(t *testing.T, r io.Reader) []string {
+func lines(t *testing.T, r io.Reader) []Line {
 	t.Helper()
 	b, err := io.ReadAll(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []string
+	var out []Line
 	for line := range strings.Lines(string(b)) {
 		var l Line
 		if err := json.Unmarshal([]byte(line), &l); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
+		out = append(out, l)
+	}
+	return out
+}
+
+func texts(t *testing.T, r io.Reader) []string {
+	t.Helper()
+	var out []string
+	for _, l := range lines(t, r) {
 		out = append(out, l.Stream+":"+l.Line)
 	}
 	return out
@@ -144,7 +154,7 @@ func TestHalfALine(t *testing.T) {
 func TestWriteAndRead(t *testing.T) {
 	dir := t.TempDir()
 	w := writer(t, dir, DefaultLimits())
-	long := strings.Repeat("x", maxLine)
+	long := strings.Repeat("x", maxLine-utf8.UTFMax)
 	if err := w.Copy("stdout", strings.NewReader("one\ntwo\r\n\n"+long+"y\nno end")); err != nil {
 		t.Fatal(err)
 	}
@@ -167,6 +177,41 @@ func TestWriteAndRead(t *testing.T) {
 	}
 	if diff := cmp.Diff(want[6:], read(t, dir, Options{Tail: 1, Since: since})); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestPieces: whatever stands where a line that is too long is cut, its pieces are marked,
+// and together they are the line.
+func TestPieces(t *testing.T) {
+	var want []string
+	for _, middle := range []string{"x", "ä", "→", "😀", "\r", "\r\r", "\xff"} {
+		for before := range 2 * utf8.UTFMax {
+			want = append(want, strings.Repeat("a", maxLine-utf8.UTFMax-before)+middle+"b")
+		}
+	}
+	want = append(want, strings.Repeat("😀", 3*maxLine), strings.Repeat("z", maxLine-utf8.UTFMax), "short", "")
+	for _, end := range []string{"\n", "\r\n"} {
+		dir := t.TempDir()
+		if err := writer(t, dir, Limits{Size: 1 << 30, Keep: 1}).Copy("stdout", strings.NewReader(strings.Join(want, end)+end)); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		begun := ""
+		for _, l := range lines(t, Open(t.Context(), dir, Options{Tail: -1})) {
+			if len(l.Line) > maxLine {
+				t.Errorf("a piece of %d bytes", len(l.Line))
+			}
+			begun += l.Line
+			if !l.Partial {
+				got, begun = append(got, begun), ""
+			}
+		}
+		for i := range want {
+			want[i] = strings.ToValidUTF8(want[i], "\ufffd")
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("lines that end with %q: %s", end, diff)
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,13 +39,16 @@ type Line struct {
 	Time   time.Time `json:"time"`
 	Stream string    `json:"stream"` // stdout, stderr
 	Line   string    `json:"line"`   // without its end of line
+	// Partial says that the line goes on with the next one of the stream: it was too
+	// long to be kept whole.
+	Partial bool `json:"partial,omitempty"`
 }
 
 const (
 	suffix = ".jsonl"
 	// endMark is the file that says that no more will be written.
 	endMark = "end"
-	// maxLine is where a line without an end is cut.
+	// maxLine is how many bytes of a line are kept together.
 	maxLine = 16 << 10
 )
 
@@ -140,10 +144,13 @@ func other(path string) bool {
 }
 
 // Write appends one line. It is safe for concurrent use.
-func (w *Writer) Write(stream, text string) error {
+func (w *Writer) Write(stream, text string) error { return w.write(Line{Stream: stream, Line: text}) }
+
+func (w *Writer) write(line Line) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	b, err := json.Marshal(Line{w.now().UTC(), stream, text})
+	line.Time = w.now().UTC()
+	b, err := json.Marshal(line)
 	if err != nil {
 		return fmt.Errorf("encode log line: %w", err)
 	}
@@ -212,13 +219,22 @@ func (w *Writer) Close() error {
 // written (a full disk) is dropped, and the reading goes on: an instance must
 // not stand still because its log can't grow. The first such error is returned.
 func (w *Writer) Copy(stream string, r io.Reader) error {
-	br := bufio.NewReaderSize(r, maxLine)
+	br := bufio.NewReaderSize(r, maxLine-utf8.UTFMax)
 	var first error
+	rest := "" // of the piece before
 	for {
 		chunk, err := br.ReadSlice('\n')
-		if len(chunk) > 0 {
-			text := strings.TrimSuffix(strings.TrimSuffix(string(chunk), "\n"), "\r")
-			if werr := w.Write(stream, text); werr != nil && first == nil {
+		text := rest + string(chunk)
+		rest = ""
+		partial := errors.Is(err, bufio.ErrBufferFull)
+		if partial {
+			text, rest = cut(text)
+		}
+		if text != "" {
+			if !partial {
+				text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+			}
+			if werr := w.write(Line{Stream: stream, Line: text, Partial: partial}); werr != nil && first == nil {
 				first = werr
 			}
 		}
@@ -229,6 +245,24 @@ func (w *Writer) Copy(stream string, r io.Reader) error {
 			return errors.Join(first, fmt.Errorf("read %s: %w", stream, err))
 		}
 	}
+}
+
+// cut splits the beginning of a line so that pieces that are put together again are the
+// line: rest is what may be half of a character, or of an end of line.
+func cut(text string) (piece, rest string) {
+	if piece, ended := strings.CutSuffix(text, "\r"); ended {
+		return piece, "\r"
+	}
+	for i := 1; i < utf8.UTFMax; i++ {
+		at := len(text) - i
+		if utf8.RuneStart(text[at]) {
+			if !utf8.FullRuneInString(text[at:]) {
+				return text[:at], text[at:]
+			}
+			break
+		}
+	}
+	return text, ""
 }
 
 func name(dir string, seq int) string { return filepath.Join(dir, fmt.Sprintf("%08d%s", seq, suffix)) }
