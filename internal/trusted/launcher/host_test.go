@@ -272,6 +272,20 @@ func TestFirstWordMayBeASecret(t *testing.T) {
 	}
 }
 
+// TestTooBigToStart: the kernel refuses what a session may say, and the session's owner is
+// told so.
+func TestTooBigToStart(t *testing.T) {
+	for _, c := range []*exec.Cmd{
+		{Path: "/bin/true", Args: []string{"true", strings.Repeat("x", 128<<10)}},
+		{Path: "/bin/true", Args: []string{"true"}, Env: []string{"KEY=" + strings.Repeat("x", 128<<10)}},
+	} {
+		err := startError("true", "/bin/true", errors.Unwrap(c.Run()))
+		if p := problem.From(err); p.Kind != problem.Invalid || p.Rule != RuleNotExecutable || !strings.Contains(p.Expected, "128 KiB") || p.Mend == "" {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 // A script is there whose interpreter isn't: the kernel itself says so of both with one
 // word.
 func TestInterpreterIsNamed(t *testing.T) {

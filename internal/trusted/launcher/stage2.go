@@ -201,6 +201,10 @@ func execError(name string, err error) error {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EPERM), errors.Is(err, unix.EISDIR):
 		return problem.New(problem.Denied, RuleNotExecutable, "%s can't be executed: %w", program(name), err).
 			Fix("make it executable for the image's user, or name its interpreter in the session's command:")
+	case errors.Is(err, unix.E2BIG):
+		return problem.New(problem.Invalid, RuleNotExecutable, "%s can't be started with all of its arguments and variables: %w", program(name), err).
+			Want("at most 128 KiB for one argument, or NAME=VALUE of one variable, and 2 MiB for all of them").
+			Fix("give your app large values as files: the session's injection files, or files in its repository or on its volume")
 	}
 	return problem.New(problem.Internal, "exec", "execute %s: %w", program(name), err)
 }

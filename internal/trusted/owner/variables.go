@@ -45,7 +45,7 @@ func CheckVariableSize(name string, size int) error {
 		return nil
 	}
 	return problem.New(problem.Invalid, "session_value", "the value of the variable %s has %d bytes, and no program can be started with it", name, size).
-		Want("at most %d bytes for this one: the kernel takes 128 KiB for NAME=VALUE", maxVariable-len(name)-len("=")).
+		Want("at most %d bytes for this one: the kernel takes 128 KiB for NAME=VALUE, and a session has 1 MiB for all", maxVariable-len(name)-len("=")).
 		Fix("give your app a smaller value, such as the key alone that opens a file in its repository or on its volume")
 }
 

@@ -39,7 +39,7 @@ const (
 func Tree(text []byte) (*yaml.Node, error) {
 	if len(text) > MaxSize {
 		return nil, problem.New(problem.Invalid, ruleSyntax, "the session has %d bytes", len(text)).
-			Want("at most %d", MaxSize).Fix("move large file contents into the image or a volume")
+			Want("at most %d", MaxSize).Fix("give smaller values: what is large goes into the image, the repository or a volume")
 	}
 	if !utf8.Valid(text) {
 		line, column := positionOfBadUTF8(text)
