@@ -182,6 +182,17 @@ func askedBy(flag, variable string) string {
 	return flag
 }
 
+// givenBy is what a person gives the value of a variable with.
+func givenBy(variable string) string {
+	if name, ok := strings.CutPrefix(variable, owner.EnvPrefix); ok {
+		return "--env " + name
+	}
+	if name, ok := strings.CutPrefix(variable, owner.SecretPrefix); ok {
+		return "--secret " + name
+	}
+	return "-e " + variable
+}
+
 // variableShown is a name given with -e for people. Without a = behind it, and
 // unless it looks like a variable's name, it may be the value itself.
 func variableShown(key string, hasValue bool) string {
@@ -260,6 +271,9 @@ func (v *values) check() error {
 		}
 	}
 	for _, variable := range slices.Sorted(maps.Keys(v.byName)) {
+		if err := session.CheckValue("the value of "+givenBy(variable), v.byName[variable]); err != nil {
+			return err
+		}
 		for _, prefix := range []string{owner.EnvPrefix, owner.SecretPrefix} {
 			if name, ok := strings.CutPrefix(variable, prefix); ok {
 				if err := owner.CheckVariableSize(name, v.byName[variable].Len()); err != nil {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/secret"
 )
 
 // TestValueOfAFile: a value of the app's own is what its file says, but for one line end
@@ -26,6 +28,21 @@ func TestValueOfAFile(t *testing.T) {
 			got, err := valueOf("-e "+variable, variable, "@"+file)
 			if err != nil || string(got.Reveal()) != want {
 				t.Errorf("%s=%q: %q (%v), not %q", variable, text, got.Reveal(), err, want)
+			}
+		}
+	}
+}
+
+// TestValuesThatCantBe: what no session can hold is refused by the flag and the variable.
+func TestValuesThatCantBe(t *testing.T) {
+	for variable, flag := range map[string]string{
+		owner.EnvPrefix + "WORDS": "--env WORDS", owner.SecretPrefix + "KEY": "--secret KEY", "OTHER": "-e OTHER",
+	} {
+		for _, value := range []string{"a $$SCONE::x$$", "a\x00b", "\xff"} {
+			v := values{byName: map[string]secret.Value{owner.VarSession: secret.NewString("shop"), variable: secret.NewString(value)}}
+			err := v.check()
+			if p := problem.From(err); p.Kind != problem.Invalid || !strings.HasPrefix(p.Actual, "the value of "+flag+" ") || p.Mend == "" {
+				t.Errorf("%s %q: %v", flag, value, err)
 			}
 		}
 	}

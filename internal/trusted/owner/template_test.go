@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -177,6 +178,62 @@ func TestVolumeAndDNSAreQuoted(t *testing.T) {
 		change(&in)
 		if _, err := Template(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %s", err, want)
+		}
+	}
+}
+
+// TestValuesArriveAsTheyAre: what the owner gives for a variable of the app's is what the
+// app sees, through the template, the filled session and its parsing again.
+func TestValuesArriveAsTheyAre(t *testing.T) {
+	in := inputs()
+	in.Env, in.Secrets = []string{"WORDS"}, []string{"KEY"}
+	template, err := Template(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values []string
+	for c := rune(1); c < 0x180; c++ {
+		values = append(values, string(c), "a"+string(c)+"b", string(c)+string(c)+string(c), string(c)+" x "+string(c))
+	}
+	values = append(values, "", "$", "$$", "$$$", "$${", "${", "${WORDS}", "$ACCESS_TOKEN", `\$`, `\\$HOME`, "$$SCON", "$$scone::a$$", "$SCONE::a$$",
+		"a: b", "- a", "# a", "a #b", "|\n a", "'", "''", `"`, "~", "null", "true", "0x10", "1e3", "---", "...", "{a: b}", "[a]", "&a", "*a", "!a", "%a", "@a", "`a`",
+		"a\r\nb", "\n\n", " a ", "\u2028", "\u2029", "\ufeff", "\ufffe", "\uffff", "😀 é e\u0301 \u202e \u00a0", strings.Repeat("$", 1000))
+	for _, value := range values {
+		given := func(name string) (secret.Value, bool) {
+			if name == EnvPrefix+"WORDS" || name == SecretPrefix+"KEY" {
+				return secret.NewString(value), true
+			}
+			return secret.NewString("x"), true
+		}
+		if err := session.CheckValue("it", secret.NewString(value)); err != nil {
+			t.Errorf("%q: %v", value, err)
+		}
+		text, err := session.Fill(template, given)
+		if err != nil {
+			t.Errorf("%q: %v", value, err)
+			continue
+		}
+		s, err := session.Parse(text)
+		if err != nil {
+			t.Errorf("%q: %v", value, err)
+			continue
+		}
+		app, _ := s.Service(AppService)
+		for _, name := range []string{"WORDS", "KEY"} {
+			i := slices.IndexFunc(app.Environment, func(v session.EnvVar) bool { return v.Name == name })
+			got, err := app.Environment[i].Value.Expand(func(r session.Ref) (secret.Value, error) {
+				held, _ := s.Secret(r.Secret)
+				return held.Value, nil
+			})
+			if err != nil || string(got.Reveal()) != value {
+				t.Errorf("%s: %q, want %q (%v)", name, got.Reveal(), value, err)
+			}
+		}
+	}
+	for _, value := range []string{"$$SCONE", "$$SCONE::KEY$$", "a$$$SCONE", "a\x00b", "\xff"} {
+		err := session.CheckValue("the value of --env WORDS", secret.NewString(value))
+		if p := problem.From(err); p == nil || p.Kind != problem.Invalid || p.Mend == "" || !strings.Contains(p.Actual, "--env WORDS") {
+			t.Errorf("%q: %v", value, err)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"regexp"
@@ -171,12 +172,29 @@ func fillTree(text []byte, value func(string) (secret.Value, bool)) (*yaml.Node,
 	return root, refused
 }
 
+// CheckValue refuses what can't be the value of a variable, whatever the template; what
+// says in words which value it is.
+func CheckValue(what string, v secret.Value) error {
+	raw := v.Reveal()
+	if !utf8.Valid(raw) || slices.Contains(raw, 0) {
+		return problem.New(problem.Invalid, ruleVariable, "%s is no text", what).Want("UTF-8 without NUL").
+			Fix("give it in another form, such as base64")
+	}
+	if bytes.Contains(raw, []byte(refIntro)) {
+		return problem.New(problem.Invalid, ruleVariable, "%s holds $$SCONE, which in a session begins a reference to a secret", what).
+			Want("text without $$SCONE; any other, with single dollars too, arrives as it is").
+			Fix("give it in another form, such as base64, or have the program put $$SCONE together itself")
+	}
+	return nil
+}
+
 func fillNode(n *yaml.Node, value func(string) (secret.Value, bool)) error {
 	pieces := scan(n.Value)
 	if len(pieces) == 0 || len(pieces) == 1 && pieces[0].literal == n.Value {
 		return nil
 	}
 	var b strings.Builder
+	var filled []string
 	references := 0
 	for _, p := range pieces {
 		if p.variable == "" {
@@ -189,15 +207,16 @@ func fillNode(n *yaml.Node, value func(string) (secret.Value, bool)) error {
 			return problem.New(problem.Invalid, ruleVariable, "Value for variable $%s is missing at %s", p.variable, place(n)).
 				Fix("give it with -e %s=VALUE", p.variable)
 		}
-		if raw := v.Reveal(); !utf8.Valid(raw) || slices.Contains(raw, 0) {
-			return refusal(&yaml.Node{Line: n.Line, Column: n.Column}, ruleVariable, "the value of $%s is no text", p.variable).
-				Want("UTF-8 without NUL")
+		if err := CheckValue("the value of $"+p.variable, v); err != nil {
+			return err
 		}
+		filled = append(filled, "$"+p.variable)
 		b.Write(v.Reveal())
 	}
 	if strings.Count(b.String(), refIntro) != references {
 		return refusal(&yaml.Node{Line: n.Line, Column: n.Column}, ruleVariable,
-			"a variable's value would become a reference to a secret").Want("values without $$SCONE")
+			"what stands around the value of %s would become a reference to a secret with it", strings.Join(filled, " and ")).
+			Want("no $$SCONE that values make").Fix("give a value that neither begins nor ends with a piece of $$SCONE, or mend the template there")
 	}
 	n.Value, n.Tag, n.Style = b.String(), "!!str", yaml.DoubleQuotedStyle
 	return nil

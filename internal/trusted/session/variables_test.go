@@ -106,10 +106,10 @@ func TestFillKeepsStructure(t *testing.T) {
 func TestFillRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ template, value, says string }{
 		"missing":             {"name: a\nv: $OTHER\n", "", "Value for variable $OTHER is missing at line 2 column 4"},
-		"reference":           {"name: $V\n", "$$SCONE::x$$", "would become a reference"},
+		"reference":           {"name: $V\n", "$$SCONE::x$$", "the value of $V holds $$SCONE"},
 		"reference in pieces": {"name: $V${V}ONE::x$$\n", "$$SC", "would become a reference"},
 		"begins a reference":  {"name: $$${V}\n", "SCONE::x$$", "would become a reference"},
-		"dollar in front":     {"name: ${V}${V}x\n", "$$SCONE:", "would become a reference"},
+		"dollar in front":     {"name: ${V}${V}x\n", "$$SCONE:", "the value of $V holds $$SCONE"},
 		"escaped in front":    {`name: \$${V}`, "$SCONE::x$$", "would become a reference"},
 		"NUL":                 {"name: $V\n", "a\x00b", "is no text"},
 		"not UTF-8":           {"name: $V\n", "a\xffb", "is no text"},
