@@ -40,7 +40,9 @@ func (p *parts) carry(ctx context.Context, o Options, ports *ports) (carriers, e
 	c.base, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	c.parts, c.ctx = errgroup.WithContext(c.base)
 	c.parts.Go(named("registry", func() error { return p.registry.Serve(c.ctx, store) }))
-	c.parts.Go(named("registry's garbage", func() error { return p.registry.CollectGarbage(c.ctx) }))
+	c.parts.Go(named("registry's garbage", func() error {
+		return p.registry.CollectGarbage(c.ctx, func(err error) { p.troubles.Note("remove from the registry what no tag leads to", "", err) })
+	}))
 	c.parts.Go(named("containerd", func() error { return p.daemon.Run(c.ctx) }))
 	c.parts.Go(named("node", func() error { return p.node.Run(c.ctx) }))
 	return c, nil

@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // maxManifest is how long a manifest may be that the library takes.
@@ -132,6 +134,37 @@ func (s stored) manifest(repository, name string) error {
 		err = fmt.Errorf("%s is gone", s.blob(d))
 	}
 	return err
+}
+
+// uncollected says what is damaged where garbage can't be collected: what a tag leads to
+// can't be told then, and so nothing is removed.
+func (s stored) uncollected(err error) error {
+	which, others := "", 0
+	var first error
+	root := s.of("")
+	_ = filepath.WalkDir(root, func(path string, _ fs.DirEntry, walked error) error {
+		repository, tag, ok := strings.Cut(strings.TrimPrefix(path, root+"/"), "/_manifests/tags/")
+		if walked != nil || !ok || strings.Contains(tag, "/") {
+			return nil
+		}
+		if damage := s.manifest(repository, tag); damage != nil {
+			if first != nil {
+				others++
+				return nil
+			}
+			which, first = repository+":"+tag, damage
+		}
+		return nil
+	})
+	if first == nil {
+		return fmt.Errorf("collect garbage: %w", err)
+	}
+	repository, _, _ := strings.Cut(which, ":")
+	if others > 0 {
+		which = fmt.Sprintf("%s (and %d more)", which, others)
+	}
+	return problem.New(problem.Unavailable, RuleDamaged, "what no tag leads to is kept, and fills the disk, while %s can't be read: %w", which, first).
+		Want("manifests as they were stored").Fix("%s", mend(repository))
 }
 
 // place says what is damaged of a blob that shows without reading it: whoever gets it

@@ -121,6 +121,50 @@ func TestDamagedImage(t *testing.T) {
 	}
 }
 
+// TestDamagedManifestKeepsGarbage: while it can't be known what a tag leads to, nothing is
+// removed, and the reason names the tag and the way out.
+func TestDamagedManifestKeepsGarbage(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	c, stop := serve(t, dir)
+	a, beside := newArtifact(t, noise(1, 1000)), newArtifact(t, noise(2, 1000))
+	for ref, a := range map[string]artifact{"runtimes/r:latest": a, "runtimes/other:latest": beside, "runtimes/moved:latest": a} {
+		if err := c.PushArtifact(ctx, ref, a.manifest, a.blobs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	s := stored{filepath.Join(dir, "docker", "registry", "v2")}
+	garbage := s.blob(ident.Sum([]byte("garbage")))
+	path := s.blob(ident.Sum(beside.manifest))
+	err := errors.Join(os.MkdirAll(filepath.Dir(garbage), 0o700), os.WriteFile(garbage, []byte("garbage"), 0o600), os.WriteFile(path, []byte("{"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	server, err := Open(ctx, dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	done, err := server.collect(ctx)
+	p := problem.From(err)
+	if done || p == nil || p.Rule != RuleDamaged || !strings.Contains(p.Actual, "runtimes/other:latest can't be read") || !strings.Contains(p.Mend, "cupel runtime build other;") {
+		t.Errorf("%t, %v", done, err)
+	}
+	if _, err := os.Stat(garbage); err != nil {
+		t.Errorf("while a manifest is damaged: %v", err)
+	}
+	if err := os.WriteFile(path, beside.manifest, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := server.collect(ctx); !done || err != nil {
+		t.Errorf("once it is whole: %t, %v", done, err)
+	}
+	if _, err := os.Stat(garbage); err == nil {
+		t.Error("once it is whole, garbage stays")
+	}
+}
+
 // TestDamagedConfig: an image whose config is damaged is refused with its name.
 func TestDamagedConfig(t *testing.T) {
 	for kind, damage := range damages {
@@ -181,8 +225,15 @@ func TestDamagedSnapshot(t *testing.T) {
 			if err == nil {
 				t.Errorf("%s, %s: given out as whole", what, kind)
 			}
-			if p := problem.From(err); what == "manifest" && (p.Rule != RuleDamaged || !strings.Contains(p.Mend, "cupel volume reset")) {
+			if r != nil {
+				t.Errorf("%s, %s: begun to be given out", what, kind)
+			}
+			p := problem.From(err)
+			if p.Rule != RuleDamaged || !strings.Contains(p.Mend, "cupel volume reset") {
 				t.Errorf("%s, %s: %v", what, kind, err)
+			}
+			if what == "ciphertext" && !strings.Contains(p.Actual, "sha256:"+ident.Sum(b).String()) {
+				t.Errorf("%s, %s: which blob? %v", what, kind, err)
 			}
 			t.Log(what, kind, err)
 			next := at

@@ -65,11 +65,16 @@ func (c *Client) damaged(done, ref string, err error) error {
 	p := problem.New(problem.Unavailable, RuleDamaged, "%s %s: the registry at %s has it damaged: %w", done, ref, c.addr, err).
 		Want("what was stored there")
 	repository, _, _ := strings.Cut(ref, ":")
+	return p.Fix("%s", mend(repository))
+}
+
+// mend is what can be done about something damaged in a repository.
+func mend(repository string) string {
 	if strings.HasPrefix(repository, volumePrefix) {
-		return p.Fix("put the registry's folder back from a backup, and look at the disk (dmesg); " +
-			"without one what is in the volume is lost: let its owner begin it anew, cupel volume reset SESSION VOLUME")
+		return "put the registry's folder back from a backup, and look at the disk (dmesg); " +
+			"without one what is in the volume is lost: let its owner begin it anew, cupel volume reset SESSION VOLUME"
 	}
-	return p.Fix("let the operator build it anew: cupel runtime build %s; and look at the disk (dmesg)", runtimeOf(repository))
+	return fmt.Sprintf("let the operator build it anew: cupel runtime build %s; and look at the disk (dmesg)", runtimeOf(repository))
 }
 
 // runtimeOf is the runtime whose image or sources a repository has.

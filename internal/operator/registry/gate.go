@@ -166,8 +166,8 @@ func (g *gate) quiet() bool {
 const collectEvery = time.Minute
 
 // CollectGarbage removes what no tag leads to any more whenever nobody writes, until
-// ctx ends.
-func (s *Server) CollectGarbage(ctx context.Context) error {
+// ctx ends. It calls note with how each time went.
+func (s *Server) CollectGarbage(ctx context.Context, note func(error)) error {
 	tick := time.NewTicker(collectEvery)
 	defer tick.Stop()
 	for {
@@ -176,16 +176,17 @@ func (s *Server) CollectGarbage(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := s.collectQuiet(ctx); err != nil && ctx.Err() == nil {
-			s.logger.WarnContext(ctx, "registry keeps what nothing refers to", "error", err)
+		tried, err := s.collectQuiet(ctx)
+		if tried && ctx.Err() == nil {
+			note(err)
 		}
 	}
 }
 
 // collectQuiet collects if nobody pushes; meanwhile pushes wait.
-func (s *Server) collectQuiet(ctx context.Context) error {
+func (s *Server) collectQuiet(ctx context.Context) (tried bool, err error) {
 	if !s.gate.quiet() || !s.gate.writing.TryLock() {
-		return nil
+		return false, nil
 	}
 	defer s.gate.writing.Unlock()
 	done, err := s.collect(ctx)
@@ -194,5 +195,5 @@ func (s *Server) collectQuiet(ctx context.Context) error {
 		s.gate.dirty = false
 		s.gate.mu.Unlock()
 	}
-	return err
+	return done || err != nil, err
 }

@@ -54,7 +54,7 @@ func TestCollectsWhileItRuns(t *testing.T) {
 	}
 	collect := func() int64 {
 		t.Helper()
-		if err := s.collectQuiet(ctx); err != nil {
+		if _, err := s.collectQuiet(ctx); err != nil {
 			t.Fatal(err)
 		}
 		return size(t, dir) >> 20
@@ -205,7 +205,7 @@ func TestCollectsAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.collectQuiet(ctx); err != nil || left() != 2 {
+	if _, err := s.collectQuiet(ctx); err != nil || left() != 2 {
 		t.Errorf("collected while another process has the folder: %d MB are left, %v", left(), err)
 	}
 	if err := other.Close(); err != nil {
@@ -219,14 +219,14 @@ func TestCollectsAgain(t *testing.T) {
 	if err := os.WriteFile(damaged, []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.collectQuiet(ctx); err == nil {
+	if _, err := s.collectQuiet(ctx); err == nil {
 		t.Error("collected though a manifest can't be read")
 	}
 	if err := os.RemoveAll(filepath.Dir(damaged)); err != nil {
 		t.Fatal(err)
 	}
 
-	if err := s.collectQuiet(ctx); err != nil || left() != 0 {
+	if _, err := s.collectQuiet(ctx); err != nil || left() != 0 {
 		t.Errorf("%d MB are left, %v", left(), err)
 	}
 }

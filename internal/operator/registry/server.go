@@ -143,7 +143,7 @@ func (s *Server) collect(ctx context.Context) (done bool, err error) {
 		return false, fmt.Errorf("collect garbage: %w", err)
 	}
 	if err := storage.MarkAndSweep(ctx, driver, reg, storage.GCOpts{RemoveUntagged: true, Quiet: true}); err != nil {
-		return false, fmt.Errorf("collect garbage: %w", err)
+		return false, s.gate.stored.uncollected(err)
 	}
 	return true, nil
 }

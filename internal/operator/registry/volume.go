@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -135,8 +139,9 @@ func (c *Client) untag(ctx context.Context, what string) error {
 	return nil
 }
 
-// Pull opens a stored snapshot. Its bytes are what the registry says they are:
-// the reader of sealed data judges them.
+// Pull opens a stored snapshot. It is read twice, so that one that is damaged is refused
+// as such before anything of it is given out. Its bytes are what the registry says they
+// are: the reader of sealed data judges them.
 func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error) {
 	what := snapshotRef(s)
 	_, img, err := c.image(ctx, what)
@@ -150,6 +155,33 @@ func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, er
 	if len(layers) != 1 {
 		return nil, problem.New(problem.Denied, "volume_snapshot", "%s has %d layers", what, len(layers)).Want("one, a volume's snapshot")
 	}
+	if err := c.readThrough(ctx, what, layers[0]); err != nil {
+		return nil, err
+	}
 	r, err := layers[0].Compressed()
 	return r, c.explain(ctx, "read", what, err)
+}
+
+// readThrough tells whether a layer is what was stored.
+func (c *Client) readThrough(ctx context.Context, what string, l v1.Layer) error {
+	digest, err := l.Digest()
+	if err != nil {
+		return c.explain(ctx, "read", what, err)
+	}
+	r, err := l.Compressed()
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+		_ = r.Close()
+		if _, broke := errors.AsType[net.Error](err); broke || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = &url.Error{Op: http.MethodGet, URL: c.addr, Err: fmt.Errorf("what it sent broke off: %w", err)}
+		}
+	}
+	err = c.explain(ctx, "read", what, err)
+	if problem.KindOf(err) == problem.NotFound {
+		err = c.damaged("read", what, errors.New("it is gone"))
+	}
+	if p, ok := errors.AsType[*problem.Error](err); ok && p.Rule == RuleDamaged {
+		p.Actual = fmt.Sprintf("%s (blob %s)", p.Actual, digest)
+	}
+	return err
 }
