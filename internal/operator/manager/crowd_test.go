@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,6 +117,32 @@ func TestNamesBelongToKeys(t *testing.T) {
 		}
 		if !slices.Equal(names, []string{a.ID}) {
 			t.Errorf("left: %v", names)
+		}
+
+		if _, err := w.m.RemoveApp(t.Context(), operator, a.ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		for _, c := range []struct {
+			who              ident.KeyHash
+			ref, of, refused string
+		}{
+			{operator, "alice-shop", "", "app_name_ambiguous"},
+			{operator, a.ID, a.ID, ""},
+			{operator, theirs.ID, theirs.ID, ""},
+			{alice, "alice-shop", a.ID, ""},
+		} {
+			shown := 0
+			err := w.m.Events(t.Context(), c.who, 0, c.ref, false, unheard, func(e wire.Event) error {
+				shown++
+				if e.AppID != c.of {
+					t.Errorf("%s of a removed app: %v", c.ref, e)
+				}
+				return nil
+			})
+			if p := problem.From(err); (shown == 0) != (c.refused != "") || err != nil && (p.Rule != c.refused || !strings.Contains(p.Expected, theirs.ID)) {
+				t.Errorf("%s of a removed app: %d events, %v", c.ref, shown, err)
+			}
 		}
 	})
 }

@@ -5,6 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -28,7 +31,7 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 	filter := EventFilter{App: app, Owner: caller}
 	if caller == m.cfg.Operator {
 		var err error
-		if filter.Owner, err = m.ownerOf(app); err != nil {
+		if filter.Owner, err = m.ownerOf(ctx, app); err != nil {
 			return err
 		}
 	}
@@ -71,21 +74,43 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 }
 
 // ownerOf is whose events the operator means by an app's id or name: nobody's alone where
-// there is no such app by now. A name that several keys have is refused.
-func (m *Manager) ownerOf(app string) (ident.KeyHash, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+// nobody has one. A name that several keys have, or had while none has it now, is refused.
+func (m *Manager) ownerOf(ctx context.Context, app string) (ident.KeyHash, error) {
 	if app == "" {
 		return ident.KeyHash{}, nil
 	}
+	m.mu.Lock()
 	a, err := m.find(m.cfg.Operator, app)
-	switch {
-	case problem.KindOf(err) == problem.NotFound:
-		return ident.KeyHash{}, nil
-	case err != nil:
+	m.mu.Unlock()
+	if err == nil {
+		return a.Owner, nil
+	}
+	if problem.KindOf(err) != problem.NotFound {
 		return ident.KeyHash{}, err
 	}
-	return a.Owner, nil
+
+	ids := map[ident.KeyHash]string{} // of the newest app of each key
+	for since := uint64(0); ; {
+		events, err := m.cfg.Store.Events(ctx, since, EventFilter{App: app}, batch)
+		if err != nil {
+			return ident.KeyHash{}, err
+		}
+		for _, e := range events {
+			if e.AppID == app {
+				return e.Owner, nil
+			}
+			ids[e.Owner], since = e.AppID, e.Seq
+		}
+		if len(events) < batch {
+			break
+		}
+	}
+	if len(ids) < 2 {
+		return ident.KeyHash{}, nil
+	}
+	return ident.KeyHash{}, problem.New(problem.Conflict, "app_name_ambiguous", "%d keys had an app %q, and it is removed", len(ids), app).
+		Want("the id of one: %s", strings.Join(slices.Sorted(maps.Values(ids)), ", ")).
+		Fix("give the id, as in: cupel events ID; all events, of these apps too, have it in: cupel events -o json")
 }
 
 // mentioned refuses a name that the caller has no app of, and never had.
