@@ -25,10 +25,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -185,6 +187,7 @@ type call struct {
 	head         *release.SignedHead // set to the verified head
 	unpinned     bool                // allowed before Attest; remembers nothing
 	aside        bool                // remembers nothing: part of checking the log
+	look         string              // how to find out whether it was done, of a call that would do more the second time
 }
 
 // connectTimeout is how long a connection may take to come about: no longer than a
@@ -201,9 +204,9 @@ func connectTimeout(patience time.Duration) time.Duration {
 const maxReply = 64 << 20
 
 // do makes the call, again and again within the client's patience while the CAS
-// can't be reached or takes its answer back. No call does more the second time
-// (an upload of what is the current version changes nothing), but MakeGrant,
-// which says so.
+// can't be reached or takes its answer back. Most calls do no more the second time (an
+// upload of what is the current version changes nothing). One that would, and that may
+// have reached the CAS, is not made again.
 func (c *Client) do(ctx context.Context, q call) error {
 	pin, ok := c.Pin()
 	if !ok && !q.unpinned {
@@ -216,6 +219,9 @@ func (c *Client) do(ctx context.Context, q call) error {
 		var unreached *unreachedError
 		if !errors.As(err, &unreached) {
 			return err
+		}
+		if q.look != "" && unreached.sent {
+			return unreached.lost(c.addr, q.look)
 		}
 		if noTLS(err) {
 			return problem.New(problem.Unavailable, "cas_address", "what answers at %s speaks no TLS, so it is no CAS", c.addr).
@@ -262,8 +268,11 @@ func notOwners(p *problem.Error, addr string) *problem.Error {
 	return p
 }
 
-// unreachedError is a call that got no reply.
-type unreachedError struct{ err error }
+// unreachedError is a call that got no reply. It may have reached the CAS if it was sent.
+type unreachedError struct {
+	err  error
+	sent bool
+}
 
 func (e *unreachedError) Error() string { return e.err.Error() }
 func (e *unreachedError) Unwrap() error { return e.err }
@@ -276,6 +285,12 @@ func (e *unreachedError) problem(addr string, patience time.Duration) error {
 		p.Expected = "an answer"
 	}
 	return p
+}
+
+// lost is the problem of a call that may have been done.
+func (e *unreachedError) lost(addr, look string) error {
+	return problem.New(problem.Unavailable, "cas_answer_lost", "the CAS at %s was asked, and its answer was lost: %w; it may have done what it was asked for", addr, e.err).
+		Want("an answer").Fix("%s", look)
 }
 
 func (e *unreachedError) nobodyThere() bool {
@@ -302,7 +317,9 @@ func (e *unreachedError) refused(addr string) error {
 
 func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 	u := url.URL{Scheme: "https", Host: c.addr, Path: q.path, RawQuery: q.query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), bytes.NewReader(q.body))
+	var sent atomic.Bool
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent.Store(true) }})
+	req, err := http.NewRequestWithContext(traced, q.method, u.String(), bytes.NewReader(q.body))
 	if err != nil {
 		return problem.New(problem.Invalid, "cas_address", "%w", err)
 	}
@@ -313,12 +330,12 @@ func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return transportError(ctx, err)
+		return transportError(ctx, err, sent.Load())
 	}
 	defer res.Body.Close() // read to its end below, or given up
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxReply+1))
 	if err != nil {
-		return transportError(ctx, err)
+		return transportError(ctx, err, sent.Load())
 	}
 	if len(body) > maxReply {
 		return problem.New(problem.Internal, "reply", "a reply of more than %d bytes", maxReply)
@@ -358,7 +375,7 @@ func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 }
 
 // transportError tells refusals during the handshake from a CAS out of reach.
-func transportError(ctx context.Context, err error) error {
+func transportError(ctx context.Context, err error, sent bool) error {
 	if refusal, ok := errors.AsType[*problem.Error](err); ok {
 		return refusal
 	}
@@ -368,7 +385,7 @@ func transportError(ctx context.Context, err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
-	return &unreachedError{err}
+	return &unreachedError{err, sent}
 }
 
 // checkHead verifies a reply's audit head and holds it against what was seen

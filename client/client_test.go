@@ -421,6 +421,48 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// TestLostAnswer: what would do more the second time is not done again once it may have
+// reached the CAS; everything else is.
+func TestLostAnswer(t *testing.T) {
+	for name, c := range map[string]struct {
+		call  func(*client.Client) error
+		asked int
+		mend  string
+	}{
+		"grant": {func(c *client.Client) error {
+			_, err := c.MakeGrant(t.Context(), api.NewGrant{Session: "alice/shop"})
+			return err
+		}, 1, "cupel session grants alice/shop "},
+		"reset": {func(c *client.Client) error {
+			_, err := c.ResetVolume(t.Context(), "alice/shop", "genesis")
+			return err
+		}, 1, "cupel audit verify --show"},
+		"session": {func(c *client.Client) error {
+			_, err := c.CreateSession(t.Context(), []byte("text"))
+			return err
+		}, 2, ""},
+	} {
+		f := newFake(t)
+		cas := f.attested(client.Options{Patience: 10 * time.Second})
+		f.mu.Lock()
+		f.silent, f.requests = 1, nil
+		f.mu.Unlock()
+		err := c.call(cas)
+		if p := problem.From(err); (err != nil) != (c.mend != "") || err != nil && (p.Rule != "cas_answer_lost" || p.Kind != problem.Unavailable || !strings.Contains(p.Mend, c.mend)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if len(f.requests) != c.asked {
+			t.Errorf("%s: asked %d times, want %d", name, len(f.requests), c.asked)
+		}
+	}
+
+	f := newFake(t)
+	c := f.attested(client.Options{Patience: 200 * time.Millisecond})
+	f.server.Close()
+	_, err := c.MakeGrant(t.Context(), api.NewGrant{Session: "alice/shop"})
+	wantRule(t, err, "cas_unreachable")
+}
+
 func TestConcurrentCalls(t *testing.T) {
 	f := newFake(t)
 	c := f.attested(client.Options{Save: func(client.Pin) error { return nil }})

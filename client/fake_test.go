@@ -52,6 +52,7 @@ type fake struct {
 	head        func(*release.SignedHead)
 	page        func(*api.LogPage)
 	refuse      *problem.Error
+	silent      int // so many calls get no answer
 	requests    []*http.Request
 }
 
@@ -186,6 +187,10 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.requests = append(f.requests, r.Clone(context.Background()))
+	if f.silent > 0 {
+		f.silent--
+		panic(http.ErrAbortHandler)
+	}
 	head := f.signedHead()
 	if f.head != nil {
 		f.head(&head)

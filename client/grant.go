@@ -13,12 +13,13 @@ import (
 )
 
 // MakeGrant gives the right to run a session's services. The code in the answer
-// is shown this once. A call whose answer was lost is made again, which leaves a
+// is shown this once. A call whose answer was lost is not made again, and may leave a
 // grant whose code nobody has and which ends unused.
 func (c *Client) MakeGrant(ctx context.Context, g api.NewGrant) (api.GrantMade, error) {
 	g.Version = api.Version
 	var out api.GrantMade
-	err := c.send(ctx, call{method: http.MethodPost, path: api.PathGrants, status: http.StatusCreated, out: &out}, g)
+	look := fmt.Sprintf("run it again: a grant that was made, whose code nobody has, ends unused, and cupel session grants %s shows it, to withdraw it before", g.Session)
+	err := c.send(ctx, call{method: http.MethodPost, path: api.PathGrants, status: http.StatusCreated, out: &out, look: look}, g)
 	return out, err
 }
 

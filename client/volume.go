@@ -18,6 +18,9 @@ func (c *Client) ResetVolume(ctx context.Context, session ident.SessionName, vol
 		return api.VolumeReset{}, fmt.Errorf("marshal reset: %w", err)
 	}
 	var out api.VolumeReset
-	err = c.do(ctx, call{method: http.MethodPost, path: api.PathVolumeReset, body: body, out: &out})
+	err = c.do(ctx, call{
+		method: http.MethodPost, path: api.PathVolumeReset, body: body, out: &out,
+		look: "look whether the volume was reset (cupel audit verify --show, the newest entries) before you do it again: what is stored since then would be lost",
+	})
 	return out, err
 }
