@@ -228,6 +228,9 @@ func oneLine(s, rule, what, variable string) error {
 		return refuse("the %s begins with a byte order mark", what).Fix("save the file as UTF-8 without a mark")
 	case strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return refuse("the %s has more than one line, or holds control characters", what).Fix("give the file that holds it and nothing else")
+	case strings.TrimSpace(s) != s:
+		return refuse("the %s begins or ends with a blank", what).Want("one that neither begins nor ends so: git-lfs leaves blanks there out").
+			Fix("give it without the blank, with -e %s=@FILE; where it is part of a password, have the server give you a token", variable)
 	}
 	return nil
 }

@@ -113,10 +113,8 @@ func (in Inputs) normal() (Inputs, error) {
 			Want("1 to 128 of A-Z a-z 0-9 _ . ~ -").Fix("give --volume with such a name")
 	}
 	for _, name := range in.DNS {
-		if strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/[]", r) }) {
-			return Inputs{}, problem.New(problem.Invalid, "template_input", "--dns is %.100q", name).
-				Want("a DNS name or an IP address").
-				Fix("give --dns with the name alone, without scheme and port; one with letters of other alphabets in the form that certificates have, such as xn--mnchen-3ya.example")
+		if err := checkDNS(name); err != nil {
+			return Inputs{}, err
 		}
 	}
 	if in.Ref != "" {

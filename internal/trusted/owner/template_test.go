@@ -168,6 +168,28 @@ func TestCommitIsPinnedAsGitWritesIt(t *testing.T) {
 	}
 }
 
+// TestDNS: what a session takes as a name in a certificate is taken, and what it doesn't is
+// refused by what is wrong with it.
+func TestDNS(t *testing.T) {
+	long := strings.Repeat("a", 63)
+	for name, want := range map[string]string{
+		"localhost": "", "shop.example": "", "*.shop.example": "", "10.0.0.1": "", "2001:db8::1": "", "_srv.x_y.example": "", "xn--mnchen-3ya.example": "", "a.b": "", "1": "", long + ".example": "",
+		strings.Repeat(long+".", 3) + strings.Repeat("a", 61): "",
+		"": "empty", "münchen.example": "alphabets", "https://a.example": "no name alone", "a.example:443": "no name alone", "10.0.0.1:443": "no name alone",
+		"[2001:db8::1]": "no name alone", "a.example/x": "no name alone", "a.example,b.example": "several names", "a example": "several names",
+		"a.example.": "dot", ".example": "dot", "a..example": "dot", "-a.example": "hyphen", "a-.example": "hyphen", "*": "a * stands", "a.*.example": "a * stands", "*a.example": "a * stands",
+		"a!b.example": `"a!b" has a character`, "a@b.example": "character", "$SESSION": "character", "a\x01.example": "character", long + "a.example": "64 characters",
+		strings.Repeat(long+".", 3) + strings.Repeat("a", 62): "254 characters",
+	} {
+		in := inputs()
+		in.DNS = []string{name}
+		_, err := Template(in)
+		if p := problem.From(err); (err == nil) != (want == "") || err != nil && (!strings.HasPrefix(p.Actual, "--dns is ") || !strings.Contains(p.Actual, want) || p.Mend == "") {
+			t.Errorf("%q: %v, want %q", name, err, want)
+		}
+	}
+}
+
 func TestVolumeAndDNSAreQuoted(t *testing.T) {
 	for want, change := range map[string]func(*Inputs){
 		`--volume is "a/b"`:                  func(in *Inputs) { in.Volume = "a/b" },
