@@ -187,7 +187,7 @@ type call struct {
 	head         *release.SignedHead // set to the verified head
 	unpinned     bool                // allowed before Attest; remembers nothing
 	aside        bool                // remembers nothing: part of checking the log
-	look         string              // how to find out whether it was done, of a call that would do more the second time
+	look         string              // how to find out whether it was done, of a call that does or says something else the second time
 }
 
 // connectTimeout is how long a connection may take to come about: no longer than a
@@ -205,8 +205,8 @@ const maxReply = 64 << 20
 
 // do makes the call, again and again within the client's patience while the CAS
 // can't be reached or takes its answer back. Most calls do no more the second time (an
-// upload of what is the current version changes nothing). One that would, and that may
-// have reached the CAS, is not made again.
+// upload of what is the current version changes nothing). One that would, or whose second
+// answer would mislead, is not made again where it may have reached the CAS.
 func (c *Client) do(ctx context.Context, q call) error {
 	pin, ok := c.Pin()
 	if !ok && !q.unpinned {

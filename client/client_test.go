@@ -437,6 +437,14 @@ func TestLostAnswer(t *testing.T) {
 			_, err := c.ResetVolume(t.Context(), "alice/shop", "genesis")
 			return err
 		}, 1, "cupel audit verify --show"},
+		"rotation": {func(c *client.Client) error {
+			_, err := c.Rotate(t.Context(), api.Rotate{Session: "alice/shop", Secrets: []string{"password"}})
+			return err
+		}, 1, "cupel session rotate alice/shop"},
+		"removal": {func(c *client.Client) error {
+			_, err := c.RemoveSession(t.Context(), "alice/shop")
+			return err
+		}, 1, "cupel session read alice/shop"},
 		"session": {func(c *client.Client) error {
 			_, err := c.CreateSession(t.Context(), []byte("text"))
 			return err

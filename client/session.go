@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 
@@ -40,7 +41,10 @@ func (c *Client) ReadSession(ctx context.Context, name ident.SessionName, hash *
 // and ends its grants and instances. There is no way back.
 func (c *Client) RemoveSession(ctx context.Context, name ident.SessionName) (api.Removed, error) {
 	var out api.Removed
-	err := c.do(ctx, call{method: http.MethodDelete, path: api.PathSessions + "/" + string(name), out: &out})
+	err := c.do(ctx, call{
+		method: http.MethodDelete, path: api.PathSessions + "/" + string(name), out: &out,
+		look: fmt.Sprintf("look whether it is still there: cupel session read %s", name),
+	})
 	return out, err
 }
 

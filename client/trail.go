@@ -29,7 +29,10 @@ func (c *Client) Rotate(ctx context.Context, req api.Rotate) (api.Rotations, err
 		return api.Rotations{}, fmt.Errorf("marshal rotation: %w", err)
 	}
 	var out api.Rotations
-	err = c.do(ctx, call{method: http.MethodPost, path: api.PathRotations, body: body, out: &out})
+	err = c.do(ctx, call{
+		method: http.MethodPost, path: api.PathRotations, body: body, out: &out,
+		look: fmt.Sprintf("look whether it was rotated (cupel session rotate %s) before you do it again: what was released since then would be of the value before", req.Session),
+	})
 	return out, err
 }
 
