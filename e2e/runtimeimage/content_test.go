@@ -586,7 +586,7 @@ func inputsAsOwner(t *testing.T, root string, good pull) {
 	}
 	var cases []struct {
 		What, Value, Refused string
-		Owner                bool // which the puller can't know: its server is on this machine
+		Owner                bool // refused on the owner's side alone
 	}
 	if err := json.Unmarshal(b, &cases); err != nil {
 		t.Fatal(err)
