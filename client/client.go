@@ -213,6 +213,9 @@ func (c *Client) do(ctx context.Context, q call) error {
 		return problem.New(problem.Unauthenticated, "cas_not_attested", "the CAS at %s was not attested yet", c.addr).
 			Fix("run: cupel cas attest %s", c.addr)
 	}
+	if q.look != "" { // over one that the CAS closed meanwhile it would seem to be sent
+		c.http.CloseIdleConnections()
+	}
 	deadline, told := time.Now().Add(c.opts.Patience), false
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := c.once(ctx, q, pin)
