@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
 )
@@ -161,6 +162,7 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	if !mine {
 		return d.handedIn(app)
 	}
+	d.remember(ctx, app)
 
 	revision := app.Deployment.Revision
 	app, instances, seen, err := d.seeThrough(ctx, app)
@@ -181,6 +183,18 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 		d.g.warnf("  %s", goesOn(app))
 	}
 	return err
+}
+
+// remember keeps under which session the app was deployed: from now on no manager's word
+// is needed for that.
+func (d *deployment) remember(ctx context.Context, app manager.App) {
+	err := d.side.dir.UpdateDeployed(context.WithoutCancel(ctx), func(all owner.Deployed) error {
+		all.Note(d.g.place(), d.granted, owner.DeployedApp{Session: d.session, Also: []string{app.Name, app.ID}, At: d.g.now().UTC()})
+		return nil
+	})
+	if err != nil {
+		d.g.warnf("It is not remembered here that %s runs session %s: %v", d.granted, d.session, err)
+	}
 }
 
 // seeThrough waits for the deployment's end, has the CAS confirm it, leaves one grant and

@@ -126,7 +126,13 @@ func (d *deployment) mine(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(all, func(g api.Grant) bool { return g.ID == d.code.Grant && g.Maker == d.side.id.KeyHash }), nil
+	for _, g := range all {
+		if g.ID == d.code.Grant && g.Maker == d.side.id.KeyHash {
+			d.granted = g.App
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // complete asks the manager for what the command leaves open and the grant has

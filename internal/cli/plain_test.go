@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/owner"
 )
 
 // TestFilesInWords: a file that can't be used is named, with what is wrong with it and
@@ -70,7 +73,7 @@ func TestDamagedOwnersFiles(t *testing.T) {
 	for file, args := range commands {
 		for _, content := range []string{"", "{", "[]", "null", `{"version":1,"entries":5}`, "\xff\x00", `{"version":1}x`} {
 			dir := filepath.Join(t.TempDir(), "config")
-			if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600)); err != nil {
+			if err := errors.Join(os.Mkdir(dir, 0o700), aKey(t, dir), os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600)); err != nil {
 				t.Fatal(err)
 			}
 			var out, said bytes.Buffer
@@ -84,4 +87,14 @@ func TestDamagedOwnersFiles(t *testing.T) {
 			}
 		}
 	}
+}
+
+// aKey makes an owner's key in their folder.
+func aKey(t *testing.T, dir string) error {
+	t.Helper()
+	d, err := owner.Open(dir)
+	if err == nil {
+		_, err = d.Identity(t.Context(), time.Now)
+	}
+	return err
 }

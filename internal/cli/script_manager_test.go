@@ -42,6 +42,8 @@ type scriptManager struct {
 	instances []ident.InstanceID // that it shows
 	lies      string             // what it does to that list
 	shown     int                // how many instances it says that the app has; 0: the truth
+	claims    ident.SessionName  // which session it says that the app runs; empty: the truth
+	unclaimed string             // it takes codes, claims none and says this: "done", or "unknown" (and then knows no app)
 	called    string             // what it says that the app is called, without a grant to tell; empty: the truth
 	names     *release.GrantID   // that it says the app runs under; nil: the truth
 	drained   func() error       // leads the port to the newest instance, late; nil: it does
@@ -89,14 +91,15 @@ func (m *scriptManager) front(reply *release.Reply) error {
 // double` (two of them are the same), `manager oldfront` (the port goes on to lead to
 // what ran before), `manager drains` (for a while it does), `manager stale`, `manager
 // says N` (that the app has so many instances), `manager names GRANT` (that the app runs
-// under), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
+// under), `manager claims SESSION` (that it runs), `manager swallows done|unknown|""` (it
+// claims no code, and says that all is done, of an app that there is or not), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
 // next deployment on; see answering), `manager waits RULE TEXT` (what a deployment
 // waits for at first), `manager fail KIND RULE` and `manager stop`. $APP_PORT is the app's.
 func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | calls NAME | keep | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | claims SESSION | swallows HOW | calls NAME | keep | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -135,6 +138,10 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		var err error // with what Go writes in quotation marks
 		m.called, err = strconv.Unquote(`"` + strings.Trim(args[1], `"`) + `"`)
 		ts.Check(err)
+	case "claims":
+		m.claims = ident.SessionName(args[1])
+	case "swallows":
+		m.unclaimed = args[1]
 	case "keep":
 		m.keeps = true
 	case "answers":
@@ -340,6 +347,9 @@ func (m *scriptManager) app() manager.App {
 	}
 	if m.called != "" {
 		a.Name = m.called
+	}
+	if m.claims != "" {
+		a.Session = m.claims
 	}
 	if id, _, ok := m.current.Split(); ok && m.called == "" {
 		a.Grant = &id

@@ -26,16 +26,21 @@ type verifyOptions struct {
 	plain   bool
 	session string // that a colleague deployed under another name
 
-	deploying bool // the manager says that a deployment of the app is under way
+	by        string // who says which session it is
+	deploying bool   // the manager says that a deployment of the app is under way
 }
+
+// named reports whether the owner's side knows what the app's grants call it.
+func (o *verifyOptions) named() bool { return o.by == byFlag || o.by == byRecord }
 
 func newVerifyCommand(g *globals) *cobra.Command {
 	var o verifyOptions
 	c := &cobra.Command{
 		Use:   "verify APP",
 		Short: "Check that what answers is what you created",
-		Long: `Checks, without believing the operator anything: that the CAS keeps your session
-and shows a log that continues what you saw; that what answers at the app's
+		Long: `Checks, without believing the operator anything: that the CAS keeps the session
+under which you deployed the app from here (else, yours of its name; --session
+demands one) and shows a log that continues what you saw; that what answers at the app's
 address has a certificate of the session's own CA; that it names an instance
 which the CAS attested and which still runs; and the claims of all instances. An
 app that answers without TLS ends it with exit code 9 (app_plain), unless --plain
@@ -57,7 +62,7 @@ asks for one, and where an app has two grants with no deployment under way.`,
 	f := c.Flags()
 	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the manager says)")
 	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
-	f.StringVar(&o.session, "session", "", "the session that has to be judged, where another key deployed the app (default: as the manager says)")
+	f.StringVar(&o.session, "session", "", "the session that has to be judged, where another key deployed the app (default: the one that you deployed it under from here, or that is called so)")
 	_ = c.RegisterFlagCompletionFunc("session", g.complete(g.sessions))
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit ([VOLUME=]HEX, at least 16 digits)")
@@ -67,6 +72,7 @@ asks for one, and where an app has two grants with no deployment under way.`,
 
 // appReply is the answer of `verify -o json`.
 type appReply struct {
+	SessionBy string         `json:"session_by"` // who says that the app is this session: flag, deployed, name, operator
 	Session   verifyReply    `json:"session"`
 	Address   string         `json:"address"`
 	Name      string         `json:"name"`    // that the certificate has
@@ -97,7 +103,7 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	reply := appReply{Session: *verified, Address: o.address, Name: o.name}
+	reply := appReply{SessionBy: o.by, Session: *verified, Address: o.address, Name: o.name}
 	c, _, err := side.casOf(ctx, name, o.cas)
 	if err != nil {
 		return err
@@ -165,7 +171,7 @@ func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.
 		return err
 	}
 	for _, i := range reply.Instances {
-		if i.ID == seen.instance && (r.otherApps(i.Grant, opts.app) || opts.session != "" && r.calledOtherwise(i.Grant, opts.app)) {
+		if i.ID == seen.instance && (r.otherApps(i.Grant, opts.app) || opts.named() && r.calledOtherwise(i.Grant, opts.app)) {
 			return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), reply.Address, opts.app).
 				Want("an instance of %s", opts.app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", name)
 		}

@@ -3,6 +3,10 @@ package cli
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"cupel.dev/cupel/client/manager"
@@ -10,22 +14,84 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// locateApp finds session and address of what the user calls an app: from flags
-// and the owner's own records, and else from the manager, whose word decides
-// nothing but where to look, and for a while whether a deployment is under way. A
-// session that --session names is judged, or none.
-func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.SessionName, error) {
+// Who says which session an app is.
+const (
+	byFlag     = "flag"     // --session
+	byRecord   = "deployed" // the owner deployed it so, from here
+	byName     = "name"     // the owner has a session of the app's name
+	byOperator = "operator" // nothing here says it: the operator's word
+)
+
+// knownApp is what the owner's side knows of an app by itself.
+type knownApp struct {
+	session ident.SessionName
+	name    string // that its grants have
+	by      string // empty: nothing
+	problem error  // why the app's name can't be a session's, where that would be needed
+}
+
+// ownWord finds out which session an app is without asking its operator: by --session,
+// else by what was deployed from here, else by the name of a session that the owner has.
+func (o *ownerSide) ownWord(opts *verifyOptions) (knownApp, error) {
+	if opts.session != "" {
+		name, err := parseSessionArg(opts.session)
+		return knownApp{session: name, name: opts.app, by: byFlag}, err
+	}
 	sessions, err := o.dir.Sessions()
+	if err != nil {
+		return knownApp{}, err
+	}
+	deployed, err := o.dir.Deployed()
+	if err != nil {
+		return knownApp{}, err
+	}
+	if name, app, ok := deployed.At(o.g.place(), opts.app); ok {
+		return knownApp{session: app.Session, name: name, by: byRecord}, nil
+	}
+
+	name, unnamed := parseSessionArg(opts.app)
+	if _, ok := sessions[name]; ok && unnamed == nil {
+		return knownApp{session: name, name: opts.app, by: byName}, nil
+	}
+	var called []ident.SessionName
+	for _, s := range slices.Sorted(maps.Keys(sessions)) {
+		if manager.AppName(s) == opts.app {
+			called = append(called, s)
+		}
+	}
+	if len(called) == 1 {
+		return knownApp{session: called[0], name: opts.app, by: byName}, nil
+	}
+	return knownApp{session: name, name: opts.app, problem: unnamed}, nil
+}
+
+// place is where this command's apps are: the address of a provider, or the state folder
+// of this machine's manager.
+func (g *globals) place() string {
+	if g.provider != "" {
+		if addr, err := providerAddress(g.provider); err == nil {
+			return addr
+		}
+		return g.provider
+	}
+	if abs, err := filepath.Abs(g.state); err == nil {
+		return abs
+	}
+	return g.state
+}
+
+// locateApp finds session and address of what the user calls an app: from flags
+// and the owner's own records, and only what these don't say from the manager, whose
+// word decides nothing else, but for a while whether a deployment is under way. A
+// manager that names another session than the owner's side knows is refused.
+func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.SessionName, error) {
+	known, err := o.ownWord(opts)
 	if err != nil {
 		return "", err
 	}
-	name, unnamed := parseSessionArg(cmp.Or(opts.session, opts.app))
-	given := opts.session != ""
-	if given && unnamed != nil {
-		return "", unnamed
-	}
-	_, known := sessions[name]
-	enough := unnamed == nil && (known || given) && opts.address != ""
+	called := opts.app // by the manager
+	opts.app, opts.by = known.name, known.by
+	enough := known.by != "" && opts.address != ""
 	if enough { // it may say that a deployment is under way, and holds up nobody
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
@@ -33,7 +99,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	}
 	at, err := o.g.manager(ctx)
 	if err != nil && opts.address != "" {
-		return name, unnamed // if it is unknown here, verifySession says so
+		return known.session, known.problem // if it is unknown here, verifySession says so
 	}
 	if err != nil && o.g.provider != "" {
 		return "", err
@@ -44,22 +110,21 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	}
 	m := at.dial(&o.id.Certificate)
 	defer m.Close()
-	app, err := m.App(ctx, opts.app)
-	if enough && (err != nil || app.Session != name) {
-		return name, nil // it may run elsewhere
-	}
-	if err == nil && given && app.Session != name {
-		return "", problem.New(problem.Conflict, "app_session", "app %s runs session %s, by the manager's word", opts.app, app.Session).
-			Want("session %s, as --session says", name).
-			Fix("give the address of the app that runs that session: --address HOST:PORT; or leave --session out")
+	app, err := m.App(ctx, called)
+	if enough && (err != nil || app.Session != known.session) {
+		return known.session, nil // it may run elsewhere
 	}
 	if p := problem.From(err); err != nil && p.Rule == "not_owner" {
 		q := *p
-		return "", q.Fix("if another key deployed it, of a session of yours: cupel verify %s --session SESSION --address HOST:PORT", opts.app)
+		return "", q.Fix("if another key deployed it, of a session of yours: cupel verify %s --session SESSION --address HOST:PORT", called)
 	}
 	if err != nil {
 		return "", err
 	}
+	if known.by != "" && app.Session != known.session {
+		return "", known.other(called, app.Session)
+	}
+	opts.by = cmp.Or(known.by, byOperator)
 	opts.deploying = app.Deployment.State == manager.DeploymentRunning
 	if opts.address == "" && app.Port == 0 {
 		return "", problem.New(problem.Unavailable, "app_unreachable", "app %s never served: it has no port yet", app.Name).
@@ -69,6 +134,24 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 		opts.address = at.appAddress(app.Port)
 	}
 	return app.Session, nil
+}
+
+// other refuses a manager that says that an app runs another session than the owner's
+// side knows: what answers there would be verified as something else than is meant.
+func (k knownApp) other(app string, says ident.SessionName) error {
+	p := problem.New(problem.Denied, "app_session", "app %s runs session %s, by the manager's word", app, says)
+	elsewhere := fmt.Sprintf("do not use what the manager leads to; if you know where the app of session %s answers: cupel verify %s --session %s --address HOST:PORT", k.session, app, k.session)
+	switch k.by {
+	case byFlag:
+		p.Want("session %s, as --session says", k.session)
+	case byRecord:
+		p.Want("session %s, under which you deployed it from here", k.session)
+		elsewhere = fmt.Sprintf("if you deployed it under %s yourself, from elsewhere: cupel verify %s --session %s; else ", says, app, says) + elsewhere
+	case byName:
+		p.Want("session %s, which is called so and is yours", k.session)
+		elsewhere = fmt.Sprintf("if you deployed it under %s yourself (cupel deploy %s --name %s): cupel verify %s --session %s; else ", says, says, app, app, says) + elsewhere
+	}
+	return p.Fix("%s", elsewhere)
 }
 
 // appName is the first name that the session's app has in its certificate.

@@ -10,14 +10,21 @@ func printVerified(g *globals, r appReply) error {
 	if r.Simulated {
 		platform = "SIMULATED, protects nothing"
 	}
-	rows := [][]string{
-		{"session", fmt.Sprintf("%s, as you created it on %s", r.Session.Session, r.Session.CreatedAt.Format(time.RFC3339))},
+	created := "as you created it on " + r.Session.CreatedAt.Format(time.RFC3339)
+	rows := [][]string{{"session", string(r.Session.Session) + ", " + created}}
+	if r.SessionBy == byOperator {
+		rows = [][]string{
+			{"session", string(r.Session.Session) + ", as the operator says; give --session to demand one"},
+			{"its text", created},
+		}
+	}
+	rows = append(rows, [][]string{
 		{"session hash", r.Session.Hash.String()},
 		{"address", r.Address + ", " + r.certificateCell()},
 		{"answering", r.answeringCell()},
 		{"platform", platform},
 		{"audit log", fmt.Sprintf("followed to entry %d", r.Session.AuditHead)},
-	}
+	}...)
 	for _, v := range r.Volumes {
 		rows = append(rows, []string{"volume " + v.Name, newestCell(v)})
 	}

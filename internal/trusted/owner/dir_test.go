@@ -3,6 +3,7 @@ package owner
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,6 +70,54 @@ func TestIdentitySurvivesLostCertificate(t *testing.T) {
 	again, err := d.Identity(t.Context(), clock)
 	if err != nil || again.KeyHash != first.KeyHash {
 		t.Errorf("%v: %s, was %s", err, again.KeyHash, first.KeyHash)
+	}
+}
+
+// TestLostKeyIsNotReplaced: beside what was made with a key that is gone no other key
+// is made, of which nobody would hear.
+func TestLostKeyIsNotReplaced(t *testing.T) {
+	for name, lost := range map[string][]string{
+		"key":             {keyFile},
+		"key, sessions":   {keyFile, sessionsFile},
+		"key, all but it": {keyFile, certFile},
+		"only pins left":  {keyFile, certFile, sessionsFile},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := open(t)
+			first, err := d.Identity(t.Context(), clock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(
+				d.UpdateSessions(t.Context(), func(all Sessions) error { all["shop"] = SessionRecord{CAS: "cas:8081"}; return nil }),
+				d.UpdatePins(t.Context(), func(pins Pins) error { pins["cas:8081"] = Pin{}; return nil }),
+			); err != nil {
+				t.Fatal(err)
+			}
+			away := t.TempDir()
+			for _, file := range lost {
+				if err := os.Rename(filepath.Join(d.path, file), filepath.Join(away, file)); err != nil {
+					t.Fatal(err)
+				}
+			}
+
+			_, err = d.Identity(t.Context(), clock)
+			p := problem.From(err)
+			if err == nil || p.Rule != "identity_lost" || !strings.Contains(p.Actual, pinsFile) || !strings.Contains(p.Mend, "back-up") || !strings.Contains(p.Mend, "to begin anew") {
+				t.Fatalf("%v", err)
+			}
+			t.Log(err)
+			if _, err := os.Stat(filepath.Join(d.path, keyFile)); !errors.Is(err, fs.ErrNotExist) {
+				t.Fatal("a key was made")
+			}
+
+			if err := os.Rename(filepath.Join(away, keyFile), filepath.Join(d.path, keyFile)); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := d.Identity(t.Context(), clock); err != nil || again.KeyHash != first.KeyHash {
+				t.Errorf("with the key put back: %v", err)
+			}
+		})
 	}
 }
 

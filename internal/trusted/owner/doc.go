@@ -14,8 +14,8 @@
 // # The owner's directory
 //
 // Dir holds the identity key (whoever has it is the CREATOR of the owner's
-// sessions), the pins of attested CASes, the measurements vouched for, and the
-// sessions created. Every file has a version, is written to a temporary name
+// sessions), the pins of attested CASes, the measurements vouched for, the
+// sessions created, and the apps deployed. Every file has a version, is written to a temporary name
 // and renamed, and is changed under one lock, so that two commands at once lose
 // nothing.
 //

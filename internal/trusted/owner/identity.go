@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/atomicfile"
@@ -33,7 +34,9 @@ type Identity struct {
 // noEnd is how RFC 5280 (4.1.2.5) writes that a certificate does not end.
 var noEnd = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// Identity returns the owner's key pair and makes it on first use.
+// Identity returns the owner's key pair and makes it on first use. In a folder that
+// was used under a key that is gone it makes none: nobody would notice that they are
+// another owner from then on.
 func (d *Dir) Identity(ctx context.Context, now func() time.Time) (*Identity, error) {
 	id, err := d.readIdentity()
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -56,6 +59,9 @@ func (d *Dir) Identity(ctx context.Context, now func() time.Time) (*Identity, er
 func (d *Dir) makeIdentity(now time.Time) (*Identity, error) {
 	key, err := d.readKey()
 	if errors.Is(err, fs.ErrNotExist) {
+		if err := d.neverUsed(); err != nil {
+			return nil, err
+		}
 		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 			return nil, fmt.Errorf("make the owner's key: %w", err)
 		}
@@ -83,6 +89,28 @@ func (d *Dir) makeIdentity(now time.Time) (*Identity, error) {
 		return nil, err
 	}
 	return d.readIdentity()
+}
+
+// underKey are the files that no command makes before there is a key.
+var underKey = []string{certFile, sessionsFile, pinsFile, appsFile}
+
+// neverUsed refuses a folder in which there was a key.
+func (d *Dir) neverUsed() error {
+	var left []string
+	for _, name := range underKey {
+		path := filepath.Join(d.path, name)
+		if _, err := os.Lstat(path); err == nil {
+			left = append(left, path)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return problem.New(problem.Invalid, "owner_identity", "%w", err)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	return problem.New(problem.Invalid, "identity_lost", "%s is gone, and what was made with it is there: %s", filepath.Join(d.path, keyFile), strings.Join(left, ", ")).
+		Want("the key that your sessions, grants and apps belong to").
+		Fix("put %s back from your back-up: with another key none of them is yours; to begin anew without them, move these files away", keyFile)
 }
 
 func (d *Dir) readKey() (*ecdsa.PrivateKey, error) {
@@ -113,7 +141,7 @@ func (d *Dir) readKey() (*ecdsa.PrivateKey, error) {
 
 func damaged(path string) *problem.Error {
 	return problem.New(problem.Invalid, "owner_identity", "%s is damaged", path).
-		Fix("put it back from a backup: with another key you are not the creator of your sessions; to begin anew, move it away")
+		Fix("put it back from a backup: with another key you are not the creator of your sessions; to begin anew, move it away, and beside it %s", strings.Join(underKey, ", "))
 }
 
 // readIdentity returns an error that wraps fs.ErrNotExist if either file is missing.
