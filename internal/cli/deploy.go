@@ -112,6 +112,8 @@ type deployment struct {
 	made    *api.Grant         // that grant, if this command made it
 	granted string             // what the grant calls the app
 
+	asked manager.DeployRequest // what the manager was asked for
+
 	operator ident.KeyHash // by which the operator claims grants
 	recorded string        // the runtime that the session was created for; empty: it is not known here
 }
@@ -151,6 +153,7 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	if err := d.right(ctx, &req); err != nil {
 		return d.outOfTime(ctx, err)
 	}
+	d.asked = req
 	app, err := d.handIn(ctx, req)
 	if err != nil {
 		return d.outOfTime(ctx, err)
@@ -202,16 +205,15 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 func (d *deployment) seeThrough(ctx context.Context, app manager.App) (manager.App, []manager.Instance, found, error) {
 	app, err := d.follow(ctx, app)
 	goesOnAlone := ctx.Err() != nil // who stopped waiting decides nothing
-	won := err == nil
+	end := ending{done: err == nil}
 	var instances []manager.Instance
 	if err == nil && !d.blind {
 		instances, err = d.attested(ctx, app)
 	}
+	end.confirmed = err == nil
 
-	if !goesOnAlone {
-		if left := d.leaveOne(ctx, won); err == nil {
-			err = left
-		}
+	if left := d.settleGrants(ctx, end, goesOnAlone); err == nil {
+		err = left
 	}
 
 	var seen found

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -56,9 +57,10 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 	if err != nil {
 		return nil, err
 	}
+	service := cmp.Or(d.asked.Service, app.Service)
 	running := map[ident.InstanceID]bool{}
 	for _, k := range known {
-		if k.State == api.Running && k.Service == app.Service && k.Grant == d.grantID && startedFrom(k, pulled) {
+		if k.State == api.Running && k.Service == service && k.Grant == d.grantID && startedFrom(k, pulled) {
 			running[k.ID] = true
 		}
 	}
@@ -74,8 +76,8 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 		delete(running, i.InstanceID) // each counts once
 		out = append(out, i)
 	}
-	// Who asked for a number doesn't believe the manager that the app has fewer.
-	if want := max(app.Instances, d.o.instances); len(out) < want {
+	// A number that was asked for isn't believed to be a smaller one.
+	if want := max(app.Instances, d.asked.Instances, 1); len(out) < want {
 		have := problem.Count(len(out), "instance") + " are"
 		if len(out) == 1 {
 			have = "1 instance is"

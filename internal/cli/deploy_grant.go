@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -169,6 +168,8 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 		switch {
 		case most == 0 && d.app.Instances > 1:
 			d.g.warnf("%s has %s by the manager's word, and you granted none of the service %s: it gets 1. For more: --instances %d", d.app.Name, problem.Count(d.app.Instances, "instance"), req.Service, d.app.Instances)
+		case most > req.Instances:
+			d.g.warnf("%s has %s by the manager's word, and you granted %d: it gets %d. For more: --instances %d", d.app.Name, problem.Count(d.app.Instances, "instance"), most, req.Instances, most)
 		case req.Instances < d.app.Instances:
 			d.g.warnf("%s has %s by the manager's word, and you granted %d: it gets that many. For more: --instances %d", d.app.Name, problem.Count(d.app.Instances, "instance"), req.Instances, d.app.Instances)
 		}
@@ -313,7 +314,10 @@ func (d *deployment) handIn(ctx context.Context, req manager.DeployRequest) (man
 		case err == nil:
 			return app, nil
 		case unsure && rule == "code_used":
-			return d.taken(asking, err)
+			if app, err = d.taken(asking, err); err != nil {
+				d.unmake(ctx)
+			}
+			return app, err
 		case rule == manager.RuleAway && time.Now().Before(deadline) && d.patient(ctx):
 			continue
 		}
@@ -341,69 +345,6 @@ func (d *deployment) unmake(ctx context.Context) {
 	if d.made != nil {
 		d.g.withdraw(ctx, d.cas, *d.made)
 	}
-}
-
-// leaveOne sees to it that of the app's grants exactly one is left: the new one
-// after a success, the one before after a failure. The manager gives the other
-// back; one that it keeps is withdrawn with the owner's key.
-func (d *deployment) leaveOne(ctx context.Context, won bool) error {
-	if d.made == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.g.wait+withdrawTimeout)
-	defer cancel()
-
-	deadline := time.Now().Add(d.g.wait)
-	for {
-		left, err := d.leftover(ctx, won)
-		if err != nil || len(left) == 0 {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return d.withdrawAll(ctx, left)
-		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
-			return err
-		}
-	}
-}
-
-// leftover are the app's grants that should have ended by now: those that the
-// manager of this deployment has. What the owner submitted elsewhere, claimed or
-// not, is no part of it.
-func (d *deployment) leftover(ctx context.Context, won bool) ([]api.Grant, error) {
-	all, err := d.cas.Grants(ctx, d.session)
-	if err != nil {
-		return nil, err
-	}
-	var provider ident.KeyHash
-	for _, g := range all {
-		if g.ID == d.made.ID {
-			provider = g.ClaimedBy
-		}
-	}
-
-	return slices.DeleteFunc(all, func(g api.Grant) bool {
-		if g.State == api.GrantEnded {
-			return true
-		}
-		if !won {
-			return g.ID != d.made.ID
-		}
-		// A deployment that began later is another command's to look after.
-		ours := g.App == d.made.App || d.app != nil && d.app.Grant != nil && *d.app.Grant == g.ID
-		return g.ID == d.made.ID || g.ClaimedBy.IsZero() || g.ClaimedBy != provider || !ours || g.Maker != d.made.Maker || !g.Made.Before(d.made.Made)
-	}), nil
-}
-
-func (d *deployment) withdrawAll(ctx context.Context, left []api.Grant) error {
-	for _, g := range left {
-		if _, err := d.cas.WithdrawGrant(ctx, g.ID); err != nil {
-			return err
-		}
-		d.g.warnf("The manager did not give grant %s back within %s: it is withdrawn now, with your key, and what ran under it has lost its rights.", g.ID.Short(), problem.Duration(d.g.wait))
-	}
-	return nil
 }
 
 func pause(ctx context.Context, t time.Duration) error {

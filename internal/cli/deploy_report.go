@@ -40,6 +40,10 @@ func (d *deployment) unchecked(app manager.App) error {
 // certificate that has to be an instance of this deployment, as the CAS confirmed it:
 // for a while (--wait) connections may still lead to what ran before.
 func (d *deployment) look(ctx context.Context, app manager.App, instances []manager.Instance) ([]manager.Instance, found, error) {
+	if asked := d.asked.Port; asked != 0 && app.Port != asked {
+		return nil, found{}, problem.New(problem.Denied, "app_port", "%s is at port %d, by the manager's word", app.Name, app.Port).
+			Want("port %d, as --port says", asked).Fix("your users would not find it there: deploy again, and ask the operator")
+	}
 	ca, err := d.cas.Value(ctx, d.session, appCA)
 	if err != nil {
 		return nil, found{}, err

@@ -58,12 +58,20 @@ func (g *globals) makeGrant(ctx context.Context, c *client.Client, want api.NewG
 	return made, err
 }
 
-// withdraw ends the grant that was made for something that came to nothing.
-func (g *globals) withdraw(ctx context.Context, c *client.Client, grant api.Grant) {
+// withdraw ends the grant that was made for something that came to nothing, or says how
+// to; false: it couldn't.
+func (g *globals) withdraw(ctx context.Context, c *client.Client, grant api.Grant) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
 	defer cancel()
 	if _, err := c.WithdrawGrant(ctx, grant.ID); err != nil {
 		g.warnf("The grant %s that was made for this is not withdrawn: %v", grant.ID.Short(), err)
-		g.warnf("  withdraw it: cupel session grants %s --withdraw %s", grant.Session, grant.ID)
+		g.warnf("  withdraw it: %s", withdrawCommand(grant))
+		return false
 	}
+	return true
+}
+
+// withdrawCommand is what ends a grant.
+func withdrawCommand(grant api.Grant) string {
+	return "cupel session grants " + string(grant.Session) + " --withdraw " + grant.ID.Short()
 }

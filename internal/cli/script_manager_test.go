@@ -43,11 +43,12 @@ type scriptManager struct {
 	lies      string             // what it does to that list
 	shown     int                // how many instances it says that the app has; 0: the truth
 	claims    ident.SessionName  // which session it says that the app runs; empty: the truth
-	unclaimed string             // it takes codes, claims none and says this: "done", or "unknown" (and then knows no app)
+	unclaimed string             // it takes codes, claims none and says this: "done", "unknown" or "gone" (and then knows no app)
 	called    string             // what it says that the app is called, without a grant to tell; empty: the truth
 	names     *release.GrantID   // that it says the app runs under; nil: the truth
 	drained   func() error       // leads the port to the newest instance, late; nil: it does
 	stale     bool               // it pulls nothing and says that it did
+	port      uint16             // at which it says that the app is; 0: the truth
 	keeps     bool               // it gives no grant back
 	cas       *scriptCAS
 	puller    ident.Measurement
@@ -91,15 +92,16 @@ func (m *scriptManager) front(reply *release.Reply) error {
 // double` (two of them are the same), `manager oldfront` (the port goes on to lead to
 // what ran before), `manager drains` (for a while it does), `manager stale`, `manager
 // says N` (that the app has so many instances), `manager names GRANT` (that the app runs
-// under), `manager claims SESSION` (that it runs), `manager swallows done|unknown|""` (it
-// claims no code, and says that all is done, of an app that there is or not), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
+// under), `manager claims SESSION` (that it runs), `manager swallows done|unknown|gone|""`
+// (it claims no code, and says that all is done, or goes on, of an app that there is or not), `manager port N` (where
+// it says that the app is), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
 // next deployment on; see answering), `manager waits RULE TEXT` (what a deployment
 // waits for at first), `manager fail KIND RULE` and `manager stop`. $APP_PORT is the app's.
 func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | claims SESSION | swallows HOW | calls NAME | keep | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | claims SESSION | swallows HOW | port N | calls NAME | keep | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -138,6 +140,10 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		var err error // with what Go writes in quotation marks
 		m.called, err = strconv.Unquote(`"` + strings.Trim(args[1], `"`) + `"`)
 		ts.Check(err)
+	case "port":
+		n, err := strconv.ParseUint(args[1], 10, 16)
+		ts.Check(err)
+		m.port = uint16(n)
 	case "claims":
 		m.claims = ident.SessionName(args[1])
 	case "swallows":
@@ -261,6 +267,15 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		if m.asked.Ungranted {
 			m.owner = ident.HashCertKey(r.TLS.PeerCertificates[0])
 		}
+		if m.unclaimed != "" {
+			m.looks, m.instances = 2, nil
+			m.revision++
+			if m.unclaimed == "gone" {
+				m.looks = 0
+			}
+			_ = json.NewEncoder(w).Encode(m.app())
+			return
+		}
 		if err := m.deploy(r.Context()); err != nil {
 			problem.Write(w, "", err)
 			return
@@ -270,6 +285,10 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 	mux.HandleFunc("GET "+manager.PathApps+"/{app}", func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		if m.unclaimed == "gone" {
+			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
+			return
+		}
 		if m.looks++; m.looks == 2 {
 			if err := m.ended(r.Context()); err != nil {
 				problem.Write(w, "", err)
@@ -295,6 +314,10 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		if m.unclaimed == "unknown" {
+			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
+			return
+		}
 		list := manager.InstanceList{Version: manager.Version}
 		if m.listed++; m.drained != nil && m.listed > 1 { // whoever asks again has met the old one
 			if err := m.drained(); err != nil {
@@ -347,6 +370,9 @@ func (m *scriptManager) app() manager.App {
 	}
 	if m.called != "" {
 		a.Name = m.called
+	}
+	if m.port != 0 {
+		a.Port = m.port
 	}
 	if m.claims != "" {
 		a.Session = m.claims

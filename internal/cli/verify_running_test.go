@@ -113,7 +113,7 @@ func TestJudgeCountsGrants(t *testing.T) {
 	// Never the advice to end the grant that the app runs under.
 	r.grants[0].Places = map[ident.ServiceName]api.Places{"client-app": {Instances: []ident.InstanceID{{2}}}}
 	_, err := r.judge(hash, verifyOptions{}, now)
-	if mend := problem.From(err).Mend; !strings.HasSuffix(mend, "nothing runs under with --withdraw: "+second.ID.Short()) {
+	if mend := problem.From(err).Mend; !strings.HasSuffix(mend, "nothing runs under: cupel session grants shop --withdraw "+second.ID.Short()) {
 		t.Errorf("%s", mend)
 	}
 	got, err := r.judge(hash, verifyOptions{deploying: true}, now)

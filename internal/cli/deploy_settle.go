@@ -1,0 +1,129 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// ending is how a deployment ended.
+type ending struct {
+	done      bool // the manager says so
+	confirmed bool // and nothing speaks against it
+}
+
+// settleGrants sees to it that of the app's grants exactly one is left, and that the one
+// which this command made is in nobody's hands where it came to nothing. What can't be
+// settled is named, with the command that does it.
+func (d *deployment) settleGrants(ctx context.Context, end ending, goesOnAlone bool) error {
+	if d.made == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.g.wait+withdrawTimeout)
+	defer cancel()
+
+	all, err := d.cas.Grants(ctx, d.session)
+	unclaimed := slices.ContainsFunc(all, func(g api.Grant) bool { return g.ID == d.made.ID && g.State == api.GrantOpen })
+	switch {
+	case err != nil: // it is named below
+	case unclaimed: // it claims a code before it says that it took the request
+		if d.g.withdraw(ctx, d.cas, *d.made) {
+			d.g.warnf("The manager took the code of grant %s and has not claimed it: it is withdrawn, and no deployment goes on under it.", d.made.ID.Short())
+		}
+		if end.confirmed {
+			err = problem.New(problem.Denied, "grant_unclaimed", "the manager says that the deployment is done, and has not claimed its grant %s", d.made.ID.Short()).
+				Want("a deployment under the grant that was made for it").
+				Fix("the manager says so and the CAS does not: deploy again, and ask the operator")
+		}
+		return err
+	case goesOnAlone:
+		return nil
+	default:
+		err = d.leaveOne(ctx, end)
+	}
+	if err == nil && end.confirmed {
+		d.nameOpen(all)
+	}
+	if err != nil && !end.confirmed {
+		d.g.warnf("Whether the grant %s that was made for this has ended is not known: %v", d.made.ID.Short(), err)
+		d.g.warnf("  withdraw it: %s", withdrawCommand(*d.made))
+	}
+	return err
+}
+
+// nameOpen tells of codes for the same app that nobody has used: whoever has one of them
+// could still run the app by it. They may be meant so, as those of 'session submit'.
+func (d *deployment) nameOpen(all []api.Grant) {
+	for _, g := range all {
+		if g.State != api.GrantOpen || g.ID == d.made.ID || g.App != d.made.App || g.Maker != d.made.Maker || !d.g.now().Before(g.UseBy) {
+			continue
+		}
+		d.g.warnf("Grant %s for %s, of %s, is still open: who has its code can run the app by it, until %s.\n  if it isn't meant so: %s",
+			g.ID.Short(), g.App, g.Made.Local().Format(time.DateTime), g.UseBy.Local().Format(time.DateTime), withdrawCommand(g))
+	}
+}
+
+// leaveOne sees to it that of the app's grants exactly one is left: the new one
+// after a success, the one before after a failure. The manager gives the other
+// back; one that it keeps is withdrawn with the owner's key.
+func (d *deployment) leaveOne(ctx context.Context, end ending) error {
+	deadline := time.Now().Add(d.g.wait)
+	for {
+		left, err := d.leftover(ctx, end)
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return d.withdrawAll(ctx, left)
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// leftover are the app's grants that should have ended by now: those that the
+// manager of this deployment has. What the owner submitted elsewhere, claimed or
+// not, is no part of it.
+func (d *deployment) leftover(ctx context.Context, end ending) ([]api.Grant, error) {
+	all, err := d.cas.Grants(ctx, d.session)
+	if err != nil {
+		return nil, err
+	}
+	var provider ident.KeyHash
+	won := end.done
+	for _, g := range all {
+		if g.ID == d.made.ID {
+			provider = g.ClaimedBy
+			// That it is done is the manager's word. Where the CAS knows of nobody who runs
+			// by the new grant, what ran before goes on.
+			won = won && (end.confirmed || inUse(g))
+		}
+	}
+
+	return slices.DeleteFunc(all, func(g api.Grant) bool {
+		if g.State == api.GrantEnded {
+			return true
+		}
+		if !won {
+			return g.ID != d.made.ID
+		}
+		// A deployment that began later is another command's to look after.
+		ours := g.App == d.made.App || d.app != nil && d.app.Grant != nil && *d.app.Grant == g.ID
+		return g.ID == d.made.ID || g.ClaimedBy.IsZero() || g.ClaimedBy != provider || !ours || g.Maker != d.made.Maker || !g.Made.Before(d.made.Made)
+	}), nil
+}
+
+func (d *deployment) withdrawAll(ctx context.Context, left []api.Grant) error {
+	for _, g := range left {
+		if _, err := d.cas.WithdrawGrant(ctx, g.ID); err != nil {
+			return err
+		}
+		d.g.warnf("The manager did not give grant %s back within %s: it is withdrawn now, with your key, and what ran under it has lost its rights.", g.ID.Short(), problem.Duration(d.g.wait))
+	}
+	return nil
+}
