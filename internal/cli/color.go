@@ -8,6 +8,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"cupel.dev/cupel/internal/plain"
 )
 
 // ink is a colour of a terminal, by its ECMA-48 code.
@@ -64,7 +66,7 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 	for _, row := range rows {
 		shown := make([]string, len(row))
 		for i, c := range row {
-			shown[i] = cell(c)
+			shown[i] = plain.Line(c)
 		}
 		all = append(all, shown)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/runtimes"
 )
@@ -43,12 +44,12 @@ func clean(offered []string) []string {
 	var out []string
 	for _, o := range offered {
 		word, about, described := strings.Cut(o, "\t")
-		word = cell(word)
+		word = plain.Line(word)
 		if strings.HasPrefix(word, activeHelp) {
 			continue
 		}
 		if described {
-			word += "\t" + cell(about)
+			word += "\t" + plain.Line(about)
 		}
 		out = append(out, word)
 	}

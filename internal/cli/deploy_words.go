@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 )
 
 // lastWords is how much of a failed instance's output is shown.
@@ -47,7 +48,7 @@ func (d *deployment) explain(ctx context.Context, app manager.App) {
 	if strings.HasPrefix(p.Rule, "pull") {
 		for _, line := range d.output(ctx, app, "pull", 2*lastWords) {
 			if strings.HasPrefix(line, "pull: ") {
-				d.g.warnf("  %s", line)
+				d.g.warnf(plain.Quote+"%s", line)
 			}
 		}
 		return
@@ -63,7 +64,7 @@ func (d *deployment) explain(ctx context.Context, app manager.App) {
 	d.show.clear()
 	d.g.printf("  … the app's last words:\n")
 	for _, line := range lines {
-		d.g.printf("    %s\n", line)
+		d.g.printf(plain.Quote+"%s\n", line)
 	}
 }
 

@@ -69,14 +69,14 @@ func names(commands []*cobra.Command) []string {
 func (g *globals) showHelp(c *cobra.Command) {
 	c.InitDefaultHelpFlag()
 	columns := min(helpColumns, g.width())
-	g.printf("%s\n\nUsage:\n", wrapped(cmp.Or(c.Long, c.Short), columns))
+	g.printf("%s\n\nUsage:\n", paragraphs(wrapped(cmp.Or(c.Long, c.Short), columns)))
 	if c.HasSubCommands() {
 		g.printf("  %s COMMAND\n", c.CommandPath())
 	} else {
 		g.printf("  %s\n", c.UseLine())
 	}
 	if c.Example != "" {
-		g.printf("\nExamples:\n%s\n", strings.TrimRight(c.Example, "\n"))
+		g.printf("\nExamples:\n%s\n", paragraphs(strings.TrimRight(c.Example, "\n")))
 	}
 	if c.HasSubCommands() {
 		g.printf("\nCommands:\n")
@@ -120,7 +120,7 @@ func (g *globals) showFlags(title string, flags *pflag.FlagSet, columns int) {
 		return part[1] + word + strings.Repeat(" ", len(part[2])-len(word)) + part[3]
 	})
 	if text != "" {
-		g.printf("\n%s:\n%s", title, text)
+		g.printf("\n%s:\n%s", title, paragraphs(text))
 	}
 }
 

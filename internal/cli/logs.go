@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -155,7 +156,7 @@ func (g *globals) printLog(l manager.LogLine, prefix bool) error {
 		line = colored(line)
 	}
 	if prefix {
-		line = cell(l.Instance) + "  " + line
+		line = plain.Line(l.Instance) + "  " + line
 	}
 	if _, err := w.Write([]byte(line + "\n")); err != nil {
 		return unwritten(err)

@@ -228,7 +228,7 @@ func (g *globals) logger() *slog.Logger {
 	_ = l.UnmarshalText([]byte(g.logLevel)) // check() refused anything else
 	opts := &slog.HandlerOptions{Level: l}
 	if g.json() {
-		return slog.New(slog.NewJSONHandler(g.err, opts))
+		return slog.New(slog.NewJSONHandler(plain.JSONWriter(g.err), opts))
 	}
 	return slog.New(slog.NewTextHandler(g.err, opts))
 }
@@ -239,7 +239,7 @@ func (g *globals) printJSON(v any) error {
 	if err != nil {
 		return err
 	}
-	return g.write(string(b) + "\n")
+	return g.write(string(plain.JSON(b)) + "\n")
 }
 
 // exitError carries another process's exit code through to ours, silently.
@@ -313,19 +313,19 @@ func (g *globals) fail(err error) int {
 	p = plain.Problem(err, p)
 	switch {
 	case g.json():
-		_ = json.NewEncoder(g.err).Encode(p)
+		_ = json.NewEncoder(plain.JSONWriter(g.err)).Encode(p)
 		return code
 	case code == interruptedCode:
 		_, _ = fmt.Fprintln(g.err, "cupel: interrupted")
 		return code
 	case !ok:
-		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(shown(p.Actual)))
+		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(plain.Lines(p.Actual)))
 		return code
 	}
-	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", g.paint(g.err, red, shown(p.Rule)), g.writable(shown(cmp.Or(p.Actual, string(p.Kind)))))
+	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", g.paint(g.err, red, plain.Line(p.Rule)), g.writable(plain.Lines(cmp.Or(p.Actual, string(p.Kind)))))
 	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", p.Mend}, {"request:", p.RequestID}} {
 		if line.text != "" {
-			_, _ = fmt.Fprintf(g.err, "  %-9s %s\n", line.title, g.writable(shown(line.text)))
+			_, _ = fmt.Fprintf(g.err, "  %-9s %s\n", line.title, g.writable(plain.Lines(line.text)))
 		}
 	}
 	return code

@@ -89,6 +89,5 @@ func runRuntimeShow(ctx context.Context, g *globals, o showOptions) error {
 	if o.lock {
 		text = string(lock)
 	}
-	g.printf("%s", text)
-	return nil
+	return g.printDocument(text)
 }

@@ -74,8 +74,7 @@ func runSessionRead(ctx context.Context, g *globals, arg, cas, hash string, reve
 	if g.json() {
 		return g.printJSON(readReply{name, got.Hash, text})
 	}
-	g.printf("%s", text)
-	return nil
+	return g.printDocument(text)
 }
 
 func newSessionVerifyCommand(g *globals) *cobra.Command {
@@ -190,8 +189,7 @@ func runSessionValues(ctx context.Context, g *globals, cas string, args []string
 		if g.json() {
 			return g.printJSON(v)
 		}
-		g.printf("%s", v.Value)
-		return nil
+		return g.printDocument(v.Value)
 	}
 	all, err := c.Values(ctx, name)
 	if err != nil {

@@ -10,72 +10,48 @@ import (
 	"os"
 	"reflect"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// What commands print comes from managers, apps and files that nobody trusts,
-// and a terminal obeys what it is shown: it can be made to hide lines, to write
-// others over them, to answer as if the person had typed.
+// rendition is a sequence that only changes how text looks (SGR, ECMA-48 8.3.117).
+var rendition = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 
-// shown is s with everything written out that a terminal would obey instead of
-// showing: control characters but newline and tab, what turns the direction of
-// text around, bytes that are no text.
-func shown(s string) string { return quoteUnless(s, "\n\t") }
+// harmless are the renditions that are passed on from apps: colours, bold, faint, italic,
+// underlined, and their ends. None of them hides what is written.
+var harmless = regexp.MustCompile(`^\x1b\[(;|0?[0-4]|2[234]|[349][0-79]|10[0-7]|[34]8;5;[0-9]{1,3}|[34]8;2;[0-9]{1,3};[0-9]{1,3};[0-9]{1,3})*m$`)
 
-// cell is shown on one line.
-func cell(s string) string { return quoteUnless(s, "") }
-
-func quoteUnless(s, keep string) string {
-	obeyed := func(r rune) bool {
-		return unicode.IsControl(r) && !strings.ContainsRune(keep, r) || unicode.Is(unicode.Bidi_Control, r)
-	}
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, obeyed) {
-		return s
-	}
-	var b strings.Builder
-	for len(s) > 0 {
-		r, size := utf8.DecodeRuneInString(s)
-		if obeyed(r) || r == utf8.RuneError && size == 1 {
-			b.WriteString(strings.Trim(strconv.QuoteToASCII(s[:size]), `"`))
-		} else {
-			b.WriteString(s[:size])
-		}
-		s = s[size:]
-	}
-	return b.String()
-}
-
-// color is the one kind of escape sequence that is passed on from apps: it
-// changes how text looks, and nothing else.
-var color = regexp.MustCompile(`\x1b\[[0-9;]*m`)
-
-// colored is one line of an app's output: shown, with its colours.
+// colored is one line of an app's output, with its colours.
 func colored(s string) string {
 	var b strings.Builder
 	last := 0
-	for _, at := range color.FindAllStringIndex(s, -1) {
-		b.WriteString(shown(s[last:at[0]]) + s[at[0]:at[1]])
+	for _, at := range rendition.FindAllStringIndex(s, -1) {
+		if !harmless.MatchString(s[at[0]:at[1]]) {
+			continue
+		}
+		b.WriteString(plain.LogLine(s[last:at[0]]) + s[at[0]:at[1]])
 		last = at[1]
 	}
-	b.WriteString(shown(s[last:]))
+	b.WriteString(plain.LogLine(s[last:]))
 	if last > 0 {
 		b.WriteString("\x1b[0m") // what follows is not the app's
 	}
 	return b.String()
 }
 
-// printf writes to standard output. Text among the arguments is shown; the
-// format is ours and passed on as it is. What can't be written makes the command fail.
+// paragraphs is a text of our own that has several lines.
+type paragraphs string
+
+// printf writes to standard output. The format is ours and passed on as it is; text among
+// the arguments may be anybody's, and is written on one line, but for paragraphs and for
+// errors, whose further lines are marked. What can't be written makes the command fail.
 func (g *globals) printf(format string, args ...any) {
 	showAll(args)
 	if err := g.write(g.writable(fmt.Sprintf(format, args...))); err != nil && g.unsaid == nil {
@@ -128,25 +104,33 @@ func (g *globals) whileRead(ctx context.Context, do func(ctx context.Context) er
 	return err
 }
 
+// printDocument writes a text that is all of the answer: as it is, where it is data.
+func (g *globals) printDocument(text string) error {
+	if isTerminal(g.out) {
+		text = plain.Document(text)
+	}
+	return g.write(text)
+}
+
 // printLine writes v as JSON in one line: of answers that come bit by bit.
 func (g *globals) printLine(v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return g.write(string(b) + "\n")
+	return g.write(string(plain.JSON(b)) + "\n")
 }
 
 // warnf writes a line for people where it disturbs no program. Programs, who asked for
 // JSON, get an object.
 func (g *globals) warnf(format string, args ...any) {
-	showAll(args)
-	text := fmt.Sprintf(format, args...)
 	if g.json() {
-		_ = json.NewEncoder(g.err).Encode(map[string]string{"warning": strings.TrimSpace(text)})
+		text := strings.TrimSpace(strings.TrimPrefix(fmt.Sprintf(format, args...), plain.Quote))
+		_ = json.NewEncoder(plain.JSONWriter(g.err)).Encode(map[string]string{"warning": text})
 		return
 	}
-	_, _ = fmt.Fprintln(g.err, g.writable(text))
+	showAll(args)
+	_, _ = fmt.Fprintln(g.err, g.writable(fmt.Sprintf(format, args...)))
 }
 
 // writable is a text with our own signs written in ASCII, where the locale says that the
@@ -164,14 +148,16 @@ func (g *globals) writable(s string) string {
 
 func showAll(args []any) {
 	for i, a := range args {
-		switch v := a.(type) {
-		case error:
-			args[i] = shown(v.Error())
-		case fmt.Stringer: // our own types: digests, times
-		default:
-			if r := reflect.ValueOf(a); r.Kind() == reflect.String {
-				args[i] = shown(r.String())
-			}
+		if ours, ok := a.(paragraphs); ok {
+			args[i] = string(ours)
+			continue
+		}
+		if err, ok := a.(error); ok {
+			args[i] = plain.Lines(err.Error())
+			continue
+		}
+		if text := reflect.ValueOf(a); text.Kind() == reflect.String {
+			args[i] = plain.Line(text.String())
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -14,24 +15,20 @@ import (
 
 const hostile = "ok\x1b[2J\x1b]52;c;cm0gLXJmIC8=\x07\r\u009b1A\u202egnp\xff"
 
-func TestShown(t *testing.T) {
+// TestRenditionsOfApps: colours reach a terminal, and nothing that hides text.
+func TestRenditionsOfApps(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                     "",
-		"plain, Überschrift ✓": "plain, Überschrift ✓",
-		"two\nlines\tand":      "two\nlines\tand",
-		"\uFFFD stays":         "\uFFFD stays",
-		hostile:                `ok\x1b[2J\x1b]52;c;cm0gLXJmIC8=\a\r\u009b1A\u202egnp\xff`,
-		`"quoted"` + "\x7f":    `"quoted"\x7f`,
+		"\x1b[1;31mred\x1b[0m \x1b[2Jgone":      "\x1b[1;31mred\x1b[0m \\x1b[2Jgone\x1b[0m",
+		"\x1b[38;5;200mx\x1b[m\ty":              "\x1b[38;5;200mx\x1b[m\ty\x1b[0m",
+		"\x1b[1;4;97;48;2;1;2;3mx":              "\x1b[1;4;97;48;2;1;2;3mx\x1b[0m",
+		"\x1b[8mhidden\x1b[28m":                 `\x1b[8mhidden\x1b[28m`,
+		"\x1b[31;8mhidden":                      `\x1b[31;8mhidden`,
+		"\x1b[5mblinks\x1b[9mstruck\x1b[38;8mx": `\x1b[5mblinks\x1b[9mstruck\x1b[38;8mx`,
+		"ok\ni-other  forged\r":                 `ok\ni-other  forged\r`,
 	} {
-		if got := shown(in); got != want {
-			t.Errorf("%q: %s, want %s", in, got, want)
+		if got := colored(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
 		}
-	}
-	if got := cell("a\nb\tc"); got != `a\nb\tc` {
-		t.Errorf("a cell: %s", got)
-	}
-	if got := colored("\x1b[1;31mred\x1b[0m \x1b[2Jgone"); got != "\x1b[1;31mred\x1b[0m \\x1b[2Jgone\x1b[0m" {
-		t.Errorf("%q", got)
 	}
 }
 
@@ -47,6 +44,14 @@ func TestNothingIsObeyed(t *testing.T) {
 	g.warnf("%s", hostile)
 	g.fail(&problem.Error{Kind: problem.Denied, Rule: hostile, Actual: hostile, Expected: hostile, Mend: hostile, RequestID: hostile})
 	g.fail(errors.New(hostile))
+	g.output = "json"
+	g.warnf("%s", hostile)
+	g.fail(errors.New(hostile))
+	g.logger().Error("x", "error", hostile)
+	if err := errors.Join(g.printJSON(hostile), g.printLine(hostile)); err != nil {
+		t.Fatal(err)
+	}
+	g.output = "table"
 	if err := g.printLog(manager.LogLine{Instance: hostile, Line: "a line"}, true); err != nil {
 		t.Fatal(err)
 	}
@@ -57,13 +62,37 @@ func TestNothingIsObeyed(t *testing.T) {
 	}
 }
 
-func FuzzShown(f *testing.F) {
-	f.Add(hostile)
-	f.Fuzz(func(t *testing.T, s string) {
-		if got := shown(s); strings.ContainsAny(got, "\x1b\x07\r\x7f") {
-			t.Errorf("%q", got)
+// TestNothingIsForged: what others say in several lines can't be taken for what a command
+// says itself, on whatever way it comes.
+func TestNothingIsForged(t *testing.T) {
+	const forged = "session unreadable\nVERIFIED        FOUND\nplatform        SGX hardware\u2028VERIFIED"
+	var out, errs bytes.Buffer
+	g := &globals{out: &out, err: &errs, output: "table", now: time.Now}
+	g.fail(problem.Read(500, []byte(`{"kind":"internal","rule":"log\nVERIFIED","actual":"a\nVERIFIED","expected":"b\nVERIFIED","mend":"c\nVERIFIED","request_id":"d\nVERIFIED"}`)))
+	g.fail(errors.New(forged))
+	g.warnf("%s: %v", forged, errors.New(forged))
+	g.printf("%6d %-24s %s\n", 1, forged, forged)
+	for _, i := range []manager.Instance{{App: forged, ID: forged, State: "exited", Problem: &problem.Error{Rule: forged, Actual: forged, Mend: forged}}} {
+		app := manager.App{ID: i.AppID, Name: forged, Problem: i.Problem}
+		if err := g.printInstances(psReply{Apps: []manager.App{app}, Instances: []manager.Instance{i}}); err != nil {
+			t.Fatal(err)
 		}
-	})
+	}
+	p := g.progress()
+	p.update(manager.Deployment{Steps: []manager.Step{{Name: forged, EndedAt: time.Now()}}, Waiting: &problem.Error{Rule: forged, Actual: forged, Mend: forged}}, time.Now())
+	for _, said := range []string{out.String(), errs.String()} {
+		if !strings.Contains(said, "VERIFIED") {
+			t.Error("nothing was said")
+		}
+		for line := range strings.Lines(said) {
+			if text := strings.TrimSpace(line); strings.HasPrefix(text, "VERIFIED") || strings.HasPrefix(text, "platform") {
+				t.Errorf("%q", line)
+			}
+		}
+	}
+	if want := "cupel: log\\nVERIFIED: a\n  | VERIFIED\n  expected: b\n  | VERIFIED\n"; !strings.HasPrefix(errs.String(), want) {
+		t.Errorf("%s", &errs)
+	}
 }
 
 // TestFullDiskIsTold: whatever a command writes, a disk without room for it is told as

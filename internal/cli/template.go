@@ -161,7 +161,7 @@ func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 	if g.json() {
 		return g.printJSON(templateReply{string(text), in.Measurements})
 	}
-	return g.write(string(text))
+	return g.printDocument(string(text))
 }
 
 // measurementOf finds a runtime's measurement: as vouched for, else as the

@@ -98,16 +98,16 @@ func (c *cli) fail(err error) int {
 	p = plain.Problem(err, cmp.Or(p, problem.From(err)))
 	switch {
 	case c.output == "json":
-		_ = json.NewEncoder(c.err).Encode(p)
+		_ = json.NewEncoder(plain.JSONWriter(c.err)).Encode(p)
 	case !ok:
-		_, _ = fmt.Fprintf(c.err, "cupeld: %s\n", plain.Words(err))
+		_, _ = fmt.Fprintf(c.err, "cupeld: %s\n", plain.Lines(plain.Words(err)))
 	default:
-		_, _ = fmt.Fprintf(c.err, "cupeld: %s: %s\n", p.Rule, p.Actual)
+		_, _ = fmt.Fprintf(c.err, "cupeld: %s: %s\n", plain.Line(p.Rule), plain.Lines(p.Actual))
 		if p.Expected != "" {
-			_, _ = fmt.Fprintf(c.err, "  expected: %s\n", p.Expected)
+			_, _ = fmt.Fprintf(c.err, "  expected: %s\n", plain.Lines(p.Expected))
 		}
 		if p.Mend != "" {
-			_, _ = fmt.Fprintf(c.err, "  mend:     %s\n", p.Mend)
+			_, _ = fmt.Fprintf(c.err, "  mend:     %s\n", plain.Lines(p.Mend))
 		}
 	}
 	if ok && p.Rule == ruleRuns {
@@ -119,7 +119,7 @@ func (c *cli) fail(err error) int {
 // say prints what was done, as JSON to programs.
 func (c *cli) say(v any, format string, args ...any) error {
 	if c.output == "json" {
-		return json.NewEncoder(c.out).Encode(v)
+		return json.NewEncoder(plain.JSONWriter(c.out)).Encode(v)
 	}
 	_, err := fmt.Fprintf(c.out, format, args...)
 	return err
@@ -130,7 +130,7 @@ func (c *cli) tell() func(string) {
 	if c.output == "json" {
 		return nil
 	}
-	return func(line string) { _, _ = fmt.Fprintln(c.err, line) }
+	return func(line string) { _, _ = fmt.Fprintln(c.err, plain.Line(line)) }
 }
 
 func (c *cli) logger() *slog.Logger {

@@ -18,6 +18,7 @@ import (
 	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -256,7 +257,7 @@ func lockCheck(ctx context.Context, dir string) (*os.File, error) {
 
 // printServing writes what serves for programs.
 func (c *cli) printServing(s Serving) error {
-	return json.NewEncoder(c.out).Encode(struct {
+	return json.NewEncoder(plain.JSONWriter(c.out)).Encode(struct {
 		wire.Endpoint
 		Network   []netcheck.Probe `json:"network,omitempty"`
 		Unchecked *problem.Error   `json:"network_unchecked,omitempty"`

@@ -25,6 +25,7 @@ import (
 	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cni"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -211,7 +212,7 @@ func (c *cli) checkCommand() *cobra.Command {
 				return err
 			}
 			if c.output == "json" {
-				e := json.NewEncoder(c.out)
+				e := json.NewEncoder(plain.JSONWriter(c.out))
 				e.SetIndent("", "  ")
 				err = e.Encode(r)
 			} else {

@@ -49,7 +49,7 @@ func Refuse(diffs []Difference) error {
 		p.Msg = append(p.Msg, d.String())
 	}
 	if len(diffs) > 1 {
-		p.Actual = fmt.Sprintf("%d differences from the template that your inputs make:\n  %s\n", len(diffs), strings.Join(p.Msg, "\n  "))
+		p.Actual = fmt.Sprintf("%d differences from the template that your inputs make:\n%s", len(diffs), strings.Join(p.Msg, "\n"))
 	}
 	return p
 }

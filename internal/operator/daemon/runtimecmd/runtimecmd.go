@@ -25,6 +25,7 @@ import (
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/build"
 	"cupel.dev/cupel/internal/operator/registry"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -126,10 +127,10 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 		Rebuild: rebuild.Builder{TempDir: filepath.Join(o.state, "runtimes")},
 		Step: func(s string) {
 			if o.output == "json" {
-				_ = json.NewEncoder(errw).Encode(map[string]any{"step": s, "seconds": time.Since(started).Seconds()})
+				_ = json.NewEncoder(plain.JSONWriter(errw)).Encode(map[string]any{"step": s, "seconds": time.Since(started).Seconds()})
 				return
 			}
-			_, _ = fmt.Fprintf(errw, "%6.1fs  %s\n", time.Since(started).Seconds(), s)
+			_, _ = fmt.Fprintf(errw, "%6.1fs  %s\n", time.Since(started).Seconds(), plain.Line(s))
 		},
 	})
 	if err != nil {
@@ -167,7 +168,7 @@ func (o options) keepLock(file string) error {
 
 func show(out io.Writer, output string, r *build.Result) error {
 	if output == "json" {
-		e := json.NewEncoder(out)
+		e := json.NewEncoder(plain.JSONWriter(out))
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	}

@@ -1,0 +1,89 @@
+package plain
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+)
+
+const hostile = "ok\x1b[2J\x1b]52;c;cm0gLXJmIC8=\x07\r\u009b1A\u202egnp\xff"
+
+func TestLine(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                        "",
+		"plain, Überschrift ✓":    "plain, Überschrift ✓",
+		"e\u0301 日本 \u2764\ufe0f": "e\u0301 日本 \u2764\ufe0f",
+		"\uFFFD stays":            "\uFFFD stays",
+		"two\nlines\tand":         `two\nlines\tand`,
+		hostile:                   `ok\x1b[2J\x1b]52;c;cm0gLXJmIC8=\a\r\u009b1A\u202egnp\xff`,
+		`"quoted"` + "\x7f":       `"quoted"\x7f`,
+		"a\u200bb\u00adc\ufeff\u2028\u2029\u061c\u2066\u200e\ue000\U000e0041\u0378": `a\u200bb\u00adc\ufeff\u2028\u2029\u061c\u2066\u200e\ue000\U000e0041\u0378`,
+	} {
+		if got := Line(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+	if got := LogLine("a\nb\tc"); got != "a\\nb\tc" {
+		t.Errorf("a line of a log: %s", got)
+	}
+	if got := Document("a\nb\tc\x1b"); got != "a\nb\tc\\x1b" {
+		t.Errorf("a document: %s", got)
+	}
+}
+
+// TestLinesOfOthers: a text of several lines forges none of ours.
+func TestLinesOfOthers(t *testing.T) {
+	got := Lines("session unreadable\nVERIFIED        FOUND\nplatform\tSGX hardware\r\n\n")
+	if want := "session unreadable\n  | VERIFIED        FOUND\n  | platform\\tSGX hardware\\r"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func FuzzLines(f *testing.F) {
+	f.Add(hostile)
+	f.Fuzz(func(t *testing.T, s string) {
+		if got := Line(s); strings.ContainsAny(got, "\x1b\x07\r\n\t\x7f") {
+			t.Errorf("%q", got)
+		}
+		for n, line := range strings.Split(Lines(s), "\n") {
+			if n > 0 && !strings.HasPrefix(line, Quote) {
+				t.Errorf("%q", line)
+			}
+		}
+	})
+}
+
+// TestJSON: what a terminal would obey is escaped, and the value is the same.
+func TestJSON(t *testing.T) {
+	value := map[string]string{"a": "Ü\u0085\u009b\x7f\u202e\u2066\u200e\u061c\U000e0041\u2028\n\x1b ✓😀", "b<&": "\ud7ff\ue000"}
+	var out bytes.Buffer
+	if err := json.NewEncoder(JSONWriter(&out)).Encode(value); err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsAny(out.String(), "\u0085\u009b\x7f\u202e\u2066\u200e\u061c\U000e0041\u2028\x1b\ue000") ||
+		!strings.Contains(out.String(), `\u009b\u007f\u202e`) || !strings.Contains(out.String(), "✓😀") {
+		t.Errorf("%s", &out)
+	}
+	var again map[string]string
+	if err := json.Unmarshal(out.Bytes(), &again); err != nil || again["a"] != value["a"] || again["b<&"] != value["b<&"] {
+		t.Errorf("%q, %v", again, err)
+	}
+}
+
+func FuzzJSON(f *testing.F) {
+	f.Add(hostile)
+	f.Fuzz(func(t *testing.T, s string) {
+		plain, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var one, other string
+		if err := json.Unmarshal(plain, &one); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(JSON(plain), &other); err != nil || one != other {
+			t.Errorf("%q, %q, %v", one, other, err)
+		}
+	})
+}
