@@ -27,7 +27,7 @@ type Client struct {
 // NewClient speaks to the registry at HOST:PORT: without TLS on this machine,
 // with TLS elsewhere.
 func NewClient(addr string) *Client {
-	return &Client{addr: addr, transport: rebuild.DefaultClient().Transport}
+	return &Client{addr: addr, transport: wholeAnswers{rebuild.DefaultClient().Transport}}
 }
 
 // Addr is the registry's HOST:PORT.
@@ -149,7 +149,7 @@ func (c *Client) Whole(ctx context.Context, ref string) (ident.Digest, error) {
 	}
 	m, err := img.Manifest()
 	if err != nil {
-		return ident.Digest{}, c.explain(ctx, "read", ref, err)
+		return ident.Digest{}, c.judge(ctx, ref, err)
 	}
 	puller, err := remote.NewPuller(c.options(ctx)...)
 	if err != nil {
@@ -177,8 +177,12 @@ func (c *Client) image(ctx context.Context, ref string) (name.Reference, v1.Imag
 	if err != nil {
 		return nil, nil, err
 	}
-	img, err := remote.Image(r, c.options(ctx)...)
-	return r, img, c.explain(ctx, "read", ref, err)
+	answer, err := remote.Get(r, c.options(ctx)...)
+	if err != nil {
+		return nil, nil, c.explain(ctx, "read", ref, err)
+	}
+	img, err := answer.Image()
+	return r, img, c.judge(ctx, ref, err)
 }
 
 func digestOf(img v1.Image) (ident.Digest, error) {
@@ -209,10 +213,10 @@ func (c *Client) PullImage(ctx context.Context, ref string) (Image, error) {
 	}
 	d, err := digestOf(img)
 	if err != nil {
-		return Image{}, c.explain(ctx, "read", ref, err)
+		return Image{}, c.judge(ctx, ref, err)
 	}
 	config, err := img.RawConfigFile()
-	if err = c.explain(ctx, "read", ref, err); problem.KindOf(err) == problem.NotFound {
+	if err = c.judge(ctx, ref, err); problem.KindOf(err) == problem.NotFound {
 		err = c.damaged("read", ref, errors.New("its config is gone"))
 	}
 	return Image{Manifest: d, Config: config}, err

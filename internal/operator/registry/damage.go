@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -45,25 +47,33 @@ func (s stored) tagLink(repository, tag string) string {
 }
 
 // read copies a file to w. Found is false where nothing is, and where something can't be
-// opened now, as with too many open files: it may be whole. An error is damage.
+// read now, as with too many open files: it may be whole. An error is damage.
 func read(path string, w io.Writer) (found bool, err error) {
 	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
 	if err != nil {
-		return false, err
+		return false, ofDisk(err)
 	}
 	if !info.Mode().IsRegular() {
 		return false, fmt.Errorf("%s is no file", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return false, nil
+		return false, ofDisk(err)
 	}
 	defer f.Close()
 	_, err = io.Copy(w, f)
-	return err == nil, err
+	return err == nil, ofDisk(err)
+}
+
+// ofDisk is an error by which a disk says that it lost something, or that a file is in a
+// folder's place; nil for any other.
+func ofDisk(err error) error {
+	for _, damage := range []error{syscall.EIO, syscall.EUCLEAN, syscall.EBADMSG, syscall.ENOTDIR, syscall.ELOOP} {
+		if errors.Is(err, damage) {
+			return err
+		}
+	}
+	return nil
 }
 
 // readBlob tells whether a blob is there, with the bytes that its digest says.
@@ -111,7 +121,7 @@ func (s stored) damage(repository, kind, name string) error {
 // manifest says what is damaged of the manifest that a tag or a digest names. What was
 // never stored is the library's to say.
 func (s stored) manifest(repository, name string) error {
-	if !within(repository, name) {
+	if !possible(repository, name) {
 		return nil
 	}
 	d, err := ident.ParseDigest(name)
@@ -171,7 +181,7 @@ func (s stored) uncollected(err error) error {
 // hashes it.
 func (s stored) place(repository, name string) error {
 	d, err := ident.ParseDigest(name)
-	if err != nil || !within(repository, name) {
+	if err != nil || !possible(repository, name) {
 		return nil
 	}
 	info, err := os.Lstat(s.blob(d))
@@ -184,13 +194,13 @@ func (s stored) place(repository, name string) error {
 // clearBlob removes what is damaged of a blob, so that the library takes it anew.
 func (s stored) clearBlob(repository, name string) error {
 	d, err := ident.ParseDigest(name)
-	if err != nil || !within(repository, name) {
+	if err != nil || !possible(repository, name) {
 		return nil
 	}
 	_, damage := readBlob(s.blob(d), d)
 	return errors.Join(
-		clear(s.blob(d), damage),
-		clear(s.layerLink(repository, d), readLinkTo(s.layerLink(repository, d), d)),
+		removed(s.blob(d), damage),
+		removed(s.layerLink(repository, d), readLinkTo(s.layerLink(repository, d), d)),
 	)
 }
 
@@ -202,36 +212,49 @@ func (s stored) clearManifest(repository, name string, body io.ReadCloser) (io.R
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(b), body), body}
-	if err != nil || !within(repository, name) {
+	if err != nil || !possible(repository, name) {
 		return again, nil // the library meets the error itself
 	}
 
 	d := ident.Sum(b)
 	_, damage := readBlob(s.blob(d), d)
 	err = errors.Join(
-		clear(s.blob(d), damage),
-		clear(s.revisionLink(repository, d), readLinkTo(s.revisionLink(repository, d), d)),
+		removed(s.blob(d), damage),
+		removed(s.revisionLink(repository, d), readLinkTo(s.revisionLink(repository, d), d)),
 	)
 	if _, parsed := ident.ParseDigest(name); parsed != nil {
 		tag := s.tagLink(repository, name)
 		index := s.of(repository, "_manifests", "tags", name, "index", "sha256", d.String(), "link")
 		_, _, damage = readLink(tag)
-		err = errors.Join(err, clear(tag, damage), clear(index, readLinkTo(index, d)))
+		err = errors.Join(err, removed(tag, damage), removed(index, readLinkTo(index, d)))
 	}
 	return again, err
 }
 
-// clear removes what is damaged, and says so.
-func clear(path string, damage error) error {
+// removed removes what is damaged, and says so.
+func removed(path string, damage error) error {
 	if damage == nil {
 		return nil
 	}
 	return errors.Join(damage, os.RemoveAll(path))
 }
 
-// within tells whether a request's names stay in the folder.
-func within(repository, name string) bool {
-	return filepath.IsLocal(repository) && filepath.IsLocal(name) && filepath.Base(name) == name
+// Names of repositories and tags, as the OCI distribution specification has them (pulling
+// manifests); a repository's stays short enough for a client to put a host before it.
+var (
+	repositoryName = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagName        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+)
+
+const maxRepositoryName = 255
+
+// possible tells whether something may be stored under a request's names, which then stay
+// in the folder. To others the library says what is wrong with them.
+func possible(repository, name string) bool {
+	if _, err := ident.ParseDigest(name); err != nil && !tagName.MatchString(name) {
+		return false
+	}
+	return len(repository) <= maxRepositoryName && repositoryName.MatchString(repository)
 }
 
 // refuseDamaged answers a request for what is damaged: not with 404, after which nobody

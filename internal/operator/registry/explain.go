@@ -45,19 +45,29 @@ func (c *Client) explain(ctx context.Context, done, ref string, err error) error
 		case t.StatusCode == http.StatusInsufficientStorage:
 			full := fmt.Errorf("%s: the registry at %s answers %d: %w", what, c.addr, t.StatusCode, syscall.ENOSPC)
 			return disk.Explain(full, ".", "the registry's state folder")
-		case t.StatusCode >= 500:
-			return problem.New(problem.Unavailable, "registry_failed", "%s: the registry at %s answers %d", what, c.addr, t.StatusCode).
-				Fix("look at its log and its disk, then try again")
 		}
+		return problem.New(problem.Unavailable, "registry_failed", "%s: the registry at %s answers %d %s", what, c.addr, t.StatusCode, http.StatusText(t.StatusCode)).
+			Fix("look at its log and its disk, then try again")
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		return problem.New(problem.Unavailable, "registry_unreachable", "%s: no registry answers at %s: %w", what, c.addr, u.Err).
 			Fix("start it (cupel up), or look at its log")
 	}
-	if done == "read" { // it came, and its digest or form isn't the one that was stored
-		return c.damaged(done, ref, err)
+	if b, ok := errors.AsType[*brokenError](err); ok {
+		return problem.New(problem.Unavailable, "registry_unreachable", "%s: the registry at %s broke off its answer: %w", what, c.addr, b.err).
+			Fix("start it (cupel up), or look at its log")
 	}
 	return fmt.Errorf("%s: registry %s: %w", what, c.addr, err)
+}
+
+// judge is explain for content of REPOSITORY:TAG: where the registry gave an answer, and
+// all of it came, an error is that its digest or form isn't the one that was stored.
+func (c *Client) judge(ctx context.Context, ref string, err error) error {
+	explained := c.explain(ctx, "read", ref, err)
+	if _, ok := errors.AsType[*problem.Error](explained); ok || err == nil || ctx.Err() != nil {
+		return explained
+	}
+	return c.damaged("read", ref, err)
 }
 
 // damaged is the refusal of what isn't what was stored, for which err is why.

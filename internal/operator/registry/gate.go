@@ -64,6 +64,10 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	repository, kind, name := split(r.URL.Path)
+	if len(repository) > maxRepositoryName { // for which the library has no answer
+		http.Error(w, `{"errors":[{"code":"NAME_INVALID","message":"invalid repository name"}]}`, http.StatusBadRequest)
+		return
+	}
 	// Who asks for a blob's head is about to push what it doesn't find, if it may.
 	if reads && (r.Method == http.MethodGet || kind != "blobs" || !g.mayWrite(r)) {
 		if damage := g.stored.damage(repository, kind, name); damage != nil {
@@ -130,7 +134,7 @@ func socketUser(local, remote net.Addr) (uint32, bool) {
 // split returns the repository that a path of the API names, what of it, and its name.
 func split(path string) (repository, kind, name string) {
 	rest := strings.TrimPrefix(path, "/v2/")
-	for _, kind := range []string{"blobs", "manifests"} {
+	for _, kind := range []string{"blobs", "manifests", "tags", "referrers"} {
 		if i := strings.LastIndex(rest, "/"+kind+"/"); i >= 0 {
 			return rest[:i], kind, rest[i+len(kind)+2:]
 		}

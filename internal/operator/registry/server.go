@@ -84,11 +84,15 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 	return s, nil
 }
 
+// maxLine is how much of a line of the library is kept.
+const maxLine = 2000
+
 // lineLogger forwards the library's lines.
 type lineLogger struct{ logger *slog.Logger }
 
 func (l lineLogger) Write(p []byte) (int, error) {
-	l.logger.Debug("registry library", "line", strings.TrimSpace(string(p)))
+	line := p[:min(len(p), maxLine)] // it has what a request names
+	l.logger.Debug("registry library", "line", strings.TrimSpace(string(line)))
 	return len(p), nil
 }
 

@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -150,7 +147,7 @@ func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, er
 	}
 	layers, err := img.Layers()
 	if err != nil {
-		return nil, c.explain(ctx, "read", what, err)
+		return nil, c.judge(ctx, what, err)
 	}
 	if len(layers) != 1 {
 		return nil, problem.New(problem.Denied, "volume_snapshot", "%s has %d layers", what, len(layers)).Want("one, a volume's snapshot")
@@ -159,24 +156,21 @@ func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, er
 		return nil, err
 	}
 	r, err := layers[0].Compressed()
-	return r, c.explain(ctx, "read", what, err)
+	return r, c.judge(ctx, what, err)
 }
 
 // readThrough tells whether a layer is what was stored.
 func (c *Client) readThrough(ctx context.Context, what string, l v1.Layer) error {
 	digest, err := l.Digest()
 	if err != nil {
-		return c.explain(ctx, "read", what, err)
+		return c.judge(ctx, what, err)
 	}
 	r, err := l.Compressed()
 	if err == nil {
 		_, err = io.Copy(io.Discard, r)
 		_ = r.Close()
-		if _, broke := errors.AsType[net.Error](err); broke || errors.Is(err, io.ErrUnexpectedEOF) {
-			err = &url.Error{Op: http.MethodGet, URL: c.addr, Err: fmt.Errorf("what it sent broke off: %w", err)}
-		}
 	}
-	err = c.explain(ctx, "read", what, err)
+	err = c.judge(ctx, what, err)
 	if problem.KindOf(err) == problem.NotFound {
 		err = c.damaged("read", what, errors.New("it is gone"))
 	}
