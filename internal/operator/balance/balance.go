@@ -34,7 +34,8 @@ type Config struct {
 
 	Now func() time.Time // optional: the clock that ages clients and flows
 
-	// Tell is told, once a minute at most, that a limit turns clients away; optional.
+	// Tell is told, once a minute at most, that all places of connections are taken;
+	// optional.
 	Tell func(manager.Incident)
 }
 
@@ -230,7 +231,8 @@ func (b *Balancer) bind(ctx context.Context, port uint16) (*front, error) {
 	return &front{port: port, ln: ln, affinity: b.affinity, flows: b.flows, log: b.cfg.Log, running: &b.running, full: b.full}, nil
 }
 
-// full tells that a limit turned a client away, once a minute at most.
+// full tells, once a minute at most, that all places are taken: a client is turned away,
+// or another one makes room for it.
 func (b *Balancer) full(message string) {
 	now := b.cfg.Now()
 	b.fullMu.Lock()
@@ -399,7 +401,7 @@ func (b *Balancer) Close() error {
 	return nil
 }
 
-// endFlows waits until every handler has returned. One that was just dialling
+// endFlows waits until every handler has returned. One whose client was just accepted
 // adds its flow late, hence the repetition.
 func (b *Balancer) endFlows() {
 	done := make(chan struct{})

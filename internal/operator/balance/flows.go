@@ -56,8 +56,12 @@ func (c crowd) String() string {
 	if c.most*2 > c.open {
 		one = fmt.Sprintf("a single client %d of those", c.most)
 	}
+	more := fmt.Sprintf("cupel up --balancer connections=%d lets more in", min(2*c.limit, mostConnections))
+	if c.limit >= mostConnections {
+		more = "There can't be more places"
+	}
 	return fmt.Sprintf("%d connections over IPv6, or from this machine, are open at once: who has most of them gets no more, and makes room for others. "+
-		"App %s has most, %d, and %s. cupel up --balancer connections=%d lets more in", c.limit, c.app, c.open, one, 2*c.limit)
+		"App %s has most, %d, and %s. %s", c.limit, c.app, c.open, one, more)
 }
 
 // enter gives a flow a place. Where all are taken, the client with most connections, of
@@ -186,13 +190,14 @@ func (f *flows) of(instance netip.Addr) int {
 	return f.open[instance]
 }
 
-// closeIf resets the flows that match and returns their number.
+// closeIf resets the flows that match, those that are being dialled included, and returns
+// their number.
 func (f *flows) closeIf(match func(*flow) bool) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := 0
 	for fl := range f.set {
-		if fl.instance != nil && match(fl) {
+		if match(fl) {
 			fl.reset()
 			n++
 		}
@@ -213,6 +218,9 @@ func (f *flows) sweep(ctx context.Context) {
 		}
 		now := f.now()
 		f.closeIf(func(fl *flow) bool {
+			if fl.instance == nil { // the dial has a limit of its own
+				return false
+			}
 			if moved := received(fl.client) + received(fl.instance); moved != fl.moved {
 				fl.moved, fl.movedAt = moved, now
 			}

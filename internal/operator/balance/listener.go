@@ -77,7 +77,18 @@ func (f *front) handle(client *net.TCPConn) {
 		reset(client)
 		return
 	}
-	fl := &flow{port: f.port, app: e.app, from: places.Source(from), endpoint: e.addr, client: client}
+	// The connection ends by its own peers, by idleness or with its endpoint, not with a
+	// request's context; the dial also where the flow loses its place.
+	dialling, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	fl := &flow{
+		port:     f.port,
+		app:      e.app,
+		from:     places.Source(from),
+		endpoint: e.addr,
+		client:   client,
+		giveUp:   cancel,
+	}
 	in, crowd := f.flows.enter(fl)
 	if crowd != nil {
 		f.full(crowd.String())
@@ -89,9 +100,7 @@ func (f *front) handle(client *net.TCPConn) {
 	}
 	defer f.flows.leave(fl)
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
-	// The connection ends by its own peers, by idleness or with its endpoint,
-	// not with a request's context.
-	up, err := dialer.DialContext(context.Background(), "tcp4", e.addr.String())
+	up, err := dialer.DialContext(dialling, "tcp4", e.addr.String())
 	if err != nil {
 		f.log.Debug("instance refuses", "port", f.port, "instance", e.instance, "error", err)
 		reset(client)
@@ -109,6 +118,7 @@ type flow struct {
 	from     netip.Addr // by what the client is counted
 	endpoint netip.AddrPort
 	client   *net.TCPConn
+	giveUp   func() // ends the dial of the instance
 
 	// Guarded by flows.mu.
 	instance *net.TCPConn // nil: it is being dialled
@@ -143,8 +153,9 @@ func (fl *flow) end() {
 	_ = fl.instance.Close()
 }
 
-// reset ends both of its connections with RST, under flows.mu.
+// reset ends both of its connections with RST, or the dial of the second, under flows.mu.
 func (fl *flow) reset() {
+	fl.giveUp()
 	reset(fl.client)
 	if fl.instance != nil {
 		reset(fl.instance)
