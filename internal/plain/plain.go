@@ -49,7 +49,7 @@ func inWords(err error, text string) string {
 		replace(e.Error(), e.Path+": "+File(e.Err))
 	}
 	if e, ok := errors.AsType[*os.LinkError](err); ok {
-		replace(e.Error(), e.New+": "+File(e.Err))
+		replace(e.Error(), LinkPath(e)+": "+File(e.Err))
 	}
 	if e, ok := errors.AsType[*net.OpError](err); ok {
 		replace(e.Error(), networkWords(e))
@@ -69,6 +69,17 @@ func inWords(err error, text string) string {
 		replace(own, words)
 	}
 	return text
+}
+
+// LinkPath is the file that a rename or a link failed for: the old name where that is
+// what isn't there, else the new one.
+func LinkPath(err *os.LinkError) string {
+	if err.Op != "symlink" && errors.Is(err.Err, fs.ErrNotExist) { // what a symbolic link leads to may be missing
+		if _, gone := os.Lstat(err.Old); errors.Is(gone, fs.ErrNotExist) {
+			return err.Old
+		}
+	}
+	return err.New
 }
 
 // certificateWords says why a certificate isn't accepted, and what Go says of that.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -44,6 +45,26 @@ func TestPlain(t *testing.T) {
 	} {
 		if got := Problem(c.err, problem.From(c.err)).Actual; got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
+// TestRenameNamesWhatIsMissing: of a rename or a link that fails, the file that isn't
+// there is named, which may be either.
+func TestRenameNamesWhatIsMissing(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	if err := os.WriteFile(at("there"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, err := range map[string]error{
+		at("old"):                     os.Rename(at("old"), at("new")),
+		at("hard"):                    os.Link(at("hard"), at("new")),
+		filepath.Join(dir, "no", "a"): os.Rename(at("there"), filepath.Join(dir, "no", "a")),
+		filepath.Join(dir, "no", "b"): os.Symlink("anything", filepath.Join(dir, "no", "b")),
+	} {
+		if got := Words(err); got != want+": there is no such file" {
+			t.Errorf("%v: %s", err, got)
 		}
 	}
 }

@@ -15,8 +15,9 @@ type Command struct {
 	Start uint64 // see [Stat]
 	User  int
 	Args  []string // at least one
-	// Name is the first word's, if the executable has that name, or is the one of this
-	// process; else empty: a script, or one that calls itself so.
+	// Name is the first word's, if the executable has that name, with a version or not, or
+	// is what that word leads to, or the one of this process; else empty: a script, or one
+	// that calls itself so.
 	Name string
 }
 
@@ -102,17 +103,37 @@ func sameNamespaces(dir string) bool {
 func program(dir, word string) string {
 	name, exe := filepath.Base(word), filepath.Join(dir, "exe")
 	target, err := os.Readlink(exe)
-	if err == nil && filepath.Base(strings.TrimSuffix(target, " (deleted)")) == name { // replaced since
+	if err == nil && isVersionOf(filepath.Base(strings.TrimSuffix(target, " (deleted)")), name) { // replaced since
 		return name
 	}
-	own, err := os.Stat("/proc/self/exe")
+	its, err := os.Stat(exe)
 	if err != nil {
 		return ""
 	}
-	if its, err := os.Stat(exe); err == nil && os.SameFile(own, its) {
-		return name
+	same := []string{"/proc/self/exe"}
+	switch {
+	case filepath.IsAbs(word):
+		same = append(same, word)
+	case strings.Contains(word, "/"):
+		same = append(same, filepath.Join(dir, "cwd", word))
+	}
+	for _, path := range same {
+		if file, err := os.Stat(path); err == nil && os.SameFile(file, its) {
+			return name
+		}
 	}
 	return ""
+}
+
+// isVersionOf tells whether a file is the program of that name, or a version of it, to
+// which a link of that name leads: containerd-1.7.24.
+func isVersionOf(file, name string) bool {
+	version, ok := strings.CutPrefix(file, name)
+	if !ok || version == "" {
+		return ok
+	}
+	number := strings.TrimPrefix(version[1:], "v")
+	return strings.ContainsRune("-._@", rune(version[0])) && number != "" && number[0] >= '0' && number[0] <= '9'
 }
 
 // Named reports whether a process runs as root and calls itself so. It is for messages to

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,6 +67,36 @@ func TestCommands(t *testing.T) {
 	}
 	if c := (Command{PID: true1, Start: 1}); c.Alive() {
 		t.Error("another process is taken for it")
+	}
+}
+
+// TestLinkedProgram: a program that is installed as a link to a file of another name, as
+// by update-alternatives, is that program, also once that file was replaced. Another
+// program that calls itself so isn't.
+func TestLinkedProgram(t *testing.T) {
+	versioned, other := copied(t, "containerd-1.7.24"), copied(t, "build-of-today")
+	shim := copied(t, "containerd-shim-runc-v2")
+	link := filepath.Join(filepath.Dir(other), "containerd")
+	if err := errors.Join(os.Symlink(versioned, filepath.Join(filepath.Dir(versioned), "containerd")), os.Symlink(other, link)); err != nil {
+		t.Fatal(err)
+	}
+	replaced := named(t, versioned, "containerd", nil)
+	for pid, want := range map[int]string{
+		replaced:                                "containerd",
+		named(t, other, link, nil):              "containerd",
+		named(t, shim, "containerd", nil):       "",
+		named(t, other, "containerd", nil):      "",
+		named(t, other, "/bin/containerd", nil): "",
+	} {
+		if c, ok := CommandOf(pid); !ok || c.Name != want {
+			t.Errorf("want %q: %+v", want, c)
+		}
+	}
+	if err := os.Remove(versioned); err != nil {
+		t.Fatal(err)
+	}
+	if c, ok := CommandOf(replaced); !ok || c.Name != "containerd" {
+		t.Errorf("replaced: %+v", c)
 	}
 }
 
