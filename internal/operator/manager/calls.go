@@ -136,28 +136,43 @@ func (m *Manager) settleBalance(a action, err error, now time.Time) {
 // users reach that one. Callers hold mu.
 func (m *Manager) tellTaken(f Frontend) {
 	a := m.state.Apps[f.App]
-	if a == nil || a.Current == nil || a.Current.Port != f.Port || m.taken[f.Port] != nil {
+	if a == nil || a.Current == nil || a.Current.Port != f.Port || m.takenFrom(a) != nil {
 		return
 	}
 	if m.taken == nil {
-		m.taken = map[uint16]*problem.Error{}
+		m.taken = map[uint16]takenPort{}
 	}
 	why := problem.New(problem.Conflict, "port_taken", "another program of this machine has port %d: the app's users reach that one, and not the app", f.Port).
 		Fix("the operator stops what has it (ss -ltnp): it is tried every few seconds; or its owner deploys the app with another --port")
-	m.taken[f.Port] = why
+	m.taken[f.Port] = takenPort{a.ID, why}
 	m.cfg.Incidents.Tell(Incident{App: a.ID, Warning: true, Reason: why.Rule, Message: why.Actual + "; " + why.Mend})
 }
 
-// tellServed tells which ports lead to their apps again, and forgets those that no app
-// has any more. Callers hold mu.
+// takenPort is a port that another program has, and the app from which it has it.
+type takenPort struct {
+	app string
+	why *problem.Error
+}
+
+// takenFrom says that another program has the port of an app that serves; nil: none has.
+// Callers hold mu.
+func (m *Manager) takenFrom(a *App) *problem.Error {
+	if a.Current == nil || m.taken[a.Current.Port].app != a.ID {
+		return nil
+	}
+	return m.taken[a.Current.Port].why
+}
+
+// tellServed tells which ports lead to their apps again, and forgets those that the app
+// has no more, whoever has them now. Callers hold mu.
 func (m *Manager) tellServed() {
-	for port := range m.taken {
+	for port, taken := range m.taken {
 		if m.balance.failed[port] != nil {
 			continue
 		}
 		delete(m.taken, port)
 		for _, f := range m.applied.frontends {
-			if f.Port == port {
+			if f.Port == port && f.App == taken.app {
 				m.cfg.Incidents.Tell(Incident{App: f.App, Reason: "port_served", Message: fmt.Sprintf("port %d leads to the app again", port)})
 			}
 		}

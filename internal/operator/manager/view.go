@@ -46,8 +46,8 @@ func (m *Manager) view(a *App) wire.App {
 		id := a.Current.Grant.ID
 		out.Grant = &id
 	}
-	if out.Problem = m.ownersProblem(a); out.Problem == nil && a.Current != nil {
-		out.Problem = m.taken[a.Current.Port]
+	if out.Problem = m.ownersProblem(a); out.Problem == nil {
+		out.Problem = m.takenFrom(a)
 	}
 	if out.Deployment.Steps == nil {
 		out.Deployment.Steps = []wire.Step{}

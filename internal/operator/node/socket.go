@@ -129,7 +129,8 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	// The trailer is there once the body has been read to its end.
 	tag := func() (ident.Digest, error) { return parseTag(r.Trailer.Get(volume.TrailerTag)) }
 	err = s.volumes.put(r.Context(), id, generation, body, tag)
-	if s.stored != nil {
+	// What the instance does wrong, or breaks off, is no trouble of the machine's.
+	if own := body.broken || problem.KindOf(err) == problem.Invalid; s.stored != nil && !own {
 		s.stored(r.Context(), err)
 	}
 	if err != nil {
@@ -149,6 +150,7 @@ type arriving struct {
 	io.Reader
 	storing func(pushing int)
 	ended   bool
+	broken  bool // it did not come to its end, or is too large
 }
 
 func (s *nodeSocket) counted(r io.Reader) *arriving {
@@ -164,6 +166,8 @@ func (a *arriving) Read(b []byte) (int, error) {
 	pushing := 0
 	if err == io.EOF && !a.ended { // as io.Reader defines it: never wrapped
 		a.ended, pushing = true, 1
+	} else if err != nil && err != io.EOF {
+		a.broken = true
 	}
 	a.storing(pushing)
 	return n, err
