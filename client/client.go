@@ -127,6 +127,7 @@ func Address(addr string) (string, error) {
 	bad := func(err error) *problem.Error {
 		return problem.New(problem.Invalid, "cas_address", "the CAS's address is %w", err).Want("HOST[:PORT]")
 	}
+	addr = strings.TrimSpace(addr)
 	if strings.ContainsAny(addr, "/@?# ") || addr == "" {
 		return "", bad(errors.New("not a host name or address"))
 	}

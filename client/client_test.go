@@ -495,7 +495,7 @@ func TestConcurrentCalls(t *testing.T) {
 func TestAddresses(t *testing.T) {
 	for addr, want := range map[string]string{
 		"cas": "cas:8081", "cas:9": "cas:9", "10.0.0.1": "10.0.0.1:8081", "::1": "[::1]:8081", "[::1]": "[::1]:8081", "[::1]:7": "[::1]:7",
-		"": "", "https://cas": "", "cas/x": "", "a b": "",
+		" cas:9\n": "cas:9", " ": "", "": "", "https://cas": "", "cas/x": "", "a b": "",
 		"cas:99999": "", "cas:0": "", "cas:": "", "cas:https": "", "cas:-1": "", "cas:65535": "cas:65535",
 	} {
 		c, err := client.New(addr, client.Options{})

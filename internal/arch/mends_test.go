@@ -160,3 +160,44 @@ func literals(path string, fset *token.FileSet, e ast.Expr) []message {
 	})
 	return out
 }
+
+// TestMendsAreWhole: what a person is told to do ends where a sentence can. A key of a
+// session's with its colon behind reads as if the rest were cut off.
+func TestMendsAreWhole(t *testing.T) {
+	met := 0
+	eachFile(t, filepath.Join("..", ".."), func(path string, fset *token.FileSet, file *ast.File) {
+		ast.Inspect(file, func(n ast.Node) bool {
+			var of []ast.Expr
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				if slices.Contains([]string{"Fix", "Want", "New"}, calledName(n)) {
+					of = n.Args
+				}
+			case *ast.KeyValueExpr:
+				if key, ok := n.Key.(*ast.Ident); ok && slices.Contains([]string{"Mend", "Expected", "Actual"}, key.Name) {
+					of = []ast.Expr{n.Value}
+				}
+			case *ast.AssignStmt:
+				of = n.Rhs
+			}
+			for _, arg := range of {
+				text, ok := arg.(*ast.BasicLit)
+				if !ok || text.Kind != token.STRING || !strings.Contains(text.Value, " ") {
+					continue
+				}
+				met++
+				said, err := strconv.Unquote(text.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.HasSuffix(strings.TrimRight(said, ") "), ":") {
+					t.Errorf("%s: %s reads as if it were cut off", fset.Position(text.Pos()), text.Value)
+				}
+			}
+			return true
+		})
+	})
+	if met < 500 {
+		t.Fatalf("%d texts: the test doesn't read what it should", met)
+	}
+}

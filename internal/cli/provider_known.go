@@ -138,6 +138,7 @@ func providerAddress(text string) (string, error) {
 		return "", problem.New(problem.Invalid, "provider_address", "the provider's address is %s", why).
 			Want("https://HOST[:PORT]").Fix("give --provider, or CUPEL_PROVIDER, the address of the operator's manager")
 	}
+	text = strings.TrimSpace(text)
 	whole := text
 	if !strings.Contains(text, "://") {
 		whole = "https://" + text

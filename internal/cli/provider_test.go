@@ -10,6 +10,7 @@ func TestProviderAddress(t *testing.T) {
 	for text, want := range map[string]string{
 		"https://provider.example.org":       "provider.example.org:5000",
 		"HTTPS://Provider.Example.org:6000/": "provider.example.org:6000",
+		" https://provider.example.org\n":    "provider.example.org:5000",
 		"provider.example.org":               "provider.example.org:5000",
 		"192.0.2.7:5001":                     "192.0.2.7:5001",
 		"https://[2001:db8::1]":              "[2001:db8::1]:5000",

@@ -235,6 +235,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if err := owner.Refuse(reviewed.Differences); err != nil {
 		return err
 	}
+	g.warnShell(in.Command)
 	// The CAS first: values are asked for only if there is somebody to give them to.
 	c, _, err := side.cas(ctx, o.inputs.cas)
 	if err != nil {
@@ -243,6 +244,13 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	defer c.Close()
 	values, err := o.values.collect(ctx, g, reviewed.Text, o.name, &o.inputs.beside)
 	if err != nil {
+		return err
+	}
+	checkName := owner.CheckNewSessionName
+	if o.update {
+		checkName = owner.CheckSessionName
+	}
+	if err := checkName(values.session); err != nil {
 		return err
 	}
 	template, kept, err := side.keepLauncher(ctx, c, &o, values.session, in, reviewed)

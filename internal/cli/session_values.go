@@ -95,7 +95,21 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, template []byte, n
 			return nil, err
 		}
 	}
+	for key, value := range out.byName {
+		out.byName[key] = pasted(key, value)
+	}
 	return out, out.check()
+}
+
+// pasted returns a value without the blanks around it, where it is an address or
+// a name, which has none. Others are kept as they are: where they can't have any, they are
+// refused.
+func pasted(variable string, value secret.Value) secret.Value {
+	switch variable {
+	case owner.VarSession, owner.VarRepo, owner.VarProxy:
+		return secret.NewString(owner.Pasted(string(value.Reveal())))
+	}
+	return value
 }
 
 // secretArgument refuses a secret of the app's own that stands on the command line
@@ -248,9 +262,6 @@ func (v *values) check() error {
 	name := v.byName[owner.VarSession]
 	if v.session, err = ident.ParseSessionName(string(name.Reveal())); err != nil {
 		return problem.New(problem.Invalid, "session_name", "%w", err)
-	}
-	if err := owner.CheckSessionName(v.session); err != nil {
-		return err
 	}
 	for _, c := range []struct {
 		variable string

@@ -51,10 +51,12 @@ func (o *ownerSide) inputs(i *inputFlags) (owner.Inputs, error) {
 		Runtime:      i.runtime,
 		Command:      i.command,
 		Volume:       i.volume,
-		DNS:          i.dns,
-		Ref:          i.ref,
+		Ref:          owner.Pasted(i.ref),
 		OnRenewal:    i.onRenewal,
 		Measurements: map[ident.ServiceName]ident.Measurement{},
+	}
+	for _, name := range i.dns {
+		in.DNS = append(in.DNS, owner.Pasted(name))
 	}
 	if err := i.beside.inputs(&in); err != nil {
 		return in, err
@@ -158,6 +160,7 @@ func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 	if err != nil {
 		return err
 	}
+	g.warnShell(i.command)
 	if g.json() {
 		return g.printJSON(templateReply{string(text), in.Measurements})
 	}

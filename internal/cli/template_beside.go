@@ -34,7 +34,7 @@ func (b *besideFlags) inputs(in *owner.Inputs) error {
 	for _, given := range []struct {
 		text  string
 		check func(string) error
-	}{{b.user, owner.CheckUser}, {b.proxy, owner.CheckProxy}} {
+	}{{b.user, owner.CheckUser}, {owner.Pasted(b.proxy), owner.CheckProxy}} {
 		if given.text == "" || strings.HasPrefix(given.text, "@") {
 			continue // a file is read where its content is needed
 		}

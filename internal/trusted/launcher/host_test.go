@@ -263,7 +263,7 @@ func FuzzParseConfig(f *testing.F) {
 func TestFirstWordMayBeASecret(t *testing.T) {
 	for _, cause := range []error{unix.ENOENT, unix.EACCES, unix.EIO} {
 		err := execError("ACCESS_TOKEN=ghp_MYREALTOKEN123", cause)
-		if err == nil || strings.Contains(err.Error(), "MYREALTOKEN") || !strings.Contains(err.Error(), "environment:") {
+		if err == nil || strings.Contains(err.Error(), "MYREALTOKEN") || !strings.Contains(err.Error(), "the service's environment)") {
 			t.Errorf("%v: %v", cause, err)
 		}
 	}

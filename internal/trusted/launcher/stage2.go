@@ -152,7 +152,7 @@ func program(name string) string {
 	if programForm.MatchString(name) {
 		return strconv.Quote(name)
 	}
-	return "like its first word, which is no name of a program and so not shown (variables belong into the service's environment:)"
+	return "like its first word, which is no name of a program and so not shown (variables belong into the service's environment)"
 }
 
 // startError is execError of a file that is there: where the kernel finds none, it is
@@ -161,7 +161,7 @@ func startError(name, file string, err error) error {
 	if !errors.Is(err, unix.ENOENT) {
 		return execError(name, err)
 	}
-	what, mend := "the loader or interpreter that it names", "deploy it with a runtime that has it, or name another interpreter in the session's command:"
+	what, mend := "the loader or interpreter that it names", "deploy it with a runtime that has it, or name another interpreter first in the session's command"
 	if line := firstLine(file); strings.HasPrefix(line, "#!") {
 		word, _, _ := strings.Cut(strings.TrimLeft(line[len("#!"):], " \t"), " ")
 		if word, crlf := strings.CutSuffix(word, "\r"); programForm.MatchString(word) {
@@ -200,7 +200,7 @@ func execError(name string, err error) error {
 			Fix("look at the service's command: in the session, and at the runtime that it was deployed with")
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOEXEC), errors.Is(err, unix.EPERM), errors.Is(err, unix.EISDIR):
 		return problem.New(problem.Denied, RuleNotExecutable, "%s can't be executed: %w", program(name), err).
-			Fix("make it executable for the image's user, or name its interpreter in the session's command:")
+			Fix("make it executable for the image's user (git update-index --chmod=+x FILE), or name its interpreter first in the session's command, as in python3 FILE")
 	case errors.Is(err, unix.E2BIG):
 		return problem.New(problem.Invalid, RuleNotExecutable, "%s can't be started with all of its arguments and variables: %w", program(name), err).
 			Want("at most 128 KiB for one argument, or NAME=VALUE of one variable, and 2 MiB for all of them").

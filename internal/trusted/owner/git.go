@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -28,6 +29,7 @@ var (
 	scpForm        = regexp.MustCompile(`^[^/]*:`)
 	passwordForm   = regexp.MustCompile(`^[^/]*:[^/]*@`)
 	repositoryForm = regexp.MustCompile(`^(?:[^/@?#]+@)?` + gitHost + `(?:` + gitPort + `)?/[^?#]*[^/?#][^?#]*$`)
+	tokenForm      = regexp.MustCompile(`^(?:(?:gh[opusr]_|github_pat_|gl(?:pat|dt|oas|rt|cbt|ptt|ft|soat|imt|agent)-|ATBB|ATCTT3|ATATT3)[A-Za-z0-9_=.-]{12,}|[0-9a-f]{40})$`)
 	keyForm        = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`)
 	proxyForm      = regexp.MustCompile(`(?i)^(?:(?:https?|socks5h?)://)?(?:[^/@\s]*@)?` + gitHost + gitPort + `/?$`)
 )
@@ -43,6 +45,9 @@ func CheckRepository(s string) error {
 	const give = "give the address that 'git clone' takes over HTTPS, as " + VarRepo
 	if err := oneLine(s, "git_repository", "repository's address", VarRepo); err != nil {
 		return err
+	}
+	if strings.HasPrefix(s, "git ") {
+		return refuse("give the address alone, which begins with https://", "the repository's address has a command of git's before it")
 	}
 	if strings.Contains(s, " ") {
 		return refuse("write a blank in the address as %20", "the repository's address holds a blank")
@@ -70,9 +75,20 @@ func CheckRepository(s string) error {
 	case passwordForm.MatchString(m[2]):
 		return refuse("give the token as "+VarToken+": an address ends up in places where it can be read", "the repository's address holds a password")
 	}
+	server, _, _ := strings.Cut(m[2], "/")
+	user, _, _ := strings.Cut(server, "@")
+	switch {
+	case strings.Count(server, "@") > 1:
+		return refuse("write the @ in the user name as %40, or give the user name with --git-user and the address without it", "the user name in the repository's address holds an @")
+	case tokenForm.MatchString(user):
+		return refuse("give the token as "+VarToken+" and take it out of the address, which ends up in places where it can be read", "the repository's address holds a token in the place of a user name")
+	}
 	address := repositoryForm.FindStringSubmatch(m[2])
 	if address == nil {
 		return refuse(give, "the repository has no such address: a host, a path behind it, and no ? or #")
+	}
+	if foreign(address[1]) {
+		return refuse(certificateForm, "the repository's address has a host with letters of other alphabets")
 	}
 	if why := unreachable(address[1], address[2]); why != "" {
 		return refuse("give the server's name, and the port that it listens at", "the repository's address %s", why)
@@ -81,6 +97,14 @@ func CheckRepository(s string) error {
 		return refuse("give the server's name; for the machine that the instance runs on: host.cupel.internal", "the repository's address leads to the machine itself that asks for it: there that is the instance")
 	}
 	return nil
+}
+
+// certificateForm is how to write the name of a host that people write in another alphabet.
+const certificateForm = "give the host in the form that certificates have, such as xn--mnchen-3ya.example"
+
+// foreign reports whether a host is not in that form: the puller asks for no other.
+func foreign(host string) bool {
+	return strings.ContainsFunc(host, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
 // unreachable says why no instance comes to a host and a port, if none can.
@@ -121,6 +145,10 @@ func CheckUser(s string) error {
 		return problem.New(problem.Invalid, "git_user", "the user name holds a colon, which servers take for the one before the token").
 			Want("any characters but : and control characters").Fix("give --git-user with the name alone")
 	}
+	if tokenForm.MatchString(s) {
+		return problem.New(problem.Invalid, "git_user", "the user name is a token").
+			Want("the name that the server wants beside the token").Fix("give the token as %s, and --git-user with a name, or not at all", VarToken)
+	}
 	return nil
 }
 
@@ -145,6 +173,9 @@ func CheckProxy(s string) error {
 	if address == nil {
 		return problem.New(problem.Invalid, "git_proxy", "the proxy has no such address, with a host and a port").Want(want).
 			Fix("give --proxy with such an address; write @ / and : in a user name or password as %%40 %%2F and %%3A")
+	}
+	if foreign(address[1]) {
+		return problem.New(problem.Invalid, "git_proxy", "the proxy's address has a host with letters of other alphabets").Want(want).Fix("%s", certificateForm)
 	}
 	if why := unreachable(address[1], address[2]); why != "" {
 		return problem.New(problem.Invalid, "git_proxy", "the proxy's address %s", why).Want(want).
@@ -233,6 +264,12 @@ func oneLine(s, rule, what, variable string) error {
 			Fix("give it without the blank, with -e %s=@FILE; where it is part of a password, have the server give you a token", variable)
 	}
 	return nil
+}
+
+// Pasted is an address or a name that a person gave, without the blanks and line ends
+// around it that copying leaves: none of them has any.
+func Pasted(s string) string {
+	return strings.TrimFunc(s, func(r rune) bool { return unicode.IsSpace(r) || r == '\u200b' })
 }
 
 // marked reports whether text begins with a byte order mark, of UTF-8 or UTF-16.

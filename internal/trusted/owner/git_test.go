@@ -44,6 +44,18 @@ func TestPullInputs(t *testing.T) {
 	}
 }
 
+// What copying leaves around an input is no part of it.
+func TestPasted(t *testing.T) {
+	for given, want := range map[string]string{
+		"https://git.example.org/app.git ": "https://git.example.org/app.git", "\u00a0tok-en\t\r\n": "tok-en", "\u200bmain": "main", "a pass phrase": "a pass phrase", " \n": "",
+		"\ufefftok-en": "\ufefftok-en", // a mark is named
+	} {
+		if got := Pasted(given); got != want {
+			t.Errorf("%q: %q, want %q", given, got, want)
+		}
+	}
+}
+
 // said is all that a person reads of a refusal.
 func said(err error) string {
 	p := problem.From(err)

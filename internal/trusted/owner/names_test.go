@@ -51,3 +51,15 @@ func TestSessionNamesFitCertificates(t *testing.T) {
 		}
 	}
 }
+
+// A name that looks like a flag is refused where it is given, and nowhere else.
+func TestNewSessionNames(t *testing.T) {
+	for name, refused := range map[ident.SessionName]bool{"-x": true, "--yes": true, "-": true, "a/-b": false, "x-": false, ".n": true} {
+		if err := owner.CheckNewSessionName(name); (err != nil) != refused {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := owner.CheckSessionName("-x"); err != nil {
+		t.Errorf("a session that exists under such a name is of no use any more: %v", err)
+	}
+}

@@ -113,8 +113,9 @@ func (in Inputs) normal() (Inputs, error) {
 			Want("1 to 128 of A-Z a-z 0-9 _ . ~ -").Fix("give --volume with such a name")
 	}
 	for _, name := range in.DNS {
-		if err := checkDNS(name); err != nil {
-			return Inputs{}, err
+		if wrong := session.WrongHost(name); wrong != nil {
+			return Inputs{}, problem.New(problem.Invalid, "template_input", "--dns is %.100q: it %s", name, wrong.Why).
+				Want("a DNS name or an IP address").Fix("%s", wrong.Mend)
 		}
 	}
 	if in.Ref != "" {

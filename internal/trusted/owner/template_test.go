@@ -168,18 +168,18 @@ func TestCommitIsPinnedAsGitWritesIt(t *testing.T) {
 	}
 }
 
-// TestDNS: what a session takes as a name in a certificate is taken, and what it doesn't is
-// refused by what is wrong with it.
+// TestDNS: what can be a name in a certificate is taken, and what can't is refused by what is
+// wrong with it.
 func TestDNS(t *testing.T) {
 	long := strings.Repeat("a", 63)
 	for name, want := range map[string]string{
-		"localhost": "", "shop.example": "", "*.shop.example": "", "10.0.0.1": "", "2001:db8::1": "", "_srv.x_y.example": "", "xn--mnchen-3ya.example": "", "a.b": "", "1": "", long + ".example": "",
+		"localhost": "", "shop.example": "", "*.shop.example": "", "10.0.0.1": "", "2001:db8::1": "", "_srv.x_y.example": "", "xn--mnchen-3ya.example": "", "a.b": "", "1": "IP addresses do", long + ".example": "",
 		strings.Repeat(long+".", 3) + strings.Repeat("a", 61): "",
-		"": "empty", "münchen.example": "alphabets", "https://a.example": "no name alone", "a.example:443": "no name alone", "10.0.0.1:443": "no name alone",
-		"[2001:db8::1]": "no name alone", "a.example/x": "no name alone", "a.example,b.example": "several names", "a example": "several names",
-		"a.example.": "dot", ".example": "dot", "a..example": "dot", "-a.example": "hyphen", "a-.example": "hyphen", "*": "a * stands", "a.*.example": "a * stands", "*a.example": "a * stands",
-		"a!b.example": `"a!b" has a character`, "a@b.example": "character", "$SESSION": "character", "a\x01.example": "character", long + "a.example": "64 characters",
-		strings.Repeat(long+".", 3) + strings.Repeat("a", 62): "254 characters",
+		"": "empty", "münchen.example": "alphabets", "https://a.example": "a scheme", "a.example:443": "a port", "10.0.0.1:443": "a port",
+		"[2001:db8::1]": "brackets", "a.example/x": "has a /", "a.example,b.example": "several names", "a example": "several names",
+		"a.example.": "dot", ".example": "dot", "a..example": "dot", "-a.example": "with -", "a-.example": "with -", "*": "a * that", "a.*.example": "a * that", "*a.example": "a * that",
+		"a!b.example": "has a character", "a@b.example": "character", "$SESSION": "character", "a\x01.example": "character", long + "a.example": "63 characters",
+		strings.Repeat(long+".", 3) + strings.Repeat("a", 62): "253 characters",
 	} {
 		in := inputs()
 		in.DNS = []string{name}
@@ -195,6 +195,9 @@ func TestVolumeAndDNSAreQuoted(t *testing.T) {
 		`--volume is "a/b"`:                  func(in *Inputs) { in.Volume = "a/b" },
 		`--dns is "münchen.example"`:         func(in *Inputs) { in.DNS = []string{"münchen.example"} },
 		`--dns is "https://app.example.org"`: func(in *Inputs) { in.DNS = []string{"https://app.example.org"} },
+		`--dns is "example.org.": it ends`:   func(in *Inputs) { in.DNS = []string{"example.org."} },
+		`--dns is "999.1.1.1": it ends`:      func(in *Inputs) { in.DNS = []string{"999.1.1.1"} },
+		`--dns is "fe80::1%eth0": it has`:    func(in *Inputs) { in.DNS = []string{"fe80::1%eth0"} },
 	} {
 		in := Inputs{Runtime: "python", Command: "python3 a.py"}
 		change(&in)

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -174,8 +173,10 @@ func (r *reader) certificate(f fields, out *Secret) {
 	}
 	for _, n := range r.elements(f, "dns") {
 		name := r.scalar(n, "dns")
-		if _, err := netip.ParseAddr(name); err != nil && (len(name) > 253 || !dnsName.MatchString(name)) {
-			r.refuse(n, ruleField, "dns is %s", shown(name, nil)).Want("a DNS name or an IP address")
+		if wrong := WrongHost(name); wrong != nil && wrong.Kept {
+			r.warn(n, "dns "+wrong.Why+": no client accepts a certificate for that")
+		} else if wrong != nil {
+			r.refuse(n, ruleField, "dns is %s and %s", shown(name, nil), wrong.Why).Want("a DNS name or an IP address").Fix("%s", wrong.Mend)
 		}
 		out.DNS = append(out.DNS, name)
 	}
@@ -183,8 +184,6 @@ func (r *reader) certificate(f fields, out *Secret) {
 		r.refuse(f.at("dns"), ruleField, "dns names in a client's certificate").Fix("remove dns or the endpoint")
 	}
 }
-
-var dnsName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*$`)
 
 // certificateRefs checks what a certificate stands on, when all secrets are known.
 func (r *reader) certificateRefs(f fields, s *Secret) {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -169,8 +170,13 @@ func (r *reader) hostArgument(n *yaml.Node, v string) {
 // SplitCommand splits at white space; single or double quotes keep it. A
 // backslash stands for itself.
 func SplitCommand(s string) ([]string, error) {
-	var words []string
-	var word strings.Builder
+	words, _, err := splitCommand(s)
+	return words, err
+}
+
+// splitCommand returns the words, and of each what stands outside of quotes.
+func splitCommand(s string) (words, unquoted []string, err error) {
+	var word, bare strings.Builder
 	inWord, quote := false, rune(0)
 	for _, c := range s {
 		switch {
@@ -180,21 +186,60 @@ func SplitCommand(s string) ([]string, error) {
 			quote, inWord = c, true
 		case quote == 0 && strings.ContainsRune(" \t\r\n", c):
 			if inWord {
-				words, inWord = append(words, word.String()), false
+				words, unquoted, inWord = append(words, word.String()), append(unquoted, bare.String()), false
 				word.Reset()
+				bare.Reset()
 			}
 		default:
 			word.WriteRune(c)
+			if quote == 0 {
+				bare.WriteRune(c)
+			}
 			inWord = true
 		}
 	}
 	if quote != 0 {
-		return nil, fmt.Errorf("the quote %c is not closed", quote)
+		return nil, nil, fmt.Errorf("the quote %c is not closed", quote)
 	}
 	if inWord {
-		words = append(words, word.String())
+		words, unquoted = append(words, word.String()), append(unquoted, bare.String())
 	}
-	return words, nil
+	return words, unquoted, nil
+}
+
+var (
+	shellAlone    = regexp.MustCompile(`^(?:&&?|\|\|?&?|;;?|[0-9]?<<?<?|[(){}!])$`)
+	shellRedirect = regexp.MustCompile(`^(?:[0-9]*|&)(?:>>?|<)(?:&?[A-Za-z0-9_./~$-].*)?$`)
+	shellValue    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\+?=`)
+	shellExpands  = regexp.MustCompile("\\$[A-Za-z_({]|`|\\*")
+)
+
+// ShellWord is the kind of the first word of a command that only a shell would take for
+// another than it is; the program gets it as it stands. It is empty if there is none.
+// It is no part of the word itself, which may be a secret.
+func ShellWord(command string) string {
+	_, words, err := splitCommand(command)
+	if err != nil {
+		return ""
+	}
+	for i, word := range words {
+		switch {
+		case strings.Contains(word, "$$SCONE::"):
+		case shellAlone.MatchString(word):
+			return word
+		case shellRedirect.MatchString(word):
+			return strings.TrimLeft(word, "0123456789&")[:1]
+		case strings.HasSuffix(word, ";"):
+			return ";"
+		case i == 0 && shellValue.MatchString(word):
+			return "NAME=VALUE"
+		case word == "~", strings.HasPrefix(word, "~/"):
+			return "~"
+		case shellExpands.MatchString(word):
+			return shellExpands.FindString(word)[:1]
+		}
+	}
+	return ""
 }
 
 func (r *reader) environment(s fields) []EnvVar {
