@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	wire "cupel.dev/cupel/client/manager"
@@ -376,6 +377,32 @@ func TestSuspendTellsWhatWasLost(t *testing.T) {
 		w.start()
 		if m := w.messages(); !strings.Contains(m, "instance_not_committed "+in.ID+" killed at down") {
 			t.Errorf("events:\n%s", m)
+		}
+	})
+}
+
+// TestSuspendEndsWhatFailed: after down and up, nothing of the attempts before is said of
+// the new one, which waits for nothing either.
+func TestSuspendEndsWhatFailed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.settled(w.deploy(request()).ID)
+		id := w.instances("app")[0].ID
+		w.fake.Crash(id+"-1", 3, false)
+		synctest.Wait()
+		find := func() wire.Instance {
+			list := w.instances("app")
+			return list[slices.IndexFunc(list, func(in wire.Instance) bool { return in.ID == id })]
+		}
+		if in := find(); in.ExitCode != 3 || in.Problem == nil || in.NextStart.IsZero() {
+			t.Fatalf("it did not fail: %+v", in)
+		}
+		if err := w.suspend(); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		if in := find(); in.ExitCode != 0 || in.Problem != nil || in.NextStart.After(time.Now()) {
+			t.Errorf("after down and up: %s, code %d, %v, next start %s", in.State, in.ExitCode, in.Problem, in.NextStart)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -31,6 +32,7 @@ func (m *Manager) Suspend(ctx context.Context) error {
 		stopped[backendID(in, in.Attempt)] = in
 		next := *in
 		next.Attempt++
+		next.beginAnew()
 		c.Instances = append(c.Instances, &next)
 		// Most tell the CAS themselves that they end; who can't is told of when
 		// the manager is back.
@@ -44,6 +46,17 @@ func (m *Manager) Suspend(ctx context.Context) error {
 	err = errors.Join(err, m.each(ctx, list, func(id string) action { return action{stop: id} }))
 	err = errors.Join(err, m.noteLost(ctx, stopped))
 	return errors.Join(err, m.each(ctx, list, func(id string) action { return action{drop: id} }))
+}
+
+// beginAnew has the next attempt follow a stop that was asked for: how the ones before
+// failed is neither said of it, nor does it wait for that. What only the app's owner can
+// mend is still so.
+func (in *Instance) beginAnew() {
+	if ownersTask(in.Problem) {
+		return
+	}
+	in.ExitCode, in.OOM, in.Problem = 0, false, nil
+	in.Failures, in.NotBefore = 0, time.Time{}
 }
 
 // each does the same with every instance, at once.
