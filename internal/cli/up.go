@@ -17,6 +17,11 @@ folder (--state). Runs cupeld, as root.
 Ctrl-C stops the apps too and keeps what is desired; SIGTERM leaves the apps
 running, and the next up adopts them.
 
+Addresses and ports that aren't given are those of the last start: owners and
+instances know them. A start without the --deploy-keys of the last one is refused
+(deploy_keys_missing), so that a forgotten flag opens nothing; of each other flag that
+the last one had it says that the default holds again.
+
 Where a firewall or a setting of this machine stands in the way of instances or of
 their users, up says so and goes on; 'cupel check' tries it again.`,
 		Example: "  cupel up --detach\n  cupel up --state /srv/cupel --manager-listen 127.0.0.1:5000\n  cupel up --detach --drain 2m",
@@ -32,11 +37,11 @@ their users, up says so and goes on; 'cupel check' tries it again.`,
 
 // runFlags are those of up that say how an installation runs.
 func runFlags(f *pflag.FlagSet) {
-	f.String("manager-listen", "0.0.0.0:5000", "address of the manager's API")
-	f.String("cas-owners", "0.0.0.0:8081", "address of the CAS's owners' API")
-	f.String("cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
-	f.String("registry-listen", "127.0.0.1:5050", "address of the embedded registry")
-	f.Uint16("first-port", 8082, "where the search for an app's free port begins")
+	f.String("manager-listen", "", "address of the manager's API (default: that of the last start, at first 0.0.0.0:5000)")
+	f.String("cas-owners", "", "address of the CAS's owners' API (default: that of the last start, at first 0.0.0.0:8081)")
+	f.String("cas-instances", "", "address of the CAS's instances' API (default: that of the last start, at first 0.0.0.0:18765)")
+	f.String("registry-listen", "", "address of the embedded registry (default: that of the last start, at first 127.0.0.1:5050)")
+	f.Uint16("first-port", 0, "where the search for an app's free port begins (default: as at the last start, at first 8082)")
 	f.String("subnet", "", "network of the instances, an IPv4 CIDR as in 10.88.7.0/24 (default: a free /24 of 10.88.0.0/16 or another private network)")
 	f.Bool("allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
 	f.String("cas-quota", "", "other limits of what the CAS keeps for each key, source address and in total, as in key-bytes=256M,total-sessions=1000")
@@ -45,7 +50,7 @@ func runFlags(f *pflag.FlagSet) {
 	f.String("balancer", "", "other limits of the balancer, as in connections=8192,client-idle=1h (connections through cupeld at once: 2048; also clients, connection-idle)")
 	f.Duration("grace", 10*time.Second, "how long an app may take to end, from SIGTERM to SIGKILL")
 	f.String("low-ports", "", "ports below 1024 that apps may have, as in 80,443")
-	f.String("deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
+	f.String("deploy-keys", "", "file with the keys that may deploy, one a line, or 'all' (default: all may)")
 	f.Duration("drain", 30*time.Second, "how long connections may last to an instance that is replaced or removed, before it is stopped")
 	f.String("min-free", "64M", "what has to be free on the state folder's disk before anything new is deployed")
 	f.String("manager-cert", "", "file with a public authority's certificate for the manager's name, and its chain, in PEM")
@@ -107,7 +112,7 @@ be known ('?') is no failure.`,
 		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
 	}
 	f := c.Flags()
-	f.String("cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API, where cupeld doesn't run")
+	f.String("cas-instances", "", "address of the CAS's instances' API, where cupeld doesn't run (default: that of the last cupel up, or 0.0.0.0:18765)")
 	f.String("subnet", "", "network of the instances, where cupeld doesn't run (default: as cupel up would choose)")
 	f.Uint16("first-port", 0, "public port that is tried, or the next free one, where no app has one (default: that of the last cupel up, or 8082)")
 	f.StringArray("to", nil, "HOST:PORT that an instance shall reach too; may be given again")

@@ -39,6 +39,9 @@ and the next up adopts them.`,
 			if err := c.inheritNothing(cmd); err != nil {
 				return err
 			}
+			if err := c.given(cmd); err != nil {
+				return err
+			}
 			if detach {
 				return c.detach(cmd)
 			}
@@ -79,12 +82,24 @@ func (c *cli) runFlags(f *pflag.FlagSet) {
 	f.DurationVar(&c.opts.Drain, "drain", manager.DefaultLimits().Drain, "how long connections may last to an instance that is replaced or removed, before it is stopped")
 	f.IntVar(&c.opts.Starts, "starts", 0, "how many instances start at once (default: 4 for each core)")
 	f.StringVar(&c.opts.Overcommit, "overcommit", "warn", "where the memory limits of all apps are more than the machine has: warn or refuse")
-	f.StringVar(&c.opts.DeployKeys, "deploy-keys", "", "file with the keys that may deploy, one a line (default: all may)")
+	f.StringVar(&c.opts.DeployKeys, "deploy-keys", "", "file with the keys that may deploy, one a line, or 'all' (default: all may)")
 	f.StringVar(&c.opts.MinFree, "min-free", defaultMinFree, "what has to be free on the state folder's disk before anything new is deployed")
 	f.StringVar(&c.opts.ManagerCert, "manager-cert", "", "file with a public authority's certificate for the manager's name, and its chain, in PEM")
 	f.StringVar(&c.opts.ManagerKey, "manager-key", "", "file with the key of --manager-cert")
 	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
 	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")
+}
+
+// given notes the flags of a start, which then listens where the last one did, as far
+// as they don't say.
+func (c *cli) given(cmd *cobra.Command) error {
+	l, err := newLayout(c.opts.State)
+	if err != nil {
+		return err
+	}
+	c.opts.Given = runFlagsGiven(cmd.Flags())
+	l.settle(&c.opts)
+	return nil
 }
 
 // inheritNothing executes this command again, in a process that has nothing of its
@@ -108,7 +123,7 @@ func (c *cli) inheritNothing(cmd *cobra.Command) error {
 // folder: files have their absolute names.
 func (c *cli) arguments(cmd *cobra.Command) ([]string, error) {
 	for _, file := range []*string{&c.opts.State, &c.opts.Launcher, &c.opts.CAS, &c.opts.DeployKeys, &c.opts.ManagerCert, &c.opts.ManagerKey} {
-		if *file == "" {
+		if *file == "" || file == &c.opts.DeployKeys && *file == everybody {
 			continue
 		}
 		abs, err := filepath.Abs(*file)

@@ -12,6 +12,9 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
+// everybody is what --deploy-keys has in a file's place where all keys may deploy.
+const everybody = "all"
+
 // keyLimits are what each key may have, by flags and by the memory of the machine.
 func keyLimits(o Options) (manager.KeyLimits, error) {
 	memory, err := memoryOf()
@@ -32,7 +35,7 @@ func keyLimits(o Options) (manager.KeyLimits, error) {
 		}
 		limits.LowPorts = ports
 	}
-	if o.DeployKeys != "" {
+	if o.DeployKeys != "" && o.DeployKeys != everybody {
 		file, err := filepath.Abs(o.DeployKeys)
 		if err != nil {
 			return limits, fmt.Errorf("find the list of keys that may deploy: %w", err)

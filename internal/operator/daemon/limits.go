@@ -55,7 +55,7 @@ func managerLimits(o Options) (manager.Limits, error) {
 // keepGrace writes down how long apps have to end, for who stops them after this cupeld
 // died.
 func (l layout) keepGrace(grace time.Duration) error {
-	return writeOnce(l.path("grace"), []byte(grace.String()+"\n"))
+	return writeOnce(l.path("grace"), []byte(grace.String()+"\n"), 0o644)
 }
 
 // keptLimits are those by which the apps of a cupeld that died are stopped. Where a

@@ -262,5 +262,6 @@ func (c *cli) printServing(s Serving) error {
 		Network   []netcheck.Probe `json:"network,omitempty"`
 		Unchecked *problem.Error   `json:"network_unchecked,omitempty"`
 		Service   string           `json:"service,omitempty"`
-	}{s.Endpoint, s.Network, s.Unchecked, s.Service})
+		Dropped   []string         `json:"dropped,omitempty"`
+	}{s.Endpoint, s.Network, s.Unchecked, s.Service, s.Dropped})
 }

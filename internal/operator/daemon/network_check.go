@@ -189,6 +189,19 @@ func target(ctx context.Context, text string, gateway netip.Addr) (netcheck.Targ
 	return netcheck.Target{Text: text, Addr: netip.AddrPortFrom(addr, uint16(number))}, nil
 }
 
+// lastInstances is the address of the CAS's API for instances, by the port of the last start.
+func (o Options) lastInstances() (string, error) {
+	l, err := newLayout(o.State)
+	if err != nil {
+		return "", err
+	}
+	ports := loadPorts(l.path(portsFile))
+	if ports.last["cas-instances"] == "" {
+		return o.CASInstances, nil
+	}
+	return ports.again("cas-instances", "0.0.0.0"), nil
+}
+
 func portNumber(addr string) uint16 {
 	n, _ := strconv.ParseUint(portOf(addr), 10, 16) // a listener's own words
 	return uint16(n)
@@ -204,6 +217,13 @@ func (c *cli) checkCommand() *cobra.Command {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			c.opts.FirstPort = first
+			if !cmd.Flags().Changed("cas-instances") {
+				at, err := c.opts.lastInstances()
+				if err != nil {
+					return err
+				}
+				c.opts.CASInstances = at
+			}
 			r, err := Check(ctx, c.opts, c.logger())
 			if err != nil && ctx.Err() != nil {
 				return ctx.Err()

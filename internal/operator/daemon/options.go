@@ -74,17 +74,18 @@ func checkAddresses(o Options) error {
 	}
 	var others []address
 	for _, l := range listeners {
-		host, port, err := net.SplitHostPort(l.addr(o))
+		addr := *l.addr(&o)
+		host, port, err := net.SplitHostPort(addr)
 		if err != nil {
-			return refuseAddress(l, fmt.Errorf("%.60q is no HOST:PORT", l.addr(o)))
+			return refuseAddress(l, fmt.Errorf("%.60q is no HOST:PORT", addr))
 		}
 		number, err := net.LookupPort("tcp", port)
 		if err != nil {
-			return refuseAddress(l, fmt.Errorf("%.60q has a port that can't be", l.addr(o)))
+			return refuseAddress(l, fmt.Errorf("%.60q has a port that can't be", addr))
 		}
 		for _, other := range others {
 			if number != 0 && number == other.port && (host == other.host || openToAll(host) || openToAll(other.host)) {
-				return refuseTaken(map[string]string{l.name: l.addr(o)})
+				return refuseTaken(map[string]string{l.name: addr})
 			}
 		}
 		others = append(others, address{host, number})
@@ -142,7 +143,7 @@ type Options struct {
 	Overcommit      string        // where all apps may use more memory than there is: warn (also if empty) or refuse
 	Balancer        string        // other limits, as balance.Config.SetLimits takes them
 	Grace           time.Duration // from SIGTERM to SIGKILL
-	DeployKeys      string        // file with the keys that may deploy; empty: all may
+	DeployKeys      string        // file with the keys that may deploy; empty or everybody: all may
 	MinFree         string        // of the state folder's disk, before anything new is taken; as wire.ParseMemory takes it
 	ManagerCert     string        // file with a certificate for the manager's public name; empty: none
 	ManagerKey      string        // file with its key
@@ -150,6 +151,8 @@ type Options struct {
 	Existing        bool          // refuse a state folder without an installation
 	OwnGroup        bool          // move this process to the daemons' control group
 	Force           bool          // of Down: also where apps can't store what they wrote
+
+	Given map[string]string // flags of the command line that are kept for the next start
 
 	lock         *stateLock    // held already by who started this process; nil: it isn't
 	log          *rotatingFile // where this process logs; nil: elsewhere

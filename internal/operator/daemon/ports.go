@@ -104,14 +104,14 @@ type listener struct {
 	name string // in ports.json
 	what string
 	flag string // of `cupel up`
-	addr func(Options) string
+	addr func(*Options) *string
 }
 
 var listeners = []listener{
-	{"manager", "the manager's API", "--manager-listen", func(o Options) string { return o.ManagerListen }},
-	{"cas-owners", "the CAS's API for owners", "--cas-owners", func(o Options) string { return o.CASOwners }},
-	{"cas-instances", "the CAS's API for instances", "--cas-instances", func(o Options) string { return o.CASInstances }},
-	{"registry", "the registry", "--registry-listen", func(o Options) string { return o.RegistryListen }},
+	{"manager", "the manager's API", "--manager-listen", func(o *Options) *string { return &o.ManagerListen }},
+	{"cas-owners", "the CAS's API for owners", "--cas-owners", func(o *Options) *string { return &o.CASOwners }},
+	{"cas-instances", "the CAS's API for instances", "--cas-instances", func(o *Options) *string { return &o.CASInstances }},
+	{"registry", "the registry", "--registry-listen", func(o *Options) *string { return &o.RegistryListen }},
 }
 
 func listenerOf(name string) listener {
@@ -146,7 +146,7 @@ func (p *ports) check(ctx context.Context, o Options, ending func() bool) error 
 func (p *ports) taken(o Options) (map[string]string, error) {
 	taken := map[string]string{}
 	for _, l := range listeners {
-		addr := p.prefer(l.name, l.addr(o))
+		addr := p.prefer(l.name, *l.addr(&o))
 		ln, err := net.Listen("tcp", addr)
 		switch {
 		case errors.Is(err, syscall.EADDRINUSE):
@@ -194,5 +194,5 @@ func (p *ports) save() error {
 	if err != nil {
 		return err
 	}
-	return writeOnce(p.file, b)
+	return writeOnce(p.file, b, 0o644)
 }

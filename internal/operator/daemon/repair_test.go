@@ -248,7 +248,7 @@ func TestDamagedStateFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	again := []string{"ports.json", "cas.uid", "grace", "manager.json", "simulation-root.pem", "cni/subnet", "manager.crt", "operator.crt"}
+	again := []string{"ports.json", "up.json", "cas.uid", "grace", "manager.json", "simulation-root.pem", "cni/subnet", "manager.crt", "operator.crt"}
 	for i, name := range again {
 		kind := []string{"a folder", "a pipe"}[i%2]
 		if err := errors.Join(os.RemoveAll(l.path(name)), damages[kind](l.path(name))); err != nil {

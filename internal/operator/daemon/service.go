@@ -223,7 +223,10 @@ func (c *cli) installServiceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := checkOptions(c.opts); err != nil { // as up would, before anything is written
+			if err := c.given(cmd); err != nil {
+				return err
+			}
+			if err := errors.Join(checkOptions(c.opts), l.missing(c.opts)); err != nil { // as up would, before anything is written
 				return err
 			}
 			flags := slices.DeleteFunc(args[2:], func(a string) bool { return strings.HasPrefix(a, "--print=") })

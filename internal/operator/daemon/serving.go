@@ -111,6 +111,8 @@ type Serving struct {
 	Damaged []string `json:"damaged,omitempty"`
 	// Service is what was done to a systemd unit of an earlier release, or is to be done.
 	Service string `json:"service,omitempty"`
+	// Dropped says which flags the last start had, and this one hasn't.
+	Dropped []string `json:"dropped,omitempty"`
 }
 
 func needOwner(apps []wire.App) []string {
@@ -149,6 +151,12 @@ func Show(w io.Writer, state string, s Serving) {
 	}
 	if s.Service != "" {
 		b = fmt.Appendf(b, "\n  %s\n", s.Service)
+	}
+	if len(s.Dropped) > 0 {
+		b = append(b, '\n')
+	}
+	for _, line := range s.Dropped {
+		b = fmt.Appendf(b, "  %s\n", line)
 	}
 	if len(s.NeedOwner) > 0 {
 		b = append(b, "\n  These apps run on, but the CAS will not let them start again:\n"...)

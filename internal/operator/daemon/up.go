@@ -40,6 +40,7 @@ type parts struct {
 	reserve  *reserve
 	low      *problem.Error // the disk had too little room at the start
 	service  string         // what there is to say of the systemd unit
+	dropped  []string       // flags of the last start that this one lacks
 	// incidents is where all of them tell what happens to them.
 	incidents *manager.Incidents
 	troubles  manager.Troubles // of what cupeld does for itself
@@ -107,8 +108,15 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 		}
 	}
 	defer lock.release()
+	if err := l.missing(o); err != nil {
+		return err
+	}
 	p := newParts(l, log)
 	p.waiting = lock.say
+	for _, line := range l.dropped(o) {
+		p.dropped = append(p.dropped, line)
+		log.WarnContext(ctx, line)
+	}
 	for _, message := range o.repaired {
 		p.repaired(ctx, message)
 	}

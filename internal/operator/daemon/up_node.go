@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -24,7 +25,7 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if p.platform, err = simtee.Open(p.path("simtee"), time.Now); err != nil {
 		return err
 	}
-	if err := writeOnce(p.path("simulation-root.pem"), p.platform.RootPEM()); err != nil {
+	if err := writeOnce(p.path("simulation-root.pem"), p.platform.RootPEM(), 0o644); err != nil {
 		return err
 	}
 	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{
@@ -96,11 +97,11 @@ func (p *parts) hung(reason, message string) {
 
 // writeOnce writes a file that doesn't have that content yet: a full disk is no reason
 // not to stop in order what runs on it.
-func writeOnce(path string, content []byte) error {
+func writeOnce(path string, content []byte, mode fs.FileMode) error {
 	if have, err := atomicfile.Read(path); err == nil && bytes.Equal(have, content) {
 		return nil
 	}
-	return atomicfile.Write(path, content, 0o644)
+	return atomicfile.Write(path, content, mode)
 }
 
 // logWriter is the program that writes instances' logs. Where it was forgotten at an

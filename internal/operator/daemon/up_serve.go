@@ -127,6 +127,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err := ports.save(); err != nil {
 		return err
 	}
+	p.keepGiven(ctx, o)
 	if err := p.writeEndpoint(e); err != nil {
 		return err
 	}
@@ -148,6 +149,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		DiskFull:     p.low,
 		Damaged:      p.damaged.all(),
 		Service:      p.service,
+		Dropped:      p.dropped,
 	})
 }
 

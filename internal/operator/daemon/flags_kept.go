@@ -1,0 +1,132 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// keptFile is what the last start that served was given.
+const keptFile = "up.json"
+
+// keptFlags are flags of `up` with their values: those that were given, and where it listened.
+type keptFlags map[string]string
+
+// flagsKept is what the last start was given; nil: that isn't known, since there was none, or
+// its file is damaged.
+func (l layout) flagsKept() keptFlags {
+	b, err := atomicfile.Read(l.path(keptFile))
+	if err != nil || !validFlags(b) {
+		return nil
+	}
+	var k keptFlags
+	_ = json.Unmarshal(b, &k) // it was just found to be that
+	return k
+}
+
+func validFlags(b []byte) bool {
+	var k keptFlags
+	return json.Unmarshal(b, &k) == nil && k != nil
+}
+
+// runFlagsGiven are the flags that say how an installation runs, as far as they were given.
+func runFlagsGiven(flags *pflag.FlagSet) map[string]string {
+	var run pflag.FlagSet
+	new(cli).runFlags(&run)
+	given := map[string]string{}
+	flags.Visit(func(f *pflag.Flag) {
+		if run.Lookup(f.Name) != nil {
+			given[f.Name] = f.Value.String()
+		}
+	})
+	return given
+}
+
+// firstPortFlag and deployKeysFlag are flags of `up` that have rules of their own.
+const (
+	firstPortFlag  = "first-port"
+	deployKeysFlag = "deploy-keys"
+)
+
+// settle has a start listen where the last one did, as far as its own flags don't say
+// where: owners and instances know the addresses.
+func (l layout) settle(o *Options) {
+	last, ports := l.flagsKept(), loadPorts(l.path(portsFile))
+	ports.complete(l.dir)
+	for _, li := range listeners {
+		_, given := o.Given[li.flagName()]
+		addr := li.addr(o)
+		switch host, _, err := net.SplitHostPort(*addr); {
+		case given:
+		case last[li.flagName()] != "":
+			*addr = last[li.flagName()]
+		case err == nil && ports.last[li.name] != "": // an earlier release kept the ports alone
+			*addr = ports.again(li.name, host)
+		}
+	}
+	if _, given := o.Given[firstPortFlag]; !given {
+		o.FirstPort = ports.first()
+	}
+}
+
+// missing refuses a start that lets everybody deploy, where the last one did not.
+func (l layout) missing(o Options) error {
+	list := l.flagsKept()[deployKeysFlag]
+	if list == "" || list == everybody || o.DeployKeys != "" {
+		return nil
+	}
+	return problem.New(problem.Conflict, "deploy_keys_missing", "the last start had --deploy-keys %s, and this one has none", list).
+		Want("the keys that may deploy, or that everybody may").
+		Fix("give --deploy-keys %s again; to let everybody deploy: --deploy-keys %s", list, everybody)
+}
+
+// dropped says of each flag that the last start was given, and this one is not, that its
+// default holds again. Where it listens and what its network is stays.
+func (l layout) dropped(o Options) []string {
+	last := l.flagsKept()
+	var out []string
+	for _, flag := range slices.Sorted(maps.Keys(last)) {
+		_, given := o.Given[flag]
+		stays := flag == firstPortFlag || flag == deployKeysFlag || flag == "subnet" ||
+			slices.ContainsFunc(listeners, func(li listener) bool { return li.flagName() == flag })
+		if !given && !stays {
+			out = append(out, "--"+flag+" "+last[flag]+" of the last start isn't given: the default holds again")
+		}
+	}
+	return out
+}
+
+// keepFlags writes down what a start was given that serves now.
+func (l layout) keepFlags(o Options) error {
+	k := keptFlags(maps.Clone(o.Given))
+	if k == nil {
+		k = keptFlags{}
+	}
+	for _, li := range listeners {
+		k[li.flagName()] = *li.addr(&o)
+	}
+	b, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	return writeOnce(l.path(keptFile), b, 0o600)
+}
+
+// keepGiven is keepFlags for a start that goes on without: a full disk is no reason to serve
+// nothing.
+func (p *parts) keepGiven(ctx context.Context, o Options) {
+	if err := p.keepFlags(o); err != nil {
+		p.log.WarnContext(ctx, "the next start won't know this one's flags", "error", err)
+	}
+}
+
+// flagName is a listener's flag without its dashes.
+func (l listener) flagName() string { return strings.TrimPrefix(l.flag, "--") }

@@ -1,0 +1,136 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// TestForgottenFlags: an installation that is started without the flags of before lets in
+// nobody else, stays where owners know it, and says what is another way than it was.
+func TestForgottenFlags(t *testing.T) {
+	o := upOptions(t)
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(keys, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, said, code := cupeld(t, ":", append(upFlags(o), "--deploy-keys", keys, "--app-quota", "apps=5", "--first-port", "9000")...); code != 0 {
+		t.Fatalf("exit %d: %s", code, said)
+	}
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := loadPorts(l.path(portsFile)).last
+	if info, err := os.Stat(l.path(keptFile)); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	stop := func() {
+		if _, said, code := cupeld(t, ":", "down", "--state", o.State); code != 0 {
+			t.Fatalf("down: exit %d: %s", code, said)
+		}
+	}
+	stop()
+
+	bare := []string{"up", "--detach", "--state", o.State, "--cas", o.CAS, "--launcher", o.Launcher}
+	_, said, code := cupeld(t, ":", bare...)
+	if code != problem.Conflict.ExitCode() || !strings.Contains(said, "deploy_keys_missing: the last start had --deploy-keys "+keys) ||
+		!strings.Contains(said, "give --deploy-keys "+keys+" again; to let everybody deploy: --deploy-keys all") {
+		t.Errorf("without the list: exit %d: %s", code, said)
+	}
+	t.Log(said)
+	if _, said, code := cupeld(t, ":", "install-service", "--print", "--state", o.State); code != problem.Conflict.ExitCode() || !strings.Contains(said, "deploy_keys_missing: ") {
+		t.Errorf("a unit without the list: exit %d: %s", code, said)
+	}
+
+	out, said, code := cupeld(t, ":", append(bare, "--deploy-keys", everybody)...)
+	if code != 0 || !strings.Contains(out, "  --app-quota apps=5 of the last start isn't given: the default holds again\n") {
+		t.Fatalf("for everybody: exit %d: %s%s", code, out, said)
+	}
+	t.Log(out)
+	after := loadPorts(l.path(portsFile)).last
+	for name, port := range before {
+		if after[name] != port {
+			t.Errorf("%s was at %s, and is at %s", name, port, after[name])
+		}
+	}
+	for _, li := range listeners {
+		if at := l.flagsKept()[li.flagName()]; at != "127.0.0.1:0" {
+			t.Errorf("%s is at %s", li.name, at)
+		}
+	}
+	stop()
+
+	out, said, code = cupeld(t, ":", bare...)
+	if code != 0 || strings.Contains(out, "isn't given") {
+		t.Errorf("as the time before: exit %d: %s%s", code, out, said)
+	}
+}
+
+// TestSettled: where a start listens whose flags don't say it.
+func TestSettled(t *testing.T) {
+	def := Options{ManagerListen: "0.0.0.0:5000", CASOwners: "0.0.0.0:8081", CASInstances: "0.0.0.0:18765", RegistryListen: "127.0.0.1:5050", FirstPort: 8082}
+	ports := map[string]string{"manager": "6800", "cas-owners": "9881", "cas-instances": "18775", "registry": "18966", firstPortKept: "38090"}
+	for name, c := range map[string]struct {
+		ports map[string]string
+		kept  string
+		given map[string]string
+		want  [5]any
+	}{
+		"the first start":      {want: [5]any{"0.0.0.0:5000", "0.0.0.0:8081", "0.0.0.0:18765", "127.0.0.1:5050", uint16(8082)}},
+		"an earlier release's": {ports: ports, want: [5]any{"0.0.0.0:6800", "0.0.0.0:9881", "0.0.0.0:18775", "127.0.0.1:18966", uint16(38090)}},
+		"its hosts too": {
+			ports: ports, kept: `{"manager-listen":"127.0.0.1:6800","cas-owners":"127.0.0.1:0"}`,
+			want: [5]any{"127.0.0.1:6800", "127.0.0.1:0", "0.0.0.0:18775", "127.0.0.1:18966", uint16(38090)},
+		},
+		"what is given wins": {
+			ports: ports, kept: `{"manager-listen":"127.0.0.1:6800"}`, given: map[string]string{"manager-listen": "0.0.0.0:5000", "cas-owners": "", "first-port": ""},
+			want: [5]any{"0.0.0.0:5000", "0.0.0.0:8081", "0.0.0.0:18775", "127.0.0.1:18966", uint16(8082)},
+		},
+		"a damaged file": {ports: ports, kept: `{"manager-listen":`, want: [5]any{"0.0.0.0:6800", "0.0.0.0:9881", "0.0.0.0:18775", "127.0.0.1:18966", uint16(38090)}},
+	} {
+		l := layout{dir: t.TempDir()}
+		if c.ports != nil {
+			b, err := json.Marshal(c.ports)
+			if err := errors.Join(err, os.WriteFile(l.path(portsFile), b, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.kept != "" {
+			if err := os.WriteFile(l.path(keptFile), []byte(c.kept), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		o := def
+		o.Given = c.given
+		l.settle(&o)
+		if got := [5]any{o.ManagerListen, o.CASOwners, o.CASInstances, o.RegistryListen, o.FirstPort}; got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestDropped: where it listens and what its network is stays, and is no news.
+func TestDropped(t *testing.T) {
+	l := layout{dir: t.TempDir()}
+	if got := l.dropped(Options{}); got != nil {
+		t.Errorf("the first start: %q", got)
+	}
+	last := Options{Given: map[string]string{"low-ports": "80,443", "overcommit": "refuse", "subnet": "10.88.7.0/24", "drain": "5s", deployKeysFlag: everybody, firstPortFlag: "9000"}}
+	if err := l.keepFlags(last); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"--low-ports 80,443 of the last start isn't given: the default holds again",
+		"--overcommit refuse of the last start isn't given: the default holds again",
+	}
+	if got := l.dropped(Options{Given: map[string]string{"drain": "10s"}}); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
