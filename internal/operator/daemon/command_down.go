@@ -3,6 +3,7 @@ package daemon
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -43,9 +44,27 @@ func (c *cli) byHalves(ctx context.Context, left string, do func() error) error 
 		return err
 	}
 	hear() // do may have seen the signal before
+	if real := uncancelled(err); real != nil {
+		return real
+	}
 	p := problem.New(problem.Unavailable, ruleInterrupted, "ended by a signal, before it was done").Fix("%s", left)
 	p.Cause = context.Canceled
 	return p
+}
+
+// uncancelled is what remains of an error without the parts that a signal made.
+func uncancelled(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // its own parts, not those of what it wraps
+		var rest []error
+		for _, part := range joined.Unwrap() {
+			rest = append(rest, uncancelled(part))
+		}
+		return errors.Join(rest...)
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 func (c *cli) downCommand() *cobra.Command {

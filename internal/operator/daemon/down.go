@@ -119,13 +119,10 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 			return l, nil, err
 		}
 	}
+
 	began := time.Now()
-	asked := 0
-	var askedAt time.Time
-	var gone ending
-	defer func() { gone.forget() }()
-	said := time.Now()
-	line := ""
+	t := takeover{layout: l, o: o, said: began}
+	defer func() { t.gone.forget() }()
 	for {
 		lock, err := l.lock(what)
 		held, ok := errors.AsType[*lockedError](err)
@@ -133,33 +130,13 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 			if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) { // another one cleaned up meanwhile
 				return l, nil, nil
 			}
-			gone.wait(ctx)
+			t.gone.wait(ctx)
 			return l, lock, err
 		}
-		p := held.stopped()
-		overdue := held.pid == asked && time.Since(askedAt) > l.keptLimits().Grace+cmp.Or(o.forcedReport, forcedReport)
-		if o.Force && (p != nil || overdue) && slices.Contains(l.processes(), process{held.pid, "cupeld"}) {
-			// Its apps go on, and are ended without it.
-			if err := syscall.Kill(held.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return l, nil, fmt.Errorf("end cupeld (process %d): %w", held.pid, err)
-			}
-		} else if p != nil {
-			return l, nil, p
+		if err := errors.Join(t.end(held), t.ask(held)); err != nil {
+			return l, nil, err
 		}
-		// Another down or cleanup is waited for: it ends by itself.
-		if held.what == workUp && held.pid != 0 && held.pid != asked {
-			gone.forget()
-			gone = watchEnd(held.pid)
-			// SIGINT is what Ctrl-C in the foreground sends: apps stop too.
-			if err := syscall.Kill(held.pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return l, nil, fmt.Errorf("stop cupeld (process %d): %w", held.pid, err)
-			}
-			asked, askedAt = held.pid, time.Now()
-		}
-		if o.tell != nil && time.Since(said) > tellEvery && held.waits() != line {
-			said, line = time.Now(), held.waits()
-			o.tell(line)
-		}
+		t.tell(held)
 		if time.Since(began) > downTimeout {
 			return l, nil, problem.New(problem.Unavailable, "down_timeout", "cupeld (process %d) still runs after %s", held.pid, problem.Duration(downTimeout)).
 				Fix("read its log under %s; cupel down --force ends it", l.path("log"))
@@ -169,6 +146,58 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 			return l, nil, ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
+	}
+}
+
+// takeover is the wait for a lock that another one holds.
+type takeover struct {
+	layout
+	o       Options
+	asked   int // the process that was told to end; 0: none
+	askedAt time.Time
+	gone    ending // of that
+	said    time.Time
+	line    string // what was said last
+}
+
+// end ends a cupeld by force, if that is wanted, which was stopped or doesn't end in time;
+// its apps go on, and are ended without it. One that was stopped is refused otherwise.
+func (t *takeover) end(held *lockedError) error {
+	stopped := held.stopped()
+	overdue := held.pid == t.asked && time.Since(t.askedAt) > t.keptLimits().Grace+cmp.Or(t.o.forcedReport, forcedReport)
+	if t.o.Force && (stopped != nil || overdue) && t.holds(held.pid) {
+		if err := syscall.Kill(held.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("end cupeld (process %d): %w", held.pid, err)
+		}
+		return nil
+	}
+	if stopped != nil {
+		return stopped
+	}
+	return nil
+}
+
+// ask tells a cupeld once to stop everything. Another down or cleanup is waited for: it
+// ends by itself.
+func (t *takeover) ask(held *lockedError) error {
+	if held.what != workUp || held.pid == 0 || held.pid == t.asked {
+		return nil
+	}
+	t.gone.forget()
+	t.gone = watchEnd(held.pid)
+	// SIGINT is what Ctrl-C in the foreground sends: apps stop too.
+	if err := syscall.Kill(held.pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("stop cupeld (process %d): %w", held.pid, err)
+	}
+	t.asked, t.askedAt = held.pid, time.Now()
+	return nil
+}
+
+// tell says what is waited for, where that is something else than it was.
+func (t *takeover) tell(held *lockedError) {
+	if t.o.tell != nil && time.Since(t.said) > tellEvery && held.waits() != t.line {
+		t.said, t.line = time.Now(), held.waits()
+		t.o.tell(t.line)
 	}
 }
 
@@ -263,7 +292,9 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 	if err := p.whole(); err != nil {
 		return &unreadyError{err}
 	}
-	p.repair(ctx)
+	if err := p.repair(ctx); err != nil {
+		return &unreadyError{err}
+	}
 	ports := loadPorts(l.path(portsFile))
 	ports.complete(l.dir)
 	o.RegistryListen, o.CASOwners, o.CASInstances = ports.again("registry", "127.0.0.1"), ports.again("cas-owners", "127.0.0.1"), ports.again("cas-instances", "0.0.0.0")

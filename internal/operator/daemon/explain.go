@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -48,7 +49,7 @@ func pathOf(err error) (string, bool) {
 		return p.Path, true
 	}
 	if p, ok := errors.AsType[*os.LinkError](err); ok {
-		return p.New, true
+		return plain.LinkPath(p), true
 	}
 	return "", false
 }

@@ -8,9 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -19,12 +22,39 @@ import (
 // and what waits for it is said once.
 func TestForceEndsADeafCupeld(t *testing.T) {
 	need.Root(t)
-	l := layout{dir: folder(t)}
+	state := folder(t)
+	_, ended := deaf(t, state)
+	l, err := newLayout(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	var told []string
+	o := Options{State: l.dir, Force: true, forcedReport: 3 * tellEvery, tell: func(line string) { told = append(told, line) }}
+	if err := os.WriteFile(l.path("grace"), []byte("1ms\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
+		t.Error(err)
+	}
+	<-ended // by a signal
+	if len(told) != 1 || !strings.Contains(told[0], "its apps stop and store their volumes\n  instance i-1-1: it can't store") {
+		t.Errorf("told: %q", told)
+	}
+}
+
+// deaf runs what is a cupeld as far as can be seen: it has the lock of the folder, which
+// it was given by that path, and hears no signal that it can ignore.
+func deaf(t *testing.T, state string) (pid int, ended chan struct{}) {
+	t.Helper()
+	l, err := newLayout(state)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := os.MkdirAll(l.path("runtimes"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	l, err := newLayout(l.dir)
-	if err != nil {
+	if l, err = newLayout(state); err != nil {
 		t.Fatal(err)
 	}
 	lock, err := l.lock(workUp)
@@ -39,40 +69,58 @@ func TestForceEndsADeafCupeld(t *testing.T) {
 	if err := os.WriteFile(program, bash, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	deaf := exec.Command(program, "-c", `trap "" INT TERM; echo; read -r`, "--", l.dir)
-	deaf.ExtraFiles = []*os.File{lock.f}
-	_, err = deaf.StdinPipe() // stays open
-	said, perr := deaf.StdoutPipe()
+	cmd := exec.Command(program, "-c", `trap "" INT TERM; echo; read -r`, "up", "--state", state)
+	cmd.ExtraFiles = []*os.File{lock.f}
+	_, err = cmd.StdinPipe() // stays open
+	said, perr := cmd.StdoutPipe()
 	if err := errors.Join(err, perr); err != nil {
 		t.Fatal(err)
 	}
-	if err := deaf.Start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() { _ = deaf.Wait(); close(ended) }()
-	t.Cleanup(func() { _ = deaf.Process.Kill() })
+	ended = make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	if _, err := said.Read(make([]byte, 1)); err != nil { // its trap is set
 		t.Fatal(err)
 	}
-	if _, err := lock.f.WriteAt(fmt.Appendf(nil, "%-*d%s\n", pidWidth, deaf.Process.Pid, workUp), 0); err != nil {
+	if _, err := lock.f.WriteAt(fmt.Appendf(nil, "%-*d%s\n", pidWidth, cmd.Process.Pid, workUp), 0); err != nil {
 		t.Fatal(err)
 	}
 	lock.say("instance i-1-1: it can't store")
 	lock.release() // the other one holds it still
+	return cmd.Process.Pid, ended
+}
 
-	var told []string
-	o := Options{State: l.dir, Force: true, forcedReport: 3 * tellEvery, tell: func(line string) { told = append(told, line) }}
-	if err := os.WriteFile(l.path("grace"), []byte("1ms\n"), 0o600); err != nil {
+// TestForceEndsCupeldOfALink: by whatever path a cupeld was given its folder, it is known
+// by the lock that it holds, and another process that calls itself so isn't.
+func TestForceEndsCupeldOfALink(t *testing.T) {
+	need.Root(t)
+	dir := folder(t)
+	link := filepath.Join(t.TempDir(), "state")
+	if err := errors.Join(os.MkdirAll(dir, 0o755), os.Symlink(dir, link)); err != nil {
 		t.Fatal(err)
 	}
-	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
+	pid, ended := deaf(t, link)
+	other, _ := deaf(t, folder(t))
+	l, err := newLayout(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !l.holds(pid) || l.holds(other) || l.holds(os.Getpid()) {
+		t.Errorf("holds the lock: %t, another one's %t, this process %t", l.holds(pid), l.holds(other), l.holds(os.Getpid()))
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for !proc.Stopped(pid) {
+		time.Sleep(time.Millisecond)
+	}
+	if err := Down(t.Context(), Options{State: link, Force: true}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Error(err)
 	}
-	<-ended // by a signal
-	if len(told) != 1 || !strings.Contains(told[0], "its apps stop and store their volumes\n  instance i-1-1: it can't store") {
-		t.Errorf("told: %q", told)
-	}
+	<-ended
 }
 
 // TestReadOnlyState: on a disk that the kernel gave up writing to, what runs can be

@@ -10,30 +10,32 @@ import (
 	"path/filepath"
 
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // forget puts the records of instances aside whose manager's database is gone or
 // damaged, now that none of them runs any more: nobody asks for them again, and the
-// next start begins with a new database, as one that never served.
+// next start begins with a new database. Nothing else of an installation that served may
+// be made anew.
 func (l layout) forget(ctx context.Context, log *slog.Logger) error {
-	if l.served() {
-		if err := l.putAside(portsFile); err != nil {
-			return fmt.Errorf("put aside that this installation served: %w", err)
-		}
-	}
 	instances := filepath.Join("node", "instances")
 	records, err := os.ReadDir(l.path(instances))
-	if err != nil || len(records) == 0 {
-		return nil // where there is no such folder, the next start says what is wrong
+	if err == nil && len(records) > 0 { // where there is no such folder, the next start says what is wrong
+		if err := l.putAside(instances); err != nil {
+			return fmt.Errorf("put the records of instances aside, whose manager is gone: %w", err)
+		}
+		log.WarnContext(ctx, "what was known of the instances was put aside, since the manager's database can't be read",
+			"to", l.path(damagedFolder, filepath.Base(instances)))
 	}
-	if err := l.putAside(instances); err != nil {
-		return fmt.Errorf("put the records of instances aside, whose manager is gone: %w", err)
+	if err := atomicfile.Write(l.path(forgottenFile), nil, 0o600); err != nil {
+		return fmt.Errorf("keep that the manager's database may be made anew: %w", err)
 	}
-	log.WarnContext(ctx, "what was known of the instances was put aside, since the manager's database can't be read",
-		"to", l.path("damaged", filepath.Base(instances)))
 	return nil
 }
+
+// remember forgets that the manager's database was given up, now that there is one.
+func (l layout) remember() error { return ignoreMissing(os.Remove(l.path(forgottenFile))) }
 
 // managerLost says that the manager's database is damaged, or gone although there has to
 // be one.

@@ -2,14 +2,64 @@ package daemon
 
 import (
 	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
+
+// TestInterruptHidesNoError: what failed by itself after an interrupt is told, with its
+// mend.
+func TestInterruptHidesNoError(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	failed := problem.New(problem.Unavailable, "disk_full", "no room").Fix("make some")
+	for want, err := range map[string]error{
+		ruleInterrupted: fmt.Errorf("stop: %w", context.Canceled),
+		"disk_full":     errors.Join(context.Canceled, fmt.Errorf("stop: %w", failed)),
+	} {
+		c := &cli{err: io.Discard}
+		if p := problem.From(c.byHalves(ctx, "again", func() error { return err })); p.Rule != want || p.Mend == "" {
+			t.Errorf("%v: %v", err, p)
+		}
+	}
+}
+
+// TestWhatKeepsAppsFromTheirEnd: only what is tried again is said to be.
+func TestWhatKeepsAppsFromTheirEnd(t *testing.T) {
+	var said []string
+	p := newParts(layout{}, slog.New(slog.DiscardHandler))
+	p.waiting = func(line string) { said = append(said, line) }
+	p.stopping.Store(true)
+	for _, in := range []manager.Incident{
+		{Warning: true, Reason: manager.ReasonTrouble, Instance: "i-1-1", Message: "store a volume: no room"},
+		{Warning: true, Reason: node.ReasonStopped, Instance: "i-1-1", Message: "it was stopped"},
+		{Reason: "leftover_removed", Message: "another's"},
+		{Reason: manager.ReasonTroubleOver, Instance: "i-1-1"},
+	} {
+		p.nodeTells(in)
+	}
+	want := []string{
+		"instance i-1-1: store a volume: no room. It is tried again; cupel down --force does not wait long for it",
+		"instance i-1-1: it was stopped. cupel down --force does not wait long for it",
+		"",
+	}
+	if !slices.Equal(said, want) {
+		t.Errorf("%q", said)
+	}
+}
 
 // TestInterrupted: an interrupt of what may be done by halves is heard at once, and in
 // the end it is said what may be left, and how to go on.

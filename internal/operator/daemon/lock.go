@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,8 @@ const (
 type stateLock struct {
 	f      *os.File
 	signed int // how many bytes say who holds it
+
+	saying sync.Mutex // one at a time says what it waits for
 }
 
 // lockedError says who holds the lock of a folder, and what for.
@@ -97,14 +100,16 @@ func (l layout) lockFile() string { return l.path("cupeld.lock") }
 // while we took its lock, as by a cleanup, is no lock of this folder any more.
 func (l layout) lock(what work) (*stateLock, error) {
 	for {
-		f, written, err := l.openLock(what)
+		f, unwritten, err := l.openLock(what)
 		if err != nil {
 			return nil, err
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			held := readHolder(l.dir, f)
-			if !written { // nor could the holder
+			if disk.ReadOnly(unwritten) { // nor could the holder
 				held.note = "the disk of the state folder takes no writes, so that no volume can be stored: cupel down --force does not wait long for it"
+			} else if unwritten != nil && held.note == "" {
+				held.note = l.lockFile() + " can't be written, so that it doesn't say what is waited for: lsattr shows attributes"
 			}
 			_ = f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
@@ -114,7 +119,7 @@ func (l layout) lock(what work) (*stateLock, error) {
 		}
 		s := &stateLock{f: f}
 		same, err := s.is(l.lockFile())
-		if err == nil && same && written {
+		if err == nil && same && unwritten == nil {
 			err = s.sign(what)
 		}
 		if err != nil {
@@ -128,25 +133,24 @@ func (l layout) lock(what work) (*stateLock, error) {
 	}
 }
 
-// openLock opens the lock's file, to be written if the disk lets that be. Who ends
-// everything needs no word in it.
-func (l layout) openLock(what work) (f *os.File, written bool, err error) {
+// openLock opens the lock's file, to be written unless something keeps that from being,
+// which it returns. Who ends everything needs no word in it.
+func (l layout) openLock(what work) (f *os.File, unwritten, err error) {
 	const how = unix.O_NOFOLLOW | unix.O_NONBLOCK
 	f, err = os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR|how, 0o600)
-	written = err == nil
 	if ends := what == workDown || what == workCleanup; ends && (disk.ReadOnly(err) || errors.Is(err, fs.ErrPermission)) {
 		if only, err2 := os.OpenFile(l.lockFile(), os.O_RDONLY|how, 0); err2 == nil {
-			f, err = only, nil
+			f, unwritten, err = only, err, nil
 		}
 	}
 	if err != nil {
-		return nil, false, l.refuseLock(err)
+		return nil, nil, l.refuseLock(err)
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		_ = f.Close()
-		return nil, false, l.refuseLock(&fs.PathError{Op: "open", Path: l.lockFile(), Err: unix.ENXIO})
+		return nil, nil, l.refuseLock(&fs.PathError{Op: "open", Path: l.lockFile(), Err: unix.ENXIO})
 	}
-	return f, written, nil
+	return f, unwritten, nil
 }
 
 // refuseLock says what is wrong with the lock's file.
@@ -224,10 +228,12 @@ func (s *stateLock) sign(what work) error {
 // say writes what the holder's work waits for, for who wants the lock; empty: nothing
 // any more. A disk that doesn't take it is no reason to stop.
 func (s *stateLock) say(line string) {
-	b := []byte(strings.ReplaceAll(line, "\n", " "))
-	b = b[:min(len(b), noteLimit)]
+	line = strings.ReplaceAll(line, "\n", " ")
+	line = strings.ToValidUTF8(line[:min(len(line), noteLimit)], "") // no part of a character
+	s.saying.Lock()
+	defer s.saying.Unlock()
 	_ = s.f.Truncate(int64(s.signed))
-	_, _ = s.f.WriteAt(b, int64(s.signed))
+	_, _ = s.f.WriteAt([]byte(line), int64(s.signed))
 }
 
 // noteLimit is how long what a holder waits for may be.

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/need"
@@ -45,6 +47,68 @@ func TestThreeUpsAtOnce(t *testing.T) {
 	}
 	if len(lost) > 0 {
 		t.Log(lost[0])
+	}
+}
+
+// TestNotesDontMix: where two instances tell at once what keeps them, who waits reads one
+// of it, and no part of a character.
+func TestNotesDontMix(t *testing.T) {
+	l, err := newLayout(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := l.lock(workUp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.release()
+	note := func() string {
+		f, err := os.Open(l.lockFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }()
+		return readHolder(l.dir, f).note
+	}
+	long, short := strings.Repeat("A", 900), strings.Repeat("b", 40)
+	for range 3000 {
+		var both sync.WaitGroup
+		both.Go(func() { lock.say(long) })
+		both.Go(func() { lock.say(short) })
+		both.Wait()
+		if got := note(); got != long && got != short {
+			t.Fatalf("%.60q… (%d bytes)", got, len(got))
+		}
+	}
+	lock.say("x" + strings.Repeat("ä", noteLimit))
+	if got := note(); !utf8.ValidString(got) || !strings.HasSuffix(got, "ä") {
+		t.Errorf("%q", got[len(got)-3:])
+	}
+}
+
+// TestImmutableLock: a lock's file that can't be written is no disk that can't be.
+func TestImmutableLock(t *testing.T) {
+	need.Root(t)
+	l, err := newLayout(folder(t))
+	if err == nil {
+		err = os.MkdirAll(l.dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := l.lock(workUp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.release()
+	if out, err := exec.Command("chattr", "+i", l.lockFile()).CombinedOutput(); err != nil {
+		need.Missing(t, "a file system with attributes: "+string(out))
+	}
+	defer func() { _ = exec.Command("chattr", "-i", l.lockFile()).Run() }()
+	_, err = l.lock(workDown)
+	held, ok := errors.AsType[*lockedError](err)
+	if !ok || held.note != l.lockFile()+" can't be written, so that it doesn't say what is waited for: lsattr shows attributes" {
+		t.Errorf("%v: %+v", err, held)
 	}
 }
 

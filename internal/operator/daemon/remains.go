@@ -53,6 +53,25 @@ func (l layout) processes() []process {
 	return out
 }
 
+// holds tells whether a process is a cupeld that has our folder's lock, by whatever path
+// it was given the folder.
+func (l layout) holds(pid int) bool {
+	c, ok := proc.CommandOf(pid)
+	if !ok || c.Name != "cupeld" {
+		return false
+	}
+	lock, err := os.Stat(l.lockFile())
+	if err != nil {
+		return false
+	}
+	open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is valid
+	held := slices.ContainsFunc(open, func(path string) bool {
+		info, err := os.Stat(path)
+		return err == nil && os.SameFile(info, lock)
+	})
+	return held && c.Alive()
+}
+
 // mentions says whether an argument names something in our folder, or our
 // namespace.
 func (l layout) mentions(arg string) bool {

@@ -131,11 +131,20 @@ func (l layout) logs() []derivation {
 // reasonRepaired is the event of a damaged file that is made again.
 const reasonRepaired = "state_repaired"
 
-// repair puts aside what is damaged and can be made again, and tells it.
-func (p *parts) repair(ctx context.Context) {
+// repair puts aside what is damaged and can be made again, and tells it. That this
+// installation served is still known then.
+func (p *parts) repair(ctx context.Context) error {
+	served := p.served()
 	for _, message := range p.mend(p.derived()) {
 		p.repaired(ctx, message)
 	}
+	if !served || p.served() {
+		return nil
+	}
+	if err := (&ports{p.path(portsFile), map[string]string{}}).save(); err != nil {
+		return fmt.Errorf("keep that this installation served: %w", err)
+	}
+	return nil
 }
 
 // repaired tells of something that was put aside.
@@ -373,8 +382,15 @@ const portsFile = "ports.json"
 // everything else was made, so that a first start which failed before isn't one.
 func (l layout) served() bool { return exists(l.path(portsFile)) }
 
+// forgottenFile says that the manager's database was given up, and the next start makes
+// another: see forget.
+const forgottenFile = "manager.forgotten"
+
 // managerExpected reports whether there has to be a manager's database.
 func (l layout) managerExpected() bool {
+	if exists(l.path(forgottenFile)) {
+		return false
+	}
 	records, err := os.ReadDir(l.path("node", "instances"))
 	return l.served() || err == nil && len(records) > 0
 }

@@ -279,7 +279,7 @@ func (l layout) installedText(ctx context.Context, done installed) string {
 
 	e, err := wire.ReadEndpoint(l.dir)
 	// After a power cut its number may be another program's.
-	runs := err == nil && slices.Contains(l.processes(), process{e.PID, "cupeld"})
+	runs := err == nil && l.holds(e.PID)
 	switch own := runs && l.runsIt(ctx, e.PID); {
 	case own && done.Wrote:
 		fmt.Fprintf(&b, "for it to hold now: systemctl restart %s (its apps go on)\n", done.Unit)

@@ -179,7 +179,9 @@ func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) er
 	if err := p.whole(); err != nil {
 		return err
 	}
-	p.repair(ctx)
+	if err := p.repair(ctx); err != nil {
+		return err
+	}
 	ports := loadPorts(p.path(portsFile))
 	ports.complete(p.dir)
 	p.casEnds() // also where it has other ports now

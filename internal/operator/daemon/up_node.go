@@ -83,11 +83,15 @@ func (p *parts) nodeTells(in manager.Incident) {
 	if !p.stopping.Load() || p.waiting == nil {
 		return
 	}
-	line := ""
-	if in.Warning {
-		line = fmt.Sprintf("instance %s: %s. It is tried again; cupel down --force does not wait long for it", in.Instance, in.Message)
+	if again := in.Reason == manager.ReasonTrouble; in.Warning {
+		line := fmt.Sprintf("instance %s: %s. ", in.Instance, in.Message)
+		if again {
+			line += "It is tried again; "
+		}
+		p.waiting(line + "cupel down --force does not wait long for it")
+	} else if in.Reason == manager.ReasonTroubleOver {
+		p.waiting("")
 	}
-	p.waiting(line)
 }
 
 // hung tells of what hung beside this process, and goes on.

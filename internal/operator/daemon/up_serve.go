@@ -79,7 +79,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		return err
 	}
 	p.onClose(p.store.Close)
-	if err := p.reserve.fill(); err != nil {
+	if err := errors.Join(p.remember(), p.reserve.fill()); err != nil {
 		return err
 	}
 
