@@ -40,6 +40,9 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.Dep
 	if err != nil {
 		return wire.App{}, m.refused(ctx, caller, rev, right, err)
 	}
+	if err := m.checkListed(right.owner); err != nil {
+		return wire.App{}, m.refused(ctx, caller, rev, right, err)
+	}
 	app, err := m.accept(ctx, rev, right, req)
 	if err != nil {
 		return wire.App{}, m.refused(ctx, caller, rev, right, err)

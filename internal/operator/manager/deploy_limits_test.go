@@ -48,6 +48,36 @@ func TestDeployWithinLimits(t *testing.T) {
 	})
 }
 
+// TestListThatHangs: a list of keys that doesn't come, as from a network that is gone,
+// keeps only who wants to deploy waiting.
+func TestListThatHangs(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.stop()
+		reading, comes := make(chan struct{}), make(chan struct{})
+		w.keys = manager.KeyLimits{Apps: 1, Instances: 4, Listed: func(ident.KeyHash) (bool, error) {
+			close(reading)
+			<-comes
+			return true, nil
+		}}
+		w.start()
+		req := w.granted(request())
+		deployed := make(chan error)
+		go func() {
+			_, err := w.m.Deploy(t.Context(), alice, req)
+			deployed <- err
+		}()
+		<-reading
+		if apps := w.m.Apps(alice); len(apps) > 0 {
+			t.Errorf("%+v", apps)
+		}
+		close(comes)
+		if err := <-deployed; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestAppsLargerThanTheMachineStay: an app that runs with more memory than the machine
 // turns out to have is deployed again as it is, and smaller, but not larger.
 func TestAppsLargerThanTheMachineStay(t *testing.T) {

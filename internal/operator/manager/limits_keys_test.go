@@ -88,9 +88,9 @@ func TestKeyLimits(t *testing.T) {
 func TestListedKeys(t *testing.T) {
 	listed := func(k ident.KeyHash) (bool, error) { return k == anna, nil }
 	m := kept(KeyLimits{Listed: listed})
-	wantRule(t, m.checkKey(&App{Owner: anna}, wish(1, 1, 8080)), "")
-	wantRule(t, m.checkKey(&App{Owner: theOperator}, wish(1, 1, 8080)), "")
-	err := m.checkKey(&App{Owner: bert}, wish(1, 1, 8080))
+	wantRule(t, m.checkListed(anna), "")
+	wantRule(t, m.checkListed(theOperator), "")
+	err := m.checkListed(bert)
 	wantRule(t, err, "key_not_listed")
 	if !strings.Contains(err.Error(), bert.String()) {
 		t.Errorf("the key is not shown, which the operator needs: %v", err)
@@ -98,7 +98,7 @@ func TestListedKeys(t *testing.T) {
 
 	broken := problem.New(problem.Unavailable, "deploy_keys", "can't be read").Fix("mend it")
 	m = kept(KeyLimits{Listed: func(ident.KeyHash) (bool, error) { return false, broken }})
-	wantRule(t, m.checkKey(&App{Owner: anna}, wish(1, 1, 8080)), "deploy_keys")
+	wantRule(t, m.checkListed(anna), "deploy_keys")
 }
 
 func TestKeyLimitsFlag(t *testing.T) {

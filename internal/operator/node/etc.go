@@ -37,7 +37,7 @@ func writeEtc(dir, host string, ip, gateway netip.Addr) error {
 // name servers there are.
 func resolvConf() (content []byte, servers int) {
 	for _, path := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
-		b, err := os.ReadFile(path)
+		b, err := atomicfile.Read(path)
 		if err != nil {
 			continue
 		}

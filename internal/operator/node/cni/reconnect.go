@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
 // connection is how CNI connected an instance, as its cache tells.
@@ -27,7 +28,7 @@ func (n *Network) connections() []connection {
 	var out []connection
 	files, _ := filepath.Glob(filepath.Join(n.cfg.Dir, "cache", "results", "*")) // the pattern is valid
 	for _, path := range files {
-		b, err := os.ReadFile(path)
+		b, err := atomicfile.Read(path)
 		if err != nil {
 			continue // removed meanwhile
 		}
