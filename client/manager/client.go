@@ -94,7 +94,7 @@ func ReadEndpoint(state string) (Endpoint, error) {
 // New returns a Client of the manager at addr, HOST:PORT.
 func New(addr string, opts Options) *Client {
 	c := &Client{addr: addr, away: "start it: cupel up", pid: opts.PID}
-	if !proc.Named(c.pid, "cupeld") { // after a power cut its number may be another program's
+	if !proc.Named(c.pid, "cupeld") && !proc.Hidden(c.pid) { // after a power cut its number may be another program's
 		c.pid = 0
 	}
 	if opts.Remote {
@@ -327,8 +327,13 @@ func (c *Client) silent(err error) error {
 	}
 	p := problem.New(problem.Unavailable, RuleAway, "the manager at %s doesn't answer: %w", c.addr, err)
 	late, ok := errors.AsType[net.Error](err)
-	if _, gone := proc.Of(c.pid); gone != nil || !ok || !late.Timeout() {
+	_, gone := proc.Of(c.pid)
+	hidden := proc.Hidden(c.pid)
+	switch {
+	case gone != nil && !hidden, !ok, !late.Timeout():
 		return p.Fix("%s", c.away)
+	case hidden:
+		return p.Fix("process %d, which cupeld was, is there, and /proc hides from you what it is (hidepid): try again; if it stays silent, run this as root, which sees more", c.pid)
 	}
 	return p.Fix("cupeld (process %d) runs: try again; if it stays silent, as root: kill -9 %d, then cupel up: apps go on", c.pid, c.pid)
 }

@@ -1,12 +1,15 @@
 package proc
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Command is a process that somebody entitled started with these words.
@@ -134,6 +137,13 @@ func isVersionOf(file, name string) bool {
 	}
 	number := strings.TrimPrefix(version[1:], "v")
 	return strings.ContainsRune("-._@", rune(version[0])) && number != "" && number[0] >= '0' && number[0] <= '9'
+}
+
+// Hidden reports whether there is a process of which /proc says nothing to this user, as
+// where it is mounted with hidepid: only that it has the number, and is another user's.
+func Hidden(pid int) bool {
+	_, err := os.Stat(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.EPERM)
 }
 
 // Named reports whether a process runs as root and calls itself so. It is for messages to

@@ -2,10 +2,13 @@ package proc
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -123,6 +126,36 @@ func TestCommandsOfOthers(t *testing.T) {
 		if c, ok := CommandOf(pid, stranger); ok != (as.Credential != nil) || ok && (c.Name != "containerd" || c.User != stranger) {
 			t.Errorf("%s, asked for: %+v, %v", name, c, ok)
 		}
+	}
+}
+
+// TestHidden: where /proc hides others' processes, one that is there is told from one that
+// isn't, and nothing else is said of it.
+func TestHidden(t *testing.T) {
+	if pid, err := strconv.Atoi(os.Getenv("CUPEL_TEST_HIDDEN")); err == nil { // in the mount namespace
+		fmt.Println(Hidden(pid), Hidden(1<<22), Hidden(os.Getpid()), Named(pid, "containerd"))
+		return
+	}
+	need.Root(t)
+	need.Programs(t, "unshare", "setpriv", "mount")
+	if Hidden(os.Getpid()) || Hidden(1) || Hidden(0) || Hidden(-1) {
+		t.Error("root's own are hidden from it")
+	}
+	pid := named(t, copied(t, "containerd"), "containerd", nil)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	test := copied(t, "test")
+	if out, err := exec.Command("cp", self, test).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c := exec.Command("unshare", "--mount", "sh", "-c",
+		`mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid=65534 --regid=65534 --clear-groups "$0" -test.run='^TestHidden$'`, test)
+	c.Dir, c.Env = "/", append(os.Environ(), "CUPEL_TEST_HIDDEN="+strconv.Itoa(pid))
+	out, err := c.CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), "true false false false\n") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 
