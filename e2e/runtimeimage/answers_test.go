@@ -30,6 +30,7 @@ func TestPullAnswers(t *testing.T) {
 	t.Run("TLS", func(t *testing.T) { otherTLS(t, newPlace(t, root)) })
 	t.Run("proxies", func(t *testing.T) { answersOfProxies(t, newPlace(t, root)) })
 	t.Run("names", func(t *testing.T) { misleadingNames(t, newPlace(t, root)) })
+	t.Run("log in", func(t *testing.T) { otherWaysToLogIn(t, newPlace(t, root)) })
 	t.Run("LFS", func(t *testing.T) { answersOfLFS(t, newPlace(t, root)) })
 	t.Run("guessable", func(t *testing.T) { guessable(t, newPlace(t, root)) })
 	t.Run("users and tokens", func(t *testing.T) { usersAndTokens(t, newPlace(t, root)) })
@@ -283,6 +284,30 @@ func misleadingNames(t *testing.T, p *place) {
 	}
 }
 
+// otherWaysToLogIn has servers that no token opens.
+func otherWaysToLogIn(t *testing.T, p *place) {
+	for _, c := range []struct {
+		offered []string
+		says    string
+	}{
+		{[]string{"Negotiate"}, "asks for Negotiate and not for Basic"},
+		{[]string{`Bearer realm="x"`}, "asks for Bearer and not for Basic"},
+		{[]string{"Negotiate", `Digest realm="x", nonce="y"`}, "asks for Digest or Negotiate and not for Basic"},
+		{[]string{"<b>tokentoken</b>"}, "refuses the token"},
+		{[]string{"Tokentoken x"}, "asks for another way and not for Basic"},
+		{[]string{"Negotiate", `basic realm="x"`}, "refuses the token"},
+		{[]string{`Negotiate, Basic realm="x"`}, "refuses the token"},
+	} {
+		p.s.instead = func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header()["Www-Authenticate"] = c.offered
+			w.WriteHeader(http.StatusUnauthorized)
+			return true
+		}
+		p.refused("/app.git", 65, c.says)
+	}
+	p.s.instead = nil
+}
+
 // answersOfLFS are those at its own place.
 func answersOfLFS(t *testing.T, p *place) {
 	p.edit("\npauses='5 15 30'", "\npauses='0'")
@@ -293,7 +318,10 @@ func answersOfLFS(t *testing.T, p *place) {
 	}{
 		401: {65, "refuses the token for files in Git LFS"},
 		403: {65, "refuses the token for files in Git LFS"},
-		404: {73, "does the server have it?"},
+		404: {73, "the server answers 404 for a file that the repository keeps in Git LFS: does the server have it"},
+		422: {73, "the server answers 422 for a file"},
+		501: {73, "Git LFS turned off"},
+		507: {73, "traffic or quota for them is used up"},
 		429: {80, "the server answers 429"},
 		500: {80, "files in Git LFS can not be had"},
 		503: {80, "the server answers 503"},
@@ -310,6 +338,15 @@ func answersOfLFS(t *testing.T, p *place) {
 		return true
 	}
 	p.refused("/app.git", 82, "broke off")
+	p.s.instead = func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/objects/batch") {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintln(w, "<html>Log in</html>")
+		return true
+	}
+	p.refused("/app.git", 73, "is no server of Git LFS")
 	p.s.instead = nil
 
 	// Each of many files is asked for with one token.

@@ -246,6 +246,8 @@ func refuseSubmodules(t *testing.T, p *place) {
 		"git@127.0.0.1:nothing.git":       "no such repository",
 		"http://127.0.0.1/deep.git":       "no https:// address",
 		"file:///etc":                     "for one machine alone",
+		"git://127.0.0.1/deep.git":        "goes over https:// alone",
+		"ftp://elsewhere.example/x.git":   "goes over https:// alone",
 		"/etc":                            "for one machine alone",
 		"../../../../../x.git":            "leads nowhere",
 		"../" + filepath.Base(other.URL):  "no such repository",

@@ -56,7 +56,7 @@ func pullProblem(code int) *problem.Error {
 			Fix("give GIT_REPO as an https:// address and ACCESS_TOKEN, update the session, then deploy again")
 	case pullToken:
 		return problem.New(problem.Unauthenticated, "pull_token", "the git server refuses the token").
-			Fix("update the session with an ACCESS_TOKEN that may read the repository, and with --git-user where the server wants a user name beside it; then deploy again")
+			Fix("update the session with an ACCESS_TOKEN that may read the repository, and with --git-user where the server wants a user name beside it; where the puller's output names another way to log in, give a GIT_REPO that takes tokens; then deploy again")
 	case pullRepository:
 		return problem.New(problem.NotFound, "pull_repository", "the git server has no such repository, or the token may not see it").
 			Fix("check GIT_REPO and the token's rights; update the session, then deploy again")
