@@ -121,7 +121,7 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 	}
 
 	began := time.Now()
-	t := takeover{layout: l, o: o, said: began}
+	t := takeover{layout: l, o: o, force: o.Force || what == workCleanup, said: began}
 	defer func() { t.gone.forget() }()
 	for {
 		lock, err := l.lock(what)
@@ -138,7 +138,7 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 		}
 		t.tell(held)
 		if time.Since(began) > downTimeout {
-			return l, nil, problem.New(problem.Unavailable, "down_timeout", "cupeld (process %d) still runs after %s", held.pid, problem.Duration(downTimeout)).
+			return l, nil, problem.New(problem.Unavailable, ruleDownTimeout, "cupeld (process %d) still runs after %s", held.pid, problem.Duration(downTimeout)).
 				Fix("read its log under %s; cupel down --force ends it", l.path("log"))
 		}
 		select {
@@ -156,16 +156,25 @@ type takeover struct {
 	asked   int // the process that was told to end; 0: none
 	askedAt time.Time
 	gone    ending // of that
+	force   bool   // also who deletes all of it wants nothing stored
 	said    time.Time
-	line    string // what was said last
+	line    string    // what was said last
+	word    string    // what that process wrote last
+	heard   time.Time // when that was
 }
 
-// end ends a cupeld by force, if that is wanted, which was stopped or doesn't end in time;
-// its apps go on, and are ended without it. One that was stopped is refused otherwise.
+// end ends a cupeld by force, if that is wanted, which was stopped, says nothing any more
+// or doesn't end in time; its apps go on, and are ended without it. One that was stopped,
+// or says nothing any more, is refused otherwise.
 func (t *takeover) end(held *lockedError) error {
 	stopped := held.stopped()
 	overdue := held.pid == t.asked && time.Since(t.askedAt) > t.keptLimits().Grace+cmp.Or(t.o.forcedReport, forcedReport)
-	if t.o.Force && (stopped != nil || overdue) && t.holds(held.pid) {
+	if word := held.word(); word != t.word {
+		t.word, t.heard = word, time.Now()
+	}
+	limit := cmp.Or(t.o.quietLimit, quietLimit)
+	quiet := held.pid == t.asked && held.renews && time.Since(t.heard) > limit
+	if t.force && (stopped != nil || overdue || quiet) && t.holds(held.pid) {
 		if err := syscall.Kill(held.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end cupeld (process %d): %w", held.pid, err)
 		}
@@ -173,6 +182,9 @@ func (t *takeover) end(held *lockedError) error {
 	}
 	if stopped != nil {
 		return stopped
+	}
+	if quiet {
+		return t.quiet(held.pid, limit)
 	}
 	return nil
 }
@@ -189,13 +201,14 @@ func (t *takeover) ask(held *lockedError) error {
 	if err := syscall.Kill(held.pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("stop cupeld (process %d): %w", held.pid, err)
 	}
-	t.asked, t.askedAt = held.pid, time.Now()
+	t.asked, t.askedAt, t.heard = held.pid, time.Now(), time.Now()
 	return nil
 }
 
-// tell says what is waited for, where that is something else than it was.
+// tell says what is waited for, sooner where that is something else than it was.
 func (t *takeover) tell(held *lockedError) {
-	if t.o.tell != nil && time.Since(t.said) > tellEvery && held.waits() != t.line {
+	since := time.Since(t.said)
+	if t.o.tell != nil && (since > tellEvery && held.waits() != t.line || since > renewEvery) {
 		t.said, t.line = time.Now(), held.waits()
 		t.o.tell(t.line)
 	}
@@ -279,7 +292,7 @@ func (l layout) writes(ctx context.Context) bool {
 func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slog.Logger) (err error) {
 	p := newParts(l, log)
 	p.limits = l.keptLimits()
-	p.waiting = func(line string) {
+	p.ends.say = func(line string) {
 		if o.tell != nil && line != "" {
 			o.tell(line)
 		}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,33 +14,144 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/volume"
 )
 
 // TestForceEndsADeafCupeld: one that doesn't end when it is told to is ended by force,
-// and what waits for it is said once.
+// and by who deletes all of it; what waits for it is said.
 func TestForceEndsADeafCupeld(t *testing.T) {
-	need.Root(t)
-	state := folder(t)
-	_, ended := deaf(t, state)
-	l, err := newLayout(state)
+	log := slog.New(slog.DiscardHandler)
+	byForce := func(o Options) error { o.Force = true; return Down(t.Context(), o, log) }
+	deletes := func(o Options) error { _, err := Cleanup(t.Context(), o, log); return err }
+	for name, test := range map[string]struct {
+		end     func(Options) error
+		stopped bool
+		o       Options
+	}{
+		"down --force":                  {byForce, false, Options{forcedReport: 3 * tellEvery}},
+		"down --force of a quiet one":   {byForce, false, Options{forcedReport: time.Hour, quietLimit: 3 * tellEvery}},
+		"down --force of a stopped one": {byForce, true, Options{forcedReport: time.Hour}},
+		"cleanup":                       {deletes, false, Options{forcedReport: 3 * tellEvery}},
+		"cleanup of a stopped one":      {deletes, true, Options{forcedReport: time.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, pid, ended := deafCupeld(t)
+			if test.stopped {
+				stopProcess(t, pid)
+			}
+			var told []string
+			test.o.State, test.o.tell = l.dir, func(line string) { told = append(told, line) }
+			if err := test.end(test.o); err != nil {
+				t.Error(err)
+			}
+			<-ended // by a signal
+			if !test.stopped && len(told) == 0 {
+				t.Error("nothing told")
+			}
+			for _, line := range told {
+				if strings.Contains(line, "waiting") && !strings.Contains(line, "its apps stop and store their volumes\n  instance i-1-1: it can't store") {
+					t.Errorf("told: %q", line)
+				}
+			}
+		})
+	}
+}
+
+// TestQuietCupeld: down waits for a cupeld as long as it says that it works, and then
+// names what ends it; it ends nothing by itself.
+func TestQuietCupeld(t *testing.T) {
+	l, pid, ended := deafCupeld(t)
+	err := Down(t.Context(), Options{State: l.dir, quietLimit: time.Second}, slog.New(slog.DiscardHandler))
+	p := problem.From(err)
+	if err == nil || p.Rule != ruleDownTimeout || !strings.Contains(p.Actual, "has said nothing of it for 1 second") ||
+		!strings.Contains(p.Mend, "'cupel down --force --state "+l.dir+"' ends it") || !strings.Contains(p.Mend, "is lost") {
+		t.Errorf("a quiet one: %v", err)
+	}
+	select {
+	case <-ended:
+		t.Error("it was ended")
+	default:
+	}
+	if err := syscall.Kill(pid, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRenewed: a holder that says the same again has said something.
+func TestRenewed(t *testing.T) {
+	l := layout{dir: t.TempDir()}
+	lock, err := l.lock(workUp)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer lock.release()
+	held := func() *lockedError {
+		t.Helper()
+		_, err := l.lock(workDown)
+		e, ok := errors.AsType[*lockedError](err)
+		if !ok || e.what != workUp || !e.renews || e.pid != os.Getpid() {
+			t.Fatalf("%+v: %v", e, err)
+		}
+		return e
+	}
+	lock.say("a")
+	before := held().word()
+	for deadline := time.Now().Add(20 * time.Second); held().word() == before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("said again, and nobody hears it")
+		}
+		lock.say("a")
+	}
 
-	var told []string
-	o := Options{State: l.dir, Force: true, forcedReport: 3 * tellEvery, tell: func(line string) { told = append(told, line) }}
-	if err := os.WriteFile(l.path("grace"), []byte("1ms\n"), 0o600); err != nil {
+	list := []manager.InstanceStatus{{ID: "i-1-1", State: manager.StateStopping, Phase: string(volume.Committing)}, {ID: "i-2-1", State: manager.StateRunning}, {ID: "i-3-1", State: manager.StateExited}}
+	if line, stops := stillRuns(list); !stops || line != "not ended yet: i-1-1 (stores its volumes), i-2-1 (running)" {
+		t.Errorf("%v, %q", stops, line)
+	}
+	if line, stops := stillRuns(list[1:]); stops || line != "not ended yet: i-2-1 (running)" { // nobody stops it
+		t.Errorf("%v, %q", stops, line)
+	}
+	p := newParts(l, slog.New(slog.DiscardHandler))
+	told := make(chan string, 10)
+	p.ends.say = func(line string) { told <- line }
+	p.ends.warn("a disk is full")
+	<-told
+	ended := p.tellEnd(t.Context(), func(context.Context) ([]manager.InstanceStatus, error) { return list, nil })
+	defer ended()
+	if line := <-told; line != "a disk is full; not ended yet: i-1-1 (stores its volumes), i-2-1 (running)" {
+		t.Errorf("told %q", line)
+	}
+}
+
+// deafCupeld is a deaf one of a folder of its own, whose apps have next to no grace.
+func deafCupeld(t *testing.T) (l layout, pid int, ended chan struct{}) {
+	t.Helper()
+	need.Root(t)
+	state := folder(t)
+	pid, ended = deaf(t, state)
+	l, err := newLayout(state)
+	if err == nil {
+		err = os.WriteFile(l.path("grace"), []byte("1ms\n"), 0o600)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
-		t.Error(err)
+	return l, pid, ended
+}
+
+// stopProcess stops a process by a signal, and waits until it is.
+func stopProcess(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
 	}
-	<-ended // by a signal
-	if len(told) != 1 || !strings.Contains(told[0], "its apps stop and store their volumes\n  instance i-1-1: it can't store") {
-		t.Errorf("told: %q", told)
+	for deadline := time.Now().Add(20 * time.Second); !proc.Stopped(pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it goes on")
+		}
 	}
 }
 
@@ -85,7 +197,7 @@ func deaf(t *testing.T, state string) (pid int, ended chan struct{}) {
 	if _, err := said.Read(make([]byte, 1)); err != nil { // its trap is set
 		t.Fatal(err)
 	}
-	if _, err := lock.f.WriteAt(fmt.Appendf(nil, "%-*d%s\n", pidWidth, cmd.Process.Pid, workUp), 0); err != nil {
+	if _, err := lock.f.WriteAt(fmt.Appendf(nil, "%-*d", pidWidth, cmd.Process.Pid), 0); err != nil {
 		t.Fatal(err)
 	}
 	lock.say("instance i-1-1: it can't store")
@@ -111,12 +223,7 @@ func TestForceEndsCupeldOfALink(t *testing.T) {
 	if !l.holds(pid) || l.holds(other) || l.holds(os.Getpid()) {
 		t.Errorf("holds the lock: %t, another one's %t, this process %t", l.holds(pid), l.holds(other), l.holds(os.Getpid()))
 	}
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	for !proc.Stopped(pid) {
-		time.Sleep(time.Millisecond)
-	}
+	stopProcess(t, pid)
 	if err := Down(t.Context(), Options{State: link, Force: true}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Error(err)
 	}

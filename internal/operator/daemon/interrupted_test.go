@@ -41,7 +41,7 @@ func TestInterruptHidesNoError(t *testing.T) {
 func TestWhatKeepsAppsFromTheirEnd(t *testing.T) {
 	var said []string
 	p := newParts(layout{}, slog.New(slog.DiscardHandler))
-	p.waiting = func(line string) { said = append(said, line) }
+	p.ends.say = func(line string) { said = append(said, line) }
 	p.stopping.Store(true)
 	for _, in := range []manager.Incident{
 		{Warning: true, Reason: manager.ReasonTrouble, Instance: "i-1-1", Message: "store a volume: no room"},

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,6 +42,14 @@ type lockedError struct {
 	pid  int
 	what work
 	note string // what its work waits for
+	// renews says that a cupeld that stops writes here what it waits for, again and again.
+	renews  bool
+	written time.Time // by the disk's clock, to be compared with itself
+}
+
+// word differs whenever the holder wrote something.
+func (e *lockedError) word() string {
+	return fmt.Sprint(e.pid, e.what, e.note, e.written.UnixNano())
 }
 
 func (e *lockedError) Error() string {
@@ -68,6 +77,8 @@ const (
 	ruleRuns   = "already_running"
 	ruleAtWork = "at_work"
 	ruleHangs  = "cupeld_hangs"
+
+	ruleDownTimeout = "down_timeout"
 
 	codeRuns = 10
 )
@@ -106,6 +117,7 @@ func (l layout) lock(what work) (*stateLock, error) {
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			held := readHolder(l.dir, f)
+			held.renews = held.renews && unwritten == nil
 			if disk.ReadOnly(unwritten) { // nor could the holder
 				held.note = "the disk of the state folder takes no writes, so that no volume can be stored: cupel down --force does not wait long for it"
 			} else if unwritten != nil && held.note == "" {
@@ -220,7 +232,11 @@ func (s *stateLock) sign(what work) error {
 	if err := errors.Join(s.f.Chmod(0o600), s.f.Truncate(0)); err != nil {
 		return err
 	}
-	n, err := s.f.WriteAt(fmt.Appendf(nil, "%-*d%s\n", pidWidth, os.Getpid(), what), 0)
+	line := fmt.Appendf(nil, "%-*d%s", pidWidth, os.Getpid(), what)
+	if what == workUp {
+		line = append(line, renews...)
+	}
+	n, err := s.f.WriteAt(append(line, '\n'), 0)
 	s.signed = n
 	return err
 }
@@ -236,6 +252,9 @@ func (s *stateLock) say(line string) {
 	_, _ = s.f.WriteAt([]byte(line), int64(s.signed))
 }
 
+// renews follows a cupeld's work, if it renews what it says.
+const renews = " renews"
+
 // noteLimit is how long what a holder waits for may be.
 const noteLimit = 2000
 
@@ -246,7 +265,11 @@ func readHolder(dir string, f *os.File) *lockedError {
 	n, _ := f.ReadAt(b, 0)
 	line, note, _ := strings.Cut(strings.TrimSpace(string(b[:n])), "\n")
 	pid, what, _ := strings.Cut(line, " ")
-	e := &lockedError{dir: dir, what: workUp, note: note}
+	what, renewed := strings.CutSuffix(what, renews)
+	e := &lockedError{dir: dir, what: workUp, note: note, renews: renewed}
+	if info, err := f.Stat(); err == nil {
+		e.written = info.ModTime()
+	}
 	e.pid, _ = strconv.Atoi(pid)
 	if w := work(strings.TrimSpace(what)); slices.Contains([]work{workDown, workCleanup, workCheck}, w) {
 		e.what = w

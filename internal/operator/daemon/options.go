@@ -160,6 +160,7 @@ type Options struct {
 	checkTimeout time.Duration // of the network at the start, and every now and then; 0: the default
 
 	forcedReport time.Duration // of cupel down --force; 0: the default
+	quietLimit   time.Duration // of a cupeld that is waited for; 0: the default
 
 	tell func(string) // hears how long work goes on; nil: nobody does
 }

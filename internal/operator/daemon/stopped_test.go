@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -25,36 +23,25 @@ func TestStoppedCupeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := func(signal syscall.Signal, stopped bool) {
-		t.Helper()
-		if err := syscall.Kill(e.PID, signal); err != nil {
-			t.Fatal(err)
-		}
-		for deadline := time.Now().Add(20 * time.Second); proc.Stopped(e.PID) != stopped; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("stopped: %v", !stopped)
-			}
-		}
-	}
 	t.Cleanup(func() {
 		if _, stderr, code := cupeld(t, ":", "cleanup", "--yes", "--state", o.State); code != 0 {
 			t.Errorf("exit %d: %s", code, stderr)
 		}
 	})
-	stop(syscall.SIGSTOP, true)
+	stopProcess(t, e.PID)
 
 	mend := fmt.Sprintf("kill -CONT %d; or end it: kill -9 %d, then run this again", e.PID, e.PID)
-	for _, args := range [][]string{upFlags(o), {"down", "--state", o.State}, {"cleanup", "--yes", "--state", o.State}} {
+	for _, args := range [][]string{upFlags(o), {"down", "--state", o.State}} {
 		_, stderr, code := cupeld(t, ":", args...)
 		if code != 7 || !strings.Contains(stderr, "cupeld_hangs: cupeld already runs on") || !strings.Contains(stderr, mend) {
 			t.Errorf("%s: exit %d: %s", args[0], code, stderr)
 		}
 	}
 
-	// By force it is ended, and everything with it.
+	// Who deletes all of it ends it too, and everything with it.
 	defer func() {
-		if _, stderr, code := cupeld(t, ":", "down", "--force", "--state", o.State); code != 0 {
-			t.Errorf("down --force: exit %d: %s", code, stderr)
+		if _, stderr, code := cupeld(t, ":", "cleanup", "--yes", "--state", o.State); code != 0 {
+			t.Errorf("cleanup: exit %d: %s", code, stderr)
 		}
 		nothingLeft(t, o)
 	}()

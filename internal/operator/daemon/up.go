@@ -48,10 +48,8 @@ type parts struct {
 	damaged   findings
 	limits    manager.Limits
 	closers   []func() error
-	// waiting is told what keeps apps from their end, while they are stopped; empty:
-	// nothing any more.
-	waiting  func(string)
-	stopping atomic.Bool
+	ends      endTold // what keeps apps from their end, while they are stopped
+	stopping  atomic.Bool
 
 	open struct{ manager, owners, instances string } // where they listen, as they say it
 }
@@ -112,7 +110,7 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 		return err
 	}
 	p := newParts(l, log)
-	p.waiting = lock.say
+	p.ends.say = lock.say
 	for _, line := range l.dropped(o) {
 		p.dropped = append(p.dropped, line)
 		log.WarnContext(ctx, line)

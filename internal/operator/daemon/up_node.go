@@ -80,7 +80,7 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 // hears what keeps them.
 func (p *parts) nodeTells(in manager.Incident) {
 	p.incidents.Tell(in)
-	if !p.stopping.Load() || p.waiting == nil {
+	if !p.stopping.Load() {
 		return
 	}
 	if again := in.Reason == manager.ReasonTrouble; in.Warning {
@@ -88,9 +88,9 @@ func (p *parts) nodeTells(in manager.Incident) {
 		if again {
 			line += "It is tried again; "
 		}
-		p.waiting(line + "cupel down --force does not wait long for it")
+		p.ends.warn(line + "cupel down --force does not wait long for it")
 	} else if in.Reason == manager.ReasonTroubleOver {
-		p.waiting("")
+		p.ends.warn("")
 	}
 }
 

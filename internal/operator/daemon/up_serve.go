@@ -205,6 +205,8 @@ func (p *parts) stopApps(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ended := p.tellEnd(ctx, p.node.List)
+	defer ended()
 	err = m.Suspend(ctx)
 	return errors.Join(err, p.node.RemoveAll(ctx), p.balancer.Remove(ctx), p.network.Close(), p.daemon.Stop(ctx))
 }
