@@ -284,7 +284,8 @@ func (e *unreachedError) Unwrap() error { return e.err }
 func (e *unreachedError) problem(addr string, patience time.Duration) error {
 	p := problem.New(problem.Unavailable, "cas_unreachable", "the CAS at %s does not answer: %w", addr, e.err).
 		Want("an answer within %s", problem.Duration(patience)).
-		Fix("check the address, and that the CAS runs; then try again")
+		Fix("check the address, and that the CAS runs; then try again; if it is at another one now: 'cupel cas attest HOST:PORT' (without a port it is %s), then give --cas HOST:PORT, "+
+			"or have it remembered: cupel session create … --update --cas HOST:PORT", DefaultPort)
 	if patience == 0 {
 		p.Expected = "an answer"
 	}
@@ -342,7 +343,7 @@ func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 		return transportError(ctx, err, sent.Load())
 	}
 	if len(body) > maxReply {
-		return problem.New(problem.Internal, "reply", "a reply of more than %d bytes", maxReply)
+		return problem.New(problem.Unavailable, "reply", "the CAS at %s answers more than %d bytes", c.addr, maxReply)
 	}
 	who, err := release.VerifyCASChain(res.TLS.PeerCertificates, c.opts.Now())
 	if err != nil {
@@ -370,7 +371,7 @@ func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 		*q.head = head
 	}
 	if err := json.Unmarshal(body, q.out); err != nil {
-		return problem.New(problem.Internal, "reply", "%s %s: %w", q.method, q.path, problem.NotJSON(err))
+		return problem.BadReply("the CAS at "+c.addr, body, q.out, err)
 	}
 	if q.unpinned || q.aside {
 		return nil

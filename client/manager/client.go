@@ -254,10 +254,27 @@ func call[T any](ctx context.Context, c *Client, method, path string, q url.Valu
 		return out, err
 	}
 	defer func() { _ = r.Body.Close() }()
-	if err := json.NewDecoder(io.LimitReader(r.Body, maxReply)).Decode(&out); err != nil {
-		return out, problem.New(problem.Internal, "reply", "the manager's reply: %w", problem.NotJSON(err))
+	b, err := io.ReadAll(io.LimitReader(r.Body, maxReply))
+	if err != nil {
+		return out, c.broken(ctx, err)
+	}
+	if err := json.Unmarshal(b, &out); err != nil {
+		return out, c.badReply(b, &out, err)
 	}
 	return out, nil
+}
+
+// badReply says of an answer that can't be read whose it is, and what is wrong with it.
+func (c *Client) badReply(b []byte, v any, err error) error {
+	return problem.BadReply("the manager at "+c.addr, b, v, err)
+}
+
+// broken is the problem of an answer that ended in the middle.
+func (c *Client) broken(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return problem.New(problem.Unavailable, RuleAway, "the manager went away: %w", err).Fix("%s", c.away)
 }
 
 // do makes one request and returns a successful reply.
@@ -363,7 +380,7 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 		if len(raw) > 0 && err == nil {
 			var v T
 			if err := json.Unmarshal(raw, &v); err != nil {
-				return problem.New(problem.Internal, "reply", "the manager's reply: %w", problem.NotJSON(err))
+				return c.badReply(raw, &v, err)
 			}
 			if err := each(v); err != nil {
 				return err
@@ -372,10 +389,8 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 		switch {
 		case err == io.EOF:
 			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
 		case err != nil:
-			return problem.New(problem.Unavailable, RuleAway, "the manager went away: %w", err).Fix("%s", c.away)
+			return c.broken(ctx, err)
 		}
 	}
 }

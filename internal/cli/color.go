@@ -60,7 +60,8 @@ func (g *globals) table(header []string, rows [][]string) error {
 }
 
 // coloredTable is table with a colour for each cell, by its column and text. Where the
-// terminal is too narrow, text goes on in the next line of its column, between words.
+// terminal is too narrow, text goes on in the next line of its column, between words;
+// where that isn't enough, the last columns stand below each row.
 func (g *globals) coloredTable(header []string, rows [][]string, color func(column int, text string) ink) error {
 	all := [][]string{header}
 	for _, row := range rows {
@@ -70,11 +71,17 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 		}
 		all = append(all, shown)
 	}
-	widths := columns(all, g.width())
+	return g.write(g.tableText(all, g.width(), color))
+}
+
+// tableText is a table whose first row is its header, for a terminal of that width.
+func (g *globals) tableText(all [][]string, terminal int, color func(column int, text string) ink) string {
+	beside := besides(all, terminal)
+	widths := columns(firstColumns(all, beside), terminal)
 
 	var b strings.Builder
 	for n, row := range all {
-		for _, line := range rowLines(row, widths) {
+		for _, line := range rowLines(row[:beside], widths) {
 			text := ""
 			for i, c := range line {
 				pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)) + gap
@@ -88,8 +95,54 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 			}
 			b.WriteString(strings.TrimRight(text, " ") + "\n")
 		}
+		if n > 0 && beside < len(row) {
+			b.WriteString(below(all[0][beside:], row[beside:], terminal))
+		}
 	}
-	return g.write(b.String())
+	return b.String()
+}
+
+// besides is how many columns of a table a terminal has room for beside each other: all,
+// where fewer wouldn't help.
+func besides(all [][]string, terminal int) int {
+	for n := len(all[0]); n > 1; n-- {
+		total := -len(gap)
+		for _, w := range columns(firstColumns(all, n), terminal) {
+			total += w + len(gap)
+		}
+		if total <= terminal {
+			return n
+		}
+	}
+	return len(all[0])
+}
+
+func firstColumns(all [][]string, n int) [][]string {
+	out := make([][]string, len(all))
+	for i, row := range all {
+		out[i] = row[:n]
+	}
+	return out
+}
+
+// below are the cells of a row that stand below it, each behind its column's name.
+func below(header, row []string, terminal int) string {
+	var cells []string
+	for i, c := range row {
+		if c != "" {
+			cells = append(cells, strings.ToLower(header[i])+" "+c)
+		}
+	}
+	return "    " + folded(strings.Join(cells, "; "), "    ", terminal) + "\n"
+}
+
+// folded is a text that goes on, indented, in the next line where the terminal ends; it
+// begins behind so much itself.
+func folded(text, indent string, terminal int) string {
+	if len(indent)+utf8.RuneCountInString(text) <= terminal || terminal <= 2*len(indent) {
+		return text
+	}
+	return strings.ReplaceAll(wrapped(plain.Line(text), terminal-len(indent)), "\n", "\n"+indent)
 }
 
 // rowLines is a row in lines, whose cells are no wider than their columns.

@@ -3,10 +3,12 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -81,14 +83,24 @@ func (d *deployment) failed(how manager.Deployment) error {
 		return problem.New(problem.Unavailable, "deploy_failed", "the manager says that the deployment failed, and not why")
 	case how.Problem.Rule == "app_ended" || how.Problem.Rule == "exited":
 		return codedError{codeAppEnded, how.Problem}
-	case how.Problem.Rule == "measurement" && d.o.runtime != "" && d.recorded != "" && d.o.runtime != d.recorded:
+	case how.Problem.Rule == ruleMeasurement:
 		p := *how.Problem
-		return p.Fix("session %s was created for the runtime %s, and --runtime %s asks for another: leave --runtime out; or make the session for that one: "+
-			"'cupel template --runtime %s …', 'cupel session create … --update', then deploy again", d.session, d.recorded, d.o.runtime, d.o.runtime)
-	case how.Problem.Rule == "measurement":
-		p := *how.Problem
-		return p.Fix("if you didn't expect other code, ask the operator; if they upgraded Cupel or built a runtime anew, vouch for it first: " +
-			"'cupel runtime measure' each runtime with their locks, 'cupel template' again, 'cupel session create … --update', then deploy again")
+		return p.Fix("%s", measurementMend(d.session, d.recorded, d.asked.Runtime))
 	}
 	return how.Problem
+}
+
+// ruleMeasurement is the rule of the CAS by which other code than the session's gets
+// nothing.
+const ruleMeasurement = "measurement"
+
+// measurementMend says what to do about code that isn't the session's: recorded is the
+// runtime that the session was created for, as far as it is known here.
+func measurementMend(s ident.SessionName, recorded, runs string) string {
+	if recorded != "" && runs != "" && recorded != runs {
+		return fmt.Sprintf("session %s was created for the runtime %s, and --runtime %s asks for another: leave --runtime out; or make the session for that one: "+
+			"'cupel template --runtime %s …', 'cupel session create … --update', then deploy again", s, recorded, runs, runs)
+	}
+	return "if you didn't expect other code, ask the operator; if they upgraded Cupel or built a runtime anew, vouch for it first: " +
+		"'cupel runtime measure' each runtime with their locks, 'cupel template' again, 'cupel session create … --update', then deploy again"
 }

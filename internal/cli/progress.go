@@ -119,12 +119,12 @@ func (p *progress) beat(now time.Time) {
 	if p.hint != nil {
 		hint = p.hint()
 	}
-	took := now.Sub(s.StartedAt)
+	took := between(s.StartedAt, now)
 	switch {
 	case p.g.json():
 		_ = p.g.printLine(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "running"})
 	case !p.live:
-		p.g.printf("  · %-28s %8s  %s\n", title(s), took.Round(time.Second), cmp.Or(hint, "goes on"))
+		p.g.printf("  · %-28s %8s  %s\n", title(s), tookCell(took, time.Second), cmp.Or(hint, "goes on"))
 	case hint != "":
 		p.clear()
 		p.g.printf("  … %s\n", hint)
@@ -153,12 +153,12 @@ func (p *progress) end(err error) {
 		return
 	}
 	s := p.steps[p.printed]
-	took := p.g.now().Sub(s.StartedAt)
+	took := between(s.StartedAt, p.g.now())
 	if p.g.json() {
 		_ = p.g.printLine(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "failed"})
 		return
 	}
-	p.g.printf("  "+p.g.paint(p.g.out, red, "✗")+" %-28s %8s\n", title(s), took.Round(10*time.Millisecond))
+	p.g.printf("  "+p.g.paint(p.g.out, red, "✗")+" %-28s %8s\n", title(s), tookCell(took, 10*time.Millisecond))
 }
 
 // flush prints the steps that ended, in order.
@@ -166,14 +166,32 @@ func (p *progress) flush() {
 	for p.printed < len(p.steps) && !p.steps[p.printed].EndedAt.IsZero() {
 		s := p.steps[p.printed]
 		p.printed++
-		took := s.EndedAt.Sub(s.StartedAt)
+		took := between(s.StartedAt, s.EndedAt)
 		if p.g.json() {
 			_ = p.g.printLine(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "done"})
 			continue
 		}
 		p.clear()
-		p.g.printf("  "+p.g.paint(p.g.out, green, "✓")+" %-28s %8s\n", title(s), took.Round(10*time.Millisecond))
+		p.g.printf("  "+p.g.paint(p.g.out, green, "✓")+" %-28s %8s\n", title(s), tookCell(took, 10*time.Millisecond))
 	}
+}
+
+// longestStep is more than a step takes: a longer one is a time that the manager didn't say.
+const longestStep = 30 * 24 * time.Hour
+
+// between is how long a step took by the manager's times; 0: they don't say.
+func between(started, ended time.Time) time.Duration {
+	if took := ended.Sub(started); took > 0 && took < longestStep {
+		return took
+	}
+	return 0
+}
+
+func tookCell(took, unit time.Duration) string {
+	if took == 0 {
+		return "-"
+	}
+	return took.Round(unit).String()
 }
 
 func (p *progress) current() string {
@@ -189,7 +207,7 @@ func (p *progress) draw(now time.Time) {
 	}
 	s := p.steps[p.printed]
 	p.clear()
-	p.g.printf("  · %-28s %8s", title(s), now.Sub(s.StartedAt).Round(100*time.Millisecond))
+	p.g.printf("  · %-28s %8s", title(s), tookCell(between(s.StartedAt, now), 100*time.Millisecond))
 	p.drawn = true
 }
 

@@ -50,6 +50,24 @@ func TestNobodyWaitsInSilence(t *testing.T) {
 	}
 }
 
+// TestStepsWithoutTimes: what a manager says no time of has none.
+func TestStepsWithoutTimes(t *testing.T) {
+	for name, s := range map[string]manager.Step{
+		"none":     {Name: manager.StepPull},
+		"no start": {Name: manager.StepPull, EndedAt: time.Unix(1000, 0)},
+		"backward": {Name: manager.StepPull, StartedAt: time.Unix(2000, 0), EndedAt: time.Unix(1000, 0)},
+	} {
+		var out bytes.Buffer
+		g := &globals{out: &out, output: "table", now: time.Now}
+		p := g.progress()
+		p.update(manager.Deployment{Steps: []manager.Step{s}}, g.now())
+		p.end(errors.New("it ended"))
+		if got := strings.Fields(out.String()); len(got) == 0 || got[len(got)-1] != "-" {
+			t.Errorf("%s: %q", name, &out)
+		}
+	}
+}
+
 // TestValuesInWords: no message speaks the language of the library that read a value.
 func TestValuesInWords(t *testing.T) {
 	for arg, want := range map[string]string{

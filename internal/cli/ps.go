@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 
@@ -10,6 +11,7 @@ import (
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -104,6 +106,7 @@ func (g *globals) printInstances(r psReply) error {
 		return err
 	}
 	for _, a := range r.Apps {
+		a = g.explainMeasurements(a, r.Instances)
 		if a.Problem != nil {
 			g.printTrouble(a.Name, a.Problem)
 		}
@@ -113,6 +116,42 @@ func (g *globals) printInstances(r psReply) error {
 	}
 	g.printTroubles(r.Instances)
 	return nil
+}
+
+// explainMeasurements gives what is said of an app's other code a mend that fits: the CAS,
+// which refused it, knows of no runtimes.
+func (g *globals) explainMeasurements(a manager.App, list []manager.Instance) manager.App {
+	mend := func(p *problem.Error) *problem.Error {
+		if p == nil || p.Rule != ruleMeasurement {
+			return p
+		}
+		q := *p
+		return q.Fix("%s", measurementMend(a.Session, g.recordedRuntime(a.Session), a.Runtime))
+	}
+	a.Deployment.Problem = mend(a.Deployment.Problem)
+	for i := range list {
+		if list[i].AppID == a.ID {
+			list[i].Problem = mend(list[i].Problem)
+		}
+	}
+	return a
+}
+
+// recordedRuntime is the runtime that a session was created for, where the owner's folder
+// knows it; empty: it doesn't, or there is none.
+func (g *globals) recordedRuntime(s ident.SessionName) string {
+	if _, err := os.Stat(g.config); err != nil {
+		return ""
+	}
+	dir, err := g.ownerDir()
+	if err != nil {
+		return ""
+	}
+	records, err := dir.Sessions()
+	if err != nil {
+		return ""
+	}
+	return records[s].Runtime
 }
 
 // failedDeployment is why the app's newest deployment failed, where nothing else below
@@ -131,9 +170,11 @@ func failedDeployment(a manager.App, list []manager.Instance) *problem.Error {
 }
 
 func (g *globals) printTrouble(who string, p *problem.Error) {
-	g.printf("\n%s: %s\n", who, plain.Reason(p))
-	if p.Mend != "" {
-		g.printf("  mend: %s\n", p.Mend)
+	g.printf("\n%s\n", folded(who+": "+plain.Reason(p), "", g.width()))
+	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", p.Mend}} {
+		if line.text != "" {
+			g.printf("  %s\n", folded(line.title+" "+line.text, "    ", g.width()))
+		}
 	}
 }
 

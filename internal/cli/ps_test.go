@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -97,6 +99,65 @@ func TestNoTextIsWrappedInVain(t *testing.T) {
 	label, id := "operator's key", "identity "+strings.Repeat("0123456789abcdef", 5)
 	if widths := columns([][]string{{"PART", "WHERE"}, {label, id}}, 80); len(rowLines([]string{label, id}, widths)) != 1 {
 		t.Errorf("%v", widths)
+	}
+}
+
+// TestWideTables: columns that a terminal has no room for stand below their row, whole.
+func TestWideTables(t *testing.T) {
+	digest := strings.Repeat("0123456789abcdef", 4)
+	header := []string{"LAST", "COUNT", "SERVICE", "RULE", "ACTUAL", "EXPECTED"}
+	row := []string{"2026-11-27 18:00:00", "3", "client-app", "measurement", digest, digest + ", or " + digest}
+	g := &globals{output: "table"}
+	plainly := func(int, string) ink { return plainInk }
+
+	want := "LAST                 COUNT  SERVICE     RULE\n" +
+		"2026-11-27 18:00:00  3      client-app  measurement\n" +
+		"    actual " + digest + ";\n" +
+		"    expected " + digest + ",\n" +
+		"    or " + digest + "\n"
+	if got := g.tableText([][]string{header, row}, 80, plainly); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	if got := g.tableText([][]string{header, row}, math.MaxInt, plainly); strings.Count(got, "\n") != 2 {
+		t.Errorf("elsewhere lines have no end:\n%s", got)
+	}
+
+	verified := [][]string{
+		{"INSTANCE", "SERVICE", "STATE", "ATTESTED", "MEASUREMENT", "PLATFORM", "STATUS", "DEBUG", "GRANT", "SESSION", "HAS"},
+		{"022f57d468b5", "pull_repo", "exited", "2026-11-27T18:31:02Z", "7d5027234417", "SIMULATED", "UpToDate", "on", "ce262b32", "758ff0ae665c", "repo 3 (5f2c1e0b9a7d)"},
+	}
+	for line := range strings.Lines(g.tableText(verified, 80, plainly)) {
+		if len(line) > 81 {
+			t.Errorf("%d columns: %s", len(line), line)
+		}
+	}
+}
+
+// TestOtherCodeIsExplained: what the CAS says of other code than the session's is shown
+// with what it expected, and a mend that fits.
+func TestOtherCodeIsExplained(t *testing.T) {
+	dir := t.TempDir()
+	d, err := owner.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = d.UpdateSessions(t.Context(), func(all owner.Sessions) error { all["shop"] = owner.SessionRecord{Runtime: "python"}; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := problem.New(problem.Denied, "measurement", "measurement: 12ab").Want("34cd").Fix("add its measurement to the expectation")
+	a := manager.App{
+		ID: "app-1", Name: "shop", Session: "shop", Runtime: "node", State: manager.AppFailed,
+		Deployment: manager.Deployment{Revision: 2, State: manager.DeploymentFailed, Problem: refused},
+	}
+	var out bytes.Buffer
+	g := &globals{out: &out, output: "table", now: time.Now, config: dir, named: true}
+	if err := g.printInstances(psReply{Apps: []manager.App{a}}); err != nil {
+		t.Fatal(err)
+	}
+	_, below, _ := strings.Cut(out.String(), "\n\n")
+	if !strings.HasPrefix(below, "shop: deployment of revision 2 failed: measurement: 12ab\n  expected: 34cd\n  mend: session shop was created for the runtime python, and --runtime node asks for another") {
+		t.Errorf("%s", below)
 	}
 }
 

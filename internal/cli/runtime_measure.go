@@ -203,22 +203,10 @@ func (r *measureReply) fill(lock *rebuild.Lock, img *rebuild.Image) error {
 	for _, p := range lock.Packages {
 		r.Packages = append(r.Packages, measuredPackage{p.Name, p.Version, p.Index})
 	}
-	if oldest, ok := oldestMoving(lock); ok {
+	if oldest, ok := lock.OldestMoving(); ok {
 		r.IndexDate = oldest.Date
 	}
 	return nil
-}
-
-// oldestMoving returns the older of a lock's security and update indices. The
-// release itself is dated by its last point release; the indices that move are
-// what tells how fresh the packages are.
-func oldestMoving(lock *rebuild.Lock) (oldest rebuild.Index, ok bool) {
-	for _, x := range lock.Indices {
-		if x.Suite != lock.Suite && (!ok || x.Date.Before(oldest.Date)) {
-			oldest, ok = x, true
-		}
-	}
-	return oldest, ok
 }
 
 // checkAge refuses a lock that is older than the owner accepts.
@@ -227,7 +215,7 @@ func (o *measureOptions) checkAge(lock *rebuild.Lock, now time.Time) error {
 	if err != nil {
 		return problem.New(problem.Invalid, "usage", "--max-age: %w", err)
 	}
-	oldest, ok := oldestMoving(lock)
+	oldest, ok := lock.OldestMoving()
 	if age := now.Sub(oldest.Date); ok && age > most {
 		return problem.New(problem.Denied, "lock_old", "the lock's index %s is of %s, %s ago", oldest.Suite, oldest.Date.UTC().Format(time.DateOnly), inDays(age)).
 			Want("at most %s (--max-age)", o.maxAge).

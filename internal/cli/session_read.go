@@ -133,7 +133,8 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 	if !ok {
 		return nil, problem.New(problem.NotFound, "session_unknown", "this owner's folder has no record of creating session %q", name).
 			Want("a session that 'cupel session create' made from here: what it was made from is what is compared").
-			Fix("use the folder that you created it with (--config DIR); a session that was uploaded otherwise can be read (cupel session read) and its grants listed, but not verified yet")
+			Fix("use the folder that you created it with (--config DIR); or, with its key here and the rest lost, have it written down again, by the inputs that it was made from: "+
+				"'cupel template …', then 'cupel session create FILE --name %s … --update'; one that was uploaded otherwise can be read (cupel session read %s) and its grants listed, but not verified yet", name, name)
 	}
 	c, _, err := o.casOf(ctx, name, cas)
 	if err != nil {
@@ -152,7 +153,8 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 	if parsed.Name != name || own != got.Hash || own != record.Hash {
 		return nil, problem.New(problem.Denied, "session_hash", "the CAS keeps version %s of session %s, whose text hashes to %s", got.Hash, parsed.Name, own).
 			Want("%s, the version that you created on %s", record.Hash, record.At.UTC().Format(time.RFC3339)).
-			Fix("if you did not update it elsewhere, stop: somebody else did. `cupel session read %s` shows what it is now", name)
+			Fix("if it wasn't you, stop: somebody else updated it. 'cupel session read %s' shows what it is now. If you updated it from another folder, use that one (--config DIR). "+
+				"If you changed it by hand: it runs, and 'cupel deploy %s' deploys it, but only what 'cupel session create' makes can be verified; 'cupel session create FILE --name %s … --update' makes it that, without your change", name, name, name)
 	}
 	pin, _ := c.Pin()
 	return &verifyReply{name, own, c.Address(), record.At, pin.Head.Seq}, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -147,6 +148,9 @@ func (g *globals) warnArgument(flag, variable, text string) {
 // a file's beginning is not part of the value, nor is the line end at its end.
 func valueOf(flag, variable, text string) (secret.Value, error) {
 	name, isFile := strings.CutPrefix(text, "@")
+	if !isFile && text == "" {
+		return secret.Value{}, emptySecret(flag, variable, "has no value")
+	}
 	if !isFile {
 		return secret.NewString(text), secretArgument(flag, variable, text)
 	}
@@ -169,7 +173,24 @@ func valueOf(flag, variable, text string) (secret.Value, error) {
 			Want("the authority's certificates in PEM").
 			Fix("give the file that holds them; where a public authority signed your git server's certificate, leave -e %s out", variable)
 	}
-	return secret.New(withoutLineEnd(variable, b)), nil
+	value := withoutLineEnd(variable, b)
+	if len(value) == 0 && name != os.DevNull {
+		return secret.Value{}, emptySecret(flag, variable, "names a file without a value")
+	}
+	return secret.New(value), nil
+}
+
+// emptySecret refuses a secret of the app's own without a value, as one is where a
+// variable of the shell isn't set: the app would run with none. It is meant where it
+// comes from /dev/null.
+func emptySecret(flag, variable, why string) error {
+	name, isSecret := strings.CutPrefix(variable, owner.SecretPrefix)
+	if !isSecret {
+		return nil
+	}
+	return problem.New(problem.Invalid, "secret_empty", "%s %s: the app would have an empty %s", flag, why, name).
+		Want("the secret").
+		Fix("look whether the variable of your shell is set, or the file written; if it is meant to be empty: %s=@%s", flag, os.DevNull)
 }
 
 // withoutLineEnd returns a file's text as the value of a variable: of the app's own
@@ -241,8 +262,11 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 		return secret.Value{}, problem.New(problem.Invalid, "session_value", "the session has no name yet").Fix("give --name NAME")
 	}
 	if !ok {
-		return secret.Value{}, problem.New(problem.Invalid, "session_value", "no value for %s", key).
-			Fix("give -e %s=VALUE or -e %s=@FILE, or --use-env with %s in the environment", key, key, key)
+		p := problem.New(problem.Invalid, "session_value", "no value for %s, and no terminal to ask at", key)
+		if strings.HasPrefix(key, owner.SecretPrefix) || key == owner.VarToken {
+			return secret.Value{}, p.Fix("give it in a file, %s=@FILE, or --use-env with %s in the environment", givenBy(key), key)
+		}
+		return secret.Value{}, p.Fix("give %s=VALUE or %s=@FILE, or --use-env with %s in the environment", givenBy(key), givenBy(key), key)
 	}
 	if key == owner.VarSession || key == owner.VarRepo || strings.HasPrefix(key, owner.EnvPrefix) {
 		text, err := g.ask(ctx, key+": ")
@@ -251,6 +275,9 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 	b, err := ask.Hidden(ctx, tty, g.err, key+" (not shown): ")
 	if err != nil {
 		return secret.Value{}, fmt.Errorf("read %s: %w", key, err)
+	}
+	if len(b) == 0 {
+		return secret.Value{}, emptySecret(givenBy(key), key, "was answered with nothing")
 	}
 	return secret.New(b), nil
 }

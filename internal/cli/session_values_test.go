@@ -26,6 +26,12 @@ func TestValueOfAFile(t *testing.T) {
 			owner.SecretPrefix + "KEY": want, owner.EnvPrefix + "WORDS": want, owner.VarToken: strings.TrimRight(want, "\r\n"),
 		} {
 			got, err := valueOf("-e "+variable, variable, "@"+file)
+			if want == "" && variable == owner.SecretPrefix+"KEY" {
+				if p := problem.From(err); p.Rule != "secret_empty" {
+					t.Errorf("%q: %v", text, err)
+				}
+				continue
+			}
 			if err != nil || string(got.Reveal()) != want {
 				t.Errorf("%s=%q: %q (%v), not %q", variable, text, got.Reveal(), err, want)
 			}
@@ -45,5 +51,23 @@ func TestValuesThatCantBe(t *testing.T) {
 				t.Errorf("%s %q: %v", flag, value, err)
 			}
 		}
+	}
+}
+
+// TestEmptySecrets: a secret without a value is refused, unless it comes from where
+// nothing is; a variable that is none may be empty.
+func TestEmptySecrets(t *testing.T) {
+	for _, flag := range []string{"--secret API_KEY", "-e SECRET_API_KEY"} {
+		_, err := valueOf(flag, owner.SecretPrefix+"API_KEY", "")
+		p := problem.From(err)
+		if p.Rule != "secret_empty" || !strings.HasPrefix(p.Actual, flag+" has no value") || !strings.HasSuffix(p.Mend, flag+"=@/dev/null") {
+			t.Errorf("%v", err)
+		}
+		if got, err := valueOf(flag, owner.SecretPrefix+"API_KEY", "@/dev/null"); err != nil || got.Len() != 0 {
+			t.Errorf("on purpose: %v", err)
+		}
+	}
+	if got, err := valueOf("--env MODE", owner.EnvPrefix+"MODE", ""); err != nil || got.Len() != 0 {
+		t.Errorf("a variable that is no secret: %v", err)
 	}
 }

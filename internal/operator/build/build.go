@@ -62,7 +62,7 @@ type Result struct {
 	Config      ident.Digest      `json:"config"`
 	Manifest    ident.Digest      `json:"manifest"`
 	Bytes       int64             `json:"bytes"`
-	Date        time.Time         `json:"index_date"`
+	Date        time.Time         `json:"index_date"` // of the older of the security and update indices, as 'cupel runtime measure' says it
 	Packages    int               `json:"packages"`
 	Lock        string            `json:"lock"`
 	NewLock     bool              `json:"new_lock"`
@@ -125,7 +125,10 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	r := &Result{Runtime: o.Definition.Name, Config: img.ConfigDigest(), Manifest: img.ManifestDigest(), Bytes: img.Size(),
-		Date: img.Date(), Packages: len(l.Packages), Lock: o.LockFile, NewLock: !old, Measurement: m}
+		Packages: len(l.Packages), Lock: o.LockFile, NewLock: !old, Measurement: m}
+	if oldest, ok := l.OldestMoving(); ok {
+		r.Date = oldest.Date
+	}
 	if err := o.store(ctx, c, l, img, r); err != nil {
 		return nil, err
 	}
@@ -169,6 +172,9 @@ func (o Options) remembered(ctx context.Context, l *rebuild.Lock) *Result {
 		}
 	}
 	m.Result.Lock, m.Result.NewLock = o.LockFile, false
+	if oldest, ok := l.OldestMoving(); ok { // an earlier release kept the newest index's
+		m.Result.Date = oldest.Date
+	}
 	return &m.Result
 }
 

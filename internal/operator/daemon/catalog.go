@@ -109,11 +109,15 @@ func (c *catalog) describe(name, ref string, img registry.Image) (wire.Runtime, 
 	}
 	// A copy that is gone or damaged is written anew by the next build.
 	lock, err := atomicfile.Read(filepath.Join(c.locks, name+".lock"))
+	var parsed *rebuild.Lock
 	if err == nil {
-		_, err = rebuild.ParseLock(lock)
+		parsed, err = rebuild.ParseLock(lock)
 	}
 	if err == nil {
 		r.LockDigest = ident.Sum(lock)
+		if oldest, ok := parsed.OldestMoving(); ok {
+			r.IndexDate = oldest.Date
+		}
 	}
 	return r, nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
@@ -218,7 +219,7 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 	}
 	if s.Phase == "refused" && s.Problem != nil && s.Problem.Rule == ruleLeaseEnded && !s.StartedAt.IsZero() {
 		// It had a lease, whatever the revision that counts now may write.
-		return problem.New(problem.Denied, ruleNotCommitted, "what the app wrote since it started is lost: %s: %s", s.Problem.Rule, s.Problem.Actual).Fix("%s", s.Problem.Mend)
+		return problem.New(problem.Denied, ruleNotCommitted, "what the app wrote since it started is lost: %s", plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
 	}
 	if rev == nil || len(rev.Writes) == 0 || s.InstanceID.IsZero() || s.Phase == "exited" {
 		return nil
@@ -228,8 +229,8 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 		case s.StartedAt.IsZero(): // the app wrote nothing
 			return nil
 		case s.Problem != nil:
-			return problem.New(problem.Unavailable, ruleNotCommitted, "volume %s was not stored, what the app wrote since it started is lost: %s: %s",
-				strings.Join(rev.Writes, ", "), s.Problem.Rule, s.Problem.Actual).Fix("%s", s.Problem.Mend)
+			return problem.New(problem.Unavailable, ruleNotCommitted, "volume %s was not stored, what the app wrote since it started is lost: %s",
+				strings.Join(rev.Writes, ", "), plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
 		}
 	}
 	if s.Phase == "committing" {

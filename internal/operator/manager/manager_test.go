@@ -440,7 +440,7 @@ func TestCrashesAreRestartedWithBackoff(t *testing.T) {
 }
 
 func TestFirstDeployThatFails(t *testing.T) {
-	denied := problem.New(problem.Denied, "measurement", "MRENCLAVE is another").Want("abc")
+	denied := problem.New(problem.Denied, "measurement", "measurement: 12ab").Want("abc")
 	for name, c := range map[string]struct {
 		script backendtest.Script
 		rule   string
@@ -464,6 +464,9 @@ func TestFirstDeployThatFails(t *testing.T) {
 				a := w.settled(w.deploy(request()).ID)
 				if a.State != wire.AppFailed || a.Deployment.Problem == nil || a.Deployment.Problem.Rule != c.rule {
 					t.Fatalf("%+v, problem %v", a, a.Deployment.Problem)
+				}
+				if said := w.messages(); strings.Contains(said, c.rule+": "+c.rule) {
+					t.Errorf("twice the same: %s", said)
 				}
 				time.Sleep(time.Second)
 				for _, in := range w.instances("app") {

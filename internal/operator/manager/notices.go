@@ -8,6 +8,7 @@ import (
 	"time"
 
 	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
@@ -149,7 +150,7 @@ func (p *planner) delivered(n *Notice, t tell) {
 		t.refused = problem.New(problem.Unavailable, "cas_unreachable", "its CAS was not there for %d days", backFor/(24*time.Hour))
 	}
 	if t.refused != nil {
-		e.Warning, e.Message = true, fmt.Sprintf("grant %s not given back: %s: %s", n.Grant.Short(), t.refused.Rule, t.refused.Actual)
+		e.Warning, e.Message = true, fmt.Sprintf("grant %s not given back: %s", n.Grant.Short(), plain.Reason(t.refused))
 	}
 	p.change.Events = append(p.change.Events, e)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
@@ -312,7 +313,7 @@ func (p *planner) fail(a *App, why *problem.Error) {
 	if a.Current != nil && !a.Rollout.StoppedAt.IsZero() {
 		outcome = "the revision before is started again"
 	}
-	p.event(a, nil, true, "deployment_failed", "%s: %s; %s", why.Rule, why.Actual, outcome)
+	p.event(a, nil, true, "deployment_failed", "%s; %s", plain.Reason(why), outcome)
 }
 
 // late is the problem of a deployment that ran out of time.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
@@ -217,11 +218,11 @@ func (p *planner) again(a *App, in *Instance) {
 	}
 	p.wakeAt(in.NotBefore)
 	if ownersTask(in.Problem) {
-		p.askOwner(a, in.Problem.Rule+": "+in.Problem.Actual)
+		p.askOwner(a, plain.Reason(in.Problem))
 		return
 	}
 	if waits(in.Problem) {
-		p.event(a, in, false, "instance_waiting", "%s: %s", in.Problem.Rule, in.Problem.Actual)
+		p.event(a, in, false, "instance_waiting", "%s", plain.Reason(in.Problem))
 		return
 	}
 	p.event(a, in, true, "instance_restarting", "%s; starting it again in %s", in.Problem.Actual, problem.Duration(wait))

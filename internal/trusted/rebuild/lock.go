@@ -29,6 +29,18 @@ type Lock struct {
 	Packages []Package `yaml:"packages"` // by name
 }
 
+// OldestMoving returns the older of a lock's security and update indices. The
+// release itself is dated by its last point release; the indices that move are
+// what tells how fresh the packages are.
+func (l *Lock) OldestMoving() (oldest Index, ok bool) {
+	for _, x := range l.Indices {
+		if x.Suite != l.Suite && (!ok || x.Date.Before(oldest.Date)) {
+			oldest, ok = x, true
+		}
+	}
+	return oldest, ok
+}
+
 // Index is one signed index of packages.
 type Index struct {
 	Archive   string    `yaml:"archive"` // debian or debian-security: the mirror's folder
