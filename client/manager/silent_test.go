@@ -1,11 +1,14 @@
 package manager
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,6 +39,44 @@ func TestLateStream(t *testing.T) {
 	got := ""
 	if err := m.Events(t.Context(), 0, "", true, func(e Event) error { got = e.Reason; return nil }); err != nil || got != "at last" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestHiddenManager: where /proc hides what others run, a cupeld that is silent is not said
+// to be gone: who starts another one would wait for it in vain.
+func TestHiddenManager(t *testing.T) {
+	if pid, err := strconv.Atoi(os.Getenv("CUPEL_TEST_HIDDEN")); err == nil { // in the mount namespace
+		m := New("127.0.0.1:1", Options{PID: pid})
+		defer m.Close()
+		fmt.Println(m.silent(os.ErrDeadlineExceeded), m.silent(syscall.ECONNREFUSED))
+		return
+	}
+	need.Root(t)
+	need.Programs(t, "unshare", "setpriv", "mount", "sleep")
+	cupeld := exec.Command("sleep", "1000")
+	if err := cupeld.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cupeld.Process.Kill(); _ = cupeld.Wait() }()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	test := filepath.Join(dir, "test")
+	if out, err := exec.Command("cp", self, test).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("unshare", "--mount", "sh", "-c",
+		`mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid=65534 --regid=65534 --clear-groups "$0" -test.run='^TestHiddenManager$'`, test)
+	c.Dir, c.Env = "/", append(os.Environ(), fmt.Sprintf("CUPEL_TEST_HIDDEN=%d", cupeld.Process.Pid))
+	out, err := c.CombinedOutput()
+	if err != nil || strings.Count(string(out), "start it: cupel up") != 1 ||
+		!strings.Contains(string(out), fmt.Sprintf("process %d, which cupeld was, is there, and /proc hides from you what it is (hidepid)", cupeld.Process.Pid)) {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 
