@@ -153,7 +153,7 @@ func (c *cli) detach(cmd *cobra.Command) error {
 	args = slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, "--detach=") })
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	s, err := Detach(ctx, c.opts.State, append([]string{"up", "--own"}, args...))
+	s, err := Detach(ctx, c.opts.State, append([]string{"up", "--own"}, args...), c.tell())
 	if err != nil {
 		return err
 	}

@@ -39,11 +39,12 @@ const readyTimeout = 2 * time.Minute
 // Detach runs this program again with args, in a session of its own, and returns
 // when that one serves, or with its error. A cupeld that runs already is an error:
 // of several at once, one starts and the others say so, as soon as it serves.
-func Detach(ctx context.Context, state string, args []string) (Started, error) {
-	return detach(ctx, state, args, readyTimeout)
+// One that ends is waited for, which tell hears; nil: nobody does.
+func Detach(ctx context.Context, state string, args []string, tell func(string)) (Started, error) {
+	return detach(ctx, state, args, readyTimeout, tell)
 }
 
-func detach(ctx context.Context, state string, args []string, patience time.Duration) (Started, error) {
+func detach(ctx context.Context, state string, args []string, patience time.Duration, tell func(string)) (Started, error) {
 	l, err := newLayout(state)
 	if err != nil {
 		return Started{}, err
@@ -58,7 +59,7 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 		return Started{}, err
 	}
 	for deadline := time.Now().Add(patience); ; {
-		lock, err := l.make()
+		lock, err := l.makeInTurn(ctx, deadline, tell)
 		if err == nil {
 			return l.spawn(ctx, lock, args, patience)
 		}

@@ -119,7 +119,7 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 			return l, nil, err
 		}
 	}
-
+	defer l.goFirst()()
 	began := time.Now()
 	t := takeover{layout: l, o: o, force: o.Force || what == workCleanup, said: began}
 	defer func() { t.gone.forget() }()
@@ -192,7 +192,7 @@ func (t *takeover) end(held *lockedError) error {
 // ask tells a cupeld once to stop everything. Another down or cleanup is waited for: it
 // ends by itself.
 func (t *takeover) ask(held *lockedError) error {
-	if held.what != workUp || held.pid == 0 || held.pid == t.asked {
+	if !held.daemon() || held.pid == 0 || held.pid == t.asked {
 		return nil
 	}
 	t.gone.forget()

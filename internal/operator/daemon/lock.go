@@ -23,6 +23,7 @@ type work string
 
 const (
 	workUp      work = "up"
+	workEnd     work = "end" // of a cupeld that was told to, or has to
 	workDown    work = "down"
 	workCleanup work = "cleanup"
 	workCheck   work = "check"
@@ -30,10 +31,10 @@ const (
 
 // stateLock is held by whoever works on a state folder.
 type stateLock struct {
-	f      *os.File
-	signed int // how many bytes say who holds it
+	f *os.File
 
-	saying sync.Mutex // one at a time says what it waits for
+	saying sync.Mutex // one at a time says what it does, or waits for
+	signed int        // how many bytes say who holds it
 }
 
 // lockedError says who holds the lock of a folder, and what for.
@@ -53,15 +54,21 @@ func (e *lockedError) word() string {
 }
 
 func (e *lockedError) Error() string {
-	if e.what != workUp {
-		return fmt.Sprintf("'cupel %s' works on %s (process %d)", e.what, e.dir, e.pid)
+	switch e.what {
+	case workUp:
+		return fmt.Sprintf("cupeld already runs on %s (process %d)", e.dir, e.pid)
+	case workEnd:
+		return fmt.Sprintf("the cupeld that ran on %s (process %d) is about to end", e.dir, e.pid)
 	}
-	return fmt.Sprintf("cupeld already runs on %s (process %d)", e.dir, e.pid)
+	return fmt.Sprintf("'cupel %s' works on %s (process %d)", e.what, e.dir, e.pid)
 }
+
+// daemon says that a cupeld holds the lock.
+func (e *lockedError) daemon() bool { return e.what == workUp || e.what == workEnd }
 
 // waits says what somebody waits for who wants this lock next.
 func (e *lockedError) waits() string {
-	if e.what != workUp {
+	if !e.daemon() {
 		return "waiting for " + e.Error()
 	}
 	line := fmt.Sprintf("waiting for cupeld (process %d): its apps stop and store their volumes", e.pid)
@@ -229,16 +236,19 @@ const pidWidth = 20
 // sign writes who holds the lock, for who wants it.
 func (s *stateLock) sign(what work) error {
 	// An earlier release left it open to all.
-	if err := errors.Join(s.f.Chmod(0o600), s.f.Truncate(0)); err != nil {
+	if err := s.f.Chmod(0o600); err != nil {
 		return err
 	}
 	line := fmt.Appendf(nil, "%-*d%s", pidWidth, os.Getpid(), what)
-	if what == workUp {
+	if what == workUp || what == workEnd {
 		line = append(line, renews...)
 	}
+	s.saying.Lock()
+	defer s.saying.Unlock()
+	// Over what is there, so that nobody reads a file without a holder.
 	n, err := s.f.WriteAt(append(line, '\n'), 0)
 	s.signed = n
-	return err
+	return errors.Join(err, s.f.Truncate(int64(n)))
 }
 
 // say writes what the holder's work waits for, for who wants the lock; empty: nothing
@@ -271,7 +281,7 @@ func readHolder(dir string, f *os.File) *lockedError {
 		e.written = info.ModTime()
 	}
 	e.pid, _ = strconv.Atoi(pid)
-	if w := work(strings.TrimSpace(what)); slices.Contains([]work{workDown, workCleanup, workCheck}, w) {
+	if w := work(strings.TrimSpace(what)); slices.Contains([]work{workEnd, workDown, workCleanup, workCheck}, w) {
 		e.what = w
 	}
 	return e

@@ -68,11 +68,11 @@ func TestDetachedGoesOn(t *testing.T) {
 	itself := os.Args[0]
 	os.Args[0] = "cupeld" // the name under which the program is started again
 	defer func() { os.Args[0] = itself }()
-	_, err := detach(t.Context(), o.State, flags, time.Millisecond)
+	_, err := detach(t.Context(), o.State, flags, time.Millisecond, nil)
 	if p := problem.From(err); err == nil || p.Rule != "not_ready" || !strings.Contains(p.Actual, "and goes on") || !strings.Contains(p.Mend, "run this again, which waits for it") {
 		t.Fatalf("detached: %v", err)
 	}
-	_, err = detach(t.Context(), o.State, flags, time.Minute)
+	_, err = detach(t.Context(), o.State, flags, time.Minute, nil)
 	if held, ok := errors.AsType[*lockedError](err); !ok || held.problem().Rule != ruleRuns {
 		t.Errorf("again: %v", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -101,11 +102,14 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	}
 	lock := o.lock // held already, by who started this process
 	if lock == nil {
-		if lock, err = l.make(); err != nil {
+		tell := func(line string) { log.InfoContext(ctx, line) }
+		if lock, err = l.makeInTurn(ctx, time.Now().Add(downTimeout), tell); err != nil {
 			return err
 		}
 	}
 	defer lock.release()
+	defer lock.end()
+	defer context.AfterFunc(ctx, lock.end)()
 	if err := l.missing(o); err != nil {
 		return err
 	}
