@@ -19,6 +19,7 @@ import (
 
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -79,7 +80,7 @@ func ReadEndpoint(state string) (Endpoint, error) {
 			Fix("start it: cupel up --state %s; or name another folder with --state", state)
 	}
 	if err != nil {
-		return e, problem.New(problem.Invalid, "state_folder", "%w", err)
+		return e, explainEndpoint(err, state)
 	}
 	if err := json.Unmarshal(b, &e); err != nil || e.Address == "" {
 		return e, problem.New(problem.Invalid, "state_folder", "%s is damaged", path).Fix("write it anew: cupel up")
@@ -89,6 +90,19 @@ func ReadEndpoint(state string) (Endpoint, error) {
 			Fix("use the cupel of the same release as the cupeld that runs")
 	}
 	return e, nil
+}
+
+// explainEndpoint says what a person can do where what is there can't be read.
+func explainEndpoint(err error, state string) error {
+	err = disk.Explain(err, state, "the state folder")
+	if _, explained := errors.AsType[*problem.Error](err); explained {
+		return err
+	}
+	p := problem.New(problem.Invalid, "state_folder", "%w", err)
+	if errors.Is(err, os.ErrPermission) {
+		return p.Fix("run this as root, or name another folder with --state")
+	}
+	return p.Fix("look what is there (ls -ld), and name the right folder with --state")
 }
 
 // New returns a Client of the manager at addr, HOST:PORT.

@@ -32,7 +32,7 @@ func Cleanup(ctx context.Context, o Options, log *slog.Logger) (mounted []string
 			return nil, err
 		}
 	}
-	l, lock, err := takeOver(ctx, o, workCleanup)
+	l, lock, err := takeOver(ctx, o, workCleanup, log)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (l layout) removeAll(log *slog.Logger) ([]string, error) {
 	log.Error("state folder not removed", "error", err)
 	p := problem.New(problem.Unavailable, "cleanup", "%s is left of %s: %w", short(left), l.dir, err)
 	switch {
-	case disk.ReadOnly(err):
+	case disk.ReadOnly(err), disk.Fails(err):
 		return nil, disk.Explain(p, l.dir, "the state folder")
 	case errors.Is(err, syscall.EPERM):
 		return nil, p.Fix("make it removable (chattr -R -i -a %s), then run this again", l.dir)

@@ -43,12 +43,12 @@ const (
 // cupeld is dead or never came up.
 func Down(ctx context.Context, o Options, log *slog.Logger) (err error) {
 	began := time.Now()
-	l, lock, err := takeOver(ctx, o, workDown)
+	l, lock, err := takeOver(ctx, o, workDown, log)
 	defer func() { err = l.explain(err) }()
 	if err != nil {
 		return err
 	}
-	if lock == nil { // no folder, but perhaps something of it elsewhere
+	if lock == nil { // no folder, or none that can be read, but perhaps something of it elsewhere
 		return l.sweep(ctx)
 	}
 	defer lock.release()
@@ -102,8 +102,8 @@ func (l layout) tellLost(ctx context.Context, since time.Time, log *slog.Logger)
 }
 
 // takeOver makes a running cupeld stop everything and then holds the lock. A
-// nil lock says that there is no such folder.
-func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, error) {
+// nil lock says that there is no such folder, or by force none that can be read.
+func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layout, *stateLock, error) {
 	l, err := newLayout(o.State)
 	if err != nil {
 		return l, nil, err
@@ -131,6 +131,9 @@ func takeOver(ctx context.Context, o Options, what work) (layout, *stateLock, er
 				return l, nil, nil
 			}
 			t.gone.wait(ctx)
+			if o.Force && what == workDown && disk.Fails(err) {
+				return l, nil, l.endBlind(ctx, log)
+			}
 			return l, lock, err
 		}
 		if err := errors.Join(t.end(held), t.ask(held)); err != nil {
@@ -212,6 +215,21 @@ func (t *takeover) tell(held *lockedError) {
 		t.said, t.line = time.Now(), held.waits()
 		t.o.tell(t.line)
 	}
+}
+
+// endBlind ends the daemons of a folder whose disk fails: no file says who they are, and
+// no app can store anything.
+func (l layout) endBlind(ctx context.Context, log *slog.Logger) error {
+	log.WarnContext(ctx, "the disk of the state folder fails: everything is ended as it is, and what apps wrote since they stored their volumes last is lost. "+
+		"Look at dmesg; then umount it, fsck, mount, and cupel up", "state", l.dir)
+	for _, p := range l.processes() {
+		_ = syscall.Kill(p.pid, syscall.SIGKILL) // it may be gone already
+	}
+	groups, err := cgroup.Detect("/sys/fs/cgroup")
+	if err != nil {
+		return err
+	}
+	return groups.Kill(l.daemonGroup()) // the CAS too, whose user only its folder tells
 }
 
 // Limits of cupel down --force.
@@ -369,7 +387,7 @@ func (l layout) sweep(ctx context.Context) error {
 	// A mounted namespace's file stays behind when it was unmounted. A disk that takes no
 	// writes keeps these until the next start.
 	for _, path := range []string{l.path("node", "netns"), l.path(wire.EndpointFile)} {
-		if err := os.RemoveAll(path); !disk.ReadOnly(err) && !errors.Is(err, syscall.ENOTDIR) {
+		if err := os.RemoveAll(path); !disk.ReadOnly(err) && !disk.Fails(err) && !errors.Is(err, syscall.ENOTDIR) {
 			errs = append(errs, err)
 		}
 	}

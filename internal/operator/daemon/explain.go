@@ -16,7 +16,7 @@ import (
 const ruleDamaged = "state_damaged"
 
 // explain says what a person can do about an error of the state folder: its disk is
-// full, or something is not what it should be there. Others stay as they are.
+// full or fails, or something is not what it should be there. Others stay as they are.
 func (l layout) explain(err error) error {
 	err = disk.Explain(err, l.dir, "the state folder")
 	if _, explained := errors.AsType[*problem.Error](err); err == nil || explained {
@@ -35,8 +35,6 @@ func (l layout) explain(err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return p.Want("a place that root may read and write").
 			Fix("look what keeps root from %s: lsattr shows attributes, findmnt its file system", path)
-	case errors.Is(err, syscall.EIO):
-		return p.Fix("the disk fails at %s: look at dmesg, and put the state folder back from a backup on another disk", path)
 	case errors.Is(err, fs.ErrNotExist):
 		return p.Fix("look who removes %s, and put it back from a backup", path)
 	}

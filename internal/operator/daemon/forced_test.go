@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/proc"
@@ -230,14 +234,13 @@ func TestForceEndsCupeldOfALink(t *testing.T) {
 	<-ended
 }
 
-// TestReadOnlyState: on a disk that the kernel gave up writing to, what runs can be
-// ended, and what needs to write says so and what to do.
-func TestReadOnlyState(t *testing.T) {
+// diskOfItsOwn mounts a small disk, to have its state folder on it.
+func diskOfItsOwn(t *testing.T) (o Options, at string, run func(name string, args ...string)) {
+	t.Helper()
 	need.Root(t)
 	need.Programs(t, "mkfs.ext4", "mount")
 	image, at := filepath.Join(t.TempDir(), "image"), filepath.Dir(folder(t))
-	o := Options{State: filepath.Join(at, "state")}
-	run := func(name string, args ...string) {
+	run = func(name string, args ...string) {
 		t.Helper()
 		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v: %s", name, err, out)
@@ -249,6 +252,97 @@ func TestReadOnlyState(t *testing.T) {
 	run("mkfs.ext4", "-q", image)
 	run("mount", "-o", "loop", image, at)
 	t.Cleanup(func() { run("umount", at) })
+	return Options{State: filepath.Join(at, "state")}, at, run
+}
+
+// upOn is a start in that folder, which is refused.
+func upOn(t *testing.T, o Options) error {
+	t.Helper()
+	o = Options{State: o.State, FirstPort: 8082, CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", ManagerListen: "127.0.0.1:0", RegistryListen: "127.0.0.1:0"}
+	return Up(t.Context(), o, slog.New(slog.DiscardHandler), nil)
+}
+
+// TestStateWhoseDiskFails: of a disk that gives back nothing, everything that runs is ended
+// by force all the same. All others say that the disk fails and what to do about that, and
+// not that something is damaged.
+func TestStateWhoseDiskFails(t *testing.T) {
+	o, at, _ := diskOfItsOwn(t)
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.MkdirAll(l.path("runtimes"), 0o755), os.WriteFile(l.path(wire.EndpointFile), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := l.lock(workUp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bash, err := os.ReadFile("/bin/bash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "cupeld")
+	if err := os.WriteFile(program, bash, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cupeld := exec.Command(program, "-c", `trap "" INT TERM; read -r`, "--", l.dir)
+	cupeld.ExtraFiles = []*os.File{lock.f}
+	if _, err = cupeld.StdinPipe(); err == nil { // stays open
+		err = cupeld.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cupeld.Process.Kill() })
+	lock.release()
+	fails(t, at)
+
+	_, cleanup := Cleanup(t.Context(), o, slog.New(slog.DiscardHandler))
+	_, manager := wire.ReadEndpoint(o.State)
+	for name, err := range map[string]error{
+		"down": Down(t.Context(), o, slog.New(slog.DiscardHandler)), "cleanup": cleanup, "up": upOn(t, o), "who asks its manager": manager,
+		"a database that seems damaged": disk.Explain(ioerr(11), o.State, "the state folder"),
+	} {
+		if p := problem.From(err); err == nil || p.Rule != disk.RuleFails || !strings.Contains(p.Mend, "cupel down --force, then umount, fsck, mount") {
+			t.Errorf("%s: %v", name, err)
+		} else {
+			t.Logf("%s: %v", name, err)
+		}
+	}
+
+	var said bytes.Buffer
+	o.Force = true
+	if err := Down(t.Context(), o, slog.New(slog.NewTextHandler(&said, nil))); err != nil {
+		t.Errorf("down --force: %v", err)
+	}
+	if !strings.Contains(said.String(), "then umount it, fsck, mount, and cupel up") {
+		t.Errorf("says %q", said.String())
+	}
+	_ = cupeld.Wait() // by a signal
+	if left := l.processes(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// fails has a file system give back nothing any more, as one whose disk is gone.
+func fails(t *testing.T, at string) {
+	t.Helper()
+	const shutdown, flush = 0x8004587d, 1 // FS_IOC_SHUTDOWN with FSSHUTDOWN_FLAGS_LOGFLUSH
+	f, err := os.Open(at)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), shutdown, flush)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestReadOnlyState: on a disk that the kernel gave up writing to, what runs can be
+// ended, and what needs to write says so and what to do.
+func TestReadOnlyState(t *testing.T) {
+	o, at, run := diskOfItsOwn(t)
 	l, err := newLayout(o.State)
 	if err != nil {
 		t.Fatal(err)
@@ -272,7 +366,7 @@ func TestReadOnlyState(t *testing.T) {
 	_, err = Cleanup(t.Context(), o, slog.New(slog.DiscardHandler))
 	for name, err := range map[string]error{
 		"cleanup": err,
-		"up":      Up(t.Context(), Options{State: o.State, FirstPort: 8082, CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", ManagerListen: "127.0.0.1:0", RegistryListen: "127.0.0.1:0"}, slog.New(slog.DiscardHandler), nil),
+		"up":      upOn(t, o),
 	} {
 		if p := problem.From(err); err == nil || p.Rule != disk.RuleReadOnly || !strings.Contains(p.Mend, "umount, fsck, mount") {
 			t.Errorf("%s: %v", name, err)

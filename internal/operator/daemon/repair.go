@@ -363,13 +363,13 @@ func (l layout) whole() error {
 			continue // whoever reads it says what else is wrong with it
 		}
 		return lostFile(l.path(c.name), err).
-			Fix("put it back from a backup and look at the disk (dmesg); %s", c.mend)
+			Fix("look at the disk (dmesg), then put it back from a backup; %s", c.mend)
 	}
 	if l.managerExpected() {
 		file := l.path("manager.db")
 		if info, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
 			return lostFile(file, err).
-				Fix("put it back from a backup and look at the disk (dmesg); without a backup: cupel down --force, move %s away if it is there, cupel up, and the apps' owners deploy them again", file)
+				Fix("look at the disk (dmesg), then put it back from a backup; without a backup: cupel down --force, move %s away if it is there, cupel up, and the apps' owners deploy them again", file)
 		}
 	}
 	return nil

@@ -1,5 +1,5 @@
-// Package disk says of an error whether the disk is to blame for it: it is full, or
-// takes no writes. Whoever writes explains its errors here, so that people, and those
+// Package disk says of an error whether the disk is to blame for it: it is full, takes
+// no writes, or fails. Whoever writes explains its errors here, so that people, and those
 // who act on the rule, meet the same word for the same thing.
 //
 // It owns nothing and trusts what the kernel says about a file system. Safe for
@@ -8,6 +8,8 @@ package disk
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -20,6 +22,7 @@ import (
 const (
 	RuleFull     = "disk_full"
 	RuleReadOnly = "disk_read_only"
+	RuleFails    = "disk_error"
 )
 
 // Full says that an error means that there is no room, or no more of a quota.
@@ -34,7 +37,7 @@ func is(err error, errno syscall.Errno) bool {
 // is to blame, also where another rule hides that; name is what the mend calls that
 // place. Any other error stays as it is.
 func Explain(err error, dir, name string) error {
-	if p, ok := errors.AsType[*problem.Error](err); ok && (p.Rule == RuleFull || p.Rule == RuleReadOnly) {
+	if p, ok := errors.AsType[*problem.Error](err); ok && (p.Rule == RuleFull || p.Rule == RuleReadOnly || p.Rule == RuleFails) {
 		return err
 	}
 	switch {
@@ -46,6 +49,9 @@ func Explain(err error, dir, name string) error {
 	case ReadOnly(err), deniedDatabase(err) && readOnly(dir):
 		return problem.New(problem.Unavailable, RuleReadOnly, "%w", err).
 			Fix("look why the disk of %s takes no writes: dmesg. Where the kernel did that, since it fails: end what uses it, for a state folder by cupel down --force, then umount, fsck, mount, and start again. Else mount it for writing: mount -o remount,rw", name)
+	case Fails(err), failedDatabase(err, dir):
+		return problem.New(problem.Unavailable, RuleFails, "%w", err).
+			Fix("the disk of %s fails, or was taken away: look at dmesg. What was stored there may be whole. End what uses it, for a state folder by cupel down --force, then umount, fsck, mount, and start again; where it is broken, copy to another disk what can still be read, and only what can't be read comes from a backup", name)
 	}
 	return err
 }
@@ -59,8 +65,11 @@ type database interface {
 const (
 	sqliteReadOnly     = 8
 	sqliteIOErr        = 10
+	sqliteIOErrMemory  = sqliteIOErr | 12<<8
+	sqliteCorrupt      = 11
 	sqliteFull         = 13
 	sqliteCantOpen     = 14
+	sqliteNotADB       = 26
 	sqliteIOErrShmSize = sqliteIOErr | 19<<8 // no room for the index of its log
 )
 
@@ -80,6 +89,57 @@ func fullDatabase(err error, dir string) bool {
 	}
 	return false
 }
+
+// failedDatabase says that a database in dir could not be read or written since the disk
+// fails. To SQLite a file of which it gets nothing may look as one that is damaged.
+func failedDatabase(err error, dir string) bool {
+	e, ok := errors.AsType[database](err)
+	if !ok {
+		return false
+	}
+	switch code := e.Code(); code & 0xff {
+	case sqliteIOErr:
+		return code != sqliteIOErrMemory
+	case sqliteCorrupt, sqliteCantOpen, sqliteNotADB:
+		return unreadable(dir)
+	}
+	return false
+}
+
+// unreadable says that the disk gives back nothing of the files in dir. The beginning and
+// the end of each tell that of a disk that is gone.
+func unreadable(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return Fails(err)
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() && Fails(readEnds(filepath.Join(dir, e.Name()))) {
+			return true
+		}
+	}
+	return false
+}
+
+func readEnds(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	var block [4096]byte
+	info, err := f.Stat()
+	if err == nil {
+		_, err = f.ReadAt(block[:], 0)
+	}
+	if err == nil {
+		_, err = f.ReadAt(block[:], max(0, info.Size()-int64(len(block))))
+	}
+	return err
+}
+
+// Fails says that an error means that the disk did not do what it was told to.
+func Fails(err error) bool { return is(err, syscall.EIO) }
 
 // deniedDatabase says that a database could not be written to, for whatever reason.
 func deniedDatabase(err error) bool {

@@ -135,7 +135,7 @@ func (d *DB) explain(err error) error {
 // damaged is the refusal of a database that can't be read.
 func (d *DB) damaged(err error) error {
 	return problem.New(problem.Invalid, "state_damaged", "%s: %w", d.path, err).
-		Fix("put the file back from a backup and look at the disk (dmesg); without a backup: cupel down --force, move the file away, cupel up, and the apps' owners deploy them again")
+		Fix("look at the disk (dmesg), and copy the file elsewhere; then put it back from a backup; without a backup: cupel down --force, move the file away, cupel up, and the apps' owners deploy them again")
 }
 
 func (d *DB) begin(ctx context.Context, f func(*sql.Tx) error) error {

@@ -271,7 +271,7 @@ func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]audit.Ent
 
 func logDamaged(err error) error {
 	return problem.New(problem.Internal, "audit_log_damaged", "a record of the audit log is not JSON: %w", err).
-		Fix("restore the CAS's state from its backup")
+		Fix("look at the disk where the CAS keeps its state (dmesg), and copy what is there elsewhere; then put the CAS's state back from its backup")
 }
 
 // failed turns an error of SQLite into one that a person can act on.
@@ -282,12 +282,12 @@ func (db *DB) failed(what string, err error) error {
 	}
 	if serr, ok := errors.AsType[*sqlite.Error](err); ok {
 		switch serr.Code() & 0xff {
-		case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 			return problem.New(problem.Unavailable, "store", "%w", err).
 				Fix("look at the disk where the CAS keeps its state, then try again")
 		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 			return problem.New(problem.Internal, "state_damaged", "%w", err).
-				Fix("restore the CAS's state from its backup")
+				Fix("look at the disk where the CAS keeps its state (dmesg), and copy what is there elsewhere; then put the CAS's state back from its backup")
 		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
 			return problem.New(problem.Invalid, "state_access", "%w", err).
 				Fix("let the CAS's user own its state folder and everything in it")
