@@ -64,12 +64,15 @@ func (m *Manager) addLost(observed map[string]InstanceStatus, busy map[string]bo
 // lostCode is the exit code of an instance whose own nobody knows.
 const lostCode = 255
 
+// ruleInstanceLost is the end of an instance of which the machine knows nothing any more.
+const ruleInstanceLost = "instance_lost"
+
 // lostProblem says what became of an instance that the machine lost.
 func lostProblem(in *Instance) *problem.Error {
 	what := "the instance"
 	if in.Role == RolePull {
 		what = "the deployment's pull"
 	}
-	return problem.New(problem.Unavailable, "instance_lost", "the machine has lost what it wrote down about %s, which counts as ended", what).
+	return problem.New(problem.Unavailable, ruleInstanceLost, "the machine has lost what it wrote down about %s, which counts as ended", what).
 		Fix("look at the machine's disk (dmesg), and at the event record_damaged")
 }

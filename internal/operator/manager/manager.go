@@ -122,6 +122,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 			a.Rollout.takeUp(cfg.Now(), limits.Deadline)
 		}
 	}
+	state.askAgain()
 	observed := map[string]InstanceStatus{}
 	if list, err := cfg.Backend.List(ctx); err == nil { // so that the first answer isn't that nothing runs
 		for _, s := range list {

@@ -207,8 +207,10 @@ const ownersPause = time.Hour
 func (p *planner) again(a *App, in *Instance) {
 	p.dropAttempt(a, in, in.Attempt-1)
 	if !waits(in.Problem) {
-		in.Failures++
 		in.Restarts++
+	}
+	if !waits(in.Problem) && !ofTheMachine(in.Problem) {
+		in.Failures++
 	}
 	in.Attempt++
 	wait := p.pauseOf(in)
@@ -226,6 +228,27 @@ func (p *planner) again(a *App, in *Instance) {
 		return
 	}
 	p.event(a, in, true, "instance_restarting", "%s; starting it again in %s", in.Problem.Actual, problem.Duration(wait))
+}
+
+// RuleNodeRestarted is the end of an instance that went down with its machine, or with
+// what carries it there.
+const RuleNodeRestarted = "node_restarted"
+
+// ofTheMachine says that an instance did nothing for its end: it says nothing about how
+// the next attempt will go.
+func ofTheMachine(p *problem.Error) bool {
+	return p != nil && (p.Rule == RuleNodeRestarted || p.Rule == ruleInstanceLost)
+}
+
+// askAgain has what the CAS refused, and only an owner can mend as far as is known here,
+// tried once at the start of a manager: the operator may have put back a CAS that knows
+// the grant.
+func (s *State) askAgain() {
+	for _, in := range s.Instances {
+		if ownersTask(in.Problem) {
+			in.NotBefore = time.Time{}
+		}
+	}
 }
 
 // pauseOf is how long lies between the instance's last failure and its next attempt.

@@ -90,7 +90,7 @@ func (e *exit) problem(memory uint64) *problem.Error {
 		return problem.New(problem.Unavailable, volume.RuleNotCommitted, "the instance did not end in time and was killed: nothing that it wrote into volumes is kept").
 			Fix("see what its app does when it is told to end; cupel up --grace gives it more time")
 	case e.Lost:
-		return problem.New(problem.Unavailable, "node_restarted", "the instance went down with its machine or its containers")
+		return problem.New(problem.Unavailable, manager.RuleNodeRestarted, "the instance went down with its machine or its containers")
 	}
 	return nil
 }

@@ -175,6 +175,17 @@ func (f *Fake) Crash(id string, code int, oom bool) {
 	}
 }
 
+// Lose ends a running instance as the end of its machine does.
+func (f *Fake) Lose(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if in, ok := f.instances[id]; ok {
+		f.end(in, 255, false, nil)
+		in.status.Problem = problem.New(problem.Unavailable, manager.RuleNodeRestarted, "the instance went down with its machine or its containers")
+		f.tell(in, false)
+	}
+}
+
 // SetHealth changes what the health check finds.
 func (f *Fake) SetHealth(id string, h manager.Health) {
 	f.mu.Lock()
