@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -31,6 +32,7 @@ type nodeSocket struct {
 	stored  func(context.Context, error) // how a store of a volume went; may be nil
 	logger  *slog.Logger
 	hostile hostility
+	older   atomic.Pointer[problem.Error] // why the generation that was asked for last is not here, where newer ones are
 
 	server   *http.Server
 	listener net.Listener
@@ -102,6 +104,9 @@ func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	body, size, err := s.hostile.open(r.Context(), s.volumes, volume.Snapshot{Volume: id, Generation: generation, Tag: tag})
+	if problem.KindOf(err) == problem.NotFound {
+		s.older.Store(s.volumes.newer(id, generation))
+	}
 	if err != nil {
 		return err
 	}
@@ -193,6 +198,9 @@ func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
 		volume.Stopping, volume.Committing, volume.Exited, volume.Refused:
 	default:
 		return problem.New(problem.Invalid, "status", "phase %q", st.Phase)
+	}
+	if why := s.older.Load(); why != nil && st.Problem != nil && st.Problem.Rule == ruleVolumeMissing {
+		st.Problem = why // the launcher sees no more than that it isn't here
 	}
 	orders := s.report(r.Context(), st)
 	w.Header().Set("Content-Type", "application/json")

@@ -69,7 +69,7 @@ func (s *volumeStore) open(ctx context.Context, v volume.Snapshot) (io.ReadClose
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, 0, fmt.Errorf("open volume snapshot: %w", err)
 	case s.replica == nil:
-		return nil, 0, problem.New(problem.NotFound, "volume_missing", "generation %d of volume %s is not stored", v.Generation, v.Volume)
+		return nil, 0, problem.New(problem.NotFound, ruleVolumeMissing, "generation %d of volume %s is not stored", v.Generation, v.Volume)
 	}
 	r, err := s.replica.Pull(ctx, v)
 	return r, -1, err

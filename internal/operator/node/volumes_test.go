@@ -350,3 +350,45 @@ func TestListenUnix(t *testing.T) {
 		t.Error("listens in no folder")
 	}
 }
+
+// TestCASFromAnOlderBackup: where the CAS asks for a generation before those that are here,
+// the problem names that, and not a volume that is missing.
+func TestCASFromAnOlderBackup(t *testing.T) {
+	for name, r := range map[string]Replica{"no replica": nil, "replica": &replica{stored: map[volume.Snapshot]string{}}} {
+		t.Run(name, func(t *testing.T) {
+			var reported []*problem.Error
+			socket := &nodeSocket{memory: 1 << 20, volumes: store(t, r)}
+			socket.report = func(_ context.Context, s volume.Status) volume.Orders {
+				reported = append(reported, s.Problem)
+				return volume.Orders{}
+			}
+			n := socketClient(t, socket)
+			id := ident.Digest{1}
+			for generation, text := range []string{"one", "two", "three"} {
+				if err := put(n, id, uint64(generation)+1, text); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if fake, ok := r.(*replica); ok {
+				delete(fake.stored, named(id, 1, "one")) // it drops nothing by itself
+			}
+			refused := volume.Status{Version: volume.StatusVersion, Phase: volume.Refused, Problem: problem.New(problem.Denied, "volume_missing", "the node has no such generation")}
+			for _, asked := range []volume.Snapshot{named(id, 1, "one"), named(id, 4, "four")} {
+				if got := get(t, n, asked); got != "volume_missing" {
+					t.Fatalf("generation %d is %q", asked.Generation, got)
+				}
+				if _, err := n.Report(t.Context(), refused); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(reported) != 2 || reported[1].Actual != refused.Problem.Actual {
+				t.Fatalf("reported: %v", reported)
+			}
+			why := reported[0]
+			if !strings.Contains(why.Actual, "asks for generation 1") || !strings.Contains(why.Actual, "has generation 3, which is newer") || !strings.HasPrefix(why.Mend, "the CAS, or its folder (cas/ in the state folder), was put back from an older backup") {
+				t.Errorf("%v", why)
+			}
+			t.Log(why)
+		})
+	}
+}
