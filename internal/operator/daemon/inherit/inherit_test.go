@@ -82,7 +82,7 @@ func look() {
 	for _, l := range limits {
 		var have unix.Rlimit
 		_ = unix.Getrlimit(l.resource, &have)
-		fmt.Println(l.unit[:strings.Index(l.unit, "=")], amount(have.Cur), amount(have.Max))
+		fmt.Println(l.unit[:strings.Index(l.unit, "=")], l.amount(have.Cur), l.amount(have.Max))
 	}
 	open, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range open {
@@ -184,13 +184,21 @@ func TestWhatCannotBeSetIsNamed(t *testing.T) {
 			}
 		}
 	}
+	for _, l := range limits {
+		if want := map[int]string{unix.RLIMIT_STACK: "8192 or more", unix.RLIMIT_FSIZE: "unlimited", unix.RLIMIT_NPROC: "4096 or more"}[l.resource]; want != "" && l.enough() != want {
+			t.Errorf("%s: enough is %q", l.name, l.enough())
+		}
+	}
 	for _, tt := range []struct {
 		name, words string
 		thread      func()
 		want        []string
 	}{
 		{"files", "ulimit -n 64", drop(unix.CAP_SYS_RESOURCE), []string{"open_files: cupeld may have no more than 64", "mend: raise it", "ulimit -n 4096", "LimitNOFILE=65536"}},
-		{"file size", "ulimit -f 100", drop(unix.CAP_SYS_RESOURCE), []string{"inherited: ", "ulimit -f (file size)", "ulimit -f unlimited"}},
+		{"file size", "ulimit -f 100", drop(unix.CAP_SYS_RESOURCE), []string{"inherited: ", "no more than 100 for ulimit -f (file size)", "ulimit -f unlimited"}},
+		{"stack, which a shell counts in KiB", "ulimit -s 1024", drop(unix.CAP_SYS_RESOURCE), []string{"cupeld may have no more than 1024 for ulimit -s (stack)", "ulimit -s 8192;", "LimitSTACK=8M:infinity"}},
+		{"processes", "ulimit -u 3000", drop(unix.CAP_SYS_RESOURCE), []string{"no more than 3000 for", "ulimit -u 4096;"}},
+		{"locked memory, which nothing needs", "ulimit -l 0", drop(unix.CAP_SYS_RESOURCE), nil},
 		{"no cores at all", "ulimit -c 0", drop(unix.CAP_SYS_RESOURCE), []string{"inherited: ", "ulimit -c (core files)", "ulimit -c 1"}},
 		{"score", "echo 300 > /proc/self/oom_score_adj; read -r s < /proc/self/oom_score_adj; [ $s = 300 ]", drop(unix.CAP_SYS_RESOURCE), nil},
 		{"mounts", `exec unshare --pid --fork --mount-proc bash -c 'unshare --mount "$0" begin; exit $?' "$1"`, func() {}, []string{"can't change the mount namespace that it inherited", "nsenter --mount=/proc/1/ns/mnt cupel up", "PrivateTmp="}},

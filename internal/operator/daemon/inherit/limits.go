@@ -2,6 +2,7 @@ package inherit
 
 import (
 	"fmt"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -68,8 +69,8 @@ func (l limit) own() error {
 		return fmt.Errorf("%s: %w", l.name, gerr)
 	}
 	if was.Max < l.least {
-		return problem.New(problem.Denied, l.rule(), "cupeld may have no more than %d for %s, and can't raise it: %w", was.Max, l.name, err).
-			Want("%s or more", amount(l.least)).
+		return problem.New(problem.Denied, l.rule(), "cupeld may have no more than %s for %s, and can't raise it: %w", l.amount(was.Max), l.name, err).
+			Want("%s", l.enough()).
 			Fix("raise it in the shell that starts it: %s; in a unit: %s", l.command(), l.unit)
 	}
 	hard := min(was.Max, l.want.Max)
@@ -93,12 +94,30 @@ func (l limit) rule() string {
 }
 
 func (l limit) command() string {
-	return l.name[:len("ulimit -n")] + " " + amount(l.least)
+	return l.name[:len("ulimit -n")] + " " + l.amount(l.least)
 }
 
-func amount(n uint64) string {
+// enough is what would do.
+func (l limit) enough() string {
+	if l.least == noLimit {
+		return l.amount(l.least)
+	}
+	return l.amount(l.least) + " or more"
+}
+
+// inKilobytes are the limits that a shell counts in units of 1024 bytes, and the kernel
+// in bytes.
+var inKilobytes = []int{
+	unix.RLIMIT_AS, unix.RLIMIT_CORE, unix.RLIMIT_DATA, unix.RLIMIT_FSIZE, unix.RLIMIT_MEMLOCK, unix.RLIMIT_RSS, unix.RLIMIT_STACK,
+}
+
+// amount is a value as ulimit takes and shows it, where a part of a unit is a whole one.
+func (l limit) amount(n uint64) string {
 	if n == noLimit {
 		return "unlimited"
+	}
+	if slices.Contains(inKilobytes, l.resource) {
+		n = (n + 1023) / 1024
 	}
 	return fmt.Sprint(n)
 }
