@@ -412,7 +412,7 @@ func follows(head, seen release.SignedHead) error {
 	if head.Seq < seen.Seq {
 		return problem.New(problem.Denied, "audit_log_older", "the CAS's log ends at entry %d", head.Seq).
 			Want("entry %d or later, which this CAS has shown before", seen.Seq).
-			Fix("do not use this CAS: its state was put back to an earlier one")
+			Fix("do not use this CAS: its state was put back to an earlier one. Ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget")
 	}
 	if head.Seq == seen.Seq && head.Seq != 0 && head.Hash != seen.Hash {
 		return problem.New(problem.Denied, "audit_log_forked", "the CAS's log has hash %s at entry %d", head.Hash, head.Seq).

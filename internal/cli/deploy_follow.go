@@ -45,7 +45,8 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 	revision := app.Deployment.Revision
 	for {
 		if app.Deployment.Revision != revision {
-			return app, problem.New(problem.Conflict, "deploy_superseded", "another deployment of %s began (revision %d)", app.Name, app.Deployment.Revision)
+			return app, problem.New(problem.Conflict, "deploy_superseded", "another deployment of %s began (revision %d)", app.Name, app.Deployment.Revision).
+				Fix("see with 'cupel ps' what runs now, and who else deploys with your key; where it should be this one, run this again")
 		}
 		d.pulling = app
 		d.show.update(app.Deployment, d.g.now())

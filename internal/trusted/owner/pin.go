@@ -44,7 +44,7 @@ type Seen struct {
 // seen before, a clock more than release.ClockSkew off. A longer log has still
 // to be followed entry by entry (client.VerifyLog).
 func (p Pin) Check(seen Seen) error {
-	const worry = "do not send it anything; ask whoever runs it, and attest it again only if the answer satisfies you"
+	const worry = "do not send it anything; ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget"
 	switch off := seen.Time.Sub(seen.Now); {
 	case seen.Identity != p.Identity:
 		return problem.New(problem.Denied, "cas_identity_changed", "the CAS has the identity key %s", seen.Identity).

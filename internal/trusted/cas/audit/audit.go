@@ -209,7 +209,7 @@ func NewVerifier(identity *ecdsa.PublicKey, from, to release.SignedHead) (*Verif
 	if to.Seq < from.Seq {
 		return nil, problem.New(problem.Denied, "audit_log_older", "the CAS's log ends at entry %d", to.Seq).
 			Want("entry %d or later, which this CAS has shown before", from.Seq).
-			Fix("do not use this CAS: its state was put back to an earlier one")
+			Fix("do not use this CAS: its state was put back to an earlier one. Ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget")
 	}
 	return &Verifier{chain: Chain{Seq: from.Seq, Hash: from.Hash}, to: to}, nil
 }
