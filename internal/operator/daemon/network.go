@@ -263,5 +263,6 @@ func (c *cli) printServing(s Serving) error {
 		Unchecked *problem.Error   `json:"network_unchecked,omitempty"`
 		Service   string           `json:"service,omitempty"`
 		Dropped   []string         `json:"dropped,omitempty"`
-	}{s.Endpoint, s.Network, s.Unchecked, s.Service, s.Dropped})
+		Taken     []string         `json:"taken_ports,omitempty"`
+	}{s.Endpoint, s.Network, s.Unchecked, s.Service, s.Dropped, s.TakenPorts})
 }

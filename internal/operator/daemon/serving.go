@@ -102,6 +102,8 @@ type Serving struct {
 	// NeedOwner are the apps that go on as they are and that the CAS will not let
 	// start again before their owner has done something, each with what.
 	NeedOwner []string `json:"need_owner,omitempty"`
+	// TakenPorts are the apps whose port another program has, each with what to do.
+	TakenPorts []string `json:"taken_ports,omitempty"`
 	// OldLaunchers are the apps that go on with the launcher before an upgrade, and
 	// what their owners have to do before they deploy again.
 	OldLaunchers []string `json:"old_launchers,omitempty"`
@@ -119,6 +121,14 @@ func needOwner(apps []wire.App) []string {
 	var out []string
 	for _, a := range apps {
 		out = append(out, a.Name+": its owner has to deploy it once: "+wire.DeployCommand(a.Session, a.Name))
+	}
+	return out
+}
+
+func takenPorts(apps []wire.App) []string {
+	var out []string
+	for _, a := range apps {
+		out = append(out, a.Name+": "+a.Problem.Actual+". "+a.Problem.Mend)
 	}
 	return out
 }
@@ -162,6 +172,12 @@ func Show(w io.Writer, state string, s Serving) {
 		b = append(b, "\n  These apps run on, but the CAS will not let them start again:\n"...)
 	}
 	for _, line := range s.NeedOwner {
+		b = fmt.Appendf(b, "    %s\n", line)
+	}
+	if len(s.TakenPorts) > 0 {
+		b = append(b, "\n  Warning: these apps run, and their users don't reach them:\n"...)
+	}
+	for _, line := range s.TakenPorts {
 		b = fmt.Appendf(b, "    %s\n", line)
 	}
 	if len(s.OldLaunchers) > 0 {

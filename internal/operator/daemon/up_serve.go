@@ -109,6 +109,8 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		return err
 	}
 
+	taken := m.TakenPorts() // before the balancer has them
+
 	e := wire.Endpoint{
 		Version: wire.Version, Address: local(api.Addr().String()), CertSHA256: ident.Sum(cert.Certificate[0]),
 		CAS:      wire.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
@@ -145,6 +147,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		Network:      failed,
 		Unchecked:    unchecked,
 		NeedOwner:    needOwner(m.NeedOwner()),
+		TakenPorts:   takenPorts(taken),
 		OldLaunchers: oldLaunchers(m.OldLaunchers()),
 		DiskFull:     p.low,
 		Damaged:      p.damaged.all(),

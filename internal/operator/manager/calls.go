@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
+	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -142,10 +145,32 @@ func (m *Manager) tellTaken(f Frontend) {
 	if m.taken == nil {
 		m.taken = map[uint16]takenPort{}
 	}
-	why := problem.New(problem.Conflict, "port_taken", "another program of this machine has port %d: the app's users reach that one, and not the app", f.Port).
-		Fix("the operator stops what has it (ss -ltnp): it is tried every few seconds; or its owner deploys the app with another --port")
+	why := takenByAnother(f.Port)
 	m.taken[f.Port] = takenPort{a.ID, why}
 	m.cfg.Incidents.Tell(Incident{App: a.ID, Warning: true, Reason: why.Rule, Message: why.Actual + "; " + why.Mend})
+}
+
+func takenByAnother(port uint16) *problem.Error {
+	return problem.New(problem.Conflict, "port_taken", "another program of this machine has port %d: the app's users reach that one, and not the app", port).
+		Fix("the operator stops what has it (ss -ltnp): it is tried every few seconds; or its owner deploys the app with another --port")
+}
+
+// TakenPorts says of each app that serves, before the balancer has any port, which other
+// program has its port.
+func (m *Manager) TakenPorts() []wire.App {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []wire.App
+	for _, id := range slices.Sorted(maps.Keys(m.state.Apps)) {
+		a := m.state.Apps[id]
+		if a.Removing || a.Current == nil || a.Current.Port == 0 || m.cfg.PortFree(a.Current.Port) == nil {
+			continue
+		}
+		app := m.view(a)
+		app.Problem = takenByAnother(a.Current.Port)
+		out = append(out, app)
+	}
+	return out
 }
 
 // takenPort is a port that another program has, and the app from which it has it.

@@ -527,9 +527,15 @@ func TestPortTakenAtTheStart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		a := w.settled(w.deploy(request()).ID)
+		if taken := w.m.TakenPorts(); len(taken) != 0 {
+			t.Errorf("taken: %+v", taken)
+		}
 		w.stop()
 		w.bal.take(a.Port, true)
 		w.start()
+		if taken := w.m.TakenPorts(); len(taken) != 1 || taken[0].ID != a.ID || taken[0].Problem.Rule != "port_taken" {
+			t.Errorf("at the start: %+v", taken)
+		}
 		time.Sleep(time.Minute)
 		if a = w.settled(a.ID); a.Problem == nil || a.Problem.Rule != "port_taken" {
 			t.Errorf("shown: %+v", a.Problem)

@@ -23,6 +23,7 @@ const (
 const (
 	lookLimit    = time.Minute     // ask what there is; send a signal
 	startLimit   = 2 * time.Minute // of a container
+	slowStart    = 10 * time.Second
 	deleteLimit  = 2 * time.Minute
 	networkLimit = time.Minute      // connect or disconnect one instance
 	fetchLimit   = 15 * time.Minute // of an image, from wherever it is
@@ -59,6 +60,11 @@ func containerdHangs(what string, limit time.Duration, err error) error {
 		Fix("see what holds it: STATE/containerd/containerd.log, the disk, a runc or shim that hangs (ps -ef | grep runc); kill containerd and cupeld starts it again, apps go on")
 }
 
+func startSlow() error {
+	return problem.New(problem.Unavailable, "start_slow", "runc create has run for %s, which takes less than a second as a rule", problem.Duration(slowStart)).
+		Fix("it is waited for, %s in all, and then tried again. See what holds it: ps -ef | grep runc (kill -CONT a runc that was stopped), the disk, the machine's load", problem.Duration(startLimit))
+}
+
 func networkHangs(what string, limit time.Duration, err error) error {
 	return problem.New(problem.Unavailable, "network_hangs", "the CNI plugins did not %s within %s: %w", what, problem.Duration(limit), err).
 		Fix("see what holds them: ps -ef | grep cni, and locks below STATE/cni")
@@ -89,7 +95,24 @@ type boundedRuntime struct {
 	node *Node
 }
 
-func (b boundedRuntime) Start(ctx context.Context, c Container) error {
+// Start tells before its deadline that one takes long: who waits for the instance would
+// hear nothing until then.
+func (b boundedRuntime) Start(ctx context.Context, c Container) (err error) {
+	const what = "start the container"
+	told := make(chan struct{})
+	slow := time.AfterFunc(slowStart, func() {
+		defer close(told)
+		b.node.note(ctx, what, c.ID, startSlow())
+	})
+	defer func() {
+		if slow.Stop() {
+			return
+		}
+		<-told
+		if err == nil {
+			b.node.note(ctx, what, c.ID, nil)
+		}
+	}()
 	return do(ctx, b.node, containerdHangs, "start a container", startLimit, func(ctx context.Context) error { return b.Runtime.Start(ctx, c) })
 }
 
