@@ -148,7 +148,7 @@ func (l layout) tellRoom(tell func(string)) (ended func()) {
 var marks = []string{"cas.uid", "simtee", "containerd", portsFile, "registry", "runtimes"}
 
 // begun is what a start that was refused leaves, and nothing else.
-var begun = []string{"cupeld.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace", "damaged"}
+var begun = []string{"cupeld.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace", "path", "damaged"}
 
 // used says whether a cupeld has used the folder.
 func (l layout) used() bool {

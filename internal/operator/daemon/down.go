@@ -134,6 +134,11 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 			if o.Force && what == workDown && disk.Fails(err) {
 				return l, nil, l.endBlind(ctx, log)
 			}
+			if err == nil {
+				if err = l.elsewhere(ctx); err != nil {
+					lock.release()
+				}
+			}
 			return l, lock, err
 		}
 		if err := errors.Join(t.end(held), t.ask(held)); err != nil {

@@ -32,8 +32,13 @@ func newLayout(state string) (layout, error) {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = real
 	}
+	return layoutAt(dir), nil
+}
+
+// layoutAt is the layout of a folder by that very name.
+func layoutAt(dir string) layout {
 	sum := sha256.Sum256([]byte(dir))
-	return layout{dir: dir, id: hex.EncodeToString(sum[:4])}, nil
+	return layout{dir: dir, id: hex.EncodeToString(sum[:4])}
 }
 
 func (l layout) path(parts ...string) string {

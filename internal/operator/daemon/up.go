@@ -110,6 +110,9 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	defer lock.release()
 	defer lock.end()
 	defer context.AfterFunc(ctx, lock.end)()
+	if err := l.elsewhere(ctx); err != nil {
+		return err
+	}
 	if err := l.missing(o); err != nil {
 		return err
 	}
@@ -197,6 +200,9 @@ func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) er
 	p.onClose(func() error { return ignoreClosed(api.Close()) })
 	if p.limits, err = managerLimits(o); err != nil {
 		return err
+	}
+	if err := p.keepPath(); err != nil {
+		p.log.WarnContext(ctx, "who comes by another name of the state folder won't know by which it runs", "error", err)
 	}
 	if err := p.keepGrace(p.limits.Grace); err != nil { // a full disk is no reason to serve nothing
 		p.log.WarnContext(ctx, "cupel down won't know --grace if this process dies", "error", err)

@@ -1,0 +1,89 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"cupel.dev/cupel/internal/operator/node/cgroup"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// One folder may have several names: a bind mount, a disk that is mounted elsewhere now, a
+// folder that was moved. What runs carries names that are made of the one that it was
+// started by, so whoever comes by another name would find nothing of it, and start the
+// same things beside it. So the folder knows by which name it ran last.
+
+// pathFile holds that name; an earlier release wrote none.
+const pathFile = "path"
+
+// ruleElsewhere says that things of the folder run by another name.
+const ruleElsewhere = "state_elsewhere"
+
+// keepPath writes down the folder's name, for who comes by another one.
+func (l layout) keepPath() error { return writeOnce(l.path(pathFile), []byte(l.dir+"\n"), 0o644) }
+
+func parsePath(b []byte) (dir string, ok bool) {
+	dir, ok = strings.CutSuffix(string(b), "\n")
+	return dir, ok && filepath.IsAbs(dir) && filepath.Clean(dir) == dir && !strings.ContainsAny(dir, "\x00\n")
+}
+
+func validPath(b []byte) bool {
+	_, ok := parsePath(b)
+	return ok
+}
+
+// before is the folder by the name of its last start, if that was another one. A copy of a
+// folder that is still there is none of these: it is a folder of its own.
+func (l layout) before() (layout, bool) {
+	b, err := atomicfile.Read(l.path(pathFile))
+	if err != nil {
+		return layout{}, false
+	}
+	dir, ok := parsePath(b)
+	if !ok || dir == l.dir {
+		return layout{}, false
+	}
+	ours, err := os.Stat(l.dir)
+	if err != nil {
+		return layout{}, false
+	}
+	theirs, err := os.Stat(dir)
+	return layoutAt(dir), err != nil || os.SameFile(ours, theirs)
+}
+
+// elsewhere refuses a folder of which things run by another name. What a name that nothing
+// runs by any more left on the machine, as a bridge, is removed. Who calls it holds the lock.
+func (l layout) elsewhere(ctx context.Context) error {
+	other, ok := l.before()
+	if !ok {
+		return nil
+	}
+	if !other.busy() {
+		return other.sweep(ctx)
+	}
+	p := problem.New(problem.Conflict, ruleElsewhere, "%s is the folder that was started as %s, and what was started there still runs", l.dir, other.dir).
+		Want("the name by which it runs")
+	if _, err := os.Stat(other.dir); err != nil {
+		return p.Fix("have it there again (a mount, a link, a move), then run this with --state %s; "+
+			"or end what runs as it is, by 'cupel down --state %s', and run this again: what apps wrote into volumes since they stored them last is lost", other.dir, other.dir)
+	}
+	return p.Fix("run it with --state %s; or run 'cupel down --state %s' first, then this again", other.dir, other.dir)
+}
+
+// busy reports whether something runs that carries this name.
+func (l layout) busy() bool {
+	for _, p := range l.processes() {
+		if p.name != "cupeld" || l.writesLog(p.pid) { // others wait for the lock
+			return true
+		}
+	}
+	groups, err := cgroup.Detect("/sys/fs/cgroup")
+	if err != nil {
+		return false
+	}
+	busy, err := groups.Busy(l.cgroup())
+	return busy && err == nil
+}
