@@ -16,9 +16,10 @@ import (
 
 // Stat is one process or thread, as in proc_pid_stat(5).
 type Stat struct {
-	State byte          // R runs or may run, S waits, D waits for a device, T and t are stopped
-	Start uint64        // when it started, by which a number is known to mean the same process
-	CPU   time.Duration // of a processor that it has had, in ticks of 10 ms
+	Parent int           // process
+	State  byte          // R runs or may run, S waits, D waits for a device, T and t are stopped
+	Start  uint64        // when it started, by which a number is known to mean the same process
+	CPU    time.Duration // of a processor that it has had, in ticks of 10 ms
 }
 
 // tick is the unit in which the kernel tells times: USER_HZ is 100 for every program.
@@ -44,11 +45,13 @@ func read(path string) (s Stat, err error) {
 		return s, fs.ErrNotExist
 	}
 	s.State = fields[0][0]
+	parent, err0 := strconv.Atoi(fields[1])
+	s.Parent = parent
 	user, err1 := strconv.ParseInt(fields[11], 10, 64)
 	system, err2 := strconv.ParseInt(fields[12], 10, 64)
 	s.CPU = time.Duration(user+system) * tick
 	s.Start, err = strconv.ParseUint(fields[19], 10, 64)
-	return s, errors.Join(err, err1, err2)
+	return s, errors.Join(err, err0, err1, err2)
 }
 
 // Stopped reports whether a process was stopped by a signal or a debugger: it does

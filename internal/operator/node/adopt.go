@@ -138,7 +138,7 @@ func (n *Node) adopt(ctx context.Context, i *instance) error {
 	if !i.watched {
 		// Known at once, so that nobody takes it for ill while it is looked at.
 		if i.rec.Spec.Port != 0 && n.answers(ctx, i) {
-			if inferred, _ := n.healthSeen(i, true); inferred {
+			if inferred, _ := n.healthSeen(i, true, false); inferred {
 				n.persist(ctx, i)
 			}
 		}

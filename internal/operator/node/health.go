@@ -16,9 +16,10 @@ import (
 // an adopted one is tried even if no report said that its app runs: it may have
 // come while nobody listened, and only the app accepts connections there.
 func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
+	var watch stoppedWatch
 	for {
 		n.mu.Lock()
-		started := i.rec.StartedAt
+		started, id := i.rec.StartedAt, i.rec.Spec.ID
 		n.mu.Unlock()
 		wait := 50 * time.Millisecond
 		if !started.IsZero() || adopted {
@@ -26,7 +27,8 @@ func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
 			if ctx.Err() != nil {
 				return
 			}
-			inferred, next := n.healthSeen(i, ok)
+			stopped := (ok || watch.found > 0) && watch.look(func() bool { return n.suspended(id) })
+			inferred, next := n.healthSeen(i, ok, stopped)
 			if !ok {
 				n.lookAround(ctx, i)
 			}
@@ -57,9 +59,9 @@ func (n *Node) answers(ctx context.Context, i *instance) bool {
 	return true
 }
 
-// healthSeen takes one check's result; it returns whether the check proved that
+// healthSeen takes one check's result, and whether who accepted is stopped; it returns whether the check proved that
 // the app runs, which no report had said, and when to check again.
-func (n *Node) healthSeen(i *instance, ok bool) (inferred bool, next time.Duration) {
+func (n *Node) healthSeen(i *instance, ok, stopped bool) (inferred bool, next time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	inferred = ok && i.rec.StartedAt.IsZero() && i.rec.Exit == nil
@@ -73,8 +75,8 @@ func (n *Node) healthSeen(i *instance, ok bool) (inferred bool, next time.Durati
 	if since < 0 { // the clock was set back, and this process didn't see the start
 		i.rec.StartedAt, since = n.cfg.Now(), 0
 	}
-	if verdict := i.judge.judge(ok, since); i.health != verdict || inferred {
-		i.health = verdict
+	if verdict := i.judge.judge(ok && !stopped, since); i.health != verdict || i.stopped != stopped || inferred {
+		i.health, i.stopped = verdict, stopped
 		n.publishStatus(i)
 	}
 	return inferred, i.judge.wait()

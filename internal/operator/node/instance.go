@@ -30,6 +30,7 @@ type instance struct {
 	offline   bool      // guarded by op: it ended, and its address was given back
 	health    manager.Health
 	judge     healthJudge
+	stopped   bool       // the app's processes were, by a signal
 	elsewhere *misplaced // where the app listens instead of on its port; nil: not known to
 	looked    time.Time  // when that was looked for last
 	used      uint64
@@ -73,6 +74,9 @@ func (i *instance) status() manager.InstanceStatus {
 		s.State = manager.StateStopping
 	case r.Report.Phase == volume.Running:
 		s.State = manager.StateRunning
+		if s.Problem == nil && i.stopped && i.health != manager.HealthHealthy {
+			s.Problem = appStopped()
+		}
 		if s.Problem == nil && i.elsewhere != nil && i.health != manager.HealthHealthy {
 			s.Problem = i.elsewhere.problem()
 		}

@@ -127,6 +127,26 @@ func (t *Tree) Busy(path string) (bool, error) {
 	return busy, err
 }
 
+// Processes are those in the group at path itself. A group that is gone gives
+// fs.ErrNotExist.
+func (t *Tree) Processes(path string) ([]int, error) {
+	dir := t.dirs["memory"]
+	if t.v2 {
+		dir = t.dirs[""]
+	}
+	b, err := os.ReadFile(filepath.Join(dir, path, "cgroup.procs"))
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var out []int
+	for f := range strings.FieldsSeq(string(b)) {
+		if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
 // Kill sends SIGKILL to every process in the group at path and below.
 func (t *Tree) Kill(path string) error {
 	return t.each(path, func(dir string) error {

@@ -174,3 +174,19 @@ func FuzzParseMembership(f *testing.F) {
 		_, _ = ParseMembership(strings.NewReader(s))
 	})
 }
+
+func TestProcesses(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"v1": {"memory/cgroup.procs": "", "memory/c/i-1/cgroup.procs": "12\n340\n"},
+		"v2": {"cgroup.controllers": "memory pids", "c/i-1/cgroup.procs": "12\n340\n"},
+	} {
+		tr := detect(t, files)
+		got, err := tr.Processes("/c/i-1")
+		if diff := cmp.Diff([]int{12, 340}, got); err != nil || diff != "" {
+			t.Errorf("%s: %v: %s", name, err, diff)
+		}
+		if _, err := tr.Processes("/c/i-2"); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: gone: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,69 @@
+package node
+
+import (
+	"slices"
+
+	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/trusted/problem"
+)
+
+// The kernel accepts connections for an app that was stopped by a signal, and nobody
+// answers them. So whoever accepts is looked at now and then, and one that is found
+// stopped each time, before it counts: what a program does to another one for a moment
+// makes nobody ill. A debugger's stop is another state, and so is a frozen group.
+const (
+	stoppedEach  = 5 // checks that went well between two looks
+	stoppedLooks = 3 // in a row
+)
+
+// stoppedWatch is what was seen of an app's processes. It belongs to watchHealth.
+type stoppedWatch struct {
+	checks int
+	found  int // how often in a row
+}
+
+// look is due after a check that went well, and after each while it was found stopped: at
+// some time the kernel takes no more connections for it. suspended tells what it finds. It returns
+// whether the app counts as stopped.
+func (w *stoppedWatch) look(suspended func() bool) bool {
+	if w.checks++; w.found == 0 && w.checks%stoppedEach != 0 {
+		return false
+	}
+	if !suspended() {
+		w.found = 0
+		return false
+	}
+	w.found++
+	return w.found >= stoppedLooks
+}
+
+// suspended tells whether all processes of an instance's app were stopped by a signal.
+// Its launcher, whose parent is in no such group, isn't one of them.
+func (n *Node) suspended(id string) bool {
+	pids, err := n.cfg.Cgroups.Processes(n.cgroup(id))
+	if err != nil {
+		return false
+	}
+	return allSuspended(pids)
+}
+
+func allSuspended(pids []int) bool {
+	some := false
+	for _, pid := range pids {
+		s, err := proc.Of(pid)
+		if err != nil || !slices.Contains(pids, s.Parent) {
+			continue
+		}
+		if s.State != 'T' {
+			return false
+		}
+		some = true
+	}
+	return some
+}
+
+// appStopped says why an app that accepts connections isn't healthy.
+func appStopped() *problem.Error {
+	return problem.New(problem.Unavailable, ruleUnhealthy, "the app's processes are stopped (SIGSTOP): connections are accepted, and nobody answers them").
+		Fix("whoever stopped them lets them go on, on the app's machine: kill -CONT, each process; or its owner deploys the app again")
+}
