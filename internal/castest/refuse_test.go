@@ -248,6 +248,9 @@ func TestClockWentBack(t *testing.T) {
 	offset.set(-6 * time.Minute)
 	_, _, err = e.Instance(t, "x", "client-app", appCode).Release(t.Context())
 	refused(t, err, "clock_went_back")
+	if p := problem.From(err); !strings.Contains(p.Mend, "was ahead at that entry, the CAS releases again from 20") {
+		t.Errorf("mend: %s", p.Mend)
+	}
 	_, err = o.Do(t.Context(), http.MethodGet, api.PathHealth, nil, nil)
 	refused(t, err, "clock_went_back")
 	e.Stop()

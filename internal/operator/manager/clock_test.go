@@ -38,6 +38,30 @@ func TestClockSetBack(t *testing.T) {
 	}
 }
 
+// TestClockSetWhileAppsRun: apps that run well are left alone, however the clock on the
+// wall is set, and what crashes then is started again.
+func TestClockSetWhileAppsRun(t *testing.T) {
+	for name, back := range map[string]time.Duration{"a day back": 24 * time.Hour, "a day forward": -24 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				w := newWorld(t, nil)
+				a := w.settled(w.deploy(request()).ID)
+				started, reasons := len(w.fake.Started()), len(w.reasons())
+				w.back.Store(int64(back))
+				time.Sleep(time.Hour)
+				if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || len(w.fake.Started()) != started || len(w.reasons()) != reasons {
+					t.Errorf("an hour later: %+v, %d starts, %q", a, len(w.fake.Started())-started, w.reasons()[reasons:])
+				}
+				w.fake.Crash(w.instances("app")[0].ID+"-1", 1, false)
+				time.Sleep(time.Minute)
+				if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || len(w.fake.Started()) != started+1 {
+					t.Errorf("after a crash: %+v, %d starts", a, len(w.fake.Started())-started)
+				}
+			})
+		})
+	}
+}
+
 // TestClockSetBackDuringADeployment: neither does a deployment wait longer than its
 // limits for an app that never listens.
 func TestClockSetBackDuringADeployment(t *testing.T) {

@@ -241,5 +241,6 @@ func (c *CAS) checkClock(now time.Time) error {
 	}
 	return problem.New(problem.Unavailable, "clock_went_back", "the clock says %s", now.UTC().Format(time.RFC3339)).
 		Want("not before %s, the time of the audit log's last entry", high.UTC().Format(time.RFC3339)).
-		Fix("set the clock of the CAS's machine right")
+		Fix("set the clock of the CAS's machine right. Where it is right, and was ahead at that entry, the CAS releases again from %s on",
+			high.Add(-clockTolerance).UTC().Format(time.RFC3339))
 }
