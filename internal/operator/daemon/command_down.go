@@ -54,7 +54,7 @@ func (c *cli) byHalves(ctx context.Context, left string, do func() error) error 
 
 // uncancelled is what remains of an error without the parts that a signal made.
 func uncancelled(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // its own parts, not those of what it wraps
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // its own parts, not those of what it wraps
 		var rest []error
 		for _, part := range joined.Unwrap() {
 			rest = append(rest, uncancelled(part))

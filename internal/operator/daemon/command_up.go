@@ -165,6 +165,15 @@ func (c *cli) detach(cmd *cobra.Command) error {
 	return nil
 }
 
+// detachedProblem is what who started a cupeld is told of its end before it served.
+func detachedProblem(err error) *problem.Error {
+	if errors.Is(err, context.Canceled) {
+		return problem.New(problem.Unavailable, "cupeld_ended", "cupeld was told to end before it served: by a 'cupel down' that came meanwhile, or a signal").
+			Fix("start it again: cupel up")
+	}
+	return problem.From(err)
+}
+
 // up runs in the foreground, or as what detach started.
 func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duration) (err error) {
 	ctx, stop := untilSignal(ctx)
@@ -181,7 +190,7 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duratio
 		pipe := os.NewFile(uintptr(detachedFD), "detached")
 		defer func() {
 			if err != nil {
-				_ = json.NewEncoder(pipe).Encode(outcome{Problem: problem.From(err)})
+				_ = json.NewEncoder(pipe).Encode(outcome{Problem: detachedProblem(err)})
 			}
 			_ = pipe.Close()
 		}()

@@ -33,16 +33,16 @@ func (c *Client) explain(ctx context.Context, done, ref string, err error) error
 	}
 	what := done + " " + ref
 	if t, ok := errors.AsType[*transport.Error](err); ok {
-		switch {
-		case t.StatusCode == http.StatusNotFound:
+		switch t.StatusCode {
+		case http.StatusNotFound:
 			return problem.New(problem.NotFound, "registry_missing", "%s: the registry at %s has no such thing", what, c.addr).
 				Fix("build or push it first: cupel runtime build NAME")
-		case t.StatusCode == http.StatusGone:
+		case http.StatusGone:
 			return c.damaged(done, ref, errors.New("it is not what was stored"))
-		case t.StatusCode == http.StatusUnauthorized, t.StatusCode == http.StatusForbidden:
+		case http.StatusUnauthorized, http.StatusForbidden:
 			return problem.New(problem.Denied, "registry_denied", "%s: the registry at %s refuses: %s", what, c.addr, http.StatusText(t.StatusCode)).
 				Fix("write to it from its own machine")
-		case t.StatusCode == http.StatusInsufficientStorage:
+		case http.StatusInsufficientStorage:
 			full := fmt.Errorf("%s: the registry at %s answers %d: %w", what, c.addr, t.StatusCode, syscall.ENOSPC)
 			return disk.Explain(full, ".", "the registry's state folder")
 		}

@@ -31,6 +31,9 @@ func (d *Daemon) ready(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
+		if ctx.Err() != nil { // of what is told to end, nothing else is said
+			return fmt.Errorf("wait for containerd: %w", ctx.Err())
+		}
 
 		// Not running(): a process that has just been executed has no arguments
 		// for a moment.
@@ -47,12 +50,12 @@ func (d *Daemon) ready(ctx context.Context) error {
 		}
 
 		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for containerd: %w", ctx.Err())
 		case <-limit.Done():
-			return problem.New(problem.Unavailable, "containerd_start", "containerd (process %d) takes no questions yet: it loads what ran before, and goes on with that", pid).
-				Want("an answer within %s", problem.Duration(d.cfg.StartLimit)).
-				Fix("run this again, which waits for the same process; if that does not help, look at %s, and end it with kill -9 %d", d.LogFile(), pid)
+			if ctx.Err() == nil {
+				return problem.New(problem.Unavailable, "containerd_start", "containerd (process %d) takes no questions yet: it loads what ran before, and goes on with that", pid).
+					Want("an answer within %s", problem.Duration(d.cfg.StartLimit)).
+					Fix("run this again, which waits for the same process; if that does not help, look at %s, and end it with kill -9 %d", d.LogFile(), pid)
+			}
 		case <-time.After(wait):
 		}
 	}
