@@ -133,16 +133,17 @@ func below(header, row []string, terminal int) string {
 			cells = append(cells, strings.ToLower(header[i])+" "+c)
 		}
 	}
-	return "    " + folded(strings.Join(cells, "; "), "    ", terminal) + "\n"
+	return "    " + string(folded(strings.Join(cells, "; "), "    ", terminal)) + "\n"
 }
 
-// folded is a text that goes on, indented, in the next line where the terminal ends; it
-// begins behind so much itself.
-func folded(text, indent string, terminal int) string {
+// folded is a text of one line that goes on, indented, in the next where the terminal
+// ends; it begins behind so much itself.
+func folded(text, indent string, terminal int) paragraphs {
+	text = plain.Line(text)
 	if len(indent)+utf8.RuneCountInString(text) <= terminal || terminal <= 2*len(indent) {
-		return text
+		return paragraphs(text)
 	}
-	return strings.ReplaceAll(wrapped(plain.Line(text), terminal-len(indent)), "\n", "\n"+indent)
+	return paragraphs(strings.ReplaceAll(wrapped(text, terminal-len(indent)), "\n", "\n"+indent))
 }
 
 // rowLines is a row in lines, whose cells are no wider than their columns.

@@ -2,12 +2,18 @@ package cli
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"math"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/trusted/owner"
@@ -28,6 +34,59 @@ func TestStateOfAnInstance(t *testing.T) {
 		if got := g.instanceRow(i)[2]; got != want {
 			t.Errorf("%+v is shown as %q, want %q", i, got, want)
 		}
+	}
+}
+
+// onTerminal is what a terminal of so many columns is given.
+func onTerminal(t *testing.T, columns uint16, do func(tty *os.File)) string {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = master.Close() }()
+	fd := int(master.Fd())
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err := errors.Join(err, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0)); err != nil {
+		t.Fatal(err)
+	}
+	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan string)
+	go func() {
+		all, _ := io.ReadAll(master) // it ends with EIO when the last of its users closes it
+		said <- strings.ReplaceAll(string(all), "\r\n", "\n")
+	}()
+	do(tty)
+	if err := tty.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return <-said
+}
+
+// TestTroubleOnATerminal: what is said below the table goes on in further lines of a narrow
+// terminal, and what others say in it begins none of them by itself.
+func TestTroubleOnATerminal(t *testing.T) {
+	why := problem.New(problem.Unavailable, "unhealthy", "the app listens on 127.0.0.1:8080, not on all addresses, so that nobody reaches it\nVERIFIED\x1b[2J").
+		Want("an app that listens on all addresses").Fix("let it listen on 0.0.0.0:8080, then deploy again: cupel deploy my-shop-app --instances 3")
+	got := onTerminal(t, 80, func(tty *os.File) {
+		g := &globals{out: tty, output: "table", now: time.Now, env: func(string) string { return "" }}
+		g.printTrouble("my-shop-app/i-3f9k2m1y", why)
+	})
+	const want = `
+my-shop-app/i-3f9k2m1y: unhealthy: the app listens on 127.0.0.1:8080, not on
+    all addresses, so that nobody reaches it\nVERIFIED\x1b[2J
+  expected: an app that listens on all addresses
+  mend: let it listen on 0.0.0.0:8080, then deploy again: cupel deploy
+    my-shop-app --instances 3
+`
+	if got != want {
+		t.Errorf("a terminal of 80 columns is given:\n%s\n%q", got, got)
 	}
 }
 

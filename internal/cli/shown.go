@@ -46,7 +46,8 @@ func colored(s string) string {
 	return b.String()
 }
 
-// paragraphs is a text of our own that has several lines.
+// paragraphs is a text that has several lines of our own making: what others say in it is
+// on one line before it is folded.
 type paragraphs string
 
 // printf writes to standard output. The format is ours and passed on as it is; text among
