@@ -68,7 +68,8 @@ func (l layout) removeAll(log *slog.Logger) ([]string, error) {
 	// The lock last: whoever comes in between makes a folder of their own.
 	if err := errors.Join(errs...); err == nil {
 		err = errors.Join(ignoreMissing(os.Remove(l.lockFile())), ignoreMissing(os.Remove(l.dir)))
-		if _, again := os.Lstat(l.lockFile()); err == nil || errors.Is(err, syscall.ENOTEMPTY) && again == nil {
+		again := exists(l.lockFile()) || exists(l.turnFile())
+		if err == nil || errors.Is(err, syscall.ENOTEMPTY) && again {
 			return nil, nil
 		}
 		errs = append(errs, err)
@@ -148,7 +149,7 @@ func (l layout) tellRoom(tell func(string)) (ended func()) {
 var marks = []string{"cas.uid", "simtee", "containerd", portsFile, "registry", "runtimes"}
 
 // begun is what a start that was refused leaves, and nothing else.
-var begun = []string{"cupeld.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace", "path", "damaged"}
+var begun = []string{"cupeld.lock", "turn.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace", "path", "damaged"}
 
 // used says whether a cupeld has used the folder.
 func (l layout) used() bool {

@@ -119,7 +119,7 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 			return l, nil, err
 		}
 	}
-	defer l.goFirst()()
+	defer l.goFirst(ctx)()
 	began := time.Now()
 	t := takeover{layout: l, o: o, force: o.Force || what == workCleanup, said: began}
 	defer func() { t.gone.forget() }()

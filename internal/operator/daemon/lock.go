@@ -27,6 +27,7 @@ const (
 	workDown    work = "down"
 	workCleanup work = "cleanup"
 	workCheck   work = "check"
+	workTurn    work = "turn" // of another program, that holds what a start asks for: see turn.go
 )
 
 // stateLock is held by whoever works on a state folder.
@@ -59,6 +60,12 @@ func (e *lockedError) Error() string {
 		return fmt.Sprintf("cupeld already runs on %s (process %d)", e.dir, e.pid)
 	case workEnd:
 		return fmt.Sprintf("the cupeld that ran on %s (process %d) is about to end", e.dir, e.pid)
+	case workTurn:
+		who := "a process that isn't known"
+		if e.pid != 0 {
+			who = fmt.Sprintf("another program (process %d)", e.pid)
+		}
+		return fmt.Sprintf("%s holds the lock of %s", who, layoutAt(e.dir).turnFile())
 	}
 	return fmt.Sprintf("'cupel %s' works on %s (process %d)", e.what, e.dir, e.pid)
 }
@@ -104,6 +111,10 @@ func (e *lockedError) stopped() *problem.Error {
 func (e *lockedError) problem() *problem.Error {
 	if p := e.stopped(); p != nil {
 		return p
+	}
+	if e.what == workTurn {
+		return problem.New(problem.Conflict, ruleAtWork, "%w, as only cupel down and cupel cleanup should", e).
+			Fix("look who it is (fuser -v %s) and end it, or wait for it; then run this again", layoutAt(e.dir).turnFile())
 	}
 	if e.what != workUp {
 		return problem.New(problem.Conflict, ruleAtWork, "%w", e).Fix("wait until that has ended, then run this again")

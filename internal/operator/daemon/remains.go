@@ -64,12 +64,16 @@ func (l layout) holds(pid int) bool {
 	if err != nil {
 		return false
 	}
+	return hasOpen(pid, lock) && c.Alive()
+}
+
+// hasOpen tells whether a process has a file open.
+func hasOpen(pid int, file os.FileInfo) bool {
 	open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is valid
-	held := slices.ContainsFunc(open, func(path string) bool {
+	return slices.ContainsFunc(open, func(path string) bool {
 		info, err := os.Stat(path)
-		return err == nil && os.SameFile(info, lock)
+		return err == nil && os.SameFile(info, file)
 	})
-	return held && c.Alive()
 }
 
 // mentions says whether an argument names something in our folder, or our

@@ -90,6 +90,7 @@ func (l layout) derived() []derivation {
 		derivation{keptFile, isFile, validFlags, "which flags the last start had isn't known: give those again that matter, as --deploy-keys"},
 		derivation{"cas.uid", isFile, validUser, "the CAS's user is the owner of its folder"},
 		derivation{pathFile, isFile, validPath, "it is written anew"},
+		derivation{filepath.Base(l.turnFile()), isFile, nil, anew},
 		derivation{"grace", isFile, validGrace, "apps have as long to end as cupel up --grace says"},
 		derivation{wire.EndpointFile, isFile, validEndpoint, "it is written anew"},
 		derivation{"simulation-root.pem", isFile, validPEM, "it is written anew from simtee"},

@@ -4,34 +4,94 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strconv"
+	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/internal/proc"
 )
 
 // Who stops what runs in a state folder goes before who starts it anew: a start that
 // comes while something ends waits for that, and is not what the stopping ends next.
 
-// goFirst has every start wait until the returned function was called. A folder that
-// can't be opened, or whose file system knows no locks, lets nobody wait.
-func (l layout) goFirst() (done func()) {
-	dir, err := os.Open(l.dir)
+// turnFile is what they hold a shared lock of, and a start asks for the whole of it. Only
+// root can open it: whoever can open a file can hold its lock.
+func (l layout) turnFile() string { return l.path("turn.lock") }
+
+func (l layout) openTurn(create int) (*os.File, error) {
+	return os.OpenFile(l.turnFile(), os.O_RDONLY|create|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+}
+
+// turnLimit is how long the lock may be another one's before nobody is made to wait: a
+// start that asks has it for a moment only.
+const turnLimit = time.Second
+
+// goFirst has every start wait until the returned function was called. A file that can't
+// be opened, a file system that knows no locks, or somebody else who holds this one, lets
+// nobody wait, and keeps nobody from stopping what runs.
+func (l layout) goFirst(ctx context.Context) (done func()) {
+	turn, err := l.openTurn(os.O_CREATE)
 	if err != nil {
 		return func() {}
 	}
-	_ = unix.Flock(int(dir.Fd()), unix.LOCK_SH)
-	return func() { _ = dir.Close() }
+	for deadline := time.Now().Add(turnLimit); errors.Is(unix.Flock(int(turn.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK); {
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return func() { _ = turn.Close() }
 }
 
-// awaited reports whether somebody waits for the folder's lock to stop what runs there.
-// Only who holds that lock may ask.
-func (l layout) awaited() bool {
-	dir, err := os.Open(l.dir)
+// awaited says who waits for the folder's lock to stop what runs there; nil: nobody. Only
+// who holds that lock may ask.
+func (l layout) awaited() *lockedError {
+	turn, err := l.openTurn(0)
 	if err != nil {
-		return false
+		return nil
 	}
-	defer func() { _ = dir.Close() }()
-	return errors.Is(unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+	defer func() { _ = turn.Close() }()
+	taken := func() bool {
+		return errors.Is(unix.Flock(int(turn.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+	}
+	if !taken() {
+		return nil
+	}
+	held := &lockedError{dir: l.dir, what: workTurn, pid: flockedBy(turn)}
+	if held.pid == 0 && !taken() { // whoever had it has ended
+		return nil
+	}
+	if c, ok := proc.CommandOf(held.pid); ok && c.Name == "cupeld" {
+		held.what = workDown
+	}
+	return held
+}
+
+// flockedBy is a process that holds a file's lock, as the kernel says it (proc_locks(5));
+// 0: it doesn't.
+func flockedBy(f *os.File) int {
+	info, err := f.Stat()
+	if err != nil {
+		return 0
+	}
+	inode := strconv.FormatUint(info.Sys().(*syscall.Stat_t).Ino, 10)
+	b, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line) // number, kind, how, for what, process, device and inode
+		if len(fields) < 6 || fields[1] != "FLOCK" || !strings.HasSuffix(fields[5], ":"+inode) {
+			continue
+		}
+		if pid, err := strconv.Atoi(fields[4]); err == nil && hasOpen(pid, info) { // another disk may have the same inode
+			return pid
+		}
+	}
+	return 0
 }
 
 // makeInTurn is make, after a cupeld that ends and every down have had their time, but
@@ -39,18 +99,20 @@ func (l layout) awaited() bool {
 func (l layout) makeInTurn(ctx context.Context, deadline time.Time, tell func(string)) (*stateLock, error) {
 	for {
 		lock, err := l.make()
-		if err == nil && l.awaited() {
+		if err == nil {
+			first := l.awaited()
+			if first == nil {
+				return lock, nil
+			}
 			lock.release()
-			err = &lockedError{dir: l.dir, what: workDown}
-		} else if err == nil {
-			return lock, nil
+			err = first
 		}
 		held, ok := errors.AsType[*lockedError](err)
-		ends := ok && (held.what == workEnd || held.what == workDown)
+		ends := ok && (held.what == workEnd || held.what == workDown || held.what == workTurn)
 		if !ends || held.stopped() != nil || time.Now().After(deadline) {
 			return nil, err
 		}
-		if tell != nil && held.pid != 0 {
+		if tell != nil && (held.pid != 0 || held.what == workTurn) {
 			tell("waiting: " + held.Error() + "; the start comes after it")
 			tell = nil
 		}

@@ -3,9 +3,11 @@ package daemon
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -59,7 +61,7 @@ func TestUpWaitsForAnEnd(t *testing.T) {
 	t.Logf("%s", b[:n])
 
 	// A down that waits for the same end has its turn first.
-	done := l.goFirst()
+	done := l.goFirst(t.Context())
 	lock.release()
 	down, err := l.lock(workDown)
 	for deadline := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -137,4 +139,68 @@ func TestDownsAndUpsAtOnce(t *testing.T) {
 		t.Errorf("after the last down something serves")
 	}
 	nothingLeft(t, o)
+}
+
+// TestOthersLocks: a lock that any user may hold, as that of the folder itself, keeps
+// nobody from anything, and one of root's on the file by which a start waits for a down
+// keeps only starts from beginning, which say who has it.
+func TestOthersLocks(t *testing.T) {
+	o := upOptions(t)
+	if err := os.Mkdir(o.State, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold := func(path string) (letGo func()) {
+		t.Helper()
+		other := exec.Command("flock", "--no-fork", path, "sh", "-c", "echo held; exec sleep 600")
+		out, err := other.StdoutPipe()
+		if err == nil {
+			err = other.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		letGo = sync.OnceFunc(func() { _ = errors.Join(other.Process.Kill(), other.Wait()) })
+		t.Cleanup(letGo)
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		return letGo
+	}
+
+	hold(o.State)
+	if _, stderr, code := cupeld(t, ":", "down", "--state", o.State); code != 0 {
+		t.Errorf("down: exit %d: %s", code, stderr)
+	}
+	if info, err := os.Stat(l.turnFile()); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	letGo := hold(l.turnFile())
+	for _, args := range [][]string{{"down"}, {"down", "--force"}} {
+		if _, stderr, code := cupeld(t, ":", append(args, "--state", o.State)...); code != 0 {
+			t.Errorf("%s: exit %d: %s", args, code, stderr)
+		}
+	}
+	_, err = detach(t.Context(), o.State, nil, -time.Second, nil)
+	held, ok := errors.AsType[*lockedError](err)
+	if !ok {
+		t.Fatalf("without patience: %v", err)
+	}
+	p := held.problem()
+	t.Log(p)
+	if p.Rule != ruleAtWork || !strings.Contains(p.Error(), fmt.Sprintf("another program (process %d) holds the lock of %s", held.pid, l.turnFile())) || held.pid == 0 {
+		t.Errorf("without patience: %v", p)
+	}
+
+	lock, err := l.makeInTurn(t.Context(), time.Now().Add(time.Hour), func(line string) {
+		t.Log(line)
+		letGo()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.release()
 }
