@@ -16,7 +16,9 @@ import (
 
 // Line is s on one line, with everything written out that isn't seen as it is: control
 // characters, what turns the direction of text around or shows nothing, line ends of any
-// kind, code points that mean nothing, bytes that are no text.
+// kind, code points that Unicode has no character for (and of private use, whose look no
+// two terminals agree on), soft hyphens, tags, bytes that are no text. What joins or parts
+// letters and emoji stays where it does that.
 func Line(s string) string { return writtenOut(s, "") }
 
 // LogLine is Line, with its tabs.
@@ -35,39 +37,64 @@ func Lines(s string) string {
 }
 
 func writtenOut(s, keep string) string {
-	unseen := func(r rune) bool { return !unicode.IsGraphic(r) && !strings.ContainsRune(keep, r) }
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, unseen) {
-		return s
-	}
 	var b strings.Builder
+	var before rune
 	for len(s) > 0 {
-		r, size := utf8.DecodeRuneInString(s)
-		if unseen(r) || r == utf8.RuneError && size == 1 {
-			b.WriteString(strings.Trim(strconv.QuoteToASCII(s[:size]), `"`))
-		} else {
+		r, size := decode(s)
+		if seen(before, r, s[size:]) || strings.ContainsRune(keep, r) {
 			b.WriteString(s[:size])
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteToASCII(s[:size]), `"`))
 		}
-		s = s[size:]
+		before, s = r, s[size:]
 	}
 	return b.String()
+}
+
+// nothing stands where there is no character: at the ends of a text, and for a byte that is
+// none.
+const nothing = -1
+
+func decode(s string) (rune, int) {
+	r, size := utf8.DecodeRuneInString(s)
+	if r == utf8.RuneError && size <= 1 {
+		r = nothing
+	}
+	return r, size
+}
+
+// seen tells whether people see a character as it is where it stands: a graphic one, as
+// Unicode has it, and what joins or parts its neighbours.
+func seen(before, r rune, rest string) bool {
+	if r == '\u200c' || r == '\u200d' { // zero width non-joiner, zero width joiner
+		after, _ := decode(rest)
+		return joins(before) && joins(after)
+	}
+	return unicode.IsGraphic(r)
+}
+
+// joins tells whether a character may look different where a joiner stands beside it, as
+// letters of Persian and Sinhala do, and emoji. Beside those of English one hides.
+func joins(r rune) bool {
+	return r > unicode.MaxASCII && unicode.In(r, unicode.L, unicode.M, unicode.S) && !unicode.Is(unicode.Latin, r)
 }
 
 // JSON is the same JSON, with everything in its strings escaped that Line writes out: its
 // encoder leaves to a terminal what isn't of ASCII.
 func JSON(encoded []byte) []byte {
 	out := make([]byte, 0, len(encoded))
-	for len(encoded) > 0 {
-		r, size := utf8.DecodeRune(encoded)
+	var before rune
+	for rest := string(encoded); len(rest) > 0; {
+		r, size := decode(rest)
 		switch {
-		case r < 0x7f || unicode.IsGraphic(r):
-			out = append(out, encoded[:size]...)
+		case r == nothing || r < 0x7f || seen(before, r, rest[size:]):
+			out = append(out, rest[:size]...)
 		case r > 0xffff: // RFC 8259, section 7: as a pair of surrogates
-			r -= 0x10000
-			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+(r-0x10000)>>10, 0xdc00+(r-0x10000)&0x3ff)
 		default:
 			out = fmt.Appendf(out, `\u%04x`, r)
 		}
-		encoded = encoded[size:]
+		before, rest = r, rest[size:]
 	}
 	return out
 }

@@ -32,6 +32,41 @@ func TestLine(t *testing.T) {
 	}
 }
 
+// TestJoiners: text of scripts, and emoji, that characters without a width of their own
+// join or part is shown as it is; where such a character only hides, it is written out.
+func TestJoiners(t *testing.T) {
+	for _, s := range []string{
+		"می\u200cخواهم", "\u0dc1\u0dca\u200d\u0dbb\u0dd3", "\U0001f469\u200d\U0001f4bb ok",
+		"\u2764\ufe0f\u200d\U0001f525", "\U0001f468\U0001f3fd\u200d\U0001f9b0",
+	} {
+		if got := LogLine(s); got != s {
+			t.Errorf("%q is shown as %s", s, got)
+		}
+		if got := string(JSON([]byte(`{"a":"` + s + `"}`))); got != `{"a":"`+s+`"}` {
+			t.Errorf("%q is in JSON %s", s, got)
+		}
+	}
+	for in, want := range map[string]string{
+		"\u200cمی":                    `\u200cمی`,
+		"می\u200d":                    `می\u200d`,
+		"می\u200c خواهم":              `می\u200c خواهم`,
+		"می\u200c\u200cخ":             `می\u200c\u200cخ`,
+		"می\u200c\u202eخ":             `می\u200c\u202eخ`,
+		"my\u200c-app\u200dx+\u200c+": `my\u200c-app\u200dx+\u200c+`,
+		"é\u200dü":                    `é\u200dü`,
+		"می\u200c\xff":                `می\u200c\xff`,
+		"\xff\u200cمی":                `\xff\u200cمی`,
+		"soft\u00adhyphen":            `soft\u00adhyphen`,
+	} {
+		if got := Line(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+	if got, want := string(JSON([]byte("\"a\u200cb\u200d\""))), `"a\u200cb\u200d"`; got != want {
+		t.Errorf("in JSON: %s, want %s", got, want)
+	}
+}
+
 // TestLinesOfOthers: a text of several lines forges none of ours.
 func TestLinesOfOthers(t *testing.T) {
 	got := Lines("session unreadable\nVERIFIED        FOUND\nplatform\tSGX hardware\r\n\n")
