@@ -24,9 +24,12 @@ import (
 // rendition is a sequence that only changes how text looks (SGR, ECMA-48 8.3.117).
 var rendition = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 
-// harmless are the renditions that are passed on from apps: colours, bold, faint, italic,
-// underlined, and their ends. None of them hides what is written.
-var harmless = regexp.MustCompile(`^\x1b\[(;|0?[0-4]|2[234]|[349][0-79]|10[0-7]|[34]8;5;[0-9]{1,3}|[34]8;2;[0-9]{1,3};[0-9]{1,3};[0-9]{1,3})*m$`)
+// harmless are the renditions that are passed on from apps: colours of the text, bold,
+// faint, italic, underlined, and their ends. None of them sets the background, so that an
+// app can't have text in the same colour on it.
+var harmless = regexp.MustCompile(`^\x1b\[(` + harmlessOne + `)?(;(` + harmlessOne + `)?)*m$`)
+
+const harmlessOne = `0?[0-4]|2[234]|[39][0-7]|39|38;5;[0-9]{1,3}|38;2;[0-9]{1,3};[0-9]{1,3};[0-9]{1,3}`
 
 // colored is one line of an app's output, with its colours.
 func colored(s string) string {

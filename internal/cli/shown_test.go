@@ -15,12 +15,17 @@ import (
 
 const hostile = "ok\x1b[2J\x1b]52;c;cm0gLXJmIC8=\x07\r\u009b1A\u202egnp\xff"
 
-// TestRenditionsOfApps: colours reach a terminal, and nothing that hides text.
+// TestRenditionsOfApps: colours of text reach a terminal, and nothing that hides it.
 func TestRenditionsOfApps(t *testing.T) {
 	for in, want := range map[string]string{
 		"\x1b[1;31mred\x1b[0m \x1b[2Jgone":      "\x1b[1;31mred\x1b[0m \\x1b[2Jgone\x1b[0m",
 		"\x1b[38;5;200mx\x1b[m\ty":              "\x1b[38;5;200mx\x1b[m\ty\x1b[0m",
-		"\x1b[1;4;97;48;2;1;2;3mx":              "\x1b[1;4;97;48;2;1;2;3mx\x1b[0m",
+		"\x1b[1;4;97;38;2;1;2;3mx\x1b[39m":      "\x1b[1;4;97;38;2;1;2;3mx\x1b[39m\x1b[0m",
+		"\x1b[30;40mblack\x1b[49m":              `\x1b[30;40mblack\x1b[49m`,
+		"\x1b[38;5;16;48;5;16mblack":            `\x1b[38;5;16;48;5;16mblack`,
+		"\x1b[48;2;0;0;0;30mblack\x1b[100mx":    `\x1b[48;2;0;0;0;30mblack\x1b[100mx`,
+		"\x1b[0;40mx\x1b[;31;;1mred\x1b[01;1":   "\\x1b[0;40mx\x1b[;31;;1mred\\x1b[01;1\x1b[0m",
+		"\x1b[38;5;16\x1b[48;5;16mx\x1b[3848mx": `\x1b[38;5;16\x1b[48;5;16mx\x1b[3848mx`,
 		"\x1b[8mhidden\x1b[28m":                 `\x1b[8mhidden\x1b[28m`,
 		"\x1b[31;8mhidden":                      `\x1b[31;8mhidden`,
 		"\x1b[5mblinks\x1b[9mstruck\x1b[38;8mx": `\x1b[5mblinks\x1b[9mstruck\x1b[38;8mx`,
