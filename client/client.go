@@ -237,7 +237,8 @@ func (c *Client) do(ctx context.Context, q call) error {
 		if time.Now().Add(pause).After(deadline) {
 			return unreached.problem(c.addr, c.opts.Patience)
 		}
-		if waiting := c.opts.Waiting; waiting != nil && !told {
+		ends, ok := ctx.Deadline()
+		if waiting := c.opts.Waiting; waiting != nil && !told && (!ok || ends.After(deadline)) {
 			told = true
 			waiting(unreached.err)
 		}

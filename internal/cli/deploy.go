@@ -110,6 +110,8 @@ type deployment struct {
 	away    bool               // that the manager doesn't answer was said
 	grantID release.GrantID    // that the deployment runs under; zero: none is asked for
 	made    *api.Grant         // that grant, if this command made it
+	// withdrawn says that nobody had claimed it in the end, and nobody can any more.
+	withdrawn bool
 	granted string             // what the grant calls the app
 
 	asked manager.DeployRequest // what the manager was asked for
@@ -178,10 +180,13 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 		return d.unchecked(app)
 	case err == nil:
 		return d.report(app, instances, seen)
+	case errors.Is(context.Cause(ctx), errDeployTimeout) && d.withdrawn:
+		return problem.New(problem.Unavailable, "deploy_timeout", "the manager had not claimed the grant for %s after %s; the deployment has lost its right, and comes to nothing", app.Name, problem.Duration(d.o.timeout)).
+			Fix("see with 'cupel ps' what runs now, and deploy again, with more time: --timeout 10m; if it stays so, ask the operator")
 	case errors.Is(context.Cause(ctx), errDeployTimeout):
 		return problem.New(problem.Unavailable, "deploy_timeout", "%s is not done after %s; the deployment goes on", app.Name, problem.Duration(d.o.timeout)).
 			Fix("%s", goesOn(app))
-	case ctx.Err() != nil:
+	case ctx.Err() != nil && !d.withdrawn:
 		d.g.warnf("The deployment of %s (revision %d) goes on without you.", app.Name, revision)
 		d.g.warnf("  %s", goesOn(app))
 	}
@@ -204,13 +209,13 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 // looks at what answers.
 func (d *deployment) seeThrough(ctx context.Context, app manager.App) (manager.App, []manager.Instance, found, error) {
 	app, err := d.follow(ctx, app)
-	goesOnAlone := ctx.Err() != nil // who stopped waiting decides nothing
 	end := ending{done: err == nil}
 	var instances []manager.Instance
 	if err == nil && !d.blind {
 		instances, err = d.attested(ctx, app)
 	}
 	end.confirmed = err == nil
+	goesOnAlone := err != nil && ctx.Err() != nil // who stopped waiting decides nothing
 
 	if left := d.settleGrants(ctx, end, goesOnAlone); err == nil {
 		err = left

@@ -86,7 +86,7 @@ func (d *deployment) failed(how manager.Deployment) error {
 		return codedError{codeAppEnded, how.Problem}
 	case how.Problem.Rule == ruleMeasurement:
 		p := *how.Problem
-		return p.Fix("%s", measurementMend(d.session, d.recorded, d.asked.Runtime))
+		return p.Fix("%s", measurementMend(d.session, d.recorded, d.asked.Runtime, d.o.runtime != ""))
 	}
 	return how.Problem
 }
@@ -96,11 +96,16 @@ func (d *deployment) failed(how manager.Deployment) error {
 const ruleMeasurement = "measurement"
 
 // measurementMend says what to do about code that isn't the session's: recorded is the
-// runtime that the session was created for, as far as it is known here.
-func measurementMend(s ident.SessionName, recorded, runs string) string {
+// runtime that the session was created for, as far as it is known here; asked says that
+// the command has --runtime.
+func measurementMend(s ident.SessionName, recorded, runs string, asked bool) string {
 	if recorded != "" && runs != "" && recorded != runs {
-		return fmt.Sprintf("session %s was created for the runtime %s, and --runtime %s asks for another: leave --runtime out; or make the session for that one: "+
-			"'cupel template --runtime %s …', 'cupel session create … --update', then deploy again", s, recorded, runs, runs)
+		other := fmt.Sprintf("and --runtime %s asks for another: leave --runtime out", runs)
+		if !asked {
+			other = fmt.Sprintf("and this was deployed on %s: deploy again, 'cupel deploy %s --runtime %s'", runs, s, recorded)
+		}
+		return fmt.Sprintf("session %s was created for the runtime %s, %s; or make the session for that one: "+
+			"'cupel template --runtime %s …', 'cupel session create … --update', then deploy again", s, recorded, other, runs)
 	}
 	return "if you didn't expect other code, ask the operator; if they upgraded Cupel or built a runtime anew, vouch for it first: " +
 		"'cupel runtime measure' each runtime with their locks, 'cupel template' again, 'cupel session create … --update', then deploy again"

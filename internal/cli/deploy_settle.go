@@ -16,22 +16,32 @@ type ending struct {
 	confirmed bool // and nothing speaks against it
 }
 
+// lastLook is how long somebody who stopped waiting waits for the CAS all the same.
+const lastLook = 2 * time.Second
+
 // settleGrants sees to it that of the app's grants exactly one is left, and that the one
 // which this command made is in nobody's hands where it came to nothing. What can't be
-// settled is named, with the command that does it.
+// settled is named, with the command that does it. Of a deployment that goes on alone only
+// a grant that nobody has claimed is taken, if the CAS says at once that there is one.
 func (d *deployment) settleGrants(ctx context.Context, end ending, goesOnAlone bool) error {
 	if d.made == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.g.wait+withdrawTimeout)
+	most := d.g.wait + withdrawTimeout
+	if goesOnAlone {
+		most = lastLook
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), most)
 	defer cancel()
 
 	all, err := d.cas.Grants(ctx, d.session)
 	unclaimed := slices.ContainsFunc(all, func(g api.Grant) bool { return g.ID == d.made.ID && g.State == api.GrantOpen })
 	switch {
+	case err != nil && goesOnAlone:
+		return nil
 	case err != nil: // it is named below
 	case unclaimed: // it claims a code before it says that it took the request
-		if d.g.withdraw(ctx, d.cas, *d.made) {
+		if d.withdrawn = d.g.withdraw(ctx, d.cas, *d.made); d.withdrawn {
 			d.g.warnf("The manager took the code of grant %s and has not claimed it: it is withdrawn, and no deployment goes on under it.", d.made.ID.Short())
 		}
 		if end.confirmed {

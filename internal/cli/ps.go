@@ -126,7 +126,7 @@ func (g *globals) explainMeasurements(a manager.App, list []manager.Instance) ma
 			return p
 		}
 		q := *p
-		return q.Fix("%s", measurementMend(a.Session, g.recordedRuntime(a.Session), a.Runtime))
+		return q.Fix("%s", measurementMend(a.Session, g.recordedRuntime(a.Session), a.Runtime, false))
 	}
 	a.Deployment.Problem = mend(a.Deployment.Problem)
 	for i := range list {

@@ -92,7 +92,7 @@ func (m *scriptManager) front(reply *release.Reply) error {
 // double` (two of them are the same), `manager oldfront` (the port goes on to lead to
 // what ran before), `manager drains` (for a while it does), `manager stale`, `manager
 // says N` (that the app has so many instances), `manager names GRANT` (that the app runs
-// under), `manager claims SESSION` (that it runs), `manager swallows done|unknown|gone|""`
+// under), `manager claims SESSION` (that it runs), `manager swallows done|deploying|unknown|gone|""`
 // (it claims no code, and says that all is done, or goes on, of an app that there is or not), `manager port N` (where
 // it says that the app is), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
 // next deployment on; see answering), `manager waits RULE TEXT` (what a deployment
@@ -270,7 +270,7 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		if m.unclaimed != "" {
 			m.looks, m.instances = 2, nil
 			m.revision++
-			if m.unclaimed == "gone" {
+			if m.unclaimed == "gone" || m.unclaimed == "deploying" {
 				m.looks = 0
 			}
 			_ = json.NewEncoder(w).Encode(m.app())
@@ -289,7 +289,10 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
 			return
 		}
-		if m.looks++; m.looks == 2 {
+		if m.unclaimed != "deploying" {
+			m.looks++
+		}
+		if m.looks == 2 {
 			if err := m.ended(r.Context()); err != nil {
 				problem.Write(w, "", err)
 				return
