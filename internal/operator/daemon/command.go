@@ -110,8 +110,11 @@ func (c *cli) fail(err error) int {
 			_, _ = fmt.Fprintf(c.err, "  mend:     %s\n", plain.Lines(p.Mend))
 		}
 	}
-	if ok && p.Rule == ruleRuns {
+	switch {
+	case ok && p.Rule == ruleRuns:
 		return codeRuns
+	case ok && (p.Rule == ruleKeysMissing || p.Rule == ruleKeysUnknown):
+		return codeKeys
 	}
 	return code
 }

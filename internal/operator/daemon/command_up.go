@@ -122,6 +122,9 @@ func (c *cli) inheritNothing(cmd *cobra.Command) error {
 // arguments are the flags that a command was given, for the same command in another
 // folder: files have their absolute names.
 func (c *cli) arguments(cmd *cobra.Command) ([]string, error) {
+	if err := refuseNamedAll(c.opts.DeployKeys); err != nil {
+		return nil, err
+	}
 	for _, file := range []*string{&c.opts.State, &c.opts.Launcher, &c.opts.CAS, &c.opts.DeployKeys, &c.opts.ManagerCert, &c.opts.ManagerKey} {
 		if *file == "" || file == &c.opts.DeployKeys && *file == everybody {
 			continue

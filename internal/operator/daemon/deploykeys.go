@@ -15,6 +15,17 @@ import (
 // everybody is what --deploy-keys has in a file's place where all keys may deploy.
 const everybody = "all"
 
+// refuseNamedAll refuses a list of keys that is called as the word for everybody: whoever
+// names it means that not everybody may deploy.
+func refuseNamedAll(list string) error {
+	if list != everybody || !exists(list) {
+		return nil
+	}
+	return problem.New(problem.Invalid, "deploy_keys", "--deploy-keys %s lets everybody deploy, and there is a file of that name here", everybody).
+		Want("no doubt who may deploy").
+		Fix("name the file as ./%[1]s; to let everybody deploy, run this elsewhere, or rename %[1]s first", everybody)
+}
+
 // keyLimits are what each key may have, by flags and by the memory of the machine.
 func keyLimits(o Options) (manager.KeyLimits, error) {
 	memory, err := memoryOf()
@@ -35,7 +46,7 @@ func keyLimits(o Options) (manager.KeyLimits, error) {
 		}
 		limits.LowPorts = ports
 	}
-	if o.DeployKeys != "" && o.DeployKeys != everybody {
+	if restricts(o.DeployKeys) {
 		file, err := filepath.Abs(o.DeployKeys)
 		if err != nil {
 			return limits, fmt.Errorf("find the list of keys that may deploy: %w", err)

@@ -3,8 +3,13 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -77,15 +82,51 @@ func (l layout) settle(o *Options) {
 	}
 }
 
-// missing refuses a start that lets everybody deploy, where the last one did not.
+// Rules of a start that doesn't say who may deploy where the last one may have. They have
+// an exit code of their own: tried again and again, such a start is refused each time.
+const (
+	ruleKeysMissing = "deploy_keys_missing"
+	ruleKeysUnknown = "deploy_keys_unknown"
+
+	codeKeys = 12
+)
+
+// missing refuses a start that lets everybody deploy, where the last one did not, or may
+// not have.
 func (l layout) missing(o Options) error {
-	list := l.flagsKept()[deployKeysFlag]
-	if list == "" || list == everybody || o.DeployKeys != "" {
+	if o.DeployKeys != "" {
 		return nil
 	}
-	return problem.New(problem.Conflict, "deploy_keys_missing", "the last start had --deploy-keys %s, and this one has none", list).
-		Want("the keys that may deploy, or that everybody may").
+	const want = "the keys that may deploy, or that everybody may"
+	if why := l.flagsLost(); why != nil {
+		p := problem.New(problem.Conflict, ruleKeysUnknown, "whether the last start had --deploy-keys isn't known: %s can't be read: %w", l.path(keptFile), why).Want(want)
+		if errors.Is(why, fs.ErrPermission) && os.Geteuid() != 0 {
+			return p.Fix("run it as root, with sudo")
+		}
+		return p.Fix("give the file that the last start had, if it had one: --deploy-keys FILE; to let everybody deploy: --deploy-keys %s", everybody)
+	}
+	list := l.flagsKept()[deployKeysFlag]
+	if !restricts(list) {
+		return nil
+	}
+	return problem.New(problem.Conflict, ruleKeysMissing, "the last start had --deploy-keys %s, and this one has none", list).Want(want).
 		Fix("give --deploy-keys %s again; to let everybody deploy: --deploy-keys %s", list, everybody)
+}
+
+// restricts tells of a value of --deploy-keys that not everybody may deploy.
+func restricts(list string) bool { return list != "" && list != everybody }
+
+// flagsLost says why it isn't known what the last start was given; nil: it is, or there was
+// none. What was put aside is lost until a start has served since.
+func (l layout) flagsLost() error {
+	if err := (derivation{keptFile, isFile, validFlags, ""}).damage(l.path(keptFile)); err != nil {
+		return err
+	}
+	aside := filepath.Join(damagedFolder, keptFile)
+	if !exists(l.path(keptFile)) && exists(l.path(aside)) {
+		return fmt.Errorf("it was damaged, and put aside as %s", aside)
+	}
+	return nil
 }
 
 // dropped says of each flag that the last start was given, and this one is not, that its
@@ -121,11 +162,21 @@ func (l layout) keepFlags(o Options) error {
 }
 
 // keepGiven is keepFlags for a start that goes on without: a full disk is no reason to serve
-// nothing.
-func (p *parts) keepGiven(ctx context.Context, o Options) {
-	if err := p.keepFlags(o); err != nil {
-		p.log.WarnContext(ctx, "the next start won't know this one's flags", "error", err)
+// nothing. Only that not everybody may deploy has to be written down, since the next start
+// would let everybody.
+func (p *parts) keepGiven(ctx context.Context, o Options) error {
+	err := p.keepFlags(o)
+	if err == nil {
+		return nil
 	}
+	if restricts(o.DeployKeys) && !restricts(p.flagsKept()[deployKeysFlag]) {
+		return problem.New(problem.Unavailable, "deploy_keys_not_kept", "--deploy-keys can't be written down, so that a next start without it would let everybody deploy: %w", err).
+			Fix("let root write to %s (lsattr shows attributes, df -h what is free), then run this again", p.path(keptFile))
+	}
+	p.log.WarnContext(ctx, "the next start won't know this one's flags", "error", err)
+	e := problem.From(p.explain(err))
+	p.damaged.add(strings.TrimSuffix("the next start won't know this one's flags, but those of one before: "+e.Actual+". "+e.Mend, ". "))
+	return nil
 }
 
 // flagName is a listener's flag without its dashes.

@@ -40,12 +40,12 @@ func TestForgottenFlags(t *testing.T) {
 
 	bare := []string{"up", "--detach", "--state", o.State, "--cas", o.CAS, "--launcher", o.Launcher}
 	_, said, code := cupeld(t, ":", bare...)
-	if code != problem.Conflict.ExitCode() || !strings.Contains(said, "deploy_keys_missing: the last start had --deploy-keys "+keys) ||
+	if code != codeKeys || !strings.Contains(said, "deploy_keys_missing: the last start had --deploy-keys "+keys) ||
 		!strings.Contains(said, "give --deploy-keys "+keys+" again; to let everybody deploy: --deploy-keys all") {
 		t.Errorf("without the list: exit %d: %s", code, said)
 	}
 	t.Log(said)
-	if _, said, code := cupeld(t, ":", "install-service", "--print", "--state", o.State); code != problem.Conflict.ExitCode() || !strings.Contains(said, "deploy_keys_missing: ") {
+	if _, said, code := cupeld(t, ":", "install-service", "--print", "--state", o.State); code != codeKeys || !strings.Contains(said, "deploy_keys_missing: ") {
 		t.Errorf("a unit without the list: exit %d: %s", code, said)
 	}
 
@@ -71,6 +71,77 @@ func TestForgottenFlags(t *testing.T) {
 	if code != 0 || strings.Contains(out, "isn't given") {
 		t.Errorf("as the time before: exit %d: %s%s", code, out, said)
 	}
+}
+
+// TestKeysInDoubt: where it isn't sure who may deploy, nobody is let in: by a file of flags
+// that is damaged, or was put aside, by a list that is called as the word for everybody, or
+// where it can't be written down that not everybody may.
+func TestKeysInDoubt(t *testing.T) {
+	o := upOptions(t)
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	keys, all := filepath.Join(dir, "keys"), filepath.Join(dir, everybody)
+	if err := errors.Join(os.Mkdir(l.dir, 0o755), os.WriteFile(keys, nil, 0o600), os.WriteFile(all, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(words string, args []string, code int, want ...string) {
+		t.Helper()
+		out, said, got := cupeld(t, words, args...)
+		for _, want := range want {
+			if got != code || !strings.Contains(said, want) {
+				t.Errorf("exit %d: %s%s\nwant %d, %s", got, out, said, code, want)
+			}
+		}
+		t.Log(said)
+	}
+
+	in := "cd " + dir
+	for _, args := range [][]string{upFlags(o), {"install-service", "--print", "--state", o.State}} {
+		refused(in, append(args, "--deploy-keys", "all"), problem.Invalid.ExitCode(),
+			"deploy_keys: --deploy-keys all lets everybody deploy, and there is a file of that name here", "name the file as ./all; to let everybody deploy, run this elsewhere")
+	}
+	if out, said, code := cupeld(t, in, "install-service", "--print", "--state", o.State, "--deploy-keys", "./all"); code != 0 || !strings.Contains(out, "--deploy-keys="+all) {
+		t.Errorf("exit %d: %s%s", code, out, said)
+	}
+
+	for name, damage := range damages {
+		if err := damage(l.path(keptFile)); err != nil {
+			t.Fatal(err)
+		}
+		if p := problem.From(l.missing(Options{})); p == nil || p.Rule != ruleKeysUnknown || l.missing(Options{DeployKeys: keys}) != nil {
+			t.Errorf("%s: %v", name, p)
+		}
+		if err := l.putAside(keptFile); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const unknown = "deploy_keys_unknown: whether the last start had --deploy-keys isn't known: "
+	refused(":", upFlags(o), codeKeys, unknown+l.path(keptFile)+" can't be read: it was damaged, and put aside as damaged/up.json",
+		"give the file that the last start had, if it had one: --deploy-keys FILE; to let everybody deploy: --deploy-keys all")
+	if err := os.WriteFile(l.path(keptFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(":", upFlags(o), codeKeys, unknown+l.path(keptFile)+" can't be read: it is empty")
+
+	if err := os.WriteFile(l.path(keptFile), []byte(`{}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("can't be written", func(t *testing.T) {
+		immutable(t, l.path(keptFile))
+		refused(":", append(upFlags(o), "--deploy-keys", keys), problem.Unavailable.ExitCode(),
+			"deploy_keys_not_kept: --deploy-keys can't be written down, so that a next start without it would let everybody deploy: ")
+		out, said, code := cupeld(t, ":", upFlags(o)...)
+		if code != 0 || !strings.Contains(out, "\n  the next start won't know this one's flags, but those of one before: ") {
+			t.Errorf("exit %d: %s%s", code, out, said)
+		}
+		t.Log(out)
+		if _, said, code := cupeld(t, ":", "down", "--state", o.State); code != 0 {
+			t.Errorf("down: exit %d: %s", code, said)
+		}
+	})
 }
 
 // TestSettled: where a start listens whose flags don't say it.

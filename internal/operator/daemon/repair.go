@@ -87,7 +87,7 @@ func (l layout) derived() []derivation {
 	const anew = "it is made anew"
 	list := l.logs()
 	list = append(list, derivation{portsFile, isFile, validPorts, "the addresses are those of manager.json, or found anew"},
-		derivation{keptFile, isFile, validFlags, "which flags the last start had isn't known: give those again that matter, as --deploy-keys"},
+		derivation{keptFile, isFile, validFlags, "which other flags the last start had isn't known: give those again that matter"},
 		derivation{"cas.uid", isFile, validUser, "the CAS's user is the owner of its folder"},
 		derivation{pathFile, isFile, validPath, "it is written anew"},
 		derivation{filepath.Base(l.turnFile()), isFile, nil, anew},

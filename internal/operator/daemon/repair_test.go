@@ -73,6 +73,7 @@ func TestRepair(t *testing.T) {
 // very path, and comes up after the mends of these refusals.
 func TestWrongKinds(t *testing.T) {
 	o := upOptions(t)
+	o.DeployKeys = everybody // what up.json said of it is lost
 	l, err := newLayout(o.State)
 	if err != nil {
 		t.Fatal(err)
@@ -245,6 +246,7 @@ func immutable(t *testing.T, path string) {
 // and everything else is refused by a rule, with the path and what to do.
 func TestDamagedStateFolder(t *testing.T) {
 	o := upOptions(t)
+	o.DeployKeys = everybody // what up.json said of it is lost
 	_, end := begin(t, o)
 	if err := end(nil); err != nil {
 		t.Fatal(err)

@@ -165,6 +165,15 @@ func (l layout) renewService(ctx context.Context) string {
 	return l.unit() + " was made before this installation or release, or named a program that is gone: it is made anew, with the same flags"
 }
 
+// serviceKeys is unitKeys of the unit that is there, for a start that is not the unit's own.
+func (l layout) serviceKeys(o Options) string {
+	text, err := l.readUnit()
+	if err != nil || !o.OwnGroup {
+		return ""
+	}
+	return l.unitKeys(text, o.DeployKeys)
+}
+
 // uninstallService removes the unit; what runs goes on. It tells whether there was one.
 func (l layout) uninstallService(ctx context.Context) (bool, error) {
 	file := filepath.Join(unitFolder, l.unit())

@@ -26,7 +26,7 @@ func TestUnit(t *testing.T) {
 	for _, want := range []string{
 		`ExecStart=/opt/cupel/cupeld up --state "/srv/a b%%c" --wait-clock 15m0s --low-ports=80,443 --deploy-keys=/etc/k$$eys` + "\n",
 		`ExecStop=/opt/cupel/cupeld down --state "/srv/a b%%c" --at-shutdown` + "\n",
-		"KillMode=process\n", "Type=notify\n", "After=network-online.target", "RestartPreventExitStatus=10\n",
+		"KillMode=process\n", "Type=notify\n", "After=network-online.target", "RestartPreventExitStatus=10 12\n",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("lacks %q:\n%s", want, text)
@@ -86,6 +86,7 @@ func TestUnitOfAnEarlierRelease(t *testing.T) {
 	}{
 		{"the same", now, true},
 		{"an older time", strings.Replace(now, stop, "TimeoutStopSec=2040\n", 1), true},
+		{"older codes", strings.Replace(now, "PreventExitStatus=10 12\n", "PreventExitStatus=10\n", 1), true},
 		{"a setting less", strings.Replace(now, stop, "", 1), true},
 		{"an older folder", strings.Replace(now, ` /opt/cupel`+"\n", "\n", 1), true},
 		{"a person's patience", strings.Replace(now, "--wait-clock 15m0s", "--wait-clock 5m0s", 1), false},
@@ -107,6 +108,28 @@ func TestUnitOfAnEarlierRelease(t *testing.T) {
 	}
 	if got := differingLines([]byte(strings.Replace(now, stop, "TimeoutStopSec=900\n", 1)), []byte(now)); !slices.Equal(got, []string{"- TimeoutStopSec=900", "+ " + strings.TrimSpace(stop)}) {
 		t.Errorf("differs: %q", got)
+	}
+}
+
+// TestUnitWithoutKeys: who starts an installation with a list of keys hears that its unit
+// has none, and how it gets it.
+func TestUnitWithoutKeys(t *testing.T) {
+	l := layout{dir: "/srv/a", id: "0123abcd"}
+	const again = ": make it anew with cupel install-service --state /srv/a --log-level INFO --drain=5s --deploy-keys /etc/keys"
+	for _, tt := range []struct{ has, list, want string }{
+		{"", "/etc/keys", "cupel-0123abcd.service starts without --deploy-keys, and is refused then (deploy_keys_missing)" + again},
+		{"--deploy-keys=all", "/etc/keys", "cupel-0123abcd.service has --deploy-keys all, so that everybody may deploy once it starts" + again},
+		{"--deploy-keys=/etc/others", "/etc/keys", ""},
+		{"", "", ""},
+		{"", everybody, ""},
+	} {
+		flags := slices.DeleteFunc([]string{"--log-level", "INFO", tt.has, "--drain=5s"}, func(f string) bool { return f == "" })
+		if got := l.unitKeys(l.unitText("/opt/cupel/cupeld", flags), tt.list); got != tt.want {
+			t.Errorf("%+v: %s", tt, got)
+		}
+	}
+	if got := l.unitKeys(nil, "/etc/keys"); got != "" {
+		t.Errorf("without a unit: %s", got)
 	}
 }
 

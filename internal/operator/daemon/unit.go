@@ -62,8 +62,8 @@ ExecStop=%s
 KillMode=process
 Restart=on-failure
 RestartSec=2
-# Another cupeld runs on this folder.
-RestartPreventExitStatus=%d
+# Another cupeld runs on this folder; --deploy-keys is missing here.
+RestartPreventExitStatus=%d %d
 # It says itself how long it waits: for the clock, for the CAS, for volumes.
 TimeoutStartSec=infinity
 TimeoutStopSec=%d
@@ -74,7 +74,7 @@ OOMPolicy=continue
 [Install]
 WantedBy=multi-user.target
 `, unitValue(l.dir), unitWord(l.dir), unitWord(filepath.Dir(program)), unitLine(up), unitLine(down),
-		codeRuns, int(unitTimeout.Seconds()))
+		codeRuns, codeKeys, int(unitTimeout.Seconds()))
 	return b.Bytes()
 }
 
@@ -87,22 +87,17 @@ func (l layout) unitUp(program string) []string {
 // it has, and its program, or this one where that is gone. Not ok: it holds what no
 // release wrote.
 func (l layout) renewed(text []byte, self string) (now []byte, flags []string, ok bool) {
-	words, ok := unitWords(unitSetting(text, "ExecStart"))
-	if !ok || len(words) == 0 {
+	wrote, flags, ok := l.unitRuns(text)
+	if !ok {
 		return nil, nil, false
 	}
-	begin := l.unitUp(words[0])
-	if len(words) < len(begin) || !slices.Equal(words[:len(begin)], begin) {
-		return nil, nil, false
-	}
-	flags = slices.DeleteFunc(words[len(begin):], func(w string) bool { return w == existing })
-	program := words[0]
+	program := wrote
 	if _, err := os.Stat(program); err != nil {
 		program = self
 	}
 	now = l.unitText(program, flags)
 
-	known := append(l.unitLines(words[0], flags), "ExecStart="+unitSetting(text, "ExecStart"))
+	known := append(l.unitLines(wrote, flags), "ExecStart="+unitSetting(text, "ExecStart"))
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSpace(line)
 		if line != "" && line[0] != '#' && !slices.Contains(known, line) {
@@ -112,11 +107,45 @@ func (l layout) renewed(text []byte, self string) (now []byte, flags []string, o
 	return now, flags, true
 }
 
+// unitRuns returns the program that a unit runs `up` by, and the flags that it has. Not
+// ok: no release wrote that.
+func (l layout) unitRuns(text []byte) (program string, flags []string, ok bool) {
+	words, ok := unitWords(unitSetting(text, "ExecStart"))
+	if !ok || len(words) == 0 {
+		return "", nil, false
+	}
+	begin := l.unitUp(words[0])
+	if len(words) < len(begin) || !slices.Equal(words[:len(begin)], begin) {
+		return "", nil, false
+	}
+	return words[0], slices.DeleteFunc(words[len(begin):], func(w string) bool { return w == existing }), true
+}
+
+// unitKeys says of a unit that its next start is refused, or lets everybody deploy, where
+// this start has a list of the keys that may; empty: there is nothing to say.
+func (l layout) unitKeys(text []byte, list string) string {
+	_, flags, ok := l.unitRuns(text)
+	if !ok || !restricts(list) {
+		return ""
+	}
+	const flag = "--" + deployKeysFlag + "="
+	isKeys := func(w string) bool { return strings.HasPrefix(w, flag) }
+	what := "starts without --deploy-keys, and is refused then (" + ruleKeysMissing + ")"
+	if i := slices.IndexFunc(flags, isKeys); i >= 0 {
+		if restricts(strings.TrimPrefix(flags[i], flag)) {
+			return ""
+		}
+		what = "has --deploy-keys " + everybody + ", so that everybody may deploy once it starts"
+	}
+	flags = append(slices.DeleteFunc(flags, isKeys), "--"+deployKeysFlag, list)
+	return l.unit() + " " + what + ": make it anew with cupel install-service " + unitLine(append([]string{"--state", l.dir}, flags...))
+}
+
 // unitLines are the lines that this release and earlier ones wrote into the unit of a
 // program.
 func (l layout) unitLines(program string, flags []string) []string {
 	return append(strings.Split(string(l.unitText(program, flags)), "\n"),
-		"RequiresMountsFor="+unitWord(l.dir), "TimeoutStopSec=2040")
+		"RequiresMountsFor="+unitWord(l.dir), "TimeoutStopSec=2040", "RestartPreventExitStatus=10")
 }
 
 // unitSetting is the first value that a unit has for a key.

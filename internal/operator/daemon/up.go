@@ -40,7 +40,7 @@ type parts struct {
 	room     room
 	reserve  *reserve
 	low      *problem.Error // the disk had too little room at the start
-	service  string         // what there is to say of the systemd unit
+	service  []string       // what there is to say of the systemd unit
 	dropped  []string       // flags of the last start that this one lacks
 	// incidents is where all of them tell what happens to them.
 	incidents *manager.Incidents
@@ -132,8 +132,11 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	if err := p.enter(ctx); err != nil {
 		return err
 	}
-	if p.service = l.renewService(ctx); p.service != "" {
-		log.WarnContext(ctx, "systemd unit", "detail", p.service)
+	for _, line := range []string{l.renewService(ctx), l.serviceKeys(o)} {
+		if line != "" {
+			p.service = append(p.service, line)
+			log.WarnContext(ctx, "systemd unit", "detail", line)
+		}
 	}
 	if o.OwnGroup {
 		if err := l.joinGroup(os.Getpid()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -129,7 +130,9 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err := ports.save(); err != nil {
 		return err
 	}
-	p.keepGiven(ctx, o)
+	if err := p.keepGiven(ctx, o); err != nil {
+		return err
+	}
 	if err := p.writeEndpoint(e); err != nil {
 		return err
 	}
@@ -151,7 +154,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		OldLaunchers: oldLaunchers(m.OldLaunchers()),
 		DiskFull:     p.low,
 		Damaged:      p.damaged.all(),
-		Service:      p.service,
+		Service:      strings.Join(p.service, "; "),
 		Dropped:      p.dropped,
 	})
 }
