@@ -54,11 +54,14 @@ func defaultLogLevel(path string) string {
 	return "warn"
 }
 
+// defaultState is the local operator's state folder where nothing names one.
+const defaultState = "/var/lib/cupel"
+
 // addShared has every command know the shared flags: one may stand before the name of
 // the command that heeds it.
 func (g *globals) addShared(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&g.state, "state", cmp.Or(g.env("CUPEL_STATE"), "/var/lib/cupel"), "the local operator's state folder (CUPEL_STATE)")
+	f.StringVar(&g.state, "state", cmp.Or(g.env("CUPEL_STATE"), defaultState), "the local operator's state folder (CUPEL_STATE)")
 	f.StringVar(&g.config, "config", g.defaultConfig(), "the owner's folder: identity, pins, vouched measurements (CUPEL_CONFIG)")
 	f.StringVar(&g.provider, "provider", g.env("CUPEL_PROVIDER"), "talk to the operator of another machine: https://HOST[:PORT] of its manager (CUPEL_PROVIDER)")
 	f.StringVarP(&g.output, "output", "o", "table", "how to print: table or json")

@@ -14,10 +14,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -28,6 +30,23 @@ func Problem(err error, p *problem.Error) *problem.Error {
 	q := *p
 	q.Actual = inWords(err, Met(p.Rule, p.Actual))
 	return &q
+}
+
+// onFolder are the commands that a mend may name and that work on a state folder.
+var onFolder = regexp.MustCompile(`\bcupel (?:up|down|cleanup|ps|events|info|check|install-service|uninstall-service|runtime build)\b`)
+
+// InState is a mend whose commands name the state folder that it is about: followed as it
+// is, one without would meet another installation. The default folder needs no name.
+func InState(mend, state, byDefault string) string {
+	if state == "" || state == byDefault || strings.Contains(mend, "--state") {
+		return mend
+	}
+	if strings.ContainsFunc(state, func(r rune) bool {
+		return !strings.ContainsRune("/._-+@%,:=", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}) {
+		state = "'" + strings.ReplaceAll(state, "'", `'\''`) + "'"
+	}
+	return onFolder.ReplaceAllStringFunc(mend, func(command string) string { return command + " --state " + state })
 }
 
 // Met is what a rule met, without the rule's name before it.

@@ -68,3 +68,19 @@ func TestRenameNamesWhatIsMissing(t *testing.T) {
 		}
 	}
 }
+
+func TestInState(t *testing.T) {
+	for _, c := range []struct{ mend, state, want string }{
+		{"use it as it is, or stop it: cupel down", "/srv/a", "use it as it is, or stop it: cupel down --state /srv/a"},
+		{"kill -9 7, then cupel up: apps go on", "/srv/a b", "kill -9 7, then cupel up --state '/srv/a b': apps go on"},
+		{"cupel up --deploy-keys F", "./it's", `cupel up --state './it'\''s' --deploy-keys F`},
+		{"cupel down --state /srv/b first", "/srv/a", "cupel down --state /srv/b first"},
+		{"stop it: cupel down", "/var/lib/cupel", "stop it: cupel down"},
+		{"stop it: cupel down", "", "stop it: cupel down"},
+		{"cupel deploy my-app; cupel upload", "/srv/a", "cupel deploy my-app; cupel upload"},
+	} {
+		if got := InState(c.mend, c.state, "/var/lib/cupel"); got != c.want {
+			t.Errorf("%q, of %s: %q, want %q", c.mend, c.state, got, c.want)
+		}
+	}
+}

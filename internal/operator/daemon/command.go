@@ -60,7 +60,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 		return problem.New(problem.Invalid, "usage", "%s", what).Fix("see '%s --help'", c.CommandPath())
 	})
 	f := root.PersistentFlags()
-	f.StringVar(&c.opts.State, "state", cmp.Or(env("CUPEL_STATE"), "/var/lib/cupel"), "the state folder (CUPEL_STATE)")
+	f.StringVar(&c.opts.State, "state", cmp.Or(env("CUPEL_STATE"), defaultState), "the state folder (CUPEL_STATE)")
 	f.StringVarP(&c.output, "output", "o", "table", "how to print: table or json")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	f.BoolVar(&c.own, "own", false, "nothing was inherited: this process was executed by itself")
@@ -96,6 +96,7 @@ func (c *cli) fail(err error) int {
 		}
 	}
 	p = plain.Problem(err, cmp.Or(p, problem.From(err)))
+	p.Mend = plain.InState(p.Mend, c.opts.State, defaultState)
 	switch {
 	case c.output == "json":
 		_ = json.NewEncoder(plain.JSONWriter(c.err)).Encode(p)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -79,8 +80,12 @@ func (c *cli) downCommand() *cobra.Command {
 					return nil // the service is restarted or stopped: apps go on
 				}
 				left := fmt.Sprintf("a cupeld that runs was told to stop and goes on with it; 'cupel down --state %s' again stops what else is left, 'cupel up --state %s' starts all of it again", c.opts.State, c.opts.State)
+				_, missing := os.Stat(c.opts.State)
 				if err := c.byHalves(ctx, left, func() error { return Down(ctx, c.opts, c.logger()) }); err != nil {
 					return err
+				}
+				if errors.Is(missing, fs.ErrNotExist) {
+					return c.say(map[string]string{"stopped": c.opts.State}, "nothing to stop: there is no %s\n", c.opts.State)
 				}
 				return c.say(map[string]string{"stopped": c.opts.State}, "stopped; what is desired stays in %s\n", c.opts.State)
 			})

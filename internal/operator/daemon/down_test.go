@@ -144,3 +144,15 @@ func TestDownTellsWhatWasLost(t *testing.T) {
 		t.Errorf("said:\n%s", text)
 	}
 }
+
+// TestDownOfNoFolder: a folder that was misspelt is not told as one that was stopped.
+func TestDownOfNoFolder(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "misspelt")
+	stdout, stderr, code := cupeld(t, ":", "down", "--state", state)
+	if want := "nothing to stop: there is no " + state + "\n"; code != 0 || stdout != want || stderr != "" {
+		t.Errorf("exit %d: %q, %q", code, stdout, stderr)
+	}
+	if exists(state) {
+		t.Error("it was made")
+	}
+}
