@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -27,6 +28,9 @@ func (l layout) explain(err error) error {
 		return err
 	}
 
+	if nowhere := l.linkTo(path); nowhere != nil {
+		return nowhere.problem().Fix("mount what it leads to (%s), or remove the link", nowhere.target)
+	}
 	p := problem.New(problem.Invalid, ruleDamaged, "%w", err)
 	switch {
 	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP), errors.Is(err, fs.ErrExist):
@@ -39,6 +43,17 @@ func (l layout) explain(err error) error {
 		return p.Fix("look who removes %s, and put it back from a backup", path)
 	}
 	return p.Fix("look what is at %s, and at the disk (dmesg)", path)
+}
+
+// linkTo is the link on the way to something in the folder that leads nowhere; nil: there
+// is none.
+func (l layout) linkTo(path string) *leadsNowhere {
+	for ; path != l.dir && strings.HasPrefix(path, l.dir+"/"); path = filepath.Dir(path) {
+		if nowhere, ok := errors.AsType[*leadsNowhere](isFolder.wrong(path)); ok {
+			return nowhere
+		}
+	}
+	return nil
 }
 
 // pathOf is what an error of the file system is about.

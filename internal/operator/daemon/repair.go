@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
@@ -29,13 +31,25 @@ const (
 	isFolder kind = "a folder"
 	isFile   kind = "a file"
 	isSocket kind = "a socket"
+	isLog    kind = "a file to write to"
 )
 
-// wrong says what is at a path instead; nil: it is of that kind, or nothing is there. A
-// folder may be a link to one.
+// linked tells of a kind that a link may lead to: an operator may have a folder on another
+// disk, and a log elsewhere.
+func (k kind) linked() bool { return k == isFolder || k == isLog }
+
+// leadsNowhere is why a link is wrong at whose end nothing is. What is there otherwise, as
+// on a disk that isn't mounted now, is whole.
+type leadsNowhere struct{ path, target string }
+
+func (e *leadsNowhere) Error() string {
+	return fmt.Sprintf("it is a link to %s, and nothing is there", e.target)
+}
+
+// wrong says what is at a path instead; nil: it is of that kind, or nothing is there.
 func (k kind) wrong(path string) error {
 	look := os.Lstat
-	if k == isFolder {
+	if k.linked() {
 		look = os.Stat
 	}
 	info, err := look(path)
@@ -43,17 +57,35 @@ func (k kind) wrong(path string) error {
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, fs.ErrNotExist) && !exists(path):
 		return nil // above it is what is wrong
 	case errors.Is(err, fs.ErrNotExist):
-		return errors.New("it is a link that leads nowhere")
+		return nowhere(path)
 	case errors.Is(err, syscall.ELOOP):
 		return errors.New("it is a link in a circle")
 	case err != nil:
 		return err
 	}
 	have := info.Mode().Type()
+	if k == isLog && isNull(info) {
+		return nil
+	}
 	if want := map[kind]fs.FileMode{isFolder: fs.ModeDir, isSocket: fs.ModeSocket}[k]; have != want {
 		return fmt.Errorf("it is %s, not %s", wordOf(have), k)
 	}
 	return nil
+}
+
+// nowhere says of a link where it leads; nil: it is none any more.
+func nowhere(path string) error {
+	target, err := os.Readlink(path)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	return &leadsNowhere{path, target}
+}
+
+// isNull tells of /dev/null, by whatever name.
+func isNull(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode().Type() == fs.ModeDevice|fs.ModeCharDevice && stat.Rdev == unix.Mkdev(1, 3) // Linux's devices.txt
 }
 
 // wordOf is a person's word for a type of file.
@@ -123,9 +155,9 @@ func (l layout) derived() []derivation {
 // logs are what is written for people alone.
 func (l layout) logs() []derivation {
 	const anew = "a new log is begun"
-	list := []derivation{{"log", isFolder, nil, anew}, {"containerd/containerd.log", isFile, nil, anew}, {"containerd/containerd.log.1", isFile, nil, anew}}
+	list := []derivation{{"log", isFolder, nil, anew}, {"containerd/containerd.log", isLog, nil, anew}, {"containerd/containerd.log.1", isLog, nil, anew}}
 	for _, name := range []string{"cupeld.log", "cupeld.stderr", "cas.log"} {
-		list = append(list, derivation{"log/" + name, isFile, nil, anew}, derivation{"log/" + name + ".1", isFile, nil, anew})
+		list = append(list, derivation{"log/" + name, isLog, nil, anew}, derivation{"log/" + name + ".1", isLog, nil, anew})
 	}
 	return list
 }
@@ -206,7 +238,7 @@ func (l layout) mend(list []derivation) []string {
 	var said []string
 	for _, d := range list {
 		why := d.damage(l.path(d.name))
-		if why == nil {
+		if _, nowhere := errors.AsType[*leadsNowhere](why); why == nil || nowhere { // a log is gone without, and a folder refused
 			continue
 		}
 		where := "it was put aside as damaged/" + filepath.Base(d.name)
@@ -325,6 +357,26 @@ type keep struct {
 	other string // what to do without a backup; the argument is its path
 }
 
+// unmounted refuses a state folder in which a link to a folder leads nowhere, but for that
+// of the logs: the disk that it leads to may only not be there now, and anew would be
+// another folder.
+func (l layout) unmounted() error {
+	for _, d := range l.derived() {
+		if nowhere, ok := errors.AsType[*leadsNowhere](d.kind.wrong(l.path(d.name))); ok && d.kind == isFolder && d.name != "log" {
+			return nowhere.problem().Fix("%s; if that is gone for good, remove the link: the folder is made anew", nowhere.mend())
+		}
+	}
+	return nil
+}
+
+func (e *leadsNowhere) problem() *problem.Error {
+	return problem.New(problem.Invalid, ruleDamaged, "%s: %w", e.path, e).Want("what the link leads to")
+}
+
+func (e *leadsNowhere) mend() string {
+	return fmt.Sprintf("mount what it leads to (%s), then run this again", e.target)
+}
+
 // wrongKind refuses a state folder in which something else is where such a folder or file
 // has to be.
 func (l layout) wrongKind() error {
@@ -334,6 +386,9 @@ func (l layout) wrongKind() error {
 			other := k.other
 			if strings.Contains(other, "%") {
 				other = fmt.Sprintf(other, path)
+			}
+			if nowhere, ok := errors.AsType[*leadsNowhere](why); ok {
+				return nowhere.problem().Fix("%s; if that is gone for good, put it back from a backup; without a backup: %s", nowhere.mend(), other)
 			}
 			return problem.New(problem.Invalid, ruleDamaged, "%s is damaged: %w", path, why).Want("%s", k.kind).
 				Fix("put it back from a backup and look at the disk (dmesg); without a backup: %s", other)
@@ -345,7 +400,7 @@ func (l layout) wrongKind() error {
 // whole refuses a state folder that has lost what can't be made again, before anything
 // new is made in its place: that would be another installation under the same name.
 func (l layout) whole() error {
-	if err := l.wrongKind(); err != nil {
+	if err := errors.Join(l.wrongKind(), l.unmounted()); err != nil {
 		return err
 	}
 	for _, c := range []struct {

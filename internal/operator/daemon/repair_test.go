@@ -40,7 +40,7 @@ func TestRepair(t *testing.T) {
 	for _, d := range l.derived() {
 		for name, damage := range damages {
 			isIrregular := name == "a folder" || name == "a pipe" || name == "a link in a circle"
-			if d.kind == isFile && !isIrregular && d.valid == nil || string(d.kind) == name {
+			if (d.kind == isFile || d.kind == isLog) && !isIrregular && d.valid == nil || string(d.kind) == name {
 				continue // who reads it judges it
 			}
 			l.dir = t.TempDir()
@@ -115,6 +115,9 @@ func TestWrongKinds(t *testing.T) {
 	rounds[0] = slices.DeleteFunc(rounds[0], func(d derivation) bool { return strings.HasPrefix(d.name, "cni/leases/") })
 	for _, list := range rounds {
 		for i, d := range list {
+			if d.kind.linked() && i%3 == 1 { // a link to nowhere is no damage of these: see TestLinks
+				i++
+			}
 			wrong(t, l.path(d.name), d.kind, i)
 		}
 		for _, name := range []string{"reserve", damagedFolder} {
@@ -144,7 +147,11 @@ func TestWrongKinds(t *testing.T) {
 		_, err := start()
 		p := problem.From(err)
 		t.Log(p)
-		if p.Rule != ruleDamaged || !strings.Contains(p.Actual, path+" is damaged: it is a") {
+		nowhere := path + ": it is a link to /nonexistent/folder/x, and nothing is there"
+		if p.Rule != ruleDamaged || !strings.Contains(p.Actual, path+" is damaged: it is a") && p.Actual != nowhere {
+			t.Errorf("%s: up: %v", k.name, err)
+		}
+		if p.Actual == nowhere && k.kind.linked() && !strings.HasPrefix(p.Mend, "mount what it leads to (/nonexistent/folder/x), then run this again; if that is gone for good, put it back") {
 			t.Errorf("%s: up: %v", k.name, err)
 		}
 		err = os.Rename(path, path+".damaged")
@@ -168,7 +175,7 @@ func TestWrongKinds(t *testing.T) {
 func wrong(t *testing.T, path string, right kind, turn int) {
 	t.Helper()
 	kinds := []string{"a pipe", "a link to nowhere", "empty"}
-	if right == isFile {
+	if right == isFile || right == isLog {
 		kinds[2] = "a folder"
 	}
 	damage := damages[kinds[turn%3]]
@@ -177,6 +184,66 @@ func wrong(t *testing.T, path string, right kind, turn int) {
 	}
 	if err := errors.Join(os.RemoveAll(path), os.MkdirAll(filepath.Dir(path), 0o755), damage(path)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLinks: a log may be a link to a file elsewhere, or to nothing that is kept, and a
+// folder one to another disk. Where that isn't mounted, nothing is put aside or made anew:
+// there are no logs, and any other folder is refused by the link's end.
+func TestLinks(t *testing.T) {
+	o := upOptions(t)
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := filepath.Join(t.TempDir(), "cas.log")
+	if err := errors.Join(os.MkdirAll(l.path("log"), 0o755), os.WriteFile(elsewhere, nil, 0o600),
+		os.Symlink(elsewhere, l.path("log", "cas.log")), os.Symlink("/dev/null", l.path("log", "cupeld.log")),
+		os.Symlink(elsewhere+".2", l.path("log", "cas.log.1"))); err != nil {
+		t.Fatal(err)
+	}
+	if said := l.mend(l.logs()); said != nil {
+		t.Errorf("logs elsewhere are put aside: %q", said)
+	}
+	if err := errors.Join(os.Remove(l.path("log", "cupeld.log")), os.Symlink("/dev/zero", l.path("log", "cupeld.log"))); err != nil {
+		t.Fatal(err)
+	}
+	if said := l.mend(l.logs()); len(said) != 1 || !strings.Contains(said[0], "(it is a device, not a file to write to)") {
+		t.Errorf("a log that is a device: %q", said)
+	}
+
+	const away = "/nonexistent/disk"
+	for _, name := range []string{"runtimes", "registry"} {
+		if err := os.Symlink(away, l.path(name)); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := cupeld(t, ":", upFlags(o)...)
+		t.Log(stderr)
+		if code != problem.Invalid.ExitCode() || !strings.Contains(stderr, "state_damaged: "+l.path(name)+": it is a link to "+away+", and nothing is there") ||
+			!strings.Contains(stderr, "mount what it leads to ("+away+"), then run this again; if that is gone for good, ") {
+			t.Errorf("%s: exit %d: %s", name, code, stderr)
+		}
+		if to, err := os.Readlink(l.path(name)); err != nil || to != away {
+			t.Errorf("%s: the link is gone: %v", name, err)
+		}
+		if err := os.Remove(l.path(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	if err := errors.Join(os.RemoveAll(l.path("log")), os.Symlink(away, l.path("log"))); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, code := cupeld(t, ":", upFlags(o)...)
+	t.Log(stdout)
+	if want := "cupeld's log can't be written, and all goes on without it: " + l.path("log") + ": it is a link to " + away + ", and nothing is there. mount what it leads to (" + away + "), or remove the link"; code != 0 || !strings.Contains(stdout, want) {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if to, err := os.Readlink(l.path("log")); err != nil || to != away {
+		t.Errorf("log: the link is gone: %v", err)
+	}
+	if _, stderr, code := cupeld(t, ":", "down", "--state", o.State); code != 0 {
+		t.Errorf("down: exit %d: %s", code, stderr)
 	}
 }
 
