@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strings"
 	"sync"
@@ -62,7 +63,8 @@ func uncancelled(err error) error {
 		}
 		return errors.Join(rest...)
 	}
-	if errors.Is(err, context.Canceled) {
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if errors.Is(err, context.Canceled) || ok && !exit.Exited() { // exec ends a command by a signal, too
 		return nil
 	}
 	return err

@@ -73,6 +73,7 @@ func (l layout) settle(o *Options) {
 		case given:
 		case last[li.flagName()] != "":
 			*addr = last[li.flagName()]
+			o.settled = append(o.settled, li.name)
 		case err == nil && ports.last[li.name] != "": // an earlier release kept the ports alone
 			*addr = ports.again(li.name, host)
 		}

@@ -25,9 +25,17 @@ import (
 func TestInterruptHidesNoError(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
+	shot, shoot := context.WithCancel(t.Context())
+	program := exec.CommandContext(shot, "sleep", "600")
+	if err := program.Start(); err != nil {
+		t.Fatal(err)
+	}
+	shoot()
+	killed := program.Wait()
 	failed := problem.New(problem.Unavailable, "disk_full", "no room").Fix("make some")
 	for want, err := range map[string]error{
-		ruleInterrupted: fmt.Errorf("stop: %w", context.Canceled),
+		// A program that exec ended for the interrupt's sake didn't fail by itself.
+		ruleInterrupted: errors.Join(fmt.Errorf("stop: %w", context.Canceled), fmt.Errorf("nft: %w", killed)),
 		"disk_full":     errors.Join(context.Canceled, fmt.Errorf("stop: %w", failed)),
 	} {
 		c := &cli{err: io.Discard}

@@ -149,6 +149,7 @@ type Options struct {
 	ManagerKey      string        // file with its key
 	CheckTo         []string      // of Check: HOST:PORT that an instance shall reach too
 	Existing        bool          // refuse a state folder without an installation
+	settled         []string      // listeners that are where the last start listened, and weren't told to
 	OwnGroup        bool          // move this process to the daemons' control group
 	Force           bool          // of Down: also where apps can't store what they wrote
 

@@ -152,6 +152,9 @@ func (p *ports) taken(o Options) (map[string]string, error) {
 		case errors.Is(err, syscall.EADDRINUSE):
 			taken[l.name] = addr
 		case err != nil:
+			if slices.Contains(o.settled, l.name) {
+				l.what += ", where the last start listened"
+			}
 			return nil, refuseAddress(l, err)
 		default:
 			defer func() { _ = ln.Close() }() // until all are tried: no two may have one address

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"testing"
 
@@ -88,5 +89,24 @@ func TestAddressesThatCannotBe(t *testing.T) {
 	cancel()
 	if err := p.check(ended, twice, func() bool { return true }); err == nil {
 		t.Error("it waits on")
+	}
+}
+
+// TestAddressThatIsGone: an address that nobody gave this time is told as the last start's.
+func TestAddressThatIsGone(t *testing.T) {
+	l := layout{dir: t.TempDir()}
+	if err := os.WriteFile(l.path(keptFile), []byte(`{"manager-listen":"192.0.2.7:5000"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, given := range []map[string]string{nil, {"manager-listen": "192.0.2.7:5000"}} {
+		o := Options{ManagerListen: "192.0.2.7:5000", CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", RegistryListen: "127.0.0.1:0", Given: given}
+		l.settle(&o)
+		_, err := loadPorts(l.path(portsFile)).taken(o)
+		p := problem.From(err)
+		t.Log(p)
+		kept := strings.HasPrefix(p.Actual, "listen for the manager's API, where the last start listened: listen tcp 192.0.2.7:5000: ")
+		if p.Rule != "listen" || kept != (given == nil) || !strings.Contains(p.Mend, "--manager-listen") {
+			t.Errorf("%v: %v", given, p)
+		}
 	}
 }

@@ -32,7 +32,7 @@ type nodeSocket struct {
 	stored  func(context.Context, error) // how a store of a volume went; may be nil
 	logger  *slog.Logger
 	hostile hostility
-	older   atomic.Pointer[problem.Error] // why the generation that was asked for last is not here, where newer ones are
+	older   atomic.Pointer[problem.Error] // why the generation that was asked for last is not here, where newer ones are; nil: it is here, or none is
 
 	server   *http.Server
 	listener net.Listener
@@ -104,9 +104,11 @@ func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	body, size, err := s.hostile.open(r.Context(), s.volumes, volume.Snapshot{Volume: id, Generation: generation, Tag: tag})
+	var older *problem.Error
 	if problem.KindOf(err) == problem.NotFound {
-		s.older.Store(s.volumes.newer(id, generation))
+		older = s.volumes.newer(id, generation)
 	}
+	s.older.Store(older)
 	if err != nil {
 		return err
 	}
