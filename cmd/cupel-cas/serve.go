@@ -46,7 +46,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if o.maxConnections == 0 {
 		o.maxConnections = connectionsFor(memory, descriptors())
 	}
-	roots, simRoot, err := trustRoots(o.simulationRoot)
+	roots, simRoot, err := trustRoots(ctx, o.simulationRoot)
 	if err != nil {
 		return err
 	}
@@ -181,12 +181,12 @@ func (s *starter) tell(line ready) error {
 
 // trustRoots are the maker's own root and, if the operator opts in, a simulated
 // platform's. Claims say which one a chain ended in.
-func trustRoots(simulation string) (dcap.Roots, string, error) {
+func trustRoots(ctx context.Context, simulation string) (dcap.Roots, string, error) {
 	roots := dcap.Roots{Production: []*x509.Certificate{dcap.IntelRoot()}}
 	if simulation == "" {
 		return roots, "", nil
 	}
-	text, err := atomicfile.Read(simulation)
+	text, err := atomicfile.ReadNamed(ctx, simulation)
 	if err != nil {
 		return roots, "", problem.New(problem.Invalid, "simulation_root", "%w", err)
 	}

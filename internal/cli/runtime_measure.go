@@ -103,7 +103,7 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	if err != nil {
 		return err
 	}
-	launcher, err := launcherDigest(o.launcher)
+	launcher, err := launcherDigest(ctx, o.launcher)
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func whereFound(def *runtimes.Found) string {
 
 // launcherDigest is of the launcher that was built with this program: what the
 // owner expects the operator to run.
-func launcherDigest(file string) (ident.Digest, error) {
+func launcherDigest(ctx context.Context, file string) (ident.Digest, error) {
 	if file == "" {
 		if d, ok := version.Launcher(); ok {
 			return d, nil
@@ -265,7 +265,7 @@ func launcherDigest(file string) (ident.Digest, error) {
 	if d, err := ident.ParseDigest(file); err == nil {
 		return d, nil
 	}
-	b, err := atomicfile.Read(file)
+	b, err := atomicfile.ReadNamed(ctx, file)
 	if err != nil {
 		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
 			Fix("build it (make build), or name it with --launcher")

@@ -1,7 +1,9 @@
 package atomicfile
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -21,6 +23,26 @@ func Read(path string) ([]byte, error) {
 	}
 	defer func() { _ = f.Close() }()
 	return io.ReadAll(f)
+}
+
+// ReadNamed returns what is in a file that a person named for one command. It may be a
+// pipe, as a shell makes one of <(...), which is waited for until ctx ends.
+func ReadNamed(ctx context.Context, path string) ([]byte, error) {
+	type content struct {
+		b   []byte
+		err error
+	}
+	read := make(chan content, 1)
+	go func() {
+		b, err := os.ReadFile(path)
+		read <- content{b, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("read %s: %w", path, ctx.Err())
+	case c := <-read:
+		return c.b, c.err
+	}
 }
 
 // Open opens a file to be read. Unlike [os.Open] it never waits: a pipe or a device in

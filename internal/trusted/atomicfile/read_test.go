@@ -1,6 +1,7 @@
 package atomicfile_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -29,5 +30,31 @@ func TestRead(t *testing.T) {
 		if !ok || path.Path != at(name) || want != nil && !errors.Is(err, want) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestReadNamed: what a person names may be a pipe, and nobody waits for one longer than
+// the person does.
+func TestReadNamed(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := atomicfile.ReadNamed(ctx, pipe); !errors.Is(err, context.Canceled) {
+		t.Errorf("nobody waits: %v", err)
+	}
+	if err := unix.Unlink(pipe); err != nil { // the one before still waits there
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wrote := make(chan error)
+	go func() { wrote <- os.WriteFile(pipe, []byte("text"), 0o600) }()
+	b, err := atomicfile.ReadNamed(t.Context(), pipe)
+	if err := errors.Join(err, <-wrote); err != nil || string(b) != "text" {
+		t.Errorf("%q, %v", b, err)
 	}
 }

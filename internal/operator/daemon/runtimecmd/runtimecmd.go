@@ -100,7 +100,7 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 	if err != nil {
 		return err
 	}
-	launcher, err := launcherDigest(o.launcher)
+	launcher, err := launcherDigest(ctx, o.launcher)
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func listening(ctx context.Context, addr string) bool {
 }
 
 // launcherDigest hashes the launcher that the node of this installation runs.
-func launcherDigest(file string) (ident.Digest, error) {
+func launcherDigest(ctx context.Context, file string) (ident.Digest, error) {
 	if file == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -253,7 +253,7 @@ func launcherDigest(file string) (ident.Digest, error) {
 			}
 		}
 	}
-	b, err := atomicfile.Read(file)
+	b, err := atomicfile.ReadNamed(ctx, file)
 	if err != nil {
 		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
 			Fix("build it (make build), or name it with --launcher")
