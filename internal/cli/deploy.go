@@ -112,7 +112,7 @@ type deployment struct {
 	made    *api.Grant         // that grant, if this command made it
 	// withdrawn says that nobody had claimed it in the end, and nobody can any more.
 	withdrawn bool
-	granted string             // what the grant calls the app
+	granted   string // what the grant calls the app
 
 	asked manager.DeployRequest // what the manager was asked for
 

@@ -91,8 +91,9 @@ func (d *Dir) makeIdentity(now time.Time) (*Identity, error) {
 	return d.readIdentity()
 }
 
-// underKey are the files that no command makes before there is a key.
-var underKey = []string{certFile, sessionsFile, pinsFile, appsFile}
+// underKey are the files that say nothing without the key under which they were made. Pins
+// of a CAS are none of them: whoever has them can lay them into a new folder.
+var underKey = []string{certFile, sessionsFile, appsFile}
 
 // neverUsed refuses a folder in which there was a key.
 func (d *Dir) neverUsed() error {
