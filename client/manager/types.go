@@ -87,6 +87,10 @@ type Runtime struct {
 	Measurement ident.Measurement `json:"measurement"` // the operator's word: rebuild it to know
 	LockDigest  ident.Digest      `json:"lock_digest"`
 	IndexDate   time.Time         `json:"index_date,omitzero"` // of the package index that it was resolved from
+
+	// Problem is why no instance of it can be started now; then it has no image, and its
+	// measurement is zero.
+	Problem *problem.Error `json:"problem,omitempty"`
 }
 
 // RuntimeList is the reply of GET /v1/runtimes.

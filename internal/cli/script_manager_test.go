@@ -282,6 +282,10 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		}
 		_ = json.NewEncoder(w).Encode(m.app())
 	})
+	mux.HandleFunc("GET "+manager.PathRuntimes, func(w http.ResponseWriter, _ *http.Request) { // of which none can be used
+		damaged := problem.New(problem.Unavailable, "registry_damaged", "read runtimes/puller:latest: the registry has it damaged").Fix("let the operator build it anew: cupel runtime build puller; and look at the disk (dmesg)")
+		_ = json.NewEncoder(w).Encode(manager.RuntimeList{Version: manager.Version, Runtimes: []manager.Runtime{{Name: "puller", Problem: damaged}, {Name: "python"}}})
+	})
 	mux.HandleFunc("GET "+manager.PathApps+"/{app}", func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()

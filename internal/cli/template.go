@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -180,7 +182,7 @@ func (o *ownerSide) measurementOf(ctx context.Context, runtime string) (ident.Me
 	}
 	for _, r := range offered {
 		if r.Name == runtime {
-			return r.Measurement, nil
+			return offeredMeasurement(r)
 		}
 	}
 
@@ -191,6 +193,20 @@ func (o *ownerSide) measurementOf(ctx context.Context, runtime string) (ident.Me
 		unknown.Want("one of: %s", strings.Join(slices.Compact(slices.Sorted(slices.Values(known))), ", ")).Fix("did you mean %q?", near)
 	}
 	return m, unknown
+}
+
+// offeredMeasurement is the measurement of a runtime as the operator says it: none of one
+// that can't be used.
+func offeredMeasurement(r manager.Runtime) (ident.Measurement, error) {
+	if r.Problem == nil && !r.Measurement.IsZero() {
+		return r.Measurement, nil
+	}
+	why, mend := "they say none", ""
+	if r.Problem != nil {
+		why, mend = plain.Reason(r.Problem), r.Problem.Mend
+	}
+	return ident.Measurement{}, problem.New(problem.Unavailable, "runtime_unmeasured", "the operator's runtime %s has no measurement: %s", r.Name, why).
+		Fix("%s", cmp.Or(mend, "let the operator build it anew: cupel runtime build "+r.Name))
 }
 
 // offeredRuntimes asks the manager, if there is one; a provider that was named has to

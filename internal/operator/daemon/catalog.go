@@ -34,22 +34,28 @@ type catalog struct {
 var _ manager.Catalog = (*catalog)(nil)
 
 // Runtimes lists what was built, with the measurement that an instance of it
-// will have under this machine's launcher. References name exact bytes. What is damaged
-// is left out: Runtime says so to whoever wants that one.
+// will have under this machine's launcher. References name exact bytes. What can't be
+// used, as it is damaged, has a problem in their place.
 func (c *catalog) Runtimes(ctx context.Context) ([]wire.Runtime, error) {
 	var out []wire.Runtime
 	for _, name := range c.names() {
 		ref := build.ImageRef(name)
 		img, err := c.registry.PullImage(ctx, ref)
 		if err != nil {
-			if p := problem.From(err); p.Kind == problem.NotFound || p.Rule == registry.RuleDamaged {
-				continue
+			switch p := problem.From(err); {
+			case p.Kind == problem.NotFound:
+			case p.Rule == registry.RuleDamaged:
+				out = append(out, wire.Runtime{Name: name, Problem: p})
+			default:
+				return nil, err // of the registry, not of this image
 			}
-			return nil, err // of the registry, not of this image
+			continue
 		}
-		if r, err := c.describe(name, ref, img); err == nil {
-			out = append(out, r)
+		r, err := c.describe(name, ref, img)
+		if err != nil {
+			r = wire.Runtime{Name: name, Problem: problem.From(err)}
 		}
+		out = append(out, r)
 	}
 	return out, nil
 }
@@ -73,7 +79,9 @@ func (c *catalog) Runtime(ctx context.Context, name string) (wire.Runtime, error
 	}
 	var built []string
 	for _, r := range list {
-		built = append(built, r.Name)
+		if r.Problem == nil {
+			built = append(built, r.Name)
+		}
 	}
 	return wire.Runtime{}, runtimes.NotBuilt(name, built)
 }
@@ -91,13 +99,10 @@ func (c *catalog) names() []string {
 }
 
 func (c *catalog) describe(name, ref string, img registry.Image) (wire.Runtime, error) {
-	cfg, err := launch.ParseImageConfig(img.Config)
+	m, err := c.measure(img)
 	if err != nil {
-		return wire.Runtime{}, err
-	}
-	m, err := launch.Expected(launch.Newest, cfg, c.launcher)
-	if err != nil {
-		return wire.Runtime{}, err
+		p := *problem.From(err)
+		return wire.Runtime{}, p.Fix("let the operator build it anew: cupel runtime build %s", name)
 	}
 	repository, _, _ := strings.Cut(ref, ":")
 	r := wire.Runtime{Name: name, Image: c.registry.Addr() + "/" + repository + "@sha256:" + img.Manifest.String(), Measurement: m}
@@ -120,6 +125,15 @@ func (c *catalog) describe(name, ref string, img registry.Image) (wire.Runtime, 
 		}
 	}
 	return r, nil
+}
+
+// measure is the measurement of instances of an image.
+func (c *catalog) measure(img registry.Image) (ident.Measurement, error) {
+	cfg, err := launch.ParseImageConfig(img.Config)
+	if err != nil {
+		return ident.Measurement{}, err
+	}
+	return launch.Expected(launch.Newest, cfg, c.launcher)
 }
 
 // template writes a session template as the query asks for it.

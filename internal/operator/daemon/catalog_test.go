@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	remotename "github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
@@ -20,8 +21,8 @@ import (
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
-// TestDamagedRuntime: what is damaged in the registry is refused by its name, and the
-// others are listed and found.
+// TestDamagedRuntime: what is damaged in the registry is refused by its name, and listed as
+// that, without a measurement; the others are listed and found.
 func TestDamagedRuntime(t *testing.T) {
 	dir := t.TempDir()
 	c := &catalog{registry: serveRegistry(t, dir), locks: t.TempDir()}
@@ -57,14 +58,18 @@ func TestDamagedRuntime(t *testing.T) {
 			t.Fatal(err)
 		}
 		list, err := c.Runtimes(t.Context())
-		if err != nil || len(list) != 1 || list[0].Name != "python" {
-			t.Errorf("%s: the list is %v, %v", name, list, err)
+		if err != nil || len(list) != 2 || list[1].Name != "python" || list[1].Problem != nil || list[1].Measurement.IsZero() {
+			t.Fatalf("%s: the list is %v, %v", name, list, err)
+		}
+		r, p := list[0], list[0].Problem
+		if r.Name != "puller" || p == nil || p.Rule != registry.RuleDamaged || !strings.Contains(p.Mend, "cupel runtime build puller;") || r.Image != "" || !r.Measurement.IsZero() {
+			t.Errorf("%s: it is listed as %+v", name, r)
 		}
 		if r, err := c.Runtime(t.Context(), "python"); err != nil || r.Name != "python" {
 			t.Errorf("%s: another runtime: %v, %v", name, r, err)
 		}
 		_, err = c.Runtime(t.Context(), "puller")
-		p := problem.From(err)
+		p = problem.From(err)
 		if err == nil || p.Rule != registry.RuleDamaged || !strings.Contains(p.Mend, "cupel runtime build puller;") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -86,8 +91,40 @@ func TestDamagedRuntime(t *testing.T) {
 		t.Errorf("what isn't built: %v", err)
 	}
 	store("puller")
-	if list, err := c.Runtimes(t.Context()); err != nil || len(list) != 2 {
+	if list, err := c.Runtimes(t.Context()); err != nil || len(list) != 2 || list[0].Problem != nil {
 		t.Errorf("after it was stored again: %v, %v", list, err)
+	}
+}
+
+// TestUnmeasurableRuntime: an image that no instance can have is listed with what is wrong
+// with it, and a mend.
+func TestUnmeasurableRuntime(t *testing.T) {
+	c := &catalog{registry: serveRegistry(t, t.TempDir()), locks: t.TempDir()}
+	img, err := random.Image(1024, 1, random.WithSource(rand.NewSource(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.OS = "plan9"
+	if img, err = mutate.ConfigFile(img, file); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := remotename.ParseReference(c.registry.Addr() + "/" + build.ImageRef("python"))
+	if err := errors.Join(err, remote.Write(ref, img)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := c.Runtimes(t.Context())
+	if err != nil || len(list) != 1 || list[0].Problem == nil || !list[0].Measurement.IsZero() || list[0].Image != "" {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	_, err = c.Runtime(t.Context(), "python")
+	for _, p := range []*problem.Error{list[0].Problem, problem.From(err)} {
+		if err == nil || p.Rule != "image_config" || !strings.Contains(p.Mend, "cupel runtime build python") {
+			t.Errorf("%+v", p)
+		}
 	}
 }
 

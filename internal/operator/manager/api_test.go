@@ -206,7 +206,7 @@ func TestAPI(t *testing.T) {
 	if info, err := s.stranger.Info(ctx); err != nil || info.Operator {
 		t.Errorf("Info without a certificate: %+v, %v", info, err)
 	}
-	if list, err := s.stranger.Runtimes(ctx); err != nil || len(list) != 2 {
+	if list, err := s.stranger.Runtimes(ctx); err != nil || len(list) != 3 || list[2].Problem == nil || list[2].Problem.Mend == "" {
 		t.Errorf("Runtimes: %+v, %v", list, err)
 	}
 	if text, err := s.stranger.Template(ctx, url.Values{"runtime": {"python"}, "command": {"x"}}); err != nil || !strings.Contains(string(text), "$SESSION") {

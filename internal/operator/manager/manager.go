@@ -16,7 +16,8 @@ import (
 
 // Catalog knows the images that the operator offers.
 type Catalog interface {
-	// Runtimes lists them; the one named "puller" fills volumes.
+	// Runtimes lists them, what can't be used with its problem; the one named "puller" fills
+	// volumes.
 	Runtimes(ctx context.Context) ([]wire.Runtime, error)
 	// Runtime returns the one of this name.
 	Runtime(ctx context.Context, name string) (wire.Runtime, error)

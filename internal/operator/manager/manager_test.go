@@ -109,7 +109,7 @@ type catalog struct{}
 func (c catalog) Runtime(ctx context.Context, name string) (wire.Runtime, error) {
 	list, err := c.Runtimes(ctx)
 	for _, r := range list {
-		if r.Name == name {
+		if r.Name == name && r.Problem == nil {
 			return r, err
 		}
 	}
@@ -117,7 +117,8 @@ func (c catalog) Runtime(ctx context.Context, name string) (wire.Runtime, error)
 }
 
 func (catalog) Runtimes(context.Context) ([]wire.Runtime, error) {
-	return []wire.Runtime{{Name: "puller", Image: "img/puller"}, {Name: "python", Image: "img/python"}}, nil
+	damaged := problem.New(problem.Unavailable, "registry_damaged", "it is damaged").Fix("build it anew")
+	return []wire.Runtime{{Name: "puller", Image: "img/puller"}, {Name: "python", Image: "img/python"}, {Name: "node", Problem: damaged}}, nil
 }
 
 // world is a manager over fakes and a real database.
