@@ -130,12 +130,16 @@ func (k Keeper) path() string { return filepath.Join(k.Dir, "found.json") }
 // when nothing is recorded any more.
 func (k Keeper) locked(f func(*record) error) error {
 	var lock *os.File
-	for {
-		if err := os.MkdirAll(k.Dir, 0o700); err != nil {
-			return fmt.Errorf("keep kernel settings: %w", err)
+	for tries := 0; ; tries++ {
+		err := os.MkdirAll(k.Dir, 0o700)
+		if err == nil {
+			lock, err = os.Open(k.Dir)
 		}
-		var err error
-		if lock, err = os.Open(k.Dir); err != nil {
+		// The last holder may remove the folder while it is made, and before it is open.
+		if (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist)) && tries < 100 {
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("keep kernel settings: %w", err)
 		}
 		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
