@@ -331,22 +331,26 @@ func validPEM(b []byte) bool {
 // kept are the folders and files that can't be made again as they were, folders before
 // what is in them, and what is lost with each.
 func (l layout) kept() []keep {
-	const away = "cupel down --force, mv %[1]s %[1]s.damaged, cupel up; "
-	node := away + "apps start anew, volumes are fetched from the registry, and what apps wrote since they were last stored there is lost"
-	images := away + "runtimes have to be built again (cupel runtime build), and volumes that lay there alone are lost"
-	fetched := away + "images are fetched again and apps start anew; what they wrote since volumes were last stored is lost"
-	last := away + "what was written to the database last may be lost"
+	const (
+		node    = "cupel up; apps start anew, volumes are fetched from the registry, and what apps wrote since they were last stored there is lost"
+		images  = "cupel up; runtimes have to be built again (cupel runtime build), and volumes that lay there alone are lost"
+		fetched = "cupel up; images are fetched again and apps start anew; what they wrote since volumes were last stored is lost"
+		last    = "cupel up; what was written to the database last may be lost"
+	)
+	moved := func(name string, kind kind, then string) keep {
+		return keep{name, kind, fmt.Sprintf("cupel down --force, mv %[1]s %[1]s.damaged, %[2]s", l.path(name), then)}
+	}
 	return []keep{
-		{"simtee", isFolder, "cupel down --force, mv %[1]s %[1]s.damaged, remove " + l.path("simulation-root.pem") + " too, cupel up; then sessions and owners have to trust the new simulated root"},
+		moved("simtee", isFolder, "remove "+l.path("simulation-root.pem")+" too, cupel up; then sessions and owners have to trust the new simulated root"),
 		{"cas", isFolder, "sessions and secrets are lost: cupel cleanup, and begin anew"},
-		{"cas/cas.db-wal", isFile, last},
-		{"manager.db-wal", isFile, last},
-		{"registry", isFolder, images},
-		{"node", isFolder, node},
-		{"node/instances", isFolder, node},
-		{"node/volumes", isFolder, node},
-		{"containerd", isFolder, fetched},
-		{"containerd/root", isFolder, fetched},
+		moved("cas/cas.db-wal", isFile, last),
+		moved("manager.db-wal", isFile, last),
+		moved("registry", isFolder, images),
+		moved("node", isFolder, node),
+		moved("node/instances", isFolder, node),
+		moved("node/volumes", isFolder, node),
+		moved("containerd", isFolder, fetched),
+		moved("containerd/root", isFolder, fetched),
 	}
 }
 
@@ -354,7 +358,7 @@ func (l layout) kept() []keep {
 type keep struct {
 	name  string
 	kind  kind
-	other string // what to do without a backup; the argument is its path
+	other string // what to do without a backup
 }
 
 // unmounted refuses a state folder in which a link to a folder leads nowhere, but for that
@@ -383,15 +387,11 @@ func (l layout) wrongKind() error {
 	for _, k := range l.kept() {
 		path := l.path(k.name)
 		if why := k.kind.wrong(path); why != nil {
-			other := k.other
-			if strings.Contains(other, "%") {
-				other = fmt.Sprintf(other, path)
-			}
 			if nowhere, ok := errors.AsType[*leadsNowhere](why); ok {
-				return nowhere.problem().Fix("%s; if that is gone for good, put it back from a backup; without a backup: %s", nowhere.mend(), other)
+				return nowhere.problem().Fix("%s; if that is gone for good, put it back from a backup; without a backup: %s", nowhere.mend(), k.other)
 			}
 			return problem.New(problem.Invalid, ruleDamaged, "%s is damaged: %w", path, why).Want("%s", k.kind).
-				Fix("put it back from a backup and look at the disk (dmesg); without a backup: %s", other)
+				Fix("put it back from a backup and look at the disk (dmesg); without a backup: %s", k.other)
 		}
 	}
 	return nil

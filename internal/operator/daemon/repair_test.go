@@ -68,6 +68,21 @@ func TestRepair(t *testing.T) {
 	}
 }
 
+// TestMendNamesThePath: a mend names things of the folder as they are called, also where a
+// name looks as a verb of a format.
+func TestMendNamesThePath(t *testing.T) {
+	l := layout{dir: filepath.Join(t.TempDir(), "100%state")}
+	if err := errors.Join(os.Mkdir(l.dir, 0o755), os.WriteFile(l.path("simtee"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p := problem.From(l.wrongKind())
+	want := fmt.Sprintf("cupel down --force, mv %[1]s %[1]s.damaged, remove %[2]s too, cupel up", l.path("simtee"), l.path("simulation-root.pem"))
+	if !strings.Contains(p.Mend, want) {
+		t.Errorf("%v, want %s", p, want)
+	}
+	t.Log(p)
+}
+
 // TestWrongKinds puts something of the wrong kind in the place of each thing in a real
 // state folder. Up comes up and says what it put aside, or refuses by a rule that names the
 // very path, and comes up after the mends of these refusals.
