@@ -30,11 +30,6 @@ func parsePath(b []byte) (dir string, ok bool) {
 	return dir, ok && filepath.IsAbs(dir) && filepath.Clean(dir) == dir && !strings.ContainsAny(dir, "\x00\n")
 }
 
-func validPath(b []byte) bool {
-	_, ok := parsePath(b)
-	return ok
-}
-
 // before is the folder by the name of its last start, if that was another one. A copy of a
 // folder that is still there is none of these: it is a folder of its own.
 func (l layout) before() (layout, bool) {

@@ -29,17 +29,18 @@ type keptFlags map[string]string
 // its file is damaged.
 func (l layout) flagsKept() keptFlags {
 	b, err := atomicfile.Read(l.path(keptFile))
-	if err != nil || !validFlags(b) {
+	if err != nil {
 		return nil
 	}
-	var k keptFlags
-	_ = json.Unmarshal(b, &k) // it was just found to be that
+	k, _ := parseFlags(b)
 	return k
 }
 
-func validFlags(b []byte) bool {
-	var k keptFlags
-	return json.Unmarshal(b, &k) == nil && k != nil
+func parseFlags(b []byte) (k keptFlags, ok bool) {
+	if err := json.Unmarshal(b, &k); err != nil {
+		return nil, false
+	}
+	return k, k != nil
 }
 
 // runFlagsGiven are the flags that say how an installation runs, as far as they were given.
@@ -120,7 +121,7 @@ func restricts(list string) bool { return list != "" && list != everybody }
 // flagsLost says why it isn't known what the last start was given; nil: it is, or there was
 // none. What was put aside is lost until a start has served since.
 func (l layout) flagsLost() error {
-	if err := (derivation{keptFile, isFile, validFlags, ""}).damage(l.path(keptFile)); err != nil {
+	if err := (derivation{name: keptFile, kind: isFile, valid: by(parseFlags)}).damage(l.path(keptFile)); err != nil {
 		return err
 	}
 	aside := filepath.Join(damagedFolder, keptFile)

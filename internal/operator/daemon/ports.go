@@ -26,12 +26,26 @@ type ports struct {
 
 func loadPorts(file string) *ports {
 	p := &ports{file: file, last: map[string]string{}}
-	if b, err := atomicfile.Read(file); err == nil {
-		if validPorts(b) { // a damaged one only costs the same ports
-			_ = json.Unmarshal(b, &p.last)
-		}
+	b, err := atomicfile.Read(file)
+	if err != nil {
+		return p
+	}
+	if last, ok := parsePorts(b); ok { // a damaged one only costs the same ports
+		p.last = last
 	}
 	return p
+}
+
+func parsePorts(b []byte) (last map[string]string, ok bool) {
+	if json.Unmarshal(b, &last) != nil || last == nil {
+		return nil, false
+	}
+	for _, port := range last {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return nil, false
+		}
+	}
+	return last, true
 }
 
 // prefer replaces port 0 by the port of last time, if nobody has it now.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -118,12 +117,12 @@ type derivation struct {
 func (l layout) derived() []derivation {
 	const anew = "it is made anew"
 	list := l.logs()
-	list = append(list, derivation{portsFile, isFile, validPorts, "the addresses are those of manager.json, or found anew"},
-		derivation{keptFile, isFile, validFlags, "which other flags the last start had isn't known: give those again that matter"},
-		derivation{"cas.uid", isFile, validUser, "the CAS's user is the owner of its folder"},
-		derivation{pathFile, isFile, validPath, "it is written anew"},
+	list = append(list, derivation{portsFile, isFile, by(parsePorts), "the addresses are those of manager.json, or found anew"},
+		derivation{keptFile, isFile, by(parseFlags), "which other flags the last start had isn't known: give those again that matter"},
+		derivation{"cas.uid", isFile, by(parseUser), "the CAS's user is the owner of its folder"},
+		derivation{pathFile, isFile, by(parsePath), "it is written anew"},
 		derivation{filepath.Base(l.turnFile()), isFile, nil, anew},
-		derivation{"grace", isFile, validGrace, "apps have as long to end as cupel up --grace says"},
+		derivation{"grace", isFile, by(parseGrace), "apps have as long to end as cupel up --grace says"},
 		derivation{wire.EndpointFile, isFile, validEndpoint, "it is written anew"},
 		derivation{"simulation-root.pem", isFile, validPEM, "it is written anew from simtee"},
 		derivation{"cni", isFolder, nil, anew},
@@ -285,21 +284,16 @@ func (l layout) putAside(name string) error {
 // damagedFolder is where damaged things are put.
 const damagedFolder = "damaged"
 
-// validPorts, validEndpoint and validProcess judge what is written down in JSON: null and
-// a word are JSON, too.
-func validPorts(b []byte) bool {
-	var ports map[string]string
-	if json.Unmarshal(b, &ports) != nil || ports == nil {
-		return false
+// by judges what was written down by whether its reader takes it.
+func by[T any](parse func([]byte) (T, bool)) (valid func([]byte) bool) {
+	return func(b []byte) bool {
+		_, ok := parse(b)
+		return ok
 	}
-	for _, port := range ports {
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return false
-		}
-	}
-	return true
 }
 
+// validEndpoint and validProcess judge what is written down in JSON: null and a word are
+// JSON, too.
 func validEndpoint(b []byte) bool {
 	var e wire.Endpoint
 	return json.Unmarshal(b, &e) == nil && e.Address != ""
@@ -311,16 +305,6 @@ func validProcess(b []byte) bool {
 		Start uint64
 	}
 	return json.Unmarshal(b, &p) == nil && p.PID > 1 && p.Start > 0
-}
-
-func validUser(b []byte) bool {
-	_, ok := parseUser(b)
-	return ok
-}
-
-func validGrace(b []byte) bool {
-	_, ok := parseGrace(b)
-	return ok
 }
 
 func validPEM(b []byte) bool {
