@@ -70,10 +70,8 @@ func (l layout) elsewhere(ctx context.Context) error {
 
 // busy reports whether something runs that carries this name.
 func (l layout) busy() bool {
-	for _, p := range l.processes() {
-		if p.name != "cupeld" || l.writesLog(p.pid) { // others wait for the lock
-			return true
-		}
+	if len(l.lasting()) > 0 {
+		return true
 	}
 	groups, err := cgroup.Detect("/sys/fs/cgroup")
 	if err != nil {

@@ -42,10 +42,9 @@ func (l layout) joinGroup(pid int) error {
 // daemons' control group, and with this process's limits. An earlier release left it
 // with those of whoever started it. Containers have groups and limits of their own.
 func (l layout) adoptProcesses() error {
-	for _, p := range l.processes() {
-		switch {
-		case p.name == "containerd", p.name == "containerd-shim-runc-v2", p.name == "cupel-log":
-		case p.name == "cupeld" && l.writesLog(p.pid):
+	for _, p := range l.lasting() {
+		switch p.name {
+		case "containerd", "containerd-shim-runc-v2", "cupel-log", "cupeld":
 		default:
 			continue
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/operator/node/cgroup"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestAdoptedAreAsStarted: what an earlier release left in the control group and with
@@ -83,5 +84,17 @@ func eventually(t *testing.T, list func() []process, n int) []process {
 		if time.Now().After(deadline) {
 			t.Fatalf("%v, want %d", got, n)
 		}
+	}
+}
+
+// TestLasting: what a SIGKILL doesn't end is named, and what to look for.
+func TestLasting(t *testing.T) {
+	err := refuseLasting([]process{{7, "containerd", false}, {8, "cupeld", true}})
+	if p := problem.From(err); p.Actual != "not ended by SIGKILL: containerd (process 7), cupeld (process 8)" || !strings.Contains(p.Mend, "dmesg") {
+		t.Errorf("%v", err)
+	}
+	t.Log(err)
+	if err := refuseLasting(nil); err != nil {
+		t.Error(err)
 	}
 }

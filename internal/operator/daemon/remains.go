@@ -12,14 +12,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // process is one of our helpers.
 type process struct {
-	pid  int
-	name string // of its executable
+	pid       int
+	name      string // of its executable
+	writesLog bool   // an instance's, as a cupeld did in earlier releases and does without cupel-log
 }
 
 // helpers are the programs that may be left running with our folder among
@@ -47,10 +49,16 @@ func (l layout) processes() []process {
 			continue
 		}
 		if slices.ContainsFunc(c.Args[1:], l.mentions) {
-			out = append(out, process{c.PID, name})
+			out = append(out, process{c.PID, name, slices.Contains(c.Args[1:], logfile.Verb)})
 		}
 	}
 	return out
+}
+
+// lasting are those of them that go on without a cupeld, or with another one: none that
+// has the folder's lock, or waits for it.
+func (l layout) lasting() []process {
+	return slices.DeleteFunc(l.processes(), func(p process) bool { return p.name == "cupeld" && !p.writesLog })
 }
 
 // holds tells whether a process is a cupeld that has our folder's lock, by whatever path
@@ -90,8 +98,7 @@ func (l layout) mentions(arg string) bool {
 func (l layout) endProcesses(ctx context.Context) error {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		for range 60 {
-			left := l.processes()
-			left = slices.DeleteFunc(left, func(p process) bool { return p.name == "cupeld" && !l.writesLog(p.pid) })
+			left := l.lasting()
 			if len(left) == 0 {
 				return nil
 			}
@@ -105,15 +112,20 @@ func (l layout) endProcesses(ctx context.Context) error {
 			}
 		}
 	}
-	return problem.New(problem.Internal, "cleanup", "processes don't end: %v", l.processes())
+	return refuseLasting(l.lasting())
 }
 
-// writesLog says whether a cupeld is the writer of an instance's log, as it was in
-// earlier releases and is without cupel-log, rather than somebody who waits for the
-// lock.
-func (l layout) writesLog(pid int) bool {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return strings.Contains(string(b), "\x00log-writer\x00")
+// refuseLasting says which of our helpers a SIGKILL didn't end: the kernel has them wait.
+func refuseLasting(left []process) error {
+	if len(left) == 0 {
+		return nil
+	}
+	var words []string
+	for _, p := range left {
+		words = append(words, fmt.Sprintf("%s (process %d)", p.name, p.pid))
+	}
+	return problem.New(problem.Internal, "cleanup", "not ended by SIGKILL: %s", short(words)).
+		Fix("look what they wait for, as for a disk that doesn't answer (dmesg; ps -o pid,state,wchan), then run this again")
 }
 
 // unmountAll unmounts what we have mounted below the folder, the innermost first.
@@ -131,5 +143,6 @@ func (l layout) unmountAll() error {
 			_ = unix.Unmount(p, unix.MNT_DETACH)
 		}
 	}
-	return problem.New(problem.Internal, "cleanup", "something stays mounted below %s", l.dir)
+	return problem.New(problem.Internal, "cleanup", "something stays mounted below %s", l.dir).
+		Fix("look who mounts there (findmnt -R %s), end that, then run this again", l.dir)
 }
