@@ -60,7 +60,7 @@ func (d *deployment) settleGrants(ctx context.Context, end ending, goesOnAlone b
 	}
 	if err != nil && !end.confirmed {
 		d.g.warnf("Whether the grant %s that was made for this has ended is not known: %v", d.made.ID.Short(), err)
-		d.g.warnf("  withdraw it: %s", withdrawCommand(*d.made))
+		d.g.warnf("  withdraw it: %s", withdrawCommand(d.session, d.made.ID.Short()))
 	}
 	return err
 }
@@ -73,7 +73,7 @@ func (d *deployment) nameOpen(all []api.Grant) {
 			continue
 		}
 		d.g.warnf("Grant %s for %s, of %s, is still open: who has its code can run the app by it, until %s.\n  if it isn't meant so: %s",
-			g.ID.Short(), g.App, g.Made.Local().Format(time.DateTime), g.UseBy.Local().Format(time.DateTime), withdrawCommand(g))
+			g.ID.Short(), g.App, g.Made.Local().Format(time.DateTime), g.UseBy.Local().Format(time.DateTime), withdrawCommand(d.session, g.ID.Short()))
 	}
 }
 

@@ -45,10 +45,14 @@ func (d *deployment) explain(ctx context.Context, app manager.App) {
 	if p == nil {
 		return
 	}
+	quote := plain.Quote
+	if d.g.json() { // there the line is a value by itself
+		quote = ""
+	}
 	if strings.HasPrefix(p.Rule, "pull") {
 		for _, line := range d.output(ctx, app, "pull", 2*lastWords) {
 			if strings.HasPrefix(line, "pull: ") {
-				d.g.warnf(plain.Quote+"%s", line)
+				d.g.warnf(quote+"%s", line)
 			}
 		}
 		return

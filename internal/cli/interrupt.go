@@ -2,10 +2,12 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
 )
 
@@ -65,13 +67,14 @@ func (g *globals) withdraw(ctx context.Context, c *client.Client, grant api.Gran
 	defer cancel()
 	if _, err := c.WithdrawGrant(ctx, grant.ID); err != nil {
 		g.warnf("The grant %s that was made for this is not withdrawn: %v", grant.ID.Short(), err)
-		g.warnf("  withdraw it: %s", withdrawCommand(grant))
+		g.warnf("  withdraw it: %s", withdrawCommand(grant.Session, grant.ID.Short()))
 		return false
 	}
 	return true
 }
 
-// withdrawCommand is what ends a grant.
-func withdrawCommand(grant api.Grant) string {
-	return "cupel session grants " + string(grant.Session) + " --withdraw " + grant.ID.Short()
+// withdrawCommand is what ends a grant of a session's, which is named by the beginning of
+// its id.
+func withdrawCommand(session ident.SessionName, grant string) string {
+	return fmt.Sprintf("cupel session grants %s --withdraw %s", session, grant)
 }

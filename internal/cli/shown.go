@@ -129,7 +129,7 @@ func (g *globals) printLine(v any) error {
 // JSON, get an object.
 func (g *globals) warnf(format string, args ...any) {
 	if g.json() {
-		text := strings.TrimSpace(strings.TrimPrefix(fmt.Sprintf(format, args...), plain.Quote))
+		text := strings.TrimSpace(fmt.Sprintf(format, args...))
 		_ = json.NewEncoder(plain.JSONWriter(g.err)).Encode(map[string]string{"warning": text})
 		return
 	}

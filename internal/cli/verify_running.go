@@ -131,19 +131,14 @@ func ownToken(g api.Grant) bool { return g.ClaimedBy == g.Maker && !g.Maker.IsZe
 func (r *running) oneOfThem(idle []string) string {
 	see := fmt.Sprintf("see who has them with 'cupel session grants %s', and ", r.session.Name)
 	if len(idle) > 0 {
+		var commands []string
+		for _, id := range idle {
+			commands = append(commands, withdrawCommand(r.session.Name, id))
+		}
 		return see + "if the operator refused a deployment after its code was handed in, they hold its grant for a day, for another try; end what nothing runs under: " +
-			r.withdraw(idle)
+			strings.Join(commands, "; ")
 	}
-	return see + "end the one that you don't know, 'cupel session grants " + string(r.session.Name) + " --withdraw GRANT': what runs under it stops"
-}
-
-// withdraw is what ends grants that are named by the beginning of their ids.
-func (r *running) withdraw(ids []string) string {
-	var out []string
-	for _, id := range ids {
-		out = append(out, "cupel session grants "+string(r.session.Name)+" --withdraw "+id)
-	}
-	return strings.Join(out, "; ")
+	return see + "end the one that you don't know, '" + withdrawCommand(r.session.Name, "GRANT") + "': what runs under it stops"
 }
 
 func inUse(g api.Grant) bool {
