@@ -17,7 +17,7 @@ import (
 func BadReply(from string, body []byte, v any, err error) *Error {
 	p := New(Unavailable, "reply", "the answer of %s: %w", from, NotJSON(err)).
 		Want("JSON, as the API of %s describes it", from).
-		Fix("%s said so: check that it is of this release, and ask whoever runs it; nothing else answers in its place, such as a proxy", from)
+		Fix("check that %s is of this release, and that nothing else answers in its place, such as a proxy; else ask whoever runs it", from)
 	if _, syntax := errors.AsType[*json.SyntaxError](err); syntax {
 		return p
 	}
@@ -37,39 +37,45 @@ func misfit(raw []byte, t reflect.Type) (path, want string, found bool) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	within := func(name string, raw []byte, t reflect.Type) bool {
-		var inner string
-		if inner, want, found = misfit(raw, t); found {
-			path = strings.TrimSuffix(name+"."+inner, ".")
+	for _, p := range parts(raw, t) {
+		if inner, want, found := misfit(p.raw, p.holds); found {
+			return strings.TrimSuffix(p.name+"."+inner, "."), want, true
 		}
-		return found
 	}
+	return "", belongs(t), true
+}
 
+// part is a value within another, and the type that has to hold it.
+type part struct {
+	name  string
+	raw   []byte
+	holds reflect.Type
+}
+
+// parts are the values within one that is of the form of its type; none: it isn't.
+func parts(raw []byte, t reflect.Type) []part {
 	var fields map[string]json.RawMessage
 	var items []json.RawMessage
+	var out []part
 	switch {
 	case readsItself(t):
 	case t.Kind() == reflect.Struct && json.Unmarshal(raw, &fields) == nil:
 		for i := range t.NumField() {
 			name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-			if value, there := fields[name]; there && within(name, value, t.Field(i).Type) {
-				return path, want, true
+			if value, there := fields[name]; there {
+				out = append(out, part{name, value, t.Field(i).Type})
 			}
 		}
 	case t.Kind() == reflect.Map && json.Unmarshal(raw, &fields) == nil:
 		for _, value := range fields { // a key may be anything: it isn't named
-			if within("*", value, t.Elem()) {
-				return path, want, true
-			}
+			out = append(out, part{"*", value, t.Elem()})
 		}
 	case t.Kind() == reflect.Slice && json.Unmarshal(raw, &items) == nil:
 		for i, value := range items {
-			if within(strconv.Itoa(i), value, t.Elem()) {
-				return path, want, true
-			}
+			out = append(out, part{strconv.Itoa(i), value, t.Elem()})
 		}
 	}
-	return "", belongs(t), true
+	return out
 }
 
 // readsItself reports whether a type has a form of its own in JSON.
