@@ -81,7 +81,7 @@ func TestFullDiskAtStart(t *testing.T) {
 			if c.name != "bytes, all down" && ran {
 				s.untouched(t)
 			}
-			want(t, s.owner.Run(s.deployArgs("late")...), "disk_full", 7, c.says, "cupel rm --app")
+			want(t, s.owner.Run(s.deployArgs("late")...), "disk_full", 7, c.says, "cupel rm --state "+s.State+" --app")
 			if r := s.owner.Run("rm", "--app", "steady"); r.Code != 0 {
 				t.Errorf("rm: %s", r)
 			}

@@ -298,7 +298,7 @@ func (s *stage) casAway(t *testing.T) {
 	s.Eventually(60*time.Second, func() error { return s.casAnswers() })
 
 	r := s.deploy(t, "away", []string{"--timeout", "4s"}, "images", func(int) { back = s.takeCAS(t) })
-	if r.Code != 7 || !strings.Contains(r.Stdout, `"cas_unreachable"`) || !strings.Contains(r.Stderr, `"deploy_timeout"`) || !strings.Contains(r.Stderr, "cupel rm --app away") {
+	if r.Code != 7 || !strings.Contains(r.Stdout, `"cas_unreachable"`) || !strings.Contains(r.Stderr, `"deploy_timeout"`) || !strings.Contains(r.Stderr, "cupel rm --state "+s.State+" --app away") {
 		t.Errorf("a deployment whose CAS is gone: %s", r)
 	}
 	t.Log(r.Stdout, r.Stderr)
@@ -371,7 +371,7 @@ func (s *stage) commandEnded(t *testing.T) {
 			if r.Code != 0 && r.Code != 130 && !early { // 0: it may have been quicker
 				t.Errorf("ended by SIGTERM: %s", r)
 			}
-			if r.Code == 130 && !strings.Contains(r.Stderr, "cupel rm --app "+name) {
+			if r.Code == 130 && !strings.Contains(r.Stderr, "cupel rm --state "+s.State+" --app "+name) {
 				t.Errorf("nothing tells how to go on: %s", r)
 			}
 			if r := s.owner.Run("ps", name); r.Code == 3 {

@@ -188,7 +188,7 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 			Fix("%s", goesOn(app))
 	case ctx.Err() != nil && !d.withdrawn:
 		d.g.warnf("The deployment of %s (revision %d) goes on without you.", app.Name, revision)
-		d.g.warnf("  %s", goesOn(app))
+		d.g.warnf("  %s", d.g.inState(goesOn(app)))
 	}
 	return err
 }

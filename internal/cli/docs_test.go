@@ -1,12 +1,10 @@
 package cli
 
 import (
-	"bytes"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -26,14 +24,9 @@ func TestDocs(t *testing.T) {
 		text, _, _ = strings.Cut(text, "\n## ")
 		sections[title] = text
 	}
-	root := newRootCommand(&globals{out: &bytes.Buffer{}, env: func(string) string { return "" }, now: time.Now})
 	commands := map[string]bool{}
-	var visit func(c *cobra.Command)
-	visit = func(c *cobra.Command) {
-		for _, sub := range c.Commands() {
-			visit(sub)
-		}
-		if c == root {
+	eachCommand(func(c *cobra.Command) {
+		if !c.HasParent() {
 			return
 		}
 		path := c.CommandPath()
@@ -51,8 +44,7 @@ func TestDocs(t *testing.T) {
 				t.Errorf("the section %q of docs/cli.md names --%s, which there is not", path, flag[1])
 			}
 		}
-	}
-	visit(root)
+	})
 	for path := range sections {
 		if !commands[path] {
 			t.Errorf("docs/cli.md has a section %q of no command", path)

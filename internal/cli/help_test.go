@@ -32,6 +32,28 @@ func eachCommand(visit func(c *cobra.Command)) {
 // callOf is how a command is called.
 func callOf(c *cobra.Command) []string { return strings.Fields(c.CommandPath())[1:] }
 
+// TestMendsNameTheStateFolder: of the commands that work on a state folder those that a
+// mend may name say which one it is about. The others are an owner's: they make something
+// for whichever manager is meant then, or ask for the address.
+func TestMendsNameTheStateFolder(t *testing.T) {
+	owners := []string{"cupel cas attest", "cupel deploy", "cupel verify", "cupel session submit", "cupel template", "cupel runtime measure", "cupel runtime show"}
+	g := &globals{state: "/srv/cupel"}
+	eachCommand(func(c *cobra.Command) {
+		path := c.CommandPath()
+		if c.HasSubCommands() {
+			return
+		}
+		named := slices.Contains(sharedFlags(path), "state") && !slices.Contains(owners, path)
+		if got := strings.Contains(g.inState("run: "+path+" x"), path+" --state /srv/cupel x"); got != named {
+			t.Errorf("a mend that says %s names the folder: %v, want %v", path, got, named)
+		}
+	})
+	g.provider = "https://provider.example.org"
+	if got := g.inState("run: cupel ps"); got != "run: cupel ps" {
+		t.Errorf("of a provider: %s", got)
+	}
+}
+
 // TestHelp: every command's help has an example and fits into 80 columns, but for its
 // examples, which are to be copied.
 func TestHelp(t *testing.T) {

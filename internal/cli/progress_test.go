@@ -109,12 +109,7 @@ func TestValuesInWords(t *testing.T) {
 
 // TestEveryCommandExplainsItsArguments: a surplus one is refused as everything else is.
 func TestEveryCommandExplainsItsArguments(t *testing.T) {
-	root := newRootCommand(&globals{out: &bytes.Buffer{}, env: func(string) string { return "" }, now: time.Now})
-	var visit func(c *cobra.Command)
-	visit = func(c *cobra.Command) {
-		for _, sub := range c.Commands() {
-			visit(sub)
-		}
+	eachCommand(func(c *cobra.Command) {
 		if c.HasSubCommands() {
 			return
 		}
@@ -129,8 +124,7 @@ func TestEveryCommandExplainsItsArguments(t *testing.T) {
 		if p, ok := errors.AsType[*problem.Error](err); !ok || p.Kind != problem.Invalid || p.Mend == "" {
 			t.Errorf("%s: %v", c.CommandPath(), err)
 		}
-	}
-	visit(root)
+	})
 }
 
 // TestInterruptedAsJSON: a program that asked for JSON gets it in the end as well.

@@ -171,7 +171,7 @@ func failedDeployment(a manager.App, list []manager.Instance) *problem.Error {
 
 func (g *globals) printTrouble(who string, p *problem.Error) {
 	g.printf("\n%s\n", folded(who+": "+plain.Reason(p), "    ", g.width()))
-	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", p.Mend}} {
+	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", g.inState(p.Mend)}} {
 		if line.text != "" {
 			g.printf("  %s\n", folded(line.title+" "+line.text, "    ", g.width()))
 		}

@@ -311,9 +311,7 @@ func (g *globals) fail(err error) int {
 		p = problem.From(err)
 	}
 	p = plain.Problem(err, p)
-	if g.provider == "" { // else it is about a folder of another machine
-		p.Mend = plain.InState(p.Mend, g.state, defaultState)
-	}
+	p.Mend = g.inState(p.Mend)
 	switch {
 	case g.json():
 		_ = json.NewEncoder(plain.JSONWriter(g.err)).Encode(p)

@@ -137,6 +137,15 @@ func (g *globals) warnf(format string, args ...any) {
 	_, _ = fmt.Fprintln(g.err, g.writable(fmt.Sprintf(format, args...)))
 }
 
+// inState is a mend whose commands meet the manager that this command met: of a state
+// folder of this machine, if it isn't a provider's.
+func (g *globals) inState(mend string) string {
+	if g.provider != "" {
+		return mend
+	}
+	return plain.InState(mend, g.state, defaultState)
+}
+
 // writable is a text with our own signs written in ASCII, where the locale says that the
 // terminal knows no others. Where it says nothing, UTF-8 is what terminals know today.
 func (g *globals) writable(s string) string {

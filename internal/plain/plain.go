@@ -32,8 +32,9 @@ func Problem(err error, p *problem.Error) *problem.Error {
 	return &q
 }
 
-// onFolder are the commands that a mend may name and that work on a state folder.
-var onFolder = regexp.MustCompile(`\bcupel (?:up|down|cleanup|ps|events|info|check|install-service|uninstall-service|runtime build)\b`)
+// onFolder are the commands that a mend may name and that work on a state folder: the
+// operator's, and those that show or remove what runs there.
+var onFolder = regexp.MustCompile(`\bcupel (?:up|down|cleanup|ps|logs|events|rm|info|check|install-service|uninstall-service|runtime build|volume (?:ls|rm))\b`)
 
 // InState is a mend whose commands name the state folder that it is about: followed as it
 // is, one without would meet another installation. The default folder needs no name.

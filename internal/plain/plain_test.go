@@ -78,6 +78,8 @@ func TestInState(t *testing.T) {
 		{"stop it: cupel down", "/var/lib/cupel", "stop it: cupel down"},
 		{"stop it: cupel down", "", "stop it: cupel down"},
 		{"cupel deploy my-app; cupel upload", "/srv/a", "cupel deploy my-app; cupel upload"},
+		{"watch it with 'cupel events shop -f'; end it with 'cupel rm --app shop'", "/srv/a", "watch it with 'cupel events --state /srv/a shop -f'; end it with 'cupel rm --state /srv/a --app shop'"},
+		{"cupel volume ls, then cupel volume rm 1234; cupel volume reset shop genesis", "/srv/a", "cupel volume ls --state /srv/a, then cupel volume rm --state /srv/a 1234; cupel volume reset shop genesis"},
 	} {
 		if got := InState(c.mend, c.state, "/var/lib/cupel"); got != c.want {
 			t.Errorf("%q, of %s: %q, want %q", c.mend, c.state, got, c.want)
