@@ -73,14 +73,18 @@ const (
 	sqliteIOErrShmSize = sqliteIOErr | 19<<8 // no room for the index of its log
 )
 
+// codeOf is the code of an error of SQLite; 0, which means none, for any other.
+func codeOf(err error) int {
+	if e, ok := errors.AsType[database](err); ok {
+		return e.Code()
+	}
+	return 0
+}
+
 // fullDatabase says that a database in dir failed for want of room. Where its code may
 // have other reasons, it counts what is free for this process's user.
 func fullDatabase(err error, dir string) bool {
-	e, ok := errors.AsType[database](err)
-	if !ok {
-		return false
-	}
-	switch code := e.Code(); {
+	switch code := codeOf(err); {
 	case code&0xff == sqliteFull, code == sqliteIOErrShmSize:
 		return true
 	case code&0xff == sqliteIOErr, code&0xff == sqliteCantOpen:
@@ -93,11 +97,7 @@ func fullDatabase(err error, dir string) bool {
 // failedDatabase says that a database in dir could not be read or written since the disk
 // fails. To SQLite a file of which it gets nothing may look as one that is damaged.
 func failedDatabase(err error, dir string) bool {
-	e, ok := errors.AsType[database](err)
-	if !ok {
-		return false
-	}
-	switch code := e.Code(); code & 0xff {
+	switch code := codeOf(err); code & 0xff {
 	case sqliteIOErr:
 		return code != sqliteIOErrMemory
 	case sqliteCorrupt, sqliteCantOpen, sqliteNotADB:
@@ -143,11 +143,7 @@ func Fails(err error) bool { return is(err, syscall.EIO) }
 
 // deniedDatabase says that a database could not be written to, for whatever reason.
 func deniedDatabase(err error) bool {
-	e, ok := errors.AsType[database](err)
-	if !ok {
-		return false
-	}
-	code := e.Code() & 0xff
+	code := codeOf(err) & 0xff
 	return code == sqliteReadOnly || code == sqliteIOErr || code == sqliteCantOpen
 }
 
