@@ -200,7 +200,7 @@ func (t *takeover) end(held *lockedError) error {
 // ask tells a cupeld once to stop everything. Another down or cleanup is waited for: it
 // ends by itself.
 func (t *takeover) ask(held *lockedError) error {
-	if !held.daemon() || held.pid == 0 || held.pid == t.asked {
+	if !held.what.daemon() || held.pid == 0 || held.pid == t.asked {
 		return nil
 	}
 	t.gone.forget()

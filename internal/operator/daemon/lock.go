@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,6 +30,9 @@ const (
 	workCheck   work = "check"
 	workTurn    work = "turn" // of another program, that holds what a start asks for: see turn.go
 )
+
+// daemon says that it is the work of a cupeld.
+func (w work) daemon() bool { return w == workUp || w == workEnd }
 
 // stateLock is held by whoever works on a state folder.
 type stateLock struct {
@@ -70,12 +74,9 @@ func (e *lockedError) Error() string {
 	return fmt.Sprintf("'cupel %s' works on %s (process %d)", e.what, e.dir, e.pid)
 }
 
-// daemon says that a cupeld holds the lock.
-func (e *lockedError) daemon() bool { return e.what == workUp || e.what == workEnd }
-
 // waits says what somebody waits for who wants this lock next.
 func (e *lockedError) waits() string {
-	if !e.daemon() {
+	if !e.what.daemon() {
 		return "waiting for " + e.Error()
 	}
 	line := fmt.Sprintf("waiting for cupeld (process %d): its apps stop and store their volumes", e.pid)
@@ -251,7 +252,7 @@ func (s *stateLock) sign(what work) error {
 		return err
 	}
 	line := fmt.Appendf(nil, "%-*d%s", pidWidth, os.Getpid(), what)
-	if what == workUp || what == workEnd {
+	if what.daemon() {
 		line = append(line, renews...)
 	}
 	s.saying.Lock()
@@ -310,4 +311,19 @@ func heldLock(fd int) (*stateLock, error) {
 		return nil, fmt.Errorf("take over the lock: %w", err)
 	}
 	return s, nil
+}
+
+// awaitLock takes a file's lock, shared or not, as soon as it may be had, until ctx ends.
+func awaitLock(ctx context.Context, f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }

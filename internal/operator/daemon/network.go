@@ -10,8 +10,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -239,20 +240,13 @@ func lockCheck(ctx context.Context, dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return lock, nil
+	if err := awaitLock(ctx, lock, unix.LOCK_EX); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("another check is at work: %w", err)
 		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return nil, errors.Join(err, lock.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("another check is at work: %w", ctx.Err()), lock.Close())
-		case <-time.After(50 * time.Millisecond):
-		}
+		return nil, errors.Join(err, lock.Close())
 	}
+	return lock, nil
 }
 
 // printServing writes what serves for programs.

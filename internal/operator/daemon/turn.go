@@ -37,12 +37,9 @@ func (l layout) goFirst(ctx context.Context) (done func()) {
 	if err != nil {
 		return func() {}
 	}
-	for deadline := time.Now().Add(turnLimit); errors.Is(unix.Flock(int(turn.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK); {
-		if ctx.Err() != nil || time.Now().After(deadline) {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	bounded, cancel := context.WithTimeout(ctx, turnLimit)
+	defer cancel()
+	_ = awaitLock(bounded, turn, unix.LOCK_SH)
 	return func() { _ = turn.Close() }
 }
 
