@@ -40,9 +40,8 @@ func (l *lab) explain(ctx context.Context, p *probe) *cause {
 		l.catchUp(ctx, tracer)
 		seen = tracer.seen(l.ID, append([]uint16{p.to.Port(), instancePort}, l.AppPorts...)...)
 	}
-	counted := func(does legacyDoes, last sight) []stop {
-		return l.suspects(p, readLegacy(ctx).since(before, does), last)
-	}
+	after := readLegacy(ctx)
+	counted := func(does legacyDoes, last sight) []stop { return l.suspects(p, before, after, does, last) }
 	if !p.here {
 		if stops := append(stopsOf(seen.untracked), counted(untracks, sight{})...); len(stops) > 0 {
 			return l.untracked(p, stops)

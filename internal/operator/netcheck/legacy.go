@@ -10,10 +10,13 @@ import (
 	"strings"
 )
 
-// legacyRule is a rule or policy of iptables-legacy that may stop packets.
+// legacyTable is a table of iptables-legacy or ip6tables-legacy.
+type legacyTable struct{ tool, table string }
+
+// legacyRule is a rule or policy in such a table that may stop packets.
 type legacyRule struct {
-	tool  string // iptables-legacy, ip6tables-legacy
-	table string
+	legacyTable
+
 	chain string
 	rule  string // empty: the chain's policy
 	does  legacyDoes
@@ -35,12 +38,15 @@ func (r legacyRule) String() string {
 	return "the rule " + r.rule + " of " + r.tool + " (table " + r.table + ")"
 }
 
-// legacy is how many packets each of them counted. nftables can't trace those.
-type legacy map[legacyRule]uint64
+// legacy is what iptables-legacy has, whose packets nftables can't trace.
+type legacy struct {
+	counted map[legacyRule]uint64 // packets
+	chains  map[legacyTable]map[string][]string
+}
 
 // readLegacy asks the tools for the tables that this machine has.
 func readLegacy(ctx context.Context) legacy {
-	out := legacy{}
+	out := legacy{map[legacyRule]uint64{}, map[legacyTable]map[string][]string{}}
 	for plain, file := range map[string]string{"iptables": "ip_tables_names", "ip6tables": "ip6_tables_names"} {
 		names, _ := os.ReadFile("/proc/thread-self/net/" + file)
 		if len(strings.Fields(string(names))) == 0 {
@@ -51,7 +57,7 @@ func readLegacy(ctx context.Context) legacy {
 			tool = plain
 		}
 		if text, err := exec.CommandContext(ctx, tool+"-save", "-c").Output(); err == nil {
-			parseLegacy(out, tool, string(text))
+			out.parse(tool, string(text))
 		}
 	}
 	return out
@@ -59,29 +65,39 @@ func readLegacy(ctx context.Context) legacy {
 
 var (
 	legacyPolicy = regexp.MustCompile(`^:(\S+) DROP \[(\d+):`)
-	legacyLine   = regexp.MustCompile(`^\[(\d+):\d+\] (-A (\S+) .*-j (DROP|REJECT|NOTRACK|CT --notrack|DNAT|REDIRECT|TPROXY)\b.*)$`)
+	legacyLine   = regexp.MustCompile(`^\[(\d+):\d+\] (-A (\S+).*)$`)
+	legacyTarget = regexp.MustCompile(`.* -j (DROP|REJECT|NOTRACK|CT --notrack|DNAT|REDIRECT|TPROXY)\b`)
 )
 
-// parseLegacy reads what iptables-save -c prints.
-func parseLegacy(into legacy, tool, text string) {
-	table := ""
+var legacyTargets = map[string]legacyDoes{
+	"DROP":         ends,
+	"REJECT":       ends,
+	"NOTRACK":      untracks,
+	"CT --notrack": untracks,
+	"DNAT":         leads,
+	"REDIRECT":     leads,
+	"TPROXY":       leads,
+}
+
+// parse reads what a tool's save -c prints.
+func (l legacy) parse(tool, text string) {
+	var in legacyTable
+	chains := map[string][]string{}
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if name, ok := strings.CutPrefix(line, "*"); ok {
-			table = name
+			in, chains = legacyTable{tool, name}, map[string][]string{}
+			l.chains[in] = chains
 		} else if m := legacyPolicy.FindStringSubmatch(line); m != nil {
 			n, _ := strconv.ParseUint(m[2], 10, 64) // digits
-			into[legacyRule{tool: tool, table: table, chain: m[1], does: ends}] = n
+			l.counted[legacyRule{legacyTable: in, chain: m[1], does: ends}] = n
 		} else if m := legacyLine.FindStringSubmatch(line); m != nil {
-			n, _ := strconv.ParseUint(m[1], 10, 64)
-			does := leads
-			switch m[4] {
-			case "DROP", "REJECT":
-				does = ends
-			case "NOTRACK", "CT --notrack":
-				does = untracks
+			rule, chain := m[2], m[3]
+			chains[chain] = append(chains[chain], rule)
+			if to := legacyTarget.FindStringSubmatch(rule); to != nil {
+				n, _ := strconv.ParseUint(m[1], 10, 64)
+				l.counted[legacyRule{in, chain, rule, legacyTargets[to[1]]}] += n
 			}
-			into[legacyRule{tool: tool, table: table, chain: m[3], rule: m[2], does: does}] += n
 		}
 	}
 }
@@ -89,8 +105,8 @@ func parseLegacy(into legacy, tool, text string) {
 // since are the rules and policies that counted packets since before, of what they may do.
 func (l legacy) since(before legacy, does legacyDoes) []legacyRule {
 	var out []legacyRule
-	for r, n := range l {
-		if r.does == does && n > before[r] {
+	for r, n := range l.counted {
+		if r.does == does && n > before.counted[r] {
 			out = append(out, r)
 		}
 	}
@@ -120,20 +136,15 @@ func (p *probe) chainsAfter(last sight) []string {
 
 var legacyPriorities = map[string]int{"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
 
-// suspects are those of the rules that may have stopped the probe's packet: others of this
-// machine are counted as well.
-func (l *lab) suspects(p *probe, rules []legacyRule, last sight) []stop {
+// suspects are those of the rules which counted packets since before that may have stopped
+// the probe's: others of this machine are counted as well.
+func (l *lab) suspects(p *probe, before, after legacy, does legacyDoes, last sight) []stop {
 	var out []stop
-	for _, r := range rules {
+	for _, r := range after.since(before, does) {
 		if strings.HasPrefix(r.tool, "ip6") != p.to.Addr().Is6() {
 			continue
 		}
-		chains := map[string][]string{}
-		for _, line := range list(r.tool, "-t", r.table, "-S") {
-			if f := strings.Fields(line); len(f) > 2 && f[0] == "-A" {
-				chains[f[1]] = append(chains[f[1]], line)
-			}
-		}
+		chains := after.chains[r.legacyTable]
 		for _, base := range p.chainsAfter(last) {
 			if r.chain != base && !slices.ContainsFunc(reached(chains, base), func(rule string) bool { return strings.HasPrefix(rule, "-A "+r.chain+" ") }) {
 				continue

@@ -298,6 +298,17 @@ func TestBeforeTheRule(t *testing.T) {
 	}
 }
 
+// TestBeforeTheLegacyRule is the same of iptables-legacy, where each rule of the chain counts.
+func TestBeforeTheLegacyRule(t *testing.T) {
+	trap{
+		need:   "iptables-legacy",
+		trap:   "iptables-legacy -A FORWARD; iptables-legacy -A FORWARD -s 203.0.113.66 -j DROP; iptables-legacy -A FORWARD -j DROP",
+		failed: InstanceOutside + " " + InstanceDNS + " " + UsersIPv4,
+		cause:  []string{"-A FORWARD -j DROP"},
+		never:  []string{"-I FORWARD -", "-I FORWARD 2"},
+	}.run(t)
+}
+
 // TestHarmless: nothing is said of a firewall that lets through what is needed.
 func TestHarmless(t *testing.T) {
 	bogons := "{ 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, 192.0.2.0/24, 192.168.0.0/16, 198.18.0.0/15, 198.51.100.0/24, 203.0.113.0/24, 224.0.0.0/3 }"
