@@ -143,10 +143,10 @@ func (m *Manager) tellTaken(f Frontend) {
 		return
 	}
 	if m.taken == nil {
-		m.taken = map[uint16]takenPort{}
+		m.taken = map[uint16]string{}
 	}
 	why := takenByAnother(f.Port)
-	m.taken[f.Port] = takenPort{a.ID, why}
+	m.taken[f.Port] = a.ID
 	m.cfg.Incidents.Tell(Incident{App: a.ID, Warning: true, Reason: why.Rule, Message: why.Actual + "; " + why.Mend})
 }
 
@@ -173,31 +173,25 @@ func (m *Manager) TakenPorts() []wire.App {
 	return out
 }
 
-// takenPort is a port that another program has, and the app from which it has it.
-type takenPort struct {
-	app string
-	why *problem.Error
-}
-
 // takenFrom says that another program has the port of an app that serves; nil: none has.
 // Callers hold mu.
 func (m *Manager) takenFrom(a *App) *problem.Error {
-	if a.Current == nil || m.taken[a.Current.Port].app != a.ID {
+	if a.Current == nil || m.taken[a.Current.Port] != a.ID {
 		return nil
 	}
-	return m.taken[a.Current.Port].why
+	return takenByAnother(a.Current.Port)
 }
 
 // tellServed tells which ports lead to their apps again, and forgets those that the app
 // has no more, whoever has them now. Callers hold mu.
 func (m *Manager) tellServed() {
-	for port, taken := range m.taken {
+	for port, app := range m.taken {
 		if m.balance.failed[port] != nil {
 			continue
 		}
 		delete(m.taken, port)
 		for _, f := range m.applied.frontends {
-			if f.Port == port && f.App == taken.app {
+			if f.Port == port && f.App == app {
 				m.cfg.Incidents.Tell(Incident{App: f.App, Reason: "port_served", Message: fmt.Sprintf("port %d leads to the app again", port)})
 			}
 		}

@@ -76,9 +76,9 @@ type Manager struct {
 	images   map[string]imageState
 	applied  serving
 	balance  balanceState
-	taken    map[uint16]takenPort // ports of apps that serve, which other programs have
-	drains   map[string]drainee   // by the Backend's id
-	queued   map[string]bool      // places whose instances wait for their turn to start
+	taken    map[uint16]string  // by a port that another program has, the app that serves there
+	drains   map[string]drainee // by the Backend's id
+	queued   map[string]bool    // places whose instances wait for their turn to start
 	busy     map[string]bool
 	startErr map[string]*problem.Error
 	// uncleared are the rules of failures to end or remove instances, by the
