@@ -62,7 +62,7 @@ type Result struct {
 	Config      ident.Digest      `json:"config"`
 	Manifest    ident.Digest      `json:"manifest"`
 	Bytes       int64             `json:"bytes"`
-	Date        time.Time         `json:"index_date"` // of the older of the security and update indices, as 'cupel runtime measure' says it
+	Date        time.Time         `json:"index_date"`
 	Packages    int               `json:"packages"`
 	Lock        string            `json:"lock"`
 	NewLock     bool              `json:"new_lock"`
@@ -125,10 +125,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	r := &Result{Runtime: o.Definition.Name, Config: img.ConfigDigest(), Manifest: img.ManifestDigest(), Bytes: img.Size(),
-		Packages: len(l.Packages), Lock: o.LockFile, NewLock: !old, Measurement: m}
-	if oldest, ok := l.OldestMoving(); ok {
-		r.Date = oldest.Date
-	}
+		Date: indexDate(l), Packages: len(l.Packages), Lock: o.LockFile, NewLock: !old, Measurement: m}
 	if err := o.store(ctx, c, l, img, r); err != nil {
 		return nil, err
 	}
@@ -172,10 +169,14 @@ func (o Options) remembered(ctx context.Context, l *rebuild.Lock) *Result {
 		}
 	}
 	m.Result.Lock, m.Result.NewLock = o.LockFile, false
-	if oldest, ok := l.OldestMoving(); ok { // an earlier release kept the newest index's
-		m.Result.Date = oldest.Date
-	}
+	m.Result.Date = indexDate(l) // an earlier release kept the newest index's
 	return &m.Result
+}
+
+// indexDate is the date that 'cupel runtime measure' gives a lock.
+func indexDate(l *rebuild.Lock) time.Time {
+	oldest, _ := l.OldestMoving() // of a lock that has none: no date
+	return oldest.Date
 }
 
 func (o Options) remember(l *rebuild.Lock, r *Result) error {

@@ -237,9 +237,6 @@ func (img *Image) Manifest() []byte { return slices.Clone(img.manifest) }
 // ManifestDigest is the digest by which registries know the image.
 func (img *Image) ManifestDigest() ident.Digest { return ident.Sum(img.manifest) }
 
-// Date is the newest index's date: the image's time.
-func (img *Image) Date() time.Time { return img.date }
-
 // Size is the layer's size in bytes.
 func (img *Image) Size() int64 { return img.layer.Size }
 
