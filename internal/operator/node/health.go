@@ -27,7 +27,7 @@ func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
 			if ctx.Err() != nil {
 				return
 			}
-			stopped := (ok || watch.found > 0) && watch.look(func() bool { return n.suspended(id) })
+			stopped := watch.after(ok, func() bool { return n.suspended(id) })
 			inferred, next := n.healthSeen(i, ok, stopped)
 			if !ok {
 				n.lookAround(ctx, i)
@@ -59,8 +59,9 @@ func (n *Node) answers(ctx context.Context, i *instance) bool {
 	return true
 }
 
-// healthSeen takes one check's result, and whether who accepted is stopped; it returns whether the check proved that
-// the app runs, which no report had said, and when to check again.
+// healthSeen takes one check's result, and whether who accepted is stopped; it returns
+// whether the check proved that the app runs, which no report had said, and when to check
+// again.
 func (n *Node) healthSeen(i *instance, ok, stopped bool) (inferred bool, next time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

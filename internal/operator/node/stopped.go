@@ -22,10 +22,13 @@ type stoppedWatch struct {
 	found  int // how often in a row
 }
 
-// look is due after a check that went well, and after each while it was found stopped: at
-// some time the kernel takes no more connections for it. suspended tells what it finds. It returns
-// whether the app counts as stopped.
-func (w *stoppedWatch) look(suspended func() bool) bool {
+// after follows a check, and returns whether the app counts as stopped. A look is due after
+// checks that went well, and after each while it was found stopped: at some time the kernel
+// takes no more connections for it. suspended tells what a look finds.
+func (w *stoppedWatch) after(ok bool, suspended func() bool) bool {
+	if !ok && w.found == 0 {
+		return false
+	}
 	if w.checks++; w.found == 0 && w.checks%stoppedEach != 0 {
 		return false
 	}

@@ -76,14 +76,14 @@ func TestStoppedApp(t *testing.T) {
 	looks := 0
 	stopped := func() bool { looks++; return true }
 	for range stoppedEach {
-		if w.look(stopped) {
+		if w.after(false, stopped) || w.after(true, stopped) {
 			t.Error("after one look")
 		}
 	}
-	if looks != 1 || w.look(stopped) || !w.look(stopped) || looks != stoppedLooks {
+	if looks != 1 || w.after(true, stopped) || !w.after(false, stopped) || looks != stoppedLooks {
 		t.Errorf("%d looks", looks)
 	}
-	if w.look(func() bool { return false }) || w.look(stopped) {
+	if w.after(true, func() bool { return false }) || w.after(true, stopped) {
 		t.Error("it goes on")
 	}
 

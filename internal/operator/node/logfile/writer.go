@@ -106,14 +106,10 @@ const maxSkipped = 100
 // open goes on in that file, or in the first after it that can be one. On failure the
 // writer stays where it is.
 func (w *Writer) open(seq int) error {
-	f, err := openAppend(name(w.dir, seq))
-	for range maxSkipped {
-		if err == nil || !other(name(w.dir, seq)) {
-			break
-		}
+	for skipped := 0; skipped < maxSkipped && other(name(w.dir, seq)); skipped++ {
 		seq++
-		f, err = openAppend(name(w.dir, seq))
 	}
+	f, err := openAppend(name(w.dir, seq))
 	if err != nil {
 		return fmt.Errorf("open log file: %w", err)
 	}
