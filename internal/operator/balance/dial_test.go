@@ -37,25 +37,13 @@ func deaf(t *testing.T) netip.AddrPort {
 	return addr
 }
 
-// said is what several goroutines write.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
 // TestDialsAreBounded: a flow that loses its place while its instance is being dialled is
 // dialled no longer, so that an app that accepts nothing has no more connections of
 // cupeld's than there are places. Closing the balancer waits for no dial either.
 func TestDialsAreBounded(t *testing.T) {
 	newLab(t) // brings lo up
 	const limit, clients = 4, 40
-	var log said
+	var log bytes.Buffer // read once all have ended
 	var running sync.WaitGroup
 	e := endpoint{app: "a", instance: "i", addr: deaf(t), set4: "s4", set6: "s6"}
 	f := &front{
@@ -93,8 +81,8 @@ func TestDialsAreBounded(t *testing.T) {
 	b := &Balancer{flows: f.flows}
 	b.running.Go(running.Wait)
 	b.endFlows()
-	if n := strings.Count(log.b.String(), "timeout"); n > limit {
-		t.Errorf("%d dials came to their own end, with %d places:\n%s", n, limit, log.b.String())
+	if n := strings.Count(log.String(), "timeout"); n > limit {
+		t.Errorf("%d dials came to their own end, with %d places:\n%s", n, limit, log.String())
 	}
 }
 

@@ -76,11 +76,10 @@ type Memory struct {
 // fs.ErrNotExist.
 func (t *Tree) Memory(path string) (Memory, error) {
 	usage, events, inactive := "memory.usage_in_bytes", "memory.oom_control", "total_inactive_file"
-	dir := filepath.Join(t.dirs["memory"], path)
 	if t.v2 {
 		usage, events, inactive = "memory.current", "memory.events", "inactive_file"
-		dir = filepath.Join(t.dirs[""], path)
 	}
+	dir := t.group(path)
 	b, err := os.ReadFile(filepath.Join(dir, usage))
 	if err != nil {
 		return Memory{}, fmt.Errorf("read memory use: %w", err)
@@ -98,6 +97,14 @@ func (t *Tree) Memory(path string) (Memory, error) {
 		m.Used -= min(m.Used, stat[inactive])
 	}
 	return m, nil
+}
+
+// group is where the memory controller has the group at path.
+func (t *Tree) group(path string) string {
+	if t.v2 {
+		return filepath.Join(t.dirs[""], path)
+	}
+	return filepath.Join(t.dirs["memory"], path)
 }
 
 // readCounts reads a file of "name number" lines; other lines are passed over.
@@ -130,11 +137,12 @@ func (t *Tree) Busy(path string) (bool, error) {
 // Processes are those in the group at path itself. A group that is gone gives
 // fs.ErrNotExist.
 func (t *Tree) Processes(path string) ([]int, error) {
-	dir := t.dirs["memory"]
-	if t.v2 {
-		dir = t.dirs[""]
-	}
-	b, err := os.ReadFile(filepath.Join(dir, path, "cgroup.procs"))
+	return processes(t.group(path))
+}
+
+// processes are those in the group of that folder.
+func processes(dir string) ([]int, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
@@ -150,16 +158,11 @@ func (t *Tree) Processes(path string) ([]int, error) {
 // Kill sends SIGKILL to every process in the group at path and below.
 func (t *Tree) Kill(path string) error {
 	return t.each(path, func(dir string) error {
-		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		if err != nil {
-			return ignoreGone(err)
+		pids, err := processes(dir)
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
 		}
-		for f := range strings.FieldsSeq(string(b)) {
-			if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
-				_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
-			}
-		}
-		return nil
+		return ignoreGone(err)
 	})
 }
 
