@@ -214,7 +214,7 @@ func otherTLS(t *testing.T, p *place) {
 		strict.StartTLS()
 		defer strict.Close()
 		other.repository = strict.URL + "/app.git"
-		p.refusedAs(other, 81, "want", "certificate of its clients")
+		p.refusedAs(other, 0, "want", "certificate of its clients") // 81 where its alert comes first, else 82
 	}
 
 	l, err := tls.Listen("tcp", "127.0.0.2:0", p.s.TLS)
