@@ -177,15 +177,7 @@ func deaf(t *testing.T, state string) (pid int, ended chan struct{}) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bash, err := os.ReadFile("/bin/bash")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(t.TempDir(), "cupeld")
-	if err := os.WriteFile(program, bash, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program, "-c", `trap "" INT TERM; echo; read -r`, "up", "--state", state)
+	cmd := exec.Command(bashAsCupeld(t), "-c", `trap "" INT TERM; echo; read -r`, "up", "--state", state)
 	cmd.ExtraFiles = []*os.File{lock.f}
 	_, err = cmd.StdinPipe() // stays open
 	said, perr := cmd.StdoutPipe()
@@ -278,15 +270,7 @@ func TestStateWhoseDiskFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bash, err := os.ReadFile("/bin/bash")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(t.TempDir(), "cupeld")
-	if err := os.WriteFile(program, bash, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	cupeld := exec.Command(program, "-c", `trap "" INT TERM; read -r`, "--", l.dir)
+	cupeld := exec.Command(bashAsCupeld(t), "-c", `trap "" INT TERM; read -r`, "--", l.dir)
 	cupeld.ExtraFiles = []*os.File{lock.f}
 	if _, err = cupeld.StdinPipe(); err == nil { // stays open
 		err = cupeld.Start()
@@ -384,3 +368,17 @@ type ioerr int
 
 func (e ioerr) Error() string { return fmt.Sprintf("disk I/O error (%d)", int(e)) }
 func (e ioerr) Code() int     { return int(e) }
+
+// bashAsCupeld is a bash that looks like a cupeld to whoever reads the list of processes.
+func bashAsCupeld(t *testing.T) string {
+	t.Helper()
+	bash, err := os.ReadFile("/bin/bash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "cupeld")
+	if err := os.WriteFile(program, bash, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
