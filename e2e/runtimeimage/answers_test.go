@@ -156,8 +156,8 @@ func noGitServer(t *testing.T, p *place) {
 // brokenConnections have ends that another try may not meet.
 func brokenConnections(t *testing.T, p *place) {
 	p.many("large", 50, 10_000)
-	for _, end := range []string{"/info/refs", "/git-upload-pack"} {
-		for _, send := range []string{"", "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\nContent-Length: 10000\r\n\r\n0008NAK\n"} {
+	for end, kind := range map[string]string{"/info/refs": "advertisement", "/git-upload-pack": "result"} {
+		for _, send := range []string{"", "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-" + kind + "\r\nContent-Length: 10000\r\n\r\n0008NAK\n"} {
 			p.s.instead = func(w http.ResponseWriter, r *http.Request) bool {
 				if !strings.HasSuffix(r.URL.Path, end) {
 					return false
@@ -171,7 +171,10 @@ func brokenConnections(t *testing.T, p *place) {
 				_ = conn.(*tls.Conn).NetConn().Close()
 				return true
 			}
-			p.refused("/app.git", 82, "broke off")
+			out := p.refused("/app.git", 82, "broke off")
+			if strings.Contains(out, "at the first request") != (end == "/info/refs") {
+				t.Errorf("%s: %s", end, out)
+			}
 		}
 	}
 

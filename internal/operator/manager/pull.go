@@ -90,8 +90,8 @@ func pullProblem(code int) *problem.Error {
 			Want("a server with TLS 1.2 or 1.3 at that port, which wants no certificate of its clients").
 			Fix("give GIT_REPO the port where the server speaks https; update the session, then deploy again")
 	case pullBroken:
-		return problem.New(problem.Unavailable, "pull_broken", "the connection with the git server broke off, at each try; the puller's output says whether before any answer").
-			Fix("see what the server, or a firewall or proxy on the way to it, says of that: some end what is large or takes long, and a server that wants a certificate of its clients may end it before any answer; then deploy again")
+		return problem.New(problem.Unavailable, "pull_broken", "the connection with the git server broke off, at each try; the puller's output says whether at the first request").
+			Fix("see what the server, or a firewall or proxy on the way to it, says of that: some end what is large or takes long, and a server that wants a certificate of its clients may end it at the first request; then deploy again")
 	case pullProxy:
 		return problem.New(problem.Invalid, "pull_proxy", "the proxy that the session names doesn't lead to the git server; the puller's output says why").
 			Fix("check the address, user name and password in --proxy, and what the proxy allows; with an https:// address, put its private authority into GIT_CA too; update the session, then deploy again")
