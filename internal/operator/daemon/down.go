@@ -331,6 +331,7 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 	if err := p.repair(ctx); err != nil {
 		return &unreadyError{err}
 	}
+	p.withoutDisks(ctx)
 	ports := loadPorts(l.path(portsFile))
 	ports.complete(l.dir)
 	o.RegistryListen, o.CASOwners, o.CASInstances = ports.again("registry", "127.0.0.1"), ports.again("cas-owners", "127.0.0.1"), ports.again("cas-instances", "0.0.0.0")

@@ -156,3 +156,38 @@ func TestDownOfNoFolder(t *testing.T) {
 		t.Error("it was made")
 	}
 }
+
+// TestDownWithoutDisks: apps of a dead cupeld are stopped in order also where a link to a
+// folder that down needs nothing of leads to a disk that isn't mounted now. It is put aside
+// only where it is in the way.
+func TestDownWithoutDisks(t *testing.T) {
+	for name, aside := range map[string]bool{"runtimes": false, "cni": true, "containerd/run": true} {
+		t.Run(name, func(t *testing.T) {
+			o := upOptions(t)
+			_, end := begin(t, o)
+			if err := end(nil); err != nil { // containerd is left, as by kill -9
+				t.Fatal(err)
+			}
+			l, err := newLayout(o.State)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := l.path(name)
+			moved := filepath.Join(t.TempDir(), "moved")
+			if err := errors.Join(os.MkdirAll(path, 0o755), os.Rename(path, moved), os.Symlink("/nonexistent/disk", path)); err != nil {
+				t.Fatal(err)
+			}
+
+			var log bytes.Buffer
+			if err := Down(t.Context(), o, slog.New(slog.NewTextHandler(&log, nil))); err != nil || strings.Contains(log.String(), "apps not stopped in order") {
+				t.Errorf("%v: %s", err, &log)
+			}
+			t.Log(log.String())
+			said := name + " in the state folder was damaged (it is a link to /nonexistent/disk, and nothing is there): it was put aside as damaged/" + filepath.Base(name)
+			_, err = os.Readlink(path)
+			if strings.Contains(log.String(), said) != aside || (err != nil) != aside {
+				t.Errorf("the link is put aside: %v; said: %s", err != nil, &log)
+			}
+		})
+	}
+}

@@ -240,13 +240,18 @@ func (l layout) mend(list []derivation) []string {
 		if _, nowhere := errors.AsType[*leadsNowhere](why); why == nil || nowhere { // a log is gone without, and a folder refused
 			continue
 		}
-		where := "it was put aside as damaged/" + filepath.Base(d.name)
-		if err := l.putAside(d.name); err != nil {
-			where = "it can't be put aside: " + err.Error()
-		}
-		said = append(said, fmt.Sprintf("%s in the state folder was damaged (%v): %s, and %s. Look at the disk (dmesg)", d.name, why, where, d.then))
+		said = append(said, l.replace(d, why)+". Look at the disk (dmesg)")
 	}
 	return said
+}
+
+// replace puts one of them aside, and says so.
+func (l layout) replace(d derivation, why error) string {
+	where := "it was put aside as damaged/" + filepath.Base(d.name)
+	if err := l.putAside(d.name); err != nil {
+		where = "it can't be put aside: " + err.Error()
+	}
+	return fmt.Sprintf("%s in the state folder was damaged (%v): %s, and %s", d.name, why, where, d.then)
 }
 
 // damage says what is wrong with what is at the path; nil: nothing, or it isn't there.
@@ -345,16 +350,40 @@ type keep struct {
 	other string // what to do without a backup
 }
 
-// unmounted refuses a state folder in which a link to a folder leads nowhere, but for that
-// of the logs: the disk that it leads to may only not be there now, and anew would be
-// another folder.
-func (l layout) unmounted() error {
+// unmounted is a folder in whose place is a link that leads nowhere: the disk that it leads
+// to may only not be there now.
+type unmounted struct {
+	derivation
+	link *leadsNowhere
+}
+
+// unmounted are all of them, but for that of the logs.
+func (l layout) unmounted() []unmounted {
+	var list []unmounted
 	for _, d := range l.derived() {
-		if nowhere, ok := errors.AsType[*leadsNowhere](d.kind.wrong(l.path(d.name))); ok && d.kind == isFolder && d.name != "log" {
-			return nowhere.problem().Fix("%s; if that is gone for good, remove the link: the folder is made anew", nowhere.mend())
+		if link, ok := errors.AsType[*leadsNowhere](d.kind.wrong(l.path(d.name))); ok && d.kind == isFolder && d.name != "log" {
+			list = append(list, unmounted{d, link})
 		}
 	}
+	return list
+}
+
+// mounted refuses a state folder that has one: anew would be another folder.
+func (l layout) mounted() error {
+	for _, u := range l.unmounted() {
+		return u.link.problem().Fix("%s; if that is gone for good, remove the link: the folder is made anew", u.link.mend())
+	}
 	return nil
+}
+
+// withoutDisks puts their links aside where apps can't be stopped without the folder, and
+// tells it: an empty one does. Those of the runtimes are for who builds some.
+func (p *parts) withoutDisks(ctx context.Context) {
+	for _, u := range p.unmounted() {
+		if u.name != "runtimes" && !strings.HasPrefix(u.name, "runtimes/") {
+			p.repaired(ctx, p.replace(u.derivation, u.link))
+		}
+	}
 }
 
 func (e *leadsNowhere) problem() *problem.Error {
@@ -384,7 +413,7 @@ func (l layout) wrongKind() error {
 // whole refuses a state folder that has lost what can't be made again, before anything
 // new is made in its place: that would be another installation under the same name.
 func (l layout) whole() error {
-	if err := errors.Join(l.wrongKind(), l.unmounted()); err != nil {
+	if err := l.wrongKind(); err != nil {
 		return err
 	}
 	for _, c := range []struct {

@@ -184,7 +184,7 @@ func (p *parts) undo(ctx context.Context) error {
 }
 
 func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) error {
-	if err := p.whole(); err != nil {
+	if err := errors.Join(p.whole(), p.mounted()); err != nil {
 		return err
 	}
 	if err := p.repair(ctx); err != nil {
