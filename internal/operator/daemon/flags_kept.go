@@ -124,9 +124,17 @@ func (l layout) flagsLost() error {
 	if err := (derivation{name: keptFile, kind: isFile, valid: by(parseFlags)}).damage(l.path(keptFile)); err != nil {
 		return err
 	}
-	aside := filepath.Join(damagedFolder, keptFile)
-	if !exists(l.path(keptFile)) && exists(l.path(aside)) {
+	if exists(l.path(keptFile)) {
+		return nil
+	}
+	if aside := filepath.Join(damagedFolder, keptFile); exists(l.path(aside)) {
 		return fmt.Errorf("it was damaged, and put aside as %s", aside)
+	}
+	if why := (derivation{name: portsFile, kind: isFile, valid: by(parsePorts)}).damage(l.path(portsFile)); why != nil {
+		return fmt.Errorf("it isn't there, and %s, which says whether it was, is damaged (%w)", portsFile, why)
+	}
+	if loadPorts(l.path(portsFile)).flagsKept() {
+		return fmt.Errorf("it is gone, though %s says that it was there", portsFile)
 	}
 	return nil
 }
@@ -166,9 +174,10 @@ func (l layout) keepFlags(o Options) error {
 // keepGiven is keepFlags for a start that goes on without: a full disk is no reason to serve
 // nothing. Only that not everybody may deploy has to be written down, since the next start
 // would let everybody.
-func (p *parts) keepGiven(ctx context.Context, o Options) error {
+func (p *parts) keepGiven(ctx context.Context, o Options, ports *ports) error {
 	err := p.keepFlags(o)
 	if err == nil {
+		ports.keepFlags()
 		return nil
 	}
 	if restricts(o.DeployKeys) && !restricts(p.flagsKept()[deployKeysFlag]) {

@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -142,6 +143,76 @@ func TestKeysInDoubt(t *testing.T) {
 			t.Errorf("down: exit %d: %s", code, said)
 		}
 	})
+}
+
+// TestKeysGone: where ports.json says that up.json was there, or can't say it, a start without
+// that says who may deploy. An installation of a release that wrote none comes up, and so
+// does one that was killed before it had written both.
+func TestKeysGone(t *testing.T) {
+	o := upOptions(t)
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(keys, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, said, code := cupeld(t, ":", append(upFlags(o), "--deploy-keys", keys)...); code != 0 {
+		t.Fatalf("exit %d: %s", code, said)
+	}
+	if _, said, code := cupeld(t, ":", "down", "--state", o.State); code != 0 {
+		t.Fatalf("down: exit %d: %s", code, said)
+	}
+	written, err := os.ReadFile(l.path(portsFile))
+	if err := errors.Join(err, os.Remove(l.path(keptFile))); err != nil {
+		t.Fatal(err)
+	}
+
+	const unknown = "deploy_keys_unknown: whether the last start had --deploy-keys isn't known: "
+	refused := func(why string) {
+		t.Helper()
+		for _, args := range [][]string{upFlags(o), {"install-service", "--print", "--state", o.State}} {
+			out, said, code := cupeld(t, ":", args...)
+			if code != codeKeys || !strings.Contains(said, unknown+l.path(keptFile)+" can't be read: "+why) || !strings.Contains(said, "--deploy-keys all") {
+				t.Errorf("exit %d: %s%s", code, out, said)
+			}
+			t.Log(said)
+		}
+	}
+	refused("it is gone, though ports.json says that it was there")
+	if l.missing(Options{DeployKeys: keys}) != nil || l.missing(Options{DeployKeys: everybody}) != nil {
+		t.Error("who says who may deploy is refused")
+	}
+
+	// A start that is refused later puts it aside, and what was put aside is thrown away.
+	p := newParts(l, slog.New(slog.DiscardHandler))
+	if err := os.WriteFile(l.path(portsFile), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused("it isn't there, and ports.json, which says whether it was, is damaged (it is empty)")
+	if err := errors.Join(p.repair(t.Context()), os.RemoveAll(l.path(damagedFolder))); err != nil {
+		t.Fatal(err)
+	}
+	refused("it is gone, though ports.json says that it was there")
+
+	if err := os.WriteFile(l.path(portsFile), written, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	earlier := loadPorts(l.path(portsFile))
+	delete(earlier.last, keptFile)
+	if err := earlier.save(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.missing(Options{}); err != nil {
+		t.Errorf("of a release that wrote none: %v", err)
+	}
+	if err := l.keepFlags(Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.missing(Options{}); err != nil {
+		t.Errorf("killed between the two: %v", err)
+	}
 }
 
 // TestSettled: where a start listens whose flags don't say it.

@@ -90,6 +90,13 @@ func (p *ports) first() uint16 {
 	return uint16(n)
 }
 
+// keepFlags has ports.json say that up.json is there, which is written before it: releases
+// that wrote none didn't say so. The value is no port.
+func (p *ports) keepFlags() { p.last[keptFile] = "0" }
+
+// flagsKept tells whether it says so.
+func (p *ports) flagsKept() bool { return p.last[keptFile] != "" }
+
 // free tells of a port whether an app may have it: nobody listens there, and it is
 // none of this installation's own, which one of its parts may be about to take
 // again.

@@ -174,7 +174,9 @@ func (p *parts) repair(ctx context.Context) error {
 	if !served || p.served() {
 		return nil
 	}
-	if err := (&ports{p.path(portsFile), map[string]string{}}).save(); err != nil {
+	anew := &ports{p.path(portsFile), map[string]string{}}
+	anew.keepFlags() // it may have said that
+	if err := anew.save(); err != nil {
 		return fmt.Errorf("keep that this installation served: %w", err)
 	}
 	return nil

@@ -59,7 +59,8 @@ func TestRepair(t *testing.T) {
 			}
 			stays := exists(l.path(d.name))
 			if d.name == portsFile { // anew, since it says that this installation served
-				stays = !stays || len(loadPorts(l.path(portsFile)).last) > 0 || d.damage(l.path(portsFile)) != nil
+				last := loadPorts(l.path(portsFile))
+				stays = !stays || !last.flagsKept() || len(last.last) > 1 || d.damage(l.path(portsFile)) != nil
 			}
 			if stays || !exists(l.path("damaged", filepath.Base(d.name))) {
 				t.Errorf("%s, %s: it was not put aside", d.name, name)

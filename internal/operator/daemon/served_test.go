@@ -27,7 +27,7 @@ func TestRepairKeepsThatItServed(t *testing.T) {
 		if err := p.repair(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if !exists(l.path(damagedFolder, portsFile)) || len(loadPorts(l.path(portsFile)).last) > 0 {
+		if last := loadPorts(l.path(portsFile)); !exists(l.path(damagedFolder, portsFile)) || !last.flagsKept() || len(last.last) > 1 {
 			t.Errorf("%s: the damaged file stays", kind)
 		}
 		for _, name := range []string{"operator", "manager"} {

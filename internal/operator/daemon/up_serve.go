@@ -126,11 +126,11 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	g.Go(named("manager", func() error { return m.Run(ctx) }))
 	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
 
-	ports.last[firstPortKept] = strconv.Itoa(int(o.FirstPort))
-	if err := ports.save(); err != nil {
+	if err := p.keepGiven(ctx, o, ports); err != nil {
 		return err
 	}
-	if err := p.keepGiven(ctx, o); err != nil {
+	ports.last[firstPortKept] = strconv.Itoa(int(o.FirstPort))
+	if err := ports.save(); err != nil { // it says that all the rest was written
 		return err
 	}
 	if err := p.writeEndpoint(e); err != nil {
