@@ -83,12 +83,13 @@ func (c *cli) fail(err error) int {
 	if held, ok := errors.AsType[*lockedError](err); ok {
 		err = held.problem()
 	}
+	err = besidesInterrupt(err)
 	p, ok := errors.AsType[*problem.Error](err)
 	code := 1
 	if ok {
 		code = p.Kind.ExitCode()
 	}
-	if errors.Is(err, context.Canceled) {
+	if interrupted(err) {
 		code = 130
 		if !ok || p.Rule != ruleInterrupted { // where nothing was done by halves, one word says it all
 			err, ok = errors.New("interrupted"), false

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"sync"
@@ -52,22 +51,6 @@ func (c *cli) byHalves(ctx context.Context, left string, do func() error) error 
 	p := problem.New(problem.Unavailable, ruleInterrupted, "ended by a signal, before it was done").Fix("%s", left)
 	p.Cause = context.Canceled
 	return p
-}
-
-// uncancelled is what remains of an error without the parts that a signal made.
-func uncancelled(err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { // its own parts, not those of what it wraps
-		var rest []error
-		for _, part := range joined.Unwrap() {
-			rest = append(rest, uncancelled(part))
-		}
-		return errors.Join(rest...)
-	}
-	exit, ok := errors.AsType[*exec.ExitError](err)
-	if errors.Is(err, context.Canceled) || ok && !exit.Exited() { // exec ends a command by a signal, too
-		return nil
-	}
-	return err
 }
 
 func (c *cli) downCommand() *cobra.Command {

@@ -170,11 +170,11 @@ func (c *cli) detach(cmd *cobra.Command) error {
 
 // detachedProblem is what who started a cupeld is told of its end before it served.
 func detachedProblem(err error) *problem.Error {
-	if errors.Is(err, context.Canceled) {
+	if interrupted(err) {
 		return problem.New(problem.Unavailable, "cupeld_ended", "cupeld was told to end before it served: by a 'cupel down' that came meanwhile, or a signal").
 			Fix("start it again: cupel up")
 	}
-	return problem.From(err)
+	return problem.From(besidesInterrupt(err))
 }
 
 // up runs in the foreground, or as what detach started.

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -17,11 +17,12 @@ import (
 	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestInterruptHidesNoError: what failed by itself after an interrupt is told, with its
-// mend.
+// mend, however it is wrapped; what the interrupt ended isn't.
 func TestInterruptHidesNoError(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -31,16 +32,36 @@ func TestInterruptHidesNoError(t *testing.T) {
 		t.Fatal(err)
 	}
 	shoot()
-	killed := program.Wait()
+	killed := fmt.Errorf("nft: %w", program.Wait())
+	crashed := fmt.Errorf("nft: %w", exec.Command("sh", "-c", "ulimit -c 0; kill -SEGV $$").Run())
 	failed := problem.New(problem.Unavailable, "disk_full", "no room").Fix("make some")
-	for want, err := range map[string]error{
+	l := layout{dir: t.TempDir()}
+	broken := &fs.PathError{Op: "open", Path: l.path("node"), Err: syscall.EIO}
+	for _, c := range []struct {
+		err  error
+		code int
+		want string // how what is told begins
+	}{
 		// A program that exec ended for the interrupt's sake didn't fail by itself.
-		ruleInterrupted: errors.Join(fmt.Errorf("stop: %w", context.Canceled), fmt.Errorf("nft: %w", killed)),
-		"disk_full":     errors.Join(context.Canceled, fmt.Errorf("stop: %w", failed)),
+		{errors.Join(fmt.Errorf("stop: %w", context.Canceled), killed), 130, "cupeld: interrupted: ended by a signal, before it was done\n  mend:     again\n"},
+		{errors.Join(context.Canceled, fmt.Errorf("stop: %w", failed)), problem.Unavailable.ExitCode(), "cupeld: disk_full: no room\n  mend:     make some\n"},
+		{l.explain(errors.Join(killed, broken)), problem.Unavailable.ExitCode(), "cupeld: disk_error: nft: signal: killed\n"},
+		{l.explain(errors.Join(context.Canceled, broken)), problem.Unavailable.ExitCode(), "cupeld: disk_error: context canceled\n"},
+		{fmt.Errorf("stop: %w", errors.Join(killed, context.Canceled, broken)), 1, "cupeld: stop: nft: signal: killed\n"},
+		{crashed, 1, "cupeld: nft: signal: segmentation fault\n"},
+		{errors.Join(context.Canceled, crashed), 1, "cupeld: nft: signal: segmentation fault\n"},
 	} {
-		c := &cli{err: io.Discard}
-		if p := problem.From(c.byHalves(ctx, "again", func() error { return err })); p.Rule != want || p.Mend == "" {
-			t.Errorf("%v: %v", err, p)
+		var said strings.Builder
+		cli := &cli{err: &said, output: "table"}
+		err := cli.byHalves(ctx, "again", func() error { return c.err })
+		said.Reset()
+		if code := cli.fail(err); code != c.code || !strings.HasPrefix(said.String(), c.want) {
+			t.Errorf("%v: exit %d, want %d, with %q: %s", c.err, code, c.code, c.want, &said)
+		}
+	}
+	for want, err := range map[string]error{"cupeld_ended": context.Canceled, disk.RuleFails: l.explain(errors.Join(context.Canceled, broken))} {
+		if p := detachedProblem(err); p.Rule != want {
+			t.Errorf("who started it is told of %v: %v", err, p)
 		}
 	}
 }
