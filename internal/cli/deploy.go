@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,7 +71,7 @@ exit code is 9 (app_plain), unless --plain says that it is meant so.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.name, "name", "", "the app's name (default: made from the session's)")
+	f.StringVar(&o.name, "name", "", "the app's name (default: the session's last 40 characters in small letters, others than a-z and 0-9 as -)")
 	f.StringVar(&o.service, "service", "", "the session's service that serves (default: as the app has it, else client-app)")
 	f.StringVar(&o.runtime, "runtime", "", "the runtime to run on (default: the one that you created the session for)")
 	_ = c.RegisterFlagCompletionFunc("runtime", g.completeRuntimes)
@@ -197,11 +198,15 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 // is needed for that.
 func (d *deployment) remember(ctx context.Context, app manager.App) {
 	err := d.side.dir.UpdateDeployed(context.WithoutCancel(ctx), func(all owner.Deployed) error {
-		all.Note(d.g.place(), d.granted, owner.DeployedApp{Session: d.session, Also: []string{app.Name, app.ID}, At: d.g.now().UTC()})
+		noted := owner.DeployedApp{Session: d.session, Also: []string{app.Name, app.ID}, At: d.g.now().UTC()}
+		if !all.Note(d.g.place(), d.granted, d.o.name != "", noted) {
+			_, other, _ := all.At(d.g.place(), app.Name)
+			return fmt.Errorf("here it is the app of session %s; if that one is gone: %s", other.Session, d.g.inState("cupel deploy "+string(d.session)+" --name "+app.Name))
+		}
 		return nil
 	})
 	if err != nil {
-		d.g.warnf("It is not remembered here that %s runs session %s: %v", d.granted, d.session, err)
+		d.g.warnf("It is not remembered here that %s runs session %s: %v", app.Name, d.session, err)
 	}
 }
 

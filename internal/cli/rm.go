@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -107,11 +108,37 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 		return err
 	}
 	g.warnNotKept(lost)
+	if err := g.forget(ctx, a.ID); err != nil {
+		g.warnf("What is known here of %s is not forgotten: %v", a.Name, err)
+	}
 	if g.json() {
 		return g.printJSON(map[string]string{"app": a.Name, "id": a.ID, "state": "removed"})
 	}
 	g.printf("%s removed\n", a.Name)
 	return nil
+}
+
+// forget forgets under which session an app that is gone was deployed from here: another
+// may have its name from now on.
+func (g *globals) forget(ctx context.Context, id string) error {
+	if !g.haveOwnKey() {
+		return nil
+	}
+	dir, err := g.ownerDir()
+	if err != nil {
+		return err
+	}
+	all, err := dir.Deployed()
+	if err != nil {
+		return err
+	}
+	if _, _, known := all.At(g.place(), id); !known {
+		return nil
+	}
+	return dir.UpdateDeployed(context.WithoutCancel(ctx), func(all owner.Deployed) error {
+		all.Forget(g.place(), id)
+		return nil
+	})
 }
 
 // notKept are the events of instances that ended without keeping what they wrote.

@@ -1,6 +1,7 @@
 package owner
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -15,6 +16,9 @@ const appsFile = "apps.json"
 // says that it runs another session is found out by it.
 type DeployedApp struct {
 	Session ident.SessionName `json:"session"`
+	// Granted is what the app's grants call it, where it is not kept under that name:
+	// two sessions' names may make the same.
+	Granted string `json:"granted,omitempty"`
 	// Also is what the manager calls the app besides: its word, which counts only where
 	// no other app here is called so.
 	Also []string  `json:"also,omitempty"`
@@ -23,33 +27,61 @@ type DeployedApp struct {
 
 // Deployed are the apps, by the place where they were deployed (the address of a
 // provider, or the state folder of a manager on this machine) and by what their grants
-// call them.
+// call them. One whose name another session's app has already is kept by the manager's
+// name for it.
 type Deployed map[string]map[string]DeployedApp
 
-// Note remembers a deployment.
-func (d Deployed) Note(place, name string, app DeployedApp) {
+// Note remembers a deployment of what its grants call granted; chosen says that its owner
+// gave it that name, and means this app by it from now on. The manager's names for it
+// are app.Also, best first. It returns false where each of the names is another
+// session's app here: nothing is changed then.
+func (d Deployed) Note(place, granted string, chosen bool, app DeployedApp) bool {
+	name := granted
+	if another := d[place][granted]; !chosen && another.Session != "" && another.Session != app.Session {
+		i := slices.IndexFunc(app.Also, func(also string) bool {
+			_, named, taken := d.At(place, also)
+			return also != "" && (!taken || named.Session == app.Session)
+		})
+		if i < 0 {
+			return false
+		}
+		name, app.Granted = app.Also[i], granted
+	}
+
 	if d[place] == nil {
 		d[place] = map[string]DeployedApp{}
 	}
+	delete(d[place], name)
 	app.Also = slices.DeleteFunc(app.Also, func(also string) bool {
-		named, _, taken := d.At(place, also)
-		return also == "" || also == name || taken && named != name
+		_, _, taken := d.At(place, also)
+		return also == "" || also == name || taken
 	})
 	d[place][name] = app
+	return true
 }
 
-// At returns an app of a place by what its grants call it, or else by what the manager
-// does, and what its grants call it.
-func (d Deployed) At(place, called string) (name string, app DeployedApp, known bool) {
-	if app, known = d[place][called]; known {
-		return called, app, true
+// At returns an app of a place by the name under which it is kept, or else by what the
+// manager calls it besides, and what its grants call it.
+func (d Deployed) At(place, called string) (granted string, app DeployedApp, known bool) {
+	name := d.name(place, called)
+	app, known = d[place][name]
+	return cmp.Or(app.Granted, name), app, known
+}
+
+// Forget forgets an app of a place, if it is known there.
+func (d Deployed) Forget(place, called string) { delete(d[place], d.name(place, called)) }
+
+// name is under which one an app is kept; empty: under none.
+func (d Deployed) name(place, called string) string {
+	if _, known := d[place][called]; known {
+		return called
 	}
 	for name, app := range d[place] {
 		if slices.Contains(app.Also, called) {
-			return name, app, true
+			return name
 		}
 	}
-	return "", DeployedApp{}, false
+	return ""
 }
 
 // Deployed returns the apps that were deployed.
