@@ -98,7 +98,11 @@ func (s *gitServer) repository(t *testing.T, name string, files, submodules map[
 		if err := os.WriteFile(blob, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		git(t, bare, "update-index", "--add", "--cacheinfo", "100644,"+git(t, bare, "hash-object", "-w", "--no-filters", blob)+","+path)
+		mode := "100644"
+		if strings.HasPrefix(path, "links/") {
+			mode = "120000"
+		}
+		git(t, bare, "update-index", "--add", "--cacheinfo", mode+","+git(t, bare, "hash-object", "-w", "--no-filters", blob)+","+path)
 	}
 	for path, commit := range submodules {
 		git(t, bare, "update-index", "--add", "--cacheinfo", "160000,"+commit+","+path)

@@ -162,6 +162,7 @@ func TestPullIsAllOrNothing(t *testing.T) {
 	t.Run("full", func(t *testing.T) { full(t, newPlace(t, root)) })
 	t.Run("volume at the repository", func(t *testing.T) { volumeAtRepository(t, newPlace(t, root)) })
 	t.Run("what the app wrote", func(t *testing.T) { appWrote(t, newPlace(t, root)) })
+	t.Run("links", func(t *testing.T) { commandIsLink(t, newPlace(t, root)) })
 	t.Run("statement", func(t *testing.T) { statement(t, newPlace(t, root)) })
 	t.Run("one authority", func(t *testing.T) { oneAuthority(t, newPlace(t, root)) })
 }
@@ -244,6 +245,32 @@ func halfBefore(t *testing.T, p *place) {
 			}
 			q.clean()
 		})
+	}
+}
+
+// commandIsLink has links where the app's command names a file: one that leads out of the
+// repository may lead to what the app's own image has.
+func commandIsLink(t *testing.T, p *place) {
+	for name, to := range map[string]string{
+		"python3": "/usr/lib/only-in-the-runtime/python3", "venv": "/opt/venv", "outside": "../../somewhere", "app": "../app.py",
+		"absolute": "/home/client-app/repo/app.py", "app2": "app", "nowhere": "../none.py", "nowhere2": "/home/client-app/repo/none.py", "circle": "circle",
+	} {
+		p.s.repository(t, "command.git", map[string]string{"app.py": "", "links/app": "../app.py", "links/" + name: to}, nil)
+		pull := p.pull
+		pull.repository = p.s.URL + "/command.git"
+		expect := "/home/client-app/repo/links/" + name
+		if name == "venv" {
+			expect += "/bin/python3"
+		}
+		pull.env = []string{"CUPEL_PULL_EXPECT=" + expect}
+		if strings.HasPrefix(name, "nowhere") || name == "circle" {
+			p.refusedAs(pull, 70, "no such file: links/"+name)
+		} else if out, code := pull.run(t, p.root); code != 0 {
+			t.Errorf("%s: exit %d: %s", name, code, out)
+		}
+		if err := os.RemoveAll(filepath.Join(p.home, "repo")); err != nil { // the next is the first pull again
+			t.Fatal(err)
+		}
 	}
 }
 
