@@ -42,12 +42,28 @@ func InState(mend, state, byDefault string) string {
 	if state == "" || state == byDefault || strings.Contains(mend, "--state") {
 		return mend
 	}
-	if strings.ContainsFunc(state, func(r rune) bool {
+	return onFolder.ReplaceAllStringFunc(mend, func(command string) string { return command + " --state " + ShellWord(state) })
+}
+
+// ShellWord is a word of a command as a person types it into a shell: quoted, where the
+// shell would read something else.
+func ShellWord(s string) string {
+	special := func(r rune) bool {
 		return !strings.ContainsRune("/._-+@%,:=", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
-	}) {
-		state = "'" + strings.ReplaceAll(state, "'", `'\''`) + "'"
 	}
-	return onFolder.ReplaceAllStringFunc(mend, func(command string) string { return command + " --state " + state })
+	if s != "" && !strings.ContainsFunc(s, special) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// ShellLine is a command of these words.
+func ShellLine(words ...string) string {
+	line := make([]string, len(words))
+	for i, w := range words {
+		line[i] = ShellWord(w)
+	}
+	return strings.Join(line, " ")
 }
 
 // Met is what a rule met, without the rule's name before it.

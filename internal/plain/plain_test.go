@@ -69,6 +69,13 @@ func TestRenameNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
+func TestShellLine(t *testing.T) {
+	want := `mv /srv/100%state '/srv/a b' 'it'\''s' '$x' '' /srv/größe`
+	if got := ShellLine("mv", "/srv/100%state", "/srv/a b", "it's", "$x", "", "/srv/größe"); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestInState(t *testing.T) {
 	for _, c := range []struct{ mend, state, want string }{
 		{"use it as it is, or stop it: cupel down", "/srv/a", "use it as it is, or stop it: cupel down --state /srv/a"},

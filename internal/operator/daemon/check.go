@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"cupel.dev/cupel/internal/operator/node/cni"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -61,7 +62,7 @@ func (l layout) reachable() error {
 		}
 		if err == nil && info.Mode().Perm()&0o001 == 0 {
 			return problem.New(problem.Denied, "state_unreachable", "the CAS runs as a user of its own, who can't enter %s", dir).
-				Fix("choose a folder that every user can enter, such as /var/lib/cupel, with --state; or chmod o+x %s", dir)
+				Fix("choose a folder that every user can enter, such as /var/lib/cupel, with --state; or chmod o+x %s", plain.ShellWord(dir))
 		}
 		if dir == "/" {
 			return nil
@@ -82,13 +83,13 @@ func (l layout) checkFolder() error {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
 		return problem.New(problem.Denied, "state_owner", "others than root may write to %s (%s)", l.dir, info.Mode()).
 			Want("a folder of root's that nobody else may write to").
-			Fix("look what is in it; if it is yours: chown root %s && chmod go-w %s; else name another folder with --state", l.dir, l.dir)
+			Fix("look what is in it; if it is yours: chown root %s && chmod go-w %s; else name another folder with --state", plain.ShellWord(l.dir), plain.ShellWord(l.dir))
 	}
 	for dir := filepath.Dir(l.dir); ; dir = filepath.Dir(dir) {
 		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
 			return problem.New(problem.Denied, "state_owner", "everybody may rename what is in %s", dir).
 				Want("a path that others can't change").
-				Fix("chmod o-w %s, or name another folder with --state", dir)
+				Fix("chmod o-w %s, or name another folder with --state", plain.ShellWord(dir))
 		}
 		if dir == "/" {
 			return nil

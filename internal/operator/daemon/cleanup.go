@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -87,9 +88,9 @@ func (l layout) removeAll(log *slog.Logger) ([]string, error) {
 	case disk.ReadOnly(err), disk.Fails(err):
 		return nil, disk.Explain(p, l.dir, "the state folder")
 	case errors.Is(err, syscall.EPERM):
-		return nil, p.Fix("make it removable (chattr -R -i -a %s), then run this again", l.dir)
+		return nil, p.Fix("make it removable (chattr -R -i -a %s), then run this again", plain.ShellWord(l.dir))
 	}
-	return nil, p.Fix("end what uses it ('fuser -vm %s' shows it), then run this again", l.dir)
+	return nil, p.Fix("end what uses it ('fuser -vm %s' shows it), then run this again", plain.ShellWord(l.dir))
 }
 
 // left is what there is still in the folder, but for mount points and the folders

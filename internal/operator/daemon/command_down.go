@@ -64,7 +64,7 @@ func (c *cli) downCommand() *cobra.Command {
 				if atShutdown && !shuttingDown(ctx) {
 					return nil // the service is restarted or stopped: apps go on
 				}
-				left := fmt.Sprintf("a cupeld that runs was told to stop and goes on with it; 'cupel down --state %s' again stops what else is left, 'cupel up --state %s' starts all of it again", c.opts.State, c.opts.State)
+				const left = "a cupeld that runs was told to stop and goes on with it; 'cupel down' again stops what else is left, 'cupel up' starts all of it again"
 				_, missing := os.Stat(c.opts.State)
 				if err := c.byHalves(ctx, left, func() error { return Down(ctx, c.opts, c.logger()) }); err != nil {
 					return err
@@ -109,7 +109,7 @@ func (c *cli) cleanup(ctx context.Context, yes bool) error {
 		}
 	}
 	var mounted []string
-	left := fmt.Sprintf("a part of %s may be removed already: 'cupel cleanup --state %s' again removes the rest", c.opts.State, c.opts.State)
+	left := fmt.Sprintf("a part of %s may be removed already: 'cupel cleanup' again removes the rest", c.opts.State)
 	err := c.byHalves(ctx, left, func() (err error) {
 		mounted, err = Cleanup(ctx, c.opts, c.logger())
 		return err

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"cupel.dev/cupel/internal/operator/node/cgroup"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -61,11 +62,12 @@ func (l layout) elsewhere(ctx context.Context) error {
 	}
 	p := problem.New(problem.Conflict, ruleElsewhere, "%s is the folder that was started as %s, and what was started there still runs", l.dir, other.dir).
 		Want("the name by which it runs")
+	state := plain.ShellWord(other.dir)
 	if _, err := os.Stat(other.dir); err != nil {
 		return p.Fix("have it there again (a mount, a link, a move), then run this with --state %s; "+
-			"or end what runs as it is, by 'cupel down --state %s', and run this again: what apps wrote into volumes since they stored them last is lost", other.dir, other.dir)
+			"or end what runs as it is, by 'cupel down --state %s', and run this again: what apps wrote into volumes since they stored them last is lost", state, state)
 	}
-	return p.Fix("run it with --state %s; or run 'cupel down --state %s' first, then this again", other.dir, other.dir)
+	return p.Fix("run it with --state %s; or run 'cupel down --state %s' first, then this again", state, state)
 }
 
 // busy reports whether something runs that carries this name.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -111,6 +112,7 @@ func (l layout) missing(o Options) error {
 	if !restricts(list) {
 		return nil
 	}
+	list = plain.ShellWord(list)
 	return problem.New(problem.Conflict, ruleKeysMissing, "the last start had --deploy-keys %s, and this one has none", list).Want(want).
 		Fix("give --deploy-keys %s again; to let everybody deploy: --deploy-keys %s", list, everybody)
 }
@@ -149,7 +151,7 @@ func (l layout) dropped(o Options) []string {
 		stays := flag == firstPortFlag || flag == deployKeysFlag || flag == "subnet" ||
 			slices.ContainsFunc(listeners, func(li listener) bool { return li.flagName() == flag })
 		if !given && !stays {
-			out = append(out, "--"+flag+" "+last[flag]+" of the last start isn't given: the default holds again")
+			out = append(out, "--"+flag+" "+plain.ShellWord(last[flag])+" of the last start isn't given: the default holds again")
 		}
 	}
 	return out

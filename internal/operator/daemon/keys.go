@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -44,7 +45,7 @@ func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renew
 		return pair, false, problem.New(problem.Invalid, ruleDamaged, "%s: %w", keyFile, err).
 			Want("the private key of %s", certFile).
 			Fix("put the file back from a backup. Without one: cupel down, remove %s, %s and %s, cupel up; both are made anew, and %s",
-				keyFile, certFile, l.path(portsFile), anotherKey[name])
+				plain.ShellWord(keyFile), plain.ShellWord(certFile), plain.ShellWord(l.path(portsFile)), anotherKey[name])
 	}
 	if err := l.writePair(name, key, now, renewed); err != nil {
 		return pair, false, err

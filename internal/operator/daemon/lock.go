@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -115,7 +116,7 @@ func (e *lockedError) problem() *problem.Error {
 	}
 	if e.what == workTurn {
 		return problem.New(problem.Conflict, ruleAtWork, "%w, as only cupel down and cupel cleanup should", e).
-			Fix("look who it is (fuser -v %s) and end it, or wait for it; then run this again", layoutAt(e.dir).turnFile())
+			Fix("look who it is (fuser -v %s) and end it, or wait for it; then run this again", plain.ShellWord(layoutAt(e.dir).turnFile()))
 	}
 	if e.what != workUp {
 		return problem.New(problem.Conflict, ruleAtWork, "%w", e).Fix("wait until that has ended, then run this again")

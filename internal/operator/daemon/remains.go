@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/operator/node/logfile"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -144,5 +145,5 @@ func (l layout) unmountAll() error {
 		}
 	}
 	return problem.New(problem.Internal, "cleanup", "something stays mounted below %s", l.dir).
-		Fix("look who mounts there (findmnt -R %s), end that, then run this again", l.dir)
+		Fix("look who mounts there (findmnt -R %s), end that, then run this again", plain.ShellWord(l.dir))
 }

@@ -18,6 +18,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -329,10 +330,10 @@ func (l layout) kept() []keep {
 		last    = "cupel up; what was written to the database last may be lost"
 	)
 	moved := func(name string, kind kind, then string) keep {
-		return keep{name, kind, fmt.Sprintf("cupel down --force, mv %[1]s %[1]s.damaged, %[2]s", l.path(name), then)}
+		return keep{name, kind, fmt.Sprintf("cupel down --force, mv %s %s, %s", plain.ShellWord(l.path(name)), plain.ShellWord(l.path(name)+".damaged"), then)}
 	}
 	return []keep{
-		moved("simtee", isFolder, "remove "+l.path("simulation-root.pem")+" too, cupel up; then sessions and owners have to trust the new simulated root"),
+		moved("simtee", isFolder, "remove "+plain.ShellWord(l.path("simulation-root.pem"))+" too, cupel up; then sessions and owners have to trust the new simulated root"),
 		{"cas", isFolder, "sessions and secrets are lost: cupel cleanup, and begin anew"},
 		moved("cas/cas.db-wal", isFile, last),
 		moved("manager.db-wal", isFile, last),
@@ -441,7 +442,7 @@ func (l layout) whole() error {
 		file := l.path("manager.db")
 		if info, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
 			return lostFile(file, err).
-				Fix("look at the disk (dmesg), then put it back from a backup; without a backup: cupel down --force, move %s away if it is there, cupel up, and the apps' owners deploy them again", file)
+				Fix("look at the disk (dmesg), then put it back from a backup; without a backup: cupel down --force, move %s away if it is there, cupel up, and the apps' owners deploy them again", plain.ShellWord(file))
 		}
 	}
 	return nil

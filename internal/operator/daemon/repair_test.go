@@ -69,19 +69,32 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// TestMendNamesThePath: a mend names things of the folder as they are called, also where a
-// name looks as a verb of a format.
+// TestMendNamesThePath: a mend names things of the folder as a person types them into a
+// shell, also where a name looks as a verb of a format, or as two words.
 func TestMendNamesThePath(t *testing.T) {
-	l := layout{dir: filepath.Join(t.TempDir(), "100%state")}
-	if err := errors.Join(os.Mkdir(l.dir, 0o755), os.WriteFile(l.path("simtee"), nil, 0o600)); err != nil {
-		t.Fatal(err)
+	for name, quote := range map[string]string{"100%state": "", "x y": "'", "a$b": "'"} {
+		l := layout{dir: filepath.Join(t.TempDir(), name)}
+		if err := errors.Join(os.Mkdir(l.dir, 0o755), os.WriteFile(l.path("simtee"), nil, 0o600), l.keepFlags(Options{Given: map[string]string{deployKeysFlag: l.path("keys")}})); err != nil {
+			t.Fatal(err)
+		}
+		quoted := func(name string) string { return quote + l.path(name) + quote }
+
+		p := problem.From(l.wrongKind())
+		want := fmt.Sprintf("cupel down --force, mv %s %s, remove %s too, cupel up", quoted("simtee"), quoted("simtee.damaged"), quoted("simulation-root.pem"))
+		if !strings.Contains(p.Mend, want) {
+			t.Errorf("%v, want %s", p, want)
+		}
+		t.Log(p)
+
+		p = problem.From(l.missing(Options{}))
+		if want := "give --deploy-keys " + quoted("keys") + " again"; !strings.Contains(p.Mend, want) {
+			t.Errorf("%v, want %s", p, want)
+		}
+		p = (&lockedError{dir: l.dir, what: workTurn}).problem()
+		if want := "fuser -v " + quoted("turn.lock") + ")"; !strings.Contains(p.Mend, want) {
+			t.Errorf("%v, want %s", p, want)
+		}
 	}
-	p := problem.From(l.wrongKind())
-	want := fmt.Sprintf("cupel down --force, mv %[1]s %[1]s.damaged, remove %[2]s too, cupel up", l.path("simtee"), l.path("simulation-root.pem"))
-	if !strings.Contains(p.Mend, want) {
-		t.Errorf("%v, want %s", p, want)
-	}
-	t.Log(p)
 }
 
 // TestWrongKinds puts something of the wrong kind in the place of each thing in a real

@@ -153,7 +153,7 @@ func (l layout) renewService(ctx context.Context) string {
 	if bytes.Equal(now, text) {
 		return ""
 	}
-	again := "cupel install-service " + unitLine(append([]string{"--state", l.dir}, flags...))
+	again := l.install(flags)
 	if !ok {
 		return l.unit() + " is of an earlier release, or was changed: make it anew with " + again
 	}

@@ -120,16 +120,26 @@ func TestUnitWithoutKeys(t *testing.T) {
 		{"", "/etc/keys", "cupel-0123abcd.service starts without --deploy-keys, and is refused then (deploy_keys_missing)" + again},
 		{"--deploy-keys=all", "/etc/keys", "cupel-0123abcd.service has --deploy-keys all, so that everybody may deploy once it starts" + again},
 		{"--deploy-keys=/etc/others", "/etc/keys", ""},
+		{"--deploy-keys /etc/others", "/etc/keys", ""},
+		{"--deploy-keys all", "/etc/keys", "cupel-0123abcd.service has --deploy-keys all, so that everybody may deploy once it starts" + again},
 		{"", "", ""},
 		{"", everybody, ""},
 	} {
-		flags := slices.DeleteFunc([]string{"--log-level", "INFO", tt.has, "--drain=5s"}, func(f string) bool { return f == "" })
+		flags := slices.Concat([]string{"--log-level", "INFO"}, strings.Fields(tt.has), []string{"--drain=5s"})
 		if got := l.unitKeys(l.unitText("/opt/cupel/cupeld", flags), tt.list); got != tt.want {
 			t.Errorf("%+v: %s", tt, got)
 		}
 	}
 	if got := l.unitKeys(nil, "/etc/keys"); got != "" {
 		t.Errorf("without a unit: %s", got)
+	}
+	// A person types the command into a shell, which isn't systemd.
+	for dir, word := range map[string]string{"/srv/100%state": "/srv/100%state", "/srv/a$b": "'/srv/a$b'", "/srv/a b": "'/srv/a b'"} {
+		l.dir = dir
+		want := "with cupel install-service --state " + word + " --drain=5s --deploy-keys '/etc/k%1 $x'"
+		if got := l.unitKeys(l.unitText("/opt/cupel/cupeld", []string{"--drain=5s"}), "/etc/k%1 $x"); !strings.HasSuffix(got, want) {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode"
 
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -128,17 +129,38 @@ func (l layout) unitKeys(text []byte, list string) string {
 	if !ok || !restricts(list) {
 		return ""
 	}
-	const flag = "--" + deployKeysFlag + "="
-	isKeys := func(w string) bool { return strings.HasPrefix(w, flag) }
+	has, flags := takeFlag(flags, "--"+deployKeysFlag)
 	what := "starts without --deploy-keys, and is refused then (" + ruleKeysMissing + ")"
-	if i := slices.IndexFunc(flags, isKeys); i >= 0 {
-		if restricts(strings.TrimPrefix(flags[i], flag)) {
-			return ""
-		}
+	switch {
+	case restricts(has):
+		return ""
+	case has == everybody:
 		what = "has --deploy-keys " + everybody + ", so that everybody may deploy once it starts"
 	}
-	flags = append(slices.DeleteFunc(flags, isKeys), "--"+deployKeysFlag, list)
-	return l.unit() + " " + what + ": make it anew with cupel install-service " + unitLine(append([]string{"--state", l.dir}, flags...))
+	return l.unit() + " " + what + ": make it anew with " + l.install(append(flags, "--"+deployKeysFlag, list))
+}
+
+// install is the command that makes the unit with those flags of `up`.
+func (l layout) install(flags []string) string {
+	return "cupel install-service --state " + plain.ShellLine(append([]string{l.dir}, flags...)...)
+}
+
+// takeFlag takes a flag, whether its value is a word of its own, from a command line, and
+// returns its last value and the rest.
+func takeFlag(words []string, flag string) (value string, rest []string) {
+	for i := 0; i < len(words); i++ {
+		after, joined := strings.CutPrefix(words[i], flag+"=")
+		switch {
+		case joined:
+			value = after
+		case words[i] == flag && i+1 < len(words):
+			i++
+			value = words[i]
+		default:
+			rest = append(rest, words[i])
+		}
+	}
+	return value, rest
 }
 
 // unitLines are the lines that this release and earlier ones wrote into the unit of a
