@@ -12,7 +12,7 @@ import (
 )
 
 // maxLog is how large a daemon's log grows before it is set aside; one older
-// file is kept.
+// file is kept, beside the log or, where that is a link, beside what it leads to.
 const maxLog = 16 << 20
 
 // rotatingFile is a daemon's log: what is written to it in one call stays
@@ -26,6 +26,7 @@ type rotatingFile struct {
 	mu     sync.Mutex
 	file   *os.File
 	size   int64
+	device bool // which is never set aside
 	closed bool
 }
 
@@ -48,8 +49,14 @@ func (r *rotatingFile) open() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("open log: %w", err), f.Close())
 	}
-	r.file, r.size = f, info.Size()
+	r.file, r.size, r.device = f, info.Size(), !info.Mode().IsRegular()
 	return nil
+}
+
+// older is the file that a log's path leads to, and where the older one is kept.
+func older(path string) (file, before string, err error) {
+	file, err = filepath.EvalSymlinks(path)
+	return file, file + ".1", err
 }
 
 // openLog opens a log to be appended to.
@@ -89,8 +96,12 @@ func (r *rotatingFile) write(b []byte) (int, error) {
 	if r.closed {
 		return 0, fs.ErrClosed
 	}
-	if r.file != nil && r.size > 0 && r.size+int64(len(b)) > r.limit {
-		if err := os.Rename(r.path, r.path+".1"); err != nil {
+	if r.file != nil && !r.device && r.size > 0 && r.size+int64(len(b)) > r.limit {
+		file, before, err := older(r.path)
+		if err == nil {
+			err = os.Rename(file, before)
+		}
+		if err != nil {
 			return 0, err
 		}
 		_ = r.file.Close() // what was written there is written

@@ -41,7 +41,7 @@ func (p *parts) tidy(ctx context.Context) error {
 	}
 }
 
-// setAside moves what a log holds into FILE.1 once it has that many bytes. Who writes
+// setAside moves what a log holds into the older file once it has that many bytes. Who writes
 // it goes on with the same file, which it opened to append; a line that comes just
 // then may be lost. On a full disk the older part goes without a copy.
 func setAside(file string, limit int64) error {
@@ -56,7 +56,11 @@ func setAside(file string, limit int64) error {
 		return nil // the next start puts it aside
 	}
 
-	err = copyFile(file, file+".1")
+	file, before, err := older(file)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", file, err)
+	}
+	err = copyFile(file, before)
 	if err != nil && !disk.Full(err) {
 		return err
 	}
