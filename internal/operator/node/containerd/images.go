@@ -42,7 +42,7 @@ func (r *Runtime) pull(ctx context.Context, ref string) (containerd.Image, error
 		Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost)),
 	})
 	r.pulling.RLock()
-	img, err := r.client.Pull(ctx, ref, containerd.WithResolver(resolver),
+	img, err := r.puller.Pull(ctx, ref, containerd.WithResolver(resolver),
 		containerd.WithPullUnpack, containerd.WithPullSnapshotter(snapshotter))
 	r.pulling.RUnlock()
 

@@ -144,12 +144,13 @@ func newMachine(t *testing.T) *machine {
 	if m.launcher, err = fakeLauncher(); err != nil {
 		t.Fatal(err)
 	}
-	m.pushImage()
+	m.pushImage(make([]byte, 1024)) // an empty archive
 	return m
 }
 
-// pushImage puts an image with one empty layer into a registry of its own.
-func (m *machine) pushImage() {
+// pushImage puts an image with one layer, an archive, into a registry of its own: it is
+// the one that instances are of from now on.
+func (m *machine) pushImage(layer []byte) {
 	m.t.Helper()
 	stored := registry.New(registry.Logger(slog.NewLogLogger(m.logger.Handler(), slog.LevelDebug)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -160,10 +161,8 @@ func (m *machine) pushImage() {
 		stored.ServeHTTP(w, r)
 	}))
 	m.t.Cleanup(server.Close)
-	var tarball bytes.Buffer
-	tarball.Write(make([]byte, 1024)) // an empty archive
 	img, err := mutate.AppendLayers(mutate.MediaType(empty.Image, ggcrtypes.OCIManifestSchema1),
-		static.NewLayer(tarball.Bytes(), ggcrtypes.OCIUncompressedLayer))
+		static.NewLayer(layer, ggcrtypes.OCIUncompressedLayer))
 	if err != nil {
 		m.t.Fatal(err)
 	}

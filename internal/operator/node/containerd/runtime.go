@@ -49,6 +49,7 @@ type Config struct {
 type Runtime struct {
 	cfg    Config
 	client *containerd.Client
+	puller *containerd.Client // brings images, and unpacks them durably
 
 	pulling sync.RWMutex // held by each fetch of an image, exclusively while what one left is removed
 
@@ -63,17 +64,22 @@ var (
 	_ node.Images  = (*Runtime)(nil)
 )
 
-// New connects to the daemon. The connection mends itself when it restarts.
+// New connects to the daemon. The connections mend themselves when it restarts.
 func New(cfg Config) (*Runtime, error) {
 	client, err := containerd.New(cfg.Daemon.Address(), containerd.WithDefaultNamespace(cfg.Namespace))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd: %w", err)
 	}
-	return &Runtime{cfg: cfg, client: client, tasks: map[string]*sync.Mutex{}}, nil
+	puller, err := containerd.New(cfg.Daemon.Address(), containerd.WithDefaultNamespace(cfg.Namespace),
+		containerd.WithServices(containerd.WithDiffService(onDisk{client.DiffService()})))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("connect to containerd: %w", err), client.Close())
+	}
+	return &Runtime{cfg: cfg, client: client, puller: puller, tasks: map[string]*sync.Mutex{}}, nil
 }
 
-// Close ends the connection.
-func (r *Runtime) Close() error { return r.client.Close() }
+// Close ends the connections.
+func (r *Runtime) Close() error { return errors.Join(r.puller.Close(), r.client.Close()) }
 
 // EndLeases ends what an earlier process had containerd keep while it made a
 // container or brought an image, and died over it. Nothing else may be under way.
