@@ -259,6 +259,30 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+// TestEmptyProgram: what a disk lost of the image is nothing that the app's repository could
+// mend, and the other way round.
+func TestEmptyProgram(t *testing.T) {
+	t.Parallel()
+	image := newSandbox(t)
+	image.cas.reply.Argv = []string{"empty"}
+	image.refused(126, RuleNotExecutable)
+	first := newSandbox(t)
+	first.addVolume(release.ReadWrite)
+	first.command(`: > /home/app/data/app.py; chmod +x /home/app/data/app.py`)
+	first.run(0)
+	repository := first.next(release.ReadWrite)
+	repository.cas.reply.Argv = []string{"/home/app/data/app.py"}
+	repository.refused(126, RuleNotExecutable)
+	for s, want := range map[*sandbox]string{
+		image:      `"empty" can't be executed: the file is empty (0 bytes), and in the image, not in a volume (expected the file as it was when the image was built); the machine's disk lost its content, as after a power cut. The operator looks at the disk (dmesg) and has images unpacked anew: cupel down, remove STATE/containerd/root, cupel up`,
+		repository: `"/home/app/data/app.py" can't be executed: the file is empty (0 bytes), and in a volume of the session's (expected a program, or a script that names its interpreter); put back what belongs there`,
+	} {
+		if got := s.errs.String(); !strings.Contains(got, want) {
+			t.Errorf("%q; want %q", got, want)
+		}
+	}
+}
+
 func TestSignalsAndOrphans(t *testing.T) {
 	t.Parallel()
 	t.Run("handled", func(t *testing.T) {

@@ -470,6 +470,7 @@ func (s *sandbox) makeRoot() {
 	must(t, os.WriteFile(filepath.Join(lower, "etc/group"), []byte("root:x:0:\napp:x:1600:\nextra:x:1700:other,app\n"), 0o644))
 	must(t, os.WriteFile(filepath.Join(lower, "etc/not-executable"), []byte("x"), 0o644))
 	must(t, os.WriteFile(filepath.Join(lower, "bin/bad-interpreter"), []byte("#!/no/such/interpreter\n"), 0o755))
+	must(t, os.WriteFile(filepath.Join(lower, "bin/empty"), nil, 0o755))
 	s.rootfs = filepath.Join(s.bundle, "rootfs")
 	for _, d := range []string{"rootfs", "upper", "work"} {
 		must(t, os.Mkdir(filepath.Join(s.bundle, d), 0o755))

@@ -158,6 +158,9 @@ func program(name string) string {
 // startError is execError of a file that is there: where the kernel finds none, it is
 // the interpreter that the file names, or the loader.
 func startError(name, file string, err error) error {
+	if info, serr := os.Stat(file); errors.Is(err, unix.ENOEXEC) && serr == nil && info.Size() == 0 {
+		return emptyError(name, file)
+	}
 	if !errors.Is(err, unix.ENOENT) {
 		return execError(name, err)
 	}
@@ -174,6 +177,31 @@ func startError(name, file string, err error) error {
 	}
 	return problem.New(problem.NotFound, RuleNotFound, "%s is there, but the instance does not have %s", program(name), what).
 		Want("a program in the image or in a volume, with the interpreter that it names").Fix("%s", mend)
+}
+
+// emptyError says why a program without a byte can't be started: an image has none, so a
+// disk lost what was in it.
+func emptyError(name, file string) error {
+	if !sameMount(file, "/") {
+		return problem.New(problem.Denied, RuleNotExecutable, "%s can't be executed: the file is empty (0 bytes), and in a volume of the session's", program(name)).
+			Want("a program, or a script that names its interpreter").
+			Fix("put back what belongs there: commit the file with its content, where it comes from a repository")
+	}
+	return problem.New(problem.Denied, RuleNotExecutable, "%s can't be executed: the file is empty (0 bytes), and in the image, not in a volume", program(name)).
+		Want("the file as it was when the image was built").
+		Fix("the machine's disk lost its content, as after a power cut. The operator looks at the disk (dmesg) and has images unpacked anew: " +
+			"cupel down, remove STATE/containerd/root, cupel up. A file that was built empty needs its runtime built anew")
+}
+
+// sameMount reports whether two files are of one mount.
+func sameMount(a, b string) bool {
+	var of [2]unix.Statx_t
+	for i, file := range []string{a, b} {
+		if unix.Statx(unix.AT_FDCWD, file, 0, unix.STATX_MNT_ID, &of[i]) != nil {
+			return false
+		}
+	}
+	return of[0].Mnt_id == of[1].Mnt_id
 }
 
 // firstLine is what the kernel reads of a script to find its interpreter, or "".
