@@ -150,6 +150,12 @@ func AppName(s ident.SessionName) string {
 	return out
 }
 
+// ValidName says whether s may be the name of an app. The ids of apps and instances are of
+// the same form.
+func ValidName(s string) bool {
+	return len(s) <= 40 && s != "" && s == AppName(ident.SessionName(s))
+}
+
 // DeployCommand is what the owner of an app types to deploy it as it is called:
 // without its name another app of the same session would begin.
 func DeployCommand(s ident.SessionName, app string) string {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -12,15 +13,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/rebuild"
 	"cupel.dev/cupel/runtimes"
 )
 
 // completionTime is how long a person who pressed Tab waits at most.
 const completionTime = 300 * time.Millisecond
 
-// words is what a completion offers; nil where it can't be known, in silence.
+// words is what a completion offers, each of the form that names of its kind have: who
+// tells them is trusted with nothing. Nil where it can't be known, in silence.
 type words func(ctx context.Context, args []string) []string
 
 // complete makes of words what cobra asks for: nothing is said, nothing lasts, and no
@@ -37,27 +40,29 @@ func (g *globals) complete(offer words) cobra.CompletionFunc {
 	}
 }
 
-// clean is what is offered, as it may go to a terminal: names come from managers and
-// CASes, which nobody trusts, and a shell shows them as they are. What the shell's
-// script takes for more than a word is left out.
+// clean is what may be offered: a shell puts a word into the line that is run next, and
+// bash, where several are left, puts there what they have in common, with what each is.
+// So each is one that means nothing else to a shell and is no flag, is there once, and is
+// described by such a word.
 func clean(offered []string) []string {
 	var out []string
+	seen := map[string]bool{}
 	for _, o := range offered {
-		word, about, described := strings.Cut(o, "\t")
-		word = plain.Line(word)
-		if strings.HasPrefix(word, activeHelp) {
+		word, about, _ := strings.Cut(o, "\t")
+		if !bareWord.MatchString(word) || seen[word] {
 			continue
 		}
-		if described {
-			word += "\t" + plain.Line(about)
+		seen[word] = true
+		if bareWord.MatchString(about) {
+			word += "\t" + about
 		}
 		out = append(out, word)
 	}
 	return out
 }
 
-// activeHelp begins what cobra's scripts print as help instead of offering it.
-const activeHelp = "_activeHelp_"
+// bareWord is what every shell takes for one word, as it stands.
+var bareWord = regexp.MustCompile(`^[A-Za-z0-9_.\[][A-Za-z0-9_.~/:\[\]-]*$`)
 
 // haveKey reports whether there is a key to ask with: keys are made by commands that
 // do something.
@@ -111,7 +116,9 @@ func (as *managerAs) apps() words {
 		}
 		var out []string
 		for _, a := range apps {
-			out = append(out, a.Name)
+			if manager.ValidName(a.Name) {
+				out = append(out, a.Name)
+			}
 		}
 		return out
 	})
@@ -127,7 +134,7 @@ func (as *managerAs) instances() words {
 		}
 		var out []string
 		for _, i := range list {
-			if i.Role == "app" {
+			if i.Role == "app" && manager.ValidName(i.ID) {
 				out = append(out, i.ID+"\t"+i.App)
 			}
 		}
@@ -142,7 +149,10 @@ func (as *managerAs) runtimes() words {
 		if err != nil {
 			return nil
 		}
-		return runtimeNames(list)
+		return slices.DeleteFunc(runtimeNames(list), func(name string) bool {
+			_, err := rebuild.ParseName(name)
+			return err != nil
+		})
 	})
 	return func(ctx context.Context, args []string) []string {
 		return append(runtimes.Names(), offered(ctx, args)...)
@@ -170,7 +180,9 @@ func (g *globals) sessions(context.Context, []string) []string {
 	}
 	var out []string
 	for name := range sessions {
-		out = append(out, string(name))
+		if _, err := ident.ParseSessionName(string(name)); err == nil {
+			out = append(out, string(name))
+		}
 	}
 	slices.Sort(out)
 	return out

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -129,5 +130,9 @@ func (g *globals) completeProviders(_ *cobra.Command, args []string, _ string) (
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return clean(sortedKeys(known)), cobra.ShellCompDirectiveNoFileComp
+	addresses := slices.DeleteFunc(sortedKeys(known), func(addr string) bool {
+		whole, err := providerAddress(addr)
+		return err != nil || whole != addr
+	})
+	return clean(addresses), cobra.ShellCompDirectiveNoFileComp
 }

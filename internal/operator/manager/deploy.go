@@ -135,7 +135,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 		app:      reply.App,
 		hopeless: !deployable(reply.Services),
 	}
-	if !validName(got.app) { // of a CAS that nobody knows
+	if !wire.ValidName(got.app) { // of a CAS that nobody knows
 		got.app = ""
 	}
 	if rev.CAS != m.cfg.CAS.Identity && reply.Maker != caller {
@@ -330,7 +330,7 @@ func (m *Manager) appFor(right right, session ident.SessionName, req wire.Deploy
 	if !given && right.app != "" && right.app != name {
 		name, given = right.app, true // the owner gave it a name of its own
 	}
-	if !validName(name) {
+	if !wire.ValidName(name) {
 		return nil, problem.New(problem.Invalid, "app_name", "app name %.100q", name).
 			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
 	}
@@ -371,10 +371,6 @@ func newestRevision(a *App) *Revision {
 		return a.Next
 	}
 	return a.Current
-}
-
-func validName(s string) bool {
-	return len(s) <= 40 && s != "" && s == wire.AppName(ident.SessionName(s))
 }
 
 // choosePort checks the port that was asked for, or finds one. Callers hold mu.
