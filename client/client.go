@@ -358,6 +358,9 @@ func (c *Client) once(ctx context.Context, q call, seen Pin) error {
 		if p.RequestID == "" {
 			p.RequestID = id
 		}
+		if seen.Identity.IsZero() {
+			p.Source = problem.UnattestedCAS
+		}
 		return p
 	}
 	if res.Header.Get(release.HeadHeader) == "" {

@@ -199,6 +199,25 @@ func TestRefusalsCarryTheRequestID(t *testing.T) {
 	}
 }
 
+// TestRefusalOfAnUnattestedCAS: whoever answers before a CAS has proved anything may advise
+// whatever they want, and that it is their word is said.
+func TestRefusalOfAnUnattestedCAS(t *testing.T) {
+	f := newFake(t)
+	f.refuse = problem.New(problem.Invalid, "attest", "not now").Fix("cupel cas attest evil.example --forget")
+	_, err := f.client(client.Options{}).Attest(t.Context(), f.expectation())
+	wantRule(t, err, "attest")
+	if got, want := err.Error(), "a CAS that isn't attested says: attest: not now; cupel cas attest evil.example --forget"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	f.refuse = nil
+	c := f.attested(client.Options{})
+	f.refuse = problem.New(problem.NotFound, "session", "no session s")
+	f.refuse.Source = problem.UnattestedCAS // which is for nobody to say of themselves
+	if _, err := c.ReadSession(t.Context(), "s", nil); err == nil || err.Error() != "session: no session s" {
+		t.Errorf("of an attested one: %v", err)
+	}
+}
+
 func TestNotAttested(t *testing.T) {
 	f := newFake(t)
 	_, err := f.client(client.Options{}).Version(t.Context())

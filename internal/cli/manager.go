@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -60,7 +61,18 @@ func (g *globals) manager(ctx context.Context) (managerAt, error) {
 	if err != nil {
 		return managerAt{}, noManager(err)
 	}
-	return managerAt{Endpoint: e, options: manager.Options{CertSHA256: e.CertSHA256, PID: e.PID}}, nil
+	return managerAt{Endpoint: e, options: manager.Options{CertSHA256: e.CertSHA256, PID: e.PID, Source: g.localSource()}}, nil
+}
+
+// localSource is whose word the problems of this machine's manager are: who can read the
+// operator's key is the operator, and gets no advice of somebody else.
+func (g *globals) localSource() problem.Source {
+	f, err := os.Open(filepath.Join(g.state, "operator.key"))
+	if err != nil {
+		return problem.Operator
+	}
+	_ = f.Close()
+	return ""
 }
 
 // noManager adds to a folder without a manager that there may be one elsewhere.

@@ -40,7 +40,7 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 		}
 	}
 
-	at := managerAt{options: manager.Options{Remote: true}}
+	at := managerAt{options: manager.Options{Remote: true, Source: problem.Operator}}
 	if pin.Certificate != nil {
 		at.options.CertSHA256 = *pin.Certificate
 	}

