@@ -99,7 +99,7 @@ func TestWholeOnADiskThatRootFilled(t *testing.T) {
 	if err := up(); !errors.Is(err, serving) {
 		t.Fatalf("up: %v", err)
 	}
-	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
+	if err := stopAll(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
 		t.Errorf("down: %v", err)
 	}
 
@@ -113,7 +113,7 @@ func TestWholeOnADiskThatRootFilled(t *testing.T) {
 	}
 	t.Log(err)
 	o.Force = true
-	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
+	if err := stopAll(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
 		t.Errorf("down by force: %v", err)
 	}
 	nothingLeft(t, o)

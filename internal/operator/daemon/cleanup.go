@@ -38,7 +38,8 @@ func Cleanup(ctx context.Context, o Options, log *slog.Logger) (mounted []string
 		return nil, err
 	}
 	if lock == nil { // no folder, but perhaps something of it elsewhere
-		return nil, l.sweep(ctx)
+		_, err := l.endGone(ctx, o.Force)
+		return nil, err
 	}
 	defer lock.release()
 	if err := l.sweep(ctx); err != nil {

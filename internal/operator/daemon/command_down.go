@@ -3,9 +3,7 @@ package daemon
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -65,14 +63,15 @@ func (c *cli) downCommand() *cobra.Command {
 					return nil // the service is restarted or stopped: apps go on
 				}
 				const left = "a cupeld that runs was told to stop and goes on with it; 'cupel down' again stops what else is left, 'cupel up' starts all of it again"
-				_, missing := os.Stat(c.opts.State)
-				if err := c.byHalves(ctx, left, func() error { return Down(ctx, c.opts, c.logger()) }); err != nil {
+				var s Stopped
+				err := c.byHalves(ctx, left, func() (err error) {
+					s, err = Down(ctx, c.opts, c.logger())
+					return err
+				})
+				if err != nil {
 					return err
 				}
-				if errors.Is(missing, fs.ErrNotExist) {
-					return c.say(map[string]string{"stopped": c.opts.State}, "nothing to stop: there is no %s\n", c.opts.State)
-				}
-				return c.say(map[string]string{"stopped": c.opts.State}, "stopped; what is desired stays in %s\n", c.opts.State)
+				return c.say(s, "%s\n", stoppedText(c.opts.State, s))
 			})
 		},
 	}
@@ -80,6 +79,21 @@ func (c *cli) downCommand() *cobra.Command {
 	_ = cmd.Flags().MarkHidden("at-shutdown")
 	cmd.Flags().BoolVar(&c.opts.Force, "force", false, "end apps also where they can't store what they wrote")
 	return cmd
+}
+
+// stoppedText tells a person what was stopped.
+func stoppedText(state string, s Stopped) string {
+	where := "there is no " + state
+	if exists(state) {
+		where = "nothing in " + state + " is Cupel's"
+	}
+	switch {
+	case s.State != "":
+		return "stopped; what is desired stays in " + state
+	case len(s.Ended) > 0:
+		return where + ", and what still ran of it was ended: " + short(s.Ended)
+	}
+	return "nothing to stop: " + where
 }
 
 func (c *cli) cleanupCommand() *cobra.Command {

@@ -321,6 +321,12 @@ func begin(t *testing.T, o Options) (wire.Endpoint, func(cause error) error) {
 	panic("unreachable")
 }
 
+// stopAll is Down, for who needs no word about it.
+func stopAll(ctx context.Context, o Options, log *slog.Logger) error {
+	_, err := Down(ctx, o, log)
+	return err
+}
+
 func nothingLeft(t *testing.T, o Options) {
 	t.Helper()
 	l, err := newLayout(o.State)
@@ -391,7 +397,7 @@ func TestUpAndDown(t *testing.T) {
 	}
 	nothingLeft(t, o)
 	// Down and Cleanup are happy with nothing to do.
-	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
+	if err := stopAll(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
 		t.Errorf("Down: %v", err)
 	}
 }

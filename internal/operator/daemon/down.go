@@ -38,20 +38,34 @@ const (
 	unitTimeout = downTimeout + time.Minute
 )
 
+// Stopped is what a Down found.
+type Stopped struct {
+	State string   `json:"stopped"`         // the folder; empty: there is none, or it isn't Cupel's
+	Ended []string `json:"ended,omitempty"` // what still ran of one that is gone
+}
+
 // Down stops everything of a state folder: apps, daemons, network. What is
 // desired stays, so that the next Up starts the apps again. It works as well if
-// cupeld is dead or never came up.
-func Down(ctx context.Context, o Options, log *slog.Logger) (err error) {
+// cupeld is dead or never came up, and ends what runs of a folder that is gone.
+func Down(ctx context.Context, o Options, log *slog.Logger) (s Stopped, err error) {
 	began := time.Now()
 	l, lock, err := takeOver(ctx, o, workDown, log)
 	defer func() { err = l.explain(err) }()
-	if err != nil {
-		return err
+	switch {
+	case err != nil:
+		return s, err
+	case lock != nil:
+		defer lock.release()
+		return Stopped{State: o.State}, l.down(ctx, o, began, log)
+	case l.gone():
+		s.Ended, err = l.endGone(ctx, o.Force)
+		return s, err
 	}
-	if lock == nil { // no folder, or none that can be read, but perhaps something of it elsewhere
-		return l.sweep(ctx)
-	}
-	defer lock.release()
+	return Stopped{State: o.State}, l.sweep(ctx) // its disk fails
+}
+
+// down is Down, begun then, of a folder that nobody else works on any more.
+func (l layout) down(ctx context.Context, o Options, began time.Time, log *slog.Logger) error {
 	lost := l.managerLost(ctx) // before anything makes a database anew
 	if l.containerdRuns() || l.cgroupExists() {
 		strict := !o.Force && l.writes(ctx)
@@ -102,7 +116,8 @@ func (l layout) tellLost(ctx context.Context, since time.Time, log *slog.Logger)
 }
 
 // takeOver makes a running cupeld stop everything and then holds the lock. A
-// nil lock says that there is no such folder, or by force none that can be read.
+// nil lock says that there is no such folder, none of Cupel's, or by force none that can be
+// read.
 func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layout, *stateLock, error) {
 	l, err := newLayout(o.State)
 	if err != nil {
@@ -114,8 +129,15 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 	if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) {
 		return l, nil, nil
 	}
-	if what == workCleanup {
-		if err := l.ours(); err != nil {
+	switch {
+	case what == workDown && l.gone():
+		return l, nil, nil
+	case what == workCleanup:
+		err := l.ours()
+		if err == nil && l.gone() {
+			err = l.abandoned()
+		}
+		if err != nil {
 			return l, nil, err
 		}
 	}

@@ -3,11 +3,13 @@ package daemon
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,7 +52,7 @@ func TestDownLosesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = Down(t.Context(), o, slog.New(slog.DiscardHandler))
+		err = stopAll(t.Context(), o, slog.New(slog.DiscardHandler))
 		if p := problem.From(err); p == nil || p.Rule != "down_unsafe" || !strings.Contains(p.Mend, "--force") || !runs() {
 			t.Errorf("with %s taken: %v; containerd runs: %v", name, err, runs())
 		}
@@ -61,7 +63,7 @@ func TestDownLosesNothing(t *testing.T) {
 	if err := errors.Join(os.Rename(db, db+".good"), os.WriteFile(db, bytes.Repeat([]byte("no database "), 1000), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	err = Down(t.Context(), o, slog.New(slog.DiscardHandler))
+	err = stopAll(t.Context(), o, slog.New(slog.DiscardHandler))
 	if p := problem.From(err); p == nil || p.Rule != "down_unsafe" || !runs() {
 		t.Errorf("with a damaged database: %v; containerd runs: %v", err, runs())
 	}
@@ -75,7 +77,7 @@ func TestDownLosesNothing(t *testing.T) {
 	}
 	defer func() { _ = ln.Close() }()
 	o.Force = true
-	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil || runs() {
+	if err := stopAll(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil || runs() {
 		t.Errorf("by force: %v; containerd runs: %v", err, runs())
 	}
 	nothingLeft(t, o)
@@ -145,15 +147,114 @@ func TestDownTellsWhatWasLost(t *testing.T) {
 	}
 }
 
-// TestDownOfNoFolder: a folder that was misspelt is not told as one that was stopped.
+// TestDownOfNoFolder: a folder that was misspelt, or is another program's, is not told as
+// one that was stopped, and nothing is left in it.
 func TestDownOfNoFolder(t *testing.T) {
-	state := filepath.Join(t.TempDir(), "misspelt")
-	stdout, stderr, code := cupeld(t, ":", "down", "--state", state)
-	if want := "nothing to stop: there is no " + state + "\n"; code != 0 || stdout != want || stderr != "" {
-		t.Errorf("exit %d: %q, %q", code, stdout, stderr)
+	need.Root(t)
+	misspelt, empty, foreign := filepath.Join(t.TempDir(), "misspelt"), t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(foreign, "notes"), nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if exists(state) {
-		t.Error("it was made")
+	for state, why := range map[string]string{
+		misspelt: "there is no " + misspelt,
+		empty:    "nothing in " + empty + " is Cupel's",
+		foreign:  "nothing in " + foreign + " is Cupel's",
+	} {
+		stdout, stderr, code := cupeld(t, ":", "down", "--state", state)
+		if code != 0 || stdout != "nothing to stop: "+why+"\n" || stderr != "" {
+			t.Errorf("exit %d: %q, %q", code, stdout, stderr)
+		}
+		if stdout, _, code := cupeld(t, ":", "down", "--state", state, "-o", "json"); code != 0 || stdout != `{"stopped":""}`+"\n" {
+			t.Errorf("exit %d: %s", code, stdout)
+		}
+	}
+	left, err := os.ReadDir(foreign)
+	if exists(misspelt) || err != nil || len(left) != 1 {
+		t.Errorf("made: %v, %v, %v", exists(misspelt), left, err)
+	}
+	if left, err := os.ReadDir(empty); err != nil || len(left) > 0 {
+		t.Errorf("made: %v, %v", left, err)
+	}
+}
+
+// TestDownOfAMovedFolder: what still runs of a folder that is gone is ended, and told; but
+// not under a cupeld, whose apps may have something to store, unless it is asked for.
+func TestDownOfAMovedFolder(t *testing.T) {
+	o := upOptions(t)
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := o.State + "-moved"
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := func() (pid int) {
+		t.Helper()
+		if _, stderr, code := cupeld(t, ":", upFlags(o)...); code != 0 {
+			t.Fatalf("up: exit %d: %s", code, stderr)
+		}
+		e, err := wire.ReadEndpoint(o.State)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.PID
+	}
+
+	pid := start()
+	for _, hidden := range []bool{false, true} { // as by a disk that isn't mounted any more
+		move(o.State, moved)
+		if hidden {
+			if err := os.Mkdir(o.State, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, args := range [][]string{{"down"}, {"down", "-o", "json"}, {"cleanup", "--yes"}} {
+			_, stderr, code := cupeld(t, ":", append(args, "--state", o.State)...)
+			t.Log(stderr)
+			for _, want := range []string{
+				fmt.Sprintf("%s is gone, and the cupeld that was started there (process %d) still runs", o.State, pid),
+				"its folder is " + moved + " now: have it there again (a mount, a link, a move), then run this again; or cupel down --state " + o.State + " --force ends what runs",
+			} {
+				if code != problem.Conflict.ExitCode() || !strings.Contains(stderr, want) || !l.containerdRuns() {
+					t.Errorf("%s: exit %d: %s", args, code, stderr)
+				}
+			}
+		}
+		if hidden {
+			if err := os.Remove(o.State); err != nil {
+				t.Fatal(err)
+			}
+		}
+		move(moved, o.State)
+	}
+	if stdout, stderr, code := cupeld(t, ":", "down", "--state", o.State); code != 0 || !strings.HasPrefix(stdout, "stopped; ") || stderr != "" {
+		t.Errorf("where it was again: exit %d: %s%s", code, stdout, stderr)
+	}
+
+	for _, force := range []bool{false, true} {
+		pid := start()
+		daemons := []string{"containerd"}
+		args := []string{"down", "--state", o.State}
+		if force {
+			daemons = append(daemons, "cupeld")
+			args = append(args, "--force")
+		} else if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		move(o.State, moved)
+		stdout, stderr, code := cupeld(t, ":", args...)
+		t.Log(stdout)
+		for _, name := range daemons {
+			if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "there is no "+o.State+", and what still ran of it was ended: ") || !strings.Contains(stdout, name+" (process ") {
+				t.Errorf("%s: exit %d: %s%s", args, code, stdout, stderr)
+			}
+		}
+		nothingLeft(t, o)
+		move(moved, o.State)
 	}
 }
 
@@ -179,7 +280,7 @@ func TestDownWithoutDisks(t *testing.T) {
 			}
 
 			var log bytes.Buffer
-			if err := Down(t.Context(), o, slog.New(slog.NewTextHandler(&log, nil))); err != nil || strings.Contains(log.String(), "apps not stopped in order") {
+			if err := stopAll(t.Context(), o, slog.New(slog.NewTextHandler(&log, nil))); err != nil || strings.Contains(log.String(), "apps not stopped in order") {
 				t.Errorf("%v: %s", err, &log)
 			}
 			t.Log(log.String())

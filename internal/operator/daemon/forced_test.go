@@ -29,7 +29,7 @@ import (
 // and by who deletes all of it; what waits for it is said.
 func TestForceEndsADeafCupeld(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	byForce := func(o Options) error { o.Force = true; return Down(t.Context(), o, log) }
+	byForce := func(o Options) error { o.Force = true; return stopAll(t.Context(), o, log) }
 	deletes := func(o Options) error { _, err := Cleanup(t.Context(), o, log); return err }
 	for name, test := range map[string]struct {
 		end     func(Options) error
@@ -69,7 +69,7 @@ func TestForceEndsADeafCupeld(t *testing.T) {
 // names what ends it; it ends nothing by itself.
 func TestQuietCupeld(t *testing.T) {
 	l, pid, ended := deafCupeld(t)
-	err := Down(t.Context(), Options{State: l.dir, quietLimit: time.Second}, slog.New(slog.DiscardHandler))
+	err := stopAll(t.Context(), Options{State: l.dir, quietLimit: time.Second}, slog.New(slog.DiscardHandler))
 	p := problem.From(err)
 	if err == nil || p.Rule != ruleDownTimeout || !strings.Contains(p.Actual, "has said nothing of it for 1 second") ||
 		!strings.Contains(p.Mend, "'cupel down --force --state "+l.dir+"' ends it") || !strings.Contains(p.Mend, "is lost") {
@@ -220,7 +220,7 @@ func TestForceEndsCupeldOfALink(t *testing.T) {
 		t.Errorf("holds the lock: %t, another one's %t, this process %t", l.holds(pid), l.holds(other), l.holds(os.Getpid()))
 	}
 	stopProcess(t, pid)
-	if err := Down(t.Context(), Options{State: link, Force: true}, slog.New(slog.DiscardHandler)); err != nil {
+	if err := stopAll(t.Context(), Options{State: link, Force: true}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Error(err)
 	}
 	<-ended
@@ -285,7 +285,7 @@ func TestStateWhoseDiskFails(t *testing.T) {
 	_, cleanup := Cleanup(t.Context(), o, slog.New(slog.DiscardHandler))
 	_, manager := wire.ReadEndpoint(o.State)
 	for name, err := range map[string]error{
-		"down": Down(t.Context(), o, slog.New(slog.DiscardHandler)), "cleanup": cleanup, "up": upOn(t, o), "who asks its manager": manager,
+		"down": stopAll(t.Context(), o, slog.New(slog.DiscardHandler)), "cleanup": cleanup, "up": upOn(t, o), "who asks its manager": manager,
 		"a database that seems damaged": disk.Explain(ioerr(11), o.State, "the state folder"),
 	} {
 		if p := problem.From(err); err == nil || p.Rule != disk.RuleFails || !strings.Contains(p.Mend, "cupel down --force, then umount, fsck, mount") {
@@ -297,7 +297,7 @@ func TestStateWhoseDiskFails(t *testing.T) {
 
 	var said bytes.Buffer
 	o.Force = true
-	if err := Down(t.Context(), o, slog.New(slog.NewTextHandler(&said, nil))); err != nil {
+	if err := stopAll(t.Context(), o, slog.New(slog.NewTextHandler(&said, nil))); err != nil {
 		t.Errorf("down --force: %v", err)
 	}
 	if !strings.Contains(said.String(), "then umount it, fsck, mount, and cupel up") {
@@ -343,7 +343,7 @@ func TestReadOnlyState(t *testing.T) {
 
 	for _, force := range []bool{false, true} {
 		o.Force = force
-		if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
+		if err := stopAll(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil {
 			t.Errorf("down, by force: %v: %v", force, err)
 		}
 	}

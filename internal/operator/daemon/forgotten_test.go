@@ -45,7 +45,7 @@ func TestManagerLost(t *testing.T) {
 			if strings.Contains(p.Mend, "cupel down --force") {
 				forced := o
 				forced.Force = true
-				if err := Down(t.Context(), forced, slog.New(slog.DiscardHandler)); err != nil {
+				if err := stopAll(t.Context(), forced, slog.New(slog.DiscardHandler)); err != nil {
 					t.Fatalf("%s: down --force: %v", kind, err)
 				}
 			}
@@ -88,7 +88,7 @@ func TestForcedDownForgetsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Force = true
-	if err := Down(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil || exists(l.path("damaged", "instances")) {
+	if err := stopAll(t.Context(), o, slog.New(slog.DiscardHandler)); err != nil || exists(l.path("damaged", "instances")) {
 		t.Errorf("%v; put aside: %v", err, exists(l.path("damaged", "instances")))
 	}
 }

@@ -121,11 +121,7 @@ func refuseLasting(left []process) error {
 	if len(left) == 0 {
 		return nil
 	}
-	var words []string
-	for _, p := range left {
-		words = append(words, fmt.Sprintf("%s (process %d)", p.name, p.pid))
-	}
-	return problem.New(problem.Internal, "cleanup", "not ended by SIGKILL: %s", short(words)).
+	return problem.New(problem.Internal, "cleanup", "not ended by SIGKILL: %s", short(inWords(left))).
 		Fix("look what they wait for, as for a disk that doesn't answer (dmesg; ps -o pid,state,wchan), then run this again")
 }
 

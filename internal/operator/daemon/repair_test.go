@@ -122,7 +122,7 @@ func TestWrongKinds(t *testing.T) {
 		t.Helper()
 		forced := o
 		forced.Force = true
-		if err := Down(t.Context(), forced, slog.New(slog.DiscardHandler)); err != nil {
+		if err := stopAll(t.Context(), forced, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -482,7 +482,7 @@ func TestServedBefore(t *testing.T) {
 		}
 		forced := o
 		forced.Force = strings.Contains(p.Mend, "cupel down --force")
-		if err := Down(t.Context(), forced, slog.New(slog.DiscardHandler)); err != nil {
+		if err := stopAll(t.Context(), forced, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}
 		if !forced.Force {
