@@ -259,7 +259,7 @@ func TestSecondOwnersKey(t *testing.T) {
 	if p := problem.From(err); p == nil || p.Kind != problem.Denied {
 		t.Errorf("a stranger's grant: %v", err)
 	}
-	if _, err := r.m.App(stranger.Key.Hash, a.ID); problem.KindOf(err) != problem.Denied {
+	if _, err := r.m.App(stranger.Key.Hash, a.ID); problem.KindOf(err) != problem.NotFound {
 		t.Errorf("a stranger sees the app: %v", err)
 	}
 }

@@ -85,7 +85,7 @@ func TestTheAppBelongsToTheMaker(t *testing.T) {
 		if err != nil || a.Owner != alice {
 			t.Fatalf("%+v, %v", a, err)
 		}
-		if _, err := w.m.App(mallory, a.ID); problem.KindOf(err) != problem.Denied {
+		if _, err := w.m.App(mallory, a.ID); problem.KindOf(err) != problem.NotFound {
 			t.Errorf("the bearer sees the app: %v", err)
 		}
 		if a = w.settled(a.ID); a.State != wire.AppReady || a.Grant == nil || a.Deployment.Grant == nil || *a.Grant != *a.Deployment.Grant {

@@ -558,12 +558,49 @@ func TestPortTakenAtTheStart(t *testing.T) {
 	})
 }
 
+// TestOthersIDsAreNone: an id of another key's app or instance is answered as one that
+// there never was, whatever is asked of it; so is an app's name in place of an instance's id.
+func TestOthersIDsAreNone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		a := w.settled(w.deploy(request()).ID)
+		in := w.instances("app")[0].ID
+		never := func() error { return nil }
+		for what, ask := range map[string]func(id string) error{
+			"app":             func(id string) error { _, err := w.m.App(mallory, id); return err },
+			"rm --app":        func(id string) error { _, err := w.m.RemoveApp(t.Context(), mallory, id); return err },
+			"app's instances": func(id string) error { _, err := w.m.Instances(t.Context(), mallory, id); return err },
+			"rm":              func(id string) error { _, err := w.m.RemoveInstance(t.Context(), mallory, id); return err },
+			"logs": func(id string) error {
+				return w.m.Logs(t.Context(), mallory, id, manager.LogOptions{Tail: -1}, false, never, func(wire.LogLine) error { return nil })
+			},
+			"events": func(id string) error {
+				return w.m.Events(t.Context(), mallory, 0, id, false, never, func(wire.Event) error { return nil })
+			},
+		} {
+			none := "x-9"
+			want := ask(none)
+			for _, id := range []string{a.ID, in} {
+				if got := ask(id); want == nil || got == nil || strings.ReplaceAll(got.Error(), id, none) != want.Error() {
+					t.Errorf("%s of %s: %v, of none: %v", what, id, got, want)
+				}
+			}
+		}
+		if _, err := w.m.RemoveInstance(t.Context(), mallory, a.Name); err == nil || strings.Contains(err.Error(), "an app's name") {
+			t.Errorf("of another's app: %v", err)
+		}
+		if _, err := w.m.RemoveInstance(t.Context(), alice, a.Name); err == nil || !strings.Contains(err.Error(), "that is an app's name: 'cupel rm --app "+a.Name+"'") {
+			t.Errorf("of one's own: %v", err)
+		}
+	})
+}
+
 func TestRemoveInstance(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		a := w.settled(w.deploy(request()).ID)
 		gone := w.instances("app")[1]
-		if _, err := w.m.RemoveInstance(t.Context(), mallory, gone.ID); problem.KindOf(err) != problem.Denied {
+		if _, err := w.m.RemoveInstance(t.Context(), mallory, gone.ID); problem.KindOf(err) != problem.NotFound {
 			t.Errorf("a stranger removed it: %v", err)
 		}
 		r, err := w.m.RemoveInstance(t.Context(), alice, gone.ID)

@@ -20,13 +20,14 @@ func (m *Manager) may(caller ident.KeyHash, a *App) error {
 }
 
 // find returns the app of that id or name. Every key has names of its own: what
-// others call theirs is nobody's business. Callers hold mu.
+// others call theirs is nobody's business, and their ids are none. Who names an app that
+// only another key has is told so: they may have meant to use that key. Callers hold mu.
 func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
 	var named []*App
 	for _, a := range m.state.Apps {
 		switch {
-		case a.ID == ref:
-			return a, m.may(caller, a)
+		case a.ID == ref && m.may(caller, a) == nil:
+			return a, nil
 		case a.Name == ref && a.Owner == caller:
 			return a, nil
 		case a.Name == ref:
@@ -126,23 +127,21 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 	return wire.RemoveInstanceReply{Version: wire.Version, App: a.Name, Instances: left}, nil
 }
 
-// instance returns an instance and its app. Callers hold mu.
+// instance returns an instance and its app. That of another key is none, as one that there
+// never was: its id tells a stranger nothing. Callers hold mu.
 func (m *Manager) instance(caller ident.KeyHash, id string) (*Instance, *App, error) {
-	in, ok := m.state.Instances[id]
-	if !ok {
-		e := problem.New(problem.NotFound, "instance", "no instance %.100q", id).Fix("see 'cupel ps'")
-		for _, a := range m.state.Apps {
-			if a.Name == id {
-				e.Fix("that is an app's name: 'cupel rm --app %s', 'cupel ps'", id)
-			}
+	if in, ok := m.state.Instances[id]; ok {
+		if a := m.state.Apps[in.App]; a != nil && m.may(caller, a) == nil {
+			return in, a, nil
 		}
-		return nil, nil, e
 	}
-	a := m.state.Apps[in.App]
-	if a == nil {
-		return nil, nil, problem.New(problem.NotFound, "instance", "instance %q has no app any more", id)
+	e := problem.New(problem.NotFound, "instance", "no instance %.100q", id).Fix("see 'cupel ps'")
+	for _, a := range m.state.Apps {
+		if a.Name == id && m.may(caller, a) == nil {
+			e.Fix("that is an app's name: 'cupel rm --app %s', 'cupel ps'", id)
+		}
 	}
-	return in, a, m.may(caller, a)
+	return nil, nil, e
 }
 
 // Apps lists the caller's apps by name; the operator's are all.
