@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"time"
 
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/disk"
@@ -82,7 +83,7 @@ func ReadEndpoint(state string) (Endpoint, error) {
 	b, err := atomicfile.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return e, problem.New(problem.Unavailable, RuleAway, "nothing runs under %s", state).
-			Fix("start it: cupel up --state %s; or name another folder with --state", state)
+			Fix("start it: cupel up --state %s; or name another folder with --state", plain.ShellWord(state))
 	}
 	if err != nil {
 		return e, explainEndpoint(err, state)

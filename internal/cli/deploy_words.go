@@ -88,7 +88,7 @@ func (d *deployment) output(ctx context.Context, app manager.App, role string, m
 		for _, previous := range []bool{false, true} {
 			var lines []string
 			_ = d.manager.Logs(ctx, i.ID, manager.LogOptions{Tail: most, Previous: previous}, func(l manager.LogLine) error {
-				lines = append(lines, shortened(l.Line))
+				lines = append(lines, d.g.shortened(l.Line))
 				return nil
 			})
 			if len(lines) > 0 {
@@ -103,9 +103,9 @@ func (d *deployment) output(ctx context.Context, app manager.App, role string, m
 const longestWord = 1000
 
 // shortened cuts a line that nobody would read to its end, and says so.
-func shortened(line string) string {
+func (g *globals) shortened(line string) string {
 	if len(line) <= longestWord {
 		return line
 	}
-	return strings.ToValidUTF8(line[:longestWord], "") + "… (shortened: 'cupel logs' has all of it)"
+	return strings.ToValidUTF8(line[:longestWord], "") + g.inState("… (shortened: 'cupel logs' has all of it)")
 }

@@ -57,7 +57,7 @@ func runEvents(ctx context.Context, g *globals, o eventsOptions) error {
 		if e.Instance != "" && e.App != "" {
 			who = e.App + "/" + e.Instance
 		}
-		g.printf("%6d  %s %s %-24s %-28s %s\n", e.Seq, e.Time.Local().Format(time.DateTime), mark, e.Reason, who, e.Message)
+		g.printf("%6d  %s %s %-24s %-28s %s\n", e.Seq, e.Time.Local().Format(time.DateTime), mark, e.Reason, who, g.inState(e.Message))
 		return g.unsaid
 	}
 	err = g.whileRead(ctx, func(ctx context.Context) error { return m.Events(ctx, o.after, o.app, o.follow, show) })

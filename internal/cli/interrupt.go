@@ -40,7 +40,7 @@ func lasting[T any](ctx context.Context, g *globals, look string, request func(c
 	defer done()
 	out, err := request(asking)
 	if asking.Err() != nil {
-		g.warnf("No answer came that says whether it was done. Look with '%s'.", look)
+		g.warnf("No answer came that says whether it was done. Look with '%s'.", g.inState(look))
 		return out, ctx.Err()
 	}
 	return out, err

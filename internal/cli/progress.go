@@ -81,7 +81,7 @@ func (p *progress) sayWaiting(why *problem.Error) {
 	}
 	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s; %s\n", plain.Reason(why), goesOn)
 	if why.Mend != "" && waitsFor[why.Rule] == "" {
-		p.g.printf("    mend: %s\n", why.Mend)
+		p.g.printf("    mend: %s\n", p.g.inState(why.Mend))
 	}
 }
 

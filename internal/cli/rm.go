@@ -155,7 +155,7 @@ func notKept(ctx context.Context, m *manager.Client, app string, since time.Time
 
 func (g *globals) warnNotKept(events []manager.Event) {
 	for _, e := range events {
-		g.warnf("warning: %s did not commit its volumes: %s", e.Instance, e.Message)
+		g.warnf("warning: %s did not commit its volumes: %s", e.Instance, g.inState(e.Message))
 	}
 }
 

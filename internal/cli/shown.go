@@ -53,12 +53,12 @@ func colored(s string) string {
 // on one line before it is folded.
 type paragraphs string
 
-// printf writes to standard output. The format is ours and passed on as it is; text among
+// printf writes to standard output. The format is ours and passed on as it is, but that its
+// commands name the state folder; text among
 // the arguments may be anybody's, and is written on one line, but for paragraphs and for
 // errors, whose further lines are marked. What can't be written makes the command fail.
 func (g *globals) printf(format string, args ...any) {
-	showAll(args)
-	if err := g.write(g.writable(fmt.Sprintf(format, args...))); err != nil && g.unsaid == nil {
+	if err := g.write(g.writable(g.text(format, args))); err != nil && g.unsaid == nil {
 		g.unsaid = err
 	}
 }
@@ -129,12 +129,11 @@ func (g *globals) printLine(v any) error {
 // JSON, get an object.
 func (g *globals) warnf(format string, args ...any) {
 	if g.json() {
-		text := strings.TrimSpace(fmt.Sprintf(format, args...))
+		text := strings.TrimSpace(fmt.Sprintf(g.formatInState(format), args...))
 		_ = json.NewEncoder(plain.JSONWriter(g.err)).Encode(map[string]string{"warning": text})
 		return
 	}
-	showAll(args)
-	_, _ = fmt.Fprintln(g.err, g.writable(fmt.Sprintf(format, args...)))
+	_, _ = fmt.Fprintln(g.err, g.writable(g.text(format, args)))
 }
 
 // inState is a mend whose commands meet the manager that this command met: of a state
@@ -144,6 +143,13 @@ func (g *globals) inState(mend string) string {
 		return mend
 	}
 	return plain.InState(mend, g.state, defaultState)
+}
+
+// formatInState is inState of a format.
+func (g *globals) formatInState(format string) string {
+	of := *g
+	of.state = strings.ReplaceAll(g.state, "%", "%%")
+	return of.inState(format)
 }
 
 // writable is a text with our own signs written in ASCII, where the locale says that the
@@ -159,20 +165,22 @@ func (g *globals) writable(s string) string {
 	return strings.NewReplacer("✓", "+", "✗", "x", "·", "-", "…", "...").Replace(s)
 }
 
-func showAll(args []any) {
+// text is what people see of a format of ours and what is said in it.
+func (g *globals) text(format string, args []any) string {
 	for i, a := range args {
 		if ours, ok := a.(paragraphs); ok {
 			args[i] = string(ours)
 			continue
 		}
 		if err, ok := a.(error); ok {
-			args[i] = plain.Lines(err.Error())
+			args[i] = plain.Lines(g.inState(err.Error()))
 			continue
 		}
 		if text := reflect.ValueOf(a); text.Kind() == reflect.String {
 			args[i] = plain.Line(text.String())
 		}
 	}
+	return fmt.Sprintf(g.formatInState(format), args...)
 }
 
 func isTerminal(w any) bool {

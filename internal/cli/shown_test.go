@@ -43,6 +43,24 @@ func TestRenditionsOfApps(t *testing.T) {
 	}
 }
 
+// TestWhatIsSaidNamesTheStateFolder: commands in whatever is said beside a refusal are
+// about the folder of this command, and so are those in mends that a manager says; what
+// anybody else says stays as it is.
+func TestWhatIsSaidNamesTheStateFolder(t *testing.T) {
+	var out bytes.Buffer
+	g := &globals{out: &out, err: &out, output: "table", now: time.Now, state: "/srv/100%"}
+	p := g.progress()
+	p.sayWaiting(problem.New(problem.NotFound, "image", "no image python").Fix("build it (cupel runtime build python), or check its name"))
+	g.printf("%s: see 'cupel ps'\n", "cupel up")
+	g.warnf("not withdrawn: %v; see 'cupel events'", problem.New(problem.Unavailable, "manager", "it is away").Fix("start it: cupel up"))
+	want := "  … image: no image python; trying again\n    mend: build it (cupel runtime build --state /srv/100% python), or check its name\n" +
+		"cupel up: see 'cupel ps --state /srv/100%'\n" +
+		"not withdrawn: manager: it is away; start it: cupel up --state /srv/100%; see 'cupel events --state /srv/100%'\n"
+	if out.String() != want {
+		t.Errorf("%s\nwant\n%s", &out, want)
+	}
+}
+
 // TestNothingIsObeyed: what an operator or an app says reaches the terminal as
 // text, whichever way it takes.
 func TestNothingIsObeyed(t *testing.T) {

@@ -32,29 +32,55 @@ func Problem(err error, p *problem.Error) *problem.Error {
 	return &q
 }
 
-// onFolder are the commands that a mend may name and that work on a state folder: the
+// onFolder are the commands that a text may name and that work on a state folder: the
 // operator's, and those that show or remove what runs there.
 var onFolder = regexp.MustCompile(`\bcupel (?:up|down|cleanup|ps|logs|events|rm|info|check|install-service|uninstall-service|runtime build|volume (?:ls|rm))\b`)
 
-// InState is a mend whose commands name the state folder that it is about: followed as it
+// InState is a text whose commands name the state folder that it is about: followed as it
 // is, one without would meet another installation. The default folder needs no name.
-func InState(mend, state, byDefault string) string {
-	if state == "" || state == byDefault || strings.Contains(mend, "--state") {
-		return mend
+func InState(text, state, byDefault string) string {
+	if state == "" || state == byDefault {
+		return text
 	}
-	return onFolder.ReplaceAllStringFunc(mend, func(command string) string { return command + " --state " + ShellWord(state) })
+	var b strings.Builder
+	for {
+		at := onFolder.FindStringIndex(text)
+		if at == nil {
+			return b.String() + text
+		}
+		b.WriteString(text[:at[1]])
+		text = text[at[1]:]
+		if !namesFolder(text) {
+			b.WriteString(" --state " + ShellWord(state))
+		}
+	}
 }
 
-// ShellWord is a word of a command as a person types it into a shell: quoted, where the
-// shell would read something else.
+// namesFolder tells whether what follows a command, as far as that goes, names the folder.
+func namesFolder(text string) bool {
+	if next := onFolder.FindStringIndex(text); next != nil {
+		text = text[:next[0]]
+	}
+	if end := strings.IndexAny(text, "\n;,()'`"); end >= 0 {
+		text = text[:end]
+	}
+	return strings.Contains(text, "--state")
+}
+
+// ShellWord is a word of a command as a person types it into a shell. It has no quotes:
+// the command may stand within some.
 func ShellWord(s string) string {
-	special := func(r rune) bool {
-		return !strings.ContainsRune("/._-+@%,:=", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	if s == "" {
+		return `""`
 	}
-	if s != "" && !strings.ContainsFunc(s, special) {
-		return s
+	var b strings.Builder
+	for _, r := range s {
+		if !strings.ContainsRune("/._-+@%,:=", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			b.WriteByte('\\')
+		}
+		b.WriteRune(r)
 	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return b.String()
 }
 
 // ShellLine is a command of these words.

@@ -70,7 +70,7 @@ func TestRenameNamesWhatIsMissing(t *testing.T) {
 }
 
 func TestShellLine(t *testing.T) {
-	want := `mv /srv/100%state '/srv/a b' 'it'\''s' '$x' '' /srv/größe`
+	want := `mv /srv/100%state /srv/a\ b it\'s \$x "" /srv/größe`
 	if got := ShellLine("mv", "/srv/100%state", "/srv/a b", "it's", "$x", "", "/srv/größe"); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
@@ -79,9 +79,13 @@ func TestShellLine(t *testing.T) {
 func TestInState(t *testing.T) {
 	for _, c := range []struct{ mend, state, want string }{
 		{"use it as it is, or stop it: cupel down", "/srv/a", "use it as it is, or stop it: cupel down --state /srv/a"},
-		{"kill -9 7, then cupel up: apps go on", "/srv/a b", "kill -9 7, then cupel up --state '/srv/a b': apps go on"},
-		{"cupel up --deploy-keys F", "./it's", `cupel up --state './it'\''s' --deploy-keys F`},
+		{"kill -9 7, then cupel up: apps go on", "/srv/a b", "kill -9 7, then cupel up --state /srv/a\\ b: apps go on"},
+		{"cupel up --deploy-keys F", "./it's", `cupel up --state ./it\'s --deploy-keys F`},
 		{"cupel down --state /srv/b first", "/srv/a", "cupel down --state /srv/b first"},
+		{"start it: cupel up; or name another folder with --state", "/srv/a", "start it: cupel up --state /srv/a; or name another folder with --state"},
+		{"cupel down --force, then cupel install-service --state /srv/b and cupel ps\ncupel check --state /srv/b", "/srv/a", "cupel down --state /srv/a --force, then cupel install-service --state /srv/b and cupel ps --state /srv/a\ncupel check --state /srv/b"},
+		{"watch it with 'cupel events shop -f'", "/srv/a b", `watch it with 'cupel events --state /srv/a\ b shop -f'`}, // no quotes within quotes
+		{"see `cupel info`", `/srv/$a"é`, "see `cupel info --state /srv/\\$a\\\"é`"},
 		{"stop it: cupel down", "/var/lib/cupel", "stop it: cupel down"},
 		{"stop it: cupel down", "", "stop it: cupel down"},
 		{"cupel deploy my-app; cupel upload", "/srv/a", "cupel deploy my-app; cupel upload"},

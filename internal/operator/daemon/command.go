@@ -97,7 +97,7 @@ func (c *cli) fail(err error) int {
 		}
 	}
 	p = plain.Problem(err, cmp.Or(p, problem.From(err)))
-	p.Mend = plain.InState(p.Mend, c.opts.State, defaultState)
+	p.Mend = c.inState(p.Mend)
 	switch {
 	case c.output == "json":
 		_ = json.NewEncoder(plain.JSONWriter(c.err)).Encode(p)
@@ -130,16 +130,24 @@ func (c *cli) say(v any, format string, args ...any) error {
 	return err
 }
 
+// inState is a text whose commands name this installation's folder.
+func (c *cli) inState(text string) string { return plain.InState(text, c.opts.State, defaultState) }
+
 // tell shows a person how long work goes on.
 func (c *cli) tell() func(string) {
 	if c.output == "json" {
 		return nil
 	}
-	return func(line string) { _, _ = fmt.Fprintln(c.err, plain.Line(line)) }
+	return func(line string) { _, _ = fmt.Fprintln(c.err, plain.Line(c.inState(line))) }
 }
 
 func (c *cli) logger() *slog.Logger {
-	opts := &slog.HandlerOptions{Level: max(c.logLevel, slog.LevelWarn)}
+	opts := &slog.HandlerOptions{Level: max(c.logLevel, slog.LevelWarn), ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.MessageKey {
+			a.Value = slog.StringValue(c.inState(a.Value.String()))
+		}
+		return a
+	}}
 	if c.output == "json" {
 		return slog.New(slog.NewJSONHandler(c.err, opts))
 	}

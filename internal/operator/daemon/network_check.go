@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -236,7 +237,7 @@ func (c *cli) checkCommand() *cobra.Command {
 				e.SetIndent("", "  ")
 				err = e.Encode(r)
 			} else {
-				_, err = c.out.Write(appendReport(nil, r))
+				_, err = io.WriteString(c.out, c.inState(string(appendReport(nil, r))))
 			}
 			if err != nil {
 				return err

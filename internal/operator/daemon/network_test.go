@@ -37,7 +37,7 @@ func TestShowTellsWhatIsInTheWay(t *testing.T) {
       the firewall drops it
         mend: nft one
         mend: nft two
-  Then try again: cupel check
+  Then try again: cupel check --state /state
 `
 	if !strings.Contains(out.String(), want) {
 		t.Errorf("%s\nwant%s", out.String(), want)

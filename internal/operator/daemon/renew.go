@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
@@ -107,6 +106,6 @@ func stillRuns(list []manager.InstanceStatus) (line string, stops bool) {
 func (l layout) quiet(pid int, limit time.Duration) *problem.Error {
 	return problem.New(problem.Unavailable, ruleDownTimeout, "cupeld (process %d) was told to stop, and has said nothing of it for %s: it hangs, or what it waits for does", pid, problem.Duration(limit)).
 		Want("a word every %s while apps stop and store their volumes", problem.Duration(renewEvery)).
-		Fix("it goes on, if it can: its log is under %s, and this command again waits longer. 'cupel down --force --state %s' ends it, and gives apps their grace and %s to store their volumes: what they haven't stored by then is lost",
-			l.path("log"), plain.ShellWord(l.dir), problem.Duration(forcedCommit))
+		Fix("it goes on, if it can: its log is under %s, and this command again waits longer. 'cupel down --force' ends it, and gives apps their grace and %s to store their volumes: what they haven't stored by then is lost",
+			l.path("log"), problem.Duration(forcedCommit))
 }

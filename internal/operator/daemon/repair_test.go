@@ -72,12 +72,14 @@ func TestRepair(t *testing.T) {
 // TestMendNamesThePath: a mend names things of the folder as a person types them into a
 // shell, also where a name looks as a verb of a format, or as two words.
 func TestMendNamesThePath(t *testing.T) {
-	for name, quote := range map[string]string{"100%state": "", "x y": "'", "a$b": "'"} {
+	for name, word := range map[string]string{"100%state": "100%state", "x y": `x\ y`, "a$b": `a\$b`} {
 		l := layout{dir: filepath.Join(t.TempDir(), name)}
 		if err := errors.Join(os.Mkdir(l.dir, 0o755), os.WriteFile(l.path("simtee"), nil, 0o600), l.keepFlags(Options{Given: map[string]string{deployKeysFlag: l.path("keys")}})); err != nil {
 			t.Fatal(err)
 		}
-		quoted := func(name string) string { return quote + l.path(name) + quote }
+		quoted := func(name string) string {
+			return strings.Replace(l.path(name), "/"+filepath.Base(l.dir)+"/", "/"+word+"/", 1)
+		}
 
 		p := problem.From(l.wrongKind())
 		want := fmt.Sprintf("cupel down --force, mv %s %s, remove %s too, cupel up", quoted("simtee"), quoted("simtee.damaged"), quoted("simulation-root.pem"))

@@ -134,9 +134,9 @@ func TestUnitWithoutKeys(t *testing.T) {
 		t.Errorf("without a unit: %s", got)
 	}
 	// A person types the command into a shell, which isn't systemd.
-	for dir, word := range map[string]string{"/srv/100%state": "/srv/100%state", "/srv/a$b": "'/srv/a$b'", "/srv/a b": "'/srv/a b'"} {
+	for dir, word := range map[string]string{"/srv/100%state": "/srv/100%state", "/srv/a$b": `/srv/a\$b`, "/srv/a b": `/srv/a\ b`} {
 		l.dir = dir
-		want := "with cupel install-service --state " + word + " --drain=5s --deploy-keys '/etc/k%1 $x'"
+		want := "with cupel install-service --state " + word + " --drain=5s --deploy-keys /etc/k%1\\ \\$x"
 		if got := l.unitKeys(l.unitText("/opt/cupel/cupeld", []string{"--drain=5s"}), "/etc/k%1 $x"); !strings.HasSuffix(got, want) {
 			t.Errorf("%s, want %s", got, want)
 		}

@@ -11,6 +11,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/netcheck"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -195,5 +196,5 @@ func Show(w io.Writer, state string, s Serving) {
   An owner accepts it by naming its root: --trust-simulation %s
 `, e.Simulation)
 	}
-	_, _ = w.Write(b)
+	_, _ = io.WriteString(w, plain.InState(string(b), state, defaultState))
 }
