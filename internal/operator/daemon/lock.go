@@ -121,7 +121,7 @@ func (e *lockedError) problem() *problem.Error {
 	if e.what != workUp {
 		return problem.New(problem.Conflict, ruleAtWork, "%w", e).Fix("wait until that has ended, then run this again")
 	}
-	return problem.New(problem.Conflict, ruleRuns, "%w", e).Fix("use it as it is, or stop it: cupel down")
+	return problem.New(problem.Conflict, ruleRuns, "%w", e).Fix("use it as it is; to give it other flags: kill %d (apps go on), then this again with all its flags; to stop apps too: cupel down", e.pid)
 }
 
 func (l layout) lockFile() string { return l.path("cupeld.lock") }

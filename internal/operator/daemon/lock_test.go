@@ -50,6 +50,15 @@ func TestThreeUpsAtOnce(t *testing.T) {
 	}
 }
 
+// TestOtherFlagsForOneThatRuns: whoever starts a second cupeld to have other flags is told
+// how the first gets them while its apps go on.
+func TestOtherFlagsForOneThatRuns(t *testing.T) {
+	p := (&lockedError{dir: "/srv/cupel", pid: 4711, what: workUp}).problem()
+	if p.Rule != ruleRuns || !strings.Contains(p.Mend, "to give it other flags: kill 4711 (apps go on), then this again with all its flags") {
+		t.Errorf("%s", p)
+	}
+}
+
 // TestNotesDontMix: where two instances tell at once what keeps them, who waits reads one
 // of it, and no part of a character.
 func TestNotesDontMix(t *testing.T) {

@@ -2,6 +2,7 @@ package manager_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	wire "cupel.dev/cupel/client/manager"
@@ -20,16 +21,22 @@ func TestDeployWithinLimits(t *testing.T) {
 		w.keys = manager.KeyLimits{
 			Apps:      1,
 			Instances: 4,
+			LowPorts:  []uint16{443},
 			Listed:    func(k ident.KeyHash) (bool, error) { return slices.Contains(mayDeploy, k), nil },
 		}
 		w.start()
+		mends := map[string]string{"low_port": "--low-ports 443,80", "quota_key_apps": "--app-quota apps=NUMBER"}
 		refused := func(rule string, session ident.SessionName, instances int, port uint16) {
 			t.Helper()
 			req := request()
 			req.Session, req.Instances, req.Port = session, instances, port
 			_, err := w.m.Deploy(t.Context(), alice, w.granted(req))
-			if p := problem.From(err); p == nil || p.Rule != rule {
+			p := problem.From(err)
+			if p == nil || p.Rule != rule {
 				t.Errorf("%v, want rule %s", err, rule)
+			}
+			if mend := mends[rule]; mend != "" && (!strings.Contains(p.Mend, "kill cupeld (apps go on), then") || !strings.Contains(p.Mend, ": cupel up "+mend+" …")) {
+				t.Errorf("the mend of %s: %s; want one that gives a cupeld that runs %s", rule, p.Mend, mend) // a second one is refused
 			}
 		}
 

@@ -56,7 +56,7 @@ func (f *followers) enter(key ident.KeyHash, app string, c class) (leave func(),
 	case c.things > 0 && things >= c.things && k.apps[app] == 0:
 		return nil, problem.New(problem.Unavailable, "followers", "this key follows apps' logs and events %d times already", things).
 			Want("at most %d at once for each key", c.things).
-			Fix("end a 'cupel logs -f' or 'cupel events -f', leave -f out, or ask the operator for more: cupel up --app-quota followers=…")
+			Fix("end a 'cupel logs -f' or 'cupel events -f', leave -f out, or ask the operator for more: %s", restart("--app-quota followers=NUMBER"))
 	case c.key > 0 && k.streams >= c.key:
 		return nil, problem.New(problem.Unavailable, "followers", "this key follows %d instances and events already", k.streams).
 			Want("at most %d at once for each key", c.key).

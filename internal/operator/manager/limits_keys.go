@@ -92,9 +92,24 @@ func (m *Manager) checkKey(a *App, rev *Revision) error {
 	if rev.Port < firstOrdinaryPort && !slices.Contains(m.cfg.Keys.LowPorts, rev.Port) {
 		return problem.New(problem.Denied, "low_port", "the public port %d", rev.Port).
 			Want("a port from %d up, or one that the operator lets apps have", firstOrdinaryPort).
-			Fix("give another --port, or ask the operator: cupel up --low-ports %d", rev.Port)
+			Fix("give another --port, or ask the operator to allow it: %s", restart("--low-ports "+lowPorts(append(slices.Clone(m.cfg.Keys.LowPorts), rev.Port))))
 	}
 	return m.checkQuota(a, rev)
+}
+
+// restart is how a cupeld that runs is given another flag. One that is started without a
+// flag that it had goes by that one's default again.
+func restart(flag string) string {
+	return "kill cupeld (apps go on), then start it with its other flags and this one: cupel up " + flag + " …; a service has them in its unit"
+}
+
+// lowPorts is a list as --low-ports has it.
+func lowPorts(ports []uint16) string {
+	var out []string
+	for _, port := range ports {
+		out = append(out, strconv.Itoa(int(port)))
+	}
+	return strings.Join(out, ",")
 }
 
 // checkListed refuses a key that is not listed. The list is read, which may take any time:
@@ -174,7 +189,7 @@ func (m *Manager) checkQuota(a *App, rev *Revision) error {
 		}
 		return problem.New(problem.Denied, "quota_key_"+q.name, "the key's apps have %s, and this one would have %s", show(q.others), show(q.after)).
 			Want("at most %s for each key", show(q.limit)).
-			Fix("remove apps that nobody needs (cupel rm --app APP), ask for less, or ask the operator for more: cupel up --app-quota %s=…", q.name)
+			Fix("remove apps that nobody needs (cupel rm --app APP), ask for less, or ask the operator for more: %s", restart("--app-quota "+q.name+"=NUMBER"))
 	}
 	return nil
 }

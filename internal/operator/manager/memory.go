@@ -55,5 +55,5 @@ func (m *Manager) checkMemory(a *App, rev *Revision) (warning *problem.Error, er
 	if !m.cfg.Memory.Refuse || after.memory <= before.memory {
 		return p, nil
 	}
-	return nil, p.Fix("give --memory or --instances smaller, remove apps that nobody needs, or let the operator say cupel up --overcommit warn")
+	return nil, p.Fix("give --memory or --instances smaller, remove apps that nobody needs, or ask the operator to allow it: %s", restart("--overcommit warn"))
 }

@@ -53,7 +53,7 @@ func (p *planner) planStarts() {
 // awaitsTurn is what there is to say of an instance that waits for its turn.
 func (m *Manager) awaitsTurn() *problem.Error {
 	return problem.New(problem.Unavailable, "starts", "it waits for its turn: others start, %d at once", m.limits.Starts).
-		Fix("wait, it starts by itself; or let the operator start more at once, where the machine can: cupel up --starts N")
+		Fix("wait, it starts by itself; or ask the operator for more at once, where the machine can: %s", restart("--starts N"))
 }
 
 // inTurn orders candidates so that each owner's first comes before anybody's second.
