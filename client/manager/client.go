@@ -23,6 +23,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/pace"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -32,15 +33,20 @@ const RuleAway = "manager"
 // EndpointFile is the name of the Endpoint's file in a state folder.
 const EndpointFile = "manager.json"
 
-// maxReply bounds what is read of one reply that isn't a stream.
-const maxReply = 16 << 20
-
+// Bounds of what is read at once.
 const (
-	// changeTimeout is how long the answer to a change may take: the manager may have to
-	// ask a CAS first.
+	maxReply   = 16 << 20 // of one reply that isn't a stream
+	maxRefusal = 1 << 20
+	// maxLine is of one line of a stream: ten times a piece of a log, of 16 KiB, with each
+	// of its bytes written as \u00xx.
+	maxLine = 1 << 20
+)
+
+// How long an answer may take to begin. Then it has to keep a pace, unless it is followed.
+const (
+	// changeTimeout is for the answer to a change: the manager may have to ask a CAS first.
 	changeTimeout = time.Minute
-	// readTimeout is how long it may take of what the manager reads on its machine, which
-	// may be a loaded one.
+	// readTimeout is for what the manager reads on its machine, which may be a loaded one.
 	readTimeout = 30 * time.Second
 )
 
@@ -62,7 +68,8 @@ type Options struct {
 	Certificate *tls.Certificate
 }
 
-// Client talks to one manager.
+// Client talks to one manager. An answer of which not each 128 KiB, or the rest, come within
+// half a minute is given up; what is followed may be silent for any time.
 type Client struct {
 	addr   string
 	away   string // what to do about a manager that doesn't answer
@@ -129,12 +136,12 @@ func New(addr string, opts Options) *Client {
 	quick := transport.Clone()
 	quick.ResponseHeaderTimeout = readTimeout
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c.http = &http.Client{Transport: transport, CheckRedirect: stay}
-	c.quick = &http.Client{Transport: quick, CheckRedirect: stay}
+	c.http = &http.Client{Transport: &pace.Transport{Transport: transport, Wait: pace.Wait}, CheckRedirect: stay}
+	c.quick = &http.Client{Transport: &pace.Transport{Transport: quick, Wait: pace.Wait}, CheckRedirect: stay}
 	patient := transport.Clone()
 	patient.ResponseHeaderTimeout = 0 // one of an earlier release sends no header before the first line
 	patient.DisableKeepAlives = true
-	c.patient = &http.Client{Transport: patient, CheckRedirect: stay}
+	c.patient = &http.Client{Transport: &pace.Transport{Transport: patient, Wait: pace.Wait, Followed: true}, CheckRedirect: stay}
 	return c
 }
 
@@ -167,7 +174,7 @@ func (c *Client) Template(ctx context.Context, inputs url.Values) ([]byte, error
 		return nil, err
 	}
 	defer func() { _ = r.Body.Close() }()
-	return io.ReadAll(io.LimitReader(r.Body, maxReply))
+	return c.readAll(ctx, r.Body, maxReply)
 }
 
 // Deploy asks for an app, or updates it. It returns when the wish is durable;
@@ -244,7 +251,17 @@ func (c *Client) Logs(ctx context.Context, id string, opts LogOptions, each func
 	if !opts.Since.IsZero() {
 		q.Set("since", opts.Since.Format(time.RFC3339Nano))
 	}
-	return stream(ctx, c, PathInstances+"/"+url.PathEscape(id)+"/logs", q, each)
+	if opts.Tail < 0 || opts.Follow { // of what is followed, nobody knows how many come
+		return stream(ctx, c, PathInstances+"/"+url.PathEscape(id)+"/logs", q, each)
+	}
+
+	came := 0
+	return stream(ctx, c, PathInstances+"/"+url.PathEscape(id)+"/logs", q, func(l LogLine) error {
+		if came++; came > opts.Tail {
+			return c.tooMuch("more lines of a log than it was asked for").Want("at most %d", opts.Tail)
+		}
+		return each(l)
+	})
 }
 
 // Events calls each for every event after since, of one app unless it is empty.
@@ -274,9 +291,9 @@ func call[T any](ctx context.Context, c *Client, method, path string, q url.Valu
 		return out, err
 	}
 	defer func() { _ = r.Body.Close() }()
-	b, err := io.ReadAll(io.LimitReader(r.Body, maxReply))
+	b, err := c.readAll(ctx, r.Body, maxReply)
 	if err != nil {
-		return out, c.broken(ctx, err)
+		return out, err
 	}
 	if err := json.Unmarshal(b, &out); err != nil {
 		return out, c.badReply(b, &out, err)
@@ -285,15 +302,39 @@ func call[T any](ctx context.Context, c *Client, method, path string, q url.Valu
 	return out, nil
 }
 
+// readAll reads an answer that isn't a stream.
+func (c *Client) readAll(ctx context.Context, body io.Reader, most int64) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(body, most+1))
+	if err != nil {
+		return nil, c.broken(ctx, err)
+	}
+	if int64(len(b)) > most {
+		return nil, c.tooMuch("more than %d bytes", most).Want("at most that many")
+	}
+	return b, nil
+}
+
+// tooMuch is the problem of an answer that is longer than one can be.
+func (c *Client) tooMuch(format string, args ...any) *problem.Error {
+	return problem.New(problem.Unavailable, "reply", "the manager at %s answers %s", c.addr, fmt.Sprintf(format, args...)).
+		Fix("check that nothing else answers in its place, such as a proxy; else ask whoever runs it")
+}
+
 // badReply says of an answer that can't be read whose it is, and what is wrong with it.
 func (c *Client) badReply(b []byte, v any, err error) error {
 	return problem.BadReply("the manager at "+c.addr, b, v, err)
 }
 
-// broken is the problem of an answer that ended in the middle.
+// broken is the problem of an answer that ended in the middle, or was given up there.
 func (c *Client) broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if refusal, ok := errors.AsType[*problem.Error](err); ok {
+		return refusal
+	}
+	if _, slow := errors.AsType[*pace.Error](err); slow {
+		return c.silent(err)
 	}
 	return problem.New(problem.Unavailable, RuleAway, "the manager went away: %w", err).Fix("%s", c.away)
 }
@@ -334,7 +375,10 @@ func (c *Client) do(ctx context.Context, asked *http.Client, method, path string
 	}
 	if r.StatusCode/100 != 2 {
 		defer func() { _ = r.Body.Close() }()
-		b, _ := io.ReadAll(io.LimitReader(r.Body, 1<<20))
+		b, err := c.readAll(ctx, r.Body, maxRefusal)
+		if err != nil {
+			return nil, err
+		}
 		p := problem.Read(r.StatusCode, b)
 		p.Source = c.source
 		return nil, c.notManager(p)
@@ -392,6 +436,9 @@ func (c *Client) silent(err error) error {
 			Fix("as root: kill -CONT %d lets it go on; or kill -9 %d, then cupel up: apps go on", c.pid, c.pid)
 	}
 	p := problem.New(problem.Unavailable, RuleAway, "the manager at %s doesn't answer: %w", c.addr, err)
+	if slow, ok := errors.AsType[*pace.Error](err); ok {
+		p = problem.New(problem.Unavailable, RuleAway, "the manager at %s answers too slowly: %w", c.addr, err).Want("%s", slow.Want())
+	}
 	late, ok := errors.AsType[net.Error](err)
 	_, gone := proc.Of(c.pid)
 	hidden := proc.Hidden(c.pid)
@@ -425,7 +472,7 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 	defer func() { _ = r.Body.Close() }()
 	lines := bufio.NewReader(r.Body)
 	for {
-		raw, err := lines.ReadBytes('\n')
+		raw, err := c.line(lines)
 		if len(raw) > 0 && err == nil {
 			var v T
 			if err := json.Unmarshal(raw, &v); err != nil {
@@ -437,10 +484,25 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 			}
 		}
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return c.broken(ctx, err)
+		}
+	}
+}
+
+// line reads one line of a stream, with its end.
+func (c *Client) line(from *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		piece, err := from.ReadSlice('\n')
+		line = append(line, piece...)
+		if len(line) > maxLine {
+			return nil, c.tooMuch("a line of more than %d bytes", maxLine).Want("lines of at most that many")
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, err
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/pace"
 )
 
 // TestLateStream: what is followed may say nothing for any time, under a manager that
@@ -30,7 +31,7 @@ func TestLateStream(t *testing.T) {
 	m := New(strings.TrimPrefix(s.URL, "https://"), Options{PID: os.Getpid(), CertSHA256: ident.Sum(s.Certificate().Raw)})
 	defer m.Close()
 	for _, c := range []*http.Client{m.http, m.quick} {
-		c.Transport.(*http.Transport).ResponseHeaderTimeout = time.Nanosecond //nolint:forcetypeassert // New made it
+		c.Transport.(*pace.Transport).ResponseHeaderTimeout = time.Nanosecond //nolint:forcetypeassert // New made it
 	}
 	if _, err := m.Apps(t.Context()); err == nil {
 		t.Fatal("a question has no limit")
@@ -115,7 +116,7 @@ func TestSilentManager(t *testing.T) {
 			c.opts.CertSHA256 = ident.Sum(s.Certificate().Raw)
 			m := New(strings.TrimPrefix(s.URL, "https://"), c.opts)
 			defer m.Close()
-			transport, ok := m.quick.Transport.(*http.Transport)
+			transport, ok := m.quick.Transport.(*pace.Transport)
 			if !ok || transport.ResponseHeaderTimeout != readTimeout {
 				t.Fatal("a question has no limit")
 			}

@@ -48,7 +48,8 @@ func TestFollowedLogsGoOnOverUpdates(t *testing.T) {
 
 	var out, errs bytes.Buffer
 	f := &follower{
-		g: &globals{out: &out, err: &errs, output: "table"}, role: "app", every: time.Millisecond, known: map[string]bool{},
+		g: &globals{out: &out, err: &errs, output: "table"}, opts: manager.LogOptions{Tail: -1}, role: "app",
+		every: time.Millisecond, known: map[string]bool{},
 		m: manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)}),
 	}
 	if err := f.follow(t.Context(), []string{"i-1"}, "shop", false); err != nil {
@@ -106,7 +107,10 @@ func TestOneRefusedStream(t *testing.T) {
 	follow := func(ids ...string) (out, errs bytes.Buffer, err error) {
 		m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
 		defer m.Close()
-		f = &follower{g: &globals{out: &out, err: &errs, output: "table"}, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
+		f = &follower{
+			g: &globals{out: &out, err: &errs, output: "table"}, opts: manager.LogOptions{Tail: -1}, role: "app",
+			every: time.Millisecond, known: map[string]bool{}, m: m,
+		}
 		err = f.follow(t.Context(), ids, "shop", false)
 		return out, errs, err
 	}
@@ -155,7 +159,7 @@ func TestUnreadLogs(t *testing.T) {
 			var errs bytes.Buffer
 			g := &globals{out: write, err: &errs, output: output}
 			m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
-			f := &follower{g: g, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
+			f := &follower{g: g, opts: manager.LogOptions{Tail: -1}, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
 			follow := func(ctx context.Context) error { return f.follow(ctx, []string{"i-1", "i-2"}, "shop", false) }
 			if silent {
 				err = g.whileRead(t.Context(), follow)
