@@ -37,6 +37,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/pace"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/release"
 )
@@ -63,7 +64,8 @@ type Options struct {
 	// before the reply is handed out; its error fails the call.
 	Save func(Pin) error
 	// Patience is how long calls that did not reach the CAS are tried again,
-	// with growing pauses; 0 means not at all.
+	// with growing pauses; 0 means not at all. A CAS that took a call has a minute to
+	// begin with its answer, however short that is: it may be a loaded one.
 	Patience time.Duration
 	// RefusedAtOnce gives up at once where the connection is refused, or no host has
 	// the name: that is no matter of patience with an address that was never right.
@@ -75,7 +77,8 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Client is a connection to one CAS.
+// Client is a connection to one CAS. An answer of which not each 128 KiB, or the rest, come
+// within half a minute is given up.
 type Client struct {
 	addr string
 	opts Options
@@ -112,11 +115,11 @@ func New(addr string, opts Options) (*Client, error) {
 		conf.Certificates = []tls.Certificate{*opts.Certificate}
 	}
 	c.http = &http.Client{
-		Transport: &http.Transport{
-			TLSClientConfig: conf, TLSHandshakeTimeout: connectTimeout(opts.Patience), ResponseHeaderTimeout: 60 * time.Second,
+		Transport: &pace.Transport{Wait: pace.Wait, Transport: &http.Transport{
+			TLSClientConfig: conf, TLSHandshakeTimeout: connectTimeout(opts.Patience), ResponseHeaderTimeout: answerTimeout,
 			IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
 			DialContext: (&net.Dialer{Timeout: connectTimeout(opts.Patience)}).DialContext,
-		},
+		}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c, nil
@@ -200,6 +203,10 @@ func connectTimeout(patience time.Duration) time.Duration {
 	}
 	return min(max(patience, time.Second), most)
 }
+
+// answerTimeout is how long the answer of a CAS that took a call may take to begin. Then
+// it has to keep a pace.
+const answerTimeout = time.Minute
 
 // maxReply bounds what is read of one reply.
 const maxReply = 64 << 20
@@ -287,10 +294,23 @@ func (e *unreachedError) problem(addr string, patience time.Duration) error {
 		Want("an answer within %s", problem.Duration(patience)).
 		Fix("check the address, and that the CAS runs; then try again; if it is at another one now: 'cupel cas attest HOST:PORT' (without a port it is %s), then give --cas HOST:PORT, "+
 			"or have it remembered: cupel session create … --update --cas HOST:PORT", DefaultPort)
-	if patience == 0 {
+	slow, ok := errors.AsType[*pace.Error](e.err)
+	switch {
+	case ok:
+		p.Actual, p.Expected = fmt.Sprintf("the CAS at %s answers too slowly: %s", addr, slow), slow.Want()
+	case e.late():
+		p.Expected = "the beginning of an answer within " + problem.Duration(answerTimeout) +
+			" of taking the request; --wait doesn't shorten that: the CAS may be at work"
+	case patience == 0:
 		p.Expected = "an answer"
 	}
 	return p
+}
+
+// late reports whether the CAS took the call, and did not answer in time.
+func (e *unreachedError) late() bool {
+	timeout, ok := errors.AsType[net.Error](e.err)
+	return e.sent && ok && timeout.Timeout()
 }
 
 // lost is the problem of a call that may have been done.

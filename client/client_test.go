@@ -372,6 +372,68 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// TestSlowAnswer: a CAS that takes a call and never answers, and one whose answer drips, are
+// given up, and the message says what was waited for; --wait is only for one that is out
+// of reach. What may have been done is said so.
+func TestSlowAnswer(t *testing.T) {
+	for name, c := range map[string]struct {
+		begins     bool
+		call       func(context.Context, *client.Client) error
+		rule       string
+		says, want string
+	}{
+		"never": {
+			false, func(ctx context.Context, c *client.Client) error {
+				_, err := c.Attest(ctx, client.Expectation{})
+				return err
+			},
+			"cas_unreachable", "does not answer: net/http: timeout awaiting response headers",
+			"the beginning of an answer within 1 minute of taking the request; --wait doesn't shorten that: the CAS may be at work",
+		},
+		"drips": {
+			true, func(ctx context.Context, c *client.Client) error {
+				_, err := c.Attest(ctx, client.Expectation{})
+				return err
+			},
+			"cas_unreachable", " came, and not the rest in time",
+			"the rest of the answer, or at least 128 KiB more of it, within 100 ms",
+		},
+		"drips of a change": {
+			true, func(ctx context.Context, c *client.Client) error {
+				_, err := c.RemoveSession(ctx, "alice/shop")
+				return err
+			},
+			"cas_answer_lost", "came, and not the rest in time; it may have done what it was asked for", "an answer",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			cas := f.attested(client.Options{Patience: time.Millisecond})
+			begin := 100 * time.Millisecond
+			if c.begins {
+				begin = 10 * time.Second
+			}
+			client.Shorten(t, cas, begin, 100*time.Millisecond)
+			f.mu.Lock()
+			f.drips = func(w http.ResponseWriter, gone <-chan struct{}) {
+				for c.begins {
+					if _, err := w.Write([]byte(" ")); err != nil || http.NewResponseController(w).Flush() != nil {
+						return
+					}
+					time.Sleep(time.Millisecond)
+				}
+				<-gone
+			}
+			f.mu.Unlock()
+			err := c.call(t.Context(), cas)
+			wantRule(t, err, c.rule)
+			if p := problem.From(err); !strings.Contains(p.Actual, c.says) || p.Expected != c.want || p.Mend == "" {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
 // TestNoOwnersAPI: what answers at a wrong port is said to be none, at once, and is no
 // fault of Cupel's.
 func TestNoOwnersAPI(t *testing.T) {

@@ -52,7 +52,8 @@ type fake struct {
 	head        func(*release.SignedHead)
 	page        func(*api.LogPage)
 	refuse      *problem.Error
-	silent      int // so many calls get no answer
+	silent      int                                               // so many calls get no answer
+	drips       func(w http.ResponseWriter, gone <-chan struct{}) // writes the answers, until the caller is gone
 	requests    []*http.Request
 }
 
@@ -190,6 +191,10 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	if f.silent > 0 {
 		f.silent--
 		panic(http.ErrAbortHandler)
+	}
+	if f.drips != nil {
+		f.drips(w, r.Context().Done())
+		return
 	}
 	head := f.signedHead()
 	if f.head != nil {

@@ -66,7 +66,7 @@ func (g *globals) addShared(root *cobra.Command) {
 	f.StringVar(&g.provider, "provider", g.env("CUPEL_PROVIDER"), "talk to the operator of another machine: https://HOST[:PORT] of its manager (CUPEL_PROVIDER)")
 	f.StringVarP(&g.output, "output", "o", "table", "how to print: table or json")
 	f.StringVar(&g.logLevel, "log-level", cmp.Or(g.env("CUPEL_LOG"), "warn"), "debug, info, warn or error (CUPEL_LOG)")
-	f.DurationVar(&g.wait, "wait", g.defaultWait(), "how long to wait for a CAS that does not answer (CUPEL_WAIT)")
+	f.DurationVar(&g.wait, "wait", g.defaultWait(), "how long to try a CAS that can't be reached (CUPEL_WAIT)")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
 

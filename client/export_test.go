@@ -1,0 +1,18 @@
+package client
+
+import (
+	"testing"
+	"time"
+
+	"cupel.dev/cupel/internal/trusted/pace"
+)
+
+// Shorten has a client wait as long for the beginning of an answer, and for its pace.
+func Shorten(t *testing.T, c *Client, begin, wait time.Duration) {
+	t.Helper()
+	transport, ok := c.http.Transport.(*pace.Transport)
+	if !ok || transport.Wait != pace.Wait || transport.ResponseHeaderTimeout != answerTimeout {
+		t.Fatal("an answer has no limit")
+	}
+	transport.ResponseHeaderTimeout, transport.Wait = begin, wait
+}
