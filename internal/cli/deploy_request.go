@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,19 +57,25 @@ func parsePorts(s string) (public, container uint16, err error) {
 		return 0, 0, nil
 	}
 	first, second, both := strings.Cut(s, ":")
+	ok := true
 	number := func(s string) uint16 {
-		n, perr := strconv.ParseUint(s, 10, 16)
-		if perr != nil || n == 0 {
-			err = problem.New(problem.Invalid, "port", "--port %.40q", s).Want("PUBLIC or PUBLIC:CONTAINER, each from 1 to 65535").
-				Fix("for instance --port 8080, or --port 443:8443")
-		}
+		n, err := strconv.ParseUint(s, 10, 16)
+		ok = ok && err == nil && n > 0
 		return uint16(n)
 	}
 	public = number(first)
-	if both && err == nil {
+	if both {
 		container = number(second)
 	}
-	return public, container, err
+	if ok {
+		return public, container, nil
+	}
+	p := problem.New(problem.Invalid, "port", "--port %.40q", s).Want("PUBLIC or PUBLIC:CONTAINER, each from 1 to 65535").
+		Fix("for instance --port 8080, or --port 443:8443")
+	if host, port, err := net.SplitHostPort(s); err == nil && strings.ContainsAny(host, ".:") {
+		p.Fix("at which of the machine's addresses the app is can't be chosen: give the port alone, --port %.5s", port)
+	}
+	return 0, 0, p
 }
 
 // pins refuses a session that pins another ref than is asked for, if one is.

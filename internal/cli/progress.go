@@ -25,6 +25,11 @@ var stepTitles = map[string]string{
 	"answer":           "look at what answers",
 }
 
+// stepWaits say what a step that takes its time waits for, where that is known beforehand.
+var stepWaits = map[string]string{
+	manager.StepDrain: "waits until users' connections to them have ended, at most the operator's drain time (cupel up --drain)",
+}
+
 // progress shows steps as they go: one line that changes on a terminal, one
 // line for each that ended elsewhere, or JSON lines.
 type progress struct {
@@ -115,9 +120,9 @@ func (p *progress) beat(now time.Time) {
 		return
 	}
 	p.beaten = now
-	hint := ""
+	hint := stepWaits[s.Name]
 	if p.hint != nil {
-		hint = p.hint()
+		hint = cmp.Or(p.hint(), hint)
 	}
 	took := between(s.StartedAt, now)
 	switch {

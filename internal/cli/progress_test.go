@@ -32,6 +32,15 @@ func TestNobodyWaitsInSilence(t *testing.T) {
 	}
 
 	out.Reset()
+	drain := g.progress()
+	for second := range 12 {
+		drain.update(manager.Deployment{Steps: []manager.Step{{Name: manager.StepDrain, StartedAt: begin}}}, begin.Add(time.Duration(second)*time.Second))
+	}
+	if !strings.Contains(out.String(), "waits until users' connections to them have ended, at most the operator's drain time") {
+		t.Errorf("of what holds a deployment up at its end:\n%s", &out)
+	}
+
+	out.Reset()
 	d.Waiting = problem.New(problem.Unavailable, "unhealthy", "the app listens on [::1]:80").Fix("let it listen elsewhere")
 	d.Steps = append(d.Steps, manager.Step{Name: manager.StepStop, StartedAt: begin})
 	p.update(d, begin)

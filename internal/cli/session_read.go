@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,7 +15,12 @@ import (
 func parseSessionArg(s string) (ident.SessionName, error) {
 	name, err := ident.ParseSessionName(s)
 	if err != nil {
-		return "", problem.New(problem.Invalid, "session_name", "%w", err)
+		p := problem.New(problem.Invalid, "session_name", "%w", err).Fix("give the name under which the session was created")
+		bare := strings.Trim(strings.TrimSpace(s), "/")
+		if _, err := ident.ParseSessionName(bare); err == nil { // it isn't repeated: a secret may stand there by mistake
+			p.Fix("leave out the blanks and slashes at its beginning and end")
+		}
+		return "", p
 	}
 	return name, nil
 }

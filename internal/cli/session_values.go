@@ -60,8 +60,12 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, template []byte, n
 	for _, given := range v.given {
 		key, text, ok := strings.Cut(given, "=")
 		if !slices.Contains(open, key) {
-			return nil, problem.New(problem.Invalid, "session_value", "-e %s: the template has no such variable", variableShown(key, ok)).
-				Want("NAME=VALUE with one of %s", strings.Join(open, ", "))
+			unknown := problem.New(problem.Invalid, "session_value", "-e %s: the template has no such variable", variableShown(key, ok)).
+				Want("NAME=VALUE with one of %s", strings.Join(open, ", ")).Fix("leave it out, or name one of them")
+			if near := problem.Nearest(key, open); near != "" {
+				unknown.Fix("did you mean %s?", near)
+			}
+			return nil, unknown
 		}
 		if !ok && key == owner.VarCA {
 			return nil, problem.New(problem.Invalid, "session_value", "-e %s without a value: a certificate is nothing to type in", key).

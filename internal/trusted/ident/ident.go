@@ -133,7 +133,10 @@ func wrong(e string) string {
 			return fmt.Sprintf("the character %q", c)
 		}
 	}
-	if e == "." || e == ".." {
+	switch e {
+	case "":
+		return "a name that is empty, or has nothing beside a slash"
+	case ".", "..":
 		return fmt.Sprintf("%q", e)
 	}
 	return fmt.Sprintf("%d characters", len(e))

@@ -101,7 +101,8 @@ func (in Inputs) normal() (Inputs, error) {
 	}
 	switch words, err := session.SplitCommand(in.Command); {
 	case err != nil:
-		return refuse("command", "the command: %v", err)
+		return Inputs{}, problem.New(problem.Invalid, "template_input", "the command: %v", err).
+			Fix("close it in --command; a quote that the program is to get stands within quotes of the other kind")
 	case len(words) == 0:
 		return refuse("command", "no command")
 	case !runtimeName.MatchString(in.Runtime):
