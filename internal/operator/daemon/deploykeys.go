@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,12 +19,13 @@ const everybody = "all"
 // refuseNamedAll refuses a list of keys that is called as the word for everybody: whoever
 // names it means that not everybody may deploy.
 func refuseNamedAll(list string) error {
-	if list != everybody || !exists(list) {
+	info, err := os.Lstat(list)
+	if list != everybody || err != nil {
 		return nil
 	}
-	return problem.New(problem.Invalid, "deploy_keys", "--deploy-keys %s lets everybody deploy, and there is a file of that name here", everybody).
+	return problem.New(problem.Invalid, "deploy_keys", "--deploy-keys %s lets everybody deploy, and there is %s of that name here", everybody, wordOf(info.Mode().Type())).
 		Want("no doubt who may deploy").
-		Fix("name the file as ./%[1]s; to let everybody deploy, run this elsewhere, or rename %[1]s first", everybody)
+		Fix("if the list of keys is there, name it as ./%[1]s; to let everybody deploy, run this elsewhere, or rename %[1]s first", everybody)
 }
 
 // keyLimits are what each key may have, by flags and by the memory of the machine.

@@ -344,7 +344,7 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 	if least, err := l.roomOf(""); err == nil && least.check() != nil {
-		(&reserve{dir: l.path("reserve")}).release()
+		(&reserve{dir: l.path(reserveFolder)}).release()
 	}
 	// Where they were: instances know the CAS's port.
 	if err := p.whole(); err != nil {

@@ -102,11 +102,16 @@ func TestKeysInDoubt(t *testing.T) {
 	in := "cd " + dir
 	for _, args := range [][]string{upFlags(o), {"install-service", "--print", "--state", o.State}} {
 		refused(in, append(args, "--deploy-keys", "all"), problem.Invalid.ExitCode(),
-			"deploy_keys: --deploy-keys all lets everybody deploy, and there is a file of that name here", "name the file as ./all; to let everybody deploy, run this elsewhere")
+			"deploy_keys: --deploy-keys all lets everybody deploy, and there is a file of that name here", "if the list of keys is there, name it as ./all; to let everybody deploy, run this elsewhere")
 	}
 	if out, said, code := cupeld(t, in, "install-service", "--print", "--state", o.State, "--deploy-keys", "./all"); code != 0 || !strings.Contains(out, "--deploy-keys="+all) {
 		t.Errorf("exit %d: %s%s", code, out, said)
 	}
+
+	if err := errors.Join(os.Remove(all), os.Mkdir(all, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	refused(in, append(upFlags(o), "--deploy-keys", "all"), problem.Invalid.ExitCode(), "and there is a folder of that name here")
 
 	for name, damage := range damages {
 		if err := damage(l.path(keptFile)); err != nil {

@@ -90,7 +90,7 @@ func eventually(t *testing.T, list func() []process, n int) []process {
 // TestLasting: what a SIGKILL doesn't end is named, and what to look for.
 func TestLasting(t *testing.T) {
 	err := refuseLasting([]process{{7, "containerd", false}, {8, "cupeld", true}})
-	if p := problem.From(err); p.Actual != "not ended by SIGKILL: containerd (process 7), cupeld (process 8)" || !strings.Contains(p.Mend, "dmesg") {
+	if p := problem.From(err); p.Actual != "not ended by SIGKILL: containerd (process 7), cupeld (process 8)" || !strings.Contains(p.Mend, "(dmesg; ps -o pid,state,wchan -p 7,8)") {
 		t.Errorf("%v", err)
 	}
 	t.Log(err)

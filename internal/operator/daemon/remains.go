@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -121,8 +122,12 @@ func refuseLasting(left []process) error {
 	if len(left) == 0 {
 		return nil
 	}
+	pids := make([]string, len(left))
+	for i, p := range left {
+		pids[i] = strconv.Itoa(p.pid)
+	}
 	return problem.New(problem.Internal, "cleanup", "not ended by SIGKILL: %s", short(inWords(left))).
-		Fix("look what they wait for, as for a disk that doesn't answer (dmesg; ps -o pid,state,wchan), then run this again")
+		Fix("look what they wait for, as for a disk that doesn't answer (dmesg; ps -o pid,state,wchan -p %s), then run this again", strings.Join(pids, ","))
 }
 
 // unmountAll unmounts what we have mounted below the folder, the innermost first.

@@ -73,11 +73,18 @@ func (k kind) wrong(path string) error {
 	return nil
 }
 
-// nowhere says of a link where it leads; nil: it is none any more.
+// nowhere says of a link where it leads, by an absolute name; nil: it is none any more.
 func nowhere(path string) error {
 	target, err := os.Readlink(path)
 	if err != nil {
 		return ignoreMissing(err)
+	}
+	if !filepath.IsAbs(target) {
+		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if err != nil {
+			return ignoreMissing(err)
+		}
+		target = filepath.Join(dir, target)
 	}
 	return &leadsNowhere{path, target}
 }
@@ -363,7 +370,7 @@ type unmounted struct {
 // unmounted are all of them, but for that of the logs.
 func (l layout) unmounted() []unmounted {
 	var list []unmounted
-	for _, d := range l.derived() {
+	for _, d := range append(l.derived(), derivation{name: reserveFolder, kind: isFolder}) {
 		if link, ok := errors.AsType[*leadsNowhere](d.kind.wrong(l.path(d.name))); ok && d.kind == isFolder && d.name != "log" {
 			list = append(list, unmounted{d, link})
 		}
@@ -380,10 +387,11 @@ func (l layout) mounted() error {
 }
 
 // withoutDisks puts their links aside where apps can't be stopped without the folder, and
-// tells it: an empty one does. Those of the runtimes are for who builds some.
+// tells it: an empty one does. Those of the runtimes are for who builds some, and the
+// reserve is for who starts.
 func (p *parts) withoutDisks(ctx context.Context) {
 	for _, u := range p.unmounted() {
-		if u.name != "runtimes" && !strings.HasPrefix(u.name, "runtimes/") {
+		if u.name != reserveFolder && u.name != "runtimes" && !strings.HasPrefix(u.name, "runtimes/") {
 			p.repaired(ctx, p.replace(u.derivation, u.link))
 		}
 	}

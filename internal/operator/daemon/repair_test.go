@@ -244,8 +244,12 @@ func TestLinks(t *testing.T) {
 	}
 
 	const away = "/nonexistent/disk"
-	for _, name := range []string{"runtimes", "registry"} {
-		if err := os.Symlink(away, l.path(name)); err != nil {
+	for name, link := range map[string]string{"runtimes": away, "registry": away, "reserve": "../gone/disk"} {
+		away := link
+		if !filepath.IsAbs(link) {
+			away = filepath.Join(l.dir, link)
+		}
+		if err := os.Symlink(link, l.path(name)); err != nil {
 			t.Fatal(err)
 		}
 		_, stderr, code := cupeld(t, ":", upFlags(o)...)
@@ -254,7 +258,7 @@ func TestLinks(t *testing.T) {
 			!strings.Contains(stderr, "mount what it leads to ("+away+"), then run this again; if that is gone for good, ") {
 			t.Errorf("%s: exit %d: %s", name, code, stderr)
 		}
-		if to, err := os.Readlink(l.path(name)); err != nil || to != away {
+		if to, err := os.Readlink(l.path(name)); err != nil || to != link {
 			t.Errorf("%s: the link is gone: %v", name, err)
 		}
 		if err := os.Remove(l.path(name)); err != nil {

@@ -26,6 +26,9 @@ const (
 	reserveFiles = 256
 )
 
+// reserveFolder is where they are.
+const reserveFolder = "reserve"
+
 // reserve is a folder of files that only take up room, to be given back when the
 // disk is full: a start takes one half, so that things can still be removed by the
 // other.
@@ -46,7 +49,7 @@ func (r *reserve) files() string { return filepath.Join(r.dir, "files") }
 func (r *reserve) fill() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if info, err := os.Lstat(r.dir); err == nil && !info.IsDir() { // of an earlier release, or damaged: it holds nothing
+	if info, err := os.Stat(r.dir); err == nil && !info.IsDir() { // of an earlier release, or damaged: it holds nothing
 		_ = os.Remove(r.dir)
 	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
@@ -109,7 +112,8 @@ func fillHalf(path string) error {
 func (r *reserve) release() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	had := os.Remove(r.dir) == nil // of an earlier release, or empty
+	_, err := os.Readlink(r.dir)
+	had := err != nil && os.Remove(r.dir) == nil // of an earlier release, or empty
 	if _, err := os.Lstat(r.files()); err == nil {
 		had = os.RemoveAll(r.files()) == nil
 	}

@@ -34,6 +34,29 @@ func isThere(path string) bool {
 	return err == nil
 }
 
+// TestReserveElsewhere: a reserve that is a link stays one, whether it is filled or given
+// back, and nothing takes its place where the link leads nowhere.
+func TestReserveElsewhere(t *testing.T) {
+	link, target := filepath.Join(t.TempDir(), "reserve"), filepath.Join(t.TempDir(), "disk")
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	r := &reserve{dir: link}
+	for _, there := range []bool{false, true} {
+		if there {
+			if err := os.Mkdir(target, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.fill(); (err == nil) != there || r.release() != there {
+			t.Errorf("there: %v; %v", there, err)
+		}
+		if to, err := os.Readlink(link); err != nil || to != target {
+			t.Errorf("there: %v; the link is gone: %v", there, err)
+		}
+	}
+}
+
 func TestReserve(t *testing.T) {
 	r := &reserve{dir: filepath.Join(t.TempDir(), "reserve")}
 	if err := os.WriteFile(r.dir, nil, 0o600); err != nil { // as an earlier release made it

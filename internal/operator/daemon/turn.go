@@ -22,7 +22,11 @@ import (
 func (l layout) turnFile() string { return l.path("turn.lock") }
 
 func (l layout) openTurn(create int) (*os.File, error) {
-	return os.OpenFile(l.turnFile(), os.O_RDONLY|create|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	f, err := os.OpenFile(l.turnFile(), os.O_RDONLY|create|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err == nil {
+		_ = f.Chmod(0o600) // as of one that was copied here; a disk may take no writes
+	}
+	return f, err
 }
 
 // turnLimit is how long the lock may be another one's before nobody is made to wait: a

@@ -57,7 +57,7 @@ type parts struct {
 
 // newParts is an installation of which nothing runs yet.
 func newParts(l layout, log *slog.Logger) *parts {
-	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}, reserve: &reserve{dir: l.path("reserve")}}
+	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}, reserve: &reserve{dir: l.path(reserveFolder)}}
 	p.troubles.Tell = p.incidents.Tell
 	return p
 }
