@@ -17,8 +17,8 @@ import (
 // Line is s on one line, with everything written out that isn't seen as it is: control
 // characters, what turns the direction of text around or shows nothing, line ends of any
 // kind, code points that Unicode has no character for (and of private use, whose look no
-// two terminals agree on), soft hyphens, tags, bytes that are no text. What joins or parts
-// letters and emoji stays where it does that.
+// two terminals agree on), soft hyphens, tags, fillers, bytes that are no text. What joins
+// or parts letters and emoji, or chooses how they look, stays where it does that.
 func Line(s string) string { return writtenOut(s, "") }
 
 // LogLine is Line, with its tabs.
@@ -38,15 +38,15 @@ func Lines(s string) string {
 
 func writtenOut(s, keep string) string {
 	var b strings.Builder
-	var before rune
+	var at place
 	for len(s) > 0 {
 		r, size := decode(s)
-		if seen(before, r, s[size:]) || strings.ContainsRune(keep, r) {
+		if at.seen(r, s[size:]) || strings.ContainsRune(keep, r) {
 			b.WriteString(s[:size])
 		} else {
 			b.WriteString(strings.Trim(strconv.QuoteToASCII(s[:size]), `"`))
 		}
-		before, s = r, s[size:]
+		s = s[size:]
 	}
 	return b.String()
 }
@@ -63,38 +63,73 @@ func decode(s string) (rune, int) {
 	return r, size
 }
 
-// seen tells whether people see a character as it is where it stands: a graphic one, as
-// Unicode has it, and what joins or parts its neighbours.
-func seen(before, r rune, rest string) bool {
-	if r == '\u200c' || r == '\u200d' { // zero width non-joiner, zero width joiner
-		after, _ := decode(rest)
-		return joins(before) && joins(after)
+// place is one in a text: what is seen before it, and to which letter or sign that belongs.
+type place struct{ before, base rune }
+
+// seen tells whether people see a character as it is where it stands, a graphic one, as
+// Unicode has it, and what its neighbours need; it goes on behind that.
+func (p *place) seen(r rune, rest string) bool {
+	after, _ := decode(rest)
+	ok := unicode.IsGraphic(r)
+	switch {
+	case r == '\u200c' || r == '\u200d': // zero width non-joiner, zero width joiner
+		ok = joins(p.base) && joins(after)
+	case unicode.Is(unicode.Variation_Selector, r):
+		ok = varies(p.before, r, after)
+	case r == '\u2800': // a blank of Braille
+		ok = unicode.Is(unicode.Braille, p.before) || unicode.Is(unicode.Braille, after) && after != r
+	case unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r):
+		ok = false
 	}
-	return unicode.IsGraphic(r)
+	switch {
+	case !ok:
+		*p = place{nothing, nothing}
+	case unicode.Is(unicode.Inherited, r): // a mark on what is before it
+		p.before = r
+	default:
+		*p = place{r, r}
+	}
+	return ok
 }
 
 // joins tells whether a character may look different where a joiner stands beside it, as
 // letters of Persian and Sinhala do, and emoji. Beside those of English one hides.
 func joins(r rune) bool {
-	return r > unicode.MaxASCII && unicode.In(r, unicode.L, unicode.M, unicode.S) && !unicode.Is(unicode.Latin, r)
+	return r > unicode.MaxASCII && unicode.In(r, unicode.L, unicode.M, unicode.S) && !unicode.In(r, unicode.Latin, unicode.Inherited)
+}
+
+// varies tells whether a character may look different before a variation selector, as
+// emoji do, ideographs, and letters of Mongolian. Behind any other one hides.
+func varies(base, selector, after rune) bool {
+	switch {
+	case selector < '\ufe00': // Mongolian ones
+		return unicode.Is(unicode.Mongolian, base)
+	case selector > '\ufe0f': // of the Ideographic Variation Database
+		return unicode.Is(unicode.Han, base)
+	case after == '\u20e3': // a keycap
+		return strings.ContainsRune("0123456789#*", base)
+	}
+	return base > unicode.MaxASCII && unicode.In(base, unicode.S, unicode.Han, unicode.Myanmar, unicode.Phags_Pa) ||
+		strings.ContainsRune("\u203c\u2049\u3030", base) // punctuation that is emoji, too
 }
 
 // JSON is the same JSON, with everything in its strings escaped that Line writes out: its
 // encoder leaves to a terminal what isn't of ASCII.
 func JSON(encoded []byte) []byte {
 	out := make([]byte, 0, len(encoded))
-	var before rune
+	var at place
 	for rest := string(encoded); len(rest) > 0; {
 		r, size := decode(rest)
+		seen := at.seen(r, rest[size:])
 		switch {
-		case r == nothing || r < 0x7f || seen(before, r, rest[size:]):
+		case r == nothing || r < 0x7f || seen:
 			out = append(out, rest[:size]...)
 		case r > 0xffff: // RFC 8259, section 7: as a pair of surrogates
 			out = fmt.Appendf(out, `\u%04x\u%04x`, 0xd800+(r-0x10000)>>10, 0xdc00+(r-0x10000)&0x3ff)
 		default:
 			out = fmt.Appendf(out, `\u%04x`, r)
 		}
-		before, rest = r, rest[size:]
+		rest = rest[size:]
 	}
 	return out
 }

@@ -37,7 +37,7 @@ func TestLine(t *testing.T) {
 func TestJoiners(t *testing.T) {
 	for _, s := range []string{
 		"می\u200cخواهم", "\u0dc1\u0dca\u200d\u0dbb\u0dd3", "\U0001f469\u200d\U0001f4bb ok",
-		"\u2764\ufe0f\u200d\U0001f525", "\U0001f468\U0001f3fd\u200d\U0001f9b0",
+		"\u2764\ufe0f\u200d\U0001f525", "1\ufe0f\u20e3 \u203c\ufe0f \u00a9\ufe0f", "\u8fbb\U000e0100", "\u1820\u180b", "م\u064e\u200cی", "\u28ff\u2800\u2800\u28ff", "\U0001f468\U0001f3fd\u200d\U0001f9b0",
 	} {
 		if got := LogLine(s); got != s {
 			t.Errorf("%q is shown as %s", s, got)
@@ -47,16 +47,22 @@ func TestJoiners(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		"\u200cمی":                    `\u200cمی`,
-		"می\u200d":                    `می\u200d`,
-		"می\u200c خواهم":              `می\u200c خواهم`,
-		"می\u200c\u200cخ":             `می\u200c\u200cخ`,
-		"می\u200c\u202eخ":             `می\u200c\u202eخ`,
-		"my\u200c-app\u200dx+\u200c+": `my\u200c-app\u200dx+\u200c+`,
-		"é\u200dü":                    `é\u200dü`,
-		"می\u200c\xff":                `می\u200c\xff`,
-		"\xff\u200cمی":                `\xff\u200cمی`,
-		"soft\u00adhyphen":            `soft\u00adhyphen`,
+		"\u200cمی":                                  `\u200cمی`,
+		"می\u200d":                                  `می\u200d`,
+		"می\u200c خواهم":                            `می\u200c خواهم`,
+		"می\u200c\u200cخ":                           `می\u200c\u200cخ`,
+		"می\u200c\u202eخ":                           `می\u200c\u202eخ`,
+		"my\u200c-app\u200dx+\u200c+":               `my\u200c-app\u200dx+\u200c+`,
+		"é\u200dü":                                  `é\u200dü`,
+		"می\u200c\xff":                              `می\u200c\xff`,
+		"\xff\u200cمی":                              `\xff\u200cمی`,
+		"soft\u00adhyphen":                          `soft\u00adhyphen`,
+		"a\ufe0f\u200d\ufe0fb":                      `a\ufe0f\u200d\ufe0fb`,
+		"a\u0301\u200d\u0301b":                      "a\u0301" + `\u200d` + "\u0301b",
+		"\u2764\ufe0f\ufe0f":                        "\u2764\ufe0f" + `\ufe0f`,
+		"my\u3164\u2800\u115f\u1160\uffa0\u034fapp": `my\u3164\u2800\u115f\u1160\uffa0\u034fapp`,
+		"my\u17b4\u17b5\u180b\u180c\u180d\u180e\u180fapp":     `my\u17b4\u17b5\u180b\u180c\u180d\u180e\u180fapp`,
+		"my\ufe00app1\ufe0f\U000e0100\U000e01efx\u2065\ufff0": `my\ufe00app1\ufe0f\U000e0100\U000e01efx\u2065\ufff0`,
 	} {
 		if got := Line(in); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
