@@ -129,7 +129,7 @@ func (s *scene) glob(pattern ...string) []string {
 }
 
 // tampered: each kind of damage is refused by a rule of its own, what served
-// goes on serving, and with the right bytes back all is well.
+// goes on serving, and with the registry's copy back, which takes its place, all is well.
 func (s *scene) tampered(t *testing.T) {
 	client := s.owner.AppClient(session)
 	if g := s.generation(); g != 2 {
@@ -140,6 +140,8 @@ func (s *scene) tampered(t *testing.T) {
 	good := read(t, file)
 	flipped := append([]byte(nil), good...)
 	flipped[len(flipped)/2] ^= 1
+	copies, away := s.copies(file), filepath.Join(s.State, "registry", "away")
+	move(t, copies, away)
 	for _, c := range []struct {
 		name, rule string
 		bytes      []byte
@@ -165,11 +167,30 @@ func (s *scene) tampered(t *testing.T) {
 			}
 		})
 	}
-	write(t, file, good)
+	move(t, away, copies)
 	s.push("third edition")
 	s.deploy()
 	if a, err := client.Get(netip.Addr{}, s.at); err != nil || a.Message != "third edition" {
-		t.Errorf("with the right bytes back: %+v, %v", a, err)
+		t.Errorf("with the registry's copy back: %+v, %v", a, err)
+	}
+	aside := "damaged/" + filepath.Base(filepath.Dir(file)) + "-" + filepath.Base(file)
+	if _, err := os.Stat(filepath.Join(s.State, "node", aside)); err != nil {
+		t.Error(err)
+	}
+	if told := s.Operator.MustRun("events"); !strings.Contains(told, "volume_damaged") || !strings.Contains(told, aside) {
+		t.Errorf("events: %s", told)
+	}
+}
+
+// copies is the registry's folder of the volume that a snapshot is of.
+func (s *scene) copies(snapshot string) string {
+	return filepath.Join(s.State, "registry/docker/registry/v2/repositories/volumes", filepath.Base(filepath.Dir(snapshot)))
+}
+
+func move(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -88,7 +88,10 @@ func New(cfg Config) (*Node, error) {
 		}
 	}
 	n.journal = journal{n.dir("instances")}
-	n.volumes = &volumeStore{dir: n.dir("volumes"), replica: cfg.Replica, logger: cfg.Logger, locks: map[ident.Digest]*sync.Mutex{}}
+	n.volumes = &volumeStore{
+		dir: n.dir("volumes"), replica: cfg.Replica, logger: cfg.Logger, locks: map[ident.Digest]*sync.Mutex{},
+		tell: n.tell, note: func(ctx context.Context, what string, err error) { n.note(ctx, what, "", err) },
+	}
 	n.note(context.Background(), "clean up what broken-off stores of volumes left", "", n.volumes.sweep())
 	return n, n.keepLauncher()
 }

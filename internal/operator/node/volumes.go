@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/disk"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -34,6 +35,8 @@ type volumeStore struct {
 	dir     string
 	replica Replica // may be nil
 	logger  *slog.Logger
+	tell    func(context.Context, manager.Incident)
+	note    func(ctx context.Context, what string, err error) // how something went that is tried again
 
 	mu    sync.Mutex
 	locks map[ident.Digest]*sync.Mutex // one PUT at a time for a volume
@@ -54,25 +57,38 @@ func (s *volumeStore) path(v volume.Snapshot) string {
 	return filepath.Join(s.dir, v.Volume.String(), fmt.Sprintf("%d-%s", v.Generation, v.Tag))
 }
 
-// open returns a snapshot's ciphertext, from here or from the replica. Size is
-// -1 where it isn't known.
+// open returns a snapshot's ciphertext, from here or, where it isn't here as it was
+// stored, from the replica. Size is -1 where it isn't known. One that is damaged
+// everywhere is returned as it is: who can judge it says by which rule it is refused.
 func (s *volumeStore) open(ctx context.Context, v volume.Snapshot) (io.ReadCloser, int64, error) {
-	f, err := atomicfile.Open(s.path(v))
-	switch {
-	case err == nil:
-		info, err := f.Stat()
-		if err != nil {
-			f.Close()
-			return nil, 0, fmt.Errorf("open volume snapshot: %w", err)
-		}
-		return f, info.Size(), nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, 0, fmt.Errorf("open volume snapshot: %w", err)
-	case s.replica == nil:
-		return nil, 0, problem.New(problem.NotFound, ruleVolumeMissing, "generation %d of volume %s is not stored", v.Generation, v.Volume)
+	f, size, why := s.openHere(v)
+	var err error
+	if why != nil && !errors.Is(why, fs.ErrNotExist) {
+		err = s.replace(ctx, v, why)
 	}
-	r, err := s.replica.Pull(ctx, v)
+	s.note(ctx, "give out volume "+v.Volume.String()+" as it was stored", err)
+	switch {
+	case why == nil, err != nil && f != nil:
+		return f, size, nil
+	case err != nil:
+		return nil, 0, err
+	}
+
+	_ = f.Close() // the damaged one, if any
+	if f, size, why = s.openHere(v); why == nil {
+		return f, size, nil
+	}
+	_ = f.Close()
+	r, err := s.openReplica(ctx, v)
 	return r, -1, err
+}
+
+// openReplica opens the replica's copy of a snapshot.
+func (s *volumeStore) openReplica(ctx context.Context, v volume.Snapshot) (io.ReadCloser, error) {
+	if s.replica == nil {
+		return nil, problem.New(problem.NotFound, ruleVolumeMissing, "generation %d of volume %s is not stored", v.Generation, v.Volume)
+	}
+	return s.replica.Pull(ctx, v)
 }
 
 // list returns the snapshots of a volume that are stored here, those of the

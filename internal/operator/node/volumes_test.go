@@ -18,8 +18,10 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/sealed"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
@@ -92,17 +94,30 @@ func settle(s *nodeSocket) {
 
 func store(t *testing.T, r Replica) *volumeStore {
 	t.Helper()
-	return &volumeStore{dir: t.TempDir(), replica: r, logger: slog.New(slog.DiscardHandler), locks: map[ident.Digest]*sync.Mutex{}}
+	return &volumeStore{
+		dir: t.TempDir(), replica: r, logger: slog.New(slog.DiscardHandler), locks: map[ident.Digest]*sync.Mutex{},
+		tell: func(_ context.Context, in manager.Incident) { t.Errorf("told: %+v", in) },
+		note: func(_ context.Context, what string, err error) {
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		},
+	}
 }
 
 // named is how the snapshot with that text is known.
 func named(id ident.Digest, generation uint64, text string) volume.Snapshot {
-	return volume.Snapshot{Volume: id, Generation: generation, Tag: ident.Sum([]byte(text))}
+	return volume.Snapshot{Volume: id, Generation: generation, Tag: tagOf(text)}
+}
+
+func tagOf(text string) ident.Digest {
+	tag, _ := sealed.StoredTag(strings.NewReader(text))
+	return tag
 }
 
 // put stores a text as a snapshot.
 func put(n *volume.Node, id ident.Digest, generation uint64, text string) error {
-	return n.Put(context.Background(), id, generation, strings.NewReader(text), func() ident.Digest { return ident.Sum([]byte(text)) })
+	return n.Put(context.Background(), id, generation, strings.NewReader(text), func() ident.Digest { return tagOf(text) })
 }
 
 // get returns a snapshot's text, or the rule by which it was refused.
