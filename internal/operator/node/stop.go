@@ -74,6 +74,7 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 	n.publishStatus(i)
 	n.mu.Unlock()
 
+	n.wakeAll(ctx, id)
 	if ended, err := n.terminateEarly(ctx, i, grace); ended || err != nil {
 		return err
 	}

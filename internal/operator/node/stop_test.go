@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
@@ -46,7 +47,7 @@ func TestDeafLauncherIsAskedAgain(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				i := newInstance(&record{Spec: manager.InstanceSpec{ID: "i-1"}})
 				r := &deafRuntime{listen: func(asked int) { c.listen(i, asked) }}
-				n := &Node{cfg: Config{Runtime: r}, instances: map[string]*instance{"i-1": i}}
+				n := &Node{cfg: Config{Runtime: r, Cgroups: &cgroup.Tree{}}, instances: map[string]*instance{"i-1": i}}
 				ended, err := n.terminateEarly(t.Context(), i, time.Second)
 				if err != nil || ended != c.ended || r.asked != c.asked {
 					t.Errorf("ended %v (want %v), asked %d times (want %d), %v", ended, c.ended, r.asked, c.asked, err)
@@ -138,7 +139,7 @@ func TestStopWaitsForACommit(t *testing.T) {
 				i := newInstance(&record{Spec: manager.InstanceSpec{ID: "i-1"}, Report: volume.Status{Phase: volume.Running}})
 				r := &endingRuntime{i: i}
 				n := &Node{
-					cfg:       Config{Runtime: r, Now: time.Now, Logger: slog.New(slog.DiscardHandler)},
+					cfg:       Config{Runtime: r, Cgroups: &cgroup.Tree{}, Now: time.Now, Logger: slog.New(slog.DiscardHandler)},
 					instances: map[string]*instance{"i-1": i},
 					journal:   journal{t.TempDir()},
 				}

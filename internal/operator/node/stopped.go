@@ -1,8 +1,13 @@
 package node
 
 import (
+	"context"
+	"fmt"
 	"slices"
+	"strings"
+	"syscall"
 
+	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -69,4 +74,44 @@ func allSuspended(pids []int) bool {
 func appStopped() *problem.Error {
 	return problem.New(problem.Unavailable, ruleUnhealthy, "the app's processes are stopped (SIGSTOP): connections are accepted, and nobody answers them").
 		Fix("whoever stopped them lets them go on, on the app's machine: kill -CONT, each process; or its owner deploys the app again")
+}
+
+// wake lets processes of an instance go on that were stopped by a signal, and tells it.
+// What of them is what the event calls them.
+func (n *Node) wake(ctx context.Context, id, what string, pids []int) {
+	pids = slices.DeleteFunc(pids, func(pid int) bool {
+		return !proc.Suspended(pid) || syscall.Kill(pid, syscall.SIGCONT) != nil
+	})
+	if len(pids) == 0 {
+		return
+	}
+	number, were := "process", "was stopped by a signal: it was"
+	if len(pids) > 1 {
+		number, were = "processes", "were stopped by a signal: they were"
+	}
+	n.tell(ctx, manager.Incident{
+		Warning: true, Reason: ReasonStopped, Instance: id,
+		Message: fmt.Sprintf("%s of instance %s (%s %s) %s told to go on (SIGCONT)", what, id, number, numbers(pids), were),
+	})
+}
+
+// wakeLauncher lets an instance's first process go on. Nobody inside can stop it, and
+// while it is, the instance says nothing, gets no secret and can't end.
+func (n *Node) wakeLauncher(ctx context.Context, c ContainerState) {
+	pids, err := n.cfg.Cgroups.Processes(n.cgroup(c.ID))
+	if err == nil && slices.Contains(pids, c.PID) { // else its number may be another one's by now
+		n.wake(ctx, c.ID, "the launcher", []int{c.PID})
+	}
+}
+
+// wakeAll lets all of an instance's processes go on: it is to end, and one that is stopped
+// doesn't hear of it.
+func (n *Node) wakeAll(ctx context.Context, id string) {
+	if pids, err := n.cfg.Cgroups.Processes(n.cgroup(id)); err == nil {
+		n.wake(ctx, id, "the app", pids)
+	}
+}
+
+func numbers(pids []int) string {
+	return strings.Trim(fmt.Sprint(pids), "[]")
 }

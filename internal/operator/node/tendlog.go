@@ -6,22 +6,19 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 
-	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/logfile"
-	"cupel.dev/cupel/internal/proc"
 )
 
 // tendLog gives a running container another log writer if its own died, and lets one go
-// on that was stopped. The output is found through the container's first process: the
+// on that was stopped: soon its app would wait for it. The output is found through the container's first process: the
 // launcher keeps the reading ends of its pipes, so that nothing breaks while nobody
 // reads.
 func (n *Node) tendLog(ctx context.Context, c ContainerState) error {
 	n.tending.Lock()
 	defer n.tending.Unlock()
 	dir := n.dir("logs", c.ID)
-	n.wakeLog(ctx, c.ID, logfile.Process(dir))
+	n.wake(ctx, c.ID, "the log writer", []int{logfile.Process(dir)})
 	if abandoned, err := logfile.Abandoned(dir); err != nil || !abandoned {
 		return err
 	}
@@ -50,18 +47,6 @@ func (n *Node) tendLog(ctx context.Context, c ContainerState) error {
 	}
 	n.cfg.Logger.WarnContext(ctx, "log writer died and was replaced", "instance", c.ID)
 	return nil
-}
-
-// wakeLog lets a log writer go on that was stopped by a signal: soon its app would wait
-// for it.
-func (n *Node) wakeLog(ctx context.Context, id string, pid int) {
-	if !proc.Suspended(pid) || syscall.Kill(pid, syscall.SIGCONT) != nil {
-		return
-	}
-	n.tell(ctx, manager.Incident{
-		Warning: true, Reason: ReasonStopped, Instance: id,
-		Message: fmt.Sprintf("the log writer of instance %s (process %d) was stopped by a signal: it was told to go on (SIGCONT)", id, pid),
-	})
 }
 
 // openPipe opens the reading end of the pipe behind a process's descriptor.

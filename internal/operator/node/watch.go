@@ -110,6 +110,7 @@ func (n *Node) resync(ctx context.Context) error {
 		c := byID[i.rec.Spec.ID]
 		if c.Running {
 			n.found(i)
+			n.wakeLauncher(ctx, c)
 			n.note(ctx, "replace a log writer that died", c.ID, n.tendLog(ctx, c))
 			renewed, err := renewResolvConf(filepath.Join(n.dir("etc", c.ID), "resolv.conf"), resolvers, servers)
 			n.note(ctx, "give an instance the machine's name servers", c.ID, err)

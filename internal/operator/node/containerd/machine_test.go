@@ -101,14 +101,22 @@ type machine struct {
 	registry func(http.Handler) http.Handler // what containerd gets instead of the registry
 	patience time.Duration                   // with containerd; zero: the default
 
-	mu   sync.Mutex
-	told []string // of containerd
+	mu      sync.Mutex
+	told    []string // of containerd
+	stopped []string // node.ReasonStopped, of the node
 }
 
 func (m *machine) tells() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.told)
+}
+
+// stops are the node's events of processes that were stopped.
+func (m *machine) stops() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.stopped)
 }
 
 // life is one life of the daemon.
@@ -250,6 +258,13 @@ func (m *machine) live() *life {
 		State: m.state, Cgroup: "/cupel-" + m.id, Launcher: m.launcher, LogWriter: self, CASAddr: "127.0.0.1:1",
 		Runtime: rt, Monitor: l.runtime, Images: l.runtime, Network: l.network, Attester: server,
 		Cgroups: groups, Limits: m.limits, Logger: m.logger, Now: time.Now,
+		Tell: func(in manager.Incident) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if in.Reason == node.ReasonStopped {
+				m.stopped = append(m.stopped, in.Message)
+			}
+		},
 	})
 	must(err)
 	cleanup(func(ctx context.Context) error {

@@ -3,6 +3,7 @@ package containerd_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -67,5 +68,62 @@ func TestStoppedHelpers(t *testing.T) {
 	s := l.status("i-count", exited)
 	if lines := l.lines("i-count"); s.ExitCode != 0 || lines[len(lines)-1] != "bye" {
 		t.Errorf("%+v; %q", s, lines[len(lines)-1])
+	}
+}
+
+// TestStoppedInstance: a launcher that was stopped by a signal is told to go on, though its
+// app serves meanwhile. An app that is stopped is left as it is, until it is to end: then
+// it hears of it.
+func TestStoppedInstance(t *testing.T) {
+	m := newMachine(t)
+	l := m.live()
+	defer func() { l.leave() }()
+	l.start("i-app", "app", 0)
+	l.status("i-app", running)
+	launcher := pidOf(t, l, "i-app")
+	stop := func(pid int) {
+		t.Helper()
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "it is stopped", func() bool { return proc.Stopped(pid) })
+	}
+	stop(launcher)
+	until(t, "the launcher goes on", func() bool { return !proc.Stopped(launcher) })
+	app := 0
+	until(t, "the app runs", func() bool {
+		threads, _ := filepath.Glob("/proc/" + strconv.Itoa(launcher) + "/task/*/children") // one of them made it
+		for _, children := range threads {
+			b, _ := os.ReadFile(children)
+			if pid, _ := strconv.Atoi(strings.TrimSpace(string(b))); pid != 0 {
+				app = pid
+			}
+		}
+		return app != 0
+	})
+	stop(app)
+
+	if err := l.node.Stop(t.Context(), "i-app", 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s := l.status("i-app", exited)
+	if lines := l.lines("i-app"); s.ExitCode != 0 || lines[len(lines)-1] != "app: bye" {
+		t.Errorf("%+v; %q", s, lines)
+	}
+	want := []string{
+		"the launcher of instance i-app (process " + strconv.Itoa(launcher) + ") was stopped by a signal: it was told to go on (SIGCONT)",
+		"the app of instance i-app (process " + strconv.Itoa(app) + ") was stopped by a signal: it was told to go on (SIGCONT)",
+	}
+	if got := m.stops(); !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
 	}
 }

@@ -36,6 +36,13 @@ func main() {
 		fmt.Println("child:", ask(socket))
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "app" {
+		term := make(chan os.Signal, 1)
+		signal.Notify(term, syscall.SIGTERM)
+		<-term
+		fmt.Println("app: bye")
+		return
+	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "launcher:", err)
 		os.Exit(1)
@@ -87,6 +94,16 @@ func run() error {
 				fmt.Println("line", i)
 				time.Sleep(2 * time.Millisecond)
 			}
+		}()
+	case "app":
+		app := exec.Command("/proc/self/exe", "app")
+		app.Stdout = os.Stdout
+		if err := app.Start(); err != nil {
+			return err
+		}
+		defer func() {
+			_ = app.Process.Signal(syscall.SIGTERM)
+			_ = app.Wait()
 		}()
 	case "oom":
 		report(volume.Running)
