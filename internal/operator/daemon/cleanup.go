@@ -26,10 +26,13 @@ import (
 func Cleanup(ctx context.Context, o Options, log *slog.Logger) (mounted []string, err error) {
 	if os.Geteuid() == 0 {
 		l, err := newLayout(o.State)
-		if err == nil {
-			_, err = l.uninstallService(ctx) // before it starts again what is stopped here
-		}
 		if err != nil {
+			return nil, err
+		}
+		if held := l.unseen(); held != nil && held.away { // before anything is touched
+			return nil, held.problem()
+		}
+		if _, err := l.uninstallService(ctx); err != nil { // before it starts again what is stopped here
 			return nil, err
 		}
 	}

@@ -52,8 +52,8 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 	if err := l.check(); err != nil {
 		return Started{}, err
 	}
-	if err := os.MkdirAll(l.dir, 0o755); err != nil {
-		return Started{}, l.refuseFolder(err)
+	if err := l.makeFolder(); err != nil {
+		return Started{}, err
 	}
 	if l, err = newLayout(state); err != nil {
 		return Started{}, err
@@ -67,7 +67,7 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 		switch {
 		case !ok:
 			return Started{}, err
-		case l.serves(held) || held.what != workUp || held.stopped() != nil:
+		case l.serves(held) || held.what != workUp || held.away || held.stopped() != nil:
 			return Started{}, held
 		case time.Now().After(deadline):
 			return Started{}, l.notReady(held.pid, patience)

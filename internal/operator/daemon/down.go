@@ -61,7 +61,7 @@ func Down(ctx context.Context, o Options, log *slog.Logger) (s Stopped, err erro
 		s.Ended, err = l.endGone(ctx, o.Force)
 		return s, err
 	}
-	return Stopped{State: o.State}, l.sweep(ctx) // its disk fails
+	return Stopped{State: o.State}, l.sweep(ctx) // its disk fails, or it is another folder
 }
 
 // down is Down, begun then, of a folder that nobody else works on any more.
@@ -117,7 +117,7 @@ func (l layout) tellLost(ctx context.Context, since time.Time, log *slog.Logger)
 
 // takeOver makes a running cupeld stop everything and then holds the lock. A
 // nil lock says that there is no such folder, none of Cupel's, or by force none that can be
-// read.
+// read, or another one than what runs belongs to.
 func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layout, *stateLock, error) {
 	l, err := newLayout(o.State)
 	if err != nil {
@@ -133,11 +133,7 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 	case what == workDown && l.gone():
 		return l, nil, nil
 	case what == workCleanup:
-		err := l.ours()
-		if err == nil && l.gone() {
-			err = l.abandoned()
-		}
-		if err != nil {
+		if err := l.ours(); err != nil {
 			return l, nil, err
 		}
 	}
@@ -149,8 +145,12 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 		lock, err := l.lock(what)
 		held, ok := errors.AsType[*lockedError](err)
 		if !ok {
-			if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) { // another one cleaned up meanwhile
+			_, missing := os.Stat(l.dir)
+			if errors.Is(missing, fs.ErrNotExist) { // or another one cleaned up meanwhile
 				return l, nil, nil
+			}
+			if missing == nil && errors.Is(err, fs.ErrNotExist) { // made again meanwhile
+				continue
 			}
 			t.gone.wait(ctx)
 			if o.Force && what == workDown && disk.Fails(err) {
@@ -162,6 +162,13 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 				}
 			}
 			return l, lock, err
+		}
+		if held.away && o.Force && held.dir == l.dir {
+			log.WarnContext(ctx, "everything is ended as it is, and what apps wrote since they stored their volumes last is lost", "why", held.Error())
+			return l, nil, l.endAway(ctx, held)
+		}
+		if held.away {
+			return l, nil, held.problem()
 		}
 		if err := errors.Join(t.end(held), t.ask(held)); err != nil {
 			return l, nil, err
@@ -204,7 +211,7 @@ func (t *takeover) end(held *lockedError) error {
 	}
 	limit := cmp.Or(t.o.quietLimit, quietLimit)
 	quiet := held.pid == t.asked && held.renews && time.Since(t.heard) > limit
-	if t.force && (stopped != nil || overdue || quiet) && t.holds(held.pid) {
+	if t.force && (stopped != nil || overdue || quiet) && (held.unlinked || t.holds(held.pid)) {
 		if err := syscall.Kill(held.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end cupeld (process %d): %w", held.pid, err)
 		}
@@ -249,14 +256,7 @@ func (t *takeover) tell(held *lockedError) {
 func (l layout) endBlind(ctx context.Context, log *slog.Logger) error {
 	log.WarnContext(ctx, "the disk of the state folder fails: everything is ended as it is, and what apps wrote since they stored their volumes last is lost. "+
 		"Look at dmesg; then umount it, fsck, mount, and cupel up", "state", l.dir)
-	for _, p := range l.processes() {
-		_ = syscall.Kill(p.pid, syscall.SIGKILL) // it may be gone already
-	}
-	groups, err := cgroup.Detect("/sys/fs/cgroup")
-	if err != nil {
-		return err
-	}
-	return groups.Kill(l.daemonGroup()) // the CAS too, whose user only its folder tells
+	return l.killDaemons()
 }
 
 // Limits of cupel down --force.

@@ -159,9 +159,15 @@ func stopProcess(t *testing.T, pid int) {
 	}
 }
 
-// deaf runs what is a cupeld as far as can be seen: it has the lock of the folder, which
-// it was given by that path, and hears no signal that it can ignore.
+// deaf runs what is a cupeld as far as can be seen, which hears no signal that it can ignore.
 func deaf(t *testing.T, state string) (pid int, ended chan struct{}) {
+	t.Helper()
+	return asCupeld(t, state, `trap "" INT TERM; echo; read -r`)
+}
+
+// asCupeld runs what is a cupeld as far as can be seen: it has the lock of the folder, which
+// it was given by that path. Its script says a line once it can be told something.
+func asCupeld(t *testing.T, state, script string) (pid int, ended chan struct{}) {
 	t.Helper()
 	l, err := newLayout(state)
 	if err != nil {
@@ -177,7 +183,7 @@ func deaf(t *testing.T, state string) (pid int, ended chan struct{}) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bashAsCupeld(t), "-c", `trap "" INT TERM; echo; read -r`, "up", "--state", state)
+	cmd := exec.Command(bashAsCupeld(t), "-c", script, "up", "--state", state)
 	cmd.ExtraFiles = []*os.File{lock.f}
 	_, err = cmd.StdinPipe() // stays open
 	said, perr := cmd.StdoutPipe()

@@ -52,6 +52,11 @@ type lockedError struct {
 	// renews says that a cupeld that stops writes here what it waits for, again and again.
 	renews  bool
 	written time.Time // by the disk's clock, to be compared with itself
+
+	// Of a cupeld that the lock which is there says nothing of (see unseen.go):
+	unlinked bool   // the file of its lock was removed
+	away     bool   // its folder isn't at dir any more
+	now      string // where its folder is then, if that is known
 }
 
 // word differs whenever the holder wrote something.
@@ -60,6 +65,12 @@ func (e *lockedError) word() string {
 }
 
 func (e *lockedError) Error() string {
+	if e.away {
+		return e.awayError()
+	}
+	if e.unlinked && e.what == workUp {
+		return fmt.Sprintf("cupeld already runs on %s (process %d); only %s was removed", e.dir, e.pid, layoutAt(e.dir).lockFile())
+	}
 	switch e.what {
 	case workUp:
 		return fmt.Sprintf("cupeld already runs on %s (process %d)", e.dir, e.pid)
@@ -111,6 +122,9 @@ func (e *lockedError) stopped() *problem.Error {
 
 // problem is the refusal of whoever wanted the lock.
 func (e *lockedError) problem() *problem.Error {
+	if e.away {
+		return e.awayProblem()
+	}
 	if p := e.stopped(); p != nil {
 		return p
 	}
@@ -128,7 +142,8 @@ func (l layout) lockFile() string { return l.path("cupeld.lock") }
 
 // lock takes the folder's lock and writes into it who we are and what for. Only root can
 // open the file: whoever can open a file can hold its lock. A file that was removed
-// while we took its lock, as by a cleanup, is no lock of this folder any more.
+// while we took its lock, as by a cleanup, is no lock of this folder any more. A cupeld
+// that runs holds it in any case.
 func (l layout) lock(what work) (*stateLock, error) {
 	for {
 		f, unwritten, err := l.openLock(what)
@@ -145,14 +160,21 @@ func (l layout) lock(what work) (*stateLock, error) {
 			}
 			_ = f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
+				l.moved(held)
 				return nil, held
 			}
 			return nil, fmt.Errorf("lock %s: %w", l.dir, err)
 		}
 		s := &stateLock{f: f}
 		same, err := s.is(l.lockFile())
-		if err == nil && same && unwritten == nil {
-			err = s.sign(what)
+		if err == nil && same {
+			if held := l.unseen(); held != nil {
+				s.release()
+				return nil, held
+			}
+			if unwritten == nil {
+				err = s.sign(what)
+			}
 		}
 		if err != nil {
 			s.release()
@@ -206,8 +228,8 @@ func (l layout) refuseLock(err error) error {
 // moment takes the folder away again: then both are made anew.
 func (l layout) make() (*stateLock, error) {
 	for range 100 {
-		if err := os.MkdirAll(l.dir, 0o755); err != nil {
-			return nil, l.refuseFolder(err)
+		if err := l.makeFolder(); err != nil {
+			return nil, err
 		}
 		err := l.checkFolder()
 		var lock *stateLock
@@ -219,6 +241,19 @@ func (l layout) make() (*stateLock, error) {
 		}
 	}
 	return nil, problem.New(problem.Conflict, ruleAtWork, "%s is removed again and again", l.dir).Fix("look who runs cupel cleanup there")
+}
+
+// makeFolder makes the folder, unless a cupeld runs whose folder was there.
+func (l layout) makeFolder() error {
+	if l.gone() {
+		if held := l.unseen(); held != nil {
+			return held
+		}
+	}
+	if err := os.MkdirAll(l.dir, 0o755); err != nil {
+		return l.refuseFolder(err)
+	}
+	return nil
 }
 
 // refuseFolder says why the folder, or what every start needs in it, can't be made.

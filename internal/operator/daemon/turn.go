@@ -110,7 +110,7 @@ func (l layout) makeInTurn(ctx context.Context, deadline time.Time, tell func(st
 		}
 		held, ok := errors.AsType[*lockedError](err)
 		ends := ok && (held.what == workEnd || held.what == workDown || held.what == workTurn)
-		if !ends || held.stopped() != nil || time.Now().After(deadline) {
+		if !ends || held.away || held.stopped() != nil || time.Now().After(deadline) {
 			return nil, err
 		}
 		if tell != nil && (held.pid != 0 || held.what == workTurn) {

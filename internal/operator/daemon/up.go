@@ -94,8 +94,8 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 			Want("the disk that holds it, mounted there").
 			Fix("mount it, and the unit goes on by itself; to begin anew there, run 'cupel install-service' again")
 	}
-	if err := os.MkdirAll(l.dir, 0o755); err != nil {
-		return l.refuseFolder(err)
+	if err := l.makeFolder(); err != nil {
+		return err
 	}
 	if l, err = newLayout(o.State); err != nil { // now that links can be followed
 		return err
