@@ -70,8 +70,8 @@ type Options struct {
 	// RefusedAtOnce gives up at once where the connection is refused, or no host has
 	// the name: that is no matter of patience with an address that was never right.
 	RefusedAtOnce bool
-	// Waiting, where it is set, is called once for each call that does not reach the
-	// CAS at first and is tried again, with why.
+	// Waiting, where it is set, is called once, with why, for each call that does not reach
+	// the CAS at first and whose patience ends before its context does.
 	Waiting func(why error)
 	// Now is the clock by which certificates and evidence are judged; nil: time.Now.
 	Now func() time.Time

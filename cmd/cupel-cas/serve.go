@@ -187,6 +187,9 @@ func trustRoots(ctx context.Context, simulation string) (dcap.Roots, string, err
 		return roots, "", nil
 	}
 	text, err := atomicfile.ReadNamed(ctx, simulation)
+	if ctx.Err() != nil {
+		return roots, "", ctx.Err()
+	}
 	if err != nil {
 		return roots, "", problem.New(problem.Invalid, "simulation_root", "%w", err)
 	}

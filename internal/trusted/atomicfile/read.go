@@ -26,7 +26,8 @@ func Read(path string) ([]byte, error) {
 }
 
 // ReadNamed returns what is in a file that a person named for one command. It may be a
-// pipe, as a shell makes one of <(...), which is waited for until ctx ends.
+// pipe, as a shell makes one of <(...), which is waited for until ctx ends, or a terminal;
+// another device may have no end, and is refused.
 func ReadNamed(ctx context.Context, path string) ([]byte, error) {
 	type content struct {
 		b   []byte
@@ -34,7 +35,7 @@ func ReadNamed(ctx context.Context, path string) ([]byte, error) {
 	}
 	read := make(chan content, 1)
 	go func() {
-		b, err := os.ReadFile(path)
+		b, err := readNamed(path)
 		read <- content{b, err}
 	}()
 	select {
@@ -43,6 +44,31 @@ func ReadNamed(ctx context.Context, path string) ([]byte, error) {
 	case c := <-read:
 		return c.b, c.err
 	}
+}
+
+func readNamed(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	switch mode := info.Mode(); {
+	case mode.IsRegular(), mode.IsDir(), mode&fs.ModeNamedPipe != 0: // a folder's own error says what it is
+		return io.ReadAll(f)
+	case mode&fs.ModeCharDevice != 0 && terminal(f):
+		return io.ReadAll(f)
+	}
+	return nil, &fs.PathError{Op: "read", Path: path, Err: errNoFile}
+}
+
+// terminal says that a person may type what is read of the file, as of /dev/stdin.
+func terminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }
 
 // Open opens a file to be read. Unlike [os.Open] it never waits: a pipe or a device in

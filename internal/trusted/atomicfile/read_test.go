@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -45,6 +46,9 @@ func TestReadNamed(t *testing.T) {
 	cancel()
 	if _, err := atomicfile.ReadNamed(ctx, silent); !errors.Is(err, context.Canceled) {
 		t.Errorf("nobody waits: %v", err)
+	}
+	if _, err := atomicfile.ReadNamed(t.Context(), "/dev/zero"); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("a device: %v", err)
 	}
 	wrote := make(chan error)
 	go func() { wrote <- os.WriteFile(pipe, []byte("text"), 0o600) }()
