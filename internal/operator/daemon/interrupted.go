@@ -42,7 +42,7 @@ func besidesInterrupt(err error) error {
 
 // cancelled tells whether an interrupt made all of an error.
 func cancelled(err error) bool {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // each layer is looked at by itself
 	case *exec.ExitError: // of a program that exec ended, or the terminal, or a service manager
 		status, ok := e.Sys().(syscall.WaitStatus)
 		return ok && status.Signaled() && slices.Contains([]syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL}, status.Signal())
