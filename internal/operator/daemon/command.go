@@ -138,7 +138,7 @@ func (c *cli) tell() func(string) {
 	if c.output == "json" {
 		return nil
 	}
-	return func(line string) { _, _ = fmt.Fprintln(c.err, plain.Line(c.inState(line))) }
+	return func(text string) { _, _ = fmt.Fprintln(c.err, plain.Lines(c.inState(text))) }
 }
 
 func (c *cli) logger() *slog.Logger {

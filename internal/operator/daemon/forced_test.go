@@ -57,11 +57,21 @@ func TestForceEndsADeafCupeld(t *testing.T) {
 				t.Error("nothing told")
 			}
 			for _, line := range told {
-				if strings.Contains(line, "waiting") && !strings.Contains(line, "its apps stop and store their volumes\n  instance i-1-1: it can't store") {
+				if strings.Contains(line, "waiting") && !strings.Contains(line, "its apps stop and store their volumes\ninstance i-1-1: it can't store") {
 					t.Errorf("told: %q", line)
 				}
 			}
 		})
+	}
+}
+
+// TestWaitingAsAPersonSeesIt: what cupeld says of what it waits for is a line of its own.
+func TestWaitingAsAPersonSeesIt(t *testing.T) {
+	var seen strings.Builder
+	held := &lockedError{pid: 7, what: workEnd, note: "not ended yet: i-1-1 (running)"}
+	(&cli{err: &seen}).tell()(held.waits())
+	if want := "waiting for cupeld (process 7): its apps stop and store their volumes\n  | not ended yet: i-1-1 (running)\n"; seen.String() != want {
+		t.Errorf("%q", seen.String())
 	}
 }
 

@@ -93,7 +93,7 @@ func (e *lockedError) waits() string {
 	}
 	line := fmt.Sprintf("waiting for cupeld (process %d): its apps stop and store their volumes", e.pid)
 	if e.note != "" {
-		line += "\n  " + e.note
+		line += "\n" + e.note
 	}
 	return line
 }
