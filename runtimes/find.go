@@ -2,13 +2,14 @@ package runtimes
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
 )
@@ -21,14 +22,15 @@ type Found struct {
 }
 
 // Find reads the definition of a runtime: out of file, or else out of
-// runtimes/NAME.yml below the current folder, or else the one built in.
-func Find(name, file string) (*Found, error) {
+// runtimes/NAME.yml below the current folder, or else the one built in. A pipe is waited for
+// until ctx ends.
+func Find(ctx context.Context, name, file string) (*Found, error) {
 	if _, err := rebuild.ParseName(name); err != nil {
 		return nil, err
 	}
 	f := &Found{File: cmp.Or(file, filepath.Join("runtimes", name+".yml"))}
 	var err error
-	f.Text, err = os.ReadFile(f.File)
+	f.Text, err = atomicfile.ReadNamedUpTo(ctx, f.File, rebuild.MaxDefinition+1)
 	if errors.Is(err, fs.ErrNotExist) && file == "" {
 		text, ok := Definition(name)
 		if !ok {

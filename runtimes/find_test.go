@@ -10,7 +10,7 @@ import (
 
 func TestFind(t *testing.T) {
 	t.Chdir(t.TempDir())
-	built, err := runtimes.Find("python", "")
+	built, err := runtimes.Find(t.Context(), "python", "")
 	if err != nil || built.File != "" || built.Name != "python" {
 		t.Fatalf("built in: %+v, %v", built, err)
 	}
@@ -23,7 +23,7 @@ func TestFind(t *testing.T) {
 		}
 	}
 	for file, want := range map[string]string{"": "runtimes/python.yml", "other.yml": "other.yml"} {
-		f, err := runtimes.Find("python", file)
+		f, err := runtimes.Find(t.Context(), "python", file)
 		if err != nil || f.File != want || f.Digest() != built.Digest() {
 			t.Errorf("file %q: %+v, %v: want %s", file, f, err, want)
 		}
@@ -38,7 +38,7 @@ func TestFind(t *testing.T) {
 		{"python", "broken.yml", "runtime_definition"},
 		{"python", "missing.yml", "runtime_definition"},
 	} {
-		if _, err := runtimes.Find(c.name, c.file); err == nil || problem.From(err).Rule != c.rule {
+		if _, err := runtimes.Find(t.Context(), c.name, c.file); err == nil || problem.From(err).Rule != c.rule {
 			t.Errorf("%s out of %q: %v: want %s", c.name, c.file, err, c.rule)
 		}
 	}

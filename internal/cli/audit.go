@@ -59,10 +59,10 @@ commands keep is checked every time.`,
 }
 
 // parseHead reads a head as it is printed.
-func parseHead(s string) (release.SignedHead, error) {
+func parseHead(ctx context.Context, s string) (release.SignedHead, error) {
 	var h release.SignedHead
 	if name, ok := strings.CutPrefix(s, "@"); ok {
-		b, err := readSmall(name, maxValue)
+		b, err := readSmall(ctx, name, maxValue)
 		if err != nil {
 			p := *problem.From(err)
 			return h, p.Want("a file with a head as `cupel audit verify` prints it")
@@ -101,7 +101,7 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 	case "kept":
 		since = &pin.Head
 	default:
-		h, err := parseHead(o.since)
+		h, err := parseHead(ctx, o.since)
 		if err != nil {
 			return err
 		}

@@ -133,7 +133,7 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 	d := &deployment{g: g, o: o, side: side, session: req.Session, show: g.progress()}
 	d.show.hint = func() string { return d.pullerSays(ctx) }
 	if o.code != "" {
-		code, err := g.readCode(o.code)
+		code, err := g.readCode(ctx, o.code)
 		if err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/ask"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
@@ -23,15 +24,15 @@ const withdrawTimeout = 20 * time.Second
 
 // readCode reads a grant's code from a file (@FILE) or from standard input (-).
 // On a command line it would stay in the shell's history and in /proc.
-func (g *globals) readCode(arg string) (release.GrantCode, error) {
+func (g *globals) readCode(ctx context.Context, arg string) (release.GrantCode, error) {
 	var text []byte
 	var err error
 	file, isFile := strings.CutPrefix(arg, "@")
 	switch {
 	case arg == "-":
-		text, err = g.readLineIn(2 * release.MaxCode)
+		text, err = g.readLineIn(ctx, 2*release.MaxCode)
 	case isFile:
-		if text, err = readSmall(file, 2*release.MaxCode); err != nil {
+		if text, err = readSmall(ctx, file, 2*release.MaxCode); err != nil {
 			return release.GrantCode{}, err
 		}
 	default:
@@ -357,13 +358,13 @@ func pause(ctx context.Context, t time.Duration) error {
 }
 
 // readLineIn reads the one line of standard input.
-func (g *globals) readLineIn(most int64) ([]byte, error) {
+func (g *globals) readLineIn(ctx context.Context, most int64) ([]byte, error) {
 	if _, person := g.terminal(); person {
 		g.warnf("Paste the code and press Enter:")
 	}
-	line, err := bufio.NewReader(io.LimitReader(g.in, most)).ReadBytes('\n')
+	line, err := ask.Line(ctx, bufio.NewReader(io.LimitReader(g.in, most)), io.Discard, "")
 	if errors.Is(err, io.EOF) {
 		err = nil // the line's end may be left out
 	}
-	return line, err
+	return []byte(line), err
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -19,7 +20,7 @@ func newRuntimeListCommand(g *globals) *cobra.Command {
 		Short:   "List the runtimes that are defined and the measurements vouched for",
 		Example: "  cupel runtime list -o json",
 		Args:    exactArgs(),
-		RunE:    func(*cobra.Command, []string) error { return runRuntimeList(g) },
+		RunE:    func(c *cobra.Command, _ []string) error { return runRuntimeList(c.Context(), g) },
 	}
 }
 
@@ -30,7 +31,7 @@ type runtimeEntry struct {
 	Vouched    []owner.Vouched `json:"vouched"`
 }
 
-func runRuntimeList(g *globals) error {
+func runRuntimeList(ctx context.Context, g *globals) error {
 	folder, err := g.folder()
 	if err != nil {
 		return err
@@ -50,7 +51,7 @@ func runRuntimeList(g *globals) error {
 	slices.Sort(names)
 	entries := []runtimeEntry{}
 	for _, name := range slices.Compact(names) {
-		def, err := runtimes.Find(name, "")
+		def, err := runtimes.Find(ctx, name, "")
 		if err != nil {
 			return err
 		}

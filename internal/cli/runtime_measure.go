@@ -99,7 +99,7 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	if err != nil {
 		return err
 	}
-	def, err := o.find()
+	def, err := o.find(ctx)
 	if err != nil {
 		return err
 	}
@@ -167,8 +167,8 @@ func vouch(folder string, v owner.Vouched) (newer *ident.Measurement, err error)
 // find reads the definition to vouch for. What lies about in the current folder
 // may have come with the operator's files: where it says something else than the
 // definition of that name that is built in, the owner has to name it.
-func (o *measureOptions) find() (*runtimes.Found, error) {
-	found, err := runtimes.Find(o.name, o.definition)
+func (o *measureOptions) find(ctx context.Context) (*runtimes.Found, error) {
+	found, err := runtimes.Find(ctx, o.name, o.definition)
 	if p := problem.From(err); p != nil && p.Rule == "runtime_unknown" && problem.Nearest(o.name, runtimes.Names()) == "" {
 		return nil, p.Fix("read the operator's (cupel runtime show %s > %s.yml), and name it with --definition if you vouch for it", o.name, o.name)
 	}

@@ -15,7 +15,7 @@ func (o *measureOptions) open(ctx context.Context, g *globals) ([]byte, rebuild.
 		return nil, nil, err
 	}
 	if o.lock != "" {
-		b, err := readSmall(o.lock, rebuild.MaxLock)
+		b, err := readSmall(ctx, o.lock, rebuild.MaxLock)
 		if err != nil {
 			p := *problem.From(err)
 			p.Rule = "runtime_lock"

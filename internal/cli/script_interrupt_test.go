@@ -10,8 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/trusted/cas/api"
 )
@@ -33,6 +35,28 @@ func interruptedAfter(ctx context.Context, requests string) context.Context {
 			cancel()
 		}
 	}})
+}
+
+// interruptAtPipe names a pipe that nobody writes; a test's cupel is interrupted when it
+// waits for it.
+const interruptAtPipe = "INTERRUPT_AT_PIPE"
+
+// interruptedAtPipe is a context that is interrupted so. Empty: it isn't.
+func interruptedAtPipe(ctx context.Context, pipe string) context.Context {
+	if pipe == "" {
+		return ctx
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		for {
+			if _, err := unix.Open(pipe, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {
+				cancel() // somebody reads it; the end that is written stays open
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	return ctx
 }
 
 // interruptedCommand is `interrupted SESSION MOST cupel …`: it runs cupel again and again,

@@ -2,9 +2,9 @@ package cli
 
 import (
 	"context"
-	"io"
+	"errors"
+	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
@@ -100,7 +101,7 @@ func runSessionCheck(ctx context.Context, g *globals, o sessionOptions) error {
 // review reads FILE and judges it by the owner's inputs, which it asks for where
 // no flag gives them.
 func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (owner.Inputs, *owner.Reviewed, error) {
-	text, err := readSmall(opts.file, session.MaxSize)
+	text, err := readSmall(ctx, opts.file, session.MaxSize)
 	if err != nil {
 		p := *problem.From(err)
 		return owner.Inputs{}, nil, p.Want("a file with a session template").Fix("name the one that 'cupel template' wrote: cupel template … > FILE")
@@ -124,14 +125,13 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (owner.Inp
 	return in, reviewed, err
 }
 
-// readSmall reads a file that a flag or an argument names.
-func readSmall(name string, most int) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
+// readSmall reads a file that a flag or an argument names; it may be a pipe, which is
+// waited for until an interrupt.
+func readSmall(ctx context.Context, name string, most int) ([]byte, error) {
+	b, err := atomicfile.ReadNamedUpTo(ctx, name, int64(most)+1)
+	if at, ok := errors.AsType[*fs.PathError](err); ok && at.Op == "open" {
 		return nil, problem.New(problem.NotFound, "file", "%w", err)
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
 	if err != nil {
 		return nil, problem.New(problem.Invalid, "file", "%w", err)
 	}

@@ -77,13 +77,13 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, template []byte, n
 		if _, twice := out.byName[key]; twice {
 			return nil, problem.New(problem.Invalid, "session_value", "-e %s is given twice", key).Fix("give it once")
 		}
-		if out.byName[key], err = valueOf("-e "+key, key, text); err != nil {
+		if out.byName[key], err = valueOf(ctx, "-e "+key, key, text); err != nil {
 			return nil, err
 		}
 		g.warnArgument("-e "+key, key, text)
 	}
 	g.warnArgument("--proxy", owner.VarProxy, beside.proxy)
-	if err := beside.into(out.byName); err != nil {
+	if err := beside.into(ctx, out.byName); err != nil {
 		return nil, err
 	}
 	if name != "" {
@@ -150,7 +150,7 @@ func (g *globals) warnArgument(flag, variable, text string) {
 
 // valueOf reads TEXT or @FILE, as flag gives it for a variable. A mark of UTF-8 at
 // a file's beginning is not part of the value, nor is the line end at its end.
-func valueOf(flag, variable, text string) (secret.Value, error) {
+func valueOf(ctx context.Context, flag, variable, text string) (secret.Value, error) {
 	name, isFile := strings.CutPrefix(text, "@")
 	if !isFile && text == "" {
 		return secret.Value{}, emptySecret(flag, variable, "has no value")
@@ -158,7 +158,10 @@ func valueOf(flag, variable, text string) (secret.Value, error) {
 	if !isFile {
 		return secret.NewString(text), secretArgument(flag, variable, text)
 	}
-	b, err := readSmall(name, maxValue)
+	b, err := readSmall(ctx, name, maxValue)
+	if ctx.Err() != nil {
+		return secret.Value{}, ctx.Err()
+	}
 	if err != nil {
 		// The name of the file is not repeated: it may be a value that begins with @.
 		p := problem.From(err)

@@ -25,7 +25,7 @@ func TestValueOfAFile(t *testing.T) {
 		for variable, want := range map[string]string{
 			owner.SecretPrefix + "KEY": want, owner.EnvPrefix + "WORDS": want, owner.VarToken: strings.TrimRight(want, "\r\n"),
 		} {
-			got, err := valueOf("-e "+variable, variable, "@"+file)
+			got, err := valueOf(t.Context(), "-e "+variable, variable, "@"+file)
 			if want == "" && variable == owner.SecretPrefix+"KEY" {
 				if p := problem.From(err); p.Rule != "secret_empty" {
 					t.Errorf("%q: %v", text, err)
@@ -58,16 +58,16 @@ func TestValuesThatCantBe(t *testing.T) {
 // nothing is; a variable that is none may be empty.
 func TestEmptySecrets(t *testing.T) {
 	for _, flag := range []string{"--secret API_KEY", "-e SECRET_API_KEY"} {
-		_, err := valueOf(flag, owner.SecretPrefix+"API_KEY", "")
+		_, err := valueOf(t.Context(), flag, owner.SecretPrefix+"API_KEY", "")
 		p := problem.From(err)
 		if p.Rule != "secret_empty" || !strings.HasPrefix(p.Actual, flag+" has no value") || !strings.HasSuffix(p.Mend, flag+"=@/dev/null") {
 			t.Errorf("%v", err)
 		}
-		if got, err := valueOf(flag, owner.SecretPrefix+"API_KEY", "@/dev/null"); err != nil || got.Len() != 0 {
+		if got, err := valueOf(t.Context(), flag, owner.SecretPrefix+"API_KEY", "@/dev/null"); err != nil || got.Len() != 0 {
 			t.Errorf("on purpose: %v", err)
 		}
 	}
-	if got, err := valueOf("--env MODE", owner.EnvPrefix+"MODE", ""); err != nil || got.Len() != 0 {
+	if got, err := valueOf(t.Context(), "--env MODE", owner.EnvPrefix+"MODE", ""); err != nil || got.Len() != 0 {
 		t.Errorf("a variable that is no secret: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -67,7 +68,7 @@ func (b *besideFlags) inputs(in *owner.Inputs) error {
 }
 
 // into puts the values that the flags give beside those of -e.
-func (b *besideFlags) into(values map[string]secret.Value) error {
+func (b *besideFlags) into(ctx context.Context, values map[string]secret.Value) error {
 	type given struct{ flag, variable, text string }
 	var all []given
 	if b.user != "" {
@@ -92,7 +93,7 @@ func (b *besideFlags) into(values map[string]secret.Value) error {
 				Fix("give one of them")
 		}
 		var err error
-		if values[g.variable], err = valueOf(g.flag, g.variable, g.text); err != nil {
+		if values[g.variable], err = valueOf(ctx, g.flag, g.variable, g.text); err != nil {
 			return err
 		}
 	}

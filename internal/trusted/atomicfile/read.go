@@ -29,19 +29,37 @@ func Read(path string) ([]byte, error) {
 // pipe, as a shell makes one of <(...), which is waited for until ctx ends, or a terminal;
 // another device may have no end, and is refused.
 func ReadNamed(ctx context.Context, path string) ([]byte, error) {
+	return waited(ctx, path, func() ([]byte, error) { return readNamed(path) })
+}
+
+// ReadNamedUpTo is [ReadNamed] of at most so many bytes: of a larger file, or of a pipe or
+// device without an end, these.
+func ReadNamedUpTo(ctx context.Context, path string, most int64) ([]byte, error) {
+	return waited(ctx, path, func() ([]byte, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = f.Close() }()
+		return io.ReadAll(io.LimitReader(f, most))
+	})
+}
+
+// waited waits for what is read of a file until ctx ends.
+func waited(ctx context.Context, path string, read func() ([]byte, error)) ([]byte, error) {
 	type content struct {
 		b   []byte
 		err error
 	}
-	read := make(chan content, 1)
+	came := make(chan content, 1)
 	go func() {
-		b, err := readNamed(path)
-		read <- content{b, err}
+		b, err := read()
+		came <- content{b, err}
 	}()
 	select {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("read %s: %w", path, ctx.Err())
-	case c := <-read:
+	case c := <-came:
 		return c.b, c.err
 	}
 }

@@ -57,3 +57,25 @@ func TestReadNamed(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 }
+
+// TestReadNamedUpTo: of a file that is too large, or a pipe without an end, no more is read.
+func TestReadNamedUpTo(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		f, err := os.OpenFile(pipe, os.O_WRONLY, 0)
+		for err == nil {
+			_, err = f.Write([]byte("text"))
+		}
+		wrote <- err
+	}()
+	if b, err := atomicfile.ReadNamedUpTo(t.Context(), pipe, 6); err != nil || string(b) != "textte" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := <-wrote; !errors.Is(err, syscall.EPIPE) {
+		t.Error(err)
+	}
+}

@@ -96,7 +96,7 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 	if o.output != "table" && o.output != "json" {
 		return problem.New(problem.Invalid, "usage", "--output %q", o.output).Want("table or json")
 	}
-	def, err := runtimes.Find(o.name, o.definition)
+	def, err := runtimes.Find(ctx, o.name, o.definition)
 	if err != nil {
 		return err
 	}
