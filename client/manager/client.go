@@ -298,7 +298,9 @@ func call[T any](ctx context.Context, c *Client, method, path string, q url.Valu
 	if err := json.Unmarshal(b, &out); err != nil {
 		return out, c.badReply(b, &out, err)
 	}
-	told(reflect.ValueOf(&out), c.source)
+	if err := told(reflect.ValueOf(&out), c.source); err != nil {
+		return out, c.unnamed(err)
+	}
 	return out, nil
 }
 
@@ -323,6 +325,13 @@ func (c *Client) tooMuch(format string, args ...any) *problem.Error {
 // badReply says of an answer that can't be read whose it is, and what is wrong with it.
 func (c *Client) badReply(b []byte, v any, err error) error {
 	return problem.BadReply("the manager at "+c.addr, b, v, err)
+}
+
+// unnamed is the problem of an answer with a name that is none.
+func (c *Client) unnamed(err error) error {
+	return problem.New(problem.Internal, "reply", "the answer of the manager at %s: %w", c.addr, err).
+		Want("names and ids of 1 to 40 of a-z 0-9 -").
+		Fix("don't use this manager: one of Cupel's gives no such name")
 }
 
 // broken is the problem of an answer that ended in the middle, or was given up there.
@@ -386,30 +395,47 @@ func (c *Client) do(ctx context.Context, asked *http.Client, method, path string
 	return r, nil
 }
 
-// told marks every problem in an answer with whose word it is.
-func told(v reflect.Value, source problem.Source) {
-	if p, ok := v.Interface().(*problem.Error); ok {
-		if p != nil {
-			p.Source = source
+// named is what has names that commands are made of, for people to type.
+type named interface{ names() []string }
+
+// told marks every problem in an answer with whose word it is, and refuses names that no
+// app or instance can have.
+func told(v reflect.Value, source problem.Source) error {
+	switch is := v.Interface().(type) {
+	case *problem.Error:
+		if is != nil {
+			is.Source = source
 		}
-		return
+		return nil
+	case named:
+		for _, name := range is.names() {
+			if name != "" && !ValidName(name) {
+				return fmt.Errorf("nothing can be called %.100q", name)
+			}
+		}
 	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() {
-			told(v.Elem(), source)
+			return told(v.Elem(), source)
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if v.Type().Field(i).IsExported() {
-				told(v.Field(i), source)
+			if !v.Type().Field(i).IsExported() {
+				continue
+			}
+			if err := told(v.Field(i), source); err != nil {
+				return err
 			}
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			told(v.Index(i), source)
+			if err := told(v.Index(i), source); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
 }
 
 // notManager says of a refusal that no manager gives what answers in its place: every
@@ -478,7 +504,9 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 			if err := json.Unmarshal(raw, &v); err != nil {
 				return c.badReply(raw, &v, err)
 			}
-			told(reflect.ValueOf(&v), c.source)
+			if err := told(reflect.ValueOf(&v), c.source); err != nil {
+				return c.unnamed(err)
+			}
 			if err := each(v); err != nil {
 				return err
 			}

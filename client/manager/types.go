@@ -201,6 +201,8 @@ type App struct {
 	CreatedAt time.Time      `json:"created_at"`
 }
 
+func (a App) names() []string { return []string{a.ID, a.Name} }
+
 // AppList is the reply of GET /v1/apps.
 type AppList struct {
 	Version int   `json:"version"`
@@ -279,6 +281,8 @@ type Instance struct {
 	NextStart  time.Time        `json:"next_start,omitzero"` // with State waiting
 }
 
+func (i Instance) names() []string { return []string{i.ID, i.App, i.AppID} }
+
 // InstanceList is the reply of GET /v1/instances.
 type InstanceList struct {
 	Version   int        `json:"version"`
@@ -323,6 +327,8 @@ type Event struct {
 	Message  string    `json:"message"`
 	Warning  bool      `json:"warning,omitempty"`
 }
+
+func (e Event) names() []string { return []string{e.AppID, e.App, e.Instance} }
 
 // LogLine is one line of an instance's output, or a piece of one that is too long to be
 // kept whole.

@@ -116,9 +116,7 @@ func (as *managerAs) apps() words {
 		}
 		var out []string
 		for _, a := range apps {
-			if manager.ValidName(a.Name) {
-				out = append(out, a.Name)
-			}
+			out = append(out, a.Name)
 		}
 		return out
 	})
@@ -134,7 +132,7 @@ func (as *managerAs) instances() words {
 		}
 		var out []string
 		for _, i := range list {
-			if i.Role == "app" && manager.ValidName(i.ID) {
+			if i.Role == "app" {
 				out = append(out, i.ID+"\t"+i.App)
 			}
 		}
