@@ -83,6 +83,7 @@ func (m *Manager) settle(o outcome) {
 			st.failures = m.images[a.image].failures + 1
 			st.problem = problem.From(o.err)
 			st.retry = now.Add(backoff(m.limits, st.failures))
+			m.tellMissing(a.image, st)
 		}
 		m.images[a.image] = st
 	case o.err == nil || cancelled:
@@ -131,6 +132,19 @@ func (m *Manager) settleBalance(a action, err error, now time.Time) {
 			}
 			m.balance.failed[f.Port] = portTaken(f.Port, busy)
 			m.tellTaken(f)
+		}
+	}
+}
+
+// tellMissing tells once of an image that can't be had, as an event of each app that
+// serves from it: a deployment that waits for one says so by itself. Callers hold mu.
+func (m *Manager) tellMissing(ref string, st imageState) {
+	if st.failures != 1 {
+		return
+	}
+	for _, id := range slices.Sorted(maps.Keys(m.state.Apps)) {
+		if a := m.state.Apps[id]; a.Current != nil && a.Current.Image == ref {
+			m.cfg.Incidents.Tell(Incident{App: id, Warning: true, Reason: st.problem.Rule, Message: explained(st.problem) + "; it is tried again"})
 		}
 	}
 }

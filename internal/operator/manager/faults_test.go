@@ -52,6 +52,39 @@ func TestRegistryDown(t *testing.T) {
 	})
 }
 
+// TestImageLost: an app whose image was lost while nobody looked says what its instances
+// wait for, and an event does.
+func TestImageLost(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.incidents = &manager.Incidents{}
+		w.stop()
+		w.start()
+		a := w.settled(w.deploy(request()).ID)
+		w.stop()
+		w.fake.SetMissing("img/python", problem.New(problem.Unavailable, "image_fetch", "the snapshot is gone").Fix("see its disk"))
+		list, _ := w.fake.List(t.Context())
+		for _, in := range list {
+			w.fake.Lose(in.ID)
+		}
+		w.start()
+		time.Sleep(time.Minute)
+		for _, in := range w.instances("app") {
+			if in.State != "waiting" || in.Problem == nil || in.Problem.Rule != "image_fetch" {
+				t.Errorf("%+v", in)
+			}
+		}
+		if n := strings.Count(strings.Join(w.reasons(), " "), "image_fetch"); n != 1 {
+			t.Errorf("%d events: %q", n, w.reasons())
+		}
+		w.fake.SetMissing("img/python", nil)
+		time.Sleep(5 * time.Minute)
+		if a, _ = w.m.App(alice, a.ID); a.Healthy != a.Instances {
+			t.Errorf("after it is back: %+v", a)
+		}
+	})
+}
+
 // TestWaitingInstance: a deployment says what its instances wait for.
 func TestWaitingInstance(t *testing.T) {
 	away := problem.New(problem.Unavailable, "cas_unreachable", "connection refused")

@@ -52,7 +52,7 @@ func TestStartsAreBounded(t *testing.T) {
 		req := request()
 		req.Instances = 10
 		a := w.deploy(req)
-		time.Sleep(2 * time.Second) // the pull has ended, and some start
+		time.Sleep(1500 * time.Millisecond) // the pull has ended, and some start
 		waiting := 0
 		for _, in := range w.instances("app") {
 			if in.State != "waiting" {

@@ -119,9 +119,10 @@ func (m *Manager) viewInstance(in *Instance, seen map[string]InstanceStatus) wir
 		ExitCode: in.ExitCode, OOMKilled: in.OOM, Problem: in.Problem,
 		CreatedAt: in.CreatedAt,
 	}
+	var image imageState
 	for _, rev := range []*Revision{a.Current, a.Next, a.Lost} {
 		if rev != nil && rev.Number == in.Revision {
-			out.Memory = rev.Memory
+			out.Memory, image = rev.Memory, m.images[spec(a, rev, in).Image]
 			if in.Role == RoleApp && rev != a.Lost {
 				out.Port = rev.Port
 			}
@@ -139,6 +140,9 @@ func (m *Manager) viewInstance(in *Instance, seen map[string]InstanceStatus) wir
 		out.NextStart = in.NotBefore
 		if m.queued[in.ID] {
 			out.Problem = m.awaitsTurn()
+		}
+		if image.problem != nil {
+			out.Problem = image.problem
 		}
 		return out
 	}
