@@ -7,6 +7,7 @@ STATIC := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 STRIP := -s -w
 VERSION_PKG := cupel.dev/cupel/internal/version
 E2E_TIMEOUT ?= 25m
+UNIT_TIMEOUT ?= 25m
 
 .PHONY: help build setup setup-go demo demo-down test test-unit test-e2e bench lint vuln fuzz clean
 
@@ -45,7 +46,7 @@ test: setup build test-unit test-e2e ## everything that proves it works (root; D
 # evidence flipped and the longest sessions. GORACE: a race is reported when it
 # happens; by default every process waits a second for more before it exits.
 test-unit:
-	GORACE=atexit_sleep_ms=50 $(GO) test -race ./...
+	GORACE=atexit_sleep_ms=50 $(GO) test -race -timeout $(UNIT_TIMEOUT) ./...
 	$(GO) test ./internal/trusted/attest/dcap ./internal/trusted/session
 
 test-e2e: build

@@ -18,6 +18,7 @@ import (
 
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/disk"
@@ -134,7 +135,7 @@ func (l layout) derived() []derivation {
 		derivation{wire.EndpointFile, isFile, validEndpoint, "it is written anew"},
 		derivation{"simulation-root.pem", isFile, validPEM, "it is written anew from simtee"},
 		derivation{"cni", isFolder, nil, anew},
-		derivation{"cni/subnet", isFile, nil, "the bridge tells the subnet, if it is there"},
+		derivation{"cni/subnet", isFile, by(cni.ParseKept), "the bridge tells the subnet, if it is there; else it is the one that --subnet names, or a free one"},
 		derivation{"cni/check.lock", isFile, nil, anew},
 		derivation{"cni/leases", isFolder, nil, anew},
 		derivation{"cni/leases/" + l.namespace(), isFolder, nil, anew},
@@ -334,6 +335,7 @@ func (l layout) kept() []keep {
 		node    = "cupel up; apps start anew, volumes are fetched from the registry, and what apps wrote since they were last stored there is lost"
 		images  = "cupel up; runtimes have to be built again (cupel runtime build), and volumes that lay there alone are lost"
 		fetched = "cupel up; images are fetched again and apps start anew; what they wrote since volumes were last stored is lost"
+		begin   = "sessions and secrets are lost: cupel cleanup, and begin anew"
 		last    = "cupel up; what was written to the database last may be lost"
 	)
 	moved := func(name string, kind kind, then string) keep {
@@ -341,7 +343,8 @@ func (l layout) kept() []keep {
 	}
 	return []keep{
 		moved("simtee", isFolder, "remove "+plain.ShellWord(l.path("simulation-root.pem"))+" too, cupel up; then sessions and owners have to trust the new simulated root"),
-		{"cas", isFolder, "sessions and secrets are lost: cupel cleanup, and begin anew"},
+		{"cas", isFolder, begin},
+		{"cas/cas.db", isFile, begin},
 		moved("cas/cas.db-wal", isFile, last),
 		moved("manager.db-wal", isFile, last),
 		moved("registry", isFolder, images),

@@ -363,11 +363,20 @@ func TestSignalsAndOrphans(t *testing.T) {
 	})
 	t.Run("keep-alives go on", func(t *testing.T) {
 		s := newSandbox(t)
-		s.command("sleep 2.5")
-		s.run(0)
-		if s.cas.keepAlives < 2 {
-			t.Errorf("%d keep-alives", s.cas.keepAlives)
+		s.command("sleep 60")
+		wait := s.start()
+		alive := func() int {
+			s.cas.mu.Lock()
+			defer s.cas.mu.Unlock()
+			return s.cas.keepAlives
 		}
+		for deadline := time.Now().Add(30 * time.Second); alive() < 2; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d keep-alives: %s", alive(), &s.errs)
+			}
+		}
+		s.signal("TERM")
+		wait()
 	})
 }
 

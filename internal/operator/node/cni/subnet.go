@@ -104,11 +104,16 @@ func (n *Network) keptSubnet() (netip.Prefix, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return netip.Prefix{}, fmt.Errorf("read subnet: %w", err)
 	}
-	p, err := netip.ParsePrefix(strings.TrimSpace(string(b)))
-	if err != nil || !possible(p) || p.Masked() != p {
-		return n.bridgeSubnet()
+	if p, ok := ParseKept(b); ok {
+		return p, nil
 	}
-	return p, nil
+	return n.bridgeSubnet()
+}
+
+// ParseKept reads the subnet as the state keeps it.
+func ParseKept(text []byte) (subnet netip.Prefix, ok bool) {
+	p, err := netip.ParsePrefix(strings.TrimSpace(string(text)))
+	return p, err == nil && possible(p) && p.Masked() == p
 }
 
 func (n *Network) subnetFile() string { return filepath.Join(n.cfg.Dir, "subnet") }

@@ -54,6 +54,10 @@ func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
 // forgetLost removes the names of snapshots that are no more: containerd wouldn't unpack
 // anything under one that it has, and says of it that it isn't there.
 func (r *Runtime) forgetLost(ctx context.Context) error {
+	if !r.pulling.TryLock() {
+		return nil // what another fetch unpacks isn't lost; the next try comes
+	}
+	defer r.pulling.Unlock()
 	records, err := r.client.ContainerService().List(ctx)
 	if err != nil {
 		return err
