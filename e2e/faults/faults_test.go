@@ -99,7 +99,7 @@ func (s *stage) deployArgs(session string, more ...string) []string {
 // is told what to do. It shows the message.
 func want(t *testing.T, r harness.Result, rule string, code int, texts ...string) {
 	t.Helper()
-	said := regexp.MustCompile("(?m)^cupeld?: " + rule + ": ")
+	said := regexp.MustCompile("(?m)^cupeld?: (the operator says: )?" + rule + ": ")
 	if r.Code != code || !said.MatchString(r.Stderr) {
 		t.Errorf("want rule %s with exit code %d: %s", rule, code, r)
 		return
@@ -166,7 +166,7 @@ func (s *stage) input(t *testing.T) {
 		{"too little memory", s.owner, []string{"deploy", "steady", "--memory", "1M"}, "memory", 2, "32M"},
 		{"more memory than there can be", s.owner, []string{"deploy", "steady", "--memory", "99999999G"}, "memory", 2, "too large"},
 		{"no port", s.owner, []string{"deploy", "steady", "--port", "70000"}, "port", 2, "65535"},
-		{"no instances", s.owner, []string{"deploy", "steady", "--instances", "0"}, "instances", 2, "rm --app"},
+		{"no instances", s.owner, []string{"deploy", "steady", "--instances", "0"}, "instances", 2, "cupel rm --state"},
 		{"unknown session", s.owner, []string{"deploy", "nowhere"}, "session_unknown", 3, "create the session"},
 		{"unknown app", s.owner, []string{"rm", "--app", "nowhere"}, "app", 3, "cupel ps"},
 		{"somebody else's app", stranger, []string{"rm", "--app", "steady"}, "not_owner", 6, "--config"},
