@@ -96,7 +96,7 @@ func (p *party) mustRefuse(ctx context.Context, rule string, args ...string) err
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err == nil || !strings.Contains(said.String(), "cupel: "+rule+": ") {
+	if err == nil || !strings.Contains(said.String(), ": "+rule+": ") {
 		return fmt.Errorf("%s: %s was not refused by the rule %s", p.name, strings.Join(args, " "), rule)
 	}
 	return nil
