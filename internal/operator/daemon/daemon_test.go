@@ -299,6 +299,21 @@ func upOptions(t *testing.T) Options {
 	return o
 }
 
+// served is the state folder of a cupeld that served and is gone; its containerd is left,
+// as by kill -9.
+func served(t *testing.T, o Options) layout {
+	t.Helper()
+	_, end := begin(t, o)
+	if err := end(nil); err != nil {
+		t.Fatal(err)
+	}
+	l, err := newLayout(o.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // begin runs Up until it is ready and returns how to end it.
 func begin(t *testing.T, o Options) (wire.Endpoint, func(cause error) error) {
 	t.Helper()

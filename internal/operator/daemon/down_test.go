@@ -26,14 +26,7 @@ import (
 // nothing is stopped, unless nobody writes or it is asked for.
 func TestDownLosesNothing(t *testing.T) {
 	o := upOptions(t)
-	_, end := begin(t, o)
-	if err := end(nil); err != nil { // containerd is left, as by kill -9
-		t.Fatal(err)
-	}
-	l, err := newLayout(o.State)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := served(t, o)
 	store, err := managerdb.Open(t.Context(), l.path("manager.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -265,14 +258,7 @@ func TestDownWithoutDisks(t *testing.T) {
 	for name, aside := range map[string]bool{"runtimes": false, "cni": true, "containerd/run": true} {
 		t.Run(name, func(t *testing.T) {
 			o := upOptions(t)
-			_, end := begin(t, o)
-			if err := end(nil); err != nil { // containerd is left, as by kill -9
-				t.Fatal(err)
-			}
-			l, err := newLayout(o.State)
-			if err != nil {
-				t.Fatal(err)
-			}
+			l := served(t, o)
 			path := l.path(name)
 			moved := filepath.Join(t.TempDir(), "moved")
 			if err := errors.Join(os.MkdirAll(path, 0o755), os.Rename(path, moved), os.Symlink("/nonexistent/disk", path)); err != nil {
@@ -285,7 +271,7 @@ func TestDownWithoutDisks(t *testing.T) {
 			}
 			t.Log(log.String())
 			said := name + " in the state folder was damaged (it is a link to /nonexistent/disk, and nothing is there): it was put aside as damaged/" + filepath.Base(name)
-			_, err = os.Readlink(path)
+			_, err := os.Readlink(path)
 			if strings.Contains(log.String(), said) != aside || (err != nil) != aside {
 				t.Errorf("the link is put aside: %v; said: %s", err != nil, &log)
 			}

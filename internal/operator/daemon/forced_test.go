@@ -193,7 +193,7 @@ func asCupeld(t *testing.T, state, script string) (pid int, ended chan struct{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bashAsCupeld(t), "-c", script, "up", "--state", state)
+	cmd := exec.Command(programAs(t, "/bin/bash", "cupeld"), "-c", script, "up", "--state", state)
 	cmd.ExtraFiles = []*os.File{lock.f}
 	_, err = cmd.StdinPipe() // stays open
 	said, perr := cmd.StdoutPipe()
@@ -286,7 +286,7 @@ func TestStateWhoseDiskFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cupeld := exec.Command(bashAsCupeld(t), "-c", `trap "" INT TERM; read -r`, "--", l.dir)
+	cupeld := exec.Command(programAs(t, "/bin/bash", "cupeld"), "-c", `trap "" INT TERM; read -r`, "--", l.dir)
 	cupeld.ExtraFiles = []*os.File{lock.f}
 	if _, err = cupeld.StdinPipe(); err == nil { // stays open
 		err = cupeld.Start()
@@ -385,15 +385,16 @@ type ioerr int
 func (e ioerr) Error() string { return fmt.Sprintf("disk I/O error (%d)", int(e)) }
 func (e ioerr) Code() int     { return int(e) }
 
-// bashAsCupeld is a bash that looks like a cupeld to whoever reads the list of processes.
-func bashAsCupeld(t *testing.T) string {
+// programAs is a copy of a program that looks like another one to whoever reads the list of
+// processes.
+func programAs(t *testing.T, file, name string) string {
 	t.Helper()
-	bash, err := os.ReadFile("/bin/bash")
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(t.TempDir(), "cupeld")
-	if err := os.WriteFile(program, bash, 0o700); err != nil {
+	program := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(program, b, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return program

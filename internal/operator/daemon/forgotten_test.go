@@ -75,14 +75,7 @@ func TestManagerLost(t *testing.T) {
 // TestForcedDownForgetsNothing that its manager knows.
 func TestForcedDownForgetsNothing(t *testing.T) {
 	o := upOptions(t)
-	_, end := begin(t, o)
-	if err := end(nil); err != nil {
-		t.Fatal(err)
-	}
-	l, err := newLayout(o.State)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := served(t, o)
 	record := l.path("node", "instances", "i-1-1.json")
 	if err := os.WriteFile(record, []byte(`{"version":1,"spec":{"ID":"i-1-1"},"made":true,"exit":{"code":1}}`), 0o600); err != nil {
 		t.Fatal(err)

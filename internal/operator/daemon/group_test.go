@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,23 +16,12 @@ import (
 // the limits of whoever started it has the daemons' after the next start.
 func TestAdoptedAreAsStarted(t *testing.T) {
 	o := upOptions(t)
-	_, end := begin(t, o)
-	if err := end(nil); err != nil { // containerd is left
-		t.Fatal(err)
-	}
-	l, err := newLayout(o.State)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := served(t, o)
 	tail, err := exec.LookPath("tail")
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(t.TempDir(), "containerd-shim-runc-v2")
-	if out, err := exec.Command("cp", tail, program).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	shim := exec.Command(program, "-f", l.path("ports.json"))
+	shim := exec.Command(programAs(t, tail, "containerd-shim-runc-v2"), "-f", l.path("ports.json"))
 	if err := shim.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +45,7 @@ func TestAdoptedAreAsStarted(t *testing.T) {
 		}
 	}
 
-	_, end = begin(t, o)
+	_, end := begin(t, o)
 	for _, p := range left {
 		group := readProc(t, p.pid, "cgroup")
 		if !strings.Contains(group, ":memory:"+l.daemonGroup()+"\n") && !strings.Contains(group, "0::"+l.daemonGroup()+"\n") {

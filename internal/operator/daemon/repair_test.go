@@ -349,14 +349,7 @@ func immutable(t *testing.T, path string) {
 func TestDamagedStateFolder(t *testing.T) {
 	o := upOptions(t)
 	o.DeployKeys = everybody // what up.json said of it is lost
-	_, end := begin(t, o)
-	if err := end(nil); err != nil {
-		t.Fatal(err)
-	}
-	l, err := newLayout(o.State)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := served(t, o)
 
 	again := []string{"ports.json", "up.json", "cas.uid", "grace", "manager.json", "simulation-root.pem", "cni/subnet", "manager.crt", "operator.crt"}
 	for i, name := range again {
@@ -372,7 +365,7 @@ func TestDamagedStateFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, end = begin(t, o)
+	_, end := begin(t, o)
 	said := awaitEvents(t, l, len(again))
 	if err := end(nil); err != nil {
 		t.Fatal(err)
