@@ -30,7 +30,7 @@ func Find(ctx context.Context, name, file string) (*Found, error) {
 	}
 	f := &Found{File: cmp.Or(file, filepath.Join("runtimes", name+".yml"))}
 	var err error
-	f.Text, err = atomicfile.ReadNamedUpTo(ctx, f.File, rebuild.MaxDefinition+1)
+	f.Text, err = atomicfile.ReadNamed(ctx, f.File, rebuild.MaxDefinition)
 	if errors.Is(err, fs.ErrNotExist) && file == "" {
 		text, ok := Definition(name)
 		if !ok {

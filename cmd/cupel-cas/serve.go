@@ -186,7 +186,7 @@ func trustRoots(ctx context.Context, simulation string) (dcap.Roots, string, err
 	if simulation == "" {
 		return roots, "", nil
 	}
-	text, err := atomicfile.ReadNamed(ctx, simulation)
+	text, err := atomicfile.ReadNamed(ctx, simulation, 64<<10)
 	if ctx.Err() != nil {
 		return roots, "", ctx.Err()
 	}

@@ -265,7 +265,7 @@ func launcherDigest(ctx context.Context, file string) (ident.Digest, error) {
 	if d, err := ident.ParseDigest(file); err == nil {
 		return d, nil
 	}
-	b, err := atomicfile.ReadNamed(ctx, file)
+	b, err := atomicfile.ReadNamed(ctx, file, launch.MaxLauncher)
 	if err != nil {
 		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
 			Fix("build it (make build), or name it with --launcher")

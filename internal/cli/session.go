@@ -128,15 +128,15 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (owner.Inp
 // readSmall reads a file that a flag or an argument names; it may be a pipe, which is
 // waited for until an interrupt.
 func readSmall(ctx context.Context, name string, most int) ([]byte, error) {
-	b, err := atomicfile.ReadNamedUpTo(ctx, name, int64(most)+1)
+	b, err := atomicfile.ReadNamed(ctx, name, int64(most))
 	if at, ok := errors.AsType[*fs.PathError](err); ok && at.Op == "open" {
 		return nil, problem.New(problem.NotFound, "file", "%w", err)
 	}
+	if _, large := errors.AsType[*atomicfile.TooLargeError](err); large {
+		return nil, problem.New(problem.Invalid, "file", "%w", err).Want("at most %d bytes", most)
+	}
 	if err != nil {
 		return nil, problem.New(problem.Invalid, "file", "%w", err)
-	}
-	if len(b) > most {
-		return nil, problem.New(problem.Invalid, "file", "%s has more than %d bytes", name, most).Want("at most %d", most)
 	}
 	return b, nil
 }

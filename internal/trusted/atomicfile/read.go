@@ -25,35 +25,22 @@ func Read(path string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// ReadNamed returns what is in a file that a person named for one command. It may be a
-// pipe, as a shell makes one of <(...), which is waited for until ctx ends, or a terminal;
-// another device may have no end, and is refused.
-func ReadNamed(ctx context.Context, path string) ([]byte, error) {
-	return waited(ctx, path, func() ([]byte, error) { return readNamed(path) })
-}
+// TooLargeError is why a file with more bytes than it may have isn't read.
+type TooLargeError struct{ Most int64 }
 
-// ReadNamedUpTo is [ReadNamed] of at most so many bytes: of a larger file, or of a pipe or
-// device without an end, these.
-func ReadNamedUpTo(ctx context.Context, path string, most int64) ([]byte, error) {
-	return waited(ctx, path, func() ([]byte, error) {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = f.Close() }()
-		return io.ReadAll(io.LimitReader(f, most))
-	})
-}
+func (e *TooLargeError) Error() string { return fmt.Sprintf("it has more than %d bytes", e.Most) }
 
-// waited waits for what is read of a file until ctx ends.
-func waited(ctx context.Context, path string, read func() ([]byte, error)) ([]byte, error) {
+// ReadNamed returns what is in a file that a person named for one command, of at most so
+// many bytes: [*TooLargeError] else, also of a device without an end. It may be a pipe, as a
+// shell makes one of <(...), which is waited for until ctx ends.
+func ReadNamed(ctx context.Context, path string, most int64) ([]byte, error) {
 	type content struct {
 		b   []byte
 		err error
 	}
 	came := make(chan content, 1)
 	go func() {
-		b, err := read()
+		b, err := readUpTo(path, most)
 		came <- content{b, err}
 	}()
 	select {
@@ -64,29 +51,17 @@ func waited(ctx context.Context, path string, read func() ([]byte, error)) ([]by
 	}
 }
 
-func readNamed(path string) ([]byte, error) {
+func readUpTo(path string, most int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: &TooLargeError{most}}
 	}
-	switch mode := info.Mode(); {
-	case mode.IsRegular(), mode.IsDir(), mode&fs.ModeNamedPipe != 0: // a folder's own error says what it is
-		return io.ReadAll(f)
-	case mode&fs.ModeCharDevice != 0 && terminal(f):
-		return io.ReadAll(f)
-	}
-	return nil, &fs.PathError{Op: "read", Path: path, Err: errNoFile}
-}
-
-// terminal says that a person may type what is read of the file, as of /dev/stdin.
-func terminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return b, err
 }
 
 // Open opens a file to be read. Unlike [os.Open] it never waits: a pipe or a device in

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -44,22 +43,25 @@ func TestReadNamed(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := atomicfile.ReadNamed(ctx, silent); !errors.Is(err, context.Canceled) {
+	if _, err := atomicfile.ReadNamed(ctx, silent, 100); !errors.Is(err, context.Canceled) {
 		t.Errorf("nobody waits: %v", err)
 	}
-	if _, err := atomicfile.ReadNamed(t.Context(), "/dev/zero"); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := atomicfile.ReadNamed(t.Context(), "/dev/zero", 100); err == nil || err.Error() != "read /dev/zero: it has more than 100 bytes" {
 		t.Errorf("a device: %v", err)
+	}
+	if b, err := atomicfile.ReadNamed(t.Context(), os.DevNull, 0); err != nil || len(b) > 0 {
+		t.Errorf("%q, %v", b, err)
 	}
 	wrote := make(chan error)
 	go func() { wrote <- os.WriteFile(pipe, []byte("text"), 0o600) }()
-	b, err := atomicfile.ReadNamed(t.Context(), pipe)
+	b, err := atomicfile.ReadNamed(t.Context(), pipe, 4)
 	if err := errors.Join(err, <-wrote); err != nil || string(b) != "text" {
 		t.Errorf("%q, %v", b, err)
 	}
 }
 
-// TestReadNamedUpTo: of a file that is too large, or a pipe without an end, no more is read.
-func TestReadNamedUpTo(t *testing.T) {
+// TestReadNoMore: of a file that is too large, or a pipe without an end, no more is read.
+func TestReadNoMore(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -72,8 +74,9 @@ func TestReadNamedUpTo(t *testing.T) {
 		}
 		wrote <- err
 	}()
-	if b, err := atomicfile.ReadNamedUpTo(t.Context(), pipe, 6); err != nil || string(b) != "textte" {
-		t.Errorf("%q, %v", b, err)
+	_, err := atomicfile.ReadNamed(t.Context(), pipe, 6)
+	if large, ok := errors.AsType[*atomicfile.TooLargeError](err); !ok || large.Most != 6 {
+		t.Error(err)
 	}
 	if err := <-wrote; !errors.Is(err, syscall.EPIPE) {
 		t.Error(err)

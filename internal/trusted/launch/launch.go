@@ -33,6 +33,9 @@ import (
 	"cupel.dev/cupel/internal/trusted/ident"
 )
 
+// MaxLauncher is the most bytes of a launcher that are read.
+const MaxLauncher = 64 << 20
+
 // Where things are inside an instance, before the launcher builds the app's
 // own root.
 const (

@@ -28,6 +28,7 @@ import (
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
 	"cupel.dev/cupel/internal/version"
@@ -253,7 +254,7 @@ func launcherDigest(ctx context.Context, file string) (ident.Digest, error) {
 			}
 		}
 	}
-	b, err := atomicfile.ReadNamed(ctx, file)
+	b, err := atomicfile.ReadNamed(ctx, file, launch.MaxLauncher)
 	if err != nil {
 		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
 			Fix("build it (make build), or name it with --launcher")
