@@ -253,7 +253,7 @@ func halfBefore(t *testing.T, p *place) {
 func commandIsLink(t *testing.T, p *place) {
 	for name, to := range map[string]string{
 		"python3": "/usr/lib/only-in-the-runtime/python3", "venv": "/opt/venv", "outside": "../../somewhere", "app": "../app.py",
-		"absolute": "/home/client-app/repo/app.py", "app2": "app", "nowhere": "../none.py", "nowhere2": "/home/client-app/repo/none.py", "circle": "circle",
+		"absolute": "/home/client-app/repo/app.py", "app2": "app", "nowhere": "../none.py", "nowhere2": "/home/client-app/repo/none.py", "nowhere3": "../../repo/none.py", "nowhere4": "//home//client-app/repo/none.py", "around": "../../repo/app.py", "circle": "circle",
 	} {
 		p.s.repository(t, "command.git", map[string]string{"app.py": "", "links/app": "../app.py", "links/" + name: to}, nil)
 		pull := p.pull
