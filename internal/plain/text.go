@@ -69,6 +69,10 @@ type place struct{ before, base rune }
 // seen tells whether people see a character as it is where it stands, a graphic one, as
 // Unicode has it, and what its neighbours need; it goes on behind that.
 func (p *place) seen(r rune, rest string) bool {
+	if ' ' <= r && r <= '~' { // nearly all there is
+		*p = place{r, r}
+		return true
+	}
 	after, _ := decode(rest)
 	ok := unicode.IsGraphic(r)
 	switch {
@@ -110,7 +114,7 @@ func varies(base, selector, after rune) bool {
 		return strings.ContainsRune("0123456789#*", base)
 	}
 	return base > unicode.MaxASCII && unicode.In(base, unicode.S, unicode.Han, unicode.Myanmar, unicode.Phags_Pa) ||
-		strings.ContainsRune("\u203c\u2049\u3030", base) // punctuation that is emoji, too
+		strings.ContainsRune("\u203c\u2049\u2139\u3030\u303d", base) // punctuation and a letter that are emoji, too
 }
 
 // JSON is the same JSON, with everything in its strings escaped that Line writes out: its

@@ -38,6 +38,7 @@ func TestJoiners(t *testing.T) {
 	for _, s := range []string{
 		"می\u200cخواهم", "\u0dc1\u0dca\u200d\u0dbb\u0dd3", "\U0001f469\u200d\U0001f4bb ok",
 		"\u2764\ufe0f\u200d\U0001f525", "1\ufe0f\u20e3 \u203c\ufe0f \u00a9\ufe0f", "\u8fbb\U000e0100", "\u1820\u180b", "م\u064e\u200cی", "\u28ff\u2800\u2800\u28ff", "\U0001f468\U0001f3fd\u200d\U0001f9b0",
+		"\u2139\ufe0f info", "\u303d\ufe0f",
 	} {
 		if got := LogLine(s); got != s {
 			t.Errorf("%q is shown as %s", s, got)
