@@ -198,8 +198,8 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 // is needed for that.
 func (d *deployment) remember(ctx context.Context, app manager.App) {
 	err := d.side.dir.UpdateDeployed(context.WithoutCancel(ctx), func(all owner.Deployed) error {
-		noted := owner.DeployedApp{Session: d.session, Also: []string{app.Name, app.ID}, At: d.g.now().UTC()}
-		if !all.Note(d.g.place(), d.granted, d.o.name != "", noted) {
+		noted := owner.DeployedApp{Session: d.session, At: d.g.now().UTC()}
+		if !all.Note(d.g.place(), d.granted, app.Name, app.ID, d.o.name != "", noted) {
 			_, other, _ := all.At(d.g.place(), app.Name)
 			return fmt.Errorf("here it is the app of session %s; if that one is gone: %s", other.Session, d.g.inState("cupel deploy "+string(d.session)+" --name "+app.Name))
 		}

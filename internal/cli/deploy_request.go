@@ -73,7 +73,11 @@ func parsePorts(s string) (public, container uint16, err error) {
 	p := problem.New(problem.Invalid, "port", "--port %.40q", s).Want("PUBLIC or PUBLIC:CONTAINER, each from 1 to 65535").
 		Fix("for instance --port 8080, or --port 443:8443")
 	if host, port, err := net.SplitHostPort(s); err == nil && strings.ContainsAny(host, ".:") {
-		p.Fix("at which of the machine's addresses the app is can't be chosen: give the port alone, --port %.5s", port)
+		ok = true
+		if number(port); !ok {
+			port = "8080"
+		}
+		p.Fix("at which of the machine's addresses the app is can't be chosen: give the port alone, as in --port %s", port)
 	}
 	return 0, 0, p
 }

@@ -35,10 +35,10 @@ func TestDeployOfAPinnedRef(t *testing.T) {
 // TestPortsThatCantBe: what was typed is repeated whole, and who gives an address learns
 // that there is none to give.
 func TestPortsThatCantBe(t *testing.T) {
-	const numbers, alone = "for instance --port 8080", "can't be chosen: give the port alone, --port 33150"
+	const numbers, alone = "for instance --port 8080", "can't be chosen: give the port alone, as in --port 33150"
 	for text, mend := range map[string]string{
 		"33150:": numbers, ":8080": numbers, ":": numbers, "0": numbers, "80:0": numbers, "65536": numbers, "80:81:82": numbers, "x": numbers,
-		"0.0.0.0:33150": alone, "[::1]:33150": alone, "app.example.org:33150": alone,
+		"0.0.0.0:33150": alone, "1.2.3.4:": "alone, as in --port 8080", "1.2.3.4:999999": "alone, as in --port 8080", "[::1]:33150": alone, "app.example.org:33150": alone,
 	} {
 		_, _, err := parsePorts(text)
 		if p := problem.From(err); p == nil || p.Rule != "port" || p.Actual != `--port "`+text+`"` || !strings.Contains(p.Mend, mend) {

@@ -49,7 +49,7 @@ session and its volume stay at the CAS and the registry.`,
 }
 
 func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) error {
-	m, _, err := o.dial(ctx)
+	m, at, err := o.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 	if err != nil {
 		return err
 	}
-	g.warnNotKept(slices.DeleteFunc(lost, func(e manager.Event) bool { return e.Instance != id }))
+	g.warnNotKept(at, slices.DeleteFunc(lost, func(e manager.Event) bool { return e.Instance != id }))
 	if g.json() {
 		return g.printJSON(r)
 	}
@@ -83,7 +83,7 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 }
 
 func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
-	m, _, err := o.dial(ctx)
+	m, at, err := o.dial(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	if err != nil {
 		return err
 	}
-	g.warnNotKept(lost)
+	g.warnNotKept(at, lost)
 	if err := g.forget(ctx, a.ID); err != nil {
 		g.warnf("What is known here of %s is not forgotten: %v", a.Name, err)
 	}
@@ -153,9 +153,9 @@ func notKept(ctx context.Context, m *manager.Client, app string, since time.Time
 	return out, err
 }
 
-func (g *globals) warnNotKept(events []manager.Event) {
+func (g *globals) warnNotKept(at managerAt, events []manager.Event) {
 	for _, e := range events {
-		g.warnf("warning: %s did not commit its volumes: %s", e.Instance, g.inState(e.Message))
+		g.warnf("warning: %s%s did not commit its volumes: %s", at.options.Source.Says(), e.Instance, g.inState(e.Message))
 	}
 }
 

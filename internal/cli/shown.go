@@ -138,18 +138,18 @@ func (g *globals) warnf(format string, args ...any) {
 
 // inState is a mend whose commands meet the manager that this command met: of a state
 // folder of this machine, if it isn't a provider's.
-func (g *globals) inState(mend string) string {
-	if g.provider != "" {
-		return mend
-	}
-	return plain.InState(mend, g.state, defaultState)
-}
+func (g *globals) inState(mend string) string { return g.withState(mend, g.state) }
 
 // formatInState is inState of a format.
 func (g *globals) formatInState(format string) string {
-	of := *g
-	of.state = strings.ReplaceAll(g.state, "%", "%%")
-	return of.inState(format)
+	return g.withState(format, strings.ReplaceAll(g.state, "%", "%%"))
+}
+
+func (g *globals) withState(text, state string) string {
+	if g.provider != "" {
+		return text
+	}
+	return plain.InState(text, state, defaultState)
 }
 
 // writable is a text with our own signs written in ASCII, where the locale says that the

@@ -32,32 +32,46 @@ type DeployedApp struct {
 type Deployed map[string]map[string]DeployedApp
 
 // Note remembers a deployment of what its grants call granted; chosen says that its owner
-// gave it that name, and means this app by it from now on. The manager's names for it
-// are app.Also, best first. It returns false where each of the names is another
-// session's app here: nothing is changed then.
-func (d Deployed) Note(place, granted string, chosen bool, app DeployedApp) bool {
+// gave it that name, and means this app by it from now on. It is at the manager under a
+// name and an id. An app stays under the name that it had. Note returns false where both
+// names are another session's app here: nothing is changed then.
+func (d Deployed) Note(place, granted, called, id string, chosen bool, app DeployedApp) bool {
 	name := granted
-	if another := d[place][granted]; !chosen && another.Session != "" && another.Session != app.Session {
-		i := slices.IndexFunc(app.Also, func(also string) bool {
-			_, named, taken := d.At(place, also)
-			return also != "" && (!taken || named.Session == app.Session)
-		})
-		if i < 0 {
-			return false
-		}
-		name, app.Granted = app.Also[i], granted
+	before := d.name(place, id)
+	known := before != "" && d[place][before].Session == app.Session
+	switch {
+	case chosen || d.free(place, granted, app.Session) && !known:
+	case known:
+		name = before
+	case d.free(place, called, app.Session):
+		name = called
+	default:
+		return false
 	}
 
 	if d[place] == nil {
 		d[place] = map[string]DeployedApp{}
 	}
+	if known {
+		delete(d[place], before)
+	}
 	delete(d[place], name)
-	app.Also = slices.DeleteFunc(app.Also, func(also string) bool {
-		_, _, taken := d.At(place, also)
-		return also == "" || also == name || taken
-	})
+	if name != granted {
+		app.Granted = granted
+	}
+	for _, also := range []string{called, id} {
+		if also != "" && also != name && d.name(place, also) == "" {
+			app.Also = append(app.Also, also)
+		}
+	}
 	d[place][name] = app
 	return true
+}
+
+// free says that no other session's app has the name.
+func (d Deployed) free(place, name string, session ident.SessionName) bool {
+	_, app, known := d.At(place, name)
+	return !known || app.Session == session
 }
 
 // At returns an app of a place by the name under which it is kept, or else by what the

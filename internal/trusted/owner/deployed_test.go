@@ -18,8 +18,8 @@ func TestDeployed(t *testing.T) {
 			t.Errorf("%s is %q of session %q (%v): want %q of %q", called, got, app.Session, known, granted, session)
 		}
 	}
-	note := func(session ident.SessionName, granted string, chosen bool, also ...string) bool {
-		return all.Note("here", granted, chosen, owner.DeployedApp{Session: session, Also: also})
+	note := func(session ident.SessionName, granted string, chosen bool, called, id string) bool {
+		return all.Note("here", granted, called, id, chosen, owner.DeployedApp{Session: session})
 	}
 
 	note("web", "web", false, "web", "app-1")
@@ -51,4 +51,32 @@ func TestDeployed(t *testing.T) {
 	all.Forget("there", "web")
 	at("web-2", "", "")
 	at("web", "web", "WEB")
+}
+
+// TestDeployedAgain: an app is kept once, whatever was removed and deployed again meanwhile,
+// and of an app that ended elsewhere nobody's name goes over in silence.
+func TestDeployedAgain(t *testing.T) {
+	all := owner.Deployed{}
+	note := func(session ident.SessionName, called, id string) bool {
+		return all.Note("here", "web", called, id, false, owner.DeployedApp{Session: session})
+	}
+	note("web", "web", "app-1")
+	note("WEB", "web-2", "app-2")
+	all.Forget("here", "app-1")
+	if !note("WEB", "web-2", "app-2") || !note("web", "web", "app-3") {
+		t.Error("not remembered")
+	}
+	for called, want := range map[string]ident.SessionName{"web": "web", "web-2": "WEB", "app-2": "WEB", "app-3": "web"} {
+		if _, app, _ := all.At("here", called); app.Session != want {
+			t.Errorf("%s is of session %q, want %q", called, app.Session, want)
+		}
+	}
+	all.Forget("here", "app-2")
+	if len(all["here"]) != 1 {
+		t.Errorf("what is gone is still there: %v", all["here"])
+	}
+
+	if note("WEB", "web", "app-9") || len(all["here"]) != 1 {
+		t.Errorf("a manager that calls WEB's app web: %v", all["here"])
+	}
 }
