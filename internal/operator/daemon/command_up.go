@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -27,7 +26,6 @@ import (
 func (c *cli) upCommand() *cobra.Command {
 	var detach bool
 	var detachedFD, lockFD int
-	var waitClock time.Duration
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run manager, node, LAS, registry and CAS on this machine",
@@ -45,7 +43,7 @@ and the next up adopts them.`,
 			if detach {
 				return c.detach(cmd)
 			}
-			return c.up(cmd.Context(), detachedFD, lockFD, waitClock)
+			return c.up(cmd.Context(), detachedFD, lockFD)
 		},
 	}
 	f := cmd.Flags()
@@ -58,7 +56,7 @@ and the next up adopts them.`,
 	_ = f.MarkHidden("repaired")
 	f.BoolVar(&c.opts.Existing, "existing", false, "refuse a state folder without an installation")
 	_ = f.MarkHidden("existing")
-	f.DurationVar(&waitClock, "wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
+	f.DurationVar(&c.opts.WaitClock, "wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
 	c.runFlags(f)
 	return cmd
 }
@@ -178,7 +176,7 @@ func detachedProblem(err error) *problem.Error {
 }
 
 // up runs in the foreground, or as what detach started.
-func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duration) (err error) {
+func (c *cli) up(ctx context.Context, detachedFD, lockFD int) (err error) {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
 	if lockFD > 0 {
@@ -211,15 +209,6 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int, clock time.Duratio
 	service := os.Getenv("NOTIFY_SOCKET")
 	_ = os.Unsetenv("NOTIFY_SOCKET") // it is ours, not containerd's
 	c.opts.OwnGroup = service == ""  // where a service manager keeps a group for us, we stay
-	if clock > 0 {
-		l, err := newLayout(c.opts.State)
-		if err == nil {
-			err = waitClock(ctx, l.lastSeen(), clock, func(line string) { log.WarnContext(ctx, line) })
-		}
-		if err != nil {
-			return err
-		}
-	}
 	err = Up(ctx, c.opts, log, func(s Serving) error { return errors.Join(tell(s), notifyReady(service)) })
 	if err != nil && detachedFD > 0 {
 		log.Error("cupeld ended", "error", err)

@@ -137,6 +137,7 @@ type Options struct {
 	CASConnections  int           // 0: the CAS decides
 	AppQuota        string        // as manager.KeyLimits takes it
 	LowPorts        string        // as manager.ParsePorts takes it
+	WaitClock       time.Duration // how long to wait for a clock that isn't set yet
 	Drain           time.Duration // of connections to instances that are replaced
 	Subnet          string        // of the instances, as cni.ParseSubnet takes it; empty: a free one
 	Starts          int           // instances that start at once; 0: by the cores

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -168,6 +169,18 @@ func TestUnitOfAnInstallation(t *testing.T) {
 	}
 	if _, err := os.Stat(o.State); err == nil {
 		t.Error("the folder was made")
+	}
+	// No clock is waited for by what lies where the disk isn't mounted.
+	logs := filepath.Join(o.State, "log", "cupeld.log")
+	future := time.Now().Add(time.Hour)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(logs), 0o755), os.WriteFile(logs, nil, 0o600), os.Chtimes(logs, future, future)); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, _ := cupeld(t, ":", "up", existing, "--wait-clock", "2s", "--state", o.State); !strings.HasPrefix(stderr, "cupeld: state_missing: ") {
+		t.Errorf("before the disk is mounted: %s", stderr)
+	}
+	if err := os.RemoveAll(o.State); err != nil {
+		t.Fatal(err)
 	}
 	_, end := begin(t, o)
 	if err := end(errStop); err != nil {
