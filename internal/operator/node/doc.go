@@ -6,6 +6,7 @@
 //
 //	instances/ID.json    the journal: what shall exist, and how it ended
 //	damaged/ID.json      records that can't be read
+//	damaged/VOLUME-GENERATION-TAG  snapshots that are not what was stored
 //	run/ID/              the socket directory that is mounted into the instance
 //	etc/ID/              its resolv.conf and hosts
 //	logs/ID/             its output

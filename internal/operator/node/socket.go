@@ -119,6 +119,7 @@ func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	}
 	if _, err := io.Copy(w, body); err != nil {
+		s.volumes.doubt() // the disk may have failed
 		s.logger.WarnContext(r.Context(), "sending a volume broke off", "instance", s.id, "volume", id.String(), "error", err)
 		panic(http.ErrAbortHandler) // the caller must not take it for the end
 	}
@@ -203,6 +204,9 @@ func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	if why := s.older.Load(); why != nil && st.Problem != nil && st.Problem.Rule == ruleVolumeMissing {
 		st.Problem = why // the launcher sees no more than that it isn't here
+	}
+	if st.Phase == volume.Refused {
+		s.volumes.doubt() // it may be for what was given to it
 	}
 	orders := s.report(r.Context(), st)
 	w.Header().Set("Content-Type", "application/json")

@@ -42,6 +42,8 @@ type volumeStore struct {
 	locks map[ident.Digest]*sync.Mutex // one PUT at a time for a volume
 
 	using sync.Mutex // guards the notes of who uses a volume
+
+	whole sync.Map // by snapshot, the fileState of what was judged to be what was stored
 }
 
 func (s *volumeStore) lock(id ident.Digest) *sync.Mutex {
@@ -61,26 +63,27 @@ func (s *volumeStore) path(v volume.Snapshot) string {
 // stored, from the replica. Size is -1 where it isn't known. One that is damaged
 // everywhere is returned as it is: who can judge it says by which rule it is refused.
 func (s *volumeStore) open(ctx context.Context, v volume.Snapshot) (io.ReadCloser, int64, error) {
-	f, size, why := s.openHere(v)
-	var err error
-	if why != nil && !errors.Is(why, fs.ErrNotExist) {
-		err = s.replace(ctx, v, why)
-	}
-	s.note(ctx, "give out volume "+v.Volume.String()+" as it was stored", err)
-	switch {
-	case why == nil, err != nil && f != nil:
-		return f, size, nil
-	case err != nil:
-		return nil, 0, err
+	f, size, err := s.openHere(ctx, v)
+	if damaged(ctx, err) {
+		_ = f.Close() // none of a folder
+		f, size, err = s.heal(ctx, v)
+	} else {
+		s.noteGiven(ctx, v, nil)
 	}
 
-	_ = f.Close() // the damaged one, if any
-	if f, size, why = s.openHere(v); why == nil {
+	switch {
+	case err == nil:
 		return f, size, nil
+	case errors.Is(err, fs.ErrNotExist):
+		r, err := s.openReplica(ctx, v)
+		return r, -1, err
 	}
-	_ = f.Close()
-	r, err := s.openReplica(ctx, v)
-	return r, -1, err
+	return nil, 0, err
+}
+
+// noteGiven notes how it went to have a snapshot as it was stored.
+func (s *volumeStore) noteGiven(ctx context.Context, v volume.Snapshot, err error) {
+	s.note(ctx, "give out volume "+v.Volume.String()+" as it was stored", err)
 }
 
 // openReplica opens the replica's copy of a snapshot.
@@ -187,6 +190,7 @@ func (s *volumeStore) prune(ctx context.Context, newest volume.Snapshot) error {
 }
 
 func (s *volumeStore) remove(ctx context.Context, v volume.Snapshot) {
+	s.whole.Delete(v)
 	if err := os.Remove(s.path(v)); err != nil {
 		s.stays(ctx, v, err)
 	}
@@ -200,7 +204,7 @@ func (s *volumeStore) stays(ctx context.Context, v volume.Snapshot, err error) {
 // the snapshot's name. Fresh is false if a snapshot of that name is there
 // already: it stays as it is.
 func (s *volumeStore) receive(dir string, v *volume.Snapshot, body io.Reader, tag func() (ident.Digest, error)) (size int64, fresh bool, err error) {
-	f, err := os.CreateTemp(dir, ".put-*")
+	f, err := os.CreateTemp(dir, temporary)
 	if err != nil {
 		return 0, false, s.storeError(err)
 	}
@@ -230,9 +234,12 @@ func (s *volumeStore) receive(dir string, v *volume.Snapshot, body io.Reader, ta
 	return size, true, nil
 }
 
-// sweep removes what PUTs that were killed left behind.
+// temporary is the name of a file that becomes a snapshot once all of it is there.
+const temporary = ".put-*"
+
+// sweep removes what was left behind of those that never became one.
 func (s *volumeStore) sweep() error {
-	left, err := filepath.Glob(filepath.Join(s.dir, "*", ".put-*"))
+	left, err := filepath.Glob(filepath.Join(s.dir, "*", temporary))
 	if err != nil {
 		return err
 	}

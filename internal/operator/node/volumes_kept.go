@@ -155,5 +155,6 @@ func (n *Node) RemoveVolume(ctx context.Context, id ident.Digest, agree func(man
 	if err := errors.Join(os.RemoveAll(filepath.Join(s.dir, id.String())), os.RemoveAll(s.users(id))); err != nil {
 		return fmt.Errorf("remove a volume: %w", err)
 	}
+	s.doubt() // of which nothing needs to be remembered
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -29,6 +30,7 @@ import (
 type replica struct {
 	stored map[volume.Snapshot]string
 	err    error
+	pulls  atomic.Int32 // how often one was asked for
 }
 
 func (r *replica) Push(_ context.Context, s volume.Snapshot, size int64, open func() (io.ReadCloser, error)) error {
@@ -49,6 +51,7 @@ func (r *replica) Push(_ context.Context, s volume.Snapshot, size int64, open fu
 }
 
 func (r *replica) Pull(_ context.Context, s volume.Snapshot) (io.ReadCloser, error) {
+	r.pulls.Add(1)
 	text, ok := r.stored[s]
 	if !ok {
 		return nil, problem.New(problem.NotFound, "volume_missing", "none")
@@ -316,7 +319,7 @@ func TestFullDisk(t *testing.T) {
 
 func TestStatusReports(t *testing.T) {
 	var got []volume.Status
-	n := socketClient(t, &nodeSocket{report: func(_ context.Context, s volume.Status) volume.Orders {
+	n := socketClient(t, &nodeSocket{volumes: store(t, nil), report: func(_ context.Context, s volume.Status) volume.Orders {
 		got = append(got, s)
 		return volume.Orders{GraceMillis: 4000}
 	}})
