@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,10 +12,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/pace"
 	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/rebuild"
 	"cupel.dev/cupel/internal/trusted/rebuild/debtest"
@@ -237,6 +240,48 @@ func TestMirrorSource(t *testing.T) {
 	srv.Close()
 	if _, err = src.Open(t.Context(), l.Packages[0].SHA256); err == nil || problem.From(err).Rule != "source_unreachable" {
 		t.Errorf("a mirror that is down: %v", err)
+	}
+}
+
+// TestBrokenSource: a server whose answer breaks off, or comes a byte now and then for
+// ever, is a source that can't be had.
+func TestBrokenSource(t *testing.T) {
+	l := resolve(t, tiny(), parse(t, definition))
+	for name, c := range map[string]struct {
+		goOn func(r *http.Request) bool
+		says string
+	}{
+		"breaks off": {func(*http.Request) bool { return false }, "unexpected EOF"},
+		"trickles": {func(r *http.Request) bool {
+			select {
+			case <-r.Context().Done():
+			case <-time.After(10 * time.Millisecond):
+			}
+			return r.Context().Err() == nil
+		}, "and not the rest in time"},
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "1000000")
+			for {
+				_, _ = w.Write([]byte("x"))
+				_ = http.NewResponseController(w).Flush()
+				if !c.goOn(r) {
+					return
+				}
+			}
+		}))
+		client := rebuild.DefaultClient()
+		client.Transport.(*pace.Transport).Wait = 300 * time.Millisecond
+		r, err := rebuild.NewMirrorSource(srv.URL, l, client).Open(t.Context(), l.Packages[0].SHA256)
+		if err == nil {
+			_, err = io.Copy(io.Discard, r)
+			_ = r.Close()
+		}
+		p := problem.From(err)
+		if err == nil || p.Rule != "source_unreachable" || !strings.Contains(p.Actual, c.says) || p.Mend == "" || name == "trickles" && !strings.Contains(p.Expected, "128 KiB") {
+			t.Errorf("a server that %s: %v", name, err)
+		}
+		srv.Close()
 	}
 }
 

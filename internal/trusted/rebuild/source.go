@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/pace"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -218,7 +219,7 @@ func get(ctx context.Context, client *http.Client, address, accept string) (io.R
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
-		return resp.Body, nil
+		return answer{resp.Body, req}, nil
 	case http.StatusNotFound, http.StatusGone:
 		err = problem.New(problem.NotFound, "source_missing", "%s: %s", address, resp.Status)
 	default:
@@ -229,14 +230,37 @@ func get(ctx context.Context, client *http.Client, address, accept string) (io.R
 	return nil, err
 }
 
-// DefaultClient gives up on a silent server, not on a slow one.
+// answer is what a server sends, of which the end may never come.
+type answer struct {
+	io.ReadCloser
+	req *http.Request
+}
+
+func (a answer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	if err == nil || err == io.EOF {
+		return n, err
+	}
+	if end := a.req.Context().Err(); end != nil {
+		return n, end
+	}
+	refusal := problem.New(problem.Unavailable, "source_unreachable", "the answer of %s breaks off: %w", a.req.URL.Redacted(), err).
+		Fix("check the network, then try again, or take another source")
+	if slow, ok := errors.AsType[*pace.Error](err); ok {
+		refusal = refusal.Want("%s", slow.Want())
+	}
+	return n, refusal
+}
+
+// DefaultClient gives up on a server that is silent, or sends a byte now and then, not
+// on a slow one. Its transport is a [pace.Transport].
 func DefaultClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
+	return &http.Client{Transport: &pace.Transport{Wait: pace.Wait, Transport: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: 30 * time.Second,
 		MaxIdleConnsPerHost:   8,
 		IdleConnTimeout:       30 * time.Second,
-	}}
+	}}}
 }
