@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -148,7 +149,11 @@ func (c *casProcess) watch(ctx context.Context, cmd *exec.Cmd, ours net.Conn, st
 		err := cmd.Wait()
 		cancel()
 		<-copied
-		r.exit <- fmt.Errorf("the CAS ended (%w): %s", orExit(err), tail.String())
+		end := fmt.Errorf("the CAS ended (%w)", orExit(err))
+		if said := tail.String(); said != "" {
+			end = fmt.Errorf("%w: %s", end, said)
+		}
+		r.exit <- end
 	}()
 	r.stop = func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
@@ -266,15 +271,18 @@ func (c *casProcess) run(ctx context.Context, r *running) error {
 	}
 }
 
-// guard returns when the CAS has ended, of which it ends one that hangs, or ctx ends.
+// guard returns when the CAS has ended, which it tells and of which it ends one that
+// hangs, or ctx ends.
 func (c *casProcess) guard(ctx context.Context, r *running) error {
 	watching, end := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	defer end()
+	var hangs atomic.Bool
 	watch.Go(func() {
 		answered := func(err error) { c.troubles.Note("ask the CAS", "", err) }
 		if hung := c.watched(r, r.answers).Watch(watching, answered); hung != nil {
+			hangs.Store(true)
 			c.tell(manager.Incident{Warning: true, Reason: ruleCASHangs, Message: hung.Error() +
 				": it is ended and started again. Apps go on, and the time without a CAS counts against nobody"})
 			_ = r.kill() // fails for one that has just ended
@@ -283,6 +291,10 @@ func (c *casProcess) guard(ctx context.Context, r *running) error {
 	select {
 	case err := <-r.exit:
 		r.exit <- err // stop may be called all the same
+		if ctx.Err() == nil && !hangs.Load() {
+			c.tell(manager.Incident{Warning: true, Reason: "cas_ended", Message: err.Error() +
+				": it is started again. Apps go on, and the time without a CAS counts against nobody"})
+		}
 		return err
 	case <-ctx.Done():
 		return ctx.Err()

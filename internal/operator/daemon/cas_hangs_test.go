@@ -86,6 +86,23 @@ func TestCASHangs(t *testing.T) {
 	}
 }
 
+// TestCASEnds: one that ended by itself, or was killed, is started again, and it is told
+// once.
+func TestCASEnds(t *testing.T) {
+	c, _ := fakeCAS(t)
+	first, told := supervise(t, c)
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitOther(t, first)
+	if in := <-told; in.Reason != "cas_ended" || !in.Warning || !strings.Contains(in.Message, "the CAS ended (signal: killed): it is started again") {
+		t.Errorf("%+v", in)
+	}
+	if len(told) > 0 {
+		t.Errorf("and then %+v", <-told)
+	}
+}
+
 // TestCASClosesConnections: one that has no place for the watchdog closes its connection,
 // early or late, which no process does that hangs.
 func TestCASClosesConnections(t *testing.T) {
@@ -166,6 +183,9 @@ func TestCASHangsWhileItStarts(t *testing.T) {
 	}
 	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
+	}
+	if in := <-told; in.Reason != "cas_ended" {
+		t.Errorf("%+v", in)
 	}
 	in := <-told
 	if in.Reason != manager.ReasonTrouble || !strings.Contains(in.Message, "start the CAS: cas_start: the CAS hangs while it starts: the CAS (process ") {

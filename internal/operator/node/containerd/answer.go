@@ -136,6 +136,9 @@ func (d *Daemon) tell(ctx context.Context, reason, message string) {
 func (d *Daemon) endHung(ctx context.Context, pid int, hung watchdog.Hung) error {
 	message := fmt.Sprintf("%s: it is ended and started again, apps go on. What it did last: %s", hung, d.LogFile())
 	d.tell(ctx, node.RuleContainerdHangs, message)
+	d.mu.Lock()
+	d.hung = pid
+	d.mu.Unlock()
 	alive := func() bool { return d.running() == pid }
 	if err := endBy(ctx, pid, alive, syscall.SIGKILL); err != nil {
 		return problem.New(problem.Unavailable, node.RuleContainerdHangs, "containerd (process %d) does not answer and can't be ended: %w", pid, err).

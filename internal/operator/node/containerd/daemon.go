@@ -45,7 +45,8 @@ type DaemonConfig struct {
 	// StartLimit is how long Open waits for a daemon that still loads what ran before
 	// it takes questions; zero: 90 s. The daemon goes on after it.
 	StartLimit time.Duration
-	// Tell is told that it was, with the event's reason; optional.
+	// Tell is told that it was, or that a daemon ended by itself, with the event's reason;
+	// optional.
 	Tell func(reason, message string)
 	// Asked is told how each other question went: nil, or why there is no answer;
 	// optional.
@@ -60,6 +61,7 @@ type Daemon struct {
 
 	mu      sync.Mutex
 	pid     int
+	hung    int // the process that was ended since it hung, as was told
 	stopped bool
 }
 
@@ -246,12 +248,14 @@ func (d *Daemon) Run(ctx context.Context) error {
 		began := time.Now()
 		d.waitExit(ctx)
 		d.mu.Lock()
-		stopped := d.stopped
+		pid, hung, stopped := d.pid, d.hung, d.stopped
 		d.mu.Unlock()
 		if ctx.Err() != nil || stopped {
 			return nil
 		}
-		d.cfg.Logger.WarnContext(ctx, "containerd ended: starting it again")
+		if pid != hung {
+			d.tell(ctx, "containerd_ended", fmt.Sprintf("containerd (process %d) ended: it is started again, apps go on. What it did last: %s", pid, d.LogFile()))
+		}
 		if time.Since(began) > time.Minute {
 			wait = 100 * time.Millisecond
 		}

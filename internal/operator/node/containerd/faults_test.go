@@ -2,6 +2,7 @@ package containerd_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,6 +71,20 @@ func TestContainerdHangs(t *testing.T) {
 	s := l.status("i-hang", func(s manager.InstanceStatus) bool { return s.Health == manager.HealthHealthy })
 	if got := pidOf(t, l, "i-hang"); got != pid || s.State != manager.StateRunning {
 		t.Errorf("%+v as process %d, was %d", s, got, pid)
+	}
+
+	// One that is killed is told too, once.
+	killed := containerdPID(t, m)
+	if err := syscall.Kill(killed, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); len(m.tells()) < 3; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it isn't told")
+		}
+	}
+	if told, want := m.tells(), fmt.Sprintf("containerd (process %d) ended: it is started again, apps go on.", killed); len(told) != 3 || !strings.Contains(told[2], want) {
+		t.Errorf("told %q", told)
 	}
 }
 
