@@ -1,20 +1,12 @@
 package containerd
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"math"
 	"net/url"
-	"os"
 	"path"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
@@ -22,7 +14,6 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/opencontainers/image-spec/identity"
 
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/trusted/ident"
@@ -49,72 +40,6 @@ func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
 		return node.Image{}, imageError(ref, err)
 	}
 	return r.describe(ctx, img)
-}
-
-// forgetLost removes the names of snapshots that are no more: containerd wouldn't unpack
-// anything under one that it has, and says of it that it isn't there.
-func (r *Runtime) forgetLost(ctx context.Context) error {
-	if !r.pulling.TryLock() {
-		return nil // what another fetch unpacks isn't lost; the next try comes
-	}
-	defer r.pulling.Unlock()
-	records, err := r.client.ContainerService().List(ctx)
-	if err != nil {
-		return err
-	}
-	list, err := r.client.ListImages(ctx)
-	if err != nil {
-		return err
-	}
-	names := map[string]int{} // with how many layers are below each
-	for _, c := range records {
-		names[c.SnapshotKey] = math.MaxInt // on top of an image's
-	}
-	for _, img := range list {
-		layers, err := img.RootFS(ctx)
-		if err != nil {
-			return err
-		}
-		for i, chain := range identity.ChainIDs(layers) {
-			names[chain.String()] = i
-		}
-	}
-
-	service := r.client.SnapshotService(snapshotter)
-	known := false // of any of them
-	upperFirst := slices.SortedFunc(maps.Keys(names), func(a, b string) int { return cmp.Compare(names[b], names[a]) })
-	for _, name := range upperFirst {
-		if _, err := service.Stat(ctx, name); !errdefs.IsNotFound(err) {
-			known = true
-			continue
-		}
-		if err := service.Remove(ctx, name); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("forget the lost snapshot %s: %w", name, err)
-		}
-	}
-
-	if known {
-		return nil
-	}
-	return r.cfg.Daemon.moveLost()
-}
-
-// moveLost gives the folders of snapshots other names, where the list of all of them was
-// lost: a new list counts from one again, and finds them in its way. containerd removes
-// what its list doesn't name when it tidies up.
-func (d *Daemon) moveLost() error {
-	dir := d.path("root", "io.containerd.snapshotter.v1."+snapshotter, "snapshots")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("move the folders of lost snapshots: %w", err)
-	}
-	for _, e := range entries {
-		to := filepath.Join(dir, "lost-"+strconv.FormatInt(time.Now().UnixNano(), 36)+"-"+e.Name())
-		if err := os.Rename(filepath.Join(dir, e.Name()), to); err != nil {
-			return fmt.Errorf("move the folders of lost snapshots: %w", err)
-		}
-	}
-	return nil
 }
 
 func (r *Runtime) pull(ctx context.Context, ref string) (containerd.Image, error) {

@@ -238,6 +238,7 @@ func (m *machine) live() *life {
 		Daemon: l.daemon, Namespace: "cupel-" + m.id, RuncRoot: filepath.Join(m.state, "runc"), Logger: m.logger,
 	})
 	must(err)
+	must(l.runtime.EndLeases(ctx))
 	l.network, err = cni.Open(cni.Config{Dir: filepath.Join(m.state, "cni"), ID: m.id, PluginDir: cni.PluginDir, Sysctl: sysctl.Default()})
 	must(err)
 	cleanup(func(context.Context) error { return l.network.Close() })
