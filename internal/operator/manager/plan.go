@@ -332,9 +332,9 @@ func (p *planner) dropOrphans() {
 
 // spec is what the Backend gets to start the instance's newest attempt.
 func spec(a *App, rev *Revision, in *Instance) *InstanceSpec {
-	service, image, port, memory := rev.Service, rev.Image, rev.ContainerPort, rev.Memory
+	service, port, memory := rev.Service, rev.ContainerPort, rev.Memory
 	if in.Role == RolePull {
-		service, image, port = rev.PullService, rev.PullImage, 0
+		service, port = rev.PullService, 0
 		// git needs room of its own beside what it clones.
 		memory = max(memory, minPullMemory)
 	}
@@ -348,9 +348,17 @@ func spec(a *App, rev *Revision, in *Instance) *InstanceSpec {
 		Config:  ident.ConfigID{Session: rev.Session, Service: service},
 		Binding: release.LaunchBinding(rev.CAS, rev.Session, service),
 		CAS:     rev.CAS, CASAddr: rev.CASAddr,
-		Image: image, Memory: memory, Port: port, Profile: rev.Profile, Launcher: rev.Launcher,
+		Image: rev.image(in.Role), Memory: memory, Port: port, Profile: rev.Profile, Launcher: rev.Launcher,
 		Labels: map[string]string{"instance": in.ID, "role": string(in.Role), "revision": fmt.Sprint(rev.Number)},
 	}
 }
 
 const minPullMemory = 256 << 20
+
+// image is the one that the revision's instances in a role are of.
+func (r *Revision) image(role Role) string {
+	if role == RolePull {
+		return r.PullImage
+	}
+	return r.Image
+}

@@ -122,7 +122,7 @@ func (m *Manager) viewInstance(in *Instance, seen map[string]InstanceStatus) wir
 	var image imageState
 	for _, rev := range []*Revision{a.Current, a.Next, a.Lost} {
 		if rev != nil && rev.Number == in.Revision {
-			out.Memory, image = rev.Memory, m.images[spec(a, rev, in).Image]
+			out.Memory, image = rev.Memory, m.images[rev.image(in.Role)]
 			if in.Role == RoleApp && rev != a.Lost {
 				out.Port = rev.Port
 			}
