@@ -98,6 +98,9 @@ func (n *Node) wake(ctx context.Context, id, what string, pids []int) {
 // wakeLauncher lets an instance's first process go on. Nobody inside can stop it, and
 // while it is, the instance says nothing, gets no secret and can't end.
 func (n *Node) wakeLauncher(ctx context.Context, c ContainerState) {
+	if !proc.Suspended(c.PID) { // one file, where a control group is several
+		return
+	}
 	pids, err := n.cfg.Cgroups.Processes(n.cgroup(c.ID))
 	if err == nil && slices.Contains(pids, c.PID) { // else its number may be another one's by now
 		n.wake(ctx, c.ID, "the launcher", []int{c.PID})
