@@ -235,7 +235,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if err := owner.Refuse(reviewed.Differences); err != nil {
 		return err
 	}
-	g.warnShell(in.Command)
+	g.warnCommand(in.Command)
 	// The CAS first: values are asked for only if there is somebody to give them to.
 	c, _, err := side.cas(ctx, o.inputs.cas)
 	if err != nil {

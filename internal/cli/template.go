@@ -162,7 +162,7 @@ func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 	if err != nil {
 		return err
 	}
-	g.warnShell(i.command)
+	g.warnCommand(i.command)
 	if g.json() {
 		return g.printJSON(templateReply{string(text), in.Measurements})
 	}

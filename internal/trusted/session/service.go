@@ -2,7 +2,6 @@ package session
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -205,41 +204,6 @@ func splitCommand(s string) (words, unquoted []string, err error) {
 		words, unquoted = append(words, word.String()), append(unquoted, bare.String())
 	}
 	return words, unquoted, nil
-}
-
-var (
-	shellAlone    = regexp.MustCompile(`^(?:&&?|\|\|?&?|;;?|[0-9]?<<?<?|[(){}!])$`)
-	shellRedirect = regexp.MustCompile(`^(?:[0-9]*|&)(?:>>?|<)(?:&?[A-Za-z0-9_./~$-].*)?$`)
-	shellValue    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\+?=`)
-	shellExpands  = regexp.MustCompile("\\$[A-Za-z_({]|`|\\*")
-)
-
-// ShellWord is the kind of the first word of a command that only a shell would take for
-// another than it is; the program gets it as it stands. It is empty if there is none.
-// It is no part of the word itself, which may be a secret.
-func ShellWord(command string) string {
-	_, words, err := splitCommand(command)
-	if err != nil {
-		return ""
-	}
-	for i, word := range words {
-		switch {
-		case strings.Contains(word, "$$SCONE::"):
-		case shellAlone.MatchString(word):
-			return word
-		case shellRedirect.MatchString(word):
-			return strings.TrimLeft(word, "0123456789&")[:1]
-		case strings.HasSuffix(word, ";"):
-			return ";"
-		case i == 0 && shellValue.MatchString(word):
-			return "NAME=VALUE"
-		case word == "~", strings.HasPrefix(word, "~/"):
-			return "~"
-		case shellExpands.MatchString(word):
-			return shellExpands.FindString(word)[:1]
-		}
-	}
-	return ""
 }
 
 func (r *reader) environment(s fields) []EnvVar {
