@@ -48,6 +48,9 @@ func TestInterruptHidesNoError(t *testing.T) {
 		{l.explain(errors.Join(killed, broken)), problem.Unavailable.ExitCode(), "cupeld: disk_error: nft: signal: killed\n"},
 		{l.explain(errors.Join(context.Canceled, broken)), problem.Unavailable.ExitCode(), "cupeld: disk_error: context canceled\n"},
 		{fmt.Errorf("stop: %w", errors.Join(killed, context.Canceled, broken)), 1, "cupeld: stop: nft: signal: killed\n"},
+		{fmt.Errorf("stop: %w; start: %w", context.Canceled, crashed), 1, "cupeld: stop: context canceled; start: nft: signal: segmentation fault\n"},
+		{fmt.Errorf("stop: %w; start: %w", context.Canceled, killed), 130, "cupeld: interrupted: ended by a signal, before it was done\n  mend:     again\n"},
+		{errors.Join(errors.Join(context.Canceled, crashed)), 1, "cupeld: nft: signal: segmentation fault\n"},
 		{crashed, 1, "cupeld: nft: signal: segmentation fault\n"},
 		{errors.Join(context.Canceled, crashed), 1, "cupeld: nft: signal: segmentation fault\n"},
 	} {
