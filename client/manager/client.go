@@ -89,7 +89,7 @@ func ReadEndpoint(state string) (Endpoint, error) {
 	path := filepath.Join(state, EndpointFile)
 	b, err := atomicfile.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return e, problem.New(problem.Unavailable, RuleAway, "nothing runs under %s", state).
+		return e, problem.New(problem.Unavailable, RuleAway, "no manager serves under %s", state).
 			Fix("start it: cupel up --state %s; or name another folder with --state", plain.ShellWord(state))
 	}
 	if err != nil {
