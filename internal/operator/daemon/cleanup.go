@@ -29,8 +29,8 @@ func Cleanup(ctx context.Context, o Options, log *slog.Logger) (mounted []string
 		if err != nil {
 			return nil, err
 		}
-		if held := l.unseen(); held != nil && held.away { // before anything is touched
-			return nil, held.problem()
+		if away, ok := errors.AsType[*awayError](l.unseen()); ok { // before anything is touched
+			return nil, away.problem()
 		}
 		if _, err := l.uninstallService(ctx); err != nil { // before it starts again what is stopped here
 			return nil, err

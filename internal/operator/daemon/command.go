@@ -76,12 +76,18 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	return c.fail(err)
 }
 
+// atWork is a [lockedError] or an [awayError].
+type atWork interface {
+	error
+	problem() *problem.Error
+}
+
 // ruleInterrupted is the rule of what a signal ended.
 const ruleInterrupted = "interrupted"
 
 func (c *cli) fail(err error) int {
-	if held, ok := errors.AsType[*lockedError](err); ok {
-		err = held.problem()
+	if who, ok := errors.AsType[atWork](err); ok {
+		err = who.problem()
 	}
 	err = besidesInterrupt(err)
 	p, ok := errors.AsType[*problem.Error](err)

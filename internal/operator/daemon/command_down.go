@@ -84,7 +84,10 @@ func (c *cli) downCommand() *cobra.Command {
 // stoppedText tells a person what was stopped.
 func stoppedText(state string, s Stopped) string {
 	where := "there is no " + state
-	if exists(state) {
+	switch l, err := newLayout(state); {
+	case err == nil && l.used():
+		where = "what is in " + state + " is another folder"
+	case exists(state):
 		where = "nothing in " + state + " is Cupel's"
 	}
 	switch {

@@ -52,6 +52,9 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 	if err := l.check(); err != nil {
 		return Started{}, err
 	}
+	if away := l.displaced(); away != nil {
+		return Started{}, away.problem()
+	}
 	if err := l.makeFolder(); err != nil {
 		return Started{}, err
 	}
@@ -67,7 +70,7 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 		switch {
 		case !ok:
 			return Started{}, err
-		case l.serves(held) || held.what != workUp || held.away || held.stopped() != nil:
+		case l.serves(held) || held.what != workUp || held.stopped() != nil:
 			return Started{}, held
 		case time.Now().After(deadline):
 			return Started{}, l.notReady(held.pid, patience)

@@ -51,18 +51,37 @@ func Down(ctx context.Context, o Options, log *slog.Logger) (s Stopped, err erro
 	began := time.Now()
 	l, lock, err := takeOver(ctx, o, workDown, log)
 	defer func() { err = l.explain(err) }()
-	switch {
-	case err != nil:
+	if err != nil {
 		return s, err
-	case lock != nil:
+	}
+	if lock != nil {
 		defer lock.release()
-		return Stopped{State: o.State}, l.down(ctx, o, began, log)
-	case l.gone():
+	}
+
+	away := l.displaced()
+	if away != nil && len(away.apps) > 0 {
+		if !o.Force {
+			return s, away.problem()
+		}
+		if lock != nil || l.gone() { // else it was said
+			log.WarnContext(ctx, endedAsItIs, "why", away.Error())
+		}
+	}
+	if away != nil || lock == nil && l.gone() {
 		s.Ended, err = l.endGone(ctx, o.Force)
 		return s, err
 	}
-	return Stopped{State: o.State}, l.sweep(ctx) // its disk fails, or it is another folder
+	if l.used() {
+		s.State = o.State
+	}
+	if lock == nil { // its disk fails, or it is another folder
+		return Stopped{State: o.State}, l.sweep(ctx)
+	}
+	return s, l.down(ctx, o, began, log)
 }
+
+// endedAsItIs warns of apps that could store their volumes only into another folder.
+const endedAsItIs = "everything is ended as it is, and what apps wrote since they stored their volumes last is lost"
 
 // down is Down, begun then, of a folder that nobody else works on any more.
 func (l layout) down(ctx context.Context, o Options, began time.Time, log *slog.Logger) error {
@@ -141,8 +160,16 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 	began := time.Now()
 	t := takeover{layout: l, o: o, force: o.Force || what == workCleanup, said: began}
 	defer func() { t.gone.forget() }()
-	for {
-		lock, err := l.lock(what)
+	for err = nil; ; {
+		var lock *stateLock
+		lock, err = l.lockAgain(what, err)
+		if away, ok := errors.AsType[*awayError](err); ok {
+			if !o.Force || away.dir != l.dir {
+				return l, nil, away.problem()
+			}
+			log.WarnContext(ctx, endedAsItIs, "why", away.Error())
+			return l, nil, l.endAway(ctx, away.cupeld)
+		}
 		held, ok := errors.AsType[*lockedError](err)
 		if !ok {
 			_, missing := os.Stat(l.dir)
@@ -162,13 +189,6 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 				}
 			}
 			return l, lock, err
-		}
-		if held.away && o.Force && held.dir == l.dir {
-			log.WarnContext(ctx, "everything is ended as it is, and what apps wrote since they stored their volumes last is lost", "why", held.Error())
-			return l, nil, l.endAway(ctx, held)
-		}
-		if held.away {
-			return l, nil, held.problem()
 		}
 		if err := errors.Join(t.end(held), t.ask(held)); err != nil {
 			return l, nil, err
@@ -406,8 +426,8 @@ func (l layout) sweep(ctx context.Context) error {
 		errs = append(errs, err)
 	}
 	errs = append(errs, l.endProcesses(ctx))
-	if groups != nil {
-		errs = append(errs, groups.Remove(l.cgroup()), l.removeGroup(ctx, groups))
+	if groups != nil { // in the daemons' may be a CAS, whose user only its folder tells
+		errs = append(errs, clearGroup(ctx, groups, l.cgroup()), clearGroup(ctx, groups, l.daemonGroup()))
 	}
 	netcheck.Clean(l.id)
 	errs = append(errs, l.unmountAll(), balance.RemoveTable(ctx, l.table()), l.removeBridge(), sysctl.Default().Release(l.id))

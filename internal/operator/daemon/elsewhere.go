@@ -32,7 +32,8 @@ func parsePath(b []byte) (dir string, ok bool) {
 }
 
 // before is the folder by the name of its last start, if that was another one. A copy of a
-// folder that is still there is none of these: it is a folder of its own.
+// folder that is still there is none of these: it is a folder of its own, unless what runs
+// by that name has files of this one open.
 func (l layout) before() (layout, bool) {
 	b, err := atomicfile.Read(l.path(pathFile))
 	if err != nil {
@@ -42,12 +43,20 @@ func (l layout) before() (layout, bool) {
 	if !ok || dir == l.dir {
 		return layout{}, false
 	}
-	ours, err := os.Stat(l.dir)
-	if err != nil {
-		return layout{}, false
+	other := layoutAt(dir)
+	if other.leadsTo(l) || !other.used() {
+		return other, true
 	}
-	theirs, err := os.Stat(dir)
-	return layoutAt(dir), err != nil || os.SameFile(ours, theirs)
+	database, _ := containerdDatabase(other.lasting())
+	runsHere, _ := l.hasDatabase(database)
+	return other, runsHere
+}
+
+// leadsTo reports whether this name is one of that folder, too.
+func (l layout) leadsTo(folder layout) bool {
+	by, err := os.Stat(l.dir)
+	there, err2 := os.Stat(folder.dir)
+	return err == nil && err2 == nil && os.SameFile(by, there)
 }
 
 // elsewhere refuses a folder of which things run by another name. What a name that nothing
@@ -63,9 +72,9 @@ func (l layout) elsewhere(ctx context.Context) error {
 	p := problem.New(problem.Conflict, ruleElsewhere, "%s is the folder that was started as %s, and what was started there still runs", l.dir, other.dir).
 		Want("the name by which it runs")
 	state := plain.ShellWord(other.dir)
-	if _, err := os.Stat(other.dir); err != nil {
+	if !other.leadsTo(l) {
 		return p.Fix("have it there again (a mount, a link, a move), then run this with --state %s; "+
-			"or end what runs as it is, by 'cupel down --state %s', and run this again: what apps wrote into volumes since they stored them last is lost", state, state)
+			"or end what runs as it is, by 'cupel down --state %s --force', and run this again: what apps wrote into volumes since they stored them last is lost", state, state)
 	}
 	return p.Fix("run it with --state %s; or run 'cupel down --state %s' first, then this again", state, state)
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -82,7 +83,7 @@ func TestStateByTwoNames(t *testing.T) {
 	if err := os.Remove(second.State); err != nil {
 		t.Fatal(err)
 	}
-	refused("'cupel down --state " + second.State + "', and run this again")
+	refused("'cupel down --state " + second.State + " --force', and run this again")
 	succeeds("down", "--state", second.State)
 	nothingLeft(t, second)
 	succeeds(upFlags(o)...)
@@ -123,9 +124,16 @@ func TestCopyOfAState(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	emptied, err := newLayout(folder(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Mkdir(original.path("runtimes"), 0o755), os.Mkdir(emptied.dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
 	for content, want := range map[string]bool{
 		"": false, "path\n": false, "/a": false, "/a\x00\n": false, "/a/../b\n": false, "/nonexistent/a\n": true,
-		original.dir + "\n": false, copied.dir + "\n": false,
+		original.dir + "\n": false, copied.dir + "\n": false, emptied.dir + "\n": true,
 	} {
 		if err := os.WriteFile(copied.path(pathFile), []byte(content), 0o600); err != nil {
 			t.Fatal(err)

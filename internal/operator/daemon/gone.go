@@ -27,17 +27,21 @@ func (l layout) gone() bool {
 // endGone ends what still runs of a folder that is gone, and returns it in words. A cupeld
 // among that could only lose what its apps wrote, so it is ended by force alone.
 func (l layout) endGone(ctx context.Context, force bool) (ended []string, err error) {
-	held := l.unseen()
-	if held != nil && !force {
-		return nil, held.problem()
+	away, runs := errors.AsType[*awayError](l.unseen())
+	if runs && !force {
+		return nil, away.problem()
 	}
-	left := l.processes()
-	if held != nil {
-		if err := l.endAway(ctx, held); err != nil {
+	left := &awayError{apps: l.instances(), daemons: l.processes()}
+	if runs {
+		if err := l.endAway(ctx, away.cupeld); err != nil {
 			return nil, err
 		}
 	}
-	return inWords(left), l.sweep(ctx)
+	ended = left.left()
+	if len(ended) == 0 && l.cgroupExists() {
+		ended = []string{"control groups " + l.cgroup()}
+	}
+	return ended, l.sweep(ctx)
 }
 
 // inWords names processes, as people call them.

@@ -18,6 +18,9 @@ import (
 // limits, and ends with the session that the group was made for. So the daemons
 // have a group of their own, beside that of the instances.
 
+// emptyLimit is how long a group may have processes still that were told to end.
+const emptyLimit = 10 * time.Second
+
 // daemonGroup is the daemons' control group.
 func (l layout) daemonGroup() string { return l.cgroup() + "-daemons" }
 
@@ -96,8 +99,20 @@ func (l layout) leaveGroup(in bool) {
 
 // removeGroup removes the daemons' group, as soon as the last of them is gone.
 func (l layout) removeGroup(ctx context.Context, groups *cgroup.Tree) error {
-	for deadline := time.Now().Add(casStopTimeout); ; {
-		err := groups.Remove(l.daemonGroup())
+	return onceEmpty(ctx, func() error { return groups.Remove(l.daemonGroup()) })
+}
+
+// clearGroup ends by SIGKILL whatever is in a group and below, and removes it as soon as
+// that is gone.
+func clearGroup(ctx context.Context, groups *cgroup.Tree, path string) error {
+	return onceEmpty(ctx, func() error { return errors.Join(groups.Kill(path), groups.Remove(path)) })
+}
+
+// onceEmpty tries to remove a group until the last process in it is gone: one that was
+// killed takes its time.
+func onceEmpty(ctx context.Context, remove func() error) error {
+	for deadline := time.Now().Add(emptyLimit); ; {
+		err := remove()
 		if !errors.Is(err, syscall.EBUSY) || time.Now().After(deadline) {
 			return err
 		}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -22,6 +23,8 @@ import (
 type layout struct {
 	dir string // absolute, without symbolic links
 	id  string // 8 hex digits
+
+	nowhere *leadsNowhere // the link on the way to it at whose end nothing is
 }
 
 func newLayout(state string) (layout, error) {
@@ -29,10 +32,34 @@ func newLayout(state string) (layout, error) {
 	if err != nil {
 		return layout{}, problem.New(problem.Invalid, "state_folder", "%w", err)
 	}
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
+	dir, link := follow(dir, maxLinks)
+	l := layoutAt(dir)
+	l.nowhere = link
+	return l, nil
+}
+
+// maxLinks is how many symbolic links on the way to a folder the kernel follows
+// (path_resolution(7)).
+const maxLinks = 40
+
+// follow is an absolute path without symbolic links. What isn't there (any more) has a name
+// all the same, by which things of it may run: where its parent leads, and a link. The first
+// link at whose end nothing is, is returned with it.
+func follow(path string, links int) (real string, nowhere *leadsNowhere) {
+	if real, err := filepath.EvalSymlinks(path); err == nil || links == 0 || path == "/" {
+		return cmp.Or(real, path), nil
 	}
-	return layoutAt(dir), nil
+	parent, nowhere := follow(filepath.Dir(path), links)
+	path = filepath.Join(parent, filepath.Base(path))
+	target, err := os.Readlink(path)
+	if err != nil {
+		return path, nowhere
+	}
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(parent, target)
+	}
+	real, _ = follow(target, links-1)
+	return real, &leadsNowhere{path, real}
 }
 
 // layoutAt is the layout of a folder by that very name.

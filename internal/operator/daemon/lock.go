@@ -53,10 +53,8 @@ type lockedError struct {
 	renews  bool
 	written time.Time // by the disk's clock, to be compared with itself
 
-	// Of a cupeld that the lock which is there says nothing of (see unseen.go):
-	unlinked bool   // the file of its lock was removed
-	away     bool   // its folder isn't at dir any more
-	now      string // where its folder is then, if that is known
+	// unlinked says that it is a cupeld of which the lock's file was removed (see unseen.go).
+	unlinked bool
 }
 
 // word differs whenever the holder wrote something.
@@ -65,9 +63,6 @@ func (e *lockedError) word() string {
 }
 
 func (e *lockedError) Error() string {
-	if e.away {
-		return e.awayError()
-	}
 	if e.unlinked && e.what == workUp {
 		return fmt.Sprintf("cupeld already runs on %s (process %d); only %s was removed", e.dir, e.pid, layoutAt(e.dir).lockFile())
 	}
@@ -122,9 +117,6 @@ func (e *lockedError) stopped() *problem.Error {
 
 // problem is the refusal of whoever wanted the lock.
 func (e *lockedError) problem() *problem.Error {
-	if e.away {
-		return e.awayProblem()
-	}
 	if p := e.stopped(); p != nil {
 		return p
 	}
@@ -160,7 +152,9 @@ func (l layout) lock(what work) (*stateLock, error) {
 			}
 			_ = f.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
-				l.moved(held)
+				if away := l.moved(held); away != nil {
+					return nil, away
+				}
 				return nil, held
 			}
 			return nil, fmt.Errorf("lock %s: %w", l.dir, err)
@@ -168,9 +162,9 @@ func (l layout) lock(what work) (*stateLock, error) {
 		s := &stateLock{f: f}
 		same, err := s.is(l.lockFile())
 		if err == nil && same {
-			if held := l.unseen(); held != nil {
+			if unseen := l.unseen(); unseen != nil {
 				s.release()
-				return nil, held
+				return nil, unseen
 			}
 			if unwritten == nil {
 				err = s.sign(what)
@@ -243,12 +237,16 @@ func (l layout) make() (*stateLock, error) {
 	return nil, problem.New(problem.Conflict, ruleAtWork, "%s is removed again and again", l.dir).Fix("look who runs cupel cleanup there")
 }
 
-// makeFolder makes the folder, unless a cupeld runs whose folder was there.
+// makeFolder makes the folder, unless a cupeld runs whose folder was there, or there is a
+// link in its place: what that led to would be made in another file system.
 func (l layout) makeFolder() error {
 	if l.gone() {
-		if held := l.unseen(); held != nil {
-			return held
+		if err := l.unseen(); err != nil {
+			return err
 		}
+	}
+	if l.nowhere != nil {
+		return l.nowhere.problem().Fix("%s; or remove the link, or name another folder with --state", l.nowhere.mend())
 	}
 	if err := os.MkdirAll(l.dir, 0o755); err != nil {
 		return l.refuseFolder(err)

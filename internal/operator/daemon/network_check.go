@@ -96,6 +96,9 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	if cfg.FirstPort == 0 {
 		cfg.FirstPort = ports.first()
 	}
+	if away := l.displaced(); away != nil { // its apps run on the network that there is
+		return r, away.problem()
+	}
 	p := &parts{layout: l, log: log}
 	if exists(l.dir) {
 		lock, err := l.lock(workCheck)

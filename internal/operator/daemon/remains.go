@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,13 +78,26 @@ func (l layout) holds(pid int) bool {
 	return hasOpen(pid, lock) && c.Alive()
 }
 
+// openFiles are the files that a process has open, each by its name below /proc.
+func openFiles(pid int) iter.Seq2[string, os.FileInfo] {
+	return func(yield func(string, os.FileInfo) bool) {
+		open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is valid
+		for _, path := range open {
+			if info, err := os.Stat(path); err == nil && !yield(path, info) {
+				return
+			}
+		}
+	}
+}
+
 // hasOpen tells whether a process has a file open.
 func hasOpen(pid int, file os.FileInfo) bool {
-	open, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is valid
-	return slices.ContainsFunc(open, func(path string) bool {
-		info, err := os.Stat(path)
-		return err == nil && os.SameFile(info, file)
-	})
+	for _, info := range openFiles(pid) {
+		if os.SameFile(info, file) {
+			return true
+		}
+	}
+	return false
 }
 
 // mentions says whether an argument names something in our folder, or our

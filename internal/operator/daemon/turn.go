@@ -98,8 +98,11 @@ func flockedBy(f *os.File) int {
 // makeInTurn is make, after a cupeld that ends and every down have had their time, but
 // for a while only. It tells once what it waits for.
 func (l layout) makeInTurn(ctx context.Context, deadline time.Time, tell func(string)) (*stateLock, error) {
-	for {
-		lock, err := l.make()
+	for err := error(nil); ; {
+		var lock *stateLock
+		if err = l.stillUnseen(err); err == nil {
+			lock, err = l.make()
+		}
 		if err == nil {
 			first := l.awaited()
 			if first == nil {
@@ -110,7 +113,7 @@ func (l layout) makeInTurn(ctx context.Context, deadline time.Time, tell func(st
 		}
 		held, ok := errors.AsType[*lockedError](err)
 		ends := ok && (held.what == workEnd || held.what == workDown || held.what == workTurn)
-		if !ends || held.away || held.stopped() != nil || time.Now().After(deadline) {
+		if !ends || held.stopped() != nil || time.Now().After(deadline) {
 			return nil, err
 		}
 		if tell != nil && (held.pid != 0 || held.what == workTurn) {

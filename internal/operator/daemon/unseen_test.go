@@ -14,6 +14,7 @@ import (
 	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // obeys is the script of what ends when it is told to.
@@ -138,11 +139,10 @@ func TestFolderAway(t *testing.T) {
 					refused["down --force of the moved one"] = stopAll(t.Context(), Options{State: moved.State, Force: true}, slog.New(slog.DiscardHandler))
 				}
 				for who, err := range refused {
-					held, ok := errors.AsType[*lockedError](err)
-					if !ok {
-						t.Fatalf("%s: %v", who, err)
+					if away, ok := errors.AsType[*awayError](err); ok {
+						err = away.problem()
 					}
-					p := held.problem()
+					p := problem.From(err)
 					if p.Rule != ruleElsewhere || !strings.Contains(p.Actual, fmt.Sprintf("%s is gone, and the cupeld that was started there (process %d) still runs", o.State, pid)) ||
 						!strings.Contains(p.Actual+"; "+p.Mend, test.says) || !strings.Contains(p.Mend, "cupel down --state "+o.State+" --force ends what runs") {
 						t.Errorf("%s: %v", who, p)

@@ -94,6 +94,9 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 			Want("the disk that holds it, mounted there").
 			Fix("mount it, and the unit goes on by itself; to begin anew there, run 'cupel install-service' again")
 	}
+	if away := l.displaced(); away != nil {
+		return away.problem()
+	}
 	if o.WaitClock > 0 { // by what lies in the folder that is used from here on
 		if err := waitClock(ctx, l.lastSeen(), o.WaitClock, func(line string) { log.WarnContext(ctx, line) }); err != nil {
 			return err

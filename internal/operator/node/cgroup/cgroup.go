@@ -134,6 +134,35 @@ func (t *Tree) Busy(path string) (bool, error) {
 	return busy, err
 }
 
+// BusyBelow names the groups right below the one at path that are busy.
+func (t *Tree) BusyBelow(path string) ([]string, error) {
+	var names []string
+	for _, mount := range t.dirs {
+		entries, err := os.ReadDir(filepath.Join(mount, path))
+		if ignoreGone(err) != nil {
+			return nil, fmt.Errorf("list control groups: %w", err)
+		}
+		for _, e := range entries {
+			if e.IsDir() && !slices.Contains(names, e.Name()) {
+				names = append(names, e.Name())
+			}
+		}
+	}
+	slices.Sort(names)
+
+	var busy []string
+	for _, name := range names {
+		is, err := t.Busy(filepath.Join(path, name))
+		if err != nil {
+			return nil, err
+		}
+		if is {
+			busy = append(busy, name)
+		}
+	}
+	return busy, nil
+}
+
 // Processes are those in the group at path itself. A group that is gone gives
 // fs.ErrNotExist.
 func (t *Tree) Processes(path string) ([]int, error) {

@@ -89,6 +89,20 @@ func TestBusy(t *testing.T) {
 	}
 }
 
+func TestBusyBelow(t *testing.T) {
+	tr := detect(t, map[string]string{
+		"memory/cgroup.procs": "1\n", "pids/cgroup.procs": "1\n", "memory/c/cgroup.procs": "7\n",
+		"memory/c/i-2/cgroup.procs": "8\n", "pids/c/i-2/cgroup.procs": "8\n", "pids/c/i-1/child/cgroup.procs": "9\n", "pids/c/i-1/cgroup.procs": "", "memory/c/i-3/cgroup.procs": "",
+	})
+	got, err := tr.BusyBelow("/c")
+	if diff := cmp.Diff([]string{"i-1", "i-2"}, got); diff != "" || err != nil {
+		t.Errorf("%s, %v", diff, err)
+	}
+	if got, err := tr.BusyBelow("/gone"); len(got) > 0 || err != nil {
+		t.Errorf("a group that is gone: %v, %v", got, err)
+	}
+}
+
 func TestDetectNothing(t *testing.T) {
 	if _, err := Detect(t.TempDir()); err == nil {
 		t.Error("found control groups in an empty folder")
