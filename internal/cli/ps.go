@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -162,7 +163,7 @@ func failedDeployment(a manager.App, list []manager.Instance) *problem.Error {
 		return nil
 	}
 	for _, i := range list {
-		if t, ok := troubleOf(i); ok && i.AppID == a.ID && t.rule == why.Rule && t.actual == why.Actual {
+		if t, ok := troubleOf(i); ok && i.AppID == a.ID && t.rule == why.Rule && strings.HasSuffix(why.Actual, t.actual) { // it may say besides when it gave up
 			return nil
 		}
 	}

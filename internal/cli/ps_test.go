@@ -118,6 +118,20 @@ func TestTableFitsATerminal(t *testing.T) {
 	}
 }
 
+// TestFailureIsToldOnce: what an instance has says as much as why its deployment gave up.
+func TestFailureIsToldOnce(t *testing.T) {
+	why := problem.New(problem.Unavailable, "unhealthy", "the app listens on no port yet")
+	gaveUp := *why
+	gaveUp.Actual = "gave up after 2 minutes: the app listens on no port yet"
+	app := manager.App{ID: "a", Deployment: manager.Deployment{State: manager.DeploymentFailed, Problem: &gaveUp}}
+	if p := failedDeployment(app, []manager.Instance{{AppID: "a", State: "stopping", Problem: why}}); p != nil {
+		t.Error(p)
+	}
+	if p := failedDeployment(app, nil); p != &gaveUp {
+		t.Error(p)
+	}
+}
+
 // TestNarrowTablesKeepValues: on a narrow terminal text goes on in the next line, and what
 // people copy stays whole.
 func TestNarrowTablesKeepValues(t *testing.T) {

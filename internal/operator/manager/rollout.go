@@ -226,11 +226,18 @@ func (p *planner) awaitHealth(a *App) {
 		return
 	}
 	if w := p.app(a.ID).Rollout.Waiting; w != nil {
-		p.fail(a, w)
+		p.fail(a, gaveUp(w, p.limits.Health))
 		return
 	}
 	p.fail(a, problem.New(problem.Unavailable, "unhealthy", "not every instance accepted connections on port %d within %s", a.Next.ContainerPort, problem.Duration(p.limits.Health)).
 		Fix("let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER", a.Next.ContainerPort))
+}
+
+// gaveUp is the end of a deployment by what it waited for, after so long.
+func gaveUp(why *problem.Error, after time.Duration) *problem.Error {
+	e := *why
+	e.Actual = "gave up after " + problem.Duration(after) + ": " + plain.Met(e.Rule, e.Actual)
+	return &e
 }
 
 // switchOver waits until the balancer leads to the new instances.
@@ -319,9 +326,7 @@ func (p *planner) fail(a *App, why *problem.Error) {
 // late is the problem of a deployment that ran out of time.
 func (p *planner) late(a *App) *problem.Error {
 	if w := a.Rollout.Waiting; w != nil {
-		e := *w
-		e.Actual = "gave up after " + problem.Duration(p.limits.Deadline) + ": " + e.Actual
-		return &e
+		return gaveUp(w, p.limits.Deadline)
 	}
 	return problem.New(problem.Unavailable, "deadline", "step %q was not done when the deployment's %s were over", a.Rollout.Phase, problem.Duration(p.limits.Deadline)).
 		Fix("see what held it with cupel events %s, then deploy once more, which has as long again", a.Name)

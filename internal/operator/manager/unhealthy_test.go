@@ -8,6 +8,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestUnhealthyIsTold: once where all instances of an app stop accepting connections, and
@@ -48,6 +49,23 @@ func TestUnhealthyDeploymentIsToldOnce(t *testing.T) {
 		w.settled(w.deploy(request()).ID)
 		if slices.Contains(w.reasons(), "app_unhealthy") {
 			t.Error(w.reasons())
+		}
+	})
+}
+
+// Its end names how long it was given, whatever its instances say.
+func TestUnhealthyDeploymentNamesItsLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		why := problem.New(problem.Unavailable, "unhealthy", "the app listens on no port yet").Fix("let it listen")
+		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
+			if s.Port == 0 {
+				return backendtest.Script{Exit: true}
+			}
+			return backendtest.Script{Unhealthy: true, Problem: why}
+		})
+		p := w.settled(w.deploy(request()).ID).Deployment.Problem
+		if p == nil || p.Rule != "unhealthy" || p.Actual != "gave up after 2 minutes: the app listens on no port yet" || p.Mend != "let it listen" {
+			t.Errorf("%+v", p)
 		}
 	})
 }

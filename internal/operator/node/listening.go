@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -43,8 +44,12 @@ func (n *Node) lookAround(ctx context.Context, i *instance) {
 	if !due {
 		return
 	}
-	at, accepts, err := listening(n.dir("netns", id), netip.AddrPortFrom(ip, port))
-	cutOff := accepts && !n.answers(ctx, i) // else it just began to
+	at, tried, err := listening(n.dir("netns", id), netip.AddrPortFrom(ip, port))
+	cutOff, full := tried == nil, timedOut(tried)
+	if cutOff || full {
+		still := !n.answers(ctx, i) // else it just began to
+		cutOff, full = cutOff && still, full && still
+	}
 
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -58,8 +63,8 @@ func (n *Node) lookAround(ctx context.Context, i *instance) {
 	}
 	was := i.elsewhere
 	i.elsewhere = elsewhere(at, port)
-	if cutOff {
-		i.elsewhere = &misplaced{port: port, cutOff: true}
+	if cutOff || full {
+		i.elsewhere = &misplaced{port: port, cutOff: cutOff, full: full}
 	}
 	if len(at) == 0 && n.cfg.Now().Sub(started) < silentAfter {
 		i.elsewhere = nil
@@ -70,17 +75,22 @@ func (n *Node) lookAround(ctx context.Context, i *instance) {
 	n.publishStatus(i)
 }
 
-// listening returns where TCP is listened in a network namespace, and whether asked
-// accepts connections that are made in it.
-func listening(netns string, asked netip.AddrPort) ([]netip.AddrPort, bool, error) {
-	var at []netip.AddrPort
-	accepted := false
-	err := Within(netns, func() (err error) {
+// errNotAsked says that nothing listens on the port that should be tried.
+var errNotAsked = errors.New("nothing listens on that port")
+
+// listening returns where TCP is listened in a network namespace, and how a connection to
+// asked went that was made in it. One that nobody accepts times out: the kernel answers
+// nothing while as many wait as the app has room for.
+func listening(netns string, asked netip.AddrPort) (at []netip.AddrPort, tried, err error) {
+	tried = errNotAsked
+	err = Within(netns, func() (err error) {
 		at, err = listeningHere()
-		accepted = err == nil && slices.ContainsFunc(at, func(a netip.AddrPort) bool { return a.Port() == asked.Port() }) && accepts(asked)
+		if slices.ContainsFunc(at, func(a netip.AddrPort) bool { return a.Port() == asked.Port() }) {
+			tried = connect(asked)
+		}
 		return err
 	})
-	return at, accepted, err
+	return at, tried, err
 }
 
 // Within calls f on a thread that is in the network namespace mounted at path, and ends
@@ -105,14 +115,18 @@ func Within(path string, f func() error) error {
 	return <-done
 }
 
-// accepts connects from this thread's namespace.
-func accepts(addr netip.AddrPort) bool {
+// connect connects from this thread's namespace, and hangs up.
+func connect(addr netip.AddrPort) error {
 	c, err := net.DialTimeout("tcp4", addr.String(), time.Second)
 	if err != nil {
-		return false
+		return err
 	}
-	_ = c.Close()
-	return true
+	return c.Close()
+}
+
+func timedOut(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
 }
 
 // listeningHere asks for this thread's namespace.
@@ -170,7 +184,9 @@ type misplaced struct {
 	at   []netip.AddrPort
 	port uint16
 
-	cutOff bool // it listens where it should, and this machine can't reach it
+	// It listens where it should, and
+	cutOff bool // this machine can't reach it
+	full   bool // takes no connection of its own container's either
 }
 
 // elsewhere judges where an app listens that doesn't accept connections on port. Nil:
@@ -195,7 +211,7 @@ func elsewhere(at []netip.AddrPort, port uint16) *misplaced {
 }
 
 func (m *misplaced) same(o *misplaced) bool {
-	return m == nil && o == nil || m != nil && o != nil && m.port == o.port && m.cutOff == o.cutOff && slices.Equal(m.at, o.at)
+	return m == nil && o == nil || m != nil && o != nil && m.port == o.port && m.cutOff == o.cutOff && m.full == o.full && slices.Equal(m.at, o.at)
 }
 
 // mostShown bounds how many of an app's addresses are named.
@@ -203,7 +219,12 @@ const mostShown = 4
 
 // problem says where the app listens, and where it should.
 func (m *misplaced) problem() *problem.Error {
-	if m.cutOff {
+	switch {
+	case m.full:
+		return problem.New(problem.Unavailable, ruleUnhealthy, "the app listens on port %d and takes no connection, not from within its container either: it doesn't accept those that wait", m.port).
+			Want("an app that goes on accepting connections").
+			Fix("see 'cupel logs' for what keeps it from that, mend it and deploy again; an app that has only too much to do gets more --instances")
+	case m.cutOff:
 		return problem.New(problem.Unavailable, ruleUnhealthy, "the app listens on port %d, but its machine can't reach it: something there stands in the way, as a firewall's rule", m.port).
 			Want("connections from the machine to its instances let through").
 			Fix("run 'cupel check' on that machine: it names what stands in the way, and the mend")
@@ -222,7 +243,9 @@ func (m *misplaced) problem() *problem.Error {
 	switch {
 	case len(m.at) == 0:
 		e.Actual = fmt.Sprintf("the app listens on no port yet, and should on port %d", m.port)
-		e.Fix("see 'cupel logs'; let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER", m.port)
+		e.Fix("see 'cupel logs'; let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER. "+
+			"A deployment gives an app %s for that and then stops it, and no flag gives it longer: if its start takes longer, let it listen first and get ready after that",
+			m.port, problem.Duration(manager.DefaultLimits().Health))
 	case m.at[0].Port() == m.port && slices.Contains(m.at, netip.AddrPortFrom(netip.IPv6Unspecified(), m.port)):
 		e.Actual = fmt.Sprintf("the app listens on %s for IPv6 alone, and is reached over IPv4", where)
 		e.Fix("let the app listen on 0.0.0.0 too, port %d", m.port)

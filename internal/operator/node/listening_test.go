@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/netlab"
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/volume"
 )
 
@@ -29,7 +31,7 @@ func TestElsewhere(t *testing.T) {
 		{"127.0.0.1:1 0.0.0.0:3000 0.0.0.0:3000", "the app listens on 0.0.0.0:3000 and 127.0.0.1:1, not on port 8080", "--port PUBLIC:3000"},
 		{"[::]:8080", "the app listens on [::]:8080 for IPv6 alone", "0.0.0.0"},
 		{"0.0.0.0:1 0.0.0.0:2 0.0.0.0:3 0.0.0.0:4 0.0.0.0:5", "0.0.0.0:4 and 1 more, not on port 8080", "--port"},
-		{"", "the app listens on no port yet, and should on port 8080", "cupel logs"},
+		{"", "the app listens on no port yet, and should on port 8080", "A deployment gives an app 2 minutes for that and then stops it"},
 		{"0.0.0.0:8080", "", ""},                  // it does: another look, and it is healthy
 		{"127.0.0.1:8080 10.88.1.2:8080", "", ""}, // the address that is asked
 	} {
@@ -81,18 +83,54 @@ func TestListeningInANamespace(t *testing.T) {
 		if l, err = new(net.ListenConfig).Listen(context.Background(), "tcp4", "127.0.0.1:0"); err == nil {
 			want = l.Addr().String()
 			t.Cleanup(func() { _ = l.Close() })
+			err = shortBacklog(l)
 		}
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, accepts, err := listening(path, netip.MustParseAddrPort(want))
-	if err != nil || !accepts || fmt.Sprint(got) != "["+want+"]" {
-		t.Errorf("%v, %v; want %s", got, err, want)
+	got, tried, err := listening(path, netip.MustParseAddrPort(want))
+	if err != nil || tried != nil || fmt.Sprint(got) != "["+want+"]" {
+		t.Errorf("%v, %v, %v; want %s", got, tried, err, want)
 	}
 
 	// It listens where it should, and this machine doesn't reach it.
 	addr := netip.MustParseAddrPort(want)
+	if p := troubleAt(t, path, addr); p == nil || !strings.Contains(p.Actual, "its machine can't reach it") || !strings.Contains(p.Mend, "cupel check") {
+		t.Errorf("%v: want that the machine can't reach it", p)
+	}
+
+	// It stops accepting: as soon as its backlog is full nobody gets through.
+	space.Do(func() {
+		for err == nil {
+			var c net.Conn
+			if c, err = net.DialTimeout("tcp4", want, 200*time.Millisecond); err == nil {
+				t.Cleanup(func() { _ = c.Close() })
+			}
+		}
+	})
+	if !timedOut(err) {
+		t.Fatal(err)
+	}
+	if p := troubleAt(t, path, addr); p == nil || !strings.Contains(p.Actual, "takes no connection, not from within its container either") || !strings.Contains(p.Mend, "cupel logs") {
+		t.Errorf("%v: want that the app doesn't accept", p)
+	}
+}
+
+// shortBacklog leaves room for few connections that wait to be accepted.
+func shortBacklog(l net.Listener) error {
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var listen error
+	err = raw.Control(func(fd uintptr) { listen = unix.Listen(int(fd), 1) })
+	return errors.Join(err, listen)
+}
+
+// troubleAt is what a look finds at an app that isn't healthy, in the namespace at path.
+func troubleAt(t *testing.T, path string, addr netip.AddrPort) *problem.Error {
+	t.Helper()
 	n := &Node{cfg: Config{State: t.TempDir(), Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, watchers: map[chan manager.InstanceEvent]*backlog{}}
 	i := &instance{rec: &record{Spec: manager.InstanceSpec{ID: "i-1", Port: addr.Port()}, IP: addr.Addr(), StartedAt: time.Now().Add(-time.Minute)}, health: manager.HealthUnhealthy}
 	i.rec.Report.Phase = volume.Running
@@ -103,9 +141,7 @@ func TestListeningInANamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.lookAround(t.Context(), i)
-	if p := i.status().Problem; p == nil || !strings.Contains(p.Actual, "its machine can't reach it") || !strings.Contains(p.Mend, "cupel check") {
-		t.Errorf("%v: want that the machine can't reach it", p)
-	}
+	return i.status().Problem
 }
 
 // TestPorts: what ended listens no more, and what can't be read is left where it is.
