@@ -108,8 +108,12 @@ type Replica interface {
 	// Push returns when the snapshot is stored. Generations that nobody may ask
 	// for any more may go.
 	Push(ctx context.Context, s volume.Snapshot, size int64, open func() (io.ReadCloser, error)) error
-	// Pull opens a stored snapshot; NotFound if there is none.
+	// Pull opens a stored snapshot; NotFound if there is none. One that the replica finds
+	// damaged is refused before anything of it is read.
 	Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error)
+	// Stream is a Pull for who judges what is read, up to its end: it may be found damaged
+	// no earlier, and goes over the network once.
+	Stream(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error)
 	// Drop removes a snapshot. An unknown one is no error.
 	Drop(ctx context.Context, s volume.Snapshot) error
 	// DropAll removes all of a volume. An unknown one is no error.

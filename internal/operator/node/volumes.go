@@ -74,24 +74,23 @@ func (s *volumeStore) open(ctx context.Context, v volume.Snapshot) (io.ReadClose
 	switch {
 	case err == nil:
 		return f, size, nil
-	case errors.Is(err, fs.ErrNotExist):
-		r, err := s.openReplica(ctx, v)
-		return r, -1, err
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, 0, err
+	case s.replica == nil:
+		return nil, 0, s.missing(v)
 	}
-	return nil, 0, err
+	r, err := s.replica.Pull(ctx, v)
+	return r, -1, err
+}
+
+// missing is the refusal of a snapshot that is nowhere.
+func (s *volumeStore) missing(v volume.Snapshot) error {
+	return problem.New(problem.NotFound, ruleVolumeMissing, "generation %d of volume %s is not stored", v.Generation, v.Volume)
 }
 
 // noteGiven notes how it went to have a snapshot as it was stored.
 func (s *volumeStore) noteGiven(ctx context.Context, v volume.Snapshot, err error) {
 	s.note(ctx, "give out volume "+v.Volume.String()+" as it was stored", err)
-}
-
-// openReplica opens the replica's copy of a snapshot.
-func (s *volumeStore) openReplica(ctx context.Context, v volume.Snapshot) (io.ReadCloser, error) {
-	if s.replica == nil {
-		return nil, problem.New(problem.NotFound, ruleVolumeMissing, "generation %d of volume %s is not stored", v.Generation, v.Volume)
-	}
-	return s.replica.Pull(ctx, v)
 }
 
 // list returns the snapshots of a volume that are stored here, those of the

@@ -99,7 +99,10 @@ func (f *fetched) drop() {
 // fetch brings a snapshot from the replica if that has it as it was stored, and judges it
 // on its way. That it is whole holds whether this node's disk takes it or not.
 func (s *volumeStore) fetch(ctx context.Context, v volume.Snapshot) (*fetched, error) {
-	r, err := s.openReplica(ctx, v)
+	if s.replica == nil {
+		return nil, s.missing(v)
+	}
+	r, err := s.replica.Stream(ctx, v)
 	if err != nil {
 		return nil, err
 	}

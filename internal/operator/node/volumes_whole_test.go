@@ -102,9 +102,9 @@ func TestDamagedVolume(t *testing.T) {
 // slowReplica answers no faster than a network does.
 type slowReplica struct{ *replica }
 
-func (r slowReplica) Pull(ctx context.Context, v volume.Snapshot) (io.ReadCloser, error) {
+func (r slowReplica) Stream(ctx context.Context, v volume.Snapshot) (io.ReadCloser, error) {
 	time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
-	return r.replica.Pull(ctx, v)
+	return r.replica.Stream(ctx, v)
 }
 
 // TestDamagedVolumeOfSeveral: where several instances read a damaged snapshot at once, it is

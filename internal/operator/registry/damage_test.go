@@ -236,6 +236,13 @@ func TestDamagedSnapshot(t *testing.T) {
 				t.Errorf("%s, %s: which blob? %v", what, kind, err)
 			}
 			t.Log(what, kind, err)
+			if r, err = c.Stream(t.Context(), at); err == nil {
+				_, err = io.ReadAll(r)
+				_ = r.Close()
+			}
+			if streamed := problem.From(err); err == nil || streamed.Error() != p.Error() {
+				t.Errorf("%s, %s: read once: %v", what, kind, err)
+			}
 			next := at
 			next.Generation++
 			if err := c.Push(t.Context(), next, int64(len(b)), opener(b)); err != nil {

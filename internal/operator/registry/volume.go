@@ -140,6 +140,21 @@ func (c *Client) untag(ctx context.Context, what string) error {
 // as such before anything of it is given out. Its bytes are what the registry says they
 // are: the reader of sealed data judges them.
 func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error) {
+	r, err := c.Stream(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(io.Discard, r)
+	_ = r.Close()
+	if err != nil {
+		return nil, err
+	}
+	return c.Stream(ctx, s)
+}
+
+// Stream opens a stored snapshot. That it is damaged may be known at its end alone: the
+// reader's error says so.
+func (c *Client) Stream(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error) {
 	what := snapshotRef(s)
 	_, img, err := c.image(ctx, what)
 	if err != nil {
@@ -152,24 +167,36 @@ func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, er
 	if len(layers) != 1 {
 		return nil, problem.New(problem.Denied, "volume_snapshot", "%s has %d layers", what, len(layers)).Want("one, a volume's snapshot")
 	}
-	if err := c.readThrough(ctx, what, layers[0]); err != nil {
-		return nil, err
+	digest, err := layers[0].Digest()
+	if err != nil {
+		return nil, c.judge(ctx, what, err)
 	}
+
+	explain := func(err error) error { return c.judgeBlob(ctx, what, digest, err) }
 	r, err := layers[0].Compressed()
-	return r, c.judge(ctx, what, err)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return explained{r, r, explain}, nil
 }
 
-// readThrough tells whether a layer is what was stored.
-func (c *Client) readThrough(ctx context.Context, what string, l v1.Layer) error {
-	digest, err := l.Digest()
-	if err != nil {
-		return c.judge(ctx, what, err)
+// explained is a reader that says what its errors mean.
+type explained struct {
+	io.Reader
+	io.Closer
+	explain func(error) error
+}
+
+func (e explained) Read(p []byte) (int, error) {
+	n, err := e.Reader.Read(p)
+	if err == nil || err == io.EOF { // as io.Reader defines it: never wrapped
+		return n, err
 	}
-	r, err := l.Compressed()
-	if err == nil {
-		_, err = io.Copy(io.Discard, r)
-		_ = r.Close()
-	}
+	return n, e.explain(err)
+}
+
+// judgeBlob explains why what an image names can't be read.
+func (c *Client) judgeBlob(ctx context.Context, what string, digest v1.Hash, err error) error {
 	err = c.judge(ctx, what, err)
 	if problem.KindOf(err) == problem.NotFound {
 		err = c.damaged("read", what, errors.New("it is gone"))
