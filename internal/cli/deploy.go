@@ -197,17 +197,37 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 // remember keeps under which session the app was deployed: from now on no manager's word
 // is needed for that.
 func (d *deployment) remember(ctx context.Context, app manager.App) {
-	err := d.side.dir.UpdateDeployed(context.WithoutCancel(ctx), func(all owner.Deployed) error {
-		noted := owner.DeployedApp{Session: d.session, At: d.g.now().UTC()}
-		if !all.Note(d.g.place(), d.granted, app.Name, app.ID, d.o.name != "", noted) {
-			_, other, _ := all.At(d.g.place(), app.Name)
-			return fmt.Errorf("here it is the app of session %s; if that one is gone: %s", other.Session, d.g.inState("cupel deploy "+string(d.session)+" --name "+app.Name))
-		}
-		return nil
-	})
+	place := d.g.place()
+	over, err := d.overtaken(ctx, place, app)
+	if err == nil {
+		err = d.side.dir.UpdateDeployed(context.WithoutCancel(ctx), func(all owner.Deployed) error {
+			for _, name := range over {
+				all.Forget(place, name)
+			}
+			noted := owner.DeployedApp{Session: d.session, At: d.g.now().UTC()}
+			if !all.Note(place, d.granted, app.Name, app.ID, d.o.name != "", noted) {
+				_, other, _ := all.At(place, app.Name)
+				return fmt.Errorf("here it is the app of session %s; if that one is gone: %s", other.Session, d.g.inState("cupel deploy "+string(d.session)+" --name "+app.Name))
+			}
+			return nil
+		})
+	}
 	if err != nil {
 		d.g.warnf("It is not remembered here that %s runs session %s: %v", app.Name, d.session, err)
 	}
+}
+
+// overtaken are the names of the app under which another session's is remembered that was
+// removed since, otherwise than from here: its CAS says that its grants have ended.
+func (d *deployment) overtaken(ctx context.Context, place string, app manager.App) (names []string, err error) {
+	all, err := d.side.dir.Deployed()
+	for _, name := range []string{d.granted, app.Name} {
+		granted, other, known := all.At(place, name)
+		if known && other.Session != d.session && d.side.over(ctx, other.Session, granted) {
+			names = append(names, name)
+		}
+	}
+	return names, err
 }
 
 // seeThrough waits for the deployment's end, has the CAS confirm it, leaves one grant and

@@ -151,7 +151,7 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 			d.app = &a
 		}
 	}
-	if d.operator, err = d.operatorKey(ctx); err != nil {
+	if d.operator, err = d.at.operatorKey(ctx, d.manager); err != nil {
 		return err
 	}
 	if d.granted, err = d.grantedName(ctx, req.Name); err != nil {
@@ -177,16 +177,6 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 	}
 	req.Instances = max(1, req.Instances)
 	return nil
-}
-
-// operatorKey is the key by which the operator claims grants: a provider's is known, and
-// this machine's manager says its own. Zero: it has none.
-func (d *deployment) operatorKey(ctx context.Context) (ident.KeyHash, error) {
-	if d.at.remote() {
-		return d.at.operator, nil
-	}
-	info, err := d.manager.Info(ctx)
-	return info.OperatorKey, err
 }
 
 // grantedName is what the app's grants call it: as the command says, else as the

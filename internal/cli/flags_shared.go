@@ -30,12 +30,12 @@ func sharedFlags(path string) []string {
 		return []string{"config", "output", "wait"} // they ask a CAS
 	case "cupel session submit":
 		return []string{"state", "config", "output", "wait"} // its --provider also takes a key
-	case "cupel ps", "cupel logs", "cupel events", "cupel rm", "cupel info", "cupel volume ls", "cupel volume rm",
+	case "cupel ps", "cupel logs", "cupel events", "cupel info", "cupel volume ls", "cupel volume rm",
 		"cupel runtime measure", "cupel runtime show":
 		return []string{"state", "provider", "config", "output"} // they ask a manager
 	case "cupel template":
 		return []string{"state", "provider", "config", "output", "log-level"}
-	case "cupel cas attest", "cupel deploy", "cupel verify":
+	case "cupel cas attest", "cupel deploy", "cupel rm", "cupel verify":
 		return []string{"state", "provider", "config", "output", "wait"} // they ask both
 	case "cupel runtime build":
 		return []string{"state", "output"}

@@ -41,6 +41,16 @@ func (m managerAt) dial(cert *tls.Certificate) *manager.Client {
 	return manager.New(m.Address, opts)
 }
 
+// operatorKey is the key by which its operator claims grants: a provider's is known, and
+// this machine's manager says its own. Zero: it has none.
+func (m managerAt) operatorKey(ctx context.Context, c *manager.Client) (ident.KeyHash, error) {
+	if m.remote() {
+		return m.operator, nil
+	}
+	info, err := c.Info(ctx)
+	return info.OperatorKey, err
+}
+
 // appAddress is where users reach an app of it.
 func (m managerAt) appAddress(port uint16) string {
 	host := "localhost"

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -25,7 +27,8 @@ func newRmCommand(g *globals) *cobra.Command {
 		Short: "Remove one instance, or an app with all its instances",
 		Long: `Removes one instance: the app goes on with one fewer, and only the clients of that
 instance move to others. With --app removes an app, in whatever state it is. The
-session and its volume stay at the CAS and the registry.`,
+session and its volume stay at the CAS and the registry. Of an app that you deployed
+the CAS is asked whether its grant has ended: one that the manager keeps is withdrawn.`,
 		Example: "  cupel rm i-3f9k2m1x\n  cupel rm --app my-app",
 		Args:    exactArgs("[INSTANCE]"),
 
@@ -78,7 +81,7 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 	if g.json() {
 		return g.printJSON(r)
 	}
-	g.printf("%s removed; %s goes on with %s\n", id, r.App, problem.Count(r.Instances, "instance"))
+	g.printf("%s%s removed; %s goes on with %s\n", at.options.Source.Says(), id, r.App, problem.Count(r.Instances, "instance"))
 	return nil
 }
 
@@ -90,8 +93,13 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	defer m.Close()
 	began := time.Now()
 	a, err := lasting(ctx, g, "cupel ps", func(ctx context.Context) (manager.App, error) { return m.RemoveApp(ctx, o.app) })
-	if err != nil {
+	unknown := problem.KindOf(err) == problem.NotFound
+	if err != nil && !unknown {
 		return err
+	}
+	if unknown { // what is known of it here may be of one that was removed otherwise
+		_, left := g.endRights(ctx, at, m, o.app, a)
+		return errors.Join(err, left)
 	}
 	err = g.awaitGone(ctx, o.timeout, a.Name, func() (bool, error) {
 		_, err := m.App(ctx, a.ID)
@@ -103,24 +111,57 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	if err != nil {
 		return err
 	}
+	confirmed, err := g.endRights(ctx, at, m, o.app, a)
+	if err != nil {
+		return err
+	}
 	lost, err := notKept(ctx, m, a.ID, began)
 	if err != nil {
 		return err
 	}
 	g.warnNotKept(at, lost)
-	if err := g.forget(ctx, a.ID); err != nil {
-		g.warnf("What is known here of %s is not forgotten: %v", a.Name, err)
-	}
 	if g.json() {
-		return g.printJSON(map[string]string{"app": a.Name, "id": a.ID, "state": "removed"})
+		return g.printJSON(map[string]any{"app": a.Name, "id": a.ID, "state": "removed", "confirmed": confirmed})
 	}
-	g.printf("%s removed\n", a.Name)
+	word := at.options.Source.Says()
+	if confirmed {
+		word = ""
+	}
+	g.printf("%s%s removed\n", word, a.Name)
 	return nil
+}
+
+// endRights has the CAS confirm that nobody can run an app any more which its manager calls
+// gone, and then forgets it. False without an error: it is not one of this owner's, or the
+// CAS can't tell.
+func (g *globals) endRights(ctx context.Context, at managerAt, m *manager.Client, ref string, says manager.App) (confirmed bool, err error) {
+	r, err := g.removal(ctx, at, m, ref, says)
+	if err != nil {
+		return false, err
+	}
+	if r != nil {
+		if confirmed, err = r.end(ctx); err != nil {
+			return false, problem.New(problem.Unavailable, "rm_unconfirmed", "the manager says that %s is gone, and whether its grant has ended is not known: %w", ref, err).
+				Want("the CAS's word, as what has a grant keeps its secrets").
+				Fix("run this again when the CAS answers; or see 'cupel session grants %s', and end what is left with --withdraw", r.session)
+		}
+	}
+	if confirmed || says.ID != "" {
+		g.forget(ctx, cmp.Or(says.ID, ref))
+	}
+	return confirmed, nil
 }
 
 // forget forgets under which session an app that is gone was deployed from here: another
 // may have its name from now on.
-func (g *globals) forget(ctx context.Context, id string) error {
+func (g *globals) forget(ctx context.Context, ref string) {
+	err := g.forgetDeployed(ctx, ref)
+	if err != nil {
+		g.warnf("What is known here of %s is not forgotten: %v", ref, err)
+	}
+}
+
+func (g *globals) forgetDeployed(ctx context.Context, ref string) error {
 	if !g.haveOwnKey() {
 		return nil
 	}
@@ -132,11 +173,11 @@ func (g *globals) forget(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if _, _, known := all.At(g.place(), id); !known {
+	if _, _, known := all.At(g.place(), ref); !known {
 		return nil
 	}
 	return dir.UpdateDeployed(context.WithoutCancel(ctx), func(all owner.Deployed) error {
-		all.Forget(g.place(), id)
+		all.Forget(g.place(), ref)
 		return nil
 	})
 }

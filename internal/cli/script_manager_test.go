@@ -50,6 +50,7 @@ type scriptManager struct {
 	stale     bool               // it pulls nothing and says that it did
 	port      uint16             // at which it says that the app is; 0: the truth
 	keeps     bool               // it gives no grant back
+	removes   bool               // what it is told to remove is gone; else that goes on for ever
 	cas       *scriptCAS
 	puller    ident.Measurement
 	python    ident.Measurement
@@ -94,14 +95,15 @@ func (m *scriptManager) front(reply *release.Reply) error {
 // says N` (that the app has so many instances), `manager names GRANT` (that the app runs
 // under), `manager claims SESSION` (that it runs), `manager swallows done|deploying|unknown|gone|""`
 // (it claims no code, and says that all is done, or goes on, of an app that there is or not), `manager port N` (where
-// it says that the app is), `manager keep` (it gives no grant back), `manager answers WHAT` (from the
+// it says that the app is), `manager keep` (it gives no grant back), `manager removes`
+// (what it is told to remove is gone at once), `manager answers WHAT` (from the
 // next deployment on; see answering), `manager waits RULE TEXT` (what a deployment
 // waits for at first), `manager fail KIND RULE` and `manager stop`. $APP_PORT is the app's.
 func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | claims SESSION | swallows HOW | port N | calls NAME | keep | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | claims SESSION | swallows HOW | port N | calls NAME | keep | removes | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -150,6 +152,8 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		m.unclaimed = args[1]
 	case "keep":
 		m.keeps = true
+	case "removes":
+		m.removes = true
 	case "answers":
 		m.answers = args[1]
 	case "waits":
@@ -289,7 +293,7 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 	mux.HandleFunc("GET "+manager.PathApps+"/{app}", func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		if m.unclaimed == "gone" {
+		if m.unclaimed == "gone" || m.revision == 0 {
 			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
 			return
 		}
@@ -304,11 +308,24 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		}
 		_ = json.NewEncoder(w).Encode(m.app())
 	})
-	mux.HandleFunc("DELETE "+manager.PathApps+"/{app}", func(w http.ResponseWriter, _ *http.Request) { // which takes its time
+	mux.HandleFunc("DELETE "+manager.PathApps+"/{app}", func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		_ = json.NewEncoder(w).Encode(m.app())
+		if m.revision == 0 {
+			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
+			return
+		}
+		gone := m.app()
+		if m.removes {
+			m.next, m.instances, m.revision = release.GrantToken{}, nil, 0
+			if err := m.ended(r.Context()); err != nil {
+				problem.Write(w, "", err)
+				return
+			}
+		}
+		_ = json.NewEncoder(w).Encode(gone)
 	})
+	mux.HandleFunc("GET "+manager.PathEvents, func(http.ResponseWriter, *http.Request) {}) // none
 	mux.HandleFunc("GET "+manager.PathApps, func(w http.ResponseWriter, _ *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()

@@ -44,8 +44,8 @@ func (p *scriptProvider) config(*tls.ClientHelloInfo) (*tls.Config, error) {
 
 // routes adds what only owners on other machines ask for.
 func (p *scriptProvider) routes(m *scriptManager, mux *http.ServeMux) {
+	env := m.cas.env
 	mux.HandleFunc("GET "+manager.PathInfo, func(w http.ResponseWriter, r *http.Request) {
-		env := m.cas.env
 		info := manager.Info{
 			Version: manager.Version, Release: "test", Backend: "nodes", Registry: "127.0.0.1:5050",
 			CAS: manager.CAS{Owners: "127.0.0.1:" + portOf(env.Owners), Instances: "0.0.0.0:" + portOf(env.Instances), Identity: env.Identity},

@@ -26,6 +26,7 @@ const (
 type knownApp struct {
 	session ident.SessionName
 	name    string // that its grants have
+	called  string // by the manager, where that is not how the command calls it
 	by      string // empty: nothing
 	problem error  // why the app's name can't be a session's, where that would be needed
 }
@@ -51,6 +52,9 @@ func (o *ownerSide) ownWord(opts *verifyOptions) (knownApp, error) {
 
 	name, unnamed := parseSessionArg(opts.app)
 	if _, ok := sessions[name]; ok && unnamed == nil {
+		if called, granted, one := deployed.Only(o.g.place(), name); one {
+			return knownApp{session: name, name: granted, called: called, by: byRecord}, nil
+		}
 		return knownApp{session: name, name: opts.app, by: byName}, nil
 	}
 	var called []ident.SessionName
@@ -89,7 +93,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	if err != nil {
 		return "", err
 	}
-	called := opts.app // by the manager
+	called := cmp.Or(known.called, opts.app) // by the manager
 	opts.app, opts.by = known.name, known.by
 	enough := known.by != "" && opts.address != ""
 	if enough { // it may say that a deployment is under way, and holds up nobody

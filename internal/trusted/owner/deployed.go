@@ -82,6 +82,22 @@ func (d Deployed) At(place, called string) (granted string, app DeployedApp, kno
 	return cmp.Or(app.Granted, name), app, known
 }
 
+// Only returns the one app of a place that runs a session: what the manager calls it, and
+// what its grants do; false where there is none, or more.
+func (d Deployed) Only(place string, session ident.SessionName) (called, granted string, one bool) {
+	found := 0
+	for name, app := range d[place] {
+		if app.Session == session {
+			called, granted = name, cmp.Or(app.Granted, name)
+			if len(app.Also) > 1 { // its name there, and its id
+				called = app.Also[0]
+			}
+			found++
+		}
+	}
+	return called, granted, found == 1
+}
+
 // Forget forgets an app of a place, if it is known there.
 func (d Deployed) Forget(place, called string) { delete(d[place], d.name(place, called)) }
 
