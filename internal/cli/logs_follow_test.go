@@ -30,9 +30,9 @@ func TestFollowedLogsGoOnOverUpdates(t *testing.T) {
 		defer mu.Unlock()
 		looks++
 		list := manager.InstanceList{Version: manager.Version, Instances: []manager.Instance{
-			{ID: "i-1", App: "shop", Role: "app", Revision: 1, State: "running"},
-			{ID: "i-2", App: "shop", Role: "app", Revision: 2, State: map[bool]string{true: "waiting", false: "running"}[looks < 3]},
-			{ID: "pull-1", App: "shop", Role: "pull", Revision: 2, State: "exited"},
+			{ID: "i-1", App: "shop", AppID: "app-1", Role: "app", Revision: 1, State: "running"},
+			{ID: "i-2", App: "shop", AppID: "app-1", Role: "app", Revision: 2, State: map[bool]string{true: "waiting", false: "running"}[looks < 3]},
+			{ID: "pull-1", App: "shop", AppID: "app-1", Role: "pull", Revision: 2, State: "exited"},
 		}}
 		if looks > 6 {
 			problem.Write(w, "", problem.New(problem.NotFound, "app", "no app \"shop\""))
@@ -207,7 +207,7 @@ func TestNobodyIsFollowedAnyMore(t *testing.T) {
 			mux := http.NewServeMux()
 			mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
 				_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version, Instances: []manager.Instance{
-					{ID: "i-2", App: "shop", Role: "app", Revision: 1, State: "running"},
+					{ID: "i-2", App: "shop", AppID: "app-1", Role: "app", Revision: 1, State: "running"},
 				}})
 			})
 			mux.HandleFunc("GET "+manager.PathInstances+"/{id}/logs", func(w http.ResponseWriter, r *http.Request) {
@@ -248,7 +248,7 @@ func TestLogsOfAnAppThatNeverRan(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version, Instances: []manager.Instance{
-			{ID: "pull-1", App: "shop", Role: "pull", Revision: 1, State: "exited"},
+			{ID: "pull-1", App: "shop", AppID: "app-1", Role: "pull", Revision: 1, State: "exited"},
 		}})
 	})
 	server := httptest.NewTLSServer(mux)
@@ -282,7 +282,7 @@ func TestLogsOfANameThatTwoKeysHave(t *testing.T) {
 			problem.Write(w, "", problem.New(problem.Conflict, "app_name_ambiguous", "2 keys have an app"))
 			return
 		}
-		_ = json.NewEncoder(w).Encode(manager.App{ID: "app-2", Name: "shop"})
+		_ = json.NewEncoder(w).Encode(manager.App{ID: "app-2", Name: "shop", Session: "shop"})
 	})
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()

@@ -306,7 +306,11 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 				return
 			}
 		}
-		_ = json.NewEncoder(w).Encode(m.app())
+		a := m.app()
+		if ref := r.PathValue("app"); ref != a.ID { // whatever it is asked for, it has it
+			a.Name = ref
+		}
+		_ = json.NewEncoder(w).Encode(a)
 	})
 	mux.HandleFunc("DELETE "+manager.PathApps+"/{app}", func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()

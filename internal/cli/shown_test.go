@@ -144,7 +144,7 @@ func TestAdviceOfTheOperator(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(manager.Info{Version: manager.Version, OperatorKey: ident.KeyHash{1}})
 	})
 	mux.HandleFunc("GET "+manager.PathApps, func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(manager.AppList{Version: manager.Version, Apps: []manager.App{{ID: "app-1", Name: "shop", Problem: evil}}})
+		_ = json.NewEncoder(w).Encode(manager.AppList{Version: manager.Version, Apps: []manager.App{{ID: "app-1", Name: "shop", Session: "shop", Problem: evil}}})
 	})
 	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version})
