@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -54,7 +56,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 		case manager.DeploymentDone:
 			return app, nil
 		case manager.DeploymentFailed:
-			d.explain(ctx, app)
+			d.explain(ctx, app, app.Deployment.Problem)
 			return app, d.failed(app.Deployment)
 		}
 		select {
@@ -82,13 +84,72 @@ func (d *deployment) failed(how manager.Deployment) error {
 	switch {
 	case how.Problem == nil:
 		return problem.New(problem.Unavailable, "deploy_failed", "the manager says that the deployment failed, and not why")
-	case how.Problem.Rule == "app_ended" || how.Problem.Rule == "exited":
+	case slices.Contains(appEnds, how.Problem.Rule):
 		return codedError{codeAppEnded, how.Problem}
 	case how.Problem.Rule == ruleMeasurement:
 		p := *how.Problem
 		return p.Fix("%s", measurementMend(d.session, d.recorded, d.asked.Runtime, d.o.runtime != ""))
 	}
 	return how.Problem
+}
+
+// appEnds are the rules of an app that ended by itself.
+var appEnds = []string{"app_ended", "exited"}
+
+// endedSince says that an instance that was healthy ended before this command did, as one
+// does whose first process leaves the work to another and ends. What the CAS knows of an
+// end already, the manager is asked about until it says why.
+func (d *deployment) endedSince(ctx context.Context, app manager.App, checked []manager.Instance) error {
+	deadline := time.Now().Add(d.g.wait)
+	for {
+		list, err := d.manager.Instances(ctx, app.ID)
+		if err != nil && problem.From(err).Rule == manager.RuleAway && d.patient(ctx) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, i := range list {
+			if i.Role == "app" && i.Revision == app.Revision && endedOnce(app, i) {
+				return d.endedHealthy(ctx, app, i)
+			}
+		}
+
+		known, err := d.cas.Instances(ctx, d.session)
+		if err != nil {
+			return err
+		}
+		gone := slices.ContainsFunc(known, func(k api.Instance) bool { return k.State == api.Exited && among(checked, k.ID) })
+		if !gone || time.Now().After(deadline) {
+			return nil
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// endedOnce says that the app ended by itself in an instance that had been healthy when
+// the deployment went on: by now it isn't up, or was started since.
+func endedOnce(app manager.App, i manager.Instance) bool {
+	if i.Problem == nil || !slices.Contains(appEnds, i.Problem.Rule) {
+		return false
+	}
+	if i.State != "running" {
+		return true
+	}
+	return slices.ContainsFunc(app.Deployment.Steps, func(s manager.Step) bool {
+		return s.Name == manager.StepHealth && !s.EndedAt.IsZero() && i.StartedAt.After(s.EndedAt)
+	})
+}
+
+// endedHealthy is the end of a deployment whose app didn't stay.
+func (d *deployment) endedHealthy(ctx context.Context, app manager.App, i manager.Instance) error {
+	p := *i.Problem
+	p.Actual = "instance " + i.ID + " was healthy, and then " + plain.Met(p.Rule, p.Actual)
+	p.Fix("%s; until you deploy again it is started anew, each time after a longer pause", p.Mend)
+	d.explain(ctx, app, &p)
+	return codedError{codeAppEnded, &p}
 }
 
 // ruleMeasurement is the rule of the CAS by which other code than the session's gets

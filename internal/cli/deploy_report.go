@@ -70,6 +70,9 @@ func (d *deployment) look(ctx context.Context, app manager.App, instances []mana
 	if ctx.Err() != nil {
 		return nil, seen, ctx.Err()
 	}
+	if err := d.endedSince(ctx, app, instances); err != nil {
+		return nil, seen, err
+	}
 	seen = probe.ofRunning(seen)
 	d.show.finish("answer", d.g.now())
 	return instances, seen, nil

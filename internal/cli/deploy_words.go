@@ -8,6 +8,7 @@ import (
 
 	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // lastWords is how much of a failed instance's output is shown.
@@ -38,10 +39,9 @@ func (d *deployment) pullerSays(ctx context.Context) string {
 	return "the puller's last word: " + last
 }
 
-// explain shows the last words of what made a deployment fail: they name the cause
+// explain shows the last words of what made a deployment fail by p: they name the cause
 // more closely than its exit code.
-func (d *deployment) explain(ctx context.Context, app manager.App) {
-	p := app.Deployment.Problem
+func (d *deployment) explain(ctx context.Context, app manager.App, p *problem.Error) {
 	if p == nil {
 		return
 	}

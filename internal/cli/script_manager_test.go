@@ -56,6 +56,7 @@ type scriptManager struct {
 	python    ident.Measurement
 	waits     *problem.Error // what the next deployments wait for first
 	fails     *problem.Error // how deployments end
+	ends      string         // "now" or "once": how the newest instances' app ended after they were checked
 	looks     int
 	listed    int // how often the newest deployment's instances were
 	session   ident.SessionName
@@ -98,12 +99,13 @@ func (m *scriptManager) front(reply *release.Reply) error {
 // it says that the app is), `manager keep` (it gives no grant back), `manager removes`
 // (what it is told to remove is gone at once), `manager answers WHAT` (from the
 // next deployment on; see answering), `manager waits RULE TEXT` (what a deployment
-// waits for at first), `manager fail KIND RULE` and `manager stop`. $APP_PORT is the app's.
+// waits for at first), `manager ends now|once|""` (its app, after it was healthy; once: it is up again), `manager fail KIND RULE`
+// and `manager stop`. $APP_PORT is the app's.
 func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | claims SESSION | swallows HOW | port N | calls NAME | keep | removes | answers WHAT | waits RULE TEXT | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | claims SESSION | swallows HOW | port N | calls NAME | keep | removes | answers WHAT | waits RULE TEXT | ends HOW | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -158,6 +160,8 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		m.answers = args[1]
 	case "waits":
 		m.waits = problem.New(problem.Unavailable, args[1], "%s", args[2]).Fix("mend it so")
+	case "ends":
+		m.ends = args[1]
 	case "fail":
 		m.fails = problem.New(problem.Kind(args[1]), args[2], "it failed").Fix("mend it")
 	case "stop":
@@ -355,10 +359,12 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 			m.drained = nil
 		}
 		for i, id := range m.instances {
-			list.Instances = append(list.Instances, manager.Instance{
+			in := manager.Instance{
 				ID: "i-" + strconv.Itoa(i), App: "shop", AppID: "app-1", Role: "app", Revision: m.revision, State: "running", Health: "healthy",
 				Memory: 256 << 20, Port: m.shows.port(), InstanceID: id, Attested: true, Simulated: true, CreatedAt: time.Now(),
-			})
+			}
+			m.endApp(&in)
+			list.Instances = append(list.Instances, in)
 		}
 		_ = json.NewEncoder(w).Encode(list)
 	})
@@ -380,6 +386,20 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 	state := ts.Getenv("CUPEL_STATE")
 	ts.Check(os.MkdirAll(state, 0o755))
 	ts.Check(os.WriteFile(filepath.Join(state, manager.EndpointFile), b, 0o600))
+}
+
+// endApp shows an instance as one whose app ended since it was looked at first.
+func (m *scriptManager) endApp(in *manager.Instance) {
+	if m.ends == "" || m.listed < 2 {
+		return
+	}
+	in.Problem = problem.New(problem.Unavailable, "app_ended", "the app ended by itself, with code 0").Fix("let it stay in the foreground")
+	switch m.ends {
+	case "now":
+		in.State, in.Health, in.InstanceID = "waiting", "", ident.InstanceID{}
+	case "once":
+		in.Restarts, in.StartedAt = 1, time.Now()
+	}
 }
 
 // app is the app as the next look shows it.
@@ -422,5 +442,6 @@ func (m *scriptManager) app() manager.App {
 	}
 	a.State, a.Healthy, a.Revision, a.Deployment.State = manager.AppReady, len(m.instances), m.revision, manager.DeploymentDone
 	a.Deployment.Steps[0].EndedAt = now
+	a.Deployment.Steps = append(a.Deployment.Steps, manager.Step{Name: manager.StepHealth, StartedAt: now, EndedAt: now})
 	return a
 }
