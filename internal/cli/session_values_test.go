@@ -11,12 +11,12 @@ import (
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
-// TestValueOfAFile: a value of the app's own is what its file says, but for one line end
-// at the end; what git needs has none at its end.
+// TestValueOfAFile: a value of the app's own is what its file says, but for a mark of UTF-8
+// at the beginning and one line end at the end; what git needs has none at its end.
 func TestValueOfAFile(t *testing.T) {
 	for text, want := range map[string]string{
 		"a": "a", "a\n": "a", "a\r\n": "a", "a\n\n\n": "a\n\n", "a\r\n\r\n": "a\r\n", "a\r": "a\r", "a\nb\n": "a\nb", " a \n": " a ", "\n": "", "": "",
-		"\xef\xbb\xbfa\n": "a",
+		"\xef\xbb\xbfa\n": "a", "\xef\xbb\xbf\xef\xbb\xbfa": "\ufeffa", "a\ufeff": "a\ufeff",
 	} {
 		file := filepath.Join(t.TempDir(), "value")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -282,12 +282,14 @@ func marked(b []byte) bool {
 	return false
 }
 
-// TextOf is what a file says: without the mark that some editors put at the
-// beginning of UTF-8. What they call Unicode, UTF-16, is refused.
+// utf8Mark is what some editors put at the beginning of UTF-8, to say that it is that.
+var utf8Mark = []byte("\xef\xbb\xbf")
+
+// TextOf is what a file says: without a mark of UTF-8 at its beginning, which is no part of
+// the text. What editors call Unicode, UTF-16, is refused.
 func TextOf(b []byte) ([]byte, error) {
-	text := bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
-	if marked(text) {
+	if marked(b) && !bytes.HasPrefix(b, utf8Mark) {
 		return nil, problem.New(problem.Invalid, "session_value", "the file that it names is in UTF-16").Want("UTF-8").Fix("save it as UTF-8")
 	}
-	return text, nil
+	return bytes.TrimPrefix(b, utf8Mark), nil
 }
