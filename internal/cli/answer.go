@@ -284,13 +284,24 @@ func ownCertificate(cert *x509.Certificate, ca *x509.CertPool, now time.Time) bo
 	return err == nil
 }
 
+// closesFor is how long connections may be closed at once before it is the app that does
+// so, rather than the operator's balancer as it starts again.
+const closesFor = 3 * time.Second
+
 // lookAt looks at what answers at an app's address, for as long as nothing does and
 // the patience of --wait lasts.
 func (g *globals) lookAt(ctx context.Context, p *appProbe) found {
-	deadline := time.Now().Add(g.wait)
+	began := time.Now()
 	for {
 		f := p.look(ctx)
-		if f.kind != answersNothing || time.Now().After(deadline) || pause(ctx, 200*time.Millisecond) != nil {
+		var patience time.Duration
+		switch f.kind {
+		case answersNothing:
+			patience = g.wait
+		case answersCloses:
+			patience = min(g.wait, closesFor)
+		}
+		if time.Since(began) >= patience || pause(ctx, 200*time.Millisecond) != nil {
 			return f
 		}
 	}
