@@ -200,7 +200,7 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 	place := d.g.place()
 	over, err := d.overtaken(ctx, place, app)
 	if err == nil {
-		err = d.side.dir.UpdateDeployed(context.WithoutCancel(ctx), func(all owner.Deployed) error {
+		err = d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all owner.Deployed) error {
 			for _, name := range over {
 				all.Forget(place, name)
 			}
@@ -220,7 +220,7 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 // overtaken are the names of the app under which another session's is remembered that was
 // removed since, otherwise than from here: its CAS says that its grants have ended.
 func (d *deployment) overtaken(ctx context.Context, place string, app manager.App) (names []string, err error) {
-	all, err := d.side.dir.Deployed()
+	all, err := d.g.deployed(d.side.dir)
 	for _, name := range []string{d.granted, app.Name} {
 		granted, other, known := all.At(place, name)
 		if known && other.Session != d.session && d.side.over(ctx, other.Session, granted) {

@@ -169,14 +169,14 @@ func (g *globals) forgetDeployed(ctx context.Context, ref string) error {
 	if err != nil {
 		return err
 	}
-	all, err := dir.Deployed()
+	all, err := g.deployed(dir)
 	if err != nil {
 		return err
 	}
 	if _, _, known := all.At(g.place(), ref); !known {
 		return nil
 	}
-	return dir.UpdateDeployed(context.WithoutCancel(ctx), func(all owner.Deployed) error {
+	return g.updateDeployed(context.WithoutCancel(ctx), dir, func(all owner.Deployed) error {
 		all.Forget(g.place(), ref)
 		return nil
 	})

@@ -33,7 +33,7 @@ func (g *globals) removal(ctx context.Context, at managerAt, m *manager.Client, 
 	if err != nil {
 		return nil, err
 	}
-	deployed, err := side.dir.Deployed()
+	deployed, err := g.deployed(side.dir)
 	if err != nil {
 		return nil, err
 	}

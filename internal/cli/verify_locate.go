@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -42,7 +41,7 @@ func (o *ownerSide) ownWord(opts *verifyOptions) (knownApp, error) {
 	if err != nil {
 		return knownApp{}, err
 	}
-	deployed, err := o.dir.Deployed()
+	deployed, err := o.g.deployed(o.dir)
 	if err != nil {
 		return knownApp{}, err
 	}
@@ -67,21 +66,6 @@ func (o *ownerSide) ownWord(opts *verifyOptions) (knownApp, error) {
 		return knownApp{session: called[0], name: opts.app, by: byName}, nil
 	}
 	return knownApp{session: name, name: opts.app, problem: unnamed}, nil
-}
-
-// place is where this command's apps are: the address of a provider, or the state folder
-// of this machine's manager.
-func (g *globals) place() string {
-	if g.provider != "" {
-		if addr, err := providerAddress(g.provider); err == nil {
-			return addr
-		}
-		return g.provider
-	}
-	if abs, err := filepath.Abs(g.state); err == nil {
-		return abs
-	}
-	return g.state
 }
 
 // locateApp finds session and address of what the user calls an app: from flags

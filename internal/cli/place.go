@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"context"
+	"path/filepath"
+
+	"cupel.dev/cupel/internal/trusted/owner"
+)
+
+// place is where this command's apps are: the address of a provider, or the state folder
+// of this machine's manager, by whatever link or relative name it was given.
+func (g *globals) place() string {
+	if g.provider == "" {
+		if real, err := filepath.EvalSymlinks(g.givenState()); err == nil {
+			return real
+		}
+		return g.givenState()
+	}
+	if addr, err := providerAddress(g.provider); err == nil {
+		return addr
+	}
+	return g.provider
+}
+
+// givenState is the state folder's absolute name, with the links that it was given by.
+func (g *globals) givenState() string {
+	if abs, err := filepath.Abs(g.state); err == nil {
+		return abs
+	}
+	return g.state
+}
+
+// deployed are the apps that the owner deployed, those of this place under its one name.
+func (g *globals) deployed(dir *owner.Dir) (owner.Deployed, error) {
+	all, err := dir.Deployed()
+	g.gather(all)
+	return all, err
+}
+
+// updateDeployed changes them as deployed returns them.
+func (g *globals) updateDeployed(ctx context.Context, dir *owner.Dir, change func(owner.Deployed) error) error {
+	return dir.UpdateDeployed(ctx, func(all owner.Deployed) error {
+		g.gather(all)
+		return change(all)
+	})
+}
+
+// gather brings what was kept under the link that the state folder is given by to the
+// folder's own name. Of two apps that are called the same the one deployed last counts.
+func (g *globals) gather(all owner.Deployed) {
+	place, link := g.place(), g.givenState()
+	apps := all[link]
+	if g.provider != "" || link == place || len(apps) == 0 {
+		return
+	}
+	delete(all, link)
+	if all[place] == nil {
+		all[place] = map[string]owner.DeployedApp{}
+	}
+	for name, app := range apps {
+		if has, known := all[place][name]; !known || has.At.Before(app.At) {
+			all[place][name] = app
+		}
+	}
+}
