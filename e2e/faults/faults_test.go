@@ -302,9 +302,14 @@ func (s *stage) casAway(t *testing.T) {
 		t.Errorf("a deployment whose CAS is gone: %s", r)
 	}
 	t.Log(r.Stdout, r.Stderr)
-	s.removed(t, "away")
+	want(t, s.owner.Run("rm", "--app", "away", "--wait", "1s"), "rm_unconfirmed", 7, "cas_unreachable", "run this again when the CAS answers")
+	s.untouched(t)
 	back()
 	s.Eventually(60*time.Second, func() error { return s.casAnswers() })
+	want(t, s.owner.Run("rm", "--app", "away"), "app", 3)
+	if grants := s.owner.MustRun("session", "grants", "away"); strings.Contains(grants, "claimed,") || strings.Contains(grants, " claimed ") {
+		t.Errorf("what is gone has rights:\n%s", grants)
+	}
 }
 
 // casRestarted: instances try again, and the deployment ends well.

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -111,15 +112,15 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	if err != nil {
 		return err
 	}
-	confirmed, err := g.endRights(ctx, at, m, o.app, a)
-	if err != nil {
-		return err
-	}
 	lost, err := notKept(ctx, m, a.ID, began)
 	if err != nil {
 		return err
 	}
 	g.warnNotKept(at, lost)
+	confirmed, err := g.endRights(ctx, at, m, o.app, a)
+	if err != nil {
+		return err
+	}
 	if g.json() {
 		return g.printJSON(map[string]any{"app": a.Name, "id": a.ID, "state": "removed", "confirmed": confirmed})
 	}
@@ -140,11 +141,15 @@ func (g *globals) endRights(ctx context.Context, at managerAt, m *manager.Client
 		return false, err
 	}
 	if r != nil {
-		if confirmed, err = r.end(ctx); err != nil {
-			return false, problem.New(problem.Unavailable, "rm_unconfirmed", "the manager says that %s is gone, and whether its grant has ended is not known: %w", ref, err).
-				Want("the CAS's word, as what has a grant keeps its secrets").
-				Fix("run this again when the CAS answers; or see 'cupel session grants %s', and end what is left with --withdraw", r.session)
-		}
+		confirmed, err = r.end(ctx)
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return false, err
+	case err != nil:
+		return false, problem.New(problem.Unavailable, "rm_unconfirmed", "the manager says that %s is gone, and whether its grant has ended is not known: %s", ref, plain.Reason(problem.From(err))).
+			Want("the CAS's word, as what has a grant keeps its secrets").
+			Fix("run this again when the CAS answers; or see 'cupel session grants %s', and end what is left with --withdraw", r.session)
 	}
 	if confirmed || says.ID != "" {
 		g.forget(ctx, cmp.Or(says.ID, ref))
