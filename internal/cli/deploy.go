@@ -96,6 +96,7 @@ type deployment struct {
 	manager *manager.Client
 	cas     *client.Client
 	session ident.SessionName
+	casAt   string // its address
 	show    progress
 	// before is what the CAS listed when the deployment began: a pull among it
 	// brought an older state of the repository.
@@ -180,6 +181,7 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	case err == nil && d.blind:
 		return d.unchecked(app)
 	case err == nil:
+		d.settled(ctx, app)
 		return d.report(app, instances, seen)
 	case errors.Is(context.Cause(ctx), errDeployTimeout) && d.withdrawn:
 		return problem.New(problem.Unavailable, "deploy_timeout", "the manager had not claimed the grant for %s after %s; the deployment has lost its right, and comes to nothing", app.Name, problem.Duration(d.o.timeout)).
@@ -194,17 +196,25 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	return err
 }
 
-// remember keeps under which session the app was deployed: from now on no manager's word
-// is needed for that.
+// remember keeps under which session the app was deployed, and by which grant: from now on
+// no manager's word is needed for that.
 func (d *deployment) remember(ctx context.Context, app manager.App) {
 	place := d.g.place()
 	over, err := d.overtaken(ctx, place, app)
 	if err == nil {
 		err = d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all owner.Deployed) error {
-			for _, name := range over {
-				all.Forget(place, name)
+			for name, session := range over {
+				if _, still, _ := all.At(place, name); still.Session == session {
+					all.Forget(place, name)
+				}
 			}
-			noted := owner.DeployedApp{Session: d.session, At: d.g.now().UTC()}
+			noted := owner.DeployedApp{Session: d.session, At: d.g.now().UTC(), CAS: d.casAt}
+			if _, before, known := all.At(place, app.ID); known && before.Session == d.session {
+				noted.Grants = before.Grants
+			}
+			if !d.grantID.IsZero() {
+				noted.Grants = append(noted.Grants, d.grantID)
+			}
 			if !all.Note(place, d.granted, app.Name, app.ID, d.o.name != "", noted) {
 				_, other, _ := all.At(place, app.Name)
 				return fmt.Errorf("here it is the app of session %s; if that one is gone: %s", other.Session, d.g.inState("cupel deploy "+string(d.session)+" --name "+app.Name))
@@ -217,17 +227,31 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 	}
 }
 
-// overtaken are the names of the app under which another session's is remembered that was
-// removed since, otherwise than from here: its CAS says that its grants have ended.
-func (d *deployment) overtaken(ctx context.Context, place string, app manager.App) (names []string, err error) {
+// overtaken are the names of the app under which another session's is remembered, with that
+// session, where it was removed otherwise than from here: its CAS says that its grants have
+// ended.
+func (d *deployment) overtaken(ctx context.Context, place string, app manager.App) (map[string]ident.SessionName, error) {
+	names := map[string]ident.SessionName{}
 	all, err := d.g.deployed(d.side.dir)
 	for _, name := range []string{d.granted, app.Name} {
-		granted, other, known := all.At(place, name)
-		if known && other.Session != d.session && d.side.over(ctx, other.Session, granted) {
-			names = append(names, name)
+		_, other, known := all.At(place, name)
+		if known && other.Session != d.session && d.side.over(ctx, other) {
+			names[name] = other.Session
 		}
 	}
 	return names, err
+}
+
+// settled keeps that of the app's grants this deployment's alone is left.
+func (d *deployment) settled(ctx context.Context, app manager.App) {
+	place := d.g.place()
+	err := d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all owner.Deployed) error {
+		all.Settle(place, app.ID, d.grantID)
+		return nil
+	})
+	if err != nil {
+		d.g.warnf("It is not remembered here that %s has no other grants: %v", app.Name, err)
+	}
 }
 
 // seeThrough waits for the deployment's end, has the CAS confirm it, leaves one grant and

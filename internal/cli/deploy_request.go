@@ -155,9 +155,15 @@ func (d *deployment) knowRuntime(ctx context.Context, req *manager.DeployRequest
 // deployment begins. Who hands in somebody else's code need not know that CAS, nor
 // may see the session: then there is none to ask, and the code says whose it is.
 func (d *deployment) findCAS(ctx context.Context) (ident.KeyHash, error) {
-	cas, pin, err := d.side.casOf(ctx, d.session, d.o.cas)
+	addr, err := d.side.casAddress(d.session, d.o.cas)
+	if err != nil {
+		return ident.KeyHash{}, err
+	}
+	var pin owner.Pin
+	if d.casAt, pin, err = d.side.pinned(addr); err == nil {
+		d.cas, err = d.side.dial(ctx, d.casAt, &pin)
+	}
 	if err == nil {
-		d.cas = cas
 		err = d.lookBefore(ctx)
 	}
 	if err != nil && d.code == nil && problem.From(err).Rule == "access_policy" {

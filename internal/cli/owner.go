@@ -111,14 +111,20 @@ func lastAttested(pins owner.Pins) (addr string) {
 // casOf returns a client of the CAS that holds a session: the one named, or the
 // one where this owner created it.
 func (o *ownerSide) casOf(ctx context.Context, name ident.SessionName, addr string) (*client.Client, owner.Pin, error) {
-	if addr == "" {
-		sessions, err := o.dir.Sessions()
-		if err != nil {
-			return nil, owner.Pin{}, err
-		}
-		addr = sessions[name].CAS
+	addr, err := o.casAddress(name, addr)
+	if err != nil {
+		return nil, owner.Pin{}, err
 	}
 	return o.cas(ctx, addr)
+}
+
+// casAddress is where that CAS is; empty: nothing here says it.
+func (o *ownerSide) casAddress(name ident.SessionName, addr string) (string, error) {
+	if addr != "" {
+		return addr, nil
+	}
+	sessions, err := o.dir.Sessions()
+	return sessions[name].CAS, err
 }
 
 // sessionAt reads the name of a session and returns a client of its CAS, as casOf

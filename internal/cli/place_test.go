@@ -73,3 +73,24 @@ func TestGather(t *testing.T) {
 		}
 	}
 }
+
+// TestPlaceOfAFolderThatIsAway: a link leads to the same place while what is at its end
+// isn't there, as where its disk isn't mounted.
+func TestPlaceOfAFolderThatIsAway(t *testing.T) {
+	d := t.TempDir()
+	real, link := filepath.Join(d, "disk", "cupel"), filepath.Join(d, "cupel")
+	if err := os.MkdirAll(real, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(real, link); err != nil {
+		t.Fatal(err)
+	}
+	g := &globals{state: link}
+	before := g.place()
+	if err := os.RemoveAll(filepath.Join(d, "disk", "cupel")); err != nil {
+		t.Fatal(err)
+	}
+	if after := g.place(); after != before {
+		t.Errorf("place was %s, and is %s while the folder isn't there", before, after)
+	}
+}

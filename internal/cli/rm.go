@@ -1,16 +1,13 @@
 package cli
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
@@ -94,13 +91,11 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	defer m.Close()
 	began := time.Now()
 	a, err := lasting(ctx, g, "cupel ps", func(ctx context.Context) (manager.App, error) { return m.RemoveApp(ctx, o.app) })
-	unknown := problem.KindOf(err) == problem.NotFound
-	if err != nil && !unknown {
-		return err
+	if problem.KindOf(err) == problem.NotFound {
+		return g.alreadyGone(ctx, o.app, err)
 	}
-	if unknown { // what is known of it here may be of one that was removed otherwise
-		_, left := g.endRights(ctx, at, m, o.app, a)
-		return errors.Join(err, left)
+	if err != nil {
+		return err
 	}
 	err = g.awaitGone(ctx, o.timeout, a.Name, func() (bool, error) {
 		_, err := m.App(ctx, a.ID)
@@ -117,7 +112,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 		return err
 	}
 	g.warnNotKept(at, lost)
-	confirmed, err := g.endRights(ctx, at, m, o.app, a)
+	confirmed, err := g.confirmGone(ctx, o.app, a)
 	if err != nil {
 		return err
 	}
@@ -132,29 +127,73 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	return nil
 }
 
-// endRights has the CAS confirm that nobody can run an app any more which its manager calls
-// gone, and then forgets it. False without an error: it is not one of this owner's, or the
-// CAS can't tell.
-func (g *globals) endRights(ctx context.Context, at managerAt, m *manager.Client, ref string, says manager.App) (confirmed bool, err error) {
-	r, err := g.removal(ctx, at, m, ref, says)
+// confirmGone has the CAS confirm that nobody can run an app any more which its manager
+// removed, and then forgets it. False without an error: it was not deployed from here, or
+// the CAS can't tell.
+func (g *globals) confirmGone(ctx context.Context, ref string, gone manager.App) (confirmed bool, err error) {
+	if !g.haveOwnKey() {
+		return false, nil
+	}
+	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return false, err
 	}
-	if r != nil {
-		confirmed, err = r.end(ctx)
+	app, known, err := side.known(gone.ID)
+	if err != nil {
+		return false, err
+	}
+	if !known {
+		if other, remembered, _ := side.known(ref); remembered {
+			g.warnf("What was deployed from here as %s is another app, by its id: whether that one is gone is not confirmed; see 'cupel session grants %s'.", ref, other.Session)
+		}
+		return false, nil
+	}
+	if confirmed = len(app.Grants) > 0; confirmed {
+		err = side.endRights(ctx, gone.Name, app)
 	}
 	switch {
 	case err != nil && ctx.Err() != nil:
+		g.warnf("The manager says that %s is gone; whether its grant has ended was not waited for: cupel session grants %s", gone.Name, app.Session)
 		return false, err
 	case err != nil:
-		return false, problem.New(problem.Unavailable, "rm_unconfirmed", "the manager says that %s is gone, and whether its grant has ended is not known: %s", ref, plain.Reason(problem.From(err))).
-			Want("the CAS's word, as what has a grant keeps its secrets").
-			Fix("run this again when the CAS answers; or see 'cupel session grants %s', and end what is left with --withdraw", r.session)
+		return false, unconfirmed(gone.Name, app, err)
 	}
-	if confirmed || says.ID != "" {
-		g.forget(ctx, cmp.Or(says.ID, ref))
-	}
+	g.forget(ctx, gone.ID)
 	return confirmed, nil
+}
+
+// alreadyGone is what there is to say of an app that the manager doesn't know. One that was
+// deployed from here is forgotten, unless it could run all the same by the word of its CAS.
+func (g *globals) alreadyGone(ctx context.Context, ref string, unknown error) error {
+	if !g.haveOwnKey() {
+		return unknown
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return err
+	}
+	app, known, err := side.known(ref)
+	if err != nil {
+		return err
+	}
+	if !known || len(app.Grants) == 0 || !app.Is(ref) && app.Called(ref) != ref {
+		return unknown
+	}
+	left, c, err := side.grantsOf(ctx, app)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return err
+	case err != nil:
+		return unconfirmed(ref, app, err)
+	}
+	c.Close()
+	if len(left) > 0 {
+		return problem.New(problem.Unavailable, "rm_unconfirmed", "the manager says that there is no app %s, and grant %s, under which it was deployed from here, has not ended", ref, left[0].ID.Short()).
+			Want("no grant by which it could run").
+			Fix("if it shall be gone, end what is left: cupel session grants %s --withdraw %s; then run this again", app.Session, left[0].ID.Short())
+	}
+	g.forget(ctx, ref)
+	return unknown
 }
 
 // forget forgets under which session an app that is gone was deployed from here: another

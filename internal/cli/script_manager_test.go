@@ -50,6 +50,8 @@ type scriptManager struct {
 	stale     bool               // it pulls nothing and says that it did
 	port      uint16             // at which it says that the app is; 0: the truth
 	keeps     bool               // it gives no grant back
+	strict    bool               // it knows its app by its own name alone, as a real one
+	others    []manager.App      // that it has besides, until they are removed
 	removes   bool               // what it is told to remove is gone; else that goes on for ever
 	cas       *scriptCAS
 	puller    ident.Measurement
@@ -96,8 +98,9 @@ func (m *scriptManager) front(reply *release.Reply) error {
 // says N` (that the app has so many instances), `manager names GRANT` (that the app runs
 // under), `manager claims SESSION` (that it runs), `manager swallows done|deploying|unknown|gone|""`
 // (it claims no code, and says that all is done, or goes on, of an app that there is or not), `manager port N` (where
-// it says that the app is), `manager keep` (it gives no grant back), `manager removes`
-// (what it is told to remove is gone at once), `manager answers WHAT` (from the
+// it says that the app is), `manager keep` (it gives no grant back), `manager gives`
+// (it does again), `manager removes` (what it is told to remove is gone at once), `manager strict` (it knows its
+// app by its own name alone), `manager has ID NAME SESSION mine|theirs` (another app, until that is removed), `manager answers WHAT` (from the
 // next deployment on; see answering), `manager waits RULE TEXT` (what a deployment
 // waits for at first), `manager ends now|once|""` (its app, after it was healthy; once: it is up again), `manager fail KIND RULE`
 // and `manager stop`. $APP_PORT is the app's.
@@ -105,7 +108,7 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	m, ok := ts.Value(scriptManagerKey{}).(*scriptManager)
 	cas, running := ts.Value(scriptCASKey{}).(*scriptCAS)
 	if !ok || !running || cas.env == nil || neg || len(args) == 0 {
-		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | claims SESSION | swallows HOW | port N | calls NAME | keep | removes | answers WHAT | waits RULE TEXT | ends HOW | fail KIND RULE | stop, with a CAS")
+		ts.Fatalf("usage: manager start SESSION N | lie | double | oldfront | drains | stale | says N | names GRANT | claims SESSION | swallows HOW | port N | calls NAME | keep | gives | removes | strict | has ID NAME SESSION WHOSE | answers WHAT | waits RULE TEXT | ends HOW | fail KIND RULE | stop, with a CAS")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -154,6 +157,16 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 		m.unclaimed = args[1]
 	case "keep":
 		m.keeps = true
+	case "strict":
+		m.strict = true
+	case "gives":
+		m.keeps = false
+	case "has": // ID NAME SESSION mine|theirs
+		a := manager.App{ID: args[1], Name: args[2], Session: ident.SessionName(args[3]), State: manager.AppReady}
+		if args[4] == "mine" {
+			a.Owner = m.owner
+		}
+		m.others = append(m.others, a)
 	case "removes":
 		m.removes = true
 	case "answers":
@@ -297,6 +310,10 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 	mux.HandleFunc("GET "+manager.PathApps+"/{app}", func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		if strings.HasPrefix(r.PathValue("app"), "app-other") {
+			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
+			return
+		}
 		if m.unclaimed == "gone" || m.revision == 0 {
 			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
 			return
@@ -319,11 +336,21 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 	mux.HandleFunc("DELETE "+manager.PathApps+"/{app}", func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		for _, a := range m.others {
+			if ref := r.PathValue("app"); ref == a.ID || ref == a.Name {
+				_ = json.NewEncoder(w).Encode(a)
+				return
+			}
+		}
 		if m.revision == 0 {
 			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
 			return
 		}
 		gone := m.app()
+		if ref := r.PathValue("app"); m.strict && ref != gone.ID && ref != gone.Name {
+			problem.Write(w, "", problem.New(problem.NotFound, "app", "no app %q", ref).Fix("did you mean %s? See 'cupel ps'", gone.Name))
+			return
+		}
 		if m.removes {
 			m.next, m.instances, m.revision = release.GrantToken{}, nil, 0
 			if err := m.ended(r.Context()); err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // appsFile holds under which session each app was deployed.
@@ -21,8 +22,23 @@ type DeployedApp struct {
 	Granted string `json:"granted,omitempty"`
 	// Also is what the manager calls the app besides: its word, which counts only where
 	// no other app here is called so.
-	Also []string  `json:"also,omitempty"`
-	At   time.Time `json:"at"`
+	Also []string `json:"also,omitempty"`
+	// CAS is where its session is, and Grants are those by which the manager could run it:
+	// of its newest deployment, and of those before that didn't end well since one did.
+	CAS    string            `json:"cas,omitempty"`
+	Grants []release.GrantID `json:"grants,omitempty"`
+	At     time.Time         `json:"at"`
+}
+
+// Is reports whether that is the app's id at the manager, or what that calls it besides.
+func (a DeployedApp) Is(called string) bool { return slices.Contains(a.Also, called) }
+
+// Called is what the manager calls an app that is kept under a name.
+func (a DeployedApp) Called(name string) string {
+	if len(a.Also) > 1 { // its name there, and its id
+		return a.Also[0]
+	}
+	return name
 }
 
 // Deployed are the apps, by the place where they were deployed (the address of a
@@ -88,14 +104,22 @@ func (d Deployed) Only(place string, session ident.SessionName) (called, granted
 	found := 0
 	for name, app := range d[place] {
 		if app.Session == session {
-			called, granted = name, cmp.Or(app.Granted, name)
-			if len(app.Also) > 1 { // its name there, and its id
-				called = app.Also[0]
-			}
+			called, granted = app.Called(name), cmp.Or(app.Granted, name)
 			found++
 		}
 	}
 	return called, granted, found == 1
+}
+
+// Settle keeps that of an app's grants that one alone is left; the zero one is none.
+func (d Deployed) Settle(place, called string, grant release.GrantID) {
+	name := d.name(place, called)
+	app, known := d[place][name]
+	if !known || !slices.Contains(app.Grants, grant) {
+		return
+	}
+	app.Grants = []release.GrantID{grant}
+	d[place][name] = app
 }
 
 // Forget forgets an app of a place, if it is known there.

@@ -1,10 +1,12 @@
 package owner_test
 
 import (
+	"slices"
 	"testing"
 
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // TestDeployed: two sessions whose names make the same app name are two apps, and neither
@@ -78,5 +80,29 @@ func TestDeployedAgain(t *testing.T) {
 
 	if note("WEB", "web", "app-9") || len(all["here"]) != 1 {
 		t.Errorf("a manager that calls WEB's app web: %v", all["here"])
+	}
+}
+
+// TestGrantsOfAnApp: the grants under which an app was deployed are its own alone, and one
+// is left once a deployment ended well.
+func TestGrantsOfAnApp(t *testing.T) {
+	all := owner.Deployed{}
+	first, second := release.GrantID{1}, release.GrantID{2}
+	all.Note("here", "web", "web-2", "app-2", false, owner.DeployedApp{Session: "WEB", Grants: []release.GrantID{first, second}})
+	all.Settle("here", "app-2", release.GrantID{3}) // that it was never deployed under
+	all.Settle("here", "app-9", second)
+	if _, app, _ := all.At("here", "web"); len(app.Grants) != 2 || !app.Is("app-2") || app.Is("app-9") || app.Called("web") != "web-2" {
+		t.Errorf("%+v", app)
+	}
+	all.Settle("here", "app-2", second)
+	if _, app, _ := all.At("here", "web"); !slices.Equal(app.Grants, []release.GrantID{second}) {
+		t.Errorf("%+v", app)
+	}
+	if called, granted, one := all.Only("here", "WEB"); called != "web-2" || granted != "web" || !one {
+		t.Errorf("%s, %s, %v", called, granted, one)
+	}
+	all.Note("here", "other", "other", "app-3", true, owner.DeployedApp{Session: "WEB"})
+	if _, _, one := all.Only("here", "WEB"); one {
+		t.Error("one of two is the only one")
 	}
 }

@@ -137,7 +137,7 @@ func (d *Daemon) endHung(ctx context.Context, pid int, hung watchdog.Hung) error
 	message := fmt.Sprintf("%s: it is ended and started again, apps go on. What it did last: %s", hung, d.LogFile())
 	d.tell(ctx, node.RuleContainerdHangs, message)
 	d.mu.Lock()
-	d.hung = pid
+	d.told = pid
 	d.mu.Unlock()
 	alive := func() bool { return d.running() == pid }
 	if err := endBy(ctx, pid, alive, syscall.SIGKILL); err != nil {

@@ -61,7 +61,7 @@ type Daemon struct {
 
 	mu      sync.Mutex
 	pid     int
-	hung    int // the process that was ended since it hung, as was told
+	told    int // the process of whose end was told
 	stopped bool
 }
 
@@ -248,12 +248,13 @@ func (d *Daemon) Run(ctx context.Context) error {
 		began := time.Now()
 		d.waitExit(ctx)
 		d.mu.Lock()
-		pid, hung, stopped := d.pid, d.hung, d.stopped
+		pid, told, stopped := d.pid, d.told, d.stopped
+		d.told = pid
 		d.mu.Unlock()
 		if ctx.Err() != nil || stopped {
 			return nil
 		}
-		if pid != hung {
+		if pid != told {
 			d.tell(ctx, "containerd_ended", fmt.Sprintf("containerd (process %d) ended: it is started again, apps go on. What it did last: %s", pid, d.LogFile()))
 		}
 		if time.Since(began) > time.Minute {
