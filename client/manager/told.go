@@ -31,32 +31,20 @@ func lacking(fields ...field) string {
 // told marks every problem in an answer with whose word it is, and refuses one without
 // what it is about, and names that no app or instance can have.
 func (c *Client) told(v reflect.Value) error {
-	if is, ok := v.Interface().(*problem.Error); ok {
-		if is != nil {
-			is.Source = c.source
-		}
-		return nil
-	}
-	if is, ok := v.Interface().(named); ok && v.Kind() != reflect.Pointer {
-		for _, name := range is.names() {
-			if name != "" && !ValidName(name) {
-				return c.untrue("nothing can be called %.100q", name).Want("names and ids of 1 to 40 of a-z 0-9 -").
-					Fix("don't use this manager: one of Cupel's gives no such name")
-			}
-		}
-	}
-	if is, ok := v.Interface().(needing); ok && v.Kind() != reflect.Pointer {
-		if missing := is.lacks(); missing != "" {
-			return c.untrue("the field %q is missing, or empty", missing).Want("an answer as the manager's API describes it").
-				Fix("check that the manager is of this release, and that nothing else answers in its place; else ask whoever runs it")
-		}
-	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		if !v.IsNil() {
-			return c.told(v.Elem())
+		if v.IsNil() {
+			return nil
 		}
+		if is, ok := v.Interface().(*problem.Error); ok {
+			is.Source = c.source
+			return nil
+		}
+		return c.told(v.Elem())
 	case reflect.Struct:
+		if err := c.judge(v.Interface()); err != nil {
+			return err
+		}
 		for i := range v.NumField() {
 			if !v.Type().Field(i).IsExported() {
 				continue
@@ -70,6 +58,25 @@ func (c *Client) told(v reflect.Value) error {
 			if err := c.told(v.Index(i)); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// judge refuses a part of an answer that none of Cupel's managers gives.
+func (c *Client) judge(part any) error {
+	if is, ok := part.(named); ok {
+		for _, name := range is.names() {
+			if name != "" && !ValidName(name) {
+				return c.untrue("nothing can be called %.100q", name).Want("names and ids of 1 to 40 of a-z 0-9 -").
+					Fix("don't use this manager: one of Cupel's gives no such name")
+			}
+		}
+	}
+	if is, ok := part.(needing); ok {
+		if missing := is.lacks(); missing != "" {
+			return c.untrue("the field %q is missing, or empty", missing).Want("an answer as the manager's API describes it").
+				Fix("check that the manager is of this release, and that nothing else answers in its place; else ask whoever runs it")
 		}
 	}
 	return nil

@@ -95,8 +95,8 @@ type deployment struct {
 	at      managerAt
 	manager *manager.Client
 	cas     *client.Client
+	casAt   string // where that is
 	session ident.SessionName
-	casAt   string // its address
 	show    progress
 	// before is what the CAS listed when the deployment began: a pull among it
 	// brought an older state of the repository.
@@ -245,10 +245,13 @@ func (d *deployment) overtaken(ctx context.Context, place string, app manager.Ap
 // settled keeps that of the app's grants this deployment's alone is left.
 func (d *deployment) settled(ctx context.Context, app manager.App) {
 	place := d.g.place()
-	err := d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all owner.Deployed) error {
-		all.Settle(place, app.ID, d.grantID)
-		return nil
-	})
+	all, err := d.g.deployed(d.side.dir)
+	if _, noted, _ := all.At(place, app.ID); err == nil && len(noted.Grants) > 1 {
+		err = d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all owner.Deployed) error {
+			all.Settle(place, app.ID, d.grantID)
+			return nil
+		})
+	}
 	if err != nil {
 		d.g.warnf("It is not remembered here that %s has no other grants: %v", app.Name, err)
 	}

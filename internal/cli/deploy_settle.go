@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/cas/api"
 	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -88,7 +89,7 @@ func (d *deployment) leaveOne(ctx context.Context, end ending) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return d.withdrawAll(ctx, left)
+			return d.g.withdrawKept(ctx, d.cas, left, "The manager")
 		}
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return err
@@ -128,12 +129,18 @@ func (d *deployment) leftover(ctx context.Context, end ending) ([]api.Grant, err
 	}), nil
 }
 
-func (d *deployment) withdrawAll(ctx context.Context, left []api.Grant) error {
-	for _, g := range left {
-		if _, err := d.cas.WithdrawGrant(ctx, g.ID); err != nil {
+// withdrawKept ends grants that the manager should have given back; who begins the sentence
+// that says so.
+func (g *globals) withdrawKept(ctx context.Context, c *client.Client, left []api.Grant, who string) error {
+	for _, grant := range left {
+		ended, err := c.WithdrawGrant(ctx, grant.ID)
+		if err != nil {
 			return err
 		}
-		d.g.warnf("The manager did not give grant %s back within %s: it is withdrawn now, with your key, and what ran under it has lost its rights.", g.ID.Short(), problem.Duration(d.g.wait))
+		g.warnf("%s did not give grant %s back within %s: it is withdrawn now, with your key, and what ran under it has lost its rights.", who, grant.ID.Short(), problem.Duration(g.wait))
+		for _, lost := range ended.Lost {
+			g.warnf("Warning: %s", lost)
+		}
 	}
 	return nil
 }

@@ -2,9 +2,9 @@ package cli
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/owner"
 )
 
@@ -12,29 +12,13 @@ import (
 // of this machine's manager, by whatever link or relative name it was given.
 func (g *globals) place() string {
 	if g.provider == "" {
-		return withoutLinks(g.givenState())
+		real, _ := atomicfile.Follow(g.givenState())
+		return real
 	}
 	if addr, err := providerAddress(g.provider); err == nil {
 		return addr
 	}
 	return g.provider
-}
-
-// withoutLinks is the name of a folder that a path leads to, also while it isn't there, as
-// one whose disk isn't mounted.
-func withoutLinks(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		return real
-	}
-	if target, err := os.Readlink(path); err == nil && filepath.IsAbs(target) {
-		path = target
-	} else if err == nil {
-		path = filepath.Join(filepath.Dir(path), target)
-	}
-	if parent, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
-		return filepath.Join(parent, filepath.Base(path))
-	}
-	return path
 }
 
 // givenState is the state folder's absolute name, with the links that it was given by.

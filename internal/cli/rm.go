@@ -129,23 +129,19 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 
 // confirmGone has the CAS confirm that nobody can run an app any more which its manager
 // removed, and then forgets it. False without an error: it was not deployed from here, or
-// the CAS can't tell.
+// the CAS can't tell. What the command calls it and the manager's id have to lead to the
+// same app: by one of them alone a manager could have another's grants withdrawn.
 func (g *globals) confirmGone(ctx context.Context, ref string, gone manager.App) (confirmed bool, err error) {
-	if !g.haveOwnKey() {
+	side, all, err := g.remembered(ctx)
+	if err != nil || side == nil {
+		return false, err
+	}
+	_, app, known := all.At(g.place(), ref)
+	if !known {
 		return false, nil
 	}
-	side, err := g.ownerSide(ctx)
-	if err != nil {
-		return false, err
-	}
-	app, known, err := side.known(gone.ID)
-	if err != nil {
-		return false, err
-	}
-	if !known {
-		if other, remembered, _ := side.known(ref); remembered {
-			g.warnf("What was deployed from here as %s is another app, by its id: whether that one is gone is not confirmed; see 'cupel session grants %s'.", ref, other.Session)
-		}
+	if !all.Same(g.place(), ref, gone.ID) {
+		g.warnf("What was deployed from here as %s is another app, by its id: whether that one is gone is not confirmed; see 'cupel session grants %s'.", ref, app.Session)
 		return false, nil
 	}
 	if confirmed = len(app.Grants) > 0; confirmed {
@@ -158,72 +154,60 @@ func (g *globals) confirmGone(ctx context.Context, ref string, gone manager.App)
 	case err != nil:
 		return false, unconfirmed(gone.Name, app, err)
 	}
-	g.forget(ctx, gone.ID)
+	g.forget(ctx, side, ref)
 	return confirmed, nil
 }
 
 // alreadyGone is what there is to say of an app that the manager doesn't know. One that was
 // deployed from here is forgotten, unless it could run all the same by the word of its CAS.
 func (g *globals) alreadyGone(ctx context.Context, ref string, unknown error) error {
-	if !g.haveOwnKey() {
-		return unknown
-	}
-	side, err := g.ownerSide(ctx)
+	side, all, err := g.remembered(ctx)
 	if err != nil {
 		return err
 	}
-	app, known, err := side.known(ref)
-	if err != nil {
-		return err
-	}
+	_, app, known := all.At(g.place(), ref)
 	if !known || len(app.Grants) == 0 || !app.Is(ref) && app.Called(ref) != ref {
 		return unknown
 	}
-	left, c, err := side.grantsOf(ctx, app)
+	left, err := side.leftOf(ctx, app)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return err
 	case err != nil:
 		return unconfirmed(ref, app, err)
-	}
-	c.Close()
-	if len(left) > 0 {
+	case len(left) > 0:
 		return problem.New(problem.Unavailable, "rm_unconfirmed", "the manager says that there is no app %s, and grant %s, under which it was deployed from here, has not ended", ref, left[0].ID.Short()).
 			Want("no grant by which it could run").
 			Fix("if it shall be gone, end what is left: cupel session grants %s --withdraw %s; then run this again", app.Session, left[0].ID.Short())
 	}
-	g.forget(ctx, ref)
+	g.forget(ctx, side, ref)
 	return unknown
+}
+
+// remembered is the owner's side with the apps that were deployed from here; nil: nobody
+// has deployed any.
+func (g *globals) remembered(ctx context.Context) (*ownerSide, owner.Deployed, error) {
+	if !g.haveOwnKey() {
+		return nil, nil, nil
+	}
+	side, err := g.ownerSide(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := g.deployed(side.dir)
+	return side, all, err
 }
 
 // forget forgets under which session an app that is gone was deployed from here: another
 // may have its name from now on.
-func (g *globals) forget(ctx context.Context, ref string) {
-	err := g.forgetDeployed(ctx, ref)
-	if err != nil {
-		g.warnf("What is known here of %s is not forgotten: %v", ref, err)
-	}
-}
-
-func (g *globals) forgetDeployed(ctx context.Context, ref string) error {
-	if !g.haveOwnKey() {
-		return nil
-	}
-	dir, err := g.ownerDir()
-	if err != nil {
-		return err
-	}
-	all, err := g.deployed(dir)
-	if err != nil {
-		return err
-	}
-	if _, _, known := all.At(g.place(), ref); !known {
-		return nil
-	}
-	return g.updateDeployed(context.WithoutCancel(ctx), dir, func(all owner.Deployed) error {
+func (g *globals) forget(ctx context.Context, side *ownerSide, ref string) {
+	err := g.updateDeployed(context.WithoutCancel(ctx), side.dir, func(all owner.Deployed) error {
 		all.Forget(g.place(), ref)
 		return nil
 	})
+	if err != nil {
+		g.warnf("What is known here of %s is not forgotten: %v", ref, err)
+	}
 }
 
 // notKept are the events of instances that ended without keeping what they wrote.

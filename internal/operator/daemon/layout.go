@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -32,34 +31,12 @@ func newLayout(state string) (layout, error) {
 	if err != nil {
 		return layout{}, problem.New(problem.Invalid, "state_folder", "%w", err)
 	}
-	dir, link := follow(dir, maxLinks)
+	dir, dead := atomicfile.Follow(dir)
 	l := layoutAt(dir)
-	l.nowhere = link
+	if dead != nil {
+		l.nowhere = &leadsNowhere{dead.Path, dead.Target}
+	}
 	return l, nil
-}
-
-// maxLinks is how many symbolic links on the way to a folder the kernel follows
-// (path_resolution(7)).
-const maxLinks = 40
-
-// follow is an absolute path without symbolic links. What isn't there (any more) has a name
-// all the same, by which things of it may run: where its parent leads, and a link. The first
-// link at whose end nothing is, is returned with it.
-func follow(path string, links int) (real string, nowhere *leadsNowhere) {
-	if real, err := filepath.EvalSymlinks(path); err == nil || links == 0 || path == "/" {
-		return cmp.Or(real, path), nil
-	}
-	parent, nowhere := follow(filepath.Dir(path), links)
-	path = filepath.Join(parent, filepath.Base(path))
-	target, err := os.Readlink(path)
-	if err != nil {
-		return path, nowhere
-	}
-	if !filepath.IsAbs(target) {
-		target = filepath.Join(parent, target)
-	}
-	real, _ = follow(target, links-1)
-	return real, &leadsNowhere{path, real}
 }
 
 // layoutAt is the layout of a folder by that very name.

@@ -11,6 +11,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
 // A cupeld may go on while the folder's lock says nothing of it: the folder isn't at its name
@@ -54,7 +55,7 @@ func startedOn(c proc.Command) string {
 		}
 		name = filepath.Join(in, name)
 	}
-	dir, _ := follow(name, maxLinks)
+	dir, _ := atomicfile.Follow(name)
 	return dir
 }
 

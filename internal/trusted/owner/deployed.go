@@ -90,6 +90,12 @@ func (d Deployed) free(place, name string, session ident.SessionName) bool {
 	return !known || app.Session == session
 }
 
+// Same reports whether all of these lead to one app of a place, of which something is known.
+func (d Deployed) Same(place string, called ...string) bool {
+	name := d.name(place, called[0])
+	return name != "" && !slices.ContainsFunc(called, func(c string) bool { return d.name(place, c) != name })
+}
+
 // At returns an app of a place by the name under which it is kept, or else by what the
 // manager calls it besides, and what its grants call it.
 func (d Deployed) At(place, called string) (granted string, app DeployedApp, known bool) {

@@ -94,6 +94,9 @@ func TestGrantsOfAnApp(t *testing.T) {
 	if _, app, _ := all.At("here", "web"); len(app.Grants) != 2 || !app.Is("app-2") || app.Is("app-9") || app.Called("web") != "web-2" {
 		t.Errorf("%+v", app)
 	}
+	if !all.Same("here", "web-2", "app-2") || all.Same("here", "app-9", "app-9") || all.Same("here", "web-2", "app-9") {
+		t.Error("what is one app is two, or the other way round")
+	}
 	all.Settle("here", "app-2", second)
 	if _, app, _ := all.At("here", "web"); !slices.Equal(app.Grants, []release.GrantID{second}) {
 		t.Errorf("%+v", app)

@@ -20,13 +20,17 @@ func TestSnapshotsLost(t *testing.T) {
 	m.pushImage(archive(t, "bin/app", []byte("a program")))
 	l := m.live()
 	defer func() { l.leave() }()
-	l.start("i-before", "exit", 0)
-	l.status("i-before", exited)
+	l.ends("i-before")
 	l.kill()
 	m.loseSnapshots(l)
 	l = m.live()
-	l.start("i-after", "exit", 0)
-	l.status("i-after", exited)
+	l.ends("i-after")
+}
+
+// ends starts an instance that ends at once, and waits for that.
+func (l *life) ends(id string) {
+	l.start(id, "exit", 0)
+	l.status(id, exited)
 }
 
 // loseSnapshots ends containerd, and empties its list of what it unpacked.
@@ -77,15 +81,13 @@ func TestSnapshotsLostUnderOthers(t *testing.T) {
 	m.pushImage(archive(t, "bin/app", []byte("a program")))
 	l := m.live()
 	defer func() { l.leave() }()
-	l.start("i-before", "exit", 0)
-	l.status("i-before", exited)
+	l.ends("i-before")
 	m.interrupt(l, "i-interrupted-1", false)
 	m.interrupt(l, "i-removed-1", true)
 	l.kill()
 	m.loseSnapshots(l)
 	l = m.live()
-	l.start("i-after", "exit", 0)
-	l.status("i-after", exited)
+	l.ends("i-after")
 }
 
 // TestSnapshotsLostBesideDamage: an image that a disk damaged doesn't keep another one from
@@ -95,18 +97,15 @@ func TestSnapshotsLostBesideDamage(t *testing.T) {
 	m.pushImage(archive(t, "bin/app", []byte("program A")))
 	l := m.live()
 	defer func() { l.leave() }()
-	l.start("i-a", "exit", 0)
-	l.status("i-a", exited)
+	l.ends("i-a")
 	damaged := sha256.Sum256(m.config)
 	m.pushImage(archive(t, "bin/app", []byte("program B")))
-	l.start("i-b", "exit", 0)
-	l.status("i-b", exited)
+	l.ends("i-b")
 	l.kill()
 	m.loseSnapshots(l)
 	if err := os.Remove(filepath.Join(m.state, "containerd/root/io.containerd.content.v1.content/blobs/sha256", hex.EncodeToString(damaged[:]))); err != nil {
 		t.Fatal(err)
 	}
 	l = m.live()
-	l.start("i-after", "exit", 0)
-	l.status("i-after", exited)
+	l.ends("i-after")
 }
