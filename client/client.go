@@ -420,7 +420,7 @@ func transportError(ctx context.Context, err error, sent bool) error {
 // checkHead verifies a reply's audit head and holds it against what was seen
 // before the call was made.
 func checkHead(who release.Identity, h http.Header, seen Pin) (release.SignedHead, error) {
-	head, err := api.HeadFrom(h)
+	head, err := api.HeadFrom(h.Get(release.HeadHeader))
 	if err != nil {
 		return head, problem.New(problem.Denied, "audit_head", "the reply's audit head can't be read (%d bytes)", len(h.Get(release.HeadHeader))).Fix("do not use this CAS")
 	}

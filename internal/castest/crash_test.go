@@ -223,7 +223,7 @@ func oneClient(ctx context.Context, p *process, platform *simtee.Platform, ident
 		if err != nil {
 			return err
 		}
-		h, err := api.HeadFrom(resp.Header)
+		h, err := api.HeadFrom(resp.Header.Get(release.HeadHeader))
 		saw(h)
 		return err
 	})

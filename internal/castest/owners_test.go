@@ -42,7 +42,7 @@ func ask(t *testing.T, o *Owner, method, path, body string) answer {
 	if resp.Header.Get(api.HeaderVersion) == "" {
 		t.Errorf("%s %s: no version header", method, path)
 	}
-	if _, err := api.HeadFrom(resp.Header); err != nil {
+	if _, err := api.HeadFrom(resp.Header.Get(release.HeadHeader)); err != nil {
 		t.Errorf("%s %s: %v", method, path, err)
 	}
 	return a

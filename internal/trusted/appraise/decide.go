@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/problem"
 )
 
@@ -31,38 +30,6 @@ func Appraise(p Policy, c attest.Claims) (Decision, error) {
 	return d, nil
 }
 
-// Refused is the cause of the error that a refusing Decision makes; it carries
-// all findings for who wants more than the first.
-type Refused struct{ Findings []Finding }
-
-func (r *Refused) Error() string {
-	var rules []string
-	for _, f := range r.Findings {
-		if !f.OK {
-			rules = append(rules, f.Rule)
-		}
-	}
-	return "refused by " + strings.Join(rules, ", ")
-}
-
-// Err returns nil for an accepted Decision, and otherwise a *problem.Error of
-// kind denied that tells of the first rule that failed; *Refused is its cause.
-// The zero Decision is no acceptance.
-func (d Decision) Err() error {
-	if d.Accepted && len(d.Findings) > 0 {
-		return nil
-	}
-	for _, f := range d.Findings {
-		if !f.OK {
-			return &problem.Error{
-				Kind: problem.Denied, Rule: f.Rule, Expected: f.Expected, Actual: f.Claim + ": " + f.Actual, Mend: f.Mend,
-				Cause: &Refused{d.Findings},
-			}
-		}
-	}
-	return problem.New(problem.Denied, "appraisal", "nothing was appraised")
-}
-
 // check refuses policies with an expectation missing.
 func (p Policy) check() error {
 	bad := func(format string, args ...any) error {
@@ -72,7 +39,7 @@ func (p Policy) check() error {
 		return bad("no code identity is accepted")
 	}
 	for i, id := range p.Identities {
-		if err := id.check(); err != nil {
+		if err := checkIdentity(id); err != nil {
 			return bad("code identity %d: %w", i+1, err)
 		}
 	}
@@ -90,7 +57,7 @@ func (p Policy) check() error {
 	return nil
 }
 
-func (id Identity) check() error {
+func checkIdentity(id Identity) error {
 	if len(id.Measurements) == 0 && id.Signer == nil {
 		return fmt.Errorf("neither a measurement nor a signer")
 	}
@@ -113,16 +80,6 @@ func (id Identity) check() error {
 		return fmt.Errorf("an empty range of versions, %d to %d", *s.SVNMin, *s.SVNMax)
 	}
 	return nil
-}
-
-// Known reports whether t is a tolerance of the language.
-func (t Tolerance) Known() bool {
-	switch t {
-	case DebugMode, Simulation, Hyperthreading, InsecureIGPU, SoftwareHardening, InsecureConfiguration, OutdatedTCB, AEPICLeak:
-		return true
-	}
-	root, ok := t.SimulationRoot()
-	return ok && t == SimulationUnder(root)
 }
 
 func (p Policy) tolerates(t Tolerance) bool { return slices.Contains(p.Tolerate, t) }
@@ -184,7 +141,7 @@ func judgeIdentity(p Policy, c attest.Claims) Finding {
 	f := Finding{Rule: "measurement", Claim: "measurement", Actual: c.Measurement.String()}
 	var wants []string
 	for _, id := range p.Identities {
-		part := id.judge(c)
+		part := judgeOne(id, c)
 		if part.OK {
 			return part
 		}
@@ -203,8 +160,8 @@ func judgeIdentity(p Policy, c attest.Claims) Finding {
 
 const identityMend = "run the code that is expected, or, if you can vouch for this one, add its measurement to the expectation"
 
-func (id Identity) judge(c attest.Claims) Finding {
-	f := Finding{Rule: "measurement", Claim: "measurement", Actual: c.Measurement.String(), Expected: measurements(id.Measurements), OK: true}
+func judgeOne(id Identity, c attest.Claims) Finding {
+	f := Finding{Rule: "measurement", Claim: "measurement", Actual: c.Measurement.String(), Expected: AnyOf(id.Measurements), OK: true}
 	if len(id.Measurements) > 0 && !slices.Contains(id.Measurements, c.Measurement) {
 		f.OK = false
 		return f
@@ -219,47 +176,14 @@ func (id Identity) judge(c attest.Claims) Finding {
 	if f.OK && c.ProductID != s.ProductID {
 		f = Finding{Rule: "product_id", Claim: "product id", Actual: fmt.Sprint(c.ProductID), Expected: fmt.Sprint(s.ProductID)}
 	}
-	if f.OK && !s.accepts(c.SVN) {
-		f = Finding{Rule: "svn", Claim: "security version", Actual: fmt.Sprint(c.SVN), Expected: s.versions()}
+	if f.OK && !acceptsVersion(s, c.SVN) {
+		f = Finding{Rule: "svn", Claim: "security version", Actual: fmt.Sprint(c.SVN), Expected: s.Versions()}
 	}
 	return f
 }
 
-func (s *Signer) accepts(svn uint16) bool {
+func acceptsVersion(s *Signer, svn uint16) bool {
 	return (s.SVN == nil || svn == *s.SVN) && (s.SVNMin == nil || svn >= *s.SVNMin) && (s.SVNMax == nil || svn <= *s.SVNMax)
-}
-
-func (s *Signer) versions() string {
-	switch {
-	case s.SVN != nil:
-		return fmt.Sprintf("exactly %d", *s.SVN)
-	case s.SVNMin != nil && s.SVNMax != nil:
-		return fmt.Sprintf("%d to %d", *s.SVNMin, *s.SVNMax)
-	case s.SVNMin != nil:
-		return fmt.Sprintf("at least %d", *s.SVNMin)
-	case s.SVNMax != nil:
-		return fmt.Sprintf("at most %d", *s.SVNMax)
-	}
-	return "any"
-}
-
-func (id Identity) String() string {
-	var parts []string
-	if len(id.Measurements) > 0 {
-		parts = append(parts, "measurement "+measurements(id.Measurements))
-	}
-	if s := id.Signer; s != nil {
-		parts = append(parts, fmt.Sprintf("signer %s, product %d, version %s", s.MRSigner, s.ProductID, s.versions()))
-	}
-	return strings.Join(parts, " and ")
-}
-
-func measurements(ms []ident.Measurement) string {
-	var out []string
-	for _, m := range ms {
-		out = append(out, m.String())
-	}
-	return strings.Join(out, " or ")
 }
 
 func judgeConfigID(p Policy, c attest.Claims) Finding {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/problem"
@@ -75,13 +74,4 @@ func readEvidence(resp *http.Response) (attest.Evidence, error) {
 		return attest.Evidence{}, problem.New(problem.Internal, "las_reply", "the LAS's answer carries no quote")
 	}
 	return ev, nil
-}
-
-// SocketPath returns the path in an address "unix:/path".
-func SocketPath(addr string) (string, error) {
-	path, ok := strings.CutPrefix(addr, "unix:")
-	if !ok || !strings.HasPrefix(path, "/") {
-		return "", problem.New(problem.Invalid, "las_address", "%q", addr).Want("unix:/absolute/path")
-	}
-	return path, nil
 }

@@ -5,7 +5,10 @@
 package collect
 
 import (
+	"strings"
+
 	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // The LAS speaks HTTP/1.1 over a Unix socket of the instance's own.
@@ -20,4 +23,13 @@ const (
 type QuoteRequest struct {
 	Version    int           `json:"version"` // 1
 	ReportData attest.Data64 `json:"report_data"`
+}
+
+// SocketPath returns the path in an address "unix:/path".
+func SocketPath(addr string) (string, error) {
+	path, ok := strings.CutPrefix(addr, "unix:")
+	if !ok || !strings.HasPrefix(path, "/") {
+		return "", problem.New(problem.Invalid, "las_address", "%q", addr).Want("unix:/absolute/path")
+	}
+	return path, nil
 }

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -155,23 +154,23 @@ func KindOf(err error) Kind {
 	return From(err).Kind
 }
 
-// Status is the HTTP status of a kind.
+// Status is the HTTP status of a kind (RFC 9110, section 15).
 func (k Kind) Status() int {
 	switch k {
 	case Invalid:
-		return http.StatusBadRequest
+		return 400
 	case NotFound:
-		return http.StatusNotFound
+		return 404
 	case Conflict:
-		return http.StatusConflict
+		return 409
 	case Unauthenticated:
-		return http.StatusUnauthorized
+		return 401
 	case Denied:
-		return http.StatusForbidden
+		return 403
 	case Unavailable:
-		return http.StatusServiceUnavailable
+		return 503
 	}
-	return http.StatusInternalServerError
+	return 500
 }
 
 // ExitCode is the exit code of a kind: 2 to 8; 1 is kept for everything else.
@@ -191,15 +190,6 @@ func (k Kind) ExitCode() int {
 		return 7
 	}
 	return 8
-}
-
-// Write answers an HTTP request with err, which is not nil, as the error body.
-func Write(w http.ResponseWriter, requestID string, err error) {
-	p := *From(err)
-	p.RequestID = requestID
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(p.Kind.Status())
-	_ = json.NewEncoder(w).Encode(&p)
 }
 
 // Read turns an error reply back into an Error; a body that is none becomes

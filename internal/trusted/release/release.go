@@ -7,13 +7,6 @@
 package release
 
 import (
-	"crypto/sha256"
-	"crypto/sha512"
-	"crypto/tls"
-	"encoding/binary"
-	"fmt"
-	"regexp"
-
 	"cupel.dev/cupel/internal/trusted/attest"
 	"cupel.dev/cupel/internal/trusted/ident"
 )
@@ -108,15 +101,6 @@ type File struct {
 	Certificate bool `json:"certificate,omitempty"`
 }
 
-// Access says what an instance may do with a volume.
-type Access string
-
-// Accesses to a volume.
-const (
-	ReadWrite Access = "rw" // the one writer: it holds the lease and may commit
-	ReadOnly  Access = "ro" // a private snapshot; changes end with the instance
-)
-
 // Volume is an encrypted volume to mount before the app starts.
 type Volume struct {
 	Name string       `json:"name"`
@@ -162,36 +146,6 @@ func (r *TagRequest) Moves() []TagMove {
 	return append([]TagMove{own}, r.Also...)
 }
 
-// Statement is a measured puller's word on what it stored in a volume. Whoever
-// vouches for the puller can believe it; the CAS keeps it beside the tag.
-type Statement struct {
-	// Commit is the id of the commit: 40 or 64 hex digits.
-	Commit string `json:"commit"`
-	// Pinned says that the session names this very commit, not a branch or tag.
-	Pinned bool `json:"pinned"`
-	// Follows says whether the commit descends from the one that the volume held
-	// before.
-	Follows Follows `json:"follows"`
-}
-
-// Follows answers whether a commit descends from the one before.
-type Follows string
-
-// Answers of Follows.
-const (
-	FollowsYes     Follows = "yes"     // it descends from the one before, or is the same
-	FollowsNo      Follows = "no"      // it doesn't: the branch was rewritten, or another one was pulled
-	FollowsUnknown Follows = "unknown" // there was none before, or the history that was fetched can't tell
-)
-
-// Known reports whether f is one of the three answers.
-func (f Follows) Known() bool { return f == FollowsYes || f == FollowsNo || f == FollowsUnknown }
-
-var commitID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
-
-// IsCommit reports whether s has the form of a commit's id.
-func IsCommit(s string) bool { return commitID.MatchString(s) }
-
 // TagReply confirms a commit, durable when it is sent. Generation is the new one of
 // the request's own volume.
 type TagReply struct {
@@ -219,69 +173,4 @@ type Exit struct {
 	Version int    `json:"version"`
 	Code    int    `json:"code"`
 	Reason  string `json:"reason,omitempty"`
-}
-
-// SignedHead is the end of the CAS's audit log: entry number, hash over the
-// chain, the CAS's time (Unix nanoseconds) and the identity key's ECDSA
-// signature (ASN.1) over HeadMessage. Every CAS reply carries one, in the body
-// or in the header Cupel-Audit-Head (base64 of its JSON).
-type SignedHead struct {
-	Seq       uint64       `json:"seq"`
-	Hash      ident.Digest `json:"hash"`
-	Time      int64        `json:"time"`
-	Signature []byte       `json:"signature"`
-}
-
-// HeadHeader carries a SignedHead on replies whose body has no place for it.
-const HeadHeader = "Cupel-Audit-Head"
-
-// HeadMessage returns the SHA-256 that a SignedHead's signature is over.
-func HeadMessage(h SignedHead) [32]byte {
-	b := []byte("cupel/audit-head/v1")
-	b = binary.BigEndian.AppendUint64(b, h.Seq)
-	b = append(b, h.Hash[:]...)
-	b = binary.BigEndian.AppendUint64(b, uint64(h.Time))
-	return sha256.Sum256(b)
-}
-
-// LaunchBinding returns L, zero-padded to the evidence's 64-byte CONFIGID:
-// SHA-256 over the tag and the length-prefixed CAS identity, session, service.
-func LaunchBinding(cas ident.KeyHash, session ident.SessionName, service ident.ServiceName) attest.Data64 {
-	h := sha256.New()
-	for _, part := range [][]byte{[]byte("cupel/launch/v1"), cas[:], []byte(session), []byte(service)} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-		h.Write(n[:])
-		h.Write(part)
-	}
-	var out attest.Data64
-	h.Sum(out[:0])
-	return out
-}
-
-// ReportData binds evidence to one TLS connection and to the client's key on it.
-func ReportData(exporter [32]byte, client ident.KeyHash) attest.Data64 {
-	b := append([]byte("cupel/release/v1"), exporter[:]...)
-	return sha512.Sum512(append(b, client[:]...))
-}
-
-// CASReportData binds a CAS's evidence to a caller's nonce and to the CAS's
-// identity key (GET /v1/attest).
-func CASReportData(nonce [32]byte, identity ident.KeyHash) attest.Data64 {
-	b := append([]byte("cupel/cas/v1"), nonce[:]...)
-	return sha512.Sum512(append(b, identity[:]...))
-}
-
-// Exporter returns the connection's RFC 9266 channel binding (tls-exporter).
-func Exporter(cs *tls.ConnectionState) ([32]byte, error) {
-	var out [32]byte
-	if cs == nil || cs.Version != tls.VersionTLS13 {
-		return out, fmt.Errorf("channel binding: the connection is not TLS 1.3")
-	}
-	b, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
-	if err != nil {
-		return out, fmt.Errorf("channel binding: %w", err)
-	}
-	copy(out[:], b)
-	return out, nil
 }

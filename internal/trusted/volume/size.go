@@ -17,15 +17,6 @@ const (
 	entryCost = 1024
 )
 
-// Budget is how much of an instance's memory limit its volumes may take
-// together, in bytes: three quarters, since the app needs some too. The rest
-// of the split: see RootSize.
-func Budget(memoryLimit uint64) uint64 { return memoryLimit / 4 * 3 }
-
-// RootSize is how much of the memory limit the app may write into its root
-// outside of volumes, in bytes.
-func RootSize(memoryLimit uint64) uint64 { return memoryLimit / 4 }
-
 // A Size is what a tree costs in memory.
 type Size struct {
 	Content uint64 // bytes of whole pages; holes cost nothing
@@ -43,15 +34,6 @@ func (s Size) Room(limit uint64) (content, names uint64) {
 	more := free / (6 * entryCost)
 	return s.Content + free - more*entryCost, s.Names + more
 }
-
-// MaxLength is how long all files may be together, holes included, in units of the
-// limit: a hole costs no memory, but as many bytes of a snapshot as any other.
-const MaxLength = 8
-
-// MaxSnapshot is the most bytes that the sealed archive of a volume takes that costs
-// at most limit: content, holes and all, headers, which are longer than names cost, and
-// what sealing adds.
-func MaxSnapshot(limit uint64) uint64 { return (MaxLength*limit + 2*limit + 1<<20) / 10 * 11 }
 
 // meter adds up what a tree costs and refuses what exceeds limit.
 type meter struct {

@@ -12,7 +12,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/attest"
@@ -200,10 +199,10 @@ func EncodeHead(h release.SignedHead) string {
 	return base64.StdEncoding.EncodeToString(b)
 }
 
-// HeadFrom reads the signed head of a reply. The signature is not checked.
-func HeadFrom(h http.Header) (release.SignedHead, error) {
+// HeadFrom reads the signed head of a reply out of release.HeadHeader. The signature is not checked.
+func HeadFrom(value string) (release.SignedHead, error) {
 	var head release.SignedHead
-	b, err := base64.StdEncoding.DecodeString(h.Get(release.HeadHeader))
+	b, err := base64.StdEncoding.DecodeString(value)
 	if err != nil {
 		return head, fmt.Errorf("header %s: %w", release.HeadHeader, err)
 	}
