@@ -211,8 +211,8 @@ func (a App) lacks() string {
 	return lacking(field{"id", a.ID == ""}, field{"name", a.Name == ""}, field{"session", a.Session == ""})
 }
 
-// is reports whether somebody means this app by its id or name.
-func (a App) is(ref string) bool { return a.ID == ref || a.Name == ref }
+// Is reports whether somebody means this app by its id or name.
+func (a App) Is(ref string) bool { return a.ID == ref || a.Name == ref }
 
 // AppList is the reply of GET /v1/apps.
 type AppList struct {

@@ -27,10 +27,10 @@ const (
 	evidenceTimeout = 10 * time.Second
 )
 
-// evidence asks a LAS over one inherited connection, which is its only proof of
+// evidenceSource asks a LAS over one inherited connection, which is its only proof of
 // who asks. Requests follow each other; a reader waits for the answers, and for
 // the connection's end in between.
-type evidence struct {
+type evidenceSource struct {
 	conn    net.Conn
 	mu      sync.Mutex // one request at a time
 	answers chan answer
@@ -42,7 +42,7 @@ type answer struct {
 	body   []byte
 }
 
-func openEvidence(fd int) (*evidence, error) {
+func openEvidence(fd int) (*evidenceSource, error) {
 	f := os.NewFile(uintptr(fd), "evidence")
 	if f == nil {
 		return nil, problem.New(problem.Invalid, "flags", "--evidence-fd %d is not open", fd)
@@ -51,11 +51,11 @@ func openEvidence(fd int) (*evidence, error) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, problem.New(problem.Invalid, "flags", "--evidence-fd %d: %w", fd, err)
 	}
-	return &evidence{conn: conn, answers: make(chan answer), gone: make(chan struct{})}, nil
+	return &evidenceSource{conn: conn, answers: make(chan answer), gone: make(chan struct{})}, nil
 }
 
 // run reads answers until the peer closes or ctx ends.
-func (e *evidence) run(ctx context.Context) error {
+func (e *evidenceSource) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = e.conn.Close() })
 	defer stop()
 	defer close(e.gone)
@@ -93,7 +93,7 @@ func readAnswer(br *bufio.Reader) (answer, error) {
 
 // quote gets evidence with reportData. An answer that takes too long breaks the
 // connection's order, so it ends the connection and with it the CAS.
-func (e *evidence) quote(ctx context.Context, reportData attest.Data64) (attest.Evidence, error) {
+func (e *evidenceSource) quote(ctx context.Context, reportData attest.Data64) (attest.Evidence, error) {
 	body, err := json.Marshal(collect.QuoteRequest{Version: 1, ReportData: reportData})
 	if err != nil {
 		return attest.Evidence{}, fmt.Errorf("marshal quote request: %w", err)

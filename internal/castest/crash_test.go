@@ -156,12 +156,12 @@ func TestKilled(t *testing.T) {
 		heads = append(heads, h)
 	}
 	var all sync.WaitGroup
-	owners := make([]*Owner, clients)
+	creators := make([]*Owner, clients)
 	hashes := make([]ident.Digest, clients)
 	ids := make([]ident.InstanceID, clients)
 	for i := range clients {
 		all.Go(func() {
-			if err := oneClient(ctx, p, platform, identity, i, owners, hashes, ids, saw); err != nil {
+			if err := oneClient(ctx, p, platform, identity, i, creators, hashes, ids, saw); err != nil {
 				t.Errorf("client %d: %v", i, err)
 			}
 		})
@@ -191,7 +191,7 @@ func TestKilled(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	for i, o := range owners {
+	for i, o := range creators {
 		name := fmt.Sprintf("s%d", i)
 		var s api.Session
 		if _, err := o.Do(ctx, http.MethodGet, "/session/"+name, nil, &s); err != nil || s.Hash != hashes[i] {
@@ -209,17 +209,17 @@ func TestKilled(t *testing.T) {
 // oneClient creates a session and releases an instance of it, asking until it is
 // answered.
 func oneClient(ctx context.Context, p *process, platform *simtee.Platform, identity ident.KeyHash, i int,
-	owners []*Owner, hashes []ident.Digest, ids []ident.InstanceID, saw func(release.SignedHead)) error {
+	creators []*Owner, hashes []ident.Digest, ids []ident.InstanceID, saw func(release.SignedHead)) error {
 	key, err := NewKey()
 	if err != nil {
 		return err
 	}
-	owners[i] = NewOwner(p.Owners, identity, key)
-	owners[i].Root = ident.Sum(platform.Root().Raw)
+	creators[i] = NewOwner(p.Owners, identity, key)
+	creators[i].Root = ident.Sum(platform.Root().Raw)
 	name := ident.SessionName(fmt.Sprintf("s%d", i))
 	var created api.Created
 	err = persist(ctx, func() error {
-		resp, err := owners[i].Do(ctx, http.MethodPost, "/session", sessionText(string(name)), &created)
+		resp, err := creators[i].Do(ctx, http.MethodPost, "/session", sessionText(string(name)), &created)
 		if err != nil {
 			return err
 		}
@@ -236,7 +236,7 @@ func oneClient(ctx context.Context, p *process, platform *simtee.Platform, ident
 		return err
 	}
 	ids[i] = in.Key.Hash
-	if in.Grant, err = oneGrant(ctx, p, identity, owners[i], name); err != nil {
+	if in.Grant, err = oneGrant(ctx, p, identity, creators[i], name); err != nil {
 		return err
 	}
 	return persist(ctx, func() error {

@@ -51,8 +51,8 @@ func (v *values) get(name string) (secret.Value, bool) {
 const maxValue = 256 << 10
 
 // collect finds a value for every variable that the template leaves open.
-func (v *valueFlags) collect(ctx context.Context, g *globals, template []byte, name string, beside *besideFlags) (*values, error) {
-	open, err := session.Variables(template)
+func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name string, beside *besideFlags) (*values, error) {
+	open, err := session.Variables(text)
 	if err != nil {
 		return nil, err
 	}

@@ -193,7 +193,7 @@ func TestStateComesBack(t *testing.T) {
 	if got, _ := d.Pins(); len(got) != 1 {
 		t.Error("a failed change was kept")
 	}
-	record := SessionRecord{CAS: "cas:8081", Runtime: "python", Command: command, Hash: root, At: clock()}
+	record := SessionRecord{CAS: "cas:8081", Runtime: "python", Command: "python3 client-app.py", Hash: root, At: clock()}
 	if err := d.UpdateSessions(t.Context(), func(s Sessions) error { s["a/b"] = record; return nil }); err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ func serveNode(t *testing.T, h http.Handler) *Node {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), NodeSocket)
 	l, err := net.Listen("unix", path)
-	must(t, err)
+	mustDo(t, err)
 	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
 	srv.Start()
 	t.Cleanup(srv.Close)
@@ -62,12 +62,12 @@ func TestNode(t *testing.T) {
 	if _, _, err := node.Get(t.Context(), first); problem.KindOf(err) != problem.NotFound {
 		t.Errorf("missing snapshot: %v", err)
 	}
-	must(t, node.Put(t.Context(), id, 1, bytes.NewReader(text), func() ident.Digest { return tag }))
+	mustDo(t, node.Put(t.Context(), id, 1, bytes.NewReader(text), func() ident.Digest { return tag }))
 	body, _, err := node.Get(t.Context(), first)
-	must(t, err)
+	mustDo(t, err)
 	got, err := io.ReadAll(body)
-	must(t, err)
-	must(t, body.Close())
+	mustDo(t, err)
+	mustDo(t, body.Close())
 	if !bytes.Equal(got, text) {
 		t.Error("another snapshot came back")
 	}
@@ -81,7 +81,7 @@ func TestNode(t *testing.T) {
 	}
 	want := Status{Version: StatusVersion, Phase: Exited, InstanceID: ident.KeyHash{1}, Code: 3}
 	orders, err := node.Report(t.Context(), Status{Phase: Exited, InstanceID: ident.KeyHash{1}, Code: 3})
-	must(t, err)
+	mustDo(t, err)
 	if orders != (Orders{}) {
 		t.Errorf("orders %+v of a node that gives none", orders)
 	}
@@ -94,5 +94,12 @@ func TestNodeUnreachable(t *testing.T) {
 	_, err := NewNode(filepath.Join(t.TempDir(), "none")).Report(t.Context(), Status{Phase: Starting})
 	if problem.KindOf(err) != problem.Unavailable {
 		t.Errorf("got %v", err)
+	}
+}
+
+func mustDo(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
