@@ -1,4 +1,4 @@
-package owner
+package owner_test
 
 import (
 	"strings"
@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/owner"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"cupel.dev/cupel/internal/trusted/session"
 )
@@ -15,23 +16,23 @@ import (
 // nothing else that the current version happens to list.
 func TestKept(t *testing.T) {
 	lock, olderLock, definition := ident.Digest{1}, ident.Digest{2}, ident.Digest{3}
-	known := []Vouched{
+	known := []owner.Vouched{
 		{Measurement: ident.Measurement{0xa1}, Runtime: "python", Definition: definition, Lock: lock, Launcher: ident.Digest{1}},
 		{Measurement: ident.Measurement{0xa2}, Runtime: "python", Definition: definition, Lock: lock, Launcher: ident.Digest{2}},
 		{Measurement: ident.Measurement{0xb1}, Runtime: "python", Definition: definition, Lock: olderLock, Launcher: ident.Digest{1}},
 		{Measurement: ident.Measurement{0xc1}, Runtime: "node", Definition: definition, Lock: lock, Launcher: ident.Digest{1}},
 	}
-	in := Inputs{
+	in := owner.Inputs{
 		Runtime: "python",
 		Command: "python3 app.py",
 		Measurements: map[ident.ServiceName]ident.Measurement{
-			PullService: {0xdd},
-			AppService:  {0xa1},
+			owner.PullService: {0xdd},
+			owner.AppService:  {0xa1},
 		},
 		// Older packages, another runtime, and what nobody vouched for.
-		Also: map[ident.ServiceName][]ident.Measurement{AppService: {{0xb1}, {0xc1}, {0xee}}},
+		Also: map[ident.ServiceName][]ident.Measurement{owner.AppService: {{0xb1}, {0xc1}, {0xee}}},
 	}
-	text, err := Template(in)
+	text, err := owner.Template(in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,13 +41,13 @@ func TestKept(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	now := map[ident.ServiceName]ident.Measurement{PullService: {0xdd}, AppService: {0xa2}}
-	want := map[ident.ServiceName][]ident.Measurement{AppService: {{0xa1}}}
-	if d := cmp.Diff(want, Kept(current, known, now)); d != "" {
+	now := map[ident.ServiceName]ident.Measurement{owner.PullService: {0xdd}, owner.AppService: {0xa2}}
+	want := map[ident.ServiceName][]ident.Measurement{owner.AppService: {{0xa1}}}
+	if d := cmp.Diff(want, owner.Kept(current, known, now)); d != "" {
 		t.Error(d)
 	}
-	now[AppService] = ident.Measurement{0xa1}
-	if got := Kept(current, known, now); len(got) != 0 {
+	now[owner.AppService] = ident.Measurement{0xa1}
+	if got := owner.Kept(current, known, now); len(got) != 0 {
 		t.Errorf("without a new launcher it keeps %v", got)
 	}
 }
