@@ -38,7 +38,7 @@ demo: setup build ## a private Python app as three attested instances behind one
 demo-down: ## stop the demo and leave nothing behind
 	@scripts/demo down
 
-# Where something is missing, a test fails instead of being skipped: internal/need.
+# Where something is missing, a test fails instead of being skipped: internal/testing/need.
 test: export CUPEL_REQUIRE_ALL = 1
 test: setup build test-unit test-e2e ## everything that proves it works (root; Debian 12)
 
@@ -47,7 +47,7 @@ test: setup build test-unit test-e2e ## everything that proves it works (root; D
 # happens; by default every process waits a second for more before it exits.
 test-unit:
 	GORACE=atexit_sleep_ms=50 $(GO) test -race -timeout $(UNIT_TIMEOUT) ./...
-	$(GO) test ./internal/trusted/attest/dcap ./internal/trusted/session
+	$(GO) test ./internal/trusted/verify/dcap ./internal/trusted/session
 
 test-e2e: build
 	CGO_ENABLED=0 $(GO) test -trimpath -tags e2e -count=1 -p 1 -timeout $(E2E_TIMEOUT) ./e2e/...

@@ -11,25 +11,25 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/attest/dcap"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/verify/appraise"
+	"cupel.dev/cupel/internal/trusted/verify/dcap"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // Expectation is what a CAS must prove.
 type Expectation struct {
 	// Identities are the accepted builds; any one suffices. None is an error.
-	Identities []appraise.Identity
+	Identities []evidence.Identity
 	// TrustSimulation names, by the SHA-256 of their DER form, roots of
 	// simulated platforms. If any is given, nothing but those platforms is
 	// accepted, in their debug mode: a test never passes for the real thing.
 	TrustSimulation []ident.Digest
 	// Tolerate and IgnoreAdvisories are for the CAS's platform.
-	Tolerate         []appraise.Tolerance
+	Tolerate         []evidence.Tolerance
 	IgnoreAdvisories []string
 }
 
@@ -40,16 +40,16 @@ func (e Expectation) roots() dcap.Roots {
 	return dcap.Roots{Production: []*x509.Certificate{dcap.IntelRoot()}}
 }
 
-func (e Expectation) policy(data attest.Data64) appraise.Policy {
+func (e Expectation) policy(data evidence.Data64) appraise.Policy {
 	p := appraise.Policy{
 		Identities:       e.Identities,
 		ReportData:       &data,
-		ConfigID:         new(attest.Data64), // a CAS is launched without a binding
+		ConfigID:         new(evidence.Data64), // a CAS is launched without a binding
 		Tolerate:         slices.Clone(e.Tolerate),
 		IgnoreAdvisories: e.IgnoreAdvisories,
 	}
 	for _, root := range e.TrustSimulation {
-		p.Tolerate = append(p.Tolerate, appraise.SimulationUnder(root))
+		p.Tolerate = append(p.Tolerate, evidence.SimulationUnder(root))
 	}
 	return p
 }
@@ -57,8 +57,8 @@ func (e Expectation) policy(data attest.Data64) appraise.Policy {
 // Attestation is what Attest verified.
 type Attestation struct {
 	Pin      Pin               `json:"pin"`
-	Claims   attest.Claims     `json:"claims"`
-	Decision appraise.Decision `json:"decision"`
+	Claims   evidence.Claims   `json:"claims"`
+	Decision evidence.Decision `json:"decision"`
 	Time     time.Time         `json:"time"`      // the CAS's clock
 	ClockOff time.Duration     `json:"clock_off"` // how far it is from ours
 	Since    uint64            `json:"since"`     // audit entry from which the log was verified to continue
@@ -70,25 +70,25 @@ type Attestation struct {
 // the TLS connection ended at, the clocks, the audit head's signature and, if a
 // head is known, that the log continues it. Only then is the CAS pinned (and
 // Options.Save called).
-func (c *Client) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
+func (c *CAS) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
 	verifier, err := dcap.New(e.roots())
 	if err != nil {
 		return nil, problem.New(problem.Invalid, "roots", "%w", err)
 	}
 	var nonce [32]byte
 	_, _ = rand.Read(nonce[:]) // never fails
-	var reply api.Attestation
-	var who release.Identity
-	var head release.SignedHead
-	err = c.do(ctx, call{
-		method: http.MethodGet, path: api.PathAttest, query: url.Values{"nonce": {hex.EncodeToString(nonce[:])}},
+	var reply owners.Attestation
+	var who wire.CASIdentity
+	var head owners.SignedHead
+	err = c.do(ctx, casCall{
+		method: http.MethodGet, path: owners.PathAttest, query: url.Values{"nonce": {hex.EncodeToString(nonce[:])}},
 		out: &reply, identity: &who, head: &head, unpinned: true,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if reply.Version != api.Version {
-		return nil, problem.New(problem.Internal, "reply", "attestation of version %d", reply.Version).Want("version %d", api.Version)
+	if reply.Version != owners.Version {
+		return nil, problem.New(problem.Internal, "reply", "attestation of version %d", reply.Version).Want("version %d", owners.Version)
 	}
 	if err := sameIdentity(reply.IdentityCertificate, who.Hash); err != nil {
 		return nil, err
@@ -98,15 +98,15 @@ func (c *Client) Attest(ctx context.Context, e Expectation) (*Attestation, error
 	if out.Claims, err = verifier.Verify(reply.Evidence, now); err != nil {
 		return nil, err
 	}
-	if out.Decision, err = appraise.Appraise(e.policy(release.CASReportData(nonce, who.Hash)), out.Claims); err != nil {
+	if out.Decision, err = appraise.Appraise(e.policy(wire.CASReportData(nonce, who.Hash)), out.Claims); err != nil {
 		return nil, err
 	}
 	if err := out.Decision.Err(); err != nil {
 		return nil, err
 	}
-	if out.ClockOff.Abs() > release.ClockSkew {
+	if out.ClockOff.Abs() > wire.ClockSkew {
 		return nil, problem.New(problem.Denied, "cas_clock", "the CAS's clock says %s, which is %s off", stamp(reply.Time), problem.Duration(out.ClockOff.Abs().Round(time.Second))).
-			Want("at most %s from %s", problem.Duration(release.ClockSkew), stamp(now)).
+			Want("at most %s from %s", problem.Duration(wire.ClockSkew), stamp(now)).
 			Fix("set the clocks of this machine and of the CAS's right")
 	}
 	before, _ := c.Pin()

@@ -23,12 +23,13 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/audit"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // fake is a CAS that can be made to misbehave; the real one is driven through
@@ -44,13 +45,13 @@ type fake struct {
 	mu      sync.Mutex
 	key     *ecdsa.PrivateKey
 	cert    *x509.Certificate
-	entries []audit.Entry
+	entries []owners.Entry
 	// what to do wrong
-	attestation func(*api.Attestation)
+	attestation func(*owners.Attestation)
 	launch      func(*simtee.Launch)
 	clock       time.Duration
-	head        func(*release.SignedHead)
-	page        func(*api.LogPage)
+	head        func(*owners.SignedHead)
+	page        func(*owners.LogPage)
 	refuse      *problem.Error
 	silent      int                                               // so many calls get no answer
 	drips       func(w http.ResponseWriter, gone <-chan struct{}) // writes the answers, until the caller is gone
@@ -153,7 +154,7 @@ func (f *fake) append(n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for range n {
-		f.entries = append(f.entries, audit.Entry{Seq: uint64(len(f.entries) + 1), Time: time.Now().UnixNano(), Event: audit.SessionCreated})
+		f.entries = append(f.entries, owners.Entry{Seq: uint64(len(f.entries) + 1), Time: time.Now().UnixNano(), Event: owners.EventSessionCreated})
 	}
 }
 
@@ -170,7 +171,7 @@ func (f *fake) cut(n int) {
 	f.entries = f.entries[:n]
 }
 
-func (f *fake) signedHead() release.SignedHead {
+func (f *fake) signedHead() owners.SignedHead {
 	var c audit.Chain
 	for _, e := range f.entries {
 		if err := c.Append(e); err != nil {
@@ -200,9 +201,9 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	if f.head != nil {
 		f.head(&head)
 	}
-	w.Header().Set(release.HeadHeader, api.EncodeHead(head))
+	w.Header().Set(owners.HeadHeader, owners.EncodeHead(head))
 	if f.refuse != nil {
-		problem.Write(w, r.Header.Get(api.HeaderRequestID), f.refuse)
+		httpproblem.Write(w, r.Header.Get(owners.HeaderRequestID), f.refuse)
 		return
 	}
 	status, reply := f.reply(r, head)
@@ -212,41 +213,41 @@ func (f *fake) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (f *fake) reply(r *http.Request, head release.SignedHead) (int, any) {
+func (f *fake) reply(r *http.Request, head owners.SignedHead) (int, any) {
 	switch {
-	case r.URL.Path == api.PathAttest:
+	case r.URL.Path == owners.PathAttest:
 		return http.StatusOK, f.attest(r.URL.Query().Get("nonce"), head)
-	case r.URL.Path == api.PathLog:
+	case r.URL.Path == owners.PathLog:
 		since, err := strconv.Atoi(r.URL.Query().Get("since"))
 		if err != nil {
 			f.t.Error(err)
 		}
 		since = min(since, len(f.entries))
-		page := api.LogPage{Version: 1, Entries: f.entries[since:min(since+2, len(f.entries))], Head: head}
+		page := owners.LogPage{Version: 1, Entries: f.entries[since:min(since+2, len(f.entries))], Head: head}
 		if f.page != nil {
 			f.page(&page)
 		}
 		return http.StatusOK, page
-	case r.Method == http.MethodPost && r.URL.Path == api.PathSessions:
+	case r.Method == http.MethodPost && r.URL.Path == owners.PathSessions:
 		text, err := io.ReadAll(r.Body)
 		if err != nil {
 			f.t.Error(err)
 		}
-		return http.StatusCreated, api.Created{Hash: ident.Sum(text)}
-	case strings.HasSuffix(r.URL.Path, api.SuffixInstances):
-		return http.StatusOK, api.Instances{Version: 1, Instances: []api.Instance{{Service: "app", State: api.Running}}}
-	case strings.HasPrefix(r.URL.Path, api.PathSessions):
-		return http.StatusOK, api.Session{Hash: ident.Sum([]byte("text")), Text: "text"}
-	case strings.HasPrefix(r.URL.Path, api.PathValues+"session=s,secret="):
-		return http.StatusOK, api.Value{Kind: "x509-ca", Value: "PEM"}
-	case strings.HasPrefix(r.URL.Path, api.PathValues):
-		return http.StatusOK, api.Values{Values: map[string]api.Value{"ca": {Kind: "x509-ca", Value: "PEM"}}}
+		return http.StatusCreated, owners.Created{Hash: ident.Sum(text)}
+	case strings.HasSuffix(r.URL.Path, owners.SuffixInstances):
+		return http.StatusOK, owners.Instances{Version: 1, Instances: []owners.Instance{{Service: "app", State: owners.Running}}}
+	case strings.HasPrefix(r.URL.Path, owners.PathSessions):
+		return http.StatusOK, owners.Session{Hash: ident.Sum([]byte("text")), Text: "text"}
+	case strings.HasPrefix(r.URL.Path, owners.PathValues+"session=s,secret="):
+		return http.StatusOK, owners.Value{Kind: "x509-ca", Value: "PEM"}
+	case strings.HasPrefix(r.URL.Path, owners.PathValues):
+		return http.StatusOK, owners.Values{Values: map[string]owners.Value{"ca": {Kind: "x509-ca", Value: "PEM"}}}
 	default:
-		return http.StatusOK, api.VersionInfo{Version: "0.1.0", API: 1}
+		return http.StatusOK, owners.VersionInfo{Version: "0.1.0", API: 1}
 	}
 }
 
-func (f *fake) attest(nonce string, head release.SignedHead) api.Attestation {
+func (f *fake) attest(nonce string, head owners.SignedHead) owners.Attestation {
 	var n [32]byte
 	b, err := hex.DecodeString(nonce)
 	if err != nil || len(b) != len(n) {
@@ -257,11 +258,11 @@ func (f *fake) attest(nonce string, head release.SignedHead) api.Attestation {
 	if f.launch != nil {
 		f.launch(&l)
 	}
-	ev, err := f.platform.Quote(l, release.CASReportData(n, ident.HashCertKey(f.cert)))
+	ev, err := f.platform.Quote(l, wire.CASReportData(n, ident.HashCertKey(f.cert)))
 	if err != nil {
 		f.t.Error(err)
 	}
-	a := api.Attestation{
+	a := owners.Attestation{
 		Version: 1, Evidence: ev, IdentityCertificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: f.cert.Raw})),
 		Time: time.Now().Add(f.clock), SimulationRoot: string(f.platform.RootPEM()), Head: head,
 	}

@@ -13,9 +13,10 @@ import (
 	"net/url"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // holderTimeout bounds one call of a Holder, connection and all; dialTimeout the
@@ -50,30 +51,30 @@ type Holder struct {
 
 // Claim turns a grant's code into its token, at the CAS that listens for
 // instances at addr. The same key may ask again.
-func (h *Holder) Claim(ctx context.Context, addr string, code release.GrantCode) (release.ClaimReply, error) {
-	var out release.ClaimReply
-	in := release.Claim{Version: release.Version, Code: code.String()}
-	if err := h.post(ctx, addr, code.CAS, release.PathClaim, in, &out); err != nil {
-		return release.ClaimReply{}, err
+func (h *Holder) Claim(ctx context.Context, addr string, code owners.GrantCode) (owners.ClaimReply, error) {
+	var out owners.ClaimReply
+	in := owners.Claim{Version: wire.ReleaseVersion, Code: code.String()}
+	if err := h.post(ctx, addr, code.CAS, wire.PathClaim, in, &out); err != nil {
+		return owners.ClaimReply{}, err
 	}
 
 	if out.Grant != code.Grant || out.Token.IsZero() {
-		return release.ClaimReply{}, problem.New(problem.Internal, "reply", "the CAS's answer to the claim is of another grant").
+		return owners.ClaimReply{}, problem.New(problem.Internal, "reply", "the CAS's answer to the claim is of another grant").
 			Fix("ask whoever runs the CAS at %s", addr)
 	}
 	return out, nil
 }
 
 // Gone tells the CAS that an instance is no more, so that its place is free.
-func (h *Holder) Gone(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken, instance ident.InstanceID) error {
-	in := release.Gone{Version: release.Version, Grant: token, Instance: instance}
-	return h.post(ctx, addr, cas, release.PathGone, in, &struct{}{})
+func (h *Holder) Gone(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken, instance ident.InstanceID) error {
+	in := owners.InstanceGone{Version: wire.ReleaseVersion, Grant: token, Instance: instance}
+	return h.post(ctx, addr, cas, wire.PathGone, in, &struct{}{})
 }
 
 // GiveBack ends a grant.
-func (h *Holder) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken) error {
-	in := release.GiveBack{Version: release.Version, Grant: token}
-	return h.post(ctx, addr, cas, release.PathGiveBack, in, &struct{}{})
+func (h *Holder) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken) error {
+	in := owners.GiveBack{Version: wire.ReleaseVersion, Grant: token}
+	return h.post(ctx, addr, cas, wire.PathGiveBack, in, &struct{}{})
 }
 
 // Reach connects to the CAS and answers nil if it is there.
@@ -151,7 +152,7 @@ func (h *Holder) config(cas ident.KeyHash) *tls.Config {
 		// authorities would prove nothing.
 		InsecureSkipVerify: true, //nolint:gosec // see above
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			who, err := release.VerifyCASChain(cs.PeerCertificates, now())
+			who, err := wire.VerifyCASChain(cs.PeerCertificates, now())
 			if err != nil {
 				return err
 			}

@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/castest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/testing/castest"
 )
 
 // TestHolderTrustsNobodyElse: what answers at the address and is not the CAS of
@@ -37,8 +37,8 @@ func TestHolderTrustsNobodyElse(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
 
-	code := release.GrantCode{CAS: env.Identity, Grant: release.GrantID{1}, Secret: [16]byte{2}}
-	token := release.NewGrantToken(code.Grant, [32]byte{3})
+	code := owners.GrantCode{CAS: env.Identity, Grant: owners.GrantID{1}, Secret: [16]byte{2}}
+	token := owners.NewGrantToken(code.Grant, [32]byte{3})
 	for _, addr := range []string{web.Listener.Addr().String(), plain.Listener.Addr().String()} {
 		_, claim := h.Claim(t.Context(), addr, code)
 		for _, err := range []error{claim, h.GiveBack(t.Context(), addr, code.CAS, token), h.Gone(t.Context(), addr, code.CAS, token, ident.InstanceID{1})} {
@@ -64,11 +64,11 @@ func TestHolderTellsRefusalsFromSilence(t *testing.T) {
 	}
 	env := castest.Start(t, castest.Options{})
 	h := &Holder{Certificate: key.Cert}
-	code := release.GrantCode{CAS: env.Identity, Grant: release.GrantID{1}, Secret: [16]byte{2}}
+	code := owners.GrantCode{CAS: env.Identity, Grant: owners.GrantID{1}, Secret: [16]byte{2}}
 	if _, err := h.Claim(t.Context(), env.Instances, code); problem.From(err) == nil || problem.From(err).Rule != "grant_code" {
 		t.Errorf("a code that was made up: %v", err)
 	}
-	if err := h.Gone(t.Context(), env.Instances, env.Identity, release.NewGrantToken(code.Grant, [32]byte{3}), ident.InstanceID{1}); problem.KindOf(err) != problem.Denied {
+	if err := h.Gone(t.Context(), env.Instances, env.Identity, owners.NewGrantToken(code.Grant, [32]byte{3}), ident.InstanceID{1}); problem.KindOf(err) != problem.Denied {
 		t.Errorf("a token that was made up: %v", err)
 	}
 

@@ -7,17 +7,17 @@ import (
 	"net/url"
 	"strconv"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/audit"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // page reads entries after since. Nothing about them is checked yet.
-func (c *Client) page(ctx context.Context, since uint64, who *release.Identity, head *release.SignedHead) (api.LogPage, error) {
-	var page api.LogPage
-	err := c.do(ctx, call{
-		method: http.MethodGet, path: api.PathLog, query: url.Values{"since": {strconv.FormatUint(since, 10)}},
+func (c *CAS) page(ctx context.Context, since uint64, who *wire.CASIdentity, head *owners.SignedHead) (owners.LogPage, error) {
+	var page owners.LogPage
+	err := c.do(ctx, casCall{
+		method: http.MethodGet, path: owners.PathLog, query: url.Values{"since": {strconv.FormatUint(since, 10)}},
 		out: &page, identity: who, head: head, aside: true,
 	})
 	return page, err
@@ -25,20 +25,20 @@ func (c *Client) page(ctx context.Context, since uint64, who *release.Identity, 
 
 // LogCheck is what VerifyLog found to be unbroken.
 type LogCheck struct {
-	From    release.SignedHead `json:"from"` // zero: the beginning
-	To      release.SignedHead `json:"to"`
-	Entries uint64             `json:"entries"`
+	From    owners.SignedHead `json:"from"` // zero: the beginning
+	To      owners.SignedHead `json:"to"`
+	Entries uint64            `json:"entries"`
 }
 
 // VerifyLog reads the log after the given head (nil: from its beginning) to its
 // end and checks that it leads from the one signed head to the other. each, if
 // not nil, is given every entry.
-func (c *Client) VerifyLog(ctx context.Context, since *release.SignedHead, each func(audit.Entry) error) (LogCheck, error) {
-	var from, head release.SignedHead
+func (c *CAS) VerifyLog(ctx context.Context, since *owners.SignedHead, each func(owners.Entry) error) (LogCheck, error) {
+	var from, head owners.SignedHead
 	if since != nil {
 		from = *since
 	}
-	var who release.Identity
+	var who wire.CASIdentity
 	if _, err := c.page(ctx, from.Seq, &who, &head); err != nil {
 		return LogCheck{}, err
 	}
@@ -50,7 +50,7 @@ func (c *Client) VerifyLog(ctx context.Context, since *release.SignedHead, each 
 }
 
 // walk reads pages from one head to the other.
-func (c *Client) walk(ctx context.Context, who release.Identity, from, to release.SignedHead, each func(audit.Entry) error) (uint64, error) {
+func (c *CAS) walk(ctx context.Context, who wire.CASIdentity, from, to owners.SignedHead, each func(owners.Entry) error) (uint64, error) {
 	v, err := audit.NewVerifier(who.Key, from, to)
 	if err != nil {
 		return 0, err

@@ -9,9 +9,9 @@ import (
 	"slices"
 	"strings"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 )
 
 // Found is a definition and where it was found.

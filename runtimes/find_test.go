@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/runtimes"
 )
 

@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/internal/castest"
+	"cupel.dev/cupel/internal/testing/castest"
 )
 
 // Server is a child process that listens.

@@ -25,13 +25,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/bench/peer"
-	"cupel.dev/cupel/internal/castest"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/testing/castest"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 func main() {
@@ -72,7 +73,7 @@ type bench struct {
 	cas      *peer.Server
 	bare     map[string]*peer.Server // by the kind of release that it is the peer of
 	identity ident.KeyHash
-	token    release.GrantToken
+	token    owners.GrantToken
 	inFlight int
 	ops      int
 }
@@ -175,7 +176,7 @@ func (b *bench) start(dir, binary string) error {
 // grant gets the token that every release presents.
 func (b *bench) grant(owner *castest.Owner) error {
 	const most = 100_000
-	made, err := owner.Grant(context.Background(), "bench", map[ident.ServiceName]release.GrantedService{
+	made, err := owner.Grant(context.Background(), "bench", map[ident.ServiceName]owners.GrantedService{
 		"secret": {Instances: most}, "certificate": {Instances: most},
 	})
 	if err != nil {
@@ -221,7 +222,7 @@ func (b *bench) once(kind string) (int, error) {
 		return 0, err
 	}
 	in.Identity, in.Grant = identity, b.token
-	in.Evidence = func(d attest.Data64) (attest.Evidence, error) { return platform.Quote(in.Launch, d) }
+	in.Evidence = func(d evidence.Data64) (evidence.Evidence, error) { return platform.Quote(in.Launch, d) }
 	c, err := in.Dial(context.Background())
 	if err != nil {
 		return 0, err
@@ -235,7 +236,7 @@ func (b *bench) once(kind string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	status, reply, err := c.PostBytes(release.PathRelease, body)
+	status, reply, err := c.PostBytes(wire.PathRelease, body)
 	if err == nil && status != http.StatusOK {
 		err = problem.Read(status, reply)
 	}

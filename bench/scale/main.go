@@ -25,12 +25,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/bench/peer"
-	"cupel.dev/cupel/internal/castest"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/testing/castest"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 func main() {
@@ -59,7 +59,7 @@ type fleet struct {
 	platform *simtee.Platform
 	cas      *peer.Server
 	identity ident.KeyHash
-	token    release.GrantToken
+	token    owners.GrantToken
 
 	started atomic.Int64
 	running chan *instance // those that were released
@@ -141,8 +141,8 @@ func (f *fleet) restart(dir, binary string) error {
 	}
 	owner := castest.NewOwner(f.cas.Owners, f.identity, key)
 	defer owner.Close()
-	var page api.LogPage
-	if _, err := owner.Do(context.Background(), http.MethodGet, api.PathLog+"?limit=1", nil, &page); err != nil {
+	var page owners.LogPage
+	if _, err := owner.Do(context.Background(), http.MethodGet, owners.PathLog+"?limit=1", nil, &page); err != nil {
 		return err
 	}
 	f.cas.Stop()
@@ -186,7 +186,7 @@ func (f *fleet) grant() error {
 	if _, err := owner.Do(ctx, http.MethodPost, "/session", []byte(text), nil); err != nil {
 		return err
 	}
-	made, err := owner.Grant(ctx, "bench", map[ident.ServiceName]release.GrantedService{"app": {Instances: 100_000}})
+	made, err := owner.Grant(ctx, "bench", map[ident.ServiceName]owners.GrantedService{"app": {Instances: 100_000}})
 	if err != nil {
 		return err
 	}
@@ -274,10 +274,10 @@ func (f *fleet) beat(ctx context.Context, in *instance) {
 	if time.Since(in.due) > in.every {
 		f.late.Add(1)
 	}
-	var reply release.KeepAliveReply
+	var reply wire.KeepAliveReply
 	c, err := in.Dial(ctx)
 	if err == nil {
-		err = c.Post(release.PathKeepAlive, release.KeepAlive{Version: release.Version}, &reply)
+		err = c.Post(wire.PathKeepAlive, wire.KeepAlive{Version: wire.ReleaseVersion}, &reply)
 		c.Close()
 	}
 	if err != nil {

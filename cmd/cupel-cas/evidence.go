@@ -14,9 +14,9 @@ import (
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/collect"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // errPeerGone ends the CAS: whoever attests it, and started it, has ended.
@@ -93,36 +93,36 @@ func readAnswer(br *bufio.Reader) (answer, error) {
 
 // quote gets evidence with reportData. An answer that takes too long breaks the
 // connection's order, so it ends the connection and with it the CAS.
-func (e *evidenceSource) quote(ctx context.Context, reportData attest.Data64) (attest.Evidence, error) {
-	body, err := json.Marshal(collect.QuoteRequest{Version: 1, ReportData: reportData})
+func (e *evidenceSource) quote(ctx context.Context, reportData evidence.Data64) (evidence.Evidence, error) {
+	body, err := json.Marshal(wire.QuoteRequest{Version: 1, ReportData: reportData})
 	if err != nil {
-		return attest.Evidence{}, fmt.Errorf("marshal quote request: %w", err)
+		return evidence.Evidence{}, fmt.Errorf("marshal quote request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://las"+collect.PathQuote, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://las"+wire.PathQuote, bytes.NewReader(body))
 	if err != nil {
-		return attest.Evidence{}, fmt.Errorf("make quote request: %w", err)
+		return evidence.Evidence{}, fmt.Errorf("make quote request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.conn.SetWriteDeadline(time.Now().Add(evidenceTimeout)); err != nil {
-		return attest.Evidence{}, lasGone(err)
+		return evidence.Evidence{}, lasGone(err)
 	}
 	if err := req.Write(e.conn); err != nil {
-		return attest.Evidence{}, lasGone(errors.Join(err, e.conn.Close()))
+		return evidence.Evidence{}, lasGone(errors.Join(err, e.conn.Close()))
 	}
 	select {
 	case a := <-e.answers:
 		return decodeEvidence(a)
 	case <-e.gone:
-		return attest.Evidence{}, lasGone(errPeerGone)
+		return evidence.Evidence{}, lasGone(errPeerGone)
 	case <-time.After(evidenceTimeout):
-		return attest.Evidence{}, lasGone(errors.Join(errors.New("no answer in time"), e.conn.Close()))
+		return evidence.Evidence{}, lasGone(errors.Join(errors.New("no answer in time"), e.conn.Close()))
 	}
 }
 
-func decodeEvidence(a answer) (attest.Evidence, error) {
-	var ev attest.Evidence
+func decodeEvidence(a answer) (evidence.Evidence, error) {
+	var ev evidence.Evidence
 	if a.status != http.StatusOK {
 		return ev, problem.Read(a.status, a.body)
 	}

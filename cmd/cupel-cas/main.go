@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 func main() {

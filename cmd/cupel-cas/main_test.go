@@ -15,9 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/collect"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // fd hands a file's descriptor over, as a parent process does: the CAS closes it.
@@ -188,25 +189,25 @@ func TestEvidence(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- e.run(t.Context()) }()
 	las := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var q collect.QuoteRequest
-		if err := json.NewDecoder(r.Body).Decode(&q); err != nil || r.URL.Path != collect.PathQuote {
-			problem.Write(w, "", problem.New(problem.Invalid, "quote_request", "%w", err))
+		var q wire.QuoteRequest
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil || r.URL.Path != wire.PathQuote {
+			httpproblem.Write(w, "", problem.New(problem.Invalid, "quote_request", "%w", err))
 			return
 		}
 		if q.ReportData[0] == 0xff {
-			problem.Write(w, "", problem.New(problem.Denied, "no_quote", "not for you"))
+			httpproblem.Write(w, "", problem.New(problem.Denied, "no_quote", "not for you"))
 			return
 		}
-		_ = json.NewEncoder(w).Encode(attest.Evidence{Type: attest.SGX, Quote: q.ReportData[:1]})
+		_ = json.NewEncoder(w).Encode(evidence.Evidence{Type: evidence.SGX, Quote: q.ReportData[:1]})
 	})}
 	go func() { _ = las.Serve(&oneConn{conn: conn, done: t.Context()}) }()
 	for i := range byte(3) {
-		ev, err := e.quote(t.Context(), attest.Data64{i})
+		ev, err := e.quote(t.Context(), evidence.Data64{i})
 		if err != nil || ev.Quote[0] != i {
 			t.Fatalf("%v, %v", ev, err)
 		}
 	}
-	if _, err := e.quote(t.Context(), attest.Data64{0xff}); problem.From(err).Rule != "no_quote" {
+	if _, err := e.quote(t.Context(), evidence.Data64{0xff}); problem.From(err).Rule != "no_quote" {
 		t.Errorf("%v", err)
 	}
 	if err := conn.Close(); err != nil {
@@ -215,7 +216,7 @@ func TestEvidence(t *testing.T) {
 	if err := <-done; !errors.Is(err, errPeerGone) {
 		t.Errorf("%v", err)
 	}
-	if _, err := e.quote(t.Context(), attest.Data64{}); problem.KindOf(err) != problem.Unavailable {
+	if _, err := e.quote(t.Context(), evidence.Data64{}); problem.KindOf(err) != problem.Unavailable {
 		t.Errorf("%v", err)
 	}
 }

@@ -16,14 +16,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/attest/dcap"
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/casdb"
 	"cupel.dev/cupel/internal/trusted/cas/keyfile"
 	"cupel.dev/cupel/internal/trusted/cas/server"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/trusted/verify/dcap"
 	"cupel.dev/cupel/internal/version"
 )
 
@@ -211,11 +211,11 @@ const minRoom = 4 << 20
 
 // roomIn refuses a disk without room for another session.
 func roomIn(state string) error {
-	free, known := disk.Free(state)
+	free, known := diskerror.Free(state)
 	if !known || free >= minRoom {
 		return nil
 	}
-	return problem.New(problem.Unavailable, disk.RuleFull, "%d MB are free where the CAS keeps its state", free>>20).
+	return problem.New(problem.Unavailable, diskerror.RuleFull, "%d MB are free where the CAS keeps its state", free>>20).
 		Want("at least %d MB, for whatever is new", minRoom>>20).
 		Fix("ask the CAS's operator to make room there, then try again")
 }
@@ -227,7 +227,7 @@ func keyPath(state string) string { return filepath.Join(state, "cas.key") }
 func lockState(state string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(state, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		err = disk.Explain(err, state, "the CAS's state")
+		err = diskerror.Explain(err, state, "the CAS's state")
 		if _, explained := errors.AsType[*problem.Error](err); explained {
 			return nil, err
 		}

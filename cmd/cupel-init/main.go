@@ -10,9 +10,9 @@ import (
 	"os"
 	"runtime"
 
-	"cupel.dev/cupel/internal/trusted/launcher"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/instance/launcher"
 	"cupel.dev/cupel/internal/trusted/sealed"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 func main() {
@@ -40,7 +40,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 
 func printVersion(w io.Writer) {
 	fmt.Fprintf(w, "cupel-init, release protocol %d, snapshot format %d, %s %s/%s\n",
-		release.Version, sealed.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		wire.ReleaseVersion, sealed.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	if !sealed.Encrypts {
 		fmt.Fprintln(w, "TEST-ONLY BUILD: volumes are not encrypted")
 	}

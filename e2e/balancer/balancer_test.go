@@ -16,7 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"cupel.dev/cupel/e2e/harness"
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 const (

@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/e2e/harness"
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 const (

@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/e2e/harness"
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 // machine is one that boots again and again from the same disk: the folder of a world.

@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/e2e/harness"
-	"cupel.dev/cupel/internal/trusted/cas/api"
 )
 
 const (
@@ -100,8 +100,8 @@ func TestGrants(t *testing.T) {
 		w.Eventually(60*time.Second, func() error { return owner.ExpectHealthy(session, 1) })
 		expect("start 2") // again: the killed one stored nothing
 		for _, i := range owner.CASInstances(session) {
-			if i.ID.String() == before && i.State != api.Gone {
-				t.Errorf("the killed instance is %s, want %s: it was waited for until it lapsed", i.State, api.Gone)
+			if i.ID.String() == before && i.State != owners.Gone {
+				t.Errorf("the killed instance is %s, want %s: it was waited for until it lapsed", i.State, owners.Gone)
 			}
 		}
 		oneGrant(t, owner)
@@ -185,7 +185,7 @@ func oneGrant(t *testing.T, owner *harness.Party) {
 // runningID is the app's instance as the CAS knows it.
 func runningID(owner *harness.Party) string {
 	for _, i := range owner.CASInstances(session) {
-		if i.Service == "client-app" && i.State == api.Running {
+		if i.Service == "client-app" && i.State == owners.Running {
 			return i.ID.String()
 		}
 	}

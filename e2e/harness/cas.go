@@ -13,12 +13,12 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/api/owners"
 )
 
 // CASInstances asks the CAS, with the party's key, for everything that it
 // released to instances of a session: what an attack must not add to.
-func (p *Party) CASInstances(session string) []api.Instance {
+func (p *Party) CASInstances(session string) []owners.Instance {
 	p.world.T.Helper()
 	dir := filepath.Join(p.Dir, "cupel")
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "identity.crt"), filepath.Join(dir, "identity.key"))
@@ -36,7 +36,7 @@ func (p *Party) CASInstances(session string) []api.Instance {
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	p.world.must(err)
-	var list api.Instances
+	var list owners.Instances
 	if resp.StatusCode != http.StatusOK {
 		p.world.T.Fatalf("instances of %s: status %d: %s", session, resp.StatusCode, body)
 	}

@@ -13,7 +13,7 @@ import (
 	"strconv"
 	"strings"
 
-	"cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
 )
 
 // AppCommand is how the app of the examples is started.
@@ -249,9 +249,9 @@ func (p *Party) Deploy(session string, instances int, port uint16, flags ...stri
 }
 
 // Instances lists what the manager says about the party's instances of an app.
-func (p *Party) Instances(app string) []manager.Instance {
+func (p *Party) Instances(app string) []managerapi.Instance {
 	p.world.T.Helper()
-	var list manager.InstanceList
+	var list managerapi.InstanceList
 	p.MustJSON(&list, "ps", app)
 	return list.Instances
 }

@@ -15,7 +15,7 @@ import (
 	"net/netip"
 	"time"
 
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 // Answer is what the app of the examples says.

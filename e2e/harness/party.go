@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 // commandLimit ends a command that hangs.

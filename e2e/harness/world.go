@@ -17,8 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 // World is one installation with everybody around it.

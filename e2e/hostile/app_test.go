@@ -19,10 +19,10 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/e2e/harness"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 //go:embed attack.py
@@ -71,8 +71,8 @@ func (s *scene) anotherApp(t *testing.T) {
 	push := func(own json.RawMessage) {
 		target, err := json.Marshal(map[string]any{
 			"host": "host.cupel.internal", "instances": portOf(t, info.CAS.Instances), "owners": portOf(t, info.CAS.Owners),
-			"session": victim, "version": release.Version, "grant": grant, "captured": map[string]json.RawMessage{"client-app": app, "pull_repo": pull}, "own": own, "edited": edited,
-			"tag": release.TagRequest{Version: release.Version, Volume: ident.Digest{1}, Lease: 1, From: 2, Tag: ident.Digest{2}},
+			"session": victim, "version": wire.ReleaseVersion, "grant": grant, "captured": map[string]json.RawMessage{"client-app": app, "pull_repo": pull}, "own": own, "edited": edited,
+			"tag": wire.TagRequest{Version: wire.ReleaseVersion, Volume: ident.Digest{1}, Lease: 1, From: 2, Tag: ident.Digest{2}},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -169,12 +169,12 @@ func number(port uint16) string { return strconv.Itoa(int(port)) }
 // withdraw ends the victim's grants of that name.
 func (s *scene) withdraw(app string) {
 	s.T.Helper()
-	var all []api.Grant
+	var all []owners.Grant
 	if err := json.Unmarshal([]byte(s.owner.MustRun("session", "grants", victim, "-o", "json")), &all); err != nil {
 		s.T.Fatal(err)
 	}
 	for _, g := range all {
-		if g.App == app && g.State != api.GrantEnded {
+		if g.App == app && g.State != owners.GrantEnded {
 			s.owner.MustRun("session", "grants", victim, "--withdraw", g.ID.String())
 		}
 	}

@@ -17,10 +17,10 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/e2e/harness"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // scene is the one world of this package's tests.
@@ -137,7 +137,7 @@ func (s *scene) captured(session ident.SessionName, service ident.ServiceName) (
 	if err := cas.UnmarshalText([]byte(s.Info().CAS.Identity)); err != nil {
 		s.T.Fatal(err)
 	}
-	launch := simtee.Launch{Signer: simtee.Signer(), Debug: true, ConfigID: release.LaunchBinding(cas, session, service)}
+	launch := simtee.Launch{Signer: simtee.Signer(), Debug: true, ConfigID: wire.LaunchBinding(cas, session, service)}
 	for _, i := range s.owner.CASInstances(string(session)) {
 		if i.Service == service {
 			launch.Measurement = i.Claims.Measurement
@@ -146,7 +146,7 @@ func (s *scene) captured(session ident.SessionName, service ident.ServiceName) (
 	if launch.Measurement.IsZero() {
 		s.T.Fatalf("no instance of %s/%s was released", session, service)
 	}
-	ev, err := platform.Quote(launch, release.ReportData([32]byte{1}, ident.KeyHash{2}))
+	ev, err := platform.Quote(launch, wire.ReportData([32]byte{1}, ident.KeyHash{2}))
 	if err != nil {
 		s.T.Fatal(err)
 	}

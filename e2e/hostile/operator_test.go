@@ -28,9 +28,10 @@ import (
 
 	_ "modernc.org/sqlite" // the CAS's database
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/collect"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/instance/las"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 var errNotDone = errors.New("the app has not tried everything yet")
@@ -65,13 +66,13 @@ func (s *scene) launches(t *testing.T) {
 // the machine included.
 func (s *scene) outsiders(t *testing.T) {
 	instance := s.owner.Healthy(victim)[0]
-	sockets, err := filepath.Glob(filepath.Join(s.State, "node", "run", instance+"-*", collect.Socket))
+	sockets, err := filepath.Glob(filepath.Join(s.State, "node", "run", instance+"-*", wire.Socket))
 	if err != nil || len(sockets) != 1 {
 		t.Fatalf("sockets of %s: %v, %v", instance, sockets, err)
 	}
 	pid, groups := s.launcher(instance)
 	t.Run("root on the machine", func(t *testing.T) {
-		_, err := collect.Client{Addr: "unix:" + sockets[0]}.Quote(t.Context(), attest.Data64{1})
+		_, err := las.Client{Addr: "unix:" + sockets[0]}.Quote(t.Context(), evidence.Data64{1})
 		if p := problem.From(err); err == nil || p.Rule != "las_peer" {
 			t.Errorf("evidence for root: %v, want a refusal by las_peer", err)
 		}
@@ -84,7 +85,7 @@ import socket
 s = socket.socket(socket.AF_UNIX)
 s.connect("/run/cupel/las.sock")
 body = '{"version":1,"report_data":"' + "01" * 64 + '"}'
-s.sendall(("POST ` + collect.PathQuote + ` HTTP/1.1\r\nHost: las\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body).encode())
+s.sendall(("POST ` + wire.PathQuote + ` HTTP/1.1\r\nHost: las\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body).encode())
 answer = b""
 while True:
     part = s.recv(65536)

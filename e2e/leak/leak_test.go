@@ -17,7 +17,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 func newSecret(t *testing.T) (*Searcher, []byte) {

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/e2e/harness"
 )
 

@@ -13,9 +13,9 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/e2e/harness"
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 const session = "far"

@@ -587,7 +587,7 @@ func silenceOfPack(t *testing.T, p *place) {
 // inputsAsOwner: what the owner's side takes the puller takes, and what it refuses
 // the puller refuses, for the same reason.
 func inputsAsOwner(t *testing.T, root string, good pull) {
-	b, err := os.ReadFile("../../internal/trusted/owner/testdata/pull_inputs.json")
+	b, err := os.ReadFile("../../internal/trusted/owner/template/testdata/pull_inputs.json")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,11 +34,11 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/build"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 	"cupel.dev/cupel/runtimes"
 )
 

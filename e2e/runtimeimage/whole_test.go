@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/owners"
 )
 
 // place is one volume in a root that the puller's image was unpacked into.
@@ -70,7 +70,7 @@ func (p *place) chown() {
 	}
 }
 
-func (p *place) mustPull(env ...string) release.Statement {
+func (p *place) mustPull(env ...string) owners.Statement {
 	p.t.Helper()
 	pull := p.pull
 	pull.env = env
@@ -82,7 +82,7 @@ func (p *place) mustPull(env ...string) release.Statement {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	var st release.Statement
+	var st owners.Statement
 	if err := json.Unmarshal(b, &st); err != nil {
 		p.t.Fatalf("%v: %s", err, b)
 	}
@@ -286,7 +286,7 @@ func full(t *testing.T, p *place) {
 	}
 	p.whole(old)
 	git(t, filepath.Join(p.s.dir, "app.git"), "reset", "--quiet", "--hard", old)
-	if st := p.mustPull(); st.Commit != old || st.Follows != release.FollowsYes {
+	if st := p.mustPull(); st.Commit != old || st.Follows != owners.FollowsYes {
 		t.Errorf("after %s: %+v", next, st)
 	}
 	p.clean()
@@ -299,7 +299,7 @@ func volumeAtRepository(t *testing.T, p *place) {
 	first := p.mustPull().Commit
 	p.clean()
 	second := p.many("second", 20, 10)
-	if st := p.mustPull(); st.Commit != second || st.Follows != release.FollowsYes {
+	if st := p.mustPull(); st.Commit != second || st.Follows != owners.FollowsYes {
 		t.Errorf("%+v: want %s after %s", st, second, first)
 	}
 	p.clean()
@@ -334,7 +334,7 @@ func appWrote(t *testing.T, p *place) {
 		t.Fatal(err)
 	}
 	p.chown()
-	if st := p.mustPull(); st.Commit != first || st.Follows != release.FollowsYes {
+	if st := p.mustPull(); st.Commit != first || st.Follows != owners.FollowsYes {
 		t.Errorf("%+v", st)
 	}
 	if _, err := os.Stat(filepath.Join(p.home, "ran")); !errors.Is(err, fs.ErrNotExist) {
@@ -388,9 +388,9 @@ func must[T any](v T, err error) T {
 
 func statement(t *testing.T, p *place) {
 	repo := filepath.Join(p.s.dir, "app.git")
-	is := func(what string, got release.Statement, commit string, pinned bool, follows release.Follows) {
+	is := func(what string, got owners.Statement, commit string, pinned bool, follows owners.Follows) {
 		t.Helper()
-		if want := (release.Statement{Commit: commit, Pinned: pinned, Follows: follows}); got != want {
+		if want := (owners.Statement{Commit: commit, Pinned: pinned, Follows: follows}); got != want {
 			t.Errorf("%s: %+v, want %+v", what, got, want)
 		}
 	}
@@ -401,21 +401,21 @@ func statement(t *testing.T, p *place) {
 		return last
 	}
 	first := git(t, repo, "rev-parse", "HEAD")
-	is("first", p.mustPull(), first, false, release.FollowsUnknown)
-	is("again", p.mustPull(), first, false, release.FollowsYes)
-	is("pinned", p.mustPull("CUPEL_PULL_REF="+first), first, true, release.FollowsYes)
+	is("first", p.mustPull(), first, false, owners.FollowsUnknown)
+	is("again", p.mustPull(), first, false, owners.FollowsYes)
+	is("pinned", p.mustPull("CUPEL_PULL_REF="+first), first, true, owners.FollowsYes)
 	second := ahead(1)
-	is("one ahead", p.mustPull(), second, false, release.FollowsYes)
-	is("back", p.mustPull("CUPEL_PULL_REF="+first), first, true, release.FollowsNo)
-	is("one ahead, by name", p.mustPull("CUPEL_PULL_REF=main"), second, false, release.FollowsYes)
+	is("one ahead", p.mustPull(), second, false, owners.FollowsYes)
+	is("back", p.mustPull("CUPEL_PULL_REF="+first), first, true, owners.FollowsNo)
+	is("one ahead, by name", p.mustPull("CUPEL_PULL_REF=main"), second, false, owners.FollowsYes)
 	for _, filter := range []string{"false", "true"} {
 		git(t, repo, "config", "uploadpack.allowFilter", filter)
 		held := git(t, repo, "rev-parse", "HEAD")
 		now := ahead(30)
-		is("30 ahead", p.mustPull(), now, false, release.FollowsYes)
+		is("30 ahead", p.mustPull(), now, false, owners.FollowsYes)
 		git(t, repo, "reset", "--quiet", "--hard", held)
 		now = ahead(3)
-		is("rewritten", p.mustPull(), now, false, release.FollowsNo)
+		is("rewritten", p.mustPull(), now, false, owners.FollowsNo)
 	}
 
 	// A server that withholds its history.
@@ -425,14 +425,14 @@ func statement(t *testing.T, p *place) {
 	if err := os.WriteFile(filepath.Join(repo, ".git/shallow"), []byte(now+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	is("withheld", p.mustPull(), now, false, release.FollowsUnknown)
+	is("withheld", p.mustPull(), now, false, owners.FollowsUnknown)
 	if err := os.Remove(filepath.Join(repo, ".git/shallow")); err != nil {
 		t.Fatal(err)
 	}
-	is("back once more", p.mustPull("CUPEL_PULL_REF="+held), held, true, release.FollowsNo)
+	is("back once more", p.mustPull("CUPEL_PULL_REF="+held), held, true, owners.FollowsNo)
 	git(t, repo, "checkout", "--quiet", "--orphan", "fresh")
 	now = p.s.commit(t, "client-app.py", "print('fresh')\n")
-	is("another root", p.mustPull(), now, false, release.FollowsNo)
+	is("another root", p.mustPull(), now, false, owners.FollowsNo)
 
 	// Nothing of the history stays in the volume.
 	if objects := git(t, filepath.Join(p.home, "repo"), "cat-file", "--batch-all-objects", "--batch-check=%(objectname)"); strings.Contains(objects, held) {

@@ -21,10 +21,9 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/e2e/harness"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/release"
 	"cupel.dev/cupel/internal/trusted/sealed"
 )
 
@@ -159,7 +158,7 @@ func (s *scene) tampered(t *testing.T) {
 			p := s.owner.MustNotDeploy(c.rule, session, "--port", s.port)
 			t.Logf("refused: %+v", p)
 			all := s.owner.CASInstances(session)
-			if last := all[len(all)-1]; last.State != api.Exited || last.ExitReason != c.rule {
+			if last := all[len(all)-1]; last.State != owners.Exited || last.ExitReason != c.rule {
 				t.Errorf("the CAS says of the last instance: %s, %q", last.State, last.ExitReason)
 			}
 			if a, err := client.Get(netip.Addr{}, s.at); err != nil || a.Message != "second edition" {
@@ -260,7 +259,7 @@ func (s *scene) twoWriters(t *testing.T) {
 		return fmt.Errorf("nobody waits for the lease: %+v", list.Apps)
 	})
 	pulling := s.owner.CASInstances(session)[released:]
-	if len(pulling) != 1 || pulling[0].Volumes[0].Access != release.ReadWrite || len(done) != 0 {
+	if len(pulling) != 1 || pulling[0].Volumes[0].Access != owners.ReadWrite || len(done) != 0 {
 		t.Errorf("the CAS released to %+v, want one writer; %d deployments ended", pulling, len(done))
 	}
 
@@ -279,7 +278,7 @@ func (s *scene) twoWriters(t *testing.T) {
 	commits := map[uint64]int{}
 	for _, i := range s.owner.CASInstances(session)[released:] {
 		v := i.Volumes[0]
-		if v.Access == release.ReadWrite && i.State == api.Exited && v.Generation > before {
+		if v.Access == owners.ReadWrite && i.State == owners.Exited && v.Generation > before {
 			commits[v.Generation]++
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/registry"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestImageIsChangedAndRestored: the operator of the demo changes one variable of an

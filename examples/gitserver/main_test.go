@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // lockedBuffer takes the server's log.

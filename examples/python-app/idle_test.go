@@ -22,7 +22,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestSilentClients: a client that connects and says nothing, as a browser does in

@@ -55,43 +55,6 @@ func within(path, folder string) bool {
 	return path == module+"/"+folder || strings.HasPrefix(path, module+"/"+folder+"/")
 }
 
-// TestTrustDirection: folders are parties, and trust direction is import direction.
-func TestTrustDirection(t *testing.T) {
-	rules := []struct {
-		from   string
-		except []string
-		never  []string
-		why    string
-	}{
-		{"internal/trusted", nil, []string{"internal/operator", "internal/simtee", "internal/cli", "client", "cmd"},
-			"what an owner has to trust depends on nobody else"},
-		{"client", []string{"client/manager"}, []string{"internal/operator", "internal/simtee", "internal/cli"},
-			"the owner's client links nothing of the operator"},
-		{"internal/cli", nil, []string{"internal/operator", "internal/simtee"},
-			"the owner's command links no orchestration"},
-		{"cmd/cupel", nil, []string{"internal/operator", "internal/simtee"},
-			"the owner's command links no orchestration"},
-		{"internal/operator", nil, []string{"internal/cli", "cmd"},
-			"the operator's parts are below the command line"},
-		{"internal/simtee", nil, []string{"internal/operator", "internal/cli", "client", "cmd"},
-			"simulated hardware knows nothing of who uses it"},
-	}
-	for _, p := range list(t, "./...") {
-		for _, r := range rules {
-			if !within(p.ImportPath, r.from) || slices.ContainsFunc(r.except, func(e string) bool { return within(p.ImportPath, e) }) {
-				continue
-			}
-			for _, dep := range p.Imports {
-				for _, never := range r.never {
-					if within(dep, never) {
-						t.Errorf("%s imports %s: %s", p.ImportPath, dep, r.why)
-					}
-				}
-			}
-		}
-	}
-}
-
 // TestCoreAndAdapters: a core never imports its adapters, and adapters never
 // import each other.
 func TestCoreAndAdapters(t *testing.T) {
@@ -102,7 +65,7 @@ func TestCoreAndAdapters(t *testing.T) {
 		"internal/operator/registry",
 		"internal/operator/balance",
 	}
-	wiring := []string{"cmd", "internal/operator/daemon", "internal/castest"}
+	wiring := []string{"cmd", "internal/operator/daemon", "internal/testing/castest"}
 	for _, p := range list(t, "./...") {
 		if slices.ContainsFunc(wiring, func(w string) bool { return within(p.ImportPath, w) }) {
 			continue

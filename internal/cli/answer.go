@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // answerKind is what answers at an app's address, as whoever connects sees it.

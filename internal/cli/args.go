@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // exactArgs wants one argument for each name; those in brackets, at the end, may

@@ -8,8 +8,8 @@ import (
 	"os"
 	"strings"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/ask"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // terminal returns the terminal that a person can be asked at.

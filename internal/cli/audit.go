@@ -12,11 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 func newAuditCommand(g *globals) *cobra.Command {
@@ -59,8 +57,8 @@ commands keep is checked every time.`,
 }
 
 // parseHead reads a head as it is printed.
-func parseHead(ctx context.Context, s string) (release.SignedHead, error) {
-	var h release.SignedHead
+func parseHead(ctx context.Context, s string) (owners.SignedHead, error) {
+	var h owners.SignedHead
 	if name, ok := strings.CutPrefix(s, "@"); ok {
 		b, err := readSmall(ctx, name, maxValue)
 		if err != nil {
@@ -81,8 +79,8 @@ func parseHead(ctx context.Context, s string) (release.SignedHead, error) {
 
 type auditVerifyReply struct {
 	client.LogCheck
-	Head   string        `json:"audit_head"`
-	Listed []audit.Entry `json:"log,omitempty"`
+	Head   string         `json:"audit_head"`
+	Listed []owners.Entry `json:"log,omitempty"`
 }
 
 func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error {
@@ -95,7 +93,7 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 		return err
 	}
 	defer c.Close()
-	var since *release.SignedHead
+	var since *owners.SignedHead
 	switch o.since {
 	case "":
 	case "kept":
@@ -108,7 +106,7 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 		since = &h
 	}
 	var reply auditVerifyReply
-	each := func(e audit.Entry) error {
+	each := func(e owners.Entry) error {
 		if o.show {
 			reply.Listed = append(reply.Listed, e)
 		}
@@ -117,7 +115,7 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 	if reply.LogCheck, err = c.VerifyLog(ctx, since, each); err != nil {
 		return err
 	}
-	reply.Head = api.EncodeHead(reply.To)
+	reply.Head = owners.EncodeHead(reply.To)
 	if g.json() {
 		return g.printJSON(reply)
 	}
@@ -139,7 +137,7 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 	return nil
 }
 
-func printEntries(g *globals, entries []audit.Entry) error {
+func printEntries(g *globals, entries []owners.Entry) error {
 	var rows [][]string
 	for _, e := range entries {
 		actor := "the CAS"

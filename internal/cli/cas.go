@@ -9,12 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 	"cupel.dev/cupel/internal/version"
 )
 
@@ -93,7 +93,7 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 	bad := func(flag string, err error) (client.Expectation, error) {
 		return e, problem.New(problem.Invalid, "usage", "--%s: %w", flag, err)
 	}
-	var id appraise.Identity
+	var id evidence.Identity
 	for _, s := range o.mrenclave {
 		m, err := ident.ParseMeasurement(s)
 		if err != nil {
@@ -106,7 +106,7 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 		if err != nil {
 			return bad("mrsigner", err)
 		}
-		id.Signer = &appraise.Signer{MRSigner: m, ProductID: o.isvProdID, SVNMin: &o.isvSVNMin}
+		id.Signer = &evidence.Signer{MRSigner: m, ProductID: o.isvProdID, SVNMin: &o.isvSVNMin}
 	}
 	if len(id.Measurements) == 0 && id.Signer == nil {
 		own, ok := version.CAS()
@@ -117,7 +117,7 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 		}
 		id.Measurements = []ident.Measurement{own}
 	}
-	e.Identities = []appraise.Identity{id}
+	e.Identities = []evidence.Identity{id}
 	for _, s := range o.trustSimulation {
 		d, err := ident.ParseDigest(s)
 		if err != nil {
@@ -126,7 +126,7 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 		e.TrustSimulation = append(e.TrustSimulation, d)
 	}
 	for _, t := range o.tolerate {
-		e.Tolerate = append(e.Tolerate, appraise.Tolerance(t))
+		e.Tolerate = append(e.Tolerate, evidence.Tolerance(t))
 	}
 	for _, a := range o.ignore {
 		if !advisoryForm.MatchString(a) {
@@ -162,7 +162,7 @@ func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
 	if err != nil {
 		return err
 	}
-	var pin *owner.Pin
+	var pin *home.Pin
 	if known, ok := pins[host]; ok && !o.forget {
 		pin = &known
 	}
@@ -175,17 +175,17 @@ func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
 	if err != nil {
 		return err
 	}
-	next := owner.Pin{
+	next := home.Pin{
 		Identity: a.Pin.Identity, Measurement: a.Claims.Measurement, Signer: a.Claims.Signer, Head: a.Pin.Head, Attested: g.now().UTC(),
 	}
 	if a.Claims.Simulated {
 		next.SimulationRoot = &a.Claims.Root
 	}
-	if err := side.dir.UpdatePins(ctx, func(pins owner.Pins) error { pins[host] = next; return nil }); err != nil {
+	if err := side.dir.UpdatePins(ctx, func(pins home.Pins) error { pins[host] = next; return nil }); err != nil {
 		return err
 	}
 	if g.json() {
-		return g.printJSON(casAttestReply{host, a, api.EncodeHead(a.Pin.Head)})
+		return g.printJSON(casAttestReply{host, a, owners.EncodeHead(a.Pin.Head)})
 	}
 	return printAttestation(g, host, a)
 }

@@ -12,10 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 	"cupel.dev/cupel/runtimes"
 )
 
@@ -93,7 +93,7 @@ func first(offers ...words) words {
 
 // ask offers what a manager answers that is known already: nobody is met for the
 // first time by a completion.
-func (as *managerAs) ask(offer func(ctx context.Context, m *manager.Client) []string) words {
+func (as *managerAs) ask(offer func(ctx context.Context, m *client.Manager) []string) words {
 	return func(ctx context.Context, _ []string) []string {
 		if !as.g.completes() {
 			return nil
@@ -109,7 +109,7 @@ func (as *managerAs) ask(offer func(ctx context.Context, m *manager.Client) []st
 
 // apps offers the names of the apps that the caller may see.
 func (as *managerAs) apps() words {
-	return as.ask(func(ctx context.Context, m *manager.Client) []string {
+	return as.ask(func(ctx context.Context, m *client.Manager) []string {
 		apps, err := m.Apps(ctx)
 		if err != nil {
 			return nil
@@ -125,7 +125,7 @@ func (as *managerAs) apps() words {
 // instances offers the instances of the apps that the caller may see, each with its
 // app.
 func (as *managerAs) instances() words {
-	return as.ask(func(ctx context.Context, m *manager.Client) []string {
+	return as.ask(func(ctx context.Context, m *client.Manager) []string {
 		list, err := m.Instances(ctx, "")
 		if err != nil {
 			return nil
@@ -142,7 +142,7 @@ func (as *managerAs) instances() words {
 
 // runtimes offers the runtimes that are built in and those that the manager has.
 func (as *managerAs) runtimes() words {
-	offered := as.ask(func(ctx context.Context, m *manager.Client) []string {
+	offered := as.ask(func(ctx context.Context, m *client.Manager) []string {
 		list, err := m.Runtimes(ctx)
 		if err != nil {
 			return nil
@@ -209,7 +209,7 @@ func (g *globals) completeGrants(c *cobra.Command, args []string, typed string) 
 		}
 		var out []string
 		for _, grant := range all {
-			if grant.State != api.GrantEnded {
+			if grant.State != owners.GrantEnded {
 				out = append(out, grant.ID.String()+"\t"+grant.App)
 			}
 		}

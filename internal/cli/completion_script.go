@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 func newCompletionCommand(g *globals) *cobra.Command {

@@ -17,9 +17,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // TestTabEndsWithoutAnAnswer: a manager, here or elsewhere, that takes connections and
@@ -55,15 +56,15 @@ func TestTabEndsWithoutAnAnswer(t *testing.T) {
 func metManager(t *testing.T, addr string, certificate ident.Digest) (config, state string) {
 	t.Helper()
 	config, state = t.TempDir(), t.TempDir()
-	dir, err := owner.Open(config)
+	dir, err := home.Open(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := dir.Identity(t.Context(), time.Now); err != nil {
 		t.Fatal(err)
 	}
-	err = dir.UpdateProviders(t.Context(), func(all owner.Providers) error {
-		all[addr] = owner.Provider{Certificate: &certificate, OperatorKey: ident.KeyHash{1}, Since: time.Now()}
+	err = dir.UpdateProviders(t.Context(), func(all home.Providers) error {
+		all[addr] = home.Provider{Certificate: &certificate, OperatorKey: ident.KeyHash{1}, Since: time.Now()}
 		return nil
 	})
 	if err != nil {
@@ -73,7 +74,7 @@ func metManager(t *testing.T, addr string, certificate ident.Digest) (config, st
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(state, manager.EndpointFile), endpoint, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(state, client.EndpointFile), endpoint, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return config, state
@@ -110,20 +111,20 @@ func TestTabOffersNoCommands(t *testing.T) {
 	defer server.Close()
 	addr := server.Listener.Addr().String()
 	config, state := metManager(t, addr, ident.Sum(server.Certificate().Raw))
-	dir, err := owner.Open(config)
+	dir, err := home.Open(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	err = errors.Join(
-		dir.UpdateSessions(t.Context(), func(all owner.Sessions) error {
+		dir.UpdateSessions(t.Context(), func(all home.Sessions) error {
 			for _, name := range append(lies, "shop") {
-				all[ident.SessionName(name)] = owner.SessionRecord{}
+				all[ident.SessionName(name)] = home.SessionRecord{}
 			}
 			return nil
 		}),
-		dir.UpdateProviders(t.Context(), func(all owner.Providers) error {
+		dir.UpdateProviders(t.Context(), func(all home.Providers) error {
 			for _, name := range lies {
-				all[name] = owner.Provider{OperatorKey: ident.KeyHash{1}}
+				all[name] = home.Provider{OperatorKey: ident.KeyHash{1}}
 			}
 			return nil
 		}))

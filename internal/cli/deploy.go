@@ -8,14 +8,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 type deployOptions struct {
@@ -93,8 +92,8 @@ type deployment struct {
 	o       deployOptions
 	side    *ownerSide
 	at      managerAt
-	manager *manager.Client
-	cas     *client.Client
+	manager *client.Manager
+	cas     *client.CAS
 	casAt   string // where that is
 	session ident.SessionName
 	show    progress
@@ -106,12 +105,12 @@ type deployment struct {
 	// instances stays unseen.
 	blind bool
 
-	code    *release.GrantCode // that was given; nil: none
-	app     *manager.App       // as it was before; nil: it is new
-	pulling manager.App        // as it was seen last
-	away    bool               // that the manager doesn't answer was said
-	grantID release.GrantID    // that the deployment runs under; zero: none is asked for
-	made    *api.Grant         // that grant, if this command made it
+	code    *owners.GrantCode // that was given; nil: none
+	app     *manager.App      // as it was before; nil: it is new
+	pulling manager.App       // as it was seen last
+	away    bool              // that the manager doesn't answer was said
+	grantID owners.GrantID    // that the deployment runs under; zero: none is asked for
+	made    *owners.Grant     // that grant, if this command made it
 	// withdrawn says that nobody had claimed it in the end, and nobody can any more.
 	withdrawn bool
 	granted   string // what the grant calls the app
@@ -202,13 +201,13 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 	place := d.g.place()
 	over, err := d.overtaken(ctx, place, app)
 	if err == nil {
-		err = d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all owner.Deployed) error {
+		err = d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all home.Deployed) error {
 			for name, session := range over {
 				if _, still, _ := all.At(place, name); still.Session == session {
 					all.Forget(place, name)
 				}
 			}
-			noted := owner.DeployedApp{Session: d.session, At: d.g.now().UTC(), CAS: d.casAt}
+			noted := home.DeployedApp{Session: d.session, At: d.g.now().UTC(), CAS: d.casAt}
 			if _, before, known := all.At(place, app.ID); known && before.Session == d.session {
 				noted.Grants = before.Grants
 			}
@@ -247,7 +246,7 @@ func (d *deployment) settled(ctx context.Context, app manager.App) {
 	place := d.g.place()
 	all, err := d.g.deployed(d.side.dir)
 	if _, noted, _ := all.At(place, app.ID); err == nil && len(noted.Grants) > 1 {
-		err = d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all owner.Deployed) error {
+		err = d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all home.Deployed) error {
 			all.Settle(place, app.ID, d.grantID)
 			return nil
 		})

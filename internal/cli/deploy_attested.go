@@ -6,11 +6,12 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 )
 
 // attested compares the manager's instances with what the CAS, asked with the
@@ -26,7 +27,7 @@ func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.I
 			d.show.finish("verify", d.g.now())
 			return instances, nil
 		}
-		if problem.From(err).Rule == manager.RuleAway && d.patient(ctx) {
+		if problem.From(err).Rule == client.RuleAway && d.patient(ctx) {
 			deadline = time.Now().Add(d.g.wait) // it restarts, and has to look around first
 			continue
 		}
@@ -60,7 +61,7 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 	service := cmp.Or(d.asked.Service, app.Service)
 	running := map[ident.InstanceID]bool{}
 	for _, k := range known {
-		if k.State == api.Running && k.Service == service && k.Grant == d.grantID && startedFrom(k, pulled) {
+		if k.State == owners.Running && k.Service == service && k.Grant == d.grantID && startedFrom(k, pulled) {
 			running[k.ID] = true
 		}
 	}
@@ -90,20 +91,20 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 
 // pulled returns the attested pull of this deployment. Without one, a manager
 // could leave what an earlier deployment pulled and say that it is the newest.
-func (d *deployment) pulled(known []api.Instance) (api.Instance, error) {
+func (d *deployment) pulled(known []owners.Instance) (owners.Instance, error) {
 	for _, k := range slices.Backward(known) {
-		if k.Service == owner.PullService && !d.before[k.ID] && k.Grant == d.grantID && k.State == api.Exited && k.ExitCode != nil && *k.ExitCode == 0 {
+		if k.Service == template.PullService && !d.before[k.ID] && k.Grant == d.grantID && k.State == owners.Exited && k.ExitCode != nil && *k.ExitCode == 0 {
 			return k, nil
 		}
 	}
-	return api.Instance{}, problem.New(problem.Denied, "pull_not_attested", "the CAS saw no pull of session %s end well since this deployment began", d.session).
-		Want("an attested instance of %s that ended with 0", owner.PullService).
+	return owners.Instance{}, problem.New(problem.Denied, "pull_not_attested", "the CAS saw no pull of session %s end well since this deployment began", d.session).
+		Want("an attested instance of %s that ended with 0", template.PullService).
 		Fix("the manager says so and the CAS does not: what runs may be older code; deploy again, and ask the operator")
 }
 
 // startedFrom reports whether an instance's volumes have what a pull stored.
-func startedFrom(k, pulled api.Instance) bool {
-	return !slices.ContainsFunc(pulled.Volumes, func(p api.InstanceVolume) bool {
-		return slices.ContainsFunc(k.Volumes, func(v api.InstanceVolume) bool { return v.Name == p.Name && v.Generation < p.Generation })
+func startedFrom(k, pulled owners.Instance) bool {
+	return !slices.ContainsFunc(pulled.Volumes, func(p owners.InstanceVolume) bool {
+		return slices.ContainsFunc(k.Volumes, func(v owners.InstanceVolume) bool { return v.Name == p.Name && v.Generation < p.Generation })
 	})
 }

@@ -7,11 +7,12 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // goesOn says what to do about a deployment that nobody waits for any more.
@@ -69,7 +70,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 			if problem.KindOf(err) == problem.NotFound {
 				err = problem.New(problem.Conflict, "app_removed", "%s was removed during its deployment", app.Name)
 			}
-			if problem.From(err).Rule == manager.RuleAway && d.patient(ctx) {
+			if problem.From(err).Rule == client.RuleAway && d.patient(ctx) {
 				continue // it restarts: the deployment goes on with it
 			}
 			return app, err
@@ -103,7 +104,7 @@ func (d *deployment) endedSince(ctx context.Context, app manager.App, checked []
 	deadline := time.Now().Add(d.g.wait)
 	for {
 		list, err := d.manager.Instances(ctx, app.ID)
-		if err != nil && problem.From(err).Rule == manager.RuleAway && d.patient(ctx) {
+		if err != nil && problem.From(err).Rule == client.RuleAway && d.patient(ctx) {
 			continue
 		}
 		if err != nil {
@@ -119,7 +120,7 @@ func (d *deployment) endedSince(ctx context.Context, app manager.App, checked []
 		if err != nil {
 			return err
 		}
-		gone := slices.ContainsFunc(known, func(k api.Instance) bool { return k.State == api.Exited && among(checked, k.ID) })
+		gone := slices.ContainsFunc(known, func(k owners.Instance) bool { return k.State == owners.Exited && among(checked, k.ID) })
 		if !gone || time.Now().After(deadline) {
 			return nil
 		}

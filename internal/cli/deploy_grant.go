@@ -9,13 +9,13 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/ask"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -24,26 +24,26 @@ const withdrawTimeout = 20 * time.Second
 
 // readCode reads a grant's code from a file (@FILE) or from standard input (-).
 // On a command line it would stay in the shell's history and in /proc.
-func (g *globals) readCode(ctx context.Context, arg string) (release.GrantCode, error) {
+func (g *globals) readCode(ctx context.Context, arg string) (owners.GrantCode, error) {
 	var text []byte
 	var err error
 	file, isFile := strings.CutPrefix(arg, "@")
 	switch {
 	case arg == "-":
-		text, err = g.readLineIn(ctx, 2*release.MaxCode)
+		text, err = g.readLineIn(ctx, 2*owners.MaxCode)
 	case isFile:
-		if text, err = readSmall(ctx, file, 2*release.MaxCode); err != nil {
-			return release.GrantCode{}, err
+		if text, err = readSmall(ctx, file, 2*owners.MaxCode); err != nil {
+			return owners.GrantCode{}, err
 		}
 	default:
-		return release.GrantCode{}, problem.New(problem.Invalid, "code_argument", "--code with the code itself, of %s", problem.Count(len(arg), "character")).
+		return owners.GrantCode{}, problem.New(problem.Invalid, "code_argument", "--code with the code itself, of %s", problem.Count(len(arg), "character")).
 			Want("@FILE or -").
 			Fix("put the code into a file, or pipe it in: who reads the command line of a process, or the shell's history, could use it")
 	}
 	if err != nil {
-		return release.GrantCode{}, problem.New(problem.Invalid, "code", "%w", err)
+		return owners.GrantCode{}, problem.New(problem.Invalid, "code", "%w", err)
 	}
-	return release.ParseGrantCode(string(text))
+	return owners.ParseGrantCode(string(text))
 }
 
 // right gets the request the right to be carried out: a code that was given, a
@@ -76,12 +76,12 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 		return nil
 	}
 
-	made, err := d.g.makeGrant(ctx, d.cas, api.NewGrant{
+	made, err := d.g.makeGrant(ctx, d.cas, owners.NewGrant{
 		Session: d.session,
 		App:     d.granted,
-		Services: map[ident.ServiceName]release.GrantedService{
-			req.Service:       {Instances: req.Instances},
-			owner.PullService: {Runs: 1},
+		Services: map[ident.ServiceName]owners.GrantedService{
+			req.Service:          {Instances: req.Instances},
+			template.PullService: {Runs: 1},
 		},
 		Provider: d.at.operator,
 	})
@@ -99,7 +99,7 @@ func hasService(s *session.Session, name ident.ServiceName) error {
 	}
 	var names []string
 	for _, service := range s.Services {
-		if service.Name != owner.PullService {
+		if service.Name != template.PullService {
 			names = append(names, string(service.Name))
 		}
 	}
@@ -205,7 +205,7 @@ func (d *deployment) grantedName(ctx context.Context, given string) (string, err
 // newest of the app's grants has it, by the word of the CAS, else the usual one.
 func (d *deployment) service(ctx context.Context, given ident.ServiceName) (ident.ServiceName, error) {
 	if given != "" || d.app == nil || d.blind {
-		return cmp.Or(given, owner.AppService), nil
+		return cmp.Or(given, template.AppService), nil
 	}
 	grants, err := d.cas.Grants(ctx, d.session)
 	if err != nil {
@@ -219,7 +219,7 @@ func (d *deployment) service(ctx context.Context, given ident.ServiceName) (iden
 			return serves, nil
 		}
 	}
-	return owner.AppService, nil
+	return template.AppService, nil
 }
 
 // allowed is how many instances the owner let the app have until now, by the word
@@ -237,7 +237,7 @@ func (d *deployment) allowed(ctx context.Context, service ident.ServiceName) (in
 			continue
 		}
 		n := g.Services[service].Instances
-		if g.State == api.GrantClaimed {
+		if g.State == owners.GrantClaimed {
 			most = max(most, n)
 		} else if last == 0 && g.Claimed != nil {
 			last = n // withdrawn, or ended otherwise
@@ -252,7 +252,7 @@ func (d *deployment) allowed(ctx context.Context, service ident.ServiceName) (in
 		return 0, err
 	}
 	for _, k := range known {
-		if k.Service == service && k.State == api.Running {
+		if k.Service == service && k.State == owners.Running {
 			most++
 		}
 	}
@@ -261,7 +261,7 @@ func (d *deployment) allowed(ctx context.Context, service ident.ServiceName) (in
 
 // claimedHere reports whether the operator that is deployed at claimed a grant: what the
 // owner granted to others is no measure for this one, whichever the manager names.
-func (d *deployment) claimedHere(g api.Grant) bool {
+func (d *deployment) claimedHere(g owners.Grant) bool {
 	return !g.ClaimedBy.IsZero() && g.ClaimedBy == d.operator && !ownToken(g)
 }
 
@@ -309,7 +309,7 @@ func (d *deployment) handIn(ctx context.Context, req manager.DeployRequest) (man
 				d.unmake(ctx)
 			}
 			return app, err
-		case rule == manager.RuleAway && time.Now().Before(deadline) && d.patient(ctx):
+		case rule == client.RuleAway && time.Now().Before(deadline) && d.patient(ctx):
 			continue
 		}
 		d.unmake(ctx)

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // handedIn tells that the app is somebody else's, whose code this was: only they

@@ -8,10 +8,11 @@ import (
 	"strconv"
 	"strings"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 )
 
 // request turns the flags into what the manager is asked for.
@@ -83,9 +84,9 @@ func parsePorts(s string) (public, container uint16, err error) {
 }
 
 // pins refuses a session that pins another ref than is asked for, if one is.
-func pins(name ident.SessionName, record owner.SessionRecord, ref string) error {
-	pinned := owner.PinnedRef(record.Ref) // an earlier release kept it as it was given
-	if ref == "" || pinned == owner.PinnedRef(ref) {
+func pins(name ident.SessionName, record home.SessionRecord, ref string) error {
+	pinned := template.PinnedRef(record.Ref) // an earlier release kept it as it was given
+	if ref == "" || pinned == template.PinnedRef(ref) {
 		return nil
 	}
 	return problem.New(problem.Conflict, "ref", "session %s pins %s", name, cmp.Or(pinned, "no ref")).Want("%s", ref).
@@ -159,7 +160,7 @@ func (d *deployment) findCAS(ctx context.Context) (ident.KeyHash, error) {
 	if err != nil {
 		return ident.KeyHash{}, err
 	}
-	var pin owner.Pin
+	var pin home.Pin
 	if d.casAt, pin, err = d.side.pinned(addr); err == nil {
 		d.cas, err = d.side.dial(ctx, d.casAt, &pin)
 	}

@@ -4,8 +4,8 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // TestDeployOfAPinnedRef: a commit's id is the same in letters of either case; names and
@@ -25,7 +25,7 @@ func TestDeployOfAPinnedRef(t *testing.T) {
 		{record: "main", ref: "Main", refused: true},
 		{record: "", ref: "main", refused: true},
 	} {
-		err := pins("shop", owner.SessionRecord{Ref: c.record}, c.ref)
+		err := pins("shop", home.SessionRecord{Ref: c.record}, c.ref)
 		if (err != nil) != c.refused || err != nil && problem.From(err).Rule != "ref" {
 			t.Errorf("%q of %q: %v", c.ref, c.record, err)
 		}

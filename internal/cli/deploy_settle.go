@@ -5,10 +5,10 @@ import (
 	"slices"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // ending is how a deployment ended.
@@ -36,7 +36,7 @@ func (d *deployment) settleGrants(ctx context.Context, end ending, goesOnAlone b
 	defer cancel()
 
 	all, err := d.cas.Grants(ctx, d.session)
-	unclaimed := slices.ContainsFunc(all, func(g api.Grant) bool { return g.ID == d.made.ID && g.State == api.GrantOpen })
+	unclaimed := slices.ContainsFunc(all, func(g owners.Grant) bool { return g.ID == d.made.ID && g.State == owners.GrantOpen })
 	switch {
 	case err != nil && goesOnAlone:
 		return nil
@@ -68,9 +68,9 @@ func (d *deployment) settleGrants(ctx context.Context, end ending, goesOnAlone b
 
 // nameOpen tells of codes for the same app that nobody has used: whoever has one of them
 // could still run the app by it. They may be meant so, as those of 'session submit'.
-func (d *deployment) nameOpen(all []api.Grant) {
+func (d *deployment) nameOpen(all []owners.Grant) {
 	for _, g := range all {
-		if g.State != api.GrantOpen || g.ID == d.made.ID || g.App != d.made.App || g.Maker != d.made.Maker || !d.g.now().Before(g.UseBy) {
+		if g.State != owners.GrantOpen || g.ID == d.made.ID || g.App != d.made.App || g.Maker != d.made.Maker || !d.g.now().Before(g.UseBy) {
 			continue
 		}
 		d.g.warnf("Grant %s for %s, of %s, is still open: who has its code can run the app by it, until %s.\n  if it isn't meant so: %s",
@@ -100,7 +100,7 @@ func (d *deployment) leaveOne(ctx context.Context, end ending) error {
 // leftover are the app's grants that should have ended by now: those that the
 // manager of this deployment has. What the owner submitted elsewhere, claimed or
 // not, is no part of it.
-func (d *deployment) leftover(ctx context.Context, end ending) ([]api.Grant, error) {
+func (d *deployment) leftover(ctx context.Context, end ending) ([]owners.Grant, error) {
 	all, err := d.cas.Grants(ctx, d.session)
 	if err != nil {
 		return nil, err
@@ -116,8 +116,8 @@ func (d *deployment) leftover(ctx context.Context, end ending) ([]api.Grant, err
 		}
 	}
 
-	return slices.DeleteFunc(all, func(g api.Grant) bool {
-		if g.State == api.GrantEnded {
+	return slices.DeleteFunc(all, func(g owners.Grant) bool {
+		if g.State == owners.GrantEnded {
 			return true
 		}
 		if !won {
@@ -131,7 +131,7 @@ func (d *deployment) leftover(ctx context.Context, end ending) ([]api.Grant, err
 
 // withdrawKept ends grants that the manager should have given back; who begins the sentence
 // that says so.
-func (g *globals) withdrawKept(ctx context.Context, c *client.Client, left []api.Grant, who string) error {
+func (g *globals) withdrawKept(ctx context.Context, c *client.CAS, left []owners.Grant, who string) error {
 	for _, grant := range left {
 		ended, err := c.WithdrawGrant(ctx, grant.ID)
 		if err != nil {

@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
 )
 
 // TestInterruptedWhileTheCASIsAway: who stops waiting for a deployment that goes on is not
@@ -16,14 +16,14 @@ import (
 func TestInterruptedWhileTheCASIsAway(t *testing.T) {
 	var errs bytes.Buffer
 	g := &globals{out: &bytes.Buffer{}, err: &errs, output: "table", now: time.Now, wait: 100 * time.Hour, env: func(string) string { return "" }}
-	c, err := client.New("127.0.0.1:1", client.Options{
+	c, err := client.NewCAS("127.0.0.1:1", client.CASOptions{
 		Patience: g.wait, Pin: &client.Pin{Identity: ident.KeyHash{1}},
 		Waiting: func(why error) { g.warnf("waiting: %v", why) },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &deployment{g: g, cas: c, session: "shop", made: &api.Grant{Session: "shop", App: "shop"}}
+	d := &deployment{g: g, cas: c, session: "shop", made: &owners.Grant{Session: "shop", App: "shop"}}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := d.settleGrants(ctx, ending{}, true); err != nil || d.withdrawn {

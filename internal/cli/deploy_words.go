@@ -6,9 +6,10 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // lastWords is how much of a failed instance's output is shown.
@@ -87,7 +88,7 @@ func (d *deployment) output(ctx context.Context, app manager.App, role string, m
 		}
 		for _, previous := range []bool{false, true} {
 			var lines []string
-			_ = d.manager.Logs(ctx, i.ID, manager.LogOptions{Tail: most, Previous: previous}, func(l manager.LogLine) error {
+			_ = d.manager.Logs(ctx, i.ID, client.LogOptions{Tail: most, Previous: previous}, func(l manager.LogLine) error {
 				lines = append(lines, d.g.shortened(l.Line))
 				return nil
 			})

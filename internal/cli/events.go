@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/manager"
 )
 
 type eventsOptions struct {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // Some flags mean something at many commands. Each command heeds some of them and

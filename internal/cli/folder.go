@@ -6,8 +6,8 @@ import (
 	"strings"
 	"syscall"
 
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // The owner's folder holds a private key. Where it is comes from the environment, and
@@ -111,10 +111,10 @@ func quotedOr(s, none string) string {
 }
 
 // ownerDir opens the owner's folder.
-func (g *globals) ownerDir() (*owner.Dir, error) {
+func (g *globals) ownerDir() (*home.Dir, error) {
 	path, err := g.folder()
 	if err != nil {
 		return nil, err
 	}
-	return owner.Open(path)
+	return home.Open(path)
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // inHome runs a command in an empty folder, with that environment alone, and

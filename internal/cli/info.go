@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
 )
 
 func newInfoCommand(g *globals) *cobra.Command {

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 )
 
 // An interrupt doesn't take back what a server was asked for. So whoever asks for what
@@ -48,21 +48,21 @@ func lasting[T any](ctx context.Context, g *globals, look string, request func(c
 
 // makeGrant makes a grant for what the command does next. One that is made for a command
 // that was interrupted meanwhile is withdrawn.
-func (g *globals) makeGrant(ctx context.Context, c *client.Client, want api.NewGrant) (api.GrantMade, error) {
-	if err := owner.CheckSessionName(want.Session); err != nil {
-		return api.GrantMade{}, err
+func (g *globals) makeGrant(ctx context.Context, c *client.CAS, want owners.NewGrant) (owners.GrantMade, error) {
+	if err := template.CheckSessionName(want.Session); err != nil {
+		return owners.GrantMade{}, err
 	}
-	made, err := lasting(ctx, g, "cupel session grants "+string(want.Session), func(ctx context.Context) (api.GrantMade, error) { return c.MakeGrant(ctx, want) })
+	made, err := lasting(ctx, g, "cupel session grants "+string(want.Session), func(ctx context.Context) (owners.GrantMade, error) { return c.MakeGrant(ctx, want) })
 	if err == nil && ctx.Err() != nil {
 		g.withdraw(ctx, c, made.Grant)
-		return api.GrantMade{}, ctx.Err()
+		return owners.GrantMade{}, ctx.Err()
 	}
 	return made, err
 }
 
 // withdraw ends the grant that was made for something that came to nothing, or says how
 // to; false: it couldn't.
-func (g *globals) withdraw(ctx context.Context, c *client.Client, grant api.Grant) bool {
+func (g *globals) withdraw(ctx context.Context, c *client.CAS, grant owners.Grant) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
 	defer cancel()
 	if _, err := c.WithdrawGrant(ctx, grant.ID); err != nil {

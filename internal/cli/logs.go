@@ -7,9 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 type logsOptions struct {
@@ -64,7 +65,7 @@ func runLogs(ctx context.Context, g *globals, o logsOptions) error {
 	if err != nil {
 		return err
 	}
-	opts := manager.LogOptions{Follow: o.follow, Since: since, Tail: o.tail, Previous: o.previous}
+	opts := client.LogOptions{Follow: o.follow, Since: since, Tail: o.tail, Previous: o.previous}
 	if !o.follow {
 		for _, id := range ids {
 			if err := m.Logs(ctx, id, opts, func(l manager.LogLine) error { return g.printLog(l, len(ids) > 1) }); err != nil {
@@ -85,7 +86,7 @@ func (o *logsOptions) role() string {
 }
 
 // instances returns whose output is meant: one instance, or all of an app.
-func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]string, error) {
+func (o *logsOptions) instances(ctx context.Context, m *client.Manager) ([]string, error) {
 	list, err := m.Instances(ctx, "")
 	if err != nil {
 		return nil, err
@@ -129,7 +130,7 @@ func (o *logsOptions) instances(ctx context.Context, m *manager.Client) ([]strin
 
 // theApp is the id of the app that is meant where several keys have one of that name, as
 // the manager says; it refuses what may be either. Empty: no other one is shown.
-func (o *logsOptions) theApp(ctx context.Context, m *manager.Client, list []manager.Instance) (string, error) {
+func (o *logsOptions) theApp(ctx context.Context, m *client.Manager, list []manager.Instance) (string, error) {
 	named := map[string]bool{}
 	for _, i := range list {
 		if i.App == o.ref {

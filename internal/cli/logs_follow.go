@@ -9,8 +9,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 )
 
 // newcomersEvery is how often whoever follows an app looks for instances that came
@@ -21,12 +22,12 @@ const newcomersEvery = 2 * time.Second
 // that replace them.
 type follower struct {
 	g     *globals
-	m     *manager.Client
+	m     *client.Manager
 	role  string
 	every time.Duration // between looks for newcomers
 
 	mu      sync.Mutex
-	opts    manager.LogOptions
+	opts    client.LogOptions
 	known   map[string]bool // instances that are or were followed
 	follows int             // streams that go on
 	refused []string        // instances that aren't followed, until nobody is
@@ -34,7 +35,7 @@ type follower struct {
 }
 
 // followLogs goes on until ctx ends, or nothing more can come.
-func (o *logsOptions) followLogs(ctx context.Context, g *globals, m *manager.Client, ids []string, opts manager.LogOptions) error {
+func (o *logsOptions) followLogs(ctx context.Context, g *globals, m *client.Manager, ids []string, opts client.LogOptions) error {
 	f := &follower{g: g, m: m, opts: opts, role: o.role(), every: newcomersEvery, known: map[string]bool{}}
 	one := len(ids) == 1 && ids[0] == o.ref
 	err := f.follow(ctx, ids, o.ref, one || o.puller || o.previous)
@@ -105,7 +106,7 @@ func (f *follower) ended(id string, err error) error {
 // refuse tells, once for each rule, that an instance can't be followed. Callers hold mu.
 func (f *follower) refuse(id string, err error) error {
 	p, ok := errors.AsType[*problem.Error](err)
-	if !ok || p.Rule == manager.RuleAway || p.Rule == ruleOutput || f.follows == 0 {
+	if !ok || p.Rule == client.RuleAway || p.Rule == ruleOutput || f.follows == 0 {
 		return err
 	}
 	f.refused = append(f.refused, id)

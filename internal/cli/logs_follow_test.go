@@ -14,9 +14,11 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
 )
 
 // TestFollowedLogsGoOnOverUpdates: whoever follows an app sees what the instances
@@ -35,7 +37,7 @@ func TestFollowedLogsGoOnOverUpdates(t *testing.T) {
 			{ID: "pull-1", App: "shop", AppID: "app-1", Role: "pull", Revision: 2, State: "exited"},
 		}}
 		if looks > 6 {
-			problem.Write(w, "", problem.New(problem.NotFound, "app", "no app \"shop\""))
+			httpproblem.Write(w, "", problem.New(problem.NotFound, "app", "no app \"shop\""))
 			return
 		}
 		_ = json.NewEncoder(w).Encode(list)
@@ -48,9 +50,9 @@ func TestFollowedLogsGoOnOverUpdates(t *testing.T) {
 
 	var out, errs bytes.Buffer
 	f := &follower{
-		g: &globals{out: &out, err: &errs, output: "table"}, opts: manager.LogOptions{Tail: -1}, role: "app",
+		g: &globals{out: &out, err: &errs, output: "table"}, opts: client.LogOptions{Tail: -1}, role: "app",
 		every: time.Millisecond, known: map[string]bool{},
-		m: manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)}),
+		m: client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)}),
 	}
 	if err := f.follow(t.Context(), []string{"i-1"}, "shop", false); err != nil {
 		t.Fatal(err)
@@ -79,7 +81,7 @@ func TestOneRefusedStream(t *testing.T) {
 	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
 		select {
 		case <-goOn:
-			problem.Write(w, "", problem.New(problem.NotFound, "app", "no app \"shop\""))
+			httpproblem.Write(w, "", problem.New(problem.NotFound, "app", "no app \"shop\""))
 		default:
 			_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version})
 		}
@@ -89,7 +91,7 @@ func TestOneRefusedStream(t *testing.T) {
 	var mu sync.Mutex
 	mux.HandleFunc("GET "+manager.PathInstances+"/{id}/logs", func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("id") != "i-1" {
-			problem.Write(w, "", refusal)
+			httpproblem.Write(w, "", refusal)
 			mu.Lock()
 			defer mu.Unlock()
 			if refused++; refused == 2 {
@@ -105,10 +107,10 @@ func TestOneRefusedStream(t *testing.T) {
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()
 	follow := func(ids ...string) (out, errs bytes.Buffer, err error) {
-		m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
+		m := client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
 		defer m.Close()
 		f = &follower{
-			g: &globals{out: &out, err: &errs, output: "table"}, opts: manager.LogOptions{Tail: -1}, role: "app",
+			g: &globals{out: &out, err: &errs, output: "table"}, opts: client.LogOptions{Tail: -1}, role: "app",
 			every: time.Millisecond, known: map[string]bool{}, m: m,
 		}
 		err = f.follow(t.Context(), ids, "shop", false)
@@ -158,8 +160,8 @@ func TestUnreadLogs(t *testing.T) {
 			_ = read.Close()
 			var errs bytes.Buffer
 			g := &globals{out: write, err: &errs, output: output}
-			m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
-			f := &follower{g: g, opts: manager.LogOptions{Tail: -1}, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
+			m := client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
+			f := &follower{g: g, opts: client.LogOptions{Tail: -1}, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
 			follow := func(ctx context.Context) error { return f.follow(ctx, []string{"i-1", "i-2"}, "shop", false) }
 			if silent {
 				err = g.whileRead(t.Context(), follow)
@@ -218,14 +220,14 @@ func TestNobodyIsFollowedAnyMore(t *testing.T) {
 				switch {
 				case !mine:
 					tries.Add(1)
-					problem.Write(w, "", problem.New(problem.Unavailable, "followers", "2 are followed already"))
+					httpproblem.Write(w, "", problem.New(problem.Unavailable, "followers", "2 are followed already"))
 				case first.gone:
-					problem.Write(w, "", problem.New(problem.NotFound, "instance", "gone"))
+					httpproblem.Write(w, "", problem.New(problem.NotFound, "instance", "gone"))
 				}
 			})
 			server := httptest.NewTLSServer(mux)
 			defer server.Close()
-			f.m = manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
+			f.m = client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
 			defer f.m.Close()
 			ctx, end := context.WithTimeout(t.Context(), time.Minute)
 			defer end()
@@ -253,7 +255,7 @@ func TestLogsOfAnAppThatNeverRan(t *testing.T) {
 	})
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()
-	m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
+	m := client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
 	defer m.Close()
 
 	o := logsOptions{ref: "shop"}
@@ -279,14 +281,14 @@ func TestLogsOfANameThatTwoKeysHave(t *testing.T) {
 	mine := false // the caller has one of the two
 	mux.HandleFunc("GET "+manager.PathApps+"/shop", func(w http.ResponseWriter, _ *http.Request) {
 		if !mine {
-			problem.Write(w, "", problem.New(problem.Conflict, "app_name_ambiguous", "2 keys have an app"))
+			httpproblem.Write(w, "", problem.New(problem.Conflict, "app_name_ambiguous", "2 keys have an app"))
 			return
 		}
 		_ = json.NewEncoder(w).Encode(manager.App{ID: "app-2", Name: "shop", Session: "shop"})
 	})
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()
-	m := manager.New(server.Listener.Addr().String(), manager.Options{CertSHA256: ident.Sum(server.Certificate().Raw)})
+	m := client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
 	defer m.Close()
 
 	look := func(ref string) ([]string, error) {

@@ -13,9 +13,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 )
 
 // managerAt is the manager that a command talks to: this machine's, as its state
@@ -23,8 +24,8 @@ import (
 // provider it is known whether it is the same one as before.
 type managerAt struct {
 	manager.Endpoint
-	options manager.Options // how it is known
-	host    string          // of a provider's machine, as the owner names it; empty: this machine
+	options client.ManagerOptions // how it is known
+	host    string                // of a provider's machine, as the owner names it; empty: this machine
 
 	// operator is the key by which a provider claims grants; zero: this machine's
 	// manager, which nobody has to tell from another.
@@ -35,15 +36,15 @@ type managerAt struct {
 func (m managerAt) remote() bool { return m.host != "" }
 
 // dial returns a client of it, under a key (nil: none).
-func (m managerAt) dial(cert *tls.Certificate) *manager.Client {
+func (m managerAt) dial(cert *tls.Certificate) *client.Manager {
 	opts := m.options
 	opts.Certificate = cert
-	return manager.New(m.Address, opts)
+	return client.NewManager(m.Address, opts)
 }
 
 // operatorKey is the key by which its operator claims grants: a provider's is known, and
 // this machine's manager says its own. Zero: it has none.
-func (m managerAt) operatorKey(ctx context.Context, c *manager.Client) (ident.KeyHash, error) {
+func (m managerAt) operatorKey(ctx context.Context, c *client.Manager) (ident.KeyHash, error) {
 	if m.remote() {
 		return m.operator, nil
 	}
@@ -67,11 +68,11 @@ func (g *globals) manager(ctx context.Context) (managerAt, error) {
 	if g.provider != "" {
 		return g.providerAt(ctx, g.provider)
 	}
-	e, err := manager.ReadEndpoint(g.state)
+	e, err := client.ReadEndpoint(g.state)
 	if err != nil {
 		return managerAt{}, noManager(err)
 	}
-	return managerAt{Endpoint: e, options: manager.Options{CertSHA256: e.CertSHA256, PID: e.PID, Source: g.localSource()}}, nil
+	return managerAt{Endpoint: e, options: client.ManagerOptions{CertSHA256: e.CertSHA256, PID: e.PID, Source: g.localSource()}}, nil
 }
 
 // localSource is whose word the problems of this machine's manager are: who can read the
@@ -88,7 +89,7 @@ func (g *globals) localSource() problem.Source {
 // noManager adds to a folder without a manager that there may be one elsewhere.
 func noManager(err error) error {
 	p := problem.From(err)
-	if p.Rule != manager.RuleAway {
+	if p.Rule != client.RuleAway {
 		return err
 	}
 	q := *p
@@ -159,7 +160,7 @@ func (m *managerAs) flags(c *cobra.Command) {
 
 // dial returns a client of the manager: of this machine's as its operator if this
 // user can read the operator's key, else as the owner; of a provider's as the owner.
-func (m *managerAs) dial(ctx context.Context) (*manager.Client, managerAt, error) {
+func (m *managerAs) dial(ctx context.Context) (*client.Manager, managerAt, error) {
 	at, err := m.g.manager(ctx)
 	if err != nil {
 		return nil, at, err

@@ -3,18 +3,19 @@ package cli
 import (
 	"context"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
+	"cupel.dev/cupel/internal/trusted/owner/reference"
 )
 
 // ownerSide is what the owner's commands need: the owner's folder and identity.
 type ownerSide struct {
 	g   *globals
-	dir *owner.Dir
-	id  *owner.Identity
+	dir *home.Dir
+	id  *home.Identity
 }
 
 func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
@@ -30,7 +31,7 @@ func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
 }
 
 // identity is the owner's key pair, made on first use by commands that do something.
-func (g *globals) identity(ctx context.Context, dir *owner.Dir) (*owner.Identity, error) {
+func (g *globals) identity(ctx context.Context, dir *home.Dir) (*home.Identity, error) {
 	if g.completing && !g.haveOwnKey() {
 		return nil, problem.New(problem.NotFound, "owner_identity", "there is no owner's key yet")
 	}
@@ -39,8 +40,8 @@ func (g *globals) identity(ctx context.Context, dir *owner.Dir) (*owner.Identity
 
 // dial returns a client of the CAS at addr that begins with pin (nil: none) and
 // keeps what it learns about a pinned CAS.
-func (o *ownerSide) dial(ctx context.Context, addr string, pin *owner.Pin) (*client.Client, error) {
-	opts := client.Options{
+func (o *ownerSide) dial(ctx context.Context, addr string, pin *home.Pin) (*client.CAS, error) {
+	opts := client.CASOptions{
 		Certificate: &o.id.Certificate, Patience: o.g.wait, Now: o.g.now,
 		RefusedAtOnce: pin == nil && !o.g.waitGiven, // one that was there before may be restarting
 		Waiting: func(why error) {
@@ -51,12 +52,12 @@ func (o *ownerSide) dial(ctx context.Context, addr string, pin *owner.Pin) (*cli
 	if pin != nil {
 		opts.Pin = &client.Pin{Identity: pin.Identity, Head: pin.Head}
 	}
-	return client.New(addr, opts)
+	return client.NewCAS(addr, opts)
 }
 
 // keepHead moves the kept audit head of a pinned CAS on, never back.
 func (o *ownerSide) keepHead(ctx context.Context, addr string, p client.Pin) error {
-	return o.dir.UpdatePins(ctx, func(pins owner.Pins) error {
+	return o.dir.UpdatePins(ctx, func(pins home.Pins) error {
 		if old, ok := pins[addr]; ok && old.Identity == p.Identity && p.Head.Seq > old.Head.Seq {
 			old.Head = p.Head
 			pins[addr] = old
@@ -67,10 +68,10 @@ func (o *ownerSide) keepHead(ctx context.Context, addr string, p client.Pin) err
 
 // cas returns a client of an attested CAS: the one at addr, or else the one that
 // was attested last.
-func (o *ownerSide) cas(ctx context.Context, addr string) (*client.Client, owner.Pin, error) {
+func (o *ownerSide) cas(ctx context.Context, addr string) (*client.CAS, home.Pin, error) {
 	addr, pin, err := o.pinned(addr)
 	if err != nil {
-		return nil, owner.Pin{}, err
+		return nil, home.Pin{}, err
 	}
 	c, err := o.dial(ctx, addr, &pin)
 	return c, pin, err
@@ -78,19 +79,19 @@ func (o *ownerSide) cas(ctx context.Context, addr string) (*client.Client, owner
 
 // pinned returns the address and pin of an attested CAS: the one at addr, or
 // else the one that was attested last.
-func (o *ownerSide) pinned(addr string) (string, owner.Pin, error) {
+func (o *ownerSide) pinned(addr string) (string, home.Pin, error) {
 	pins, err := o.dir.Pins()
 	if err != nil {
-		return "", owner.Pin{}, err
+		return "", home.Pin{}, err
 	}
 	if addr == "" {
 		addr = lastAttested(pins)
 	}
 	if addr == "" {
-		return "", owner.Pin{}, problem.New(problem.Unauthenticated, "cas_not_attested", "no CAS was attested yet").Fix("run: cupel cas attest ADDRESS")
+		return "", home.Pin{}, problem.New(problem.Unauthenticated, "cas_not_attested", "no CAS was attested yet").Fix("run: cupel cas attest ADDRESS")
 	}
 	if addr, err = client.Address(addr); err != nil {
-		return "", owner.Pin{}, err
+		return "", home.Pin{}, err
 	}
 	pin, ok := pins[addr]
 	if !ok {
@@ -99,7 +100,7 @@ func (o *ownerSide) pinned(addr string) (string, owner.Pin, error) {
 	return addr, pin, nil
 }
 
-func lastAttested(pins owner.Pins) (addr string) {
+func lastAttested(pins home.Pins) (addr string) {
 	for _, a := range sortedKeys(pins) {
 		if addr == "" || pins[a].Attested.After(pins[addr].Attested) {
 			addr = a
@@ -110,10 +111,10 @@ func lastAttested(pins owner.Pins) (addr string) {
 
 // casOf returns a client of the CAS that holds a session: the one named, or the
 // one where this owner created it.
-func (o *ownerSide) casOf(ctx context.Context, name ident.SessionName, addr string) (*client.Client, owner.Pin, error) {
+func (o *ownerSide) casOf(ctx context.Context, name ident.SessionName, addr string) (*client.CAS, home.Pin, error) {
 	addr, err := o.casAddress(name, addr)
 	if err != nil {
-		return nil, owner.Pin{}, err
+		return nil, home.Pin{}, err
 	}
 	return o.cas(ctx, addr)
 }
@@ -129,7 +130,7 @@ func (o *ownerSide) casAddress(name ident.SessionName, addr string) (string, err
 
 // sessionAt reads the name of a session and returns a client of its CAS, as casOf
 // finds it, under the owner's identity. The caller closes it.
-func (g *globals) sessionAt(ctx context.Context, arg, addr string) (ident.SessionName, *client.Client, error) {
+func (g *globals) sessionAt(ctx context.Context, arg, addr string) (ident.SessionName, *client.CAS, error) {
 	name, err := parseSessionArg(arg)
 	if err != nil {
 		return "", nil, err
@@ -148,6 +149,6 @@ func (o *ownerSide) vouchedFor(runtime string) (ident.Measurement, bool, error) 
 	if err != nil {
 		return ident.Measurement{}, false, err
 	}
-	v, ok := owner.NewestVouched(known, runtime)
+	v, ok := reference.NewestVouched(known, runtime)
 	return v.Measurement, ok, nil
 }

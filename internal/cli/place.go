@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // place is where this command's apps are: the address of a provider, or the state folder
@@ -30,15 +30,15 @@ func (g *globals) givenState() string {
 }
 
 // deployed are the apps that the owner deployed, those of this place under its one name.
-func (g *globals) deployed(dir *owner.Dir) (owner.Deployed, error) {
+func (g *globals) deployed(dir *home.Dir) (home.Deployed, error) {
 	all, err := dir.Deployed()
 	g.gather(all)
 	return all, err
 }
 
 // updateDeployed changes them as deployed returns them.
-func (g *globals) updateDeployed(ctx context.Context, dir *owner.Dir, change func(owner.Deployed) error) error {
-	return dir.UpdateDeployed(ctx, func(all owner.Deployed) error {
+func (g *globals) updateDeployed(ctx context.Context, dir *home.Dir, change func(home.Deployed) error) error {
+	return dir.UpdateDeployed(ctx, func(all home.Deployed) error {
 		g.gather(all)
 		return change(all)
 	})
@@ -46,7 +46,7 @@ func (g *globals) updateDeployed(ctx context.Context, dir *owner.Dir, change fun
 
 // gather brings what was kept under the link that the state folder is given by to the
 // folder's own name. Of two apps that are called the same the one deployed last counts.
-func (g *globals) gather(all owner.Deployed) {
+func (g *globals) gather(all home.Deployed) {
 	place, link := g.place(), g.givenState()
 	apps := all[link]
 	if g.provider != "" || link == place || len(apps) == 0 {
@@ -54,7 +54,7 @@ func (g *globals) gather(all owner.Deployed) {
 	}
 	delete(all, link)
 	if all[place] == nil {
-		all[place] = map[string]owner.DeployedApp{}
+		all[place] = map[string]home.DeployedApp{}
 	}
 	for name, app := range apps {
 		if has, known := all[place][name]; !known || has.At.Before(app.At) {

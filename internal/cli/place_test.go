@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // TestPlace: a state folder is one place, however it is named; a provider's is its address.
@@ -46,8 +46,8 @@ func TestGather(t *testing.T) {
 		t.Fatal(err)
 	}
 	old, late := time.Unix(1, 0), time.Unix(2, 0)
-	kept := func() owner.Deployed {
-		return owner.Deployed{
+	kept := func() home.Deployed {
+		return home.Deployed{
 			dir:        {"a": {Session: "new", At: late}, "b": {Session: "old", At: old}},
 			link:       {"a": {Session: "old", At: old}, "b": {Session: "new", At: late}, "c": {Session: "new", At: old}},
 			"host:500": {"c": {Session: "other"}},

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // TestFilesInWords: a file that can't be used is named, with what is wrong with it and
@@ -92,7 +92,7 @@ func TestDamagedOwnersFiles(t *testing.T) {
 // aKey makes an owner's key in their folder.
 func aKey(t *testing.T, dir string) error {
 	t.Helper()
-	d, err := owner.Open(dir)
+	d, err := home.Open(dir)
 	if err == nil {
 		_, err = d.Identity(t.Context(), time.Now)
 	}

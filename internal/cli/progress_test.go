@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestNobodyWaitsInSilence: without a terminal, too, it is said now and then that a

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 func newProviderCommand(g *globals) *cobra.Command {
@@ -80,9 +80,9 @@ func runProviderForget(ctx context.Context, g *globals, text string) error {
 	if err != nil {
 		return err
 	}
-	var was owner.Provider
+	var was home.Provider
 	near := ""
-	err = dir.UpdateProviders(ctx, func(all owner.Providers) error {
+	err = dir.UpdateProviders(ctx, func(all home.Providers) error {
 		first, known := all[addr]
 		if !known {
 			near = sameHost(addr, sortedKeys(all))
@@ -102,7 +102,7 @@ func runProviderForget(ctx context.Context, g *globals, text string) error {
 		return err
 	}
 	if g.json() {
-		return g.printJSON(owner.Providers{addr: was})
+		return g.printJSON(home.Providers{addr: was})
 	}
 	g.printf("%s is forgotten; the next command that talks to it keeps what it shows then.\n", addr)
 	return nil

@@ -8,10 +8,10 @@ import (
 	"strconv"
 	"strings"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // providerPort is the port of a manager's API where the address names none.
@@ -40,11 +40,11 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 		}
 	}
 
-	at := managerAt{options: manager.Options{Remote: true, Source: problem.Operator}}
+	at := managerAt{options: client.ManagerOptions{Remote: true, Source: problem.Operator}}
 	if pin.Certificate != nil {
 		at.options.CertSHA256 = *pin.Certificate
 	}
-	m := manager.New(addr, at.options)
+	m := client.NewManager(addr, at.options)
 	defer m.Close()
 	info, err := m.Info(ctx)
 	if err != nil {
@@ -83,19 +83,19 @@ func certificateText(pinned *ident.Digest) string {
 }
 
 // firstSeen looks at who answers at an address that is not known yet.
-func firstSeen(ctx context.Context, addr string) (owner.Provider, error) {
-	shown, err := manager.ShownAt(ctx, addr)
+func firstSeen(ctx context.Context, addr string) (home.Provider, error) {
+	shown, err := client.ShownAt(ctx, addr)
 	if err != nil || shown.Public {
-		return owner.Provider{}, err
+		return home.Provider{}, err
 	}
-	return owner.Provider{Certificate: &shown.SHA256}, nil
+	return home.Provider{Certificate: &shown.SHA256}, nil
 }
 
 // keepProvider keeps a provider that answered for the first time, and returns what
 // is kept: another command may have been faster.
-func (g *globals) keepProvider(ctx context.Context, dir *owner.Dir, addr string, pin owner.Provider) (owner.Provider, error) {
+func (g *globals) keepProvider(ctx context.Context, dir *home.Dir, addr string, pin home.Provider) (home.Provider, error) {
 	met := true
-	err := dir.UpdateProviders(ctx, func(all owner.Providers) error {
+	err := dir.UpdateProviders(ctx, func(all home.Providers) error {
 		if first, ok := all[addr]; ok {
 			pin, met = first, false
 			return nil
@@ -120,7 +120,7 @@ func (g *globals) keepProvider(ctx context.Context, dir *owner.Dir, addr string,
 // that can mean, and the way out.
 func changedProvider(err error, addr string) error {
 	p := problem.From(err)
-	if p.Rule != manager.RuleCertificate {
+	if p.Rule != client.RuleCertificate {
 		return err
 	}
 	q := *p

@@ -3,7 +3,7 @@ package cli
 import (
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 func TestProviderAddress(t *testing.T) {

@@ -10,10 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 type psOptions struct {

@@ -15,9 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // TestStateOfAnInstance: a person sees what an instance is at, where it is at
@@ -210,11 +210,11 @@ func TestWideTables(t *testing.T) {
 // with what it expected, and a mend that fits.
 func TestOtherCodeIsExplained(t *testing.T) {
 	dir := t.TempDir()
-	d, err := owner.Open(dir)
+	d, err := home.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = d.UpdateSessions(t.Context(), func(all owner.Sessions) error { all["shop"] = owner.SessionRecord{Runtime: "python"}; return nil })
+	err = d.UpdateSessions(t.Context(), func(all home.Sessions) error { all["shop"] = home.SessionRecord{Runtime: "python"}; return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

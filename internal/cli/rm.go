@@ -7,9 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 type rmOptions struct {
@@ -186,7 +187,7 @@ func (g *globals) alreadyGone(ctx context.Context, ref string, unknown error) er
 
 // remembered is the owner's side with the apps that were deployed from here; nil: nobody
 // has deployed any.
-func (g *globals) remembered(ctx context.Context) (*ownerSide, owner.Deployed, error) {
+func (g *globals) remembered(ctx context.Context) (*ownerSide, home.Deployed, error) {
 	if !g.haveOwnKey() {
 		return nil, nil, nil
 	}
@@ -201,7 +202,7 @@ func (g *globals) remembered(ctx context.Context) (*ownerSide, owner.Deployed, e
 // forget forgets under which session an app that is gone was deployed from here: another
 // may have its name from now on.
 func (g *globals) forget(ctx context.Context, side *ownerSide, ref string) {
-	err := g.updateDeployed(context.WithoutCancel(ctx), side.dir, func(all owner.Deployed) error {
+	err := g.updateDeployed(context.WithoutCancel(ctx), side.dir, func(all home.Deployed) error {
 		all.Forget(g.place(), ref)
 		return nil
 	})
@@ -211,7 +212,7 @@ func (g *globals) forget(ctx context.Context, side *ownerSide, ref string) {
 }
 
 // notKept are the events of instances that ended without keeping what they wrote.
-func notKept(ctx context.Context, m *manager.Client, app string, since time.Time) ([]manager.Event, error) {
+func notKept(ctx context.Context, m *client.Manager, app string, since time.Time) ([]manager.Event, error) {
 	var out []manager.Event
 	err := m.Events(ctx, 0, app, false, func(e manager.Event) error {
 		if e.Reason == manager.ReasonNotCommitted && !e.Time.Before(since) {

@@ -5,27 +5,27 @@ import (
 	"slices"
 	"time"
 
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // grantsOf are those of an app's grants that haven't ended, by the word of its session's
 // CAS: none of a session that is gone.
-func grantsOf(ctx context.Context, c *client.Client, app owner.DeployedApp) ([]api.Grant, error) {
+func grantsOf(ctx context.Context, c *client.CAS, app home.DeployedApp) ([]owners.Grant, error) {
 	all, err := c.Grants(ctx, app.Session)
 	if err != nil && problem.KindOf(err) != problem.NotFound {
 		return nil, err
 	}
-	return slices.DeleteFunc(all, func(g api.Grant) bool {
-		return g.State == api.GrantEnded || !slices.Contains(app.Grants, g.ID)
+	return slices.DeleteFunc(all, func(g owners.Grant) bool {
+		return g.State == owners.GrantEnded || !slices.Contains(app.Grants, g.ID)
 	}), nil
 }
 
 // leftOf are these grants, asked for once.
-func (o *ownerSide) leftOf(ctx context.Context, app owner.DeployedApp) ([]api.Grant, error) {
+func (o *ownerSide) leftOf(ctx context.Context, app home.DeployedApp) ([]owners.Grant, error) {
 	c, _, err := o.casOf(ctx, app.Session, app.CAS)
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func (o *ownerSide) leftOf(ctx context.Context, app owner.DeployedApp) ([]api.Gr
 
 // over says that an app can't run any more, by the word of its session's CAS. Of one whose
 // grants aren't remembered here nobody knows.
-func (o *ownerSide) over(ctx context.Context, app owner.DeployedApp) bool {
+func (o *ownerSide) over(ctx context.Context, app home.DeployedApp) bool {
 	if len(app.Grants) == 0 {
 		return false
 	}
@@ -48,7 +48,7 @@ func (o *ownerSide) over(ctx context.Context, app owner.DeployedApp) bool {
 
 // endRights sees to it that no grant is left by which the manager could run an app that it
 // removed. It gives them back; one that it keeps is withdrawn with the owner's key.
-func (o *ownerSide) endRights(ctx context.Context, called string, app owner.DeployedApp) error {
+func (o *ownerSide) endRights(ctx context.Context, called string, app home.DeployedApp) error {
 	c, _, err := o.casOf(ctx, app.Session, app.CAS)
 	if err != nil {
 		return err
@@ -72,7 +72,7 @@ func (o *ownerSide) endRights(ctx context.Context, called string, app owner.Depl
 
 // unconfirmed is what is said of an app that is gone by the manager's word alone, though
 // the CAS would have to know it.
-func unconfirmed(called string, app owner.DeployedApp, err error) *problem.Error {
+func unconfirmed(called string, app home.DeployedApp, err error) *problem.Error {
 	return problem.New(problem.Unavailable, "rm_unconfirmed", "the manager says that %s is gone, and whether its grant has ended is not known: %s", called, plain.Reason(problem.From(err))).
 		Want("the CAS's word, as what has a grant keeps its secrets").
 		Fix("run this again when the CAS answers; or see 'cupel session grants %s', and end what is left with --withdraw", app.Session)

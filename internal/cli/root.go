@@ -27,9 +27,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // globals is what every command may use: the process's surroundings and the
@@ -295,7 +295,7 @@ func (g *globals) fail(err error) int {
 	code := 1
 	p, ok := errors.AsType[*problem.Error](err)
 	if !ok {
-		err = disk.Explain(err, ".", "that file")
+		err = diskerror.Explain(err, ".", "that file")
 		p, ok = errors.AsType[*problem.Error](err)
 	}
 	if ok && p.Rule == ruleOutput && errors.Is(err, syscall.EPIPE) {

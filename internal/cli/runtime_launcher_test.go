@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 // TestLauncherOfAPipe: what --launcher names may be a pipe, as <(...) of a shell.

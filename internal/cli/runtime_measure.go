@@ -9,12 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
+	"cupel.dev/cupel/internal/trusted/owner/reference"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/version"
 	"cupel.dev/cupel/runtimes"
@@ -140,7 +140,7 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	if err := r.fill(lock, img); err != nil {
 		return err
 	}
-	v := owner.Vouched{Measurement: r.Measurement, Runtime: r.Runtime, Definition: def.Digest(), Lock: r.Lock,
+	v := reference.Vouched{Measurement: r.Measurement, Runtime: r.Runtime, Definition: def.Digest(), Lock: r.Lock,
 		Launcher: launcher, IndexDate: r.IndexDate, How: "rebuilt from Debian's signed packages", At: g.now().UTC()}
 	if r.SupersededBy, err = vouch(folder, v); err != nil {
 		return err
@@ -150,15 +150,15 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 
 // vouch notes what the owner vouches for. It returns the measurement of newer packages
 // of the same runtime that they vouch for already, if there is one.
-func vouch(folder string, v owner.Vouched) (newer *ident.Measurement, err error) {
-	if err := owner.Vouch(folder, v); err != nil {
+func vouch(folder string, v reference.Vouched) (newer *ident.Measurement, err error) {
+	if err := reference.Vouch(folder, v); err != nil {
 		return nil, err
 	}
-	known, err := owner.ReadVouched(folder)
+	known, err := reference.ReadVouched(folder)
 	if err != nil {
 		return nil, err
 	}
-	if newest, ok := owner.NewestVouched(known, v.Runtime); ok && newest.Measurement != v.Measurement {
+	if newest, ok := reference.NewestVouched(known, v.Runtime); ok && newest.Measurement != v.Measurement {
 		return &newest.Measurement, nil
 	}
 	return nil, nil

@@ -5,8 +5,8 @@ import (
 	"context"
 	"strings"
 
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 )
 
 // open returns the lock's text, and the source if that is where it came from.

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 	"cupel.dev/cupel/runtimes"
 )
 

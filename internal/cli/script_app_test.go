@@ -12,10 +12,11 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"cupel.dev/cupel/internal/castest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/testing/castest"
+	"cupel.dev/cupel/internal/trusted/owner/home"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 type scriptAppKey struct{}
@@ -46,7 +47,7 @@ func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	switch args[0] {
 	case "exit":
-		ts.Check(a.conn.Post(release.PathExit, release.Exit{Version: release.Version}, nil))
+		ts.Check(a.conn.Post(wire.PathExit, wire.Exit{Version: wire.ReleaseVersion}, nil))
 		return
 	case "impostor":
 		a.serve(ts, nil)
@@ -61,7 +62,7 @@ func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if len(args) > 2 {
-		in.Grant, err = release.ParseGrantToken(strings.TrimSpace(ts.ReadFile(args[2])))
+		in.Grant, err = owners.ParseGrantToken(strings.TrimSpace(ts.ReadFile(args[2])))
 	} else {
 		in.Grant, err = wideGrant(ctx, ts, cas, session)
 	}
@@ -80,8 +81,8 @@ func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // wideGrant is a grant of the script's owner for as much as anybody wants.
-func wideGrant(ctx context.Context, ts *testscript.TestScript, cas *scriptCAS, session ident.SessionName) (release.GrantToken, error) {
-	dir, err := owner.Open(ts.Getenv("CUPEL_CONFIG"))
+func wideGrant(ctx context.Context, ts *testscript.TestScript, cas *scriptCAS, session ident.SessionName) (owners.GrantToken, error) {
+	dir, err := home.Open(ts.Getenv("CUPEL_CONFIG"))
 	ts.Check(err)
 	id, err := dir.Identity(ctx, time.Now)
 	ts.Check(err)

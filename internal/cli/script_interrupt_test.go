@@ -15,7 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
+	"cupel.dev/cupel/api/owners"
 )
 
 // interruptAfter names how many requests a test's cupel sends before it is interrupted,
@@ -72,15 +72,15 @@ func interruptedCommand(ts *testscript.TestScript, neg bool, args []string) {
 	held := func() (open, claimed []string) {
 		ts.Setenv(interruptAfter, "")
 		ts.Check(ts.Exec("cupel", "session", "grants", args[0], "-o", "json"))
-		var all []api.Grant
+		var all []owners.Grant
 		ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &all))
 		for _, g := range all {
 			switch g.State {
-			case api.GrantOpen:
+			case owners.GrantOpen:
 				open = append(open, g.ID.Short())
-			case api.GrantClaimed:
+			case owners.GrantClaimed:
 				claimed = append(claimed, g.ID.Short())
-			case api.GrantEnded:
+			case owners.GrantEnded:
 			}
 		}
 		return open, claimed

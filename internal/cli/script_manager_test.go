@@ -18,12 +18,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/castest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/testing/castest"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 type scriptManagerKey struct{}
@@ -45,7 +47,7 @@ type scriptManager struct {
 	claims    ident.SessionName  // which session it says that the app runs; empty: the truth
 	unclaimed string             // it takes codes, claims none and says this: "done", "unknown" or "gone" (and then knows no app)
 	called    string             // what it says that the app is called, without a grant to tell; empty: the truth
-	names     *release.GrantID   // that it says the app runs under; nil: the truth
+	names     *owners.GrantID    // that it says the app runs under; nil: the truth
 	drained   func() error       // leads the port to the newest instance, late; nil: it does
 	stale     bool               // it pulls nothing and says that it did
 	port      uint16             // at which it says that the app is; 0: the truth
@@ -67,8 +69,8 @@ type scriptManager struct {
 	shows     *answering // that
 	owner     ident.KeyHash
 	revision  int
-	current   release.GrantToken // what serves runs under it
-	next      release.GrantToken // of the deployment under way
+	current   owners.GrantToken // what serves runs under it
+	next      owners.GrantToken // of the deployment under way
 }
 
 func (m *scriptManager) stop() {
@@ -83,7 +85,7 @@ func (m *scriptManager) stop() {
 }
 
 // front has an instance answer at the app's port.
-func (m *scriptManager) front(reply *release.Reply) error {
+func (m *scriptManager) front(reply *wire.ReleaseReply) error {
 	files := map[string][]byte{}
 	for _, f := range reply.Files {
 		files[f.Path] = f.Content
@@ -134,7 +136,7 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "lie", "double", "oldfront", "drains":
 		m.lies = args[0]
 	case "names":
-		id, err := release.ParseGrantID(args[1])
+		id, err := owners.ParseGrantID(args[1])
 		ts.Check(err)
 		m.names = &id
 	case "stale":
@@ -183,7 +185,7 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // release has the CAS attest an instance of a service, under the newest grant.
-func (m *scriptManager) release(ctx context.Context, service ident.ServiceName, measurement ident.Measurement) (*release.Reply, *castest.Conn, error) {
+func (m *scriptManager) release(ctx context.Context, service ident.ServiceName, measurement ident.Measurement) (*wire.ReleaseReply, *castest.Conn, error) {
 	in, err := castest.NewInstance(m.cas.env.Instances, m.cas.env.Identity, m.cas.env.Platform, m.session, service, measurement)
 	if err != nil {
 		return nil, nil, err
@@ -203,7 +205,7 @@ func (m *scriptManager) pull(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	return conn.Post(release.PathExit, release.Exit{Version: release.Version}, &struct{}{})
+	return conn.Post(wire.PathExit, wire.Exit{Version: wire.ReleaseVersion}, &struct{}{})
 }
 
 // deploy claims the request's code and starts what it may.
@@ -212,13 +214,13 @@ func (m *scriptManager) deploy(ctx context.Context) error {
 	defer cancel()
 	m.looks, m.listed = 0, 0
 	m.revision++
-	m.next = release.GrantToken{}
+	m.next = owners.GrantToken{}
 	most := m.count
 	if m.asked.Code == "" && !m.asked.Ungranted {
 		return problem.New(problem.Denied, "grant_missing", "no code")
 	}
 	if m.asked.Code != "" {
-		code, err := release.ParseGrantCode(m.asked.Code)
+		code, err := owners.ParseGrantCode(m.asked.Code)
 		if err != nil {
 			return err
 		}
@@ -298,7 +300,7 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 			return
 		}
 		if err := m.deploy(r.Context()); err != nil {
-			problem.Write(w, "", err)
+			httpproblem.Write(w, "", err)
 			return
 		}
 		_ = json.NewEncoder(w).Encode(m.app())
@@ -311,11 +313,11 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if strings.HasPrefix(r.PathValue("app"), "app-other") {
-			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
+			httpproblem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
 			return
 		}
 		if m.unclaimed == "gone" || m.revision == 0 {
-			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
+			httpproblem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
 			return
 		}
 		if m.unclaimed != "deploying" {
@@ -323,7 +325,7 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		}
 		if m.looks == 2 {
 			if err := m.ended(r.Context()); err != nil {
-				problem.Write(w, "", err)
+				httpproblem.Write(w, "", err)
 				return
 			}
 		}
@@ -343,18 +345,18 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 			}
 		}
 		if m.revision == 0 {
-			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
+			httpproblem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
 			return
 		}
 		gone := m.app()
 		if ref := r.PathValue("app"); m.strict && ref != gone.ID && ref != gone.Name {
-			problem.Write(w, "", problem.New(problem.NotFound, "app", "no app %q", ref).Fix("did you mean %s? See 'cupel ps'", gone.Name))
+			httpproblem.Write(w, "", problem.New(problem.NotFound, "app", "no app %q", ref).Fix("did you mean %s? See 'cupel ps'", gone.Name))
 			return
 		}
 		if m.removes {
-			m.next, m.instances, m.revision = release.GrantToken{}, nil, 0
+			m.next, m.instances, m.revision = owners.GrantToken{}, nil, 0
 			if err := m.ended(r.Context()); err != nil {
-				problem.Write(w, "", err)
+				httpproblem.Write(w, "", err)
 				return
 			}
 		}
@@ -374,13 +376,13 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.unclaimed == "unknown" {
-			problem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
+			httpproblem.Write(w, "", problem.New(problem.NotFound, "app_unknown", "no such app"))
 			return
 		}
 		list := manager.InstanceList{Version: manager.Version}
 		if m.listed++; m.drained != nil && m.listed > 1 { // whoever asks again has met the old one
 			if err := m.drained(); err != nil {
-				problem.Write(w, "", err)
+				httpproblem.Write(w, "", err)
 				return
 			}
 			m.drained = nil
@@ -412,7 +414,7 @@ func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {
 	ts.Check(err)
 	state := ts.Getenv("CUPEL_STATE")
 	ts.Check(os.MkdirAll(state, 0o755))
-	ts.Check(os.WriteFile(filepath.Join(state, manager.EndpointFile), b, 0o600))
+	ts.Check(os.WriteFile(filepath.Join(state, client.EndpointFile), b, 0o600))
 }
 
 // endApp shows an instance as one whose app ended since it was looked at first.

@@ -20,9 +20,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // scriptProvider is what a script's manager is to owners on other machines: how it
@@ -30,7 +30,7 @@ import (
 type scriptProvider struct {
 	cert atomic.Pointer[tls.Certificate] // nil: the test server's
 	key  atomic.Pointer[ident.KeyHash]   // that it says to claim with; nil: the true one
-	race atomic.Pointer[owner.Dir]       // where somebody keeps another certificate when it is asked; nil: nobody does
+	race atomic.Pointer[home.Dir]        // where somebody keeps another certificate when it is asked; nil: nobody does
 }
 
 // config shows the certificate that the script chose.
@@ -59,8 +59,8 @@ func (p *scriptProvider) routes(m *scriptManager, mux *http.ServeMux) {
 			info.OperatorKey = *key
 		}
 		if dir := p.race.Swap(nil); dir != nil {
-			if err := dir.UpdateProviders(r.Context(), func(all owner.Providers) error {
-				all[r.Host] = owner.Provider{Certificate: &ident.Digest{0x11}, OperatorKey: info.OperatorKey, Since: time.Now()}
+			if err := dir.UpdateProviders(r.Context(), func(all home.Providers) error {
+				all[r.Host] = home.Provider{Certificate: &ident.Digest{0x11}, OperatorKey: info.OperatorKey, Since: time.Now()}
 				return nil
 			}); err != nil {
 				panic(err) // a test's own folder
@@ -100,7 +100,7 @@ func providerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "zero":
 		m.remote.key.Store(&ident.KeyHash{})
 	case "race":
-		dir, err := owner.Open(ts.Getenv("CUPEL_CONFIG"))
+		dir, err := home.Open(ts.Getenv("CUPEL_CONFIG"))
 		ts.Check(err)
 		m.remote.race.Store(dir)
 	case "public":

@@ -20,10 +20,10 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"cupel.dev/cupel/internal/castest"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/cli"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/testing/castest"
 )
 
 // TestMain lets scripts run this binary as cupel.
@@ -97,7 +97,7 @@ func grantsCommand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		return
 	}
-	var all []api.Grant
+	var all []owners.Grant
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &all))
 	for _, g := range all {
 		if g.App == args[1] {

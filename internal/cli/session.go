@@ -11,12 +11,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
+	"cupel.dev/cupel/internal/trusted/owner/reference"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -70,7 +72,7 @@ and every measurement in it that you can't vouch for. Sends nothing.`,
 }
 
 type checkReply struct {
-	Differences  []owner.Difference                      `json:"differences"`
+	Differences  []template.Difference                   `json:"differences"`
 	Measurements map[ident.ServiceName]ident.Measurement `json:"measurements"`
 }
 
@@ -84,11 +86,11 @@ func runSessionCheck(ctx context.Context, g *globals, o sessionOptions) error {
 		return err
 	}
 	if g.json() {
-		if err := g.printJSON(checkReply{append([]owner.Difference{}, reviewed.Differences...), reviewed.Measurements}); err != nil {
+		if err := g.printJSON(checkReply{append([]template.Difference{}, reviewed.Differences...), reviewed.Measurements}); err != nil {
 			return err
 		}
 	}
-	if err := owner.Refuse(reviewed.Differences); err != nil {
+	if err := template.Refuse(reviewed.Differences); err != nil {
 		return err
 	}
 	if !g.json() {
@@ -100,14 +102,14 @@ func runSessionCheck(ctx context.Context, g *globals, o sessionOptions) error {
 
 // review reads FILE and judges it by the owner's inputs, which it asks for where
 // no flag gives them.
-func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (owner.Inputs, *owner.Reviewed, error) {
+func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (template.Inputs, *template.Reviewed, error) {
 	text, err := readSmall(ctx, opts.file, session.MaxSize)
 	if err != nil {
 		p := *problem.From(err)
-		return owner.Inputs{}, nil, p.Want("a file with a session template").Fix("name the one that 'cupel template' wrote: cupel template … > FILE")
+		return template.Inputs{}, nil, p.Want("a file with a session template").Fix("name the one that 'cupel template' wrote: cupel template … > FILE")
 	}
 	if err := o.g.askInputs(ctx, &opts.inputs); err != nil {
-		return owner.Inputs{}, nil, err
+		return template.Inputs{}, nil, err
 	}
 	in, err := o.inputs(&opts.inputs)
 	if err != nil {
@@ -117,11 +119,11 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (owner.Inp
 	if err != nil {
 		return in, nil, err
 	}
-	accepts, err := owner.AcceptVouched(known, opts.accept)
+	accepts, err := template.AcceptVouched(known, opts.accept)
 	if err != nil {
 		return in, nil, err
 	}
-	reviewed, err := owner.Review(text, in, accepts)
+	reviewed, err := template.Review(text, in, accepts)
 	return in, reviewed, err
 }
 
@@ -147,9 +149,9 @@ func (o *ownerSide) printMeasurements(ms map[ident.ServiceName]ident.Measurement
 		return err
 	}
 	var rows [][]string
-	for _, service := range []ident.ServiceName{owner.PullService, owner.AppService} {
+	for _, service := range []ident.ServiceName{template.PullService, template.AppService} {
 		how := "accepted on the command line"
-		if i := slices.IndexFunc(known, func(v owner.Vouched) bool { return v.Measurement == ms[service] }); i >= 0 {
+		if i := slices.IndexFunc(known, func(v reference.Vouched) bool { return v.Measurement == ms[service] }); i >= 0 {
 			how = known[i].How + ", packages as of " + known[i].IndexDate.UTC().Format(time.DateOnly)
 		}
 		rows = append(rows, []string{string(service), ms[service].String(), how})
@@ -232,7 +234,7 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := owner.Refuse(reviewed.Differences); err != nil {
+	if err := template.Refuse(reviewed.Differences); err != nil {
 		return err
 	}
 	g.warnCommand(in.Command)
@@ -246,9 +248,9 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if err != nil {
 		return err
 	}
-	checkName := owner.CheckNewSessionName
+	checkName := template.CheckNewSessionName
 	if o.update {
-		checkName = owner.CheckSessionName
+		checkName = template.CheckSessionName
 	}
 	if err := checkName(values.session); err != nil {
 		return err
@@ -282,13 +284,13 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 }
 
 // upload gives the CAS a session's text, and makes sure that it keeps this very one.
-func (o *ownerSide) upload(ctx context.Context, c *client.Client, text []byte, update bool) (ident.Digest, [][]string, error) {
+func (o *ownerSide) upload(ctx context.Context, c *client.CAS, text []byte, update bool) (ident.Digest, [][]string, error) {
 	parsed, err := session.Parse(text)
 	if err != nil {
 		return ident.Digest{}, nil, err
 	}
 	want := parsed.Hash(o.id.KeyHash)
-	created, err := lasting(ctx, o.g, "cupel session read "+string(parsed.Name), func(ctx context.Context) (api.Created, error) { return c.CreateSession(ctx, text) })
+	created, err := lasting(ctx, o.g, "cupel session read "+string(parsed.Name), func(ctx context.Context) (owners.Created, error) { return c.CreateSession(ctx, text) })
 	if err != nil {
 		return want, nil, nameTaken(err, parsed.Name, update)
 	}
@@ -320,15 +322,15 @@ func (o *ownerSide) showCreated(reply createReply) error {
 }
 
 // noteCreated keeps where a session is and what it was made from.
-func (o *ownerSide) noteCreated(ctx context.Context, cas string, name ident.SessionName, hash ident.Digest, in owner.Inputs) error {
-	return o.dir.UpdateSessions(context.WithoutCancel(ctx), func(all owner.Sessions) error {
-		all[name] = owner.SessionRecord{
+func (o *ownerSide) noteCreated(ctx context.Context, cas string, name ident.SessionName, hash ident.Digest, in template.Inputs) error {
+	return o.dir.UpdateSessions(context.WithoutCancel(ctx), func(all home.Sessions) error {
+		all[name] = home.SessionRecord{
 			CAS:            cas,
 			Runtime:        in.Runtime,
 			Command:        in.Command,
 			Volume:         in.Volume,
 			DNS:            in.DNS,
-			Ref:            owner.PinnedRef(in.Ref),
+			Ref:            template.PinnedRef(in.Ref),
 			OnRenewal:      in.OnRenewal,
 			Simulation:     in.Simulation != nil,
 			SimulationRoot: in.Simulation,
@@ -341,8 +343,8 @@ func (o *ownerSide) noteCreated(ctx context.Context, cas string, name ident.Sess
 
 // keepLauncher returns the template to fill in. An update keeps the measurements
 // of the launcher before, unless they are to be dropped; those are returned too.
-func (o *ownerSide) keepLauncher(ctx context.Context, c *client.Client, opts *sessionOptions, name ident.SessionName, in owner.Inputs,
-	reviewed *owner.Reviewed,
+func (o *ownerSide) keepLauncher(ctx context.Context, c *client.CAS, opts *sessionOptions, name ident.SessionName, in template.Inputs,
+	reviewed *template.Reviewed,
 ) ([]byte, map[ident.ServiceName][]ident.Measurement, error) {
 	if !opts.update || opts.drop {
 		return reviewed.Text, nil, nil
@@ -361,7 +363,7 @@ func (o *ownerSide) keepLauncher(ctx context.Context, c *client.Client, opts *se
 	}
 
 	in.Measurements = reviewed.Measurements
-	in.Also = owner.Kept(parsed, known, reviewed.Measurements)
-	text, err := owner.Template(in)
+	in.Also = reference.Kept(parsed, known, reviewed.Measurements)
+	text, err := template.Render(in)
 	return text, in.Also, err
 }

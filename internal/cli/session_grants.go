@@ -10,11 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 type grantsOptions struct {
@@ -87,7 +86,7 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 		return changeGrant(ctx, g, c, all, name, o)
 	}
 	if g.json() {
-		return g.printJSON(append([]api.Grant{}, all...))
+		return g.printJSON(append([]owners.Grant{}, all...))
 	}
 	if len(all) == 0 {
 		g.printf("session %s has no grants: unless its access_policy says deploy: [ANY], nobody may run it; cupel deploy %s and cupel session submit %s make one\n", name, name, name)
@@ -96,19 +95,19 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 	return g.printGrants(all)
 }
 
-func withdrawGrant(ctx context.Context, g *globals, c *client.Client, all []api.Grant, name ident.SessionName, ref string) error {
+func withdrawGrant(ctx context.Context, g *globals, c *client.CAS, all []owners.Grant, name ident.SessionName, ref string) error {
 	grant, err := findGrant(all, name, ref)
 	if err != nil {
 		return err
 	}
-	ended, err := lasting(ctx, g, "cupel session grants "+string(grant.Session), func(ctx context.Context) (api.Grant, error) { return c.WithdrawGrant(ctx, grant.ID) })
+	ended, err := lasting(ctx, g, "cupel session grants "+string(grant.Session), func(ctx context.Context) (owners.Grant, error) { return c.WithdrawGrant(ctx, grant.ID) })
 	if err != nil {
 		return err
 	}
 	if g.json() {
 		return g.printJSON(ended)
 	}
-	if grant.State == api.GrantEnded {
+	if grant.State == owners.GrantEnded {
 		g.printf("grant %s had ended\n", grant.ID.Short())
 		return nil
 	}
@@ -119,7 +118,7 @@ func withdrawGrant(ctx context.Context, g *globals, c *client.Client, all []api.
 	return nil
 }
 
-func changeGrant(ctx context.Context, g *globals, c *client.Client, all []api.Grant, name ident.SessionName, o grantsOptions) error {
+func changeGrant(ctx context.Context, g *globals, c *client.CAS, all []owners.Grant, name ident.SessionName, o grantsOptions) error {
 	grant, err := findGrant(all, name, o.grant)
 	if err != nil {
 		return err
@@ -136,10 +135,10 @@ func changeGrant(ctx context.Context, g *globals, c *client.Client, all []api.Gr
 		if _, both := services[service]; both {
 			return problem.New(problem.Invalid, "instances", "--instances %d and --service %s=…", o.instances, service).Want("one of them")
 		}
-		services[service] = release.GrantedService{Instances: o.instances}
+		services[service] = owners.GrantedService{Instances: o.instances}
 	}
-	changed, err := lasting(ctx, g, "cupel session grants "+string(grant.Session), func(ctx context.Context) (api.Grant, error) {
-		return c.ChangeGrant(ctx, grant.ID, api.GrantChange{Services: services})
+	changed, err := lasting(ctx, g, "cupel session grants "+string(grant.Session), func(ctx context.Context) (owners.Grant, error) {
+		return c.ChangeGrant(ctx, grant.ID, owners.GrantChange{Services: services})
 	})
 	if err != nil {
 		return err
@@ -147,11 +146,11 @@ func changeGrant(ctx context.Context, g *globals, c *client.Client, all []api.Gr
 	if g.json() {
 		return g.printJSON(changed)
 	}
-	return g.printGrants([]api.Grant{changed})
+	return g.printGrants([]owners.Grant{changed})
 }
 
 // theServing is the one service of a grant that isn't a job.
-func theServing(grant api.Grant) (ident.ServiceName, error) {
+func theServing(grant owners.Grant) (ident.ServiceName, error) {
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(grant.Services)) {
 		if grant.Services[name].Runs == 0 {
@@ -169,8 +168,8 @@ func theServing(grant api.Grant) (ident.ServiceName, error) {
 const grantDigits = 4
 
 // findGrant returns the grant with that id, or the only one whose id begins so.
-func findGrant(all []api.Grant, session ident.SessionName, ref string) (api.Grant, error) {
-	var found []api.Grant
+func findGrant(all []owners.Grant, session ident.SessionName, ref string) (owners.Grant, error) {
+	var found []owners.Grant
 	for _, g := range all {
 		if strings.HasPrefix(g.ID.String(), strings.ToLower(ref)) {
 			found = append(found, g)
@@ -179,19 +178,19 @@ func findGrant(all []api.Grant, session ident.SessionName, ref string) (api.Gran
 	list := "list them: cupel session grants " + string(session)
 	switch {
 	case len(ref) < grantDigits:
-		return api.Grant{}, problem.New(problem.Invalid, "grant_unknown", "a grant can't be named by %s", problem.Count(len(ref), "digit")).
+		return owners.Grant{}, problem.New(problem.Invalid, "grant_unknown", "a grant can't be named by %s", problem.Count(len(ref), "digit")).
 			Want("its id, or the first %d digits or more", grantDigits).Fix("%s", list)
 	case len(found) == 0:
-		return api.Grant{}, problem.New(problem.NotFound, "grant_unknown", "no grant of session %s has an id that begins with %.40q", session, ref).
+		return owners.Grant{}, problem.New(problem.NotFound, "grant_unknown", "no grant of session %s has an id that begins with %.40q", session, ref).
 			Want("its id, or the first %d digits or more", grantDigits).Fix("%s", list)
 	case len(found) > 1:
-		return api.Grant{}, problem.New(problem.NotFound, "grant_unknown", "%d grants of session %s have ids that begin with %.40q", len(found), session, ref).
+		return owners.Grant{}, problem.New(problem.NotFound, "grant_unknown", "%d grants of session %s have ids that begin with %.40q", len(found), session, ref).
 			Want("more digits, so that one is left").Fix("%s", list)
 	}
 	return found[0], nil
 }
 
-func (g *globals) printGrants(all []api.Grant) error {
+func (g *globals) printGrants(all []owners.Grant) error {
 	var rows [][]string
 	for _, grant := range all {
 		claimed := "-"
@@ -206,13 +205,13 @@ func (g *globals) printGrants(all []api.Grant) error {
 }
 
 // grantState is the state with what it depends on.
-func (g *globals) grantState(grant api.Grant) string {
+func (g *globals) grantState(grant owners.Grant) string {
 	switch {
-	case grant.State == api.GrantEnded:
+	case grant.State == owners.GrantEnded:
 		return "ended (" + strings.ReplaceAll(grant.EndReason, "_", " ") + ")"
-	case grant.State == api.GrantOpen && !g.now().Before(grant.UseBy):
+	case grant.State == owners.GrantOpen && !g.now().Before(grant.UseBy):
 		return "not used in time"
-	case grant.State == api.GrantOpen:
+	case grant.State == owners.GrantOpen:
 		return "open, to be used before " + grant.UseBy.Local().Format(time.DateTime)
 	case grant.Until != nil:
 		return "claimed, until " + grant.Until.Local().Format(time.DateTime)
@@ -221,7 +220,7 @@ func (g *globals) grantState(grant api.Grant) string {
 }
 
 // placesCell says how many places of each service are taken.
-func placesCell(grant api.Grant) string {
+func placesCell(grant owners.Grant) string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(grant.Services)) {
 		s, p := grant.Services[name], grant.Places[name]

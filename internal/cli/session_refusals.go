@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
 )
 
 func newSessionRefusalsCommand(g *globals) *cobra.Command {
@@ -34,7 +34,7 @@ instance only had to wait for, such as a free place, is not among them.`,
 
 type refusalsReply struct {
 	Session  ident.SessionName `json:"session"`
-	Refusals []api.Refusal     `json:"refusals"`
+	Refusals []owners.Refusal  `json:"refusals"`
 }
 
 func runSessionRefusals(ctx context.Context, g *globals, arg, cas string) error {
@@ -50,7 +50,7 @@ func runSessionRefusals(ctx context.Context, g *globals, arg, cas string) error 
 	}
 
 	if g.json() {
-		return g.printJSON(refusalsReply{name, append([]api.Refusal{}, list...)})
+		return g.printJSON(refusalsReply{name, append([]owners.Refusal{}, list...)})
 	}
 	if len(list) == 0 {
 		g.printf("The CAS refused no release of session %s.\n", name)

@@ -6,10 +6,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 type sessionRmOptions struct {
@@ -63,11 +63,11 @@ func runSessionRm(ctx context.Context, g *globals, arg string, o sessionRmOption
 		}
 	}
 
-	removed, err := lasting(ctx, g, "cupel session read "+string(name), func(ctx context.Context) (api.Removed, error) { return c.RemoveSession(ctx, name) })
+	removed, err := lasting(ctx, g, "cupel session read "+string(name), func(ctx context.Context) (owners.Removed, error) { return c.RemoveSession(ctx, name) })
 	if err != nil {
 		return err
 	}
-	err = side.dir.UpdateSessions(context.WithoutCancel(ctx), func(s owner.Sessions) error { delete(s, name); return nil })
+	err = side.dir.UpdateSessions(context.WithoutCancel(ctx), func(s home.Sessions) error { delete(s, name); return nil })
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (g *globals) confirmRemoval(ctx context.Context, name ident.SessionName) er
 	return nil
 }
 
-func (g *globals) showRemoved(r api.Removed) {
+func (g *globals) showRemoved(r owners.Removed) {
 	g.printf("session %s removed: %s, %s and %s ended\n", r.Session,
 		problem.Count(r.Versions, "version"), problem.Count(r.Grants, "grant"), problem.Count(r.Instances, "instance"))
 	if len(r.Volumes) > 0 {

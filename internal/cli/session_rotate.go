@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 )
 
 type rotateOptions struct {
@@ -54,8 +54,8 @@ before.`,
 
 type rotateReply struct {
 	Session ident.SessionName `json:"session"`
-	Secrets []api.Rotation    `json:"secrets"`
-	Volumes []api.Rotation    `json:"volumes"`
+	Secrets []owners.Rotation `json:"secrets"`
+	Volumes []owners.Rotation `json:"volumes"`
 }
 
 func runSessionRotate(ctx context.Context, g *globals, o rotateOptions) error {
@@ -65,12 +65,12 @@ func runSessionRotate(ctx context.Context, g *globals, o rotateOptions) error {
 	}
 	defer c.Close()
 
-	var out api.Rotations
+	var out owners.Rotations
 	if len(o.secrets)+len(o.volumes) == 0 {
 		out, err = c.Rotations(ctx, name)
 	} else {
-		out, err = lasting(ctx, g, "cupel session rotate "+string(name), func(ctx context.Context) (api.Rotations, error) {
-			return c.Rotate(ctx, api.Rotate{Session: name, Secrets: o.secrets, Volumes: o.volumes})
+		out, err = lasting(ctx, g, "cupel session rotate "+string(name), func(ctx context.Context) (owners.Rotations, error) {
+			return c.Rotate(ctx, owners.Rotate{Session: name, Secrets: o.secrets, Volumes: o.volumes})
 		})
 	}
 	if err != nil {
@@ -83,10 +83,10 @@ func runSessionRotate(ctx context.Context, g *globals, o rotateOptions) error {
 	return g.printRotations(name, out)
 }
 
-func (g *globals) printRotations(name ident.SessionName, out api.Rotations) error {
+func (g *globals) printRotations(name ident.SessionName, out owners.Rotations) error {
 	var rows [][]string
 	stale := 0
-	add := func(kind, next string, list []api.Rotation) {
+	add := func(kind, next string, list []owners.Rotation) {
 		for _, r := range list {
 			state := "in use"
 			if r.Pending {

@@ -9,13 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -82,9 +81,9 @@ CUPEL_GRANT.
 // submitReply is the answer of `session submit -o json`. One of Code and Token is
 // set; both are secrets.
 type submitReply struct {
-	Grant api.Grant `json:"grant"`
-	Code  string    `json:"code,omitempty"`
-	Token string    `json:"token,omitempty"`
+	Grant owners.Grant `json:"grant"`
+	Code  string       `json:"code,omitempty"`
+	Token string       `json:"token,omitempty"`
 }
 
 func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
@@ -92,7 +91,7 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := owner.CheckSessionName(name); err != nil {
+	if err := template.CheckSessionName(name); err != nil {
 		return err
 	}
 	side, err := g.ownerSide(ctx)
@@ -138,8 +137,8 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 }
 
 // grant is what the flags ask for; Services are nil where they don't say.
-func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, name ident.SessionName) (api.NewGrant, error) {
-	out := api.NewGrant{Session: name, App: cmp.Or(o.app, manager.AppName(name))}
+func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, name ident.SessionName) (owners.NewGrant, error) {
+	out := owners.NewGrant{Session: name, App: cmp.Or(o.app, manager.AppName(name))}
 	services, err := parseGranted(o.services, o.jobs)
 	if err != nil {
 		return out, err
@@ -191,9 +190,9 @@ func (o *submitOptions) claimer(ctx context.Context, g *globals) (ident.KeyHash,
 }
 
 // parseGranted reads --service S=N and --job S.
-func parseGranted(services, jobs []string) (map[ident.ServiceName]release.GrantedService, error) {
-	out := map[ident.ServiceName]release.GrantedService{}
-	add := func(flag, name string, s release.GrantedService) error {
+func parseGranted(services, jobs []string) (map[ident.ServiceName]owners.GrantedService, error) {
+	out := map[ident.ServiceName]owners.GrantedService{}
+	add := func(flag, name string, s owners.GrantedService) error {
 		service, err := ident.ParseServiceName(name)
 		if err != nil {
 			return problem.New(problem.Invalid, "service", "--%s: %w", flag, err)
@@ -210,12 +209,12 @@ func parseGranted(services, jobs []string) (map[ident.ServiceName]release.Grante
 		if err != nil || n < 1 {
 			return nil, problem.New(problem.Invalid, "usage", "--service %.100q", s).Want("SERVICE=N, with N from 1 on")
 		}
-		if err := add("service", name, release.GrantedService{Instances: n}); err != nil {
+		if err := add("service", name, owners.GrantedService{Instances: n}); err != nil {
 			return nil, err
 		}
 	}
 	for _, name := range jobs {
-		if err := add("job", name, release.GrantedService{Runs: 1}); err != nil {
+		if err := add("job", name, owners.GrantedService{Runs: 1}); err != nil {
 			return nil, err
 		}
 	}
@@ -224,7 +223,7 @@ func parseGranted(services, jobs []string) (map[ident.ServiceName]release.Grante
 
 // wholeSession is a grant for every service of the session: the pull runs once,
 // the others serve.
-func wholeSession(ctx context.Context, c *client.Client, name ident.SessionName, instances int) (map[ident.ServiceName]release.GrantedService, error) {
+func wholeSession(ctx context.Context, c *client.CAS, name ident.SessionName, instances int) (map[ident.ServiceName]owners.GrantedService, error) {
 	text, err := c.ReadSession(ctx, name, nil)
 	if err != nil && problem.From(err).Rule == "access_policy" {
 		p := *problem.From(err)
@@ -237,11 +236,11 @@ func wholeSession(ctx context.Context, c *client.Client, name ident.SessionName,
 	if err != nil {
 		return nil, err
 	}
-	out := map[ident.ServiceName]release.GrantedService{}
+	out := map[ident.ServiceName]owners.GrantedService{}
 	for _, s := range parsed.Services {
-		out[s.Name] = release.GrantedService{Instances: instances}
-		if s.Name == owner.PullService {
-			out[s.Name] = release.GrantedService{Runs: 1}
+		out[s.Name] = owners.GrantedService{Instances: instances}
+		if s.Name == template.PullService {
+			out[s.Name] = owners.GrantedService{Runs: 1}
 		}
 	}
 	return out, nil
@@ -262,8 +261,8 @@ func (o *submitOptions) claimAt(ctx context.Context, g *globals, cas ident.KeyHa
 
 // claimOwn claims a grant with the owner's own key. A grant whose token nobody
 // gets is withdrawn.
-func (o *ownerSide) claimOwn(ctx context.Context, c *client.Client, addr string, made api.GrantMade) (submitReply, error) {
-	code, err := release.ParseGrantCode(made.Code)
+func (o *ownerSide) claimOwn(ctx context.Context, c *client.CAS, addr string, made owners.GrantMade) (submitReply, error) {
+	code, err := owners.ParseGrantCode(made.Code)
 	if err != nil {
 		return submitReply{}, err
 	}
@@ -273,6 +272,6 @@ func (o *ownerSide) claimOwn(ctx context.Context, c *client.Client, addr string,
 		o.g.withdraw(ctx, c, made.Grant)
 		return submitReply{}, err
 	}
-	made.Grant.State, made.Grant.ClaimedBy = api.GrantClaimed, o.id.KeyHash
+	made.Grant.State, made.Grant.ClaimedBy = owners.GrantClaimed, o.id.KeyHash
 	return submitReply{Grant: made.Grant, Token: claimed.Token.Reveal()}, nil
 }

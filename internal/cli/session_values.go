@@ -14,12 +14,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/ask"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"cupel.dev/cupel/internal/trusted/session"
 )
@@ -67,7 +67,7 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 			}
 			return nil, unknown
 		}
-		if !ok && key == owner.VarCA {
+		if !ok && key == template.VarCA {
 			return nil, problem.New(problem.Invalid, "session_value", "-e %s without a value: a certificate is nothing to type in", key).
 				Fix("give -e %s=@FILE, with the certificates of the authority that your git server's is signed by; or leave it out, if a public one signed it", key)
 		}
@@ -82,15 +82,15 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 		}
 		g.warnArgument("-e "+key, key, text)
 	}
-	g.warnArgument("--proxy", owner.VarProxy, beside.proxy)
+	g.warnArgument("--proxy", template.VarProxy, beside.proxy)
 	if err := beside.into(ctx, out.byName); err != nil {
 		return nil, err
 	}
 	if name != "" {
-		if _, twice := out.byName[owner.VarSession]; twice {
-			return nil, problem.New(problem.Invalid, "session_value", "the session's name is given by --name and by -e %s", owner.VarSession).Fix("give one of them")
+		if _, twice := out.byName[template.VarSession]; twice {
+			return nil, problem.New(problem.Invalid, "session_value", "the session's name is given by --name and by -e %s", template.VarSession).Fix("give one of them")
 		}
-		out.byName[owner.VarSession] = secret.NewString(name)
+		out.byName[template.VarSession] = secret.NewString(name)
 	}
 	for _, key := range open {
 		if _, ok := out.byName[key]; ok {
@@ -111,8 +111,8 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 // refused.
 func pasted(variable string, value secret.Value) secret.Value {
 	switch variable {
-	case owner.VarSession, owner.VarRepo, owner.VarProxy:
-		return secret.NewString(owner.Pasted(string(value.Reveal())))
+	case template.VarSession, template.VarRepo, template.VarProxy:
+		return secret.NewString(template.Pasted(string(value.Reveal())))
 	}
 	return value
 }
@@ -120,12 +120,12 @@ func pasted(variable string, value secret.Value) secret.Value {
 // secretArgument refuses a secret of the app's own that stands on the command line
 // itself, behind a flag for that variable.
 func secretArgument(flag, variable, text string) error {
-	if !strings.HasPrefix(variable, owner.SecretPrefix) || text == "" || strings.HasPrefix(text, "@") {
+	if !strings.HasPrefix(variable, template.SecretPrefix) || text == "" || strings.HasPrefix(text, "@") {
 		return nil
 	}
 	name := variable
 	if strings.HasPrefix(flag, "--secret") {
-		name = strings.TrimPrefix(variable, owner.SecretPrefix)
+		name = strings.TrimPrefix(variable, template.SecretPrefix)
 	}
 	return problem.New(problem.Invalid, "secret_argument", "%s with the secret itself, of %s", flag, problem.Count(len(text), "character")).
 		Want("%s=@FILE, or %s alone", name, name).
@@ -141,9 +141,9 @@ func (g *globals) warnArgument(flag, variable, text string) {
 		return
 	}
 	switch {
-	case variable == owner.VarToken && text != "":
+	case variable == template.VarToken && text != "":
 		g.warnf("%s has the token itself: %s. Better %s=@FILE, or %s alone", flag, onCommandLine, flag, flag)
-	case variable == owner.VarProxy && owner.HasPassword(text):
+	case variable == template.VarProxy && template.HasPassword(text):
 		g.warnf("%s has the proxy's password itself: %s. Better @FILE", flag, onCommandLine)
 	}
 }
@@ -170,12 +170,12 @@ func valueOf(ctx context.Context, flag, variable, text string) (secret.Value, er
 		q.Expected = p.Expected
 		return secret.Value{}, q
 	}
-	if b, err = owner.TextOf(b); err != nil {
+	if b, err = template.TextOf(b); err != nil {
 		p := problem.From(err)
 		p.Actual = flag + ": " + p.Actual
 		return secret.Value{}, p
 	}
-	if variable == owner.VarCA && len(b) == 0 {
+	if variable == template.VarCA && len(b) == 0 {
 		return secret.Value{}, problem.New(problem.Invalid, "git_ca", "%s: the file that it names is empty", flag).
 			Want("the authority's certificates in PEM").
 			Fix("give the file that holds them; where a public authority signed your git server's certificate, leave -e %s out", variable)
@@ -191,7 +191,7 @@ func valueOf(ctx context.Context, flag, variable, text string) (secret.Value, er
 // variable of the shell isn't set: the app would run with none. It is meant where it
 // comes from /dev/null.
 func emptySecret(flag, variable, why string) error {
-	name, isSecret := strings.CutPrefix(variable, owner.SecretPrefix)
+	name, isSecret := strings.CutPrefix(variable, template.SecretPrefix)
 	if !isSecret {
 		return nil
 	}
@@ -205,9 +205,9 @@ func emptySecret(flag, variable, why string) error {
 // token has them. PEM keeps its own.
 func withoutLineEnd(variable string, b []byte) []byte {
 	switch {
-	case variable == owner.VarCA:
+	case variable == template.VarCA:
 		return b
-	case !strings.HasPrefix(variable, owner.SecretPrefix) && !strings.HasPrefix(variable, owner.EnvPrefix):
+	case !strings.HasPrefix(variable, template.SecretPrefix) && !strings.HasPrefix(variable, template.EnvPrefix):
 		return bytes.TrimRight(b, "\r\n")
 	}
 	if line, ended := bytes.CutSuffix(b, []byte("\n")); ended {
@@ -226,10 +226,10 @@ func askedBy(flag, variable string) string {
 
 // givenBy is what a person gives the value of a variable with.
 func givenBy(variable string) string {
-	if name, ok := strings.CutPrefix(variable, owner.EnvPrefix); ok {
+	if name, ok := strings.CutPrefix(variable, template.EnvPrefix); ok {
 		return "--env " + name
 	}
-	if name, ok := strings.CutPrefix(variable, owner.SecretPrefix); ok {
+	if name, ok := strings.CutPrefix(variable, template.SecretPrefix); ok {
 		return "--secret " + name
 	}
 	return "-e " + variable
@@ -261,21 +261,21 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 			return secret.NewString(text), nil
 		}
 	}
-	if key == owner.VarCA {
+	if key == template.VarCA {
 		return secret.Value{}, nil // the puller's own bundle
 	}
 	tty, ok := g.terminal()
-	if !ok && key == owner.VarSession {
+	if !ok && key == template.VarSession {
 		return secret.Value{}, problem.New(problem.Invalid, "session_value", "the session has no name yet").Fix("give --name NAME")
 	}
 	if !ok {
 		p := problem.New(problem.Invalid, "session_value", "no value for %s, and no terminal to ask at", key)
-		if strings.HasPrefix(key, owner.SecretPrefix) || key == owner.VarToken {
+		if strings.HasPrefix(key, template.SecretPrefix) || key == template.VarToken {
 			return secret.Value{}, p.Fix("give it in a file, %s=@FILE, or --use-env with %s in the environment", givenBy(key), key)
 		}
 		return secret.Value{}, p.Fix("give %s=VALUE or %s=@FILE, or --use-env with %s in the environment", givenBy(key), givenBy(key), key)
 	}
-	if key == owner.VarSession || key == owner.VarRepo || strings.HasPrefix(key, owner.EnvPrefix) {
+	if key == template.VarSession || key == template.VarRepo || strings.HasPrefix(key, template.EnvPrefix) {
 		text, err := g.ask(ctx, key+": ")
 		return secret.NewString(text), err
 	}
@@ -293,7 +293,7 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 // is harder to see.
 func (v *values) check() error {
 	var err error
-	name := v.byName[owner.VarSession]
+	name := v.byName[template.VarSession]
 	if v.session, err = ident.ParseSessionName(string(name.Reveal())); err != nil {
 		return problem.New(problem.Invalid, "session_name", "%w", err)
 	}
@@ -301,11 +301,11 @@ func (v *values) check() error {
 		variable string
 		check    func(string) error
 	}{
-		{owner.VarToken, owner.CheckToken},
-		{owner.VarRepo, owner.CheckRepository},
-		{owner.VarUser, owner.CheckUser},
-		{owner.VarProxy, owner.CheckProxy},
-		{owner.VarCA, func(pem string) error { return owner.CheckAuthorities([]byte(pem)) }},
+		{template.VarToken, template.CheckToken},
+		{template.VarRepo, template.CheckRepository},
+		{template.VarUser, template.CheckUser},
+		{template.VarProxy, template.CheckProxy},
+		{template.VarCA, func(pem string) error { return template.CheckAuthorities([]byte(pem)) }},
 	} {
 		value, ok := v.byName[c.variable]
 		if !ok {
@@ -319,16 +319,16 @@ func (v *values) check() error {
 		if err := session.CheckValue("the value of "+givenBy(variable), v.byName[variable]); err != nil {
 			return err
 		}
-		for _, prefix := range []string{owner.EnvPrefix, owner.SecretPrefix} {
+		for _, prefix := range []string{template.EnvPrefix, template.SecretPrefix} {
 			if name, ok := strings.CutPrefix(variable, prefix); ok {
-				if err := owner.CheckVariableSize(name, v.byName[variable].Len()); err != nil {
+				if err := template.CheckVariableSize(name, v.byName[variable].Len()); err != nil {
 					return err
 				}
 			}
 		}
 	}
-	if _, ok := v.byName[owner.VarUser]; ok && owner.HasUser(string(v.byName[owner.VarRepo].Reveal())) {
-		return problem.New(problem.Invalid, "git_user", "the user name is given twice: with --git-user, and in %s", owner.VarRepo).Fix("give it once")
+	if _, ok := v.byName[template.VarUser]; ok && template.HasUser(string(v.byName[template.VarRepo].Reveal())) {
+		return problem.New(problem.Invalid, "git_user", "the user name is given twice: with --git-user, and in %s", template.VarRepo).Fix("give it once")
 	}
 	return nil
 }
@@ -359,7 +359,7 @@ func (g *globals) askInputs(ctx context.Context, i *inputFlags) error {
 
 // withPredecessor makes text the next version of the session that the CAS has, or that
 // version itself where it says the same.
-func withPredecessor(ctx context.Context, c *client.Client, name ident.SessionName, text []byte, uploader ident.KeyHash) ([]byte, error) {
+func withPredecessor(ctx context.Context, c *client.CAS, name ident.SessionName, text []byte, uploader ident.KeyHash) ([]byte, error) {
 	current, err := c.ReadSession(ctx, name, nil)
 	if err != nil {
 		return nil, err

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
@@ -23,10 +23,10 @@ func TestValueOfAFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		for variable, want := range map[string]string{
-			owner.SecretPrefix + "KEY": want, owner.EnvPrefix + "WORDS": want, owner.VarToken: strings.TrimRight(want, "\r\n"),
+			template.SecretPrefix + "KEY": want, template.EnvPrefix + "WORDS": want, template.VarToken: strings.TrimRight(want, "\r\n"),
 		} {
 			got, err := valueOf(t.Context(), "-e "+variable, variable, "@"+file)
-			if want == "" && variable == owner.SecretPrefix+"KEY" {
+			if want == "" && variable == template.SecretPrefix+"KEY" {
 				if p := problem.From(err); p.Rule != "secret_empty" {
 					t.Errorf("%q: %v", text, err)
 				}
@@ -42,10 +42,10 @@ func TestValueOfAFile(t *testing.T) {
 // TestValuesThatCantBe: what no session can hold is refused by the flag and the variable.
 func TestValuesThatCantBe(t *testing.T) {
 	for variable, flag := range map[string]string{
-		owner.EnvPrefix + "WORDS": "--env WORDS", owner.SecretPrefix + "KEY": "--secret KEY", "OTHER": "-e OTHER",
+		template.EnvPrefix + "WORDS": "--env WORDS", template.SecretPrefix + "KEY": "--secret KEY", "OTHER": "-e OTHER",
 	} {
 		for _, value := range []string{"a $$SCONE::x$$", "a\x00b", "\xff"} {
-			v := values{byName: map[string]secret.Value{owner.VarSession: secret.NewString("shop"), variable: secret.NewString(value)}}
+			v := values{byName: map[string]secret.Value{template.VarSession: secret.NewString("shop"), variable: secret.NewString(value)}}
 			err := v.check()
 			if p := problem.From(err); p.Kind != problem.Invalid || !strings.HasPrefix(p.Actual, "the value of "+flag+" ") || p.Mend == "" {
 				t.Errorf("%s %q: %v", flag, value, err)
@@ -58,16 +58,16 @@ func TestValuesThatCantBe(t *testing.T) {
 // nothing is; a variable that is none may be empty.
 func TestEmptySecrets(t *testing.T) {
 	for _, flag := range []string{"--secret API_KEY", "-e SECRET_API_KEY"} {
-		_, err := valueOf(t.Context(), flag, owner.SecretPrefix+"API_KEY", "")
+		_, err := valueOf(t.Context(), flag, template.SecretPrefix+"API_KEY", "")
 		p := problem.From(err)
 		if p.Rule != "secret_empty" || !strings.HasPrefix(p.Actual, flag+" has no value") || !strings.HasSuffix(p.Mend, flag+"=@/dev/null") {
 			t.Errorf("%v", err)
 		}
-		if got, err := valueOf(t.Context(), flag, owner.SecretPrefix+"API_KEY", "@/dev/null"); err != nil || got.Len() != 0 {
+		if got, err := valueOf(t.Context(), flag, template.SecretPrefix+"API_KEY", "@/dev/null"); err != nil || got.Len() != 0 {
 			t.Errorf("on purpose: %v", err)
 		}
 	}
-	if got, err := valueOf(t.Context(), "--env MODE", owner.EnvPrefix+"MODE", ""); err != nil || got.Len() != 0 {
+	if got, err := valueOf(t.Context(), "--env MODE", template.EnvPrefix+"MODE", ""); err != nil || got.Len() != 0 {
 		t.Errorf("a variable that is no secret: %v", err)
 	}
 }

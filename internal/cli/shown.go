@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // rendition is a sequence that only changes how text looks (SGR, ECMA-48 8.3.117).

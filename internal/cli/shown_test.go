@@ -14,9 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
 )
 
 const hostile = "ok\x1b[2J\x1b]52;c;cm0gLXJmIC8=\x07\r\u009b1A\u202egnp\xff"
@@ -149,7 +150,7 @@ func TestAdviceOfTheOperator(t *testing.T) {
 	mux.HandleFunc("GET "+manager.PathInstances, func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(manager.InstanceList{Version: manager.Version})
 	})
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { problem.Write(w, "", evil) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { httpproblem.Write(w, "", evil) })
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()
 	addr := server.Listener.Addr().String()

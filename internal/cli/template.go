@@ -8,11 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 	"cupel.dev/cupel/runtimes"
 )
 
@@ -48,17 +48,17 @@ func (i *inputFlags) add(c *cobra.Command) {
 // inputs turns the flags into what package owner works with. Measurements that
 // no flag names stay out. The simulated root, if any is tolerated, is the one
 // that the owner pinned: neither the operator nor a file has a say in it.
-func (o *ownerSide) inputs(i *inputFlags) (owner.Inputs, error) {
-	in := owner.Inputs{
+func (o *ownerSide) inputs(i *inputFlags) (template.Inputs, error) {
+	in := template.Inputs{
 		Runtime:      i.runtime,
 		Command:      i.command,
 		Volume:       i.volume,
-		Ref:          owner.Pasted(i.ref),
+		Ref:          template.Pasted(i.ref),
 		OnRenewal:    i.onRenewal,
 		Measurements: map[ident.ServiceName]ident.Measurement{},
 	}
 	for _, name := range i.dns {
-		in.DNS = append(in.DNS, owner.Pasted(name))
+		in.DNS = append(in.DNS, template.Pasted(name))
 	}
 	if err := i.beside.inputs(&in); err != nil {
 		return in, err
@@ -75,7 +75,7 @@ func (o *ownerSide) inputs(i *inputFlags) (owner.Inputs, error) {
 	for _, f := range []struct {
 		flag, text string
 		service    ident.ServiceName
-	}{{"pull-measurement", i.pull, owner.PullService}, {"app-measurement", i.app, owner.AppService}} {
+	}{{"pull-measurement", i.pull, template.PullService}, {"app-measurement", i.app, template.AppService}} {
 		if f.text == "" {
 			continue
 		}
@@ -148,7 +148,7 @@ func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 	if err != nil {
 		return err
 	}
-	for _, service := range []ident.ServiceName{owner.PullService, owner.AppService} {
+	for _, service := range []ident.ServiceName{template.PullService, template.AppService} {
 		if !in.Measurements[service].IsZero() {
 			continue
 		}
@@ -158,7 +158,7 @@ func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 		}
 		in.Measurements[service] = m
 	}
-	text, err := owner.Template(in)
+	text, err := template.Render(in)
 	if err != nil {
 		return err
 	}

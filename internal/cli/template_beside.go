@@ -6,8 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
@@ -30,12 +30,12 @@ func (b *besideFlags) add(c *cobra.Command) {
 }
 
 // inputs says which there are.
-func (b *besideFlags) inputs(in *owner.Inputs) error {
+func (b *besideFlags) inputs(in *template.Inputs) error {
 	in.GitUser, in.Proxy = b.user != "", b.proxy != ""
 	for _, given := range []struct {
 		text  string
 		check func(string) error
-	}{{b.user, owner.CheckUser}, {owner.Pasted(b.proxy), owner.CheckProxy}} {
+	}{{b.user, template.CheckUser}, {template.Pasted(b.proxy), template.CheckProxy}} {
 		if given.text == "" || strings.HasPrefix(given.text, "@") {
 			continue // a file is read where its content is needed
 		}
@@ -45,10 +45,10 @@ func (b *besideFlags) inputs(in *owner.Inputs) error {
 	}
 	for _, text := range b.secrets {
 		name, value, _ := strings.Cut(text, "=")
-		if err := owner.CheckVariable(name); err != nil {
+		if err := template.CheckVariable(name); err != nil {
 			return err
 		}
-		if err := secretArgument("--secret "+name, owner.SecretPrefix+name, value); err != nil {
+		if err := secretArgument("--secret "+name, template.SecretPrefix+name, value); err != nil {
 			return err
 		}
 	}
@@ -58,7 +58,7 @@ func (b *besideFlags) inputs(in *owner.Inputs) error {
 	}{{b.env, &in.Env}, {b.secrets, &in.Secrets}} {
 		for _, text := range list.given {
 			name, _, _ := strings.Cut(text, "=")
-			if err := owner.CheckVariable(name); err != nil {
+			if err := template.CheckVariable(name); err != nil {
 				return err
 			}
 			*list.names = append(*list.names, name)
@@ -72,15 +72,15 @@ func (b *besideFlags) into(ctx context.Context, values map[string]secret.Value) 
 	type given struct{ flag, variable, text string }
 	var all []given
 	if b.user != "" {
-		all = append(all, given{"--git-user", owner.VarUser, b.user})
+		all = append(all, given{"--git-user", template.VarUser, b.user})
 	}
 	if b.proxy != "" {
-		all = append(all, given{"--proxy", owner.VarProxy, b.proxy})
+		all = append(all, given{"--proxy", template.VarProxy, b.proxy})
 	}
 	for _, list := range []struct {
 		flag, prefix string
 		given        []string
-	}{{"--env", owner.EnvPrefix, b.env}, {"--secret", owner.SecretPrefix, b.secrets}} {
+	}{{"--env", template.EnvPrefix, b.env}, {"--secret", template.SecretPrefix, b.secrets}} {
 		for _, text := range list.given {
 			if name, value, ok := strings.Cut(text, "="); ok {
 				all = append(all, given{list.flag + " " + name, list.prefix + name, value})

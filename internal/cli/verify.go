@@ -7,11 +7,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 )
 
 // appCA is the public certificate of the CA that a template's session makes.
@@ -72,17 +72,17 @@ asks for one, and where an app has two grants with no deployment under way.`,
 
 // appReply is the answer of `verify -o json`.
 type appReply struct {
-	SessionBy string         `json:"session_by"` // who says that the app is this session: flag, deployed, name, operator
-	Session   verifyReply    `json:"session"`
-	Address   string         `json:"address"`
-	Name      string         `json:"name"`    // that the certificate has
-	Answers   answerKind     `json:"answers"` // what answers there
-	Answering *api.Instance  `json:"answering,omitempty"`
-	Simulated bool           `json:"simulated"` // any of the running instances
-	Instances []api.Instance `json:"instances"`
-	Volumes   []api.Volume   `json:"volumes"`
-	Grants    []api.Grant    `json:"grants"` // that have not ended
-	Behind    []behind       `json:"behind"` // running instances that don't have the newest
+	SessionBy string            `json:"session_by"` // who says that the app is this session: flag, deployed, name, operator
+	Session   verifyReply       `json:"session"`
+	Address   string            `json:"address"`
+	Name      string            `json:"name"`    // that the certificate has
+	Answers   answerKind        `json:"answers"` // what answers there
+	Answering *owners.Instance  `json:"answering,omitempty"`
+	Simulated bool              `json:"simulated"` // any of the running instances
+	Instances []owners.Instance `json:"instances"`
+	Volumes   []owners.Volume   `json:"volumes"`
+	Grants    []owners.Grant    `json:"grants"` // that have not ended
+	Behind    []behind          `json:"behind"` // running instances that don't have the newest
 }
 
 func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
@@ -134,7 +134,7 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 func (a *appReply) take(r *running, o verifyOptions, now time.Time) (err error) {
 	a.Instances, a.Volumes, a.Grants = r.state.Instances, r.state.Volumes, r.grants
 	for _, i := range a.Instances {
-		a.Simulated = a.Simulated || i.State == api.Running && i.Claims.Simulated
+		a.Simulated = a.Simulated || i.State == owners.Running && i.Claims.Simulated
 	}
 	a.Behind, err = r.judge(a.Session.Hash, o, now)
 	return err
@@ -142,7 +142,7 @@ func (a *appReply) take(r *running, o verifyOptions, now time.Time) (err error) 
 
 // answering finds out what answers at the app's address. With --plain it need not
 // prove itself, and counts as nobody.
-func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.SessionName, reply *appReply, r *running, opts verifyOptions) error {
+func (o *ownerSide) answering(ctx context.Context, c *client.CAS, name ident.SessionName, reply *appReply, r *running, opts verifyOptions) error {
 	ca, err := c.Value(ctx, name, appCA)
 	if err != nil {
 		return err
@@ -152,7 +152,7 @@ func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.
 		return err
 	}
 	seen := probe.look(ctx)
-	if slices.ContainsFunc(reply.Instances, func(i api.Instance) bool { return i.State == api.Running && i.Service != owner.PullService }) {
+	if slices.ContainsFunc(reply.Instances, func(i owners.Instance) bool { return i.State == owners.Running && i.Service != template.PullService }) {
 		seen = probe.ofRunning(seen)
 	}
 	reply.Answers = seen.kind
@@ -175,7 +175,7 @@ func (o *ownerSide) answering(ctx context.Context, c *client.Client, name ident.
 			return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), reply.Address, opts.app).
 				Want("an instance of %s", opts.app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", name)
 		}
-		if i.ID == seen.instance && i.State == api.Running {
+		if i.ID == seen.instance && i.State == owners.Running {
 			reply.Answering = &i
 		}
 	}

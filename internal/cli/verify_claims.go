@@ -8,20 +8,20 @@ import (
 	"slices"
 	"time"
 
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/verify/appraise"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // checkInstances lists the session's instances and holds the claims of those
 // that run against the session's text: the CAS did that before it released
 // anything, and here it can be seen to have.
-func (o *ownerSide) checkInstances(ctx context.Context, c *client.Client, name ident.SessionName) (*running, error) {
+func (o *ownerSide) checkInstances(ctx context.Context, c *client.CAS, name ident.SessionName) (*running, error) {
 	text, err := c.ReadSession(ctx, name, nil)
 	if err != nil {
 		return nil, err
@@ -36,11 +36,11 @@ func (o *ownerSide) checkInstances(ctx context.Context, c *client.Client, name i
 	if r.grants, err = c.Grants(ctx, name); err != nil {
 		return nil, err
 	}
-	r.grants = slices.DeleteFunc(r.grants, func(g api.Grant) bool { return g.State == api.GrantEnded })
+	r.grants = slices.DeleteFunc(r.grants, func(g owners.Grant) bool { return g.State == owners.GrantEnded })
 
 	pin, _ := c.Pin()
 	for _, i := range r.state.Instances {
-		if i.State != api.Running {
+		if i.State != owners.Running {
 			continue
 		}
 		if err := checkInstance(r.session, pin.Identity, i); err != nil {
@@ -50,7 +50,7 @@ func (o *ownerSide) checkInstances(ctx context.Context, c *client.Client, name i
 	return r, nil
 }
 
-func checkInstance(s *session.Session, cas ident.KeyHash, i api.Instance) error {
+func checkInstance(s *session.Session, cas ident.KeyHash, i owners.Instance) error {
 	refuse := func(format string, args ...any) error {
 		return problem.New(problem.Denied, "instance_claims", "instance %s of %s: %w", i.ID.Short(), i.Service, fmt.Errorf(format, args...)).
 			Fix("do not use the app, and do not trust this CAS: it released to what your session excludes")
@@ -59,7 +59,7 @@ func checkInstance(s *session.Session, cas ident.KeyHash, i api.Instance) error 
 	if !ok {
 		return refuse("the session has no such service")
 	}
-	if want := release.LaunchBinding(cas, s.Name, i.Service); i.Claims.ConfigID != want {
+	if want := wire.LaunchBinding(cas, s.Name, i.Service); i.Claims.ConfigID != want {
 		return refuse("launched for another CAS, session or service")
 	}
 
@@ -71,7 +71,7 @@ func checkInstance(s *session.Session, cas ident.KeyHash, i api.Instance) error 
 	if err == nil {
 		err = decision.Err()
 	}
-	if err != nil && slices.Contains(s.Security.Tolerate, appraise.Simulation) && acceptedUnder(policy, i.Claims) {
+	if err != nil && slices.Contains(s.Security.Tolerate, evidence.Simulation) && acceptedUnder(policy, i.Claims) {
 		// Nothing but the root is missing, in a session from before it was named.
 		return problem.New(problem.Denied, "simulation_unnamed", "instance %s of %s runs on a simulated platform, and the session tolerates simulation without naming its root",
 			i.ID.Short(), i.Service).
@@ -86,15 +86,15 @@ func checkInstance(s *session.Session, cas ident.KeyHash, i api.Instance) error 
 
 // acceptedUnder reports whether claims would be accepted if the policy tolerated
 // the simulated root that they are under.
-func acceptedUnder(policy appraise.Policy, claims attest.Claims) bool {
-	policy.Tolerate = append(slices.Clone(policy.Tolerate), appraise.SimulationUnder(claims.Root))
+func acceptedUnder(policy appraise.Policy, claims evidence.Claims) bool {
+	policy.Tolerate = append(slices.Clone(policy.Tolerate), evidence.SimulationUnder(claims.Root))
 	decision, err := appraise.Appraise(policy, claims)
 	return err == nil && decision.Err() == nil
 }
 
 // rotatedMeanwhile adds to a refused certificate that the session's CA was rotated
 // and that instances have certificates of the one before: that may be all.
-func rotatedMeanwhile(ctx context.Context, c *client.Client, name ident.SessionName, err error) error {
+func rotatedMeanwhile(ctx context.Context, c *client.CAS, name ident.SessionName, err error) error {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
 		return err
 	}

@@ -7,11 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -19,8 +18,8 @@ import (
 // what the volumes' newest states are.
 type running struct {
 	session *session.Session
-	state   api.Instances
-	grants  []api.Grant // that have not ended
+	state   owners.Instances
+	grants  []owners.Grant // that have not ended
 	me      ident.KeyHash
 }
 
@@ -28,7 +27,7 @@ type running struct {
 // run. A list that was asked for before can't tell of one that was started since:
 // then the CAS is asked again, and that list counts.
 func (r *running) knowing(answers ident.InstanceID, again func() (*running, error)) (*running, error) {
-	if slices.ContainsFunc(r.state.Instances, func(i api.Instance) bool { return i.ID == answers && i.State == api.Running }) {
+	if slices.ContainsFunc(r.state.Instances, func(i owners.Instance) bool { return i.ID == answers && i.State == owners.Running }) {
 		return r, nil
 	}
 	return again()
@@ -61,7 +60,7 @@ func (r *running) judge(current ident.Digest, o verifyOptions, now time.Time) ([
 
 	out := []behind{}
 	for _, i := range r.state.Instances {
-		if i.State != api.Running {
+		if i.State != owners.Running {
 			continue
 		}
 		if i.SessionHash != current {
@@ -86,7 +85,7 @@ func (r *running) granted() error {
 		return nil
 	}
 	for _, i := range r.state.Instances {
-		if i.State == api.Running && i.Grant.IsZero() {
+		if i.State == owners.Running && i.Grant.IsZero() {
 			return problem.New(problem.Denied, "instance_ungranted", "instance %s of %s runs under no grant", i.ID.Short(), i.Service).
 				Want("the grant of an owner of session %s", r.session.Name).
 				Fix("if it ran before there were grants, deploy the app once: cupel deploy %s", r.session.Name)
@@ -103,7 +102,7 @@ func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 	fresh := map[string]bool{}
 	for _, g := range r.grants {
 		switch {
-		case g.State != api.GrantClaimed || ownToken(g):
+		case g.State != owners.GrantClaimed || ownToken(g):
 		case !r.session.Access.AsksForGrant() && g.Maker != r.me: // anybody may run it, and make grants called so
 		default:
 			held[g.App] = append(held[g.App], g.ID.Short())
@@ -125,7 +124,7 @@ func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 
 // ownToken reports whether the grant's maker claimed it, to start the copies too: it
 // is no operator's.
-func ownToken(g api.Grant) bool { return g.ClaimedBy == g.Maker && !g.Maker.IsZero() }
+func ownToken(g owners.Grant) bool { return g.ClaimedBy == g.Maker && !g.Maker.IsZero() }
 
 // oneOfThem says which of an app's grants to end: what runs stops with its grant.
 func (r *running) oneOfThem(idle []string) string {
@@ -141,7 +140,7 @@ func (r *running) oneOfThem(idle []string) string {
 	return see + "end the one that you don't know, '" + withdrawCommand(r.session.Name, "GRANT") + "': what runs under it stops"
 }
 
-func inUse(g api.Grant) bool {
+func inUse(g owners.Grant) bool {
 	for _, p := range g.Places {
 		if len(p.Instances) > 0 {
 			return true
@@ -170,7 +169,7 @@ func (r *running) demand(commit, app string) error {
 	}
 	seen := false
 	for _, i := range r.state.Instances {
-		if i.State != api.Running || r.otherApps(i.Grant, app) {
+		if i.State != owners.Running || r.otherApps(i.Grant, app) {
 			continue
 		}
 		seen = true
@@ -205,7 +204,7 @@ func (r *running) demand(commit, app string) error {
 // one that is verified: a session may have several. What an app is called is the word
 // of who made its grant, the owner or a key that the session lets deploy, never of its
 // operator or of strangers.
-func (r *running) otherApps(id release.GrantID, app string) bool {
+func (r *running) otherApps(id owners.GrantID, app string) bool {
 	named, mine := false, id.IsZero() // under no grant it may be any app's
 	for _, g := range r.grants {
 		if g.App == app && r.vouched(g) {
@@ -219,22 +218,22 @@ func (r *running) otherApps(id release.GrantID, app string) bool {
 // calledOtherwise reports whether the grant that an instance runs under names another
 // app, where the owner names app and session, and nobody else may call it so. The
 // session's own name stands for any app of it.
-func (r *running) calledOtherwise(id release.GrantID, app string) bool {
+func (r *running) calledOtherwise(id owners.GrantID, app string) bool {
 	if app == string(r.session.Name) || app == manager.AppName(r.session.Name) {
 		return false
 	}
-	return slices.ContainsFunc(r.grants, func(g api.Grant) bool { return g.ID == id && g.App != app && r.vouched(g) })
+	return slices.ContainsFunc(r.grants, func(g owners.Grant) bool { return g.ID == id && g.App != app && r.vouched(g) })
 }
 
 // vouched reports whether what a grant calls its app counts: else strangers made it.
-func (r *running) vouched(g api.Grant) bool {
-	return g.State == api.GrantClaimed && (g.Maker == r.me || r.session.Access.AsksForGrant())
+func (r *running) vouched(g owners.Grant) bool {
+	return g.State == owners.GrantClaimed && (g.Maker == r.me || r.session.Access.AsksForGrant())
 }
 
 // olderGrant says that an instance runs under another grant than its app's newest;
 // empty if it doesn't.
-func (r *running) olderGrant(id release.GrantID) string {
-	at := slices.IndexFunc(r.grants, func(g api.Grant) bool { return g.ID == id })
+func (r *running) olderGrant(id owners.GrantID) string {
+	at := slices.IndexFunc(r.grants, func(g owners.Grant) bool { return g.ID == id })
 	if at < 0 {
 		return ""
 	}
@@ -243,7 +242,7 @@ func (r *running) olderGrant(id release.GrantID) string {
 		if !r.session.Access.AsksForGrant() && g.Maker != mine.Maker {
 			continue
 		}
-		if g.App == mine.App && g.State == api.GrantClaimed && !ownToken(g) && g.Made.After(mine.Made) {
+		if g.App == mine.App && g.State == owners.GrantClaimed && !ownToken(g) && g.Made.After(mine.Made) {
 			return fmt.Sprintf("it runs under grant %s, and the newest of app %s is %s", mine.ID.Short(), g.App, g.ID.Short())
 		}
 	}
@@ -252,8 +251,8 @@ func (r *running) olderGrant(id release.GrantID) string {
 
 // older says why a volume of an instance is not in its newest state; empty if it
 // is.
-func (r *running) older(v api.InstanceVolume) string {
-	at := slices.IndexFunc(r.state.Volumes, func(n api.Volume) bool { return n.Name == v.Name })
+func (r *running) older(v owners.InstanceVolume) string {
+	at := slices.IndexFunc(r.state.Volumes, func(n owners.Volume) bool { return n.Name == v.Name })
 	if at < 0 {
 		return ""
 	}
@@ -272,7 +271,7 @@ func (r *running) older(v api.InstanceVolume) string {
 }
 
 // newestCell describes the newest state of a volume.
-func newestCell(v api.Volume) string {
+func newestCell(v owners.Volume) string {
 	out := fmt.Sprintf("state %d", v.Generation)
 	if v.Statement == nil {
 		return out
@@ -282,17 +281,17 @@ func newestCell(v api.Volume) string {
 		out += ", pinned by the session"
 	}
 	switch v.Statement.Follows {
-	case release.FollowsYes:
+	case owners.FollowsYes:
 		out += ", follows the one before"
-	case release.FollowsNo:
+	case owners.FollowsNo:
 		out += ", does NOT follow the one before: its history was rewritten, or another branch pulled"
-	case release.FollowsUnknown:
+	case owners.FollowsUnknown:
 	}
 	return out
 }
 
 // hasCell lists the volumes that an instance has.
-func hasCell(i api.Instance) string {
+func hasCell(i owners.Instance) string {
 	var out []string
 	for _, v := range i.Volumes {
 		text := fmt.Sprintf("%s %d", v.Name, v.Generation)
@@ -304,4 +303,4 @@ func hasCell(i api.Instance) string {
 	return cmp.Or(strings.Join(out, ", "), "-")
 }
 
-func shortCommit(s *release.Statement) string { return s.Commit[:min(12, len(s.Commit))] }
+func shortCommit(s *owners.Statement) string { return s.Commit[:min(12, len(s.Commit))] }

@@ -5,10 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -21,19 +20,19 @@ var (
 // one that ended long ago.
 func aRunning() (*running, ident.Digest) {
 	hash := ident.Sum([]byte("session"))
-	has := func(generation uint64, commit string) []api.InstanceVolume {
-		return []api.InstanceVolume{{Name: "repo", Access: release.ReadOnly, Generation: generation, Statement: &release.Statement{Commit: commit}}}
+	has := func(generation uint64, commit string) []owners.InstanceVolume {
+		return []owners.InstanceVolume{{Name: "repo", Access: owners.ReadOnly, Generation: generation, Statement: &owners.Statement{Commit: commit}}}
 	}
 	return &running{
 		session: &session.Session{Name: "shop"},
-		state: api.Instances{
-			Volumes: []api.Volume{{Name: "repo", Generation: 2, Statement: &release.Statement{Commit: newCommit, Follows: release.FollowsNo}}},
-			Instances: []api.Instance{
-				{ID: ident.InstanceID{1}, Service: "client-app", State: api.Exited},
-				{ID: ident.InstanceID{2}, Service: "client-app", State: api.Running, SessionHash: hash, Grant: release.GrantID{1}, Volumes: has(2, newCommit)},
+		state: owners.Instances{
+			Volumes: []owners.Volume{{Name: "repo", Generation: 2, Statement: &owners.Statement{Commit: newCommit, Follows: owners.FollowsNo}}},
+			Instances: []owners.Instance{
+				{ID: ident.InstanceID{1}, Service: "client-app", State: owners.Exited},
+				{ID: ident.InstanceID{2}, Service: "client-app", State: owners.Running, SessionHash: hash, Grant: owners.GrantID{1}, Volumes: has(2, newCommit)},
 			},
 		},
-		grants: []api.Grant{{ID: release.GrantID{1}, App: "shop", State: api.GrantClaimed}, {ID: release.GrantID{2}, App: "shop", State: api.GrantOpen}},
+		grants: []owners.Grant{{ID: owners.GrantID{1}, App: "shop", State: owners.GrantClaimed}, {ID: owners.GrantID{2}, App: "shop", State: owners.GrantOpen}},
 	}, hash
 }
 
@@ -43,7 +42,7 @@ func TestOlderListCondemnsNoNewerInstance(t *testing.T) {
 	before, _ := aRunning()
 	after, _ := aRunning()
 	young := ident.InstanceID{3}
-	after.state.Instances = append(after.state.Instances, api.Instance{ID: young, Service: "client-app", State: api.Running})
+	after.state.Instances = append(after.state.Instances, owners.Instance{ID: young, Service: "client-app", State: owners.Running})
 	asked := 0
 	again := func() (*running, error) {
 		asked++
@@ -70,7 +69,7 @@ func TestJudgeNamesWhoIsBehind(t *testing.T) {
 
 	late := r.state.Instances[1]
 	late.ID, late.SessionHash = ident.InstanceID{3}, ident.Sum([]byte("before"))
-	late.Volumes = []api.InstanceVolume{{Name: "repo", Generation: 1, Statement: &release.Statement{Commit: oldCommit}}}
+	late.Volumes = []owners.InstanceVolume{{Name: "repo", Generation: 1, Statement: &owners.Statement{Commit: oldCommit}}}
 	r.state.Instances = append(r.state.Instances, late)
 	got, err := r.judge(hash, verifyOptions{}, now)
 	if err != nil || len(got) != 2 || got[0].Instance != late.ID || got[1].Instance != late.ID {
@@ -83,10 +82,10 @@ func TestJudgeNamesWhoIsBehind(t *testing.T) {
 	// A volume that was started afresh counts from 0 again: it is the id that tells.
 	late.SessionHash = hash
 	for _, generation := range []uint64{1, 2, 5} {
-		late.Volumes = []api.InstanceVolume{{Name: "repo", ID: ident.Digest{1}, Generation: generation, Statement: &release.Statement{Commit: oldCommit}}}
+		late.Volumes = []owners.InstanceVolume{{Name: "repo", ID: ident.Digest{1}, Generation: generation, Statement: &owners.Statement{Commit: oldCommit}}}
 		afresh := *r
-		afresh.state.Volumes = []api.Volume{{Name: "repo", ID: ident.Digest{2}, Generation: 2, Statement: &release.Statement{Commit: newCommit}}}
-		afresh.state.Instances = []api.Instance{late}
+		afresh.state.Volumes = []owners.Volume{{Name: "repo", ID: ident.Digest{2}, Generation: 2, Statement: &owners.Statement{Commit: newCommit}}}
+		afresh.state.Instances = []owners.Instance{late}
 		got, err := afresh.judge(hash, verifyOptions{}, now)
 		if err != nil || len(got) != 1 || got[0].Instance != late.ID || !strings.Contains(got[0].Why, "afresh") {
 			t.Errorf("state %d of a volume before its reset: %v, %v", generation, got, err)
@@ -105,13 +104,13 @@ func TestJudgeNamesWhoIsBehind(t *testing.T) {
 func TestJudgeCountsGrants(t *testing.T) {
 	now := time.Now()
 	r, hash := aRunning()
-	second := api.Grant{ID: release.GrantID{3}, App: "shop", State: api.GrantClaimed, Made: now}
+	second := owners.Grant{ID: owners.GrantID{3}, App: "shop", State: owners.GrantClaimed, Made: now}
 	r.grants = append(r.grants, second)
 	if _, err := r.judge(hash, verifyOptions{}, now); problem.From(err) == nil || problem.From(err).Rule != "grants_two" {
 		t.Errorf("two grants: %v", err)
 	}
 	// Never the advice to end the grant that the app runs under.
-	r.grants[0].Places = map[ident.ServiceName]api.Places{"client-app": {Instances: []ident.InstanceID{{2}}}}
+	r.grants[0].Places = map[ident.ServiceName]owners.Places{"client-app": {Instances: []ident.InstanceID{{2}}}}
 	_, err := r.judge(hash, verifyOptions{}, now)
 	if mend := problem.From(err).Mend; !strings.HasSuffix(mend, "nothing runs under: cupel session grants shop --withdraw "+second.ID.Short()) {
 		t.Errorf("%s", mend)
@@ -137,7 +136,7 @@ func TestJudgeCountsTheOperatorsGrants(t *testing.T) {
 	r, hash := aRunning()
 	r.me = ident.KeyHash{1}
 	r.grants[0].Maker = r.me
-	kept := api.Grant{ID: release.GrantID{3}, App: "shop", State: api.GrantClaimed, Made: now, Maker: r.me, ClaimedBy: r.me}
+	kept := owners.Grant{ID: owners.GrantID{3}, App: "shop", State: owners.GrantClaimed, Made: now, Maker: r.me, ClaimedBy: r.me}
 	r.grants = append(r.grants, kept)
 	if _, err := r.judge(hash, verifyOptions{}, now); err != nil {
 		t.Errorf("a token of the owner's own: %v", err)
@@ -159,10 +158,10 @@ func TestJudgeDemandsTheCommitOfAVolume(t *testing.T) {
 	r.state.Instances = r.state.Instances[:1]
 	r.session.Volumes = []session.Volume{{Name: "app"}, {Name: "data"}}
 	in := &r.state.Instances[0]
-	in.State, in.Grant = api.Running, r.grants[0].ID
-	in.Volumes = []api.InstanceVolume{
-		{Name: "app", Statement: &release.Statement{Commit: newCommit}},
-		{Name: "data", Statement: &release.Statement{Commit: oldCommit}},
+	in.State, in.Grant = owners.Running, r.grants[0].ID
+	in.Volumes = []owners.InstanceVolume{
+		{Name: "app", Statement: &owners.Statement{Commit: newCommit}},
+		{Name: "data", Statement: &owners.Statement{Commit: oldCommit}},
 	}
 	for commit, ok := range map[string]bool{newCommit: false, "app=" + newCommit: true, "data=" + newCommit: false, "none=" + newCommit: false, "app=": false} {
 		_, err := r.judge(hash, verifyOptions{commit: commit}, time.Now())
@@ -177,10 +176,10 @@ func TestJudgeDemandsTheCommitOfAVolume(t *testing.T) {
 func TestJudgeDemandsOfTheAppThatIsMeant(t *testing.T) {
 	r, hash := aRunning()
 	other := r.state.Instances[1]
-	other.ID, other.Grant = ident.InstanceID{9}, release.GrantID{9}
-	other.Volumes = []api.InstanceVolume{{Name: "repo", Generation: 1, Statement: &release.Statement{Commit: oldCommit}}}
+	other.ID, other.Grant = ident.InstanceID{9}, owners.GrantID{9}
+	other.Volumes = []owners.InstanceVolume{{Name: "repo", Generation: 1, Statement: &owners.Statement{Commit: oldCommit}}}
 	r.state.Instances = append(r.state.Instances, other)
-	r.grants = append(r.grants, api.Grant{ID: other.Grant, App: "old-shop", State: api.GrantClaimed})
+	r.grants = append(r.grants, owners.Grant{ID: other.Grant, App: "old-shop", State: owners.GrantClaimed})
 	for app, want := range map[string]bool{"shop": true, "old-shop": false, "shop-by-another-name": false} {
 		_, err := r.judge(hash, verifyOptions{commit: newCommit, app: app}, time.Now())
 		if p := problem.From(err); want != (err == nil) || err != nil && p.Rule != "commit" {
@@ -188,7 +187,7 @@ func TestJudgeDemandsOfTheAppThatIsMeant(t *testing.T) {
 		}
 	}
 	ungranted := other
-	ungranted.ID, ungranted.Grant = ident.InstanceID{8}, release.GrantID{}
+	ungranted.ID, ungranted.Grant = ident.InstanceID{8}, owners.GrantID{}
 	r.session.Access.Deploy = []session.AccessEntry{{Word: session.Any}}
 	r.state.Instances = append(r.state.Instances, ungranted)
 	if _, err := r.judge(hash, verifyOptions{commit: newCommit, app: "shop"}, time.Now()); err == nil {
@@ -211,7 +210,7 @@ func TestJudgeDemandsOfTheAppThatIsMeant(t *testing.T) {
 
 func TestJudgeRefusesWhoHasNoGrant(t *testing.T) {
 	r, hash := aRunning()
-	r.state.Instances[1].Grant = release.GrantID{}
+	r.state.Instances[1].Grant = owners.GrantID{}
 	_, err := r.judge(hash, verifyOptions{}, time.Now())
 	if p := problem.From(err); p == nil || p.Rule != "instance_ungranted" || !strings.Contains(p.Mend, "cupel deploy shop") {
 		t.Errorf("%v", err)

@@ -17,12 +17,12 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestVerifyJudgesTheClaims: what a CAS lists as running is held to the session
@@ -30,10 +30,10 @@ import (
 func TestVerifyJudgesTheClaims(t *testing.T) {
 	root, other := ident.Digest{1}, ident.Digest{2}
 	code, cas := ident.Measurement{3}, ident.KeyHash{4}
-	simulated := attest.Claims{
-		Type:        attest.SGX,
+	simulated := evidence.Claims{
+		Type:        evidence.SGX,
 		Measurement: code,
-		ConfigID:    release.LaunchBinding(cas, "s", "app"),
+		ConfigID:    wire.LaunchBinding(cas, "s", "app"),
 		Debug:       true,
 		Simulated:   true,
 		Root:        root,
@@ -41,17 +41,17 @@ func TestVerifyJudgesTheClaims(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		tolerate string
-		claims   func(c *attest.Claims)
+		claims   func(c *evidence.Claims)
 		refused  string // part of the message; "" is accepted
 	}{
-		"as tolerated":               {"simulation:" + root.String(), func(*attest.Claims) {}, ""},
-		"another root":               {"simulation:" + other.String(), func(*attest.Claims) {}, "SIMULATED (root 01"},
-		"a bare simulation":          {"simulation", func(*attest.Claims) {}, "without naming its root"},
-		"a bare one, and other code": {"simulation", func(c *attest.Claims) { c.Measurement = ident.Measurement{9} }, "do not use the app"},
-		"a real debug enclave":       {"simulation:" + root.String(), func(c *attest.Claims) { c.Simulated = false }, "debug mode: on"},
-		"other code":                 {"simulation:" + root.String(), func(c *attest.Claims) { c.Measurement = ident.Measurement{9} }, "measurement: 09"},
-		"another launch":             {"simulation:" + root.String(), func(c *attest.Claims) { c.ConfigID = attest.Data64{9} }, "launched for another"},
-		"an outdated platform":       {"simulation:" + root.String(), func(c *attest.Claims) { c.TCBStatus = "OutOfDate" }, "tcb_status"},
+		"as tolerated":               {"simulation:" + root.String(), func(*evidence.Claims) {}, ""},
+		"another root":               {"simulation:" + other.String(), func(*evidence.Claims) {}, "SIMULATED (root 01"},
+		"a bare simulation":          {"simulation", func(*evidence.Claims) {}, "without naming its root"},
+		"a bare one, and other code": {"simulation", func(c *evidence.Claims) { c.Measurement = ident.Measurement{9} }, "do not use the app"},
+		"a real debug enclave":       {"simulation:" + root.String(), func(c *evidence.Claims) { c.Simulated = false }, "debug mode: on"},
+		"other code":                 {"simulation:" + root.String(), func(c *evidence.Claims) { c.Measurement = ident.Measurement{9} }, "measurement: 09"},
+		"another launch":             {"simulation:" + root.String(), func(c *evidence.Claims) { c.ConfigID = evidence.Data64{9} }, "launched for another"},
+		"an outdated platform":       {"simulation:" + root.String(), func(c *evidence.Claims) { c.TCBStatus = "OutOfDate" }, "tcb_status"},
 	} {
 		s, err := session.Parse(fmt.Appendf(nil, "version: \"0.3\"\nname: s\nservices: [{name: app, mrenclaves: [%s]}]\n"+
 			"security: {attestation: {tolerate: [%q]}}\n", code, c.tolerate))
@@ -61,7 +61,7 @@ func TestVerifyJudgesTheClaims(t *testing.T) {
 		claims := simulated
 		c.claims(&claims)
 
-		err = checkInstance(s, cas, api.Instance{Service: "app", State: api.Running, Claims: claims})
+		err = checkInstance(s, cas, owners.Instance{Service: "app", State: owners.Running, Claims: claims})
 		switch {
 		case c.refused == "" && err != nil:
 			t.Errorf("%s: %v", name, err)

@@ -5,8 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 )
 
 func newVolumeCommand(g *globals) *cobra.Command {
@@ -71,7 +71,7 @@ func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error
 		return err
 	}
 	defer c.Close()
-	reset, err := lasting(ctx, g, "cupel audit verify --show", func(ctx context.Context) (api.VolumeReset, error) { return c.ResetVolume(ctx, name, o.volume) })
+	reset, err := lasting(ctx, g, "cupel audit verify --show", func(ctx context.Context) (owners.VolumeReset, error) { return c.ResetVolume(ctx, name, o.volume) })
 	if err != nil {
 		return err
 	}

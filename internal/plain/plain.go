@@ -21,7 +21,7 @@ import (
 	"time"
 	"unicode"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // Problem says a refusal in words where a part of it is what the system or Go calls it,

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 func TestPlain(t *testing.T) {

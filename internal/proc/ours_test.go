@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // named runs a program that does nothing until the test ends, under a name.

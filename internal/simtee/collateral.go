@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest/dcap"
+	"cupel.dev/cupel/internal/trusted/verify/dcap"
 )
 
 // evaluation is the number of the simulated maker's newest TCB evaluation.

@@ -17,8 +17,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // keys is the platform's long-lived state.

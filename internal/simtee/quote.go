@@ -6,7 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/pem"
 
-	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/api/evidence"
 )
 
 // Layout of a version 3 quote: see package dcap, which is written apart from
@@ -42,7 +42,7 @@ var (
 var cpuSVN = [16]byte{21, 21, 2, 4, 1, 128, 14}
 
 // quote makes header, body and their signature, and appends the tail.
-func quote(key *ecdsa.PrivateKey, l Launch, reportData attest.Data64, tail []byte) ([]byte, error) {
+func quote(key *ecdsa.PrivateKey, l Launch, reportData evidence.Data64, tail []byte) ([]byte, error) {
 	b := make([]byte, 0, headerLen+bodyLen+4+64+len(tail))
 	b = append(b, header()...)
 	attributes := byte(attrInit | attrMode64)
@@ -70,7 +70,7 @@ func header() []byte {
 	return h
 }
 
-func report(attributes byte, l Launch, reportData attest.Data64) []byte {
+func report(attributes byte, l Launch, reportData evidence.Data64) []byte {
 	r := make([]byte, bodyLen)
 	copy(r[0:], cpuSVN[:])
 	r[48] = attributes
@@ -92,7 +92,7 @@ func (k *keys) quoteTail() ([]byte, error) {
 		return nil, err
 	}
 	raw := point[1:] // x || y
-	var bound attest.Data64
+	var bound evidence.Data64
 	h := sha256.New()
 	h.Write(raw)
 	h.Write(qeAuthData)

@@ -31,8 +31,8 @@ import (
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
 )
 
 // Signer is the MRSIGNER that simulated enclaves carry by convention: SHA-256
@@ -45,7 +45,7 @@ type Launch struct {
 	Signer      ident.Measurement // MRSIGNER
 	ProductID   uint16
 	SVN         uint16
-	ConfigID    attest.Data64
+	ConfigID    evidence.Data64
 	Debug       bool
 }
 
@@ -121,16 +121,16 @@ func (p *Platform) RootPEM() []byte {
 }
 
 // Quote returns evidence that l was launched and chose reportData.
-func (p *Platform) Quote(l Launch, reportData attest.Data64) (attest.Evidence, error) {
+func (p *Platform) Quote(l Launch, reportData evidence.Data64) (evidence.Evidence, error) {
 	q, err := quote(p.keys.attestation, l, reportData, p.tail)
 	if err != nil {
-		return attest.Evidence{}, fmt.Errorf("simulated quote: %w", err)
+		return evidence.Evidence{}, fmt.Errorf("simulated quote: %w", err)
 	}
 	col, err := p.Collateral()
 	if err != nil {
-		return attest.Evidence{}, err
+		return evidence.Evidence{}, err
 	}
-	return attest.Evidence{Type: attest.SGX, Quote: q, Endorsements: col}, nil
+	return evidence.Evidence{Type: evidence.SGX, Quote: q, Endorsements: col}, nil
 }
 
 // Collateral returns what the maker of the platform publishes now, as the JSON

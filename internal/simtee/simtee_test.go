@@ -12,11 +12,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/attest/dcap"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/verify/dcap"
 )
 
 // clock is a time that tests move.
@@ -62,7 +62,7 @@ func trusting(t testing.TB, p *simtee.Platform) *dcap.Verifier {
 	return verifier(t, dcap.Roots{Production: []*x509.Certificate{dcap.IntelRoot()}, Simulation: []*x509.Certificate{p.Root()}})
 }
 
-func quote(t testing.TB, p *simtee.Platform, l simtee.Launch, data attest.Data64) attest.Evidence {
+func quote(t testing.TB, p *simtee.Platform, l simtee.Launch, data evidence.Data64) evidence.Evidence {
 	t.Helper()
 	ev, err := p.Quote(l, data)
 	if err != nil {
@@ -73,25 +73,25 @@ func quote(t testing.TB, p *simtee.Platform, l simtee.Launch, data attest.Data64
 
 var launch = simtee.Launch{
 	Measurement: ident.Measurement(ident.Sum([]byte("launch"))), Signer: simtee.Signer(), ProductID: 0x1234, SVN: 7,
-	ConfigID: attest.Data64{1, 2, 3, 63: 9}, Debug: true,
+	ConfigID: evidence.Data64{1, 2, 3, 63: 9}, Debug: true,
 }
 
 func TestQuoteVerifies(t *testing.T) {
 	c := newClock()
 	p := open(t, t.TempDir(), c.now)
-	data := attest.Data64{0: 5, 63: 6}
+	data := evidence.Data64{0: 5, 63: 6}
 	got, err := trusting(t, p).Verify(quote(t, p, launch, data), c.now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	issued := c.now().Add(-time.Minute)
-	want := attest.Claims{
-		Type: attest.SGX, Measurement: launch.Measurement, Signer: launch.Signer, ProductID: 0x1234, SVN: 7, ConfigID: launch.ConfigID, ReportData: data,
-		SGX:   &attest.SGXFields{Attributes: 7, XFRM: 3},
+	want := evidence.Claims{
+		Type: evidence.SGX, Measurement: launch.Measurement, Signer: launch.Signer, ProductID: 0x1234, SVN: 7, ConfigID: launch.ConfigID, ReportData: data,
+		SGX:   &evidence.SGXFields{Attributes: 7, XFRM: 3},
 		Debug: true, Simulated: true, Root: ident.Sum(p.Root().Raw), FMSPC: "53494d554c41", TCBStatus: "UpToDate",
 		TCBDate:          time.Date(2024, 3, 13, 0, 0, 0, 0, time.UTC),
 		CollateralIssued: issued, CollateralExpires: issued.AddDate(0, 0, 30), EvaluationNumber: 17,
-		Issued: attest.IssueDates{"tcb_info": issued, "qe_identity": issued, "root_crl": issued, "pck_crl_processor": issued},
+		Issued: evidence.IssueDates{"tcb_info": issued, "qe_identity": issued, "root_crl": issued, "pck_crl_processor": issued},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("claims (-want +got):\n%s", diff)
@@ -111,7 +111,7 @@ func TestNotBelievedByDefault(t *testing.T) {
 		"hardware only":          verifier(t, dcap.Roots{Production: []*x509.Certificate{dcap.IntelRoot()}}),
 		"another installation's": trusting(t, other),
 	} {
-		_, err := v.Verify(quote(t, p, launch, attest.Data64{}), c.now())
+		_, err := v.Verify(quote(t, p, launch, evidence.Data64{}), c.now())
 		refusal, ok := errors.AsType[*problem.Error](err)
 		if !ok || refusal.Rule != "simulation_root" || refusal.Kind != problem.Unauthenticated || !strings.Contains(refusal.Mend, "--trust-simulation") {
 			t.Errorf("%s: %v", name, err)
@@ -127,11 +127,11 @@ func TestPinnedRoot(t *testing.T) {
 	c := newClock()
 	p := open(t, t.TempDir(), c.now)
 	v := verifier(t, dcap.Roots{SimulationPins: []ident.Digest{ident.Sum(p.Root().Raw)}})
-	claims, err := v.Verify(quote(t, p, launch, attest.Data64{}), c.now())
+	claims, err := v.Verify(quote(t, p, launch, evidence.Data64{}), c.now())
 	if err != nil || !claims.Simulated {
 		t.Errorf("simulated %v, %v", claims.Simulated, err)
 	}
-	if _, err := v.Verify(quote(t, open(t, t.TempDir(), c.now), launch, attest.Data64{}), c.now()); err == nil {
+	if _, err := v.Verify(quote(t, open(t, t.TempDir(), c.now), launch, evidence.Data64{}), c.now()); err == nil {
 		t.Error("another root accepted")
 	}
 }
@@ -139,7 +139,7 @@ func TestPinnedRoot(t *testing.T) {
 // TestEveryNameSaysSimulated: subject names are what a person sees of a chain.
 func TestEveryNameSaysSimulated(t *testing.T) {
 	p := open(t, t.TempDir(), newClock().now)
-	ev := quote(t, p, launch, attest.Data64{})
+	ev := quote(t, p, launch, evidence.Data64{})
 	if n := strings.Count(p.Root().Subject.String(), dcap.SimulationMark); n < 2 {
 		t.Errorf("root %q", p.Root().Subject)
 	}
@@ -190,7 +190,7 @@ func TestConditions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			claims, err := v.Verify(quote(t, p, launch, attest.Data64{}), c.now())
+			claims, err := v.Verify(quote(t, p, launch, evidence.Data64{}), c.now())
 			if tc.rule != "" {
 				if refusal, ok := errors.AsType[*problem.Error](err); !ok || refusal.Rule != tc.rule {
 					t.Errorf("error %v, want rule %s", err, tc.rule)
@@ -213,14 +213,14 @@ func TestCollateralStaysFresh(t *testing.T) {
 	c := newClock()
 	p := open(t, t.TempDir(), c.now)
 	v := trusting(t, p)
-	first := quote(t, p, launch, attest.Data64{})
+	first := quote(t, p, launch, evidence.Data64{})
 	c.add(14 * 24 * time.Hour)
-	if second := quote(t, p, launch, attest.Data64{}); string(second.Endorsements) != string(first.Endorsements) {
+	if second := quote(t, p, launch, evidence.Data64{}); string(second.Endorsements) != string(first.Endorsements) {
 		t.Error("issued again before half its life")
 	}
 	for _, step := range []time.Duration{2 * 24 * time.Hour, 365 * 24 * time.Hour, -200 * 24 * time.Hour} {
 		c.add(step)
-		if _, err := v.Verify(quote(t, p, launch, attest.Data64{}), c.now()); err != nil {
+		if _, err := v.Verify(quote(t, p, launch, evidence.Data64{}), c.now()); err != nil {
 			t.Errorf("after %v: %v", step, err)
 		}
 	}
@@ -237,7 +237,7 @@ func TestStateSurvives(t *testing.T) {
 	if string(a.RootPEM()) != string(b.RootPEM()) {
 		t.Error("another root after opening again")
 	}
-	if _, err := trusting(t, a).Verify(quote(t, b, launch, attest.Data64{}), c.now()); err != nil {
+	if _, err := trusting(t, a).Verify(quote(t, b, launch, evidence.Data64{}), c.now()); err != nil {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
@@ -283,7 +283,7 @@ func TestQuoteConcurrently(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range byte(8) {
 		wg.Go(func() {
-			ev, err := p.Quote(launch, attest.Data64{i})
+			ev, err := p.Quote(launch, evidence.Data64{i})
 			if err != nil {
 				t.Error(err)
 				return
@@ -299,7 +299,7 @@ func TestQuoteConcurrently(t *testing.T) {
 func BenchmarkQuote(b *testing.B) {
 	p := open(b, b.TempDir(), time.Now)
 	for b.Loop() {
-		if _, err := p.Quote(launch, attest.Data64{}); err != nil {
+		if _, err := p.Quote(launch, evidence.Data64{}); err != nil {
 			b.Fatal(err)
 		}
 	}

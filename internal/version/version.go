@@ -3,7 +3,9 @@
 // answers an error instead of guessing.
 package version
 
-import "cupel.dev/cupel/internal/trusted/ident"
+import (
+	"cupel.dev/cupel/api/ident"
+)
 
 // Set by the linker (-X), never at run time.
 var (

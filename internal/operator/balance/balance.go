@@ -13,8 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 var _ manager.Balancer = (*Balancer)(nil)

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 // deaf is the address of what accepts nothing, and has no room for another connection

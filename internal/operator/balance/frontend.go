@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // frontend is a manager.Frontend, checked and with names for the kernel.

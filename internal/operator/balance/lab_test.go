@@ -19,9 +19,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/netlab"
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 // The tests need a machine of their own to program. The test binary runs itself

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // LimitsUsage is what SetLimits takes, for people.

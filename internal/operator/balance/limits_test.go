@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 func TestSetLimits(t *testing.T) {

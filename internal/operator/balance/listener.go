@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/places"
+	"cupel.dev/cupel/internal/trusted/connlimit"
 )
 
 const (
@@ -84,7 +84,7 @@ func (f *front) handle(client *net.TCPConn) {
 	fl := &flow{
 		port:     f.port,
 		app:      e.app,
-		from:     places.Source(from),
+		from:     connlimit.Source(from),
 		endpoint: e.addr,
 		client:   client,
 		giveUp:   cancel,

@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 // How much the balancer costs, as ratios to going to the instances directly, in

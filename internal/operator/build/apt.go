@@ -10,8 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/pace"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/trusted/minrate"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 )
 
 // DefaultMirror is where Debian is when nothing else is configured.
@@ -76,7 +76,7 @@ func AptClient(ctx context.Context) *http.Client {
 			proxies[strings.ToLower(name)] = u
 		}
 	}
-	if t, ok := client.Transport.(*pace.Transport); ok && len(proxies) > 0 {
+	if t, ok := client.Transport.(*minrate.Transport); ok && len(proxies) > 0 {
 		fallback := t.Proxy
 		t.Proxy = func(r *http.Request) (*url.URL, error) {
 			if p := proxies[r.URL.Scheme]; p != nil {

@@ -19,11 +19,11 @@ import (
 	"testing/iotest"
 	"time"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
-	"cupel.dev/cupel/internal/trusted/rebuild/debtest"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/testing/debtest"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 )
 
 const tinyDefinition = `

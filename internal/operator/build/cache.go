@@ -15,11 +15,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 )
 
 // cache is a folder of blobs by hash. It is a rebuild.Source.
@@ -128,7 +128,7 @@ func (c cache) finish(b rebuild.Blob, r io.Reader, offset int64) (bool, error) {
 	}
 	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(r, b.Size-offset+1))
 	if err != nil {
-		if disk.Full(err) {
+		if diskerror.Full(err) {
 			_ = os.Remove(partial) // a full disk is not helped by keeping it
 		}
 		return false, spaceError(err)
@@ -173,7 +173,7 @@ func (c cache) download(ctx context.Context, client *http.Client, what string, b
 				missing++
 				last = problem.New(problem.NotFound, "source_missing", "%s is no longer at %s", what, u).
 					Fix("Debian has moved on: write a new lock with --update, or start the registry that holds the lock's artifact")
-			case problem.From(err).Rule == disk.RuleFull:
+			case problem.From(err).Rule == diskerror.RuleFull:
 				return err
 			default:
 				last = err
@@ -228,7 +228,7 @@ func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string
 	if err == nil && !ok && offset > 0 {
 		return c.downloadOnce(ctx, client, url, b) // the old part was bad: once more, from the start
 	}
-	if err != nil && problem.From(err).Rule != disk.RuleFull {
+	if err != nil && problem.From(err).Rule != diskerror.RuleFull {
 		return false, unreachable(req, err)
 	}
 	return ok, err
@@ -241,5 +241,5 @@ func unreachable(req *http.Request, err error) error {
 
 // spaceError explains an error of a disk that takes nothing.
 func spaceError(err error) error {
-	return disk.Explain(err, os.TempDir(), "the state folder (--state names another) and of temporary files (TMPDIR)")
+	return diskerror.Explain(err, os.TempDir(), "the state folder (--state names another) and of temporary files (TMPDIR)")
 }

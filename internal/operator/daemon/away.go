@@ -10,9 +10,9 @@ import (
 	"strings"
 	"syscall"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // A folder may be taken from its name while things of it run: it was unmounted, moved,

@@ -15,10 +15,10 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestAppsOfAFolderThatIsGone: while apps run on and neither their cupeld nor their folder is
@@ -43,7 +43,7 @@ func TestAppsOfAFolderThatIsGone(t *testing.T) {
 		if _, stderr, code := cupeld(t, ":", upFlags(o)...); code != 0 {
 			t.Fatalf("up: exit %d: %s", code, stderr)
 		}
-		e, err := wire.ReadEndpoint(o.State)
+		e, err := client.ReadEndpoint(o.State)
 		if err == nil {
 			err = syscall.Kill(e.PID, syscall.SIGKILL)
 		}

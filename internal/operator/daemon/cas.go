@@ -19,10 +19,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // Attester answers the CAS on a connection that only that process has.

@@ -16,10 +16,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/watchdog"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // supervise runs a CAS until the test ends, and returns what it tells.

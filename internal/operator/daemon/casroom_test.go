@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // ext4 mounts a file system that keeps its last blocks for root.

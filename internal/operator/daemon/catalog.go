@@ -10,16 +10,16 @@ import (
 	"strings"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/build"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/registry"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/owner"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
+	"cupel.dev/cupel/internal/trusted/owner/template"
 	"cupel.dev/cupel/runtimes"
 )
 
@@ -36,8 +36,8 @@ var _ manager.Catalog = (*catalog)(nil)
 // Runtimes lists what was built, with the measurement that an instance of it
 // will have under this machine's launcher. References name exact bytes. What can't be
 // used, as it is damaged, has a problem in their place.
-func (c *catalog) Runtimes(ctx context.Context) ([]wire.Runtime, error) {
-	var out []wire.Runtime
+func (c *catalog) Runtimes(ctx context.Context) ([]managerapi.Runtime, error) {
+	var out []managerapi.Runtime
 	for _, name := range c.names() {
 		ref := build.ImageRef(name)
 		img, err := c.registry.PullImage(ctx, ref)
@@ -45,7 +45,7 @@ func (c *catalog) Runtimes(ctx context.Context) ([]wire.Runtime, error) {
 			switch p := problem.From(err); {
 			case p.Kind == problem.NotFound:
 			case p.Rule == registry.RuleDamaged:
-				out = append(out, wire.Runtime{Name: name, Problem: p})
+				out = append(out, managerapi.Runtime{Name: name, Problem: p})
 			default:
 				return nil, err // of the registry, not of this image
 			}
@@ -53,7 +53,7 @@ func (c *catalog) Runtimes(ctx context.Context) ([]wire.Runtime, error) {
 		}
 		r, err := c.describe(name, ref, img)
 		if err != nil {
-			r = wire.Runtime{Name: name, Problem: problem.From(err)}
+			r = managerapi.Runtime{Name: name, Problem: problem.From(err)}
 		}
 		out = append(out, r)
 	}
@@ -61,7 +61,7 @@ func (c *catalog) Runtimes(ctx context.Context) ([]wire.Runtime, error) {
 }
 
 // Runtime implements [manager.Catalog].
-func (c *catalog) Runtime(ctx context.Context, name string) (wire.Runtime, error) {
+func (c *catalog) Runtime(ctx context.Context, name string) (managerapi.Runtime, error) {
 	if slices.Contains(c.names(), name) {
 		ref := build.ImageRef(name)
 		img, err := c.registry.PullImage(ctx, ref)
@@ -69,13 +69,13 @@ func (c *catalog) Runtime(ctx context.Context, name string) (wire.Runtime, error
 			return c.describe(name, ref, img)
 		}
 		if problem.KindOf(err) != problem.NotFound {
-			return wire.Runtime{}, err
+			return managerapi.Runtime{}, err
 		}
 	}
 
 	list, err := c.Runtimes(ctx)
 	if err != nil {
-		return wire.Runtime{}, err
+		return managerapi.Runtime{}, err
 	}
 	var built []string
 	for _, r := range list {
@@ -83,7 +83,7 @@ func (c *catalog) Runtime(ctx context.Context, name string) (wire.Runtime, error
 			built = append(built, r.Name)
 		}
 	}
-	return wire.Runtime{}, runtimes.NotBuilt(name, built)
+	return managerapi.Runtime{}, runtimes.NotBuilt(name, built)
 }
 
 func (c *catalog) names() []string {
@@ -98,14 +98,14 @@ func (c *catalog) names() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-func (c *catalog) describe(name, ref string, img registry.Image) (wire.Runtime, error) {
+func (c *catalog) describe(name, ref string, img registry.Image) (managerapi.Runtime, error) {
 	m, err := c.measure(img)
 	if err != nil {
 		p := *problem.From(err)
-		return wire.Runtime{}, p.Fix("let the operator build it anew: cupel runtime build %s", name)
+		return managerapi.Runtime{}, p.Fix("let the operator build it anew: cupel runtime build %s", name)
 	}
 	repository, _, _ := strings.Cut(ref, ":")
-	r := wire.Runtime{Name: name, Image: c.registry.Addr() + "/" + repository + "@sha256:" + img.Manifest.String(), Measurement: m}
+	r := managerapi.Runtime{Name: name, Image: c.registry.Addr() + "/" + repository + "@sha256:" + img.Manifest.String(), Measurement: m}
 	var created struct {
 		Created time.Time `json:"created"`
 	}
@@ -138,7 +138,7 @@ func (c *catalog) measure(img registry.Image) (ident.Measurement, error) {
 
 // template writes a session template as the query asks for it.
 func (c *catalog) template(ctx context.Context, q url.Values) ([]byte, error) {
-	in := owner.Inputs{
+	in := template.Inputs{
 		Runtime:      q.Get("runtime"),
 		Command:      q.Get("command"),
 		Volume:       q.Get("volume"),
@@ -152,12 +152,12 @@ func (c *catalog) template(ctx context.Context, q url.Values) ([]byte, error) {
 		// cupel compares it with the root that the owner trusts.
 		in.Simulation = &c.root
 	}
-	for _, service := range []ident.ServiceName{owner.PullService, owner.AppService} {
+	for _, service := range []ident.ServiceName{template.PullService, template.AppService} {
 		r, err := c.Runtime(ctx, in.RuntimeOf(service))
 		if err != nil {
 			return nil, err
 		}
 		in.Measurements[service] = r.Measurement
 	}
-	return owner.Template(in)
+	return template.Render(in)
 }

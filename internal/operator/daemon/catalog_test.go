@@ -16,9 +16,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/build"
 	"cupel.dev/cupel/internal/operator/registry"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestDamagedRuntime: what is damaged in the registry is refused by its name, and listed as

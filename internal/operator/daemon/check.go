@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // tools are the programs that other packages execute.

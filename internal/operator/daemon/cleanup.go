@@ -15,10 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // Cleanup is Down, and then removes the folder with everything in it. What others
@@ -89,8 +89,8 @@ func (l layout) removeAll(log *slog.Logger) ([]string, error) {
 	log.Error("state folder not removed", "error", err)
 	p := problem.New(problem.Unavailable, "cleanup", "%s is left of %s: %w", short(left), l.dir, err)
 	switch {
-	case disk.ReadOnly(err), disk.Fails(err):
-		return nil, disk.Explain(p, l.dir, "the state folder")
+	case diskerror.ReadOnly(err), diskerror.Fails(err):
+		return nil, diskerror.Explain(p, l.dir, "the state folder")
 	case errors.Is(err, syscall.EPERM):
 		return nil, p.Fix("make it removable (chattr -R -i -a %s), then run this again", plain.ShellWord(l.dir))
 	}

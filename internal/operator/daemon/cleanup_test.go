@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestOthersMountsStay: a disk that somebody mounted for the registry or for

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // lastSeen is the newest time that this machine's clock has surely had: when something

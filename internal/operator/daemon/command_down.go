@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/ask"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // alone runs what a command does in a process that inherited nothing, until it is done

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestErrorsAsJSON: who asks for JSON gets an object, whichever command, and however

@@ -17,10 +17,10 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/daemon/inherit"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 func (c *cli) upCommand() *cobra.Command {

@@ -24,11 +24,12 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestMain lets this binary play a CAS, and be cupeld, by the name that it was
@@ -315,10 +316,10 @@ func served(t *testing.T, o Options) layout {
 }
 
 // begin runs Up until it is ready and returns how to end it.
-func begin(t *testing.T, o Options) (wire.Endpoint, func(cause error) error) {
+func begin(t *testing.T, o Options) (managerapi.Endpoint, func(cause error) error) {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.Context()))
-	ready := make(chan wire.Endpoint, 1)
+	ready := make(chan managerapi.Endpoint, 1)
 	done := make(chan error, 1)
 	go func() {
 		done <- Up(ctx, o, slog.New(slog.DiscardHandler), func(s Serving) error {
@@ -368,7 +369,7 @@ func nothingLeft(t *testing.T, o Options) {
 func TestUpAndDown(t *testing.T) {
 	o := upOptions(t)
 	e, end := begin(t, o)
-	read, err := wire.ReadEndpoint(o.State)
+	read, err := client.ReadEndpoint(o.State)
 	if err != nil || read.Address != e.Address || read.Simulation == nil {
 		t.Errorf("manager.json: %+v, %v", read, err)
 	}
@@ -376,7 +377,7 @@ func TestUpAndDown(t *testing.T) {
 	if err := Up(t.Context(), o, slog.New(slog.DiscardHandler), nil); !errors.As(err, &held) || held.pid != os.Getpid() {
 		t.Errorf("a second Up: %v", err)
 	}
-	c := wire.New(e.Address, wire.Options{CertSHA256: e.CertSHA256})
+	c := client.NewManager(e.Address, client.ManagerOptions{CertSHA256: e.CertSHA256})
 	if info, err := c.Info(t.Context()); err != nil || len(info.Parts) < 5 {
 		t.Errorf("Info: %+v, %v", info, err)
 	}

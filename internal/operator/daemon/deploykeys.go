@@ -7,10 +7,10 @@ import (
 	"slices"
 	"strings"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // everybody is what --deploy-keys has in a file's place where all keys may deploy.

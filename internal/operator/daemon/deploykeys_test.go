@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestDeployKeys: the file holds as it is at the time, and nobody may where it

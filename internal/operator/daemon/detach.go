@@ -16,9 +16,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // outcome is the line in which a detached cupeld tells how its start went.
@@ -92,7 +92,7 @@ func (l layout) notReady(pid int, patience time.Duration) *problem.Error {
 // serves reports whether the cupeld that holds the lock is ready. One that is still
 // starting may fail, and then the next in line has its turn.
 func (l layout) serves(held *lockedError) bool {
-	e, err := wire.ReadEndpoint(l.dir)
+	e, err := client.ReadEndpoint(l.dir)
 	return err == nil && e.PID == held.pid
 }
 

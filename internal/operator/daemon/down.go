@@ -15,7 +15,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
@@ -23,8 +25,7 @@ import (
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // Whoever waits for others waits longer than they may take.
@@ -127,7 +128,7 @@ func (l layout) tellLost(ctx context.Context, since time.Time, log *slog.Logger)
 			return err
 		}
 		for _, e := range events {
-			if last = e.Seq; e.Reason == wire.ReasonNotCommitted && !e.Time.Before(since) {
+			if last = e.Seq; e.Reason == managerapi.ReasonNotCommitted && !e.Time.Before(since) {
 				log.WarnContext(ctx, "volume not stored", "app", e.App, "instance", e.Instance, "detail", e.Message)
 			}
 		}
@@ -180,7 +181,7 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 				continue
 			}
 			t.gone.wait(ctx)
-			if o.Force && what == workDown && disk.Fails(err) {
+			if o.Force && what == workDown && diskerror.Fails(err) {
 				return l, nil, l.endBlind(ctx, log)
 			}
 			if err == nil {
@@ -310,10 +311,10 @@ func (e *unreadyError) Unwrap() error { return e.err }
 
 // mend is what to do about it while no manager runs, which could remove anything.
 func (e *unreadyError) mend() string {
-	if p := problem.From(e.err); p.Rule == disk.RuleFull {
+	if p := problem.From(e.err); p.Rule == diskerror.RuleFull {
 		return "remove from that disk what is not Cupel's, or make it larger"
 	}
-	if disk.ReadOnly(e.err) {
+	if diskerror.ReadOnly(e.err) {
 		return "mount that disk for writing, if the kernel (dmesg) lets that be"
 	}
 	return "mend that"
@@ -434,8 +435,8 @@ func (l layout) sweep(ctx context.Context) error {
 	errs = append(errs, removeIfLink("/run/cupel-"+l.id))
 	// A mounted namespace's file stays behind when it was unmounted. A disk that takes no
 	// writes keeps these until the next start.
-	for _, path := range []string{l.path("node", "netns"), l.path(wire.EndpointFile)} {
-		if err := os.RemoveAll(path); !disk.ReadOnly(err) && !disk.Fails(err) && !errors.Is(err, syscall.ENOTDIR) {
+	for _, path := range []string{l.path("node", "netns"), l.path(client.EndpointFile)} {
+		if err := os.RemoveAll(path); !diskerror.ReadOnly(err) && !diskerror.Fails(err) && !errors.Is(err, syscall.ENOTDIR) {
 			errs = append(errs, err)
 		}
 	}

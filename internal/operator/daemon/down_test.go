@@ -15,11 +15,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/need"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestDownLosesNothing: where what apps need to store their volumes can't be started,
@@ -115,12 +116,12 @@ func TestDownTellsWhatWasLost(t *testing.T) {
 	}
 	var c manager.Change
 	for i := range 2500 {
-		e := wire.Event{Time: began.Add(-time.Hour), App: "old", Reason: wire.ReasonNotCommitted}
+		e := managerapi.Event{Time: began.Add(-time.Hour), App: "old", Reason: managerapi.ReasonNotCommitted}
 		if i == 1500 {
-			e = wire.Event{Time: began.Add(time.Second), App: "shop", Instance: "inst-7", Reason: wire.ReasonNotCommitted, Message: "killed before it stored volume pgdata", Warning: true}
+			e = managerapi.Event{Time: began.Add(time.Second), App: "shop", Instance: "inst-7", Reason: managerapi.ReasonNotCommitted, Message: "killed before it stored volume pgdata", Warning: true}
 		}
 		if i > 1500 {
-			e = wire.Event{Time: began.Add(time.Second), App: "well", Reason: "instance_exited"}
+			e = managerapi.Event{Time: began.Add(time.Second), App: "well", Reason: "instance_exited"}
 		}
 		c.Events = append(c.Events, manager.Event{Event: e})
 	}
@@ -190,7 +191,7 @@ func TestDownOfAMovedFolder(t *testing.T) {
 		if _, stderr, code := cupeld(t, ":", upFlags(o)...); code != 0 {
 			t.Fatalf("up: exit %d: %s", code, stderr)
 		}
-		e, err := wire.ReadEndpoint(o.State)
+		e, err := client.ReadEndpoint(o.State)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,10 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // One folder may have several names: a bind mount, a disk that is mounted elsewhere now, a

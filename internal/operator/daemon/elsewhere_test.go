@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/client"
 )
 
 // TestStateByTwoNames: what runs by one name of a folder is not started a second time by
@@ -38,7 +38,7 @@ func TestStateByTwoNames(t *testing.T) {
 	}
 	kill := func() {
 		t.Helper()
-		e, err := wire.ReadEndpoint(o.State)
+		e, err := client.ReadEndpoint(o.State)
 		if err == nil {
 			err = syscall.Kill(e.PID, syscall.SIGKILL)
 		}

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"syscall"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // ruleDamaged says that something in the state folder is not what was written there.
@@ -19,7 +19,7 @@ const ruleDamaged = "state_damaged"
 // explain says what a person can do about an error of the state folder: its disk is
 // full or fails, or something is not what it should be there. Others stay as they are.
 func (l layout) explain(err error) error {
-	err = disk.Explain(err, l.dir, "the state folder")
+	err = diskerror.Explain(err, l.dir, "the state folder")
 	if _, explained := errors.AsType[*problem.Error](err); err == nil || explained {
 		return err
 	}

@@ -15,9 +15,9 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // keptFile is what the last start that served was given.

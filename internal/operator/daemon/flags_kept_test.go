@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestForgottenFlags: an installation that is started without the flags of before lets in

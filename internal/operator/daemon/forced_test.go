@@ -16,13 +16,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestForceEndsADeafCupeld: one that doesn't end when it is told to is ended by force,
@@ -121,7 +121,7 @@ func TestRenewed(t *testing.T) {
 		lock.say("a")
 	}
 
-	list := []manager.InstanceStatus{{ID: "i-1-1", State: manager.StateStopping, Phase: string(volume.Committing)}, {ID: "i-2-1", State: manager.StateRunning}, {ID: "i-3-1", State: manager.StateExited}}
+	list := []manager.InstanceStatus{{ID: "i-1-1", State: manager.StateStopping, Phase: string(wire.Committing)}, {ID: "i-2-1", State: manager.StateRunning}, {ID: "i-3-1", State: manager.StateExited}}
 	if line, stops := stillRuns(list); !stops || line != "not ended yet: i-1-1 (stores its volumes), i-2-1 (running)" {
 		t.Errorf("%v, %q", stops, line)
 	}
@@ -279,7 +279,7 @@ func TestStateWhoseDiskFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.MkdirAll(l.path("runtimes"), 0o755), os.WriteFile(l.path(wire.EndpointFile), nil, 0o644)); err != nil {
+	if err := errors.Join(os.MkdirAll(l.path("runtimes"), 0o755), os.WriteFile(l.path(client.EndpointFile), nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	lock, err := l.lock(workUp)
@@ -299,12 +299,12 @@ func TestStateWhoseDiskFails(t *testing.T) {
 	fails(t, at)
 
 	_, cleanup := Cleanup(t.Context(), o, slog.New(slog.DiscardHandler))
-	_, manager := wire.ReadEndpoint(o.State)
+	_, manager := client.ReadEndpoint(o.State)
 	for name, err := range map[string]error{
 		"down": stopAll(t.Context(), o, slog.New(slog.DiscardHandler)), "cleanup": cleanup, "up": upOn(t, o), "who asks its manager": manager,
-		"a database that seems damaged": disk.Explain(ioerr(11), o.State, "the state folder"),
+		"a database that seems damaged": diskerror.Explain(ioerr(11), o.State, "the state folder"),
 	} {
-		if p := problem.From(err); err == nil || p.Rule != disk.RuleFails || !strings.Contains(p.Mend, "cupel down --force, then umount, fsck, mount") {
+		if p := problem.From(err); err == nil || p.Rule != diskerror.RuleFails || !strings.Contains(p.Mend, "cupel down --force, then umount, fsck, mount") {
 			t.Errorf("%s: %v", name, err)
 		} else {
 			t.Logf("%s: %v", name, err)
@@ -368,13 +368,13 @@ func TestReadOnlyState(t *testing.T) {
 		"cleanup": err,
 		"up":      upOn(t, o),
 	} {
-		if p := problem.From(err); err == nil || p.Rule != disk.RuleReadOnly || !strings.Contains(p.Mend, "umount, fsck, mount") {
+		if p := problem.From(err); err == nil || p.Rule != diskerror.RuleReadOnly || !strings.Contains(p.Mend, "umount, fsck, mount") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 
 	// A database tells it in a number, and the file system not before it is tried.
-	if p := problem.From(disk.Explain(ioerr(778), o.State, "the state folder")); p.Rule != disk.RuleReadOnly {
+	if p := problem.From(diskerror.Explain(ioerr(778), o.State, "the state folder")); p.Rule != diskerror.RuleReadOnly {
 		t.Errorf("a database: %v", p)
 	}
 }

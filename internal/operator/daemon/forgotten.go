@@ -9,9 +9,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // forget puts the records of instances aside whose manager's database is gone or

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestManagerLost follows what a start says of a manager's database that is gone or

@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // A daemon that stays in the control group of whoever started it has that one's

@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestAdoptedAreAsStarted: what an earlier release left in the control group and with

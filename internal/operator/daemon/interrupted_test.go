@@ -14,11 +14,11 @@ import (
 	"syscall"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // TestInterruptHidesNoError: what failed by itself after an interrupt is told, with its
@@ -62,7 +62,7 @@ func TestInterruptHidesNoError(t *testing.T) {
 			t.Errorf("%v: exit %d, want %d, with %q: %s", c.err, code, c.code, c.want, &said)
 		}
 	}
-	for want, err := range map[string]error{"cupeld_ended": context.Canceled, disk.RuleFails: l.explain(errors.Join(context.Canceled, broken))} {
+	for want, err := range map[string]error{"cupeld_ended": context.Canceled, diskerror.RuleFails: l.explain(errors.Join(context.Canceled, broken))} {
 		if p := detachedProblem(err); p.Rule != want {
 			t.Errorf("who started it is told of %v: %v", err, p)
 		}

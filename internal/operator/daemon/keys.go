@@ -14,10 +14,10 @@ import (
 	"math/big"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // keyPair reads NAME.key and NAME.crt of the state folder and makes both on first use.

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"syscall"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // layout is a state folder and every name that is derived from it, so that

@@ -9,8 +9,8 @@ import (
 	"syscall"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestStrangersCantHoldTheLock: whoever can open a file can lock it, and with it up,

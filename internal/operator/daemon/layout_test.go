@@ -5,7 +5,7 @@ import (
 	"os"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestCASUser: a number that nobody else gets, kept with the folder.

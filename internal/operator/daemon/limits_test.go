@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 func TestDrainFlag(t *testing.T) {

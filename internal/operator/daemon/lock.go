@@ -14,10 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // work is what somebody does who holds a state folder's lock.
@@ -145,7 +145,7 @@ func (l layout) lock(what work) (*stateLock, error) {
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			held := readHolder(l.dir, f)
 			held.renews = held.renews && unwritten == nil
-			if disk.ReadOnly(unwritten) { // nor could the holder
+			if diskerror.ReadOnly(unwritten) { // nor could the holder
 				held.note = "the disk of the state folder takes no writes, so that no volume can be stored: cupel down --force does not wait long for it"
 			} else if unwritten != nil && held.note == "" {
 				held.note = l.lockFile() + " can't be written, so that it doesn't say what is waited for: lsattr shows attributes"
@@ -186,7 +186,7 @@ func (l layout) lock(what work) (*stateLock, error) {
 func (l layout) openLock(what work) (f *os.File, unwritten, err error) {
 	const how = unix.O_NOFOLLOW | unix.O_NONBLOCK
 	f, err = os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR|how, 0o600)
-	if ends := what == workDown || what == workCleanup; ends && (disk.ReadOnly(err) || errors.Is(err, fs.ErrPermission)) {
+	if ends := what == workDown || what == workCleanup; ends && (diskerror.ReadOnly(err) || errors.Is(err, fs.ErrPermission)) {
 		if only, err2 := os.OpenFile(l.lockFile(), os.O_RDONLY|how, 0); err2 == nil {
 			f, unwritten, err = only, err, nil
 		}
@@ -203,7 +203,7 @@ func (l layout) openLock(what work) (f *os.File, unwritten, err error) {
 
 // refuseLock says what is wrong with the lock's file.
 func (l layout) refuseLock(err error) error {
-	err = disk.Explain(err, l.dir, "the state folder")
+	err = diskerror.Explain(err, l.dir, "the state folder")
 	for _, other := range []error{unix.EISDIR, unix.ELOOP, unix.ENXIO} {
 		if errors.Is(err, other) {
 			return problem.New(problem.Invalid, ruleDamaged, "%w", err).Want("a file").Fix("remove %s: it holds nothing", l.lockFile())

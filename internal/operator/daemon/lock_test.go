@@ -12,8 +12,8 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/client"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestThreeUpsAtOnce: one starts; the others say so once it serves, with an exit code
@@ -33,7 +33,7 @@ func TestThreeUpsAtOnce(t *testing.T) {
 				won = append(won, stdout)
 			case codeRuns:
 				lost = append(lost, stderr)
-				if e, err := wire.ReadEndpoint(o.State); err != nil || !strings.Contains(stderr, fmt.Sprintf("cupeld already runs on %s (process %d)", o.State, e.PID)) {
+				if e, err := client.ReadEndpoint(o.State); err != nil || !strings.Contains(stderr, fmt.Sprintf("cupeld already runs on %s (process %d)", o.State, e.PID)) {
 					t.Errorf("says %q, while %+v serves: %v", stderr, e, err)
 				}
 			default:

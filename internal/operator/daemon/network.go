@@ -14,13 +14,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // checkTimeout is how long `up` waits to learn what stands in the way.
@@ -76,7 +76,7 @@ const (
 
 // tendNetwork puts right what other programs change of what is ours, and tells it,
 // until ctx ends. It also sees a way out of this machine that comes late or changes.
-func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady, e wire.Endpoint) error {
+func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady, e managerapi.Endpoint) error {
 	look, check := time.NewTicker(tendEvery), time.NewTicker(checkEvery)
 	defer look.Stop()
 	defer check.Stop()
@@ -252,7 +252,7 @@ func lockCheck(ctx context.Context, dir string) (*os.File, error) {
 // printServing writes what serves for programs.
 func (c *cli) printServing(s Serving) error {
 	return json.NewEncoder(plain.JSONWriter(c.out)).Encode(struct {
-		wire.Endpoint
+		managerapi.Endpoint
 		Network   []netcheck.Probe `json:"network,omitempty"`
 		Unchecked *problem.Error   `json:"network_unchecked,omitempty"`
 		Service   string           `json:"service,omitempty"`

@@ -21,14 +21,14 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/vishvananda/netlink"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // This file is the check of the network as a command.
@@ -142,7 +142,7 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 
 // checkRunning tries the network of the cupeld that serves.
 func (p *parts) checkRunning(ctx context.Context, o Options, cfg netcheck.Config) (r netcheck.Report, err error) {
-	e, err := wire.ReadEndpoint(p.dir)
+	e, err := client.ReadEndpoint(p.dir)
 	if err != nil {
 		return r, err
 	}

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"testing"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/netcheck"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // A person may ask for a host, in an instance's words.
@@ -130,10 +130,10 @@ func TestCheckAsksTheLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	endpoint := fmt.Appendf(nil, `{"version":1,"address":"127.0.0.1:1","pid":%d}`, os.Getpid())
-	if err := os.WriteFile(l.path(wire.EndpointFile), endpoint, 0o600); err != nil {
+	if err := os.WriteFile(l.path(client.EndpointFile), endpoint, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := wire.ReadEndpoint(l.dir); err != nil {
+	if _, err := client.ReadEndpoint(l.dir); err != nil {
 		t.Fatal(err)
 	}
 

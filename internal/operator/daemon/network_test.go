@@ -18,9 +18,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/netcheck"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 func TestShowTellsWhatIsInTheWay(t *testing.T) {

@@ -8,10 +8,10 @@ import (
 	"os"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // checkOptions refuses what no part could take, before anything is touched: for a

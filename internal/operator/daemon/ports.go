@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // ports remembers which port each listener got, so that one that was chosen by

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestTakenPortsAreNamedAtOnce: whoever has to choose other addresses learns of all

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // publicCert is a certificate that a public authority made for the manager's name. It

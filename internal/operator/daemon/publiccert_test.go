@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestPublicCert: who asks for the public name is shown its certificate, in its renewed

@@ -4,7 +4,8 @@ import (
 	"net/netip"
 	"testing"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/client"
 )
 
 // TestReachable: of a listener that is open to all an address is shown that others can
@@ -30,7 +31,7 @@ func TestReachable(t *testing.T) {
 // while there is none.
 func TestMoveEndpoint(t *testing.T) {
 	l := layout{dir: t.TempDir()}
-	e := wire.Endpoint{Version: wire.Version, Address: "127.0.0.1:5000"}
+	e := managerapi.Endpoint{Version: managerapi.Version, Address: "127.0.0.1:5000"}
 	for _, tt := range []struct {
 		outside, want string
 		moved         bool
@@ -41,7 +42,7 @@ func TestMoveEndpoint(t *testing.T) {
 		if err != nil || moved != tt.moved || e.Outside != tt.want {
 			t.Errorf("%q: %v, %v, %+v", tt.outside, moved, err, e)
 		}
-		if read, err := wire.ReadEndpoint(l.dir); moved && (err != nil || read.Outside != tt.want) {
+		if read, err := client.ReadEndpoint(l.dir); moved && (err != nil || read.Outside != tt.want) {
 			t.Errorf("%q: written %+v, %v", tt.outside, read, err)
 		}
 	}

@@ -14,10 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // process is one of our helpers.

@@ -6,9 +6,9 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // Who waits for a cupeld to end sees by its lock's file whether it still works.
@@ -91,7 +91,7 @@ func stillRuns(list []manager.InstanceStatus) (line string, stops bool) {
 		}
 		stops = stops || s.State == manager.StateStopping
 		does := string(s.State)
-		if s.Phase == string(volume.Committing) {
+		if s.Phase == string(wire.Committing) {
 			does = "stores its volumes"
 		}
 		left = append(left, fmt.Sprintf("%s (%s)", s.ID, does))

@@ -16,13 +16,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // kind is what something in the state folder is.
@@ -132,7 +133,7 @@ func (l layout) derived() []derivation {
 		derivation{pathFile, isFile, by(parsePath), "it is written anew"},
 		derivation{filepath.Base(l.turnFile()), isFile, nil, anew},
 		derivation{"grace", isFile, by(parseGrace), "apps have as long to end as cupel up --grace says"},
-		derivation{wire.EndpointFile, isFile, validEndpoint, "it is written anew"},
+		derivation{client.EndpointFile, isFile, validEndpoint, "it is written anew"},
 		derivation{"simulation-root.pem", isFile, validPEM, "it is written anew from simtee"},
 		derivation{"cni", isFolder, nil, anew},
 		derivation{"cni/subnet", isFile, by(cni.ParseKept), "the bridge tells the subnet, if it is there; else it is the one that --subnet names, or a free one"},
@@ -211,7 +212,7 @@ func (p *parts) tend(name string, log *rotatingFile) {
 // logged takes note of how the writing of a log went. What a full disk keeps from it, the
 // disk's own refusals tell.
 func (p *parts) logged(name string, err error) {
-	if !disk.Full(err) {
+	if !diskerror.Full(err) {
 		p.troubles.Note("write "+name, "", p.explain(err))
 	}
 }
@@ -311,7 +312,7 @@ func by[T any](parse func([]byte) (T, bool)) (valid func([]byte) bool) {
 // validEndpoint and validProcess judge what is written down in JSON: null and a word are
 // JSON, too.
 func validEndpoint(b []byte) bool {
-	var e wire.Endpoint
+	var e managerapi.Endpoint
 	return json.Unmarshal(b, &e) == nil && e.Address != ""
 }
 
@@ -496,7 +497,7 @@ func exists(path string) bool {
 
 // complete takes the ports that aren't known from what cupeld wrote down for others.
 func (p *ports) complete(state string) {
-	e, err := wire.ReadEndpoint(state)
+	e, err := client.ReadEndpoint(state)
 	if err != nil {
 		return
 	}

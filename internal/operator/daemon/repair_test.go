@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // damages are what a power cut, a failing disk or a slip of the hand makes of a file.

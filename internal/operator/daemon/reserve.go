@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 const (
@@ -53,7 +53,7 @@ func (r *reserve) fill() error {
 		_ = os.Remove(r.dir)
 	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
-		if disk.Full(err) {
+		if diskerror.Full(err) {
 			return nil
 		}
 		return err
@@ -97,7 +97,7 @@ func fillHalf(path string) error {
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	switch {
-	case errors.Is(err, fs.ErrExist), disk.Full(err):
+	case errors.Is(err, fs.ErrExist), diskerror.Full(err):
 		return nil
 	case err != nil:
 		return err
@@ -135,7 +135,7 @@ type roomyStore struct {
 // Apply implements manager.Store.
 func (s roomyStore) Apply(ctx context.Context, c manager.Change) ([]manager.Event, error) {
 	events, err := s.Store.Apply(ctx, c)
-	for err != nil && problem.From(err).Rule == disk.RuleFull && removes(c) && s.reserve.release() {
+	for err != nil && problem.From(err).Rule == diskerror.RuleFull && removes(c) && s.reserve.release() {
 		events, err = s.Store.Apply(ctx, c)
 	}
 	if err == nil && len(c.DeleteApps) > 0 {

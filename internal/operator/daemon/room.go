@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 const (
@@ -46,10 +46,10 @@ const (
 
 // roomOf is what the flag asks for.
 func (l layout) roomOf(minFree string) (room, error) {
-	size, err := wire.ParseMemory(cmp.Or(minFree, defaultMinFree))
+	size, err := managerapi.ParseMemory(cmp.Or(minFree, defaultMinFree))
 	if err != nil {
 		return room{}, problem.New(problem.Invalid, "min_free", "--min-free %.40q", minFree).
-			Want("a size of %s or more, which removals need", wire.FormatMemory(wire.MinMemory)).
+			Want("a size of %s or more, which removals need", managerapi.FormatMemory(managerapi.MinMemory)).
 			Fix("give a whole number and a unit, like %s", defaultMinFree)
 	}
 	return room{l.dir, size, minFiles, mendByRemoving}, nil
@@ -71,11 +71,11 @@ func (r room) check() error {
 	}
 	switch {
 	case free < r.bytes:
-		return problem.New(problem.Unavailable, disk.RuleFull, "%d MB are free on the disk of the state folder", free>>20).
+		return problem.New(problem.Unavailable, diskerror.RuleFull, "%d MB are free on the disk of the state folder", free>>20).
 			Want("at least %d MB", (r.bytes+1<<20-1)>>20).
 			Fix("%s; what is needed is by cupel up --min-free", r.mend)
 	case files < r.files:
-		return problem.New(problem.Unavailable, disk.RuleFull, "the disk of the state folder has room for %d more files (inodes)", files).
+		return problem.New(problem.Unavailable, diskerror.RuleFull, "the disk of the state folder has room for %d more files (inodes)", files).
 			Want("at least %d", r.files).
 			Fix("%s: df -i counts files; a file system may have too few for good", r.mend)
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestRepairKeepsThatItServed: a power cut that damages ports.json and takes the

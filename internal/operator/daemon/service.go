@@ -18,9 +18,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // unitFolder is where an administrator's units are.
@@ -286,7 +286,7 @@ func (l layout) installedText(ctx context.Context, done installed) string {
 	}
 	fmt.Fprintf(&b, "it is enabled%s: this installation comes up with the machine\n", before)
 
-	e, err := wire.ReadEndpoint(l.dir)
+	e, err := client.ReadEndpoint(l.dir)
 	// After a power cut its number may be another program's.
 	runs := err == nil && l.holds(e.PID)
 	switch own := runs && l.runsIt(ctx, e.PID); {

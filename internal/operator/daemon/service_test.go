@@ -16,7 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestUnit: each installation has a unit of its own, in words that systemd reads as they

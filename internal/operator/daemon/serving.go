@@ -9,18 +9,19 @@ import (
 	"os"
 	"strconv"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // This file tells what runs, and where it is reached.
 
 // list says what runs where.
-func (p *parts) list(e wire.Endpoint) []wire.Part {
-	return []wire.Part{
+func (p *parts) list(e managerapi.Endpoint) []managerapi.Part {
+	return []managerapi.Part{
 		{Name: "manager API", Address: reachable(p.open.manager, e.Address), PID: os.Getpid()},
 		{Name: "CAS, owners", Address: reachable(p.open.owners, e.CAS.Owners), PID: p.cas.process(), Note: "identity " + e.CAS.Identity.String()},
 		{Name: "CAS, instances", Address: reachable(p.open.instances, e.CAS.Instances), PID: p.cas.process()},
@@ -74,17 +75,17 @@ func outside() string {
 }
 
 // writeEndpoint tells the programs of this machine where everything listens.
-func (l layout) writeEndpoint(e wire.Endpoint) error {
+func (l layout) writeEndpoint(e managerapi.Endpoint) error {
 	b, err := json.MarshalIndent(e, "", "  ")
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(l.path(wire.EndpointFile), append(b, '\n'), 0o644)
+	return atomicfile.Write(l.path(client.EndpointFile), append(b, '\n'), 0o644)
 }
 
 // moveEndpoint tells them when this machine leaves for the world by another address:
 // one that boots may have no way out yet. None is no address, and the last one stays.
-func (l layout) moveEndpoint(e *wire.Endpoint, outside string) (moved bool, err error) {
+func (l layout) moveEndpoint(e *managerapi.Endpoint, outside string) (moved bool, err error) {
 	if outside == "" || outside == e.Outside {
 		return false, nil
 	}
@@ -94,8 +95,8 @@ func (l layout) moveEndpoint(e *wire.Endpoint, outside string) (moved bool, err 
 
 // Serving is what runs, once everything does.
 type Serving struct {
-	Endpoint wire.Endpoint `json:"endpoint"`
-	Parts    []wire.Part   `json:"parts"`
+	Endpoint managerapi.Endpoint `json:"endpoint"`
+	Parts    []managerapi.Part   `json:"parts"`
 	// Network is what stands in the way of instances or their users.
 	Network []netcheck.Probe `json:"network,omitempty"`
 	// Unchecked is why it isn't known what stands in their way.
@@ -118,15 +119,15 @@ type Serving struct {
 	Dropped []string `json:"dropped,omitempty"`
 }
 
-func needOwner(apps []wire.App) []string {
+func needOwner(apps []managerapi.App) []string {
 	var out []string
 	for _, a := range apps {
-		out = append(out, a.Name+": its owner has to deploy it once: "+wire.DeployCommand(a.Session, a.Name))
+		out = append(out, a.Name+": its owner has to deploy it once: "+managerapi.DeployCommand(a.Session, a.Name))
 	}
 	return out
 }
 
-func takenPorts(apps []wire.App) []string {
+func takenPorts(apps []managerapi.App) []string {
 	var out []string
 	for _, a := range apps {
 		out = append(out, a.Name+": "+a.Problem.Actual+". "+a.Problem.Mend)
@@ -134,7 +135,7 @@ func takenPorts(apps []wire.App) []string {
 	return out
 }
 
-func oldLaunchers(apps []wire.App) []string {
+func oldLaunchers(apps []managerapi.App) []string {
 	var out []string
 	for _, a := range apps {
 		out = append(out, a.Name+": before it is deployed again, its owner has to measure the runtimes (cupel runtime measure)"+

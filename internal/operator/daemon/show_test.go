@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/netcheck"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestShowNamesWhoseOwnersHaveToAct: after an update of Cupel people see at once
@@ -18,7 +18,7 @@ func TestShowNamesWhoseOwnersHaveToAct(t *testing.T) {
 	if strings.Contains(out.String(), "run on") {
 		t.Errorf("nobody has to act:\n%s", &out)
 	}
-	Show(&out, "state", Serving{NeedOwner: needOwner([]wire.App{{Name: "shop", Session: "alice/shop"}})})
+	Show(&out, "state", Serving{NeedOwner: needOwner([]managerapi.App{{Name: "shop", Session: "alice/shop"}})})
 	want := "  These apps run on, but the CAS will not let them start again:\n" +
 		"    shop: its owner has to deploy it once: cupel deploy alice/shop --name shop\n"
 	if !strings.Contains(out.String(), want) {
@@ -30,7 +30,7 @@ func TestShowNamesWhoseOwnersHaveToAct(t *testing.T) {
 // users reach another program.
 func TestShowWarnsOfTakenPorts(t *testing.T) {
 	taken := problem.New(problem.Conflict, "port_taken", "another program has port 8082").Fix("stop it")
-	s := Serving{TakenPorts: takenPorts([]wire.App{{Name: "shop", Problem: taken}})}
+	s := Serving{TakenPorts: takenPorts([]managerapi.App{{Name: "shop", Problem: taken}})}
 	var out, asJSON bytes.Buffer
 	Show(&out, "state", s)
 	if want := "\n  Warning: these apps run, and their users don't reach them:\n    shop: another program has port 8082. stop it\n"; !strings.Contains(out.String(), want) {
@@ -50,7 +50,7 @@ func TestShowNamesTheStateFolder(t *testing.T) {
 	room := problem.New(problem.Unavailable, "disk_full", "1 GB is free").Want("800 GB").Fix("%s; what is needed is by cupel up --min-free", mendByRemoving)
 	taken := problem.New(problem.Conflict, "port_taken", "another program has port 8082").Fix("stop it; or see 'cupel ps'")
 	Show(&out, c.opts.State, Serving{
-		DiskFull: room, TakenPorts: takenPorts([]wire.App{{Name: "shop", Problem: taken}}), Damaged: []string{"run cupel runtime build python"},
+		DiskFull: room, TakenPorts: takenPorts([]managerapi.App{{Name: "shop", Problem: taken}}), Damaged: []string{"run cupel runtime build python"},
 		Network: []netcheck.Probe{{What: "x", Mend: []string{"cupel up --cas-instances 0.0.0.0:1"}}}, Unchecked: problem.New(problem.Unavailable, "x", "x"),
 	})
 	c.tell()("cupel down --force does not wait long for it")

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 )
 
 // TestStoppedCupeld: who wants something of a cupeld that was stopped by a signal hears
@@ -19,7 +19,7 @@ func TestStoppedCupeld(t *testing.T) {
 	if _, stderr, code := cupeld(t, ":", upFlags(o)...); code != 0 {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
-	e, err := wire.ReadEndpoint(o.State)
+	e, err := client.ReadEndpoint(o.State)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestStoppedCupeld(t *testing.T) {
 	}()
 
 	// The same for who talks to its manager.
-	client := wire.New(e.Address, wire.Options{CertSHA256: e.CertSHA256, PID: e.PID})
+	client := client.NewManager(e.Address, client.ManagerOptions{CertSHA256: e.CertSHA256, PID: e.PID})
 	defer client.Close()
 	_, err = client.Info(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "it is stopped (SIGSTOP, or a debugger)") || !strings.Contains(err.Error(), fmt.Sprintf("kill -9 %d, then cupel up", e.PID)) {

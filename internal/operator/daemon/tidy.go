@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/disk"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // tidyEvery is how often somebody looks at what grows beside the apps.
@@ -61,7 +61,7 @@ func setAside(file string, limit int64) error {
 		return fmt.Errorf("look at %s: %w", file, err)
 	}
 	err = copyFile(file, before)
-	if err != nil && !disk.Full(err) {
+	if err != nil && !diskerror.Full(err) {
 		return err
 	}
 	return os.Truncate(file, 0)

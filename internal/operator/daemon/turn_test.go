@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/client"
 )
 
 // TestUpWaitsForAnEnd: a start that comes while a cupeld ends, or while somebody stops
@@ -70,7 +70,7 @@ func TestUpWaitsForAnEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := wire.ReadEndpoint(o.State); err == nil {
+	if _, err := client.ReadEndpoint(o.State); err == nil {
 		t.Error("the start came before")
 	}
 	done()
@@ -80,7 +80,7 @@ func TestUpWaitsForAnEnd(t *testing.T) {
 	}
 
 	// A cupeld that was told to end, as at an upgrade, is not one that runs already.
-	before, err := wire.ReadEndpoint(o.State)
+	before, err := client.ReadEndpoint(o.State)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestUpWaitsForAnEnd(t *testing.T) {
 	if _, stderr, code := cupeld(t, ":", upFlags(o)...); code != 0 {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
-	if after, err := wire.ReadEndpoint(o.State); err != nil || after.PID == before.PID {
+	if after, err := client.ReadEndpoint(o.State); err != nil || after.PID == before.PID {
 		t.Errorf("%+v, %v", after, err)
 	}
 }
@@ -135,7 +135,7 @@ func TestDownsAndUpsAtOnce(t *testing.T) {
 	if code != 0 {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
-	if _, err := wire.ReadEndpoint(o.State); err == nil {
+	if _, err := client.ReadEndpoint(o.State); err == nil {
 		t.Errorf("after the last down something serves")
 	}
 	nothingLeft(t, o)

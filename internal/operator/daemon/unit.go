@@ -10,8 +10,8 @@ import (
 	"time"
 	"unicode"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // A systemd unit has one installation come up with the machine. Its apps are no part

@@ -11,10 +11,10 @@ import (
 	"syscall"
 	"testing"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // obeys is the script of what ends when it is told to.
@@ -187,7 +187,7 @@ func TestLockOfARunningInstallationRemoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := wire.ReadEndpoint(o.State)
+	e, err := client.ReadEndpoint(o.State)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
@@ -17,7 +18,6 @@ import (
 	"cupel.dev/cupel/internal/operator/node/containerd"
 	"cupel.dev/cupel/internal/operator/registry"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // errStop is why a context ended when the apps shall stop too.

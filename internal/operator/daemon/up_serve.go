@@ -13,14 +13,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/client"
-	wire "cupel.dev/cupel/client/manager"
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 	"cupel.dev/cupel/internal/operator/node"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/version"
 )
 
@@ -112,14 +112,14 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 
 	taken := m.TakenPorts() // before the balancer has them
 
-	e := wire.Endpoint{
-		Version: wire.Version, Address: local(api.Addr().String()), CertSHA256: ident.Sum(cert.Certificate[0]),
-		CAS:      wire.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
+	e := managerapi.Endpoint{
+		Version: managerapi.Version, Address: local(api.Addr().String()), CertSHA256: ident.Sum(cert.Certificate[0]),
+		CAS:      managerapi.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
 		Registry: p.client.Addr(), PID: os.Getpid(), Outside: outside(), Simulation: &root,
 	}
 	p.open.manager, p.open.owners, p.open.instances = api.Addr().String(), cas.Owners, cas.Instances
-	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() wire.Info {
-		return wire.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
+	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() managerapi.Info {
+		return managerapi.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
 	}}
 
 	g.Go(named("tidying", func() error { return p.tidy(ctx) }))
@@ -136,7 +136,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err := p.writeEndpoint(e); err != nil {
 		return err
 	}
-	p.onClose(func() error { return os.Remove(p.path(wire.EndpointFile)) })
+	p.onClose(func() error { return os.Remove(p.path(client.EndpointFile)) })
 
 	g.Go(named("network", func() error { return p.tendNetwork(ctx, o, cas, e) }))
 	if err := p.node.DropLaunchers(m.Launchers()); err != nil {
@@ -183,7 +183,7 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 		Keys: keys, Limits: &p.limits, Memory: memory, Incidents: p.incidents,
 		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
 		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
-		CAS:      wire.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
+		CAS:      managerapi.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
 		Launcher: p.node.LauncherDigest(),
 		PortFree: portFree, Room: p.room.check, FirstPort: o.FirstPort, InTheWay: p.told.inTheWay, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
 	})

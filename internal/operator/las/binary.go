@@ -8,7 +8,7 @@ import (
 	"sync"
 	"syscall"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 // binaries remembers the digests of executed files, by what changes when a

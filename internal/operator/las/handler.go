@@ -13,13 +13,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/collect"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const maxRequest = 4 << 10
@@ -28,20 +29,20 @@ const maxRequest = 4 << 10
 type instanceHandler struct {
 	server   *Server
 	id       string
-	configID attest.Data64
+	configID evidence.Data64
 	limit    *limiter
 }
 
 func (h *instanceHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	reply(w, r, h.limit, func(ctx context.Context, q collect.QuoteRequest) (attest.Evidence, error) {
+	reply(w, r, h.limit, func(ctx context.Context, q wire.QuoteRequest) (evidence.Evidence, error) {
 		pid, ok := ctx.Value(peerKey{}).(int)
 		if !ok {
-			return attest.Evidence{}, refused("the peer is unknown")
+			return evidence.Evidence{}, refused("the peer is unknown")
 		}
 		measurement, err := h.server.measure(ctx, h.id, pid)
 		if err != nil {
 			h.server.cfg.Logger.WarnContext(ctx, "evidence refused", "instance", h.id, "pid", pid, "error", err)
-			return attest.Evidence{}, err
+			return evidence.Evidence{}, err
 		}
 		h.server.cfg.Logger.InfoContext(ctx, "evidence made", "instance", h.id, "measurement", measurement.String())
 		return h.server.cfg.Platform.Quote(simtee.Launch{
@@ -94,7 +95,7 @@ type casHandler struct {
 }
 
 func (h *casHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	reply(w, r, h.limit, func(_ context.Context, q collect.QuoteRequest) (attest.Evidence, error) {
+	reply(w, r, h.limit, func(_ context.Context, q wire.QuoteRequest) (evidence.Evidence, error) {
 		return h.server.cfg.Platform.Quote(simtee.Launch{
 			Measurement: h.measurement, Signer: simtee.Signer(), Debug: true,
 		}, q.ReportData)
@@ -102,30 +103,30 @@ func (h *casHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // reply reads a request within its limits and writes what f makes of it.
-func reply(w http.ResponseWriter, r *http.Request, limit *limiter, f func(context.Context, collect.QuoteRequest) (attest.Evidence, error)) {
+func reply(w http.ResponseWriter, r *http.Request, limit *limiter, f func(context.Context, wire.QuoteRequest) (evidence.Evidence, error)) {
 	q, err := readRequest(w, r, limit)
 	if err != nil {
-		problem.Write(w, "", err)
+		httpproblem.Write(w, "", err)
 		return
 	}
 	evidence, err := f(r.Context(), q)
 	if err != nil {
-		problem.Write(w, "", err)
+		httpproblem.Write(w, "", err)
 		return
 	}
 	b, err := json.Marshal(evidence)
 	if err != nil {
-		problem.Write(w, "", fmt.Errorf("encode evidence: %w", err))
+		httpproblem.Write(w, "", fmt.Errorf("encode evidence: %w", err))
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(b)
 }
 
-func readRequest(w http.ResponseWriter, r *http.Request, limit *limiter) (collect.QuoteRequest, error) {
-	var q collect.QuoteRequest
-	if r.URL.Path != collect.PathQuote || r.Method != http.MethodPost {
-		return q, problem.New(problem.NotFound, "las_path", "%s %q", r.Method, r.URL.Path).Want("POST %s", collect.PathQuote)
+func readRequest(w http.ResponseWriter, r *http.Request, limit *limiter) (wire.QuoteRequest, error) {
+	var q wire.QuoteRequest
+	if r.URL.Path != wire.PathQuote || r.Method != http.MethodPost {
+		return q, problem.New(problem.NotFound, "las_path", "%s %q", r.Method, r.URL.Path).Want("POST %s", wire.PathQuote)
 	}
 	if !limit.take() {
 		return q, problem.New(problem.Unavailable, "las_rate", "too many requests for evidence").

@@ -27,12 +27,12 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/collect"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // Inspector looks at what really runs under an instance's id.
@@ -50,7 +50,7 @@ type Launched struct {
 
 // Platform makes evidence: simtee.Platform.
 type Platform interface {
-	Quote(l simtee.Launch, reportData attest.Data64) (attest.Evidence, error)
+	Quote(l simtee.Launch, reportData evidence.Data64) (evidence.Evidence, error)
 }
 
 // Config is what a Server is made of.
@@ -78,8 +78,8 @@ func New(cfg Config) *Server {
 }
 
 // Open implements node.Attester.
-func (s *Server) Open(id, dir string, configID attest.Data64) error {
-	l, err := s.cfg.Listen(dir, collect.Socket)
+func (s *Server) Open(id, dir string, configID evidence.Data64) error {
+	l, err := s.cfg.Listen(dir, wire.Socket)
 	if err != nil {
 		return fmt.Errorf("attestation socket of instance %s: %w", id, err)
 	}

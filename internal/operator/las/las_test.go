@@ -16,14 +16,15 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/collect"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/instance/las"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // echo is a platform whose quote is what it was told, in JSON.
@@ -31,12 +32,12 @@ type echo struct{}
 
 type told struct {
 	Launch     simtee.Launch
-	ReportData attest.Data64
+	ReportData evidence.Data64
 }
 
-func (echo) Quote(l simtee.Launch, reportData attest.Data64) (attest.Evidence, error) {
+func (echo) Quote(l simtee.Launch, reportData evidence.Data64) (evidence.Evidence, error) {
 	b, err := json.Marshal(told{l, reportData})
-	return attest.Evidence{Type: attest.SGX, Quote: b}, err
+	return evidence.Evidence{Type: evidence.SGX, Quote: b}, err
 }
 
 // inspector answers with what it holds.
@@ -88,15 +89,15 @@ func server(t *testing.T, change func(*Launched)) *Server {
 
 func unchanged(*Launched) {}
 
-func ask(t *testing.T, dir string) (attest.Evidence, error) {
+func ask(t *testing.T, dir string) (evidence.Evidence, error) {
 	t.Helper()
-	return collect.Client{Addr: "unix:" + filepath.Join(dir, collect.Socket)}.Quote(t.Context(), attest.Data64{42})
+	return las.Client{Addr: "unix:" + filepath.Join(dir, wire.Socket)}.Quote(t.Context(), evidence.Data64{42})
 }
 
 func TestQuote(t *testing.T) {
 	s := server(t, unchanged)
 	dir := t.TempDir()
-	if err := s.Open("i-1", dir, attest.Data64{9}); err != nil {
+	if err := s.Open("i-1", dir, evidence.Data64{9}); err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close("i-1")
@@ -123,8 +124,8 @@ func TestQuote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Launch.Measurement != want || got.Launch.ConfigID != (attest.Data64{9}) || !got.Launch.Debug ||
-		got.Launch.Signer != simtee.Signer() || got.ReportData != (attest.Data64{42}) {
+	if got.Launch.Measurement != want || got.Launch.ConfigID != (evidence.Data64{9}) || !got.Launch.Debug ||
+		got.Launch.Signer != simtee.Signer() || got.ReportData != (evidence.Data64{42}) {
 		t.Errorf("quoted %+v, want measurement %v", got, want)
 	}
 }
@@ -142,7 +143,7 @@ func TestRefusals(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := server(t, c.change)
 			dir := t.TempDir()
-			if err := s.Open(c.id, dir, attest.Data64{}); err != nil {
+			if err := s.Open(c.id, dir, evidence.Data64{}); err != nil {
 				t.Fatal(err)
 			}
 			defer s.Close(c.id)
@@ -158,7 +159,7 @@ func TestOpenAgainAndClose(t *testing.T) {
 	s := server(t, unchanged)
 	dir, other := t.TempDir(), t.TempDir()
 	for _, d := range []string{dir, other} {
-		if err := s.Open("i-1", d, attest.Data64{}); err != nil {
+		if err := s.Open("i-1", d, evidence.Data64{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -170,7 +171,7 @@ func TestOpenAgainAndClose(t *testing.T) {
 	if _, err := ask(t, other); problem.KindOf(err) != problem.Unavailable {
 		t.Errorf("the closed socket answers: %v", err)
 	}
-	if err := s.Open("i-1", filepath.Join(dir, "none"), attest.Data64{}); err == nil {
+	if err := s.Open("i-1", filepath.Join(dir, "none"), evidence.Data64{}); err == nil {
 		t.Error("listens in a folder that is not there")
 	}
 }
@@ -180,7 +181,7 @@ func post(t *testing.T, conn net.Conn, body string) (int, problem.Error) {
 	client := http.Client{Transport: &http.Transport{
 		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 	}}
-	resp, err := client.Post("http://las"+collect.PathQuote, "application/json", strings.NewReader(body))
+	resp, err := client.Post("http://las"+wire.PathQuote, "application/json", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +197,7 @@ func post(t *testing.T, conn net.Conn, body string) (int, problem.Error) {
 
 func request(t *testing.T) string {
 	t.Helper()
-	b, err := json.Marshal(collect.QuoteRequest{Version: 1})
+	b, err := json.Marshal(wire.QuoteRequest{Version: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +213,7 @@ func TestServeConn(t *testing.T) {
 		go func() { done <- s.ServeConn(t.Context(), there, ident.Measurement{5}) }()
 		for _, silence := range []time.Duration{time.Hour, 24 * time.Hour} {
 			time.Sleep(silence)
-			if _, err := here.Write([]byte("POST " + collect.PathQuote + " HTTP/1.1\r\nHost: las\r\nContent-Length: " +
+			if _, err := here.Write([]byte("POST " + wire.PathQuote + " HTTP/1.1\r\nHost: las\r\nContent-Length: " +
 				itoa(len(request(t))) + "\r\n\r\n" + request(t))); err != nil {
 				t.Fatal(err)
 			}
@@ -322,7 +323,7 @@ func TestBinaries(t *testing.T) {
 func FuzzRequest(f *testing.F) {
 	f.Add([]byte(`{"version":1,"report_data":"00"}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		r, err := http.NewRequest(http.MethodPost, "http://las"+collect.PathQuote, bytes.NewReader(body))
+		r, err := http.NewRequest(http.MethodPost, "http://las"+wire.PathQuote, bytes.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}

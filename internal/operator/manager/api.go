@@ -3,7 +3,6 @@ package manager
 import (
 	"context"
 	"crypto/tls"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,17 +13,13 @@ import (
 	"strconv"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/places"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/openapi"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/connlimit"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
 )
-
-//go:embed openapi.yaml
-var openAPI []byte
-
-// OpenAPI is the description of the API that it serves.
-func OpenAPI() []byte { return openAPI }
 
 // maxRequest bounds the body of one request.
 const maxRequest = 64 << 10
@@ -36,7 +31,7 @@ const bodyTimeout = 30 * time.Second
 // certificate; of the certificate only the key counts.
 type API struct {
 	Manager *Manager
-	Info    func() wire.Info
+	Info    func() managerapi.Info
 	// Template writes the session template for the inputs in the query.
 	Template func(ctx context.Context, inputs url.Values) ([]byte, error)
 	// Sources serves the registry's API, of which others get the sources of images:
@@ -51,34 +46,34 @@ type API struct {
 // Handler returns the API's routes.
 func (a *API) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+wire.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, http.StatusOK, map[string]any{"version": wire.Version, "status": "ok"})
+	mux.HandleFunc("GET "+managerapi.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, map[string]any{"version": managerapi.Version, "status": "ok"})
 	})
-	mux.HandleFunc("GET "+wire.PathOpenAPI, func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET "+managerapi.PathOpenAPI, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml")
-		_, _ = w.Write(openAPI)
+		_, _ = io.WriteString(w, openapi.Manager)
 	})
-	mux.HandleFunc("GET "+wire.PathInfo, a.public(a.info))
-	mux.HandleFunc("GET "+wire.PathRuntimes, a.public(a.runtimes))
-	mux.HandleFunc("GET "+wire.PathTemplate, a.public(a.template))
+	mux.HandleFunc("GET "+managerapi.PathInfo, a.public(a.info))
+	mux.HandleFunc("GET "+managerapi.PathRuntimes, a.public(a.runtimes))
+	mux.HandleFunc("GET "+managerapi.PathTemplate, a.public(a.template))
 	if a.Sources != nil {
-		mux.HandleFunc("GET "+wire.PathSources, a.public(a.sources))
+		mux.HandleFunc("GET "+managerapi.PathSources, a.public(a.sources))
 	}
-	mux.HandleFunc("POST "+wire.PathApps, a.known(a.deploy))
-	mux.HandleFunc("GET "+wire.PathApps, a.known(a.apps))
-	mux.HandleFunc("GET "+wire.PathApps+"/{app}", a.known(a.app))
-	mux.HandleFunc("DELETE "+wire.PathApps+"/{app}", a.known(a.removeApp))
-	mux.HandleFunc("GET "+wire.PathInstances, a.known(a.instances))
-	mux.HandleFunc("DELETE "+wire.PathInstances+"/{id}", a.known(a.removeInstance))
-	mux.HandleFunc("GET "+wire.PathInstances+"/{id}/logs", a.known(a.logs))
-	mux.HandleFunc("GET "+wire.PathVolumes, a.known(a.volumes))
-	mux.HandleFunc("DELETE "+wire.PathVolumes+"/{id}", a.known(a.removeVolume))
-	mux.HandleFunc("GET "+wire.PathEvents, a.known(a.events))
+	mux.HandleFunc("POST "+managerapi.PathApps, a.known(a.deploy))
+	mux.HandleFunc("GET "+managerapi.PathApps, a.known(a.apps))
+	mux.HandleFunc("GET "+managerapi.PathApps+"/{app}", a.known(a.app))
+	mux.HandleFunc("DELETE "+managerapi.PathApps+"/{app}", a.known(a.removeApp))
+	mux.HandleFunc("GET "+managerapi.PathInstances, a.known(a.instances))
+	mux.HandleFunc("DELETE "+managerapi.PathInstances+"/{id}", a.known(a.removeInstance))
+	mux.HandleFunc("GET "+managerapi.PathInstances+"/{id}/logs", a.known(a.logs))
+	mux.HandleFunc("GET "+managerapi.PathVolumes, a.known(a.volumes))
+	mux.HandleFunc("DELETE "+managerapi.PathVolumes+"/{id}", a.known(a.removeVolume))
+	mux.HandleFunc("GET "+managerapi.PathEvents, a.known(a.events))
 	mux.HandleFunc("/", a.public(func(_ http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
-		return problem.New(problem.NotFound, "path", "%s %.200s is no path of this API", r.Method, r.URL.Path).Fix("see %s", wire.PathOpenAPI)
+		return problem.New(problem.NotFound, "path", "%s %.200s is no path of this API", r.Method, r.URL.Path).Fix("see %s", managerapi.PathOpenAPI)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		problem.NameRequest(w, r)
+		httpproblem.NameRequest(w, r)
 		w.Header().Set("Cache-Control", "no-store")
 		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
 		mux.ServeHTTP(w, r)
@@ -108,7 +103,7 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 		}
 	})
 	defer stop()
-	limited := places.Limit(ln, maxConnections)
+	limited := connlimit.Limit(ln, maxConnections)
 	s.ConnState = limited.Observe
 	err := s.ServeTLS(limited, "", "")
 	if errors.Is(err, http.ErrServerClosed) {
@@ -136,7 +131,7 @@ func (a *API) public(h handler) http.HandlerFunc {
 			a.Log.ErrorContext(r.Context(), "request not served", "request_id", id, "path", r.URL.Path, "error", err)
 		}
 		if !tracked.begun {
-			problem.Write(w, id, err)
+			httpproblem.Write(w, id, err)
 			return
 		}
 		panic(http.ErrAbortHandler) // a stream that broke must not look complete
@@ -175,7 +170,7 @@ func reply(w http.ResponseWriter, status int, v any) {
 
 func (a *API) info(w http.ResponseWriter, _ *http.Request, caller ident.KeyHash) error {
 	info := a.Info()
-	info.Version = wire.Version
+	info.Version = managerapi.Version
 	info.OperatorKey = a.Manager.cfg.Operator
 	info.Operator = !caller.IsZero() && caller == a.Manager.cfg.Operator
 	reply(w, http.StatusOK, info)
@@ -188,16 +183,16 @@ func (a *API) runtimes(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) 
 		return err
 	}
 	if list == nil {
-		list = []wire.Runtime{}
+		list = []managerapi.Runtime{}
 	}
-	reply(w, http.StatusOK, wire.RuntimeList{Version: wire.Version, Runtimes: list})
+	reply(w, http.StatusOK, managerapi.RuntimeList{Version: managerapi.Version, Runtimes: list})
 	return nil
 }
 
 // sources hands out what images were built from, and nothing else that the registry has.
 func (a *API) sources(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
 	if kind := r.PathValue("kind"); kind != "manifests" && kind != "blobs" {
-		return problem.New(problem.NotFound, "path", "%.200s is no path of this API", r.URL.Path).Fix("see %s", wire.PathOpenAPI)
+		return problem.New(problem.NotFound, "path", "%.200s is no path of this API", r.URL.Path).Fix("see %s", managerapi.PathOpenAPI)
 	}
 	a.Sources.ServeHTTP(w, r)
 	return nil
@@ -214,13 +209,13 @@ func (a *API) template(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) 
 }
 
 func (a *API) deploy(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
-	var req wire.DeployRequest
+	var req managerapi.DeployRequest
 	body := http.NewResponseController(w)
 	_ = body.SetReadDeadline(time.Now().Add(bodyTimeout)) // where the connection has none, nobody can be slow either
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&req); err != nil {
-		return problem.New(problem.Invalid, "body", "request body: %w", problem.NotJSON(err)).Want("JSON as in %s", wire.PathOpenAPI)
+		return problem.New(problem.Invalid, "body", "request body: %w", problem.NotJSON(err)).Want("JSON as in %s", managerapi.PathOpenAPI)
 	}
 	_ = body.SetReadDeadline(time.Time{})
 	app, err := a.Manager.Deploy(r.Context(), caller, req)
@@ -232,7 +227,7 @@ func (a *API) deploy(w http.ResponseWriter, r *http.Request, caller ident.KeyHas
 }
 
 func (a *API) apps(w http.ResponseWriter, _ *http.Request, caller ident.KeyHash) error {
-	reply(w, http.StatusOK, wire.AppList{Version: wire.Version, Apps: a.Manager.Apps(caller)})
+	reply(w, http.StatusOK, managerapi.AppList{Version: managerapi.Version, Apps: a.Manager.Apps(caller)})
 	return nil
 }
 
@@ -259,7 +254,7 @@ func (a *API) instances(w http.ResponseWriter, r *http.Request, caller ident.Key
 	if err != nil {
 		return err
 	}
-	reply(w, http.StatusOK, wire.InstanceList{Version: wire.Version, Instances: list})
+	reply(w, http.StatusOK, managerapi.InstanceList{Version: managerapi.Version, Instances: list})
 	return nil
 }
 
@@ -277,7 +272,7 @@ func (a *API) volumes(w http.ResponseWriter, r *http.Request, caller ident.KeyHa
 	if err != nil {
 		return err
 	}
-	reply(w, http.StatusOK, wire.VolumeList{Version: wire.Version, Volumes: list})
+	reply(w, http.StatusOK, managerapi.VolumeList{Version: managerapi.Version, Volumes: list})
 	return nil
 }
 
@@ -307,7 +302,7 @@ func (a *API) logs(w http.ResponseWriter, r *http.Request, caller ident.KeyHash)
 		return q.err
 	}
 	s := startStream(w)
-	err := a.Manager.Logs(r.Context(), caller, r.PathValue("id"), opts, previous, s.waits, func(l wire.LogLine) error { return s.send(l) })
+	err := a.Manager.Logs(r.Context(), caller, r.PathValue("id"), opts, previous, s.waits, func(l managerapi.LogLine) error { return s.send(l) })
 	return s.end(err)
 }
 
@@ -318,7 +313,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, caller ident.KeyHas
 		return q.err
 	}
 	s := startStream(w)
-	err := a.Manager.Events(r.Context(), caller, uint64(max(since, 0)), app, follow, s.waits, func(e wire.Event) error { return s.send(e) })
+	err := a.Manager.Events(r.Context(), caller, uint64(max(since, 0)), app, follow, s.waits, func(e managerapi.Event) error { return s.send(e) })
 	return s.end(err)
 }
 

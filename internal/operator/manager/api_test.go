@@ -24,20 +24,22 @@ import (
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers/gorillamux"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/openapi"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/operator/manager/grantstest"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/backendtest"
+	"cupel.dev/cupel/internal/testing/grantstest"
 )
 
 // checked lets requests through to h and fails the test where a reply isn't
 // what the served OpenAPI file says.
 func checked(t *testing.T, h http.Handler) http.Handler {
 	t.Helper()
-	doc, err := openapi3.NewLoader().LoadFromData(manager.OpenAPI())
+	doc, err := openapi3.NewLoader().LoadFromData([]byte(openapi.Manager))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +102,7 @@ type served struct {
 	fake                      *backendtest.Fake
 	cas                       *grantstest.Fake
 	ownerKey                  ident.KeyHash
-	owner, operator, stranger *wire.Client
+	owner, operator, stranger *client.Manager
 }
 
 func serve(t *testing.T) served { return serveOn(t, nil) }
@@ -122,7 +124,7 @@ func serveOn(t *testing.T, around func(*backendtest.Fake) manager.Backend) serve
 	}
 	bal := &balancer{taken: map[uint16]bool{}}
 	m, err := manager.New(t.Context(), manager.Config{
-		Store: db, Backend: backend, Balancer: bal, Catalog: catalog{}, Grants: cas.Holder(opHash), CAS: wire.CASRef{Instances: cas.Addr, Identity: theCAS},
+		Store: db, Backend: backend, Balancer: bal, Catalog: catalog{}, Grants: cas.Holder(opHash), CAS: managerapi.CASRef{Instances: cas.Addr, Identity: theCAS},
 		PortFree: bal.free, FirstPort: 8082, Operator: opHash, Simulated: true, Now: time.Now,
 	})
 	if err != nil {
@@ -134,8 +136,8 @@ func serveOn(t *testing.T, around func(*backendtest.Fake) manager.Backend) serve
 	root := ident.Sum(nil)
 	api := &manager.API{
 		Manager: m, Log: slog.New(slog.DiscardHandler),
-		Info: func() wire.Info {
-			return wire.Info{Release: "test", Backend: "nodes", Simulation: &root, Parts: []wire.Part{{Name: "manager"}}}
+		Info: func() managerapi.Info {
+			return managerapi.Info{Release: "test", Backend: "nodes", Simulation: &root, Parts: []managerapi.Part{{Name: "manager"}}}
 		},
 		Template: func(_ context.Context, q url.Values) ([]byte, error) {
 			if q.Get("runtime") == "" {
@@ -164,14 +166,14 @@ func serveOn(t *testing.T, around func(*backendtest.Fake) manager.Backend) serve
 	digest := ident.Sum(srv.Certificate().Raw)
 	return served{
 		addr: addr, fake: fake, cas: cas, ownerKey: ownerHash,
-		owner:    wire.New(addr, wire.Options{CertSHA256: digest, Certificate: &ownerCert}),
-		operator: wire.New(addr, wire.Options{CertSHA256: digest, Certificate: &opCert}),
-		stranger: wire.New(addr, wire.Options{CertSHA256: digest}),
+		owner:    client.NewManager(addr, client.ManagerOptions{CertSHA256: digest, Certificate: &ownerCert}),
+		operator: client.NewManager(addr, client.ManagerOptions{CertSHA256: digest, Certificate: &opCert}),
+		stranger: client.NewManager(addr, client.ManagerOptions{CertSHA256: digest}),
 	}
 }
 
 // request is a request with the code of a grant that the owner made.
-func (s *served) request() wire.DeployRequest {
+func (s *served) request() managerapi.DeployRequest {
 	req := request()
 	theirs := terms(req)
 	theirs.Maker = s.ownerKey
@@ -180,20 +182,20 @@ func (s *served) request() wire.DeployRequest {
 }
 
 // await waits for the app's deployment to end.
-func await(t *testing.T, c *wire.Client, ref string) wire.App {
+func await(t *testing.T, c *client.Manager, ref string) managerapi.App {
 	t.Helper()
 	for range 1000 {
 		a, err := c.App(t.Context(), ref)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.Deployment.State != wire.DeploymentRunning {
+		if a.Deployment.State != managerapi.DeploymentRunning {
 			return a
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatal("the deployment never ended")
-	return wire.App{}
+	return managerapi.App{}
 }
 
 func TestAPI(t *testing.T) {
@@ -220,31 +222,31 @@ func TestAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := await(t, s.owner, "alice-shop")
-	if a.State != wire.AppReady {
+	if a.State != managerapi.AppReady {
 		t.Fatalf("%+v", a)
 	}
 	list, err := s.owner.Instances(ctx, a.Name)
 	if err != nil || len(list) != 4 {
 		t.Fatalf("Instances: %+v, %v", list, err)
 	}
-	var last wire.Instance
+	var last managerapi.Instance
 	for _, in := range list {
 		if in.Role == "app" {
 			last = in
 		}
 	}
 	lines := 0
-	if err := s.owner.Logs(ctx, last.ID, wire.LogOptions{Tail: -1}, func(l wire.LogLine) error { lines++; return nil }); err != nil || lines == 0 {
+	if err := s.owner.Logs(ctx, last.ID, client.LogOptions{Tail: -1}, func(l managerapi.LogLine) error { lines++; return nil }); err != nil || lines == 0 {
 		t.Errorf("Logs: %d lines, %v", lines, err)
 	}
 	if r, err := s.owner.RemoveInstance(ctx, last.ID); err != nil || r.Instances != 2 {
 		t.Errorf("RemoveInstance: %+v, %v", r, err)
 	}
 	events := 0
-	if err := s.owner.Events(ctx, 0, a.ID, false, func(wire.Event) error { events++; return nil }); err != nil || events == 0 {
+	if err := s.owner.Events(ctx, 0, a.ID, false, func(managerapi.Event) error { events++; return nil }); err != nil || events == 0 {
 		t.Errorf("Events: %d, %v", events, err)
 	}
-	if a, err := s.operator.RemoveApp(ctx, a.ID); err != nil || a.State != wire.AppRemoving {
+	if a, err := s.operator.RemoveApp(ctx, a.ID); err != nil || a.State != managerapi.AppRemoving {
 		t.Errorf("RemoveApp: %+v, %v", a, err)
 	}
 }
@@ -256,7 +258,7 @@ func TestFollowedEvents(t *testing.T) {
 	var reasons []string
 	done := make(chan error, 1)
 	go func() {
-		done <- s.owner.Events(ctx, 0, "", true, func(e wire.Event) error {
+		done <- s.owner.Events(ctx, 0, "", true, func(e managerapi.Event) error {
 			reasons = append(reasons, e.Reason)
 			if e.Reason == "deployed" {
 				return io.EOF
@@ -285,7 +287,7 @@ func TestQuietStreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{wire.PathEvents + "?follow=true&since=1000000", wire.PathInstances + "/" + list[0].ID + "/logs?follow=true&tail=0"} {
+	for _, path := range []string{managerapi.PathEvents + "?follow=true&since=1000000", managerapi.PathInstances + "/" + list[0].ID + "/logs?follow=true&tail=0"} {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+s.addr+path, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -360,7 +362,7 @@ func TestServe(t *testing.T) {
 	if _, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}); err == nil { //nolint:gosec // so a refusal is ours
 		t.Errorf("TLS 1.2 was accepted")
 	}
-	other := wire.New(ln.Addr().String(), wire.Options{CertSHA256: ident.Sum([]byte("another"))})
+	other := client.NewManager(ln.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum([]byte("another"))})
 	if _, err := other.Info(t.Context()); problem.From(err).Rule != "manager_certificate" {
 		t.Errorf("another certificate: %v", err)
 	}

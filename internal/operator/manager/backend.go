@@ -6,10 +6,10 @@ import (
 	"net/netip"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
@@ -56,7 +56,7 @@ type InstanceSpec struct {
 	App     string            // the app's id, for grouping
 	AppName string            // the app's name, for people and host names
 	Config  ident.ConfigID    // CUPEL_CONFIG_ID: session and service
-	Binding attest.Data64     // L, the evidence's CONFIGID
+	Binding evidence.Data64   // L, the evidence's CONFIGID
 	CAS     ident.KeyHash     // identity of the CAS that Binding stands for
 	CASAddr string            // CUPEL_CAS_ADDR as host:port; empty: the Backend's own
 	Image   string            // reference as given to EnsureImage

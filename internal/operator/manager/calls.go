@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 )
 
 // launch makes one slow call beside the loop. Callers hold mu.
@@ -171,10 +171,10 @@ func takenByAnother(port uint16) *problem.Error {
 
 // TakenPorts says of each app that serves, before the balancer has any port, which other
 // program has its port.
-func (m *Manager) TakenPorts() []wire.App {
+func (m *Manager) TakenPorts() []managerapi.App {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []wire.App
+	var out []managerapi.App
 	for _, id := range slices.Sorted(maps.Keys(m.state.Apps)) {
 		a := m.state.Apps[id]
 		if a.Removing || a.Current == nil || a.Current.Port == 0 || m.cfg.PortFree(a.Current.Port) == nil {

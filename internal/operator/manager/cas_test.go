@@ -10,16 +10,16 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/castest"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/testing/backendtest"
+	"cupel.dev/cupel/internal/testing/castest"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // realCAS is a manager whose instances are released by a real CAS, as launchers
@@ -34,7 +34,7 @@ type realCAS struct {
 	code  ident.Measurement
 
 	mu    sync.Mutex
-	shown []release.GrantToken // by instances, in order
+	shown []owners.GrantToken // by instances, in order
 }
 
 func startReal(t *testing.T) *realCAS {
@@ -55,7 +55,7 @@ func startReal(t *testing.T) *realCAS {
 	}
 	text := "name: shop\nversion: \"0.3.10\"\nservices:\n" + service("client-app") + service("pull_repo") +
 		"security:\n  attestation:\n    tolerate: [\"simulation:" + ident.Sum(env.Platform.Root().Raw).String() + "\"]\n"
-	if _, err := r.owner.Do(t.Context(), http.MethodPost, api.PathSessions, []byte(text), nil); err != nil {
+	if _, err := r.owner.Do(t.Context(), http.MethodPost, owners.PathSessions, []byte(text), nil); err != nil {
 		t.Fatal(err)
 	}
 	r.m = r.manager(key, r.fake)
@@ -64,7 +64,7 @@ func startReal(t *testing.T) *realCAS {
 
 // launch is what a launcher does at its start.
 func (r *realCAS) launch(spec manager.InstanceSpec) *problem.Error {
-	token, err := release.ParseGrantToken(string(spec.Grant.Reveal()))
+	token, err := owners.ParseGrantToken(string(spec.Grant.Reveal()))
 	if err != nil {
 		return problem.From(err)
 	}
@@ -75,7 +75,7 @@ func (r *realCAS) launch(spec manager.InstanceSpec) *problem.Error {
 }
 
 // ask asks the CAS to release to an instance that shows a token.
-func (r *realCAS) ask(service ident.ServiceName, token release.GrantToken) error {
+func (r *realCAS) ask(service ident.ServiceName, token owners.GrantToken) error {
 	in, err := castest.NewInstance(r.env.Instances, r.env.Identity, r.env.Platform, "shop", service, r.code)
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func (r *realCAS) ask(service ident.ServiceName, token release.GrantToken) error
 	if service != "pull_repo" {
 		return nil
 	}
-	return conn.Post(release.PathExit, release.Exit{Version: release.Version}, &struct{}{})
+	return conn.Post(wire.PathExit, wire.Exit{Version: wire.ReleaseVersion}, &struct{}{})
 }
 
 // manager starts one with that key.
@@ -104,7 +104,7 @@ func (r *realCAS) manager(key *castest.Key, backend manager.Backend) *manager.Ma
 	limits.BackoffMin = 10 * time.Millisecond
 	m, err := manager.New(r.t.Context(), manager.Config{
 		Store: db, Backend: backend, Balancer: bal, Catalog: catalog{}, Grants: &client.Holder{Certificate: key.Cert},
-		CAS: wire.CASRef{Instances: r.env.Instances, Identity: r.env.Identity}, Limits: &limits,
+		CAS: managerapi.CASRef{Instances: r.env.Instances, Identity: r.env.Identity}, Limits: &limits,
 		PortFree: bal.free, FirstPort: 8082, Operator: key.Hash, Simulated: true, Now: time.Now,
 	})
 	if err != nil {
@@ -124,17 +124,17 @@ func (r *realCAS) manager(key *castest.Key, backend manager.Backend) *manager.Ma
 }
 
 // request asks for n instances, with the code of the owner's grant.
-func (r *realCAS) request(n int) wire.DeployRequest {
+func (r *realCAS) request(n int) managerapi.DeployRequest {
 	r.t.Helper()
-	made, err := r.owner.Grant(r.t.Context(), "shop", map[ident.ServiceName]release.GrantedService{"client-app": {Instances: n}, "pull_repo": {Runs: 1}})
+	made, err := r.owner.Grant(r.t.Context(), "shop", map[ident.ServiceName]owners.GrantedService{"client-app": {Instances: n}, "pull_repo": {Runs: 1}})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return wire.DeployRequest{Version: 1, Session: "shop", Runtime: "python", Instances: n, Code: made.Code}
+	return managerapi.DeployRequest{Version: 1, Session: "shop", Runtime: "python", Instances: n, Code: made.Code}
 }
 
 // deployed deploys and waits for the end.
-func (r *realCAS) deployed(req wire.DeployRequest) wire.App {
+func (r *realCAS) deployed(req managerapi.DeployRequest) managerapi.App {
 	r.t.Helper()
 	a, err := r.m.Deploy(r.t.Context(), r.owner.Key.Hash, req)
 	if err != nil {
@@ -142,32 +142,32 @@ func (r *realCAS) deployed(req wire.DeployRequest) wire.App {
 	}
 	eventually(r.t, "the deployment ends", func() bool {
 		a, err = r.m.App(r.owner.Key.Hash, a.ID)
-		return err == nil && a.Deployment.State != wire.DeploymentRunning
+		return err == nil && a.Deployment.State != managerapi.DeploymentRunning
 	})
-	if a.State != wire.AppReady {
+	if a.State != managerapi.AppReady {
 		r.t.Fatalf("%+v: %v", a, a.Deployment.Problem)
 	}
 	return a
 }
 
 // grants are the session's that have not ended, as its owner sees them.
-func (r *realCAS) grants() []api.Grant {
+func (r *realCAS) grants() []owners.Grant {
 	r.t.Helper()
-	var all api.Grants
-	if _, err := r.owner.Do(r.t.Context(), http.MethodGet, api.PathGrants+"?session=shop", nil, &all); err != nil {
+	var all owners.Grants
+	if _, err := r.owner.Do(r.t.Context(), http.MethodGet, owners.PathGrants+"?session=shop", nil, &all); err != nil {
 		r.t.Fatal(err)
 	}
-	return slices.DeleteFunc(all.Grants, func(g api.Grant) bool { return g.State == api.GrantEnded })
+	return slices.DeleteFunc(all.Grants, func(g owners.Grant) bool { return g.State == owners.GrantEnded })
 }
 
 // apps are the app's instances, without its pulls.
-func (r *realCAS) apps(a wire.App) []wire.Instance {
+func (r *realCAS) apps(a managerapi.App) []managerapi.Instance {
 	r.t.Helper()
 	list, err := r.m.Instances(r.t.Context(), r.owner.Key.Hash, a.ID)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return slices.DeleteFunc(list, func(i wire.Instance) bool { return i.Role != "app" })
+	return slices.DeleteFunc(list, func(i managerapi.Instance) bool { return i.Role != "app" })
 }
 
 // eventually waits for what happens beside the test.
@@ -233,11 +233,11 @@ func TestCodeAtTwoManagers(t *testing.T) {
 func TestLateCode(t *testing.T) {
 	r := startReal(t)
 	req := r.request(1)
-	code, err := release.ParseGrantCode(req.Code)
+	code, err := owners.ParseGrantCode(req.Code)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.owner.Do(t.Context(), http.MethodDelete, api.PathGrants+"/"+code.Grant.String(), nil, nil); err != nil {
+	if _, err := r.owner.Do(t.Context(), http.MethodDelete, owners.PathGrants+"/"+code.Grant.String(), nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	_, err = r.m.Deploy(t.Context(), r.owner.Key.Hash, req)
@@ -255,7 +255,7 @@ func TestSecondOwnersKey(t *testing.T) {
 		t.Errorf("the app belongs to %s, not to who granted it", a.Owner)
 	}
 	stranger := r.env.Owner(t)
-	_, err := stranger.Grant(t.Context(), "shop", map[ident.ServiceName]release.GrantedService{"client-app": {Instances: 1}})
+	_, err := stranger.Grant(t.Context(), "shop", map[ident.ServiceName]owners.GrantedService{"client-app": {Instances: 1}})
 	if p := problem.From(err); p == nil || p.Kind != problem.Denied {
 		t.Errorf("a stranger's grant: %v", err)
 	}
@@ -285,7 +285,7 @@ func TestKilledInstancesLeaveTheirPlace(t *testing.T) {
 func TestWithdrawnWhileItRuns(t *testing.T) {
 	r := startReal(t)
 	a := r.deployed(r.request(1))
-	if _, err := r.owner.Do(t.Context(), http.MethodDelete, api.PathGrants+"/"+a.Grant.String(), nil, nil); err != nil {
+	if _, err := r.owner.Do(t.Context(), http.MethodDelete, owners.PathGrants+"/"+a.Grant.String(), nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	r.fake.Crash(r.apps(a)[0].ID+"-1", 1, false)

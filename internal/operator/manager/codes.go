@@ -5,17 +5,17 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 )
 
 // UsedCode says that a grant's code was taken. It outlives the app.
 type UsedCode struct {
-	Grant release.GrantID `json:"grant"`
-	Code  ident.Digest    `json:"code"` // of its text
-	App   string          `json:"app"`  // the app's name
-	Used  time.Time       `json:"used"`
+	Grant owners.GrantID `json:"grant"`
+	Code  ident.Digest   `json:"code"` // of its text
+	App   string         `json:"app"`  // the app's name
+	Used  time.Time      `json:"used"`
 }
 
 const (
@@ -33,7 +33,7 @@ const (
 
 // unused refuses a code that was taken before. Whoever only knows the grant's
 // name learns nothing from it: that is the CAS's to refuse. Callers hold mu.
-func (m *Manager) unused(code release.GrantCode) error {
+func (m *Manager) unused(code owners.GrantCode) error {
 	used := m.state.Codes[digestOf(code)]
 	if used == nil {
 		return nil
@@ -43,14 +43,14 @@ func (m *Manager) unused(code release.GrantCode) error {
 		Fix("make another: cupel session submit SESSION, or let cupel deploy do it")
 }
 
-func digestOf(code release.GrantCode) ident.Digest { return ident.Sum([]byte(code.String())) }
+func digestOf(code owners.GrantCode) ident.Digest { return ident.Sum([]byte(code.String())) }
 
 // planCodes forgets the oldest of the codes that nothing needs any more.
 func (p *planner) planCodes() {
 	if len(p.state.Codes) <= keptCodes {
 		return
 	}
-	needed := map[release.GrantID]bool{}
+	needed := map[owners.GrantID]bool{}
 	for _, a := range p.state.Apps {
 		for _, h := range a.grants() {
 			needed[h.ID] = true

@@ -8,11 +8,11 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // TestRefusedCodeStaysGood: a request that was refused after its code was claimed
@@ -21,14 +21,14 @@ func TestRefusedCodeStaysGood(t *testing.T) {
 	few := request()
 	few.Instances = 1
 	for name, wrong := range map[string]struct {
-		req  wire.DeployRequest
+		req  managerapi.DeployRequest
 		rule string
 	}{
-		"the port is somebody else's":  {wire.DeployRequest{Port: 9999}, "port_taken"},
-		"more than the grant":          {wire.DeployRequest{Instances: 5}, "grant_instances"},
-		"more than the key may have":   {wire.DeployRequest{Memory: 16 << 30}, "quota_key_memory"},
-		"more than the machine has":    {wire.DeployRequest{Memory: 64 << 30}, "memory"},
-		"another name than the code's": {wire.DeployRequest{Name: "taken"}, "grant_app"},
+		"the port is somebody else's":  {managerapi.DeployRequest{Port: 9999}, "port_taken"},
+		"more than the grant":          {managerapi.DeployRequest{Instances: 5}, "grant_instances"},
+		"more than the key may have":   {managerapi.DeployRequest{Memory: 16 << 30}, "quota_key_memory"},
+		"more than the machine has":    {managerapi.DeployRequest{Memory: 64 << 30}, "memory"},
+		"another name than the code's": {managerapi.DeployRequest{Name: "taken"}, "grant_app"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestRefusedCodeStaysGood(t *testing.T) {
 				time.Sleep(23 * time.Hour)
 				w.stop()
 				w.start()
-				if a := w.settled(w.deploy(req).ID); a.State != wire.AppReady {
+				if a := w.settled(w.deploy(req).ID); a.State != managerapi.AppReady {
 					t.Errorf("handed in again: %+v", a)
 				}
 				time.Sleep(48 * time.Hour)
@@ -101,7 +101,7 @@ func TestRefusedCodesThatNobodyNeeds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		few := terms(request())
-		few.Services = map[ident.ServiceName]release.GrantedService{"client-app": {Instances: 3}} // and no pull
+		few.Services = map[ident.ServiceName]owners.GrantedService{"client-app": {Instances: 3}} // and no pull
 		req := request()
 		req.Code = w.cas.Make(few).String()
 		if p := w.refusedDeploy(mallory, req); p.Rule != "grant_instances" || strings.Contains(p.Mend, "handed in") {
@@ -185,7 +185,7 @@ func TestStrangeCASes(t *testing.T) {
 		w.fill(func(i int, c *manager.Change) {
 			n := &manager.Notice{
 				ID: fmt.Sprint("back:", i), CAS: ident.KeyHash{0xe0}, CASAddr: "evil:1", Grant: grantID(i),
-				Token: release.NewGrantToken(grantID(i), [32]byte{}), Since: now.Add(time.Duration(i) * time.Second), AppID: "app-0", App: "gone", Owner: mallory,
+				Token: owners.NewGrantToken(grantID(i), [32]byte{}), Since: now.Add(time.Duration(i) * time.Second), AppID: "app-0", App: "gone", Owner: mallory,
 			}
 			if i < 3 {
 				n.Owner = alice
@@ -211,7 +211,7 @@ func TestStrangeCASes(t *testing.T) {
 	})
 }
 
-func grantID(i int) (id release.GrantID) {
+func grantID(i int) (id owners.GrantID) {
 	binary.BigEndian.PutUint32(id[:], uint32(i)+1)
 	return id
 }

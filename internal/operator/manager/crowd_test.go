@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestStrangersConnections: whoever opens connections without end gets a quarter
@@ -26,7 +27,7 @@ func TestStrangersConnections(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	w := newWorld(t, nil)
-	api := &manager.API{Manager: w.m, Log: slog.New(slog.DiscardHandler), Info: func() wire.Info { return wire.Info{Release: "test"} }}
+	api := &manager.API{Manager: w.m, Log: slog.New(slog.DiscardHandler), Info: func() managerapi.Info { return managerapi.Info{Release: "test"} }}
 	go func() { done <- api.Serve(ctx, ln, cert) }()
 
 	const many, part = 400, 256
@@ -50,7 +51,7 @@ func TestStrangersConnections(t *testing.T) {
 		}
 	}
 
-	c := wire.New(ln.Addr().String(), wire.Options{CertSHA256: ident.Sum(cert.Certificate[0])})
+	c := client.NewManager(ln.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(cert.Certificate[0])})
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) { // whoever came just now is not closed yet
 		info, err := c.Info(t.Context())
 		if err == nil && info.Release == "test" {
@@ -71,7 +72,7 @@ func TestStrangersConnections(t *testing.T) {
 func TestNamesBelongToKeys(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		theirs, err := w.m.Deploy(t.Context(), mallory, wire.DeployRequest{Version: 1, Session: "alice/shop", Runtime: "python", Ungranted: true})
+		theirs, err := w.m.Deploy(t.Context(), mallory, managerapi.DeployRequest{Version: 1, Session: "alice/shop", Runtime: "python", Ungranted: true})
 		if err != nil || theirs.Name != "alice-shop" {
 			t.Fatalf("%+v, %v", theirs, err)
 		}
@@ -88,14 +89,14 @@ func TestNamesBelongToKeys(t *testing.T) {
 		if p := problem.From(err); p == nil || p.Rule != "app_name_ambiguous" {
 			t.Errorf("the operator: %v", err)
 		}
-		err = w.m.Events(t.Context(), operator, 0, "alice-shop", false, unheard, func(e wire.Event) error {
+		err = w.m.Events(t.Context(), operator, 0, "alice-shop", false, unheard, func(e managerapi.Event) error {
 			t.Errorf("the operator sees, of whosever app, %v", e)
 			return nil
 		})
 		if p := problem.From(err); p == nil || p.Rule != "app_name_ambiguous" {
 			t.Errorf("the operator's look at events: %v", err)
 		}
-		err = w.m.Events(t.Context(), operator, 0, a.ID, false, unheard, func(e wire.Event) error {
+		err = w.m.Events(t.Context(), operator, 0, a.ID, false, unheard, func(e managerapi.Event) error {
 			if e.AppID != a.ID {
 				t.Errorf("an event of another app: %v", e)
 			}
@@ -133,7 +134,7 @@ func TestNamesBelongToKeys(t *testing.T) {
 			{alice, "alice-shop", a.ID, ""},
 		} {
 			shown := 0
-			err := w.m.Events(t.Context(), c.who, 0, c.ref, false, unheard, func(e wire.Event) error {
+			err := w.m.Events(t.Context(), c.who, 0, c.ref, false, unheard, func(e managerapi.Event) error {
 				shown++
 				if e.AppID != c.of {
 					t.Errorf("%s of a removed app: %v", c.ref, e)

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"slices"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // Most instances of one app: a number that a slip of the finger doesn't reach.
@@ -26,65 +26,65 @@ const (
 // Deploy makes an app of a session, or updates it. It answers when the wish is
 // durable; the app's Deployment tells how it goes. The app belongs to the key
 // that made the grant, whoever hands its code in.
-func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req wire.DeployRequest) (wire.App, error) {
+func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req managerapi.DeployRequest) (managerapi.App, error) {
 	rev, err := m.revisionOf(ctx, req)
 	if err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	if m.cfg.Room != nil { // before the code is used up
 		if err := m.cfg.Room(); err != nil {
-			return wire.App{}, err
+			return managerapi.App{}, err
 		}
 	}
 	right, err := m.rightTo(ctx, caller, rev, req)
 	if err != nil {
-		return wire.App{}, m.refused(ctx, caller, rev, right, err)
+		return managerapi.App{}, m.refused(ctx, caller, rev, right, err)
 	}
 	if err := m.checkListed(right.owner); err != nil {
-		return wire.App{}, m.refused(ctx, caller, rev, right, err)
+		return managerapi.App{}, m.refused(ctx, caller, rev, right, err)
 	}
 	app, err := m.accept(ctx, rev, right, req)
 	if err != nil {
-		return wire.App{}, m.refused(ctx, caller, rev, right, err)
+		return managerapi.App{}, m.refused(ctx, caller, rev, right, err)
 	}
 	return app, nil
 }
 
 // accept makes a request that there is a right to the app's next revision.
-func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req wire.DeployRequest) (wire.App, error) {
+func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req managerapi.DeployRequest) (managerapi.App, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a, err := m.appFor(right, rev.Session, req)
 	if err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	rev.keep(a.last(), right.instances)
 	if err := m.checkRight(rev, right); err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	if rev.Port, err = m.choosePort(a, rev.Port); err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	if err := m.checkFits(a, rev); err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	if err := m.checkKey(a, rev); err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	warning, err := m.checkMemory(a, rev)
 	if err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	change, err := m.begin(a, rev, right)
 	if err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	if warning != nil {
 		a.Rollout.Warning = warning
 		change.Events = append(change.Events, newEvent(m.cfg.Now(), a, nil, true, warning.Rule, warning.Actual+"; "+warning.Expected))
 	}
 	if err := m.commit(ctx, change); err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	for _, ref := range []string{rev.Image, rev.PullImage} { // a new request deserves a new try
 		if st := m.images[ref]; !st.ready {
@@ -99,7 +99,7 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req wi
 // right is who may have a request carried out, and how much of it.
 type right struct {
 	owner     ident.KeyHash // whose the app is
-	code      release.GrantCode
+	code      owners.GrantCode
 	app       string // what the grant calls it; empty: none
 	instances int    // that the grant lets run; 0: nobody counts
 	hopeless  bool   // the grant lets none of the services run that a deployment needs
@@ -107,7 +107,7 @@ type right struct {
 
 // rightTo finds out what a request may do, from its code. Once that is claimed the
 // revision has its grant, also where the request is refused.
-func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revision, req wire.DeployRequest) (right, error) {
+func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revision, req managerapi.DeployRequest) (right, error) {
 	if req.Code == "" && !req.Ungranted {
 		return right{}, problem.New(problem.Denied, ruleGrantMissing, "a request to run session %s without a grant's code", rev.Session).
 			Want("a code from the session's owner").
@@ -120,7 +120,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 		return got, nil
 	}
 
-	code, err := release.ParseGrantCode(req.Code)
+	code, err := owners.ParseGrantCode(req.Code)
 	if err != nil {
 		return right{}, err
 	}
@@ -135,7 +135,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 		app:      reply.App,
 		hopeless: !deployable(reply.Services),
 	}
-	if !wire.ValidName(got.app) { // of a CAS that nobody knows
+	if !managerapi.ValidName(got.app) { // of a CAS that nobody knows
 		got.app = ""
 	}
 	if rev.CAS != m.cfg.CAS.Identity && reply.Maker != caller {
@@ -153,7 +153,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 // chooseServices fills in which services a request is about where it doesn't say:
 // those that the app has, else the one that the grant lets serve, else the usual
 // ones.
-func (m *Manager) chooseServices(rev *Revision, right right, req wire.DeployRequest, granted map[ident.ServiceName]release.GrantedService) {
+func (m *Manager) chooseServices(rev *Revision, right right, req managerapi.DeployRequest, granted map[ident.ServiceName]owners.GrantedService) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	was := &Revision{}
@@ -192,7 +192,7 @@ func (m *Manager) sameApp(owner ident.KeyHash, session ident.SessionName, name s
 
 // deployable reports whether a grant lets something serve and something run: else no
 // request can be carried out under it.
-func deployable(services map[ident.ServiceName]release.GrantedService) bool {
+func deployable(services map[ident.ServiceName]owners.GrantedService) bool {
 	serves, runs := false, false
 	for _, s := range services {
 		serves, runs = serves || s.Instances > 0, runs || s.Runs > 0
@@ -231,7 +231,7 @@ func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
 		Revision: rev.Number, Phase: PhaseImages, Deadline: now.Add(m.limits.Deadline),
 		StoppedAt: a.Rollout.StoppedAt, // as long as nothing serves again
 	}
-	message := fmt.Sprintf("revision %d: %s of %s on port %d, memory %s", rev.Number, problem.Count(rev.Instances, "instance"), rev.Runtime, rev.Port, wire.FormatMemory(rev.Memory))
+	message := fmt.Sprintf("revision %d: %s of %s on port %d, memory %s", rev.Number, problem.Count(rev.Instances, "instance"), rev.Runtime, rev.Port, managerapi.FormatMemory(rev.Memory))
 	if rev.Grant != nil {
 		id := rev.Grant.ID
 		a.Rollout.Grant = &id
@@ -252,12 +252,12 @@ func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
 }
 
 // revisionOf checks a request and fills in what it leaves open.
-func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revision, error) {
+func (m *Manager) revisionOf(ctx context.Context, req managerapi.DeployRequest) (*Revision, error) {
 	bad := func(rule, format string, args ...any) *problem.Error {
 		return problem.New(problem.Invalid, rule, format, args...)
 	}
-	if req.Version != wire.Version {
-		return nil, bad("version", "request version %d", req.Version).Want("%d", wire.Version)
+	if req.Version != managerapi.Version {
+		return nil, bad("version", "request version %d", req.Version).Want("%d", managerapi.Version)
 	}
 	session, err := ident.ParseSessionName(string(req.Session))
 	if err != nil {
@@ -266,9 +266,9 @@ func (m *Manager) revisionOf(ctx context.Context, req wire.DeployRequest) (*Revi
 	if req.Instances < 0 || req.Instances > maxInstances {
 		return nil, bad("instances", "%s", problem.Count(req.Instances, "instance")).Want("1 to %d of one app", maxInstances).Fix("give another --instances; where more are needed, deploy several apps (--name)")
 	}
-	if req.Memory != 0 && (req.Memory < wire.MinMemory || req.Memory > wire.MaxMemory) {
+	if req.Memory != 0 && (req.Memory < managerapi.MinMemory || req.Memory > managerapi.MaxMemory) {
 		return nil, bad("memory", "%d bytes", req.Memory).
-			Want("a size from %s to %s", wire.FormatMemory(wire.MinMemory), wire.FormatMemory(wire.MaxMemory)).
+			Want("a size from %s to %s", managerapi.FormatMemory(managerapi.MinMemory), managerapi.FormatMemory(managerapi.MaxMemory)).
 			Fix("give a whole number and a unit, like 256M or 1Gi")
 	}
 	rev := &Revision{
@@ -317,10 +317,10 @@ func (r *Revision) keep(was *Revision, granted int) {
 
 // appFor returns a copy of the app that the request updates, or a new one.
 // Callers hold mu.
-func (m *Manager) appFor(right right, session ident.SessionName, req wire.DeployRequest) (*App, error) {
+func (m *Manager) appFor(right right, session ident.SessionName, req managerapi.DeployRequest) (*App, error) {
 	name, given := req.Name, req.Name != ""
 	if !given {
-		name = wire.AppName(session)
+		name = managerapi.AppName(session)
 	}
 	if given && right.app != "" && right.app != name && right.code.CAS == m.cfg.CAS.Identity {
 		return nil, problem.New(problem.Conflict, "grant_app", "the code is for an app that is called %q", right.app).
@@ -330,7 +330,7 @@ func (m *Manager) appFor(right right, session ident.SessionName, req wire.Deploy
 	if !given && right.app != "" && right.app != name {
 		name, given = right.app, true // the owner gave it a name of its own
 	}
-	if !wire.ValidName(name) {
+	if !managerapi.ValidName(name) {
 		return nil, problem.New(problem.Invalid, "app_name", "app name %.100q", name).
 			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
 	}

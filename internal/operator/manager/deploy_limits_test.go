@@ -5,10 +5,10 @@ import (
 	"strings"
 	"testing"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestDeployWithinLimits: a request beyond the limits of its owner's key is
@@ -104,9 +104,9 @@ func TestAppsLargerThanTheMachineStay(t *testing.T) {
 			fewer.Instances, fewer.Memory = 2, 0
 			smaller := request()
 			smaller.Instances, smaller.Memory = 2, 968<<20
-			for _, again := range []wire.DeployRequest{same, fewer, smaller} {
+			for _, again := range []managerapi.DeployRequest{same, fewer, smaller} {
 				a := w.settled(w.deploy(again).ID)
-				if a.State != wire.AppReady || a.Deployment.Warning == nil || a.Deployment.Warning.Rule != "memory_overcommitted" {
+				if a.State != managerapi.AppReady || a.Deployment.Warning == nil || a.Deployment.Warning.Rule != "memory_overcommitted" {
 					t.Errorf("%+v", a)
 				}
 			}

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // An instance that others replace, or that somebody removed, is stopped when

@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // hold gives an instance so many open connections.
@@ -45,7 +45,7 @@ func (w *world) watchStops() {
 // gone waits until no instance of that id is listed, for a minute.
 func (w *world) gone(id string) bool {
 	for range 600 {
-		if !slices.ContainsFunc(w.instances("app"), func(in wire.Instance) bool { return in.ID == id }) {
+		if !slices.ContainsFunc(w.instances("app"), func(in managerapi.Instance) bool { return in.ID == id }) {
 			return true
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -66,7 +66,7 @@ func TestUpdateLetsConnectionsEnd(t *testing.T) {
 		if err != nil || now.Revision != 2 || now.Healthy != 3 {
 			t.Errorf("the new revision waits for the old one's connections: %+v, %v", now, err)
 		}
-		if got := w.instances("app"); len(got) != 4 || !slices.ContainsFunc(got, func(in wire.Instance) bool { return in.ID == busy && in.State == "running" }) {
+		if got := w.instances("app"); len(got) != 4 || !slices.ContainsFunc(got, func(in managerapi.Instance) bool { return in.ID == busy && in.State == "running" }) {
 			t.Errorf("while one of three old instances has connections: %+v", got)
 		}
 		w.bal.hold(busy, 0)

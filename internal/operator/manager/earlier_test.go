@@ -5,10 +5,10 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // stubborn is a Backend that can end no instance.
@@ -72,7 +72,7 @@ func TestEarlierAttemptsEnd(t *testing.T) {
 		}
 		for _, in := range w.instances("app") {
 			lines := 0
-			err := w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Tail: -1}, true, unheard, func(wire.LogLine) error { lines++; return nil })
+			err := w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Tail: -1}, true, unheard, func(managerapi.LogLine) error { lines++; return nil })
 			if err != nil || lines == 0 || in.Health != "healthy" {
 				t.Errorf("%+v, with %d lines of the run before, %v", in, lines, err)
 			}
@@ -90,7 +90,7 @@ func TestStuckAttemptsKeepNobodyFromServing(t *testing.T) {
 		w.backend = stubborn{w.fake}
 		w.start()
 		time.Sleep(time.Minute)
-		if a, err := w.m.App(alice, a.ID); err != nil || a.State != wire.AppReady {
+		if a, err := w.m.App(alice, a.ID); err != nil || a.State != managerapi.AppReady {
 			t.Errorf("%+v, %v", a, err)
 		}
 		w.stop()

@@ -5,11 +5,11 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // TestJobIsNotRunAgain: an app that ends with 0 in its first deployment did what it
@@ -37,7 +37,7 @@ func TestLogOfTheLastFailure(t *testing.T) {
 		w.settled(w.deploy(request()).ID)
 		in := w.instances("app")[0]
 		previous := func() (lines []string, err error) {
-			err = w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Tail: -1}, true, unheard, func(l wire.LogLine) error {
+			err = w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Tail: -1}, true, unheard, func(l managerapi.LogLine) error {
 				lines = append(lines, l.Line)
 				return nil
 			})
@@ -97,11 +97,11 @@ func TestFailedUpdateSaysWhatServes(t *testing.T) {
 func TestServiceIsKept(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		code := func(req wire.DeployRequest, services ...ident.ServiceName) wire.DeployRequest {
+		code := func(req managerapi.DeployRequest, services ...ident.ServiceName) managerapi.DeployRequest {
 			reply := terms(req)
-			reply.Services = map[ident.ServiceName]release.GrantedService{"pull_repo": {Runs: 1}}
+			reply.Services = map[ident.ServiceName]owners.GrantedService{"pull_repo": {Runs: 1}}
 			for _, s := range services {
-				reply.Services[s] = release.GrantedService{Instances: 3}
+				reply.Services[s] = owners.GrantedService{Instances: 3}
 			}
 			req.Code = w.cas.Make(reply).String()
 			return req

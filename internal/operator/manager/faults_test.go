@@ -10,12 +10,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 func TestRegistryDown(t *testing.T) {
@@ -26,14 +26,14 @@ func TestRegistryDown(t *testing.T) {
 		a := w.deploy(request())
 		time.Sleep(500 * time.Millisecond)
 		a, _ = w.m.App(alice, a.ID)
-		if a.Deployment.State != wire.DeploymentRunning || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != "registry" {
+		if a.Deployment.State != managerapi.DeploymentRunning || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != "registry" {
 			t.Errorf("while it is down: %+v", a.Deployment)
 		}
 		if len(w.fake.Started()) != 0 {
 			t.Errorf("something was started without its image")
 		}
 		w.fake.SetMissing("img/python", nil)
-		if a = w.settled(a.ID); a.State != wire.AppReady {
+		if a = w.settled(a.ID); a.State != managerapi.AppReady {
 			t.Errorf("after it is back: %+v", a.Deployment)
 		}
 	})
@@ -41,12 +41,12 @@ func TestRegistryDown(t *testing.T) {
 		w := newWorld(t, nil)
 		w.fake.SetMissing("img/python", down)
 		a := w.settled(w.deploy(request()).ID)
-		if a.Deployment.Problem == nil || a.Deployment.Problem.Rule != "registry" || len(w.bal.now()) != 0 && a.State != wire.AppFailed {
+		if a.Deployment.Problem == nil || a.Deployment.Problem.Rule != "registry" || len(w.bal.now()) != 0 && a.State != managerapi.AppFailed {
 			t.Errorf("it stays down: %+v", a.Deployment)
 		}
 		// A new request tries again at once.
 		w.fake.SetMissing("img/python", nil)
-		if a = w.settled(w.deploy(request()).ID); a.State != wire.AppReady {
+		if a = w.settled(w.deploy(request()).ID); a.State != managerapi.AppReady {
 			t.Errorf("deployed again: %+v", a.Deployment)
 		}
 	})
@@ -99,7 +99,7 @@ func TestWaitingInstance(t *testing.T) {
 			a := w.deploy(request())
 			time.Sleep(time.Second)
 			a, _ = w.m.App(alice, a.ID)
-			if a.Deployment.State != wire.DeploymentRunning || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != "cas_unreachable" {
+			if a.Deployment.State != managerapi.DeploymentRunning || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != "cas_unreachable" {
 				t.Errorf("pull %v: %+v", pull, a.Deployment)
 			}
 		})
@@ -122,12 +122,12 @@ func TestFullDisk(t *testing.T) {
 		if n := len(w.fake.Started()); n != 4 {
 			t.Errorf("%d starts, want 4: an attempt that nobody wrote down was begun", n)
 		}
-		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppDegraded || a.Healthy != 2 {
+		if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppDegraded || a.Healthy != 2 {
 			t.Errorf("meanwhile: %+v", a)
 		}
 		w.full.Store(false)
 		time.Sleep(10 * time.Second)
-		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || a.Revision != 1 {
+		if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady || a.Revision != 1 {
 			t.Errorf("with room again: %+v", a)
 		}
 	})
@@ -180,7 +180,7 @@ func TestFailedWriteHoldsUpNobodyElse(t *testing.T) {
 		w.full.Store(false)
 		time.Sleep(10 * time.Second)
 		for _, id := range []string{one.ID, other.ID} {
-			if a, _ := w.m.App(alice, id); a.State != wire.AppReady {
+			if a, _ := w.m.App(alice, id); a.State != managerapi.AppReady {
 				t.Errorf("with room again: %+v", a)
 			}
 		}
@@ -251,7 +251,7 @@ func TestIncidents(t *testing.T) {
 			want []string
 		}{{operator, []string{"early", "while the disk is full"}}, {alice, []string{"while the disk is full"}}} {
 			var got []string
-			err := w.m.Events(t.Context(), c.who, 0, "", false, unheard, func(e wire.Event) error {
+			err := w.m.Events(t.Context(), c.who, 0, "", false, unheard, func(e managerapi.Event) error {
 				if e.Reason == "record_damaged" || e.Reason == "log_stands_still" && e.Instance == in.ID {
 					got = append(got, e.Message)
 				}
@@ -283,7 +283,7 @@ func TestOlderListCondemnsNobody(t *testing.T) {
 		w.start()
 		for range 2 { // an update too
 			a := w.settled(w.deploy(request()).ID)
-			if a.State != wire.AppReady {
+			if a.State != managerapi.AppReady {
 				t.Fatalf("%+v", a.Deployment)
 			}
 			time.Sleep(time.Minute)
@@ -333,7 +333,7 @@ func TestKilledManager(t *testing.T) {
 				time.Sleep(time.Duration(at) * 500 * time.Millisecond)
 				w.stop()
 				w.start()
-				if a = w.settled(a.ID); a.State != wire.AppReady || a.Healthy != 3 {
+				if a = w.settled(a.ID); a.State != managerapi.AppReady || a.Healthy != 3 {
 					t.Errorf("%+v", a)
 				}
 				if n := len(w.fake.Started()); n != 4 {
@@ -369,7 +369,7 @@ func TestSuspend(t *testing.T) {
 		}
 		w.start()
 		time.Sleep(5 * time.Second)
-		if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady || a.Revision != 1 {
+		if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady || a.Revision != 1 {
 			t.Errorf("after the next up: %+v", a)
 		}
 		for _, in := range w.instances("app") {
@@ -423,9 +423,9 @@ func TestSuspendEndsWhatFailed(t *testing.T) {
 		id := w.instances("app")[0].ID
 		w.fake.Crash(id+"-1", 3, false)
 		synctest.Wait()
-		find := func() wire.Instance {
+		find := func() managerapi.Instance {
 			list := w.instances("app")
-			return list[slices.IndexFunc(list, func(in wire.Instance) bool { return in.ID == id })]
+			return list[slices.IndexFunc(list, func(in managerapi.Instance) bool { return in.ID == id })]
 		}
 		if in := find(); in.ExitCode != 3 || in.Problem == nil || in.NextStart.IsZero() {
 			t.Fatalf("it did not fail: %+v", in)

@@ -3,8 +3,8 @@ package manager
 import (
 	"sync"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // How many logs of instances and events are followed at once, by all keys together: a

@@ -4,9 +4,9 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
 )
 
 // unheard is for those of whom nobody hears when they wait.
@@ -15,13 +15,13 @@ func unheard() error { return nil }
 // followLogs follows an instance; what it ends with, if it does, goes to ended.
 func (w *world) followLogs(caller ident.KeyHash, id string, ended chan<- error) {
 	go func() {
-		ended <- w.m.Logs(w.t.Context(), caller, id, manager.LogOptions{Follow: true, Tail: -1}, false, unheard, func(wire.LogLine) error { return nil })
+		ended <- w.m.Logs(w.t.Context(), caller, id, manager.LogOptions{Follow: true, Tail: -1}, false, unheard, func(managerapi.LogLine) error { return nil })
 	}()
 }
 
 func (w *world) followEvents(caller ident.KeyHash, ended chan<- error) {
 	go func() {
-		ended <- w.m.Events(w.t.Context(), caller, 0, "", true, unheard, func(wire.Event) error { return nil })
+		ended <- w.m.Events(w.t.Context(), caller, 0, "", true, unheard, func(managerapi.Event) error { return nil })
 	}()
 }
 

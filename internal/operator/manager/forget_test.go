@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestForget: failed starts are remembered for attempts that are still to be made,

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // Grants is a CAS as whoever holds grants meets it. Every call names the CAS
@@ -22,11 +22,11 @@ type Grants interface {
 	// Claim turns a grant's code into its token; addr is where the code's CAS
 	// listens for instances. The same caller may claim again and gets the same;
 	// another gets a Conflict, rule grant_claimed.
-	Claim(ctx context.Context, addr string, code release.GrantCode) (release.ClaimReply, error)
+	Claim(ctx context.Context, addr string, code owners.GrantCode) (owners.ClaimReply, error)
 	// Gone tells that an instance is no more. It is no error if that is known.
-	Gone(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken, instance ident.InstanceID) error
+	Gone(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken, instance ident.InstanceID) error
 	// GiveBack ends a grant. It is no error if it has ended.
-	GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken) error
+	GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken) error
 	// Reach answers nil if that CAS answers there.
 	Reach(ctx context.Context, addr string, cas ident.KeyHash) error
 }
@@ -34,8 +34,8 @@ type Grants interface {
 // Grant is the right to run a session's services, as the manager holds it. The
 // token is a secret: it goes to the instances and to the CAS, and nowhere else.
 type Grant struct {
-	ID    release.GrantID    `json:"id"`
-	Token release.GrantToken `json:"token"`
+	ID    owners.GrantID    `json:"id"`
+	Token owners.GrantToken `json:"token"`
 }
 
 // HeldGrant is a revision's grant, with the CAS that it is at.
@@ -71,8 +71,8 @@ func ownersTask(p *problem.Error) bool {
 
 // claim makes the request's grant this manager's. Nothing was started before, and
 // nothing is kept yet: a manager that is killed here may claim again.
-func (m *Manager) claim(ctx context.Context, rev *Revision, code release.GrantCode) (release.ClaimReply, error) {
-	var none release.ClaimReply
+func (m *Manager) claim(ctx context.Context, rev *Revision, code owners.GrantCode) (owners.ClaimReply, error) {
+	var none owners.ClaimReply
 	if code.CAS != rev.CAS {
 		return none, problem.New(problem.Conflict, "cas_other", "the code is of another CAS, with identity %s", code.CAS).
 			Want("identity %s", rev.CAS).
@@ -97,7 +97,7 @@ func (m *Manager) claim(ctx context.Context, rev *Revision, code release.GrantCo
 
 // claimOf asks the CAS for a grant. Our own is asked a few times: a connection that
 // others crowded out is no reason to refuse a deployment.
-func (m *Manager) claimOf(ctx context.Context, rev *Revision, code release.GrantCode) (release.ClaimReply, error) {
+func (m *Manager) claimOf(ctx context.Context, rev *Revision, code owners.GrantCode) (owners.ClaimReply, error) {
 	for try := 1; ; try++ {
 		reply, err := m.cfg.Grants.Claim(ctx, m.casAddr(rev.CAS, rev.CASAddr), code)
 		if problem.KindOf(err) != problem.Unavailable || rev.CASAddr != "" || try == claimTries {
@@ -119,7 +119,7 @@ const (
 
 // covers refuses a grant that doesn't allow what a request wants, and takes from
 // it which volumes the service writes.
-func covers(reply release.ClaimReply, rev *Revision) error {
+func covers(reply owners.ClaimReply, rev *Revision) error {
 	if reply.Session != rev.Session {
 		return problem.New(problem.Denied, ruleGrantOther, "the code is for session %s", reply.Session).Want("%s", rev.Session).
 			Fix("deploy the session that the code was made for, or make one: cupel session submit %s", rev.Session)
@@ -188,7 +188,7 @@ func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
 	in = p.editInstance(in)
 	_, in.Recorded = placeOf(s.ID)
 	if why := lost(a.writer(in), s); why != nil && in.Role == RoleApp {
-		p.event(a, in, true, wire.ReasonNotCommitted, "%s", why.Actual)
+		p.event(a, in, true, managerapi.ReasonNotCommitted, "%s", why.Actual)
 		if a.Rollout.active() && in.Revision != a.Rollout.Revision { // for which it was stopped
 			p.edit(a).Rollout.Warning = why
 		}
@@ -314,15 +314,15 @@ func (p *planner) askOwner(a *App, why string) {
 		return
 	}
 	p.edit(a).OwnerAsked = true
-	p.event(a, nil, true, "owner_needed", "%s; its owner has to deploy it once: %s", why, wire.DeployCommand(a.Session, a.Name))
+	p.event(a, nil, true, "owner_needed", "%s; its owner has to deploy it once: %s", why, managerapi.DeployCommand(a.Session, a.Name))
 }
 
 // NeedOwner lists the apps that go on as they are and whose next start the CAS
 // will refuse, until their owner deployed them once.
-func (m *Manager) NeedOwner() []wire.App {
+func (m *Manager) NeedOwner() []managerapi.App {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []wire.App
+	var out []managerapi.App
 	for _, id := range slices.Sorted(maps.Keys(m.state.Apps)) {
 		if a := m.state.Apps[id]; a.unasked() {
 			out = append(out, m.view(a))
@@ -349,5 +349,5 @@ func (m *Manager) ownersProblem(a *App) *problem.Error {
 	if why == nil {
 		return nil
 	}
-	return why.Fix("its owner has to deploy it once: %s", wire.DeployCommand(a.Session, a.Name))
+	return why.Fix("its owner has to deploy it once: %s", managerapi.DeployCommand(a.Session, a.Name))
 }

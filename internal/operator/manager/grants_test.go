@@ -10,21 +10,21 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/operator/manager/grantstest"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/testing/backendtest"
+	"cupel.dev/cupel/internal/testing/grantstest"
 )
 
 // messages are all events as a person reads them.
 func (w *world) messages() string {
 	w.t.Helper()
 	var b strings.Builder
-	err := w.m.Events(w.t.Context(), operator, 0, "", false, unheard, func(e wire.Event) error {
+	err := w.m.Events(w.t.Context(), operator, 0, "", false, unheard, func(e managerapi.Event) error {
 		fmt.Fprintf(&b, "%s %s %s\n", e.Reason, e.Instance, e.Message)
 		return nil
 	})
@@ -35,7 +35,7 @@ func (w *world) messages() string {
 }
 
 // refusedDeploy asks and returns the refusal.
-func (w *world) refusedDeploy(caller ident.KeyHash, req wire.DeployRequest) *problem.Error {
+func (w *world) refusedDeploy(caller ident.KeyHash, req managerapi.DeployRequest) *problem.Error {
 	w.t.Helper()
 	_, err := w.m.Deploy(w.t.Context(), caller, req)
 	if err == nil {
@@ -88,7 +88,7 @@ func TestTheAppBelongsToTheMaker(t *testing.T) {
 		if _, err := w.m.App(mallory, a.ID); problem.KindOf(err) != problem.NotFound {
 			t.Errorf("the bearer sees the app: %v", err)
 		}
-		if a = w.settled(a.ID); a.State != wire.AppReady || a.Grant == nil || a.Deployment.Grant == nil || *a.Grant != *a.Deployment.Grant {
+		if a = w.settled(a.ID); a.State != managerapi.AppReady || a.Grant == nil || a.Deployment.Grant == nil || *a.Grant != *a.Deployment.Grant {
 			t.Errorf("%+v", a)
 		}
 	})
@@ -104,7 +104,7 @@ func TestAnotherCASSpeaksForNobody(t *testing.T) {
 		evil := grantstest.NewFake("evil:1", ident.KeyHash{0xe0})
 		w.cas.Know(evil)
 		req := request()
-		req.CAS = &wire.CASRef{Instances: evil.Addr, Identity: evil.Identity}
+		req.CAS = &managerapi.CASRef{Instances: evil.Addr, Identity: evil.Identity}
 		req.Code = evil.Make(terms(request())).String() // it says that alice made it
 		if p := w.refusedDeploy(mallory, req); p.Rule != "not_maker" || p.Kind != problem.Denied {
 			t.Errorf("%v", p)
@@ -130,11 +130,11 @@ func TestAnotherCASSpeaksForNobody(t *testing.T) {
 func TestGrantMustCover(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		for rule, change := range map[string]func(*release.ClaimReply){
-			"grant_instances": func(r *release.ClaimReply) { r.Services["client-app"] = release.GrantedService{Instances: 2} },
-			"grant_other":     func(r *release.ClaimReply) { r.Session = "alice/other" },
-			"writes_volume": func(r *release.ClaimReply) {
-				r.Services["client-app"] = release.GrantedService{Instances: 3, Writes: []string{"pgdata"}}
+		for rule, change := range map[string]func(*owners.ClaimReply){
+			"grant_instances": func(r *owners.ClaimReply) { r.Services["client-app"] = owners.GrantedService{Instances: 2} },
+			"grant_other":     func(r *owners.ClaimReply) { r.Session = "alice/other" },
+			"writes_volume": func(r *owners.ClaimReply) {
+				r.Services["client-app"] = owners.GrantedService{Instances: 3, Writes: []string{"pgdata"}}
 			},
 		} {
 			req, less := request(), terms(request())
@@ -163,7 +163,7 @@ func TestGrantMustCover(t *testing.T) {
 		req = request()
 		req.Instances = 0
 		two := terms(request())
-		two.Services["client-app"] = release.GrantedService{Instances: 2}
+		two.Services["client-app"] = owners.GrantedService{Instances: 2}
 		req.Code = w.cas.Make(two).String()
 		if a := w.settled(w.deploy(req).ID); a.Instances != 2 || a.Healthy != 2 {
 			t.Errorf("%d instances, %d healthy; want the 2 of the grant", a.Instances, a.Healthy)
@@ -194,7 +194,7 @@ func TestCodeIsUsedOnce(t *testing.T) {
 		used()
 
 		// Who knows no more than the grant's name learns nothing.
-		guess, err := release.ParseGrantCode(req.Code)
+		guess, err := owners.ParseGrantCode(req.Code)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -211,7 +211,7 @@ func TestTwoManagers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		req := w.granted(request())
-		code, err := release.ParseGrantCode(req.Code)
+		code, err := owners.ParseGrantCode(req.Code)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +236,7 @@ func TestKilledBetweenClaimAndCommit(t *testing.T) {
 		w.full.Store(false)
 		w.stop()
 		w.start()
-		if a := w.settled(w.deploy(req).ID); a.State != wire.AppReady {
+		if a := w.settled(w.deploy(req).ID); a.State != managerapi.AppReady {
 			t.Errorf("%+v", a)
 		}
 	})
@@ -259,7 +259,7 @@ func TestOneGrantIsLeft(t *testing.T) {
 		w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
 			return backendtest.Script{Exit: s.Port == 0, Unhealthy: fails && s.Port != 0, Delay: time.Second}
 		})
-		left := func(when string, want ...*release.GrantID) {
+		left := func(when string, want ...*owners.GrantID) {
 			t.Helper()
 			time.Sleep(2 * time.Second)
 			got := w.cas.Open()
@@ -349,7 +349,7 @@ func TestPullThatRanBefore(t *testing.T) {
 			}
 			return backendtest.Script{}
 		})
-		if a := w.settled(w.deploy(request()).ID); a.State != wire.AppReady {
+		if a := w.settled(w.deploy(request()).ID); a.State != managerapi.AppReady {
 			t.Errorf("%+v: %v", a, a.Deployment.Problem)
 		}
 	})
@@ -378,7 +378,7 @@ func TestPlacesAndLeasesAreWaitedFor(t *testing.T) {
 				if a, err := w.m.App(alice, a.ID); err != nil || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != rule {
 					t.Errorf("while it waits: %+v, %v", a.Deployment, err)
 				}
-				if a = w.settled(a.ID); a.State != wire.AppReady {
+				if a = w.settled(a.ID); a.State != managerapi.AppReady {
 					t.Errorf("%+v: %v", a, a.Deployment.Problem)
 				}
 				if in := w.instances("app")[0]; in.Restarts != 0 {
@@ -407,7 +407,7 @@ func TestGrantThatEnds(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		a, err := w.m.App(alice, a.ID)
-		if err != nil || a.State != wire.AppDown || a.Problem == nil || a.Problem.Rule != "grant_ended" || !strings.Contains(a.Problem.Mend, "cupel deploy alice/shop") {
+		if err != nil || a.State != managerapi.AppDown || a.Problem == nil || a.Problem.Rule != "grant_ended" || !strings.Contains(a.Problem.Mend, "cupel deploy alice/shop") {
 			t.Errorf("%+v, %v", a, a.Problem)
 		}
 		if n := strings.Count(w.messages(), "owner_needed"); n != 1 {
@@ -418,7 +418,7 @@ func TestGrantThatEnds(t *testing.T) {
 		}
 
 		ended = nil
-		if a = w.settled(w.deploy(request()).ID); a.State != wire.AppReady || a.Problem != nil {
+		if a = w.settled(w.deploy(request()).ID); a.State != managerapi.AppReady || a.Problem != nil {
 			t.Errorf("deployed once more: %+v, %v", a, a.Problem)
 		}
 	})
@@ -464,7 +464,7 @@ func TestStateFromBeforeGrants(t *testing.T) {
 		refuses = true
 		w.start()
 		time.Sleep(time.Second)
-		if need := w.m.NeedOwner(); len(need) != 1 || need[0].Name != a.Name || need[0].State != wire.AppReady {
+		if need := w.m.NeedOwner(); len(need) != 1 || need[0].Name != a.Name || need[0].State != managerapi.AppReady {
 			t.Errorf("%+v need their owner", need)
 		}
 		if m := w.messages(); strings.Count(m, "owner_needed") != 1 || !strings.Contains(m, "cupel deploy alice/shop") {
@@ -490,7 +490,7 @@ func TestStateFromBeforeGrants(t *testing.T) {
 			t.Errorf("%+v, %v: want it to say that it isn't started again", shown.Problem, err)
 		}
 
-		if a := w.settled(w.deploy(request()).ID); a.State != wire.AppReady || a.Problem != nil || len(w.m.NeedOwner()) != 0 {
+		if a := w.settled(w.deploy(request()).ID); a.State != managerapi.AppReady || a.Problem != nil || len(w.m.NeedOwner()) != 0 {
 			t.Errorf("deployed once: %+v", a)
 		}
 	})
@@ -528,7 +528,7 @@ func TestSessionThatAsksForNoGrant(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		a, err = w.m.App(mallory, a.ID)
-		if err != nil || a.State != wire.AppReady || a.Problem != nil || w.cas.Asked() != 0 {
+		if err != nil || a.State != managerapi.AppReady || a.Problem != nil || w.cas.Asked() != 0 {
 			t.Errorf("%+v, %v", a, err)
 		}
 	})
@@ -541,7 +541,7 @@ type hanging struct {
 	addr string
 }
 
-func (h hanging) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token release.GrantToken) error {
+func (h hanging) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken) error {
 	if addr != h.addr {
 		return h.Grants.GiveBack(ctx, addr, cas, token)
 	}
@@ -565,7 +565,7 @@ func TestAHangingCASHoldsUpNobody(t *testing.T) {
 		for range 100 { // each replaces the one before, whose grant is given back
 			req := request()
 			req.Session, req.Port = "mallory/own", 0
-			req.CAS = &wire.CASRef{Instances: evil.Addr, Identity: evil.Identity}
+			req.CAS = &managerapi.CASRef{Instances: evil.Addr, Identity: evil.Identity}
 			hers := terms(req)
 			hers.Maker = mallory
 			code := evil.Make(hers)
@@ -579,7 +579,7 @@ func TestAHangingCASHoldsUpNobody(t *testing.T) {
 		}
 
 		old := w.settled(w.deploy(request()).ID)
-		if a := w.settled(w.deploy(request()).ID); a.State != wire.AppReady {
+		if a := w.settled(w.deploy(request()).ID); a.State != managerapi.AppReady {
 			t.Fatalf("%+v", a)
 		}
 		time.Sleep(time.Minute)

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // Incident is something that happened to a part of the machine that carries

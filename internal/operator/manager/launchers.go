@@ -4,8 +4,8 @@ import (
 	"maps"
 	"slices"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
 )
 
 // Launchers lists the launchers that revisions name, which their instances may
@@ -27,10 +27,10 @@ func (m *Manager) Launchers() []ident.Digest {
 // OldLaunchers lists the apps that run on a launcher before an upgrade. They go
 // on, and are started with it again; their next deployment runs on the new one,
 // which their owners have to vouch for first.
-func (m *Manager) OldLaunchers() []wire.App {
+func (m *Manager) OldLaunchers() []managerapi.App {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []wire.App
+	var out []managerapi.App
 	for _, id := range slices.Sorted(maps.Keys(m.state.Apps)) {
 		a := m.state.Apps[id]
 		if a.Current != nil && !a.Current.Launcher.IsZero() && a.Current.Launcher != m.cfg.Launcher {

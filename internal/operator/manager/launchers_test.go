@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
 )
 
 // TestLauncherBelongsToTheRevision: an upgrade of the launcher changes nothing
@@ -41,7 +41,7 @@ func TestLauncherBelongsToTheRevision(t *testing.T) {
 			t.Errorf("%d apps are said to need their owner, want 1", len(old))
 		}
 		told := 0
-		err := w.m.Events(t.Context(), operator, 0, "", false, unheard, func(e wire.Event) error {
+		err := w.m.Events(t.Context(), operator, 0, "", false, unheard, func(e managerapi.Event) error {
 			if e.Reason == "launcher_upgraded" {
 				told++
 			}

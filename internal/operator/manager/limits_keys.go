@@ -6,9 +6,9 @@ import (
 	"strconv"
 	"strings"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 )
 
 // KeyLimits are what each key that deploys may have here. The operator's own key
@@ -46,7 +46,7 @@ func (l *KeyLimits) Set(text string) error {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
 		number := map[string]*int{"apps": &l.Apps, "instances": &l.Instances, "ports": &l.Ports, "followers": &l.Followers}[name]
 		if name == "memory" {
-			size, err := wire.ParseMemory(value)
+			size, err := managerapi.ParseMemory(value)
 			if err != nil {
 				return problem.New(problem.Invalid, "app_quota", "the limit %.80q: %s", part, problem.From(err).Actual).
 					Want("a size").Fix("write it as in memory=64G")
@@ -185,7 +185,7 @@ func (m *Manager) checkQuota(a *App, rev *Revision) error {
 		}
 		show := func(n uint64) string { return fmt.Sprintf("%d %s", n, q.name) }
 		if q.name == "memory" {
-			show = func(n uint64) string { return wire.FormatMemory(n) + " of memory" }
+			show = func(n uint64) string { return managerapi.FormatMemory(n) + " of memory" }
 		}
 		return problem.New(problem.Denied, "quota_key_"+q.name, "the key's apps have %s, and this one would have %s", show(q.others), show(q.after)).
 			Want("at most %s for each key", show(q.limit)).

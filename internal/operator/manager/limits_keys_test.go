@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 var (

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // resync is how long the loop trusts that no event of the Backend was lost.

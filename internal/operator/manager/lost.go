@@ -3,8 +3,8 @@ package manager
 import (
 	"context"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // member is the id by which the CAS knows one attempt of an instance. The manager keeps

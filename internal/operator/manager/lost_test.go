@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // TestLostInstances: where a machine lost what it wrote down about an instance, the
@@ -38,7 +38,7 @@ func TestLostInstances(t *testing.T) {
 				if in := w.instances("app")[0]; in.ID != lost.ID || in.Restarts != 1 || in.InstanceID == lost.InstanceID {
 					t.Errorf("%+v", in)
 				}
-				if a, err := w.m.App(alice, a.ID); err != nil || a.State != wire.AppReady {
+				if a, err := w.m.App(alice, a.ID); err != nil || a.State != managerapi.AppReady {
 					t.Errorf("%+v, %v", a, err)
 				}
 				said := w.messages()
@@ -72,7 +72,7 @@ func TestLostPull(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.start()
-		if a = w.settled(a.ID); a.State != wire.AppReady || pulls != 2 {
+		if a = w.settled(a.ID); a.State != managerapi.AppReady || pulls != 2 {
 			t.Errorf("after %d pulls: %+v", pulls, a)
 		}
 		if !slices.Contains(w.cas.Gone(), lost.InstanceID) {

@@ -9,18 +9,18 @@ import (
 	"sync"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 )
 
 // Catalog knows the images that the operator offers.
 type Catalog interface {
 	// Runtimes lists them, what can't be used with its problem; the one named "puller" fills
 	// volumes.
-	Runtimes(ctx context.Context) ([]wire.Runtime, error)
+	Runtimes(ctx context.Context) ([]managerapi.Runtime, error)
 	// Runtime returns the one of this name.
-	Runtime(ctx context.Context, name string) (wire.Runtime, error)
+	Runtime(ctx context.Context, name string) (managerapi.Runtime, error)
 }
 
 // PullerRuntime is the name of the runtime that fills volumes.
@@ -36,7 +36,7 @@ type Config struct {
 	// Grants reaches CASes as whoever holds grants, with the operator's key.
 	Grants Grants
 	// CAS is the CAS that sessions are in unless a request names another.
-	CAS wire.CASRef
+	CAS managerapi.CASRef
 	// PortFree answers nil if nobody holds the TCP port on this machine.
 	PortFree func(port uint16) error
 	// Room answers nil if the disk has room for what a deployment writes; nil: it has.

@@ -15,14 +15,15 @@ import (
 	"testing/synctest"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/operator/manager/grantstest"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/testing/backendtest"
+	"cupel.dev/cupel/internal/testing/grantstest"
+	"cupel.dev/cupel/internal/trusted/wire"
 	"cupel.dev/cupel/runtimes"
 )
 
@@ -106,19 +107,19 @@ func (b *balancer) free(port uint16) error {
 
 type catalog struct{}
 
-func (c catalog) Runtime(ctx context.Context, name string) (wire.Runtime, error) {
+func (c catalog) Runtime(ctx context.Context, name string) (managerapi.Runtime, error) {
 	list, err := c.Runtimes(ctx)
 	for _, r := range list {
 		if r.Name == name && r.Problem == nil {
 			return r, err
 		}
 	}
-	return wire.Runtime{}, runtimes.NotBuilt(name, []string{"puller", "python"})
+	return managerapi.Runtime{}, runtimes.NotBuilt(name, []string{"puller", "python"})
 }
 
-func (catalog) Runtimes(context.Context) ([]wire.Runtime, error) {
+func (catalog) Runtimes(context.Context) ([]managerapi.Runtime, error) {
 	damaged := problem.New(problem.Unavailable, "registry_damaged", "it is damaged").Fix("build it anew")
-	return []wire.Runtime{{Name: "puller", Image: "img/puller"}, {Name: "python", Image: "img/python"}, {Name: "node", Problem: damaged}}, nil
+	return []managerapi.Runtime{{Name: "puller", Image: "img/puller"}, {Name: "python", Image: "img/python"}, {Name: "node", Problem: damaged}}, nil
 }
 
 // world is a manager over fakes and a real database.
@@ -183,7 +184,7 @@ func (w *world) start() {
 		backend = w.fake
 	}
 	w.m, err = manager.New(w.t.Context(), manager.Config{
-		Store: disk{db, &w.full}, Backend: backend, Balancer: w.bal, Catalog: catalog{}, Grants: w.grants(), Launcher: w.launcher, CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS},
+		Store: disk{db, &w.full}, Backend: backend, Balancer: w.bal, Catalog: catalog{}, Grants: w.grants(), Launcher: w.launcher, CAS: managerapi.CASRef{Instances: "cas:1", Identity: theCAS},
 		PortFree: w.bal.free, FirstPort: 8082, Operator: operator, Keys: w.keys, Simulated: true, Now: w.now, Incidents: w.incidents, Limits: w.limits, Memory: w.memory, InTheWay: w.inTheWay,
 		NewID: func(prefix string) string { w.counter++; return fmt.Sprintf("%s-%d", prefix, w.counter) },
 	})
@@ -217,16 +218,16 @@ func (w *world) grants() manager.Grants {
 	return g
 }
 
-func request() wire.DeployRequest {
-	return wire.DeployRequest{Version: 1, Session: "alice/shop", Runtime: "python", Instances: 3, Memory: 256 << 20, Port: 8080}
+func request() managerapi.DeployRequest {
+	return managerapi.DeployRequest{Version: 1, Session: "alice/shop", Runtime: "python", Instances: 3, Memory: 256 << 20, Port: 8080}
 }
 
 // terms are what a grant of alice's lets run by default: as much as the request
 // wants.
-func terms(req wire.DeployRequest) release.ClaimReply {
-	return release.ClaimReply{
-		Session: req.Session, App: cmp.Or(req.Name, wire.AppName(req.Session)), Maker: alice,
-		Services: map[ident.ServiceName]release.GrantedService{
+func terms(req managerapi.DeployRequest) owners.ClaimReply {
+	return owners.ClaimReply{
+		Session: req.Session, App: cmp.Or(req.Name, managerapi.AppName(req.Session)), Maker: alice,
+		Services: map[ident.ServiceName]owners.GrantedService{
 			"client-app": {Instances: max(1, req.Instances)},
 			"pull_repo":  {Runs: 1},
 		},
@@ -234,12 +235,12 @@ func terms(req wire.DeployRequest) release.ClaimReply {
 }
 
 // granted is the request with the code of a grant that covers it.
-func (w *world) granted(req wire.DeployRequest) wire.DeployRequest {
+func (w *world) granted(req managerapi.DeployRequest) managerapi.DeployRequest {
 	req.Code = w.cas.Make(terms(req)).String()
 	return req
 }
 
-func (w *world) deploy(req wire.DeployRequest) wire.App {
+func (w *world) deploy(req managerapi.DeployRequest) managerapi.App {
 	w.t.Helper()
 	if req.Code == "" {
 		req = w.granted(req)
@@ -252,35 +253,35 @@ func (w *world) deploy(req wire.DeployRequest) wire.App {
 }
 
 // settled waits until the app's deployment ended, in the bubble's time.
-func (w *world) settled(ref string) wire.App {
+func (w *world) settled(ref string) managerapi.App {
 	w.t.Helper()
 	for range 10_000 {
 		a, err := w.m.App(alice, ref)
 		if err != nil {
 			w.t.Fatalf("App: %v", err)
 		}
-		if a.Deployment.State != wire.DeploymentRunning {
+		if a.Deployment.State != managerapi.DeploymentRunning {
 			return a
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	w.t.Fatalf("deployment never ended")
-	return wire.App{}
+	return managerapi.App{}
 }
 
-func (w *world) instances(role string) []wire.Instance {
+func (w *world) instances(role string) []managerapi.Instance {
 	w.t.Helper()
 	all, err := w.m.Instances(w.t.Context(), operator, "")
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return slices.DeleteFunc(all, func(i wire.Instance) bool { return i.Role != role })
+	return slices.DeleteFunc(all, func(i managerapi.Instance) bool { return i.Role != role })
 }
 
 func (w *world) reasons() []string {
 	w.t.Helper()
 	var out []string
-	err := w.m.Events(w.t.Context(), operator, 0, "", false, unheard, func(e wire.Event) error {
+	err := w.m.Events(w.t.Context(), operator, 0, "", false, unheard, func(e managerapi.Event) error {
 		out = append(out, e.Reason)
 		return nil
 	})
@@ -300,11 +301,11 @@ func TestDeploy(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		a := w.deploy(request())
-		if a.Name != "alice-shop" || a.Port != 8080 || a.State != wire.AppDeploying {
+		if a.Name != "alice-shop" || a.Port != 8080 || a.State != managerapi.AppDeploying {
 			t.Errorf("at once: %+v", a)
 		}
 		a = w.settled(a.ID)
-		if a.State != wire.AppReady || a.Healthy != 3 || a.Revision != 1 {
+		if a.State != managerapi.AppReady || a.Healthy != 3 || a.Revision != 1 {
 			t.Fatalf("at the end: %+v", a)
 		}
 		var names []string
@@ -327,10 +328,10 @@ func TestDeploy(t *testing.T) {
 		}
 		pull := specs[0]
 		if pull.Image != "img/puller" || pull.Port != 0 || pull.Config.String() != "alice/shop/pull_repo" ||
-			pull.Binding != release.LaunchBinding(theCAS, "alice/shop", "pull_repo") {
+			pull.Binding != wire.LaunchBinding(theCAS, "alice/shop", "pull_repo") {
 			t.Errorf("pull: %+v", pull)
 		}
-		if s := specs[1]; s.Image != "img/python" || s.Memory != 256<<20 || s.Binding != release.LaunchBinding(theCAS, "alice/shop", "client-app") {
+		if s := specs[1]; s.Image != "img/python" || s.Memory != 256<<20 || s.Binding != wire.LaunchBinding(theCAS, "alice/shop", "client-app") {
 			t.Errorf("app: %+v", s)
 		}
 		// The port was ours, leading nowhere, before anything started.
@@ -357,7 +358,7 @@ func TestUpdate(t *testing.T) {
 			t.Errorf("update took port %d, memory %d; want its own", next.Port, next.Memory)
 		}
 		a = w.settled(a.ID)
-		if a.Revision != 2 || a.State != wire.AppReady || a.Healthy != 2 || a.Deployment.State != wire.DeploymentDone {
+		if a.Revision != 2 || a.State != managerapi.AppReady || a.Healthy != 2 || a.Deployment.State != managerapi.DeploymentDone {
 			t.Fatalf("%+v", a)
 		}
 		now := w.instances("app")
@@ -391,7 +392,7 @@ func TestFailedUpdateLeavesTheOld(t *testing.T) {
 		old := w.instances("app")
 		bad = true
 		a := w.settled(w.deploy(request()).ID)
-		if a.Deployment.State != wire.DeploymentFailed || a.Deployment.Problem.Rule != "pull_token" || a.State != wire.AppReady || a.Revision != 1 {
+		if a.Deployment.State != managerapi.DeploymentFailed || a.Deployment.Problem.Rule != "pull_token" || a.State != managerapi.AppReady || a.Revision != 1 {
 			t.Fatalf("%+v %+v", a, a.Deployment.Problem)
 		}
 		if now := w.instances("app"); len(now) != 3 || now[0].ID != old[0].ID {
@@ -463,7 +464,7 @@ func TestFirstDeployThatFails(t *testing.T) {
 					return c.script
 				})
 				a := w.settled(w.deploy(request()).ID)
-				if a.State != wire.AppFailed || a.Deployment.Problem == nil || a.Deployment.Problem.Rule != c.rule {
+				if a.State != managerapi.AppFailed || a.Deployment.Problem == nil || a.Deployment.Problem.Rule != c.rule {
 					t.Fatalf("%+v, problem %v", a, a.Deployment.Problem)
 				}
 				if said := w.messages(); strings.Contains(said, c.rule+": "+c.rule) {
@@ -572,10 +573,10 @@ func TestOthersIDsAreNone(t *testing.T) {
 			"app's instances": func(id string) error { _, err := w.m.Instances(t.Context(), mallory, id); return err },
 			"rm":              func(id string) error { _, err := w.m.RemoveInstance(t.Context(), mallory, id); return err },
 			"logs": func(id string) error {
-				return w.m.Logs(t.Context(), mallory, id, manager.LogOptions{Tail: -1}, false, never, func(wire.LogLine) error { return nil })
+				return w.m.Logs(t.Context(), mallory, id, manager.LogOptions{Tail: -1}, false, never, func(managerapi.LogLine) error { return nil })
 			},
 			"events": func(id string) error {
-				return w.m.Events(t.Context(), mallory, 0, id, false, never, func(wire.Event) error { return nil })
+				return w.m.Events(t.Context(), mallory, 0, id, false, never, func(managerapi.Event) error { return nil })
 			},
 		} {
 			none := "x-9"
@@ -609,7 +610,7 @@ func TestRemoveInstance(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		a, _ = w.m.App(alice, a.ID)
-		if a.Instances != 2 || a.Healthy != 2 || a.State != wire.AppReady || len(w.bal.now()[0].Endpoints) != 2 || len(w.instances("app")) != 2 {
+		if a.Instances != 2 || a.Healthy != 2 || a.State != managerapi.AppReady || len(w.bal.now()[0].Endpoints) != 2 || len(w.instances("app")) != 2 {
 			t.Errorf("%+v", a)
 		}
 		if _, err := w.m.RemoveInstance(t.Context(), alice, a.Name); !strings.Contains(err.Error(), "rm --app") {
@@ -632,7 +633,7 @@ func TestOwners(t *testing.T) {
 			t.Errorf("lists show too much or too little")
 		}
 		n := 0
-		_ = w.m.Events(t.Context(), mallory, 0, "", false, unheard, func(wire.Event) error { n++; return nil })
+		_ = w.m.Events(t.Context(), mallory, 0, "", false, unheard, func(managerapi.Event) error { n++; return nil })
 		if n != 0 {
 			t.Errorf("a stranger sees %d events", n)
 		}
@@ -687,14 +688,14 @@ func TestOrphansAreRemoved(t *testing.T) {
 func TestBadRequests(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		for rule, change := range map[string]func(*wire.DeployRequest){
-			"version":   func(r *wire.DeployRequest) { r.Version = 2 },
-			"session":   func(r *wire.DeployRequest) { r.Session = "../x" },
-			"instances": func(r *wire.DeployRequest) { r.Instances = -1 },
-			"memory":    func(r *wire.DeployRequest) { r.Memory = 1 },
-			"runtime":   func(r *wire.DeployRequest) { r.Runtime = "cobol" },
-			"app_name":  func(r *wire.DeployRequest) { r.Name = "No Way" },
-			"service":   func(r *wire.DeployRequest) { r.Service = "a/b" },
+		for rule, change := range map[string]func(*managerapi.DeployRequest){
+			"version":   func(r *managerapi.DeployRequest) { r.Version = 2 },
+			"session":   func(r *managerapi.DeployRequest) { r.Session = "../x" },
+			"instances": func(r *managerapi.DeployRequest) { r.Instances = -1 },
+			"memory":    func(r *managerapi.DeployRequest) { r.Memory = 1 },
+			"runtime":   func(r *managerapi.DeployRequest) { r.Runtime = "cobol" },
+			"app_name":  func(r *managerapi.DeployRequest) { r.Name = "No Way" },
+			"service":   func(r *managerapi.DeployRequest) { r.Service = "a/b" },
 		} {
 			req := request()
 			change(&req)
@@ -714,7 +715,7 @@ func TestLogsOverRestart(t *testing.T) {
 		var got []string
 		done := make(chan error)
 		go func() {
-			done <- w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Follow: true, Tail: -1}, false, unheard, func(l wire.LogLine) error {
+			done <- w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Follow: true, Tail: -1}, false, unheard, func(l managerapi.LogLine) error {
 				got = append(got, l.Line)
 				return nil
 			})

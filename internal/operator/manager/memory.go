@@ -1,8 +1,8 @@
 package manager
 
 import (
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 )
 
 // MachineMemory is what the machine has, and whether apps may ask for more of it
@@ -19,8 +19,8 @@ func (m *Manager) checkFits(a *App, rev *Revision) error {
 	if limit == 0 || rev.Memory <= limit || was != nil && rev.Memory <= was.Memory {
 		return nil
 	}
-	return problem.New(problem.Invalid, "memory", "%s for each instance is more than this machine has", wire.FormatMemory(rev.Memory)).
-		Want("at most %s", wire.FormatMemory(limit)).
+	return problem.New(problem.Invalid, "memory", "%s for each instance is more than this machine has", managerapi.FormatMemory(rev.Memory)).
+		Want("at most %s", managerapi.FormatMemory(limit)).
 		Fix("give --memory smaller")
 }
 
@@ -49,8 +49,8 @@ func (m *Manager) checkMemory(a *App, rev *Revision) (warning *problem.Error, er
 		return nil, nil
 	}
 
-	p := problem.New(problem.Denied, "memory_overcommitted", "the instances of all apps may use %s of memory together, of which this app's %s", wire.FormatMemory(all), wire.FormatMemory(after.memory)).
-		Want("at most the %s that this machine has", wire.FormatMemory(limit)).
+	p := problem.New(problem.Denied, "memory_overcommitted", "the instances of all apps may use %s of memory together, of which this app's %s", managerapi.FormatMemory(all), managerapi.FormatMemory(after.memory)).
+		Want("at most the %s that this machine has", managerapi.FormatMemory(limit)).
 		Fix("give --memory or --instances smaller; where all of it is used at once, the kernel ends instances")
 	if !m.cfg.Memory.Refuse || after.memory <= before.memory {
 		return p, nil

@@ -7,26 +7,26 @@ import (
 	"slices"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // Notice is something that a CAS has to be told, until it was.
 type Notice struct {
-	ID       string             `json:"id"`
-	CAS      ident.KeyHash      `json:"cas"`
-	CASAddr  string             `json:"cas_addr,omitempty"` // empty: the manager's own
-	Grant    release.GrantID    `json:"grant"`
-	Token    release.GrantToken `json:"token"`
-	Instance ident.InstanceID   `json:"instance,omitzero"` // that is no more; zero: the grant is given back
-	Backend  string             `json:"backend,omitempty"` // told only when this one doesn't run (any more)
-	Since    time.Time          `json:"since"`             // from when on
-	AppID    string             `json:"app_id"`
-	App      string             `json:"app"`
-	Owner    ident.KeyHash      `json:"owner"`
+	ID       string            `json:"id"`
+	CAS      ident.KeyHash     `json:"cas"`
+	CASAddr  string            `json:"cas_addr,omitempty"` // empty: the manager's own
+	Grant    owners.GrantID    `json:"grant"`
+	Token    owners.GrantToken `json:"token"`
+	Instance ident.InstanceID  `json:"instance,omitzero"` // that is no more; zero: the grant is given back
+	Backend  string            `json:"backend,omitempty"` // told only when this one doesn't run (any more)
+	Since    time.Time         `json:"since"`             // from when on
+	AppID    string            `json:"app_id"`
+	App      string            `json:"app"`
+	Owner    ident.KeyHash     `json:"owner"`
 }
 
 // giveBackNotice asks for a grant to be given back.
@@ -145,7 +145,7 @@ func (p *planner) delivered(n *Notice, t tell) {
 	if !n.Instance.IsZero() || n.AppID == "" { // or its code was never used
 		return
 	}
-	e := Event{Event: wire.Event{Time: p.now, AppID: n.AppID, App: n.App, Reason: "grant_given_back", Message: "grant " + n.Grant.Short() + " given back"}, Owner: n.Owner}
+	e := Event{Event: managerapi.Event{Time: p.now, AppID: n.AppID, App: n.App, Reason: "grant_given_back", Message: "grant " + n.Grant.Short() + " given back"}, Owner: n.Owner}
 	if t.refused == nil && !t.delivered {
 		t.refused = problem.New(problem.Unavailable, "cas_unreachable", "its CAS was not there for %d days", backFor/(24*time.Hour))
 	}

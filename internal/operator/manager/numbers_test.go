@@ -5,9 +5,9 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // TestNumbersAreNamed: whoever reaches a number that is the same for everybody hears
@@ -29,7 +29,7 @@ func TestNumbersAreNamed(t *testing.T) {
 			a := w.deploy(request())
 			time.Sleep(20 * time.Minute)
 			a, err := w.m.App(alice, a.ID)
-			if err != nil || a.Deployment.State != wire.DeploymentFailed {
+			if err != nil || a.Deployment.State != managerapi.DeploymentFailed {
 				t.Fatalf("%+v, %v", a, err)
 			}
 			if said := a.Deployment.Problem.Error(); !strings.Contains(said, "15 minutes") || !strings.Contains(said, "cupel events "+a.Name) {

@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // TestMachinesFailuresDontCount: however often instances go down with their machine, the
@@ -23,7 +23,7 @@ func TestMachinesFailuresDontCount(t *testing.T) {
 		for attempt := range 6 {
 			w.fake.Lose(fmt.Sprintf("%s-%d", id, attempt+1))
 			time.Sleep(2 * manager.DefaultLimits().BackoffMin)
-			if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady {
+			if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady {
 				t.Fatalf("after the machine's end number %d: %+v", attempt+1, a)
 			}
 		}
@@ -62,7 +62,7 @@ func TestRefusedGrantIsTriedAtAStart(t *testing.T) {
 				refused.Store(true)
 				w.fake.Crash(id+"-1", 1, false)
 				time.Sleep(time.Minute)
-				if a, _ = w.m.App(alice, a.ID); a.State == wire.AppReady {
+				if a, _ = w.m.App(alice, a.ID); a.State == managerapi.AppReady {
 					t.Fatalf("refused: %+v", a)
 				}
 				starts := len(w.fake.Started())
@@ -78,7 +78,7 @@ func TestRefusedGrantIsTriedAtAStart(t *testing.T) {
 				w.stop()
 				w.start()
 				time.Sleep(time.Second)
-				if a, _ = w.m.App(alice, a.ID); a.State != wire.AppReady {
+				if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady {
 					t.Errorf("after the CAS was put back: %+v", a)
 				}
 			})

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // world is what one pass of planning looks at. Planning is a pure function of
@@ -260,7 +260,7 @@ func (p *planner) event(a *App, in *Instance, warning bool, reason, format strin
 }
 
 func newEvent(now time.Time, a *App, in *Instance, warning bool, reason, message string) Event {
-	e := Event{Event: wire.Event{Time: now, Reason: reason, Message: message, Warning: warning}}
+	e := Event{Event: managerapi.Event{Time: now, Reason: reason, Message: message, Warning: warning}}
 	if a != nil {
 		e.AppID, e.App, e.Owner = a.ID, a.Name, a.Owner
 	}
@@ -346,7 +346,7 @@ func spec(a *App, rev *Revision, in *Instance) *InstanceSpec {
 		Grant: token,
 		ID:    backendID(in, in.Attempt), App: a.ID, AppName: a.Name,
 		Config:  ident.ConfigID{Session: rev.Session, Service: service},
-		Binding: release.LaunchBinding(rev.CAS, rev.Session, service),
+		Binding: wire.LaunchBinding(rev.CAS, rev.Session, service),
 		CAS:     rev.CAS, CASAddr: rev.CASAddr,
 		Image: rev.image(in.Role), Memory: memory, Port: port, Profile: rev.Profile, Launcher: rev.Launcher,
 		Labels: map[string]string{"instance": in.ID, "role": string(in.Role), "revision": fmt.Sprint(rev.Number)},

@@ -1,6 +1,8 @@
 package manager
 
-import "cupel.dev/cupel/internal/trusted/problem"
+import (
+	"cupel.dev/cupel/api/problem"
+)
 
 // Exit codes of the puller's program (runtimes/puller.yml): besides its output,
 // all that the operator learns about why a pull ended.

@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // TestPullEnds: each end of the puller's has a rule of its own, and what another

@@ -3,7 +3,7 @@ package manager
 import (
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 // An instance whose app can't take a new certificate while it runs is started

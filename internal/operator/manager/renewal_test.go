@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // TestCertificatesAreReplacedInTime: instances whose apps take no new certificate
@@ -41,7 +41,7 @@ func TestCertificatesAreReplacedInTime(t *testing.T) {
 				t.Errorf("%+v", in)
 			}
 		}
-		if a, err := w.m.App(alice, a.ID); err != nil || a.State != wire.AppReady || len(w.cas.Open()) != 1 {
+		if a, err := w.m.App(alice, a.ID); err != nil || a.State != managerapi.AppReady || len(w.cas.Open()) != 1 {
 			t.Errorf("%+v, %v", a, err)
 		}
 	})

@@ -6,10 +6,10 @@ import (
 	"strings"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // rollout takes the next step of the app's deployment. Steps that need no
@@ -75,7 +75,7 @@ func (p *planner) bringImages(a *App) {
 		p.fail(a, e)
 		return
 	}
-	p.begin(a, wire.StepImages, 0)
+	p.begin(a, managerapi.StepImages, 0)
 	for _, ref := range []string{a.Next.PullImage, a.Next.Image} {
 		p.wanted[ref] = true
 		st := p.images[ref]
@@ -92,10 +92,10 @@ func (p *planner) bringImages(a *App) {
 	if !p.balance.known || !p.holds(a.Next.Port) {
 		return // the port comes before anything is started
 	}
-	p.finish(a, wire.StepImages)
+	p.finish(a, managerapi.StepImages)
 	p.advance(a, PhasePull)
 	p.create(a, RolePull, 1)
-	p.begin(a, wire.StepPull, 0)
+	p.begin(a, managerapi.StepPull, 0)
 	p.event(a, nil, false, "pulling", "pulling the repository inside, as %s/%s", a.Next.Session, a.Next.PullService)
 }
 
@@ -118,7 +118,7 @@ func (p *planner) pull(a *App) {
 		p.waiting(a, p.trouble(job))
 		return
 	}
-	p.finish(a, wire.StepPull)
+	p.finish(a, managerapi.StepPull)
 	if len(a.Next.Writes) > 0 && a.Current != nil {
 		p.stopFirst(a)
 		return
@@ -130,7 +130,7 @@ func (p *planner) pull(a *App) {
 // and the CAS releases to one writer at a time.
 func (p *planner) stopFirst(a *App) {
 	p.advance(a, PhaseStop)
-	p.begin(a, wire.StepStop, 0)
+	p.begin(a, managerapi.StepStop, 0)
 	a = p.edit(a)
 	if a.Rollout.StoppedAt.IsZero() {
 		a.Rollout.StoppedAt = p.now
@@ -144,14 +144,14 @@ func (p *planner) makeRoom(a *App) {
 	if p.runs(a, a.Current.Number) {
 		return
 	}
-	p.finish(a, wire.StepStop)
+	p.finish(a, managerapi.StepStop)
 	p.startNext(a)
 }
 
 func (p *planner) startNext(a *App) {
 	p.advance(a, PhaseStart)
 	p.create(a, RoleApp, a.Next.Instances)
-	p.begin(a, wire.StepStart, a.Next.Instances)
+	p.begin(a, managerapi.StepStart, a.Next.Instances)
 	p.event(a, nil, false, "starting", "starting %s", problem.Count(a.Next.Instances, "instance"))
 }
 
@@ -199,12 +199,12 @@ func (p *planner) raise(a *App) {
 		}
 	}
 	n := a.Next.Instances
-	p.count(a, wire.StepStart, started, n)
+	p.count(a, managerapi.StepStart, started, n)
 	if started == n {
-		p.count(a, wire.StepAttest, attested, n)
+		p.count(a, managerapi.StepAttest, attested, n)
 	}
 	if started == n && attested == n {
-		p.count(a, wire.StepHealth, healthy, n)
+		p.count(a, managerapi.StepHealth, healthy, n)
 	}
 	p.waiting(a, trouble)
 	if healthy < n {
@@ -212,12 +212,12 @@ func (p *planner) raise(a *App) {
 		return
 	}
 	p.advance(a, PhaseSwitch)
-	p.begin(a, wire.StepSwitch, 0)
+	p.begin(a, managerapi.StepSwitch, 0)
 }
 
 // awaitHealth gives up on instances that run and never accept connections.
 func (p *planner) awaitHealth(a *App) {
-	s := p.step(p.app(a.ID), wire.StepHealth)
+	s := p.step(p.app(a.ID), managerapi.StepHealth)
 	if s == nil {
 		return
 	}
@@ -250,7 +250,7 @@ func (p *planner) switchOver(a *App) {
 	if !p.balance.known || !slices.ContainsFunc(p.applied.apps[a.ID], func(f Frontend) bool { return sameFrontend(f, want) }) {
 		return
 	}
-	p.finish(a, wire.StepSwitch)
+	p.finish(a, managerapi.StepSwitch)
 	a = p.edit(a)
 	first := a.Current == nil
 	a.release(a.Current)
@@ -270,7 +270,7 @@ func (p *planner) switchOver(a *App) {
 		return
 	}
 	p.advance(a, PhaseDrain)
-	p.begin(a, wire.StepDrain, 0)
+	p.begin(a, managerapi.StepDrain, 0)
 }
 
 // drain waits until the instances of the revision before are gone; planInstance
@@ -281,7 +281,7 @@ func (p *planner) drain(a *App) {
 			return
 		}
 	}
-	p.finish(a, wire.StepDrain)
+	p.finish(a, managerapi.StepDrain)
 	p.done(p.edit(a))
 }
 
@@ -362,7 +362,7 @@ func (p *planner) trouble(in *Instance) *problem.Error {
 // ending says that an instance has come to its end and is about to exit. What it says
 // then is judged with its exit, and nothing is tried again before.
 func ending(phase string) bool {
-	return phase == string(volume.Exited) || phase == string(volume.Refused)
+	return phase == string(wire.Exited) || phase == string(wire.Refused)
 }
 
 func (p *planner) newest(a *App, role Role) *Instance {
@@ -404,7 +404,7 @@ func (p *planner) waiting(a *App, why *problem.Error) {
 	p.edit(a).Rollout.Waiting = why
 }
 
-func (p *planner) step(a *App, name string) *wire.Step {
+func (p *planner) step(a *App, name string) *managerapi.Step {
 	for i := range a.Rollout.Steps {
 		if a.Rollout.Steps[i].Name == name {
 			return &a.Rollout.Steps[i]
@@ -416,7 +416,7 @@ func (p *planner) step(a *App, name string) *wire.Step {
 func (p *planner) begin(a *App, name string, of int) {
 	if p.step(p.app(a.ID), name) == nil {
 		a = p.edit(a)
-		a.Rollout.Steps = append(a.Rollout.Steps, wire.Step{Name: name, StartedAt: p.now, Of: of})
+		a.Rollout.Steps = append(a.Rollout.Steps, managerapi.Step{Name: name, StartedAt: p.now, Of: of})
 	}
 }
 

@@ -9,11 +9,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/operator/manager/grantstest"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/testing/backendtest"
+	"cupel.dev/cupel/internal/testing/grantstest"
 )
 
 // memory is a Store without a disk.
@@ -65,7 +65,7 @@ func newCrowd(t testing.TB, backend func(*backendtest.Fake) manager.Backend) *cr
 	var err error
 	c.m, err = manager.New(t.Context(), manager.Config{
 		Store: &memory{}, Backend: backend(c.fake), Balancer: bal, Catalog: catalog{}, Grants: c.cas.Holder(operator),
-		CAS: wire.CASRef{Instances: "cas:1", Identity: theCAS}, PortFree: bal.free, FirstPort: 8082, Operator: operator, Now: time.Now,
+		CAS: managerapi.CASRef{Instances: "cas:1", Identity: theCAS}, PortFree: bal.free, FirstPort: 8082, Operator: operator, Now: time.Now,
 		NewID: func(prefix string) string { counter++; return fmt.Sprintf("%s-%06d", prefix, counter) },
 	})
 	if err != nil {
@@ -89,7 +89,7 @@ func plain(f *backendtest.Fake) manager.Backend { return f }
 func (c *crowd) deploy(t testing.TB, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
-		req := wire.DeployRequest{Version: 1, Session: ident.SessionName(fmt.Sprintf("alice/shop-%d", i)), Runtime: "python", Instances: 1}
+		req := managerapi.DeployRequest{Version: 1, Session: ident.SessionName(fmt.Sprintf("alice/shop-%d", i)), Runtime: "python", Instances: 1}
 		req.Code = c.cas.Make(terms(req)).String()
 		if _, err := c.m.Deploy(t.Context(), alice, req); err != nil {
 			t.Fatal(err)
@@ -103,7 +103,7 @@ func (c *crowd) serve(t testing.TB, n int) {
 	for range 100_000 {
 		ready := 0
 		for _, a := range c.m.Apps(operator) {
-			if a.State == wire.AppReady {
+			if a.State == managerapi.AppReady {
 				ready++
 			}
 		}

@@ -5,9 +5,9 @@ import (
 	"slices"
 	"strings"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 )
 
 // may refuses everybody but the app's owner and the operator.
@@ -71,12 +71,12 @@ func (m *Manager) noApp(caller ident.KeyHash, format, ref string) *problem.Error
 
 // RemoveApp removes an app with all its instances. It answers when that is
 // certain to happen; the app is gone when Apps lists it no more.
-func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref string) (wire.App, error) {
+func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref string) (managerapi.App, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a, err := m.find(caller, ref)
 	if err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	if a.Removing {
 		return m.view(a), nil
@@ -89,19 +89,19 @@ func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref strin
 	}
 	change := Change{Apps: []*App{&c}, Events: []Event{newEvent(m.cfg.Now(), a, nil, false, "app_removing", "removal asked for")}}
 	if err := m.commit(ctx, change); err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	m.poke()
 	return m.view(&c), nil
 }
 
 // RemoveInstance eliminates one instance; the app goes on with one fewer.
-func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id string) (wire.RemoveInstanceReply, error) {
+func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id string) (managerapi.RemoveInstanceReply, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	in, a, err := m.instance(caller, id)
 	if err != nil {
-		return wire.RemoveInstanceReply{}, err
+		return managerapi.RemoveInstanceReply{}, err
 	}
 	gone := *in
 	gone.Removing = true
@@ -121,10 +121,10 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 	}
 	c.Events = []Event{newEvent(m.cfg.Now(), a, in, false, "instance_removing", "removal asked for; the app goes on with "+problem.Count(left, "instance"))}
 	if err := m.commit(ctx, c); err != nil {
-		return wire.RemoveInstanceReply{}, err
+		return managerapi.RemoveInstanceReply{}, err
 	}
 	m.poke()
-	return wire.RemoveInstanceReply{Version: wire.Version, App: a.Name, Instances: left}, nil
+	return managerapi.RemoveInstanceReply{Version: managerapi.Version, App: a.Name, Instances: left}, nil
 }
 
 // instance returns an instance and its app. That of another key is none, as one that there
@@ -145,26 +145,26 @@ func (m *Manager) instance(caller ident.KeyHash, id string) (*Instance, *App, er
 }
 
 // Apps lists the caller's apps by name; the operator's are all.
-func (m *Manager) Apps(caller ident.KeyHash) []wire.App {
+func (m *Manager) Apps(caller ident.KeyHash) []managerapi.App {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := []wire.App{}
+	out := []managerapi.App{}
 	for _, a := range m.state.Apps {
 		if m.may(caller, a) == nil {
 			out = append(out, m.view(a))
 		}
 	}
-	slices.SortFunc(out, func(a, b wire.App) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b managerapi.App) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
 // App returns one app by id or name.
-func (m *Manager) App(caller ident.KeyHash, ref string) (wire.App, error) {
+func (m *Manager) App(caller ident.KeyHash, ref string) (managerapi.App, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a, err := m.find(caller, ref)
 	if err != nil {
-		return wire.App{}, err
+		return managerapi.App{}, err
 	}
 	return m.view(a), nil
 }

@@ -4,8 +4,8 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // startsFor is how long an instance counts as one that starts, which costs the

@@ -7,9 +7,9 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // startCounter is a Backend that notes how many instances started at once at most.
@@ -89,7 +89,7 @@ func TestAHangingStartTakesNobodysTurn(t *testing.T) {
 		time.Sleep(time.Second)
 		req := request()
 		req.Session, req.Port = "alice/other", 9090
-		if a := w.settled(w.deploy(req).ID); a.State != wire.AppReady {
+		if a := w.settled(w.deploy(req).ID); a.State != managerapi.AppReady {
 			t.Errorf("beside an app that hangs: %+v", a)
 		}
 	})

@@ -4,11 +4,11 @@ import (
 	"context"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // Store keeps what the manager must not forget. Only one manager at a time uses
@@ -28,7 +28,7 @@ type Store interface {
 // Event is a decision or an observation, with whose it is: events outlive
 // their app, and are shown to its owner and the operator only.
 type Event struct {
-	wire.Event
+	managerapi.Event
 	Owner ident.KeyHash
 }
 
@@ -141,19 +141,19 @@ const (
 
 // Rollout is the record of one deployment.
 type Rollout struct {
-	Revision int            `json:"revision"`
-	Phase    Phase          `json:"phase"`
-	Deadline time.Time      `json:"deadline"`
-	Steps    []wire.Step    `json:"steps"`
-	Problem  *problem.Error `json:"problem,omitempty"`
-	Waiting  *problem.Error `json:"waiting,omitempty"`
+	Revision int               `json:"revision"`
+	Phase    Phase             `json:"phase"`
+	Deadline time.Time         `json:"deadline"`
+	Steps    []managerapi.Step `json:"steps"`
+	Problem  *problem.Error    `json:"problem,omitempty"`
+	Waiting  *problem.Error    `json:"waiting,omitempty"`
 	// StoppedAt is when the revision before was stopped for this one; zero: it
 	// serves, or did until the switch.
 	StoppedAt time.Time `json:"stopped_at,omitzero"`
 	// Gap is for how long nothing served, once something does again.
 	Gap time.Duration `json:"gap,omitempty"`
 	// Grant is the one that it was asked for under.
-	Grant *release.GrantID `json:"grant,omitempty"`
+	Grant *owners.GrantID `json:"grant,omitempty"`
 	// Warning is what went wrong on the way without ending it.
 	Warning *problem.Error `json:"warning,omitempty"`
 }

@@ -9,9 +9,9 @@ import (
 	"slices"
 	"strings"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 )
 
 // batch is how many events are read at once.
@@ -20,7 +20,7 @@ const batch = 500
 // Events calls emit for each event after since that the caller may see, oldest
 // first; with follow it goes on with new ones until ctx ends or emit fails. Before it
 // waits for new ones it calls waits.
-func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64, app string, follow bool, waits func() error, emit func(wire.Event) error) error {
+func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64, app string, follow bool, waits func() error, emit func(managerapi.Event) error) error {
 	if follow {
 		leave, err := m.follow(caller, "")
 		if err != nil {
@@ -131,7 +131,7 @@ func (m *Manager) mentioned(ctx context.Context, caller ident.KeyHash, filter Ev
 // on over restarts, until the instance is gone, ended for good, or ctx ends.
 // With previous it reads the attempt before the newest. Before it waits for lines it
 // calls waits.
-func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opts LogOptions, previous bool, waits func() error, emit func(wire.LogLine) error) error {
+func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opts LogOptions, previous bool, waits func() error, emit func(managerapi.LogLine) error) error {
 	app, attempt, err := m.logged(caller, id, previous)
 	if err != nil {
 		return err
@@ -183,7 +183,7 @@ func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app st
 	return "", 0, problem.New(problem.NotFound, "logs", "instance %s has not started yet", id).Fix("see 'cupel events'")
 }
 
-func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts LogOptions, waits func() error, emit func(wire.LogLine) error) error {
+func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts LogOptions, waits func() error, emit func(managerapi.LogLine) error) error {
 	r, err := m.cfg.Backend.Logs(ctx, backendID(&Instance{ID: id}, attempt), opts)
 	if err != nil {
 		return err
@@ -200,7 +200,7 @@ func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts Log
 		if len(raw) > 0 {
 			var l LogLine
 			if json.Unmarshal(raw, &l) == nil {
-				if err := emit(wire.LogLine{Time: l.Time, Stream: l.Stream, Line: l.Line, Partial: l.Partial, Instance: id}); err != nil {
+				if err := emit(managerapi.LogLine{Time: l.Time, Stream: l.Stream, Line: l.Line, Partial: l.Partial, Instance: id}); err != nil {
 					return err
 				}
 			}

@@ -5,10 +5,10 @@ import (
 	"slices"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // planInstance takes the next step for one instance: start it, judge its end,
@@ -137,7 +137,7 @@ func (p *planner) leaveStopped(a *App, in *Instance) {
 		return
 	}
 	p.editInstance(in).Problem = problem.New(problem.Denied, ruleGrantMissing, "revision %d was deployed before there were grants: it is not started again", in.Revision).
-		Fix("its owner has to deploy it once: %s", wire.DeployCommand(a.Session, a.Name))
+		Fix("its owner has to deploy it once: %s", managerapi.DeployCommand(a.Session, a.Name))
 }
 
 // keepRunning starts what isn't there and judges what ended.
@@ -301,7 +301,7 @@ func endOf(in *Instance, s InstanceStatus) *problem.Error {
 // pullSaysMore says that a pull's exit code tells why nothing was stored better
 // than that nothing was.
 func pullSaysMore(in *Instance, s InstanceStatus) bool {
-	return in.Role == RolePull && s.Phase == string(volume.Exited) && s.Problem.Rule == volume.RuleNotCommitted
+	return in.Role == RolePull && s.Phase == string(wire.Exited) && s.Problem.Rule == wire.RuleNotCommitted
 }
 
 // definite says that trying again can't help, or has been done already.

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
 )
 
 // Suspend stops every instance and the balancer's ports, after Run has
@@ -87,7 +87,7 @@ func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Instance) er
 			continue
 		}
 		if why := lost(a.writer(in), s); why != nil {
-			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, wire.ReasonNotCommitted, why.Actual))
+			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, managerapi.ReasonNotCommitted, why.Actual))
 			if next := m.state.Instances[in.ID]; next != nil { // where it can't be removed, this is not told again
 				told := *next
 				told.Recorded = in.Attempt

@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestWhatADeploymentWaitsFor: a person reads what an instance waits for, and nothing

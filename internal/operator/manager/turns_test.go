@@ -5,8 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestInTurn: who wants to start many comes after others' first.

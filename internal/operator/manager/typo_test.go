@@ -4,8 +4,8 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestTypo: a name that nobody has is refused where events are asked for, too, also to
@@ -15,7 +15,7 @@ func TestTypo(t *testing.T) {
 		w := newWorld(t, nil)
 		a := w.settled(w.deploy(request()).ID)
 		typo := a.Name + "x"
-		none := func(wire.Event) error { return nil }
+		none := func(managerapi.Event) error { return nil }
 		for _, follow := range []bool{false, true} {
 			for _, since := range []uint64{0, 3} {
 				err := w.m.Events(t.Context(), alice, since, typo, follow, unheard, none)

@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // TestUnhealthyIsTold: once where all instances of an app stop accepting connections, and

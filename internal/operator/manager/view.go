@@ -6,12 +6,12 @@ import (
 	"slices"
 	"strings"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
 )
 
 // view is an app as the API shows it. Callers hold mu.
-func (m *Manager) view(a *App) wire.App {
+func (m *Manager) view(a *App) managerapi.App {
 	rev := a.Current
 	if rev == nil {
 		rev = a.Next
@@ -19,7 +19,7 @@ func (m *Manager) view(a *App) wire.App {
 	if rev == nil {
 		rev = a.Lost
 	}
-	out := wire.App{ID: a.ID, Name: a.Name, Owner: a.Owner, Session: a.Session, CreatedAt: a.CreatedAt}
+	out := managerapi.App{ID: a.ID, Name: a.Name, Owner: a.Owner, Session: a.Session, CreatedAt: a.CreatedAt}
 	if rev != nil {
 		out.Session, out.Service, out.Runtime = rev.Session, rev.Service, rev.Runtime
 		out.Instances, out.Memory, out.Port, out.ContainerPort = rev.Instances, rev.Memory, rev.Port, rev.ContainerPort
@@ -37,8 +37,8 @@ func (m *Manager) view(a *App) wire.App {
 			out.Healthy++
 		}
 	}
-	out.Deployment = wire.Deployment{
-		Revision: a.Rollout.Revision, State: wire.DeploymentRunning,
+	out.Deployment = managerapi.Deployment{
+		Revision: a.Rollout.Revision, State: managerapi.DeploymentRunning,
 		Steps: slices.Clone(a.Rollout.Steps), Problem: a.Rollout.Problem, Waiting: a.Rollout.Waiting, Warning: a.Rollout.Warning,
 		Grant: a.Rollout.Grant, GapSeconds: a.Rollout.Gap.Seconds(),
 	}
@@ -50,34 +50,34 @@ func (m *Manager) view(a *App) wire.App {
 		out.Problem = m.takenFrom(a)
 	}
 	if out.Deployment.Steps == nil {
-		out.Deployment.Steps = []wire.Step{}
+		out.Deployment.Steps = []managerapi.Step{}
 	}
 	switch a.Rollout.Phase {
 	case PhaseDone:
-		out.Deployment.State = wire.DeploymentDone
+		out.Deployment.State = managerapi.DeploymentDone
 	case PhaseFailed:
-		out.Deployment.State = wire.DeploymentFailed
+		out.Deployment.State = managerapi.DeploymentFailed
 	}
 	switch {
 	case a.Removing:
-		out.State = wire.AppRemoving
+		out.State = managerapi.AppRemoving
 	case a.Rollout.active():
-		out.State = wire.AppDeploying
+		out.State = managerapi.AppDeploying
 	case a.Current == nil:
-		out.State = wire.AppFailed
+		out.State = managerapi.AppFailed
 	case out.Healthy >= out.Instances:
-		out.State = wire.AppReady
+		out.State = managerapi.AppReady
 	case out.Healthy > 0:
-		out.State = wire.AppDegraded
+		out.State = managerapi.AppDegraded
 	default:
-		out.State = wire.AppDown
+		out.State = managerapi.AppDown
 	}
 	return out
 }
 
 // Instances lists the caller's instances, of one app (id or name) unless it is
 // empty, by app and age.
-func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app string) ([]wire.Instance, error) {
+func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app string) ([]managerapi.Instance, error) {
 	fresh, err := m.cfg.Backend.List(ctx) // for the memory in use
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -102,7 +102,7 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 		}
 	}
 	slices.SortFunc(list, func(a, b *App) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
-	out := []wire.Instance{}
+	out := []managerapi.Instance{}
 	for _, a := range list {
 		for _, in := range m.placed[a.ID] {
 			out = append(out, m.viewInstance(in, seen))
@@ -111,9 +111,9 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 	return out, nil
 }
 
-func (m *Manager) viewInstance(in *Instance, seen map[string]InstanceStatus) wire.Instance {
+func (m *Manager) viewInstance(in *Instance, seen map[string]InstanceStatus) managerapi.Instance {
 	a := m.state.Apps[in.App]
-	out := wire.Instance{
+	out := managerapi.Instance{
 		ID: in.ID, App: a.Name, AppID: a.ID, Role: string(in.Role), Revision: in.Revision,
 		State: "waiting", Restarts: in.Restarts, Simulated: m.cfg.Simulated,
 		ExitCode: in.ExitCode, OOMKilled: in.OOM, Problem: in.Problem,

@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 )
 
 // VolumeKeeper is a Backend that keeps volumes' ciphertext. It can't read it, and
@@ -51,7 +51,7 @@ func (m *Manager) keeper(caller ident.KeyHash) (VolumeKeeper, error) {
 }
 
 // Volumes lists what is stored of volumes, for the operator.
-func (m *Manager) Volumes(ctx context.Context, caller ident.KeyHash) ([]wire.Volume, error) {
+func (m *Manager) Volumes(ctx context.Context, caller ident.KeyHash) ([]managerapi.Volume, error) {
 	k, err := m.keeper(caller)
 	if err != nil {
 		return nil, err
@@ -62,11 +62,11 @@ func (m *Manager) Volumes(ctx context.Context, caller ident.KeyHash) ([]wire.Vol
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	out := make([]wire.Volume, 0, len(list))
+	out := make([]managerapi.Volume, 0, len(list))
 	for _, v := range list {
 		out = append(out, m.volume(v))
 	}
-	slices.SortFunc(out, func(a, b wire.Volume) int {
+	slices.SortFunc(out, func(a, b managerapi.Volume) int {
 		return cmp.Or(a.Used.Compare(b.Used), strings.Compare(a.ID.String(), b.ID.String()))
 	})
 	return out, nil
@@ -74,8 +74,8 @@ func (m *Manager) Volumes(ctx context.Context, caller ident.KeyHash) ([]wire.Vol
 
 // RemoveVolume removes what is stored of a volume that no app has. One of which it
 // isn't known who used it needs force.
-func (m *Manager) RemoveVolume(ctx context.Context, caller ident.KeyHash, id ident.Digest, force bool) (wire.Volume, error) {
-	var out wire.Volume
+func (m *Manager) RemoveVolume(ctx context.Context, caller ident.KeyHash, id ident.Digest, force bool) (managerapi.Volume, error) {
+	var out managerapi.Volume
 	k, err := m.keeper(caller)
 	if err != nil {
 		return out, err
@@ -103,8 +103,8 @@ func (m *Manager) RemoveVolume(ctx context.Context, caller ident.KeyHash, id ide
 }
 
 // volume is a volume's view. Callers hold mu.
-func (m *Manager) volume(v VolumeStatus) wire.Volume {
-	out := wire.Volume{ID: v.ID, Generation: v.Generation, Size: v.Size, Used: v.Used, Apps: []string{}, Before: []string{}}
+func (m *Manager) volume(v VolumeStatus) managerapi.Volume {
+	out := managerapi.Volume{ID: v.ID, Generation: v.Generation, Size: v.Size, Used: v.Used, Apps: []string{}, Before: []string{}}
 	for id, name := range v.Apps {
 		if a := m.state.Apps[id]; a != nil {
 			out.Apps = append(out.Apps, a.Name)

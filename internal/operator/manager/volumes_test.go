@@ -7,11 +7,11 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // keeper is a backend that keeps volumes in memory.
@@ -65,7 +65,7 @@ func TestVolumes(t *testing.T) {
 	}
 	k.mu.Unlock()
 
-	for who, c := range map[string]*wire.Client{"owner": s.owner} {
+	for who, c := range map[string]*client.Manager{"owner": s.owner} {
 		if _, err := c.Volumes(ctx); problem.From(err) == nil || problem.From(err).Rule != "not_operator" {
 			t.Errorf("list by %s: %v", who, err)
 		}

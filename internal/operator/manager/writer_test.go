@@ -6,19 +6,19 @@ import (
 	"testing"
 	"time"
 
-	wire "cupel.dev/cupel/client/manager"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // writing is a request for an app that writes a volume, with its grant.
-func (w *world) writing() wire.DeployRequest {
+func (w *world) writing() managerapi.DeployRequest {
 	req := request()
 	req.Instances = 1
 	theirs := terms(req)
-	theirs.Services["client-app"] = release.GrantedService{Instances: 1, Writes: []string{"pgdata"}}
+	theirs.Services["client-app"] = owners.GrantedService{Instances: 1, Writes: []string{"pgdata"}}
 	req.Code = w.cas.Make(theirs).String()
 	return req
 }
@@ -62,7 +62,7 @@ func TestWriterStopsFirst(t *testing.T) {
 		old := w.instances("app")[0]
 
 		a := w.settled(w.deploy(w.writing()).ID)
-		if a.State != wire.AppReady || a.Revision != 2 || a.Deployment.GapSeconds <= 0 {
+		if a.State != managerapi.AppReady || a.Revision != 2 || a.Deployment.GapSeconds <= 0 {
 			t.Errorf("%+v", a)
 		}
 		var names []string
@@ -117,12 +117,12 @@ func comesBack(t *testing.T, script backendtest.Script) {
 
 	fails = true
 	a := w.settled(w.deploy(w.writing()).ID)
-	if a.Deployment.State != wire.DeploymentFailed {
+	if a.Deployment.State != managerapi.DeploymentFailed {
 		t.Fatalf("%+v", a)
 	}
 	time.Sleep(5 * time.Second)
 	a, err := w.m.App(alice, a.ID)
-	if err != nil || a.State != wire.AppReady || a.Revision != 1 || a.Deployment.GapSeconds <= 0 {
+	if err != nil || a.State != managerapi.AppReady || a.Revision != 1 || a.Deployment.GapSeconds <= 0 {
 		t.Errorf("%+v, %v", a, err)
 	}
 	for _, in := range w.instances("app") {
@@ -154,7 +154,7 @@ func TestWriterAndRestartedManager(t *testing.T) {
 			time.Sleep(time.Duration(step) * 100 * time.Millisecond)
 			w.stop()
 			w.start()
-			if a = w.settled(a.ID); a.State != wire.AppReady || a.Revision != 2 {
+			if a = w.settled(a.ID); a.State != managerapi.AppReady || a.Revision != 2 {
 				t.Errorf("killed after %d steps: %+v: %v", step, a, a.Deployment.Problem)
 			}
 			time.Sleep(2 * time.Second)
@@ -183,7 +183,7 @@ func TestRestartedManagerKeepsOneGrant(t *testing.T) {
 			time.Sleep(time.Duration(step) * 50 * time.Millisecond)
 			w.stop()
 			w.start()
-			if a = w.settled(a.ID); a.State != wire.AppReady || a.Revision != 2 {
+			if a = w.settled(a.ID); a.State != managerapi.AppReady || a.Revision != 2 {
 				t.Errorf("killed after %d steps: %+v: %v", step, a, a.Deployment.Problem)
 			}
 			time.Sleep(2 * time.Second)

@@ -25,7 +25,7 @@ import (
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // Config says what is to be tried. All fields but those that are lists are

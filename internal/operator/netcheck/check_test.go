@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // The tests need a machine of their own. The test binary runs itself again in new

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // listen opens what the probes call, where nobody else listens.

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // saved writes an instance's record as an earlier process left it.

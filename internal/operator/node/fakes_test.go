@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
-	"cupel.dev/cupel/internal/trusted/attest"
 )
 
 // fakeRuntime is a Runtime of which a test says what there is.
@@ -116,8 +116,8 @@ func (f *fakeNetwork) Gateway() netip.Addr { return netip.MustParseAddr("10.88.1
 // fakeAttester listens nowhere, or can't.
 type fakeAttester struct{ fails error }
 
-func (a *fakeAttester) Open(string, string, attest.Data64) error { return a.fails }
-func (a *fakeAttester) Close(string)                             {}
+func (a *fakeAttester) Open(string, string, evidence.Data64) error { return a.fails }
+func (a *fakeAttester) Close(string)                               {}
 
 // fakedNode is a Node over fakes, with what it told.
 type fakedNode struct {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // watchHealth connects to the instance's port: often until it first answers,
@@ -67,7 +67,7 @@ func (n *Node) healthSeen(i *instance, ok, stopped bool) (inferred bool, next ti
 	defer n.mu.Unlock()
 	inferred = ok && i.rec.StartedAt.IsZero() && i.rec.Exit == nil
 	if inferred {
-		i.report(volume.Status{Version: volume.StatusVersion, Phase: volume.Running}, n.cfg.Now())
+		i.report(wire.Status{Version: wire.StatusVersion, Phase: wire.Running}, n.cfg.Now())
 	}
 	if i.rec.StartedAt.IsZero() || i.rec.Exit != nil {
 		return false, i.judge.wait()

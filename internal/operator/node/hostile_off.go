@@ -7,7 +7,7 @@ import (
 	"io"
 
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // hostility is what a hostile operator's node does otherwise: in this build,
@@ -20,6 +20,6 @@ func (hostility) free(*launch.Free) {}
 
 func (hostility) spec(spec []byte) ([]byte, error) { return spec, nil }
 
-func (hostility) open(ctx context.Context, s *volumeStore, v volume.Snapshot) (io.ReadCloser, int64, error) {
+func (hostility) open(ctx context.Context, s *volumeStore, v wire.Snapshot) (io.ReadCloser, int64, error) {
 	return s.open(ctx, v)
 }

@@ -13,7 +13,7 @@ import (
 	"strings"
 
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // hostility is a hostile operator's node, for tests. CUPEL_HOSTILE lists what
@@ -104,7 +104,7 @@ func (hostility) spec(b []byte) ([]byte, error) {
 	return json.Marshal(spec)
 }
 
-func (hostility) open(ctx context.Context, s *volumeStore, v volume.Snapshot) (io.ReadCloser, int64, error) {
+func (hostility) open(ctx context.Context, s *volumeStore, v wire.Snapshot) (io.ReadCloser, int64, error) {
 	for _, o := range orders() {
 		if o[0] != "volume" {
 			continue

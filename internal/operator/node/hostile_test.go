@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
 

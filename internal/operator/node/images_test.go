@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // fakeImages are here once they were brought, which takes a while.

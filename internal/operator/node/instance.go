@@ -5,9 +5,9 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // instance is one row of the node's table. Its fields are guarded by Node.mu,
@@ -67,12 +67,12 @@ func (i *instance) status() manager.InstanceStatus {
 		s.State, s.ExitCode, s.ExitedAt, s.OOMKilled = manager.StateExited, r.Exit.Code, r.Exit.At, r.Exit.OOM
 		s.Health, s.MemoryUsed, s.IP = manager.HealthUnknown, 0, netip.Addr{} // another may have it by now
 		// Why it was killed says more than that nothing of it was kept.
-		if p := r.Exit.problem(r.Spec.Memory); p != nil && (s.Problem == nil || s.Problem.Rule == volume.RuleNotCommitted) {
+		if p := r.Exit.problem(r.Spec.Memory); p != nil && (s.Problem == nil || s.Problem.Rule == wire.RuleNotCommitted) {
 			s.Problem = p
 		}
-	case i.stopping, r.Report.Phase == volume.Stopping:
+	case i.stopping, r.Report.Phase == wire.Stopping:
 		s.State = manager.StateStopping
-	case r.Report.Phase == volume.Running:
+	case r.Report.Phase == wire.Running:
 		s.State = manager.StateRunning
 		if s.Problem == nil && i.stopped && i.health != manager.HealthHealthy {
 			s.Problem = appStopped()
@@ -91,7 +91,7 @@ func (e *exit) problem(memory uint64) *problem.Error {
 		return problem.New(problem.Unavailable, "out_of_memory", "the instance was killed: it needed more than its memory limit of %d bytes", memory).
 			Fix("deploy with a larger --memory")
 	case e.Killed:
-		return problem.New(problem.Unavailable, volume.RuleNotCommitted, "the instance did not end in time and was killed: nothing that it wrote into volumes is kept").
+		return problem.New(problem.Unavailable, wire.RuleNotCommitted, "the instance did not end in time and was killed: nothing that it wrote into volumes is kept").
 			Fix("see what its app does when it is told to end; cupel up --grace gives it more time")
 	case e.Lost:
 		return problem.New(problem.Unavailable, manager.RuleNodeRestarted, "the instance went down with its machine or its containers")
@@ -101,22 +101,22 @@ func (e *exit) problem(memory uint64) *problem.Error {
 
 // orders is what the node answers to a report: how much of the time to end is left.
 // Node.mu is held.
-func (i *instance) orders() volume.Orders {
+func (i *instance) orders() wire.Orders {
 	if !i.stopping {
-		return volume.Orders{}
+		return wire.Orders{}
 	}
-	return volume.Orders{GraceMillis: max(1, time.Until(i.graceEnds).Milliseconds())}
+	return wire.Orders{GraceMillis: max(1, time.Until(i.graceEnds).Milliseconds())}
 }
 
 // report takes the launcher's word; it returns whether anything changed.
 // Node.mu is held.
-func (i *instance) report(s volume.Status, now time.Time) bool {
+func (i *instance) report(s wire.Status, now time.Time) bool {
 	r := i.rec
 	i.moved = time.Now()
 	if s.InstanceID.IsZero() {
 		s.InstanceID = r.Report.InstanceID
 	}
-	if s.Phase == volume.Running && r.StartedAt.IsZero() {
+	if s.Phase == wire.Running && r.StartedAt.IsZero() {
 		r.StartedAt = now
 	}
 	if s.CertificateUntil == 0 {

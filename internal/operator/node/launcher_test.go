@@ -5,9 +5,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestLaunchersAreKept: after an upgrade what was deployed before is started with

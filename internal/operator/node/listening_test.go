@@ -16,11 +16,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/testing/netlab"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 func TestElsewhere(t *testing.T) {
@@ -133,7 +133,7 @@ func troubleAt(t *testing.T, path string, addr netip.AddrPort) *problem.Error {
 	t.Helper()
 	n := &Node{cfg: Config{State: t.TempDir(), Now: time.Now, Logger: slog.New(slog.DiscardHandler)}, watchers: map[chan manager.InstanceEvent]*backlog{}}
 	i := &instance{rec: &record{Spec: manager.InstanceSpec{ID: "i-1", Port: addr.Port()}, IP: addr.Addr(), StartedAt: time.Now().Add(-time.Minute)}, health: manager.HealthUnhealthy}
-	i.rec.Report.Phase = volume.Running
+	i.rec.Report.Phase = wire.Running
 	if err := os.MkdirAll(n.dir("netns"), 0o700); err != nil {
 		t.Fatal(err)
 	}

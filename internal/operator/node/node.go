@@ -13,12 +13,12 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/logfile"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // Config is what a node is made of. All fields are needed but those that say

@@ -14,12 +14,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 func TestHealthJudge(t *testing.T) {
@@ -88,7 +88,7 @@ func TestJournal(t *testing.T) {
 	r := &record{Spec: manager.InstanceSpec{
 		ID: "i-1", Config: ident.ConfigID{Session: "s", Service: "x"}, Memory: 1, Labels: map[string]string{"a": "b"},
 		Profile: launch.V2, Grant: secret.NewString("t0ken"),
-	}, CreatedAt: time.Unix(1, 0).UTC(), Report: volume.Status{Phase: volume.Running}, Exit: &exit{Code: 1}}
+	}, CreatedAt: time.Unix(1, 0).UTC(), Report: wire.Status{Phase: wire.Running}, Exit: &exit{Code: 1}}
 	if err := j.save(r, true); err != nil {
 		t.Fatal(err)
 	}
@@ -115,13 +115,13 @@ func TestJournal(t *testing.T) {
 func TestStatusTellsTheEnd(t *testing.T) {
 	i := newInstance(&record{Made: true, Spec: manager.InstanceSpec{ID: "i-1", Memory: 5}})
 	now := time.Unix(9, 0)
-	if !i.report(volume.Status{Phase: volume.Attested, InstanceID: ident.KeyHash{1}}, now) {
+	if !i.report(wire.Status{Phase: wire.Attested, InstanceID: ident.KeyHash{1}}, now) {
 		t.Error("a new phase is no change")
 	}
-	if i.report(volume.Status{Phase: volume.Attested}, now) {
+	if i.report(wire.Status{Phase: wire.Attested}, now) {
 		t.Error("the same report is a change")
 	}
-	i.report(volume.Status{Phase: volume.Running}, now)
+	i.report(wire.Status{Phase: wire.Running}, now)
 	s := i.status()
 	if s.State != manager.StateRunning || s.InstanceID != (ident.KeyHash{1}) || !s.StartedAt.Equal(now) {
 		t.Errorf("%+v", s)
@@ -139,8 +139,8 @@ func TestStatusTellsTheEnd(t *testing.T) {
 		}
 	}
 
-	i.rec.Report.Problem = problem.New(problem.Unavailable, volume.RuleNotCommitted, "code 137")
-	for rule, e := range map[string]exit{"out_of_memory": {Code: 137, OOM: true}, volume.RuleNotCommitted: {Code: 137}} {
+	i.rec.Report.Problem = problem.New(problem.Unavailable, wire.RuleNotCommitted, "code 137")
+	for rule, e := range map[string]exit{"out_of_memory": {Code: 137, OOM: true}, wire.RuleNotCommitted: {Code: 137}} {
 		i.rec.Exit = &e
 		if p := i.status().Problem; p == nil || p.Rule != rule {
 			t.Errorf("%+v of what was not committed: %v", e, p)

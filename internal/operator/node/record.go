@@ -12,11 +12,11 @@ import (
 	"strings"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const recordVersion = 1
@@ -28,7 +28,7 @@ type record struct {
 	CreatedAt time.Time            `json:"created_at"`
 	Made      bool                 `json:"made"` // Start came to its end
 	IP        netip.Addr           `json:"ip"`
-	Report    volume.Status        `json:"report"` // the launcher's newest
+	Report    wire.Status          `json:"report"` // the launcher's newest
 	StartedAt time.Time            `json:"started_at,omitzero"`
 	// CertificateSince is when the report first had the certificate's end that it
 	// has now.

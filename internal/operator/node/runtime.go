@@ -7,9 +7,9 @@ import (
 	"syscall"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // Runtime runs containers. They outlive this process, and are found again by
@@ -98,7 +98,7 @@ type Network interface {
 type Attester interface {
 	// Open listens in dir. configID is the launch binding that the platform
 	// puts into the instance's evidence. Opening again replaces.
-	Open(id, dir string, configID attest.Data64) error
+	Open(id, dir string, configID evidence.Data64) error
 	// Close stops listening. An unknown id is no error.
 	Close(id string)
 }
@@ -107,15 +107,15 @@ type Attester interface {
 type Replica interface {
 	// Push returns when the snapshot is stored. Generations that nobody may ask
 	// for any more may go.
-	Push(ctx context.Context, s volume.Snapshot, size int64, open func() (io.ReadCloser, error)) error
+	Push(ctx context.Context, s wire.Snapshot, size int64, open func() (io.ReadCloser, error)) error
 	// Pull opens a stored snapshot; NotFound if there is none. One that the replica finds
 	// damaged is refused before anything of it is read.
-	Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error)
+	Pull(ctx context.Context, s wire.Snapshot) (io.ReadCloser, error)
 	// Stream is a Pull for who judges what is read, up to its end: it may be found damaged
 	// no earlier, and goes over the network once.
-	Stream(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error)
+	Stream(ctx context.Context, s wire.Snapshot) (io.ReadCloser, error)
 	// Drop removes a snapshot. An unknown one is no error.
-	Drop(ctx context.Context, s volume.Snapshot) error
+	Drop(ctx context.Context, s wire.Snapshot) error
 	// DropAll removes all of a volume. An unknown one is no error.
 	DropAll(ctx context.Context, volume ident.Digest) error
 }

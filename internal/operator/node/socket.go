@@ -12,9 +12,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const maxStatus = 64 << 10
@@ -27,7 +28,7 @@ type nodeSocket struct {
 	app     volumeUser
 	memory  uint64
 	volumes *volumeStore
-	report  func(ctx context.Context, s volume.Status) volume.Orders
+	report  func(ctx context.Context, s wire.Status) wire.Orders
 	storing func(pushing int)            // see Node.storing; may be nil
 	stored  func(context.Context, error) // how a store of a volume went; may be nil
 	logger  *slog.Logger
@@ -40,14 +41,14 @@ type nodeSocket struct {
 
 // serve listens in dir until close.
 func (s *nodeSocket) serve(dir string) error {
-	l, err := ListenUnix(dir, volume.NodeSocket)
+	l, err := ListenUnix(dir, wire.NodeSocket)
 	if err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+volume.PathVolumes+"{id}", s.answer(s.getVolume))
-	mux.HandleFunc("PUT "+volume.PathVolumes+"{id}", s.answer(s.putVolume))
-	mux.HandleFunc("POST "+volume.PathStatus, s.answer(s.postStatus))
+	mux.HandleFunc("GET "+wire.PathVolumes+"{id}", s.answer(s.getVolume))
+	mux.HandleFunc("PUT "+wire.PathVolumes+"{id}", s.answer(s.putVolume))
+	mux.HandleFunc("POST "+wire.PathStatus, s.answer(s.postStatus))
 	s.listener = l
 	s.server = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
@@ -68,7 +69,7 @@ func (s *nodeSocket) answer(h func(http.ResponseWriter, *http.Request) error) ht
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
 			s.logger.WarnContext(r.Context(), "node socket refused", "instance", s.id, "path", r.URL.Path, "error", err)
-			problem.Write(w, "", err)
+			httpproblem.Write(w, "", err)
 		}
 	}
 }
@@ -78,7 +79,7 @@ func (s *nodeSocket) target(r *http.Request) (id ident.Digest, generation uint64
 	if err != nil {
 		return id, 0, problem.New(problem.Invalid, "volume_id", "volume: %w", err)
 	}
-	q := r.URL.Query().Get(volume.QueryGeneration)
+	q := r.URL.Query().Get(wire.QueryGeneration)
 	generation, err = strconv.ParseUint(q, 10, 64)
 	if err != nil || generation == 0 {
 		return id, 0, problem.New(problem.Invalid, "generation", "generation %q", q).Want("a number from 1 on")
@@ -99,11 +100,11 @@ func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	tag, err := parseTag(r.URL.Query().Get(volume.QueryTag))
+	tag, err := parseTag(r.URL.Query().Get(wire.QueryTag))
 	if err != nil {
 		return err
 	}
-	body, size, err := s.hostile.open(r.Context(), s.volumes, volume.Snapshot{Volume: id, Generation: generation, Tag: tag})
+	body, size, err := s.hostile.open(r.Context(), s.volumes, wire.Snapshot{Volume: id, Generation: generation, Tag: tag})
 	var older *problem.Error
 	if problem.KindOf(err) == problem.NotFound {
 		older = s.volumes.newer(id, generation)
@@ -131,11 +132,11 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	limit := int64(volume.MaxSnapshot(volume.Budget(s.memory)))
+	limit := int64(wire.MaxSnapshot(wire.Budget(s.memory)))
 	body := s.counted(http.MaxBytesReader(w, r.Body, limit))
 	defer body.done()
 	// The trailer is there once the body has been read to its end.
-	tag := func() (ident.Digest, error) { return parseTag(r.Trailer.Get(volume.TrailerTag)) }
+	tag := func() (ident.Digest, error) { return parseTag(r.Trailer.Get(wire.TrailerTag)) }
 	err = s.volumes.put(r.Context(), id, generation, body, tag)
 	// What the instance does wrong, or breaks off, is no trouble of the machine's.
 	if own := body.broken || problem.KindOf(err) == problem.Invalid; s.stored != nil && !own {
@@ -144,7 +145,7 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		if _, over := errors.AsType[*http.MaxBytesError](err); over {
 			return problem.New(problem.Invalid, "volume_too_large", "a snapshot of more than %d bytes", limit).
-				Want("at most what volumes may take of the instance's memory, and %d times that with holes", volume.MaxLength)
+				Want("at most what volumes may take of the instance's memory, and %d times that with holes", wire.MaxLength)
 		}
 		return err
 	}
@@ -189,23 +190,23 @@ func (a *arriving) done() {
 }
 
 func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
-	var st volume.Status
+	var st wire.Status
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxStatus)).Decode(&st); err != nil {
 		return problem.New(problem.Invalid, "status", "status: %w", err)
 	}
-	if st.Version != volume.StatusVersion {
-		return problem.New(problem.Invalid, "status", "status version %d", st.Version).Want("%d", volume.StatusVersion)
+	if st.Version != wire.StatusVersion {
+		return problem.New(problem.Invalid, "status", "status version %d", st.Version).Want("%d", wire.StatusVersion)
 	}
 	switch st.Phase {
-	case volume.Starting, volume.Attesting, volume.Attested, volume.Mounting, volume.Running,
-		volume.Stopping, volume.Committing, volume.Exited, volume.Refused:
+	case wire.Starting, wire.Attesting, wire.Attested, wire.Mounting, wire.Running,
+		wire.Stopping, wire.Committing, wire.Exited, wire.Refused:
 	default:
 		return problem.New(problem.Invalid, "status", "phase %q", st.Phase)
 	}
 	if why := s.older.Load(); why != nil && st.Problem != nil && st.Problem.Rule == ruleVolumeMissing {
 		st.Problem = why // the launcher sees no more than that it isn't here
 	}
-	if st.Phase == volume.Refused {
+	if st.Phase == wire.Refused {
 		s.volumes.doubt() // it may be for what was given to it
 	}
 	orders := s.report(r.Context(), st)

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestInstancesFaultIsNoTrouble: what an instance does wrong in storing, or breaks off, is
@@ -23,7 +23,7 @@ import (
 // next volume. What the machine does wrong is one.
 func TestInstancesFaultIsNoTrouble(t *testing.T) {
 	id := ident.Digest{1}
-	down := &replica{stored: map[volume.Snapshot]string{}}
+	down := &replica{stored: map[wire.Snapshot]string{}}
 	volumes := store(t, down)
 	var told []manager.Incident
 	troubles := manager.Troubles{Tell: func(in manager.Incident) { told = append(told, in) }}
@@ -32,9 +32,9 @@ func TestInstancesFaultIsNoTrouble(t *testing.T) {
 		stored: func(_ context.Context, err error) { troubles.Note("store a volume", "i-1-1", err) },
 	}
 	put := func(body io.Reader, tag string) error {
-		r := httptest.NewRequest(http.MethodPut, "/?"+url.Values{volume.QueryGeneration: {"1"}}.Encode(), body)
+		r := httptest.NewRequest(http.MethodPut, "/?"+url.Values{wire.QueryGeneration: {"1"}}.Encode(), body)
 		r.SetPathValue("id", id.String())
-		r.Trailer = http.Header{volume.TrailerTag: {tag}}
+		r.Trailer = http.Header{wire.TrailerTag: {tag}}
 		return s.putVolume(httptest.NewRecorder(), r)
 	}
 	good := ident.Sum([]byte("x")).String()

@@ -8,11 +8,11 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/logfile"
-	"cupel.dev/cupel/internal/trusted/disk"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 const (
@@ -69,7 +69,7 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 
 // explain names the cause where it is the machine's and a person can mend it.
 func (n *Node) explain(err error) error {
-	return disk.Explain(err, n.cfg.State, "the node's state folder")
+	return diskerror.Explain(err, n.cfg.State, "the node's state folder")
 }
 
 // claim puts a new instance into the table and returns it with its op lock

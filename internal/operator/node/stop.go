@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const (
@@ -112,14 +112,14 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 // itself. Node.mu is held.
 func (i *instance) patience(end time.Time, commit time.Duration) time.Time {
 	switch i.rec.Report.Phase {
-	case volume.Stopping:
+	case wire.Stopping:
 		return end.Add(reportWait)
-	case volume.Exited, volume.Refused: // it is about to exit, maybe after a long commit
+	case wire.Exited, wire.Refused: // it is about to exit, maybe after a long commit
 		if i.moved.After(end) {
 			end = i.moved
 		}
 		return end.Add(reportWait)
-	case volume.Committing:
+	case wire.Committing:
 		stalled, limit := i.moved.Add(commitStall), end.Add(commit)
 		if i.pushing > 0 || stalled.After(limit) {
 			return limit

@@ -11,7 +11,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // deafRuntime drops signals, as the kernel does for a first process without a
@@ -57,11 +57,11 @@ func TestDeafLauncherIsAskedAgain(t *testing.T) {
 	}
 }
 
-func phaseAfter(asked, n int) volume.Phase {
+func phaseAfter(asked, n int) wire.Phase {
 	if asked < n {
 		return ""
 	}
-	return volume.Starting
+	return wire.Starting
 }
 
 // endingRuntime passes SIGTERM to a launcher that is played, and ends upon SIGKILL.
@@ -88,55 +88,55 @@ func (r *endingRuntime) List(context.Context) ([]ContainerState, error) { return
 // nothing moves any more; one that winds its app down gets time to say so.
 func TestStopWaitsForACommit(t *testing.T) {
 	const grace = 10 * time.Second
-	type say = func(volume.Phase)
+	type say = func(wire.Phase)
 	for name, c := range map[string]struct {
 		launcher func(say say, storing func(int)) // returns when it exits
 		killed   time.Duration                    // after the stop; 0: it is not
 		alone    bool                             // nobody takes what it stores
 	}{
-		"ends in time": {func(say say, _ func(int)) { say(volume.Stopping); time.Sleep(grace / 2) }, 0, false},
+		"ends in time": {func(say say, _ func(int)) { say(wire.Stopping); time.Sleep(grace / 2) }, 0, false},
 		"kills what is left and tells": {func(say say, _ func(int)) {
-			say(volume.Stopping)
+			say(wire.Stopping)
 			time.Sleep(grace + 5*time.Second)
-			say(volume.Exited)
+			say(wire.Exited)
 		}, 0, false},
 		"says nothing": {func(say, func(int)) { time.Sleep(time.Hour) }, grace, false},
-		"never ends":   {func(say say, _ func(int)) { say(volume.Stopping); time.Sleep(time.Hour) }, grace + reportWait, false},
+		"never ends":   {func(say say, _ func(int)) { say(wire.Stopping); time.Sleep(time.Hour) }, grace + reportWait, false},
 		"stores for long": {func(say say, storing func(int)) {
-			say(volume.Stopping)
-			say(volume.Committing)
+			say(wire.Stopping)
+			say(wire.Committing)
 			for range 20 {
 				time.Sleep(time.Minute)
 				storing(0)
 			}
-			say(volume.Exited)
+			say(wire.Exited)
 		}, 0, false},
 		"makes it durable for long": {func(say say, storing func(int)) {
-			say(volume.Committing)
+			say(wire.Committing)
 			storing(1)
 			time.Sleep(20 * time.Minute)
 			storing(-1)
-			say(volume.Exited)
+			say(wire.Exited)
 		}, 0, false},
 		"stalls": {func(say say, storing func(int)) {
-			say(volume.Committing)
+			say(wire.Committing)
 			time.Sleep(time.Minute)
 			storing(0)
 			time.Sleep(time.Hour)
 		}, time.Minute + commitStall, false},
 		"stores without end": {func(say say, storing func(int)) {
-			say(volume.Committing)
+			say(wire.Committing)
 			for range 600 {
 				time.Sleep(time.Second * 6)
 				storing(0)
 			}
 		}, grace + CommitLimit, false},
-		"stores, and nobody takes it": {func(say say, _ func(int)) { say(volume.Committing); time.Sleep(time.Hour) }, grace, true},
-		"ends, and nobody hears it":   {func(say say, _ func(int)) { say(volume.Exited); time.Sleep(time.Hour) }, grace, true},
+		"stores, and nobody takes it": {func(say say, _ func(int)) { say(wire.Committing); time.Sleep(time.Hour) }, grace, true},
+		"ends, and nobody hears it":   {func(say say, _ func(int)) { say(wire.Exited); time.Sleep(time.Hour) }, grace, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				i := newInstance(&record{Spec: manager.InstanceSpec{ID: "i-1"}, Report: volume.Status{Phase: volume.Running}})
+				i := newInstance(&record{Spec: manager.InstanceSpec{ID: "i-1"}, Report: wire.Status{Phase: wire.Running}})
 				r := &endingRuntime{i: i}
 				n := &Node{
 					cfg:       Config{Runtime: r, Cgroups: &cgroup.Tree{}, Now: time.Now, Logger: slog.New(slog.DiscardHandler)},
@@ -149,9 +149,9 @@ func TestStopWaitsForACommit(t *testing.T) {
 				gone := make(chan struct{})
 				r.launch = func() {
 					report, storing := n.reporter(i), n.storing(i)
-					c.launcher(func(p volume.Phase) {
-						orders := report(t.Context(), volume.Status{Phase: p})
-						if p == volume.Stopping && orders.GraceMillis != grace.Milliseconds() {
+					c.launcher(func(p wire.Phase) {
+						orders := report(t.Context(), wire.Status{Phase: p})
+						if p == wire.Stopping && orders.GraceMillis != grace.Milliseconds() {
 							t.Errorf("the launcher was given %+v", orders)
 						}
 					}, storing)
@@ -183,14 +183,14 @@ func TestStopWaitsForACommit(t *testing.T) {
 func TestCertificateIsKnownSince(t *testing.T) {
 	i := newInstance(&record{})
 	begin := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
-	at := func(hours int, s volume.Status) { i.report(s, begin.Add(time.Duration(hours)*time.Hour)) }
-	at(0, volume.Status{Phase: volume.Attested, CertificateUntil: begin.Add(24 * time.Hour).Unix()})
-	at(1, volume.Status{Phase: volume.Running, CertificateUntil: begin.Add(24 * time.Hour).Unix()})
-	at(2, volume.Status{Phase: volume.Running}) // nobody's word: the port answers
+	at := func(hours int, s wire.Status) { i.report(s, begin.Add(time.Duration(hours)*time.Hour)) }
+	at(0, wire.Status{Phase: wire.Attested, CertificateUntil: begin.Add(24 * time.Hour).Unix()})
+	at(1, wire.Status{Phase: wire.Running, CertificateUntil: begin.Add(24 * time.Hour).Unix()})
+	at(2, wire.Status{Phase: wire.Running}) // nobody's word: the port answers
 	if s := i.status(); !s.CertificateSince.Equal(begin) || !s.CertificateUntil.Equal(begin.Add(24*time.Hour)) {
 		t.Errorf("the first: %v to %v", s.CertificateSince, s.CertificateUntil)
 	}
-	at(12, volume.Status{Phase: volume.Running, CertificateUntil: begin.Add(36 * time.Hour).Unix()})
+	at(12, wire.Status{Phase: wire.Running, CertificateUntil: begin.Add(36 * time.Hour).Unix()})
 	if s := i.status(); !s.CertificateSince.Equal(begin.Add(12*time.Hour)) || !s.CertificateUntil.Equal(begin.Add(36*time.Hour)) {
 		t.Errorf("renewed: %v to %v", s.CertificateSince, s.CertificateUntil)
 	}

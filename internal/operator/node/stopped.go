@@ -7,9 +7,9 @@ import (
 	"strings"
 	"syscall"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // The kernel accepts connections for an app that was stopped by a signal, and nobody

@@ -11,7 +11,7 @@ import (
 
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestStoppedApp: an app whose processes were all stopped by a signal, for which the
@@ -89,7 +89,7 @@ func TestStoppedApp(t *testing.T) {
 
 	// What is said of it.
 	n, _ := testNode(t)
-	i := n.put(&record{Spec: manager.InstanceSpec{ID: "i-1-1", Port: 80}, Made: true, StartedAt: time.Now(), Report: volume.Status{Version: volume.StatusVersion, Phase: volume.Running}})
+	i := n.put(&record{Spec: manager.InstanceSpec{ID: "i-1-1", Port: 80}, Made: true, StartedAt: time.Now(), Report: wire.Status{Version: wire.StatusVersion, Phase: wire.Running}})
 	n.healthSeen(i, true, false)
 	for range healthFailures {
 		n.healthSeen(i, true, true)

@@ -7,8 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // Events about instances' traces on the machine.

@@ -16,12 +16,12 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // volumeStore keeps snapshots of encrypted volumes: VOLUME/GENERATION-TAG files
@@ -55,14 +55,14 @@ func (s *volumeStore) lock(id ident.Digest) *sync.Mutex {
 	return s.locks[id]
 }
 
-func (s *volumeStore) path(v volume.Snapshot) string {
+func (s *volumeStore) path(v wire.Snapshot) string {
 	return filepath.Join(s.dir, v.Volume.String(), fmt.Sprintf("%d-%s", v.Generation, v.Tag))
 }
 
 // open returns a snapshot's ciphertext, from here or, where it isn't here as it was
 // stored, from the replica. Size is -1 where it isn't known. One that is damaged
 // everywhere is returned as it is: who can judge it says by which rule it is refused.
-func (s *volumeStore) open(ctx context.Context, v volume.Snapshot) (io.ReadCloser, int64, error) {
+func (s *volumeStore) open(ctx context.Context, v wire.Snapshot) (io.ReadCloser, int64, error) {
 	f, size, err := s.openHere(ctx, v)
 	if damaged(ctx, err) {
 		_ = f.Close() // none of a folder
@@ -84,24 +84,24 @@ func (s *volumeStore) open(ctx context.Context, v volume.Snapshot) (io.ReadClose
 }
 
 // missing is the refusal of a snapshot that is nowhere.
-func (s *volumeStore) missing(v volume.Snapshot) error {
+func (s *volumeStore) missing(v wire.Snapshot) error {
 	return problem.New(problem.NotFound, ruleVolumeMissing, "generation %d of volume %s is not stored", v.Generation, v.Volume)
 }
 
 // noteGiven notes how it went to have a snapshot as it was stored.
-func (s *volumeStore) noteGiven(ctx context.Context, v volume.Snapshot, err error) {
+func (s *volumeStore) noteGiven(ctx context.Context, v wire.Snapshot, err error) {
 	s.note(ctx, "give out volume "+v.Volume.String()+" as it was stored", err)
 }
 
 // list returns the snapshots of a volume that are stored here, those of the
 // highest generation first, and of one generation the one stored last.
-func (s *volumeStore) list(id ident.Digest) ([]volume.Snapshot, error) {
+func (s *volumeStore) list(id ident.Digest) ([]wire.Snapshot, error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, id.String()))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read volume folder: %w", err)
 	}
 	type stored struct {
-		volume.Snapshot
+		wire.Snapshot
 		at time.Time
 	}
 	var found []stored
@@ -111,7 +111,7 @@ func (s *volumeStore) list(id ident.Digest) ([]volume.Snapshot, error) {
 		if err != nil {
 			continue
 		}
-		v := stored{Snapshot: volume.Snapshot{Volume: id, Generation: g}}
+		v := stored{Snapshot: wire.Snapshot{Volume: id, Generation: g}}
 		if v.Tag, err = ident.ParseDigest(tag); err != nil {
 			continue
 		}
@@ -123,7 +123,7 @@ func (s *volumeStore) list(id ident.Digest) ([]volume.Snapshot, error) {
 	slices.SortStableFunc(found, func(a, b stored) int {
 		return cmp.Or(cmp.Compare(b.Generation, a.Generation), b.at.Compare(a.at))
 	})
-	out := make([]volume.Snapshot, 0, len(found))
+	out := make([]wire.Snapshot, 0, len(found))
 	for _, v := range found {
 		out = append(out, v.Snapshot)
 	}
@@ -140,7 +140,7 @@ func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint6
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return s.storeError(err)
 	}
-	v := volume.Snapshot{Volume: id, Generation: generation}
+	v := wire.Snapshot{Volume: id, Generation: generation}
 	size, fresh, err := s.receive(dir, &v, body, tag)
 	if err != nil {
 		return err
@@ -164,7 +164,7 @@ func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint6
 const keepSnapshots = 4
 
 // prune removes what nobody may ask for once newest is stored.
-func (s *volumeStore) prune(ctx context.Context, newest volume.Snapshot) error {
+func (s *volumeStore) prune(ctx context.Context, newest wire.Snapshot) error {
 	all, err := s.list(newest.Volume)
 	if err != nil {
 		return err
@@ -188,21 +188,21 @@ func (s *volumeStore) prune(ctx context.Context, newest volume.Snapshot) error {
 	return nil
 }
 
-func (s *volumeStore) remove(ctx context.Context, v volume.Snapshot) {
+func (s *volumeStore) remove(ctx context.Context, v wire.Snapshot) {
 	s.whole.Delete(v)
 	if err := os.Remove(s.path(v)); err != nil {
 		s.stays(ctx, v, err)
 	}
 }
 
-func (s *volumeStore) stays(ctx context.Context, v volume.Snapshot, err error) {
+func (s *volumeStore) stays(ctx context.Context, v wire.Snapshot, err error) {
 	s.logger.WarnContext(ctx, "volume snapshot stays", "volume", v.Volume.String(), "generation", v.Generation, "error", err)
 }
 
 // receive writes body to its place by way of a temporary file and completes
 // the snapshot's name. Fresh is false if a snapshot of that name is there
 // already: it stays as it is.
-func (s *volumeStore) receive(dir string, v *volume.Snapshot, body io.Reader, tag func() (ident.Digest, error)) (size int64, fresh bool, err error) {
+func (s *volumeStore) receive(dir string, v *wire.Snapshot, body io.Reader, tag func() (ident.Digest, error)) (size int64, fresh bool, err error) {
 	f, err := os.CreateTemp(dir, temporary)
 	if err != nil {
 		return 0, false, s.storeError(err)
@@ -250,7 +250,7 @@ func (s *volumeStore) sweep() error {
 
 // storeError explains why a snapshot could not be stored.
 func (s *volumeStore) storeError(err error) error {
-	err = disk.Explain(fmt.Errorf("store the volume's snapshot: %w", err), s.dir, "the node's state folder")
+	err = diskerror.Explain(fmt.Errorf("store the volume's snapshot: %w", err), s.dir, "the node's state folder")
 	if _, explained := errors.AsType[*problem.Error](err); explained {
 		return err
 	}

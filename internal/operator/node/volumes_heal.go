@@ -9,11 +9,11 @@ import (
 	"os"
 	"path/filepath"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // volumeDamaged is the event, and the rule, of a snapshot that a disk or a hand changed here.
@@ -23,7 +23,7 @@ const volumeDamaged = "volume_damaged"
 // Of several who found it so one heals it; the others wait, and then find it whole. Where no
 // copy is whole, the damaged one is opened. [fs.ErrNotExist] says that the replica has it,
 // and this node can't keep it.
-func (s *volumeStore) heal(ctx context.Context, v volume.Snapshot) (*os.File, int64, error) {
+func (s *volumeStore) heal(ctx context.Context, v wire.Snapshot) (*os.File, int64, error) {
 	lock := s.lock(v.Volume)
 	lock.Lock()
 	defer lock.Unlock()
@@ -49,7 +49,7 @@ func (s *volumeStore) heal(ctx context.Context, v volume.Snapshot) (*os.File, in
 
 // replace puts the file of a snapshot aside and the replica's copy of the same one into
 // its place. Where the replica has none that is whole, or can't be asked, the file stays.
-func (s *volumeStore) replace(ctx context.Context, v volume.Snapshot, why error) (whole bool, err error) {
+func (s *volumeStore) replace(ctx context.Context, v wire.Snapshot, why error) (whole bool, err error) {
 	fetched, err := s.fetch(ctx, v)
 	if err != nil {
 		return false, problem.New(problem.Unavailable, volumeDamaged, "the node's copy of generation %d of volume %s is damaged (%w), and the registry's can't take its place: %w", v.Generation, v.Volume, why, err).
@@ -98,7 +98,7 @@ func (f *fetched) drop() {
 
 // fetch brings a snapshot from the replica if that has it as it was stored, and judges it
 // on its way. That it is whole holds whether this node's disk takes it or not.
-func (s *volumeStore) fetch(ctx context.Context, v volume.Snapshot) (*fetched, error) {
+func (s *volumeStore) fetch(ctx context.Context, v wire.Snapshot) (*fetched, error) {
 	if s.replica == nil {
 		return nil, s.missing(v)
 	}
@@ -117,7 +117,7 @@ func (s *volumeStore) fetch(ctx context.Context, v volume.Snapshot) (*fetched, e
 }
 
 // keep makes what was fetched of a snapshot the node's copy.
-func (s *volumeStore) keep(f *fetched, v volume.Snapshot) error {
+func (s *volumeStore) keep(f *fetched, v wire.Snapshot) error {
 	if f.err != nil {
 		return f.err
 	}
@@ -134,7 +134,7 @@ func (s *volumeStore) keep(f *fetched, v volume.Snapshot) error {
 }
 
 // putAside moves the file of a snapshot where nobody takes it for one, and says where.
-func (s *volumeStore) putAside(v volume.Snapshot) (string, error) {
+func (s *volumeStore) putAside(v wire.Snapshot) (string, error) {
 	node := filepath.Dir(s.dir)
 	name := filepath.Join(damagedDir, fmt.Sprintf("%s-%s", v.Volume, filepath.Base(s.path(v))))
 	err := os.MkdirAll(filepath.Join(node, damagedDir), 0o700)
@@ -142,7 +142,7 @@ func (s *volumeStore) putAside(v volume.Snapshot) (string, error) {
 		err = os.Rename(s.path(v), filepath.Join(node, name))
 	}
 	if err != nil {
-		return "", disk.Explain(fmt.Errorf("put a damaged volume aside: %w", err), node, "the node's state folder")
+		return "", diskerror.Explain(fmt.Errorf("put a damaged volume aside: %w", err), node, "the node's state folder")
 	}
 	return name, nil
 }

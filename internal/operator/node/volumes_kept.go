@@ -10,9 +10,9 @@ import (
 	"slices"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/ident"
 )
 
 var _ manager.VolumeKeeper = (*Node)(nil)

@@ -7,16 +7,16 @@ import (
 	"path/filepath"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestVolumesKept: who used a volume is known, and it goes with all its copies, but
 // only if that is agreed to.
 func TestVolumesKept(t *testing.T) {
-	r := &replica{stored: map[volume.Snapshot]string{}}
+	r := &replica{stored: map[wire.Snapshot]string{}}
 	s := store(t, r)
 	n := &Node{volumes: s}
 	ctx, id := t.Context(), ident.Sum([]byte("data"))

@@ -1,8 +1,8 @@
 package node
 
 import (
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // ruleVolumeMissing says that a generation of a volume is not stored.

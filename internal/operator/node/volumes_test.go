@@ -18,22 +18,23 @@ import (
 	"testing/iotest"
 	"time"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/instance/node"
 	"cupel.dev/cupel/internal/trusted/sealed"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // replica keeps snapshots in memory.
 type replica struct {
-	stored map[volume.Snapshot]string
+	stored map[wire.Snapshot]string
 	err    error
 	pulls  atomic.Int32 // how often one was read
 }
 
-func (r *replica) Push(_ context.Context, s volume.Snapshot, size int64, open func() (io.ReadCloser, error)) error {
+func (r *replica) Push(_ context.Context, s wire.Snapshot, size int64, open func() (io.ReadCloser, error)) error {
 	if r.err != nil {
 		return r.err
 	}
@@ -50,14 +51,14 @@ func (r *replica) Push(_ context.Context, s volume.Snapshot, size int64, open fu
 	return err
 }
 
-func (r *replica) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error) {
+func (r *replica) Pull(ctx context.Context, s wire.Snapshot) (io.ReadCloser, error) {
 	if first, err := r.Stream(ctx, s); err == nil { // to judge it, as the registry's client does
 		_ = first.Close()
 	}
 	return r.Stream(ctx, s)
 }
 
-func (r *replica) Stream(_ context.Context, s volume.Snapshot) (io.ReadCloser, error) {
+func (r *replica) Stream(_ context.Context, s wire.Snapshot) (io.ReadCloser, error) {
 	r.pulls.Add(1)
 	text, ok := r.stored[s]
 	if !ok {
@@ -75,24 +76,24 @@ func (r *replica) DropAll(_ context.Context, id ident.Digest) error {
 	return r.err
 }
 
-func (r *replica) Drop(_ context.Context, s volume.Snapshot) error {
+func (r *replica) Drop(_ context.Context, s wire.Snapshot) error {
 	delete(r.stored, s)
 	return r.err
 }
 
 // socketClient serves a node socket and returns its client.
-func socketClient(t *testing.T, s *nodeSocket) *volume.Node {
+func socketClient(t *testing.T, s *nodeSocket) *node.Node {
 	t.Helper()
 	dir := t.TempDir()
 	s.logger = slog.New(slog.DiscardHandler)
 	if s.report == nil {
-		s.report = func(context.Context, volume.Status) volume.Orders { return volume.Orders{} }
+		s.report = func(context.Context, wire.Status) wire.Orders { return wire.Orders{} }
 	}
 	if err := s.serve(dir); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { settle(s) })
-	return volume.NewNode(filepath.Join(dir, volume.NodeSocket))
+	return node.NewNode(filepath.Join(dir, wire.NodeSocket))
 }
 
 // settle waits for requests under way and ends the socket.
@@ -116,8 +117,8 @@ func store(t *testing.T, r Replica) *volumeStore {
 }
 
 // named is how the snapshot with that text is known.
-func named(id ident.Digest, generation uint64, text string) volume.Snapshot {
-	return volume.Snapshot{Volume: id, Generation: generation, Tag: tagOf(text)}
+func named(id ident.Digest, generation uint64, text string) wire.Snapshot {
+	return wire.Snapshot{Volume: id, Generation: generation, Tag: tagOf(text)}
 }
 
 func tagOf(text string) ident.Digest {
@@ -126,12 +127,12 @@ func tagOf(text string) ident.Digest {
 }
 
 // put stores a text as a snapshot.
-func put(n *volume.Node, id ident.Digest, generation uint64, text string) error {
+func put(n *node.Node, id ident.Digest, generation uint64, text string) error {
 	return n.Put(context.Background(), id, generation, strings.NewReader(text), func() ident.Digest { return tagOf(text) })
 }
 
 // get returns a snapshot's text, or the rule by which it was refused.
-func get(t *testing.T, n *volume.Node, s volume.Snapshot) string {
+func get(t *testing.T, n *node.Node, s wire.Snapshot) string {
 	t.Helper()
 	r, _, err := n.Get(t.Context(), s)
 	if err != nil {
@@ -166,7 +167,7 @@ func TestStoreThatFails(t *testing.T) {
 }
 
 func TestVolumeGenerations(t *testing.T) {
-	r := &replica{stored: map[volume.Snapshot]string{}}
+	r := &replica{stored: map[wire.Snapshot]string{}}
 	n := socketClient(t, &nodeSocket{memory: 1 << 20, volumes: store(t, r)})
 	id := ident.Digest{1}
 	// What is put, and which of all texts are there then.
@@ -211,7 +212,7 @@ func TestVolumeGenerations(t *testing.T) {
 // CAS took, whenever its own arrives; and many that could not commit do not
 // fill the disk.
 func TestStaleWriter(t *testing.T) {
-	r := &replica{stored: map[volume.Snapshot]string{}}
+	r := &replica{stored: map[wire.Snapshot]string{}}
 	s := store(t, r)
 	n := socketClient(t, &nodeSocket{memory: 1 << 20, volumes: s})
 	id := ident.Digest{1}
@@ -253,14 +254,14 @@ func TestVolumeRefusals(t *testing.T) {
 	if got := rule(put(n, id, 0, "x")); got != "generation" {
 		t.Errorf("generation 0: %q", got)
 	}
-	if err := n.Put(t.Context(), id, 1, io.LimitReader(zeros{}, int64(volume.MaxSnapshot(volume.Budget(1)))+2), noTag); err == nil {
+	if err := n.Put(t.Context(), id, 1, io.LimitReader(zeros{}, int64(wire.MaxSnapshot(wire.Budget(1)))+2), noTag); err == nil {
 		t.Error("larger than the memory: stored")
 	}
 	broken := io.MultiReader(strings.NewReader("half"), iotest.ErrReader(errors.New("broke off")))
 	if err := n.Put(t.Context(), id, 1, broken, noTag); err == nil {
 		t.Error("a body that broke off: stored")
 	}
-	if got := get(t, n, volume.Snapshot{Volume: id, Generation: 1}); got != "volume_missing" {
+	if got := get(t, n, wire.Snapshot{Volume: id, Generation: 1}); got != "volume_missing" {
 		t.Errorf("after refusals: %q", got)
 	}
 	untagged := func() (ident.Digest, error) { return parseTag("") }
@@ -283,7 +284,7 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestVolumeReplica(t *testing.T) {
-	r := &replica{stored: map[volume.Snapshot]string{}}
+	r := &replica{stored: map[wire.Snapshot]string{}}
 	s := store(t, r)
 	n := socketClient(t, &nodeSocket{memory: 1 << 20, volumes: s})
 	id := ident.Digest{1}
@@ -325,20 +326,20 @@ func TestFullDisk(t *testing.T) {
 }
 
 func TestStatusReports(t *testing.T) {
-	var got []volume.Status
-	n := socketClient(t, &nodeSocket{volumes: store(t, nil), report: func(_ context.Context, s volume.Status) volume.Orders {
+	var got []wire.Status
+	n := socketClient(t, &nodeSocket{volumes: store(t, nil), report: func(_ context.Context, s wire.Status) wire.Orders {
 		got = append(got, s)
-		return volume.Orders{GraceMillis: 4000}
+		return wire.Orders{GraceMillis: 4000}
 	}})
-	want := volume.Status{Phase: volume.Refused, Code: 3, Problem: problem.New(problem.Denied, "x", "y")}
+	want := wire.Status{Phase: wire.Refused, Code: 3, Problem: problem.New(problem.Denied, "x", "y")}
 	orders, err := n.Report(t.Context(), want)
 	if err != nil || orders.GraceMillis != 4000 {
 		t.Fatalf("%+v, %v", orders, err)
 	}
-	if len(got) != 1 || got[0].Phase != volume.Refused || got[0].Code != 3 || got[0].Problem.Rule != "x" {
+	if len(got) != 1 || got[0].Phase != wire.Refused || got[0].Code != 3 || got[0].Problem.Rule != "x" {
 		t.Errorf("%+v", got)
 	}
-	if _, err := n.Report(t.Context(), volume.Status{Phase: "dancing"}); problem.KindOf(err) != problem.Invalid {
+	if _, err := n.Report(t.Context(), wire.Status{Phase: "dancing"}); problem.KindOf(err) != problem.Invalid {
 		t.Errorf("unknown phase: %v", err)
 	}
 }
@@ -379,13 +380,13 @@ func TestListenUnix(t *testing.T) {
 // TestCASFromAnOlderBackup: where the CAS asks for a generation before those that are here,
 // the problem names that, and not a volume that is missing.
 func TestCASFromAnOlderBackup(t *testing.T) {
-	for name, r := range map[string]Replica{"no replica": nil, "replica": &replica{stored: map[volume.Snapshot]string{}}} {
+	for name, r := range map[string]Replica{"no replica": nil, "replica": &replica{stored: map[wire.Snapshot]string{}}} {
 		t.Run(name, func(t *testing.T) {
 			var reported []*problem.Error
 			socket := &nodeSocket{memory: 1 << 20, volumes: store(t, r)}
-			socket.report = func(_ context.Context, s volume.Status) volume.Orders {
+			socket.report = func(_ context.Context, s wire.Status) wire.Orders {
 				reported = append(reported, s.Problem)
-				return volume.Orders{}
+				return wire.Orders{}
 			}
 			n := socketClient(t, socket)
 			id := ident.Digest{1}
@@ -397,8 +398,8 @@ func TestCASFromAnOlderBackup(t *testing.T) {
 			if fake, ok := r.(*replica); ok {
 				delete(fake.stored, named(id, 1, "one")) // it drops nothing by itself
 			}
-			refused := volume.Status{Version: volume.StatusVersion, Phase: volume.Refused, Problem: problem.New(problem.Denied, "volume_missing", "the node has no such generation")}
-			for _, asked := range []volume.Snapshot{named(id, 1, "one"), named(id, 4, "four")} {
+			refused := wire.Status{Version: wire.StatusVersion, Phase: wire.Refused, Problem: problem.New(problem.Denied, "volume_missing", "the node has no such generation")}
+			for _, asked := range []wire.Snapshot{named(id, 1, "one"), named(id, 4, "four")} {
 				if got := get(t, n, asked); got != "volume_missing" {
 					t.Fatalf("generation %d is %q", asked.Generation, got)
 				}
@@ -407,7 +408,7 @@ func TestCASFromAnOlderBackup(t *testing.T) {
 				}
 			}
 			// A volume that was found since ends it: what is missing then is another one.
-			for _, asked := range []volume.Snapshot{named(id, 1, "one"), named(id, 3, "three")} {
+			for _, asked := range []wire.Snapshot{named(id, 1, "one"), named(id, 3, "three")} {
 				_ = get(t, n, asked)
 			}
 			if _, err := n.Report(t.Context(), refused); err != nil {

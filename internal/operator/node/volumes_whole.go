@@ -8,10 +8,10 @@ import (
 	"os"
 	"syscall"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/sealed"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // errOtherBytes says that a snapshot is not what its tag names.
@@ -46,7 +46,7 @@ func stateOf(info fs.FileInfo) fileState {
 // openHere opens the file of a snapshot. With an error, which says why it isn't the one
 // that was stored, it returns the file too where there is one to be read, from its beginning.
 // One that was found whole before, and is the same file still, isn't judged again.
-func (s *volumeStore) openHere(ctx context.Context, v volume.Snapshot) (*os.File, int64, error) {
+func (s *volumeStore) openHere(ctx context.Context, v wire.Snapshot) (*os.File, int64, error) {
 	f, err := atomicfile.Open(s.path(v))
 	if err != nil {
 		return nil, 0, err
@@ -76,7 +76,7 @@ func (s *volumeStore) openHere(ctx context.Context, v volume.Snapshot) (*os.File
 }
 
 // judgeHere judges a snapshot's file, until ctx ends, and goes back to its beginning.
-func (s *volumeStore) judgeHere(ctx context.Context, f *os.File, v volume.Snapshot) error {
+func (s *volumeStore) judgeHere(ctx context.Context, f *os.File, v wire.Snapshot) error {
 	defer context.AfterFunc(ctx, func() { _ = f.Close() })() // which ends the reading
 	err := judge(f, v.Tag)
 	_, serr := f.Seek(0, io.SeekStart)

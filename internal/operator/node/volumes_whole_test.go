@@ -14,11 +14,11 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestDamagedVolume: what a disk damaged of a snapshot is replaced by the registry's copy
@@ -45,7 +45,7 @@ func TestDamagedVolume(t *testing.T) {
 		{"a folder, and nothing in the registry", folder, "", volumeDamaged, false, "and the registry's can't take its place: volume_missing: none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := &replica{stored: map[volume.Snapshot]string{}}
+			r := &replica{stored: map[wire.Snapshot]string{}}
 			s := store(t, r)
 			var told []manager.Incident
 			var noted error
@@ -102,7 +102,7 @@ func TestDamagedVolume(t *testing.T) {
 // slowReplica answers no faster than a network does.
 type slowReplica struct{ *replica }
 
-func (r slowReplica) Stream(ctx context.Context, v volume.Snapshot) (io.ReadCloser, error) {
+func (r slowReplica) Stream(ctx context.Context, v wire.Snapshot) (io.ReadCloser, error) {
 	time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
 	return r.replica.Stream(ctx, v)
 }
@@ -112,7 +112,7 @@ func (r slowReplica) Stream(ctx context.Context, v volume.Snapshot) (io.ReadClos
 func TestDamagedVolumeOfSeveral(t *testing.T) {
 	id := ident.Digest{1}
 	for range 20 {
-		r := &replica{stored: map[volume.Snapshot]string{}}
+		r := &replica{stored: map[wire.Snapshot]string{}}
 		s := store(t, slowReplica{r})
 		var told atomic.Int32
 		s.tell = func(context.Context, manager.Incident) { told.Add(1) }
@@ -158,7 +158,7 @@ func TestDamagedVolumeNoRoom(t *testing.T) {
 		{"a file where damaged ones are put", true, "put a damaged volume aside: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := &replica{stored: map[volume.Snapshot]string{}}
+			r := &replica{stored: map[wire.Snapshot]string{}}
 			s := store(t, r)
 			node := s.dir
 			if err := syscall.Mount("tmpfs", node, "tmpfs", 0, "size=64k"); err != nil {
@@ -202,7 +202,7 @@ func TestDamagedVolumeNoRoom(t *testing.T) {
 // TestJudgedOnce: what was found whole is read once for each instance, rather than twice,
 // until an instance refuses what it got.
 func TestJudgedOnce(t *testing.T) {
-	r := &replica{stored: map[volume.Snapshot]string{}}
+	r := &replica{stored: map[wire.Snapshot]string{}}
 	s := store(t, r)
 	told := 0
 	s.tell = func(context.Context, manager.Incident) { told++ }
@@ -229,7 +229,7 @@ func TestJudgedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("as it was judged", "older")
-	refused := volume.Status{Version: volume.StatusVersion, Phase: volume.Refused, Problem: problem.New(problem.Denied, "volume_tampered", "damaged")}
+	refused := wire.Status{Version: wire.StatusVersion, Phase: wire.Refused, Problem: problem.New(problem.Denied, "volume_tampered", "damaged")}
 	if _, err := n.Report(t.Context(), refused); err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const (
@@ -260,8 +260,8 @@ func (n *Node) saveRecord(i *instance, sync bool) error {
 }
 
 // reporter returns what the node socket calls with the launcher's reports.
-func (n *Node) reporter(i *instance) func(context.Context, volume.Status) volume.Orders {
-	return func(ctx context.Context, s volume.Status) volume.Orders {
+func (n *Node) reporter(i *instance) func(context.Context, wire.Status) wire.Orders {
+	return func(ctx context.Context, s wire.Status) wire.Orders {
 		n.mu.Lock()
 		changed := i.report(s, n.cfg.Now())
 		if changed {

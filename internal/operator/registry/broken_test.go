@@ -10,9 +10,9 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestBrokenAnswerIsNoDamage: a registry that ends while it answers, or refuses a request,
@@ -58,7 +58,7 @@ func TestBrokenAnswerIsNoDamage(t *testing.T) {
 			srv.Close()
 			continue
 		}
-		if _, err = client.Pull(t.Context(), volume.Snapshot{Generation: 1}); problem.From(err).Rule != c.rule {
+		if _, err = client.Pull(t.Context(), wire.Snapshot{Generation: 1}); problem.From(err).Rule != c.rule {
 			t.Errorf("%s: a volume: %v", name, err)
 		}
 		srv.Close()
@@ -69,7 +69,7 @@ func TestBrokenAnswerIsNoDamage(t *testing.T) {
 // and of all that came only what isn't what was stored.
 func TestRefusedReadIsNoDamage(t *testing.T) {
 	c := NewClient("127.0.0.1:5000")
-	ref := snapshotRef(volume.Snapshot{Volume: ident.Digest{1}, Generation: 1})
+	ref := snapshotRef(wire.Snapshot{Volume: ident.Digest{1}, Generation: 1})
 	for _, status := range []int{400, 405, 408, 418, 429, 431, 500, 503} {
 		for done, err := range map[string]error{
 			"explain": c.explain(t.Context(), "read", ref, &transport.Error{StatusCode: status}),

@@ -13,9 +13,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 )
 
 // Client pushes to and pulls from one registry.

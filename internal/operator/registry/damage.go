@@ -14,8 +14,8 @@ import (
 	"strings"
 	"syscall"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // maxManifest is how long a manifest may be that the library takes.

@@ -12,10 +12,10 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // damages are what a power cut, a failing disk or a slip of the hand makes of a file.
@@ -196,7 +196,7 @@ func TestDamagedSnapshot(t *testing.T) {
 			dir := t.TempDir()
 			c, _ := serve(t, dir)
 			b := noise(1, 1<<16)
-			at := volume.Snapshot{Generation: 1}
+			at := wire.Snapshot{Generation: 1}
 			if err := c.Push(t.Context(), at, int64(len(b)), opener(b)); err != nil {
 				t.Fatal(err)
 			}

@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // RuleDamaged says that what the registry has is not what was stored there.
@@ -44,7 +44,7 @@ func (c *Client) explain(ctx context.Context, done, ref string, err error) error
 				Fix("write to it from its own machine")
 		case http.StatusInsufficientStorage:
 			full := fmt.Errorf("%s: the registry at %s answers %d: %w", what, c.addr, t.StatusCode, syscall.ENOSPC)
-			return disk.Explain(full, ".", "the registry's state folder")
+			return diskerror.Explain(full, ".", "the registry's state folder")
 		}
 		return problem.New(problem.Unavailable, "registry_failed", "%s: the registry at %s answers %d %s", what, c.addr, t.StatusCode, http.StatusText(t.StatusCode)).
 			Fix("look at its log and its disk, then try again")

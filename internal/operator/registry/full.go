@@ -4,7 +4,7 @@ import (
 	"errors"
 	"net/http"
 
-	"cupel.dev/cupel/internal/trusted/disk"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // roomless answers 507 where the library says 500 for want of room: clients try a 500
@@ -34,7 +34,7 @@ func (w *roomless) release(text []byte) {
 	}
 	w.held = false
 	status := http.StatusInternalServerError
-	if disk.Full(errors.New(string(text))) {
+	if diskerror.Full(errors.New(string(text))) {
 		status = http.StatusInsufficientStorage
 	}
 	w.ResponseWriter.WriteHeader(status)

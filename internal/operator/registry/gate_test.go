@@ -15,9 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // serving is a registry in a folder, whose clock shows now, and its server. Both end with
@@ -42,8 +42,8 @@ func TestCollectsWhileItRuns(t *testing.T) {
 	now := time.Now()
 	s, server := serving(t, dir, &now)
 	c := NewClient(server.Listener.Addr().String())
-	at := func(g uint64) volume.Snapshot {
-		return volume.Snapshot{Volume: ident.Sum([]byte("data")), Generation: g, Tag: ident.Digest{byte(g)}}
+	at := func(g uint64) wire.Snapshot {
+		return wire.Snapshot{Volume: ident.Sum([]byte("data")), Generation: g, Tag: ident.Digest{byte(g)}}
 	}
 	push := func(g uint64) {
 		t.Helper()

@@ -15,11 +15,11 @@ import (
 	"syscall"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // serve runs the embedded registry on loopback until stop or the test's end.
@@ -67,8 +67,8 @@ func opener(b []byte) func() (io.ReadCloser, error) {
 func TestSnapshots(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
 	c, stop := serve(t, dir)
-	at := func(g uint64) volume.Snapshot {
-		return volume.Snapshot{Volume: ident.Sum([]byte("genesis")), Generation: g, Tag: ident.Digest{byte(g)}}
+	at := func(g uint64) wire.Snapshot {
+		return wire.Snapshot{Volume: ident.Sum([]byte("genesis")), Generation: g, Tag: ident.Digest{byte(g)}}
 	}
 	for g := uint64(1); g <= 5; g++ {
 		b := noise(g, 3<<20)
@@ -213,7 +213,7 @@ func TestArtifact(t *testing.T) {
 func TestRegistryDown(t *testing.T) {
 	c, stop := serve(t, t.TempDir())
 	stop()
-	err := c.Push(t.Context(), volume.Snapshot{Generation: 1}, 1, opener([]byte("x")))
+	err := c.Push(t.Context(), wire.Snapshot{Generation: 1}, 1, opener([]byte("x")))
 	p := problem.From(err)
 	if p.Kind != problem.Unavailable || p.Rule != "registry_unreachable" || !strings.Contains(p.Error(), c.Addr()) || p.Mend == "" {
 		t.Errorf("error %v: want registry_unreachable with the address and a mend", err)
@@ -282,7 +282,7 @@ func TestFullRegistry(t *testing.T) {
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	c, _ := serve(t, dir)
 	big := noise(1, 4<<20)
-	err := c.Push(t.Context(), volume.Snapshot{Generation: 1}, int64(len(big)), opener(big))
+	err := c.Push(t.Context(), wire.Snapshot{Generation: 1}, int64(len(big)), opener(big))
 	if p := problem.From(err); err == nil || p.Rule != "disk_full" || !strings.Contains(p.Error(), c.Addr()) || p.Mend == "" {
 		t.Errorf("%v: want disk_full with the address and a mend", err)
 	}

@@ -13,10 +13,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // Media types of a volume's snapshot.
@@ -36,13 +36,13 @@ const volumePrefix = "volumes/"
 
 func snapshotRepo(id ident.Digest) string { return volumePrefix + id.String() }
 
-func snapshotRef(s volume.Snapshot) string {
+func snapshotRef(s wire.Snapshot) string {
 	return fmt.Sprintf("%s:g%d-%s", snapshotRepo(s.Volume), s.Generation, s.Tag)
 }
 
 // Push stores a volume's ciphertext as the artifact volumes/ID:gGENERATION-TAG and
 // drops generations before the last two. It returns when the registry has it.
-func (c *Client) Push(ctx context.Context, s volume.Snapshot, size int64, open func() (io.ReadCloser, error)) error {
+func (c *Client) Push(ctx context.Context, s wire.Snapshot, size int64, open func() (io.ReadCloser, error)) error {
 	digest, err := sum(open, size)
 	if err != nil {
 		return err
@@ -102,7 +102,7 @@ func (c *Client) prune(ctx context.Context, id ident.Digest, newest uint64) erro
 }
 
 // Drop removes a snapshot. An unknown one is no error.
-func (c *Client) Drop(ctx context.Context, s volume.Snapshot) error {
+func (c *Client) Drop(ctx context.Context, s wire.Snapshot) error {
 	err := c.untag(ctx, snapshotRef(s))
 	if err != nil && problem.KindOf(err) == problem.NotFound {
 		return nil
@@ -139,7 +139,7 @@ func (c *Client) untag(ctx context.Context, what string) error {
 // Pull opens a stored snapshot. It is read twice, so that one that is damaged is refused
 // as such before anything of it is given out. Its bytes are what the registry says they
 // are: the reader of sealed data judges them.
-func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error) {
+func (c *Client) Pull(ctx context.Context, s wire.Snapshot) (io.ReadCloser, error) {
 	r, err := c.Stream(ctx, s)
 	if err != nil {
 		return nil, err
@@ -154,7 +154,7 @@ func (c *Client) Pull(ctx context.Context, s volume.Snapshot) (io.ReadCloser, er
 
 // Stream opens a stored snapshot. That it is damaged may be known at its end alone: the
 // reader's error says so.
-func (c *Client) Stream(ctx context.Context, s volume.Snapshot) (io.ReadCloser, error) {
+func (c *Client) Stream(ctx context.Context, s wire.Snapshot) (io.ReadCloser, error) {
 	what := snapshotRef(s)
 	_, img, err := c.image(ctx, what)
 	if err != nil {

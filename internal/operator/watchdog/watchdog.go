@@ -17,8 +17,8 @@ import (
 	"fmt"
 	"time"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // Patience is how long one of cupeld's own processes may leave a question without an

@@ -12,16 +12,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 )
 
 // Verifier turns evidence into claims: dcap.Verifier.
 type Verifier interface {
-	Verify(ev attest.Evidence, now time.Time) (attest.Claims, error)
+	Verify(ev evidence.Evidence, now time.Time) (evidence.Claims, error)
 }
 
 // Config is what a CAS is made of. Store, Sealer, Verifier and Log are required.
@@ -67,7 +66,7 @@ type CAS struct {
 
 	sessions  sync.Map // ident.SessionName -> *sessionState
 	instances sync.Map // ident.InstanceID -> *instance
-	grants    sync.Map // release.GrantID -> *grant
+	grants    sync.Map // owners.GrantID -> *grant
 	platforms platforms
 
 	room   func() error // nil: there is room
@@ -123,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 	if err != nil {
 		return nil, err
 	}
-	started := change{event: audit.Started}
+	started := change{event: owners.EventStarted}
 	if head.Seq == 0 {
 		id, row, err := newIdentity(c.now())
 		if err != nil {
@@ -198,14 +197,14 @@ func (c *CAS) Close() { c.journal.close() }
 func (c *CAS) Identity() *Identity { return c.identity }
 
 // Head is the signed head of the audit log as of the last commit.
-func (c *CAS) Head() release.SignedHead { return c.journal.signedHead() }
+func (c *CAS) Head() owners.SignedHead { return c.journal.signedHead() }
 
 // Now is the CAS's clock.
 func (c *CAS) Now() time.Time { return c.now() }
 
 // Log returns at most limit entries after the given number, none beyond the
 // returned head.
-func (c *CAS) Log(ctx context.Context, after uint64, limit int) ([]audit.Entry, release.SignedHead, error) {
+func (c *CAS) Log(ctx context.Context, after uint64, limit int) ([]owners.Entry, owners.SignedHead, error) {
 	head := c.Head()
 	entries, err := c.journal.store.Entries(ctx, after, limit)
 	if err != nil {

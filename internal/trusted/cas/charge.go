@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 )
 
 // charge is what one uploader has in a session: part of its row, so that counting
@@ -152,7 +152,7 @@ func (c *CAS) countOld(ctx context.Context, names []ident.SessionName) error {
 	}
 
 	for chunk := range slices.Chunk(names, maxGroup) {
-		ch := change{event: audit.UsageCounted}
+		ch := change{event: owners.EventUsageCounted}
 		for _, name := range chunk {
 			rec, err := c.sessionRecord(ctx, name)
 			if err != nil {

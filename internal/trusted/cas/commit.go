@@ -5,33 +5,33 @@ import (
 	"fmt"
 	"slices"
 
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // Commit moves volumes to their next generations by compare-and-swap, all that the
 // request names or none. Asking again for what was committed already answers as the
 // first time did.
-func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (release.TagReply, error) {
+func (c *CAS) Commit(ctx context.Context, who Caller, req wire.TagRequest) (wire.TagReply, error) {
 	if err := checkVersion(req.Version); err != nil {
-		return release.TagReply{}, err
+		return wire.TagReply{}, err
 	}
 	if err := checkStatement(req.Statement); err != nil {
-		return release.TagReply{}, err
+		return wire.TagReply{}, err
 	}
 	in, unlock, err := c.alive(who)
 	if err != nil {
-		return release.TagReply{}, err
+		return wire.TagReply{}, err
 	}
 	defer unlock()
 
 	steps, unlockAll, err := c.lockMoves(ctx, in, req.Moves())
 	defer unlockAll()
 	if err != nil {
-		return release.TagReply{}, err
+		return wire.TagReply{}, err
 	}
-	reply := release.TagReply{Version: req.Version, Generation: req.From + 1}
+	reply := wire.TagReply{Version: req.Version, Generation: req.From + 1}
 	again, err := mayCommit(in, steps)
 	if err != nil || again {
 		reply.Head = c.Head()
@@ -44,25 +44,25 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (r
 	for i := range steps {
 		one, err := steps[i].take(&rec, req.Statement)
 		if err != nil {
-			return release.TagReply{}, err
+			return wire.TagReply{}, err
 		}
 		one.actor, one.request, one.session = who.Key, who.Request, in.session.name
 		ch = append(ch, one)
 	}
 	counted, done, err := in.count(&rec)
 	if err != nil {
-		return release.TagReply{}, err
+		return wire.TagReply{}, err
 	}
 	committed := false
 	defer func() { done(committed) }()
 	row, err := in.put(rec)
 	if err != nil {
-		return release.TagReply{}, err
+		return wire.TagReply{}, err
 	}
 	ch[0].rows = append(append(ch[0].rows, row), counted...)
 
 	if reply.Head, err = c.journal.commit(ctx, ch...); err != nil {
-		return release.TagReply{}, err
+		return wire.TagReply{}, err
 	}
 	committed = true
 	in.rec = rec
@@ -74,7 +74,7 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req release.TagRequest) (r
 
 // step is one move of a commit: a locked volume, and what it becomes.
 type step struct {
-	release.TagMove
+	wire.TagMove
 	v    *volume
 	at   int // in the instance's Volumes
 	next volumeRecord
@@ -82,14 +82,14 @@ type step struct {
 
 // lockMoves locks the volumes of a commit, in the order of names, which is that of
 // the instance's. The caller unlocks them in any case.
-func (c *CAS) lockMoves(ctx context.Context, in *instance, moves []release.TagMove) (steps []step, unlock func(), err error) {
+func (c *CAS) lockMoves(ctx context.Context, in *instance, moves []wire.TagMove) (steps []step, unlock func(), err error) {
 	unlock = func() {
 		for _, st := range steps {
 			st.v.mu.Unlock()
 		}
 	}
 	for at, m := range in.rec.Volumes {
-		i := slices.IndexFunc(moves, func(mv release.TagMove) bool { return mv.Volume == m.ID })
+		i := slices.IndexFunc(moves, func(mv wire.TagMove) bool { return mv.Volume == m.ID })
 		if i < 0 {
 			continue
 		}
@@ -109,7 +109,7 @@ func (c *CAS) lockMoves(ctx context.Context, in *instance, moves []release.TagMo
 
 // take makes the change by which the volume moves, and notes it in the instance's
 // row.
-func (st *step) take(rec *instanceRecord, said *release.Statement) (change, error) {
+func (st *step) take(rec *instanceRecord, said *owners.Statement) (change, error) {
 	m := &rec.Volumes[st.at]
 	st.next = st.v.rec
 	st.next.Generation, st.next.Tag, st.next.Statement = st.From+1, st.Tag, said
@@ -121,7 +121,7 @@ func (st *step) take(rec *instanceRecord, said *release.Statement) (change, erro
 
 	row, err := st.v.put(st.next)
 	return change{
-		event:  audit.VolumeCommitted,
+		event:  owners.EventVolumeCommitted,
 		detail: map[string]string{"volume": st.v.name, "generation": fmt.Sprint(st.next.Generation), "tag": st.next.Tag.String()},
 		rows:   []write{row},
 	}, err
@@ -129,11 +129,11 @@ func (st *step) take(rec *instanceRecord, said *release.Statement) (change, erro
 
 // checkStatement holds a statement to its form; whether it is true is between the
 // measured app and those who vouch for it.
-func checkStatement(s *release.Statement) error {
+func checkStatement(s *owners.Statement) error {
 	if s == nil {
 		return nil
 	}
-	if !s.Follows.Known() || !release.IsCommit(s.Commit) {
+	if !s.Follows.Known() || !owners.IsCommit(s.Commit) {
 		return problem.New(problem.Invalid, "statement", "the statement on what was stored can't be read").
 			Want("a commit of 40 or 64 hex digits; follows: yes, no or unknown").
 			Fix("mend the program that writes /run/cupel/statement.json")
@@ -162,9 +162,9 @@ func mayCommit(in *instance, steps []step) (again bool, err error) {
 	return made > 0, nil
 }
 
-func (v *volume) mayMove(in *instance, g mounted, req release.TagMove) (again bool, err error) {
+func (v *volume) mayMove(in *instance, g mounted, req wire.TagMove) (again bool, err error) {
 	switch {
-	case g.Access != release.ReadWrite:
+	case g.Access != owners.ReadWrite:
 		return false, problem.New(problem.Denied, "volume_read_only", "the instance has a private snapshot of volume %s: it may not commit", v.name).
 			Want("a mount with `update_policy: rollback_protected`").
 			Fix("change the mount's update_policy in the session, if this service is to write")

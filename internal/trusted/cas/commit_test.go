@@ -6,9 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestVolumesMoveTogether: an instance with several volumes commits all of them or
@@ -21,14 +22,14 @@ func TestVolumesMoveTogether(t *testing.T) {
 	).Replace(twoWriters("s")))
 
 	got := w.mustAsk(1, "s", "a").Volumes
-	slices.SortFunc(got, func(a, b release.Volume) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(got, func(a, b wire.Volume) int { return strings.Compare(a.Name, b.Name) })
 	u, v, readOnly := got[0], got[1], got[2]
-	move := func(v release.Volume, tag byte) release.TagMove {
-		return release.TagMove{Volume: v.ID, Lease: v.Lease, From: v.Generation, FromTag: v.Tag, Tag: ident.Digest{tag}}
+	move := func(v wire.Volume, tag byte) wire.TagMove {
+		return wire.TagMove{Volume: v.ID, Lease: v.Lease, From: v.Generation, FromTag: v.Tag, Tag: ident.Digest{tag}}
 	}
-	commit := func(own release.TagMove, also ...release.TagMove) error {
-		reply, err := w.Commit(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, release.TagRequest{
-			Version: release.Version, Volume: own.Volume, Lease: own.Lease, From: own.From, FromTag: own.FromTag, Tag: own.Tag, Also: also,
+	commit := func(own wire.TagMove, also ...wire.TagMove) error {
+		reply, err := w.Commit(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, wire.TagRequest{
+			Version: wire.ReleaseVersion, Volume: own.Volume, Lease: own.Lease, From: own.From, FromTag: own.FromTag, Tag: own.Tag, Also: also,
 		})
 		if err == nil && (reply.Generation != own.From+1 || reply.Head.Seq != w.Head().Seq) {
 			t.Errorf("%+v", reply)
@@ -84,7 +85,7 @@ func TestVolumesMoveTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range w.mustAsk(2, "s", "a").Volumes[:2] {
-		if v.Generation != 1 || v.Access != release.ReadWrite {
+		if v.Generation != 1 || v.Access != owners.ReadWrite {
 			t.Errorf("the next writer gets %+v", v)
 		}
 	}

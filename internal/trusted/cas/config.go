@@ -8,9 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // config is a service's configuration with everything filled in that is the same
@@ -203,8 +203,8 @@ func (sp *servicePlan) configure(p *plan, shared map[string]*material, until tim
 }
 
 // reply is the configuration for one instance.
-func (cfg *config) reply(own map[string]*material) (*release.Reply, error) {
-	r := &release.Reply{Version: release.Version, Cwd: cfg.cwd, Argv: make([]string, 0, len(cfg.argv)), Env: make([]string, 0, len(cfg.env))}
+func (cfg *config) reply(own map[string]*material) (*wire.ReleaseReply, error) {
+	r := &wire.ReleaseReply{Version: wire.ReleaseVersion, Cwd: cfg.cwd, Argv: make([]string, 0, len(cfg.argv)), Env: make([]string, 0, len(cfg.env))}
 	for _, f := range cfg.argv {
 		b, err := f.with(own)
 		if err != nil {
@@ -224,7 +224,7 @@ func (cfg *config) reply(own map[string]*material) (*release.Reply, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.Files = append(r.Files, release.File{Path: f.path, Mode: f.mode, Content: b, Certificate: f.certificate})
+		r.Files = append(r.Files, wire.File{Path: f.path, Mode: f.mode, Content: b, Certificate: f.certificate})
 	}
 	return r, nil
 }

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 )
 
 // Reading holds a session as a slow release does, until unlock is called.
@@ -88,7 +88,7 @@ func (c *CAS) AsBefore(ctx context.Context, name ident.SessionName) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.journal.commit(ctx, change{event: audit.SessionUpdated, session: name, rows: []write{{sessionRow(name), plain}}})
+	_, err = c.journal.commit(ctx, change{event: owners.EventSessionUpdated, session: name, rows: []write{{sessionRow(name), plain}}})
 	return err
 }
 

@@ -8,10 +8,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestTotalHolds: updates of what is there go on in a full CAS, within a reserve and
@@ -38,11 +38,11 @@ func TestReadersRenewAfterAReset(t *testing.T) {
 		w.put(strings.Replace(replaceCode(certified), "  - name: certified\n",
 			"  - name: certified\n    volumes: [{name: v, path: /v, update_policy: ephemeral}]\n", 1) + "volumes: [{name: v}]\n")
 		w.mustAsk(1, "s", "told")
-		if _, err := w.ResetVolume(t.Context(), w.owner, api.ResetVolume{Version: api.Version, Session: "s", Volume: "v"}); err != nil {
+		if _, err := w.ResetVolume(t.Context(), w.owner, owners.ResetVolume{Version: owners.Version, Session: "s", Volume: "v"}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(13 * time.Hour)
-		r, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{1}}, release.KeepAlive{Version: release.Version})
+		r, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{1}}, wire.KeepAlive{Version: wire.ReleaseVersion})
 		if err != nil || !r.CertificateDue {
 			t.Fatal(err, r)
 		}
@@ -65,7 +65,7 @@ func TestKeyBelongsToTheGeneration(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := string(w.mustAsk(2, "s", "r").Volumes[0].Key) // generation 1
-	if _, err := w.Rotate(t.Context(), w.owner, api.Rotate{Version: api.Version, Session: "s", Volumes: []string{"v"}}); err != nil {
+	if _, err := w.Rotate(t.Context(), w.owner, owners.Rotate{Version: owners.Version, Session: "s", Volumes: []string{"v"}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.tag(3, w.mustAsk(3, "s", "b").Volumes[0], 1, ident.Digest{1}, ident.Digest{2}); err != nil {
@@ -95,7 +95,7 @@ images:
 	if err := w.tag(1, w.mustAskUnder(token, 1, "s", "j").Volumes[0], 0, ident.Digest{}, ident.Digest{1}); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Gone(t.Context(), provider, release.Gone{Version: release.Version, Grant: token, Instance: ident.InstanceID{1}}); err != nil {
+	if err := w.Gone(t.Context(), provider, owners.InstanceGone{Version: wire.ReleaseVersion, Grant: token, Instance: ident.InstanceID{1}}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.askUnder(token, 2, "s", "j"); err != nil {

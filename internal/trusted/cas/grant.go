@@ -13,11 +13,11 @@ import (
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const prefixGrant = "grant/"
@@ -35,7 +35,7 @@ const (
 // that a release needs may be called on nil, which is no grant at all: then
 // nothing is counted.
 type grant struct {
-	id      release.GrantID
+	id      owners.GrantID
 	session *sessionState
 
 	// mu guards what follows, and is held over a commit that changes rec. It is
@@ -48,7 +48,7 @@ type grant struct {
 	taken  map[ident.ServiceName]int
 }
 
-func newGrant(id release.GrantID, s *sessionState, rec grantRecord) *grant {
+func newGrant(id owners.GrantID, s *sessionState, rec grantRecord) *grant {
 	return &grant{
 		id:      id,
 		session: s,
@@ -87,7 +87,7 @@ type grantedService struct {
 // payer is whom the grant is counted to for as long as it has not ended.
 func (r *grantRecord) payer() payer { return payer{Key: r.Maker, Address: r.From} }
 
-func grantRow(id release.GrantID) string { return prefixGrant + id.String() }
+func grantRow(id owners.GrantID) string { return prefixGrant + id.String() }
 
 func (g *grant) put(rec grantRecord) (write, error) {
 	plain, err := json.Marshal(rec)
@@ -98,9 +98,9 @@ func (g *grant) put(rec grantRecord) (write, error) {
 }
 
 // name is the grant's id, zero for none.
-func (g *grant) name() release.GrantID {
+func (g *grant) name() owners.GrantID {
 	if g == nil {
-		return release.GrantID{}
+		return owners.GrantID{}
 	}
 	return g.id
 }
@@ -158,7 +158,7 @@ func (g *grant) over(now time.Time) string {
 }
 
 // grantNamed returns a grant that is remembered, or nil.
-func (c *CAS) grantNamed(id release.GrantID) *grant {
+func (c *CAS) grantNamed(id owners.GrantID) *grant {
 	v, ok := c.grants.Load(id)
 	if !ok {
 		return nil
@@ -168,16 +168,16 @@ func (c *CAS) grantNamed(id release.GrantID) *grant {
 
 // token is what the key that claimed a grant got, and gets again whenever it
 // asks: it is computed, and kept nowhere.
-func (c *CAS) token(id release.GrantID, claimedBy ident.KeyHash) release.GrantToken {
+func (c *CAS) token(id owners.GrantID, claimedBy ident.KeyHash) owners.GrantToken {
 	mac := hmac.New(sha256.New, c.identity.grantKey)
 	mac.Write(id[:])
 	mac.Write(claimedBy[:])
-	return release.NewGrantToken(id, [32]byte(mac.Sum(nil)))
+	return owners.NewGrantToken(id, [32]byte(mac.Sum(nil)))
 }
 
 // holder returns the grant of a token that is the CAS's own word, whether the
 // grant holds or has ended.
-func (c *CAS) holder(token release.GrantToken) (*grant, error) {
+func (c *CAS) holder(token owners.GrantToken) (*grant, error) {
 	id, _, ok := token.Split()
 	g := c.grantNamed(id)
 	if !ok || g == nil {
@@ -203,7 +203,7 @@ func grantOther(format string, args ...any) *problem.Error {
 // grantOf holds a release's token against session and service, under s.mu held
 // for reading and before evidence is looked at. It is nil where the session asks
 // for no grant and none is presented.
-func (c *CAS) grantOf(s *sessionState, req *release.Request, now time.Time) (*grant, error) {
+func (c *CAS) grantOf(s *sessionState, req *wire.ReleaseRequest, now time.Time) (*grant, error) {
 	if req.Grant.IsZero() {
 		if !s.plan.session.Access.AsksForGrant() {
 			return nil, nil
@@ -307,7 +307,7 @@ func (c *CAS) grantFull(g *grant, service ident.ServiceName, places int) error {
 // committedAll reports whether the instance committed every volume that it may
 // write: half a job is no run.
 func (r *instanceRecord) committedAll() bool {
-	return !slices.ContainsFunc(r.Volumes, func(m mounted) bool { return m.Access == release.ReadWrite && !m.Committed })
+	return !slices.ContainsFunc(r.Volumes, func(m mounted) bool { return m.Access == owners.ReadWrite && !m.Committed })
 }
 
 // count takes a run off the grant of a job that is about to become rec: one that
@@ -315,7 +315,7 @@ func (r *instanceRecord) committedAll() bool {
 // whether the rows were committed.
 func (in *instance) count(rec *instanceRecord) (rows []write, done func(committed bool), err error) {
 	g := in.grant
-	well := rec.State == api.Running && rec.committedAll() || rec.State == api.Exited && rec.ExitCode == 0
+	well := rec.State == owners.Running && rec.committedAll() || rec.State == owners.Exited && rec.ExitCode == 0
 	if !well || rec.Counted || !g.job(rec.Service) {
 		return nil, func(bool) {}, nil
 	}
@@ -345,7 +345,7 @@ func (in *instance) count(rec *instanceRecord) (rows []write, done func(committe
 // its use, and no other.
 func (c *CAS) loadGrants(ctx context.Context) error {
 	for _, row := range c.journal.ids(prefixGrant) {
-		id, err := release.ParseGrantID(strings.TrimPrefix(row, prefixGrant))
+		id, err := owners.ParseGrantID(strings.TrimPrefix(row, prefixGrant))
 		if err != nil {
 			return fmt.Errorf("grant row %s: %w", row, err)
 		}
@@ -390,23 +390,23 @@ func (s *sessionState) allGrants() []*grant {
 
 // describe is the grant for those who may see it. Places are those of instances
 // with rights, not of releases under way.
-func (g *grant) describe(c *CAS) api.Grant {
+func (g *grant) describe(c *CAS) owners.Grant {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	r := &g.rec
-	out := api.Grant{
+	out := owners.Grant{
 		ID:        g.id,
 		Session:   r.Session,
 		App:       r.App,
-		Services:  map[ident.ServiceName]release.GrantedService{},
-		State:     api.GrantOpen,
+		Services:  map[ident.ServiceName]owners.GrantedService{},
+		State:     owners.GrantOpen,
 		Maker:     r.Maker,
 		Made:      r.Made,
 		UseBy:     r.UseBy,
 		Provider:  r.Provider,
 		ClaimedBy: r.ClaimedBy,
 		EndReason: r.Reason,
-		Places:    map[ident.ServiceName]api.Places{},
+		Places:    map[ident.ServiceName]owners.Places{},
 	}
 
 	if !r.Until.IsZero() {
@@ -415,16 +415,16 @@ func (g *grant) describe(c *CAS) api.Grant {
 	}
 	if !r.Claimed.IsZero() {
 		claimed := r.Claimed
-		out.State, out.Claimed = api.GrantClaimed, &claimed
+		out.State, out.Claimed = owners.GrantClaimed, &claimed
 	}
 	if !r.Ended.IsZero() {
 		ended := r.Ended
-		out.State, out.Ended = api.GrantEnded, &ended
+		out.State, out.Ended = owners.GrantEnded, &ended
 	}
 
 	for name, svc := range r.Services {
-		out.Services[name] = release.GrantedService{Instances: svc.Instances, Runs: svc.Runs}
-		places := api.Places{Used: svc.Used}
+		out.Services[name] = owners.GrantedService{Instances: svc.Instances, Runs: svc.Runs}
+		places := owners.Places{Used: svc.Used}
 		for id, of := range g.places {
 			if of == name && c.running(id) {
 				places.Instances = append(places.Instances, id)

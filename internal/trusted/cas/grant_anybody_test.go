@@ -3,10 +3,9 @@ package cas_test
 import (
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // TestAnybodysSession: where anybody may run a session, strangers neither see nor
@@ -20,20 +19,20 @@ func TestAnybodysSession(t *testing.T) {
 	stranger := cas.Caller{Key: ident.KeyHash{0x66}}
 	_, err := w.WithdrawGrant(t.Context(), stranger, made.Grant.ID)
 	rule(t, err, "access_policy")
-	_, err = w.ChangeGrant(t.Context(), stranger, made.Grant.ID, api.GrantChange{
-		Version: api.Version, Services: services{"a": {Instances: 9}},
+	_, err = w.ChangeGrant(t.Context(), stranger, made.Grant.ID, owners.GrantChange{
+		Version: owners.Version, Services: services{"a": {Instances: 9}},
 	})
 	rule(t, err, "access_policy")
 	for _, who := range []cas.Caller{stranger, {}} {
 		_, err = w.Grants(t.Context(), who, "s")
 		rule(t, err, "access_policy")
 	}
-	if state := w.states("s")[1]; state != api.Running {
+	if state := w.states("s")[1]; state != owners.Running {
 		t.Errorf("the instance is %s", state)
 	}
 
 	own := w.submit(stranger, "s", services{"a": {Instances: 1}})
-	for who, id := range map[cas.Caller]release.GrantID{stranger: own.Grant.ID, w.owner: made.Grant.ID} {
+	for who, id := range map[cas.Caller]owners.GrantID{stranger: own.Grant.ID, w.owner: made.Grant.ID} {
 		if _, err := w.WithdrawGrant(t.Context(), who, id); err != nil {
 			t.Errorf("%s can't withdraw its own: %v", who.Key.Short(), err)
 		}

@@ -4,13 +4,13 @@ import (
 	"crypto/subtle"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 )
 
 // coded returns the grant that a code opens. A code that was made up is told from
 // nothing else, so that nobody learns which grants there are.
-func (c *CAS) coded(code release.GrantCode) (*grant, error) {
+func (c *CAS) coded(code owners.GrantCode) (*grant, error) {
 	if code.CAS != c.identity.hash {
 		return nil, problem.New(problem.Denied, ruleGrantOther, "the code is for CAS %s", code.CAS.Short()).
 			Want("CAS %s", c.identity.hash.Short()).

@@ -5,10 +5,9 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // endGrant commits the end of a grant and of its instances' rights, with the
@@ -63,7 +62,7 @@ func (c *CAS) grantEnding(ctx context.Context, g *grant, reason string, who Call
 	}
 	out := []ending{{
 		change: change{
-			event:   audit.GrantEnded,
+			event:   owners.EventGrantEnded,
 			actor:   who.Key,
 			request: who.Request,
 			session: g.session.name,
@@ -79,12 +78,12 @@ func (c *CAS) grantEnding(ctx context.Context, g *grant, reason string, who Call
 	}}
 
 	for _, in := range g.session.all() {
-		if in.grant != g || in.rec.State != api.Running {
+		if in.grant != g || in.rec.State != owners.Running {
 			continue
 		}
 		rec := in.rec
-		rec.State, rec.Ended = api.Withdrawn, now
-		e, err := c.ending(ctx, in, rec, change{event: audit.InstanceWithdrawn, actor: who.Key, request: who.Request})
+		rec.State, rec.Ended = owners.Withdrawn, now
+		e, err := c.ending(ctx, in, rec, change{event: owners.EventInstanceWithdrawn, actor: who.Key, request: who.Request})
 		if err != nil {
 			return nil, err
 		}
@@ -102,7 +101,7 @@ func (c *CAS) leftOut(ctx context.Context, s *sessionState, who Caller, p *plan,
 		if !p.session.Access.EndsGrant(g.rec.Maker, g.rec.AsCreator) {
 			continue
 		}
-		ends, err := c.grantEnding(ctx, g, api.EndPolicy, who, now)
+		ends, err := c.grantEnding(ctx, g, owners.EndPolicy, who, now)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -144,9 +143,9 @@ func (g *grant) overdue(now time.Time) string {
 	case !g.rec.Ended.IsZero():
 		return ""
 	case !g.rec.Until.IsZero() && !now.Before(g.rec.Until):
-		return api.EndUntil
+		return owners.EndUntil
 	case g.rec.ClaimedBy.IsZero() && !now.Before(g.rec.UseBy):
-		return api.EndUnused
+		return owners.EndUnused
 	}
 	return ""
 }
@@ -170,7 +169,7 @@ func (c *CAS) endOverdue(ctx context.Context, s *sessionState, grants []*grant, 
 }
 
 // GiveBack ends the grant whose token the caller holds.
-func (c *CAS) GiveBack(ctx context.Context, who Caller, req release.GiveBack) error {
+func (c *CAS) GiveBack(ctx context.Context, who Caller, req owners.GiveBack) error {
 	if err := checkVersion(req.Version); err != nil {
 		return err
 	}
@@ -189,27 +188,27 @@ func (c *CAS) GiveBack(ctx context.Context, who Caller, req release.GiveBack) er
 		return err
 	}
 	defer s.mu.Unlock()
-	_, err = c.endGrant(ctx, g, api.EndGivenBack, who)
+	_, err = c.endGrant(ctx, g, owners.EndGivenBack, who)
 	return err
 }
 
 // Claim gives the token of a code to the key that asks for it first, and to no
 // other ever after.
-func (c *CAS) Claim(ctx context.Context, who Caller, req release.Claim) (release.ClaimReply, error) {
+func (c *CAS) Claim(ctx context.Context, who Caller, req owners.Claim) (owners.ClaimReply, error) {
 	if err := checkVersion(req.Version); err != nil {
-		return release.ClaimReply{}, err
+		return owners.ClaimReply{}, err
 	}
-	code, err := release.ParseGrantCode(req.Code)
+	code, err := owners.ParseGrantCode(req.Code)
 	if err != nil {
-		return release.ClaimReply{}, err
+		return owners.ClaimReply{}, err
 	}
 	g, err := c.coded(code)
 	if err != nil {
-		return release.ClaimReply{}, err
+		return owners.ClaimReply{}, err
 	}
 	s, err := c.reading(ctx, g.session.name)
 	if err != nil {
-		return release.ClaimReply{}, err
+		return owners.ClaimReply{}, err
 	}
 	defer s.mu.RUnlock()
 
@@ -217,11 +216,11 @@ func (c *CAS) Claim(ctx context.Context, who Caller, req release.Claim) (release
 	defer g.mu.Unlock()
 	now := c.now().UTC()
 	if err := g.mayClaim(who, now); err != nil {
-		return release.ClaimReply{}, err
+		return owners.ClaimReply{}, err
 	}
 	if g.rec.ClaimedBy.IsZero() {
 		if err := c.claim(ctx, g, who, now); err != nil {
-			return release.ClaimReply{}, err
+			return owners.ClaimReply{}, err
 		}
 	}
 	return c.claimReply(s, g), nil
@@ -237,7 +236,7 @@ func (c *CAS) claim(ctx context.Context, g *grant, who Caller, now time.Time) er
 	}
 
 	_, err = c.journal.commit(ctx, change{
-		event:   audit.GrantClaimed,
+		event:   owners.EventGrantClaimed,
 		actor:   who.Key,
 		request: who.Request,
 		session: g.session.name,
@@ -251,14 +250,14 @@ func (c *CAS) claim(ctx context.Context, g *grant, who Caller, now time.Time) er
 }
 
 // claimReply is the grant for its holder, under s.mu and g.mu.
-func (c *CAS) claimReply(s *sessionState, g *grant) release.ClaimReply {
-	out := release.ClaimReply{
-		Version:  release.Version,
+func (c *CAS) claimReply(s *sessionState, g *grant) owners.ClaimReply {
+	out := owners.ClaimReply{
+		Version:  wire.ReleaseVersion,
 		Grant:    g.id,
 		Session:  s.name,
 		App:      g.rec.App,
 		Maker:    g.rec.Maker,
-		Services: map[ident.ServiceName]release.GrantedService{},
+		Services: map[ident.ServiceName]owners.GrantedService{},
 		Token:    c.token(g.id, g.rec.ClaimedBy),
 	}
 	if !g.rec.Until.IsZero() {
@@ -266,7 +265,7 @@ func (c *CAS) claimReply(s *sessionState, g *grant) release.ClaimReply {
 		out.Until = &until
 	}
 	for name, svc := range g.rec.Services {
-		out.Services[name] = release.GrantedService{Instances: svc.Instances, Runs: svc.Runs, Writes: s.plan.writes(name)}
+		out.Services[name] = owners.GrantedService{Instances: svc.Instances, Runs: svc.Runs, Writes: s.plan.writes(name)}
 	}
 	return out
 }

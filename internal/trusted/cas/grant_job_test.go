@@ -6,7 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 // TestJobComesBack: a job whose first volume is committed, and that lapsed before

@@ -9,11 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -32,32 +30,32 @@ var appName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
 // MakeGrant makes the right to run a session's services, and the code by which
 // an operator gets it.
-func (c *CAS) MakeGrant(ctx context.Context, who Caller, req api.NewGrant) (api.GrantMade, error) {
+func (c *CAS) MakeGrant(ctx context.Context, who Caller, req owners.NewGrant) (owners.GrantMade, error) {
 	made, err := c.makeGrant(ctx, who, req)
 	return made, chained(err, "Failed to grant the use of session '%s'", req.Session)
 }
 
-func (c *CAS) makeGrant(ctx context.Context, who Caller, req api.NewGrant) (api.GrantMade, error) {
+func (c *CAS) makeGrant(ctx context.Context, who Caller, req owners.NewGrant) (owners.GrantMade, error) {
 	if err := checkAPIVersion(req.Version); err != nil {
-		return api.GrantMade{}, err
+		return owners.GrantMade{}, err
 	}
 	s, err := c.reading(ctx, req.Session)
 	if err != nil {
-		return api.GrantMade{}, err
+		return owners.GrantMade{}, err
 	}
 	defer s.mu.RUnlock()
 	if !s.may(who, session.OpDeploy) || who.Key.IsZero() {
-		return api.GrantMade{}, denied("deploy", string(s.name), "You have insufficient rights to grant the use of session %s", s.name)
+		return owners.GrantMade{}, denied("deploy", string(s.name), "You have insufficient rights to grant the use of session %s", s.name)
 	}
 
 	now := c.now().UTC()
 	rec, err := newGrantRecord(s, req, now)
 	if err != nil {
-		return api.GrantMade{}, err
+		return owners.GrantMade{}, err
 	}
 	rec.Maker, rec.AsCreator, rec.From = who.Key, who.Key == s.current.Creator, who.payer().Address
 	if err := c.ledger.take(rec.payer(), amounts{countGrants: 1}, true); err != nil {
-		return api.GrantMade{}, err
+		return owners.GrantMade{}, err
 	}
 	made := false
 	defer func() {
@@ -68,18 +66,18 @@ func (c *CAS) makeGrant(ctx context.Context, who Caller, req api.NewGrant) (api.
 
 	b, err := randomBytes(32)
 	if err != nil {
-		return api.GrantMade{}, err
+		return owners.GrantMade{}, err
 	}
-	code := release.GrantCode{CAS: c.identity.hash, Grant: release.GrantID(b[:16]), Secret: [16]byte(b[16:])}
+	code := owners.GrantCode{CAS: c.identity.hash, Grant: owners.GrantID(b[:16]), Secret: [16]byte(b[16:])}
 	rec.Code = hashCode(code)
 
 	g := newGrant(code.Grant, s, rec)
 	row, err := g.put(rec)
 	if err != nil {
-		return api.GrantMade{}, err
+		return owners.GrantMade{}, err
 	}
 	_, err = c.journal.commit(ctx, change{
-		event:   audit.GrantMade,
+		event:   owners.EventGrantMade,
 		actor:   who.Key,
 		request: who.Request,
 		session: s.name,
@@ -87,17 +85,17 @@ func (c *CAS) makeGrant(ctx context.Context, who Caller, req api.NewGrant) (api.
 		rows:    []write{row},
 	})
 	if err != nil {
-		return api.GrantMade{}, err
+		return owners.GrantMade{}, err
 	}
 
 	made = true
 	c.grants.Store(g.id, g)
 	s.joinGrant(g)
-	return api.GrantMade{Version: api.Version, Grant: g.describe(c), Code: code.String()}, nil
+	return owners.GrantMade{Version: owners.Version, Grant: g.describe(c), Code: code.String()}, nil
 }
 
 // newGrantRecord checks what is asked for and fills in what it leaves open.
-func newGrantRecord(s *sessionState, req api.NewGrant, now time.Time) (grantRecord, error) {
+func newGrantRecord(s *sessionState, req owners.NewGrant, now time.Time) (grantRecord, error) {
 	rec := grantRecord{
 		Session:  s.name,
 		App:      req.App,
@@ -149,7 +147,7 @@ func tooManyServices(n int) *problem.Error {
 }
 
 // checkGranted holds the numbers of one service against the session, under s.mu.
-func (s *sessionState) checkGranted(name ident.ServiceName, svc release.GrantedService) error {
+func (s *sessionState) checkGranted(name ident.ServiceName, svc owners.GrantedService) error {
 	if s.plan.services[name] == nil {
 		return problem.New(problem.NotFound, "service_unknown", "session %q has no service %.140q", s.name, name).
 			Fix("name services of the session's current version")
@@ -162,12 +160,12 @@ func (s *sessionState) checkGranted(name ident.ServiceName, svc release.GrantedS
 }
 
 // hashCode is what the CAS keeps of a code.
-func hashCode(code release.GrantCode) ident.Digest {
+func hashCode(code owners.GrantCode) ident.Digest {
 	return ident.Sum(slices.Concat([]byte("cupel/grant-code/v1"), code.Grant[:], code.Secret[:]))
 }
 
 // grantDetail is what the audit log says of a grant: its id and its numbers.
-func grantDetail(id release.GrantID, services map[ident.ServiceName]grantedService) map[string]string {
+func grantDetail(id owners.GrantID, services map[ident.ServiceName]grantedService) map[string]string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		if svc := services[name]; svc.Runs > 0 {
@@ -180,22 +178,22 @@ func grantDetail(id release.GrantID, services map[ident.ServiceName]grantedServi
 }
 
 // Grants lists a session's grants, the newest first.
-func (c *CAS) Grants(ctx context.Context, who Caller, name ident.SessionName) (api.Grants, error) {
+func (c *CAS) Grants(ctx context.Context, who Caller, name ident.SessionName) (owners.Grants, error) {
 	s, err := c.reading(ctx, name)
 	if err != nil {
-		return api.Grants{}, chained(err, "Failed to list the grants of session '%s'", name)
+		return owners.Grants{}, chained(err, "Failed to list the grants of session '%s'", name)
 	}
 	defer s.mu.RUnlock()
 	if !s.may(who, session.OpRead) && !s.mayDeployByName(who) {
 		err := denied("read", string(s.name), "You have insufficient rights to access session %s", s.name)
-		return api.Grants{}, chained(err, "Failed to list the grants of session '%s'", name)
+		return owners.Grants{}, chained(err, "Failed to list the grants of session '%s'", name)
 	}
 
-	out := api.Grants{Version: api.Version, Grants: []api.Grant{}}
+	out := owners.Grants{Version: owners.Version, Grants: []owners.Grant{}}
 	for _, g := range listed(s.allGrants(), who.Key) {
 		out.Grants = append(out.Grants, g.describe(c))
 	}
-	slices.SortFunc(out.Grants, func(a, b api.Grant) int {
+	slices.SortFunc(out.Grants, func(a, b owners.Grant) int {
 		if c := b.Made.Compare(a.Made); c != 0 {
 			return c
 		}
@@ -239,38 +237,38 @@ func listed(all []*grant, me ident.KeyHash) []*grant {
 
 // ChangeGrant gives services of a grant another number. Instances beyond a lower
 // one keep their places until they end.
-func (c *CAS) ChangeGrant(ctx context.Context, who Caller, id release.GrantID, req api.GrantChange) (api.Grant, error) {
+func (c *CAS) ChangeGrant(ctx context.Context, who Caller, id owners.GrantID, req owners.GrantChange) (owners.Grant, error) {
 	out, err := c.changeGrant(ctx, who, id, req)
 	return out, chained(err, "Failed to change grant '%s'", id)
 }
 
-func (c *CAS) changeGrant(ctx context.Context, who Caller, id release.GrantID, req api.GrantChange) (api.Grant, error) {
+func (c *CAS) changeGrant(ctx context.Context, who Caller, id owners.GrantID, req owners.GrantChange) (owners.Grant, error) {
 	if err := checkAPIVersion(req.Version); err != nil {
-		return api.Grant{}, err
+		return owners.Grant{}, err
 	}
 	g, s, err := c.ownersGrant(ctx, who, id)
 	if err != nil {
-		return api.Grant{}, err
+		return owners.Grant{}, err
 	}
 	defer s.mu.RUnlock()
 	mayRaise := s.may(who, session.OpDeploy) && !who.Key.IsZero()
 	for name, svc := range req.Services {
 		if err := s.checkGranted(name, svc); err != nil {
-			return api.Grant{}, err
+			return owners.Grant{}, err
 		}
 		if !mayRaise && g.raises(name, svc) {
-			return api.Grant{}, denied("deploy", string(s.name), "You have insufficient rights to grant more of service %s", name)
+			return owners.Grant{}, denied("deploy", string(s.name), "You have insufficient rights to grant more of service %s", name)
 		}
 	}
 	if err := c.renumber(ctx, who, g, req); err != nil {
-		return api.Grant{}, err
+		return owners.Grant{}, err
 	}
 	return g.describe(c), nil
 }
 
 // raises reports whether a number lets more of a service run than the grant does:
 // who may update but not deploy can lower numbers, and no more.
-func (g *grant) raises(name ident.ServiceName, svc release.GrantedService) bool {
+func (g *grant) raises(name ident.ServiceName, svc owners.GrantedService) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	was := g.rec.Services[name]
@@ -278,7 +276,7 @@ func (g *grant) raises(name ident.ServiceName, svc release.GrantedService) bool 
 }
 
 // renumber commits the new numbers.
-func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req api.GrantChange) error {
+func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req owners.GrantChange) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if why := g.over(c.now()); why != "" {
@@ -304,7 +302,7 @@ func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req api.GrantC
 	}
 
 	_, err = c.journal.commit(ctx, change{
-		event:   audit.GrantChanged,
+		event:   owners.EventGrantChanged,
 		actor:   who.Key,
 		request: who.Request,
 		session: g.session.name,
@@ -319,31 +317,31 @@ func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req api.GrantC
 
 // WithdrawGrant ends a grant and the rights of all that run under it, at once.
 // One that has ended stays as it is.
-func (c *CAS) WithdrawGrant(ctx context.Context, who Caller, id release.GrantID) (api.Grant, error) {
+func (c *CAS) WithdrawGrant(ctx context.Context, who Caller, id owners.GrantID) (owners.Grant, error) {
 	out, err := c.withdrawGrant(ctx, who, id)
 	return out, chained(err, "Failed to withdraw grant '%s'", id)
 }
 
-func (c *CAS) withdrawGrant(ctx context.Context, who Caller, id release.GrantID) (api.Grant, error) {
+func (c *CAS) withdrawGrant(ctx context.Context, who Caller, id owners.GrantID) (owners.Grant, error) {
 	g, s, err := c.ownersGrant(ctx, who, id)
 	if err != nil {
-		return api.Grant{}, err
+		return owners.Grant{}, err
 	}
 	s.mu.RUnlock() // who may not never asks for the lock for writing
 
 	if s, err = c.writing(ctx, s.name); err != nil {
-		return api.Grant{}, err
+		return owners.Grant{}, err
 	}
 	defer s.mu.Unlock()
 	if s.current.Hash.IsZero() {
-		return api.Grant{}, sessionUnknown(s.name)
+		return owners.Grant{}, sessionUnknown(s.name)
 	}
 	if err := s.mayChangeGrant(who, g); err != nil {
-		return api.Grant{}, err
+		return owners.Grant{}, err
 	}
-	lost, err := c.endGrant(ctx, g, api.EndWithdrawn, who)
+	lost, err := c.endGrant(ctx, g, owners.EndWithdrawn, who)
 	if err != nil {
-		return api.Grant{}, err
+		return owners.Grant{}, err
 	}
 	out := g.describe(c)
 	out.Lost = lost
@@ -352,7 +350,7 @@ func (c *CAS) withdrawGrant(ctx context.Context, who Caller, id release.GrantID)
 
 // ownersGrant returns a grant that the caller may change, and its session locked
 // for reading.
-func (c *CAS) ownersGrant(ctx context.Context, who Caller, id release.GrantID) (*grant, *sessionState, error) {
+func (c *CAS) ownersGrant(ctx context.Context, who Caller, id owners.GrantID) (*grant, *sessionState, error) {
 	g := c.grantNamed(id)
 	if g == nil {
 		return nil, nil, problem.New(problem.NotFound, "grant_unknown", "there is no grant %s", id).
@@ -391,10 +389,10 @@ func (s *sessionState) may(who Caller, op session.Operation) bool {
 }
 
 func checkAPIVersion(v int) error {
-	if v == api.Version {
+	if v == owners.Version {
 		return nil
 	}
-	return problem.New(problem.Invalid, "api_version", "the request has version %d", v).Want("%d", api.Version)
+	return problem.New(problem.Invalid, "api_version", "the request has version %d", v).Want("%d", owners.Version)
 }
 
 func sortIDs(ids []ident.InstanceID) {

@@ -7,9 +7,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestEndedGrantsAreForgotten: of the grants that ended, the last twenty are
@@ -23,7 +24,7 @@ func TestEndedGrantsAreForgotten(t *testing.T) {
 		go func() { defer close(done); _ = w.Run(ctx) }()
 		w.put(readers("s"))
 
-		end := func() release.ClaimReply {
+		end := func() owners.ClaimReply {
 			g := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 1}}).Code)
 			w.mustEnd(g)
 			time.Sleep(time.Second)
@@ -33,7 +34,7 @@ func TestEndedGrantsAreForgotten(t *testing.T) {
 		used := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 1}}).Code)
 		w.mustAskUnder(used.Token, 1, "s", "a")
 		w.mustEnd(used)
-		var ended []release.ClaimReply
+		var ended []owners.ClaimReply
 		for range 26 {
 			ended = append(ended, end())
 		}
@@ -47,7 +48,7 @@ func TestEndedGrantsAreForgotten(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			known := map[release.GrantID]bool{}
+			known := map[owners.GrantID]bool{}
 			for _, g := range list.Grants {
 				known[g.ID] = true
 			}
@@ -75,9 +76,9 @@ func TestEndedGrantsAreForgotten(t *testing.T) {
 }
 
 // mustEnd gives a grant back.
-func (w *world) mustEnd(g release.ClaimReply) {
+func (w *world) mustEnd(g owners.ClaimReply) {
 	w.t.Helper()
-	if err := w.GiveBack(w.t.Context(), provider, release.GiveBack{Version: release.Version, Grant: g.Token}); err != nil {
+	if err := w.GiveBack(w.t.Context(), provider, owners.GiveBack{Version: wire.ReleaseVersion, Grant: g.Token}); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -3,9 +3,9 @@ package cas_test
 import (
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
 )
 
 // TestWhoMayUpdateRaisesNothing: the right to update a session is none to have
@@ -16,7 +16,7 @@ func TestWhoMayUpdateRaisesNothing(t *testing.T) {
 	w.put(readers("s", "access_policy: {deploy: ["+w.owner.Key.String()+"], update: [CREATOR, "+colleague.Key.String()+"]}"))
 	id := w.submit(w.owner, "s", services{"a": {Instances: 5}}).Grant.ID
 	change := func(who cas.Caller, s services) error {
-		_, err := w.ChangeGrant(t.Context(), who, id, api.GrantChange{Version: api.Version, Services: s})
+		_, err := w.ChangeGrant(t.Context(), who, id, owners.GrantChange{Version: owners.Version, Services: s})
 		return err
 	}
 

@@ -9,22 +9,22 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // provider is an operator's key.
 var provider = cas.Caller{Key: ident.KeyHash{0x99}}
 
-type services = map[ident.ServiceName]release.GrantedService
+type services = map[ident.ServiceName]owners.GrantedService
 
 // submit makes a grant.
-func (w *world) submit(who cas.Caller, name ident.SessionName, s services) api.GrantMade {
+func (w *world) submit(who cas.Caller, name ident.SessionName, s services) owners.GrantMade {
 	w.t.Helper()
-	made, err := w.MakeGrant(context.Background(), who, api.NewGrant{Version: api.Version, Session: name, App: "app", Services: s})
+	made, err := w.MakeGrant(context.Background(), who, owners.NewGrant{Version: owners.Version, Session: name, App: "app", Services: s})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -32,16 +32,16 @@ func (w *world) submit(who cas.Caller, name ident.SessionName, s services) api.G
 }
 
 // claim gets a code's token.
-func (w *world) claim(who cas.Caller, code string) release.ClaimReply {
+func (w *world) claim(who cas.Caller, code string) owners.ClaimReply {
 	w.t.Helper()
-	reply, err := w.Claim(context.Background(), who, release.Claim{Version: release.Version, Code: code})
+	reply, err := w.Claim(context.Background(), who, owners.Claim{Version: wire.ReleaseVersion, Code: code})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	return reply
 }
 
-func (w *world) mustAskUnder(token release.GrantToken, key byte, name ident.SessionName, service ident.ServiceName) *release.Reply {
+func (w *world) mustAskUnder(token owners.GrantToken, key byte, name ident.SessionName, service ident.ServiceName) *wire.ReleaseReply {
 	w.t.Helper()
 	r, err := w.askUnder(token, key, name, service)
 	if err != nil {
@@ -51,13 +51,13 @@ func (w *world) mustAskUnder(token release.GrantToken, key byte, name ident.Sess
 }
 
 // states are those of a session's instances.
-func (w *world) states(name ident.SessionName) map[byte]api.State {
+func (w *world) states(name ident.SessionName) map[byte]owners.State {
 	w.t.Helper()
 	list, err := w.Instances(context.Background(), w.owner, name)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	out := map[byte]api.State{}
+	out := map[byte]owners.State{}
 	for _, in := range list.Instances {
 		out[in.ID[0]] = in.State
 	}
@@ -85,13 +85,13 @@ func TestGrantIsAskedFor(t *testing.T) {
 	mine := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 2}}).Code)
 	others := w.claim(provider, w.submit(w.owner, "other", services{"a": {Instances: 2}}).Code)
 
-	forged := release.NewGrantToken(mine.Grant, [32]byte{1})
+	forged := owners.NewGrantToken(mine.Grant, [32]byte{1})
 	for name, c := range map[string]struct {
-		token   release.GrantToken
+		token   owners.GrantToken
 		service ident.ServiceName
 		rule    string
 	}{
-		"none":              {release.GrantToken{}, "a", "grant_missing"},
+		"none":              {owners.GrantToken{}, "a", "grant_missing"},
 		"another session's": {others.Token, "a", "grant_other"},
 		"another service's": {mine.Token, "j", "grant_other"},
 		"a forged one":      {forged, "a", "grant_other"},
@@ -120,7 +120,7 @@ func TestGrantOfAnotherCAS(t *testing.T) {
 	elsewhere.put(readers("s"))
 	made := elsewhere.submit(elsewhere.owner, "s", services{"a": {Instances: 1}})
 
-	_, err := w.Claim(t.Context(), provider, release.Claim{Version: release.Version, Code: made.Code})
+	_, err := w.Claim(t.Context(), provider, owners.Claim{Version: wire.ReleaseVersion, Code: made.Code})
 	rule(t, err, "grant_other")
 	_, err = w.askUnder(elsewhere.claim(provider, made.Code).Token, 1, "s", "a")
 	rule(t, err, "grant_other")
@@ -135,7 +135,7 @@ func TestSessionThatAsksForNoGrant(t *testing.T) {
 	if len(created.Warnings) == 0 || !strings.Contains(created.Warnings[0][0], "anybody") {
 		t.Errorf("warnings %v: want one that says what ANY means", created.Warnings)
 	}
-	w.mustAskUnder(release.GrantToken{}, 1, "s", "a")
+	w.mustAskUnder(owners.GrantToken{}, 1, "s", "a")
 }
 
 // TestOlderLaunchers: a launcher of the protocol before has no grant to present,
@@ -145,19 +145,19 @@ func TestOlderLaunchers(t *testing.T) {
 	w.put(readers("s"))
 	w.put(readers("free", "access_policy: {deploy: [ANY]}"))
 
-	ask := func(name ident.SessionName) (*release.Reply, error) {
-		req, who, exporter := w.request(release.GrantToken{}, 1, name, "a")
-		req.Version = release.Previous
+	ask := func(name ident.SessionName) (*wire.ReleaseReply, error) {
+		req, who, exporter := w.request(owners.GrantToken{}, 1, name, "a")
+		req.Version = wire.Previous
 		return w.Release(t.Context(), who, exporter, req)
 	}
 	_, err := ask("s")
 	rule(t, err, "grant_missing")
 	r, err := ask("free")
-	if err != nil || r.Version != release.Previous {
+	if err != nil || r.Version != wire.Previous {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	beat, err := w.KeepAlive(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, release.KeepAlive{Version: release.Previous})
-	if err != nil || beat.Version != release.Previous {
+	beat, err := w.KeepAlive(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, wire.KeepAlive{Version: wire.Previous})
+	if err != nil || beat.Version != wire.Previous {
 		t.Errorf("%+v, %v", beat, err)
 	}
 }
@@ -172,7 +172,7 @@ func TestWhoMayGrant(t *testing.T) {
 		who     cas.Caller
 		session ident.SessionName
 	}{"a stranger": {stranger, "s"}, "nobody": {cas.Caller{}, "s"}, "the creator, who left himself out": {w.owner, "theirs"}} {
-		_, err := w.MakeGrant(t.Context(), c.who, api.NewGrant{Version: api.Version, Session: c.session, App: "app", Services: services{"a": {Instances: 1}}})
+		_, err := w.MakeGrant(t.Context(), c.who, owners.NewGrant{Version: owners.Version, Session: c.session, App: "app", Services: services{"a": {Instances: 1}}})
 		if err == nil {
 			t.Errorf("%s: accepted", name)
 			continue
@@ -190,7 +190,7 @@ func TestWhoMayGrant(t *testing.T) {
 	mine := w.submit(w.owner, "s", services{"a": {Instances: 1}}).Grant.ID
 	_, err = w.WithdrawGrant(t.Context(), stranger, mine)
 	rule(t, err, "access_policy")
-	_, err = w.ChangeGrant(t.Context(), stranger, mine, api.GrantChange{Version: api.Version, Services: services{"a": {Instances: 9}}})
+	_, err = w.ChangeGrant(t.Context(), stranger, mine, owners.GrantChange{Version: owners.Version, Services: services{"a": {Instances: 9}}})
 	rule(t, err, "access_policy")
 }
 
@@ -198,25 +198,25 @@ func TestRefusedGrants(t *testing.T) {
 	w := newWorld(t)
 	w.put(readers("s"))
 	past, far := time.Now().Add(-time.Hour), time.Now().AddDate(1, 0, 0)
-	good := api.NewGrant{Version: api.Version, Session: "s", App: "app", Services: services{"a": {Instances: 1}}}
+	good := owners.NewGrant{Version: owners.Version, Session: "s", App: "app", Services: services{"a": {Instances: 1}}}
 
 	for name, c := range map[string]struct {
-		edit func(*api.NewGrant)
+		edit func(*owners.NewGrant)
 		rule string
 	}{
-		"no service":         {func(r *api.NewGrant) { r.Services = nil }, "grant_services"},
-		"an unknown service": {func(r *api.NewGrant) { r.Services = services{"x": {Instances: 1}} }, "service_unknown"},
-		"both numbers":       {func(r *api.NewGrant) { r.Services = services{"a": {Instances: 1, Runs: 1}} }, "grant_number"},
-		"no number":          {func(r *api.NewGrant) { r.Services = services{"a": {}} }, "grant_number"},
-		"a negative number":  {func(r *api.NewGrant) { r.Services = services{"a": {Instances: -1}} }, "grant_number"},
-		"a huge number":      {func(r *api.NewGrant) { r.Services = services{"a": {Instances: 1 << 40}} }, "grant_number"},
-		"no app":             {func(r *api.NewGrant) { r.App = "" }, "app_name"},
-		"an app of escapes":  {func(r *api.NewGrant) { r.App = "\x1b[2J" }, "app_name"},
-		"used by yesterday":  {func(r *api.NewGrant) { r.UseBy = &past }, "use_by"},
-		"used by next year":  {func(r *api.NewGrant) { r.UseBy = &far }, "use_by"},
-		"ended":              {func(r *api.NewGrant) { r.Until = &past }, "until"},
-		"another version":    {func(r *api.NewGrant) { r.Version = 7 }, "api_version"},
-		"an unknown session": {func(r *api.NewGrant) { r.Session = "x" }, "session_unknown"},
+		"no service":         {func(r *owners.NewGrant) { r.Services = nil }, "grant_services"},
+		"an unknown service": {func(r *owners.NewGrant) { r.Services = services{"x": {Instances: 1}} }, "service_unknown"},
+		"both numbers":       {func(r *owners.NewGrant) { r.Services = services{"a": {Instances: 1, Runs: 1}} }, "grant_number"},
+		"no number":          {func(r *owners.NewGrant) { r.Services = services{"a": {}} }, "grant_number"},
+		"a negative number":  {func(r *owners.NewGrant) { r.Services = services{"a": {Instances: -1}} }, "grant_number"},
+		"a huge number":      {func(r *owners.NewGrant) { r.Services = services{"a": {Instances: 1 << 40}} }, "grant_number"},
+		"no app":             {func(r *owners.NewGrant) { r.App = "" }, "app_name"},
+		"an app of escapes":  {func(r *owners.NewGrant) { r.App = "\x1b[2J" }, "app_name"},
+		"used by yesterday":  {func(r *owners.NewGrant) { r.UseBy = &past }, "use_by"},
+		"used by next year":  {func(r *owners.NewGrant) { r.UseBy = &far }, "use_by"},
+		"ended":              {func(r *owners.NewGrant) { r.Until = &past }, "until"},
+		"another version":    {func(r *owners.NewGrant) { r.Version = 7 }, "api_version"},
+		"an unknown session": {func(r *owners.NewGrant) { r.Session = "x" }, "session_unknown"},
 	} {
 		req := good
 		c.edit(&req)
@@ -233,7 +233,7 @@ func TestCodeIsGoodOnce(t *testing.T) {
 	w := newWorld(t)
 	w.put(readers("s"))
 	made := w.submit(w.owner, "s", services{"a": {Instances: 3}, "j": {Runs: 1}})
-	if len(made.Code) > release.MaxCode || strings.ContainsAny(made.Code, "\n ") {
+	if len(made.Code) > owners.MaxCode || strings.ContainsAny(made.Code, "\n ") {
 		t.Errorf("code of %d bytes", len(made.Code))
 	}
 
@@ -248,30 +248,30 @@ func TestCodeIsGoodOnce(t *testing.T) {
 	if !again.Token.Equal(first.Token) {
 		t.Error("the same key got another token")
 	}
-	_, err := w.Claim(t.Context(), cas.Caller{Key: ident.KeyHash{0x98}}, release.Claim{Version: release.Version, Code: made.Code})
+	_, err := w.Claim(t.Context(), cas.Caller{Key: ident.KeyHash{0x98}}, owners.Claim{Version: wire.ReleaseVersion, Code: made.Code})
 	rule(t, err, "grant_claimed")
 
-	parsed, err := release.ParseGrantCode(made.Code)
+	parsed, err := owners.ParseGrantCode(made.Code)
 	if err != nil {
 		t.Fatal(err)
 	}
 	parsed.Secret[0] ^= 1
-	_, err = w.Claim(t.Context(), provider, release.Claim{Version: release.Version, Code: parsed.String()})
+	_, err = w.Claim(t.Context(), provider, owners.Claim{Version: wire.ReleaseVersion, Code: parsed.String()})
 	rule(t, err, "grant_code")
-	_, err = w.Claim(t.Context(), provider, release.Claim{Version: release.Version, Code: "my-session"})
+	_, err = w.Claim(t.Context(), provider, owners.Claim{Version: wire.ReleaseVersion, Code: "my-session"})
 	rule(t, err, "grant_code")
 }
 
 func TestCodeForOneProvider(t *testing.T) {
 	w := newWorld(t)
 	w.put(readers("s"))
-	made, err := w.MakeGrant(t.Context(), w.owner, api.NewGrant{
-		Version: api.Version, Session: "s", App: "app", Services: services{"a": {Instances: 1}}, Provider: provider.Key,
+	made, err := w.MakeGrant(t.Context(), w.owner, owners.NewGrant{
+		Version: owners.Version, Session: "s", App: "app", Services: services{"a": {Instances: 1}}, Provider: provider.Key,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = w.Claim(t.Context(), cas.Caller{Key: ident.KeyHash{0x98}}, release.Claim{Version: release.Version, Code: made.Code})
+	_, err = w.Claim(t.Context(), cas.Caller{Key: ident.KeyHash{0x98}}, owners.Claim{Version: wire.ReleaseVersion, Code: made.Code})
 	rule(t, err, "grant_provider")
 	w.claim(provider, made.Code)
 }
@@ -319,7 +319,7 @@ func TestPlaces(t *testing.T) {
 	rule(t, err, "grant_full")
 
 	for range 2 { // saying it again is no error
-		if err := w.Gone(t.Context(), provider, release.Gone{Version: release.Version, Grant: token, Instance: ident.InstanceID{running[1]}}); err != nil {
+		if err := w.Gone(t.Context(), provider, owners.InstanceGone{Version: wire.ReleaseVersion, Grant: token, Instance: ident.InstanceID{running[1]}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -335,11 +335,11 @@ func TestGoneIsTheHoldersWord(t *testing.T) {
 	others := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 3}}).Code).Token
 	w.mustAskUnder(mine, 1, "s", "a")
 
-	gone := func(token release.GrantToken) error {
-		return w.Gone(t.Context(), provider, release.Gone{Version: release.Version, Grant: token, Instance: ident.InstanceID{1}})
+	gone := func(token owners.GrantToken) error {
+		return w.Gone(t.Context(), provider, owners.InstanceGone{Version: wire.ReleaseVersion, Grant: token, Instance: ident.InstanceID{1}})
 	}
 	rule(t, gone(others), "instance_unknown")
-	rule(t, gone(release.GrantToken{}), "grant_other")
+	rule(t, gone(owners.GrantToken{}), "grant_other")
 	if err := w.beat(1); err != nil {
 		t.Error(err)
 	}
@@ -358,7 +358,7 @@ func TestJobRunsOnce(t *testing.T) {
 	rule(t, err, "grant_full") // one at a time
 
 	// A run that failed uses nothing up.
-	if err := w.Exit(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, release.Exit{Version: release.Version, Code: 66}); err != nil {
+	if err := w.Exit(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, wire.Exit{Version: wire.ReleaseVersion, Code: 66}); err != nil {
 		t.Fatal(err)
 	}
 	v := w.mustAskUnder(token, 2, "s", "j").Volumes[0]
@@ -367,7 +367,7 @@ func TestJobRunsOnce(t *testing.T) {
 	}
 
 	// From the commit on it is used, whatever becomes of the instance, also after a restart.
-	if err := w.Gone(t.Context(), provider, release.Gone{Version: release.Version, Grant: token, Instance: ident.InstanceID{2}}); err != nil {
+	if err := w.Gone(t.Context(), provider, owners.InstanceGone{Version: wire.ReleaseVersion, Grant: token, Instance: ident.InstanceID{2}}); err != nil {
 		t.Fatal(err)
 	}
 	_, err = w.askUnder(token, 3, "s", "j")
@@ -394,13 +394,13 @@ func TestGrantEnds(t *testing.T) {
 	w := newWorld(t)
 	w.put(readers("s"))
 
-	for i, end := range []func(release.ClaimReply) error{
-		func(g release.ClaimReply) error {
+	for i, end := range []func(owners.ClaimReply) error{
+		func(g owners.ClaimReply) error {
 			_, err := w.WithdrawGrant(t.Context(), w.owner, g.Grant)
 			return err
 		},
-		func(g release.ClaimReply) error {
-			return w.GiveBack(t.Context(), provider, release.GiveBack{Version: release.Version, Grant: g.Token})
+		func(g owners.ClaimReply) error {
+			return w.GiveBack(t.Context(), provider, owners.GiveBack{Version: wire.ReleaseVersion, Grant: g.Token})
 		},
 	} {
 		key := byte(10 * (i + 1))
@@ -416,9 +416,9 @@ func TestGrantEnds(t *testing.T) {
 		rule(t, w.beat(key), "instance_withdrawn")
 		_, err := w.askUnder(g.Token, key+1, "s", "a")
 		rule(t, err, "grant_ended")
-		_, err = w.Claim(t.Context(), provider, release.Claim{Version: release.Version, Code: made.Code})
+		_, err = w.Claim(t.Context(), provider, owners.Claim{Version: wire.ReleaseVersion, Code: made.Code})
 		rule(t, err, "grant_ended")
-		if got := w.states("s")[key]; got != api.Withdrawn {
+		if got := w.states("s")[key]; got != owners.Withdrawn {
 			t.Errorf("state %s", got)
 		}
 		w.restart()
@@ -427,7 +427,7 @@ func TestGrantEnds(t *testing.T) {
 	}
 
 	list, err := w.Grants(t.Context(), w.owner, "s")
-	if err != nil || len(list.Grants) != 2 || list.Grants[0].State != api.GrantEnded || list.Grants[0].EndReason != api.EndGivenBack {
+	if err != nil || len(list.Grants) != 2 || list.Grants[0].State != owners.GrantEnded || list.Grants[0].EndReason != owners.EndGivenBack {
 		t.Errorf("%+v, %v", list, err)
 	}
 }
@@ -440,13 +440,13 @@ func TestGrantIsRenumbered(t *testing.T) {
 	_, err := w.askUnder(g.Token, 2, "s", "a")
 	rule(t, err, "grant_full")
 
-	changed, err := w.ChangeGrant(t.Context(), w.owner, g.Grant, api.GrantChange{Version: api.Version, Services: services{"a": {Instances: 2}}})
+	changed, err := w.ChangeGrant(t.Context(), w.owner, g.Grant, owners.GrantChange{Version: owners.Version, Services: services{"a": {Instances: 2}}})
 	if err != nil || changed.Services["a"].Instances != 2 || len(changed.Places["a"].Instances) != 1 {
 		t.Fatalf("%+v, %v", changed, err)
 	}
 	w.mustAskUnder(g.Token, 2, "s", "a") // the token is the same
 
-	_, err = w.ChangeGrant(t.Context(), w.owner, g.Grant, api.GrantChange{Version: api.Version, Services: services{"a": {Runs: 1}}})
+	_, err = w.ChangeGrant(t.Context(), w.owner, g.Grant, owners.GrantChange{Version: owners.Version, Services: services{"a": {Runs: 1}}})
 	rule(t, err, "grant_number")
 }
 
@@ -491,7 +491,7 @@ func TestTimesOfGrants(t *testing.T) {
 		late := w.submit(w.owner, "s", services{"a": {Instances: 1}})
 		held := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 1}}).Code)
 		until := time.Now().Add(time.Hour)
-		made, err := w.MakeGrant(t.Context(), w.owner, api.NewGrant{Version: api.Version, Session: "s", App: "app", Services: services{"a": {Instances: 1}}, Until: &until})
+		made, err := w.MakeGrant(t.Context(), w.owner, owners.NewGrant{Version: owners.Version, Session: "s", App: "app", Services: services{"a": {Instances: 1}}, Until: &until})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -507,7 +507,7 @@ func TestTimesOfGrants(t *testing.T) {
 		rule(t, err, "grant_ended")
 
 		time.Sleep(25 * time.Hour)
-		_, err = w.Claim(t.Context(), provider, release.Claim{Version: release.Version, Code: late.Code})
+		_, err = w.Claim(t.Context(), provider, owners.Claim{Version: wire.ReleaseVersion, Code: late.Code})
 		rule(t, err, "grant_ended")
 		w.mustAskUnder(held.Token, 3, "s", "a")
 	})
@@ -529,7 +529,7 @@ func TestReturn(t *testing.T) {
 		if err := w.beat(1); err != nil {
 			t.Errorf("after its return: %v", err)
 		}
-		if got := back.Volumes[0]; got.Access != release.ReadWrite || got.Lease != v.Lease {
+		if got := back.Volumes[0]; got.Access != owners.ReadWrite || got.Lease != v.Lease {
 			t.Errorf("volume %+v", got)
 		}
 		if err := w.tag(1, v, 0, ident.Digest{}, ident.Digest{1}); err != nil {
@@ -589,18 +589,18 @@ func TestStatement(t *testing.T) {
 	w := newWorld(t)
 	w.put(readers("s"))
 	v := w.mustAsk(1, "s", "j").Volumes[0]
-	commit := func(s *release.Statement) error {
-		_, err := w.Commit(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, release.TagRequest{
-			Version: release.Version, Volume: v.ID, Lease: v.Lease, Tag: ident.Digest{1}, Statement: s,
+	commit := func(s *owners.Statement) error {
+		_, err := w.Commit(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, wire.TagRequest{
+			Version: wire.ReleaseVersion, Volume: v.ID, Lease: v.Lease, Tag: ident.Digest{1}, Statement: s,
 		})
 		return err
 	}
 
 	id := strings.Repeat("0a", 20)
-	for _, bad := range []release.Statement{{Commit: "HEAD", Follows: "yes"}, {Commit: id, Follows: "maybe"}, {Commit: id}, {Commit: id + "\n", Follows: "no"}} {
+	for _, bad := range []owners.Statement{{Commit: "HEAD", Follows: "yes"}, {Commit: id, Follows: "maybe"}, {Commit: id}, {Commit: id + "\n", Follows: "no"}} {
 		rule(t, commit(&bad), "statement")
 	}
-	said := release.Statement{Commit: id, Pinned: true, Follows: release.FollowsUnknown}
+	said := owners.Statement{Commit: id, Pinned: true, Follows: owners.FollowsUnknown}
 	if err := commit(&said); err != nil {
 		t.Fatal(err)
 	}

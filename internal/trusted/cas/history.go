@@ -6,9 +6,8 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 )
 
 // kept is how many of a session's instances and grants that have ended are
@@ -54,8 +53,8 @@ func (c *CAS) pruneInstances(ctx context.Context, s *sessionState, keep, keepLap
 	for _, in := range s.all() {
 		in.mu.Lock()
 		switch in.rec.State {
-		case api.Running:
-		case api.Lapsed:
+		case owners.Running:
+		case owners.Lapsed:
 			lapsed = append(lapsed, aged[*instance]{in, in.rec.Ended})
 		default:
 			ended = append(ended, aged[*instance]{in, in.rec.Ended})
@@ -66,7 +65,7 @@ func (c *CAS) pruneInstances(ctx context.Context, s *sessionState, keep, keepLap
 	if len(drop) == 0 {
 		return nil
 	}
-	ch := change{event: audit.InstancesPruned, session: s.name}
+	ch := change{event: owners.EventInstancesPruned, session: s.name}
 	for _, in := range drop {
 		ch.rows = append(ch.rows, write{id: instanceRow(in.id)})
 	}
@@ -107,7 +106,7 @@ func (c *CAS) pruneGrants(ctx context.Context, s *sessionState, keep int) error 
 		return nil
 	}
 
-	ch := change{event: audit.GrantsPruned, session: s.name}
+	ch := change{event: owners.EventGrantsPruned, session: s.name}
 	for _, g := range drop {
 		ch.rows = append(ch.rows, write{id: grantRow(g.id)})
 	}

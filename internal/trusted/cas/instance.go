@@ -10,14 +10,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/verify/appraise"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const prefixInstance = "instance/"
@@ -31,7 +30,7 @@ type instance struct {
 	rec     instanceRecord
 	// reply is kept until the instance is heard of again, so that one that lost
 	// the answer and asks again gets the same. Guarded by mu.
-	reply  *release.Reply
+	reply  *wire.ReleaseReply
 	live   atomic.Bool // rec.State is running and committed; changed by setLive
 	lapsed atomic.Bool // rec.State is lapsed and committed: it may come back
 	pace   pace
@@ -42,20 +41,20 @@ type instanceRecord struct {
 	Session     ident.SessionName `json:"session"`
 	Service     ident.ServiceName `json:"service"`
 	SessionHash ident.Digest      `json:"session_hash"`
-	Grant       release.GrantID   `json:"grant,omitzero"`
+	Grant       owners.GrantID    `json:"grant,omitzero"`
 	// Due is when a certificate that it has is to be renewed; zero: it has none.
 	Due time.Time `json:"due,omitzero"`
 	// Renewed is when it got certificates again; zero: not since its release.
 	Renewed time.Time `json:"renewed,omitzero"`
 	// Counted says that this run of a job was taken off its grant.
-	Counted  bool          `json:"counted,omitempty"`
-	Claims   attest.Claims `json:"claims"`
-	State    api.State     `json:"state"`
-	Released time.Time     `json:"released"`
-	Ended    time.Time     `json:"ended,omitzero"`
-	ExitCode int           `json:"exit_code,omitempty"`
-	Reason   string        `json:"reason,omitempty"`
-	Volumes  []mounted     `json:"volumes,omitempty"`
+	Counted  bool            `json:"counted,omitempty"`
+	Claims   evidence.Claims `json:"claims"`
+	State    owners.State    `json:"state"`
+	Released time.Time       `json:"released"`
+	Ended    time.Time       `json:"ended,omitzero"`
+	ExitCode int             `json:"exit_code,omitempty"`
+	Reason   string          `json:"reason,omitempty"`
+	Volumes  []mounted       `json:"volumes,omitempty"`
 }
 
 func instanceRow(id ident.InstanceID) string { return prefixInstance + id.String() }
@@ -71,11 +70,11 @@ func (in *instance) put(rec instanceRecord) (write, error) {
 func (in *instance) sign(now time.Time) { in.seen.Store(&now) }
 
 // describe is the instance for its owner.
-func (in *instance) describe() api.Instance {
+func (in *instance) describe() owners.Instance {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	r := &in.rec
-	out := api.Instance{
+	out := owners.Instance{
 		ID: in.id, Service: r.Service, Claims: r.Claims, State: r.State, ReleasedAt: r.Released,
 		LastSeen: r.Released, ExitReason: r.Reason, SessionHash: r.SessionHash, Grant: r.Grant,
 	}
@@ -85,12 +84,12 @@ func (in *instance) describe() api.Instance {
 	if !r.Ended.IsZero() {
 		out.EndedAt = &r.Ended
 	}
-	if r.State == api.Exited {
+	if r.State == owners.Exited {
 		code := r.ExitCode
 		out.ExitCode = &code
 	}
 	for _, g := range r.Volumes {
-		out.Volumes = append(out.Volumes, api.InstanceVolume{Name: g.Name, ID: g.ID, Access: g.Access, Generation: g.Generation, Statement: g.Statement})
+		out.Volumes = append(out.Volumes, owners.InstanceVolume{Name: g.Name, ID: g.ID, Access: g.Access, Generation: g.Generation, Statement: g.Statement})
 	}
 	return out
 }
@@ -151,8 +150,8 @@ func (c *CAS) loadInstances(ctx context.Context) error {
 		}
 		in.session = c.state(in.rec.Session)
 		in.grant = c.grantNamed(in.rec.Grant)
-		c.setLive(in, in.rec.State == api.Running)
-		in.lapsed.Store(in.rec.State == api.Lapsed)
+		c.setLive(in, in.rec.State == owners.Running)
+		in.lapsed.Store(in.rec.State == owners.Lapsed)
 		if in.live.Load() {
 			in.sign(now)
 			in.grant.keep(in.id, in.rec.Service)
@@ -180,7 +179,7 @@ func (c *CAS) alive(who Caller) (*instance, func(), error) {
 	in.session.mu.RLock()
 	in.mu.Lock()
 	unlock := func() { in.mu.Unlock(); in.session.mu.RUnlock() }
-	if in.rec.State != api.Running {
+	if in.rec.State != owners.Running {
 		unlock()
 		return nil, nil, in.ended()
 	}
@@ -194,14 +193,14 @@ func (in *instance) ended() error {
 	p := problem.New(problem.Denied, "instance_"+string(in.rec.State), "the instance's rights ended at %s", in.rec.Ended.Format(time.RFC3339)).
 		Fix("restart the instance: it is attested afresh")
 	switch in.rec.State {
-	case api.Lapsed:
+	case owners.Lapsed:
 		p.Expected = "a report every keep-alive period"
-	case api.Revoked:
+	case owners.Revoked:
 		p.Expected = "claims that satisfy the session's current version"
-	case api.Withdrawn:
+	case owners.Withdrawn:
 		p.Expected = "a grant that holds"
 		p.Mend = "ask the session's owner for a new grant: cupel deploy, or cupel session submit"
-	case api.Gone:
+	case owners.Gone:
 		p.Expected = "an instance of which nobody said that it is no more"
 	case "":
 		return problem.New(problem.Unauthenticated, "instance_unknown", "the instance was not released").Fix("ask for the release again")
@@ -210,18 +209,18 @@ func (in *instance) ended() error {
 }
 
 // KeepAlive records that the instance runs.
-func (c *CAS) KeepAlive(_ context.Context, who Caller, req release.KeepAlive) (release.KeepAliveReply, error) {
+func (c *CAS) KeepAlive(_ context.Context, who Caller, req wire.KeepAlive) (wire.KeepAliveReply, error) {
 	if err := checkVersion(req.Version); err != nil {
-		return release.KeepAliveReply{}, err
+		return wire.KeepAliveReply{}, err
 	}
 	in, unlock, err := c.alive(who)
 	if err != nil {
-		return release.KeepAliveReply{}, err
+		return wire.KeepAliveReply{}, err
 	}
 	defer unlock()
 	due := in.rec.Due
 
-	return release.KeepAliveReply{
+	return wire.KeepAliveReply{
 		Version:          req.Version,
 		KeepAliveSeconds: in.pace.tell(c.period()),
 		CertificateDue:   !due.IsZero() && !c.now().Before(due),
@@ -232,28 +231,28 @@ func (c *CAS) KeepAlive(_ context.Context, who Caller, req release.KeepAlive) (r
 const maxReason = 200
 
 // Exit ends the instance's rights. Reporting it again is no error.
-func (c *CAS) Exit(ctx context.Context, who Caller, req release.Exit) error {
+func (c *CAS) Exit(ctx context.Context, who Caller, req wire.Exit) error {
 	if err := checkVersion(req.Version); err != nil {
 		return err
 	}
 	in, unlock, err := c.alive(who)
 	if err != nil {
-		if problem.From(err).Rule == "instance_"+string(api.Exited) {
+		if problem.From(err).Rule == "instance_"+string(owners.Exited) {
 			return nil
 		}
 		return err
 	}
 	defer unlock()
 	rec := in.rec
-	rec.State, rec.ExitCode, rec.Ended = api.Exited, req.Code, c.now().UTC()
+	rec.State, rec.ExitCode, rec.Ended = owners.Exited, req.Code, c.now().UTC()
 	rec.Reason = strings.ToValidUTF8(req.Reason[:min(len(req.Reason), maxReason)], "")
-	return c.end(ctx, in, rec, change{event: audit.InstanceExited, actor: who.Key, request: who.Request})
+	return c.end(ctx, in, rec, change{event: owners.EventInstanceExited, actor: who.Key, request: who.Request})
 }
 
 // Gone ends the rights of an instance of which the holder of its grant's token
 // says that it is no more, so that nobody has to wait for its lapse. Saying it
 // again is no error. What a late writer would commit is fenced by its lease.
-func (c *CAS) Gone(ctx context.Context, who Caller, req release.Gone) error {
+func (c *CAS) Gone(ctx context.Context, who Caller, req owners.InstanceGone) error {
 	if err := checkVersion(req.Version); err != nil {
 		return err
 	}
@@ -272,13 +271,13 @@ func (c *CAS) Gone(ctx context.Context, who Caller, req release.Gone) error {
 	defer in.session.mu.RUnlock()
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.rec.State != api.Running {
+	if in.rec.State != owners.Running {
 		return nil
 	}
 
 	rec := in.rec
-	rec.State, rec.Ended = api.Gone, c.now().UTC()
-	return c.end(ctx, in, rec, change{event: audit.InstanceGone, actor: who.Key, request: who.Request})
+	rec.State, rec.Ended = owners.Gone, c.now().UTC()
+	return c.end(ctx, in, rec, change{event: owners.EventInstanceGone, actor: who.Key, request: who.Request})
 }
 
 // end commits the end of an instance's rights, with in and its session locked.
@@ -312,7 +311,7 @@ func (c *CAS) end(ctx context.Context, in *instance, rec instanceRecord, ch chan
 func (in *instance) leased() []*volume {
 	var out []*volume
 	for _, g := range in.rec.Volumes {
-		if g.Access == release.ReadWrite {
+		if g.Access == owners.ReadWrite {
 			out = append(out, in.session.volume(g.Name))
 		}
 	}
@@ -332,7 +331,7 @@ type ending struct {
 func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch change) (ending, error) {
 	ch.session = in.session.name
 	ch.detail = map[string]string{"instance": in.id.String(), "service": string(rec.Service)}
-	if rec.State == api.Exited {
+	if rec.State == owners.Exited {
 		ch.detail["code"] = fmt.Sprint(rec.ExitCode)
 	}
 	row, err := in.put(rec)
@@ -347,8 +346,8 @@ func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch c
 	ch.rows = append(ch.rows, writes...)
 	apply := func() {
 		in.rec, in.reply = rec, nil
-		c.setLive(in, rec.State == api.Running)
-		in.lapsed.Store(rec.State == api.Lapsed)
+		c.setLive(in, rec.State == owners.Running)
+		in.lapsed.Store(rec.State == owners.Lapsed)
 		in.grant.free(in.id)
 		free()
 	}
@@ -360,7 +359,7 @@ func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch c
 func (in *instance) lost(which func(volume string) bool) []string {
 	var out []string
 	for _, m := range in.rec.Volumes {
-		if m.Access == release.ReadWrite && !m.Committed && which(m.Name) {
+		if m.Access == owners.ReadWrite && !m.Committed && which(m.Name) {
 			out = append(out, fmt.Sprintf("what instance %s of %s wrote to volume %s since it started can't be stored any more", in.id.Short(), in.rec.Service, m.Name))
 		}
 	}
@@ -408,14 +407,14 @@ func (c *CAS) freeLeases(ctx context.Context, in *instance, end func(volume stri
 func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn map[*grant]bool, now time.Time) ([]ending, error) {
 	var out []ending
 	for _, in := range s.all() {
-		if in.rec.State != api.Running || withdrawn[in.grant] {
+		if in.rec.State != owners.Running || withdrawn[in.grant] {
 			continue
 		}
 		sp := p.services[in.rec.Service]
 		if !c.stillSatisfies(sp, in.rec.Claims) {
 			rec := in.rec
-			rec.State, rec.Ended = api.Revoked, now
-			e, err := c.ending(ctx, in, rec, change{event: audit.InstanceRevoked})
+			rec.State, rec.Ended = owners.Revoked, now
+			e, err := c.ending(ctx, in, rec, change{event: owners.EventInstanceRevoked})
 			if err != nil {
 				return nil, err
 			}
@@ -433,7 +432,7 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 		}
 		if len(writes) > 0 {
 			out = append(out, ending{change{
-				event: audit.LeaseEnded, session: s.name, rows: writes,
+				event: owners.EventLeaseEnded, session: s.name, rows: writes,
 				detail: map[string]string{"instance": in.id.String(), "service": string(in.rec.Service)},
 			}, apply, in.lost(dropped)})
 		}
@@ -441,7 +440,7 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 	return out, nil
 }
 
-func (c *CAS) stillSatisfies(sp *servicePlan, claims attest.Claims) bool {
+func (c *CAS) stillSatisfies(sp *servicePlan, claims evidence.Claims) bool {
 	if sp == nil {
 		return false
 	}

@@ -13,10 +13,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/audit"
 )
 
 // maxGroup is the most changes that one transaction holds.
@@ -25,7 +25,7 @@ const maxGroup = 256
 // change is one entry of the log and the rows that it changes. The journal fills
 // in number, time, versions and hashes.
 type change struct {
-	event   audit.Event
+	event   owners.Event
 	actor   ident.KeyHash
 	request string
 	session ident.SessionName
@@ -63,7 +63,7 @@ type journal struct {
 	chain    audit.Chain        // guarded by commitMu
 	lastTime int64              // of the last entry; guarded by commitMu
 	key      *ecdsa.PrivateKey  // the identity key; set before the committer runs
-	head     atomic.Pointer[release.SignedHead]
+	head     atomic.Pointer[owners.SignedHead]
 	broken   error         // why nothing can be committed any more; guarded by commitMu
 	failed   chan struct{} // closed when broken is set
 }
@@ -72,7 +72,7 @@ type journal struct {
 type group struct {
 	changes []change
 	result  chan error
-	head    release.SignedHead // valid after result
+	head    owners.SignedHead // valid after result
 }
 
 func newJournal(store Store, seal Sealer, log *slog.Logger, now func() time.Time) *journal {
@@ -81,14 +81,14 @@ func newJournal(store Store, seal Sealer, log *slog.Logger, now func() time.Time
 		queue: make(chan *group, 4*maxGroup), stop: make(chan struct{}), done: make(chan struct{}), failed: make(chan struct{}),
 		marks: make(map[string]rowMark),
 	}
-	j.head.Store(&release.SignedHead{})
+	j.head.Store(&owners.SignedHead{})
 	return j
 }
 
 // replay reads the whole log, checks its chain and learns what every row must be.
 // It returns the head that the Store has, whose signature the caller checks as
 // soon as it has the identity key.
-func (j *journal) replay(ctx context.Context) (release.SignedHead, error) {
+func (j *journal) replay(ctx context.Context) (owners.SignedHead, error) {
 	head, err := j.store.Head(ctx)
 	if err != nil {
 		return head, fmt.Errorf("replay the audit log: %w", err)
@@ -125,7 +125,7 @@ func damagedLog(err error) error {
 }
 
 // start checks the head that replay returned and runs the committer.
-func (j *journal) start(key *ecdsa.PrivateKey, head release.SignedHead) error {
+func (j *journal) start(key *ecdsa.PrivateKey, head owners.SignedHead) error {
 	j.key = key
 	if head.Seq != 0 {
 		if err := audit.VerifyHead(&key.PublicKey, head); err != nil {
@@ -143,7 +143,7 @@ func (j *journal) close() {
 	<-j.done
 }
 
-func (j *journal) mark(r audit.Row) {
+func (j *journal) mark(r owners.Row) {
 	if r.Hash.IsZero() {
 		delete(j.marks, r.ID)
 		return
@@ -152,19 +152,19 @@ func (j *journal) mark(r audit.Row) {
 }
 
 // signedHead is the head of the last commit.
-func (j *journal) signedHead() release.SignedHead { return *j.head.Load() }
+func (j *journal) signedHead() owners.SignedHead { return *j.head.Load() }
 
 // commit makes changes true, all of them or none, and returns when they are
 // durable. It does not end early with ctx: the outcome would be unknown.
-func (j *journal) commit(ctx context.Context, changes ...change) (release.SignedHead, error) {
+func (j *journal) commit(ctx context.Context, changes ...change) (owners.SignedHead, error) {
 	if err := ctx.Err(); err != nil {
-		return release.SignedHead{}, problem.New(problem.Unavailable, "cancelled", "%w", err)
+		return owners.SignedHead{}, problem.New(problem.Unavailable, "cancelled", "%w", err)
 	}
 	g := &group{changes: changes, result: make(chan error, 1)}
 	select {
 	case j.queue <- g:
 	case <-j.stop:
-		return release.SignedHead{}, stopping()
+		return owners.SignedHead{}, stopping()
 	}
 	select {
 	case err := <-g.result:
@@ -174,7 +174,7 @@ func (j *journal) commit(ctx context.Context, changes ...change) (release.Signed
 		case err := <-g.result:
 			return g.head, err
 		default:
-			return release.SignedHead{}, stopping()
+			return owners.SignedHead{}, stopping()
 		}
 	}
 }
@@ -227,17 +227,17 @@ func (j *journal) commitGroups(groups []*group) {
 
 // tryCommit runs one transaction. Its own context: callers that went away don't
 // take the others' changes with them.
-func (j *journal) tryCommit(groups []*group) (release.SignedHead, error) {
+func (j *journal) tryCommit(groups []*group) (owners.SignedHead, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	j.commitMu.Lock()
 	defer j.commitMu.Unlock()
 	if j.broken != nil {
-		return release.SignedHead{}, j.broken
+		return owners.SignedHead{}, j.broken
 	}
 	batch, chain, at, err := j.build(groups)
 	if err != nil {
-		return release.SignedHead{}, err
+		return owners.SignedHead{}, err
 	}
 	if err := j.store.Commit(ctx, batch); err != nil {
 		kept, settleErr := j.settle(batch.Head)
@@ -246,7 +246,7 @@ func (j *journal) tryCommit(groups []*group) (release.SignedHead, error) {
 			close(j.failed)
 		}
 		if !kept {
-			return release.SignedHead{}, unavailable(err)
+			return owners.SignedHead{}, unavailable(err)
 		}
 		j.log.Warn("store reported an error for a commit that it kept", "error", err)
 	}
@@ -264,7 +264,7 @@ func (j *journal) tryCommit(groups []*group) (release.SignedHead, error) {
 
 // settle finds out how a failed commit ended. Where that can't be told, memory
 // and Store may differ and the journal is broken: only a restart mends it.
-func (j *journal) settle(tried release.SignedHead) (kept bool, err error) {
+func (j *journal) settle(tried owners.SignedHead) (kept bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	have, err := j.store.Head(ctx)
@@ -298,7 +298,7 @@ func (j *journal) build(groups []*group) (Batch, audit.Chain, int64, error) {
 	last := make(map[string]int) // row id -> index in b.Rows: a row is written once
 	for _, g := range groups {
 		for _, c := range g.changes {
-			e := audit.Entry{Seq: chain.Seq + 1, Time: at, Event: c.event, Actor: c.actor, Request: c.request, Session: c.session, Detail: brief(c.detail)}
+			e := owners.Entry{Seq: chain.Seq + 1, Time: at, Event: c.event, Actor: c.actor, Request: c.request, Session: c.session, Detail: brief(c.detail)}
 			for _, w := range c.rows {
 				v, ok := versions[w.id]
 				if !ok {
@@ -307,7 +307,7 @@ func (j *journal) build(groups []*group) (Batch, audit.Chain, int64, error) {
 				v++
 				versions[w.id] = v
 				row := Row{ID: w.id, Version: v}
-				mark := audit.Row{ID: w.id, Version: v}
+				mark := owners.Row{ID: w.id, Version: v}
 				if w.plain != nil {
 					sealed, err := j.seal.Seal(w.id, v, w.plain)
 					if err != nil {

@@ -8,10 +8,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 )
 
 func TestOneWriter(t *testing.T) {
@@ -20,7 +19,7 @@ func TestOneWriter(t *testing.T) {
 	zero, one, two := ident.Digest{}, ident.Digest{1}, ident.Digest{2}
 
 	a := w.mustAsk(1, "s", "a").Volumes[0]
-	if a.Access != release.ReadWrite || a.Lease != 1 {
+	if a.Access != owners.ReadWrite || a.Lease != 1 {
 		t.Fatalf("first writer: %+v", a)
 	}
 	for key, service := range map[byte]ident.ServiceName{2: "a", 3: "b"} {
@@ -31,7 +30,7 @@ func TestOneWriter(t *testing.T) {
 		}
 	}
 	reader := w.mustAsk(4, "s", "r").Volumes[0]
-	if reader.Access != release.ReadOnly || reader.Lease != 0 || reader.ID != a.ID {
+	if reader.Access != owners.ReadOnly || reader.Lease != 0 || reader.ID != a.ID {
 		t.Errorf("reader: %+v", reader)
 	}
 	rule(t, w.tag(4, reader, 0, zero, one), "volume_read_only")
@@ -58,7 +57,7 @@ func TestOneWriter(t *testing.T) {
 	}
 	rule(t, w.tag(1, a, 2, two, one), "instance_exited")
 	b := w.mustAsk(5, "s", "b").Volumes[0]
-	if b.Access != release.ReadWrite || b.Lease != 2 || b.Generation != 2 || b.Tag != two {
+	if b.Access != owners.ReadWrite || b.Lease != 2 || b.Generation != 2 || b.Tag != two {
 		t.Errorf("next writer: %+v", b)
 	}
 	rule(t, w.beat(99), "instance_unknown")
@@ -84,7 +83,7 @@ func TestUpdateTakesLease(t *testing.T) {
 		t.Errorf("the instance still satisfies the session: %v", err)
 	}
 	rule(t, w.tag(1, a, 0, ident.Digest{}, ident.Digest{1}), "lease_ended")
-	if b := w.mustAsk(2, "s", "b").Volumes[0]; b.Access != release.ReadWrite || b.Lease != 2 {
+	if b := w.mustAsk(2, "s", "b").Volumes[0]; b.Access != owners.ReadWrite || b.Lease != 2 {
 		t.Errorf("next writer: %+v", b)
 	}
 }
@@ -151,7 +150,7 @@ func TestLapse(t *testing.T) {
 			}
 		}
 		rule(t, w.beat(2), "instance_lapsed")
-		states := map[ident.InstanceID]api.State{}
+		states := map[ident.InstanceID]owners.State{}
 		list, err := w.Instances(ctx, w.owner, "s")
 		if err != nil {
 			t.Fatal(err)
@@ -159,7 +158,7 @@ func TestLapse(t *testing.T) {
 		for _, in := range list.Instances {
 			states[in.ID] = in.State
 		}
-		if states[ident.InstanceID{1}] != api.Running || states[ident.InstanceID{2}] != api.Lapsed {
+		if states[ident.InstanceID{1}] != owners.Running || states[ident.InstanceID{2}] != owners.Lapsed {
 			t.Errorf("states %v", states)
 		}
 
@@ -175,7 +174,7 @@ func TestLapse(t *testing.T) {
 		rule(t, w.beat(2), "instance_lapsed")
 		time.Sleep(4 * keepAlive)
 		rule(t, w.beat(1), "instance_lapsed")
-		if v := w.mustAsk(3, "s", "b").Volumes[0]; v.Access != release.ReadWrite || v.Lease != 2 {
+		if v := w.mustAsk(3, "s", "b").Volumes[0]; v.Access != owners.ReadWrite || v.Lease != 2 {
 			t.Errorf("the lapsed instance's lease: %+v", v)
 		}
 		stop()
@@ -189,7 +188,7 @@ func TestLeaseSurvivesRestart(t *testing.T) {
 	a := w.mustAsk(1, "s", "a")
 	w.restart()
 	again := w.mustAsk(1, "s", "a") // the answer was lost with the CAS
-	if x, y := a.Volumes[0], again.Volumes[0]; x.Lease != y.Lease || string(x.Key) != string(y.Key) || y.Access != release.ReadWrite {
+	if x, y := a.Volumes[0], again.Volumes[0]; x.Lease != y.Lease || string(x.Key) != string(y.Key) || y.Access != owners.ReadWrite {
 		t.Errorf("%+v, then %+v", x, y)
 	}
 	_, err := w.ask(2, "s", "b")

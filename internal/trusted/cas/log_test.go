@@ -7,9 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 )
 
 // TestLogTellsNoSessionHash: anybody may read the log, and a session's hash
@@ -50,18 +49,18 @@ func TestLogEntriesAreSmall(t *testing.T) {
 	for i := range 33 {
 		name := ident.ServiceName(fmt.Sprintf("%s-%d", strings.Repeat("a", 100), i))
 		fmt.Fprintf(&text, "- {name: %s, image_name: i, mrenclaves: [%s], command: a}\n", name, strings.Repeat("ab", 32))
-		many[name] = release.GrantedService{Instances: 1}
+		many[name] = owners.GrantedService{Instances: 1}
 	}
 	w.put(text.String())
-	_, err := w.MakeGrant(t.Context(), w.owner, api.NewGrant{Version: 1, Session: "s", App: "x", Services: many})
+	_, err := w.MakeGrant(t.Context(), w.owner, owners.NewGrant{Version: 1, Session: "s", App: "x", Services: many})
 	rule(t, err, "grant_services")
 	one := ident.ServiceName(strings.Repeat("a", 100) + "-32")
 	few := maps.Clone(many)
 	delete(few, one)
 	made := w.submit(w.owner, "s", few)
-	_, err = w.ChangeGrant(t.Context(), w.owner, made.Grant.ID, api.GrantChange{Version: 1, Services: services{one: {Instances: 1}}})
+	_, err = w.ChangeGrant(t.Context(), w.owner, made.Grant.ID, owners.GrantChange{Version: 1, Services: services{one: {Instances: 1}}})
 	rule(t, err, "grant_services")
-	if _, err := w.ChangeGrant(t.Context(), w.owner, made.Grant.ID, api.GrantChange{Version: 1, Services: few}); err != nil {
+	if _, err := w.ChangeGrant(t.Context(), w.owner, made.Grant.ID, owners.GrantChange{Version: 1, Services: few}); err != nil {
 		t.Fatal(err)
 	}
 	entries, _, err := w.Log(t.Context(), 0, 1000)

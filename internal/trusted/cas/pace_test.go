@@ -6,9 +6,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestManyReportMoreRarely: where more instances run than reports can be taken,
@@ -31,7 +31,7 @@ func TestManyReportMoreRarely(t *testing.T) {
 
 		told := func(key byte) int {
 			t.Helper()
-			r, err := w.KeepAlive(ctx, cas.Caller{Key: ident.KeyHash{key}}, release.KeepAlive{Version: release.Version})
+			r, err := w.KeepAlive(ctx, cas.Caller{Key: ident.KeyHash{key}}, wire.KeepAlive{Version: wire.ReleaseVersion})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,11 +9,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/verify/appraise"
 )
 
 // plan is one version of a session, made ready for releases. Immutable but for
@@ -162,7 +162,7 @@ func (c *CAS) resolve(ctx context.Context, s *sessionState, names []string, pend
 		if err != nil {
 			return nil, time.Time{}, err
 		}
-		_, err = c.journal.commit(ctx, change{event: audit.SecretGenerated, actor: who.Key, request: who.Request, session: s.name, rows: append(r.writes, rows...)})
+		_, err = c.journal.commit(ctx, change{event: owners.EventSecretGenerated, actor: who.Key, request: who.Request, session: s.name, rows: append(r.writes, rows...)})
 		if err != nil {
 			return nil, time.Time{}, err
 		}

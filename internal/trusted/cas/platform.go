@@ -9,9 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 )
 
 const prefixPlatform = "platform/"
@@ -30,13 +30,13 @@ type family struct {
 
 // collateralRecord is immutable once it is published.
 type collateralRecord struct {
-	Issued     attest.IssueDates `json:"issued"` // the newest, document by document
-	Evaluation int               `json:"evaluation"`
+	Issued     evidence.IssueDates `json:"issued"` // the newest, document by document
+	Evaluation int                 `json:"evaluation"`
 }
 
 // check refuses claims that rest on something older than r, and tells whether
 // they rest on something newer.
-func (r *collateralRecord) check(claims attest.Claims) (newer bool, err error) {
+func (r *collateralRecord) check(claims evidence.Claims) (newer bool, err error) {
 	for name, got := range claims.Issued {
 		seen := r.Issued[name]
 		if got.Before(seen) {
@@ -53,10 +53,10 @@ func (r *collateralRecord) check(claims attest.Claims) (newer bool, err error) {
 }
 
 // with is r and what the claims rest on.
-func (r *collateralRecord) with(claims attest.Claims) *collateralRecord {
+func (r *collateralRecord) with(claims evidence.Claims) *collateralRecord {
 	next := &collateralRecord{Issued: r.Issued.Clone(), Evaluation: max(r.Evaluation, claims.EvaluationNumber)}
 	if next.Issued == nil {
-		next.Issued = attest.IssueDates{}
+		next.Issued = evidence.IssueDates{}
 	}
 	for name, got := range claims.Issued {
 		if got.After(next.Issued[name]) {
@@ -89,7 +89,7 @@ func (p *platforms) load(ctx context.Context, j *journal) error {
 
 // admit refuses collateral that is older than what was seen. Where it is newer,
 // that is committed before admit returns, so that no restart forgets it.
-func (p *platforms) admit(ctx context.Context, j *journal, claims attest.Claims, who Caller) error {
+func (p *platforms) admit(ctx context.Context, j *journal, claims evidence.Claims, who Caller) error {
 	id := prefixPlatform + claims.Root.String() + "/" + strings.ToLower(claims.FMSPC)
 	v, ok := p.families.Load(id)
 	if !ok {
@@ -110,14 +110,14 @@ func (p *platforms) admit(ctx context.Context, j *journal, claims attest.Claims,
 	if err != nil {
 		return fmt.Errorf("marshal platform: %w", err)
 	}
-	if _, err := j.commit(ctx, change{event: audit.PlatformSeen, actor: who.Key, request: who.Request, rows: []write{{id, plain}}}); err != nil {
+	if _, err := j.commit(ctx, change{event: owners.EventPlatformSeen, actor: who.Key, request: who.Request, rows: []write{{id, plain}}}); err != nil {
 		return err
 	}
 	f.seen.Store(next)
 	return nil
 }
 
-func older(claims attest.Claims, format string, args ...any) *problem.Error {
+func older(claims evidence.Claims, format string, args ...any) *problem.Error {
 	return problem.New(problem.Denied, "collateral_older", "the collateral of platform family %s: %s", claims.FMSPC, fmt.Sprintf(format, args...)).
 		Fix("let the node fetch its platform's newest collateral")
 }

@@ -7,9 +7,9 @@ import (
 	"strings"
 	"sync"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/places"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/connlimit"
 )
 
 // measure is one thing that is counted.
@@ -178,7 +178,7 @@ type payer struct {
 }
 
 // payer is the caller as quotas know it.
-func (w Caller) payer() payer { return payer{Key: w.Key, Address: places.Source(w.Address)} }
+func (w Caller) payer() payer { return payer{Key: w.Key, Address: connlimit.Source(w.Address)} }
 
 // ledger counts what is kept. It is a matter of memory: what it counts stands in
 // rows, and it is counted afresh at start. Whoever is about to commit takes

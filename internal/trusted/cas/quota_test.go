@@ -13,10 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
 )
 
 // large is a session of about so many bytes.
@@ -47,7 +46,7 @@ func (w *world) update(who cas.Caller, name ident.SessionName, text string) erro
 	return w.upload(who, text+"\npredecessor: "+now.Hash.String()+"\n")
 }
 
-func (w *world) remove(who cas.Caller, name ident.SessionName) api.Removed {
+func (w *world) remove(who cas.Caller, name ident.SessionName) owners.Removed {
 	w.t.Helper()
 	out, err := w.RemoveSession(context.Background(), who, name)
 	if err != nil {
@@ -117,8 +116,8 @@ func TestQuotas(t *testing.T) {
 	open := small("a", "access_policy: {read: [ANY], update: [ANY]}")
 	grant := func(key byte, address string) func(*world) error {
 		return func(w *world) error {
-			_, err := w.MakeGrant(context.Background(), caller(key, address), api.NewGrant{
-				Version: api.Version, Session: "a", App: "app", Services: services{"a": {Instances: 1}},
+			_, err := w.MakeGrant(context.Background(), caller(key, address), owners.NewGrant{
+				Version: owners.Version, Session: "a", App: "app", Services: services{"a": {Instances: 1}},
 			})
 			return err
 		}
@@ -252,7 +251,7 @@ func TestOldStateIsCounted(t *testing.T) {
 	if d := cmp.Diff(used, w.Used(w.owner.Key)); d != "" {
 		t.Errorf("counted again: %s", d)
 	}
-	if n := w.events()[audit.UsageCounted]; n != 1 {
+	if n := w.events()[owners.EventUsageCounted]; n != 1 {
 		t.Errorf("completed %d times", n)
 	}
 }
@@ -275,7 +274,7 @@ func TestNobodyWaitsForStrangers(t *testing.T) {
 	rule(t, err, "access_policy")
 	_, err = w.WithdrawGrant(t.Context(), stranger, made.Grant.ID)
 	rule(t, err, "access_policy")
-	_, err = w.Rotate(t.Context(), stranger, api.Rotate{Version: api.Version, Session: "s", Volumes: []string{"v"}})
+	_, err = w.Rotate(t.Context(), stranger, owners.Rotate{Version: owners.Version, Session: "s", Volumes: []string{"v"}})
 	rule(t, err, "access_policy")
 }
 

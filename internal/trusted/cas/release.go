@@ -8,21 +8,20 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/verify/appraise"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // Release attests the caller and answers with what its session grants to its
 // service. exporter is the connection's channel binding. The same key may ask
 // again for as long as its instance runs, for a lost answer: attested again, it
 // gets no second instance, volume or lease.
-func (c *CAS) Release(ctx context.Context, who Caller, exporter [32]byte, req *release.Request) (*release.Reply, error) {
+func (c *CAS) Release(ctx context.Context, who Caller, exporter [32]byte, req *wire.ReleaseRequest) (*wire.ReleaseReply, error) {
 	if err := checkVersion(req.Version); err != nil {
 		return nil, err
 	}
@@ -47,7 +46,7 @@ func (c *CAS) Release(ctx context.Context, who Caller, exporter [32]byte, req *r
 }
 
 // releaseFrom is Release from a session, under s.mu held for reading.
-func (c *CAS) releaseFrom(ctx context.Context, s *sessionState, who Caller, exporter [32]byte, req *release.Request, now time.Time) (*release.Reply, error) {
+func (c *CAS) releaseFrom(ctx context.Context, s *sessionState, who Caller, exporter [32]byte, req *wire.ReleaseRequest, now time.Time) (*wire.ReleaseReply, error) {
 	sp, ok := s.plan.services[req.Service]
 	if !ok {
 		return nil, problem.New(problem.NotFound, "service_unknown", "session %q has no service %q", req.Session, req.Service).
@@ -77,10 +76,10 @@ type request struct {
 	returning bool
 	plan      *servicePlan
 	grant     *grant // nil: the session asks for none
-	claims    attest.Claims
+	claims    evidence.Claims
 }
 
-func checkNames(req *release.Request) error {
+func checkNames(req *wire.ReleaseRequest) error {
 	if name, err := ident.ParseSessionName(string(req.Session)); err != nil {
 		return problem.New(problem.Invalid, "session_name", "%w", err)
 	} else if name != req.Session {
@@ -97,36 +96,36 @@ func checkNames(req *release.Request) error {
 }
 
 // attest verifies and appraises the evidence.
-func (c *CAS) attest(sp *servicePlan, who Caller, exporter [32]byte, req *release.Request, now time.Time) (attest.Claims, error) {
+func (c *CAS) attest(sp *servicePlan, who Caller, exporter [32]byte, req *wire.ReleaseRequest, now time.Time) (evidence.Claims, error) {
 	if !sp.attested {
 		if !c.unsafe {
-			return attest.Claims{}, problem.New(problem.Denied, "mode_none", "the session says `mode: none`").
+			return evidence.Claims{}, problem.New(problem.Denied, "mode_none", "the session says `mode: none`").
 				Fix("update the session, or start the CAS with --allow-unattested")
 		}
-		return attest.Claims{}, nil
+		return evidence.Claims{}, nil
 	}
 	claims, err := c.verifier.Verify(req.Evidence, now)
 	if err != nil {
-		return attest.Claims{}, fmt.Errorf("verify evidence: %w", err)
+		return evidence.Claims{}, fmt.Errorf("verify evidence: %w", err)
 	}
-	data := release.ReportData(exporter, who.Key)
-	binding := release.LaunchBinding(c.identity.hash, req.Session, req.Service)
+	data := wire.ReportData(exporter, who.Key)
+	binding := wire.LaunchBinding(c.identity.hash, req.Session, req.Service)
 	policy := sp.policy
 	policy.ReportData, policy.ConfigID = &data, &binding
 	decision, err := appraise.Appraise(policy, claims)
 	if err != nil {
-		return attest.Claims{}, fmt.Errorf("appraise: %w", err)
+		return evidence.Claims{}, fmt.Errorf("appraise: %w", err)
 	}
 	if err := decision.Err(); err != nil {
 		c.log.Info("release refused", "session", req.Session, "service", req.Service, "request_id", who.Request,
 			"measurement", claims.Measurement, "error", err)
-		return attest.Claims{}, err
+		return evidence.Claims{}, err
 	}
 	return claims, nil
 }
 
 // admit makes the instance, under s.mu held for reading.
-func (c *CAS) admit(ctx context.Context, req request, s *sessionState, now time.Time) (*release.Reply, error) {
+func (c *CAS) admit(ctx context.Context, req request, s *sessionState, now time.Time) (*wire.ReleaseReply, error) {
 	fresh := &instance{id: req.who.Key, session: s, grant: req.grant}
 	fresh.mu.Lock()
 	defer fresh.mu.Unlock()
@@ -146,7 +145,7 @@ func (c *CAS) admit(ctx context.Context, req request, s *sessionState, now time.
 // firstRelease is release for an instance that has no row. One that had an answer
 // before runs what was released then: a fresh row would say that it runs the newest
 // session and the newest volumes.
-func (c *CAS) firstRelease(ctx context.Context, in *instance, req request, now time.Time) (*release.Reply, error) {
+func (c *CAS) firstRelease(ctx context.Context, in *instance, req request, now time.Time) (*wire.ReleaseReply, error) {
 	if req.returning {
 		return nil, instanceUnknown("no instance has the key %s any more", in.id.Short())
 	}
@@ -160,7 +159,7 @@ func instanceUnknown(format string, args ...any) *problem.Error {
 
 // again answers an instance that lost its reply, renews what it has, or takes it
 // back after a silence: in any case it has one place and one row.
-func (c *CAS) again(ctx context.Context, req request, s *sessionState, in *instance, now time.Time) (*release.Reply, error) {
+func (c *CAS) again(ctx context.Context, req request, s *sessionState, in *instance, now time.Time) (*wire.ReleaseReply, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 
@@ -170,11 +169,11 @@ func (c *CAS) again(ctx context.Context, req request, s *sessionState, in *insta
 	case in.session != s || in.rec.Service != req.plan.service.Name || in.grant != req.grant:
 		return nil, problem.New(problem.Conflict, "instance_key_used", "the key is that of another instance, of service %s", in.rec.Service).
 			Fix("make a fresh key for every instance")
-	case in.rec.State == api.Lapsed:
+	case in.rec.State == owners.Lapsed:
 		if err := c.readmit(ctx, in, req); err != nil {
 			return nil, err
 		}
-	case in.rec.State != api.Running:
+	case in.rec.State != owners.Running:
 		return nil, in.ended()
 	}
 
@@ -196,7 +195,7 @@ func (c *CAS) again(ctx context.Context, req request, s *sessionState, in *insta
 }
 
 // release commits the instance and makes its answer, with in locked.
-func (c *CAS) release(ctx context.Context, in *instance, req request, now time.Time) (*release.Reply, error) {
+func (c *CAS) release(ctx context.Context, in *instance, req request, now time.Time) (*wire.ReleaseReply, error) {
 	s, service := in.session, req.plan.service.Name
 
 	if err := c.takePlace(in, service); err != nil {
@@ -222,7 +221,7 @@ func (c *CAS) release(ctx context.Context, in *instance, req request, now time.T
 		SessionHash: s.plan.hash,
 		Grant:       in.grant.name(),
 		Claims:      req.claims,
-		State:       api.Running,
+		State:       owners.Running,
 		Released:    now.UTC(),
 		Volumes:     vols.mounts,
 	}
@@ -243,7 +242,7 @@ func (c *CAS) release(ctx context.Context, in *instance, req request, now time.T
 		detail["grant"] = rec.Grant.String()
 	}
 	head, err := c.journal.commit(ctx, change{
-		event:   audit.InstanceStarted,
+		event:   owners.EventInstanceStarted,
 		actor:   req.who.Key,
 		request: req.who.Request,
 		session: s.name,
@@ -278,7 +277,7 @@ func (c *CAS) renewed(ctx context.Context, in *instance, who Caller, due time.Ti
 	}
 
 	_, err = c.journal.commit(ctx, change{
-		event:   audit.InstanceRenewed,
+		event:   owners.EventInstanceRenewed,
 		actor:   who.Key,
 		request: who.Request,
 		session: in.session.name,
@@ -309,7 +308,7 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 	}()
 
 	rec := in.rec
-	rec.State, rec.Ended, rec.Claims = api.Running, time.Time{}, req.claims
+	rec.State, rec.Ended, rec.Claims = owners.Running, time.Time{}, req.claims
 	row, err := in.put(rec)
 	if err != nil {
 		return err
@@ -328,7 +327,7 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 	}
 
 	_, err = c.journal.commit(ctx, change{
-		event:   audit.InstanceReturned,
+		event:   owners.EventInstanceReturned,
 		actor:   req.who.Key,
 		request: req.who.Request,
 		session: in.session.name,
@@ -354,7 +353,7 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 // no longer writes: what an update took away doesn't come back by a silence.
 func (in *instance) stillMounts(sp *servicePlan) error {
 	for _, had := range in.rec.Volumes {
-		writes := had.Access == release.ReadWrite
+		writes := had.Access == owners.ReadWrite
 		given := slices.ContainsFunc(sp.mounts, func(m session.VolumeMount) bool {
 			return m.Name == had.Name && (!writes || m.Policy == session.RollbackProtected)
 		})
@@ -389,8 +388,8 @@ func (c *CAS) retake(ctx context.Context, in *instance, v *volume) (write, error
 
 // answer makes the reply for in, without a head, and says when a certificate in
 // it is due; zero: it has none. keys are the volumes' keys; nil: they are read.
-func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys map[string]volumeKeys, now time.Time) (*release.Reply, time.Time, error) {
-	fail := func(err error) (*release.Reply, time.Time, error) { return nil, time.Time{}, err }
+func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys map[string]volumeKeys, now time.Time) (*wire.ReleaseReply, time.Time, error) {
+	fail := func(err error) (*wire.ReleaseReply, time.Time, error) { return nil, time.Time{}, err }
 	cfg, err := c.configOf(ctx, in.session, sp, now)
 	if err != nil {
 		return fail(err)
@@ -429,7 +428,7 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 		} else if len(key.key) == 0 {
 			return fail(errors.New("a volume has no key"))
 		}
-		reply.Volumes = append(reply.Volumes, release.Volume{
+		reply.Volumes = append(reply.Volumes, wire.Volume{
 			Name:       g.Name,
 			ID:         g.ID,
 			Path:       g.Path,

@@ -9,10 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const certified = `version: "0.3"
@@ -56,7 +56,7 @@ func life(t *testing.T, text string) time.Duration {
 func TestLives(t *testing.T) {
 	w := newWorld(t)
 	w.put(replaceCode(certified))
-	files := map[string]release.File{}
+	files := map[string]wire.File{}
 	for _, f := range w.mustAsk(1, "s", "told").Files {
 		files[f.Path] = f
 	}
@@ -110,7 +110,7 @@ func TestRenewal(t *testing.T) {
 		w.put(replaceCode(certified))
 		beat := func() bool {
 			t.Helper()
-			r, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{1}}, release.KeepAlive{Version: release.Version})
+			r, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{1}}, wire.KeepAlive{Version: wire.ReleaseVersion})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -134,7 +134,7 @@ func TestRenewal(t *testing.T) {
 		if beat() {
 			t.Error("due right after the renewal")
 		}
-		if n := w.events()[audit.InstanceRenewed]; n != 1 {
+		if n := w.events()[owners.EventInstanceRenewed]; n != 1 {
 			t.Errorf("%d renewals in the log", n)
 		}
 		if n := len(w.states("s")); n != 1 {
@@ -157,7 +157,7 @@ func TestNothingLeftToRenew(t *testing.T) {
 		w.put(replaceCode(certified))
 		beat := func() bool {
 			t.Helper()
-			r, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{1}}, release.KeepAlive{Version: release.Version})
+			r, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{1}}, wire.KeepAlive{Version: wire.ReleaseVersion})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -9,10 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // TestReturnGivesBackNoMoreThanTheSession: what an update took from an instance
@@ -67,7 +67,7 @@ func TestForgottenIsNotNew(t *testing.T) {
 			t.Errorf("lapsed: %v", err)
 		}
 		// The operator says that it is gone, and it isn't.
-		if err := w.Gone(t.Context(), provider, release.Gone{Version: release.Version, Grant: token, Instance: ident.InstanceID{1}}); err != nil {
+		if err := w.Gone(t.Context(), provider, owners.InstanceGone{Version: wire.ReleaseVersion, Grant: token, Instance: ident.InstanceID{1}}); err != nil {
 			t.Fatal(err)
 		}
 
@@ -122,7 +122,7 @@ type whilePruning struct {
 
 func (s *whilePruning) Commit(ctx context.Context, b cas.Batch) error {
 	for _, e := range b.Entries {
-		if e.Event == audit.InstancesPruned && s.call != nil {
+		if e.Event == owners.EventInstancesPruned && s.call != nil {
 			call := s.call
 			s.call = nil
 			call()

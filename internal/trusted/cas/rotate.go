@@ -8,10 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -128,31 +127,31 @@ func (c *CAS) noLongerPending(ctx context.Context, s *sessionState, made map[str
 // Rotate has the next release make fresh values of generated secrets, and the next
 // commit of a volume seal under a fresh key. What running instances have they keep: the
 // answer names them.
-func (c *CAS) Rotate(ctx context.Context, who Caller, req api.Rotate) (api.Rotations, error) {
+func (c *CAS) Rotate(ctx context.Context, who Caller, req owners.Rotate) (owners.Rotations, error) {
 	out, err := c.rotate(ctx, who, req)
 	return out, chained(err, "Failed to rotate secrets of session '%s'", req.Session)
 }
 
-func (c *CAS) rotate(ctx context.Context, who Caller, req api.Rotate) (api.Rotations, error) {
+func (c *CAS) rotate(ctx context.Context, who Caller, req owners.Rotate) (owners.Rotations, error) {
 	if err := checkAPIVersion(req.Version); err != nil {
-		return api.Rotations{}, err
+		return owners.Rotations{}, err
 	}
 	s, err := c.updating(ctx, who, req.Session)
 	if err != nil {
-		return api.Rotations{}, err
+		return owners.Rotations{}, err
 	}
 	defer s.mu.Unlock()
 	if len(req.Secrets)+len(req.Volumes) == 0 {
-		return api.Rotations{}, problem.New(problem.Invalid, "rotate_nothing", "neither a secret nor a volume is named").
+		return owners.Rotations{}, problem.New(problem.Invalid, "rotate_nothing", "neither a secret nor a volume is named").
 			Fix("name what to rotate: cupel session rotate %s SECRET…, or --volume VOLUME", s.name)
 	}
 	secrets, err := s.rotatable(req.Secrets)
 	if err != nil {
-		return api.Rotations{}, err
+		return owners.Rotations{}, err
 	}
 	volumes := slices.Compact(slices.Sorted(slices.Values(req.Volumes)))
 	if err := c.commitRotation(ctx, who, s, secrets, volumes); err != nil {
-		return api.Rotations{}, err
+		return owners.Rotations{}, err
 	}
 	return c.describeRotations(ctx, s)
 }
@@ -232,7 +231,7 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 		return err
 	}
 	_, err = c.journal.commit(ctx, change{
-		event:   audit.Rotated,
+		event:   owners.EventRotated,
 		actor:   who.Key,
 		request: who.Request,
 		session: s.name,
@@ -293,30 +292,30 @@ func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volum
 }
 
 // Rotations lists what of a session was rotated, for those who may update it.
-func (c *CAS) Rotations(ctx context.Context, who Caller, name ident.SessionName) (api.Rotations, error) {
+func (c *CAS) Rotations(ctx context.Context, who Caller, name ident.SessionName) (owners.Rotations, error) {
 	s, err := c.reading(ctx, name)
 	if err != nil {
-		return api.Rotations{}, chained(err, "Failed to list the rotations of session '%s'", name)
+		return owners.Rotations{}, chained(err, "Failed to list the rotations of session '%s'", name)
 	}
 	defer s.mu.RUnlock()
 	if !s.may(who, session.OpUpdate) && s.mayRead(who) != nil {
 		err := denied("read", string(s.name), "You have insufficient rights to access session %s", s.name)
-		return api.Rotations{}, chained(err, "Failed to list the rotations of session '%s'", name)
+		return owners.Rotations{}, chained(err, "Failed to list the rotations of session '%s'", name)
 	}
 	return c.describeRotations(ctx, s)
 }
 
 // describeRotations says who has what was before, under s.mu.
-func (c *CAS) describeRotations(ctx context.Context, s *sessionState) (api.Rotations, error) {
+func (c *CAS) describeRotations(ctx context.Context, s *sessionState) (owners.Rotations, error) {
 	rec, err := c.rotations(ctx, s)
 	if err != nil {
-		return api.Rotations{}, err
+		return owners.Rotations{}, err
 	}
-	out := api.Rotations{Version: api.Version, Secrets: []api.Rotation{}, Volumes: []api.Rotation{}}
+	out := owners.Rotations{Version: owners.Version, Secrets: []owners.Rotation{}, Volumes: []owners.Rotation{}}
 
 	for _, name := range slices.Sorted(maps.Keys(rec.Secrets)) {
 		at := rec.Secrets[name]
-		out.Secrets = append(out.Secrets, api.Rotation{
+		out.Secrets = append(out.Secrets, owners.Rotation{
 			Name:    name,
 			Rotated: at,
 			Pending: rec.Pending[name] || !c.journal.has(s.secretRow(name)),
@@ -331,9 +330,9 @@ func (c *CAS) describeRotations(ctx context.Context, s *sessionState) (api.Rotat
 		pending := len(v.rec.NextKey) > 0
 		v.mu.Unlock()
 		if err != nil {
-			return api.Rotations{}, err
+			return owners.Rotations{}, err
 		}
-		out.Volumes = append(out.Volumes, api.Rotation{
+		out.Volumes = append(out.Volumes, owners.Rotation{
 			Name:    name,
 			Rotated: at,
 			Pending: pending,
@@ -399,7 +398,7 @@ func (s *sessionState) running(f func(*instance) bool) []ident.InstanceID {
 	var out []ident.InstanceID
 	for _, in := range s.all() {
 		in.mu.Lock()
-		if in.rec.State == api.Running && f(in) {
+		if in.rec.State == owners.Running && f(in) {
 			out = append(out, in.id)
 		}
 		in.mu.Unlock()

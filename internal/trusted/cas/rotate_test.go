@@ -6,13 +6,13 @@ import (
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
 )
 
-func (w *world) rotate(secrets, volumes []string) (api.Rotations, error) {
-	return w.Rotate(w.t.Context(), w.owner, api.Rotate{Version: api.Version, Session: "s", Secrets: secrets, Volumes: volumes})
+func (w *world) rotate(secrets, volumes []string) (owners.Rotations, error) {
+	return w.Rotate(w.t.Context(), w.owner, owners.Rotate{Version: owners.Version, Session: "s", Secrets: secrets, Volumes: volumes})
 }
 
 // TestRotateSecrets: a fresh value with the next release, the old one with those
@@ -63,7 +63,7 @@ func TestRotateSecrets(t *testing.T) {
 	}
 	_, err = w.rotate(nil, nil)
 	rule(t, err, "rotate_nothing")
-	_, err = w.Rotate(t.Context(), provider, api.Rotate{Version: api.Version, Session: "s", Secrets: []string{"word"}})
+	_, err = w.Rotate(t.Context(), provider, owners.Rotate{Version: owners.Version, Session: "s", Secrets: []string{"word"}})
 	rule(t, err, "access_policy")
 
 	if _, err := w.rotate([]string{"ca"}, nil); err != nil {
@@ -295,7 +295,7 @@ secrets:
   - {name: key, kind: private-key, value: "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n"}
   - {name: ca, kind: x509-ca, private_key: key, common_name: CA, export_public: true}
 `)
-	got, err := w.Rotate(t.Context(), w.owner, api.Rotate{Version: api.Version, Session: "s", Secrets: []string{"ca"}})
+	got, err := w.Rotate(t.Context(), w.owner, owners.Rotate{Version: owners.Version, Session: "s", Secrets: []string{"ca"}})
 	if err != nil || len(got.Secrets) != 1 || got.Secrets[0].Name != "ca" {
 		t.Errorf("%+v, %v; want the authority alone", got.Secrets, err)
 	}

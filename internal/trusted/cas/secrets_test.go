@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 func withSecrets(name, predecessor, secrets, env string) string {
@@ -29,7 +29,7 @@ secrets:
 }
 
 // env returns the reply's environment.
-func env(r *release.Reply) map[string]string {
+func env(r *wire.ReleaseReply) map[string]string {
 	out := map[string]string{}
 	for _, e := range r.Env {
 		k, v, _ := strings.Cut(e, "=")

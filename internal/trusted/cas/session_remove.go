@@ -8,10 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 )
 
 // rowsPerEntry bounds the entries that a removal makes in the log.
@@ -23,19 +22,19 @@ const rowsPerEntry = 250
 //
 // The name stays its creator's: another's session of that name would have the
 // launch binding of this one.
-func (c *CAS) RemoveSession(ctx context.Context, who Caller, name ident.SessionName) (api.Removed, error) {
+func (c *CAS) RemoveSession(ctx context.Context, who Caller, name ident.SessionName) (owners.Removed, error) {
 	out, err := c.removeSession(ctx, who, name)
 	return out, chained(err, "Failed to remove session '%s'", name)
 }
 
-func (c *CAS) removeSession(ctx context.Context, who Caller, name ident.SessionName) (api.Removed, error) {
+func (c *CAS) removeSession(ctx context.Context, who Caller, name ident.SessionName) (owners.Removed, error) {
 	s, err := c.updating(ctx, who, name)
 	if err != nil {
-		return api.Removed{}, err
+		return owners.Removed{}, err
 	}
 	defer s.mu.Unlock()
 	if err := c.childless(ctx, name); err != nil {
-		return api.Removed{}, err
+		return owners.Removed{}, err
 	}
 	return c.remove(ctx, who, s)
 }
@@ -73,7 +72,7 @@ func (c *CAS) childless(ctx context.Context, name ident.SessionName) error {
 }
 
 // remove commits the end of a session, under s.mu held for writing.
-func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (api.Removed, error) {
+func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (owners.Removed, error) {
 	now := c.now().UTC()
 	was := s.current
 	rec := sessionRecord{
@@ -85,12 +84,12 @@ func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (api.Remo
 	}
 	row, err := json.Marshal(rec)
 	if err != nil {
-		return api.Removed{}, fmt.Errorf("marshal session: %w", err)
+		return owners.Removed{}, fmt.Errorf("marshal session: %w", err)
 	}
 
 	ends, out, err := c.allEnds(ctx, s, who, now)
 	if err != nil {
-		return api.Removed{}, err
+		return owners.Removed{}, err
 	}
 	rows := c.rowsOf(s.name)
 	out.Session, out.Hash, out.Versions = s.name, was.Hash, countPrefix(rows, prefixVersion)
@@ -100,7 +99,7 @@ func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (api.Remo
 	slices.Sort(out.Volumes)
 
 	removal := change{
-		event:   audit.SessionRemoved,
+		event:   owners.EventSessionRemoved,
 		actor:   who.Key,
 		request: who.Request,
 		session: s.name,
@@ -108,7 +107,7 @@ func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (api.Remo
 		rows:    []write{{sessionRow(s.name), row}},
 	}
 	if err := c.commitEnds(ctx, []change{removal}, ends, dropping(s.name, who, rows)...); err != nil {
-		return api.Removed{}, err
+		return owners.Removed{}, err
 	}
 
 	c.ledger.countSession(was, -1)
@@ -122,11 +121,11 @@ func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (api.Remo
 
 // allEnds works out how all grants and all instances of a session end, under s.mu
 // held for writing.
-func (c *CAS) allEnds(ctx context.Context, s *sessionState, who Caller, now time.Time) ([]ending, api.Removed, error) {
-	out := api.Removed{Version: api.Version, Volumes: []string{}}
+func (c *CAS) allEnds(ctx context.Context, s *sessionState, who Caller, now time.Time) ([]ending, owners.Removed, error) {
+	out := owners.Removed{Version: owners.Version, Volumes: []string{}}
 	var ends []ending
 	for _, g := range s.allGrants() {
-		more, err := c.grantEnding(ctx, g, api.EndOfSession, who, now)
+		more, err := c.grantEnding(ctx, g, owners.EndOfSession, who, now)
 		if err != nil {
 			return nil, out, err
 		}
@@ -138,12 +137,12 @@ func (c *CAS) allEnds(ctx context.Context, s *sessionState, who Caller, now time
 	}
 
 	for _, in := range s.all() { // those that run under no grant
-		if in.grant != nil || in.rec.State != api.Running {
+		if in.grant != nil || in.rec.State != owners.Running {
 			continue
 		}
 		rec := in.rec
-		rec.State, rec.Ended = api.Withdrawn, now
-		e, err := c.ending(ctx, in, rec, change{event: audit.InstanceWithdrawn, actor: who.Key, request: who.Request})
+		rec.State, rec.Ended = owners.Withdrawn, now
+		e, err := c.ending(ctx, in, rec, change{event: owners.EventInstanceWithdrawn, actor: who.Key, request: who.Request})
 		if err != nil {
 			return nil, out, err
 		}
@@ -187,7 +186,7 @@ func dropping(name ident.SessionName, who Caller, rows []string) []change {
 	var out []change
 	for chunk := range slices.Chunk(rows, rowsPerEntry) {
 		ch := change{
-			event:   audit.SessionRemoved,
+			event:   owners.EventSessionRemoved,
 			actor:   who.Key,
 			request: who.Request,
 			session: name,

@@ -9,10 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // allRows lists the ids of all rows that the store has, but for the CAS's own.
@@ -56,7 +56,7 @@ func TestRemove(t *testing.T) {
 			t.Errorf("row %s is left", row)
 		}
 	}
-	if n := w.events(); n[audit.SessionRemoved] == 0 || n[audit.GrantEnded] != 2 || n[audit.InstanceWithdrawn] != 2 {
+	if n := w.events(); n[owners.EventSessionRemoved] == 0 || n[owners.EventGrantEnded] != 2 || n[owners.EventInstanceWithdrawn] != 2 {
 		t.Errorf("the log: %v", n)
 	}
 
@@ -68,11 +68,11 @@ func TestRemove(t *testing.T) {
 		rule(t, err, "session_unknown")
 		_, err = w.askUnder(token, 3, "s", "r")
 		rule(t, err, "session_unknown")
-		_, err = w.Claim(t.Context(), provider, release.Claim{Version: release.Version, Code: unclaimed.Code})
+		_, err = w.Claim(t.Context(), provider, owners.Claim{Version: wire.ReleaseVersion, Code: unclaimed.Code})
 		rule(t, err, "session_unknown")
 		rule(t, w.beat(1), "instance_withdrawn")
 		rule(t, w.tag(1, reply.Volumes[0], 0, ident.Digest{}, ident.Digest{1}), "instance_withdrawn")
-		if err := w.GiveBack(t.Context(), provider, release.GiveBack{Version: release.Version, Grant: token}); err != nil {
+		if err := w.GiveBack(t.Context(), provider, owners.GiveBack{Version: wire.ReleaseVersion, Grant: token}); err != nil {
 			t.Errorf("give back: %v", err)
 		}
 		rule(t, w.upload(caller(7, "192.0.2.7"), readers("s")), "session_name_kept")
@@ -130,7 +130,7 @@ func TestRemoveNeedsTheRight(t *testing.T) {
 func TestRemoveWithoutGrants(t *testing.T) {
 	w := newWorld(t)
 	w.put(twoWriters("s") + "access_policy: {deploy: [ANY]}\n")
-	if _, err := w.askUnder(release.GrantToken{}, 1, "s", "a"); err != nil {
+	if _, err := w.askUnder(owners.GrantToken{}, 1, "s", "a"); err != nil {
 		t.Fatal(err)
 	}
 	if removed := w.remove(w.owner, "s"); removed.Instances != 1 {

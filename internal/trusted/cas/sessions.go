@@ -13,11 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -52,7 +50,7 @@ type sessionState struct {
 
 	memberMu sync.Mutex
 	members  map[ident.InstanceID]*instance // all remembered instances; guarded by memberMu
-	grants   map[release.GrantID]*grant     // all remembered grants; guarded by memberMu
+	grants   map[owners.GrantID]*grant      // all remembered grants; guarded by memberMu
 }
 
 // sessionRecord is the row of a session; each version's text has a row too.
@@ -125,24 +123,24 @@ func (c *CAS) version(ctx context.Context, name ident.SessionName, hash ident.Di
 
 // PutSession creates a session or its next version and returns the version's
 // hash. Uploading what is current already changes nothing.
-func (c *CAS) PutSession(ctx context.Context, who Caller, text []byte) (api.Created, error) {
+func (c *CAS) PutSession(ctx context.Context, who Caller, text []byte) (owners.Created, error) {
 	if who.Key.IsZero() {
 		p := problem.New(problem.Unauthenticated, "client_certificate", "no client certificate was presented").
 			Want("a TLS client certificate: its key becomes the session's CREATOR").
 			Fix("use `cupel session create`, or curl with --cert and --key; a self-signed certificate is enough")
 		p.Msg = []string{"Failed to create session", "No client certificate was presented"}
-		return api.Created{}, p
+		return owners.Created{}, p
 	}
 	p, err := c.parse(ctx, text, who.Key)
 	if err != nil {
-		return api.Created{}, chained(err, "Failed to create session")
+		return owners.Created{}, chained(err, "Failed to create session")
 	}
 	name := p.session.Name
 	lost, err := c.putPlan(ctx, who, p)
 	if err != nil {
-		return api.Created{}, chained(err, "Failed to create session '%s'", name)
+		return owners.Created{}, chained(err, "Failed to create session '%s'", name)
 	}
-	created := api.Created{Hash: p.hash}
+	created := owners.Created{Hash: p.hash}
 	for _, w := range slices.Concat(p.session.Warnings, lost) {
 		created.Warnings = append(created.Warnings, []string{w})
 	}
@@ -323,42 +321,42 @@ func (c *CAS) putVersion(s *sessionState, who Caller, p *plan, rec sessionRecord
 		return change{}, fmt.Errorf("marshal session: %w", err)
 	}
 	ch := change{
-		event:   audit.SessionUpdated,
+		event:   owners.EventSessionUpdated,
 		actor:   who.Key,
 		request: who.Request,
 		session: s.name,
 		rows:    []write{{c.identity.versionRow(s.name, p.hash), version}, {sessionRow(s.name), row}},
 	}
 	if s.current.Hash.IsZero() {
-		ch.event = audit.SessionCreated
+		ch.event = owners.EventSessionCreated
 	}
 	return ch, nil
 }
 
 // GetSession returns a version of a session, the current one without a hash.
-func (c *CAS) GetSession(ctx context.Context, who Caller, name ident.SessionName, hash *ident.Digest) (api.Session, error) {
+func (c *CAS) GetSession(ctx context.Context, who Caller, name ident.SessionName, hash *ident.Digest) (owners.Session, error) {
 	out, err := c.getSession(ctx, who, name, hash)
 	return out, chained(err, "Failed to read session '%s'", name)
 }
 
-func (c *CAS) getSession(ctx context.Context, who Caller, name ident.SessionName, hash *ident.Digest) (api.Session, error) {
+func (c *CAS) getSession(ctx context.Context, who Caller, name ident.SessionName, hash *ident.Digest) (owners.Session, error) {
 	s, err := c.reading(ctx, name)
 	if err != nil {
-		return api.Session{}, err
+		return owners.Session{}, err
 	}
 	defer s.mu.RUnlock()
 	if err := s.mayRead(who); err != nil {
-		return api.Session{}, err
+		return owners.Session{}, err
 	}
 	c.noteRead(ctx, s, s.plan, who)
 	if hash == nil || *hash == s.current.Hash {
-		return api.Session{Hash: s.current.Hash, Text: s.plan.text}, nil
+		return owners.Session{Hash: s.current.Hash, Text: s.plan.text}, nil
 	}
 	v, err := c.version(ctx, name, *hash)
 	if err != nil {
-		return api.Session{}, err
+		return owners.Session{}, err
 	}
-	return api.Session{Hash: *hash, Text: v.Text}, nil
+	return owners.Session{Hash: *hash, Text: v.Text}, nil
 }
 
 func (s *sessionState) mayRead(who Caller) error {
@@ -369,28 +367,28 @@ func (s *sessionState) mayRead(who Caller) error {
 }
 
 // Instances lists a session's instances.
-func (c *CAS) Instances(ctx context.Context, who Caller, name ident.SessionName) (api.Instances, error) {
+func (c *CAS) Instances(ctx context.Context, who Caller, name ident.SessionName) (owners.Instances, error) {
 	s, err := c.reading(ctx, name)
 	if err != nil {
-		return api.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
+		return owners.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
 	}
 	defer s.mu.RUnlock()
 	if err := s.mayRead(who); err != nil {
-		return api.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
+		return owners.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
 	}
-	out := api.Instances{Version: api.Version, Instances: []api.Instance{}, Volumes: []api.Volume{}}
+	out := owners.Instances{Version: owners.Version, Instances: []owners.Instance{}, Volumes: []owners.Volume{}}
 	for _, v := range s.plan.session.Volumes {
 		volume, err := s.volume(v.Name).describe(ctx, c.journal)
 		if err != nil {
-			return api.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
+			return owners.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
 		}
 		out.Volumes = append(out.Volumes, volume)
 	}
-	slices.SortFunc(out.Volumes, func(a, b api.Volume) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Volumes, func(a, b owners.Volume) int { return strings.Compare(a.Name, b.Name) })
 	for _, in := range s.all() {
 		out.Instances = append(out.Instances, in.describe())
 	}
-	slices.SortFunc(out.Instances, func(a, b api.Instance) int {
+	slices.SortFunc(out.Instances, func(a, b owners.Instance) int {
 		if c := a.ReleasedAt.Compare(b.ReleasedAt); c != 0 {
 			return c
 		}

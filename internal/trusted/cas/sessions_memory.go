@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -124,7 +124,7 @@ func (c *CAS) state(name ident.SessionName) *sessionState {
 			secrets: map[string]stored{},
 			volumes: map[string]*volume{},
 			members: map[ident.InstanceID]*instance{},
-			grants:  map[release.GrantID]*grant{},
+			grants:  map[owners.GrantID]*grant{},
 		})
 	}
 	return v.(*sessionState)

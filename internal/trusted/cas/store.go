@@ -3,8 +3,7 @@ package cas
 import (
 	"context"
 
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/owners"
 )
 
 // Row is one sealed row of the CAS's state. A nil Sealed in a Batch removes it.
@@ -18,8 +17,8 @@ type Row struct {
 // the signed head of the log after them.
 type Batch struct {
 	Rows    []Row
-	Entries []audit.Entry
-	Head    release.SignedHead
+	Entries []owners.Entry
+	Head    owners.SignedHead
 }
 
 // PageBytes is how much of the log a Store returns at once, as JSON: what strangers
@@ -35,12 +34,12 @@ type Store interface {
 	// Head tells which.
 	Commit(ctx context.Context, b Batch) error
 	// Head returns the head of the last batch; the zero head where there is none.
-	Head(ctx context.Context) (release.SignedHead, error)
+	Head(ctx context.Context) (owners.SignedHead, error)
 	// Row returns a row, and false where there is none.
 	Row(ctx context.Context, id string) (Row, bool, error)
 	// Entries returns at most limit log entries after the given number, in order;
 	// fewer where they are large, about PageBytes, and none where there are none.
-	Entries(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
+	Entries(ctx context.Context, after uint64, limit int) ([]owners.Entry, error)
 }
 
 // Sealer encrypts rows before they reach a Store. The row's identity and version

@@ -6,8 +6,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
+	"cupel.dev/cupel/api/owners"
 )
 
 const (
@@ -81,12 +80,12 @@ func (c *CAS) lapse(ctx context.Context, in *instance) {
 	defer in.session.mu.RUnlock()
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.rec.State != api.Running || !c.overdue(in) {
+	if in.rec.State != owners.Running || !c.overdue(in) {
 		return
 	}
 	rec := in.rec
-	rec.State, rec.Ended = api.Lapsed, c.now().UTC()
-	if err := c.end(ctx, in, rec, change{event: audit.InstanceLapsed}); err != nil {
+	rec.State, rec.Ended = owners.Lapsed, c.now().UTC()
+	if err := c.end(ctx, in, rec, change{event: owners.EventInstanceLapsed}); err != nil {
 		c.log.Warn("lapse not recorded yet", "instance", in.id.Short(), "error", err)
 		return
 	}

@@ -10,10 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // TestLapsesWaitForNoReader: an instance that is silent lapses, however long some
@@ -74,7 +74,7 @@ func TestLapsesWaitForNoStranger(t *testing.T) {
 			}
 			for n := range 3 {
 				until := time.Now().Add(time.Duration(1+n*25) * time.Second)
-				_, err := w.MakeGrant(ctx, who, api.NewGrant{Version: 1, Session: name, App: "x", Services: services{"a": {Instances: 1}}, Until: &until})
+				_, err := w.MakeGrant(ctx, who, owners.NewGrant{Version: 1, Session: name, App: "x", Services: services{"a": {Instances: 1}}, Until: &until})
 				if err != nil {
 					t.Fatal(err)
 				}

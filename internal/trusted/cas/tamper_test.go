@@ -7,12 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/testing/storetest"
+	"cupel.dev/cupel/internal/trusted/audit"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
 	"cupel.dev/cupel/internal/trusted/cas/keyfile"
-	"cupel.dev/cupel/internal/trusted/cas/storetest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // history makes a session with two versions and a volume with two generations,
@@ -81,7 +81,7 @@ func TestLogChanged(t *testing.T) {
 				m.Log[i].Request = "forged"
 				_ = c.Append(m.Log[i])
 			}
-			m.Last = release.SignedHead{Seq: c.Seq, Hash: c.Hash, Time: m.Last.Time, Signature: m.Last.Signature}
+			m.Last = owners.SignedHead{Seq: c.Seq, Hash: c.Hash, Time: m.Last.Time, Signature: m.Last.Signature}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -139,7 +139,7 @@ func TestCommitFails(t *testing.T) {
 	_, err = w.ask(1, "s", "a")
 	rule(t, err, "store")
 	w.store.Fail = nil
-	if v := w.mustAsk(2, "s", "a").Volumes[0]; v.Access != release.ReadWrite || v.Lease != 1 {
+	if v := w.mustAsk(2, "s", "a").Volumes[0]; v.Access != owners.ReadWrite || v.Lease != 1 {
 		t.Errorf("the failed release took the lease: %+v", v)
 	}
 	_, err = w.ask(1, "s", "a")

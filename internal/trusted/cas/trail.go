@@ -9,12 +9,11 @@ import (
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const (
@@ -33,7 +32,7 @@ type trail struct {
 	mu       sync.Mutex
 	loaded   bool
 	reads    map[ident.KeyHash]time.Time // when a read by a key was noted last
-	refusals []api.Refusal               // equal ones counted together, the latest last
+	refusals []owners.Refusal            // equal ones counted together, the latest last
 	unnoted  int                         // refusals that no line of the log counts yet
 	noted    time.Time                   // when the latest line was written
 }
@@ -66,7 +65,7 @@ func (c *CAS) noteRead(ctx context.Context, s *sessionState, p *plan, who Caller
 		return
 	}
 
-	_, err := c.journal.commit(ctx, change{event: audit.SessionRead, actor: who.Key, request: who.Request, session: s.name})
+	_, err := c.journal.commit(ctx, change{event: owners.EventSessionRead, actor: who.Key, request: who.Request, session: s.name})
 	if err == nil {
 		return
 	}
@@ -78,12 +77,12 @@ func (c *CAS) noteRead(ctx context.Context, s *sessionState, p *plan, who Caller
 
 // noteRefusal remembers a release that was refused for good. What is only waited
 // for is none.
-func (c *CAS) noteRefusal(ctx context.Context, s *sessionState, req *release.Request, err error) {
+func (c *CAS) noteRefusal(ctx context.Context, s *sessionState, req *wire.ReleaseRequest, err error) {
 	p := problem.From(err)
 	if p.Kind == problem.Unavailable || p.Kind == problem.Internal {
 		return
 	}
-	r := api.Refusal{
+	r := owners.Refusal{
 		Service:  req.Service,
 		Rule:     p.Rule,
 		Actual:   cutText(p.Actual),
@@ -105,8 +104,8 @@ func (c *CAS) noteRefusal(ctx context.Context, s *sessionState, req *release.Req
 func cutText(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxRefusal)], "") }
 
 // add counts r with its equal, or keeps it as the latest; under mu.
-func (t *trail) add(r api.Refusal) {
-	i := slices.IndexFunc(t.refusals, func(o api.Refusal) bool {
+func (t *trail) add(r owners.Refusal) {
+	i := slices.IndexFunc(t.refusals, func(o owners.Refusal) bool {
 		return o.Service == r.Service && o.Rule == r.Rule && o.Actual == r.Actual && o.Expected == r.Expected
 	})
 	if i >= 0 {
@@ -128,7 +127,7 @@ func (t *trail) leastMissed() int {
 		count[r.Rule]++
 		most = max(most, count[r.Rule])
 	}
-	return slices.IndexFunc(t.refusals, func(r api.Refusal) bool { return count[r.Rule] == most })
+	return slices.IndexFunc(t.refusals, func(r owners.Refusal) bool { return count[r.Rule] == most })
 }
 
 // told reports whether the log has all that it is to have of the trail, so that
@@ -169,7 +168,7 @@ func (s *sessionState) loadRefusals(ctx context.Context, j *journal) error {
 		return nil
 	}
 
-	var before []api.Refusal
+	var before []owners.Refusal
 	if err := json.Unmarshal(plain, &before); err != nil {
 		return fmt.Errorf("read refused releases: %w", err)
 	}
@@ -192,7 +191,7 @@ func (c *CAS) noteRefusals(ctx context.Context, s *sessionState, now time.Time) 
 		return fmt.Errorf("marshal refused releases: %w", err)
 	}
 	_, err = c.journal.commit(ctx, change{
-		event:   audit.ReleasesRefused,
+		event:   owners.EventReleasesRefused,
 		session: s.name,
 		detail:  map[string]string{"count": fmt.Sprint(t.unnoted)},
 		rows:    []write{{refusedRow(s.name), plain}},
@@ -206,22 +205,22 @@ func (c *CAS) noteRefusals(ctx context.Context, s *sessionState, now time.Time) 
 
 // Refusals lists the releases of a session that were refused, the latest first,
 // for those who may read it.
-func (c *CAS) Refusals(ctx context.Context, who Caller, name ident.SessionName) (api.Refusals, error) {
+func (c *CAS) Refusals(ctx context.Context, who Caller, name ident.SessionName) (owners.Refusals, error) {
 	s, err := c.reading(ctx, name)
 	if err != nil {
-		return api.Refusals{}, chained(err, "Failed to list the refused releases of session '%s'", name)
+		return owners.Refusals{}, chained(err, "Failed to list the refused releases of session '%s'", name)
 	}
 	defer s.mu.RUnlock()
 	if err := s.mayRead(who); err != nil {
-		return api.Refusals{}, chained(err, "Failed to list the refused releases of session '%s'", name)
+		return owners.Refusals{}, chained(err, "Failed to list the refused releases of session '%s'", name)
 	}
 
 	s.trail.mu.Lock()
 	defer s.trail.mu.Unlock()
 	if err := s.loadRefusals(ctx, c.journal); err != nil {
-		return api.Refusals{}, err
+		return owners.Refusals{}, err
 	}
-	out := api.Refusals{Version: api.Version, Refusals: append([]api.Refusal{}, s.trail.refusals...)}
+	out := owners.Refusals{Version: owners.Version, Refusals: append([]owners.Refusal{}, s.trail.refusals...)}
 	slices.Reverse(out.Refusals)
 	return out, nil
 }

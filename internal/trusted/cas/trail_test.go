@@ -7,21 +7,21 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // events counts the log's entries by event.
-func (w *world) events() map[audit.Event]int {
+func (w *world) events() map[owners.Event]int {
 	w.t.Helper()
 	entries, _, err := w.Log(context.Background(), 0, 10_000)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	out := map[audit.Event]int{}
+	out := map[owners.Event]int{}
 	for _, e := range entries {
 		out[e.Event]++
 	}
@@ -51,19 +51,19 @@ func TestReadsAreLogged(t *testing.T) {
 			read(reader, "s")
 			read(w.owner, "nothing-given")
 		}
-		if n := w.events()[audit.SessionRead]; n != 2 {
+		if n := w.events()[owners.EventSessionRead]; n != 2 {
 			t.Errorf("%d entries, want one for each of the two readers", n)
 		}
 		time.Sleep(time.Hour)
 		read(reader, "s")
-		if n := w.events()[audit.SessionRead]; n != 3 {
+		if n := w.events()[owners.EventSessionRead]; n != 3 {
 			t.Errorf("%d entries after another hour, want 3", n)
 		}
 
 		for key := range byte(50) { // strangers, each with a fresh key
 			read(cas.Caller{Key: ident.KeyHash{key, 1}}, "open")
 		}
-		if n := w.events()[audit.SessionRead]; n != 4 {
+		if n := w.events()[owners.EventSessionRead]; n != 4 {
 			t.Errorf("%d entries after 50 strangers, want one more", n)
 		}
 
@@ -71,7 +71,7 @@ func TestReadsAreLogged(t *testing.T) {
 		if _, err := w.GetSession(t.Context(), cas.Caller{Key: ident.KeyHash{0xdd}}, "s", nil); err == nil {
 			t.Error("a stranger read it")
 		}
-		if n := w.events()[audit.SessionRead]; n != 4 {
+		if n := w.events()[owners.EventSessionRead]; n != 4 {
 			t.Errorf("%d entries after a refused read", n)
 		}
 	})
@@ -89,7 +89,7 @@ func TestRefusalsAreKept(t *testing.T) {
 		token := w.claim(provider, w.submit(w.owner, "s", services{"a": {Instances: 2}}).Code).Token
 
 		for key := range byte(200) {
-			if _, err := w.askUnder(release.GrantToken{}, key+1, "s", "a"); err == nil {
+			if _, err := w.askUnder(owners.GrantToken{}, key+1, "s", "a"); err == nil {
 				t.Fatal("released without a grant")
 			}
 			time.Sleep(time.Second)
@@ -113,7 +113,7 @@ func TestRefusalsAreKept(t *testing.T) {
 		rule(t, err, "access_policy")
 
 		time.Sleep(90 * time.Minute)
-		if n := w.events()[audit.ReleasesRefused]; n < 1 || n > 3 {
+		if n := w.events()[owners.EventReleasesRefused]; n < 1 || n > 3 {
 			t.Errorf("%d lines in some two hours", n)
 		}
 		cancel()
@@ -132,7 +132,7 @@ func TestEqualRefusalsAreOne(t *testing.T) {
 	w := newWorld(t)
 	w.put(readers("s"))
 	for key := range byte(50) {
-		_, _ = w.askUnder(release.GrantToken{}, key+1, "s", "a")
+		_, _ = w.askUnder(owners.GrantToken{}, key+1, "s", "a")
 	}
 	list, err := w.Refusals(t.Context(), w.owner, "s")
 	if err != nil || len(list.Refusals) != 1 || list.Refusals[0].Count != 50 || list.Refusals[0].Rule != "grant_missing" {
@@ -154,7 +154,7 @@ func TestStrangersPushOutNoRefusal(t *testing.T) {
 	seen := problem.From(err).Rule
 	for i := range 300 {
 		service := ident.ServiceName(fmt.Sprint("made-up-", i))
-		_, err := w.Release(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, [32]byte{}, &release.Request{Version: release.Version, Session: "s", Service: service})
+		_, err := w.Release(t.Context(), cas.Caller{Key: ident.KeyHash{1}}, [32]byte{}, &wire.ReleaseRequest{Version: wire.ReleaseVersion, Session: "s", Service: service})
 		rule(t, err, "service_unknown")
 	}
 	out, err := w.Refusals(t.Context(), w.owner, "s")

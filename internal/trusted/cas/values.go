@@ -5,9 +5,9 @@ import (
 	"encoding/base64"
 	"fmt"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -23,7 +23,7 @@ type ValueRef struct {
 }
 
 // Values returns secrets that a session exports to the public.
-func (c *CAS) Values(ctx context.Context, who Caller, ref ValueRef) (api.Values, error) {
+func (c *CAS) Values(ctx context.Context, who Caller, ref ValueRef) (owners.Values, error) {
 	out, err := c.values(ctx, who, ref)
 	if err == nil {
 		return out, nil
@@ -34,10 +34,10 @@ func (c *CAS) Values(ctx context.Context, who Caller, ref ValueRef) (api.Values,
 	return out, chained(err, "Failed to read the values of '/session=%s' requested by a public client", ref.Session)
 }
 
-func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (api.Values, error) {
+func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (owners.Values, error) {
 	s, err := c.reading(ctx, ref.Session)
 	if err != nil {
-		return api.Values{}, err
+		return owners.Values{}, err
 	}
 	defer s.mu.RUnlock()
 	if ref.Hash != nil && !s.plan.session.Salted() && s.mayRead(who) != nil {
@@ -45,13 +45,13 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (api.Values,
 			Want("the right to read, or a session whose text has a salt").
 			Fix("leave session_hash out; or let the session's owner add `salt:` with 16 random characters or more")
 		p.Msg = []string{fmt.Sprintf("You have insufficient rights to access session %s", ref.Session)}
-		return api.Values{}, p
+		return owners.Values{}, p
 	}
 	if ref.Hash != nil && *ref.Hash != s.current.Hash {
 		p := problem.New(problem.NotFound, "session_version", "version %s of session %q is not the current one", ref.Hash, ref.Session).
 			Fix("ask the session's owner for the hash of the current version")
 		p.Msg = []string{"The session's current version has another hash"}
-		return api.Values{}, p
+		return owners.Values{}, p
 	}
 	var names []string
 	for _, sec := range s.plan.session.Secrets {
@@ -63,32 +63,32 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (api.Values,
 		p := problem.New(problem.NotFound, "value_unknown", "session %q has no public value %q", ref.Session, ref.Secret).
 			Fix("check the name; its owner exports it with export_public: true")
 		p.Msg = []string{"Secret does not exist or is not visible for a public client"}
-		return api.Values{}, p
+		return owners.Values{}, p
 	}
 	got, err := c.publishedOf(ctx, s, names, who)
 	if err != nil {
-		return api.Values{}, err
+		return owners.Values{}, err
 	}
-	out := api.Values{Values: make(map[string]api.Value, len(names))}
+	out := owners.Values{Values: make(map[string]owners.Value, len(names))}
 	for _, name := range names {
 		v, err := publicValue(s.plan.secrets[name], got[name])
 		if err != nil {
-			return api.Values{}, err
+			return owners.Values{}, err
 		}
 		out.Values[name] = v
 	}
 	return out, nil
 }
 
-func publicValue(sec session.Secret, m *material) (api.Value, error) {
+func publicValue(sec session.Secret, m *material) (owners.Value, error) {
 	if m.kind == session.Binary {
-		return api.Value{Kind: "binary", Value: base64.StdEncoding.EncodeToString(m.bytes)}, nil
+		return owners.Value{Kind: "binary", Value: base64.StdEncoding.EncodeToString(m.bytes)}, nil
 	}
 	b, err := m.render(session.Ref{Secret: sec.Name})
 	if err != nil {
-		return api.Value{}, fmt.Errorf("public value %s: %w", sec.Name, err)
+		return owners.Value{}, fmt.Errorf("public value %s: %w", sec.Name, err)
 	}
-	v := api.Value{Kind: string(sec.Kind), Value: string(b)}
+	v := owners.Value{Kind: string(sec.Kind), Value: string(b)}
 	if sec.Kind == session.ASCII {
 		v.Kind = "string"
 	}

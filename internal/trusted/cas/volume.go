@@ -9,11 +9,11 @@ import (
 	"sync"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const prefixVolume = "volume/"
@@ -36,9 +36,9 @@ type volumeRecord struct {
 	Generation uint64       `json:"generation"`
 	Tag        ident.Digest `json:"tag"`
 	// Statement is what the instance that committed the generation said about it.
-	Statement *release.Statement `json:"statement,omitempty"`
-	Lease     uint64             `json:"lease"`  // fencing number of the latest lease
-	Holder    ident.InstanceID   `json:"holder"` // zero: nobody holds it
+	Statement *owners.Statement `json:"statement,omitempty"`
+	Lease     uint64            `json:"lease"`  // fencing number of the latest lease
+	Holder    ident.InstanceID  `json:"holder"` // zero: nobody holds it
 }
 
 func (v *volume) row() string { return prefixVolume + string(v.session) + "@" + v.name }
@@ -82,24 +82,24 @@ func (v *volume) load(ctx context.Context, j *journal) error {
 }
 
 // describe is the volume for its owner.
-func (v *volume) describe(ctx context.Context, j *journal) (api.Volume, error) {
+func (v *volume) describe(ctx context.Context, j *journal) (owners.Volume, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.load(ctx, j); err != nil {
-		return api.Volume{}, err
+		return owners.Volume{}, err
 	}
-	return api.Volume{Name: v.name, ID: v.rec.ID, Generation: v.rec.Generation, Holder: v.rec.Holder, Statement: v.rec.Statement}, nil
+	return owners.Volume{Name: v.name, ID: v.rec.ID, Generation: v.rec.Generation, Holder: v.rec.Holder, Statement: v.rec.Statement}, nil
 }
 
 // mounted is what an instance got of a volume; part of its row.
 type mounted struct {
-	Name       string         `json:"name"`
-	ID         ident.Digest   `json:"id"`
-	Path       string         `json:"path"`
-	Access     release.Access `json:"access"`
-	Generation uint64         `json:"generation"`
-	Tag        ident.Digest   `json:"tag"`
-	Lease      uint64         `json:"lease,omitempty"`
+	Name       string        `json:"name"`
+	ID         ident.Digest  `json:"id"`
+	Path       string        `json:"path"`
+	Access     owners.Access `json:"access"`
+	Generation uint64        `json:"generation"`
+	Tag        ident.Digest  `json:"tag"`
+	Lease      uint64        `json:"lease,omitempty"`
 	// Committed says that the instance committed the volume since it has it.
 	Committed bool `json:"committed,omitempty"`
 	// Key tells the key that the instance got for its generation from later ones;
@@ -108,7 +108,7 @@ type mounted struct {
 	// Rekeys says that it has the key of the next commit too, and seals under it.
 	Rekeys bool `json:"rekeys,omitempty"`
 	// Statement belongs to the generation: what the instance that committed it said.
-	Statement *release.Statement `json:"statement,omitempty"`
+	Statement *owners.Statement `json:"statement,omitempty"`
 }
 
 // volumeKeys are what an instance opens a volume with, and, after a rotation, what
@@ -189,7 +189,7 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 		rec = volumeRecord{ID: ident.Digest(b[:32]), Key: b[32:]}
 		changed = true
 	}
-	gr := mounted{Name: m.Name, ID: rec.ID, Path: m.Path, Access: release.ReadOnly, Generation: rec.Generation, Tag: rec.Tag, Statement: rec.Statement, Key: keyName(rec.Key)}
+	gr := mounted{Name: m.Name, ID: rec.ID, Path: m.Path, Access: owners.ReadOnly, Generation: rec.Generation, Tag: rec.Tag, Statement: rec.Statement, Key: keyName(rec.Key)}
 	switch {
 	case m.Policy != session.RollbackProtected:
 	case rec.Holder != id && c.running(rec.Holder):
@@ -197,8 +197,8 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 	default:
 		rec.Lease++
 		rec.Holder = id
-		gr.Access, gr.Lease = release.ReadWrite, rec.Lease
-		gr.Rekeys = len(rec.NextKey) > 0 && g.version > release.Previous
+		gr.Access, gr.Lease = owners.ReadWrite, rec.Lease
+		gr.Rekeys = len(rec.NextKey) > 0 && g.version > wire.Previous
 		changed = true
 	}
 	if changed {
@@ -242,9 +242,9 @@ func (g *mounting) done(committed bool) {
 }
 
 func checkVersion(v int) error {
-	if v != release.Version && v != release.Previous {
+	if v != wire.ReleaseVersion && v != wire.Previous {
 		return problem.New(problem.Invalid, "protocol_version", "the request has version %d", v).
-			Want("%d or %d", release.Version, release.Previous).
+			Want("%d or %d", wire.ReleaseVersion, wire.Previous).
 			Fix("use a cupel-init of the same version as this CAS")
 	}
 	return nil

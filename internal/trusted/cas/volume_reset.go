@@ -5,42 +5,41 @@ import (
 	"fmt"
 	"slices"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // ResetVolume starts a volume afresh: empty, with another id and another key. The
 // old key is forgotten, and with it whatever was sealed under it. That is refused
 // while an instance has the lease. Instances that read a private copy go on with
 // it and get it no second time.
-func (c *CAS) ResetVolume(ctx context.Context, who Caller, req api.ResetVolume) (api.VolumeReset, error) {
+func (c *CAS) ResetVolume(ctx context.Context, who Caller, req owners.ResetVolume) (owners.VolumeReset, error) {
 	out, err := c.resetVolume(ctx, who, req)
 	return out, chained(err, "Failed to reset a volume of session '%s'", req.Session)
 }
 
-func (c *CAS) resetVolume(ctx context.Context, who Caller, req api.ResetVolume) (api.VolumeReset, error) {
+func (c *CAS) resetVolume(ctx context.Context, who Caller, req owners.ResetVolume) (owners.VolumeReset, error) {
 	if err := checkAPIVersion(req.Version); err != nil {
-		return api.VolumeReset{}, err
+		return owners.VolumeReset{}, err
 	}
 
 	// No release and no commit is under way while the session is locked for writing.
 	s, err := c.updating(ctx, who, req.Session)
 	if err != nil {
-		return api.VolumeReset{}, err
+		return owners.VolumeReset{}, err
 	}
 	defer s.mu.Unlock()
 	v, err := c.resettable(ctx, s, req.Volume)
 	if err != nil {
-		return api.VolumeReset{}, err
+		return owners.VolumeReset{}, err
 	}
 
 	b, err := randomBytes(64)
 	if err != nil {
-		return api.VolumeReset{}, err
+		return owners.VolumeReset{}, err
 	}
 	rec := volumeRecord{
 		ID:    ident.Digest(b[:32]),
@@ -49,10 +48,10 @@ func (c *CAS) resetVolume(ctx context.Context, who Caller, req api.ResetVolume) 
 	}
 	row, err := v.put(rec)
 	if err != nil {
-		return api.VolumeReset{}, err
+		return owners.VolumeReset{}, err
 	}
 	_, err = c.journal.commit(ctx, change{
-		event:   audit.VolumeReset,
+		event:   owners.EventVolumeReset,
 		actor:   who.Key,
 		request: who.Request,
 		session: s.name,
@@ -60,7 +59,7 @@ func (c *CAS) resetVolume(ctx context.Context, who Caller, req api.ResetVolume) 
 		rows:    []write{row},
 	})
 	if err != nil {
-		return api.VolumeReset{}, err
+		return owners.VolumeReset{}, err
 	}
 
 	was := v.rec.Generation
@@ -68,7 +67,7 @@ func (c *CAS) resetVolume(ctx context.Context, who Caller, req api.ResetVolume) 
 	clear(v.rec.NextKey)
 	v.rec = rec
 	s.forgetReplies(v.name)
-	return api.VolumeReset{Version: api.Version, Session: s.name, Volume: v.name, Was: was}, nil
+	return owners.VolumeReset{Version: owners.Version, Session: s.name, Volume: v.name, Was: was}, nil
 }
 
 // resettable returns a volume of the session that was used and that nobody
@@ -101,7 +100,7 @@ func (c *CAS) resettable(ctx context.Context, s *sessionState, name string) (*vo
 func (s *sessionState) forgetReplies(volume string) {
 	for _, in := range s.all() {
 		in.mu.Lock()
-		if in.reply != nil && slices.ContainsFunc(in.reply.Volumes, func(v release.Volume) bool { return v.Name == volume }) {
+		if in.reply != nil && slices.ContainsFunc(in.reply.Volumes, func(v wire.Volume) bool { return v.Name == volume }) {
 			in.reply = nil
 		}
 		in.mu.Unlock()

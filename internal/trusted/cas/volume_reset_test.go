@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // TestResetVolume: a fresh volume has nothing of the one before, and nobody has
@@ -17,8 +15,8 @@ func TestResetVolume(t *testing.T) {
 	w := newWorld(t)
 	w.put(twoWriters("s"))
 	reset := func(who cas.Caller, session ident.SessionName, volume string) error {
-		got, err := w.ResetVolume(t.Context(), who, api.ResetVolume{Version: api.Version, Session: session, Volume: volume})
-		if want := (api.VolumeReset{Version: api.Version, Session: "s", Volume: "v", Was: 1}); err == nil && got != want {
+		got, err := w.ResetVolume(t.Context(), who, owners.ResetVolume{Version: owners.Version, Session: session, Volume: volume})
+		if want := (owners.VolumeReset{Version: owners.Version, Session: "s", Volume: "v", Was: 1}); err == nil && got != want {
 			t.Errorf("%+v, want %+v", got, want)
 		}
 		return err
@@ -28,7 +26,7 @@ func TestResetVolume(t *testing.T) {
 	rule(t, reset(w.owner, "other", "v"), "session_unknown")
 	rule(t, reset(cas.Caller{Key: ident.KeyHash{0x77}}, "s", "v"), "access_policy")
 	rule(t, reset(cas.Caller{}, "s", "v"), "access_policy")
-	_, err := w.ResetVolume(t.Context(), w.owner, api.ResetVolume{Version: 9, Session: "s", Volume: "v"})
+	_, err := w.ResetVolume(t.Context(), w.owner, owners.ResetVolume{Version: 9, Session: "s", Volume: "v"})
 	rule(t, err, "api_version")
 
 	a := w.mustAsk(1, "s", "a").Volumes[0]
@@ -46,7 +44,7 @@ func TestResetVolume(t *testing.T) {
 	}
 
 	entries, _, err := w.Log(t.Context(), before, 10)
-	if err != nil || len(entries) != 1 || entries[0].Event != audit.VolumeReset || entries[0].Actor != w.owner.Key ||
+	if err != nil || len(entries) != 1 || entries[0].Event != owners.EventVolumeReset || entries[0].Actor != w.owner.Key ||
 		entries[0].Detail["volume"] != "v" || entries[0].Detail["generation"] != "1" {
 		t.Errorf("%+v, %v", entries, err)
 	}
@@ -72,7 +70,7 @@ func TestResetVolume(t *testing.T) {
 
 	b := w.mustAsk(3, "s", "b").Volumes[0]
 	if b.ID == reader.ID || bytes.Equal(b.Key, reader.Key) || len(b.Key) != 32 || b.Generation != 0 || !b.Tag.IsZero() ||
-		b.Access != release.ReadWrite || b.Lease <= a.Lease {
+		b.Access != owners.ReadWrite || b.Lease <= a.Lease {
 		t.Errorf("after the reset: id %s, generation %d, lease %d", b.ID, b.Generation, b.Lease)
 	}
 	if err := w.tag(3, b, 0, ident.Digest{}, ident.Digest{2}); err != nil {
@@ -87,7 +85,7 @@ func TestResetLeavesAnswersOnTheirWay(t *testing.T) {
 	w.put(twoWriters("s"))
 	answer := w.mustAsk(1, "s", "r")
 	key := string(answer.Volumes[0].Key)
-	if _, err := w.ResetVolume(t.Context(), w.owner, api.ResetVolume{Version: api.Version, Session: "s", Volume: "v"}); err != nil {
+	if _, err := w.ResetVolume(t.Context(), w.owner, owners.ResetVolume{Version: owners.Version, Session: "s", Volume: "v"}); err != nil {
 		t.Fatal(err)
 	}
 	if string(answer.Volumes[0].Key) != key {

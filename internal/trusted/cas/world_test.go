@@ -11,22 +11,23 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/testing/storetest"
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/keyfile"
-	"cupel.dev/cupel/internal/trusted/cas/storetest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // believer is a Verifier that believes: its evidence is the claims themselves.
 // Real evidence is for internal/castest.
 type believer struct{}
 
-func (believer) Verify(ev attest.Evidence, _ time.Time) (attest.Claims, error) {
-	var c attest.Claims
+func (believer) Verify(ev evidence.Evidence, _ time.Time) (evidence.Claims, error) {
+	var c evidence.Claims
 	if err := json.Unmarshal(ev.Quote, &c); err != nil {
 		return c, problem.New(problem.Unauthenticated, "evidence", "%w", err)
 	}
@@ -46,7 +47,7 @@ type world struct {
 	reports int
 	// tokens are of wide grants, one for each session, for tests that are about
 	// something else.
-	tokens map[ident.SessionName]release.GrantToken
+	tokens map[ident.SessionName]owners.GrantToken
 }
 
 const keepAlive = 10 * time.Second
@@ -64,7 +65,7 @@ func newWorldWith(t *testing.T, quotas string) *world {
 		t.Fatal(err)
 	}
 	w := &world{t: t, store: storetest.NewMemory(), key: key, owner: cas.Caller{Key: ident.KeyHash{0xee}}}
-	w.tokens = map[ident.SessionName]release.GrantToken{}
+	w.tokens = map[ident.SessionName]owners.GrantToken{}
 	if quotas != "" {
 		if err := w.quotas.Set(quotas); err != nil {
 			t.Fatal(err)
@@ -138,62 +139,62 @@ func (w *world) watch() (stop func()) {
 }
 
 // ask releases an instance with this key, under a wide grant.
-func (w *world) ask(key byte, session ident.SessionName, service ident.ServiceName) (*release.Reply, error) {
+func (w *world) ask(key byte, session ident.SessionName, service ident.ServiceName) (*wire.ReleaseReply, error) {
 	w.t.Helper()
 	return w.askUnder(w.wide(session), key, session, service)
 }
 
 // wide is the token of a grant for many instances of every service.
-func (w *world) wide(name ident.SessionName) release.GrantToken {
+func (w *world) wide(name ident.SessionName) owners.GrantToken {
 	w.t.Helper()
 	if token, ok := w.tokens[name]; ok {
 		return token
 	}
 	read, err := w.GetSession(context.Background(), w.owner, name, nil)
 	if err != nil {
-		return release.GrantToken{}
+		return owners.GrantToken{}
 	}
 	s, err := session.Parse([]byte(read.Text))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	services := map[ident.ServiceName]release.GrantedService{}
+	services := map[ident.ServiceName]owners.GrantedService{}
 	for _, svc := range s.Services {
-		services[svc.Name] = release.GrantedService{Instances: 1000}
+		services[svc.Name] = owners.GrantedService{Instances: 1000}
 	}
 	w.tokens[name] = w.claim(provider, w.submit(w.owner, name, services).Code).Token
 	return w.tokens[name]
 }
 
 // askUnder releases an instance with this key under this token.
-func (w *world) askUnder(token release.GrantToken, key byte, session ident.SessionName, service ident.ServiceName) (*release.Reply, error) {
+func (w *world) askUnder(token owners.GrantToken, key byte, session ident.SessionName, service ident.ServiceName) (*wire.ReleaseReply, error) {
 	w.t.Helper()
 	req, who, exporter := w.request(token, key, session, service)
 	return w.Release(context.Background(), who, exporter, req)
 }
 
 // request is what the instance with this key sends.
-func (w *world) request(token release.GrantToken, key byte, session ident.SessionName, service ident.ServiceName) (*release.Request, cas.Caller, [32]byte) {
+func (w *world) request(token owners.GrantToken, key byte, session ident.SessionName, service ident.ServiceName) (*wire.ReleaseRequest, cas.Caller, [32]byte) {
 	w.t.Helper()
 	who := cas.Caller{Key: ident.KeyHash{key}}
 	exporter := [32]byte{key}
-	quote, err := json.Marshal(attest.Claims{
-		Type: attest.SGX, Measurement: code, TCBStatus: "UpToDate", FMSPC: "000000000000",
-		ReportData: release.ReportData(exporter, who.Key), ConfigID: release.LaunchBinding(w.Identity().Hash(), session, service),
+	quote, err := json.Marshal(evidence.Claims{
+		Type: evidence.SGX, Measurement: code, TCBStatus: "UpToDate", FMSPC: "000000000000",
+		ReportData: wire.ReportData(exporter, who.Key), ConfigID: wire.LaunchBinding(w.Identity().Hash(), session, service),
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return &release.Request{
-		Version:  release.Version,
+	return &wire.ReleaseRequest{
+		Version:  wire.ReleaseVersion,
 		Session:  session,
 		Service:  service,
 		Grant:    token,
-		Evidence: attest.Evidence{Type: attest.SGX, Quote: quote},
+		Evidence: evidence.Evidence{Type: evidence.SGX, Quote: quote},
 	}, who, exporter
 }
 
-func (w *world) mustAsk(key byte, session ident.SessionName, service ident.ServiceName) *release.Reply {
+func (w *world) mustAsk(key byte, session ident.SessionName, service ident.ServiceName) *wire.ReleaseReply {
 	w.t.Helper()
 	r, err := w.ask(key, session, service)
 	if err != nil {
@@ -203,18 +204,18 @@ func (w *world) mustAsk(key byte, session ident.SessionName, service ident.Servi
 }
 
 func (w *world) beat(key byte) error {
-	_, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{key}}, release.KeepAlive{Version: release.Version})
+	_, err := w.KeepAlive(context.Background(), cas.Caller{Key: ident.KeyHash{key}}, wire.KeepAlive{Version: wire.ReleaseVersion})
 	return err
 }
 
 func (w *world) exit(key byte) error {
-	return w.Exit(context.Background(), cas.Caller{Key: ident.KeyHash{key}}, release.Exit{Version: release.Version})
+	return w.Exit(context.Background(), cas.Caller{Key: ident.KeyHash{key}}, wire.Exit{Version: wire.ReleaseVersion})
 }
 
 // tag commits from a generation of the volume as the instance got it.
-func (w *world) tag(key byte, v release.Volume, from uint64, fromTag, tag ident.Digest) error {
-	_, err := w.Commit(context.Background(), cas.Caller{Key: ident.KeyHash{key}}, release.TagRequest{
-		Version: release.Version, Volume: v.ID, Lease: v.Lease, From: from, FromTag: fromTag, Tag: tag,
+func (w *world) tag(key byte, v wire.Volume, from uint64, fromTag, tag ident.Digest) error {
+	_, err := w.Commit(context.Background(), cas.Caller{Key: ident.KeyHash{key}}, wire.TagRequest{
+		Version: wire.ReleaseVersion, Volume: v.ID, Lease: v.Lease, From: from, FromTag: fromTag, Tag: tag,
 	})
 	return err
 }

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // ImageConfig is what an image says about itself, as far as a launch depends

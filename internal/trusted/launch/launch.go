@@ -30,7 +30,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 // MaxLauncher is the most bytes of a launcher that are read.

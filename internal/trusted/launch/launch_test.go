@@ -11,8 +11,8 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
 
 	"github.com/google/go-cmp/cmp"

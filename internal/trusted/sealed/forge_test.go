@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 // version1Snapshot is a snapshot that was written before version 2, of

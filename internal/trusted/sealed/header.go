@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"math/bits"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 

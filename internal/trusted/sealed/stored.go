@@ -5,7 +5,7 @@ import (
 	"errors"
 	"io"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 // StoredTag returns the Tag that the bytes in r have as a snapshot, without its key. Who

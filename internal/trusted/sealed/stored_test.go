@@ -7,7 +7,7 @@ import (
 	"testing"
 	"testing/iotest"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 // TestStoredTag: who has no key tells a snapshot from one that a disk changed.

@@ -4,7 +4,7 @@ import (
 	"crypto/sha256"
 	"hash"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 // tagDomain begins what a tag of version 2 is the hash of. A version 1 tag's

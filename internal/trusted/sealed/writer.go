@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"io"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 

@@ -7,8 +7,9 @@ import (
 	"slices"
 	"strings"
 
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/internal/trusted/verify/appraise"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -203,21 +204,21 @@ func (r *reader) security(n *yaml.Node) {
 
 // tolerance reads one entry of tolerate. A simulated root's digest may be
 // written in either case, and is kept in small letters.
-func (r *reader) tolerance(n *yaml.Node) appraise.Tolerance {
-	v := appraise.Tolerance(r.scalar(n, "tolerate"))
+func (r *reader) tolerance(n *yaml.Node) evidence.Tolerance {
+	v := evidence.Tolerance(r.scalar(n, "tolerate"))
 	if root, ok := v.SimulationRoot(); ok {
-		return appraise.SimulationUnder(root)
+		return evidence.SimulationUnder(root)
 	}
-	if v == appraise.Simulation {
+	if v == evidence.Simulation {
 		r.warn(n, "tolerate: simulation names no root and so tolerates nothing: "+
 			"write simulation:SHA256 with the root that you gave to `cupel cas attest --trust-simulation`")
 	}
-	if strings.HasPrefix(string(v), string(appraise.Simulation)+":") {
+	if strings.HasPrefix(string(v), string(evidence.Simulation)+":") {
 		r.refuse(n, ruleField, "tolerate: simulation without the digest of a root").
 			Want("simulation:SHA256, with the 64 hex digits of the root that you gave to `cupel cas attest --trust-simulation`")
 		return v
 	}
-	if v != appraise.Simulation { // understood, but nothing to recommend
+	if v != evidence.Simulation { // understood, but nothing to recommend
 		r.oneOf(n, "tolerate", string(v), tolerances)
 	}
 	return v
@@ -225,8 +226,8 @@ func (r *reader) tolerance(n *yaml.Node) appraise.Tolerance {
 
 // tolerances are the words for `tolerate:`.
 var tolerances = []string{
-	string(appraise.DebugMode), string(appraise.Simulation) + ":SHA256", string(appraise.Hyperthreading), string(appraise.InsecureIGPU),
-	string(appraise.SoftwareHardening), string(appraise.InsecureConfiguration), string(appraise.OutdatedTCB), string(appraise.AEPICLeak),
+	string(evidence.DebugMode), string(evidence.Simulation) + ":SHA256", string(evidence.Hyperthreading), string(evidence.InsecureIGPU),
+	string(evidence.SoftwareHardening), string(evidence.InsecureConfiguration), string(evidence.OutdatedTCB), string(evidence.AEPICLeak),
 }
 
 var advisory = regexp.MustCompile(`^INTEL-SA-[0-9]{5}$`)
@@ -236,7 +237,7 @@ func (r *reader) advisories(f fields) {
 	for _, n := range r.elements(f, "ignore_advisories") {
 		v := r.scalar(n, "ignore_advisories")
 		switch {
-		case v == "*" && !slices.Contains(out.Tolerate, appraise.DebugMode):
+		case v == "*" && !slices.Contains(out.Tolerate, evidence.DebugMode):
 			r.refuse(n, ruleField, `ignore_advisories "*" without debug-mode`).
 				Want("it only together with `tolerate: [debug-mode]`").Fix("list the advisories")
 		case v != "*" && !advisory.MatchString(v):
@@ -246,8 +247,8 @@ func (r *reader) advisories(f fields) {
 	}
 	slices.Sort(out.IgnoreAdvisories)
 	out.IgnoreAdvisories = slices.Compact(out.IgnoreAdvisories)
-	if len(out.IgnoreAdvisories) > 0 && !slices.ContainsFunc(out.Tolerate, func(t appraise.Tolerance) bool {
-		return t == appraise.SoftwareHardening || t == appraise.InsecureConfiguration || t == appraise.OutdatedTCB || t == appraise.DebugMode
+	if len(out.IgnoreAdvisories) > 0 && !slices.ContainsFunc(out.Tolerate, func(t evidence.Tolerance) bool {
+		return t == evidence.SoftwareHardening || t == evidence.InsecureConfiguration || t == evidence.OutdatedTCB || t == evidence.DebugMode
 	}) {
 		r.warn(f.at("ignore_advisories"), "ignored advisories have no effect unless software-hardening-needed, insecure-configuration or outdated-tcb is tolerated")
 	}

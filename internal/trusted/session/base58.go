@@ -7,7 +7,7 @@ import (
 	"math/big"
 	"strings"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 var (

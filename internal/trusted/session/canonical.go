@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"strings"
 
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
@@ -164,7 +164,7 @@ func (s *Service) canonicalCupel() object {
 	return o
 }
 
-func canonicalIdentity(id appraise.Identity) object {
+func canonicalIdentity(id evidence.Identity) object {
 	var o object
 	if len(id.Measurements) > 0 {
 		o = append(o, member{"mrenclave", texts(id.Measurements)})

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 )
 
 const plainService = `

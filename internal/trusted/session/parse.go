@@ -5,7 +5,7 @@ import (
 	"regexp"
 	"strings"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 	"go.yaml.in/yaml/v4"
 )
 

@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -301,7 +301,7 @@ func TestSimulationNamesItsRoot(t *testing.T) {
 		t.Fatalf("%v, warnings %q", err, named.Warnings)
 	}
 	root, err := ident.ParseDigest(m1)
-	if err != nil || !slices.Equal(named.Security.Tolerate, []appraise.Tolerance{appraise.SimulationUnder(root)}) {
+	if err != nil || !slices.Equal(named.Security.Tolerate, []evidence.Tolerance{evidence.SimulationUnder(root)}) {
 		t.Errorf("tolerates %q", named.Security.Tolerate)
 	}
 }

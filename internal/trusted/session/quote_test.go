@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"go.yaml.in/yaml/v4"
 )

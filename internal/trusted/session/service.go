@@ -6,8 +6,8 @@ import (
 	"sort"
 	"strings"
 
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -42,8 +42,8 @@ func (r *reader) services(f fields) {
 
 // attestation reads the code identities of a service; the old `mrenclaves: […]`
 // means `attestation: {mrenclave: […]}`.
-func (r *reader) attestation(s fields) []appraise.Identity {
-	var out []appraise.Identity
+func (r *reader) attestation(s fields) []evidence.Identity {
+	var out []evidence.Identity
 	n := s.values["attestation"]
 	switch {
 	case s.has("mrenclaves") && s.has("attestation"):
@@ -51,7 +51,7 @@ func (r *reader) attestation(s fields) []appraise.Identity {
 			Fix("move the digests into `attestation: {mrenclave: […]}`")
 	case s.has("mrenclaves"):
 		if m := r.measurements(s, "mrenclaves"); len(m) > 0 {
-			out = []appraise.Identity{{Measurements: m}}
+			out = []evidence.Identity{{Measurements: m}}
 		}
 	case n == nil || isNull(n):
 	case n.Kind == yaml.SequenceNode:
@@ -59,7 +59,7 @@ func (r *reader) attestation(s fields) []appraise.Identity {
 			out = append(out, r.variant(v))
 		}
 	default:
-		out = []appraise.Identity{r.variant(n)}
+		out = []evidence.Identity{r.variant(n)}
 	}
 	if len(out) == 0 && r.session.Security.Mode != "none" {
 		r.refuse(s.node, ruleField, "a service without attestation").
@@ -68,9 +68,9 @@ func (r *reader) attestation(s fields) []appraise.Identity {
 	return out
 }
 
-func (r *reader) variant(n *yaml.Node) appraise.Identity {
+func (r *reader) variant(n *yaml.Node) evidence.Identity {
 	f := r.mapping(n, &sectionAttestation)
-	id := appraise.Identity{Measurements: r.measurements(f, "mrenclave")}
+	id := evidence.Identity{Measurements: r.measurements(f, "mrenclave")}
 	if f.has("mrenclave") && len(id.Measurements) == 0 {
 		r.refuse(f.at("mrenclave"), ruleField, "mrenclave is empty").Fix("name a digest or remove the line")
 	}
@@ -102,9 +102,9 @@ func (r *reader) measurement(n *yaml.Node, key string) ident.Measurement {
 	return m
 }
 
-func (r *reader) signer(n *yaml.Node) *appraise.Signer {
+func (r *reader) signer(n *yaml.Node) *evidence.Signer {
 	f := r.mapping(n, &sectionSigner)
-	out := &appraise.Signer{}
+	out := &evidence.Signer{}
 	if !f.has("mrsigner") || !f.has("isvprodid") {
 		r.refuse(n, ruleField, "a signer without mrsigner and isvprodid").Fix("give both")
 		return out

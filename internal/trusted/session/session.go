@@ -26,8 +26,8 @@ package session
 import (
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/appraise"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
@@ -55,7 +55,7 @@ type Session struct {
 type Service struct {
 	Name        ident.ServiceName
 	ImageName   string
-	Attestation []appraise.Identity // any one suffices; `mrenclaves` is folded into it
+	Attestation []evidence.Identity // any one suffices; `mrenclaves` is folded into it
 	Command     []Text              // argv; empty: the image's own
 	Environment []EnvVar            // in canonical (name) order
 	Pwd         string
@@ -173,6 +173,6 @@ type AccessEntry struct {
 // Security is the session's attestation policy beside the code identities.
 type Security struct {
 	Mode             string // "hardware" (default) or "none" (refused unless the CAS allows it)
-	Tolerate         []appraise.Tolerance
+	Tolerate         []evidence.Tolerance
 	IgnoreAdvisories []string
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"github.com/google/go-cmp/cmp"
 )

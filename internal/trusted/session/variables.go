@@ -9,7 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"go.yaml.in/yaml/v4"
 )

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v4"

@@ -16,8 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestMain lets this binary play a daemon: "begin" makes its attributes its own and

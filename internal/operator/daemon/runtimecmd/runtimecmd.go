@@ -22,15 +22,15 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/build"
 	"cupel.dev/cupel/internal/operator/registry"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/rebuild"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 	"cupel.dev/cupel/internal/version"
 	"cupel.dev/cupel/runtimes"
 )
@@ -202,7 +202,7 @@ func (o options) openRegistry(ctx context.Context) (_ *registry.Client, stop fun
 		return registry.NewClient(o.registry), func() {}, nil
 	}
 	if b, err := atomicfile.Read(filepath.Join(o.state, "manager.json")); err == nil {
-		var at manager.Endpoint
+		var at managerapi.Endpoint
 		if json.Unmarshal(b, &at) == nil && listening(ctx, at.Registry) {
 			return registry.NewClient(at.Registry), func() {}, nil
 		}

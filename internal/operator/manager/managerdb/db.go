@@ -22,10 +22,10 @@ import (
 	"modernc.org/sqlite" // also the database/sql driver "sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // migrations[n] leads from schema n to n+1. Never change one: append.
@@ -116,7 +116,7 @@ func (d *DB) tx(ctx context.Context, f func(*sql.Tx) error) error {
 
 // explain says what a person can do where the disk is full, or the database damaged.
 func (d *DB) explain(err error) error {
-	err = disk.Explain(err, filepath.Dir(d.path), "the state folder")
+	err = diskerror.Explain(err, filepath.Dir(d.path), "the state folder")
 	if _, explained := errors.AsType[*problem.Error](err); err == nil || explained {
 		return err
 	}

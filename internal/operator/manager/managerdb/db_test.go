@@ -12,11 +12,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	wire "cupel.dev/cupel/client/manager"
+	"cupel.dev/cupel/api/ident"
+	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 func open(t *testing.T, path string) *DB {
@@ -36,16 +36,16 @@ func TestRoundTrip(t *testing.T) {
 	app := &manager.App{
 		ID: "app-1", Name: "shop", Owner: ident.KeyHash{1}, Session: "s", CreatedAt: at, Last: 2,
 		Current: &manager.Revision{Number: 1, Session: "s", Instances: 3, Memory: 1 << 28, Port: 8080},
-		Rollout: manager.Rollout{Phase: manager.PhaseFailed, Problem: problem.New(problem.Denied, "measurement", "no"), Steps: []wire.Step{{Name: "pull", StartedAt: at}}},
+		Rollout: manager.Rollout{Phase: manager.PhaseFailed, Problem: problem.New(problem.Denied, "measurement", "no"), Steps: []managerapi.Step{{Name: "pull", StartedAt: at}}},
 	}
 	in := &manager.Instance{ID: "i-1", App: "app-1", Role: manager.RoleApp, Revision: 1, Attempt: 4, CreatedAt: at}
-	token := release.NewGrantToken(release.GrantID{7}, [32]byte{8})
-	app.Current.Grant = &manager.Grant{ID: release.GrantID{7}, Token: token}
-	notice := &manager.Notice{ID: "back:7", Token: token, Grant: release.GrantID{7}, Since: at, AppID: "app-1"}
-	code := &manager.UsedCode{Grant: release.GrantID{7}, Code: ident.Digest{6}, App: "shop", Used: at}
+	token := owners.NewGrantToken(owners.GrantID{7}, [32]byte{8})
+	app.Current.Grant = &manager.Grant{ID: owners.GrantID{7}, Token: token}
+	notice := &manager.Notice{ID: "back:7", Token: token, Grant: owners.GrantID{7}, Since: at, AppID: "app-1"}
+	code := &manager.UsedCode{Grant: owners.GrantID{7}, Code: ident.Digest{6}, App: "shop", Used: at}
 	events, err := db.Apply(t.Context(), manager.Change{
 		Apps: []*manager.App{app}, Instances: []*manager.Instance{in}, Notices: []*manager.Notice{notice}, Codes: []*manager.UsedCode{code},
-		Events: []manager.Event{{Event: wire.Event{Time: at, AppID: "app-1", App: "shop", Reason: "r", Message: "m", Warning: true}, Owner: ident.KeyHash{1}}},
+		Events: []manager.Event{{Event: managerapi.Event{Time: at, AppID: "app-1", App: "shop", Reason: "r", Message: "m", Warning: true}, Owner: ident.KeyHash{1}}},
 	})
 	if err != nil || len(events) != 1 || events[0].Seq != 1 {
 		t.Fatalf("Apply: %+v, %v", events, err)
@@ -113,7 +113,7 @@ func TestEventsAreFilteredAndBounded(t *testing.T) {
 			if j%2 == 1 {
 				owner = bob
 			}
-			c.Events = append(c.Events, manager.Event{Event: wire.Event{Time: time.Now(), Reason: fmt.Sprint(i)}, Owner: owner})
+			c.Events = append(c.Events, manager.Event{Event: managerapi.Event{Time: time.Now(), Reason: fmt.Sprint(i)}, Owner: owner})
 		}
 		if _, err := db.Apply(t.Context(), c); err != nil {
 			t.Fatal(err)
@@ -137,7 +137,7 @@ func TestNobodysEventsPushOutAnothers(t *testing.T) {
 	write := func(owner ident.KeyHash, n int) {
 		var c manager.Change
 		for range n {
-			c.Events = append(c.Events, manager.Event{Event: wire.Event{Time: time.Now(), Reason: "x"}, Owner: owner})
+			c.Events = append(c.Events, manager.Event{Event: managerapi.Event{Time: time.Now(), Reason: "x"}, Owner: owner})
 		}
 		if _, err := db.Apply(t.Context(), c); err != nil {
 			t.Fatal(err)

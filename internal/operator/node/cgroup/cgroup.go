@@ -20,7 +20,7 @@ import (
 	"strings"
 	"syscall"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // Tree is the machine's mounted control groups.

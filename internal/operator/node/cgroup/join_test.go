@@ -6,8 +6,8 @@ import (
 	"os/exec"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestJoin moves a process in every tree, whatever it was in.

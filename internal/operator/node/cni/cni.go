@@ -30,9 +30,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 const (

@@ -5,9 +5,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 func TestMissingPlugins(t *testing.T) {

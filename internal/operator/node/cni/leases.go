@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 func (n *Network) leaseDir() string { return filepath.Join(n.cfg.Dir, "leases", "cupel-"+n.cfg.ID) }

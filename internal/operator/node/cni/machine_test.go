@@ -15,9 +15,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // open makes a network of its own on this machine, and takes it away at the end.

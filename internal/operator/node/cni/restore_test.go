@@ -7,9 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/netlab"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 // Whatever another program changes of bridge, address and forwarding is noticed by

@@ -8,10 +8,10 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
-	"cupel.dev/cupel/internal/netlab"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/testing/netlab"
 )
 
 func nets(list ...string) []network {

@@ -11,10 +11,10 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/watchdog"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 
 	"github.com/containerd/errdefs"
 )
@@ -41,7 +41,7 @@ func (d *Daemon) ready(ctx context.Context) error {
 		if _, gone := startTime(pid); gone != nil {
 			err := problem.New(problem.Unavailable, "containerd_start", "containerd ended while it started: %s", d.lastLog()).
 				Fix("look at %s", d.LogFile())
-			return disk.Explain(err, d.cfg.Dir, "the state folder")
+			return diskerror.Explain(err, d.cfg.Dir, "the state folder")
 		}
 		if d.listens(pid) {
 			if hung, ok := errors.AsType[watchdog.Hung](d.watched(pid).Look(limit)); ok {
@@ -166,7 +166,7 @@ func (d *Daemon) ifWhole(ctx context.Context) (*Daemon, error) {
 	if err := end(ctx, pid, func() bool { return d.running() == pid }); err != nil {
 		d.cfg.Logger.WarnContext(ctx, "containerd that can't read its database does not end", "error", err)
 	}
-	return nil, disk.Explain(d.damaged(d.LogFile()+" says why. "), d.cfg.Dir, "the state folder")
+	return nil, diskerror.Explain(d.damaged(d.LogFile()+" says why. "), d.cfg.Dir, "the state folder")
 }
 
 // database is containerd's own: which images, snapshots and containers there are.

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/collect"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // askFromHost asks for evidence on the socket in dir, as this process.
@@ -27,14 +27,14 @@ func askFromHost(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		return net.Dial("unix", filepath.Join(short, collect.Socket))
+		return net.Dial("unix", filepath.Join(short, wire.Socket))
 	}}}
 	defer client.CloseIdleConnections()
-	body, err := json.Marshal(collect.QuoteRequest{Version: 1, ReportData: attest.Data64{1}})
+	body, err := json.Marshal(wire.QuoteRequest{Version: 1, ReportData: evidence.Data64{1}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := client.Post("http://las"+collect.PathQuote, "application/json", bytes.NewReader(body))
+	resp, err := client.Post("http://las"+wire.PathQuote, "application/json", bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func askAs(t *testing.T, pid int, launcher, dir string) string {
 		_, path, _ = strings.Cut(string(groups), "0::")
 		procs = "/sys/fs/cgroup" + strings.TrimSpace(path) + "/cgroup.procs"
 	}
-	cmd := exec.Command("/bin/sh", "-c", `echo $$ > "$1" && exec "$2" child "$3"`, "sh", procs, launcher, filepath.Join(short, collect.Socket))
+	cmd := exec.Command("/bin/sh", "-c", `echo $$ > "$1" && exec "$2" child "$3"`, "sh", procs, launcher, filepath.Join(short, wire.Socket))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

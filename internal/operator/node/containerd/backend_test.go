@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/operator/manager/backendtest"
+	"cupel.dev/cupel/internal/testing/backendtest"
 )
 
 // TestBackend runs the manager's contract against real containers.

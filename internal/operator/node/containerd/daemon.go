@@ -18,10 +18,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/watchdog"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 const (

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/node"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
 

@@ -15,9 +15,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // Ensure implements node.Images. Registries on this machine are spoken to in

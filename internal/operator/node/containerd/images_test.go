@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestDamagedImage: what a registry has damaged of an image is told with the runtime to

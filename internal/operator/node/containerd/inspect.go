@@ -9,9 +9,9 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/las"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
 

@@ -30,7 +30,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	ggcrtypes "github.com/google/go-containerregistry/pkg/v1/types"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/las"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node"
@@ -40,8 +41,7 @@ import (
 	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/simtee"
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/ident"
+	"cupel.dev/cupel/internal/testing/need"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
 
@@ -348,7 +348,7 @@ func processesOf(state string) []string {
 func (l *life) spec(id, behaviour string) manager.InstanceSpec {
 	return manager.InstanceSpec{
 		ID: id, App: "a-1", AppName: "Test App", Config: ident.ConfigID{Session: "test", Service: ident.ServiceName(behaviour)},
-		Binding: attest.Data64{9}, Image: l.image, Memory: 128 << 20, Labels: map[string]string{"k": "v"}, Profile: launch.Newest,
+		Binding: evidence.Data64{9}, Image: l.image, Memory: 128 << 20, Labels: map[string]string{"k": "v"}, Profile: launch.Newest,
 	}
 }
 

@@ -15,11 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/logfile"
-	"cupel.dev/cupel/internal/trusted/ident"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
 

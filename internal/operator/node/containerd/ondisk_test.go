@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // TestPowerCutAfterPull: what is in an image that was brought is on the disk. The disk is

@@ -24,9 +24,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/proc"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 const (

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/containerd"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/internal/testing/need"
 )
 
 // slowContainerd makes each containerd that is started from now on take a while before

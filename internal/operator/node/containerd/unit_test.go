@@ -17,8 +17,8 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // TestChainID holds the definition: ChainID(a, b) = SHA-256(ChainID(a) + " " + DiffID(b)).

@@ -21,11 +21,10 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/disk"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
 // migrations lead from schema version n (the index) to n+1. They are never
@@ -206,9 +205,9 @@ func (db *DB) Commit(ctx context.Context, b cas.Batch) error {
 }
 
 // Head implements cas.Store.
-func (db *DB) Head(ctx context.Context) (release.SignedHead, error) {
+func (db *DB) Head(ctx context.Context) (owners.SignedHead, error) {
 	var text []byte
-	var h release.SignedHead
+	var h owners.SignedHead
 	err := db.stmt.head.QueryRowContext(ctx).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return h, nil
@@ -239,13 +238,13 @@ func (db *DB) Row(ctx context.Context, id string) (cas.Row, bool, error) {
 
 // Entries implements cas.Store. A record holds all entries of a commit, so the
 // first one may begin before those asked for.
-func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]audit.Entry, error) {
+func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]owners.Entry, error) {
 	rows, err := db.stmt.entries.QueryContext(ctx, int64(min(after, 1<<62)))
 	if err != nil {
 		return nil, db.failed("read audit log", err)
 	}
 	defer func() { _ = rows.Close() }()
-	var out []audit.Entry
+	var out []owners.Entry
 	size := 0
 	for len(out) < limit && size < cas.PageBytes && rows.Next() {
 		var text []byte
@@ -253,7 +252,7 @@ func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]audit.Ent
 			return nil, db.failed("read audit log", err)
 		}
 		size += len(text)
-		var batch []audit.Entry
+		var batch []owners.Entry
 		if err := json.Unmarshal(text, &batch); err != nil {
 			return nil, logDamaged(err)
 		}
@@ -276,7 +275,7 @@ func logDamaged(err error) error {
 
 // failed turns an error of SQLite into one that a person can act on.
 func (db *DB) failed(what string, err error) error {
-	err = disk.Explain(fmt.Errorf("%s: %w", what, err), db.dir, "the CAS's state")
+	err = diskerror.Explain(fmt.Errorf("%s: %w", what, err), db.dir, "the CAS's state")
 	if _, explained := errors.AsType[*problem.Error](err); explained {
 		return err
 	}

@@ -9,11 +9,11 @@ import (
 	"syscall"
 	"testing"
 
-	"cupel.dev/cupel/internal/need"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/testing/storetest"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/storetest"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 func TestStore(t *testing.T) {
@@ -112,12 +112,12 @@ func TestDiskFull(t *testing.T) {
 	defer func() { _ = db.Close() }()
 	ctx := context.Background()
 	small := func(seq uint64) cas.Batch {
-		return cas.Batch{Rows: []cas.Row{{ID: "small", Version: seq, Sealed: []byte("x")}}, Head: release.SignedHead{Seq: seq}}
+		return cas.Batch{Rows: []cas.Row{{ID: "small", Version: seq, Sealed: []byte("x")}}, Head: owners.SignedHead{Seq: seq}}
 	}
 	if err := db.Commit(ctx, small(1)); err != nil {
 		t.Fatal(err)
 	}
-	big := cas.Batch{Rows: []cas.Row{{ID: "small", Version: 2, Sealed: []byte("y")}, {ID: "big", Version: 1, Sealed: make([]byte, 2<<20)}}, Head: release.SignedHead{Seq: 2}}
+	big := cas.Batch{Rows: []cas.Row{{ID: "small", Version: 2, Sealed: []byte("y")}, {ID: "big", Version: 1, Sealed: make([]byte, 2<<20)}}, Head: owners.SignedHead{Seq: 2}}
 	err = db.Commit(ctx, big)
 	if p := problem.From(err); err == nil || p.Rule != "disk_full" || p.Kind != problem.Unavailable {
 		t.Fatalf("%v; want rule disk_full", err)

@@ -21,8 +21,8 @@ import (
 	"os"
 	"strings"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
-	"cupel.dev/cupel/internal/trusted/problem"
 )
 
 // prefix begins the file's one line; 64 hex digits follow.

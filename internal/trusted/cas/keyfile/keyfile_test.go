@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"cupel.dev/cupel/internal/trusted/problem"
+	"cupel.dev/cupel/api/problem"
 )
 
 func TestSealOpen(t *testing.T) {

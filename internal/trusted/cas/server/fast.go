@@ -5,9 +5,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // fastRelease reads a release request in the very form in which Go's encoder
@@ -17,16 +18,16 @@ import (
 //
 // The endorsements are cut out, not read: whoever verifies them parses them
 // strictly. A fuzz target holds both readers against each other.
-func fastRelease(body []byte) (*release.Request, bool) {
+func fastRelease(body []byte) (*wire.ReleaseRequest, bool) {
 	s := scanner{rest: body, ok: true}
-	var req release.Request
+	var req wire.ReleaseRequest
 	s.literal(`{"version":2,"session":"`)
-	req.Version = release.Version
+	req.Version = wire.ReleaseVersion
 	req.Session = ident.SessionName(s.plain())
 	s.literal(`,"service":"`)
 	req.Service = ident.ServiceName(s.plain())
 	if s.has(`,"grant":"`) {
-		grant, err := release.ParseGrantToken(string(s.plain()))
+		grant, err := owners.ParseGrantToken(string(s.plain()))
 		if err != nil {
 			return nil, false
 		}
@@ -34,7 +35,7 @@ func fastRelease(body []byte) (*release.Request, bool) {
 	}
 	req.Returning = s.has(`,"returning":true`)
 	s.literal(`,"evidence":{"type":"`)
-	req.Evidence.Type = attest.Type(s.plain())
+	req.Evidence.Type = evidence.Type(s.plain())
 	s.literal(`,"quote":"`)
 	quote := s.plain()
 	s.literal(`,"endorsements":`)

@@ -6,8 +6,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // FuzzReleaseRequest: no panic, and what is accepted re-encodes to the same.
@@ -75,7 +76,7 @@ func FuzzFastRelease(f *testing.F) {
 		if !json.Valid(fast.Evidence.Endorsements) {
 			return // the verifier refuses it
 		}
-		var slow release.Request
+		var slow wire.ReleaseRequest
 		if err := strictJSON(b, &slow); err != nil {
 			t.Fatalf("%s: %v", b, err)
 		}
@@ -86,9 +87,9 @@ func FuzzFastRelease(f *testing.F) {
 }
 
 func TestFastReleaseTakesWhatClientsSend(t *testing.T) {
-	body, err := json.Marshal(release.Request{
-		Version: release.Version, Session: "a/b", Service: "c", Grant: release.NewGrantToken(release.GrantID{1}, [32]byte{2}),
-		Evidence: attest.Evidence{Type: attest.SGX, Quote: []byte{1, 2, 3}, Endorsements: json.RawMessage(`{"tcb":"{\"a\":1}"}`)},
+	body, err := json.Marshal(wire.ReleaseRequest{
+		Version: wire.ReleaseVersion, Session: "a/b", Service: "c", Grant: owners.NewGrantToken(owners.GrantID{1}, [32]byte{2}),
+		Evidence: evidence.Evidence{Type: evidence.SGX, Quote: []byte{1, 2, 3}, Endorsements: json.RawMessage(`{"tcb":"{\"a\":1}"}`)},
 	})
 	if err != nil {
 		t.Fatal(err)

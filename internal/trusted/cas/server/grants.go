@@ -4,11 +4,10 @@ import (
 	"context"
 	"net/http"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
 )
 
 // ask answers a call with what f makes of the request in its body. shape changes
@@ -49,10 +48,10 @@ func askOf[Reply any](s *Server, c *call, f func(context.Context, cas.Caller, id
 func (s *Server) makeGrant(c *call) { ask(s, c, http.StatusCreated, chain, s.cas.MakeGrant) }
 
 func (s *Server) changeGrant(c *call) {
-	ask(s, c, http.StatusOK, chain, func(ctx context.Context, who cas.Caller, req api.GrantChange) (api.Grant, error) {
+	ask(s, c, http.StatusOK, chain, func(ctx context.Context, who cas.Caller, req owners.GrantChange) (owners.Grant, error) {
 		id, err := grantID(c)
 		if err != nil {
-			return api.Grant{}, err
+			return owners.Grant{}, err
 		}
 		return s.cas.ChangeGrant(ctx, who, id, req)
 	})
@@ -72,8 +71,8 @@ func (s *Server) withdrawGrant(c *call) {
 	s.reply(c, http.StatusOK, g, true)
 }
 
-func grantID(c *call) (release.GrantID, error) {
-	id, err := release.ParseGrantID(c.r.PathValue("id"))
+func grantID(c *call) (owners.GrantID, error) {
+	id, err := owners.ParseGrantID(c.r.PathValue("id"))
 	if err != nil {
 		return id, problem.New(problem.Invalid, "grant_id", "%w", err).Fix("list them: cupel session grants SESSION")
 	}
@@ -85,13 +84,13 @@ func grantID(c *call) (release.GrantID, error) {
 func (s *Server) claim(c *call) { ask(s, c, http.StatusOK, nil, s.cas.Claim) }
 
 func (s *Server) gone(c *call) {
-	ask(s, c, http.StatusOK, nil, func(ctx context.Context, who cas.Caller, req release.Gone) (struct{}, error) {
+	ask(s, c, http.StatusOK, nil, func(ctx context.Context, who cas.Caller, req owners.InstanceGone) (struct{}, error) {
 		return struct{}{}, s.cas.Gone(ctx, who, req)
 	})
 }
 
 func (s *Server) giveBack(c *call) {
-	ask(s, c, http.StatusOK, nil, func(ctx context.Context, who cas.Caller, req release.GiveBack) (struct{}, error) {
+	ask(s, c, http.StatusOK, nil, func(ctx context.Context, who cas.Caller, req owners.GiveBack) (struct{}, error) {
 		return struct{}{}, s.cas.GiveBack(ctx, who, req)
 	})
 }

@@ -6,9 +6,10 @@ import (
 	"io"
 	"net/http"
 
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/api/openapi"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // InstancesHandler is the instances' API. It needs the TLS connection's state.
@@ -17,14 +18,14 @@ func (s *Server) InstancesHandler() http.Handler {
 	handle := func(pattern string, f func(*call)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { f(s.begin(w, r)) })
 	}
-	handle("POST "+release.PathRelease, s.release)
-	handle("POST "+release.PathTag, s.tag)
-	handle("POST "+release.PathKeepAlive, s.keepAlive)
-	handle("POST "+release.PathExit, s.exit)
-	handle("POST "+release.PathClaim, s.claim)
-	handle("POST "+release.PathGone, s.gone)
-	handle("POST "+release.PathGiveBack, s.giveBack)
-	handle("GET "+api.PathOpenAPI, s.serveDoc(instancesDoc))
+	handle("POST "+wire.PathRelease, s.release)
+	handle("POST "+wire.PathTag, s.tag)
+	handle("POST "+wire.PathKeepAlive, s.keepAlive)
+	handle("POST "+wire.PathExit, s.exit)
+	handle("POST "+wire.PathClaim, s.claim)
+	handle("POST "+wire.PathGone, s.gone)
+	handle("POST "+wire.PathGiveBack, s.giveBack)
+	handle("GET "+owners.PathOpenAPI, s.serveDoc(openapi.Instances))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h, pattern := mux.Handler(r)
 		switch {
@@ -49,7 +50,7 @@ func (s *Server) release(c *call) {
 		s.refuse(c, err, nil)
 		return
 	}
-	exporter, err := release.Exporter(c.r.TLS)
+	exporter, err := wire.Exporter(c.r.TLS)
 	if err != nil {
 		s.refuse(c, problem.New(problem.Invalid, "channel_binding", "%w", err), nil)
 		return
@@ -63,7 +64,7 @@ func (s *Server) release(c *call) {
 }
 
 func (s *Server) tag(c *call) {
-	var req release.TagRequest
+	var req wire.TagRequest
 	if err := s.decode(c, &req); err != nil {
 		s.refuse(c, err, nil)
 		return
@@ -77,7 +78,7 @@ func (s *Server) tag(c *call) {
 }
 
 func (s *Server) keepAlive(c *call) {
-	var req release.KeepAlive
+	var req wire.KeepAlive
 	if err := s.decode(c, &req); err != nil {
 		s.refuse(c, err, nil)
 		return
@@ -91,7 +92,7 @@ func (s *Server) keepAlive(c *call) {
 }
 
 func (s *Server) exit(c *call) {
-	var req release.Exit
+	var req wire.Exit
 	if err := s.decode(c, &req); err != nil {
 		s.refuse(c, err, nil)
 		return
@@ -113,11 +114,11 @@ func (s *Server) decode(c *call, v any) error {
 
 // decodeRelease reads the body of a release request; its bytes come from
 // strangers. Meaning is checked by the CAS.
-func decodeRelease(body []byte) (*release.Request, error) {
+func decodeRelease(body []byte) (*wire.ReleaseRequest, error) {
 	if req, ok := fastRelease(body); ok {
 		return req, nil
 	}
-	var req release.Request
+	var req wire.ReleaseRequest
 	if err := strictJSON(body, &req); err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ func strictJSON(body []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return problem.New(problem.Invalid, "json", "%w", problem.NotJSON(err)).Fix("send the request as %s describes it", api.PathOpenAPI)
+		return problem.New(problem.Invalid, "json", "%w", problem.NotJSON(err)).Fix("send the request as %s describes it", owners.PathOpenAPI)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return problem.New(problem.Invalid, "json", "something follows the JSON value")

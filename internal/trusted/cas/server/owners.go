@@ -7,12 +7,12 @@ import (
 	"strconv"
 	"strings"
 
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/openapi"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/cas/audit"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // language is the newest version of the session language that is understood.
@@ -24,25 +24,25 @@ func (s *Server) OwnersHandler() http.Handler {
 	handle := func(pattern string, f func(*call)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { f(s.begin(w, r)) })
 	}
-	handle("POST "+api.PathLegacySession, s.putSession)
-	handle("POST "+api.PathSessions, s.putSession)
-	handle("GET "+api.PathLegacySession+"/{name...}", s.getSession)
-	handle("GET "+api.PathSessions+"/{name...}", s.getSessionOrInstances)
-	handle("DELETE "+api.PathSessions+"/{name...}", s.removeSession)
-	handle("POST "+api.PathGrants, s.makeGrant)
-	handle("GET "+api.PathGrants, func(c *call) { askOf(s, c, s.cas.Grants) })
-	handle("PATCH "+api.PathGrants+"/{id}", s.changeGrant)
-	handle("DELETE "+api.PathGrants+"/{id}", s.withdrawGrant)
-	handle("POST "+api.PathRotations, func(c *call) { ask(s, c, http.StatusOK, chain, s.cas.Rotate) })
-	handle("GET "+api.PathRotations, func(c *call) { askOf(s, c, s.cas.Rotations) })
-	handle("POST "+api.PathVolumeReset, func(c *call) { ask(s, c, http.StatusOK, chain, s.cas.ResetVolume) })
-	handle("GET "+api.PathRefusals, func(c *call) { askOf(s, c, s.cas.Refusals) })
-	handle("GET "+api.PathValues+"{ref...}", s.values)
-	handle("GET "+api.PathAttest, s.attest)
-	handle("GET "+api.PathVersion, s.versionInfo)
-	handle("GET "+api.PathLog, s.auditLog)
-	handle("GET "+api.PathHealth, s.health)
-	handle("GET "+api.PathOpenAPI, s.serveDoc(ownersDoc))
+	handle("POST "+owners.PathLegacySession, s.putSession)
+	handle("POST "+owners.PathSessions, s.putSession)
+	handle("GET "+owners.PathLegacySession+"/{name...}", s.getSession)
+	handle("GET "+owners.PathSessions+"/{name...}", s.getSessionOrInstances)
+	handle("DELETE "+owners.PathSessions+"/{name...}", s.removeSession)
+	handle("POST "+owners.PathGrants, s.makeGrant)
+	handle("GET "+owners.PathGrants, func(c *call) { askOf(s, c, s.cas.Grants) })
+	handle("PATCH "+owners.PathGrants+"/{id}", s.changeGrant)
+	handle("DELETE "+owners.PathGrants+"/{id}", s.withdrawGrant)
+	handle("POST "+owners.PathRotations, func(c *call) { ask(s, c, http.StatusOK, chain, s.cas.Rotate) })
+	handle("GET "+owners.PathRotations, func(c *call) { askOf(s, c, s.cas.Rotations) })
+	handle("POST "+owners.PathVolumeReset, func(c *call) { ask(s, c, http.StatusOK, chain, s.cas.ResetVolume) })
+	handle("GET "+owners.PathRefusals, func(c *call) { askOf(s, c, s.cas.Refusals) })
+	handle("GET "+owners.PathValues+"{ref...}", s.values)
+	handle("GET "+owners.PathAttest, s.attest)
+	handle("GET "+owners.PathVersion, s.versionInfo)
+	handle("GET "+owners.PathLog, s.auditLog)
+	handle("GET "+owners.PathHealth, s.health)
+	handle("GET "+owners.PathOpenAPI, s.serveDoc(openapi.Owners))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h, pattern := mux.Handler(r)
 		switch {
@@ -64,7 +64,7 @@ func chain(p *problem.Error) {
 }
 
 func (s *Server) putSession(c *call) {
-	text, err := readBody(c, api.MaxSession)
+	text, err := readBody(c, owners.MaxSession)
 	if err != nil {
 		s.refuse(c, err, chain)
 		return
@@ -78,7 +78,7 @@ func (s *Server) putSession(c *call) {
 }
 
 func (s *Server) getSessionOrInstances(c *call) {
-	name, ok := strings.CutSuffix(c.r.PathValue("name"), api.SuffixInstances)
+	name, ok := strings.CutSuffix(c.r.PathValue("name"), owners.SuffixInstances)
 	if !ok {
 		s.getSession(c)
 		return
@@ -211,19 +211,19 @@ func (s *Server) attest(c *call) {
 		return
 	}
 	id := s.cas.Identity()
-	ev, err := s.evidence(c.r.Context(), release.CASReportData([32]byte(raw), id.Hash()))
+	ev, err := s.evidence(c.r.Context(), wire.CASReportData([32]byte(raw), id.Hash()))
 	if err != nil {
 		s.refuse(c, err, chain)
 		return
 	}
-	s.reply(c, http.StatusOK, api.Attestation{
-		Version: api.Version, Evidence: ev, IdentityCertificate: id.PEM(), Time: s.cas.Now().UTC(),
+	s.reply(c, http.StatusOK, owners.Attestation{
+		Version: owners.Version, Evidence: ev, IdentityCertificate: id.PEM(), Time: s.cas.Now().UTC(),
 		SimulationRoot: s.simRoot, Head: s.cas.Head(),
 	}, true)
 }
 
 func (s *Server) versionInfo(c *call) {
-	s.reply(c, http.StatusOK, api.VersionInfo{Version: s.version, API: api.Version, Release: release.Version, Language: language}, true)
+	s.reply(c, http.StatusOK, owners.VersionInfo{Version: s.version, API: owners.Version, Release: wire.ReleaseVersion, Language: language}, true)
 }
 
 func (s *Server) health(c *call) {
@@ -231,7 +231,7 @@ func (s *Server) health(c *call) {
 		s.refuse(c, err, chain)
 		return
 	}
-	s.reply(c, http.StatusOK, api.Health{Version: api.Version, Status: "ok"}, true)
+	s.reply(c, http.StatusOK, owners.Health{Version: owners.Version, Status: "ok"}, true)
 }
 
 func (s *Server) auditLog(c *call) {
@@ -240,7 +240,7 @@ func (s *Server) auditLog(c *call) {
 		s.refuse(c, err, chain)
 		return
 	}
-	limit, err := number(c.r, "limit", api.MaxLogPage, api.MaxLogPage)
+	limit, err := number(c.r, "limit", owners.MaxLogPage, owners.MaxLogPage)
 	if err != nil {
 		s.refuse(c, err, chain)
 		return
@@ -251,9 +251,9 @@ func (s *Server) auditLog(c *call) {
 		return
 	}
 	if entries == nil {
-		entries = []audit.Entry{}
+		entries = []owners.Entry{}
 	}
-	s.reply(c, http.StatusOK, api.LogPage{Version: api.Version, Entries: entries, Head: head}, true)
+	s.reply(c, http.StatusOK, owners.LogPage{Version: owners.Version, Entries: entries, Head: head}, true)
 }
 
 func number(r *http.Request, name string, absent, most uint64) (uint64, error) {

@@ -13,7 +13,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/tls"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,13 +23,13 @@ import (
 	"net/http"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas"
-	"cupel.dev/cupel/internal/trusted/cas/api"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/places"
-	"cupel.dev/cupel/internal/trusted/problem"
-	"cupel.dev/cupel/internal/trusted/release"
+	"cupel.dev/cupel/internal/trusted/connlimit"
+	"cupel.dev/cupel/internal/trusted/httpproblem"
 )
 
 // Config is what a Server is made of. CAS and Log are required.
@@ -39,7 +38,7 @@ type Config struct {
 	Log *slog.Logger
 	// Evidence gets the CAS's own evidence; nil: there is none, and nobody can
 	// attest this CAS.
-	Evidence func(ctx context.Context, reportData attest.Data64) (attest.Evidence, error)
+	Evidence func(ctx context.Context, reportData evidence.Data64) (evidence.Evidence, error)
 	// SimulationRoot in PEM, where the CAS accepts simulated platforms. Shown, never trusted.
 	SimulationRoot string
 	// Version of the software.
@@ -65,23 +64,11 @@ const (
 	trustedLength = 64 << 10
 )
 
-//go:embed owners.yaml
-var ownersDoc []byte
-
-//go:embed instances.yaml
-var instancesDoc []byte
-
-// OwnersDoc is the OpenAPI document of the owners' API.
-func OwnersDoc() []byte { return append([]byte(nil), ownersDoc...) }
-
-// InstancesDoc is the OpenAPI document of the instances' API.
-func InstancesDoc() []byte { return append([]byte(nil), instancesDoc...) }
-
 // Server answers both APIs.
 type Server struct {
 	cas      *cas.CAS
 	log      *slog.Logger
-	evidence func(context.Context, attest.Data64) (attest.Evidence, error)
+	evidence func(context.Context, evidence.Data64) (evidence.Evidence, error)
 	simRoot  string
 	version  string
 	maxConns int
@@ -141,7 +128,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler, tc *
 		Protocols:         &protocols,
 		ErrorLog:          log.New(io.Discard, "", 0), // failed handshakes are the peers' business
 	}
-	limited := places.Limit(l, s.maxConns)
+	limited := connlimit.Limit(l, s.maxConns)
 	srv.ConnState = limited.Observe
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(tls.NewListener(limited, tc)) }()
@@ -166,7 +153,7 @@ type call struct {
 }
 
 func (c *call) caller() cas.Caller {
-	return cas.Caller{Key: peerKey(c.r.TLS), Request: c.id, Address: places.Peer(c.r.RemoteAddr)}
+	return cas.Caller{Key: peerKey(c.r.TLS), Request: c.id, Address: connlimit.Peer(c.r.RemoteAddr)}
 }
 
 // peerKey is the hash of the key that the peer proved to hold; zero: none.
@@ -179,9 +166,9 @@ func peerKey(cs *tls.ConnectionState) (k ident.KeyHash) {
 
 // begin gives the request an id, the client's own where it is a decent one.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request) *call {
-	id := problem.NameRequest(w, r)
+	id := httpproblem.NameRequest(w, r)
 	h := w.Header()
-	h.Set(api.HeaderVersion, s.version)
+	h.Set(owners.HeaderVersion, s.version)
 	h.Set("Cache-Control", "no-store")
 	return &call{w, r, id}
 }
@@ -194,7 +181,7 @@ func (s *Server) reply(c *call, status int, v any, head bool) {
 		return
 	}
 	if head {
-		c.w.Header().Set(release.HeadHeader, api.EncodeHead(s.cas.Head()))
+		c.w.Header().Set(owners.HeadHeader, owners.EncodeHead(s.cas.Head()))
 	}
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.WriteHeader(status)
@@ -212,8 +199,8 @@ func (s *Server) refuse(c *call, err error, shape func(*problem.Error)) {
 	if shape != nil {
 		shape(&p)
 	}
-	c.w.Header().Set(release.HeadHeader, api.EncodeHead(s.cas.Head()))
-	problem.Write(c.w, c.id, &p)
+	c.w.Header().Set(owners.HeadHeader, owners.EncodeHead(s.cas.Head()))
+	httpproblem.Write(c.w, c.id, &p)
 }
 
 // refuseMux answers what no route matches: ServeMux knows whether that is a 404
@@ -221,7 +208,7 @@ func (s *Server) refuse(c *call, err error, shape func(*problem.Error)) {
 func (s *Server) refuseMux(c *call, h http.Handler, shape func(*problem.Error)) {
 	probe := &statusProbe{header: http.Header{}, status: http.StatusNotFound}
 	h.ServeHTTP(probe, c.r)
-	p := problem.New(problem.NotFound, "path", "there is nothing at %s", c.r.URL.Path).Fix("read %s", api.PathOpenAPI)
+	p := problem.New(problem.NotFound, "path", "there is nothing at %s", c.r.URL.Path).Fix("read %s", owners.PathOpenAPI)
 	switch {
 	case probe.status == http.StatusMethodNotAllowed:
 		s.methodNotAllowed(c, probe.header.Get("Allow"), shape)
@@ -270,10 +257,10 @@ func readBody(c *call, limit int64) ([]byte, error) {
 }
 
 // serveDoc answers with an OpenAPI document.
-func (s *Server) serveDoc(doc []byte) func(*call) {
+func (s *Server) serveDoc(doc string) func(*call) {
 	return func(c *call) {
 		c.w.Header().Set("Content-Type", "application/yaml")
-		c.w.Header().Set(release.HeadHeader, api.EncodeHead(s.cas.Head()))
-		_, _ = c.w.Write(doc)
+		c.w.Header().Set(owners.HeadHeader, owners.EncodeHead(s.cas.Head()))
+		_, _ = io.WriteString(c.w, doc)
 	}
 }

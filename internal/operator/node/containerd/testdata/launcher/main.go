@@ -18,18 +18,18 @@ import (
 	"syscall"
 	"time"
 
-	"cupel.dev/cupel/internal/trusted/attest"
-	"cupel.dev/cupel/internal/trusted/collect"
-	"cupel.dev/cupel/internal/trusted/ident"
-	"cupel.dev/cupel/internal/trusted/launcher"
-	"cupel.dev/cupel/internal/trusted/volume"
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/internal/trusted/instance/launcher"
+	"cupel.dev/cupel/internal/trusted/instance/node"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const sockets = "/run/cupel/"
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "child" {
-		socket := sockets + collect.Socket
+		socket := sockets + wire.Socket
 		if len(os.Args) > 2 {
 			socket = os.Args[2]
 		}
@@ -53,16 +53,16 @@ func run() error {
 	launcher.KeepOutput()
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
-	node := volume.NewNode(sockets + volume.NodeSocket)
+	own := node.NewNode(sockets + wire.NodeSocket)
 	ctx := context.Background()
 	// Best effort, as cupel-init's: an instance outlives a node that dies while
 	// it answers.
-	report := func(p volume.Phase) {
-		if _, err := node.Report(ctx, volume.Status{Phase: p, InstanceID: ident.KeyHash{7}}); err != nil {
+	report := func(p wire.Phase) {
+		if _, err := own.Report(ctx, wire.Status{Phase: p, InstanceID: ident.KeyHash{7}}); err != nil {
 			fmt.Println("report:", err)
 		}
 	}
-	report(volume.Attested)
+	report(wire.Attested)
 	id, err := ident.ParseConfigID(os.Getenv("CUPEL_CONFIG_ID"))
 	if err != nil {
 		return err
@@ -70,7 +70,7 @@ func run() error {
 	fmt.Println("args:", strings.Join(os.Args, " "))
 	switch id.Service {
 	case "quote":
-		fmt.Println("launcher:", ask(sockets+collect.Socket))
+		fmt.Println("launcher:", ask(sockets+wire.Socket))
 		out, err := exec.Command("/proc/self/exe", "child").Output()
 		if err != nil {
 			return err
@@ -79,7 +79,7 @@ func run() error {
 	case "quotes":
 		go func() {
 			for range time.Tick(50 * time.Millisecond) {
-				fmt.Printf("again: %.5s\n", ask(sockets+collect.Socket))
+				fmt.Printf("again: %.5s\n", ask(sockets+wire.Socket))
 			}
 		}()
 	case "serve":
@@ -106,7 +106,7 @@ func run() error {
 			_ = app.Wait()
 		}()
 	case "oom":
-		report(volume.Running)
+		report(wire.Running)
 		var hog [][]byte
 		for {
 			b := bytes.Repeat([]byte{1}, 4<<20)
@@ -116,13 +116,13 @@ func run() error {
 	case "exit":
 		os.Exit(7)
 	case "volume":
-		if err := tryVolume(ctx, node); err != nil {
+		if err := tryVolume(ctx, own); err != nil {
 			return err
 		}
 	case "deny":
 		deny()
 	}
-	report(volume.Running)
+	report(wire.Running)
 	<-term
 	fmt.Println("bye")
 	return nil
@@ -133,8 +133,8 @@ func ask(socket string) string {
 	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", socket)
 	}}}
-	body, _ := json.Marshal(collect.QuoteRequest{Version: 1, ReportData: attest.Data64{42}})
-	resp, err := client.Post("http://las"+collect.PathQuote, "application/json", bytes.NewReader(body))
+	body, _ := json.Marshal(wire.QuoteRequest{Version: 1, ReportData: evidence.Data64{42}})
+	resp, err := client.Post("http://las"+wire.PathQuote, "application/json", bytes.NewReader(body))
 	if err != nil {
 		return err.Error()
 	}
@@ -143,28 +143,28 @@ func ask(socket string) string {
 	if err != nil {
 		return err.Error()
 	}
-	var e attest.Evidence
+	var e evidence.Evidence
 	if resp.StatusCode == http.StatusOK && json.Unmarshal(b, &e) == nil {
 		return fmt.Sprintf("quote %x", e.Quote)
 	}
 	return string(b)
 }
 
-func tryVolume(ctx context.Context, node *volume.Node) error {
+func tryVolume(ctx context.Context, own *node.Node) error {
 	id := ident.Sum([]byte("volume"))
-	at := func(g uint64) volume.Snapshot {
-		return volume.Snapshot{Volume: id, Generation: g, Tag: ident.Digest{byte(g)}}
+	at := func(g uint64) wire.Snapshot {
+		return wire.Snapshot{Volume: id, Generation: g, Tag: ident.Digest{byte(g)}}
 	}
-	if _, _, err := node.Get(ctx, at(1)); err == nil {
+	if _, _, err := own.Get(ctx, at(1)); err == nil {
 		return errors.New("a volume that nobody stored")
 	}
 	for g := uint64(1); g <= 3; g++ {
-		if err := node.Put(ctx, id, g, strings.NewReader(fmt.Sprint("generation ", g)), func() ident.Digest { return at(g).Tag }); err != nil {
+		if err := own.Put(ctx, id, g, strings.NewReader(fmt.Sprint("generation ", g)), func() ident.Digest { return at(g).Tag }); err != nil {
 			return err
 		}
 	}
 	for g := uint64(1); g <= 3; g++ {
-		r, _, err := node.Get(ctx, at(g))
+		r, _, err := own.Get(ctx, at(g))
 		if err != nil {
 			fmt.Println("get", g, "missing")
 			continue

@@ -1,0 +1,186 @@
+// Package audit is the CAS's log of everything that it changed: entries in a
+// hash chain, and heads that the CAS's identity key signs.
+//
+// It is pure (no I/O, no clock), so that owners verify with the code that the
+// CAS writes with. A log that was edited, cut or forked does not verify against
+// a head that anyone kept; what no kept head covers can't be detected, which is
+// why every reply of a CAS carries one.
+//
+// Entries hold names, versions, hashes and keys, never a secret and never a hash
+// of anything that could be guessed: the log may be read by anyone.
+package audit
+
+import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"slices"
+
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
+)
+
+// Chain is a position in the log: the number of the last entry and the hash over
+// all entries up to it. The zero Chain is the beginning.
+type Chain struct {
+	Seq  uint64
+	Hash ident.Digest
+}
+
+// Append moves the position over e, which must be the next entry.
+func (c *Chain) Append(e owners.Entry) error {
+	if e.Seq != c.Seq+1 {
+		return problem.New(problem.Conflict, "audit_log_gap", "entry %d after entry %d", e.Seq, c.Seq).
+			Want("entry %d", c.Seq+1)
+	}
+	c.Seq, c.Hash = e.Seq, hashOf(e, c.Hash)
+	return nil
+}
+
+// hashOf covers every field, each with its length, so that no two entries have the
+// same encoding.
+func hashOf(e owners.Entry, prev ident.Digest) ident.Digest {
+	w := fieldHash{h: sha256.New()}
+	w.text("cupel/audit-entry/v1")
+	w.bytes(prev[:])
+	w.number(e.Seq)
+	w.number(uint64(e.Time))
+	w.text(string(e.Event))
+	w.bytes(e.Actor[:])
+	w.text(e.Request)
+	w.text(string(e.Session))
+	w.number(uint64(len(e.Detail)))
+	for _, k := range sortedKeys(e.Detail) {
+		w.text(k)
+		w.text(e.Detail[k])
+	}
+	w.number(uint64(len(e.Rows)))
+	for _, r := range e.Rows {
+		w.text(r.ID)
+		w.number(r.Version)
+		w.bytes(r.Hash[:])
+	}
+	var d ident.Digest
+	w.h.Sum(d[:0])
+	return d
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+type fieldHash struct {
+	h   hash.Hash
+	buf [8]byte
+}
+
+func (w *fieldHash) number(n uint64) {
+	binary.BigEndian.PutUint64(w.buf[:], n)
+	w.h.Write(w.buf[:])
+}
+
+func (w *fieldHash) bytes(b []byte) {
+	w.number(uint64(len(b)))
+	w.h.Write(b)
+}
+
+func (w *fieldHash) text(s string) { w.bytes([]byte(s)) }
+
+// Sign makes the head of a log that ends at c.
+func Sign(key *ecdsa.PrivateKey, c Chain, unixNano int64) (owners.SignedHead, error) {
+	h := owners.SignedHead{Seq: c.Seq, Hash: c.Hash, Time: unixNano}
+	msg := owners.HeadMessage(h)
+	sig, err := ecdsa.SignASN1(rand.Reader, key, msg[:])
+	if err != nil {
+		return owners.SignedHead{}, fmt.Errorf("sign audit head: %w", err)
+	}
+	h.Signature = sig
+	return h, nil
+}
+
+// VerifyHead checks a head's signature by the CAS's identity key.
+func VerifyHead(identity *ecdsa.PublicKey, h owners.SignedHead) error {
+	msg := owners.HeadMessage(h)
+	if !ecdsa.VerifyASN1(identity, msg[:], h.Signature) {
+		return problem.New(problem.Denied, "audit_head_signature", "the signature of audit head %d is not by the CAS's identity key", h.Seq).
+			Fix("attest the CAS again; if its identity is the pinned one, its log was tampered with")
+	}
+	return nil
+}
+
+// Verify checks that the log between two heads is unbroken: entries are all
+// those after from (the zero head: the beginning) up to to, and lead from the one
+// hash to the other. Both signatures are checked.
+func Verify(identity *ecdsa.PublicKey, from owners.SignedHead, entries []owners.Entry, to owners.SignedHead) error {
+	v, err := NewVerifier(identity, from, to)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := v.Append(e); err != nil {
+			return err
+		}
+	}
+	return v.Done()
+}
+
+// Verifier is Verify for a log that comes in pages. Not safe for concurrent use.
+type Verifier struct {
+	chain Chain
+	to    owners.SignedHead
+}
+
+// NewVerifier checks both heads and stands at from.
+func NewVerifier(identity *ecdsa.PublicKey, from, to owners.SignedHead) (*Verifier, error) {
+	if from.Seq != 0 {
+		if err := VerifyHead(identity, from); err != nil {
+			return nil, err
+		}
+	} else {
+		from = owners.SignedHead{}
+	}
+	if err := VerifyHead(identity, to); err != nil {
+		return nil, err
+	}
+	if to.Seq < from.Seq {
+		return nil, problem.New(problem.Denied, "audit_log_older", "the CAS's log ends at entry %d", to.Seq).
+			Want("entry %d or later, which this CAS has shown before", from.Seq).
+			Fix("do not use this CAS: its state was put back to an earlier one. Ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget")
+	}
+	return &Verifier{chain: Chain{Seq: from.Seq, Hash: from.Hash}, to: to}, nil
+}
+
+// Append takes the next entry; entries after the last head are ignored.
+func (v *Verifier) Append(e owners.Entry) error {
+	if v.chain.Seq >= v.to.Seq {
+		return nil
+	}
+	return v.chain.Append(e)
+}
+
+// Position is the number of the last entry that was taken.
+func (v *Verifier) Position() uint64 { return v.chain.Seq }
+
+// Done checks that the end was reached and is the signed one.
+func (v *Verifier) Done() error {
+	switch {
+	case v.chain.Seq < v.to.Seq:
+		return problem.New(problem.Denied, "audit_log_cut", "the log stops at entry %d", v.chain.Seq).
+			Want("entries up to %d, as the signed head says", v.to.Seq).
+			Fix("do not use this CAS: entries of its log are missing")
+	case v.chain.Hash != v.to.Hash:
+		return problem.New(problem.Denied, "audit_log_forked", "the entries up to %d hash to %s", v.to.Seq, v.chain.Hash).
+			Want("%s, as the signed head says", v.to.Hash).
+			Fix("do not use this CAS: its log is not the one that it has shown before")
+	}
+	return nil
+}

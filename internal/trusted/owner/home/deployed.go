@@ -1,0 +1,155 @@
+package home
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/owners"
+)
+
+// appsFile holds under which session each app was deployed.
+const appsFile = "apps.json"
+
+// DeployedApp is what an owner remembers of an app that they deployed: an operator who
+// says that it runs another session is found out by it.
+type DeployedApp struct {
+	Session ident.SessionName `json:"session"`
+	// Granted is what the app's grants call it, where it is not kept under that name:
+	// two sessions' names may make the same.
+	Granted string `json:"granted,omitempty"`
+	// Also is what the manager calls the app besides: its word, which counts only where
+	// no other app here is called so.
+	Also []string `json:"also,omitempty"`
+	// CAS is where its session is, and Grants are those by which the manager could run it:
+	// of its newest deployment, and of those before that didn't end well since one did.
+	CAS    string           `json:"cas,omitempty"`
+	Grants []owners.GrantID `json:"grants,omitempty"`
+	At     time.Time        `json:"at"`
+}
+
+// Is reports whether that is the app's id at the manager, or what that calls it besides.
+func (a DeployedApp) Is(called string) bool { return slices.Contains(a.Also, called) }
+
+// Called is what the manager calls an app that is kept under a name.
+func (a DeployedApp) Called(name string) string {
+	if len(a.Also) > 1 { // its name there, and its id
+		return a.Also[0]
+	}
+	return name
+}
+
+// Deployed are the apps, by the place where they were deployed (the address of a
+// provider, or the state folder of a manager on this machine) and by what their grants
+// call them. One whose name another session's app has already is kept by the manager's
+// name for it.
+type Deployed map[string]map[string]DeployedApp
+
+// Note remembers a deployment of what its grants call granted; chosen says that its owner
+// gave it that name, and means this app by it from now on. It is at the manager under a
+// name and an id. An app stays under the name that it had. Note returns false where both
+// names are another session's app here: nothing is changed then.
+func (d Deployed) Note(place, granted, called, id string, chosen bool, app DeployedApp) bool {
+	name := granted
+	before := d.name(place, id)
+	known := before != "" && d[place][before].Session == app.Session
+	switch {
+	case chosen || d.free(place, granted, app.Session) && !known:
+	case known:
+		name = before
+	case d.free(place, called, app.Session):
+		name = called
+	default:
+		return false
+	}
+
+	if d[place] == nil {
+		d[place] = map[string]DeployedApp{}
+	}
+	if known {
+		delete(d[place], before)
+	}
+	delete(d[place], name)
+	if name != granted {
+		app.Granted = granted
+	}
+	for _, also := range []string{called, id} {
+		if also != "" && also != name && d.name(place, also) == "" {
+			app.Also = append(app.Also, also)
+		}
+	}
+	d[place][name] = app
+	return true
+}
+
+// free says that no other session's app has the name.
+func (d Deployed) free(place, name string, session ident.SessionName) bool {
+	_, app, known := d.At(place, name)
+	return !known || app.Session == session
+}
+
+// Same reports whether all of these lead to one app of a place, of which something is known.
+func (d Deployed) Same(place string, called ...string) bool {
+	name := d.name(place, called[0])
+	return name != "" && !slices.ContainsFunc(called, func(c string) bool { return d.name(place, c) != name })
+}
+
+// At returns an app of a place by the name under which it is kept, or else by what the
+// manager calls it besides, and what its grants call it.
+func (d Deployed) At(place, called string) (granted string, app DeployedApp, known bool) {
+	name := d.name(place, called)
+	app, known = d[place][name]
+	return cmp.Or(app.Granted, name), app, known
+}
+
+// Only returns the one app of a place that runs a session: what the manager calls it, and
+// what its grants do; false where there is none, or more.
+func (d Deployed) Only(place string, session ident.SessionName) (called, granted string, one bool) {
+	found := 0
+	for name, app := range d[place] {
+		if app.Session == session {
+			called, granted = app.Called(name), cmp.Or(app.Granted, name)
+			found++
+		}
+	}
+	return called, granted, found == 1
+}
+
+// Settle keeps that of an app's grants that one alone is left; the zero one is none.
+func (d Deployed) Settle(place, called string, grant owners.GrantID) {
+	name := d.name(place, called)
+	app, known := d[place][name]
+	if !known || !slices.Contains(app.Grants, grant) {
+		return
+	}
+	app.Grants = []owners.GrantID{grant}
+	d[place][name] = app
+}
+
+// Forget forgets an app of a place, if it is known there.
+func (d Deployed) Forget(place, called string) { delete(d[place], d.name(place, called)) }
+
+// name is under which one an app is kept; empty: under none.
+func (d Deployed) name(place, called string) string {
+	if _, known := d[place][called]; known {
+		return called
+	}
+	for name, app := range d[place] {
+		if slices.Contains(app.Also, called) {
+			return name
+		}
+	}
+	return ""
+}
+
+// Deployed returns the apps that were deployed.
+func (d *Dir) Deployed() (Deployed, error) {
+	return load[Deployed](d, appsFile, "deploy your apps again; until then say which session you mean with `cupel verify APP --session SESSION`")
+}
+
+// UpdateDeployed changes them; an error of change leaves them as they were.
+func (d *Dir) UpdateDeployed(ctx context.Context, change func(Deployed) error) error {
+	return update(ctx, d, appsFile, d.Deployed, change)
+}

@@ -1,0 +1,110 @@
+package reference
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/atomicfile"
+)
+
+// vouchedFile holds the measurements that the owner can vouch for.
+const vouchedFile = "vouched.json"
+
+// Vouched is a measurement and why the owner can vouch for it.
+type Vouched struct {
+	Measurement ident.Measurement `json:"measurement"`
+	Runtime     string            `json:"runtime"`
+	Definition  ident.Digest      `json:"definition"` // of the runtime's definition
+	Lock        ident.Digest      `json:"lock"`       // of the lock file's bytes
+	Launcher    ident.Digest      `json:"launcher"`
+	IndexDate   time.Time         `json:"index_date"` // how old the packages may be
+	How         string            `json:"how"`        // for people
+	At          time.Time         `json:"at"`         // when the owner did it
+}
+
+type vouchedState struct {
+	Version int       `json:"version"`
+	Vouched []Vouched `json:"vouched"` // in the order in which they were added
+}
+
+// Vouch remembers v in the owner's folder dir, once for each measurement: doing
+// it again renews it. Several processes may do so at the same time.
+func Vouch(dir string, v Vouched) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("owner's folder: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, ".vouched.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("owner's folder: %w", err)
+	}
+	defer lock.Close() // releases the lock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	all, err := ReadVouched(dir)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(o Vouched) bool { return o.Measurement == v.Measurement })
+	b, err := json.MarshalIndent(vouchedState{Version: 1, Vouched: append(all, v)}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("vouched measurements: %w", err)
+	}
+	if err := atomicfile.Write(filepath.Join(dir, vouchedFile), append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("vouched measurements: %w", err)
+	}
+	return nil
+}
+
+// NewestVouched returns the measurement of a runtime that stands on the newest
+// packages; of equally new ones, that which was vouched for last. So a lock of
+// earlier packages, which is as well signed, takes nobody back by being measured
+// once more.
+func NewestVouched(all []Vouched, runtime string) (newest Vouched, ok bool) {
+	for _, v := range all { // oldest first
+		if v.Runtime == runtime && (!ok || !v.IndexDate.Before(newest.IndexDate)) {
+			newest, ok = v, true
+		}
+	}
+	return newest, ok
+}
+
+// ReadVouched returns the measurements of the owner's folder, oldest first; none
+// if there is no such file. A file that can't be read strictly is an error:
+// nothing is vouched for by accident.
+func ReadVouched(dir string) ([]Vouched, error) {
+	b, err := atomicfile.Read(filepath.Join(dir, vouchedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var s vouchedState
+	if err == nil {
+		d := json.NewDecoder(strings.NewReader(string(b)))
+		d.DisallowUnknownFields()
+		if err = d.Decode(&s); err != nil {
+			err = fmt.Errorf("it is damaged: %w", problem.NotJSON(err))
+		} else if _, more := d.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("it is damaged: there is text after its end")
+		}
+	}
+	if err == nil && s.Version != 1 {
+		err = fmt.Errorf("version %d: want 1", s.Version)
+	}
+	if err != nil {
+		return nil, problem.New(problem.Invalid, "vouched_file", "%s: %w", filepath.Join(dir, vouchedFile), err).
+			Fix("repair or remove it, then measure again: cupel runtime measure NAME")
+	}
+	return s.Vouched, nil
+}

@@ -1,0 +1,21 @@
+// Package appraise compares Claims with a Policy and explains the outcome.
+//
+// It is pure: no I/O, no clock. An absent expectation is an error, never "not
+// checked". It knows no session: whoever holds one turns it into a Policy.
+package appraise
+
+import (
+	"cupel.dev/cupel/api/evidence"
+)
+
+// Policy is what an instance's claims must meet. Identities, ReportData and
+// ConfigID are required: Appraise answers an error where one is missing.
+type Policy struct {
+	Identities []evidence.Identity // any one suffices; none is an error
+	ReportData *evidence.Data64    // exact
+	ConfigID   *evidence.Data64    // exact: the launch binding, or all zero for a CAS
+	Tolerate   []evidence.Tolerance
+	// IgnoreAdvisories lists INTEL-SA-nnnnn ids; "*" stands for all and only
+	// counts together with DebugMode.
+	IgnoreAdvisories []string
+}

@@ -1,0 +1,237 @@
+package dcap
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"fmt"
+	"math/big"
+
+	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
+)
+
+// Layout of a version 3 quote, little endian (Intel SGX ECDSA QuoteLibReference
+// DCAP API, appendix A.4).
+const (
+	headerLen   = 48
+	bodyLen     = 384
+	keyLen      = 64 // x || y
+	sigLen      = 64 // r || s
+	maxQuoteLen = 64 << 10
+
+	versionSGX      = 3
+	attKeyECDSAP256 = 2
+	teeSGX          = 0
+	certTypePPID    = 3 // encrypted PPID: no chain in the quote
+	certTypeChain   = 5 // PEM: leaf, CA, root
+)
+
+// Intel's id as a vendor of quoting enclaves.
+var intelQEVendor = [16]byte{0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07}
+
+type publicKey = ecdsa.PublicKey
+
+// quote is a parsed, not yet verified quote. Its slices alias the input.
+type quote struct {
+	signed         []byte // header || body: what the attestation key signed
+	body           reportBody
+	signature      []byte
+	attestationKey *publicKey
+	rawKey         []byte
+	qeReportRaw    []byte
+	qeReport       reportBody
+	qeSignature    []byte
+	authData       []byte
+	certData       []byte // PEM
+	signatureData  []byte // everything after the length: key to all but the quote's own body
+}
+
+// reportBody is what we read of an SGX REPORTBODY (384 bytes).
+type reportBody struct {
+	miscSelect [4]byte
+	attributes [16]byte
+	mrenclave  ident.Measurement
+	mrsigner   ident.Measurement
+	configID   evidence.Data64
+	isvProdID  uint16
+	isvSVN     uint16
+	reportData evidence.Data64
+}
+
+const attributeDebug = 0x02
+
+func (b reportBody) debug() bool { return b.attributes[0]&attributeDebug != 0 }
+
+// sgx reads the fields that say how the enclave runs. They are little endian,
+// and so bit 0 is in the first byte.
+func (b reportBody) sgx() *evidence.SGXFields {
+	return &evidence.SGXFields{
+		Attributes: evidence.Bits64(binary.LittleEndian.Uint64(b.attributes[:8])),
+		XFRM:       evidence.Bits64(binary.LittleEndian.Uint64(b.attributes[8:])),
+		MiscSelect: evidence.Bits32(binary.LittleEndian.Uint32(b.miscSelect[:])),
+	}
+}
+
+func parseBody(b []byte) (r reportBody) {
+	copy(r.miscSelect[:], b[16:])
+	copy(r.attributes[:], b[48:])
+	copy(r.mrenclave[:], b[64:])
+	copy(r.mrsigner[:], b[128:])
+	copy(r.configID[:], b[192:])
+	r.isvProdID = binary.LittleEndian.Uint16(b[256:])
+	r.isvSVN = binary.LittleEndian.Uint16(b[258:])
+	copy(r.reportData[:], b[320:])
+	return r
+}
+
+// cursor reads fields off the front of b.
+type cursor struct {
+	b   []byte
+	err error
+}
+
+func (c *cursor) take(n int, what string) []byte {
+	if c.err == nil && (n < 0 || n > len(c.b)) {
+		c.err = malformed("quote_format", "quote ends within its %s", what).Want("%d more bytes", n-len(c.b))
+	}
+	if c.err != nil {
+		return nil
+	}
+	out := c.b[:n:n]
+	c.b = c.b[n:]
+	return out
+}
+
+func (c *cursor) u16(what string) int {
+	if b := c.take(2, what); b != nil {
+		return int(binary.LittleEndian.Uint16(b))
+	}
+	return 0
+}
+
+func (c *cursor) u32(what string) uint32 {
+	if b := c.take(4, what); b != nil {
+		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+// parseQuote reads b, which must be one quote and nothing after it.
+func parseQuote(b []byte) (*quote, error) {
+	if len(b) > maxQuoteLen {
+		return nil, malformed("quote_format", "quote of %d bytes", len(b)).Want("at most %d", maxQuoteLen)
+	}
+	if len(b) < headerLen+bodyLen {
+		return nil, malformed("quote_format", "quote of %d bytes", len(b)).Want("at least %d", headerLen+bodyLen)
+	}
+	if err := checkHeader(b); err != nil {
+		return nil, err
+	}
+	q := &quote{signed: b[:headerLen+bodyLen], body: parseBody(b[headerLen:])}
+	c := &cursor{b: b[headerLen+bodyLen:]}
+	n := c.u32("signature length")
+	if c.err == nil && uint64(n) != uint64(len(c.b)) {
+		return nil, malformed("quote_format", "signature data of %d bytes", len(c.b)).Want("%d, as the quote says", n)
+	}
+	q.signatureData = c.b
+	q.signature = c.take(sigLen, "signature")
+	q.rawKey = c.take(keyLen, "attestation key")
+	q.qeReportRaw = c.take(bodyLen, "QE report")
+	q.qeSignature = c.take(sigLen, "QE report signature")
+	q.authData = c.take(c.u16("QE authentication data length"), "QE authentication data")
+	certType := c.u16("certification data type")
+	certLen := c.u32("certification data length")
+	if certLen > maxQuoteLen {
+		return nil, malformed("quote_format", "certification data of %d bytes", certLen).Want("at most %d", maxQuoteLen)
+	}
+	q.certData = c.take(int(certLen), "certification data")
+	if c.err != nil {
+		return nil, c.err
+	}
+	if len(c.b) != 0 {
+		return nil, malformed("quote_format", "%d bytes after the certification data", len(c.b)).Want("none")
+	}
+	if err := checkCertType(certType); err != nil {
+		return nil, err
+	}
+	var err error
+	if q.attestationKey, err = ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, q.rawKey...)); err != nil {
+		return nil, malformed("quote_format", "attestation key: %w", err)
+	}
+	q.qeReport = parseBody(q.qeReportRaw)
+	return q, nil
+}
+
+func checkHeader(b []byte) error {
+	le := binary.LittleEndian
+	if v := le.Uint16(b); v != versionSGX {
+		return malformed("quote_version", "quote version %d", v).Want("%d (SGX)", versionSGX)
+	}
+	if t := le.Uint16(b[2:]); t != attKeyECDSAP256 {
+		return malformed("quote_format", "attestation key type %d", t).Want("%d (ECDSA P-256)", attKeyECDSAP256)
+	}
+	if t := le.Uint32(b[4:]); t != teeSGX {
+		return malformed("quote_format", "TEE type %#x", t).Want("%#x (SGX)", teeSGX)
+	}
+	if !bytes.Equal(b[12:28], intelQEVendor[:]) {
+		return unproven("qe_vendor", "quoting enclave of vendor %x", b[12:28]).Want("%x", intelQEVendor)
+	}
+	return nil
+}
+
+func checkCertType(t int) *problem.Error {
+	switch t {
+	case certTypeChain:
+		return nil
+	case certTypePPID:
+		return malformed("certification_data", "the quote carries an encrypted PPID (certification data type 3) instead of its PCK chain").
+			Want("type 5").Fix("configure the platform's quote provider library so that quotes carry the PCK certificate chain")
+	}
+	return malformed("certification_data", "certification data type %d", t).Want("5 (PCK certificate chain)")
+}
+
+// checkQEReport ties the attestation key to the platform: the PCK signed the
+// quoting enclave's report, and that report names the key.
+func (q *quote) checkQEReport(pck *x509.Certificate) error {
+	key, err := certKey(pck)
+	if err != nil {
+		return unproven("pck_chain", "PCK certificate: %w", err)
+	}
+	if !verifyRaw(key, q.qeReportRaw, q.qeSignature) {
+		return unproven("qe_report_signature", "the quoting enclave's report is not signed by the platform's certified key (PCK)")
+	}
+	h := sha256.New()
+	h.Write(q.rawKey)
+	h.Write(q.authData)
+	var want evidence.Data64
+	h.Sum(want[:0])
+	if q.qeReport.reportData != want {
+		return unproven("qe_report_data", "the quoting enclave vouched for another attestation key").
+			Want("report data %s", want)
+	}
+	return nil
+}
+
+// verifyRaw checks an r||s signature over SHA-256(msg).
+func verifyRaw(key *publicKey, msg, sig []byte) bool {
+	if len(sig) != sigLen {
+		return false
+	}
+	digest := sha256.Sum256(msg)
+	r, s := new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])
+	return ecdsa.Verify(key, digest[:], r, s)
+}
+
+// certKey returns a certificate's P-256 key.
+func certKey(c *x509.Certificate) (*publicKey, error) {
+	key, ok := c.PublicKey.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("certificate %q has a key that is not ECDSA P-256", c.Subject)
+	}
+	return key, nil
+}
