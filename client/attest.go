@@ -23,7 +23,7 @@ import (
 // Expectation is what a CAS must prove.
 type Expectation struct {
 	// Identities are the accepted builds; any one suffices. None is an error.
-	Identities []evidence.Identity
+	Identities []evidence.CodeIdentity
 	// TrustSimulation names, by the SHA-256 of their DER form, roots of
 	// simulated platforms. If any is given, nothing but those platforms is
 	// accepted, in their debug mode: a test never passes for the real thing.
@@ -44,7 +44,7 @@ func (e Expectation) policy(data evidence.Data64) appraise.Policy {
 	p := appraise.Policy{
 		Identities:       e.Identities,
 		ReportData:       &data,
-		ConfigID:         new(evidence.Data64), // a CAS is launched without a binding
+		LaunchBinding:    new(evidence.Data64), // a CAS is launched without a binding
 		Tolerate:         slices.Clone(e.Tolerate),
 		IgnoreAdvisories: e.IgnoreAdvisories,
 	}
@@ -73,7 +73,7 @@ type Attestation struct {
 func (c *CAS) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
 	verifier, err := dcap.New(e.roots())
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "roots", "%w", err)
+		return nil, problem.New(problem.Invalid, problem.RuleRoots, "%w", err)
 	}
 	var nonce [32]byte
 	_, _ = rand.Read(nonce[:]) // never fails
@@ -88,7 +88,7 @@ func (c *CAS) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
 		return nil, err
 	}
 	if reply.Version != owners.Version {
-		return nil, problem.New(problem.Internal, "reply", "attestation of version %d", reply.Version).Want("version %d", owners.Version)
+		return nil, problem.New(problem.Internal, problem.RuleReply, "attestation of version %d", reply.Version).Want("version %d", owners.Version)
 	}
 	if err := sameIdentity(reply.IdentityCertificate, who.Hash); err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (c *CAS) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
 		return nil, err
 	}
 	if out.ClockOff.Abs() > wire.ClockSkew {
-		return nil, problem.New(problem.Denied, "cas_clock", "the CAS's clock says %s, which is %s off", stamp(reply.Time), problem.Duration(out.ClockOff.Abs().Round(time.Second))).
+		return nil, problem.New(problem.Denied, problem.RuleCASClock, "the CAS's clock says %s, which is %s off", stamp(reply.Time), problem.Duration(out.ClockOff.Abs().Round(time.Second))).
 			Want("at most %s from %s", problem.Duration(wire.ClockSkew), stamp(now)).
 			Fix("set the clocks of this machine and of the CAS's right")
 	}
@@ -124,14 +124,14 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 func sameIdentity(text string, want ident.KeyHash) error {
 	b, rest := pem.Decode([]byte(text))
 	if b == nil || len(rest) != 0 || b.Type != "CERTIFICATE" {
-		return problem.New(problem.Denied, "cas_identity", "the reply holds no identity certificate")
+		return problem.New(problem.Denied, problem.RuleCASIdentity, "the reply holds no identity certificate")
 	}
 	cert, err := x509.ParseCertificate(b.Bytes)
 	if err != nil {
-		return problem.New(problem.Denied, "cas_identity", "identity certificate: %w", err)
+		return problem.New(problem.Denied, problem.RuleCASIdentity, "identity certificate: %w", err)
 	}
 	if got := ident.HashCertKey(cert); got != want {
-		return problem.New(problem.Denied, "cas_identity", "the reply is of identity key %s", got).
+		return problem.New(problem.Denied, problem.RuleCASIdentity, "the reply is of identity key %s", got).
 			Want("%s, the key of the TLS connection", want).
 			Fix("do not use this connection: somebody sits between you and the CAS")
 	}

@@ -113,7 +113,7 @@ func NewCAS(addr string, opts CASOptions) (*CAS, error) {
 // Address returns HOST[:PORT] with the port that it leaves out.
 func Address(addr string) (string, error) {
 	bad := func(err error) *problem.Error {
-		return problem.New(problem.Invalid, "cas_address", "the CAS's address is %w", err).Want("HOST[:PORT]")
+		return problem.New(problem.Invalid, ruleCASAddress, "the CAS's address is %w", err).Want("HOST[:PORT]")
 	}
 	addr = strings.TrimSpace(addr)
 	if strings.ContainsAny(addr, "/@?# ") || addr == "" {
@@ -160,12 +160,12 @@ func (c *CAS) verifyConnection(cs tls.ConnectionState) error {
 }
 
 func otherIdentity(addr string, got, want ident.KeyHash) error {
-	return problem.New(problem.Unauthenticated, "cas_identity", "another CAS answers at %s: its identity key is %s", addr, got).
+	return problem.New(problem.Unauthenticated, problem.RuleCASIdentity, "another CAS answers at %s: its identity key is %s", addr, got).
 		Want("%s, which was attested before", want).
 		Fix("find out why the CAS changed; to trust the new one on purpose, attest it anew after removing the pin (cupel cas attest --forget)")
 }
 
-// call is one request and what is read of its reply.
+// casCall is one request and what is read of its reply.
 type casCall struct {
 	method, path string
 	query        url.Values
@@ -203,7 +203,7 @@ const maxCASReply = 64 << 20
 func (c *CAS) do(ctx context.Context, q casCall) error {
 	pin, ok := c.Pin()
 	if !ok && !q.unpinned {
-		return problem.New(problem.Unauthenticated, "cas_not_attested", "the CAS at %s was not attested yet", c.addr).
+		return problem.New(problem.Unauthenticated, problem.RuleCASNotAttested, "the CAS at %s was not attested yet", c.addr).
 			Fix("run: cupel cas attest %s", c.addr)
 	}
 	if q.look != "" { // over one that the CAS closed meanwhile it would seem to be sent
@@ -220,7 +220,7 @@ func (c *CAS) do(ctx context.Context, q casCall) error {
 			return unreached.lost(c.addr, q.look)
 		}
 		if noTLS(err) {
-			return problem.New(problem.Unavailable, "cas_address", "what answers at %s speaks no TLS, so it is no CAS", c.addr).
+			return problem.New(problem.Unavailable, ruleCASAddress, "what answers at %s speaks no TLS, so it is no CAS", c.addr).
 				Want("%s", ownersAPI).Fix("check the address, and that nothing stands before the CAS which ends TLS")
 		}
 		if c.opts.RefusedAtOnce && unreached.nobodyThere() {
@@ -255,11 +255,11 @@ func noTLS(err error) bool {
 // path that this client asks for is there.
 func notOwners(p *problem.Error, addr string) *problem.Error {
 	switch p.Rule {
-	case "path":
-		return problem.New(problem.NotFound, "cas_address", "what answers at %s is a CAS, but not its API for owners: perhaps the one for instances", addr).
+	case problem.RulePath:
+		return problem.New(problem.NotFound, ruleCASAddress, "what answers at %s is a CAS, but not its API for owners: perhaps the one for instances", addr).
 			Want("%s", ownersAPI).Fix("give the port of the owners' API; a CAS of an older release may lack what was asked for")
-	case "reply":
-		return problem.New(problem.Unavailable, "cas_address", "what answers at %s is no CAS: %s", addr, p.Actual).
+	case problem.RuleReply:
+		return problem.New(problem.Unavailable, ruleCASAddress, "what answers at %s is no CAS: %s", addr, p.Actual).
 			Want("%s", ownersAPI).Fix("check the address, and that nothing else answers there, such as a proxy")
 	}
 	return p
@@ -275,7 +275,7 @@ func (e *unreachedError) Error() string { return e.err.Error() }
 func (e *unreachedError) Unwrap() error { return e.err }
 
 func (e *unreachedError) problem(addr string, patience time.Duration) error {
-	p := problem.New(problem.Unavailable, "cas_unreachable", "the CAS at %s does not answer: %w", addr, e.err).
+	p := problem.New(problem.Unavailable, problem.RuleCASUnreachable, "the CAS at %s does not answer: %w", addr, e.err).
 		Want("an answer within %s", problem.Duration(patience)).
 		Fix("check the address, and that the CAS runs; then try again; if it is at another one now: 'cupel cas attest HOST:PORT' (without a port it is %s), then give --cas HOST:PORT, "+
 			"or have it remembered: cupel session create … --update --cas HOST:PORT", DefaultPort)
@@ -300,7 +300,7 @@ func (e *unreachedError) late() bool {
 
 // lost is the problem of a call that may have been done.
 func (e *unreachedError) lost(addr, look string) error {
-	return problem.New(problem.Unavailable, "cas_answer_lost", "the CAS at %s was asked, and its answer was lost: %w; it may have done what it was asked for", addr, e.err).
+	return problem.New(problem.Unavailable, ruleCASAnswerLost, "the CAS at %s was asked, and its answer was lost: %w; it may have done what it was asked for", addr, e.err).
 		Want("an answer").Fix("%s", look)
 }
 
@@ -317,11 +317,11 @@ func (e *unreachedError) noSuchHost() bool {
 // refused is the problem of an address where nothing listens, or that is no host's.
 func (e *unreachedError) refused(addr string) error {
 	if e.noSuchHost() {
-		return problem.New(problem.Unavailable, "cas_unreachable", "no host has the name in %s: %w", addr, e.err).
+		return problem.New(problem.Unavailable, problem.RuleCASUnreachable, "no host has the name in %s: %w", addr, e.err).
 			Want("the address of a CAS").
 			Fix("check the name; if it is about to be made known, wait for it with --wait 15s")
 	}
-	return problem.New(problem.Unavailable, "cas_unreachable", "nothing listens at %s: %w", addr, e.err).
+	return problem.New(problem.Unavailable, problem.RuleCASUnreachable, "nothing listens at %s: %w", addr, e.err).
 		Want("a CAS; its owners' port is %s unless its operator chose another", DefaultPort).
 		Fix("check the address; if the CAS is about to start, wait for it with --wait 15s")
 }
@@ -332,7 +332,7 @@ func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent.Store(true) }})
 	req, err := http.NewRequestWithContext(traced, q.method, u.String(), bytes.NewReader(q.body))
 	if err != nil {
-		return problem.New(problem.Invalid, "cas_address", "%w", err)
+		return problem.New(problem.Invalid, ruleCASAddress, "%w", err)
 	}
 	id := problem.NewRequestID()
 	req.Header.Set(owners.HeaderRequestID, id)
@@ -349,7 +349,7 @@ func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 		return transportError(ctx, err, sent.Load())
 	}
 	if len(body) > maxCASReply {
-		return problem.New(problem.Unavailable, "reply", "the CAS at %s answers more than %d bytes", c.addr, maxCASReply)
+		return problem.New(problem.Unavailable, problem.RuleReply, "the CAS at %s answers more than %d bytes", c.addr, maxCASReply)
 	}
 	who, err := wire.VerifyCASChain(res.TLS.PeerCertificates, c.opts.Now())
 	if err != nil {
@@ -369,7 +369,7 @@ func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 		return p
 	}
 	if res.Header.Get(owners.HeadHeader) == "" {
-		return problem.New(problem.Denied, "audit_head", "the reply of what answers at %s carries no audit head, as a CAS's does", c.addr).
+		return problem.New(problem.Denied, ruleAuditHead, "the reply of what answers at %s carries no audit head, as a CAS's does", c.addr).
 			Want("%s", ownersAPI).Fix("check the address: an app may listen there. If it is right, do not use this CAS")
 	}
 	head, err := checkHead(who, res.Header, seen)
@@ -407,7 +407,7 @@ func transportError(ctx context.Context, err error, sent bool) error {
 func checkHead(who wire.CASIdentity, h http.Header, seen Pin) (owners.SignedHead, error) {
 	head, err := owners.HeadFrom(h.Get(owners.HeadHeader))
 	if err != nil {
-		return head, problem.New(problem.Denied, "audit_head", "the reply's audit head can't be read (%d bytes)", len(h.Get(owners.HeadHeader))).Fix("do not use this CAS")
+		return head, problem.New(problem.Denied, ruleAuditHead, "the reply's audit head can't be read (%d bytes)", len(h.Get(owners.HeadHeader))).Fix("do not use this CAS")
 	}
 	if err := audit.VerifyHead(who.Key, head); err != nil {
 		return head, err
@@ -419,12 +419,12 @@ func checkHead(who wire.CASIdentity, h http.Header, seen Pin) (owners.SignedHead
 // same number.
 func follows(head, seen owners.SignedHead) error {
 	if head.Seq < seen.Seq {
-		return problem.New(problem.Denied, "audit_log_older", "the CAS's log ends at entry %d", head.Seq).
+		return problem.New(problem.Denied, problem.RuleAuditLogOlder, "the CAS's log ends at entry %d", head.Seq).
 			Want("entry %d or later, which this CAS has shown before", seen.Seq).
 			Fix("do not use this CAS: its state was put back to an earlier one. Ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget")
 	}
 	if head.Seq == seen.Seq && head.Seq != 0 && head.Hash != seen.Hash {
-		return problem.New(problem.Denied, "audit_log_forked", "the CAS's log has hash %s at entry %d", head.Hash, head.Seq).
+		return problem.New(problem.Denied, problem.RuleAuditLogForked, "the CAS's log has hash %s at entry %d", head.Hash, head.Seq).
 			Want("%s, which this CAS has shown before", seen.Hash).
 			Fix("do not use this CAS: it shows different logs")
 	}

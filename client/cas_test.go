@@ -26,7 +26,7 @@ import (
 
 func (f *fake) expectation() client.Expectation {
 	return client.Expectation{
-		Identities:      []evidence.Identity{{Measurements: []ident.Measurement{f.code}}},
+		Identities:      []evidence.CodeIdentity{{Measurements: []ident.Measurement{f.code}}},
 		TrustSimulation: []ident.Digest{ident.Sum(f.platform.Root().Raw)},
 	}
 }
@@ -51,7 +51,7 @@ func (f *fake) attested(opts client.CASOptions) *client.CAS {
 	return c
 }
 
-func wantRule(t *testing.T, err error, rule string) {
+func wantRule(t *testing.T, err error, rule problem.Rule) {
 	t.Helper()
 	if p, ok := errors.AsType[*problem.Error](err); !ok || p.Rule != rule {
 		t.Errorf("error %v, want rule %s", err, rule)
@@ -116,7 +116,7 @@ func TestAttestRefuses(t *testing.T) {
 			saved := false
 			c := f.client(client.CASOptions{Save: func(client.Pin) error { saved = true; return nil }})
 			_, err := c.Attest(t.Context(), e)
-			wantRule(t, err, tc.rule)
+			wantRule(t, err, problem.Rule(tc.rule))
 			if _, pinned := c.Pin(); pinned || saved {
 				t.Error("pinned all the same")
 			}
@@ -285,7 +285,7 @@ func TestChains(t *testing.T) {
 func TestLogMustContinue(t *testing.T) {
 	for name, tc := range map[string]struct {
 		lie  func(*fake)
-		rule string
+		rule problem.Rule
 	}{
 		"put back":            {func(f *fake) { f.cut(2) }, "audit_log_older"},
 		"forked, same length": {func(f *fake) { f.rewrite(1) }, "audit_log_forked"},
@@ -423,7 +423,7 @@ func TestSlowAnswer(t *testing.T) {
 			}
 			f.mu.Unlock()
 			err := c.call(t.Context(), cas)
-			wantRule(t, err, c.rule)
+			wantRule(t, err, problem.Rule(c.rule))
 			if p := problem.From(err); !strings.Contains(p.Actual, c.says) || p.Expected != c.want || p.Mend == "" {
 				t.Errorf("%v", err)
 			}
@@ -444,7 +444,7 @@ func TestNoOwnersAPI(t *testing.T) {
 	} {
 		f.refuse = c.refuse
 		_, err := f.client(client.CASOptions{}).Attest(t.Context(), client.Expectation{})
-		wantRule(t, err, c.rule)
+		wantRule(t, err, problem.Rule(c.rule))
 		if problem.KindOf(err) == problem.Internal || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), client.DefaultPort) {
 			t.Errorf("%v", err)
 		}

@@ -59,7 +59,7 @@ func (h *Holder) Claim(ctx context.Context, addr string, code owners.GrantCode) 
 	}
 
 	if out.Grant != code.Grant || out.Token.IsZero() {
-		return owners.ClaimReply{}, problem.New(problem.Internal, "reply", "the CAS's answer to the claim is of another grant").
+		return owners.ClaimReply{}, problem.New(problem.Internal, problem.RuleReply, "the CAS's answer to the claim is of another grant").
 			Fix("ask whoever runs the CAS at %s", addr)
 	}
 	return out, nil
@@ -111,7 +111,7 @@ func (h *Holder) post(ctx context.Context, addr string, cas ident.KeyHash, path 
 	target := url.URL{Scheme: "https", Host: addr, Path: path}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), bytes.NewReader(body))
 	if err != nil {
-		return problem.New(problem.Invalid, "cas_address", "%w", err).Want("HOST:PORT")
+		return problem.New(problem.Invalid, ruleCASAddress, "%w", err).Want("HOST:PORT")
 	}
 	req.Header.Set("Content-Type", "application/json")
 
@@ -134,7 +134,7 @@ func (h *Holder) post(ctx context.Context, addr string, cas ident.KeyHash, path 
 		return problem.Read(res.StatusCode, reply)
 	}
 	if err := json.Unmarshal(reply, out); err != nil {
-		return problem.New(problem.Internal, "reply", "the answer of the CAS at %s to %s is not what it should be", addr, path)
+		return problem.New(problem.Internal, problem.RuleReply, "the answer of the CAS at %s to %s is not what it should be", addr, path)
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func (h *Holder) config(cas ident.KeyHash) *tls.Config {
 				return err
 			}
 			if who.Hash != cas {
-				return problem.New(problem.Unavailable, "cas_other", "another CAS answers, with identity %s", who.Hash).Want("identity %s", cas)
+				return problem.New(problem.Unavailable, problem.RuleCASOther, "another CAS answers, with identity %s", who.Hash).Want("identity %s", cas)
 			}
 			return nil
 		},
@@ -180,7 +180,7 @@ func holderUnreached(addr string, err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		why = u.Err
 	}
-	p := problem.New(problem.Unavailable, "cas_unreachable", "the CAS at %s does not answer: %w", addr, why).
+	p := problem.New(problem.Unavailable, problem.RuleCASUnreachable, "the CAS at %s does not answer: %w", addr, why).
 		Fix("check the address where instances reach the CAS, and that it runs; then try again")
 	if refusal, ok := errors.AsType[*problem.Error](err); ok {
 		p.Rule, p.Actual, p.Expected = refusal.Rule, "at "+addr+": "+refusal.Actual, refusal.Expected

@@ -78,7 +78,7 @@ func (c *CAS) walk(ctx context.Context, who wire.CASIdentity, from, to owners.Si
 			}
 		}
 		if v.Position() == at {
-			return 0, problem.New(problem.Denied, "audit_log_cut", "the log does not go on after entry %d", at).Want("entries up to %d", to.Seq)
+			return 0, problem.New(problem.Denied, problem.RuleAuditLogCut, "the log does not go on after entry %d", at).Want("entries up to %d", to.Seq)
 		}
 	}
 	return v.Position() - from.Seq, v.Done()

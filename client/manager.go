@@ -29,7 +29,7 @@ import (
 )
 
 // RuleAway is the rule of a manager that doesn't run, or doesn't answer.
-const RuleAway = "manager"
+const RuleAway problem.Rule = "manager"
 
 // EndpointFile is the name of the Endpoint's file in a state folder.
 const EndpointFile = "manager.json"
@@ -97,10 +97,10 @@ func ReadEndpoint(state string) (manager.Endpoint, error) {
 		return e, explainEndpoint(err, state)
 	}
 	if err := json.Unmarshal(b, &e); err != nil || e.Address == "" {
-		return e, problem.New(problem.Invalid, "state_folder", "%s is damaged", path).Fix("write it anew: cupel up")
+		return e, problem.New(problem.Invalid, problem.RuleStateFolder, "%s is damaged", path).Fix("write it anew: cupel up")
 	}
 	if e.Version != manager.Version {
-		return e, problem.New(problem.Invalid, "state_folder", "%s has version %d", path, e.Version).Want("%d", manager.Version).
+		return e, problem.New(problem.Invalid, problem.RuleStateFolder, "%s has version %d", path, e.Version).Want("%d", manager.Version).
 			Fix("use the cupel of the same release as the cupeld that runs")
 	}
 	return e, nil
@@ -112,7 +112,7 @@ func explainEndpoint(err error, state string) error {
 	if _, explained := errors.AsType[*problem.Error](err); explained {
 		return err
 	}
-	p := problem.New(problem.Invalid, "state_folder", "%w", err)
+	p := problem.New(problem.Invalid, problem.RuleStateFolder, "%w", err)
 	if errors.Is(err, os.ErrPermission) {
 		return p.Fix("run this as root, or name another folder with --state")
 	}
@@ -318,7 +318,7 @@ func (c *Manager) readAll(ctx context.Context, body io.Reader, most int64) ([]by
 
 // tooMuch is the problem of an answer that is longer than one can be.
 func (c *Manager) tooMuch(format string, args ...any) *problem.Error {
-	return problem.New(problem.Unavailable, "reply", "the manager at %s answers %s", c.addr, fmt.Sprintf(format, args...)).
+	return problem.New(problem.Unavailable, problem.RuleReply, "the manager at %s answers %s", c.addr, fmt.Sprintf(format, args...)).
 		Fix("check that nothing else answers in its place, such as a proxy; else ask whoever runs it")
 }
 
@@ -393,11 +393,11 @@ func (c *Manager) do(ctx context.Context, asked *http.Client, method, path strin
 func (c *Manager) notManager(p *problem.Error) *problem.Error {
 	const want = "the manager's API; its port is 5000 unless its operator chose another"
 	switch p.Rule {
-	case "path":
-		return problem.New(problem.NotFound, "manager_address", "what answers at %s is another API than the manager's: %s", c.addr, p.Actual).
+	case problem.RulePath:
+		return problem.New(problem.NotFound, ruleManagerAddress, "what answers at %s is another API than the manager's: %s", c.addr, p.Actual).
 			Want(want).Fix("give the manager's address; a manager of an older release may lack what was asked for")
-	case "reply":
-		return problem.New(problem.Unavailable, "manager_address", "what answers at %s is no manager of Cupel's: %s", c.addr, p.Actual).
+	case problem.RuleReply:
+		return problem.New(problem.Unavailable, ruleManagerAddress, "what answers at %s is no manager of Cupel's: %s", c.addr, p.Actual).
 			Want(want).Fix("check the address, and that nothing else answers there, such as a proxy")
 	}
 	return p

@@ -35,7 +35,7 @@ func answering(t *testing.T, status int, piece string, every time.Duration) *Man
 	return m
 }
 
-// TestSlowAnswer: an answer that drips ends whatever was asked for, but for what is
+// TestSlowManager: an answer that drips ends whatever was asked for, but for what is
 // followed; a refusal of that ends too.
 func TestSlowManager(t *testing.T) {
 	drip := func(t *testing.T, status int) *Manager {

@@ -14,7 +14,7 @@ import (
 
 // RuleCertificate is the rule by which a manager with another certificate than the
 // expected one is refused.
-const RuleCertificate = "manager_certificate"
+const RuleCertificate problem.Rule = "manager_certificate"
 
 // tlsConfig accepts one certificate, or, where none is named, those that a public
 // authority made for the host in the address.
@@ -52,7 +52,7 @@ func tlsConfig(addr string, opts ManagerOptions) *tls.Config {
 func vouched(addr string, chain []*x509.Certificate) error {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return problem.New(problem.Invalid, "manager_address", "%w", err)
+		return problem.New(problem.Invalid, ruleManagerAddress, "%w", err)
 	}
 	others := x509.NewCertPool()
 	for _, c := range chain[1:] {

@@ -67,5 +67,5 @@ func (c *Manager) about(ref string, a manager.App, err error) (manager.App, erro
 
 // untrue is the problem of an answer that none of Cupel's managers gives.
 func (c *Manager) untrue(format string, args ...any) *problem.Error {
-	return problem.New(problem.Unavailable, "reply", "the answer of the manager at %s: %w", c.addr, fmt.Errorf(format, args...))
+	return problem.New(problem.Unavailable, problem.RuleReply, "the answer of the manager at %s: %w", c.addr, fmt.Errorf(format, args...))
 }

@@ -34,7 +34,7 @@ func Find(ctx context.Context, name, file string) (*Found, error) {
 	if errors.Is(err, fs.ErrNotExist) && file == "" {
 		text, ok := Definition(name)
 		if !ok {
-			unknown := problem.New(problem.NotFound, "runtime_unknown", "no definition of a runtime %q", name).
+			unknown := problem.New(problem.NotFound, problem.RuleRuntimeUnknown, "no definition of a runtime %q", name).
 				Want("one of %s, or a file", strings.Join(Names(), ", ")).Fix("name a file with --definition")
 			if near := problem.Nearest(name, Names()); near != "" {
 				unknown.Fix("did you mean %q? Else name a file with --definition", near)
@@ -44,7 +44,7 @@ func Find(ctx context.Context, name, file string) (*Found, error) {
 		f.Text, f.File, err = text, "", nil
 	}
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "runtime_definition", "%w", err)
+		return nil, problem.New(problem.Invalid, problem.RuleRuntimeDefinition, "%w", err)
 	}
 	if f.Definition, err = rebuild.ParseDefinition(f.Text); err != nil {
 		p := *problem.From(err)
@@ -52,7 +52,7 @@ func Find(ctx context.Context, name, file string) (*Found, error) {
 		return nil, &p
 	}
 	if f.Name != name {
-		return nil, problem.New(problem.Invalid, "runtime_definition", "%s defines %q", f.where(), f.Name).Want("%q", name)
+		return nil, problem.New(problem.Invalid, problem.RuleRuntimeDefinition, "%s defines %q", f.where(), f.Name).Want("%q", name)
 	}
 	return f, nil
 }
@@ -60,7 +60,7 @@ func Find(ctx context.Context, name, file string) (*Found, error) {
 // NotBuilt refuses a runtime of which an operator has no image, and names the one that
 // was most likely meant, of those that are built there or come with Cupel.
 func NotBuilt(name string, built []string) *problem.Error {
-	p := problem.New(problem.NotFound, "runtime", "runtime %.100q is not built here", name).
+	p := problem.New(problem.NotFound, problem.RuleRuntime, "runtime %.100q is not built here", name).
 		Want("one of: %s", cmp.Or(strings.Join(built, ", "), "none"))
 	if slices.Contains(Names(), name) {
 		return p.Fix("let the operator run 'cupel runtime build %s'", name)

@@ -31,7 +31,10 @@ func TestFind(t *testing.T) {
 	if err := os.WriteFile("broken.yml", []byte("version: 2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ name, file, rule string }{
+	for _, c := range []struct {
+		name, file string
+		rule       problem.Rule
+	}{
 		{"cobol", "", "runtime_unknown"},
 		{"../python", "", "runtime_name"},
 		{"puller", "other.yml", "runtime_definition"},

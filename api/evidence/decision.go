@@ -8,12 +8,12 @@ import (
 
 // Finding is the outcome of one rule, for a person to read.
 type Finding struct {
-	Rule     string `json:"rule"`
-	Claim    string `json:"claim"`
-	Expected string `json:"expected"`
-	Actual   string `json:"actual"`
-	OK       bool   `json:"ok"`
-	Mend     string `json:"mend,omitempty"`
+	Rule     problem.Rule `json:"rule"`
+	Claim    string       `json:"claim"`
+	Expected string       `json:"expected"`
+	Actual   string       `json:"actual"`
+	OK       bool         `json:"ok"`
+	Mend     string       `json:"mend,omitempty"`
 }
 
 // Decision is the outcome of all rules; Accepted only if every Finding is OK.
@@ -30,7 +30,7 @@ func (r *Refused) Error() string {
 	var rules []string
 	for _, f := range r.Findings {
 		if !f.OK {
-			rules = append(rules, f.Rule)
+			rules = append(rules, string(f.Rule))
 		}
 	}
 	return "refused by " + strings.Join(rules, ", ")
@@ -51,5 +51,5 @@ func (d Decision) Err() error {
 			}
 		}
 	}
-	return problem.New(problem.Denied, "appraisal", "nothing was appraised")
+	return problem.New(problem.Denied, ruleAppraisal, "nothing was appraised")
 }

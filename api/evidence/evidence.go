@@ -56,21 +56,21 @@ func (d *Data64) UnmarshalText(b []byte) error {
 // Claims is what verification of one piece of evidence proved. Nothing in it
 // has been compared with anyone's expectation yet.
 type Claims struct {
-	Type        Type              `json:"type"`
-	Measurement ident.Measurement `json:"measurement"` // MRENCLAVE
-	Signer      ident.Measurement `json:"signer"`      // MRSIGNER
-	ProductID   uint16            `json:"product_id"`
-	SVN         uint16            `json:"svn"`
-	ConfigID    Data64            `json:"config_id"`
-	ReportData  Data64            `json:"report_data"`
-	Debug       bool              `json:"debug"`
-	SGX         *SGXFields        `json:"sgx,omitempty"` // nil in claims that were stored before these fields were kept
-	Simulated   bool              `json:"simulated"`     // the chain ends in a root that was given as a simulation root
-	Root        ident.Digest      `json:"root"`          // SHA-256 of that root certificate in DER
-	FMSPC       string            `json:"fmspc"`         // 12 hex digits
-	TCBStatus   string            `json:"tcb_status"`
-	Advisories  []string          `json:"advisories,omitempty"`
-	TCBDate     time.Time         `json:"tcb_date"`
+	Type          Type              `json:"type"`
+	Measurement   ident.Measurement `json:"measurement"` // MRENCLAVE
+	Signer        ident.Measurement `json:"signer"`      // MRSIGNER
+	ProductID     uint16            `json:"product_id"`
+	SVN           uint16            `json:"svn"`
+	LaunchBinding Data64            `json:"config_id"`
+	ReportData    Data64            `json:"report_data"`
+	Debug         bool              `json:"debug"`
+	SGX           *SGXFields        `json:"sgx,omitempty"` // nil in claims that were stored before these fields were kept
+	Simulated     bool              `json:"simulated"`     // the chain ends in a root that was given as a simulation root
+	Root          ident.Digest      `json:"root"`          // SHA-256 of that root certificate in DER
+	FMSPC         string            `json:"fmspc"`         // 12 hex digits
+	TCBStatus     string            `json:"tcb_status"`
+	Advisories    []string          `json:"advisories,omitempty"`
+	TCBDate       time.Time         `json:"tcb_date"`
 	// CollateralIssued is the oldest issue date and CollateralExpires the
 	// earliest expiry over everything that was checked; EvaluationNumber the
 	// lowest tcbEvaluationDataNumber.

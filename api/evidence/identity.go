@@ -7,9 +7,9 @@ import (
 	"cupel.dev/cupel/api/ident"
 )
 
-// Identity is one accepted code identity: within it, all that is set must hold;
+// CodeIdentity is one accepted code identity: within it, all that is set must hold;
 // at least one of Measurements and Signer must be set.
-type Identity struct {
+type CodeIdentity struct {
 	Measurements []ident.Measurement // any
 	Signer       *Signer
 }
@@ -23,7 +23,7 @@ type Signer struct {
 	SVNMax    *uint16
 }
 
-func (id Identity) String() string {
+func (id CodeIdentity) String() string {
 	var parts []string
 	if len(id.Measurements) > 0 {
 		parts = append(parts, "measurement "+AnyOf(id.Measurements))

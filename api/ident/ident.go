@@ -150,31 +150,31 @@ func ParseServiceName(s string) (ServiceName, error) {
 	return ServiceName(s), nil
 }
 
-// ConfigID is what an instance is told from outside: SESSION/SERVICE, with an
+// ServiceRef is what an instance is told from outside: SESSION/SERVICE, with an
 // optional one-time password after "@" (SCONE_CONFIG_ID).
-type ConfigID struct {
+type ServiceRef struct {
 	Session SessionName
 	Service ServiceName
 	OTP     string
 }
 
-// ParseConfigID reads SESSION/SERVICE[@OTP]; the last element is the service.
-func ParseConfigID(s string) (ConfigID, error) {
+// ParseServiceRef reads SESSION/SERVICE[@OTP]; the last element is the service.
+func ParseServiceRef(s string) (ServiceRef, error) {
 	path, otp, _ := strings.Cut(s, "@")
 	i := strings.LastIndexByte(path, '/')
 	if i <= 0 {
-		return ConfigID{}, fmt.Errorf("config id without a slash: want SESSION/SERVICE")
+		return ServiceRef{}, fmt.Errorf("config id without a slash: want SESSION/SERVICE")
 	}
 	session, err := ParseSessionName(path[:i])
 	if err != nil {
-		return ConfigID{}, fmt.Errorf("config id: %w", err)
+		return ServiceRef{}, fmt.Errorf("config id: %w", err)
 	}
 	service, err := ParseServiceName(path[i+1:])
 	if err != nil {
-		return ConfigID{}, fmt.Errorf("config id: %w", err)
+		return ServiceRef{}, fmt.Errorf("config id: %w", err)
 	}
-	return ConfigID{session, service, otp}, nil
+	return ServiceRef{session, service, otp}, nil
 }
 
 // String returns SESSION/SERVICE without the one-time password.
-func (c ConfigID) String() string { return string(c.Session) + "/" + string(c.Service) }
+func (c ServiceRef) String() string { return string(c.Session) + "/" + string(c.Service) }

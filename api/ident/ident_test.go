@@ -24,15 +24,15 @@ func TestParseSessionName(t *testing.T) {
 }
 
 func TestParseConfigID(t *testing.T) {
-	cases := map[string]ident.ConfigID{
+	cases := map[string]ident.ServiceRef{
 		"shop/web":          {Session: "shop", Service: "web"},
 		"team/shop/web@123": {Session: "team/shop", Service: "web", OTP: "123"},
 		"/shop/web":         {Session: "shop", Service: "web"},
 		"":                  {}, "shop": {}, "/web": {}, "shop/": {}, "shop/w b": {}, "@1": {},
 	}
 	for in, want := range cases {
-		got, err := ident.ParseConfigID(in)
-		if got != want || (err == nil) != (want != ident.ConfigID{}) {
+		got, err := ident.ParseServiceRef(in)
+		if got != want || (err == nil) != (want != ident.ServiceRef{}) {
 			t.Errorf("ParseConfigID(%q) = %+v, %v; want %+v", in, got, err, want)
 		}
 	}
@@ -78,11 +78,11 @@ func FuzzParseConfigID(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		c, err := ident.ParseConfigID(s)
+		c, err := ident.ParseServiceRef(s)
 		if err != nil {
 			return
 		}
-		again, err := ident.ParseConfigID(c.String())
+		again, err := ident.ParseServiceRef(c.String())
 		if err != nil || again.Session != c.Session || again.Service != c.Service {
 			t.Errorf("%q reads as %+v, and then as %+v, %v", s, c, again, err)
 		}

@@ -26,7 +26,7 @@ var units = map[string]uint64{
 // number and a unit, all units powers of 1024, in any case of letters.
 func ParseMemory(s string) (uint64, error) {
 	bad := func(why string) error {
-		return problem.New(problem.Invalid, "memory", "%.40q: %s", s, why).
+		return problem.New(problem.Invalid, problem.RuleMemory, "%.40q: %s", s, why).
 			Want("a size from %s to %s", FormatMemory(MinMemory), FormatMemory(MaxMemory)).
 			Fix("give a whole number and a unit, like 256M or 1Gi")
 	}

@@ -69,7 +69,7 @@ type GrantedService struct {
 	Writes []string `json:"writes,omitempty"`
 }
 
-// Gone tells the CAS that an instance is no more: its rights end, and its place
+// InstanceGone tells the CAS that an instance is no more: its rights end, and its place
 // becomes free. A late commit of its is fenced by the lease.
 type InstanceGone struct {
 	Version  int              `json:"version"`
@@ -99,7 +99,7 @@ func ParseGrantCode(s string) (GrantCode, error) {
 	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
 
 	if !ok || err != nil || len(b) != len(c.CAS)+len(c.Grant)+len(c.Secret) {
-		return GrantCode{}, problem.New(problem.Invalid, "grant_code", "%d characters that are no code", len(s)).
+		return GrantCode{}, problem.New(problem.Invalid, problem.RuleGrantCode, "%d characters that are no code", len(s)).
 			Want("one line that begins with %q", codePrefix).
 			Fix("copy all of what 'cupel session submit' printed")
 	}
@@ -120,7 +120,7 @@ func NewGrantToken(id GrantID, mac [32]byte) GrantToken {
 // judge. It refuses what can't be one, without repeating it.
 func ParseGrantToken(s string) (GrantToken, error) {
 	if len(s) > MaxCode || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return GrantToken{}, problem.New(problem.Invalid, "grant_token", "%d characters that are no token", len(s)).
+		return GrantToken{}, problem.New(problem.Invalid, ruleGrantToken, "%d characters that are no token", len(s)).
 			Want("one line that begins with %q", tokenPrefix).
 			Fix("give what the claim of the grant's code answered")
 	}
@@ -162,7 +162,7 @@ func (t GrantToken) MarshalJSON() ([]byte, error) { return json.Marshal(t.text) 
 func (t *GrantToken) UnmarshalJSON(b []byte) error {
 	var s string
 	if err := json.Unmarshal(b, &s); err != nil {
-		return problem.New(problem.Invalid, "grant_token", "the token is no string")
+		return problem.New(problem.Invalid, ruleGrantToken, "the token is no string")
 	}
 	parsed, err := ParseGrantToken(s)
 	*t = parsed

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // Refusals are releases of a session that were refused, the latest first: at most
@@ -16,7 +17,7 @@ type Refusals struct {
 // Refusal is one or more releases that were refused for the same reason.
 type Refusal struct {
 	Service  ident.ServiceName `json:"service"`
-	Rule     string            `json:"rule"`
+	Rule     problem.Rule      `json:"rule"`
 	Actual   string            `json:"actual,omitempty"`
 	Expected string            `json:"expected,omitempty"`
 	First    time.Time         `json:"first"`

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,10 +29,16 @@ const (
 	Internal        Kind = "internal"        // our fault
 )
 
+// Rule names what refused, for programs: short, stable, snake_case, as in "measurement" or
+// "lease_held". Each is a constant beside who raises it; docs/errors.md lists all of them.
+// A caller that does something else for one rule than for another compares with such a
+// constant (see [Is]), never with a text.
+type Rule string
+
 // Error says which rule refused, what it expected and met, and how to mend it.
 type Error struct {
 	Kind      Kind     `json:"kind"`
-	Rule      string   `json:"rule"`               // short, stable, snake_case: "measurement", "lease_held"
+	Rule      Rule     `json:"rule"`
 	Expected  string   `json:"expected,omitempty"` // for people
 	Actual    string   `json:"actual,omitempty"`
 	Mend      string   `json:"mend,omitempty"` // what to do, in the imperative
@@ -66,7 +73,7 @@ func (s Source) Says() string {
 }
 
 // New returns an Error whose Actual is the formatted text.
-func New(kind Kind, rule, format string, args ...any) *Error {
+func New(kind Kind, rule Rule, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Kind: kind, Rule: rule, Actual: err.Error(), Cause: errors.Unwrap(err)}
 }
@@ -86,7 +93,7 @@ func (e *Error) Fix(format string, args ...any) *Error {
 // Error is one line: whose word it is, rule, actual, expected, mend.
 func (e *Error) Error() string {
 	var b strings.Builder
-	b.WriteString(e.Source.Says() + e.Rule)
+	b.WriteString(e.Source.Says() + string(e.Rule))
 	if e.Actual != "" {
 		b.WriteString(": " + e.Actual)
 	}
@@ -142,7 +149,13 @@ func From(err error) *Error {
 	if p, ok := errors.AsType[*Error](err); ok {
 		return p
 	}
-	return &Error{Kind: Internal, Rule: "internal", Actual: err.Error(), Cause: err}
+	return &Error{Kind: Internal, Rule: RuleInternal, Actual: err.Error(), Cause: err}
+}
+
+// Is reports whether err carries an Error of one of the rules.
+func Is(err error, rules ...Rule) bool {
+	p, ok := errors.AsType[*Error](err)
+	return ok && slices.Contains(rules, p.Rule)
 }
 
 // KindOf returns the kind of err: Internal where it carries none, empty for no
@@ -200,6 +213,6 @@ func Read(status int, body []byte) *Error {
 		p.Source = ""
 		return &p
 	}
-	return New(Internal, "reply", "status %d, with %d bytes that are no answer of Cupel's", status, len(body)).
+	return New(Internal, RuleReply, "status %d, with %d bytes that are no answer of Cupel's", status, len(body)).
 		Fix("check that nothing else answers at that address, such as a proxy")
 }

@@ -14,7 +14,7 @@ func TestFrom(t *testing.T) {
 		name string
 		err  error
 		kind Kind
-		rule string
+		rule Rule
 	}{
 		{"itself", denied, Denied, "measurement"},
 		{"wrapped", fmt.Errorf("release: %w", denied), Denied, "measurement"},

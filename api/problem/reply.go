@@ -15,7 +15,7 @@ import (
 // is the decoder's word. It names the field and what belongs there, and quotes nothing.
 // That an answer is so is no fault of who asked, nor of this program.
 func BadReply(from string, body []byte, v any, err error) *Error {
-	p := New(Unavailable, "reply", "the answer of %s: %w", from, NotJSON(err)).
+	p := New(Unavailable, RuleReply, "the answer of %s: %w", from, NotJSON(err)).
 		Want("JSON, as the API of %s describes it", from).
 		Fix("check that %s is of this release, and that nothing else answers in its place, such as a proxy; else ask whoever runs it", from)
 	if _, syntax := errors.AsType[*json.SyntaxError](err); syntax {

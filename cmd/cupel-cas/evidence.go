@@ -45,11 +45,11 @@ type answer struct {
 func openEvidence(fd int) (*evidenceSource, error) {
 	f := os.NewFile(uintptr(fd), "evidence")
 	if f == nil {
-		return nil, problem.New(problem.Invalid, "flags", "--evidence-fd %d is not open", fd)
+		return nil, problem.New(problem.Invalid, ruleFlags, "--evidence-fd %d is not open", fd)
 	}
 	conn, err := net.FileConn(f)
 	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, problem.New(problem.Invalid, "flags", "--evidence-fd %d: %w", fd, err)
+		return nil, problem.New(problem.Invalid, ruleFlags, "--evidence-fd %d: %w", fd, err)
 	}
 	return &evidenceSource{conn: conn, answers: make(chan answer), gone: make(chan struct{})}, nil
 }
@@ -127,11 +127,11 @@ func decodeEvidence(a answer) (evidence.Evidence, error) {
 		return ev, problem.Read(a.status, a.body)
 	}
 	if err := json.Unmarshal(a.body, &ev); err != nil {
-		return ev, problem.New(problem.Internal, "las_reply", "the LAS's answer is no evidence: %w", err)
+		return ev, problem.New(problem.Internal, problem.RuleLASReply, "the LAS's answer is no evidence: %w", err)
 	}
 	return ev, nil
 }
 
 func lasGone(err error) error {
-	return problem.New(problem.Unavailable, "las_unreachable", "ask the LAS for evidence: %w", err).Fix("try again")
+	return problem.New(problem.Unavailable, problem.RuleLASUnreachable, "ask the LAS for evidence: %w", err).Fix("try again")
 }

@@ -83,17 +83,17 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, err
 		}
-		return o, problem.New(problem.Invalid, "flags", "%w", err).Fix("run cupel-cas -help")
+		return o, problem.New(problem.Invalid, ruleFlags, "%w", err).Fix("run cupel-cas -help")
 	}
 	switch {
 	case fs.NArg() > 0:
-		return o, problem.New(problem.Invalid, "flags", "unexpected argument %q", fs.Arg(0))
+		return o, problem.New(problem.Invalid, ruleFlags, "unexpected argument %q", fs.Arg(0))
 	case o.state == "":
-		return o, problem.New(problem.Invalid, "flags", "no --state").Fix("say where the CAS keeps its state")
+		return o, problem.New(problem.Invalid, ruleFlags, "no --state").Fix("say where the CAS keeps its state")
 	case o.keepAlive < time.Second:
-		return o, problem.New(problem.Invalid, "flags", "--keep-alive %v", o.keepAlive).Want("at least 1s")
+		return o, problem.New(problem.Invalid, ruleFlags, "--keep-alive %v", o.keepAlive).Want("at least 1s")
 	case o.maxConnections < 0:
-		return o, problem.New(problem.Invalid, "flags", "--max-connections %d", o.maxConnections).Want("a number above 0")
+		return o, problem.New(problem.Invalid, ruleFlags, "--max-connections %d", o.maxConnections).Want("a number above 0")
 	}
 	return o, nil
 }

@@ -288,7 +288,7 @@ func TestStarterLearnsWhy(t *testing.T) {
 			if err := json.NewDecoder(r).Decode(&line); err != nil || line.Problem == nil {
 				t.Fatalf("told %+v, %v", line, err)
 			}
-			if p := line.Problem; p.Rule != c.rule || p.Mend == "" || p.Kind.ExitCode() != code || line.Owners != "" {
+			if p := line.Problem; string(p.Rule) != c.rule || p.Mend == "" || p.Kind.ExitCode() != code || line.Owners != "" {
 				t.Errorf("exit %d, told %v", code, p)
 			}
 		})

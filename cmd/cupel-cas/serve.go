@@ -52,10 +52,10 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	}
 	verifier, err := dcap.New(roots)
 	if err != nil {
-		return problem.New(problem.Invalid, "roots", "%w", err)
+		return problem.New(problem.Invalid, problem.RuleRoots, "%w", err)
 	}
 	if err := os.MkdirAll(o.state, 0o700); err != nil {
-		return problem.New(problem.Invalid, "state_access", "%w", err).Fix("give the CAS a state folder that it may write to")
+		return problem.New(problem.Invalid, problem.RuleStateAccess, "%w", err).Fix("give the CAS a state folder that it may write to")
 	}
 	lock, err := lockState(o.state)
 	if err != nil {
@@ -146,7 +146,7 @@ func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoo
 func bind(name, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, problem.New(problem.Unavailable, "port_taken", "listen for the %s' API: %w", name, err).
+		return nil, problem.New(problem.Unavailable, problem.RulePortTaken, "listen for the %s' API: %w", name, err).
 			Fix("stop what uses the port, or choose another with --%s (cupel up: --cas-%s)", name, name)
 	}
 	return l, nil
@@ -170,7 +170,7 @@ func (s *starter) tell(line ready) error {
 	}
 	f := os.NewFile(uintptr(s.fd), "ready")
 	if f == nil {
-		return problem.New(problem.Invalid, "flags", "--ready-fd %d is not open", s.fd)
+		return problem.New(problem.Invalid, ruleFlags, "--ready-fd %d is not open", s.fd)
 	}
 	_, err = f.Write(append(b, '\n'))
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -191,15 +191,15 @@ func trustRoots(ctx context.Context, simulation string) (dcap.Roots, string, err
 		return roots, "", ctx.Err()
 	}
 	if err != nil {
-		return roots, "", problem.New(problem.Invalid, "simulation_root", "%w", err)
+		return roots, "", problem.New(problem.Invalid, problem.RuleSimulationRoot, "%w", err)
 	}
 	block, rest := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" || len(rest) > 0 {
-		return roots, "", problem.New(problem.Invalid, "simulation_root", "%s", simulation).Want("one certificate in PEM")
+		return roots, "", problem.New(problem.Invalid, problem.RuleSimulationRoot, "%s", simulation).Want("one certificate in PEM")
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return roots, "", problem.New(problem.Invalid, "simulation_root", "%s: %w", simulation, err)
+		return roots, "", problem.New(problem.Invalid, problem.RuleSimulationRoot, "%s: %w", simulation, err)
 	}
 	roots.Simulation = []*x509.Certificate{cert}
 	return roots, string(text), nil
@@ -231,11 +231,11 @@ func lockState(state string) (*os.File, error) {
 		if _, explained := errors.AsType[*problem.Error](err); explained {
 			return nil, err
 		}
-		return nil, problem.New(problem.Invalid, "state_access", "%w", err).
+		return nil, problem.New(problem.Invalid, problem.RuleStateAccess, "%w", err).
 			Want("a file that the CAS's user may write to").Fix("let the CAS's user own its state folder; what lies there as lock and is no file can be removed")
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(problem.New(problem.Conflict, "state_in_use", "another cupel-cas uses %s", state).
+		return nil, errors.Join(problem.New(problem.Conflict, ruleStateInUse, "another cupel-cas uses %s", state).
 			Fix("stop it first"), f.Close())
 	}
 	return f, nil

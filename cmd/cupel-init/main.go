@@ -1,6 +1,6 @@
 // Command cupel-init is the launcher: PID 1 of every instance. Static, the
 // standard library and golang.org/x/sys only; its digest is part of every
-// measurement. See internal/trusted/launcher.
+// measurement. See internal/trusted/instance/launcher.
 package main
 
 import (

@@ -145,13 +145,13 @@ func (s *scene) tampered(t *testing.T) {
 		name, rule string
 		bytes      []byte
 	}{
-		{"older generation", sealed.RuleRolledBack, read(t, own[0])},
-		{"flipped byte", sealed.RuleTampered, flipped},
-		{"truncated", sealed.RuleTruncated, good[:len(good)-100]},
-		{"only the head", sealed.RuleTruncated, good[:len(good)/1000]},
-		{"another session's", sealed.RuleSwapped, read(t, others)},
-		{"nothing of it", sealed.RuleTruncated, nil},
-		{"noise", sealed.RuleFormat, noise(len(good))},
+		{"older generation", string(sealed.RuleRolledBack), read(t, own[0])},
+		{"flipped byte", string(sealed.RuleTampered), flipped},
+		{"truncated", string(sealed.RuleTruncated), good[:len(good)-100]},
+		{"only the head", string(sealed.RuleTruncated), good[:len(good)/1000]},
+		{"another session's", string(sealed.RuleSwapped), read(t, others)},
+		{"nothing of it", string(sealed.RuleTruncated), nil},
+		{"noise", string(sealed.RuleFormat), noise(len(good))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			write(t, file, c.bytes)

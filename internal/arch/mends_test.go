@@ -111,7 +111,7 @@ func read(t *testing.T, path string) string {
 // eachFile visits the Go files of the product.
 func eachFile(t *testing.T, root string, visit func(path string, fset *token.FileSet, file *ast.File)) {
 	t.Helper()
-	for _, dir := range []string{"internal", "client", "cmd"} {
+	for _, dir := range []string{"api", "internal", "client", "cmd", "runtimes"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, e fs.DirEntry, err error) error {
 			if err != nil || e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err

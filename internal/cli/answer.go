@@ -61,7 +61,7 @@ func (k answerKind) url(address string) string {
 
 // ruleAppPlain is the rule of an app that answers without TLS: it works, and proves
 // nothing to its users.
-const ruleAppPlain = "app_plain"
+const ruleAppPlain problem.Rule = "app_plain"
 
 // How long each look at what answers may take.
 const (
@@ -91,7 +91,7 @@ type found struct {
 func newAppProbe(address, name string, s ident.SessionName, caPEM string, now time.Time) (*appProbe, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM([]byte(caPEM)) {
-		return nil, problem.New(problem.Denied, "app_ca", "the session publishes no CA certificate as %s", appCA)
+		return nil, problem.New(problem.Denied, ruleAppCA, "the session publishes no CA certificate as %s", appCA)
 	}
 	return &appProbe{address: address, name: name, session: s, ca: pool, now: now}, nil
 }
@@ -175,7 +175,7 @@ func (p *appProbe) named(cs tls.ConnectionState) found {
 			}
 		}
 	}
-	return found{kind: answersOtherTLS, problem: problem.New(problem.Denied, "app_certificate", "the certificate at %s names no instance of session %s", p.address, p.session).
+	return found{kind: answersOtherTLS, problem: problem.New(problem.Denied, ruleAppCertificate, "the certificate at %s names no instance of session %s", p.address, p.session).
 		Want("one that the CAS made for an instance").Fix("do not use the app")}
 }
 
@@ -250,14 +250,14 @@ func (p *appProbe) ofRunning(f found) found {
 // ours. With TLS 1.3 the server has proved by then that it has its certificate's key;
 // with TLS 1.2 anybody could show the certificate until then.
 func (p *appProbe) asking(err error) found {
-	return found{kind: answersAsking, problem: problem.New(problem.Denied, "app_certificate",
+	return found{kind: answersAsking, problem: problem.New(problem.Denied, ruleAppCertificate,
 		"at %s is TLS 1.2 that wants a certificate of its clients: it shows one of the session's, and ends before it proves that it has its key: %w", p.address, err).
 		Want("TLS 1.3, where the app proves itself first").
 		Fix("let the app speak TLS 1.3; if you mean it so: --plain")}
 }
 
 func (p *appProbe) nothing(err error) found {
-	return found{kind: answersNothing, problem: problem.New(problem.Unavailable, "app_unreachable", "%s: %w", p.address, err).
+	return found{kind: answersNothing, problem: problem.New(problem.Unavailable, ruleAppUnreachable, "%s: %w", p.address, err).
 		Want("an app that answers").
 		Fix("see 'cupel ps', and whether a firewall is between; 'cupel verify' takes another address by --address")}
 }
@@ -265,7 +265,7 @@ func (p *appProbe) nothing(err error) found {
 // certificateProblem tells what is wrong with a certificate that isn't the session's,
 // or isn't for the name.
 func (p *appProbe) certificateProblem(err error) error {
-	e := problem.New(problem.Denied, "app_certificate", "%s: %w", p.address, err).
+	e := problem.New(problem.Denied, ruleAppCertificate, "%s: %w", p.address, err).
 		Want("a certificate for %q of the session's own CA", p.name).
 		Fix("do not use the app: something else answers at its address, unless your app brings a certificate of its own instead of /run/cupel/tls/cert.pem (if it is meant to: --plain)")
 	if p.name == "" {

@@ -32,13 +32,13 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	want := cmp.Or(strings.Join(names, " "), "no arguments")
 	return func(c *cobra.Command, args []string) error {
 		if slices.Contains(args, "") {
-			return problem.New(problem.Invalid, "usage", "an empty argument").
+			return problem.New(problem.Invalid, problem.RuleUsage, "an empty argument").
 				Want("%s", want).Fix("see '%s --help'", c.CommandPath())
 		}
 		if least <= len(args) && len(args) <= most {
 			return nil
 		}
-		return problem.New(problem.Invalid, "usage", "%s", problem.Count(len(args), "argument")).
+		return problem.New(problem.Invalid, problem.RuleUsage, "%s", problem.Count(len(args), "argument")).
 			Want("%s", want).Fix("see '%s --help'", c.CommandPath())
 	}
 }
@@ -57,7 +57,7 @@ var wordForm = regexp.MustCompile(`^(--?)?[a-z]+(-[a-z]+){0,3}$`)
 // flagError says what is wrong with a flag, without its value.
 func flagError(c *cobra.Command, err error) error {
 	usage := func(format string, args ...any) error {
-		return problem.New(problem.Invalid, "usage", format, args...).Fix("see '%s --help'", c.CommandPath())
+		return problem.New(problem.Invalid, problem.RuleUsage, format, args...).Fix("see '%s --help'", c.CommandPath())
 	}
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		return unknownFlag(c, e)
@@ -82,9 +82,9 @@ func unknownFlag(c *cobra.Command, e *pflag.NotExistError) error {
 		return unknownCommand(c, words[0]) // whose flag it may be
 	}
 	name := e.GetSpecifiedName()
-	p := problem.New(problem.Invalid, "usage", "unknown flag: %s", wordShown("--"+name))
+	p := problem.New(problem.Invalid, problem.RuleUsage, "unknown flag: %s", wordShown("--"+name))
 	if short := e.GetSpecifiedShortnames(); short != "" {
-		p = problem.New(problem.Invalid, "usage", "unknown shorthand flag -%.1s", name)
+		p = problem.New(problem.Invalid, problem.RuleUsage, "unknown shorthand flag -%.1s", name)
 		name = strings.TrimLeft(short, "-") // one dash too few, perhaps
 	}
 
@@ -129,7 +129,7 @@ func goesWith(c *cobra.Command, flag, other string, there bool) error {
 	if there || !c.Flags().Changed(flag) {
 		return nil
 	}
-	return problem.New(problem.Invalid, "usage", "--%s changes nothing without %s", flag, other).
+	return problem.New(problem.Invalid, problem.RuleUsage, "--%s changes nothing without %s", flag, other).
 		Fix("leave it out, or give %s too; see '%s --help'", other, c.CommandPath())
 }
 
@@ -140,7 +140,7 @@ func hostPort(flag, text string) error {
 	if err == nil && host != "" && bad == nil && number != 0 {
 		return nil
 	}
-	return problem.New(problem.Invalid, "usage", "--%s %.80q", flag, text).
+	return problem.New(problem.Invalid, problem.RuleUsage, "--%s %.80q", flag, text).
 		Want("HOST:PORT, with a port from 1 to 65535").Fix("as in --%s app.example.org:443", flag)
 }
 
@@ -179,7 +179,7 @@ func (g *globals) groupsRefuse(c *cobra.Command) {
 		case len(args) > 0:
 			return unknownCommand(c, args[0])
 		case g.json():
-			return problem.New(problem.Invalid, "usage", "no command, of which -o json could print the answer").
+			return problem.New(problem.Invalid, problem.RuleUsage, "no command, of which -o json could print the answer").
 				Want("%s COMMAND", c.CommandPath()).Fix("see '%s --help'", c.CommandPath())
 		}
 		return c.Help()
@@ -188,7 +188,7 @@ func (g *globals) groupsRefuse(c *cobra.Command) {
 
 // unknownCommand refuses a word in the place of a command that is none.
 func unknownCommand(c *cobra.Command, word string) error {
-	p := problem.New(problem.Invalid, "usage", "unknown command %s", wordShown(word))
+	p := problem.New(problem.Invalid, problem.RuleUsage, "unknown command %s", wordShown(word))
 	near := nearName(word, names(subcommands(c)))
 	if near != "" {
 		p = p.Want("%s", near)

@@ -25,7 +25,7 @@ func (g *globals) ask(ctx context.Context, prompt string) (string, error) {
 	case ctx.Err() != nil:
 		return "", err
 	case err != nil && (!errors.Is(err, io.EOF) || line == ""):
-		return "", problem.New(problem.Invalid, "no_answer", "no answer to %q", strings.TrimSpace(prompt))
+		return "", problem.New(problem.Invalid, ruleNoAnswer, "no answer to %q", strings.TrimSpace(prompt))
 	}
 	return strings.TrimSpace(line), nil
 }

@@ -72,7 +72,7 @@ func parseHead(ctx context.Context, s string) (owners.SignedHead, error) {
 		err = json.Unmarshal(b, &h)
 	}
 	if err != nil || h.Seq == 0 {
-		return h, problem.New(problem.Invalid, "usage", "--since is no audit head").Want("a head as `cupel audit verify` prints it, @FILE with one, or kept")
+		return h, problem.New(problem.Invalid, problem.RuleUsage, "--since is no audit head").Want("a head as `cupel audit verify` prints it, @FILE with one, or kept")
 	}
 	return h, nil
 }

@@ -91,9 +91,9 @@ var advisoryForm = regexp.MustCompile(`^(INTEL-SA-[0-9]{5}|\*)$`)
 func (o casAttestOptions) expectation() (client.Expectation, error) {
 	var e client.Expectation
 	bad := func(flag string, err error) (client.Expectation, error) {
-		return e, problem.New(problem.Invalid, "usage", "--%s: %w", flag, err)
+		return e, problem.New(problem.Invalid, problem.RuleUsage, "--%s: %w", flag, err)
 	}
-	var id evidence.Identity
+	var id evidence.CodeIdentity
 	for _, s := range o.mrenclave {
 		m, err := ident.ParseMeasurement(s)
 		if err != nil {
@@ -111,13 +111,13 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 	if len(id.Measurements) == 0 && id.Signer == nil {
 		own, ok := version.CAS()
 		if !ok {
-			return e, problem.New(problem.Invalid, "no_expectation", "this build of cupel does not know which CAS to expect").
+			return e, problem.New(problem.Invalid, ruleNoExpectation, "this build of cupel does not know which CAS to expect").
 				Want("--mrenclave or --mrsigner, or a cupel from `make build`").
 				Fix("say what you expect: what is not said is never taken as accepted")
 		}
 		id.Measurements = []ident.Measurement{own}
 	}
-	e.Identities = []evidence.Identity{id}
+	e.Identities = []evidence.CodeIdentity{id}
 	for _, s := range o.trustSimulation {
 		d, err := ident.ParseDigest(s)
 		if err != nil {
@@ -130,7 +130,7 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 	}
 	for _, a := range o.ignore {
 		if !advisoryForm.MatchString(a) {
-			return e, problem.New(problem.Invalid, "usage", "--ignore-advisory %.40q", a).
+			return e, problem.New(problem.Invalid, problem.RuleUsage, "--ignore-advisory %.40q", a).
 				Want(`INTEL-SA-nnnnn, or "*" for all`).Fix("take it as a refusal names it, as in --ignore-advisory INTEL-SA-00657")
 		}
 	}
@@ -197,7 +197,7 @@ func (o casAttestOptions) address(ctx context.Context, g *globals) (string, erro
 	}
 	at, err := g.manager(ctx)
 	if err != nil && g.provider == "" {
-		return "", problem.New(problem.Invalid, "usage", "no address of a CAS, and no manager to ask: %w", err).
+		return "", problem.New(problem.Invalid, problem.RuleUsage, "no address of a CAS, and no manager to ask: %w", err).
 			Want("ADDRESS").Fix("see 'cupel cas attest --help'")
 	}
 	if err != nil {

@@ -101,7 +101,7 @@ func runCompletion(g *globals, root *cobra.Command, shell string, descriptions b
 	script, ok := completionScripts[shell]
 	if !ok {
 		known := slices.Sorted(maps.Keys(completionScripts))
-		p := problem.New(problem.Invalid, "usage", "no completion for the shell %s", wordShown(shell)).
+		p := problem.New(problem.Invalid, problem.RuleUsage, "no completion for the shell %s", wordShown(shell)).
 			Want("%s", strings.Join(known, ", ")).Fix("see 'cupel completion --help'")
 		if near := nearName(shell, known); near != "" {
 			p = p.Fix("did you mean %s?", near)

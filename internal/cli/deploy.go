@@ -183,10 +183,10 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 		d.settled(ctx, app)
 		return d.report(app, instances, seen)
 	case errors.Is(context.Cause(ctx), errDeployTimeout) && d.withdrawn:
-		return problem.New(problem.Unavailable, "deploy_timeout", "the manager had not claimed the grant for %s after %s; the deployment has lost its right, and comes to nothing", app.Name, problem.Duration(d.o.timeout)).
+		return problem.New(problem.Unavailable, ruleDeployTimeout, "the manager had not claimed the grant for %s after %s; the deployment has lost its right, and comes to nothing", app.Name, problem.Duration(d.o.timeout)).
 			Fix("see with 'cupel ps' what runs now, and deploy again, with more time: --timeout 10m; if it stays so, ask the operator")
 	case errors.Is(context.Cause(ctx), errDeployTimeout):
-		return problem.New(problem.Unavailable, "deploy_timeout", "%s is not done after %s; the deployment goes on", app.Name, problem.Duration(d.o.timeout)).
+		return problem.New(problem.Unavailable, ruleDeployTimeout, "%s is not done after %s; the deployment goes on", app.Name, problem.Duration(d.o.timeout)).
 			Fix("%s", goesOn(app))
 	case ctx.Err() != nil && !d.withdrawn:
 		d.g.warnf("The deployment of %s (revision %d) goes on without you.", app.Name, revision)

@@ -43,7 +43,7 @@ func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.I
 }
 
 // mayChange are the rules of attested that a moment later may be met.
-var mayChange = []string{"instance_not_attested", "pull_not_attested"}
+var mayChange = []problem.Rule{ruleInstanceNotAttested, rulePullNotAttested}
 
 func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.Instance, error) {
 	list, err := d.manager.Instances(ctx, app.ID)
@@ -71,7 +71,7 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 			continue
 		}
 		if !running[i.InstanceID] {
-			return nil, problem.New(problem.Denied, "instance_not_attested", "the CAS does not list instance %s (%s) as attested and running", i.ID, i.InstanceID.Short()).
+			return nil, problem.New(problem.Denied, ruleInstanceNotAttested, "the CAS does not list instance %s (%s) as attested and running", i.ID, i.InstanceID.Short()).
 				Want("every instance of %s", app.Name).Fix("the manager says so and the CAS does not: don't use the app; ask the operator, and see 'cupel verify %s'", app.Name)
 		}
 		delete(running, i.InstanceID) // each counts once
@@ -83,7 +83,7 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 		if len(out) == 1 {
 			have = "1 instance is"
 		}
-		return nil, problem.New(problem.Denied, "instance_not_attested", "%s healthy and attested", have).
+		return nil, problem.New(problem.Denied, ruleInstanceNotAttested, "%s healthy and attested", have).
 			Want("%d", want).Fix("see 'cupel ps %s' and 'cupel events %s'", app.Name, app.Name)
 	}
 	return out, nil
@@ -97,7 +97,7 @@ func (d *deployment) pulled(known []owners.Instance) (owners.Instance, error) {
 			return k, nil
 		}
 	}
-	return owners.Instance{}, problem.New(problem.Denied, "pull_not_attested", "the CAS saw no pull of session %s end well since this deployment began", d.session).
+	return owners.Instance{}, problem.New(problem.Denied, rulePullNotAttested, "the CAS saw no pull of session %s end well since this deployment began", d.session).
 		Want("an attested instance of %s that ended with 0", template.PullService).
 		Fix("the manager says so and the CAS does not: what runs may be older code; deploy again, and ask the operator")
 }

@@ -39,7 +39,7 @@ func (d *deployment) outOfTime(ctx context.Context, err error) error {
 	if !ended || !errors.Is(context.Cause(ctx), errDeployTimeout) {
 		return err
 	}
-	return problem.New(problem.Unavailable, "deploy_timeout", "the deployment of session %s was not seen to begin within %s", d.session, problem.Duration(d.o.timeout)).
+	return problem.New(problem.Unavailable, ruleDeployTimeout, "the deployment of session %s was not seen to begin within %s", d.session, problem.Duration(d.o.timeout)).
 		Fix("see with 'cupel ps' whether it runs, and give more time: --timeout 10m")
 }
 
@@ -48,7 +48,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 	revision := app.Deployment.Revision
 	for {
 		if app.Deployment.Revision != revision {
-			return app, problem.New(problem.Conflict, "deploy_superseded", "another deployment of %s began (revision %d)", app.Name, app.Deployment.Revision).
+			return app, problem.New(problem.Conflict, ruleDeploySuperseded, "another deployment of %s began (revision %d)", app.Name, app.Deployment.Revision).
 				Fix("see with 'cupel ps' what runs now, and who else deploys with your key; where it should be this one, run this again")
 		}
 		d.pulling = app
@@ -68,7 +68,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 		next, err := d.manager.App(ctx, app.ID)
 		if err != nil {
 			if problem.KindOf(err) == problem.NotFound {
-				err = problem.New(problem.Conflict, "app_removed", "%s was removed during its deployment", app.Name)
+				err = problem.New(problem.Conflict, problem.RuleAppRemoved, "%s was removed during its deployment", app.Name)
 			}
 			if problem.From(err).Rule == client.RuleAway && d.patient(ctx) {
 				continue // it restarts: the deployment goes on with it
@@ -84,10 +84,10 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 func (d *deployment) failed(how manager.Deployment) error {
 	switch {
 	case how.Problem == nil:
-		return problem.New(problem.Unavailable, "deploy_failed", "the manager says that the deployment failed, and not why")
+		return problem.New(problem.Unavailable, ruleDeployFailed, "the manager says that the deployment failed, and not why")
 	case slices.Contains(appEnds, how.Problem.Rule):
 		return codedError{codeAppEnded, how.Problem}
-	case how.Problem.Rule == ruleMeasurement:
+	case how.Problem.Rule == problem.RuleMeasurement:
 		p := *how.Problem
 		return p.Fix("%s", measurementMend(d.session, d.recorded, d.asked.Runtime, d.o.runtime != ""))
 	}
@@ -95,7 +95,7 @@ func (d *deployment) failed(how manager.Deployment) error {
 }
 
 // appEnds are the rules of an app that ended by itself.
-var appEnds = []string{"app_ended", "exited"}
+var appEnds = []problem.Rule{problem.RuleAppEnded, problem.RuleExited}
 
 // endedSince says that an instance that was healthy ended before this command did, as one
 // does whose first process leaves the work to another and ends. What the CAS knows of an
@@ -152,10 +152,6 @@ func (d *deployment) endedHealthy(ctx context.Context, app manager.App, i manage
 	d.explain(ctx, app, &p)
 	return codedError{codeAppEnded, &p}
 }
-
-// ruleMeasurement is the rule of the CAS by which other code than the session's gets
-// nothing.
-const ruleMeasurement = "measurement"
 
 // measurementMend says what to do about code that isn't the session's: recorded is the
 // runtime that the session was created for, as far as it is known here; asked says that

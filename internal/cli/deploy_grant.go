@@ -36,12 +36,12 @@ func (g *globals) readCode(ctx context.Context, arg string) (owners.GrantCode, e
 			return owners.GrantCode{}, err
 		}
 	default:
-		return owners.GrantCode{}, problem.New(problem.Invalid, "code_argument", "--code with the code itself, of %s", problem.Count(len(arg), "character")).
+		return owners.GrantCode{}, problem.New(problem.Invalid, ruleCodeArgument, "--code with the code itself, of %s", problem.Count(len(arg), "character")).
 			Want("@FILE or -").
 			Fix("put the code into a file, or pipe it in: who reads the command line of a process, or the shell's history, could use it")
 	}
 	if err != nil {
-		return owners.GrantCode{}, problem.New(problem.Invalid, "code", "%w", err)
+		return owners.GrantCode{}, problem.New(problem.Invalid, ruleCode, "%w", err)
 	}
 	return owners.ParseGrantCode(string(text))
 }
@@ -103,7 +103,7 @@ func hasService(s *session.Session, name ident.ServiceName) error {
 			names = append(names, string(service.Name))
 		}
 	}
-	p := problem.New(problem.NotFound, "service_unknown", "session %s has no service %s", s.Name, name).
+	p := problem.New(problem.NotFound, problem.RuleServiceUnknown, "session %s has no service %s", s.Name, name).
 		Want("one of: %s", strings.Join(names, ", "))
 	if near := nearName(string(name), names); near != "" {
 		return p.Fix("did you mean --service %s?", near)
@@ -297,19 +297,15 @@ func (d *deployment) handIn(ctx context.Context, req manager.DeployRequest) (man
 			return manager.App{}, ctx.Err()
 		}
 		app, err := d.manager.Deploy(asking, req)
-		rule := ""
-		if err != nil {
-			rule = problem.From(err).Rule
-		}
 		switch {
 		case err == nil:
 			return app, nil
-		case unsure && rule == "code_used":
+		case unsure && problem.Is(err, problem.RuleCodeUsed):
 			if app, err = d.taken(asking, err); err != nil {
 				d.unmake(ctx)
 			}
 			return app, err
-		case rule == client.RuleAway && time.Now().Before(deadline) && d.patient(ctx):
+		case problem.Is(err, client.RuleAway) && time.Now().Before(deadline) && d.patient(ctx):
 			continue
 		}
 		d.unmake(ctx)

@@ -41,7 +41,7 @@ func (d *deployment) unchecked(app manager.App) error {
 // for a while (--wait) connections may still lead to what ran before.
 func (d *deployment) look(ctx context.Context, app manager.App, instances []manager.Instance) ([]manager.Instance, found, error) {
 	if asked := d.asked.Port; asked != 0 && app.Port != asked {
-		return nil, found{}, problem.New(problem.Denied, "app_port", "%s is at port %d, by the manager's word", app.Name, app.Port).
+		return nil, found{}, problem.New(problem.Denied, ruleAppPort, "%s is at port %d, by the manager's word", app.Name, app.Port).
 			Want("port %d, as --port says", asked).Fix("your users would not find it there: deploy again, and ask the operator")
 	}
 	ca, err := d.cas.Value(ctx, d.session, appCA)
@@ -85,7 +85,7 @@ func among(instances []manager.Instance, id ident.InstanceID) bool {
 // otherAnswers is the end of a deployment whose instances are attested while users meet
 // another one: by their port an operator could have older code go on.
 func (d *deployment) otherAnswers(app manager.App, address string, id ident.InstanceID) error {
-	return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, which is not of this deployment", id.Short(), address).
+	return problem.New(problem.Denied, ruleAppInstance, "instance %s answers at %s, which is not of this deployment", id.Short(), address).
 		Want("one of the instances that your CAS attested for revision %d of %s", app.Revision, app.Name).
 		Fix("what answers may be older code: don't use the app there; ask the operator, and see 'cupel ps %s' and 'cupel verify %s'", app.Name, app.Name)
 }

@@ -38,13 +38,13 @@ func (o *deployOptions) request() (manager.DeployRequest, error) {
 		return req, err
 	}
 	if o.instances < 1 && o.instancesGiven {
-		return req, problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more").
+		return req, problem.New(problem.Invalid, problem.RuleInstances, "--instances %d", o.instances).Want("1 or more").
 			Fix("to remove an app: cupel rm --app APP")
 	}
 	service := ident.ServiceName(o.service)
 	if o.service != "" {
 		if service, err = ident.ParseServiceName(o.service); err != nil {
-			return req, problem.New(problem.Invalid, "service", "--service: %w", err)
+			return req, problem.New(problem.Invalid, problem.RuleService, "--service: %w", err)
 		}
 	}
 	return manager.DeployRequest{
@@ -71,7 +71,7 @@ func parsePorts(s string) (public, container uint16, err error) {
 	if ok {
 		return public, container, nil
 	}
-	p := problem.New(problem.Invalid, "port", "--port %.40q", s).Want("PUBLIC or PUBLIC:CONTAINER, each from 1 to 65535").
+	p := problem.New(problem.Invalid, problem.RulePort, "--port %.40q", s).Want("PUBLIC or PUBLIC:CONTAINER, each from 1 to 65535").
 		Fix("for instance --port 8080, or --port 443:8443")
 	if host, port, err := net.SplitHostPort(s); err == nil && strings.ContainsAny(host, ".:") {
 		ok = true
@@ -89,7 +89,7 @@ func pins(name ident.SessionName, record home.SessionRecord, ref string) error {
 	if ref == "" || pinned == template.PinnedRef(ref) {
 		return nil
 	}
-	return problem.New(problem.Conflict, "ref", "session %s pins %s", name, cmp.Or(pinned, "no ref")).Want("%s", ref).
+	return problem.New(problem.Conflict, ruleRef, "session %s pins %s", name, cmp.Or(pinned, "no ref")).Want("%s", ref).
 		Fix("what is pulled is the owner's word, in the session: update it with 'cupel session create … --ref %s --update', then deploy again", ref)
 }
 
@@ -106,7 +106,7 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 		req.Runtime = record.Runtime
 	}
 	if d.o.ref != "" && !mine {
-		return problem.New(problem.Conflict, "ref", "session %s was not created from here: what it pins is not known", d.session).
+		return problem.New(problem.Conflict, ruleRef, "session %s was not created from here: what it pins is not known", d.session).
 			Fix("leave --ref out; who created the session checks it")
 	}
 	if err := pins(d.session, record, d.o.ref); err != nil {
@@ -121,7 +121,7 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 	}
 	if d.at.CAS.Identity != identity {
 		if d.o.casInstances == "" {
-			return problem.New(problem.Conflict, "cas_other", "session %s is at another CAS than this manager's own", d.session).
+			return problem.New(problem.Conflict, problem.RuleCASOther, "session %s is at another CAS than this manager's own", d.session).
 				Want("identity %s", d.at.CAS.Identity).Fix("say where instances reach it with --cas-instances HOST:PORT")
 		}
 		req.CAS = &manager.CASRef{Instances: d.o.casInstances, Identity: identity}
@@ -146,7 +146,7 @@ func (d *deployment) knowRuntime(ctx context.Context, req *manager.DeployRequest
 		}
 	}
 	if req.Runtime == "" {
-		return problem.New(problem.Invalid, "runtime", "session %s was not created from here, and no app of yours runs it: its runtime is not known", d.session).
+		return problem.New(problem.Invalid, problem.RuleRuntime, "session %s was not created from here, and no app of yours runs it: its runtime is not known", d.session).
 			Fix("give --runtime; if the session was removed, remove its apps: cupel rm --app APP")
 	}
 	return nil
@@ -167,7 +167,7 @@ func (d *deployment) findCAS(ctx context.Context) (ident.KeyHash, error) {
 	if err == nil {
 		err = d.lookBefore(ctx)
 	}
-	if err != nil && d.code == nil && problem.From(err).Rule == "access_policy" {
+	if err != nil && d.code == nil && problem.From(err).Rule == problem.RuleAccessPolicy {
 		d.blind, err = true, nil
 	}
 	if err == nil {

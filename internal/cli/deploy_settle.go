@@ -46,7 +46,7 @@ func (d *deployment) settleGrants(ctx context.Context, end ending, goesOnAlone b
 			d.g.warnf("The manager took the code of grant %s and has not claimed it: it is withdrawn, and no deployment goes on under it.", d.made.ID.Short())
 		}
 		if end.confirmed {
-			err = problem.New(problem.Denied, "grant_unclaimed", "the manager says that the deployment is done, and has not claimed its grant %s", d.made.ID.Short()).
+			err = problem.New(problem.Denied, ruleGrantUnclaimed, "the manager says that the deployment is done, and has not claimed its grant %s", d.made.ID.Short()).
 				Want("a deployment under the grant that was made for it").
 				Fix("the manager says so and the CAS does not: deploy again, and ask the operator")
 		}

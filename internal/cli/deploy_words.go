@@ -50,7 +50,7 @@ func (d *deployment) explain(ctx context.Context, app manager.App, p *problem.Er
 	if d.g.json() { // there the line is a value by itself
 		quote = ""
 	}
-	if strings.HasPrefix(p.Rule, "pull") {
+	if strings.HasPrefix(string(p.Rule), "pull") {
 		for _, line := range d.output(ctx, app, "pull", 2*lastWords) {
 			if strings.HasPrefix(line, "pull: ") {
 				d.g.warnf(quote+"%s", line)

@@ -91,7 +91,7 @@ func (g *globals) settle(c *cobra.Command) error {
 	// A flag wins over the environment, and two flags are one too many.
 	switch {
 	case given("provider") && given("state"):
-		return problem.New(problem.Invalid, "usage", "--provider and --state").Want("one of them").
+		return problem.New(problem.Invalid, problem.RuleUsage, "--provider and --state").Want("one of them").
 			Fix("--state is the folder of this machine's manager, --provider the address of another's")
 	case given("state"):
 		g.provider = ""
@@ -102,10 +102,10 @@ func (g *globals) settle(c *cobra.Command) error {
 // unheeded refuses a shared flag where it would change nothing.
 func unheeded(name string, c *cobra.Command) error {
 	if name == "provider" && slices.Contains(sharedFlags(c.CommandPath()), "state") {
-		return problem.New(problem.Invalid, "usage", "--provider with a command of this machine's operator").
+		return problem.New(problem.Invalid, problem.RuleUsage, "--provider with a command of this machine's operator").
 			Fix("leave it out, or run the command on the provider's machine")
 	}
-	return problem.New(problem.Invalid, "usage", "--%s changes nothing of '%s'", name, c.CommandPath()).
+	return problem.New(problem.Invalid, problem.RuleUsage, "--%s changes nothing of '%s'", name, c.CommandPath()).
 		Fix("leave it out; '%s --help' shows the flags that it has", c.CommandPath())
 }
 

@@ -31,7 +31,7 @@ func (g *globals) defaultConfig() string {
 // folder is the owner's folder, or says why there is none.
 func (g *globals) folder() (string, error) {
 	if g.config == "" {
-		return "", problem.New(problem.Invalid, "no_home", "nothing says where the owner's folder, with the private key, is: HOME is %s", quotedOr(g.env("HOME"), "not set")).
+		return "", problem.New(problem.Invalid, ruleNoHome, "nothing says where the owner's folder, with the private key, is: HOME is %s", quotedOr(g.env("HOME"), "not set")).
 			Want("the home of a user").
 			Fix("set HOME, or name the folder with --config or CUPEL_CONFIG")
 	}
@@ -41,13 +41,13 @@ func (g *globals) folder() (string, error) {
 	}
 	if home := g.env("HOME"); g.env("XDG_CONFIG_HOME") == "" {
 		if info, err := os.Stat(home); err != nil || !info.IsDir() {
-			return "", problem.New(problem.Invalid, "no_home", "nothing says where the owner's folder, with the private key, is: HOME is %q, which is no folder", home).
+			return "", problem.New(problem.Invalid, ruleNoHome, "nothing says where the owner's folder, with the private key, is: HOME is %q, which is no folder", home).
 				Want("the home of a user").
 				Fix("set HOME, or name the folder with --config or CUPEL_CONFIG")
 		}
 	}
 	if dir, uid := othersFolder(g.config); dir != "" {
-		return "", problem.New(problem.Denied, "others_home", "root would write into %s, which is in the home of user %d, and that user could then read nothing of it", g.config, uid).
+		return "", problem.New(problem.Denied, ruleOthersHome, "root would write into %s, which is in the home of user %d, and that user could then read nothing of it", g.config, uid).
 			Want("each user's files in that user's home").
 			Fix("run it as that user, without sudo; or name root's own folder: --config /root/.config/cupel (or that one, if you mean it)")
 	}

@@ -36,7 +36,7 @@ func newLogsCommand(g *globals) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			o.ref = args[0]
 			if o.tail < 0 && c.Flags().Changed("tail") {
-				return problem.New(problem.Invalid, "usage", "--tail %d", o.tail).Want("0 or more").Fix("leave it out for all lines")
+				return problem.New(problem.Invalid, problem.RuleUsage, "--tail %d", o.tail).Want("0 or more").Fix("leave it out for all lines")
 			}
 			return runLogs(c.Context(), g, o)
 		},
@@ -121,7 +121,7 @@ func (o *logsOptions) instances(ctx context.Context, m *client.Manager) ([]strin
 			return nil, err
 		}
 	}
-	none := problem.New(problem.NotFound, "logs", "%s has no such instance yet", o.ref)
+	none := problem.New(problem.NotFound, problem.RuleLogs, "%s has no such instance yet", o.ref)
 	if pulled {
 		return nil, none.Fix("see what the job that pulls its repository wrote: cupel logs %s --puller", o.ref)
 	}
@@ -178,5 +178,5 @@ func (g *globals) parseSince(s string) (time.Time, error) {
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n > 0 {
 		return time.Unix(n, 0), nil
 	}
-	return time.Time{}, problem.New(problem.Invalid, "usage", "--since %q", s).Want("a duration such as 10m, or a time such as 2026-01-02T15:04:05Z")
+	return time.Time{}, problem.New(problem.Invalid, problem.RuleUsage, "--since %q", s).Want("a duration such as 10m, or a time such as 2026-01-02T15:04:05Z")
 }

@@ -28,10 +28,10 @@ type follower struct {
 
 	mu      sync.Mutex
 	opts    client.LogOptions
-	known   map[string]bool // instances that are or were followed
-	follows int             // streams that go on
-	refused []string        // instances that aren't followed, until nobody is
-	told    map[string]bool // rules of refusals that were told
+	known   map[string]bool       // instances that are or were followed
+	follows int                   // streams that go on
+	refused []string              // instances that aren't followed, until nobody is
+	told    map[problem.Rule]bool // rules of refusals that were told
 }
 
 // followLogs goes on until ctx ends, or nothing more can come.
@@ -114,7 +114,7 @@ func (f *follower) refuse(id string, err error) error {
 		f.g.warnf("%s is not followed, the others go on: %s", id, p)
 	}
 	if f.told == nil {
-		f.told = map[string]bool{}
+		f.told = map[problem.Rule]bool{}
 	}
 	f.told[p.Rule] = true
 	return nil

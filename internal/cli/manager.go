@@ -179,7 +179,7 @@ func (m *managerAs) certificate(ctx context.Context, at managerAt) (*tls.Certifi
 			return &pair, nil
 		}
 		if !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
-			return nil, problem.New(problem.Invalid, "operator_key", "%w", err).Fix("give --as-owner; or run cupel up again: it makes a damaged operator.crt anew, and says what to do about a damaged operator.key")
+			return nil, problem.New(problem.Invalid, ruleOperatorKey, "%w", err).Fix("give --as-owner; or run cupel up again: it makes a damaged operator.crt anew, and says what to do about a damaged operator.key")
 		}
 	}
 	dir, err := m.g.ownerDir()

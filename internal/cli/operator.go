@@ -23,7 +23,7 @@ func (g *globals) execSibling(name string, args ...string) error {
 	if err == nil {
 		err = syscall.Exec(path, append([]string{name}, args...), os.Environ())
 	}
-	return problem.New(problem.NotFound, "program_missing", "%s is neither beside this program nor in PATH: %w", name, err).
+	return problem.New(problem.NotFound, ruleProgramMissing, "%s is neither beside this program nor in PATH: %w", name, err).
 		Fix("build it (make build) or install it beside cupel")
 }
 
@@ -92,7 +92,7 @@ func (g *globals) runSibling(ctx context.Context, name string, args ...string) e
 		return ctx.Err()
 	}
 	if errors.Is(err, exec.ErrNotFound) {
-		return problem.New(problem.NotFound, "program_missing", "%s is neither beside this program nor in PATH", name).
+		return problem.New(problem.NotFound, ruleProgramMissing, "%s is neither beside this program nor in PATH", name).
 			Fix("build it (make build) or install it beside cupel")
 	}
 	return err

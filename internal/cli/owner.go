@@ -15,7 +15,7 @@ import (
 type ownerSide struct {
 	g   *globals
 	dir *home.Dir
-	id  *home.Identity
+	id  *home.KeyPair
 }
 
 func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
@@ -31,9 +31,9 @@ func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
 }
 
 // identity is the owner's key pair, made on first use by commands that do something.
-func (g *globals) identity(ctx context.Context, dir *home.Dir) (*home.Identity, error) {
+func (g *globals) identity(ctx context.Context, dir *home.Dir) (*home.KeyPair, error) {
 	if g.completing && !g.haveOwnKey() {
-		return nil, problem.New(problem.NotFound, "owner_identity", "there is no owner's key yet")
+		return nil, problem.New(problem.NotFound, problem.RuleOwnerIdentity, "there is no owner's key yet")
 	}
 	return dir.Identity(ctx, g.now)
 }
@@ -88,14 +88,14 @@ func (o *ownerSide) pinned(addr string) (string, home.Pin, error) {
 		addr = lastAttested(pins)
 	}
 	if addr == "" {
-		return "", home.Pin{}, problem.New(problem.Unauthenticated, "cas_not_attested", "no CAS was attested yet").Fix("run: cupel cas attest ADDRESS")
+		return "", home.Pin{}, problem.New(problem.Unauthenticated, problem.RuleCASNotAttested, "no CAS was attested yet").Fix("run: cupel cas attest ADDRESS")
 	}
 	if addr, err = client.Address(addr); err != nil {
 		return "", home.Pin{}, err
 	}
 	pin, ok := pins[addr]
 	if !ok {
-		return "", pin, problem.New(problem.Unauthenticated, "cas_not_attested", "the CAS at %s was not attested yet", addr).Fix("run: cupel cas attest %s", addr)
+		return "", pin, problem.New(problem.Unauthenticated, problem.RuleCASNotAttested, "the CAS at %s was not attested yet", addr).Fix("run: cupel cas attest %s", addr)
 	}
 	return addr, pin, nil
 }
@@ -149,6 +149,6 @@ func (o *ownerSide) vouchedFor(runtime string) (ident.Measurement, bool, error) 
 	if err != nil {
 		return ident.Measurement{}, false, err
 	}
-	v, ok := reference.NewestVouched(known, runtime)
+	v, ok := reference.Newest(known, runtime)
 	return v.Measurement, ok, nil
 }

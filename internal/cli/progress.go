@@ -81,7 +81,7 @@ func (p *progress) sayWaiting(why *problem.Error) {
 	}
 	p.clear()
 	goesOn := cmp.Or(waitsFor[why.Rule], "trying again")
-	if why.Rule == "unhealthy" { // it runs, and nothing is started anew for now
+	if why.Rule == problem.RuleUnhealthy { // it runs, and nothing is started anew for now
 		goesOn = "waiting for it"
 	}
 	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s; %s\n", plain.Reason(why), goesOn)
@@ -91,9 +91,9 @@ func (p *progress) sayWaiting(why *problem.Error) {
 }
 
 // waitsFor says what is waited for where nothing has failed.
-var waitsFor = map[string]string{
-	"grant_full": "waiting for a place, which is free when one of them has ended or lapsed",
-	"lease_held": "waiting until it ends, or lapses after three missed reports",
+var waitsFor = map[problem.Rule]string{
+	problem.RuleGrantFull: "waiting for a place, which is free when one of them has ended or lapsed",
+	problem.RuleLeaseHeld: "waiting until it ends, or lapses after three missed reports",
 }
 
 // sayGap tells when nothing serves any more: the one step that users notice.

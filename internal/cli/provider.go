@@ -93,10 +93,10 @@ func runProviderForget(ctx context.Context, g *globals, text string) error {
 		return nil
 	})
 	if errors.Is(err, errUnknownProvider) && near != "" {
-		return problem.New(problem.NotFound, "provider", "no provider at %s is known here", addr).Fix("did you mean cupel provider forget %s? See 'cupel provider list'", near)
+		return problem.New(problem.NotFound, ruleProvider, "no provider at %s is known here", addr).Fix("did you mean cupel provider forget %s? See 'cupel provider list'", near)
 	}
 	if errors.Is(err, errUnknownProvider) {
-		return problem.New(problem.NotFound, "provider", "no provider at %s is known here", addr).Fix("see 'cupel provider list'")
+		return problem.New(problem.NotFound, ruleProvider, "no provider at %s is known here", addr).Fix("see 'cupel provider list'")
 	}
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 		return managerAt{}, changedProvider(err, addr)
 	}
 	if info.OperatorKey.IsZero() {
-		return managerAt{}, problem.New(problem.Unauthenticated, "provider_key", "the provider at %s names no key by which it claims grants", addr).
+		return managerAt{}, problem.New(problem.Unauthenticated, ruleProviderKey, "the provider at %s names no key by which it claims grants", addr).
 			Want("the operator's key, as `cupel info` shows it on the operator's machine").
 			Fix("a grant that names nobody could be claimed by anybody: ask the operator, whose manager may be of an older release")
 	}
@@ -62,12 +62,12 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 			return managerAt{}, err
 		}
 		if certificateText(pin.Certificate) != certificateText(seen) {
-			return managerAt{}, problem.New(problem.Unauthenticated, "provider_certificate", "the certificate at %s: %s", addr, certificateText(seen)).
+			return managerAt{}, problem.New(problem.Unauthenticated, ruleProviderCertificate, "the certificate at %s: %s", addr, certificateText(seen)).
 				Want("%s, as another command kept it meanwhile", certificateText(pin.Certificate)).Fix("%s", forgetProvider(addr))
 		}
 	}
 	if info.OperatorKey != pin.OperatorKey {
-		return managerAt{}, problem.New(problem.Unauthenticated, "provider_key", "the provider at %s claims grants with the key %s", addr, info.OperatorKey).
+		return managerAt{}, problem.New(problem.Unauthenticated, ruleProviderKey, "the provider at %s claims grants with the key %s", addr, info.OperatorKey).
 			Want("%s, as it said on %s", pin.OperatorKey, pin.Since.Format("2006-01-02")).Fix("%s", forgetProvider(addr))
 	}
 	at.operator = pin.OperatorKey
@@ -124,7 +124,7 @@ func changedProvider(err error, addr string) error {
 		return err
 	}
 	q := *p
-	q.Rule = "provider_certificate"
+	q.Rule = ruleProviderCertificate
 	return q.Fix("%s", forgetProvider(addr))
 }
 
@@ -135,7 +135,7 @@ func forgetProvider(addr string) string {
 // providerAddress reads a provider's address, https://HOST[:PORT] or HOST[:PORT].
 func providerAddress(text string) (string, error) {
 	bad := func(why string) (string, error) {
-		return "", problem.New(problem.Invalid, "provider_address", "the provider's address is %s", why).
+		return "", problem.New(problem.Invalid, ruleProviderAddress, "the provider's address is %s", why).
 			Want("https://HOST[:PORT]").Fix("give --provider, or CUPEL_PROVIDER, the address of the operator's manager")
 	}
 	text = strings.TrimSpace(text)

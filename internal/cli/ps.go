@@ -123,7 +123,7 @@ func (g *globals) printInstances(r psReply) error {
 // which refused it, knows of no runtimes.
 func (g *globals) explainMeasurements(a manager.App, list []manager.Instance) manager.App {
 	mend := func(p *problem.Error) *problem.Error {
-		if p == nil || p.Rule != ruleMeasurement {
+		if p == nil || p.Rule != problem.RuleMeasurement {
 			return p
 		}
 		q := *p
@@ -180,7 +180,11 @@ func (g *globals) printTrouble(who string, p *problem.Error) {
 }
 
 // trouble is what is the matter with an instance, of which equal ones are told once.
-type trouble struct{ app, rule, actual string }
+type trouble struct {
+	app    string
+	rule   problem.Rule
+	actual string
+}
 
 // troubleOf is false where the instance serves.
 func troubleOf(i manager.Instance) (trouble, bool) {

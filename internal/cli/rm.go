@@ -39,7 +39,7 @@ the CAS is asked whether its grant has ended: one that the manager keeps is with
 			case o.app == "" && len(args) == 1:
 				return runRmInstance(c.Context(), g, o, args[0])
 			}
-			return problem.New(problem.Invalid, "usage", "neither or both of INSTANCE and --app").Want("one of them").Fix("see 'cupel rm --help'")
+			return problem.New(problem.Invalid, problem.RuleUsage, "neither or both of INSTANCE and --app").Want("one of them").Fix("see 'cupel rm --help'")
 		},
 	}
 	o.flags(c)
@@ -177,7 +177,7 @@ func (g *globals) alreadyGone(ctx context.Context, ref string, unknown error) er
 	case err != nil:
 		return unconfirmed(ref, app, err)
 	case len(left) > 0:
-		return problem.New(problem.Unavailable, "rm_unconfirmed", "the manager says that there is no app %s, and grant %s, under which it was deployed from here, has not ended", ref, left[0].ID.Short()).
+		return problem.New(problem.Unavailable, ruleRmUnconfirmed, "the manager says that there is no app %s, and grant %s, under which it was deployed from here, has not ended", ref, left[0].ID.Short()).
 			Want("no grant by which it could run").
 			Fix("if it shall be gone, end what is left: cupel session grants %s --withdraw %s; then run this again", app.Session, left[0].ID.Short())
 	}
@@ -245,7 +245,7 @@ func (g *globals) awaitGone(ctx context.Context, timeout time.Duration, what str
 			return err
 		}
 		if time.Now().After(deadline) {
-			return problem.New(problem.Unavailable, "rm_timeout", "%s is not gone after %s; its removal goes on", what, problem.Duration(timeout)).Fix("see 'cupel events'")
+			return problem.New(problem.Unavailable, ruleRmTimeout, "%s is not gone after %s; its removal goes on", what, problem.Duration(timeout)).Fix("see 'cupel events'")
 		}
 		if !said.IsZero() && time.Now().After(said) {
 			said = time.Time{}

@@ -81,7 +81,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 // meant adds to a refused name of a session the one that was most likely meant.
 func (g *globals) meant(args []string, err error) error {
 	p, ok := errors.AsType[*problem.Error](err)
-	if !ok || p.Rule != "session_unknown" || len(args) == 0 {
+	if !ok || p.Rule != problem.RuleSessionUnknown || len(args) == 0 {
 		return err
 	}
 	names := g.sessions(context.Background(), nil)
@@ -177,15 +177,15 @@ func (g *globals) defaultWait() time.Duration {
 
 func (g *globals) check() error {
 	if g.output != "table" && g.output != "json" {
-		return problem.New(problem.Invalid, "usage", "--output %q", g.output).Want("table or json")
+		return problem.New(problem.Invalid, problem.RuleUsage, "--output %q", g.output).Want("table or json")
 	}
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(g.logLevel)); err != nil {
-		return problem.New(problem.Invalid, "usage", "--log-level %q", g.logLevel).Want("debug, info, warn or error")
+		return problem.New(problem.Invalid, problem.RuleUsage, "--log-level %q", g.logLevel).Want("debug, info, warn or error")
 	}
 	if text := g.env("CUPEL_WAIT"); text != "" {
 		if d, err := time.ParseDuration(text); err != nil || d < 0 {
-			return problem.New(problem.Invalid, "usage", "CUPEL_WAIT %.40q", text).Want(durationForm)
+			return problem.New(problem.Invalid, problem.RuleUsage, "CUPEL_WAIT %.40q", text).Want(durationForm)
 		}
 	}
 	return nil
@@ -195,7 +195,7 @@ func (g *globals) check() error {
 func negativeTime(c *cobra.Command) (err error) {
 	c.Flags().Visit(func(f *pflag.Flag) {
 		if f.Value.Type() == "duration" && strings.HasPrefix(f.Value.String(), "-") {
-			err = problem.New(problem.Invalid, "usage", "--%s %s", f.Name, f.Value).Want("%s, not below 0", durationForm).
+			err = problem.New(problem.Invalid, problem.RuleUsage, "--%s %s", f.Name, f.Value).Want("%s, not below 0", durationForm).
 				Fix("give the time from now on, or leave the flag out; see '%s --help'", c.CommandPath())
 		}
 	})
@@ -218,7 +218,7 @@ func emptyFlag(c *cobra.Command) error {
 	if empty == nil {
 		return nil
 	}
-	return problem.New(problem.Invalid, "usage", "--%s has an empty value", empty.Name).Fix("give one, or leave the flag out; see '%s --help'", c.CommandPath())
+	return problem.New(problem.Invalid, problem.RuleUsage, "--%s has an empty value", empty.Name).Fix("give one, or leave the flag out; see '%s --help'", c.CommandPath())
 }
 
 func (g *globals) json() bool { return g.output == "json" }
@@ -304,7 +304,7 @@ func (g *globals) fail(err error) int {
 	switch {
 	case errors.Is(err, context.Canceled):
 		code = interruptedCode
-		p = problem.New(problem.Unavailable, "interrupted", "ended by a signal, before it was done")
+		p = problem.New(problem.Unavailable, problem.RuleInterrupted, "ended by a signal, before it was done")
 	case ok:
 		code = exitCode(err)
 	default:
@@ -323,7 +323,7 @@ func (g *globals) fail(err error) int {
 		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(plain.Lines(p.Actual)))
 		return code
 	}
-	_, _ = fmt.Fprintf(g.err, "cupel: %s%s: %s\n", p.Source.Says(), g.paint(g.err, red, plain.Line(p.Rule)), g.writable(plain.Lines(cmp.Or(p.Actual, string(p.Kind)))))
+	_, _ = fmt.Fprintf(g.err, "cupel: %s%s: %s\n", p.Source.Says(), g.paint(g.err, red, plain.Line(string(p.Rule))), g.writable(plain.Lines(cmp.Or(p.Actual, string(p.Kind)))))
 	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", p.Mend}, {"request:", p.RequestID}} {
 		if line.text != "" {
 			_, _ = fmt.Fprintf(g.err, "  %-9s %s\n", line.title, g.writable(plain.Lines(line.text)))

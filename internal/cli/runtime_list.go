@@ -25,10 +25,10 @@ func newRuntimeListCommand(g *globals) *cobra.Command {
 }
 
 type runtimeEntry struct {
-	Runtime    string              `json:"runtime"`
-	Definition string              `json:"definition"`
-	Packages   []string            `json:"packages"`
-	Vouched    []reference.Vouched `json:"vouched"`
+	Runtime    string            `json:"runtime"`
+	Definition string            `json:"definition"`
+	Packages   []string          `json:"packages"`
+	Vouched    []reference.Value `json:"vouched"`
 }
 
 func runRuntimeList(ctx context.Context, g *globals) error {
@@ -36,7 +36,7 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	vouched, err := reference.ReadVouched(folder)
+	vouched, err := reference.Read(folder)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 		if err != nil {
 			return err
 		}
-		e := runtimeEntry{Runtime: name, Definition: whereFound(def), Packages: def.Packages, Vouched: []reference.Vouched{}}
+		e := runtimeEntry{Runtime: name, Definition: whereFound(def), Packages: def.Packages, Vouched: []reference.Value{}}
 		for _, v := range vouched {
 			if v.Runtime == name {
 				e.Vouched = append(e.Vouched, v)
@@ -70,7 +70,7 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 	for _, e := range entries {
 		row := []string{e.Runtime, e.Definition, "-", "none: cupel runtime measure " + e.Runtime}
 		if len(e.Vouched) > 0 {
-			v, _ := reference.NewestVouched(e.Vouched, e.Runtime)
+			v, _ := reference.Newest(e.Vouched, e.Runtime)
 			row[2], row[3] = v.IndexDate.Format(time.DateOnly), v.Measurement.String()
 		}
 		rows = append(rows, row)

@@ -140,7 +140,7 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	if err := r.fill(lock, img); err != nil {
 		return err
 	}
-	v := reference.Vouched{Measurement: r.Measurement, Runtime: r.Runtime, Definition: def.Digest(), Lock: r.Lock,
+	v := reference.Value{Measurement: r.Measurement, Runtime: r.Runtime, Definition: def.Digest(), Lock: r.Lock,
 		Launcher: launcher, IndexDate: r.IndexDate, How: "rebuilt from Debian's signed packages", At: g.now().UTC()}
 	if r.SupersededBy, err = vouch(folder, v); err != nil {
 		return err
@@ -150,15 +150,15 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 
 // vouch notes what the owner vouches for. It returns the measurement of newer packages
 // of the same runtime that they vouch for already, if there is one.
-func vouch(folder string, v reference.Vouched) (newer *ident.Measurement, err error) {
-	if err := reference.Vouch(folder, v); err != nil {
+func vouch(folder string, v reference.Value) (newer *ident.Measurement, err error) {
+	if err := reference.Add(folder, v); err != nil {
 		return nil, err
 	}
-	known, err := reference.ReadVouched(folder)
+	known, err := reference.Read(folder)
 	if err != nil {
 		return nil, err
 	}
-	if newest, ok := reference.NewestVouched(known, v.Runtime); ok && newest.Measurement != v.Measurement {
+	if newest, ok := reference.Newest(known, v.Runtime); ok && newest.Measurement != v.Measurement {
 		return &newest.Measurement, nil
 	}
 	return nil, nil
@@ -169,7 +169,7 @@ func vouch(folder string, v reference.Vouched) (newer *ident.Measurement, err er
 // definition of that name that is built in, the owner has to name it.
 func (o *measureOptions) find(ctx context.Context) (*runtimes.Found, error) {
 	found, err := runtimes.Find(ctx, o.name, o.definition)
-	if p := problem.From(err); p != nil && p.Rule == "runtime_unknown" && problem.Nearest(o.name, runtimes.Names()) == "" {
+	if p := problem.From(err); p != nil && p.Rule == problem.RuleRuntimeUnknown && problem.Nearest(o.name, runtimes.Names()) == "" {
 		return nil, p.Fix("read the operator's (cupel runtime show %s > %s.yml), and name it with --definition if you vouch for it", o.name, o.name)
 	}
 	if err != nil || o.definition != "" || found.File == "" {
@@ -184,7 +184,7 @@ func (o *measureOptions) find(ctx context.Context) (*runtimes.Found, error) {
 		return nil, fmt.Errorf("the built-in definition of %s: %w", o.name, err)
 	}
 	if own.Digest() != found.Digest() {
-		return nil, problem.New(problem.Denied, "definition_shadowed", "%s says something else than the definition of %s that is built into cupel", found.File, o.name).
+		return nil, problem.New(problem.Denied, ruleDefinitionShadowed, "%s says something else than the definition of %s that is built into cupel", found.File, o.name).
 			Want("the same runtime under the same name").
 			Fix("read it, and give --definition %s if you vouch for it; else run this in another folder", found.File)
 	}
@@ -213,11 +213,11 @@ func (r *measureReply) fill(lock *rebuild.Lock, img *rebuild.Image) error {
 func (o *measureOptions) checkAge(lock *rebuild.Lock, now time.Time) error {
 	most, err := session.ParseValidity(o.maxAge)
 	if err != nil {
-		return problem.New(problem.Invalid, "usage", "--max-age: %w", err)
+		return problem.New(problem.Invalid, problem.RuleUsage, "--max-age: %w", err)
 	}
 	oldest, ok := lock.OldestMoving()
 	if age := now.Sub(oldest.Date); ok && age > most {
-		return problem.New(problem.Denied, "lock_old", "the lock's index %s is of %s, %s ago", oldest.Suite, oldest.Date.UTC().Format(time.DateOnly), inDays(age)).
+		return problem.New(problem.Denied, ruleLockOld, "the lock's index %s is of %s, %s ago", oldest.Suite, oldest.Date.UTC().Format(time.DateOnly), inDays(age)).
 			Want("at most %s (--max-age)", o.maxAge).
 			Fix("ask the operator for a lock of today's packages (cupel runtime build %s --update); only if you accept packages without the fixes since, give a longer --max-age", o.name)
 	}
@@ -267,11 +267,11 @@ func launcherDigest(ctx context.Context, file string) (ident.Digest, error) {
 	}
 	b, err := atomicfile.ReadNamed(ctx, file, launch.MaxLauncher)
 	if err != nil {
-		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
+		return ident.Digest{}, problem.New(problem.NotFound, problem.RuleLauncherMissing, "%w", err).
 			Fix("build it (make build), or name it with --launcher")
 	}
 	if !bytes.HasPrefix(b, []byte("\x7fELF")) {
-		return ident.Digest{}, problem.New(problem.Invalid, "launcher", "%s is no program", file).
+		return ident.Digest{}, problem.New(problem.Invalid, ruleLauncher, "%s is no program", file).
 			Want("cupel-init of the operator's release, or its SHA-256").Fix("name it with --launcher")
 	}
 	return ident.Sum(b), nil

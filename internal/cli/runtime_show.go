@@ -74,7 +74,7 @@ func runRuntimeShow(ctx context.Context, g *globals, o showOptions) error {
 		}
 		built := runtimeNames(list)
 		if slices.Contains(built, o.name) {
-			return problem.New(problem.NotFound, "runtime_sources", "the operator has an image of %s, and not what it was built from", o.name).
+			return problem.New(problem.NotFound, ruleRuntimeSources, "the operator has an image of %s, and not what it was built from", o.name).
 				Fix("let the operator build it anew: cupel runtime build %s", o.name)
 		}
 		return runtimes.NotBuilt(o.name, built)

@@ -18,13 +18,13 @@ func (o *measureOptions) open(ctx context.Context, g *globals) ([]byte, rebuild.
 		b, err := readSmall(ctx, o.lock, rebuild.MaxLock)
 		if err != nil {
 			p := *problem.From(err)
-			p.Rule = "runtime_lock"
+			p.Rule = problem.RuleRuntimeLock
 			return nil, nil, p.Fix("the operator's `cupel runtime build` writes it: ask for the file")
 		}
 		return b, nil, nil
 	}
 	if _, ok := strings.CutPrefix(o.from, "oci:"); !ok && o.registry == nil {
-		return nil, nil, problem.New(problem.Invalid, "usage", "--from %s without --lock", o.from).Fix("name the lock with --lock FILE")
+		return nil, nil, problem.New(problem.Invalid, problem.RuleUsage, "--from %s without --lock", o.from).Fix("name the lock with --lock FILE")
 	}
 	src, err := o.artifact(sourcesOf(o.name))
 	if err != nil {
@@ -44,7 +44,7 @@ func (o *measureOptions) atManager(ctx context.Context, g *globals) error {
 		return err
 	}
 	if err != nil || !at.remote() && at.Registry == "" {
-		return problem.New(problem.Invalid, "source_unnamed", "no operator runs on this machine").
+		return problem.New(problem.Invalid, ruleSourceUnnamed, "no operator runs on this machine").
 			Fix("say where the lock's bytes are: --provider URL, --from DIR, --from oci:HOST:PORT or --from mirror")
 	}
 	o.registry = at.registry

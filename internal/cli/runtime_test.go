@@ -69,9 +69,10 @@ func TestRuntimeMeasureRefusals(t *testing.T) {
 	}
 	days := func(n int) string { return time.Now().UTC().AddDate(0, 0, -n).Format(time.RFC3339) }
 	for _, c := range []struct {
-		name, rule string
-		kind       problem.Kind
-		args       []string
+		name string
+		rule string
+		kind problem.Kind
+		args []string
 	}{
 		{"no such runtime", "runtime_unknown", problem.NotFound, []string{"cobol"}},
 		{"a path", "runtime_name", problem.Invalid, []string{"../python"}},

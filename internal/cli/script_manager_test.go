@@ -174,11 +174,11 @@ func managerCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case "answers":
 		m.answers = args[1]
 	case "waits":
-		m.waits = problem.New(problem.Unavailable, args[1], "%s", args[2]).Fix("mend it so")
+		m.waits = problem.New(problem.Unavailable, problem.Rule(args[1]), "%s", args[2]).Fix("mend it so")
 	case "ends":
 		m.ends = args[1]
 	case "fail":
-		m.fails = problem.New(problem.Kind(args[1]), args[2], "it failed").Fix("mend it")
+		m.fails = problem.New(problem.Kind(args[1]), problem.Rule(args[2]), "it failed").Fix("mend it")
 	case "stop":
 		m.stop()
 	}

@@ -119,7 +119,7 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (template.
 	if err != nil {
 		return in, nil, err
 	}
-	accepts, err := template.AcceptVouched(known, opts.accept)
+	accepts, err := template.AcceptValues(known, opts.accept)
 	if err != nil {
 		return in, nil, err
 	}
@@ -132,13 +132,13 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (template.
 func readSmall(ctx context.Context, name string, most int) ([]byte, error) {
 	b, err := atomicfile.ReadNamed(ctx, name, int64(most))
 	if at, ok := errors.AsType[*fs.PathError](err); ok && at.Op == "open" {
-		return nil, problem.New(problem.NotFound, "file", "%w", err)
+		return nil, problem.New(problem.NotFound, ruleFile, "%w", err)
 	}
 	if _, large := errors.AsType[*atomicfile.TooLargeError](err); large {
-		return nil, problem.New(problem.Invalid, "file", "%w", err).Want("at most %d bytes", most)
+		return nil, problem.New(problem.Invalid, ruleFile, "%w", err).Want("at most %d bytes", most)
 	}
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "file", "%w", err)
+		return nil, problem.New(problem.Invalid, ruleFile, "%w", err)
 	}
 	return b, nil
 }
@@ -151,7 +151,7 @@ func (o *ownerSide) printMeasurements(ms map[ident.ServiceName]ident.Measurement
 	var rows [][]string
 	for _, service := range []ident.ServiceName{template.PullService, template.AppService} {
 		how := "accepted on the command line"
-		if i := slices.IndexFunc(known, func(v reference.Vouched) bool { return v.Measurement == ms[service] }); i >= 0 {
+		if i := slices.IndexFunc(known, func(v reference.Value) bool { return v.Measurement == ms[service] }); i >= 0 {
 			how = known[i].How + ", packages as of " + known[i].IndexDate.UTC().Format(time.DateOnly)
 		}
 		rows = append(rows, []string{string(service), ms[service].String(), how})
@@ -202,10 +202,10 @@ func nameTaken(err error, name ident.SessionName, update bool) error {
 	switch {
 	case update:
 		return err
-	case p.Rule == "session_name_taken":
+	case p.Rule == problem.RuleSessionNameTaken:
 		return p.Fix("give another --name, or replace the session's current version with --update")
-	case p.Rule == "access_policy":
-		q := problem.New(problem.Conflict, "session_name_taken", "the session %q exists already, and belongs to another key", name).
+	case p.Rule == problem.RuleAccessPolicy:
+		q := problem.New(problem.Conflict, problem.RuleSessionNameTaken, "the session %q exists already, and belongs to another key", name).
 			Want("a new name").Fix("give another --name, or use the identity that created the session (--config)")
 		q.RequestID = p.RequestID
 		return q
@@ -224,7 +224,7 @@ type createReply struct {
 
 func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if o.drop && !o.update {
-		return problem.New(problem.Invalid, "usage", "--drop-old without --update").Fix("give both: a new session has nothing to drop")
+		return problem.New(problem.Invalid, problem.RuleUsage, "--drop-old without --update").Fix("give both: a new session has nothing to drop")
 	}
 	side, err := g.ownerSide(ctx)
 	if err != nil {
@@ -295,7 +295,7 @@ func (o *ownerSide) upload(ctx context.Context, c *client.CAS, text []byte, upda
 		return want, nil, nameTaken(err, parsed.Name, update)
 	}
 	if created.Hash != want {
-		return want, nil, problem.New(problem.Denied, "session_hash", "the CAS answered hash %s", created.Hash).Want("%s, as computed here", want).
+		return want, nil, problem.New(problem.Denied, problem.RuleSessionHash, "the CAS answered hash %s", created.Hash).Want("%s, as computed here", want).
 			Fix("do not deploy this session: the CAS keeps another one than was sent")
 	}
 	return want, created.Warnings, nil

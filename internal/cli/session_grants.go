@@ -64,10 +64,10 @@ The number of instances of an app that is deployed is changed by 'cupel deploy'.
 func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 	changes := o.instancesGiven || len(o.services) > 0
 	if changes != (o.grant != "") || o.grant != "" && o.withdraw != "" {
-		return problem.New(problem.Invalid, "usage", "--grant goes with --instances or --service, and not with --withdraw").Fix("see 'cupel session grants --help'")
+		return problem.New(problem.Invalid, problem.RuleUsage, "--grant goes with --instances or --service, and not with --withdraw").Fix("see 'cupel session grants --help'")
 	}
 	if o.instancesGiven && o.instances < 1 {
-		return problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more").Fix("to end the grant: --withdraw %s", o.grant)
+		return problem.New(problem.Invalid, problem.RuleInstances, "--instances %d", o.instances).Want("1 or more").Fix("to end the grant: --withdraw %s", o.grant)
 	}
 	name, c, err := g.sessionAt(ctx, o.session, o.cas)
 	if err != nil {
@@ -133,7 +133,7 @@ func changeGrant(ctx context.Context, g *globals, c *client.CAS, all []owners.Gr
 			return err
 		}
 		if _, both := services[service]; both {
-			return problem.New(problem.Invalid, "instances", "--instances %d and --service %s=…", o.instances, service).Want("one of them")
+			return problem.New(problem.Invalid, problem.RuleInstances, "--instances %d and --service %s=…", o.instances, service).Want("one of them")
 		}
 		services[service] = owners.GrantedService{Instances: o.instances}
 	}
@@ -160,7 +160,7 @@ func theServing(grant owners.Grant) (ident.ServiceName, error) {
 	if len(names) == 1 {
 		return ident.ServiceName(names[0]), nil
 	}
-	return "", problem.New(problem.Invalid, "service", "grant %s is for %s that would serve", grant.ID.Short(), problem.Count(len(names), "service")).
+	return "", problem.New(problem.Invalid, problem.RuleService, "grant %s is for %s that would serve", grant.ID.Short(), problem.Count(len(names), "service")).
 		Want("one of: %s", strings.Join(names, ", ")).Fix("say which with --service SERVICE=N")
 }
 
@@ -178,13 +178,13 @@ func findGrant(all []owners.Grant, session ident.SessionName, ref string) (owner
 	list := "list them: cupel session grants " + string(session)
 	switch {
 	case len(ref) < grantDigits:
-		return owners.Grant{}, problem.New(problem.Invalid, "grant_unknown", "a grant can't be named by %s", problem.Count(len(ref), "digit")).
+		return owners.Grant{}, problem.New(problem.Invalid, problem.RuleGrantUnknown, "a grant can't be named by %s", problem.Count(len(ref), "digit")).
 			Want("its id, or the first %d digits or more", grantDigits).Fix("%s", list)
 	case len(found) == 0:
-		return owners.Grant{}, problem.New(problem.NotFound, "grant_unknown", "no grant of session %s has an id that begins with %.40q", session, ref).
+		return owners.Grant{}, problem.New(problem.NotFound, problem.RuleGrantUnknown, "no grant of session %s has an id that begins with %.40q", session, ref).
 			Want("its id, or the first %d digits or more", grantDigits).Fix("%s", list)
 	case len(found) > 1:
-		return owners.Grant{}, problem.New(problem.NotFound, "grant_unknown", "%d grants of session %s have ids that begin with %.40q", len(found), session, ref).
+		return owners.Grant{}, problem.New(problem.NotFound, problem.RuleGrantUnknown, "%d grants of session %s have ids that begin with %.40q", len(found), session, ref).
 			Want("more digits, so that one is left").Fix("%s", list)
 	}
 	return found[0], nil

@@ -15,7 +15,7 @@ import (
 func parseSessionArg(s string) (ident.SessionName, error) {
 	name, err := ident.ParseSessionName(s)
 	if err != nil {
-		p := problem.New(problem.Invalid, "session_name", "%w", err).Fix("give the name under which the session was created")
+		p := problem.New(problem.Invalid, problem.RuleSessionName, "%w", err).Fix("give the name under which the session was created")
 		bare := strings.Trim(strings.TrimSpace(s), "/")
 		if _, err := ident.ParseSessionName(bare); err == nil { // it isn't repeated: a secret may stand there by mistake
 			p.Fix("leave out the blanks and slashes at its beginning and end")
@@ -56,7 +56,7 @@ func runSessionRead(ctx context.Context, g *globals, arg, cas, hash string, reve
 	if hash != "" {
 		h, err := ident.ParseDigest(hash)
 		if err != nil {
-			return problem.New(problem.Invalid, "usage", "--hash: %w", err)
+			return problem.New(problem.Invalid, problem.RuleUsage, "--hash: %w", err)
 		}
 		version = &h
 	}
@@ -137,7 +137,7 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 	}
 	record, ok := sessions[name]
 	if !ok {
-		return nil, problem.New(problem.NotFound, "session_unknown", "this owner's folder has no record of creating session %q", name).
+		return nil, problem.New(problem.NotFound, problem.RuleSessionUnknown, "this owner's folder has no record of creating session %q", name).
 			Want("a session that 'cupel session create' made from here: what it was made from is what is compared").
 			Fix("use the folder that you created it with (--config DIR); or, with its key here and the rest lost, have it written down again, by the inputs that it was made from: "+
 				"'cupel template …', then 'cupel session create FILE --name %s … --update'; one that was uploaded otherwise can be read (cupel session read %s) and its grants listed, but not verified yet", name, name)
@@ -157,7 +157,7 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 	}
 	own := parsed.Hash(o.id.KeyHash)
 	if parsed.Name != name || own != got.Hash || own != record.Hash {
-		return nil, problem.New(problem.Denied, "session_hash", "the CAS keeps version %s of session %s, whose text hashes to %s", got.Hash, parsed.Name, own).
+		return nil, problem.New(problem.Denied, problem.RuleSessionHash, "the CAS keeps version %s of session %s, whose text hashes to %s", got.Hash, parsed.Name, own).
 			Want("%s, the version that you created on %s", record.Hash, record.At.UTC().Format(time.RFC3339)).
 			Fix("if it wasn't you, stop: somebody else updated it. 'cupel session read %s' shows what it is now. If you updated it from another folder, use that one (--config DIR). "+
 				"If you changed it by hand: it runs, and 'cupel deploy %s' deploys it, but only what 'cupel session create' makes can be verified; 'cupel session create FILE --name %s … --update' makes it that, without your change", name, name, name)

@@ -59,7 +59,7 @@ func runSessionRefusals(ctx context.Context, g *globals, arg, cas string) error 
 	var rows [][]string
 	for _, r := range list {
 		rows = append(rows, []string{
-			r.Last.Local().Format(time.DateTime), strconv.Itoa(r.Count), string(r.Service), r.Rule, plain.Met(r.Rule, r.Actual), r.Expected,
+			r.Last.Local().Format(time.DateTime), strconv.Itoa(r.Count), string(r.Service), string(r.Rule), plain.Met(r.Rule, r.Actual), r.Expected,
 		})
 	}
 	return g.table([]string{"LAST", "COUNT", "SERVICE", "RULE", "ACTUAL", "EXPECTED"}, rows)

@@ -81,7 +81,7 @@ func runSessionRm(ctx context.Context, g *globals, arg string, o sessionRmOption
 // confirmRemoval lets a person type the session's name.
 func (g *globals) confirmRemoval(ctx context.Context, name ident.SessionName) error {
 	if _, ok := g.terminal(); !ok {
-		return problem.New(problem.Invalid, "not_confirmed", "no --yes, and no terminal to ask at").
+		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "no --yes, and no terminal to ask at").
 			Fix("say --yes: session %s, its values and its volumes' keys will be gone for good", name)
 	}
 	answer, err := g.ask(ctx, "Session "+string(name)+", its values and its volumes' keys will be gone for good. Type its name to go on: ")
@@ -89,7 +89,7 @@ func (g *globals) confirmRemoval(ctx context.Context, name ident.SessionName) er
 		return err
 	}
 	if answer != string(name) {
-		return problem.New(problem.Invalid, "not_confirmed", "the answer is not %q", name).Fix("nothing was removed; run it again, and type the name, to remove it")
+		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "the answer is not %q", name).Fix("nothing was removed; run it again, and type the name, to remove it")
 	}
 	return nil
 }

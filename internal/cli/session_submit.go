@@ -58,7 +58,7 @@ CUPEL_GRANT.
 				return err
 			}
 			if cmd.Flags().Changed("instances") && len(o.services)+len(o.jobs) > 0 {
-				return problem.New(problem.Invalid, "usage", "--instances with --service or --job").
+				return problem.New(problem.Invalid, problem.RuleUsage, "--instances with --service or --job").
 					Want("one of them").Fix("say how many of each service: --service SERVICE=N")
 			}
 			return runSessionSubmit(cmd.Context(), g, o)
@@ -147,10 +147,10 @@ func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, 
 		out.Services = services
 	}
 	if o.instances < 1 {
-		return out, problem.New(problem.Invalid, "instances", "--instances %d", o.instances).Want("1 or more")
+		return out, problem.New(problem.Invalid, problem.RuleInstances, "--instances %d", o.instances).Want("1 or more")
 	}
 	if o.until > 0 && o.until < o.useBy {
-		return out, problem.New(problem.Invalid, "usage", "--until %s ends the grant before its code, --use-by %s", problem.Duration(o.until), problem.Duration(o.useBy)).Fix("give a later --until")
+		return out, problem.New(problem.Invalid, problem.RuleUsage, "--until %s ends the grant before its code, --use-by %s", problem.Duration(o.until), problem.Duration(o.useBy)).Fix("give a later --until")
 	}
 	if o.useBy > 0 {
 		at := g.now().UTC().Add(o.useBy)
@@ -164,7 +164,7 @@ func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, 
 		return out, err
 	}
 	if o.token && o.provider != "" && out.Provider != side.id.KeyHash {
-		return out, problem.New(problem.Invalid, "usage", "--token with another's --provider").Fix("leave one of them out: with --token you claim it yourself")
+		return out, problem.New(problem.Invalid, problem.RuleUsage, "--token with another's --provider").Fix("leave one of them out: with --token you claim it yourself")
 	}
 	return out, nil
 }
@@ -182,7 +182,7 @@ func (o *submitOptions) claimer(ctx context.Context, g *globals) (ident.KeyHash,
 		return ident.KeyHash{}, nil
 	}
 	if len(o.provider) > longestHex && strings.Trim(o.provider, "0123456789abcdefABCDEF") == "" {
-		return ident.KeyHash{}, problem.New(problem.Invalid, "provider", "--provider is no key").
+		return ident.KeyHash{}, problem.New(problem.Invalid, ruleProvider, "--provider is no key").
 			Want("the hash of a key, 64 hex digits, or https://HOST[:PORT]").Fix("ask the operator: cupel info shows the key")
 	}
 	at, err := g.providerAt(ctx, cmp.Or(o.provider, g.provider))
@@ -195,10 +195,10 @@ func parseGranted(services, jobs []string) (map[ident.ServiceName]owners.Granted
 	add := func(flag, name string, s owners.GrantedService) error {
 		service, err := ident.ParseServiceName(name)
 		if err != nil {
-			return problem.New(problem.Invalid, "service", "--%s: %w", flag, err)
+			return problem.New(problem.Invalid, problem.RuleService, "--%s: %w", flag, err)
 		}
 		if _, twice := out[service]; twice {
-			return problem.New(problem.Invalid, "usage", "service %s is named twice", service)
+			return problem.New(problem.Invalid, problem.RuleUsage, "service %s is named twice", service)
 		}
 		out[service] = s
 		return nil
@@ -207,7 +207,7 @@ func parseGranted(services, jobs []string) (map[ident.ServiceName]owners.Granted
 		name, number, _ := strings.Cut(s, "=")
 		n, err := strconv.Atoi(number)
 		if err != nil || n < 1 {
-			return nil, problem.New(problem.Invalid, "usage", "--service %.100q", s).Want("SERVICE=N, with N from 1 on")
+			return nil, problem.New(problem.Invalid, problem.RuleUsage, "--service %.100q", s).Want("SERVICE=N, with N from 1 on")
 		}
 		if err := add("service", name, owners.GrantedService{Instances: n}); err != nil {
 			return nil, err
@@ -225,7 +225,7 @@ func parseGranted(services, jobs []string) (map[ident.ServiceName]owners.Granted
 // the others serve.
 func wholeSession(ctx context.Context, c *client.CAS, name ident.SessionName, instances int) (map[ident.ServiceName]owners.GrantedService, error) {
 	text, err := c.ReadSession(ctx, name, nil)
-	if err != nil && problem.From(err).Rule == "access_policy" {
+	if err != nil && problem.From(err).Rule == problem.RuleAccessPolicy {
 		p := *problem.From(err)
 		return nil, p.Fix("who may grant, and not read, says for which services: --service SERVICE=N, and --job SERVICE for the one that pulls")
 	}
@@ -255,7 +255,7 @@ func (o *submitOptions) claimAt(ctx context.Context, g *globals, cas ident.KeyHa
 	if err == nil && at.CAS.Identity == cas {
 		return at.CAS.Instances, nil
 	}
-	return "", problem.New(problem.Invalid, "cas_instances", "where this CAS listens for instances is not known").
+	return "", problem.New(problem.Invalid, ruleCASInstances, "where this CAS listens for instances is not known").
 		Fix("give --cas-instances HOST:PORT; its port is 18765 unless somebody chose another")
 }
 

@@ -60,7 +60,7 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 	for _, given := range v.given {
 		key, text, ok := strings.Cut(given, "=")
 		if !slices.Contains(open, key) {
-			unknown := problem.New(problem.Invalid, "session_value", "-e %s: the template has no such variable", variableShown(key, ok)).
+			unknown := problem.New(problem.Invalid, problem.RuleSessionValue, "-e %s: the template has no such variable", variableShown(key, ok)).
 				Want("NAME=VALUE with one of %s", strings.Join(open, ", ")).Fix("leave it out, or name one of them")
 			if near := problem.Nearest(key, open); near != "" {
 				unknown.Fix("did you mean %s?", near)
@@ -68,14 +68,14 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 			return nil, unknown
 		}
 		if !ok && key == template.VarCA {
-			return nil, problem.New(problem.Invalid, "session_value", "-e %s without a value: a certificate is nothing to type in", key).
+			return nil, problem.New(problem.Invalid, problem.RuleSessionValue, "-e %s without a value: a certificate is nothing to type in", key).
 				Fix("give -e %s=@FILE, with the certificates of the authority that your git server's is signed by; or leave it out, if a public one signed it", key)
 		}
 		if !ok {
 			continue // -e NAME: to be asked for, as it would be without
 		}
 		if _, twice := out.byName[key]; twice {
-			return nil, problem.New(problem.Invalid, "session_value", "-e %s is given twice", key).Fix("give it once")
+			return nil, problem.New(problem.Invalid, problem.RuleSessionValue, "-e %s is given twice", key).Fix("give it once")
 		}
 		if out.byName[key], err = valueOf(ctx, "-e "+key, key, text); err != nil {
 			return nil, err
@@ -88,7 +88,7 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 	}
 	if name != "" {
 		if _, twice := out.byName[template.VarSession]; twice {
-			return nil, problem.New(problem.Invalid, "session_value", "the session's name is given by --name and by -e %s", template.VarSession).Fix("give one of them")
+			return nil, problem.New(problem.Invalid, problem.RuleSessionValue, "the session's name is given by --name and by -e %s", template.VarSession).Fix("give one of them")
 		}
 		out.byName[template.VarSession] = secret.NewString(name)
 	}
@@ -127,7 +127,7 @@ func secretArgument(flag, variable, text string) error {
 	if strings.HasPrefix(flag, "--secret") {
 		name = strings.TrimPrefix(variable, template.SecretPrefix)
 	}
-	return problem.New(problem.Invalid, "secret_argument", "%s with the secret itself, of %s", flag, problem.Count(len(text), "character")).
+	return problem.New(problem.Invalid, ruleSecretArgument, "%s with the secret itself, of %s", flag, problem.Count(len(text), "character")).
 		Want("%s=@FILE, or %s alone", name, name).
 		Fix("put it into a file, or let yourself be asked for it: %s", onCommandLine)
 }
@@ -176,7 +176,7 @@ func valueOf(ctx context.Context, flag, variable, text string) (secret.Value, er
 		return secret.Value{}, p
 	}
 	if variable == template.VarCA && len(b) == 0 {
-		return secret.Value{}, problem.New(problem.Invalid, "git_ca", "%s: the file that it names is empty", flag).
+		return secret.Value{}, problem.New(problem.Invalid, problem.RuleGitCA, "%s: the file that it names is empty", flag).
 			Want("the authority's certificates in PEM").
 			Fix("give the file that holds them; where a public authority signed your git server's certificate, leave -e %s out", variable)
 	}
@@ -195,7 +195,7 @@ func emptySecret(flag, variable, why string) error {
 	if !isSecret {
 		return nil
 	}
-	return problem.New(problem.Invalid, "secret_empty", "%s %s: the app would have an empty %s", flag, why, name).
+	return problem.New(problem.Invalid, ruleSecretEmpty, "%s %s: the app would have an empty %s", flag, why, name).
 		Want("the secret").
 		Fix("look whether the variable of your shell is set, or the file written; if it is meant to be empty: %s=@%s", flag, os.DevNull)
 }
@@ -266,10 +266,10 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 	}
 	tty, ok := g.terminal()
 	if !ok && key == template.VarSession {
-		return secret.Value{}, problem.New(problem.Invalid, "session_value", "the session has no name yet").Fix("give --name NAME")
+		return secret.Value{}, problem.New(problem.Invalid, problem.RuleSessionValue, "the session has no name yet").Fix("give --name NAME")
 	}
 	if !ok {
-		p := problem.New(problem.Invalid, "session_value", "no value for %s, and no terminal to ask at", key)
+		p := problem.New(problem.Invalid, problem.RuleSessionValue, "no value for %s, and no terminal to ask at", key)
 		if strings.HasPrefix(key, template.SecretPrefix) || key == template.VarToken {
 			return secret.Value{}, p.Fix("give it in a file, %s=@FILE, or --use-env with %s in the environment", givenBy(key), key)
 		}
@@ -295,7 +295,7 @@ func (v *values) check() error {
 	var err error
 	name := v.byName[template.VarSession]
 	if v.session, err = ident.ParseSessionName(string(name.Reveal())); err != nil {
-		return problem.New(problem.Invalid, "session_name", "%w", err)
+		return problem.New(problem.Invalid, problem.RuleSessionName, "%w", err)
 	}
 	for _, c := range []struct {
 		variable string
@@ -328,7 +328,7 @@ func (v *values) check() error {
 		}
 	}
 	if _, ok := v.byName[template.VarUser]; ok && template.HasUser(string(v.byName[template.VarRepo].Reveal())) {
-		return problem.New(problem.Invalid, "git_user", "the user name is given twice: with --git-user, and in %s", template.VarRepo).Fix("give it once")
+		return problem.New(problem.Invalid, problem.RuleGitUser, "the user name is given twice: with --git-user, and in %s", template.VarRepo).Fix("give it once")
 	}
 	return nil
 }
@@ -345,7 +345,7 @@ func (g *globals) askInputs(ctx context.Context, i *inputFlags) error {
 			continue
 		}
 		if _, ok := g.terminal(); !ok {
-			return problem.New(problem.Invalid, "template_input", "no --%s, and no terminal to ask at", f.flag).
+			return problem.New(problem.Invalid, problem.RuleTemplateInput, "no --%s, and no terminal to ask at", f.flag).
 				Fix("give --%s: what the template is compared with has to come from you, never from the file", f.flag)
 		}
 		text, err := g.ask(ctx, f.prompt)

@@ -64,7 +64,7 @@ func (g *globals) printf(format string, args ...any) {
 }
 
 // ruleOutput is the rule of an answer that nobody could be given.
-const ruleOutput = "output"
+const ruleOutput problem.Rule = "output"
 
 // write writes to standard output.
 func (g *globals) write(text string) error {

@@ -81,7 +81,7 @@ func (o *ownerSide) inputs(i *inputFlags) (template.Inputs, error) {
 		}
 		m, err := ident.ParseMeasurement(f.text)
 		if err != nil {
-			return in, problem.New(problem.Invalid, "usage", "--%s: %w", f.flag, err)
+			return in, problem.New(problem.Invalid, problem.RuleUsage, "--%s: %w", f.flag, err)
 		}
 		in.Measurements[f.service] = m
 	}
@@ -92,7 +92,7 @@ func (o *ownerSide) inputs(i *inputFlags) (template.Inputs, error) {
 // attested no CAS, what has to be done first.
 func simulationUnpinned(err error) error {
 	p := problem.From(err)
-	if p.Rule != "cas_not_attested" {
+	if p.Rule != problem.RuleCASNotAttested {
 		return err
 	}
 	return p.Want("one that was attested: the simulated root that --simulation tolerates is the one that you trusted then").
@@ -137,7 +137,7 @@ type templateReply struct {
 
 func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 	if i.runtime == "" || i.command == "" {
-		return problem.New(problem.Invalid, "template_input", "no runtime, or no command").Want("both").Fix("give --runtime and --command")
+		return problem.New(problem.Invalid, problem.RuleTemplateInput, "no runtime, or no command").Want("both").Fix("give --runtime and --command")
 	}
 	dir, err := g.ownerDir()
 	if err != nil {
@@ -186,7 +186,7 @@ func (o *ownerSide) measurementOf(ctx context.Context, runtime string) (ident.Me
 		}
 	}
 
-	unknown := problem.New(problem.NotFound, "runtime_unmeasured", "the measurement of the runtime %s is not known here", runtime).
+	unknown := problem.New(problem.NotFound, ruleRuntimeUnmeasured, "the measurement of the runtime %s is not known here", runtime).
 		Fix("rebuild and measure it: cupel runtime measure %s --lock FILE", runtime)
 	known := append(runtimeNames(offered), runtimes.Names()...)
 	if near := problem.Nearest(runtime, known); near != "" && near != runtime {
@@ -208,7 +208,7 @@ func offeredMeasurement(r manager.Runtime) (ident.Measurement, error) {
 	if r.Problem != nil && r.Problem.Source == "" { // else the advice isn't ours to give
 		mend = r.Problem.Mend
 	}
-	return ident.Measurement{}, problem.New(problem.Unavailable, "runtime_unmeasured", "the operator's runtime %s has no measurement: %s", r.Name, why).
+	return ident.Measurement{}, problem.New(problem.Unavailable, ruleRuntimeUnmeasured, "the operator's runtime %s has no measurement: %s", r.Name, why).
 		Fix("%s", cmp.Or(mend, "let the operator build it anew: cupel runtime build "+r.Name))
 }
 

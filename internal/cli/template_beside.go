@@ -89,7 +89,7 @@ func (b *besideFlags) into(ctx context.Context, values map[string]secret.Value) 
 	}
 	for _, g := range all {
 		if _, twice := values[g.variable]; twice {
-			return problem.New(problem.Invalid, "session_value", "the value of %s is given twice: with %s, and with -e %s", g.variable, g.flag, g.variable).
+			return problem.New(problem.Invalid, problem.RuleSessionValue, "the value of %s is given twice: with %s, and with -e %s", g.variable, g.flag, g.variable).
 				Fix("give one of them")
 		}
 		var err error

@@ -172,7 +172,7 @@ func (o *ownerSide) answering(ctx context.Context, c *client.CAS, name ident.Ses
 	}
 	for _, i := range reply.Instances {
 		if i.ID == seen.instance && (r.otherApps(i.Grant, opts.app) || opts.named() && r.calledOtherwise(i.Grant, opts.app)) {
-			return problem.New(problem.Denied, "app_instance", "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), reply.Address, opts.app).
+			return problem.New(problem.Denied, ruleAppInstance, "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), reply.Address, opts.app).
 				Want("an instance of %s", opts.app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", name)
 		}
 		if i.ID == seen.instance && i.State == owners.Running {
@@ -180,7 +180,7 @@ func (o *ownerSide) answering(ctx context.Context, c *client.CAS, name ident.Ses
 		}
 	}
 	if reply.Answering == nil {
-		return problem.New(problem.Denied, "app_instance", "instance %s answers at %s", seen.instance, reply.Address).
+		return problem.New(problem.Denied, ruleAppInstance, "instance %s answers at %s", seen.instance, reply.Address).
 			Want("an instance of %s that the CAS knows to run", name).Fix("do not use the app: what answers has lost, or never had, its rights")
 	}
 	return nil

@@ -52,28 +52,28 @@ func (o *ownerSide) checkInstances(ctx context.Context, c *client.CAS, name iden
 
 func checkInstance(s *session.Session, cas ident.KeyHash, i owners.Instance) error {
 	refuse := func(format string, args ...any) error {
-		return problem.New(problem.Denied, "instance_claims", "instance %s of %s: %w", i.ID.Short(), i.Service, fmt.Errorf(format, args...)).
+		return problem.New(problem.Denied, ruleInstanceClaims, "instance %s of %s: %w", i.ID.Short(), i.Service, fmt.Errorf(format, args...)).
 			Fix("do not use the app, and do not trust this CAS: it released to what your session excludes")
 	}
 	service, ok := s.Service(i.Service)
 	if !ok {
 		return refuse("the session has no such service")
 	}
-	if want := wire.LaunchBinding(cas, s.Name, i.Service); i.Claims.ConfigID != want {
+	if want := wire.LaunchBinding(cas, s.Name, i.Service); i.Claims.LaunchBinding != want {
 		return refuse("launched for another CAS, session or service")
 	}
 
 	// The very appraisal that the CAS made. Report data can't be judged here: it
 	// names a connection that has ended.
 	policy := s.Policy(service)
-	policy.ReportData, policy.ConfigID = &i.Claims.ReportData, &i.Claims.ConfigID
+	policy.ReportData, policy.LaunchBinding = &i.Claims.ReportData, &i.Claims.LaunchBinding
 	decision, err := appraise.Appraise(policy, i.Claims)
 	if err == nil {
 		err = decision.Err()
 	}
 	if err != nil && slices.Contains(s.Security.Tolerate, evidence.Simulation) && acceptedUnder(policy, i.Claims) {
 		// Nothing but the root is missing, in a session from before it was named.
-		return problem.New(problem.Denied, "simulation_unnamed", "instance %s of %s runs on a simulated platform, and the session tolerates simulation without naming its root",
+		return problem.New(problem.Denied, ruleSimulationUnnamed, "instance %s of %s runs on a simulated platform, and the session tolerates simulation without naming its root",
 			i.ID.Short(), i.Service).
 			Want("`tolerate: [\"simulation:SHA256\"]`, with the root that you trusted").
 			Fix("take a new template (cupel template --simulation), update the session (cupel session create --update) and deploy")

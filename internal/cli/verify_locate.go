@@ -93,7 +93,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 		return "", err
 	}
 	if err != nil {
-		return "", problem.New(problem.Invalid, "app_address", "where the app listens is not known: %w", err).
+		return "", problem.New(problem.Invalid, ruleAppAddress, "where the app listens is not known: %w", err).
 			Fix("give --address HOST:PORT, or --state DIR of this machine's manager, or --provider URL of another's")
 	}
 	m := at.dial(&o.id.Certificate)
@@ -102,7 +102,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	if enough && (err != nil || app.Session != known.session) {
 		return known.session, nil // it may run elsewhere
 	}
-	if p := problem.From(err); err != nil && p.Rule == "not_owner" {
+	if p := problem.From(err); err != nil && p.Rule == problem.RuleNotOwner {
 		q := *p
 		return "", q.Fix("if another key deployed it, of a session of yours: cupel verify %s --session SESSION --address HOST:PORT", called)
 	}
@@ -115,7 +115,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	opts.by = cmp.Or(known.by, byOperator)
 	opts.deploying = app.Deployment.State == manager.DeploymentRunning
 	if opts.address == "" && app.Port == 0 {
-		return "", problem.New(problem.Unavailable, "app_unreachable", "app %s never served: it has no port yet", app.Name).
+		return "", problem.New(problem.Unavailable, ruleAppUnreachable, "app %s never served: it has no port yet", app.Name).
 			Fix("see 'cupel ps %s', and deploy it again: %s", app.Name, manager.DeployCommand(app.Session, app.Name))
 	}
 	if opts.address == "" {
@@ -127,7 +127,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 // other refuses a manager that says that an app runs another session than the owner's
 // side knows: what answers there would be verified as something else than is meant.
 func (k knownApp) other(app string, says ident.SessionName) error {
-	p := problem.New(problem.Denied, "app_session", "app %s runs session %s, by the manager's word", app, says)
+	p := problem.New(problem.Denied, ruleAppSession, "app %s runs session %s, by the manager's word", app, says)
 	elsewhere := fmt.Sprintf("do not use what the manager leads to; if you know where the app of session %s answers: cupel verify %s --session %s --address HOST:PORT", k.session, app, k.session)
 	switch k.by {
 	case byFlag:

@@ -86,7 +86,7 @@ func (r *running) granted() error {
 	}
 	for _, i := range r.state.Instances {
 		if i.State == owners.Running && i.Grant.IsZero() {
-			return problem.New(problem.Denied, "instance_ungranted", "instance %s of %s runs under no grant", i.ID.Short(), i.Service).
+			return problem.New(problem.Denied, ruleInstanceUngranted, "instance %s of %s runs under no grant", i.ID.Short(), i.Service).
 				Want("the grant of an owner of session %s", r.session.Name).
 				Fix("if it ran before there were grants, deploy the app once: cupel deploy %s", r.session.Name)
 		}
@@ -114,7 +114,7 @@ func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 	}
 	for _, app := range sortedKeys(held) {
 		if ids := held[app]; len(ids) > 1 && (!o.deploying || !fresh[app]) {
-			return problem.New(problem.Denied, "grants_two", "app %s has %d grants, %s, and nothing is known of a deployment under way", app, len(ids), strings.Join(ids, ", ")).
+			return problem.New(problem.Denied, ruleGrantsTwo, "app %s has %d grants, %s, and nothing is known of a deployment under way", app, len(ids), strings.Join(ids, ", ")).
 				Want("one grant").
 				Fix("%s", r.oneOfThem(idle[app]))
 		}
@@ -162,10 +162,10 @@ func (r *running) demand(commit, app string) error {
 		volume, want = "", volume
 	}
 	if len(want) < leastCommit || len(want) > 64 || strings.Trim(want, "0123456789abcdef") != "" {
-		return problem.New(problem.Invalid, "commit", "--commit %.80q", commit).Want("%d to 64 hex digits, or VOLUME= and these: who may push can find another commit that begins alike, where only few count", leastCommit).Fix("git rev-parse HEAD shows it")
+		return problem.New(problem.Invalid, ruleCommit, "--commit %.80q", commit).Want("%d to 64 hex digits, or VOLUME= and these: who may push can find another commit that begins alike, where only few count", leastCommit).Fix("git rev-parse HEAD shows it")
 	}
 	if volume != "" && !slices.ContainsFunc(r.session.Volumes, func(v session.Volume) bool { return strings.ToLower(v.Name) == volume }) {
-		return problem.New(problem.Invalid, "commit", "--commit %.80q: session %s has no volume of that name", commit, r.session.Name)
+		return problem.New(problem.Invalid, ruleCommit, "--commit %.80q: session %s has no volume of that name", commit, r.session.Name)
 	}
 	seen := false
 	for _, i := range r.state.Instances {
@@ -182,18 +182,18 @@ func (r *running) demand(commit, app string) error {
 			}
 		}
 		if other && len(has) > 1 {
-			return problem.New(problem.Denied, "commit", "instance %s of %s has %s", i.ID.Short(), i.Service, strings.Join(has, ", ")).
+			return problem.New(problem.Denied, ruleCommit, "instance %s of %s has %s", i.ID.Short(), i.Service, strings.Join(has, ", ")).
 				Want("commit %s", want).
 				Fix("say which volume is meant: --commit VOLUME=HEX")
 		}
 		if other || len(has) == 0 {
-			return problem.New(problem.Denied, "commit", "instance %s of %s has %s", i.ID.Short(), i.Service, cmp.Or(strings.Join(has, ", "), "no commit that a puller stated")).
+			return problem.New(problem.Denied, ruleCommit, "instance %s of %s has %s", i.ID.Short(), i.Service, cmp.Or(strings.Join(has, ", "), "no commit that a puller stated")).
 				Want("commit %s", want).
 				Fix("deploy the app again; if the session pins no ref, whoever can push decides what is pulled: cupel session create … --ref COMMIT --update")
 		}
 	}
 	if !seen {
-		return problem.New(problem.Denied, "commit", "no instance of session %s runs", r.session.Name).
+		return problem.New(problem.Denied, ruleCommit, "no instance of session %s runs", r.session.Name).
 			Want("a running instance with commit %s", want).
 			Fix("deploy the app: cupel deploy %s", r.session.Name)
 	}

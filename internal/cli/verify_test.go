@@ -31,13 +31,13 @@ func TestVerifyJudgesTheClaims(t *testing.T) {
 	root, other := ident.Digest{1}, ident.Digest{2}
 	code, cas := ident.Measurement{3}, ident.KeyHash{4}
 	simulated := evidence.Claims{
-		Type:        evidence.SGX,
-		Measurement: code,
-		ConfigID:    wire.LaunchBinding(cas, "s", "app"),
-		Debug:       true,
-		Simulated:   true,
-		Root:        root,
-		TCBStatus:   "UpToDate",
+		Type:          evidence.SGX,
+		Measurement:   code,
+		LaunchBinding: wire.LaunchBinding(cas, "s", "app"),
+		Debug:         true,
+		Simulated:     true,
+		Root:          root,
+		TCBStatus:     "UpToDate",
 	}
 	for name, c := range map[string]struct {
 		tolerate string
@@ -50,7 +50,7 @@ func TestVerifyJudgesTheClaims(t *testing.T) {
 		"a bare one, and other code": {"simulation", func(c *evidence.Claims) { c.Measurement = ident.Measurement{9} }, "do not use the app"},
 		"a real debug enclave":       {"simulation:" + root.String(), func(c *evidence.Claims) { c.Simulated = false }, "debug mode: on"},
 		"other code":                 {"simulation:" + root.String(), func(c *evidence.Claims) { c.Measurement = ident.Measurement{9} }, "measurement: 09"},
-		"another launch":             {"simulation:" + root.String(), func(c *evidence.Claims) { c.ConfigID = evidence.Data64{9} }, "launched for another"},
+		"another launch":             {"simulation:" + root.String(), func(c *evidence.Claims) { c.LaunchBinding = evidence.Data64{9} }, "launched for another"},
 		"an outdated platform":       {"simulation:" + root.String(), func(c *evidence.Claims) { c.TCBStatus = "OutOfDate" }, "tcb_status"},
 	} {
 		s, err := session.Parse(fmt.Appendf(nil, "version: \"0.3\"\nname: s\nservices: [{name: app, mrenclaves: [%s]}]\n"+
@@ -112,7 +112,7 @@ func TestWhatAnswers(t *testing.T) {
 			go answerEach(ln, c.serve)
 			p := &appProbe{address: ln.Addr().String(), session: "s", ca: x509.NewCertPool(), now: time.Now()}
 			got := p.look(t.Context())
-			if e := problem.From(got.problem); c.kind != "" && got.kind != c.kind || e == nil || e.Rule != c.rule || exitCode(got.problem) != c.code {
+			if e := problem.From(got.problem); c.kind != "" && got.kind != c.kind || e == nil || string(e.Rule) != c.rule || exitCode(got.problem) != c.code {
 				t.Errorf("%s, %v: want %s with %s", got.kind, got.problem, c.kind, c.rule)
 			}
 		})
@@ -142,8 +142,8 @@ func answerEach(ln net.Listener, serve func(net.Conn)) {
 // TestCodesOfOwnFindings: only what a command found out by itself has a code of its
 // own, whatever a server calls what it refuses.
 func TestCodesOfOwnFindings(t *testing.T) {
-	for _, rule := range []string{ruleAppPlain, "app_ended", "exited"} {
-		if code := exitCode(problem.New(problem.Denied, rule, "so says a server")); code != problem.Denied.ExitCode() {
+	for _, rule := range []string{string(ruleAppPlain), "app_ended", "exited"} {
+		if code := exitCode(problem.New(problem.Denied, problem.Rule(rule), "so says a server")); code != problem.Denied.ExitCode() {
 			t.Errorf("%s of a server ends with %d", rule, code)
 		}
 	}

@@ -61,7 +61,7 @@ func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error
 		return err
 	}
 	if !o.yes {
-		return problem.New(problem.Invalid, "not_confirmed", "what is in volume %s of session %s would be lost, and nobody could undo that", o.volume, name).
+		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "what is in volume %s of session %s would be lost, and nobody could undo that", o.volume, name).
 			Want("--yes").
 			Fix("cupel volume reset %s %s --yes", name, o.volume)
 	}

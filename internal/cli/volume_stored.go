@@ -93,12 +93,12 @@ func runVolumeRm(ctx context.Context, g *globals, o volumeRmOptions, args []stri
 	for _, arg := range args {
 		id, err := ident.ParseDigest(arg)
 		if err != nil {
-			return problem.New(problem.Invalid, "volume_id", "volume %.80q: %w", arg, err).Fix("give its whole id, as 'cupel volume ls' shows it")
+			return problem.New(problem.Invalid, problem.RuleVolumeID, "volume %.80q: %w", arg, err).Fix("give its whole id, as 'cupel volume ls' shows it")
 		}
 		ids = append(ids, id)
 	}
 	if !o.yes {
-		return problem.New(problem.Invalid, "not_confirmed", "what is in %s would be lost, and nobody could undo that", problem.Count(len(ids), "volume")).
+		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "what is in %s would be lost, and nobody could undo that", problem.Count(len(ids), "volume")).
 			Want("--yes").
 			Fix("cupel volume rm %s --yes", strings.Join(args, " "))
 	}

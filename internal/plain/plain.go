@@ -93,10 +93,14 @@ func ShellLine(words ...string) string {
 }
 
 // Met is what a rule met, without the rule's name before it.
-func Met(rule, actual string) string { return strings.TrimPrefix(actual, rule+": ") }
+func Met(rule problem.Rule, actual string) string {
+	return strings.TrimPrefix(actual, string(rule)+": ")
+}
 
 // Reason says a problem in one line: whose word it is, its rule, and what it met.
-func Reason(p *problem.Error) string { return p.Source.Says() + p.Rule + ": " + Met(p.Rule, p.Actual) }
+func Reason(p *problem.Error) string {
+	return p.Source.Says() + string(p.Rule) + ": " + Met(p.Rule, p.Actual)
+}
 
 // Words is an error's text in words.
 func Words(err error) string { return inWords(err, err.Error()) }

@@ -56,7 +56,7 @@ func openKeys(dir string, now time.Time) (*keys, error) {
 		return k, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, problem.New(problem.Invalid, "state_damaged", "the simulated platform: %w", err).
+		return nil, problem.New(problem.Invalid, problem.RuleStateDamaged, "the simulated platform: %w", err).
 			Want("the keys that were written there").
 			Fix("put %s back from a backup and look at the disk (dmesg). Without a backup: cupel down --force, remove %s and simulation-root.pem beside its folder, cupel up; then sessions and owners have to trust the new simulated root", name, name)
 	}

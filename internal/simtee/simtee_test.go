@@ -86,7 +86,7 @@ func TestQuoteVerifies(t *testing.T) {
 	}
 	issued := c.now().Add(-time.Minute)
 	want := evidence.Claims{
-		Type: evidence.SGX, Measurement: launch.Measurement, Signer: launch.Signer, ProductID: 0x1234, SVN: 7, ConfigID: launch.ConfigID, ReportData: data,
+		Type: evidence.SGX, Measurement: launch.Measurement, Signer: launch.Signer, ProductID: 0x1234, SVN: 7, LaunchBinding: launch.ConfigID, ReportData: data,
 		SGX:   &evidence.SGXFields{Attributes: 7, XFRM: 3},
 		Debug: true, Simulated: true, Root: ident.Sum(p.Root().Raw), FMSPC: "53494d554c41", TCBStatus: "UpToDate",
 		TCBDate:          time.Date(2024, 3, 13, 0, 0, 0, 0, time.UTC),
@@ -192,7 +192,7 @@ func TestConditions(t *testing.T) {
 			}
 			claims, err := v.Verify(quote(t, p, launch, evidence.Data64{}), c.now())
 			if tc.rule != "" {
-				if refusal, ok := errors.AsType[*problem.Error](err); !ok || refusal.Rule != tc.rule {
+				if refusal, ok := errors.AsType[*problem.Error](err); !ok || string(refusal.Rule) != tc.rule {
 					t.Errorf("error %v, want rule %s", err, tc.rule)
 				}
 				return

@@ -123,7 +123,7 @@ func Open(ctx context.Context, cfg Config) (*Balancer, error) {
 	return b, nil
 }
 
-var errClosed = problem.New(problem.Unavailable, "balancer_closed", "the balancer was closed")
+var errClosed = problem.New(problem.Unavailable, ruleBalancerClosed, "the balancer was closed")
 
 // Apply implements manager.Balancer.
 func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) error {

@@ -262,7 +262,7 @@ func TestRefusesBadStates(t *testing.T) {
 	cases := []struct {
 		name string
 		in   []manager.Frontend
-		rule string
+		rule problem.Rule
 	}{
 		{"no port", []manager.Frontend{{App: "x"}}, "port"},
 		{"port twice", []manager.Frontend{{App: "x", Port: 80}, {App: "y", Port: 80}}, "port_taken"},

@@ -38,7 +38,7 @@ func newFrontends(in []manager.Frontend, subnet netip.Prefix) ([]frontend, error
 	out := make([]frontend, 0, len(in))
 	for _, f := range in {
 		if f.Port == 0 {
-			return nil, problem.New(problem.Invalid, "port", "app %s: no public port", f.App)
+			return nil, problem.New(problem.Invalid, problem.RulePort, "app %s: no public port", f.App)
 		}
 		nf := frontend{app: f.App, port: f.Port}
 		for _, e := range f.Endpoints {
@@ -51,7 +51,7 @@ func newFrontends(in []manager.Frontend, subnet netip.Prefix) ([]frontend, error
 		slices.SortFunc(nf.endpoints, func(a, b endpoint) int { return strings.Compare(a.instance, b.instance) })
 		for i := 1; i < len(nf.endpoints); i++ {
 			if nf.endpoints[i].instance == nf.endpoints[i-1].instance {
-				return nil, problem.New(problem.Invalid, "endpoint", "port %d has instance %s twice", f.Port, nf.endpoints[i].instance)
+				return nil, problem.New(problem.Invalid, ruleEndpoint, "port %d has instance %s twice", f.Port, nf.endpoints[i].instance)
 			}
 		}
 		out = append(out, nf)
@@ -68,7 +68,7 @@ func newFrontends(in []manager.Frontend, subnet netip.Prefix) ([]frontend, error
 func newEndpoint(f manager.Frontend, e manager.Endpoint, subnet netip.Prefix) (endpoint, error) {
 	ip := e.IP.Unmap()
 	if e.Instance == "" || e.Port == 0 || !subnet.Contains(ip) {
-		return endpoint{}, problem.New(problem.Invalid, "endpoint", "port %d: instance %q at %s:%d", f.Port, e.Instance, e.IP, e.Port).
+		return endpoint{}, problem.New(problem.Invalid, ruleEndpoint, "port %d: instance %q at %s:%d", f.Port, e.Instance, e.IP, e.Port).
 			Want("an instance with a port and an address in %s", subnet)
 	}
 	// Named after what must stay for a client to stay: an instance that comes
@@ -87,6 +87,6 @@ func newEndpoint(f manager.Frontend, e manager.Endpoint, subnet netip.Prefix) (e
 }
 
 func portTaken(port uint16, by string) *problem.Error {
-	return problem.New(problem.Conflict, "port_taken", "port %d is held by %s", port, by).
+	return problem.New(problem.Conflict, problem.RulePortTaken, "port %d is held by %s", port, by).
 		Want("a free port").Fix("choose another with --port, or stop what holds it")
 }

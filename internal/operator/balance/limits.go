@@ -39,7 +39,7 @@ func (c *Config) SetLimits(text string) error {
 			c.MaxFlows, ok = number(value, mostConnections)
 		}
 		if !ok {
-			return problem.New(problem.Invalid, "balancer_limit", "the limit %.80q", part).
+			return problem.New(problem.Invalid, ruleBalancerLimit, "the limit %.80q", part).
 				Want("%s; up to %d clients, %d connections, %s", LimitsUsage, mostClients, mostConnections, problem.Duration(longestIdle)).
 				Fix("write it as in --balancer connections=8192,client-idle=1h")
 		}

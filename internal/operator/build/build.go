@@ -250,7 +250,7 @@ func (o Options) lock(ctx context.Context, c cache) (_ *rebuild.Lock, old bool, 
 			return l, true, err
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, false, problem.New(problem.Invalid, "runtime_lock", "%w", err).
+			return nil, false, problem.New(problem.Invalid, problem.RuleRuntimeLock, "%w", err).
 				Want("a lock, or nothing").
 				Fix("look what is at %s (ls -ld) and move it away: a new lock is written then", o.LockFile)
 		}
@@ -311,7 +311,7 @@ func (o Options) read(ctx context.Context, address string) ([]byte, error) {
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 		if err != nil {
-			return nil, problem.New(problem.Invalid, "mirror_address", "%w", err)
+			return nil, problem.New(problem.Invalid, ruleMirrorAddress, "%w", err)
 		}
 		req.Header.Set("User-Agent", "cupel")
 		resp, err := o.Client.Do(req)

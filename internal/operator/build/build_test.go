@@ -146,7 +146,7 @@ func rule(err error) string {
 	if err == nil {
 		return ""
 	}
-	return problem.From(err).Rule
+	return string(problem.From(err).Rule)
 }
 
 func TestBuildWritesAndHonoursTheLock(t *testing.T) {
@@ -288,8 +288,9 @@ func TestTwoBuildsAtOnce(t *testing.T) {
 
 func TestMirrorFaults(t *testing.T) {
 	for _, c := range []struct {
-		name, rule string
-		serve      func(d *debtest.Debian) http.Handler
+		name  string
+		rule  problem.Rule
+		serve func(d *debtest.Debian) http.Handler
 	}{
 		{"failing", "mirror_unreachable", func(*debtest.Debian) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusBadGateway) })
@@ -323,7 +324,7 @@ func TestMirrorFaults(t *testing.T) {
 			defer srv.Close()
 			o := b.options(t, d, srv.URL)
 			_, err := Build(t.Context(), o)
-			if rule(err) != c.rule {
+			if rule(err) != string(c.rule) {
 				t.Errorf("error %v, want %s", err, c.rule)
 			}
 			t.Log(err)

@@ -31,7 +31,7 @@ func (c cache) path(d ident.Digest) string { return filepath.Join(c.dir, d.Strin
 func (c cache) Open(_ context.Context, d ident.Digest) (io.ReadCloser, error) {
 	f, err := atomicfile.Open(c.path(d))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, problem.New(problem.NotFound, "source_missing", "no blob with sha256 %s in the cache", d)
+		return nil, problem.New(problem.NotFound, problem.RuleSourceMissing, "no blob with sha256 %s in the cache", d)
 	}
 	return f, err
 }
@@ -166,12 +166,12 @@ func (c cache) download(ctx context.Context, client *http.Client, what string, b
 			}
 			switch {
 			case err == nil:
-				last = problem.New(problem.Unavailable, "source_bytes", "%s: %s sent other bytes", what, u).
+				last = problem.New(problem.Unavailable, problem.RuleSourceBytes, "%s: %s sent other bytes", what, u).
 					Want("%d bytes with sha256 %s", b.Size, b.SHA256).Fix("if Debian has moved on since the lock was written, write a new one with --update; else choose another mirror with --mirror")
 				missing++ // asking again changes nothing
 			case problem.KindOf(err) == problem.NotFound:
 				missing++
-				last = problem.New(problem.NotFound, "source_missing", "%s is no longer at %s", what, u).
+				last = problem.New(problem.NotFound, problem.RuleSourceMissing, "%s is no longer at %s", what, u).
 					Fix("Debian has moved on: write a new lock with --update, or start the registry that holds the lock's artifact")
 			case problem.From(err).Rule == diskerror.RuleFull:
 				return err
@@ -220,7 +220,7 @@ func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string
 		}
 		return c.downloadOnce(ctx, client, url, b)
 	case http.StatusNotFound, http.StatusGone:
-		return false, problem.New(problem.NotFound, "source_missing", "%s: %s", url, resp.Status)
+		return false, problem.New(problem.NotFound, problem.RuleSourceMissing, "%s: %s", url, resp.Status)
 	default:
 		return false, unreachable(req, errors.New(resp.Status))
 	}
@@ -235,7 +235,7 @@ func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string
 }
 
 func unreachable(req *http.Request, err error) error {
-	return problem.New(problem.Unavailable, "mirror_unreachable", "%s: %w", req.URL, err).
+	return problem.New(problem.Unavailable, ruleMirrorUnreachable, "%s: %w", req.URL, err).
 		Fix("check the network and apt's proxy settings, or choose another mirror with --mirror")
 }
 

@@ -1,9 +1,9 @@
 // Package build makes runtime images on the operator's side: it finds out which
 // packages a definition means today, downloads them, writes the lock, has
-// trusted/rebuild make the image, and stores image and sources.
+// owner/rebuild make the image, and stores image and sources.
 //
 // It is convenience, not authority: whatever it fetches is judged by
-// trusted/rebuild, and an owner repeats that judgement from the same bytes. So
+// owner/rebuild, and an owner repeats that judgement from the same bytes. So
 // mirrors and proxies need no trust and plain HTTP is enough.
 //
 // It owns the cache: a folder of files named by their SHA-256, complete or

@@ -211,7 +211,7 @@ func (c *casProcess) await(ctx context.Context, r *running, pipe *os.File) error
 			return nil
 		}
 		// It is about to end, however long that takes.
-		if p := r.ready.Problem; err == nil && p.Rule != "internal" {
+		if p := r.ready.Problem; err == nil && p.Rule != problem.RuleInternal {
 			p.Actual = "the CAS does not come up: " + p.Actual
 			return p
 		}
@@ -226,9 +226,9 @@ func (c *casProcess) await(ctx context.Context, r *running, pipe *os.File) error
 			err = end
 		case <-time.After(casStopTimeout):
 		}
-		return problem.New(problem.Unavailable, "cas_start", "the CAS does not come up: %w", err).Fix("read the CAS's log under the state folder, mend that, then run cupel up again")
+		return problem.New(problem.Unavailable, ruleCASStart, "the CAS does not come up: %w", err).Fix("read the CAS's log under the state folder, mend that, then run cupel up again")
 	case err := <-hung:
-		return problem.New(problem.Unavailable, "cas_start", "the CAS hangs while it starts: %w", err).
+		return problem.New(problem.Unavailable, ruleCASStart, "the CAS hangs while it starts: %w", err).
 			Want("an answer, or work").Fix("read the CAS's log under the state folder, then run cupel up again")
 	case <-ctx.Done():
 		return ctx.Err()
@@ -283,7 +283,7 @@ func (c *casProcess) guard(ctx context.Context, r *running) error {
 		answered := func(err error) { c.troubles.Note("ask the CAS", "", err) }
 		if hung := c.watched(r, r.answers).Watch(watching, answered); hung != nil {
 			hangs.Store(true)
-			c.tell(manager.Incident{Warning: true, Reason: ruleCASHangs, Message: hung.Error() +
+			c.tell(manager.Incident{Warning: true, Reason: string(ruleCASHangs), Message: hung.Error() +
 				": it is ended and started again. Apps go on, and the time without a CAS counts against nobody"})
 			_ = r.kill() // fails for one that has just ended
 		}
@@ -330,7 +330,7 @@ func openMeasured(path string) (*os.File, ident.Measurement, error) {
 	var m ident.Measurement
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, m, problem.New(problem.Unavailable, "cas_missing", "open the CAS's binary: %w", err).
+		return nil, m, problem.New(problem.Unavailable, ruleCASMissing, "open the CAS's binary: %w", err).
 			Fix("build it (make build) and keep cupel-cas beside cupeld")
 	}
 	defer func() { _ = f.Close() }()
@@ -341,7 +341,7 @@ func openMeasured(path string) (*os.File, ident.Measurement, error) {
 	copy(m[:], h.Sum(nil))
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 100)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMFILE) {
-		return nil, m, problem.New(problem.Unavailable, "open_files", "cupeld may not have enough files open: %w", err).
+		return nil, m, problem.New(problem.Unavailable, problem.RuleOpenFiles, "cupeld may not have enough files open: %w", err).
 			Want("a limit of 4096 or more").
 			Fix("raise it before cupel up: ulimit -n 4096; under systemd: LimitNOFILE=65536")
 	}

@@ -14,12 +14,13 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/watchdog"
 )
 
 // ruleCASHangs is the event of a CAS that was ended since it hung, and the rule of one
 // that doesn't answer.
-const ruleCASHangs = "cas_hangs"
+const ruleCASHangs problem.Rule = "cas_hangs"
 
 // watched is a life of the CAS as the watchdog sees it.
 func (c *casProcess) watched(r *running, ask func(context.Context) error) watchdog.Process {

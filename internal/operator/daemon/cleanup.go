@@ -87,7 +87,7 @@ func (l layout) removeAll(log *slog.Logger) ([]string, error) {
 		return others, nil
 	}
 	log.Error("state folder not removed", "error", err)
-	p := problem.New(problem.Unavailable, "cleanup", "%s is left of %s: %w", short(left), l.dir, err)
+	p := problem.New(problem.Unavailable, problem.RuleCleanup, "%s is left of %s: %w", short(left), l.dir, err)
 	switch {
 	case diskerror.ReadOnly(err), diskerror.Fails(err):
 		return nil, diskerror.Explain(p, l.dir, "the state folder")
@@ -175,7 +175,7 @@ func (l layout) ours() error {
 	}
 	for _, e := range entries {
 		if !slices.Contains(begun, e.Name()) || e.Name() == "log" && !l.ourLogs() {
-			return problem.New(problem.Denied, "state_folder", "%s is no state folder of Cupel: no cupeld made %s", l.dir, e.Name()).
+			return problem.New(problem.Denied, problem.RuleStateFolder, "%s is no state folder of Cupel: no cupeld made %s", l.dir, e.Name()).
 				Fix("name the right one with --state")
 		}
 	}

@@ -43,7 +43,7 @@ func waitClock(ctx context.Context, seen time.Time, patience time.Duration, tell
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-deadline:
-			return problem.New(problem.Unavailable, "clock_not_set", "the clock says %s, and something here was written at %s", stamp(time.Now()), stamp(seen)).
+			return problem.New(problem.Unavailable, ruleClockNotSet, "the clock says %s, and something here was written at %s", stamp(time.Now()), stamp(seen)).
 				Fix("set it (timedatectl, chrony), then run this again")
 		case <-time.After(time.Second):
 		}

@@ -43,7 +43,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if c.output != "table" && c.output != "json" {
-				return problem.New(problem.Invalid, "usage", "--output %.40q", c.output).Want("table or json")
+				return problem.New(problem.Invalid, problem.RuleUsage, "--output %.40q", c.output).Want("table or json")
 			}
 			return nil
 		},
@@ -57,7 +57,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 		if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok { // whose text is the library's
 			what = "--" + bad.GetFlag().Name + " has a value that it can't have"
 		}
-		return problem.New(problem.Invalid, "usage", "%s", what).Fix("see '%s --help'", c.CommandPath())
+		return problem.New(problem.Invalid, problem.RuleUsage, "%s", what).Fix("see '%s --help'", c.CommandPath())
 	})
 	f := root.PersistentFlags()
 	f.StringVar(&c.opts.State, "state", cmp.Or(env("CUPEL_STATE"), defaultState), "the state folder (CUPEL_STATE)")
@@ -82,9 +82,6 @@ type atWork interface {
 	problem() *problem.Error
 }
 
-// ruleInterrupted is the rule of what a signal ended.
-const ruleInterrupted = "interrupted"
-
 func (c *cli) fail(err error) int {
 	if who, ok := errors.AsType[atWork](err); ok {
 		err = who.problem()
@@ -97,9 +94,9 @@ func (c *cli) fail(err error) int {
 	}
 	if interrupted(err) {
 		code = 130
-		if !ok || p.Rule != ruleInterrupted { // where nothing was done by halves, one word says it all
+		if !ok || p.Rule != problem.RuleInterrupted { // where nothing was done by halves, one word says it all
 			err, ok = errors.New("interrupted"), false
-			p = problem.New(problem.Unavailable, ruleInterrupted, "ended by a signal, before it was done")
+			p = problem.New(problem.Unavailable, problem.RuleInterrupted, "ended by a signal, before it was done")
 		}
 	}
 	p = plain.Problem(err, cmp.Or(p, problem.From(err)))
@@ -110,7 +107,7 @@ func (c *cli) fail(err error) int {
 	case !ok:
 		_, _ = fmt.Fprintf(c.err, "cupeld: %s\n", plain.Lines(plain.Words(err)))
 	default:
-		_, _ = fmt.Fprintf(c.err, "cupeld: %s: %s\n", plain.Line(p.Rule), plain.Lines(p.Actual))
+		_, _ = fmt.Fprintf(c.err, "cupeld: %s: %s\n", plain.Line(string(p.Rule)), plain.Lines(p.Actual))
 		if p.Expected != "" {
 			_, _ = fmt.Fprintf(c.err, "  expected: %s\n", plain.Lines(p.Expected))
 		}

@@ -46,7 +46,7 @@ func (c *cli) byHalves(ctx context.Context, left string, do func() error) error 
 	if real := uncancelled(err); real != nil {
 		return real
 	}
-	p := problem.New(problem.Unavailable, ruleInterrupted, "ended by a signal, before it was done").Fix("%s", left)
+	p := problem.New(problem.Unavailable, problem.RuleInterrupted, "ended by a signal, before it was done").Fix("%s", left)
 	p.Cause = context.Canceled
 	return p
 }
@@ -145,7 +145,7 @@ func (c *cli) cleanup(ctx context.Context, yes bool) error {
 func (c *cli) confirm(ctx context.Context) error {
 	what := c.opts.State + " with all sessions, secrets, volumes and images in it"
 	if _, ok := ask.Terminal(c.in); !ok {
-		return problem.New(problem.Invalid, "not_confirmed", "this deletes %s", what).Fix("say --yes")
+		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "this deletes %s", what).Fix("say --yes")
 	}
 	line, err := ask.Line(ctx, bufio.NewReader(c.in), c.err,
 		"This deletes "+what+". Type yes: ")
@@ -153,7 +153,7 @@ func (c *cli) confirm(ctx context.Context) error {
 		return err
 	}
 	if err != nil || strings.TrimSpace(line) != "yes" {
-		return problem.New(problem.Invalid, "not_confirmed", "the answer is not yes").Fix("nothing was removed; run it again, and type yes, to delete %s", what)
+		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "the answer is not yes").Fix("nothing was removed; run it again, and type yes, to delete %s", what)
 	}
 	return nil
 }

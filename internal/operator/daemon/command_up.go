@@ -129,7 +129,7 @@ func (c *cli) arguments(cmd *cobra.Command) ([]string, error) {
 		}
 		abs, err := filepath.Abs(*file)
 		if err != nil {
-			return nil, problem.New(problem.Invalid, "state_folder", "%w", err)
+			return nil, problem.New(problem.Invalid, problem.RuleStateFolder, "%w", err)
 		}
 		*file = abs
 	}
@@ -169,7 +169,7 @@ func (c *cli) detach(cmd *cobra.Command) error {
 // detachedProblem is what who started a cupeld is told of its end before it served.
 func detachedProblem(err error) *problem.Error {
 	if interrupted(err) {
-		return problem.New(problem.Unavailable, "cupeld_ended", "cupeld was told to end before it served: by a 'cupel down' that came meanwhile, or a signal").
+		return problem.New(problem.Unavailable, ruleCupeldEnded, "cupeld was told to end before it served: by a 'cupel down' that came meanwhile, or a signal").
 			Fix("start it again: cupel up")
 	}
 	return problem.From(besidesInterrupt(err))

@@ -23,7 +23,7 @@ func refuseNamedAll(list string) error {
 	if list != everybody || err != nil {
 		return nil
 	}
-	return problem.New(problem.Invalid, "deploy_keys", "--deploy-keys %s lets everybody deploy, and there is %s of that name here", everybody, wordOf(info.Mode().Type())).
+	return problem.New(problem.Invalid, ruleDeployKeys, "--deploy-keys %s lets everybody deploy, and there is %s of that name here", everybody, wordOf(info.Mode().Type())).
 		Want("no doubt who may deploy").
 		Fix("if the list of keys is there, name it as ./%[1]s; to let everybody deploy, run this elsewhere, or rename %[1]s first", everybody)
 }
@@ -54,7 +54,7 @@ func keyLimits(o Options) (manager.KeyLimits, error) {
 			return limits, fmt.Errorf("find the list of keys that may deploy: %w", err)
 		}
 		if _, err := readDeployKeys(file); err != nil {
-			return limits, problem.New(problem.Invalid, "deploy_keys", "%w", err).
+			return limits, problem.New(problem.Invalid, ruleDeployKeys, "%w", err).
 				Want("one key a line, 64 hex digits, as `key_not_listed` shows it").
 				Fix("mend that file, or name another with --deploy-keys")
 		}
@@ -96,7 +96,7 @@ func listedKeys(file string) func(ident.KeyHash) (bool, error) {
 			return true, nil
 		}
 		if err != nil {
-			return false, problem.New(problem.Unavailable, "deploy_keys", "the list of keys that may deploy can't be read").
+			return false, problem.New(problem.Unavailable, ruleDeployKeys, "the list of keys that may deploy can't be read").
 				Fix("let the operator mend the file of cupel up --deploy-keys")
 		}
 		return false, nil

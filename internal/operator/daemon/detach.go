@@ -85,7 +85,7 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 
 // notReady says of a cupeld that takes its time that it goes on.
 func (l layout) notReady(pid int, patience time.Duration) *problem.Error {
-	return problem.New(problem.Unavailable, "not_ready", "cupeld (process %d) serves nothing yet after %s, and goes on", pid, problem.Duration(patience)).
+	return problem.New(problem.Unavailable, ruleNotReady, "cupeld (process %d) serves nothing yet after %s, and goes on", pid, problem.Duration(patience)).
 		Fix("run this again, which waits for it; or see what it does in %s; cupel down ends it", l.path("log"))
 }
 
@@ -178,7 +178,7 @@ func (l layout) endedEarly(how *os.ProcessState, stray *os.File) *problem.Error 
 	if b, err := atomicfile.Read(fmt.Sprintf("/proc/self/fd/%d", stray.Fd())); err == nil && len(bytes.TrimSpace(b)) > 0 {
 		said = "and said: " + lastWords(string(b))
 	}
-	p := problem.New(problem.Internal, "cupeld_ended", "cupeld ended before it served (%v), %s", how, said)
+	p := problem.New(problem.Internal, ruleCupeldEnded, "cupeld ended before it served (%v), %s", how, said)
 	if status, ok := how.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGKILL {
 		return p.Fix("run this again; where nobody killed it, the kernel did for want of memory (dmesg): its log is in %s", l.path("log"))
 	}

@@ -91,7 +91,7 @@ func (l layout) down(ctx context.Context, o Options, began time.Time, log *slog.
 		strict := !o.Force && l.writes(ctx)
 		err := stopOrphans(ctx, l, o, strict, log)
 		if unready, ok := errors.AsType[*unreadyError](err); ok && strict {
-			return problem.New(problem.Unavailable, "down_unsafe", "apps that write volumes run, and what they need to store them can't be started: %w", unready.err).
+			return problem.New(problem.Unavailable, ruleDownUnsafe, "apps that write volumes run, and what they need to store them can't be started: %w", unready.err).
 				Want("registry and CAS where they were").
 				Fix("%s; then run this again, or cupel up, which adopts them. cupel down --force ends them as they are: what they wrote since they started is lost", unready.mend())
 		}
@@ -144,7 +144,7 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 		return l, nil, err
 	}
 	if os.Geteuid() != 0 {
-		return l, nil, problem.New(problem.Denied, "root", "not root").Fix("run it as root, with sudo")
+		return l, nil, problem.New(problem.Denied, ruleRoot, "not root").Fix("run it as root, with sudo")
 	}
 	if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) {
 		return l, nil, nil
@@ -337,7 +337,7 @@ func (l layout) writes(ctx context.Context) bool {
 	if err != nil {
 		return true
 	}
-	for _, in := range state.Instances {
+	for _, in := range state.Replicas {
 		if !in.Done && len(in.Writes) > 0 {
 			return true
 		}

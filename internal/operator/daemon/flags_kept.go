@@ -183,7 +183,7 @@ func (p *parts) keepGiven(ctx context.Context, o Options, ports *ports) error {
 		return nil
 	}
 	if restricts(o.DeployKeys) && !restricts(p.flagsKept()[deployKeysFlag]) {
-		return problem.New(problem.Unavailable, "deploy_keys_not_kept", "--deploy-keys can't be written down, so that a next start without it would let everybody deploy: %w", err).
+		return problem.New(problem.Unavailable, ruleDeployKeysNotKept, "--deploy-keys can't be written down, so that a next start without it would let everybody deploy: %w", err).
 			Fix("let root write to %s (lsattr shows attributes, df -h what is free), then run this again", p.path(keptFile))
 	}
 	p.log.WarnContext(ctx, "the next start won't know this one's flags", "error", err)

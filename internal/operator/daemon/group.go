@@ -35,7 +35,7 @@ func (l layout) joinGroup(pid int) error {
 		return nil
 	}
 	if err != nil {
-		return problem.New(problem.Denied, "inherited", "cupeld can't change the control group that it inherited: %w", err).
+		return problem.New(problem.Denied, problem.RuleInherited, "cupeld can't change the control group that it inherited: %w", err).
 			Want("nothing of whoever starts it").Fix("mount the control groups writable at /sys/fs/cgroup")
 	}
 	return nil

@@ -62,8 +62,8 @@ func TestInterruptHidesNoError(t *testing.T) {
 			t.Errorf("%v: exit %d, want %d, with %q: %s", c.err, code, c.code, c.want, &said)
 		}
 	}
-	for want, err := range map[string]error{"cupeld_ended": context.Canceled, diskerror.RuleFails: l.explain(errors.Join(context.Canceled, broken))} {
-		if p := detachedProblem(err); p.Rule != want {
+	for want, err := range map[string]error{"cupeld_ended": context.Canceled, string(diskerror.RuleFails): l.explain(errors.Join(context.Canceled, broken))} {
+		if p := detachedProblem(err); string(p.Rule) != want {
 			t.Errorf("who started it is told of %v: %v", err, p)
 		}
 	}

@@ -29,7 +29,7 @@ type layout struct {
 func newLayout(state string) (layout, error) {
 	dir, err := filepath.Abs(state)
 	if err != nil {
-		return layout{}, problem.New(problem.Invalid, "state_folder", "%w", err)
+		return layout{}, problem.New(problem.Invalid, problem.RuleStateFolder, "%w", err)
 	}
 	dir, dead := atomicfile.Follow(dir)
 	l := layoutAt(dir)

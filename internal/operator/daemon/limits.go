@@ -26,14 +26,14 @@ const maxGrace = 10 * time.Minute
 func managerLimits(o Options) (manager.Limits, error) {
 	limits := manager.DefaultLimits()
 	if o.Drain < 0 || o.Drain > maxDrain {
-		return limits, problem.New(problem.Invalid, "drain", "connections may last %s to an instance that is replaced", problem.Duration(o.Drain)).
+		return limits, problem.New(problem.Invalid, ruleDrain, "connections may last %s to an instance that is replaced", problem.Duration(o.Drain)).
 			Want("0s to %s", problem.Duration(maxDrain)).
 			Fix("give another --drain, as in --drain 30s")
 	}
 	limits.Drain = o.Drain
 
 	if o.Starts < 0 {
-		return limits, problem.New(problem.Invalid, "starts", "%d instances may start at once", o.Starts).
+		return limits, problem.New(problem.Invalid, problem.RuleStarts, "%d instances may start at once", o.Starts).
 			Want("1 or more, or 0 for what this machine's cores allow").
 			Fix("give another --starts, or leave it out")
 	}
@@ -42,7 +42,7 @@ func managerLimits(o Options) (manager.Limits, error) {
 		limits.Starts = startsPerCore * runtime.NumCPU()
 	}
 	if o.Grace < 0 || o.Grace > maxGrace {
-		return limits, problem.New(problem.Invalid, "grace", "apps have %s from SIGTERM to SIGKILL", problem.Duration(o.Grace)).
+		return limits, problem.New(problem.Invalid, ruleGrace, "apps have %s from SIGTERM to SIGKILL", problem.Duration(o.Grace)).
 			Want("1s to %s", problem.Duration(maxGrace)).
 			Fix("give another --grace, as in --grace 30s")
 	}
@@ -106,5 +106,5 @@ func machineMemory(o Options) (manager.MachineMemory, error) {
 	case "refuse":
 		return manager.MachineMemory{Total: total, Refuse: true}, nil
 	}
-	return manager.MachineMemory{}, problem.New(problem.Invalid, "overcommit", "--overcommit %.40q", o.Overcommit).Want("warn or refuse").Fix("give one of them, or leave --overcommit out")
+	return manager.MachineMemory{}, problem.New(problem.Invalid, ruleOvercommit, "--overcommit %.40q", o.Overcommit).Want("warn or refuse").Fix("give one of them, or leave --overcommit out")
 }

@@ -215,7 +215,7 @@ func (l layout) refuseLock(err error) error {
 	if os.Geteuid() == 0 {
 		return l.explain(err)
 	}
-	return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("run as root, or name another folder with --state")
+	return problem.New(problem.Invalid, problem.RuleStateFolder, "%w", err).Fix("run as root, or name another folder with --state")
 }
 
 // make makes the folder and takes its lock to run in it. A cleanup that ends at the same
@@ -260,7 +260,7 @@ func (l layout) refuseFolder(err error) error {
 	if _, explained := errors.AsType[*problem.Error](err); explained {
 		return err
 	}
-	return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("name another folder with --state")
+	return problem.New(problem.Invalid, problem.RuleStateFolder, "%w", err).Fix("name another folder with --state")
 }
 
 // is reports whether the file that we have locked is still the one of that name.

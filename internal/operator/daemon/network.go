@@ -54,7 +54,7 @@ func (p *parts) checkNetwork(ctx context.Context, o Options, cas casReady) (fail
 		return nil, nil // we end
 	}
 	if bounded.Err() != nil && err != nil {
-		err = problem.New(problem.Unavailable, "network_unchecked", "the network could not be tried within %s: %w", problem.Duration(limit), err).
+		err = problem.New(problem.Unavailable, ruleNetworkUnchecked, "the network could not be tried within %s: %w", problem.Duration(limit), err).
 			Fix("cupel check, which takes the time that it needs; where it waits too, another check hangs: ps -ef | grep 'cupel.* check'")
 	}
 	if err != nil {

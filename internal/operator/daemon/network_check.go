@@ -84,7 +84,7 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	// Also where cupeld runs, whose own addresses are tried then.
 	at, err := netip.ParseAddrPort(o.CASInstances)
 	if err != nil {
-		return r, problem.New(problem.Invalid, "listen", "--cas-instances %.60q is no address of this machine", o.CASInstances).Fix("give ADDRESS:PORT, as in 0.0.0.0:18765")
+		return r, problem.New(problem.Invalid, ruleListen, "--cas-instances %.60q is no address of this machine", o.CASInstances).Fix("give ADDRESS:PORT, as in 0.0.0.0:18765")
 	}
 	if o.Subnet != "" {
 		if _, err := cni.ParseSubnet(o.Subnet); err != nil {
@@ -174,20 +174,20 @@ func target(ctx context.Context, text string, gateway netip.Addr) (netcheck.Targ
 	host, port, err := net.SplitHostPort(text)
 	number, errPort := strconv.ParseUint(port, 10, 16)
 	if err != nil || host == "" || errPort != nil || number == 0 {
-		return refuse(problem.New(problem.Invalid, "to", "--to %q", text).Want("HOST:PORT").
+		return refuse(problem.New(problem.Invalid, ruleTo, "--to %q", text).Want("HOST:PORT").
 			Fix("as in --to git.example.com:443, or --to %s:3000 for this machine", node.HostName))
 	}
 	addr := gateway
 	if host != node.HostName {
 		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
 		if err != nil || len(ips) == 0 {
-			return refuse(problem.New(problem.NotFound, "to", "--to %s: this machine finds no IPv4 address of %s, and instances have IPv4 alone", text, host).
+			return refuse(problem.New(problem.NotFound, ruleTo, "--to %s: this machine finds no IPv4 address of %s, and instances have IPv4 alone", text, host).
 				Fix("check its spelling and this machine's name servers, or give an IPv4 address"))
 		}
 		addr = ips[0].Unmap()
 	}
 	if addr.IsLoopback() || addr.IsUnspecified() {
-		return refuse(problem.New(problem.Invalid, "to", "--to %s: in an instance that is the instance itself", text).
+		return refuse(problem.New(problem.Invalid, ruleTo, "--to %s: in an instance that is the instance itself", text).
 			Want("an address that instances may call").Fix("--to %s:%s for this machine", node.HostName, port))
 	}
 	return netcheck.Target{Text: text, Addr: netip.AddrPortFrom(addr, uint16(number))}, nil

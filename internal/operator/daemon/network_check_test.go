@@ -146,7 +146,7 @@ func TestCheckAsksTheLock(t *testing.T) {
 	for rule, change := range map[string]func(*Options){"listen": func(o *Options) { o.CASInstances = "foo" }, "subnet": func(o *Options) { o.Subnet = "foo" }} {
 		wrong := o
 		change(&wrong)
-		if _, err := Check(t.Context(), wrong, slog.New(slog.DiscardHandler)); problem.From(err).Rule != rule {
+		if _, err := Check(t.Context(), wrong, slog.New(slog.DiscardHandler)); string(problem.From(err).Rule) != rule {
 			t.Errorf("%s: %v", rule, err)
 		}
 	}

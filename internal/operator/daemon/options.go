@@ -43,17 +43,17 @@ func checkOptions(o Options) error {
 			return err
 		}
 	}
-	if err := checkProgram("launcher_missing", "--launcher", o.Launcher); err != nil {
+	if err := checkProgram(problem.RuleLauncherMissing, "--launcher", o.Launcher); err != nil {
 		return err
 	}
-	if err := checkProgram("cas_missing", "--cas", o.CAS); err != nil {
+	if err := checkProgram(ruleCASMissing, "--cas", o.CAS); err != nil {
 		return err
 	}
 	return new(balance.Config).SetLimits(o.Balancer)
 }
 
 // checkProgram refuses a program that isn't where it was named.
-func checkProgram(rule, flag, file string) error {
+func checkProgram(rule problem.Rule, flag, file string) error {
 	if file == "" {
 		return nil
 	}
@@ -91,7 +91,7 @@ func checkAddresses(o Options) error {
 		others = append(others, address{host, number})
 	}
 	if o.FirstPort < firstPort {
-		return problem.New(problem.Invalid, "first_port", "the search for an app's free port begins at %d", o.FirstPort).
+		return problem.New(problem.Invalid, ruleFirstPort, "the search for an app's free port begins at %d", o.FirstPort).
 			Want("%d or more", firstPort).
 			Fix("give another --first-port; --low-ports lets apps have ports below by name")
 	}
@@ -106,12 +106,12 @@ func openToAll(host string) bool {
 // checkCASOptions refuses what the CAS would refuse when it starts.
 func checkCASOptions(o Options) error {
 	if every := cmp.Or(o.KeepAlive, time.Second); every < time.Second {
-		return problem.New(problem.Invalid, "keep_alive", "instances report every %s", problem.Duration(o.KeepAlive)).
+		return problem.New(problem.Invalid, ruleKeepAlive, "instances report every %s", problem.Duration(o.KeepAlive)).
 			Want("1s or more").
 			Fix("give another --keep-alive, as in --keep-alive 10s, or leave it out")
 	}
 	if o.CASConnections < 0 {
-		return problem.New(problem.Invalid, "cas_connections", "each API of the CAS has %d connections open at once", o.CASConnections).
+		return problem.New(problem.Invalid, ruleCASConnections, "each API of the CAS has %d connections open at once", o.CASConnections).
 			Want("1 or more, or 0 for what the memory allows").
 			Fix("give another --cas-connections, or leave it out")
 	}

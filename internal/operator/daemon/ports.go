@@ -192,13 +192,13 @@ func refuseTaken(taken map[string]string) error {
 			flags = append(flags, l.flag)
 		}
 	}
-	return problem.New(problem.Conflict, "port_taken", "taken: %s", strings.Join(all, "; ")).
+	return problem.New(problem.Conflict, problem.RulePortTaken, "taken: %s", strings.Join(all, "; ")).
 		Want("addresses that no other program and no other of these has").
 		Fix("end what listens there ('ss -ltnp' shows it), or give other addresses: %s HOST:PORT", strings.Join(flags, " HOST:PORT "))
 }
 
 func refuseAddress(l listener, err error) error {
-	return problem.New(problem.Invalid, "listen", "listen for %s: %w", l.what, err).Fix("give HOST:PORT of this machine with %s", l.flag)
+	return problem.New(problem.Invalid, ruleListen, "listen for %s: %w", l.what, err).Fix("give HOST:PORT of this machine with %s", l.flag)
 }
 
 func (p *ports) listen(name, addr string) (net.Listener, error) {

@@ -32,7 +32,7 @@ func openPublicCert(certFile, keyFile string, log *slog.Logger) (*publicCert, er
 		return nil, nil
 	}
 	if certFile == "" || keyFile == "" {
-		return nil, problem.New(problem.Invalid, "usage", "one of --manager-cert and --manager-key").Want("both").Fix("name the files of the certificate and of its key")
+		return nil, problem.New(problem.Invalid, problem.RuleUsage, "one of --manager-cert and --manager-key").Want("both").Fix("name the files of the certificate and of its key")
 	}
 	p := &publicCert{log: log}
 	var err error
@@ -43,7 +43,7 @@ func openPublicCert(certFile, keyFile string, log *slog.Logger) (*publicCert, er
 		err = p.load()
 	}
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "manager_cert", "%w", err).
+		return nil, problem.New(problem.Invalid, ruleManagerCert, "%w", err).
 			Want("a certificate with its chain, and its key, in PEM").Fix("check the files of --manager-cert and --manager-key")
 	}
 	return p, nil

@@ -75,7 +75,7 @@ func TestPublicCertRefused(t *testing.T) {
 		"manager_cert": {certFile, certFile},
 	} {
 		_, err := openPublicCert(files[0], files[1], slog.New(slog.DiscardHandler))
-		if p := problem.From(err); p == nil || p.Rule != rule || p.Mend == "" {
+		if p := problem.From(err); p == nil || string(p.Rule) != rule || p.Mend == "" {
 			t.Errorf("%v: %v, want rule %s", files, err, rule)
 		}
 	}

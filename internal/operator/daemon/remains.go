@@ -140,7 +140,7 @@ func refuseLasting(left []process) error {
 	for i, p := range left {
 		pids[i] = strconv.Itoa(p.pid)
 	}
-	return problem.New(problem.Internal, "cleanup", "not ended by SIGKILL: %s", short(inWords(left))).
+	return problem.New(problem.Internal, problem.RuleCleanup, "not ended by SIGKILL: %s", short(inWords(left))).
 		Fix("look what they wait for, as for a disk that doesn't answer (dmesg; ps -o pid,state,wchan -p %s), then run this again", strings.Join(pids, ","))
 }
 
@@ -159,6 +159,6 @@ func (l layout) unmountAll() error {
 			_ = unix.Unmount(p, unix.MNT_DETACH)
 		}
 	}
-	return problem.New(problem.Internal, "cleanup", "something stays mounted below %s", l.dir).
+	return problem.New(problem.Internal, problem.RuleCleanup, "something stays mounted below %s", l.dir).
 		Fix("look who mounts there (findmnt -R %s), end that, then run this again", plain.ShellWord(l.dir))
 }

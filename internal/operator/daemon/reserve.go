@@ -146,7 +146,7 @@ func (s roomyStore) Apply(ctx context.Context, c manager.Change) ([]manager.Even
 
 // removes says whether a change is a step of removing something.
 func removes(c manager.Change) bool {
-	return len(c.DeleteApps) > 0 || len(c.DeleteInstances) > 0 ||
+	return len(c.DeleteApps) > 0 || len(c.DeleteReplicas) > 0 ||
 		slices.ContainsFunc(c.Apps, func(a *manager.App) bool { return a.Removing }) ||
-		slices.ContainsFunc(c.Instances, func(i *manager.Instance) bool { return i.Removing || i.Done })
+		slices.ContainsFunc(c.Replicas, func(i *manager.Replica) bool { return i.Removing || i.Done })
 }

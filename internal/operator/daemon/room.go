@@ -48,7 +48,7 @@ const (
 func (l layout) roomOf(minFree string) (room, error) {
 	size, err := managerapi.ParseMemory(cmp.Or(minFree, defaultMinFree))
 	if err != nil {
-		return room{}, problem.New(problem.Invalid, "min_free", "--min-free %.40q", minFree).
+		return room{}, problem.New(problem.Invalid, ruleMinFree, "--min-free %.40q", minFree).
 			Want("a size of %s or more, which removals need", managerapi.FormatMemory(managerapi.MinMemory)).
 			Fix("give a whole number and a unit, like %s", defaultMinFree)
 	}

@@ -41,7 +41,7 @@ type installed struct {
 func (l layout) installService(ctx context.Context, text []byte) (installed, error) {
 	done := installed{Unit: l.unit(), File: filepath.Join(unitFolder, l.unit())}
 	if !systemdRuns() {
-		return done, problem.New(problem.Unavailable, "no_systemd", "systemd doesn't run this machine").
+		return done, problem.New(problem.Unavailable, ruleNoSystemd, "systemd doesn't run this machine").
 			Fix("see the unit with --print, and have your init system run its ExecStart at boot")
 	}
 	before, err := l.readUnit()
@@ -64,7 +64,7 @@ func (l layout) installService(ctx context.Context, text []byte) (installed, err
 		}
 	}
 	if done.Enabled = l.enabled(ctx); done.Enabled != "enabled" {
-		return done, problem.New(problem.Unavailable, "service", "%s is %s after systemctl enable", l.unit(), cmp.Or(done.Enabled, "unknown")).
+		return done, problem.New(problem.Unavailable, problem.RuleService, "%s is %s after systemctl enable", l.unit(), cmp.Or(done.Enabled, "unknown")).
 			Want("enabled, so that it starts with the machine").Fix("look at 'systemctl status %s', then run this again", l.unit())
 	}
 	return done, nil
@@ -83,10 +83,10 @@ func (l layout) readUnit() ([]byte, error) {
 		text, err = os.ReadFile(file)
 	}
 	if err != nil {
-		return nil, problem.New(problem.Unavailable, "service", "%w", err).Fix("make %s readable", file)
+		return nil, problem.New(problem.Unavailable, problem.RuleService, "%w", err).Fix("make %s readable", file)
 	}
 	if !bytes.HasPrefix(text, []byte(unitMark)) {
-		return nil, problem.New(problem.Conflict, "service", "%s is there, and wasn't made by install-service (or the unit is masked)", file).
+		return nil, problem.New(problem.Conflict, problem.RuleService, "%s is there, and wasn't made by install-service (or the unit is masked)", file).
 			Fix("see what it is, and remove it (systemctl unmask %s); settings of yours beside the unit's: systemctl edit %s", l.unit(), l.unit())
 	}
 	return text, nil
@@ -95,7 +95,7 @@ func (l layout) readUnit() ([]byte, error) {
 // writeUnit puts the unit in place, and has systemd read it.
 func (l layout) writeUnit(ctx context.Context, text []byte) error {
 	if err := atomicfile.Write(filepath.Join(unitFolder, l.unit()), text, 0o644); err != nil {
-		return problem.New(problem.Unavailable, "service", "%w", err).Fix("make %s writable", unitFolder)
+		return problem.New(problem.Unavailable, problem.RuleService, "%w", err).Fix("make %s writable", unitFolder)
 	}
 	return systemctl(ctx, "daemon-reload")
 }
@@ -182,7 +182,7 @@ func (l layout) uninstallService(ctx context.Context) (bool, error) {
 	}
 	wants := filepath.Join(unitFolder, "multi-user.target.wants", l.unit())
 	if err := errors.Join(ignoreMissing(os.Remove(wants)), ignoreMissing(os.Remove(file))); err != nil {
-		return false, problem.New(problem.Unavailable, "service", "%w", err).Fix("remove %s", file)
+		return false, problem.New(problem.Unavailable, problem.RuleService, "%w", err).Fix("remove %s", file)
 	}
 	if !systemdRuns() {
 		return true, nil
@@ -192,7 +192,7 @@ func (l layout) uninstallService(ctx context.Context) (bool, error) {
 
 func systemctl(ctx context.Context, args ...string) error {
 	if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
-		return problem.New(problem.Unavailable, "service", "systemctl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out)).
+		return problem.New(problem.Unavailable, problem.RuleService, "systemctl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out)).
 			Fix("mend that, then run this again")
 	}
 	return nil
@@ -312,7 +312,7 @@ func (c *cli) uninstallServiceCommand() *cobra.Command {
 				return err
 			}
 			if os.Geteuid() != 0 {
-				return problem.New(problem.Denied, "root", "not root").Fix("run it as root, with sudo")
+				return problem.New(problem.Denied, ruleRoot, "not root").Fix("run it as root, with sudo")
 			}
 			was, err := l.uninstallService(cmd.Context())
 			if err != nil {

@@ -235,7 +235,7 @@ func unitValue(s string) string { return strings.ReplaceAll(s, "%", "%%") }
 func fitsUnit(words []string) error {
 	for _, w := range words {
 		if strings.ContainsFunc(w, unicode.IsControl) {
-			return problem.New(problem.Invalid, "service", "%.80q has a control character, which a unit can't hold", w).
+			return problem.New(problem.Invalid, problem.RuleService, "%.80q has a control character, which a unit can't hold", w).
 				Fix("give it without, or rename what it names")
 		}
 	}

@@ -90,7 +90,7 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 		return err
 	}
 	if o.Existing && !l.used() {
-		return problem.New(problem.Unavailable, "state_missing", "no installation is in %s, and the unit was made for one", l.dir).
+		return problem.New(problem.Unavailable, ruleStateMissing, "no installation is in %s, and the unit was made for one", l.dir).
 			Want("the disk that holds it, mounted there").
 			Fix("mount it, and the unit goes on by itself; to begin anew there, run 'cupel install-service' again")
 	}

@@ -59,7 +59,7 @@ func (s *Server) measure(ctx context.Context, id string, pid int) (ident.Measure
 		return ident.Measurement{}, p
 	}
 	if err != nil {
-		return ident.Measurement{}, problem.New(problem.Denied, "las_launch", "look at the instance: %w", err)
+		return ident.Measurement{}, problem.New(problem.Denied, ruleLASLaunch, "look at the instance: %w", err)
 	}
 	if pid <= 0 || pid != launched.PID {
 		return ident.Measurement{}, refused("process %d is not this instance's launcher", pid)
@@ -77,13 +77,13 @@ func (s *Server) measure(ctx context.Context, id string, pid int) (ident.Measure
 	}
 	m, err := launch.Measure(launched.Spec, launched.Image, launcher)
 	if err != nil {
-		return ident.Measurement{}, problem.New(problem.Denied, "las_launch", "measure the launch: %w", err)
+		return ident.Measurement{}, problem.New(problem.Denied, ruleLASLaunch, "measure the launch: %w", err)
 	}
 	return m, nil
 }
 
 func refused(format string, args ...any) error {
-	return problem.New(problem.Denied, "las_peer", format, args...).
+	return problem.New(problem.Denied, ruleLASPeer, format, args...).
 		Want("the launcher, which is the instance's first process")
 }
 
@@ -126,23 +126,23 @@ func reply(w http.ResponseWriter, r *http.Request, limit *limiter, f func(contex
 func readRequest(w http.ResponseWriter, r *http.Request, limit *limiter) (wire.QuoteRequest, error) {
 	var q wire.QuoteRequest
 	if r.URL.Path != wire.PathQuote || r.Method != http.MethodPost {
-		return q, problem.New(problem.NotFound, "las_path", "%s %q", r.Method, r.URL.Path).Want("POST %s", wire.PathQuote)
+		return q, problem.New(problem.NotFound, ruleLASPath, "%s %q", r.Method, r.URL.Path).Want("POST %s", wire.PathQuote)
 	}
 	if !limit.take() {
-		return q, problem.New(problem.Unavailable, "las_rate", "too many requests for evidence").
+		return q, problem.New(problem.Unavailable, ruleLASRate, "too many requests for evidence").
 			Want("at most %v at once and %v a second", limit.rate.burst, limit.rate.perSecond).Fix("wait a second")
 	}
 	var body bytes.Buffer
 	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxRequest)); err != nil {
-		return q, problem.New(problem.Invalid, "las_request", "request: %w", err)
+		return q, problem.New(problem.Invalid, ruleLASRequest, "request: %w", err)
 	}
 	d := json.NewDecoder(&body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&q); err != nil {
-		return q, problem.New(problem.Invalid, "las_request", "request: %w", err)
+		return q, problem.New(problem.Invalid, ruleLASRequest, "request: %w", err)
 	}
 	if q.Version != 1 {
-		return q, problem.New(problem.Invalid, "las_request", "version %d", q.Version).Want("1")
+		return q, problem.New(problem.Invalid, ruleLASRequest, "version %d", q.Version).Want("1")
 	}
 	return q, nil
 }

@@ -132,8 +132,9 @@ func TestQuote(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
-		name, id, rule string
-		change         func(*Launched)
+		name, id string
+		rule     problem.Rule
+		change   func(*Launched)
 	}{
 		{"another process is the launcher", "i-1", "las_peer", func(l *Launched) { l.PID = 1 }},
 		{"no process is", "i-1", "las_peer", func(l *Launched) { l.PID = 0 }},

@@ -70,7 +70,7 @@ func (a *API) Handler() http.Handler {
 	mux.HandleFunc("DELETE "+managerapi.PathVolumes+"/{id}", a.known(a.removeVolume))
 	mux.HandleFunc("GET "+managerapi.PathEvents, a.known(a.events))
 	mux.HandleFunc("/", a.public(func(_ http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
-		return problem.New(problem.NotFound, "path", "%s %.200s is no path of this API", r.Method, r.URL.Path).Fix("see %s", managerapi.PathOpenAPI)
+		return problem.New(problem.NotFound, problem.RulePath, "%s %.200s is no path of this API", r.Method, r.URL.Path).Fix("see %s", managerapi.PathOpenAPI)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		httpproblem.NameRequest(w, r)
@@ -142,7 +142,7 @@ func (a *API) public(h handler) http.HandlerFunc {
 func (a *API) known(h handler) http.HandlerFunc {
 	return a.public(func(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
 		if caller.IsZero() {
-			return problem.New(problem.Unauthenticated, "certificate", "no client certificate").
+			return problem.New(problem.Unauthenticated, ruleCertificate, "no client certificate").
 				Fix("present the owner's certificate; `cupel` does so by itself")
 		}
 		return h(w, r, caller)
@@ -192,7 +192,7 @@ func (a *API) runtimes(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) 
 // sources hands out what images were built from, and nothing else that the registry has.
 func (a *API) sources(w http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
 	if kind := r.PathValue("kind"); kind != "manifests" && kind != "blobs" {
-		return problem.New(problem.NotFound, "path", "%.200s is no path of this API", r.URL.Path).Fix("see %s", managerapi.PathOpenAPI)
+		return problem.New(problem.NotFound, problem.RulePath, "%.200s is no path of this API", r.URL.Path).Fix("see %s", managerapi.PathOpenAPI)
 	}
 	a.Sources.ServeHTTP(w, r)
 	return nil
@@ -215,7 +215,7 @@ func (a *API) deploy(w http.ResponseWriter, r *http.Request, caller ident.KeyHas
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&req); err != nil {
-		return problem.New(problem.Invalid, "body", "request body: %w", problem.NotJSON(err)).Want("JSON as in %s", managerapi.PathOpenAPI)
+		return problem.New(problem.Invalid, problem.RuleBody, "request body: %w", problem.NotJSON(err)).Want("JSON as in %s", managerapi.PathOpenAPI)
 	}
 	_ = body.SetReadDeadline(time.Time{})
 	app, err := a.Manager.Deploy(r.Context(), caller, req)
@@ -279,7 +279,7 @@ func (a *API) volumes(w http.ResponseWriter, r *http.Request, caller ident.KeyHa
 func (a *API) removeVolume(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
 	id, err := ident.ParseDigest(r.PathValue("id"))
 	if err != nil {
-		return problem.New(problem.Invalid, "volume_id", "%w", err)
+		return problem.New(problem.Invalid, problem.RuleVolumeID, "%w", err)
 	}
 	q := query{values: r.URL.Query()}
 	force := q.flag("force")
@@ -368,7 +368,7 @@ type query struct {
 
 func (q *query) bad(name, want string) {
 	if q.err == nil {
-		q.err = problem.New(problem.Invalid, "parameter", "%s=%.60q", name, q.values.Get(name)).Want("%s", want)
+		q.err = problem.New(problem.Invalid, ruleParameter, "%s=%.60q", name, q.values.Get(name)).Want("%s", want)
 	}
 }
 

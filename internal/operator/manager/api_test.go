@@ -341,7 +341,7 @@ func TestAPIRefuses(t *testing.T) {
 			defer func() { _ = r.Body.Close() }()
 			body, _ := io.ReadAll(r.Body)
 			p := problem.Read(r.StatusCode, body)
-			if r.StatusCode != c.status || p.Rule != c.rule || p.RequestID == "" {
+			if r.StatusCode != c.status || string(p.Rule) != c.rule || p.RequestID == "" {
 				t.Errorf("%d %s", r.StatusCode, body)
 			}
 		})

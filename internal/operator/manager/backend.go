@@ -55,7 +55,7 @@ type InstanceSpec struct {
 	ID      string            // unique: 1 to 40 of a-z 0-9 -, e.g. "i-3f9k2m1x-1"
 	App     string            // the app's id, for grouping
 	AppName string            // the app's name, for people and host names
-	Config  ident.ConfigID    // CUPEL_CONFIG_ID: session and service
+	Config  ident.ServiceRef  // CUPEL_CONFIG_ID: session and service
 	Binding evidence.Data64   // L, the evidence's CONFIGID
 	CAS     ident.KeyHash     // identity of the CAS that Binding stands for
 	CASAddr string            // CUPEL_CAS_ADDR as host:port; empty: the Backend's own

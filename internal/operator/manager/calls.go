@@ -90,7 +90,7 @@ func (m *Manager) settle(o outcome) {
 		delete(m.startErr, o.action.key)
 		delete(m.uncleared, o.action.key)
 	case a.start != nil:
-		if p := problem.From(o.err); p.Rule == "image_missing" {
+		if p := problem.From(o.err); p.Rule == problem.RuleImageMissing {
 			m.images[a.start.Image] = imageState{} // bring it again
 		} else {
 			m.startErr[a.key] = p
@@ -119,7 +119,7 @@ func (m *Manager) settleBalance(a action, err error, now time.Time) {
 	}
 	m.balance.retry = now.Add(5 * time.Second)
 	m.cfg.Log.Warn("balancer not programmed", "error", err)
-	if problem.From(err).Rule != "port_taken" {
+	if problem.From(err).Rule != problem.RulePortTaken {
 		return
 	}
 	for _, f := range a.apply {
@@ -144,7 +144,7 @@ func (m *Manager) tellMissing(ref string, st imageState) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(m.state.Apps)) {
 		if a := m.state.Apps[id]; a.Current != nil && a.Current.Image == ref {
-			m.cfg.Incidents.Tell(Incident{App: id, Warning: true, Reason: st.problem.Rule, Message: explained(st.problem) + "; it is tried again"})
+			m.cfg.Incidents.Tell(Incident{App: id, Warning: true, Reason: string(st.problem.Rule), Message: explained(st.problem) + "; it is tried again"})
 		}
 	}
 }
@@ -161,11 +161,11 @@ func (m *Manager) tellTaken(f Frontend) {
 	}
 	why := takenByAnother(f.Port)
 	m.taken[f.Port] = a.ID
-	m.cfg.Incidents.Tell(Incident{App: a.ID, Warning: true, Reason: why.Rule, Message: why.Actual + "; " + why.Mend})
+	m.cfg.Incidents.Tell(Incident{App: a.ID, Warning: true, Reason: string(why.Rule), Message: why.Actual + "; " + why.Mend})
 }
 
 func takenByAnother(port uint16) *problem.Error {
-	return problem.New(problem.Conflict, "port_taken", "another program of this machine has port %d: the app's users reach that one, and not the app", port).
+	return problem.New(problem.Conflict, problem.RulePortTaken, "another program of this machine has port %d: the app's users reach that one, and not the app", port).
 		Fix("the operator stops what has it (ss -ltnp): it is tried every few seconds; or its owner deploys the app with another --port")
 }
 
@@ -216,6 +216,6 @@ func portTaken(port uint16, cause error) *problem.Error {
 	if errors.Is(cause, syscall.EADDRINUSE) {
 		cause = errors.New("another program of this machine has it")
 	}
-	return problem.New(problem.Conflict, "port_taken", "port %d is taken: %w", port, cause).
+	return problem.New(problem.Conflict, problem.RulePortTaken, "port %d is taken: %w", port, cause).
 		Fix("give another with --port, or leave it out to get the next free one")
 }

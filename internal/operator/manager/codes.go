@@ -27,8 +27,6 @@ const (
 	heldFor = 24 * time.Hour
 	// maxHeld is how many of these codes are held at once.
 	maxHeld = 1000
-
-	ruleCodeUsed = "code_used"
 )
 
 // unused refuses a code that was taken before. Whoever only knows the grant's
@@ -38,7 +36,7 @@ func (m *Manager) unused(code owners.GrantCode) error {
 	if used == nil {
 		return nil
 	}
-	return problem.New(problem.Conflict, ruleCodeUsed, "this code was used on %s, for app %q", used.Used.UTC().Format(time.RFC3339), used.App).
+	return problem.New(problem.Conflict, problem.RuleCodeUsed, "this code was used on %s, for app %q", used.Used.UTC().Format(time.RFC3339), used.App).
 		Want("a code that was not used yet").
 		Fix("make another: cupel session submit SESSION, or let cupel deploy do it")
 }
@@ -90,7 +88,7 @@ func (p *planner) planHeld() {
 // stays good here for a day, so that the request can be mended; then its grant is
 // given back.
 func (m *Manager) refused(ctx context.Context, caller ident.KeyHash, rev *Revision, right right, why error) error {
-	if rev.Grant == nil || problem.From(why).Rule == ruleCodeUsed {
+	if rev.Grant == nil || problem.From(why).Rule == problem.RuleCodeUsed {
 		return why
 	}
 	m.mu.Lock()
@@ -145,7 +143,7 @@ func (m *Manager) takeUp(a *App, h *HeldGrant) ([]string, error) {
 	case m.cfg.Now().Before(n.Since):
 		return []string{id}, nil
 	}
-	return nil, problem.New(problem.Conflict, ruleCodeUsed, "this code was handed in more than %d hours ago, refused, and its grant given back", heldFor/time.Hour).
+	return nil, problem.New(problem.Conflict, problem.RuleCodeUsed, "this code was handed in more than %d hours ago, refused, and its grant given back", heldFor/time.Hour).
 		Want("a code that was not used yet").
 		Fix("make another: cupel session submit %s, or let cupel deploy do it", a.Session)
 }

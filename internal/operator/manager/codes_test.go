@@ -11,6 +11,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 )
@@ -22,7 +23,7 @@ func TestRefusedCodeStaysGood(t *testing.T) {
 	few.Instances = 1
 	for name, wrong := range map[string]struct {
 		req  managerapi.DeployRequest
-		rule string
+		rule problem.Rule
 	}{
 		"the port is somebody else's":  {managerapi.DeployRequest{Port: 9999}, "port_taken"},
 		"more than the grant":          {managerapi.DeployRequest{Instances: 5}, "grant_instances"},

@@ -141,7 +141,7 @@ func TestNamesBelongToKeys(t *testing.T) {
 				}
 				return nil
 			})
-			if p := problem.From(err); (shown == 0) != (c.refused != "") || err != nil && (p.Rule != c.refused || !strings.Contains(p.Expected, theirs.ID)) {
+			if p := problem.From(err); (shown == 0) != (c.refused != "") || err != nil && (string(p.Rule) != c.refused || !strings.Contains(p.Expected, theirs.ID)) {
 				t.Errorf("%s of a removed app: %d events, %v", c.ref, shown, err)
 			}
 		}

@@ -81,7 +81,7 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req ma
 	}
 	if warning != nil {
 		a.Rollout.Warning = warning
-		change.Events = append(change.Events, newEvent(m.cfg.Now(), a, nil, true, warning.Rule, warning.Actual+"; "+warning.Expected))
+		change.Events = append(change.Events, newEvent(m.cfg.Now(), a, nil, true, string(warning.Rule), warning.Actual+"; "+warning.Expected))
 	}
 	if err := m.commit(ctx, change); err != nil {
 		return managerapi.App{}, err
@@ -141,7 +141,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	if rev.CAS != m.cfg.CAS.Identity && reply.Maker != caller {
 		// That CAS is whoever the caller says that it is: it could name anybody.
 		got.owner = caller
-		return got, problem.New(problem.Denied, "not_maker", "the code is of a CAS that isn't this manager's own, which says that key %s made it", reply.Maker.Short()).
+		return got, problem.New(problem.Denied, ruleNotMaker, "the code is of a CAS that isn't this manager's own, which says that key %s made it", reply.Maker.Short()).
 			Want("the maker's own key on this connection").
 			Fix("let the owner who made the code hand it in: cupel deploy --code @FILE")
 	}
@@ -208,7 +208,7 @@ func (m *Manager) checkRight(rev *Revision, right right) error {
 			return err // by a request that came at the same time
 		}
 		if rev.Instances > right.instances {
-			return problem.New(problem.Denied, "grant_instances", "the grant lets %s of %s run, and the app has %d", problem.Count(right.instances, "instance"), rev.Service, rev.Instances).
+			return problem.New(problem.Denied, ruleGrantInstances, "the grant lets %s of %s run, and the app has %d", problem.Count(right.instances, "instance"), rev.Service, rev.Instances).
 				Fix("ask for fewer with --instances, or make a code for more: cupel session submit %s --instances %d", rev.Session, rev.Instances)
 		}
 	}
@@ -253,21 +253,21 @@ func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
 
 // revisionOf checks a request and fills in what it leaves open.
 func (m *Manager) revisionOf(ctx context.Context, req managerapi.DeployRequest) (*Revision, error) {
-	bad := func(rule, format string, args ...any) *problem.Error {
+	bad := func(rule problem.Rule, format string, args ...any) *problem.Error {
 		return problem.New(problem.Invalid, rule, format, args...)
 	}
 	if req.Version != managerapi.Version {
-		return nil, bad("version", "request version %d", req.Version).Want("%d", managerapi.Version)
+		return nil, bad(ruleVersion, "request version %d", req.Version).Want("%d", managerapi.Version)
 	}
 	session, err := ident.ParseSessionName(string(req.Session))
 	if err != nil {
-		return nil, bad("session", "%w", err)
+		return nil, bad(ruleSession, "%w", err)
 	}
 	if req.Instances < 0 || req.Instances > maxInstances {
-		return nil, bad("instances", "%s", problem.Count(req.Instances, "instance")).Want("1 to %d of one app", maxInstances).Fix("give another --instances; where more are needed, deploy several apps (--name)")
+		return nil, bad(problem.RuleInstances, "%s", problem.Count(req.Instances, "instance")).Want("1 to %d of one app", maxInstances).Fix("give another --instances; where more are needed, deploy several apps (--name)")
 	}
 	if req.Memory != 0 && (req.Memory < managerapi.MinMemory || req.Memory > managerapi.MaxMemory) {
-		return nil, bad("memory", "%d bytes", req.Memory).
+		return nil, bad(problem.RuleMemory, "%d bytes", req.Memory).
 			Want("a size from %s to %s", managerapi.FormatMemory(managerapi.MinMemory), managerapi.FormatMemory(managerapi.MaxMemory)).
 			Fix("give a whole number and a unit, like 256M or 1Gi")
 	}
@@ -279,7 +279,7 @@ func (m *Manager) revisionOf(ctx context.Context, req managerapi.DeployRequest) 
 	}
 	for _, s := range []ident.ServiceName{rev.Service, rev.PullService} {
 		if _, err := ident.ParseServiceName(string(s)); s != "" && err != nil {
-			return nil, bad("service", "%w", err)
+			return nil, bad(problem.RuleService, "%w", err)
 		}
 	}
 	if req.CAS != nil {
@@ -323,7 +323,7 @@ func (m *Manager) appFor(right right, session ident.SessionName, req managerapi.
 		name = managerapi.AppName(session)
 	}
 	if given && right.app != "" && right.app != name && right.code.CAS == m.cfg.CAS.Identity {
-		return nil, problem.New(problem.Conflict, "grant_app", "the code is for an app that is called %q", right.app).
+		return nil, problem.New(problem.Conflict, ruleGrantApp, "the code is for an app that is called %q", right.app).
 			Want("%q", name).
 			Fix("leave --name out, or let the owner make a code with --name %s", name)
 	}
@@ -331,7 +331,7 @@ func (m *Manager) appFor(right right, session ident.SessionName, req managerapi.
 		name, given = right.app, true // the owner gave it a name of its own
 	}
 	if !managerapi.ValidName(name) {
-		return nil, problem.New(problem.Invalid, "app_name", "app name %.100q", name).
+		return nil, problem.New(problem.Invalid, problem.RuleAppName, "app name %.100q", name).
 			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
 	}
 	taken := map[string]bool{}
@@ -342,13 +342,13 @@ func (m *Manager) appFor(right right, session ident.SessionName, req managerapi.
 	}
 	if same := m.sameApp(right.owner, session, name, given); same != nil {
 		if same.Removing {
-			return nil, problem.New(problem.Conflict, "app_removing", "app %q is being removed", same.Name).Fix("try again in a moment")
+			return nil, problem.New(problem.Conflict, ruleAppRemoving, "app %q is being removed", same.Name).Fix("try again in a moment")
 		}
 		c := *same
 		return &c, nil
 	}
 	if given && taken[name] {
-		return nil, problem.New(problem.Conflict, "app_name_taken", "another app of the same key is called %q", name).Fix("give another --name")
+		return nil, problem.New(problem.Conflict, ruleAppNameTaken, "another app of the same key is called %q", name).Fix("give another --name")
 	}
 	for n, base := 2, name; taken[name]; n++ {
 		name = fmt.Sprintf("%.36s-%d", base, n)
@@ -412,5 +412,5 @@ func (m *Manager) choosePort(a *App, port uint16) (uint16, error) {
 			return uint16(p), nil
 		}
 	}
-	return 0, problem.New(problem.Unavailable, "port_taken", "no free port from %d up", m.cfg.FirstPort)
+	return 0, problem.New(problem.Unavailable, problem.RulePortTaken, "no free port from %d up", m.cfg.FirstPort)
 }

@@ -26,7 +26,7 @@ func TestDeployWithinLimits(t *testing.T) {
 		}
 		w.start()
 		mends := map[string]string{"low_port": "--low-ports 443,80", "quota_key_apps": "--app-quota apps=NUMBER"}
-		refused := func(rule string, session ident.SessionName, instances int, port uint16) {
+		refused := func(rule problem.Rule, session ident.SessionName, instances int, port uint16) {
 			t.Helper()
 			req := request()
 			req.Session, req.Instances, req.Port = session, instances, port
@@ -35,7 +35,7 @@ func TestDeployWithinLimits(t *testing.T) {
 			if p == nil || p.Rule != rule {
 				t.Errorf("%v, want rule %s", err, rule)
 			}
-			if mend := mends[rule]; mend != "" && (!strings.Contains(p.Mend, "kill cupeld (apps go on), then") || !strings.Contains(p.Mend, ": cupel up "+mend+" …")) {
+			if mend := mends[string(rule)]; mend != "" && (!strings.Contains(p.Mend, "kill cupeld (apps go on), then") || !strings.Contains(p.Mend, ": cupel up "+mend+" …")) {
 				t.Errorf("the mend of %s: %s; want one that gives a cupeld that runs %s", rule, p.Mend, mend) // a second one is refused
 			}
 		}

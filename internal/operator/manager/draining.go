@@ -43,7 +43,7 @@ type look struct {
 }
 
 // end stops an instance that is to make room, once it is drained.
-func (p *planner) end(a *App, in *Instance, s InstanceStatus) {
+func (p *planner) end(a *App, in *Replica, s InstanceStatus) {
 	if p.busy[s.ID] || !a.Removing && !p.drained(a, in, s) {
 		return
 	}
@@ -52,7 +52,7 @@ func (p *planner) end(a *App, in *Instance, s InstanceStatus) {
 
 // drained says that nobody is led to the instance any more and that its
 // connections have ended, or had their time.
-func (p *planner) drained(a *App, in *Instance, s InstanceStatus) bool {
+func (p *planner) drained(a *App, in *Replica, s InstanceStatus) bool {
 	if in.Role != RoleApp || s.State != StateRunning || !s.IP.IsValid() {
 		return true // nobody ever was led to it, or it ends already
 	}

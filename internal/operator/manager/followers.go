@@ -54,15 +54,15 @@ func (f *followers) enter(key ident.KeyHash, app string, c class) (leave func(),
 	things := k.events + len(k.apps)
 	switch {
 	case c.things > 0 && things >= c.things && k.apps[app] == 0:
-		return nil, problem.New(problem.Unavailable, "followers", "this key follows apps' logs and events %d times already", things).
+		return nil, problem.New(problem.Unavailable, ruleFollowers, "this key follows apps' logs and events %d times already", things).
 			Want("at most %d at once for each key", c.things).
 			Fix("end a 'cupel logs -f' or 'cupel events -f', leave -f out, or ask the operator for more: %s", restart("--app-quota followers=NUMBER"))
 	case c.key > 0 && k.streams >= c.key:
-		return nil, problem.New(problem.Unavailable, "followers", "this key follows %d instances and events already", k.streams).
+		return nil, problem.New(problem.Unavailable, ruleFollowers, "this key follows %d instances and events already", k.streams).
 			Want("at most %d at once for each key", c.key).
 			Fix("end a 'cupel logs -f' or 'cupel events -f', follow single instances, or leave -f out")
 	case f.all >= c.all:
-		return nil, problem.New(problem.Unavailable, "followers", "%d instances and events are followed already", f.all).
+		return nil, problem.New(problem.Unavailable, ruleFollowers, "%d instances and events are followed already", f.all).
 			Want("fewer than %d, for keys like this one", c.all).
 			Fix("leave -f out, or try again later")
 	}

@@ -14,8 +14,8 @@ func TestForget(t *testing.T) {
 	failed := problem.New(problem.Unavailable, "container_start", "no")
 	m := &Manager{
 		state: State{
-			Apps:      map[string]*App{"a": {ID: "a", Current: &Revision{Image: "new", PullImage: "puller"}}},
-			Instances: map[string]*Instance{"i-1": {ID: "i-1", App: "a", Attempt: 3}},
+			Apps:     map[string]*App{"a": {ID: "a", Current: &Revision{Image: "new", PullImage: "puller"}}},
+			Replicas: map[string]*Replica{"i-1": {ID: "i-1", App: "a", Attempt: 3}},
 		},
 		startErr: map[string]*problem.Error{"i-1-2": failed, "i-1-3": failed, "i-2-1": failed},
 		images:   map[string]imageState{"old": {ready: true}, "new": {ready: true}, "puller": {ready: true}},

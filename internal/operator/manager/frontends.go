@@ -81,7 +81,7 @@ func (p *planner) planBalance() {
 // started waits for it before it first programs the balancer: an endpoint that
 // is left out for a moment has lost all its clients.
 func (p *planner) unjudged() bool {
-	for _, in := range p.state.Instances {
+	for _, in := range p.state.Replicas {
 		if in.Role != RoleApp || in.Done || in.Removing {
 			continue
 		}
@@ -96,7 +96,7 @@ func (p *planner) unjudged() bool {
 func (p *planner) holds(port uint16) bool { return p.applied.ports[port] }
 
 // leadsTo says that the balancer leads to the instance, or may.
-func (p *planner) leadsTo(in *Instance) bool {
+func (p *planner) leadsTo(in *Replica) bool {
 	return !p.balance.known || p.applied.instances[in.ID]
 }
 

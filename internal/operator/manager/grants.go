@@ -48,25 +48,20 @@ type HeldGrant struct {
 
 // Rules of the CAS about grants that the manager acts on.
 const (
-	ruleGrantMissing = "grant_missing"
-	ruleGrantOther   = "grant_other"
-	ruleGrantEnded   = "grant_ended"
-	ruleGrantUsed    = "grant_used"
-	ruleGrantFull    = "grant_full"
-	ruleLeaseHeld    = "lease_held"
-	ruleLeaseEnded   = "lease_ended"
-	ruleNotCommitted = "not_committed"
+	ruleGrantMissing problem.Rule = "grant_missing"
+	ruleGrantOther   problem.Rule = "grant_other"
+	ruleNotCommitted problem.Rule = "not_committed"
 )
 
 // waits says that what an instance met ends by itself: a place or a lease that
 // another has for the moment. It is no failure.
 func waits(p *problem.Error) bool {
-	return p != nil && (p.Rule == ruleGrantFull || p.Rule == ruleLeaseHeld)
+	return p != nil && (p.Rule == problem.RuleGrantFull || p.Rule == problem.RuleLeaseHeld)
 }
 
 // ownersTask says that only the app's owner can mend what an instance met.
 func ownersTask(p *problem.Error) bool {
-	return p != nil && (p.Rule == ruleGrantMissing || p.Rule == ruleGrantOther || p.Rule == ruleGrantEnded)
+	return p != nil && (p.Rule == ruleGrantMissing || p.Rule == ruleGrantOther || p.Rule == problem.RuleGrantEnded)
 }
 
 // claim makes the request's grant this manager's. Nothing was started before, and
@@ -74,7 +69,7 @@ func ownersTask(p *problem.Error) bool {
 func (m *Manager) claim(ctx context.Context, rev *Revision, code owners.GrantCode) (owners.ClaimReply, error) {
 	var none owners.ClaimReply
 	if code.CAS != rev.CAS {
-		return none, problem.New(problem.Conflict, "cas_other", "the code is of another CAS, with identity %s", code.CAS).
+		return none, problem.New(problem.Conflict, problem.RuleCASOther, "the code is of another CAS, with identity %s", code.CAS).
 			Want("identity %s", rev.CAS).
 			Fix("name that CAS in the request (--cas-instances), or make a code at this manager's own CAS")
 	}
@@ -89,7 +84,7 @@ func (m *Manager) claim(ctx context.Context, rev *Revision, code owners.GrantCod
 	if problem.KindOf(err) == problem.Unavailable && rev.CASAddr != "" {
 		// The caller chose the address: what is to be found there is not for it
 		// to learn from us.
-		return none, problem.New(problem.Unavailable, "cas_unreachable", "the CAS of that identity does not answer the manager at %.100s", rev.CASAddr).
+		return none, problem.New(problem.Unavailable, problem.RuleCASUnreachable, "the CAS of that identity does not answer the manager at %.100s", rev.CASAddr).
 			Fix("check --cas-instances and --cas, and that this CAS runs; then try again")
 	}
 	return reply, err
@@ -126,12 +121,12 @@ func covers(reply owners.ClaimReply, rev *Revision) error {
 	}
 	serves := reply.Services[rev.Service]
 	if serves.Instances < max(1, rev.Instances) {
-		return problem.New(problem.Denied, "grant_instances", "the grant lets %s of %s run", problem.Count(serves.Instances, "instance"), rev.Service).
+		return problem.New(problem.Denied, ruleGrantInstances, "the grant lets %s of %s run", problem.Count(serves.Instances, "instance"), rev.Service).
 			Want("%d", max(1, rev.Instances)).
 			Fix("ask for fewer, or make a code for more: cupel session submit %s --instances %d", rev.Session, max(1, rev.Instances))
 	}
 	if reply.Services[rev.PullService].Runs < 1 {
-		return problem.New(problem.Denied, "grant_instances", "the grant lets %s not run", rev.PullService).
+		return problem.New(problem.Denied, ruleGrantInstances, "the grant lets %s not run", rev.PullService).
 			Want("one run of it").Fix("make a code that has it: cupel session submit %s", rev.Session)
 	}
 	rev.Writes = slices.Clone(serves.Writes)
@@ -143,7 +138,7 @@ func oneWriter(rev *Revision) error {
 	if len(rev.Writes) == 0 || rev.Instances <= 1 {
 		return nil
 	}
-	return problem.New(problem.Invalid, "writes_volume", "%d instances of a service that writes volume %s", rev.Instances, strings.Join(rev.Writes, ", ")).
+	return problem.New(problem.Invalid, ruleWritesVolume, "%d instances of a service that writes volume %s", rev.Instances, strings.Join(rev.Writes, ", ")).
 		Want("1 instance: a volume has one writer").
 		Fix("ask for --instances 1; or write update_policy: ephemeral in the session, where each instance may have a copy of its own that ends with it")
 }
@@ -184,9 +179,9 @@ func (a *App) unasked() bool {
 
 // ended takes note, once, that an attempt of the instance ended: the CAS
 // hears that it is no more, and whoever looks that it kept nothing.
-func (p *planner) ended(a *App, in *Instance, s InstanceStatus) *Instance {
+func (p *planner) ended(a *App, in *Replica, s InstanceStatus) *Replica {
 	in = p.editInstance(in)
-	_, in.Recorded = placeOf(s.ID)
+	_, in.Recorded = replicaOf(s.ID)
 	if why := lost(a.writer(in), s); why != nil && in.Role == RoleApp {
 		p.event(a, in, true, managerapi.ReasonNotCommitted, "%s", why.Actual)
 		if a.Rollout.active() && in.Revision != a.Rollout.Revision { // for which it was stopped
@@ -217,7 +212,7 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 	if s.Problem != nil && s.Problem.Rule == ruleNotCommitted {
 		return s.Problem
 	}
-	if s.Phase == "refused" && s.Problem != nil && s.Problem.Rule == ruleLeaseEnded && !s.StartedAt.IsZero() {
+	if s.Phase == "refused" && s.Problem != nil && s.Problem.Rule == problem.RuleLeaseEnded && !s.StartedAt.IsZero() {
 		// It had a lease, whatever the revision that counts now may write.
 		return problem.New(problem.Denied, ruleNotCommitted, "what the app wrote since it started is lost: %s", plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
 	}
@@ -244,7 +239,7 @@ func lost(rev *Revision, s InstanceStatus) *problem.Error {
 // writer is the instance's revision, as far as it is known what it writes: of one
 // from before there were grants nobody said, and what the next one writes is taken
 // for it.
-func (a *App) writer(in *Instance) *Revision {
+func (a *App) writer(in *Replica) *Revision {
 	rev := a.revision(in.Revision)
 	if len(in.Writes) > 0 {
 		return &Revision{Number: in.Revision, Writes: in.Writes}
@@ -283,14 +278,14 @@ func (p *planner) planEnding(a *App) {
 // runs says that an instance of the revision is there and has not ended, or may
 // be.
 func (p *planner) runs(a *App, revision int) bool {
-	return slices.ContainsFunc(p.of(a.ID), func(in *Instance) bool {
+	return slices.ContainsFunc(p.of(a.ID), func(in *Replica) bool {
 		return in.Revision == revision && p.up(in)
 	})
 }
 
 // up says that the instance's newest attempt, or the one before, is there and
 // has not ended, or may be.
-func (p *planner) up(in *Instance) bool {
+func (p *planner) up(in *Replica) bool {
 	for n := max(in.Attempt-1, 0); n <= in.Attempt; n++ {
 		id := backendID(in, n)
 		if s, there := p.observed[id]; there && s.State != StateExited || p.busy[id] {

@@ -141,7 +141,7 @@ func TestGrantMustCover(t *testing.T) {
 			change(&less)
 			req.Code = w.cas.Make(less).String()
 			p := w.refusedDeploy(alice, req)
-			if p.Rule != rule || p.Mend == "" {
+			if string(p.Rule) != rule || p.Mend == "" {
 				t.Errorf("%s: %v", rule, p)
 			}
 			if rule == "writes_volume" && (!strings.Contains(p.Mend, "ephemeral") || !strings.Contains(p.Actual, "pgdata")) {
@@ -367,7 +367,7 @@ func TestPlacesAndLeasesAreWaitedFor(t *testing.T) {
 						return backendtest.Script{Exit: true}
 					}
 					if tries++; tries < 8 {
-						return backendtest.Script{Exit: true, Code: 125, Problem: problem.New(problem.Unavailable, rule, "instance 1a2b has it")}
+						return backendtest.Script{Exit: true, Code: 125, Problem: problem.New(problem.Unavailable, problem.Rule(rule), "instance 1a2b has it")}
 					}
 					return backendtest.Script{}
 				})
@@ -375,7 +375,7 @@ func TestPlacesAndLeasesAreWaitedFor(t *testing.T) {
 				req.Instances = 1
 				a := w.deploy(req)
 				time.Sleep(2 * time.Second)
-				if a, err := w.m.App(alice, a.ID); err != nil || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != rule {
+				if a, err := w.m.App(alice, a.ID); err != nil || a.Deployment.Waiting == nil || string(a.Deployment.Waiting.Rule) != rule {
 					t.Errorf("while it waits: %+v, %v", a.Deployment, err)
 				}
 				if a = w.settled(a.ID); a.State != managerapi.AppReady {

@@ -99,7 +99,7 @@ func explained(err error) string {
 	p := problem.From(err)
 	message := p.Actual
 	if p.Kind != problem.Internal { // which says nothing by its rule
-		message = p.Rule + ": " + message
+		message = string(p.Rule) + ": " + message
 	}
 	if p.Mend != "" {
 		message += "; " + p.Mend
@@ -153,12 +153,12 @@ func (m *Manager) writeIncidents(ctx context.Context) {
 
 // ofBackend returns the place that an instance of the Backend's belongs to, and its
 // app; nil for one that is nobody's. Callers hold mu.
-func (m *Manager) ofBackend(id string) (*App, *Instance) {
+func (m *Manager) ofBackend(id string) (*App, *Replica) {
 	at := strings.LastIndexByte(id, '-')
 	if at < 0 {
 		return nil, nil
 	}
-	in := m.state.Instances[id[:at]]
+	in := m.state.Replicas[id[:at]]
 	if in == nil {
 		return nil, nil
 	}

@@ -7,9 +7,9 @@ import (
 
 // placement is the instances of each app, by the app's id, oldest first. A list is
 // never changed once it is in here: whoever has it may keep it.
-type placement map[string][]*Instance
+type placement map[string][]*Replica
 
-func placementOf(instances map[string]*Instance) placement {
+func placementOf(instances map[string]*Replica) placement {
 	out := placement{}
 	for _, in := range instances {
 		out[in.App] = append(out[in.App], in)
@@ -21,7 +21,7 @@ func placementOf(instances map[string]*Instance) placement {
 }
 
 // put takes up an instance, or its newest version.
-func (p placement) put(in *Instance) {
+func (p placement) put(in *Replica) {
 	list := slices.Clone(p[in.App])
 	at, there := slices.BinarySearchFunc(list, in, byAge)
 	if there {
@@ -32,7 +32,7 @@ func (p placement) put(in *Instance) {
 	p[in.App] = list
 }
 
-func (p placement) drop(in *Instance) {
+func (p placement) drop(in *Replica) {
 	list := p[in.App]
 	at, there := slices.BinarySearchFunc(list, in, byAge)
 	switch {
@@ -44,7 +44,7 @@ func (p placement) drop(in *Instance) {
 	}
 }
 
-func byAge(a, b *Instance) int {
+func byAge(a, b *Replica) int {
 	if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
 		return c
 	}

@@ -48,7 +48,7 @@ func (l *KeyLimits) Set(text string) error {
 		if name == "memory" {
 			size, err := managerapi.ParseMemory(value)
 			if err != nil {
-				return problem.New(problem.Invalid, "app_quota", "the limit %.80q: %s", part, problem.From(err).Actual).
+				return problem.New(problem.Invalid, ruleAppQuota, "the limit %.80q: %s", part, problem.From(err).Actual).
 					Want("a size").Fix("write it as in memory=64G")
 			}
 			l.Memory = size
@@ -56,7 +56,7 @@ func (l *KeyLimits) Set(text string) error {
 		}
 		n, err := strconv.Atoi(value)
 		if number == nil || err != nil || n < 1 {
-			return problem.New(problem.Invalid, "app_quota", "the limit %.80q", part).
+			return problem.New(problem.Invalid, ruleAppQuota, "the limit %.80q", part).
 				Want(KeyLimitsUsage).
 				Fix("write it as in apps=20,memory=64G")
 		}
@@ -71,7 +71,7 @@ func ParsePorts(text string) ([]uint16, error) {
 	for part := range strings.SplitSeq(text, ",") {
 		n, err := strconv.ParseUint(strings.TrimSpace(part), 10, 16)
 		if err != nil || n == 0 {
-			return nil, problem.New(problem.Invalid, "low_ports", "the port %.40q", part).Want("numbers from 1 to 65535, parted by commas").Fix("write them as in --low-ports 80,443")
+			return nil, problem.New(problem.Invalid, ruleLowPorts, "the port %.40q", part).Want("numbers from 1 to 65535, parted by commas").Fix("write them as in --low-ports 80,443")
 		}
 		out = append(out, uint16(n))
 	}
@@ -90,7 +90,7 @@ func (m *Manager) checkKey(a *App, rev *Revision) error {
 		return nil
 	}
 	if rev.Port < firstOrdinaryPort && !slices.Contains(m.cfg.Keys.LowPorts, rev.Port) {
-		return problem.New(problem.Denied, "low_port", "the public port %d", rev.Port).
+		return problem.New(problem.Denied, ruleLowPort, "the public port %d", rev.Port).
 			Want("a port from %d up, or one that the operator lets apps have", firstOrdinaryPort).
 			Fix("give another --port, or ask the operator to allow it: %s", restart("--low-ports "+lowPorts(append(slices.Clone(m.cfg.Keys.LowPorts), rev.Port))))
 	}
@@ -123,7 +123,7 @@ func (m *Manager) checkListed(key ident.KeyHash) error {
 		return err
 	}
 	if !listed {
-		return problem.New(problem.Denied, "key_not_listed", "key %s may not deploy here", key).
+		return problem.New(problem.Denied, ruleKeyNotListed, "key %s may not deploy here", key).
 			Want("a key that the operator listed").
 			Fix("ask the operator to add it to the file of cupel up --deploy-keys")
 	}
@@ -187,7 +187,7 @@ func (m *Manager) checkQuota(a *App, rev *Revision) error {
 		if q.name == "memory" {
 			show = func(n uint64) string { return managerapi.FormatMemory(n) + " of memory" }
 		}
-		return problem.New(problem.Denied, "quota_key_"+q.name, "the key's apps have %s, and this one would have %s", show(q.others), show(q.after)).
+		return problem.New(problem.Denied, problem.Rule("quota_key_"+q.name), "the key's apps have %s, and this one would have %s", show(q.others), show(q.after)).
 			Want("at most %s for each key", show(q.limit)).
 			Fix("remove apps that nobody needs (cupel rm --app APP), ask for less, or ask the operator for more: %s", restart("--app-quota "+q.name+"=NUMBER"))
 	}

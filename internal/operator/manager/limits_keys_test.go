@@ -38,7 +38,7 @@ func wantRule(t *testing.T, err error, want string) {
 		return
 	}
 	p, ok := errors.AsType[*problem.Error](err)
-	if !ok || p.Rule != want {
+	if !ok || string(p.Rule) != want {
 		t.Fatalf("%v; want rule %s", err, want)
 	}
 	if p.Mend == "" {
@@ -61,7 +61,7 @@ func TestKeyLimits(t *testing.T) {
 		apps []*App
 		app  *App
 		rev  *Revision
-		rule string
+		rule problem.Rule
 	}{
 		"first app":                 {[]*App{other}, fresh(anna), wish(10, G, 8080), ""},
 		"second app":                {[]*App{shop, other}, fresh(anna), wish(6, G, 8081), ""},
@@ -78,7 +78,7 @@ func TestKeyLimits(t *testing.T) {
 		"the operator":              {nil, fresh(theOperator), wish(1000, 4*G, 80), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			wantRule(t, kept(limits, c.apps...).checkKey(c.app, c.rev), c.rule)
+			wantRule(t, kept(limits, c.apps...).checkKey(c.app, c.rev), string(c.rule))
 		})
 	}
 	wantRule(t, kept(KeyLimits{}, huge).checkKey(fresh(anna), wish(1000, 4*G, 8080)), "")

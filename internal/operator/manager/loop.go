@@ -53,7 +53,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	return problem.New(problem.Internal, "backend_watch", "the backend stopped telling of changes")
+	return problem.New(problem.Internal, ruleBackendWatch, "the backend stopped telling of changes")
 }
 
 // maxRest is how long the loop rests after a pass at most.
@@ -187,8 +187,8 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 	for _, a := range c.Apps {
 		m.state.Apps[a.ID] = a
 	}
-	for _, in := range c.Instances {
-		m.state.Instances[in.ID] = in
+	for _, in := range c.Replicas {
+		m.state.Replicas[in.ID] = in
 		m.placed.put(in)
 	}
 	for _, n := range c.Notices {
@@ -208,11 +208,11 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 	for _, code := range c.DeleteCodes {
 		delete(m.state.Codes, code)
 	}
-	for _, id := range c.DeleteInstances {
-		if in := m.state.Instances[id]; in != nil {
+	for _, id := range c.DeleteReplicas {
+		if in := m.state.Replicas[id]; in != nil {
 			m.placed.drop(in)
 		}
-		delete(m.state.Instances, id)
+		delete(m.state.Replicas, id)
 	}
 	for _, e := range events {
 		m.newest = max(m.newest, e.Seq)

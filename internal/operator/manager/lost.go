@@ -19,7 +19,7 @@ type member struct {
 // disk that has no room for it holds up no step. Callers hold mu.
 func (m *Manager) learn(ctx context.Context, observed map[string]InstanceStatus) {
 	var c Change
-	for _, in := range m.state.Instances {
+	for _, in := range m.state.Replicas {
 		s := observed[backendID(in, in.Attempt)]
 		now := member{in.Attempt, s.InstanceID}
 		if s.InstanceID.IsZero() || s.State == StateExited || in.Member == now {
@@ -27,7 +27,7 @@ func (m *Manager) learn(ctx context.Context, observed map[string]InstanceStatus)
 		}
 		known := *in
 		known.Member = now
-		c.Instances = append(c.Instances, &known)
+		c.Replicas = append(c.Replicas, &known)
 	}
 	if c.empty() {
 		return
@@ -41,7 +41,7 @@ func (m *Manager) learn(ctx context.Context, observed map[string]InstanceStatus)
 // any more, though nobody removed them: they have ended. Those that have something under
 // way are left out. Callers hold mu.
 func (m *Manager) addLost(observed map[string]InstanceStatus, busy map[string]bool) {
-	for _, in := range m.state.Instances {
+	for _, in := range m.state.Replicas {
 		if in.Member.Attempt != in.Attempt || in.Recorded >= in.Attempt {
 			continue
 		}
@@ -68,7 +68,7 @@ const lostCode = 255
 const ruleInstanceLost = "instance_lost"
 
 // lostProblem says what became of an instance that the machine lost.
-func lostProblem(in *Instance) *problem.Error {
+func lostProblem(in *Replica) *problem.Error {
 	what := "the instance"
 	if in.Role == RolePull {
 		what = "the deployment's pull"

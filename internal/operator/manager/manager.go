@@ -83,7 +83,7 @@ type Manager struct {
 	startErr map[string]*problem.Error
 	// uncleared are the rules of failures to end or remove instances, by the
 	// Backend's id: each is told once.
-	uncleared map[string]string
+	uncleared map[string]problem.Rule
 	told      map[string]tell  // by the notice's id
 	reached   map[string]reach // by the app's id
 	changed   chan struct{}    // closed and replaced when anything changed
@@ -132,9 +132,9 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	}
 	return &Manager{
 		cfg: cfg, limits: limits, state: state,
-		wake: make(chan struct{}, 1), placed: placementOf(state.Instances),
+		wake: make(chan struct{}, 1), placed: placementOf(state.Replicas),
 		observed: observed, images: map[string]imageState{},
-		busy: map[string]bool{}, drains: map[string]drainee{}, startErr: map[string]*problem.Error{}, uncleared: map[string]string{}, told: map[string]tell{},
+		busy: map[string]bool{}, drains: map[string]drainee{}, startErr: map[string]*problem.Error{}, uncleared: map[string]problem.Rule{}, told: map[string]tell{},
 		reached: map[string]reach{},
 		changed: make(chan struct{}), written: make(chan struct{}),
 	}, nil

@@ -464,7 +464,7 @@ func TestFirstDeployThatFails(t *testing.T) {
 					return c.script
 				})
 				a := w.settled(w.deploy(request()).ID)
-				if a.State != managerapi.AppFailed || a.Deployment.Problem == nil || a.Deployment.Problem.Rule != c.rule {
+				if a.State != managerapi.AppFailed || a.Deployment.Problem == nil || string(a.Deployment.Problem.Rule) != c.rule {
 					t.Fatalf("%+v, problem %v", a, a.Deployment.Problem)
 				}
 				if said := w.messages(); strings.Contains(said, c.rule+": "+c.rule) {
@@ -700,7 +700,7 @@ func TestBadRequests(t *testing.T) {
 			req := request()
 			change(&req)
 			_, err := w.m.Deploy(t.Context(), alice, w.granted(req))
-			if p := problem.From(err); p.Rule != rule || p.Kind == problem.Internal {
+			if p := problem.From(err); string(p.Rule) != rule || p.Kind == problem.Internal {
 				t.Errorf("%s: %v", rule, err)
 			}
 		}

@@ -19,7 +19,7 @@ func (m *Manager) checkFits(a *App, rev *Revision) error {
 	if limit == 0 || rev.Memory <= limit || was != nil && rev.Memory <= was.Memory {
 		return nil
 	}
-	return problem.New(problem.Invalid, "memory", "%s for each instance is more than this machine has", managerapi.FormatMemory(rev.Memory)).
+	return problem.New(problem.Invalid, problem.RuleMemory, "%s for each instance is more than this machine has", managerapi.FormatMemory(rev.Memory)).
 		Want("at most %s", managerapi.FormatMemory(limit)).
 		Fix("give --memory smaller")
 }
@@ -49,7 +49,7 @@ func (m *Manager) checkMemory(a *App, rev *Revision) (warning *problem.Error, er
 		return nil, nil
 	}
 
-	p := problem.New(problem.Denied, "memory_overcommitted", "the instances of all apps may use %s of memory together, of which this app's %s", managerapi.FormatMemory(all), managerapi.FormatMemory(after.memory)).
+	p := problem.New(problem.Denied, ruleMemoryOvercommitted, "the instances of all apps may use %s of memory together, of which this app's %s", managerapi.FormatMemory(all), managerapi.FormatMemory(after.memory)).
 		Want("at most the %s that this machine has", managerapi.FormatMemory(limit)).
 		Fix("give --memory or --instances smaller; where all of it is used at once, the kernel ends instances")
 	if !m.cfg.Memory.Refuse || after.memory <= before.memory {

@@ -135,7 +135,7 @@ func (p *planner) dropStrange() {
 	}
 	all := byRank(p.state.Notices, func(n *Notice) bool { return !n.own() && !p.busy["cas:"+n.ID] })
 	for _, n := range all[:max(len(all)-maxStrange, 0)] {
-		p.delivered(n, tell{refused: problem.New(problem.Unavailable, "cas_unreachable", "too many CASes that are not this manager's own do not answer")})
+		p.delivered(n, tell{refused: problem.New(problem.Unavailable, problem.RuleCASUnreachable, "too many CASes that are not this manager's own do not answer")})
 	}
 }
 
@@ -147,7 +147,7 @@ func (p *planner) delivered(n *Notice, t tell) {
 	}
 	e := Event{Event: managerapi.Event{Time: p.now, AppID: n.AppID, App: n.App, Reason: "grant_given_back", Message: "grant " + n.Grant.Short() + " given back"}, Owner: n.Owner}
 	if t.refused == nil && !t.delivered {
-		t.refused = problem.New(problem.Unavailable, "cas_unreachable", "its CAS was not there for %d days", backFor/(24*time.Hour))
+		t.refused = problem.New(problem.Unavailable, problem.RuleCASUnreachable, "its CAS was not there for %d days", backFor/(24*time.Hour))
 	}
 	if t.refused != nil {
 		e.Warning, e.Message = true, fmt.Sprintf("grant %s not given back: %s", n.Grant.Short(), plain.Reason(t.refused))

@@ -53,7 +53,7 @@ func TestRefusedGrantIsTriedAtAStart(t *testing.T) {
 				var refused atomic.Bool
 				w := newWorld(t, func(s manager.InstanceSpec) backendtest.Script {
 					if s.Port != 0 && refused.Load() {
-						return backendtest.Script{Exit: true, Code: 125, Problem: problem.New(problem.Denied, rule, "the CAS says no")}
+						return backendtest.Script{Exit: true, Code: 125, Problem: problem.New(problem.Denied, problem.Rule(rule), "the CAS says no")}
 					}
 					return backendtest.Script{Exit: s.Port == 0}
 				})

@@ -31,7 +31,7 @@ type world struct {
 	startErrors map[string]*problem.Error
 	busy        map[string]bool // ids of the Backend and other keys with a call under way
 	// stuck has the Backend's ids of instances that could not be ended or removed.
-	stuck    map[string]string
+	stuck    map[string]problem.Rule
 	told     map[string]tell  // what became of notices, by id
 	reached  map[string]reach // by the app's id
 	limits   Limits
@@ -116,7 +116,7 @@ type planner struct {
 	ids       []string              // of all apps, in order
 	planning  string                // id of the app whose steps are taken; empty: of none
 	apps      map[string]*App       // touched, by id
-	instances map[string]*Instance  // touched, by id
+	instances map[string]*Replica   // touched, by id
 	gone      map[string]bool       // instances that this pass deletes
 	changed   map[string]bool       // apps whose instances this pass touched
 	created   placement             // by this pass
@@ -128,7 +128,7 @@ type planner struct {
 // plan compares what is desired with what is observed and takes the next steps.
 func plan(w world) decision {
 	p := &planner{
-		world: w, apps: map[string]*App{}, instances: map[string]*Instance{},
+		world: w, apps: map[string]*App{}, instances: map[string]*Replica{},
 		gone: map[string]bool{}, changed: map[string]bool{}, created: placement{}, wanted: map[string]bool{}, look: map[string]netip.Addr{},
 		decision: decision{leaving: map[string]bool{}, queued: map[string]bool{}},
 	}
@@ -150,7 +150,7 @@ func plan(w world) decision {
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.instances)) {
 		if !p.gone[id] {
-			p.change.Instances = append(p.change.Instances, p.instances[id])
+			p.change.Replicas = append(p.change.Replicas, p.instances[id])
 		}
 	}
 	return p.decision
@@ -199,7 +199,7 @@ func (p *planner) edit(a *App) *App {
 	return &c
 }
 
-func (p *planner) editInstance(in *Instance) *Instance {
+func (p *planner) editInstance(in *Replica) *Replica {
 	if c, ok := p.instances[in.ID]; ok {
 		return c
 	}
@@ -209,13 +209,13 @@ func (p *planner) editInstance(in *Instance) *Instance {
 }
 
 // of returns the app's instances as this pass has them, oldest first.
-func (p *planner) of(app string) []*Instance {
+func (p *planner) of(app string) []*Replica {
 	list := p.placed[app]
 	p.visited += 1 + len(list)
 	if !p.changed[app] {
 		return list
 	}
-	out := make([]*Instance, 0, len(list)+len(p.created[app]))
+	out := make([]*Replica, 0, len(list)+len(p.created[app]))
 	for _, in := range list {
 		if c, ok := p.instances[in.ID]; ok {
 			in = c
@@ -234,32 +234,32 @@ func (p *planner) of(app string) []*Instance {
 }
 
 // backendID names one attempt to run an instance.
-func backendID(in *Instance, attempt int) string { return in.ID + "-" + strconv.Itoa(attempt) }
+func backendID(in *Replica, attempt int) string { return in.ID + "-" + strconv.Itoa(attempt) }
 
-// placeOf undoes it; the attempt is -1 where the id is none of ours.
-func placeOf(id string) (place string, attempt int) {
+// replicaOf undoes it; the attempt is -1 where the id is none of ours.
+func replicaOf(id string) (place string, attempt int) {
 	at := strings.LastIndexByte(id, '-')
 	if at < 0 {
 		return "", -1
 	}
 	attempt, err := strconv.Atoi(id[at+1:])
-	if err != nil || backendID(&Instance{ID: id[:at]}, attempt) != id {
+	if err != nil || backendID(&Replica{ID: id[:at]}, attempt) != id {
 		return "", -1
 	}
 	return id[:at], attempt
 }
 
 // seen returns what the Backend says about the instance's newest attempt.
-func (w *world) seen(in *Instance) (InstanceStatus, bool) {
+func (w *world) seen(in *Replica) (InstanceStatus, bool) {
 	s, ok := w.observed[backendID(in, in.Attempt)]
 	return s, ok
 }
 
-func (p *planner) event(a *App, in *Instance, warning bool, reason, format string, args ...any) {
+func (p *planner) event(a *App, in *Replica, warning bool, reason, format string, args ...any) {
 	p.change.Events = append(p.change.Events, newEvent(p.now, a, in, warning, reason, fmt.Sprintf(format, args...)))
 }
 
-func newEvent(now time.Time, a *App, in *Instance, warning bool, reason, message string) Event {
+func newEvent(now time.Time, a *App, in *Replica, warning bool, reason, message string) Event {
 	e := Event{Event: managerapi.Event{Time: now, Reason: reason, Message: message, Warning: warning}}
 	if a != nil {
 		e.AppID, e.App, e.Owner = a.ID, a.Name, a.Owner
@@ -286,7 +286,7 @@ func (p *planner) wakeAt(t time.Time) {
 
 // revision returns the revision that the instance belongs to, if it is still
 // meant to run.
-func revision(a *App, in *Instance) *Revision {
+func revision(a *App, in *Replica) *Revision {
 	switch {
 	case a.Next != nil && a.Next.Number == in.Revision:
 		return a.Next
@@ -315,10 +315,10 @@ func (p *planner) planImages() {
 func (p *planner) dropOrphans() {
 	var orphans []string
 	for id := range p.observed {
-		place, attempt := placeOf(id)
+		place, attempt := replicaOf(id)
 		in := p.instances[place]
 		if in == nil {
-			in = p.state.Instances[place]
+			in = p.state.Replicas[place]
 		}
 		if in == nil || attempt < in.Attempt-1 || attempt > in.Attempt {
 			orphans = append(orphans, id)
@@ -331,7 +331,7 @@ func (p *planner) dropOrphans() {
 }
 
 // spec is what the Backend gets to start the instance's newest attempt.
-func spec(a *App, rev *Revision, in *Instance) *InstanceSpec {
+func spec(a *App, rev *Revision, in *Replica) *InstanceSpec {
 	service, port, memory := rev.Service, rev.ContainerPort, rev.Memory
 	if in.Role == RolePull {
 		service, port = rev.PullService, 0
@@ -345,7 +345,7 @@ func spec(a *App, rev *Revision, in *Instance) *InstanceSpec {
 	return &InstanceSpec{
 		Grant: token,
 		ID:    backendID(in, in.Attempt), App: a.ID, AppName: a.Name,
-		Config:  ident.ConfigID{Session: rev.Session, Service: service},
+		Config:  ident.ServiceRef{Session: rev.Session, Service: service},
 		Binding: wire.LaunchBinding(rev.CAS, rev.Session, service),
 		CAS:     rev.CAS, CASAddr: rev.CASAddr,
 		Image: rev.image(in.Role), Memory: memory, Port: port, Profile: rev.Profile, Launcher: rev.Launcher,

@@ -26,21 +26,21 @@ func settledWorld(n int) world {
 	now := time.Now()
 	w := world{
 		now: now, limits: DefaultLimits(), observed: map[string]InstanceStatus{},
-		state:   State{Apps: map[string]*App{}, Instances: map[string]*Instance{}},
+		state:   State{Apps: map[string]*App{}, Replicas: map[string]*Replica{}},
 		balance: balanceState{known: true}, newID: randomID,
 	}
 	var frontends []Frontend
 	for i := range n {
 		a := &App{ID: fmt.Sprintf("app-%06d", i), Name: fmt.Sprint("shop-", i), Last: 1, Rollout: Rollout{Phase: PhaseDone}}
 		a.Current = &Revision{Number: 1, Instances: 1, Port: uint16(1024 + i), ContainerPort: 8080, Ungranted: true}
-		in := &Instance{ID: fmt.Sprintf("i-%06d", i), App: a.ID, Role: RoleApp, Revision: 1, Attempt: 1, CreatedAt: now}
+		in := &Replica{ID: fmt.Sprintf("i-%06d", i), App: a.ID, Role: RoleApp, Revision: 1, Attempt: 1, CreatedAt: now}
 		s := InstanceStatus{
 			ID: backendID(in, 1), App: a.ID, State: StateRunning, Health: HealthHealthy,
 			IP: netip.AddrFrom4([4]byte{10, 88, byte(i >> 8), byte(i)}), StartedAt: now,
 		}
-		w.state.Apps[a.ID], w.state.Instances[in.ID], w.observed[s.ID] = a, in, s
+		w.state.Apps[a.ID], w.state.Replicas[in.ID], w.observed[s.ID] = a, in, s
 		frontends = append(frontends, Frontend{App: a.ID, Port: a.Current.Port, Endpoints: []Endpoint{{Instance: in.ID, IP: s.IP, Port: 8080}}})
 	}
-	w.placed, w.applied = placementOf(w.state.Instances), servingOf(frontends)
+	w.placed, w.applied = placementOf(w.state.Replicas), servingOf(frontends)
 	return w
 }

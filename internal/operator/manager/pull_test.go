@@ -49,7 +49,7 @@ func TestPullEnds(t *testing.T) {
 					return backendtest.Script{Exit: true, Code: code}
 				})
 				p := w.settled(w.deploy(request()).ID).Deployment.Problem
-				if p == nil || p.Rule != want.rule || p.Kind != want.kind || p.Mend == "" || tries != want.tries {
+				if p == nil || string(p.Rule) != want.rule || p.Kind != want.kind || p.Mend == "" || tries != want.tries {
 					t.Errorf("%d tries: %+v, want %d of %s (%s)", tries, p, want.tries, want.rule, want.kind)
 				}
 			})

@@ -61,7 +61,7 @@ func (p *planner) planRenewal(a *App) {
 	if a.Rollout.active() && a.Rollout.Phase != PhaseDrain || a.Current == nil || a.Removing {
 		return // a deployment renews them all
 	}
-	var next *Instance
+	var next *Replica
 	var first certificate
 	serving := 0
 	for _, in := range p.of(a.ID) {
@@ -100,7 +100,7 @@ func (p *planner) planRenewal(a *App) {
 // to since then. Nobody drains beyond the own certificate's end, nor, where instances
 // are started again for theirs, so long that the others' time runs out: they share
 // what there is.
-func (p *planner) drainFor(a *App, in *Instance, s InstanceStatus, since time.Time) time.Duration {
+func (p *planner) drainFor(a *App, in *Replica, s InstanceStatus, since time.Time) time.Duration {
 	own, ok := certificateOf(s)
 	switch {
 	case !ok:
@@ -128,7 +128,7 @@ func (p *planner) drainFor(a *App, in *Instance, s InstanceStatus, since time.Ti
 	return min(p.limits.Drain, max(0, last.Sub(since)/sharing))
 }
 
-func (p *planner) renewIfReached(a *App, in *Instance, until time.Time) {
+func (p *planner) renewIfReached(a *App, in *Replica, until time.Time) {
 	last, asked := p.reached[a.ID]
 	again := last.at.Add(reachEvery)
 	switch {
@@ -149,7 +149,7 @@ func (m *Manager) settleReach(c *HeldCAS, err error, now time.Time) {
 
 // renew stops the instance, once it is drained, and lets its next attempt start at
 // once.
-func (p *planner) renew(a *App, in *Instance) {
+func (p *planner) renew(a *App, in *Replica) {
 	s, there := p.seen(in)
 	switch {
 	case there && p.busy[s.ID]:

@@ -229,7 +229,7 @@ func (p *planner) awaitHealth(a *App) {
 		p.fail(a, gaveUp(w, p.limits.Health))
 		return
 	}
-	p.fail(a, problem.New(problem.Unavailable, "unhealthy", "not every instance accepted connections on port %d within %s", a.Next.ContainerPort, problem.Duration(p.limits.Health)).
+	p.fail(a, problem.New(problem.Unavailable, problem.RuleUnhealthy, "not every instance accepted connections on port %d within %s", a.Next.ContainerPort, problem.Duration(p.limits.Health)).
 		Fix("let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER", a.Next.ContainerPort))
 }
 
@@ -328,24 +328,24 @@ func (p *planner) late(a *App) *problem.Error {
 	if w := a.Rollout.Waiting; w != nil {
 		return gaveUp(w, p.limits.Deadline)
 	}
-	return problem.New(problem.Unavailable, "deadline", "step %q was not done when the deployment's %s were over", a.Rollout.Phase, problem.Duration(p.limits.Deadline)).
+	return problem.New(problem.Unavailable, ruleDeadline, "step %q was not done when the deployment's %s were over", a.Rollout.Phase, problem.Duration(p.limits.Deadline)).
 		Fix("see what held it with cupel events %s, then deploy once more, which has as long again", a.Name)
 }
 
 // hopeless says that the deployment should stop waiting for the instance.
-func (p *planner) hopeless(in *Instance) bool {
+func (p *planner) hopeless(in *Replica) bool {
 	if in.Failures == 0 || in.Problem == nil {
 		return false
 	}
 	if in.Problem.Kind == problem.Conflict || waits(in.Problem) {
 		return false // somebody else's lease or place: it ends
 	}
-	return definite(in.Problem) || in.Problem.Rule == ruleAppEnded || in.Failures >= p.limits.MaxFailures
+	return definite(in.Problem) || in.Problem.Rule == problem.RuleAppEnded || in.Failures >= p.limits.MaxFailures
 }
 
 // trouble is what an instance that isn't up yet is trying again after: what it
 // waits for itself, or why it ended last.
-func (p *planner) trouble(in *Instance) *problem.Error {
+func (p *planner) trouble(in *Replica) *problem.Error {
 	s, there := p.seen(in)
 	if there && s.Problem != nil && (s.State == StateStarting && !ending(s.Phase) || s.State == StateRunning && !s.ready()) {
 		return s.Problem
@@ -365,8 +365,8 @@ func ending(phase string) bool {
 	return phase == string(wire.Exited) || phase == string(wire.Refused)
 }
 
-func (p *planner) newest(a *App, role Role) *Instance {
-	var out *Instance
+func (p *planner) newest(a *App, role Role) *Replica {
+	var out *Replica
 	for _, in := range p.of(a.ID) {
 		if in.Role == role && a.Next != nil && in.Revision == a.Next.Number {
 			out = in
@@ -381,7 +381,7 @@ func (p *planner) create(a *App, role Role, n int) {
 		prefix = "pull"
 	}
 	for range n {
-		in := &Instance{ID: p.newID(prefix), App: a.ID, Role: role, Revision: a.Next.Number, Attempt: 1, CreatedAt: p.now}
+		in := &Replica{ID: p.newID(prefix), App: a.ID, Role: role, Revision: a.Next.Number, Attempt: 1, CreatedAt: p.now}
 		if role == RoleApp {
 			in.Writes = a.Next.Writes
 		}

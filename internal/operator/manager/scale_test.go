@@ -24,7 +24,7 @@ type memory struct {
 
 func (*memory) Load(context.Context) (manager.State, error) {
 	return manager.State{
-		Apps: map[string]*manager.App{}, Instances: map[string]*manager.Instance{},
+		Apps: map[string]*manager.App{}, Replicas: map[string]*manager.Replica{},
 		Notices: map[string]*manager.Notice{}, Codes: map[ident.Digest]*manager.UsedCode{},
 	}, nil
 }

@@ -15,7 +15,7 @@ func (m *Manager) may(caller ident.KeyHash, a *App) error {
 	if caller == a.Owner || caller == m.cfg.Operator {
 		return nil
 	}
-	return problem.New(problem.Denied, "not_owner", "app %q belongs to another key", a.Name).
+	return problem.New(problem.Denied, problem.RuleNotOwner, "app %q belongs to another key", a.Name).
 		Fix("use the key that deployed it (--config), or the operator's")
 }
 
@@ -48,7 +48,7 @@ func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
 		ids = append(ids, a.ID)
 	}
 	slices.Sort(ids)
-	return nil, problem.New(problem.Conflict, "app_name_ambiguous", "%d keys have an app %q", len(named), ref).
+	return nil, problem.New(problem.Conflict, ruleAppNameAmbiguous, "%d keys have an app %q", len(named), ref).
 		Want("the id of one: %s", strings.Join(ids, ", ")).
 		Fix("see 'cupel ps -o json'; if one of them is yours: --as-owner")
 }
@@ -62,7 +62,7 @@ func (m *Manager) noApp(caller ident.KeyHash, format, ref string) *problem.Error
 			names = append(names, a.Name)
 		}
 	}
-	e := problem.New(problem.NotFound, "app", format, ref).Fix("see 'cupel ps'")
+	e := problem.New(problem.NotFound, ruleApp, format, ref).Fix("see 'cupel ps'")
 	if near := problem.Nearest(ref, names); near != "" {
 		e.Fix("did you mean %s? See 'cupel ps'", near)
 	}
@@ -85,7 +85,7 @@ func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref strin
 	c.Removing = true
 	if c.Rollout.active() {
 		c.Rollout.Phase = PhaseFailed
-		c.Rollout.Problem = problem.New(problem.Conflict, "app_removed", "the app was removed during its deployment")
+		c.Rollout.Problem = problem.New(problem.Conflict, problem.RuleAppRemoved, "the app was removed during its deployment")
 	}
 	change := Change{Apps: []*App{&c}, Events: []Event{newEvent(m.cfg.Now(), a, nil, false, "app_removing", "removal asked for")}}
 	if err := m.commit(ctx, change); err != nil {
@@ -105,7 +105,7 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 	}
 	gone := *in
 	gone.Removing = true
-	c := Change{Instances: []*Instance{&gone}}
+	c := Change{Replicas: []*Replica{&gone}}
 	next := *a
 	for _, at := range []**Revision{&next.Current, &next.Next} {
 		if rev := *at; rev != nil && rev.Number == in.Revision && in.Role == RoleApp && !in.Done && !in.Removing {
@@ -129,13 +129,13 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 
 // instance returns an instance and its app. That of another key is none, as one that there
 // never was: its id tells a stranger nothing. Callers hold mu.
-func (m *Manager) instance(caller ident.KeyHash, id string) (*Instance, *App, error) {
-	if in, ok := m.state.Instances[id]; ok {
+func (m *Manager) instance(caller ident.KeyHash, id string) (*Replica, *App, error) {
+	if in, ok := m.state.Replicas[id]; ok {
 		if a := m.state.Apps[in.App]; a != nil && m.may(caller, a) == nil {
 			return in, a, nil
 		}
 	}
-	e := problem.New(problem.NotFound, "instance", "no instance %.100q", id).Fix("see 'cupel ps'")
+	e := problem.New(problem.NotFound, ruleInstance, "no instance %.100q", id).Fix("see 'cupel ps'")
 	for _, a := range m.state.Apps {
 		if a.Name == id && m.may(caller, a) == nil {
 			e.Fix("that is an app's name: 'cupel rm --app %s', 'cupel ps'", id)

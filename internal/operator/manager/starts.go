@@ -21,7 +21,7 @@ type candidate struct {
 }
 
 // mayStart asks for an instance to be started as soon as it is its turn.
-func (p *planner) mayStart(a *App, in *Instance, start action) {
+func (p *planner) mayStart(a *App, in *Replica, start action) {
 	if p.busy[start.key] {
 		return
 	}
@@ -40,7 +40,7 @@ func (p *planner) planStarts() {
 		turns = inTurn(p.starts)
 		first := min(len(turns), max(0, p.limits.Starts-p.starting()))
 		for _, c := range turns[first:] {
-			place, _ := placeOf(c.start.key)
+			place, _ := replicaOf(c.start.key)
 			p.queued[place] = true
 		}
 		turns = turns[:first]
@@ -52,7 +52,7 @@ func (p *planner) planStarts() {
 
 // awaitsTurn is what there is to say of an instance that waits for its turn.
 func (m *Manager) awaitsTurn() *problem.Error {
-	return problem.New(problem.Unavailable, "starts", "it waits for its turn: others start, %d at once", m.limits.Starts).
+	return problem.New(problem.Unavailable, problem.RuleStarts, "it waits for its turn: others start, %d at once", m.limits.Starts).
 		Fix("wait, it starts by itself; or ask the operator for more at once, where the machine can: %s", restart("--starts N"))
 }
 
@@ -73,8 +73,8 @@ func inTurn(all []candidate) []candidate {
 func (p *planner) starting() int {
 	n := 0
 	for id := range p.busy {
-		place, _ := placeOf(id)
-		if _, there := p.observed[id]; !there && p.state.Instances[place] != nil {
+		place, _ := replicaOf(id)
+		if _, there := p.observed[id]; !there && p.state.Replicas[place] != nil {
 			n++ // Start is under way
 		}
 	}

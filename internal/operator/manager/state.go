@@ -41,28 +41,28 @@ type EventFilter struct {
 // State is everything that is desired, keyed by id, and what must not be
 // forgotten beside it.
 type State struct {
-	Apps      map[string]*App
-	Instances map[string]*Instance
-	Notices   map[string]*Notice
-	Codes     map[ident.Digest]*UsedCode // by the digest of the code
+	Apps     map[string]*App
+	Replicas map[string]*Replica
+	Notices  map[string]*Notice
+	Codes    map[ident.Digest]*UsedCode // by the digest of the code
 }
 
 // Change is one transaction: what is written, what is deleted, and why.
 type Change struct {
-	Apps            []*App
-	Instances       []*Instance
-	Notices         []*Notice
-	Codes           []*UsedCode
-	DeleteApps      []string
-	DeleteInstances []string
-	DeleteNotices   []string
-	DeleteCodes     []ident.Digest
-	Events          []Event // without Seq
+	Apps           []*App
+	Replicas       []*Replica
+	Notices        []*Notice
+	Codes          []*UsedCode
+	DeleteApps     []string
+	DeleteReplicas []string
+	DeleteNotices  []string
+	DeleteCodes    []ident.Digest
+	Events         []Event // without Seq
 }
 
 func (c *Change) empty() bool {
-	written := len(c.Apps) + len(c.Instances) + len(c.Notices) + len(c.Codes)
-	deleted := len(c.DeleteApps) + len(c.DeleteInstances) + len(c.DeleteNotices) + len(c.DeleteCodes)
+	written := len(c.Apps) + len(c.Replicas) + len(c.Notices) + len(c.Codes)
+	deleted := len(c.DeleteApps) + len(c.DeleteReplicas) + len(c.DeleteNotices) + len(c.DeleteCodes)
 	return written+deleted+len(c.Events) == 0
 }
 
@@ -171,8 +171,8 @@ const (
 	RolePull Role = "pull" // a job that fills the volume and ends
 )
 
-// Instance is one place of an app, over all attempts to run it.
-type Instance struct {
+// Replica is one place of an app, over all attempts to run it.
+type Replica struct {
 	ID        string    `json:"id"`
 	App       string    `json:"app"` // the app's id
 	Role      Role      `json:"role"`

@@ -108,7 +108,7 @@ func (m *Manager) ownerOf(ctx context.Context, app string) (ident.KeyHash, error
 	if len(ids) < 2 {
 		return ident.KeyHash{}, nil
 	}
-	return ident.KeyHash{}, problem.New(problem.Conflict, "app_name_ambiguous", "%d keys had an app %q, and it is removed", len(ids), app).
+	return ident.KeyHash{}, problem.New(problem.Conflict, ruleAppNameAmbiguous, "%d keys had an app %q, and it is removed", len(ids), app).
 		Want("the id of one: %s", strings.Join(slices.Sorted(maps.Values(ids)), ", ")).
 		Fix("give the id, as in: cupel events ID; all events, of these apps too, have it in: cupel events -o json")
 }
@@ -178,13 +178,13 @@ func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app st
 		}
 	}
 	if previous {
-		return "", 0, problem.New(problem.NotFound, "logs", "no output of an earlier run of %s is kept", id)
+		return "", 0, problem.New(problem.NotFound, problem.RuleLogs, "no output of an earlier run of %s is kept", id)
 	}
-	return "", 0, problem.New(problem.NotFound, "logs", "instance %s has not started yet", id).Fix("see 'cupel events'")
+	return "", 0, problem.New(problem.NotFound, problem.RuleLogs, "instance %s has not started yet", id).Fix("see 'cupel events'")
 }
 
 func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts LogOptions, waits func() error, emit func(managerapi.LogLine) error) error {
-	r, err := m.cfg.Backend.Logs(ctx, backendID(&Instance{ID: id}, attempt), opts)
+	r, err := m.cfg.Backend.Logs(ctx, backendID(&Replica{ID: id}, attempt), opts)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 
 // planInstance takes the next step for one instance: start it, judge its end,
 // start it again after a back-off, or clear it away.
-func (p *planner) planInstance(a *App, in *Instance) {
+func (p *planner) planInstance(a *App, in *Replica) {
 	rev := revision(a, in)
 	switch {
 	case p.gone[in.ID]:
@@ -34,7 +34,7 @@ func (p *planner) planInstance(a *App, in *Instance) {
 }
 
 // rest keeps what ended where its logs can be read.
-func (p *planner) rest(a *App, in *Instance) {
+func (p *planner) rest(a *App, in *Replica) {
 	s, ok := p.seen(in)
 	switch {
 	case ok && s.State != StateExited:
@@ -46,14 +46,14 @@ func (p *planner) rest(a *App, in *Instance) {
 }
 
 // discard stops the instance, removes it, and forgets it once it is gone.
-func (p *planner) discard(a *App, in *Instance) {
+func (p *planner) discard(a *App, in *Replica) {
 	left := p.dropAttempt(a, in, in.Attempt-1)
 	left = p.dropAttempt(a, in, in.Attempt) || left
 	if left {
 		return
 	}
 	p.gone[in.ID], p.changed[in.App] = true, true
-	p.change.DeleteInstances = append(p.change.DeleteInstances, in.ID)
+	p.change.DeleteReplicas = append(p.change.DeleteReplicas, in.ID)
 	if in.Role == RoleApp {
 		p.event(a, in, false, "instance_removed", "instance removed")
 	}
@@ -61,7 +61,7 @@ func (p *planner) discard(a *App, in *Instance) {
 
 // dropAttempt stops one attempt, takes note of its end, removes it from the
 // Backend, and says whether it is still there, or may be.
-func (p *planner) dropAttempt(a *App, in *Instance, attempt int) bool {
+func (p *planner) dropAttempt(a *App, in *Replica, attempt int) bool {
 	id := backendID(in, attempt)
 	s, there := p.observed[id]
 	if !there {
@@ -81,7 +81,7 @@ func (p *planner) dropAttempt(a *App, in *Instance, attempt int) bool {
 // endsEarlier stops the attempt before the newest one where it still runs, as after
 // the end of a manager that could stop nothing any more, and says whether the newest
 // has to wait for that. One that ended is kept for its log.
-func (p *planner) endsEarlier(a *App, in *Instance) bool {
+func (p *planner) endsEarlier(a *App, in *Replica) bool {
 	id := backendID(in, in.Attempt-1)
 	s, there := p.observed[id]
 	switch {
@@ -101,14 +101,14 @@ func (p *planner) endsEarlier(a *App, in *Instance) bool {
 
 // standsBack says that the instance is of the revision that serves, and is kept
 // stopped while the next one, which writes the same volume, is tried.
-func (a *App) standsBack(in *Instance) bool {
+func (a *App) standsBack(in *Replica) bool {
 	r := &a.Rollout
 	trying := r.Phase == PhaseStop || r.Phase == PhaseStart || r.Phase == PhaseSwitch
 	return trying && !r.StoppedAt.IsZero() && a.Next != nil && a.Current != nil && in.Role == RoleApp && in.Revision == a.Current.Number
 }
 
 // hold stops the instance without forgetting it: its next attempt waits.
-func (p *planner) hold(a *App, in *Instance) {
+func (p *planner) hold(a *App, in *Replica) {
 	s, there := p.seen(in)
 	switch {
 	case !there || p.busy[s.ID]:
@@ -124,15 +124,15 @@ func (p *planner) hold(a *App, in *Instance) {
 
 // alone says that no other instance of the app runs. Of a service that writes a
 // volume only one may: the CAS would refuse the second.
-func (p *planner) alone(a *App, in *Instance) bool {
-	return !slices.ContainsFunc(p.of(a.ID), func(other *Instance) bool {
+func (p *planner) alone(a *App, in *Replica) bool {
+	return !slices.ContainsFunc(p.of(a.ID), func(other *Replica) bool {
 		return other.ID != in.ID && other.Role == RoleApp && p.up(other)
 	})
 }
 
 // leaveStopped doesn't start an instance of a revision from before there were
 // grants: the CAS would refuse it, and its launcher may be none of that time.
-func (p *planner) leaveStopped(a *App, in *Instance) {
+func (p *planner) leaveStopped(a *App, in *Replica) {
 	if in.Problem != nil && in.Problem.Rule == ruleGrantMissing {
 		return
 	}
@@ -141,7 +141,7 @@ func (p *planner) leaveStopped(a *App, in *Instance) {
 }
 
 // keepRunning starts what isn't there and judges what ended.
-func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
+func (p *planner) keepRunning(a *App, rev *Revision, in *Replica) {
 	id := backendID(in, in.Attempt)
 	s, there := p.observed[id]
 	switch {
@@ -178,13 +178,13 @@ func (p *planner) keepRunning(a *App, rev *Revision, in *Instance) {
 }
 
 // judge takes note of an attempt's end, once, and plans the next attempt.
-func (p *planner) judge(a *App, in *Instance, s InstanceStatus) {
+func (p *planner) judge(a *App, in *Replica, s InstanceStatus) {
 	if in.Recorded >= in.Attempt {
 		return
 	}
 	in = p.ended(a, in, s)
 	in.ExitCode, in.OOM, in.Problem = s.ExitCode, s.OOMKilled, p.withWhoToAsk(endOf(in, s))
-	if in.Role == RolePull && in.Problem != nil && in.Problem.Rule == ruleGrantUsed {
+	if in.Role == RolePull && in.Problem != nil && in.Problem.Rule == problem.RuleGrantUsed {
 		in.Problem = nil // it ran before, and nobody was here to see it
 		in.Done = true
 		return
@@ -204,7 +204,7 @@ func (p *planner) judge(a *App, in *Instance, s InstanceStatus) {
 const ownersPause = time.Hour
 
 // again plans the next attempt after a failure.
-func (p *planner) again(a *App, in *Instance) {
+func (p *planner) again(a *App, in *Replica) {
 	p.dropAttempt(a, in, in.Attempt-1)
 	if !waits(in.Problem) {
 		in.Restarts++
@@ -232,7 +232,7 @@ func (p *planner) again(a *App, in *Instance) {
 
 // RuleNodeRestarted is the end of an instance that went down with its machine, or with
 // what carries it there.
-const RuleNodeRestarted = "node_restarted"
+const RuleNodeRestarted problem.Rule = "node_restarted"
 
 // ofTheMachine says that an instance did nothing for its end: it says nothing about how
 // the next attempt will go.
@@ -244,7 +244,7 @@ func ofTheMachine(p *problem.Error) bool {
 // tried once at the start of a manager: the operator may have put back a CAS that knows
 // the grant.
 func (s *State) askAgain() {
-	for _, in := range s.Instances {
+	for _, in := range s.Replicas {
 		if ownersTask(in.Problem) {
 			in.NotBefore = time.Time{}
 		}
@@ -252,14 +252,14 @@ func (s *State) askAgain() {
 }
 
 // pauseOf is how long lies between the instance's last failure and its next attempt.
-func (p *planner) pauseOf(in *Instance) time.Duration {
+func (p *planner) pauseOf(in *Replica) time.Duration {
 	if ownersTask(in.Problem) {
 		return ownersPause // nothing that happens here mends it
 	}
 	return backoff(p.limits, in.Failures)
 }
 
-func rollingOut(a *App, in *Instance) bool {
+func rollingOut(a *App, in *Replica) bool {
 	return a.Rollout.active() && a.Next != nil && a.Next.Number == in.Revision
 }
 
@@ -273,15 +273,11 @@ func backoff(l Limits, failures int) time.Duration {
 	return d
 }
 
-// ruleAppEnded is the end of an app that is done. Trying a new one again would only
-// do its work again.
-const ruleAppEnded = "app_ended"
-
 // endOf says why an attempt ended; nil for a job that succeeded.
-func endOf(in *Instance, s InstanceStatus) *problem.Error {
+func endOf(in *Replica, s InstanceStatus) *problem.Error {
 	switch {
 	case s.OOMKilled:
-		return problem.New(problem.Invalid, "out_of_memory", "killed for using more than its limit of memory").
+		return problem.New(problem.Invalid, problem.RuleOutOfMemory, "killed for using more than its limit of memory").
 			Fix("deploy with more --memory")
 	case s.Problem != nil && !pullSaysMore(in, s):
 		return s.Problem
@@ -291,16 +287,16 @@ func endOf(in *Instance, s InstanceStatus) *problem.Error {
 		return pullProblem(s.ExitCode)
 	}
 	if s.ExitCode == 0 {
-		return problem.New(problem.Unavailable, ruleAppEnded, "the app ended by itself, with code 0: what is deployed is meant to go on").
+		return problem.New(problem.Unavailable, problem.RuleAppEnded, "the app ended by itself, with code 0: what is deployed is meant to go on").
 			Fix("let the session's command be a server that stays in the foreground; if it was a job, it is done: read 'cupel logs %s'", in.ID)
 	}
-	return problem.New(problem.Unavailable, "exited", "the app ended with code %d", s.ExitCode).
+	return problem.New(problem.Unavailable, problem.RuleExited, "the app ended with code %d", s.ExitCode).
 		Fix("read 'cupel logs %s'", in.ID)
 }
 
 // pullSaysMore says that a pull's exit code tells why nothing was stored better
 // than that nothing was.
-func pullSaysMore(in *Instance, s InstanceStatus) bool {
+func pullSaysMore(in *Replica, s InstanceStatus) bool {
 	return in.Role == RolePull && s.Phase == string(wire.Exited) && s.Problem.Rule == wire.RuleNotCommitted
 }
 
@@ -338,7 +334,7 @@ func (p *planner) tellHealth(a *App) {
 	}
 	switch {
 	case running == 0 || (unhealthy == running) == a.Unhealthy:
-	case a.Unhealthy && !slices.ContainsFunc(p.of(a.ID), func(in *Instance) bool {
+	case a.Unhealthy && !slices.ContainsFunc(p.of(a.ID), func(in *Replica) bool {
 		s, _ := p.seen(in)
 		return in.Revision == a.Current.Number && s.ready()
 	}):

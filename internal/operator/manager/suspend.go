@@ -24,8 +24,8 @@ func (m *Manager) Suspend(ctx context.Context) error {
 
 	m.mu.Lock()
 	var c Change
-	stopped := map[string]*Instance{}
-	for _, in := range m.state.Instances {
+	stopped := map[string]*Replica{}
+	for _, in := range m.state.Replicas {
 		if in.Done {
 			continue
 		}
@@ -33,7 +33,7 @@ func (m *Manager) Suspend(ctx context.Context) error {
 		next := *in
 		next.Attempt++
 		next.beginAnew()
-		c.Instances = append(c.Instances, &next)
+		c.Replicas = append(c.Replicas, &next)
 		// Most tell the CAS themselves that they end; who can't is told of when
 		// the manager is back.
 		c.Notices = append(c.Notices, m.goneNotices(in, seen[backendID(in, in.Attempt)])...)
@@ -51,7 +51,7 @@ func (m *Manager) Suspend(ctx context.Context) error {
 // beginAnew has the next attempt follow a stop that was asked for: how the ones before
 // failed is neither said of it, nor does it wait for that. What only the app's owner can
 // mend is still so.
-func (in *Instance) beginAnew() {
+func (in *Replica) beginAnew() {
 	if ownersTask(in.Problem) {
 		return
 	}
@@ -69,7 +69,7 @@ func (m *Manager) each(ctx context.Context, list []InstanceStatus, do func(id st
 }
 
 // noteLost writes down which of the instances that were stopped kept nothing.
-func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Instance) error {
+func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Replica) error {
 	list, err := m.cfg.Backend.List(ctx)
 	if err != nil {
 		return err
@@ -88,10 +88,10 @@ func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Instance) er
 		}
 		if why := lost(a.writer(in), s); why != nil {
 			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, managerapi.ReasonNotCommitted, why.Actual))
-			if next := m.state.Instances[in.ID]; next != nil { // where it can't be removed, this is not told again
+			if next := m.state.Replicas[in.ID]; next != nil { // where it can't be removed, this is not told again
 				told := *next
 				told.Recorded = in.Attempt
-				c.Instances = append(c.Instances, &told)
+				c.Replicas = append(c.Replicas, &told)
 			}
 		}
 	}
@@ -103,7 +103,7 @@ func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Instance) er
 
 // goneNotices are for an instance that will have ended when they are sent.
 // Callers hold mu.
-func (m *Manager) goneNotices(in *Instance, s InstanceStatus) []*Notice {
+func (m *Manager) goneNotices(in *Replica, s InstanceStatus) []*Notice {
 	a := m.state.Apps[in.App]
 	if a == nil || s.InstanceID.IsZero() {
 		return nil

@@ -11,7 +11,7 @@ import (
 // that it says while it is ending: that is judged with its exit, and may be no reason
 // to try again.
 func TestWhatADeploymentWaitsFor(t *testing.T) {
-	in := &Instance{ID: "i", Attempt: 1}
+	in := &Replica{ID: "i", Attempt: 1}
 	why := problem.New(problem.Unavailable, "x", "y")
 	for name, c := range map[string]struct {
 		status InstanceStatus

@@ -13,7 +13,7 @@ func (d *decision) independent(applied serving) []action {
 	for _, a := range d.change.Apps {
 		touched[a.ID] = true
 	}
-	for _, in := range d.change.Instances {
+	for _, in := range d.change.Replicas {
 		touched[in.App] = true
 	}
 	for _, id := range d.change.DeleteApps {

@@ -111,7 +111,7 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 	return out, nil
 }
 
-func (m *Manager) viewInstance(in *Instance, seen map[string]InstanceStatus) managerapi.Instance {
+func (m *Manager) viewInstance(in *Replica, seen map[string]InstanceStatus) managerapi.Instance {
 	a := m.state.Apps[in.App]
 	out := managerapi.Instance{
 		ID: in.ID, App: a.Name, AppID: a.ID, Role: string(in.Role), Revision: in.Revision,

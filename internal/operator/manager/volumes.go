@@ -34,18 +34,18 @@ type VolumeStatus struct {
 
 // UnknownVolume says that nothing is stored of a volume.
 func UnknownVolume(id ident.Digest) error {
-	return problem.New(problem.NotFound, "volume_unknown", "nothing is stored of volume %s", id).Fix("see 'cupel volume ls'")
+	return problem.New(problem.NotFound, problem.RuleVolumeUnknown, "nothing is stored of volume %s", id).Fix("see 'cupel volume ls'")
 }
 
 // keeper is the backend, for its operator alone.
 func (m *Manager) keeper(caller ident.KeyHash) (VolumeKeeper, error) {
 	if caller != m.cfg.Operator {
-		return nil, problem.New(problem.Denied, "not_operator", "stored volumes are the operator's to list and remove").
+		return nil, problem.New(problem.Denied, ruleNotOperator, "stored volumes are the operator's to list and remove").
 			Fix("run it as the operator; an owner has a volume start afresh with 'cupel volume reset'")
 	}
 	k, ok := m.cfg.Backend.(VolumeKeeper)
 	if !ok {
-		return nil, problem.New(problem.Invalid, "volume_store", "this manager's backend keeps no volumes")
+		return nil, problem.New(problem.Invalid, problem.RuleVolumeStore, "this manager's backend keeps no volumes")
 	}
 	return k, nil
 }
@@ -86,11 +86,11 @@ func (m *Manager) RemoveVolume(ctx context.Context, caller ident.KeyHash, id ide
 		out = m.volume(v)
 		switch {
 		case len(out.Apps) > 0:
-			return problem.New(problem.Conflict, "volume_in_use", "volume %.12s… belongs to %s", id, strings.Join(out.Apps, ", ")).
+			return problem.New(problem.Conflict, ruleVolumeInUse, "volume %.12s… belongs to %s", id, strings.Join(out.Apps, ", ")).
 				Want("a volume that no app has").
 				Fix("remove the app first: cupel rm --app %s", out.Apps[0])
 		case len(out.Before) == 0 && !force:
-			return problem.New(problem.Conflict, "volume_unclear", "which app volume %.12s… is of was not written down: no instance of this release used it", id).
+			return problem.New(problem.Conflict, ruleVolumeUnclear, "which app volume %.12s… is of was not written down: no instance of this release used it", id).
 				Want("a volume that is known to be of apps that are gone").
 				Fix("deploy or restart the apps that are there, which notes it; or, if you know that none needs it: cupel volume rm %s --force", id)
 		}

@@ -80,7 +80,7 @@ func TestVolumes(t *testing.T) {
 		t.Helper()
 		_, err := s.operator.RemoveVolume(ctx, id, force)
 		p := problem.From(err)
-		if p == nil || p.Rule != rule || !strings.Contains(p.Mend, mend) {
+		if p == nil || string(p.Rule) != rule || !strings.Contains(p.Mend, mend) {
 			t.Errorf("%v; want %s with a mend that says %q", err, rule, mend)
 			return
 		}

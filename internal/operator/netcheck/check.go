@@ -150,7 +150,7 @@ func (r Report) Problem() error {
 		what = append(what, strings.Join(names, ", ")+": "+b.Cause)
 		mend = append(mend, b.Mend...)
 	}
-	return problem.New(problem.Unavailable, "network_blocked", "%s", strings.Join(what, "; ")).
+	return problem.New(problem.Unavailable, ruleNetworkBlocked, "%s", strings.Join(what, "; ")).
 		Want("instances and users let through").Fix("%s; then cupel check again", strings.Join(unique(mend), "; "))
 }
 
@@ -161,7 +161,7 @@ const patience = time.Second
 // Run tries everything. Its error says that the check itself could not be made.
 func Run(ctx context.Context, cfg Config) (Report, error) {
 	if _, err := exec.LookPath("nft"); err != nil {
-		return Report{}, problem.New(problem.Unavailable, "tool_missing", "nft is not installed").Fix("apt-get install --no-remove nftables")
+		return Report{}, problem.New(problem.Unavailable, problem.RuleToolMissing, "nft is not installed").Fix("apt-get install --no-remove nftables")
 	}
 	l, err := newLab(ctx, cfg)
 	if l != nil {

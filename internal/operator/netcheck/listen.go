@@ -82,7 +82,7 @@ func (l *lab) listenPublic(ctx context.Context, lc net.ListenConfig) error {
 		l.port = uint16(port)
 		return l.serve(ln, err)
 	}
-	return problem.New(problem.Unavailable, "ports_exhausted", "no port from %d on is free", l.FirstPort)
+	return problem.New(problem.Unavailable, rulePortsExhausted, "no port from %d on is free", l.FirstPort)
 }
 
 // serve accepts, and answers what the check says.

@@ -88,7 +88,7 @@ func (i *instance) status() manager.InstanceStatus {
 func (e *exit) problem(memory uint64) *problem.Error {
 	switch {
 	case e.OOM:
-		return problem.New(problem.Unavailable, "out_of_memory", "the instance was killed: it needed more than its memory limit of %d bytes", memory).
+		return problem.New(problem.Unavailable, problem.RuleOutOfMemory, "the instance was killed: it needed more than its memory limit of %d bytes", memory).
 			Fix("deploy with a larger --memory")
 	case e.Killed:
 		return problem.New(problem.Unavailable, wire.RuleNotCommitted, "the instance did not end in time and was killed: nothing that it wrote into volumes is kept").

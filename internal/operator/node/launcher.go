@@ -23,7 +23,7 @@ func (n *Node) LauncherDigest() ident.Digest { return n.digest }
 func (n *Node) keepLauncher() error {
 	src, err := os.Open(n.cfg.Launcher)
 	if err != nil {
-		return problem.New(problem.Invalid, "launcher_missing", "open the launcher: %w", err).
+		return problem.New(problem.Invalid, problem.RuleLauncherMissing, "open the launcher: %w", err).
 			Fix("build it (make build) and keep cupel-init beside cupeld")
 	}
 	defer src.Close()
@@ -89,7 +89,7 @@ func (n *Node) launcherFile(digest ident.Digest) (string, error) {
 	}
 	file := n.dir("launcher", digest.String())
 	if err := isWhole(file, digest); err != nil {
-		return "", problem.New(problem.NotFound, "launcher_missing", "launcher %.12s, which this was deployed with: %w", digest, err).
+		return "", problem.New(problem.NotFound, problem.RuleLauncherMissing, "launcher %.12s, which this was deployed with: %w", digest, err).
 			Fix("put the file back, or let the app's owner measure the runtimes again, update the session and deploy")
 	}
 	return file, nil

@@ -31,9 +31,6 @@ const (
 	silentAfter = 10 * time.Second
 )
 
-// ruleUnhealthy is the rule of an app that runs and accepts no connections.
-const ruleUnhealthy = "unhealthy"
-
 // lookAround finds out where an app that isn't healthy listens instead, and whether it
 // is this machine that can't reach it.
 func (n *Node) lookAround(ctx context.Context, i *instance) {
@@ -221,11 +218,11 @@ const mostShown = 4
 func (m *misplaced) problem() *problem.Error {
 	switch {
 	case m.full:
-		return problem.New(problem.Unavailable, ruleUnhealthy, "the app listens on port %d and takes no connection, not from within its container either: it doesn't accept those that wait", m.port).
+		return problem.New(problem.Unavailable, problem.RuleUnhealthy, "the app listens on port %d and takes no connection, not from within its container either: it doesn't accept those that wait", m.port).
 			Want("an app that goes on accepting connections").
 			Fix("see 'cupel logs' for what keeps it from that, mend it and deploy again; an app that has only too much to do gets more --instances")
 	case m.cutOff:
-		return problem.New(problem.Unavailable, ruleUnhealthy, "the app listens on port %d, but its machine can't reach it: something there stands in the way, as a firewall's rule", m.port).
+		return problem.New(problem.Unavailable, problem.RuleUnhealthy, "the app listens on port %d, but its machine can't reach it: something there stands in the way, as a firewall's rule", m.port).
 			Want("connections from the machine to its instances let through").
 			Fix("run 'cupel check' on that machine: it names what stands in the way, and the mend")
 	}
@@ -237,7 +234,7 @@ func (m *misplaced) problem() *problem.Error {
 	if more := len(m.at) - mostShown; more > 0 {
 		where += fmt.Sprintf(" and %d more", more)
 	}
-	e := problem.New(problem.Unavailable, ruleUnhealthy, "the app listens on %s, not on port %d", where, m.port).
+	e := problem.New(problem.Unavailable, problem.RuleUnhealthy, "the app listens on %s, not on port %d", where, m.port).
 		Want("port %d of all addresses", m.port).
 		Fix("let the app listen on port %d, or name its port: --port PUBLIC:%d", m.port, m.firstPort())
 	switch {

@@ -160,7 +160,7 @@ func (n *Node) find(id string) *instance {
 }
 
 func unknown(id string) error {
-	return problem.New(problem.NotFound, "instance_unknown", "no instance %q on this node", id)
+	return problem.New(problem.NotFound, problem.RuleInstanceUnknown, "no instance %q on this node", id)
 }
 
 var validID = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)

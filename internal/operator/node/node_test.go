@@ -86,7 +86,7 @@ func TestHostname(t *testing.T) {
 func TestJournal(t *testing.T) {
 	j := journal{t.TempDir()}
 	r := &record{Spec: manager.InstanceSpec{
-		ID: "i-1", Config: ident.ConfigID{Session: "s", Service: "x"}, Memory: 1, Labels: map[string]string{"a": "b"},
+		ID: "i-1", Config: ident.ServiceRef{Session: "s", Service: "x"}, Memory: 1, Labels: map[string]string{"a": "b"},
 		Profile: launch.V2, Grant: secret.NewString("t0ken"),
 	}, CreatedAt: time.Unix(1, 0).UTC(), Report: wire.Status{Phase: wire.Running}, Exit: &exit{Code: 1}}
 	if err := j.save(r, true); err != nil {
@@ -134,7 +134,7 @@ func TestStatusTellsTheEnd(t *testing.T) {
 		i.rec.Exit = &e
 		s := i.status()
 		if s.State != manager.StateExited || s.ExitCode != e.Code || (s.Problem == nil) != (rule == "") ||
-			s.Problem != nil && s.Problem.Rule != rule {
+			s.Problem != nil && string(s.Problem.Rule) != rule {
 			t.Errorf("%+v: %+v", e, s)
 		}
 	}
@@ -142,7 +142,7 @@ func TestStatusTellsTheEnd(t *testing.T) {
 	i.rec.Report.Problem = problem.New(problem.Unavailable, wire.RuleNotCommitted, "code 137")
 	for rule, e := range map[string]exit{"out_of_memory": {Code: 137, OOM: true}, wire.RuleNotCommitted: {Code: 137}} {
 		i.rec.Exit = &e
-		if p := i.status().Problem; p == nil || p.Rule != rule {
+		if p := i.status().Problem; p == nil || string(p.Rule) != rule {
 			t.Errorf("%+v of what was not committed: %v", e, p)
 		}
 	}

@@ -52,9 +52,6 @@ type exit struct {
 	Killed bool `json:"killed,omitempty"`
 }
 
-// ruleNewer says that a newer version wrote the state.
-const ruleNewer = "state_newer"
-
 // damagedDir is where records are put that can't be read.
 const damagedDir = "damaged"
 
@@ -112,7 +109,7 @@ func (j journal) load() ([]*record, []damage, error) {
 			records = append(records, r)
 			continue
 		}
-		if problem.From(err).Rule == ruleNewer {
+		if problem.From(err).Rule == problem.RuleStateNewer {
 			return nil, nil, err
 		}
 		file, merr := j.putAside(id)
@@ -135,7 +132,7 @@ func (j journal) read(id string) (*record, error) {
 	case err != nil:
 		return nil, fmt.Errorf("it is no JSON of a record: %w", err)
 	case r.Version > recordVersion: // its instance is none to be removed
-		return nil, problem.New(problem.Conflict, ruleNewer, "instance record %s has version %d", j.path(id), r.Version).
+		return nil, problem.New(problem.Conflict, problem.RuleStateNewer, "instance record %s has version %d", j.path(id), r.Version).
 			Want("version %d", recordVersion).Fix("start the newer cupeld that wrote it")
 	case r.Version != recordVersion:
 		return nil, fmt.Errorf("it has version %d, not %d", r.Version, recordVersion)

@@ -77,12 +77,12 @@ func (s *nodeSocket) answer(h func(http.ResponseWriter, *http.Request) error) ht
 func (s *nodeSocket) target(r *http.Request) (id ident.Digest, generation uint64, err error) {
 	id, err = ident.ParseDigest(r.PathValue("id"))
 	if err != nil {
-		return id, 0, problem.New(problem.Invalid, "volume_id", "volume: %w", err)
+		return id, 0, problem.New(problem.Invalid, problem.RuleVolumeID, "volume: %w", err)
 	}
 	q := r.URL.Query().Get(wire.QueryGeneration)
 	generation, err = strconv.ParseUint(q, 10, 64)
 	if err != nil || generation == 0 {
-		return id, 0, problem.New(problem.Invalid, "generation", "generation %q", q).Want("a number from 1 on")
+		return id, 0, problem.New(problem.Invalid, ruleGeneration, "generation %q", q).Want("a number from 1 on")
 	}
 	return id, generation, nil
 }
@@ -90,7 +90,7 @@ func (s *nodeSocket) target(r *http.Request) (id ident.Digest, generation uint64
 func parseTag(text string) (ident.Digest, error) {
 	tag, err := ident.ParseDigest(text)
 	if err != nil {
-		return tag, problem.New(problem.Invalid, "volume_tag", "the snapshot's tag: %w", err)
+		return tag, problem.New(problem.Invalid, problem.RuleVolumeTag, "the snapshot's tag: %w", err)
 	}
 	return tag, nil
 }
@@ -144,7 +144,7 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err != nil {
 		if _, over := errors.AsType[*http.MaxBytesError](err); over {
-			return problem.New(problem.Invalid, "volume_too_large", "a snapshot of more than %d bytes", limit).
+			return problem.New(problem.Invalid, ruleVolumeTooLarge, "a snapshot of more than %d bytes", limit).
 				Want("at most what volumes may take of the instance's memory, and %d times that with holes", wire.MaxLength)
 		}
 		return err
@@ -192,16 +192,16 @@ func (a *arriving) done() {
 func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
 	var st wire.Status
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxStatus)).Decode(&st); err != nil {
-		return problem.New(problem.Invalid, "status", "status: %w", err)
+		return problem.New(problem.Invalid, ruleStatus, "status: %w", err)
 	}
 	if st.Version != wire.StatusVersion {
-		return problem.New(problem.Invalid, "status", "status version %d", st.Version).Want("%d", wire.StatusVersion)
+		return problem.New(problem.Invalid, ruleStatus, "status version %d", st.Version).Want("%d", wire.StatusVersion)
 	}
 	switch st.Phase {
 	case wire.Starting, wire.Attesting, wire.Attested, wire.Mounting, wire.Running,
 		wire.Stopping, wire.Committing, wire.Exited, wire.Refused:
 	default:
-		return problem.New(problem.Invalid, "status", "phase %q", st.Phase)
+		return problem.New(problem.Invalid, ruleStatus, "phase %q", st.Phase)
 	}
 	if why := s.older.Load(); why != nil && st.Problem != nil && st.Problem.Rule == ruleVolumeMissing {
 		st.Problem = why // the launcher sees no more than that it isn't here

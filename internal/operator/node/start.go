@@ -25,10 +25,10 @@ const (
 // Start implements manager.Backend.
 func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 	if !validID.MatchString(spec.ID) {
-		return problem.New(problem.Invalid, "instance_id", "instance id %q", spec.ID).Want("1 to 40 of a-z 0-9 -")
+		return problem.New(problem.Invalid, ruleInstanceID, "instance id %q", spec.ID).Want("1 to 40 of a-z 0-9 -")
 	}
 	if spec.Memory < minMemory || spec.Memory > 1<<62 {
-		return problem.New(problem.Invalid, "memory_limit", "memory limit of %d bytes", spec.Memory).
+		return problem.New(problem.Invalid, problem.RuleMemoryLimit, "memory limit of %d bytes", spec.Memory).
 			Want("at least %d (16M)", minMemory).Fix("deploy with a larger --memory")
 	}
 	if _, err := launch.ParseVersion(string(spec.Profile)); err != nil {
@@ -95,12 +95,12 @@ func (n *Node) claim(spec manager.InstanceSpec) (*instance, error) {
 		switch {
 		case !current:
 		case ended:
-			return nil, problem.New(problem.Conflict, "instance_exited", "instance %q has exited", spec.ID).
+			return nil, problem.New(problem.Conflict, ruleInstanceExited, "instance %q has exited", spec.ID).
 				Fix("remove it, or start another one")
 		case made:
 			return nil, nil
 		default:
-			return nil, problem.New(problem.Unavailable, "instance_leftover", "what an earlier start of %q left is not removed yet", spec.ID).
+			return nil, problem.New(problem.Unavailable, ruleInstanceLeftover, "what an earlier start of %q left is not removed yet", spec.ID).
 				Fix("see 'cupel events' for what holds it; it is tried again by itself")
 		}
 	}
@@ -276,7 +276,7 @@ func (n *Node) free(ctx context.Context, i *instance) error {
 		errs = append(errs, os.RemoveAll(n.dir(dir, id)))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return problem.New(problem.Unavailable, "cleanup", "clean up instance %s: %w", id, err).Fix("remove it again")
+		return problem.New(problem.Unavailable, problem.RuleCleanup, "clean up instance %s: %w", id, err).Fix("remove it again")
 	}
 	return n.journal.remove(id)
 }

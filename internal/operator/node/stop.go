@@ -102,7 +102,7 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 	if ended, err := n.awaitExit(ctx, i, until(killWait)); ended || err != nil {
 		return err
 	}
-	return problem.New(problem.Unavailable, "stop_timeout", "instance %s did not end within %s of SIGKILL", id, problem.Duration(killWait)).
+	return problem.New(problem.Unavailable, ruleStopTimeout, "instance %s did not end within %s of SIGKILL", id, problem.Duration(killWait)).
 		Fix("look at the node's containerd log, then remove the instance")
 }
 

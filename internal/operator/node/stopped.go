@@ -72,7 +72,7 @@ func allSuspended(pids []int) bool {
 
 // appStopped says why an app that accepts connections isn't healthy.
 func appStopped() *problem.Error {
-	return problem.New(problem.Unavailable, ruleUnhealthy, "the app's processes are stopped (SIGSTOP): connections are accepted, and nobody answers them").
+	return problem.New(problem.Unavailable, problem.RuleUnhealthy, "the app's processes are stopped (SIGSTOP): connections are accepted, and nobody answers them").
 		Fix("whoever stopped them lets them go on, on the app's machine: kill -CONT, each process; or its owner deploys the app again")
 }
 

@@ -53,7 +53,7 @@ func (n *Node) note(ctx context.Context, what, instance string, err error) {
 type hangs func(what string, limit time.Duration, err error) error
 
 // RuleContainerdHangs is the rule of a call that containerd left without an answer.
-const RuleContainerdHangs = "containerd_hangs"
+const RuleContainerdHangs problem.Rule = "containerd_hangs"
 
 func containerdHangs(what string, limit time.Duration, err error) error {
 	return problem.New(problem.Unavailable, RuleContainerdHangs, "containerd did not %s within %s: %w", what, problem.Duration(limit), err).
@@ -61,12 +61,12 @@ func containerdHangs(what string, limit time.Duration, err error) error {
 }
 
 func startSlow() error {
-	return problem.New(problem.Unavailable, "start_slow", "runc create has run for %s, which takes less than a second as a rule", problem.Duration(slowStart)).
+	return problem.New(problem.Unavailable, ruleStartSlow, "runc create has run for %s, which takes less than a second as a rule", problem.Duration(slowStart)).
 		Fix("it is waited for, %s in all, and then tried again. See what holds it: ps -ef | grep runc (kill -CONT a runc that was stopped), the disk, the machine's load", problem.Duration(startLimit))
 }
 
 func networkHangs(what string, limit time.Duration, err error) error {
-	return problem.New(problem.Unavailable, "network_hangs", "the CNI plugins did not %s within %s: %w", what, problem.Duration(limit), err).
+	return problem.New(problem.Unavailable, ruleNetworkHangs, "the CNI plugins did not %s within %s: %w", what, problem.Duration(limit), err).
 		Fix("see what holds them: ps -ef | grep cni, and locks below STATE/cni")
 }
 

@@ -151,7 +151,7 @@ func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint6
 			if fresh { // the next try has other bytes and another tag
 				s.remove(ctx, v)
 			}
-			return problem.New(problem.Unavailable, "registry_unreachable", "store the volume's snapshot in the registry: %w", err).
+			return problem.New(problem.Unavailable, problem.RuleRegistryUnreachable, "store the volume's snapshot in the registry: %w", err).
 				Fix("look at the registry, then run the instance again")
 		}
 	}
@@ -254,5 +254,5 @@ func (s *volumeStore) storeError(err error) error {
 	if _, explained := errors.AsType[*problem.Error](err); explained {
 		return err
 	}
-	return problem.New(problem.Unavailable, "volume_store", "%w", err)
+	return problem.New(problem.Unavailable, problem.RuleVolumeStore, "%w", err)
 }

@@ -136,7 +136,7 @@ func get(t *testing.T, n *node.Node, s wire.Snapshot) string {
 	t.Helper()
 	r, _, err := n.Get(t.Context(), s)
 	if err != nil {
-		return problem.From(err).Rule
+		return string(problem.From(err).Rule)
 	}
 	defer r.Close()
 	b, err := io.ReadAll(r)
@@ -249,7 +249,7 @@ func TestVolumeRefusals(t *testing.T) {
 		if err == nil {
 			return ""
 		}
-		return problem.From(err).Rule
+		return string(problem.From(err).Rule)
 	}
 	if got := rule(put(n, id, 0, "x")); got != "generation" {
 		t.Errorf("generation 0: %q", got)

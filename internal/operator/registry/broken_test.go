@@ -51,14 +51,14 @@ func TestBrokenAnswerIsNoDamage(t *testing.T) {
 		client := NewClient(strings.TrimPrefix(srv.URL, "http://"))
 		_, err := client.PullImage(t.Context(), "runtimes/python:latest")
 		t.Log(err)
-		if p := problem.From(err); err == nil || p.Rule != c.rule || p.Kind != problem.Unavailable || p.Mend == "" {
+		if p := problem.From(err); err == nil || string(p.Rule) != c.rule || p.Kind != problem.Unavailable || p.Mend == "" {
 			t.Errorf("%s: an image: %v", name, err)
 		}
 		if strings.Contains(name, "config") { // a volume's says nothing
 			srv.Close()
 			continue
 		}
-		if _, err = client.Pull(t.Context(), wire.Snapshot{Generation: 1}); problem.From(err).Rule != c.rule {
+		if _, err = client.Pull(t.Context(), wire.Snapshot{Generation: 1}); string(problem.From(err).Rule) != c.rule {
 			t.Errorf("%s: a volume: %v", name, err)
 		}
 		srv.Close()

@@ -41,7 +41,7 @@ func (c *Client) options(ctx context.Context) []remote.Option {
 func (c *Client) ref(ref string) (name.Reference, error) {
 	r, err := name.ParseReference(c.addr+"/"+ref, name.StrictValidation)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "registry_reference", "%w", err).Want("REPOSITORY:TAG")
+		return nil, problem.New(problem.Invalid, problem.RuleRegistryReference, "%w", err).Want("REPOSITORY:TAG")
 	}
 	return r, nil
 }
@@ -226,7 +226,7 @@ func (c *Client) PullImage(ctx context.Context, ref string) (Image, error) {
 func (c *Client) Tags(ctx context.Context, repository string) ([]string, error) {
 	repo, err := name.NewRepository(c.addr+"/"+repository, name.StrictValidation)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "registry_reference", "%w", err)
+		return nil, problem.New(problem.Invalid, problem.RuleRegistryReference, "%w", err)
 	}
 	tags, err := remote.List(repo, c.options(ctx)...)
 	err = c.explain(ctx, "list", repository, err)

@@ -35,26 +35,26 @@ func (c *Client) explain(ctx context.Context, done, ref string, err error) error
 	if t, ok := errors.AsType[*transport.Error](err); ok {
 		switch t.StatusCode {
 		case http.StatusNotFound:
-			return problem.New(problem.NotFound, "registry_missing", "%s: the registry at %s has no such thing", what, c.addr).
+			return problem.New(problem.NotFound, ruleRegistryMissing, "%s: the registry at %s has no such thing", what, c.addr).
 				Fix("build or push it first: cupel runtime build NAME")
 		case http.StatusGone:
 			return c.damaged(done, ref, errors.New("it is not what was stored"))
 		case http.StatusUnauthorized, http.StatusForbidden:
-			return problem.New(problem.Denied, "registry_denied", "%s: the registry at %s refuses: %s", what, c.addr, http.StatusText(t.StatusCode)).
+			return problem.New(problem.Denied, ruleRegistryDenied, "%s: the registry at %s refuses: %s", what, c.addr, http.StatusText(t.StatusCode)).
 				Fix("write to it from its own machine")
 		case http.StatusInsufficientStorage:
 			full := fmt.Errorf("%s: the registry at %s answers %d: %w", what, c.addr, t.StatusCode, syscall.ENOSPC)
 			return diskerror.Explain(full, ".", "the registry's state folder")
 		}
-		return problem.New(problem.Unavailable, "registry_failed", "%s: the registry at %s answers %d %s", what, c.addr, t.StatusCode, http.StatusText(t.StatusCode)).
+		return problem.New(problem.Unavailable, ruleRegistryFailed, "%s: the registry at %s answers %d %s", what, c.addr, t.StatusCode, http.StatusText(t.StatusCode)).
 			Fix("look at its log and its disk, then try again")
 	}
 	if u, ok := errors.AsType[*url.Error](err); ok {
-		return problem.New(problem.Unavailable, "registry_unreachable", "%s: no registry answers at %s: %w", what, c.addr, u.Err).
+		return problem.New(problem.Unavailable, problem.RuleRegistryUnreachable, "%s: no registry answers at %s: %w", what, c.addr, u.Err).
 			Fix("start it (cupel up), or look at its log")
 	}
 	if b, ok := errors.AsType[*brokenError](err); ok {
-		return problem.New(problem.Unavailable, "registry_unreachable", "%s: the registry at %s broke off its answer: %w", what, c.addr, b.err).
+		return problem.New(problem.Unavailable, problem.RuleRegistryUnreachable, "%s: the registry at %s broke off its answer: %w", what, c.addr, b.err).
 			Fix("start it (cupel up), or look at its log")
 	}
 	return fmt.Errorf("%s: registry %s: %w", what, c.addr, err)

@@ -43,7 +43,7 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 		return nil, fmt.Errorf("registry: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, problem.New(problem.Invalid, "registry_folder", "%w", err).Fix("look what is there (ls -ld) and move it away, or choose another state folder with --state")
+		return nil, problem.New(problem.Invalid, ruleRegistryFolder, "%w", err).Fix("look what is there (ls -ld) and move it away, or choose another state folder with --state")
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -165,7 +165,7 @@ func (c *Client) Stream(ctx context.Context, s wire.Snapshot) (io.ReadCloser, er
 		return nil, c.judge(ctx, what, err)
 	}
 	if len(layers) != 1 {
-		return nil, problem.New(problem.Denied, "volume_snapshot", "%s has %d layers", what, len(layers)).Want("one, a volume's snapshot")
+		return nil, problem.New(problem.Denied, ruleVolumeSnapshot, "%s has %d layers", what, len(layers)).Want("one, a volume's snapshot")
 	}
 	digest, err := layers[0].Digest()
 	if err != nil {

@@ -44,8 +44,8 @@ var ErrUnreached = errors.New("not reached")
 
 // Process is one that is looked after.
 type Process struct {
-	Name string // for messages
-	Rule string // of the problem that it does not answer
+	Name string       // for messages
+	Rule problem.Rule // of the problem that it does not answer
 	PID  int
 	// Ask returns nil once the process has answered, whatever it said; or why it
 	// can't any more. It ends with its context.

@@ -91,7 +91,7 @@ func mustRelease(t testing.TB, in *Instance) (*Conn, *wire.ReleaseReply) {
 }
 
 // refused checks which rule refused.
-func refused(t testing.TB, err error, rule string) {
+func refused(t testing.TB, err error, rule problem.Rule) {
 	t.Helper()
 	if err == nil {
 		t.Fatalf("accepted, want a refusal by %s", rule)

@@ -21,7 +21,7 @@ import (
 // answer is what a test looks at in a reply.
 type answer struct {
 	Status int
-	Rule   string
+	Rule   problem.Rule
 	Msg    []string
 }
 

@@ -43,7 +43,7 @@ func TestReleaseRefused(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name string
-		rule string
+		rule problem.Rule
 		lie  func(in *Instance)
 	}{
 		{"other code", "measurement", func(in *Instance) { in.Launch.Measurement = ident.Measurement{0x33} }},
@@ -145,7 +145,10 @@ func TestInstancesTransport(t *testing.T) {
 
 func TestReleaseBadBodies(t *testing.T) {
 	e := begin(t, Options{})
-	for name, c := range map[string]struct{ body, rule string }{
+	for name, c := range map[string]struct {
+		body string
+		rule problem.Rule
+	}{
 		"empty":         {"", "json"},
 		"not JSON":      {"{", "json"},
 		"unknown field": {`{"version":1,"session":"x","service":"y","evidence":{"type":"sgx","quote":""},"admin":true}`, "json"},

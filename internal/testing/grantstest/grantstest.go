@@ -113,7 +113,7 @@ func Run(t *testing.T, cas CAS) {
 	})
 }
 
-func refused(t *testing.T, err error, kind problem.Kind, rule string) {
+func refused(t *testing.T, err error, kind problem.Kind, rule problem.Rule) {
 	t.Helper()
 	if p := problem.From(err); p == nil || p.Kind != kind || p.Rule != rule {
 		t.Errorf("%v; want %s, rule %s", err, kind, rule)

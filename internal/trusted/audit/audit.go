@@ -34,7 +34,7 @@ type Chain struct {
 // Append moves the position over e, which must be the next entry.
 func (c *Chain) Append(e owners.Entry) error {
 	if e.Seq != c.Seq+1 {
-		return problem.New(problem.Conflict, "audit_log_gap", "entry %d after entry %d", e.Seq, c.Seq).
+		return problem.New(problem.Conflict, ruleAuditLogGap, "entry %d after entry %d", e.Seq, c.Seq).
 			Want("entry %d", c.Seq+1)
 	}
 	c.Seq, c.Hash = e.Seq, hashOf(e, c.Hash)
@@ -111,7 +111,7 @@ func Sign(key *ecdsa.PrivateKey, c Chain, unixNano int64) (owners.SignedHead, er
 func VerifyHead(identity *ecdsa.PublicKey, h owners.SignedHead) error {
 	msg := owners.HeadMessage(h)
 	if !ecdsa.VerifyASN1(identity, msg[:], h.Signature) {
-		return problem.New(problem.Denied, "audit_head_signature", "the signature of audit head %d is not by the CAS's identity key", h.Seq).
+		return problem.New(problem.Denied, ruleAuditHeadSignature, "the signature of audit head %d is not by the CAS's identity key", h.Seq).
 			Fix("attest the CAS again; if its identity is the pinned one, its log was tampered with")
 	}
 	return nil
@@ -152,7 +152,7 @@ func NewVerifier(identity *ecdsa.PublicKey, from, to owners.SignedHead) (*Verifi
 		return nil, err
 	}
 	if to.Seq < from.Seq {
-		return nil, problem.New(problem.Denied, "audit_log_older", "the CAS's log ends at entry %d", to.Seq).
+		return nil, problem.New(problem.Denied, problem.RuleAuditLogOlder, "the CAS's log ends at entry %d", to.Seq).
 			Want("entry %d or later, which this CAS has shown before", from.Seq).
 			Fix("do not use this CAS: its state was put back to an earlier one. Ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget")
 	}
@@ -174,11 +174,11 @@ func (v *Verifier) Position() uint64 { return v.chain.Seq }
 func (v *Verifier) Done() error {
 	switch {
 	case v.chain.Seq < v.to.Seq:
-		return problem.New(problem.Denied, "audit_log_cut", "the log stops at entry %d", v.chain.Seq).
+		return problem.New(problem.Denied, problem.RuleAuditLogCut, "the log stops at entry %d", v.chain.Seq).
 			Want("entries up to %d, as the signed head says", v.to.Seq).
 			Fix("do not use this CAS: entries of its log are missing")
 	case v.chain.Hash != v.to.Hash:
-		return problem.New(problem.Denied, "audit_log_forked", "the entries up to %d hash to %s", v.to.Seq, v.chain.Hash).
+		return problem.New(problem.Denied, problem.RuleAuditLogForked, "the entries up to %d hash to %s", v.to.Seq, v.chain.Hash).
 			Want("%s, as the signed head says", v.to.Hash).
 			Fix("do not use this CAS: its log is not the one that it has shown before")
 	}

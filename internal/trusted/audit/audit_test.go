@@ -109,7 +109,7 @@ func TestVerifyRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := Verify(&key.PublicKey, c.from, c.entries, c.to)
-			if err == nil || problem.From(err).Rule != c.rule {
+			if err == nil || string(problem.From(err).Rule) != c.rule {
 				t.Fatalf("%v; want rule %s", err, c.rule)
 			}
 			t.Log(err)

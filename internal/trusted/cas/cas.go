@@ -223,7 +223,7 @@ func (c *CAS) Log(ctx context.Context, after uint64, limit int) ([]owners.Entry,
 func (c *CAS) Healthy() error {
 	select {
 	case <-c.journal.failed:
-		return problem.New(problem.Unavailable, "store", "the store broke").Fix("restart the CAS")
+		return problem.New(problem.Unavailable, problem.RuleStore, "the store broke").Fix("restart the CAS")
 	case <-c.journal.stop:
 		return stopping()
 	default:
@@ -238,7 +238,7 @@ func (c *CAS) checkClock(now time.Time) error {
 	if high.Sub(now) <= clockTolerance {
 		return nil
 	}
-	return problem.New(problem.Unavailable, "clock_went_back", "the clock says %s", now.UTC().Format(time.RFC3339)).
+	return problem.New(problem.Unavailable, ruleClockWentBack, "the clock says %s", now.UTC().Format(time.RFC3339)).
 		Want("not before %s, the time of the audit log's last entry", high.UTC().Format(time.RFC3339)).
 		Fix("set the clock of the CAS's machine right. Where it is right, and was ahead at that entry, the CAS releases again from %s on",
 			high.Add(-clockTolerance).UTC().Format(time.RFC3339))

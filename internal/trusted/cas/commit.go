@@ -102,7 +102,7 @@ func (c *CAS) lockMoves(ctx context.Context, in *instance, moves []wire.TagMove)
 		}
 	}
 	if len(moves) > 0 {
-		return steps, unlock, problem.New(problem.NotFound, "volume_unknown", "the instance has no volume %s, or it is named twice", moves[0].Volume)
+		return steps, unlock, problem.New(problem.NotFound, problem.RuleVolumeUnknown, "the instance has no volume %s, or it is named twice", moves[0].Volume)
 	}
 	return steps, unlock, nil
 }
@@ -134,7 +134,7 @@ func checkStatement(s *owners.Statement) error {
 		return nil
 	}
 	if !s.Follows.Known() || !owners.IsCommit(s.Commit) {
-		return problem.New(problem.Invalid, "statement", "the statement on what was stored can't be read").
+		return problem.New(problem.Invalid, problem.RuleStatement, "the statement on what was stored can't be read").
 			Want("a commit of 40 or 64 hex digits; follows: yes, no or unknown").
 			Fix("mend the program that writes /run/cupel/statement.json")
 	}
@@ -155,7 +155,7 @@ func mayCommit(in *instance, steps []step) (again bool, err error) {
 		}
 	}
 	if made > 0 && made < len(steps) {
-		return false, problem.New(problem.Conflict, "volume_tag_moved", "%d of %d volumes moved already", made, len(steps)).
+		return false, problem.New(problem.Conflict, ruleVolumeTagMoved, "%d of %d volumes moved already", made, len(steps)).
 			Want("a commit of all or of none").
 			Fix("restart the instance: it starts from the newest state")
 	}
@@ -165,19 +165,19 @@ func mayCommit(in *instance, steps []step) (again bool, err error) {
 func (v *volume) mayMove(in *instance, g mounted, req wire.TagMove) (again bool, err error) {
 	switch {
 	case g.Access != owners.ReadWrite:
-		return false, problem.New(problem.Denied, "volume_read_only", "the instance has a private snapshot of volume %s: it may not commit", v.name).
+		return false, problem.New(problem.Denied, ruleVolumeReadOnly, "the instance has a private snapshot of volume %s: it may not commit", v.name).
 			Want("a mount with `update_policy: rollback_protected`").
 			Fix("change the mount's update_policy in the session, if this service is to write")
 	case v.rec.Holder != in.id || v.rec.Lease != g.Lease || req.Lease != g.Lease:
-		return false, problem.New(problem.Denied, "lease_ended", "lease %d of volume %s", req.Lease, v.name).
+		return false, problem.New(problem.Denied, problem.RuleLeaseEnded, "lease %d of volume %s", req.Lease, v.name).
 			Want("lease %d, held by instance %s", v.rec.Lease, v.rec.Holder.Short()).
 			Fix("restart the instance: it starts from the newest state")
 	case req.Tag.IsZero():
-		return false, problem.New(problem.Invalid, "volume_tag", "the new tag is zero")
+		return false, problem.New(problem.Invalid, problem.RuleVolumeTag, "the new tag is zero")
 	case v.rec.Generation == req.From+1 && v.rec.Tag == req.Tag:
 		return true, nil
 	case v.rec.Generation != req.From || v.rec.Tag != req.FromTag:
-		return false, problem.New(problem.Conflict, "volume_tag_moved", "the commit starts from generation %d", req.From).
+		return false, problem.New(problem.Conflict, ruleVolumeTagMoved, "the commit starts from generation %d", req.From).
 			Want("generation %d with tag %s", v.rec.Generation, v.rec.Tag).
 			Fix("restart the instance: it starts from the newest state")
 	}

@@ -26,7 +26,7 @@ func (c *CAS) coded(code owners.GrantCode) (*grant, error) {
 			return g, nil
 		}
 	}
-	return nil, problem.New(problem.Denied, "grant_code", "the code is none of this CAS's, or its grant was forgotten").
+	return nil, problem.New(problem.Denied, problem.RuleGrantCode, "the code is none of this CAS's, or its grant was forgotten").
 		Fix("ask the session's owner for a new one: cupel session submit")
 }
 
@@ -40,7 +40,7 @@ func (g *grant) mayClaim(who Caller, now time.Time) error {
 
 	switch {
 	case !g.rec.ClaimedBy.IsZero() && g.rec.ClaimedBy != who.Key:
-		return problem.New(problem.Conflict, "grant_claimed", "the code was used at %s, by another key", g.rec.Claimed.Format(time.RFC3339)).
+		return problem.New(problem.Conflict, ruleGrantClaimed, "the code was used at %s, by another key", g.rec.Claimed.Format(time.RFC3339)).
 			Want("a code that nobody used: each is good once").
 			Fix("ask the session's owner for a new one, and to look who has this one: cupel session grants %s", g.session.name)
 	case !g.rec.ClaimedBy.IsZero():
@@ -49,7 +49,7 @@ func (g *grant) mayClaim(who Caller, now time.Time) error {
 		return problem.New(problem.Denied, ruleGrantEnded, "the code was to be used before %s", g.rec.UseBy.Format(time.RFC3339)).
 			Fix("ask the session's owner for a new one: cupel session submit")
 	case !g.rec.Provider.IsZero() && g.rec.Provider != who.Key:
-		return problem.New(problem.Denied, "grant_provider", "the code is for another provider's key than %s", who.Key.Short()).
+		return problem.New(problem.Denied, ruleGrantProvider, "the code is for another provider's key than %s", who.Key.Short()).
 			Want("key %s", g.rec.Provider.Short()).
 			Fix("hand it to the provider whose key the owner named")
 	}

@@ -106,11 +106,11 @@ func newGrantRecord(s *sessionState, req owners.NewGrant, now time.Time) (grantR
 	}
 
 	if !appName.MatchString(req.App) {
-		return rec, problem.New(problem.Invalid, "app_name", "app name %.60q", req.App).
+		return rec, problem.New(problem.Invalid, problem.RuleAppName, "app name %.60q", req.App).
 			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
 	}
 	if len(req.Services) == 0 {
-		return rec, problem.New(problem.Invalid, "grant_services", "the grant names no service").
+		return rec, problem.New(problem.Invalid, ruleGrantServices, "the grant names no service").
 			Fix("say how many instances or runs of which services it is for")
 	}
 	if len(req.Services) > maxServices {
@@ -127,13 +127,13 @@ func newGrantRecord(s *sessionState, req owners.NewGrant, now time.Time) (grantR
 		rec.UseBy = req.UseBy.UTC()
 	}
 	if !rec.UseBy.After(now) || rec.UseBy.After(now.Add(maxCodeLife)) {
-		return rec, problem.New(problem.Invalid, "use_by", "the code is to be good until %s", rec.UseBy.Format(time.RFC3339)).
+		return rec, problem.New(problem.Invalid, ruleUseBy, "the code is to be good until %s", rec.UseBy.Format(time.RFC3339)).
 			Want("a time in the future, at most %d days from now", maxCodeLife/(24*time.Hour))
 	}
 	if req.Until != nil {
 		rec.Until = req.Until.UTC()
 		if !rec.Until.After(now) {
-			return rec, problem.New(problem.Invalid, "until", "the grant is to end at %s", rec.Until.Format(time.RFC3339)).
+			return rec, problem.New(problem.Invalid, ruleUntil, "the grant is to end at %s", rec.Until.Format(time.RFC3339)).
 				Want("a time in the future")
 		}
 	}
@@ -141,7 +141,7 @@ func newGrantRecord(s *sessionState, req owners.NewGrant, now time.Time) (grantR
 }
 
 func tooManyServices(n int) *problem.Error {
-	return problem.New(problem.Invalid, "grant_services", "the grant would be for %d services", n).
+	return problem.New(problem.Invalid, ruleGrantServices, "the grant would be for %d services", n).
 		Want("at most %d", maxServices).
 		Fix("make several grants, each for some of the services: cupel session submit NAME --service SERVICE=N …")
 }
@@ -149,11 +149,11 @@ func tooManyServices(n int) *problem.Error {
 // checkGranted holds the numbers of one service against the session, under s.mu.
 func (s *sessionState) checkGranted(name ident.ServiceName, svc owners.GrantedService) error {
 	if s.plan.services[name] == nil {
-		return problem.New(problem.NotFound, "service_unknown", "session %q has no service %.140q", s.name, name).
+		return problem.New(problem.NotFound, problem.RuleServiceUnknown, "session %q has no service %.140q", s.name, name).
 			Fix("name services of the session's current version")
 	}
 	if min(svc.Instances, svc.Runs) != 0 || max(svc.Instances, svc.Runs) <= 0 || max(svc.Instances, svc.Runs) > maxGranted {
-		return problem.New(problem.Invalid, "grant_number", "service %s: %s and %s", name, problem.Count(svc.Instances, "instance"), problem.Count(svc.Runs, "run")).
+		return problem.New(problem.Invalid, ruleGrantNumber, "service %s: %s and %s", name, problem.Count(svc.Instances, "instance"), problem.Count(svc.Runs, "run")).
 			Want("either instances or runs, from 1 to %d", maxGranted)
 	}
 	return nil
@@ -288,7 +288,7 @@ func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req owners.Gra
 	for name, svc := range req.Services {
 		was, ok := next.Services[name]
 		if ok && (was.Runs > 0) != (svc.Runs > 0) {
-			return problem.New(problem.Invalid, "grant_number", "service %s changes between serving and running", name).
+			return problem.New(problem.Invalid, ruleGrantNumber, "service %s changes between serving and running", name).
 				Want("another number of the same kind").Fix("make a new grant")
 		}
 		next.Services[name] = grantedService{Instances: svc.Instances, Runs: svc.Runs, Used: was.Used}
@@ -353,7 +353,7 @@ func (c *CAS) withdrawGrant(ctx context.Context, who Caller, id owners.GrantID) 
 func (c *CAS) ownersGrant(ctx context.Context, who Caller, id owners.GrantID) (*grant, *sessionState, error) {
 	g := c.grantNamed(id)
 	if g == nil {
-		return nil, nil, problem.New(problem.NotFound, "grant_unknown", "there is no grant %s", id).
+		return nil, nil, problem.New(problem.NotFound, problem.RuleGrantUnknown, "there is no grant %s", id).
 			Fix("list them: cupel session grants SESSION")
 	}
 	s, err := c.reading(ctx, g.session.name)
@@ -392,7 +392,7 @@ func checkAPIVersion(v int) error {
 	if v == owners.Version {
 		return nil
 	}
-	return problem.New(problem.Invalid, "api_version", "the request has version %d", v).Want("%d", owners.Version)
+	return problem.New(problem.Invalid, ruleAPIVersion, "the request has version %d", v).Want("%d", owners.Version)
 }
 
 func sortIDs(ids []ident.InstanceID) {

@@ -202,7 +202,7 @@ func TestRefusedGrants(t *testing.T) {
 
 	for name, c := range map[string]struct {
 		edit func(*owners.NewGrant)
-		rule string
+		rule problem.Rule
 	}{
 		"no service":         {func(r *owners.NewGrant) { r.Services = nil }, "grant_services"},
 		"an unknown service": {func(r *owners.NewGrant) { r.Services = services{"x": {Instances: 1}} }, "service_unknown"},
@@ -225,7 +225,7 @@ func TestRefusedGrants(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 			continue
 		}
-		rule(t, err, c.rule)
+		rule(t, err, string(c.rule))
 	}
 }
 

@@ -96,7 +96,7 @@ func loadIdentity(ctx context.Context, j *journal) (*Identity, error) {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
 	}
 	if plain == nil {
-		return nil, damagedLog(problem.New(problem.Internal, "identity_missing", "the state has a log but no identity"))
+		return nil, damagedLog(problem.New(problem.Internal, ruleIdentityMissing, "the state has a log but no identity"))
 	}
 	return parseIdentity(plain)
 }

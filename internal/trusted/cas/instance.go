@@ -67,7 +67,7 @@ func (in *instance) put(rec instanceRecord) (write, error) {
 	return write{instanceRow(in.id), plain}, nil
 }
 
-func (in *instance) sign(now time.Time) { in.seen.Store(&now) }
+func (in *instance) touch(now time.Time) { in.seen.Store(&now) }
 
 // describe is the instance for its owner.
 func (in *instance) describe() owners.Instance {
@@ -153,7 +153,7 @@ func (c *CAS) loadInstances(ctx context.Context) error {
 		c.setLive(in, in.rec.State == owners.Running)
 		in.lapsed.Store(in.rec.State == owners.Lapsed)
 		if in.live.Load() {
-			in.sign(now)
+			in.touch(now)
 			in.grant.keep(in.id, in.rec.Service)
 		}
 		in.session.join(in)
@@ -183,14 +183,14 @@ func (c *CAS) alive(who Caller) (*instance, func(), error) {
 		unlock()
 		return nil, nil, in.ended()
 	}
-	in.sign(c.now())
+	in.touch(c.now())
 	in.reply = nil
 	return in, unlock, nil
 }
 
 // ended explains why an instance has no rights any more, under in.mu.
 func (in *instance) ended() error {
-	p := problem.New(problem.Denied, "instance_"+string(in.rec.State), "the instance's rights ended at %s", in.rec.Ended.Format(time.RFC3339)).
+	p := problem.New(problem.Denied, problem.Rule("instance_"+string(in.rec.State)), "the instance's rights ended at %s", in.rec.Ended.Format(time.RFC3339)).
 		Fix("restart the instance: it is attested afresh")
 	switch in.rec.State {
 	case owners.Lapsed:
@@ -203,7 +203,7 @@ func (in *instance) ended() error {
 	case owners.Gone:
 		p.Expected = "an instance of which nobody said that it is no more"
 	case "":
-		return problem.New(problem.Unauthenticated, "instance_unknown", "the instance was not released").Fix("ask for the release again")
+		return problem.New(problem.Unauthenticated, problem.RuleInstanceUnknown, "the instance was not released").Fix("ask for the release again")
 	}
 	return p
 }
@@ -237,7 +237,7 @@ func (c *CAS) Exit(ctx context.Context, who Caller, req wire.Exit) error {
 	}
 	in, unlock, err := c.alive(who)
 	if err != nil {
-		if problem.From(err).Rule == "instance_"+string(owners.Exited) {
+		if problem.From(err).Rule == problem.Rule("instance_"+string(owners.Exited)) {
 			return nil
 		}
 		return err
@@ -263,7 +263,7 @@ func (c *CAS) Gone(ctx context.Context, who Caller, req owners.InstanceGone) err
 
 	v, ok := c.instances.Load(req.Instance)
 	if !ok || v.(*instance).grant != g {
-		return problem.New(problem.NotFound, "instance_unknown", "no instance %s runs under grant %s", req.Instance.Short(), g.id).
+		return problem.New(problem.NotFound, problem.RuleInstanceUnknown, "no instance %s runs under grant %s", req.Instance.Short(), g.id).
 			Fix("name an instance that was released under this grant")
 	}
 	in := v.(*instance)
@@ -451,7 +451,7 @@ func (c *CAS) stillSatisfies(sp *servicePlan, claims evidence.Claims) bool {
 		return false
 	}
 	policy := sp.policy
-	policy.ReportData, policy.ConfigID = &claims.ReportData, &claims.ConfigID
+	policy.ReportData, policy.LaunchBinding = &claims.ReportData, &claims.LaunchBinding
 	d, err := appraise.Appraise(policy, claims)
 	return err == nil && d.Accepted
 }

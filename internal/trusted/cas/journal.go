@@ -112,14 +112,14 @@ func (j *journal) replay(ctx context.Context) (owners.SignedHead, error) {
 		}
 	}
 	if j.chain.Seq != head.Seq || j.chain.Hash != head.Hash {
-		return head, damagedLog(problem.New(problem.Internal, "audit_log_cut", "the log ends at entry %d with %s", j.chain.Seq, j.chain.Hash).
+		return head, damagedLog(problem.New(problem.Internal, problem.RuleAuditLogCut, "the log ends at entry %d with %s", j.chain.Seq, j.chain.Hash).
 			Want("entry %d with %s, as its head says", head.Seq, head.Hash))
 	}
 	return head, nil
 }
 
 func damagedLog(err error) error {
-	return problem.New(problem.Internal, "audit_log_damaged", "the audit log was cut or edited: %w", err).
+	return problem.New(problem.Internal, problem.RuleAuditLogDamaged, "the audit log was cut or edited: %w", err).
 		Want("the unbroken chain that this CAS wrote").
 		Fix("restore the whole state folder from its newest backup; entries that owners have seen must not be missing")
 }
@@ -158,7 +158,7 @@ func (j *journal) signedHead() owners.SignedHead { return *j.head.Load() }
 // durable. It does not end early with ctx: the outcome would be unknown.
 func (j *journal) commit(ctx context.Context, changes ...change) (owners.SignedHead, error) {
 	if err := ctx.Err(); err != nil {
-		return owners.SignedHead{}, problem.New(problem.Unavailable, "cancelled", "%w", err)
+		return owners.SignedHead{}, problem.New(problem.Unavailable, ruleCancelled, "%w", err)
 	}
 	g := &group{changes: changes, result: make(chan error, 1)}
 	select {
@@ -180,7 +180,7 @@ func (j *journal) commit(ctx context.Context, changes ...change) (owners.SignedH
 }
 
 func stopping() error {
-	return problem.New(problem.Unavailable, "stopping", "the CAS is stopping").Fix("try again")
+	return problem.New(problem.Unavailable, ruleStopping, "the CAS is stopping").Fix("try again")
 }
 
 func (j *journal) run() {
@@ -270,14 +270,14 @@ func (j *journal) settle(tried owners.SignedHead) (kept bool, err error) {
 	have, err := j.store.Head(ctx)
 	switch {
 	case err != nil:
-		return false, problem.New(problem.Unavailable, "store", "a commit failed and the store does not say how it ended: %w", err).
+		return false, problem.New(problem.Unavailable, problem.RuleStore, "a commit failed and the store does not say how it ended: %w", err).
 			Fix("restart the CAS when its disk works again")
 	case have.Seq == tried.Seq && have.Hash == tried.Hash:
 		return true, nil
 	case have.Seq == j.chain.Seq && have.Hash == j.chain.Hash:
 		return false, nil
 	}
-	return false, problem.New(problem.Internal, "store_changed", "the store's log ends at entry %d", have.Seq).
+	return false, problem.New(problem.Internal, ruleStoreChanged, "the store's log ends at entry %d", have.Seq).
 		Want("entry %d", j.chain.Seq).
 		Fix("make sure that one CAS alone uses this state, then restart it")
 }
@@ -286,7 +286,7 @@ func unavailable(err error) error {
 	if p, ok := errors.AsType[*problem.Error](err); ok && p.Kind == problem.Unavailable {
 		return p
 	}
-	return problem.New(problem.Unavailable, "store", "%w", err).Fix("look at the CAS's log and disk, then try again")
+	return problem.New(problem.Unavailable, problem.RuleStore, "%w", err).Fix("look at the CAS's log and disk, then try again")
 }
 
 // build numbers, seals, chains and signs.
@@ -370,7 +370,7 @@ func (j *journal) read(ctx context.Context, id string) ([]byte, error) {
 	return j.readOnce(ctx, id)
 }
 
-const ruleRolledBack = "row_rolled_back"
+const ruleRolledBack problem.Rule = "row_rolled_back"
 
 func (j *journal) readOnce(ctx context.Context, id string) ([]byte, error) {
 	j.mu.RLock()

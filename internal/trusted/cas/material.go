@@ -90,7 +90,7 @@ func given(s session.Secret) (*material, error) {
 	}
 	block, _ := pem.Decode(m.bytes)
 	if block == nil {
-		return nil, problem.New(problem.Invalid, "secret_value", "the value of secret %s is not PEM", s.Name)
+		return nil, problem.New(problem.Invalid, ruleSecretValue, "the value of secret %s is not PEM", s.Name)
 	}
 	return m, m.setKey(block.Bytes)
 }
@@ -161,7 +161,7 @@ func generateKey(kind string) (crypto.Signer, []byte, error) {
 	case "Ed25519":
 		_, key, err = ed25519.GenerateKey(rand.Reader)
 	default:
-		return nil, nil, problem.New(problem.Invalid, "key_type", "key type %q", kind).Want("P-256, P-384 or Ed25519")
+		return nil, nil, problem.New(problem.Invalid, ruleKeyType, "key type %q", kind).Want("P-256, P-384 or Ed25519")
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("generate key: %w", err)
@@ -239,7 +239,7 @@ func issue(t *x509.Certificate, key crypto.Signer, issuer *material) (der []byte
 func (m *material) render(ref session.Ref) ([]byte, error) {
 	format, ok := session.CanonicalFormat(m.kind, ref.Format)
 	if !ok {
-		return nil, problem.New(problem.Invalid, "secret_format", "a secret of kind %s has no format %q", m.kind, ref.Format)
+		return nil, problem.New(problem.Invalid, ruleSecretFormat, "a secret of kind %s has no format %q", m.kind, ref.Format)
 	}
 	out, err := m.format(format)
 	if err != nil {
@@ -279,7 +279,7 @@ func (m *material) format(format string) ([]byte, error) {
 		return pemCerts(m.chain...), nil
 	case "privatekey:pkcs8:pem", "privatekey:pkcs8:der":
 		if m.key == nil {
-			return nil, problem.New(problem.Invalid, "secret_format", "the session holds no private key for this certificate").
+			return nil, problem.New(problem.Invalid, ruleSecretFormat, "the session holds no private key for this certificate").
 				Fix("name the private-key secret in private_key")
 		}
 		der, err := x509.MarshalPKCS8PrivateKey(m.key)
@@ -291,7 +291,7 @@ func (m *material) format(format string) ([]byte, error) {
 		}
 		return der, nil
 	}
-	return nil, problem.New(problem.Invalid, "secret_format", "format %q is not known", format)
+	return nil, problem.New(problem.Invalid, ruleSecretFormat, "format %q is not known", format)
 }
 
 func pemKey(pkcs8 []byte) []byte {
@@ -311,7 +311,7 @@ func validFor(s session.Secret) (time.Duration, error) {
 	if s.ValidFor != "" {
 		d, err := session.ParseValidity(s.ValidFor)
 		if err != nil {
-			return 0, problem.New(problem.Invalid, "valid_for", "secret %s: %w", s.Name, err)
+			return 0, problem.New(problem.Invalid, ruleValidFor, "secret %s: %w", s.Name, err)
 		}
 		return min(d, maxLife), nil
 	}

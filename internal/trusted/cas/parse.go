@@ -44,7 +44,7 @@ func (c *CAS) enterParser(ctx context.Context, size int) (leave func(), err erro
 	case turns <- struct{}{}:
 		return func() { <-turns }, nil
 	case <-ctx.Done():
-		return nil, problem.New(problem.Unavailable, "busy", "other sessions are read at the moment: %w", ctx.Err()).Fix("try again")
+		return nil, problem.New(problem.Unavailable, ruleBusy, "other sessions are read at the moment: %w", ctx.Err()).Fix("try again")
 	}
 }
 
@@ -102,7 +102,7 @@ func checkExpansion(s *session.Session) error {
 	if all.references <= maxReferences && all.bytes <= maxFilled {
 		return nil
 	}
-	return problem.New(problem.Invalid, "session_expands", "the session's services refer to %d secrets in all, and their configurations have %d bytes", all.references, all.bytes).
+	return problem.New(problem.Invalid, ruleSessionExpands, "the session's services refer to %d secrets in all, and their configurations have %d bytes", all.references, all.bytes).
 		Want("at most %d references and %d bytes", maxReferences, maxFilled).
 		Fix("let fewer services share large injection files, or put these into the image or a volume")
 }

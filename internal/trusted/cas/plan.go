@@ -98,7 +98,7 @@ func (p *plan) compileService(svc *session.Service) (*servicePlan, error) {
 			}
 			sec, ok := p.secrets[part.Ref.Secret]
 			if !ok {
-				return nil, problem.New(problem.Invalid, "secret_unknown", "service %s refers to secret %q", svc.Name, part.Ref.Secret).
+				return nil, problem.New(problem.Invalid, ruleSecretUnknown, "service %s refers to secret %q", svc.Name, part.Ref.Secret).
 					Fix("define it under secrets")
 			}
 			if perInstance(sec) {
@@ -195,7 +195,7 @@ func (r *resolver) resolve(name string, depth int) (*material, error) {
 	}
 	sec, ok := r.p.secrets[name]
 	if !ok || depth > 8 {
-		return nil, problem.New(problem.Invalid, "secret_unknown", "secret %q is not defined, or its issuers go round in a circle", name)
+		return nil, problem.New(problem.Invalid, ruleSecretUnknown, "secret %q is not defined, or its issuers go round in a circle", name)
 	}
 	m, err := r.make(sec, depth)
 	if err != nil {
@@ -261,7 +261,7 @@ func (r *resolver) dependencies(sec session.Secret, depth int) (key, issuer *mat
 			return nil, nil, err
 		}
 		if key.key == nil {
-			return nil, nil, problem.New(problem.Invalid, "secret_kind", "%s is not a private key", sec.PrivateKey)
+			return nil, nil, problem.New(problem.Invalid, ruleSecretKind, "%s is not a private key", sec.PrivateKey)
 		}
 	}
 	if sec.Issuer != "" && !sec.HasValue {
@@ -269,7 +269,7 @@ func (r *resolver) dependencies(sec session.Secret, depth int) (key, issuer *mat
 			return nil, nil, err
 		}
 		if issuer.cert == nil || issuer.key == nil {
-			return nil, nil, problem.New(problem.Invalid, "secret_kind", "%s can't issue: it has no certificate with a key", sec.Issuer)
+			return nil, nil, problem.New(problem.Invalid, ruleSecretKind, "%s can't issue: it has no certificate with a key", sec.Issuer)
 		}
 	}
 	return key, issuer, nil
@@ -320,7 +320,7 @@ func (r *resolver) generate(sec session.Secret, key, issuer *material, print str
 		rec.Key, err = r.certify(sec, m, key, issuer)
 		rec.Chain = m.chain
 	default:
-		err = problem.New(problem.Invalid, "secret_kind", "kind %q can't be generated", sec.Kind)
+		err = problem.New(problem.Invalid, ruleSecretKind, "kind %q can't be generated", sec.Kind)
 	}
 	if err != nil {
 		return nil, err

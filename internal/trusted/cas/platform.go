@@ -118,6 +118,6 @@ func (p *platforms) admit(ctx context.Context, j *journal, claims evidence.Claim
 }
 
 func older(claims evidence.Claims, format string, args ...any) *problem.Error {
-	return problem.New(problem.Denied, "collateral_older", "the collateral of platform family %s: %s", claims.FMSPC, fmt.Sprintf(format, args...)).
+	return problem.New(problem.Denied, ruleCollateralOlder, "the collateral of platform family %s: %s", claims.FMSPC, fmt.Sprintf(format, args...)).
 		Fix("let the node fetch its platform's newest collateral")
 }

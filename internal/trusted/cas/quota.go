@@ -123,7 +123,7 @@ func (q *Quotas) String() string {
 
 func parseQuota(text string) (scope, measure, int64, error) {
 	bad := func() (scope, measure, int64, error) {
-		return "", 0, 0, problem.New(problem.Invalid, "quota", "the quota %.80q", text).
+		return "", 0, 0, problem.New(problem.Invalid, ruleQuota, "the quota %.80q", text).
 			Want(QuotaUsage).
 			Fix("write it as in key-bytes=256M")
 	}
@@ -279,7 +279,7 @@ func adjust[K comparable](of map[K]*amounts, k K, known bool, a amounts, sign in
 
 // overQuota is a refusal. It drops nothing: whoever wants room makes it.
 func overQuota(s scope, m measure, who string, used, more, limit int64) *problem.Error {
-	p := problem.New(problem.Denied, fmt.Sprintf("quota_%s_%s", s, measureName[m]),
+	p := problem.New(problem.Denied, problem.Rule(fmt.Sprintf("quota_%s_%s", s, measureName[m])),
 		"%s has %s, and this would take %s more", who, holding(m, used), showAmount(m, more))
 	switch s {
 	case perKey:

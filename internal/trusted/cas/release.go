@@ -49,7 +49,7 @@ func (c *CAS) Release(ctx context.Context, who Caller, exporter [32]byte, req *w
 func (c *CAS) releaseFrom(ctx context.Context, s *sessionState, who Caller, exporter [32]byte, req *wire.ReleaseRequest, now time.Time) (*wire.ReleaseReply, error) {
 	sp, ok := s.plan.services[req.Service]
 	if !ok {
-		return nil, problem.New(problem.NotFound, "service_unknown", "session %q has no service %q", req.Session, req.Service).
+		return nil, problem.New(problem.NotFound, problem.RuleServiceUnknown, "session %q has no service %q", req.Session, req.Service).
 			Fix("check the instance's config id, or add the service to the session")
 	}
 	g, err := c.grantOf(s, req, now)
@@ -81,15 +81,15 @@ type request struct {
 
 func checkNames(req *wire.ReleaseRequest) error {
 	if name, err := ident.ParseSessionName(string(req.Session)); err != nil {
-		return problem.New(problem.Invalid, "session_name", "%w", err)
+		return problem.New(problem.Invalid, problem.RuleSessionName, "%w", err)
 	} else if name != req.Session {
-		return problem.New(problem.Invalid, "session_name", "%q", req.Session).Want("%q", name)
+		return problem.New(problem.Invalid, problem.RuleSessionName, "%q", req.Session).Want("%q", name)
 	}
 	if _, err := ident.ParseServiceName(string(req.Service)); err != nil {
-		return problem.New(problem.Invalid, "service_name", "%w", err)
+		return problem.New(problem.Invalid, ruleServiceName, "%w", err)
 	}
 	if req.OTP != "" {
-		return problem.New(problem.Invalid, "otp", "the request carries a one-time password").
+		return problem.New(problem.Invalid, ruleOtp, "the request carries a one-time password").
 			Fix("leave it out of the config id: this CAS's sessions have none")
 	}
 	return nil
@@ -99,7 +99,7 @@ func checkNames(req *wire.ReleaseRequest) error {
 func (c *CAS) attest(sp *servicePlan, who Caller, exporter [32]byte, req *wire.ReleaseRequest, now time.Time) (evidence.Claims, error) {
 	if !sp.attested {
 		if !c.unsafe {
-			return evidence.Claims{}, problem.New(problem.Denied, "mode_none", "the session says `mode: none`").
+			return evidence.Claims{}, problem.New(problem.Denied, ruleModeNone, "the session says `mode: none`").
 				Fix("update the session, or start the CAS with --allow-unattested")
 		}
 		return evidence.Claims{}, nil
@@ -111,7 +111,7 @@ func (c *CAS) attest(sp *servicePlan, who Caller, exporter [32]byte, req *wire.R
 	data := wire.ReportData(exporter, who.Key)
 	binding := wire.LaunchBinding(c.identity.hash, req.Session, req.Service)
 	policy := sp.policy
-	policy.ReportData, policy.ConfigID = &data, &binding
+	policy.ReportData, policy.LaunchBinding = &data, &binding
 	decision, err := appraise.Appraise(policy, claims)
 	if err != nil {
 		return evidence.Claims{}, fmt.Errorf("appraise: %w", err)
@@ -153,7 +153,7 @@ func (c *CAS) firstRelease(ctx context.Context, in *instance, req request, now t
 }
 
 func instanceUnknown(format string, args ...any) *problem.Error {
-	return problem.New(problem.Unauthenticated, "instance_unknown", format, args...).
+	return problem.New(problem.Unauthenticated, problem.RuleInstanceUnknown, format, args...).
 		Fix("start the instance again: it is attested under a new key")
 }
 
@@ -165,9 +165,9 @@ func (c *CAS) again(ctx context.Context, req request, s *sessionState, in *insta
 
 	switch {
 	case in.rec.State == "": // its release failed while we waited
-		return nil, problem.New(problem.Unavailable, "release_failed", "the first request of this instance failed").Fix("try again")
+		return nil, problem.New(problem.Unavailable, ruleReleaseFailed, "the first request of this instance failed").Fix("try again")
 	case in.session != s || in.rec.Service != req.plan.service.Name || in.grant != req.grant:
-		return nil, problem.New(problem.Conflict, "instance_key_used", "the key is that of another instance, of service %s", in.rec.Service).
+		return nil, problem.New(problem.Conflict, ruleInstanceKeyUsed, "the key is that of another instance, of service %s", in.rec.Service).
 			Fix("make a fresh key for every instance")
 	case in.rec.State == owners.Lapsed:
 		if err := c.readmit(ctx, in, req); err != nil {
@@ -188,7 +188,7 @@ func (c *CAS) again(ctx context.Context, req request, s *sessionState, in *insta
 		in.reply = reply
 	}
 
-	in.sign(now)
+	in.touch(now)
 	reply := *in.reply
 	reply.Version, reply.Head = req.version, c.Head()
 	return &reply, nil
@@ -256,7 +256,7 @@ func (c *CAS) release(ctx context.Context, in *instance, req request, now time.T
 
 	reply.Version, reply.Head = req.version, head
 	in.reply = reply
-	in.sign(now)
+	in.touch(now)
 	c.setLive(in, true)
 	s.join(in)
 	return reply, nil
@@ -343,7 +343,7 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 		v.rec.Holder = in.id
 	}
 	in.rec, in.reply = rec, nil
-	in.sign(c.now())
+	in.touch(c.now())
 	in.lapsed.Store(false)
 	c.setLive(in, true)
 	return nil
@@ -358,7 +358,7 @@ func (in *instance) stillMounts(sp *servicePlan) error {
 			return m.Name == had.Name && (!writes || m.Policy == session.RollbackProtected)
 		})
 		if !given {
-			return problem.New(problem.Denied, "lease_ended", "the session was updated while the instance was silent: service %s no longer has volume %s as the instance got it", in.rec.Service, had.Name).
+			return problem.New(problem.Denied, problem.RuleLeaseEnded, "the session was updated while the instance was silent: service %s no longer has volume %s as the instance got it", in.rec.Service, had.Name).
 				Want("the volumes of the session's current version").
 				Fix("restart the instance: it gets what the session gives now")
 		}
@@ -376,7 +376,7 @@ func (c *CAS) retake(ctx context.Context, in *instance, v *volume) (write, error
 	i := slices.IndexFunc(in.rec.Volumes, func(m mounted) bool { return m.Name == v.name })
 	had := in.rec.Volumes[i]
 	if v.rec.ID != had.ID || v.rec.Lease != had.Lease || v.rec.Generation != had.Generation || v.rec.Tag != had.Tag {
-		return write{}, problem.New(problem.Denied, "lease_ended", "lease %d of volume %s ended while the instance was silent", had.Lease, v.name).
+		return write{}, problem.New(problem.Denied, problem.RuleLeaseEnded, "lease %d of volume %s ended while the instance was silent", had.Lease, v.name).
 			Want("lease %d, which another instance got since", v.rec.Lease).
 			Fix("restart the instance: it starts from the newest state")
 	}

@@ -142,7 +142,7 @@ func (c *CAS) rotate(ctx context.Context, who Caller, req owners.Rotate) (owners
 	}
 	defer s.mu.Unlock()
 	if len(req.Secrets)+len(req.Volumes) == 0 {
-		return owners.Rotations{}, problem.New(problem.Invalid, "rotate_nothing", "neither a secret nor a volume is named").
+		return owners.Rotations{}, problem.New(problem.Invalid, ruleRotateNothing, "neither a secret nor a volume is named").
 			Fix("name what to rotate: cupel session rotate %s SECRET…, or --volume VOLUME", s.name)
 	}
 	secrets, err := s.rotatable(req.Secrets)
@@ -173,18 +173,18 @@ func (s *sessionState) rotatable(names []string) ([]string, error) {
 		ca := keyOfCA[name]
 		switch {
 		case !ok:
-			return nil, problem.New(problem.NotFound, "secret_unknown", "session %q has no secret %.140q", s.name, name).
+			return nil, problem.New(problem.NotFound, ruleSecretUnknown, "session %q has no secret %.140q", s.name, name).
 				Fix("look at the session: cupel session read %s", s.name)
 		case sec.HasValue:
-			return nil, problem.New(problem.Invalid, "secret_given", "the value of secret %s was given, not generated", name).
+			return nil, problem.New(problem.Invalid, ruleSecretGiven, "the value of secret %s was given, not generated", name).
 				Want("a secret that the CAS generates").
 				Fix("update the session with another value: cupel session create --update")
 		case perInstance(sec):
-			return nil, problem.New(problem.Invalid, "secret_each", "every instance has a certificate %s of its own", name).
+			return nil, problem.New(problem.Invalid, ruleSecretEach, "every instance has a certificate %s of its own", name).
 				Want("a secret that instances share").
 				Fix("replace the instances, or rotate its issuer %s", sec.Issuer)
 		case ca != "" && !slices.Contains(names, ca):
-			return nil, problem.New(problem.Invalid, "rotate_ca", "%s is the key of the certificate authority %s, which users have pinned", name, ca).
+			return nil, problem.New(problem.Invalid, ruleRotateCA, "%s is the key of the certificate authority %s, which users have pinned", name, ca).
 				Want("the authority itself to be named").
 				Fix("name %s, if users are to get another one; its key goes with it", ca)
 		}
@@ -264,7 +264,7 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volume, volumeRecord, write, error) {
 	fail := func(err error) (*volume, volumeRecord, write, error) { return nil, volumeRecord{}, write{}, err }
 	if !s.plan.hasVolume(name) {
-		return fail(problem.New(problem.NotFound, "volume_unknown", "session %q has no volume %.140q", s.name, name).
+		return fail(problem.New(problem.NotFound, problem.RuleVolumeUnknown, "session %q has no volume %.140q", s.name, name).
 			Fix("look at the session: cupel session read %s", s.name))
 	}
 	v := s.volume(name)
@@ -272,7 +272,7 @@ func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volum
 		return fail(err)
 	}
 	if v.rec.ID.IsZero() {
-		return fail(problem.New(problem.Conflict, "volume_unused", "volume %s has no key yet: nothing used it", name).
+		return fail(problem.New(problem.Conflict, ruleVolumeUnused, "volume %s has no key yet: nothing used it", name).
 			Fix("there is nothing to rotate"))
 	}
 

@@ -66,7 +66,7 @@ func (c *CAS) childless(ctx context.Context, name ident.SessionName) error {
 	if more > 0 {
 		children = append(children, fmt.Sprintf("%d more", more))
 	}
-	return problem.New(problem.Conflict, "session_has_children", "session %q is the namespace of %s", name, strings.Join(children, ", ")).
+	return problem.New(problem.Conflict, ruleSessionHasChildren, "session %q is the namespace of %s", name, strings.Join(children, ", ")).
 		Want("a session without sessions below it").
 		Fix("remove those first, the deepest before the others")
 }
@@ -202,7 +202,7 @@ func dropping(name ident.SessionName, who Caller, rows []string) []change {
 
 // nameKept refuses to create a session of a name that was another key's.
 func nameKept(name ident.SessionName) *problem.Error {
-	p := problem.New(problem.Denied, "session_name_kept", "a session %q was removed, and its name stays its creator's", name).
+	p := problem.New(problem.Denied, ruleSessionNameKept, "a session %q was removed, and its name stays its creator's", name).
 		Want("the key that had created it").
 		Fix("choose another name")
 	p.Msg = []string{fmt.Sprintf("You have insufficient rights to create session %s", name)}

@@ -99,7 +99,7 @@ func (s *sessionState) secretRow(name string) string {
 const reservedElement = "instances"
 
 func sessionUnknown(name ident.SessionName) *problem.Error {
-	p := problem.New(problem.NotFound, "session_unknown", "there is no session %q", name).Fix("check the name, or create the session")
+	p := problem.New(problem.NotFound, problem.RuleSessionUnknown, "there is no session %q", name).Fix("check the name, or create the session")
 	p.Msg = []string{"Session not found"}
 	return p
 }
@@ -110,7 +110,7 @@ func (c *CAS) version(ctx context.Context, name ident.SessionName, hash ident.Di
 		return nil, fmt.Errorf("read session version: %w", err)
 	}
 	if plain == nil {
-		p := problem.New(problem.NotFound, "session_version_unknown", "session %q has no version %s", name, hash)
+		p := problem.New(problem.NotFound, ruleSessionVersionUnknown, "session %q has no version %s", name, hash)
 		p.Msg = []string{"Session not found"}
 		return nil, p
 	}
@@ -125,7 +125,7 @@ func (c *CAS) version(ctx context.Context, name ident.SessionName, hash ident.Di
 // hash. Uploading what is current already changes nothing.
 func (c *CAS) PutSession(ctx context.Context, who Caller, text []byte) (owners.Created, error) {
 	if who.Key.IsZero() {
-		p := problem.New(problem.Unauthenticated, "client_certificate", "no client certificate was presented").
+		p := problem.New(problem.Unauthenticated, ruleClientCertificate, "no client certificate was presented").
 			Want("a TLS client certificate: its key becomes the session's CREATOR").
 			Fix("use `cupel session create`, or curl with --cert and --key; a self-signed certificate is enough")
 		p.Msg = []string{"Failed to create session", "No client certificate was presented"}
@@ -191,12 +191,12 @@ func (c *CAS) mayPut(ctx context.Context, who Caller, p *plan) (same bool, err e
 func (c *CAS) admissible(ctx context.Context, who Caller, p *plan) (unlock func(), err error) {
 	name := string(p.session.Name)
 	if p.session.Security.Mode == "none" && !c.unsafe {
-		return nil, problem.New(problem.Denied, "mode_none", "the session says `mode: none`: its secrets would go to whoever asks").
+		return nil, problem.New(problem.Denied, ruleModeNone, "the session says `mode: none`: its secrets would go to whoever asks").
 			Fix("remove the line, or use a CAS that was started with --allow-unattested")
 	}
 	i := strings.LastIndexByte(name, '/')
 	if name[i+1:] == reservedElement {
-		return nil, problem.New(problem.Invalid, "session_name", "the session name %q ends in %q", name, reservedElement).
+		return nil, problem.New(problem.Invalid, problem.RuleSessionName, "the session name %q ends in %q", name, reservedElement).
 			Fix("choose another last element: this one names the list of a session's instances")
 	}
 	if i < 0 {
@@ -205,7 +205,7 @@ func (c *CAS) admissible(ctx context.Context, who Caller, p *plan) (unlock func(
 
 	parent, err := c.reading(ctx, ident.SessionName(name[:i]))
 	if problem.KindOf(err) == problem.NotFound {
-		p := problem.New(problem.NotFound, "namespace_unknown", "there is no session %q, which would be the namespace of %q", name[:i], name).
+		p := problem.New(problem.NotFound, ruleNamespaceUnknown, "there is no session %q, which would be the namespace of %q", name[:i], name).
 			Fix("create the namespace's session first")
 		p.Msg = []string{fmt.Sprintf("Namespace '%s' not found", name[:i])}
 		return nil, p
@@ -232,7 +232,7 @@ func (s *sessionState) mayReplace(who Caller, p *plan) error {
 			return nameKept(s.name)
 		}
 		if pred != nil {
-			return conflict("predecessor_of_new", "the session is new, but names predecessor %s", pred).
+			return conflict(rulePredecessorOfNew, "the session is new, but names predecessor %s", pred).
 				Fix("remove the line `predecessor`")
 		}
 		return nil
@@ -244,25 +244,25 @@ func (s *sessionState) mayReplace(who Caller, p *plan) error {
 	case s.current.Hash == p.hash:
 		return nil
 	case pred == nil:
-		return conflict("session_name_taken", "the session %q exists already", s.name).
+		return conflict(problem.RuleSessionNameTaken, "the session %q exists already", s.name).
 			Want("a new name, or the current version's hash as predecessor").
 			Fix("choose another name, or add `predecessor` to update the session")
 	case *pred != s.current.Hash:
-		return conflict("predecessor_mismatch", "the predecessor is %s", pred).
+		return conflict(rulePredecessorMismatch, "the predecessor is %s", pred).
 			Want("%s, the hash of the current version", s.current.Hash).
 			Fix("read the session again and start from its current version")
 	}
 	return nil
 }
 
-func conflict(rule, format string, args ...any) *problem.Error {
+func conflict(rule problem.Rule, format string, args ...any) *problem.Error {
 	p := problem.New(problem.Conflict, rule, format, args...)
 	p.Msg = []string{"Invalid previous session digest"}
 	return p
 }
 
 func denied(right, name, format string, args ...any) *problem.Error {
-	p := problem.New(problem.Denied, "access_policy", "the caller has no right to %s in session %q", right, name).
+	p := problem.New(problem.Denied, problem.RuleAccessPolicy, "the caller has no right to %s in session %q", right, name).
 		Want("a client key that the session's access_policy lists for %s", right).
 		Fix("use the identity that created the session, or ask its owner for the right")
 	p.Msg = []string{fmt.Sprintf(format, args...)}

@@ -122,7 +122,7 @@ func (t *trail) add(r owners.Refusal) {
 // leastMissed is the oldest refusal by the rule that refused most: strangers can
 // have one refuse as much as they like, and shall not push out the others; under mu.
 func (t *trail) leastMissed() int {
-	count, most := map[string]int{}, 0
+	count, most := map[problem.Rule]int{}, 0
 	for _, r := range t.refusals {
 		count[r.Rule]++
 		most = max(most, count[r.Rule])

@@ -41,14 +41,14 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (owners.Valu
 	}
 	defer s.mu.RUnlock()
 	if ref.Hash != nil && !s.plan.session.Salted() && s.mayRead(who) != nil {
-		p := problem.New(problem.Denied, "session_hash", "the caller has no right to read session %q, so that it can't ask for a version by its hash", ref.Session).
+		p := problem.New(problem.Denied, problem.RuleSessionHash, "the caller has no right to read session %q, so that it can't ask for a version by its hash", ref.Session).
 			Want("the right to read, or a session whose text has a salt").
 			Fix("leave session_hash out; or let the session's owner add `salt:` with 16 random characters or more")
 		p.Msg = []string{fmt.Sprintf("You have insufficient rights to access session %s", ref.Session)}
 		return owners.Values{}, p
 	}
 	if ref.Hash != nil && *ref.Hash != s.current.Hash {
-		p := problem.New(problem.NotFound, "session_version", "version %s of session %q is not the current one", ref.Hash, ref.Session).
+		p := problem.New(problem.NotFound, problem.RuleSessionVersion, "version %s of session %q is not the current one", ref.Hash, ref.Session).
 			Fix("ask the session's owner for the hash of the current version")
 		p.Msg = []string{"The session's current version has another hash"}
 		return owners.Values{}, p
@@ -60,7 +60,7 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (owners.Valu
 		}
 	}
 	if ref.Secret != "" && len(names) == 0 {
-		p := problem.New(problem.NotFound, "value_unknown", "session %q has no public value %q", ref.Session, ref.Secret).
+		p := problem.New(problem.NotFound, ruleValueUnknown, "session %q has no public value %q", ref.Session, ref.Secret).
 			Fix("check the name; its owner exports it with export_public: true")
 		p.Msg = []string{"Secret does not exist or is not visible for a public client"}
 		return owners.Values{}, p

@@ -159,7 +159,7 @@ func (c *CAS) mountVolumes(ctx context.Context, s *sessionState, id ident.Instan
 	for _, m := range mounts {
 		if _, twice := g.keys[m.Name]; twice {
 			g.done(false)
-			return nil, problem.New(problem.Invalid, "volume_twice", "volume %s is mounted twice", m.Name)
+			return nil, problem.New(problem.Invalid, ruleVolumeTwice, "volume %s is mounted twice", m.Name)
 		}
 		if err := c.mountOne(ctx, g, s.volume(m.Name), id, m); err != nil {
 			g.done(false)
@@ -243,7 +243,7 @@ func (g *mounting) done(committed bool) {
 
 func checkVersion(v int) error {
 	if v != wire.ReleaseVersion && v != wire.Previous {
-		return problem.New(problem.Invalid, "protocol_version", "the request has version %d", v).
+		return problem.New(problem.Invalid, ruleProtocolVersion, "the request has version %d", v).
 			Want("%d or %d", wire.ReleaseVersion, wire.Previous).
 			Fix("use a cupel-init of the same version as this CAS")
 	}

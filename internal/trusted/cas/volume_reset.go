@@ -74,7 +74,7 @@ func (c *CAS) resetVolume(ctx context.Context, who Caller, req owners.ResetVolum
 // writes, under s.mu held for writing.
 func (c *CAS) resettable(ctx context.Context, s *sessionState, name string) (*volume, error) {
 	if !slices.ContainsFunc(s.plan.session.Volumes, func(v session.Volume) bool { return v.Name == name }) {
-		return nil, problem.New(problem.NotFound, "volume_unknown", "session %q has no volume %.140q", s.name, name).
+		return nil, problem.New(problem.NotFound, problem.RuleVolumeUnknown, "session %q has no volume %.140q", s.name, name).
 			Fix("look at the session: cupel session read %s", s.name)
 	}
 	v := s.volume(name)
@@ -84,7 +84,7 @@ func (c *CAS) resettable(ctx context.Context, s *sessionState, name string) (*vo
 		return nil, err
 	}
 	if v.rec.ID.IsZero() {
-		return nil, problem.New(problem.Conflict, "volume_unused", "volume %s was never used", name).
+		return nil, problem.New(problem.Conflict, ruleVolumeUnused, "volume %s was never used", name).
 			Fix("there is nothing to reset")
 	}
 	if c.running(v.rec.Holder) {

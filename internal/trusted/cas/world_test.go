@@ -180,7 +180,7 @@ func (w *world) request(token owners.GrantToken, key byte, session ident.Session
 	exporter := [32]byte{key}
 	quote, err := json.Marshal(evidence.Claims{
 		Type: evidence.SGX, Measurement: code, TCBStatus: "UpToDate", FMSPC: "000000000000",
-		ReportData: wire.ReportData(exporter, who.Key), ConfigID: wire.LaunchBinding(w.Identity().Hash(), session, service),
+		ReportData: wire.ReportData(exporter, who.Key), LaunchBinding: wire.LaunchBinding(w.Identity().Hash(), session, service),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -226,7 +226,7 @@ func rule(t *testing.T, err error, want string) {
 		t.Fatalf("accepted; want a refusal by %s", want)
 	}
 	p, ok := errors.AsType[*problem.Error](err)
-	if !ok || p.Rule != want {
+	if !ok || string(p.Rule) != want {
 		t.Fatalf("%v; want rule %s", err, want)
 	}
 	t.Log(err)

@@ -5,6 +5,8 @@ import (
 	"iter"
 	"slices"
 	"strings"
+
+	"cupel.dev/cupel/api/problem"
 )
 
 // freeFields empties, in place, every field of spec that is not measured.
@@ -51,7 +53,7 @@ func freeEnv(env []any, variables []string) {
 func freeLimits(resources map[string]any) error {
 	if memory := object(resources, "memory"); memory != nil && isNumber(memory["limit"]) {
 		if memory["swap"] != memory["limit"] {
-			return invalid("swap_limit", "memory limit %v, with swap %v", memory["limit"], memory["swap"]).
+			return invalid(ruleSwapLimit, "memory limit %v, with swap %v", memory["limit"], memory["swap"]).
 				Want("both equal, so that the instance never swaps")
 		}
 		memory["limit"], memory["swap"] = number(0), number(0)
@@ -80,7 +82,7 @@ func requireMemoryLimit(spec map[string]any) error {
 	memory := object(object(object(spec, "linux"), "resources"), "memory")
 	limit, _ := memory["limit"].(json.Number)
 	if n, err := limit.Int64(); err != nil || n <= 0 {
-		return invalid("memory_limit", "no memory limit in the runtime spec").Want("a limit over 0 bytes")
+		return invalid(problem.RuleMemoryLimit, "no memory limit in the runtime spec").Want("a limit over 0 bytes")
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ type ImageConfig struct {
 func ParseImageConfig(configJSON []byte) (ImageConfig, error) {
 	img, err := parseImageConfig(configJSON)
 	if err != nil {
-		return ImageConfig{}, invalid("image_config", "image config: %w", err)
+		return ImageConfig{}, invalid(ruleImageConfig, "image config: %w", err)
 	}
 	return img, nil
 }
@@ -112,6 +112,6 @@ func (r *reader) texts(o map[string]any, key string) []string {
 	return out
 }
 
-func invalid(rule, format string, args ...any) *problem.Error {
+func invalid(rule problem.Rule, format string, args ...any) *problem.Error {
 	return problem.New(problem.Invalid, rule, format, args...)
 }

@@ -64,7 +64,7 @@ const (
 func Measure(specJSON []byte, img ImageConfig, launcher ident.Digest) (ident.Measurement, error) {
 	spec, err := parseObject(specJSON)
 	if err != nil {
-		return ident.Measurement{}, invalid("launch_spec", "runtime spec: %w", err)
+		return ident.Measurement{}, invalid(ruleLaunchSpec, "runtime spec: %w", err)
 	}
 	if err := requireMemoryLimit(spec); err != nil {
 		return ident.Measurement{}, err
@@ -81,7 +81,7 @@ func Expected(v Version, img ImageConfig, launcher ident.Digest) (ident.Measurem
 	}
 	spec, err := parseObject(specJSON)
 	if err != nil {
-		return ident.Measurement{}, invalid("launch_spec", "runtime spec: %w", err)
+		return ident.Measurement{}, invalid(ruleLaunchSpec, "runtime spec: %w", err)
 	}
 	return measure(spec, img, launcher)
 }

@@ -483,7 +483,10 @@ func TestRefusedSpecs(t *testing.T) { eachVersion(t, checkRefusedSpecs) }
 
 func checkRefusedSpecs(t *testing.T, v Version) {
 	good := string(launched(t, v))
-	for _, c := range []struct{ name, spec, rule string }{
+	for _, c := range []struct {
+		name, spec string
+		rule       problem.Rule
+	}{
 		{"empty", "", "launch_spec"},
 		{"not an object", "[]", "launch_spec"},
 		{"two objects", good + "{}", "launch_spec"},

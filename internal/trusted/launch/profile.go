@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
@@ -63,7 +64,7 @@ func ParseVersion(s string) (Version, error) {
 		return V1, nil
 	}
 	if _, ok := profiles[Version(s)]; !ok {
-		return "", invalid("launch_profile", "launch profile %.20q", s).Want("%s or %s", V1, V2).
+		return "", invalid(ruleLaunchProfile, "launch profile %.20q", s).Want("%s or %s", V1, V2).
 			Fix("this program is older than what it reads: install the newer release again")
 	}
 	return Version(s), nil
@@ -121,7 +122,7 @@ func launcherArgs(img ImageConfig) ([]any, error) {
 	args := []any{LauncherPath, "run", "--user", user, "--cwd", cwd}
 	for _, e := range img.Env {
 		if i := strings.IndexByte(e, '='); i <= 0 {
-			return nil, invalid("image_config", "image environment %q", e).Want("NAME=VALUE")
+			return nil, invalid(ruleImageConfig, "image environment %q", e).Want("NAME=VALUE")
 		}
 		args = append(args, "--env", e)
 	}
@@ -131,7 +132,7 @@ func launcherArgs(img ImageConfig) ([]any, error) {
 	}
 	for _, a := range args {
 		if strings.ContainsRune(a.(string), 0) {
-			return nil, invalid("image_config", "image argument %q: a zero byte", a)
+			return nil, invalid(ruleImageConfig, "image argument %q: a zero byte", a)
 		}
 	}
 	return args, nil
@@ -157,15 +158,15 @@ type Free struct {
 func Fill(specJSON []byte, f Free) ([]byte, error) {
 	spec, err := parseObject(specJSON)
 	if err != nil {
-		return nil, invalid("launch_spec", "runtime spec: %w", err)
+		return nil, invalid(ruleLaunchSpec, "runtime spec: %w", err)
 	}
 	if f.Memory <= 0 {
-		return nil, invalid("memory_limit", "no memory limit").Want("a limit over 0 bytes")
+		return nil, invalid(problem.RuleMemoryLimit, "no memory limit").Want("a limit over 0 bytes")
 	}
 	linux, process := object(spec, "linux"), object(spec, "process")
 	resources := object(linux, "resources")
 	if resources == nil || process == nil || object(spec, "root") == nil {
-		return nil, invalid("launch_spec", "runtime spec: not made by this profile")
+		return nil, invalid(ruleLaunchSpec, "runtime spec: not made by this profile")
 	}
 	values := map[string]string{
 		EnvCAS:      f.CASAddr,

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // version1Snapshot is a snapshot that was written before version 2, of
@@ -71,7 +72,7 @@ func TestForgedCiphertext(t *testing.T) {
 	for _, chunk := range []int{0, 1} {
 		b := forge(t, written, chunk, 160, evil, 32)
 		got, err := open(b, 3, tag)
-		wantRule(t, err, RuleForked)
+		wantRule(t, err, string(RuleForked))
 		if len(got) > 2*minChunk {
 			t.Errorf("%d bytes came out of a forged snapshot, its last chunk among them", len(got))
 		}
@@ -93,7 +94,7 @@ func TestTagIsOfOneVersion(t *testing.T) {
 		name string
 		b    []byte
 		tag  ident.Digest
-		rule string
+		rule problem.Rule
 	}{
 		{"version 1 under the other's tag of its bytes", old, tagOf(version2, old), RuleForked},
 		{"version 2 under the other's tag of its bytes", written, tagOf(version1, written), RuleForked},
@@ -104,7 +105,7 @@ func TestTagIsOfOneVersion(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := open(c.b, 3, c.tag)
-			wantRule(t, err, c.rule)
+			wantRule(t, err, string(c.rule))
 		})
 	}
 }

@@ -14,14 +14,14 @@ import (
 
 // Rules by which a snapshot is refused.
 const (
-	RuleFormat     = "volume_format"      // no snapshot, or of an unknown version
-	RuleSwapped    = "volume_swapped"     // another volume's snapshot
-	RuleRolledBack = "volume_rolled_back" // an older generation than the CAS knows
-	RuleAhead      = "volume_ahead"       // a generation whose tag never reached the CAS
-	RuleForked     = "volume_forked"      // the right generation, but another state of it
-	RuleKey        = "volume_key"         // encrypted under another key
-	RuleTruncated  = "volume_truncated"   // it ends too early
-	RuleTampered   = "volume_tampered"    // a byte is not what was written
+	RuleFormat     problem.Rule = "volume_format"      // no snapshot, or of an unknown version
+	RuleSwapped    problem.Rule = "volume_swapped"     // another volume's snapshot
+	RuleRolledBack problem.Rule = "volume_rolled_back" // an older generation than the CAS knows
+	RuleAhead      problem.Rule = "volume_ahead"       // a generation whose tag never reached the CAS
+	RuleForked     problem.Rule = "volume_forked"      // the right generation, but another state of it
+	RuleKey        problem.Rule = "volume_key"         // encrypted under another key
+	RuleTruncated  problem.Rule = "volume_truncated"   // it ends too early
+	RuleTampered   problem.Rule = "volume_tampered"    // a byte is not what was written
 )
 
 // snapshotReader verifies and decrypts. See OpenSnapshot.
@@ -167,12 +167,12 @@ func readError(err error, where string) error {
 	if p, ok := errors.AsType[*problem.Error](err); ok {
 		return p
 	}
-	return problem.New(problem.Unavailable, "volume_read", "read snapshot: %w", err)
+	return problem.New(problem.Unavailable, ruleVolumeRead, "read snapshot: %w", err)
 }
 
 // refuse makes the refusal of one rule. The mend is the same for all: what is
 // on the storage can't be talked into being right.
-func refuse(rule, format string, args ...any) *problem.Error {
+func refuse(rule problem.Rule, format string, args ...any) *problem.Error {
 	return problem.New(problem.Denied, rule, format, args...).
 		Fix("have the operator put back the volume's newest snapshot as it was stored")
 }

@@ -61,7 +61,7 @@ func wantRule(t *testing.T, err error, rules ...string) {
 	}
 	got := problem.From(err).Rule
 	for _, r := range rules {
-		if got == r {
+		if string(got) == r {
 			return
 		}
 	}
@@ -127,7 +127,7 @@ func TestEveryByteCounts(t *testing.T) {
 			t.Fatalf("byte %d flipped: unverified plaintext came out", i)
 		}
 		if i >= headerSize+frameSize && i < headerSize+frameSize+minChunk+tagSize {
-			wantRule(t, err, RuleTampered)
+			wantRule(t, err, string(RuleTampered))
 			if len(got) != 0 {
 				t.Fatalf("byte %d of the first chunk flipped: %d bytes came out", i, len(got))
 			}
@@ -145,7 +145,7 @@ func TestTruncated(t *testing.T) {
 				continue
 			}
 			got, err := open(b[:n], 3, tag)
-			wantRule(t, err, RuleTruncated)
+			wantRule(t, err, string(RuleTruncated))
 			if !bytes.HasPrefix(text, got) {
 				t.Errorf("cut at %d: unverified plaintext came out", n)
 			}
@@ -173,7 +173,7 @@ func TestRefused(t *testing.T) {
 		name string
 		b    []byte
 		tag  ident.Digest
-		rule string
+		rule problem.Rule
 	}{
 		{"older generation", older, tag, RuleRolledBack},
 		{"older generation with its tag", older, olderTag, RuleRolledBack},
@@ -193,7 +193,7 @@ func TestRefused(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := open(c.b, 3, c.tag)
-			wantRule(t, err, c.rule)
+			wantRule(t, err, string(c.rule))
 			if c.name == "newer format" && !strings.Contains(problem.From(err).Mend, "or with a newer one") {
 				t.Errorf("no word of a newer launcher: %v", err)
 			}

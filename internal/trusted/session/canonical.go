@@ -164,7 +164,7 @@ func (s *Service) canonicalCupel() object {
 	return o
 }
 
-func canonicalIdentity(id evidence.Identity) object {
+func canonicalIdentity(id evidence.CodeIdentity) object {
 	var o object
 	if len(id.Measurements) > 0 {
 		o = append(o, member{"mrenclave", texts(id.Measurements)})

@@ -5,8 +5,10 @@ import (
 	"regexp"
 	"strings"
 
-	"cupel.dev/cupel/api/ident"
 	"go.yaml.in/yaml/v4"
+
+	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // Parse reads one session, with its template variables filled in. Every refusal
@@ -68,7 +70,7 @@ func (r *reader) version(root *yaml.Node) {
 	}
 	const want = `"0.3" or "0.3.0" to "0.3.12"`
 	if n == nil {
-		r.refuse(root, ruleVersion, "no version, which means language 0.1").Want(want).
+		r.refuse(root, problem.RuleSessionVersion, "no version, which means language 0.1").Want(want).
 			Fix(`translate the session and add version: "0.3"`)
 		return
 	}
@@ -77,10 +79,10 @@ func (r *reader) version(root *yaml.Node) {
 	case versionText.MatchString(v):
 		r.session.Version = v
 	case v == "0.1" || v == "0.2":
-		r.refuse(n, ruleVersion, "language version %s is not supported", v).Want(want).
+		r.refuse(n, problem.RuleSessionVersion, "language version %s is not supported", v).Want(want).
 			Fix("translate the session to 0.3: exports and imports, certificates and access rules are written otherwise there")
 	default:
-		r.refuse(n, ruleVersion, "unknown language version, %s", shown(v, nil)).Want(want)
+		r.refuse(n, problem.RuleSessionVersion, "unknown language version, %s", shown(v, nil)).Want(want)
 	}
 }
 

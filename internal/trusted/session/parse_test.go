@@ -5,12 +5,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/secret"
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 var same = cmp.Options{cmp.Comparer(secret.Value.Equal), cmpopts.IgnoreFields(Session{}, "Warnings")}
@@ -107,29 +108,33 @@ func TestParseRefuses(t *testing.T) {
 		return small + "volumes: [{name: v}, {name: w}]\nimages:\n  - name: i\n    " + body + "\n"
 	}
 	service := func(line string) string { return secrets + small + "    " + line + "\n" }
-	for name, c := range map[string]struct{ text, rule, says string }{
-		"empty":                 {"", ruleSyntax, "line 1 column 1: the session is empty"},
-		"comment only":          {"# x\n", ruleSyntax, "the session is empty"},
-		"list":                  {"- a\n", ruleSyntax, "the document is no mapping"},
-		"bad indentation":       {"name: a\n  version: b\n", ruleSyntax, "line 2 column"},
-		"open bracket":          {"name: [a", ruleSyntax, "line "},
-		"two documents":         {small + "---\nname: b\n", ruleSyntax, "line 6 column 1: a second YAML document"},
-		"anchor":                {"name: &a x\nversion: *a\n", ruleSyntax, "line 1 column 7: a YAML anchor"},
-		"tag":                   {"name: !!str x\n", ruleSyntax, "line 1 column 7: a YAML tag"},
-		"custom tag":            {"secret_config: {store_in: !akv {}}\n", ruleSyntax, "write a text that begins with ! in quotes"},
-		"not UTF-8":             {"name: a\nversion: \xff\n", ruleSyntax, "line 2 column 10: not UTF-8"},
-		"NUL":                   {small + "    pwd: \"a\\0b\"\n", ruleSyntax, "NUL"},
-		"complex key":           {"? [a]\n: b\n", ruleSyntax, "no plain word"},
-		"duplicate key":         {small + "name: t\n", ruleDuplicate, "line 6 column 1: the key \"name\" again (expected each key once; the first is at line 2)"},
-		"duplicate in service":  {small + "    name: t\n", ruleDuplicate, "line 6 column 5"},
-		"duplicate variable":    {service("environment: {A: 1, A: 2}"), ruleDuplicate, "\"A\" again"},
+	for name, c := range map[string]struct {
+		text string
+		rule problem.Rule
+		says string
+	}{
+		"empty":                 {"", problem.RuleSessionSyntax, "line 1 column 1: the session is empty"},
+		"comment only":          {"# x\n", problem.RuleSessionSyntax, "the session is empty"},
+		"list":                  {"- a\n", problem.RuleSessionSyntax, "the document is no mapping"},
+		"bad indentation":       {"name: a\n  version: b\n", problem.RuleSessionSyntax, "line 2 column"},
+		"open bracket":          {"name: [a", problem.RuleSessionSyntax, "line "},
+		"two documents":         {small + "---\nname: b\n", problem.RuleSessionSyntax, "line 6 column 1: a second YAML document"},
+		"anchor":                {"name: &a x\nversion: *a\n", problem.RuleSessionSyntax, "line 1 column 7: a YAML anchor"},
+		"tag":                   {"name: !!str x\n", problem.RuleSessionSyntax, "line 1 column 7: a YAML tag"},
+		"custom tag":            {"secret_config: {store_in: !akv {}}\n", problem.RuleSessionSyntax, "write a text that begins with ! in quotes"},
+		"not UTF-8":             {"name: a\nversion: \xff\n", problem.RuleSessionSyntax, "line 2 column 10: not UTF-8"},
+		"NUL":                   {small + "    pwd: \"a\\0b\"\n", problem.RuleSessionSyntax, "NUL"},
+		"complex key":           {"? [a]\n: b\n", problem.RuleSessionSyntax, "no plain word"},
+		"duplicate key":         {small + "name: t\n", problem.RuleSessionDuplicateKey, "line 6 column 1: the key \"name\" again (expected each key once; the first is at line 2)"},
+		"duplicate in service":  {small + "    name: t\n", problem.RuleSessionDuplicateKey, "line 6 column 5"},
+		"duplicate variable":    {service("environment: {A: 1, A: 2}"), problem.RuleSessionDuplicateKey, "\"A\" again"},
 		"unknown key":           {small + "servises: []\n", ruleUnknownKey, "line 6 column 1: the unknown key \"servises\" in a session (expected one like services"},
 		"unknown key in depth":  {small + "    environment2: {}\n", ruleUnknownKey, "one like environment"},
 		"known, not supported":  {small + "    fspf_key: x\n", ruleUnsupported, "line 6 column 5: the key \"fspf_key\" of a service is known to the SCONE language, but not supported yet"},
 		"import":                {"secrets: [{name: x, import: {session: y}}]\n" + small, ruleUnsupported, "\"import\""},
-		"no version":            {"name: a\n", ruleVersion, "language 0.1"},
-		"version 0.2":           {"name: a\nversion: \"0.2\"\n", ruleVersion, "line 2 column 10: language version 0.2 is not supported"},
-		"newer version":         {"name: a\nversion: 0.3.13\n", ruleVersion, "unknown language version, a text of 6 characters"},
+		"no version":            {"name: a\n", problem.RuleSessionVersion, "language 0.1"},
+		"version 0.2":           {"name: a\nversion: \"0.2\"\n", problem.RuleSessionVersion, "line 2 column 10: language version 0.2 is not supported"},
+		"newer version":         {"name: a\nversion: 0.3.13\n", problem.RuleSessionVersion, "unknown language version, a text of 6 characters"},
 		"no name":               {"version: 0.3\n", ruleField, "a session without name"},
 		"bad name":              {"version: 0.3\nname: a b\n", ruleField, "session name: the character ' ': want"},
 		"open variable":         {"version: 0.3\nname: $SESSION\n", ruleField, "fill in the template variable that stands there"},
@@ -208,9 +213,9 @@ func TestParseRefuses(t *testing.T) {
 		"star list":             {small + "security: {attestation: {ignore_advisories: [\"*\"]}}\n", ruleField, "without debug-mode"},
 		"advisory":              {small + "security: {attestation: {ignore_advisories: [SA-1]}}\n", ruleField, "INTEL-SA-nnnnn"},
 		"long list":             {small + "volumes: [" + strings.Repeat("{},", 2001) + "]\n", ruleField, "2001 entries"},
-		"long key":              {strings.Repeat("k", 201) + ": 1\n", ruleSyntax, "a key of 201 bytes"},
-		"too large":             {"name: " + strings.Repeat("a", MaxSize), ruleSyntax, "bytes"},
-		"too deep":              {"name: " + strings.Repeat("[", 40) + strings.Repeat("]", 40), ruleSyntax, "nested more than 32"},
+		"long key":              {strings.Repeat("k", 201) + ": 1\n", problem.RuleSessionSyntax, "a key of 201 bytes"},
+		"too large":             {"name: " + strings.Repeat("a", MaxSize), problem.RuleSessionSyntax, "bytes"},
+		"too deep":              {"name: " + strings.Repeat("[", 40) + strings.Repeat("]", 40), problem.RuleSessionSyntax, "nested more than 32"},
 		"services is a mapping": {"version: 0.3\nname: s\nservices: {a: b}\n", ruleField, "services is no list"},
 	} {
 		t.Run(name, func(t *testing.T) {

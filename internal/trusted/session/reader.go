@@ -8,8 +8,9 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"cupel.dev/cupel/api/problem"
 	"go.yaml.in/yaml/v4"
+
+	"cupel.dev/cupel/api/problem"
 )
 
 // reader turns the tree into a Session. The first refusal sticks; what is read
@@ -20,7 +21,7 @@ type reader struct {
 	kinds   map[string]Kind // of the secrets, by name
 }
 
-func (r *reader) refuse(n *yaml.Node, rule, format string, args ...any) *problem.Error {
+func (r *reader) refuse(n *yaml.Node, rule problem.Rule, format string, args ...any) *problem.Error {
 	p := refusal(n, rule, format, args...)
 	if openVariable.MatchString(n.Value) && !strings.Contains(n.Value, "$$SCONE") {
 		p.Fix("fill in the template variable that stands there")

@@ -6,9 +6,10 @@ import (
 	"sort"
 	"strings"
 
+	"go.yaml.in/yaml/v4"
+
 	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/api/ident"
-	"go.yaml.in/yaml/v4"
 )
 
 func (r *reader) services(f fields) {
@@ -42,8 +43,8 @@ func (r *reader) services(f fields) {
 
 // attestation reads the code identities of a service; the old `mrenclaves: […]`
 // means `attestation: {mrenclave: […]}`.
-func (r *reader) attestation(s fields) []evidence.Identity {
-	var out []evidence.Identity
+func (r *reader) attestation(s fields) []evidence.CodeIdentity {
+	var out []evidence.CodeIdentity
 	n := s.values["attestation"]
 	switch {
 	case s.has("mrenclaves") && s.has("attestation"):
@@ -51,7 +52,7 @@ func (r *reader) attestation(s fields) []evidence.Identity {
 			Fix("move the digests into `attestation: {mrenclave: […]}`")
 	case s.has("mrenclaves"):
 		if m := r.measurements(s, "mrenclaves"); len(m) > 0 {
-			out = []evidence.Identity{{Measurements: m}}
+			out = []evidence.CodeIdentity{{Measurements: m}}
 		}
 	case n == nil || isNull(n):
 	case n.Kind == yaml.SequenceNode:
@@ -59,7 +60,7 @@ func (r *reader) attestation(s fields) []evidence.Identity {
 			out = append(out, r.variant(v))
 		}
 	default:
-		out = []evidence.Identity{r.variant(n)}
+		out = []evidence.CodeIdentity{r.variant(n)}
 	}
 	if len(out) == 0 && r.session.Security.Mode != "none" {
 		r.refuse(s.node, ruleField, "a service without attestation").
@@ -68,9 +69,9 @@ func (r *reader) attestation(s fields) []evidence.Identity {
 	return out
 }
 
-func (r *reader) variant(n *yaml.Node) evidence.Identity {
+func (r *reader) variant(n *yaml.Node) evidence.CodeIdentity {
 	f := r.mapping(n, &sectionAttestation)
-	id := evidence.Identity{Measurements: r.measurements(f, "mrenclave")}
+	id := evidence.CodeIdentity{Measurements: r.measurements(f, "mrenclave")}
 	if f.has("mrenclave") && len(id.Measurements) == 0 {
 		r.refuse(f.at("mrenclave"), ruleField, "mrenclave is empty").Fix("name a digest or remove the line")
 	}

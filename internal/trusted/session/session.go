@@ -55,9 +55,9 @@ type Session struct {
 type Service struct {
 	Name        ident.ServiceName
 	ImageName   string
-	Attestation []evidence.Identity // any one suffices; `mrenclaves` is folded into it
-	Command     []Text              // argv; empty: the image's own
-	Environment []EnvVar            // in canonical (name) order
+	Attestation []evidence.CodeIdentity // any one suffices; `mrenclaves` is folded into it
+	Command     []Text                  // argv; empty: the image's own
+	Environment []EnvVar                // in canonical (name) order
 	Pwd         string
 
 	// What follows are keys of Cupel's own, in the map `cupel:`. A zero value was

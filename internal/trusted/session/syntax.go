@@ -9,8 +9,9 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"cupel.dev/cupel/api/problem"
 	"go.yaml.in/yaml/v4"
+
+	"cupel.dev/cupel/api/problem"
 )
 
 // Limits of a session's text.
@@ -23,14 +24,11 @@ const (
 
 // Rules under which text is refused.
 const (
-	ruleSyntax      = "session_syntax"
-	ruleUnknownKey  = "session_unknown_key"
-	ruleDuplicate   = "session_duplicate_key"
-	ruleUnsupported = "session_unsupported"
-	ruleField       = "session_field"
-	ruleReference   = "session_reference"
-	ruleVersion     = "session_version"
-	ruleVariable    = "session_variable"
+	ruleUnknownKey  problem.Rule = "session_unknown_key"
+	ruleUnsupported problem.Rule = "session_unsupported"
+	ruleField       problem.Rule = "session_field"
+	ruleReference   problem.Rule = "session_reference"
+	ruleVariable    problem.Rule = "session_variable"
 )
 
 // Tree reads one YAML document strictly and returns its root mapping: UTF-8, no
@@ -38,12 +36,12 @@ const (
 // Refusals are *problem.Error with line and column.
 func Tree(text []byte) (*yaml.Node, error) {
 	if len(text) > MaxSize {
-		return nil, problem.New(problem.Invalid, ruleSyntax, "the session has %d bytes", len(text)).
+		return nil, problem.New(problem.Invalid, problem.RuleSessionSyntax, "the session has %d bytes", len(text)).
 			Want("at most %d", MaxSize).Fix("give smaller values: what is large goes into the image, the repository or a volume")
 	}
 	if !utf8.Valid(text) {
 		line, column := positionOfBadUTF8(text)
-		return nil, problem.New(problem.Invalid, ruleSyntax, "line %d column %d: not UTF-8", line, column).
+		return nil, problem.New(problem.Invalid, problem.RuleSessionSyntax, "line %d column %d: not UTF-8", line, column).
 			Fix("save the file as UTF-8")
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(text))
@@ -53,18 +51,18 @@ func Tree(text []byte) (*yaml.Node, error) {
 	var doc, second yaml.Node
 	switch err := loader.Load(&doc); {
 	case errors.Is(err, io.EOF):
-		return nil, problem.New(problem.Invalid, ruleSyntax, "line 1 column 1: the session is empty")
+		return nil, problem.New(problem.Invalid, problem.RuleSessionSyntax, "line 1 column 1: the session is empty")
 	case err != nil:
 		return nil, syntaxError(err)
 	}
 	switch err := loader.Load(&second); {
 	case err == nil:
-		return nil, refusal(&second, ruleSyntax, "a second YAML document").Want("one document a file").Fix("remove the line ---")
+		return nil, refusal(&second, problem.RuleSessionSyntax, "a second YAML document").Want("one document a file").Fix("remove the line ---")
 	case !errors.Is(err, io.EOF):
 		return nil, syntaxError(err)
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
-		return nil, refusal(&doc, ruleSyntax, "the document is no mapping").Want("`name: …`, `version: …` and so on")
+		return nil, refusal(&doc, problem.RuleSessionSyntax, "the document is no mapping").Want("`name: …`, `version: …` and so on")
 	}
 	root := doc.Content[0]
 	if err := checkNode(root, 1); err != nil {
@@ -77,13 +75,13 @@ func Tree(text []byte) (*yaml.Node, error) {
 func checkNode(n *yaml.Node, depth int) error {
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
-		return refusal(n, ruleSyntax, "a YAML anchor or alias").Fix("write the value out")
+		return refusal(n, problem.RuleSessionSyntax, "a YAML anchor or alias").Fix("write the value out")
 	case n.Style&yaml.TaggedStyle != 0:
-		return refusal(n, ruleSyntax, "a YAML tag").Fix("remove the tag; write a text that begins with ! in quotes")
+		return refusal(n, problem.RuleSessionSyntax, "a YAML tag").Fix("remove the tag; write a text that begins with ! in quotes")
 	case strings.ContainsRune(n.Value, 0):
-		return refusal(n, ruleSyntax, "a NUL character").Fix("remove it; put binary data into a secret of kind binary")
+		return refusal(n, problem.RuleSessionSyntax, "a NUL character").Fix("remove it; put binary data into a secret of kind binary")
 	case depth > maxDepth:
-		return refusal(n, ruleSyntax, "nested more than %d deep", maxDepth)
+		return refusal(n, problem.RuleSessionSyntax, "nested more than %d deep", maxDepth)
 	}
 	if n.Kind == yaml.MappingNode {
 		if err := checkKeys(n); err != nil {
@@ -103,13 +101,13 @@ func checkKeys(n *yaml.Node) error {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
 		if key.Kind != yaml.ScalarNode || isNull(key) {
-			return refusal(key, ruleSyntax, "a key that is no plain word")
+			return refusal(key, problem.RuleSessionSyntax, "a key that is no plain word")
 		}
 		if len(key.Value) > maxKey {
-			return refusal(key, ruleSyntax, "a key of %d bytes", len(key.Value)).Want("at most %d", maxKey)
+			return refusal(key, problem.RuleSessionSyntax, "a key of %d bytes", len(key.Value)).Want("at most %d", maxKey)
 		}
 		if first := seen[key.Value]; first != nil {
-			return refusal(key, ruleDuplicate, "the key %q again", clip(key.Value)).
+			return refusal(key, problem.RuleSessionDuplicateKey, "the key %q again", clip(key.Value)).
 				Want("each key once; the first is at line %d", first.Line).Fix("remove one of the two")
 		}
 		seen[key.Value] = key
@@ -122,7 +120,7 @@ func isNull(n *yaml.Node) bool {
 }
 
 // refusal is an error at a node.
-func refusal(n *yaml.Node, rule, format string, args ...any) *problem.Error {
+func refusal(n *yaml.Node, rule problem.Rule, format string, args ...any) *problem.Error {
 	return problem.New(problem.Invalid, rule, "%s: %s", place(n), fmt.Sprintf(format, args...))
 }
 
@@ -142,7 +140,7 @@ func syntaxError(err error) *problem.Error {
 			}
 		}
 	}
-	return problem.New(problem.Invalid, ruleSyntax, "line %d column %d: %s", line, column, message).
+	return problem.New(problem.Invalid, problem.RuleSessionSyntax, "line %d column %d: %s", line, column, message).
 		Fix("mend the YAML: check indentation, quotes and brackets at that place")
 }
 

@@ -16,7 +16,7 @@ import (
 // apart.
 const ClockSkew = 5 * time.Minute
 
-// Identity is who a CAS proved to be by its TLS chain.
+// CASIdentity is who a CAS proved to be by its TLS chain.
 type CASIdentity struct {
 	Hash ident.KeyHash
 	Key  *ecdsa.PublicKey
@@ -28,7 +28,7 @@ type CASIdentity struct {
 // compares the Identity with the one that is expected.
 func VerifyCASChain(certs []*x509.Certificate, now time.Time) (CASIdentity, error) {
 	refuse := func(format string, args ...any) (CASIdentity, error) {
-		return CASIdentity{}, problem.New(problem.Unauthenticated, "cas_chain", format, args...).
+		return CASIdentity{}, problem.New(problem.Unauthenticated, ruleCASChain, format, args...).
 			Want("a TLS leaf and the CAS's identity certificate that signed it").
 			Fix("check the address: what answers there is no CAS")
 	}
@@ -54,7 +54,7 @@ func VerifyCASChain(certs []*x509.Certificate, now time.Time) (CASIdentity, erro
 	}
 	for _, c := range certs {
 		if now.Before(c.NotBefore.Add(-ClockSkew)) || now.After(c.NotAfter.Add(ClockSkew)) {
-			return CASIdentity{}, problem.New(problem.Unauthenticated, "cas_chain", "certificate %q is good from %s until %s, and the clock says %s", c.Subject.CommonName,
+			return CASIdentity{}, problem.New(problem.Unauthenticated, ruleCASChain, "certificate %q is good from %s until %s, and the clock says %s", c.Subject.CommonName,
 				c.NotBefore.UTC().Format(time.RFC3339), c.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)).
 				Fix("set the clocks of this machine and of the CAS's right")
 		}

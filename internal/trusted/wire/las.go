@@ -1,7 +1,3 @@
-// Package collect gathers evidence inside an instance, from the socket of its
-// node's local attestation service (LAS).
-//
-// The LAS is not trusted: what it answers is only good if it verifies.
 package wire
 
 import (
@@ -29,7 +25,7 @@ type QuoteRequest struct {
 func SocketPath(addr string) (string, error) {
 	path, ok := strings.CutPrefix(addr, "unix:")
 	if !ok || !strings.HasPrefix(path, "/") {
-		return "", problem.New(problem.Invalid, "las_address", "%q", addr).Want("unix:/absolute/path")
+		return "", problem.New(problem.Invalid, ruleLASAddress, "%q", addr).Want("unix:/absolute/path")
 	}
 	return path, nil
 }

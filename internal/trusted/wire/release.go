@@ -34,7 +34,7 @@ const (
 // MaxBody is the most bytes that either end reads of one body.
 const MaxBody = 16 << 20
 
-// Request asks for what the session grants to the service.
+// ReleaseRequest asks for what the session grants to the service.
 type ReleaseRequest struct {
 	Version int               `json:"version"`
 	Session ident.SessionName `json:"session"`
@@ -50,7 +50,7 @@ type ReleaseRequest struct {
 	Evidence  evidence.Evidence `json:"evidence"`
 }
 
-// Reply is the service's configuration. Only the launcher reads it.
+// ReleaseReply is the service's configuration. Only the launcher reads it.
 type ReleaseReply struct {
 	Version    int              `json:"version"`
 	InstanceID ident.InstanceID `json:"instance_id"`

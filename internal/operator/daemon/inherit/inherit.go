@@ -64,7 +64,7 @@ func own() error {
 			if p, ok := errors.AsType[*problem.Error](err); ok {
 				return p
 			}
-			return problem.New(problem.Denied, "inherited", "cupeld can't change the %s that it inherited: %w", a.name, err).
+			return problem.New(problem.Denied, problem.RuleInherited, "cupeld can't change the %s that it inherited: %w", a.name, err).
 				Want("nothing of whoever starts it").Fix("%s", a.fix)
 		}
 	}
@@ -83,7 +83,7 @@ func Exec(program string, args, environ []string, keep ...int) error {
 		return fmt.Errorf("close what was inherited: %w", err)
 	}
 	err := unix.Exec(program, args, Environment(environ))
-	return problem.New(problem.Internal, "inherited", "execute %s again: %w", program, err).Fix("let root execute it")
+	return problem.New(problem.Internal, problem.RuleInherited, "execute %s again: %w", program, err).Fix("let root execute it")
 }
 
 // Environment returns what of an environment is for a daemon: the folders of

@@ -86,11 +86,11 @@ func set(resource int, to unix.Rlimit) error {
 	return syscall.Setrlimit(resource, &syscall.Rlimit{Cur: to.Cur, Max: to.Max})
 }
 
-func (l limit) rule() string {
+func (l limit) rule() problem.Rule {
 	if l.resource == unix.RLIMIT_NOFILE {
-		return "open_files"
+		return problem.RuleOpenFiles
 	}
-	return "inherited"
+	return problem.RuleInherited
 }
 
 func (l limit) command() string {

@@ -95,7 +95,7 @@ instance of the image will have is printed.`,
 
 func run(ctx context.Context, o options, out, errw io.Writer) error {
 	if o.output != "table" && o.output != "json" {
-		return problem.New(problem.Invalid, "usage", "--output %q", o.output).Want("table or json")
+		return problem.New(problem.Invalid, problem.RuleUsage, "--output %q", o.output).Want("table or json")
 	}
 	def, err := runtimes.Find(ctx, o.name, o.definition)
 	if err != nil {
@@ -106,10 +106,10 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Join(o.state, "runtimes"), 0o755); err != nil {
-		return problem.New(problem.Invalid, "state_folder", "%w", err).Fix("choose another folder with --state, or run as root")
+		return problem.New(problem.Invalid, problem.RuleStateFolder, "%w", err).Fix("choose another folder with --state, or run as root")
 	}
 	if err := unix.Access(filepath.Join(o.state, "runtimes"), unix.W_OK); err != nil {
-		return problem.New(problem.Denied, "state_folder", "%s can't be written: %w", o.state, err).Fix("run it as root, with sudo, or choose another folder with --state")
+		return problem.New(problem.Denied, problem.RuleStateFolder, "%s can't be written: %w", o.state, err).Fix("run it as root, with sudo, or choose another folder with --state")
 	}
 	client, stop, err := o.openRegistry(ctx)
 	if err != nil {
@@ -161,7 +161,7 @@ func (o options) keepLock(file string) error {
 		err = atomicfile.Write(kept, lock, 0o644)
 	}
 	if err != nil {
-		return problem.New(problem.Invalid, "runtime_lock", "keep a copy of the lock: %w", err).
+		return problem.New(problem.Invalid, problem.RuleRuntimeLock, "keep a copy of the lock: %w", err).
 			Fix("look what is at %s (ls -ld), and at the disk (dmesg)", LocksDir(o.state))
 	}
 	return nil
@@ -256,7 +256,7 @@ func launcherDigest(ctx context.Context, file string) (ident.Digest, error) {
 	}
 	b, err := atomicfile.ReadNamed(ctx, file, launch.MaxLauncher)
 	if err != nil {
-		return ident.Digest{}, problem.New(problem.NotFound, "launcher_missing", "%w", err).
+		return ident.Digest{}, problem.New(problem.NotFound, problem.RuleLauncherMissing, "%w", err).
 			Fix("build it (make build), or name it with --launcher")
 	}
 	return ident.Sum(b), nil

@@ -92,7 +92,7 @@ func (d *DB) migrate(ctx context.Context) error {
 			return fmt.Errorf("read manager state: %w", err)
 		}
 		if have > len(migrations) {
-			return problem.New(problem.Conflict, "schema_newer", "%s has schema %d", d.path, have).
+			return problem.New(problem.Conflict, ruleSchemaNewer, "%s has schema %d", d.path, have).
 				Want("at most %d", len(migrations)).
 				Fix("run the cupeld that wrote it, or a newer one")
 		}
@@ -125,7 +125,7 @@ func (d *DB) explain(err error) error {
 		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 			return d.damaged(err)
 		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
-			return problem.New(problem.Invalid, "state_access", "%s: %w", d.path, err).
+			return problem.New(problem.Invalid, problem.RuleStateAccess, "%s: %w", d.path, err).
 				Want("a file that root may write to").Fix("look what is at %s (ls -ld, lsattr), and move it away if it is no file", d.path)
 		}
 	}
@@ -134,7 +134,7 @@ func (d *DB) explain(err error) error {
 
 // damaged is the refusal of a database that can't be read.
 func (d *DB) damaged(err error) error {
-	return problem.New(problem.Invalid, "state_damaged", "%s: %w", d.path, err).
+	return problem.New(problem.Invalid, problem.RuleStateDamaged, "%s: %w", d.path, err).
 		Fix("look at the disk (dmesg), and copy the file elsewhere; then put it back from a backup; without a backup: cupel down --force, move the file away, cupel up, and the apps' owners deploy them again")
 }
 
@@ -165,10 +165,10 @@ func (d *DB) Close() error { return d.db.Close() }
 // Load returns the whole state.
 func (d *DB) Load(ctx context.Context) (manager.State, error) {
 	s := manager.State{
-		Apps:      map[string]*manager.App{},
-		Instances: map[string]*manager.Instance{},
-		Notices:   map[string]*manager.Notice{},
-		Codes:     map[ident.Digest]*manager.UsedCode{},
+		Apps:     map[string]*manager.App{},
+		Replicas: map[string]*manager.Replica{},
+		Notices:  map[string]*manager.Notice{},
+		Codes:    map[ident.Digest]*manager.UsedCode{},
 	}
 	err := d.docs(ctx, "SELECT id, doc FROM app", func(id string, doc []byte) error {
 		a := new(manager.App)
@@ -179,8 +179,8 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 		return s, err
 	}
 	err = d.docs(ctx, "SELECT id, doc FROM instance", func(id string, doc []byte) error {
-		in := new(manager.Instance)
-		s.Instances[id] = in
+		in := new(manager.Replica)
+		s.Replicas[id] = in
 		return json.Unmarshal(doc, in)
 	})
 	if err != nil {
@@ -246,7 +246,7 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 				return err
 			}
 		}
-		for _, in := range c.Instances {
+		for _, in := range c.Replicas {
 			if err := put("instance", in.ID, in); err != nil {
 				return err
 			}
@@ -271,7 +271,7 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 				return err
 			}
 		}
-		for _, id := range c.DeleteInstances {
+		for _, id := range c.DeleteReplicas {
 			if err := exec("DELETE FROM instance WHERE id = ?", id); err != nil {
 				return err
 			}

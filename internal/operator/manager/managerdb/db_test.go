@@ -38,13 +38,13 @@ func TestRoundTrip(t *testing.T) {
 		Current: &manager.Revision{Number: 1, Session: "s", Instances: 3, Memory: 1 << 28, Port: 8080},
 		Rollout: manager.Rollout{Phase: manager.PhaseFailed, Problem: problem.New(problem.Denied, "measurement", "no"), Steps: []managerapi.Step{{Name: "pull", StartedAt: at}}},
 	}
-	in := &manager.Instance{ID: "i-1", App: "app-1", Role: manager.RoleApp, Revision: 1, Attempt: 4, CreatedAt: at}
+	in := &manager.Replica{ID: "i-1", App: "app-1", Role: manager.RoleApp, Revision: 1, Attempt: 4, CreatedAt: at}
 	token := owners.NewGrantToken(owners.GrantID{7}, [32]byte{8})
 	app.Current.Grant = &manager.Grant{ID: owners.GrantID{7}, Token: token}
 	notice := &manager.Notice{ID: "back:7", Token: token, Grant: owners.GrantID{7}, Since: at, AppID: "app-1"}
 	code := &manager.UsedCode{Grant: owners.GrantID{7}, Code: ident.Digest{6}, App: "shop", Used: at}
 	events, err := db.Apply(t.Context(), manager.Change{
-		Apps: []*manager.App{app}, Instances: []*manager.Instance{in}, Notices: []*manager.Notice{notice}, Codes: []*manager.UsedCode{code},
+		Apps: []*manager.App{app}, Replicas: []*manager.Replica{in}, Notices: []*manager.Notice{notice}, Codes: []*manager.UsedCode{code},
 		Events: []manager.Event{{Event: managerapi.Event{Time: at, AppID: "app-1", App: "shop", Reason: "r", Message: "m", Warning: true}, Owner: ident.KeyHash{1}}},
 	})
 	if err != nil || len(events) != 1 || events[0].Seq != 1 {
@@ -59,10 +59,10 @@ func TestRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := manager.State{
-		Apps:      map[string]*manager.App{"app-1": app},
-		Instances: map[string]*manager.Instance{"i-1": in},
-		Notices:   map[string]*manager.Notice{"back:7": notice},
-		Codes:     map[ident.Digest]*manager.UsedCode{{6}: code},
+		Apps:     map[string]*manager.App{"app-1": app},
+		Replicas: map[string]*manager.Replica{"i-1": in},
+		Notices:  map[string]*manager.Notice{"back:7": notice},
+		Codes:    map[ident.Digest]*manager.UsedCode{{6}: code},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("state (-want +got):\n%s", d)
@@ -71,10 +71,10 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil || cmp.Diff(events, back) != "" {
 		t.Errorf("events: %v\n%s", err, cmp.Diff(events, back))
 	}
-	if _, err := db.Apply(t.Context(), manager.Change{DeleteApps: []string{"app-1"}, DeleteInstances: []string{"i-1"}, DeleteNotices: []string{"back:7"}}); err != nil {
+	if _, err := db.Apply(t.Context(), manager.Change{DeleteApps: []string{"app-1"}, DeleteReplicas: []string{"i-1"}, DeleteNotices: []string{"back:7"}}); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := db.Load(t.Context()); len(got.Apps)+len(got.Instances)+len(got.Notices) != 0 || len(got.Codes) != 1 {
+	if got, _ := db.Load(t.Context()); len(got.Apps)+len(got.Replicas)+len(got.Notices) != 0 || len(got.Codes) != 1 {
 		t.Errorf("left: %+v; want the used code alone", got)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {

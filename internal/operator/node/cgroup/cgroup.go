@@ -58,7 +58,7 @@ func Detect(root string) (*Tree, error) {
 // missing is the refusal of a place that has no control groups: mostly a mount namespace
 // with a /sys of its own.
 func missing(format string, args ...any) error {
-	return problem.New(problem.Unavailable, "control_groups", format, args...).
+	return problem.New(problem.Unavailable, ruleControlGroups, format, args...).
 		Want("the machine's control groups, of version 2 or with a memory controller").
 		Fix("where 'ip netns exec' or the like started this, which mounts another /sys, use nsenter --net= in its place; else mount them there")
 }

@@ -73,7 +73,7 @@ var _ node.Network = (*Network)(nil)
 func Open(cfg Config) (*Network, error) {
 	for _, plugin := range []string{"bridge", "host-local"} {
 		if _, err := os.Stat(filepath.Join(cfg.PluginDir, plugin)); err != nil {
-			return nil, problem.New(problem.Unavailable, "cni_missing", "CNI plugin %s: %w", plugin, err).
+			return nil, problem.New(problem.Unavailable, ruleCNIMissing, "CNI plugin %s: %w", plugin, err).
 				Fix("install it: apt-get install --no-remove containernetworking-plugins")
 		}
 	}
@@ -106,7 +106,7 @@ func Look(cfg Config) (*Network, error) {
 	n := &Network{cfg: cfg}
 	var err error
 	if n.subnet, err = n.keptSubnet(); err == nil && !n.subnet.IsValid() {
-		err = problem.New(problem.NotFound, "subnet", "no network was chosen yet").Fix("cupel up")
+		err = problem.New(problem.NotFound, ruleSubnet, "no network was chosen yet").Fix("cupel up")
 	}
 	return n, err
 }
@@ -256,7 +256,7 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 		if full := n.full(); full != nil {
 			return netip.Addr{}, full
 		}
-		return netip.Addr{}, problem.New(problem.Unavailable, "network", "connect instance %s: %w", id, err).
+		return netip.Addr{}, problem.New(problem.Unavailable, ruleNetwork, "connect instance %s: %w", id, err).
 			Fix("look at the machine's network: ip link, ip route")
 	}
 	r, err := types.GetResult(result)

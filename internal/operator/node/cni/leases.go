@@ -101,7 +101,7 @@ func (n *Network) full() error {
 	if len(held) < 1<<(32-n.subnet.Bits())-notInstances {
 		return nil
 	}
-	return problem.New(problem.Unavailable, "addresses_used", "all %d addresses of %s are taken: each instance that runs has one", len(held), n.subnet).
+	return problem.New(problem.Unavailable, ruleAddressesUsed, "all %d addresses of %s are taken: each instance that runs has one", len(held), n.subnet).
 		Want("at most %d instances on this machine", len(held)).
 		Fix("run fewer instances (cupel deploy --instances, cupel rm), or run some on another machine")
 }

@@ -34,11 +34,11 @@ const minBits, maxBits = 12, 28
 func ParseSubnet(text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil || !p.Addr().Is4() || p.Masked() != p || p.Bits() < minBits || p.Bits() > maxBits {
-		return netip.Prefix{}, problem.New(problem.Invalid, "subnet", "--subnet %q is no such network", text).
+		return netip.Prefix{}, problem.New(problem.Invalid, ruleSubnet, "--subnet %q is no such network", text).
 			Want("an IPv4 network of /%d to /%d by its first address", minBits, maxBits).Fix("as in --subnet 10.88.7.0/24")
 	}
 	if !p.Addr().IsPrivate() && !shared.Contains(p.Addr()) {
-		return netip.Prefix{}, problem.New(problem.Invalid, "subnet", "--subnet %s is of the public Internet, or has another use", p).
+		return netip.Prefix{}, problem.New(problem.Invalid, ruleSubnet, "--subnet %s is of the public Internet, or has another use", p).
 			Want("a private network: of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or %s", shared).Fix("give one of these, as in --subnet 10.88.7.0/24, or leave it out")
 	}
 	return p, nil
@@ -61,7 +61,7 @@ func (n *Network) keepSubnet() (netip.Prefix, error) {
 	want := n.cfg.Subnet
 	if kept.IsValid() && used {
 		if want.IsValid() && want != kept {
-			return kept, problem.New(problem.Conflict, "subnet_in_use", "apps run in %s", kept).
+			return kept, problem.New(problem.Conflict, ruleSubnetInUse, "apps run in %s", kept).
 				Fix("cupel down, then cupel up --subnet %s: every app is started anew there", want)
 		}
 		return kept, n.keep(kept)
@@ -159,7 +159,7 @@ func (n *Network) inUse() (bool, error) {
 }
 
 func subnetTaken(p netip.Prefix, by, id string, m machine) error {
-	err := problem.New(problem.Conflict, "subnet_taken", "%s overlaps %s", p, by).Want("a network that this machine doesn't have")
+	err := problem.New(problem.Conflict, ruleSubnetTaken, "%s overlaps %s", p, by).Want("a network that this machine doesn't have")
 	if free, cerr := choose(id, m); cerr == nil {
 		return err.Fix("choose another, such as --subnet %s, or leave --subnet out", free)
 	}
@@ -232,7 +232,7 @@ func choose(id string, m machine) (netip.Prefix, error) {
 	if second.IsValid() {
 		return second, nil
 	}
-	return second, problem.New(problem.Unavailable, "no_subnet", "this machine's own networks take all of %v", supernets).
+	return second, problem.New(problem.Unavailable, ruleNoSubnet, "this machine's own networks take all of %v", supernets).
 		Fix("name a private network that nobody has: cupel up --subnet 100.64.7.0/24")
 }
 

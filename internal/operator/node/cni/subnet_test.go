@@ -131,7 +131,7 @@ func TestSubnetOfAMachine(t *testing.T) {
 	}
 	rule := func(err error, want string) {
 		t.Helper()
-		if p := problem.From(err); err == nil || p.Rule != want || p.Mend == "" {
+		if p := problem.From(err); err == nil || string(p.Rule) != want || p.Mend == "" {
 			t.Errorf("%v, want %s with a mend", err, want)
 		}
 	}

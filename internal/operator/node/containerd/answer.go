@@ -39,20 +39,20 @@ func (d *Daemon) ready(ctx context.Context) error {
 		// for a moment.
 		pid := d.current()
 		if _, gone := startTime(pid); gone != nil {
-			err := problem.New(problem.Unavailable, "containerd_start", "containerd ended while it started: %s", d.lastLog()).
+			err := problem.New(problem.Unavailable, ruleContainerdStart, "containerd ended while it started: %s", d.lastLog()).
 				Fix("look at %s", d.LogFile())
 			return diskerror.Explain(err, d.cfg.Dir, "the state folder")
 		}
 		if d.listens(pid) {
 			if hung, ok := errors.AsType[watchdog.Hung](d.watched(pid).Look(limit)); ok {
-				return problem.New(problem.Unavailable, "containerd_start", "%w", hung).Fix("look at %s", d.LogFile())
+				return problem.New(problem.Unavailable, ruleContainerdStart, "%w", hung).Fix("look at %s", d.LogFile())
 			}
 		}
 
 		select {
 		case <-limit.Done():
 			if ctx.Err() == nil {
-				return problem.New(problem.Unavailable, "containerd_start", "containerd (process %d) takes no questions yet: it loads what ran before, and goes on with that", pid).
+				return problem.New(problem.Unavailable, ruleContainerdStart, "containerd (process %d) takes no questions yet: it loads what ran before, and goes on with that", pid).
 					Want("an answer within %s", problem.Duration(d.cfg.StartLimit)).
 					Fix("run this again, which waits for the same process; if that does not help, look at %s, and end it with kill -9 %d", d.LogFile(), pid)
 			}
@@ -135,7 +135,7 @@ func (d *Daemon) tell(ctx context.Context, reason, message string) {
 // endHung ends a daemon that does not answer.
 func (d *Daemon) endHung(ctx context.Context, pid int, hung watchdog.Hung) error {
 	message := fmt.Sprintf("%s: it is ended and started again, apps go on. What it did last: %s", hung, d.LogFile())
-	d.tell(ctx, node.RuleContainerdHangs, message)
+	d.tell(ctx, string(node.RuleContainerdHangs), message)
 	d.mu.Lock()
 	d.told = pid
 	d.mu.Unlock()
@@ -176,7 +176,7 @@ func (d *Daemon) database() string {
 
 // damaged is the refusal of a database that containerd can't read, or doesn't miss.
 func (d *Daemon) damaged(why string) *problem.Error {
-	return problem.New(problem.Invalid, "state_damaged", "containerd can't read its database %s", d.database()).
+	return problem.New(problem.Invalid, problem.RuleStateDamaged, "containerd can't read its database %s", d.database()).
 		Want("the file as containerd wrote it").
 		Fix("%sLook at the disk (dmesg); cupel down --force, remove %s, cupel up: images come from the registry again, apps are started anew, and what they wrote into volumes since they started is lost", why, d.path("root"))
 }

@@ -188,7 +188,7 @@ func (d *Daemon) config() []byte {
 func (d *Daemon) start(ctx context.Context) error {
 	program, err := exec.LookPath("containerd")
 	if err != nil {
-		return problem.New(problem.Unavailable, "containerd_missing", "start containerd: %w", err).
+		return problem.New(problem.Unavailable, ruleContainerdMissing, "start containerd: %w", err).
 			Fix("install it: apt-get install --no-remove containerd runc")
 	}
 	// containerd takes an empty database for a new one, in which nothing is of what its

@@ -112,7 +112,7 @@ func (r *Runtime) describe(ctx context.Context, img containerd.Image) (node.Imag
 	}
 	manifest, err := ident.ParseDigest(img.Target().Digest.String())
 	if err != nil {
-		return node.Image{}, problem.New(problem.Invalid, "image_digest", "image %s: %w", img.Name(), err).Want("a SHA-256")
+		return node.Image{}, problem.New(problem.Invalid, ruleImageDigest, "image %s: %w", img.Name(), err).Want("a SHA-256")
 	}
 	size, err := img.Size(ctx)
 	if err != nil {
@@ -141,16 +141,16 @@ func imageError(ref string, err error) error {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("image %s: %w", ref, err)
 	case errdefs.IsNotFound(err):
-		return problem.New(problem.NotFound, "image_missing", "image %s is not here", ref).
+		return problem.New(problem.NotFound, problem.RuleImageMissing, "image %s is not here", ref).
 			Fix("build it (cupel runtime build %s), or check its name", runtimeOf(ref))
 	case errdefs.IsInvalidArgument(err):
-		return problem.New(problem.Invalid, "image_reference", "image %q: %w", ref, err).Want("HOST:PORT/NAME@sha256:…")
+		return problem.New(problem.Invalid, ruleImageReference, "image %q: %w", ref, err).Want("HOST:PORT/NAME@sha256:…")
 	}
 	if _, ok := errors.AsType[*url.Error](err); ok {
-		return problem.New(problem.Unavailable, "registry_unreachable", "fetch image %s: %w", ref, err).
+		return problem.New(problem.Unavailable, problem.RuleRegistryUnreachable, "fetch image %s: %w", ref, err).
 			Fix("check that the registry runs")
 	}
-	return problem.New(problem.Unavailable, "image_fetch", "fetch image %s: %w", ref, err).
+	return problem.New(problem.Unavailable, ruleImageFetch, "fetch image %s: %w", ref, err).
 		Fix("look at the registry and its disk (dmesg); what is damaged there is replaced by: cupel runtime build %s", runtimeOf(ref))
 }
 

@@ -53,7 +53,7 @@ func TestDamagedImage(t *testing.T) {
 		m.registry = instead(c.kind, c.status, c.of)
 		_, err := l.node.EnsureImage(t.Context(), l.image)
 		p := problem.From(err)
-		if err == nil || p.Rule != c.rule || !strings.Contains(p.Mend, "cupel runtime build app") {
+		if err == nil || string(p.Rule) != c.rule || !strings.Contains(p.Mend, "cupel runtime build app") {
 			t.Errorf("%s, %d: %v; want %s", c.kind, c.status, err, c.rule)
 		}
 	}

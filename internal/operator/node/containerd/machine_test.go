@@ -347,7 +347,7 @@ func processesOf(state string) []string {
 
 func (l *life) spec(id, behaviour string) manager.InstanceSpec {
 	return manager.InstanceSpec{
-		ID: id, App: "a-1", AppName: "Test App", Config: ident.ConfigID{Session: "test", Service: ident.ServiceName(behaviour)},
+		ID: id, App: "a-1", AppName: "Test App", Config: ident.ServiceRef{Session: "test", Service: ident.ServiceName(behaviour)},
 		Binding: evidence.Data64{9}, Image: l.image, Memory: 128 << 20, Labels: map[string]string{"k": "v"}, Profile: launch.Newest,
 	}
 }

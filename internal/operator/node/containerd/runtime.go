@@ -160,7 +160,7 @@ func startError(id string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("start instance %s: %w", id, err)
 	}
-	return problem.New(problem.Unavailable, "container_start", "start instance %s: %w", id, err).
+	return problem.New(problem.Unavailable, ruleContainerStart, "start instance %s: %w", id, err).
 		Fix("look at the node's containerd log")
 }
 

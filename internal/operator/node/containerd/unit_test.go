@@ -212,7 +212,7 @@ func TestImageErrors(t *testing.T) {
 		"image_missing": fmt.Errorf("x: %w", errdefs.ErrNotFound), "image_reference": errdefs.ErrInvalidArgument,
 		"image_fetch": errors.New("x"), "internal": context.Canceled,
 	} {
-		if got := problem.From(imageError("ref", err)); got.Rule != rule {
+		if got := problem.From(imageError("ref", err)); string(got.Rule) != rule {
 			t.Errorf("%v: %s, want %s", err, got.Rule, rule)
 		}
 	}

@@ -142,11 +142,11 @@ func (db *DB) migrate(ctx context.Context, path string) error {
 	}
 	switch {
 	case have > len(migrations):
-		return problem.New(problem.Invalid, "state_newer", "%s has schema version %d", path, have).
+		return problem.New(problem.Invalid, problem.RuleStateNewer, "%s has schema version %d", path, have).
 			Want("at most %d", len(migrations)).
 			Fix("run the newer cupel-cas that wrote it")
 	case have > 0 && app != appID:
-		return problem.New(problem.Invalid, "state_foreign", "%s is another program's database", path).
+		return problem.New(problem.Invalid, ruleStateForeign, "%s is another program's database", path).
 			Fix("give the CAS a state folder of its own")
 	case have == len(migrations):
 		return nil
@@ -269,7 +269,7 @@ func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]owners.En
 }
 
 func logDamaged(err error) error {
-	return problem.New(problem.Internal, "audit_log_damaged", "a record of the audit log is not JSON: %w", err).
+	return problem.New(problem.Internal, problem.RuleAuditLogDamaged, "a record of the audit log is not JSON: %w", err).
 		Fix("look at the disk where the CAS keeps its state (dmesg), and copy what is there elsewhere; then put the CAS's state back from its backup")
 }
 
@@ -282,18 +282,18 @@ func (db *DB) failed(what string, err error) error {
 	if serr, ok := errors.AsType[*sqlite.Error](err); ok {
 		switch serr.Code() & 0xff {
 		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-			return problem.New(problem.Unavailable, "store", "%w", err).
+			return problem.New(problem.Unavailable, problem.RuleStore, "%w", err).
 				Fix("look at the disk where the CAS keeps its state, then try again")
 		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-			return problem.New(problem.Internal, "state_damaged", "%w", err).
+			return problem.New(problem.Internal, problem.RuleStateDamaged, "%w", err).
 				Fix("look at the disk where the CAS keeps its state (dmesg), and copy what is there elsewhere; then put the CAS's state back from its backup")
 		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY:
-			return problem.New(problem.Invalid, "state_access", "%w", err).
+			return problem.New(problem.Invalid, problem.RuleStateAccess, "%w", err).
 				Fix("let the CAS's user own its state folder and everything in it")
 		}
 	}
 	if strings.Contains(err.Error(), "database is closed") {
-		return problem.New(problem.Unavailable, "store_closed", "%w", err)
+		return problem.New(problem.Unavailable, ruleStoreClosed, "%w", err)
 	}
 	return err
 }

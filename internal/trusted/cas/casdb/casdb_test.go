@@ -74,7 +74,7 @@ func TestOpenRefuses(t *testing.T) {
 				_ = db.Close()
 				t.Fatal("opened")
 			}
-			if p := problem.From(err); p.Rule != c.rule || p.Mend == "" {
+			if p := problem.From(err); string(p.Rule) != c.rule || p.Mend == "" {
 				t.Errorf("%v; want rule %s", err, c.rule)
 			}
 			t.Log(err)

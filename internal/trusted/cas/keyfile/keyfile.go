@@ -51,7 +51,7 @@ func Create(path string) (*Sealer, error) {
 		return nil, fmt.Errorf("make sealing key: %w", err)
 	}
 	if err := atomicfile.Create(path, []byte(prefix+hex.EncodeToString(key)+"\n"), 0o600); err != nil {
-		return nil, problem.New(problem.Unavailable, "sealing_key_file", "%w", err).
+		return nil, problem.New(problem.Unavailable, ruleSealingKeyFile, "%w", err).
 			Fix("give the CAS a state folder that it may write to, with space in it")
 	}
 	return newSealer(key)
@@ -61,32 +61,32 @@ func Create(path string) (*Sealer, error) {
 func Load(path string) (*Sealer, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, problem.New(problem.Invalid, "sealing_key_missing", "there is state but no key file %s", path).
+		return nil, problem.New(problem.Invalid, ruleSealingKeyMissing, "there is state but no key file %s", path).
 			Want("the key file that this state was sealed with").
 			Fix("put the file back from its backup; without it the state can't be read, and starting afresh needs another state folder")
 	}
 	if err != nil {
-		return nil, problem.New(problem.Unavailable, "sealing_key_file", "%w", err)
+		return nil, problem.New(problem.Unavailable, ruleSealingKeyFile, "%w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, problem.New(problem.Invalid, "sealing_key_form", "%s is no file but has mode %v", path, info.Mode()).
+		return nil, problem.New(problem.Invalid, ruleSealingKeyForm, "%s is no file but has mode %v", path, info.Mode()).
 			Want("the key file that this state was sealed with").
 			Fix("look what is there (ls -ld) and move it away, and put the file back from its backup")
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, problem.New(problem.Invalid, "sealing_key_permission", "%s has mode %v", path, info.Mode()).
+		return nil, problem.New(problem.Invalid, ruleSealingKeyPermission, "%s has mode %v", path, info.Mode()).
 			Want("a file that nobody but its owner may read").
 			Fix("run chmod 600 %s, and consider who may have read it", path)
 	}
 	b, err := atomicfile.Read(path)
 	if err != nil {
-		return nil, problem.New(problem.Unavailable, "sealing_key_file", "%w", err).
+		return nil, problem.New(problem.Unavailable, ruleSealingKeyFile, "%w", err).
 			Fix("let the CAS's user own the file")
 	}
 	text, ok := strings.CutPrefix(strings.TrimSuffix(string(b), "\n"), prefix)
 	key, err := hex.DecodeString(text)
 	if !ok || err != nil || len(key) != 32 {
-		return nil, problem.New(problem.Invalid, "sealing_key_form", "%s is not a key file", path).
+		return nil, problem.New(problem.Invalid, ruleSealingKeyForm, "%s is not a key file", path).
 			Want("one line: %q and 64 hex digits", prefix).
 			Fix("put the file back from its backup")
 	}
@@ -121,18 +121,18 @@ func (s *Sealer) Seal(id string, rowVersion uint64, plain []byte) ([]byte, error
 // Open decrypts a row.
 func (s *Sealer) Open(id string, rowVersion uint64, sealed []byte) ([]byte, error) {
 	if len(sealed) < headerLen+nonceLen || !bytes.HasPrefix(sealed, []byte(magic)) || sealed[len(magic)] != version {
-		return nil, problem.New(problem.Internal, "row_sealed", "row %s is not a sealed row of version %d", id, version).
+		return nil, problem.New(problem.Internal, ruleRowSealed, "row %s is not a sealed row of version %d", id, version).
 			Fix("restore the CAS's state from its backup")
 	}
 	if [keyIDLen]byte(sealed[len(magic)+1:headerLen]) != s.keyID {
-		return nil, problem.New(problem.Invalid, "sealing_key", "row %s was sealed with key %x", id, sealed[len(magic)+1:headerLen]).
+		return nil, problem.New(problem.Invalid, ruleSealingKey, "row %s was sealed with key %x", id, sealed[len(magic)+1:headerLen]).
 			Want("key %x, the one in the key file", s.keyID[:]).
 			Fix("put back the key file that belongs to this state")
 	}
 	nonce := sealed[headerLen : headerLen+nonceLen]
 	plain, err := s.aead.Open(nil, nonce, sealed[headerLen+nonceLen:], aad(sealed[:headerLen], id, rowVersion))
 	if err != nil {
-		return nil, problem.New(problem.Internal, "row_sealed", "row %s version %d does not decrypt", id, rowVersion).
+		return nil, problem.New(problem.Internal, ruleRowSealed, "row %s version %d does not decrypt", id, rowVersion).
 			Want("the bytes that the CAS wrote there").
 			Fix("restore the CAS's state from its backup; someone changed it")
 	}

@@ -93,7 +93,7 @@ func TestLoadRefuses(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "key")
 			c.prepare(t, path)
 			_, err := Load(path)
-			if err == nil || problem.From(err).Rule != c.rule || problem.From(err).Mend == "" {
+			if err == nil || string(problem.From(err).Rule) != c.rule || problem.From(err).Mend == "" {
 				t.Fatalf("%v; want rule %s and a mend", err, c.rule)
 			}
 			t.Log(err)

@@ -74,7 +74,7 @@ func (s *Server) withdrawGrant(c *call) {
 func grantID(c *call) (owners.GrantID, error) {
 	id, err := owners.ParseGrantID(c.r.PathValue("id"))
 	if err != nil {
-		return id, problem.New(problem.Invalid, "grant_id", "%w", err).Fix("list them: cupel session grants SESSION")
+		return id, problem.New(problem.Invalid, ruleGrantID, "%w", err).Fix("list them: cupel session grants SESSION")
 	}
 	return id, nil
 }

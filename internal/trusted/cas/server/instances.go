@@ -52,7 +52,7 @@ func (s *Server) release(c *call) {
 	}
 	exporter, err := wire.Exporter(c.r.TLS)
 	if err != nil {
-		s.refuse(c, problem.New(problem.Invalid, "channel_binding", "%w", err), nil)
+		s.refuse(c, problem.New(problem.Invalid, ruleChannelBinding, "%w", err), nil)
 		return
 	}
 	reply, err := s.cas.Release(c.r.Context(), c.caller(), exporter, req)
@@ -130,10 +130,10 @@ func strictJSON(body []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return problem.New(problem.Invalid, "json", "%w", problem.NotJSON(err)).Fix("send the request as %s describes it", owners.PathOpenAPI)
+		return problem.New(problem.Invalid, ruleJSON, "%w", problem.NotJSON(err)).Fix("send the request as %s describes it", owners.PathOpenAPI)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return problem.New(problem.Invalid, "json", "something follows the JSON value")
+		return problem.New(problem.Invalid, ruleJSON, "something follows the JSON value")
 	}
 	return nil
 }

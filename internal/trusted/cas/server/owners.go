@@ -106,7 +106,7 @@ func (s *Server) getSession(c *call) {
 	if text := c.r.URL.Query().Get("hash"); text != "" {
 		h, err := ident.ParseDigest(text)
 		if err != nil {
-			s.refuse(c, problem.New(problem.Invalid, "session_hash", "%w", err), chain)
+			s.refuse(c, problem.New(problem.Invalid, problem.RuleSessionHash, "%w", err), chain)
 			return
 		}
 		hash = &h
@@ -136,7 +136,7 @@ func (s *Server) removeSession(c *call) {
 func sessionName(text string) (ident.SessionName, error) {
 	name, err := ident.ParseSessionName(text)
 	if err != nil {
-		return "", problem.New(problem.Invalid, "session_name", "%w", err)
+		return "", problem.New(problem.Invalid, problem.RuleSessionName, "%w", err)
 	}
 	return name, nil
 }
@@ -163,7 +163,7 @@ func (s *Server) values(c *call) {
 func parseValueRef(text string) (cas.ValueRef, error) {
 	var ref cas.ValueRef
 	bad := func(format string, args ...any) (cas.ValueRef, error) {
-		return cas.ValueRef{}, problem.New(problem.Invalid, "value_reference", "%w", fmt.Errorf(format, args...)).
+		return cas.ValueRef{}, problem.New(problem.Invalid, ruleValueReference, "%w", fmt.Errorf(format, args...)).
 			Want("session=NAME[,secret=NAME][,session_hash=HEX]")
 	}
 	seen := map[string]bool{}
@@ -201,12 +201,12 @@ func parseValueRef(text string) (cas.ValueRef, error) {
 func (s *Server) attest(c *call) {
 	raw, err := hex.DecodeString(c.r.URL.Query().Get("nonce"))
 	if err != nil || len(raw) != 32 {
-		s.refuse(c, problem.New(problem.Invalid, "nonce", "a nonce of %d characters", len(c.r.URL.Query().Get("nonce"))).
+		s.refuse(c, problem.New(problem.Invalid, ruleNonce, "a nonce of %d characters", len(c.r.URL.Query().Get("nonce"))).
 			Want("64 hex digits that were never used before"), chain)
 		return
 	}
 	if s.evidence == nil {
-		s.refuse(c, problem.New(problem.Unavailable, "no_evidence", "this CAS was started without a platform that attests it").
+		s.refuse(c, problem.New(problem.Unavailable, ruleNoEvidence, "this CAS was started without a platform that attests it").
 			Fix("start it through cupeld, or on a platform with a TEE"), chain)
 		return
 	}
@@ -263,7 +263,7 @@ func number(r *http.Request, name string, absent, most uint64) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || n > most {
-		return 0, problem.New(problem.Invalid, "query", "%s=%.80s", name, text).Want("a number up to %d", most)
+		return 0, problem.New(problem.Invalid, ruleQuery, "%s=%.80s", name, text).Want("a number up to %d", most)
 	}
 	return n, nil
 }

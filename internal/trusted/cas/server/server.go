@@ -208,7 +208,7 @@ func (s *Server) refuse(c *call, err error, shape func(*problem.Error)) {
 func (s *Server) refuseMux(c *call, h http.Handler, shape func(*problem.Error)) {
 	probe := &statusProbe{header: http.Header{}, status: http.StatusNotFound}
 	h.ServeHTTP(probe, c.r)
-	p := problem.New(problem.NotFound, "path", "there is nothing at %s", c.r.URL.Path).Fix("read %s", owners.PathOpenAPI)
+	p := problem.New(problem.NotFound, problem.RulePath, "there is nothing at %s", c.r.URL.Path).Fix("read %s", owners.PathOpenAPI)
 	switch {
 	case probe.status == http.StatusMethodNotAllowed:
 		s.methodNotAllowed(c, probe.header.Get("Allow"), shape)
@@ -222,7 +222,7 @@ func (s *Server) refuseMux(c *call, h http.Handler, shape func(*problem.Error)) 
 
 // methodNotAllowed is the one status that no kind of problem has.
 func (s *Server) methodNotAllowed(c *call, allow string, shape func(*problem.Error)) {
-	p := problem.New(problem.Invalid, "method", "%s at %s", c.r.Method, c.r.URL.Path).Want("%s", allow)
+	p := problem.New(problem.Invalid, ruleMethod, "%s at %s", c.r.Method, c.r.URL.Path).Want("%s", allow)
 	p.RequestID = c.id
 	if shape != nil {
 		shape(p)
@@ -251,9 +251,9 @@ func readBody(c *call, limit int64) ([]byte, error) {
 		return b.Bytes(), nil
 	}
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return nil, problem.New(problem.Invalid, "body_too_large", "the request has more than %d bytes", limit)
+		return nil, problem.New(problem.Invalid, ruleBodyTooLarge, "the request has more than %d bytes", limit)
 	}
-	return nil, problem.New(problem.Invalid, "body", "read the request: %w", err)
+	return nil, problem.New(problem.Invalid, problem.RuleBody, "read the request: %w", err)
 }
 
 // serveDoc answers with an OpenAPI document.

@@ -50,7 +50,7 @@ func (c Client) Quote(ctx context.Context, reportData evidence.Data64) (evidence
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return evidence.Evidence{}, problem.New(problem.Unavailable, "las_unreachable", "ask the LAS at %s: %w", c.Addr, err).
+		return evidence.Evidence{}, problem.New(problem.Unavailable, problem.RuleLASUnreachable, "ask the LAS at %s: %w", c.Addr, err).
 			Fix("see that the node's attestation service runs")
 	}
 	defer resp.Body.Close()
@@ -61,18 +61,18 @@ func readEvidence(resp *http.Response) (evidence.Evidence, error) {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxEvidence+1))
 	switch {
 	case err != nil:
-		return evidence.Evidence{}, problem.New(problem.Unavailable, "las_unreachable", "read the LAS's answer: %w", err)
+		return evidence.Evidence{}, problem.New(problem.Unavailable, problem.RuleLASUnreachable, "read the LAS's answer: %w", err)
 	case len(b) > maxEvidence:
-		return evidence.Evidence{}, problem.New(problem.Internal, "las_reply", "more than %d bytes of evidence", maxEvidence)
+		return evidence.Evidence{}, problem.New(problem.Internal, problem.RuleLASReply, "more than %d bytes of evidence", maxEvidence)
 	case resp.StatusCode != http.StatusOK:
 		return evidence.Evidence{}, problem.Read(resp.StatusCode, b)
 	}
 	var ev evidence.Evidence
 	if err := json.Unmarshal(b, &ev); err != nil {
-		return evidence.Evidence{}, problem.New(problem.Internal, "las_reply", "the LAS's answer is no evidence: %w", err)
+		return evidence.Evidence{}, problem.New(problem.Internal, problem.RuleLASReply, "the LAS's answer is no evidence: %w", err)
 	}
 	if ev.Type == "" || len(ev.Quote) == 0 {
-		return evidence.Evidence{}, problem.New(problem.Internal, "las_reply", "the LAS's answer carries no quote")
+		return evidence.Evidence{}, problem.New(problem.Internal, problem.RuleLASReply, "the LAS's answer carries no quote")
 	}
 	return ev, nil
 }

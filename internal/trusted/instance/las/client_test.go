@@ -55,7 +55,7 @@ func TestQuoteRefused(t *testing.T) {
 	huge := make([]byte, maxEvidence+1)
 	cases := map[string]struct {
 		h    http.HandlerFunc
-		rule string
+		rule problem.Rule
 	}{
 		"problem": {func(w http.ResponseWriter, _ *http.Request) {
 			httpproblem.Write(w, "", problem.New(problem.Denied, "peer", "no instance"))

@@ -122,7 +122,7 @@ func ownMemory() error {
 	// what the other has. Only a privilege that the launcher lacks could undo it.
 	const getMemoryMerge = 68
 	if merged, err := unix.PrctlRetInt(getMemoryMerge, 0, 0, 0, 0); err == nil && merged != 0 {
-		return problem.New(problem.Denied, "memory_merge", "the host merges equal pages of the instance's memory with others' (KSM)").
+		return problem.New(problem.Denied, ruleMemoryMerge, "the host merges equal pages of the instance's memory with others' (KSM)").
 			Want("a host that doesn't").
 			Fix("start cupeld without memory merging (systemd: MemoryKSM=no)")
 	}
@@ -165,7 +165,7 @@ func ownSignals() error {
 }
 
 func notOwn(what string, err error) error {
-	return problem.New(problem.Denied, "app_attributes", "set %s of the app's process: %w", what, err).
+	return problem.New(problem.Denied, ruleAppAttributes, "set %s of the app's process: %w", what, err).
 		Want("a launch by the newest launch profile").
 		Fix("start the instance by the launch profile")
 }
@@ -199,7 +199,7 @@ func openNull() (*os.File, error) {
 	info, err := f.Stat()
 	if st, ok := info.Sys().(*syscall.Stat_t); err != nil || !ok || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
 		_ = f.Close()
-		return nil, problem.New(problem.Denied, "null_device", "/dev/null is something else")
+		return nil, problem.New(problem.Denied, ruleNullDevice, "/dev/null is something else")
 	}
 	return f, nil
 }

@@ -115,12 +115,12 @@ func (c *casClient) dial(ctx context.Context) (*tls.Conn, ident.KeyHash, error) 
 }
 
 func unreachable(addr string, err error) error {
-	return problem.New(problem.Unavailable, "cas_unreachable", "CAS at %s: %w", addr, err).
+	return problem.New(problem.Unavailable, problem.RuleCASUnreachable, "CAS at %s: %w", addr, err).
 		Fix("see that the CAS runs and can be reached from the instance's network")
 }
 
 // release attests over a fresh connection and asks for config.
-func (c *casClient) release(ctx context.Context, q quoter, config ident.ConfigID) (*wire.ReleaseReply, error) {
+func (c *casClient) release(ctx context.Context, q quoter, config ident.ServiceRef) (*wire.ReleaseReply, error) {
 	conn, identity, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -157,7 +157,7 @@ func (c *casClient) release(ctx context.Context, q quoter, config ident.ConfigID
 		return nil, err
 	}
 	if reply.Version != wire.ReleaseVersion || reply.InstanceID != c.hash {
-		return nil, problem.New(problem.Internal, "release_reply", "version %d for instance %s", reply.Version, reply.InstanceID.Short()).
+		return nil, problem.New(problem.Internal, ruleReleaseReply, "version %d for instance %s", reply.Version, reply.InstanceID.Short()).
 			Want("version %d for instance %s", wire.ReleaseVersion, c.hash.Short())
 	}
 	c.bind(identity)
@@ -181,7 +181,7 @@ func (c *casClient) bind(identity ident.KeyHash) {
 			}
 			if got != identity {
 				_ = conn.Close()
-				return nil, problem.New(problem.Denied, "cas_identity", "the CAS that answers is %s", got.Short()).
+				return nil, problem.New(problem.Denied, problem.RuleCASIdentity, "the CAS that answers is %s", got.Short()).
 					Want("%s, the one that released", identity.Short())
 			}
 			return conn, nil
@@ -195,7 +195,7 @@ func (c *casClient) call(ctx context.Context, path string, in, out any) error {
 	client := c.later
 	c.mu.Unlock()
 	if client == nil {
-		return problem.New(problem.Internal, "order", "%s before the release", path)
+		return problem.New(problem.Internal, ruleOrder, "%s before the release", path)
 	}
 	return c.post(ctx, client, path, in, out)
 }
@@ -230,13 +230,13 @@ func (c *casClient) post(ctx context.Context, client *http.Client, path string, 
 	c.heard.Store(int64(bootTime())) // whatever it says
 	switch {
 	case len(b) > wire.MaxBody:
-		return problem.New(problem.Internal, "reply", "%s answers more than %d bytes", path, wire.MaxBody)
+		return problem.New(problem.Internal, problem.RuleReply, "%s answers more than %d bytes", path, wire.MaxBody)
 	case resp.StatusCode != http.StatusOK:
 		return problem.Read(resp.StatusCode, b)
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		// Not the text of the error: it could quote the body, which is secret.
-		return problem.New(problem.Internal, "reply", "the answer to %s is not what release version %d says", path, wire.ReleaseVersion)
+		return problem.New(problem.Internal, problem.RuleReply, "the answer to %s is not what release version %d says", path, wire.ReleaseVersion)
 	}
 	return nil
 }

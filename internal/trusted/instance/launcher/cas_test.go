@@ -32,9 +32,9 @@ func (l fakeLAS) Quote(_ context.Context, reportData evidence.Data64) (evidence.
 	return ev, nil
 }
 
-func testConfigID(t testing.TB) ident.ConfigID {
+func testConfigID(t testing.TB) ident.ServiceRef {
 	t.Helper()
-	id, err := ident.ParseConfigID(testConfig)
+	id, err := ident.ParseServiceRef(testConfig)
 	must(t, err)
 	return id
 }
@@ -69,7 +69,7 @@ func TestReleaseNeedsTheBoundCAS(t *testing.T) {
 	c, addr, las := localCAS(t)
 	cases := map[string]struct {
 		las  fakeLAS
-		rule string
+		rule problem.Rule
 	}{
 		"another launch":     {fakeLAS{configID: evidence.Data64{1}}, "launch_binding"},
 		"no launch binding":  {fakeLAS{}, "launch_binding"},
@@ -96,7 +96,7 @@ func TestCASIdentity(t *testing.T) {
 	now := time.Now()
 	cases := map[string]struct {
 		leaf tls.Certificate
-		rule string
+		rule problem.Rule
 	}{
 		"good":              {c.newLeaf(now.Add(-time.Hour), now.Add(time.Hour)), ""},
 		"within the slack":  {c.newLeaf(now.Add(4*time.Minute), now.Add(time.Hour)), ""},

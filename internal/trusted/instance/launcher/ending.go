@@ -133,7 +133,7 @@ func renewalSignal(reply *wire.ReleaseReply) (syscall.Signal, error) {
 func signalNamed(key, name string) (syscall.Signal, error) {
 	sig := unix.SignalNum(name)
 	if sig == 0 || sig == unix.SIGKILL || sig == unix.SIGSTOP {
-		return 0, problem.New(problem.Invalid, "release_content", "%s %q", key, clip(name)).
+		return 0, problem.New(problem.Invalid, ruleReleaseContent, "%s %q", key, clip(name)).
 			Want("the name of a signal that a program can be told by, like SIGTERM")
 	}
 	return sig, nil

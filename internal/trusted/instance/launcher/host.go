@@ -15,10 +15,10 @@ const defaultCASPort = "18765"
 
 // Host is what the host may tell an instance, and nothing more.
 type Host struct {
-	CAS    string         // HOST:PORT of the CAS's instances' API
-	LAS    string         // "unix:" and the path of the LAS socket
-	Config ident.ConfigID // whose configuration to ask for
-	Grant  secret.Value   // the right to run, as a token; may be empty
+	CAS    string           // HOST:PORT of the CAS's instances' API
+	LAS    string           // "unix:" and the path of the LAS socket
+	Config ident.ServiceRef // whose configuration to ask for
+	Grant  secret.Value     // the right to run, as a token; may be empty
 }
 
 // maxGrant bounds a grant's token, in bytes.
@@ -46,25 +46,25 @@ func ParseHost(environ []string) (Host, error) {
 		}
 		field, ok := hostVariables[name]
 		if !ok {
-			return Host{}, problem.New(problem.Denied, "host_environment", "the host set the variable %q", clip(name)).
+			return Host{}, problem.New(problem.Denied, ruleHostEnvironment, "the host set the variable %q", clip(name)).
 				Want("CUPEL_CAS_ADDR, CUPEL_LAS_ADDR, CUPEL_CONFIG_ID and CUPEL_GRANT alone").
 				Fix("start the instance by the launch profile; the app's environment is the session's")
 		}
 		if old, ok := values[field]; ok && old != value && field == "grant" {
-			return Host{}, problem.New(problem.Invalid, "host_environment", "%s is there twice", name)
+			return Host{}, problem.New(problem.Invalid, ruleHostEnvironment, "%s is there twice", name)
 		} else if ok && old != value {
-			return Host{}, problem.New(problem.Invalid, "host_environment", "%s and its SCONE alias differ", name)
+			return Host{}, problem.New(problem.Invalid, ruleHostEnvironment, "%s and its SCONE alias differ", name)
 		}
 		values[field] = value
 	}
 	if values["cas"] == "" || values["las"] == "" || values["config"] == "" {
-		return Host{}, problem.New(problem.Invalid, "host_environment", "a host variable is missing").
+		return Host{}, problem.New(problem.Invalid, ruleHostEnvironment, "a host variable is missing").
 			Want("CUPEL_CAS_ADDR, CUPEL_LAS_ADDR and CUPEL_CONFIG_ID").
 			Fix("cupel-init runs inside instances only; see `cupel up`")
 	}
-	config, err := ident.ParseConfigID(values["config"])
+	config, err := ident.ParseServiceRef(values["config"])
 	if err != nil {
-		return Host{}, problem.New(problem.Invalid, "config_id", "%w", err)
+		return Host{}, problem.New(problem.Invalid, problem.RuleConfigID, "%w", err)
 	}
 	if _, err := wire.SocketPath(values["las"]); err != nil {
 		return Host{}, err
@@ -84,7 +84,7 @@ func ParseHost(environ []string) (Host, error) {
 func parseGrant(s string) (secret.Value, error) {
 	printable := !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
 	if len(s) > maxGrant || !printable {
-		return secret.Value{}, problem.New(problem.Invalid, "grant_form", "CUPEL_GRANT has %d bytes or something else than printable characters", len(s)).
+		return secret.Value{}, problem.New(problem.Invalid, ruleGrantForm, "CUPEL_GRANT has %d bytes or something else than printable characters", len(s)).
 			Want("a token of at most %d printable ASCII characters without spaces", maxGrant).
 			Fix("give the token as it was made, without quotes or line ends")
 	}
@@ -127,7 +127,7 @@ func ParseCommand(args []string) (Command, error) {
 }
 
 func usage(at string) error {
-	return problem.New(problem.Invalid, "arguments", "at %q", clip(at)).
+	return problem.New(problem.Invalid, ruleArguments, "at %q", clip(at)).
 		Want("cupel-init run [--user U] [--cwd DIR] [--env NAME=VALUE]... -- COMMAND...")
 }
 

@@ -20,7 +20,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
-func wantRule(t testing.TB, err error, rule string) {
+func wantRule(t testing.TB, err error, rule problem.Rule) {
 	t.Helper()
 	switch {
 	case rule == "" && err != nil:
@@ -34,7 +34,7 @@ func TestParseHost(t *testing.T) {
 	const cas, las, id = "CUPEL_CAS_ADDR=cas:1", "CUPEL_LAS_ADDR=unix:/run/cupel/las.sock", "CUPEL_CONFIG_ID=a/b/c"
 	cases := map[string]struct {
 		env  []string
-		rule string
+		rule problem.Rule
 		cas  string
 	}{
 		"three":              {[]string{cas, las, id}, "", "cas:1"},
@@ -129,7 +129,7 @@ func TestNewPlan(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			p, err := newPlan(image, &c.reply, user)
-			wantRule(t, err, c.rule)
+			wantRule(t, err, problem.Rule(c.rule))
 			if err == nil {
 				if d := cmp.Diff([]string{"PATH=/bin", "HOME=/home/u", "A=image"}, p.Env); d != "" || p.Cwd != "/srv" || p.Argv[0] != "img" {
 					t.Error(d, p)
@@ -149,7 +149,7 @@ func TestLookupUser(t *testing.T) {
 	cases := []struct {
 		spec string
 		want appUser
-		rule string
+		rule problem.Rule
 	}{
 		{"", appUser{0, 0, []int{0}, "/root"}, ""},
 		{"root", appUser{0, 0, []int{0}, "/root"}, ""},
@@ -200,7 +200,7 @@ func TestMountinfo(t *testing.T) {
 `
 	cases := map[string]struct {
 		text string
-		rule string
+		rule problem.Rule
 	}{
 		"profile":              {good, ""},
 		"over a program":       {good + "90 69 254:0 /x /usr/bin/git ro - ext4 /dev/vda rw\n", "unexpected_mount"},
@@ -252,7 +252,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, e string) {
 		h, err := ParseHost([]string{"CUPEL_CAS_ADDR=c", "CUPEL_LAS_ADDR=unix:/x", e})
 		if err == nil {
-			if _, err := ident.ParseConfigID(h.Config.String()); err != nil {
+			if _, err := ident.ParseServiceRef(h.Config.String()); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -239,7 +239,7 @@ func TestCommands(t *testing.T) {
 	cases := []struct {
 		argv []string
 		code int
-		rule string
+		rule problem.Rule
 	}{
 		{[]string{"/no/such/file"}, 127, RuleNotFound},
 		{[]string{"no-such-command"}, 127, RuleNotFound},
@@ -486,7 +486,7 @@ func TestHostileStorage(t *testing.T) {
 				s.host.stored[two] = b
 			}
 			s.command("echo never")
-			s.refused(exitRefused, c.rule)
+			s.refused(exitRefused, problem.Rule(c.rule))
 			if s.out.Len() != 0 || len(s.cas.exits) != 1 || s.cas.exits[0].Reason != c.rule {
 				t.Errorf("%s %v", &s.out, s.cas.exits)
 			}

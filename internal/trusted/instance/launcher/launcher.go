@@ -40,7 +40,7 @@ type launcher struct {
 	teller teller // of the instance's status, to node
 	rights *rights
 
-	waiting string // rule of what noteRetry told last
+	waiting problem.Rule // rule of what noteRetry told last
 }
 
 // Run is the whole road, from the arguments after "run" and the environment
@@ -87,9 +87,9 @@ func (l *launcher) run(ctx context.Context, sigs *signals, args, environ []strin
 	reason := ""
 	switch {
 	case err != nil:
-		reason = problem.From(err).Rule
+		reason = string(problem.From(err).Rule)
 	case lost != nil:
-		reason = lost.Rule
+		reason = string(lost.Rule)
 	}
 	l.reportExit(code, reason)
 	if err == nil {
@@ -149,7 +149,7 @@ func (l *launcher) inspect(args, environ []string) (memoryView, error) {
 		return fail(err)
 	}
 	if os.Getpid() != 1 {
-		return fail(problem.New(problem.Invalid, "not_an_instance", "cupel-init runs as process %d", os.Getpid()).
+		return fail(problem.New(problem.Invalid, ruleNotAnInstance, "cupel-init runs as process %d", os.Getpid()).
 			Want("process 1 of an instance").Fix("deploy with `cupel deploy`"))
 	}
 	// Where the launch profile has it: what is wrong with the environment can
@@ -264,7 +264,7 @@ func (l *launcher) runApp(ctx context.Context, sigs *signals, p *plan, stop sysc
 	code, err := a.ready()
 	view := <-a.view
 	if err == nil && view == nil {
-		code, err = exitRefused, problem.New(problem.Internal, "stage2", "stage 2 did not hand over the app's root").
+		code, err = exitRefused, problem.New(problem.Internal, ruleStage2, "stage 2 did not hand over the app's root").
 			Fix("start the instance again")
 	}
 	if err != nil {

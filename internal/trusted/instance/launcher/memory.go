@@ -84,7 +84,7 @@ func parseCgroup(text string) (map[string]string, error) {
 	for line := range strings.Lines(text) {
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
 		if len(fields) != 3 || !strings.HasPrefix(fields[2], "/") {
-			return nil, problem.New(problem.Internal, "cgroup", "the kernel's line %q is not understood", clip(line))
+			return nil, problem.New(problem.Internal, ruleCgroup, "the kernel's line %q is not understood", clip(line))
 		}
 		for c := range strings.SplitSeq(fields[1], ",") {
 			paths[c] = path.Clean(fields[2])
@@ -105,7 +105,7 @@ func readLimit(root fs.FS, cgroup, file string) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
-		return 0, problem.New(problem.Internal, "cgroup", "%s says %q", file, clip(s))
+		return 0, problem.New(problem.Internal, ruleCgroup, "%s says %q", file, clip(s))
 	}
 	return n, nil
 }
@@ -122,7 +122,7 @@ func checkSwap(v memoryView, noswapTmpfs bool) error {
 	if v.noSwap || noswapTmpfs {
 		return nil
 	}
-	return problem.New(problem.Denied, "swap", "the instance's memory can be swapped to the host's disk").
+	return problem.New(problem.Denied, ruleSwap, "the instance's memory can be swapped to the host's disk").
 		Want("cgroup v2 memory.swap.max 0, or v1 memsw limit = memory limit and swappiness 0, or no swap, or a kernel with noswap").
 		Fix("start the instance by the launch profile, or turn the machine's swap off")
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/testing/need"
 )
 
@@ -60,7 +61,7 @@ func TestMemoryView(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c.h.total = total
 			v, err := c.h.view()
-			wantRule(t, err, c.rule)
+			wantRule(t, err, problem.Rule(c.rule))
 			if v.limit != c.limit || v.noSwap != c.noSwap {
 				t.Errorf("%+v, want limit %d, no swap %t", v, c.limit, c.noSwap)
 			}

@@ -23,7 +23,7 @@ func parseMountinfo(text string) ([]mountPoint, error) {
 		fields := strings.Fields(line)
 		sep := slices.Index(fields, "-")
 		if sep < 6 || len(fields) < sep+2 {
-			return nil, problem.New(problem.Internal, "mountinfo", "the kernel's line %q is not understood", clip(line))
+			return nil, problem.New(problem.Internal, ruleMountinfo, "the kernel's line %q is not understood", clip(line))
 		}
 		out = append(out, mountPoint{
 			root: unescape(fields[3]), path: unescape(fields[4]),
@@ -126,7 +126,7 @@ func checkMask(m mountPoint) error {
 }
 
 func unexpectedMount(m mountPoint, why string) error {
-	return problem.New(problem.Denied, "unexpected_mount", "%q (%s): %s", m.path, m.fsType, why).
+	return problem.New(problem.Denied, ruleUnexpectedMount, "%q (%s): %s", m.path, m.fsType, why).
 		Want("the mounts of the launch profile").
 		Fix("start the instance by the launch profile: the host may not put files into it")
 }

@@ -51,7 +51,7 @@ func newPlan(image Command, r *wire.ReleaseReply, user appUser) (*plan, error) {
 // check refuses what can't be placed in the app's root.
 func (p *plan) check(volumes []wire.Volume) error {
 	bad := func(what, s string) error {
-		return problem.New(problem.Invalid, "release_content", "%s %q", what, clip(s)).
+		return problem.New(problem.Invalid, ruleReleaseContent, "%s %q", what, clip(s)).
 			Want("an absolute, clean path outside of /proc, /sys and /dev; no zero bytes")
 	}
 	if !strings.HasPrefix(p.Cwd, "/") {
@@ -79,12 +79,12 @@ func (p *plan) check(volumes []wire.Volume) error {
 		case !placeable(v.Path) || seen[v.Path]:
 			return bad("volume at", v.Path)
 		case len(v.Key) == 0:
-			return problem.New(problem.Denied, "volume_reset", "volume %s was started afresh, or given another key, since this instance was released", v.Name).
+			return problem.New(problem.Denied, ruleVolumeReset, "volume %s was started afresh, or given another key, since this instance was released", v.Name).
 				Fix("start the instance again: it begins with the newest state")
 		case len(v.Key) != sealed.KeySize || len(v.NextKey) != 0 && len(v.NextKey) != sealed.KeySize:
-			return problem.New(problem.Internal, "release_content", "volume %s has keys of %d and %d bytes", v.Name, len(v.Key), len(v.NextKey))
+			return problem.New(problem.Internal, ruleReleaseContent, "volume %s has keys of %d and %d bytes", v.Name, len(v.Key), len(v.NextKey))
 		case v.Access != owners.ReadWrite && v.Access != owners.ReadOnly:
-			return problem.New(problem.Internal, "release_content", "volume %s has access %q", v.Name, clip(string(v.Access)))
+			return problem.New(problem.Internal, ruleReleaseContent, "volume %s has access %q", v.Name, clip(string(v.Access)))
 		}
 		seen[v.Path] = true
 	}

@@ -177,5 +177,5 @@ func tryInvalid(call uintptr) unix.Errno {
 }
 
 func otherFilter(format string, args ...any) error {
-	return otherLaunch("launch_filter", "its system call filter "+format, args...).Want("the launch profile's")
+	return otherLaunch(ruleLaunchFilter, "its system call filter "+format, args...).Want("the launch profile's")
 }

@@ -23,21 +23,21 @@ const (
 // checkBinding refuses a CAS that is not the one in the instance's launch
 // binding: then session or CAS are others than those that the instance was
 // launched for, and nothing is sent.
-func checkBinding(ev evidence.Evidence, reportData evidence.Data64, cas ident.KeyHash, config ident.ConfigID) error {
+func checkBinding(ev evidence.Evidence, reportData evidence.Data64, cas ident.KeyHash, config ident.ServiceRef) error {
 	if ev.Type != evidence.SGX {
-		return problem.New(problem.Invalid, "evidence_type", "%q", ev.Type).Want("%q", evidence.SGX)
+		return problem.New(problem.Invalid, problem.RuleEvidenceType, "%q", ev.Type).Want("%q", evidence.SGX)
 	}
 	q := ev.Quote
 	if len(q) < quoteHeader+reportBody || binary.LittleEndian.Uint16(q) != 3 {
-		return problem.New(problem.Invalid, "evidence_form", "%d bytes are no SGX quote of version 3", len(q))
+		return problem.New(problem.Invalid, ruleEvidenceForm, "%d bytes are no SGX quote of version 3", len(q))
 	}
 	if evidence.Data64(q[atReportData:atReportData+64]) != reportData {
-		return problem.New(problem.Denied, "evidence_binding", "the LAS's quote is for another connection").
+		return problem.New(problem.Denied, ruleEvidenceBinding, "the LAS's quote is for another connection").
 			Fix("the node's attestation service is broken or hostile")
 	}
 	got, want := evidence.Data64(q[atConfigID:atConfigID+64]), wire.LaunchBinding(cas, config.Session, config.Service)
 	if got != want {
-		return problem.New(problem.Denied, "launch_binding",
+		return problem.New(problem.Denied, ruleLaunchBinding,
 			"this instance was launched for %.16s…; the CAS that answered is %s", got, cas.Short()).
 			Want("%.16s… for %s at that CAS", want, config).
 			Fix("the host pointed the instance at another CAS, session or service than it was launched for")

@@ -15,14 +15,11 @@ import (
 
 // Rules by which the launcher ends an app that ran well.
 const (
-	RuleGrantEnded = "grant_ended"      // the right to run was taken back
-	RuleLeaseEnded = "lease_ended"      // another copy has the right to write the volume
-	RuleOffline    = "offline"          // no CAS was heard of for longer than the session lets a copy run
-	RuleForgotten  = "instance_unknown" // the CAS no longer knows what this copy was released
+	RuleOffline problem.Rule = "offline" // no CAS was heard of for longer than the session lets a copy run
 )
 
 // ruleRenewal says that renewed files can't be put where the old ones were.
-const ruleRenewal = "renewal"
+const ruleRenewal problem.Rule = "renewal"
 
 const (
 	defaultKeepAlive = 10 * time.Second
@@ -44,7 +41,7 @@ type rights struct {
 	sigs     *signals
 	every    time.Duration // between reports
 	offline  time.Duration // 0: without end
-	told     string        // rule of what people were told last
+	told     problem.Rule  // rule of what people were told last
 	again    retrying
 
 	mu      sync.Mutex
@@ -130,7 +127,7 @@ func (r *rights) beat(ctx context.Context) error {
 		r.every = time.Duration(reply.KeepAliveSeconds) * time.Second
 	}
 
-	lapsed := ruleOf(err) == "instance_lapsed"
+	lapsed := ruleOf(err) == ruleInstanceLapsed
 	due := err == nil && reply.CertificateDue && r.runs()
 	switch {
 	case !lapsed && !due:
@@ -181,7 +178,7 @@ func (r *rights) attestAgain(ctx context.Context, lapsed bool) error {
 	defer wipe(reply)
 
 	if name, lost := r.granted.lost(reply); lost {
-		return problem.New(problem.Denied, RuleLeaseEnded, "this copy no longer has the lease of volume %s", name).
+		return problem.New(problem.Denied, problem.RuleLeaseEnded, "this copy no longer has the lease of volume %s", name).
 			Fix("start the instance again: it begins with the newest state")
 	}
 	if err := r.renew(reply); err != nil {
@@ -243,28 +240,28 @@ func (r *rights) renew(reply *wire.ReleaseReply) error {
 func (r *rights) fatal(err error) *problem.Error {
 	p := problem.From(err)
 	switch ruleOf(err) {
-	case "instance_withdrawn", "instance_gone", RuleGrantEnded, "grant_used", "session_unknown":
+	case ruleInstanceWithdrawn, ruleInstanceGone, problem.RuleGrantEnded, problem.RuleGrantUsed, problem.RuleSessionUnknown:
 		why := *p
-		why.Kind, why.Rule = problem.Denied, RuleGrantEnded
+		why.Kind, why.Rule = problem.Denied, problem.RuleGrantEnded
 		if why.Mend == "" {
 			why.Mend = "ask the session's owner for a new grant"
 		}
 		return &why
-	case RuleForgotten:
+	case problem.RuleInstanceUnknown:
 		why := *p
 		why.Kind = problem.Denied
 		return &why
-	case RuleLeaseEnded, "lease_held":
+	case problem.RuleLeaseEnded, problem.RuleLeaseHeld:
 		if len(r.granted.writes) > 0 {
 			why := *p
-			why.Rule = RuleLeaseEnded
+			why.Rule = problem.RuleLeaseEnded
 			return &why
 		}
 	}
 	return nil
 }
 
-func ruleOf(err error) string {
+func ruleOf(err error) problem.Rule {
 	if err == nil {
 		return ""
 	}

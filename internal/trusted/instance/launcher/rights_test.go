@@ -21,8 +21,8 @@ func TestRefusedGrants(t *testing.T) {
 		t.Run(rule, func(t *testing.T) {
 			t.Parallel()
 			s := newSandbox(t)
-			s.cas.refuse = problem.New(problem.Denied, rule, "words of the CAS").Fix("mend of the CAS")
-			s.refused(exitRefused, rule)
+			s.cas.refuse = problem.New(problem.Denied, problem.Rule(rule), "words of the CAS").Fix("mend of the CAS")
+			s.refused(exitRefused, problem.Rule(rule))
 			last := s.host.last.Problem
 			if s.cas.releases != 1 || last.Actual != "words of the CAS" || last.Mend != "mend of the CAS" {
 				t.Errorf("asked %d times, told %v", s.cas.releases, last)
@@ -50,7 +50,7 @@ func TestWaitsForAPlace(t *testing.T) {
 	var rules []string
 	for _, st := range s.host.said {
 		if st.Phase == wire.Attesting && st.Problem != nil {
-			rules = append(rules, st.Problem.Rule)
+			rules = append(rules, string(st.Problem.Rule))
 		}
 	}
 	if strings.Join(rules, " ") != "grant_full lease_held" {
@@ -98,7 +98,7 @@ func TestLapsedInstanceComesBack(t *testing.T) {
 // wrote is kept.
 func TestRightsThatEnd(t *testing.T) {
 	t.Parallel()
-	denied := func(rule string) func(int) (wire.KeepAliveReply, error) {
+	denied := func(rule problem.Rule) func(int) (wire.KeepAliveReply, error) {
 		return func(int) (wire.KeepAliveReply, error) {
 			return wire.KeepAliveReply{}, problem.New(problem.Denied, rule, "words of the CAS")
 		}
@@ -159,7 +159,7 @@ func TestRightsThatEnd(t *testing.T) {
 			}
 			s.wantOut("told")
 			last := s.host.last
-			if last.Phase != wire.Refused || last.Problem == nil || last.Problem.Rule != c.rule {
+			if last.Phase != wire.Refused || last.Problem == nil || string(last.Problem.Rule) != c.rule {
 				t.Errorf("the node was told %+v", last)
 			}
 			if len(s.cas.tags) != 0 || len(s.host.stored) != 0 || len(s.cas.exits) != 0 {
@@ -180,7 +180,7 @@ func TestRightsEndBeforeTheAppRuns(t *testing.T) {
 		return wire.KeepAliveReply{}, problem.New(problem.Denied, "instance_withdrawn", "words of the CAS")
 	}
 	s.command("echo never")
-	s.refused(exitRefused, RuleGrantEnded)
+	s.refused(exitRefused, problem.RuleGrantEnded)
 }
 
 // TestRevokedAppGoesOn: a session update that excludes it is told of once; that
@@ -203,7 +203,7 @@ func TestRevokedAppGoesOn(t *testing.T) {
 			return wire.KeepAliveReply{}, problem.New(problem.Denied, "instance_withdrawn", "words of the CAS")
 		}
 	})
-	if code := wait(); code != exitRefused || s.host.last.Problem.Rule != RuleGrantEnded {
+	if code := wait(); code != exitRefused || s.host.last.Problem.Rule != problem.RuleGrantEnded {
 		t.Errorf("exit code %d, %+v", code, s.host.last)
 	}
 }

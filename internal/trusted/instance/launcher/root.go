@@ -119,7 +119,7 @@ func pivot(dir string) error {
 func writeFiles(files []wire.File, owner appUser) error {
 	for _, f := range files {
 		if err := writeFile(f, owner); err != nil {
-			return problem.New(problem.Invalid, "injection_file", "%s: %w", f.Path, err).
+			return problem.New(problem.Invalid, ruleInjectionFile, "%s: %w", f.Path, err).
 				Want("a path whose parents are directories, with room in a quarter of the memory limit")
 		}
 	}

@@ -430,7 +430,7 @@ func newSandbox(t testing.TB) *sandbox {
 	need.Root(t)
 	need.Programs(t, "runc", "busybox")
 	s := &sandbox{t: t, cas: newFakeCAS(t), net: newNetns(t), memory: 256 << 20}
-	config, err := ident.ParseConfigID(testConfig)
+	config, err := ident.ParseServiceRef(testConfig)
 	must(t, err)
 	s.host = newFakeHost(t, wire.LaunchBinding(s.cas.hash(), config.Session, config.Service))
 	l := s.net.listen(t, "127.0.0.1:0")
@@ -564,7 +564,7 @@ func (s *sandbox) run(want int) {
 
 // refused runs the instance and checks that it refused by rule, on the
 // standard error and to the node.
-func (s *sandbox) refused(code int, rule string) {
+func (s *sandbox) refused(code int, rule problem.Rule) {
 	s.t.Helper()
 	s.run(code)
 	s.host.mu.Lock()
@@ -572,7 +572,7 @@ func (s *sandbox) refused(code int, rule string) {
 	if s.host.last.Phase != wire.Refused || s.host.last.Problem == nil || s.host.last.Problem.Rule != rule || s.host.last.Code != code {
 		s.t.Errorf("status %+v %v, want refused by %s", s.host.last, s.host.last.Problem, rule)
 	}
-	if !strings.Contains(s.errs.String(), rule) {
+	if !strings.Contains(s.errs.String(), string(rule)) {
 		s.t.Errorf("stderr %q doesn't name %s", &s.errs, rule)
 	}
 	for line := range strings.Lines(s.errs.String()) {

@@ -52,7 +52,7 @@ func checkUser() error {
 		return err
 	}
 	if u != (userIDs{}) {
-		return otherLaunch("launch_user", "it runs as user %d:%d, with groups %v", u.uid, u.gid, u.others).Want("root, without further groups")
+		return otherLaunch(ruleLaunchUser, "it runs as user %d:%d, with groups %v", u.uid, u.gid, u.others).Want("root, without further groups")
 	}
 	return nil
 }
@@ -121,7 +121,7 @@ func checkCapabilities() error {
 	}
 	p := profileCapabilities
 	if want := (capabilities{effective: p, permitted: p, bounding: p}); got != want {
-		return otherLaunch("launch_capabilities", "its capabilities are %v", got).Want("%v", want)
+		return otherLaunch(ruleLaunchCapabilities, "its capabilities are %v", got).Want("%v", want)
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func checkProcess() error {
 			return fmt.Errorf("read %s: %w", c.what, err)
 		}
 		if got != c.want {
-			return otherLaunch("launch_privileges", "%s is %d", c.what, got).Want("%d", c.want)
+			return otherLaunch(ruleLaunchPrivileges, "%s is %d", c.what, got).Want("%d", c.want)
 		}
 	}
 	var cores unix.Rlimit
@@ -158,7 +158,7 @@ func checkProcess() error {
 		return fmt.Errorf("read the limit of core files: %w", err)
 	}
 	if cores.Max > 1 {
-		return otherLaunch("launch_limits", "core files may have %d bytes", cores.Max).Want("at most 1, which is none")
+		return otherLaunch(ruleLaunchLimits, "core files may have %d bytes", cores.Max).Want("at most 1, which is none")
 	}
 	return nil
 }
@@ -176,13 +176,13 @@ func checkDropped(u appUser) error {
 	}
 	uid, gid := uint32(u.UID), uint32(u.GID)
 	if got.uid != [3]uint32{uid, uid, uid} || got.gid != [3]uint32{gid, gid, gid} || caps != (capabilities{}) {
-		return otherLaunch("launch_filter", "the app's process stays user %d:%d with %v", got.uid, got.gid, caps).
+		return otherLaunch(ruleLaunchFilter, "the app's process stays user %d:%d with %v", got.uid, got.gid, caps).
 			Want("user %d:%d without capabilities", uid, gid)
 	}
 	return nil
 }
 
-func otherLaunch(rule, format string, args ...any) *problem.Error {
+func otherLaunch(rule problem.Rule, format string, args ...any) *problem.Error {
 	return problem.New(problem.Denied, rule, "the launcher wasn't started by the launch profile: "+format, args...).
 		Fix("start the instance by the launch profile that this launcher was built with; deploying again does")
 }

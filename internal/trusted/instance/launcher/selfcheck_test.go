@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/testing/need"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
@@ -160,7 +161,7 @@ func TestLaunchedOtherwise(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		rule string
+		rule problem.Rule
 		edit func(spec map[string]any)
 	}{
 		"no filter": {"launch_privileges", func(s map[string]any) { delete(s["linux"].(map[string]any), "seccomp") }},

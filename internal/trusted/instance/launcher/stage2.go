@@ -26,8 +26,8 @@ const (
 
 // Rules by which a command is refused.
 const (
-	RuleNotFound      = "command_not_found"
-	RuleNotExecutable = "command_not_executable"
+	RuleNotFound      problem.Rule = "command_not_found"
+	RuleNotExecutable problem.Rule = "command_not_executable"
 )
 
 // readyMark precedes a failed execve's reason; alone, and the pipe closed by
@@ -68,7 +68,7 @@ func reportFailure(out io.Writer, err error) int {
 
 func buildRoot(report *os.File) error {
 	if os.Getppid() != 1 {
-		return problem.New(problem.Invalid, "not_an_instance", "stage 2 is started by stage 1 only")
+		return problem.New(problem.Invalid, ruleNotAnInstance, "stage 2 is started by stage 1 only")
 	}
 	// Everything beyond the standard three ends here, before the app begins.
 	if err := unix.CloseRange(planFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
@@ -79,7 +79,7 @@ func buildRoot(report *os.File) error {
 	}
 	var p plan
 	if err := readPlan(planFD, &p); err != nil || len(p.Argv) == 0 {
-		return problem.New(problem.Internal, "plan", "stage 2 is started by stage 1 only")
+		return problem.New(problem.Internal, rulePlan, "stage 2 is started by stage 1 only")
 	}
 
 	if err := hostAttributes(); err != nil {
@@ -234,5 +234,5 @@ func execError(name string, err error) error {
 			Want("at most 128 KiB for one argument, or NAME=VALUE of one variable, and 2 MiB for all of them").
 			Fix("give your app large values as files: the session's injection files, or files in its repository or on its volume")
 	}
-	return problem.New(problem.Internal, "exec", "execute %s: %w", program(name), err)
+	return problem.New(problem.Internal, ruleExec, "execute %s: %w", program(name), err)
 }

@@ -55,7 +55,7 @@ func (v *appView) statement() (*owners.Statement, error) {
 }
 
 func badStatement(why string) error {
-	return problem.New(problem.Invalid, "statement", "the app's %s: %s", statementPath, why).
+	return problem.New(problem.Invalid, problem.RuleStatement, "the app's %s: %s", statementPath, why).
 		Want(`a regular file with {"commit": 40 or 64 hex digits, "pinned": true or false, "follows": "yes", "no" or "unknown"}`).
 		Fix("mend the program that writes it, or remove it before the program ends; nothing was committed")
 }

@@ -284,7 +284,7 @@ func (a *app) ready() (code int, err error) {
 	}
 	var r result
 	if json.Unmarshal(b, &r) != nil || r.Problem == nil {
-		return exitRefused, problem.New(problem.Internal, "stage2", "stage 2 ended without a word").
+		return exitRefused, problem.New(problem.Internal, ruleStage2, "stage 2 ended without a word").
 			Fix("see whether the memory limit leaves room for the app to start")
 	}
 	return r.Code, r.Problem

@@ -87,7 +87,7 @@ func lookupGroup(group [][]string, name string) (int, error) {
 }
 
 func unknownUser(what, name string) error {
-	return problem.New(problem.Invalid, "image_user", "the image knows no %s %q", what, clip(name)).
+	return problem.New(problem.Invalid, ruleImageUser, "the image knows no %s %q", what, clip(name)).
 		Want("one of its /etc/passwd and /etc/group, or a number").
 		Fix("mend USER in the image's definition")
 }

@@ -89,7 +89,7 @@ func spawnApp(p *plan, report *os.File) error {
 }
 
 func noUserNamespace(err error) error {
-	p := problem.New(problem.Unavailable, "user_namespace", "the host lets no user namespace be made for the app: %w", err).
+	p := problem.New(problem.Unavailable, ruleUserNamespace, "the host lets no user namespace be made for the app: %w", err).
 		Want("a user namespace, so that no user of the host reads the app's memory")
 	if errors.Is(err, unix.ENOSPC) {
 		return p.Fix("raise the host's user.max_user_namespaces")
@@ -107,7 +107,7 @@ func Stage3() int {
 
 func become() error {
 	if os.Getppid() != 1 {
-		return problem.New(problem.Invalid, "not_an_instance", "stage 3 is started by stage 2 only")
+		return problem.New(problem.Invalid, ruleNotAnInstance, "stage 3 is started by stage 2 only")
 	}
 	if err := unix.CloseRange(appPlanFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close descriptors: %w", err)
@@ -127,7 +127,7 @@ func become() error {
 		return err
 	}
 	if err := os.Chdir(p.Cwd); err != nil {
-		return problem.New(problem.Invalid, "working_directory", "the app's user can't enter %s: %w", p.Cwd, err)
+		return problem.New(problem.Invalid, ruleWorkingDirectory, "the app's user can't enter %s: %w", p.Cwd, err)
 	}
 	file, err := findCommand(p.Argv[0], p.Env)
 	if err != nil {
@@ -149,7 +149,7 @@ func become() error {
 func readAppPlan() (*appPlan, error) {
 	var p appPlan
 	if err := readPlan(appPlanFD, &p); err != nil || len(p.Argv) == 0 {
-		return nil, problem.New(problem.Internal, "plan", "stage 3 is started by stage 2 only")
+		return nil, problem.New(problem.Internal, rulePlan, "stage 3 is started by stage 2 only")
 	}
 	return &p, nil
 }
@@ -174,7 +174,7 @@ func appPID(r io.Reader) (pid int, rest []byte, err error) {
 		return 0, line, nil
 	}
 	if pid, err = strconv.Atoi(text); err != nil || pid <= 1 {
-		return 0, nil, problem.New(problem.Internal, "stage2", "stage 2 reported the process %q", clip(text))
+		return 0, nil, problem.New(problem.Internal, ruleStage2, "stage 2 reported the process %q", clip(text))
 	}
 	return pid, nil, nil
 }

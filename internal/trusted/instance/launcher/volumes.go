@@ -124,7 +124,7 @@ func (o *openVolume) fetch(ctx context.Context, s store) error {
 	body, size, err := s.Get(ctx, wire.Snapshot{Volume: o.ID, Generation: o.Generation, Tag: o.Tag})
 	if err != nil {
 		if problem.KindOf(err) == problem.NotFound {
-			return problem.New(problem.Denied, "volume_missing", "the node has no generation %d of volume %s", o.Generation, o.ID).
+			return problem.New(problem.Denied, ruleVolumeMissing, "the node has no generation %d of volume %s", o.Generation, o.ID).
 				Fix("have the operator put back the volume's newest snapshot; if there is none, what it held is lost: start it afresh (cupel volume reset SESSION %s)", o.Name)
 		}
 		return err
@@ -149,7 +149,7 @@ type transfer struct{ body io.Reader }
 func (t transfer) Read(b []byte) (int, error) {
 	n, err := t.body.Read(b)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = problem.New(problem.Unavailable, "node_unreachable", "the node's answer broke off: %v", err)
+		err = problem.New(problem.Unavailable, problem.RuleNodeUnreachable, "the node's answer broke off: %v", err)
 	}
 	return n, err
 }
@@ -284,7 +284,7 @@ func (l *launcher) swapTags(ctx context.Context, vs []*openVolume, said *owners.
 		return l.cas.call(ctx, wire.PathTag, req, &reply)
 	})
 	if err == nil && reply.Generation != first.Generation+1 {
-		err = problem.New(problem.Internal, "tag_reply", "the CAS confirms generation %d", reply.Generation).
+		err = problem.New(problem.Internal, ruleTagReply, "the CAS confirms generation %d", reply.Generation).
 			Want("generation %d", first.Generation+1)
 	}
 	return err

@@ -44,7 +44,7 @@ func (s *shelf) Put(_ context.Context, _ ident.Digest, _ uint64, body io.Reader,
 func TestVolumeChangesItsFormatAtItsNextCommit(t *testing.T) {
 	need.Root(t)
 	read := func(name string) []byte {
-		b, err := os.ReadFile(filepath.Join("..", "sealed", "testdata", name))
+		b, err := os.ReadFile(filepath.Join("..", "..", "sealed", "testdata", name))
 		if err != nil {
 			t.Fatal(err)
 		}

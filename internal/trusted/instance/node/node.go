@@ -126,7 +126,7 @@ func newRequest(ctx context.Context, method, path, contentType string, body io.R
 func (n *Node) send(req *http.Request) (*http.Response, error) {
 	resp, err := n.client.Do(req)
 	if err != nil {
-		return nil, problem.New(problem.Unavailable, "node_unreachable", "ask the node: %w", err).
+		return nil, problem.New(problem.Unavailable, problem.RuleNodeUnreachable, "ask the node: %w", err).
 			Fix("look at the node's daemon: it serves the instance's socket directory")
 	}
 	if resp.StatusCode/100 == 2 {

@@ -68,7 +68,7 @@ func pack(t testing.TB, dir string) []byte {
 	return out.Bytes()
 }
 
-func wantRule(t testing.TB, err error, rule string) {
+func wantRule(t testing.TB, err error, rule problem.Rule) {
 	t.Helper()
 	if err == nil || problem.From(err).Rule != rule {
 		t.Errorf("got %v, want rule %s", err, rule)

@@ -42,17 +42,17 @@ type Dir struct{ path string }
 func Open(path string) (*Dir, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "owner_directory", "%w", err)
+		return nil, problem.New(problem.Invalid, ruleOwnerDirectory, "%w", err)
 	}
 	if err := os.MkdirAll(abs, 0o700); err != nil {
-		return nil, problem.New(problem.Invalid, "owner_directory", "%w", err).Fix("choose another with --config or CUPEL_CONFIG")
+		return nil, problem.New(problem.Invalid, ruleOwnerDirectory, "%w", err).Fix("choose another with --config or CUPEL_CONFIG")
 	}
 	info, err := os.Stat(abs)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "owner_directory", "%w", err)
+		return nil, problem.New(problem.Invalid, ruleOwnerDirectory, "%w", err)
 	}
 	if info.Mode().Perm()&0o022 != 0 {
-		return nil, problem.New(problem.Denied, "owner_directory", "others may write to %s", abs).Fix("chmod go-w %s", abs)
+		return nil, problem.New(problem.Denied, ruleOwnerDirectory, "others may write to %s", abs).Fix("chmod go-w %s", abs)
 	}
 	return &Dir{abs}, nil
 }
@@ -71,7 +71,7 @@ func (d *Dir) UpdatePins(ctx context.Context, change func(Pins) error) error {
 }
 
 // Vouched returns the measurements that the owner vouches for; Vouch adds one.
-func (d *Dir) Vouched() ([]reference.Vouched, error) { return reference.ReadVouched(d.path) }
+func (d *Dir) Vouched() ([]reference.Value, error) { return reference.Read(d.path) }
 
 // Sessions returns the sessions that the owner created.
 func (d *Dir) Sessions() (Sessions, error) {
@@ -96,14 +96,14 @@ func load[T ~map[K]V, K comparable, V any](d *Dir, name, mend string) (T, error)
 	case errors.Is(err, fs.ErrNotExist):
 		return T{}, nil
 	case err != nil:
-		return nil, problem.New(problem.Invalid, "owner_state", "%w", err)
+		return nil, problem.New(problem.Invalid, ruleOwnerState, "%w", err)
 	}
 	// Only the version first: a newer file may hold anything else.
 	var head struct {
 		Version int `json:"version"`
 	}
 	if json.Unmarshal(b, &head) == nil && head.Version > stateVersion {
-		return nil, problem.New(problem.Invalid, "owner_state", "%s has version %d", path, head.Version).
+		return nil, problem.New(problem.Invalid, ruleOwnerState, "%s has version %d", path, head.Version).
 			Want("at most %d", stateVersion).Fix("use the newer cupel that wrote it")
 	}
 	f := file[T]{}
@@ -120,7 +120,7 @@ func load[T ~map[K]V, K comparable, V any](d *Dir, name, mend string) (T, error)
 		err = errors.New("no version or entries")
 	}
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "owner_state", "%s is damaged: %w", path, err).
+		return nil, problem.New(problem.Invalid, ruleOwnerState, "%s is damaged: %w", path, err).
 			Fix("put it back from a backup, or move it away and %s", mend)
 	}
 	return f.Entries, nil
@@ -146,7 +146,7 @@ func update[T ~map[K]V, K comparable, V any](ctx context.Context, d *Dir, name s
 // write replaces a file whole: after a crash there is the old one or the new.
 func (d *Dir) write(name string, b []byte) error {
 	if err := atomicfile.Write(filepath.Join(d.path, name), b, 0o600); err != nil {
-		return problem.New(problem.Unavailable, "owner_directory", "%w", err).Fix("make room or check the permissions of %s", d.path)
+		return problem.New(problem.Unavailable, ruleOwnerDirectory, "%w", err).Fix("make room or check the permissions of %s", d.path)
 	}
 	return nil
 }
@@ -155,7 +155,7 @@ func (d *Dir) write(name string, b []byte) error {
 func (d *Dir) locked(ctx context.Context, do func() error) error {
 	f, err := os.OpenFile(filepath.Join(d.path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return problem.New(problem.Unavailable, "owner_directory", "%w", err).Fix("check the permissions of %s", d.path)
+		return problem.New(problem.Unavailable, ruleOwnerDirectory, "%w", err).Fix("check the permissions of %s", d.path)
 	}
 	defer func() { _ = f.Close() }() // unlocks
 	ctx, cancel := context.WithTimeout(ctx, lockPatience)
@@ -166,11 +166,11 @@ func (d *Dir) locked(ctx context.Context, do func() error) error {
 			return do()
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return problem.New(problem.Unavailable, "owner_directory", "lock %s: %w", d.path, err)
+			return problem.New(problem.Unavailable, ruleOwnerDirectory, "lock %s: %w", d.path, err)
 		}
 		select {
 		case <-ctx.Done():
-			return problem.New(problem.Unavailable, "owner_directory", "another cupel holds the lock of %s", d.path).
+			return problem.New(problem.Unavailable, ruleOwnerDirectory, "another cupel holds the lock of %s", d.path).
 				Fix("wait for it to end and try again")
 		case <-time.After(20 * time.Millisecond):
 		}

@@ -23,9 +23,9 @@ import (
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
-// Identity is the owner's key pair: what makes them the CREATOR of sessions and
+// KeyPair is the owner's key pair: what makes them the CREATOR of sessions and
 // the owner of apps. Of the certificate only the key counts.
-type Identity struct {
+type KeyPair struct {
 	Certificate tls.Certificate
 	KeyHash     ident.KeyHash
 	PEM         []byte // the certificate
@@ -37,7 +37,7 @@ var noEnd = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 // Identity returns the owner's key pair and makes it on first use. In a folder that
 // was used under a key that is gone it makes none: nobody would notice that they are
 // another owner from then on.
-func (d *Dir) Identity(ctx context.Context, now func() time.Time) (*Identity, error) {
+func (d *Dir) Identity(ctx context.Context, now func() time.Time) (*KeyPair, error) {
 	id, err := d.readIdentity()
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return id, err
@@ -56,7 +56,7 @@ func (d *Dir) Identity(ctx context.Context, now func() time.Time) (*Identity, er
 
 // makeIdentity writes key, then certificate; a key without certificate, from a
 // crash between the two, is kept.
-func (d *Dir) makeIdentity(now time.Time) (*Identity, error) {
+func (d *Dir) makeIdentity(now time.Time) (*KeyPair, error) {
 	key, err := d.readKey()
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := d.neverUsed(); err != nil {
@@ -103,13 +103,13 @@ func (d *Dir) neverUsed() error {
 		if _, err := os.Lstat(path); err == nil {
 			left = append(left, path)
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return problem.New(problem.Invalid, "owner_identity", "%w", err)
+			return problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%w", err)
 		}
 	}
 	if len(left) == 0 {
 		return nil
 	}
-	return problem.New(problem.Invalid, "identity_lost", "%s is gone, and what was made with it is there: %s", filepath.Join(d.path, keyFile), strings.Join(left, ", ")).
+	return problem.New(problem.Invalid, ruleIdentityLost, "%s is gone, and what was made with it is there: %s", filepath.Join(d.path, keyFile), strings.Join(left, ", ")).
 		Want("the key that your sessions, grants and apps belong to").
 		Fix("put %s back from your back-up: with another key none of them is yours; to begin anew without them, move these files away", keyFile)
 }
@@ -118,15 +118,15 @@ func (d *Dir) readKey() (*ecdsa.PrivateKey, error) {
 	path := filepath.Join(d.path, keyFile)
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "owner_identity", "%w", err)
+		return nil, problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%w", err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return nil, problem.New(problem.Denied, "owner_identity", "others may read %s", path).
+		return nil, problem.New(problem.Denied, problem.RuleOwnerIdentity, "others may read %s", path).
 			Fix("chmod 600 %s, and make a new key if somebody else had access", path)
 	}
 	b, err := atomicfile.Read(path)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "owner_identity", "%w", err)
+		return nil, problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%w", err)
 	}
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != "PRIVATE KEY" {
@@ -141,12 +141,12 @@ func (d *Dir) readKey() (*ecdsa.PrivateKey, error) {
 }
 
 func damaged(path string) *problem.Error {
-	return problem.New(problem.Invalid, "owner_identity", "%s is damaged", path).
+	return problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%s is damaged", path).
 		Fix("put it back from a backup: with another key you are not the creator of your sessions; to begin anew, move it away, and beside it %s", strings.Join(underKey, ", "))
 }
 
 // readIdentity returns an error that wraps fs.ErrNotExist if either file is missing.
-func (d *Dir) readIdentity() (*Identity, error) {
+func (d *Dir) readIdentity() (*KeyPair, error) {
 	key, err := d.readKey()
 	if err != nil {
 		return nil, err
@@ -154,7 +154,7 @@ func (d *Dir) readIdentity() (*Identity, error) {
 	path := filepath.Join(d.path, certFile)
 	b, err := atomicfile.Read(path)
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "owner_identity", "%w", err)
+		return nil, problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%w", err)
 	}
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != "CERTIFICATE" {
@@ -164,13 +164,13 @@ func (d *Dir) readIdentity() (*Identity, error) {
 	if err != nil || !key.PublicKey.Equal(cert.PublicKey) {
 		return nil, damagedCertificate(path)
 	}
-	return &Identity{
+	return &KeyPair{
 		Certificate: tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert},
 		KeyHash:     ident.HashCertKey(cert), PEM: pem.EncodeToMemory(block),
 	}, nil
 }
 
 func damagedCertificate(path string) *problem.Error {
-	return problem.New(problem.Invalid, "owner_identity", "%s is damaged, or not of the key beside it", path).
+	return problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%s is damaged, or not of the key beside it", path).
 		Fix("remove %s: it is made again from the key", path)
 }

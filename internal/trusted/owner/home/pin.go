@@ -24,7 +24,7 @@ type Pin struct {
 // proved itself on hardware gives none, and is a refusal.
 func (p Pin) Simulation(address string) (*ident.Digest, error) {
 	if p.SimulationRoot == nil {
-		return nil, problem.New(problem.Denied, "simulation_untrusted", "the CAS at %s was attested on hardware: no simulated root is trusted", address).
+		return nil, problem.New(problem.Denied, ruleSimulationUntrusted, "the CAS at %s was attested on hardware: no simulated root is trusted", address).
 			Want("a CAS that was attested with --trust-simulation").
 			Fix("leave out --simulation, or attest the CAS of the simulated installation: cupel cas attest ADDRESS --trust-simulation ROOT_SHA256")
 	}
@@ -48,16 +48,16 @@ func (p Pin) Check(seen Seen) error {
 	const worry = "do not send it anything; ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget"
 	switch off := seen.Time.Sub(seen.Now); {
 	case seen.Identity != p.Identity:
-		return problem.New(problem.Denied, "cas_identity_changed", "the CAS has the identity key %s", seen.Identity).
+		return problem.New(problem.Denied, ruleCASIdentityChanged, "the CAS has the identity key %s", seen.Identity).
 			Want("%s, as when it was attested on %s", p.Identity, p.Attested.UTC().Format(time.DateOnly)).Fix(worry)
 	case seen.Head.Seq < p.Head.Seq:
-		return problem.New(problem.Denied, "cas_log_older", "the CAS's audit log ends at entry %d", seen.Head.Seq).
+		return problem.New(problem.Denied, ruleCASLogOlder, "the CAS's audit log ends at entry %d", seen.Head.Seq).
 			Want("entry %d or later, which it has shown before", p.Head.Seq).Fix("an old state was put back: %s", worry)
 	case seen.Head.Seq == p.Head.Seq && seen.Head.Hash != p.Head.Hash:
-		return problem.New(problem.Denied, "cas_log_forked", "entry %d of the CAS's audit log is %s", seen.Head.Seq, seen.Head.Hash).
+		return problem.New(problem.Denied, ruleCASLogForked, "entry %d of the CAS's audit log is %s", seen.Head.Seq, seen.Head.Hash).
 			Want("%s, which it has shown before", p.Head.Hash).Fix("there are two histories: %s", worry)
 	case off.Abs() > wire.ClockSkew:
-		return problem.New(problem.Denied, "cas_clock", "the CAS's clock says %s, which is %s off", seen.Time.UTC().Format(time.RFC3339), off.Abs().Round(time.Second)).
+		return problem.New(problem.Denied, problem.RuleCASClock, "the CAS's clock says %s, which is %s off", seen.Time.UTC().Format(time.RFC3339), off.Abs().Round(time.Second)).
 			Want("at most %s from %s", problem.Duration(wire.ClockSkew), seen.Now.UTC().Format(time.RFC3339)).
 			Fix("set the clocks of this machine and of the CAS's right")
 	}

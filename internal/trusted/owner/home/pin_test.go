@@ -43,7 +43,7 @@ func TestPinCheck(t *testing.T) {
 				t.Fatal("accepted")
 			}
 			p := problem.From(err)
-			if p.Rule != c.rule || p.Kind != problem.Denied || p.Expected == "" || p.Mend == "" {
+			if string(p.Rule) != c.rule || p.Kind != problem.Denied || p.Expected == "" || p.Mend == "" {
 				t.Errorf("got %+v, want %s", p, c.rule)
 			}
 		})

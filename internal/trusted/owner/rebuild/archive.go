@@ -67,7 +67,7 @@ func open(ctx context.Context, src Source, tempDir, what string, b Blob) (_ *os.
 	r, err := src.Open(ctx, b.SHA256)
 	if err != nil {
 		if problem.KindOf(err) == problem.NotFound {
-			return nil, problem.New(problem.NotFound, "source_missing", "%s (sha256 %s) is not there: %w", what, b.SHA256, err).
+			return nil, problem.New(problem.NotFound, problem.RuleSourceMissing, "%s (sha256 %s) is not there: %w", what, b.SHA256, err).
 				Fix("take the artifact that belongs to the lock (--from oci:REGISTRY), or a lock that belongs to the source")
 		}
 		return nil, fmt.Errorf("open %s: %w", what, err)
@@ -91,7 +91,7 @@ func open(ctx context.Context, src Source, tempDir, what string, b Blob) (_ *os.
 		return nil, spaceError(fmt.Errorf("read %s: %w", what, err))
 	}
 	if got := h.digest(); n != b.Size || got != b.SHA256 {
-		return nil, refused("source_bytes", "%s: %d bytes with sha256 %s", what, n, got).Want("%d bytes with sha256 %s", b.Size, b.SHA256).
+		return nil, refused(problem.RuleSourceBytes, "%s: %d bytes with sha256 %s", what, n, got).Want("%d bytes with sha256 %s", b.Size, b.SHA256).
 			Fix("the source handed out other bytes than it was asked for: take another source")
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -115,7 +115,7 @@ func (c contextReader) Read(p []byte) (int, error) {
 
 func readAll(ctx context.Context, src Source, tempDir, what string, b Blob, limit int64) ([]byte, error) {
 	if b.Size > limit {
-		return nil, refused("source_size", "%s: %d bytes", what, b.Size).Want("at most %d", limit)
+		return nil, refused(ruleSourceSize, "%s: %d bytes", what, b.Size).Want("at most %d", limit)
 	}
 	r, err := open(ctx, src, tempDir, what, b)
 	if err != nil {
@@ -153,7 +153,7 @@ func (b Builder) indices(ctx context.Context, def *Definition, l *Lock, src Sour
 	}
 	want := def.Archives()
 	if len(l.Indices) != len(want) {
-		return nil, nil, refused("index_missing", "the lock names %d indices", len(l.Indices)).
+		return nil, nil, refused(ruleIndexMissing, "the lock names %d indices", len(l.Indices)).
 			Want("%d: the release, its updates and its security fixes", len(want)).
 			Fix("write a new lock with: cupel runtime build %s --update", def.Name)
 	}
@@ -231,7 +231,7 @@ func (i *Indices) put(a Archive, x Index, arch string, k knownIndex) {
 func (b Builder) verifyIndex(ctx context.Context, keyring debian.Keyring, a Archive, x Index, arch string, src Source) (*debian.Release, []debian.Package, error) {
 	if x.Suite != a.Suite || x.Archive != a.Folder ||
 		x.InRelease.Path != a.InReleasePath() || x.Packages.Path != a.PackagesPath(arch) {
-		return nil, nil, refused("index_identity", "the lock has %s/%s where %s/%s belongs", x.Archive, x.Suite, a.Folder, a.Suite).
+		return nil, nil, refused(ruleIndexIdentity, "the lock has %s/%s where %s/%s belongs", x.Archive, x.Suite, a.Folder, a.Suite).
 			Want("the indices of the definition, in its order")
 	}
 	text, err := readAll(ctx, src, b.TempDir, "InRelease of "+a.Suite, x.InRelease, debian.MaxInRelease)
@@ -240,20 +240,20 @@ func (b Builder) verifyIndex(ctx context.Context, keyring debian.Keyring, a Arch
 	}
 	rel, err := debian.VerifyRelease(keyring, text)
 	if err != nil {
-		return nil, nil, refused("index_signature", "%w", err).Want("a signature by one of Debian's archive keys").
+		return nil, nil, refused(ruleIndexSignature, "%w", err).Want("a signature by one of Debian's archive keys").
 			Fix("don't use this lock: somebody other than Debian wrote its index of %s", a.Suite)
 	}
 	if rel.Codename != a.Codename || !rel.Date.Equal(x.Date) {
-		return nil, nil, refused("index_identity", "the index signed as %s of %s stands where the lock says %s of %s",
+		return nil, nil, refused(ruleIndexIdentity, "the index signed as %s of %s stands where the lock says %s of %s",
 			rel.Codename, rel.Date.Format(time.RFC3339), a.Codename, x.Date.Format(time.RFC3339)).
 			Want("the index that the lock names")
 	}
 	signed, ok := rel.Files[packagesName(arch)]
 	if !ok || signed.SHA256 != x.Packages.SHA256 || signed.Size != x.Packages.Size {
-		return nil, nil, refused("index_hash", "the lock's list of packages (sha256 %s) is not the one that Debian signed for %s", x.Packages.SHA256, a.Suite).
+		return nil, nil, refused(ruleIndexHash, "the lock's list of packages (sha256 %s) is not the one that Debian signed for %s", x.Packages.SHA256, a.Suite).
 			Want("sha256 %s", signed.SHA256).Fix("don't use this lock")
 	}
-	b.observe(Check{"index_signature", fmt.Sprintf("%s of %s, signed by %s", a.Suite, rel.Date.Format(time.RFC3339), rel.Signer)})
+	b.observe(Check{ruleIndexSignature, fmt.Sprintf("%s of %s, signed by %s", a.Suite, rel.Date.Format(time.RFC3339), rel.Signer)})
 	r, err := open(ctx, src, b.TempDir, "package list of "+a.Suite, x.Packages)
 	if err != nil {
 		return nil, nil, err
@@ -264,9 +264,9 @@ func (b Builder) verifyIndex(ctx context.Context, keyring debian.Keyring, a Arch
 		if ctx.Err() != nil {
 			return nil, nil, ctx.Err()
 		}
-		return nil, nil, refused("index_format", "package list of %s: %w", a.Suite, err)
+		return nil, nil, refused(ruleIndexFormat, "package list of %s: %w", a.Suite, err)
 	}
-	b.observe(Check{"index_hash", fmt.Sprintf("%s: %d packages, as signed", a.Suite, len(list))})
+	b.observe(Check{ruleIndexHash, fmt.Sprintf("%s: %d packages, as signed", a.Suite, len(list))})
 	return rel, list, nil
 }
 
@@ -284,20 +284,20 @@ func (b Builder) ResolveIndex(a Archive, arch string, inRelease []byte, now time
 	}
 	rel, err := debian.VerifyRelease(keyring, inRelease)
 	if err != nil {
-		return Index{}, refused("index_signature", "%w", err).Want("a signature by one of Debian's archive keys").
+		return Index{}, refused(ruleIndexSignature, "%w", err).Want("a signature by one of Debian's archive keys").
 			Fix("the mirror serves an index that Debian did not sign: choose another with --mirror")
 	}
 	if rel.Codename != a.Codename {
-		return Index{}, refused("index_identity", "the mirror serves %s as %s", rel.Codename, a.Suite)
+		return Index{}, refused(ruleIndexIdentity, "the mirror serves %s as %s", rel.Codename, a.Suite)
 	}
 	if !rel.ValidUntil.IsZero() && now.After(rel.ValidUntil) {
-		return Index{}, refused("index_expired", "the mirror serves the index of %s of %s", a.Suite, rel.Date.Format(time.RFC3339)).
+		return Index{}, refused(ruleIndexExpired, "the mirror serves the index of %s of %s", a.Suite, rel.Date.Format(time.RFC3339)).
 			Want("one that is still valid: that was until %s", rel.ValidUntil.Format(time.RFC3339)).
 			Fix("the mirror is behind, or somebody holds security fixes back: choose another with --mirror, and check this machine's clock")
 	}
 	list, ok := rel.Files[packagesName(arch)]
 	if !ok {
-		return Index{}, refused("index_hash", "the index of %s lists no %s", a.Suite, packagesName(arch))
+		return Index{}, refused(ruleIndexHash, "the index of %s lists no %s", a.Suite, packagesName(arch))
 	}
 	return Index{
 		Archive: a.Folder, Suite: a.Suite, Date: rel.Date,
@@ -320,7 +320,7 @@ func (b Builder) ResolvePackages(ctx context.Context, def *Definition, l *Lock, 
 func resolve(def *Definition, l *Lock, lists [][]debian.Package) ([]Package, error) {
 	chosen, err := debian.NewUniverse(lists...).Resolve(def.Packages, def.Exclude)
 	if err != nil {
-		return nil, invalid("packages_unresolved", "%w", err).
+		return nil, invalid(rulePackagesUnresolved, "%w", err).
 			Fix("correct packages and exclude in the definition of %s", def.Name)
 	}
 	offered := map[ident.Digest]string{}
@@ -350,17 +350,17 @@ func comparePackages(def *Definition, l *Lock, want []Package, lists [][]debian.
 		wanted[w.Name] = true
 		p, ok := locked[w.Name]
 		if !ok {
-			return refused("package_missing", "the lock leaves out %s", w.Name).Want("%s %s", w.Name, w.Version).
+			return refused(rulePackageMissing, "the lock leaves out %s", w.Name).Want("%s %s", w.Name, w.Version).
 				Fix("write a new lock with: cupel runtime build %s --update", def.Name)
 		}
 		if p == w {
 			continue
 		}
 		if !signedAs(p, lists) {
-			return refused("package_unsigned", "%s %s (sha256 %s) is in none of Debian's signed indices", p.Name, p.Version, p.SHA256).
+			return refused(rulePackageUnsigned, "%s %s (sha256 %s) is in none of Debian's signed indices", p.Name, p.Version, p.SHA256).
 				Want("%s %s with sha256 %s", w.Name, w.Version, w.SHA256).Fix("don't use this lock: it was tampered with")
 		}
-		return refused("package_outdated", "%s %s (%s)", p.Name, p.Version, p.SHA256).Want("%s (%s), from the same signed indices", w.Version, w.SHA256).
+		return refused(rulePackageOutdated, "%s %s (%s)", p.Name, p.Version, p.SHA256).Want("%s (%s), from the same signed indices", w.Version, w.SHA256).
 			Fix("write a new lock with: cupel runtime build %s --update", def.Name)
 	}
 	for _, p := range l.Packages {
@@ -368,10 +368,10 @@ func comparePackages(def *Definition, l *Lock, want []Package, lists [][]debian.
 			continue
 		}
 		if !signedAs(p, lists) {
-			return refused("package_unsigned", "%s %s (sha256 %s) is in none of Debian's signed indices", p.Name, p.Version, p.SHA256).
+			return refused(rulePackageUnsigned, "%s %s (sha256 %s) is in none of Debian's signed indices", p.Name, p.Version, p.SHA256).
 				Fix("don't use this lock: it was tampered with")
 		}
-		return refused("package_unwanted", "the lock adds %s, which nothing in the definition depends on", p.Name).
+		return refused(rulePackageUnwanted, "the lock adds %s, which nothing in the definition depends on", p.Name).
 			Fix("write a new lock with: cupel runtime build %s --update", def.Name)
 	}
 	return nil

@@ -74,7 +74,7 @@ type Sources struct {
 func ParseSources(manifest []byte) (*Sources, error) {
 	s, err := parseSources(manifest)
 	if err != nil {
-		return nil, invalid("runtime_artifact", "%w", err).Want("a manifest of type %s", ArtifactType)
+		return nil, invalid(ruleRuntimeArtifact, "%w", err).Want("a manifest of type %s", ArtifactType)
 	}
 	return s, nil
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/diskerror"
 	"cupel.dev/cupel/internal/trusted/owner/rebuild/debian"
 )
@@ -32,8 +33,8 @@ type Builder struct {
 
 // Check is one check that passed.
 type Check struct {
-	Rule   string `json:"rule"`
-	Detail string `json:"detail"`
+	Rule   problem.Rule `json:"rule"`
+	Detail string       `json:"detail"`
 }
 
 func (b Builder) observe(c Check) {
@@ -46,7 +47,7 @@ func (b Builder) observe(c Check) {
 // builds the image. The caller closes it.
 func (b Builder) Build(ctx context.Context, def *Definition, l *Lock, src Source) (*Image, error) {
 	if l.Runtime != def.Name || l.Suite != def.Suite || l.Architecture != def.Architecture || l.Definition != def.Digest() {
-		return nil, refused("lock_definition", "the lock was written for definition %s of runtime %s", l.Definition, l.Runtime).
+		return nil, refused(ruleLockDefinition, "the lock was written for definition %s of runtime %s", l.Definition, l.Runtime).
 			Want("definition %s of runtime %s", def.Digest(), def.Name).
 			Fix("compare the definitions; if yours is right, a lock of its own comes from: cupel runtime build %s --update", def.Name)
 	}
@@ -61,7 +62,7 @@ func (b Builder) Build(ctx context.Context, def *Definition, l *Lock, src Source
 	if err := comparePackages(def, l, want, lists); err != nil {
 		return nil, err
 	}
-	b.observe(Check{"packages", fmt.Sprintf("%d packages: all that %s depends on, the newest signed versions, nothing else", len(want), def.Name)})
+	b.observe(Check{rulePackages, fmt.Sprintf("%d packages: all that %s depends on, the newest signed versions, nothing else", len(want), def.Name)})
 	var date time.Time
 	for _, r := range releases {
 		if r.Date.After(date) {
@@ -95,12 +96,12 @@ func (b Builder) assemble(ctx context.Context, def *Definition, l *Lock, src Sou
 	if err := t.unpack(ctx, l, src); err != nil {
 		return nil, err
 	}
-	b.observe(Check{"package_bytes", fmt.Sprintf("%d packages have the bytes that Debian signed for", len(l.Packages))})
+	b.observe(Check{rulePackageBytes, fmt.Sprintf("%d packages have the bytes that Debian signed for", len(l.Packages))})
 	if err := t.finish(def); err != nil {
 		if diskerror.Full(err) {
 			return nil, spaceError(err)
 		}
-		return nil, invalid("runtime_layout", "%w", err).Fix("correct the definition of %s", def.Name)
+		return nil, invalid(ruleRuntimeLayout, "%w", err).Fix("correct the definition of %s", def.Name)
 	}
 	img := &Image{dir: dir, date: date}
 	if err := img.writeLayer(ctx, t); err != nil {
@@ -109,7 +110,7 @@ func (b Builder) assemble(ctx context.Context, def *Definition, l *Lock, src Sou
 	if err := img.describe(def); err != nil {
 		return nil, err
 	}
-	b.observe(Check{"image", fmt.Sprintf("%d bytes in %d paths, config sha256 %s", img.layer.Size, len(t.nodes)-1, img.ConfigDigest())})
+	b.observe(Check{ruleImage, fmt.Sprintf("%d bytes in %d paths, config sha256 %s", img.layer.Size, len(t.nodes)-1, img.ConfigDigest())})
 	return img, nil
 }
 

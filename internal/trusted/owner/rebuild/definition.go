@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/owner/rebuild/debian"
 )
 
@@ -78,7 +79,7 @@ func ParseDefinition(text []byte) (*Definition, error) {
 		err = d.check()
 	}
 	if err != nil {
-		return nil, invalid("runtime_definition", "%w", err).
+		return nil, invalid(problem.RuleRuntimeDefinition, "%w", err).
 			Fix("mend the definition: 'cupel runtime show python' shows one that can be built")
 	}
 	return d, nil
@@ -156,7 +157,7 @@ var (
 // ParseName checks that s may name a runtime.
 func ParseName(s string) (string, error) {
 	if !runtimeName.MatchString(s) {
-		return "", invalid("runtime_name", "runtime name %.80q", s).Want("1 to 63 of a-z 0-9 -")
+		return "", invalid(ruleRuntimeName, "runtime name %.80q", s).Want("1 to 63 of a-z 0-9 -")
 	}
 	return s, nil
 }

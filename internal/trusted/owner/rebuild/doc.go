@@ -24,11 +24,11 @@ import (
 )
 
 // refused is the error of bytes that break a rule: nothing was built.
-func refused(rule, format string, args ...any) *problem.Error {
+func refused(rule problem.Rule, format string, args ...any) *problem.Error {
 	return problem.New(problem.Denied, rule, format, args...)
 }
 
 // invalid is the error of a file that can't be read as what it should be.
-func invalid(rule, format string, args ...any) *problem.Error {
+func invalid(rule problem.Rule, format string, args ...any) *problem.Error {
 	return problem.New(problem.Invalid, rule, format, args...)
 }

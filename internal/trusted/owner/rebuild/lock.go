@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // MaxLock is the most bytes of a lock file that are read.
@@ -75,7 +76,7 @@ func ParseLock(text []byte) (*Lock, error) {
 		err = l.check()
 	}
 	if err != nil {
-		return nil, invalid("runtime_lock", "%w", err).Fix("write a new lock with: cupel runtime build NAME --update")
+		return nil, invalid(problem.RuleRuntimeLock, "%w", err).Fix("write a new lock with: cupel runtime build NAME --update")
 	}
 	return l, nil
 }

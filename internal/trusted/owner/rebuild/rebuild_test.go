@@ -150,7 +150,7 @@ func TestBuild(t *testing.T) {
 	l := resolve(t, d, def)
 	var checks []string
 	img, err := rebuild.Builder{Keyring: d.Keyring(), TempDir: t.TempDir(),
-		Observe: func(c rebuild.Check) { checks = append(checks, c.Rule) }}.Build(t.Context(), def, l, d)
+		Observe: func(c rebuild.Check) { checks = append(checks, string(c.Rule)) }}.Build(t.Context(), def, l, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,8 +305,9 @@ func TestTamperedLocks(t *testing.T) {
 		return rebuild.Blob{Path: path, SHA256: ident.Sum(b), Size: int64(len(b))}
 	}
 	for _, c := range []struct {
-		name, rule string
-		change     func(d *debtest.Debian, l *rebuild.Lock)
+		name   string
+		rule   problem.Rule
+		change func(d *debtest.Debian, l *rebuild.Lock)
 	}{
 		{"package that nobody signed", "package_unsigned", func(d *debtest.Debian, l *rebuild.Lock) {
 			evil := debtest.Deb("", debtest.File("./bin/app", 0o755, "evil\n"))
@@ -421,8 +422,9 @@ func TestHostilePackages(t *testing.T) {
 		return d
 	}
 	for _, c := range []struct {
-		name, rule string
-		entries    []tar.Header
+		name    string
+		rule    problem.Rule
+		entries []tar.Header
 	}{
 		{"leaves the package", "deb_format", []tar.Header{debtest.File("./../x", 0o644, "x")}},
 		{"through a link", "deb_format", []tar.Header{debtest.Link("./usr/out", "/"), debtest.File("./usr/out/etc/passwd", 0o644, "x")}},

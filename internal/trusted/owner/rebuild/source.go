@@ -42,7 +42,7 @@ func (s *DirSource) Open(_ context.Context, d ident.Digest) (io.ReadCloser, erro
 	names := append([]string{"blobs/sha256/" + d.String(), d.String()}, s.names[d]...)
 	root, err := os.OpenRoot(s.Dir)
 	if err != nil {
-		return nil, problem.New(problem.NotFound, "source_missing", "%w", err).Fix("name a folder with the lock's files")
+		return nil, problem.New(problem.NotFound, problem.RuleSourceMissing, "%w", err).Fix("name a folder with the lock's files")
 	}
 	defer root.Close()
 	for _, name := range names {
@@ -58,7 +58,7 @@ func (s *DirSource) Open(_ context.Context, d ident.Digest) (io.ReadCloser, erro
 }
 
 func notHere(d ident.Digest, where string) error {
-	return problem.New(problem.NotFound, "source_missing", "no blob with sha256 %s in %s", d, where)
+	return problem.New(problem.NotFound, problem.RuleSourceMissing, "no blob with sha256 %s in %s", d, where)
 }
 
 // MirrorSource reads from a Debian mirror, at the paths that the lock remembers.
@@ -128,11 +128,11 @@ func ParseRegistrySource(s string, client *http.Client) (*RegistrySource, error)
 	}
 	if !ok || addr == "" || !artifactRef.MatchString(repo+":x") || !hasDigest && !artifactRef.MatchString(repo+sep+ref) ||
 		hasDigest && !strings.HasPrefix(ref, "sha256:") {
-		return nil, invalid("registry_reference", "%.200q", s).Want("ADDRESS/REPOSITORY[:TAG]")
+		return nil, invalid(problem.RuleRegistryReference, "%.200q", s).Want("ADDRESS/REPOSITORY[:TAG]")
 	}
 	if hasDigest {
 		if _, err := ident.ParseDigest(ref); err != nil {
-			return nil, invalid("registry_reference", "%w", err)
+			return nil, invalid(problem.RuleRegistryReference, "%w", err)
 		}
 	}
 	scheme := "https"
@@ -141,7 +141,7 @@ func ParseRegistrySource(s string, client *http.Client) (*RegistrySource, error)
 	}
 	u, err := url.Parse(scheme + "://" + addr)
 	if err != nil || u.Host != addr || u.User != nil {
-		return nil, invalid("registry_reference", "address %.200q", addr).Want("HOST[:PORT]")
+		return nil, invalid(problem.RuleRegistryReference, "address %.200q", addr).Want("HOST[:PORT]")
 	}
 	return &RegistrySource{base: u.String() + "/v2/" + repo, ref: ref, Client: client}, nil
 }
@@ -200,7 +200,7 @@ func (s *RegistrySource) ReadLock(ctx context.Context) (lock, definition []byte,
 func get(ctx context.Context, client *http.Client, address, accept string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, invalid("source_address", "%w", err)
+		return nil, invalid(ruleSourceAddress, "%w", err)
 	}
 	req.Header.Set("User-Agent", "cupel")
 	if accept != "" {
@@ -214,16 +214,16 @@ func get(ctx context.Context, client *http.Client, address, accept string) (io.R
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, problem.New(problem.Unavailable, "source_unreachable", "%w", err).
+		return nil, problem.New(problem.Unavailable, ruleSourceUnreachable, "%w", err).
 			Fix("check the address %s and the network, then try again", req.URL.Host)
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:
 		return answer{resp.Body, req}, nil
 	case http.StatusNotFound, http.StatusGone:
-		err = problem.New(problem.NotFound, "source_missing", "%s: %s", address, resp.Status)
+		err = problem.New(problem.NotFound, problem.RuleSourceMissing, "%s: %s", address, resp.Status)
 	default:
-		err = problem.New(problem.Unavailable, "source_unreachable", "%s: %s", address, resp.Status).
+		err = problem.New(problem.Unavailable, ruleSourceUnreachable, "%s: %s", address, resp.Status).
 			Fix("try again later, or take another source")
 	}
 	_ = resp.Body.Close()
@@ -244,7 +244,7 @@ func (a answer) Read(p []byte) (int, error) {
 	if end := a.req.Context().Err(); end != nil {
 		return n, end
 	}
-	refusal := problem.New(problem.Unavailable, "source_unreachable", "the answer of %s breaks off: %w", a.req.URL.Redacted(), err).
+	refusal := problem.New(problem.Unavailable, ruleSourceUnreachable, "the answer of %s breaks off: %w", a.req.URL.Redacted(), err).
 		Fix("check the network, then try again, or take another source")
 	if slow, ok := errors.AsType[*minrate.Error](err); ok {
 		refusal = refusal.Want("%s", slow.Want())

@@ -207,12 +207,12 @@ func debError(ctx context.Context, p Package, err error) error {
 	if ctx.Err() != nil || errors.As(err, &fs) {
 		return spaceError(err)
 	}
-	rule := "deb_format"
+	rule := ruleDebFormat
 	switch {
 	case errors.Is(err, debian.ErrSpecial):
-		rule = "deb_special_file"
+		rule = ruleDebSpecialFile
 	case errors.Is(err, errConflict):
-		rule = "deb_conflict"
+		rule = ruleDebConflict
 	}
 	return refused(rule, "%s %s: %w", p.Name, p.Version, err)
 }

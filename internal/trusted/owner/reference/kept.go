@@ -12,7 +12,7 @@ import (
 // the very same packages under another launcher. So an upgrade of the launcher
 // takes nothing from what still runs on the one before, and older packages come
 // back by no update.
-func Kept(current *session.Session, known []Vouched, now map[ident.ServiceName]ident.Measurement) map[ident.ServiceName][]ident.Measurement {
+func Kept(current *session.Session, known []Value, now map[ident.ServiceName]ident.Measurement) map[ident.ServiceName][]ident.Measurement {
 	out := map[ident.ServiceName][]ident.Measurement{}
 	for _, svc := range current.Services {
 		next, ok := vouchedFor(known, now[svc.Name])
@@ -32,10 +32,10 @@ func Kept(current *session.Session, known []Vouched, now map[ident.ServiceName]i
 	return out
 }
 
-func vouchedFor(known []Vouched, m ident.Measurement) (Vouched, bool) {
-	i := slices.IndexFunc(known, func(v Vouched) bool { return v.Measurement == m })
+func vouchedFor(known []Value, m ident.Measurement) (Value, bool) {
+	i := slices.IndexFunc(known, func(v Value) bool { return v.Measurement == m })
 	if i < 0 {
-		return Vouched{}, false
+		return Value{}, false
 	}
 	return known[i], true
 }

@@ -17,7 +17,7 @@ import (
 // nothing else that the current version happens to list.
 func TestKept(t *testing.T) {
 	lock, olderLock, definition := ident.Digest{1}, ident.Digest{2}, ident.Digest{3}
-	known := []reference.Vouched{
+	known := []reference.Value{
 		{Measurement: ident.Measurement{0xa1}, Runtime: "python", Definition: definition, Lock: lock, Launcher: ident.Digest{1}},
 		{Measurement: ident.Measurement{0xa2}, Runtime: "python", Definition: definition, Lock: lock, Launcher: ident.Digest{2}},
 		{Measurement: ident.Measurement{0xb1}, Runtime: "python", Definition: definition, Lock: olderLock, Launcher: ident.Digest{1}},

@@ -22,8 +22,8 @@ import (
 // vouchedFile holds the measurements that the owner can vouch for.
 const vouchedFile = "vouched.json"
 
-// Vouched is a measurement and why the owner can vouch for it.
-type Vouched struct {
+// Value is a measurement and why the owner can vouch for it.
+type Value struct {
 	Measurement ident.Measurement `json:"measurement"`
 	Runtime     string            `json:"runtime"`
 	Definition  ident.Digest      `json:"definition"` // of the runtime's definition
@@ -35,13 +35,13 @@ type Vouched struct {
 }
 
 type vouchedState struct {
-	Version int       `json:"version"`
-	Vouched []Vouched `json:"vouched"` // in the order in which they were added
+	Version int     `json:"version"`
+	Vouched []Value `json:"vouched"` // in the order in which they were added
 }
 
-// Vouch remembers v in the owner's folder dir, once for each measurement: doing
+// Add remembers v in the owner's folder dir, once for each measurement: doing
 // it again renews it. Several processes may do so at the same time.
-func Vouch(dir string, v Vouched) error {
+func Add(dir string, v Value) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("owner's folder: %w", err)
 	}
@@ -53,11 +53,11 @@ func Vouch(dir string, v Vouched) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
-	all, err := ReadVouched(dir)
+	all, err := Read(dir)
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(o Vouched) bool { return o.Measurement == v.Measurement })
+	all = slices.DeleteFunc(all, func(o Value) bool { return o.Measurement == v.Measurement })
 	b, err := json.MarshalIndent(vouchedState{Version: 1, Vouched: append(all, v)}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("vouched measurements: %w", err)
@@ -68,11 +68,11 @@ func Vouch(dir string, v Vouched) error {
 	return nil
 }
 
-// NewestVouched returns the measurement of a runtime that stands on the newest
+// Newest returns the measurement of a runtime that stands on the newest
 // packages; of equally new ones, that which was vouched for last. So a lock of
 // earlier packages, which is as well signed, takes nobody back by being measured
 // once more.
-func NewestVouched(all []Vouched, runtime string) (newest Vouched, ok bool) {
+func Newest(all []Value, runtime string) (newest Value, ok bool) {
 	for _, v := range all { // oldest first
 		if v.Runtime == runtime && (!ok || !v.IndexDate.Before(newest.IndexDate)) {
 			newest, ok = v, true
@@ -81,10 +81,10 @@ func NewestVouched(all []Vouched, runtime string) (newest Vouched, ok bool) {
 	return newest, ok
 }
 
-// ReadVouched returns the measurements of the owner's folder, oldest first; none
+// Read returns the measurements of the owner's folder, oldest first; none
 // if there is no such file. A file that can't be read strictly is an error:
 // nothing is vouched for by accident.
-func ReadVouched(dir string) ([]Vouched, error) {
+func Read(dir string) ([]Value, error) {
 	b, err := atomicfile.Read(filepath.Join(dir, vouchedFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -103,7 +103,7 @@ func ReadVouched(dir string) ([]Vouched, error) {
 		err = fmt.Errorf("version %d: want 1", s.Version)
 	}
 	if err != nil {
-		return nil, problem.New(problem.Invalid, "vouched_file", "%s: %w", filepath.Join(dir, vouchedFile), err).
+		return nil, problem.New(problem.Invalid, ruleVouchedFile, "%s: %w", filepath.Join(dir, vouchedFile), err).
 			Fix("repair or remove it, then measure again: cupel runtime measure NAME")
 	}
 	return s.Vouched, nil

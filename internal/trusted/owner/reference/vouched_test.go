@@ -15,24 +15,24 @@ import (
 
 func TestVouch(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "owner")
-	if all, err := ReadVouched(dir); err != nil || len(all) != 0 {
+	if all, err := Read(dir); err != nil || len(all) != 0 {
 		t.Fatalf("ReadVouched of nothing: %v, %v", all, err)
 	}
 	at := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
-	a := Vouched{Measurement: ident.Measurement{1}, Runtime: "python", IndexDate: at, At: at}
-	b := Vouched{Measurement: ident.Measurement{2}, Runtime: "puller", IndexDate: at, At: at}
+	a := Value{Measurement: ident.Measurement{1}, Runtime: "python", IndexDate: at, At: at}
+	b := Value{Measurement: ident.Measurement{2}, Runtime: "puller", IndexDate: at, At: at}
 	renewed := a
 	renewed.At = at.Add(time.Hour)
-	for _, v := range []Vouched{a, b, renewed} {
-		if err := Vouch(dir, v); err != nil {
+	for _, v := range []Value{a, b, renewed} {
+		if err := Add(dir, v); err != nil {
 			t.Fatal(err)
 		}
 	}
-	got, err := ReadVouched(dir)
+	got, err := Read(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]Vouched{b, renewed}, got); d != "" {
+	if d := cmp.Diff([]Value{b, renewed}, got); d != "" {
 		t.Errorf("vouched (-want +got):\n%s", d)
 	}
 }
@@ -41,20 +41,20 @@ func TestVouch(t *testing.T) {
 // measured last; of equally new ones, the last.
 func TestNewestVouched(t *testing.T) {
 	at := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
-	entry := func(m byte, runtime string, days int) Vouched {
-		return Vouched{Measurement: ident.Measurement{m}, Runtime: runtime, IndexDate: at.AddDate(0, 0, days)}
+	entry := func(m byte, runtime string, days int) Value {
+		return Value{Measurement: ident.Measurement{m}, Runtime: runtime, IndexDate: at.AddDate(0, 0, days)}
 	}
 	for name, c := range map[string]struct {
-		all  []Vouched
+		all  []Value
 		want byte // 0 is none
 	}{
 		"none":                    {nil, 0},
-		"of another runtime":      {[]Vouched{entry(1, "node", 0)}, 0},
-		"the newer, last":         {[]Vouched{entry(1, "python", 0), entry(2, "python", 1), entry(3, "node", 2)}, 2},
-		"the older measured last": {[]Vouched{entry(2, "python", 1), entry(1, "python", 0)}, 2},
-		"another launcher":        {[]Vouched{entry(1, "python", 0), entry(2, "python", 0)}, 2},
+		"of another runtime":      {[]Value{entry(1, "node", 0)}, 0},
+		"the newer, last":         {[]Value{entry(1, "python", 0), entry(2, "python", 1), entry(3, "node", 2)}, 2},
+		"the older measured last": {[]Value{entry(2, "python", 1), entry(1, "python", 0)}, 2},
+		"another launcher":        {[]Value{entry(1, "python", 0), entry(2, "python", 0)}, 2},
 	} {
-		got, ok := NewestVouched(c.all, "python")
+		got, ok := Newest(c.all, "python")
 		if ok != (c.want != 0) || got.Measurement != (ident.Measurement{c.want}) {
 			t.Errorf("%s: %v %v", name, got.Measurement, ok)
 		}
@@ -66,13 +66,13 @@ func TestVouchConcurrently(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
-			if err := Vouch(dir, Vouched{Measurement: ident.Measurement{byte(i)}}); err != nil {
+			if err := Add(dir, Value{Measurement: ident.Measurement{byte(i)}}); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	if all, err := ReadVouched(dir); err != nil || len(all) != 20 {
+	if all, err := Read(dir); err != nil || len(all) != 20 {
 		t.Errorf("%d vouched for, %v: want all 20", len(all), err)
 	}
 }
@@ -88,7 +88,7 @@ func TestVouchedFileIsStrict(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, vouchedFile), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ReadVouched(dir); err == nil || problem.From(err).Rule != "vouched_file" {
+		if _, err := Read(dir); err == nil || problem.From(err).Rule != "vouched_file" {
 			t.Errorf("%s: error %v, want vouched_file", name, err)
 		}
 	}

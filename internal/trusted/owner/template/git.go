@@ -40,10 +40,10 @@ const repositoryWant = "https://HOST/PATH, or https://USER@HOST/PATH"
 // fetched with a token. It repeats nothing of it.
 func CheckRepository(s string) error {
 	refuse := func(mend, format string, args ...any) error {
-		return problem.New(problem.Invalid, "git_repository", format, args...).Want(repositoryWant).Fix("%s", mend)
+		return problem.New(problem.Invalid, ruleGitRepository, format, args...).Want(repositoryWant).Fix("%s", mend)
 	}
 	const give = "give the address that 'git clone' takes over HTTPS, as " + VarRepo
-	if err := oneLine(s, "git_repository", "repository's address", VarRepo); err != nil {
+	if err := oneLine(s, ruleGitRepository, "repository's address", VarRepo); err != nil {
 		return err
 	}
 	if strings.HasPrefix(s, "git ") {
@@ -134,19 +134,19 @@ func HasUser(repository string) bool {
 }
 
 // CheckToken refuses what no server can have given as a token.
-func CheckToken(s string) error { return oneLine(s, "access_token", "access token", VarToken) }
+func CheckToken(s string) error { return oneLine(s, ruleAccessToken, "access token", VarToken) }
 
 // CheckUser refuses what can't be the user name beside a token.
 func CheckUser(s string) error {
-	if err := oneLine(s, "git_user", "user name", VarUser); err != nil {
+	if err := oneLine(s, problem.RuleGitUser, "user name", VarUser); err != nil {
 		return err
 	}
 	if strings.Contains(s, ":") {
-		return problem.New(problem.Invalid, "git_user", "the user name holds a colon, which servers take for the one before the token").
+		return problem.New(problem.Invalid, problem.RuleGitUser, "the user name holds a colon, which servers take for the one before the token").
 			Want("any characters but : and control characters").Fix("give --git-user with the name alone")
 	}
 	if tokenForm.MatchString(s) {
-		return problem.New(problem.Invalid, "git_user", "the user name is a token").
+		return problem.New(problem.Invalid, problem.RuleGitUser, "the user name is a token").
 			Want("the name that the server wants beside the token").Fix("give the token as %s, and --git-user with a name, or not at all", VarToken)
 	}
 	return nil
@@ -165,24 +165,24 @@ func HasPassword(proxy string) bool {
 // CheckProxy refuses what can't be the address of a proxy. It may hold a
 // password, and so nothing of it is repeated.
 func CheckProxy(s string) error {
-	if err := oneLine(s, "git_proxy", "proxy's address", VarProxy); err != nil {
+	if err := oneLine(s, ruleGitProxy, "proxy's address", VarProxy); err != nil {
 		return err
 	}
 	const want = "[http://][USER:PASSWORD@]HOST:PORT; also https://, socks5:// and socks5h://"
 	address := proxyForm.FindStringSubmatch(s)
 	if address == nil {
-		return problem.New(problem.Invalid, "git_proxy", "the proxy has no such address, with a host and a port").Want(want).
+		return problem.New(problem.Invalid, ruleGitProxy, "the proxy has no such address, with a host and a port").Want(want).
 			Fix("give --proxy with such an address; write @ / and : in a user name or password as %%40 %%2F and %%3A")
 	}
 	if foreign(address[1]) {
-		return problem.New(problem.Invalid, "git_proxy", "the proxy's address has a host with letters of other alphabets").Want(want).Fix("%s", certificateForm)
+		return problem.New(problem.Invalid, ruleGitProxy, "the proxy's address has a host with letters of other alphabets").Want(want).Fix("%s", certificateForm)
 	}
 	if why := unreachable(address[1], address[2]); why != "" {
-		return problem.New(problem.Invalid, "git_proxy", "the proxy's address %s", why).Want(want).
+		return problem.New(problem.Invalid, ruleGitProxy, "the proxy's address %s", why).Want(want).
 			Fix("give --proxy with the proxy's name, and the port that it listens at")
 	}
 	if loopback(address[1]) {
-		return problem.New(problem.Invalid, "git_proxy", "the proxy's address leads to the machine itself that asks for it: there that is the instance").Want(want).
+		return problem.New(problem.Invalid, ruleGitProxy, "the proxy's address leads to the machine itself that asks for it: there that is the instance").Want(want).
 			Fix("give --proxy with the proxy's name; for the machine that the instance runs on: host.cupel.internal")
 	}
 	return nil
@@ -192,7 +192,7 @@ func CheckProxy(s string) error {
 // stands for the puller's own bundle.
 func CheckAuthorities(text []byte) error {
 	refuse := func(format string, args ...any) *problem.Error {
-		return problem.New(problem.Invalid, "git_ca", "the value of "+VarCA+" "+format, args...).
+		return problem.New(problem.Invalid, problem.RuleGitCA, "the value of "+VarCA+" "+format, args...).
 			Want("the authority's certificates in PEM, each from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----, and no key").
 			Fix("give the file with the authority's certificates, with an @ before its name: -e %s=@FILE", VarCA)
 	}
@@ -242,13 +242,13 @@ func CheckRef(s string) error {
 		bad = bad || part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock")
 	}
 	if bad {
-		return problem.New(problem.Invalid, "template_input", "the ref is %.100q", s).Want(want).Fix("give --ref with the name as 'git branch' or 'git tag' shows it")
+		return problem.New(problem.Invalid, problem.RuleTemplateInput, "the ref is %.100q", s).Want(want).Fix("give --ref with the name as 'git branch' or 'git tag' shows it")
 	}
 	return nil
 }
 
 // oneLine refuses what is no single line of text.
-func oneLine(s, rule, what, variable string) error {
+func oneLine(s string, rule problem.Rule, what, variable string) error {
 	refuse := func(format string, args ...any) *problem.Error {
 		return problem.New(problem.Invalid, rule, format, args...).Want("one line of text in UTF-8")
 	}
@@ -289,7 +289,7 @@ var utf8Mark = []byte("\xef\xbb\xbf")
 // the text. What editors call Unicode, UTF-16, is refused.
 func TextOf(b []byte) ([]byte, error) {
 	if marked(b) && !bytes.HasPrefix(b, utf8Mark) {
-		return nil, problem.New(problem.Invalid, "session_value", "the file that it names is in UTF-16").Want("UTF-8").Fix("save it as UTF-8")
+		return nil, problem.New(problem.Invalid, problem.RuleSessionValue, "the file that it names is in UTF-16").Want("UTF-8").Fix("save it as UTF-8")
 	}
 	return bytes.TrimPrefix(b, utf8Mark), nil
 }

@@ -9,12 +9,13 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v4"
+
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/owner/reference"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"cupel.dev/cupel/internal/trusted/session"
-	"go.yaml.in/yaml/v4"
 )
 
 // Difference is one place in which an operator's template is not what the
@@ -41,7 +42,7 @@ func Refuse(diffs []Difference) error {
 	if len(diffs) == 0 {
 		return nil
 	}
-	p := problem.New(problem.Denied, "template_differs", "%d differences from the template that your inputs make: %s", len(diffs), diffs[0]).
+	p := problem.New(problem.Denied, ruleTemplateDiffers, "%d differences from the template that your inputs make: %s", len(diffs), diffs[0]).
 		Fix("nothing was sent; take the template of `cupel template` with the same inputs, or ask the operator why theirs differs")
 	if len(diffs) == 1 {
 		p.Actual = "one difference from the template that your inputs make: " + diffs[0].String()
@@ -116,7 +117,7 @@ func unvouched(service ident.ServiceName, runtime string, m ident.Measurement) *
 
 // superseded is a measurement that the owner vouched for, before that of newer
 // packages.
-func superseded(service ident.ServiceName, old, newest reference.Vouched) *Difference {
+func superseded(service ident.ServiceName, old, newest reference.Value) *Difference {
 	return &Difference{
 		Path: fmt.Sprintf("services[%s].attestation", service),
 		Expected: fmt.Sprintf("%s, the newest measurement of the runtime %s that you vouch for (packages as of %s)",
@@ -196,7 +197,7 @@ func Compare(fromOperator []byte, in Inputs) ([]Difference, error) {
 	// It is no session that we could read, and so refused anyway: say where, and
 	// what else is different as far as the plain text shows it.
 	refused, ok := errors.AsType[*problem.Error](err)
-	if !ok || refused.Rule == "session_syntax" || refused.Rule == "session_duplicate_key" {
+	if !ok || refused.Rule == problem.RuleSessionSyntax || refused.Rule == problem.RuleSessionDuplicateKey {
 		return nil, fmt.Errorf("the operator's template: %w", err)
 	}
 	d.found = append(d.found, Difference{
@@ -226,18 +227,18 @@ func AcceptFlag(s string) (service ident.ServiceName, m ident.Measurement, err e
 	if name, value, named := strings.Cut(s, "="); named {
 		digest = value
 		if service, err = ident.ParseServiceName(name); err != nil {
-			return "", m, problem.New(problem.Invalid, "accept_measurement", "%w", err)
+			return "", m, problem.New(problem.Invalid, ruleAcceptMeasurement, "%w", err)
 		}
 	}
 	if m, err = ident.ParseMeasurement(digest); err != nil {
-		return "", m, problem.New(problem.Invalid, "accept_measurement", "%w", err).Want("HEX or SERVICE=HEX")
+		return "", m, problem.New(problem.Invalid, ruleAcceptMeasurement, "%w", err).Want("HEX or SERVICE=HEX")
 	}
 	return service, m, nil
 }
 
-// AcceptVouched accepts, of each runtime, the newest measurement that was vouched
+// AcceptValues accepts, of each runtime, the newest measurement that was vouched
 // for, and whatever is named by the given values of --accept-measurement.
-func AcceptVouched(known []reference.Vouched, flags []string) (Accepts, error) {
+func AcceptValues(known []reference.Value, flags []string) (Accepts, error) {
 	type accepted struct {
 		service ident.ServiceName
 		m       ident.Measurement
@@ -249,7 +250,7 @@ func AcceptVouched(known []reference.Vouched, flags []string) (Accepts, error) {
 			return nil, err
 		}
 		if service != "" && service != PullService && service != AppService {
-			return nil, problem.New(problem.Invalid, "accept_measurement", "the template has no service %.140q", service).
+			return nil, problem.New(problem.Invalid, ruleAcceptMeasurement, "the template has no service %.140q", service).
 				Want("%s=HEX or %s=HEX", PullService, AppService)
 		}
 		named = append(named, accepted{service, m})
@@ -258,11 +259,11 @@ func AcceptVouched(known []reference.Vouched, flags []string) (Accepts, error) {
 		if slices.Contains(named, accepted{service, m}) || slices.Contains(named, accepted{"", m}) {
 			return nil
 		}
-		i := slices.IndexFunc(known, func(v reference.Vouched) bool { return v.Measurement == m && v.Runtime == runtime })
+		i := slices.IndexFunc(known, func(v reference.Value) bool { return v.Measurement == m && v.Runtime == runtime })
 		if i < 0 {
 			return unvouched(service, runtime, m)
 		}
-		if newest, _ := reference.NewestVouched(known, runtime); newest.Measurement != m {
+		if newest, _ := reference.Newest(known, runtime); newest.Measurement != m {
 			return superseded(service, known[i], newest)
 		}
 		return nil

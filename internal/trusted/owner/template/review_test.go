@@ -5,20 +5,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v4"
+
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/owner/reference"
 	"cupel.dev/cupel/internal/trusted/session"
-	"github.com/google/go-cmp/cmp"
-	"go.yaml.in/yaml/v4"
 )
 
 // known vouches for the two runtimes.
-var known = []reference.Vouched{{Measurement: pullM, Runtime: PullRuntime}, {Measurement: appM, Runtime: "python"}}
+var known = []reference.Value{{Measurement: pullM, Runtime: PullRuntime}, {Measurement: appM, Runtime: "python"}}
 
 func review(t *testing.T, text string, in Inputs, flags ...string) *Reviewed {
 	t.Helper()
-	accepts, err := AcceptVouched(known, flags)
+	accepts, err := AcceptValues(known, flags)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +189,7 @@ func TestReviewFlags(t *testing.T) {
 		t.Errorf("the file won against the owner: %v", r.Differences)
 	}
 	for _, bad := range []string{"", "x", "pull_repo=", "a b=" + evilM.String()} {
-		if _, err := AcceptVouched(nil, []string{bad}); err == nil {
+		if _, err := AcceptValues(nil, []string{bad}); err == nil {
 			t.Errorf("--accept-measurement %q was accepted", bad)
 		}
 	}
@@ -199,7 +200,7 @@ func TestReviewFlags(t *testing.T) {
 func TestReviewTakesTheNewest(t *testing.T) {
 	day := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
 	old := ident.Measurement(ident.Sum([]byte("the python runtime of before")))
-	vouched := []reference.Vouched{
+	vouched := []reference.Value{
 		{Measurement: pullM, Runtime: PullRuntime, IndexDate: day, At: day},
 		{Measurement: appM, Runtime: "python", IndexDate: day, At: day},
 		{Measurement: old, Runtime: "python", IndexDate: day.AddDate(0, -1, 0), At: day.AddDate(0, 0, 1)},
@@ -207,7 +208,7 @@ func TestReviewTakesTheNewest(t *testing.T) {
 	text := strings.Replace(operators(t), appM.String(), old.String(), 1)
 	judge := func(text string, flags ...string) error {
 		t.Helper()
-		accepts, err := AcceptVouched(vouched, flags)
+		accepts, err := AcceptValues(vouched, flags)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +237,7 @@ func TestReviewTakesTheNewest(t *testing.T) {
 }
 
 func TestReviewRefusesBrokenFiles(t *testing.T) {
-	accepts, err := AcceptVouched(known, nil)
+	accepts, err := AcceptValues(known, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +334,7 @@ func FuzzReview(f *testing.F) {
 	}
 	f.Add(clean)
 	f.Add([]byte("name: $SESSION\nservices: [{name: pull_repo, attestation: [" + strings.Repeat("a", 64) + "]}]\n"))
-	accepts, err := AcceptVouched(known, nil)
+	accepts, err := AcceptValues(known, nil)
 	if err != nil {
 		f.Fatal(err)
 	}

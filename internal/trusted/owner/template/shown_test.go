@@ -5,9 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v4"
+
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/session"
-	"go.yaml.in/yaml/v4"
 )
 
 // TestDifferencesQuoteNoSecret fills in every value of a template by hand, one at
@@ -24,7 +25,7 @@ func TestDifferencesQuoteNoSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	accepts, err := AcceptVouched(known, nil)
+	accepts, err := AcceptValues(known, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -97,25 +97,25 @@ func (in Inputs) normal() (Inputs, error) {
 		in.DNS = []string{"localhost"}
 	}
 	refuse := func(flag, format string, args ...any) (Inputs, error) {
-		return Inputs{}, problem.New(problem.Invalid, "template_input", format, args...).Fix("give --%s", flag)
+		return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, format, args...).Fix("give --%s", flag)
 	}
 	switch words, err := session.SplitCommand(in.Command); {
 	case err != nil:
-		return Inputs{}, problem.New(problem.Invalid, "template_input", "the command: %v", err).
+		return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "the command: %v", err).
 			Fix("close it in --command; a quote that the program is to get stands within quotes of the other kind")
 	case len(words) == 0:
 		return refuse("command", "no command")
 	case !runtimeName.MatchString(in.Runtime):
-		return Inputs{}, problem.New(problem.Invalid, "template_input", "the runtime is %.100q", in.Runtime).
+		return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "the runtime is %.100q", in.Runtime).
 			Want("1 to 64 of a-z 0-9 . _ -, the first a letter or digit").Fix("give --runtime with a name that 'cupel runtime list' shows")
 	}
 	if _, err := ident.ParseServiceName(in.Volume); err != nil {
-		return Inputs{}, problem.New(problem.Invalid, "template_input", "--volume is %.100q", in.Volume).
+		return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "--volume is %.100q", in.Volume).
 			Want("1 to 128 of A-Z a-z 0-9 _ . ~ -").Fix("give --volume with such a name")
 	}
 	for _, name := range in.DNS {
 		if wrong := session.WrongHost(name); wrong != nil {
-			return Inputs{}, problem.New(problem.Invalid, "template_input", "--dns is %.100q: it %s", name, wrong.Why).
+			return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "--dns is %.100q: it %s", name, wrong.Why).
 				Want("a DNS name or an IP address").Fix("%s", wrong.Mend)
 		}
 	}
@@ -132,7 +132,7 @@ func (in Inputs) normal() (Inputs, error) {
 	if in.OnRenewal != "" && in.OnRenewal != session.NoSignal {
 		name, ok := session.ParseSignal(strings.ToUpper(in.OnRenewal))
 		if !ok {
-			return Inputs{}, problem.New(problem.Invalid, "template_input", "--on-renewal is %.40q", in.OnRenewal).
+			return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "--on-renewal is %.40q", in.OnRenewal).
 				Want("none, or one of %s", session.Signals()).
 				Fix("name the signal that has the app read its certificate anew, as in --on-renewal SIGHUP")
 		}
@@ -140,7 +140,7 @@ func (in Inputs) normal() (Inputs, error) {
 	}
 	for _, service := range []ident.ServiceName{PullService, AppService} {
 		if in.Measurements[service].IsZero() {
-			return Inputs{}, problem.New(problem.Invalid, "template_input", "no measurement for the service %s", service).
+			return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "no measurement for the service %s", service).
 				Fix("build the runtime, or take its measurement from `cupel runtime measure`")
 		}
 	}
@@ -155,7 +155,7 @@ func (in Inputs) RuntimeOf(service ident.ServiceName) string {
 	return in.Runtime
 }
 
-// Template writes the session template for the inputs: equal inputs give equal
+// Render writes the session template for the inputs: equal inputs give equal
 // bytes. The variables of VarSession and so on are left open.
 func Render(in Inputs) ([]byte, error) {
 	in, err := in.normal()
@@ -170,7 +170,7 @@ func (in Inputs) template() ([]byte, error) {
 	for key, value := range map[string]string{"command": in.Command, "expect": expectedFile(in.Command), "ref": in.Ref, "volume": in.Volume} {
 		escaped, err := session.EscapeVariables(value)
 		if err != nil {
-			return nil, problem.New(problem.Invalid, "template_input", "the %s: %v", key, err)
+			return nil, problem.New(problem.Invalid, problem.RuleTemplateInput, "the %s: %v", key, err)
 		}
 		text[key] = session.Quote(escaped)
 	}

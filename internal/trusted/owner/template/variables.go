@@ -24,10 +24,10 @@ var (
 func CheckVariable(name string) error {
 	switch {
 	case !variableName.MatchString(name):
-		return problem.New(problem.Invalid, "template_input", "a variable of the app's has a name that is none").
+		return problem.New(problem.Invalid, problem.RuleTemplateInput, "a variable of the app's has a name that is none").
 			Want("1 to 100 of A-Z a-z 0-9 _, the first no digit").Fix("give --env NAME=VALUE or --secret NAME=@FILE")
 	case slices.Contains(steeringNames, name), slices.ContainsFunc(steeringPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):
-		return problem.New(problem.Denied, "template_input", "the variable %s changes what programs do", name).
+		return problem.New(problem.Denied, problem.RuleTemplateInput, "the variable %s changes what programs do", name).
 			Want("none of %s, and none that begins with %s", strings.Join(steeringNames, " "), strings.Join(steeringPrefixes, " or ")).
 			Fix("give your app's variable another name, or have --command say it")
 	}
@@ -44,7 +44,7 @@ func CheckVariableSize(name string, size int) error {
 	if len(name)+len("=")+size <= maxVariable {
 		return nil
 	}
-	return problem.New(problem.Invalid, "session_value", "the value of the variable %s has %d bytes, and no program can be started with it", name, size).
+	return problem.New(problem.Invalid, problem.RuleSessionValue, "the value of the variable %s has %d bytes, and no program can be started with it", name, size).
 		Want("at most %d bytes for this one: the kernel takes 128 KiB for NAME=VALUE, and a session has 1 MiB for all", maxVariable-len(name)-len("=")).
 		Fix("give your app a smaller value, such as the key alone that opens a file in its repository or on its volume")
 }
@@ -57,7 +57,7 @@ func checkVariables(lists ...[]string) error {
 			return err
 		}
 		if seen[name] {
-			return problem.New(problem.Invalid, "template_input", "the variable %s is given twice", name).Fix("give it once, with --env or with --secret")
+			return problem.New(problem.Invalid, problem.RuleTemplateInput, "the variable %s is given twice", name).Fix("give it once, with --env or with --secret")
 		}
 		seen[name] = true
 	}

@@ -23,7 +23,7 @@ var (
 func u16(n uint16) *uint16 { return &n }
 
 func policy(change func(*appraise.Policy)) appraise.Policy {
-	p := appraise.Policy{Identities: []evidence.Identity{{Measurements: []ident.Measurement{code}}}, ReportData: &report, ConfigID: &config}
+	p := appraise.Policy{Identities: []evidence.CodeIdentity{{Measurements: []ident.Measurement{code}}}, ReportData: &report, LaunchBinding: &config}
 	if change != nil {
 		change(&p)
 	}
@@ -31,7 +31,7 @@ func policy(change func(*appraise.Policy)) appraise.Policy {
 }
 
 func claims(change func(*evidence.Claims)) evidence.Claims {
-	c := evidence.Claims{Type: evidence.SGX, Measurement: code, Signer: signer, ProductID: 1, SVN: 5, ReportData: report, ConfigID: config, TCBStatus: "UpToDate"}
+	c := evidence.Claims{Type: evidence.SGX, Measurement: code, Signer: signer, ProductID: 1, SVN: 5, ReportData: report, LaunchBinding: config, TCBStatus: "UpToDate"}
 	if change != nil {
 		change(&c)
 	}
@@ -52,20 +52,20 @@ func status(s string, advisories ...string) func(*evidence.Claims) {
 	return func(c *evidence.Claims) { c.TCBStatus, c.Advisories = s, advisories }
 }
 
-func identities(ids ...evidence.Identity) func(*appraise.Policy) {
+func identities(ids ...evidence.CodeIdentity) func(*appraise.Policy) {
 	return func(p *appraise.Policy) { p.Identities = ids }
 }
 
-func signed(change func(*evidence.Signer)) evidence.Identity {
+func signed(change func(*evidence.Signer)) evidence.CodeIdentity {
 	s := &evidence.Signer{MRSigner: signer, ProductID: 1}
 	if change != nil {
 		change(s)
 	}
-	return evidence.Identity{Signer: s}
+	return evidence.CodeIdentity{Signer: s}
 }
 
-func measured(ms ...ident.Measurement) evidence.Identity {
-	return evidence.Identity{Measurements: ms}
+func measured(ms ...ident.Measurement) evidence.CodeIdentity {
+	return evidence.CodeIdentity{Measurements: ms}
 }
 
 // TestRules has an accepted and a refused vector for each rule; refused names
@@ -91,10 +91,10 @@ func TestRules(t *testing.T) {
 		{name: "version in range", policy: identities(signed(func(s *evidence.Signer) { s.SVNMin, s.SVNMax = u16(5), u16(5) }))},
 		{name: "version too low", policy: identities(signed(func(s *evidence.Signer) { s.SVNMin = u16(6) })), refused: "svn"},
 		{name: "version too high", policy: identities(signed(func(s *evidence.Signer) { s.SVNMax = u16(4) })), refused: "svn"},
-		{name: "measurement and signer", policy: identities(evidence.Identity{Measurements: []ident.Measurement{code}, Signer: signed(nil).Signer})},
-		{name: "measurement but not signer", policy: identities(evidence.Identity{Measurements: []ident.Measurement{code}, Signer: signed(func(s *evidence.Signer) { s.MRSigner = other }).Signer}), refused: "signer"},
-		{name: "signer but not measurement", policy: identities(evidence.Identity{Measurements: []ident.Measurement{other}, Signer: signed(nil).Signer}), refused: "measurement"},
-		{name: "another config id", claims: func(c *evidence.Claims) { c.ConfigID[63] = 1 }, refused: "config_id"},
+		{name: "measurement and signer", policy: identities(evidence.CodeIdentity{Measurements: []ident.Measurement{code}, Signer: signed(nil).Signer})},
+		{name: "measurement but not signer", policy: identities(evidence.CodeIdentity{Measurements: []ident.Measurement{code}, Signer: signed(func(s *evidence.Signer) { s.MRSigner = other }).Signer}), refused: "signer"},
+		{name: "signer but not measurement", policy: identities(evidence.CodeIdentity{Measurements: []ident.Measurement{other}, Signer: signed(nil).Signer}), refused: "measurement"},
+		{name: "another config id", claims: func(c *evidence.Claims) { c.LaunchBinding[63] = 1 }, refused: "config_id"},
 		{name: "another report data", claims: func(c *evidence.Claims) { c.ReportData[63] = 1 }, refused: "report_data"},
 
 		{name: "simulated", claims: func(c *evidence.Claims) { c.Simulated = true }, refused: "simulation"},
@@ -144,12 +144,12 @@ func TestRules(t *testing.T) {
 				}
 				return
 			}
-			checkRefusal(t, d, tc.refused)
+			checkRefusal(t, d, problem.Rule(tc.refused))
 		})
 	}
 }
 
-func checkRefusal(t *testing.T, d evidence.Decision, rule string) {
+func checkRefusal(t *testing.T, d evidence.Decision, rule problem.Rule) {
 	t.Helper()
 	p, ok := errors.AsType[*problem.Error](d.Err())
 	if !ok || d.Accepted {
@@ -159,7 +159,7 @@ func checkRefusal(t *testing.T, d evidence.Decision, rule string) {
 		t.Errorf("refusal %+v, want rule %s, explained", p, rule)
 	}
 	all, ok := errors.AsType[*evidence.Refused](d.Err())
-	if !ok || len(all.Findings) != 7 || !strings.Contains(all.Error(), rule) {
+	if !ok || len(all.Findings) != 7 || !strings.Contains(all.Error(), string(rule)) {
 		t.Errorf("findings: %v", all)
 	}
 	for _, f := range d.Findings {
@@ -184,13 +184,13 @@ func allTolerances() []evidence.Tolerance {
 func TestPolicies(t *testing.T) {
 	for name, change := range map[string]func(*appraise.Policy){
 		"no identity":             identities(),
-		"an empty identity":       identities(measured(code), evidence.Identity{}),
+		"an empty identity":       identities(measured(code), evidence.CodeIdentity{}),
 		"a zero measurement":      identities(measured(code, ident.Measurement{})),
 		"a zero signer":           identities(signed(func(s *evidence.Signer) { s.MRSigner = ident.Measurement{} })),
 		"exact version and range": identities(signed(func(s *evidence.Signer) { s.SVN, s.SVNMin = u16(1), u16(1) })),
 		"an empty range":          identities(signed(func(s *evidence.Signer) { s.SVNMin, s.SVNMax = u16(2), u16(1) })),
 		"no report data":          func(p *appraise.Policy) { p.ReportData = nil },
-		"no config id":            func(p *appraise.Policy) { p.ConfigID = nil },
+		"no config id":            func(p *appraise.Policy) { p.LaunchBinding = nil },
 		"an unknown tolerance":    tolerate("everything"),
 		"simulation of no root":   tolerate("simulation:"),
 		"simulation of half":      tolerate("simulation:" + evidence.Tolerance(strings.Repeat("a", 32))),

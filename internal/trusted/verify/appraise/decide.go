@@ -33,7 +33,7 @@ func Appraise(p Policy, c evidence.Claims) (evidence.Decision, error) {
 // check refuses policies with an expectation missing.
 func (p Policy) check() error {
 	bad := func(format string, args ...any) error {
-		return problem.New(problem.Invalid, "policy", format, args...).Fix("say what is expected: what is absent is never taken as accepted")
+		return problem.New(problem.Invalid, rulePolicy, format, args...).Fix("say what is expected: what is absent is never taken as accepted")
 	}
 	if len(p.Identities) == 0 {
 		return bad("no code identity is accepted")
@@ -46,7 +46,7 @@ func (p Policy) check() error {
 	if p.ReportData == nil {
 		return bad("no report data is expected")
 	}
-	if p.ConfigID == nil {
+	if p.LaunchBinding == nil {
 		return bad("no config id (launch binding) is expected")
 	}
 	for _, t := range p.Tolerate {
@@ -57,7 +57,7 @@ func (p Policy) check() error {
 	return nil
 }
 
-func checkIdentity(id evidence.Identity) error {
+func checkIdentity(id evidence.CodeIdentity) error {
 	if len(id.Measurements) == 0 && id.Signer == nil {
 		return fmt.Errorf("neither a measurement nor a signer")
 	}
@@ -85,7 +85,7 @@ func checkIdentity(id evidence.Identity) error {
 func (p Policy) tolerates(t evidence.Tolerance) bool { return slices.Contains(p.Tolerate, t) }
 
 func judgeSimulation(p Policy, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: "simulation", Claim: "platform", Expected: "hardware", Actual: "hardware", OK: true}
+	f := evidence.Finding{Rule: ruleSimulation, Claim: "platform", Expected: "hardware", Actual: "hardware", OK: true}
 	roots := p.simulationRoots()
 	if len(roots) > 0 {
 		f.Expected = "hardware, or SIMULATED under the root " + strings.Join(roots, " or ")
@@ -122,7 +122,7 @@ func (p Policy) simulationRoots() (roots []string) {
 // simulated platform whose root is: that has no other mode, and hides nothing
 // from its host in any.
 func judgeDebug(p Policy, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: "debug", Claim: "debug mode", Expected: "off", Actual: "off", OK: true}
+	f := evidence.Finding{Rule: ruleDebug, Claim: "debug mode", Expected: "off", Actual: "off", OK: true}
 	tolerated := p.tolerates(evidence.DebugMode) || c.Simulated && p.tolerates(evidence.SimulationUnder(c.Root))
 	if tolerated {
 		f.Expected = "off or on"
@@ -138,7 +138,7 @@ func judgeDebug(p Policy, c evidence.Claims) evidence.Finding {
 // judgeIdentity accepts the claims that one of the identities names. With a
 // single identity the finding tells which part of it failed.
 func judgeIdentity(p Policy, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: "measurement", Claim: "measurement", Actual: c.Measurement.String()}
+	f := evidence.Finding{Rule: problem.RuleMeasurement, Claim: "measurement", Actual: c.Measurement.String()}
 	var wants []string
 	for _, id := range p.Identities {
 		part := judgeOne(id, c)
@@ -160,8 +160,8 @@ func judgeIdentity(p Policy, c evidence.Claims) evidence.Finding {
 
 const identityMend = "run the code that is expected, or, if you can vouch for this one, add its measurement to the expectation"
 
-func judgeOne(id evidence.Identity, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: "measurement", Claim: "measurement", Actual: c.Measurement.String(), Expected: evidence.AnyOf(id.Measurements), OK: true}
+func judgeOne(id evidence.CodeIdentity, c evidence.Claims) evidence.Finding {
+	f := evidence.Finding{Rule: problem.RuleMeasurement, Claim: "measurement", Actual: c.Measurement.String(), Expected: evidence.AnyOf(id.Measurements), OK: true}
 	if len(id.Measurements) > 0 && !slices.Contains(id.Measurements, c.Measurement) {
 		f.OK = false
 		return f
@@ -171,13 +171,13 @@ func judgeOne(id evidence.Identity, c evidence.Claims) evidence.Finding {
 		return f
 	}
 	if len(id.Measurements) == 0 || c.Signer != s.MRSigner {
-		f = evidence.Finding{Rule: "signer", Claim: "signer", Actual: c.Signer.String(), Expected: s.MRSigner.String(), OK: c.Signer == s.MRSigner}
+		f = evidence.Finding{Rule: ruleSigner, Claim: "signer", Actual: c.Signer.String(), Expected: s.MRSigner.String(), OK: c.Signer == s.MRSigner}
 	}
 	if f.OK && c.ProductID != s.ProductID {
-		f = evidence.Finding{Rule: "product_id", Claim: "product id", Actual: fmt.Sprint(c.ProductID), Expected: fmt.Sprint(s.ProductID)}
+		f = evidence.Finding{Rule: ruleProductID, Claim: "product id", Actual: fmt.Sprint(c.ProductID), Expected: fmt.Sprint(s.ProductID)}
 	}
 	if f.OK && !acceptsVersion(s, c.SVN) {
-		f = evidence.Finding{Rule: "svn", Claim: "security version", Actual: fmt.Sprint(c.SVN), Expected: s.Versions()}
+		f = evidence.Finding{Rule: ruleSVN, Claim: "security version", Actual: fmt.Sprint(c.SVN), Expected: s.Versions()}
 	}
 	return f
 }
@@ -188,14 +188,14 @@ func acceptsVersion(s *evidence.Signer, svn uint16) bool {
 
 func judgeConfigID(p Policy, c evidence.Claims) evidence.Finding {
 	return evidence.Finding{
-		Rule: "config_id", Claim: "launch binding (config id)", Expected: p.ConfigID.String(), Actual: c.ConfigID.String(), OK: c.ConfigID == *p.ConfigID,
+		Rule: problem.RuleConfigID, Claim: "launch binding (config id)", Expected: p.LaunchBinding.String(), Actual: c.LaunchBinding.String(), OK: c.LaunchBinding == *p.LaunchBinding,
 		Mend: "launch it for this very CAS, session and service",
 	}
 }
 
 func judgeReportData(p Policy, c evidence.Claims) evidence.Finding {
 	return evidence.Finding{
-		Rule: "report_data", Claim: "report data", Expected: p.ReportData.String(), Actual: c.ReportData.String(), OK: c.ReportData == *p.ReportData,
+		Rule: ruleReportData, Claim: "report data", Expected: p.ReportData.String(), Actual: c.ReportData.String(), OK: c.ReportData == *p.ReportData,
 		Mend: "make the evidence for this very connection: it may have been replayed, or relayed from elsewhere",
 	}
 }

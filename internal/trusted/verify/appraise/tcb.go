@@ -46,7 +46,7 @@ func namedAdvisories(t evidence.Tolerance) []string {
 }
 
 func judgeTCB(p Policy, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: "tcb_status", Claim: "platform status", Expected: "UpToDate", Actual: c.TCBStatus}
+	f := evidence.Finding{Rule: ruleTCBStatus, Claim: "platform status", Expected: "UpToDate", Actual: c.TCBStatus}
 	needs, ok := tcbNeeds(c.TCBStatus)
 	if !ok {
 		f.Mend = "use another platform: this status can't be tolerated"
@@ -67,7 +67,7 @@ func judgeTCB(p Policy, c evidence.Claims) evidence.Finding {
 }
 
 func judgeAdvisories(p Policy, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: "advisories", Claim: "open security advisories", Expected: "none", Actual: "none"}
+	f := evidence.Finding{Rule: ruleAdvisories, Claim: "open security advisories", Expected: "none", Actual: "none"}
 	if len(c.Advisories) > 0 {
 		f.Actual = strings.Join(c.Advisories, " ")
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/problem"
 )
 
 // The roles that a certificate may have, told by its common name. Without them
@@ -106,21 +107,21 @@ func (v *Verifier) anchor(c *x509.Certificate) (simulated bool, err error) {
 	}
 	if slices.Contains(v.pins, ident.Sum(c.Raw)) {
 		if err := checkRoot(c); err != nil {
-			return false, malformed("pck_chain", "root %q: %w", c.Subject, err)
+			return false, malformed(rulePCKChain, "root %q: %w", c.Subject, err)
 		}
 		return true, nil
 	}
 	if strings.Contains(c.Subject.String(), SimulationMark) {
 		if len(v.pins) > 0 {
-			return false, unproven("simulation_root", "the evidence comes from a SIMULATED platform with root %s: another root than was named", ident.Sum(c.Raw)).
+			return false, unproven(problem.RuleSimulationRoot, "the evidence comes from a SIMULATED platform with root %s: another root than was named", ident.Sum(c.Raw)).
 				Want("%s", wantedRoot(v.pins)).
 				Fix("compare the two: this may be another machine than the one that is meant; who means this one names its root instead (cupel-cas: --simulation-root, owners: --trust-simulation)")
 		}
-		return false, unproven("simulation_root", "the evidence comes from a SIMULATED platform with root %s", ident.Sum(c.Raw)).
+		return false, unproven(problem.RuleSimulationRoot, "the evidence comes from a SIMULATED platform with root %s", ident.Sum(c.Raw)).
 			Want("%s", wantedRoot(v.pins)).
 			Fix("trust that root on purpose if this is a test: whoever verifies has to be given it (cupel-cas: --simulation-root, owners: --trust-simulation)")
 	}
-	return false, unproven("unknown_root", "the chain ends in %q (SHA-256 %s)", c.Subject, ident.Sum(c.Raw)).Want("a root that this verifier was given")
+	return false, unproven(ruleUnknownRoot, "the chain ends in %q (SHA-256 %s)", c.Subject, ident.Sum(c.Raw)).Want("a root that this verifier was given")
 }
 
 // wantedRoot says which roots are believed.
@@ -134,7 +135,7 @@ func wantedRoot(pins []ident.Digest) string {
 
 // signerChain verifies the two certificates of who signed TCB info or QE
 // identity: signer, root.
-func (j *judgement) signerChain(rule, text string, root *x509.Certificate) (*x509.Certificate, error) {
+func (j *judgement) signerChain(rule problem.Rule, text string, root *x509.Certificate) (*x509.Certificate, error) {
 	if j.signer != nil && text == j.signerText {
 		return j.signer, nil // both documents come with the same chain
 	}
@@ -167,7 +168,7 @@ func (j *judgement) signerChain(rule, text string, root *x509.Certificate) (*x50
 
 // inOrder refuses a chain of which each certificate is issued by another one of
 // it, and not by the next: these are the right ones, and stand in a wrong order.
-func inOrder(rule, what string, certs []*x509.Certificate) error {
+func inOrder(rule problem.Rule, what string, certs []*x509.Certificate) error {
 	var fromRoot []*x509.Certificate
 	rest := slices.Clone(certs)
 	for len(rest) > 0 {
@@ -201,7 +202,7 @@ func subjects(certs []*x509.Certificate) (names []string) {
 }
 
 // path checks certs[0] up to the last, which is a trusted root.
-func (j *judgement) path(rule string, certs []*x509.Certificate) error {
+func (j *judgement) path(rule problem.Rule, certs []*x509.Certificate) error {
 	for i, c := range certs {
 		what := fmt.Sprintf("certificate %q", c.Subject.CommonName)
 		if err := j.dates(rule, what, c.NotBefore, c.NotAfter); err != nil {
@@ -248,11 +249,11 @@ func issuedBy(c, parent *x509.Certificate, below int) error {
 // list is kept for the signers of other documents.
 func (j *judgement) revocation(col *Collateral, p *pckPath) error {
 	var err error
-	if j.rootCRL, err = j.crl("root_crl", "root CA's revocation list", col.RootCACRL, p.root); err != nil {
+	if j.rootCRL, err = j.crl(ruleRootCRL, "root CA's revocation list", col.RootCACRL, p.root); err != nil {
 		return err
 	}
 	j.issued["root_crl"] = j.rootCRL.ThisUpdate
-	if err := j.notRevoked("pck_ca_revoked", j.rootCRL, p.ca); err != nil {
+	if err := j.notRevoked(rulePCKCARevoked, j.rootCRL, p.ca); err != nil {
 		return err
 	}
 	issuer := p.ca
@@ -261,12 +262,12 @@ func (j *judgement) revocation(col *Collateral, p *pckPath) error {
 			return err
 		}
 	}
-	list, err := j.crl("pck_crl", "PCK revocation list", col.PCKCRL, issuer)
+	list, err := j.crl(rulePCKCRL, "PCK revocation list", col.PCKCRL, issuer)
 	if err != nil {
 		return err
 	}
 	j.issued["pck_crl_"+p.caType] = list.ThisUpdate
-	return j.notRevoked("pck_revoked", list, p.leaf)
+	return j.notRevoked(rulePCKRevoked, list, p.leaf)
 }
 
 // crlIssuer verifies the chain that came with the PCK revocation list. It must
@@ -297,11 +298,11 @@ func (j *judgement) crlIssuer(text string, p *pckPath) (*x509.Certificate, error
 	if err := issuedBy(ca, p.root, 0); err != nil {
 		return nil, unproven(rule, "PCK CRL issuer: %w", err)
 	}
-	return ca, j.notRevoked("pck_ca_revoked", j.rootCRL, ca)
+	return ca, j.notRevoked(rulePCKCARevoked, j.rootCRL, ca)
 }
 
 // crl verifies a revocation list of exactly this issuer.
-func (j *judgement) crl(rule, what, text string, issuer *x509.Certificate) (*x509.RevocationList, error) {
+func (j *judgement) crl(rule problem.Rule, what, text string, issuer *x509.Certificate) (*x509.RevocationList, error) {
 	der, err := decodeHex(text)
 	if err != nil {
 		return nil, malformed(rule, "%s: %w", what, err)
@@ -356,7 +357,7 @@ func checkListExtensions(list *x509.RevocationList) error {
 	return nil
 }
 
-func (j *judgement) notRevoked(rule string, list *x509.RevocationList, c *x509.Certificate) error {
+func (j *judgement) notRevoked(rule problem.Rule, list *x509.RevocationList, c *x509.Certificate) error {
 	for _, e := range list.RevokedCertificateEntries {
 		if sameSerial(e.SerialNumber, c.SerialNumber) {
 			return unproven(rule, "certificate %q, serial %x, was revoked on %s", c.Subject.CommonName, c.SerialNumber, stamp(e.RevocationTime)).

@@ -107,7 +107,7 @@ func New(roots Roots) (*Verifier, error) {
 // but a status among the claims.
 func (v *Verifier) Verify(ev evidence.Evidence, now time.Time) (evidence.Claims, error) {
 	if ev.Type != evidence.SGX {
-		return evidence.Claims{}, malformed("evidence_type", "evidence of type %q", ev.Type).Want("%q", evidence.SGX)
+		return evidence.Claims{}, malformed(problem.RuleEvidenceType, "evidence of type %q", ev.Type).Want("%q", evidence.SGX)
 	}
 	q, err := parseQuote(ev.Quote)
 	if err != nil {
@@ -122,7 +122,7 @@ func (v *Verifier) Verify(ev evidence.Evidence, now time.Time) (evidence.Claims,
 		v.memo.put(key, w)
 	}
 	if !verifyRaw(w.attestationKey, q.signed, q.signature) {
-		return evidence.Claims{}, unproven("quote_signature", "the quote's signature does not match its body").
+		return evidence.Claims{}, unproven(ruleQuoteSignature, "the quote's signature does not match its body").
 			Fix("take a fresh quote; if it happens again the quote was changed on its way")
 	}
 	return w.claims(q.body), nil
@@ -144,7 +144,7 @@ func (w *verdict) claims(b reportBody) evidence.Claims {
 	c.Measurement = b.mrenclave
 	c.Signer = b.mrsigner
 	c.ProductID, c.SVN = b.isvProdID, b.isvSVN
-	c.ConfigID, c.ReportData = b.configID, b.reportData
+	c.LaunchBinding, c.ReportData = b.configID, b.reportData
 	c.Debug = b.debug()
 	c.SGX = b.sgx()
 	return c
@@ -209,7 +209,7 @@ type judgement struct {
 }
 
 // dates refuses what is not valid at now and remembers the earliest end.
-func (j *judgement) dates(rule, what string, from, until time.Time) error {
+func (j *judgement) dates(rule problem.Rule, what string, from, until time.Time) error {
 	switch {
 	case from.IsZero() || until.IsZero() || until.Before(from):
 		return malformed(rule, "%s has no usable dates", what)
@@ -242,11 +242,11 @@ func union(a, b []string) []string {
 }
 
 // malformed is for bytes that can't be what they should be.
-func malformed(rule, format string, args ...any) *problem.Error {
+func malformed(rule problem.Rule, format string, args ...any) *problem.Error {
 	return problem.New(problem.Invalid, rule, format, args...)
 }
 
 // unproven is for well-formed evidence that proves nothing.
-func unproven(rule, format string, args ...any) *problem.Error {
+func unproven(rule problem.Rule, format string, args ...any) *problem.Error {
 	return problem.New(problem.Unauthenticated, rule, format, args...)
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/simtee"
 	"cupel.dev/cupel/internal/trusted/verify/dcap"
 )
@@ -227,8 +228,9 @@ func replacing(old, by string) func(string) string {
 // readers could see two things in them.
 func TestSignedTextsHaveOneReading(t *testing.T) {
 	for name, tc := range map[string]struct {
-		old, by    string
-		rule, text string
+		old, by string
+		rule    problem.Rule
+		text    string
 	}{
 		"as it is":          {"", "", "", ""},
 		"a new name":        {`"version"`, `"vendor":{"Version":null},"version"`, "", ""},
@@ -265,9 +267,10 @@ func TestSignedTextsHaveOneReading(t *testing.T) {
 func TestQEIdentityMasks(t *testing.T) {
 	const misc, mask = `"miscselect":"00000000","miscselectMask":"FFFFFFFF"`, `"attributesMask":"FBFFFFFFFFFFFFFF0000000000000000"`
 	for name, tc := range map[string]struct {
-		old, by    string
-		report     [4]byte // the quoting enclave's MISCSELECT, as it lies in the report
-		rule, text string
+		old, by string
+		report  [4]byte // the quoting enclave's MISCSELECT, as it lies in the report
+		rule    problem.Rule
+		text    string
 	}{
 		"as it is":                   {},
 		"attributes beyond the mask": {`"attributes":"1100`, `"attributes":"1500`, [4]byte{}, "qe_identity", "attributes: 15000000000000000000000000000000 has bits outside its mask fb"},
@@ -288,7 +291,7 @@ func TestQEIdentityMasks(t *testing.T) {
 			}
 			f.editQEReport = func(report []byte) { copy(report[16:20], tc.report[:]) }
 			_, err := f.verify(false)
-			wantRefusal(t, err, tc.rule, tc.text)
+			wantRefusal(t, err, string(tc.rule), tc.text)
 		})
 	}
 }
@@ -367,8 +370,9 @@ func TestListsSayOneThing(t *testing.T) {
 		}
 	}
 	for name, tc := range map[string]struct {
-		root, pck  func(*x509.RevocationList)
-		rule, text string
+		root, pck func(*x509.RevocationList)
+		rule      problem.Rule
+		text      string
 	}{
 		"another certificate":      {other(0), other(0), "", ""},
 		"with its reason":          {other(1), other(1), "", ""},
@@ -380,7 +384,7 @@ func TestListsSayOneThing(t *testing.T) {
 			f := newForge(t)
 			f.rootList, f.pckList = tc.root, tc.pck
 			_, err := f.verify(false)
-			wantRefusal(t, err, tc.rule, tc.text)
+			wantRefusal(t, err, string(tc.rule), tc.text)
 		})
 	}
 }

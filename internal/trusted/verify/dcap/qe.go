@@ -61,7 +61,7 @@ func (j *judgement) qeIdentity(col *Collateral, root *x509.Certificate, report r
 			return l.match(id.Evaluation), nil
 		}
 	}
-	return matched{}, unproven("qe_level", "the quoting enclave's version %d is below every level that its maker lists", report.isvSVN).
+	return matched{}, unproven(ruleQELevel, "the quoting enclave's version %d is below every level that its maker lists", report.isvSVN).
 		Fix("update the quoting enclave (libsgx-ae-qe3)")
 }
 

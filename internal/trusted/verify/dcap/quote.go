@@ -97,7 +97,7 @@ type cursor struct {
 
 func (c *cursor) take(n int, what string) []byte {
 	if c.err == nil && (n < 0 || n > len(c.b)) {
-		c.err = malformed("quote_format", "quote ends within its %s", what).Want("%d more bytes", n-len(c.b))
+		c.err = malformed(ruleQuoteFormat, "quote ends within its %s", what).Want("%d more bytes", n-len(c.b))
 	}
 	if c.err != nil {
 		return nil
@@ -124,10 +124,10 @@ func (c *cursor) u32(what string) uint32 {
 // parseQuote reads b, which must be one quote and nothing after it.
 func parseQuote(b []byte) (*quote, error) {
 	if len(b) > maxQuoteLen {
-		return nil, malformed("quote_format", "quote of %d bytes", len(b)).Want("at most %d", maxQuoteLen)
+		return nil, malformed(ruleQuoteFormat, "quote of %d bytes", len(b)).Want("at most %d", maxQuoteLen)
 	}
 	if len(b) < headerLen+bodyLen {
-		return nil, malformed("quote_format", "quote of %d bytes", len(b)).Want("at least %d", headerLen+bodyLen)
+		return nil, malformed(ruleQuoteFormat, "quote of %d bytes", len(b)).Want("at least %d", headerLen+bodyLen)
 	}
 	if err := checkHeader(b); err != nil {
 		return nil, err
@@ -136,7 +136,7 @@ func parseQuote(b []byte) (*quote, error) {
 	c := &cursor{b: b[headerLen+bodyLen:]}
 	n := c.u32("signature length")
 	if c.err == nil && uint64(n) != uint64(len(c.b)) {
-		return nil, malformed("quote_format", "signature data of %d bytes", len(c.b)).Want("%d, as the quote says", n)
+		return nil, malformed(ruleQuoteFormat, "signature data of %d bytes", len(c.b)).Want("%d, as the quote says", n)
 	}
 	q.signatureData = c.b
 	q.signature = c.take(sigLen, "signature")
@@ -147,21 +147,21 @@ func parseQuote(b []byte) (*quote, error) {
 	certType := c.u16("certification data type")
 	certLen := c.u32("certification data length")
 	if certLen > maxQuoteLen {
-		return nil, malformed("quote_format", "certification data of %d bytes", certLen).Want("at most %d", maxQuoteLen)
+		return nil, malformed(ruleQuoteFormat, "certification data of %d bytes", certLen).Want("at most %d", maxQuoteLen)
 	}
 	q.certData = c.take(int(certLen), "certification data")
 	if c.err != nil {
 		return nil, c.err
 	}
 	if len(c.b) != 0 {
-		return nil, malformed("quote_format", "%d bytes after the certification data", len(c.b)).Want("none")
+		return nil, malformed(ruleQuoteFormat, "%d bytes after the certification data", len(c.b)).Want("none")
 	}
 	if err := checkCertType(certType); err != nil {
 		return nil, err
 	}
 	var err error
 	if q.attestationKey, err = ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, q.rawKey...)); err != nil {
-		return nil, malformed("quote_format", "attestation key: %w", err)
+		return nil, malformed(ruleQuoteFormat, "attestation key: %w", err)
 	}
 	q.qeReport = parseBody(q.qeReportRaw)
 	return q, nil
@@ -170,16 +170,16 @@ func parseQuote(b []byte) (*quote, error) {
 func checkHeader(b []byte) error {
 	le := binary.LittleEndian
 	if v := le.Uint16(b); v != versionSGX {
-		return malformed("quote_version", "quote version %d", v).Want("%d (SGX)", versionSGX)
+		return malformed(ruleQuoteVersion, "quote version %d", v).Want("%d (SGX)", versionSGX)
 	}
 	if t := le.Uint16(b[2:]); t != attKeyECDSAP256 {
-		return malformed("quote_format", "attestation key type %d", t).Want("%d (ECDSA P-256)", attKeyECDSAP256)
+		return malformed(ruleQuoteFormat, "attestation key type %d", t).Want("%d (ECDSA P-256)", attKeyECDSAP256)
 	}
 	if t := le.Uint32(b[4:]); t != teeSGX {
-		return malformed("quote_format", "TEE type %#x", t).Want("%#x (SGX)", teeSGX)
+		return malformed(ruleQuoteFormat, "TEE type %#x", t).Want("%#x (SGX)", teeSGX)
 	}
 	if !bytes.Equal(b[12:28], intelQEVendor[:]) {
-		return unproven("qe_vendor", "quoting enclave of vendor %x", b[12:28]).Want("%x", intelQEVendor)
+		return unproven(ruleQEVendor, "quoting enclave of vendor %x", b[12:28]).Want("%x", intelQEVendor)
 	}
 	return nil
 }
@@ -189,10 +189,10 @@ func checkCertType(t int) *problem.Error {
 	case certTypeChain:
 		return nil
 	case certTypePPID:
-		return malformed("certification_data", "the quote carries an encrypted PPID (certification data type 3) instead of its PCK chain").
+		return malformed(ruleCertificationData, "the quote carries an encrypted PPID (certification data type 3) instead of its PCK chain").
 			Want("type 5").Fix("configure the platform's quote provider library so that quotes carry the PCK certificate chain")
 	}
-	return malformed("certification_data", "certification data type %d", t).Want("5 (PCK certificate chain)")
+	return malformed(ruleCertificationData, "certification data type %d", t).Want("5 (PCK certificate chain)")
 }
 
 // checkQEReport ties the attestation key to the platform: the PCK signed the
@@ -200,10 +200,10 @@ func checkCertType(t int) *problem.Error {
 func (q *quote) checkQEReport(pck *x509.Certificate) error {
 	key, err := certKey(pck)
 	if err != nil {
-		return unproven("pck_chain", "PCK certificate: %w", err)
+		return unproven(rulePCKChain, "PCK certificate: %w", err)
 	}
 	if !verifyRaw(key, q.qeReportRaw, q.qeSignature) {
-		return unproven("qe_report_signature", "the quoting enclave's report is not signed by the platform's certified key (PCK)")
+		return unproven(ruleQEReportSignature, "the quoting enclave's report is not signed by the platform's certified key (PCK)")
 	}
 	h := sha256.New()
 	h.Write(q.rawKey)
@@ -211,7 +211,7 @@ func (q *quote) checkQEReport(pck *x509.Certificate) error {
 	var want evidence.Data64
 	h.Sum(want[:0])
 	if q.qeReport.reportData != want {
-		return unproven("qe_report_data", "the quoting enclave vouched for another attestation key").
+		return unproven(ruleQEReportData, "the quoting enclave vouched for another attestation key").
 			Want("report data %s", want)
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"cupel.dev/cupel/api/problem"
 )
 
 // status is Intel's word for what a TCB level is worth.
@@ -116,7 +118,7 @@ func (l levelStatus) match(evaluation int) matched {
 
 // signedDocument verifies a text's signature and reads it into doc, whose
 // shared part is d.
-func (j *judgement) signedDocument(rule, text, signature, chain string, root *x509.Certificate, doc any, d *document) error {
+func (j *judgement) signedDocument(rule problem.Rule, text, signature, chain string, root *x509.Certificate, doc any, d *document) error {
 	signer, err := j.signerChain(rule+"_chain", chain, root)
 	if err != nil {
 		return err
@@ -140,8 +142,8 @@ func (j *judgement) signedDocument(rule, text, signature, chain string, root *x5
 	if d.Evaluation <= 0 {
 		return malformed(rule, "no tcbEvaluationDataNumber")
 	}
-	j.issued[rule] = d.IssueDate.time()
-	return j.dates(rule+"_expired", "the "+strings.ReplaceAll(rule, "_", " "), d.IssueDate.time(), d.NextUpdate.time())
+	j.issued[string(rule)] = d.IssueDate.time()
+	return j.dates(rule+"_expired", "the "+strings.ReplaceAll(string(rule), "_", " "), d.IssueDate.time(), d.NextUpdate.time())
 }
 
 // tcb finds the platform's level in the signed TCB info.
@@ -158,7 +160,7 @@ func (j *judgement) tcb(col *Collateral, root *x509.Certificate, ext *pckExtensi
 		return matched{}, malformed(rule, "a TCB type that this verifier can't compare").Want("0")
 	}
 	if !bytes.Equal(info.FMSPC, ext.fmspc[:]) || !bytes.Equal(info.PCEID, ext.pceID[:]) {
-		return matched{}, unproven("tcb_info_platform", "TCB info for FMSPC %.12x, PCEID %.4x", []byte(info.FMSPC), []byte(info.PCEID)).
+		return matched{}, unproven(ruleTCBInfoPlatform, "TCB info for FMSPC %.12x, PCEID %.4x", []byte(info.FMSPC), []byte(info.PCEID)).
 			Want("FMSPC %x, PCEID %x, as the PCK certificate says", ext.fmspc, ext.pceID)
 	}
 	for i := range info.Levels {
@@ -171,7 +173,7 @@ func (j *judgement) tcb(col *Collateral, root *x509.Certificate, ext *pckExtensi
 			return l.match(info.Evaluation), nil
 		}
 	}
-	return matched{}, unproven("tcb_level", "the platform's TCB (%v, PCESVN %d) is below every level that its maker lists", ext.components, ext.pceSVN).
+	return matched{}, unproven(ruleTCBLevel, "the platform's TCB (%v, PCESVN %d) is below every level that its maker lists", ext.components, ext.pceSVN).
 		Fix("update the platform's firmware and microcode")
 }
 

@@ -59,7 +59,7 @@ func TestNewRefusesRoots(t *testing.T) {
 
 func rule(err error) string {
 	if p, ok := errors.AsType[*problem.Error](err); ok {
-		return p.Rule
+		return string(p.Rule)
 	}
 	return ""
 }
@@ -100,7 +100,7 @@ func TestRefusedEvidence(t *testing.T) {
 	a, b := captures(t)[0], captures(t)[1]
 	for name, tc := range map[string]struct {
 		ev   evidence.Evidence
-		rule string
+		rule problem.Rule
 	}{
 		"another type":        {evidence.Evidence{Type: evidence.TDX, Quote: a.evidence.Quote, Endorsements: a.evidence.Endorsements}, "evidence_type"},
 		"no collateral":       {evidence.Evidence{Type: evidence.SGX, Quote: a.evidence.Quote}, "collateral_format"},
@@ -110,7 +110,7 @@ func TestRefusedEvidence(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := intelVerifier(t).Verify(tc.ev, a.want.VerifyAt)
-			if err == nil || tc.rule != "" && rule(err) != tc.rule {
+			if err == nil || tc.rule != "" && rule(err) != string(tc.rule) {
 				t.Errorf("rule %q (%v), want %q", rule(err), err, tc.rule)
 			}
 		})

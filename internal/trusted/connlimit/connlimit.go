@@ -1,4 +1,4 @@
-// Package places gives a listener so many places for open connections, so that
+// Package connlimit gives a listener so many places for open connections, so that
 // strangers don't keep others out, nor take what the process has of descriptors and
 // memory.
 package connlimit

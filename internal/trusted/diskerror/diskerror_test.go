@@ -21,7 +21,7 @@ func TestExplain(t *testing.T) {
 	own := problem.New(problem.Unavailable, diskerror.RuleFull, "%w", syscall.ENOSPC)
 	for name, c := range map[string]struct {
 		err  error
-		rule string // empty: the error stays
+		rule problem.Rule // empty: the error stays
 	}{
 		"no room":                             {fmt.Errorf("write: %w", syscall.ENOSPC), diskerror.RuleFull},
 		"quota":                               {syscall.EDQUOT, diskerror.RuleFull},

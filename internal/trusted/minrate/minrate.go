@@ -1,4 +1,4 @@
-// Package pace ends answers that come too slowly. A server that sends a byte now and then
+// Package minrate ends answers that come too slowly. A server that sends a byte now and then
 // keeps whoever reads to the end waiting for ever; one limit for the whole of an answer
 // would end what is long and comes over a slow network. So each 128 KiB, or what is left,
 // has a time to come in.

@@ -1,4 +1,4 @@
-// Package disk says of an error whether the disk is to blame for it: it is full, takes
+// Package diskerror says of an error whether the disk is to blame for it: it is full, takes
 // no writes, or fails. Whoever writes explains its errors here, so that people, and those
 // who act on the rule, meet the same word for the same thing.
 //
@@ -20,9 +20,9 @@ import (
 
 // Rules of a disk that does not take what is written.
 const (
-	RuleFull     = "disk_full"
-	RuleReadOnly = "disk_read_only"
-	RuleFails    = "disk_error"
+	RuleFull     problem.Rule = "disk_full"
+	RuleReadOnly problem.Rule = "disk_read_only"
+	RuleFails    problem.Rule = "disk_error"
 )
 
 // Full says that an error means that there is no room, or no more of a quota.

@@ -1,0 +1,10 @@
+package evidence
+
+import (
+	"cupel.dev/cupel/api/problem"
+)
+
+// Rules that this package raises.
+const (
+	ruleAppraisal problem.Rule = "appraisal"
+)
