@@ -23,6 +23,7 @@ type affinity struct {
 	ports map[uint16]*portAffinity
 }
 
+// portAffinity is who belongs where behind one port.
 type portAffinity struct {
 	endpoints []endpoint
 	clients   map[string]map[netip.Addr]time.Time // set name -> client -> last written
@@ -34,10 +35,16 @@ type portAffinity struct {
 // left. load returns what the kernel has for an endpoint that is new here: a
 // process that takes over finds its predecessor's clients.
 func (a *affinity) set(f frontend, load func(set string) []netip.Addr) {
-	next := &portAffinity{endpoints: f.endpoints, clients: map[string]map[netip.Addr]time.Time{}, expired: map[string]time.Time{}}
+	next := &portAffinity{
+		endpoints: f.endpoints,
+		clients:   map[string]map[netip.Addr]time.Time{},
+		expired:   map[string]time.Time{},
+	}
+
 	a.mu.Lock()
 	old := a.ports[f.port]
 	a.mu.Unlock()
+
 	loaded := map[string][]netip.Addr{}
 	for _, e := range f.endpoints {
 		for _, set := range []string{e.set4, e.set6} {
@@ -46,14 +53,17 @@ func (a *affinity) set(f frontend, load func(set string) []netip.Addr) {
 			}
 		}
 	}
+
 	a.mu.Lock()
 	defer a.mu.Unlock()
+
 	for _, e := range f.endpoints {
 		for _, set := range []string{e.set4, e.set6} {
 			if old != nil && old.clients[set] != nil {
 				next.clients[set] = old.clients[set]
 				continue
 			}
+
 			clients := make(map[netip.Addr]time.Time, len(loaded[set]))
 			for _, c := range loaded[set] {
 				clients[c] = time.Time{} // written again when next seen
@@ -61,6 +71,7 @@ func (a *affinity) set(f frontend, load func(set string) []netip.Addr) {
 			next.clients[set] = clients
 		}
 	}
+
 	a.ports[f.port] = next
 }
 
@@ -76,10 +87,13 @@ func (a *affinity) drop(port uint16) {
 // endpoints there are.
 func (a *affinity) pick(port uint16, client netip.Addr, picked func(endpoint)) (endpoint, bool) {
 	client = client.Unmap().WithZone("")
+
 	e, write, ok := a.lookup(port, client, picked)
+
 	if ok && write {
 		a.queue <- membership{e.set(client), client}
 	}
+
 	return e, ok
 }
 
@@ -97,9 +111,11 @@ func (a *affinity) write() {
 				more = false
 			}
 		}
+
 		if a.kernel.remember(batch) == nil {
 			continue
 		}
+
 		// One that doesn't go in must not take the others with it: its set is
 		// full, or was just deleted. That costs the client its place when this
 		// process ends, not the connection.
@@ -111,40 +127,52 @@ func (a *affinity) write() {
 	}
 }
 
+// lookup finds a client's endpoint, or picks one. Write tells that the kernel has to hear of it.
 func (a *affinity) lookup(port uint16, client netip.Addr, picked func(endpoint)) (e endpoint, write, ok bool) {
 	now := a.now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+
+	// However this ends, picked is called under the lock.
 	defer func() {
 		if ok {
 			picked(e)
 		}
 	}()
+
 	p := a.ports[port]
 	if p == nil || len(p.endpoints) == 0 {
 		return endpoint{}, false, false
 	}
+
 	for _, e := range p.endpoints {
 		last, known := p.clients[e.set(client)][client]
 		if !known {
 			continue
 		}
+
 		// Every use counts, but the kernel hears of it only now and then.
 		write := now.Sub(last) > a.kernel.idle/16
 		if write {
 			p.clients[e.set(client)][client] = now
 		}
+
 		return e, write, true
 	}
+
+	// A new client goes to the endpoint that has fewest. One whose set is full is served all
+	// the same, and not remembered.
 	e = p.least(client)
 	known := p.clients[e.set(client)]
 	if set := e.set(client); len(known) >= int(a.kernel.size) && now.Sub(p.expired[set]) > expireEvery {
 		p.expired[set] = now
 		a.expire(known, now)
 	}
+
 	if len(known) < int(a.kernel.size) {
 		known[client] = now
 	}
+
 	return e, true, true
 }
 
@@ -152,6 +180,7 @@ func (a *affinity) lookup(port uint16, client netip.Addr, picked func(endpoint))
 // turns between equals.
 func (p *portAffinity) least(client netip.Addr) endpoint {
 	p.turn = (p.turn + 1) % len(p.endpoints)
+
 	best := p.endpoints[p.turn]
 	for i := range p.endpoints {
 		e := p.endpoints[(p.turn+i)%len(p.endpoints)]
@@ -159,6 +188,7 @@ func (p *portAffinity) least(client netip.Addr) endpoint {
 			best = e
 		}
 	}
+
 	return best
 }
 
@@ -170,6 +200,7 @@ const expireEvery = time.Minute
 func (a *affinity) members(has map[string]bool) []membership {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+
 	var out []membership
 	for _, p := range a.ports {
 		for set, clients := range p.clients {
@@ -180,6 +211,7 @@ func (a *affinity) members(has map[string]bool) []membership {
 			}
 		}
 	}
+
 	return out
 }
 
@@ -193,6 +225,7 @@ func (a *affinity) expire(clients map[netip.Addr]time.Time, now time.Time) {
 	}
 }
 
+// set is the set in which a client's address belongs.
 func (e endpoint) set(client netip.Addr) string {
 	if client.Is4() {
 		return e.set4

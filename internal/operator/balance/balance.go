@@ -73,14 +73,14 @@ type Balancer struct {
 	work     sync.WaitGroup     // the sweeper and the affinity's writer
 	running  sync.WaitGroup     // listeners and their connections
 
-	mu      sync.Mutex
-	closed  bool
-	fronts  map[uint16]*front
-	applied []frontend
-	leaving map[netip.Addr]bool // instances that keep their flows and get no new ones
-	fresh   bool                // nothing applied yet: what the kernel has is our predecessor's
-	drain   *time.Timer         // ends flows of endpoints that left
-	ended   endedFlows          // by the passes of this drain
+	mu        sync.Mutex
+	closed    bool
+	listeners map[uint16]*listener
+	applied   []frontend
+	leaving   map[netip.Addr]bool // instances that keep their flows and get no new ones
+	fresh     bool                // nothing applied yet: what the kernel has is our predecessor's
+	drain     *time.Timer         // ends flows of endpoints that left
+	ended     endedFlows          // by the passes of this drain
 
 	fullMu   sync.Mutex
 	fullTold time.Time // when Tell was last told that a limit is reached
@@ -92,37 +92,54 @@ func Open(ctx context.Context, cfg Config) (*Balancer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+
 	cfg.defaults()
+
 	table, err := newTable(cfg.Table)
 	if err != nil {
 		return nil, err
 	}
+
 	if !cfg.Subnet.Addr().Is4() || cfg.Subnet.Bits() < 1 {
 		return nil, fmt.Errorf("subnet of the instances: %s is no IPv4 network", cfg.Subnet)
 	}
+
 	k := &kernel{table: table, subnet: cfg.Subnet, idle: cfg.ClientIdle, size: cfg.MaxClients}
 	have, err := k.read()
 	if err != nil {
 		return nil, err
 	}
+
 	if !have.current {
 		// Instances need masquerading before the first port is public.
 		if err := k.program(have, nil, nil); err != nil {
 			return nil, err
 		}
 	}
+
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b := &Balancer{
-		cfg: cfg, kernel: k, stop: stop, fresh: true,
-		affinity: &affinity{kernel: k, log: cfg.Log, now: cfg.Now, queue: make(chan membership, 256), ports: map[uint16]*portAffinity{}},
-		flows:    newFlows(cfg.MaxFlows, cfg.FlowIdle, cfg.Now),
-		fronts:   map[uint16]*front{},
+		cfg:    cfg,
+		kernel: k,
+		affinity: &affinity{
+			kernel: k,
+			log:    cfg.Log,
+			now:    cfg.Now,
+			queue:  make(chan membership, 256),
+			ports:  map[uint16]*portAffinity{},
+		},
+		flows:     newFlows(cfg.MaxFlows, cfg.FlowIdle, cfg.Now),
+		stop:      stop,
+		listeners: map[uint16]*listener{},
+		fresh:     true,
 	}
+
 	b.work.Go(func() { b.flows.sweep(background) })
 	b.work.Go(b.affinity.write)
 	return b, nil
 }
 
+// errClosed is what every call gets after Close.
 var errClosed = problem.New(problem.Unavailable, ruleBalancerClosed, "the balancer was closed")
 
 // Apply implements manager.Balancer.
@@ -134,16 +151,21 @@ func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) erro
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
 		return errClosed
 	}
+
 	have, err := b.kernel.read()
 	if err != nil {
 		return err
 	}
-	before, after := b.stays(), staying{live(want), leaving(frontends)}
+	before := b.stays()
+	after := staying{live(want), leaving(frontends)}
+
+	// Nothing changed, and nobody took anything away: only who leaves may be another.
 	if !b.fresh && reflect.DeepEqual(want, b.applied) && have.serves(want) {
 		b.leaving = after.leaving
 		if before.loses(after) {
@@ -151,6 +173,9 @@ func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) erro
 		}
 		return nil
 	}
+
+	// Ports are bound before the kernel is programmed, so that a port that is taken
+	// changes nothing; listeners begin to accept once the kernel has the same endpoints.
 	bound, err := b.bindMissing(ctx, want)
 	if err != nil {
 		return err
@@ -161,12 +186,16 @@ func (b *Balancer) Apply(ctx context.Context, frontends []manager.Frontend) erro
 		}
 		return err
 	}
+
 	left := b.fresh || before.loses(after)
 	b.publish(have, want)
 	for _, f := range bound {
 		b.start(f)
 	}
-	b.applied, b.leaving, b.fresh = want, after.leaving, false
+	b.applied = want
+	b.leaving = after.leaving
+	b.fresh = false
+
 	if left {
 		b.scheduleDrain()
 	}
@@ -182,10 +211,11 @@ func (b *Balancer) known(have tableState) []frontend {
 }
 
 // bindMissing binds the ports that want has and we don't; all or none.
-func (b *Balancer) bindMissing(ctx context.Context, want []frontend) ([]*front, error) {
-	var bound []*front
+func (b *Balancer) bindMissing(ctx context.Context, want []frontend) ([]*listener, error) {
+	var bound []*listener
+
 	for _, w := range want {
-		if b.fronts[w.port] != nil {
+		if b.listeners[w.port] != nil {
 			continue
 		}
 		f, err := b.bind(ctx, w.port)
@@ -197,6 +227,7 @@ func (b *Balancer) bindMissing(ctx context.Context, want []frontend) ([]*front, 
 		}
 		bound = append(bound, f)
 	}
+
 	return bound, nil
 }
 
@@ -204,6 +235,7 @@ func (b *Balancer) bindMissing(ctx context.Context, want []frontend) ([]*front, 
 func (b *Balancer) publish(have tableState, want []frontend) {
 	wanted := map[uint16]bool{}
 	for _, w := range want {
+
 		wanted[w.port] = true
 		b.affinity.set(w, func(set string) []netip.Addr {
 			if !have.current || !have.sets[set] {
@@ -216,45 +248,60 @@ func (b *Balancer) publish(have tableState, want []frontend) {
 			return clients
 		})
 	}
-	for port := range b.fronts {
+
+	for port := range b.listeners {
 		if !wanted[port] {
 			b.unbind(port)
 		}
 	}
 }
 
-func (b *Balancer) bind(ctx context.Context, port uint16) (*front, error) {
+// bind makes the listener of a port, which doesn't accept yet.
+func (b *Balancer) bind(ctx context.Context, port uint16) (*listener, error) {
 	ln, err := listen(ctx, port)
 	if err != nil {
 		return nil, err
 	}
-	return &front{port: port, ln: ln, affinity: b.affinity, flows: b.flows, log: b.cfg.Log, running: &b.running, full: b.full}, nil
+
+	return &listener{
+		port:     port,
+		ln:       ln,
+		affinity: b.affinity,
+		flows:    b.flows,
+		log:      b.cfg.Log,
+		running:  &b.running,
+		full:     b.full,
+	}, nil
 }
 
 // full tells, once a minute at most, that all places are taken: a client is turned away,
 // or another one makes room for it.
 func (b *Balancer) full(message string) {
 	now := b.cfg.Now()
+
 	b.fullMu.Lock()
 	due := b.fullTold.IsZero() || now.Sub(b.fullTold) >= time.Minute
 	if due {
 		b.fullTold = now
 	}
 	b.fullMu.Unlock()
+
 	if due {
 		b.cfg.Tell(manager.Incident{Warning: true, Reason: "balancer_full", Message: message})
 	}
 }
 
-func (b *Balancer) start(f *front) {
-	b.fronts[f.port] = f
+// start lets a listener accept; called under mu.
+func (b *Balancer) start(f *listener) {
+	b.listeners[f.port] = f
 	b.running.Add(1)
 	go f.serve()
 }
 
+// unbind gives up a port, and what is known of its clients; called under mu.
 func (b *Balancer) unbind(port uint16) {
-	b.fronts[port].close()
-	delete(b.fronts, port)
+	b.listeners[port].close()
+	delete(b.listeners, port)
 	b.affinity.drop(port)
 }
 
@@ -264,6 +311,7 @@ type served struct {
 	endpoint netip.AddrPort
 }
 
+// live are the ways that frontends lead to.
 func live(frontends []frontend) map[served]bool {
 	out := map[served]bool{}
 	for _, f := range frontends {
@@ -274,6 +322,7 @@ func live(frontends []frontend) map[served]bool {
 	return out
 }
 
+// leaving are the addresses of the instances that get no new connections.
 func leaving(frontends []manager.Frontend) map[netip.Addr]bool {
 	out := map[netip.Addr]bool{}
 	for _, f := range frontends {
@@ -291,9 +340,10 @@ type staying struct {
 	leaving map[netip.Addr]bool
 }
 
-// stays is called under mu.
+// stays is what goes on by what is applied now. It is called under mu.
 func (b *Balancer) stays() staying { return staying{live(b.applied), b.leaving} }
 
+// has tells whether the flows of one way go on.
 func (s staying) has(f served) bool { return s.live[f] || s.leaving[f.endpoint.Addr()] }
 
 // loses tells whether flows that stay with s don't with after.
@@ -303,6 +353,7 @@ func (s staying) loses(after staying) bool {
 			return true
 		}
 	}
+
 	for addr := range s.leaving {
 		if !after.leaving[addr] {
 			return true
@@ -327,8 +378,10 @@ func (b *Balancer) Connections(ctx context.Context) (map[netip.Addr]int, error) 
 	for addr := range leaving {
 		if n := b.flows.of(addr); n > 0 {
 			open[addr] += n
+
 		}
 	}
+
 	return open, nil
 }
 
@@ -354,8 +407,10 @@ func (b *Balancer) drainIn(passes int) {
 		if b.closed || b.drain != timer {
 			return
 		}
+
 		stays := b.stays()
 		proxied := b.flows.closeIf(func(fl *flow) bool { return !stays.has(served{fl.port, fl.endpoint}) })
+
 		if b.ended == nil {
 			b.ended = endedFlows{}
 		}
@@ -363,18 +418,22 @@ func (b *Balancer) drainIn(passes int) {
 		if err != nil {
 			b.cfg.Log.Warn("flows of removed instances not ended", "error", err)
 		}
+
 		if translated+proxied > 0 {
 			b.cfg.Log.Info("ended flows of removed instances", "translated", translated, "proxied", proxied)
 		}
+
 		if translated > 0 {
 			passes = drainPasses
 		}
-		if passes--; passes == 0 || len(b.ended) == 0 {
+		passes--
+		if passes == 0 || len(b.ended) == 0 {
 			b.ended = nil
 			return
 		}
 		b.drainIn(passes)
 	})
+
 	b.drain = timer
 }
 
@@ -386,15 +445,17 @@ func (b *Balancer) Close() error {
 		b.mu.Unlock()
 		return nil
 	}
+
 	b.closed = true
 	b.stop()
 	if b.drain != nil {
 		b.drain.Stop()
 	}
-	for _, f := range b.fronts {
+	for _, f := range b.listeners {
 		f.close()
 	}
 	b.mu.Unlock()
+
 	b.endFlows()
 	close(b.affinity.queue) // nobody is left who writes to it
 	b.work.Wait()
@@ -409,6 +470,7 @@ func (b *Balancer) endFlows() {
 		defer close(done)
 		b.running.Wait()
 	}()
+
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -434,10 +496,12 @@ func Ports(name string) ([]uint16, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	have, err := (&kernel{table: table}).read()
 	if err != nil {
 		return nil, err
 	}
+
 	var out []uint16
 	for chain := range have.chains {
 		text, ok := strings.CutPrefix(chain, "ep_")
@@ -449,6 +513,7 @@ func Ports(name string) ([]uint16, error) {
 			out = append(out, uint16(n))
 		}
 	}
+
 	slices.Sort(out)
 	return slices.Compact(out), nil
 }

@@ -15,15 +15,18 @@ import (
 //
 // ended remembers them from pass to pass.
 func dropFlows(subnet netip.Prefix, stays staying, ended endedFlows) (int, error) {
+
 	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return 0, fmt.Errorf("open netlink to conntrack: %w", err)
 	}
 	defer h.Close()
+
 	n, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, goneFlows{subnet, stays, ended})
 	if err != nil {
 		return int(n), fmt.Errorf("delete conntrack entries: %w", err)
 	}
+
 	return int(n), nil
 }
 
@@ -35,6 +38,7 @@ func dropFlows(subnet netip.Prefix, stays staying, ended endedFlows) (int, error
 // deleted too, in pass after pass, until it was the client who sent first.
 type endedFlows map[flowEnds]served
 
+// flowEnds are the two ends of a connection, as they see themselves.
 type flowEnds struct{ client, endpoint netip.AddrPort }
 
 // goneFlows selects the entries to delete.
@@ -46,19 +50,25 @@ type goneFlows struct {
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (g goneFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+
 	begins, ok1 := addrPort(f.Forward.SrcIP, f.Forward.SrcPort)
 	called, ok2 := addrPort(f.Forward.DstIP, f.Forward.DstPort)
 	answers, ok3 := addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort)
 	if !ok1 || !ok2 || !ok3 || f.Forward.Protocol != unix.IPPROTO_TCP {
 		return false
 	}
+
+	// What was deleted and came back, begun by the instance's side.
 	if again, ok := g.ended[flowEnds{client: called, endpoint: begins}]; ok {
 		return !g.stays.has(again)
 	}
+
+	// What was translated to an instance that no longer serves that port.
 	to := served{called.Port(), answers}
 	if called.Addr() == answers.Addr() || !g.subnet.Contains(answers.Addr()) || g.stays.has(to) {
 		return false
 	}
+
 	g.ended[flowEnds{client: begins, endpoint: answers}] = to
 	return true
 }
@@ -70,10 +80,12 @@ func translatedTo(addrs map[netip.Addr]bool) (map[netip.Addr]int, error) {
 	if len(addrs) == 0 {
 		return open, nil
 	}
+
 	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
 	if err != nil {
 		return nil, fmt.Errorf("list conntrack entries: %w", err)
 	}
+
 	for _, f := range flows {
 		called, ok1 := addrPort(f.Forward.DstIP, f.Forward.DstPort)
 		answers, ok2 := addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort)
@@ -81,6 +93,7 @@ func translatedTo(addrs map[netip.Addr]bool) (map[netip.Addr]int, error) {
 			open[answers.Addr()]++
 		}
 	}
+
 	return open, nil
 }
 
@@ -88,10 +101,12 @@ func translatedTo(addrs map[netip.Addr]bool) (map[netip.Addr]int, error) {
 // broken it off (enum tcp_conntrack, linux/netfilter/nf_conntrack_tcp.h).
 func underWay(f *netlink.ConntrackFlow) bool {
 	const synSent, closeWait = 1, 5 // and between them synRecv, established and finWait
+
 	tcp, ok := f.ProtoInfo.(*netlink.ProtoInfoTCP)
 	return ok && tcp.State >= synSent && tcp.State <= closeWait
 }
 
+// addrPort reads an address of conntrack's, which may be mapped into IPv6.
 func addrPort(ip net.IP, port uint16) (netip.AddrPort, bool) {
 	a, ok := netip.AddrFromSlice(ip)
 	return netip.AddrPortFrom(a.Unmap(), port), ok

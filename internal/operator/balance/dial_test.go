@@ -46,7 +46,7 @@ func TestDialsAreBounded(t *testing.T) {
 	var log bytes.Buffer // read once all have ended
 	var running sync.WaitGroup
 	e := endpoint{app: "a", instance: "i", addr: deaf(t), set4: "s4", set6: "s6"}
-	f := &front{
+	f := &listener{
 		port: port,
 		affinity: &affinity{
 			now:   time.Now,

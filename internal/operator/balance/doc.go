@@ -3,7 +3,9 @@
 // node.
 //
 // It belongs to the operator and nobody has to trust it: it moves ciphertext
-// between a client and an instance whose certificate the client checks.
+// between a client and an instance whose certificate the client checks. It trusts
+// the manager that says where instances are, and the kernel; clients it trusts with
+// nothing, not even with the addresses in whose name they ask to connect.
 //
 // # Two paths, one table
 //
@@ -63,5 +65,14 @@
 // Close and Remove; another, held for short sections only,
 // guards the affinity cache that proxied connections read. The kernel is the
 // truth for its own path; for clients of the listener this process is the only
-// writer and caches what it wrote.
+// writer and caches what it wrote. The places of proxied connections (flows) have a
+// lock of their own, under which nothing waits.
+//
+// # Where to read
+//
+// balance.go is the Balancer, from Open to Remove. frontend.go checks what it is told
+// to serve. kernel.go reads the table and program.go writes it; restore.go writes what
+// others took away, and conntrack.go ends connections that were translated. listener.go
+// proxies the rest, affinity.go says where to, flows.go how many at once, and limits.go
+// what the operator may set. holder.go finds who else has a port.
 package balance

@@ -19,6 +19,7 @@ type frontend struct {
 	endpoints []endpoint // by instance
 }
 
+// endpoint is one instance behind a public port, and what the kernel calls it.
 type endpoint struct {
 	app      string
 	instance string
@@ -29,7 +30,8 @@ type endpoint struct {
 	new4     string // who only asked to connect yet, by IPv4 address
 }
 
-func (f frontend) chain() string     { return fmt.Sprintf("svc_%d", f.port) }
+func (f frontend) chain() string { return fmt.Sprintf("svc_%d", f.port) }
+
 func (f frontend) seenChain() string { return fmt.Sprintf("seen_%d", f.port) }
 
 // newFrontends checks a desired state and brings it into one order, so that
@@ -40,6 +42,7 @@ func newFrontends(in []manager.Frontend, subnet netip.Prefix) ([]frontend, error
 		if f.Port == 0 {
 			return nil, problem.New(problem.Invalid, problem.RulePort, "app %s: no public port", f.App)
 		}
+
 		nf := frontend{app: f.App, port: f.Port}
 		for _, e := range f.Endpoints {
 			ne, err := newEndpoint(f, e, subnet)
@@ -48,12 +51,14 @@ func newFrontends(in []manager.Frontend, subnet netip.Prefix) ([]frontend, error
 			}
 			nf.endpoints = append(nf.endpoints, ne)
 		}
+
 		slices.SortFunc(nf.endpoints, func(a, b endpoint) int { return strings.Compare(a.instance, b.instance) })
 		for i := 1; i < len(nf.endpoints); i++ {
 			if nf.endpoints[i].instance == nf.endpoints[i-1].instance {
 				return nil, problem.New(problem.Invalid, ruleEndpoint, "port %d has instance %s twice", f.Port, nf.endpoints[i].instance)
 			}
 		}
+
 		out = append(out, nf)
 	}
 	slices.SortFunc(out, func(a, b frontend) int { return int(a.port) - int(b.port) })
@@ -62,9 +67,11 @@ func newFrontends(in []manager.Frontend, subnet netip.Prefix) ([]frontend, error
 			return nil, portTaken(out[i].port, "app "+out[i-1].app)
 		}
 	}
+
 	return out, nil
 }
 
+// newEndpoint checks an endpoint of f, and names its chain and sets.
 func newEndpoint(f manager.Frontend, e manager.Endpoint, subnet netip.Prefix) (endpoint, error) {
 	ip := e.IP.Unmap()
 	if e.Instance == "" || e.Port == 0 || !subnet.Contains(ip) {
@@ -75,6 +82,7 @@ func newEndpoint(f manager.Frontend, e manager.Endpoint, subnet netip.Prefix) (e
 	// back under another address keeps its clients.
 	sum := sha256.Sum256(fmt.Appendf(nil, "%d/%d:%s/%s", f.Port, len(f.App), f.App, e.Instance))
 	name := fmt.Sprintf("%d_%s", f.Port, hex.EncodeToString(sum[:8]))
+
 	return endpoint{
 		app:      f.App,
 		instance: e.Instance,
@@ -86,6 +94,7 @@ func newEndpoint(f manager.Frontend, e manager.Endpoint, subnet netip.Prefix) (e
 	}, nil
 }
 
+// portTaken refuses a port that somebody else holds.
 func portTaken(port uint16, by string) *problem.Error {
 	return problem.New(problem.Conflict, problem.RulePortTaken, "port %d is held by %s", port, by).
 		Want("a free port").Fix("choose another with --port, or stop what holds it")

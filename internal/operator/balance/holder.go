@@ -22,6 +22,7 @@ func holder(port uint16) string {
 			inodes[inode] = true
 		}
 	}
+
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/[0-9]*")
 	for _, fd := range fds {
 		target, err := os.Readlink(fd)
@@ -32,6 +33,7 @@ func holder(port uint16) string {
 		if !ok || !inodes[strings.TrimSuffix(inode, "]")] {
 			continue
 		}
+
 		pid := strings.Split(fd, "/")[2]
 		comm, err := os.ReadFile("/proc/" + pid + "/comm")
 		if err != nil {
@@ -54,6 +56,7 @@ func listening(table []byte, port uint16) map[string]bool {
 		if len(f) < 10 || f[3] != "0A" {
 			continue
 		}
+
 		_, hexPort, ok := strings.Cut(f[1], ":")
 		if !ok {
 			continue
@@ -62,5 +65,6 @@ func listening(table []byte, port uint16) map[string]bool {
 			inodes[f[9]] = true
 		}
 	}
+
 	return inodes
 }

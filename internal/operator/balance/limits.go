@@ -22,9 +22,11 @@ const (
 func (c *Config) SetLimits(text string) error {
 	if text == "" {
 		return nil
+
 	}
 	for part := range strings.SplitSeq(text, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+
 		ok := false
 		switch name {
 		case "client-idle":
@@ -38,6 +40,7 @@ func (c *Config) SetLimits(text string) error {
 		case "connections":
 			c.MaxFlows, ok = number(value, mostConnections)
 		}
+
 		if !ok {
 			return problem.New(problem.Invalid, ruleBalancerLimit, "the limit %.80q", part).
 				Want("%s; up to %d clients, %d connections, %s", LimitsUsage, mostClients, mostConnections, problem.Duration(longestIdle)).
@@ -47,11 +50,13 @@ func (c *Config) SetLimits(text string) error {
 	return nil
 }
 
+// number reads a limit between one and the most.
 func number(text string, most int) (int, bool) {
 	n, err := strconv.Atoi(text)
 	return n, err == nil && n >= 1 && n <= most
 }
 
+// duration reads a limit between a second and longestIdle.
 func duration(text string) (time.Duration, bool) {
 	d, err := time.ParseDuration(text)
 	return d, err == nil && d >= time.Second && d <= longestIdle

@@ -20,8 +20,8 @@ const (
 	keepAlive = 30 * time.Second
 )
 
-// front holds one public port and proxies what arrives at it.
-type front struct {
+// listener holds one public port and proxies what arrives at it.
+type listener struct {
 	port     uint16
 	ln       *net.TCPListener
 	affinity *affinity
@@ -35,6 +35,7 @@ type front struct {
 func listen(ctx context.Context, port uint16) (*net.TCPListener, error) {
 	lc := net.ListenConfig{KeepAlive: keepAlive}
 	ln, err := lc.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(int(port))))
+
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, portTaken(port, holder(port))
 	}
@@ -45,68 +46,76 @@ func listen(ctx context.Context, port uint16) (*net.TCPListener, error) {
 }
 
 // serve accepts until the listener is closed.
-func (f *front) serve() {
-	defer f.running.Done()
+func (l *listener) serve() {
+	defer l.running.Done()
+
 	for pause := time.Duration(0); ; {
-		conn, err := f.ln.AcceptTCP()
+		conn, err := l.ln.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // out of descriptors: others must end first
+
+		// Out of descriptors: others must end first.
+		if err != nil {
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			f.log.Warn("accept", "port", f.port, "error", err)
+			l.log.Warn("accept", "port", l.port, "error", err)
 			time.Sleep(pause)
 			continue
 		}
+
 		pause = 0
-		f.running.Go(func() { f.handle(conn) })
+		l.running.Go(func() { l.handle(conn) })
 	}
 }
 
-func (f *front) close() { _ = f.ln.Close() }
+func (l *listener) close() { _ = l.ln.Close() }
 
 // handle proxies one connection. What can't be served is reset, as a closed
 // port would: the client learns at once.
-func (f *front) handle(client *net.TCPConn) {
+func (l *listener) handle(client *net.TCPConn) {
 	from, ok := netip.AddrFromSlice(client.RemoteAddr().(*net.TCPAddr).IP)
-	e, served := f.affinity.pick(f.port, from, func(e endpoint) { f.flows.begin(e.addr.Addr()) })
+	e, served := l.affinity.pick(l.port, from, func(e endpoint) { l.flows.begin(e.addr.Addr()) })
 	if served {
-		defer f.flows.done(e.addr.Addr())
+		defer l.flows.done(e.addr.Addr())
 	}
 	if !ok || !served {
 		reset(client)
 		return
 	}
+
 	// The connection ends by its own peers, by idleness or with its endpoint, not with a
 	// request's context; the dial also where the flow loses its place.
 	dialling, cancel := context.WithCancel(context.Background())
 	defer cancel()
+
 	fl := &flow{
-		port:     f.port,
+		port:     l.port,
 		app:      e.app,
 		from:     connlimit.Source(from),
 		endpoint: e.addr,
 		client:   client,
 		giveUp:   cancel,
 	}
-	in, crowd := f.flows.enter(fl)
+
+	in, crowd := l.flows.enter(fl)
 	if crowd != nil {
-		f.full(crowd.String())
-		f.log.Debug("too many connections", "app", crowd.app, "client", crowd.client, "open", crowd.open)
+		l.full(crowd.String())
+		l.log.Debug("too many connections", "app", crowd.app, "client", crowd.client, "open", crowd.open)
 	}
 	if !in {
 		reset(client)
 		return
 	}
-	defer f.flows.leave(fl)
+	defer l.flows.leave(fl)
+
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}
 	up, err := dialer.DialContext(dialling, "tcp4", e.addr.String())
 	if err != nil {
-		f.log.Debug("instance refuses", "port", f.port, "instance", e.instance, "error", err)
+		l.log.Debug("instance refuses", "port", l.port, "instance", e.instance, "error", err)
 		reset(client)
 		return
 	}
-	if f.flows.connect(fl, up.(*net.TCPConn)) {
+	if l.flows.connect(fl, up.(*net.TCPConn)) {
 		fl.run()
 	}
 }
@@ -123,6 +132,7 @@ type flow struct {
 	// Guarded by flows.mu.
 	instance *net.TCPConn // nil: it is being dialled
 	ended    bool         // its place is another's
+
 	// Owned by the sweeper.
 	moved   uint64 // bytes received from both ends when last looked at
 	movedAt time.Time
@@ -134,13 +144,15 @@ func (fl *flow) run() {
 	var both sync.WaitGroup
 	both.Go(func() { fl.pump(fl.instance, fl.client) })
 	both.Go(func() { fl.pump(fl.client, fl.instance) })
+
 	both.Wait()
 	fl.end()
 }
 
+// pump copies one way until its sender has said all. The end is passed on (FIN, RFC 9293 section 3.6);
+// a connection that broke resets both, so that the other end doesn't take what it has for the whole.
 func (fl *flow) pump(to, from *net.TCPConn) {
 	if _, err := to.ReadFrom(from); err != nil {
-		// One end broke; the other must not take what it has for the whole.
 		reset(fl.client)
 		reset(fl.instance)
 		return
@@ -148,6 +160,7 @@ func (fl *flow) pump(to, from *net.TCPConn) {
 	_ = to.CloseWrite()
 }
 
+// end closes both connections.
 func (fl *flow) end() {
 	_ = fl.client.Close()
 	_ = fl.instance.Close()
@@ -162,7 +175,8 @@ func (fl *flow) reset() {
 	}
 }
 
-// reset ends a connection with RST.
+// reset ends a connection with RST instead of FIN: with a linger time of zero, close(2)
+// aborts it (socket(7), SO_LINGER; RFC 9293 section 3.10.5).
 func reset(c *net.TCPConn) {
 	_ = c.SetLinger(0)
 	_ = c.Close()

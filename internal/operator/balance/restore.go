@@ -21,11 +21,13 @@ func (b *Balancer) Restore(ctx context.Context) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
+
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
 		return "", nil
 	}
+
 	have, err := b.kernel.read()
 	if err != nil {
 		return "", err
@@ -34,20 +36,25 @@ func (b *Balancer) Restore(ctx context.Context) (string, error) {
 	if b.fresh && have.current || !b.fresh && have.serves(b.applied) {
 		return "", nil
 	}
+
 	want := b.applied
 	if b.fresh {
 		want = nil
 	}
+
 	if err := b.kernel.program(have, nil, want); err != nil {
 		return "", err
 	}
+
 	what := fmt.Sprintf("another program took the nftables table inet %s away, or a part of it: it was written anew", b.kernel.table.Name)
 	if !have.exists {
 		what = fmt.Sprintf("another program deleted the nftables table inet %s: it was written anew", b.kernel.table.Name)
 	}
+
 	if !have.current { // it was replaced as a whole
 		have.sets = nil
 	}
+
 	clients, err := b.remind(have)
 	if err != nil {
 		return what, fmt.Errorf("not every client keeps its instance: %w", err)
@@ -57,6 +64,7 @@ func (b *Balancer) Restore(ctx context.Context) (string, error) {
 
 // remind tells the kernel which clients belong where, for the sets that it had lost.
 func (b *Balancer) remind(had tableState) (int, error) {
+
 	members := b.affinity.members(had.sets)
 	sets := map[served]string{}
 	for _, f := range b.applied {
@@ -66,10 +74,12 @@ func (b *Balancer) remind(had tableState) (int, error) {
 			}
 		}
 	}
+
 	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
 	if err != nil {
 		return 0, fmt.Errorf("list conntrack entries: %w", err)
 	}
+
 	// Of several connections of a client's the newest counts: of those that are open
 	// any, of the others the one that the kernel keeps longest.
 	type caller struct {
@@ -77,33 +87,46 @@ func (b *Balancer) remind(had tableState) (int, error) {
 		port   uint16
 	}
 	newest := map[caller]*netlink.ConntrackFlow{}
+
 	for _, f := range flows {
 		client, ok1 := netip.AddrFromSlice(f.Forward.SrcIP)
 		answers, ok2 := addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort)
 		tcp, ok3 := f.ProtoInfo.(*netlink.ProtoInfoTCP)
-		if !ok1 || !ok2 || !ok3 || tcp.State < tcpEstablished || tcp.State > tcpTimeWait || sets[served{f.Forward.DstPort, answers}] == "" {
+		if !ok1 || !ok2 || !ok3 {
 			continue
 		}
+
+		// What has not been answered, or is over, says nothing; neither does what leads
+		// to an instance whose set was not lost.
+		answered := tcp.State >= tcpEstablished && tcp.State <= tcpTimeWait
+		if !answered || sets[served{f.Forward.DstPort, answers}] == "" {
+			continue
+		}
+
 		by := caller{client.Unmap(), f.Forward.DstPort}
 		if before := newest[by]; before == nil || f.TimeOut > before.TimeOut {
 			newest[by] = f
 		}
 	}
+
 	known := map[membership]bool{}
 	for _, m := range members {
 		known[m] = true
 	}
+
 	for by, f := range newest {
 		answers, _ := addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort)
 		if m := (membership{sets[served{by.port, answers}], by.client}); !known[m] {
 			members = append(members, m)
 		}
 	}
+
 	for batch := range slices.Chunk(members, batchSize/3) { // three messages each
 		if err := b.kernel.remember(batch); err != nil {
 			return 0, err
 		}
 	}
+
 	return len(members), nil
 }
 
