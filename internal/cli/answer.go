@@ -104,6 +104,7 @@ func (p *appProbe) look(ctx context.Context) found {
 		return p.nothing(err)
 	}
 	defer conn.Close()
+
 	_ = conn.SetDeadline(time.Now().Add(answerTLS))
 	config := p.config()
 	asked := false
@@ -111,20 +112,24 @@ func (p *appProbe) look(ctx context.Context) found {
 		asked = true
 		return &tls.Certificate{}, nil
 	}
+
 	secured := tls.Client(conn, config)
 	err = secured.HandshakeContext(ctx)
 	if err == nil {
 		return p.named(secured.ConnectionState())
 	}
+
 	if ctx.Err() != nil {
 		return found{answersNothing, ident.InstanceID{}, ctx.Err()}
 	}
+
 	if asked { // after the certificate was found to be the session's
 		return p.asking(err)
 	}
 	if _, plain := errors.AsType[tls.RecordHeaderError](err); !plain && !broken(err) {
 		return found{answersOtherTLS, ident.InstanceID{}, p.certificateProblem(err)}
 	}
+
 	return p.withoutTLS(ctx, errors.Is(err, os.ErrDeadlineExceeded))
 }
 
@@ -139,6 +144,7 @@ func (p *appProbe) config() *tls.Config {
 	if server == "" {
 		server, _, _ = net.SplitHostPort(p.address)
 	}
+
 	return &tls.Config{
 		ServerName: server, MinVersion: tls.VersionTLS12,
 		// The certificate is checked by VerifyConnection, also where its name
@@ -175,6 +181,7 @@ func (p *appProbe) named(cs tls.ConnectionState) found {
 			}
 		}
 	}
+
 	return found{kind: answersOtherTLS, problem: problem.New(problem.Denied, ruleAppCertificate, "the certificate at %s names no instance of session %s", p.address, p.session).
 		Want("one that the CAS made for an instance").Fix("do not use the app")}
 }
@@ -192,6 +199,7 @@ func (p *appProbe) withoutTLS(ctx context.Context, silent bool) found {
 	case said != "":
 		return p.plain(answersOther)
 	}
+
 	said, open := p.hear(ctx, "", answerQuiet)
 	switch {
 	case ctx.Err() != nil:
@@ -201,6 +209,7 @@ func (p *appProbe) withoutTLS(ctx context.Context, silent bool) found {
 	case said != "" || open:
 		return p.plain(answersOther)
 	}
+
 	f := p.nothing(errors.New("connections are taken, and closed at once"))
 	f.kind = answersCloses
 	return f
@@ -215,10 +224,12 @@ func (p *appProbe) hear(ctx context.Context, say string, wait time.Duration) (sa
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+
 	_ = conn.SetDeadline(time.Now().Add(wait))
 	if _, err := io.WriteString(conn, say); err != nil {
 		return "", false
 	}
+
 	b := make([]byte, 16)
 	n, err := io.ReadAtLeast(conn, b, len("HTTP/1.1 400"))
 	return string(b[:n]), errors.Is(err, os.ErrDeadlineExceeded)
@@ -271,11 +282,13 @@ func (p *appProbe) certificateProblem(err error) error {
 	if p.name == "" {
 		e.Want("a certificate of the session's own CA")
 	}
+
 	// The name is compared first: only a certificate of the session's own CA lacks
 	// nothing but that.
 	if other, ok := errors.AsType[x509.HostnameError](err); ok && ownCertificate(other.Certificate, p.ca, p.now) {
 		e.Fix("give a name that the certificate has with --name, or have the session's certificate made for %q (dns)", p.name)
 	}
+
 	return e
 }
 
@@ -294,6 +307,7 @@ func (g *globals) lookAt(ctx context.Context, p *appProbe) found {
 	began := time.Now()
 	for {
 		f := p.look(ctx)
+
 		var patience time.Duration
 		switch f.kind {
 		case answersNothing:
@@ -301,6 +315,7 @@ func (g *globals) lookAt(ctx context.Context, p *appProbe) found {
 		case answersCloses:
 			patience = min(g.wait, closesFor)
 		}
+
 		if time.Since(began) >= patience || pause(ctx, 200*time.Millisecond) != nil {
 			return f
 		}

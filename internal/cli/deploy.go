@@ -69,6 +69,7 @@ exit code is 9 (app_plain), unless --plain says that it is meant so.`,
 			return runDeploy(c.Context(), g, o)
 		},
 	}
+
 	f := c.Flags()
 	f.StringVar(&o.name, "name", "", "the app's name (default: the session's last 40 characters in small letters, others than a-z and 0-9 as -)")
 	f.StringVar(&o.service, "service", "", "the session's service that serves (default: as the app has it, else client-app)")
@@ -83,6 +84,7 @@ exit code is 9 (app_plain), unless --plain says that it is meant so.`,
 	f.StringVar(&o.code, "code", "", "hand in the code in this file (@FILE) or on standard input (-) instead of making a grant")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long to wait")
 	f.BoolVar(&o.plain, "plain", false, "the app answers without TLS, or with a certificate of its own, and is meant to")
+
 	return c
 }
 
@@ -126,12 +128,15 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 	if err != nil {
 		return err
 	}
+
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err
 	}
+
 	d := &deployment{g: g, o: o, side: side, session: req.Session, show: g.progress()}
 	d.show.hint = func() string { return d.pullerSays(ctx) }
+
 	if o.code != "" {
 		code, err := g.readCode(ctx, o.code)
 		if err != nil {
@@ -139,6 +144,7 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 		}
 		d.code = &code
 	}
+
 	if err := d.connect(ctx, &req); err != nil {
 		return err
 	}
@@ -146,6 +152,7 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 	if d.cas != nil {
 		defer d.cas.Close()
 	}
+
 	return d.run(ctx, req)
 }
 
@@ -153,14 +160,17 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.o.timeout, errDeployTimeout)
 	defer cancel()
+
 	if err := d.right(ctx, &req); err != nil {
 		return d.outOfTime(ctx, err)
 	}
+
 	d.asked = req
 	app, err := d.handIn(ctx, req)
 	if err != nil {
 		return d.outOfTime(ctx, err)
 	}
+
 	mine, err := d.mine(ctx)
 	if err != nil {
 		return d.outOfTime(ctx, err)
@@ -168,14 +178,17 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	if !mine {
 		return d.handedIn(app)
 	}
+
 	d.remember(ctx, app)
 
 	revision := app.Deployment.Revision
 	app, instances, seen, err := d.seeThrough(ctx, app)
 	d.show.end(err)
+
 	if w := app.Deployment.Warning; w != nil && err != nil {
 		d.g.warnf("warning: %s", plain.Reason(w)) // what was lost on the way, whatever else failed
 	}
+
 	switch {
 	case err == nil && d.blind:
 		return d.unchecked(app)
@@ -207,13 +220,16 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 					all.Forget(place, name)
 				}
 			}
+
 			noted := home.DeployedApp{Session: d.session, At: d.g.now().UTC(), CAS: d.casAt}
 			if _, before, known := all.At(place, app.ID); known && before.Session == d.session {
 				noted.Grants = before.Grants
 			}
+
 			if !d.grantID.IsZero() {
 				noted.Grants = append(noted.Grants, d.grantID)
 			}
+
 			if !all.Note(place, d.granted, app.Name, app.ID, d.o.name != "", noted) {
 				_, other, _ := all.At(place, app.Name)
 				return fmt.Errorf("here it is the app of session %s; if that one is gone: %s", other.Session, d.g.inState("cupel deploy "+string(d.session)+" --name "+app.Name))
@@ -221,6 +237,7 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 			return nil
 		})
 	}
+
 	if err != nil {
 		d.g.warnf("It is not remembered here that %s runs session %s: %v", app.Name, d.session, err)
 	}
@@ -232,12 +249,14 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 func (d *deployment) overtaken(ctx context.Context, place string, app manager.App) (map[string]ident.SessionName, error) {
 	names := map[string]ident.SessionName{}
 	all, err := d.g.deployed(d.side.dir)
+
 	for _, name := range []string{d.granted, app.Name} {
 		_, other, known := all.At(place, name)
 		if known && other.Session != d.session && d.side.over(ctx, other) {
 			names[name] = other.Session
 		}
 	}
+
 	return names, err
 }
 
@@ -251,6 +270,7 @@ func (d *deployment) settled(ctx context.Context, app manager.App) {
 			return nil
 		})
 	}
+
 	if err != nil {
 		d.g.warnf("It is not remembered here that %s has no other grants: %v", app.Name, err)
 	}
@@ -261,6 +281,7 @@ func (d *deployment) settled(ctx context.Context, app manager.App) {
 func (d *deployment) seeThrough(ctx context.Context, app manager.App) (manager.App, []manager.Instance, found, error) {
 	app, err := d.follow(ctx, app)
 	end := ending{done: err == nil}
+
 	var instances []manager.Instance
 	if err == nil && !d.blind {
 		instances, err = d.attested(ctx, app)

@@ -21,19 +21,23 @@ import (
 func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.Instance, error) {
 	d.show.begin("verify", d.g.now())
 	deadline := time.Now().Add(d.g.wait)
+
 	for {
 		instances, err := d.compare(ctx, app)
 		if err == nil {
 			d.show.finish("verify", d.g.now())
 			return instances, nil
 		}
+
 		if problem.From(err).Rule == client.RuleAway && d.patient(ctx) {
 			deadline = time.Now().Add(d.g.wait) // it restarts, and has to look around first
 			continue
 		}
+
 		if !slices.Contains(mayChange, problem.From(err).Rule) || time.Now().After(deadline) {
 			return nil, err
 		}
+
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -50,14 +54,18 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 	if err != nil {
 		return nil, err
 	}
+
 	known, err := d.cas.Instances(ctx, d.session)
 	if err != nil {
 		return nil, err
 	}
+
 	pulled, err := d.pulled(known)
 	if err != nil {
 		return nil, err
 	}
+
+	// What the CAS knows to run for this deployment.
 	service := cmp.Or(d.asked.Service, app.Service)
 	running := map[ident.InstanceID]bool{}
 	for _, k := range known {
@@ -65,18 +73,23 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 			running[k.ID] = true
 		}
 	}
+
+	// Each instance that the manager counts as healthy has to be among that.
 	var out []manager.Instance
 	for _, i := range list {
 		if i.Role != "app" || i.Revision != app.Revision || i.State != "running" || i.Health != "healthy" {
 			continue
 		}
+
 		if !running[i.InstanceID] {
 			return nil, problem.New(problem.Denied, ruleInstanceNotAttested, "the CAS does not list instance %s (%s) as attested and running", i.ID, i.InstanceID.Short()).
 				Want("every instance of %s", app.Name).Fix("the manager says so and the CAS does not: don't use the app; ask the operator, and see 'cupel verify %s'", app.Name)
 		}
+
 		delete(running, i.InstanceID) // each counts once
 		out = append(out, i)
 	}
+
 	// A number that was asked for isn't believed to be a smaller one.
 	if want := max(app.Instances, d.asked.Instances, 1); len(out) < want {
 		have := problem.Count(len(out), "instance") + " are"
@@ -86,6 +99,7 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 		return nil, problem.New(problem.Denied, ruleInstanceNotAttested, "%s healthy and attested", have).
 			Want("%d", want).Fix("see 'cupel ps %s' and 'cupel events %s'", app.Name, app.Name)
 	}
+
 	return out, nil
 }
 
@@ -97,6 +111,7 @@ func (d *deployment) pulled(known []owners.Instance) (owners.Instance, error) {
 			return k, nil
 		}
 	}
+
 	return owners.Instance{}, problem.New(problem.Denied, rulePullNotAttested, "the CAS saw no pull of session %s end well since this deployment began", d.session).
 		Want("an attested instance of %s that ended with 0", template.PullService).
 		Fix("the manager says so and the CAS does not: what runs may be older code; deploy again, and ask the operator")

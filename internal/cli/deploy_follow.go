@@ -39,6 +39,7 @@ func (d *deployment) outOfTime(ctx context.Context, err error) error {
 	if !ended || !errors.Is(context.Cause(ctx), errDeployTimeout) {
 		return err
 	}
+
 	return problem.New(problem.Unavailable, ruleDeployTimeout, "the deployment of session %s was not seen to begin within %s", d.session, problem.Duration(d.o.timeout)).
 		Fix("see with 'cupel ps' whether it runs, and give more time: --timeout 10m")
 }
@@ -51,6 +52,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 			return app, problem.New(problem.Conflict, ruleDeploySuperseded, "another deployment of %s began (revision %d)", app.Name, app.Deployment.Revision).
 				Fix("see with 'cupel ps' what runs now, and who else deploys with your key; where it should be this one, run this again")
 		}
+
 		d.pulling = app
 		d.show.update(app.Deployment, d.g.now())
 		switch app.Deployment.State {
@@ -60,21 +62,25 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 			d.explain(ctx, app, app.Deployment.Problem)
 			return app, d.failed(app.Deployment)
 		}
+
 		select {
 		case <-ctx.Done():
 			return app, ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
+
 		next, err := d.manager.App(ctx, app.ID)
 		if err != nil {
 			if problem.KindOf(err) == problem.NotFound {
 				err = problem.New(problem.Conflict, problem.RuleAppRemoved, "%s was removed during its deployment", app.Name)
 			}
+
 			if problem.From(err).Rule == client.RuleAway && d.patient(ctx) {
 				continue // it restarts: the deployment goes on with it
 			}
 			return app, err
 		}
+
 		app = next
 	}
 }
@@ -110,6 +116,7 @@ func (d *deployment) endedSince(ctx context.Context, app manager.App, checked []
 		if err != nil {
 			return err
 		}
+
 		for _, i := range list {
 			if i.Role == "app" && i.Revision == app.Revision && endedOnce(app, i) {
 				return d.endedHealthy(ctx, app, i)
@@ -120,10 +127,12 @@ func (d *deployment) endedSince(ctx context.Context, app manager.App, checked []
 		if err != nil {
 			return err
 		}
+
 		gone := slices.ContainsFunc(known, func(k owners.Instance) bool { return k.State == owners.Exited && among(checked, k.ID) })
 		if !gone || time.Now().After(deadline) {
 			return nil
 		}
+
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
@@ -139,6 +148,7 @@ func endedOnce(app manager.App, i manager.Instance) bool {
 	if i.State != "running" {
 		return true
 	}
+
 	return slices.ContainsFunc(app.Deployment.Steps, func(s manager.Step) bool {
 		return s.Name == manager.StepHealth && !s.EndedAt.IsZero() && i.StartedAt.After(s.EndedAt)
 	})
@@ -149,6 +159,7 @@ func (d *deployment) endedHealthy(ctx context.Context, app manager.App, i manage
 	p := *i.Problem
 	p.Actual = "instance " + i.ID + " was healthy, and then " + plain.Met(p.Rule, p.Actual)
 	p.Fix("%s; until you deploy again it is started anew, each time after a longer pause", p.Mend)
+
 	d.explain(ctx, app, &p)
 	return codedError{codeAppEnded, &p}
 }
@@ -162,9 +173,11 @@ func measurementMend(s ident.SessionName, recorded, runs string, asked bool) str
 		if !asked {
 			other = fmt.Sprintf("and this was deployed on %s: deploy again, 'cupel deploy %s --runtime %s'", runs, s, recorded)
 		}
+
 		return fmt.Sprintf("session %s was created for the runtime %s, %s; or make the session for that one: "+
 			"'cupel template --runtime %s …', 'cupel session create … --update', then deploy again", s, recorded, other, runs)
 	}
+
 	return "if you didn't expect other code, ask the operator; if they upgraded Cupel or built a runtime anew, vouch for it first: " +
 		"'cupel runtime measure' each runtime with their locks, 'cupel template' again, 'cupel session create … --update', then deploy again"
 }

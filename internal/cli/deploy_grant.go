@@ -40,6 +40,7 @@ func (g *globals) readCode(ctx context.Context, arg string) (owners.GrantCode, e
 			Want("@FILE or -").
 			Fix("put the code into a file, or pipe it in: who reads the command line of a process, or the shell's history, could use it")
 	}
+
 	if err != nil {
 		return owners.GrantCode{}, problem.New(problem.Invalid, ruleCode, "%w", err)
 	}
@@ -67,9 +68,11 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 			return err
 		}
 	}
+
 	if err := d.complete(ctx, req); err != nil {
 		return err
 	}
+
 	if parsed != nil && !parsed.Access.AsksForGrant() {
 		d.g.warnf("Session %s says deploy: [ANY]: anybody may run it, as often as they like, with its secrets.", d.session)
 		req.Ungranted, req.Writes = true, writes(parsed, req.Service)
@@ -88,6 +91,7 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 	if err != nil {
 		return err
 	}
+
 	req.Code, d.grantID, d.made = made.Code, made.Grant.ID, &made.Grant
 	return nil
 }
@@ -97,12 +101,14 @@ func hasService(s *session.Session, name ident.ServiceName) error {
 	if _, there := s.Service(name); there || name == "" {
 		return nil
 	}
+
 	var names []string
 	for _, service := range s.Services {
 		if service.Name != template.PullService {
 			names = append(names, string(service.Name))
 		}
 	}
+
 	p := problem.New(problem.NotFound, problem.RuleServiceUnknown, "session %s has no service %s", s.Name, name).
 		Want("one of: %s", strings.Join(names, ", "))
 	if near := nearName(string(name), names); near != "" {
@@ -120,12 +126,14 @@ func (d *deployment) mine(ctx context.Context) (bool, error) {
 	if d.cas == nil {
 		return false, nil
 	}
+
 	asking, done := answered(ctx)
 	defer done()
 	all, err := d.cas.Grants(asking, d.session)
 	if err != nil {
 		return false, err
 	}
+
 	for _, g := range all {
 		if g.ID == d.code.Grant && g.Maker == d.side.id.KeyHash {
 			d.granted = g.App
@@ -142,6 +150,7 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 	if err != nil {
 		return err
 	}
+
 	for _, a := range apps {
 		if a.Owner != d.side.id.KeyHash || a.Session != d.session || req.Name != "" && a.Name != req.Name {
 			continue
@@ -151,6 +160,7 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 			d.app = &a
 		}
 	}
+
 	if d.operator, err = d.at.operatorKey(ctx, d.manager); err != nil {
 		return err
 	}
@@ -160,12 +170,14 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 	if req.Service, err = d.service(ctx, req.Service); err != nil {
 		return err
 	}
+
 	if req.Instances == 0 && d.app != nil {
 		most, err := d.allowed(ctx, req.Service)
 		if err != nil {
 			return err
 		}
 		req.Instances = max(1, min(d.app.Instances, most))
+
 		switch {
 		case most == 0 && d.app.Instances > 1:
 			d.g.warnf("%s has %s by the manager's word, and you granted none of the service %s: it gets 1. For more: --instances %d", d.app.Name, problem.Count(d.app.Instances, "instance"), req.Service, d.app.Instances)
@@ -175,6 +187,7 @@ func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) e
 			d.g.warnf("%s has %s by the manager's word, and you granted %d: it gets that many. For more: --instances %d", d.app.Name, problem.Count(d.app.Instances, "instance"), req.Instances, d.app.Instances)
 		}
 	}
+
 	req.Instances = max(1, req.Instances)
 	return nil
 }
@@ -187,6 +200,7 @@ func (d *deployment) grantedName(ctx context.Context, given string) (string, err
 	if given != "" {
 		return given, nil
 	}
+
 	if d.app != nil && d.app.Grant != nil {
 		grants, err := d.cas.Grants(ctx, d.session)
 		if err != nil {
@@ -198,6 +212,7 @@ func (d *deployment) grantedName(ctx context.Context, given string) (string, err
 			}
 		}
 	}
+
 	return manager.AppName(d.session), nil
 }
 
@@ -207,10 +222,12 @@ func (d *deployment) service(ctx context.Context, given ident.ServiceName) (iden
 	if given != "" || d.app == nil || d.blind {
 		return cmp.Or(given, template.AppService), nil
 	}
+
 	grants, err := d.cas.Grants(ctx, d.session)
 	if err != nil {
 		return "", err
 	}
+
 	for _, g := range grants { // the newest first
 		if g.App != d.granted || g.Maker != d.side.id.KeyHash || ownToken(g) || g.Claimed == nil {
 			continue
@@ -219,6 +236,7 @@ func (d *deployment) service(ctx context.Context, given ident.ServiceName) (iden
 			return serves, nil
 		}
 	}
+
 	return template.AppService, nil
 }
 
@@ -231,11 +249,13 @@ func (d *deployment) allowed(ctx context.Context, service ident.ServiceName) (in
 	if err != nil {
 		return 0, err
 	}
+
 	most, last := 0, 0
 	for _, g := range grants { // the newest first
 		if g.App != d.granted || g.Maker != d.side.id.KeyHash || !d.claimedHere(g) {
 			continue
 		}
+
 		n := g.Services[service].Instances
 		if g.State == owners.GrantClaimed {
 			most = max(most, n)
@@ -270,11 +290,13 @@ func writes(s *session.Session, service ident.ServiceName) []string {
 	svc, ok := s.Service(service)
 	if !ok {
 		return nil
+
 	}
 	image, ok := s.Image(svc.ImageName)
 	if !ok {
 		return nil
 	}
+
 	var out []string
 	for _, m := range image.Volumes {
 		if m.Policy == session.RollbackProtected {
@@ -291,11 +313,13 @@ func (d *deployment) handIn(ctx context.Context, req manager.DeployRequest) (man
 	deadline := time.Now().Add(d.g.wait)
 	asking, done := answered(ctx)
 	defer done()
+
 	for unsure := false; ; unsure = true {
 		if ctx.Err() != nil {
 			d.unmake(ctx)
 			return manager.App{}, ctx.Err()
 		}
+
 		app, err := d.manager.Deploy(asking, req)
 		switch {
 		case err == nil:
@@ -308,6 +332,7 @@ func (d *deployment) handIn(ctx context.Context, req manager.DeployRequest) (man
 		case problem.Is(err, client.RuleAway) && time.Now().Before(deadline) && d.patient(ctx):
 			continue
 		}
+
 		d.unmake(ctx)
 		return app, err
 	}
@@ -319,11 +344,13 @@ func (d *deployment) taken(ctx context.Context, refusal error) (manager.App, err
 	if err != nil {
 		return manager.App{}, err
 	}
+
 	for _, a := range apps {
 		if a.Deployment.Grant != nil && *a.Deployment.Grant == d.grantID {
 			return a, nil
 		}
 	}
+
 	return manager.App{}, refusal
 }
 
@@ -348,6 +375,7 @@ func (g *globals) readLineIn(ctx context.Context, most int64) ([]byte, error) {
 	if _, person := g.terminal(); person {
 		g.warnf("Paste the code and press Enter:")
 	}
+
 	line, err := ask.Line(ctx, bufio.NewReader(io.LimitReader(g.in, most)), io.Discard, "")
 	if errors.Is(err, io.EOF) {
 		err = nil // the line's end may be left out

@@ -22,6 +22,7 @@ func (d *deployment) handedIn(app manager.App) error {
 	if d.g.json() {
 		return d.g.printLine(deployReply{App: app, Instances: []manager.Instance{}})
 	}
+
 	d.g.printf("%s: the manager took the code, and says that the deployment began.\nThe app belongs to the key that made the grant, which can check that: cupel verify %s\n", app.Name, app.Name)
 	return nil
 }
@@ -31,6 +32,7 @@ func (d *deployment) unchecked(app manager.App) error {
 	if d.g.json() {
 		return d.g.printLine(deployReply{App: app, Instances: []manager.Instance{}})
 	}
+
 	d.g.printf("\n%s: the manager says that revision %d serves, on port %d.\n", app.Name, app.Revision, app.Port)
 	d.g.warnf("You may grant that session %s is run, and not read it: nothing of this was checked. Let somebody who may read it run: cupel verify %s", d.session, app.Name)
 	return nil
@@ -44,35 +46,44 @@ func (d *deployment) look(ctx context.Context, app manager.App, instances []mana
 		return nil, found{}, problem.New(problem.Denied, ruleAppPort, "%s is at port %d, by the manager's word", app.Name, app.Port).
 			Want("port %d, as --port says", asked).Fix("your users would not find it there: deploy again, and ask the operator")
 	}
+
 	ca, err := d.cas.Value(ctx, d.session, appCA)
 	if err != nil {
 		return nil, found{}, err
 	}
+
 	probe, err := newAppProbe(d.at.appAddress(app.Port), "", d.session, ca.Value, d.g.now())
 	if err != nil {
 		return nil, found{}, err
 	}
+
 	d.show.begin("answer", d.g.now())
 	seen := d.g.lookAt(ctx, probe)
+
 	for deadline := time.Now().Add(d.g.wait); seen.kind == answersSession && !among(instances, seen.instance); seen = d.g.lookAt(ctx, probe) {
 		// It may also have been started since, in the place of one that ended.
 		if again, err := d.compare(ctx, app); err == nil && among(again, seen.instance) {
 			instances = again
 			break
 		}
+
 		if time.Now().After(deadline) {
 			return nil, seen, d.otherAnswers(app, probe.address, seen.instance)
 		}
+
 		if err := pause(ctx, 200*time.Millisecond); err != nil {
 			return nil, seen, err
 		}
 	}
+
 	if ctx.Err() != nil {
 		return nil, seen, ctx.Err()
 	}
+
 	if err := d.endedSince(ctx, app, instances); err != nil {
 		return nil, seen, err
 	}
+
 	seen = probe.ofRunning(seen)
 	d.show.finish("answer", d.g.now())
 	return instances, seen, nil
@@ -105,6 +116,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	if d.o.plain && seen.kind.unproven() {
 		ends = nil
 	}
+
 	address := d.at.appAddress(app.Port)
 	url := seen.kind.url(address)
 	if d.g.json() {
@@ -113,6 +125,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 		}
 		return ends
 	}
+
 	where := "behind " + url
 	switch {
 	case seen.kind == answersNothing:
@@ -120,6 +133,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	case seen.kind.unproven():
 		where += " (" + seen.kind.text() + ")"
 	}
+
 	d.g.printf("\n%s: %s, attested by your CAS and healthy, %s\n", app.Name, problem.Count(len(instances), "instance"), where)
 	if gap := app.Deployment.GapSeconds; gap > 0 {
 		d.g.printf("nothing served for %.1f s: the app writes a volume, so its old instance stopped first\n", gap)
@@ -127,16 +141,20 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	if w := app.Deployment.Warning; w != nil {
 		d.g.warnf("warning: %s", plain.Reason(w))
 	}
+
 	if err := d.elsewhere(app, seen.kind); err != nil {
 		return err
 	}
+
 	d.g.printf("\n")
 	if err := d.g.printInstances(psReply{Apps: []manager.App{app}, Instances: instances}); err != nil {
 		return err
 	}
+
 	if len(instances) > 0 && instances[0].Simulated {
 		d.g.printf("\nSIMULATION: the instances are attested, but no TEE protects them.\n")
 	}
+
 	if ends != nil {
 		d.g.printf("\n")
 	}
@@ -150,10 +168,12 @@ func (d *deployment) elsewhere(app manager.App, answers answerKind) error {
 	if host == "" {
 		return nil
 	}
+
 	records, err := d.side.dir.Sessions()
 	if err != nil {
 		return err
 	}
+
 	record, mine := records[d.session]
 	names := record.DNS
 	if len(names) == 0 {
@@ -184,5 +204,6 @@ func certified(names []string, host string) bool {
 			cert.DNSNames = append(cert.DNSNames, name)
 		}
 	}
+
 	return cert.VerifyHostname(host) == nil
 }

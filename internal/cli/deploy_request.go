@@ -22,31 +22,37 @@ func (o *deployOptions) request() (manager.DeployRequest, error) {
 	if err != nil {
 		return req, err
 	}
+
 	var memory uint64
 	if o.memory != "" || o.memoryGiven {
 		if memory, err = manager.ParseMemory(o.memory); err != nil {
 			return req, err
 		}
 	}
+
 	if o.casInstances != "" {
 		if err := hostPort("cas-instances", o.casInstances); err != nil {
 			return req, err
 		}
 	}
+
 	public, container, err := parsePorts(o.port)
 	if err != nil {
 		return req, err
 	}
+
 	if o.instances < 1 && o.instancesGiven {
 		return req, problem.New(problem.Invalid, problem.RuleInstances, "--instances %d", o.instances).Want("1 or more").
 			Fix("to remove an app: cupel rm --app APP")
 	}
+
 	service := ident.ServiceName(o.service)
 	if o.service != "" {
 		if service, err = ident.ParseServiceName(o.service); err != nil {
 			return req, problem.New(problem.Invalid, problem.RuleService, "--service: %w", err)
 		}
 	}
+
 	return manager.DeployRequest{
 		Session: session, Name: o.name, Service: service, Runtime: o.runtime, Instances: o.instances, Memory: memory, Port: public, ContainerPort: container,
 	}, nil
@@ -57,6 +63,7 @@ func parsePorts(s string) (public, container uint16, err error) {
 	if s == "" {
 		return 0, 0, nil
 	}
+
 	first, second, both := strings.Cut(s, ":")
 	ok := true
 	number := func(s string) uint16 {
@@ -64,15 +71,20 @@ func parsePorts(s string) (public, container uint16, err error) {
 		ok = ok && err == nil && n > 0
 		return uint16(n)
 	}
+
 	public = number(first)
 	if both {
 		container = number(second)
 	}
+
 	if ok {
 		return public, container, nil
 	}
+
 	p := problem.New(problem.Invalid, problem.RulePort, "--port %.40q", s).Want("PUBLIC or PUBLIC:CONTAINER, each from 1 to 65535").
 		Fix("for instance --port 8080, or --port 443:8443")
+
+	// An address before the port works with other tools: the answer says what to leave out.
 	if host, port, err := net.SplitHostPort(s); err == nil && strings.ContainsAny(host, ".:") {
 		ok = true
 		if number(port); !ok {
@@ -89,6 +101,7 @@ func pins(name ident.SessionName, record home.SessionRecord, ref string) error {
 	if ref == "" || pinned == template.PinnedRef(ref) {
 		return nil
 	}
+
 	return problem.New(problem.Conflict, ruleRef, "session %s pins %s", name, cmp.Or(pinned, "no ref")).Want("%s", ref).
 		Fix("what is pulled is the owner's word, in the session: update it with 'cupel session create … --ref %s --update', then deploy again", ref)
 }
@@ -100,11 +113,13 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 	if err != nil {
 		return err
 	}
+
 	record, mine := records[d.session]
 	d.recorded = record.Runtime
 	if req.Runtime == "" {
 		req.Runtime = record.Runtime
 	}
+
 	if d.o.ref != "" && !mine {
 		return problem.New(problem.Conflict, ruleRef, "session %s was not created from here: what it pins is not known", d.session).
 			Fix("leave --ref out; who created the session checks it")
@@ -112,13 +127,16 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 	if err := pins(d.session, record, d.o.ref); err != nil {
 		return err
 	}
+
 	identity, err := d.findCAS(ctx)
 	if err != nil {
 		return err
 	}
+
 	if d.at, err = d.g.manager(ctx); err != nil {
 		return err
 	}
+
 	if d.at.CAS.Identity != identity {
 		if d.o.casInstances == "" {
 			return problem.New(problem.Conflict, problem.RuleCASOther, "session %s is at another CAS than this manager's own", d.session).
@@ -126,6 +144,7 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 		}
 		req.CAS = &manager.CASRef{Instances: d.o.casInstances, Identity: identity}
 	}
+
 	d.manager = d.at.dial(&d.side.id.Certificate)
 	return d.knowRuntime(ctx, req)
 }
@@ -136,15 +155,18 @@ func (d *deployment) knowRuntime(ctx context.Context, req *manager.DeployRequest
 	if req.Runtime != "" {
 		return nil
 	}
+
 	apps, err := d.manager.Apps(ctx)
 	if err != nil {
 		return err
 	}
+
 	for _, a := range apps {
 		if a.Owner == d.side.id.KeyHash && a.Session == d.session && (req.Name == "" || req.Name == a.Name) {
 			req.Runtime = a.Runtime
 		}
 	}
+
 	if req.Runtime == "" {
 		return problem.New(problem.Invalid, problem.RuleRuntime, "session %s was not created from here, and no app of yours runs it: its runtime is not known", d.session).
 			Fix("give --runtime; if the session was removed, remove its apps: cupel rm --app APP")
@@ -160,6 +182,7 @@ func (d *deployment) findCAS(ctx context.Context) (ident.KeyHash, error) {
 	if err != nil {
 		return ident.KeyHash{}, err
 	}
+
 	var pin home.Pin
 	if d.casAt, pin, err = d.side.pinned(addr); err == nil {
 		d.cas, err = d.side.dial(ctx, d.casAt, &pin)
@@ -167,6 +190,8 @@ func (d *deployment) findCAS(ctx context.Context) (ident.KeyHash, error) {
 	if err == nil {
 		err = d.lookBefore(ctx)
 	}
+
+	// Who may have the session run and not read it goes on without what the CAS knows.
 	if err != nil && d.code == nil && problem.From(err).Rule == problem.RuleAccessPolicy {
 		d.blind, err = true, nil
 	}
@@ -178,10 +203,12 @@ func (d *deployment) findCAS(ctx context.Context) (ident.KeyHash, error) {
 	if d.code == nil || !slices.Contains(refused, problem.KindOf(err)) {
 		return ident.KeyHash{}, err
 	}
+
 	if d.cas != nil {
 		d.cas.Close()
 		d.cas = nil
 	}
+
 	return d.code.CAS, nil
 }
 
@@ -190,6 +217,7 @@ func (d *deployment) lookBefore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	d.before = map[ident.InstanceID]bool{}
 	for _, k := range known {
 		d.before[k.ID] = true

@@ -28,6 +28,7 @@ func (d *deployment) settleGrants(ctx context.Context, end ending, goesOnAlone b
 	if d.made == nil {
 		return nil
 	}
+
 	most := d.g.wait + withdrawTimeout
 	if goesOnAlone {
 		most = lastLook
@@ -45,6 +46,7 @@ func (d *deployment) settleGrants(ctx context.Context, end ending, goesOnAlone b
 		if d.withdrawn = d.g.withdraw(ctx, d.cas, *d.made); d.withdrawn {
 			d.g.warnf("The manager took the code of grant %s and has not claimed it: it is withdrawn, and no deployment goes on under it.", d.made.ID.Short())
 		}
+
 		if end.confirmed {
 			err = problem.New(problem.Denied, ruleGrantUnclaimed, "the manager says that the deployment is done, and has not claimed its grant %s", d.made.ID.Short()).
 				Want("a deployment under the grant that was made for it").
@@ -56,13 +58,16 @@ func (d *deployment) settleGrants(ctx context.Context, end ending, goesOnAlone b
 	default:
 		err = d.leaveOne(ctx, end)
 	}
+
 	if err == nil && end.confirmed {
 		d.nameOpen(all)
 	}
+
 	if err != nil && !end.confirmed {
 		d.g.warnf("Whether the grant %s that was made for this has ended is not known: %v", d.made.ID.Short(), err)
 		d.g.warnf("  withdraw it: %s", withdrawCommand(d.session, d.made.ID.Short()))
 	}
+
 	return err
 }
 
@@ -73,6 +78,7 @@ func (d *deployment) nameOpen(all []owners.Grant) {
 		if g.State != owners.GrantOpen || g.ID == d.made.ID || g.App != d.made.App || g.Maker != d.made.Maker || !d.g.now().Before(g.UseBy) {
 			continue
 		}
+
 		d.g.warnf("Grant %s for %s, of %s, is still open: who has its code can run the app by it, until %s.\n  if it isn't meant so: %s",
 			g.ID.Short(), g.App, g.Made.Local().Format(time.DateTime), g.UseBy.Local().Format(time.DateTime), withdrawCommand(d.session, g.ID.Short()))
 	}
@@ -88,9 +94,11 @@ func (d *deployment) leaveOne(ctx context.Context, end ending) error {
 		if err != nil || len(left) == 0 {
 			return err
 		}
+
 		if time.Now().After(deadline) {
 			return d.g.withdrawKept(ctx, d.cas, left, "The manager")
 		}
+
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
@@ -105,6 +113,7 @@ func (d *deployment) leftover(ctx context.Context, end ending) ([]owners.Grant, 
 	if err != nil {
 		return nil, err
 	}
+
 	var provider ident.KeyHash
 	won := end.done
 	for _, g := range all {
@@ -123,6 +132,7 @@ func (d *deployment) leftover(ctx context.Context, end ending) ([]owners.Grant, 
 		if !won {
 			return g.ID != d.made.ID
 		}
+
 		// A deployment that began later is another command's to look after.
 		ours := g.App == d.made.App || d.app != nil && d.app.Grant != nil && *d.app.Grant == g.ID
 		return g.ID == d.made.ID || g.ClaimedBy.IsZero() || g.ClaimedBy != provider || !ours || g.Maker != d.made.Maker || !g.Made.Before(d.made.Made)
@@ -137,6 +147,7 @@ func (g *globals) withdrawKept(ctx context.Context, c *client.CAS, left []owners
 		if err != nil {
 			return err
 		}
+
 		g.warnf("%s did not give grant %s back within %s: it is withdrawn now, with your key, and what ran under it has lost its rights.", who, grant.ID.Short(), problem.Duration(g.wait))
 		for _, lost := range ended.Lost {
 			g.warnf("Warning: %s", lost)

@@ -30,10 +30,12 @@ func (d *deployment) pullerSays(ctx context.Context) string {
 	if d.show.current() != manager.StepPull {
 		return ""
 	}
+
 	last := ""
 	for _, line := range d.output(ctx, d.pulling, "pull", 1) {
 		last = line
 	}
+
 	if last == "" {
 		return ""
 	}
@@ -46,11 +48,13 @@ func (d *deployment) explain(ctx context.Context, app manager.App, p *problem.Er
 	if p == nil {
 		return
 	}
+
 	quote := plain.Quote
 	if d.g.json() { // there the line is a value by itself
 		quote = ""
 	}
-	if strings.HasPrefix(string(p.Rule), "pull") {
+
+	if problem.OfPull(p.Rule) {
 		for _, line := range d.output(ctx, app, "pull", 2*lastWords) {
 			if strings.HasPrefix(line, "pull: ") {
 				d.g.warnf(quote+"%s", line)
@@ -58,14 +62,17 @@ func (d *deployment) explain(ctx context.Context, app manager.App, p *problem.Er
 		}
 		return
 	}
+
 	lines := d.output(ctx, app, "app", lastWords)
 	if len(lines) == 0 {
 		return
 	}
+
 	if d.g.json() {
 		_ = d.g.printLine(stepLine{Step: d.show.current(), State: "log", Log: lines})
 		return
 	}
+
 	d.show.clear()
 	d.g.printf("  … the app's last words:\n")
 	for _, line := range lines {
@@ -82,21 +89,25 @@ func (d *deployment) output(ctx context.Context, app manager.App, role string, m
 	if err != nil {
 		return nil
 	}
+
 	for _, i := range slices.Backward(list) {
 		if i.Role != role || i.Revision != app.Deployment.Revision {
 			continue
 		}
+
 		for _, previous := range []bool{false, true} {
 			var lines []string
 			_ = d.manager.Logs(ctx, i.ID, client.LogOptions{Tail: most, Previous: previous}, func(l manager.LogLine) error {
 				lines = append(lines, d.g.shortened(l.Line))
 				return nil
 			})
+
 			if len(lines) > 0 {
 				return lines
 			}
 		}
 	}
+
 	return nil
 }
 

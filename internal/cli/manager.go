@@ -68,6 +68,7 @@ func (g *globals) manager(ctx context.Context) (managerAt, error) {
 	if g.provider != "" {
 		return g.providerAt(ctx, g.provider)
 	}
+
 	e, err := client.ReadEndpoint(g.state)
 	if err != nil {
 		return managerAt{}, noManager(err)
@@ -92,6 +93,7 @@ func noManager(err error) error {
 	if p.Rule != client.RuleAway {
 		return err
 	}
+
 	q := *p
 	return q.Fix("%s; of another machine: --provider URL", p.Mend)
 }
@@ -182,10 +184,12 @@ func (m *managerAs) certificate(ctx context.Context, at managerAt) (*tls.Certifi
 			return nil, problem.New(problem.Invalid, ruleOperatorKey, "%w", err).Fix("give --as-owner; or run cupel up again: it makes a damaged operator.crt anew, and says what to do about a damaged operator.key")
 		}
 	}
+
 	dir, err := m.g.ownerDir()
 	if err != nil {
 		return nil, err
 	}
+
 	id, err := m.g.identity(ctx, dir)
 	if err != nil {
 		return nil, err

@@ -23,10 +23,12 @@ func (g *globals) ownerSide(ctx context.Context) (*ownerSide, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	id, err := g.identity(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
+
 	return &ownerSide{g, dir, id}, nil
 }
 
@@ -49,6 +51,7 @@ func (o *ownerSide) dial(ctx context.Context, addr string, pin *home.Pin) (*clie
 		},
 		Save: func(p client.Pin) error { return o.keepHead(ctx, addr, p) },
 	}
+
 	if pin != nil {
 		opts.Pin = &client.Pin{Identity: pin.Identity, Head: pin.Head}
 	}
@@ -84,12 +87,14 @@ func (o *ownerSide) pinned(addr string) (string, home.Pin, error) {
 	if err != nil {
 		return "", home.Pin{}, err
 	}
+
 	if addr == "" {
 		addr = lastAttested(pins)
 	}
 	if addr == "" {
 		return "", home.Pin{}, problem.New(problem.Unauthenticated, problem.RuleCASNotAttested, "no CAS was attested yet").Fix("run: cupel cas attest ADDRESS")
 	}
+
 	if addr, err = client.Address(addr); err != nil {
 		return "", home.Pin{}, err
 	}
@@ -124,6 +129,7 @@ func (o *ownerSide) casAddress(name ident.SessionName, addr string) (string, err
 	if addr != "" {
 		return addr, nil
 	}
+
 	sessions, err := o.dir.Sessions()
 	return sessions[name].CAS, err
 }
@@ -135,10 +141,12 @@ func (g *globals) sessionAt(ctx context.Context, arg, addr string) (ident.Sessio
 	if err != nil {
 		return "", nil, err
 	}
+
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return "", nil, err
 	}
+
 	c, _, err := side.casOf(ctx, name, addr)
 	return name, c, err
 }
@@ -149,6 +157,7 @@ func (o *ownerSide) vouchedFor(runtime string) (ident.Measurement, bool, error) 
 	if err != nil {
 		return ident.Measurement{}, false, err
 	}
+
 	v, ok := reference.Newest(known, runtime)
 	return v.Measurement, ok, nil
 }

@@ -39,13 +39,16 @@ func runProviderList(g *globals) error {
 	if err != nil {
 		return err
 	}
+
 	known, err := dir.Providers()
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(known)
 	}
+
 	var rows [][]string
 	for _, addr := range sortedKeys(known) {
 		p := known[addr]
@@ -80,6 +83,7 @@ func runProviderForget(ctx context.Context, g *globals, text string) error {
 	if err != nil {
 		return err
 	}
+
 	var was home.Provider
 	near := ""
 	err = dir.UpdateProviders(ctx, func(all home.Providers) error {
@@ -92,6 +96,7 @@ func runProviderForget(ctx context.Context, g *globals, text string) error {
 		delete(all, addr)
 		return nil
 	})
+
 	if errors.Is(err, errUnknownProvider) && near != "" {
 		return problem.New(problem.NotFound, ruleProvider, "no provider at %s is known here", addr).Fix("did you mean cupel provider forget %s? See 'cupel provider list'", near)
 	}
@@ -101,9 +106,11 @@ func runProviderForget(ctx context.Context, g *globals, text string) error {
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(home.Providers{addr: was})
 	}
+
 	g.printf("%s is forgotten; the next command that talks to it keeps what it shows then.\n", addr)
 	return nil
 }
@@ -126,10 +133,12 @@ func (g *globals) completeProviders(_ *cobra.Command, args []string, _ string) (
 	if err != nil || len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+
 	known, err := dir.Providers()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+
 	addresses := slices.DeleteFunc(sortedKeys(known), func(addr string) bool {
 		whole, err := providerAddress(addr)
 		return err != nil || whole != addr

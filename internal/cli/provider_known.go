@@ -25,6 +25,7 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 	if err != nil {
 		return managerAt{}, err
 	}
+
 	dir, err := g.ownerDir()
 	if err != nil {
 		return managerAt{}, err
@@ -33,6 +34,7 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 	if err != nil {
 		return managerAt{}, err
 	}
+
 	pin, again := known[addr]
 	if !again {
 		if pin, err = firstSeen(ctx, addr); err != nil {
@@ -44,32 +46,38 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 	if pin.Certificate != nil {
 		at.options.CertSHA256 = *pin.Certificate
 	}
+
 	m := client.NewManager(addr, at.options)
 	defer m.Close()
 	info, err := m.Info(ctx)
 	if err != nil {
 		return managerAt{}, changedProvider(err, addr)
 	}
+
 	if info.OperatorKey.IsZero() {
 		return managerAt{}, problem.New(problem.Unauthenticated, ruleProviderKey, "the provider at %s names no key by which it claims grants", addr).
 			Want("the operator's key, as `cupel info` shows it on the operator's machine").
 			Fix("a grant that names nobody could be claimed by anybody: ask the operator, whose manager may be of an older release")
 	}
+
 	if !again {
 		seen := pin.Certificate
 		pin.OperatorKey, pin.Since = info.OperatorKey, g.now().UTC()
 		if pin, err = g.keepProvider(ctx, dir, addr, pin); err != nil {
 			return managerAt{}, err
 		}
+
 		if certificateText(pin.Certificate) != certificateText(seen) {
 			return managerAt{}, problem.New(problem.Unauthenticated, ruleProviderCertificate, "the certificate at %s: %s", addr, certificateText(seen)).
 				Want("%s, as another command kept it meanwhile", certificateText(pin.Certificate)).Fix("%s", forgetProvider(addr))
 		}
 	}
+
 	if info.OperatorKey != pin.OperatorKey {
 		return managerAt{}, problem.New(problem.Unauthenticated, ruleProviderKey, "the provider at %s claims grants with the key %s", addr, info.OperatorKey).
 			Want("%s, as it said on %s", pin.OperatorKey, pin.Since.Format("2006-01-02")).Fix("%s", forgetProvider(addr))
 	}
+
 	at.operator = pin.OperatorKey
 	at.endpoint(addr, info)
 	return at, nil
@@ -103,9 +111,11 @@ func (g *globals) keepProvider(ctx context.Context, dir *home.Dir, addr string, 
 		all[addr] = pin
 		return nil
 	})
+
 	if err != nil || !met {
 		return pin, err
 	}
+
 	const compare = "Compare with what `cupel info` shows on the operator's machine. Another one is refused from now on."
 	if pin.Certificate == nil {
 		g.warnf("The provider at %s is new here. A public authority vouches for its name; its operator's key is kept:\n  operator's key  %s\n"+compare, addr, pin.OperatorKey)
@@ -138,15 +148,18 @@ func providerAddress(text string) (string, error) {
 		return "", problem.New(problem.Invalid, ruleProviderAddress, "the provider's address is %s", why).
 			Want("https://HOST[:PORT]").Fix("give --provider, or CUPEL_PROVIDER, the address of the operator's manager")
 	}
+
 	text = strings.TrimSpace(text)
 	whole := text
 	if !strings.Contains(text, "://") {
 		whole = "https://" + text
 	}
+
 	u, err := url.Parse(whole)
 	if err != nil {
 		return bad("none") // it may hold a password: it isn't repeated
 	}
+
 	switch {
 	case !strings.EqualFold(u.Scheme, "https"):
 		return bad("not one of https")
@@ -155,6 +168,7 @@ func providerAddress(text string) (string, error) {
 	case u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
 		return bad("not a host and port alone")
 	}
+
 	port := cmp.Or(u.Port(), providerPort)
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return bad("with a port that can't be")
@@ -167,6 +181,7 @@ func (g *globals) completes() bool {
 	if g.provider == "" {
 		return true
 	}
+
 	addr, err := providerAddress(g.provider)
 	if err != nil {
 		return false
@@ -175,6 +190,7 @@ func (g *globals) completes() bool {
 	if err != nil {
 		return false
 	}
+
 	known, err := dir.Providers()
 	_, ok := known[addr]
 	return err == nil && ok

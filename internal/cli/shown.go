@@ -39,9 +39,11 @@ func colored(s string) string {
 		if !harmless.MatchString(s[at[0]:at[1]]) {
 			continue
 		}
+
 		b.WriteString(plain.LogLine(s[last:at[0]]) + s[at[0]:at[1]])
 		last = at[1]
 	}
+
 	b.WriteString(plain.LogLine(s[last:]))
 	if last > 0 {
 		b.WriteString("\x1b[0m") // what follows is not the app's
@@ -90,6 +92,7 @@ func (g *globals) whileRead(ctx context.Context, do func(ctx context.Context) er
 	if !ok {
 		return do(ctx)
 	}
+
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -101,6 +104,7 @@ func (g *globals) whileRead(ctx context.Context, do func(ctx context.Context) er
 			}
 		}
 	}()
+
 	err := do(ctx)
 	if cause := context.Cause(ctx); errors.Is(cause, syscall.EPIPE) {
 		return cause
@@ -158,6 +162,7 @@ func (g *globals) writable(s string) string {
 	if g.env == nil {
 		return s
 	}
+
 	locale := cmp.Or(g.env("LC_ALL"), g.env("LC_CTYPE"), g.env("LANG")) // POSIX, 8.2
 	if utf := strings.ReplaceAll(strings.ToUpper(locale), "-", ""); locale == "" || strings.Contains(utf, "UTF8") {
 		return s
@@ -172,14 +177,17 @@ func (g *globals) text(format string, args []any) string {
 			args[i] = string(ours)
 			continue
 		}
+
 		if err, ok := a.(error); ok {
 			args[i] = plain.Lines(g.inState(err.Error()))
 			continue
 		}
+
 		if text := reflect.ValueOf(a); text.Kind() == reflect.String {
 			args[i] = plain.Line(text.String())
 		}
 	}
+
 	return fmt.Sprintf(g.formatInState(format), args...)
 }
 

@@ -59,6 +59,7 @@ asks for one, and where an app has two grants with no deployment under way.`,
 			return runVerify(cmd.Context(), g, o)
 		},
 	}
+
 	f := c.Flags()
 	f.StringVar(&o.address, "address", "", "HOST:PORT of the app (default: as the manager says)")
 	f.StringVar(&o.name, "name", "", "name that the app's certificate must have (default: the session's first)")
@@ -67,6 +68,7 @@ asks for one, and where an app has two grants with no deployment under way.`,
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&o.commit, "commit", "", "refuse unless every running instance has this commit ([VOLUME=]HEX, at least 16 digits)")
 	f.BoolVar(&o.plain, "plain", false, "accept that the app answers without TLS, or with a certificate of its own: who it is can't be told")
+
 	return c
 }
 
@@ -91,24 +93,29 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 			return err
 		}
 	}
+
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err
 	}
+
 	name, err := side.locateApp(ctx, &o)
 	if err != nil {
 		return err
 	}
+
 	verified, err := side.verifySession(ctx, name, o.cas)
 	if err != nil {
 		return err
 	}
 	reply := appReply{SessionBy: o.by, Session: *verified, Address: o.address, Name: o.name}
+
 	c, _, err := side.casOf(ctx, name, o.cas)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+
 	running, err := side.checkInstances(ctx, c, name)
 	if err != nil {
 		return err
@@ -116,14 +123,17 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 	if err := reply.take(running, o, g.now()); err != nil {
 		return err
 	}
+
 	if reply.Name == "" {
 		if reply.Name, err = side.appName(name); err != nil {
 			return err
 		}
 	}
+
 	if err := side.answering(ctx, c, name, &reply, running, o); err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(reply)
 	}
@@ -133,9 +143,11 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 // take shows what the CAS lists, and judges it.
 func (a *appReply) take(r *running, o verifyOptions, now time.Time) (err error) {
 	a.Instances, a.Volumes, a.Grants = r.state.Instances, r.state.Volumes, r.grants
+
 	for _, i := range a.Instances {
 		a.Simulated = a.Simulated || i.State == owners.Running && i.Claims.Simulated
 	}
+
 	a.Behind, err = r.judge(a.Session.Hash, o, now)
 	return err
 }
@@ -147,14 +159,17 @@ func (o *ownerSide) answering(ctx context.Context, c *client.CAS, name ident.Ses
 	if err != nil {
 		return err
 	}
+
 	probe, err := newAppProbe(reply.Address, reply.Name, name, ca.Value, o.g.now())
 	if err != nil {
 		return err
 	}
+
 	seen := probe.look(ctx)
 	if slices.ContainsFunc(reply.Instances, func(i owners.Instance) bool { return i.State == owners.Running && i.Service != template.PullService }) {
 		seen = probe.ofRunning(seen)
 	}
+
 	reply.Answers = seen.kind
 	if seen.problem != nil && opts.plain && seen.kind.unproven() {
 		return nil
@@ -167,18 +182,22 @@ func (o *ownerSide) answering(ctx context.Context, c *client.CAS, name ident.Ses
 	if err != nil {
 		return err
 	}
+
 	if err := reply.take(r, opts, o.g.now()); err != nil {
 		return err
 	}
+
 	for _, i := range reply.Instances {
 		if i.ID == seen.instance && (r.otherApps(i.Grant, opts.app) || opts.named() && r.calledOtherwise(i.Grant, opts.app)) {
 			return problem.New(problem.Denied, ruleAppInstance, "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), reply.Address, opts.app).
 				Want("an instance of %s", opts.app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", name)
 		}
+
 		if i.ID == seen.instance && i.State == owners.Running {
 			reply.Answering = &i
 		}
 	}
+
 	if reply.Answering == nil {
 		return problem.New(problem.Denied, ruleAppInstance, "instance %s answers at %s", seen.instance, reply.Address).
 			Want("an instance of %s that the CAS knows to run", name).Fix("do not use the app: what answers has lost, or never had, its rights")

@@ -26,6 +26,7 @@ func (o *ownerSide) checkInstances(ctx context.Context, c *client.CAS, name iden
 	if err != nil {
 		return nil, err
 	}
+
 	r := &running{me: o.id.KeyHash}
 	if r.session, err = session.Parse([]byte(text.Text)); err != nil {
 		return nil, err
@@ -47,6 +48,7 @@ func (o *ownerSide) checkInstances(ctx context.Context, c *client.CAS, name iden
 			return nil, err
 		}
 	}
+
 	return r, nil
 }
 
@@ -55,6 +57,7 @@ func checkInstance(s *session.Session, cas ident.KeyHash, i owners.Instance) err
 		return problem.New(problem.Denied, ruleInstanceClaims, "instance %s of %s: %w", i.ID.Short(), i.Service, fmt.Errorf(format, args...)).
 			Fix("do not use the app, and do not trust this CAS: it released to what your session excludes")
 	}
+
 	service, ok := s.Service(i.Service)
 	if !ok {
 		return refuse("the session has no such service")
@@ -78,6 +81,7 @@ func checkInstance(s *session.Session, cas ident.KeyHash, i owners.Instance) err
 			Want("`tolerate: [\"simulation:SHA256\"]`, with the root that you trusted").
 			Fix("take a new template (cupel template --simulation), update the session (cupel session create --update) and deploy")
 	}
+
 	if err != nil {
 		return refuse("the session does not accept its claims: %w", err)
 	}
@@ -98,10 +102,12 @@ func rotatedMeanwhile(ctx context.Context, c *client.CAS, name ident.SessionName
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
 		return err
 	}
+
 	list, rerr := c.Rotations(ctx, name)
 	if rerr != nil {
 		return err // that it can't be told is no matter here
 	}
+
 	for _, r := range list.Secrets {
 		if r.Name == appCA && len(r.Old) > 0 {
 			p := *problem.From(err)
@@ -109,5 +115,6 @@ func rotatedMeanwhile(ctx context.Context, c *client.CAS, name ident.SessionName
 				appCA, r.Rotated.UTC().Format(time.RFC3339), problem.Count(len(r.Old), "running instance")+" with")
 		}
 	}
+
 	return err
 }

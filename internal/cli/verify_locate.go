@@ -37,14 +37,17 @@ func (o *ownerSide) ownWord(opts *verifyOptions) (knownApp, error) {
 		name, err := parseSessionArg(opts.session)
 		return knownApp{session: name, name: opts.app, by: byFlag}, err
 	}
+
 	sessions, err := o.dir.Sessions()
 	if err != nil {
 		return knownApp{}, err
 	}
+
 	deployed, err := o.g.deployed(o.dir)
 	if err != nil {
 		return knownApp{}, err
 	}
+
 	if name, app, ok := deployed.At(o.g.place(), opts.app); ok {
 		return knownApp{session: app.Session, name: name, by: byRecord}, nil
 	}
@@ -56,15 +59,18 @@ func (o *ownerSide) ownWord(opts *verifyOptions) (knownApp, error) {
 		}
 		return knownApp{session: name, name: opts.app, by: byName}, nil
 	}
+
 	var called []ident.SessionName
 	for _, s := range slices.Sorted(maps.Keys(sessions)) {
 		if manager.AppName(s) == opts.app {
 			called = append(called, s)
 		}
 	}
+
 	if len(called) == 1 {
 		return knownApp{session: called[0], name: opts.app, by: byName}, nil
 	}
+
 	return knownApp{session: name, name: opts.app, problem: unnamed}, nil
 }
 
@@ -77,14 +83,17 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	if err != nil {
 		return "", err
 	}
+
 	called := cmp.Or(known.called, opts.app) // by the manager
 	opts.app, opts.by = known.name, known.by
 	enough := known.by != "" && opts.address != ""
+
 	if enough { // it may say that a deployment is under way, and holds up nobody
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
 	}
+
 	at, err := o.g.manager(ctx)
 	if err != nil && opts.address != "" {
 		return known.session, known.problem // if it is unknown here, verifySession says so
@@ -96,9 +105,11 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 		return "", problem.New(problem.Invalid, ruleAppAddress, "where the app listens is not known: %w", err).
 			Fix("give --address HOST:PORT, or --state DIR of this machine's manager, or --provider URL of another's")
 	}
+
 	m := at.dial(&o.id.Certificate)
 	defer m.Close()
 	app, err := m.App(ctx, called)
+
 	if enough && (err != nil || app.Session != known.session) {
 		return known.session, nil // it may run elsewhere
 	}
@@ -109,11 +120,14 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	if err != nil {
 		return "", err
 	}
+
 	if known.by != "" && app.Session != known.session {
 		return "", known.other(called, app.Session)
 	}
+
 	opts.by = cmp.Or(known.by, byOperator)
 	opts.deploying = app.Deployment.State == manager.DeploymentRunning
+
 	if opts.address == "" && app.Port == 0 {
 		return "", problem.New(problem.Unavailable, ruleAppUnreachable, "app %s never served: it has no port yet", app.Name).
 			Fix("see 'cupel ps %s', and deploy it again: %s", app.Name, manager.DeployCommand(app.Session, app.Name))
@@ -121,6 +135,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	if opts.address == "" {
 		opts.address = at.appAddress(app.Port)
 	}
+
 	return app.Session, nil
 }
 
@@ -129,6 +144,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 func (k knownApp) other(app string, says ident.SessionName) error {
 	p := problem.New(problem.Denied, ruleAppSession, "app %s runs session %s, by the manager's word", app, says)
 	elsewhere := fmt.Sprintf("do not use what the manager leads to; if you know where the app of session %s answers: cupel verify %s --session %s --address HOST:PORT", k.session, app, k.session)
+
 	switch k.by {
 	case byFlag:
 		p.Want("session %s, as --session says", k.session)
@@ -139,6 +155,7 @@ func (k knownApp) other(app string, says ident.SessionName) error {
 		p.Want("session %s, which is called so and is yours", k.session)
 		elsewhere = fmt.Sprintf("if you deployed it under %s yourself (cupel deploy %s --name %s): cupel verify %s --session %s; else ", says, says, app, app, says) + elsewhere
 	}
+
 	return p.Fix("%s", elsewhere)
 }
 
@@ -148,6 +165,7 @@ func (o *ownerSide) appName(name ident.SessionName) (string, error) {
 	if err != nil {
 		return "", err
 	}
+
 	if dns := sessions[name].DNS; len(dns) > 0 {
 		return dns[0], nil
 	}

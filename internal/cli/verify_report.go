@@ -10,6 +10,7 @@ func printVerified(g *globals, r appReply) error {
 	if r.Simulated {
 		platform = "SIMULATED, protects nothing"
 	}
+
 	created := "as you created it on " + r.Session.CreatedAt.Format(time.RFC3339)
 	rows := [][]string{{"session", string(r.Session.Session) + ", " + created}}
 	if r.SessionBy == byOperator {
@@ -18,6 +19,7 @@ func printVerified(g *globals, r appReply) error {
 			{"its text", created},
 		}
 	}
+
 	rows = append(rows, [][]string{
 		{"session hash", r.Session.Hash.String()},
 		{"address", r.Address + ", " + r.certificateCell()},
@@ -25,6 +27,7 @@ func printVerified(g *globals, r appReply) error {
 		{"platform", platform},
 		{"audit log", fmt.Sprintf("followed to entry %d", r.Session.AuditHead)},
 	}...)
+
 	for _, v := range r.Volumes {
 		rows = append(rows, []string{"volume " + v.Name, newestCell(v)})
 	}
@@ -63,16 +66,19 @@ func (g *globals) printAttested(r appReply) error {
 		if i.Claims.Simulated {
 			where = "SIMULATED"
 		}
+
 		grant := "-"
 		if !i.Grant.IsZero() {
 			grant = i.Grant.Short()
 		}
+
 		rows = append(rows, []string{
 			i.ID.Short(), string(i.Service), string(i.State), i.ReleasedAt.UTC().Format(time.RFC3339),
 			i.Claims.Measurement.String()[:12], where, i.Claims.TCBStatus, onOff(i.Claims.Debug),
 			grant, i.SessionHash.String()[:12], hasCell(i),
 		})
 	}
+
 	return g.table([]string{
 		"INSTANCE", "SERVICE", "STATE", "ATTESTED", "MEASUREMENT", "PLATFORM", "STATUS", "DEBUG",
 		"GRANT", "SESSION", "HAS",

@@ -59,22 +59,27 @@ func (r *running) judge(current ident.Digest, o verifyOptions, now time.Time) ([
 	}
 
 	out := []behind{}
+
 	for _, i := range r.state.Instances {
 		if i.State != owners.Running {
 			continue
 		}
+
 		if i.SessionHash != current {
 			out = append(out, behind{i.ID, i.Service, "it was released under version " + i.SessionHash.String()[:12] + " of the session"})
 		}
+
 		if why := r.olderGrant(i.Grant); why != "" {
 			out = append(out, behind{i.ID, i.Service, why})
 		}
+
 		for _, v := range i.Volumes {
 			if why := r.older(v); why != "" {
 				out = append(out, behind{i.ID, i.Service, why})
 			}
 		}
 	}
+
 	return out, nil
 }
 
@@ -84,6 +89,7 @@ func (r *running) granted() error {
 	if !r.session.Access.AsksForGrant() {
 		return nil
 	}
+
 	for _, i := range r.state.Instances {
 		if i.State == owners.Running && i.Grant.IsZero() {
 			return problem.New(problem.Denied, ruleInstanceUngranted, "instance %s of %s runs under no grant", i.ID.Short(), i.Service).
@@ -100,6 +106,7 @@ func (r *running) granted() error {
 func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 	held, idle := map[string][]string{}, map[string][]string{}
 	fresh := map[string]bool{}
+
 	for _, g := range r.grants {
 		switch {
 		case g.State != owners.GrantClaimed || ownToken(g):
@@ -112,6 +119,7 @@ func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 			fresh[g.App] = fresh[g.App] || now.Sub(g.Made) < longestDeployment
 		}
 	}
+
 	for _, app := range sortedKeys(held) {
 		if ids := held[app]; len(ids) > 1 && (!o.deploying || !fresh[app]) {
 			return problem.New(problem.Denied, ruleGrantsTwo, "app %s has %d grants, %s, and nothing is known of a deployment under way", app, len(ids), strings.Join(ids, ", ")).
@@ -119,6 +127,7 @@ func (r *running) oneGrant(o verifyOptions, now time.Time) error {
 				Fix("%s", r.oneOfThem(idle[app]))
 		}
 	}
+
 	return nil
 }
 
@@ -129,6 +138,7 @@ func ownToken(g owners.Grant) bool { return g.ClaimedBy == g.Maker && !g.Maker.I
 // oneOfThem says which of an app's grants to end: what runs stops with its grant.
 func (r *running) oneOfThem(idle []string) string {
 	see := fmt.Sprintf("see who has them with 'cupel session grants %s', and ", r.session.Name)
+
 	if len(idle) > 0 {
 		var commands []string
 		for _, id := range idle {
@@ -157,21 +167,25 @@ func (r *running) demand(commit, app string) error {
 	if commit == "" {
 		return nil
 	}
+
 	volume, want, named := strings.Cut(strings.ToLower(commit), "=")
 	if !named {
 		volume, want = "", volume
 	}
+
 	if len(want) < leastCommit || len(want) > 64 || strings.Trim(want, "0123456789abcdef") != "" {
 		return problem.New(problem.Invalid, ruleCommit, "--commit %.80q", commit).Want("%d to 64 hex digits, or VOLUME= and these: who may push can find another commit that begins alike, where only few count", leastCommit).Fix("git rev-parse HEAD shows it")
 	}
 	if volume != "" && !slices.ContainsFunc(r.session.Volumes, func(v session.Volume) bool { return strings.ToLower(v.Name) == volume }) {
 		return problem.New(problem.Invalid, ruleCommit, "--commit %.80q: session %s has no volume of that name", commit, r.session.Name)
 	}
+
 	seen := false
 	for _, i := range r.state.Instances {
 		if i.State != owners.Running || r.otherApps(i.Grant, app) {
 			continue
 		}
+
 		seen = true
 		var has []string
 		other := false
@@ -181,6 +195,7 @@ func (r *running) demand(commit, app string) error {
 				other = other || !strings.HasPrefix(v.Statement.Commit, want)
 			}
 		}
+
 		if other && len(has) > 1 {
 			return problem.New(problem.Denied, ruleCommit, "instance %s of %s has %s", i.ID.Short(), i.Service, strings.Join(has, ", ")).
 				Want("commit %s", want).
@@ -192,11 +207,13 @@ func (r *running) demand(commit, app string) error {
 				Fix("deploy the app again; if the session pins no ref, whoever can push decides what is pulled: cupel session create … --ref COMMIT --update")
 		}
 	}
+
 	if !seen {
 		return problem.New(problem.Denied, ruleCommit, "no instance of session %s runs", r.session.Name).
 			Want("a running instance with commit %s", want).
 			Fix("deploy the app: cupel deploy %s", r.session.Name)
 	}
+
 	return nil
 }
 
@@ -206,12 +223,14 @@ func (r *running) demand(commit, app string) error {
 // operator or of strangers.
 func (r *running) otherApps(id owners.GrantID, app string) bool {
 	named, mine := false, id.IsZero() // under no grant it may be any app's
+
 	for _, g := range r.grants {
 		if g.App == app && r.vouched(g) {
 			named = true
 			mine = mine || g.ID == id
 		}
 	}
+
 	return named && !mine
 }
 
@@ -237,6 +256,7 @@ func (r *running) olderGrant(id owners.GrantID) string {
 	if at < 0 {
 		return ""
 	}
+
 	mine := r.grants[at]
 	for _, g := range r.grants {
 		if !r.session.Access.AsksForGrant() && g.Maker != mine.Maker {
@@ -246,6 +266,7 @@ func (r *running) olderGrant(id owners.GrantID) string {
 			return fmt.Sprintf("it runs under grant %s, and the newest of app %s is %s", mine.ID.Short(), g.App, g.ID.Short())
 		}
 	}
+
 	return ""
 }
 
@@ -256,6 +277,7 @@ func (r *running) older(v owners.InstanceVolume) string {
 	if at < 0 {
 		return ""
 	}
+
 	newest := r.state.Volumes[at]
 	if !v.ID.IsZero() && !newest.ID.IsZero() && v.ID != newest.ID {
 		return fmt.Sprintf("it has state %d of volume %s as that was before it was started afresh", v.Generation, v.Name)
@@ -263,10 +285,12 @@ func (r *running) older(v owners.InstanceVolume) string {
 	if v.Generation >= newest.Generation {
 		return ""
 	}
+
 	why := fmt.Sprintf("it has state %d of volume %s, and the newest is %d", v.Generation, v.Name, newest.Generation)
 	if v.Statement != nil && newest.Statement != nil && v.Statement.Commit != newest.Statement.Commit {
 		why += fmt.Sprintf(": commit %s instead of %s", shortCommit(v.Statement), shortCommit(newest.Statement))
 	}
+
 	return why
 }
 
@@ -276,10 +300,12 @@ func newestCell(v owners.Volume) string {
 	if v.Statement == nil {
 		return out
 	}
+
 	out += ", commit " + v.Statement.Commit
 	if v.Statement.Pinned {
 		out += ", pinned by the session"
 	}
+
 	switch v.Statement.Follows {
 	case owners.FollowsYes:
 		out += ", follows the one before"
@@ -287,6 +313,7 @@ func newestCell(v owners.Volume) string {
 		out += ", does NOT follow the one before: its history was rewritten, or another branch pulled"
 	case owners.FollowsUnknown:
 	}
+
 	return out
 }
 
@@ -300,6 +327,7 @@ func hasCell(i owners.Instance) string {
 		}
 		out = append(out, text)
 	}
+
 	return cmp.Or(strings.Join(out, ", "), "-")
 }
 

@@ -302,7 +302,7 @@ func pullSaysMore(in *Replica, s InstanceStatus) bool {
 
 // definite says that trying again can't help, or has been done already.
 func definite(e *problem.Error) bool {
-	if e.Rule == rulePullSilent || e.Rule == rulePullBusy {
+	if e.Rule == problem.RulePullSilent || e.Rule == problem.RulePullBusy {
 		return true
 	}
 	switch e.Kind {
