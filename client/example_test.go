@@ -109,7 +109,7 @@ func ExampleHolder_Claim() {
 		log.Fatal(err)
 	}
 
-	claimed, err := holder.Claim(context.Background(), "cas.example:8082", code)
+	claimed, err := holder.Claim(context.Background(), "cas.example:18765", code)
 	if problem.KindOf(err) == problem.Unavailable {
 		log.Fatal("try again later: ", err)
 	}
