@@ -23,9 +23,11 @@ func (n *Node) Adopt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	for _, d := range damaged {
 		n.tellDamage(ctx, d)
 	}
+
 	for _, r := range records {
 		i := newInstance(r)
 		i.pending = true
@@ -33,6 +35,7 @@ func (n *Node) Adopt(ctx context.Context) error {
 		n.instances[r.Spec.ID] = i
 		n.mu.Unlock()
 	}
+
 	n.look(ctx)
 	return nil
 }
@@ -71,6 +74,7 @@ func (n *Node) takeOver(ctx context.Context) error {
 	if len(pending) == 0 {
 		return nil
 	}
+
 	containers, err := n.cfg.Runtime.List(ctx)
 	if err != nil {
 		n.mu.Lock()
@@ -85,6 +89,7 @@ func (n *Node) takeOver(ctx context.Context) error {
 		state[c.ID] = c
 	}
 
+	// What one of them has is no reason to leave the others.
 	for _, i := range pending {
 		if !i.op.TryLock() {
 			continue // somebody stops or removes it just now
@@ -92,6 +97,7 @@ func (n *Node) takeOver(ctx context.Context) error {
 		id := i.rec.Spec.ID
 		err := n.take(ctx, i, state[id])
 		n.note(ctx, "take over or remove an instance", id, err)
+
 		n.mu.Lock()
 		if i.pending = err != nil; i.pending {
 			n.illUnknown(i)
@@ -99,6 +105,7 @@ func (n *Node) takeOver(ctx context.Context) error {
 		n.mu.Unlock()
 		i.op.Unlock()
 	}
+
 	return nil
 }
 
@@ -117,6 +124,7 @@ func (n *Node) take(ctx context.Context, i *instance, c ContainerState) error {
 	n.mu.Lock()
 	current, made, ended := n.instances[id] == i, i.rec.Made, i.rec.Exit != nil
 	n.mu.Unlock()
+
 	switch {
 	case !current:
 		return nil
@@ -146,9 +154,11 @@ func (n *Node) adopt(ctx context.Context, i *instance) error {
 		n.notify(i)
 		i.watched = true
 	}
+
 	if err := n.openSockets(i); err != nil {
 		return fmt.Errorf("listen for the instance's reports: %w", err)
 	}
+
 	n.cfg.Logger.InfoContext(ctx, "instance adopted", "instance", id)
 	return nil
 }
@@ -160,10 +170,12 @@ func (n *Node) sweep(ctx context.Context) error {
 	n.mu.Lock()
 	known := maps.Clone(n.instances)
 	n.mu.Unlock()
+
 	found, err := n.leftovers(ctx)
 	if err != nil {
 		return err
 	}
+
 	for _, id := range found {
 		if known[id] != nil {
 			continue
@@ -172,6 +184,7 @@ func (n *Node) sweep(ctx context.Context) error {
 		if i == nil {
 			continue
 		}
+
 		err := n.destroy(ctx, i)
 		i.op.Unlock()
 		if err == nil {
@@ -187,13 +200,16 @@ func (n *Node) sweep(ctx context.Context) error {
 func (n *Node) claimLeftover(id string) *instance {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	if n.instances[id] != nil {
 		return nil
 	}
+
 	r := &record{CreatedAt: time.Now().UTC()}
 	r.Spec.ID = id
 	i := newInstance(r)
 	i.pending = true // should its removal fail
+
 	i.op.Lock()
 	n.instances[id] = i
 	return i
@@ -209,6 +225,7 @@ func (n *Node) leftovers(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	found = append(found, held...)
 	for _, dir := range []string{"run", "etc", "logs", "netns"} {
 		entries, err := os.ReadDir(n.dir(dir))
@@ -219,6 +236,7 @@ func (n *Node) leftovers(ctx context.Context) ([]string, error) {
 			found = append(found, strings.TrimSuffix(e.Name(), "/"))
 		}
 	}
+
 	slices.Sort(found)
 	found = slices.Compact(found)
 	return slices.DeleteFunc(found, func(id string) bool { return !validID.MatchString(id) }), nil

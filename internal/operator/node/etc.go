@@ -21,6 +21,7 @@ func writeEtc(dir, host string, ip, gateway netip.Addr) error {
 	var hosts bytes.Buffer
 	fmt.Fprintf(&hosts, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
 	fmt.Fprintf(&hosts, "%s %s\n%s %s\n", ip, host, gateway, HostName)
+
 	resolvers, _ := resolvConf()
 	for name, content := range map[string][]byte{"hosts": hosts.Bytes(), "resolv.conf": resolvers} {
 		path := filepath.Join(dir, name)
@@ -57,6 +58,7 @@ func renewResolvConf(path string, content []byte, servers int) (renewed bool, er
 	if err != nil || servers == 0 || bytes.Equal(have, content) {
 		return false, err
 	}
+
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return false, err
@@ -86,6 +88,7 @@ func filterResolvers(b []byte) (out []byte, servers int) {
 		if len(f) < 2 {
 			continue
 		}
+
 		switch f[0] {
 		case "nameserver":
 			addr, err := netip.ParseAddr(f[1])
@@ -97,6 +100,7 @@ func filterResolvers(b []byte) (out []byte, servers int) {
 		default:
 			continue
 		}
+
 		out = append(append(out, strings.Join(f, " ")...), '\n')
 	}
 	return out, servers

@@ -19,9 +19,11 @@ type backlog struct {
 func (n *Node) Watch(ctx context.Context) (<-chan manager.InstanceEvent, error) {
 	out := make(chan manager.InstanceEvent)
 	b := &backlog{last: map[string]manager.InstanceEvent{}, wake: make(chan struct{}, 1)}
+
 	n.mu.Lock()
 	n.watchers[out] = b
 	n.mu.Unlock()
+
 	go func() {
 		defer close(out)
 		defer func() {
@@ -29,6 +31,7 @@ func (n *Node) Watch(ctx context.Context) (<-chan manager.InstanceEvent, error) 
 			delete(n.watchers, out)
 			n.mu.Unlock()
 		}()
+
 		for {
 			n.mu.Lock()
 			e, ok := b.take()
@@ -41,6 +44,7 @@ func (n *Node) Watch(ctx context.Context) (<-chan manager.InstanceEvent, error) 
 					return
 				}
 			}
+
 			select {
 			case out <- e:
 			case <-ctx.Done():
@@ -48,6 +52,7 @@ func (n *Node) Watch(ctx context.Context) (<-chan manager.InstanceEvent, error) 
 			}
 		}
 	}()
+
 	return out, nil
 }
 
@@ -55,6 +60,7 @@ func (b *backlog) take() (manager.InstanceEvent, bool) {
 	if len(b.order) == 0 {
 		return manager.InstanceEvent{}, false
 	}
+
 	id := b.order[0]
 	b.order = b.order[1:]
 	e := b.last[id]
@@ -68,6 +74,7 @@ func (b *backlog) put(e manager.InstanceEvent) {
 		b.order = append(b.order, id)
 	}
 	b.last[id] = e
+
 	select {
 	case b.wake <- struct{}{}:
 	default:

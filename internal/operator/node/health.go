@@ -16,19 +16,21 @@ import (
 // an adopted one is tried even if no report said that its app runs: it may have
 // come while nobody listened, and only the app accepts connections there.
 func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
-	var watch stoppedWatch
+	var watch suspendedWatch
 	for {
 		n.mu.Lock()
 		started, id := i.rec.StartedAt, i.rec.Spec.ID
 		n.mu.Unlock()
+
 		wait := 50 * time.Millisecond
 		if !started.IsZero() || adopted {
 			ok := n.answers(ctx, i)
 			if ctx.Err() != nil {
 				return
 			}
-			stopped := watch.after(ok, func() bool { return n.suspended(id) })
-			inferred, next := n.healthSeen(i, ok, stopped)
+
+			suspended := watch.after(ok, func() bool { return n.suspended(id) })
+			inferred, next := n.healthSeen(i, ok, suspended)
 			if !ok {
 				n.lookAround(ctx, i)
 			}
@@ -37,6 +39,7 @@ func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
 			}
 			wait = next
 		}
+
 		select {
 		case <-ctx.Done():
 			return
@@ -50,6 +53,7 @@ func (n *Node) answers(ctx context.Context, i *instance) bool {
 	n.mu.Lock()
 	addr := net.JoinHostPort(i.rec.IP.String(), strconv.Itoa(int(i.rec.Spec.Port)))
 	n.mu.Unlock()
+
 	dialer := net.Dialer{Timeout: time.Second}
 	conn, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
@@ -59,25 +63,31 @@ func (n *Node) answers(ctx context.Context, i *instance) bool {
 	return true
 }
 
-// healthSeen takes one check's result, and whether who accepted is stopped; it returns
-// whether the check proved that the app runs, which no report had said, and when to check
-// again.
-func (n *Node) healthSeen(i *instance, ok, stopped bool) (inferred bool, next time.Duration) {
+// healthSeen takes one check's result: whether the port accepted the connection, and
+// whether the app that accepted it is suspended. It returns whether the check proved that
+// the app runs, which no report had said, and when to check again.
+func (n *Node) healthSeen(i *instance, ok, suspended bool) (inferred bool, next time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	inferred = ok && i.rec.StartedAt.IsZero() && i.rec.Exit == nil
 	if inferred {
 		i.report(wire.Status{Version: wire.StatusVersion, Phase: wire.Running}, n.cfg.Now())
 	}
+
 	if i.rec.StartedAt.IsZero() || i.rec.Exit != nil {
 		return false, i.judge.wait()
 	}
+
 	since := n.cfg.Now().Sub(i.rec.StartedAt)
 	if since < 0 { // the clock was set back, and this process didn't see the start
-		i.rec.StartedAt, since = n.cfg.Now(), 0
+		i.rec.StartedAt = n.cfg.Now()
+		since = 0
 	}
-	if verdict := i.judge.judge(ok && !stopped, since); i.health != verdict || i.stopped != stopped || inferred {
-		i.health, i.stopped = verdict, stopped
+
+	if verdict := i.judge.judge(ok && !suspended, since); i.health != verdict || i.suspended != suspended || inferred {
+		i.health = verdict
+		i.suspended = suspended
 		n.publishStatus(i)
 	}
 	return inferred, i.judge.wait()
@@ -90,16 +100,18 @@ const (
 
 // healthJudge turns single checks into a verdict.
 type healthJudge struct {
-	ever   bool
-	failed int
+	ever   bool // a check went well
+	failed int  // how many checks in a row went badly
 }
 
 func (h *healthJudge) judge(ok bool, sinceStart time.Duration) manager.Health {
 	if ok {
-		h.ever, h.failed = true, 0
+		h.ever = true
+		h.failed = 0
 		return manager.HealthHealthy
 	}
 	h.failed++
+
 	switch {
 	case h.ever && h.failed < healthFailures:
 		return manager.HealthHealthy
@@ -109,6 +121,7 @@ func (h *healthJudge) judge(ok bool, sinceStart time.Duration) manager.Health {
 	return manager.HealthUnhealthy
 }
 
+// wait is how long to wait before the next check.
 func (h *healthJudge) wait() time.Duration {
 	switch {
 	case !h.ever:

@@ -27,6 +27,7 @@ func (n *Node) keepLauncher() error {
 			Fix("build it (make build) and keep cupel-init beside cupeld")
 	}
 	defer src.Close()
+
 	h := sha256.New()
 	if _, err := io.Copy(h, src); err != nil {
 		return fmt.Errorf("read the launcher: %w", err)
@@ -34,6 +35,7 @@ func (n *Node) keepLauncher() error {
 	if n.useLauncher(h) == nil {
 		return nil // the same inode as running instances have, and nothing to be written
 	}
+
 	if _, err := src.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("copy the launcher: %w", err)
 	}
@@ -42,11 +44,13 @@ func (n *Node) keepLauncher() error {
 		return fmt.Errorf("copy the launcher: %w", err)
 	}
 	defer os.Remove(tmp.Name())
+
 	h.Reset() // what is copied counts, whatever was read before
 	_, err = io.Copy(io.MultiWriter(tmp, h), src)
 	if err = errors.Join(err, tmp.Chmod(0o555), tmp.Sync(), tmp.Close()); err != nil {
 		return fmt.Errorf("copy the launcher: %w", err)
 	}
+
 	if n.useLauncher(h) == nil {
 		return nil
 	}
@@ -75,6 +79,7 @@ func isWhole(file string, digest ident.Digest) error {
 	if _, err := io.Copy(h, f); err != nil {
 		return err
 	}
+
 	if got := ident.Digest(h.Sum(nil)); got != digest {
 		return fmt.Errorf("%s is damaged: its digest is %.12s", file, got)
 	}
@@ -87,6 +92,7 @@ func (n *Node) launcherFile(digest ident.Digest) (string, error) {
 	if digest.IsZero() || digest == n.digest {
 		return n.launcher, nil
 	}
+
 	file := n.dir("launcher", digest.String())
 	if err := isWhole(file, digest); err != nil {
 		return "", problem.New(problem.NotFound, problem.RuleLauncherMissing, "launcher %.12s, which this was deployed with: %w", digest, err).

@@ -35,22 +35,28 @@ const (
 // is this machine that can't reach it.
 func (n *Node) lookAround(ctx context.Context, i *instance) {
 	n.mu.Lock()
-	ip, id, port, started := i.rec.IP, i.rec.Spec.ID, i.rec.Spec.Port, i.rec.StartedAt
-	due := i.health != manager.HealthHealthy && !started.IsZero() && n.cfg.Now().Sub(started) >= listenAfter && time.Since(i.looked) >= listenEvery
+	id := i.rec.Spec.ID
+	ip := i.rec.IP
+	port := i.rec.Spec.Port
+	started := i.rec.StartedAt
+	due := i.health != manager.HealthHealthy && !started.IsZero() && n.cfg.Now().Sub(started) >= listenAfter &&
+		time.Since(i.lookedAround) >= listenEvery
 	n.mu.Unlock()
 	if !due {
 		return
 	}
+
 	at, tried, err := listening(n.dir("netns", id), netip.AddrPortFrom(ip, port))
 	cutOff, full := tried == nil, timedOut(tried)
 	if cutOff || full {
 		still := !n.answers(ctx, i) // else it just began to
-		cutOff, full = cutOff && still, full && still
+		cutOff = cutOff && still
+		full = full && still
 	}
 
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	i.looked = time.Now()
+	i.lookedAround = time.Now()
 	if ctx.Err() != nil {
 		return
 	}
@@ -58,6 +64,7 @@ func (n *Node) lookAround(ctx context.Context, i *instance) {
 		n.cfg.Logger.Warn("can't see where an app listens", "instance", id, "error", err)
 		return
 	}
+
 	was := i.elsewhere
 	i.elsewhere = elsewhere(at, port)
 	if cutOff || full {
@@ -76,8 +83,8 @@ func (n *Node) lookAround(ctx context.Context, i *instance) {
 var errNotAsked = errors.New("nothing listens on that port")
 
 // listening returns where TCP is listened in a network namespace, and how a connection to
-// asked went that was made in it. One that nobody accepts times out: the kernel answers
-// nothing while as many wait as the app has room for.
+// the address asked went that was made within it. A connection that nobody accepts times
+// out: the kernel answers nothing while as many wait as the app has room for.
 func listening(netns string, asked netip.AddrPort) (at []netip.AddrPort, tried, err error) {
 	tried = errNotAsked
 	err = Within(netns, func() (err error) {
@@ -98,6 +105,7 @@ func Within(path string, f func() error) error {
 		return fmt.Errorf("enter network namespace: %w", err)
 	}
 	defer func() { _ = ns.Close() }()
+
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -137,6 +145,7 @@ func listeningHere() ([]netip.AddrPort, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		at, err := parseListening(f)
 		_ = f.Close()
 		if err != nil {
@@ -144,6 +153,7 @@ func listeningHere() ([]netip.AddrPort, error) {
 		}
 		out = append(out, at...)
 	}
+
 	return out, nil
 }
 
@@ -159,14 +169,17 @@ func parseListening(r io.Reader) ([]netip.AddrPort, error) {
 		if len(f) < 4 || f[3] != listens {
 			continue
 		}
+
 		addr, port, _ := strings.Cut(f[1], ":")
 		raw, err := hex.DecodeString(addr)
 		if err != nil || len(raw)%4 != 0 {
 			continue
 		}
+
 		for word := range slices.Chunk(raw, 4) { // each in the order of the host, which is little-endian here
 			slices.Reverse(word)
 		}
+
 		ip, ok := netip.AddrFromSlice(raw)
 		number, err := strconv.ParseUint(port, 16, 16)
 		if ok && err == nil {
@@ -199,6 +212,7 @@ func elsewhere(at []netip.AddrPort, port uint16) *misplaced {
 		}
 		m.at = append(m.at, a)
 	}
+
 	if len(m.at) == 0 {
 		m.at = slices.Clone(at)
 	}
@@ -208,7 +222,10 @@ func elsewhere(at []netip.AddrPort, port uint16) *misplaced {
 }
 
 func (m *misplaced) same(o *misplaced) bool {
-	return m == nil && o == nil || m != nil && o != nil && m.port == o.port && m.cutOff == o.cutOff && m.full == o.full && slices.Equal(m.at, o.at)
+	if m == nil || o == nil {
+		return m == o
+	}
+	return m.port == o.port && m.cutOff == o.cutOff && m.full == o.full && slices.Equal(m.at, o.at)
 }
 
 // mostShown bounds how many of an app's addresses are named.
@@ -226,6 +243,7 @@ func (m *misplaced) problem() *problem.Error {
 			Want("connections from the machine to its instances let through").
 			Fix("run 'cupel check' on that machine: it names what stands in the way, and the mend")
 	}
+
 	var at []string
 	for _, a := range m.at[:min(len(m.at), mostShown)] {
 		at = append(at, a.String())
@@ -234,9 +252,11 @@ func (m *misplaced) problem() *problem.Error {
 	if more := len(m.at) - mostShown; more > 0 {
 		where += fmt.Sprintf(" and %d more", more)
 	}
+
 	e := problem.New(problem.Unavailable, problem.RuleUnhealthy, "the app listens on %s, not on port %d", where, m.port).
 		Want("port %d of all addresses", m.port).
 		Fix("let the app listen on port %d, or name its port: --port PUBLIC:%d", m.port, m.firstPort())
+
 	switch {
 	case len(m.at) == 0:
 		e.Actual = fmt.Sprintf("the app listens on no port yet, and should on port %d", m.port)

@@ -17,6 +17,7 @@ func UnmountBelow(dir string) error {
 	if err != nil {
 		return fmt.Errorf("list mounts: %w", err)
 	}
+
 	points := mountsBelow(string(b), filepath.Clean(dir))
 	var errs []error
 	for _, p := range points {
@@ -40,6 +41,7 @@ func mountsBelow(mountinfo, dir string) []string {
 			points = append(points, p)
 		}
 	}
+
 	slices.Sort(points)
 	slices.Reverse(points)
 	return points

@@ -76,26 +76,41 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Limits == (logfile.Limits{}) {
 		cfg.Limits = logfile.DefaultLimits()
 	}
+
 	n := &Node{
-		cfg: cfg, casAddr: cfg.CASAddr, hostile: newHostility(),
-		instances: map[string]*instance{}, watchers: map[chan manager.InstanceEvent]*backlog{},
+		cfg:       cfg,
+		casAddr:   cfg.CASAddr,
+		hostile:   newHostility(),
+		instances: map[string]*instance{},
+		watchers:  map[chan manager.InstanceEvent]*backlog{},
 	}
 	n.troubles.Tell = func(in manager.Incident) { n.tell(context.Background(), in) }
-	n.cfg.Runtime, n.cfg.Images, n.cfg.Network = boundedRuntime{cfg.Runtime, n}, newBoundedImages(cfg.Images, n), boundedNetwork{cfg.Network, n}
+	// No call of these parts is without a deadline.
+	n.cfg.Runtime = boundedRuntime{cfg.Runtime, n}
+	n.cfg.Images = newBoundedImages(cfg.Images, n)
+	n.cfg.Network = boundedNetwork{cfg.Network, n}
+
 	for _, dir := range []string{"instances", "run", "etc", "logs", "netns", "volumes", "launcher"} {
 		if err := os.MkdirAll(n.dir(dir), 0o700); err != nil {
 			return nil, fmt.Errorf("make node folder: %w", err)
 		}
 	}
+
 	n.journal = journal{n.dir("instances")}
 	n.volumes = &volumeStore{
-		dir: n.dir("volumes"), replica: cfg.Replica, logger: cfg.Logger, locks: map[ident.Digest]*sync.Mutex{},
-		tell: n.tell, note: func(ctx context.Context, what string, err error) { n.note(ctx, what, "", err) },
+		dir:     n.dir("volumes"),
+		replica: cfg.Replica,
+		logger:  cfg.Logger,
+		locks:   map[ident.Digest]*sync.Mutex{},
+		tell:    n.tell,
+		note:    func(ctx context.Context, what string, err error) { n.note(ctx, what, "", err) },
 	}
 	n.note(context.Background(), "clean up what broken-off stores of volumes left", "", n.volumes.sweep())
+
 	return n, n.keepLauncher()
 }
 
+// dir is a path below the node's folder.
 func (n *Node) dir(parts ...string) string {
 	return filepath.Join(append([]string{n.cfg.State}, parts...)...)
 }
@@ -113,23 +128,32 @@ func (n *Node) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, 
 	if err != nil {
 		return manager.ImageInfo{}, n.explain(err)
 	}
+
 	// An image that can't be launched is refused here, not at the first Start.
 	if _, err := launch.ParseImageConfig(img.Config); err != nil {
 		return manager.ImageInfo{}, err
 	}
-	return manager.ImageInfo{Ref: ref, Digest: img.Manifest, Config: ident.Sum(img.Config), Size: img.Size}, nil
+
+	return manager.ImageInfo{
+		Ref:    ref,
+		Digest: img.Manifest,
+		Config: ident.Sum(img.Config),
+		Size:   img.Size,
+	}, nil
 }
 
 // List implements manager.Backend.
 func (n *Node) List(context.Context) ([]manager.InstanceStatus, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	out := make([]manager.InstanceStatus, 0, len(n.instances))
 	for _, i := range n.instances {
 		if i.rec.Made {
 			out = append(out, i.status())
 		}
 	}
+
 	slices.SortFunc(out, func(a, b manager.InstanceStatus) int { return strings.Compare(a.ID, b.ID) })
 	return out, nil
 }
@@ -140,16 +164,20 @@ func (n *Node) Logs(ctx context.Context, id string, opts manager.LogOptions) (io
 	if i == nil {
 		return nil, unknown(id)
 	}
+
 	ended := func() bool {
 		select {
-		case <-i.gone:
+		case <-i.silent:
 			return true
 		default:
 			return false
 		}
 	}
 	return logfile.Open(ctx, n.dir("logs", id), logfile.Options{
-		Follow: opts.Follow, Since: opts.Since, Tail: opts.Tail, Ended: ended,
+		Follow: opts.Follow,
+		Since:  opts.Since,
+		Tail:   opts.Tail,
+		Ended:  ended,
 	}), nil
 }
 

@@ -68,6 +68,7 @@ func (j journal) save(r *record, sync bool) error {
 	if err != nil {
 		return fmt.Errorf("encode instance record: %w", err)
 	}
+
 	write := atomicfile.Replace
 	if sync {
 		write = atomicfile.Write
@@ -96,6 +97,7 @@ func (j journal) load() ([]*record, []damage, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("read instance records: %w", err)
 	}
+
 	var records []*record
 	var damaged []damage
 	for _, e := range entries {
@@ -104,6 +106,7 @@ func (j journal) load() ([]*record, []damage, error) {
 			_ = os.Remove(filepath.Join(j.dir, e.Name())) // a write that broke off
 			continue
 		}
+
 		r, err := j.read(id)
 		if err == nil {
 			records = append(records, r)
@@ -112,6 +115,7 @@ func (j journal) load() ([]*record, []damage, error) {
 		if problem.From(err).Rule == problem.RuleStateNewer {
 			return nil, nil, err
 		}
+
 		file, merr := j.putAside(id)
 		damaged = append(damaged, damage{id: id, file: file, why: errors.Join(err, merr)})
 	}
@@ -126,6 +130,7 @@ func (j journal) read(id string) (*record, error) {
 	if len(b) == 0 {
 		return nil, errors.New("it is empty")
 	}
+
 	var r record
 	stored := recordFile{record: &r}
 	switch err := json.Unmarshal(b, &stored); {
@@ -139,6 +144,7 @@ func (j journal) read(id string) (*record, error) {
 	case r.Spec.ID != id:
 		return nil, fmt.Errorf("it is of %.100q", r.Spec.ID)
 	}
+
 	if stored.Grant != "" {
 		r.Spec.Grant = secret.NewString(stored.Grant)
 	}
@@ -151,9 +157,11 @@ func (j journal) putAside(id string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("put it aside: %w", err)
 	}
+
 	if err := os.Rename(j.path(id), filepath.Join(dir, id+".json")); err != nil {
 		return "", fmt.Errorf("put it aside: %w", err)
 	}
+
 	return filepath.Join(damagedDir, id+".json"), errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(j.dir))
 }
 
@@ -162,6 +170,7 @@ func (j journal) putAside(id string) (string, error) {
 func Ports(dir string) []uint16 {
 	j := journal{filepath.Join(dir, "instances")}
 	files, _ := os.ReadDir(j.dir)
+
 	var out []uint16
 	for _, f := range files {
 		id, ok := strings.CutSuffix(f.Name(), ".json")
@@ -172,6 +181,7 @@ func Ports(dir string) []uint16 {
 			out = append(out, r.Spec.Port)
 		}
 	}
+
 	slices.Sort(out)
 	return slices.Compact(out)
 }

@@ -6,13 +6,50 @@ import (
 
 // Rules that this package raises.
 const (
-	ruleGeneration       problem.Rule = "generation"
-	ruleInstanceExited   problem.Rule = "instance_exited"
-	ruleInstanceID       problem.Rule = "instance_id"
+	// RuleContainerdHangs: containerd left a call of the node's without an answer. Mend: see what holds it
+	// (containerd's log, the disk, a runc or shim that hangs) or kill it: cupeld starts it again, and apps go on.
+	RuleContainerdHangs problem.Rule = "containerd_hangs"
+
+	// ruleGeneration: a launcher asked the node for a volume without naming one of its generations. Mend: use a launcher
+	// and a cupeld of the same release.
+	ruleGeneration problem.Rule = "generation"
+
+	// ruleInstanceExited: an instance was to be started under the id of one that has exited. Mend: remove that one, or
+	// start another.
+	ruleInstanceExited problem.Rule = "instance_exited"
+
+	// ruleInstanceID: an instance was to be started under an id that the node can't use. Mend: choose 1 to 40 of a-z 0-9 -.
+	ruleInstanceID problem.Rule = "instance_id"
+
+	// ruleInstanceLeftover: what an earlier start of the instance left is not removed yet. Mend: see 'cupel events' for
+	// what holds it; the node tries again by itself.
 	ruleInstanceLeftover problem.Rule = "instance_leftover"
-	ruleNetworkHangs     problem.Rule = "network_hangs"
-	ruleStartSlow        problem.Rule = "start_slow"
-	ruleStatus           problem.Rule = "status"
-	ruleStopTimeout      problem.Rule = "stop_timeout"
-	ruleVolumeTooLarge   problem.Rule = "volume_too_large"
+
+	// ruleNetworkHangs: the CNI plugins did not connect or disconnect an instance in time. Mend: see what holds them, as
+	// a lock below cni/ in the state folder.
+	ruleNetworkHangs problem.Rule = "network_hangs"
+
+	// ruleStartSlow: runc needs much longer to create a container than it does as a rule. Mend: wait, since it is tried
+	// again by itself, or see what holds runc: a signal that stopped it, the disk, the machine's load.
+	ruleStartSlow problem.Rule = "start_slow"
+
+	// ruleStatus: a launcher's report is not one that this node understands. Mend: use a launcher and a cupeld of the
+	// same release.
+	ruleStatus problem.Rule = "status"
+
+	// ruleStopTimeout: an instance did not end although it was killed. Mend: look at the node's containerd log, then
+	// remove the instance.
+	ruleStopTimeout problem.Rule = "stop_timeout"
+
+	// ruleVolumeDamaged: the node's copy of a volume's snapshot is damaged, and the registry's can't take its place. Mend: look
+	// at the disk and the registry, and put one of them back from a backup; else the owner starts the volume afresh.
+	ruleVolumeDamaged problem.Rule = "volume_damaged"
+
+	// ruleVolumeMissing: the generation of a volume that the CAS asks for is not stored here. Mend: where the CAS was put
+	// back from an older backup put the newer one back; else restore the snapshot, or let the owner reset the volume.
+	ruleVolumeMissing problem.Rule = "volume_missing"
+
+	// ruleVolumeTooLarge: an instance sent a snapshot that is larger than its memory lets its volumes be. Mend: deploy with
+	// a larger --memory, or let the app keep less.
+	ruleVolumeTooLarge problem.Rule = "volume_too_large"
 )

@@ -33,7 +33,10 @@ type nodeSocket struct {
 	stored  func(context.Context, error) // how a store of a volume went; may be nil
 	logger  *slog.Logger
 	hostile hostility
-	older   atomic.Pointer[problem.Error] // why the generation that was asked for last is not here, where newer ones are; nil: it is here, or none is
+
+	// casWentBack says that the generation which was asked for last isn't here, where newer
+	// ones are; nil: it is here, or none is.
+	casWentBack atomic.Pointer[problem.Error]
 
 	server   *http.Server
 	listener net.Listener
@@ -49,11 +52,15 @@ func (s *nodeSocket) serve(dir string) error {
 	mux.HandleFunc("GET "+wire.PathVolumes+"{id}", s.answer(s.getVolume))
 	mux.HandleFunc("PUT "+wire.PathVolumes+"{id}", s.answer(s.putVolume))
 	mux.HandleFunc("POST "+wire.PathStatus, s.answer(s.postStatus))
+
 	s.listener = l
 	s.server = &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
+
 	go func() {
 		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			s.logger.Error("node socket ended", "instance", s.id, "error", err)
@@ -74,11 +81,13 @@ func (s *nodeSocket) answer(h func(http.ResponseWriter, *http.Request) error) ht
 	}
 }
 
+// target is what a request is about: a volume, and one of its generations.
 func (s *nodeSocket) target(r *http.Request) (id ident.Digest, generation uint64, err error) {
 	id, err = ident.ParseDigest(r.PathValue("id"))
 	if err != nil {
 		return id, 0, problem.New(problem.Invalid, problem.RuleVolumeID, "volume: %w", err)
 	}
+
 	q := r.URL.Query().Get(wire.QueryGeneration)
 	generation, err = strconv.ParseUint(q, 10, 64)
 	if err != nil || generation == 0 {
@@ -95,6 +104,7 @@ func parseTag(text string) (ident.Digest, error) {
 	return tag, nil
 }
 
+// getVolume gives out the snapshot that the CAS named to the launcher.
 func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 	id, generation, err := s.target(r)
 	if err != nil {
@@ -104,21 +114,27 @@ func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+
 	body, size, err := s.hostile.open(r.Context(), s.volumes, wire.Snapshot{Volume: id, Generation: generation, Tag: tag})
-	var older *problem.Error
+	// A generation that isn't here where newer ones are tells that the CAS went back. The
+	// launcher only sees that it isn't here, so postStatus says it for the launcher.
+	var wentBack *problem.Error
 	if problem.KindOf(err) == problem.NotFound {
-		older = s.volumes.newer(id, generation)
+		wentBack = s.volumes.newer(id, generation)
 	}
-	s.older.Store(older)
+	s.casWentBack.Store(wentBack)
 	if err != nil {
 		return err
 	}
 	defer body.Close()
+
 	s.volumes.use(r.Context(), id, s.app)
+
 	w.Header().Set("Content-Type", "application/octet-stream")
 	if size >= 0 {
 		w.Header().Set("Content-Length", strconv.FormatInt(size, 10))
 	}
+
 	if _, err := io.Copy(w, body); err != nil {
 		s.volumes.doubt() // the disk may have failed
 		s.logger.WarnContext(r.Context(), "sending a volume broke off", "instance", s.id, "volume", id.String(), "error", err)
@@ -127,17 +143,21 @@ func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// putVolume stores the snapshot that the launcher sealed.
 func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	id, generation, err := s.target(r)
 	if err != nil {
 		return err
 	}
+
 	limit := int64(wire.MaxSnapshot(wire.Budget(s.memory)))
 	body := s.counted(http.MaxBytesReader(w, r.Body, limit))
 	defer body.done()
+
 	// The trailer is there once the body has been read to its end.
 	tag := func() (ident.Digest, error) { return parseTag(r.Trailer.Get(wire.TrailerTag)) }
 	err = s.volumes.put(r.Context(), id, generation, body, tag)
+
 	// What the instance does wrong, or breaks off, is no trouble of the machine's.
 	if own := body.broken || problem.KindOf(err) == problem.Invalid; s.stored != nil && !own {
 		s.stored(r.Context(), err)
@@ -149,6 +169,7 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
+
 	s.volumes.use(r.Context(), id, s.app)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -162,6 +183,7 @@ type arriving struct {
 	broken  bool // it did not come to its end, or is too large
 }
 
+// counted wraps the body of a volume that comes in.
 func (s *nodeSocket) counted(r io.Reader) *arriving {
 	storing := s.storing
 	if storing == nil {
@@ -174,10 +196,12 @@ func (a *arriving) Read(b []byte) (int, error) {
 	n, err := a.Reader.Read(b)
 	pushing := 0
 	if err == io.EOF && !a.ended { // as io.Reader defines it: never wrapped
-		a.ended, pushing = true, 1
+		a.ended = true
+		pushing = 1
 	} else if err != nil && err != io.EOF {
 		a.broken = true
 	}
+
 	a.storing(pushing)
 	return n, err
 }
@@ -189,6 +213,7 @@ func (a *arriving) done() {
 	}
 }
 
+// postStatus takes the launcher's report and answers with the node's orders.
 func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
 	var st wire.Status
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxStatus)).Decode(&st); err != nil {
@@ -197,18 +222,21 @@ func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
 	if st.Version != wire.StatusVersion {
 		return problem.New(problem.Invalid, ruleStatus, "status version %d", st.Version).Want("%d", wire.StatusVersion)
 	}
+
 	switch st.Phase {
 	case wire.Starting, wire.Attesting, wire.Attested, wire.Mounting, wire.Running,
 		wire.Stopping, wire.Committing, wire.Exited, wire.Refused:
 	default:
 		return problem.New(problem.Invalid, ruleStatus, "phase %q", st.Phase)
 	}
-	if why := s.older.Load(); why != nil && st.Problem != nil && st.Problem.Rule == ruleVolumeMissing {
-		st.Problem = why // the launcher sees no more than that it isn't here
+
+	if why := s.casWentBack.Load(); why != nil && st.Problem != nil && st.Problem.Rule == ruleVolumeMissing {
+		st.Problem = why
 	}
 	if st.Phase == wire.Refused {
 		s.volumes.doubt() // it may be for what was given to it
 	}
+
 	orders := s.report(r.Context(), st)
 	w.Header().Set("Content-Type", "application/json")
 	return json.NewEncoder(w).Encode(orders)

@@ -20,14 +20,17 @@ func ListenUnix(dir, name string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("listen in %s: %w", dir, err)
 	}
 	defer unix.Close(fd)
+
 	path := fmt.Sprintf("/proc/self/fd/%d/%s", fd, name)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listen in %s: remove the old socket: %w", dir, err)
 	}
+
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", filepath.Join(dir, name), err)
 	}
+
 	l.SetUnlinkOnClose(false) // the path is another directory's by then
 	if err := os.Chmod(filepath.Join(dir, name), 0o600); err != nil {
 		l.Close()

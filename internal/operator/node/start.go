@@ -24,16 +24,10 @@ const (
 
 // Start implements manager.Backend.
 func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
-	if !validID.MatchString(spec.ID) {
-		return problem.New(problem.Invalid, ruleInstanceID, "instance id %q", spec.ID).Want("1 to 40 of a-z 0-9 -")
-	}
-	if spec.Memory < minMemory || spec.Memory > 1<<62 {
-		return problem.New(problem.Invalid, problem.RuleMemoryLimit, "memory limit of %d bytes", spec.Memory).
-			Want("at least %d (16M)", minMemory).Fix("deploy with a larger --memory")
-	}
-	if _, err := launch.ParseVersion(string(spec.Profile)); err != nil {
+	if err := checkSpec(spec); err != nil {
 		return err
 	}
+
 	img, err := n.cfg.Images.Find(ctx, spec.Image)
 	if err != nil {
 		return err
@@ -46,25 +40,49 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 	if err != nil {
 		return err
 	}
+
 	i, err := n.claim(spec)
 	if i == nil || err != nil {
 		return err
 	}
 	defer i.op.Unlock()
+
 	if err := n.create(ctx, i, imgConfig, launcher); err != nil {
-		// What was begun is undone even if ctx ended.
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
-		defer cancel()
-		uerr := n.destroy(undo, i)
-		n.mu.Lock()
-		i.pending = uerr != nil // then Run goes on with it
-		n.mu.Unlock()
-		return errors.Join(n.explain(err), uerr)
+		undone := n.undoStart(ctx, i)
+		return errors.Join(n.explain(err), undone)
 	}
+
 	n.notify(i)
 	n.watch(i, false)
 	i.watched = true
 	return nil
+}
+
+// checkSpec refuses a spec that no instance can be started by, whatever is on the machine.
+func checkSpec(spec manager.InstanceSpec) error {
+	if !validID.MatchString(spec.ID) {
+		return problem.New(problem.Invalid, ruleInstanceID, "instance id %q", spec.ID).Want("1 to 40 of a-z 0-9 -")
+	}
+	if spec.Memory < minMemory || spec.Memory > 1<<62 {
+		return problem.New(problem.Invalid, problem.RuleMemoryLimit, "memory limit of %d bytes", spec.Memory).
+			Want("at least %d (16M)", minMemory).Fix("deploy with a larger --memory")
+	}
+
+	_, err := launch.ParseVersion(string(spec.Profile))
+	return err
+}
+
+// undoStart undoes what a failed Start began, even if its context ended. Where that fails
+// too the instance stays pending, and Run goes on with it. The op lock is held.
+func (n *Node) undoStart(ctx context.Context, i *instance) error {
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	defer cancel()
+	err := n.destroy(undo, i)
+
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i.pending = err != nil
+	return err
 }
 
 // explain names the cause where it is the machine's and a person can mend it.
@@ -86,12 +104,16 @@ func (n *Node) claim(spec manager.InstanceSpec) (*instance, error) {
 			return i, nil
 		}
 		n.mu.Unlock()
+
 		// A Start or Remove of this id may be under way: wait for it, look again.
 		old.op.Lock()
 		n.mu.Lock()
-		current, made, ended := n.instances[spec.ID] == old, old.rec.Made, old.rec.Exit != nil
+		current := n.instances[spec.ID] == old
+		made := old.rec.Made
+		ended := old.rec.Exit != nil
 		n.mu.Unlock()
 		old.op.Unlock()
+
 		switch {
 		case !current:
 		case ended:
@@ -106,12 +128,15 @@ func (n *Node) claim(spec manager.InstanceSpec) (*instance, error) {
 	}
 }
 
-// create makes everything that an instance is, journal first.
+// create makes everything that an instance is. Its record comes first: should this process
+// die on the way, the next one finds by it what to remove.
 func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, launcher string) error {
 	spec := i.rec.Spec
 	if err := n.saveRecord(i, true); err != nil {
 		return err
 	}
+
+	// Folders and address: what the container is given from outside.
 	run, etc := n.dir("run", spec.ID), n.dir("etc", spec.ID)
 	for _, dir := range []string{run, etc} {
 		if err := makeFolder(dir); err != nil {
@@ -119,6 +144,7 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 		}
 	}
 	n.note(ctx, "make the folder of an instance's log, which runs without one", spec.ID, n.explain(makeFolder(n.dir("logs", spec.ID))))
+
 	netns := n.dir("netns", spec.ID)
 	ip, err := n.cfg.Network.Add(ctx, spec.ID, netns)
 	if err != nil {
@@ -128,6 +154,7 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 	if err := writeEtc(etc, host, ip, n.cfg.Network.Gateway()); err != nil {
 		return err
 	}
+
 	n.mu.Lock()
 	i.rec.IP = ip
 	casAddr := spec.CASAddr
@@ -135,38 +162,64 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 		casAddr = n.casAddr
 	}
 	n.mu.Unlock()
+
+	// The launcher asks on its sockets as soon as it runs.
 	if err := n.openSockets(i); err != nil {
 		return err
 	}
-	free := launch.Free{
-		CASAddr: casAddr, LASAddr: launch.LASAddr, ConfigID: spec.Config.String(),
-		Grant: spec.Grant, Root: "rootfs", Hostname: host, CgroupsPath: n.cgroup(spec.ID), NetworkNamespace: netns,
-		Memory: int64(spec.Memory), Pids: maxPids, CPUShares: cpuShares(spec.Memory),
-		ResolvConf: etc + "/resolv.conf", Hosts: etc + "/hosts", SocketDir: run, Launcher: launcher,
-	}
-	n.hostile.free(&free)
-	ociSpec, err := launch.Spec(spec.Profile, img)
+
+	ociSpec, err := n.ociSpec(spec.Profile, img, launch.Free{
+		CASAddr:          casAddr,
+		LASAddr:          launch.LASAddr,
+		ConfigID:         spec.Config.String(),
+		Grant:            spec.Grant,
+		Root:             "rootfs",
+		Hostname:         host,
+		CgroupsPath:      n.cgroup(spec.ID),
+		NetworkNamespace: netns,
+		Memory:           int64(spec.Memory),
+		Pids:             maxPids,
+		CPUShares:        cpuShares(spec.Memory),
+		ResolvConf:       etc + "/resolv.conf",
+		Hosts:            etc + "/hosts",
+		SocketDir:        run,
+		Launcher:         launcher,
+	})
 	if err != nil {
 		return err
 	}
-	if ociSpec, err = launch.Fill(ociSpec, free); err != nil {
-		return err
-	}
-	if ociSpec, err = n.hostile.spec(ociSpec); err != nil {
-		return err
-	}
 	err = n.cfg.Runtime.Start(ctx, Container{
-		ID: spec.ID, Image: spec.Image, Spec: ociSpec,
+		ID:     spec.ID,
+		Image:  spec.Image,
+		Spec:   ociSpec,
 		Labels: map[string]string{"cupel.dev/app": spec.App},
 		LogURI: logfile.URI(n.cfg.LogWriter, n.dir("logs", spec.ID), n.cfg.Limits),
 	})
 	if err != nil {
 		return err
 	}
+
+	// From here on a process that comes next takes the instance over.
 	n.mu.Lock()
 	i.rec.Made = true
 	n.mu.Unlock()
 	return n.saveRecord(i, true)
+}
+
+// ociSpec is an instance's runtime spec: what its launch profile and its image determine,
+// and so its measurement, with what is free filled in.
+func (n *Node) ociSpec(profile launch.Version, img launch.ImageConfig, free launch.Free) ([]byte, error) {
+	n.hostile.free(&free)
+
+	measured, err := launch.Spec(profile, img)
+	if err != nil {
+		return nil, err
+	}
+	filled, err := launch.Fill(measured, free)
+	if err != nil {
+		return nil, err
+	}
+	return n.hostile.spec(filled)
 }
 
 // makeFolder makes a folder that may be there.
@@ -198,30 +251,41 @@ func hostname(spec manager.InstanceSpec) string {
 		}
 		return '-'
 	}, spec.AppName)
+
 	if len(name) > 20 {
 		name = name[:20]
 	}
 	return strings.Trim(name+"-"+spec.ID, "-")
 }
 
+// openSockets opens what an instance is served on: its node socket, and its attestation
+// socket beside it.
 func (n *Node) openSockets(i *instance) error {
-	id := i.rec.Spec.ID
-	run := n.dir("run", id)
+	spec := i.rec.Spec
+	run := n.dir("run", spec.ID)
 	s := &nodeSocket{
-		id: id, app: volumeUser{i.rec.Spec.App, i.rec.Spec.AppName}, memory: i.rec.Spec.Memory, volumes: n.volumes, logger: n.cfg.Logger, hostile: n.hostile,
-		report: n.reporter(i), storing: n.storing(i),
-		stored: func(ctx context.Context, err error) { n.note(ctx, "store a volume", id, err) },
+		id:      spec.ID,
+		app:     volumeUser{spec.App, spec.AppName},
+		memory:  spec.Memory,
+		volumes: n.volumes,
+		logger:  n.cfg.Logger,
+		hostile: n.hostile,
+		report:  n.reporter(i),
+		storing: n.storing(i),
+		stored:  func(ctx context.Context, err error) { n.note(ctx, "store a volume", spec.ID, err) },
 	}
 	if err := s.serve(run); err != nil {
 		return err
 	}
+
 	n.mu.Lock()
 	if i.socket != nil { // of a try whose second half failed
 		i.socket.close()
 	}
 	i.socket = s
 	n.mu.Unlock()
-	return n.cfg.Attester.Open(id, run, i.rec.Spec.Binding)
+
+	return n.cfg.Attester.Open(spec.ID, run, spec.Binding)
 }
 
 // destroy frees everything that an instance holds, from any state, record
@@ -229,7 +293,7 @@ func (n *Node) openSockets(i *instance) error {
 func (n *Node) destroy(ctx context.Context, i *instance) error {
 	id := i.rec.Spec.ID
 	n.mu.Lock()
-	i.stop()
+	i.unwatch()
 	i.removing = true
 	n.mu.Unlock()
 	defer func() {
@@ -237,6 +301,7 @@ func (n *Node) destroy(ctx context.Context, i *instance) error {
 		i.removing = false // only matters if it stays
 		n.mu.Unlock()
 	}()
+
 	err := n.cfg.Runtime.Delete(ctx, id)
 	n.cfg.Attester.Close(id)
 	n.mu.Lock()
@@ -244,19 +309,23 @@ func (n *Node) destroy(ctx context.Context, i *instance) error {
 		i.socket.close()
 	}
 	n.mu.Unlock()
+
 	i.save.Lock()
 	defer i.save.Unlock()
+	// What may still have the container's processes keeps its address and folders.
 	if err != nil {
 		return err
 	}
 	if err := n.free(ctx, i); err != nil {
 		return err // the record stays: Remove or the next Adopt tries again
 	}
+
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.instances[id] == i {
 		delete(n.instances, id)
 	}
+
 	n.troubles.Forget(id)
 	n.end(i)
 	n.publish(manager.InstanceEvent{
@@ -275,6 +344,7 @@ func (n *Node) free(ctx context.Context, i *instance) error {
 	for _, dir := range []string{"run", "etc", "logs"} {
 		errs = append(errs, os.RemoveAll(n.dir(dir, id)))
 	}
+
 	if err := errors.Join(errs...); err != nil {
 		return problem.New(problem.Unavailable, problem.RuleCleanup, "clean up instance %s: %w", id, err).Fix("remove it again")
 	}
@@ -288,9 +358,11 @@ func (n *Node) removeCgroup(ctx context.Context, id string) error {
 		if err = n.cfg.Cgroups.Remove(n.cgroup(id)); !errors.Is(err, syscall.EBUSY) {
 			return err
 		}
+
 		if kerr := n.cfg.Cgroups.Kill(n.cgroup(id)); kerr != nil {
 			return kerr
 		}
+
 		select {
 		case <-ctx.Done():
 			return err
@@ -302,7 +374,7 @@ func (n *Node) removeCgroup(ctx context.Context, id string) error {
 
 // end closes the channels that tell that nothing more will come; Node.mu is held.
 func (n *Node) end(i *instance) {
-	for _, c := range []chan struct{}{i.exited, i.gone} {
+	for _, c := range []chan struct{}{i.exited, i.silent} {
 		select {
 		case <-c:
 		default:

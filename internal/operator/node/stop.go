@@ -70,10 +70,13 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 
 	end := time.Now().Add(grace)
 	n.mu.Lock()
-	i.stopping, i.graceEnds, i.moved = true, end, time.Now()
+	i.stopping = true
+	i.graceEnds = end
+	i.lastProgress = time.Now()
 	n.publishStatus(i)
 	n.mu.Unlock()
 
+	// First it is asked to end, with all the patience that its volumes need.
 	n.wakeAll(ctx, id)
 	if ended, err := n.terminateEarly(ctx, i, grace); ended || err != nil {
 		return err
@@ -93,6 +96,7 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 		return err
 	}
 
+	// Then it is made to.
 	n.mu.Lock()
 	i.killed = true
 	n.mu.Unlock()
@@ -114,13 +118,16 @@ func (i *instance) patience(end time.Time, commit time.Duration) time.Time {
 	switch i.rec.Report.Phase {
 	case wire.Stopping:
 		return end.Add(reportWait)
+
 	case wire.Exited, wire.Refused: // it is about to exit, maybe after a long commit
-		if i.moved.After(end) {
-			end = i.moved
+		if i.lastProgress.After(end) {
+			end = i.lastProgress
 		}
 		return end.Add(reportWait)
+
 	case wire.Committing:
-		stalled, limit := i.moved.Add(commitStall), end.Add(commit)
+		stalled := i.lastProgress.Add(commitStall)
+		limit := end.Add(commit)
 		if i.pushing > 0 || stalled.After(limit) {
 			return limit
 		}
@@ -146,6 +153,7 @@ func (n *Node) terminateEarly(ctx context.Context, i *instance, limit time.Durat
 		if !deaf {
 			return false, nil
 		}
+
 		if err := n.cfg.Runtime.Kill(ctx, i.rec.Spec.ID, syscall.SIGTERM); err != nil {
 			return false, fmt.Errorf("stop instance %s: %w", i.rec.Spec.ID, err)
 		}
@@ -179,6 +187,7 @@ func (n *Node) awaitExit(ctx context.Context, i *instance, patience func() time.
 		if time.Until(patience()) > 0 {
 			continue
 		}
+
 		select {
 		case <-i.exited:
 			return true, nil
@@ -214,6 +223,7 @@ func (n *Node) RemoveAll(ctx context.Context) error {
 // in it; the next Start makes it again.
 func (n *Node) RemoveCgroup() error { return n.cfg.Cgroups.Remove(n.cfg.Cgroup) }
 
+// all calls f for every instance there is, a few at a time.
 func (n *Node) all(ctx context.Context, f func(context.Context, string) error) error {
 	n.mu.Lock()
 	ids := make([]string, 0, len(n.instances))
@@ -221,6 +231,7 @@ func (n *Node) all(ctx context.Context, f func(context.Context, string) error) e
 		ids = append(ids, id)
 	}
 	n.mu.Unlock()
+
 	var g errgroup.Group
 	g.SetLimit(8)
 	for _, id := range ids {

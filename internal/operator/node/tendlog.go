@@ -11,17 +11,20 @@ import (
 )
 
 // tendLog gives a running container another log writer if its own died, and lets one go
-// on that was stopped: soon its app would wait for it. The output is found through the container's first process: the
-// launcher keeps the reading ends of its pipes, so that nothing breaks while nobody
-// reads.
+// on that was stopped by a signal: soon its app would wait for it. The output is found
+// through the container's first process: the launcher keeps the reading ends of its pipes,
+// so that nothing breaks while nobody reads.
 func (n *Node) tendLog(ctx context.Context, c ContainerState) error {
 	n.tending.Lock()
 	defer n.tending.Unlock()
+
 	dir := n.dir("logs", c.ID)
 	n.wake(ctx, c.ID, "the log writer", []int{logfile.Process(dir)})
+
 	if abandoned, err := logfile.Abandoned(dir); err != nil || !abandoned {
 		return err
 	}
+
 	stdout, err := openPipe(fmt.Sprintf("/proc/%d/fd/1", c.PID))
 	if err != nil {
 		return err
@@ -32,6 +35,7 @@ func (n *Node) tendLog(ctx context.Context, c ContainerState) error {
 		return err
 	}
 	defer stderr.Close()
+
 	// The process's number may have been used again since the container was
 	// listed. If the container still has it, what was opened is the container's.
 	now, err := n.cfg.Runtime.List(ctx)
@@ -42,9 +46,11 @@ func (n *Node) tendLog(ctx context.Context, c ContainerState) error {
 	if !slices.ContainsFunc(now, same) {
 		return nil // it ended meanwhile, and its output with it
 	}
+
 	if err := logfile.Resume(n.cfg.LogWriter, dir, n.cfg.Limits, stdout, stderr); err != nil {
 		return err
 	}
+
 	n.cfg.Logger.WarnContext(ctx, "log writer died and was replaced", "instance", c.ID)
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 const (
 	reasonDamaged = "record_damaged"
 	reasonRemoved = "leftover_removed"
+	// reasonVolumeDamaged tells that a damaged snapshot was replaced by the registry's copy.
+	reasonVolumeDamaged = string(ruleVolumeDamaged)
 	// ReasonStopped tells of a process of an instance's that was stopped by a signal.
 	ReasonStopped = "process_stopped"
 )
@@ -41,7 +43,8 @@ func (n *Node) tell(ctx context.Context, in manager.Incident) {
 	}
 }
 
-// note takes note of how something went that is tried again.
+// note takes note of how something went that is tried again: what was tried, and of which
+// instance; none, where it isn't of one alone.
 func (n *Node) note(ctx context.Context, what, instance string, err error) {
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return // we end: it says nothing
@@ -49,11 +52,9 @@ func (n *Node) note(ctx context.Context, what, instance string, err error) {
 	n.troubles.Note(what, instance, err)
 }
 
-// hangs explains a call that was given up.
+// hangs explains a call that was given up: what the part of the machine did not do within
+// the limit.
 type hangs func(what string, limit time.Duration, err error) error
-
-// RuleContainerdHangs is the rule of a call that containerd left without an answer.
-const RuleContainerdHangs problem.Rule = "containerd_hangs"
 
 func containerdHangs(what string, limit time.Duration, err error) error {
 	return problem.New(problem.Unavailable, RuleContainerdHangs, "containerd did not %s within %s: %w", what, problem.Duration(limit), err).
@@ -74,6 +75,7 @@ func networkHangs(what string, limit time.Duration, err error) error {
 func call[T any](ctx context.Context, n *Node, part hangs, what string, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+
 	out, err := f(bounded)
 	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
 		err = part(what, limit, err)

@@ -71,6 +71,7 @@ func (s *volumeStore) open(ctx context.Context, v wire.Snapshot) (io.ReadCloser,
 		s.noteGiven(ctx, v, nil)
 	}
 
+	// What isn't here the replica may have.
 	switch {
 	case err == nil:
 		return f, size, nil
@@ -79,6 +80,7 @@ func (s *volumeStore) open(ctx context.Context, v wire.Snapshot) (io.ReadCloser,
 	case s.replica == nil:
 		return nil, 0, s.missing(v)
 	}
+
 	r, err := s.replica.Pull(ctx, v)
 	return r, -1, err
 }
@@ -100,10 +102,12 @@ func (s *volumeStore) list(id ident.Digest) ([]wire.Snapshot, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read volume folder: %w", err)
 	}
+
 	type stored struct {
 		wire.Snapshot
 		at time.Time
 	}
+
 	var found []stored
 	for _, e := range entries {
 		number, tag, _ := strings.Cut(e.Name(), "-")
@@ -120,9 +124,11 @@ func (s *volumeStore) list(id ident.Digest) ([]wire.Snapshot, error) {
 		}
 		found = append(found, v)
 	}
+
 	slices.SortStableFunc(found, func(a, b stored) int {
 		return cmp.Or(cmp.Compare(b.Generation, a.Generation), b.at.Compare(a.at))
 	})
+
 	out := make([]wire.Snapshot, 0, len(found))
 	for _, v := range found {
 		out = append(out, v.Snapshot)
@@ -136,15 +142,18 @@ func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint6
 	lock := s.lock(id)
 	lock.Lock()
 	defer lock.Unlock()
+
 	dir := filepath.Join(s.dir, id.String())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return s.storeError(err)
 	}
+
 	v := wire.Snapshot{Volume: id, Generation: generation}
 	size, fresh, err := s.receive(dir, &v, body, tag)
 	if err != nil {
 		return err
 	}
+
 	if s.replica != nil {
 		open := func() (io.ReadCloser, error) { return atomicfile.Open(s.path(v)) }
 		if err := s.replica.Push(ctx, v, size, open); err != nil {
@@ -155,6 +164,7 @@ func (s *volumeStore) put(ctx context.Context, id ident.Digest, generation uint6
 				Fix("look at the registry, then run the instance again")
 		}
 	}
+
 	return s.prune(ctx, v)
 }
 
@@ -169,6 +179,7 @@ func (s *volumeStore) prune(ctx context.Context, newest wire.Snapshot) error {
 	if err != nil {
 		return err
 	}
+
 	same := 0
 	for _, v := range all {
 		if v.Generation == newest.Generation {
@@ -185,6 +196,7 @@ func (s *volumeStore) prune(ctx context.Context, newest wire.Snapshot) error {
 			s.remove(ctx, v)
 		}
 	}
+
 	return nil
 }
 
@@ -209,15 +221,18 @@ func (s *volumeStore) receive(dir string, v *wire.Snapshot, body io.Reader, tag 
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
+
 	if size, err = io.Copy(f, body); err != nil {
 		return 0, false, s.storeError(err)
 	}
 	if v.Tag, err = tag(); err != nil {
 		return 0, false, err
 	}
+
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return 0, false, s.storeError(err)
 	}
+
 	if err := os.Link(f.Name(), s.path(*v)); errors.Is(err, fs.ErrExist) {
 		info, err := os.Stat(s.path(*v))
 		if err != nil {
@@ -227,6 +242,7 @@ func (s *volumeStore) receive(dir string, v *wire.Snapshot, body io.Reader, tag 
 	} else if err != nil {
 		return 0, false, s.storeError(err)
 	}
+
 	if err := errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(s.dir)); err != nil { // the folder itself may be new
 		return 0, false, s.storeError(err)
 	}

@@ -16,9 +16,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
-// volumeDamaged is the event, and the rule, of a snapshot that a disk or a hand changed here.
-const volumeDamaged = "volume_damaged"
-
 // heal opens a snapshot that was found damaged, once the replica's copy has taken its place.
 // Of several who found it so one heals it; the others wait, and then find it whole. Where no
 // copy is whole, the damaged one is opened. [fs.ErrNotExist] says that the replica has it,
@@ -27,6 +24,7 @@ func (s *volumeStore) heal(ctx context.Context, v wire.Snapshot) (*os.File, int6
 	lock := s.lock(v.Volume)
 	lock.Lock()
 	defer lock.Unlock()
+
 	f, size, err := s.openHere(ctx, v)
 	if !damaged(ctx, err) {
 		return f, size, err
@@ -52,7 +50,7 @@ func (s *volumeStore) heal(ctx context.Context, v wire.Snapshot) (*os.File, int6
 func (s *volumeStore) replace(ctx context.Context, v wire.Snapshot, why error) (whole bool, err error) {
 	fetched, err := s.fetch(ctx, v)
 	if err != nil {
-		return false, problem.New(problem.Unavailable, volumeDamaged, "the node's copy of generation %d of volume %s is damaged (%w), and the registry's can't take its place: %w", v.Generation, v.Volume, why, err).
+		return false, problem.New(problem.Unavailable, ruleVolumeDamaged, "the node's copy of generation %d of volume %s is damaged (%w), and the registry's can't take its place: %w", v.Generation, v.Volume, why, err).
 			Want("one of them as it was stored").
 			Fix("look at the disk (dmesg) and at the registry; if it has none, put back %s, or the registry's folder, from a backup of the state folder. Without one the owner starts the volume afresh, without what it held (cupel volume reset)", s.path(v))
 	}
@@ -66,10 +64,11 @@ func (s *volumeStore) replace(ctx context.Context, v wire.Snapshot, why error) (
 		s.logger.WarnContext(ctx, "a volume's snapshot stays in the registry alone", "volume", v.Volume.String(), "error", err)
 	}
 	s.tell(ctx, manager.Incident{
-		Warning: true, Reason: volumeDamaged,
+		Warning: true, Reason: reasonVolumeDamaged,
 		Message: fmt.Sprintf("the node's copy of generation %d of volume %s was damaged (%v): the registry's copy of the same generation, which is whole, takes its place, and nothing is lost. "+
 			"The damaged one was put aside as node/%s, which can be removed once nobody wants to look at it. Look at the disk (dmesg)", v.Generation, v.Volume, why, aside),
 	})
+
 	return true, nil
 }
 
@@ -107,12 +106,14 @@ func (s *volumeStore) fetch(ctx context.Context, v wire.Snapshot) (*fetched, err
 		return nil, err
 	}
 	defer r.Close()
+
 	f := &fetched{}
 	f.file, f.err = os.CreateTemp(filepath.Dir(s.path(v)), temporary)
 	if err := judge(io.TeeReader(r, f), v.Tag); err != nil {
 		f.drop()
 		return nil, err
 	}
+
 	return f, nil
 }
 
@@ -121,15 +122,18 @@ func (s *volumeStore) keep(f *fetched, v wire.Snapshot) error {
 	if f.err != nil {
 		return f.err
 	}
+
 	if err := errors.Join(f.file.Sync(), f.file.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.file.Name(), s.path(v)); err != nil {
 		return err
 	}
+
 	if info, err := os.Stat(s.path(v)); err == nil {
 		s.whole.Store(v, stateOf(info))
 	}
+
 	return atomicfile.SyncDir(filepath.Dir(s.path(v)))
 }
 

@@ -35,6 +35,7 @@ func (s *volumeStore) users(id ident.Digest) string {
 func (s *volumeStore) use(ctx context.Context, id ident.Digest, by volumeUser) {
 	s.using.Lock()
 	defer s.using.Unlock()
+
 	dir := s.users(id)
 	err := os.MkdirAll(dir, 0o700)
 	if err == nil {
@@ -54,10 +55,12 @@ func dropUsers(dir string) error {
 	if err != nil || len(files) <= maxUsers {
 		return err
 	}
+
 	slices.SortFunc(files, func(a, b string) int { return modTime(a).Compare(modTime(b)) })
 	for _, file := range files[:len(files)-maxUsers] {
 		err = errors.Join(err, os.Remove(file))
 	}
+
 	return err
 }
 
@@ -83,12 +86,14 @@ func (s *volumeStore) kept(id ident.Digest) (manager.VolumeStatus, error) {
 	if err != nil {
 		return v, fmt.Errorf("look at a volume: %w", err)
 	}
+
 	for _, e := range snapshots {
 		if info, err := e.Info(); err == nil { // else it was just replaced by a newer one
 			v.Size += info.Size()
 			v.Used = later(v.Used, info.ModTime())
 		}
 	}
+
 	users, err := os.ReadDir(s.users(id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return v, fmt.Errorf("look who used a volume: %w", err)
@@ -99,10 +104,12 @@ func (s *volumeStore) kept(id ident.Digest) (manager.VolumeStatus, error) {
 		v.Apps[e.Name()] = string(name)
 		v.Used = later(v.Used, modTime(file))
 	}
+
 	newest, err := s.list(id)
 	if len(newest) > 0 {
 		v.Generation = newest[0].Generation
 	}
+
 	return v, err
 }
 
@@ -112,6 +119,7 @@ func (n *Node) Volumes(context.Context) ([]manager.VolumeStatus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at volumes: %w", err)
 	}
+
 	var out []manager.VolumeStatus
 	for _, e := range entries {
 		id, err := ident.ParseDigest(e.Name())
@@ -124,6 +132,7 @@ func (n *Node) Volumes(context.Context) ([]manager.VolumeStatus, error) {
 		}
 		out = append(out, v)
 	}
+
 	return out, nil
 }
 
@@ -133,8 +142,10 @@ func (n *Node) RemoveVolume(ctx context.Context, id ident.Digest, agree func(man
 	lock := s.lock(id) // nothing is stored meanwhile
 	lock.Lock()
 	defer lock.Unlock()
+
 	s.using.Lock()
 	defer s.using.Unlock()
+
 	v, err := s.kept(id)
 	if errors.Is(err, fs.ErrNotExist) {
 		return manager.UnknownVolume(id)
@@ -155,6 +166,7 @@ func (n *Node) RemoveVolume(ctx context.Context, id ident.Digest, agree func(man
 	if err := errors.Join(os.RemoveAll(filepath.Join(s.dir, id.String())), os.RemoveAll(s.users(id))); err != nil {
 		return fmt.Errorf("remove a volume: %w", err)
 	}
+
 	s.doubt() // of which nothing needs to be remembered
 	return nil
 }

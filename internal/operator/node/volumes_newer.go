@@ -5,9 +5,6 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// ruleVolumeMissing says that a generation of a volume is not stored.
-const ruleVolumeMissing = "volume_missing"
-
 // newer explains that a generation isn't here where newer ones are: nil where none is.
 // What is stored goes on from one generation to the next, so it is the CAS that went back.
 func (s *volumeStore) newer(id ident.Digest, asked uint64) *problem.Error {
@@ -15,6 +12,7 @@ func (s *volumeStore) newer(id ident.Digest, asked uint64) *problem.Error {
 	if err != nil || len(found) == 0 || found[0].Generation <= asked {
 		return nil
 	}
+
 	return problem.New(problem.Denied, ruleVolumeMissing, "the CAS asks for generation %d of volume %s, and the node has generation %d, which is newer", asked, id, found[0].Generation).
 		Want("a CAS that knows the newest generation").
 		Fix("the CAS, or its folder (cas/ in the state folder), was put back from an older backup: put the newer one back, if there is any. " +

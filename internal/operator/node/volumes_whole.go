@@ -51,6 +51,7 @@ func (s *volumeStore) openHere(ctx context.Context, v wire.Snapshot) (*os.File, 
 	if err != nil {
 		return nil, 0, err
 	}
+
 	info, err := f.Stat()
 	if err == nil && info.IsDir() {
 		err = syscall.EISDIR
@@ -59,6 +60,7 @@ func (s *volumeStore) openHere(ctx context.Context, v wire.Snapshot) (*os.File, 
 		_ = f.Close()
 		return nil, 0, err
 	}
+
 	state := stateOf(info)
 	if was, ok := s.whole.Load(v); ok && was == state {
 		return f, state.size, nil
@@ -78,6 +80,7 @@ func (s *volumeStore) openHere(ctx context.Context, v wire.Snapshot) (*os.File, 
 // judgeHere judges a snapshot's file, until ctx ends, and goes back to its beginning.
 func (s *volumeStore) judgeHere(ctx context.Context, f *os.File, v wire.Snapshot) error {
 	defer context.AfterFunc(ctx, func() { _ = f.Close() })() // which ends the reading
+
 	err := judge(f, v.Tag)
 	_, serr := f.Seek(0, io.SeekStart)
 	return errors.Join(err, serr)

@@ -42,7 +42,7 @@ func TestDamagedVolume(t *testing.T) {
 		{"a folder", folder, "newer", "newer", true, ""},
 		{"cut, and nothing in the registry", cut, "", "ne", false, "and the registry's can't take its place: volume_missing: none"},
 		{"cut, and in the registry an older one", cut, "older", "ne", false, "and the registry's can't take its place: it has other bytes than were stored there"},
-		{"a folder, and nothing in the registry", folder, "", volumeDamaged, false, "and the registry's can't take its place: volume_missing: none"},
+		{"a folder, and nothing in the registry", folder, "", string(ruleVolumeDamaged), false, "and the registry's can't take its place: volume_missing: none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := &replica{stored: map[wire.Snapshot]string{}}
@@ -89,7 +89,7 @@ func TestDamagedVolume(t *testing.T) {
 				if kept, err := s.kept(id); err != nil || kept.Generation != 2 || kept.Size != int64(len("older")+len("newer")) {
 					t.Errorf("kept now: %+v, %v", kept, err)
 				}
-				if !strings.Contains(told[0].Message, "generation 2 of volume "+id.String()) || !strings.Contains(told[0].Message, "put aside as node/damaged/"+filepath.Base(aside)) || told[0].Reason != volumeDamaged {
+				if !strings.Contains(told[0].Message, "generation 2 of volume "+id.String()) || !strings.Contains(told[0].Message, "put aside as node/damaged/"+filepath.Base(aside)) || told[0].Reason != reasonVolumeDamaged {
 					t.Errorf("told %+v", told[0])
 				}
 			} else {

@@ -31,12 +31,15 @@ const (
 func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+
 	events := n.cfg.Monitor.Watch(ctx)
 	tick := time.NewTicker(resyncEvery)
 	defer tick.Stop()
+
 	var looking sync.WaitGroup
 	defer looking.Wait()
 	looking.Go(func() { n.lookAll(ctx) })
+
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,6 +60,7 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		case <-tick.C:
 		}
+
 		n.note(ctx, "look at instances", "", n.resync(ctx))
 	}
 }
@@ -66,6 +70,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) lookAll(ctx context.Context) {
 	tick := time.NewTicker(lookAllEvery)
 	defer tick.Stop()
+
 	for {
 		select {
 		case <-ctx.Done():
@@ -81,7 +86,7 @@ func (n *Node) lookAll(ctx context.Context) {
 func (n *Node) shutdown() {
 	n.mu.Lock()
 	for id, i := range n.instances {
-		i.stop()
+		i.unwatch()
 		if i.socket != nil {
 			i.socket.close()
 		}
@@ -100,6 +105,7 @@ func (n *Node) resync(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list containers: %w", err)
 	}
+
 	byID := map[string]ContainerState{}
 	for _, c := range containers {
 		byID[c.ID] = c
@@ -112,6 +118,7 @@ func (n *Node) resync(ctx context.Context) error {
 			n.found(i)
 			n.wakeLauncher(ctx, c)
 			n.note(ctx, "replace a log writer that died", c.ID, n.tendLog(ctx, c))
+
 			renewed, err := renewResolvConf(filepath.Join(n.dir("etc", c.ID), "resolv.conf"), resolvers, servers)
 			n.note(ctx, "give an instance the machine's name servers", c.ID, err)
 			if renewed {
@@ -119,6 +126,7 @@ func (n *Node) resync(ctx context.Context) error {
 			}
 			continue
 		}
+
 		if c.ExitedAt.IsZero() && n.maybeRuns(ctx, i) {
 			continue
 		}
@@ -136,15 +144,18 @@ func (n *Node) maybeRuns(ctx context.Context, i *instance) bool {
 	if busy, err := n.cfg.Cgroups.Busy(n.cgroup(id)); err != nil || !busy {
 		return false
 	}
+
 	n.mu.Lock()
-	if i.missing.IsZero() {
-		i.missing = time.Now()
+	if i.missingSince.IsZero() {
+		i.missingSince = time.Now()
 	}
-	patience := time.Since(i.missing) < missingLimit
+	patience := time.Since(i.missingSince) < missingLimit
 	n.mu.Unlock()
+
 	if patience {
 		return true
 	}
+
 	n.note(ctx, "end the processes of a lost instance", id, n.cfg.Cgroups.Kill(n.cgroup(id)))
 	return false
 }
@@ -153,7 +164,7 @@ func (n *Node) maybeRuns(ctx context.Context, i *instance) bool {
 func (n *Node) found(i *instance) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	i.missing = time.Time{}
+	i.missingSince = time.Time{}
 }
 
 // live returns the instances that are whole and of which no end is known.
@@ -177,24 +188,29 @@ func (n *Node) exitSeen(ctx context.Context, i *instance, c ContainerState) {
 		e = exit{Code: 255, At: n.cfg.Now().UTC(), Lost: true}
 	}
 	mem, memErr := n.cfg.Cgroups.Memory(n.cgroup(id))
+
 	n.mu.Lock()
 	if i.rec.Exit != nil || i.removing || n.instances[id] != i {
 		n.mu.Unlock()
 		return
 	}
+
 	// A kill for want of memory that the app survived is not how it ended.
 	e.OOM = (i.oom || memErr == nil && mem.OOMKills > 0) && e.Code != 0 && !e.Lost
 	e.Killed = i.killed && e.Code != 0 && !e.Lost && !e.OOM
 	i.rec.Exit = &e
-	i.stop()
+
+	i.unwatch()
 	close(i.exited)
 	n.publishStatus(i)
 	n.mu.Unlock()
+
 	time.AfterFunc(lastWords, func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.end(i)
 	})
+
 	n.cfg.Logger.InfoContext(ctx, "instance exited", "instance", id, "exit_code", e.Code, "oom", e.OOM)
 	n.persist(ctx, i)
 	go n.letGo(context.WithoutCancel(ctx), i)
@@ -205,13 +221,16 @@ func (n *Node) exitSeen(ctx context.Context, i *instance, c ContainerState) {
 func (n *Node) letGo(ctx context.Context, i *instance) {
 	id := i.rec.Spec.ID
 	n.reap(ctx, id)
+
 	n.letting.Lock()
 	defer n.letting.Unlock()
 	i.op.Lock()
 	defer i.op.Unlock()
+
 	if n.find(id) != i {
 		return // removed meanwhile
 	}
+
 	err := n.cfg.Network.Remove(ctx, id, n.dir("netns", id))
 	i.offline = err == nil
 	n.note(ctx, "give back the address of an instance that ended", id, err)
@@ -227,6 +246,7 @@ func (n *Node) letGoAgain(ctx context.Context) {
 		}
 	}
 	n.mu.Unlock()
+
 	for _, i := range ended {
 		if _, err := os.Lstat(n.dir("netns", i.rec.Spec.ID)); err == nil {
 			n.letGo(ctx, i)
@@ -250,9 +270,11 @@ func (n *Node) persist(ctx context.Context, i *instance) {
 func (n *Node) saveRecord(i *instance, sync bool) error {
 	i.save.Lock()
 	defer i.save.Unlock()
+
 	n.mu.Lock()
 	rec, current := *i.rec, n.instances[i.rec.Spec.ID] == i
 	n.mu.Unlock()
+
 	if !current {
 		return nil
 	}
@@ -269,6 +291,7 @@ func (n *Node) reporter(i *instance) func(context.Context, wire.Status) wire.Ord
 		}
 		orders := i.orders()
 		n.mu.Unlock()
+
 		if changed {
 			n.persist(ctx, i)
 		}
@@ -283,7 +306,7 @@ func (n *Node) storing(i *instance) func(pushing int) {
 	return func(pushing int) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		i.moved = time.Now()
+		i.lastProgress = time.Now()
 		i.pushing += pushing
 	}
 }
@@ -291,13 +314,16 @@ func (n *Node) storing(i *instance) func(pushing int) {
 // watch starts the goroutines that look after a running instance.
 func (n *Node) watch(i *instance, adopted bool) {
 	ctx, cancel := context.WithCancel(context.Background())
+
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	if i.rec.Exit != nil {
 		cancel()
 		return
 	}
-	i.stop = cancel
+
+	i.unwatch = cancel
 	go n.watchMemory(ctx, i)
 	if i.rec.Spec.Port != 0 {
 		go n.watchHealth(ctx, i, adopted)
@@ -307,12 +333,14 @@ func (n *Node) watch(i *instance, adopted bool) {
 func (n *Node) watchMemory(ctx context.Context, i *instance) {
 	tick := time.NewTicker(memoryEvery)
 	defer tick.Stop()
+
 	for {
 		if m, err := n.cfg.Cgroups.Memory(n.cgroup(i.rec.Spec.ID)); err == nil {
 			n.mu.Lock()
-			i.used = m.Used
+			i.memoryUsed = m.Used
 			n.mu.Unlock()
 		}
+
 		select {
 		case <-ctx.Done():
 			return

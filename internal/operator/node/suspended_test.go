@@ -72,15 +72,15 @@ func TestStoppedApp(t *testing.T) {
 	}
 
 	// It is looked at seldom while it is well, and counts when it was found so again.
-	var w stoppedWatch
+	var w suspendedWatch
 	looks := 0
 	stopped := func() bool { looks++; return true }
-	for range stoppedEach {
+	for range suspendedEach {
 		if w.after(false, stopped) || w.after(true, stopped) {
 			t.Error("after one look")
 		}
 	}
-	if looks != 1 || w.after(true, stopped) || !w.after(false, stopped) || looks != stoppedLooks {
+	if looks != 1 || w.after(true, stopped) || !w.after(false, stopped) || looks != suspendedLooks {
 		t.Errorf("%d looks", looks)
 	}
 	if w.after(true, func() bool { return false }) || w.after(true, stopped) {

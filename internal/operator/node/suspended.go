@@ -17,12 +17,12 @@ import (
 // stopped each time, before it counts: what a program does to another one for a moment
 // makes nobody ill. A debugger's stop is another state, and so is a frozen group.
 const (
-	stoppedEach  = 5 // checks that went well between two looks
-	stoppedLooks = 3 // in a row
+	suspendedEach  = 5 // checks that went well between two looks
+	suspendedLooks = 3 // in a row
 )
 
-// stoppedWatch is what was seen of an app's processes. It belongs to watchHealth.
-type stoppedWatch struct {
+// suspendedWatch is what was seen of an app's processes. It belongs to watchHealth.
+type suspendedWatch struct {
 	checks int
 	found  int // how often in a row
 }
@@ -30,19 +30,22 @@ type stoppedWatch struct {
 // after follows a check, and returns whether the app counts as stopped. A look is due after
 // checks that went well, and after each while it was found stopped: at some time the kernel
 // takes no more connections for it. suspended tells what a look finds.
-func (w *stoppedWatch) after(ok bool, suspended func() bool) bool {
+func (w *suspendedWatch) after(ok bool, suspended func() bool) bool {
 	if !ok && w.found == 0 {
 		return false
 	}
-	if w.checks++; w.found == 0 && w.checks%stoppedEach != 0 {
+
+	if w.checks++; w.found == 0 && w.checks%suspendedEach != 0 {
 		return false
 	}
+
 	if !suspended() {
 		w.found = 0
 		return false
 	}
+
 	w.found++
-	return w.found >= stoppedLooks
+	return w.found >= suspendedLooks
 }
 
 // suspended tells whether all processes of an instance's app were stopped by a signal.
@@ -55,6 +58,8 @@ func (n *Node) suspended(id string) bool {
 	return allSuspended(pids)
 }
 
+// allSuspended tells whether there are processes of an app among these, and every one of
+// them was stopped by a signal.
 func allSuspended(pids []int) bool {
 	some := false
 	for _, pid := range pids {
@@ -62,6 +67,7 @@ func allSuspended(pids []int) bool {
 		if err != nil || !slices.Contains(pids, s.Parent) {
 			continue
 		}
+
 		if s.State != 'T' {
 			return false
 		}
@@ -70,8 +76,8 @@ func allSuspended(pids []int) bool {
 	return some
 }
 
-// appStopped says why an app that accepts connections isn't healthy.
-func appStopped() *problem.Error {
+// appSuspended says why an app that accepts connections isn't healthy.
+func appSuspended() *problem.Error {
 	return problem.New(problem.Unavailable, problem.RuleUnhealthy, "the app's processes are stopped (SIGSTOP): connections are accepted, and nobody answers them").
 		Fix("whoever stopped them lets them go on, on the app's machine: kill -CONT, each process; or its owner deploys the app again")
 }
@@ -85,10 +91,12 @@ func (n *Node) wake(ctx context.Context, id, what string, pids []int) {
 	if len(pids) == 0 {
 		return
 	}
+
 	number, were := "process", "was stopped by a signal: it was"
 	if len(pids) > 1 {
 		number, were = "processes", "were stopped by a signal: they were"
 	}
+
 	n.tell(ctx, manager.Incident{
 		Warning: true, Reason: ReasonStopped, Instance: id,
 		Message: fmt.Sprintf("%s of instance %s (%s %s) %s told to go on (SIGCONT)", what, id, number, numbers(pids), were),
@@ -101,6 +109,7 @@ func (n *Node) wakeLauncher(ctx context.Context, c ContainerState) {
 	if !proc.Suspended(c.PID) { // one file, where a control group is several
 		return
 	}
+
 	pids, err := n.cfg.Cgroups.Processes(n.cgroup(c.ID))
 	if err == nil && slices.Contains(pids, c.PID) { // else its number may be another one's by now
 		n.wake(ctx, c.ID, "the launcher", []int{c.PID})
