@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
 func main() {
@@ -59,7 +59,7 @@ type options struct {
 	evidenceFD      int
 	starter         *starter
 	keepAlive       time.Duration
-	quotas          cas.Quotas
+	quotas          quota.Limits
 	maxConnections  int
 	level           slog.Level
 }
@@ -76,7 +76,7 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	fs.IntVar(&o.evidenceFD, "evidence-fd", -1, "inherited socket on which a LAS answers for this process; its end ends the CAS")
 	fs.IntVar(&o.starter.fd, "ready-fd", -1, "inherited descriptor that gets one JSON line when the CAS serves, or why it does not")
 	fs.DurationVar(&o.keepAlive, "keep-alive", 10*time.Second, "how often instances report; three missed reports end their rights")
-	fs.Var(&o.quotas, "quota", "another limit of what is kept: "+cas.QuotaUsage+"; repeatable")
+	fs.Var(&o.quotas, "quota", "another limit of what is kept: "+quota.Usage+"; repeatable")
 	fs.IntVar(&o.maxConnections, "max-connections", 0, "how many connections each API has open at once (default: by the memory that there is)")
 	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := fs.Parse(args[1:]); err != nil {

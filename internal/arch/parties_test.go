@@ -37,7 +37,7 @@ var parties = []party{
 	{"internal/trusted/owner", "what an owner's command decides by", []string{"api", "trusted/wire", "trusted/verify", "trusted/session", "trusted/launch", leaves}},
 
 	{"internal/operator", "orchestration, trusted with nothing", []string{
-		"api", "client", "trusted/wire", "trusted/launch", "trusted/sealed", "trusted/cas", "trusted/owner/template", "trusted/owner/rebuild",
+		"api", "client", "trusted/wire", "trusted/launch", "trusted/sealed", "trusted/cas/quota", "trusted/owner/template", "trusted/owner/rebuild",
 		"runtimes", "simtee", "plain", "proc", "ask", "version", leaves,
 	}},
 	{"internal/simtee", "simulated hardware", []string{"api", "trusted/verify/dcap", leaves}},

@@ -11,7 +11,7 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/node/cni"
-	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
 // checkOptions refuses what no part could take, before anything is touched: for a
@@ -118,7 +118,7 @@ func checkCASOptions(o Options) error {
 	if o.CASQuota == "" {
 		return nil
 	}
-	return new(cas.Quotas).Set(o.CASQuota)
+	return new(quota.Limits).Set(o.CASQuota)
 }
 
 // Options are the flags of `cupeld up`.

@@ -16,6 +16,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
 // Verifier turns evidence into claims: dcap.Verifier.
@@ -39,7 +40,7 @@ type Config struct {
 	// AllowUnattested lets sessions say `mode: none`.
 	AllowUnattested bool
 	// Quotas bound what is kept; zero: the defaults.
-	Quotas Quotas
+	Quotas quota.Limits
 	// Room answers nil if there is room for another session beside what the ends of
 	// instances and the tags of volumes take; nil: there is.
 	Room func() error

@@ -11,6 +11,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
 // charge is what one uploader has in a session: part of its row, so that counting
@@ -21,8 +22,8 @@ type charge struct {
 	Bytes    int64 `json:"bytes"`
 }
 
-func (ch charge) amounts() amounts {
-	return amounts{countVersions: ch.Versions, countBytes: ch.Bytes}
+func (ch charge) amounts() quota.Amounts {
+	return quota.Amounts{quota.Versions: ch.Versions, quota.Bytes: ch.Bytes}
 }
 
 // maxCharges is how many uploaders of a session are told apart. Those beyond are
@@ -51,7 +52,7 @@ func charged(list []charge, who payer, bytes int64) ([]charge, payer) {
 // upload is a session's next row, and how it is counted.
 type upload struct {
 	rec  sessionRecord
-	cost amounts
+	cost quota.Amounts
 	who  payer
 	to   payer // in rec.Charges
 	// kept is the name of a removed session, which is counted to who from now on.
@@ -62,7 +63,7 @@ type upload struct {
 func (s *sessionState) next(who Caller, p *plan, now time.Time) upload {
 	bytes := int64(len(p.text)) + p.generated(s.plan)
 	u := upload{
-		cost: amounts{countVersions: 1, countBytes: bytes},
+		cost: quota.Amounts{quota.Versions: 1, quota.Bytes: bytes},
 		who:  who.payer(),
 		rec: sessionRecord{
 			Creator: who.Key,
@@ -78,11 +79,11 @@ func (s *sessionState) next(who Caller, p *plan, now time.Time) upload {
 	}
 
 	u.rec.Opened = u.who
-	u.cost[countSessions], u.cost[countNames] = 1, 1
+	u.cost[quota.Sessions], u.cost[quota.Names] = 1, 1
 	if !s.current.Removed.IsZero() {
 		u.kept = s.current.Opened
 		if u.kept == u.who {
-			u.cost[countNames] = 0
+			u.cost[quota.Names] = 0
 		}
 	}
 	return u
@@ -90,11 +91,11 @@ func (s *sessionState) next(who Caller, p *plan, now time.Time) upload {
 
 // settle counts an upload that is durable as its row has it.
 func (l *ledger) settle(u upload) {
-	if u.cost[countNames] > 0 && u.kept != (payer{}) {
-		l.give(u.kept, amounts{countNames: 1})
+	if u.cost[quota.Names] > 0 && u.kept != (payer{}) {
+		l.give(u.kept, quota.Amounts{quota.Names: 1})
 	}
 	if u.to != u.who {
-		moved := amounts{countVersions: u.cost[countVersions], countBytes: u.cost[countBytes]}
+		moved := quota.Amounts{quota.Versions: u.cost[quota.Versions], quota.Bytes: u.cost[quota.Bytes]}
 		l.give(u.who, moved)
 		l.count(u.to, moved)
 	}
@@ -104,9 +105,9 @@ func (l *ledger) settle(u upload) {
 func (l *ledger) countSession(rec sessionRecord, sign int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	own := amounts{countNames: 1}
+	own := quota.Amounts{quota.Names: 1}
 	if rec.Removed.IsZero() {
-		own[countSessions] = 1
+		own[quota.Sessions] = 1
 	}
 	l.add(rec.Opened, own, sign)
 	for _, ch := range rec.Charges {

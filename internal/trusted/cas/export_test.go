@@ -7,6 +7,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
 // Reading holds a session as a slow release does, until unlock is called.
@@ -56,9 +57,9 @@ func (c *CAS) Used(who ident.KeyHash) map[string]int64 {
 	c.ledger.mu.Lock()
 	defer c.ledger.mu.Unlock()
 	out := map[string]int64{}
-	for m, name := range measureName {
-		if n := c.ledger.keys[who].of(measure(m)); n != 0 {
-			out[name] = n
+	for m := range quota.Measures {
+		if n := usedOf(c.ledger.keys[who], m); n != 0 {
+			out[m.String()] = n
 		}
 	}
 	return out
@@ -69,9 +70,9 @@ func (c *CAS) UsedInAll() map[string]int64 {
 	c.ledger.mu.Lock()
 	defer c.ledger.mu.Unlock()
 	out := map[string]int64{}
-	for m, name := range measureName {
+	for m := range quota.Measures {
 		if n := c.ledger.total[m]; n != 0 {
-			out[name] = n
+			out[m.String()] = n
 		}
 	}
 	return out

@@ -16,6 +16,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -364,7 +365,7 @@ func (c *CAS) loadGrants(ctx context.Context) error {
 		g := newGrant(id, c.state(rec.Session), rec)
 		g.session.joinGrant(g)
 		if rec.Ended.IsZero() {
-			c.ledger.count(rec.payer(), amounts{countGrants: 1})
+			c.ledger.count(rec.payer(), quota.Amounts{quota.Grants: 1})
 		}
 		c.grants.Store(id, g)
 	}

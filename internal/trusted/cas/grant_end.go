@@ -7,6 +7,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -73,7 +74,7 @@ func (c *CAS) grantEnding(ctx context.Context, g *grant, reason string, who Call
 			g.mu.Lock()
 			g.rec = next
 			g.mu.Unlock()
-			c.ledger.give(next.payer(), amounts{countGrants: 1})
+			c.ledger.give(next.payer(), quota.Amounts{quota.Grants: 1})
 		},
 	}}
 

@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -54,13 +55,13 @@ func (c *CAS) makeGrant(ctx context.Context, who Caller, req owners.NewGrant) (o
 		return owners.GrantMade{}, err
 	}
 	rec.Maker, rec.AsCreator, rec.From = who.Key, who.Key == s.current.Creator, who.payer().Address
-	if err := c.ledger.take(rec.payer(), amounts{countGrants: 1}, true); err != nil {
+	if err := c.ledger.take(rec.payer(), quota.Amounts{quota.Grants: 1}, true); err != nil {
 		return owners.GrantMade{}, err
 	}
 	made := false
 	defer func() {
 		if !made {
-			c.ledger.give(rec.payer(), amounts{countGrants: 1})
+			c.ledger.give(rec.payer(), quota.Amounts{quota.Grants: 1})
 		}
 	}()
 

@@ -8,6 +8,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
 // kept is how many of a session's instances and grants that have ended are
@@ -140,10 +141,10 @@ func (t *tally) add(who payer, n int64) {
 }
 
 // part is how much of most a payer keeps whose tally is above the limits.
-func (t *tally) part(who payer, most int, limit func(scope) int64) int {
+func (t *tally) part(who payer, most int, limit func(quota.Scope) int64) int {
 	keep := int64(most)
-	for of, n := range map[scope]int64{perKey: t.keys[who.Key], perAddress: t.addresses[who.Address], inTotal: t.total} {
-		if l := limit(of); n > l && (of != perAddress || who.Address.IsValid()) {
+	for of, n := range map[quota.Scope]int64{quota.PerKey: t.keys[who.Key], quota.PerAddress: t.addresses[who.Address], quota.InTotal: t.total} {
+		if l := limit(of); n > l && (of != quota.PerAddress || who.Address.IsValid()) {
 			keep = min(keep, int64(most)*l/n)
 		}
 	}
@@ -183,8 +184,8 @@ func (c *CAS) shares(ctx context.Context) func(s *sessionState) kept {
 	for s, n := range lapsed {
 		away.add(c.opener(ctx, s), n)
 	}
-	limit := func(of scope) int64 { return c.ledger.quotas.limit(of, countGrants) }
-	wider := func(of scope) int64 { return 10 * limit(of) }
+	limit := func(of quota.Scope) int64 { return c.ledger.quotas.Limit(of, quota.Grants) }
+	wider := func(of quota.Scope) int64 { return 10 * limit(of) }
 	return func(s *sessionState) kept {
 		if ended[s]+lapsed[s] == 0 {
 			return mostKept

@@ -18,6 +18,7 @@ import (
 	"cupel.dev/cupel/internal/testing/storetest"
 	"cupel.dev/cupel/internal/trusted/cas"
 	"cupel.dev/cupel/internal/trusted/cas/keyfile"
+	"cupel.dev/cupel/internal/trusted/cas/quota"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -42,7 +43,7 @@ type world struct {
 	key   *keyfile.Sealer
 	owner cas.Caller
 	// quotas that the next start has; zero: the defaults.
-	quotas cas.Quotas
+	quotas quota.Limits
 	// reports a second that the next start takes; 0: the default.
 	reports int
 	// tokens are of wide grants, one for each session, for tests that are about

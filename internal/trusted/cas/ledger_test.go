@@ -362,19 +362,3 @@ func TestMemoryIsTight(t *testing.T) {
 		t.Errorf("one that left: %v", err)
 	}
 }
-
-func TestQuotaFlag(t *testing.T) {
-	var q cas.Quotas
-	for _, bad := range []string{"", "key", "key-bytes", "key-bytes=", "key-bytes=-1", "key-bytes=0", "key-bytes=1T", "key-names=1", "all-bytes=1", "key-sessions=1K", "key-bytes=99999999999G"} {
-		rule(t, q.Set(bad), "quota")
-	}
-	if err := q.Set("key-bytes=256M, total-sessions=7"); err != nil {
-		t.Fatal(err)
-	}
-	if err := q.Set("address-grants=5"); err != nil {
-		t.Fatal(err)
-	}
-	if got := q.String(); got != "key-bytes=268435456,address-grants=5,total-sessions=7" {
-		t.Error(got)
-	}
-}
