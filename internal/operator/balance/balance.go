@@ -234,8 +234,8 @@ func (b *Balancer) bindMissing(ctx context.Context, want []frontend) ([]*listene
 // publish makes want what the listeners serve, and gives up other ports.
 func (b *Balancer) publish(have tableState, want []frontend) {
 	wanted := map[uint16]bool{}
-	for _, w := range want {
 
+	for _, w := range want {
 		wanted[w.port] = true
 		b.affinity.set(w, func(set string) []netip.Addr {
 			if !have.current || !have.sets[set] {
@@ -378,7 +378,6 @@ func (b *Balancer) Connections(ctx context.Context) (map[netip.Addr]int, error) 
 	for addr := range leaving {
 		if n := b.flows.of(addr); n > 0 {
 			open[addr] += n
-
 		}
 	}
 

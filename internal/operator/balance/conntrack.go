@@ -15,7 +15,6 @@ import (
 //
 // ended remembers them from pass to pass.
 func dropFlows(subnet netip.Prefix, stays staying, ended endedFlows) (int, error) {
-
 	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return 0, fmt.Errorf("open netlink to conntrack: %w", err)
@@ -50,7 +49,6 @@ type goneFlows struct {
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (g goneFlows) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
-
 	begins, ok1 := addrPort(f.Forward.SrcIP, f.Forward.SrcPort)
 	called, ok2 := addrPort(f.Forward.DstIP, f.Forward.DstPort)
 	answers, ok3 := addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort)

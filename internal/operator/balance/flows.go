@@ -111,7 +111,6 @@ func (f *flows) enter(fl *flow) (bool, *crowd) {
 // crowd is called under mu, and where there are flows. Of apps that have as many it is
 // that of the one who comes.
 func (f *flows) crowd(comes string) *crowd {
-
 	app, a := most(f.apps, func(a, b *appFlows) int { return cmp.Compare(a.open, b.open) })
 	if own := f.apps[comes]; own != nil && own.open == a.open {
 		app, a = comes, own
@@ -141,7 +140,6 @@ func most[K comparable, V any](m map[K]V, compare func(a, b V) int) (key K, valu
 
 // mostSilent is the flow of a crowd's client on which nothing moved for longest, under mu.
 func (f *flows) mostSilent(c *crowd) *flow {
-
 	silent := map[*flow]uint32{}
 	for fl := range f.set {
 		if fl.app == c.app && fl.from == c.client {

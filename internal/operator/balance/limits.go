@@ -22,8 +22,8 @@ const (
 func (c *Config) SetLimits(text string) error {
 	if text == "" {
 		return nil
-
 	}
+
 	for part := range strings.SplitSeq(text, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
 

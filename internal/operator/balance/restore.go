@@ -64,7 +64,6 @@ func (b *Balancer) Restore(ctx context.Context) (string, error) {
 
 // remind tells the kernel which clients belong where, for the sets that it had lost.
 func (b *Balancer) remind(had tableState) (int, error) {
-
 	members := b.affinity.members(had.sets)
 	sets := map[served]string{}
 	for _, f := range b.applied {

@@ -12,32 +12,43 @@ import (
 // accepted, or of users to some port, of all users if there is one; empty: there is none,
 // or the probe is of what everybody needs. Rules are written by nft or iptables.
 func (l *lab) letsOne(p *probe, s stop) string {
-	outward, hypothetical := p.wanted() && s.at.name == "forward", p.users && l.ours
+	outward := p.wanted() && s.at.name == "forward"
+	hypothetical := p.users && l.ours
 	if !outward && !hypothetical {
 		return ""
 	}
+
 	k := packet{iif: l.Bridge, oif: l.v4.device()}
 	if p.users {
-		k.iif, k.oif = k.oif, k.iif
+		k.iif = l.v4.device()
+		k.oif = l.Bridge
 	}
+
 	some := ""
 	for _, rule := range s.rules() {
 		if p.users && s.at.name == "forward" && !strings.Contains(rule, l.Bridge) {
 			continue // it is about what somebody else forwards
 		}
+
 		names := ruleNamed.MatchString(rule) || !p.users && ruleAddress.MatchString(rule)
-		if !names || !ruleAccepts.MatchString(rule) || ruleOther.MatchString(rule) || !begins(rule) ||
-			!l.concerns(rule, k) || !p.users && !l.leadsOut(rule) {
+		accepts := ruleAccepts.MatchString(rule) && !ruleOther.MatchString(rule) && begins(rule)
+		if !names || !accepts || !l.concerns(rule, k) {
 			continue
 		}
+		if !p.users && !l.leadsOut(rule) {
+			continue
+		}
+
 		some = plainRule(rule)
 		if !p.users || !ruleSource.MatchString(rule) {
 			break
 		}
 	}
+
 	return some
 }
 
+// What rules say, in the words of nft or of iptables (nft(8); iptables-extensions(8)).
 var (
 	ruleAccepts  = regexp.MustCompile(`(?:^|\s)accept\b|-j ACCEPT\b`)
 	ruleOther    = regexp.MustCompile(`\b(?:udp|icmp\w*|ipv6-icmp|sctp|esp|gre|igmp)\b|ct status|--ctstate DNAT`)
@@ -65,6 +76,7 @@ func (l *lab) concerns(rule string, k packet) bool {
 		if m == nil || device == "" || strings.HasPrefix(m[4], "{") { // a set may have any
 			continue
 		}
+
 		name := m[3] + m[4]
 		start, wild := strings.CutSuffix(strings.ReplaceAll(name, "+", "*"), "*")
 		same := name == device || wild && strings.HasPrefix(device, start)
@@ -72,11 +84,13 @@ func (l *lab) concerns(rule string, k packet) bool {
 			return false
 		}
 	}
+
 	for re, value := range map[*regexp.Regexp]string{rulePacket: k.proto, ruleFromPort: k.sport, ruleToPort: k.dport} {
 		if m := re.FindStringSubmatch(rule); m != nil && value != "" && m[1] != value {
 			return false
 		}
 	}
+
 	return true
 }
 

@@ -23,15 +23,20 @@ func (l *lab) leadsOut(rule string) bool {
 	if ruleIPv6.MatchString(rule) {
 		return false
 	}
+
 	ours := addressesOf(l.Subnet)
-	from, to := named(ruleFrom, rule), named(ruleTo, rule)
+	from := placeNamed(ruleFrom, rule)
+	to := placeNamed(ruleTo, rule)
+
 	if !from.some(ours.overlaps, ours.within) {
 		return false
 	}
+
 	device := ruleIn.FindStringSubmatch(rule)
 	theirs := from.list != nil && !from.others || device != nil && device[1]+device[2] == ""
+
 	return to.some(func(a addresses) bool {
-		return !a.within(ours) && (theirs || !inside(a.first))
+		return !a.within(ours) && (theirs || !isPrivateUse(a.first))
 	}, func(addresses) bool { return false })
 }
 
@@ -48,12 +53,14 @@ func addressesOf(p netip.Prefix) addresses {
 	for bit := p.Bits(); bit < p.Addr().BitLen(); bit++ {
 		last[bit/8] |= 1 << (7 - bit%8)
 	}
+
 	to, _ := netip.AddrFromSlice(last)
 	return addresses{p.Masked().Addr(), to}
 }
 
-// inside says that an address is in no network but somebody's own.
-func inside(a netip.Addr) bool {
+// isPrivateUse says that an address is in no network but somebody's own: private (RFC 1918,
+// RFC 4193), of this machine or its link, or of many (RFC 5771, RFC 4291 section 2.7).
+func isPrivateUse(a netip.Addr) bool {
 	return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || shared.Contains(a)
 }
 
@@ -80,11 +87,13 @@ func (p place) some(fits, full func(addresses) bool) bool {
 	return slices.ContainsFunc(p.list, fits)
 }
 
-func named(re *regexp.Regexp, rule string) place {
+// placeNamed reads what a rule says of one of its ends.
+func placeNamed(re *regexp.Regexp, rule string) place {
 	m := re.FindStringSubmatch(rule)
 	if m == nil {
 		return place{}
 	}
+
 	p := place{others: m[1]+m[3] != ""}
 	for one := range strings.SplitSeq(strings.Trim(m[2]+m[4], "{} "), ",") {
 		a, ok := parseAddresses(strings.TrimSpace(one))
@@ -93,6 +102,7 @@ func named(re *regexp.Regexp, rule string) place {
 		}
 		p.list = append(p.list, a)
 	}
+
 	return p
 }
 
@@ -101,11 +111,14 @@ func parseAddresses(s string) (addresses, bool) {
 	if p, err := netip.ParsePrefix(s); err == nil {
 		return addressesOf(p), true
 	}
+
 	first, last, ranged := strings.Cut(s, "-")
 	if !ranged {
 		last = first
 	}
+
 	from, err := netip.ParseAddr(first)
 	to, err2 := netip.ParseAddr(last)
+
 	return addresses{from, to}, err == nil && err2 == nil
 }

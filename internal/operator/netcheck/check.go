@@ -1,18 +1,3 @@
-// Package netcheck finds out whether this machine lets through what instances
-// and their users need, and names what doesn't: a firewall of whatever kind, or a
-// setting of the kernel.
-//
-// It belongs to the operator and nobody has to trust it. It tries instead of
-// reading rules: a throw-away network namespace on the instances' bridge stands
-// for an instance, another one for the world outside. The latter is put behind
-// the device by which the machine's own rules and routes lead to the world: what it
-// sends arrives there (tc's mirred), and what goes there leads to it (nftables' fwd),
-// so that rules which name the device judge the same as always. Nothing of it leaves
-// the machine, but for the calls of a Target. What fails is tried once more while the
-// kernel traces it, which shows the rule that ended it.
-//
-// A Report is for people; nothing is refused because of one. One check of an
-// installation runs at a time: callers see to that.
 package netcheck
 
 import (
@@ -73,10 +58,12 @@ type Probe struct {
 	Name string `json:"probe"`
 	What string `json:"what"` // in a sentence's words: "an instance reaches the CAS at 10.88.7.1:18765"
 	OK   bool   `json:"ok"`
+
 	// Unknown says that it can't be known: it isn't OK, and nothing that anybody needs is
 	// known to fail.
 	Unknown bool   `json:"unknown,omitempty"`
 	Note    string `json:"note,omitempty"` // why it was not tried, or how; or what else was found
+
 	// Cause is what stands in the way, and Mend the commands that let it through.
 	Cause string   `json:"cause,omitempty"`
 	Mend  []string `json:"mend,omitempty"`
@@ -129,6 +116,7 @@ func ByCause(failed []Probe) []Blocked {
 			at = len(out)
 			out = append(out, Blocked{Cause: p.Cause})
 		}
+
 		out[at].Probes = append(out[at].Probes, p)
 		out[at].Mend = unique(append(out[at].Mend, p.Mend...))
 	}
@@ -141,6 +129,7 @@ func (r Report) Problem() error {
 	if len(failed) == 0 {
 		return nil
 	}
+
 	var what, mend []string
 	for _, b := range ByCause(failed) {
 		var names []string
@@ -150,6 +139,7 @@ func (r Report) Problem() error {
 		what = append(what, strings.Join(names, ", ")+": "+b.Cause)
 		mend = append(mend, b.Mend...)
 	}
+
 	return problem.New(problem.Unavailable, ruleNetworkBlocked, "%s", strings.Join(what, "; ")).
 		Want("instances and users let through").Fix("%s; then cupel check again", strings.Join(unique(mend), "; "))
 }
@@ -163,6 +153,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		return Report{}, problem.New(problem.Unavailable, problem.RuleToolMissing, "nft is not installed").Fix("apt-get install --no-remove nftables")
 	}
+
 	l, err := newLab(ctx, cfg)
 	if l != nil {
 		defer l.close()
@@ -170,8 +161,10 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("set up the check of the network: %w", err)
 	}
+
 	probes := l.probes()
-	toOther, toElse := l.toOther(), l.toElse()
+	toOther := l.toOther()
+	toElse := l.toElse()
 	tried := append(slices.Clone(probes), toOther, toElse)
 
 	// Whatever passes costs no more than itself: only what failed is traced, one
@@ -184,27 +177,32 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		}
 	}
 	all.Wait()
+
 	for i, p := range tried {
 		c := p.known
 		if of := map[*probe]*probe{toOther: probes[0], toElse: probes[1]}[p]; of != nil && !of.OK {
 			continue // what stops that one is told
 		}
+
 		if failed[i] != nil && ctx.Err() == nil {
 			c = l.explain(ctx, p)
 		}
 		if ctx.Err() != nil {
 			return Report{}, ctx.Err()
 		}
+
 		p.judge(c)
 	}
 
 	r := Report{OK: true}
 	l.noteOther(probes[0], toOther)
 	l.weighPorts(probes[1], toElse)
+
 	for _, p := range probes {
 		r.OK = r.OK && (p.OK || p.Unknown)
 		r.Probes = append(r.Probes, p.Probe)
 	}
+
 	return r, nil
 }
 
@@ -214,6 +212,7 @@ func (l *lab) noteOther(cas, other *probe) {
 	if !cas.OK || other.OK {
 		return
 	}
+
 	mend := strings.Join(other.named(other.Mend), "; ")
 	cas.Note = fmt.Sprintf("it doesn't reach each other port of this machine: %s. For one that it needs, as a git server's: cupel check --to %s:PORT; then, if it fails: %s",
 		other.Cause, l.HostName, mend)
@@ -226,14 +225,17 @@ func Clean(id string) {
 	removeRoutes(id)
 }
 
+// unique keeps the first of several that are equal.
 func unique(in []string) []string {
 	var out []string
 	seen := map[string]bool{}
+
 	for _, s := range in {
 		if !seen[s] {
 			seen[s] = true
 			out = append(out, s)
 		}
 	}
+
 	return out
 }

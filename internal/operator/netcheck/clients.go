@@ -26,13 +26,15 @@ func (l *lab) listsClients(p *probe, s stop) string {
 	if ruleNotSource.MatchString(s.rule) {
 		return plainRule(s.rule)
 	}
+
 	for _, rule := range s.rules() {
-		if ruleSource.MatchString(rule) && ruleAccepts.MatchString(rule) && !ruleNotSource.MatchString(rule) &&
-			!ruleOwnSource.MatchString(rule) && !strings.Contains(rule, l.Subnet.String()) &&
-			begins(rule) && l.concerns(rule, packet{iif: l.v4.device(), oif: l.Bridge}) && l.namesPort(p, rule) {
+		byAddress := ruleSource.MatchString(rule) && !ruleNotSource.MatchString(rule) && !ruleOwnSource.MatchString(rule)
+		others := ruleAccepts.MatchString(rule) && !strings.Contains(rule, l.Subnet.String())
+		if byAddress && others && begins(rule) && l.concerns(rule, packet{iif: l.v4.device(), oif: l.Bridge}) && l.namesPort(p, rule) {
 			return plainRule(rule)
 		}
 	}
+
 	return ""
 }
 

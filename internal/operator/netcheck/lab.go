@@ -42,13 +42,17 @@ func outsideAddrs(id string) (netip.Addr, netip.Addr) {
 	return v4, v6
 }
 
+// newLab builds all of it. A lab that it returns with an error has to be closed too.
 func newLab(ctx context.Context, cfg Config) (*lab, error) {
 	Clean(cfg.ID)
+
 	l := &lab{Config: cfg}
 	if len(l.AppPorts) == 0 {
 		l.AppPorts = []uint16{instancePort}
 	}
+
 	l.v4.out, l.v6.out = outsideAddrs(cfg.ID)
+
 	var err error
 	if l.instance, err = newSpace(); err != nil {
 		return nil, err
@@ -56,33 +60,39 @@ func newLab(ctx context.Context, cfg Config) (*lab, error) {
 	if l.outside, err = newSpace(); err != nil {
 		return l, err
 	}
+
 	if err := l.linkInside(); err != nil {
 		return l, fmt.Errorf("connect an instance's namespace: %w", err)
 	}
 	if err := l.linkOutside(); err != nil {
 		return l, fmt.Errorf("connect the namespace outside: %w", err)
 	}
+
 	if err := l.listen(ctx); err != nil {
 		return l, err
 	}
 	return l, l.program(ctx)
 }
 
+// close ends all of it. What fails is left to the next check, or vanishes with the process.
 func (l *lab) close() {
 	for _, ln := range l.listeners {
 		_ = ln.Close()
 	}
+
 	for _, s := range []*space{l.instance, l.outside} {
 		if s != nil {
 			s.close()
 		}
 	}
+
 	// A namespace ends some time after its last holder; its links go at once.
 	for _, name := range []string{deviceInside(l.ID), deviceOutside(l.ID)} {
 		if link, err := netlink.LinkByName(name); err == nil {
 			_ = netlink.LinkDel(link)
 		}
 	}
+
 	Clean(l.ID)
 }
 
@@ -91,12 +101,18 @@ func pair(name string, s *space) (netlink.Link, error) {
 	if old, err := netlink.LinkByName(name); err == nil {
 		_ = netlink.LinkDel(old)
 	}
+
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
-	err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(s.fd)})
+	err := netlink.LinkAdd(&netlink.Veth{
+		LinkAttrs:     attrs,
+		PeerName:      "eth0",
+		PeerNamespace: netlink.NsFd(s.fd),
+	})
 	if err != nil {
 		return nil, err
 	}
+
 	return netlink.LinkByName(name)
 }
 
@@ -107,18 +123,22 @@ func (l *lab) linkInside() error {
 	if err != nil {
 		return err
 	}
+
 	here, err := pair(deviceInside(l.ID), l.instance)
 	if err != nil {
 		return err
 	}
+
 	if err := errors.Join(netlink.LinkSetMaster(here, bridge), netlink.LinkSetHairpin(here, true), netlink.LinkSetUp(here)); err != nil {
 		return err
 	}
+
 	return l.instance.do(func() error {
 		eth0, err := up(netip.PrefixFrom(l.Instance, l.Subnet.Bits()))
 		if err != nil {
 			return err
 		}
+
 		return netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: l.Gateway.AsSlice()})
 	})
 }
@@ -140,24 +160,31 @@ func up(addrs ...netip.Prefix) (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	for _, p := range addrs {
 		if err := addAddress(eth0, p); err != nil {
 			return nil, err
 		}
 	}
+
 	return eth0, netlink.LinkSetUp(eth0)
 }
 
+// addAddress gives a device an address. IPv6's is usable without duplicate address detection
+// (RFC 4862 section 5.4).
 func addAddress(link netlink.Link, p netip.Prefix) error {
 	a := &netlink.Addr{IPNet: ipNet(p)}
 	if p.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}
+
 	return netlink.AddrReplace(link, a)
 }
 
+// ipNet is a network as netlink takes it.
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-func host(a netip.Addr) *net.IPNet { return ipNet(netip.PrefixFrom(a, a.BitLen())) }
+// hostNet is a single address as a network.
+func hostNet(a netip.Addr) *net.IPNet { return ipNet(netip.PrefixFrom(a, a.BitLen())) }

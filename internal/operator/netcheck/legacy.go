@@ -47,19 +47,23 @@ type legacy struct {
 // readLegacy asks the tools for the tables that this machine has.
 func readLegacy(ctx context.Context) legacy {
 	out := legacy{map[legacyRule]uint64{}, map[legacyTable]map[string][]string{}}
+
 	for plain, file := range map[string]string{"iptables": "ip_tables_names", "ip6tables": "ip6_tables_names"} {
 		names, _ := os.ReadFile("/proc/thread-self/net/" + file)
 		if len(strings.Fields(string(names))) == 0 {
 			continue // the tool itself would load the module
 		}
+
 		tool := plain + "-legacy"
 		if !installed(tool) && !usesNFT(plain) {
 			tool = plain
 		}
+
 		if text, err := exec.CommandContext(ctx, tool+"-save", "-c").Output(); err == nil {
 			out.parse(tool, string(text))
 		}
 	}
+
 	return out
 }
 
@@ -86,7 +90,8 @@ func (l legacy) parse(tool, text string) {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if name, ok := strings.CutPrefix(line, "*"); ok {
-			in, chains = legacyTable{tool, name}, map[string][]string{}
+			in = legacyTable{tool, name}
+			chains = map[string][]string{}
 			l.chains[in] = chains
 		} else if m := legacyPolicy.FindStringSubmatch(line); m != nil {
 			n, _ := strconv.ParseUint(m[2], 10, 64) // digits
@@ -110,6 +115,7 @@ func (l legacy) since(before legacy, does legacyDoes) []legacyRule {
 			out = append(out, r)
 		}
 	}
+
 	slices.SortFunc(out, func(a, b legacyRule) int { return strings.Compare(a.String(), b.String()) })
 	return out
 }
@@ -121,6 +127,7 @@ func (p *probe) chainsAfter(last sight) []string {
 	if p.here {
 		within = "INPUT"
 	}
+
 	switch last.chain {
 	case "arriving":
 		return []string{"PREROUTING", within}
@@ -134,7 +141,15 @@ func (p *probe) chainsAfter(last sight) []string {
 	return nil
 }
 
-var legacyPriorities = map[string]int{"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
+// legacyPriorities are those of enum nf_ip_hook_priorities (linux/netfilter_ipv4.h): where a
+// table of iptables is among the chains of nftables.
+var legacyPriorities = map[string]int{
+	"raw":      -300,
+	"mangle":   -150,
+	"nat":      -100,
+	"filter":   0,
+	"security": 50,
+}
 
 // suspects are those of the rules which counted packets since before that may have stopped
 // the probe's: others of this machine are counted as well.
@@ -144,15 +159,29 @@ func (l *lab) suspects(p *probe, before, after legacy, does legacyDoes, last sig
 		if strings.HasPrefix(r.tool, "ip6") != p.to.Addr().Is6() {
 			continue
 		}
+
 		chains := after.chains[r.legacyTable]
 		for _, base := range p.chainsAfter(last) {
 			if r.chain != base && !slices.ContainsFunc(reached(chains, base), func(rule string) bool { return strings.HasPrefix(rule, "-A "+r.chain+" ") }) {
 				continue
 			}
-			s := stop{text: r.String(), rule: r.rule, chains: chains, base: base}
-			s.at = hook{family: "ip", name: strings.ToLower(base), doing: doing[strings.ToLower(base)], priority: legacyPriorities[r.table]}
+
+			s := stop{
+				text:   r.String(),
+				rule:   r.rule,
+				chains: chains,
+				base:   base,
+			}
+			s.at = hook{
+				name:     strings.ToLower(base),
+				doing:    doing[strings.ToLower(base)],
+				family:   "ip",
+				priority: legacyPriorities[r.table],
+			}
+
 			where := s.where(r.chain, slices.Index(chains[r.chain], r.rule)+1)
 			s.accept = func(m match) string { return iptables(r.tool, r.table, where, m) }
+
 			for _, k := range l.passes(p, s.at, last) {
 				if l.concerns(r.rule, k) {
 					s.packet = k
@@ -161,6 +190,7 @@ func (l *lab) suspects(p *probe, before, after legacy, does legacyDoes, last sig
 			}
 		}
 	}
+
 	return out
 }
 
@@ -177,14 +207,17 @@ func (l *lab) passes(p *probe, at hook, last sight) []packet {
 		}
 		return []packet{k}
 	}
+
 	const own = "lo" // of this machine itself, which no rule is asked about
 	inner, outer := l.Bridge, l.v4.device()
+
 	switch {
 	case p.users && p.here:
 		inner, outer = own, l.v6.device()
 	case p.here:
 		outer = own
 	}
+
 	var all []packet
 	for _, k := range []packet{{iif: inner, oif: outer}, {iif: outer, oif: inner}} {
 		switch at.name {
@@ -193,9 +226,11 @@ func (l *lab) passes(p *probe, at hook, last sight) []packet {
 		case "output", "postrouting":
 			k.iif = ""
 		}
+
 		if k.iif != own && k.oif != own {
 			all = append(all, k)
 		}
 	}
+
 	return all
 }

@@ -17,11 +17,13 @@ import (
 // listen opens what the probes call, where nobody else listens.
 func (l *lab) listen(ctx context.Context) error {
 	var lc net.ListenConfig
+
 	// The machine's own first: the Go library finds out once, where it first
 	// listens, whether there is IPv6.
 	if err := l.listenPublic(ctx, lc); err != nil {
 		return err
 	}
+
 	if !l.CASRuns {
 		ln, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(l.Gateway, l.CASPort).String())
 		if err := l.serve(ln, err); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
@@ -29,16 +31,20 @@ func (l *lab) listen(ctx context.Context) error {
 		}
 		l.casOurs = err == nil
 	}
+
 	ln, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(l.Gateway, 0).String())
 	if err := l.serve(ln, err); err != nil {
 		return err
 	}
+
 	l.other = portOf(ln)
+
 	err = l.outside.do(func() error {
 		ln, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(l.v4.out, 0).String())
 		if err := l.serve(ln, err); err != nil {
 			return err
 		}
+
 		l.far = portOf(ln)
 		return nil
 	})
@@ -50,6 +56,7 @@ func (l *lab) listen(ctx context.Context) error {
 	for _, port := range append([]uint16{instancePort}, l.AppPorts...) {
 		at[netip.AddrPortFrom(l.Instance, port)] = l.instance
 	}
+
 	for at, s := range at {
 		err := s.do(func() error {
 			ln, err := lc.Listen(ctx, "tcp4", at.String())
@@ -59,9 +66,11 @@ func (l *lab) listen(ctx context.Context) error {
 			return err
 		}
 	}
+
 	return nil
 }
 
+// portOf is the port that a listener has.
 func portOf(ln net.Listener) uint16 {
 	at, _ := netip.ParseAddrPort(ln.Addr().String()) // a listener's own words
 	return at.Port()
@@ -73,6 +82,7 @@ func (l *lab) listenPublic(ctx context.Context, lc net.ListenConfig) error {
 		l.port = l.Ports[0]
 		return nil
 	}
+
 	l.ours = true
 	for port := int(max(l.FirstPort, 1)); port <= 65535; port++ {
 		ln, err := lc.Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
@@ -82,6 +92,7 @@ func (l *lab) listenPublic(ctx context.Context, lc net.ListenConfig) error {
 		l.port = uint16(port)
 		return l.serve(ln, err)
 	}
+
 	return problem.New(problem.Unavailable, rulePortsExhausted, "no port from %d on is free", l.FirstPort)
 }
 
@@ -90,6 +101,7 @@ func (l *lab) serve(ln net.Listener, err error) error {
 	if err != nil {
 		return err
 	}
+
 	l.listeners = append(l.listeners, ln)
 	go func() {
 		for {
@@ -103,6 +115,7 @@ func (l *lab) serve(ln net.Listener, err error) error {
 			}()
 		}
 	}()
+
 	return nil
 }
 
@@ -115,9 +128,11 @@ func exchange(c net.Conn, first bool) error {
 	if !first {
 		limit *= 2 // so that who called hears nothing rather than an end
 	}
+
 	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
 		return err
 	}
+
 	send := func() error {
 		_, err := c.Write(bulk)
 		return err
@@ -130,8 +145,10 @@ func exchange(c net.Conn, first bool) error {
 		if !bytes.Equal(got, bulk) {
 			return errors.New("another answer")
 		}
+
 		return nil
 	}
+
 	if !first {
 		send, receive = receive, send
 	}

@@ -16,9 +16,11 @@ func (m match) and(more match) match {
 var (
 	replies    = match{"ct state established,related", "-m conntrack --ctstate RELATED,ESTABLISHED"}
 	translated = match{"ct status dnat", "-m conntrack --ctstate DNAT"}
-	// answering is what TCP answers have all, and what asks for a connection never has.
+	// answering is what TCP answers have all, and what asks for a connection never has: it has
+	// SYN alone (RFC 9293 section 3.5).
 	answering = match{"tcp flags ack,rst", "-p tcp ! --syn"}
-	tooLarge  = match{"icmp type destination-unreachable", "-p icmp --icmp-type destination-unreachable"}
+	// tooLarge is how a router says that a packet is too large (RFC 1191 section 4).
+	tooLarge = match{"icmp type destination-unreachable", "-p icmp --icmp-type destination-unreachable"}
 )
 
 // let are the commands that let a probe's packets past what stops one, and as little else
@@ -32,6 +34,7 @@ func (l *lab) let(p *probe, s stop) []string {
 	case s.tool == "ufw":
 		return l.ufw(p, s.at.name)
 	}
+
 	var mend []string
 	for _, m := range l.allow(p, s.at, s.packet) {
 		mend = append(mend, s.accept(m))
@@ -51,7 +54,8 @@ func (l *lab) allow(p *probe, at hook, k packet) []match {
 	case at.name == "forward":
 		in, out := packet{iif: l.Bridge}, packet{oif: l.Bridge}
 		if p.users {
-			in, out = out, in
+			in = packet{oif: l.Bridge}
+			out = packet{iif: l.Bridge}
 		}
 		return append([]match{l.request(p, at, in)}, l.answers(p, at, out)...)
 	case l.isAnswer(p, k):
@@ -83,10 +87,13 @@ func (l *lab) passing(at hook, k packet) match {
 // request is what asks for a connection.
 func (l *lab) request(p *probe, at hook, k packet) match {
 	from := l.passing(at, k)
+
 	if at.name == "postrouting" && !p.users && !p.host {
 		from = from.and(match{"ct original ip saddr " + l.Subnet.String(), "-m conntrack --ctorigsrc " + l.Subnet.String()})
 	}
+
 	to := match{"ip daddr " + p.to.Addr().String(), "-d " + p.to.Addr().String()}
+
 	switch {
 	case p.users && (at.name == "forward" || at.name == "postrouting"):
 		return from.and(translated).and(p.clients)
@@ -110,6 +117,7 @@ func (l *lab) answers(p *probe, at hook, k packet) []match {
 		return []match{from.and(replies)}
 	case p.stalls && at.name == "output":
 		return []match{from.and(tooLarge)}
+
 	case p.users && l.isInner(k.iif):
 		return []match{from.and(answering)}
 	case p.wanted():
@@ -125,6 +133,7 @@ func (p *probe) port(side string) match {
 	return match{fmt.Sprintf("%s %sport %d", p.proto(), side, n), fmt.Sprintf("-p %s --%sport %d", p.proto(), side, n)}
 }
 
+// proto is the probe's protocol, as nft and iptables name it.
 func (p *probe) proto() string {
 	if p.Name == InstanceDNS {
 		return "udp"
@@ -132,8 +141,10 @@ func (p *probe) proto() string {
 	return "tcp"
 }
 
+// ufw are the commands of ufw(8), whose rules others must not write between.
 func (l *lab) ufw(p *probe, hook string) []string {
 	port := p.to.Port()
+
 	switch {
 	case p.host:
 		return []string{fmt.Sprintf("ufw allow out on %s to any port %d proto tcp", l.Bridge, port)}
@@ -148,5 +159,6 @@ func (l *lab) ufw(p *probe, hook string) []string {
 	case p.users:
 		return []string{fmt.Sprintf("ufw allow %d/tcp", port)}
 	}
+
 	return []string{fmt.Sprintf("ufw allow in on %s to any port %d proto %s", l.Bridge, port, p.proto())}
 }

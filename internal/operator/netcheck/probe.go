@@ -53,10 +53,12 @@ func (l *lab) inward(from netip.Addr, device string) expected {
 // both are an instance's ways to somebody, wherever that is, and the ways back.
 func (l *lab) both(to netip.Addr) []expected {
 	out := way{from: l.Instance, to: to, in: l.Bridge}
+
 	device := out.device()
 	if d := out.decidedBy(); device == "" && d != nil && d.route != nil {
 		device = deviceName(d.route.LinkIndex) // what comes back is refused: not the way there
 	}
+
 	return []expected{{way: out}, l.back(), l.inward(to, device)}
 }
 
@@ -64,24 +66,32 @@ func (l *lab) both(to netip.Addr) []expected {
 func (p *probe) judge(c *cause) {
 	switch {
 	case c != nil:
-		p.OK, p.Unknown, p.Cause, p.Mend = false, c.unknown, c.text, c.mend
+		p.OK = false
+		p.Unknown = c.unknown
+		p.Cause = c.text
+		p.Mend = c.mend
 	case p.doubt != "":
-		p.OK, p.Unknown, p.Note = false, true, p.doubt
+		p.OK = false
+		p.Unknown = true
+		p.Note = p.doubt
 	}
 }
 
 // probes is everything that is tried.
 func (l *lab) probes() []*probe {
 	list := []*probe{l.toCAS(), l.toWorld(), l.dns(), l.toInstance(), l.users4(), l.users6()}
+
 	for _, t := range l.To {
 		list = append(list, l.target(t))
 	}
 	for _, p := range list {
 		p.OK = true
 	}
+
 	return list
 }
 
+// toCAS calls the CAS, as each instance does when it starts.
 func (l *lab) toCAS() *probe {
 	cas := netip.AddrPortFrom(l.Gateway, l.CASPort)
 	return &probe{
@@ -102,6 +112,7 @@ func (l *lab) toOther() *probe {
 	return p
 }
 
+// toWorld calls the namespace outside, as an instance calls a server in the world.
 func (l *lab) toWorld() *probe {
 	p := &probe{
 		Probe: Probe{Name: InstanceOutside, What: "an instance reaches the world outside"},
@@ -113,9 +124,11 @@ func (l *lab) toWorld() *probe {
 		l.back(),
 		l.inward(l.v4.out, l.v4.device()),
 	}
+
 	switch {
 	case !l.v4.world && l.v4.astray != nil:
-		p.known, p.try = l.v4.astray, nil
+		p.known = l.v4.astray
+		p.try = nil
 	case l.v4.own && l.v4.entry != nil:
 		p.doubt = "not known: " + l.v4.entry.Attrs().Name + " can't be tried on this kernel, only a network of the check's own, which nothing stops"
 	case l.v4.own:
@@ -125,17 +138,21 @@ func (l *lab) toWorld() *probe {
 	default:
 		p.What += ", through " + l.v4.device()
 	}
+
 	return p
 }
 
 // toElse calls a port outside that no rule can know.
 func (l *lab) toElse() *probe {
 	p := l.toWorld()
-	p.Name, p.OK, p.known = instanceOutward, true, nil
+	p.Name = instanceOutward
+	p.OK = true
+	p.known = nil
 	p.to = netip.AddrPortFrom(l.v4.out, l.far)
 	if p.try != nil {
 		p.try = l.dial(l.instance, true, p.to)
 	}
+
 	return p
 }
 
@@ -146,17 +163,19 @@ func (l *lab) toInstance() *probe {
 	if len(ports) > 1 {
 		which = "ports"
 	}
+
 	p := &probe{
 		Probe: Probe{Name: HostInstance, What: fmt.Sprintf("this machine reaches an instance at %s %s", which, joined(ports))},
 		to:    netip.AddrPortFrom(l.Instance, ports[0]),
 		host:  true,
 		here:  true,
 		ways:  []expected{l.back()},
-		known: l.inside(),
+		known: l.ledAway(),
 	}
 	if p.known != nil {
 		return p
 	}
+
 	p.try = func(ctx context.Context) error {
 		for _, port := range ports {
 			p.to = netip.AddrPortFrom(l.Instance, port)
@@ -166,9 +185,11 @@ func (l *lab) toInstance() *probe {
 		}
 		return nil
 	}
+
 	return p
 }
 
+// users4 calls public ports as users do over IPv4, which the kernel translates.
 func (l *lab) users4() *probe {
 	p := &probe{Probe: Probe{Name: UsersIPv4}, users: true}
 	if l.v4.astray != nil {
@@ -180,10 +201,12 @@ func (l *lab) users4() *probe {
 			{way{from: l.Instance, to: l.v4.out, in: l.Bridge}, l.v4.device()},
 		}
 	}
+
 	l.users(p, &l.v4, "IPv4")
 	return p
 }
 
+// users6 calls public ports as users do over IPv6, which cupeld proxies.
 func (l *lab) users6() *probe {
 	p := &probe{Probe: Probe{Name: UsersIPv6}, users: true, here: true}
 	if l.v6.astray != nil {
@@ -191,6 +214,7 @@ func (l *lab) users6() *probe {
 	} else {
 		p.ways = []expected{{way{from: l.v6.here, to: l.v6.out}, l.v6.device()}}
 	}
+
 	l.users(p, &l.v6, "IPv6")
 	return p
 }
@@ -199,6 +223,7 @@ func (l *lab) users6() *probe {
 func (l *lab) users(p *probe, r *road, version string) {
 	ports := l.publicPorts()
 	which := "the public port"
+
 	switch {
 	case l.ours:
 		which = fmt.Sprintf("a public port (tried: %d)", l.port)
@@ -206,23 +231,28 @@ func (l *lab) users(p *probe, r *road, version string) {
 		ports = ports[:mostPorts]
 		p.Note = fmt.Sprintf("tried: the first %d of %d ports", mostPorts, len(l.Ports))
 	}
+
 	if !l.ours {
 		if len(ports) > 1 {
 			which += "s"
 		}
 		which += " " + joined(ports)
 	}
+
 	p.What = fmt.Sprintf("users reach %s over %s", which, version)
 
 	name := r.device()
 	if r.entry != nil {
 		name = r.entry.Attrs().Name
 	}
+
 	switch {
 	case !r.here.IsValid() && l.v6.entry == nil && r == &l.v6:
-		p.known, p.Note = nil, "not tried: this machine has no IPv6 address that others can use"
+		p.known = nil
+		p.Note = "not tried: this machine has no IPv6 address that others can use"
 	case !r.here.IsValid():
-		p.known, p.Note = nil, "not tried: "+name+" can't be tried on this kernel"
+		p.known = nil
+		p.Note = "not tried: " + name + " can't be tried on this kernel"
 	case r.own && r.entry != nil:
 		p.doubt = "not known: " + name + " can't be tried on this kernel, only a network of the check's own, which nothing stops"
 	case r.own:
@@ -235,10 +265,12 @@ func (l *lab) users(p *probe, r *road, version string) {
 	default:
 		p.What += ", through " + name
 	}
+
 	p.to = netip.AddrPortFrom(r.here, ports[0])
 	if p.known != nil || !r.here.IsValid() {
 		return
 	}
+
 	p.try = func(ctx context.Context) error {
 		for _, port := range ports {
 			p.to = netip.AddrPortFrom(r.here, port)
@@ -258,11 +290,13 @@ func (l *lab) publicPorts() []uint16 {
 	return l.Ports
 }
 
+// joined are ports as people list them.
 func joined(ports []uint16) string {
 	var text []string
 	for _, p := range ports {
 		text = append(text, strconv.Itoa(int(p)))
 	}
+
 	return strings.Join(text, ", ")
 }
 
@@ -288,6 +322,7 @@ func (l *lab) dial(s *space, ours bool, to netip.AddrPort) func(context.Context)
 			conn = c
 			return nil
 		}
+
 		var err error
 		if s != nil {
 			err = s.do(connect)
@@ -297,16 +332,20 @@ func (l *lab) dial(s *space, ours bool, to netip.AddrPort) func(context.Context)
 		if err != nil {
 			return err
 		}
+
 		defer func() { _ = conn.Close() }()
+
 		if !ours {
 			return nil
 		}
+
 		err = exchange(conn, true)
 		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return errOther
 		} else if err != nil {
 			return errStalled
 		}
+
 		return nil
 	}
 }
@@ -323,10 +362,12 @@ func (l *lab) dns() *probe {
 			break
 		}
 	}
+
 	p.try = func(ctx context.Context) error {
 		if !p.to.IsValid() {
 			return errNoResolver
 		}
+
 		before := l.caughtQuestions()
 		err := l.instance.do(func() error {
 			c, err := (&net.Dialer{}).DialContext(ctx, "udp4", p.to.String())
@@ -337,9 +378,11 @@ func (l *lab) dns() *probe {
 			_, err = c.Write([]byte("cupel check")) // no question at all, should it get anywhere
 			return err
 		})
+
 		if err != nil {
 			return err
 		}
+
 		for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if l.caughtQuestions() != before {
 				return nil
@@ -347,9 +390,11 @@ func (l *lab) dns() *probe {
 		}
 		return context.DeadlineExceeded
 	}
+
 	return p
 }
 
+// errNoResolver is of a machine that names no server which an instance could ask.
 var errNoResolver = errors.New("no name server")
 
 // target calls what a person asked for. Where that isn't this machine, it is really
@@ -368,6 +413,7 @@ func (l *lab) target(t Target) *probe {
 	if p.here = l.isHere(t.Addr.Addr()); !p.here {
 		p.ways = l.both(t.Addr.Addr())
 	}
+
 	return p
 }
 

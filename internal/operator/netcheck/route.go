@@ -33,9 +33,11 @@ func (w way) ask() (led, error) {
 	if err != nil {
 		return led{}, err
 	}
+
 	if len(routes) == 0 {
 		return led{}, unix.ENETUNREACH
 	}
+
 	return led{device: deviceName(routes[0].LinkIndex), table: routes[0].Table}, nil
 }
 
@@ -45,11 +47,13 @@ func (w way) device() string {
 	return to.device
 }
 
+// deviceName is the name of the device with an index; empty: there is none.
 func deviceName(index int) string {
 	link, err := netlink.LinkByIndex(index)
 	if err != nil {
 		return ""
 	}
+
 	return link.Attrs().Name
 }
 
@@ -60,11 +64,13 @@ type decider struct {
 	ended error          // the kernel's refusal; nil: it has none
 }
 
-// decidedBy follows the rules as the kernel does. Nil: no rule leads anywhere, or the
-// rules can't be read.
+// decidedBy follows the rules as the kernel does, in the order of their priorities
+// (ip-rule(8)). Nil: no rule leads anywhere, or the rules can't be read.
 func (w way) decidedBy() *decider {
 	_, ended := w.ask()
+
 	rules, _ := netlink.RuleList(family(w.to))
+
 	for i := 0; i < len(rules); i++ {
 		r := rules[i]
 		switch {
@@ -81,6 +87,7 @@ func (w way) decidedBy() *decider {
 			}
 		}
 	}
+
 	return nil
 }
 
@@ -90,37 +97,48 @@ func (w way) judgedBy(r netlink.Rule) bool {
 	if in == "" {
 		in = "lo" // so the kernel calls what this machine sends
 	}
+
 	mask := ^uint32(0)
 	if r.Mask != nil {
 		mask = *r.Mask
 	}
-	judged := (r.IifName == "" || r.IifName == in) && r.OifName == "" && r.Mark&mask == 0 && r.Tos == 0 && r.TunID == 0 &&
-		(r.IPProto == 0 || r.IPProto == unix.IPPROTO_TCP) && r.Dport == nil && r.Sport == nil &&
-		(r.Src == nil || r.Src.Contains(w.from.AsSlice())) && (r.Dst == nil || r.Dst.Contains(w.to.AsSlice()))
+
+	device := (r.IifName == "" || r.IifName == in) && r.OifName == ""
+	kind := r.Mark&mask == 0 && r.Tos == 0 && r.TunID == 0 && (r.IPProto == 0 || r.IPProto == unix.IPPROTO_TCP)
+	ports := r.Dport == nil && r.Sport == nil
+	ends := (r.Src == nil || r.Src.Contains(w.from.AsSlice())) && (r.Dst == nil || r.Dst.Contains(w.to.AsSlice()))
+
+	judged := device && kind && ports && ends
 	return judged != r.Invert
 }
 
-// routeIn is the route of a rule's table that the packet takes; nil: none.
+// routeIn is the route of a rule's table that the packet takes: the one with the longest
+// prefix (RFC 1812 section 5.2.4.3), then with the lowest metric; nil: none.
 func (w way) routeIn(r netlink.Rule) *netlink.Route {
 	routes, err := netlink.RouteListFiltered(family(w.to), &netlink.Route{Table: r.Table}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil
 	}
+
 	var best *netlink.Route
 	for i, route := range routes {
 		if route.Dst != nil && !route.Dst.Contains(w.to.AsSlice()) {
 			continue
 		}
+
 		if best == nil || prefixLen(route) > prefixLen(*best) || prefixLen(route) == prefixLen(*best) && route.Priority < best.Priority {
 			best = &routes[i]
 		}
 	}
+
 	if best == nil || best.Type == unix.RTN_THROW || prefixLen(*best) <= r.SuppressPrefixlen {
 		return nil
 	}
+
 	return best
 }
 
+// prefixLen is the length of a route's prefix; 0 of a default route.
 func prefixLen(r netlink.Route) int {
 	if r.Dst == nil {
 		return 0
@@ -129,6 +147,7 @@ func prefixLen(r netlink.Route) int {
 	return n
 }
 
+// family is the address family of an address.
 func family(a netip.Addr) int {
 	if a.Is4() {
 		return unix.AF_INET
@@ -136,22 +155,27 @@ func family(a netip.Addr) int {
 	return unix.AF_INET6
 }
 
-// plain says that the decider is a route of the tables that each machine has.
-func (d *decider) plain() bool {
+// inUsualTable says that the decider is a route of the tables that each machine has.
+func (d *decider) inUsualTable() bool {
 	return d.rule.Table == unix.RT_TABLE_MAIN || d.rule.Table == unix.RT_TABLE_DEFAULT || d.rule.Table == unix.RT_TABLE_LOCAL
 }
 
+// String is the decider as a person reads it: the rule where that is not one that each
+// machine has, and the route.
 func (d *decider) String() string {
 	var b strings.Builder
-	if !d.plain() || d.rule.Src != nil || d.rule.Dst != nil || d.rule.IifName != "" {
+	if !d.inUsualTable() || d.rule.Src != nil || d.rule.Dst != nil || d.rule.IifName != "" {
 		b.WriteString(d.ruleText())
 	}
+
 	if d.route == nil {
 		return b.String()
 	}
+
 	if b.Len() > 0 {
 		b.WriteString(", ")
 	}
+
 	fmt.Fprintf(&b, "the route %s", cmp.Or(d.ending(), toText(d.route.Dst)))
 	if d.ending() != "" {
 		fmt.Fprintf(&b, " %s", toText(d.route.Dst))
@@ -159,6 +183,7 @@ func (d *decider) String() string {
 	if name := deviceName(d.route.LinkIndex); name != "" && d.ending() == "" {
 		fmt.Fprintf(&b, " dev %s", name)
 	}
+
 	return b.String()
 }
 
@@ -167,26 +192,32 @@ func (d *decider) ruleText() string {
 	r := d.rule
 	var b strings.Builder
 	fmt.Fprintf(&b, "the ip rule %d: ", r.Priority)
+
 	if r.Invert {
 		b.WriteString("not ")
 	}
+
 	from := "all"
 	if r.Src != nil {
 		from = r.Src.String()
 	}
 	fmt.Fprintf(&b, "from %s ", from)
+
 	if r.Dst != nil {
 		fmt.Fprintf(&b, "to %s ", r.Dst)
 	}
+
 	if r.IifName != "" {
 		fmt.Fprintf(&b, "iif %s ", r.IifName)
 	}
+
 	if r.Mark != 0 {
 		fmt.Fprintf(&b, "fwmark %#x ", r.Mark)
 		if r.Mask != nil && *r.Mask != ^uint32(0) {
 			fmt.Fprintf(&b, "mask %#x ", *r.Mask)
 		}
 	}
+
 	if d.route == nil {
 		b.WriteString(d.ending())
 	} else {
@@ -195,11 +226,17 @@ func (d *decider) ruleText() string {
 	return b.String()
 }
 
-// ending is the kind of a rule or route that ends packets; empty: it doesn't.
+// ending is the kind of a rule or route that ends packets; empty: it doesn't. A rule tells
+// its kind by the kernel's refusal alone (ip-route(8), route types).
 func (d *decider) ending() string {
 	if d.route != nil {
-		return map[int]string{unix.RTN_BLACKHOLE: "blackhole", unix.RTN_PROHIBIT: "prohibit", unix.RTN_UNREACHABLE: "unreachable"}[d.route.Type]
+		return map[int]string{
+			unix.RTN_BLACKHOLE:   "blackhole",
+			unix.RTN_PROHIBIT:    "prohibit",
+			unix.RTN_UNREACHABLE: "unreachable",
+		}[d.route.Type]
 	}
+
 	switch {
 	case errors.Is(d.ended, unix.EINVAL):
 		return "blackhole"
@@ -209,16 +246,20 @@ func (d *decider) ending() string {
 	return "unreachable"
 }
 
+// toText is a network as ip(8) writes it.
 func toText(n *net.IPNet) string {
 	if n == nil {
 		return "default"
 	}
+
 	if ones, _ := n.Mask.Size(); ones == 0 {
 		return "default"
 	}
+
 	return n.String()
 }
 
+// tableName is a table as ip(8) writes it.
 func tableName(table int) string {
 	switch table {
 	case unix.RT_TABLE_LOCAL:
@@ -228,6 +269,7 @@ func tableName(table int) string {
 	case unix.RT_TABLE_DEFAULT:
 		return "default"
 	}
+
 	return fmt.Sprint(table)
 }
 

@@ -15,6 +15,7 @@ type space struct {
 	fd    int
 }
 
+// newSpace makes a namespace and the thread that holds it.
 func newSpace() (*space, error) {
 	s := &space{calls: make(chan func())}
 	ready := make(chan error)
@@ -22,6 +23,7 @@ func newSpace() (*space, error) {
 	if err := <-ready; err != nil {
 		return nil, fmt.Errorf("make a network namespace: %w", err)
 	}
+
 	return s, nil
 }
 
@@ -37,20 +39,24 @@ func (s *space) hold(ready chan<- error) {
 		ready <- <-found
 		return
 	}
+
 	// Never unlocked: the thread ends with this goroutine.
 	err := unix.Unshare(unix.CLONE_NEWNET)
 	if err == nil {
 		s.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	}
+
 	ready <- err
 	if err != nil {
 		return
 	}
+
 	for call := range s.calls {
 		call()
 	}
 }
 
+// close lets the thread end, and with it the namespace.
 func (s *space) close() {
 	close(s.calls)
 	_ = unix.Close(s.fd)

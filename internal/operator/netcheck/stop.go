@@ -22,6 +22,7 @@ type hook struct {
 	priority int
 }
 
+// doing says what becomes of a packet at a hook (nft(8), CHAINS).
 var doing = map[string]string{
 	"forward":     "forwarded (forward)",
 	"input":       "on its way into this machine (input)",
@@ -34,6 +35,8 @@ var doing = map[string]string{
 
 // tracks says that the kernel knows by there which connection a packet is of.
 func (at hook) tracks() bool {
+	// Conntrack looks at packets at this priority (enum nf_ip_hook_priorities,
+	// linux/netfilter_ipv4.h).
 	const conntrack = -200 // NF_IP_PRI_CONNTRACK
 	switch {
 	case at.family == "bridge" || at.family == "netdev" || at.family == "arp":
@@ -63,41 +66,30 @@ func (s stop) rules() []string { return reached(s.chains, s.base) }
 
 // stop is what nft knows of a packet's end.
 func (d drop) stop() stop {
-	listed := list("nft", "-a", "-y", "-t", "list", "table", d.family, d.table)
+	listed := linesOf("nft", "-a", "-y", "-t", "list", "table", d.family, d.table)
 	s := stop{
-		text: d.String(), rule: d.rule, packet: d.packet, base: d.base,
+		text:   d.String(),
+		rule:   d.rule,
 		at:     hook{family: d.family, name: "?", doing: "passing"},
+		packet: d.packet,
 		chains: map[string][]string{},
+		base:   d.base,
 	}
-	chain, number := "", 0 // of the rule in its chain
-	for _, line := range listed {
-		text, handle, _ := strings.Cut(line, " # handle ")
-		if m := tableHook.FindStringSubmatch(line); m != nil && chain == d.base {
-			s.at.name = m[1]
-			s.at.doing = cmp.Or(doing[m[1]], s.at.doing)
-			s.at.priority, _ = strconv.Atoi(m[2]) // digits
-		} else if name, ok := strings.CutPrefix(text, "chain "); ok {
-			chain = strings.TrimSuffix(name, " {")
-		} else if line == "}" {
-			chain = ""
-		} else if chain != "" && handle != "" {
-			s.chains[chain] = append(s.chains[chain], text)
-			if chain == d.chain && handle == d.handle {
-				number = len(s.chains[chain])
-			}
-		}
-	}
+
+	number := s.place(d, listed)
 
 	ipt := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[d.family]
 	has := func(chain string) bool {
 		return slices.ContainsFunc(listed, func(line string) bool { return strings.HasPrefix(line, "chain "+chain+" {") })
 	}
+
 	switch {
 	case d.table == "firewalld" && installed("firewall-cmd"):
 		s.tool = "firewalld"
 	case ipt != "" && installed("ufw") && (has("ufw-user-forward") || has("ufw6-user-forward")):
 		s.tool = "ufw"
 	}
+
 	switch {
 	case ipt != "" && d.isIPTables() && usesNFT(ipt) && exec.Command(ipt, "-t", d.table, "-S").Run() == nil:
 		where := s.where(d.chain, number)
@@ -118,14 +110,44 @@ func (d drop) stop() stop {
 			return strings.Join(strings.Fields(fmt.Sprintf("nft %s rule %s %s %s %s accept", verb, d.family, d.table, d.base, m.nft)), " ")
 		}
 	}
+
 	return s
 }
 
+// place reads the chains of the table that a packet ended in, and where the base chain is
+// in the kernel. It returns the number of the rule that ended it in its chain; 0: a policy.
+func (s *stop) place(d drop, listed []string) int {
+	chain := ""
+	number := 0
+	for _, line := range listed {
+		text, handle, _ := strings.Cut(line, " # handle ")
+		if m := tableHook.FindStringSubmatch(line); m != nil && chain == d.base {
+			s.at.name = m[1]
+			s.at.doing = cmp.Or(doing[m[1]], s.at.doing)
+			s.at.priority, _ = strconv.Atoi(m[2]) // digits
+		} else if name, ok := strings.CutPrefix(text, "chain "); ok {
+			chain = strings.TrimSuffix(name, " {")
+		} else if line == "}" {
+			chain = ""
+		} else if chain != "" && handle != "" {
+			s.chains[chain] = append(s.chains[chain], text)
+			if chain == d.chain && handle == d.handle {
+				number = len(s.chains[chain])
+			}
+		}
+	}
+
+	return number
+}
+
+// tableHook is how nft lists a base chain's hook.
 var tableHook = regexp.MustCompile(`^type \w+ hook (\w+) .*priority (-?\d+)`)
 
 // isIPTables says that a rule is where iptables has its own.
 func (d drop) isIPTables() bool {
-	return slices.Contains([]string{"filter", "nat", "mangle", "raw", "security"}, d.table) && doing[strings.ToLower(d.base)] != "" && d.base == strings.ToUpper(d.base)
+	tables := []string{"filter", "nat", "mangle", "raw", "security"}
+	base := doing[strings.ToLower(d.base)] != "" && d.base == strings.ToUpper(d.base)
+	return base && slices.Contains(tables, d.table)
 }
 
 // where is iptables' word for the place right before what stops packets: the rule of that
@@ -145,29 +167,35 @@ func (s stop) leaps() bool {
 	return slices.ContainsFunc(s.chains[s.base], func(rule string) bool { return ruleLeap.MatchString(rule) })
 }
 
+// ruleLeap is a rule that doesn't come back: goto.
 var ruleLeap = regexp.MustCompile(`\bgoto |-g `)
 
+// iptables is the command that accepts what matches, at a place.
 func iptables(tool, table, where string, m match) string {
 	return strings.Join(strings.Fields(fmt.Sprintf("%s -t %s %s %s -j ACCEPT", tool, table, where, m.iptables)), " ")
 }
 
-// list is what a command prints, line by line.
-func list(command ...string) []string {
+// linesOf is what a command prints, line by line.
+func linesOf(command ...string) []string {
 	ctx, cancel := context.WithTimeout(context.Background(), nftTimeout)
 	defer cancel()
+
 	text, _ := exec.CommandContext(ctx, command[0], command[1:]...).Output()
 	var out []string
 	for line := range strings.Lines(string(text)) {
 		out = append(out, strings.TrimSpace(line))
 	}
+
 	return out
 }
 
+// ruleJump is a rule that leads to another chain.
 var ruleJump = regexp.MustCompile(`(?:\b(?:jump|goto)|-[jg]) ([^\s,}]+)`)
 
 // reached are the rules of the chains that a chain leads to, and its own.
 func reached(chains map[string][]string, base string) []string {
 	var out []string
+
 	seen := map[string]bool{base: true}
 	for next := []string{base}; len(next) > 0; next = next[1:] {
 		for _, rule := range chains[next[0]] {
@@ -180,9 +208,11 @@ func reached(chains map[string][]string, base string) []string {
 			}
 		}
 	}
+
 	return out
 }
 
+// installed says that a program is in the PATH.
 func installed(program string) bool {
 	_, err := exec.LookPath(program)
 	return err == nil

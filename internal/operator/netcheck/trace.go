@@ -44,6 +44,7 @@ type packet struct {
 	sport, dport string
 }
 
+// parsePacket reads what nft shows of a packet, or of a rule's surroundings.
 func parsePacket(text string) packet {
 	var p packet
 	for _, dev := range traceDevice.FindAllStringSubmatch(text, -1) {
@@ -53,6 +54,7 @@ func parsePacket(text string) packet {
 			p.oif = dev[2]
 		}
 	}
+
 	switch m := tracePorts.FindStringSubmatch(text); {
 	case m != nil:
 		p.proto, p.sport, p.dport = m[1], m[2], m[3]
@@ -61,6 +63,7 @@ func parsePacket(text string) packet {
 	case !strings.Contains(text, "ip saddr ") && !strings.Contains(text, "ip6 saddr "):
 		p.proto = "arp"
 	}
+
 	return p
 }
 
@@ -86,18 +89,22 @@ type tracer struct {
 func startTracer(ctx context.Context) (*tracer, error) {
 	t := &tracer{cmd: exec.CommandContext(ctx, "nft", "-a", "monitor", "trace"), done: make(chan struct{})}
 	pipe, err := t.cmd.StdoutPipe()
+
 	if err != nil {
 		return nil, err
 	}
+
 	if err := t.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("trace packets: %w", err)
 	}
+
 	go func() {
 		defer close(t.done)
 		buf := make([]byte, 1<<16)
 		for {
 			n, err := pipe.Read(buf)
 			t.mu.Lock()
+
 			if t.out.Len() < 8<<20 {
 				t.out.Write(buf[:n])
 			}
@@ -108,11 +115,13 @@ func startTracer(ctx context.Context) (*tracer, error) {
 			}
 		}
 	}()
+
 	for end := time.Now().Add(nftTimeout); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if subscribed(t.cmd.Process.Pid) {
 			return t, nil
 		}
 	}
+
 	t.stop()
 	return nil, fmt.Errorf("trace packets: nft monitor doesn't begin")
 }
@@ -121,11 +130,13 @@ func startTracer(ctx context.Context) (*tracer, error) {
 // netfilter's netlink sockets (family 12), by /proc/net/netlink.
 func subscribed(pid int) bool {
 	b, _ := os.ReadFile("/proc/thread-self/net/netlink")
+
 	for line := range strings.Lines(string(b)) {
 		f := strings.Fields(line)
 		if len(f) < 4 || f[1] != "12" || f[2] != strconv.Itoa(pid) {
 			continue
 		}
+
 		if groups, err := strconv.ParseUint(f[3], 16, 32); err == nil && groups&(1<<8) != 0 {
 			return true
 		}
@@ -149,12 +160,15 @@ func (l *lab) catchUp(ctx context.Context, t *tracer) {
 		defer func() { _ = c.Close() }()
 		_, err = c.Write([]byte("cupel check"))
 	}
+
 	if err != nil {
 		time.Sleep(patience) // where nothing can be sent that is seen
 		return
 	}
+
 	from, _ := netip.ParseAddrPort(c.LocalAddr().String()) // the kernel's own words
 	last := fmt.Sprintf("udp sport %d udp dport 9 ", from.Port())
+
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		t.mu.Lock()
 		read := strings.Contains(t.out.String(), last)
@@ -165,12 +179,14 @@ func (l *lab) catchUp(ctx context.Context, t *tracer) {
 	}
 }
 
+// stop ends the tracer's process.
 func (t *tracer) stop() {
 	_ = t.cmd.Process.Kill()
 	<-t.done
 	_ = t.cmd.Wait()
 }
 
+// What `nft monitor trace` prints.
 var (
 	traceLine      = regexp.MustCompile(`^trace id (\S+) (\S+) (\S+) (\S+) (.*)$`)
 	traceDevice    = regexp.MustCompile(`\b(iif|oif) "([^"]+)"`)
@@ -207,6 +223,7 @@ var stages = []struct{ chain, words string }{
 	{"leaving", "leaving by %[2]s"},
 }
 
+// stage is a sight's place in stages; -1: nowhere.
 func (s sight) stage() int {
 	for i, stage := range stages {
 		if stage.chain == s.chain {
@@ -216,6 +233,7 @@ func (s sight) stage() int {
 	return -1
 }
 
+// String says it in a sentence.
 func (s sight) String() string {
 	if s.stage() < 0 {
 		return ""
@@ -226,35 +244,46 @@ func (s sight) String() string {
 // parseTrace reads what nft monitor prints. A packet's way through a base chain begins
 // with a line that shows it; lines of its rules follow.
 func parseTrace(text, id string, ports ...uint16) traced {
-	type way struct{ id, family, table string }
-	began := map[way]drop{}
+	type passage struct{ id, family, table string }
+
+	began := map[passage]drop{}
 	var out traced
+
 	for line := range strings.Lines(text) {
 		m := traceLine.FindStringSubmatch(strings.TrimRight(line, "\n"))
 		if m == nil {
 			continue
 		}
-		w, chain, rest := way{m[1], m[2], m[3]}, m[4], m[5]
+
+		w := passage{m[1], m[2], m[3]}
+		chain := m[4]
+		rest := m[5]
+
 		if shown, ok := strings.CutPrefix(rest, "packet:"); ok {
 			d := drop{packet: parsePacket(shown), family: w.family, table: w.table, base: chain}
 			began[w] = d
-			if w.table == table(id) && d.sport != "" && d.of(ports) {
+			if w.table == checkTable(id) && d.sport != "" && d.of(ports) {
 				out.last = further(out.last, sight{d.packet, chain}, ports)
 			}
+
 			continue
 		}
+
 		d, ok := began[w]
 		if !ok {
 			d = drop{family: w.family, table: w.table, base: chain}
 		}
+
 		d.chain = chain
-		if w.table == table(id) || !d.of(ports) {
+		if w.table == checkTable(id) || !d.of(ports) {
 			continue // the check's own, which drops only what it caught; or an earlier connection's
 		}
+
 		if h := traceHandle.FindStringSubmatch(rest); h != nil {
 			d.handle = h[1]
 			rest = traceHandle.ReplaceAllString(rest, "")
 		}
+
 		if strings.HasPrefix(rest, "policy drop") {
 			out.drops = append(out.drops, d)
 		} else if r := traceRule.FindStringSubmatch(rest); r != nil {
@@ -268,6 +297,7 @@ func parseTrace(text, id string, ports ...uint16) traced {
 			out.elsewhere = append(out.elsewhere, d)
 		}
 	}
+
 	return out
 }
 
@@ -280,6 +310,7 @@ func further(a, b sight, ports []uint16) sight {
 		}
 		return s.stage()
 	}
+
 	if rank(b) > rank(a) {
 		return b
 	}
