@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,6 +22,7 @@ import (
 	"cupel.dev/cupel/internal/trusted/cas/keyfile"
 	"cupel.dev/cupel/internal/trusted/cas/server"
 	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/trusted/filelock"
 	"cupel.dev/cupel/internal/trusted/verify/dcap"
 	"cupel.dev/cupel/internal/version"
 )
@@ -234,7 +234,7 @@ func lockState(state string) (*os.File, error) {
 		return nil, problem.New(problem.Invalid, problem.RuleStateAccess, "%w", err).
 			Want("a file that the CAS's user may write to").Fix("let the CAS's user own its state folder; what lies there as lock and is no file can be removed")
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := filelock.Try(f); err != nil {
 		return nil, errors.Join(problem.New(problem.Conflict, ruleStateInUse, "another cupel-cas uses %s", state).
 			Fix("stop it first"), f.Close())
 	}

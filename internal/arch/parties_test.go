@@ -26,9 +26,9 @@ var parties = []party{
 	{"api", "terms and wire types that more than one party speaks", nil},
 	{"client", "the public clients of CAS and manager", []string{"api", "trusted/wire", "trusted/verify", "trusted/audit", "plain", "proc", leaves}},
 
-	{"internal/trusted/wire", "instance to CAS, to LAS, to node", []string{"api"}},
-	{"internal/trusted/verify", "evidence to claims, claims to a decision", []string{"api"}},
-	{"internal/trusted/audit", "the signed log", []string{"api"}},
+	{"internal/trusted/wire", "instance to CAS, to LAS, to node", []string{"api", leaves}},
+	{"internal/trusted/verify", "evidence to claims, claims to a decision", []string{"api", leaves}},
+	{"internal/trusted/audit", "the signed log", []string{"api", leaves}},
 	{"internal/trusted/session", "the session language", []string{"api", "trusted/verify/appraise", leaves}},
 	{"internal/trusted/launch", "launch profiles and the measurement over them", []string{"api", leaves}},
 	{"internal/trusted/sealed", "the format of sealed snapshots", []string{"api", leaves}},
@@ -60,8 +60,8 @@ var parties = []party{
 
 // leafFolders are the packages that the table calls leaves.
 var leafFolders = []string{
-	"internal/trusted/atomicfile", "internal/trusted/connlimit", "internal/trusted/diskerror", "internal/trusted/httpproblem",
-	"internal/trusted/minrate", "internal/trusted/secret",
+	"internal/trusted/atomicfile", "internal/trusted/connlimit", "internal/trusted/diskerror", "internal/trusted/fieldhash",
+	"internal/trusted/filelock", "internal/trusted/httpproblem", "internal/trusted/minrate", "internal/trusted/secret", "internal/trusted/selfsigned",
 }
 
 // outside are folders of tests, measurements and examples: they may import what they try.

@@ -13,12 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/trusted/filelock"
 	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 )
 
@@ -76,25 +75,20 @@ func (c cache) lock(ctx context.Context, waiting func()) (unlock func(), err err
 	if err != nil {
 		return nil, spaceError(err)
 	}
-	for told := false; ; told = true {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			_ = f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		if !told {
-			waiting()
-		}
-		select {
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
+
+	err = filelock.Try(f)
+	if errors.Is(err, filelock.ErrHeld) {
+		waiting()
+		err = filelock.Wait(ctx, f)
 	}
+	if err != nil {
+		_ = f.Close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	return func() { _ = f.Close() }, nil
 }
 
 // fromSource copies a blob out of another source; false if it isn't there.

@@ -6,18 +6,17 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"time"
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/selfsigned"
 )
 
 // keyPair reads NAME.key and NAME.crt of the state folder and makes both on first use.
@@ -100,16 +99,15 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 
 // writePair writes a key, unless it is there, and a certificate for it.
 func (l layout) writePair(name string, key *ecdsa.PrivateKey, now time.Time, keyIsThere bool) error {
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cupel " + name},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(100, 0, 0),
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-		DNSNames:    []string{"localhost"},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := selfsigned.Certificate{
+		Name:      "cupel " + name,
+		NotBefore: now.Add(-time.Hour),
+		NotAfter:  now.AddDate(100, 0, 0),
+		Usages:    []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+		DNSNames:  []string{"localhost"},
+	}.Sign(key)
 	if err != nil {
-		return fmt.Errorf("make %s certificate: %w", name, err)
+		return err
 	}
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	if keyIsThere {

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +17,7 @@ import (
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/proc"
 	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
 // work is what somebody does who holds a state folder's lock.
@@ -142,7 +142,7 @@ func (l layout) lock(what work) (*stateLock, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if err := filelock.Try(f); err != nil {
 			held := readHolder(l.dir, f)
 			held.renews = held.renews && unwritten == nil
 			if diskerror.ReadOnly(unwritten) { // nor could the holder
@@ -151,7 +151,7 @@ func (l layout) lock(what work) (*stateLock, error) {
 				held.note = l.lockFile() + " can't be written, so that it doesn't say what is waited for: lsattr shows attributes"
 			}
 			_ = f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
+			if errors.Is(err, filelock.ErrHeld) {
 				if away := l.moved(held); away != nil {
 					return nil, away
 				}
@@ -345,19 +345,4 @@ func heldLock(fd int) (*stateLock, error) {
 		return nil, fmt.Errorf("take over the lock: %w", err)
 	}
 	return s, nil
-}
-
-// awaitLock takes a file's lock, shared or not, as soon as it may be had, until ctx ends.
-func awaitLock(ctx context.Context, f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
 }

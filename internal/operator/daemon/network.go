@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -21,6 +19,7 @@ import (
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
 // checkTimeout is how long `up` waits to learn what stands in the way.
@@ -240,7 +239,7 @@ func lockCheck(ctx context.Context, dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := awaitLock(ctx, lock, unix.LOCK_EX); err != nil {
+	if err := filelock.Wait(ctx, lock); err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("another check is at work: %w", err)
 		}

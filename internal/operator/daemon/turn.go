@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
 // Who stops what runs in a state folder goes before who starts it anew: a start that
@@ -43,7 +44,7 @@ func (l layout) goFirst(ctx context.Context) (done func()) {
 	}
 	bounded, cancel := context.WithTimeout(ctx, turnLimit)
 	defer cancel()
-	_ = awaitLock(bounded, turn, unix.LOCK_SH)
+	_ = filelock.WaitShared(bounded, turn)
 	return func() { _ = turn.Close() }
 }
 
@@ -56,7 +57,7 @@ func (l layout) awaited() *lockedError {
 	}
 	defer func() { _ = turn.Close() }()
 	taken := func() bool {
-		return errors.Is(unix.Flock(int(turn.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+		return errors.Is(filelock.Try(turn), filelock.ErrHeld)
 	}
 	if !taken() {
 		return nil

@@ -20,9 +20,9 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
 // Server is the embedded registry.
@@ -54,7 +54,7 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 			_ = lock.Close()
 		}
 	}()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH); err != nil {
+	if err := filelock.WaitShared(context.Background(), lock); err != nil {
 		return nil, fmt.Errorf("registry: lock %s: %w", lock.Name(), err)
 	}
 	logrus.SetOutput(lineLogger{logger})
@@ -128,12 +128,12 @@ func (s *Server) Close() error { return errors.Join(s.app.Shutdown(), s.lock.Clo
 // collect removes what no tag leads to any more. Nobody may write meanwhile, so
 // it does nothing, and is not done, while another process has the folder open.
 func (s *Server) collect(ctx context.Context) (done bool, err error) {
-	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := filelock.Try(s.lock); err != nil {
 		s.logger.Debug("registry in use, garbage stays")
 		// A conversion that failed may have given the shared lock up.
-		return false, unix.Flock(int(s.lock.Fd()), unix.LOCK_SH)
+		return false, filelock.WaitShared(ctx, s.lock)
 	}
-	defer func() { _ = unix.Flock(int(s.lock.Fd()), unix.LOCK_SH) }() // back to the shared lock that is ours
+	defer func() { _ = filelock.WaitShared(context.Background(), s.lock) }() // back to the shared lock that is ours
 	if _, err := os.Stat(filepath.Join(s.dir, "docker", "registry", "v2", "repositories")); errors.Is(err, os.ErrNotExist) {
 		return true, nil
 	}

@@ -13,15 +13,13 @@ package audit
 import (
 	"crypto/ecdsa"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
-	"hash"
 	"slices"
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/fieldhash"
 )
 
 // Chain is a position in the log: the number of the last entry and the hash over
@@ -44,29 +42,27 @@ func (c *Chain) Append(e owners.Entry) error {
 // hashOf covers every field, each with its length, so that no two entries have the
 // same encoding.
 func hashOf(e owners.Entry, prev ident.Digest) ident.Digest {
-	w := fieldHash{h: sha256.New()}
-	w.text("cupel/audit-entry/v1")
-	w.bytes(prev[:])
-	w.number(e.Seq)
-	w.number(uint64(e.Time))
-	w.text(string(e.Event))
-	w.bytes(e.Actor[:])
-	w.text(e.Request)
-	w.text(string(e.Session))
-	w.number(uint64(len(e.Detail)))
+	w := fieldhash.New()
+	w.Text("cupel/audit-entry/v1")
+	w.Bytes(prev[:])
+	w.Number(e.Seq)
+	w.Number(uint64(e.Time))
+	w.Text(string(e.Event))
+	w.Bytes(e.Actor[:])
+	w.Text(e.Request)
+	w.Text(string(e.Session))
+	w.Number(uint64(len(e.Detail)))
 	for _, k := range sortedKeys(e.Detail) {
-		w.text(k)
-		w.text(e.Detail[k])
+		w.Text(k)
+		w.Text(e.Detail[k])
 	}
-	w.number(uint64(len(e.Rows)))
+	w.Number(uint64(len(e.Rows)))
 	for _, r := range e.Rows {
-		w.text(r.ID)
-		w.number(r.Version)
-		w.bytes(r.Hash[:])
+		w.Text(r.ID)
+		w.Number(r.Version)
+		w.Bytes(r.Hash[:])
 	}
-	var d ident.Digest
-	w.h.Sum(d[:0])
-	return d
+	return w.Sum()
 }
 
 func sortedKeys(m map[string]string) []string {
@@ -77,23 +73,6 @@ func sortedKeys(m map[string]string) []string {
 	slices.Sort(keys)
 	return keys
 }
-
-type fieldHash struct {
-	h   hash.Hash
-	buf [8]byte
-}
-
-func (w *fieldHash) number(n uint64) {
-	binary.BigEndian.PutUint64(w.buf[:], n)
-	w.h.Write(w.buf[:])
-}
-
-func (w *fieldHash) bytes(b []byte) {
-	w.number(uint64(len(b)))
-	w.h.Write(b)
-}
-
-func (w *fieldHash) text(s string) { w.bytes([]byte(s)) }
 
 // Sign makes the head of a log that ends at c.
 func Sign(key *ecdsa.PrivateKey, c Chain, unixNano int64) (owners.SignedHead, error) {

@@ -27,10 +27,8 @@
 package launch
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/internal/trusted/fieldhash"
 )
 
 // MaxLauncher is the most bytes of a launcher that are read.
@@ -93,21 +91,10 @@ func measure(spec map[string]any, img ImageConfig, launcher ident.Digest) (ident
 	if err := freeFields(spec, p.variables); err != nil {
 		return ident.Measurement{}, err
 	}
-	h := sha256.New()
-	part := func(b []byte) {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
-		h.Write(n[:])
-		h.Write(b)
-	}
-	part([]byte(p.domain))
-	part(canonical(nil, spec))
-	part(img.Config[:])
+
 	var ids []byte
 	for _, d := range img.DiffIDs {
 		ids = append(ids, d[:]...)
 	}
-	part(ids)
-	part(launcher[:])
-	return ident.Measurement(h.Sum(nil)), nil
+	return fieldhash.Of([]byte(p.domain), canonical(nil, spec), img.Config[:], ids, launcher[:]), nil
 }

@@ -1,8 +1,6 @@
 package session
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"regexp"
@@ -11,6 +9,7 @@ import (
 
 	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/internal/trusted/fieldhash"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
@@ -45,14 +44,7 @@ func (s *Session) Redacted() []byte {
 // Hash identifies this version of the session, made by this creator: SHA-256
 // over a tag, the creator's key hash and the canonical form, length-prefixed.
 func (s *Session) Hash(creator ident.KeyHash) ident.Digest {
-	h := sha256.New()
-	for _, part := range [][]byte{[]byte("cupel/session/v1"), creator[:], s.Canonical()} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-		h.Write(n[:])
-		h.Write(part)
-	}
-	return ident.Digest(h.Sum(nil))
+	return fieldhash.Of([]byte("cupel/session/v1"), creator[:], s.Canonical())
 }
 
 func (s *Session) write(reveal func(secret.Value, Kind) string) []byte {

@@ -1,28 +1,22 @@
 package wire
 
 import (
-	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/tls"
-	"encoding/binary"
 	"fmt"
 
 	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/internal/trusted/fieldhash"
 )
 
 // LaunchBinding returns L, zero-padded to the evidence's 64-byte CONFIGID:
 // SHA-256 over the tag and the length-prefixed CAS identity, session, service.
 func LaunchBinding(cas ident.KeyHash, session ident.SessionName, service ident.ServiceName) evidence.Data64 {
-	h := sha256.New()
-	for _, part := range [][]byte{[]byte("cupel/launch/v1"), cas[:], []byte(session), []byte(service)} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-		h.Write(n[:])
-		h.Write(part)
-	}
+	sum := fieldhash.Of([]byte("cupel/launch/v1"), cas[:], []byte(session), []byte(service))
+
 	var out evidence.Data64
-	h.Sum(out[:0])
+	copy(out[:], sum[:])
 	return out
 }
 

@@ -9,10 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
 func (n *Network) leaseDir() string { return filepath.Join(n.cfg.Dir, "leases", "cupel-"+n.cfg.ID) }
@@ -70,7 +69,7 @@ func (n *Network) dropNameless() error {
 		return fmt.Errorf("lock leases: %w", err)
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := filelock.Try(lock); err != nil {
 		return nil // a plugin is at it; the next start looks again
 	}
 	held, err := n.leases()

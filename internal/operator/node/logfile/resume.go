@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
 // lockName is the file that the writer process of a folder keeps locked.
@@ -38,9 +39,9 @@ func lockFolder(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock log folder: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := filelock.Try(f); err != nil {
 		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, filelock.ErrHeld) {
 			return nil, errLocked
 		}
 		return nil, fmt.Errorf("lock log folder: %w", err)
@@ -99,8 +100,8 @@ func Abandoned(dir string) (bool, error) {
 	}
 	defer f.Close()
 	// Shared: two who look don't take each other for a writer.
-	switch err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); {
-	case errors.Is(err, unix.EWOULDBLOCK):
+	switch err := filelock.TryShared(f); {
+	case errors.Is(err, filelock.ErrHeld):
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("look at log folder: %w", err)

@@ -8,6 +8,7 @@
 package sysctl
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +18,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
+
+	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
 // Keeper records in Dir and changes below Proc.
@@ -142,7 +144,7 @@ func (k Keeper) locked(f func(*record) error) error {
 		if err != nil {
 			return fmt.Errorf("keep kernel settings: %w", err)
 		}
-		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		if err := filelock.Wait(context.Background(), lock); err != nil {
 			lock.Close()
 			return fmt.Errorf("lock kernel settings: %w", err)
 		}

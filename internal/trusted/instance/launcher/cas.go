@@ -8,11 +8,9 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"sync"
@@ -23,6 +21,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/selfsigned"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -63,14 +62,14 @@ func newCASClient(addr string, now func() time.Time) (*casClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the instance's key: %w", err)
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cupel instance"},
-		NotBefore: now().Add(-time.Hour), NotAfter: now().AddDate(10, 0, 0),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := selfsigned.Certificate{
+		Name:      "cupel instance",
+		NotBefore: now().Add(-time.Hour),
+		NotAfter:  now().AddDate(10, 0, 0),
+		Usages:    []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}.Sign(key)
 	if err != nil {
-		return nil, fmt.Errorf("make the instance's certificate: %w", err)
+		return nil, err
 	}
 	hash, err := ident.HashKey(key.Public())
 	if err != nil {

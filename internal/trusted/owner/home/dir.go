@@ -10,11 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/filelock"
 	"cupel.dev/cupel/internal/trusted/owner/reference"
 )
 
@@ -160,19 +160,13 @@ func (d *Dir) locked(ctx context.Context, do func() error) error {
 	defer func() { _ = f.Close() }() // unlocks
 	ctx, cancel := context.WithTimeout(ctx, lockPatience)
 	defer cancel()
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return do()
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return problem.New(problem.Unavailable, ruleOwnerDirectory, "lock %s: %w", d.path, err)
-		}
-		select {
-		case <-ctx.Done():
-			return problem.New(problem.Unavailable, ruleOwnerDirectory, "another cupel holds the lock of %s", d.path).
-				Fix("wait for it to end and try again")
-		case <-time.After(20 * time.Millisecond):
-		}
+
+	switch err := filelock.Wait(ctx, f); {
+	case ctx.Err() != nil && err != nil:
+		return problem.New(problem.Unavailable, ruleOwnerDirectory, "another cupel holds the lock of %s", d.path).
+			Fix("wait for it to end and try again")
+	case err != nil:
+		return problem.New(problem.Unavailable, ruleOwnerDirectory, "lock %s: %w", d.path, err)
 	}
+	return do()
 }

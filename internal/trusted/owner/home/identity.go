@@ -7,12 +7,10 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +19,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/selfsigned"
 )
 
 // KeyPair is the owner's key pair: what makes them the CREATOR of sessions and
@@ -75,17 +74,16 @@ func (d *Dir) makeIdentity(now time.Time) (*KeyPair, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cupel owner"},
-		NotBefore: now.Add(-time.Hour).UTC(), NotAfter: noEnd,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	certificate, err := selfsigned.Certificate{
+		Name:      "cupel owner",
+		NotBefore: now.Add(-time.Hour),
+		NotAfter:  noEnd,
+		Usages:    []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}.Sign(key)
 	if err != nil {
-		return nil, fmt.Errorf("make the owner's certificate: %w", err)
+		return nil, err
 	}
-	if err := d.write(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})); err != nil {
+	if err := d.write(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})); err != nil {
 		return nil, err
 	}
 	return d.readIdentity()

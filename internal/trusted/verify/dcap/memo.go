@@ -2,10 +2,10 @@ package dcap
 
 import (
 	"container/list"
-	"crypto/sha256"
-	"encoding/binary"
 	"sync"
 	"time"
+
+	"cupel.dev/cupel/internal/trusted/fieldhash"
 )
 
 // memo keeps verdicts, at most size of them, the least recently used falling
@@ -30,15 +30,7 @@ func newMemo(size int) *memo {
 // memoKey covers every byte that judge reads: all of the quote but header, body
 // and their signature, and the collateral.
 func memoKey(q *quote, endorsements []byte) (key [32]byte) {
-	h := sha256.New()
-	for _, part := range [][]byte{q.signatureData[sigLen:], endorsements} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-		h.Write(n[:])
-		h.Write(part)
-	}
-	h.Sum(key[:0])
-	return key
+	return fieldhash.Of(q.signatureData[sigLen:], endorsements)
 }
 
 // get returns a verdict that still holds at now.
