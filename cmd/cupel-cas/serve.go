@@ -66,9 +66,6 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	if !keyfile.Encrypts {
-		log.Error("TEST-ONLY BUILD: rows are not encrypted")
-	}
 	db, err := casdb.Open(ctx, dbPath(o.state))
 	if err != nil {
 		return err

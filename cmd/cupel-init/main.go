@@ -41,7 +41,4 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 func printVersion(w io.Writer) {
 	fmt.Fprintf(w, "cupel-init, release protocol %d, snapshot format %d, %s %s/%s\n",
 		wire.ReleaseVersion, sealed.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	if !sealed.Encrypts {
-		fmt.Fprintln(w, "TEST-ONLY BUILD: volumes are not encrypted")
-	}
 }

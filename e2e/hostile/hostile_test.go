@@ -5,8 +5,8 @@
 // not the operator, whatever the operator does to an instance's launch, to the
 // CAS's state or to sealed data.
 //
-// The operator's daemon here is the test-only build that does as CUPEL_HOSTILE
-// says (package node); CAS, launcher and the owner's commands are the product's.
+// The operator's daemon here is a variant that does as CUPEL_HOSTILE says (package
+// variants); CAS, launcher and the owner's commands are the product's.
 package hostile
 
 import (
@@ -19,6 +19,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/e2e/harness"
+	"cupel.dev/cupel/e2e/harness/variants"
 	"cupel.dev/cupel/internal/simtee"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -55,7 +56,7 @@ func TestHostile(t *testing.T) {
 func newScene(t *testing.T) *scene {
 	t.Helper()
 	s := &scene{orders: filepath.Join(t.TempDir(), "orders")}
-	s.World = harness.New(t, harness.Config{Bin: harness.Variant(t, "cupel_hostile"), UpEnv: s.env()})
+	s.World = harness.New(t, harness.Config{Bin: harness.Variant(t, variants.Hostile), UpEnv: s.env()})
 	s.port = number(harness.FreePort(t))
 	s.owner = s.Owner("owner")
 	s.Git.Push("app", harness.ExampleApp(s.World))

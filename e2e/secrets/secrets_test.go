@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/e2e/harness"
+	"cupel.dev/cupel/e2e/harness/variants"
 	"cupel.dev/cupel/e2e/leak"
 )
 
@@ -34,7 +35,7 @@ func TestOperatorHoldsNoSecret(t *testing.T) {
 // TestPositiveControl does the same with encryption switched off, in a build
 // that only tests make: what has to be found is found.
 func TestPositiveControl(t *testing.T) {
-	found := search(t, harness.Config{Bin: harness.Variant(t, "cupel_plaintext")})
+	found := search(t, harness.Config{Bin: harness.Variant(t, variants.Plaintext)})
 	where := map[string]string{}
 	for _, f := range found {
 		where[f.Secret] = f.Where

@@ -49,7 +49,6 @@ type Node struct {
 	digest   ident.Digest
 	journal  journal
 	volumes  *volumeStore
-	hostile  hostility
 	tending  sync.Mutex // one replacement of a log writer at a time
 	letting  sync.Mutex // one address given back at a time: after a crash of the machine they all are. Taken before an op lock
 
@@ -80,7 +79,6 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg:       cfg,
 		casAddr:   cfg.CASAddr,
-		hostile:   newHostility(),
 		instances: map[string]*instance{},
 		watchers:  map[chan manager.InstanceEvent]*backlog{},
 	}

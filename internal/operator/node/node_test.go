@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -182,29 +181,6 @@ func TestMountsBelow(t *testing.T) {
 		"4 1 0:4 / /sibling rw - tmpfs x rw\n5 1 0:5 / /s rw - tmpfs x rw\nshort\n"
 	if diff := cmp.Diff([]string{"/s/a/b c", "/s/a"}, mountsBelow(info, "/s")); diff != "" {
 		t.Error(diff)
-	}
-}
-
-// TestDefaultBuildIsNotHostile: what tests build to play a hostile operator is
-// in no default build.
-func TestDefaultBuildIsNotHostile(t *testing.T) {
-	if size := cmp.Diff(newHostility(), hostility{}, cmp.AllowUnexported(hostility{})); size != "" {
-		t.Error(size)
-	}
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text := string(b)
-		mentions := strings.Contains(text, "CUPEL_"+"HOSTILE")
-		if tagged := strings.HasPrefix(text, "//go:build cupel_hostile\n"); mentions && !tagged && !slices.Contains([]string{"node_test.go"}, f) {
-			t.Errorf("%s reads the orders of a hostile build without its tag", f)
-		}
 	}
 }
 

@@ -32,7 +32,6 @@ type nodeSocket struct {
 	storing func(pushing int)            // see Node.storing; may be nil
 	stored  func(context.Context, error) // how a store of a volume went; may be nil
 	logger  *slog.Logger
-	hostile hostility
 
 	// casWentBack says that the generation which was asked for last isn't here, where newer
 	// ones are; nil: it is here, or none is.
@@ -115,14 +114,7 @@ func (s *nodeSocket) getVolume(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 
-	body, size, err := s.hostile.open(r.Context(), s.volumes, wire.Snapshot{Volume: id, Generation: generation, Tag: tag})
-	// A generation that isn't here where newer ones are tells that the CAS went back. The
-	// launcher only sees that it isn't here, so postStatus says it for the launcher.
-	var wentBack *problem.Error
-	if problem.KindOf(err) == problem.NotFound {
-		wentBack = s.volumes.newer(id, generation)
-	}
-	s.casWentBack.Store(wentBack)
+	body, size, err := s.openVolume(r.Context(), wire.Snapshot{Volume: id, Generation: generation, Tag: tag})
 	if err != nil {
 		return err
 	}

@@ -168,7 +168,7 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 		return err
 	}
 
-	ociSpec, err := n.ociSpec(spec.Profile, img, launch.Free{
+	ociSpec, err := launchSpec(spec.Profile, img, launch.Free{
 		CASAddr:          casAddr,
 		LASAddr:          launch.LASAddr,
 		ConfigID:         spec.Config.String(),
@@ -204,22 +204,6 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 	i.rec.Made = true
 	n.mu.Unlock()
 	return n.saveRecord(i, true)
-}
-
-// ociSpec is an instance's runtime spec: what its launch profile and its image determine,
-// and so its measurement, with what is free filled in.
-func (n *Node) ociSpec(profile launch.Version, img launch.ImageConfig, free launch.Free) ([]byte, error) {
-	n.hostile.free(&free)
-
-	measured, err := launch.Spec(profile, img)
-	if err != nil {
-		return nil, err
-	}
-	filled, err := launch.Fill(measured, free)
-	if err != nil {
-		return nil, err
-	}
-	return n.hostile.spec(filled)
 }
 
 // makeFolder makes a folder that may be there.
@@ -269,7 +253,6 @@ func (n *Node) openSockets(i *instance) error {
 		memory:  spec.Memory,
 		volumes: n.volumes,
 		logger:  n.cfg.Logger,
-		hostile: n.hostile,
 		report:  n.reporter(i),
 		storing: n.storing(i),
 		stored:  func(ctx context.Context, err error) { n.note(ctx, "store a volume", spec.ID, err) },

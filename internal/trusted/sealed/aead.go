@@ -1,5 +1,3 @@
-//go:build !cupel_plaintext
-
 package sealed
 
 import (
@@ -7,10 +5,7 @@ import (
 	"crypto/cipher"
 )
 
-// Encrypts says whether this build encrypts. It is false only in the test-only
-// build that serves as the positive control of leak searches.
-const Encrypts = true
-
+// newAEAD is AES-256-GCM (NIST SP 800-38D) under a key of 32 bytes.
 func newAEAD(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {

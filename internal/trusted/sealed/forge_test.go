@@ -1,5 +1,3 @@
-//go:build !cupel_plaintext
-
 package sealed
 
 import (

@@ -250,3 +250,11 @@ func FuzzOpenSnapshot(f *testing.F) {
 		}
 	})
 }
+
+func TestCiphertextHidesPlaintext(t *testing.T) {
+	text := random(1000)
+	b, _ := seal(t, testKey, testID, 1, minChunk, text)
+	if bytes.Contains(b, text[:32]) {
+		t.Error("the snapshot holds its plaintext")
+	}
+}

@@ -24,8 +24,8 @@ func TestSealOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if bytes.Contains(sealed, []byte("secret")) == Encrypts {
-		t.Errorf("sealed bytes hold the plain ones: %t, Encrypts is %t", !Encrypts, Encrypts)
+	if bytes.Contains(sealed, []byte("secret")) {
+		t.Error("sealed bytes hold the plain ones")
 	}
 	if plain, err := again.Open("session/a", 3, sealed); err != nil || string(plain) != "secret" {
 		t.Errorf("%q, %v", plain, err)

@@ -1,5 +1,3 @@
-//go:build cupel_hostile
-
 package node
 
 import (
@@ -12,13 +10,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
-// hostility is a hostile operator's node, for tests. CUPEL_HOSTILE lists what
-// it does, separated by semicolons; it is read again at every use, from the
-// file that the variable names with a leading "@":
+// This file is a hostile operator's node, for tests. CUPEL_HOSTILE lists what it
+// does, separated by semicolons; it is read again at every use, from the file that
+// the variable names with a leading "@":
 //
 //	bind=SOURCE:PATH    mounts a file of the host over PATH
 //	env=NAME=VALUE      adds to the launcher's environment
@@ -32,10 +31,8 @@ import (
 //	volume=flip         serves it with a byte changed
 //	volume=short        serves half of it
 //	volume=swap         serves another volume's snapshot
-type hostility struct{}
 
-func newHostility() hostility { return hostility{} }
-
+// orders are the names and values of what the hostile operator wants now.
 func orders() [][2]string {
 	v := os.Getenv("CUPEL_HOSTILE")
 	if file, ok := strings.CutPrefix(v, "@"); ok {
@@ -51,16 +48,28 @@ func orders() [][2]string {
 	return list
 }
 
-func (hostility) free(f *launch.Free) {
-	for _, o := range orders() {
+// launchSpec makes the specification as the product does, and then does to it what
+// was ordered.
+func launchSpec(profile launch.Version, img launch.ImageConfig, free launch.Free) ([]byte, error) {
+	list := orders()
+	for _, o := range list {
 		if o[0] == "cas" {
-			f.CASAddr = o[1]
+			free.CASAddr = o[1]
 		}
 	}
+
+	honest, err := launch.Spec(profile, img)
+	if err != nil {
+		return nil, err
+	}
+	if honest, err = launch.Fill(honest, free); err != nil {
+		return nil, err
+	}
+	return falsify(honest, list)
 }
 
-func (hostility) spec(b []byte) ([]byte, error) {
-	list := orders()
+// falsify changes a specification.
+func falsify(b []byte, list [][2]string) ([]byte, error) {
 	if len(list) == 0 {
 		return b, nil
 	}
@@ -104,7 +113,20 @@ func (hostility) spec(b []byte) ([]byte, error) {
 	return json.Marshal(spec)
 }
 
-func (hostility) open(ctx context.Context, s *volumeStore, v wire.Snapshot) (io.ReadCloser, int64, error) {
+// openVolume does as the product's does, with what otherVolume gives.
+func (s *nodeSocket) openVolume(ctx context.Context, v wire.Snapshot) (body io.ReadCloser, size int64, err error) {
+	body, size, err = otherVolume(ctx, s.volumes, v)
+
+	var wentBack *problem.Error
+	if problem.KindOf(err) == problem.NotFound {
+		wentBack = s.volumes.newer(v.Volume, v.Generation)
+	}
+	s.casWentBack.Store(wentBack)
+	return body, size, err
+}
+
+// otherVolume opens what was ordered in a snapshot's place, or that snapshot.
+func otherVolume(ctx context.Context, s *volumeStore, v wire.Snapshot) (io.ReadCloser, int64, error) {
 	for _, o := range orders() {
 		if o[0] != "volume" {
 			continue

@@ -1,6 +1,4 @@
-//go:build cupel_plaintext
-
-package sealed
+package keyfile
 
 import (
 	"crypto/cipher"
@@ -9,21 +7,21 @@ import (
 	"errors"
 )
 
-// Encrypts says that this build writes plaintext: the positive control of leak
-// searches, which must find what the real build hides.
-const Encrypts = false
+// marker lies in the binary, so that a person can tell such a build.
+const marker = "TEST-ONLY BUILD, ROWS ARE NOT ENCRYPTED"
 
-// PlaintextMarker lies in the binary, so that a test can tell such a build.
-const PlaintextMarker = "cupel_plaintext: TEST-ONLY BUILD, VOLUMES ARE NOT ENCRYPTED"
+// tagSize is AES-GCM's.
+const tagSize = 16
 
-// plaintextAEAD has AES-GCM's shape, but only authenticates.
+// plaintextAEAD has AES-GCM's shape, but only authenticates: the positive control
+// of leak searches, which must find what the product hides.
 type plaintextAEAD struct{ key []byte }
 
 func newAEAD(key []byte) (cipher.AEAD, error) {
-	return plaintextAEAD{append([]byte(PlaintextMarker), key...)}, nil
+	return plaintextAEAD{append([]byte(marker), key...)}, nil
 }
 
-func (plaintextAEAD) NonceSize() int { return 12 }
+func (plaintextAEAD) NonceSize() int { return nonceLen }
 func (plaintextAEAD) Overhead() int  { return tagSize }
 
 func (a plaintextAEAD) tag(nonce, text, data []byte) []byte {
@@ -41,7 +39,7 @@ func (a plaintextAEAD) Seal(dst, nonce, text, data []byte) []byte {
 
 func (a plaintextAEAD) Open(dst, nonce, sealed, data []byte) ([]byte, error) {
 	if len(sealed) < tagSize {
-		return nil, errors.New("short chunk")
+		return nil, errors.New("short row")
 	}
 	text, tag := sealed[:len(sealed)-tagSize], sealed[len(sealed)-tagSize:]
 	if !hmac.Equal(tag, a.tag(nonce, text, data)) {

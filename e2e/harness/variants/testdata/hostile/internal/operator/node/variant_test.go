@@ -1,8 +1,7 @@
-//go:build cupel_hostile
-
 package node
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,9 +10,9 @@ import (
 	"cupel.dev/cupel/internal/trusted/launch"
 )
 
-// TestHostileOrders: each order on a launch changes its measurement, but the
+// TestVariantLaunches: each order on a launch changes its measurement, but the
 // rogue CAS address, which is free: the launcher refuses that CAS itself.
-func TestHostileOrders(t *testing.T) {
+func TestVariantLaunches(t *testing.T) {
 	img := launch.ImageConfig{DiffIDs: []ident.Digest{{1}}, Entrypoint: []string{"/bin/app"}}
 	want, err := launch.Expected(launch.Newest, img, ident.Digest{2})
 	if err != nil {
@@ -36,19 +35,12 @@ func TestHostileOrders(t *testing.T) {
 			t.Fatal(err)
 		}
 		free := launch.Free{Memory: 1 << 20}
-		newHostility().free(&free)
-		if rogue := free.CASAddr == "rogue:1"; rogue != (order == "cas=rogue:1") {
-			t.Errorf("%s: CAS at %q", order, free.CASAddr)
-		}
-		spec, err := launch.Spec(launch.Newest, img)
+		spec, err := launchSpec(launch.Newest, img, free)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if spec, err = launch.Fill(spec, free); err != nil {
-			t.Fatal(err)
-		}
-		if spec, err = newHostility().spec(spec); err != nil {
-			t.Fatal(err)
+		if rogue := bytes.Contains(spec, []byte("rogue:1")); rogue != (order == "cas=rogue:1") {
+			t.Errorf("%s: the rogue CAS's address in the specification: %t", order, rogue)
 		}
 		got, err := launch.Measure(spec, img, ident.Digest{2})
 		if err != nil || (got == want) != same {
@@ -57,7 +49,7 @@ func TestHostileOrders(t *testing.T) {
 	}
 }
 
-func TestHostileVolumes(t *testing.T) {
+func TestVariantVolumes(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "orders")
 	t.Setenv("CUPEL_HOSTILE", "@"+file)
 	s := store(t, nil)
