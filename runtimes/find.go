@@ -28,6 +28,7 @@ func Find(ctx context.Context, name, file string) (*Found, error) {
 	if _, err := rebuild.ParseName(name); err != nil {
 		return nil, err
 	}
+
 	f := &Found{File: cmp.Or(file, filepath.Join("runtimes", name+".yml"))}
 	var err error
 	f.Text, err = atomicfile.ReadNamed(ctx, f.File, rebuild.MaxDefinition)
@@ -41,19 +42,24 @@ func Find(ctx context.Context, name, file string) (*Found, error) {
 			}
 			return nil, unknown
 		}
+
 		f.Text, f.File, err = text, "", nil
 	}
+
 	if err != nil {
 		return nil, problem.New(problem.Invalid, problem.RuleRuntimeDefinition, "%w", err)
 	}
+
 	if f.Definition, err = rebuild.ParseDefinition(f.Text); err != nil {
 		p := *problem.From(err)
 		p.Actual = f.where() + ": " + p.Actual
 		return nil, &p
 	}
+
 	if f.Name != name {
 		return nil, problem.New(problem.Invalid, problem.RuleRuntimeDefinition, "%s defines %q", f.where(), f.Name).Want("%q", name)
 	}
+
 	return f, nil
 }
 
@@ -62,6 +68,7 @@ func Find(ctx context.Context, name, file string) (*Found, error) {
 func NotBuilt(name string, built []string) *problem.Error {
 	p := problem.New(problem.NotFound, problem.RuleRuntime, "runtime %.100q is not built here", name).
 		Want("one of: %s", cmp.Or(strings.Join(built, ", "), "none"))
+
 	if slices.Contains(Names(), name) {
 		return p.Fix("let the operator run 'cupel runtime build %s'", name)
 	}

@@ -32,6 +32,7 @@ func Names() []string {
 	if err != nil {
 		return nil
 	}
+
 	var names []string
 	for _, e := range entries {
 		names = append(names, strings.TrimSuffix(e.Name(), ".yml"))

@@ -39,6 +39,7 @@ func Hidden(ctx context.Context, tty *os.File, w io.Writer, prompt string) ([]by
 	if err != nil {
 		return nil, err
 	}
+
 	_, _ = fmt.Fprint(w, prompt)
 	b, err := wait(ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
 	_, _ = fmt.Fprintln(w)
@@ -56,11 +57,13 @@ func wait[T any](ctx context.Context, read func() (T, error)) (T, error) {
 		value T
 		err   error
 	}
+
 	done := make(chan got, 1)
 	go func() {
 		v, err := read()
 		done <- got{v, err}
 	}()
+
 	select {
 	case g := <-done:
 		return g.value, g.err

@@ -59,10 +59,6 @@ func (k answerKind) url(address string) string {
 	return "https://" + address
 }
 
-// ruleAppPlain is the rule of an app that answers without TLS: it works, and proves
-// nothing to its users.
-const ruleAppPlain problem.Rule = "app_plain"
-
 // How long each look at what answers may take.
 const (
 	answerDial  = 10 * time.Second

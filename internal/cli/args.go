@@ -29,15 +29,18 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 			most = math.MaxInt
 		}
 	}
+
 	want := cmp.Or(strings.Join(names, " "), "no arguments")
 	return func(c *cobra.Command, args []string) error {
 		if slices.Contains(args, "") {
 			return problem.New(problem.Invalid, problem.RuleUsage, "an empty argument").
 				Want("%s", want).Fix("see '%s --help'", c.CommandPath())
 		}
+
 		if least <= len(args) && len(args) <= most {
 			return nil
 		}
+
 		return problem.New(problem.Invalid, problem.RuleUsage, "%s", problem.Count(len(args), "argument")).
 			Want("%s", want).Fix("see '%s --help'", c.CommandPath())
 	}
@@ -59,9 +62,11 @@ func flagError(c *cobra.Command, err error) error {
 	usage := func(format string, args ...any) error {
 		return problem.New(problem.Invalid, problem.RuleUsage, format, args...).Fix("see '%s --help'", c.CommandPath())
 	}
+
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		return unknownFlag(c, e)
 	}
+
 	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
 		form := valueForm(e.GetFlag().Value.Type())
 		if errors.Is(err, strconv.ErrRange) && e.GetFlag().Value.Type() == "int" {
@@ -69,9 +74,11 @@ func flagError(c *cobra.Command, err error) error {
 		}
 		return usage("--%s has a value that it can't have: want %s", e.GetFlag().Name, form)
 	}
+
 	if e, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
 		return usage("--%s needs a value", e.GetFlag().Name)
 	}
+
 	return usage("a flag that can't be read")
 }
 
@@ -81,6 +88,7 @@ func unknownFlag(c *cobra.Command, e *pflag.NotExistError) error {
 	if words := c.Flags().Args(); c.HasSubCommands() && len(words) > 0 {
 		return unknownCommand(c, words[0]) // whose flag it may be
 	}
+
 	name := e.GetSpecifiedName()
 	p := problem.New(problem.Invalid, problem.RuleUsage, "unknown flag: %s", wordShown("--"+name))
 	if short := e.GetSpecifiedShortnames(); short != "" {
@@ -111,12 +119,14 @@ func nearName(name string, known []string) string {
 	if near := problem.Nearest(name, known); near != "" {
 		return near
 	}
+
 	var longer []string
 	for _, k := range known {
 		if len(name) > 1 && strings.HasPrefix(k, strings.ToLower(name)) {
 			longer = append(longer, k)
 		}
 	}
+
 	if len(longer) != 1 {
 		return ""
 	}
@@ -140,6 +150,7 @@ func hostPort(flag, text string) error {
 	if err == nil && host != "" && bad == nil && number != 0 {
 		return nil
 	}
+
 	return problem.New(problem.Invalid, problem.RuleUsage, "--%s %.80q", flag, text).
 		Want("HOST:PORT, with a port from 1 to 65535").Fix("as in --%s app.example.org:443", flag)
 }
@@ -170,9 +181,11 @@ func (g *globals) groupsRefuse(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		g.groupsRefuse(sub)
 	}
+
 	if !c.HasSubCommands() {
 		return
 	}
+
 	c.Args = cobra.ArbitraryArgs
 	c.RunE = func(c *cobra.Command, args []string) error {
 		switch {
@@ -193,5 +206,6 @@ func unknownCommand(c *cobra.Command, word string) error {
 	if near != "" {
 		p = p.Want("%s", near)
 	}
+
 	return p.Fix("%s", didYouMean("", near, c))
 }

@@ -20,6 +20,7 @@ func (g *globals) ask(ctx context.Context, prompt string) (string, error) {
 	if g.lines == nil {
 		g.lines = bufio.NewReader(g.in)
 	}
+
 	line, err := ask.Line(ctx, g.lines, g.err, prompt)
 	switch {
 	case ctx.Err() != nil:

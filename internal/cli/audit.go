@@ -49,6 +49,7 @@ commands keep is checked every time.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAuditVerify(cmd.Context(), g, o) },
 	}
+
 	f := c.Flags()
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: the one attested last)")
 	f.StringVar(&o.since, "since", "", "head to start from: as printed, @FILE, or kept")
@@ -67,10 +68,12 @@ func parseHead(ctx context.Context, s string) (owners.SignedHead, error) {
 		}
 		s = strings.TrimSpace(string(b))
 	}
+
 	b, err := base64.StdEncoding.DecodeString(s)
 	if err == nil {
 		err = json.Unmarshal(b, &h)
 	}
+
 	if err != nil || h.Seq == 0 {
 		return h, problem.New(problem.Invalid, problem.RuleUsage, "--since is no audit head").Want("a head as `cupel audit verify` prints it, @FILE with one, or kept")
 	}
@@ -88,11 +91,13 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 	if err != nil {
 		return err
 	}
+
 	c, pin, err := side.cas(ctx, o.cas)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+
 	var since *owners.SignedHead
 	switch o.since {
 	case "":
@@ -105,6 +110,7 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 		}
 		since = &h
 	}
+
 	var reply auditVerifyReply
 	each := func(e owners.Entry) error {
 		if o.show {
@@ -112,26 +118,32 @@ func runAuditVerify(ctx context.Context, g *globals, o auditVerifyOptions) error
 		}
 		return nil
 	}
+
 	if reply.LogCheck, err = c.VerifyLog(ctx, since, each); err != nil {
 		return err
 	}
 	reply.Head = owners.EncodeHead(reply.To)
+
 	if g.json() {
 		return g.printJSON(reply)
 	}
+
 	if len(reply.Listed) > 0 {
 		if err := printEntries(g, reply.Listed); err != nil {
 			return err
 		}
 	}
+
 	from := "the beginning"
 	if since != nil {
 		from = fmt.Sprintf("entry %d", since.Seq)
 	}
+
 	entries := fmt.Sprintf("%d entries", reply.Entries)
 	if reply.Entries == 1 {
 		entries = "1 entry"
 	}
+
 	g.printf("unbroken: %s from %s to entry %d, signed %s\nhead: %s\n", entries, from, reply.To.Seq,
 		time.Unix(0, reply.To.Time).UTC().Format(time.RFC3339), reply.Head)
 	return nil
@@ -144,10 +156,12 @@ func printEntries(g *globals, entries []owners.Entry) error {
 		if !e.Actor.IsZero() {
 			actor = e.Actor.Short()
 		}
+
 		var detail []string
 		for _, k := range sortedKeys(e.Detail) {
 			detail = append(detail, k+"="+e.Detail[k])
 		}
+
 		rows = append(rows, []string{fmt.Sprint(e.Seq), time.Unix(0, e.Time).UTC().Format(time.RFC3339), string(e.Event), actor, string(e.Session), strings.Join(detail, " ")})
 	}
 	return g.table([]string{"ENTRY", "TIME", "EVENT", "ACTOR", "SESSION", "DETAIL"}, rows)

@@ -64,14 +64,17 @@ be the operator's word; what it is, it has to prove.`,
 			if len(args) > 0 {
 				o.addr = args[0]
 			}
+
 			for _, flag := range []string{"isvprodid", "isvsvn-min"} {
 				if err := goesWith(cmd, flag, "--mrsigner", o.mrsigner != ""); err != nil {
 					return err
 				}
 			}
+
 			return runCASAttest(cmd.Context(), g, o)
 		},
 	}
+
 	f := c.Flags()
 	f.StringSliceVar(&o.mrenclave, "mrenclave", nil, "accept this measurement (64 hex digits); repeatable")
 	f.StringVar(&o.mrsigner, "mrsigner", "", "accept what this key signed (64 hex digits)")
@@ -81,6 +84,7 @@ be the operator's word; what it is, it has to prove.`,
 	f.StringSliceVar(&o.tolerate, "tolerate", nil, "accept this weakness of the CAS's platform, for instance software-hardening-needed")
 	f.StringSliceVar(&o.ignore, "ignore-advisory", nil, "accept this open advisory (INTEL-SA-nnnnn)")
 	f.BoolVar(&o.forget, "forget", false, "first forget what is pinned for this address: only when you know why the CAS changed")
+
 	return c
 }
 
@@ -93,6 +97,7 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 	bad := func(flag string, err error) (client.Expectation, error) {
 		return e, problem.New(problem.Invalid, problem.RuleUsage, "--%s: %w", flag, err)
 	}
+
 	var id evidence.CodeIdentity
 	for _, s := range o.mrenclave {
 		m, err := ident.ParseMeasurement(s)
@@ -101,6 +106,7 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 		}
 		id.Measurements = append(id.Measurements, m)
 	}
+
 	if o.mrsigner != "" {
 		m, err := ident.ParseMeasurement(o.mrsigner)
 		if err != nil {
@@ -108,6 +114,7 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 		}
 		id.Signer = &evidence.Signer{MRSigner: m, ProductID: o.isvProdID, SVNMin: &o.isvSVNMin}
 	}
+
 	if len(id.Measurements) == 0 && id.Signer == nil {
 		own, ok := version.CAS()
 		if !ok {
@@ -117,6 +124,7 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 		}
 		id.Measurements = []ident.Measurement{own}
 	}
+
 	e.Identities = []evidence.CodeIdentity{id}
 	for _, s := range o.trustSimulation {
 		d, err := ident.ParseDigest(s)
@@ -125,15 +133,18 @@ func (o casAttestOptions) expectation() (client.Expectation, error) {
 		}
 		e.TrustSimulation = append(e.TrustSimulation, d)
 	}
+
 	for _, t := range o.tolerate {
 		e.Tolerate = append(e.Tolerate, evidence.Tolerance(t))
 	}
+
 	for _, a := range o.ignore {
 		if !advisoryForm.MatchString(a) {
 			return e, problem.New(problem.Invalid, problem.RuleUsage, "--ignore-advisory %.40q", a).
 				Want(`INTEL-SA-nnnnn, or "*" for all`).Fix("take it as a refusal names it, as in --ignore-advisory INTEL-SA-00657")
 		}
 	}
+
 	e.IgnoreAdvisories = o.ignore
 	return e, nil
 }
@@ -154,36 +165,44 @@ func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
 	if err != nil {
 		return err
 	}
+
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err
 	}
+
 	pins, err := side.dir.Pins()
 	if err != nil {
 		return err
 	}
+
 	var pin *home.Pin
 	if known, ok := pins[host]; ok && !o.forget {
 		pin = &known
 	}
+
 	c, err := side.dial(ctx, host, pin)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+
 	a, err := c.Attest(ctx, e)
 	if err != nil {
 		return err
 	}
+
 	next := home.Pin{
 		Identity: a.Pin.Identity, Measurement: a.Claims.Measurement, Signer: a.Claims.Signer, Head: a.Pin.Head, Attested: g.now().UTC(),
 	}
 	if a.Claims.Simulated {
 		next.SimulationRoot = &a.Claims.Root
 	}
+
 	if err := side.dir.UpdatePins(ctx, func(pins home.Pins) error { pins[host] = next; return nil }); err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(casAttestReply{host, a, owners.EncodeHead(a.Pin.Head)})
 	}
@@ -195,6 +214,7 @@ func (o casAttestOptions) address(ctx context.Context, g *globals) (string, erro
 	if o.addr != "" {
 		return client.Address(o.addr)
 	}
+
 	at, err := g.manager(ctx)
 	if err != nil && g.provider == "" {
 		return "", problem.New(problem.Invalid, problem.RuleUsage, "no address of a CAS, and no manager to ask: %w", err).
@@ -211,6 +231,7 @@ func printAttestation(g *globals, host string, a *client.Attestation) error {
 	if a.Since > 0 {
 		log += fmt.Sprintf("; continues entry %d that was seen before", a.Since)
 	}
+
 	return g.table([]string{"VERIFIED", "FOUND"}, [][]string{
 		{"address", host},
 		{"identity (pinned)", a.Pin.Identity.String()},
@@ -268,20 +289,24 @@ func runCASList(g *globals) error {
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(pins)
 	}
+
 	last := lastAttested(pins)
 	var rows [][]string
 	for _, addr := range sortedKeys(pins) {
 		p := pins[addr]
 		platform, mark := "hardware", ""
+
 		if p.SimulationRoot != nil {
 			platform = "SIMULATED"
 		}
 		if addr == last {
 			mark = "used by default"
 		}
+
 		rows = append(rows, []string{addr, p.Identity.Short(), platform, p.Attested.Format(time.RFC3339), fmt.Sprint(p.Head.Seq), mark})
 	}
 	return g.table([]string{"ADDRESS", "IDENTITY", "PLATFORM", "ATTESTED", "LOG", ""}, rows)

@@ -35,9 +35,11 @@ func (g *globals) colors(w io.Writer) bool {
 	if g.env == nil || g.json() || g.env("NO_COLOR") != "" {
 		return false
 	}
+
 	if forced := g.env("CLICOLOR_FORCE"); forced != "" && forced != "0" {
 		return true
 	}
+
 	return isTerminal(w) && g.env("CLICOLOR") != "0" && g.env("TERM") != "dumb"
 }
 
@@ -69,8 +71,10 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 		for i, c := range row {
 			shown[i] = plain.Line(c)
 		}
+
 		all = append(all, shown)
 	}
+
 	return g.write(g.tableText(all, g.width(), color))
 }
 
@@ -88,6 +92,7 @@ func (g *globals) tableText(all [][]string, terminal int, color func(column int,
 				if i == len(line)-1 {
 					pad = ""
 				}
+
 				if n > 0 && c != "" {
 					c = g.paint(g.out, color(i, row[i]), c)
 				}
@@ -95,6 +100,7 @@ func (g *globals) tableText(all [][]string, terminal int, color func(column int,
 			}
 			b.WriteString(strings.TrimRight(text, " ") + "\n")
 		}
+
 		if n > 0 && beside < len(row) {
 			b.WriteString(below(all[0][beside:], row[beside:], terminal))
 		}
@@ -110,6 +116,7 @@ func besides(all [][]string, terminal int) int {
 		for _, w := range columns(firstColumns(all, n), terminal) {
 			total += w + len(gap)
 		}
+
 		if total <= terminal {
 			return n
 		}
@@ -133,6 +140,7 @@ func below(header, row []string, terminal int) string {
 			cells = append(cells, strings.ToLower(header[i])+" "+c)
 		}
 	}
+
 	return "    " + string(folded(strings.Join(cells, "; "), "    ", terminal)) + "\n"
 }
 
@@ -154,6 +162,7 @@ func rowLines(row []string, widths []int) [][]string {
 		if utf8.RuneCountInString(c) > widths[i] {
 			parts = strings.Split(wrapped(c, widths[i]), "\n")
 		}
+
 		for n, part := range parts {
 			if n == len(lines) {
 				lines = append(lines, make([]string, len(row)))
@@ -172,6 +181,7 @@ const leastColumn = 8
 // widest that can give gives first.
 func columns(all [][]string, terminal int) []int {
 	widths, least := make([]int, len(all[0])), make([]int, len(all[0]))
+
 	for n, row := range all {
 		for i, c := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(c))
@@ -181,6 +191,7 @@ func columns(all [][]string, terminal int) []int {
 			}
 		}
 	}
+
 	narrowest := -len(gap)
 	for i, w := range widths {
 		narrowest += min(w, least[i]) + len(gap)
@@ -188,6 +199,7 @@ func columns(all [][]string, terminal int) []int {
 	if narrowest > terminal {
 		return widths // lines wrap anyway
 	}
+
 	for {
 		total, widest := -len(gap), -1
 		for i, w := range widths {
@@ -196,6 +208,7 @@ func columns(all [][]string, terminal int) []int {
 				widest = i
 			}
 		}
+
 		if total <= terminal || widest < 0 {
 			return widths
 		}

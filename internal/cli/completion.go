@@ -33,8 +33,10 @@ func (g *globals) complete(offer words) cobra.CompletionFunc {
 		if c.Context() == nil || !g.haveKey() {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+
 		ctx, cancel := context.WithTimeout(c.Context(), completionTime)
 		defer cancel()
+
 		g.err, g.wait, g.completing = io.Discard, completionTime, true
 		return clean(offer(ctx, args)), cobra.ShellCompDirectiveNoFileComp
 	}
@@ -52,6 +54,7 @@ func clean(offered []string) []string {
 		if !bareWord.MatchString(word) || seen[word] {
 			continue
 		}
+
 		seen[word] = true
 		if bareWord.MatchString(about) {
 			word += "\t" + about
@@ -82,6 +85,7 @@ func first(offers ...words) words {
 		if len(args) > 0 {
 			return nil
 		}
+
 		var out []string
 		for _, offer := range offers {
 			out = append(out, offer(ctx, args)...)
@@ -98,11 +102,13 @@ func (as *managerAs) ask(offer func(ctx context.Context, m *client.Manager) []st
 		if !as.g.completes() {
 			return nil
 		}
+
 		m, _, err := as.dial(ctx)
 		if err != nil {
 			return nil
 		}
 		defer m.Close()
+
 		return offer(ctx, m)
 	}
 }
@@ -114,6 +120,7 @@ func (as *managerAs) apps() words {
 		if err != nil {
 			return nil
 		}
+
 		var out []string
 		for _, a := range apps {
 			out = append(out, a.Name)
@@ -130,6 +137,7 @@ func (as *managerAs) instances() words {
 		if err != nil {
 			return nil
 		}
+
 		var out []string
 		for _, i := range list {
 			if i.Role == "app" {
@@ -152,6 +160,7 @@ func (as *managerAs) runtimes() words {
 			return err != nil
 		})
 	})
+
 	return func(ctx context.Context, args []string) []string {
 		return append(runtimes.Names(), offered(ctx, args)...)
 	}
@@ -162,6 +171,7 @@ func (g *globals) completeRuntimes(c *cobra.Command, args []string, typed string
 	if !g.haveKey() {
 		return runtimes.Names(), cobra.ShellCompDirectiveNoFileComp
 	}
+
 	as := managerAs{g: g}
 	return g.complete(func(ctx context.Context, _ []string) []string { return first(as.runtimes())(ctx, nil) })(c, args, typed)
 }
@@ -172,10 +182,12 @@ func (g *globals) sessions(context.Context, []string) []string {
 	if err != nil {
 		return nil
 	}
+
 	sessions, err := dir.Sessions()
 	if err != nil {
 		return nil
 	}
+
 	var out []string
 	for name := range sessions {
 		if _, err := ident.ParseSessionName(string(name)); err == nil {
@@ -198,15 +210,18 @@ func (g *globals) completeGrants(c *cobra.Command, args []string, typed string) 
 		if len(args) == 0 {
 			return nil
 		}
+
 		name, client, err := g.sessionAt(ctx, args[0], cas)
 		if err != nil {
 			return nil
 		}
 		defer client.Close()
+
 		all, err := client.Grants(ctx, name)
 		if err != nil {
 			return nil
 		}
+
 		var out []string
 		for _, grant := range all {
 			if grant.State != owners.GrantEnded {

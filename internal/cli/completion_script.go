@@ -30,6 +30,7 @@ to be on: autoload -U compinit; compinit.`,
 		Args: exactArgs("SHELL"),
 		RunE: func(c *cobra.Command, args []string) error { return runCompletion(g, c.Root(), args[0], !plain) },
 	}
+
 	c.ValidArgsFunction = cobra.FixedCompletions(slices.Sorted(maps.Keys(completionScripts)), cobra.ShellCompDirectiveNoFileComp)
 	c.Flags().BoolVar(&plain, "no-descriptions", false, "names alone, without what they are")
 	return c
@@ -103,11 +104,13 @@ func runCompletion(g *globals, root *cobra.Command, shell string, descriptions b
 		known := slices.Sorted(maps.Keys(completionScripts))
 		p := problem.New(problem.Invalid, problem.RuleUsage, "no completion for the shell %s", wordShown(shell)).
 			Want("%s", strings.Join(known, ", ")).Fix("see 'cupel completion --help'")
+
 		if near := nearName(shell, known); near != "" {
 			p = p.Fix("did you mean %s?", near)
 		}
 		return p
 	}
+
 	var b bytes.Buffer
 	if err := script(root, &b, descriptions); err != nil {
 		return err

@@ -290,8 +290,8 @@ func writes(s *session.Session, service ident.ServiceName) []string {
 	svc, ok := s.Service(service)
 	if !ok {
 		return nil
-
 	}
+
 	image, ok := s.Image(svc.ImageName)
 	if !ok {
 		return nil

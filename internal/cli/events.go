@@ -32,10 +32,12 @@ func newEventsCommand(g *globals) *cobra.Command {
 			return runEvents(c.Context(), g, o)
 		},
 	}
+
 	o.flags(c)
 	f := c.Flags()
 	f.BoolVarP(&o.follow, "follow", "f", false, "go on with new ones")
 	f.Uint64Var(&o.after, "after", 0, "only events with a greater number")
+
 	return c
 }
 
@@ -45,21 +47,26 @@ func runEvents(ctx context.Context, g *globals, o eventsOptions) error {
 		return err
 	}
 	defer m.Close()
+
 	show := func(e manager.Event) error {
 		if g.json() {
 			return g.printLine(e)
 		}
+
 		mark := " "
 		if e.Warning {
 			mark = "!"
 		}
+
 		who := cmp.Or(e.Instance, e.App)
 		if e.Instance != "" && e.App != "" {
 			who = e.App + "/" + e.Instance
 		}
+
 		g.printf("%6d  %s %s %-24s %-28s %s\n", e.Seq, e.Time.Local().Format(time.DateTime), mark, e.Reason, who, g.inState(e.Message))
 		return g.unsaid
 	}
+
 	err = g.whileRead(ctx, func(ctx context.Context) error { return m.Events(ctx, o.after, o.app, o.follow, show) })
 	if ctx.Err() != nil {
 		return ctx.Err()

@@ -67,6 +67,7 @@ func (g *globals) addShared(root *cobra.Command) {
 	f.StringVarP(&g.output, "output", "o", "table", "how to print: table or json")
 	f.StringVar(&g.logLevel, "log-level", cmp.Or(g.env("CUPEL_LOG"), "warn"), "debug, info, warn or error (CUPEL_LOG)")
 	f.DurationVar(&g.wait, "wait", g.defaultWait(), "how long to try a CAS that can't be reached (CUPEL_WAIT)")
+
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -77,11 +78,13 @@ func (g *globals) settle(c *cobra.Command) error {
 		f := c.Flags().Lookup(name)
 		return f != nil && f.Changed && f == c.Root().PersistentFlags().Lookup(name) // and no flag of the command's own
 	}
+
 	for _, name := range allShared {
 		if given(name) && !slices.Contains(sharedFlags(c.CommandPath()), name) {
 			return unheeded(name, c)
 		}
 	}
+
 	g.waitGiven = given("wait") || g.env("CUPEL_WAIT") != ""
 	g.named = given("config") || g.env("CUPEL_CONFIG") != ""
 	if err := g.check(); err != nil {

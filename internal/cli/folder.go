@@ -35,10 +35,12 @@ func (g *globals) folder() (string, error) {
 			Want("the home of a user").
 			Fix("set HOME, or name the folder with --config or CUPEL_CONFIG")
 	}
+
 	if g.named {
 		g.tellOthersFolder()
 		return g.config, nil
 	}
+
 	if home := g.env("HOME"); g.env("XDG_CONFIG_HOME") == "" {
 		if info, err := os.Stat(home); err != nil || !info.IsDir() {
 			return "", problem.New(problem.Invalid, ruleNoHome, "nothing says where the owner's folder, with the private key, is: HOME is %q, which is no folder", home).
@@ -46,14 +48,17 @@ func (g *globals) folder() (string, error) {
 				Fix("set HOME, or name the folder with --config or CUPEL_CONFIG")
 		}
 	}
+
 	if dir, uid := othersFolder(g.config); dir != "" {
 		return "", problem.New(problem.Denied, ruleOthersHome, "root would write into %s, which is in the home of user %d, and that user could then read nothing of it", g.config, uid).
 			Want("each user's files in that user's home").
 			Fix("run it as that user, without sudo; or name root's own folder: --config /root/.config/cupel (or that one, if you mean it)")
 	}
+
 	if home := g.env("HOME"); home != "" && strings.HasPrefix(g.config, home+"/") {
 		g.tellOthersHome(home)
 	}
+
 	return g.config, nil
 }
 
@@ -64,6 +69,7 @@ func (g *globals) tellOthersHome(home string) {
 	if dir == "" || g.toldFolder || g.completing {
 		return
 	}
+
 	g.toldFolder = true
 	g.warnf("The owner here is root: its key is in %s, in the home of user %d, who can't use it. For that user's own run it without sudo; for root's elsewhere: --config DIR", g.config, uid)
 }
@@ -85,15 +91,18 @@ func othersFolder(path string) (dir string, uid uint32) {
 	if os.Geteuid() != 0 {
 		return "", 0
 	}
+
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", 0
 	}
+
 	for dir = abs; ; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)
 		if err != nil && dir != "/" {
 			continue
 		}
+
 		if err == nil {
 			if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 {
 				return dir, st.Uid

@@ -24,6 +24,7 @@ func (g *globals) setHelp(root *cobra.Command) {
 		}
 		g.showHelp(c)
 	})
+
 	root.SetHelpCommand(&cobra.Command{
 		Use:     "help [COMMAND]",
 		Short:   "Explain a command",
@@ -33,9 +34,11 @@ func (g *globals) setHelp(root *cobra.Command) {
 			if err != nil {
 				return err
 			}
+
 			if len(rest) > 0 {
 				return unknownCommand(c, rest[0])
 			}
+
 			g.showHelp(c)
 			return nil
 		},
@@ -70,20 +73,24 @@ func (g *globals) showHelp(c *cobra.Command) {
 	c.InitDefaultHelpFlag()
 	columns := min(helpColumns, g.width())
 	g.printf("%s\n\nUsage:\n", paragraphs(wrapped(cmp.Or(c.Long, c.Short), columns)))
+
 	if c.HasSubCommands() {
 		g.printf("  %s COMMAND\n", c.CommandPath())
 	} else {
 		g.printf("  %s\n", c.UseLine())
 	}
+
 	if c.Example != "" {
 		g.printf("\nExamples:\n%s\n", paragraphs(strings.TrimRight(c.Example, "\n")))
 	}
+
 	if c.HasSubCommands() {
 		g.printf("\nCommands:\n")
 		widest := 0
 		for _, name := range names(subcommands(c)) {
 			widest = max(widest, len(name))
 		}
+
 		for _, sub := range subcommands(c) {
 			g.printf("  %-*s  %s\n", widest, sub.Name(), sub.Short)
 		}
@@ -102,6 +109,7 @@ func (g *globals) showHelp(c *cobra.Command) {
 	}
 	g.showFlags("Flags", &own, columns)
 	g.showFlags("Flags of many commands", &shared, columns)
+
 	if c.HasSubCommands() {
 		g.printf("\n'%s COMMAND --help' explains a command.\n", c.CommandPath())
 	}
@@ -114,11 +122,13 @@ func (g *globals) showFlags(title string, flags *pflag.FlagSet, columns int) {
 	flags.VisitAll(func(f *pflag.Flag) {
 		f.DefValue = defaultShown(f)
 	})
+
 	text := flagKind.ReplaceAllStringFunc(flags.FlagUsagesWrapped(columns), func(head string) string {
 		part := flagKind.FindStringSubmatch(head)
 		word := map[string]string{"stringArray": "string", "strings": "string", "uint16": "int", "uint64": "int"}[part[2]]
 		return part[1] + word + strings.Repeat(" ", len(part[2])-len(word)) + part[3]
 	})
+
 	if text != "" {
 		g.printf("\n%s:\n%s", title, paragraphs(text))
 	}
@@ -152,6 +162,7 @@ func wrapped(text string, columns int) string {
 			}
 			line = strings.TrimPrefix(line+" "+word, " ")
 		}
+
 		out = append(out, line, "")
 	}
 	return strings.Join(out[:len(out)-1], "\n")

@@ -41,10 +41,12 @@ func runInfo(ctx context.Context, g *globals, as managerAs) error {
 	if err != nil {
 		return err
 	}
+
 	at.seenFromHere(&info)
 	if g.json() {
 		return g.printJSON(infoReply{info, at.pinned()})
 	}
+
 	rows := [][]string{
 		{"release", info.Release, "-", ""}, {"backend", info.Backend, "-", ""},
 		{"operator's key", info.OperatorKey.String(), "-", "claims grants"}, {"certificate", at.certificate(), "-", "of the manager API"},
@@ -56,9 +58,11 @@ func runInfo(ctx context.Context, g *globals, as managerAs) error {
 		}
 		rows = append(rows, []string{p.Name, cmp.Or(p.Address, "-"), pid, p.Note})
 	}
+
 	if err := g.table([]string{"PART", "WHERE", "PROCESS", ""}, rows); err != nil {
 		return err
 	}
+
 	if info.Simulation != nil {
 		g.printf("\nSIMULATION: no TEE protects anything here. Root certificate's SHA-256: %s\n", info.Simulation)
 	}

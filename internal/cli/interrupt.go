@@ -36,6 +36,7 @@ func lasting[T any](ctx context.Context, g *globals, look string, request func(c
 		var none T
 		return none, ctx.Err()
 	}
+
 	asking, done := answered(ctx)
 	defer done()
 	out, err := request(asking)
@@ -52,6 +53,7 @@ func (g *globals) makeGrant(ctx context.Context, c *client.CAS, want owners.NewG
 	if err := template.CheckSessionName(want.Session); err != nil {
 		return owners.GrantMade{}, err
 	}
+
 	made, err := lasting(ctx, g, "cupel session grants "+string(want.Session), func(ctx context.Context) (owners.GrantMade, error) { return c.MakeGrant(ctx, want) })
 	if err == nil && ctx.Err() != nil {
 		g.withdraw(ctx, c, made.Grant)
@@ -65,6 +67,7 @@ func (g *globals) makeGrant(ctx context.Context, c *client.CAS, want owners.NewG
 func (g *globals) withdraw(ctx context.Context, c *client.CAS, grant owners.Grant) bool {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), withdrawTimeout)
 	defer cancel()
+
 	if _, err := c.WithdrawGrant(ctx, grant.ID); err != nil {
 		g.warnf("The grant %s that was made for this is not withdrawn: %v", grant.ID.Short(), err)
 		g.warnf("  withdraw it: %s", withdrawCommand(grant.Session, grant.ID.Short()))

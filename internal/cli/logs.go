@@ -41,6 +41,7 @@ func newLogsCommand(g *globals) *cobra.Command {
 			return runLogs(c.Context(), g, o)
 		},
 	}
+
 	o.flags(c)
 	f := c.Flags()
 	f.BoolVarP(&o.follow, "follow", "f", false, "go on with what is written from now on, over restarts and updates")
@@ -48,6 +49,7 @@ func newLogsCommand(g *globals) *cobra.Command {
 	f.IntVar(&o.tail, "tail", -1, "only so many of the newest lines of each instance (default: all)")
 	f.BoolVar(&o.puller, "puller", false, "the job that pulled the repository, instead of the app")
 	f.BoolVar(&o.previous, "previous", false, "the run before the last restart: kept until the next one fails")
+
 	return c
 }
 
@@ -56,15 +58,18 @@ func runLogs(ctx context.Context, g *globals, o logsOptions) error {
 	if err != nil {
 		return err
 	}
+
 	m, _, err := o.dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
+
 	ids, err := o.instances(ctx, m)
 	if err != nil {
 		return err
 	}
+
 	opts := client.LogOptions{Follow: o.follow, Since: since, Tail: o.tail, Previous: o.previous}
 	if !o.follow {
 		for _, id := range ids {
@@ -74,6 +79,7 @@ func runLogs(ctx context.Context, g *globals, o logsOptions) error {
 		}
 		return nil
 	}
+
 	return g.whileRead(ctx, func(ctx context.Context) error { return o.followLogs(ctx, g, m, ids, opts) })
 }
 
@@ -91,10 +97,12 @@ func (o *logsOptions) instances(ctx context.Context, m *client.Manager) ([]strin
 	if err != nil {
 		return nil, err
 	}
+
 	app, err := o.theApp(ctx, m, list)
 	if err != nil {
 		return nil, err
 	}
+
 	role := o.role()
 	var ids []string
 	known, pulled := false, false
@@ -102,6 +110,7 @@ func (o *logsOptions) instances(ctx context.Context, m *client.Manager) ([]strin
 		if i.ID == o.ref {
 			return []string{i.ID}, nil
 		}
+
 		if i.App == o.ref && (app == "" || i.AppID == app) || i.AppID == o.ref {
 			known = true
 			pulled = pulled || i.Role == "pull"
@@ -110,17 +119,20 @@ func (o *logsOptions) instances(ctx context.Context, m *client.Manager) ([]strin
 			}
 		}
 	}
+
 	if len(ids) > 0 {
 		if o.puller {
 			ids = ids[len(ids)-1:] // the newest pull
 		}
 		return ids, nil
 	}
+
 	if !known {
 		if _, err := m.App(ctx, o.ref); err != nil { // which also says if it is somebody else's
 			return nil, err
 		}
 	}
+
 	none := problem.New(problem.NotFound, problem.RuleLogs, "%s has no such instance yet", o.ref)
 	if pulled {
 		return nil, none.Fix("see what the job that pulls its repository wrote: cupel logs %s --puller", o.ref)
@@ -137,9 +149,11 @@ func (o *logsOptions) theApp(ctx context.Context, m *client.Manager, list []mana
 			named[i.AppID] = true
 		}
 	}
+
 	if len(named) < 2 {
 		return "", nil
 	}
+
 	app, err := m.App(ctx, o.ref)
 	return app.ID, err
 }
@@ -148,10 +162,12 @@ func (g *globals) printLog(l manager.LogLine, prefix bool) error {
 	if g.json() {
 		return g.printLine(l)
 	}
+
 	w := g.out
 	if l.Stream == "stderr" {
 		w = g.err
 	}
+
 	line := l.Line
 	if isTerminal(w) { // elsewhere it is data
 		line = colored(line)
@@ -159,6 +175,7 @@ func (g *globals) printLog(l manager.LogLine, prefix bool) error {
 	if prefix {
 		line = plain.Line(l.Instance) + "  " + line
 	}
+
 	if _, err := w.Write([]byte(line + "\n")); err != nil {
 		return unwritten(err)
 	}
@@ -178,5 +195,6 @@ func (g *globals) parseSince(s string) (time.Time, error) {
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n > 0 {
 		return time.Unix(n, 0), nil
 	}
+
 	return time.Time{}, problem.New(problem.Invalid, problem.RuleUsage, "--since %q", s).Want("a duration such as 10m, or a time such as 2026-01-02T15:04:05Z")
 }

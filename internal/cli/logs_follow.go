@@ -39,9 +39,11 @@ func (o *logsOptions) followLogs(ctx context.Context, g *globals, m *client.Mana
 	f := &follower{g: g, m: m, opts: opts, role: o.role(), every: newcomersEvery, known: map[string]bool{}}
 	one := len(ids) == 1 && ids[0] == o.ref
 	err := f.follow(ctx, ids, o.ref, one || o.puller || o.previous)
+
 	if one && err == nil && ctx.Err() == nil && !o.previous {
 		g.warnf("%s was removed or ended for good: nothing more comes of it. To go on with what replaces an app's instances: cupel logs APP -f", o.ref)
 	}
+
 	return err
 }
 
@@ -53,12 +55,14 @@ func (f *follower) follow(ctx context.Context, ids []string, app string, all boo
 	for _, id := range ids {
 		f.start(ctx, group, id, all)
 	}
+
 	for over := all; !over; {
 		if pause(ctx, f.every) != nil {
 			break
 		}
 		over = f.newcomers(ctx, group, app)
 	}
+
 	return group.Wait()
 }
 
@@ -69,12 +73,14 @@ func (f *follower) start(ctx context.Context, group *errgroup.Group, id string, 
 	f.known[id] = true
 	opts := f.opts
 	f.mu.Unlock()
+
 	group.Go(func() error {
 		err := f.m.Logs(ctx, id, opts, func(l manager.LogLine) error {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			return f.g.printLog(l, len(f.known) > 1)
 		})
+
 		if all || ctx.Err() != nil {
 			return err
 		}
@@ -88,12 +94,14 @@ func (f *follower) ended(id string, err error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.follows--
+
 	if err != nil && problem.KindOf(err) != problem.NotFound {
 		return f.refuse(id, err)
 	}
 	if err != nil {
 		delete(f.known, id) // it has not started yet, or is gone already
 	}
+
 	if f.follows == 0 { // there may be room for the others now
 		for _, id := range f.refused {
 			delete(f.known, id)
@@ -109,6 +117,7 @@ func (f *follower) refuse(id string, err error) error {
 	if !ok || p.Rule == client.RuleAway || p.Rule == ruleOutput || f.follows == 0 {
 		return err
 	}
+
 	f.refused = append(f.refused, id)
 	if !f.told[p.Rule] {
 		f.g.warnf("%s is not followed, the others go on: %s", id, p)
@@ -117,6 +126,7 @@ func (f *follower) refuse(id string, err error) error {
 		f.told = map[problem.Rule]bool{}
 	}
 	f.told[p.Rule] = true
+
 	return nil
 }
 
@@ -140,6 +150,7 @@ func (f *follower) newcomers(ctx context.Context, group *errgroup.Group, app str
 		}
 		return gone
 	}
+
 	f.mu.Lock()
 	fresh := slices.DeleteFunc(list, func(in manager.Instance) bool {
 		return f.known[in.ID] || in.Role != f.role || in.State == "waiting"
@@ -147,9 +158,11 @@ func (f *follower) newcomers(ctx context.Context, group *errgroup.Group, app str
 	f.opts.Tail, f.opts.Since = -1, time.Time{}
 	f.follows += len(fresh)
 	f.mu.Unlock()
+
 	for _, in := range fresh {
 		f.warn("%s of revision %d is followed from now on", in.ID, in.Revision)
 		f.start(ctx, group, in.ID, false)
 	}
+
 	return false
 }

@@ -23,6 +23,7 @@ func (g *globals) execSibling(name string, args ...string) error {
 	if err == nil {
 		err = syscall.Exec(path, append([]string{name}, args...), os.Environ())
 	}
+
 	return problem.New(problem.NotFound, ruleProgramMissing, "%s is neither beside this program nor in PATH: %w", name, err).
 		Fix("build it (make build) or install it beside cupel")
 }
@@ -45,10 +46,12 @@ func ownFlags(c *cobra.Command) []string {
 		if slices.Contains(allShared, f.Name) {
 			return
 		}
+
 		values := []string{f.Value.String()}
 		if list, ok := f.Value.(pflag.SliceValue); ok {
 			values = list.GetSlice()
 		}
+
 		for _, v := range values {
 			args = append(args, "--"+f.Name+"="+v)
 		}
@@ -64,6 +67,7 @@ func (g *globals) age(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
+
 	d := max(0, g.now().Sub(t))
 	switch {
 	case d < 2*time.Minute:
@@ -83,6 +87,7 @@ func (g *globals) runSibling(ctx context.Context, name string, args ...string) e
 	c.Stdin, c.Stdout, c.Stderr = g.in, g.out, g.err
 	c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
 	c.WaitDelay = 30 * time.Second
+
 	err := c.Run()
 	e, ended := errors.AsType[*exec.ExitError](err)
 	switch {
@@ -91,9 +96,11 @@ func (g *globals) runSibling(ctx context.Context, name string, args ...string) e
 	case ended && ctx.Err() != nil: // the signal that ended this one ended it, too
 		return ctx.Err()
 	}
+
 	if errors.Is(err, exec.ErrNotFound) {
 		return problem.New(problem.NotFound, ruleProgramMissing, "%s is neither beside this program nor in PATH", name).
 			Fix("build it (make build) or install it beside cupel")
 	}
+
 	return err
 }

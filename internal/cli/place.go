@@ -15,6 +15,7 @@ func (g *globals) place() string {
 		real, _ := atomicfile.Follow(g.givenState())
 		return real
 	}
+
 	if addr, err := providerAddress(g.provider); err == nil {
 		return addr
 	}
@@ -52,10 +53,12 @@ func (g *globals) gather(all home.Deployed) {
 	if g.provider != "" || link == place || len(apps) == 0 {
 		return
 	}
+
 	delete(all, link)
 	if all[place] == nil {
 		all[place] = map[string]home.DeployedApp{}
 	}
+
 	for name, app := range apps {
 		if has, known := all[place][name]; !known || has.At.Before(app.At) {
 			all[place][name] = app

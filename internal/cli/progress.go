@@ -65,10 +65,12 @@ func (p *progress) update(d manager.Deployment, now time.Time) {
 	p.steps = d.Steps
 	p.flush()
 	p.sayGap(d)
+
 	if d.Waiting != nil && d.Waiting.Actual != p.waiting {
 		p.waiting = d.Waiting.Actual
 		p.sayWaiting(d.Waiting)
 	}
+
 	p.draw(now)
 	p.beat(now)
 }
@@ -79,6 +81,7 @@ func (p *progress) sayWaiting(why *problem.Error) {
 		_ = p.g.printLine(stepLine{Step: p.current(), State: "waiting", Problem: why})
 		return
 	}
+
 	p.clear()
 	goesOn := cmp.Or(waitsFor[why.Rule], "trying again")
 	if why.Rule == problem.RuleUnhealthy { // it runs, and nothing is started anew for now
@@ -102,6 +105,7 @@ func (p *progress) sayGap(d manager.Deployment) {
 	if !stopping || p.gap || p.g.json() {
 		return
 	}
+
 	p.gap = true
 	p.clear()
 	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" nothing serves from now until revision %d does: the app writes a volume, which has one writer\n", d.Revision)
@@ -112,18 +116,22 @@ func (p *progress) beat(now time.Time) {
 	if p.printed >= len(p.steps) {
 		return
 	}
+
 	s := p.steps[p.printed]
 	if s.Name != p.beatOf {
 		p.beatOf, p.beaten = s.Name, now
 	}
+
 	if now.Sub(p.beaten) < beatEvery {
 		return
 	}
+
 	p.beaten = now
 	hint := stepWaits[s.Name]
 	if p.hint != nil {
 		hint = cmp.Or(p.hint(), hint)
 	}
+
 	took := between(s.StartedAt, now)
 	switch {
 	case p.g.json():
@@ -148,6 +156,7 @@ func (p *progress) finish(name string, now time.Time) {
 			p.steps[i].EndedAt = now
 		}
 	}
+
 	p.flush()
 }
 
@@ -157,6 +166,7 @@ func (p *progress) end(err error) {
 	if err == nil || p.printed >= len(p.steps) {
 		return
 	}
+
 	s := p.steps[p.printed]
 	took := between(s.StartedAt, p.g.now())
 	if p.g.json() {
@@ -172,10 +182,12 @@ func (p *progress) flush() {
 		s := p.steps[p.printed]
 		p.printed++
 		took := between(s.StartedAt, s.EndedAt)
+
 		if p.g.json() {
 			_ = p.g.printLine(stepLine{Step: s.Name, Seconds: took.Seconds(), State: "done"})
 			continue
 		}
+
 		p.clear()
 		p.g.printf("  "+p.g.paint(p.g.out, green, "✓")+" %-28s %8s\n", title(s), tookCell(took, 10*time.Millisecond))
 	}
@@ -210,6 +222,7 @@ func (p *progress) draw(now time.Time) {
 	if !p.live || p.printed >= len(p.steps) {
 		return
 	}
+
 	s := p.steps[p.printed]
 	p.clear()
 	p.g.printf("  · %-28s %8s", title(s), tookCell(between(s.StartedAt, now), 100*time.Millisecond))

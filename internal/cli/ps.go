@@ -57,6 +57,7 @@ func runPs(ctx context.Context, g *globals, o psOptions) error {
 		return err
 	}
 	defer m.Close()
+
 	r := psReply{Apps: []manager.App{}, Instances: []manager.Instance{}}
 	if o.app != "" {
 		a, err := m.App(ctx, o.app)
@@ -67,18 +68,22 @@ func runPs(ctx context.Context, g *globals, o psOptions) error {
 	} else if r.Apps, err = m.Apps(ctx); err != nil {
 		return err
 	}
+
 	list, err := m.Instances(ctx, o.app)
 	if err != nil {
 		return err
 	}
+
 	for _, i := range list {
 		if o.all || i.Role == "app" || i.State != "exited" {
 			r.Instances = append(r.Instances, i)
 		}
 	}
+
 	if g.json() {
 		return g.printJSON(r)
 	}
+
 	if len(r.Apps) == 0 {
 		g.printf("no apps; deploy one: cupel deploy SESSION\n")
 		return nil
@@ -98,14 +103,17 @@ func (g *globals) printInstances(r psReply) error {
 				n++
 			}
 		}
+
 		if n == 0 {
 			rows = append(rows, []string{a.Name, "-", string(a.State), "-", "-", portCell(a.Port), g.age(a.CreatedAt), "-"})
 		}
 	}
+
 	header := []string{"APP", "INSTANCE", "STATE", "RESTARTS", "MEMORY", "PORT", "AGE", "ATTESTED"}
 	if err := g.coloredTable(header, rows, instanceInk); err != nil {
 		return err
 	}
+
 	for _, a := range r.Apps {
 		a = g.explainMeasurements(a, r.Instances)
 		if a.Problem != nil {
@@ -115,6 +123,7 @@ func (g *globals) printInstances(r psReply) error {
 			g.printTrouble(fmt.Sprintf("%s: deployment of revision %d failed", a.Name, a.Deployment.Revision), why)
 		}
 	}
+
 	g.printTroubles(r.Instances)
 	return nil
 }
@@ -126,15 +135,18 @@ func (g *globals) explainMeasurements(a manager.App, list []manager.Instance) ma
 		if p == nil || p.Rule != problem.RuleMeasurement {
 			return p
 		}
+
 		q := *p
 		return q.Fix("%s", measurementMend(a.Session, g.recordedRuntime(a.Session), a.Runtime, false))
 	}
+
 	a.Deployment.Problem = mend(a.Deployment.Problem)
 	for i := range list {
 		if list[i].AppID == a.ID {
 			list[i].Problem = mend(list[i].Problem)
 		}
 	}
+
 	return a
 }
 
@@ -144,10 +156,12 @@ func (g *globals) recordedRuntime(s ident.SessionName) string {
 	if _, err := os.Stat(g.config); err != nil {
 		return ""
 	}
+
 	dir, err := g.ownerDir()
 	if err != nil {
 		return ""
 	}
+
 	records, err := dir.Sessions()
 	if err != nil {
 		return ""
@@ -162,11 +176,13 @@ func failedDeployment(a manager.App, list []manager.Instance) *problem.Error {
 	if why == nil || a.Deployment.State != manager.DeploymentFailed || a.Problem != nil && a.Problem.Rule == why.Rule {
 		return nil
 	}
+
 	for _, i := range list {
 		if t, ok := troubleOf(i); ok && i.AppID == a.ID && t.rule == why.Rule && strings.HasSuffix(why.Actual, t.actual) { // it may say besides when it gave up
 			return nil
 		}
 	}
+
 	return why
 }
 
@@ -203,15 +219,18 @@ func (g *globals) printTroubles(list []manager.Instance) {
 			alike[k]++
 		}
 	}
+
 	for _, i := range list {
 		k, ok := troubleOf(i)
 		if !ok || alike[k] == 0 {
 			continue
 		}
+
 		who := i.App + "/" + i.ID
 		if alike[k] > 1 {
 			who += " and " + problem.Count(alike[k]-1, "other")
 		}
+
 		alike[k] = 0
 		g.printTrouble(who, i.Problem)
 	}
@@ -242,6 +261,7 @@ func (g *globals) instanceRow(i manager.Instance) []string {
 	if i.MemoryUsed > 0 {
 		memory = wholeMemory(i.MemoryUsed) + "/" + memory
 	}
+
 	state := i.State
 	switch {
 	case i.State == "waiting" && !i.NextStart.IsZero():
@@ -251,9 +271,11 @@ func (g *globals) instanceRow(i manager.Instance) []string {
 	case i.State == "running" && i.Health != "":
 		state = i.Health // it runs, and that is what counts
 	}
+
 	if i.Role == "pull" {
 		state = "pull " + state
 	}
+
 	return []string{
 		i.App, i.ID, state, strconv.Itoa(i.Restarts), memory, portCell(i.Port), g.age(i.CreatedAt), attestedCell(i),
 	}

@@ -42,6 +42,7 @@ the CAS is asked whether its grant has ended: one that the manager keeps is with
 			return problem.New(problem.Invalid, problem.RuleUsage, "neither or both of INSTANCE and --app").Want("one of them").Fix("see 'cupel rm --help'")
 		},
 	}
+
 	o.flags(c)
 	f := c.Flags()
 	f.StringVar(&o.app, "app", "", "the app to remove, by name or id")
@@ -56,10 +57,12 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 		return err
 	}
 	defer m.Close()
+
 	r, err := lasting(ctx, g, "cupel ps", func(ctx context.Context) (manager.RemoveInstanceReply, error) { return m.RemoveInstance(ctx, id) })
 	if err != nil {
 		return err
 	}
+
 	err = g.awaitGone(ctx, o.timeout, id, func() (bool, error) {
 		list, err := m.Instances(ctx, "")
 		for _, i := range list {
@@ -72,14 +75,17 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 	if err != nil {
 		return err
 	}
+
 	lost, err := notKept(ctx, m, r.App, time.Time{})
 	if err != nil {
 		return err
 	}
 	g.warnNotKept(at, slices.DeleteFunc(lost, func(e manager.Event) bool { return e.Instance != id }))
+
 	if g.json() {
 		return g.printJSON(r)
 	}
+
 	g.printf("%s%s removed; %s goes on with %s\n", at.options.Source.Says(), id, r.App, problem.Count(r.Instances, "instance"))
 	return nil
 }
@@ -90,6 +96,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 		return err
 	}
 	defer m.Close()
+
 	began := time.Now()
 	a, err := lasting(ctx, g, "cupel ps", func(ctx context.Context) (manager.App, error) { return m.RemoveApp(ctx, o.app) })
 	if problem.KindOf(err) == problem.NotFound {
@@ -98,6 +105,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	if err != nil {
 		return err
 	}
+
 	err = g.awaitGone(ctx, o.timeout, a.Name, func() (bool, error) {
 		_, err := m.App(ctx, a.ID)
 		if err != nil && problem.KindOf(err) == problem.NotFound {
@@ -108,18 +116,22 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	if err != nil {
 		return err
 	}
+
 	lost, err := notKept(ctx, m, a.ID, began)
 	if err != nil {
 		return err
 	}
 	g.warnNotKept(at, lost)
+
 	confirmed, err := g.confirmGone(ctx, o.app, a)
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(map[string]any{"app": a.Name, "id": a.ID, "state": "removed", "confirmed": confirmed})
 	}
+
 	word := at.options.Source.Says()
 	if confirmed {
 		word = ""
@@ -137,6 +149,7 @@ func (g *globals) confirmGone(ctx context.Context, ref string, gone manager.App)
 	if err != nil || side == nil {
 		return false, err
 	}
+
 	_, app, known := all.At(g.place(), ref)
 	if !known {
 		return false, nil
@@ -145,9 +158,11 @@ func (g *globals) confirmGone(ctx context.Context, ref string, gone manager.App)
 		g.warnf("What was deployed from here as %s is another app, by its id: whether that one is gone is not confirmed; see 'cupel session grants %s'.", ref, app.Session)
 		return false, nil
 	}
+
 	if confirmed = len(app.Grants) > 0; confirmed {
 		err = side.endRights(ctx, gone.Name, app)
 	}
+
 	switch {
 	case err != nil && ctx.Err() != nil:
 		g.warnf("The manager says that %s is gone; whether its grant has ended was not waited for: cupel session grants %s", gone.Name, app.Session)
@@ -155,6 +170,7 @@ func (g *globals) confirmGone(ctx context.Context, ref string, gone manager.App)
 	case err != nil:
 		return false, unconfirmed(gone.Name, app, err)
 	}
+
 	g.forget(ctx, side, ref)
 	return confirmed, nil
 }
@@ -166,10 +182,12 @@ func (g *globals) alreadyGone(ctx context.Context, ref string, unknown error) er
 	if err != nil {
 		return err
 	}
+
 	_, app, known := all.At(g.place(), ref)
 	if !known || len(app.Grants) == 0 || !app.Is(ref) && app.Called(ref) != ref {
 		return unknown
 	}
+
 	left, err := side.leftOf(ctx, app)
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -181,6 +199,7 @@ func (g *globals) alreadyGone(ctx context.Context, ref string, unknown error) er
 			Want("no grant by which it could run").
 			Fix("if it shall be gone, end what is left: cupel session grants %s --withdraw %s; then run this again", app.Session, left[0].ID.Short())
 	}
+
 	g.forget(ctx, side, ref)
 	return unknown
 }
@@ -191,6 +210,7 @@ func (g *globals) remembered(ctx context.Context) (*ownerSide, home.Deployed, er
 	if !g.haveOwnKey() {
 		return nil, nil, nil
 	}
+
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -206,6 +226,7 @@ func (g *globals) forget(ctx context.Context, side *ownerSide, ref string) {
 		all.Forget(g.place(), ref)
 		return nil
 	})
+
 	if err != nil {
 		g.warnf("What is known here of %s is not forgotten: %v", ref, err)
 	}
@@ -220,6 +241,7 @@ func notKept(ctx context.Context, m *client.Manager, app string, since time.Time
 		}
 		return nil
 	})
+
 	return out, err
 }
 
@@ -237,6 +259,7 @@ func (g *globals) awaitGone(ctx context.Context, timeout time.Duration, what str
 			g.warnf("The removal of %s goes on without you; see 'cupel events'.", what)
 		}
 	}()
+
 	deadline := time.Now().Add(timeout)
 	said := time.Now().Add(tellAfter)
 	for {
@@ -244,13 +267,16 @@ func (g *globals) awaitGone(ctx context.Context, timeout time.Duration, what str
 		if ok || err != nil {
 			return err
 		}
+
 		if time.Now().After(deadline) {
 			return problem.New(problem.Unavailable, ruleRmTimeout, "%s is not gone after %s; its removal goes on", what, problem.Duration(timeout)).Fix("see 'cupel events'")
 		}
+
 		if !said.IsZero() && time.Now().After(said) {
 			said = time.Time{}
 			g.warnf("Waiting until %s is gone, for up to %s (--timeout): what runs is told to end, and stores what it wrote.", what, problem.Duration(timeout))
 		}
+
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}

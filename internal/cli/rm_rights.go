@@ -19,6 +19,7 @@ func grantsOf(ctx context.Context, c *client.CAS, app home.DeployedApp) ([]owner
 	if err != nil && problem.KindOf(err) != problem.NotFound {
 		return nil, err
 	}
+
 	return slices.DeleteFunc(all, func(g owners.Grant) bool {
 		return g.State == owners.GrantEnded || !slices.Contains(app.Grants, g.ID)
 	}), nil
@@ -40,8 +41,10 @@ func (o *ownerSide) over(ctx context.Context, app home.DeployedApp) bool {
 	if len(app.Grants) == 0 {
 		return false
 	}
+
 	asking, done := answered(ctx)
 	defer done()
+
 	left, err := o.leftOf(asking, app)
 	return err == nil && len(left) == 0
 }
@@ -61,9 +64,11 @@ func (o *ownerSide) endRights(ctx context.Context, called string, app home.Deplo
 		if err != nil || len(left) == 0 {
 			return err
 		}
+
 		if time.Now().After(deadline) {
 			return o.g.withdrawKept(ctx, c, left, "The manager says that "+called+" is gone, and")
 		}
+
 		if err := pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}

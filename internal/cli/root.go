@@ -60,11 +60,13 @@ type globals struct {
 func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer, env func(string) string) int {
 	g := &globals{in: in, out: out, err: errw, env: env, now: time.Now}
 	defer noteClosedPipe()()
+
 	root := newRootCommand(g)
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
+
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		err = g.unsaid
@@ -72,6 +74,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	if err == nil {
 		return 0
 	}
+
 	if asksForJSON(args) {
 		g.output = "json" // also where the flags before it were wrong
 	}
@@ -84,11 +87,13 @@ func (g *globals) meant(args []string, err error) error {
 	if !ok || p.Rule != problem.RuleSessionUnknown || len(args) == 0 {
 		return err
 	}
+
 	names := g.sessions(context.Background(), nil)
 	near := problem.Nearest(args[0], names)
 	if near == "" || near == args[0] {
 		return err
 	}
+
 	with := *p
 	return with.Fix("did you mean %s? You created that one here; else: %s", near, p.Mend)
 }
@@ -99,10 +104,12 @@ func asksForJSON(args []string) bool {
 		if a == "--" {
 			return false
 		}
+
 		before := ""
 		if i > 0 {
 			before = args[i-1]
 		}
+
 		if a == "-ojson" || a == "-o=json" || a == "--output=json" || a == "json" && (before == "-o" || before == "--output") {
 			return true
 		}
@@ -137,6 +144,7 @@ operator, who is trusted with nothing, runs the copies.`,
 			return negativeTime(c)
 		},
 	}
+
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
 		newAuditCommand(g),
@@ -162,6 +170,7 @@ operator, who is trusted with nothing, runs the copies.`,
 		newVersionCommand(g),
 		newVolumeCommand(g),
 	)
+
 	g.addShared(root)
 	g.groupsRefuse(root)
 	g.setHelp(root)
@@ -179,15 +188,18 @@ func (g *globals) check() error {
 	if g.output != "table" && g.output != "json" {
 		return problem.New(problem.Invalid, problem.RuleUsage, "--output %q", g.output).Want("table or json")
 	}
+
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(g.logLevel)); err != nil {
 		return problem.New(problem.Invalid, problem.RuleUsage, "--log-level %q", g.logLevel).Want("debug, info, warn or error")
 	}
+
 	if text := g.env("CUPEL_WAIT"); text != "" {
 		if d, err := time.ParseDuration(text); err != nil || d < 0 {
 			return problem.New(problem.Invalid, problem.RuleUsage, "CUPEL_WAIT %.40q", text).Want(durationForm)
 		}
 	}
+
 	return nil
 }
 
@@ -211,10 +223,12 @@ func emptyFlag(c *cobra.Command) error {
 		if list, ok := f.Value.(pflag.SliceValue); ok {
 			given = list.GetSlice()
 		}
+
 		if len(given) == 0 || slices.Contains(given, "") {
 			empty = f
 		}
 	})
+
 	if empty == nil {
 		return nil
 	}
@@ -227,6 +241,7 @@ func (g *globals) logger() *slog.Logger {
 	var l slog.Level
 	_ = l.UnmarshalText([]byte(g.logLevel)) // check() refused anything else
 	opts := &slog.HandlerOptions{Level: l}
+
 	if g.json() {
 		return slog.New(slog.NewJSONHandler(plain.JSONWriter(g.err), opts))
 	}
@@ -292,15 +307,18 @@ func (g *globals) fail(err error) int {
 	if e, ok := errors.AsType[exitError](err); ok {
 		return e.code
 	}
+
 	code := 1
 	p, ok := errors.AsType[*problem.Error](err)
 	if !ok {
 		err = diskerror.Explain(err, ".", "that file")
 		p, ok = errors.AsType[*problem.Error](err)
 	}
+
 	if ok && p.Rule == ruleOutput && errors.Is(err, syscall.EPIPE) {
 		return closedPipeCode // who doesn't read on knows
 	}
+
 	switch {
 	case errors.Is(err, context.Canceled):
 		code = interruptedCode
@@ -310,8 +328,10 @@ func (g *globals) fail(err error) int {
 	default:
 		p = problem.From(err)
 	}
+
 	p = plain.Problem(err, p)
 	p.Mend = g.inState(p.Mend)
+
 	switch {
 	case g.json():
 		_ = json.NewEncoder(plain.JSONWriter(g.err)).Encode(p)
@@ -323,6 +343,7 @@ func (g *globals) fail(err error) int {
 		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(plain.Lines(p.Actual)))
 		return code
 	}
+
 	_, _ = fmt.Fprintf(g.err, "cupel: %s%s: %s\n", p.Source.Says(), g.paint(g.err, red, plain.Line(string(p.Rule))), g.writable(plain.Lines(cmp.Or(p.Actual, string(p.Kind)))))
 	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", p.Mend}, {"request:", p.RequestID}} {
 		if line.text != "" {
@@ -339,6 +360,7 @@ func sibling(name string) string {
 	if err != nil {
 		return name
 	}
+
 	path := filepath.Join(filepath.Dir(self), name)
 	if _, err := os.Stat(path); err != nil {
 		return name

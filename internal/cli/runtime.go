@@ -33,6 +33,7 @@ and the lock is written; with one, exactly its bytes. Runs cupeld.`,
 			return g.runSibling(c.Context(), "cupeld", append(call, ownFlags(c)...)...)
 		},
 	}
+
 	f := c.Flags()
 	f.String("definition", "", "definition file (default: runtimes/NAME.yml if it is there, else the built-in one)")
 	f.String("lock", "", "lock file (default: NAME.lock beside the definition file, else in the state folder)")

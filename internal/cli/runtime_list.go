@@ -40,6 +40,7 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
+
 	names := runtimes.Names()
 	files, err := filepath.Glob(filepath.Join("runtimes", "*.yml"))
 	if err != nil {
@@ -48,6 +49,7 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 	for _, f := range files {
 		names = append(names, strings.TrimSuffix(filepath.Base(f), ".yml"))
 	}
+
 	slices.Sort(names)
 	entries := []runtimeEntry{}
 	for _, name := range slices.Compact(names) {
@@ -56,16 +58,20 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 			return err
 		}
 		e := runtimeEntry{Runtime: name, Definition: whereFound(def), Packages: def.Packages, Vouched: []reference.Value{}}
+
 		for _, v := range vouched {
 			if v.Runtime == name {
 				e.Vouched = append(e.Vouched, v)
 			}
 		}
+
 		entries = append(entries, e)
 	}
+
 	if g.json() {
 		return g.printJSON(entries)
 	}
+
 	var rows [][]string
 	for _, e := range entries {
 		row := []string{e.Runtime, e.Definition, "-", "none: cupel runtime measure " + e.Runtime}
@@ -73,6 +79,7 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 			v, _ := reference.Newest(e.Vouched, e.Runtime)
 			row[2], row[3] = v.IndexDate.Format(time.DateOnly), v.Measurement.String()
 		}
+
 		rows = append(rows, row)
 	}
 	return g.table([]string{"RUNTIME", "DEFINITION", "INDEX DATE", "VOUCHED MEASUREMENT"}, rows)

@@ -62,6 +62,7 @@ session, unless you name another with --accept-measurement.`,
 			return runRuntimeMeasure(c.Context(), g, o)
 		},
 	}
+
 	f := c.Flags()
 	f.StringVar(&o.lock, "lock", "", "lock file (default: the one in the artifact)")
 	f.StringVar(&o.from, "from", "", "where the bytes are: a folder, oci:HOST:PORT[/REPOSITORY[:TAG]] or mirror (default: the operator's registry, of this machine or of --provider)")
@@ -99,6 +100,7 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	if err != nil {
 		return err
 	}
+
 	def, err := o.find(ctx)
 	if err != nil {
 		return err
@@ -107,6 +109,7 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	if err != nil {
 		return err
 	}
+
 	lockText, src, err := o.open(ctx, g)
 	if err != nil {
 		return err
@@ -115,16 +118,19 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 	if err != nil {
 		return err
 	}
+
 	// The lock's dates are its own words here. Build holds each against the date
 	// that Debian signed, so nothing is vouched for by a lock that lies.
 	if err := o.checkAge(lock, g.now()); err != nil {
 		return err
 	}
+
 	if src == nil {
 		if src, err = o.source(lock); err != nil {
 			return err
 		}
 	}
+
 	r := measureReply{Runtime: def.Name, Definition: whereFound(def), Lock: ident.Sum(lockText), Launcher: launcher}
 	b := rebuild.Builder{Observe: func(k rebuild.Check) {
 		r.Checks = append(r.Checks, k)
@@ -132,19 +138,23 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 			g.printf("ok  %s\n", k.Detail)
 		}
 	}}
+
 	img, err := b.Build(ctx, def.Definition, lock, src)
 	if err != nil {
 		return err
 	}
 	defer img.Close()
+
 	if err := r.fill(lock, img); err != nil {
 		return err
 	}
+
 	v := reference.Value{Measurement: r.Measurement, Runtime: r.Runtime, Definition: def.Digest(), Lock: r.Lock,
 		Launcher: launcher, IndexDate: r.IndexDate, How: "rebuilt from Debian's signed packages", At: g.now().UTC()}
 	if r.SupersededBy, err = vouch(folder, v); err != nil {
 		return err
 	}
+
 	return g.showMeasured(r)
 }
 
@@ -154,10 +164,12 @@ func vouch(folder string, v reference.Value) (newer *ident.Measurement, err erro
 	if err := reference.Add(folder, v); err != nil {
 		return nil, err
 	}
+
 	known, err := reference.Read(folder)
 	if err != nil {
 		return nil, err
 	}
+
 	if newest, ok := reference.Newest(known, v.Runtime); ok && newest.Measurement != v.Measurement {
 		return &newest.Measurement, nil
 	}
@@ -172,22 +184,27 @@ func (o *measureOptions) find(ctx context.Context) (*runtimes.Found, error) {
 	if p := problem.From(err); p != nil && p.Rule == problem.RuleRuntimeUnknown && problem.Nearest(o.name, runtimes.Names()) == "" {
 		return nil, p.Fix("read the operator's (cupel runtime show %s > %s.yml), and name it with --definition if you vouch for it", o.name, o.name)
 	}
+
 	if err != nil || o.definition != "" || found.File == "" {
 		return found, err
 	}
+
 	text, ok := runtimes.Definition(o.name)
 	if !ok {
 		return found, nil
 	}
+
 	own, err := rebuild.ParseDefinition(text)
 	if err != nil {
 		return nil, fmt.Errorf("the built-in definition of %s: %w", o.name, err)
 	}
+
 	if own.Digest() != found.Digest() {
 		return nil, problem.New(problem.Denied, ruleDefinitionShadowed, "%s says something else than the definition of %s that is built into cupel", found.File, o.name).
 			Want("the same runtime under the same name").
 			Fix("read it, and give --definition %s if you vouch for it; else run this in another folder", found.File)
 	}
+
 	return found, nil
 }
 
@@ -196,16 +213,20 @@ func (r *measureReply) fill(lock *rebuild.Lock, img *rebuild.Image) error {
 	if err != nil {
 		return err
 	}
+
 	if r.Measurement, err = launch.Expected(launch.Newest, cfg, r.Launcher); err != nil {
 		return err
 	}
+
 	r.Config = img.ConfigDigest()
 	for _, p := range lock.Packages {
 		r.Packages = append(r.Packages, measuredPackage{p.Name, p.Version, p.Index})
 	}
+
 	if oldest, ok := lock.OldestMoving(); ok {
 		r.IndexDate = oldest.Date
 	}
+
 	return nil
 }
 
@@ -215,6 +236,7 @@ func (o *measureOptions) checkAge(lock *rebuild.Lock, now time.Time) error {
 	if err != nil {
 		return problem.New(problem.Invalid, problem.RuleUsage, "--max-age: %w", err)
 	}
+
 	oldest, ok := lock.OldestMoving()
 	if age := now.Sub(oldest.Date); ok && age > most {
 		return problem.New(problem.Denied, ruleLockOld, "the lock's index %s is of %s, %s ago", oldest.Suite, oldest.Date.UTC().Format(time.DateOnly), inDays(age)).
@@ -239,6 +261,7 @@ measurement  %s
 vouched for  in %s
 `, r.Runtime, r.Definition, r.IndexDate.Format(time.RFC3339), inDays(g.now().Sub(r.IndexDate)),
 		r.Config, r.Launcher, r.Measurement, g.config)
+
 	if r.SupersededBy != nil {
 		g.printf(`
 You vouch for newer packages of this runtime as well: %s
@@ -262,17 +285,21 @@ func launcherDigest(ctx context.Context, file string) (ident.Digest, error) {
 		}
 		file = sibling("cupel-init")
 	}
+
 	if d, err := ident.ParseDigest(file); err == nil {
 		return d, nil
 	}
+
 	b, err := atomicfile.ReadNamed(ctx, file, launch.MaxLauncher)
 	if err != nil {
 		return ident.Digest{}, problem.New(problem.NotFound, problem.RuleLauncherMissing, "%w", err).
 			Fix("build it (make build), or name it with --launcher")
 	}
+
 	if !bytes.HasPrefix(b, []byte("\x7fELF")) {
 		return ident.Digest{}, problem.New(problem.Invalid, ruleLauncher, "%s is no program", file).
 			Want("cupel-init of the operator's release, or its SHA-256").Fix("name it with --launcher")
 	}
+
 	return ident.Sum(b), nil
 }

@@ -33,6 +33,7 @@ before you vouch for it with 'cupel runtime measure NAME --definition FILE'.`,
 			return runRuntimeShow(c.Context(), g, o)
 		},
 	}
+
 	c.Flags().BoolVar(&o.lock, "lock", false, "the lock instead of the definition")
 	return c
 }
@@ -56,6 +57,7 @@ func runRuntimeShow(ctx context.Context, g *globals, o showOptions) error {
 	if _, err := rebuild.ParseName(o.name); err != nil {
 		return err
 	}
+
 	at, err := g.manager(ctx)
 	if err != nil {
 		return err
@@ -64,6 +66,7 @@ func runRuntimeShow(ctx context.Context, g *globals, o showOptions) error {
 	if err != nil {
 		return err
 	}
+
 	lock, definition, err := src.ReadLock(ctx)
 	if problem.KindOf(err) == problem.NotFound {
 		m := at.dial(nil)
@@ -72,6 +75,7 @@ func runRuntimeShow(ctx context.Context, g *globals, o showOptions) error {
 		if err != nil {
 			return err
 		}
+
 		built := runtimeNames(list)
 		if slices.Contains(built, o.name) {
 			return problem.New(problem.NotFound, ruleRuntimeSources, "the operator has an image of %s, and not what it was built from", o.name).
@@ -82,9 +86,11 @@ func runRuntimeShow(ctx context.Context, g *globals, o showOptions) error {
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(showReply{o.name, string(definition), string(lock)})
 	}
+
 	text := string(definition)
 	if o.lock {
 		text = string(lock)

@@ -14,6 +14,7 @@ func (o *measureOptions) open(ctx context.Context, g *globals) ([]byte, rebuild.
 	if err := o.atManager(ctx, g); err != nil {
 		return nil, nil, err
 	}
+
 	if o.lock != "" {
 		b, err := readSmall(ctx, o.lock, rebuild.MaxLock)
 		if err != nil {
@@ -23,9 +24,11 @@ func (o *measureOptions) open(ctx context.Context, g *globals) ([]byte, rebuild.
 		}
 		return b, nil, nil
 	}
+
 	if _, ok := strings.CutPrefix(o.from, "oci:"); !ok && o.registry == nil {
 		return nil, nil, problem.New(problem.Invalid, problem.RuleUsage, "--from %s without --lock", o.from).Fix("name the lock with --lock FILE")
 	}
+
 	src, err := o.artifact(sourcesOf(o.name))
 	if err != nil {
 		return nil, nil, err
@@ -47,6 +50,7 @@ func (o *measureOptions) atManager(ctx context.Context, g *globals) error {
 		return problem.New(problem.Invalid, ruleSourceUnnamed, "no operator runs on this machine").
 			Fix("say where the lock's bytes are: --provider URL, --from DIR, --from oci:HOST:PORT or --from mirror")
 	}
+
 	o.registry = at.registry
 	return nil
 }
@@ -57,6 +61,7 @@ func (m managerAt) registry(ref string) (*rebuild.RegistrySource, error) {
 	if !m.remote() {
 		return rebuild.ParseRegistrySource(m.Registry+"/"+ref, nil)
 	}
+
 	src, err := rebuild.ParseRegistrySource(m.Address+"/"+ref, m.dial(nil).HTTP())
 	if err != nil {
 		return nil, err
@@ -72,6 +77,7 @@ func (o *measureOptions) artifact(ref string) (*rebuild.RegistrySource, error) {
 	if o.registry != nil {
 		return o.registry(ref)
 	}
+
 	where := strings.TrimPrefix(o.from, "oci:")
 	if !strings.Contains(where, "/") {
 		where += "/" + ref

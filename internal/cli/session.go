@@ -66,6 +66,7 @@ and every measurement in it that you can't vouch for. Sends nothing.`,
 			return runSessionCheck(cmd.Context(), g, o)
 		},
 	}
+
 	o.add(c)
 	_ = c.RegisterFlagCompletionFunc("runtime", g.completeRuntimes)
 	return c
@@ -81,18 +82,22 @@ func runSessionCheck(ctx context.Context, g *globals, o sessionOptions) error {
 	if err != nil {
 		return err
 	}
+
 	_, reviewed, err := side.review(ctx, &o)
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		if err := g.printJSON(checkReply{append([]template.Difference{}, reviewed.Differences...), reviewed.Measurements}); err != nil {
 			return err
 		}
 	}
+
 	if err := template.Refuse(reviewed.Differences); err != nil {
 		return err
 	}
+
 	if !g.json() {
 		g.printf("%s is the template that your inputs make, and you vouch for its measurements.\n", o.file)
 		return side.printMeasurements(reviewed.Measurements)
@@ -108,13 +113,16 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (template.
 		p := *problem.From(err)
 		return template.Inputs{}, nil, p.Want("a file with a session template").Fix("name the one that 'cupel template' wrote: cupel template … > FILE")
 	}
+
 	if err := o.g.askInputs(ctx, &opts.inputs); err != nil {
 		return template.Inputs{}, nil, err
 	}
+
 	in, err := o.inputs(&opts.inputs)
 	if err != nil {
 		return in, nil, err
 	}
+
 	known, err := o.dir.Vouched()
 	if err != nil {
 		return in, nil, err
@@ -123,6 +131,7 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (template.
 	if err != nil {
 		return in, nil, err
 	}
+
 	reviewed, err := template.Review(text, in, accepts)
 	return in, reviewed, err
 }
@@ -140,6 +149,7 @@ func readSmall(ctx context.Context, name string, most int) ([]byte, error) {
 	if err != nil {
 		return nil, problem.New(problem.Invalid, ruleFile, "%w", err)
 	}
+
 	return b, nil
 }
 
@@ -148,14 +158,17 @@ func (o *ownerSide) printMeasurements(ms map[ident.ServiceName]ident.Measurement
 	if err != nil {
 		return err
 	}
+
 	var rows [][]string
 	for _, service := range []ident.ServiceName{template.PullService, template.AppService} {
 		how := "accepted on the command line"
 		if i := slices.IndexFunc(known, func(v reference.Value) bool { return v.Measurement == ms[service] }); i >= 0 {
 			how = known[i].How + ", packages as of " + known[i].IndexDate.UTC().Format(time.DateOnly)
 		}
+
 		rows = append(rows, []string{string(service), ms[service].String(), how})
 	}
+
 	return o.g.table([]string{"SERVICE", "MEASUREMENT", "VOUCHED FOR"}, rows)
 }
 
@@ -185,6 +198,7 @@ on and be started again. When nothing does any more, drop it with --drop-old.`,
 			return runSessionCreate(cmd.Context(), g, o)
 		},
 	}
+
 	o.add(c)
 	_ = c.RegisterFlagCompletionFunc("runtime", g.completeRuntimes)
 	o.values.add(c)
@@ -192,6 +206,7 @@ on and be started again. When nothing does any more, drop it with --drop-old.`,
 	f.StringVar(&o.name, "name", "", "the session's name (or -e SESSION=NAME)")
 	f.BoolVar(&o.update, "update", false, "replace the current version of a session that exists")
 	f.BoolVar(&o.drop, "drop-old", false, "with --update: no longer accept the launcher before an upgrade")
+
 	return c
 }
 
@@ -226,10 +241,12 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if o.drop && !o.update {
 		return problem.New(problem.Invalid, problem.RuleUsage, "--drop-old without --update").Fix("give both: a new session has nothing to drop")
 	}
+
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err
 	}
+
 	in, reviewed, err := side.review(ctx, &o)
 	if err != nil {
 		return err
@@ -238,16 +255,19 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		return err
 	}
 	g.warnCommand(in.Command)
+
 	// The CAS first: values are asked for only if there is somebody to give them to.
 	c, _, err := side.cas(ctx, o.inputs.cas)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+
 	values, err := o.values.collect(ctx, g, reviewed.Text, o.name, &o.inputs.beside)
 	if err != nil {
 		return err
 	}
+
 	checkName := template.CheckNewSessionName
 	if o.update {
 		checkName = template.CheckSessionName
@@ -255,23 +275,28 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 	if err := checkName(values.session); err != nil {
 		return err
 	}
+
 	template, kept, err := side.keepLauncher(ctx, c, &o, values.session, in, reviewed)
 	if err != nil {
 		return err
 	}
+
 	text, err := session.Fill(template, values.get)
 	if err != nil {
 		return err
 	}
+
 	if o.update {
 		if text, err = withPredecessor(ctx, c, values.session, text, side.id.KeyHash); err != nil {
 			return err
 		}
 	}
+
 	want, warnings, err := side.upload(ctx, c, text, o.update)
 	if err != nil {
 		return err
 	}
+
 	if err := side.noteCreated(ctx, c.Address(), values.session, want, in); err != nil {
 		return err
 	}
@@ -289,15 +314,18 @@ func (o *ownerSide) upload(ctx context.Context, c *client.CAS, text []byte, upda
 	if err != nil {
 		return ident.Digest{}, nil, err
 	}
+
 	want := parsed.Hash(o.id.KeyHash)
 	created, err := lasting(ctx, o.g, "cupel session read "+string(parsed.Name), func(ctx context.Context) (owners.Created, error) { return c.CreateSession(ctx, text) })
 	if err != nil {
 		return want, nil, nameTaken(err, parsed.Name, update)
 	}
+
 	if created.Hash != want {
 		return want, nil, problem.New(problem.Denied, problem.RuleSessionHash, "the CAS answered hash %s", created.Hash).Want("%s, as computed here", want).
 			Fix("do not deploy this session: the CAS keeps another one than was sent")
 	}
+
 	return want, created.Warnings, nil
 }
 
@@ -307,17 +335,21 @@ func (o *ownerSide) showCreated(reply createReply) error {
 	if err := o.printMeasurements(reply.Measurements); err != nil {
 		return err
 	}
+
 	for _, service := range slices.Sorted(maps.Keys(reply.Kept)) {
 		for _, m := range reply.Kept[service] {
 			g.printf("\n%s may also be %s: the same packages under the launcher before.\n", service, m)
 		}
 	}
+
 	if len(reply.Kept) > 0 {
 		g.printf("When nothing runs on it any more, update again with --drop-old.\n")
 	}
+
 	for _, chain := range reply.Warnings {
 		g.warnf("Warning: %s", strings.Join(chain, ": "))
 	}
+
 	return nil
 }
 
@@ -349,6 +381,7 @@ func (o *ownerSide) keepLauncher(ctx context.Context, c *client.CAS, opts *sessi
 	if !opts.update || opts.drop {
 		return reviewed.Text, nil, nil
 	}
+
 	current, err := c.ReadSession(ctx, name, nil)
 	if err != nil {
 		return nil, nil, err

@@ -49,6 +49,7 @@ The number of instances of an app that is deployed is changed by 'cupel deploy'.
 			return runSessionGrants(cmd.Context(), g, o)
 		},
 	}
+
 	f := c.Flags()
 	f.StringVar(&o.grant, "grant", "", "the grant to change")
 	f.IntVar(&o.instances, "instances", 0, "with --grant: how many instances of the service that serves")
@@ -58,6 +59,7 @@ The number of instances of an app that is deployed is changed by 'cupel deploy'.
 	for _, flag := range []string{"grant", "withdraw"} {
 		_ = c.RegisterFlagCompletionFunc(flag, g.completeGrants)
 	}
+
 	return c
 }
 
@@ -69,6 +71,7 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 	if o.instancesGiven && o.instances < 1 {
 		return problem.New(problem.Invalid, problem.RuleInstances, "--instances %d", o.instances).Want("1 or more").Fix("to end the grant: --withdraw %s", o.grant)
 	}
+
 	name, c, err := g.sessionAt(ctx, o.session, o.cas)
 	if err != nil {
 		return err
@@ -85,6 +88,7 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 	case changes:
 		return changeGrant(ctx, g, c, all, name, o)
 	}
+
 	if g.json() {
 		return g.printJSON(append([]owners.Grant{}, all...))
 	}
@@ -92,6 +96,7 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 		g.printf("session %s has no grants: unless its access_policy says deploy: [ANY], nobody may run it; cupel deploy %s and cupel session submit %s make one\n", name, name, name)
 		return nil
 	}
+
 	return g.printGrants(all)
 }
 
@@ -100,21 +105,26 @@ func withdrawGrant(ctx context.Context, g *globals, c *client.CAS, all []owners.
 	if err != nil {
 		return err
 	}
+
 	ended, err := lasting(ctx, g, "cupel session grants "+string(grant.Session), func(ctx context.Context) (owners.Grant, error) { return c.WithdrawGrant(ctx, grant.ID) })
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(ended)
 	}
+
 	if grant.State == owners.GrantEnded {
 		g.printf("grant %s had ended\n", grant.ID.Short())
 		return nil
 	}
+
 	g.printf("grant %s is withdrawn: what ran under it has lost its rights\n", grant.ID.Short())
 	for _, lost := range ended.Lost {
 		g.warnf("Warning: %s", lost)
 	}
+
 	return nil
 }
 
@@ -127,6 +137,7 @@ func changeGrant(ctx context.Context, g *globals, c *client.CAS, all []owners.Gr
 	if err != nil {
 		return err
 	}
+
 	if o.instancesGiven {
 		service, err := theServing(grant)
 		if err != nil {
@@ -137,12 +148,14 @@ func changeGrant(ctx context.Context, g *globals, c *client.CAS, all []owners.Gr
 		}
 		services[service] = owners.GrantedService{Instances: o.instances}
 	}
+
 	changed, err := lasting(ctx, g, "cupel session grants "+string(grant.Session), func(ctx context.Context) (owners.Grant, error) {
 		return c.ChangeGrant(ctx, grant.ID, owners.GrantChange{Services: services})
 	})
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(changed)
 	}
@@ -157,9 +170,11 @@ func theServing(grant owners.Grant) (ident.ServiceName, error) {
 			names = append(names, string(name))
 		}
 	}
+
 	if len(names) == 1 {
 		return ident.ServiceName(names[0]), nil
 	}
+
 	return "", problem.New(problem.Invalid, problem.RuleService, "grant %s is for %s that would serve", grant.ID.Short(), problem.Count(len(names), "service")).
 		Want("one of: %s", strings.Join(names, ", ")).Fix("say which with --service SERVICE=N")
 }
@@ -175,6 +190,7 @@ func findGrant(all []owners.Grant, session ident.SessionName, ref string) (owner
 			found = append(found, g)
 		}
 	}
+
 	list := "list them: cupel session grants " + string(session)
 	switch {
 	case len(ref) < grantDigits:
@@ -187,6 +203,7 @@ func findGrant(all []owners.Grant, session ident.SessionName, ref string) (owner
 		return owners.Grant{}, problem.New(problem.NotFound, problem.RuleGrantUnknown, "%d grants of session %s have ids that begin with %.40q", len(found), session, ref).
 			Want("more digits, so that one is left").Fix("%s", list)
 	}
+
 	return found[0], nil
 }
 
@@ -197,10 +214,12 @@ func (g *globals) printGrants(all []owners.Grant) error {
 		if !grant.ClaimedBy.IsZero() {
 			claimed = grant.ClaimedBy.Short()
 		}
+
 		rows = append(rows, []string{
 			grant.ID.Short(), grant.App, g.grantState(grant), grant.Maker.Short(), claimed, g.age(grant.Made), placesCell(grant),
 		})
 	}
+
 	return g.table([]string{"GRANT", "APP", "STATE", "MADE BY", "CLAIMED BY", "AGE", "IN USE"}, rows)
 }
 
@@ -230,5 +249,6 @@ func placesCell(grant owners.Grant) string {
 		}
 		out = append(out, fmt.Sprintf("%s %d of %d", name, len(p.Instances), s.Instances))
 	}
+
 	return strings.Join(out, ", ")
 }

@@ -20,6 +20,7 @@ func parseSessionArg(s string) (ident.SessionName, error) {
 		if _, err := ident.ParseSessionName(bare); err == nil { // it isn't repeated: a secret may stand there by mistake
 			p.Fix("leave out the blanks and slashes at its beginning and end")
 		}
+
 		return "", p
 	}
 	return name, nil
@@ -38,10 +39,12 @@ func newSessionReadCommand(g *globals) *cobra.Command {
 			return runSessionRead(cmd.Context(), g, args[0], cas, hash, reveal)
 		},
 	}
+
 	f := c.Flags()
 	f.StringVar(&cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&hash, "hash", "", "an earlier version")
 	f.BoolVar(&reveal, "show-secrets", false, "also show the secret values that were given")
+
 	return c
 }
 
@@ -60,15 +63,18 @@ func runSessionRead(ctx context.Context, g *globals, arg, cas, hash string, reve
 		}
 		version = &h
 	}
+
 	name, c, err := g.sessionAt(ctx, arg, cas)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+
 	got, err := c.ReadSession(ctx, name, version)
 	if err != nil {
 		return err
 	}
+
 	text := got.Text
 	if !reveal {
 		parsed, err := session.Parse([]byte(got.Text))
@@ -77,6 +83,7 @@ func runSessionRead(ctx context.Context, g *globals, arg, cas, hash string, reve
 		}
 		text = string(parsed.Redacted())
 	}
+
 	if g.json() {
 		return g.printJSON(readReply{name, got.Hash, text})
 	}
@@ -95,6 +102,7 @@ the CAS answers and with what was remembered when you created it.`,
 		ValidArgsFunction: g.completeSessions,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runSessionVerify(cmd.Context(), g, args[0], cas) },
 	}
+
 	c.Flags().StringVar(&cas, "cas", "", "address of the CAS (default: where you created the session)")
 	return c
 }
@@ -112,6 +120,7 @@ func runSessionVerify(ctx context.Context, g *globals, arg, cas string) error {
 	if err != nil {
 		return err
 	}
+
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err
@@ -120,9 +129,11 @@ func runSessionVerify(ctx context.Context, g *globals, arg, cas string) error {
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(reply)
 	}
+
 	g.printf("session %s is the one that you created on %s\nhash    %s\ncas     %s, audit log followed to entry %d\n",
 		reply.Session, reply.CreatedAt.Format(time.RFC3339), reply.Hash, reply.CAS, reply.AuditHead)
 	return nil
@@ -135,6 +146,7 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 	if err != nil {
 		return nil, err
 	}
+
 	record, ok := sessions[name]
 	if !ok {
 		return nil, problem.New(problem.NotFound, problem.RuleSessionUnknown, "this owner's folder has no record of creating session %q", name).
@@ -142,19 +154,23 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 			Fix("use the folder that you created it with (--config DIR); or, with its key here and the rest lost, have it written down again, by the inputs that it was made from: "+
 				"'cupel template …', then 'cupel session create FILE --name %s … --update'; one that was uploaded otherwise can be read (cupel session read %s) and its grants listed, but not verified yet", name, name)
 	}
+
 	c, _, err := o.casOf(ctx, name, cas)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
+
 	got, err := c.ReadSession(ctx, name, nil)
 	if err != nil {
 		return nil, err
 	}
+
 	parsed, err := session.Parse([]byte(got.Text))
 	if err != nil {
 		return nil, err
 	}
+
 	own := parsed.Hash(o.id.KeyHash)
 	if parsed.Name != name || own != got.Hash || own != record.Hash {
 		return nil, problem.New(problem.Denied, problem.RuleSessionHash, "the CAS keeps version %s of session %s, whose text hashes to %s", got.Hash, parsed.Name, own).
@@ -162,6 +178,7 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 			Fix("if it wasn't you, stop: somebody else updated it. 'cupel session read %s' shows what it is now. If you updated it from another folder, use that one (--config DIR). "+
 				"If you changed it by hand: it runs, and 'cupel deploy %s' deploys it, but only what 'cupel session create' makes can be verified; 'cupel session create FILE --name %s … --update' makes it that, without your change", name, name, name)
 	}
+
 	pin, _ := c.Pin()
 	return &verifyReply{name, own, c.Address(), record.At, pin.Head.Seq}, nil
 }
@@ -179,6 +196,7 @@ func newSessionValuesCommand(g *globals) *cobra.Command {
 			return runSessionValues(cmd.Context(), g, cas, args)
 		},
 	}
+
 	c.Flags().StringVar(&cas, "cas", "", "address of the CAS (default: where you created the session)")
 	return c
 }
@@ -189,30 +207,37 @@ func runSessionValues(ctx context.Context, g *globals, cas string, args []string
 		return err
 	}
 	defer c.Close()
+
 	if len(args) == 2 {
 		v, err := c.Value(ctx, name, args[1])
 		if err != nil {
 			return err
 		}
+
 		if g.json() {
 			return g.printJSON(v)
 		}
 		return g.printDocument(v.Value)
 	}
+
 	all, err := c.Values(ctx, name)
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(all)
 	}
+
 	var rows [][]string
 	for _, k := range sortedKeys(all) {
 		until := "no end"
 		if e := all[k].Expires; e != nil {
 			until = e.UTC().Format(time.RFC3339)
 		}
+
 		rows = append(rows, []string{k, all[k].Kind, until})
 	}
+
 	return g.table([]string{"VALUE", "KIND", "GOOD UNTIL"}, rows)
 }

@@ -28,6 +28,7 @@ instance only had to wait for, such as a free place, is not among them.`,
 			return runSessionRefusals(cmd.Context(), g, args[0], cas)
 		},
 	}
+
 	c.Flags().StringVar(&cas, "cas", "", "address of the CAS (default: where you created the session)")
 	return c
 }
@@ -56,6 +57,7 @@ func runSessionRefusals(ctx context.Context, g *globals, arg, cas string) error 
 		g.printf("The CAS refused no release of session %s.\n", name)
 		return nil
 	}
+
 	var rows [][]string
 	for _, r := range list {
 		rows = append(rows, []string{

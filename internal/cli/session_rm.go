@@ -37,6 +37,7 @@ below it (NAME/…) goes after those.`,
 			return runSessionRm(cmd.Context(), g, args[0], o)
 		},
 	}
+
 	f := c.Flags()
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.BoolVar(&o.yes, "yes", false, "don't ask")
@@ -48,6 +49,7 @@ func runSessionRm(ctx context.Context, g *globals, arg string, o sessionRmOption
 	if err != nil {
 		return err
 	}
+
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err
@@ -57,6 +59,7 @@ func runSessionRm(ctx context.Context, g *globals, arg string, o sessionRmOption
 		return err
 	}
 	defer c.Close()
+
 	if !o.yes {
 		if err := g.confirmRemoval(ctx, name); err != nil {
 			return err
@@ -67,10 +70,12 @@ func runSessionRm(ctx context.Context, g *globals, arg string, o sessionRmOption
 	if err != nil {
 		return err
 	}
+
 	err = side.dir.UpdateSessions(context.WithoutCancel(ctx), func(s home.Sessions) error { delete(s, name); return nil })
 	if err != nil {
 		return err
 	}
+
 	if g.json() {
 		return g.printJSON(removed)
 	}
@@ -84,10 +89,12 @@ func (g *globals) confirmRemoval(ctx context.Context, name ident.SessionName) er
 		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "no --yes, and no terminal to ask at").
 			Fix("say --yes: session %s, its values and its volumes' keys will be gone for good", name)
 	}
+
 	answer, err := g.ask(ctx, "Session "+string(name)+", its values and its volumes' keys will be gone for good. Type its name to go on: ")
 	if err != nil {
 		return err
 	}
+
 	if answer != string(name) {
 		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "the answer is not %q", name).Fix("nothing was removed; run it again, and type the name, to remove it")
 	}
@@ -100,6 +107,7 @@ func (g *globals) showRemoved(r owners.Removed) {
 	if len(r.Volumes) > 0 {
 		g.printf("  what these volumes hold can't be read by anybody any more: %s\n", strings.Join(r.Volumes, ", "))
 	}
+
 	g.printf("  the name stays its creator's\n")
 	if r.Grants+r.Instances > 0 {
 		g.printf("  what ran it stops; who deployed an app of it removes that, too: cupel rm --app APP\n")

@@ -47,6 +47,7 @@ before.`,
 			return runSessionRotate(cmd.Context(), g, o)
 		},
 	}
+
 	c.Flags().StringSliceVar(&o.volumes, "volume", nil, "give this volume a fresh key; repeatable")
 	c.Flags().StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	return c
@@ -86,12 +87,14 @@ func runSessionRotate(ctx context.Context, g *globals, o rotateOptions) error {
 func (g *globals) printRotations(name ident.SessionName, out owners.Rotations) error {
 	var rows [][]string
 	stale := 0
+
 	add := func(kind, next string, list []owners.Rotation) {
 		for _, r := range list {
 			state := "in use"
 			if r.Pending {
 				state = "with the next " + next
 			}
+
 			stale += len(r.Old)
 			rows = append(rows, []string{kind, r.Name, r.Rotated.Local().Format(time.DateTime), state, strconv.Itoa(len(r.Old))})
 		}
@@ -106,6 +109,7 @@ func (g *globals) printRotations(name ident.SessionName, out owners.Rotations) e
 	if err := g.table([]string{"KIND", "NAME", "ROTATED", "FRESH", "ON THE OLD ONE"}, rows); err != nil {
 		return err
 	}
+
 	if stale > 0 {
 		g.printf("\nInstances that have an old one keep it until they end, or renew a certificate of it: replace them with 'cupel deploy'.\n")
 	}

@@ -57,13 +57,16 @@ CUPEL_GRANT.
 			if err := goesWith(cmd, "cas-instances", "--token", o.token); err != nil {
 				return err
 			}
+
 			if cmd.Flags().Changed("instances") && len(o.services)+len(o.jobs) > 0 {
 				return problem.New(problem.Invalid, problem.RuleUsage, "--instances with --service or --job").
 					Want("one of them").Fix("say how many of each service: --service SERVICE=N")
 			}
+
 			return runSessionSubmit(cmd.Context(), g, o)
 		},
 	}
+
 	f := c.Flags()
 	f.IntVar(&o.instances, "instances", 1, "how many instances of each service that isn't a job; not with --service or --job")
 	f.StringArrayVar(&o.services, "service", nil, "SERVICE=N: so many instances of this service, and only of those that are named; repeatable")
@@ -75,6 +78,7 @@ CUPEL_GRANT.
 	f.BoolVar(&o.token, "token", false, "claim the code yourself and print its token")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
 	f.StringVar(&o.casInstances, "cas-instances", "", "with --token: where instances reach that CAS (default: as the manager says)")
+
 	return c
 }
 
@@ -94,6 +98,7 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 	if err := template.CheckSessionName(name); err != nil {
 		return err
 	}
+
 	side, err := g.ownerSide(ctx)
 	if err != nil {
 		return err
@@ -102,16 +107,19 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 	if err != nil {
 		return err
 	}
+
 	c, pin, err := side.casOf(ctx, name, o.cas)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+
 	if want.Services == nil {
 		if want.Services, err = wholeSession(ctx, c, name, o.instances); err != nil {
 			return err
 		}
 	}
+
 	addr := ""
 	if o.token {
 		if addr, err = o.claimAt(ctx, g, pin.Identity); err != nil {
@@ -123,15 +131,18 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 	if err != nil {
 		return err
 	}
+
 	reply := submitReply{Grant: made.Grant, Code: made.Code}
 	if o.token {
 		if reply, err = side.claimOwn(ctx, c, addr, made); err != nil {
 			return err
 		}
 	}
+
 	if g.json() {
 		return g.printJSON(reply)
 	}
+
 	g.printf("%s%s\n", reply.Code, reply.Token)
 	return nil
 }
@@ -139,6 +150,7 @@ func runSessionSubmit(ctx context.Context, g *globals, o submitOptions) error {
 // grant is what the flags ask for; Services are nil where they don't say.
 func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, name ident.SessionName) (owners.NewGrant, error) {
 	out := owners.NewGrant{Session: name, App: cmp.Or(o.app, manager.AppName(name))}
+
 	services, err := parseGranted(o.services, o.jobs)
 	if err != nil {
 		return out, err
@@ -146,12 +158,14 @@ func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, 
 	if len(services) > 0 {
 		out.Services = services
 	}
+
 	if o.instances < 1 {
 		return out, problem.New(problem.Invalid, problem.RuleInstances, "--instances %d", o.instances).Want("1 or more")
 	}
 	if o.until > 0 && o.until < o.useBy {
 		return out, problem.New(problem.Invalid, problem.RuleUsage, "--until %s ends the grant before its code, --use-by %s", problem.Duration(o.until), problem.Duration(o.useBy)).Fix("give a later --until")
 	}
+
 	if o.useBy > 0 {
 		at := g.now().UTC().Add(o.useBy)
 		out.UseBy = &at
@@ -160,12 +174,14 @@ func (o *submitOptions) grant(ctx context.Context, g *globals, side *ownerSide, 
 		at := g.now().UTC().Add(o.until)
 		out.Until = &at
 	}
+
 	if out.Provider, err = o.claimer(ctx, g); err != nil {
 		return out, err
 	}
 	if o.token && o.provider != "" && out.Provider != side.id.KeyHash {
 		return out, problem.New(problem.Invalid, problem.RuleUsage, "--token with another's --provider").Fix("leave one of them out: with --token you claim it yourself")
 	}
+
 	return out, nil
 }
 
@@ -178,6 +194,7 @@ func (o *submitOptions) claimer(ctx context.Context, g *globals) (ident.KeyHash,
 	if key, err := ident.ParseKeyHash(o.provider); err == nil && !key.IsZero() {
 		return key, nil
 	}
+
 	if o.provider == "" && (o.token || g.provider == "") {
 		return ident.KeyHash{}, nil
 	}
@@ -185,6 +202,7 @@ func (o *submitOptions) claimer(ctx context.Context, g *globals) (ident.KeyHash,
 		return ident.KeyHash{}, problem.New(problem.Invalid, ruleProvider, "--provider is no key").
 			Want("the hash of a key, 64 hex digits, or https://HOST[:PORT]").Fix("ask the operator: cupel info shows the key")
 	}
+
 	at, err := g.providerAt(ctx, cmp.Or(o.provider, g.provider))
 	return at.operator, err
 }
@@ -192,6 +210,7 @@ func (o *submitOptions) claimer(ctx context.Context, g *globals) (ident.KeyHash,
 // parseGranted reads --service S=N and --job S.
 func parseGranted(services, jobs []string) (map[ident.ServiceName]owners.GrantedService, error) {
 	out := map[ident.ServiceName]owners.GrantedService{}
+
 	add := func(flag, name string, s owners.GrantedService) error {
 		service, err := ident.ParseServiceName(name)
 		if err != nil {
@@ -200,15 +219,18 @@ func parseGranted(services, jobs []string) (map[ident.ServiceName]owners.Granted
 		if _, twice := out[service]; twice {
 			return problem.New(problem.Invalid, problem.RuleUsage, "service %s is named twice", service)
 		}
+
 		out[service] = s
 		return nil
 	}
+
 	for _, s := range services {
 		name, number, _ := strings.Cut(s, "=")
 		n, err := strconv.Atoi(number)
 		if err != nil || n < 1 {
 			return nil, problem.New(problem.Invalid, problem.RuleUsage, "--service %.100q", s).Want("SERVICE=N, with N from 1 on")
 		}
+
 		if err := add("service", name, owners.GrantedService{Instances: n}); err != nil {
 			return nil, err
 		}
@@ -218,6 +240,7 @@ func parseGranted(services, jobs []string) (map[ident.ServiceName]owners.Granted
 			return nil, err
 		}
 	}
+
 	return out, nil
 }
 
@@ -232,10 +255,12 @@ func wholeSession(ctx context.Context, c *client.CAS, name ident.SessionName, in
 	if err != nil {
 		return nil, err
 	}
+
 	parsed, err := session.Parse([]byte(text.Text))
 	if err != nil {
 		return nil, err
 	}
+
 	out := map[ident.ServiceName]owners.GrantedService{}
 	for _, s := range parsed.Services {
 		out[s.Name] = owners.GrantedService{Instances: instances}
@@ -243,6 +268,7 @@ func wholeSession(ctx context.Context, c *client.CAS, name ident.SessionName, in
 			out[s.Name] = owners.GrantedService{Runs: 1}
 		}
 	}
+
 	return out, nil
 }
 
@@ -251,10 +277,12 @@ func (o *submitOptions) claimAt(ctx context.Context, g *globals, cas ident.KeyHa
 	if o.casInstances != "" {
 		return o.casInstances, hostPort("cas-instances", o.casInstances)
 	}
+
 	at, err := g.manager(ctx)
 	if err == nil && at.CAS.Identity == cas {
 		return at.CAS.Instances, nil
 	}
+
 	return "", problem.New(problem.Invalid, ruleCASInstances, "where this CAS listens for instances is not known").
 		Fix("give --cas-instances HOST:PORT; its port is 18765 unless somebody chose another")
 }
@@ -266,12 +294,14 @@ func (o *ownerSide) claimOwn(ctx context.Context, c *client.CAS, addr string, ma
 	if err != nil {
 		return submitReply{}, err
 	}
+
 	holder := &client.Holder{Certificate: o.id.Certificate, Now: o.g.now}
 	claimed, err := holder.Claim(ctx, addr, code)
 	if err != nil {
 		o.g.withdraw(ctx, c, made.Grant)
 		return submitReply{}, err
 	}
+
 	made.Grant.State, made.Grant.ClaimedBy = owners.GrantClaimed, o.id.KeyHash
 	return submitReply{Grant: made.Grant, Token: claimed.Token.Reveal()}, nil
 }

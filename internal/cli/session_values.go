@@ -56,6 +56,7 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 	if err != nil {
 		return nil, err
 	}
+
 	out := &values{byName: map[string]secret.Value{}}
 	for _, given := range v.given {
 		key, text, ok := strings.Cut(given, "=")
@@ -67,6 +68,7 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 			}
 			return nil, unknown
 		}
+
 		if !ok && key == template.VarCA {
 			return nil, problem.New(problem.Invalid, problem.RuleSessionValue, "-e %s without a value: a certificate is nothing to type in", key).
 				Fix("give -e %s=@FILE, with the certificates of the authority that your git server's is signed by; or leave it out, if a public one signed it", key)
@@ -74,24 +76,29 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 		if !ok {
 			continue // -e NAME: to be asked for, as it would be without
 		}
+
 		if _, twice := out.byName[key]; twice {
 			return nil, problem.New(problem.Invalid, problem.RuleSessionValue, "-e %s is given twice", key).Fix("give it once")
 		}
+
 		if out.byName[key], err = valueOf(ctx, "-e "+key, key, text); err != nil {
 			return nil, err
 		}
 		g.warnArgument("-e "+key, key, text)
 	}
+
 	g.warnArgument("--proxy", template.VarProxy, beside.proxy)
 	if err := beside.into(ctx, out.byName); err != nil {
 		return nil, err
 	}
+
 	if name != "" {
 		if _, twice := out.byName[template.VarSession]; twice {
 			return nil, problem.New(problem.Invalid, problem.RuleSessionValue, "the session's name is given by --name and by -e %s", template.VarSession).Fix("give one of them")
 		}
 		out.byName[template.VarSession] = secret.NewString(name)
 	}
+
 	for _, key := range open {
 		if _, ok := out.byName[key]; ok {
 			continue
@@ -100,9 +107,11 @@ func (v *valueFlags) collect(ctx context.Context, g *globals, text []byte, name 
 			return nil, err
 		}
 	}
+
 	for key, value := range out.byName {
 		out.byName[key] = pasted(key, value)
 	}
+
 	return out, out.check()
 }
 
@@ -123,10 +132,12 @@ func secretArgument(flag, variable, text string) error {
 	if !strings.HasPrefix(variable, template.SecretPrefix) || text == "" || strings.HasPrefix(text, "@") {
 		return nil
 	}
+
 	name := variable
 	if strings.HasPrefix(flag, "--secret") {
 		name = strings.TrimPrefix(variable, template.SecretPrefix)
 	}
+
 	return problem.New(problem.Invalid, ruleSecretArgument, "%s with the secret itself, of %s", flag, problem.Count(len(text), "character")).
 		Want("%s=@FILE, or %s alone", name, name).
 		Fix("put it into a file, or let yourself be asked for it: %s", onCommandLine)
@@ -140,6 +151,7 @@ func (g *globals) warnArgument(flag, variable, text string) {
 	if strings.HasPrefix(text, "@") {
 		return
 	}
+
 	switch {
 	case variable == template.VarToken && text != "":
 		g.warnf("%s has the token itself: %s. Better %s=@FILE, or %s alone", flag, onCommandLine, flag, flag)
@@ -152,12 +164,14 @@ func (g *globals) warnArgument(flag, variable, text string) {
 // a file's beginning is not part of the value, nor is the line end at its end.
 func valueOf(ctx context.Context, flag, variable, text string) (secret.Value, error) {
 	name, isFile := strings.CutPrefix(text, "@")
+
 	if !isFile && text == "" {
 		return secret.Value{}, emptySecret(flag, variable, "has no value")
 	}
 	if !isFile {
 		return secret.NewString(text), secretArgument(flag, variable, text)
 	}
+
 	b, err := readSmall(ctx, name, maxValue)
 	if ctx.Err() != nil {
 		return secret.Value{}, ctx.Err()
@@ -170,20 +184,24 @@ func valueOf(ctx context.Context, flag, variable, text string) (secret.Value, er
 		q.Expected = p.Expected
 		return secret.Value{}, q
 	}
+
 	if b, err = template.TextOf(b); err != nil {
 		p := problem.From(err)
 		p.Actual = flag + ": " + p.Actual
 		return secret.Value{}, p
 	}
+
 	if variable == template.VarCA && len(b) == 0 {
 		return secret.Value{}, problem.New(problem.Invalid, problem.RuleGitCA, "%s: the file that it names is empty", flag).
 			Want("the authority's certificates in PEM").
 			Fix("give the file that holds them; where a public authority signed your git server's certificate, leave -e %s out", variable)
 	}
+
 	value := withoutLineEnd(variable, b)
 	if len(value) == 0 && name != os.DevNull {
 		return secret.Value{}, emptySecret(flag, variable, "names a file without a value")
 	}
+
 	return secret.New(value), nil
 }
 
@@ -195,6 +213,7 @@ func emptySecret(flag, variable, why string) error {
 	if !isSecret {
 		return nil
 	}
+
 	return problem.New(problem.Invalid, ruleSecretEmpty, "%s %s: the app would have an empty %s", flag, why, name).
 		Want("the secret").
 		Fix("look whether the variable of your shell is set, or the file written; if it is meant to be empty: %s=@%s", flag, os.DevNull)
@@ -210,6 +229,7 @@ func withoutLineEnd(variable string, b []byte) []byte {
 	case !strings.HasPrefix(variable, template.SecretPrefix) && !strings.HasPrefix(variable, template.EnvPrefix):
 		return bytes.TrimRight(b, "\r\n")
 	}
+
 	if line, ended := bytes.CutSuffix(b, []byte("\n")); ended {
 		return bytes.TrimSuffix(line, []byte("\r"))
 	}
@@ -261,13 +281,16 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 			return secret.NewString(text), nil
 		}
 	}
+
 	if key == template.VarCA {
 		return secret.Value{}, nil // the puller's own bundle
 	}
+
 	tty, ok := g.terminal()
 	if !ok && key == template.VarSession {
 		return secret.Value{}, problem.New(problem.Invalid, problem.RuleSessionValue, "the session has no name yet").Fix("give --name NAME")
 	}
+
 	if !ok {
 		p := problem.New(problem.Invalid, problem.RuleSessionValue, "no value for %s, and no terminal to ask at", key)
 		if strings.HasPrefix(key, template.SecretPrefix) || key == template.VarToken {
@@ -275,10 +298,12 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 		}
 		return secret.Value{}, p.Fix("give %s=VALUE or %s=@FILE, or --use-env with %s in the environment", givenBy(key), givenBy(key), key)
 	}
+
 	if key == template.VarSession || key == template.VarRepo || strings.HasPrefix(key, template.EnvPrefix) {
 		text, err := g.ask(ctx, key+": ")
 		return secret.NewString(text), err
 	}
+
 	b, err := ask.Hidden(ctx, tty, g.err, key+" (not shown): ")
 	if err != nil {
 		return secret.Value{}, fmt.Errorf("read %s: %w", key, err)
@@ -286,6 +311,7 @@ func (v *valueFlags) missing(ctx context.Context, g *globals, key string) (secre
 	if len(b) == 0 {
 		return secret.Value{}, emptySecret(givenBy(key), key, "was answered with nothing")
 	}
+
 	return secret.New(b), nil
 }
 
@@ -297,6 +323,7 @@ func (v *values) check() error {
 	if v.session, err = ident.ParseSessionName(string(name.Reveal())); err != nil {
 		return problem.New(problem.Invalid, problem.RuleSessionName, "%w", err)
 	}
+
 	for _, c := range []struct {
 		variable string
 		check    func(string) error
@@ -311,14 +338,17 @@ func (v *values) check() error {
 		if !ok {
 			continue
 		}
+
 		if err := c.check(string(value.Reveal())); err != nil {
 			return err
 		}
 	}
+
 	for _, variable := range slices.Sorted(maps.Keys(v.byName)) {
 		if err := session.CheckValue("the value of "+givenBy(variable), v.byName[variable]); err != nil {
 			return err
 		}
+
 		for _, prefix := range []string{template.EnvPrefix, template.SecretPrefix} {
 			if name, ok := strings.CutPrefix(variable, prefix); ok {
 				if err := template.CheckVariableSize(name, v.byName[variable].Len()); err != nil {
@@ -327,9 +357,11 @@ func (v *values) check() error {
 			}
 		}
 	}
+
 	if _, ok := v.byName[template.VarUser]; ok && template.HasUser(string(v.byName[template.VarRepo].Reveal())) {
 		return problem.New(problem.Invalid, problem.RuleGitUser, "the user name is given twice: with --git-user, and in %s", template.VarRepo).Fix("give it once")
 	}
+
 	return nil
 }
 
@@ -344,16 +376,19 @@ func (g *globals) askInputs(ctx context.Context, i *inputFlags) error {
 		if *f.value != "" {
 			continue
 		}
+
 		if _, ok := g.terminal(); !ok {
 			return problem.New(problem.Invalid, problem.RuleTemplateInput, "no --%s, and no terminal to ask at", f.flag).
 				Fix("give --%s: what the template is compared with has to come from you, never from the file", f.flag)
 		}
+
 		text, err := g.ask(ctx, f.prompt)
 		if err != nil {
 			return err
 		}
 		*f.value = text
 	}
+
 	return nil
 }
 
@@ -364,6 +399,7 @@ func withPredecessor(ctx context.Context, c *client.CAS, name ident.SessionName,
 	if err != nil {
 		return nil, err
 	}
+
 	after := func(version ident.Digest) []byte {
 		return append(slices.Clip(text), "predecessor: "+version.String()+"\n"...)
 	}
@@ -372,12 +408,15 @@ func withPredecessor(ctx context.Context, c *client.CAS, name ident.SessionName,
 	if err != nil {
 		return nil, err
 	}
+
 	same := text
 	if has.Predecessor != nil {
 		same = after(*has.Predecessor)
 	}
+
 	if again, err := session.Parse(same); err == nil && again.Hash(uploader) == current.Hash {
 		return same, nil
 	}
+
 	return after(current.Hash), nil
 }

@@ -65,9 +65,6 @@ func (g *globals) printf(format string, args ...any) {
 	}
 }
 
-// ruleOutput is the rule of an answer that nobody could be given.
-const ruleOutput problem.Rule = "output"
-
 // write writes to standard output.
 func (g *globals) write(text string) error {
 	if _, err := io.WriteString(g.out, text); err != nil {

@@ -57,12 +57,14 @@ func (o *ownerSide) inputs(i *inputFlags) (template.Inputs, error) {
 		OnRenewal:    i.onRenewal,
 		Measurements: map[ident.ServiceName]ident.Measurement{},
 	}
+
 	for _, name := range i.dns {
 		in.DNS = append(in.DNS, template.Pasted(name))
 	}
 	if err := i.beside.inputs(&in); err != nil {
 		return in, err
 	}
+
 	if i.simulation {
 		addr, pin, err := o.pinned(i.cas)
 		if err != nil {
@@ -72,6 +74,7 @@ func (o *ownerSide) inputs(i *inputFlags) (template.Inputs, error) {
 			return in, err
 		}
 	}
+
 	for _, f := range []struct {
 		flag, text string
 		service    ident.ServiceName
@@ -79,6 +82,7 @@ func (o *ownerSide) inputs(i *inputFlags) (template.Inputs, error) {
 		if f.text == "" {
 			continue
 		}
+
 		m, err := ident.ParseMeasurement(f.text)
 		if err != nil {
 			return in, problem.New(problem.Invalid, problem.RuleUsage, "--%s: %w", f.flag, err)
@@ -95,6 +99,7 @@ func simulationUnpinned(err error) error {
 	if p.Rule != problem.RuleCASNotAttested {
 		return err
 	}
+
 	return p.Want("one that was attested: the simulated root that --simulation tolerates is the one that you trusted then").
 		Fix("first run: cupel cas attest ADDRESS --trust-simulation ROOT_SHA256 (`cupel up` and `cupel info` show the root)")
 }
@@ -124,6 +129,7 @@ refuses every difference.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runTemplate(cmd.Context(), g, i) },
 	}
+
 	i.add(c)
 	_ = c.RegisterFlagCompletionFunc("runtime", g.completeRuntimes)
 	return c
@@ -139,29 +145,35 @@ func runTemplate(ctx context.Context, g *globals, i inputFlags) error {
 	if i.runtime == "" || i.command == "" {
 		return problem.New(problem.Invalid, problem.RuleTemplateInput, "no runtime, or no command").Want("both").Fix("give --runtime and --command")
 	}
+
 	dir, err := g.ownerDir()
 	if err != nil {
 		return err
 	}
+
 	side := &ownerSide{g: g, dir: dir} // a template needs no identity
 	in, err := side.inputs(&i)
 	if err != nil {
 		return err
 	}
+
 	for _, service := range []ident.ServiceName{template.PullService, template.AppService} {
 		if !in.Measurements[service].IsZero() {
 			continue
 		}
+
 		m, err := side.measurementOf(ctx, in.RuntimeOf(service))
 		if err != nil {
 			return err
 		}
 		in.Measurements[service] = m
 	}
+
 	text, err := template.Render(in)
 	if err != nil {
 		return err
 	}
+
 	g.warnCommand(i.command)
 	if g.json() {
 		return g.printJSON(templateReply{string(text), in.Measurements})
@@ -176,10 +188,12 @@ func (o *ownerSide) measurementOf(ctx context.Context, runtime string) (ident.Me
 	if err != nil || ok {
 		return m, err
 	}
+
 	offered, err := o.g.offeredRuntimes(ctx)
 	if err != nil {
 		return m, err
 	}
+
 	for _, r := range offered {
 		if r.Name == runtime {
 			return offeredMeasurement(r)
@@ -201,6 +215,7 @@ func offeredMeasurement(r manager.Runtime) (ident.Measurement, error) {
 	if r.Problem == nil && !r.Measurement.IsZero() {
 		return r.Measurement, nil
 	}
+
 	why, mend := "they say none", ""
 	if r.Problem != nil {
 		why = plain.Reason(r.Problem)
@@ -208,6 +223,7 @@ func offeredMeasurement(r manager.Runtime) (ident.Measurement, error) {
 	if r.Problem != nil && r.Problem.Source == "" { // else the advice isn't ours to give
 		mend = r.Problem.Mend
 	}
+
 	return ident.Measurement{}, problem.New(problem.Unavailable, ruleRuntimeUnmeasured, "the operator's runtime %s has no measurement: %s", r.Name, why).
 		Fix("%s", cmp.Or(mend, "let the operator build it anew: cupel runtime build "+r.Name))
 }
@@ -224,6 +240,7 @@ func (g *globals) offeredRuntimes(ctx context.Context) ([]manager.Runtime, error
 		g.logger().Info("no manager to ask for runtimes", "error", err)
 		return nil, nil
 	}
+
 	m := at.dial(nil)
 	defer m.Close()
 	all, err := m.Runtimes(ctx)

@@ -32,6 +32,7 @@ func (b *besideFlags) add(c *cobra.Command) {
 // inputs says which there are.
 func (b *besideFlags) inputs(in *template.Inputs) error {
 	in.GitUser, in.Proxy = b.user != "", b.proxy != ""
+
 	for _, given := range []struct {
 		text  string
 		check func(string) error
@@ -43,6 +44,7 @@ func (b *besideFlags) inputs(in *template.Inputs) error {
 			return err
 		}
 	}
+
 	for _, text := range b.secrets {
 		name, value, _ := strings.Cut(text, "=")
 		if err := template.CheckVariable(name); err != nil {
@@ -52,6 +54,7 @@ func (b *besideFlags) inputs(in *template.Inputs) error {
 			return err
 		}
 	}
+
 	for _, list := range []struct {
 		given []string
 		names *[]string
@@ -77,6 +80,7 @@ func (b *besideFlags) into(ctx context.Context, values map[string]secret.Value) 
 	if b.proxy != "" {
 		all = append(all, given{"--proxy", template.VarProxy, b.proxy})
 	}
+
 	for _, list := range []struct {
 		flag, prefix string
 		given        []string
@@ -87,11 +91,13 @@ func (b *besideFlags) into(ctx context.Context, values map[string]secret.Value) 
 			}
 		}
 	}
+
 	for _, g := range all {
 		if _, twice := values[g.variable]; twice {
 			return problem.New(problem.Invalid, problem.RuleSessionValue, "the value of %s is given twice: with %s, and with -e %s", g.variable, g.flag, g.variable).
 				Fix("give one of them")
 		}
+
 		var err error
 		if values[g.variable], err = valueOf(ctx, g.flag, g.variable, g.text); err != nil {
 			return err

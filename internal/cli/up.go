@@ -28,6 +28,7 @@ their users, up says so and goes on; 'cupel check' tries it again.`,
 		Args:    exactArgs(),
 		RunE:    func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
 	}
+
 	f := c.Flags()
 	f.Bool("detach", false, "return when everything serves, and leave it running")
 	f.Duration("wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
@@ -111,6 +112,7 @@ be known ('?') is no failure.`,
 		Args: exactArgs(),
 		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
 	}
+
 	f := c.Flags()
 	f.String("cas-instances", "", "address of the CAS's instances' API, where cupeld doesn't run (default: that of the last cupel up, or 0.0.0.0:18765)")
 	f.String("subnet", "", "network of the instances, where cupeld doesn't run (default: as cupel up would choose)")

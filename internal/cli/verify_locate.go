@@ -108,8 +108,8 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 
 	m := at.dial(&o.id.Certificate)
 	defer m.Close()
-	app, err := m.App(ctx, called)
 
+	app, err := m.App(ctx, called)
 	if enough && (err != nil || app.Session != known.session) {
 		return known.session, nil // it may run elsewhere
 	}

@@ -36,6 +36,7 @@ func runVersion(g *globals) error {
 	if d, ok := version.Launcher(); ok {
 		r.Init = d.String()
 	}
+
 	if g.json() {
 		return g.printJSON(r)
 	}

@@ -49,6 +49,7 @@ volume with a repository (genesis, by default) is filled by the next deployment.
 			return runVolumeReset(cmd.Context(), g, o)
 		},
 	}
+
 	f := c.Flags()
 	f.BoolVar(&o.yes, "yes", false, "yes, what is in the volume may be lost")
 	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
@@ -71,6 +72,7 @@ func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error
 		return err
 	}
 	defer c.Close()
+
 	reset, err := lasting(ctx, g, "cupel audit verify --show", func(ctx context.Context) (owners.VolumeReset, error) { return c.ResetVolume(ctx, name, o.volume) })
 	if err != nil {
 		return err
@@ -79,6 +81,7 @@ func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error
 	if g.json() {
 		return g.printJSON(reset)
 	}
+
 	g.printf("volume %s of session %s starts afresh; what it held, generation %d, is lost with its key\n", reset.Volume, reset.Session, reset.Was)
 	g.printf("instances that start now find it empty; if it holds the app's repository, fill it: cupel deploy %s\n", reset.Session)
 	return nil

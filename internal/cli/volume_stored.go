@@ -34,6 +34,7 @@ func runVolumeLs(ctx context.Context, g *globals, as managerAs) error {
 		return err
 	}
 	defer m.Close()
+
 	list, err := m.Volumes(ctx)
 	if err != nil {
 		return err
@@ -46,6 +47,7 @@ func runVolumeLs(ctx context.Context, g *globals, as managerAs) error {
 		g.printf("no volume is stored\n")
 		return nil
 	}
+
 	var rows [][]string
 	for _, v := range list {
 		rows = append(rows, []string{v.ID.String(), strconv.FormatUint(v.Generation, 10), manager.FormatMemory(uint64(v.Size)), g.age(v.Used), usersCell(v)})
@@ -82,6 +84,7 @@ has to have the volume start afresh first ('cupel volume reset').`,
 		Args:    exactArgs("VOLUME..."),
 		RunE:    func(c *cobra.Command, args []string) error { return runVolumeRm(c.Context(), g, o, args) },
 	}
+
 	o.flags(c)
 	c.Flags().BoolVar(&o.yes, "yes", false, "yes, what is in the volumes may be lost")
 	c.Flags().BoolVar(&o.force, "force", false, "also a volume of which it isn't known whose it was")
@@ -97,11 +100,13 @@ func runVolumeRm(ctx context.Context, g *globals, o volumeRmOptions, args []stri
 		}
 		ids = append(ids, id)
 	}
+
 	if !o.yes {
 		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "what is in %s would be lost, and nobody could undo that", problem.Count(len(ids), "volume")).
 			Want("--yes").
 			Fix("cupel volume rm %s --yes", strings.Join(args, " "))
 	}
+
 	m, _, err := o.dial(ctx)
 	if err != nil {
 		return err
@@ -114,11 +119,13 @@ func runVolumeRm(ctx context.Context, g *globals, o volumeRmOptions, args []stri
 		if v, err = lasting(ctx, g, "cupel volume ls", func(ctx context.Context) (manager.Volume, error) { return m.RemoveVolume(ctx, id, o.force) }); err != nil {
 			break
 		}
+
 		removed = append(removed, v)
 		if !g.json() {
 			g.printf("volume %s is gone: %s are free, those in the registry within some minutes\n", id, manager.FormatMemory(uint64(v.Size)))
 		}
 	}
+
 	if g.json() && (err == nil || len(removed) > 0) {
 		if perr := g.printJSON(manager.VolumeList{Version: manager.Version, Volumes: removed}); err == nil {
 			err = perr

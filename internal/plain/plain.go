@@ -42,12 +42,14 @@ func InState(text, state, byDefault string) string {
 	if state == "" || state == byDefault {
 		return text
 	}
+
 	var b strings.Builder
 	for {
 		at := onFolder.FindStringIndex(text)
 		if at == nil {
 			return b.String() + text
 		}
+
 		b.WriteString(text[:at[1]])
 		text = text[at[1]:]
 		if !namesFolder(text) {
@@ -73,6 +75,7 @@ func ShellWord(s string) string {
 	if s == "" {
 		return `""`
 	}
+
 	var b strings.Builder
 	for _, r := range s {
 		if !strings.ContainsRune("/._-+@%,:=", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r) {
@@ -108,6 +111,7 @@ func Words(err error) string { return inWords(err, err.Error()) }
 // inWords is text, in which err's own is replaced by words.
 func inWords(err error, text string) string {
 	replace := func(own, words string) { text = strings.Replace(text, own, words, 1) }
+
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		replace(e.Error(), e.URL+": "+e.Err.Error())
 	}
@@ -131,9 +135,11 @@ func inWords(err error, text string) string {
 		replace("tls: failed to verify certificate: ", "")
 		err = e.Err // the text is its
 	}
+
 	if own, words := certificateWords(err); own != "" {
 		replace(own, words)
 	}
+
 	return text
 }
 
@@ -168,6 +174,7 @@ func networkWords(err *net.OpError) string {
 	if err.Addr != nil {
 		at = "at " + err.Addr.String()
 	}
+
 	name, isName := errors.AsType[*net.DNSError](err)
 	switch {
 	case isName && name.IsNotFound:
@@ -193,6 +200,7 @@ func namesOf(c *x509.Certificate) string {
 	for _, ip := range c.IPAddresses {
 		all = append(all, ip.String())
 	}
+
 	switch {
 	case len(all) == 0:
 		return "no host"

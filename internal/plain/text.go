@@ -39,6 +39,7 @@ func Lines(s string) string {
 func writtenOut(s, keep string) string {
 	var b strings.Builder
 	var at place
+
 	for len(s) > 0 {
 		r, size := decode(s)
 		if at.seen(r, s[size:]) || strings.ContainsRune(keep, r) {
@@ -48,6 +49,7 @@ func writtenOut(s, keep string) string {
 		}
 		s = s[size:]
 	}
+
 	return b.String()
 }
 
@@ -73,6 +75,7 @@ func (p *place) seen(r rune, rest string) bool {
 		*p = place{r, r}
 		return true
 	}
+
 	after, _ := decode(rest)
 	ok := unicode.IsGraphic(r)
 	switch {
@@ -85,6 +88,7 @@ func (p *place) seen(r rune, rest string) bool {
 	case unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r):
 		ok = false
 	}
+
 	switch {
 	case !ok:
 		*p = place{nothing, nothing}
@@ -93,6 +97,7 @@ func (p *place) seen(r rune, rest string) bool {
 	default:
 		*p = place{r, r}
 	}
+
 	return ok
 }
 
@@ -125,6 +130,7 @@ func JSON(encoded []byte) []byte {
 	for rest := string(encoded); len(rest) > 0; {
 		r, size := decode(rest)
 		seen := at.seen(r, rest[size:])
+
 		switch {
 		case r == nothing || r < 0x7f || seen:
 			out = append(out, rest[:size]...)
@@ -133,8 +139,10 @@ func JSON(encoded []byte) []byte {
 		default:
 			out = fmt.Appendf(out, `\u%04x`, r)
 		}
+
 		rest = rest[size:]
 	}
+
 	return out
 }
 

@@ -38,6 +38,7 @@ func Commands(others ...int) ([]Command, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
+
 	var out []Command
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
@@ -57,15 +58,18 @@ func CommandOf(pid int, others ...int) (c Command, ok bool) {
 	if err != nil {
 		return c, false
 	}
+
 	c.PID, c.Start = pid, first.Start
 	dir := fmt.Sprintf("/proc/%d", pid)
 	if c.User, ok = user(dir); !ok || c.User != os.Geteuid() && !slices.Contains(others, c.User) || !sameNamespaces(dir) {
 		return c, false
 	}
+
 	words, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 	if err != nil || len(words) == 0 {
 		return c, false
 	}
+
 	c.Args = strings.Split(strings.TrimSuffix(string(words), "\x00"), "\x00")
 	c.Name = program(dir, c.Args[0])
 	return c, c.Alive() // and all of it is of one process
@@ -78,12 +82,14 @@ func user(dir string) (uid int, ok bool) {
 	if err != nil {
 		return 0, false
 	}
+
 	_, after, _ := strings.Cut(string(status), "\nUid:")
 	line, _, _ := strings.Cut(after, "\n")
 	all := strings.Fields(line) // real, effective, saved, for files
 	if len(all) != 4 || len(slices.Compact(all)) != 1 {
 		return 0, false
 	}
+
 	uid, err = strconv.Atoi(all[0])
 	return uid, err == nil
 }
@@ -95,6 +101,7 @@ func sameNamespaces(dir string) bool {
 		if err != nil {
 			return false
 		}
+
 		if its, err := os.Readlink(filepath.Join(dir, "ns", kind)); err != nil || its != own {
 			return false
 		}
@@ -109,10 +116,12 @@ func program(dir, word string) string {
 	if err == nil && isVersionOf(filepath.Base(strings.TrimSuffix(target, " (deleted)")), name) { // replaced since
 		return name
 	}
+
 	its, err := os.Stat(exe)
 	if err != nil {
 		return ""
 	}
+
 	same := []string{"/proc/self/exe"}
 	switch {
 	case filepath.IsAbs(word):
@@ -120,6 +129,7 @@ func program(dir, word string) string {
 	case strings.Contains(word, "/"):
 		same = append(same, filepath.Join(dir, "cwd", word))
 	}
+
 	for _, path := range same {
 		if file, err := os.Stat(path); err == nil && os.SameFile(file, its) {
 			return name
@@ -135,6 +145,7 @@ func isVersionOf(file, name string) bool {
 	if !ok || version == "" {
 		return ok
 	}
+
 	number := strings.TrimPrefix(version[1:], "v")
 	return strings.ContainsRune("-._@", rune(version[0])) && number != "" && number[0] >= '0' && number[0] <= '9'
 }

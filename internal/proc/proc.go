@@ -39,18 +39,22 @@ func read(path string) (s Stat, err error) {
 	if err != nil {
 		return s, err
 	}
+
 	// The second field, the name, may hold anything but ends at the last ")".
 	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 	if len(fields) < 20 {
 		return s, fs.ErrNotExist
 	}
+
 	s.State = fields[0][0]
 	parent, err0 := strconv.Atoi(fields[1])
 	s.Parent = parent
+
 	user, err1 := strconv.ParseInt(fields[11], 10, 64)
 	system, err2 := strconv.ParseInt(fields[12], 10, 64)
 	s.CPU = time.Duration(user+system) * tick
 	s.Start, err = strconv.ParseUint(fields[19], 10, 64)
+
 	return s, errors.Join(err, err0, err1, err2)
 }
 
