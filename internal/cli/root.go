@@ -9,7 +9,6 @@ package cli
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -344,12 +343,10 @@ func (g *globals) fail(err error) int {
 		return code
 	}
 
-	_, _ = fmt.Fprintf(g.err, "cupel: %s%s: %s\n", p.Source.Says(), g.paint(g.err, red, plain.Line(string(p.Rule))), g.writable(plain.Lines(cmp.Or(p.Actual, string(p.Kind)))))
-	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", p.Mend}, {"request:", p.RequestID}} {
-		if line.text != "" {
-			_, _ = fmt.Fprintf(g.err, "  %-9s %s\n", line.title, g.writable(plain.Lines(line.text)))
-		}
-	}
+	plain.Print(g.err, "cupel", p, plain.Style{
+		Rule:     func(name string) string { return g.paint(g.err, red, name) },
+		Writable: g.writable,
+	})
 	return code
 }
 

@@ -107,13 +107,7 @@ func (c *cli) fail(err error) int {
 	case !ok:
 		_, _ = fmt.Fprintf(c.err, "cupeld: %s\n", plain.Lines(plain.Words(err)))
 	default:
-		_, _ = fmt.Fprintf(c.err, "cupeld: %s: %s\n", plain.Line(string(p.Rule)), plain.Lines(p.Actual))
-		if p.Expected != "" {
-			_, _ = fmt.Fprintf(c.err, "  expected: %s\n", plain.Lines(p.Expected))
-		}
-		if p.Mend != "" {
-			_, _ = fmt.Fprintf(c.err, "  mend:     %s\n", plain.Lines(p.Mend))
-		}
+		plain.Print(c.err, "cupeld", p, plain.Style{})
 	}
 	switch {
 	case ok && p.Rule == ruleRuns:
