@@ -48,9 +48,11 @@ func (e Expectation) policy(data evidence.Data64) appraise.Policy {
 		Tolerate:         slices.Clone(e.Tolerate),
 		IgnoreAdvisories: e.IgnoreAdvisories,
 	}
+
 	for _, root := range e.TrustSimulation {
 		p.Tolerate = append(p.Tolerate, evidence.SimulationUnder(root))
 	}
+
 	return p
 }
 
@@ -75,8 +77,10 @@ func (c *CAS) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
 	if err != nil {
 		return nil, problem.New(problem.Invalid, problem.RuleRoots, "%w", err)
 	}
+
 	var nonce [32]byte
 	_, _ = rand.Read(nonce[:]) // never fails
+
 	var reply owners.Attestation
 	var who wire.CASIdentity
 	var head owners.SignedHead
@@ -87,33 +91,42 @@ func (c *CAS) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if reply.Version != owners.Version {
 		return nil, problem.New(problem.Internal, problem.RuleReply, "attestation of version %d", reply.Version).Want("version %d", owners.Version)
 	}
+
 	if err := sameIdentity(reply.IdentityCertificate, who.Hash); err != nil {
 		return nil, err
 	}
+
 	now := c.opts.Now()
 	out := &Attestation{Time: reply.Time, ClockOff: reply.Time.Sub(now), Evidence: ident.Sum(reply.Evidence.Quote)}
+
 	if out.Claims, err = verifier.Verify(reply.Evidence, now); err != nil {
 		return nil, err
 	}
+
 	if out.Decision, err = appraise.Appraise(e.policy(wire.CASReportData(nonce, who.Hash)), out.Claims); err != nil {
 		return nil, err
 	}
+
 	if err := out.Decision.Err(); err != nil {
 		return nil, err
 	}
+
 	if out.ClockOff.Abs() > wire.ClockSkew {
 		return nil, problem.New(problem.Denied, problem.RuleCASClock, "the CAS's clock says %s, which is %s off", stamp(reply.Time), problem.Duration(out.ClockOff.Abs().Round(time.Second))).
 			Want("at most %s from %s", problem.Duration(wire.ClockSkew), stamp(now)).
 			Fix("set the clocks of this machine and of the CAS's right")
 	}
+
 	before, _ := c.Pin()
 	out.Since = before.Head.Seq
 	if err := c.keep(ctx, who, head); err != nil {
 		return nil, err
 	}
+
 	out.Pin, _ = c.Pin()
 	return out, nil
 }
@@ -126,14 +139,17 @@ func sameIdentity(text string, want ident.KeyHash) error {
 	if b == nil || len(rest) != 0 || b.Type != "CERTIFICATE" {
 		return problem.New(problem.Denied, problem.RuleCASIdentity, "the reply holds no identity certificate")
 	}
+
 	cert, err := x509.ParseCertificate(b.Bytes)
 	if err != nil {
 		return problem.New(problem.Denied, problem.RuleCASIdentity, "identity certificate: %w", err)
 	}
+
 	if got := ident.HashCertKey(cert); got != want {
 		return problem.New(problem.Denied, problem.RuleCASIdentity, "the reply is of identity key %s", got).
 			Want("%s, the key of the TLS connection", want).
 			Fix("do not use this connection: somebody sits between you and the CAS")
 	}
+
 	return nil
 }

@@ -82,13 +82,16 @@ func NewCAS(addr string, opts CASOptions) (*CAS, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
+
 	c := &CAS{addr: host, opts: opts}
 	if opts.Pin != nil {
 		c.pin = *opts.Pin
 	}
+
 	conf := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		// The chain is checked by VerifyConnection, against the pin: nothing
@@ -96,9 +99,11 @@ func NewCAS(addr string, opts CASOptions) (*CAS, error) {
 		InsecureSkipVerify: true, //nolint:gosec // see above
 		VerifyConnection:   c.verifyConnection,
 	}
+
 	if opts.Certificate != nil {
 		conf.Certificates = []tls.Certificate{*opts.Certificate}
 	}
+
 	c.http = &http.Client{
 		Transport: &minrate.Transport{Wait: minrate.Wait, Transport: &http.Transport{
 			TLSClientConfig: conf, TLSHandshakeTimeout: connectTimeout(opts.Patience), ResponseHeaderTimeout: answerTimeout,
@@ -115,20 +120,24 @@ func Address(addr string) (string, error) {
 	bad := func(err error) *problem.Error {
 		return problem.New(problem.Invalid, ruleCASAddress, "the CAS's address is %w", err).Want("HOST[:PORT]")
 	}
+
 	addr = strings.TrimSpace(addr)
 	if strings.ContainsAny(addr, "/@?# ") || addr == "" {
 		return "", bad(errors.New("not a host name or address"))
 	}
+
 	if _, port, err := net.SplitHostPort(addr); err == nil {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return "", bad(fmt.Errorf("one with the port %.20q", port)).Fix("give a port from 1 to 65535, or none: then it is %s", DefaultPort)
 		}
 		return addr, nil
 	}
+
 	host := net.JoinHostPort(strings.Trim(addr, "[]"), DefaultPort)
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		return "", bad(err)
 	}
+
 	return host, nil
 }
 
@@ -153,9 +162,11 @@ func (c *CAS) verifyConnection(cs tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
+
 	if pin, ok := c.Pin(); ok && id.Hash != pin.Identity {
 		return otherIdentity(c.addr, id.Hash, pin.Identity)
 	}
+
 	return nil
 }
 
@@ -206,34 +217,44 @@ func (c *CAS) do(ctx context.Context, q casCall) error {
 		return problem.New(problem.Unauthenticated, problem.RuleCASNotAttested, "the CAS at %s was not attested yet", c.addr).
 			Fix("run: cupel cas attest %s", c.addr)
 	}
+
 	if q.look != "" { // over one that the CAS closed meanwhile it would seem to be sent
 		c.http.CloseIdleConnections()
 	}
+
 	deadline, told := time.Now().Add(c.opts.Patience), false
+
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := c.once(ctx, q, pin)
+
 		var unreached *unreachedError
 		if !errors.As(err, &unreached) {
 			return err
 		}
+
 		if q.look != "" && unreached.sent {
 			return unreached.lost(c.addr, q.look)
 		}
+
 		if noTLS(err) {
 			return problem.New(problem.Unavailable, ruleCASAddress, "what answers at %s speaks no TLS, so it is no CAS", c.addr).
 				Want("%s", ownersAPI).Fix("check the address, and that nothing stands before the CAS which ends TLS")
 		}
+
 		if c.opts.RefusedAtOnce && unreached.nobodyThere() {
 			return unreached.refused(c.addr)
 		}
+
 		if time.Now().Add(pause).After(deadline) {
 			return unreached.problem(c.addr, c.opts.Patience)
 		}
+
 		ends, ok := ctx.Deadline()
 		if waiting := c.opts.Waiting; waiting != nil && !told && (!ok || ends.After(deadline)) {
 			told = true
 			waiting(unreached.err)
 		}
+
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -279,6 +300,7 @@ func (e *unreachedError) problem(addr string, patience time.Duration) error {
 		Want("an answer within %s", problem.Duration(patience)).
 		Fix("check the address, and that the CAS runs; then try again; if it is at another one now: 'cupel cas attest HOST:PORT' (without a port it is %s), then give --cas HOST:PORT, "+
 			"or have it remembered: cupel session create … --update --cas HOST:PORT", DefaultPort)
+
 	slow, ok := errors.AsType[*minrate.Error](e.err)
 	switch {
 	case ok:
@@ -289,6 +311,7 @@ func (e *unreachedError) problem(addr string, patience time.Duration) error {
 	case patience == 0:
 		p.Expected = "an answer"
 	}
+
 	return p
 }
 
@@ -328,22 +351,26 @@ func (e *unreachedError) refused(addr string) error {
 
 func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 	u := url.URL{Scheme: "https", Host: c.addr, Path: q.path, RawQuery: q.query.Encode()}
+
 	var sent atomic.Bool
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent.Store(true) }})
 	req, err := http.NewRequestWithContext(traced, q.method, u.String(), bytes.NewReader(q.body))
 	if err != nil {
 		return problem.New(problem.Invalid, ruleCASAddress, "%w", err)
 	}
+
 	id := problem.NewRequestID()
 	req.Header.Set(owners.HeaderRequestID, id)
 	if q.body != nil {
 		req.Header.Set("Content-Type", "application/octet-stream")
 	}
+
 	res, err := c.http.Do(req)
 	if err != nil {
 		return transportError(ctx, err, sent.Load())
 	}
 	defer res.Body.Close() // read to its end below, or given up
+
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxCASReply+1))
 	if err != nil {
 		return transportError(ctx, err, sent.Load())
@@ -351,6 +378,7 @@ func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 	if len(body) > maxCASReply {
 		return problem.New(problem.Unavailable, problem.RuleReply, "the CAS at %s answers more than %d bytes", c.addr, maxCASReply)
 	}
+
 	who, err := wire.VerifyCASChain(res.TLS.PeerCertificates, c.opts.Now())
 	if err != nil {
 		return err
@@ -358,6 +386,7 @@ func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 	if q.identity != nil {
 		*q.identity = who
 	}
+
 	if want := max(q.status, http.StatusOK); res.StatusCode != want {
 		p := notOwners(problem.Read(res.StatusCode, body), c.addr)
 		if p.RequestID == "" {
@@ -368,10 +397,12 @@ func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 		}
 		return p
 	}
+
 	if res.Header.Get(owners.HeadHeader) == "" {
 		return problem.New(problem.Denied, ruleAuditHead, "the reply of what answers at %s carries no audit head, as a CAS's does", c.addr).
 			Want("%s", ownersAPI).Fix("check the address: an app may listen there. If it is right, do not use this CAS")
 	}
+
 	head, err := checkHead(who, res.Header, seen)
 	if err != nil {
 		return err
@@ -379,9 +410,11 @@ func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 	if q.head != nil {
 		*q.head = head
 	}
+
 	if err := json.Unmarshal(body, q.out); err != nil {
 		return problem.BadReply("the CAS at "+c.addr, body, q.out, err)
 	}
+
 	if q.unpinned || q.aside {
 		return nil
 	}
@@ -393,9 +426,11 @@ func transportError(ctx context.Context, err error, sent bool) error {
 	if refusal, ok := errors.AsType[*problem.Error](err); ok {
 		return refusal
 	}
+
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
 	}
@@ -409,9 +444,11 @@ func checkHead(who wire.CASIdentity, h http.Header, seen Pin) (owners.SignedHead
 	if err != nil {
 		return head, problem.New(problem.Denied, ruleAuditHead, "the reply's audit head can't be read (%d bytes)", len(h.Get(owners.HeadHeader))).Fix("do not use this CAS")
 	}
+
 	if err := audit.VerifyHead(who.Key, head); err != nil {
 		return head, err
 	}
+
 	return head, follows(head, seen.Head)
 }
 
@@ -423,11 +460,13 @@ func follows(head, seen owners.SignedHead) error {
 			Want("entry %d or later, which this CAS has shown before", seen.Seq).
 			Fix("do not use this CAS: its state was put back to an earlier one. Ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget")
 	}
+
 	if head.Seq == seen.Seq && head.Seq != 0 && head.Hash != seen.Hash {
 		return problem.New(problem.Denied, problem.RuleAuditLogForked, "the CAS's log has hash %s at entry %d", head.Hash, head.Seq).
 			Want("%s, which this CAS has shown before", seen.Hash).
 			Fix("do not use this CAS: it shows different logs")
 	}
+
 	return nil
 }
 
@@ -437,6 +476,7 @@ func follows(head, seen owners.SignedHead) error {
 func (c *CAS) keep(ctx context.Context, who wire.CASIdentity, head owners.SignedHead) error {
 	c.keeping.Lock()
 	defer c.keeping.Unlock()
+
 	pin, known := c.Pin()
 	if known && head.Seq == pin.Head.Seq {
 		return follows(head, pin.Head)
@@ -444,17 +484,20 @@ func (c *CAS) keep(ctx context.Context, who wire.CASIdentity, head owners.Signed
 	if known && head.Seq < pin.Head.Seq {
 		return nil // another call was faster; this one was held against what it knew when it began
 	}
+
 	if known && pin.Head.Seq > 0 {
 		if _, err := c.walk(ctx, who, pin.Head, head, nil); err != nil {
 			return err
 		}
 	}
+
 	pin = Pin{Identity: who.Hash, Head: head}
 	if c.opts.Save != nil {
 		if err := c.opts.Save(pin); err != nil {
 			return fmt.Errorf("remember the CAS's audit head: %w", err)
 		}
 	}
+
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pin = pin

@@ -81,14 +81,17 @@ func (h *Holder) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, t
 func (h *Holder) Reach(ctx context.Context, addr string, cas ident.KeyHash) error {
 	ctx, cancel := context.WithTimeout(ctx, holderTimeout)
 	defer cancel()
+
 	conn, err := h.dial(ctx, "tcp", addr)
 	if err != nil {
 		return holderUnreached(addr, err)
 	}
 	defer func() { _ = conn.Close() }()
+
 	if err := tls.Client(conn, h.config(cas)).HandshakeContext(ctx); err != nil {
 		return holderUnreached(addr, err)
 	}
+
 	return nil
 }
 

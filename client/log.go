@@ -38,14 +38,17 @@ func (c *CAS) VerifyLog(ctx context.Context, since *owners.SignedHead, each func
 	if since != nil {
 		from = *since
 	}
+
 	var who wire.CASIdentity
 	if _, err := c.page(ctx, from.Seq, &who, &head); err != nil {
 		return LogCheck{}, err
 	}
+
 	n, err := c.walk(ctx, who, from, head, each)
 	if err != nil {
 		return LogCheck{}, err
 	}
+
 	return LogCheck{From: from, To: head, Entries: n}, c.keep(ctx, who, head)
 }
 
@@ -55,15 +58,19 @@ func (c *CAS) walk(ctx context.Context, who wire.CASIdentity, from, to owners.Si
 	if err != nil {
 		return 0, err
 	}
+
 	for v.Position() < to.Seq {
 		page, err := c.page(ctx, v.Position(), nil, nil)
 		if err != nil {
 			return 0, err
 		}
+
 		if len(page.Entries) == 0 {
 			return 0, v.Done() // cut
 		}
+
 		at := v.Position()
+
 		for _, e := range page.Entries {
 			if e.Seq > to.Seq {
 				break
@@ -77,9 +84,11 @@ func (c *CAS) walk(ctx context.Context, who wire.CASIdentity, from, to owners.Si
 				}
 			}
 		}
+
 		if v.Position() == at {
 			return 0, problem.New(problem.Denied, problem.RuleAuditLogCut, "the log does not go on after entry %d", at).Want("entries up to %d", to.Seq)
 		}
 	}
+
 	return v.Position() - from.Seq, v.Done()
 }

@@ -96,13 +96,16 @@ func ReadEndpoint(state string) (manager.Endpoint, error) {
 	if err != nil {
 		return e, explainEndpoint(err, state)
 	}
+
 	if err := json.Unmarshal(b, &e); err != nil || e.Address == "" {
 		return e, problem.New(problem.Invalid, problem.RuleStateFolder, "%s is damaged", path).Fix("write it anew: cupel up")
 	}
+
 	if e.Version != manager.Version {
 		return e, problem.New(problem.Invalid, problem.RuleStateFolder, "%s has version %d", path, e.Version).Want("%d", manager.Version).
 			Fix("use the cupel of the same release as the cupeld that runs")
 	}
+
 	return e, nil
 }
 
@@ -112,10 +115,12 @@ func explainEndpoint(err error, state string) error {
 	if _, explained := errors.AsType[*problem.Error](err); explained {
 		return err
 	}
+
 	p := problem.New(problem.Invalid, problem.RuleStateFolder, "%w", err)
 	if errors.Is(err, os.ErrPermission) {
 		return p.Fix("run this as root, or name another folder with --state")
 	}
+
 	return p.Fix("look what is there (ls -ld), and name the right folder with --state")
 }
 
@@ -125,24 +130,30 @@ func NewManager(addr string, opts ManagerOptions) *Manager {
 	if !proc.Named(c.pid, "cupeld") && !proc.Hidden(c.pid) { // after a power cut its number may be another program's
 		c.pid = 0
 	}
+
 	if opts.Remote {
 		c.away = "check the address and the network between here and there; whether it runs, its operator knows"
 	}
+
 	transport := &http.Transport{
 		TLSClientConfig:       tlsConfig(addr, opts),
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: changeTimeout,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 	}
+
 	quick := transport.Clone()
 	quick.ResponseHeaderTimeout = readTimeout
+
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	c.http = &http.Client{Transport: &minrate.Transport{Transport: transport, Wait: minrate.Wait}, CheckRedirect: stay}
 	c.quick = &http.Client{Transport: &minrate.Transport{Transport: quick, Wait: minrate.Wait}, CheckRedirect: stay}
+
 	patient := transport.Clone()
 	patient.ResponseHeaderTimeout = 0 // one of an earlier release sends no header before the first line
 	patient.DisableKeepAlives = true
 	c.patient = &http.Client{Transport: &minrate.Transport{Transport: patient, Wait: minrate.Wait, Followed: true}, CheckRedirect: stay}
+
 	return c
 }
 
@@ -254,6 +265,7 @@ func (c *Manager) Logs(ctx context.Context, id string, opts LogOptions, each fun
 	if !opts.Since.IsZero() {
 		q.Set("since", opts.Since.Format(time.RFC3339Nano))
 	}
+
 	if opts.Tail < 0 || opts.Follow { // of what is followed, nobody knows how many come
 		return stream(ctx, c, manager.PathInstances+"/"+url.PathEscape(id)+"/logs", q, each)
 	}
@@ -276,6 +288,7 @@ func (c *Manager) Events(ctx context.Context, since uint64, app string, follow b
 	if follow {
 		q.Set("follow", "true")
 	}
+
 	return stream(ctx, c, manager.PathEvents, q, each)
 }
 
@@ -289,18 +302,22 @@ func managerCall[T any](ctx context.Context, c *Manager, method, path string, q 
 	if method == http.MethodGet {
 		asked = c.quick
 	}
+
 	r, err := c.do(ctx, asked, method, path, q, body)
 	if err != nil {
 		return out, err
 	}
 	defer func() { _ = r.Body.Close() }()
+
 	b, err := c.readAll(ctx, r.Body, maxManagerReply)
 	if err != nil {
 		return out, err
 	}
+
 	if err := json.Unmarshal(b, &out); err != nil {
 		return out, c.badReply(b, &out, err)
 	}
+
 	return out, c.told(reflect.ValueOf(&out))
 }
 
@@ -313,6 +330,7 @@ func (c *Manager) readAll(ctx context.Context, body io.Reader, most int64) ([]by
 	if int64(len(b)) > most {
 		return nil, c.tooMuch("more than %d bytes", most).Want("at most that many")
 	}
+
 	return b, nil
 }
 
@@ -338,6 +356,7 @@ func (c *Manager) broken(ctx context.Context, err error) error {
 	if _, slow := errors.AsType[*minrate.Error](err); slow {
 		return c.silent(err)
 	}
+
 	return problem.New(problem.Unavailable, RuleAway, "the manager went away: %w", err).Fix("%s", c.away)
 }
 
@@ -351,10 +370,12 @@ func (c *Manager) do(ctx context.Context, asked *http.Client, method, path strin
 		}
 		payload = bytes.NewReader(b)
 	}
+
 	target := "https://" + c.addr + path
 	if len(q) > 0 {
 		target += "?" + q.Encode()
 	}
+
 	req, err := http.NewRequestWithContext(ctx, method, target, payload)
 	if err != nil {
 		return nil, fmt.Errorf("write request: %w", err)
@@ -362,9 +383,11 @@ func (c *Manager) do(ctx context.Context, asked *http.Client, method, path strin
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+
 	if proc.Stopped(c.pid) {
 		return nil, c.silent(errStopped)
 	}
+
 	r, err := asked.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -375,6 +398,7 @@ func (c *Manager) do(ctx context.Context, asked *http.Client, method, path strin
 		}
 		return nil, c.silent(cause(err))
 	}
+
 	if r.StatusCode/100 != 2 {
 		defer func() { _ = r.Body.Close() }()
 		b, err := c.readAll(ctx, r.Body, maxRefusal)
@@ -385,6 +409,7 @@ func (c *Manager) do(ctx context.Context, asked *http.Client, method, path strin
 		p.Source = c.source
 		return nil, c.notManager(p)
 	}
+
 	return r, nil
 }
 
@@ -411,19 +436,23 @@ func (c *Manager) silent(err error) error {
 		return problem.New(problem.Unavailable, RuleAway, "the manager at %s, cupeld (process %d), doesn't answer: %w", c.addr, c.pid, errStopped).
 			Fix("as root: kill -CONT %d lets it go on; or kill -9 %d, then cupel up: apps go on", c.pid, c.pid)
 	}
+
 	p := problem.New(problem.Unavailable, RuleAway, "the manager at %s doesn't answer: %w", c.addr, err)
 	if slow, ok := errors.AsType[*minrate.Error](err); ok {
 		p = problem.New(problem.Unavailable, RuleAway, "the manager at %s answers too slowly: %w", c.addr, err).Want("%s", slow.Want())
 	}
+
 	late, ok := errors.AsType[net.Error](err)
 	_, gone := proc.Of(c.pid)
 	hidden := proc.Hidden(c.pid)
+
 	switch {
 	case gone != nil && !hidden, !ok, !late.Timeout():
 		return p.Fix("%s", c.away)
 	case hidden:
 		return p.Fix("process %d, which cupeld was, is there, and /proc hides from you what it is (hidepid): try again; if it stays silent, run this as root, which sees more", c.pid)
 	}
+
 	return p.Fix("cupeld (process %d) runs: try again; if it stays silent, as root: kill -9 %d, then cupel up: apps go on", c.pid, c.pid)
 }
 
@@ -441,11 +470,13 @@ func stream[T any](ctx context.Context, c *Manager, path string, q url.Values, e
 	if q.Get("follow") != "" {
 		asked = c.patient
 	}
+
 	r, err := c.do(ctx, asked, http.MethodGet, path, q, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = r.Body.Close() }()
+
 	lines := bufio.NewReader(r.Body)
 	for {
 		raw, err := c.line(lines)
@@ -461,6 +492,7 @@ func stream[T any](ctx context.Context, c *Manager, path string, q url.Values, e
 				return err
 			}
 		}
+
 		switch {
 		case errors.Is(err, io.EOF) && len(raw) > 0:
 			return c.broken(ctx, io.ErrUnexpectedEOF)

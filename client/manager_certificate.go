@@ -38,12 +38,15 @@ func tlsConfig(addr string, opts ManagerOptions) *tls.Config {
 			return nil
 		},
 	}
+
 	if host, _, err := net.SplitHostPort(addr); err == nil && net.ParseIP(host) == nil {
 		conf.ServerName = host
 	}
+
 	if opts.Certificate != nil {
 		conf.Certificates = []tls.Certificate{*opts.Certificate}
 	}
+
 	return conf
 }
 
@@ -54,15 +57,18 @@ func vouched(addr string, chain []*x509.Certificate) error {
 	if err != nil {
 		return problem.New(problem.Invalid, ruleManagerAddress, "%w", err)
 	}
+
 	others := x509.NewCertPool()
 	for _, c := range chain[1:] {
 		others.AddCert(c)
 	}
+
 	_, err = chain[0].Verify(x509.VerifyOptions{DNSName: host, Intermediates: others})
 	if err != nil {
 		return problem.New(problem.Unauthenticated, RuleCertificate, "no public authority vouches for the certificate at %s: %w", addr, err).
 			Want("a certificate for %s by an authority that this machine trusts", host).Fix("find out who listens there")
 	}
+
 	return nil
 }
 
@@ -89,13 +95,16 @@ func ShownAt(ctx context.Context, addr string) (Shown, error) {
 			Fix("check the address (its port is 5000 unless the operator chose another) and the network between here and there")
 	}
 	defer func() { _ = conn.Close() }()
+
 	tc, ok := conn.(*tls.Conn)
 	if !ok {
 		return Shown{}, errors.New("no TLS connection")
 	}
+
 	chain := tc.ConnectionState().PeerCertificates
 	if len(chain) == 0 {
 		return Shown{}, problem.New(problem.Unauthenticated, RuleCertificate, "the manager at %s shows no certificate", addr)
 	}
+
 	return Shown{SHA256: ident.Sum(chain[0].Raw), Public: vouched(addr, chain) == nil}, nil
 }

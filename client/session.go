@@ -18,6 +18,7 @@ func (c *CAS) CreateSession(ctx context.Context, text []byte) (owners.Created, e
 	if len(text) > owners.MaxSession {
 		return out, problem.New(problem.Invalid, ruleSessionSize, "a session of %d bytes", len(text)).Want("at most %d", owners.MaxSession)
 	}
+
 	err := c.do(ctx, casCall{method: http.MethodPost, path: owners.PathSessions, body: text, status: http.StatusCreated, out: &out})
 	return out, err
 }
@@ -29,11 +30,14 @@ func (c *CAS) ReadSession(ctx context.Context, name ident.SessionName, hash *ide
 	if hash != nil {
 		q.Set("hash", hash.String())
 	}
+
 	var out owners.Session
 	err := c.do(ctx, casCall{method: http.MethodGet, path: owners.PathSessions + "/" + string(name), query: q, out: &out})
+
 	if err == nil && hash != nil && out.Hash != *hash {
 		return owners.Session{}, problem.New(problem.Denied, problem.RuleSessionHash, "the CAS answered version %s", out.Hash).Want("%s", hash)
 	}
+
 	return out, err
 }
 

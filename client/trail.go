@@ -28,6 +28,7 @@ func (c *CAS) Rotate(ctx context.Context, req owners.Rotate) (owners.Rotations, 
 	if err != nil {
 		return owners.Rotations{}, fmt.Errorf("marshal rotation: %w", err)
 	}
+
 	var out owners.Rotations
 	err = c.do(ctx, casCall{
 		method: http.MethodPost, path: owners.PathRotations, body: body, out: &out,

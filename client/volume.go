@@ -17,6 +17,7 @@ func (c *CAS) ResetVolume(ctx context.Context, session ident.SessionName, volume
 	if err != nil {
 		return owners.VolumeReset{}, fmt.Errorf("marshal reset: %w", err)
 	}
+
 	var out owners.VolumeReset
 	err = c.do(ctx, casCall{
 		method: http.MethodPost, path: owners.PathVolumeReset, body: body, out: &out,

@@ -43,6 +43,7 @@ func (d Decision) Err() error {
 	if d.Accepted && len(d.Findings) > 0 {
 		return nil
 	}
+
 	for _, f := range d.Findings {
 		if !f.OK {
 			return &problem.Error{
@@ -51,5 +52,6 @@ func (d Decision) Err() error {
 			}
 		}
 	}
+
 	return problem.New(problem.Denied, ruleAppraisal, "nothing was appraised")
 }

@@ -49,6 +49,7 @@ func (d *Data64) UnmarshalText(b []byte) error {
 	if err != nil || len(raw) != len(d) {
 		return fmt.Errorf("want %d hex digits", 2*len(d))
 	}
+
 	copy(d[:], raw)
 	return nil
 }
@@ -101,6 +102,7 @@ func (b Bits64) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 func (b *Bits64) UnmarshalText(text []byte) error {
 	n, err := parseBits(text, 64)
 	*b = Bits64(n)
+
 	return err
 }
 
@@ -109,6 +111,7 @@ func (b Bits32) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 func (b *Bits32) UnmarshalText(text []byte) error {
 	n, err := parseBits(text, 32)
 	*b = Bits32(n)
+
 	return err
 }
 
@@ -117,6 +120,7 @@ func parseBits(text []byte, size int) (uint64, error) {
 	if !ok || len(digits) != size/4 {
 		return 0, fmt.Errorf("want 0x and %d hex digits", size/4)
 	}
+
 	return strconv.ParseUint(digits, 16, size)
 }
 

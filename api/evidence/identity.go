@@ -28,9 +28,11 @@ func (id CodeIdentity) String() string {
 	if len(id.Measurements) > 0 {
 		parts = append(parts, "measurement "+AnyOf(id.Measurements))
 	}
+
 	if s := id.Signer; s != nil {
 		parts = append(parts, fmt.Sprintf("signer %s, product %d, version %s", s.MRSigner, s.ProductID, s.Versions()))
 	}
+
 	return strings.Join(parts, " and ")
 }
 
@@ -40,6 +42,7 @@ func AnyOf(ms []ident.Measurement) string {
 	for _, m := range ms {
 		out = append(out, m.String())
 	}
+
 	return strings.Join(out, " or ")
 }
 

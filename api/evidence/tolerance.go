@@ -39,6 +39,7 @@ func (t Tolerance) SimulationRoot() (root ident.Digest, ok bool) {
 	if !ok {
 		return ident.Digest{}, false
 	}
+
 	root, err := ident.ParseDigest(digest)
 	return root, err == nil
 }
@@ -49,6 +50,7 @@ func (t Tolerance) Known() bool {
 	case DebugMode, Simulation, Hyperthreading, InsecureIGPU, SoftwareHardening, InsecureConfiguration, OutdatedTCB, AEPICLeak:
 		return true
 	}
+
 	root, ok := t.SimulationRoot()
 	return ok && t == SimulationUnder(root)
 }

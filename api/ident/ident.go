@@ -96,6 +96,7 @@ func parseHex(dst []byte, s, what string) error {
 	if err != nil || len(b) != len(dst) {
 		return fmt.Errorf("%s of %d characters: want %d hex digits", what, utf8.RuneCountInString(s), 2*len(dst))
 	}
+
 	copy(dst, b)
 	return nil
 }
@@ -116,11 +117,13 @@ func ParseSessionName(s string) (SessionName, error) {
 	if len(t) == 0 || len(t) > 512 {
 		return "", fmt.Errorf("session name of %d characters: want 1 to 512", utf8.RuneCountInString(s))
 	}
+
 	for e := range strings.SplitSeq(t, "/") {
 		if !element.MatchString(e) || e == "." || e == ".." {
 			return "", fmt.Errorf("session name: %s: want elements of 1 to 128 of A-Z a-z 0-9 _ - . ~", wrong(e))
 		}
 	}
+
 	return SessionName(t), nil
 }
 
@@ -133,10 +136,12 @@ func wrong(e string) string {
 			return fmt.Sprintf("the character %q", c)
 		}
 	}
+
 	switch e {
 	case "":
 		return "a name that is empty, or has nothing beside a slash"
 	case ".", "..":
+
 		return fmt.Sprintf("%q", e)
 	}
 	return fmt.Sprintf("%d characters", len(e))
@@ -165,14 +170,17 @@ func ParseServiceRef(s string) (ServiceRef, error) {
 	if i <= 0 {
 		return ServiceRef{}, fmt.Errorf("config id without a slash: want SESSION/SERVICE")
 	}
+
 	session, err := ParseSessionName(path[:i])
 	if err != nil {
 		return ServiceRef{}, fmt.Errorf("config id: %w", err)
 	}
+
 	service, err := ParseServiceName(path[i+1:])
 	if err != nil {
 		return ServiceRef{}, fmt.Errorf("config id: %w", err)
 	}
+
 	return ServiceRef{session, service, otp}, nil
 }
 

@@ -30,6 +30,7 @@ func ParseMemory(s string) (uint64, error) {
 			Want("a size from %s to %s", FormatMemory(MinMemory), FormatMemory(MaxMemory)).
 			Fix("give a whole number and a unit, like 256M or 1Gi")
 	}
+
 	i := strings.IndexFunc(s, func(r rune) bool { return r < '0' || r > '9' })
 	if i < 0 {
 		i = len(s)
@@ -37,14 +38,17 @@ func ParseMemory(s string) (uint64, error) {
 	if i == 0 {
 		return 0, bad("not a size")
 	}
+
 	n, err := strconv.ParseUint(s[:i], 10, 64)
 	if err != nil {
 		return 0, bad("too large")
 	}
+
 	unit, ok := units[strings.ToUpper(s[i:])]
 	if !ok {
 		return 0, bad("unknown unit")
 	}
+
 	hi, n := bits.Mul64(n, unit)
 	switch {
 	case hi != 0 || n > MaxMemory:
@@ -52,6 +56,7 @@ func ParseMemory(s string) (uint64, error) {
 	case n < MinMemory:
 		return 0, bad("too small to start anything in")
 	}
+
 	return n, nil
 }
 

@@ -146,10 +146,12 @@ func AppName(s ident.SessionName) string {
 		}
 		return '-'
 	}, string(s))
+
 	out = strings.Trim(out[max(0, len(out)-40):], "-")
 	if out == "" {
 		return "app"
 	}
+
 	return out
 }
 

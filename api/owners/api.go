@@ -204,8 +204,10 @@ func HeadFrom(value string) (SignedHead, error) {
 	if err != nil {
 		return head, fmt.Errorf("header %s: %w", HeadHeader, err)
 	}
+
 	if err := json.Unmarshal(b, &head); err != nil {
 		return SignedHead{}, fmt.Errorf("header %s: %w", HeadHeader, err)
 	}
+
 	return head, nil
 }

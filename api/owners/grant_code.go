@@ -88,6 +88,7 @@ func (c GrantCode) String() string {
 	b := append([]byte(nil), c.CAS[:]...)
 	b = append(b, c.Grant[:]...)
 	b = append(b, c.Secret[:]...)
+
 	return codePrefix + base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -135,6 +136,7 @@ func (t GrantToken) Split() (id GrantID, mac [32]byte, ok bool) {
 	if !ok || err != nil || len(b) != len(id)+len(mac) {
 		return GrantID{}, [32]byte{}, false
 	}
+
 	n := copy(id[:], b)
 	copy(mac[:], b[n:])
 	return id, mac, true
@@ -164,6 +166,7 @@ func (t *GrantToken) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return problem.New(problem.Invalid, ruleGrantToken, "the token is no string")
 	}
+
 	parsed, err := ParseGrantToken(s)
 	*t = parsed
 	return err

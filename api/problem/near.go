@@ -8,6 +8,7 @@ import "strings"
 func Nearest(name string, known []string) string {
 	name = strings.ToLower(name)
 	best, least, most := "", min(3, len(name)/3)+1, 0
+
 	for _, k := range known {
 		lower := strings.ToLower(k)
 		d, alike := distance(name, lower), beginning(name, lower)
@@ -15,6 +16,7 @@ func Nearest(name string, known []string) string {
 			best, least, most = k, d, alike
 		}
 	}
+
 	return best
 }
 
@@ -32,14 +34,17 @@ func beginning(a, b string) int {
 func distance(a, b string) int {
 	const longest = 100 // of what is compared: names are shorter
 	a, b = a[:min(longest, len(a))], b[:min(longest, len(b))]
+
 	rows := make([][]int, len(a)+1)
 	for i := range rows {
 		rows[i] = make([]int, len(b)+1)
 		rows[i][0] = i
 	}
+
 	for j := range rows[0] {
 		rows[0][j] = j
 	}
+
 	for i := 1; i <= len(a); i++ {
 		for j := 1; j <= len(b); j++ {
 			changed := 1
@@ -52,5 +57,6 @@ func distance(a, b string) int {
 			}
 		}
 	}
+
 	return rows[len(a)][len(b)]
 }

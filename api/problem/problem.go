@@ -94,6 +94,7 @@ func (e *Error) Fix(format string, args ...any) *Error {
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Source.Says() + string(e.Rule))
+
 	if e.Actual != "" {
 		b.WriteString(": " + e.Actual)
 	}
@@ -103,6 +104,7 @@ func (e *Error) Error() string {
 	if e.Mend != "" {
 		b.WriteString("; " + e.Mend)
 	}
+
 	return b.String()
 }
 
@@ -127,6 +129,7 @@ func Duration(d time.Duration) string {
 	case d < time.Minute && d%time.Second != 0:
 		return strconv.FormatFloat(d.Round(10*time.Millisecond).Seconds(), 'f', -1, 64) + " seconds"
 	}
+
 	d = d.Round(time.Second)
 	var out []string
 	for _, part := range []struct {
@@ -137,6 +140,7 @@ func Duration(d time.Duration) string {
 			out = append(out, Count(int(part.n), part.unit))
 		}
 	}
+
 	return strings.Join(out, " ")
 }
 
@@ -146,9 +150,11 @@ func From(err error) *Error {
 	if err == nil {
 		return nil
 	}
+
 	if p, ok := errors.AsType[*Error](err); ok {
 		return p
 	}
+
 	return &Error{Kind: Internal, Rule: RuleInternal, Actual: err.Error(), Cause: err}
 }
 
@@ -213,6 +219,7 @@ func Read(status int, body []byte) *Error {
 		p.Source = ""
 		return &p
 	}
+
 	return New(Internal, RuleReply, "status %d, with %d bytes that are no answer of Cupel's", status, len(body)).
 		Fix("check that nothing else answers at that address, such as a proxy")
 }

@@ -18,11 +18,14 @@ func BadReply(from string, body []byte, v any, err error) *Error {
 	p := New(Unavailable, RuleReply, "the answer of %s: %w", from, NotJSON(err)).
 		Want("JSON, as the API of %s describes it", from).
 		Fix("check that %s is of this release, and that nothing else answers in its place, such as a proxy; else ask whoever runs it", from)
+
 	if _, syntax := errors.AsType[*json.SyntaxError](err); syntax {
 		return p
 	}
+
 	if field, want, found := misfit(body, reflect.TypeOf(v).Elem()); found && field != "" {
 		p.Actual = fmt.Sprintf("the answer of %s: the field %q holds a value that it can't", from, field)
+
 		return p.Want("%s", want)
 	}
 	return p
@@ -34,14 +37,17 @@ func misfit(raw []byte, t reflect.Type) (path, want string, found bool) {
 	if json.Unmarshal(raw, reflect.New(t).Interface()) == nil {
 		return "", "", false
 	}
+
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
+
 	for _, p := range parts(raw, t) {
 		if inner, want, found := misfit(p.raw, p.holds); found {
 			return strings.TrimSuffix(p.name+"."+inner, "."), want, true
 		}
 	}
+
 	return "", belongs(t), true
 }
 
@@ -57,6 +63,7 @@ func parts(raw []byte, t reflect.Type) []part {
 	var fields map[string]json.RawMessage
 	var items []json.RawMessage
 	var out []part
+
 	switch {
 	case readsItself(t):
 	case t.Kind() == reflect.Struct && json.Unmarshal(raw, &fields) == nil:
@@ -75,6 +82,7 @@ func parts(raw []byte, t reflect.Type) []part {
 			out = append(out, part{strconv.Itoa(i), value, t.Elem()})
 		}
 	}
+
 	return out
 }
 
@@ -94,6 +102,7 @@ func belongs(t reflect.Type) string {
 	case readsItself(t):
 		return "a value of its own form"
 	}
+
 	switch t.Kind() {
 	case reflect.String:
 		return "a string"

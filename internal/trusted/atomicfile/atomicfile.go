@@ -33,11 +33,13 @@ func Create(path string, b []byte, mode os.FileMode) error {
 func place(path string, b []byte, mode os.FileMode, durable bool, move func(from, to string) error) error {
 	fail := func(err error) error { return fmt.Errorf("write %s: %w", path, err) }
 	dir := filepath.Dir(path)
+
 	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // mode 0600
 	if err != nil {
 		return fail(err)
 	}
 	defer os.Remove(tmp.Name()) // gone already after a rename
+
 	_, err = tmp.Write(b)
 	err = errors.Join(err, tmp.Chmod(mode))
 	if err == nil {
@@ -46,12 +48,15 @@ func place(path string, b []byte, mode os.FileMode, durable bool, move func(from
 	if err = errors.Join(err, tmp.Close()); err != nil {
 		return fail(err)
 	}
+
 	if err := move(tmp.Name(), path); err != nil {
 		return fail(err)
 	}
+
 	if !durable {
 		return nil
 	}
+
 	if err := SyncDir(dir); err != nil {
 		return fail(err)
 	}
@@ -64,5 +69,6 @@ func SyncDir(dir string) error {
 	if err != nil {
 		return err
 	}
+
 	return errors.Join(d.Sync(), d.Close())
 }

@@ -22,8 +22,10 @@ func follow(path string, links int) (real string, dead *DeadLink) {
 	if real, err := filepath.EvalSymlinks(path); err == nil || links == 0 || path == "/" {
 		return cmp.Or(real, path), nil
 	}
+
 	parent, dead := follow(filepath.Dir(path), links)
 	path = filepath.Join(parent, filepath.Base(path))
+
 	target, err := os.Readlink(path)
 	if err != nil {
 		return path, dead
@@ -31,6 +33,7 @@ func follow(path string, links int) (real string, dead *DeadLink) {
 	if !filepath.IsAbs(target) {
 		target = filepath.Join(parent, target)
 	}
+
 	real, _ = follow(target, links-1)
 	return real, &DeadLink{path, real}
 }

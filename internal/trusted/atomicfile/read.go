@@ -38,11 +38,13 @@ func ReadNamed(ctx context.Context, path string, most int64) ([]byte, error) {
 		b   []byte
 		err error
 	}
+
 	came := make(chan content, 1)
 	go func() {
 		b, err := readUpTo(path, most)
 		came <- content{b, err}
 	}()
+
 	select {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("read %s: %w", path, ctx.Err())
@@ -57,10 +59,12 @@ func readUpTo(path string, most int64) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
+
 	b, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err == nil && int64(len(b)) > most {
 		return nil, &fs.PathError{Op: "read", Path: path, Err: &TooLargeError{most}}
 	}
+
 	return b, err
 }
 
@@ -71,6 +75,7 @@ func Open(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() && !info.IsDir() { // a folder's own error says what it is
 		err = &fs.PathError{Op: "read", Path: path, Err: errNoFile}
@@ -79,5 +84,6 @@ func Open(path string) (*os.File, error) {
 		_ = f.Close()
 		return nil, err
 	}
+
 	return f, nil
 }

@@ -35,6 +35,7 @@ func (c *Chain) Append(e owners.Entry) error {
 		return problem.New(problem.Conflict, ruleAuditLogGap, "entry %d after entry %d", e.Seq, c.Seq).
 			Want("entry %d", c.Seq+1)
 	}
+
 	c.Seq, c.Hash = e.Seq, hashOf(e, c.Hash)
 	return nil
 }
@@ -51,17 +52,20 @@ func hashOf(e owners.Entry, prev ident.Digest) ident.Digest {
 	w.Bytes(e.Actor[:])
 	w.Text(e.Request)
 	w.Text(string(e.Session))
+
 	w.Number(uint64(len(e.Detail)))
 	for _, k := range sortedKeys(e.Detail) {
 		w.Text(k)
 		w.Text(e.Detail[k])
 	}
+
 	w.Number(uint64(len(e.Rows)))
 	for _, r := range e.Rows {
 		w.Text(r.ID)
 		w.Number(r.Version)
 		w.Bytes(r.Hash[:])
 	}
+
 	return w.Sum()
 }
 
@@ -70,6 +74,7 @@ func sortedKeys(m map[string]string) []string {
 	for k := range m {
 		keys = append(keys, k)
 	}
+
 	slices.Sort(keys)
 	return keys
 }
@@ -77,11 +82,13 @@ func sortedKeys(m map[string]string) []string {
 // Sign makes the head of a log that ends at c.
 func Sign(key *ecdsa.PrivateKey, c Chain, unixNano int64) (owners.SignedHead, error) {
 	h := owners.SignedHead{Seq: c.Seq, Hash: c.Hash, Time: unixNano}
+
 	msg := owners.HeadMessage(h)
 	sig, err := ecdsa.SignASN1(rand.Reader, key, msg[:])
 	if err != nil {
 		return owners.SignedHead{}, fmt.Errorf("sign audit head: %w", err)
 	}
+
 	h.Signature = sig
 	return h, nil
 }
@@ -104,11 +111,13 @@ func Verify(identity *ecdsa.PublicKey, from owners.SignedHead, entries []owners.
 	if err != nil {
 		return err
 	}
+
 	for _, e := range entries {
 		if err := v.Append(e); err != nil {
 			return err
 		}
 	}
+
 	return v.Done()
 }
 
@@ -127,14 +136,17 @@ func NewVerifier(identity *ecdsa.PublicKey, from, to owners.SignedHead) (*Verifi
 	} else {
 		from = owners.SignedHead{}
 	}
+
 	if err := VerifyHead(identity, to); err != nil {
 		return nil, err
 	}
+
 	if to.Seq < from.Seq {
 		return nil, problem.New(problem.Denied, problem.RuleAuditLogOlder, "the CAS's log ends at entry %d", to.Seq).
 			Want("entry %d or later, which this CAS has shown before", from.Seq).
 			Fix("do not use this CAS: its state was put back to an earlier one. Ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget")
 	}
+
 	return &Verifier{chain: Chain{Seq: from.Seq, Hash: from.Hash}, to: to}, nil
 }
 

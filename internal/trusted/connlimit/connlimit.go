@@ -85,6 +85,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 		if p := l.place(c); p != nil {
 			return p, nil
 		}
+
 		_ = c.Close()
 		if l.isClosed() {
 			return nil, net.ErrClosed
@@ -98,6 +99,7 @@ func (l *Listener) place(c net.Conn) *placed {
 	addr := addressOf(c)
 	for {
 		l.mu.Lock()
+
 		victim, wait, refused := l.makeRoom(addr)
 		if victim == nil && !wait && !refused {
 			p := l.enter(c, addr)
@@ -127,17 +129,21 @@ func (l *Listener) makeRoom(addr netip.Addr) (victim *placed, wait, refused bool
 	if l.closed {
 		return nil, false, true
 	}
+
 	if s := l.sources[addr]; s != nil && s.open >= l.perAddress {
 		victim = s.has.victim(l.now())
 		return victim, false, victim == nil
 	}
+
 	if l.open >= l.max {
 		victim = l.all.victim(l.now())
 		return victim, victim == nil, false
 	}
+
 	if l.open >= l.max/4*3 { // the last quarter is for those who come
 		victim = l.all.oldest(idle)
 	}
+
 	return victim, false, false
 }
 
@@ -146,9 +152,11 @@ func (q *queues) victim(now time.Time) *placed {
 	if p := q.oldest(idle); p != nil {
 		return p
 	}
+
 	if p := q.oldest(arriving); p != nil && now.Sub(p.since) > arrivalGrace {
 		return p
 	}
+
 	if p := q.oldest(working); p != nil && now.Sub(p.since) > workGrace {
 		return p
 	}
@@ -183,6 +191,7 @@ func (l *Listener) enter(c net.Conn, addr netip.Addr) *placed {
 		s = &source{}
 		l.sources[addr] = s
 	}
+
 	p := &placed{Conn: c, l: l, source: s, addr: addr}
 	l.open++
 	s.open++
@@ -205,6 +214,7 @@ func (p *placed) unqueue() {
 // Close closes the connection and frees its place, once.
 func (p *placed) Close() error {
 	l := p.l
+
 	l.mu.Lock()
 	if !p.left {
 		p.left = true
@@ -216,6 +226,7 @@ func (p *placed) Close() error {
 		l.wake()
 	}
 	l.mu.Unlock()
+
 	return p.Conn.Close()
 }
 
@@ -230,10 +241,12 @@ func (l *Listener) Observe(c net.Conn, state http.ConnState) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}
+
 	p, ok := c.(*placed)
 	if !ok {
 		return
 	}
+
 	ph := working
 	switch state {
 	case http.StateActive:
@@ -248,8 +261,10 @@ func (l *Listener) Observe(c net.Conn, state http.ConnState) {
 	if p.left {
 		return
 	}
+
 	p.unqueue()
 	p.queue(ph)
+
 	if ph == idle && l.open >= l.max {
 		l.wake()
 	}
@@ -269,6 +284,7 @@ func (l *Listener) Close() error {
 		l.wake()
 	}
 	l.mu.Unlock()
+
 	return l.Listener.Close()
 }
 
@@ -277,6 +293,7 @@ func addressOf(c net.Conn) netip.Addr {
 	if c.RemoteAddr() == nil {
 		return netip.Addr{}
 	}
+
 	return Source(Peer(c.RemoteAddr().String()))
 }
 
@@ -297,6 +314,7 @@ func Source(a netip.Addr) netip.Addr {
 	if !a.Is6() {
 		return a
 	}
+
 	network, err := a.Prefix(64)
 	if err != nil {
 		return a

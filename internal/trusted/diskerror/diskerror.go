@@ -40,6 +40,7 @@ func Explain(err error, dir, name string) error {
 	if p, ok := errors.AsType[*problem.Error](err); ok && (p.Rule == RuleFull || p.Rule == RuleReadOnly || p.Rule == RuleFails) {
 		return err
 	}
+
 	switch {
 	case err == nil:
 		return nil
@@ -53,6 +54,7 @@ func Explain(err error, dir, name string) error {
 		return problem.New(problem.Unavailable, RuleFails, "%w", err).
 			Fix("the disk of %s fails, or was taken away: look at dmesg. What was stored there may be whole. End what uses it, for a state folder by cupel down --force, then umount, fsck, mount, and start again; where it is broken, copy to another disk what can still be read, and only what can't be read comes from a backup", name)
 	}
+
 	return err
 }
 
@@ -91,6 +93,7 @@ func fullDatabase(err error, dir string) bool {
 		var fs unix.Statfs_t
 		return unix.Statfs(dir, &fs) == nil && (fs.Bavail == 0 || fs.Files > 0 && fs.Ffree == 0)
 	}
+
 	return false
 }
 
@@ -103,6 +106,7 @@ func failedDatabase(err error, dir string) bool {
 	case sqliteCorrupt, sqliteCantOpen, sqliteNotADB:
 		return unreadable(dir)
 	}
+
 	return false
 }
 
@@ -113,11 +117,13 @@ func unreadable(dir string) bool {
 	if err != nil {
 		return Fails(err)
 	}
+
 	for _, e := range entries {
 		if e.Type().IsRegular() && Fails(readEnds(filepath.Join(dir, e.Name()))) {
 			return true
 		}
 	}
+
 	return false
 }
 
@@ -127,14 +133,18 @@ func readEnds(file string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
+
 	var block [4096]byte
+
 	info, err := f.Stat()
+
 	if err == nil {
 		_, err = f.ReadAt(block[:], 0)
 	}
 	if err == nil {
 		_, err = f.ReadAt(block[:], max(0, info.Size()-int64(len(block))))
 	}
+
 	return err
 }
 
@@ -154,10 +164,12 @@ func readOnly(dir string) bool {
 	if unix.Statfs(dir, &fs) == nil && fs.Flags&unix.MS_RDONLY != 0 { // the same bit as ST_RDONLY, statfs(2)
 		return true
 	}
+
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600) // a file without a name
 	if err == nil {
 		_ = unix.Close(fd)
 	}
+
 	return errors.Is(err, syscall.EROFS)
 }
 

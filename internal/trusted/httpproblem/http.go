@@ -14,6 +14,7 @@ var goodRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 func Write(w http.ResponseWriter, requestID string, err error) {
 	p := *problem.From(err)
 	p.RequestID = requestID
+
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(p.Kind.Status())
 	_ = json.NewEncoder(w).Encode(&p)
@@ -26,6 +27,7 @@ func NameRequest(w http.ResponseWriter, r *http.Request) string {
 	if !goodRequestID.MatchString(id) {
 		id = problem.NewRequestID()
 	}
+
 	w.Header().Set(problem.HeaderRequestID, id)
 	return id
 }

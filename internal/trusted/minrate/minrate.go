@@ -44,9 +44,11 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		cancel()
 		return nil, err
 	}
+
 	b := &body{ReadCloser: res.Body, end: cancel, wait: t.Wait, left: t.Wait}
 	b.endless = t.Followed && res.StatusCode/100 == 2
 	res.Body = b
+
 	return res, nil
 }
 
@@ -67,6 +69,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.endless {
 		return b.ReadCloser.Read(p)
 	}
+
 	began := time.Now()
 	timer := time.AfterFunc(b.left, b.end)
 	n, err := b.ReadCloser.Read(p)
@@ -77,6 +80,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.got-b.counted >= Least {
 		b.counted, b.left = b.got, b.wait
 	}
+
 	if b.late && err != nil && err != io.EOF {
 		err = &Error{Got: b.got, Wait: b.wait}
 	}

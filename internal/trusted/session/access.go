@@ -48,6 +48,7 @@ func (p AccessPolicy) Allows(op Operation, caller, creator ident.KeyHash) bool {
 			return !caller.IsZero() && caller == creator || p.Allows(OpUpdate, caller, creator)
 		}
 	}
+
 	return slices.ContainsFunc(entries, func(e AccessEntry) bool {
 		switch e.Word {
 		case Any:
@@ -98,13 +99,16 @@ func (r *reader) access(f fields) {
 		}
 		a = r.mapping(n, &sectionAccess)
 	}
+
 	creator := []AccessEntry{{Word: Creator}}
 	p.Read = r.entries(a, "read", creator)
 	p.Update = r.entries(a, "update", creator)
 	p.CreateSessions = r.entries(a, "create_sessions", p.Update)
+
 	if a.has("deploy") {
 		p.Deploy = r.entries(a, "deploy", nil)
 	}
+
 	if !p.AsksForGrant() {
 		r.warn(a.at("deploy"), "deploy: [ANY] lets anybody run the session's services, as many copies as they like, with its secrets")
 	}
@@ -114,6 +118,7 @@ func (r *reader) entries(f fields, key string, fallback []AccessEntry) []AccessE
 	if !f.has(key) {
 		return slices.Clone(fallback)
 	}
+
 	var out []AccessEntry
 	for _, n := range r.elements(f, key) {
 		e := r.entry(n, key)
@@ -121,14 +126,17 @@ func (r *reader) entries(f fields, key string, fallback []AccessEntry) []AccessE
 			out = append(out, e)
 		}
 	}
+
 	if len(out) == 0 {
 		r.refuse(f.at(key), ruleField, "%s is empty", key).Fix("write [NONE] for nobody")
 	}
+
 	for _, e := range out {
 		if (e.Word == Any || e.Word == None) && len(out) > 1 {
 			r.refuse(f.at(key), ruleField, "%s in %s is not alone", e.Word, key).Fix("remove it or the others")
 		}
 	}
+
 	return out
 }
 
@@ -138,7 +146,9 @@ func (r *reader) entry(n *yaml.Node, key string) AccessEntry {
 			Fix("write CREATOR, ANY, NONE, a key hash or a PEM certificate")
 		return AccessEntry{}
 	}
+
 	v := r.scalar(n, "an entry of "+key)
+
 	switch {
 	case v == Creator || v == Any || v == None:
 		return AccessEntry{Word: v}
@@ -146,11 +156,13 @@ func (r *reader) entry(n *yaml.Node, key string) AccessEntry {
 		r.refuse(n, ruleUnsupported, "an access rule out of a secret is known to the SCONE language, but not supported yet")
 		return AccessEntry{}
 	}
+
 	hash, err := ParseKeyHash(v)
 	if err != nil {
 		r.refuse(n, ruleField, "%s: %v", key, err).
 			Want("CREATOR, ANY, NONE, a key hash (64 hex digits or SCONE's Base58Check form) or a PEM certificate")
 	}
+
 	return AccessEntry{Key: hash}
 }
 
@@ -164,15 +176,19 @@ func ParseKeyHash(v string) (ident.KeyHash, error) {
 		if block == nil || block.Type != "CERTIFICATE" || strings.TrimSpace(string(rest)) != "" {
 			return ident.KeyHash{}, errNoCertificate
 		}
+
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return ident.KeyHash{}, errNoCertificate
 		}
+
 		return ident.HashCertKey(c), nil
 	}
+
 	if len(v) == 64 {
 		return ident.ParseKeyHash(v)
 	}
+
 	return parseBase58Hash(v)
 }
 
@@ -181,24 +197,31 @@ func ParseKeyHash(v string) (ident.KeyHash, error) {
 func (r *reader) security(n *yaml.Node) {
 	out := &r.session.Security
 	out.Mode = "hardware"
+
 	if n.Kind == yaml.ScalarNode && strings.HasPrefix(n.Value, refIntro) {
 		r.refuse(n, ruleUnsupported, "a security section out of a secret is known to the SCONE language, but not supported yet")
 		return
 	}
+
 	a := r.mapping(n, &sectionSecurity).values["attestation"]
 	if a == nil || isNull(a) {
 		return
 	}
+
 	f := r.mapping(a, &sectionSecurityAttestation)
 	out.Mode = r.word(f, "mode", "hardware", "hardware", "none")
+
 	if u := f.values["url"]; u != nil && !isNull(u) && (u.Kind != yaml.ScalarNode || u.Value != "") {
 		r.refuse(u, ruleUnsupported, "the url of an attestation provider is known to the SCONE language, but not supported yet")
 	}
+
 	for _, t := range r.elements(f, "tolerate") {
 		out.Tolerate = append(out.Tolerate, r.tolerance(t))
 	}
+
 	slices.Sort(out.Tolerate)
 	out.Tolerate = slices.Compact(out.Tolerate)
+
 	r.advisories(f)
 }
 
@@ -209,18 +232,22 @@ func (r *reader) tolerance(n *yaml.Node) evidence.Tolerance {
 	if root, ok := v.SimulationRoot(); ok {
 		return evidence.SimulationUnder(root)
 	}
+
 	if v == evidence.Simulation {
 		r.warn(n, "tolerate: simulation names no root and so tolerates nothing: "+
 			"write simulation:SHA256 with the root that you gave to `cupel cas attest --trust-simulation`")
 	}
+
 	if strings.HasPrefix(string(v), string(evidence.Simulation)+":") {
 		r.refuse(n, ruleField, "tolerate: simulation without the digest of a root").
 			Want("simulation:SHA256, with the 64 hex digits of the root that you gave to `cupel cas attest --trust-simulation`")
 		return v
 	}
+
 	if v != evidence.Simulation { // understood, but nothing to recommend
 		r.oneOf(n, "tolerate", string(v), tolerances)
 	}
+
 	return v
 }
 
@@ -243,10 +270,13 @@ func (r *reader) advisories(f fields) {
 		case v != "*" && !advisory.MatchString(v):
 			r.refuse(n, ruleField, "ignore_advisories: %s", shown(v, nil)).Want(`INTEL-SA-nnnnn or "*"`)
 		}
+
 		out.IgnoreAdvisories = append(out.IgnoreAdvisories, v)
 	}
+
 	slices.Sort(out.IgnoreAdvisories)
 	out.IgnoreAdvisories = slices.Compact(out.IgnoreAdvisories)
+
 	if len(out.IgnoreAdvisories) > 0 && !slices.ContainsFunc(out.Tolerate, func(t evidence.Tolerance) bool {
 		return t == evidence.SoftwareHardening || t == evidence.InsecureConfiguration || t == evidence.OutdatedTCB || t == evidence.DebugMode
 	}) {

@@ -29,20 +29,25 @@ func parseBase58Hash(v string) (ident.KeyHash, error) {
 	if len(v) != base58HashLength {
 		return ident.KeyHash{}, errNoKeyHash
 	}
+
 	n := new(big.Int)
 	for _, c := range v {
 		digit := strings.IndexRune(base58Alphabet, c)
 		if digit < 0 {
 			return ident.KeyHash{}, errNoKeyHash
 		}
+
 		n.Add(n.Mul(n, big.NewInt(58)), big.NewInt(int64(digit)))
 	}
 	if n.BitLen() > 37*8 {
 		return ident.KeyHash{}, errNoKeyHash
 	}
+
 	raw := n.FillBytes(make([]byte, 37))
+
 	sum := sha256.Sum256(raw[:33])
 	sum = sha256.Sum256(sum[:])
+
 	switch {
 	case subtle.ConstantTimeCompare(sum[:4], raw[33:]) != 1:
 		return ident.KeyHash{}, errChecksum
@@ -51,5 +56,6 @@ func parseBase58Hash(v string) (ident.KeyHash, error) {
 	case raw[0] != versionKeyHash:
 		return ident.KeyHash{}, errNoKeyHash
 	}
+
 	return ident.KeyHash(raw[1:33]), nil
 }

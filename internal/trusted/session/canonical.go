@@ -52,24 +52,31 @@ func (s *Session) write(reveal func(secret.Value, Kind) string) []byte {
 	if s.Predecessor != nil {
 		o = append(o, member{"predecessor", s.Predecessor.String()})
 	}
+
 	if s.Salt.Len() > 0 {
 		o = append(o, member{"salt", reveal(s.Salt, ASCII)})
 	}
+
 	var secrets, volumes, images, services list
 	for i := range s.Secrets {
 		secrets = append(secrets, s.Secrets[i].canonical(reveal))
 	}
+
 	for _, v := range s.Volumes {
 		volumes = append(volumes, object{{"name", v.Name}})
 	}
+
 	for i := range s.Images {
 		images = append(images, s.Images[i].canonical())
 	}
+
 	for i := range s.Services {
 		services = append(services, s.Services[i].canonical())
 	}
+
 	o = append(o, member{"secrets", secrets}, member{"volumes", volumes}, member{"images", images}, member{"services", services},
 		member{"access_policy", s.Access.canonical()}, member{"security", s.Security.canonical()})
+
 	var b strings.Builder
 	b.WriteString("---\n")
 	writeObject(&b, o, "", "")
@@ -83,6 +90,7 @@ func (s *Secret) canonical(reveal func(secret.Value, Kind) string) object {
 	} else if s.Kind == ASCII || s.Kind == Binary {
 		o = append(o, member{"size", plain(strconv.Itoa(s.Size))})
 	}
+
 	for _, m := range []struct{ key, value string }{
 		{"key_type", s.KeyType}, {"private_key", s.PrivateKey}, {"issuer", s.Issuer}, {"common_name", s.CommonName},
 		{"endpoint", s.Endpoint}, {"valid_for", s.ValidFor},
@@ -91,21 +99,26 @@ func (s *Secret) canonical(reveal func(secret.Value, Kind) string) object {
 			o = append(o, member{m.key, m.value})
 		}
 	}
+
 	if len(s.DNS) > 0 {
 		o = append(o, member{"dns", texts(s.DNS)})
 	}
+
 	return append(o, member{"export_public", plain(strconv.FormatBool(s.ExportPublic))})
 }
 
 func (i *Image) canonical() object {
 	o := object{{"name", i.Name}}
+
 	var mounts, files list
 	for _, m := range i.Volumes {
 		mounts = append(mounts, object{{"name", m.Name}, {"path", m.Path}, {"update_policy", string(m.Policy)}})
 	}
+
 	for _, f := range i.InjectionFiles {
 		files = append(files, object{{"path", f.Path}, {"content", f.Content.String()}, {"permission", plain(fmt.Sprintf("0o%03o", f.Permission))}})
 	}
+
 	return append(o, member{"volumes", mounts}, member{"injection_files", files})
 }
 
@@ -114,6 +127,7 @@ func (s *Service) canonical() object {
 	if s.ImageName != "" {
 		o = append(o, member{"image_name", s.ImageName})
 	}
+
 	var variants list
 	for _, id := range s.Attestation {
 		variants = append(variants, canonicalIdentity(id))
@@ -137,6 +151,7 @@ func (s *Service) canonical() object {
 	if own := s.canonicalCupel(); len(own) > 0 {
 		o = append(o, member{"cupel", own})
 	}
+
 	return o
 }
 
@@ -161,9 +176,11 @@ func canonicalIdentity(id evidence.CodeIdentity) object {
 	if len(id.Measurements) > 0 {
 		o = append(o, member{"mrenclave", texts(id.Measurements)})
 	}
+
 	if id.Signer == nil {
 		return o
 	}
+
 	number := func(n uint16) plain { return plain(strconv.Itoa(int(n))) }
 	s := object{{"mrsigner", id.Signer.MRSigner.String()}, {"isvprodid", number(id.Signer.ProductID)}}
 	for _, m := range []struct {
@@ -174,14 +191,17 @@ func canonicalIdentity(id evidence.CodeIdentity) object {
 			s = append(s, member{m.key, number(*m.svn)})
 		}
 	}
+
 	return append(o, member{"signer", s})
 }
 
 func (p AccessPolicy) canonical() object {
 	o := object{{"read", texts(p.Read)}, {"update", texts(p.Update)}, {"create_sessions", texts(p.CreateSessions)}}
+
 	if p.Deploy != nil {
 		o = append(o, member{"deploy", texts(p.Deploy)})
 	}
+
 	return o
 }
 
@@ -222,6 +242,7 @@ func writeValue(b *strings.Builder, v any, indent string) {
 		}
 		b.WriteByte('\n')
 		writeObject(b, v, indent+"  ", indent+"  ")
+
 	case list:
 		if len(v) == 0 {
 			b.WriteString(" []\n")
@@ -254,7 +275,9 @@ func Quote(s string) string {
 	if plainWord.MatchString(s) && !notText.MatchString(s) {
 		return s
 	}
+
 	var b strings.Builder
+
 	b.WriteByte('"')
 	for _, c := range s {
 		switch {

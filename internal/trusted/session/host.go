@@ -34,6 +34,7 @@ func WrongHost(name string) *Wrong {
 		}
 		return nil
 	}
+
 	switch {
 	case name == "":
 		return &Wrong{Why: "is empty", Mend: "give a name, or leave it out"}
@@ -56,6 +57,7 @@ func WrongHost(name string) *Wrong {
 	case len(name) > maxHost:
 		return &Wrong{Why: "has more than the 253 characters that a DNS name can have", Mend: "give a shorter name"}
 	}
+
 	return wrongLabels(strings.Split(strings.TrimPrefix(name, wildcard), "."))
 }
 
@@ -82,8 +84,10 @@ func wrongLabels(labels []string) *Wrong {
 			return &Wrong{Why: "has more than 63 characters between two dots", Mend: "give a name with shorter parts"}
 		}
 	}
+
 	if digits.MatchString(labels[len(labels)-1]) {
 		return &Wrong{"ends in a number as IP addresses do, and is none", "give an address of IPv4 as four numbers from 0 to 255, or a name that ends in letters", true}
 	}
+
 	return nil
 }

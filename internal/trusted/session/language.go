@@ -74,30 +74,37 @@ func nearest(written string, known []string) []string {
 		word     string
 		distance int
 	}
+
 	all := make([]scored, 0, len(known))
 	for _, k := range known {
 		all = append(all, scored{k, distance(strings.ToLower(written), k)})
 	}
+
 	sort.SliceStable(all, func(i, j int) bool { return all[i].distance < all[j].distance })
+
 	var out []string
 	for _, s := range all {
 		if len(out) < 3 && s.distance <= max(2, len(s.word)/2) {
 			out = append(out, s.word)
 		}
 	}
+
 	if len(out) == 0 {
 		out = slices.Sorted(slices.Values(known))
 	}
+
 	return out
 }
 
 // distance is the Levenshtein distance of a, cut to 64 bytes, and b.
 func distance(a, b string) int {
 	a = a[:min(len(a), 64)]
+
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
+
 	for i := range len(a) {
 		diagonal := row[0]
 		row[0] = i + 1
@@ -109,5 +116,6 @@ func distance(a, b string) int {
 			diagonal, row[j+1] = row[j+1], cost
 		}
 	}
+
 	return row[len(b)]
 }

@@ -25,10 +25,13 @@ func Parse(text []byte) (*Session, error) {
 
 func parseTree(root *yaml.Node) (*Session, error) {
 	r := &reader{session: &Session{}, kinds: map[string]Kind{}}
+
 	r.read(root)
+
 	if r.err != nil {
 		return nil, r.err
 	}
+
 	return r.session, nil
 }
 
@@ -38,6 +41,7 @@ func (r *reader) read(root *yaml.Node) {
 	if r.err != nil {
 		return
 	}
+
 	f := r.mapping(root, &sectionSession)
 	if name := r.required(f, "name", "session"); name != "" {
 		var err error
@@ -45,13 +49,16 @@ func (r *reader) read(root *yaml.Node) {
 			r.refuse(f.at("name"), ruleField, "%v", err)
 		}
 	}
+
 	r.predecessor(f)
 	r.salt(f)
+
 	if n := f.values["security"]; n != nil && !isNull(n) {
 		r.security(n)
 	} else {
 		s.Security.Mode = "hardware"
 	}
+
 	r.secrets(f)
 	r.volumes(f)
 	r.images(f)
@@ -68,13 +75,16 @@ func (r *reader) version(root *yaml.Node) {
 			n = root.Content[i+1]
 		}
 	}
+
 	const want = `"0.3" or "0.3.0" to "0.3.12"`
 	if n == nil {
 		r.refuse(root, problem.RuleSessionVersion, "no version, which means language 0.1").Want(want).
 			Fix(`translate the session and add version: "0.3"`)
 		return
 	}
+
 	v := r.scalar(n, "version")
+
 	switch {
 	case versionText.MatchString(v):
 		r.session.Version = v
@@ -91,12 +101,15 @@ func (r *reader) predecessor(f fields) {
 	if n == nil || isNull(n) || n.Kind == yaml.ScalarNode && n.Value == "" {
 		return
 	}
+
 	v := r.scalar(n, "predecessor")
+
 	d, err := ident.ParseDigest(v)
 	if err != nil {
 		r.refuse(n, ruleField, "predecessor: %v", err)
 		return
 	}
+
 	r.session.Predecessor = &d
 }
 
@@ -105,10 +118,13 @@ func (r *reader) volumes(f fields) {
 	for _, n := range r.list(f, "volumes") {
 		v := r.mapping(n, &sectionVolume)
 		name := r.required(v, "name", "volume")
+
 		if name != "" && !secretName.MatchString(name) {
 			r.refuse(v.at("name"), ruleField, "the volume name is %s", shown(name, nil)).Want("1 to 128 of A-Z a-z 0-9 _ . ~ -")
 		}
+
 		r.once(seen, v.at("name"), "volume", name)
+
 		r.session.Volumes = append(r.session.Volumes, Volume{Name: name})
 	}
 }
@@ -125,23 +141,29 @@ func (r *reader) images(f fields) {
 	for _, n := range r.list(f, "images") {
 		i := r.mapping(n, &sectionImage)
 		img := Image{Name: r.required(i, "name", "image")}
+
 		if len(img.Name) > 512 {
 			r.refuse(i.at("name"), ruleField, "an image name of %d bytes", len(img.Name)).Want("at most 512")
 		}
+
 		r.once(seen, i.at("name"), "image", img.Name)
+
 		taken := occupied{map[string]bool{}, map[string]string{}}
 		mounted := map[string]bool{}
+
 		for _, m := range r.list(i, "volumes") {
 			mount := r.mount(m)
 			r.once(mounted, m, "mount in one image of the volume", mount.Name)
 			r.occupy(taken, m, mount.Path)
 			img.Volumes = append(img.Volumes, mount)
 		}
+
 		for _, m := range r.list(i, "injection_files") {
 			file := r.injectionFile(m)
 			r.occupy(taken, m, file.Path)
 			img.InjectionFiles = append(img.InjectionFiles, file)
 		}
+
 		r.session.Images = append(r.session.Images, img)
 	}
 }
@@ -154,9 +176,11 @@ func (r *reader) mount(n *yaml.Node) VolumeMount {
 		Policy: UpdatePolicy(r.word(f, "update_policy", string(RollbackProtected),
 			string(RollbackProtected), string(Ephemeral))),
 	}
+
 	if _, ok := r.session.Volume(m.Name); !ok {
 		r.refuse(f.at("name"), ruleReference, "name is that of no volume: %s", shown(m.Name, r.volumeNames())).Fix("define it under `volumes:`")
 	}
+
 	return m
 }
 
@@ -166,16 +190,21 @@ func (r *reader) injectionFile(n *yaml.Node) InjectionFile {
 			Fix("write {path: …, content: …}")
 		return InjectionFile{}
 	}
+
 	f := r.mapping(n, &sectionFile)
 	file := InjectionFile{Path: r.path(f, "path", sectionFile.name), Permission: 0o400}
+
 	if !f.has("content") {
 		r.refuse(f.node, ruleUnsupported, "an injection file without content (read from the container) is known to the SCONE language, but not supported yet").
 			Fix("add `content:`")
 	}
+
 	file.Content = r.reference(f.values["content"], r.text(f, "content"), false)
+
 	if p := f.values["permission"]; p != nil {
 		file.Permission = r.permission(p)
 	}
+
 	return file
 }
 
@@ -183,19 +212,23 @@ func (r *reader) injectionFile(n *yaml.Node) InjectionFile {
 // the other.
 func (r *reader) permission(n *yaml.Node) uint32 {
 	v := r.scalar(n, "permission")
+
 	digits, ok := strings.CutPrefix(v, "0o")
 	if !ok {
 		digits, ok = strings.CutPrefix(v, "0")
 	}
+
 	var bits uint32
 	for _, c := range digits {
 		ok = ok && c >= '0' && c <= '7'
 		bits = bits<<3 | uint32(c-'0')&7
 	}
+
 	if !ok || len(digits) != 3 {
 		r.refuse(n, ruleField, "permission is %s", shown(v, nil)).Want("three octal digits after 0o, like 0o400")
 		return 0o400
 	}
+
 	return bits
 }
 
@@ -205,6 +238,7 @@ func (r *reader) path(f fields, key, of string) string {
 	if p != "" {
 		r.checkPath(f.at(key), key, p)
 	}
+
 	return p
 }
 
@@ -215,9 +249,11 @@ func (r *reader) checkPath(n *yaml.Node, key, p string) {
 	case key == "path" && p == "/":
 		r.refuse(n, ruleField, "path is the root directory").Want("a path below it")
 	}
+
 	if key != "path" {
 		return
 	}
+
 	for _, kernel := range []string{"/proc", "/sys", "/dev"} {
 		if p == kernel || strings.HasPrefix(p, kernel+"/") {
 			r.refuse(n, ruleField, "path lies in %s", kernel).Want("a path outside of /proc, /sys and /dev")
@@ -237,6 +273,7 @@ func (r *reader) occupy(taken occupied, n *yaml.Node, p string) {
 	if r.err != nil {
 		return // p may be no path
 	}
+
 	collision := ""
 	if taken.things[p] {
 		collision = p
@@ -244,13 +281,16 @@ func (r *reader) occupy(taken occupied, n *yaml.Node, p string) {
 	if below, ok := taken.parents[p]; ok {
 		collision = below
 	}
+
 	for dir := path.Dir(p); dir != "/" && dir != "."; dir = path.Dir(dir) {
 		if taken.things[dir] {
 			collision = dir
 		}
 		taken.parents[dir] = p
 	}
+
 	taken.things[p] = true
+
 	if collision != "" {
 		r.refuse(n, ruleField, "%q and %q collide in one image", clip(p), clip(collision)).
 			Want("volumes and files that do not contain each other")
@@ -262,11 +302,13 @@ func (r *reader) reference(n *yaml.Node, s string, inline bool) Text {
 	if s == "" {
 		return nil
 	}
+
 	t, err := parseText(s)
 	if err != nil {
 		r.refuse(n, ruleReference, "%v", err)
 		return nil
 	}
+
 	for _, p := range t {
 		if p.Ref == nil {
 			continue
@@ -279,6 +321,7 @@ func (r *reader) reference(n *yaml.Node, s string, inline bool) Text {
 			return nil
 		}
 	}
+
 	return t
 }
 
@@ -316,5 +359,6 @@ func find[T any](in []T, is func(*T) bool) (*T, bool) {
 			return &in[i], true
 		}
 	}
+
 	return nil, false
 }

@@ -26,9 +26,11 @@ func (r *reader) refuse(n *yaml.Node, rule problem.Rule, format string, args ...
 	if openVariable.MatchString(n.Value) && !strings.Contains(n.Value, "$$SCONE") {
 		p.Fix("fill in the template variable that stands there")
 	}
+
 	if r.err == nil {
 		r.err = p
 	}
+
 	return p
 }
 
@@ -47,10 +49,12 @@ type fields struct {
 // mapping reads a mapping whose keys the section knows.
 func (r *reader) mapping(n *yaml.Node, s *section) fields {
 	f := fields{n, map[string]*yaml.Node{}}
+
 	if n.Kind != yaml.MappingNode {
 		r.refuse(n, ruleField, "the %s is no mapping", s.name).Want("keys of %s", strings.Join(s.keys, ", "))
 		return f
 	}
+
 	for i := 0; i+1 < len(n.Content) && r.err == nil; i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		switch {
@@ -65,6 +69,7 @@ func (r *reader) mapping(n *yaml.Node, s *section) fields {
 				Want("one like %s", strings.Join(nearest(key.Value, known), ", "))
 		}
 	}
+
 	return f
 }
 
@@ -86,10 +91,12 @@ func (r *reader) required(f fields, key, of string) string {
 		r.refuse(f.node, ruleField, "a %s without %s", of, key).Fix("add `%s:`", key)
 		return ""
 	}
+
 	v := r.scalar(n, key)
 	if v == "" {
 		r.refuse(n, ruleField, "%s is empty", key)
 	}
+
 	return v
 }
 
@@ -98,10 +105,12 @@ func (r *reader) scalar(n *yaml.Node, what string) string {
 		r.refuse(n, ruleField, "%s is no single value", what)
 		return ""
 	}
+
 	if isNull(n) {
 		r.refuse(n, ruleField, "%s has no value", what).Fix("give one, or \"\" for the empty text, or remove the line")
 		return ""
 	}
+
 	return n.Value
 }
 
@@ -111,6 +120,7 @@ func (r *reader) word(f fields, key, fallback string, known ...string) string {
 	if n == nil {
 		return fallback
 	}
+
 	v := r.scalar(n, key)
 	r.oneOf(n, key, v, known)
 	return v
@@ -135,12 +145,15 @@ func shown(v string, known []string) string {
 	misspelt := func(word string) bool {
 		return len(v) > 2 && len(v) <= 2*len(word) && distance(strings.ToLower(v), strings.ToLower(word)) <= max(2, len(word)/2)
 	}
+
 	if slices.ContainsFunc(known, misspelt) {
 		return strconv.Quote(v)
 	}
+
 	if n := utf8.RuneCountInString(v); n != 1 {
 		return fmt.Sprintf("a text of %d characters", n)
 	}
+
 	return "a text of 1 character"
 }
 
@@ -151,11 +164,13 @@ func (r *reader) boolean(f fields, key string) bool {
 // number is a decimal within bounds.
 func (r *reader) number(n *yaml.Node, key string, low, high int) int {
 	v := r.scalar(n, key)
+
 	i, err := strconv.Atoi(v)
 	if err != nil || i < low || i > high || strconv.Itoa(i) != v {
 		r.refuse(n, ruleField, "%s is %s", key, shown(v, nil)).Want("a number from %d to %d", low, high)
 		return low
 	}
+
 	return i
 }
 

@@ -39,9 +39,11 @@ func (r *reader) secrets(f fields) {
 		read = append(read, s)
 		r.secret(s)
 	}
+
 	if r.err != nil {
 		return
 	}
+
 	for i, s := range read {
 		r.certificateRefs(s, &r.session.Secrets[i])
 	}
@@ -49,17 +51,22 @@ func (r *reader) secrets(f fields) {
 
 func (r *reader) secret(f fields) {
 	out := Secret{Name: r.required(f, "name", "secret")}
+
 	if out.Name != "" && !secretName.MatchString(out.Name) {
 		r.refuse(f.at("name"), ruleField, "the secret name is %s", shown(out.Name, nil)).Want("1 to 128 of A-Z a-z 0-9 _ . ~ -")
 	}
+
 	if r.kinds[out.Name] != "" {
 		r.refuse(f.at("name"), ruleField, "a second secret called %q", out.Name).Fix("rename or remove one of the two")
 	}
+
 	if r.required(f, "kind", "secret") == "" {
 		return
 	}
+
 	out.Kind = Kind(r.word(f, "kind", "", string(ASCII), string(Binary), string(PrivateKey), string(X509CA), string(X509)))
 	r.kinds[out.Name] = out.Kind
+
 	for _, key := range sectionSecret.keys {
 		switch fits := slices.Contains(keysOfKind[out.Kind], key); {
 		case fits, !f.has(key), key == "name", key == "kind", key == "export_public", keysOfKind[out.Kind] == nil:
@@ -73,9 +80,11 @@ func (r *reader) secret(f fields) {
 				Want("of the optional keys: %s, export_public", strings.Join(keysOfKind[out.Kind], ", "))
 		}
 	}
+
 	out.ExportPublic = r.boolean(f, "export_public")
 	r.secretValue(f, &out)
 	r.certificate(f, &out)
+
 	r.session.Secrets = append(r.session.Secrets, out)
 }
 
@@ -85,6 +94,7 @@ func (r *reader) secretValue(f fields, out *Secret) {
 	if out.Kind == PrivateKey {
 		out.KeyType = r.word(f, "key_type", "", "P-256", "P-384", "Ed25519")
 	}
+
 	if !f.has("value") {
 		switch out.Kind {
 		case ASCII, Binary:
@@ -99,8 +109,10 @@ func (r *reader) secretValue(f fields, out *Secret) {
 		}
 		return
 	}
+
 	n, v := f.values["value"], r.text(f, "value")
 	out.HasValue = true
+
 	switch out.Kind {
 	case ASCII:
 		out.Value = secret.NewString(v)
@@ -119,6 +131,7 @@ func (r *reader) secretValue(f fields, out *Secret) {
 		}
 		out.KeyType, out.Value = keyType, secret.NewString(v)
 	}
+
 	if s := f.values["size"]; s != nil && r.number(s, "size", 1, 65536) != out.Value.Len() {
 		r.refuse(s, ruleField, "size is not the size of the given value").Fix("remove size")
 	}
@@ -134,10 +147,12 @@ func privateKeyType(v string) (string, error) {
 	if block == nil || block.Type != "PRIVATE KEY" || strings.TrimSpace(string(rest)) != "" {
 		return "", fmt.Errorf("not one PEM block PRIVATE KEY (PKCS#8)")
 	}
+
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
 		return "", fmt.Errorf("not a PKCS#8 key")
 	}
+
 	switch k := key.(type) {
 	case *ecdsa.PrivateKey:
 		if k.Curve == elliptic.P256() || k.Curve == elliptic.P384() {
@@ -146,6 +161,7 @@ func privateKeyType(v string) (string, error) {
 	case ed25519.PrivateKey:
 		return "Ed25519", nil
 	}
+
 	return "", fmt.Errorf("a key type other than P-256, P-384 and Ed25519")
 }
 
@@ -153,13 +169,16 @@ func (r *reader) certificate(f fields, out *Secret) {
 	if out.Kind != X509 && out.Kind != X509CA {
 		return
 	}
+
 	out.PrivateKey = r.text(f, "private_key")
 	out.Issuer = r.text(f, "issuer")
 	out.CommonName = r.text(f, "common_name")
 	out.ValidFor = r.text(f, "valid_for")
+
 	if f.has("endpoint") {
 		out.Endpoint = r.word(f, "endpoint", "", "server", "client")
 	}
+
 	if out.ValidFor != "" {
 		d, err := ParseValidity(out.ValidFor)
 		if err != nil {
@@ -168,9 +187,11 @@ func (r *reader) certificate(f fields, out *Secret) {
 			r.warn(f.at("valid_for"), "valid_for of less than a minute: an instance hears only with its reports, every 10 seconds and more, that a certificate is due, so that it may end before")
 		}
 	}
+
 	if len(out.CommonName) > 64 {
 		r.refuse(f.at("common_name"), ruleField, "common_name has %d bytes", len(out.CommonName)).Want("at most 64")
 	}
+
 	for _, n := range r.elements(f, "dns") {
 		name := r.scalar(n, "dns")
 		if wrong := WrongHost(name); wrong != nil && wrong.Kept {
@@ -178,8 +199,10 @@ func (r *reader) certificate(f fields, out *Secret) {
 		} else if wrong != nil {
 			r.refuse(n, ruleField, "dns is %s and %s", shown(name, nil), wrong.Why).Want("a DNS name or an IP address").Fix("%s", wrong.Mend)
 		}
+
 		out.DNS = append(out.DNS, name)
 	}
+
 	if out.Endpoint == "client" && len(out.DNS) > 0 {
 		r.refuse(f.at("dns"), ruleField, "dns names in a client's certificate").Fix("remove dns or the endpoint")
 	}
@@ -190,8 +213,10 @@ func (r *reader) certificateRefs(f fields, s *Secret) {
 	if s.Kind != X509 && s.Kind != X509CA {
 		return
 	}
+
 	r.refersTo(f, "private_key", s.PrivateKey, PrivateKey)
 	r.refersTo(f, "issuer", s.Issuer, X509CA)
+
 	switch {
 	case s.PrivateKey != "":
 	case s.Kind == X509CA:
@@ -213,6 +238,7 @@ func (r *reader) refersTo(f fields, key, name string, want Kind) {
 		}
 		return
 	}
+
 	if kind := r.kinds[name]; kind != want {
 		r.refuse(f.at(key), ruleReference, "%s is %s", key, shown(name, slices.Collect(maps.Keys(r.kinds)))).Want("the name of a secret of kind %s", want)
 	}
@@ -230,6 +256,7 @@ func ParseValidity(s string) (time.Duration, error) {
 	if m == nil {
 		return 0, fmt.Errorf("no duration: want one like 60 days")
 	}
+
 	const day = 24 * time.Hour
 	var unit time.Duration
 	switch strings.TrimSuffix(m[2], "s") {
@@ -248,9 +275,11 @@ func ParseValidity(s string) (time.Duration, error) {
 	default:
 		return 0, fmt.Errorf("no unit behind the number: want seconds, minutes, hours, days, weeks or years")
 	}
+
 	n, err := strconv.ParseInt(m[1], 10, 64)
 	if err != nil || n > math.MaxInt64/int64(unit) || time.Duration(n)*unit > 100*365*day {
 		return 0, fmt.Errorf("too long: want at most 100 years")
 	}
+
 	return time.Duration(n) * unit, nil
 }

@@ -16,6 +16,7 @@ func (r *reader) services(f fields) {
 	seen := map[string]bool{}
 	for _, n := range r.list(f, "services") {
 		s := r.mapping(n, &sectionService)
+
 		var svc Service
 		if name := r.required(s, "name", "service"); name != "" {
 			var err error
@@ -24,18 +25,22 @@ func (r *reader) services(f fields) {
 			}
 			r.once(seen, s.at("name"), "service", name)
 		}
+
 		svc.ImageName = r.text(s, "image_name")
 		if _, ok := r.session.Image(svc.ImageName); !ok && svc.ImageName != "" {
 			r.warn(s.at("image_name"), "image_name matches no image: the service gets neither volumes nor files")
 		}
+
 		svc.Attestation = r.attestation(s)
 		svc.Command = r.command(s)
 		svc.Environment = r.environment(s)
+
 		if s.has("pwd") {
 			if svc.Pwd = r.required(s, "pwd", "service"); svc.Pwd != "" {
 				r.checkPath(s.at("pwd"), "pwd", svc.Pwd)
 			}
 		}
+
 		r.serviceCupel(s, &svc)
 		r.session.Services = append(r.session.Services, svc)
 	}
@@ -62,25 +67,31 @@ func (r *reader) attestation(s fields) []evidence.CodeIdentity {
 	default:
 		out = []evidence.CodeIdentity{r.variant(n)}
 	}
+
 	if len(out) == 0 && r.session.Security.Mode != "none" {
 		r.refuse(s.node, ruleField, "a service without attestation").
 			Fix("add `attestation: - mrenclave: [DIGEST]`")
 	}
+
 	return out
 }
 
 func (r *reader) variant(n *yaml.Node) evidence.CodeIdentity {
 	f := r.mapping(n, &sectionAttestation)
 	id := evidence.CodeIdentity{Measurements: r.measurements(f, "mrenclave")}
+
 	if f.has("mrenclave") && len(id.Measurements) == 0 {
 		r.refuse(f.at("mrenclave"), ruleField, "mrenclave is empty").Fix("name a digest or remove the line")
 	}
+
 	if s := f.values["signer"]; s != nil {
 		id.Signer = r.signer(s)
 	}
+
 	if len(id.Measurements) == 0 && id.Signer == nil {
 		r.refuse(n, ruleField, "an attestation variant without mrenclave and signer")
 	}
+
 	return id
 }
 
@@ -92,6 +103,7 @@ func (r *reader) measurements(f fields, key string) []ident.Measurement {
 			out = append(out, m)
 		}
 	}
+
 	return out
 }
 
@@ -105,13 +117,17 @@ func (r *reader) measurement(n *yaml.Node, key string) ident.Measurement {
 
 func (r *reader) signer(n *yaml.Node) *evidence.Signer {
 	f := r.mapping(n, &sectionSigner)
+
 	out := &evidence.Signer{}
+
 	if !f.has("mrsigner") || !f.has("isvprodid") {
 		r.refuse(n, ruleField, "a signer without mrsigner and isvprodid").Fix("give both")
 		return out
 	}
+
 	out.MRSigner = r.measurement(f.values["mrsigner"], "mrsigner")
 	out.ProductID = uint16(r.number(f.values["isvprodid"], "isvprodid", 0, 65535))
+
 	for _, bound := range []struct {
 		key string
 		to  **uint16
@@ -121,12 +137,14 @@ func (r *reader) signer(n *yaml.Node) *evidence.Signer {
 			*bound.to = &svn
 		}
 	}
+
 	switch {
 	case out.SVN != nil && (out.SVNMin != nil || out.SVNMax != nil):
 		r.refuse(n, ruleField, "isvsvn beside isvsvn_min or isvsvn_max").Want("the one or the others")
 	case out.SVNMin != nil && out.SVNMax != nil && *out.SVNMin > *out.SVNMax:
 		r.refuse(n, ruleField, "isvsvn_min is above isvsvn_max")
 	}
+
 	return out
 }
 
@@ -147,15 +165,18 @@ func (r *reader) command(s fields) []Text {
 			words = append(words, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: w, Line: n.Line, Column: n.Column})
 		}
 	}
+
 	var argv []Text
 	for _, w := range words {
 		v := r.scalar(w, "an argument of command")
 		r.hostArgument(w, v)
 		argv = append(argv, r.reference(w, v, true))
 	}
+
 	if len(argv) == 0 || len(argv[0]) == 0 {
 		r.refuse(n, ruleField, "command is empty").Fix("name a program, or remove the line to run the image's own")
 	}
+
 	return argv
 }
 
@@ -198,12 +219,15 @@ func splitCommand(s string) (words, unquoted []string, err error) {
 			inWord = true
 		}
 	}
+
 	if quote != 0 {
 		return nil, nil, fmt.Errorf("the quote %c is not closed", quote)
 	}
+
 	if inWord {
 		words, unquoted = append(words, word.String()), append(unquoted, bare.String())
 	}
+
 	return words, unquoted, nil
 }
 
@@ -212,13 +236,16 @@ func (r *reader) environment(s fields) []EnvVar {
 	if n == nil || isNull(n) {
 		return nil
 	}
+
 	if n.Kind != yaml.MappingNode {
 		r.refuse(n, ruleField, "environment is no mapping").Want("NAME: VALUE")
 		return nil
 	}
+
 	var out []EnvVar
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
+
 		switch {
 		case strings.HasPrefix(key.Value, `\@\@`) || strings.HasPrefix(key.Value, "@@"):
 			r.refuse(key, ruleUnsupported, "a variable that the host fills in is known to the SCONE language, but not supported yet").
@@ -226,8 +253,10 @@ func (r *reader) environment(s fields) []EnvVar {
 		case key.Value == "" || strings.Contains(key.Value, "="):
 			r.refuse(key, ruleField, "a variable's name that is empty or holds =").Want("one without = that is not empty")
 		}
+
 		out = append(out, EnvVar{key.Value, r.reference(value, r.scalar(value, fmt.Sprintf("the variable %q", clip(key.Value))), true)})
 	}
+
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
 }

@@ -21,6 +21,7 @@ func ShellWord(command string) string {
 	if err != nil {
 		return ""
 	}
+
 	for i, word := range words {
 		switch {
 		case strings.Contains(word, "$$SCONE::"):
@@ -62,6 +63,7 @@ func escapes(command string) bool {
 		}
 		before = c
 	}
+
 	return false
 }
 
@@ -83,5 +85,6 @@ func CommandForm(command string) string {
 			return form.named
 		}
 	}
+
 	return ""
 }

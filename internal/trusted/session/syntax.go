@@ -39,15 +39,18 @@ func Tree(text []byte) (*yaml.Node, error) {
 		return nil, problem.New(problem.Invalid, problem.RuleSessionSyntax, "the session has %d bytes", len(text)).
 			Want("at most %d", MaxSize).Fix("give smaller values: what is large goes into the image, the repository or a volume")
 	}
+
 	if !utf8.Valid(text) {
 		line, column := positionOfBadUTF8(text)
 		return nil, problem.New(problem.Invalid, problem.RuleSessionSyntax, "line %d column %d: not UTF-8", line, column).
 			Fix("save the file as UTF-8")
 	}
+
 	loader, err := yaml.NewLoader(bytes.NewReader(text))
 	if err != nil {
 		return nil, syntaxError(err)
 	}
+
 	var doc, second yaml.Node
 	switch err := loader.Load(&doc); {
 	case errors.Is(err, io.EOF):
@@ -55,19 +58,23 @@ func Tree(text []byte) (*yaml.Node, error) {
 	case err != nil:
 		return nil, syntaxError(err)
 	}
+
 	switch err := loader.Load(&second); {
 	case err == nil:
 		return nil, refusal(&second, problem.RuleSessionSyntax, "a second YAML document").Want("one document a file").Fix("remove the line ---")
 	case !errors.Is(err, io.EOF):
 		return nil, syntaxError(err)
 	}
+
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
 		return nil, refusal(&doc, problem.RuleSessionSyntax, "the document is no mapping").Want("`name: …`, `version: …` and so on")
 	}
+
 	root := doc.Content[0]
 	if err := checkNode(root, 1); err != nil {
 		return nil, err
 	}
+
 	return root, nil
 }
 
@@ -83,16 +90,19 @@ func checkNode(n *yaml.Node, depth int) error {
 	case depth > maxDepth:
 		return refusal(n, problem.RuleSessionSyntax, "nested more than %d deep", maxDepth)
 	}
+
 	if n.Kind == yaml.MappingNode {
 		if err := checkKeys(n); err != nil {
 			return err
 		}
 	}
+
 	for _, c := range n.Content {
 		if err := checkNode(c, depth+1); err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -100,18 +110,23 @@ func checkKeys(n *yaml.Node) error {
 	seen := make(map[string]*yaml.Node, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := n.Content[i]
+
 		if key.Kind != yaml.ScalarNode || isNull(key) {
 			return refusal(key, problem.RuleSessionSyntax, "a key that is no plain word")
 		}
+
 		if len(key.Value) > maxKey {
 			return refusal(key, problem.RuleSessionSyntax, "a key of %d bytes", len(key.Value)).Want("at most %d", maxKey)
 		}
+
 		if first := seen[key.Value]; first != nil {
 			return refusal(key, problem.RuleSessionDuplicateKey, "the key %q again", clip(key.Value)).
 				Want("each key once; the first is at line %d", first.Line).Fix("remove one of the two")
 		}
+
 		seen[key.Value] = key
 	}
+
 	return nil
 }
 
@@ -131,6 +146,7 @@ func syntaxError(err error) *problem.Error {
 	message, line, column := "not YAML", 1, 1
 	if le, ok := errors.AsType[*yaml.LoadError](err); ok {
 		message = plainMessage(le.Message)
+
 		for _, m := range []struct{ line, column int }{
 			{le.Mark.Line, le.Mark.Column}, {le.ContextMark.Line, le.ContextMark.Column},
 		} {
@@ -140,6 +156,7 @@ func syntaxError(err error) *problem.Error {
 			}
 		}
 	}
+
 	return problem.New(problem.Invalid, problem.RuleSessionSyntax, "line %d column %d: %s", line, column, message).
 		Fix("mend the YAML: check indentation, quotes and brackets at that place")
 }
@@ -153,6 +170,7 @@ func plainMessage(s string) string {
 	case strings.ContainsAny(s, "\"`") || strings.Contains(yamlQuote.ReplaceAllString(s, ""), "'"):
 		return "no YAML that can be read"
 	}
+
 	return s
 }
 
@@ -161,16 +179,20 @@ var yamlQuote = regexp.MustCompile(`'[^'A-Za-z0-9]'`)
 
 func positionOfBadUTF8(text []byte) (line, column int) {
 	line, column = 1, 1
+
 	for len(text) > 0 {
 		r, size := utf8.DecodeRune(text)
 		if r == utf8.RuneError && size == 1 {
 			break
 		}
+
 		if column++; r == '\n' {
 			line, column = line+1, 1
 		}
+
 		text = text[size:]
 	}
+
 	return line, column
 }
 

@@ -34,23 +34,29 @@ func parseText(s string) (Text, error) {
 		if i < 0 {
 			return append(t, Part{Literal: s}), nil
 		}
+
 		if i > 0 {
 			t = append(t, Part{Literal: s[:i]})
 		}
+
 		s = s[i:]
 		if !strings.HasPrefix(s, refOpen) {
 			return nil, fmt.Errorf("a text with $$SCONE that is no reference: want $$SCONE::NAME$$")
 		}
+
 		body, rest, ok := strings.Cut(s[len(refOpen):], refClose)
 		if !ok {
 			return nil, fmt.Errorf("a reference $$SCONE::NAME has no closing $$")
 		}
+
 		ref, err := parseRef(body)
 		if err != nil {
 			return nil, err
 		}
+
 		t, s = append(t, Part{Ref: ref}), rest
 	}
+
 	return t, nil
 }
 
@@ -58,8 +64,10 @@ func parseRef(body string) (*Ref, error) {
 	if strings.HasPrefix(body, "self::") {
 		return nil, fmt.Errorf("$$SCONE::self::…$$ is known to the SCONE language, but not supported yet")
 	}
+
 	body, encoding, encoded := strings.Cut(body, "|")
 	name, format, formatted := strings.Cut(body, ":")
+
 	switch {
 	case !secretName.MatchString(name):
 		return nil, fmt.Errorf("a reference $$SCONE::NAME$$ with a name of %d characters: want 1 to 128 of A-Z a-z 0-9 _ . ~ -", utf8.RuneCountInString(name))
@@ -68,6 +76,7 @@ func parseRef(body string) (*Ref, error) {
 	case encoded && encoding != escapeJSON:
 		return nil, fmt.Errorf("a reference $$SCONE::NAME|ENCODING$$ with another encoding than %s", escapeJSON)
 	}
+
 	return &Ref{name, format, encoding}, nil
 }
 
@@ -77,9 +86,11 @@ func (r Ref) String() string {
 	if r.Format != "" {
 		s += ":" + r.Format
 	}
+
 	if r.Encoding != "" {
 		s += "|" + r.Encoding
 	}
+
 	return s + refClose
 }
 
@@ -93,6 +104,7 @@ func (t Text) String() string {
 			b.WriteString(p.Literal)
 		}
 	}
+
 	return b.String()
 }
 
@@ -104,6 +116,7 @@ func (t Text) Refs() []Ref {
 			refs = append(refs, *p.Ref)
 		}
 	}
+
 	return refs
 }
 
@@ -117,18 +130,22 @@ func (t Text) Expand(get func(Ref) (secret.Value, error)) (secret.Value, error) 
 			out = append(out, p.Literal...)
 			continue
 		}
+
 		v, err := get(*p.Ref)
 		if err != nil {
 			return secret.Value{}, fmt.Errorf("expand %s: %w", p.Ref, err)
 		}
+
 		b := v.Reveal()
 		if p.Ref.Encoding == escapeJSON {
 			if b, err = jsonEscape(b); err != nil {
 				return secret.Value{}, fmt.Errorf("expand %s: %w", p.Ref, err)
 			}
 		}
+
 		out = append(out, b...)
 	}
+
 	return secret.New(out), nil
 }
 
@@ -173,6 +190,7 @@ func everyFormat() (all []string) {
 	for _, of := range formats {
 		all = slices.AppendSeq(all, maps.Keys(of))
 	}
+
 	return all
 }
 
@@ -187,6 +205,7 @@ var legacyFormats = map[string]string{"hex": "hex", "crt": "crt", "key": "privat
 // NAME.SUFFIX into the new one. inline says that the place holds no raw bytes.
 func resolve(ref *Ref, kinds map[string]Kind, inline bool) *problem.Error {
 	kind, ok := kinds[ref.Secret]
+
 	if i := strings.LastIndexByte(ref.Secret, '.'); !ok && i > 0 && ref.Format == "" {
 		if format, old := legacyFormats[ref.Secret[i+1:]]; old && kinds[ref.Secret[:i]] != "" {
 			if format == "chain" {
@@ -194,20 +213,24 @@ func resolve(ref *Ref, kinds map[string]Kind, inline bool) *problem.Error {
 					"%s: the old suffix .chain (root first, certificate last) is known to the SCONE language, but not supported yet", ref).
 					Fix("write :chain, or :crt for a certificate alone")
 			}
+
 			ref.Secret, ref.Format = ref.Secret[:i], format
 			kind, ok = kinds[ref.Secret], true
 		}
 	}
+
 	if !ok {
 		return problem.New(problem.Invalid, ruleReference, "the reference names no secret of this session: %s", shown(ref.Secret, slices.Collect(maps.Keys(kinds)))).
 			Fix("define it under `secrets:`")
 	}
+
 	format, ok := CanonicalFormat(kind, ref.Format)
 	switch {
 	case !ok:
 		if slices.Contains(laterValues["format"], ref.Format) {
 			return problem.New(problem.Invalid, ruleUnsupported, "%s: the format is known to the SCONE language, but not supported yet", ref)
 		}
+
 		known := slices.Sorted(maps.Keys(formats[kind]))
 		return problem.New(problem.Invalid, ruleReference, "the secret %s of kind %s has no such format: %s", ref.Secret, kind, shown(ref.Format, everyFormat())).
 			Want("no format%s", strings.Join(known, " :"))
@@ -215,5 +238,6 @@ func resolve(ref *Ref, kinds map[string]Kind, inline bool) *problem.Error {
 		return problem.New(problem.Invalid, ruleReference, "%s: raw bytes fit neither arguments, environment nor JSON", ref).
 			Fix("write :hex, :base64 or :pem, or use an injection file")
 	}
+
 	return nil
 }

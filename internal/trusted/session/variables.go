@@ -24,12 +24,14 @@ var variableName = regexp.MustCompile(`^(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_]
 func scan(s string) []piece {
 	var out []piece
 	var literal strings.Builder
+
 	flush := func() {
 		if literal.Len() > 0 {
 			out = append(out, piece{literal: literal.String()})
 			literal.Reset()
 		}
 	}
+
 	for s != "" {
 		switch {
 		case strings.HasPrefix(s, `\$`):
@@ -51,9 +53,11 @@ func scan(s string) []piece {
 				continue
 			}
 		}
+
 		literal.WriteByte(s[0])
 		s = s[1:]
 	}
+
 	flush()
 	return out
 }
@@ -72,16 +76,20 @@ func EscapeVariables(s string) (string, error) {
 				continue
 			}
 		}
+
 		if rest[0] == '$' {
 			b.WriteByte('\\')
 		}
+
 		b.WriteByte(rest[0])
 		rest = rest[1:]
 	}
+
 	pieces := scan(b.String())
 	if len(pieces) > 1 || len(pieces) == 1 && pieces[0].literal != s {
 		return "", fmt.Errorf("a backslash before $$SCONE::…$$ can't be written in a template")
 	}
+
 	return b.String(), nil
 }
 
@@ -92,6 +100,7 @@ func Variables(text []byte) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var names []string
 	eachValue(root, func(n *yaml.Node) {
 		for _, p := range scan(n.Value) {
@@ -100,6 +109,7 @@ func Variables(text []byte) ([]string, error) {
 			}
 		}
 	})
+
 	return names, nil
 }
 
@@ -129,6 +139,7 @@ func Fill(text []byte, value func(name string) (secret.Value, bool)) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
+
 	var b strings.Builder
 	if o, _ := written(root).(object); len(o) > 0 {
 		b.WriteString("---\n")
@@ -136,15 +147,19 @@ func Fill(text []byte, value func(name string) (secret.Value, bool)) ([]byte, er
 	} else {
 		b.WriteString("{}\n")
 	}
+
 	out := []byte(b.String())
+
 	again, err := Tree(out)
 	if p, ok := errors.AsType[*problem.Error](err); ok && len(out) > MaxSize {
 		return nil, p
 	}
+
 	if err != nil || !sameTree(root, again) {
 		return nil, problem.New(problem.Internal, ruleVariable, "the filled session does not read back as it was written").
 			Fix("report this as a bug, with the template and without the values")
 	}
+
 	return out, nil
 }
 
@@ -163,12 +178,14 @@ func fillTree(text []byte, value func(string) (secret.Value, bool)) (*yaml.Node,
 	if err != nil {
 		return nil, err
 	}
+
 	var refused error
 	eachValue(root, func(n *yaml.Node) {
 		if refused == nil {
 			refused = fillNode(n, value)
 		}
 	})
+
 	return root, refused
 }
 
@@ -180,11 +197,13 @@ func CheckValue(what string, v secret.Value) error {
 		return problem.New(problem.Invalid, ruleVariable, "%s is no text", what).Want("UTF-8 without NUL").
 			Fix("give it in another form, such as base64")
 	}
+
 	if bytes.Contains(raw, []byte(refIntro)) {
 		return problem.New(problem.Invalid, ruleVariable, "%s holds $$SCONE, which in a session begins a reference to a secret", what).
 			Want("text without $$SCONE; any other, with single dollars too, arrives as it is").
 			Fix("give it in another form, such as base64, or have the program put $$SCONE together itself")
 	}
+
 	return nil
 }
 
@@ -193,31 +212,38 @@ func fillNode(n *yaml.Node, value func(string) (secret.Value, bool)) error {
 	if len(pieces) == 0 || len(pieces) == 1 && pieces[0].literal == n.Value {
 		return nil
 	}
+
 	var b strings.Builder
 	var filled []string
 	references := 0
+
 	for _, p := range pieces {
 		if p.variable == "" {
 			references += strings.Count(p.literal, refIntro)
 			b.WriteString(p.literal)
 			continue
 		}
+
 		v, ok := value(p.variable)
 		if !ok {
 			return problem.New(problem.Invalid, ruleVariable, "Value for variable $%s is missing at %s", p.variable, place(n)).
 				Fix("give it with -e %s=VALUE", p.variable)
 		}
+
 		if err := CheckValue("the value of $"+p.variable, v); err != nil {
 			return err
 		}
+
 		filled = append(filled, "$"+p.variable)
 		b.Write(v.Reveal())
 	}
+
 	if strings.Count(b.String(), refIntro) != references {
 		return refusal(&yaml.Node{Line: n.Line, Column: n.Column}, ruleVariable,
 			"what stands around the value of %s would become a reference to a secret with it", strings.Join(filled, " and ")).
 			Want("no $$SCONE that values make").Fix("give a value that neither begins nor ends with a piece of $$SCONE, or mend the template there")
 	}
+
 	n.Value, n.Tag, n.Style = b.String(), "!!str", yaml.DoubleQuotedStyle
 	return nil
 }
@@ -239,9 +265,11 @@ func written(n *yaml.Node) any {
 		}
 		return l
 	}
+
 	if isNull(n) {
 		return plain("~")
 	}
+
 	return n.Value
 }
 
@@ -250,10 +278,12 @@ func sameTree(a, b *yaml.Node) bool {
 	if a.Kind != b.Kind || isNull(a) != isNull(b) || !isNull(a) && a.Value != b.Value || len(a.Content) != len(b.Content) {
 		return false
 	}
+
 	for i := range a.Content {
 		if !sameTree(a.Content[i], b.Content[i]) {
 			return false
 		}
 	}
+
 	return true
 }

@@ -114,6 +114,7 @@ func (d Deployed) Only(place string, session ident.SessionName) (called, granted
 			found++
 		}
 	}
+
 	return called, granted, found == 1
 }
 
@@ -124,6 +125,7 @@ func (d Deployed) Settle(place, called string, grant owners.GrantID) {
 	if !known || !slices.Contains(app.Grants, grant) {
 		return
 	}
+
 	app.Grants = []owners.GrantID{grant}
 	d[place][name] = app
 }
@@ -136,11 +138,13 @@ func (d Deployed) name(place, called string) string {
 	if _, known := d[place][called]; known {
 		return called
 	}
+
 	for name, app := range d[place] {
 		if slices.Contains(app.Also, called) {
 			return name
 		}
 	}
+
 	return ""
 }
 

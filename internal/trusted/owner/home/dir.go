@@ -44,16 +44,20 @@ func Open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, problem.New(problem.Invalid, ruleOwnerDirectory, "%w", err)
 	}
+
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return nil, problem.New(problem.Invalid, ruleOwnerDirectory, "%w", err).Fix("choose another with --config or CUPEL_CONFIG")
 	}
+
 	info, err := os.Stat(abs)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, ruleOwnerDirectory, "%w", err)
 	}
+
 	if info.Mode().Perm()&0o022 != 0 {
 		return nil, problem.New(problem.Denied, ruleOwnerDirectory, "others may write to %s", abs).Fix("chmod go-w %s", abs)
 	}
+
 	return &Dir{abs}, nil
 }
 
@@ -98,6 +102,7 @@ func load[T ~map[K]V, K comparable, V any](d *Dir, name, mend string) (T, error)
 	case err != nil:
 		return nil, problem.New(problem.Invalid, ruleOwnerState, "%w", err)
 	}
+
 	// Only the version first: a newer file may hold anything else.
 	var head struct {
 		Version int `json:"version"`
@@ -106,6 +111,7 @@ func load[T ~map[K]V, K comparable, V any](d *Dir, name, mend string) (T, error)
 		return nil, problem.New(problem.Invalid, ruleOwnerState, "%s has version %d", path, head.Version).
 			Want("at most %d", stateVersion).Fix("use the newer cupel that wrote it")
 	}
+
 	f := file[T]{}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
@@ -116,13 +122,16 @@ func load[T ~map[K]V, K comparable, V any](d *Dir, name, mend string) (T, error)
 			err = errors.New("text after its end")
 		}
 	}
+
 	if err == nil && (f.Version != stateVersion || f.Entries == nil) {
 		err = errors.New("no version or entries")
 	}
+
 	if err != nil {
 		return nil, problem.New(problem.Invalid, ruleOwnerState, "%s is damaged: %w", path, err).
 			Fix("put it back from a backup, or move it away and %s", mend)
 	}
+
 	return f.Entries, nil
 }
 
@@ -132,9 +141,11 @@ func update[T ~map[K]V, K comparable, V any](ctx context.Context, d *Dir, name s
 		if err != nil {
 			return err
 		}
+
 		if err := change(entries); err != nil {
 			return err
 		}
+
 		b, err := json.MarshalIndent(file[T]{stateVersion, entries}, "", "  ")
 		if err != nil {
 			return fmt.Errorf("write %s: %w", name, err)
@@ -158,6 +169,7 @@ func (d *Dir) locked(ctx context.Context, do func() error) error {
 		return problem.New(problem.Unavailable, ruleOwnerDirectory, "%w", err).Fix("check the permissions of %s", d.path)
 	}
 	defer func() { _ = f.Close() }() // unlocks
+
 	ctx, cancel := context.WithTimeout(ctx, lockPatience)
 	defer cancel()
 
@@ -168,5 +180,6 @@ func (d *Dir) locked(ctx context.Context, do func() error) error {
 	case err != nil:
 		return problem.New(problem.Unavailable, ruleOwnerDirectory, "lock %s: %w", d.path, err)
 	}
+
 	return do()
 }

@@ -41,6 +41,7 @@ func (d *Dir) Identity(ctx context.Context, now func() time.Time) (*KeyPair, err
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return id, err
 	}
+
 	err = d.locked(ctx, func() error {
 		if id, err = d.readIdentity(); err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return err // another command was faster
@@ -50,6 +51,7 @@ func (d *Dir) Identity(ctx context.Context, now func() time.Time) (*KeyPair, err
 		}
 		return nil
 	})
+
 	return id, err
 }
 
@@ -64,16 +66,19 @@ func (d *Dir) makeIdentity(now time.Time) (*KeyPair, error) {
 		if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 			return nil, fmt.Errorf("make the owner's key: %w", err)
 		}
+
 		der, err := x509.MarshalPKCS8PrivateKey(key)
 		if err != nil {
 			return nil, fmt.Errorf("make the owner's key: %w", err)
 		}
+
 		if err := d.write(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})); err != nil {
 			return nil, err
 		}
 	} else if err != nil {
 		return nil, err
 	}
+
 	certificate, err := selfsigned.Certificate{
 		Name:      "cupel owner",
 		NotBefore: now.Add(-time.Hour),
@@ -83,9 +88,11 @@ func (d *Dir) makeIdentity(now time.Time) (*KeyPair, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if err := d.write(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})); err != nil {
 		return nil, err
 	}
+
 	return d.readIdentity()
 }
 
@@ -104,9 +111,11 @@ func (d *Dir) neverUsed() error {
 			return problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%w", err)
 		}
 	}
+
 	if len(left) == 0 {
 		return nil
 	}
+
 	return problem.New(problem.Invalid, ruleIdentityLost, "%s is gone, and what was made with it is there: %s", filepath.Join(d.path, keyFile), strings.Join(left, ", ")).
 		Want("the key that your sessions, grants and apps belong to").
 		Fix("put %s back from your back-up: with another key none of them is yours; to begin anew without them, move these files away", keyFile)
@@ -118,23 +127,28 @@ func (d *Dir) readKey() (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%w", err)
 	}
+
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, problem.New(problem.Denied, problem.RuleOwnerIdentity, "others may read %s", path).
 			Fix("chmod 600 %s, and make a new key if somebody else had access", path)
 	}
+
 	b, err := atomicfile.Read(path)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%w", err)
 	}
+
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != "PRIVATE KEY" {
 		return nil, damaged(path)
 	}
+
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
 		return nil, damaged(path)
 	}
+
 	return key, nil
 }
 
@@ -149,19 +163,23 @@ func (d *Dir) readIdentity() (*KeyPair, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	path := filepath.Join(d.path, certFile)
 	b, err := atomicfile.Read(path)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, problem.RuleOwnerIdentity, "%w", err)
 	}
+
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != "CERTIFICATE" {
 		return nil, damagedCertificate(path)
 	}
+
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil || !key.PublicKey.Equal(cert.PublicKey) {
 		return nil, damagedCertificate(path)
 	}
+
 	return &KeyPair{
 		Certificate: tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert},
 		KeyHash:     ident.HashCertKey(cert), PEM: pem.EncodeToMemory(block),

@@ -28,6 +28,7 @@ func (p Pin) Simulation(address string) (*ident.Digest, error) {
 			Want("a CAS that was attested with --trust-simulation").
 			Fix("leave out --simulation, or attest the CAS of the simulated installation: cupel cas attest ADDRESS --trust-simulation ROOT_SHA256")
 	}
+
 	root := *p.SimulationRoot
 	return &root, nil
 }
@@ -46,6 +47,7 @@ type Seen struct {
 // to be followed entry by entry (client.VerifyLog).
 func (p Pin) Check(seen Seen) error {
 	const worry = "do not send it anything; ask whoever runs it, and only if the answer satisfies you, attest it anew: cupel cas attest with --forget"
+
 	switch off := seen.Time.Sub(seen.Now); {
 	case seen.Identity != p.Identity:
 		return problem.New(problem.Denied, ruleCASIdentityChanged, "the CAS has the identity key %s", seen.Identity).
@@ -61,6 +63,7 @@ func (p Pin) Check(seen Seen) error {
 			Want("at most %s from %s", problem.Duration(wire.ClockSkew), seen.Now.UTC().Format(time.RFC3339)).
 			Fix("set the clocks of this machine and of the CAS's right")
 	}
+
 	return nil
 }
 

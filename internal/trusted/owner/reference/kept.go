@@ -19,6 +19,7 @@ func Kept(current *session.Session, known []Value, now map[ident.ServiceName]ide
 		if !ok {
 			continue
 		}
+
 		for _, identity := range svc.Attestation {
 			for _, m := range identity.Measurements {
 				old, ok := vouchedFor(known, m)
@@ -29,6 +30,7 @@ func Kept(current *session.Session, known []Value, now map[ident.ServiceName]ide
 			}
 		}
 	}
+
 	return out
 }
 
@@ -37,5 +39,6 @@ func vouchedFor(known []Value, m ident.Measurement) (Value, bool) {
 	if i < 0 {
 		return Value{}, false
 	}
+
 	return known[i], true
 }

@@ -45,6 +45,7 @@ func Add(dir string, v Value) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("owner's folder: %w", err)
 	}
+
 	lock, err := os.OpenFile(filepath.Join(dir, ".vouched.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("owner's folder: %w", err)
@@ -53,18 +54,23 @@ func Add(dir string, v Value) error {
 	if err := filelock.Wait(context.Background(), lock); err != nil {
 		return fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
+
 	all, err := Read(dir)
 	if err != nil {
 		return err
 	}
+
 	all = slices.DeleteFunc(all, func(o Value) bool { return o.Measurement == v.Measurement })
+
 	b, err := json.MarshalIndent(vouchedState{Version: 1, Vouched: append(all, v)}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("vouched measurements: %w", err)
 	}
+
 	if err := atomicfile.Write(filepath.Join(dir, vouchedFile), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("vouched measurements: %w", err)
 	}
+
 	return nil
 }
 
@@ -89,6 +95,7 @@ func Read(dir string) ([]Value, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+
 	var s vouchedState
 	if err == nil {
 		d := json.NewDecoder(strings.NewReader(string(b)))
@@ -99,12 +106,15 @@ func Read(dir string) ([]Value, error) {
 			err = errors.New("it is damaged: there is text after its end")
 		}
 	}
+
 	if err == nil && s.Version != 1 {
 		err = fmt.Errorf("version %d: want 1", s.Version)
 	}
+
 	if err != nil {
 		return nil, problem.New(problem.Invalid, ruleVouchedFile, "%s: %w", filepath.Join(dir, vouchedFile), err).
 			Fix("repair or remove it, then measure again: cupel runtime measure NAME")
 	}
+
 	return s.Vouched, nil
 }

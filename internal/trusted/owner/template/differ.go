@@ -59,6 +59,7 @@ func members(n *yaml.Node) []entry {
 		}
 		return out
 	}
+
 	seen := map[string]int{}
 	for i, c := range n.Content {
 		label := strconv.Itoa(i)
@@ -67,11 +68,13 @@ func members(n *yaml.Node) []entry {
 				label = entryLabel(k.Value)
 			}
 		}
+
 		if seen[label]++; seen[label] > 1 {
 			label += "#" + strconv.Itoa(seen[label])
 		}
 		out = append(out, entry{"[" + label + "]", c})
 	}
+
 	return out
 }
 
@@ -80,11 +83,13 @@ func (d *differ) compareMembers(path string, want, got []entry) {
 	for _, e := range got {
 		theirs[e.label] = e.node
 	}
+
 	ours := make(map[string]bool, len(want))
 	for _, e := range want {
 		ours[e.label] = true
 		d.compare(path+e.label, e.node, theirs[e.label])
 	}
+
 	for _, e := range got {
 		if !ours[e.label] {
 			d.compare(path+e.label, nil, e.node)
@@ -97,19 +102,23 @@ func (d *differ) differ(path string, want, got *yaml.Node) {
 	if empty(want) && empty(got) {
 		return
 	}
+
 	diff := Difference{
 		Path:     d.show(strings.TrimPrefix(path, ".")),
 		Expected: d.expected(path, want),
 		Actual:   d.render(path, got),
 		Mend:     "your inputs do not make this line: do not use this file",
 	}
+
 	if want != nil && want.Value == nobody.String() {
 		diff.Expected = "a measurement that you vouch for"
 	}
+
 	d.advise(&diff)
 	if name, ok := d.variable(want); ok {
 		leaveOpen(&diff, name)
 	}
+
 	d.found = append(d.found, diff)
 }
 
@@ -126,12 +135,15 @@ func leaveOpen(diff *Difference, name string) {
 	case VarToken:
 		give = fmt.Sprintf("-e %s=@FILE, or with -e %s alone, which asks for it", name, name)
 	}
+
 	if v, ok := strings.CutPrefix(name, EnvPrefix); ok {
 		give = fmt.Sprintf("--env %s=VALUE", v)
 	}
+
 	if v, ok := strings.CutPrefix(name, SecretPrefix); ok {
 		give = fmt.Sprintf("--secret %s=@FILE", v)
 	}
+
 	diff.Mend = fmt.Sprintf("leave `$%s` there, and give the value with %s", name, give)
 }
 
@@ -140,6 +152,7 @@ func (d *differ) variable(n *yaml.Node) (string, bool) {
 	if n == nil || n.Kind != yaml.ScalarNode {
 		return "", false
 	}
+
 	name, ok := strings.CutPrefix(d.show(n.Value), "$")
 	return name, ok && openVariable.MatchString("$"+name)
 }
@@ -153,6 +166,7 @@ func empty(n *yaml.Node) bool {
 func (d *differ) advise(diff *Difference) {
 	app := "services[" + string(AppService) + "]"
 	pull := "services[" + string(PullService) + "]"
+
 	p := diff.Path
 	switch {
 	case strings.HasPrefix(p, app+".attestation") || strings.HasPrefix(p, pull+".attestation"):
@@ -206,6 +220,7 @@ func adviseVariable(diff *Difference, name string) {
 func (d *differ) adviseTolerance(diff *Difference) {
 	t := evidence.Tolerance(strings.Trim(diff.Actual, `"`))
 	_, names := t.SimulationRoot()
+
 	switch {
 	case d.in.Simulation == nil && (names || t == evidence.Simulation || t == evidence.DebugMode):
 		diff.Mend, diff.Flag = "real platforms need no tolerance; a simulated one keeps no secret from its host", "--simulation, for trying out"
@@ -238,10 +253,12 @@ func (d *differ) render(path string, n *yaml.Node) string {
 	if n == nil {
 		return absent
 	}
+
 	s := d.flow(path, n, 0)
 	if len(s) > 200 {
 		s = strings.ToValidUTF8(s[:200], "") + "…"
 	}
+
 	return s
 }
 
@@ -262,6 +279,7 @@ func (d *differ) flow(path string, n *yaml.Node, depth int) string {
 	if depth > 8 {
 		return "…"
 	}
+
 	var parts []string
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -276,5 +294,6 @@ func (d *differ) flow(path string, n *yaml.Node, depth int) string {
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
 	}
+
 	return showable(keysOf(path), d.show(n.Value))
 }

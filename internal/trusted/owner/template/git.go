@@ -42,10 +42,12 @@ func CheckRepository(s string) error {
 	refuse := func(mend, format string, args ...any) error {
 		return problem.New(problem.Invalid, ruleGitRepository, format, args...).Want(repositoryWant).Fix("%s", mend)
 	}
+
 	const give = "give the address that 'git clone' takes over HTTPS, as " + VarRepo
 	if err := oneLine(s, ruleGitRepository, "repository's address", VarRepo); err != nil {
 		return err
 	}
+
 	if strings.HasPrefix(s, "git ") {
 		return refuse("give the address alone, which begins with https://", "the repository's address has a command of git's before it")
 	}
@@ -55,6 +57,7 @@ func CheckRepository(s string) error {
 	if strings.HasPrefix(s, "<") || strings.ContainsAny(s[:1], "'\"`") {
 		return refuse("give the address alone, without what stands around it", "the repository's address begins with a quote or a <")
 	}
+
 	const ssh = "the repository has an address for ssh, where a token opens nothing"
 	m := schemeForm.FindStringSubmatch(s)
 	switch {
@@ -65,6 +68,7 @@ func CheckRepository(s string) error {
 	case m == nil:
 		return refuse(give, "the repository's address does not begin with https://")
 	}
+
 	switch scheme := strings.ToLower(m[1]); {
 	case scheme == "ssh":
 		return refuse(give, ssh)
@@ -75,6 +79,7 @@ func CheckRepository(s string) error {
 	case passwordForm.MatchString(m[2]):
 		return refuse("give the token as "+VarToken+": an address ends up in places where it can be read", "the repository's address holds a password")
 	}
+
 	server, _, _ := strings.Cut(m[2], "/")
 	user, _, _ := strings.Cut(server, "@")
 	switch {
@@ -83,19 +88,24 @@ func CheckRepository(s string) error {
 	case tokenForm.MatchString(user):
 		return refuse("give the token as "+VarToken+" and take it out of the address, which ends up in places where it can be read", "the repository's address holds a token in the place of a user name")
 	}
+
 	address := repositoryForm.FindStringSubmatch(m[2])
 	if address == nil {
 		return refuse(give, "the repository has no such address: a host, a path behind it, and no ? or #")
 	}
+
 	if foreign(address[1]) {
 		return refuse(certificateForm, "the repository's address has a host with letters of other alphabets")
 	}
+
 	if why := unreachable(address[1], address[2]); why != "" {
 		return refuse("give the server's name, and the port that it listens at", "the repository's address %s", why)
 	}
+
 	if loopback(address[1]) {
 		return refuse("give the server's name; for the machine that the instance runs on: host.cupel.internal", "the repository's address leads to the machine itself that asks for it: there that is the instance")
 	}
+
 	return nil
 }
 
@@ -112,10 +122,12 @@ func unreachable(host, port string) string {
 	if n, err := strconv.ParseUint(port, 10, 16); port != "" && (err != nil || n == 0) {
 		return "has no port: ports are from 1 to 65535"
 	}
+
 	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	if err == nil && ip.Is6() && !loopback(host) {
 		return "is one of IPv6, and instances have IPv4 alone"
 	}
+
 	return ""
 }
 
@@ -141,14 +153,17 @@ func CheckUser(s string) error {
 	if err := oneLine(s, problem.RuleGitUser, "user name", VarUser); err != nil {
 		return err
 	}
+
 	if strings.Contains(s, ":") {
 		return problem.New(problem.Invalid, problem.RuleGitUser, "the user name holds a colon, which servers take for the one before the token").
 			Want("any characters but : and control characters").Fix("give --git-user with the name alone")
 	}
+
 	if tokenForm.MatchString(s) {
 		return problem.New(problem.Invalid, problem.RuleGitUser, "the user name is a token").
 			Want("the name that the server wants beside the token").Fix("give the token as %s, and --git-user with a name, or not at all", VarToken)
 	}
+
 	return nil
 }
 
@@ -158,6 +173,7 @@ func HasPassword(proxy string) bool {
 	if !scheme {
 		after = proxy
 	}
+
 	who, _, ok := strings.Cut(after, "@")
 	return ok && strings.Contains(who, ":")
 }
@@ -168,23 +184,28 @@ func CheckProxy(s string) error {
 	if err := oneLine(s, ruleGitProxy, "proxy's address", VarProxy); err != nil {
 		return err
 	}
+
 	const want = "[http://][USER:PASSWORD@]HOST:PORT; also https://, socks5:// and socks5h://"
 	address := proxyForm.FindStringSubmatch(s)
 	if address == nil {
 		return problem.New(problem.Invalid, ruleGitProxy, "the proxy has no such address, with a host and a port").Want(want).
 			Fix("give --proxy with such an address; write @ / and : in a user name or password as %%40 %%2F and %%3A")
 	}
+
 	if foreign(address[1]) {
 		return problem.New(problem.Invalid, ruleGitProxy, "the proxy's address has a host with letters of other alphabets").Want(want).Fix("%s", certificateForm)
 	}
+
 	if why := unreachable(address[1], address[2]); why != "" {
 		return problem.New(problem.Invalid, ruleGitProxy, "the proxy's address %s", why).Want(want).
 			Fix("give --proxy with the proxy's name, and the port that it listens at")
 	}
+
 	if loopback(address[1]) {
 		return problem.New(problem.Invalid, ruleGitProxy, "the proxy's address leads to the machine itself that asks for it: there that is the instance").Want(want).
 			Fix("give --proxy with the proxy's name; for the machine that the instance runs on: host.cupel.internal")
 	}
+
 	return nil
 }
 
@@ -196,16 +217,20 @@ func CheckAuthorities(text []byte) error {
 			Want("the authority's certificates in PEM, each from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----, and no key").
 			Fix("give the file with the authority's certificates, with an @ before its name: -e %s=@FILE", VarCA)
 	}
+
 	if len(text) == 0 {
 		return nil
 	}
+
 	if _, err := x509.ParseCertificate(text); err == nil {
 		return refuse("is a certificate in DER, not in PEM").
 			Fix("convert it: openssl x509 -inform der -in FILE -out ca.pem; then give -e %s=@ca.pem", VarCA)
 	}
+
 	if marked(text) {
 		return refuse("begins with a byte order mark").Fix("save the file as UTF-8 without a mark")
 	}
+
 	if keyForm.Match(text) {
 		return refuse("holds a private key, which nobody but the authority may have").Fix("take the key out of the file, and give it with the certificates alone")
 	}
@@ -220,13 +245,16 @@ func CheckAuthorities(text []byte) error {
 			return refuse("holds a certificate, number %d in it, that can't be read: %w", found, err)
 		}
 	}
+
 	begun := bytes.Count(text, []byte("-----BEGIN CERTIFICATE-----"))
 	if begun == 0 {
 		return refuse("is no certificate in PEM")
 	}
+
 	if found < begun {
 		return refuse("holds %d certificates of which %d can be read: one is cut off, or not at the beginning of a line", begun, found)
 	}
+
 	return nil
 }
 
@@ -235,15 +263,19 @@ func CheckAuthorities(text []byte) error {
 func CheckRef(s string) error {
 	const want = "a branch, a tag or a full commit id, without blanks, control characters, ~ ^ : ? * [ \\ .. @{ and //; " +
 		"no part of it begins with a dot or ends in .lock, it ends in no dot, and begins with no -"
+
 	bad := s == "" || s == "@" || !utf8.ValidString(s) || len(s) > 256 || s[0] == '-' ||
 		strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`~^:?*[\`, r) }) ||
 		strings.Contains(s, "..") || strings.Contains(s, "@{") || strings.HasSuffix(s, ".")
+
 	for _, part := range strings.Split(s, "/") {
 		bad = bad || part == "" || part[0] == '.' || strings.HasSuffix(part, ".lock")
 	}
+
 	if bad {
 		return problem.New(problem.Invalid, problem.RuleTemplateInput, "the ref is %.100q", s).Want(want).Fix("give --ref with the name as 'git branch' or 'git tag' shows it")
 	}
+
 	return nil
 }
 
@@ -252,6 +284,7 @@ func oneLine(s string, rule problem.Rule, what, variable string) error {
 	refuse := func(format string, args ...any) *problem.Error {
 		return problem.New(problem.Invalid, rule, format, args...).Want("one line of text in UTF-8")
 	}
+
 	switch {
 	case s == "":
 		return refuse("the %s is empty", what).Fix("give -e %s=@FILE, or another value", variable)
@@ -263,6 +296,7 @@ func oneLine(s string, rule problem.Rule, what, variable string) error {
 		return refuse("the %s begins or ends with a blank", what).Want("one that neither begins nor ends so: git-lfs leaves blanks there out").
 			Fix("give it without the blank, with -e %s=@FILE; where it is part of a password, have the server give you a token", variable)
 	}
+
 	return nil
 }
 
@@ -279,6 +313,7 @@ func marked(b []byte) bool {
 			return true
 		}
 	}
+
 	return false
 }
 
@@ -291,5 +326,6 @@ func TextOf(b []byte) ([]byte, error) {
 	if marked(b) && !bytes.HasPrefix(b, utf8Mark) {
 		return nil, problem.New(problem.Invalid, problem.RuleSessionValue, "the file that it names is in UTF-16").Want("UTF-8").Fix("save it as UTF-8")
 	}
+
 	return bytes.TrimPrefix(b, utf8Mark), nil
 }

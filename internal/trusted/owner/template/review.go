@@ -30,9 +30,11 @@ type Difference struct {
 
 func (d Difference) String() string {
 	s := fmt.Sprintf("%s: expected %s, the file has %s; %s", d.Path, d.Expected, d.Actual, d.Mend)
+
 	if d.Flag != "" {
 		s += " (or accept it with " + d.Flag + ")"
 	}
+
 	return s
 }
 
@@ -42,17 +44,20 @@ func Refuse(diffs []Difference) error {
 	if len(diffs) == 0 {
 		return nil
 	}
+
 	p := problem.New(problem.Denied, ruleTemplateDiffers, "%d differences from the template that your inputs make: %s", len(diffs), diffs[0]).
 		Fix("nothing was sent; take the template of `cupel template` with the same inputs, or ask the operator why theirs differs")
 	if len(diffs) == 1 {
 		p.Actual = "one difference from the template that your inputs make: " + diffs[0].String()
 	}
+
 	for _, d := range diffs {
 		p.Msg = append(p.Msg, d.String())
 	}
 	if len(diffs) > 1 {
 		p.Actual = fmt.Sprintf("%d differences from the template that your inputs make:\n%s", len(diffs), strings.Join(p.Msg, "\n"))
 	}
+
 	return p
 }
 
@@ -77,7 +82,9 @@ func Review(fromOperator []byte, in Inputs, accepts Accepts) (*Reviewed, error) 
 	if err != nil {
 		return nil, fmt.Errorf("the operator's template: %w", err)
 	}
+
 	out := &Reviewed{Measurements: map[ident.ServiceName]ident.Measurement{}}
+
 	for _, service := range []ident.ServiceName{PullService, AppService} {
 		m, found := in.Measurements[service], true
 		if m.IsZero() {
@@ -87,17 +94,22 @@ func Review(fromOperator []byte, in Inputs, accepts Accepts) (*Reviewed, error) 
 				}
 			}
 		}
+
 		if !found {
 			m = nobody
 		}
 		out.Measurements[service] = m
 	}
+
 	in.Measurements = out.Measurements
+
 	diffs, err := Compare(fromOperator, in)
 	if err != nil {
 		return nil, err
 	}
+
 	out.Differences = append(out.Differences, diffs...)
+
 	out.Text, err = Render(in)
 	return out, err
 }
@@ -138,16 +150,19 @@ func proposed(root *yaml.Node, service ident.ServiceName) (ident.Measurement, bo
 	if services == nil || services.Kind != yaml.SequenceNode {
 		return ident.Measurement{}, false
 	}
+
 	for _, s := range services.Content {
 		if name := child(s, "name"); name == nil || name.Value != string(service) {
 			continue
 		}
+
 		for _, key := range []string{"attestation", "mrenclaves"} {
 			if m, ok := firstDigest(child(s, key)); ok {
 				return m, true
 			}
 		}
 	}
+
 	return ident.Measurement{}, false
 }
 
@@ -155,15 +170,18 @@ func firstDigest(n *yaml.Node) (ident.Measurement, bool) {
 	if n == nil {
 		return ident.Measurement{}, false
 	}
+
 	if n.Kind == yaml.ScalarNode && hexDigest.MatchString(n.Value) {
 		m, err := ident.ParseMeasurement(n.Value)
 		return m, err == nil
 	}
+
 	for _, c := range n.Content {
 		if m, ok := firstDigest(c); ok {
 			return m, true
 		}
 	}
+
 	return ident.Measurement{}, false
 }
 
@@ -175,31 +193,37 @@ func Compare(fromOperator []byte, in Inputs) ([]Difference, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	own, err := in.template()
 	if err != nil {
 		return nil, err
 	}
+
 	// Open variables become words that the file can't hold already: they are
 	// derived from it.
 	digest := ident.Sum(fromOperator)
 	marker := "v" + hex.EncodeToString(digest[:8]) + "."
 	fill := func(name string) (secret.Value, bool) { return secret.NewString(marker + name), true }
+
 	want, err := session.ParseFilled(own, fill)
 	if err != nil {
 		return nil, err
 	}
+
 	d := &differ{in: in, marker: marker}
 	got, err := session.ParseFilled(fromOperator, fill)
 	if err == nil {
 		d.compareTexts(want.Canonical(), got.Canonical())
 		return d.found, nil
 	}
+
 	// It is no session that we could read, and so refused anyway: say where, and
 	// what else is different as far as the plain text shows it.
 	refused, ok := errors.AsType[*problem.Error](err)
 	if !ok || refused.Rule == problem.RuleSessionSyntax || refused.Rule == problem.RuleSessionDuplicateKey {
 		return nil, fmt.Errorf("the operator's template: %w", err)
 	}
+
 	d.found = append(d.found, Difference{
 		Path: "(file)", Expected: "a session that can be read", Actual: d.show(refused.Error()),
 		Mend: "do not use this file",
@@ -212,11 +236,13 @@ func child(n *yaml.Node, key string) *yaml.Node {
 	if n == nil || n.Kind != yaml.MappingNode {
 		return nil
 	}
+
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if n.Content[i].Value == key {
 			return n.Content[i+1]
 		}
 	}
+
 	return nil
 }
 
@@ -230,9 +256,11 @@ func AcceptFlag(s string) (service ident.ServiceName, m ident.Measurement, err e
 			return "", m, problem.New(problem.Invalid, ruleAcceptMeasurement, "%w", err)
 		}
 	}
+
 	if m, err = ident.ParseMeasurement(digest); err != nil {
 		return "", m, problem.New(problem.Invalid, ruleAcceptMeasurement, "%w", err).Want("HEX or SERVICE=HEX")
 	}
+
 	return service, m, nil
 }
 
@@ -243,29 +271,36 @@ func AcceptValues(known []reference.Value, flags []string) (Accepts, error) {
 		service ident.ServiceName
 		m       ident.Measurement
 	}
+
 	var named []accepted
 	for _, f := range flags {
 		service, m, err := AcceptFlag(f)
 		if err != nil {
 			return nil, err
 		}
+
 		if service != "" && service != PullService && service != AppService {
 			return nil, problem.New(problem.Invalid, ruleAcceptMeasurement, "the template has no service %.140q", service).
 				Want("%s=HEX or %s=HEX", PullService, AppService)
 		}
+
 		named = append(named, accepted{service, m})
 	}
+
 	return func(service ident.ServiceName, runtime string, m ident.Measurement) *Difference {
 		if slices.Contains(named, accepted{service, m}) || slices.Contains(named, accepted{"", m}) {
 			return nil
 		}
+
 		i := slices.IndexFunc(known, func(v reference.Value) bool { return v.Measurement == m && v.Runtime == runtime })
 		if i < 0 {
 			return unvouched(service, runtime, m)
 		}
+
 		if newest, _ := reference.Newest(known, runtime); newest.Measurement != m {
 			return superseded(service, known[i], newest)
 		}
+
 		return nil
 	}, nil
 }

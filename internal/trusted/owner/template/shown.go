@@ -94,6 +94,7 @@ func entryLabel(v string) string {
 	if nameForm.MatchString(v) || pathForm.MatchString(v) {
 		return v
 	}
+
 	return fmt.Sprintf("%d characters", utf8.RuneCountInString(v))
 }
 
@@ -117,8 +118,10 @@ func showable(keys, v string) string {
 			return strconv.Quote(v)
 		}
 	}
+
 	if n := utf8.RuneCountInString(v); n != 1 {
 		return fmt.Sprintf("another text (%d characters, not shown)", n)
 	}
+
 	return "another text (1 character, not shown)"
 }

@@ -96,9 +96,11 @@ func (in Inputs) normal() (Inputs, error) {
 	if len(in.DNS) == 0 {
 		in.DNS = []string{"localhost"}
 	}
+
 	refuse := func(flag, format string, args ...any) (Inputs, error) {
 		return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, format, args...).Fix("give --%s", flag)
 	}
+
 	switch words, err := session.SplitCommand(in.Command); {
 	case err != nil:
 		return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "the command: %v", err).
@@ -109,26 +111,32 @@ func (in Inputs) normal() (Inputs, error) {
 		return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "the runtime is %.100q", in.Runtime).
 			Want("1 to 64 of a-z 0-9 . _ -, the first a letter or digit").Fix("give --runtime with a name that 'cupel runtime list' shows")
 	}
+
 	if _, err := ident.ParseServiceName(in.Volume); err != nil {
 		return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "--volume is %.100q", in.Volume).
 			Want("1 to 128 of A-Z a-z 0-9 _ . ~ -").Fix("give --volume with such a name")
 	}
+
 	for _, name := range in.DNS {
 		if wrong := session.WrongHost(name); wrong != nil {
 			return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "--dns is %.100q: it %s", name, wrong.Why).
 				Want("a DNS name or an IP address").Fix("%s", wrong.Mend)
 		}
 	}
+
 	if in.Ref != "" {
 		if err := CheckRef(in.Ref); err != nil {
 			return Inputs{}, err
 		}
 		in.Ref = PinnedRef(in.Ref)
 	}
+
 	if err := checkVariables(in.Env, in.Secrets); err != nil {
 		return Inputs{}, err
 	}
-	in.Env, in.Secrets = slices.Sorted(slices.Values(in.Env)), slices.Sorted(slices.Values(in.Secrets))
+	in.Env = slices.Sorted(slices.Values(in.Env))
+	in.Secrets = slices.Sorted(slices.Values(in.Secrets))
+
 	if in.OnRenewal != "" && in.OnRenewal != session.NoSignal {
 		name, ok := session.ParseSignal(strings.ToUpper(in.OnRenewal))
 		if !ok {
@@ -136,14 +144,17 @@ func (in Inputs) normal() (Inputs, error) {
 				Want("none, or one of %s", session.Signals()).
 				Fix("name the signal that has the app read its certificate anew, as in --on-renewal SIGHUP")
 		}
+
 		in.OnRenewal = name
 	}
+
 	for _, service := range []ident.ServiceName{PullService, AppService} {
 		if in.Measurements[service].IsZero() {
 			return Inputs{}, problem.New(problem.Invalid, problem.RuleTemplateInput, "no measurement for the service %s", service).
 				Fix("build the runtime, or take its measurement from `cupel runtime measure`")
 		}
 	}
+
 	return in, nil
 }
 
@@ -174,12 +185,14 @@ func (in Inputs) template() ([]byte, error) {
 		}
 		text[key] = session.Quote(escaped)
 	}
+
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("# Session template: an app out of a private git repository, runtime %s.", in.Runtime)
 	p(`version: "0.3"`)
 	p("name: $%s", VarSession)
 	p("")
+
 	p("services:")
 	p("  - name: %s", PullService)
 	p("    image_name: %s", PullService)
@@ -195,6 +208,7 @@ func (in Inputs) template() ([]byte, error) {
 		p("      CUPEL_PULL_REF: %s", text["ref"])
 	}
 	p("    pwd: /tmp")
+
 	p("  - name: %s", AppService)
 	p("    image_name: %s", AppService)
 	p("    attestation:")
@@ -207,14 +221,17 @@ func (in Inputs) template() ([]byte, error) {
 		p("      on_renewal: %s", in.OnRenewal)
 	}
 	p("")
+
 	in.secrets(p)
 	p("volumes:")
 	p("  - name: %s", text["volume"])
 	p("")
 	in.images(p, text["volume"])
+
 	p("access_policy:")
 	p("  read: [CREATOR]")
 	p("  update: [CREATOR]")
+
 	if in.Simulation != nil {
 		p("")
 		p("# For trying out on a simulated platform: it keeps no secret from its host.")
@@ -222,6 +239,7 @@ func (in Inputs) template() ([]byte, error) {
 		p("  attestation:")
 		p("    tolerate: [%s]", session.Quote(string(evidence.SimulationUnder(*in.Simulation))))
 	}
+
 	out := []byte(b.String())
 	if _, err := session.ParseFilled(out, func(name string) (secret.Value, bool) { return secret.NewString(name), true }); err != nil {
 		p := problem.From(fmt.Errorf("the inputs make no valid session: %w", err))
@@ -230,6 +248,7 @@ func (in Inputs) template() ([]byte, error) {
 		}
 		return nil, p
 	}
+
 	return out, nil
 }
 
@@ -239,6 +258,7 @@ func (in Inputs) measurements(service ident.ServiceName) string {
 	for _, m := range in.Also[service] {
 		all = append(all, session.Quote(m.String()))
 	}
+
 	return strings.Join(all, ", ")
 }
 
@@ -247,10 +267,12 @@ func (in Inputs) environment(p func(string, ...any)) {
 	if len(in.Env)+len(in.Secrets) == 0 {
 		return
 	}
+
 	p("    environment:")
 	for _, name := range in.Env {
 		p(`      %s: "$%s"`, session.Quote(name), EnvPrefix+name)
 	}
+
 	for _, name := range in.Secrets {
 		p("      %s: $$SCONE::%s$$", session.Quote(name), secretOf(name))
 	}
@@ -261,28 +283,35 @@ func secretOf(variable string) string { return "secret_" + variable }
 
 func (in Inputs) secrets(p func(string, ...any)) {
 	p("secrets:")
+
 	type given struct{ name, variable string }
 	all := []given{{"access_token", VarToken}, {"git_repo", VarRepo}, {"git_ca", VarCA}}
+
 	if in.GitUser {
 		all = append(all, given{"git_user", VarUser})
 	}
+
 	if in.Proxy {
 		all = append(all, given{"git_proxy", VarProxy})
 	}
+
 	for _, name := range in.Secrets {
 		all = append(all, given{secretOf(name), SecretPrefix + name})
 	}
+
 	for _, s := range all {
 		p("  - name: %s", s.name)
 		p("    kind: ascii")
 		p(`    value: "$%s"`, s.variable)
 	}
+
 	p("  - name: app_ca_key")
 	p("    kind: private-key")
 	p("  - name: app_ca")
 	p("    kind: x509-ca")
 	p("    private_key: app_ca_key")
 	p("    export_public: true")
+
 	p("  - name: app_cert # a key of its own for each instance")
 	p("    kind: x509")
 	p("    issuer: app_ca")
@@ -291,6 +320,7 @@ func (in Inputs) secrets(p func(string, ...any)) {
 	for _, name := range in.DNS {
 		p("      - %s", session.Quote(name))
 	}
+
 	p("")
 }
 
@@ -299,12 +329,14 @@ func (in Inputs) images(p func(string, ...any), volume string) {
 		p("      - path: %s", path)
 		p("        content: %s", content)
 	}
+
 	p("images:")
 	p("  - name: %s", PullService)
 	p("    volumes:")
 	p("      - name: %s", volume)
 	p("        path: %s", VolumePath)
 	p("        update_policy: rollback_protected")
+
 	p("    injection_files:")
 	file("/run/cupel/pull/token", "$$SCONE::access_token$$")
 	file("/run/cupel/pull/repository", "$$SCONE::git_repo$$")
@@ -315,15 +347,18 @@ func (in Inputs) images(p func(string, ...any), volume string) {
 	if in.Proxy {
 		file("/run/cupel/pull/proxy", "$$SCONE::git_proxy$$")
 	}
+
 	p("  - name: %s", AppService)
 	p("    volumes:")
 	p("      - name: %s", volume)
 	p("        path: %s", VolumePath)
 	p("        update_policy: ephemeral")
+
 	p("    injection_files:")
 	file(TLSPath+"/cert.pem", "$$SCONE::app_cert:crt$$$$SCONE::app_cert:chain$$")
 	file(TLSPath+"/key.pem", "$$SCONE::app_cert:privatekey$$")
 	file(TLSPath+"/ca.pem", "$$SCONE::app_ca:crt$$")
+
 	p("")
 }
 
@@ -334,10 +369,12 @@ func expectedFile(command string) string {
 	if err != nil {
 		return ""
 	}
+
 	for _, w := range words {
 		if strings.HasPrefix(w, RepoPath+"/") && path.Clean(w) == w && !strings.Contains(w, "$$SCONE") {
 			return w
 		}
 	}
+
 	return ""
 }

@@ -44,6 +44,7 @@ func CheckVariableSize(name string, size int) error {
 	if len(name)+len("=")+size <= maxVariable {
 		return nil
 	}
+
 	return problem.New(problem.Invalid, problem.RuleSessionValue, "the value of the variable %s has %d bytes, and no program can be started with it", name, size).
 		Want("at most %d bytes for this one: the kernel takes 128 KiB for NAME=VALUE, and a session has 1 MiB for all", maxVariable-len(name)-len("=")).
 		Fix("give your app a smaller value, such as the key alone that opens a file in its repository or on its volume")
@@ -56,10 +57,13 @@ func checkVariables(lists ...[]string) error {
 		if err := CheckVariable(name); err != nil {
 			return err
 		}
+
 		if seen[name] {
 			return problem.New(problem.Invalid, problem.RuleTemplateInput, "the variable %s is given twice", name).Fix("give it once, with --env or with --secret")
 		}
+
 		seen[name] = true
 	}
+
 	return nil
 }
