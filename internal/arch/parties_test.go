@@ -38,15 +38,16 @@ var parties = []party{
 
 	{"internal/operator", "orchestration, trusted with nothing", []string{
 		"api", "client", "trusted/wire", "trusted/launch", "trusted/sealed", "trusted/cas/quota", "trusted/owner/template", "trusted/owner/rebuild",
-		"runtimes", "simtee", "plain", "proc", "ask", "version", leaves,
+		"runtimes", "simtee", "plain", "proc", "ask", "upflags", "version", leaves,
 	}},
 	{"internal/simtee", "simulated hardware", []string{"api", "trusted/verify/dcap", leaves}},
 	{"internal/cli", "the command line", []string{
-		"api", "client", "trusted/wire", "trusted/verify", "trusted/session", "trusted/launch", "trusted/owner", "runtimes", "plain", "ask", "version", leaves,
+		"api", "client", "trusted/wire", "trusted/verify", "trusted/session", "trusted/launch", "trusted/owner", "runtimes", "plain", "ask", "upflags", "version", leaves,
 	}},
 	{"internal/plain", "what the system and Go say, in other words", []string{"api"}},
 	{"internal/proc", "what the kernel says of a process", nil},
 	{"internal/ask", "questions to a person", nil},
+	{"internal/upflags", "the flags of cupel up, for cupel and cupeld", nil},
 	{"internal/version", "what this build is", []string{"api"}},
 	{"internal/arch", "these rules", nil},
 	{"runtimes", "the definitions that come along", []string{"api", "trusted/owner/rebuild", leaves}},

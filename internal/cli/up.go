@@ -1,10 +1,9 @@
 package cli
 
 import (
-	"time"
-
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
+
+	"cupel.dev/cupel/internal/upflags"
 )
 
 func newUpCommand(g *globals) *cobra.Command {
@@ -29,36 +28,9 @@ their users, up says so and goes on; 'cupel check' tries it again.`,
 		RunE:    func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
 	}
 
-	f := c.Flags()
-	f.Bool("detach", false, "return when everything serves, and leave it running")
-	f.Duration("wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
-	runFlags(f)
+	new(upflags.Start).Declare(c.Flags())
+	new(upflags.Installation).Declare(c.Flags())
 	return c
-}
-
-// runFlags are those of up that say how an installation runs.
-func runFlags(f *pflag.FlagSet) {
-	f.String("manager-listen", "", "address of the manager's API (default: that of the last start, at first 0.0.0.0:5000)")
-	f.String("cas-owners", "", "address of the CAS's owners' API (default: that of the last start, at first 0.0.0.0:8081)")
-	f.String("cas-instances", "", "address of the CAS's instances' API (default: that of the last start, at first 0.0.0.0:18765)")
-	f.String("registry-listen", "", "address of the embedded registry (default: that of the last start, at first 127.0.0.1:5050)")
-	f.Uint16("first-port", 0, "where the search for an app's free port begins (default: as at the last start, at first 8082)")
-	f.String("subnet", "", "network of the instances, an IPv4 CIDR as in 10.88.7.0/24 (default: a free /24 of 10.88.0.0/16 or another private network)")
-	f.Bool("allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
-	f.String("cas-quota", "", "other limits of what the CAS keeps for each key, source address and in total, as in key-bytes=256M,total-sessions=1000")
-	f.Int("cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
-	f.String("app-quota", "", "other limits of what each key may deploy, as in apps=20,memory=64G (also instances, ports, followers)")
-	f.String("balancer", "", "other limits of the balancer, as in connections=8192,client-idle=1h (connections through cupeld at once: 2048; also clients, connection-idle)")
-	f.Duration("grace", 10*time.Second, "how long an app may take to end, from SIGTERM to SIGKILL")
-	f.String("low-ports", "", "ports below 1024 that apps may have, as in 80,443")
-	f.String("deploy-keys", "", "file with the keys that may deploy, one a line, or 'all' (default: all may)")
-	f.Duration("drain", 30*time.Second, "how long connections may last to an instance that is replaced or removed, before it is stopped")
-	f.String("min-free", "64M", "what has to be free on the state folder's disk before anything new is deployed")
-	f.String("manager-cert", "", "file with a public authority's certificate for the manager's name, and its chain, in PEM")
-	f.String("manager-key", "", "file with the key of --manager-cert")
-	f.Int("starts", 0, "how many instances start at once (default: 4 for each core)")
-	f.String("overcommit", "warn", "where the memory limits of all apps are more than the machine has: warn or refuse")
-	f.Duration("keep-alive", 10*time.Second, "how often instances report to the CAS")
 }
 
 func newInstallServiceCommand(g *globals) *cobra.Command {
@@ -78,7 +50,7 @@ changes nothing. Runs cupeld, as root.`,
 		RunE: func(c *cobra.Command, _ []string) error { return g.execSibling("cupeld", g.forwarded(c)...) },
 	}
 	c.Flags().Bool("print", false, "only print the unit")
-	runFlags(c.Flags())
+	new(upflags.Installation).Declare(c.Flags())
 	return c
 }
 

@@ -18,13 +18,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/daemon/inherit"
-	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 func (c *cli) upCommand() *cobra.Command {
-	var detach bool
+	var start upflags.Start
 	var detachedFD, lockFD int
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -40,14 +39,15 @@ and the next up adopts them.`,
 			if err := c.given(cmd); err != nil {
 				return err
 			}
-			if detach {
+			if start.Detach {
 				return c.detach(cmd)
 			}
+			c.opts.WaitClock = start.WaitClock
 			return c.up(cmd.Context(), detachedFD, lockFD)
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&detach, "detach", false, "return when everything serves, and leave it running")
+	start.Declare(f)
 	f.IntVar(&detachedFD, "detached-fd", 0, "descriptor on which a detached start tells how it went")
 	_ = f.MarkHidden("detached-fd")
 	f.IntVar(&lockFD, "lock-fd", 0, "descriptor by which a detached start holds the state folder's lock")
@@ -56,34 +56,13 @@ and the next up adopts them.`,
 	_ = f.MarkHidden("repaired")
 	f.BoolVar(&c.opts.Existing, "existing", false, "refuse a state folder without an installation")
 	_ = f.MarkHidden("existing")
-	f.DurationVar(&c.opts.WaitClock, "wait-clock", 0, "how long to wait for a clock that isn't set yet, as at boot")
 	c.runFlags(f)
 	return cmd
 }
 
 // runFlags are those of up that say how an installation runs.
 func (c *cli) runFlags(f *pflag.FlagSet) {
-	f.StringVar(&c.opts.ManagerListen, "manager-listen", "0.0.0.0:5000", "address of the manager's API")
-	f.StringVar(&c.opts.CASOwners, "cas-owners", "0.0.0.0:8081", "address of the CAS's owners' API")
-	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API")
-	f.StringVar(&c.opts.RegistryListen, "registry-listen", "127.0.0.1:5050", "address of the embedded registry")
-	f.Uint16Var(&c.opts.FirstPort, "first-port", defaultFirstPort, "where the search for an app's free port begins")
-	f.StringVar(&c.opts.Subnet, "subnet", "", "network of the instances, as in 10.88.7.0/24 (default: a free /24)")
-	f.BoolVar(&c.opts.AllowUnattested, "allow-unattested", false, "let sessions say mode: none: their secrets go to whoever asks")
-	f.DurationVar(&c.opts.KeepAlive, "keep-alive", 0, "how often instances report to the CAS (default: the CAS's own)")
-	f.StringVar(&c.opts.CASQuota, "cas-quota", "", "other limits of what the CAS keeps, as in key-bytes=256M,total-sessions=1000")
-	f.IntVar(&c.opts.CASConnections, "cas-connections", 0, "how many connections each API of the CAS has open at once (default: by the memory that there is)")
-	f.StringVar(&c.opts.AppQuota, "app-quota", "", "other limits of what each key may deploy: "+manager.KeyLimitsUsage)
-	f.StringVar(&c.opts.Balancer, "balancer", "", "other limits of the balancer: "+balance.LimitsUsage)
-	f.DurationVar(&c.opts.Grace, "grace", manager.DefaultLimits().Grace, "how long an app may take to end, from SIGTERM to SIGKILL")
-	f.StringVar(&c.opts.LowPorts, "low-ports", "", "ports below 1024 that apps may have, as in 80,443")
-	f.DurationVar(&c.opts.Drain, "drain", manager.DefaultLimits().Drain, "how long connections may last to an instance that is replaced or removed, before it is stopped")
-	f.IntVar(&c.opts.Starts, "starts", 0, "how many instances start at once (default: 4 for each core)")
-	f.StringVar(&c.opts.Overcommit, "overcommit", "warn", "where the memory limits of all apps are more than the machine has: warn or refuse")
-	f.StringVar(&c.opts.DeployKeys, "deploy-keys", "", "file with the keys that may deploy, one a line, or 'all' (default: all may)")
-	f.StringVar(&c.opts.MinFree, "min-free", defaultMinFree, "what has to be free on the state folder's disk before anything new is deployed")
-	f.StringVar(&c.opts.ManagerCert, "manager-cert", "", "file with a public authority's certificate for the manager's name, and its chain, in PEM")
-	f.StringVar(&c.opts.ManagerKey, "manager-key", "", "file with the key of --manager-cert")
+	c.opts.Installation.Declare(f)
 	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
 	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")
 }

@@ -30,6 +30,7 @@ import (
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 // TestMain lets this binary play a CAS, and be cupeld, by the name that it was
@@ -285,8 +286,8 @@ func upOptions(t *testing.T) Options {
 		t.Fatal(err)
 	}
 	o := Options{
-		State: folder(t), ManagerListen: "127.0.0.1:0", RegistryListen: "127.0.0.1:0",
-		CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", FirstPort: 8082, CAS: self, Launcher: self,
+		Installation: upflags.Installation{ManagerListen: "127.0.0.1:0", RegistryListen: "127.0.0.1:0", CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", FirstPort: 8082},
+		State:        folder(t), CAS: self, Launcher: self,
 	}
 	t.Cleanup(func() {
 		if _, err := Cleanup(context.WithoutCancel(t.Context()), o, slog.New(slog.DiscardHandler)); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 // TestDeployKeys: the file holds as it is at the time, and nobody may where it
@@ -41,16 +42,16 @@ func TestDeployKeys(t *testing.T) {
 	}
 
 	for path, want := range map[string]string{file + ".none": file + ".none: no such file", file: file + ": line 2 is no key"} {
-		_, err := keyLimits(Options{DeployKeys: path})
+		_, err := keyLimits(Options{Installation: upflags.Installation{DeployKeys: path}})
 		p := problem.From(err)
 		if p == nil || p.Kind != problem.Invalid || !strings.Contains(p.Actual, strings.TrimSuffix(want, ": no such file")) || strings.Contains(p.Mend, "operator") {
 			t.Errorf("starts with %s, or doesn't tell its operator why not: %v", path, err)
 		}
 	}
-	if _, err := keyLimits(Options{AppQuota: "apps=many"}); err == nil {
+	if _, err := keyLimits(Options{Installation: upflags.Installation{AppQuota: "apps=many"}}); err == nil {
 		t.Error("starts with a quota that can't be read")
 	}
-	limits, err := keyLimits(Options{AppQuota: "apps=3", LowPorts: "80,443"})
+	limits, err := keyLimits(Options{Installation: upflags.Installation{AppQuota: "apps=3", LowPorts: "80,443"}})
 	if err != nil || limits.Apps != 3 || limits.Memory == 0 || len(limits.LowPorts) != 2 {
 		t.Errorf("%+v, %v", limits, err)
 	}

@@ -57,10 +57,11 @@ func runFlagsGiven(flags *pflag.FlagSet) map[string]string {
 	return given
 }
 
-// firstPortFlag and deployKeysFlag are flags of `up` that have rules of their own.
+// Flags of `up` that have rules of their own.
 const (
 	firstPortFlag  = "first-port"
 	deployKeysFlag = "deploy-keys"
+	subnetFlag     = "subnet"
 )
 
 // settle has a start listen where the last one did, as far as its own flags don't say
@@ -148,7 +149,7 @@ func (l layout) dropped(o Options) []string {
 	var out []string
 	for _, flag := range slices.Sorted(maps.Keys(last)) {
 		_, given := o.Given[flag]
-		stays := flag == firstPortFlag || flag == deployKeysFlag || flag == "subnet" ||
+		stays := flag == firstPortFlag || flag == deployKeysFlag || flag == subnetFlag ||
 			slices.ContainsFunc(listeners, func(li listener) bool { return li.flagName() == flag })
 		if !given && !stays {
 			out = append(out, "--"+flag+" "+plain.ShellWord(last[flag])+" of the last start isn't given: the default holds again")

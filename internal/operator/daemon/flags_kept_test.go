@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 // TestForgottenFlags: an installation that is started without the flags of before lets in
@@ -117,7 +118,7 @@ func TestKeysInDoubt(t *testing.T) {
 		if err := damage(l.path(keptFile)); err != nil {
 			t.Fatal(err)
 		}
-		if p := problem.From(l.missing(Options{})); p == nil || p.Rule != ruleKeysUnknown || l.missing(Options{DeployKeys: keys}) != nil {
+		if p := problem.From(l.missing(Options{})); p == nil || p.Rule != ruleKeysUnknown || l.missing(Options{Installation: upflags.Installation{DeployKeys: keys}}) != nil {
 			t.Errorf("%s: %v", name, p)
 		}
 		if err := l.putAside(keptFile); err != nil {
@@ -186,7 +187,7 @@ func TestKeysGone(t *testing.T) {
 		}
 	}
 	refused("it is gone, though ports.json says that it was there")
-	if l.missing(Options{DeployKeys: keys}) != nil || l.missing(Options{DeployKeys: everybody}) != nil {
+	if l.missing(Options{Installation: upflags.Installation{DeployKeys: keys}}) != nil || l.missing(Options{Installation: upflags.Installation{DeployKeys: everybody}}) != nil {
 		t.Error("who says who may deploy is refused")
 	}
 
@@ -222,7 +223,7 @@ func TestKeysGone(t *testing.T) {
 
 // TestSettled: where a start listens whose flags don't say it.
 func TestSettled(t *testing.T) {
-	def := Options{ManagerListen: "0.0.0.0:5000", CASOwners: "0.0.0.0:8081", CASInstances: "0.0.0.0:18765", RegistryListen: "127.0.0.1:5050", FirstPort: 8082}
+	def := Options{Installation: upflags.Installation{ManagerListen: "0.0.0.0:5000", CASOwners: "0.0.0.0:8081", CASInstances: "0.0.0.0:18765", RegistryListen: "127.0.0.1:5050", FirstPort: 8082}}
 	ports := map[string]string{"manager": "6800", "cas-owners": "9881", "cas-instances": "18775", "registry": "18966", firstPortKept: "38090"}
 	for name, c := range map[string]struct {
 		ports map[string]string

@@ -23,6 +23,7 @@ import (
 	"cupel.dev/cupel/internal/testing/need"
 	"cupel.dev/cupel/internal/trusted/diskerror"
 	"cupel.dev/cupel/internal/trusted/wire"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 // TestForceEndsADeafCupeld: one that doesn't end when it is told to is ended by force,
@@ -266,7 +267,7 @@ func diskOfItsOwn(t *testing.T) (o Options, at string, run func(name string, arg
 // upOn is a start in that folder, which is refused.
 func upOn(t *testing.T, o Options) error {
 	t.Helper()
-	o = Options{State: o.State, FirstPort: 8082, CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", ManagerListen: "127.0.0.1:0", RegistryListen: "127.0.0.1:0"}
+	o = Options{State: o.State, Installation: upflags.Installation{FirstPort: 8082, CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", ManagerListen: "127.0.0.1:0", RegistryListen: "127.0.0.1:0"}}
 	return Up(t.Context(), o, slog.New(slog.DiscardHandler), nil)
 }
 

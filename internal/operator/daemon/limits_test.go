@@ -8,14 +8,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 func TestDrainFlag(t *testing.T) {
 	for drain, ok := range map[time.Duration]bool{0: true, 30 * time.Second: true, -time.Second: false, 25 * time.Hour: false} {
-		limits, err := managerLimits(Options{Drain: drain})
+		limits, err := managerLimits(Options{Installation: upflags.Installation{Drain: drain}})
 		if ok && (err != nil || limits.Drain != drain) {
 			t.Errorf("%s: %s, %v", drain, limits.Drain, err)
 		}
@@ -89,7 +92,7 @@ func TestFlagsAreChecked(t *testing.T) {
 			}
 		}
 	}
-	limits, err := managerLimits(Options{Grace: time.Minute})
+	limits, err := managerLimits(Options{Installation: upflags.Installation{Grace: time.Minute}})
 	if err != nil || limits.Grace != time.Minute {
 		t.Errorf("%+v, %v", limits, err)
 	}
@@ -142,5 +145,18 @@ func TestTimeoutsAgree(t *testing.T) {
 	}
 	if unit := string((layout{dir: "/a", id: "1"}).unitText("/b", nil)); !strings.Contains(unit, fmt.Sprintf("TimeoutStopSec=%d\n", int(unitTimeout.Seconds()))) {
 		t.Errorf("unit:\n%s", unit)
+	}
+}
+
+// TestFlagDefaults: what the flags show as defaults is what holds without them.
+func TestFlagDefaults(t *testing.T) {
+	var flags upflags.Installation
+	flags.Declare(pflag.NewFlagSet("up", pflag.ContinueOnError))
+	limits := manager.DefaultLimits()
+	if flags.Grace != limits.Grace || flags.Drain != limits.Drain {
+		t.Errorf("--grace %v, --drain %v; the manager has %v and %v", flags.Grace, flags.Drain, limits.Grace, limits.Drain)
+	}
+	if err := checkOptions(Options{Installation: flags}); err != nil {
+		t.Errorf("the defaults are refused: %v", err)
 	}
 }

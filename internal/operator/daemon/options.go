@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/internal/operator/balance"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/trusted/cas/quota"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 // checkOptions refuses what no part could take, before anything is touched: for a
@@ -121,40 +122,22 @@ func checkCASOptions(o Options) error {
 	return new(quota.Limits).Set(o.CASQuota)
 }
 
-// Options are the flags of `cupeld up`.
+// Options are the flags of `cupeld up`, and what its other commands have in common
+// with it.
 type Options struct {
-	State           string
-	ManagerListen   string
-	RegistryListen  string
-	CASOwners       string
-	CASInstances    string
-	FirstPort       uint16
-	AllowUnattested bool
-	Launcher        string // default: cupel-init beside this program
-	CAS             string // default: cupel-cas beside this program
-	KeepAlive       time.Duration
-	CASQuota        string        // as the CAS's flag --quota takes it
-	CASConnections  int           // 0: the CAS decides
-	AppQuota        string        // as manager.KeyLimits takes it
-	LowPorts        string        // as manager.ParsePorts takes it
-	WaitClock       time.Duration // how long to wait for a clock that isn't set yet
-	Drain           time.Duration // of connections to instances that are replaced
-	Subnet          string        // of the instances, as cni.ParseSubnet takes it; empty: a free one
-	Starts          int           // instances that start at once; 0: by the cores
-	Overcommit      string        // where all apps may use more memory than there is: warn (also if empty) or refuse
-	Balancer        string        // other limits, as balance.Config.SetLimits takes them
-	Grace           time.Duration // from SIGTERM to SIGKILL
-	DeployKeys      string        // file with the keys that may deploy; empty or everybody: all may
-	MinFree         string        // of the state folder's disk, before anything new is taken; as wire.ParseMemory takes it
-	ManagerCert     string        // file with a certificate for the manager's public name; empty: none
-	ManagerKey      string        // file with its key
-	CheckTo         []string      // of Check: HOST:PORT that an instance shall reach too
-	Existing        bool          // refuse a state folder without an installation
-	settled         []string      // listeners that are where the last start listened, and weren't told to
-	OwnGroup        bool          // move this process to the daemons' control group
-	Force           bool          // of Down: also where apps can't store what they wrote
+	upflags.Installation
 
-	Given map[string]string // flags of the command line that are kept for the next start
+	State     string
+	Launcher  string        // default: cupel-init beside this program
+	CAS       string        // default: cupel-cas beside this program
+	WaitClock time.Duration // how long to wait for a clock that isn't set yet
+	Existing  bool          // refuse a state folder without an installation
+	OwnGroup  bool          // move this process to the daemons' control group
+	Force     bool          // of Down: also where apps can't store what they wrote
+	CheckTo   []string      // of Check: HOST:PORT that an instance shall reach too
+
+	Given   map[string]string // flags of the command line that are kept for the next start
+	settled []string          // listeners that are where the last start listened, and weren't told to
 
 	lock         *stateLock    // held already by who started this process; nil: it isn't
 	log          *rotatingFile // where this process logs; nil: elsewhere

@@ -15,6 +15,7 @@ import (
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 // ports remembers which port each listener got, so that one that was chosen by
@@ -75,17 +76,14 @@ func (p *ports) again(name, host string) string {
 }
 
 // firstPortKept is where ports.json has --first-port.
-const (
-	firstPortKept    = "first-port"
-	defaultFirstPort = 8082
-)
+const firstPortKept = "first-port"
 
 // first is where the last start began to look for apps' ports; 8082 before there was
 // one.
 func (p *ports) first() uint16 {
 	n, err := strconv.ParseUint(p.last[firstPortKept], 10, 16)
 	if err != nil || n == 0 {
-		return defaultFirstPort
+		return upflags.FirstPort
 	}
 	return uint16(n)
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 // TestTakenPortsAreNamedAtOnce: whoever has to choose other addresses learns of all
@@ -51,7 +52,7 @@ func TestTakenPortsAreNamedAtOnce(t *testing.T) {
 
 func TestAddressesThatCannotBe(t *testing.T) {
 	none := func() bool { return false }
-	free := Options{ManagerListen: "127.0.0.1:0", CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", RegistryListen: "127.0.0.1:0"}
+	free := Options{Installation: upflags.Installation{ManagerListen: "127.0.0.1:0", CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", RegistryListen: "127.0.0.1:0"}}
 	p := loadPorts("/nonexistent")
 	if err := p.check(t.Context(), free, none); err != nil {
 		t.Errorf("free ones: %v", err)
@@ -99,7 +100,7 @@ func TestAddressThatIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, given := range []map[string]string{nil, {"manager-listen": "192.0.2.7:5000"}} {
-		o := Options{ManagerListen: "192.0.2.7:5000", CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", RegistryListen: "127.0.0.1:0", Given: given}
+		o := Options{Given: given, Installation: upflags.Installation{ManagerListen: "192.0.2.7:5000", CASOwners: "127.0.0.1:0", CASInstances: "127.0.0.1:0", RegistryListen: "127.0.0.1:0"}}
 		l.settle(&o)
 		_, err := loadPorts(l.path(portsFile)).taken(o)
 		p := problem.From(err)

@@ -13,14 +13,12 @@ import (
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/upflags"
 )
 
 const (
-	// defaultMinFree is what has to be free before anything new is taken, in bytes:
-	// more than starting an app on a runtime that is here writes.
-	defaultMinFree = "64M"
-	// minFiles is the same in files, for file systems that count them: an instance
-	// takes some hundreds.
+	// minFiles is what has to be free before anything new is taken, in files, for file
+	// systems that count them: an instance takes some hundreds. In bytes it is --min-free.
 	minFiles = 2048
 
 	// firstRoom and firstFiles are what the first start needs beyond: the images of
@@ -46,11 +44,11 @@ const (
 
 // roomOf is what the flag asks for.
 func (l layout) roomOf(minFree string) (room, error) {
-	size, err := managerapi.ParseMemory(cmp.Or(minFree, defaultMinFree))
+	size, err := managerapi.ParseMemory(cmp.Or(minFree, upflags.MinFree))
 	if err != nil {
 		return room{}, problem.New(problem.Invalid, ruleMinFree, "--min-free %.40q", minFree).
 			Want("a size of %s or more, which removals need", managerapi.FormatMemory(managerapi.MinMemory)).
-			Fix("give a whole number and a unit, like %s", defaultMinFree)
+			Fix("give a whole number and a unit, like %s", upflags.MinFree)
 	}
 	return room{l.dir, size, minFiles, mendByRemoving}, nil
 }
