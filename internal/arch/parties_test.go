@@ -62,7 +62,7 @@ var parties = []party{
 // leafFolders are the packages that the table calls leaves.
 var leafFolders = []string{
 	"internal/trusted/atomicfile", "internal/trusted/connlimit", "internal/trusted/diskerror", "internal/trusted/fieldhash",
-	"internal/trusted/filelock", "internal/trusted/httpproblem", "internal/trusted/minrate", "internal/trusted/secret", "internal/trusted/selfsigned",
+	"internal/trusted/filelock", "internal/trusted/httpproblem", "internal/trusted/minrate", "internal/trusted/secret", "internal/trusted/selfsigned", "internal/trusted/sgxquote",
 }
 
 // outside are folders of tests, measurements and examples: they may import what they try.

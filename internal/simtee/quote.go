@@ -7,21 +7,7 @@ import (
 	"encoding/pem"
 
 	"cupel.dev/cupel/api/evidence"
-)
-
-// Layout of a version 3 quote: see package dcap, which is written apart from
-// this one on purpose, so that one error can't hide in both.
-const (
-	headerLen = 48
-	bodyLen   = 384
-)
-
-// Attribute bits of an SGX report.
-const (
-	attrInit         = 0x01
-	attrDebug        = 0x02
-	attrMode64       = 0x04
-	attrProvisionKey = 0x10
+	"cupel.dev/cupel/internal/trusted/sgxquote"
 )
 
 // The quoting enclave that the platform says it has.
@@ -32,7 +18,6 @@ const (
 )
 
 var (
-	qeVendor   = []byte{0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07}
 	qeSigner   = sha256.Sum256([]byte("cupel simulated quoting enclave signer"))
 	qeEnclave  = sha256.Sum256([]byte("cupel simulated quoting enclave"))
 	qeAuthData = []byte("SIMULATED by cupel, not hardware") // 32 bytes, as Intel's QE has
@@ -43,11 +28,11 @@ var cpuSVN = [16]byte{21, 21, 2, 4, 1, 128, 14}
 
 // quote makes header, body and their signature, and appends the tail.
 func quote(key *ecdsa.PrivateKey, l Launch, reportData evidence.Data64, tail []byte) ([]byte, error) {
-	b := make([]byte, 0, headerLen+bodyLen+4+64+len(tail))
+	b := make([]byte, 0, sgxquote.SignedLen+4+sgxquote.SigLen+len(tail))
 	b = append(b, header()...)
-	attributes := byte(attrInit | attrMode64)
+	attributes := byte(sgxquote.AttributeInit | sgxquote.AttributeMode64)
 	if l.Debug {
-		attributes |= attrDebug
+		attributes |= sgxquote.AttributeDebug
 	}
 	b = append(b, report(attributes, l, reportData)...)
 	sig, err := signRaw(key, b)
@@ -60,27 +45,27 @@ func quote(key *ecdsa.PrivateKey, l Launch, reportData evidence.Data64, tail []b
 }
 
 func header() []byte {
-	h := make([]byte, headerLen)
-	binary.LittleEndian.PutUint16(h[0:], 3) // version
-	binary.LittleEndian.PutUint16(h[2:], 2) // ECDSA P-256
-	binary.LittleEndian.PutUint16(h[8:], qeSVN)
-	binary.LittleEndian.PutUint16(h[10:], pceSVN)
-	copy(h[12:], qeVendor)
-	copy(h[28:], "cupel SIMULATED")
+	h := make([]byte, sgxquote.HeaderLen)
+	binary.LittleEndian.PutUint16(h[sgxquote.AtVersion:], sgxquote.Version)
+	binary.LittleEndian.PutUint16(h[sgxquote.AtKeyType:], sgxquote.KeyECDSAP256)
+	binary.LittleEndian.PutUint16(h[sgxquote.AtQESVN:], qeSVN)
+	binary.LittleEndian.PutUint16(h[sgxquote.AtPCESVN:], pceSVN)
+	copy(h[sgxquote.AtQEVendor:], sgxquote.QEVendor[:])
+	copy(h[sgxquote.AtUserData:], "cupel SIMULATED")
 	return h
 }
 
 func report(attributes byte, l Launch, reportData evidence.Data64) []byte {
-	r := make([]byte, bodyLen)
-	copy(r[0:], cpuSVN[:])
-	r[48] = attributes
-	r[56] = 0x03 // XFRM: x87 and SSE
-	copy(r[64:], l.Measurement[:])
-	copy(r[128:], l.Signer[:])
-	copy(r[192:], l.ConfigID[:])
-	binary.LittleEndian.PutUint16(r[256:], l.ProductID)
-	binary.LittleEndian.PutUint16(r[258:], l.SVN)
-	copy(r[320:], reportData[:])
+	r := make([]byte, sgxquote.BodyLen)
+	copy(r[sgxquote.AtCPUSVN:], cpuSVN[:])
+	r[sgxquote.AtAttributes] = attributes
+	r[sgxquote.AtXFRM] = 0x03 // x87 and SSE
+	copy(r[sgxquote.AtMREnclave:], l.Measurement[:])
+	copy(r[sgxquote.AtMRSigner:], l.Signer[:])
+	copy(r[sgxquote.AtConfigID:], l.ConfigID[:])
+	binary.LittleEndian.PutUint16(r[sgxquote.AtISVProdID:], l.ProductID)
+	binary.LittleEndian.PutUint16(r[sgxquote.AtISVSVN:], l.SVN)
+	copy(r[sgxquote.AtReportData:], reportData[:])
 	return r
 }
 
@@ -97,7 +82,7 @@ func (k *keys) quoteTail() ([]byte, error) {
 	h.Write(raw)
 	h.Write(qeAuthData)
 	h.Sum(bound[:0])
-	qe := report(attrInit|attrMode64|attrProvisionKey, Launch{Measurement: qeEnclave, Signer: qeSigner, ProductID: qeProdID, SVN: qeSVN}, bound)
+	qe := report(sgxquote.AttributeInit|sgxquote.AttributeMode64|sgxquote.AttributeProvisionKey, Launch{Measurement: qeEnclave, Signer: qeSigner, ProductID: qeProdID, SVN: qeSVN}, bound)
 	sig, err := signRaw(k.pckKey, qe)
 	if err != nil {
 		return nil, err
@@ -113,7 +98,7 @@ func (k *keys) quoteTail() ([]byte, error) {
 	b = append(b, sig...)
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(qeAuthData)))
 	b = append(b, qeAuthData...)
-	b = binary.LittleEndian.AppendUint16(b, 5) // PCK certificate chain
+	b = binary.LittleEndian.AppendUint16(b, sgxquote.CertPCKChain)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(chain)))
 	return append(b, chain...), nil
 }

@@ -6,18 +6,16 @@ import (
 	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/sgxquote"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
-// Where an SGX quote of version 3 carries what the launcher reads. The quote
-// is not verified here: it is the launcher's own, and the CAS verifies it. What
-// matters is that a quote that the CAS accepts can't say another L than the
-// one that was read.
+// Where the launcher looks into an SGX quote. The quote is not verified here: it is the
+// launcher's own, and the CAS verifies it. What matters is that a quote that the CAS
+// accepts can't say another L than the one that was read.
 const (
-	quoteHeader  = 48
-	reportBody   = 384
-	atConfigID   = quoteHeader + 192
-	atReportData = quoteHeader + 320
+	atConfigID   = sgxquote.HeaderLen + sgxquote.AtConfigID
+	atReportData = sgxquote.HeaderLen + sgxquote.AtReportData
 )
 
 // checkBinding refuses a CAS that is not the one in the instance's launch
@@ -28,7 +26,7 @@ func checkBinding(ev evidence.Evidence, reportData evidence.Data64, cas ident.Ke
 		return problem.New(problem.Invalid, problem.RuleEvidenceType, "%q", ev.Type).Want("%q", evidence.SGX)
 	}
 	q := ev.Quote
-	if len(q) < quoteHeader+reportBody || binary.LittleEndian.Uint16(q) != 3 {
+	if len(q) < sgxquote.SignedLen || binary.LittleEndian.Uint16(q[sgxquote.AtVersion:]) != sgxquote.Version {
 		return problem.New(problem.Invalid, ruleEvidenceForm, "%d bytes are no SGX quote of version 3", len(q))
 	}
 	if evidence.Data64(q[atReportData:atReportData+64]) != reportData {

@@ -39,6 +39,7 @@ import (
 	"cupel.dev/cupel/internal/testing/need"
 	"cupel.dev/cupel/internal/trusted/httpproblem"
 	"cupel.dev/cupel/internal/trusted/launch"
+	"cupel.dev/cupel/internal/trusted/sgxquote"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -228,7 +229,7 @@ func (c *fakeCAS) check(r *http.Request, instance ident.KeyHash) error {
 		return err
 	}
 	want := wire.ReportData(exporter, instance)
-	if len(req.Evidence.Quote) < 432 || !bytes.Equal(req.Evidence.Quote[368:432], want[:]) {
+	if len(req.Evidence.Quote) < sgxquote.SignedLen || !bytes.Equal(req.Evidence.Quote[atReportData:sgxquote.SignedLen], want[:]) {
 		return fmt.Errorf("report data is not this connection's")
 	}
 	if string(req.Session)+"/"+string(req.Service) != testConfig {
@@ -241,8 +242,8 @@ func (c *fakeCAS) check(r *http.Request, instance ident.KeyHash) error {
 func fakeQuote(configID, reportData evidence.Data64) []byte {
 	q := make([]byte, 600)
 	binary.LittleEndian.PutUint16(q, 3)
-	copy(q[48+192:], configID[:])
-	copy(q[48+320:], reportData[:])
+	copy(q[atConfigID:], configID[:])
+	copy(q[atReportData:], reportData[:])
 	return q
 }
 

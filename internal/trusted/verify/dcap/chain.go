@@ -57,20 +57,19 @@ var oidCommonName = asn1.ObjectIdentifier{2, 5, 4, 3}
 type pckPath struct {
 	leaf, ca, root *x509.Certificate
 	simulated      bool
-	caType         string // "processor" or "platform"
+	issuedCRL      string // name of the date of the CA's revocation list, by what the CA is
 }
 
 // pckChain verifies leaf, CA and root as the quote carries them.
 func (j *judgement) pckChain(v *Verifier, certData []byte) (*pckPath, error) {
-	const rule = "pck_chain"
 	certs, err := parseChain(string(certData))
 	if err != nil {
-		return nil, malformed(rule, "PCK chain: %w", err)
+		return nil, malformed(rulePCKChain, "PCK chain: %w", err)
 	}
 	if len(certs) != 3 {
-		return nil, malformed(rule, "PCK chain of %d certificates", len(certs)).Want("leaf, CA and root")
+		return nil, malformed(rulePCKChain, "PCK chain of %d certificates", len(certs)).Want("leaf, CA and root")
 	}
-	if err := inOrder(rule, "PCK chain", certs); err != nil {
+	if err := inOrder(rulePCKChain, "PCK chain", certs); err != nil {
 		return nil, err
 	}
 	p := &pckPath{leaf: certs[0], ca: certs[1], root: certs[2]}
@@ -81,18 +80,18 @@ func (j *judgement) pckChain(v *Verifier, certData []byte) (*pckPath, error) {
 
 	switch {
 	case j.hasRole(p.ca, roleProcessor):
-		p.caType = "processor"
+		p.issuedCRL = issuedProcessorCRL
 	case j.hasRole(p.ca, rolePlatform):
-		p.caType = "platform"
+		p.issuedCRL = issuedPlatformCRL
 	default:
-		return nil, unproven(rule, "PCK issuer %q", commonNames(p.ca)).
+		return nil, unproven(rulePCKChain, "PCK issuer %q", commonNames(p.ca)).
 			Want("the common name %q or %q", roleName(roleProcessor, j.simulated), roleName(rolePlatform, j.simulated))
 	}
 	if !j.hasRole(p.leaf, rolePCK) {
-		return nil, unproven(rule, "leaf certificate %q", commonNames(p.leaf)).Want("the common name %q", roleName(rolePCK, j.simulated))
+		return nil, unproven(rulePCKChain, "leaf certificate %q", commonNames(p.leaf)).Want("the common name %q", roleName(rolePCK, j.simulated))
 	}
 
-	if err := j.path(rule, certs); err != nil {
+	if err := j.path(rulePCKChain, certs); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -135,7 +134,7 @@ func wantedRoot(pins []ident.Digest) string {
 
 // signerChain verifies the two certificates of who signed TCB info or QE
 // identity: signer, root.
-func (j *judgement) signerChain(rule problem.Rule, text string, root *x509.Certificate) (*x509.Certificate, error) {
+func (j *judgement) signerChain(rule, ruleRevoked problem.Rule, text string, root *x509.Certificate) (*x509.Certificate, error) {
 	if j.signer != nil && text == j.signerText {
 		return j.signer, nil // both documents come with the same chain
 	}
@@ -159,7 +158,7 @@ func (j *judgement) signerChain(rule problem.Rule, text string, root *x509.Certi
 	if err := j.path(rule, certs); err != nil {
 		return nil, err
 	}
-	if err := j.notRevoked(rule+"_revoked", j.rootCRL, signer); err != nil {
+	if err := j.notRevoked(ruleRevoked, j.rootCRL, signer); err != nil {
 		return nil, err
 	}
 	j.signer, j.signerText = signer, text
@@ -249,10 +248,10 @@ func issuedBy(c, parent *x509.Certificate, below int) error {
 // list is kept for the signers of other documents.
 func (j *judgement) revocation(col *Collateral, p *pckPath) error {
 	var err error
-	if j.rootCRL, err = j.crl(ruleRootCRL, "root CA's revocation list", col.RootCACRL, p.root); err != nil {
+	if j.rootCRL, err = j.crl(rootListKind, col.RootCACRL, p.root); err != nil {
 		return err
 	}
-	j.issued["root_crl"] = j.rootCRL.ThisUpdate
+	j.issued[issuedRootCRL] = j.rootCRL.ThisUpdate
 	if err := j.notRevoked(rulePCKCARevoked, j.rootCRL, p.ca); err != nil {
 		return err
 	}
@@ -262,11 +261,11 @@ func (j *judgement) revocation(col *Collateral, p *pckPath) error {
 			return err
 		}
 	}
-	list, err := j.crl(rulePCKCRL, "PCK revocation list", col.PCKCRL, issuer)
+	list, err := j.crl(pckListKind, col.PCKCRL, issuer)
 	if err != nil {
 		return err
 	}
-	j.issued["pck_crl_"+p.caType] = list.ThisUpdate
+	j.issued[p.issuedCRL] = list.ThisUpdate
 	return j.notRevoked(rulePCKRevoked, list, p.leaf)
 }
 
@@ -274,62 +273,61 @@ func (j *judgement) revocation(col *Collateral, p *pckPath) error {
 // be the very authority that issued the PCK certificate, by name and key: the
 // other authority's list (there are two) says nothing about this leaf.
 func (j *judgement) crlIssuer(text string, p *pckPath) (*x509.Certificate, error) {
-	const rule = "pck_crl_chain"
 	certs, err := parseChain(text)
 	if err != nil {
-		return nil, malformed(rule, "PCK CRL issuer chain: %w", err)
+		return nil, malformed(rulePCKCRLChain, "PCK CRL issuer chain: %w", err)
 	}
-	if err := inOrder(rule, "PCK CRL's issuer chain", certs); err != nil {
+	if err := inOrder(rulePCKCRLChain, "PCK CRL's issuer chain", certs); err != nil {
 		return nil, err
 	}
 	if len(certs) != 2 || !bytes.Equal(certs[1].Raw, p.root.Raw) {
-		return nil, unproven(rule, "the PCK CRL's issuer chain is not a CA and the root of the PCK chain")
+		return nil, unproven(rulePCKCRLChain, "the PCK CRL's issuer chain is not a CA and the root of the PCK chain")
 	}
 	ca := certs[0]
 	if bytes.Equal(ca.Raw, p.ca.Raw) {
 		return p.ca, nil // verified as part of the PCK chain
 	}
 	if !bytes.Equal(ca.RawSubject, p.ca.RawSubject) || !bytes.Equal(ca.RawSubjectPublicKeyInfo, p.ca.RawSubjectPublicKeyInfo) {
-		return nil, unproven(rule, "the PCK revocation list is %q's", ca.Subject.CommonName).Want("that of the PCK's issuer, %q", p.ca.Subject.CommonName)
+		return nil, unproven(rulePCKCRLChain, "the PCK revocation list is %q's", ca.Subject.CommonName).Want("that of the PCK's issuer, %q", p.ca.Subject.CommonName)
 	}
-	if err := j.dates(rule, fmt.Sprintf("certificate %q", ca.Subject.CommonName), ca.NotBefore, ca.NotAfter); err != nil {
+	if err := j.dates(rulePCKCRLChain, fmt.Sprintf("certificate %q", ca.Subject.CommonName), ca.NotBefore, ca.NotAfter); err != nil {
 		return nil, err
 	}
 	if err := issuedBy(ca, p.root, 0); err != nil {
-		return nil, unproven(rule, "PCK CRL issuer: %w", err)
+		return nil, unproven(rulePCKCRLChain, "PCK CRL issuer: %w", err)
 	}
 	return ca, j.notRevoked(rulePCKCARevoked, j.rootCRL, ca)
 }
 
 // crl verifies a revocation list of exactly this issuer.
-func (j *judgement) crl(rule problem.Rule, what, text string, issuer *x509.Certificate) (*x509.RevocationList, error) {
+func (j *judgement) crl(is listKind, text string, issuer *x509.Certificate) (*x509.RevocationList, error) {
 	der, err := decodeHex(text)
 	if err != nil {
-		return nil, malformed(rule, "%s: %w", what, err)
+		return nil, malformed(is.rule, "%s: %w", is.words, err)
 	}
 	list, err := x509.ParseRevocationList(der)
 	if err != nil {
-		return nil, malformed(rule, "%s: %w", what, err)
+		return nil, malformed(is.rule, "%s: %w", is.words, err)
 	}
 	if !bytes.Equal(list.Raw, der) {
-		return nil, malformed(rule, "%s: bytes after its end", what)
+		return nil, malformed(is.rule, "%s: bytes after its end", is.words)
 	}
 	if !bytes.Equal(list.RawIssuer, issuer.RawSubject) {
-		return nil, unproven(rule, "the %s is of another issuer, %q", what, list.Issuer).Want("%q", issuer.Subject)
+		return nil, unproven(is.rule, "the %s is of another issuer, %q", is.words, list.Issuer).Want("%q", issuer.Subject)
 	}
 	if len(list.AuthorityKeyId) == 0 || !bytes.Equal(list.AuthorityKeyId, issuer.SubjectKeyId) {
-		return nil, unproven(rule, "the %s is of authority key %x", what, list.AuthorityKeyId).Want("%x", issuer.SubjectKeyId)
+		return nil, unproven(is.rule, "the %s is of authority key %x", is.words, list.AuthorityKeyId).Want("%x", issuer.SubjectKeyId)
 	}
 	if list.SignatureAlgorithm != x509.ECDSAWithSHA256 {
-		return nil, unproven(rule, "%s: signed with %v", what, list.SignatureAlgorithm).Want("ECDSA with SHA-256")
+		return nil, unproven(is.rule, "%s: signed with %v", is.words, list.SignatureAlgorithm).Want("ECDSA with SHA-256")
 	}
 	if err := list.CheckSignatureFrom(issuer); err != nil {
-		return nil, unproven(rule, "%s: %w", what, err)
+		return nil, unproven(is.rule, "%s: %w", is.words, err)
 	}
 	if err := checkListExtensions(list); err != nil {
-		return nil, unproven(rule, "%s: %w", what, err)
+		return nil, unproven(is.rule, "%s: %w", is.words, err)
 	}
-	return list, j.dates(rule+"_expired", "the "+what, list.ThisUpdate, list.NextUpdate)
+	return list, j.dates(is.expired, "the "+is.words, list.ThisUpdate, list.NextUpdate)
 }
 
 // checkListExtensions refuses what would make a list, or an entry of it, mean

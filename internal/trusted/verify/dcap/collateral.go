@@ -34,16 +34,15 @@ const maxCollateralLen = 1 << 20
 // ParseCollateral reads the JSON form strictly: exactly these nine names, each
 // once, all but the first not empty, and nothing after.
 func ParseCollateral(b []byte) (*Collateral, error) {
-	const rule = "collateral_format"
 	if len(b) == 0 {
-		return nil, malformed(rule, "the evidence carries no collateral").Want("the nine strings of a DCAP collateral")
+		return nil, malformed(ruleCollateralFormat, "the evidence carries no collateral").Want("the nine strings of a DCAP collateral")
 	}
 	if len(b) > maxCollateralLen {
-		return nil, malformed(rule, "collateral of %d bytes", len(b)).Want("at most %d", maxCollateralLen)
+		return nil, malformed(ruleCollateralFormat, "collateral of %d bytes", len(b)).Want("at most %d", maxCollateralLen)
 	}
 	c := new(Collateral)
 	if err := c.read(b); err != nil {
-		return nil, malformed(rule, "collateral: %w", err)
+		return nil, malformed(ruleCollateralFormat, "collateral: %w", err)
 	}
 	return c, nil
 }

@@ -21,6 +21,7 @@ import (
 	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/simtee"
+	"cupel.dev/cupel/internal/trusted/sgxquote"
 	"cupel.dev/cupel/internal/trusted/verify/dcap"
 )
 
@@ -117,7 +118,11 @@ func (f *forge) evidence() evidence.Evidence {
 	le := binary.LittleEndian
 	q := slices.Clone(f.quote)
 
-	const qeReport, qeSignature, auth = 564, 948, 1012
+	const (
+		qeReport    = sgxquote.SignedLen + 4 + sgxquote.SigLen + sgxquote.KeyLen
+		qeSignature = qeReport + sgxquote.BodyLen
+		auth        = qeSignature + sgxquote.SigLen
+	)
 	if f.editQEReport != nil {
 		f.editQEReport(q[qeReport:qeSignature])
 	}
@@ -127,10 +132,10 @@ func (f *forge) evidence() evidence.Evidence {
 		chain = pemChain(f.pckChain(f.pck, f.ca, f.root)...)
 	}
 	q = q[:auth+2+int(le.Uint16(q[auth:]))]
-	q = le.AppendUint16(q, 5)
+	q = le.AppendUint16(q, sgxquote.CertPCKChain)
 	q = le.AppendUint32(q, uint32(len(chain)))
 	q = append(q, chain...)
-	le.PutUint32(q[432:], uint32(len(q)-436))
+	le.PutUint32(q[sgxquote.SignedLen:], uint32(len(q)-sgxquote.SignedLen-4))
 
 	col := *f.collateral
 	col.PCKCRLIssuerChain = pemChain(f.ca, f.root)

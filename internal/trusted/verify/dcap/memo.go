@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/internal/trusted/sgxquote"
+
 	"cupel.dev/cupel/internal/trusted/fieldhash"
 )
 
@@ -30,7 +32,7 @@ func newMemo(size int) *memo {
 // memoKey covers every byte that judge reads: all of the quote but header, body
 // and their signature, and the collateral.
 func memoKey(q *quote, endorsements []byte) (key [32]byte) {
-	return fieldhash.Of(q.signatureData[sigLen:], endorsements)
+	return fieldhash.Of(q.signatureData[sgxquote.SigLen:], endorsements)
 }
 
 // get returns a verdict that still holds at now.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/internal/trusted/sgxquote"
 )
 
 func vector(t testing.TB, elem ...string) []byte {
@@ -50,8 +51,8 @@ func TestDebugCapture(t *testing.T) {
 	if !(&verdict{}).claims(q.body).Debug {
 		t.Error("a debug enclave without the debug claim")
 	}
-	if pck.caType != "platform" || pck.simulated || ext.fmspcHex() != "00606a000000" {
-		t.Errorf("CA %s, simulated %v, FMSPC %s", pck.caType, pck.simulated, ext.fmspcHex())
+	if pck.issuedCRL != issuedPlatformCRL || pck.simulated || ext.fmspcHex() != "00606a000000" {
+		t.Errorf("CA %s, simulated %v, FMSPC %s", pck.issuedCRL, pck.simulated, ext.fmspcHex())
 	}
 }
 
@@ -251,7 +252,7 @@ func (q *quote) reencode() []byte {
 	le := binary.LittleEndian
 	tail := bytes.Join([][]byte{q.signature, q.rawKey, q.qeReportRaw, q.qeSignature}, nil)
 	tail = append(le.AppendUint16(tail, uint16(len(q.authData))), q.authData...)
-	tail = le.AppendUint16(tail, certTypeChain)
+	tail = le.AppendUint16(tail, sgxquote.CertPCKChain)
 	tail = append(le.AppendUint32(tail, uint32(len(q.certData))), q.certData...)
 	return append(le.AppendUint32(bytes.Clone(q.signed), uint32(len(tail))), tail...)
 }

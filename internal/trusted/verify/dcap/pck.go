@@ -32,7 +32,6 @@ type field struct {
 }
 
 func parsePCKExtension(c *x509.Certificate) (*pckExtension, error) {
-	const rule = "pck_extension"
 	var der []byte
 	for _, e := range c.Extensions {
 		if e.Id.Equal(oidSGX) {
@@ -40,11 +39,11 @@ func parsePCKExtension(c *x509.Certificate) (*pckExtension, error) {
 		}
 	}
 	if der == nil {
-		return nil, malformed(rule, "the PCK certificate has no SGX extension")
+		return nil, malformed(rulePCKExtension, "the PCK certificate has no SGX extension")
 	}
 	ext, err := readPCKExtension(der)
 	if err != nil {
-		return nil, malformed(rule, "the PCK certificate's SGX extension: %w", err)
+		return nil, malformed(rulePCKExtension, "the PCK certificate's SGX extension: %w", err)
 	}
 	return ext, nil
 }

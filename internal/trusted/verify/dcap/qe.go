@@ -36,25 +36,25 @@ func (h *hexBytes) UnmarshalText(b []byte) (err error) {
 
 // qeIdentity holds the quoting enclave's report against its signed identity.
 func (j *judgement) qeIdentity(col *Collateral, root *x509.Certificate, report reportBody) (matched, error) {
-	const rule = "qe_identity"
 	var id enclaveIdentity
-	if err := j.signedDocument(rule, col.QEIdentity, col.QEIdentitySignature, col.QEIdentityIssuerChain, root, &id, &id.document); err != nil {
+	text := signedText{col.QEIdentity, col.QEIdentitySignature, col.QEIdentityIssuerChain}
+	if err := j.signedDocument(qeIdentityKind, text, root, &id, &id.document); err != nil {
 		return matched{}, err
 	}
 	if err := id.check(); err != nil {
-		return matched{}, malformed(rule, "QE identity: %w", err)
+		return matched{}, malformed(ruleQEIdentity, "QE identity: %w", err)
 	}
 	if got, want := hex.EncodeToString(report.mrsigner[:]), hex.EncodeToString(id.MRSigner); got != want {
-		return matched{}, unproven(rule, "quoting enclave signed by %s", got).Want("%s", want)
+		return matched{}, unproven(ruleQEIdentity, "quoting enclave signed by %s", got).Want("%s", want)
 	}
 	if int(report.isvProdID) != *id.ISVProdID {
-		return matched{}, unproven(rule, "quoting enclave with product id %d", report.isvProdID).Want("%d", *id.ISVProdID)
+		return matched{}, unproven(ruleQEIdentity, "quoting enclave with product id %d", report.isvProdID).Want("%d", *id.ISVProdID)
 	}
 	if !maskedEqual(report.attributes[:], id.AttributesMask, id.Attributes) {
-		return matched{}, unproven(rule, "quoting enclave with attributes %x", report.attributes).Want("%x under mask %x", []byte(id.Attributes), []byte(id.AttributesMask))
+		return matched{}, unproven(ruleQEIdentity, "quoting enclave with attributes %x", report.attributes).Want("%x under mask %x", []byte(id.Attributes), []byte(id.AttributesMask))
 	}
 	if !maskedEqual(report.miscSelect[:], id.MiscSelectMask, id.MiscSelect) {
-		return matched{}, unproven(rule, "quoting enclave with MISCSELECT %x", report.miscSelect).Want("%x under mask %x", []byte(id.MiscSelect), []byte(id.MiscSelectMask))
+		return matched{}, unproven(ruleQEIdentity, "quoting enclave with MISCSELECT %x", report.miscSelect).Want("%x under mask %x", []byte(id.MiscSelect), []byte(id.MiscSelectMask))
 	}
 	for i := range id.Levels { // highest first
 		if l := &id.Levels[i]; int(report.isvSVN) >= *l.TCB.ISVSVN {

@@ -1,7 +1,6 @@
 package dcap
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
@@ -13,26 +12,11 @@ import (
 	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/sgxquote"
 )
 
-// Layout of a version 3 quote, little endian (Intel SGX ECDSA QuoteLibReference
-// DCAP API, appendix A.4).
-const (
-	headerLen   = 48
-	bodyLen     = 384
-	keyLen      = 64 // x || y
-	sigLen      = 64 // r || s
-	maxQuoteLen = 64 << 10
-
-	versionSGX      = 3
-	attKeyECDSAP256 = 2
-	teeSGX          = 0
-	certTypePPID    = 3 // encrypted PPID: no chain in the quote
-	certTypeChain   = 5 // PEM: leaf, CA, root
-)
-
-// Intel's id as a vendor of quoting enclaves.
-var intelQEVendor = [16]byte{0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07}
+// maxQuoteLen bounds what is read of a quote; real ones have some 4,600 bytes.
+const maxQuoteLen = 64 << 10
 
 type publicKey = ecdsa.PublicKey
 
@@ -63,9 +47,7 @@ type reportBody struct {
 	reportData evidence.Data64
 }
 
-const attributeDebug = 0x02
-
-func (b reportBody) debug() bool { return b.attributes[0]&attributeDebug != 0 }
+func (b reportBody) debug() bool { return b.attributes[0]&sgxquote.AttributeDebug != 0 }
 
 // sgx reads the fields that say how the enclave runs. They are little endian,
 // and so bit 0 is in the first byte.
@@ -78,14 +60,14 @@ func (b reportBody) sgx() *evidence.SGXFields {
 }
 
 func parseBody(b []byte) (r reportBody) {
-	copy(r.miscSelect[:], b[16:])
-	copy(r.attributes[:], b[48:])
-	copy(r.mrenclave[:], b[64:])
-	copy(r.mrsigner[:], b[128:])
-	copy(r.configID[:], b[192:])
-	r.isvProdID = binary.LittleEndian.Uint16(b[256:])
-	r.isvSVN = binary.LittleEndian.Uint16(b[258:])
-	copy(r.reportData[:], b[320:])
+	copy(r.miscSelect[:], b[sgxquote.AtMiscSelect:])
+	copy(r.attributes[:], b[sgxquote.AtAttributes:])
+	copy(r.mrenclave[:], b[sgxquote.AtMREnclave:])
+	copy(r.mrsigner[:], b[sgxquote.AtMRSigner:])
+	copy(r.configID[:], b[sgxquote.AtConfigID:])
+	r.isvProdID = binary.LittleEndian.Uint16(b[sgxquote.AtISVProdID:])
+	r.isvSVN = binary.LittleEndian.Uint16(b[sgxquote.AtISVSVN:])
+	copy(r.reportData[:], b[sgxquote.AtReportData:])
 	return r
 }
 
@@ -126,23 +108,23 @@ func parseQuote(b []byte) (*quote, error) {
 	if len(b) > maxQuoteLen {
 		return nil, malformed(ruleQuoteFormat, "quote of %d bytes", len(b)).Want("at most %d", maxQuoteLen)
 	}
-	if len(b) < headerLen+bodyLen {
-		return nil, malformed(ruleQuoteFormat, "quote of %d bytes", len(b)).Want("at least %d", headerLen+bodyLen)
+	if len(b) < sgxquote.SignedLen {
+		return nil, malformed(ruleQuoteFormat, "quote of %d bytes", len(b)).Want("at least %d", sgxquote.SignedLen)
 	}
 	if err := checkHeader(b); err != nil {
 		return nil, err
 	}
-	q := &quote{signed: b[:headerLen+bodyLen], body: parseBody(b[headerLen:])}
-	c := &cursor{b: b[headerLen+bodyLen:]}
+	q := &quote{signed: b[:sgxquote.SignedLen], body: parseBody(b[sgxquote.HeaderLen:])}
+	c := &cursor{b: b[sgxquote.SignedLen:]}
 	n := c.u32("signature length")
 	if c.err == nil && uint64(n) != uint64(len(c.b)) {
 		return nil, malformed(ruleQuoteFormat, "signature data of %d bytes", len(c.b)).Want("%d, as the quote says", n)
 	}
 	q.signatureData = c.b
-	q.signature = c.take(sigLen, "signature")
-	q.rawKey = c.take(keyLen, "attestation key")
-	q.qeReportRaw = c.take(bodyLen, "QE report")
-	q.qeSignature = c.take(sigLen, "QE report signature")
+	q.signature = c.take(sgxquote.SigLen, "signature")
+	q.rawKey = c.take(sgxquote.KeyLen, "attestation key")
+	q.qeReportRaw = c.take(sgxquote.BodyLen, "QE report")
+	q.qeSignature = c.take(sgxquote.SigLen, "QE report signature")
 	q.authData = c.take(c.u16("QE authentication data length"), "QE authentication data")
 	certType := c.u16("certification data type")
 	certLen := c.u32("certification data length")
@@ -169,26 +151,26 @@ func parseQuote(b []byte) (*quote, error) {
 
 func checkHeader(b []byte) error {
 	le := binary.LittleEndian
-	if v := le.Uint16(b); v != versionSGX {
-		return malformed(ruleQuoteVersion, "quote version %d", v).Want("%d (SGX)", versionSGX)
+	if v := le.Uint16(b[sgxquote.AtVersion:]); v != sgxquote.Version {
+		return malformed(ruleQuoteVersion, "quote version %d", v).Want("%d (SGX)", sgxquote.Version)
 	}
-	if t := le.Uint16(b[2:]); t != attKeyECDSAP256 {
-		return malformed(ruleQuoteFormat, "attestation key type %d", t).Want("%d (ECDSA P-256)", attKeyECDSAP256)
+	if t := le.Uint16(b[sgxquote.AtKeyType:]); t != sgxquote.KeyECDSAP256 {
+		return malformed(ruleQuoteFormat, "attestation key type %d", t).Want("%d (ECDSA P-256)", sgxquote.KeyECDSAP256)
 	}
-	if t := le.Uint32(b[4:]); t != teeSGX {
-		return malformed(ruleQuoteFormat, "TEE type %#x", t).Want("%#x (SGX)", teeSGX)
+	if t := le.Uint32(b[sgxquote.AtTEEType:]); t != sgxquote.TEESGX {
+		return malformed(ruleQuoteFormat, "TEE type %#x", t).Want("%#x (SGX)", sgxquote.TEESGX)
 	}
-	if !bytes.Equal(b[12:28], intelQEVendor[:]) {
-		return unproven(ruleQEVendor, "quoting enclave of vendor %x", b[12:28]).Want("%x", intelQEVendor)
+	if vendor := [16]byte(b[sgxquote.AtQEVendor:]); vendor != sgxquote.QEVendor {
+		return unproven(ruleQEVendor, "quoting enclave of vendor %x", vendor).Want("%x", sgxquote.QEVendor)
 	}
 	return nil
 }
 
 func checkCertType(t int) *problem.Error {
 	switch t {
-	case certTypeChain:
+	case sgxquote.CertPCKChain:
 		return nil
-	case certTypePPID:
+	case sgxquote.CertEncryptedPPID:
 		return malformed(ruleCertificationData, "the quote carries an encrypted PPID (certification data type 3) instead of its PCK chain").
 			Want("type 5").Fix("configure the platform's quote provider library so that quotes carry the PCK certificate chain")
 	}
@@ -219,7 +201,7 @@ func (q *quote) checkQEReport(pck *x509.Certificate) error {
 
 // verifyRaw checks an r||s signature over SHA-256(msg).
 func verifyRaw(key *publicKey, msg, sig []byte) bool {
-	if len(sig) != sigLen {
+	if len(sig) != sgxquote.SigLen {
 		return false
 	}
 	digest := sha256.Sum256(msg)

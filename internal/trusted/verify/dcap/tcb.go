@@ -4,10 +4,9 @@ import (
 	"bytes"
 	"crypto/x509"
 	"fmt"
-	"strings"
 	"time"
 
-	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/sgxquote"
 )
 
 // status is Intel's word for what a TCB level is worth.
@@ -116,48 +115,55 @@ func (l levelStatus) match(evaluation int) matched {
 	return matched{status: l.Status, date: l.Date.time(), advisories: l.Advisories, evaluation: evaluation}
 }
 
+// signedText is one of Intel's signed JSON texts, as collateral carries it.
+type signedText struct {
+	text      string
+	signature string // r || s in hex
+	chain     string // PEM: signer, root
+}
+
 // signedDocument verifies a text's signature and reads it into doc, whose
 // shared part is d.
-func (j *judgement) signedDocument(rule problem.Rule, text, signature, chain string, root *x509.Certificate, doc any, d *document) error {
-	signer, err := j.signerChain(rule+"_chain", chain, root)
+func (j *judgement) signedDocument(is documentKind, s signedText, root *x509.Certificate, doc any, d *document) error {
+	signer, err := j.signerChain(is.chain, is.revoked, s.chain, root)
 	if err != nil {
 		return err
 	}
 	key, err := certKey(signer)
 	if err != nil {
-		return unproven(rule+"_chain", "signer: %w", err)
+		return unproven(is.chain, "signer: %w", err)
 	}
-	sig, err := decodeHex(signature)
-	if err != nil || len(sig) != sigLen {
-		return malformed(rule+"_signature", "signature is not %d lower-case hex digits", 2*sigLen)
+	sig, err := decodeHex(s.signature)
+	if err != nil || len(sig) != sgxquote.SigLen {
+		return malformed(is.signature, "signature is not %d lower-case hex digits", 2*sgxquote.SigLen)
 	}
-	if !verifyRaw(key, []byte(text), sig) {
-		return unproven(rule+"_signature", "the text's signature does not match").
+	if !verifyRaw(key, []byte(s.text), sig) {
+		return unproven(is.signature, "the text's signature does not match").
 			Fix("fetch the collateral again and hand it on byte for byte")
 	}
-	if err := readExact([]byte(text), doc); err != nil {
-		return malformed(rule, "the signed text: %w", err).
+	if err := readExact([]byte(s.text), doc); err != nil {
+		return malformed(is.rule, "the signed text: %w", err).
 			Fix("fetch the collateral anew; if its maker signed this text, do not use the platform")
 	}
 	if d.Evaluation <= 0 {
-		return malformed(rule, "no tcbEvaluationDataNumber")
+		return malformed(is.rule, "no tcbEvaluationDataNumber")
 	}
-	j.issued[string(rule)] = d.IssueDate.time()
-	return j.dates(rule+"_expired", "the "+strings.ReplaceAll(string(rule), "_", " "), d.IssueDate.time(), d.NextUpdate.time())
+	j.issued[is.issued] = d.IssueDate.time()
+	return j.dates(is.expired, "the "+is.words, d.IssueDate.time(), d.NextUpdate.time())
 }
 
 // tcb finds the platform's level in the signed TCB info.
 func (j *judgement) tcb(col *Collateral, root *x509.Certificate, ext *pckExtension) (matched, error) {
-	const rule = "tcb_info"
 	var info tcbInfo
-	if err := j.signedDocument(rule, col.TCBInfo, col.TCBInfoSignature, col.TCBInfoIssuerChain, root, &info, &info.document); err != nil {
+	text := signedText{col.TCBInfo, col.TCBInfoSignature, col.TCBInfoIssuerChain}
+	if err := j.signedDocument(tcbInfoKind, text, root, &info, &info.document); err != nil {
 		return matched{}, err
 	}
 	if info.ID != "SGX" || info.Version != documentVersionTCBInfo {
-		return matched{}, malformed(rule, "TCB info of kind %q version %d", info.ID, info.Version).Want("SGX version %d", documentVersionTCBInfo)
+		return matched{}, malformed(ruleTCBInfo, "TCB info of kind %q version %d", info.ID, info.Version).Want("SGX version %d", documentVersionTCBInfo)
 	}
 	if info.TCBType == nil || *info.TCBType != 0 {
-		return matched{}, malformed(rule, "a TCB type that this verifier can't compare").Want("0")
+		return matched{}, malformed(ruleTCBInfo, "a TCB type that this verifier can't compare").Want("0")
 	}
 	if !bytes.Equal(info.FMSPC, ext.fmspc[:]) || !bytes.Equal(info.PCEID, ext.pceID[:]) {
 		return matched{}, unproven(ruleTCBInfoPlatform, "TCB info for FMSPC %.12x, PCEID %.4x", []byte(info.FMSPC), []byte(info.PCEID)).
@@ -165,7 +171,7 @@ func (j *judgement) tcb(col *Collateral, root *x509.Certificate, ext *pckExtensi
 	}
 	for i := range info.Levels {
 		if err := info.Levels[i].check(); err != nil {
-			return matched{}, malformed(rule, "TCB level %d: %w", i, err)
+			return matched{}, malformed(ruleTCBInfo, "TCB level %d: %w", i, err)
 		}
 	}
 	for i := range info.Levels { // highest first; the first that is met counts
