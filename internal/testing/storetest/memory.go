@@ -9,28 +9,28 @@ import (
 	"sync"
 
 	"cupel.dev/cupel/api/owners"
-	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
-// Memory is a cas.Store for tests. Its fields may be changed under Lock, which
+// Memory is a journal.Store for tests. Its fields may be changed under Lock, which
 // is how tests play whoever owns the disk.
 type Memory struct {
 	sync.Mutex
-	Rows map[string]cas.Row
+	Rows map[string]journal.Row
 	Log  []owners.Entry
 	Last owners.SignedHead
 	// Fail is asked before each commit; an error refuses it.
-	Fail func(cas.Batch) error
+	Fail func(journal.Batch) error
 	// FailAfter is asked after each commit: its error is returned although the
 	// commit was kept.
-	FailAfter func(cas.Batch) error
+	FailAfter func(journal.Batch) error
 }
 
 // NewMemory returns an empty store.
-func NewMemory() *Memory { return &Memory{Rows: map[string]cas.Row{}} }
+func NewMemory() *Memory { return &Memory{Rows: map[string]journal.Row{}} }
 
-// Commit implements cas.Store.
-func (m *Memory) Commit(_ context.Context, b cas.Batch) error {
+// Commit implements journal.Store.
+func (m *Memory) Commit(_ context.Context, b journal.Batch) error {
 	m.Lock()
 	defer m.Unlock()
 	if m.Fail != nil {
@@ -56,29 +56,29 @@ func (m *Memory) Commit(_ context.Context, b cas.Batch) error {
 	return nil
 }
 
-// Head implements cas.Store.
+// Head implements journal.Store.
 func (m *Memory) Head(context.Context) (owners.SignedHead, error) {
 	m.Lock()
 	defer m.Unlock()
 	return m.Last, nil
 }
 
-// Row implements cas.Store.
-func (m *Memory) Row(_ context.Context, id string) (cas.Row, bool, error) {
+// Row implements journal.Store.
+func (m *Memory) Row(_ context.Context, id string) (journal.Row, bool, error) {
 	m.Lock()
 	defer m.Unlock()
 	r, ok := m.Rows[id]
 	return r, ok, nil
 }
 
-// Entries implements cas.Store.
+// Entries implements journal.Store.
 func (m *Memory) Entries(_ context.Context, after uint64, limit int) ([]owners.Entry, error) {
 	m.Lock()
 	defer m.Unlock()
 	var out []owners.Entry
 	size := 0
 	for _, e := range m.Log {
-		if e.Seq > after && len(out) < limit && size < cas.PageBytes {
+		if e.Seq > after && len(out) < limit && size < journal.PageBytes {
 			out = append(out, e)
 			text, err := json.Marshal(e)
 			if err != nil {

@@ -1,4 +1,4 @@
-// Package storetest is the suite that every cas.Store passes.
+// Package storetest is the suite that every journal.Store passes.
 package storetest
 
 import (
@@ -13,12 +13,12 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
-	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
 // Run runs the suite. open returns the same store each time, as after a restart:
 // what was committed before is there.
-func Run(t *testing.T, open func(t *testing.T) (store cas.Store, closeStore func())) {
+func Run(t *testing.T, open func(t *testing.T) (store journal.Store, closeStore func())) {
 	t.Helper()
 	ctx := context.Background()
 	store, closeStore := open(t)
@@ -28,7 +28,7 @@ func Run(t *testing.T, open func(t *testing.T) (store cas.Store, closeStore func
 	commit(ctx, t, store, batch(4, 4, row("a", 2, "uno")))
 	want(ctx, t, store, row("a", 2, "uno"), row("b", 1, "two"), row("c", 1, ""))
 	// A nil row is removed, an absent one too; an empty one stays.
-	commit(ctx, t, store, batch(5, 5, cas.Row{ID: "b", Version: 2}, cas.Row{ID: "never", Version: 1}))
+	commit(ctx, t, store, batch(5, 5, journal.Row{ID: "b", Version: 2}, journal.Row{ID: "never", Version: 1}))
 	absent(ctx, t, store, "b", "never")
 
 	// A batch that can't be kept changes nothing: number 5 is taken.
@@ -49,7 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) (store cas.Store, closeStore func
 }
 
 // large entries come in pages that end somewhere, and lead on.
-func large(ctx context.Context, t *testing.T, s cas.Store) {
+func large(ctx context.Context, t *testing.T, s journal.Store) {
 	t.Helper()
 	before, err := s.Head(ctx)
 	if err != nil {
@@ -70,7 +70,7 @@ func large(ctx context.Context, t *testing.T, s cas.Store) {
 		if len(page) == 0 {
 			break
 		}
-		if len(page) > cas.PageBytes/size+1 {
+		if len(page) > journal.PageBytes/size+1 {
 			t.Errorf("a page of %d entries of %d bytes", len(page), size)
 		}
 		for _, e := range page {
@@ -85,7 +85,7 @@ func large(ctx context.Context, t *testing.T, s cas.Store) {
 	}
 }
 
-func empty(ctx context.Context, t *testing.T, s cas.Store) {
+func empty(ctx context.Context, t *testing.T, s journal.Store) {
 	t.Helper()
 	if h, err := s.Head(ctx); err != nil || h.Seq != 0 || !h.Hash.IsZero() {
 		t.Errorf("head of an empty store: %+v, %v", h, err)
@@ -96,12 +96,12 @@ func empty(ctx context.Context, t *testing.T, s cas.Store) {
 	absent(ctx, t, s, "a")
 }
 
-func row(id string, version uint64, text string) cas.Row {
-	return cas.Row{ID: id, Version: version, Sealed: append([]byte{}, text...)}
+func row(id string, version uint64, text string) journal.Row {
+	return journal.Row{ID: id, Version: version, Sealed: append([]byte{}, text...)}
 }
 
-func batch(first, last uint64, rows ...cas.Row) cas.Batch {
-	b := cas.Batch{Rows: rows, Head: head(last)}
+func batch(first, last uint64, rows ...journal.Row) journal.Batch {
+	b := journal.Batch{Rows: rows, Head: head(last)}
 	for seq := first; seq <= last; seq++ {
 		b.Entries = append(b.Entries, entry(seq))
 	}
@@ -120,14 +120,14 @@ func entry(seq uint64) owners.Entry {
 	}
 }
 
-func commit(ctx context.Context, t *testing.T, s cas.Store, b cas.Batch) {
+func commit(ctx context.Context, t *testing.T, s journal.Store, b journal.Batch) {
 	t.Helper()
 	if err := s.Commit(ctx, b); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func want(ctx context.Context, t *testing.T, s cas.Store, rows ...cas.Row) {
+func want(ctx context.Context, t *testing.T, s journal.Store, rows ...journal.Row) {
 	t.Helper()
 	for _, r := range rows {
 		got, ok, err := s.Row(ctx, r.ID)
@@ -137,7 +137,7 @@ func want(ctx context.Context, t *testing.T, s cas.Store, rows ...cas.Row) {
 	}
 }
 
-func absent(ctx context.Context, t *testing.T, s cas.Store, ids ...string) {
+func absent(ctx context.Context, t *testing.T, s journal.Store, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
 		if _, ok, err := s.Row(ctx, id); ok || err != nil {
@@ -146,7 +146,7 @@ func absent(ctx context.Context, t *testing.T, s cas.Store, ids ...string) {
 	}
 }
 
-func checkLog(ctx context.Context, t *testing.T, s cas.Store, last uint64) {
+func checkLog(ctx context.Context, t *testing.T, s journal.Store, last uint64) {
 	t.Helper()
 	if h, err := s.Head(ctx); err != nil || cmp.Diff(h, head(last)) != "" {
 		t.Errorf("head %+v, %v", h, err)
@@ -169,7 +169,7 @@ func checkLog(ctx context.Context, t *testing.T, s cas.Store, last uint64) {
 }
 
 // concurrent reads while it writes: a reader sees whole commits.
-func concurrent(ctx context.Context, t *testing.T, s cas.Store) {
+func concurrent(ctx context.Context, t *testing.T, s journal.Store) {
 	t.Helper()
 	var readers sync.WaitGroup
 	stop := make(chan struct{})

@@ -16,6 +16,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
@@ -26,8 +27,8 @@ type Verifier interface {
 
 // Config is what a CAS is made of. Store, Sealer, Verifier and Log are required.
 type Config struct {
-	Store    Store
-	Sealer   Sealer
+	Store    journal.Store
+	Sealer   journal.Sealer
 	Verifier Verifier
 	Log      *slog.Logger
 	// Now is the clock by which certificates and collateral are judged; nil: time.Now.
@@ -56,7 +57,7 @@ const clockTolerance = 5 * time.Minute
 // CAS is the service without its transport. Safe for concurrent use; the
 // package comment has the locking rule.
 type CAS struct {
-	journal   *journal
+	journal   *journal.Journal
 	identity  *Identity
 	verifier  Verifier
 	log       *slog.Logger
@@ -118,30 +119,30 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 	if c.reports <= 0 {
 		c.reports = defaultReports
 	}
-	c.journal = newJournal(cfg.Store, cfg.Sealer, cfg.Log, c.now)
-	head, err := c.journal.replay(ctx)
+	c.journal = journal.New(cfg.Store, cfg.Sealer, cfg.Log, c.now)
+	head, err := c.journal.Replay(ctx)
 	if err != nil {
 		return nil, err
 	}
-	started := change{event: owners.EventStarted}
+	started := journal.Change{Event: owners.EventStarted}
 	if head.Seq == 0 {
 		id, row, err := newIdentity(c.now())
 		if err != nil {
 			return nil, err
 		}
-		c.identity, started.rows = id, []write{row}
+		c.identity, started.Rows = id, []journal.Write{row}
 	} else if c.identity, err = loadIdentity(ctx, c.journal); err != nil {
 		return nil, err
 	}
-	if err := c.journal.start(c.identity.key, head); err != nil {
+	if err := c.journal.Start(c.identity.key, head); err != nil {
 		return nil, err
 	}
 	if err := c.loadAll(ctx); err != nil {
-		c.journal.close()
+		c.journal.Close()
 		return nil, err
 	}
-	if _, err := c.journal.commit(ctx, started); err != nil {
-		c.journal.close()
+	if _, err := c.journal.Commit(ctx, started); err != nil {
+		c.journal.Close()
 		return nil, fmt.Errorf("record the start: %w", err)
 	}
 	return c, nil
@@ -182,23 +183,21 @@ func (c *CAS) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.journal.failed:
-			c.journal.commitMu.Lock()
-			defer c.journal.commitMu.Unlock()
-			return c.journal.broken
+		case <-c.journal.Failed():
+			return c.journal.Broken()
 		}
 	})
 	return g.Wait()
 }
 
 // Close commits what is queued and ends; the Store stays open.
-func (c *CAS) Close() { c.journal.close() }
+func (c *CAS) Close() { c.journal.Close() }
 
 // Identity is the CAS's own key and certificates.
 func (c *CAS) Identity() *Identity { return c.identity }
 
 // Head is the signed head of the audit log as of the last commit.
-func (c *CAS) Head() owners.SignedHead { return c.journal.signedHead() }
+func (c *CAS) Head() owners.SignedHead { return c.journal.Head() }
 
 // Now is the CAS's clock.
 func (c *CAS) Now() time.Time { return c.now() }
@@ -206,30 +205,15 @@ func (c *CAS) Now() time.Time { return c.now() }
 // Log returns at most limit entries after the given number, none beyond the
 // returned head.
 func (c *CAS) Log(ctx context.Context, after uint64, limit int) ([]owners.Entry, owners.SignedHead, error) {
-	head := c.Head()
-	entries, err := c.journal.store.Entries(ctx, after, limit)
-	if err != nil {
-		return nil, head, unavailable(err)
-	}
-	for i, e := range entries {
-		if e.Seq > head.Seq { // committed while we looked
-			entries = entries[:i]
-			break
-		}
-	}
-	return entries, head, nil
+	return c.journal.Entries(ctx, after, limit)
 }
 
 // Healthy reports whether changes can still be committed.
 func (c *CAS) Healthy() error {
-	select {
-	case <-c.journal.failed:
-		return problem.New(problem.Unavailable, problem.RuleStore, "the store broke").Fix("restart the CAS")
-	case <-c.journal.stop:
-		return stopping()
-	default:
-		return c.checkClock(c.now())
+	if err := c.journal.Healthy(); err != nil {
+		return err
 	}
+	return c.checkClock(c.now())
 }
 
 // checkClock holds the clock against the log's latest time. Collateral and

@@ -11,6 +11,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
@@ -120,7 +121,7 @@ func (l *ledger) countSession(rec sessionRecord, sign int64) {
 // quotas are completed, once.
 func (c *CAS) countAll(ctx context.Context) error {
 	var old []ident.SessionName
-	for _, row := range c.journal.ids(prefixSession) {
+	for _, row := range c.journal.IDs(prefixSession) {
 		name := ident.SessionName(strings.TrimPrefix(row, prefixSession))
 		rec, err := c.sessionRecord(ctx, name)
 		if err != nil {
@@ -146,14 +147,14 @@ func (c *CAS) countAll(ctx context.Context) error {
 // are charged for the sealed size of their versions.
 func (c *CAS) countOld(ctx context.Context, names []ident.SessionName) error {
 	versions := map[ident.SessionName][]string{}
-	for _, row := range c.journal.ids(prefixVersion) {
+	for _, row := range c.journal.IDs(prefixVersion) {
 		if name, _, ok := cutVersionRow(row); ok {
 			versions[name] = append(versions[name], row)
 		}
 	}
 
-	for chunk := range slices.Chunk(names, maxGroup) {
-		ch := change{event: owners.EventUsageCounted}
+	for chunk := range slices.Chunk(names, journal.MaxGroup) {
+		ch := journal.Change{Event: owners.EventUsageCounted}
 		for _, name := range chunk {
 			rec, err := c.sessionRecord(ctx, name)
 			if err != nil {
@@ -162,22 +163,22 @@ func (c *CAS) countOld(ctx context.Context, names []ident.SessionName) error {
 			rec.Opened = payer{Key: rec.Creator}
 			owed := charge{payer: rec.Opened}
 			for _, row := range versions[name] {
-				sealed, _, err := c.journal.store.Row(ctx, row)
+				size, err := c.journal.SealedSize(ctx, row)
 				if err != nil {
-					return unavailable(err)
+					return err
 				}
 				owed.Versions++
-				owed.Bytes += int64(len(sealed.Sealed))
+				owed.Bytes += size
 			}
 			rec.Charges = []charge{owed}
 			plain, err := json.Marshal(rec)
 			if err != nil {
 				return fmt.Errorf("marshal session: %w", err)
 			}
-			ch.rows = append(ch.rows, write{sessionRow(name), plain})
+			ch.Rows = append(ch.Rows, journal.Write{ID: sessionRow(name), Plain: plain})
 			c.ledger.countSession(rec, 1)
 		}
-		if _, err := c.journal.commit(ctx, ch); err != nil {
+		if _, err := c.journal.Commit(ctx, ch); err != nil {
 			return err
 		}
 	}

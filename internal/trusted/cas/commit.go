@@ -7,6 +7,7 @@ import (
 
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -40,13 +41,13 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req wire.TagRequest) (wire
 
 	rec := in.rec
 	rec.Volumes = slices.Clone(rec.Volumes)
-	var ch []change
+	var ch []journal.Change
 	for i := range steps {
 		one, err := steps[i].take(&rec, req.Statement)
 		if err != nil {
 			return wire.TagReply{}, err
 		}
-		one.actor, one.request, one.session = who.Key, who.Request, in.session.name
+		one.Actor, one.Request, one.Session = who.Key, who.Request, in.session.name
 		ch = append(ch, one)
 	}
 	counted, done, err := in.count(&rec)
@@ -59,9 +60,9 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req wire.TagRequest) (wire
 	if err != nil {
 		return wire.TagReply{}, err
 	}
-	ch[0].rows = append(append(ch[0].rows, row), counted...)
+	ch[0].Rows = append(append(ch[0].Rows, row), counted...)
 
-	if reply.Head, err = c.journal.commit(ctx, ch...); err != nil {
+	if reply.Head, err = c.journal.Commit(ctx, ch...); err != nil {
 		return wire.TagReply{}, err
 	}
 	committed = true
@@ -109,7 +110,7 @@ func (c *CAS) lockMoves(ctx context.Context, in *instance, moves []wire.TagMove)
 
 // take makes the change by which the volume moves, and notes it in the instance's
 // row.
-func (st *step) take(rec *instanceRecord, said *owners.Statement) (change, error) {
+func (st *step) take(rec *instanceRecord, said *owners.Statement) (journal.Change, error) {
 	m := &rec.Volumes[st.at]
 	st.next = st.v.rec
 	st.next.Generation, st.next.Tag, st.next.Statement = st.From+1, st.Tag, said
@@ -120,10 +121,10 @@ func (st *step) take(rec *instanceRecord, said *owners.Statement) (change, error
 	m.Generation, m.Tag, m.Statement = st.next.Generation, st.next.Tag, st.next.Statement
 
 	row, err := st.v.put(st.next)
-	return change{
-		event:  owners.EventVolumeCommitted,
-		detail: map[string]string{"volume": st.v.name, "generation": fmt.Sprint(st.next.Generation), "tag": st.next.Tag.String()},
-		rows:   []write{row},
+	return journal.Change{
+		Event:  owners.EventVolumeCommitted,
+		Detail: map[string]string{"volume": st.v.name, "generation": fmt.Sprint(st.next.Generation), "tag": st.next.Tag.String()},
+		Rows:   []journal.Write{row},
 	}, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -56,7 +57,7 @@ func TestVolumesMoveTogether(t *testing.T) {
 	rule(t, commit(move(v, 1), move(v, 1)), "volume_unknown")
 	rule(t, commit(move(v, 1), move(u, 0)), "volume_tag")
 	rule(t, commit(move(v, 1), move(readOnly, 2)), "volume_read_only")
-	w.store.Fail = func(cas.Batch) error { return errors.New("no space left") }
+	w.store.Fail = func(journal.Batch) error { return errors.New("no space left") }
 	rule(t, commit(move(v, 1), move(u, 2)), "store")
 	w.store.Fail = nil
 	if g := generations(); !slices.Equal(g, []uint64{0, 0}) {

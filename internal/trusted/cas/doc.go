@@ -5,19 +5,17 @@
 // It is trusted by owners once they have attested it. It trusts its own memory,
 // the Sealer's key and the maker of the TEE; it does not trust the Store, the
 // network, whoever starts it, or the clock (which may stand still but not run
-// back). HTTP lives in the folder server, SQLite in casdb, the key in keyfile.
+// back). Beside it lie journal (the only way to rows and log), quota (the limits of
+// what is kept), server (HTTP), casdb (SQLite) and keyfile (the key).
 //
 // # State
 //
 // State is rows, sealed before they reach the Store. A change goes through the
-// journal: one committer gathers whatever waits, gives every row its next
-// version, appends one log entry per change, signs the new head and commits all
-// of it in one durable transaction; only then do callers go on. The log is
-// replayed at start, so that memory holds the version and hash that every row
-// must have; a row that was put back is refused when it is read.
+// package journal, which commits it durably together with its entry in the signed
+// log before the caller goes on, and which refuses a row that was put back.
 //
 // What is kept is counted by the ledger, from the rows of sessions and grants,
-// against quotas: for each key, each source address, and in total. A quota
+// against limits (quota): for each key, each source address, and in total. A quota
 // refuses a change before its commit; nothing is ever dropped for one.
 //
 // # Concurrency

@@ -7,6 +7,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
@@ -89,7 +90,7 @@ func (c *CAS) AsBefore(ctx context.Context, name ident.SessionName) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.journal.commit(ctx, change{event: owners.EventSessionUpdated, session: name, rows: []write{{sessionRow(name), plain}}})
+	_, err = c.journal.Commit(ctx, journal.Change{Event: owners.EventSessionUpdated, Session: name, Rows: []journal.Write{{ID: sessionRow(name), Plain: plain}}})
 	return err
 }
 

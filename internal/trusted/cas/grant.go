@@ -16,6 +16,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/cas/quota"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/wire"
@@ -90,12 +91,12 @@ func (r *grantRecord) payer() payer { return payer{Key: r.Maker, Address: r.From
 
 func grantRow(id owners.GrantID) string { return prefixGrant + id.String() }
 
-func (g *grant) put(rec grantRecord) (write, error) {
+func (g *grant) put(rec grantRecord) (journal.Write, error) {
 	plain, err := json.Marshal(rec)
 	if err != nil {
-		return write{}, fmt.Errorf("marshal grant: %w", err)
+		return journal.Write{}, fmt.Errorf("marshal grant: %w", err)
 	}
-	return write{grantRow(g.id), plain}, nil
+	return journal.Write{ID: grantRow(g.id), Plain: plain}, nil
 }
 
 // name is the grant's id, zero for none.
@@ -314,7 +315,7 @@ func (r *instanceRecord) committedAll() bool {
 // count takes a run off the grant of a job that is about to become rec: one that
 // ended with 0, or that committed its volumes. done, which is always called, tells
 // whether the rows were committed.
-func (in *instance) count(rec *instanceRecord) (rows []write, done func(committed bool), err error) {
+func (in *instance) count(rec *instanceRecord) (rows []journal.Write, done func(committed bool), err error) {
 	g := in.grant
 	well := rec.State == owners.Running && rec.committedAll() || rec.State == owners.Exited && rec.ExitCode == 0
 	if !well || rec.Counted || !g.job(rec.Service) {
@@ -334,7 +335,7 @@ func (in *instance) count(rec *instanceRecord) (rows []write, done func(committe
 	}
 
 	rec.Counted = true
-	return []write{row}, func(committed bool) {
+	return []journal.Write{row}, func(committed bool) {
 		if committed {
 			g.rec = next
 		}
@@ -345,12 +346,12 @@ func (in *instance) count(rec *instanceRecord) (rows []write, done func(committe
 // loadGrants reads all grants. A row that does not match the log costs that grant
 // its use, and no other.
 func (c *CAS) loadGrants(ctx context.Context) error {
-	for _, row := range c.journal.ids(prefixGrant) {
+	for _, row := range c.journal.IDs(prefixGrant) {
 		id, err := owners.ParseGrantID(strings.TrimPrefix(row, prefixGrant))
 		if err != nil {
 			return fmt.Errorf("grant row %s: %w", row, err)
 		}
-		plain, err := c.journal.read(ctx, row)
+		plain, err := c.journal.Read(ctx, row)
 		if err != nil {
 			if problem.KindOf(err) == problem.Unavailable {
 				return err

@@ -7,6 +7,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/cas/quota"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -28,7 +29,7 @@ func (c *CAS) endGrant(ctx context.Context, g *grant, reason string, who Caller)
 // commitEnds commits ends in one transaction, between what comes before and after
 // them, with their session locked for writing. Where there is nothing to commit it
 // does nothing.
-func (c *CAS) commitEnds(ctx context.Context, before []change, ends []ending, after ...change) error {
+func (c *CAS) commitEnds(ctx context.Context, before []journal.Change, ends []ending, after ...journal.Change) error {
 	changes := slices.Clone(before)
 	for _, e := range ends {
 		changes = append(changes, e.change)
@@ -37,7 +38,7 @@ func (c *CAS) commitEnds(ctx context.Context, before []change, ends []ending, af
 	if len(changes) == 0 {
 		return nil
 	}
-	if _, err := c.journal.commit(ctx, changes...); err != nil {
+	if _, err := c.journal.Commit(ctx, changes...); err != nil {
 		return err
 	}
 	for _, e := range ends {
@@ -62,13 +63,13 @@ func (c *CAS) grantEnding(ctx context.Context, g *grant, reason string, who Call
 		return nil, err
 	}
 	out := []ending{{
-		change: change{
-			event:   owners.EventGrantEnded,
-			actor:   who.Key,
-			request: who.Request,
-			session: g.session.name,
-			detail:  map[string]string{"grant": g.id.String(), "reason": reason},
-			rows:    []write{row},
+		change: journal.Change{
+			Event:   owners.EventGrantEnded,
+			Actor:   who.Key,
+			Request: who.Request,
+			Session: g.session.name,
+			Detail:  map[string]string{"grant": g.id.String(), "reason": reason},
+			Rows:    []journal.Write{row},
 		},
 		apply: func() {
 			g.mu.Lock()
@@ -84,7 +85,7 @@ func (c *CAS) grantEnding(ctx context.Context, g *grant, reason string, who Call
 		}
 		rec := in.rec
 		rec.State, rec.Ended = owners.Withdrawn, now
-		e, err := c.ending(ctx, in, rec, change{event: owners.EventInstanceWithdrawn, actor: who.Key, request: who.Request})
+		e, err := c.ending(ctx, in, rec, journal.Change{Event: owners.EventInstanceWithdrawn, Actor: who.Key, Request: who.Request})
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +126,7 @@ func (c *CAS) endOverdueGrants(ctx context.Context, now time.Time) {
 		return true
 	})
 	for s, grants := range overdue {
-		for some := range slices.Chunk(grants, maxGroup) {
+		for some := range slices.Chunk(grants, journal.MaxGroup) {
 			if err := c.endOverdue(ctx, s, some, now); err != nil {
 				c.log.Warn("ends of grants not recorded yet", "session", s.name, "error", err)
 			}
@@ -236,13 +237,13 @@ func (c *CAS) claim(ctx context.Context, g *grant, who Caller, now time.Time) er
 		return err
 	}
 
-	_, err = c.journal.commit(ctx, change{
-		event:   owners.EventGrantClaimed,
-		actor:   who.Key,
-		request: who.Request,
-		session: g.session.name,
-		detail:  map[string]string{"grant": g.id.String()},
-		rows:    []write{row},
+	_, err = c.journal.Commit(ctx, journal.Change{
+		Event:   owners.EventGrantClaimed,
+		Actor:   who.Key,
+		Request: who.Request,
+		Session: g.session.name,
+		Detail:  map[string]string{"grant": g.id.String()},
+		Rows:    []journal.Write{row},
 	})
 	if err == nil {
 		g.rec = next

@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/cas/quota"
 	"cupel.dev/cupel/internal/trusted/session"
 )
@@ -77,13 +78,13 @@ func (c *CAS) makeGrant(ctx context.Context, who Caller, req owners.NewGrant) (o
 	if err != nil {
 		return owners.GrantMade{}, err
 	}
-	_, err = c.journal.commit(ctx, change{
-		event:   owners.EventGrantMade,
-		actor:   who.Key,
-		request: who.Request,
-		session: s.name,
-		detail:  grantDetail(g.id, rec.Services),
-		rows:    []write{row},
+	_, err = c.journal.Commit(ctx, journal.Change{
+		Event:   owners.EventGrantMade,
+		Actor:   who.Key,
+		Request: who.Request,
+		Session: s.name,
+		Detail:  grantDetail(g.id, rec.Services),
+		Rows:    []journal.Write{row},
 	})
 	if err != nil {
 		return owners.GrantMade{}, err
@@ -302,13 +303,13 @@ func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req owners.Gra
 		return err
 	}
 
-	_, err = c.journal.commit(ctx, change{
-		event:   owners.EventGrantChanged,
-		actor:   who.Key,
-		request: who.Request,
-		session: g.session.name,
-		detail:  grantDetail(g.id, next.Services),
-		rows:    []write{row},
+	_, err = c.journal.Commit(ctx, journal.Change{
+		Event:   owners.EventGrantChanged,
+		Actor:   who.Key,
+		Request: who.Request,
+		Session: g.session.name,
+		Detail:  grantDetail(g.id, next.Services),
+		Rows:    []journal.Write{row},
 	})
 	if err == nil {
 		g.rec = next

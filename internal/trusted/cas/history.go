@@ -8,6 +8,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/cas/quota"
 )
 
@@ -66,11 +67,11 @@ func (c *CAS) pruneInstances(ctx context.Context, s *sessionState, keep, keepLap
 	if len(drop) == 0 {
 		return nil
 	}
-	ch := change{event: owners.EventInstancesPruned, session: s.name}
+	ch := journal.Change{Event: owners.EventInstancesPruned, Session: s.name}
 	for _, in := range drop {
-		ch.rows = append(ch.rows, write{id: instanceRow(in.id)})
+		ch.Rows = append(ch.Rows, journal.Write{ID: instanceRow(in.id)})
 	}
-	if _, err := c.journal.commit(ctx, ch); err != nil {
+	if _, err := c.journal.Commit(ctx, ch); err != nil {
 		return err
 	}
 	for _, in := range drop {
@@ -107,11 +108,11 @@ func (c *CAS) pruneGrants(ctx context.Context, s *sessionState, keep int) error 
 		return nil
 	}
 
-	ch := change{event: owners.EventGrantsPruned, session: s.name}
+	ch := journal.Change{Event: owners.EventGrantsPruned, Session: s.name}
 	for _, g := range drop {
-		ch.rows = append(ch.rows, write{id: grantRow(g.id)})
+		ch.Rows = append(ch.Rows, journal.Write{ID: grantRow(g.id)})
 	}
-	if _, err := c.journal.commit(ctx, ch); err != nil {
+	if _, err := c.journal.Commit(ctx, ch); err != nil {
 		return err
 	}
 

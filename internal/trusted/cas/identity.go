@@ -20,6 +20,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
 const (
@@ -50,9 +51,9 @@ type identityRecord struct {
 	Certificate []byte `json:"certificate"` // DER
 }
 
-func newIdentity(now time.Time) (*Identity, write, error) {
-	fail := func(err error) (*Identity, write, error) {
-		return nil, write{}, fmt.Errorf("make the CAS's identity: %w", err)
+func newIdentity(now time.Time) (*Identity, journal.Write, error) {
+	fail := func(err error) (*Identity, journal.Write, error) {
+		return nil, journal.Write{}, fmt.Errorf("make the CAS's identity: %w", err)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -87,16 +88,16 @@ func newIdentity(now time.Time) (*Identity, write, error) {
 	if err != nil {
 		return fail(err)
 	}
-	return id, write{rowIdentity, plain}, nil
+	return id, journal.Write{ID: rowIdentity, Plain: plain}, nil
 }
 
-func loadIdentity(ctx context.Context, j *journal) (*Identity, error) {
-	plain, err := j.read(ctx, rowIdentity)
+func loadIdentity(ctx context.Context, j *journal.Journal) (*Identity, error) {
+	plain, err := j.Read(ctx, rowIdentity)
 	if err != nil {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
 	}
 	if plain == nil {
-		return nil, damagedLog(problem.New(problem.Internal, ruleIdentityMissing, "the state has a log but no identity"))
+		return nil, journal.Damaged(problem.New(problem.Internal, ruleIdentityMissing, "the state has a log but no identity"))
 	}
 	return parseIdentity(plain)
 }

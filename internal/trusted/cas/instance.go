@@ -14,6 +14,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/verify/appraise"
 	"cupel.dev/cupel/internal/trusted/wire"
@@ -59,12 +60,12 @@ type instanceRecord struct {
 
 func instanceRow(id ident.InstanceID) string { return prefixInstance + id.String() }
 
-func (in *instance) put(rec instanceRecord) (write, error) {
+func (in *instance) put(rec instanceRecord) (journal.Write, error) {
 	plain, err := json.Marshal(rec)
 	if err != nil {
-		return write{}, fmt.Errorf("marshal instance: %w", err)
+		return journal.Write{}, fmt.Errorf("marshal instance: %w", err)
 	}
-	return write{instanceRow(in.id), plain}, nil
+	return journal.Write{ID: instanceRow(in.id), Plain: plain}, nil
 }
 
 func (in *instance) touch(now time.Time) { in.seen.Store(&now) }
@@ -131,12 +132,12 @@ func (c *CAS) running(id ident.InstanceID) bool {
 // match the log costs that instance its rights, and no other.
 func (c *CAS) loadInstances(ctx context.Context) error {
 	now := c.now()
-	for _, row := range c.journal.ids(prefixInstance) {
+	for _, row := range c.journal.IDs(prefixInstance) {
 		id, err := ident.ParseKeyHash(strings.TrimPrefix(row, prefixInstance))
 		if err != nil {
 			return fmt.Errorf("instance row %s: %w", row, err)
 		}
-		plain, err := c.journal.read(ctx, row)
+		plain, err := c.journal.Read(ctx, row)
 		if err != nil {
 			if problem.KindOf(err) == problem.Unavailable {
 				return err
@@ -246,7 +247,7 @@ func (c *CAS) Exit(ctx context.Context, who Caller, req wire.Exit) error {
 	rec := in.rec
 	rec.State, rec.ExitCode, rec.Ended = owners.Exited, req.Code, c.now().UTC()
 	rec.Reason = strings.ToValidUTF8(req.Reason[:min(len(req.Reason), maxReason)], "")
-	return c.end(ctx, in, rec, change{event: owners.EventInstanceExited, actor: who.Key, request: who.Request})
+	return c.end(ctx, in, rec, journal.Change{Event: owners.EventInstanceExited, Actor: who.Key, Request: who.Request})
 }
 
 // Gone ends the rights of an instance of which the holder of its grant's token
@@ -277,11 +278,11 @@ func (c *CAS) Gone(ctx context.Context, who Caller, req owners.InstanceGone) err
 
 	rec := in.rec
 	rec.State, rec.Ended = owners.Gone, c.now().UTC()
-	return c.end(ctx, in, rec, change{event: owners.EventInstanceGone, actor: who.Key, request: who.Request})
+	return c.end(ctx, in, rec, journal.Change{Event: owners.EventInstanceGone, Actor: who.Key, Request: who.Request})
 }
 
 // end commits the end of an instance's rights, with in and its session locked.
-func (c *CAS) end(ctx context.Context, in *instance, rec instanceRecord, ch change) error {
+func (c *CAS) end(ctx context.Context, in *instance, rec instanceRecord, ch journal.Change) error {
 	for _, v := range in.leased() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
@@ -296,8 +297,8 @@ func (c *CAS) end(ctx context.Context, in *instance, rec instanceRecord, ch chan
 		return err
 	}
 
-	e.change.rows = append(e.change.rows, counted...)
-	_, err = c.journal.commit(ctx, e.change)
+	e.change.Rows = append(e.change.Rows, counted...)
+	_, err = c.journal.Commit(ctx, e.change)
 	done(err == nil)
 	if err != nil {
 		return err
@@ -321,29 +322,29 @@ func (in *instance) leased() []*volume {
 
 // ending is a change that takes away rights, and what follows in memory.
 type ending struct {
-	change change
+	change journal.Change
 	apply  func()
 	lost   []string // for people: what nobody can store any more
 }
 
 // ending makes the change by which in becomes rec and its leases end, with the
 // instance and its leased volumes locked (or the session locked for writing).
-func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch change) (ending, error) {
-	ch.session = in.session.name
-	ch.detail = map[string]string{"instance": in.id.String(), "service": string(rec.Service)}
+func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch journal.Change) (ending, error) {
+	ch.Session = in.session.name
+	ch.Detail = map[string]string{"instance": in.id.String(), "service": string(rec.Service)}
 	if rec.State == owners.Exited {
-		ch.detail["code"] = fmt.Sprint(rec.ExitCode)
+		ch.Detail["code"] = fmt.Sprint(rec.ExitCode)
 	}
 	row, err := in.put(rec)
 	if err != nil {
 		return ending{}, err
 	}
-	ch.rows = []write{row}
+	ch.Rows = []journal.Write{row}
 	free, writes, err := c.freeLeases(ctx, in, func(string) bool { return true })
 	if err != nil {
 		return ending{}, err
 	}
-	ch.rows = append(ch.rows, writes...)
+	ch.Rows = append(ch.Rows, writes...)
 	apply := func() {
 		in.rec, in.reply = rec, nil
 		c.setLive(in, rec.State == owners.Running)
@@ -377,7 +378,7 @@ func lostBy(ends []ending) []string {
 }
 
 // freeLeases makes the rows of those volumes that in holds and that end says.
-func (c *CAS) freeLeases(ctx context.Context, in *instance, end func(volume string) bool) (apply func(), writes []write, err error) {
+func (c *CAS) freeLeases(ctx context.Context, in *instance, end func(volume string) bool) (apply func(), writes []journal.Write, err error) {
 	var freed []*volume
 	for _, v := range in.leased() {
 		if err := v.load(ctx, c.journal); err != nil {
@@ -414,7 +415,7 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 		if !c.stillSatisfies(sp, in.rec.Claims) {
 			rec := in.rec
 			rec.State, rec.Ended = owners.Revoked, now
-			e, err := c.ending(ctx, in, rec, change{event: owners.EventInstanceRevoked})
+			e, err := c.ending(ctx, in, rec, journal.Change{Event: owners.EventInstanceRevoked})
 			if err != nil {
 				return nil, err
 			}
@@ -431,9 +432,9 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 			return nil, err
 		}
 		if len(writes) > 0 {
-			out = append(out, ending{change{
-				event: owners.EventLeaseEnded, session: s.name, rows: writes,
-				detail: map[string]string{"instance": in.id.String(), "service": string(in.rec.Service)},
+			out = append(out, ending{journal.Change{
+				Event: owners.EventLeaseEnded, Session: s.name, Rows: writes,
+				Detail: map[string]string{"instance": in.id.String(), "service": string(in.rec.Service)},
 			}, apply, in.lost(dropped)})
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
 // large is a session of about so many bytes.
@@ -204,7 +205,7 @@ func TestRefusedUploadsAreNotCounted(t *testing.T) {
 	who := caller(1, "192.0.2.1")
 
 	w.store.Lock()
-	w.store.Fail = func(cas.Batch) error { return errors.New("disk full") }
+	w.store.Fail = func(journal.Batch) error { return errors.New("disk full") }
 	w.store.Unlock()
 	for i := range 40 {
 		if w.upload(who, small(fmt.Sprintf("f%d", i))) == nil {

@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/verify/appraise"
 )
@@ -162,7 +163,7 @@ func (c *CAS) resolve(ctx context.Context, s *sessionState, names []string, pend
 		if err != nil {
 			return nil, time.Time{}, err
 		}
-		_, err = c.journal.commit(ctx, change{event: owners.EventSecretGenerated, actor: who.Key, request: who.Request, session: s.name, rows: append(r.writes, rows...)})
+		_, err = c.journal.Commit(ctx, journal.Change{Event: owners.EventSecretGenerated, Actor: who.Key, Request: who.Request, Session: s.name, Rows: append(r.writes, rows...)})
 		if err != nil {
 			return nil, time.Time{}, err
 		}
@@ -185,7 +186,7 @@ type resolver struct {
 	reading bool            // certificates stay, due or not
 	got     map[string]*material
 	made    map[string]stored
-	writes  []write
+	writes  []journal.Write
 	renew   time.Time
 }
 
@@ -286,7 +287,7 @@ func (r *resolver) load(sec session.Secret, print string) (*material, error) {
 		}
 		return nil, nil
 	}
-	plain, err := r.c.journal.read(r.ctx, r.s.secretRow(sec.Name))
+	plain, err := r.c.journal.Read(r.ctx, r.s.secretRow(sec.Name))
 	if err != nil || plain == nil {
 		return nil, err
 	}
@@ -330,7 +331,7 @@ func (r *resolver) generate(sec session.Secret, key, issuer *material, print str
 	if err != nil {
 		return nil, fmt.Errorf("marshal generated value: %w", err)
 	}
-	r.writes = append(r.writes, write{r.s.secretRow(sec.Name), plain})
+	r.writes = append(r.writes, journal.Write{ID: r.s.secretRow(sec.Name), Plain: plain})
 	if r.made == nil {
 		r.made = map[string]stored{}
 	}

@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
 const prefixPlatform = "platform/"
@@ -72,9 +73,9 @@ func newFamily(r *collateralRecord) *family {
 	return f
 }
 
-func (p *platforms) load(ctx context.Context, j *journal) error {
-	for _, id := range j.ids(prefixPlatform) {
-		plain, err := j.read(ctx, id)
+func (p *platforms) load(ctx context.Context, j *journal.Journal) error {
+	for _, id := range j.IDs(prefixPlatform) {
+		plain, err := j.Read(ctx, id)
 		if err != nil {
 			return fmt.Errorf("read what was seen of a platform: %w", err)
 		}
@@ -89,7 +90,7 @@ func (p *platforms) load(ctx context.Context, j *journal) error {
 
 // admit refuses collateral that is older than what was seen. Where it is newer,
 // that is committed before admit returns, so that no restart forgets it.
-func (p *platforms) admit(ctx context.Context, j *journal, claims evidence.Claims, who Caller) error {
+func (p *platforms) admit(ctx context.Context, j *journal.Journal, claims evidence.Claims, who Caller) error {
 	id := prefixPlatform + claims.Root.String() + "/" + strings.ToLower(claims.FMSPC)
 	v, ok := p.families.Load(id)
 	if !ok {
@@ -110,7 +111,7 @@ func (p *platforms) admit(ctx context.Context, j *journal, claims evidence.Claim
 	if err != nil {
 		return fmt.Errorf("marshal platform: %w", err)
 	}
-	if _, err := j.commit(ctx, change{event: owners.EventPlatformSeen, actor: who.Key, request: who.Request, rows: []write{{id, plain}}}); err != nil {
+	if _, err := j.Commit(ctx, journal.Change{Event: owners.EventPlatformSeen, Actor: who.Key, Request: who.Request, Rows: []journal.Write{{ID: id, Plain: plain}}}); err != nil {
 		return err
 	}
 	f.seen.Store(next)

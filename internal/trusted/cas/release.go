@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/verify/appraise"
 	"cupel.dev/cupel/internal/trusted/wire"
@@ -241,13 +242,13 @@ func (c *CAS) release(ctx context.Context, in *instance, req request, now time.T
 	if in.grant != nil {
 		detail["grant"] = rec.Grant.String()
 	}
-	head, err := c.journal.commit(ctx, change{
-		event:   owners.EventInstanceStarted,
-		actor:   req.who.Key,
-		request: req.who.Request,
-		session: s.name,
-		detail:  detail,
-		rows:    append([]write{row}, vols.writes...),
+	head, err := c.journal.Commit(ctx, journal.Change{
+		Event:   owners.EventInstanceStarted,
+		Actor:   req.who.Key,
+		Request: req.who.Request,
+		Session: s.name,
+		Detail:  detail,
+		Rows:    append([]journal.Write{row}, vols.writes...),
 	})
 	if err != nil {
 		return nil, err
@@ -276,13 +277,13 @@ func (c *CAS) renewed(ctx context.Context, in *instance, who Caller, due time.Ti
 		return err
 	}
 
-	_, err = c.journal.commit(ctx, change{
-		event:   owners.EventInstanceRenewed,
-		actor:   who.Key,
-		request: who.Request,
-		session: in.session.name,
-		detail:  map[string]string{"instance": in.id.String(), "service": string(rec.Service)},
-		rows:    []write{row},
+	_, err = c.journal.Commit(ctx, journal.Change{
+		Event:   owners.EventInstanceRenewed,
+		Actor:   who.Key,
+		Request: who.Request,
+		Session: in.session.name,
+		Detail:  map[string]string{"instance": in.id.String(), "service": string(rec.Service)},
+		Rows:    []journal.Write{row},
 	})
 	if err == nil {
 		in.rec = rec
@@ -313,7 +314,7 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 	if err != nil {
 		return err
 	}
-	writes := []write{row}
+	writes := []journal.Write{row}
 
 	leased := in.leased()
 	for _, v := range leased {
@@ -326,13 +327,13 @@ func (c *CAS) readmit(ctx context.Context, in *instance, req request) error {
 		writes = append(writes, w)
 	}
 
-	_, err = c.journal.commit(ctx, change{
-		event:   owners.EventInstanceReturned,
-		actor:   req.who.Key,
-		request: req.who.Request,
-		session: in.session.name,
-		detail:  map[string]string{"instance": in.id.String(), "service": string(rec.Service)},
-		rows:    writes,
+	_, err = c.journal.Commit(ctx, journal.Change{
+		Event:   owners.EventInstanceReturned,
+		Actor:   req.who.Key,
+		Request: req.who.Request,
+		Session: in.session.name,
+		Detail:  map[string]string{"instance": in.id.String(), "service": string(rec.Service)},
+		Rows:    writes,
 	})
 	if err != nil {
 		return err
@@ -368,15 +369,15 @@ func (in *instance) stillMounts(sp *servicePlan) error {
 
 // retake is the row by which in has the lease of v again, with v locked. Whoever
 // had it in between may have written: then in is behind for good.
-func (c *CAS) retake(ctx context.Context, in *instance, v *volume) (write, error) {
+func (c *CAS) retake(ctx context.Context, in *instance, v *volume) (journal.Write, error) {
 	if err := v.load(ctx, c.journal); err != nil {
-		return write{}, err
+		return journal.Write{}, err
 	}
 
 	i := slices.IndexFunc(in.rec.Volumes, func(m mounted) bool { return m.Name == v.name })
 	had := in.rec.Volumes[i]
 	if v.rec.ID != had.ID || v.rec.Lease != had.Lease || v.rec.Generation != had.Generation || v.rec.Tag != had.Tag {
-		return write{}, problem.New(problem.Denied, problem.RuleLeaseEnded, "lease %d of volume %s ended while the instance was silent", had.Lease, v.name).
+		return journal.Write{}, problem.New(problem.Denied, problem.RuleLeaseEnded, "lease %d of volume %s ended while the instance was silent", had.Lease, v.name).
 			Want("lease %d, which another instance got since", v.rec.Lease).
 			Fix("restart the instance: it starts from the newest state")
 	}

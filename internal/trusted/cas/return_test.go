@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -116,11 +117,11 @@ func TestManyThatLapsedComeBack(t *testing.T) {
 // whilePruning is a store that makes a call while the rows of ended instances are
 // being dropped.
 type whilePruning struct {
-	cas.Store
+	journal.Store
 	call func()
 }
 
-func (s *whilePruning) Commit(ctx context.Context, b cas.Batch) error {
+func (s *whilePruning) Commit(ctx context.Context, b journal.Batch) error {
 	for _, e := range b.Entries {
 		if e.Event == owners.EventInstancesPruned && s.call != nil {
 			call := s.call

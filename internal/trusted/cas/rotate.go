@@ -11,6 +11,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -27,7 +28,7 @@ func rotationRow(name ident.SessionName) string { return "rotation/" + string(na
 // rotations reads the session's, under s.mu: those of what its current version has.
 func (c *CAS) rotations(ctx context.Context, s *sessionState) (rotationRecord, error) {
 	rec := rotationRecord{Secrets: map[string]time.Time{}, Volumes: map[string]time.Time{}, Pending: map[string]bool{}}
-	plain, err := c.journal.read(ctx, rotationRow(s.name))
+	plain, err := c.journal.Read(ctx, rotationRow(s.name))
 	if err != nil || plain == nil {
 		return rec, err
 	}
@@ -76,20 +77,20 @@ func (p *plan) hasVolume(name string) bool {
 // putRotations makes the row, under s.mu and s.secretMu, or s.mu held for writing. The
 // value of a secret that was to be made afresh, and that the session no longer has,
 // goes: it must not come back with a later version.
-func (s *sessionState) putRotations(rec rotationRecord) ([]write, error) {
-	var rows []write
+func (s *sessionState) putRotations(rec rotationRecord) ([]journal.Write, error) {
+	var rows []journal.Write
 	for name := range rec.Pending {
 		if _, ok := s.plan.secrets[name]; !ok {
 			delete(rec.Pending, name)
 			delete(s.secrets, name)
-			rows = append(rows, write{id: s.secretRow(name)})
+			rows = append(rows, journal.Write{ID: s.secretRow(name)})
 		}
 	}
 	plain, err := json.Marshal(rec)
 	if err != nil {
 		return nil, fmt.Errorf("marshal rotations: %w", err)
 	}
-	return append(rows, write{rotationRow(s.name), plain}), nil
+	return append(rows, journal.Write{ID: rotationRow(s.name), Plain: plain}), nil
 }
 
 // loadPending reads once what is to be made afresh, under s.mu and s.secretMu.
@@ -106,7 +107,7 @@ func (c *CAS) loadPending(ctx context.Context, s *sessionState) error {
 
 // noLongerPending makes the row by which fresh values have been made, under s.mu and
 // s.secretMu; none where none of them was waited for.
-func (c *CAS) noLongerPending(ctx context.Context, s *sessionState, made map[string]stored) ([]write, error) {
+func (c *CAS) noLongerPending(ctx context.Context, s *sessionState, made map[string]stored) ([]journal.Write, error) {
 	waited := false
 	for name := range made {
 		waited = waited || s.pending[name]
@@ -203,15 +204,15 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 		return err
 	}
 	now := c.now().UTC()
-	var rows []write
+	var rows []journal.Write
 
 	used := s.plan.usedSecrets()
 	for _, name := range secrets {
 		rec.Secrets[name], rec.Pending[name] = now, used[name]
 		if !used[name] { // no release will make it
 			delete(rec.Pending, name)
-			if row := s.secretRow(name); c.journal.has(row) {
-				rows = append(rows, write{id: row})
+			if row := s.secretRow(name); c.journal.Has(row) {
+				rows = append(rows, journal.Write{ID: row})
 			}
 		}
 	}
@@ -230,13 +231,13 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 	if err != nil {
 		return err
 	}
-	_, err = c.journal.commit(ctx, change{
-		event:   owners.EventRotated,
-		actor:   who.Key,
-		request: who.Request,
-		session: s.name,
-		detail:  map[string]string{"secrets": fmt.Sprint(secrets), "volumes": fmt.Sprint(volumes)},
-		rows:    append(rows, put...),
+	_, err = c.journal.Commit(ctx, journal.Change{
+		Event:   owners.EventRotated,
+		Actor:   who.Key,
+		Request: who.Request,
+		Session: s.name,
+		Detail:  map[string]string{"secrets": fmt.Sprint(secrets), "volumes": fmt.Sprint(volumes)},
+		Rows:    append(rows, put...),
 	})
 	if err != nil {
 		return err
@@ -261,8 +262,10 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 
 // rekeyed is a volume's row with a fresh key for the next commit, under s.mu held
 // for writing, which keeps everybody else from the volume.
-func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volume, volumeRecord, write, error) {
-	fail := func(err error) (*volume, volumeRecord, write, error) { return nil, volumeRecord{}, write{}, err }
+func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volume, volumeRecord, journal.Write, error) {
+	fail := func(err error) (*volume, volumeRecord, journal.Write, error) {
+		return nil, volumeRecord{}, journal.Write{}, err
+	}
 	if !s.plan.hasVolume(name) {
 		return fail(problem.New(problem.NotFound, problem.RuleVolumeUnknown, "session %q has no volume %.140q", s.name, name).
 			Fix("look at the session: cupel session read %s", s.name))
@@ -318,7 +321,7 @@ func (c *CAS) describeRotations(ctx context.Context, s *sessionState) (owners.Ro
 		out.Secrets = append(out.Secrets, owners.Rotation{
 			Name:    name,
 			Rotated: at,
-			Pending: rec.Pending[name] || !c.journal.has(s.secretRow(name)),
+			Pending: rec.Pending[name] || !c.journal.Has(s.secretRow(name)),
 			Old:     s.running(func(in *instance) bool { return s.hasOld(in, name, at) }),
 		})
 	}

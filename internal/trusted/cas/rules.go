@@ -9,7 +9,6 @@ import (
 const (
 	ruleAPIVersion            problem.Rule = "api_version"
 	ruleBusy                  problem.Rule = "busy"
-	ruleCancelled             problem.Rule = "cancelled"
 	ruleClientCertificate     problem.Rule = "client_certificate"
 	ruleClockWentBack         problem.Rule = "clock_went_back"
 	ruleCollateralOlder       problem.Rule = "collateral_older"
@@ -40,8 +39,6 @@ const (
 	ruleSessionHasChildren    problem.Rule = "session_has_children"
 	ruleSessionNameKept       problem.Rule = "session_name_kept"
 	ruleSessionVersionUnknown problem.Rule = "session_version_unknown"
-	ruleStopping              problem.Rule = "stopping"
-	ruleStoreChanged          problem.Rule = "store_changed"
 	ruleUntil                 problem.Rule = "until"
 	ruleUseBy                 problem.Rule = "use_by"
 	ruleValidFor              problem.Rule = "valid_for"

@@ -11,6 +11,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
 // rowsPerEntry bounds the entries that a removal makes in the log.
@@ -46,7 +47,7 @@ func (c *CAS) childless(ctx context.Context, name ident.SessionName) error {
 	const named = 3
 	var children []string
 	more := 0
-	for _, row := range c.journal.ids(sessionRow(name) + "/") {
+	for _, row := range c.journal.IDs(sessionRow(name) + "/") {
 		child := ident.SessionName(strings.TrimPrefix(row, prefixSession))
 		rec, err := c.sessionRecord(ctx, child)
 		if err != nil {
@@ -98,15 +99,15 @@ func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (owners.R
 	}
 	slices.Sort(out.Volumes)
 
-	removal := change{
-		event:   owners.EventSessionRemoved,
-		actor:   who.Key,
-		request: who.Request,
-		session: s.name,
-		detail:  map[string]string{"versions": fmt.Sprint(out.Versions)},
-		rows:    []write{{sessionRow(s.name), row}},
+	removal := journal.Change{
+		Event:   owners.EventSessionRemoved,
+		Actor:   who.Key,
+		Request: who.Request,
+		Session: s.name,
+		Detail:  map[string]string{"versions": fmt.Sprint(out.Versions)},
+		Rows:    []journal.Write{{ID: sessionRow(s.name), Plain: row}},
 	}
-	if err := c.commitEnds(ctx, []change{removal}, ends, dropping(s.name, who, rows)...); err != nil {
+	if err := c.commitEnds(ctx, []journal.Change{removal}, ends, dropping(s.name, who, rows)...); err != nil {
 		return owners.Removed{}, err
 	}
 
@@ -142,7 +143,7 @@ func (c *CAS) allEnds(ctx context.Context, s *sessionState, who Caller, now time
 		}
 		rec := in.rec
 		rec.State, rec.Ended = owners.Withdrawn, now
-		e, err := c.ending(ctx, in, rec, change{event: owners.EventInstanceWithdrawn, actor: who.Key, request: who.Request})
+		e, err := c.ending(ctx, in, rec, journal.Change{Event: owners.EventInstanceWithdrawn, Actor: who.Key, Request: who.Request})
 		if err != nil {
 			return nil, out, err
 		}
@@ -157,14 +158,14 @@ func (c *CAS) allEnds(ctx context.Context, s *sessionState, who Caller, now time
 func (c *CAS) rowsOf(name ident.SessionName) []string {
 	var out []string
 	for _, prefix := range []string{prefixVersion, prefixSecret, prefixVolume} {
-		for _, row := range c.journal.ids(prefix + string(name) + "@") {
+		for _, row := range c.journal.IDs(prefix + string(name) + "@") {
 			if i := strings.LastIndexByte(row, '@'); row[:i] == prefix+string(name) {
 				out = append(out, row)
 			}
 		}
 	}
 	for _, row := range []string{refusedRow(name), rotationRow(name)} {
-		if c.journal.has(row) {
+		if c.journal.Has(row) {
 			out = append(out, row)
 		}
 	}
@@ -182,18 +183,18 @@ func countPrefix(rows []string, prefix string) int {
 }
 
 // dropping makes the changes that remove rows.
-func dropping(name ident.SessionName, who Caller, rows []string) []change {
-	var out []change
+func dropping(name ident.SessionName, who Caller, rows []string) []journal.Change {
+	var out []journal.Change
 	for chunk := range slices.Chunk(rows, rowsPerEntry) {
-		ch := change{
-			event:   owners.EventSessionRemoved,
-			actor:   who.Key,
-			request: who.Request,
-			session: name,
-			detail:  map[string]string{"rows": fmt.Sprint(len(chunk))},
+		ch := journal.Change{
+			Event:   owners.EventSessionRemoved,
+			Actor:   who.Key,
+			Request: who.Request,
+			Session: name,
+			Detail:  map[string]string{"rows": fmt.Sprint(len(chunk))},
 		}
 		for _, row := range chunk {
-			ch.rows = append(ch.rows, write{id: row})
+			ch.Rows = append(ch.Rows, journal.Write{ID: row})
 		}
 		out = append(out, ch)
 	}

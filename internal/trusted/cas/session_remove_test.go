@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -152,7 +153,7 @@ func TestRemoveManyVersions(t *testing.T) {
 	before := len(w.allRows())
 
 	w.store.Lock()
-	w.store.Fail = func(cas.Batch) error { return errors.New("disk full") }
+	w.store.Fail = func(journal.Batch) error { return errors.New("disk full") }
 	w.store.Unlock()
 	if _, err := w.RemoveSession(t.Context(), w.owner, "s"); err == nil {
 		t.Fatal("removed by a store that failed")

@@ -16,6 +16,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -105,7 +106,7 @@ func sessionUnknown(name ident.SessionName) *problem.Error {
 }
 
 func (c *CAS) version(ctx context.Context, name ident.SessionName, hash ident.Digest) (*versionRecord, error) {
-	plain, err := c.journal.read(ctx, c.identity.versionRow(name, hash))
+	plain, err := c.journal.Read(ctx, c.identity.versionRow(name, hash))
 	if err != nil {
 		return nil, fmt.Errorf("read session version: %w", err)
 	}
@@ -176,7 +177,7 @@ func (c *CAS) putPlan(ctx context.Context, who Caller, p *plan) (lost []string, 
 // session's lock for writing. same says that the version is current already.
 func (c *CAS) mayPut(ctx context.Context, who Caller, p *plan) (same bool, err error) {
 	s, err := c.looking(ctx, p.session.Name)
-	if problem.KindOf(err) == problem.NotFound && !c.journal.has(sessionRow(p.session.Name)) {
+	if problem.KindOf(err) == problem.NotFound && !c.journal.Has(sessionRow(p.session.Name)) {
 		return false, nil // a new session
 	}
 	if err != nil {
@@ -213,7 +214,7 @@ func (c *CAS) admissible(ctx context.Context, who Caller, p *plan) (unlock func(
 	if err != nil {
 		return nil, err
 	}
-	if c.journal.has(sessionRow(p.session.Name)) { // an update is the session's own business
+	if c.journal.Has(sessionRow(p.session.Name)) { // an update is the session's own business
 		parent.mu.RUnlock()
 		return func() {}, nil
 	}
@@ -302,7 +303,7 @@ func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan)
 	}
 
 	ends = append(ends, excluded...)
-	if err := c.commitEnds(ctx, []change{ch}, ends); err != nil {
+	if err := c.commitEnds(ctx, []journal.Change{ch}, ends); err != nil {
 		return nil, err
 	}
 	c.ledger.settle(u)
@@ -311,24 +312,24 @@ func (c *CAS) replace(ctx context.Context, who Caller, s *sessionState, p *plan)
 }
 
 // putVersion makes the change by which a session gets the version p.
-func (c *CAS) putVersion(s *sessionState, who Caller, p *plan, rec sessionRecord) (change, error) {
+func (c *CAS) putVersion(s *sessionState, who Caller, p *plan, rec sessionRecord) (journal.Change, error) {
 	row, err := json.Marshal(rec)
 	if err != nil {
-		return change{}, fmt.Errorf("marshal session: %w", err)
+		return journal.Change{}, fmt.Errorf("marshal session: %w", err)
 	}
 	version, err := json.Marshal(versionRecord{Creator: who.Key, Uploaded: rec.Updated, Text: p.text})
 	if err != nil {
-		return change{}, fmt.Errorf("marshal session: %w", err)
+		return journal.Change{}, fmt.Errorf("marshal session: %w", err)
 	}
-	ch := change{
-		event:   owners.EventSessionUpdated,
-		actor:   who.Key,
-		request: who.Request,
-		session: s.name,
-		rows:    []write{{c.identity.versionRow(s.name, p.hash), version}, {sessionRow(s.name), row}},
+	ch := journal.Change{
+		Event:   owners.EventSessionUpdated,
+		Actor:   who.Key,
+		Request: who.Request,
+		Session: s.name,
+		Rows:    []journal.Write{{ID: c.identity.versionRow(s.name, p.hash), Plain: version}, {ID: sessionRow(s.name), Plain: row}},
 	}
 	if s.current.Hash.IsZero() {
-		ch.event = owners.EventSessionCreated
+		ch.Event = owners.EventSessionCreated
 	}
 	return ch, nil
 }

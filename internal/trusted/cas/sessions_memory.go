@@ -39,7 +39,7 @@ func (c *CAS) reading(ctx context.Context, name ident.SessionName) (*sessionStat
 // looking is reading for a session that may have been removed, with the zero hash.
 func (c *CAS) looking(ctx context.Context, name ident.SessionName) (*sessionState, error) {
 	for {
-		if !c.journal.has(sessionRow(name)) {
+		if !c.journal.Has(sessionRow(name)) {
 			return nil, sessionUnknown(name)
 		}
 		s := c.state(name)
@@ -187,7 +187,7 @@ func (c *CAS) readPlan(ctx context.Context, name ident.SessionName, hash ident.D
 // sessionRecord reads a session's row; a zero record where there is none.
 func (c *CAS) sessionRecord(ctx context.Context, name ident.SessionName) (sessionRecord, error) {
 	var rec sessionRecord
-	plain, err := c.journal.read(ctx, sessionRow(name))
+	plain, err := c.journal.Read(ctx, sessionRow(name))
 	if err != nil {
 		return rec, fmt.Errorf("read session: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
 const (
@@ -85,7 +86,7 @@ func (c *CAS) lapse(ctx context.Context, in *instance) {
 	}
 	rec := in.rec
 	rec.State, rec.Ended = owners.Lapsed, c.now().UTC()
-	if err := c.end(ctx, in, rec, change{event: owners.EventInstanceLapsed}); err != nil {
+	if err := c.end(ctx, in, rec, journal.Change{Event: owners.EventInstanceLapsed}); err != nil {
 		c.log.Warn("lapse not recorded yet", "instance", in.id.Short(), "error", err)
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
 // TestLapsesWaitForNoReader: an instance that is silent lapses, however long some
@@ -83,7 +84,7 @@ func TestLapsesWaitForNoStranger(t *testing.T) {
 		w.mustAsk(1, "s", "a")
 		var slow atomic.Bool
 		slow.Store(true)
-		w.store.Fail = func(cas.Batch) error {
+		w.store.Fail = func(journal.Batch) error {
 			if slow.Load() {
 				time.Sleep(100 * time.Millisecond)
 			}

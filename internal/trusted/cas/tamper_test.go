@@ -11,7 +11,7 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/internal/testing/storetest"
 	"cupel.dev/cupel/internal/trusted/audit"
-	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/cas/keyfile"
 )
 
@@ -42,12 +42,12 @@ func TestRowPutBack(t *testing.T) {
 		{"older session", "session/s", func(m, old *storetest.Memory, id string) { m.Rows[id] = old.Rows[id] }},
 		{"older volume", "volume/s@v", func(m, old *storetest.Memory, id string) { m.Rows[id] = old.Rows[id] }},
 		{"older volume, newer number", "volume/s@v", func(m, old *storetest.Memory, id string) {
-			m.Rows[id] = cas.Row{ID: id, Version: m.Rows[id].Version, Sealed: old.Rows[id].Sealed}
+			m.Rows[id] = journal.Row{ID: id, Version: m.Rows[id].Version, Sealed: old.Rows[id].Sealed}
 		}},
 		{"missing volume", "volume/s@v", func(m, _ *storetest.Memory, id string) { delete(m.Rows, id) }},
 		{"missing session", "session/s", func(m, _ *storetest.Memory, id string) { delete(m.Rows, id) }},
 		{"another row's bytes", "volume/s@v", func(m, _ *storetest.Memory, id string) {
-			m.Rows[id] = cas.Row{ID: id, Version: m.Rows[id].Version, Sealed: m.Rows["session/s"].Sealed}
+			m.Rows[id] = journal.Row{ID: id, Version: m.Rows[id].Version, Sealed: m.Rows["session/s"].Sealed}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -126,7 +126,7 @@ func TestWholeRollback(t *testing.T) {
 func TestCommitFails(t *testing.T) {
 	w := newWorld(t)
 	full := errors.New("no space")
-	w.store.Fail = func(cas.Batch) error { return full }
+	w.store.Fail = func(journal.Batch) error { return full }
 	_, err := w.PutSession(t.Context(), w.owner, []byte(twoWriters("s")))
 	rule(t, err, "store")
 	w.store.Fail = nil
@@ -135,7 +135,7 @@ func TestCommitFails(t *testing.T) {
 	w.put(twoWriters("s"))
 	w.wide("s")
 
-	w.store.Fail = func(cas.Batch) error { return full }
+	w.store.Fail = func(journal.Batch) error { return full }
 	_, err = w.ask(1, "s", "a")
 	rule(t, err, "store")
 	w.store.Fail = nil
@@ -145,12 +145,12 @@ func TestCommitFails(t *testing.T) {
 	_, err = w.ask(1, "s", "a")
 	rule(t, err, "lease_held")
 
-	w.store.FailAfter = func(cas.Batch) error { return full }
+	w.store.FailAfter = func(journal.Batch) error { return full }
 	w.put(twoWriters("kept"))
 	w.store.FailAfter = nil
 	w.put(twoWriters("next"))
 
-	w.store.FailAfter = func(cas.Batch) error { w.store.Last.Seq += 5; return full }
+	w.store.FailAfter = func(journal.Batch) error { w.store.Last.Seq += 5; return full }
 	_, err = w.PutSession(t.Context(), w.owner, []byte(twoWriters("broken")))
 	rule(t, err, "store")
 	if err := w.Run(t.Context()); err == nil {

@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -65,7 +66,7 @@ func (c *CAS) noteRead(ctx context.Context, s *sessionState, p *plan, who Caller
 		return
 	}
 
-	_, err := c.journal.commit(ctx, change{event: owners.EventSessionRead, actor: who.Key, request: who.Request, session: s.name})
+	_, err := c.journal.Commit(ctx, journal.Change{Event: owners.EventSessionRead, Actor: who.Key, Request: who.Request, Session: s.name})
 	if err == nil {
 		return
 	}
@@ -155,11 +156,11 @@ func (t *trail) reset() {
 }
 
 // loadRefusals reads what an earlier process wrote, under trail.mu.
-func (s *sessionState) loadRefusals(ctx context.Context, j *journal) error {
+func (s *sessionState) loadRefusals(ctx context.Context, j *journal.Journal) error {
 	if s.trail.loaded {
 		return nil
 	}
-	plain, err := j.read(ctx, refusedRow(s.name))
+	plain, err := j.Read(ctx, refusedRow(s.name))
 	if err != nil {
 		return fmt.Errorf("read refused releases: %w", err)
 	}
@@ -190,11 +191,11 @@ func (c *CAS) noteRefusals(ctx context.Context, s *sessionState, now time.Time) 
 	if err != nil {
 		return fmt.Errorf("marshal refused releases: %w", err)
 	}
-	_, err = c.journal.commit(ctx, change{
-		event:   owners.EventReleasesRefused,
-		session: s.name,
-		detail:  map[string]string{"count": fmt.Sprint(t.unnoted)},
-		rows:    []write{{refusedRow(s.name), plain}},
+	_, err = c.journal.Commit(ctx, journal.Change{
+		Event:   owners.EventReleasesRefused,
+		Session: s.name,
+		Detail:  map[string]string{"count": fmt.Sprint(t.unnoted)},
+		Rows:    []journal.Write{{ID: refusedRow(s.name), Plain: plain}},
 	})
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -44,12 +45,12 @@ type volumeRecord struct {
 func (v *volume) row() string { return prefixVolume + string(v.session) + "@" + v.name }
 
 // put is the row of a volume that is to become rec.
-func (v *volume) put(rec volumeRecord) (write, error) {
+func (v *volume) put(rec volumeRecord) (journal.Write, error) {
 	plain, err := json.Marshal(rec)
 	if err != nil {
-		return write{}, fmt.Errorf("marshal volume: %w", err)
+		return journal.Write{}, fmt.Errorf("marshal volume: %w", err)
 	}
-	return write{v.row(), plain}, nil
+	return journal.Write{ID: v.row(), Plain: plain}, nil
 }
 
 func (s *sessionState) volume(name string) *volume {
@@ -64,11 +65,11 @@ func (s *sessionState) volume(name string) *volume {
 }
 
 // load reads the volume, under v.mu.
-func (v *volume) load(ctx context.Context, j *journal) error {
+func (v *volume) load(ctx context.Context, j *journal.Journal) error {
 	if v.loaded {
 		return nil
 	}
-	plain, err := j.read(ctx, v.row())
+	plain, err := j.Read(ctx, v.row())
 	if err != nil {
 		return fmt.Errorf("read volume %s: %w", v.name, err)
 	}
@@ -82,7 +83,7 @@ func (v *volume) load(ctx context.Context, j *journal) error {
 }
 
 // describe is the volume for its owner.
-func (v *volume) describe(ctx context.Context, j *journal) (owners.Volume, error) {
+func (v *volume) describe(ctx context.Context, j *journal.Journal) (owners.Volume, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.load(ctx, j); err != nil {
@@ -138,7 +139,7 @@ type mounting struct {
 	version int // of the protocol that the instance speaks
 	mounts  []mounted
 	keys    map[string]volumeKeys
-	writes  []write
+	writes  []journal.Write
 	locked  []*volume
 	next    []volumeRecord // what locked become
 }

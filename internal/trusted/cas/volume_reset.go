@@ -8,6 +8,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -50,13 +51,13 @@ func (c *CAS) resetVolume(ctx context.Context, who Caller, req owners.ResetVolum
 	if err != nil {
 		return owners.VolumeReset{}, err
 	}
-	_, err = c.journal.commit(ctx, change{
-		event:   owners.EventVolumeReset,
-		actor:   who.Key,
-		request: who.Request,
-		session: s.name,
-		detail:  map[string]string{"volume": v.name, "generation": fmt.Sprint(v.rec.Generation), "tag": v.rec.Tag.String()},
-		rows:    []write{row},
+	_, err = c.journal.Commit(ctx, journal.Change{
+		Event:   owners.EventVolumeReset,
+		Actor:   who.Key,
+		Request: who.Request,
+		Session: s.name,
+		Detail:  map[string]string{"volume": v.name, "generation": fmt.Sprint(v.rec.Generation), "tag": v.rec.Tag.String()},
+		Rows:    []journal.Write{row},
 	})
 	if err != nil {
 		return owners.VolumeReset{}, err

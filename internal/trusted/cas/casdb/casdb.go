@@ -1,4 +1,4 @@
-// Package casdb is the cas.Store on SQLite: one file in WAL mode, every commit
+// Package casdb is the journal.Store on SQLite: one file in WAL mode, every commit
 // synced to the disk before it returns.
 //
 // It is trusted with nothing but keeping bytes. One connection writes, a few
@@ -23,7 +23,7 @@ import (
 
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
@@ -170,8 +170,8 @@ func (db *DB) migrate(ctx context.Context, path string) error {
 // Close ends all connections; SQLite folds the WAL into the file.
 func (db *DB) Close() error { return errors.Join(db.read.Close(), db.write.Close()) }
 
-// Commit implements cas.Store.
-func (db *DB) Commit(ctx context.Context, b cas.Batch) error {
+// Commit implements journal.Store.
+func (db *DB) Commit(ctx context.Context, b journal.Batch) error {
 	entries, err := json.Marshal(b.Entries)
 	if err != nil {
 		return fmt.Errorf("marshal audit entries: %w", err)
@@ -204,7 +204,7 @@ func (db *DB) Commit(ctx context.Context, b cas.Batch) error {
 	return nil
 }
 
-// Head implements cas.Store.
+// Head implements journal.Store.
 func (db *DB) Head(ctx context.Context) (owners.SignedHead, error) {
 	var text []byte
 	var h owners.SignedHead
@@ -221,22 +221,22 @@ func (db *DB) Head(ctx context.Context) (owners.SignedHead, error) {
 	return h, nil
 }
 
-// Row implements cas.Store.
-func (db *DB) Row(ctx context.Context, id string) (cas.Row, bool, error) {
-	r := cas.Row{ID: id}
+// Row implements journal.Store.
+func (db *DB) Row(ctx context.Context, id string) (journal.Row, bool, error) {
+	r := journal.Row{ID: id}
 	var v int64
 	err := db.stmt.row.QueryRowContext(ctx, id).Scan(&v, &r.Sealed)
 	if errors.Is(err, sql.ErrNoRows) {
-		return cas.Row{}, false, nil
+		return journal.Row{}, false, nil
 	}
 	if err != nil {
-		return cas.Row{}, false, db.failed("read row", err)
+		return journal.Row{}, false, db.failed("read row", err)
 	}
 	r.Version = uint64(v)
 	return r, true, nil
 }
 
-// Entries implements cas.Store. A record holds all entries of a commit, so the
+// Entries implements journal.Store. A record holds all entries of a commit, so the
 // first one may begin before those asked for.
 func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]owners.Entry, error) {
 	rows, err := db.stmt.entries.QueryContext(ctx, int64(min(after, 1<<62)))
@@ -246,7 +246,7 @@ func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]owners.En
 	defer func() { _ = rows.Close() }()
 	var out []owners.Entry
 	size := 0
-	for len(out) < limit && size < cas.PageBytes && rows.Next() {
+	for len(out) < limit && size < journal.PageBytes && rows.Next() {
 		var text []byte
 		if err := rows.Scan(&text); err != nil {
 			return nil, db.failed("read audit log", err)

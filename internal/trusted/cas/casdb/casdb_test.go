@@ -13,12 +13,12 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/testing/need"
 	"cupel.dev/cupel/internal/testing/storetest"
-	"cupel.dev/cupel/internal/trusted/cas"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
 func TestStore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "cas.db")
-	storetest.Run(t, func(t *testing.T) (cas.Store, func()) {
+	storetest.Run(t, func(t *testing.T) (journal.Store, func()) {
 		db, err := Open(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)
@@ -111,13 +111,13 @@ func TestDiskFull(t *testing.T) {
 	}
 	defer func() { _ = db.Close() }()
 	ctx := context.Background()
-	small := func(seq uint64) cas.Batch {
-		return cas.Batch{Rows: []cas.Row{{ID: "small", Version: seq, Sealed: []byte("x")}}, Head: owners.SignedHead{Seq: seq}}
+	small := func(seq uint64) journal.Batch {
+		return journal.Batch{Rows: []journal.Row{{ID: "small", Version: seq, Sealed: []byte("x")}}, Head: owners.SignedHead{Seq: seq}}
 	}
 	if err := db.Commit(ctx, small(1)); err != nil {
 		t.Fatal(err)
 	}
-	big := cas.Batch{Rows: []cas.Row{{ID: "small", Version: 2, Sealed: []byte("y")}, {ID: "big", Version: 1, Sealed: make([]byte, 2<<20)}}, Head: owners.SignedHead{Seq: 2}}
+	big := journal.Batch{Rows: []journal.Row{{ID: "small", Version: 2, Sealed: []byte("y")}, {ID: "big", Version: 1, Sealed: make([]byte, 2<<20)}}, Head: owners.SignedHead{Seq: 2}}
 	err = db.Commit(ctx, big)
 	if p := problem.From(err); err == nil || p.Rule != "disk_full" || p.Kind != problem.Unavailable {
 		t.Fatalf("%v; want rule disk_full", err)

@@ -1,4 +1,4 @@
-// Package keyfile is the cas.Sealer whose key lies in a file: AES-256-GCM under
+// Package keyfile is the journal.Sealer whose key lies in a file: AES-256-GCM under
 // a random key that is made once.
 //
 // Whoever reads the file reads the CAS's state; it is the stand-in for a key
