@@ -1,10 +1,3 @@
-// Package cgroup reads and removes the control groups of instances, in both
-// versions: v2 alone, or v1 controllers in a tree each (with or without an
-// empty v2 tree beside them).
-//
-// Those of instances it never creates: the low-level runtime does, from the launch
-// spec. Daemons join one of theirs. It trusts the kernel's files as far as they
-// parse. No state of its own; safe for concurrent use.
 package cgroup
 
 import (
@@ -34,10 +27,12 @@ func Detect(root string) (*Tree, error) {
 	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
 		return &Tree{v2: true, dirs: map[string]string{"": root}}, nil
 	}
+
 	entries, err := os.ReadDir(root)
 	if err != nil {
 		return nil, missing("%s: %w", root, err)
 	}
+
 	t := &Tree{dirs: map[string]string{}}
 	for _, e := range entries {
 		dir := filepath.Join(root, e.Name())
@@ -49,6 +44,7 @@ func Detect(root string) (*Tree, error) {
 			t.dirs[c] = dir
 		}
 	}
+
 	if t.dirs["memory"] == "" {
 		return nil, missing("no memory controller is mounted below %s", root)
 	}
@@ -79,20 +75,24 @@ func (t *Tree) Memory(path string) (Memory, error) {
 	if t.v2 {
 		usage, events, inactive = "memory.current", "memory.events", "inactive_file"
 	}
+
 	dir := t.group(path)
 	b, err := os.ReadFile(filepath.Join(dir, usage))
 	if err != nil {
 		return Memory{}, fmt.Errorf("read memory use: %w", err)
 	}
+
 	var m Memory
 	if m.Used, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err != nil {
 		return Memory{}, fmt.Errorf("read memory use: %w", err)
 	}
+
 	counts, err := readCounts(filepath.Join(dir, events))
 	if err != nil {
 		return Memory{}, err
 	}
 	m.OOMKills = counts["oom_kill"]
+
 	if stat, err := readCounts(filepath.Join(dir, "memory.stat")); err == nil {
 		m.Used -= min(m.Used, stat[inactive])
 	}
@@ -113,6 +113,7 @@ func readCounts(path string) (map[string]uint64, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read counters: %w", err)
 	}
+
 	counts := map[string]uint64{}
 	for line := range strings.Lines(string(b)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -175,6 +176,7 @@ func processes(dir string) ([]int, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
+
 	var out []int
 	for f := range strings.FieldsSeq(string(b)) {
 		if pid, err := strconv.Atoi(f); err == nil && pid > 1 {
@@ -206,6 +208,7 @@ func (t *Tree) each(path string, f func(dir string) error) error {
 	if filepath.Clean("/"+path) == "/" {
 		return errors.New("refusing to touch the root control group")
 	}
+
 	var errs []error
 	seen := map[string]bool{}
 	for _, mount := range t.dirs {
@@ -213,6 +216,7 @@ func (t *Tree) each(path string, f func(dir string) error) error {
 			continue
 		}
 		seen[mount] = true
+
 		var dirs []string
 		err := filepath.WalkDir(filepath.Join(mount, path), func(p string, d fs.DirEntry, err error) error {
 			if err != nil {
@@ -224,6 +228,7 @@ func (t *Tree) each(path string, f func(dir string) error) error {
 			return nil
 		})
 		errs = append(errs, err)
+
 		slices.Reverse(dirs)
 		for _, d := range dirs {
 			if err := f(d); err != nil {
@@ -245,9 +250,10 @@ func ignoreGone(err error) error {
 // for the unified hierarchy.
 type Membership map[string]string
 
-// ParseMembership reads the form of /proc/PID/cgroup.
+// ParseMembership reads the form of /proc/PID/cgroup (cgroups(7), "/proc files").
 func ParseMembership(r io.Reader) (Membership, error) {
 	m := Membership{}
+
 	s := bufio.NewScanner(r)
 	for s.Scan() {
 		id, rest, ok := strings.Cut(s.Text(), ":")
@@ -255,6 +261,7 @@ func ParseMembership(r io.Reader) (Membership, error) {
 		if _, err := strconv.ParseUint(id, 10, 32); err != nil || !ok || !ok2 || !strings.HasPrefix(path, "/") {
 			return nil, fmt.Errorf("control groups of a process: line %q: want ID:CONTROLLERS:/PATH", s.Text())
 		}
+
 		for c := range strings.SplitSeq(controllers, ",") {
 			if _, twice := m[c]; twice {
 				return nil, fmt.Errorf("control groups of a process: controller %q twice", c)
@@ -262,6 +269,7 @@ func ParseMembership(r io.Reader) (Membership, error) {
 			m[c] = path
 		}
 	}
+
 	if err := s.Err(); err != nil {
 		return nil, fmt.Errorf("control groups of a process: %w", err)
 	}
@@ -286,6 +294,7 @@ func (t *Tree) In(m Membership, path string) bool {
 	if t.v2 {
 		return m[""] == path
 	}
+
 	for _, c := range []string{"memory", "pids", "devices"} {
 		got, ok := m[c]
 		if t.dirs[c] == "" && !ok {

@@ -20,6 +20,7 @@ func (t *Tree) Join(path string, pid int) error {
 			continue
 		}
 		seen[mount] = true
+
 		dir := filepath.Join(mount, path)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make a control group: %w", err)
@@ -45,6 +46,7 @@ func inheritSet(dir, root string) error {
 		if err != nil {
 			return err
 		}
+
 		all, err := os.ReadFile(filepath.Join(root, name))
 		if errors.Is(err, fs.ErrNotExist) { // the second version's root: an empty set is everything
 			continue
@@ -52,6 +54,7 @@ func inheritSet(dir, root string) error {
 		if err != nil {
 			return err
 		}
+
 		if err := os.WriteFile(filepath.Join(dir, name), all, 0o644); err != nil {
 			return err
 		}

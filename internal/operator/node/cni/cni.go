@@ -1,12 +1,3 @@
-// Package cni gives instances addresses: a network namespace each, connected to
-// one bridge of this node by the machine's CNI plugins.
-//
-// It owns the bridge, the namespaces' mounts, the folder of leases and the
-// choice of the subnet: one that was asked for, or a free /24, chosen once and
-// kept as long as nothing else of the machine lies there. It
-// masquerades nothing and filters nothing; the balancer's table does.
-//
-// Network is safe for concurrent use; the plugins lock their leases.
 package cni
 
 import (
@@ -60,7 +51,7 @@ type Network struct {
 	list   *libcni.NetworkConfigList
 	cni    *libcni.CNIConfig
 
-	forwarded map[string]string // settings of the kernel, as they were before the first change
+	forwarded map[string]string // the kernel's settings, as they were before the first change
 
 	mu      sync.Mutex
 	leaving map[string]bool // instances whose links are being taken away
@@ -80,7 +71,11 @@ func Open(cfg Config) (*Network, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make network folder: %w", err)
 	}
-	n := &Network{cfg: cfg, cni: libcni.NewCNIConfigWithCacheDir([]string{cfg.PluginDir}, filepath.Join(cfg.Dir, "cache"), &endingExec{})}
+
+	n := &Network{
+		cfg: cfg,
+		cni: libcni.NewCNIConfigWithCacheDir([]string{cfg.PluginDir}, filepath.Join(cfg.Dir, "cache"), &endingExec{}),
+	}
 	var err error
 	if n.subnet, err = n.keepSubnet(); err != nil {
 		return nil, err
@@ -88,12 +83,14 @@ func Open(cfg Config) (*Network, error) {
 	if n.list, err = libcni.ConfListFromBytes(n.conflist()); err != nil {
 		return nil, fmt.Errorf("configure CNI: %w", err)
 	}
+
 	// The bridge plugin turns forwarding on; switching it resets the others.
 	n.forwarded, err = cfg.Sysctl.Hold(cfg.ID, map[string]string{"net/ipv4/ip_forward": "1"},
 		"net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/default/accept_redirects")
 	if err != nil {
 		return nil, err
 	}
+
 	if err := n.dropNameless(); err != nil {
 		return nil, err
 	}
@@ -130,17 +127,24 @@ func (n *Network) Spare() netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
+// conflist is the configuration that CNI works by (CNI specification 1.0.0, section 1).
 func (n *Network) conflist() []byte {
 	b, _ := json.Marshal(map[string]any{ // plain values always encode
 		"cniVersion": version,
 		"name":       "cupel-" + n.cfg.ID,
 		"plugins": []any{map[string]any{
-			"type": "bridge", "bridge": n.Bridge(), "isGateway": true, "ipMasq": false, "hairpinMode": true,
+			"type":        "bridge",
+			"bridge":      n.Bridge(),
+			"isGateway":   true,
+			"ipMasq":      false,
+			"hairpinMode": true,
 			"ipam": map[string]any{
 				"type":    "host-local",
 				"dataDir": filepath.Join(n.cfg.Dir, "leases"),
 				"ranges": []any{[]any{map[string]any{
-					"subnet": n.subnet.String(), "gateway": n.Gateway().String(), "rangeEnd": n.Spare().Prev().String(),
+					"subnet":   n.subnet.String(),
+					"gateway":  n.Gateway().String(),
+					"rangeEnd": n.Spare().Prev().String(),
 				}}},
 				"routes": []any{map[string]any{"dst": "0.0.0.0/0"}},
 			},
@@ -153,17 +157,21 @@ func (n *Network) conflist() []byte {
 // instance: the CAS and the balancer listen there.
 func (n *Network) connectBridge() error {
 	br := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
-	br.Name, br.HardwareAddr = n.Bridge(), n.hardwareAddr()
+	br.Name = n.Bridge()
+	br.HardwareAddr = n.hardwareAddr()
 	if err := netlink.LinkAdd(br); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make bridge %s: %w", n.Bridge(), err)
 	}
+
 	link, err := netlink.LinkByName(n.Bridge())
 	if err != nil {
 		return fmt.Errorf("find bridge %s: %w", n.Bridge(), err)
 	}
+
 	if err := fixHardwareAddr(link); err != nil {
 		return err
 	}
+
 	addr := &netlink.Addr{IPNet: &net.IPNet{IP: n.Gateway().AsSlice(), Mask: net.CIDRMask(n.subnet.Bits(), 32)}}
 	have, err := netlink.AddrList(link, unix.AF_INET)
 	if err != nil {
@@ -176,6 +184,7 @@ func (n *Network) connectBridge() error {
 			}
 		}
 	}
+
 	if err := netlink.AddrReplace(link, addr); err != nil {
 		return fmt.Errorf("give bridge %s its address: %w", n.Bridge(), err)
 	}
@@ -190,6 +199,8 @@ func (n *Network) connectBridge() error {
 // for people; empty: all was right.
 func (n *Network) Restore() (string, error) {
 	var found []string
+
+	// The bridge and its address.
 	link, err := netlink.LinkByName(n.Bridge())
 	gone := err != nil
 	switch {
@@ -200,11 +211,14 @@ func (n *Network) Restore() (string, error) {
 	case !n.hasGateway(link):
 		found = append(found, fmt.Sprintf("another program took the address %s off the bridge %s: it has it again", n.Gateway(), n.Bridge()))
 	}
+
 	if len(found) > 0 {
 		if err := n.connectBridge(); err != nil {
 			return "", err
 		}
 	}
+
+	// The instances' links on it.
 	again, anew, err := n.reconnect()
 	if again > 0 {
 		found = append(found, problem.Count(again, "instance")+" taken off the bridge "+n.Bridge()+", and connected again")
@@ -213,6 +227,8 @@ func (n *Network) Restore() (string, error) {
 		found = append(found, "another program deleted the link of "+problem.Count(anew, "instance")+": it was made anew")
 	}
 	errs := []error{err}
+
+	// What the kernel forwards.
 	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv4/conf/" + n.Bridge() + "/forwarding"} {
 		path := filepath.Join(n.cfg.Sysctl.Proc, name)
 		if b, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(b)) != "0" {
@@ -224,10 +240,12 @@ func (n *Network) Restore() (string, error) {
 		}
 		found = append(found, "another program set "+strings.ReplaceAll(name, "/", ".")+" to 0: it is 1 again, without which no instance reaches anything")
 	}
+
 	lost, err := n.cfg.Sysctl.Remember(n.cfg.ID, n.forwarded)
 	if lost {
 		found = append(found, "another program removed "+n.cfg.Sysctl.Dir+", which says what cupel down puts back: it was made anew")
 	}
+
 	return strings.Join(found, "; "), errors.Join(append(errs, err)...)
 }
 
@@ -248,6 +266,7 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 	if err := makeNamespace(path); err != nil {
 		return netip.Addr{}, err
 	}
+
 	result, err := n.cni.AddNetworkList(ctx, n.list, n.conf(id, path))
 	if err != nil && ctx.Err() != nil {
 		return netip.Addr{}, fmt.Errorf("connect instance %s: %w", id, ctx.Err())
@@ -259,6 +278,7 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 		return netip.Addr{}, problem.New(problem.Unavailable, ruleNetwork, "connect instance %s: %w", id, err).
 			Fix("look at the machine's network: ip link, ip route")
 	}
+
 	r, err := types.GetResult(result)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("connect instance %s: %w", id, err)
@@ -275,6 +295,7 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 func (n *Network) Remove(ctx context.Context, id, path string) error {
 	n.leaves(id, true)
 	defer n.leaves(id, false)
+
 	ns := path
 	if !isNamespace(path) {
 		ns = "" // CNI then frees the lease alone
@@ -282,6 +303,7 @@ func (n *Network) Remove(ctx context.Context, id, path string) error {
 	if err := n.cni.DelNetworkList(ctx, n.list, n.conf(id, ns)); err != nil {
 		return fmt.Errorf("disconnect instance %s: %w", id, err)
 	}
+
 	for isNamespace(path) {
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("free namespace %s: %w", path, err)
@@ -302,6 +324,7 @@ func (n *Network) Close() error {
 			errs = append(errs, fmt.Errorf("remove bridge %s: %w", n.Bridge(), err))
 		}
 	}
+
 	for _, dir := range []string{"cache", "leases"} {
 		errs = append(errs, os.RemoveAll(filepath.Join(n.cfg.Dir, dir)))
 	}
@@ -314,11 +337,13 @@ func makeNamespace(path string) error {
 	if isNamespace(path) {
 		return nil
 	}
+
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o400)
 	if err != nil {
 		return fmt.Errorf("make network namespace: %w", err)
 	}
 	f.Close()
+
 	done := make(chan error, 1)
 	go func() {
 		// The thread changes its namespace and never goes back: it is not
@@ -328,6 +353,7 @@ func makeNamespace(path string) error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
 			}
+
 			lo, err := netlink.LinkByName("lo")
 			if err != nil {
 				return err
@@ -335,9 +361,11 @@ func makeNamespace(path string) error {
 			if err := netlink.LinkSetUp(lo); err != nil {
 				return err
 			}
+
 			return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
 		}()
 	}()
+
 	if err := <-done; err != nil {
 		return fmt.Errorf("make network namespace: %w", err)
 	}

@@ -27,11 +27,17 @@ var _ invoke.Exec = (*endingExec)(nil)
 func (*endingExec) ExecPlugin(ctx context.Context, plugin string, stdin []byte, env []string) ([]byte, error) {
 	var out, words bytes.Buffer
 	cmd := exec.CommandContext(ctx, plugin)
-	cmd.Env, cmd.Dir = env, "/"
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &words
+	cmd.Env = env
+	cmd.Dir = "/"
+	cmd.Stdin = bytes.NewReader(stdin)
+	cmd.Stdout = &out
+	cmd.Stderr = &words
+
+	// A group of its own, which is ended as a whole.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = outputLimit
+
 	err := cmd.Run()
 	switch {
 	case ctx.Err() != nil:
@@ -39,6 +45,7 @@ func (*endingExec) ExecPlugin(ctx context.Context, plugin string, stdin []byte, 
 	case err == nil:
 		return out.Bytes(), nil
 	}
+
 	var said types.Error
 	if json.Unmarshal(out.Bytes(), &said) == nil && said.Msg != "" {
 		return nil, &said

@@ -23,12 +23,14 @@ func (n *Network) leases() (map[netip.Addr]string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read leases: %w", err)
 	}
+
 	held := map[netip.Addr]string{}
 	for _, e := range entries {
 		addr, err := netip.ParseAddr(e.Name())
 		if err != nil {
 			continue
 		}
+
 		b, err := atomicfile.Read(filepath.Join(n.leaseDir(), e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // given back meanwhile
@@ -36,6 +38,7 @@ func (n *Network) leases() (map[netip.Addr]string, error) {
 		if err != nil && e.Type().IsRegular() {
 			return nil, fmt.Errorf("read leases: %w", err)
 		}
+
 		id, _, _ := strings.Cut(string(b), "\n")
 		held[addr] = strings.TrimSpace(id)
 	}
@@ -48,6 +51,7 @@ func (n *Network) Held() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var ids []string
 	for _, id := range held {
 		if id != "" {
@@ -69,13 +73,16 @@ func (n *Network) dropNameless() error {
 		return fmt.Errorf("lock leases: %w", err)
 	}
 	defer lock.Close()
+
 	if err := filelock.Try(lock); err != nil {
 		return nil // a plugin is at it; the next start looks again
 	}
+
 	held, err := n.leases()
 	if err != nil {
 		return err
 	}
+
 	for addr, id := range held {
 		if id != "" {
 			continue
@@ -100,6 +107,7 @@ func (n *Network) full() error {
 	if len(held) < 1<<(32-n.subnet.Bits())-notInstances {
 		return nil
 	}
+
 	return problem.New(problem.Unavailable, ruleAddressesUsed, "all %d addresses of %s are taken: each instance that runs has one", len(held), n.subnet).
 		Want("at most %d instances on this machine", len(held)).
 		Fix("run fewer instances (cupel deploy --instances, cupel rm), or run some on another machine")

@@ -32,6 +32,7 @@ func (n *Network) connections() []connection {
 		if err != nil {
 			continue // removed meanwhile
 		}
+
 		var c connection
 		if json.Unmarshal(b, &c) == nil {
 			out = append(out, c)
@@ -47,12 +48,14 @@ func (n *Network) reconnect() (again, anew int, err error) {
 	if err != nil {
 		return 0, 0, fmt.Errorf("find bridge %s: %w", n.Bridge(), err)
 	}
+
 	var errs []error
 	for _, c := range n.connections() {
 		for _, i := range c.Result.Interfaces {
 			if i.Sandbox != "" || i.Name == n.Bridge() {
 				continue
 			}
+
 			link, err := netlink.LinkByName(i.Name)
 			if _, gone := errors.AsType[netlink.LinkNotFoundError](err); gone {
 				made, err := n.connectAnew(c, i.Name, bridge)
@@ -62,6 +65,7 @@ func (n *Network) reconnect() (again, anew int, err error) {
 				}
 				continue
 			}
+
 			if err != nil || link.Attrs().MasterIndex != 0 || link.Type() != "veth" {
 				continue
 			}
@@ -75,6 +79,7 @@ func (n *Network) reconnect() (again, anew int, err error) {
 	return again, anew, errors.Join(errs...)
 }
 
+// onBridge puts this machine's end of an instance's link on the bridge.
 func onBridge(link, bridge netlink.Link) error {
 	err := errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetHairpin(link, true), netlink.LinkSetUp(link))
 	if err != nil {
@@ -102,24 +107,31 @@ func (n *Network) leaves(id string, leaving bool) {
 func (n *Network) connectAnew(c connection, name string, bridge netlink.Link) (bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+
 	for _, i := range c.Result.Interfaces {
 		if i.Sandbox == "" || n.leaving[c.ContainerID] || !isNamespace(i.Sandbox) || len(c.Result.IPs) == 0 {
 			continue
 		}
+
 		ns, err := os.Open(i.Sandbox)
 		if err != nil {
 			return false, fmt.Errorf("connect instance %s anew: %w", c.ContainerID, err)
 		}
 		defer func() { _ = ns.Close() }()
+
 		mac, _ := net.ParseMAC(i.Mac) // without it the kernel chooses
 		link := &netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: name},
-			PeerName:  i.Name, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(int(ns.Fd())),
+			LinkAttrs:        netlink.LinkAttrs{Name: name},
+			PeerName:         i.Name,
+			PeerHardwareAddr: mac,
+			PeerNamespace:    netlink.NsFd(int(ns.Fd())),
 		}
 		if err := netlink.LinkAdd(link); err != nil {
 			return false, fmt.Errorf("connect instance %s anew: %w", c.ContainerID, err)
 		}
-		err = errors.Join(node.Within(i.Sandbox, func() error { return address(i.Name, c.Result.IPs[0].Address, c.Result.IPs[0].Gateway) }), onBridge(link, bridge))
+
+		inside := func() error { return address(i.Name, c.Result.IPs[0].Address, c.Result.IPs[0].Gateway) }
+		err = errors.Join(node.Within(i.Sandbox, inside), onBridge(link, bridge))
 		if err != nil {
 			return false, errors.Join(fmt.Errorf("connect instance %s anew: %w", c.ContainerID, err), netlink.LinkDel(link))
 		}
@@ -135,10 +147,12 @@ func address(name, cidr, gateway string) error {
 	if err != nil {
 		return err
 	}
+
 	ip, err := netlink.ParseAddr(cidr)
 	if err != nil {
 		return err
 	}
+
 	return errors.Join(
 		netlink.AddrAdd(link, ip),
 		netlink.LinkSetUp(link),

@@ -37,6 +37,7 @@ func ParseSubnet(text string) (netip.Prefix, error) {
 		return netip.Prefix{}, problem.New(problem.Invalid, ruleSubnet, "--subnet %q is no such network", text).
 			Want("an IPv4 network of /%d to /%d by its first address", minBits, maxBits).Fix("as in --subnet 10.88.7.0/24")
 	}
+
 	if !p.Addr().IsPrivate() && !shared.Contains(p.Addr()) {
 		return netip.Prefix{}, problem.New(problem.Invalid, ruleSubnet, "--subnet %s is of the public Internet, or has another use", p).
 			Want("a private network: of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or %s", shared).Fix("give one of these, as in --subnet 10.88.7.0/24, or leave it out")
@@ -54,22 +55,25 @@ func (n *Network) keepSubnet() (netip.Prefix, error) {
 	if err != nil {
 		return kept, err
 	}
-	used, err := n.inUse()
+	inUse, err := n.inUse()
 	if err != nil {
 		return kept, err
 	}
+
 	want := n.cfg.Subnet
-	if kept.IsValid() && used {
+	if kept.IsValid() && inUse {
 		if want.IsValid() && want != kept {
 			return kept, problem.New(problem.Conflict, ruleSubnetInUse, "apps run in %s", kept).
 				Fix("cupel down, then cupel up --subnet %s: every app is started anew there", want)
 		}
 		return kept, n.keep(kept)
 	}
-	taken, err := n.machine()
+
+	taken, err := n.findUsed()
 	if err != nil {
 		return kept, err
 	}
+
 	switch {
 	case want.IsValid():
 		if by := taken.conflict(want); by != "" {
@@ -91,6 +95,7 @@ func (n *Network) keep(p netip.Prefix) error {
 	if b, err := atomicfile.Read(n.subnetFile()); err == nil && bytes.Equal(b, text) {
 		return nil
 	}
+
 	if err := atomicfile.Write(n.subnetFile(), text, 0o600); err != nil {
 		return fmt.Errorf("keep subnet: %w", err)
 	}
@@ -104,6 +109,7 @@ func (n *Network) keptSubnet() (netip.Prefix, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return netip.Prefix{}, fmt.Errorf("read subnet: %w", err)
 	}
+
 	if p, ok := ParseKept(b); ok {
 		return p, nil
 	}
@@ -129,10 +135,12 @@ func (n *Network) bridgeSubnet() (netip.Prefix, error) {
 	if err != nil {
 		return netip.Prefix{}, nil //nolint:nilerr // there is none
 	}
+
 	addrs, err := netlink.AddrList(bridge, netlink.FAMILY_V4)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("read the bridge's addresses: %w", err)
 	}
+
 	for _, a := range addrs {
 		p, err := netip.ParsePrefix(a.IPNet.String())
 		if err == nil && possible(p) && p.Masked().Addr().Next() == p.Addr() {
@@ -148,46 +156,49 @@ func (n *Network) inUse() (bool, error) {
 	if err != nil {
 		return false, nil //nolint:nilerr // there is none
 	}
+
 	links, err := netlink.LinkList()
 	if err != nil {
 		return false, fmt.Errorf("list devices: %w", err)
 	}
+
 	return slices.ContainsFunc(links, func(l netlink.Link) bool {
 		_, veth := l.(*netlink.Veth)
 		return veth && l.Attrs().MasterIndex == bridge.Attrs().Index
 	}), nil
 }
 
-func subnetTaken(p netip.Prefix, by, id string, m machine) error {
+func subnetTaken(p netip.Prefix, by, id string, u usedNetworks) error {
 	err := problem.New(problem.Conflict, ruleSubnetTaken, "%s overlaps %s", p, by).Want("a network that this machine doesn't have")
-	if free, cerr := choose(id, m); cerr == nil {
+	if free, cerr := choose(id, u); cerr == nil {
 		return err.Fix("choose another, such as --subnet %s, or leave --subnet out", free)
 	}
 	return err.Fix("choose another")
 }
 
-// network is one that the machine reaches.
-type network struct {
+// usedNetwork is one that the machine reaches.
+type usedNetwork struct {
 	netip.Prefix
 	by string // what leads there, for people
 }
 
-// machine is what of the address space this machine uses, but for our own bridge.
-type machine struct {
-	own    []network // lie on its devices
-	routed []network // are reached through a gateway
-	tunnel []network // are reached through a device without an address there, as a VPN's
+// usedNetworks is what of the address space this machine uses, but for our own bridge.
+type usedNetworks struct {
+	own    []usedNetwork // lie on its devices
+	routed []usedNetwork // are reached through a gateway
+	tunnel []usedNetwork // are reached through a device without an address there, as a VPN's
 }
 
 // conflict says what takes p from us; empty: nothing does. What is wider than p
 // and reached through a gateway goes on without the few addresses of p.
-func (m machine) conflict(p netip.Prefix) string {
-	for _, n := range m.own {
+func (u usedNetworks) conflict(p netip.Prefix) string {
+	for _, n := range u.own {
 		if n.Overlaps(p) {
 			return n.by
 		}
 	}
-	for _, n := range append(m.routed, m.tunnel...) {
+
+	for _, n := range append(u.routed, u.tunnel...) {
 		if n.Overlaps(p) && n.Bits() >= p.Bits() {
 			return n.by
 		}
@@ -196,8 +207,8 @@ func (m machine) conflict(p netip.Prefix) string {
 }
 
 // shadows says that p takes addresses from a VPN or the like.
-func (m machine) shadows(p netip.Prefix) bool {
-	for _, n := range m.tunnel {
+func (u usedNetworks) shadows(p netip.Prefix) bool {
+	for _, n := range u.tunnel {
 		if n.Overlaps(p) {
 			return true
 		}
@@ -207,21 +218,23 @@ func (m machine) shadows(p netip.Prefix) bool {
 
 // choose returns the first free /24, counted from one that id picks; one that no
 // VPN has, if there is.
-func choose(id string, m machine) (netip.Prefix, error) {
+func choose(id string, u usedNetworks) (netip.Prefix, error) {
 	var start uint32
 	for _, c := range id {
 		start = start*31 + uint32(c)
 	}
+
 	var second netip.Prefix
 	for _, super := range supernets {
 		for i := range uint32(256) {
 			a := super.Addr().As4()
 			a[2] = byte(start + i)
 			p := netip.PrefixFrom(netip.AddrFrom4(a), 24)
-			if m.conflict(p) != "" {
+
+			if u.conflict(p) != "" {
 				continue
 			}
-			if !m.shadows(p) {
+			if !u.shadows(p) {
 				return p, nil
 			}
 			if !second.IsValid() {
@@ -229,6 +242,7 @@ func choose(id string, m machine) (netip.Prefix, error) {
 			}
 		}
 	}
+
 	if second.IsValid() {
 		return second, nil
 	}
@@ -236,40 +250,45 @@ func choose(id string, m machine) (netip.Prefix, error) {
 		Fix("name a private network that nobody has: cupel up --subnet 100.64.7.0/24")
 }
 
-// machine lists what this machine's addresses and routes take.
-func (n *Network) machine() (machine, error) {
-	var m machine
+// findUsed lists what this machine's addresses and routes take.
+func (n *Network) findUsed() (usedNetworks, error) {
+	var u usedNetworks
+
 	ours := 0
 	if link, err := netlink.LinkByName(n.Bridge()); err == nil {
 		ours = link.Attrs().Index
 	}
+
 	addrs, err := netlink.AddrList(nil, unix.AF_INET)
 	if err != nil {
-		return m, fmt.Errorf("list addresses: %w", err)
+		return u, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
 		if p, ok := prefix(a.IP, a.Mask); ok && a.LinkIndex != ours {
-			m.own = append(m.own, network{p, fmt.Sprintf("%s on the device %s", p, deviceName(a.LinkIndex))})
+			u.own = append(u.own, usedNetwork{p, fmt.Sprintf("%s on the device %s", p, deviceName(a.LinkIndex))})
 		}
 	}
+
 	routes, err := netlink.RouteList(nil, unix.AF_INET)
 	if err != nil {
-		return m, fmt.Errorf("list routes: %w", err)
+		return u, fmt.Errorf("list routes: %w", err)
 	}
+
 	for _, r := range routes {
 		if r.Dst == nil || r.LinkIndex == ours && ours != 0 {
 			continue
 		}
+
 		p, ok := prefix(r.Dst.IP, r.Dst.Mask)
 		switch {
 		case !ok || p.Bits() == 0:
 		case r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0 || r.Type != unix.RTN_UNICAST:
-			m.routed = append(m.routed, network{p, fmt.Sprintf("the route to %s", p)})
+			u.routed = append(u.routed, usedNetwork{p, fmt.Sprintf("the route to %s", p)})
 		default:
-			m.tunnel = append(m.tunnel, network{p, fmt.Sprintf("the route to %s through the device %s", p, deviceName(r.LinkIndex))})
+			u.tunnel = append(u.tunnel, usedNetwork{p, fmt.Sprintf("the route to %s through the device %s", p, deviceName(r.LinkIndex))})
 		}
 	}
-	return m, nil
+	return u, nil
 }
 
 func prefix(ip net.IP, mask net.IPMask) (netip.Prefix, bool) {

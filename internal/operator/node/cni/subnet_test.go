@@ -14,36 +14,36 @@ import (
 	"cupel.dev/cupel/internal/testing/netlab"
 )
 
-func nets(list ...string) []network {
-	var out []network
+func nets(list ...string) []usedNetwork {
+	var out []usedNetwork
 	for _, s := range list {
-		out = append(out, network{netip.MustParsePrefix(s), s})
+		out = append(out, usedNetwork{netip.MustParsePrefix(s), s})
 	}
 	return out
 }
 
 func TestChoose(t *testing.T) {
-	first, err := choose("0123abcd", machine{})
+	first, err := choose("0123abcd", usedNetworks{})
 	if err != nil || !netip.MustParsePrefix("10.88.0.0/16").Overlaps(first) {
 		t.Fatal(first, err)
 	}
 	cases := []struct {
 		name string
-		m    machine
+		m    usedNetworks
 		in   string // network that the choice lies in
 		same bool   // as on a machine without any
 	}{
-		{"again", machine{}, "10.88.0.0/16", true},
-		{"taken itself", machine{own: nets(first.String())}, "10.88.0.0/16", false},
-		{"half of it on a device", machine{own: nets("10.88.0.0/17")}, "10.88.128.0/17", false},
-		{"podman", machine{own: nets("10.88.0.0/16")}, "10.188.0.0/16", false},
-		{"a wide network on a device", machine{own: nets("10.0.0.0/8")}, "172.29.0.0/16", false},
-		{"a VPN's default in halves", machine{routed: nets("0.0.0.0/1", "128.0.0.0/1")}, "10.88.0.0/16", true},
-		{"a wide route by a gateway", machine{routed: nets("10.0.0.0/8")}, "10.88.0.0/16", true},
-		{"that route by a gateway", machine{routed: nets(first.String())}, "10.88.0.0/16", false},
-		{"a narrower route by a gateway", machine{routed: nets(first.Addr().String() + "/26")}, "10.88.0.0/16", false},
-		{"a tunnel", machine{tunnel: nets("10.0.0.0/8")}, "172.29.0.0/16", false},
-		{"a tunnel that has everything", machine{tunnel: nets("0.0.0.0/1", "128.0.0.0/1")}, "10.88.0.0/16", true},
+		{"again", usedNetworks{}, "10.88.0.0/16", true},
+		{"taken itself", usedNetworks{own: nets(first.String())}, "10.88.0.0/16", false},
+		{"half of it on a device", usedNetworks{own: nets("10.88.0.0/17")}, "10.88.128.0/17", false},
+		{"podman", usedNetworks{own: nets("10.88.0.0/16")}, "10.188.0.0/16", false},
+		{"a wide network on a device", usedNetworks{own: nets("10.0.0.0/8")}, "172.29.0.0/16", false},
+		{"a VPN's default in halves", usedNetworks{routed: nets("0.0.0.0/1", "128.0.0.0/1")}, "10.88.0.0/16", true},
+		{"a wide route by a gateway", usedNetworks{routed: nets("10.0.0.0/8")}, "10.88.0.0/16", true},
+		{"that route by a gateway", usedNetworks{routed: nets(first.String())}, "10.88.0.0/16", false},
+		{"a narrower route by a gateway", usedNetworks{routed: nets(first.Addr().String() + "/26")}, "10.88.0.0/16", false},
+		{"a tunnel", usedNetworks{tunnel: nets("10.0.0.0/8")}, "172.29.0.0/16", false},
+		{"a tunnel that has everything", usedNetworks{tunnel: nets("0.0.0.0/1", "128.0.0.0/1")}, "10.88.0.0/16", true},
 	}
 	for _, tt := range cases {
 		p, err := choose("0123abcd", tt.m)
@@ -51,7 +51,7 @@ func TestChoose(t *testing.T) {
 			t.Errorf("%s: %v, %v; want one in %s", tt.name, p, err, tt.in)
 		}
 	}
-	_, err = choose("0123abcd", machine{own: nets("0.0.0.0/0")})
+	_, err = choose("0123abcd", usedNetworks{own: nets("0.0.0.0/0")})
 	if p := problem.From(err); err == nil || p.Rule != "no_subnet" || !strings.Contains(p.Mend, "--subnet") {
 		t.Errorf("all taken: %v", err)
 	}

@@ -19,11 +19,12 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// ready waits until the daemon answers: for as long as it loads what ran, and not for
-// one that takes questions and hangs.
+// ready waits until the daemon answers: for as long as it loads what ran before, and not
+// for one that takes questions and hangs.
 func (d *Daemon) ready(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(ctx, d.cfg.StartLimit)
 	defer cancel()
+
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		question, end := context.WithTimeout(limit, time.Second)
 		err := d.ping(question)
@@ -31,6 +32,7 @@ func (d *Daemon) ready(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
+
 		if ctx.Err() != nil { // of what is told to end, nothing else is said
 			return fmt.Errorf("wait for containerd: %w", ctx.Err())
 		}
@@ -70,7 +72,13 @@ func (d *Daemon) current() int {
 
 // watched is the daemon's process as the watchdog sees it.
 func (d *Daemon) watched(pid int) watchdog.Process {
-	return watchdog.Process{Name: "containerd", Rule: node.RuleContainerdHangs, PID: pid, Ask: d.ping, Patience: d.cfg.Patience}
+	return watchdog.Process{
+		Name:     "containerd",
+		Rule:     node.RuleContainerdHangs,
+		PID:      pid,
+		Ask:      d.ping,
+		Patience: d.cfg.Patience,
+	}
 }
 
 // listens reports whether a daemon has got so far that it takes questions. Before, it
@@ -88,15 +96,18 @@ func (d *Daemon) listens(pid int) bool {
 	return false
 }
 
+// ping asks the daemon whether it serves, on a connection of its own.
 func (d *Daemon) ping(ctx context.Context) error {
 	if _, err := os.Stat(d.Address()); err != nil {
 		return err
 	}
+
 	c, err := containerd.New(d.Address(), containerd.WithTimeout(time.Second))
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+
 	ok, err := c.IsServing(ctx)
 	if err == nil && !ok {
 		err = errors.New("it is not serving")
@@ -111,6 +122,7 @@ func (d *Daemon) guard(ctx context.Context) {
 	if asked == nil {
 		asked = func(error) {}
 	}
+
 	for ctx.Err() == nil {
 		if pid := d.current(); d.running() == pid && d.listens(pid) {
 			hung, hangs := errors.AsType[watchdog.Hung](d.watched(pid).Watch(ctx, asked))
@@ -118,6 +130,7 @@ func (d *Daemon) guard(ctx context.Context) {
 				asked(d.endHung(ctx, pid, hung))
 			}
 		}
+
 		select {
 		case <-ctx.Done():
 		case <-time.After(d.cfg.Patience / 5):
@@ -125,6 +138,7 @@ func (d *Daemon) guard(ctx context.Context) {
 	}
 }
 
+// tell says what happened to the daemon, by the event's reason.
 func (d *Daemon) tell(ctx context.Context, reason, message string) {
 	d.cfg.Logger.WarnContext(ctx, message)
 	if d.cfg.Tell != nil {
@@ -136,9 +150,11 @@ func (d *Daemon) tell(ctx context.Context, reason, message string) {
 func (d *Daemon) endHung(ctx context.Context, pid int, hung watchdog.Hung) error {
 	message := fmt.Sprintf("%s: it is ended and started again, apps go on. What it did last: %s", hung, d.LogFile())
 	d.tell(ctx, string(node.RuleContainerdHangs), message)
+
 	d.mu.Lock()
 	d.told = pid
 	d.mu.Unlock()
+
 	alive := func() bool { return d.running() == pid }
 	if err := endBy(ctx, pid, alive, syscall.SIGKILL); err != nil {
 		return problem.New(problem.Unavailable, node.RuleContainerdHangs, "containerd (process %d) does not answer and can't be ended: %w", pid, err).
@@ -155,12 +171,14 @@ func (d *Daemon) ifWhole(ctx context.Context) (*Daemon, error) {
 		return nil, fmt.Errorf("connect to containerd: %w", err)
 	}
 	defer c.Close()
+
 	question, cancel := context.WithTimeout(ctx, d.cfg.Patience)
 	defer cancel()
 	_, err = c.NamespaceService().List(question)
 	if !errdefs.IsNotImplemented(err) {
 		return d, nil // what fails otherwise is tried again by whoever needs it
 	}
+
 	// The next one reads a database that was put back. Instances go on.
 	pid := d.current()
 	if err := end(ctx, pid, func() bool { return d.running() == pid }); err != nil {

@@ -45,11 +45,11 @@ type DaemonConfig struct {
 	// StartLimit is how long Open waits for a daemon that still loads what ran before
 	// it takes questions; zero: 90 s. The daemon goes on after it.
 	StartLimit time.Duration
-	// Tell is told that it was, or that a daemon ended by itself, with the event's reason;
-	// optional.
+	// Tell is told that a daemon hung or ended by itself and is started anew, or that a
+	// shim of it was let go on, with the event's reason; optional.
 	Tell func(reason, message string)
-	// Asked is told how each other question went: nil, or why there is no answer;
-	// optional.
+	// Asked is told how each question went that did not show a hung daemon: nil, or why
+	// there is no answer; optional.
 	Asked func(error)
 	// Unlogged is told why containerd was started without its log; optional.
 	Unlogged func(error)
@@ -60,9 +60,9 @@ type Daemon struct {
 	cfg DaemonConfig
 
 	mu      sync.Mutex
-	pid     int
-	told    int // the process of whose end was told
-	stopped bool
+	pid     int  // of the process that runs, or ran last
+	told    int  // the process of whose end was told
+	stopped bool // Stop was called: it isn't started again
 }
 
 // Open starts the daemon, or takes over the one that runs, and returns when it
@@ -71,15 +71,18 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 	if !filepath.IsAbs(cfg.Dir) {
 		return nil, fmt.Errorf("containerd folder %q: want an absolute path", cfg.Dir)
 	}
+
 	cfg.Patience = cmp.Or(cfg.Patience, watchdog.Patience)
 	cfg.StartLimit = cmp.Or(cfg.StartLimit, 90*time.Second)
 	d := &Daemon{cfg: cfg}
+
 	if err := errors.Join(os.MkdirAll(cfg.Dir, 0o711), os.Chmod(cfg.Dir, 0o711)); err != nil {
 		return nil, fmt.Errorf("make containerd folder: %w", err)
 	}
 	if err := d.shorten(); err != nil {
 		return nil, err
 	}
+
 	pid, err := d.find()
 	if err != nil {
 		return nil, err
@@ -93,6 +96,7 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 			return d.ifWhole(ctx)
 		}
 	}
+
 	if err := d.start(ctx); err != nil {
 		return nil, err
 	}
@@ -106,6 +110,7 @@ func Open(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 // it ended, or hung and was ended.
 func (d *Daemon) adopt(ctx context.Context, pid int) (bool, error) {
 	d.pid = pid
+
 	err := d.ready(ctx)
 	hung, hangs := errors.AsType[watchdog.Hung](err)
 	switch {
@@ -115,6 +120,7 @@ func (d *Daemon) adopt(ctx context.Context, pid int) (bool, error) {
 		}
 		d.cfg.Logger.InfoContext(ctx, "containerd adopted", "pid", pid)
 		return true, nil
+
 	case ctx.Err() != nil:
 		return false, err
 	case d.running() != pid:
@@ -142,6 +148,7 @@ func (d *Daemon) shorten() error {
 	if !d.long() {
 		return nil
 	}
+
 	if to, err := os.Readlink(d.link()); err == nil && to == d.cfg.Dir {
 		return nil
 	}
@@ -185,22 +192,26 @@ func (d *Daemon) config() []byte {
 	return b.Bytes()
 }
 
+// start starts the daemon's process, which goes on when this one ends.
 func (d *Daemon) start(ctx context.Context) error {
 	program, err := exec.LookPath("containerd")
 	if err != nil {
 		return problem.New(problem.Unavailable, ruleContainerdMissing, "start containerd: %w", err).
 			Fix("install it: apt-get install --no-remove containerd runc")
 	}
+
 	// containerd takes an empty database for a new one, in which nothing is of what its
 	// other folders have.
 	if info, err := os.Stat(d.database()); err == nil && info.Size() == 0 {
 		return d.damaged("It is empty. ")
 	}
+
 	if have, err := atomicfile.Read(d.path("config.toml")); err != nil || !bytes.Equal(have, d.config()) {
 		if err := atomicfile.Write(d.path("config.toml"), d.config(), 0o600); err != nil {
 			return fmt.Errorf("configure containerd: %w", err)
 		}
 	}
+
 	cmd := exec.Command(program, "--config", d.path("config.toml"))
 	cmd.Dir = "/"
 	log, err := os.OpenFile(d.LogFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK, 0o600)
@@ -210,19 +221,23 @@ func (d *Daemon) start(ctx context.Context) error {
 	} else if d.cfg.Unlogged != nil {
 		d.cfg.Unlogged(err)
 	}
+
 	// A session of its own: no signal of our terminal or group reaches it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start containerd: %w", err)
 	}
 	go func() { _ = cmd.Wait() }() // reap it if it ends before us
+
 	if err := d.tellStarted(cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
 		return err
 	}
+
 	d.mu.Lock()
 	d.pid = cmd.Process.Pid
 	d.mu.Unlock()
+
 	if err := d.notePID(cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
 		return err
@@ -243,20 +258,24 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer guarding.Wait()
 	guarding.Go(func() { d.guard(ctx) })
 	guarding.Go(func() { d.wakeShims(ctx) })
+
 	wait := 100 * time.Millisecond
 	for {
 		began := time.Now()
 		d.waitExit(ctx)
+
 		d.mu.Lock()
 		pid, told, stopped := d.pid, d.told, d.stopped
 		d.told = pid
 		d.mu.Unlock()
+
 		if ctx.Err() != nil || stopped {
 			return nil
 		}
 		if pid != told {
 			d.tell(ctx, "containerd_ended", fmt.Sprintf("containerd (process %d) ended: it is started again, apps go on. What it did last: %s", pid, d.LogFile()))
 		}
+
 		if time.Since(began) > time.Minute {
 			wait = 100 * time.Millisecond
 		}
@@ -267,6 +286,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			}
 			d.cfg.Logger.ErrorContext(ctx, "containerd does not start", "error", err)
 		}
+
 		select {
 		case <-ctx.Done():
 			return nil
@@ -281,6 +301,7 @@ func (d *Daemon) waitExit(ctx context.Context) {
 	d.mu.Lock()
 	pid := d.pid
 	d.mu.Unlock()
+
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil || d.running() != pid {
 		if err == nil {
@@ -289,6 +310,7 @@ func (d *Daemon) waitExit(ctx context.Context) {
 		return
 	}
 	defer unix.Close(fd)
+
 	for ctx.Err() == nil {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 200)
 		if n > 0 || err != nil && !errors.Is(err, syscall.EINTR) {
@@ -303,20 +325,24 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	d.mu.Lock()
 	d.stopped = true
 	d.mu.Unlock()
+
 	if pid := d.running(); pid != 0 {
 		if err := end(ctx, pid, func() bool { return d.running() == pid }); err != nil {
 			return fmt.Errorf("stop containerd: %w", err)
 		}
 	}
+
 	errs := []error{d.endShims(ctx), node.UnmountBelow(d.StateDir()), os.RemoveAll(d.StateDir())}
 	for _, path := range []string{d.path("containerd.pid"), d.path("containerd.sock"), d.path("containerd.sock.ttrpc")} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
+
 	if to, err := os.Readlink(d.link()); err == nil && to == d.cfg.Dir {
 		errs = append(errs, os.Remove(d.link()))
 	}
+
 	// Shims put their sockets there; the folders are the machine's, ours only
 	// to tidy when nobody else uses them.
 	_ = os.Remove("/run/containerd/s")
@@ -338,6 +364,7 @@ func endBy(ctx context.Context, pid int, alive func() bool, signals ...syscall.S
 			}
 			return err
 		}
+
 		for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); {
 			if !alive() {
 				return nil

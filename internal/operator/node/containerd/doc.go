@@ -12,4 +12,10 @@
 // from the daemon's own files and the kernel, not from what the node asked for.
 //
 // Safe for concurrent use.
+//
+// Read runtime.go first, by which an instance is started, ended and listed, and daemon.go
+// for the process that it asks: found.go finds that process, answer.go tells whether it
+// hangs, shims.go is about the processes between it and the instances. images.go brings
+// images, with ondisk.go (unpacked layers survive a power cut) and lost.go (those that did
+// not). inspect.go and root.go are Inspect.
 package containerd

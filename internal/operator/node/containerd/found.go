@@ -23,6 +23,7 @@ func (d *Daemon) running() int {
 	if err != nil || json.Unmarshal(b, &p) != nil || p.PID <= 1 {
 		return 0
 	}
+
 	c, ok := proc.CommandOf(p.PID)
 	if !ok || c.Start != p.Start || !slices.Contains(c.Args, d.path("config.toml")) {
 		return 0
@@ -42,6 +43,7 @@ func (d *Daemon) notePID(pid int) error {
 	if err != nil {
 		return fmt.Errorf("start containerd: it ended at once; see %s", d.LogFile())
 	}
+
 	b, err := json.Marshal(pidFile{pid, start})
 	if err == nil {
 		err = atomicfile.Replace(d.path("containerd.pid"), b, 0o600)
@@ -62,6 +64,7 @@ func (d *Daemon) find() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("look for containerd: %w", err)
 	}
+
 	for _, c := range list {
 		if c.Name == "containerd" && slices.Contains(c.Args, d.path("config.toml")) {
 			return c.PID, d.notePID(c.PID)

@@ -30,11 +30,13 @@ func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
 	if img, err := r.alias(ctx, ref); err == nil {
 		return img, nil
 	}
+
 	if _, err := r.client.GetImage(ctx, ref); err == nil { // what was unpacked of it is gone
 		if err := r.forgetLost(ctx); err != nil {
 			return node.Image{}, imageError(ref, err)
 		}
 	}
+
 	img, err := r.pull(ctx, ref)
 	if err != nil {
 		return node.Image{}, imageError(ref, err)
@@ -42,6 +44,7 @@ func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
 	return r.describe(ctx, img)
 }
 
+// pull fetches an image and unpacks it, durably.
 func (r *Runtime) pull(ctx context.Context, ref string) (containerd.Image, error) {
 	resolver := docker.NewResolver(docker.ResolverOptions{
 		Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost)),
@@ -94,10 +97,12 @@ func (r *Runtime) alias(ctx context.Context, ref string) (node.Image, error) {
 	if !ok {
 		return node.Image{}, errdefs.ErrNotFound
 	}
+
 	same, err := r.client.ImageService().List(ctx, "target.digest=="+digest)
 	if err != nil || len(same) == 0 {
 		return node.Image{}, errors.Join(err, errdefs.ErrNotFound)
 	}
+
 	img := images.Image{Name: ref, Target: same[0].Target}
 	if _, err := r.client.ImageService().Create(ctx, img); err != nil && !errdefs.IsAlreadyExists(err) {
 		return node.Image{}, err
@@ -105,15 +110,18 @@ func (r *Runtime) alias(ctx context.Context, ref string) (node.Image, error) {
 	return r.Find(ctx, ref)
 }
 
+// describe is what the node has to know of an image that is here.
 func (r *Runtime) describe(ctx context.Context, img containerd.Image) (node.Image, error) {
 	config, err := r.imageConfig(ctx, img)
 	if err != nil {
 		return node.Image{}, err
 	}
+
 	manifest, err := ident.ParseDigest(img.Target().Digest.String())
 	if err != nil {
 		return node.Image{}, problem.New(problem.Invalid, ruleImageDigest, "image %s: %w", img.Name(), err).Want("a SHA-256")
 	}
+
 	size, err := img.Size(ctx)
 	if err != nil {
 		return node.Image{}, fmt.Errorf("size of image %s: %w", img.Name(), err)
@@ -128,6 +136,7 @@ func (r *Runtime) imageConfig(ctx context.Context, img containerd.Image) ([]byte
 	if err != nil {
 		return nil, fmt.Errorf("config of image %s: %w", img.Name(), err)
 	}
+
 	b, err := content.ReadBlob(ctx, img.ContentStore(), desc)
 	if err != nil {
 		return nil, fmt.Errorf("config of image %s: %w", img.Name(), err)
@@ -146,6 +155,7 @@ func imageError(ref string, err error) error {
 	case errdefs.IsInvalidArgument(err):
 		return problem.New(problem.Invalid, ruleImageReference, "image %q: %w", ref, err).Want("HOST:PORT/NAME@sha256:…")
 	}
+
 	if _, ok := errors.AsType[*url.Error](err); ok {
 		return problem.New(problem.Unavailable, problem.RuleRegistryUnreachable, "fetch image %s: %w", ref, err).
 			Fix("check that the registry runs")

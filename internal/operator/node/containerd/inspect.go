@@ -28,6 +28,7 @@ var _ las.Inspector = (*Runtime)(nil)
 func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) {
 	ctx, cancel := context.WithTimeout(r.context(ctx), answerLimit)
 	defer cancel()
+
 	container, err := r.client.LoadContainer(ctx, id)
 	if err != nil {
 		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
@@ -36,11 +37,13 @@ func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) 
 	if err != nil {
 		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
 	}
+
 	bundle := filepath.Join(r.cfg.Daemon.StateDir(), "io.containerd.runtime.v2.task", r.cfg.Namespace, id)
 	spec, err := atomicfile.Read(filepath.Join(bundle, "config.json"))
 	if err != nil {
 		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
 	}
+
 	paths, err := pathsOf(spec)
 	if err != nil {
 		return las.Launched{}, err
@@ -48,17 +51,25 @@ func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) 
 	if paths.Root.Path != "rootfs" && paths.Root.Path != filepath.Join(bundle, "rootfs") {
 		return las.Launched{}, fmt.Errorf("inspect container: its root is %q, not the bundle's", paths.Root.Path)
 	}
+
 	img, err := r.standsOn(ctx, container)
 	if err != nil {
 		return las.Launched{}, err
 	}
+
 	if err := r.rootUntouched(ctx, id, int(task.Pid()), paths.mountPoints()); err != nil {
 		return las.Launched{}, err
 	}
 	if err := las.HoldProcess(int(task.Pid()), spec); err != nil {
 		return las.Launched{}, err
 	}
-	return las.Launched{PID: int(task.Pid()), Cgroup: paths.Linux.CgroupsPath, Spec: spec, Image: img}, nil
+
+	return las.Launched{
+		PID:    int(task.Pid()),
+		Cgroup: paths.Linux.CgroupsPath,
+		Spec:   spec,
+		Image:  img,
+	}, nil
 }
 
 // specPaths is the little of a spec that is compared with the machine.
@@ -97,6 +108,7 @@ func (r *Runtime) standsOn(ctx context.Context, c containerd.Container) (launch.
 	if err != nil {
 		return launch.ImageConfig{}, fmt.Errorf("inspect container: its image: %w", err)
 	}
+
 	b, err := r.imageConfig(ctx, img)
 	if err != nil {
 		return launch.ImageConfig{}, err
@@ -105,10 +117,12 @@ func (r *Runtime) standsOn(ctx context.Context, c containerd.Container) (launch.
 	if err != nil {
 		return launch.ImageConfig{}, err
 	}
+
 	info, err := r.client.SnapshotService(snapshotter).Stat(ctx, c.ID())
 	if err != nil {
 		return launch.ImageConfig{}, fmt.Errorf("inspect container: its snapshot: %w", err)
 	}
+
 	if want := chainID(config.DiffIDs); info.Parent != want {
 		return launch.ImageConfig{}, fmt.Errorf("inspect container: its root stands on %s, its image says %s", info.Parent, want)
 	}

@@ -30,10 +30,12 @@ func (r *Runtime) forgetLost(ctx context.Context) error {
 		return nil // what another fetch unpacks isn't lost; the next try comes
 	}
 	defer r.pulling.Unlock()
+
 	records, err := r.client.ContainerService().List(ctx)
 	if err != nil {
 		return err
 	}
+
 	service := r.client.SnapshotService(snapshotter)
 	for _, c := range records {
 		if !r.lost(ctx, c.SnapshotKey) {
@@ -70,11 +72,13 @@ func (r *Runtime) releaseLost(ctx context.Context) error {
 		}
 		return nil
 	}, fmt.Sprintf("labels.%q", labelUnpacked))
+
 	for _, config := range configs {
 		delete(config.Labels, labelUnpacked)
 		_, uerr := store.Update(ctx, config, "labels."+labelUnpacked)
 		err = errors.Join(err, uerr)
 	}
+
 	if err != nil {
 		return fmt.Errorf("let go of lost snapshots: %w", err)
 	}
@@ -113,6 +117,7 @@ func (r *Runtime) moveLost(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("move the folders of lost snapshots: %w", err)
 	}
+
 	for _, e := range entries {
 		to := filepath.Join(dir, "lost-"+strconv.FormatInt(time.Now().UnixNano(), 36)+"-"+e.Name())
 		if err := os.Rename(filepath.Join(dir, e.Name()), to); err != nil {

@@ -44,6 +44,7 @@ func syncFilesystem(dir string) error {
 		return fmt.Errorf("bring what was unpacked onto the disk: %w", err)
 	}
 	defer f.Close()
+
 	if err := unix.Syncfs(int(f.Fd())); err != nil {
 		return fmt.Errorf("bring what was unpacked in %s onto the disk: %w", dir, err)
 	}

@@ -24,10 +24,12 @@ func (r *Runtime) rootUntouched(ctx context.Context, id string, pid int, mountPo
 	if err != nil {
 		return fmt.Errorf("inspect container: its root: %w", err)
 	}
+
 	lower, upper := overlayOption(mounts, "lowerdir="), overlayOption(mounts, "upperdir=")
 	if upper == "" || lower == "" {
 		return errors.New("inspect container: its root is no overlay")
 	}
+
 	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
 	if err != nil {
 		return fmt.Errorf("inspect container: %w", err)
@@ -35,6 +37,7 @@ func (r *Runtime) rootUntouched(ctx context.Context, id string, pid int, mountPo
 	if !rootedOn(string(info), lower, upper) {
 		return errors.New("inspect container: its root is another mount than its snapshot's")
 	}
+
 	return emptyPlaces(upper, strings.Split(lower, ":"), mountPoints)
 }
 
@@ -53,12 +56,14 @@ func overlayOption(mounts []mount.Mount, prefix string) string {
 func rootedOn(mountinfo, lower, upper string) bool {
 	roots := 0
 	ok := false
+
 	for line := range strings.Lines(mountinfo) {
 		head, tail, cut := strings.Cut(line, " - ")
 		h, t := strings.Fields(head), strings.Fields(tail)
 		if !cut || len(h) < 5 || len(t) < 3 || h[4] != "/" {
 			continue
 		}
+
 		roots++
 		var lowers, uppers []string
 		for o := range strings.SplitSeq(t[2], ",") {
@@ -72,8 +77,10 @@ func rootedOn(mountinfo, lower, upper string) bool {
 				return false
 			}
 		}
+
 		ok = t[0] == "overlay" && len(lowers) == 1 && len(uppers) == 1 && sameLayers(lowers[0], lower) && uppers[0] == upper
 	}
+
 	return ok && roots == 1
 }
 
@@ -90,6 +97,7 @@ func sameLayers(got, want string) bool {
 	if len(want) < maxLowers || len(g) != len(w) {
 		return false
 	}
+
 	for i := range g {
 		if filepath.IsAbs(g[i]) || !strings.HasSuffix(w[i], "/"+g[i]) {
 			return false
@@ -104,7 +112,8 @@ func sameLayers(got, want string) bool {
 // or a directory that is marked to hide the one below, would take something away
 // from the image.
 func emptyPlaces(upper string, lowers, mountPoints []string) error {
-	points, onTheWay := map[string]bool{}, map[string]bool{"/": true}
+	points := map[string]bool{}
+	onTheWay := map[string]bool{"/": true}
 	for _, p := range mountPoints {
 		p = path.Join("/", p)
 		points[p] = true
@@ -112,15 +121,18 @@ func emptyPlaces(upper string, lowers, mountPoints []string) error {
 			onTheWay[dir] = true
 		}
 	}
+
 	err := filepath.WalkDir(upper, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		name := path.Join("/", strings.TrimPrefix(file, upper))
+
 		info, err := d.Info()
 		if err != nil {
 			return err
 		}
+
 		switch {
 		case onTheWay[name] && d.IsDir():
 			return notHiding(file, name, lowers)
@@ -142,10 +154,12 @@ func notHiding(file, name string, lowers []string) error {
 	if set, err := marked(file, "trusted.overlay.redirect"); err != nil || set {
 		return errors.Join(err, hides(name, set))
 	}
+
 	opaque, err := marked(file, "trusted.overlay.opaque")
 	if err != nil || !opaque {
 		return err
 	}
+
 	for _, lower := range lowers {
 		if _, err := os.Lstat(filepath.Join(lower, name)); err == nil {
 			return hides(name, true)

@@ -51,7 +51,9 @@ type Runtime struct {
 	client *containerd.Client
 	puller *containerd.Client // brings images, and unpacks them durably
 
-	pulling sync.RWMutex // held by each fetch of an image, exclusively while what one left is removed
+	// pulling is held by each fetch of an image, and exclusively while what one left is
+	// removed.
+	pulling sync.RWMutex
 
 	mu    sync.Mutex
 	tasks map[string]*sync.Mutex    // by container: one end of its task at a time
@@ -70,12 +72,19 @@ func New(cfg Config) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd: %w", err)
 	}
+
 	puller, err := containerd.New(cfg.Daemon.Address(), containerd.WithDefaultNamespace(cfg.Namespace),
 		containerd.WithServices(containerd.WithDiffService(onDisk{client.DiffService()})))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to containerd: %w", err), client.Close())
 	}
-	return &Runtime{cfg: cfg, client: client, puller: puller, tasks: map[string]*sync.Mutex{}}, nil
+
+	return &Runtime{
+		cfg:    cfg,
+		client: client,
+		puller: puller,
+		tasks:  map[string]*sync.Mutex{},
+	}, nil
 }
 
 // Close ends the connections.
@@ -86,11 +95,13 @@ func (r *Runtime) Close() error { return errors.Join(r.puller.Close(), r.client.
 func (r *Runtime) EndLeases(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(r.context(ctx), answerLimit)
 	defer cancel()
+
 	service := r.client.LeasesService()
 	list, err := service.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list containerd's leases: %w", err)
 	}
+
 	var errs []error
 	for _, l := range list {
 		if err := service.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
@@ -100,6 +111,7 @@ func (r *Runtime) EndLeases(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// context is ctx with containerd's namespace of this installation.
 func (r *Runtime) context(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, r.cfg.Namespace)
 }
@@ -107,6 +119,7 @@ func (r *Runtime) context(ctx context.Context) context.Context {
 // Start implements node.Runtime.
 func (r *Runtime) Start(ctx context.Context, c node.Container) error {
 	ctx = r.context(ctx)
+
 	logURI, err := url.Parse(c.LogURI)
 	if err != nil {
 		return fmt.Errorf("start container: log: %w", err)
@@ -115,6 +128,7 @@ func (r *Runtime) Start(ctx context.Context, c node.Container) error {
 	if err != nil {
 		return imageError(c.Image, err)
 	}
+
 	if err := r.start(ctx, c, img, logURI); err != nil {
 		r.lookForShims() // a daemon that died over it doesn't know of one
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -124,6 +138,7 @@ func (r *Runtime) Start(ctx context.Context, c node.Container) error {
 	return nil
 }
 
+// start makes the container's record and snapshot, and then runs it.
 func (r *Runtime) start(ctx context.Context, c node.Container, img containerd.Image, logURI *url.URL) error {
 	container, err := r.client.NewContainer(ctx, c.ID,
 		containerd.WithSnapshotter(snapshotter),
@@ -139,6 +154,9 @@ func (r *Runtime) start(ctx context.Context, c node.Container, img containerd.Im
 	if err != nil {
 		return err
 	}
+
+	// The task is the container's first process. The shim that looks after it, and that
+	// starts the log writer, is no child of the daemon's.
 	task, err := container.NewTask(ctx, cio.LogURI(logURI))
 	if err != nil {
 		return err
@@ -167,7 +185,9 @@ func startError(id string, err error) error {
 // Kill implements node.Runtime.
 func (r *Runtime) Kill(ctx context.Context, id string, signal syscall.Signal) error {
 	_, err := r.client.TaskService().Kill(r.context(ctx), &tasks.KillRequest{
-		ContainerID: id, Signal: uint32(signal), All: signal == syscall.SIGKILL,
+		ContainerID: id,
+		Signal:      uint32(signal),
+		All:         signal == syscall.SIGKILL,
 	})
 	if err != nil && !gone(err) {
 		return fmt.Errorf("signal container %s: %w", id, err)
@@ -179,6 +199,7 @@ func (r *Runtime) Kill(ctx context.Context, id string, signal syscall.Signal) er
 func (r *Runtime) lock(id string) *sync.Mutex {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+
 	if r.tasks[id] == nil {
 		r.tasks[id] = &sync.Mutex{}
 	}
@@ -190,6 +211,7 @@ func (r *Runtime) Reap(ctx context.Context, id string) error {
 	l := r.lock(id)
 	l.Lock()
 	defer l.Unlock()
+
 	_, err := r.client.TaskService().Delete(r.context(ctx), &tasks.DeleteTaskRequest{ContainerID: id})
 	if err != nil && !gone(err) && !running(err) {
 		return fmt.Errorf("reap container %s: %w", id, err)
@@ -207,17 +229,20 @@ func (r *Runtime) Delete(ctx context.Context, id string) error {
 	l := r.lock(id)
 	l.Lock()
 	defer l.Unlock()
+
 	var err error
 	for i := range deleteTries {
 		if err = r.delete(ctx, id); err == nil {
 			err = r.endShims(ctx, id)
 		}
+
 		if err == nil {
 			r.mu.Lock()
 			delete(r.tasks, id)
 			r.mu.Unlock()
 			return nil
 		}
+
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("delete container %s: %w", id, err)
@@ -227,11 +252,13 @@ func (r *Runtime) Delete(ctx context.Context, id string) error {
 	return fmt.Errorf("delete container %s: %w", id, err)
 }
 
+// delete tries once to free all that containerd has of a container.
 func (r *Runtime) delete(ctx context.Context, id string) error {
 	container, err := r.client.LoadContainer(ctx, id)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
+
 	if err == nil {
 		task, err := container.Task(ctx, nil)
 		if err == nil {
@@ -244,6 +271,7 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 			return err
 		}
 	}
+
 	// By itself: an interrupted start leaves a snapshot without a container.
 	if err := r.client.SnapshotService(snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("its snapshot: %w", err)
@@ -258,14 +286,17 @@ func (r *Runtime) List(ctx context.Context) ([]node.ContainerState, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
+
 	reply, err := r.client.TaskService().List(ctx, &tasks.ListTasksRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("list tasks: %w", err)
 	}
+
 	byID := map[string]*tasktypes.Process{}
 	for _, t := range reply.Tasks {
 		byID[t.ID] = t
 	}
+
 	out := make([]node.ContainerState, 0, len(records))
 	for _, c := range records {
 		s := node.ContainerState{ID: c.ID}
@@ -290,10 +321,12 @@ func (r *Runtime) Leftovers(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
+
 	var ids []string
 	for _, c := range records {
 		ids = append(ids, c.ID)
 	}
+
 	err = r.client.SnapshotService(snapshotter).Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 		if info.Kind == snapshots.KindActive {
 			ids = append(ids, info.Name)
@@ -303,10 +336,12 @@ func (r *Runtime) Leftovers(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
+
 	shims, err := r.shims()
 	if err != nil {
 		return nil, err
 	}
+
 	r.mu.Lock()
 	r.seen = shims
 	r.mu.Unlock()
@@ -317,8 +352,10 @@ func (r *Runtime) Leftovers(ctx context.Context) ([]string, error) {
 func (r *Runtime) Watch(ctx context.Context) <-chan node.Event {
 	ctx = r.context(ctx)
 	out := make(chan node.Event)
+
 	go func() {
 		defer close(out)
+
 		for ctx.Err() == nil {
 			r.forward(ctx, out)
 			// The daemon went away, and events with it.
@@ -335,9 +372,11 @@ func (r *Runtime) Watch(ctx context.Context) <-chan node.Event {
 func (r *Runtime) forward(ctx context.Context, out chan<- node.Event) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+
 	envelopes, errs := r.client.Subscribe(ctx, `topic=="/tasks/exit"`, `topic=="/tasks/oom"`)
 	events := make(chan node.Event, 1)
 	events <- node.Event{} // what happened before we listened
+
 	for {
 		var e node.Event
 		select {
@@ -347,15 +386,18 @@ func (r *Runtime) forward(ctx context.Context, out chan<- node.Event) {
 				r.cfg.Logger.DebugContext(ctx, "containerd's events ended", "error", err)
 			}
 			return
+
 		case env := <-envelopes:
 			if env == nil || env.Namespace != r.cfg.Namespace {
 				continue
 			}
+
 			v, err := typeurl.UnmarshalAny(env.Event)
 			if err != nil {
 				r.cfg.Logger.WarnContext(ctx, "containerd event not understood", "error", err)
 				continue
 			}
+
 			switch v := v.(type) {
 			case *eventtypes.TaskExit:
 				if v.ID != v.ContainerID {
@@ -368,6 +410,7 @@ func (r *Runtime) forward(ctx context.Context, out chan<- node.Event) {
 				continue
 			}
 		}
+
 		select {
 		case out <- e:
 		case <-ctx.Done():

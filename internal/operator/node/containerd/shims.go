@@ -39,6 +39,7 @@ func parseShim(c proc.Command, address string) (s shim, ok bool) {
 	if !strings.HasPrefix(c.Name, "containerd-shim-runc") || !slices.Contains(c.Args, address) {
 		return s, false
 	}
+
 	s.Command = c
 	for i, a := range c.Args[:len(c.Args)-1] {
 		switch a {
@@ -72,11 +73,13 @@ func (d *Daemon) wakeShims(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+
 		list, _ := d.shims() // a failure ends with the next look
 		for _, s := range list {
 			if !proc.Suspended(s.PID) || !s.Alive() {
 				continue
 			}
+
 			err := syscall.Kill(s.PID, syscall.SIGCONT)
 			if err == nil {
 				d.tell(ctx, node.ReasonStopped, fmt.Sprintf("the shim of instance %s (process %d) was stopped by a signal: it was told to go on (SIGCONT)", s.id, s.PID))
@@ -91,6 +94,7 @@ func (r *Runtime) shims() (map[string][]proc.Command, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	out := map[string][]proc.Command{}
 	for _, s := range list {
 		if s.namespace == r.cfg.Namespace && s.id != "" {
@@ -106,6 +110,7 @@ func (r *Runtime) lookForShims() {
 	if err != nil {
 		return // the next Leftovers looks again
 	}
+
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.seen = found
@@ -121,6 +126,7 @@ func (r *Runtime) endShims(ctx context.Context, id string) error {
 	if len(left) == 0 {
 		return nil
 	}
+
 	var errs []error
 	for _, p := range left {
 		if p.Alive() {

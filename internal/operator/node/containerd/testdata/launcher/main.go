@@ -63,7 +63,7 @@ func run() error {
 		}
 	}
 	report(wire.Attested)
-	id, err := ident.ParseConfigID(os.Getenv("CUPEL_CONFIG_ID"))
+	id, err := ident.ParseServiceRef(os.Getenv("CUPEL_CONFIG_ID"))
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ func (n *Network) forgetNeighbour(addr netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("find bridge %s: %w", n.Bridge(), err)
 	}
+
 	err = netlink.NeighDel(&netlink.Neigh{LinkIndex: link.Attrs().Index, Family: unix.AF_INET, IP: addr.AsSlice()})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("forget the neighbour %s: %w", addr, err)
