@@ -53,13 +53,7 @@ func TestContainerdHangs(t *testing.T) {
 	}
 
 	// Nobody is there, and the next process finds it hung.
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		if _, err := l.runtime.List(t.Context()); err == nil { // it has begun
-			break
-		} else if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	awaitContainerd(t, l)
 	l.kill()
 	if err := syscall.Kill(containerdPID(t, m), syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -85,6 +79,21 @@ func TestContainerdHangs(t *testing.T) {
 	}
 	if told, want := m.tells(), fmt.Sprintf("containerd (process %d) ended: it is started again, apps go on.", killed); len(told) != 3 || !strings.Contains(told[2], want) {
 		t.Errorf("told %q", told)
+	}
+	awaitContainerd(t, l)
+}
+
+// awaitContainerd waits until a containerd that was started again answers.
+func awaitContainerd(t *testing.T, l *life) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		_, err := l.runtime.List(t.Context())
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
 }
 
