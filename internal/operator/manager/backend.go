@@ -182,13 +182,13 @@ type Frontend struct {
 
 // Leaving is one instance that is to end once its connections have.
 type Leaving struct {
-	Instance string // the place's id
+	Instance string // the replica's id
 	IP       netip.Addr
 }
 
 // Endpoint is one instance that takes connections.
 type Endpoint struct {
-	Instance string // the place's id, which outlives restarts
+	Instance string // the replica's id, which outlives restarts
 	IP       netip.Addr
 	Port     uint16
 }

@@ -29,9 +29,9 @@ const (
 	maxHeld = 1000
 )
 
-// unused refuses a code that was taken before. Whoever only knows the grant's
+// checkUnused refuses a code that was taken before. Whoever only knows the grant's
 // name learns nothing from it: that is the CAS's to refuse. Callers hold mu.
-func (m *Manager) unused(code owners.GrantCode) error {
+func (m *Manager) checkUnused(code owners.GrantCode) error {
 	used := m.state.Codes[digestOf(code)]
 	if used == nil {
 		return nil
@@ -84,20 +84,20 @@ func (p *planner) planHeld() {
 	}
 }
 
-// refused is the refusal of a request whose code was claimed already. The code
+// refuse is the refusal of a request whose code was claimed already. The code
 // stays good here for a day, so that the request can be mended; then its grant is
 // given back.
-func (m *Manager) refused(ctx context.Context, caller ident.KeyHash, rev *Revision, right right, why error) error {
+func (m *Manager) refuse(ctx context.Context, caller ident.KeyHash, rev *Revision, right right, why error) error {
 	if rev.Grant == nil || problem.From(why).Rule == problem.RuleCodeUsed {
 		return why
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.unused(right.code) != nil {
+	if m.checkUnused(right.code) != nil {
 		return why // another request with the same code was carried out meanwhile
 	}
 	later := giveBackNotice(m.cfg.Now().Add(heldFor), &App{Name: right.app, Owner: right.owner}, *rev.held())
-	if right.hopeless {
+	if right.unusable {
 		later.Since = m.cfg.Now()
 	}
 	if n := m.state.Notices[later.ID]; n != nil {
@@ -108,7 +108,7 @@ func (m *Manager) refused(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	m.poke()
 
 	p := *problem.From(why)
-	if right.hopeless || caller == right.owner { // whose command looks after its grant itself
+	if right.unusable || caller == right.owner { // whose command looks after its grant itself
 		return &p
 	}
 	if p.Mend != "" {
@@ -118,9 +118,9 @@ func (m *Manager) refused(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	return &p
 }
 
-// noLonger has the grants of codes that were refused given back now, since the app
+// giveBackNow has the grants of codes that were refused given back now, since the app
 // that they were for is deployed otherwise. Callers hold mu.
-func (m *Manager) noLonger(a *App, app string, now time.Time) []*Notice {
+func (m *Manager) giveBackNow(a *App, app string, now time.Time) []*Notice {
 	var out []*Notice
 	for _, n := range m.state.Notices {
 		if n.AppID == "" && n.Owner == a.Owner && n.App == app && now.Before(n.Since) {
@@ -132,9 +132,9 @@ func (m *Manager) noLonger(a *App, app string, now time.Time) []*Notice {
 	return out
 }
 
-// takeUp takes back what a refusal of the same code left to be told. Callers hold
+// takeBack takes back what a refusal of the same code left to be told. Callers hold
 // mu.
-func (m *Manager) takeUp(a *App, h *HeldGrant) ([]string, error) {
+func (m *Manager) takeBack(a *App, h *HeldGrant) ([]string, error) {
 	id := giveBackNotice(time.Time{}, a, *h).ID
 	n := m.state.Notices[id]
 	switch {

@@ -38,14 +38,14 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req managera
 	}
 	right, err := m.rightTo(ctx, caller, rev, req)
 	if err != nil {
-		return managerapi.App{}, m.refused(ctx, caller, rev, right, err)
+		return managerapi.App{}, m.refuse(ctx, caller, rev, right, err)
 	}
 	if err := m.checkListed(right.owner); err != nil {
-		return managerapi.App{}, m.refused(ctx, caller, rev, right, err)
+		return managerapi.App{}, m.refuse(ctx, caller, rev, right, err)
 	}
 	app, err := m.accept(ctx, rev, right, req)
 	if err != nil {
-		return managerapi.App{}, m.refused(ctx, caller, rev, right, err)
+		return managerapi.App{}, m.refuse(ctx, caller, rev, right, err)
 	}
 	return app, nil
 }
@@ -58,7 +58,7 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req ma
 	if err != nil {
 		return managerapi.App{}, err
 	}
-	rev.keep(a.last(), right.instances)
+	rev.fillIn(a.lastTried(), right.instances)
 	if err := m.checkRight(rev, right); err != nil {
 		return managerapi.App{}, err
 	}
@@ -75,13 +75,13 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req ma
 	if err != nil {
 		return managerapi.App{}, err
 	}
-	change, err := m.begin(a, rev, right)
+	change, err := m.makeNext(a, rev, right)
 	if err != nil {
 		return managerapi.App{}, err
 	}
 	if warning != nil {
 		a.Rollout.Warning = warning
-		change.Events = append(change.Events, newEvent(m.cfg.Now(), a, nil, true, string(warning.Rule), warning.Actual+"; "+warning.Expected))
+		change.Events = append(change.Events, newWarning(m.cfg.Now(), a, nil, string(warning.Rule), warning.Actual+"; "+warning.Expected))
 	}
 	if err := m.commit(ctx, change); err != nil {
 		return managerapi.App{}, err
@@ -102,7 +102,7 @@ type right struct {
 	code      owners.GrantCode
 	app       string // what the grant calls it; empty: none
 	instances int    // that the grant lets run; 0: nobody counts
-	hopeless  bool   // the grant lets none of the services run that a deployment needs
+	unusable  bool   // the grant lets none of the services run that a deployment needs
 }
 
 // rightTo finds out what a request may do, from its code. Once that is claimed the
@@ -133,7 +133,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 		owner:    reply.Maker,
 		code:     code,
 		app:      reply.App,
-		hopeless: !deployable(reply.Services),
+		unusable: !deployable(reply.Services),
 	}
 	if !managerapi.ValidName(got.app) { // of a CAS that nobody knows
 		got.app = ""
@@ -147,7 +147,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	}
 	m.chooseServices(rev, got, req, reply.Services)
 	got.instances = reply.Services[rev.Service].Instances
-	return got, covers(reply, rev)
+	return got, checkCovers(reply, rev)
 }
 
 // chooseServices fills in which services a request is about where it doesn't say:
@@ -158,8 +158,8 @@ func (m *Manager) chooseServices(rev *Revision, right right, req managerapi.Depl
 	defer m.mu.Unlock()
 	was := &Revision{}
 	name := cmp.Or(req.Name, right.app)
-	if a := m.sameApp(right.owner, rev.Session, name, name != ""); a != nil && a.last() != nil {
-		was = a.last()
+	if a := m.sameApp(right.owner, rev.Session, name, name != ""); a != nil && a.lastTried() != nil {
+		was = a.lastTried()
 	}
 	var serve []ident.ServiceName
 	for s, g := range granted {
@@ -204,7 +204,7 @@ func deployable(services map[ident.ServiceName]owners.GrantedService) bool {
 // hold mu.
 func (m *Manager) checkRight(rev *Revision, right right) error {
 	if rev.Grant != nil {
-		if err := m.unused(right.code); err != nil {
+		if err := m.checkUnused(right.code); err != nil {
 			return err // by a request that came at the same time
 		}
 		if rev.Instances > right.instances {
@@ -212,16 +212,16 @@ func (m *Manager) checkRight(rev *Revision, right right) error {
 				Fix("ask for fewer with --instances, or make a code for more: cupel session submit %s --instances %d", rev.Session, rev.Instances)
 		}
 	}
-	return oneWriter(rev)
+	return checkOneWriter(rev)
 }
 
-// begin makes a revision the app's next one. A deployment that it replaces gives
+// makeNext makes a revision the app's next one. A deployment that it replaces gives
 // its grant back when nothing of it runs any more. Callers hold mu.
-func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
+func (m *Manager) makeNext(a *App, rev *Revision, right right) (Change, error) {
 	now := m.cfg.Now()
 	c := Change{Apps: []*App{a}}
 	if a.Next != nil { // what runs of it may have something to store
-		a.release(a.Next)
+		a.releaseGrant(a.Next)
 	}
 
 	a.Last++
@@ -238,16 +238,16 @@ func (m *Manager) begin(a *App, rev *Revision, right right) (Change, error) {
 		message += ", under grant " + id.Short()
 		c.Codes = append(c.Codes, &UsedCode{Grant: id, Code: digestOf(right.code), App: a.Name, Used: now})
 		var err error
-		if c.DeleteNotices, err = m.takeUp(a, rev.held()); err != nil {
+		if c.DeleteNotices, err = m.takeBack(a, rev.held()); err != nil {
 			return c, err
 		}
-		for _, n := range m.noLonger(a, right.app, now) {
+		for _, n := range m.giveBackNow(a, right.app, now) {
 			if !slices.Contains(c.DeleteNotices, n.ID) {
 				c.Notices = append(c.Notices, n)
 			}
 		}
 	}
-	c.Events = append(c.Events, newEvent(now, a, nil, false, "deploy_requested", message))
+	c.Events = append(c.Events, newEvent(now, a, nil, "deploy_requested", message))
 	return c, nil
 }
 
@@ -298,9 +298,9 @@ func (m *Manager) revisionOf(ctx context.Context, req managerapi.DeployRequest) 
 	return rev, err
 }
 
-// keep fills in what a request left open: as the app has it, else as the grant
+// fillIn fills in what a request left open: as the app has it, else as the grant
 // has it (0: there is none), else the defaults.
-func (r *Revision) keep(was *Revision, granted int) {
+func (r *Revision) fillIn(was *Revision, granted int) {
 	if was == nil {
 		was = &Revision{Instances: min(max(1, granted), maxInstances), Memory: defaultMemory, ContainerPort: defaultContainerPort}
 	}
@@ -356,8 +356,8 @@ func (m *Manager) appFor(right right, session ident.SessionName, req managerapi.
 	return &App{ID: m.cfg.NewID("app"), Name: name, Owner: right.owner, Session: session, CreatedAt: m.cfg.Now()}, nil
 }
 
-// last is the revision that serves, or else the one that was to and failed.
-func (a *App) last() *Revision {
+// lastTried is the revision that serves, or else the one that was to and failed.
+func (a *App) lastTried() *Revision {
 	if a.Current != nil {
 		return a.Current
 	}
@@ -404,7 +404,7 @@ func (m *Manager) choosePort(a *App, port uint16) (uint16, error) {
 	if a.Current != nil {
 		return a.Current.Port, nil
 	}
-	if was := a.last(); was != nil && free(was.Port) == nil {
+	if was := a.lastTried(); was != nil && free(was.Port) == nil {
 		return was.Port, nil
 	}
 	for p := int(m.cfg.FirstPort); p <= 65535; p++ {

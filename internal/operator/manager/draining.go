@@ -1,9 +1,7 @@
 package manager
 
 import (
-	"context"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"cupel.dev/cupel/api/problem"
@@ -24,8 +22,6 @@ const (
 	// ledFor is how much longer an instance is waited for that the balancer can't
 	// be kept from leading to.
 	ledFor = 10 * time.Second
-
-	lookKey = "look"
 )
 
 // drainee is what is known of an instance that is to be stopped.
@@ -36,24 +32,18 @@ type drainee struct {
 	quiet  int       // looks in a row that found none
 }
 
-// look counts the connections of instances that the balancer doesn't lead to.
-type look struct {
-	at   map[string]netip.Addr // by the Backend's id
-	open map[netip.Addr]int    // the answer
-}
-
-// end stops an instance that is to make room, once it is drained.
-func (p *planner) end(a *App, in *Replica, s InstanceStatus) {
-	if p.busy[s.ID] || !a.Removing && !p.drained(a, in, s) {
+// endWhenDrained stops an instance that is to make room, once it is drained.
+func (p *planner) endWhenDrained(a *App, r *Replica, s InstanceStatus) {
+	if p.busy[s.ID] || !a.Removing && !p.isDrained(a, r, s) {
 		return
 	}
-	p.act(action{key: s.ID, stop: s.ID})
+	p.act(stopAttempt{s.ID})
 }
 
-// drained says that nobody is led to the instance any more and that its
+// isDrained says that nobody is led to the instance any more and that its
 // connections have ended, or had their time.
-func (p *planner) drained(a *App, in *Replica, s InstanceStatus) bool {
-	if in.Role != RoleApp || s.State != StateRunning || !s.IP.IsValid() {
+func (p *planner) isDrained(a *App, r *Replica, s InstanceStatus) bool {
+	if r.Role != RoleApp || s.State != StateRunning || !s.IP.IsValid() {
 		return true // nobody ever was led to it, or it ends already
 	}
 	p.leaving[s.ID] = true
@@ -62,9 +52,9 @@ func (p *planner) drained(a *App, in *Replica, s InstanceStatus) bool {
 		d.since = p.now
 	}
 
-	most := p.drainFor(a, in, s, d.since)
+	most := p.drainFor(a, r, s, d.since)
 	over := d.since.Add(most)
-	if p.leadsTo(in) { // the balancer's next outcome brings us here again
+	if p.leadsTo(r) { // the balancer's next outcome brings us here again
 		over = over.Add(ledFor)
 		p.wakeAt(over)
 		return !p.now.Before(over)
@@ -74,13 +64,13 @@ func (p *planner) drained(a *App, in *Replica, s InstanceStatus) bool {
 		return true
 	case !p.now.Before(over):
 		if d.open > 0 {
-			p.event(a, in, true, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same (%s)", connections(d.open), problem.Duration(most.Round(time.Second)), p.moreTime(most))
+			p.warn(a, r, "connections_cut", "%s still open %s after nobody was led to it any more: it is stopped all the same (%s)", connections(d.open), problem.Duration(most.Round(time.Second)), p.moreTime(most))
 		}
 		return true
 	case p.now.Before(next):
 		p.wakeAt(next)
 	default:
-		p.look[s.ID] = s.IP
+		p.toCount[s.ID] = s.IP
 	}
 	p.wakeAt(over)
 	return false
@@ -115,29 +105,24 @@ func connections(n int) string {
 	return fmt.Sprintf("%d connections were", n)
 }
 
-// planLook counts connections where an instance waits for it.
-func (p *planner) planLook() {
-	if len(p.look) > 0 {
-		p.act(action{key: lookKey, look: &look{at: p.look}})
+// planCounts counts connections where an instance waits for it.
+func (p *planner) planCounts() {
+	if len(p.toCount) > 0 {
+		p.act(&countConnections{of: p.toCount})
 	}
 }
 
-// take makes the count.
-func (l *look) take(ctx context.Context, b Balancer) (err error) {
-	l.open, err = b.Connections(ctx)
-	return err
-}
-
-// settleLook notes what was counted. Callers hold mu.
-func (m *Manager) settleLook(l *look, err error, now time.Time) {
-	for id, ip := range l.at {
+// settleCounts takes note of what was counted. Callers hold mu.
+func (m *Manager) settleCounts(c *countConnections, err error, now time.Time) {
+	for id, ip := range c.of {
 		d, ok := m.drains[id]
 		if !ok {
 			continue // it ended meanwhile
 		}
-		d.looked, d.quiet = now, d.quiet+1
+		d.looked = now
+		d.quiet++
 		if err == nil {
-			d.open = l.open[ip]
+			d.open = c.open[ip]
 		}
 		if err != nil || d.open > 0 {
 			d.quiet = 0

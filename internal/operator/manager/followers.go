@@ -111,7 +111,7 @@ func (m *Manager) classOf(caller ident.KeyHash) class {
 	for _, a := range m.state.Apps {
 		if a.Owner == caller {
 			c.all = ownersPlaces
-			instances += len(m.placed[a.ID])
+			instances += len(m.byApp[a.ID])
 		}
 	}
 	if c.things > 0 { // each of its instances twice, as by two people

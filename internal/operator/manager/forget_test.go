@@ -17,11 +17,11 @@ func TestForget(t *testing.T) {
 			Apps:     map[string]*App{"a": {ID: "a", Current: &Revision{Image: "new", PullImage: "puller"}}},
 			Replicas: map[string]*Replica{"i-1": {ID: "i-1", App: "a", Attempt: 3}},
 		},
-		startErr: map[string]*problem.Error{"i-1-2": failed, "i-1-3": failed, "i-2-1": failed},
-		images:   map[string]imageState{"old": {ready: true}, "new": {ready: true}, "puller": {ready: true}},
+		startErrors: map[string]*problem.Error{"i-1-2": failed, "i-1-3": failed, "i-2-1": failed},
+		images:      map[string]imageState{"old": {ready: true}, "new": {ready: true}, "puller": {ready: true}},
 	}
 	m.forget()
-	if got := slices.Sorted(maps.Keys(m.startErr)); !slices.Equal(got, []string{"i-1-3"}) {
+	if got := slices.Sorted(maps.Keys(m.startErrors)); !slices.Equal(got, []string{"i-1-3"}) {
 		t.Errorf("failed starts: %q", got)
 	}
 	if got := slices.Sorted(maps.Keys(m.images)); !slices.Equal(got, []string{"new", "puller"}) {

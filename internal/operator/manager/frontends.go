@@ -13,14 +13,14 @@ func (p *planner) frontend(a *App) Frontend {
 		return Frontend{App: a.ID}
 	}
 	f := Frontend{App: a.ID, Port: rev.Port}
-	for _, in := range p.of(a.ID) {
-		s, ok := p.seen(in)
+	for _, r := range p.replicasOf(a.ID) {
+		s, ok := p.newestAttempt(r)
 		switch {
-		case !ok || in.Role != RoleApp || in.Done || in.Revision > rev.Number || !s.IP.IsValid():
-		case s.State == StateStopping, s.State == StateRunning && (in.Revision < rev.Number || in.Removing || in.Renewing):
-			f.Leaving = append(f.Leaving, Leaving{Instance: in.ID, IP: s.IP})
-		case in.Revision == rev.Number && s.ready():
-			f.Endpoints = append(f.Endpoints, Endpoint{Instance: in.ID, IP: s.IP, Port: rev.ContainerPort})
+		case !ok || r.Role != RoleApp || r.Done || r.Revision > rev.Number || !s.IP.IsValid():
+		case s.State == StateStopping, s.State == StateRunning && (r.Revision < rev.Number || r.Removing || r.Renewing):
+			f.Leaving = append(f.Leaving, Leaving{Instance: r.ID, IP: s.IP})
+		case r.Revision == rev.Number && s.ready():
+			f.Endpoints = append(f.Endpoints, Endpoint{Instance: r.ID, IP: s.IP, Port: rev.ContainerPort})
 		}
 	}
 	return f
@@ -37,12 +37,12 @@ func (p *planner) frontends() []Frontend {
 			out = append(out, f)
 		}
 	}
-	for _, id := range p.ids {
+	for _, id := range p.appIDs {
 		if a := p.app(id); !a.Removing {
 			add(p.frontend(a))
 		}
 	}
-	for _, id := range p.ids {
+	for _, id := range p.appIDs {
 		if a := p.app(id); !a.Removing && a.Next != nil {
 			add(Frontend{App: a.ID, Port: a.Next.Port})
 		}
@@ -74,30 +74,30 @@ func (p *planner) planBalance() {
 		p.wakeAt(p.balance.retry)
 		return
 	}
-	p.act(action{key: balanceKey, apply: want})
+	p.act(programBalancer{want})
 }
 
 // unjudged says that a running instance has no health yet. A manager that just
 // started waits for it before it first programs the balancer: an endpoint that
 // is left out for a moment has lost all its clients.
 func (p *planner) unjudged() bool {
-	for _, in := range p.state.Replicas {
-		if in.Role != RoleApp || in.Done || in.Removing {
+	for _, r := range p.state.Replicas {
+		if r.Role != RoleApp || r.Done || r.Removing {
 			continue
 		}
-		if s, ok := p.observed[backendID(in, in.Attempt)]; ok && s.State == StateRunning && s.Health == HealthUnknown {
+		if s, ok := p.observed[attemptID(r, r.Attempt)]; ok && s.State == StateRunning && s.Health == HealthUnknown {
 			return true
 		}
 	}
 	return false
 }
 
-// holds says that the balancer has the port.
-func (p *planner) holds(port uint16) bool { return p.applied.ports[port] }
+// balancerHas says that the balancer has the port.
+func (p *planner) balancerHas(port uint16) bool { return p.applied.ports[port] }
 
 // leadsTo says that the balancer leads to the instance, or may.
-func (p *planner) leadsTo(in *Replica) bool {
-	return !p.balance.known || p.applied.instances[in.ID]
+func (p *planner) leadsTo(r *Replica) bool {
+	return !p.balance.known || p.applied.replicas[r.ID]
 }
 
 func sameFrontend(a, b Frontend) bool {
@@ -107,16 +107,16 @@ func sameFrontend(a, b Frontend) bool {
 // removeApp clears an app away: first its port, then its instances, then its
 // record.
 func (p *planner) removeApp(a *App) {
-	for _, in := range p.of(a.ID) {
-		p.discard(a, in)
+	for _, r := range p.replicasOf(a.ID) {
+		p.discard(a, r)
 	}
 	served := !p.balance.known || len(p.applied.apps[a.ID]) > 0
-	if len(p.of(a.ID)) > 0 || served {
+	if len(p.replicasOf(a.ID)) > 0 || served {
 		return
 	}
 	for _, h := range a.grants() {
 		p.change.Notices = append(p.change.Notices, giveBackNotice(p.now, a, h))
 	}
 	p.change.DeleteApps = append(p.change.DeleteApps, a.ID)
-	p.event(a, nil, false, "app_removed", "app removed")
+	p.note(a, nil, "app_removed", "app removed")
 }

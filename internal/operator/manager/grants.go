@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 // Grants is a CAS as whoever holds grants meets it. Every call names the CAS
@@ -46,21 +47,14 @@ type HeldGrant struct {
 	CASAddr  string        `json:"cas_addr,omitempty"` // empty: the manager's own
 }
 
-// Rules of the CAS about grants that the manager acts on.
-const (
-	ruleGrantMissing problem.Rule = "grant_missing"
-	ruleGrantOther   problem.Rule = "grant_other"
-	ruleNotCommitted problem.Rule = "not_committed"
-)
-
-// waits says that what an instance met ends by itself: a place or a lease that
-// another has for the moment. It is no failure.
-func waits(p *problem.Error) bool {
+// mendsItself says that what an instance met ends by itself: a place under the grant, or
+// a lease, that another has for the moment. It is no failure.
+func mendsItself(p *problem.Error) bool {
 	return p != nil && (p.Rule == problem.RuleGrantFull || p.Rule == problem.RuleLeaseHeld)
 }
 
-// ownersTask says that only the app's owner can mend what an instance met.
-func ownersTask(p *problem.Error) bool {
+// onlyOwnerMends says that only the app's owner can mend what an instance met.
+func onlyOwnerMends(p *problem.Error) bool {
 	return p != nil && (p.Rule == ruleGrantMissing || p.Rule == ruleGrantOther || p.Rule == problem.RuleGrantEnded)
 }
 
@@ -74,13 +68,13 @@ func (m *Manager) claim(ctx context.Context, rev *Revision, code owners.GrantCod
 			Fix("name that CAS in the request (--cas-instances), or make a code at this manager's own CAS")
 	}
 	m.mu.Lock()
-	err := m.unused(code)
+	err := m.checkUnused(code)
 	m.mu.Unlock()
 	if err != nil {
 		return none, err
 	}
 
-	reply, err := m.claimOf(ctx, rev, code)
+	reply, err := m.claimPatiently(ctx, rev, code)
 	if problem.KindOf(err) == problem.Unavailable && rev.CASAddr != "" {
 		// The caller chose the address: what is to be found there is not for it
 		// to learn from us.
@@ -90,9 +84,9 @@ func (m *Manager) claim(ctx context.Context, rev *Revision, code owners.GrantCod
 	return reply, err
 }
 
-// claimOf asks the CAS for a grant. Our own is asked a few times: a connection that
+// claimPatiently asks the CAS for a grant. Our own is asked a few times: a connection that
 // others crowded out is no reason to refuse a deployment.
-func (m *Manager) claimOf(ctx context.Context, rev *Revision, code owners.GrantCode) (owners.ClaimReply, error) {
+func (m *Manager) claimPatiently(ctx context.Context, rev *Revision, code owners.GrantCode) (owners.ClaimReply, error) {
 	for try := 1; ; try++ {
 		reply, err := m.cfg.Grants.Claim(ctx, m.casAddr(rev.CAS, rev.CASAddr), code)
 		if problem.KindOf(err) != problem.Unavailable || rev.CASAddr != "" || try == claimTries {
@@ -112,9 +106,9 @@ const (
 	claimPause = 300 * time.Millisecond
 )
 
-// covers refuses a grant that doesn't allow what a request wants, and takes from
+// checkCovers refuses a grant that doesn't allow what a request wants, and takes from
 // it which volumes the service writes.
-func covers(reply owners.ClaimReply, rev *Revision) error {
+func checkCovers(reply owners.ClaimReply, rev *Revision) error {
 	if reply.Session != rev.Session {
 		return problem.New(problem.Denied, ruleGrantOther, "the code is for session %s", reply.Session).Want("%s", rev.Session).
 			Fix("deploy the session that the code was made for, or make one: cupel session submit %s", rev.Session)
@@ -133,8 +127,8 @@ func covers(reply owners.ClaimReply, rev *Revision) error {
 	return nil
 }
 
-// oneWriter refuses a second instance where the service writes a volume.
-func oneWriter(rev *Revision) error {
+// checkOneWriter refuses a second instance where the service writes a volume.
+func checkOneWriter(rev *Revision) error {
 	if len(rev.Writes) == 0 || rev.Instances <= 1 {
 		return nil
 	}
@@ -170,79 +164,79 @@ func (a *App) grants() []HeldGrant {
 	return out
 }
 
-// unasked says that the app serves under no grant although its session may ask
+// lacksGrant says that the app serves under no grant although its session may ask
 // for one: it was deployed before there were grants, and the CAS will refuse its
 // next start.
-func (a *App) unasked() bool {
+func (a *App) lacksGrant() bool {
 	return a.Current != nil && a.Current.Grant == nil && !a.Current.Ungranted && !a.Removing
 }
 
-// ended takes note, once, that an attempt of the instance ended: the CAS
+// noteEnd takes note, once, that an attempt of the instance ended: the CAS
 // hears that it is no more, and whoever looks that it kept nothing.
-func (p *planner) ended(a *App, in *Replica, s InstanceStatus) *Replica {
-	in = p.editInstance(in)
-	_, in.Recorded = replicaOf(s.ID)
-	if why := lost(a.writer(in), s); why != nil && in.Role == RoleApp {
-		p.event(a, in, true, managerapi.ReasonNotCommitted, "%s", why.Actual)
-		if a.Rollout.active() && in.Revision != a.Rollout.Revision { // for which it was stopped
-			p.edit(a).Rollout.Warning = why
+func (p *planner) noteEnd(a *App, r *Replica, s InstanceStatus) *Replica {
+	r = p.editReplica(r)
+	_, r.Recorded = replicaOf(s.ID)
+	if why := dataLost(a.writingRevision(r), s); why != nil && r.Role == RoleApp {
+		p.warn(a, r, managerapi.ReasonNotCommitted, "%s", why.Actual)
+		if a.Rollout.active() && r.Revision != a.Rollout.Revision { // for which it was stopped
+			p.editApp(a).Rollout.Warning = why
 		}
 	}
 
-	if s.InstanceID.IsZero() || reported(s) {
-		return in
+	if s.InstanceID.IsZero() || reportedByLauncher(s) {
+		return r
 	}
 	for _, h := range a.grants() {
-		if h.Revision == in.Revision {
+		if h.Revision == r.Revision {
 			p.change.Notices = append(p.change.Notices, goneNotice(p.now, a, h, s.InstanceID, s.ID))
 		}
 	}
-	return in
+	return r
 }
 
-// reported says that the launcher itself saw the end and told the CAS, as far as
+// reportedByLauncher says that the launcher itself saw the end and told the CAS, as far as
 // can be seen from here.
-func reported(s InstanceStatus) bool {
-	return s.Phase == "exited" && s.ExitCode < 125 && !s.OOMKilled
+func reportedByLauncher(s InstanceStatus) bool {
+	return s.Phase == string(wire.Exited) && s.ExitCode < 125 && !s.OOMKilled
 }
 
-// lost is the problem of an end by which the app's data was not kept: the
+// dataLost is the problem of an end by which the app's data was not kept: the
 // launcher's word, or plain where a service that writes was killed.
-func lost(rev *Revision, s InstanceStatus) *problem.Error {
-	if s.Problem != nil && s.Problem.Rule == ruleNotCommitted {
+func dataLost(rev *Revision, s InstanceStatus) *problem.Error {
+	if s.Problem != nil && s.Problem.Rule == wire.RuleNotCommitted {
 		return s.Problem
 	}
-	if s.Phase == "refused" && s.Problem != nil && s.Problem.Rule == problem.RuleLeaseEnded && !s.StartedAt.IsZero() {
+	if s.Phase == string(wire.Refused) && s.Problem != nil && s.Problem.Rule == problem.RuleLeaseEnded && !s.StartedAt.IsZero() {
 		// It had a lease, whatever the revision that counts now may write.
-		return problem.New(problem.Denied, ruleNotCommitted, "what the app wrote since it started is lost: %s", plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
+		return problem.New(problem.Denied, wire.RuleNotCommitted, "what the app wrote since it started is lost: %s", plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
 	}
-	if rev == nil || len(rev.Writes) == 0 || s.InstanceID.IsZero() || s.Phase == "exited" {
+	if rev == nil || len(rev.Writes) == 0 || s.InstanceID.IsZero() || s.Phase == string(wire.Exited) {
 		return nil
 	}
-	if s.Phase == "refused" {
+	if s.Phase == string(wire.Refused) {
 		switch {
 		case s.StartedAt.IsZero(): // the app wrote nothing
 			return nil
 		case s.Problem != nil:
-			return problem.New(problem.Unavailable, ruleNotCommitted, "volume %s was not stored, what the app wrote since it started is lost: %s",
+			return problem.New(problem.Unavailable, wire.RuleNotCommitted, "volume %s was not stored, what the app wrote since it started is lost: %s",
 				strings.Join(rev.Writes, ", "), plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
 		}
 	}
-	if s.Phase == "committing" {
-		return problem.New(problem.Unavailable, ruleNotCommitted, "it ended while it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
+	if s.Phase == string(wire.Committing) {
+		return problem.New(problem.Unavailable, wire.RuleNotCommitted, "it ended while it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
 			Fix("look what the machine lacked: disk, memory, cupeld or the CAS ('cupel events')")
 	}
-	return problem.New(problem.Unavailable, ruleNotCommitted, "killed before it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
+	return problem.New(problem.Unavailable, wire.RuleNotCommitted, "killed before it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
 		Fix("let the app end within the grace when it is told to stop")
 }
 
-// writer is the instance's revision, as far as it is known what it writes: of one
+// writingRevision is the instance's revision, as far as it is known what it writes: of one
 // from before there were grants nobody said, and what the next one writes is taken
 // for it.
-func (a *App) writer(in *Replica) *Revision {
-	rev := a.revision(in.Revision)
-	if len(in.Writes) > 0 {
-		return &Revision{Number: in.Revision, Writes: in.Writes}
+func (a *App) writingRevision(r *Replica) *Revision {
+	rev := a.revisionNumbered(r.Revision)
+	if len(r.Writes) > 0 {
+		return &Revision{Number: r.Revision, Writes: r.Writes}
 	}
 	if rev != nil && rev.Grant == nil && !rev.Ungranted && len(rev.Writes) == 0 && a.Next != nil {
 		return a.Next
@@ -250,8 +244,8 @@ func (a *App) writer(in *Replica) *Revision {
 	return rev
 }
 
-// revision returns the app's revision of that number, whatever became of it.
-func (a *App) revision(number int) *Revision {
+// revisionNumbered returns the app's revision of that number, whatever became of it.
+func (a *App) revisionNumbered(number int) *Revision {
 	for _, rev := range []*Revision{a.Current, a.Next, a.Lost} {
 		if rev != nil && rev.Number == number {
 			return rev
@@ -260,34 +254,34 @@ func (a *App) revision(number int) *Revision {
 	return nil
 }
 
-// planEnding gives back the grants of revisions of which nothing runs any more.
-func (p *planner) planEnding(a *App) {
+// planGiveBack gives back the grants of revisions of which nothing runs any more.
+func (p *planner) planGiveBack(a *App) {
 	var left []HeldGrant
 	for _, h := range a.Ending {
-		if p.runs(a, h.Revision) {
+		if p.revisionRuns(a, h.Revision) {
 			left = append(left, h)
 			continue
 		}
 		p.change.Notices = append(p.change.Notices, giveBackNotice(p.now, a, h))
 	}
 	if len(left) != len(a.Ending) {
-		p.edit(a).Ending = left
+		p.editApp(a).Ending = left
 	}
 }
 
-// runs says that an instance of the revision is there and has not ended, or may
+// revisionRuns says that an instance of the revision is there and has not ended, or may
 // be.
-func (p *planner) runs(a *App, revision int) bool {
-	return slices.ContainsFunc(p.of(a.ID), func(in *Replica) bool {
-		return in.Revision == revision && p.up(in)
+func (p *planner) revisionRuns(a *App, revision int) bool {
+	return slices.ContainsFunc(p.replicasOf(a.ID), func(r *Replica) bool {
+		return r.Revision == revision && p.mayRun(r)
 	})
 }
 
-// up says that the instance's newest attempt, or the one before, is there and
+// mayRun says that the instance's newest attempt, or the one before, is there and
 // has not ended, or may be.
-func (p *planner) up(in *Replica) bool {
-	for n := max(in.Attempt-1, 0); n <= in.Attempt; n++ {
-		id := backendID(in, n)
+func (p *planner) mayRun(r *Replica) bool {
+	for n := max(r.Attempt-1, 0); n <= r.Attempt; n++ {
+		id := attemptID(r, n)
 		if s, there := p.observed[id]; there && s.State != StateExited || p.busy[id] {
 			return true
 		}
@@ -295,9 +289,9 @@ func (p *planner) up(in *Replica) bool {
 	return false
 }
 
-// release gives up the grant of a revision that no longer counts, once nothing
+// releaseGrant gives up the grant of a revision that no longer counts, once nothing
 // of it runs.
-func (a *App) release(rev *Revision) {
+func (a *App) releaseGrant(rev *Revision) {
 	if h := rev.held(); h != nil {
 		a.Ending = append(slices.Clone(a.Ending), *h)
 	}
@@ -308,8 +302,8 @@ func (p *planner) askOwner(a *App, why string) {
 	if p.app(a.ID).OwnerAsked {
 		return
 	}
-	p.edit(a).OwnerAsked = true
-	p.event(a, nil, true, "owner_needed", "%s; its owner has to deploy it once: %s", why, managerapi.DeployCommand(a.Session, a.Name))
+	p.editApp(a).OwnerAsked = true
+	p.warn(a, nil, "owner_needed", "%s; its owner has to deploy it once: %s", why, managerapi.DeployCommand(a.Session, a.Name))
 }
 
 // NeedOwner lists the apps that go on as they are and whose next start the CAS
@@ -319,7 +313,7 @@ func (m *Manager) NeedOwner() []managerapi.App {
 	defer m.mu.Unlock()
 	var out []managerapi.App
 	for _, id := range slices.Sorted(maps.Keys(m.state.Apps)) {
-		if a := m.state.Apps[id]; a.unasked() {
+		if a := m.state.Apps[id]; a.lacksGrant() {
 			out = append(out, m.view(a))
 		}
 	}
@@ -330,15 +324,15 @@ func (m *Manager) NeedOwner() []managerapi.App {
 // Callers hold mu.
 func (m *Manager) ownersProblem(a *App) *problem.Error {
 	var why *problem.Error
-	if a.unasked() {
+	if a.lacksGrant() {
 		why = problem.New(problem.Denied, ruleGrantMissing, "revision %d runs under no grant: it goes on, but the CAS will not let it start again", a.Current.Number)
 	}
-	for _, in := range m.placed[a.ID] {
-		if a.Current == nil || in.Revision != a.Current.Number || !ownersTask(in.Problem) {
+	for _, r := range m.byApp[a.ID] {
+		if a.Current == nil || r.Revision != a.Current.Number || !onlyOwnerMends(r.Problem) {
 			continue
 		}
-		if s, ok := m.observed[backendID(in, in.Attempt)]; !ok || s.State != StateRunning {
-			why = problem.New(problem.Denied, in.Problem.Rule, "%s", in.Problem.Actual)
+		if s, ok := m.observed[attemptID(r, r.Attempt)]; !ok || s.State != StateRunning {
+			why = problem.New(problem.Denied, r.Problem.Rule, "%s", r.Problem.Actual)
 		}
 	}
 	if why == nil {

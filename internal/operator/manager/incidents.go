@@ -15,7 +15,7 @@ import (
 // instances: it hangs, it was repaired, what it kept was damaged. The operator
 // finds it among the events, and so does the owner of the instance that it names.
 type Incident struct {
-	Instance string // the Backend's id; empty: it concerns no single one
+	Instance string // the attempt's id; empty: it concerns no single one
 	App      string // the app's id, where it concerns that and no single instance
 	Warning  bool
 	Reason   string // of the event
@@ -138,11 +138,14 @@ func (m *Manager) writeIncidents(ctx context.Context) {
 	}
 	var c Change
 	for _, i := range list {
-		a, in := m.ofBackend(i.Instance)
+		a, r := m.replicaOfAttempt(i.Instance)
 		if i.App != "" {
 			a = m.state.Apps[i.App]
 		}
-		c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, i.Warning, i.Reason, i.Message))
+
+		e := newEvent(m.cfg.Now(), a, r, i.Reason, i.Message)
+		e.Warning = i.Warning
+		c.Events = append(c.Events, e)
 	}
 	if err := m.commit(ctx, c); err != nil {
 		m.cfg.Log.ErrorContext(ctx, "what happened to the machine's parts is not written yet", "error", err)
@@ -151,23 +154,23 @@ func (m *Manager) writeIncidents(ctx context.Context) {
 	}
 }
 
-// ofBackend returns the place that an instance of the Backend's belongs to, and its
-// app; nil for one that is nobody's. Callers hold mu.
-func (m *Manager) ofBackend(id string) (*App, *Replica) {
+// replicaOfAttempt returns the replica that an attempt is of, and its app; nil for one
+// that is nobody's. Callers hold mu.
+func (m *Manager) replicaOfAttempt(id string) (*App, *Replica) {
 	at := strings.LastIndexByte(id, '-')
 	if at < 0 {
 		return nil, nil
 	}
-	in := m.state.Replicas[id[:at]]
-	if in == nil {
+	r := m.state.Replicas[id[:at]]
+	if r == nil {
 		return nil, nil
 	}
-	return m.state.Apps[in.App], in
+	return m.state.Apps[r.App], r
 }
 
-// stuck tells that an instance could not be ended or removed, which is tried again.
+// noteUncleared tells that an instance could not be ended or removed, which is tried again.
 // Callers hold mu.
-func (m *Manager) stuck(id string, err error) {
+func (m *Manager) noteUncleared(id string, err error) {
 	p := problem.From(err)
 	m.cfg.Log.Warn("instance not cleared away", "instance", id, "error", err)
 	if m.uncleared[id] == p.Rule {

@@ -5,14 +5,15 @@ import (
 	"strings"
 )
 
-// placement is the instances of each app, by the app's id, oldest first. A list is
+// replicasByApp are the replicas of each app, by the app's id, oldest first. A list is
 // never changed once it is in here: whoever has it may keep it.
-type placement map[string][]*Replica
+type replicasByApp map[string][]*Replica
 
-func placementOf(instances map[string]*Replica) placement {
-	out := placement{}
-	for _, in := range instances {
-		out[in.App] = append(out[in.App], in)
+// groupByApp sorts replicas into the apps that they are of.
+func groupByApp(replicas map[string]*Replica) replicasByApp {
+	out := replicasByApp{}
+	for _, r := range replicas {
+		out[r.App] = append(out[r.App], r)
 	}
 	for _, list := range out {
 		slices.SortFunc(list, byAge)
@@ -20,27 +21,28 @@ func placementOf(instances map[string]*Replica) placement {
 	return out
 }
 
-// put takes up an instance, or its newest version.
-func (p placement) put(in *Replica) {
-	list := slices.Clone(p[in.App])
-	at, there := slices.BinarySearchFunc(list, in, byAge)
+// put takes up a replica, or its newest version.
+func (p replicasByApp) put(r *Replica) {
+	list := slices.Clone(p[r.App])
+	at, there := slices.BinarySearchFunc(list, r, byAge)
 	if there {
-		list[at] = in
+		list[at] = r
 	} else {
-		list = slices.Insert(list, at, in)
+		list = slices.Insert(list, at, r)
 	}
-	p[in.App] = list
+	p[r.App] = list
 }
 
-func (p placement) drop(in *Replica) {
-	list := p[in.App]
-	at, there := slices.BinarySearchFunc(list, in, byAge)
+// drop forgets a replica that was deleted.
+func (p replicasByApp) drop(r *Replica) {
+	list := p[r.App]
+	at, there := slices.BinarySearchFunc(list, r, byAge)
 	switch {
 	case !there:
 	case len(list) == 1:
-		delete(p, in.App)
+		delete(p, r.App)
 	default:
-		p[in.App] = slices.Delete(slices.Clone(list), at, at+1)
+		p[r.App] = slices.Delete(slices.Clone(list), at, at+1)
 	}
 }
 
@@ -56,16 +58,22 @@ type serving struct {
 	frontends []Frontend
 	apps      map[string][]Frontend // by the app's id
 	ports     map[uint16]bool
-	instances map[string]bool // the places' ids that it leads to
+	replicas  map[string]bool // ids of the replicas that it leads to
 }
 
+// servingOf indexes what the balancer serves.
 func servingOf(frontends []Frontend) serving {
-	s := serving{frontends: frontends, apps: map[string][]Frontend{}, ports: map[uint16]bool{}, instances: map[string]bool{}}
+	s := serving{
+		frontends: frontends,
+		apps:      map[string][]Frontend{},
+		ports:     map[uint16]bool{},
+		replicas:  map[string]bool{},
+	}
 	for _, f := range frontends {
 		s.apps[f.App] = append(s.apps[f.App], f)
 		s.ports[f.Port] = true
 		for _, e := range f.Endpoints {
-			s.instances[e.Instance] = true
+			s.replicas[e.Instance] = true
 		}
 	}
 	return s

@@ -51,14 +51,14 @@ func (a *App) revisions() []*Revision {
 	return out
 }
 
-// oldLauncher tells, once for each launcher, that an app's next deployment needs
+// tellOldLauncher tells, once for each launcher, that an app's next deployment needs
 // its owner first.
-func (p *planner) oldLauncher(a *App) {
+func (p *planner) tellOldLauncher(a *App) {
 	rev := a.Current
 	if rev == nil || rev.Launcher.IsZero() || p.launcher.IsZero() || rev.Launcher == p.launcher || a.LauncherTold == p.launcher {
 		return
 	}
-	p.edit(a).LauncherTold = p.launcher
-	p.event(a, nil, true, "launcher_upgraded", "this machine's launcher is now %.12s; revision %d goes on with %.12s. Before the next deployment its owner has to "+
+	p.editApp(a).LauncherTold = p.launcher
+	p.warn(a, nil, "launcher_upgraded", "this machine's launcher is now %.12s; revision %d goes on with %.12s. Before the next deployment its owner has to "+
 		"measure the runtimes again (cupel runtime measure) and update the session (cupel session create --update)", p.launcher, rev.Number, rev.Launcher)
 }

@@ -130,13 +130,13 @@ func (m *Manager) checkListed(key ident.KeyHash) error {
 	return nil
 }
 
-// use is what a key has, or one of its apps.
-type use struct {
+// usage is what a key has, or one of its apps.
+type usage struct {
 	apps, instances, ports int
 	memory                 uint64
 }
 
-func (u *use) add(rev *Revision) {
+func (u *usage) add(rev *Revision) {
 	u.apps++
 	if rev == nil {
 		return
@@ -158,7 +158,7 @@ func (a *App) desired() *Revision {
 }
 
 func (m *Manager) checkQuota(a *App, rev *Revision) error {
-	var others, before, after use
+	var others, before, after usage
 	for _, b := range m.state.Apps {
 		switch {
 		case b.Owner != a.Owner:
@@ -172,22 +172,24 @@ func (m *Manager) checkQuota(a *App, rev *Revision) error {
 
 	limits := m.cfg.Keys
 	for _, q := range []struct {
+		rule                         problem.Rule
 		name                         string
 		others, before, after, limit uint64
 	}{
-		{"apps", uint64(others.apps), uint64(before.apps), uint64(after.apps), uint64(limits.Apps)},
-		{"instances", uint64(others.instances), uint64(before.instances), uint64(after.instances), uint64(limits.Instances)},
-		{"memory", others.memory, before.memory, after.memory, limits.Memory},
-		{"ports", uint64(others.ports), uint64(before.ports), uint64(after.ports), uint64(limits.Ports)},
+		{ruleQuotaKeyApps, "apps", uint64(others.apps), uint64(before.apps), uint64(after.apps), uint64(limits.Apps)},
+		{ruleQuotaKeyInstances, "instances", uint64(others.instances), uint64(before.instances), uint64(after.instances), uint64(limits.Instances)},
+		{ruleQuotaKeyMemory, "memory", others.memory, before.memory, after.memory, limits.Memory},
+		{ruleQuotaKeyPorts, "ports", uint64(others.ports), uint64(before.ports), uint64(after.ports), uint64(limits.Ports)},
 	} {
 		if q.limit == 0 || q.after <= q.before || q.others+q.after <= q.limit {
 			continue
 		}
+
 		show := func(n uint64) string { return fmt.Sprintf("%d %s", n, q.name) }
-		if q.name == "memory" {
+		if q.rule == ruleQuotaKeyMemory {
 			show = func(n uint64) string { return managerapi.FormatMemory(n) + " of memory" }
 		}
-		return problem.New(problem.Denied, problem.Rule("quota_key_"+q.name), "the key's apps have %s, and this one would have %s", show(q.others), show(q.after)).
+		return problem.New(problem.Denied, q.rule, "the key's apps have %s, and this one would have %s", show(q.others), show(q.after)).
 			Want("at most %s for each key", show(q.limit)).
 			Fix("remove apps that nobody needs (cupel rm --app APP), ask for less, or ask the operator for more: %s", restart("--app-quota "+q.name+"=NUMBER"))
 	}

@@ -25,6 +25,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	defer cancel()
+
 	watch, err := m.cfg.Backend.Watch(ctx)
 	if err != nil {
 		return err
@@ -39,6 +40,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.poke()
 		}
 	})
+
 	for {
 		began := time.Now()
 		wait := m.pass(ctx, &calls)
@@ -48,7 +50,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		if !m.sleep(ctx, wait, lost) {
 			break
 		}
-		pause(ctx, time.Until(rested))
+		rest(ctx, time.Until(rested))
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -74,7 +76,8 @@ func (m *Manager) sleep(ctx context.Context, wait time.Duration, lost <-chan str
 	return true
 }
 
-func pause(ctx context.Context, d time.Duration) {
+// rest waits for so long, or until ctx ends.
+func rest(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return
 	}
@@ -84,6 +87,13 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
+// maxPlans bounds the plans of one pass: one that never settles is a fault, and must not
+// spin.
+const maxPlans = 100
+
+// retryPass is when a pass is tried again that the Backend or the Store failed.
+const retryPass = time.Second
+
 // pass plans until nothing more follows at once, and returns how long to wait
 // for something to happen.
 func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration {
@@ -92,74 +102,94 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 	m.mu.Lock()
 	busy := maps.Clone(m.busy)
 	m.mu.Unlock()
+
 	list, err := m.cfg.Backend.List(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			m.cfg.Log.WarnContext(ctx, "instances unknown", "error", err)
 		}
-		return time.Second
+		return retryPass
 	}
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.observe(ctx, list, busy)
+	for range maxPlans {
+		now := m.cfg.Now()
+		maps.Copy(busy, m.busy)
+		d, err := m.planAndPerform(ctx, calls, now, busy)
+		switch {
+		case err != nil:
+			return retryPass
+		case !d.change.empty():
+			continue // what was changed may make something else follow
+		case d.wake.IsZero():
+			return resync
+		}
+		return min(max(d.wake.Sub(now), 0), resync)
+	}
+	return retryPass
+}
+
+// observe takes note of what the Backend lists, and of what happened beside it. Callers
+// hold mu.
+func (m *Manager) observe(ctx context.Context, list []InstanceStatus, busy map[string]bool) {
 	observed := make(map[string]InstanceStatus, len(list))
 	for _, s := range list {
 		observed[s.ID] = s
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.learn(ctx, observed)
+	m.learnMembers(ctx, observed)
 	m.addLost(observed, busy)
 	m.observed = observed
 	m.work.passes++
 	m.broadcast()
+
 	m.writeIncidents(ctx)
 	m.forget()
-	for range 100 { // a plan that never settles is a bug: don't let it spin
-		now := m.cfg.Now()
-		if len(m.balance.failed) > 0 && !now.Before(m.balance.retry) {
-			m.balance.failed = nil
-		}
-		maps.Copy(busy, m.busy)
-		d := plan(m.world(now, busy))
-		m.work.plans++
-		m.work.visited += d.visited
-		var failed error
-		m.noteLeaving(d.leaving, now)
-		m.queued = d.queued
-		if !d.change.empty() {
-			failed = m.commit(ctx, d.change)
-		}
-		if failed != nil {
-			m.cfg.Log.ErrorContext(ctx, "state not written", "error", failed)
-			d.actions = d.independent(m.applied)
-		}
-		for _, a := range d.actions {
-			m.launch(ctx, calls, a)
-		}
-		if failed != nil {
-			return time.Second
-		}
-		if d.change.empty() {
-			if d.wake.IsZero() {
-				return resync
-			}
-			return min(max(d.wake.Sub(now), 0), resync)
-		}
+}
+
+// planAndPerform makes one plan, writes its change and begins its actions. Where the
+// change can't be written, it begins those that don't depend on it. Callers hold mu.
+func (m *Manager) planAndPerform(ctx context.Context, calls *sync.WaitGroup, now time.Time, busy map[string]bool) (decision, error) {
+	if len(m.balance.failed) > 0 && !now.Before(m.balance.retry) {
+		m.balance.failed = nil
 	}
-	return time.Second
+	d := plan(m.worldAt(now, busy))
+	m.work.plans++
+	m.work.visited += d.visited
+	m.noteLeaving(d.leaving, now)
+	m.queued = d.queued
+
+	var err error
+	if !d.change.empty() {
+		err = m.commit(ctx, d.change)
+	}
+	if err != nil {
+		m.cfg.Log.ErrorContext(ctx, "state not written", "error", err)
+		d.actions = d.independent(m.applied)
+	}
+
+	for _, a := range d.actions {
+		m.perform(ctx, calls, a.action)
+	}
+	return d, err
 }
 
 // forget drops what is known of attempts and images that nobody asks for any more.
 // Callers hold mu.
 func (m *Manager) forget() {
-	for id := range m.startErr {
-		if _, in := m.ofBackend(id); in == nil || backendID(in, in.Attempt) != id {
-			delete(m.startErr, id)
+	for id := range m.startErrors {
+		if _, r := m.replicaOfAttempt(id); r == nil || attemptID(r, r.Attempt) != id {
+			delete(m.startErrors, id)
 		}
 	}
+
 	named := map[string]bool{}
 	for _, a := range m.state.Apps {
 		for _, rev := range []*Revision{a.Current, a.Next} {
 			if rev != nil {
-				named[rev.Image], named[rev.PullImage] = true, true
+				named[rev.Image] = true
+				named[rev.PullImage] = true
 			}
 		}
 	}
@@ -170,11 +200,26 @@ func (m *Manager) forget() {
 	}
 }
 
-func (m *Manager) world(now time.Time, busy map[string]bool) world {
+// worldAt is what a pass of that time plans with. Callers hold mu.
+func (m *Manager) worldAt(now time.Time, busy map[string]bool) world {
 	return world{
-		now: now, state: m.state, placed: m.placed, observed: m.observed, images: m.images,
-		applied: m.applied, balance: m.balance, drains: m.drains, startErrors: m.startErr, told: m.told, reached: m.reached,
-		busy: busy, stuck: m.uncleared, limits: m.limits, launcher: m.cfg.Launcher, newID: m.cfg.NewID, inTheWay: m.cfg.InTheWay,
+		now:         now,
+		state:       m.state,
+		observed:    m.observed,
+		images:      m.images,
+		byApp:       m.byApp,
+		applied:     m.applied,
+		balance:     m.balance,
+		drains:      m.drains,
+		startErrors: m.startErrors,
+		busy:        busy,
+		uncleared:   m.uncleared,
+		deliveries:  m.deliveries,
+		reached:     m.reached,
+		limits:      m.limits,
+		launcher:    m.cfg.Launcher,
+		newID:       m.cfg.NewID,
+		inTheWay:    m.cfg.InTheWay,
 	}
 }
 
@@ -184,12 +229,13 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 	if err != nil {
 		return err
 	}
+
 	for _, a := range c.Apps {
 		m.state.Apps[a.ID] = a
 	}
-	for _, in := range c.Replicas {
-		m.state.Replicas[in.ID] = in
-		m.placed.put(in)
+	for _, r := range c.Replicas {
+		m.state.Replicas[r.ID] = r
+		m.byApp.put(r)
 	}
 	for _, n := range c.Notices {
 		m.state.Notices[n.ID] = n
@@ -197,23 +243,32 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 	for _, u := range c.Codes {
 		m.state.Codes[u.Code] = u
 	}
+
 	for _, id := range c.DeleteApps {
 		delete(m.state.Apps, id)
 		delete(m.reached, id)
 	}
 	for _, id := range c.DeleteNotices {
 		delete(m.state.Notices, id)
-		delete(m.told, id)
+		delete(m.deliveries, id)
 	}
 	for _, code := range c.DeleteCodes {
 		delete(m.state.Codes, code)
 	}
 	for _, id := range c.DeleteReplicas {
-		if in := m.state.Replicas[id]; in != nil {
-			m.placed.drop(in)
+		if r := m.state.Replicas[id]; r != nil {
+			m.byApp.drop(r)
 		}
 		delete(m.state.Replicas, id)
 	}
+
+	m.published(ctx, events)
+	m.broadcast()
+	return nil
+}
+
+// published logs events that were written, and wakes those who follow them. Callers hold mu.
+func (m *Manager) published(ctx context.Context, events []Event) {
 	for _, e := range events {
 		m.newest = max(m.newest, e.Seq)
 		level := slog.LevelInfo
@@ -226,8 +281,6 @@ func (m *Manager) commit(ctx context.Context, c Change) error {
 		close(m.written)
 		m.written = make(chan struct{})
 	}
-	m.broadcast()
-	return nil
 }
 
 // broadcast wakes those who wait for any change. Callers hold mu.

@@ -7,25 +7,25 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// member is the id by which the CAS knows one attempt of an instance. The manager keeps
+// memberID is the id by which the CAS knows one attempt of an instance. The manager keeps
 // it too: where a machine has lost all that it wrote down about the instance, nobody
 // else could tell the CAS that it is no more.
-type member struct {
+type memberID struct {
 	Attempt int              `json:"attempt"`
 	ID      ident.InstanceID `json:"id"`
 }
 
-// learn keeps the ids under which the CAS knows instances. It is a change of its own: a
+// learnMembers keeps the ids under which the CAS knows instances. It is a change of its own: a
 // disk that has no room for it holds up no step. Callers hold mu.
-func (m *Manager) learn(ctx context.Context, observed map[string]InstanceStatus) {
+func (m *Manager) learnMembers(ctx context.Context, observed map[string]InstanceStatus) {
 	var c Change
-	for _, in := range m.state.Replicas {
-		s := observed[backendID(in, in.Attempt)]
-		now := member{in.Attempt, s.InstanceID}
-		if s.InstanceID.IsZero() || s.State == StateExited || in.Member == now {
+	for _, r := range m.state.Replicas {
+		s := observed[attemptID(r, r.Attempt)]
+		now := memberID{r.Attempt, s.InstanceID}
+		if s.InstanceID.IsZero() || s.State == StateExited || r.Member == now {
 			continue
 		}
-		known := *in
+		known := *r
 		known.Member = now
 		c.Replicas = append(c.Replicas, &known)
 	}
@@ -41,22 +41,22 @@ func (m *Manager) learn(ctx context.Context, observed map[string]InstanceStatus)
 // any more, though nobody removed them: they have ended. Those that have something under
 // way are left out. Callers hold mu.
 func (m *Manager) addLost(observed map[string]InstanceStatus, busy map[string]bool) {
-	for _, in := range m.state.Replicas {
-		if in.Member.Attempt != in.Attempt || in.Recorded >= in.Attempt {
+	for _, r := range m.state.Replicas {
+		if r.Member.Attempt != r.Attempt || r.Recorded >= r.Attempt {
 			continue
 		}
-		id := backendID(in, in.Attempt)
+		id := attemptID(r, r.Attempt)
 		if _, there := observed[id]; there || busy[id] || m.busy[id] {
 			continue
 		}
 		observed[id] = InstanceStatus{
 			ID:         id,
-			App:        in.App,
+			App:        r.App,
 			State:      StateExited,
-			InstanceID: in.Member.ID,
+			InstanceID: r.Member.ID,
 			ExitCode:   lostCode,
 			ExitedAt:   m.cfg.Now(),
-			Problem:    lostProblem(in),
+			Problem:    lostProblem(r),
 		}
 	}
 }
@@ -64,13 +64,10 @@ func (m *Manager) addLost(observed map[string]InstanceStatus, busy map[string]bo
 // lostCode is the exit code of an instance whose own nobody knows.
 const lostCode = 255
 
-// ruleInstanceLost is the end of an instance of which the machine knows nothing any more.
-const ruleInstanceLost = "instance_lost"
-
 // lostProblem says what became of an instance that the machine lost.
-func lostProblem(in *Replica) *problem.Error {
+func lostProblem(r *Replica) *problem.Error {
 	what := "the instance"
-	if in.Role == RolePull {
+	if r.Role == RolePull {
 		what = "the deployment's pull"
 	}
 	return problem.New(problem.Unavailable, ruleInstanceLost, "the machine has lost what it wrote down about %s, which counts as ended", what).

@@ -66,37 +66,31 @@ type Config struct {
 
 // Manager is the operator's manager. Make it with New, run it with Run.
 type Manager struct {
-	cfg      Config
-	limits   Limits
-	wake     chan struct{} // of capacity 1
-	mu       sync.Mutex    // guards what follows; held for no call of the Backend
-	state    State
-	placed   placement // of the state's instances
-	observed map[string]InstanceStatus
-	images   map[string]imageState
-	applied  serving
-	balance  balanceState
-	taken    map[uint16]string  // by a port that another program has, the app that serves there
-	drains   map[string]drainee // by the Backend's id
-	queued   map[string]bool    // places whose instances wait for their turn to start
-	busy     map[string]bool
-	startErr map[string]*problem.Error
-	// uncleared are the rules of failures to end or remove instances, by the
-	// Backend's id: each is told once.
-	uncleared map[string]problem.Rule
-	told      map[string]tell  // by the notice's id
-	reached   map[string]reach // by the app's id
-	changed   chan struct{}    // closed and replaced when anything changed
-	newest    uint64           // number of the last event that was written
-	written   chan struct{}    // closed and replaced when events were written
-	work      work
-	following followers
-}
-
-// outcome is what became of an action.
-type outcome struct {
-	action action
-	err    error
+	cfg         Config
+	limits      Limits
+	wake        chan struct{} // of capacity 1
+	mu          sync.Mutex    // guards what follows; held for no call of the Backend
+	state       State
+	byApp       replicasByApp // the state's replicas
+	observed    map[string]InstanceStatus
+	images      map[string]imageState
+	applied     serving
+	balance     balanceState
+	taken       map[uint16]string  // by a port that another program has, the app that serves there
+	drains      map[string]drainee // by the attempt's id
+	queued      map[string]bool    // ids of replicas that wait for their turn to start
+	busy        map[string]bool
+	startErrors map[string]*problem.Error
+	// uncleared are the rules of failures to end or remove attempts, by their id: each
+	// is told once.
+	uncleared  map[string]problem.Rule
+	deliveries map[string]delivery    // by the notice's id
+	reached    map[string]reachResult // by the app's id
+	changed    chan struct{}          // closed and replaced when anything changed
+	newest     uint64                 // number of the last event that was written
+	written    chan struct{}          // closed and replaced when events were written
+	work       work
+	following  followers
 }
 
 // New loads the state. Nothing happens before Run.
@@ -105,6 +99,8 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+
+	// What Config leaves open.
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -118,25 +114,38 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.Limits != nil {
 		limits = *cfg.Limits
 	}
+
+	// What an earlier manager left.
 	for _, a := range state.Apps {
 		if a.Rollout.active() {
 			a.Rollout.takeUp(cfg.Now(), limits.Deadline)
 		}
 	}
 	state.askAgain()
+
 	observed := map[string]InstanceStatus{}
 	if list, err := cfg.Backend.List(ctx); err == nil { // so that the first answer isn't that nothing runs
 		for _, s := range list {
 			observed[s.ID] = s
 		}
 	}
+
 	return &Manager{
-		cfg: cfg, limits: limits, state: state,
-		wake: make(chan struct{}, 1), placed: placementOf(state.Replicas),
-		observed: observed, images: map[string]imageState{},
-		busy: map[string]bool{}, drains: map[string]drainee{}, startErr: map[string]*problem.Error{}, uncleared: map[string]problem.Rule{}, told: map[string]tell{},
-		reached: map[string]reach{},
-		changed: make(chan struct{}), written: make(chan struct{}),
+		cfg:         cfg,
+		limits:      limits,
+		wake:        make(chan struct{}, 1),
+		state:       state,
+		byApp:       groupByApp(state.Replicas),
+		observed:    observed,
+		images:      map[string]imageState{},
+		drains:      map[string]drainee{},
+		busy:        map[string]bool{},
+		startErrors: map[string]*problem.Error{},
+		uncleared:   map[string]problem.Rule{},
+		deliveries:  map[string]delivery{},
+		reached:     map[string]reachResult{},
+		changed:     make(chan struct{}),
+		written:     make(chan struct{}),
 	}, nil
 }
 

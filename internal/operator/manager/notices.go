@@ -1,7 +1,6 @@
 package manager
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -22,7 +21,7 @@ type Notice struct {
 	Grant    owners.GrantID    `json:"grant"`
 	Token    owners.GrantToken `json:"token"`
 	Instance ident.InstanceID  `json:"instance,omitzero"` // that is no more; zero: the grant is given back
-	Backend  string            `json:"backend,omitempty"` // told only when this one doesn't run (any more)
+	Attempt  string            `json:"backend,omitempty"` // told only when this one doesn't run (any more)
 	Since    time.Time         `json:"since"`             // from when on
 	AppID    string            `json:"app_id"`
 	App      string            `json:"app"`
@@ -37,7 +36,7 @@ func giveBackNotice(now time.Time, a *App, h HeldGrant) *Notice {
 // goneNotice asks for the CAS to be told that an instance is no more.
 func goneNotice(now time.Time, a *App, h HeldGrant, id ident.InstanceID, backend string) *Notice {
 	n := notice(now, a, h, "gone:"+id.String())
-	n.Instance, n.Backend = id, backend
+	n.Instance, n.Attempt = id, backend
 	return n
 }
 
@@ -60,8 +59,8 @@ func notice(now time.Time, a *App, h HeldGrant, what string) *Notice {
 // own says that it goes to the manager's own CAS.
 func (n *Notice) own() bool { return n.CASAddr == "" }
 
-// tell is what became of the tries to deliver a notice.
-type tell struct {
+// delivery is what became of the tries to deliver a notice.
+type delivery struct {
 	delivered bool
 	refused   *problem.Error // the CAS's own word, which ends it too
 	failures  int
@@ -86,7 +85,7 @@ func (p *planner) planNotices() {
 	p.planHeld()
 	calls := map[bool]int{} // by whether the CAS is our own
 	for id, n := range p.state.Notices {
-		if p.busy["cas:"+id] {
+		if p.busy[noticeKey(id)] {
 			calls[n.own()]++
 		}
 	}
@@ -95,30 +94,30 @@ func (p *planner) planNotices() {
 		strange[id] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
-		n, t := p.state.Notices[id], p.told[id]
+		n, t := p.state.Notices[id], p.deliveries[id]
 		if strange[id] {
 			continue
 		}
-		s, there := p.observed[n.Backend]
+		s, there := p.observed[n.Attempt]
 		worth := backFor
 		if !n.Instance.IsZero() {
 			worth = goneFor
 		}
 		switch {
 		case t.delivered || t.refused != nil || t.failures > 0 && p.now.Sub(n.Since) > worth:
-			p.delivered(n, t) // never untried, whatever the clock was set to
+			p.forgetNotice(n, t) // never untried, whatever the clock was set to
 		case n.Since.Sub(p.now) > heldFor: // stored before the clock was set back
 			sooner := *n
 			sooner.Since = p.now.Add(heldFor)
 			p.change.Notices = append(p.change.Notices, &sooner)
 		case p.now.Before(n.Since):
 			p.wakeAt(n.Since)
-		case n.Backend != "" && (there && s.State != StateExited || p.busy[n.Backend]):
+		case n.Attempt != "" && (there && s.State != StateExited || p.busy[n.Attempt]):
 			// It runs still, and may have something to commit.
 		case p.now.Before(t.retry):
 			p.wakeAt(t.retry)
-		case calls[n.own()] < tellsAtOnce && !p.busy["cas:"+id]:
-			p.act(action{key: "cas:" + id, tell: n})
+		case calls[n.own()] < tellsAtOnce && !p.busy[noticeKey(id)]:
+			p.act(deliverNotice{n})
 			calls[n.own()]++ // the end of each makes this pass again
 		}
 	}
@@ -133,14 +132,14 @@ func (p *planner) dropStrange() {
 	if len(p.state.Notices) <= maxStrange {
 		return
 	}
-	all := byRank(p.state.Notices, func(n *Notice) bool { return !n.own() && !p.busy["cas:"+n.ID] })
+	all := byRank(p.state.Notices, func(n *Notice) bool { return !n.own() && !p.busy[noticeKey(n.ID)] })
 	for _, n := range all[:max(len(all)-maxStrange, 0)] {
-		p.delivered(n, tell{refused: problem.New(problem.Unavailable, problem.RuleCASUnreachable, "too many CASes that are not this manager's own do not answer")})
+		p.forgetNotice(n, delivery{refused: problem.New(problem.Unavailable, problem.RuleCASUnreachable, "too many CASes that are not this manager's own do not answer")})
 	}
 }
 
-// delivered forgets a notice.
-func (p *planner) delivered(n *Notice, t tell) {
+// forgetNotice forgets a notice.
+func (p *planner) forgetNotice(n *Notice, t delivery) {
 	p.change.DeleteNotices = append(p.change.DeleteNotices, n.ID)
 	if !n.Instance.IsZero() || n.AppID == "" { // or its code was never used
 		return
@@ -155,21 +154,12 @@ func (p *planner) delivered(n *Notice, t tell) {
 	p.change.Events = append(p.change.Events, e)
 }
 
-// deliver makes the call that a notice asks for.
-func (m *Manager) deliver(ctx context.Context, n *Notice) error {
-	addr := m.casAddr(n.CAS, n.CASAddr)
-	if n.Instance.IsZero() {
-		return m.cfg.Grants.GiveBack(ctx, addr, n.CAS, n.Token)
-	}
-	return m.cfg.Grants.Gone(ctx, addr, n.CAS, n.Token, n.Instance)
-}
-
-// settleTell takes note of how that went. Callers hold mu.
-func (m *Manager) settleTell(n *Notice, err error, now time.Time) {
+// settleDelivery takes note of how a try to deliver a notice went. Callers hold mu.
+func (m *Manager) settleDelivery(n *Notice, err error, now time.Time) {
 	if m.state.Notices[n.ID] == nil {
 		return // forgotten meanwhile
 	}
-	t := m.told[n.ID]
+	t := m.deliveries[n.ID]
 	switch {
 	case err == nil:
 		t.delivered = true
@@ -179,7 +169,7 @@ func (m *Manager) settleTell(n *Notice, err error, now time.Time) {
 		t.failures++
 		t.retry = now.Add(backoff(m.limits, t.failures))
 	}
-	m.told[n.ID] = t
+	m.deliveries[n.ID] = t
 }
 
 // byRank sorts notices so that those come first that others of the same owner are

@@ -35,12 +35,12 @@ func settledWorld(n int) world {
 		a.Current = &Revision{Number: 1, Instances: 1, Port: uint16(1024 + i), ContainerPort: 8080, Ungranted: true}
 		in := &Replica{ID: fmt.Sprintf("i-%06d", i), App: a.ID, Role: RoleApp, Revision: 1, Attempt: 1, CreatedAt: now}
 		s := InstanceStatus{
-			ID: backendID(in, 1), App: a.ID, State: StateRunning, Health: HealthHealthy,
+			ID: attemptID(in, 1), App: a.ID, State: StateRunning, Health: HealthHealthy,
 			IP: netip.AddrFrom4([4]byte{10, 88, byte(i >> 8), byte(i)}), StartedAt: now,
 		}
 		w.state.Apps[a.ID], w.state.Replicas[in.ID], w.observed[s.ID] = a, in, s
 		frontends = append(frontends, Frontend{App: a.ID, Port: a.Current.Port, Endpoints: []Endpoint{{Instance: in.ID, IP: s.IP, Port: 8080}}})
 	}
-	w.placed, w.applied = placementOf(w.state.Replicas), servingOf(frontends)
+	w.byApp, w.applied = groupByApp(w.state.Replicas), servingOf(frontends)
 	return w
 }

@@ -2,8 +2,6 @@ package manager
 
 import (
 	"time"
-
-	"cupel.dev/cupel/api/ident"
 )
 
 // An instance whose app can't take a new certificate while it runs is started
@@ -21,15 +19,8 @@ const (
 	reachEvery = time.Minute
 )
 
-// HeldCAS is the CAS of an app, to be asked whether it is there.
-type HeldCAS struct {
-	App     string
-	CAS     ident.KeyHash
-	CASAddr string
-}
-
-// reach is what became of the newest try to reach an app's CAS.
-type reach struct {
+// reachResult is what became of the newest try to reach an app's CAS.
+type reachResult struct {
 	at  time.Time
 	err error
 }
@@ -64,20 +55,20 @@ func (p *planner) planRenewal(a *App) {
 	var next *Replica
 	var first certificate
 	serving := 0
-	for _, in := range p.of(a.ID) {
-		s, ok := p.seen(in)
+	for _, r := range p.replicasOf(a.ID) {
+		s, ok := p.newestAttempt(r)
 		switch {
-		case in.Role != RoleApp || in.Revision != a.Current.Number || in.Done || in.Removing:
+		case r.Role != RoleApp || r.Revision != a.Current.Number || r.Done || r.Removing:
 			continue
-		case in.Renewing && p.stuck[s.ID] != "":
+		case r.Renewing && p.uncleared[s.ID] != "":
 			continue // nobody waits for one that can't be stopped
-		case in.Renewing:
+		case r.Renewing:
 			return // one after the other
 		case ok && s.ready():
 			serving++
 		}
 		if c, ok := certificateOf(s); ok && (next == nil || c.due.Before(first.due)) {
-			next, first = in, c
+			next, first = r, c
 		}
 	}
 
@@ -100,22 +91,22 @@ func (p *planner) planRenewal(a *App) {
 // to since then. Nobody drains beyond the own certificate's end, nor, where instances
 // are started again for theirs, so long that the others' time runs out: they share
 // what there is.
-func (p *planner) drainFor(a *App, in *Replica, s InstanceStatus, since time.Time) time.Duration {
+func (p *planner) drainFor(a *App, r *Replica, s InstanceStatus, since time.Time) time.Duration {
 	own, ok := certificateOf(s)
 	switch {
 	case !ok:
 		return p.limits.Drain
-	case !in.Renewing && since.Before(own.until):
+	case !r.Renewing && since.Before(own.until):
 		return min(p.limits.Drain, own.until.Sub(since))
-	case !in.Renewing: // it is late already
+	case !r.Renewing: // it is late already
 		return p.limits.Drain
 	}
 
 	last, sharing := own.last, time.Duration(1)
-	for _, other := range p.of(a.ID) {
-		s, _ := p.seen(other)
+	for _, other := range p.replicasOf(a.ID) {
+		s, _ := p.newestAttempt(other)
 		c, ok := certificateOf(s)
-		if !ok || other.ID == in.ID || other.Role != RoleApp || other.Revision != in.Revision {
+		if !ok || other.ID == r.ID || other.Role != RoleApp || other.Revision != r.Revision {
 			continue
 		}
 		if c.due.Before(own.until) && since.Before(c.last) {
@@ -128,41 +119,36 @@ func (p *planner) drainFor(a *App, in *Replica, s InstanceStatus, since time.Tim
 	return min(p.limits.Drain, max(0, last.Sub(since)/sharing))
 }
 
-func (p *planner) renewIfReached(a *App, in *Replica, until time.Time) {
+func (p *planner) renewIfReached(a *App, r *Replica, until time.Time) {
 	last, asked := p.reached[a.ID]
 	again := last.at.Add(reachEvery)
 	switch {
 	case asked && last.err == nil && p.now.Sub(last.at) < reachedFor:
-		p.editInstance(in).Renewing = true
-		p.event(a, in, false, "instance_renewing", "its certificate ends at %s: it is started again with a new one", until.UTC().Format(time.RFC3339))
+		p.editReplica(r).Renewing = true
+		p.note(a, r, "instance_renewing", "its certificate ends at %s: it is started again with a new one", until.UTC().Format(time.RFC3339))
 	case asked && last.err != nil && p.now.Before(again):
 		p.wakeAt(again)
 	default:
-		p.act(action{key: "reach:" + a.ID, reach: &HeldCAS{App: a.ID, CAS: a.Current.CAS, CASAddr: a.Current.CASAddr}})
+		p.act(reachCAS{app: a.ID, cas: a.Current.CAS, addr: a.Current.CASAddr})
 	}
-}
-
-// settleReach notes whether an app's CAS answered. Callers hold mu.
-func (m *Manager) settleReach(c *HeldCAS, err error, now time.Time) {
-	m.reached[c.App] = reach{at: now, err: err}
 }
 
 // renew stops the instance, once it is drained, and lets its next attempt start at
 // once.
-func (p *planner) renew(a *App, in *Replica) {
-	s, there := p.seen(in)
+func (p *planner) renew(a *App, r *Replica) {
+	s, there := p.newestAttempt(r)
 	switch {
 	case there && p.busy[s.ID]:
 	case there && s.State != StateExited:
-		p.end(a, in, s)
+		p.endWhenDrained(a, r, s)
 	default:
-		if there && in.Recorded < in.Attempt {
-			in = p.ended(a, in, s)
+		if there && r.Recorded < r.Attempt {
+			r = p.noteEnd(a, r, s)
 		}
-		in = p.editInstance(in)
+		r = p.editReplica(r)
 		if there {
-			in.Attempt++
+			r.Attempt++
 		}
-		in.Renewing, in.NotBefore, in.Problem = false, time.Time{}, nil
+		r.Renewing, r.NotBefore, r.Problem = false, time.Time{}, nil
 	}
 }

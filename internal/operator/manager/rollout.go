@@ -12,48 +12,51 @@ import (
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
-// rollout takes the next step of the app's deployment. Steps that need no
-// waiting follow each other in one pass.
+// rollout takes the next step of the app's deployment. Each phase waits for its end and
+// begins the next one.
 func (p *planner) rollout(a *App) {
-	p.bound(a)
+	p.boundTimes(a)
 	a = p.app(a.ID)
-	r := &a.Rollout
-	if !p.now.Before(r.Deadline) && r.Phase != PhaseDrain {
-		p.fail(a, p.late(a))
-		return
+	roll := &a.Rollout
+
+	// Nothing ends a deployment any more whose revision serves.
+	if roll.Phase != PhaseDrain {
+		if !p.now.Before(roll.Deadline) {
+			p.fail(a, p.tooLate(a))
+			return
+		}
+		p.wakeAt(roll.Deadline)
 	}
-	if r.Phase != PhaseDrain {
-		p.wakeAt(r.Deadline)
-	}
-	switch r.Phase {
+
+	switch roll.Phase {
 	case PhaseImages:
-		p.bringImages(a)
+		p.awaitImages(a)
 	case PhasePull:
-		p.pull(a)
+		p.awaitPull(a)
 	case PhaseStop:
-		p.makeRoom(a)
+		p.awaitStop(a)
 	case PhaseStart:
-		p.raise(a)
+		p.awaitStart(a)
 	case PhaseSwitch:
-		p.switchOver(a)
+		p.awaitSwitch(a)
 	case PhaseDrain:
-		p.drain(a)
+		p.awaitDrain(a)
 	}
 }
 
-// bound keeps the rollout's times within its limits, also where the clock was set
+// boundTimes keeps the rollout's times within its limits, also where the clock was set
 // back since they were stored.
-func (p *planner) bound(a *App) {
+func (p *planner) boundTimes(a *App) {
 	latest := p.now.Add(p.limits.Deadline)
 	if a.Rollout.Deadline.After(latest) {
-		p.edit(a).Rollout.Deadline = latest
+		p.editApp(a).Rollout.Deadline = latest
 	}
 	if a.Rollout.StoppedAt.After(p.now) {
-		p.edit(a).Rollout.StoppedAt = p.now
+		p.editApp(a).Rollout.StoppedAt = p.now
 	}
 	for i, s := range a.Rollout.Steps {
 		if s.EndedAt.IsZero() && s.StartedAt.After(p.now) {
-			p.edit(a).Rollout.Steps[i].StartedAt = p.now
+			p.editApp(a).Rollout.Steps[i].StartedAt = p.now
 		}
 	}
 }
@@ -69,124 +72,117 @@ func (r *Rollout) takeUp(now time.Time, limit time.Duration) {
 	}
 }
 
-// bringImages waits for both images, with the public port already held.
-func (p *planner) bringImages(a *App) {
+// awaitImages waits for both images, with the public port already held.
+func (p *planner) awaitImages(a *App) {
 	if e := p.balance.failed[a.Next.Port]; e != nil {
 		p.fail(a, e)
 		return
 	}
-	p.begin(a, managerapi.StepImages, 0)
+	p.beginStep(a, managerapi.StepImages, 0)
+
 	for _, ref := range []string{a.Next.PullImage, a.Next.Image} {
 		p.wanted[ref] = true
-		st := p.images[ref]
-		if st.ready {
+		image := p.images[ref]
+		if image.ready {
 			continue
 		}
-		if st.problem != nil && (definite(st.problem) || st.failures > p.limits.MaxFailures) {
-			p.fail(a, st.problem)
+		if image.problem != nil && (definite(image.problem) || image.failures > p.limits.MaxFailures) {
+			p.fail(a, image.problem)
 		} else {
-			p.waiting(a, st.problem)
+			p.noteWaiting(a, image.problem)
 		}
 		return
 	}
-	if !p.balance.known || !p.holds(a.Next.Port) {
+	if !p.balance.known || !p.balancerHas(a.Next.Port) {
 		return // the port comes before anything is started
 	}
-	p.finish(a, managerapi.StepImages)
-	p.advance(a, PhasePull)
-	p.create(a, RolePull, 1)
-	p.begin(a, managerapi.StepPull, 0)
-	p.event(a, nil, false, "pulling", "pulling the repository inside, as %s/%s", a.Next.Session, a.Next.PullService)
+
+	p.finishStep(a, managerapi.StepImages)
+	p.beginPull(a)
 }
 
-// pull waits for the job that fills the volume.
-func (p *planner) pull(a *App) {
-	job := p.newest(a, RolePull)
+func (p *planner) beginPull(a *App) {
+	p.enterPhase(a, PhasePull)
+	p.createReplicas(a, RolePull, 1)
+	p.beginStep(a, managerapi.StepPull, 0)
+	p.note(a, nil, "pulling", "pulling the repository inside, as %s/%s", a.Next.Session, a.Next.PullService)
+}
+
+// awaitPull waits for the job that fills the volume.
+func (p *planner) awaitPull(a *App) {
+	job := p.newestReplica(a, RolePull)
 	if job == nil { // its record was lost with a failed write: make it again
-		p.create(a, RolePull, 1)
+		p.createReplicas(a, RolePull, 1)
 		return
 	}
-	if s, ok := p.seen(job); ok && s.State == StateExited && !job.Done {
+
+	if s, ok := p.newestAttempt(job); ok && s.State == StateExited && !job.Done {
 		p.judge(a, job, s)
-		job = p.newest(a, RolePull)
+		job = p.newestReplica(a, RolePull)
 	}
 	if !job.Done {
 		if p.hopeless(job) {
 			p.fail(a, job.Problem)
 			return
 		}
-		p.waiting(a, p.trouble(job))
+		p.noteWaiting(a, p.obstacle(job))
 		return
 	}
-	p.finish(a, managerapi.StepPull)
+
+	p.finishStep(a, managerapi.StepPull)
 	if len(a.Next.Writes) > 0 && a.Current != nil {
-		p.stopFirst(a)
+		p.beginStop(a)
 		return
 	}
-	p.startNext(a)
+	p.beginStart(a)
 }
 
-// stopFirst begins to stop the revision before, as the next one writes a volume
+// beginStop begins to stop the revision before, as the next one writes a volume
 // and the CAS releases to one writer at a time.
-func (p *planner) stopFirst(a *App) {
-	p.advance(a, PhaseStop)
-	p.begin(a, managerapi.StepStop, 0)
-	a = p.edit(a)
+func (p *planner) beginStop(a *App) {
+	p.enterPhase(a, PhaseStop)
+	p.beginStep(a, managerapi.StepStop, 0)
+	a = p.editApp(a)
 	if a.Rollout.StoppedAt.IsZero() {
 		a.Rollout.StoppedAt = p.now
 	}
-	p.event(a, nil, false, "stopping", "stopping revision %d: the app writes volume %s, which has one writer; nothing serves until revision %d does",
+	p.note(a, nil, "stopping", "stopping revision %d: the app writes volume %s, which has one writer; nothing serves until revision %d does",
 		a.Current.Number, strings.Join(a.Next.Writes, ", "), a.Next.Number)
 }
 
-// makeRoom waits until the revision before has ended, and stored what it wrote.
-func (p *planner) makeRoom(a *App) {
-	if p.runs(a, a.Current.Number) {
+// awaitStop waits until the revision before has ended, and stored what it wrote.
+func (p *planner) awaitStop(a *App) {
+	if p.revisionRuns(a, a.Current.Number) {
 		return
 	}
-	p.finish(a, managerapi.StepStop)
-	p.startNext(a)
+	p.finishStep(a, managerapi.StepStop)
+	p.beginStart(a)
 }
 
-func (p *planner) startNext(a *App) {
-	p.advance(a, PhaseStart)
-	p.create(a, RoleApp, a.Next.Instances)
-	p.begin(a, managerapi.StepStart, a.Next.Instances)
-	p.event(a, nil, false, "starting", "starting %s", problem.Count(a.Next.Instances, "instance"))
+func (p *planner) beginStart(a *App) {
+	p.enterPhase(a, PhaseStart)
+	p.createReplicas(a, RoleApp, a.Next.Instances)
+	p.beginStep(a, managerapi.StepStart, a.Next.Instances)
+	p.note(a, nil, "starting", "starting %s", problem.Count(a.Next.Instances, "instance"))
 }
 
-// resumed tells for how long nothing served, once the revision that was stopped
-// for a failed deployment serves again.
-func (p *planner) resumed(a *App) {
-	r := &a.Rollout
-	if r.StoppedAt.IsZero() || a.Current == nil || r.Phase == PhaseStop || r.Phase == PhaseStart || r.Phase == PhaseSwitch {
-		return
-	}
-	if f := p.frontend(a); len(f.Endpoints) < a.Current.Instances {
-		return
-	}
-	a = p.edit(a)
-	gap := p.now.Sub(a.Rollout.StoppedAt)
-	a.Rollout.StoppedAt, a.Rollout.Gap = time.Time{}, gap
-	p.event(a, nil, true, "serving_again", "revision %d serves again; nothing served for %s", a.Current.Number, problem.Duration(gap.Round(time.Millisecond)))
-}
-
-// raise waits until every new instance started, attested and is healthy.
-func (p *planner) raise(a *App) {
+// awaitStart waits until every new instance started, attested and is healthy.
+func (p *planner) awaitStart(a *App) {
 	var started, attested, healthy int
 	var trouble *problem.Error
-	for _, in := range p.of(a.ID) {
-		if in.Revision != a.Next.Number || in.Role != RoleApp {
+	for _, r := range p.replicasOf(a.ID) {
+		if r.Revision != a.Next.Number || r.Role != RoleApp {
 			continue
 		}
-		if p.hopeless(in) {
-			p.fail(a, in.Problem)
+		if p.hopeless(r) {
+			p.fail(a, r.Problem)
 			return
 		}
-		if why := p.trouble(in); why != nil {
+		if why := p.obstacle(r); why != nil {
 			trouble = why
 		}
-		s, ok := p.seen(in)
+
+		s, ok := p.newestAttempt(r)
 		if !ok || s.State == StateExited {
 			continue
 		}
@@ -198,26 +194,29 @@ func (p *planner) raise(a *App) {
 			healthy++
 		}
 	}
+
+	// Of the three steps each begins when the one before has ended.
 	n := a.Next.Instances
-	p.count(a, managerapi.StepStart, started, n)
+	p.countStep(a, managerapi.StepStart, started, n)
 	if started == n {
-		p.count(a, managerapi.StepAttest, attested, n)
+		p.countStep(a, managerapi.StepAttest, attested, n)
 	}
 	if started == n && attested == n {
-		p.count(a, managerapi.StepHealth, healthy, n)
+		p.countStep(a, managerapi.StepHealth, healthy, n)
 	}
-	p.waiting(a, trouble)
+	p.noteWaiting(a, trouble)
+
 	if healthy < n {
-		p.awaitHealth(a)
+		p.boundHealth(a)
 		return
 	}
-	p.advance(a, PhaseSwitch)
-	p.begin(a, managerapi.StepSwitch, 0)
+	p.enterPhase(a, PhaseSwitch)
+	p.beginStep(a, managerapi.StepSwitch, 0)
 }
 
-// awaitHealth gives up on instances that run and never accept connections.
-func (p *planner) awaitHealth(a *App) {
-	s := p.step(p.app(a.ID), managerapi.StepHealth)
+// boundHealth gives up on instances that run and never accept connections.
+func (p *planner) boundHealth(a *App) {
+	s := p.rolloutStep(p.app(a.ID), managerapi.StepHealth)
 	if s == nil {
 		return
 	}
@@ -225,6 +224,7 @@ func (p *planner) awaitHealth(a *App) {
 		p.wakeAt(limit)
 		return
 	}
+
 	if w := p.app(a.ID).Rollout.Waiting; w != nil {
 		p.fail(a, gaveUp(w, p.limits.Health))
 		return
@@ -233,15 +233,9 @@ func (p *planner) awaitHealth(a *App) {
 		Fix("let the app listen on port %d of all addresses, or name its port with --port PUBLIC:CONTAINER", a.Next.ContainerPort))
 }
 
-// gaveUp is the end of a deployment by what it waited for, after so long.
-func gaveUp(why *problem.Error, after time.Duration) *problem.Error {
-	e := *why
-	e.Actual = "gave up after " + problem.Duration(after) + ": " + plain.Met(e.Rule, e.Actual)
-	return &e
-}
-
-// switchOver waits until the balancer leads to the new instances.
-func (p *planner) switchOver(a *App) {
+// awaitSwitch waits until the balancer leads to the new instances. From then on the next
+// revision is the one that serves.
+func (p *planner) awaitSwitch(a *App) {
 	if e := p.balance.failed[a.Next.Port]; e != nil {
 		p.fail(a, e)
 		return
@@ -250,11 +244,15 @@ func (p *planner) switchOver(a *App) {
 	if !p.balance.known || !slices.ContainsFunc(p.applied.apps[a.ID], func(f Frontend) bool { return sameFrontend(f, want) }) {
 		return
 	}
-	p.finish(a, managerapi.StepSwitch)
-	a = p.edit(a)
+	p.finishStep(a, managerapi.StepSwitch)
+
+	a = p.editApp(a)
 	first := a.Current == nil
-	a.release(a.Current)
-	a.Current, a.Next, a.OwnerAsked = a.Next, nil, false
+	a.releaseGrant(a.Current)
+	a.Current = a.Next
+	a.Next = nil
+	a.OwnerAsked = false
+
 	gap := ""
 	if !a.Rollout.StoppedAt.IsZero() {
 		a.Rollout.Gap = p.now.Sub(a.Rollout.StoppedAt)
@@ -264,67 +262,74 @@ func (p *planner) switchOver(a *App) {
 	if !first && p.limits.Drain > 0 && gap == "" {
 		gap = fmt.Sprintf("; connections to the revision before have up to %s to end", problem.Duration(p.limits.Drain))
 	}
-	p.event(a, nil, false, "switched", "port %d leads to revision %d%s", a.Current.Port, a.Current.Number, gap)
+	p.note(a, nil, "switched", "port %d leads to revision %d%s", a.Current.Port, a.Current.Number, gap)
+
 	if first {
-		p.done(a)
+		p.succeed(a)
 		return
 	}
-	p.advance(a, PhaseDrain)
-	p.begin(a, managerapi.StepDrain, 0)
+	p.enterPhase(a, PhaseDrain)
+	p.beginStep(a, managerapi.StepDrain, 0)
 }
 
-// drain waits until the instances of the revision before are gone; planInstance
+// awaitDrain waits until the instances of the revision before are gone; planReplica
 // discards them, as no revision claims them any more.
-func (p *planner) drain(a *App) {
-	for _, in := range p.of(a.ID) {
-		if in.Revision != a.Current.Number && !in.Done {
+func (p *planner) awaitDrain(a *App) {
+	for _, r := range p.replicasOf(a.ID) {
+		if r.Revision != a.Current.Number && !r.Done {
 			return
 		}
 	}
-	p.finish(a, managerapi.StepDrain)
-	p.done(p.edit(a))
+	p.finishStep(a, managerapi.StepDrain)
+	p.succeed(p.editApp(a))
 }
 
-func (p *planner) done(a *App) {
-	a = p.edit(a)
-	a.Rollout.Phase, a.Rollout.Waiting = PhaseDone, nil
-	p.event(a, nil, false, "deployed", "revision %d serves on port %d with %s", a.Current.Number, a.Current.Port, problem.Count(a.Current.Instances, "instance"))
+// succeed ends the deployment well.
+func (p *planner) succeed(a *App) {
+	p.enterPhase(a, PhaseDone)
+	p.note(a, nil, "deployed", "revision %d serves on port %d with %s", a.Current.Number, a.Current.Port, problem.Count(a.Current.Instances, "instance"))
 }
 
 // fail ends the deployment. What served before goes on serving; the new
 // instances stop, and the newest of them stay where their logs can be read.
 func (p *planner) fail(a *App, why *problem.Error) {
-	a = p.edit(a)
-	for _, in := range p.of(a.ID) {
-		if a.Next != nil && in.Revision == a.Next.Number && !in.Done {
-			in = p.editInstance(in)
-			in.Done = true
-			if in.Recorded < in.Attempt { // its newest attempt that ran
-				if _, there := p.seen(in); !there && in.Attempt > 1 {
-					in.Attempt--
-				}
+	a = p.editApp(a)
+	for _, r := range p.replicasOf(a.ID) {
+		if a.Next == nil || r.Revision != a.Next.Number || r.Done {
+			continue
+		}
+		r = p.editReplica(r)
+		r.Done = true
+		if r.Recorded < r.Attempt { // back to its newest attempt that ran
+			if _, there := p.newestAttempt(r); !there && r.Attempt > 1 {
+				r.Attempt--
 			}
 		}
 	}
-	a.release(a.Next)
-	a.Lost, a.Next = a.Next.withoutGrant(), nil
-	a.Rollout.Phase, a.Rollout.Problem, a.Rollout.Waiting = PhaseFailed, why, nil
-	outcome := "nothing serves"
-	switch {
-	case a.Current == nil:
-	case len(p.frontend(a).Endpoints) > 0:
-		outcome = "the revision before goes on serving"
-	default:
-		outcome = "the revision before stays, but none of its instances serves"
-	}
-	if a.Current != nil && !a.Rollout.StoppedAt.IsZero() {
-		outcome = "the revision before is started again"
-	}
-	p.event(a, nil, true, "deployment_failed", "%s; %s", plain.Reason(why), outcome)
+
+	a.releaseGrant(a.Next)
+	a.Lost = a.Next.withoutGrant()
+	a.Next = nil
+	p.enterPhase(a, PhaseFailed)
+	a.Rollout.Problem = why
+	p.warn(a, nil, "deployment_failed", "%s; %s", plain.Reason(why), p.whatServes(a))
 }
 
-// late is the problem of a deployment that ran out of time.
-func (p *planner) late(a *App) *problem.Error {
+// whatServes says what a failed deployment leaves behind.
+func (p *planner) whatServes(a *App) string {
+	switch {
+	case a.Current == nil:
+		return "nothing serves"
+	case !a.Rollout.StoppedAt.IsZero():
+		return "the revision before is started again"
+	case len(p.frontend(a).Endpoints) > 0:
+		return "the revision before goes on serving"
+	}
+	return "the revision before stays, but none of its instances serves"
+}
+
+// tooLate is the problem of a deployment that ran out of time.
+func (p *planner) tooLate(a *App) *problem.Error {
 	if w := a.Rollout.Waiting; w != nil {
 		return gaveUp(w, p.limits.Deadline)
 	}
@@ -332,79 +337,118 @@ func (p *planner) late(a *App) *problem.Error {
 		Fix("see what held it with cupel events %s, then deploy once more, which has as long again", a.Name)
 }
 
-// hopeless says that the deployment should stop waiting for the instance.
-func (p *planner) hopeless(in *Replica) bool {
-	if in.Failures == 0 || in.Problem == nil {
-		return false
-	}
-	if in.Problem.Kind == problem.Conflict || waits(in.Problem) {
-		return false // somebody else's lease or place: it ends
-	}
-	return definite(in.Problem) || in.Problem.Rule == problem.RuleAppEnded || in.Failures >= p.limits.MaxFailures
+// gaveUp is the end of a deployment by what it waited for, after so long.
+func gaveUp(why *problem.Error, after time.Duration) *problem.Error {
+	e := *why
+	e.Actual = "gave up after " + problem.Duration(after) + ": " + plain.Met(e.Rule, e.Actual)
+	return &e
 }
 
-// trouble is what an instance that isn't up yet is trying again after: what it
-// waits for itself, or why it ended last.
-func (p *planner) trouble(in *Replica) *problem.Error {
-	s, there := p.seen(in)
-	if there && s.Problem != nil && (s.State == StateStarting && !ending(s.Phase) || s.State == StateRunning && !s.ready()) {
+// tellResumed tells for how long nothing served, once the revision that was stopped
+// for a failed deployment serves again.
+func (p *planner) tellResumed(a *App) {
+	roll := &a.Rollout
+	if roll.StoppedAt.IsZero() || a.Current == nil || roll.Phase == PhaseStop || roll.Phase == PhaseStart || roll.Phase == PhaseSwitch {
+		return
+	}
+	if f := p.frontend(a); len(f.Endpoints) < a.Current.Instances {
+		return
+	}
+
+	a = p.editApp(a)
+	gap := p.now.Sub(a.Rollout.StoppedAt)
+	a.Rollout.StoppedAt = time.Time{}
+	a.Rollout.Gap = gap
+	p.warn(a, nil, "serving_again", "revision %d serves again; nothing served for %s", a.Current.Number, problem.Duration(gap.Round(time.Millisecond)))
+}
+
+// hopeless says that the deployment should stop waiting for the replica.
+func (p *planner) hopeless(r *Replica) bool {
+	if r.Failures == 0 || r.Problem == nil {
+		return false
+	}
+	if r.Problem.Kind == problem.Conflict || mendsItself(r.Problem) {
+		return false // somebody else's lease or turn: it ends
+	}
+	return definite(r.Problem) || r.Problem.Rule == problem.RuleAppEnded || r.Failures >= p.limits.MaxFailures
+}
+
+// obstacle is what a replica that isn't up yet is trying again after: what its attempt
+// waits for itself, or why the last one ended.
+func (p *planner) obstacle(r *Replica) *problem.Error {
+	s, there := p.newestAttempt(r)
+	if there && s.Problem != nil && (s.State == StateStarting && !aboutToExit(s.Phase) || s.State == StateRunning && !s.ready()) {
 		return s.Problem
 	}
-	if in.Failures > 0 {
-		return in.Problem
+	if r.Failures > 0 {
+		return r.Problem
 	}
-	if waits(in.Problem) && (!there || s.State != StateRunning) {
-		return in.Problem
+	if mendsItself(r.Problem) && (!there || s.State != StateRunning) {
+		return r.Problem
 	}
 	return nil
 }
 
-// ending says that an instance has come to its end and is about to exit. What it says
+// aboutToExit says that an instance has come to its end and is about to exit. What it says
 // then is judged with its exit, and nothing is tried again before.
-func ending(phase string) bool {
+func aboutToExit(phase string) bool {
 	return phase == string(wire.Exited) || phase == string(wire.Refused)
 }
 
-func (p *planner) newest(a *App, role Role) *Replica {
+// newestReplica is the newest of a role in the next revision; nil if there is none.
+func (p *planner) newestReplica(a *App, role Role) *Replica {
 	var out *Replica
-	for _, in := range p.of(a.ID) {
-		if in.Role == role && a.Next != nil && in.Revision == a.Next.Number {
-			out = in
+	for _, r := range p.replicasOf(a.ID) {
+		if r.Role == role && a.Next != nil && r.Revision == a.Next.Number {
+			out = r
 		}
 	}
 	return out
 }
 
-func (p *planner) create(a *App, role Role, n int) {
+// createReplicas makes n replicas of the next revision, for planReplica to start.
+func (p *planner) createReplicas(a *App, role Role, n int) {
 	prefix := "i"
 	if role == RolePull {
 		prefix = "pull"
 	}
+
 	for range n {
-		in := &Replica{ID: p.newID(prefix), App: a.ID, Role: role, Revision: a.Next.Number, Attempt: 1, CreatedAt: p.now}
-		if role == RoleApp {
-			in.Writes = a.Next.Writes
+		r := &Replica{
+			ID:        p.newID(prefix),
+			App:       a.ID,
+			Role:      role,
+			Revision:  a.Next.Number,
+			Attempt:   1,
+			CreatedAt: p.now,
 		}
-		p.instances[in.ID], p.changed[a.ID] = in, true
-		p.created[a.ID] = append(p.created[a.ID], in)
+		if role == RoleApp {
+			r.Writes = a.Next.Writes
+		}
+		p.replicas[r.ID] = r
+		p.changed[a.ID] = true
+		p.created[a.ID] = append(p.created[a.ID], r)
 	}
 }
 
-func (p *planner) advance(a *App, to Phase) {
-	a = p.edit(a)
-	a.Rollout.Phase, a.Rollout.Waiting = to, nil
+// enterPhase begins a phase, in which nothing is waited for yet.
+func (p *planner) enterPhase(a *App, to Phase) {
+	a = p.editApp(a)
+	a.Rollout.Phase = to
+	a.Rollout.Waiting = nil
 }
 
-// waiting shows what a deployment is trying again after.
-func (p *planner) waiting(a *App, why *problem.Error) {
+// noteWaiting shows what a deployment is trying again after.
+func (p *planner) noteWaiting(a *App, why *problem.Error) {
 	was := p.app(a.ID).Rollout.Waiting
 	if was == why || was != nil && why != nil && was.Error() == why.Error() {
 		return
 	}
-	p.edit(a).Rollout.Waiting = why
+	p.editApp(a).Rollout.Waiting = why
 }
 
-func (p *planner) step(a *App, name string) *managerapi.Step {
+// rolloutStep is the step of that name, to be changed in place; nil if it hasn't begun.
+func (p *planner) rolloutStep(a *App, name string) *managerapi.Step {
 	for i := range a.Rollout.Steps {
 		if a.Rollout.Steps[i].Name == name {
 			return &a.Rollout.Steps[i]
@@ -413,28 +457,30 @@ func (p *planner) step(a *App, name string) *managerapi.Step {
 	return nil
 }
 
-func (p *planner) begin(a *App, name string, of int) {
-	if p.step(p.app(a.ID), name) == nil {
-		a = p.edit(a)
+// beginStep shows that a step has begun, of so many instances where they are counted.
+func (p *planner) beginStep(a *App, name string, of int) {
+	if p.rolloutStep(p.app(a.ID), name) == nil {
+		a = p.editApp(a)
 		a.Rollout.Steps = append(a.Rollout.Steps, managerapi.Step{Name: name, StartedAt: p.now, Of: of})
 	}
 }
 
-func (p *planner) finish(a *App, name string) {
-	if s := p.step(p.app(a.ID), name); s != nil && s.EndedAt.IsZero() {
-		s = p.step(p.edit(a), name)
-		s.EndedAt, s.Done = p.now, s.Of
+func (p *planner) finishStep(a *App, name string) {
+	if s := p.rolloutStep(p.app(a.ID), name); s != nil && s.EndedAt.IsZero() {
+		s = p.rolloutStep(p.editApp(a), name)
+		s.EndedAt = p.now
+		s.Done = s.Of
 	}
 }
 
-// count shows that done of n instances passed a step; the last one ends it.
-func (p *planner) count(a *App, name string, done, n int) {
-	p.begin(a, name, n)
-	if s := p.step(p.app(a.ID), name); s.Done != done && s.EndedAt.IsZero() {
-		p.step(p.edit(a), name).Done = done
+// countStep shows that done of n instances passed a step; the last one ends it.
+func (p *planner) countStep(a *App, name string, done, n int) {
+	p.beginStep(a, name, n)
+	if s := p.rolloutStep(p.app(a.ID), name); s.Done != done && s.EndedAt.IsZero() {
+		p.rolloutStep(p.editApp(a), name).Done = done
 	}
 	if done == n {
-		p.finish(a, name)
+		p.finishStep(a, name)
 	}
 }
 

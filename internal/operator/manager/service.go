@@ -10,8 +10,8 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// may refuses everybody but the app's owner and the operator.
-func (m *Manager) may(caller ident.KeyHash, a *App) error {
+// mayUse refuses everybody but the app's owner and the operator.
+func (m *Manager) mayUse(caller ident.KeyHash, a *App) error {
 	if caller == a.Owner || caller == m.cfg.Operator {
 		return nil
 	}
@@ -19,14 +19,14 @@ func (m *Manager) may(caller ident.KeyHash, a *App) error {
 		Fix("use the key that deployed it (--config), or the operator's")
 }
 
-// find returns the app of that id or name. Every key has names of its own: what
+// findApp returns the app of that id or name. Every key has names of its own: what
 // others call theirs is nobody's business, and their ids are none. Who names an app that
 // only another key has is told so: they may have meant to use that key. Callers hold mu.
-func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
+func (m *Manager) findApp(caller ident.KeyHash, ref string) (*App, error) {
 	var named []*App
 	for _, a := range m.state.Apps {
 		switch {
-		case a.ID == ref && m.may(caller, a) == nil:
+		case a.ID == ref && m.mayUse(caller, a) == nil:
 			return a, nil
 		case a.Name == ref && a.Owner == caller:
 			return a, nil
@@ -38,11 +38,11 @@ func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
 	case 0:
 		return nil, m.noApp(caller, "no app %.100q", ref)
 	case 1:
-		return named[0], m.may(caller, named[0])
+		return named[0], m.mayUse(caller, named[0])
 	}
 	var ids []string
 	for _, a := range named {
-		if err := m.may(caller, a); err != nil {
+		if err := m.mayUse(caller, a); err != nil {
 			return nil, err
 		}
 		ids = append(ids, a.ID)
@@ -58,7 +58,7 @@ func (m *Manager) find(caller ident.KeyHash, ref string) (*App, error) {
 func (m *Manager) noApp(caller ident.KeyHash, format, ref string) *problem.Error {
 	var names []string
 	for _, a := range m.state.Apps {
-		if m.may(caller, a) == nil {
+		if m.mayUse(caller, a) == nil {
 			names = append(names, a.Name)
 		}
 	}
@@ -74,7 +74,7 @@ func (m *Manager) noApp(caller ident.KeyHash, format, ref string) *problem.Error
 func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref string) (managerapi.App, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a, err := m.find(caller, ref)
+	a, err := m.findApp(caller, ref)
 	if err != nil {
 		return managerapi.App{}, err
 	}
@@ -87,7 +87,7 @@ func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref strin
 		c.Rollout.Phase = PhaseFailed
 		c.Rollout.Problem = problem.New(problem.Conflict, problem.RuleAppRemoved, "the app was removed during its deployment")
 	}
-	change := Change{Apps: []*App{&c}, Events: []Event{newEvent(m.cfg.Now(), a, nil, false, "app_removing", "removal asked for")}}
+	change := Change{Apps: []*App{&c}, Events: []Event{newEvent(m.cfg.Now(), a, nil, "app_removing", "removal asked for")}}
 	if err := m.commit(ctx, change); err != nil {
 		return managerapi.App{}, err
 	}
@@ -99,16 +99,16 @@ func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref strin
 func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id string) (managerapi.RemoveInstanceReply, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	in, a, err := m.instance(caller, id)
+	r, a, err := m.replica(caller, id)
 	if err != nil {
 		return managerapi.RemoveInstanceReply{}, err
 	}
-	gone := *in
+	gone := *r
 	gone.Removing = true
 	c := Change{Replicas: []*Replica{&gone}}
 	next := *a
 	for _, at := range []**Revision{&next.Current, &next.Next} {
-		if rev := *at; rev != nil && rev.Number == in.Revision && in.Role == RoleApp && !in.Done && !in.Removing {
+		if rev := *at; rev != nil && rev.Number == r.Revision && r.Role == RoleApp && !r.Done && !r.Removing {
 			fewer := *rev
 			fewer.Instances = max(0, fewer.Instances-1)
 			*at = &fewer
@@ -119,7 +119,7 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 	if rev := newestRevision(&next); rev != nil {
 		left = rev.Instances
 	}
-	c.Events = []Event{newEvent(m.cfg.Now(), a, in, false, "instance_removing", "removal asked for; the app goes on with "+problem.Count(left, "instance"))}
+	c.Events = []Event{newEvent(m.cfg.Now(), a, r, "instance_removing", "removal asked for; the app goes on with "+problem.Count(left, "instance"))}
 	if err := m.commit(ctx, c); err != nil {
 		return managerapi.RemoveInstanceReply{}, err
 	}
@@ -127,17 +127,17 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 	return managerapi.RemoveInstanceReply{Version: managerapi.Version, App: a.Name, Instances: left}, nil
 }
 
-// instance returns an instance and its app. That of another key is none, as one that there
+// replica returns an instance and its app. That of another key is none, as one that there
 // never was: its id tells a stranger nothing. Callers hold mu.
-func (m *Manager) instance(caller ident.KeyHash, id string) (*Replica, *App, error) {
-	if in, ok := m.state.Replicas[id]; ok {
-		if a := m.state.Apps[in.App]; a != nil && m.may(caller, a) == nil {
-			return in, a, nil
+func (m *Manager) replica(caller ident.KeyHash, id string) (*Replica, *App, error) {
+	if r, ok := m.state.Replicas[id]; ok {
+		if a := m.state.Apps[r.App]; a != nil && m.mayUse(caller, a) == nil {
+			return r, a, nil
 		}
 	}
 	e := problem.New(problem.NotFound, ruleInstance, "no instance %.100q", id).Fix("see 'cupel ps'")
 	for _, a := range m.state.Apps {
-		if a.Name == id && m.may(caller, a) == nil {
+		if a.Name == id && m.mayUse(caller, a) == nil {
 			e.Fix("that is an app's name: 'cupel rm --app %s', 'cupel ps'", id)
 		}
 	}
@@ -150,7 +150,7 @@ func (m *Manager) Apps(caller ident.KeyHash) []managerapi.App {
 	defer m.mu.Unlock()
 	out := []managerapi.App{}
 	for _, a := range m.state.Apps {
-		if m.may(caller, a) == nil {
+		if m.mayUse(caller, a) == nil {
 			out = append(out, m.view(a))
 		}
 	}
@@ -162,7 +162,7 @@ func (m *Manager) Apps(caller ident.KeyHash) []managerapi.App {
 func (m *Manager) App(caller ident.KeyHash, ref string) (managerapi.App, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a, err := m.find(caller, ref)
+	a, err := m.findApp(caller, ref)
 	if err != nil {
 		return managerapi.App{}, err
 	}

@@ -14,19 +14,18 @@ const startsFor = 10 * time.Second
 
 // candidate is an instance that may start once it is its turn.
 type candidate struct {
-	owner  ident.KeyHash
-	rank   int // among those of the same owner
-	placed time.Time
-	start  action
+	app     string // the app's id
+	owner   ident.KeyHash
+	rank    int // among those of the same owner
+	created time.Time
+	start   startAttempt
 }
 
-// mayStart asks for an instance to be started as soon as it is its turn.
-func (p *planner) mayStart(a *App, in *Replica, start action) {
-	if p.busy[start.key] {
-		return
+// mayStart asks for a replica to be started as soon as it is its turn.
+func (p *planner) mayStart(a *App, r *Replica, start startAttempt) {
+	if !p.busy[start.key()] {
+		p.starts = append(p.starts, candidate{app: a.ID, owner: a.Owner, created: r.CreatedAt, start: start})
 	}
-	start.app = p.planning
-	p.starts = append(p.starts, candidate{owner: a.Owner, placed: in.CreatedAt, start: start})
 }
 
 // planStarts starts as many instances at once as the limits let, those of each
@@ -35,18 +34,20 @@ func (p *planner) planStarts() {
 	if len(p.starts) == 0 {
 		return
 	}
+
 	turns := p.starts
 	if p.limits.Starts > 0 {
 		turns = inTurn(p.starts)
-		first := min(len(turns), max(0, p.limits.Starts-p.starting()))
+		first := min(len(turns), max(0, p.limits.Starts-p.startsUnderWay()))
 		for _, c := range turns[first:] {
-			place, _ := replicaOf(c.start.key)
-			p.queued[place] = true
+			replica, _ := replicaOf(c.start.spec.ID)
+			p.queued[replica] = true
 		}
 		turns = turns[:first]
 	}
+
 	for _, c := range turns {
-		p.actions = append(p.actions, c.start)
+		p.actions = append(p.actions, planned{app: c.app, action: c.start})
 	}
 }
 
@@ -59,25 +60,28 @@ func (m *Manager) awaitsTurn() *problem.Error {
 // inTurn orders candidates so that each owner's first comes before anybody's second.
 func inTurn(all []candidate) []candidate {
 	out := slices.Clone(all)
-	slices.SortStableFunc(out, func(a, b candidate) int { return a.placed.Compare(b.placed) })
+	slices.SortStableFunc(out, func(a, b candidate) int { return a.created.Compare(b.created) })
+
 	had := map[ident.KeyHash]int{}
 	for i := range out {
 		out[i].rank = had[out[i].owner]
 		had[out[i].owner]++
 	}
+
 	slices.SortStableFunc(out, func(a, b candidate) int { return a.rank - b.rank })
 	return out
 }
 
-// starting counts the instances that are starting now.
-func (p *planner) starting() int {
+// startsUnderWay counts the instances that are starting now.
+func (p *planner) startsUnderWay() int {
 	n := 0
 	for id := range p.busy {
-		place, _ := replicaOf(id)
-		if _, there := p.observed[id]; !there && p.state.Replicas[place] != nil {
+		replica, _ := replicaOf(id)
+		if _, there := p.observed[id]; !there && p.state.Replicas[replica] != nil {
 			n++ // Start is under way
 		}
 	}
+
 	for _, s := range p.observed {
 		up := s.State == StateRunning && s.Health != HealthUnknown
 		age := p.now.Sub(s.CreatedAt)

@@ -158,8 +158,8 @@ type Rollout struct {
 	Warning *problem.Error `json:"warning,omitempty"`
 }
 
-func (r *Rollout) active() bool {
-	return r.Phase != PhaseDone && r.Phase != PhaseFailed && r.Phase != ""
+func (roll *Rollout) active() bool {
+	return roll.Phase != PhaseDone && roll.Phase != PhaseFailed && roll.Phase != ""
 }
 
 // Role says what an instance is for.
@@ -171,24 +171,24 @@ const (
 	RolePull Role = "pull" // a job that fills the volume and ends
 )
 
-// Replica is one place of an app, over all attempts to run it.
+// Replica is one of the instances that an app is to have, over all attempts to run it.
 type Replica struct {
 	ID        string    `json:"id"`
 	App       string    `json:"app"` // the app's id
 	Role      Role      `json:"role"`
 	Revision  int       `json:"revision"`
-	Attempt   int       `json:"attempt"`  // number of the Backend's newest instance
+	Attempt   int       `json:"attempt"`  // number of the newest
 	Restarts  int       `json:"restarts"` // after failures
 	Failures  int       `json:"failures"` // in a row
 	CreatedAt time.Time `json:"created_at"`
 	NotBefore time.Time `json:"not_before,omitzero"` // back-off: the attempt starts no earlier
 	// Recorded is the attempt whose end was judged last, so that one end is
 	// never judged twice.
-	Recorded int    `json:"recorded"`
-	Done     bool   `json:"done,omitempty"`     // a job that succeeded, or a failure kept for its logs
-	Removing bool   `json:"removing,omitempty"` // somebody removed it
-	Renewing bool   `json:"renewing,omitempty"` // it ends, and starts again with a new certificate
-	Member   member `json:"member,omitzero"`
+	Recorded int      `json:"recorded"`
+	Done     bool     `json:"done,omitempty"`     // a job that succeeded, or a failure kept for its logs
+	Removing bool     `json:"removing,omitempty"` // somebody removed it
+	Renewing bool     `json:"renewing,omitempty"` // it ends, and starts again with a new certificate
+	Member   memberID `json:"member,omitzero"`
 	// Writes are the volumes that it writes, also once its revision counts no more.
 	Writes   []string       `json:"writes,omitempty"`
 	Problem  *problem.Error `json:"problem,omitempty"`

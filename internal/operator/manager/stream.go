@@ -80,7 +80,7 @@ func (m *Manager) ownerOf(ctx context.Context, app string) (ident.KeyHash, error
 		return ident.KeyHash{}, nil
 	}
 	m.mu.Lock()
-	a, err := m.find(m.cfg.Operator, app)
+	a, err := m.findApp(m.cfg.Operator, app)
 	m.mu.Unlock()
 	if err == nil {
 		return a.Owner, nil
@@ -121,7 +121,7 @@ func (m *Manager) mentioned(ctx context.Context, caller ident.KeyHash, filter Ev
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if _, err := m.find(caller, filter.App); problem.KindOf(err) != problem.NotFound {
+	if _, err := m.findApp(caller, filter.App); problem.KindOf(err) != problem.NotFound {
 		return nil
 	}
 	return m.noApp(caller, "no app %.100q, and no event of one", filter.App)
@@ -161,17 +161,17 @@ func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opt
 func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app string, attempt int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	in, _, err := m.instance(caller, id)
+	r, _, err := m.replica(caller, id)
 	if err != nil {
 		return "", 0, err
 	}
-	attempt = in.Attempt
+	attempt = r.Attempt
 	if previous {
 		attempt--
 	}
-	for ; attempt > 0 && attempt >= in.Attempt-1; attempt-- {
-		if _, ok := m.observed[backendID(in, attempt)]; ok {
-			return in.App, attempt, nil
+	for ; attempt > 0 && attempt >= r.Attempt-1; attempt-- {
+		if _, ok := m.observed[attemptID(r, attempt)]; ok {
+			return r.App, attempt, nil
 		}
 		if previous {
 			break
@@ -184,7 +184,7 @@ func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app st
 }
 
 func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts LogOptions, waits func() error, emit func(managerapi.LogLine) error) error {
-	r, err := m.cfg.Backend.Logs(ctx, backendID(&Replica{ID: id}, attempt), opts)
+	r, err := m.cfg.Backend.Logs(ctx, attemptID(&Replica{ID: id}, attempt), opts)
 	if err != nil {
 		return err
 	}
@@ -219,14 +219,14 @@ func (m *Manager) attemptAfter(ctx context.Context, caller ident.KeyHash, id str
 	for {
 		m.mu.Lock()
 		changed := m.changed
-		in, _, err := m.instance(caller, id)
+		r, _, err := m.replica(caller, id)
 		next := 0
-		if err == nil && in.Attempt > attempt {
-			if _, ok := m.observed[backendID(in, in.Attempt)]; ok {
-				next = in.Attempt
+		if err == nil && r.Attempt > attempt {
+			if _, ok := m.observed[attemptID(r, r.Attempt)]; ok {
+				next = r.Attempt
 			}
 		}
-		over := err != nil || in.Done || in.Removing
+		over := err != nil || r.Done || r.Removing
 		m.mu.Unlock()
 		if next > 0 {
 			return next, nil

@@ -25,51 +25,51 @@ func (m *Manager) Suspend(ctx context.Context) error {
 	m.mu.Lock()
 	var c Change
 	stopped := map[string]*Replica{}
-	for _, in := range m.state.Replicas {
-		if in.Done {
+	for _, r := range m.state.Replicas {
+		if r.Done {
 			continue
 		}
-		stopped[backendID(in, in.Attempt)] = in
-		next := *in
+		stopped[attemptID(r, r.Attempt)] = r
+		next := *r
 		next.Attempt++
 		next.beginAnew()
 		c.Replicas = append(c.Replicas, &next)
 		// Most tell the CAS themselves that they end; who can't is told of when
 		// the manager is back.
-		c.Notices = append(c.Notices, m.goneNotices(in, seen[backendID(in, in.Attempt)])...)
+		c.Notices = append(c.Notices, m.goneNotices(r, seen[attemptID(r, r.Attempt)])...)
 	}
 	// Apps end in order also where a full disk lets nothing be noted: the next
 	// manager finds them gone, as after a crash of the machine.
 	err = m.commit(ctx, c)
 	m.mu.Unlock()
 	err = errors.Join(err, m.cfg.Balancer.Apply(ctx, nil))
-	err = errors.Join(err, m.each(ctx, list, func(id string) action { return action{stop: id} }))
-	err = errors.Join(err, m.noteLost(ctx, stopped))
-	return errors.Join(err, m.each(ctx, list, func(id string) action { return action{drop: id} }))
+	err = errors.Join(err, m.each(ctx, list, func(id string) action { return stopAttempt{id} }))
+	err = errors.Join(err, m.noteDataLost(ctx, stopped))
+	return errors.Join(err, m.each(ctx, list, func(id string) action { return removeAttempt{id} }))
 }
 
 // beginAnew has the next attempt follow a stop that was asked for: how the ones before
 // failed is neither said of it, nor does it wait for that. What only the app's owner can
 // mend is still so.
-func (in *Replica) beginAnew() {
-	if ownersTask(in.Problem) {
+func (r *Replica) beginAnew() {
+	if onlyOwnerMends(r.Problem) {
 		return
 	}
-	in.ExitCode, in.OOM, in.Problem = 0, false, nil
-	in.Failures, in.NotBefore = 0, time.Time{}
+	r.ExitCode, r.OOM, r.Problem = 0, false, nil
+	r.Failures, r.NotBefore = 0, time.Time{}
 }
 
 // each does the same with every instance, at once.
 func (m *Manager) each(ctx context.Context, list []InstanceStatus, do func(id string) action) error {
 	var g errgroup.Group
 	for _, s := range list {
-		g.Go(func() error { return m.call(ctx, do(s.ID)) })
+		g.Go(func() error { return do(s.ID).do(ctx, m) })
 	}
 	return g.Wait()
 }
 
-// noteLost writes down which of the instances that were stopped kept nothing.
-func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Replica) error {
+// noteDataLost writes down which of the instances that were stopped kept nothing.
+func (m *Manager) noteDataLost(ctx context.Context, stopped map[string]*Replica) error {
 	list, err := m.cfg.Backend.List(ctx)
 	if err != nil {
 		return err
@@ -78,19 +78,19 @@ func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Replica) err
 	defer m.mu.Unlock()
 	var c Change
 	for _, s := range list {
-		in := stopped[s.ID]
-		if in == nil || in.Role != RoleApp || s.State != StateExited || in.Recorded == in.Attempt {
+		r := stopped[s.ID]
+		if r == nil || r.Role != RoleApp || s.State != StateExited || r.Recorded == r.Attempt {
 			continue
 		}
-		a := m.state.Apps[in.App]
+		a := m.state.Apps[r.App]
 		if a == nil {
 			continue
 		}
-		if why := lost(a.writer(in), s); why != nil {
-			c.Events = append(c.Events, newEvent(m.cfg.Now(), a, in, true, managerapi.ReasonNotCommitted, why.Actual))
-			if next := m.state.Replicas[in.ID]; next != nil { // where it can't be removed, this is not told again
+		if why := dataLost(a.writingRevision(r), s); why != nil {
+			c.Events = append(c.Events, newWarning(m.cfg.Now(), a, r, managerapi.ReasonNotCommitted, why.Actual))
+			if next := m.state.Replicas[r.ID]; next != nil { // where it can't be removed, this is not told again
 				told := *next
-				told.Recorded = in.Attempt
+				told.Recorded = r.Attempt
 				c.Replicas = append(c.Replicas, &told)
 			}
 		}
@@ -103,14 +103,14 @@ func (m *Manager) noteLost(ctx context.Context, stopped map[string]*Replica) err
 
 // goneNotices are for an instance that will have ended when they are sent.
 // Callers hold mu.
-func (m *Manager) goneNotices(in *Replica, s InstanceStatus) []*Notice {
-	a := m.state.Apps[in.App]
+func (m *Manager) goneNotices(r *Replica, s InstanceStatus) []*Notice {
+	a := m.state.Apps[r.App]
 	if a == nil || s.InstanceID.IsZero() {
 		return nil
 	}
 	var out []*Notice
 	for _, h := range a.grants() {
-		if h.Revision == in.Revision {
+		if h.Revision == r.Revision {
 			out = append(out, goneNotice(m.cfg.Now(), a, h, s.InstanceID, s.ID))
 		}
 	}

@@ -24,8 +24,8 @@ func TestWhatADeploymentWaitsFor(t *testing.T) {
 		"healthy":                    {InstanceStatus{State: StateRunning, Phase: "running", Health: HealthHealthy, IP: netip.IPv4Unspecified(), Problem: why}, false},
 		"runs, and is not looked at": {InstanceStatus{State: StateRunning, Phase: "running"}, false},
 	} {
-		p := &planner{world: world{observed: map[string]InstanceStatus{backendID(in, 1): c.status}}}
-		if got := p.trouble(in); (got != nil) != c.shown {
+		p := &planner{world: world{observed: map[string]InstanceStatus{attemptID(in, 1): c.status}}}
+		if got := p.obstacle(in); (got != nil) != c.shown {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

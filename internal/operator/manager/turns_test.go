@@ -14,12 +14,12 @@ func TestInTurn(t *testing.T) {
 	now := time.Now()
 	var all []candidate
 	for i := range 3 {
-		all = append(all, candidate{owner: anna, placed: now.Add(time.Duration(i)), start: action{key: fmt.Sprint("anna-", i)}})
+		all = append(all, candidate{owner: anna, created: now.Add(time.Duration(i)), start: startAttempt{InstanceSpec{ID: fmt.Sprint("anna-", i)}}})
 	}
-	all = append(all, candidate{owner: bert, placed: now.Add(time.Hour), start: action{key: "bert-0"}})
+	all = append(all, candidate{owner: bert, created: now.Add(time.Hour), start: startAttempt{InstanceSpec{ID: "bert-0"}}})
 	var got []string
 	for _, c := range inTurn(all) {
-		got = append(got, c.start.key)
+		got = append(got, c.start.key())
 	}
 	if want := "[anna-0 bert-0 anna-1 anna-2]"; fmt.Sprint(got) != want {
 		t.Errorf("%v, want %s", got, want)

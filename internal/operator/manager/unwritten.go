@@ -8,28 +8,29 @@ import "slices"
 //
 // Of apps that it does touch the balancer is told only what ended: an endpoint that
 // is gone takes no connections, whether that was written down or not.
-func (d *decision) independent(applied serving) []action {
+func (d *decision) independent(applied serving) []planned {
 	touched := map[string]bool{}
 	for _, a := range d.change.Apps {
 		touched[a.ID] = true
 	}
-	for _, in := range d.change.Replicas {
-		touched[in.App] = true
+	for _, r := range d.change.Replicas {
+		touched[r.App] = true
 	}
 	for _, id := range d.change.DeleteApps {
 		touched[id] = true
 	}
 
-	var out []action
+	var out []planned
 	for _, a := range d.actions {
-		switch {
-		case touched[a.app]:
+		if touched[a.app] {
 			continue
-		case a.key == balanceKey:
-			a.apply = withoutNews(a.apply, applied, touched)
-			if slices.EqualFunc(a.apply, applied.frontends, sameFrontend) {
+		}
+		if b, ok := a.action.(programBalancer); ok {
+			b.frontends = withoutNews(b.frontends, applied, touched)
+			if slices.EqualFunc(b.frontends, applied.frontends, sameFrontend) {
 				continue
 			}
+			a.action = b
 		}
 		out = append(out, a)
 	}
@@ -55,6 +56,7 @@ func withoutNews(want []Frontend, applied serving, touched map[string]bool) []Fr
 	return out
 }
 
+// common are the endpoints that are both wanted and served now.
 func common(want, now []Endpoint) []Endpoint {
 	var out []Endpoint
 	for _, e := range want {

@@ -29,11 +29,11 @@ func (m *Manager) view(a *App) managerapi.App {
 	} else if a.Next == nil {
 		out.Port = 0 // given up with the deployment
 	}
-	for _, in := range m.placed[a.ID] {
-		if in.Role != RoleApp || a.Current == nil || in.Revision != a.Current.Number || in.Done || in.Removing {
+	for _, r := range m.byApp[a.ID] {
+		if r.Role != RoleApp || a.Current == nil || r.Revision != a.Current.Number || r.Done || r.Removing {
 			continue
 		}
-		if s, ok := m.observed[backendID(in, in.Attempt)]; ok && s.ready() {
+		if s, ok := m.observed[attemptID(r, r.Attempt)]; ok && s.ready() {
 			out.Healthy++
 		}
 	}
@@ -89,7 +89,7 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 		}
 	}
 	if app != "" {
-		a, err := m.find(caller, app)
+		a, err := m.findApp(caller, app)
 		if err != nil {
 			return nil, err
 		}
@@ -97,48 +97,48 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 	}
 	var list []*App
 	for _, a := range m.state.Apps {
-		if m.may(caller, a) == nil && (app == "" || app == a.ID) {
+		if m.mayUse(caller, a) == nil && (app == "" || app == a.ID) {
 			list = append(list, a)
 		}
 	}
 	slices.SortFunc(list, func(a, b *App) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
 	out := []managerapi.Instance{}
 	for _, a := range list {
-		for _, in := range m.placed[a.ID] {
-			out = append(out, m.viewInstance(in, seen))
+		for _, r := range m.byApp[a.ID] {
+			out = append(out, m.viewReplica(r, seen))
 		}
 	}
 	return out, nil
 }
 
-func (m *Manager) viewInstance(in *Replica, seen map[string]InstanceStatus) managerapi.Instance {
-	a := m.state.Apps[in.App]
+func (m *Manager) viewReplica(r *Replica, seen map[string]InstanceStatus) managerapi.Instance {
+	a := m.state.Apps[r.App]
 	out := managerapi.Instance{
-		ID: in.ID, App: a.Name, AppID: a.ID, Role: string(in.Role), Revision: in.Revision,
-		State: "waiting", Restarts: in.Restarts, Simulated: m.cfg.Simulated,
-		ExitCode: in.ExitCode, OOMKilled: in.OOM, Problem: in.Problem,
-		CreatedAt: in.CreatedAt,
+		ID: r.ID, App: a.Name, AppID: a.ID, Role: string(r.Role), Revision: r.Revision,
+		State: "waiting", Restarts: r.Restarts, Simulated: m.cfg.Simulated,
+		ExitCode: r.ExitCode, OOMKilled: r.OOM, Problem: r.Problem,
+		CreatedAt: r.CreatedAt,
 	}
 	var image imageState
 	for _, rev := range []*Revision{a.Current, a.Next, a.Lost} {
-		if rev != nil && rev.Number == in.Revision {
-			out.Memory, image = rev.Memory, m.images[rev.image(in.Role)]
-			if in.Role == RoleApp && rev != a.Lost {
+		if rev != nil && rev.Number == r.Revision {
+			out.Memory, image = rev.Memory, m.images[rev.image(r.Role)]
+			if r.Role == RoleApp && rev != a.Lost {
 				out.Port = rev.Port
 			}
 		}
 	}
-	s, ok := seen[backendID(in, in.Attempt)]
+	s, ok := seen[attemptID(r, r.Attempt)]
 	switch {
-	case !ok && in.Done:
+	case !ok && r.Done:
 		out.State = string(StateExited)
 		return out
-	case !ok && m.busy[backendID(in, in.Attempt)]:
+	case !ok && m.busy[attemptID(r, r.Attempt)]:
 		out.State = string(StateStarting)
 		return out
 	case !ok:
-		out.NextStart = in.NotBefore
-		if m.queued[in.ID] {
+		out.NextStart = r.NotBefore
+		if m.queued[r.ID] {
 			out.Problem = m.awaitsTurn()
 		}
 		if image.problem != nil {

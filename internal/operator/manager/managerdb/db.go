@@ -1,11 +1,3 @@
-// Package managerdb keeps the manager's state in SQLite.
-//
-// Rows are JSON documents beside the few columns that are searched: the manager
-// reads them once and holds them in memory. Among them are the tokens of grants,
-// which are secrets of the operator's: the file is readable by its user alone. The
-// database carries a schema version; newer ones are refused, older ones are
-// migrated. One process opens it at a time (the state folder's lock sees to
-// that); a DB is safe for concurrent use.
 package managerdb
 
 import (
@@ -179,9 +171,9 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 		return s, err
 	}
 	err = d.docs(ctx, "SELECT id, doc FROM instance", func(id string, doc []byte) error {
-		in := new(manager.Replica)
-		s.Replicas[id] = in
-		return json.Unmarshal(doc, in)
+		r := new(manager.Replica)
+		s.Replicas[id] = r
+		return json.Unmarshal(doc, r)
 	})
 	if err != nil {
 		return s, err
@@ -246,8 +238,8 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 				return err
 			}
 		}
-		for _, in := range c.Replicas {
-			if err := put("instance", in.ID, in); err != nil {
+		for _, r := range c.Replicas {
+			if err := put("instance", r.ID, r); err != nil {
 				return err
 			}
 		}

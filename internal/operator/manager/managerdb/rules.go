@@ -6,5 +6,6 @@ import (
 
 // Rules that this package raises.
 const (
+	// ruleSchemaNewer: the manager's state was written by a newer cupeld. Mend: run the cupeld that wrote it, or a newer one.
 	ruleSchemaNewer problem.Rule = "schema_newer"
 )

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -14,115 +13,26 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// launch makes one slow call beside the loop. Callers hold mu.
-func (m *Manager) launch(ctx context.Context, calls *sync.WaitGroup, a action) {
-	if m.busy[a.key] {
-		return
-	}
-	m.busy[a.key] = true
-	m.work.calls++
-	calls.Go(func() {
-		m.settle(outcome{a, m.call(ctx, a)})
-		m.poke()
-	})
-}
-
-func (m *Manager) call(ctx context.Context, a action) error {
-	b := m.cfg.Backend
-	switch {
-	case a.start != nil:
-		return b.Start(ctx, *a.start)
-	case a.stop != "":
-		err := b.Stop(ctx, a.stop, m.limits.Grace)
-		if problem.KindOf(err) == problem.NotFound {
-			return nil // gone, which is more than was asked for
-		}
-		return err
-	case a.drop != "":
-		if err := b.Stop(ctx, a.drop, m.limits.Grace); err != nil && problem.KindOf(err) != problem.NotFound {
-			return err
-		}
-		return b.Remove(ctx, a.drop)
-	case a.image != "":
-		_, err := b.EnsureImage(ctx, a.image)
-		return err
-	case a.tell != nil:
-		return m.deliver(ctx, a.tell)
-	case a.look != nil:
-		return a.look.take(ctx, m.cfg.Balancer)
-	case a.reach != nil:
-		return m.cfg.Grants.Reach(ctx, m.casAddr(a.reach.CAS, a.reach.CASAddr), a.reach.CAS)
-	}
-	return m.cfg.Balancer.Apply(ctx, a.apply)
-}
-
-// settle takes note of what became of an action.
-func (m *Manager) settle(o outcome) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.busy, o.action.key)
-	now := m.cfg.Now()
-	cancelled := errors.Is(o.err, context.Canceled)
-	switch a := o.action; {
-	case a.key == balanceKey:
-		m.settleBalance(a, o.err, now)
-	case a.look != nil:
-		if o.err != nil && !cancelled {
-			m.cfg.Log.Warn("connections of leaving instances not counted", "error", o.err)
-		}
-		m.settleLook(a.look, o.err, now)
-	case a.reach != nil:
-		m.settleReach(a.reach, o.err, now)
-	case a.tell != nil:
-		if !cancelled {
-			m.settleTell(a.tell, o.err, now)
-		}
-	case a.image != "":
-		st := imageState{ready: o.err == nil}
-		if o.err != nil && !cancelled {
-			st.failures = m.images[a.image].failures + 1
-			st.problem = problem.From(o.err)
-			st.retry = now.Add(backoff(m.limits, st.failures))
-			m.tellMissing(a.image, st)
-		}
-		m.images[a.image] = st
-	case o.err == nil || cancelled:
-		delete(m.startErr, o.action.key)
-		delete(m.uncleared, o.action.key)
-	case a.start != nil:
-		if p := problem.From(o.err); p.Rule == problem.RuleImageMissing {
-			m.images[a.start.Image] = imageState{} // bring it again
-		} else {
-			m.startErr[a.key] = p
-		}
-	default:
-		m.stuck(a.key, o.err)
-		m.busy[a.key] = true // breathe before the next try
-		time.AfterFunc(time.Second, func() {
-			m.mu.Lock()
-			delete(m.busy, a.key)
-			m.mu.Unlock()
-			m.poke()
-		})
-	}
-	m.broadcast()
-}
-
-func (m *Manager) settleBalance(a action, err error, now time.Time) {
+// settleBalance takes note of how it went to program the balancer. Where somebody else
+// has a port, the others are served without it. Callers hold mu.
+func (m *Manager) settleBalance(want []Frontend, err error, now time.Time) {
 	switch {
 	case err == nil:
-		m.applied, m.balance.known = servingOf(a.apply), true
+		m.applied = servingOf(want)
+		m.balance.known = true
 		m.tellServed()
 		return
 	case errors.Is(err, context.Canceled):
 		return
 	}
+
 	m.balance.retry = now.Add(5 * time.Second)
 	m.cfg.Log.Warn("balancer not programmed", "error", err)
-	if problem.From(err).Rule != problem.RulePortTaken {
+	if !problem.Is(err, problem.RulePortTaken) {
 		return
 	}
-	for _, f := range a.apply {
+
+	for _, f := range want {
 		if m.applied.ports[f.Port] {
 			continue
 		}
