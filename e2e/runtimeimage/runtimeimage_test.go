@@ -45,8 +45,8 @@ import (
 // keep is a Registry that unpacks the image into a folder.
 type keep struct{ root string }
 
-func (k keep) PushImage(_ context.Context, ref string, img *rebuild.Image) error {
-	if !strings.HasSuffix(ref, ":latest") {
+func (k keep) PushImage(_ context.Context, ref rebuild.Ref, img *rebuild.Image) error {
+	if !strings.HasSuffix(string(ref), ":latest") {
 		return nil
 	}
 	r, err := img.OpenLayer()
@@ -56,11 +56,11 @@ func (k keep) PushImage(_ context.Context, ref string, img *rebuild.Image) error
 	defer r.Close()
 	return untar(k.root, r)
 }
-func (keep) PushArtifact(context.Context, string, []byte, rebuild.Source) error { return nil }
-func (keep) Whole(context.Context, string) (ident.Digest, error) {
+func (keep) PushArtifact(context.Context, rebuild.Ref, []byte, rebuild.Source) error { return nil }
+func (keep) Whole(context.Context, rebuild.Ref) (ident.Digest, error) {
 	return ident.Digest{}, problem.New(problem.NotFound, "registry_missing", "nothing here")
 }
-func (keep) Source(string) (rebuild.Source, error) { return nothing{}, nil }
+func (keep) Source(rebuild.Ref) (rebuild.Source, error) { return nothing{}, nil }
 
 type nothing struct{}
 

@@ -88,7 +88,7 @@ func (o *measureOptions) artifact(ref string) (*rebuild.RegistrySource, error) {
 // source returns the source that --from names, for a lock that came as a file.
 func (o *measureOptions) source(lock *rebuild.Lock) (rebuild.Source, error) {
 	if strings.HasPrefix(o.from, "oci:") || o.registry != nil {
-		return o.artifact(cmp.Or(lock.Artifact, sourcesOf(o.name)))
+		return o.artifact(cmp.Or(string(lock.Artifact), sourcesOf(o.name)))
 	}
 	if o.from == "mirror" {
 		return rebuild.NewMirrorSource(o.mirror, lock, nil), nil

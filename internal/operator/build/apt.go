@@ -34,6 +34,7 @@ func MirrorsBelow(root string, def *rebuild.Definition) Mirrors {
 // Only questions are asked: apt's state stays as it is.
 func AptMirrors(ctx context.Context, def *rebuild.Definition) Mirrors {
 	m := MirrorsBelow(DefaultMirror, def)
+
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format",
@@ -41,21 +42,25 @@ func AptMirrors(ctx context.Context, def *rebuild.Definition) Mirrors {
 	if err != nil {
 		return m
 	}
+
 	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
 		f := strings.SplitN(s.Text(), "|", 3)
 		if len(f) != 3 || f[0] != "Debian" {
 			continue
 		}
+
 		u, err := url.Parse(f[2])
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
 			continue
 		}
+
 		for _, a := range def.Archives() {
 			if a.Codename == f[1] {
 				m[a.Folder] = strings.TrimSuffix(f[2], "/")
 			}
 		}
 	}
+
 	return m
 }
 
@@ -69,6 +74,7 @@ func AptClient(ctx context.Context) *http.Client {
 	if err != nil {
 		return client
 	}
+
 	proxies := map[string]*url.URL{}
 	for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
 		name, value, _ := strings.Cut(s.Text(), "=")
@@ -76,14 +82,17 @@ func AptClient(ctx context.Context) *http.Client {
 			proxies[strings.ToLower(name)] = u
 		}
 	}
+
 	if t, ok := client.Transport.(*minrate.Transport); ok && len(proxies) > 0 {
 		fallback := t.Proxy
 		t.Proxy = func(r *http.Request) (*url.URL, error) {
 			if p := proxies[r.URL.Scheme]; p != nil {
 				return p, nil
 			}
+
 			return fallback(r)
 		}
 	}
+
 	return client
 }

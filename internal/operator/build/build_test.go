@@ -48,19 +48,19 @@ func tiny(content string) *debtest.Debian {
 // memory is a Registry in memory.
 type memory struct {
 	mu     sync.Mutex
-	images map[string]ident.Digest
+	images map[rebuild.Ref]ident.Digest
 	blobs  map[ident.Digest][]byte
-	refs   map[string][]byte
+	refs   map[rebuild.Ref][]byte
 	down   bool
 }
 
 func newMemory() *memory {
-	return &memory{images: map[string]ident.Digest{}, blobs: map[ident.Digest][]byte{}, refs: map[string][]byte{}}
+	return &memory{images: map[rebuild.Ref]ident.Digest{}, blobs: map[ident.Digest][]byte{}, refs: map[rebuild.Ref][]byte{}}
 }
 
 var errDown = problem.New(problem.Unavailable, "registry_unreachable", "down")
 
-func (m *memory) PushImage(_ context.Context, ref string, img *rebuild.Image) error {
+func (m *memory) PushImage(_ context.Context, ref rebuild.Ref, img *rebuild.Image) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.down {
@@ -70,7 +70,7 @@ func (m *memory) PushImage(_ context.Context, ref string, img *rebuild.Image) er
 	return nil
 }
 
-func (m *memory) PushArtifact(ctx context.Context, ref string, manifest []byte, src rebuild.Source) error {
+func (m *memory) PushArtifact(ctx context.Context, ref rebuild.Ref, manifest []byte, src rebuild.Source) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.down {
@@ -94,7 +94,7 @@ func (m *memory) PushArtifact(ctx context.Context, ref string, manifest []byte, 
 	return nil
 }
 
-func (m *memory) Whole(_ context.Context, ref string) (ident.Digest, error) {
+func (m *memory) Whole(_ context.Context, ref rebuild.Ref) (ident.Digest, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if d, ok := m.images[ref]; ok {
@@ -106,7 +106,7 @@ func (m *memory) Whole(_ context.Context, ref string) (ident.Digest, error) {
 	return ident.Digest{}, problem.New(problem.NotFound, "registry_missing", "no %s", ref)
 }
 
-func (m *memory) Source(string) (rebuild.Source, error) { return m, nil }
+func (m *memory) Source(rebuild.Ref) (rebuild.Source, error) { return m, nil }
 
 func (m *memory) Open(_ context.Context, d ident.Digest) (io.ReadCloser, error) {
 	m.mu.Lock()
@@ -173,7 +173,7 @@ func TestBuildWritesAndHonoursTheLock(t *testing.T) {
 	d.Publish()
 	for _, name := range []string{"remembered", "cache", "artifact"} {
 		if name != "remembered" {
-			b.reg.images = map[string]ident.Digest{}
+			b.reg.images = map[rebuild.Ref]ident.Digest{}
 		}
 		if name == "artifact" {
 			if err := os.RemoveAll(o.Cache); err != nil {
@@ -196,7 +196,7 @@ func TestBuildWritesAndHonoursTheLock(t *testing.T) {
 	if err := os.RemoveAll(o.Cache); err != nil {
 		t.Fatal(err)
 	}
-	b.reg.images, b.reg.blobs = map[string]ident.Digest{}, map[ident.Digest][]byte{}
+	b.reg.images, b.reg.blobs = map[rebuild.Ref]ident.Digest{}, map[ident.Digest][]byte{}
 	_, err = Build(t.Context(), o)
 	if r := rule(err); r != "source_missing" && r != "source_bytes" {
 		t.Errorf("lock without its bytes: %v", err)
@@ -229,7 +229,7 @@ func TestExpiredIndex(t *testing.T) {
 	}
 
 	o.Now = func() time.Time { return debtest.Date.AddDate(0, 0, 8) }
-	b.reg.images = map[string]ident.Digest{} // so that it is built, not remembered
+	b.reg.images = map[rebuild.Ref]ident.Digest{} // so that it is built, not remembered
 	again, err := Build(t.Context(), o)
 	if err != nil || again.Measurement != first.Measurement {
 		t.Errorf("the lock of an expired index: %v, %v", again, err)

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
@@ -24,6 +23,7 @@ import (
 // cache is a folder of blobs by hash. It is a rebuild.Source.
 type cache struct{ dir string }
 
+// path is where a blob is, or will be.
 func (c cache) path(d ident.Digest) string { return filepath.Join(c.dir, d.String()) }
 
 // Open implements rebuild.Source.
@@ -32,6 +32,7 @@ func (c cache) Open(_ context.Context, d ident.Digest) (io.ReadCloser, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, problem.New(problem.NotFound, problem.RuleSourceMissing, "no blob with sha256 %s in the cache", d)
 	}
+
 	return f, err
 }
 
@@ -43,11 +44,13 @@ func (c cache) has(b rebuild.Blob) bool {
 		return false
 	}
 	defer f.Close()
+
 	h := sha256.New()
 	n, err := io.Copy(h, f)
 	if err == nil && n == b.Size && ident.Digest(h.Sum(nil)) == b.SHA256 {
 		return true
 	}
+
 	_ = os.Remove(c.path(b.SHA256))
 	return false
 }
@@ -71,6 +74,7 @@ func (c cache) lock(ctx context.Context, waiting func()) (unlock func(), err err
 	if err := os.MkdirAll(c.dir, 0o755); err != nil {
 		return nil, spaceError(err)
 	}
+
 	f, err := os.OpenFile(filepath.Join(c.dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, spaceError(err)
@@ -81,6 +85,7 @@ func (c cache) lock(ctx context.Context, waiting func()) (unlock func(), err err
 		waiting()
 		err = filelock.Wait(ctx, f)
 	}
+
 	if err != nil {
 		_ = f.Close()
 		if ctx.Err() != nil {
@@ -88,6 +93,7 @@ func (c cache) lock(ctx context.Context, waiting func()) (unlock func(), err err
 		}
 		return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
+
 	return func() { _ = f.Close() }, nil
 }
 
@@ -101,6 +107,7 @@ func (c cache) fromSource(ctx context.Context, src rebuild.Source, b rebuild.Blo
 	if err := os.Remove(c.path(b.SHA256) + ".partial"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
+
 	return c.finish(b, r, 0)
 }
 
@@ -113,13 +120,16 @@ func (c cache) finish(b rebuild.Blob, r io.Reader, offset int64) (bool, error) {
 		return false, spaceError(err)
 	}
 	defer f.Close() // closed below where it counts
+
 	if err := f.Truncate(offset); err != nil {
 		return false, err
 	}
+
 	h := sha256.New()
 	if _, err := io.CopyN(h, f, offset); err != nil {
 		return false, err
 	}
+
 	n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(r, b.Size-offset+1))
 	if err != nil {
 		if diskerror.Full(err) {
@@ -127,13 +137,16 @@ func (c cache) finish(b rebuild.Blob, r io.Reader, offset int64) (bool, error) {
 		}
 		return false, spaceError(err)
 	}
+
 	if err := f.Close(); err != nil {
 		return false, spaceError(err)
 	}
+
 	if offset+n != b.Size || ident.Digest(h.Sum(nil)) != b.SHA256 {
 		_ = os.Remove(partial)
 		return false, nil
 	}
+
 	return true, os.Rename(partial, c.path(b.SHA256))
 }
 
@@ -141,27 +154,27 @@ func (c cache) finish(b rebuild.Blob, r io.Reader, offset int64) (bool, error) {
 // broke off goes on where it stopped.
 func (c cache) download(ctx context.Context, client *http.Client, what string, b rebuild.Blob, urls []string) error {
 	var last error
-	for try := range 3 {
-		if try > 0 {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(time.Duration(try) * 500 * time.Millisecond):
-			}
+	for try := range tries {
+		if err := pause(ctx, try); err != nil {
+			return err
 		}
+
 		missing := 0
 		for _, u := range urls {
 			ok, err := c.downloadOnce(ctx, client, u, b)
 			if ok {
 				return nil
 			}
+
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
+
 			switch {
 			case err == nil:
 				last = problem.New(problem.Unavailable, problem.RuleSourceBytes, "%s: %s sent other bytes", what, u).
-					Want("%d bytes with sha256 %s", b.Size, b.SHA256).Fix("if Debian has moved on since the lock was written, write a new one with --update; else choose another mirror with --mirror")
+					Want("%d bytes with sha256 %s", b.Size, b.SHA256).
+					Fix("if Debian has moved on since the lock was written, write a new one with --update; else choose another mirror with --mirror")
 				missing++ // asking again changes nothing
 			case problem.KindOf(err) == problem.NotFound:
 				missing++
@@ -173,19 +186,24 @@ func (c cache) download(ctx context.Context, client *http.Client, what string, b
 				last = err
 			}
 		}
+
 		if missing == len(urls) {
 			break
 		}
 	}
+
 	return last
 }
 
+// downloadOnce asks one address, for the rest of a download that broke off (RFC 9110 section
+// 14.2, Range). False without an error: what came are other bytes than the blob's.
 func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string, b rebuild.Blob) (bool, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return false, err
 	}
 	req.Header.Set("User-Agent", "cupel")
+
 	var offset int64
 	if st, err := os.Stat(c.path(b.SHA256) + ".partial"); err == nil && st.Size() < b.Size {
 		offset = st.Size()
@@ -193,11 +211,13 @@ func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string
 			req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 		}
 	}
+
 	resp, err := client.Do(req)
 	if err != nil {
 		return false, unreachable(req, err)
 	}
 	defer resp.Body.Close()
+
 	switch resp.StatusCode {
 	case http.StatusOK:
 		offset = 0
@@ -205,7 +225,7 @@ func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string
 		if !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
 			return false, unreachable(req, errors.New("the server sent another range than it was asked for"))
 		}
-	case http.StatusRequestedRangeNotSatisfiable: // our half is longer than what is there
+	case http.StatusRequestedRangeNotSatisfiable: // our part is longer than what is there
 		if offset == 0 {
 			return false, unreachable(req, errors.New(resp.Status))
 		}
@@ -218,16 +238,20 @@ func (c cache) downloadOnce(ctx context.Context, client *http.Client, url string
 	default:
 		return false, unreachable(req, errors.New(resp.Status))
 	}
+
 	ok, err := c.finish(b, resp.Body, offset)
 	if err == nil && !ok && offset > 0 {
 		return c.downloadOnce(ctx, client, url, b) // the old part was bad: once more, from the start
 	}
+
 	if err != nil && problem.From(err).Rule != diskerror.RuleFull {
 		return false, unreachable(req, err)
 	}
+
 	return ok, err
 }
 
+// unreachable says that a mirror doesn't give what it was asked for.
 func unreachable(req *http.Request, err error) error {
 	return problem.New(problem.Unavailable, ruleMirrorUnreachable, "%s: %w", req.URL, err).
 		Fix("check the network and apt's proxy settings, or choose another mirror with --mirror")

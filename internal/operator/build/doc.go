@@ -8,6 +8,9 @@
 //
 // It owns the cache: a folder of files named by their SHA-256, complete or
 // absent, and *.partial files of downloads that were interrupted. Builds that
-// share a cache wait for each other (flock); a Builder itself may be used by
-// one goroutine at a time.
+// share a cache wait for each other (flock); Options are for one Build at a time.
+//
+// Begin with Build in build.go: it locks, resolves or reads the lock, fetches, builds,
+// stores. cache.go is the cache with its downloads; apt.go asks this machine's apt for
+// mirrors and proxies.
 package build

@@ -98,13 +98,13 @@ func (c *catalog) names() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-func (c *catalog) describe(name, ref string, img registry.Image) (managerapi.Runtime, error) {
+func (c *catalog) describe(name string, ref rebuild.Ref, img registry.Image) (managerapi.Runtime, error) {
 	m, err := c.measure(img)
 	if err != nil {
 		p := *problem.From(err)
 		return managerapi.Runtime{}, p.Fix("let the operator build it anew: cupel runtime build %s", name)
 	}
-	repository, _, _ := strings.Cut(ref, ":")
+	repository, _, _ := strings.Cut(string(ref), ":")
 	r := managerapi.Runtime{Name: name, Image: c.registry.Addr() + "/" + repository + "@sha256:" + img.Manifest.String(), Measurement: m}
 	var created struct {
 		Created time.Time `json:"created"`

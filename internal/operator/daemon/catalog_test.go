@@ -34,7 +34,7 @@ func TestDamagedRuntime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ref, err := remotename.ParseReference(c.registry.Addr() + "/" + build.ImageRef(name))
+		ref, err := remotename.ParseReference(c.registry.Addr() + "/" + string(build.ImageRef(name)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +112,7 @@ func TestUnmeasurableRuntime(t *testing.T) {
 	if img, err = mutate.ConfigFile(img, file); err != nil {
 		t.Fatal(err)
 	}
-	ref, err := remotename.ParseReference(c.registry.Addr() + "/" + build.ImageRef("python"))
+	ref, err := remotename.ParseReference(c.registry.Addr() + "/" + string(build.ImageRef("python")))
 	if err := errors.Join(err, remote.Write(ref, img)); err != nil {
 		t.Fatal(err)
 	}

@@ -22,9 +22,11 @@ func (t wholeAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err == nil {
 		answer.Body = wholeBody{answer.Body}
 	}
+
 	return answer, err
 }
 
+// wholeBody is the body of such an answer.
 type wholeBody struct{ io.ReadCloser }
 
 func (b wholeBody) Read(p []byte) (int, error) {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,13 +34,19 @@ func NewClient(addr string) *Client {
 // Addr is the registry's HOST:PORT.
 func (c *Client) Addr() string { return c.addr }
 
+// options are of every request.
 func (c *Client) options(ctx context.Context) []remote.Option {
-	return []remote.Option{remote.WithContext(ctx), remote.WithTransport(c.transport), remote.WithJobs(4),
-		remote.WithUserAgent("cupel")}
+	return []remote.Option{
+		remote.WithContext(ctx),
+		remote.WithTransport(c.transport),
+		remote.WithJobs(4),
+		remote.WithUserAgent("cupel"),
+	}
 }
 
-func (c *Client) ref(ref string) (name.Reference, error) {
-	r, err := name.ParseReference(c.addr+"/"+ref, name.StrictValidation)
+// ref is a reference in this registry.
+func (c *Client) ref(ref rebuild.Ref) (name.Reference, error) {
+	r, err := name.ParseReference(c.addr+"/"+string(ref), name.StrictValidation)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, problem.RuleRegistryReference, "%w", err).Want("REPOSITORY:TAG")
 	}
@@ -70,6 +77,7 @@ func (c *content) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
 	return nil, fmt.Errorf("no layer %s", h)
 }
 
+// layer is a layer of a content.
 type layer struct {
 	desc v1.Descriptor
 	open func(v1.Hash) (io.ReadCloser, error)
@@ -80,19 +88,24 @@ func (l layer) Size() (int64, error)                { return l.desc.Size, nil }
 func (l layer) MediaType() (types.MediaType, error) { return l.desc.MediaType, nil }
 func (l layer) Compressed() (io.ReadCloser, error)  { return l.open(l.desc.Digest) }
 
-func (c *Client) push(ctx context.Context, ref string, what *content) error {
+// push stores a content under REPOSITORY:TAG: first the blobs, then the manifest that names
+// them, as the OCI distribution specification has it (pushing manifests).
+func (c *Client) push(ctx context.Context, ref rebuild.Ref, what *content) error {
 	r, err := c.ref(ref)
 	if err != nil {
 		return err
 	}
+
 	img, err := partial.CompressedToImage(what)
 	if err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
 	}
+
 	layers, err := img.Layers()
 	if err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
 	}
+
 	config, err := partial.ConfigLayer(img)
 	if err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
@@ -110,92 +123,113 @@ func (c *Client) push(ctx context.Context, ref string, what *content) error {
 			return c.explain(ctx, "store", ref, err)
 		}
 	}
+
 	return c.explain(ctx, "store", ref, pusher.Put(ctx, r, img))
 }
 
 // PushImage stores a built image under REPOSITORY:TAG, its bytes as they are.
-func (c *Client) PushImage(ctx context.Context, ref string, img *rebuild.Image) error {
-	m, err := v1.ParseManifest(bytesReader(img.Manifest()))
+func (c *Client) PushImage(ctx context.Context, ref rebuild.Ref, img *rebuild.Image) error {
+	m, err := v1.ParseManifest(bytes.NewReader(img.Manifest()))
 	if err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
 	}
-	return c.push(ctx, ref, &content{manifest: img.Manifest(), parsed: m, config: img.Config(),
-		open: func(v1.Hash) (io.ReadCloser, error) { return img.OpenLayer() }})
+
+	return c.push(ctx, ref, &content{
+		manifest: img.Manifest(),
+		parsed:   m,
+		config:   img.Config(),
+		open:     func(v1.Hash) (io.ReadCloser, error) { return img.OpenLayer() },
+	})
 }
 
 // PushArtifact stores a manifest without config and the blobs that it names,
 // out of src, under REPOSITORY:TAG.
-func (c *Client) PushArtifact(ctx context.Context, ref string, manifest []byte, src rebuild.Source) error {
-	m, err := v1.ParseManifest(bytesReader(manifest))
+func (c *Client) PushArtifact(ctx context.Context, ref rebuild.Ref, manifest []byte, src rebuild.Source) error {
+	m, err := v1.ParseManifest(bytes.NewReader(manifest))
 	if err != nil {
 		return fmt.Errorf("push %s: %w", ref, err)
 	}
-	return c.push(ctx, ref, &content{manifest: manifest, parsed: m, config: []byte(rebuild.EmptyConfig),
+
+	return c.push(ctx, ref, &content{
+		manifest: manifest,
+		parsed:   m,
+		config:   []byte(rebuild.EmptyConfig),
 		open: func(h v1.Hash) (io.ReadCloser, error) {
 			d, err := ident.ParseDigest(h.Hex)
 			if err != nil {
 				return nil, err
 			}
 			return src.Open(ctx, d)
-		}})
+		},
+	})
 }
 
 // Whole returns the digest of the manifest at REPOSITORY:TAG, if that and all that it
 // names are there, as they were stored.
-func (c *Client) Whole(ctx context.Context, ref string) (ident.Digest, error) {
+func (c *Client) Whole(ctx context.Context, ref rebuild.Ref) (ident.Digest, error) {
 	r, img, err := c.image(ctx, ref)
 	if err != nil {
 		return ident.Digest{}, err
 	}
+
 	m, err := img.Manifest()
 	if err != nil {
 		return ident.Digest{}, c.judge(ctx, ref, err)
 	}
+
 	puller, err := remote.NewPuller(c.options(ctx)...)
 	if err != nil {
 		return ident.Digest{}, fmt.Errorf("look for %s: %w", ref, err)
 	}
+
 	for _, d := range append(m.Layers, m.Config) {
 		l, err := puller.Layer(ctx, r.Context().Digest(d.Digest.String()))
 		if err != nil {
 			return ident.Digest{}, c.explain(ctx, "look for", ref, err)
 		}
+
 		there, err := partial.Exists(l)
 		if err != nil {
 			return ident.Digest{}, c.explain(ctx, "look for", ref, err)
 		}
+
 		if !there {
 			return ident.Digest{}, c.damaged("look for", ref, fmt.Errorf("%s is gone", d.Digest))
 		}
 	}
+
 	return digestOf(img)
 }
 
 // image reads a manifest.
-func (c *Client) image(ctx context.Context, ref string) (name.Reference, v1.Image, error) {
+func (c *Client) image(ctx context.Context, ref rebuild.Ref) (name.Reference, v1.Image, error) {
 	r, err := c.ref(ref)
 	if err != nil {
 		return nil, nil, err
 	}
+
 	answer, err := remote.Get(r, c.options(ctx)...)
 	if err != nil {
 		return nil, nil, c.explain(ctx, "read", ref, err)
 	}
+
 	img, err := answer.Image()
 	return r, img, c.judge(ctx, ref, err)
 }
 
+// digestOf is the digest by which the registry knows an image.
 func digestOf(img v1.Image) (ident.Digest, error) {
 	h, err := img.Digest()
 	if err != nil {
 		return ident.Digest{}, err
 	}
+
 	return ident.ParseDigest(h.Hex)
 }
 
 // Source reads the blobs of the repository of REPOSITORY:TAG.
-func (c *Client) Source(ref string) (rebuild.Source, error) {
-	return rebuild.ParseRegistrySource(c.addr+"/"+ref, nil)
+func (c *Client) Source(ref rebuild.Ref) (rebuild.Source, error) {
+	return rebuild.ParseRegistrySource(c.addr+"/"+string(ref), nil)
 }
 
 // Image is an image as the registry describes it.
@@ -206,32 +240,37 @@ type Image struct {
 
 // PullImage reads an image's manifest digest and config; the layers stay where
 // they are.
-func (c *Client) PullImage(ctx context.Context, ref string) (Image, error) {
+func (c *Client) PullImage(ctx context.Context, ref rebuild.Ref) (Image, error) {
 	_, img, err := c.image(ctx, ref)
 	if err != nil {
 		return Image{}, err
 	}
+
 	d, err := digestOf(img)
 	if err != nil {
 		return Image{}, c.judge(ctx, ref, err)
 	}
+
 	config, err := img.RawConfigFile()
 	if err = c.judge(ctx, ref, err); problem.KindOf(err) == problem.NotFound {
 		err = c.damaged("read", ref, errors.New("its config is gone"))
 	}
+
 	return Image{Manifest: d, Config: config}, err
 }
 
-// Tags lists a repository's tags; none if there is no such repository.
-func (c *Client) Tags(ctx context.Context, repository string) ([]string, error) {
+// tags lists a repository's tags; none if there is no such repository.
+func (c *Client) tags(ctx context.Context, repository string) ([]string, error) {
 	repo, err := name.NewRepository(c.addr+"/"+repository, name.StrictValidation)
 	if err != nil {
 		return nil, problem.New(problem.Invalid, problem.RuleRegistryReference, "%w", err)
 	}
+
 	tags, err := remote.List(repo, c.options(ctx)...)
-	err = c.explain(ctx, "list", repository, err)
+	err = c.explain(ctx, "list", rebuild.Ref(repository), err)
 	if err != nil && problem.KindOf(err) == problem.NotFound {
 		return nil, nil
 	}
+
 	return tags, err
 }

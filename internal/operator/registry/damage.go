@@ -18,13 +18,15 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// maxManifest is how long a manifest may be that the library takes.
+// maxManifest is how long a manifest may be that the library takes: as much as the OCI
+// distribution specification asks of registries (pushing manifests).
 const maxManifest = 4 << 20
 
 // stored finds in the registry's folder what a disk or a hand damaged there. The library
 // doesn't: it serves such a thing as it is, and stores nothing where something is.
 type stored struct{ root string }
 
+// blob is the path of a blob's bytes, which all repositories share.
 func (s stored) blob(d ident.Digest) string {
 	return filepath.Join(s.root, "blobs", "sha256", d.String()[:2], d.String(), "data")
 }
@@ -34,14 +36,17 @@ func (s stored) of(repository string, rest ...string) string {
 	return filepath.Join(append([]string{s.root, "repositories", repository}, rest...)...)
 }
 
+// layerLink is the path of the file by which a repository has a blob.
 func (s stored) layerLink(repository string, d ident.Digest) string {
 	return s.of(repository, "_layers", "sha256", d.String(), "link")
 }
 
+// revisionLink is the path of the file by which a repository has a manifest.
 func (s stored) revisionLink(repository string, d ident.Digest) string {
 	return s.of(repository, "_manifests", "revisions", "sha256", d.String(), "link")
 }
 
+// tagLink is the path of the file that says which manifest a tag is.
 func (s stored) tagLink(repository, tag string) string {
 	return s.of(repository, "_manifests", "tags", tag, "current", "link")
 }
@@ -53,14 +58,17 @@ func read(path string, w io.Writer) (found bool, err error) {
 	if err != nil {
 		return false, ofDisk(err)
 	}
+
 	if !info.Mode().IsRegular() {
 		return false, fmt.Errorf("%s is no file", path)
 	}
+
 	f, err := os.Open(path)
 	if err != nil {
 		return false, ofDisk(err)
 	}
 	defer f.Close()
+
 	_, err = io.Copy(w, f)
 	return err == nil, ofDisk(err)
 }
@@ -73,6 +81,7 @@ func ofDisk(err error) error {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -83,6 +92,7 @@ func readBlob(path string, want ident.Digest) (found bool, err error) {
 	if found && ident.Digest(h.Sum(nil)) != want {
 		return false, fmt.Errorf("%s has other bytes than were stored there", path)
 	}
+
 	return found, err
 }
 
@@ -92,6 +102,7 @@ func readLink(path string) (d ident.Digest, found bool, err error) {
 	if found, err = read(path, &b); !found {
 		return d, false, err
 	}
+
 	if d, err = ident.ParseDigest(b.String()); err != nil {
 		return d, false, fmt.Errorf("%s names no digest", path)
 	}
@@ -101,9 +112,11 @@ func readLink(path string) (d ident.Digest, found bool, err error) {
 // readLinkTo is readLink of a file that has to hold this digest.
 func readLinkTo(path string, want ident.Digest) error {
 	got, found, err := readLink(path)
+
 	if found && got != want {
 		return fmt.Errorf("%s names another digest", path)
 	}
+
 	return err
 }
 
@@ -115,6 +128,7 @@ func (s stored) damage(repository, kind, name string) error {
 	case "blobs":
 		return s.place(repository, name)
 	}
+
 	return nil
 }
 
@@ -131,48 +145,61 @@ func (s stored) manifest(repository, name string) error {
 			return err
 		}
 	}
+
 	link := s.revisionLink(repository, d)
 	_, linked, err := readLink(link)
 	if err == nil {
 		err = readLinkTo(link, d)
 	}
+
 	if err != nil || !linked {
 		return err
 	}
+
 	there, err := readBlob(s.blob(d), d)
 	if err == nil && !there {
 		err = fmt.Errorf("%s is gone", s.blob(d))
 	}
+
 	return err
 }
 
 // uncollected says what is damaged where garbage can't be collected: what a tag leads to
 // can't be told then, and so nothing is removed.
 func (s stored) uncollected(err error) error {
-	which, others := "", 0
+	which := ""
+	others := 0
 	var first error
+
 	root := s.of("")
 	_ = filepath.WalkDir(root, func(path string, _ fs.DirEntry, walked error) error {
 		repository, tag, ok := strings.Cut(strings.TrimPrefix(path, root+"/"), "/_manifests/tags/")
+
 		if walked != nil || !ok || strings.Contains(tag, "/") {
 			return nil
 		}
+
 		if damage := s.manifest(repository, tag); damage != nil {
 			if first != nil {
 				others++
 				return nil
 			}
-			which, first = repository+":"+tag, damage
+
+			which = repository + ":" + tag
+			first = damage
 		}
 		return nil
 	})
+
 	if first == nil {
 		return fmt.Errorf("collect garbage: %w", err)
 	}
+
 	repository, _, _ := strings.Cut(which, ":")
 	if others > 0 {
 		which = fmt.Sprintf("%s (and %d more)", which, others)
 	}
+
 	return problem.New(problem.Unavailable, RuleDamaged, "what no tag leads to is kept, and fills the disk, while %s can't be read: %w", which, first).
 		Want("manifests as they were stored").Fix("%s", mend(repository))
 }
@@ -184,10 +211,12 @@ func (s stored) place(repository, name string) error {
 	if err != nil || !possible(repository, name) {
 		return nil
 	}
+
 	info, err := os.Lstat(s.blob(d))
 	if err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is no file", s.blob(d))
 	}
+
 	return readLinkTo(s.layerLink(repository, d), d)
 }
 
@@ -197,6 +226,7 @@ func (s stored) clearBlob(repository, name string) error {
 	if err != nil || !possible(repository, name) {
 		return nil
 	}
+
 	_, damage := readBlob(s.blob(d), d)
 	return errors.Join(
 		removed(s.blob(d), damage),
@@ -212,6 +242,7 @@ func (s stored) clearManifest(repository, name string, body io.ReadCloser) (io.R
 		io.Reader
 		io.Closer
 	}{io.MultiReader(bytes.NewReader(b), body), body}
+
 	if err != nil || !possible(repository, name) {
 		return again, nil // the library meets the error itself
 	}
@@ -222,12 +253,14 @@ func (s stored) clearManifest(repository, name string, body io.ReadCloser) (io.R
 		removed(s.blob(d), damage),
 		removed(s.revisionLink(repository, d), readLinkTo(s.revisionLink(repository, d), d)),
 	)
+
 	if _, parsed := ident.ParseDigest(name); parsed != nil {
 		tag := s.tagLink(repository, name)
 		index := s.of(repository, "_manifests", "tags", name, "index", "sha256", d.String(), "link")
 		_, _, damage = readLink(tag)
 		err = errors.Join(err, removed(tag, damage), removed(index, readLinkTo(index, d)))
 	}
+
 	return again, err
 }
 
@@ -246,6 +279,7 @@ var (
 	tagName        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 )
 
+// maxRepositoryName is how long a repository's name may be.
 const maxRepositoryName = 255
 
 // possible tells whether something may be stored under a request's names, which then stay

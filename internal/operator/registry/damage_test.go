@@ -75,7 +75,7 @@ func TestDamagedImage(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
 	c, stop := serve(t, dir)
 	beside := newArtifact(t, noise(2, 100))
-	for _, r := range []string{ref, "runtimes/other:latest"} {
+	for _, r := range []rebuild.Ref{ref, "runtimes/other:latest"} {
 		if err := c.PushArtifact(ctx, r, beside.manifest, beside.blobs); err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +127,7 @@ func TestDamagedManifestKeepsGarbage(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
 	c, stop := serve(t, dir)
 	a, beside := newArtifact(t, noise(1, 1000)), newArtifact(t, noise(2, 1000))
-	for ref, a := range map[string]artifact{"runtimes/r:latest": a, "runtimes/other:latest": beside, "runtimes/moved:latest": a} {
+	for ref, a := range map[rebuild.Ref]artifact{"runtimes/r:latest": a, "runtimes/other:latest": beside, "runtimes/moved:latest": a} {
 		if err := c.PushArtifact(ctx, ref, a.manifest, a.blobs); err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +203,7 @@ func TestDamagedSnapshot(t *testing.T) {
 			s := stored{filepath.Join(dir, "docker", "registry", "v2")}
 			path := s.blob(ident.Sum(b))
 			if what == "manifest" {
-				d, _, err := readLink(s.tagLink(snapshotRepo(at.Volume), strings.SplitN(snapshotRef(at), ":", 2)[1]))
+				d, _, err := readLink(s.tagLink(snapshotRepo(at.Volume), strings.SplitN(string(snapshotRef(at)), ":", 2)[1]))
 				if err != nil {
 					t.Fatal(err)
 				}

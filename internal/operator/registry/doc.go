@@ -12,4 +12,12 @@
 // Server and Client are safe for concurrent use. Several processes may have a
 // folder open (a build that runs beside cupeld); garbage is collected only by
 // one that is alone, which a file lock decides, and while nobody pushes to it.
+//
+// Terms are those of the OCI image and distribution specifications: a manifest names a
+// config and layers by their digests, a reference is REPOSITORY:TAG.
+//
+// Begin with client.go, which pushes and pulls, and volume.go, which does it with
+// snapshots; explain.go and broken.go say what an error means. server.go runs the embedded
+// registry behind gate.go, which says who may write and when garbage may go; full.go and
+// damage.go put right what the library below says of a full disk and of lost bytes.
 package registry

@@ -14,24 +14,26 @@ import (
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 )
-
-// RuleDamaged says that what the registry has is not what was stored there.
-const RuleDamaged = "registry_damaged"
 
 // explain says what a person can do about a registry's answer to what was done with
 // REPOSITORY:TAG.
-func (c *Client) explain(ctx context.Context, done, ref string, err error) error {
+func (c *Client) explain(ctx context.Context, done string, ref rebuild.Ref, err error) error {
 	if err == nil {
 		return nil
 	}
+
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+
 	if p, ok := errors.AsType[*problem.Error](err); ok {
 		return p
 	}
-	what := done + " " + ref
+
+	what := done + " " + string(ref)
+
 	if t, ok := errors.AsType[*transport.Error](err); ok {
 		switch t.StatusCode {
 		case http.StatusNotFound:
@@ -46,35 +48,41 @@ func (c *Client) explain(ctx context.Context, done, ref string, err error) error
 			full := fmt.Errorf("%s: the registry at %s answers %d: %w", what, c.addr, t.StatusCode, syscall.ENOSPC)
 			return diskerror.Explain(full, ".", "the registry's state folder")
 		}
+
 		return problem.New(problem.Unavailable, ruleRegistryFailed, "%s: the registry at %s answers %d %s", what, c.addr, t.StatusCode, http.StatusText(t.StatusCode)).
 			Fix("look at its log and its disk, then try again")
 	}
+
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		return problem.New(problem.Unavailable, problem.RuleRegistryUnreachable, "%s: no registry answers at %s: %w", what, c.addr, u.Err).
 			Fix("start it (cupel up), or look at its log")
 	}
+
 	if b, ok := errors.AsType[*brokenError](err); ok {
 		return problem.New(problem.Unavailable, problem.RuleRegistryUnreachable, "%s: the registry at %s broke off its answer: %w", what, c.addr, b.err).
 			Fix("start it (cupel up), or look at its log")
 	}
+
 	return fmt.Errorf("%s: registry %s: %w", what, c.addr, err)
 }
 
 // judge is explain for content of REPOSITORY:TAG: where the registry gave an answer, and
 // all of it came, an error is that its digest or form isn't the one that was stored.
-func (c *Client) judge(ctx context.Context, ref string, err error) error {
+func (c *Client) judge(ctx context.Context, ref rebuild.Ref, err error) error {
 	explained := c.explain(ctx, "read", ref, err)
 	if _, ok := errors.AsType[*problem.Error](explained); ok || err == nil || ctx.Err() != nil {
 		return explained
 	}
+
 	return c.damaged("read", ref, err)
 }
 
 // damaged is the refusal of what isn't what was stored, for which err is why.
-func (c *Client) damaged(done, ref string, err error) error {
+func (c *Client) damaged(done string, ref rebuild.Ref, err error) error {
 	p := problem.New(problem.Unavailable, RuleDamaged, "%s %s: the registry at %s has it damaged: %w", done, ref, c.addr, err).
 		Want("what was stored there")
-	repository, _, _ := strings.Cut(ref, ":")
+
+	repository, _, _ := strings.Cut(string(ref), ":")
 	return p.Fix("%s", mend(repository))
 }
 

@@ -32,6 +32,7 @@ func (w *roomless) release(text []byte) {
 	if !w.held {
 		return
 	}
+
 	w.held = false
 	status := http.StatusInternalServerError
 	if diskerror.Full(errors.New(string(text))) {

@@ -44,6 +44,7 @@ type gate struct {
 	dirty  bool                 // something was stored or removed since the last collection that was done
 }
 
+// newGate keeps the registry that has its content below dir.
 func newGate(next http.Handler, dir string, logger *slog.Logger) *gate {
 	return &gate{
 		next:   next,
@@ -59,15 +60,19 @@ func newGate(next http.Handler, dir string, logger *slog.Logger) *gate {
 // ServeHTTP implements http.Handler.
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+
 	if !reads && !g.mayWrite(r) {
 		http.Error(w, `{"errors":[{"code":"DENIED","message":"only root on the registry's own machine may write"}]}`, http.StatusForbidden)
 		return
 	}
+
 	repository, kind, name := split(r.URL.Path)
+
 	if len(repository) > maxRepositoryName { // for which the library has no answer
 		http.Error(w, `{"errors":[{"code":"NAME_INVALID","message":"invalid repository name"}]}`, http.StatusBadRequest)
 		return
 	}
+
 	// Who asks for a blob's head is about to push what it doesn't find, if it may.
 	if reads && (r.Method == http.MethodGet || kind != "blobs" || !g.mayWrite(r)) {
 		if damage := g.stored.damage(repository, kind, name); damage != nil {
@@ -81,13 +86,16 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	g.writing.RLock()
 	defer g.writing.RUnlock()
+
 	g.note(repository, false)
 	if cleared := g.clear(r, repository, kind, name); cleared != nil {
 		g.logger.WarnContext(r.Context(), "registry: removed what was damaged, look at the disk (dmesg)", "damage", cleared)
 	}
+
 	answer := &roomless{ResponseWriter: w}
 	g.next.ServeHTTP(answer, r)
 	answer.release(nil)
+
 	g.note(repository, kind == "manifests") // a manifest comes last
 }
 
@@ -109,6 +117,7 @@ func (g *gate) mayWrite(r *http.Request) bool {
 	if err != nil || !from.Addr().Unmap().IsLoopback() {
 		return false
 	}
+
 	here, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	uid, ok := g.uid(here, net.TCPAddrFromAddrPort(netip.AddrPortFrom(from.Addr().Unmap(), from.Port())))
 	return ok && (uid == 0 || int(uid) == os.Geteuid())
@@ -121,17 +130,21 @@ func socketUser(local, remote net.Addr) (uint32, bool) {
 	if !ok {
 		return 0, false
 	}
+
 	if v4 := here.IP.To4(); v4 != nil {
 		here = &net.TCPAddr{IP: v4, Port: here.Port}
 	}
+
 	s, err := netlink.SocketGet(remote, here)
 	if err != nil {
 		return 0, false
 	}
+
 	return s.UID, true
 }
 
-// split returns the repository that a path of the API names, what of it, and its name.
+// split returns the repository that a path of the API names, what of it, and its name
+// (OCI distribution specification, endpoints).
 func split(path string) (repository, kind, name string) {
 	rest := strings.TrimPrefix(path, "/v2/")
 	for _, kind := range []string{"blobs", "manifests", "tags", "referrers"} {
@@ -139,17 +152,22 @@ func split(path string) (repository, kind, name string) {
 			return rest[:i], kind, rest[i+len(kind)+2:]
 		}
 	}
+
 	return rest, "", ""
 }
 
+// note takes down that a push did something, or was completed.
 func (g *gate) note(repository string, complete bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+
 	now := g.now()
 	g.dirty = true
+
 	if !strings.HasPrefix(repository, volumePrefix) {
 		g.images = now
 	}
+
 	if complete {
 		delete(g.pushes, repository)
 	} else {
@@ -161,6 +179,7 @@ func (g *gate) note(repository string, complete bool) {
 func (g *gate) quiet() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+
 	now := g.now()
 	maps.DeleteFunc(g.pushes, func(_ string, last time.Time) bool { return now.Sub(last) >= pushQuiet })
 	return len(g.pushes) == 0 && g.dirty && now.Sub(g.images) >= imageQuiet
@@ -180,6 +199,7 @@ func (s *Server) CollectGarbage(ctx context.Context, note func(error)) error {
 			return nil
 		case <-tick.C:
 		}
+
 		tried, err := s.collectQuiet(ctx)
 		if tried && ctx.Err() == nil {
 			note(err)
@@ -192,12 +212,15 @@ func (s *Server) collectQuiet(ctx context.Context) (tried bool, err error) {
 	if !s.gate.quiet() || !s.gate.writing.TryLock() {
 		return false, nil
 	}
+
 	defer s.gate.writing.Unlock()
+
 	done, err := s.collect(ctx)
 	if done {
 		s.gate.mu.Lock()
 		s.gate.dirty = false
 		s.gate.mu.Unlock()
 	}
+
 	return done || err != nil, err
 }

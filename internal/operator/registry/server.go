@@ -42,27 +42,34 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
+
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, problem.New(problem.Invalid, ruleRegistryFolder, "%w", err).Fix("look what is there (ls -ld) and move it away, or choose another state folder with --state")
 	}
+
 	lock, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
+
 	defer func() {
 		if err != nil {
 			_ = lock.Close()
 		}
 	}()
+
 	if err := filelock.WaitShared(context.Background(), lock); err != nil {
 		return nil, fmt.Errorf("registry: lock %s: %w", lock.Name(), err)
 	}
+
 	logrus.SetOutput(lineLogger{logger})
 	logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, DisableTimestamp: true})
+
 	secret := make([]byte, 32)
 	if _, err := rand.Read(secret); err != nil {
 		return nil, fmt.Errorf("registry: %w", err)
 	}
+
 	c := &configuration.Configuration{Storage: configuration.Storage{
 		"filesystem":  {"rootdirectory": dir},
 		"delete":      {"enabled": true},
@@ -71,16 +78,26 @@ func Open(ctx context.Context, dir string, logger *slog.Logger) (_ *Server, err 
 	}}
 	c.HTTP.Secret = hex.EncodeToString(secret)
 	c.HTTP.RelativeURLs = true
+
 	defer func() { // the library's constructor panics where others return an error
 		if p := recover(); p != nil {
 			err = fmt.Errorf("registry: %v", p)
 		}
 	}()
+
 	app := handlers.NewApp(ctx, c)
-	s := &Server{dir: dir, app: app, gate: newGate(app, dir, logger), logger: logger, lock: lock}
+	s := &Server{
+		dir:    dir,
+		app:    app,
+		gate:   newGate(app, dir, logger),
+		logger: logger,
+		lock:   lock,
+	}
+
 	if _, err := s.collect(ctx); err != nil {
 		logger.Warn("registry keeps what nothing refers to", "error", err)
 	}
+
 	return s, nil
 }
 
@@ -90,6 +107,7 @@ const maxLine = 2000
 // lineLogger forwards the library's lines.
 type lineLogger struct{ logger *slog.Logger }
 
+// Write implements io.Writer.
 func (l lineLogger) Write(p []byte) (int, error) {
 	line := p[:min(len(p), maxLine)] // it has what a request names
 	l.logger.Debug("registry library", "line", strings.TrimSpace(string(line)))
@@ -101,8 +119,13 @@ func (s *Server) Handler() http.Handler { return s.gate }
 
 // Serve answers on ln until ctx ends; requests in flight get five seconds.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	srv := &http.Server{Handler: s.gate, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
-		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug)}
+	srv := &http.Server{
+		Handler:           s.gate,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       time.Minute,
+		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+	}
+
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
@@ -112,13 +135,16 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			_ = srv.Close()
 		}
 	})
+
 	err := srv.Serve(ln)
 	if !stop() {
 		<-done
 	}
+
 	if errors.Is(err, http.ErrServerClosed) && ctx.Err() != nil {
 		return nil
 	}
+
 	return fmt.Errorf("registry: %w", err)
 }
 
@@ -134,21 +160,26 @@ func (s *Server) collect(ctx context.Context) (done bool, err error) {
 		return false, filelock.WaitShared(ctx, s.lock)
 	}
 	defer func() { _ = filelock.WaitShared(context.Background(), s.lock) }() // back to the shared lock that is ours
+
 	if _, err := os.Stat(filepath.Join(s.dir, "docker", "registry", "v2", "repositories")); errors.Is(err, os.ErrNotExist) {
 		return true, nil
 	}
+
 	driver := filesystem.New(filesystem.DriverParameters{RootDirectory: s.dir, MaxThreads: 25})
 	_, errs := storage.PurgeUploads(ctx, driver, time.Now().Add(-pushQuiet), true)
 	for _, err := range errs {
 		s.logger.WarnContext(ctx, "upload that broke off stays", "error", err)
 	}
+
 	reg, err := storage.NewRegistry(ctx, driver, storage.EnableDelete)
 	if err != nil {
 		return false, fmt.Errorf("collect garbage: %w", err)
 	}
+
 	if err := storage.MarkAndSweep(ctx, driver, reg, storage.GCOpts{RemoveUntagged: true, Quiet: true}); err != nil {
 		return false, s.gate.stored.uncollected(err)
 	}
+
 	return true, nil
 }
 

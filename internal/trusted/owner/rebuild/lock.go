@@ -23,9 +23,10 @@ type Lock struct {
 	Definition   ident.Digest `yaml:"definition"` // Definition.Digest of what was resolved
 	Suite        string       `yaml:"suite"`
 	Architecture string       `yaml:"architecture"`
-	// Artifact is where a registry keeps all these bytes: REPOSITORY:TAG. It
-	// locates, it proves nothing.
-	Artifact string    `yaml:"artifact,omitempty"`
+
+	// Artifact is where a registry keeps all these bytes. It locates, it proves
+	// nothing.
+	Artifact Ref       `yaml:"artifact,omitempty"`
 	Indices  []Index   `yaml:"indices"`
 	Packages []Package `yaml:"packages"` // by name
 }
@@ -118,6 +119,10 @@ type MirrorBlob struct {
 	Blob
 }
 
+// Ref is where a registry keeps an image or an artifact: REPOSITORY:TAG, as the OCI
+// distribution specification names both (pulling manifests).
+type Ref string
+
 var artifactRef = regexp.MustCompile(`^[a-z0-9]+([._/-][a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 
 func (l *Lock) check() error {
@@ -127,7 +132,7 @@ func (l *Lock) check() error {
 	if _, err := ParseName(l.Runtime); err != nil {
 		return err
 	}
-	if l.Artifact != "" && (len(l.Artifact) > 255 || !artifactRef.MatchString(l.Artifact)) {
+	if l.Artifact != "" && (len(l.Artifact) > 255 || !artifactRef.MatchString(string(l.Artifact))) {
 		return fmt.Errorf("artifact %.80q: want REPOSITORY:TAG", l.Artifact)
 	}
 	if len(l.Indices) == 0 || len(l.Packages) == 0 {
