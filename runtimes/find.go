@@ -43,7 +43,9 @@ func Find(ctx context.Context, name, file string) (*Found, error) {
 			return nil, unknown
 		}
 
-		f.Text, f.File, err = text, "", nil
+		f.Text = text
+		f.File = ""
+		err = nil
 	}
 
 	if err != nil {

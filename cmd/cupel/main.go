@@ -12,7 +12,12 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := cli.Main(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	code := cli.Main(ctx, os.Args[1:], cli.Process{
+		In:  os.Stdin,
+		Out: os.Stdout,
+		Err: os.Stderr,
+		Env: os.Getenv,
+	})
 	stop()
 	os.Exit(code)
 }

@@ -89,7 +89,13 @@ func newAppProbe(address, name string, s ident.SessionName, caPEM string, now ti
 	if !pool.AppendCertsFromPEM([]byte(caPEM)) {
 		return nil, problem.New(problem.Denied, ruleAppCA, "the session publishes no CA certificate as %s", appCA)
 	}
-	return &appProbe{address: address, name: name, session: s, ca: pool, now: now}, nil
+	return &appProbe{
+		address: address,
+		name:    name,
+		session: s,
+		ca:      pool,
+		now:     now,
+	}, nil
 }
 
 // look connects to the app: with TLS, and if that isn't what is spoken there, with
@@ -116,14 +122,14 @@ func (p *appProbe) look(ctx context.Context) found {
 	}
 
 	if ctx.Err() != nil {
-		return found{answersNothing, ident.InstanceID{}, ctx.Err()}
+		return found{kind: answersNothing, problem: ctx.Err()}
 	}
 
 	if asked { // after the certificate was found to be the session's
 		return p.asking(err)
 	}
 	if _, plain := errors.AsType[tls.RecordHeaderError](err); !plain && !broken(err) {
-		return found{answersOtherTLS, ident.InstanceID{}, p.certificateProblem(err)}
+		return found{kind: answersOtherTLS, problem: p.certificateProblem(err)}
 	}
 
 	return p.withoutTLS(ctx, errors.Is(err, os.ErrDeadlineExceeded))
@@ -142,14 +148,18 @@ func (p *appProbe) config() *tls.Config {
 	}
 
 	return &tls.Config{
-		ServerName: server, MinVersion: tls.VersionTLS12,
+		ServerName: server,
+		MinVersion: tls.VersionTLS12,
 		// The certificate is checked by VerifyConnection, also where its name
 		// doesn't matter.
 		InsecureSkipVerify: true, //nolint:gosec // see above
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			opts := x509.VerifyOptions{
-				Roots: p.ca, Intermediates: x509.NewCertPool(), CurrentTime: p.now, DNSName: p.name,
-				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+				Roots:         p.ca,
+				Intermediates: x509.NewCertPool(),
+				CurrentTime:   p.now,
+				DNSName:       p.name,
+				KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 			}
 			for _, c := range cs.PeerCertificates[1:] {
 				opts.Intermediates.AddCert(c)
@@ -199,7 +209,7 @@ func (p *appProbe) withoutTLS(ctx context.Context, silent bool) found {
 	said, open := p.hear(ctx, "", answerQuiet)
 	switch {
 	case ctx.Err() != nil:
-		return found{answersNothing, ident.InstanceID{}, ctx.Err()}
+		return found{kind: answersNothing, problem: ctx.Err()}
 	case said == "" && open && silent:
 		return p.plain(answersSilent)
 	case said != "" || open:
@@ -234,9 +244,11 @@ func (p *appProbe) hear(ctx context.Context, say string, wait time.Duration) (sa
 // plain is what is said of an app that answers without TLS. It is no impostor by
 // that: it just can't be told from one.
 func (p *appProbe) plain(kind answerKind) found {
-	does, there := "answers without TLS", "is "+kind.text()
+	does := "answers without TLS"
+	there := "is " + kind.text()
 	if kind == answersSilent || kind == answersCloses {
-		does, there = "says nothing to who connects", kind.text()
+		does = "says nothing to who connects"
+		there = kind.text()
 	}
 	return found{kind: kind, problem: codedError{codeAppPlain, problem.New(problem.Denied, ruleAppPlain,
 		"your app %s, and your users can't tell it from an impostor: at %s %s", does, p.address, there).

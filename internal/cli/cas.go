@@ -193,7 +193,11 @@ func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
 	}
 
 	next := home.Pin{
-		Identity: a.Pin.Identity, Measurement: a.Claims.Measurement, Signer: a.Claims.Signer, Head: a.Pin.Head, Attested: g.now().UTC(),
+		Identity:    a.Pin.Identity,
+		Measurement: a.Claims.Measurement,
+		Signer:      a.Claims.Signer,
+		Head:        a.Pin.Head,
+		Attested:    g.now().UTC(),
 	}
 	if a.Claims.Simulated {
 		next.SimulationRoot = &a.Claims.Root
@@ -298,7 +302,8 @@ func runCASList(g *globals) error {
 	var rows [][]string
 	for _, addr := range sortedKeys(pins) {
 		p := pins[addr]
-		platform, mark := "hardware", ""
+		platform := "hardware"
+		mark := ""
 
 		if p.SimulationRoot != nil {
 			platform = "SIMULATED"

@@ -180,7 +180,8 @@ const leastColumn = 8
 // longest cell, or narrower where that doesn't fit into a terminal and this does. The
 // widest that can give gives first.
 func columns(all [][]string, terminal int) []int {
-	widths, least := make([]int, len(all[0])), make([]int, len(all[0]))
+	widths := make([]int, len(all[0]))
+	least := make([]int, len(all[0]))
 
 	for n, row := range all {
 		for i, c := range row {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/trusted/owner/rebuild"
@@ -37,7 +38,9 @@ func (g *globals) complete(offer words) cobra.CompletionFunc {
 		ctx, cancel := context.WithTimeout(c.Context(), completionTime)
 		defer cancel()
 
-		g.err, g.wait, g.completing = io.Discard, completionTime, true
+		g.err = io.Discard
+		g.wait = completionTime
+		g.completing = true
 		return clean(offer(ctx, args)), cobra.ShellCompDirectiveNoFileComp
 	}
 }
@@ -140,7 +143,7 @@ func (as *managerAs) instances() words {
 
 		var out []string
 		for _, i := range list {
-			if i.Role == "app" {
+			if i.Role == manager.RoleApp {
 				out = append(out, i.ID+"\t"+i.App)
 			}
 		}

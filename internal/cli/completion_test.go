@@ -39,7 +39,7 @@ func TestTabEndsWithoutAnAnswer(t *testing.T) {
 		for _, call := range []string{"ps", "rm --app", "runtime build"} {
 			var out, errs bytes.Buffer
 			args := append(append([]string{"__complete"}, strings.Fields(call)...), "")
-			code := Main(t.Context(), args, strings.NewReader(""), &out, &errs, func(k string) string { return env[k] })
+			code := Main(t.Context(), args, Process{strings.NewReader(""), &out, &errs, func(k string) string { return env[k] }})
 			want := ":4\n"
 			if call == "runtime build" {
 				want = "puller\npython\n:4\n" // which nobody has to be asked for
@@ -138,7 +138,7 @@ func TestTabOffersNoCommands(t *testing.T) {
 		for _, provider := range []string{"", "https://" + addr} {
 			env := map[string]string{"CUPEL_CONFIG": config, "CUPEL_STATE": state, "CUPEL_PROVIDER": provider}
 			var out, errs bytes.Buffer
-			if code := Main(t.Context(), append([]string{"__complete"}, args...), strings.NewReader(""), &out, &errs, func(k string) string { return env[k] }); code != 0 {
+			if code := Main(t.Context(), append([]string{"__complete"}, args...), Process{strings.NewReader(""), &out, &errs, func(k string) string { return env[k] }}); code != 0 {
 				t.Errorf("%q: exit %d: %s", args, code, errs.String())
 			}
 			for _, line := range strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n") {

@@ -65,7 +65,8 @@ exit code is 9 (app_plain), unless --plain says that it is meant so.`,
 		ValidArgsFunction: g.completeSessions,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.session = args[0]
-			o.memoryGiven, o.instancesGiven = c.Flags().Changed("memory"), c.Flags().Changed("instances")
+			o.memoryGiven = c.Flags().Changed("memory")
+			o.instancesGiven = c.Flags().Changed("instances")
 			return runDeploy(c.Context(), g, o)
 		},
 	}
@@ -134,7 +135,13 @@ func runDeploy(ctx context.Context, g *globals, o deployOptions) error {
 		return err
 	}
 
-	d := &deployment{g: g, o: o, side: side, session: req.Session, show: g.progress()}
+	d := &deployment{
+		g:       g,
+		o:       o,
+		side:    side,
+		session: req.Session,
+		show:    g.progress(),
+	}
 	d.show.hint = func() string { return d.pullerSays(ctx) }
 
 	if o.code != "" {

@@ -19,13 +19,13 @@ import (
 // two the same. They may disagree for a while (--wait), as an instance may have
 // been restarted in between.
 func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.Instance, error) {
-	d.show.begin("verify", d.g.now())
+	d.show.begin(stepVerify, d.g.now())
 	deadline := time.Now().Add(d.g.wait)
 
 	for {
 		instances, err := d.compare(ctx, app)
 		if err == nil {
-			d.show.finish("verify", d.g.now())
+			d.show.finish(stepVerify, d.g.now())
 			return instances, nil
 		}
 
@@ -77,7 +77,7 @@ func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.In
 	// Each instance that the manager counts as healthy has to be among that.
 	var out []manager.Instance
 	for _, i := range list {
-		if i.Role != "app" || i.Revision != app.Revision || i.State != "running" || i.Health != "healthy" {
+		if i.Role != manager.RoleApp || i.Revision != app.Revision || i.State != manager.InstanceRunning || i.Health != manager.Healthy {
 			continue
 		}
 

@@ -118,7 +118,7 @@ func (d *deployment) endedSince(ctx context.Context, app manager.App, checked []
 		}
 
 		for _, i := range list {
-			if i.Role == "app" && i.Revision == app.Revision && endedOnce(app, i) {
+			if i.Role == manager.RoleApp && i.Revision == app.Revision && endedOnce(app, i) {
 				return d.endedHealthy(ctx, app, i)
 			}
 		}
@@ -145,7 +145,7 @@ func endedOnce(app manager.App, i manager.Instance) bool {
 	if i.Problem == nil || !slices.Contains(appEnds, i.Problem.Rule) {
 		return false
 	}
-	if i.State != "running" {
+	if i.State != manager.InstanceRunning {
 		return true
 	}
 

@@ -51,7 +51,8 @@ func (g *globals) readCode(ctx context.Context, arg string) (owners.GrantCode, e
 // grant that the owner makes now, or none where the session asks for none.
 func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) error {
 	if d.code != nil {
-		req.Code, d.grantID = d.code.String(), d.code.Grant
+		req.Code = d.code.String()
+		d.grantID = d.code.Grant
 		return nil
 	}
 
@@ -75,7 +76,8 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 
 	if parsed != nil && !parsed.Access.AsksForGrant() {
 		d.g.warnf("Session %s says deploy: [ANY]: anybody may run it, as often as they like, with its secrets.", d.session)
-		req.Ungranted, req.Writes = true, writes(parsed, req.Service)
+		req.Ungranted = true
+		req.Writes = writes(parsed, req.Service)
 		return nil
 	}
 
@@ -92,7 +94,9 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 		return err
 	}
 
-	req.Code, d.grantID, d.made = made.Code, made.Grant.ID, &made.Grant
+	req.Code = made.Code
+	d.grantID = made.Grant.ID
+	d.made = &made.Grant
 	return nil
 }
 
@@ -250,7 +254,8 @@ func (d *deployment) allowed(ctx context.Context, service ident.ServiceName) (in
 		return 0, err
 	}
 
-	most, last := 0, 0
+	most := 0
+	last := 0
 	for _, g := range grants { // the newest first
 		if g.App != d.granted || g.Maker != d.side.id.KeyHash || !d.claimedHere(g) {
 			continue

@@ -57,10 +57,11 @@ func (d *deployment) look(ctx context.Context, app manager.App, instances []mana
 		return nil, found{}, err
 	}
 
-	d.show.begin("answer", d.g.now())
+	d.show.begin(stepAnswer, d.g.now())
 	seen := d.g.lookAt(ctx, probe)
+	deadline := time.Now().Add(d.g.wait)
 
-	for deadline := time.Now().Add(d.g.wait); seen.kind == answersSession && !among(instances, seen.instance); seen = d.g.lookAt(ctx, probe) {
+	for seen.kind == answersSession && !among(instances, seen.instance) {
 		// It may also have been started since, in the place of one that ended.
 		if again, err := d.compare(ctx, app); err == nil && among(again, seen.instance) {
 			instances = again
@@ -74,6 +75,8 @@ func (d *deployment) look(ctx context.Context, app manager.App, instances []mana
 		if err := pause(ctx, 200*time.Millisecond); err != nil {
 			return nil, seen, err
 		}
+
+		seen = d.g.lookAt(ctx, probe)
 	}
 
 	if ctx.Err() != nil {
@@ -85,7 +88,7 @@ func (d *deployment) look(ctx context.Context, app manager.App, instances []mana
 	}
 
 	seen = probe.ofRunning(seen)
-	d.show.finish("answer", d.g.now())
+	d.show.finish(stepAnswer, d.g.now())
 	return instances, seen, nil
 }
 
@@ -120,7 +123,13 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 	address := d.at.appAddress(app.Port)
 	url := seen.kind.url(address)
 	if d.g.json() {
-		if err := d.g.printLine(deployReply{app, url, seen.kind, instances}); err != nil {
+		reply := deployReply{
+			App:       app,
+			URL:       url,
+			Answers:   seen.kind,
+			Instances: instances,
+		}
+		if err := d.g.printLine(reply); err != nil {
 			return err
 		}
 		return ends

@@ -54,7 +54,14 @@ func (o *deployOptions) request() (manager.DeployRequest, error) {
 	}
 
 	return manager.DeployRequest{
-		Session: session, Name: o.name, Service: service, Runtime: o.runtime, Instances: o.instances, Memory: memory, Port: public, ContainerPort: container,
+		Session:       session,
+		Name:          o.name,
+		Service:       service,
+		Runtime:       o.runtime,
+		Instances:     o.instances,
+		Memory:        memory,
+		Port:          public,
+		ContainerPort: container,
 	}, nil
 }
 
@@ -193,7 +200,8 @@ func (d *deployment) findCAS(ctx context.Context) (ident.KeyHash, error) {
 
 	// Who may have the session run and not read it goes on without what the CAS knows.
 	if err != nil && d.code == nil && problem.From(err).Rule == problem.RuleAccessPolicy {
-		d.blind, err = true, nil
+		d.blind = true
+		err = nil
 	}
 	if err == nil {
 		return pin.Identity, nil

@@ -32,7 +32,7 @@ func (d *deployment) pullerSays(ctx context.Context) string {
 	}
 
 	last := ""
-	for _, line := range d.output(ctx, d.pulling, "pull", 1) {
+	for _, line := range d.output(ctx, d.pulling, manager.RolePull, 1) {
 		last = line
 	}
 
@@ -55,7 +55,7 @@ func (d *deployment) explain(ctx context.Context, app manager.App, p *problem.Er
 	}
 
 	if problem.OfPull(p.Rule) {
-		for _, line := range d.output(ctx, app, "pull", 2*lastWords) {
+		for _, line := range d.output(ctx, app, manager.RolePull, 2*lastWords) {
 			if strings.HasPrefix(line, "pull: ") {
 				d.g.warnf(quote+"%s", line)
 			}
@@ -63,7 +63,7 @@ func (d *deployment) explain(ctx context.Context, app manager.App, p *problem.Er
 		return
 	}
 
-	lines := d.output(ctx, app, "app", lastWords)
+	lines := d.output(ctx, app, manager.RoleApp, lastWords)
 	if len(lines) == 0 {
 		return
 	}

@@ -18,7 +18,7 @@ func inHome(t *testing.T, env map[string]string, args ...string) (code int, errs
 	dir := t.TempDir()
 	t.Chdir(dir)
 	var o, e bytes.Buffer
-	code = Main(t.Context(), args, strings.NewReader(""), &o, &e, func(k string) string { return env[k] })
+	code = Main(t.Context(), args, Process{strings.NewReader(""), &o, &e, func(k string) string { return env[k] }})
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if path != dir {
 			files = append(files, path)

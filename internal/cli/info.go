@@ -48,8 +48,10 @@ func runInfo(ctx context.Context, g *globals, as managerAs) error {
 	}
 
 	rows := [][]string{
-		{"release", info.Release, "-", ""}, {"backend", info.Backend, "-", ""},
-		{"operator's key", info.OperatorKey.String(), "-", "claims grants"}, {"certificate", at.certificate(), "-", "of the manager API"},
+		{"release", info.Release, "-", ""},
+		{"backend", info.Backend, "-", ""},
+		{"operator's key", info.OperatorKey.String(), "-", "claims grants"},
+		{"certificate", at.certificate(), "-", "of the manager API"},
 	}
 	for _, p := range info.Parts {
 		pid := "-"

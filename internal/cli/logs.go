@@ -70,7 +70,12 @@ func runLogs(ctx context.Context, g *globals, o logsOptions) error {
 		return err
 	}
 
-	opts := client.LogOptions{Follow: o.follow, Since: since, Tail: o.tail, Previous: o.previous}
+	opts := client.LogOptions{
+		Follow:   o.follow,
+		Since:    since,
+		Tail:     o.tail,
+		Previous: o.previous,
+	}
 	if !o.follow {
 		for _, id := range ids {
 			if err := m.Logs(ctx, id, opts, func(l manager.LogLine) error { return g.printLog(l, len(ids) > 1) }); err != nil {
@@ -86,9 +91,9 @@ func runLogs(ctx context.Context, g *globals, o logsOptions) error {
 // role is what the instances are for whose output is meant.
 func (o *logsOptions) role() string {
 	if o.puller {
-		return "pull"
+		return manager.RolePull
 	}
-	return "app"
+	return manager.RoleApp
 }
 
 // instances returns whose output is meant: one instance, or all of an app.
@@ -105,7 +110,8 @@ func (o *logsOptions) instances(ctx context.Context, m *client.Manager) ([]strin
 
 	role := o.role()
 	var ids []string
-	known, pulled := false, false
+	known := false
+	pulled := false
 	for _, i := range list {
 		if i.ID == o.ref {
 			return []string{i.ID}, nil
@@ -113,7 +119,7 @@ func (o *logsOptions) instances(ctx context.Context, m *client.Manager) ([]strin
 
 		if i.App == o.ref && (app == "" || i.AppID == app) || i.AppID == o.ref {
 			known = true
-			pulled = pulled || i.Role == "pull"
+			pulled = pulled || i.Role == manager.RolePull
 			if i.Role == role {
 				ids = append(ids, i.ID)
 			}

@@ -36,7 +36,15 @@ type follower struct {
 
 // followLogs goes on until ctx ends, or nothing more can come.
 func (o *logsOptions) followLogs(ctx context.Context, g *globals, m *client.Manager, ids []string, opts client.LogOptions) error {
-	f := &follower{g: g, m: m, opts: opts, role: o.role(), every: newcomersEvery, known: map[string]bool{}}
+	f := &follower{
+		g:     g,
+		m:     m,
+		opts:  opts,
+		role:  o.role(),
+		every: newcomersEvery,
+		known: map[string]bool{},
+	}
+
 	one := len(ids) == 1 && ids[0] == o.ref
 	err := f.follow(ctx, ids, o.ref, one || o.puller || o.previous)
 
@@ -153,9 +161,10 @@ func (f *follower) newcomers(ctx context.Context, group *errgroup.Group, app str
 
 	f.mu.Lock()
 	fresh := slices.DeleteFunc(list, func(in manager.Instance) bool {
-		return f.known[in.ID] || in.Role != f.role || in.State == "waiting"
+		return f.known[in.ID] || in.Role != f.role || in.State == manager.InstanceWaiting
 	})
-	f.opts.Tail, f.opts.Since = -1, time.Time{}
+	f.opts.Tail = -1
+	f.opts.Since = time.Time{}
 	f.follows += len(fresh)
 	f.mu.Unlock()
 

@@ -73,7 +73,14 @@ func (g *globals) manager(ctx context.Context) (managerAt, error) {
 	if err != nil {
 		return managerAt{}, noManager(err)
 	}
-	return managerAt{Endpoint: e, options: client.ManagerOptions{CertSHA256: e.CertSHA256, PID: e.PID, Source: g.localSource()}}, nil
+	return managerAt{
+		Endpoint: e,
+		options: client.ManagerOptions{
+			CertSHA256: e.CertSHA256,
+			PID:        e.PID,
+			Source:     g.localSource(),
+		},
+	}, nil
 }
 
 // localSource is whose word the problems of this machine's manager are: who can read the
@@ -122,7 +129,9 @@ func (m managerAt) seenFromHere(info *manager.Info) {
 	if !m.remote() {
 		return
 	}
-	info.CAS, info.Registry, info.Parts = m.CAS, "", []manager.Part{
+	info.CAS = m.CAS
+	info.Registry = ""
+	info.Parts = []manager.Part{
 		{Name: "manager API", Address: m.Address},
 		{Name: "CAS, owners", Address: m.CAS.Owners, Note: "identity " + m.CAS.Identity.String()},
 		{Name: "CAS, instances", Address: m.CAS.Instances},

@@ -44,7 +44,9 @@ func (g *globals) identity(ctx context.Context, dir *home.Dir) (*home.KeyPair, e
 // keeps what it learns about a pinned CAS.
 func (o *ownerSide) dial(ctx context.Context, addr string, pin *home.Pin) (*client.CAS, error) {
 	opts := client.CASOptions{
-		Certificate: &o.id.Certificate, Patience: o.g.wait, Now: o.g.now,
+		Certificate:   &o.id.Certificate,
+		Patience:      o.g.wait,
+		Now:           o.g.now,
 		RefusedAtOnce: pin == nil && !o.g.waitGiven, // one that was there before may be restarting
 		Waiting: func(why error) {
 			o.g.warnf("The CAS at %s does not answer (%s): trying for up to %s (--wait).", addr, plain.Words(why), problem.Duration(o.g.wait))
@@ -153,11 +155,11 @@ func (g *globals) sessionAt(ctx context.Context, arg, addr string) (ident.Sessio
 
 // vouchedFor returns the newest measurement of a runtime that the owner vouched for.
 func (o *ownerSide) vouchedFor(runtime string) (ident.Measurement, bool, error) {
-	known, err := o.dir.Vouched()
+	values, err := o.dir.Vouched()
 	if err != nil {
 		return ident.Measurement{}, false, err
 	}
 
-	v, ok := reference.Newest(known, runtime)
-	return v.Measurement, ok, nil
+	newest, ok := reference.Newest(values, runtime)
+	return newest.Measurement, ok, nil
 }

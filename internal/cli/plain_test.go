@@ -50,7 +50,7 @@ func TestFilesInWords(t *testing.T) {
 			env := func(name string) string {
 				return map[string]string{"CUPEL_CONFIG": filepath.Join(dir, "config"), "CUPEL_STATE": filepath.Join(dir, "state")}[name]
 			}
-			code := Main(context.Background(), args(path), strings.NewReader(""), &out, &said, env)
+			code := Main(context.Background(), args(path), Process{strings.NewReader(""), &out, &said, env})
 			text := said.String()
 			if code == 0 || !strings.Contains(text, says) || says != "" && !strings.Contains(text, path) {
 				t.Errorf("%s %s: exit %d: %s", name, filepath.Base(path), code, text)
@@ -80,7 +80,7 @@ func TestDamagedOwnersFiles(t *testing.T) {
 			env := func(name string) string {
 				return map[string]string{"CUPEL_CONFIG": dir, "CUPEL_STATE": t.TempDir()}[name]
 			}
-			code := Main(context.Background(), args, strings.NewReader(""), &out, &said, env)
+			code := Main(context.Background(), args, Process{strings.NewReader(""), &out, &said, env})
 			if text := said.String(); code == 0 || !strings.Contains(text, file) || !strings.Contains(text, "mend:") ||
 				strings.Contains(text, "EOF") || strings.Contains(text, " json: ") || strings.Contains(text, "invalid character") {
 				t.Errorf("%s %q: exit %d: %s", file, content, code, text)

@@ -11,6 +11,12 @@ import (
 	"cupel.dev/cupel/internal/plain"
 )
 
+// Steps of a deployment that are this command's own, after those of the manager.
+const (
+	stepVerify = "verify" // have the CAS confirm what the manager says
+	stepAnswer = "answer" // look at what answers at the app's address
+)
+
 // stepTitles say what happens in each step of a deployment.
 var stepTitles = map[string]string{
 	manager.StepImages: "bring the images",
@@ -21,8 +27,8 @@ var stepTitles = map[string]string{
 	manager.StepHealth: "wait until healthy",
 	manager.StepSwitch: "lead the port to them",
 	manager.StepDrain:  "stop the old instances",
-	"verify":           "ask the CAS",
-	"answer":           "look at what answers",
+	stepVerify:         "ask the CAS",
+	stepAnswer:         "look at what answers",
 }
 
 // stepWaits say what a step that takes its time waits for, where that is known beforehand.

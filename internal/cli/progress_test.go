@@ -103,13 +103,13 @@ func TestValuesInWords(t *testing.T) {
 		"audit verify x":                            "expected: no arguments",
 	} {
 		var out, errw bytes.Buffer
-		code := Main(t.Context(), strings.Fields(arg), strings.NewReader(""), &out, &errw, func(string) string { return "" })
+		code := Main(t.Context(), strings.Fields(arg), Process{strings.NewReader(""), &out, &errw, func(string) string { return "" }})
 		said := errw.String()
 		if code != 2 || !strings.Contains(said, want) || strings.Contains(said, "strconv") || strings.Contains(said, "time: ") || strings.Contains(said, "parsing") {
 			t.Errorf("cupel %s: code %d, %s", arg, code, said)
 		}
 		errw.Reset()
-		Main(t.Context(), append(strings.Fields(arg), "-o", "json"), strings.NewReader(""), &out, &errw, func(string) string { return "" })
+		Main(t.Context(), append(strings.Fields(arg), "-o", "json"), Process{strings.NewReader(""), &out, &errw, func(string) string { return "" }})
 		if !strings.HasPrefix(errw.String(), `{"kind":"invalid","rule":`) {
 			t.Errorf("cupel %s -o json: %s", arg, &errw)
 		}

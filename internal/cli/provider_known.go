@@ -62,7 +62,8 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 
 	if !again {
 		seen := pin.Certificate
-		pin.OperatorKey, pin.Since = info.OperatorKey, g.now().UTC()
+		pin.OperatorKey = info.OperatorKey
+		pin.Since = g.now().UTC()
 		if pin, err = g.keepProvider(ctx, dir, addr, pin); err != nil {
 			return managerAt{}, err
 		}
@@ -105,7 +106,8 @@ func (g *globals) keepProvider(ctx context.Context, dir *home.Dir, addr string, 
 	met := true
 	err := dir.UpdateProviders(ctx, func(all home.Providers) error {
 		if first, ok := all[addr]; ok {
-			pin, met = first, false
+			pin = first
+			met = false
 			return nil
 		}
 		all[addr] = pin

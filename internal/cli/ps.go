@@ -75,7 +75,7 @@ func runPs(ctx context.Context, g *globals, o psOptions) error {
 	}
 
 	for _, i := range list {
-		if o.all || i.Role == "app" || i.State != "exited" {
+		if o.all || i.Role == manager.RoleApp || i.State != manager.InstanceExited {
 			r.Instances = append(r.Instances, i)
 		}
 	}
@@ -204,7 +204,7 @@ type trouble struct {
 
 // troubleOf is false where the instance serves.
 func troubleOf(i manager.Instance) (trouble, bool) {
-	if i.Problem == nil || i.State == "running" && i.Health != "unhealthy" {
+	if i.Problem == nil || i.State == manager.InstanceRunning && i.Health != manager.Unhealthy {
 		return trouble{}, false
 	}
 	return trouble{i.AppID, i.Problem.Rule, i.Problem.Actual}, true
@@ -242,13 +242,20 @@ const (
 	attestedColumn = 7
 )
 
+// States in the table that stand out: an app's where it has no instance, else an
+// instance's state or, where it runs, its health.
+var (
+	badStates  = []string{manager.Unhealthy, manager.InstanceExited, string(manager.AppFailed), string(manager.AppDown)}
+	goodStates = []string{manager.Healthy, manager.InstanceRunning}
+)
+
 func instanceInk(column int, text string) ink {
 	switch {
-	case column == attestedColumn && text == "no", column == stateColumn && slices.Contains([]string{"unhealthy", "exited", "failed", "down"}, text):
+	case column == attestedColumn && text == "no", column == stateColumn && slices.Contains(badStates, text):
 		return red
 	case column == attestedColumn && text == simulatedCell:
 		return yellow
-	case column == stateColumn && slices.Contains([]string{"healthy", "running"}, text):
+	case column == stateColumn && slices.Contains(goodStates, text):
 		return green
 	case column == stateColumn:
 		return yellow
@@ -264,20 +271,27 @@ func (g *globals) instanceRow(i manager.Instance) []string {
 
 	state := i.State
 	switch {
-	case i.State == "waiting" && !i.NextStart.IsZero():
+	case i.State == manager.InstanceWaiting && !i.NextStart.IsZero():
 		state = fmt.Sprintf("waiting %ds", max(0, int(i.NextStart.Sub(g.now()).Seconds())))
-	case i.State == "starting" && i.Phase != "", i.State == "stopping" && i.Phase == "committing":
+	case i.State == manager.InstanceStarting && i.Phase != "", i.State == manager.InstanceStopping && i.Phase == manager.PhaseCommitting:
 		state = i.Phase
-	case i.State == "running" && i.Health != "":
+	case i.State == manager.InstanceRunning && i.Health != "":
 		state = i.Health // it runs, and that is what counts
 	}
 
-	if i.Role == "pull" {
+	if i.Role == manager.RolePull {
 		state = "pull " + state
 	}
 
 	return []string{
-		i.App, i.ID, state, strconv.Itoa(i.Restarts), memory, portCell(i.Port), g.age(i.CreatedAt), attestedCell(i),
+		i.App,
+		i.ID,
+		state,
+		strconv.Itoa(i.Restarts),
+		memory,
+		portCell(i.Port),
+		g.age(i.CreatedAt),
+		attestedCell(i),
 	}
 }
 

@@ -54,17 +54,31 @@ type globals struct {
 	unsaid     error // why something that was to be shown wasn't
 }
 
+// Process is what the command reads, writes and finds around it.
+type Process struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+	Env func(string) string
+}
+
 // Main runs the command line args (without the program's name) and returns the
 // exit code.
-func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer, env func(string) string) int {
-	g := &globals{in: in, out: out, err: errw, env: env, now: time.Now}
+func Main(ctx context.Context, args []string, p Process) int {
+	g := &globals{
+		in:  p.In,
+		out: p.Out,
+		err: p.Err,
+		env: p.Env,
+		now: time.Now,
+	}
 	defer noteClosedPipe()()
 
 	root := newRootCommand(g)
 	root.SetArgs(args)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errw)
+	root.SetIn(p.In)
+	root.SetOut(p.Out)
+	root.SetErr(p.Err)
 
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {

@@ -36,7 +36,7 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 	if err != nil {
 		return err
 	}
-	vouched, err := reference.Read(folder)
+	values, err := reference.Read(folder)
 	if err != nil {
 		return err
 	}
@@ -57,9 +57,14 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 		if err != nil {
 			return err
 		}
-		e := runtimeEntry{Runtime: name, Definition: whereFound(def), Packages: def.Packages, Vouched: []reference.Value{}}
+		e := runtimeEntry{
+			Runtime:    name,
+			Definition: whereFound(def),
+			Packages:   def.Packages,
+			Vouched:    []reference.Value{},
+		}
 
-		for _, v := range vouched {
+		for _, v := range values {
 			if v.Runtime == name {
 				e.Vouched = append(e.Vouched, v)
 			}
@@ -77,7 +82,8 @@ func runRuntimeList(ctx context.Context, g *globals) error {
 		row := []string{e.Runtime, e.Definition, "-", "none: cupel runtime measure " + e.Runtime}
 		if len(e.Vouched) > 0 {
 			v, _ := reference.Newest(e.Vouched, e.Runtime)
-			row[2], row[3] = v.IndexDate.Format(time.DateOnly), v.Measurement.String()
+			row[2] = v.IndexDate.Format(time.DateOnly)
+			row[3] = v.Measurement.String()
 		}
 
 		rows = append(rows, row)

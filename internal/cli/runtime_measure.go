@@ -131,7 +131,12 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 		}
 	}
 
-	r := measureReply{Runtime: def.Name, Definition: whereFound(def), Lock: ident.Sum(lockText), Launcher: launcher}
+	r := measureReply{
+		Runtime:    def.Name,
+		Definition: whereFound(def),
+		Lock:       ident.Sum(lockText),
+		Launcher:   launcher,
+	}
 	b := rebuild.Builder{Observe: func(k rebuild.Check) {
 		r.Checks = append(r.Checks, k)
 		if !g.json() {
@@ -149,8 +154,16 @@ func runRuntimeMeasure(ctx context.Context, g *globals, o measureOptions) error 
 		return err
 	}
 
-	v := reference.Value{Measurement: r.Measurement, Runtime: r.Runtime, Definition: def.Digest(), Lock: r.Lock,
-		Launcher: launcher, IndexDate: r.IndexDate, How: "rebuilt from Debian's signed packages", At: g.now().UTC()}
+	v := reference.Value{
+		Measurement: r.Measurement,
+		Runtime:     r.Runtime,
+		Definition:  def.Digest(),
+		Lock:        r.Lock,
+		Launcher:    launcher,
+		IndexDate:   r.IndexDate,
+		How:         "rebuilt from Debian's signed packages",
+		At:          g.now().UTC(),
+	}
 	if r.SupersededBy, err = vouch(folder, v); err != nil {
 		return err
 	}
@@ -165,12 +178,12 @@ func vouch(folder string, v reference.Value) (newer *ident.Measurement, err erro
 		return nil, err
 	}
 
-	known, err := reference.Read(folder)
+	values, err := reference.Read(folder)
 	if err != nil {
 		return nil, err
 	}
 
-	if newest, ok := reference.Newest(known, v.Runtime); ok && newest.Measurement != v.Measurement {
+	if newest, ok := reference.Newest(values, v.Runtime); ok && newest.Measurement != v.Measurement {
 		return &newest.Measurement, nil
 	}
 	return nil, nil

@@ -18,7 +18,7 @@ func runCLI(t *testing.T, args ...string) (code int, out, errs string) {
 	home := t.TempDir()
 	var o, e bytes.Buffer
 	env := map[string]string{"HOME": home, "CUPEL_STATE": filepath.Join(home, "state")}
-	code = Main(t.Context(), args, strings.NewReader(""), &o, &e, func(k string) string { return env[k] })
+	code = Main(t.Context(), args, Process{strings.NewReader(""), &o, &e, func(k string) string { return env[k] }})
 	return code, o.String(), e.String()
 }
 

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"cupel": func() {
 			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-			code := cli.Main(interruptedAtPipe(interruptedAfter(ctx, os.Getenv(interruptAfter)), os.Getenv(interruptAtPipe)), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+			code := cli.Main(interruptedAtPipe(interruptedAfter(ctx, os.Getenv(interruptAfter)), os.Getenv(interruptAtPipe)), os.Args[1:], cli.Process{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv})
 			stop()
 			os.Exit(code)
 		},

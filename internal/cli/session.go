@@ -123,11 +123,11 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (template.
 		return in, nil, err
 	}
 
-	known, err := o.dir.Vouched()
+	values, err := o.dir.Vouched()
 	if err != nil {
 		return in, nil, err
 	}
-	accepts, err := template.AcceptValues(known, opts.accept)
+	accepts, err := template.AcceptValues(values, opts.accept)
 	if err != nil {
 		return in, nil, err
 	}
@@ -154,7 +154,7 @@ func readSmall(ctx context.Context, name string, most int) ([]byte, error) {
 }
 
 func (o *ownerSide) printMeasurements(ms map[ident.ServiceName]ident.Measurement) error {
-	known, err := o.dir.Vouched()
+	values, err := o.dir.Vouched()
 	if err != nil {
 		return err
 	}
@@ -162,8 +162,8 @@ func (o *ownerSide) printMeasurements(ms map[ident.ServiceName]ident.Measurement
 	var rows [][]string
 	for _, service := range []ident.ServiceName{template.PullService, template.AppService} {
 		how := "accepted on the command line"
-		if i := slices.IndexFunc(known, func(v reference.Value) bool { return v.Measurement == ms[service] }); i >= 0 {
-			how = known[i].How + ", packages as of " + known[i].IndexDate.UTC().Format(time.DateOnly)
+		if i := slices.IndexFunc(values, func(v reference.Value) bool { return v.Measurement == ms[service] }); i >= 0 {
+			how = values[i].How + ", packages as of " + values[i].IndexDate.UTC().Format(time.DateOnly)
 		}
 
 		rows = append(rows, []string{string(service), ms[service].String(), how})
@@ -276,12 +276,15 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		return err
 	}
 
-	template, kept, err := side.keepLauncher(ctx, c, &o, values.session, in, reviewed)
-	if err != nil {
-		return err
+	unfilled := reviewed.Text
+	var kept map[ident.ServiceName][]ident.Measurement
+	if o.update && !o.drop {
+		if unfilled, kept, err = side.keepLauncher(ctx, c, values.session, in, reviewed.Measurements); err != nil {
+			return err
+		}
 	}
 
-	text, err := session.Fill(template, values.get)
+	text, err := session.Fill(unfilled, values.get)
 	if err != nil {
 		return err
 	}
@@ -301,7 +304,14 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		return err
 	}
 
-	reply := createReply{values.session, want, c.Address(), reviewed.Measurements, kept, warnings}
+	reply := createReply{
+		Session:      values.session,
+		Hash:         want,
+		CAS:          c.Address(),
+		Measurements: reviewed.Measurements,
+		Kept:         kept,
+		Warnings:     warnings,
+	}
 	if g.json() {
 		return g.printJSON(reply)
 	}
@@ -373,15 +383,12 @@ func (o *ownerSide) noteCreated(ctx context.Context, cas string, name ident.Sess
 	})
 }
 
-// keepLauncher returns the template to fill in. An update keeps the measurements
-// of the launcher before, unless they are to be dropped; those are returned too.
-func (o *ownerSide) keepLauncher(ctx context.Context, c *client.CAS, opts *sessionOptions, name ident.SessionName, in template.Inputs,
-	reviewed *template.Reviewed,
+// keepLauncher returns the template that an update fills in: one that accepts, beside the
+// measurements that were reviewed, those of the same packages under the launcher before,
+// as the session has them now. These are returned too.
+func (o *ownerSide) keepLauncher(ctx context.Context, c *client.CAS, name ident.SessionName, in template.Inputs,
+	reviewed map[ident.ServiceName]ident.Measurement,
 ) ([]byte, map[ident.ServiceName][]ident.Measurement, error) {
-	if !opts.update || opts.drop {
-		return reviewed.Text, nil, nil
-	}
-
 	current, err := c.ReadSession(ctx, name, nil)
 	if err != nil {
 		return nil, nil, err
@@ -390,13 +397,13 @@ func (o *ownerSide) keepLauncher(ctx context.Context, c *client.CAS, opts *sessi
 	if err != nil {
 		return nil, nil, err
 	}
-	known, err := o.dir.Vouched()
+	values, err := o.dir.Vouched()
 	if err != nil {
 		return nil, nil, err
 	}
 
-	in.Measurements = reviewed.Measurements
-	in.Also = reference.Kept(parsed, known, reviewed.Measurements)
+	in.Measurements = reviewed
+	in.Also = reference.Kept(parsed, values, reviewed)
 	text, err := template.Render(in)
 	return text, in.Also, err
 }

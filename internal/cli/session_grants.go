@@ -45,7 +45,8 @@ The number of instances of an app that is deployed is changed by 'cupel deploy'.
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.session, o.instancesGiven = args[0], cmd.Flags().Changed("instances")
+			o.session = args[0]
+			o.instancesGiven = cmd.Flags().Changed("instances")
 			return runSessionGrants(cmd.Context(), g, o)
 		},
 	}
@@ -77,6 +78,7 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 		return err
 	}
 	defer c.Close()
+
 	all, err := c.Grants(ctx, name)
 	if err != nil {
 		return err
@@ -84,9 +86,17 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 
 	switch {
 	case o.withdraw != "":
-		return withdrawGrant(ctx, g, c, all, name, o.withdraw)
+		grant, err := findGrant(all, name, o.withdraw)
+		if err != nil {
+			return err
+		}
+		return withdrawGrant(ctx, g, c, grant)
 	case changes:
-		return changeGrant(ctx, g, c, all, name, o)
+		grant, err := findGrant(all, name, o.grant)
+		if err != nil {
+			return err
+		}
+		return changeGrant(ctx, g, c, grant, o)
 	}
 
 	if g.json() {
@@ -100,12 +110,7 @@ func runSessionGrants(ctx context.Context, g *globals, o grantsOptions) error {
 	return g.printGrants(all)
 }
 
-func withdrawGrant(ctx context.Context, g *globals, c *client.CAS, all []owners.Grant, name ident.SessionName, ref string) error {
-	grant, err := findGrant(all, name, ref)
-	if err != nil {
-		return err
-	}
-
+func withdrawGrant(ctx context.Context, g *globals, c *client.CAS, grant owners.Grant) error {
 	ended, err := lasting(ctx, g, "cupel session grants "+string(grant.Session), func(ctx context.Context) (owners.Grant, error) { return c.WithdrawGrant(ctx, grant.ID) })
 	if err != nil {
 		return err
@@ -128,11 +133,7 @@ func withdrawGrant(ctx context.Context, g *globals, c *client.CAS, all []owners.
 	return nil
 }
 
-func changeGrant(ctx context.Context, g *globals, c *client.CAS, all []owners.Grant, name ident.SessionName, o grantsOptions) error {
-	grant, err := findGrant(all, name, o.grant)
-	if err != nil {
-		return err
-	}
+func changeGrant(ctx context.Context, g *globals, c *client.CAS, grant owners.Grant, o grantsOptions) error {
 	services, err := parseGranted(o.services, nil)
 	if err != nil {
 		return err

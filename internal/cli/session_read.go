@@ -26,9 +26,15 @@ func parseSessionArg(s string) (ident.SessionName, error) {
 	return name, nil
 }
 
+type readOptions struct {
+	session string
+	cas     string
+	hash    string // of an earlier version
+	reveal  bool   // secret values, too
+}
+
 func newSessionReadCommand(g *globals) *cobra.Command {
-	var cas, hash string
-	var reveal bool
+	var o readOptions
 	c := &cobra.Command{
 		Use:               "read NAME",
 		Short:             "Show a session as the CAS keeps it",
@@ -36,14 +42,15 @@ func newSessionReadCommand(g *globals) *cobra.Command {
 		Args:              exactArgs("NAME"),
 		ValidArgsFunction: g.completeSessions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runSessionRead(cmd.Context(), g, args[0], cas, hash, reveal)
+			o.session = args[0]
+			return runSessionRead(cmd.Context(), g, o)
 		},
 	}
 
 	f := c.Flags()
-	f.StringVar(&cas, "cas", "", "address of the CAS (default: where you created the session)")
-	f.StringVar(&hash, "hash", "", "an earlier version")
-	f.BoolVar(&reveal, "show-secrets", false, "also show the secret values that were given")
+	f.StringVar(&o.cas, "cas", "", "address of the CAS (default: where you created the session)")
+	f.StringVar(&o.hash, "hash", "", "an earlier version")
+	f.BoolVar(&o.reveal, "show-secrets", false, "also show the secret values that were given")
 
 	return c
 }
@@ -54,17 +61,17 @@ type readReply struct {
 	Text    string            `json:"text"`
 }
 
-func runSessionRead(ctx context.Context, g *globals, arg, cas, hash string, reveal bool) error {
+func runSessionRead(ctx context.Context, g *globals, o readOptions) error {
 	var version *ident.Digest
-	if hash != "" {
-		h, err := ident.ParseDigest(hash)
+	if o.hash != "" {
+		h, err := ident.ParseDigest(o.hash)
 		if err != nil {
 			return problem.New(problem.Invalid, problem.RuleUsage, "--hash: %w", err)
 		}
 		version = &h
 	}
 
-	name, c, err := g.sessionAt(ctx, arg, cas)
+	name, c, err := g.sessionAt(ctx, o.session, o.cas)
 	if err != nil {
 		return err
 	}
@@ -76,7 +83,7 @@ func runSessionRead(ctx context.Context, g *globals, arg, cas, hash string, reve
 	}
 
 	text := got.Text
-	if !reveal {
+	if !o.reveal {
 		parsed, err := session.Parse([]byte(got.Text))
 		if err != nil {
 			return err
@@ -180,7 +187,13 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 	}
 
 	pin, _ := c.Pin()
-	return &verifyReply{name, own, c.Address(), record.At, pin.Head.Seq}, nil
+	return &verifyReply{
+		Session:   name,
+		Hash:      own,
+		CAS:       c.Address(),
+		CreatedAt: record.At,
+		AuditHead: pin.Head.Seq,
+	}, nil
 }
 
 func newSessionValuesCommand(g *globals) *cobra.Command {

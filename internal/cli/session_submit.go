@@ -302,6 +302,7 @@ func (o *ownerSide) claimOwn(ctx context.Context, c *client.CAS, addr string, ma
 		return submitReply{}, err
 	}
 
-	made.Grant.State, made.Grant.ClaimedBy = owners.GrantClaimed, o.id.KeyHash
+	made.Grant.State = owners.GrantClaimed
+	made.Grant.ClaimedBy = o.id.KeyHash
 	return submitReply{Grant: made.Grant, Token: claimed.Token.Reveal()}, nil
 }

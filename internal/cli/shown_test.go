@@ -159,7 +159,7 @@ func TestAdviceOfTheOperator(t *testing.T) {
 	run := func(provider string, args ...string) string {
 		env := map[string]string{"CUPEL_CONFIG": config, "CUPEL_STATE": state, "CUPEL_PROVIDER": provider}
 		var said bytes.Buffer
-		Main(t.Context(), args, strings.NewReader(""), &said, &said, func(k string) string { return env[k] })
+		Main(t.Context(), args, Process{strings.NewReader(""), &said, &said, func(k string) string { return env[k] }})
 		return said.String()
 	}
 	check := func(provider, marked, source string) {

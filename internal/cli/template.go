@@ -216,7 +216,8 @@ func offeredMeasurement(r manager.Runtime) (ident.Measurement, error) {
 		return r.Measurement, nil
 	}
 
-	why, mend := "they say none", ""
+	why := "they say none"
+	mend := ""
 	if r.Problem != nil {
 		why = plain.Reason(r.Problem)
 	}

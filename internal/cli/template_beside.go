@@ -31,7 +31,8 @@ func (b *besideFlags) add(c *cobra.Command) {
 
 // inputs says which there are.
 func (b *besideFlags) inputs(in *template.Inputs) error {
-	in.GitUser, in.Proxy = b.user != "", b.proxy != ""
+	in.GitUser = b.user != ""
+	in.Proxy = b.proxy != ""
 
 	for _, given := range []struct {
 		text  string

@@ -35,7 +35,7 @@ func TestWordsOfTheOperatorInEvents(t *testing.T) {
 	config, state := metManager(t, addr, ident.Sum(server.Certificate().Raw))
 	env := map[string]string{"CUPEL_CONFIG": config, "CUPEL_STATE": state, "CUPEL_PROVIDER": "https://" + addr}
 	var out, errs bytes.Buffer
-	code := Main(t.Context(), []string{"rm", "--app", "web"}, strings.NewReader(""), &out, &errs, func(k string) string { return env[k] })
+	code := Main(t.Context(), []string{"rm", "--app", "web"}, Process{strings.NewReader(""), &out, &errs, func(k string) string { return env[k] }})
 	t.Logf("exit %d\n%s%s", code, out.String(), errs.String())
 	if strings.Contains(errs.String(), "curl") && !strings.Contains(errs.String(), "the operator says") {
 		t.Error("the operator's words aren't marked")

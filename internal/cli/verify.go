@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -108,7 +107,6 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 	if err != nil {
 		return err
 	}
-	reply := appReply{SessionBy: o.by, Session: *verified, Address: o.address, Name: o.name}
 
 	c, _, err := side.casOf(ctx, name, o.cas)
 	if err != nil {
@@ -116,91 +114,125 @@ func runVerify(ctx context.Context, g *globals, o verifyOptions) error {
 	}
 	defer c.Close()
 
-	running, err := side.checkInstances(ctx, c, name)
-	if err != nil {
-		return err
+	v := &verification{
+		side:    side,
+		cas:     c,
+		session: name,
+		opts:    o,
+		reply: appReply{
+			SessionBy: o.by,
+			Session:   *verified,
+			Address:   o.address,
+			Name:      o.name,
+		},
 	}
-	if err := reply.take(running, o, g.now()); err != nil {
-		return err
-	}
-
-	if reply.Name == "" {
-		if reply.Name, err = side.appName(name); err != nil {
-			return err
-		}
-	}
-
-	if err := side.answering(ctx, c, name, &reply, running, o); err != nil {
+	if err := v.run(ctx); err != nil {
 		return err
 	}
 
 	if g.json() {
-		return g.printJSON(reply)
+		return g.printJSON(v.reply)
 	}
-	return printVerified(g, reply)
+	return printVerified(g, v.reply)
+}
+
+// verification is one run of the command, whose session and address are known.
+type verification struct {
+	side    *ownerSide
+	cas     *client.CAS
+	session ident.SessionName
+	opts    verifyOptions
+	reply   appReply
+}
+
+// run judges what the CAS lists, and then what answers.
+func (v *verification) run(ctx context.Context) error {
+	listed, err := v.side.checkInstances(ctx, v.cas, v.session)
+	if err != nil {
+		return err
+	}
+	if err := v.take(listed); err != nil {
+		return err
+	}
+
+	if v.reply.Name == "" {
+		if v.reply.Name, err = v.side.appName(v.session); err != nil {
+			return err
+		}
+	}
+	return v.answering(ctx, listed)
 }
 
 // take shows what the CAS lists, and judges it.
-func (a *appReply) take(r *running, o verifyOptions, now time.Time) (err error) {
-	a.Instances, a.Volumes, a.Grants = r.state.Instances, r.state.Volumes, r.grants
+func (v *verification) take(listed *running) (err error) {
+	v.reply.Instances = listed.state.Instances
+	v.reply.Volumes = listed.state.Volumes
+	v.reply.Grants = listed.grants
 
-	for _, i := range a.Instances {
-		a.Simulated = a.Simulated || i.State == owners.Running && i.Claims.Simulated
+	for _, i := range v.reply.Instances {
+		v.reply.Simulated = v.reply.Simulated || i.State == owners.Running && i.Claims.Simulated
 	}
 
-	a.Behind, err = r.judge(a.Session.Hash, o, now)
+	v.reply.Behind, err = listed.judge(v.reply.Session.Hash, v.opts, v.side.g.now())
 	return err
 }
 
 // answering finds out what answers at the app's address. With --plain it need not
 // prove itself, and counts as nobody.
-func (o *ownerSide) answering(ctx context.Context, c *client.CAS, name ident.SessionName, reply *appReply, r *running, opts verifyOptions) error {
-	ca, err := c.Value(ctx, name, appCA)
+func (v *verification) answering(ctx context.Context, listed *running) error {
+	ca, err := v.cas.Value(ctx, v.session, appCA)
 	if err != nil {
 		return err
 	}
-
-	probe, err := newAppProbe(reply.Address, reply.Name, name, ca.Value, o.g.now())
+	probe, err := newAppProbe(v.reply.Address, v.reply.Name, v.session, ca.Value, v.side.g.now())
 	if err != nil {
 		return err
 	}
 
 	seen := probe.look(ctx)
-	if slices.ContainsFunc(reply.Instances, func(i owners.Instance) bool { return i.State == owners.Running && i.Service != template.PullService }) {
+	if slices.ContainsFunc(v.reply.Instances, func(i owners.Instance) bool { return i.State == owners.Running && i.Service != template.PullService }) {
 		seen = probe.ofRunning(seen)
 	}
+	v.reply.Answers = seen.kind
 
-	reply.Answers = seen.kind
-	if seen.problem != nil && opts.plain && seen.kind.unproven() {
+	if seen.problem != nil && v.opts.plain && seen.kind.unproven() {
 		return nil
 	}
 	if seen.problem != nil {
-		return rotatedMeanwhile(ctx, c, name, seen.problem)
+		return rotatedMeanwhile(ctx, v.cas, v.session, seen.problem)
 	}
 
-	r, err = r.knowing(seen.instance, func() (*running, error) { return o.checkInstances(ctx, c, name) })
+	listed, err = listed.knowing(seen.instance, func() (*running, error) { return v.side.checkInstances(ctx, v.cas, v.session) })
 	if err != nil {
 		return err
 	}
-
-	if err := reply.take(r, opts, o.g.now()); err != nil {
+	if err := v.take(listed); err != nil {
 		return err
 	}
+	return v.answeredBy(seen.instance, listed)
+}
 
-	for _, i := range reply.Instances {
-		if i.ID == seen.instance && (r.otherApps(i.Grant, opts.app) || opts.named() && r.calledOtherwise(i.Grant, opts.app)) {
-			return problem.New(problem.Denied, ruleAppInstance, "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), reply.Address, opts.app).
-				Want("an instance of %s", opts.app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", name)
+// answeredBy refuses an instance that answers and doesn't run, or under the grant of
+// another app than the one that is verified.
+func (v *verification) answeredBy(id ident.InstanceID, listed *running) error {
+	app := v.opts.app
+	for _, i := range v.reply.Instances {
+		if i.ID != id {
+			continue
 		}
 
-		if i.ID == seen.instance && i.State == owners.Running {
-			reply.Answering = &i
+		if listed.otherApps(i.Grant, app) || v.opts.named() && listed.calledOtherwise(i.Grant, app) {
+			return problem.New(problem.Denied, ruleAppInstance, "instance %s answers at %s, under a grant for another app than %s", i.ID.Short(), v.reply.Address, app).
+				Want("an instance of %s", app).Fix("do not use the app there; see 'cupel session grants %s' for what it is, and 'cupel ps'", v.session)
+		}
+		if i.State == owners.Running {
+			v.reply.Answering = &i
 		}
 	}
 
-	if reply.Answering == nil {
-		return problem.New(problem.Denied, ruleAppInstance, "instance %s answers at %s", seen.instance, reply.Address).
-			Want("an instance of %s that the CAS knows to run", name).Fix("do not use the app: what answers has lost, or never had, its rights")
+	if v.reply.Answering == nil {
+		return problem.New(problem.Denied, ruleAppInstance, "instance %s answers at %s", id, v.reply.Address).
+			Want("an instance of %s that the CAS knows to run", v.session).Fix("do not use the app: what answers has lost, or never had, its rights")
 	}
 	return nil
 }

@@ -69,7 +69,8 @@ func checkInstance(s *session.Session, cas ident.KeyHash, i owners.Instance) err
 	// The very appraisal that the CAS made. Report data can't be judged here: it
 	// names a connection that has ended.
 	policy := s.Policy(service)
-	policy.ReportData, policy.LaunchBinding = &i.Claims.ReportData, &i.Claims.LaunchBinding
+	policy.ReportData = &i.Claims.ReportData
+	policy.LaunchBinding = &i.Claims.LaunchBinding
 	decision, err := appraise.Appraise(policy, i.Claims)
 	if err == nil {
 		err = decision.Err()

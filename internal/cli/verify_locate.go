@@ -55,7 +55,12 @@ func (o *ownerSide) ownWord(opts *verifyOptions) (knownApp, error) {
 	name, unnamed := parseSessionArg(opts.app)
 	if _, ok := sessions[name]; ok && unnamed == nil {
 		if called, granted, one := deployed.Only(o.g.place(), name); one {
-			return knownApp{session: name, name: granted, called: called, by: byRecord}, nil
+			return knownApp{
+				session: name,
+				name:    granted,
+				called:  called,
+				by:      byRecord,
+			}, nil
 		}
 		return knownApp{session: name, name: opts.app, by: byName}, nil
 	}
@@ -85,7 +90,8 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	}
 
 	called := cmp.Or(known.called, opts.app) // by the manager
-	opts.app, opts.by = known.name, known.by
+	opts.app = known.name
+	opts.by = known.by
 	enough := known.by != "" && opts.address != ""
 
 	if enough { // it may say that a deployment is under way, and holds up nobody

@@ -104,7 +104,8 @@ func (r *running) granted() error {
 // many copies as were asked for. During a deployment there are two; that one is
 // under way is the operator's word, which is good for a while only.
 func (r *running) oneGrant(o verifyOptions, now time.Time) error {
-	held, idle := map[string][]string{}, map[string][]string{}
+	held := map[string][]string{}
+	idle := map[string][]string{}
 	fresh := map[string]bool{}
 
 	for _, g := range r.grants {
@@ -222,10 +223,11 @@ func (r *running) demand(commit, app string) error {
 // of who made its grant, the owner or a key that the session lets deploy, never of its
 // operator or of strangers.
 func (r *running) otherApps(id owners.GrantID, app string) bool {
-	named, mine := false, id.IsZero() // under no grant it may be any app's
+	named := false
+	mine := id.IsZero() // under no grant it may be any app's
 
 	for _, g := range r.grants {
-		if g.App == app && r.vouched(g) {
+		if g.App == app && r.namesApp(g) {
 			named = true
 			mine = mine || g.ID == id
 		}
@@ -241,11 +243,11 @@ func (r *running) calledOtherwise(id owners.GrantID, app string) bool {
 	if app == string(r.session.Name) || app == manager.AppName(r.session.Name) {
 		return false
 	}
-	return slices.ContainsFunc(r.grants, func(g owners.Grant) bool { return g.ID == id && g.App != app && r.vouched(g) })
+	return slices.ContainsFunc(r.grants, func(g owners.Grant) bool { return g.ID == id && g.App != app && r.namesApp(g) })
 }
 
-// vouched reports whether what a grant calls its app counts: else strangers made it.
-func (r *running) vouched(g owners.Grant) bool {
+// namesApp reports whether what a grant calls its app counts: else strangers made it.
+func (r *running) namesApp(g owners.Grant) bool {
 	return g.State == owners.GrantClaimed && (g.Maker == r.me || r.session.Access.AsksForGrant())
 }
 

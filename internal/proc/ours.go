@@ -111,7 +111,8 @@ func sameNamespaces(dir string) bool {
 
 // program is the name in a process's first word, if it is true.
 func program(dir, word string) string {
-	name, exe := filepath.Base(word), filepath.Join(dir, "exe")
+	name := filepath.Base(word)
+	exe := filepath.Join(dir, "exe")
 	target, err := os.Readlink(exe)
 	if err == nil && isVersionOf(filepath.Base(strings.TrimSuffix(target, " (deleted)")), name) { // replaced since
 		return name
