@@ -34,6 +34,7 @@ func (b *binaries) digest(path string) (ident.Digest, error) {
 		return ident.Digest{}, fmt.Errorf("measure binary: %w", err)
 	}
 	defer f.Close()
+
 	info, err := f.Stat()
 	if err != nil {
 		return ident.Digest{}, fmt.Errorf("measure binary: %w", err)
@@ -42,6 +43,7 @@ func (b *binaries) digest(path string) (ident.Digest, error) {
 	if !ok || !info.Mode().IsRegular() {
 		return ident.Digest{}, fmt.Errorf("measure binary: %s is no regular file", path)
 	}
+
 	id := fileID{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
 	b.mu.Lock()
 	d, ok := b.known[id]
@@ -49,11 +51,13 @@ func (b *binaries) digest(path string) (ident.Digest, error) {
 	if ok {
 		return d, nil
 	}
+
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return ident.Digest{}, fmt.Errorf("measure binary: %w", err)
 	}
 	d = ident.Digest(h.Sum(nil))
+
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.known == nil || len(b.known) >= maxBinaries {

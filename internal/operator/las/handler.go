@@ -39,14 +39,19 @@ func (h *instanceHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !ok {
 			return evidence.Evidence{}, refused("the peer is unknown")
 		}
+
 		measurement, err := h.server.measure(ctx, h.id, pid)
 		if err != nil {
 			h.server.cfg.Logger.WarnContext(ctx, "evidence refused", "instance", h.id, "pid", pid, "error", err)
 			return evidence.Evidence{}, err
 		}
 		h.server.cfg.Logger.InfoContext(ctx, "evidence made", "instance", h.id, "measurement", measurement.String())
+
 		return h.server.cfg.Platform.Quote(simtee.Launch{
-			Measurement: measurement, Signer: simtee.Signer(), ConfigID: h.configID, Debug: true,
+			Measurement: measurement,
+			Signer:      simtee.Signer(),
+			ConfigID:    h.configID,
+			Debug:       true,
 		}, q.ReportData)
 	})
 }
@@ -56,11 +61,13 @@ func (h *instanceHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (s *Server) measure(ctx context.Context, id string, pid int) (ident.Measurement, error) {
 	launched, err := s.cfg.Inspector.Inspect(ctx, id)
 	if p, ok := errors.AsType[*problem.Error](err); ok && p.Rule == RuleProcess {
-		return ident.Measurement{}, p
+		return ident.Measurement{}, p // it says more than that the launch was looked at
 	}
 	if err != nil {
 		return ident.Measurement{}, problem.New(problem.Denied, ruleLASLaunch, "look at the instance: %w", err)
 	}
+
+	// Who asks has to be the instance's first process, in the instance's control group.
 	if pid <= 0 || pid != launched.PID {
 		return ident.Measurement{}, refused("process %d is not this instance's launcher", pid)
 	}
@@ -71,10 +78,12 @@ func (s *Server) measure(ctx context.Context, id string, pid int) (ident.Measure
 	if !s.cfg.Cgroups.In(member, launched.Cgroup) {
 		return ident.Measurement{}, refused("process %d is not in the instance's control group", pid)
 	}
+
 	launcher, err := s.binaries.digest(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil {
 		return ident.Measurement{}, refused("process %d: %v", pid, err)
 	}
+
 	m, err := launch.Measure(launched.Spec, launched.Image, launcher)
 	if err != nil {
 		return ident.Measurement{}, problem.New(problem.Denied, ruleLASLaunch, "measure the launch: %w", err)
@@ -82,6 +91,7 @@ func (s *Server) measure(ctx context.Context, id string, pid int) (ident.Measure
 	return m, nil
 }
 
+// refused is the refusal of a process that may not have this instance's evidence.
 func refused(format string, args ...any) error {
 	return problem.New(problem.Denied, ruleLASPeer, format, args...).
 		Want("the launcher, which is the instance's first process")
@@ -97,7 +107,9 @@ type casHandler struct {
 func (h *casHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	reply(w, r, h.limit, func(_ context.Context, q wire.QuoteRequest) (evidence.Evidence, error) {
 		return h.server.cfg.Platform.Quote(simtee.Launch{
-			Measurement: h.measurement, Signer: simtee.Signer(), Debug: true,
+			Measurement: h.measurement,
+			Signer:      simtee.Signer(),
+			Debug:       true,
 		}, q.ReportData)
 	})
 }
@@ -109,16 +121,19 @@ func reply(w http.ResponseWriter, r *http.Request, limit *limiter, f func(contex
 		httpproblem.Write(w, "", err)
 		return
 	}
+
 	evidence, err := f(r.Context(), q)
 	if err != nil {
 		httpproblem.Write(w, "", err)
 		return
 	}
+
 	b, err := json.Marshal(evidence)
 	if err != nil {
 		httpproblem.Write(w, "", fmt.Errorf("encode evidence: %w", err))
 		return
 	}
+
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(b)
 }
@@ -128,14 +143,17 @@ func readRequest(w http.ResponseWriter, r *http.Request, limit *limiter) (wire.Q
 	if r.URL.Path != wire.PathQuote || r.Method != http.MethodPost {
 		return q, problem.New(problem.NotFound, ruleLASPath, "%s %q", r.Method, r.URL.Path).Want("POST %s", wire.PathQuote)
 	}
+
 	if !limit.take() {
 		return q, problem.New(problem.Unavailable, ruleLASRate, "too many requests for evidence").
 			Want("at most %v at once and %v a second", limit.rate.burst, limit.rate.perSecond).Fix("wait a second")
 	}
+
 	var body bytes.Buffer
 	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, maxRequest)); err != nil {
 		return q, problem.New(problem.Invalid, ruleLASRequest, "request: %w", err)
 	}
+
 	d := json.NewDecoder(&body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&q); err != nil {
@@ -147,18 +165,22 @@ func readRequest(w http.ResponseWriter, r *http.Request, limit *limiter) (wire.Q
 	return q, nil
 }
 
+// peerKey is under what a connection's context has the number of the process that
+// connected.
 type peerKey struct{}
 
-// withPeer notes who connected: the kernel recorded it at connect time.
+// withPeer notes who connected: the kernel recorded it at connect time (SO_PEERCRED, unix(7)).
 func withPeer(ctx context.Context, c net.Conn) context.Context {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		return ctx
 	}
+
 	raw, err := u.SyscallConn()
 	if err != nil {
 		return ctx
 	}
+
 	var cred *unix.Ucred
 	if err := raw.Control(func(fd uintptr) {
 		cred, _ = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
@@ -193,11 +215,13 @@ func newLimiter(now func() time.Time, r rate) *limiter {
 func (l *limiter) take() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+
 	now := l.now()
 	if d := now.Sub(l.last).Seconds(); d > 0 {
 		l.tokens = min(l.rate.burst, l.tokens+d*l.rate.perSecond)
 	}
 	l.last = now
+
 	if l.tokens < 1 {
 		return false
 	}

@@ -1,21 +1,3 @@
-// Package las is the local attestation service of one node: where an instance's
-// launcher, and the CAS, get evidence about themselves.
-//
-// It belongs to the operator and is trusted by nobody: on a platform that
-// measures, evidence that it tampered with does not verify. On the simulated
-// platform it plays the hardware, and so it measures what was really launched:
-// the spec that the low-level runtime read, the image that the root stands on,
-// the binary that the first process executes. It takes nobody's word for any of
-// it, the node's least.
-//
-// Each instance has a listener of its own, in a directory that is mounted into
-// that instance only: the listener says who may ask. Who does ask is checked
-// too: the peer has to be the instance's first process, in the instance's
-// control group. Everything else in the instance (the app, later) and every
-// other process of the machine gets nothing. cupel-cas asks over a descriptor
-// that it inherited from the daemon, which measured the binary that it executed.
-//
-// Server is safe for concurrent use.
 package las
 
 import (
@@ -83,9 +65,15 @@ func (s *Server) Open(id, dir string, configID evidence.Data64) error {
 	if err != nil {
 		return fmt.Errorf("attestation socket of instance %s: %w", id, err)
 	}
-	h := &instanceHandler{server: s, id: id, configID: configID, limit: newLimiter(s.cfg.Now, instanceRate)}
-	server := newHTTPServer(h, s.cfg.Logger)
+
+	server := newHTTPServer(&instanceHandler{
+		server:   s,
+		id:       id,
+		configID: configID,
+		limit:    newLimiter(s.cfg.Now, instanceRate),
+	}, s.cfg.Logger)
 	server.ConnContext = withPeer
+
 	s.mu.Lock()
 	old := s.instances[id]
 	s.instances[id] = server
@@ -93,6 +81,7 @@ func (s *Server) Open(id, dir string, configID evidence.Data64) error {
 	if old != nil {
 		_ = old.Close()
 	}
+
 	go func() { _ = server.Serve(l) }()
 	return nil
 }
@@ -113,17 +102,26 @@ func (s *Server) Close(id string) {
 // with that measurement; the CAS has no launch binding.
 func (s *Server) ServeConn(ctx context.Context, conn net.Conn, measurement ident.Measurement) error {
 	l := &oneConn{conn: conn, done: make(chan struct{})}
-	server := newHTTPServer(&casHandler{server: s, measurement: measurement, limit: newLimiter(s.cfg.Now, casRate)}, s.cfg.Logger)
+
+	server := newHTTPServer(&casHandler{
+		server:      s,
+		measurement: measurement,
+		limit:       newLimiter(s.cfg.Now, casRate),
+	}, s.cfg.Logger)
 	// The connection is for the CAS's life, and silent for as long as nobody
 	// attests it.
-	server.ReadHeaderTimeout, server.ReadTimeout, server.IdleTimeout = 0, 0, 0
+	server.ReadHeaderTimeout = 0
+	server.ReadTimeout = 0
+	server.IdleTimeout = 0
 	server.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateClosed || state == http.StateHijacked {
 			l.end()
 		}
 	}
+
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
+
 	_ = server.Serve(l) // always an error; the end of the connection is no failure
 	<-l.done
 	return ctx.Err()
@@ -131,8 +129,12 @@ func (s *Server) ServeConn(ctx context.Context, conn net.Conn, measurement ident
 
 func newHTTPServer(h http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
-		MaxHeaderBytes: 8 << 10, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		MaxHeaderBytes:    8 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -150,6 +152,7 @@ func (l *oneConn) Accept() (net.Conn, error) {
 	first := !l.accepted
 	l.accepted = true
 	l.mu.Unlock()
+
 	if first {
 		return l.conn, nil
 	}

@@ -29,6 +29,9 @@ type mounted struct {
 	fsType  string
 }
 
+// parseMounts reads /proc/PID/mountinfo (proc_pid_mountinfo(5)): each line has the mount's
+// number, its parent's, the device, the root within the file system, the mount point and
+// the options; then optional fields, a dash, and the file system's type.
 func parseMounts(text string) ([]mounted, error) {
 	var out []mounted
 	for line := range strings.Lines(text) {
@@ -41,6 +44,7 @@ func parseMounts(text string) ([]mounted, error) {
 		if err != nil {
 			return nil, fmt.Errorf("its mounts can't be read: %w", err)
 		}
+
 		m := mounted{
 			id:      id,
 			root:    unescape(h[3]),
@@ -82,10 +86,12 @@ func (p process) holdPlaces(want processSpec) error {
 	if i < 0 || root.Mnt_id != mounts[i].id || root.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
 		return errors.New("its root isn't the root of its mounts")
 	}
+
 	cwd, err := p.place("cwd")
 	if err != nil {
 		return err
 	}
+
 	expected, err := p.inRoot(want.Process.Cwd)
 	if err != nil {
 		return err
@@ -103,6 +109,7 @@ func holdMounts(mounts []mounted, want processSpec, exists func(string) bool) er
 	for _, m := range want.Mounts {
 		expected[path.Clean("/"+m.Destination)] = holdMount(m.Type, m.Options)
 	}
+
 	masks := map[string]func(mounted) error{}
 	for _, at := range want.Linux.MaskedPaths {
 		masks[path.Clean("/"+at)] = holdMask
@@ -120,6 +127,7 @@ func holdMounts(mounts []mounted, want processSpec, exists func(string) bool) er
 		if !ok && launchersOwn(m.at) {
 			check, ok = holdMount("tmpfs", []string{"nosuid", "nodev"}), true
 		}
+
 		switch {
 		case !ok:
 			return fmt.Errorf("it has a mount at %q, which the spec lacks", variable(m.at))
@@ -128,16 +136,19 @@ func holdMounts(mounts []mounted, want processSpec, exists func(string) bool) er
 		case m.shared:
 			return fmt.Errorf("its mount at %q is shared with others", m.at)
 		}
+
 		if err := check(m); err != nil {
 			return err
 		}
 		seen[m.at] = true
 	}
+
 	for at := range expected {
 		if !seen[at] {
 			return fmt.Errorf("it lacks the spec's mount at %q", at)
 		}
 	}
+
 	for at := range masks {
 		if !seen[at] && exists(at) {
 			return fmt.Errorf("%q isn't masked, as the spec says", at)
@@ -173,6 +184,7 @@ func holdMount(fsType string, options []string) func(mounted) error {
 		if !bind && (m.fsType != fsType || m.root != "/") {
 			return fmt.Errorf("its mount at %q is %s, not the spec's %s", m.at, m.fsType, variable(fsType))
 		}
+
 		for _, o := range []string{"ro", "nosuid", "nodev", "noexec"} {
 			if slices.Contains(options, o) && !slices.Contains(m.options, o) {
 				return fmt.Errorf("its mount at %q isn't %s", m.at, o)
@@ -218,16 +230,19 @@ func (p process) place(link string) (unix.Statx_t, error) {
 // inRoot looks at a path as the process does.
 func (p process) inRoot(name string) (unix.Statx_t, error) {
 	var st unix.Statx_t
+
 	root, err := unix.Openat(p.fd, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return st, fmt.Errorf("open the process's root: %w", err)
 	}
 	defer unix.Close(root)
+
 	fd, err := unix.Openat2(root, name, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
 		return st, fmt.Errorf("look into the process's root: %w", err)
 	}
 	defer unix.Close(fd)
+
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, placeMask, &st); err != nil {
 		return st, fmt.Errorf("look into the process's root: %w", err)
 	}

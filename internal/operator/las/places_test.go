@@ -116,10 +116,10 @@ func TestCapabilityMask(t *testing.T) {
 // TestProcessIsGone: a process that ended is no process that is as it should be.
 func TestProcessIsGone(t *testing.T) {
 	err := HoldProcess(1<<22+1, []byte(`{}`))
-	if err == nil || !strings.Contains(err.Error(), RuleProcess) {
+	if err == nil || !strings.Contains(err.Error(), string(RuleProcess)) {
 		t.Errorf("%v", err)
 	}
-	if err := HoldProcess(1, []byte(`{"process":7}`)); err == nil || !strings.Contains(err.Error(), RuleProcess) {
+	if err := HoldProcess(1, []byte(`{"process":7}`)); err == nil || !strings.Contains(err.Error(), string(RuleProcess)) {
 		t.Errorf("%v", err)
 	}
 }

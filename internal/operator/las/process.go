@@ -14,9 +14,6 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// RuleProcess refuses a process that isn't what its spec says.
-const RuleProcess = "las_process"
-
 // HoldProcess checks that a running first process is what the spec in its
 // bundle says. The spec alone proves nothing: whatever stands between it and the
 // process may have read another one, and put the text back.
@@ -30,11 +27,13 @@ func HoldProcess(pid int, spec []byte) error {
 	if err := json.Unmarshal(spec, &want); err != nil {
 		return differs("its spec: %w", err)
 	}
+
 	p, err := openProcess(pid)
 	if err != nil {
 		return differs("%w", err)
 	}
 	defer p.close()
+
 	for _, check := range []func(processSpec) error{p.holdCommand, p.holdRights, p.holdNamespaces, p.holdPlaces} {
 		if err := check(want); err != nil {
 			if _, ok := errors.AsType[*problem.Error](err); ok {
@@ -137,6 +136,7 @@ func (p process) holdCommand(want processSpec) error {
 	if err != nil {
 		return err
 	}
+
 	// Container runtimes add this one on their own; a launcher passes it over.
 	const home = "HOME="
 	if !slices.ContainsFunc(want.Process.Env, func(e string) bool { return strings.HasPrefix(e, home) }) {
@@ -144,6 +144,7 @@ func (p process) holdCommand(want processSpec) error {
 			env = slices.Delete(env, i, i+1)
 		}
 	}
+
 	for i := range max(len(env), len(want.Process.Env)) {
 		switch {
 		case i >= len(env):
@@ -157,6 +158,7 @@ func (p process) holdCommand(want processSpec) error {
 	return nil
 }
 
+// variable is an environment variable's name, as far as a message has room for it.
 func variable(entry string) string {
 	name, _, _ := strings.Cut(entry, "=")
 	if len(name) > 80 {
@@ -165,23 +167,27 @@ func variable(entry string) string {
 	return name
 }
 
-// holdRights compares what the kernel says about users, capabilities and filter.
+// holdRights compares what the kernel says about users, capabilities and filter
+// (proc_pid_status(5)).
 func (p process) holdRights(want processSpec) error {
 	text, err := p.read("status")
 	if err != nil {
 		return err
 	}
+
 	status := map[string]string{}
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(line, ":")
 		status[name] = strings.Join(strings.Fields(value), " ")
 	}
+
 	w := want.Process
 	four := func(id uint32) string { return strings.TrimSuffix(strings.Repeat(fmt.Sprint(id)+" ", 4), " ") }
 	groups := ""
 	for _, g := range w.User.Others {
 		groups += fmt.Sprintf("%d ", g)
 	}
+
 	expected := map[string]string{
 		"Uid":        four(w.User.UID),
 		"Gid":        four(w.User.GID),
@@ -192,16 +198,19 @@ func (p process) holdRights(want processSpec) error {
 		"NoNewPrivs": map[bool]string{false: "0", true: "1"}[w.NoNewPrivileges],
 	}
 	if w.User.UID == 0 { // the kernel gives root all that isn't bounded away
-		expected["CapPrm"], expected["CapEff"] = expected["CapBnd"], expected["CapBnd"]
+		expected["CapPrm"] = expected["CapBnd"]
+		expected["CapEff"] = expected["CapBnd"]
 	}
 	if len(want.Linux.Seccomp) > 0 {
 		expected["Seccomp"] = "2"
 	}
+
 	for name, value := range expected {
 		if status[name] != value && (name != "Groups" || status[name] != fmt.Sprint(w.User.GID)) {
 			return fmt.Errorf("its %s is %q, the spec's %q", name, status[name], value)
 		}
 	}
+
 	// Numbers from the outermost PID namespace to its own.
 	if numbers := strings.Fields(status["NSpid"]); len(numbers) == 0 || numbers[len(numbers)-1] != "1" {
 		return fmt.Errorf("it isn't the first process of its PID namespace")
@@ -248,6 +257,7 @@ func (p process) holdNamespaces(want processSpec) error {
 		}
 		listed[ns.Type] = ns.Path
 	}
+
 	for kind, file := range namespaceFiles {
 		var its, ours unix.Stat_t
 		if err := unix.Stat(p.path("ns/"+file), &its); err != nil {
@@ -256,6 +266,7 @@ func (p process) holdNamespaces(want processSpec) error {
 		if err := unix.Stat("/proc/self/ns/"+file, &ours); err != nil {
 			return fmt.Errorf("look at the machine's %s namespace: %w", kind, err)
 		}
+
 		path, own := listed[kind]
 		switch {
 		case path != "": // a thread of this process may be in it for a moment

@@ -27,7 +27,20 @@
 // given back once is not left for good. No call of a part that may hang is without a
 // deadline, and what fails is told (Config.Tell).
 //
+// It trusts the machine: containerd, the CNI plugins and the kernel, as far as they answer,
+// and its own state folder, as far as it can be read. It trusts no instance: what a
+// launcher says or sends on its node socket is checked, and speaks for that instance alone.
+//
 // Concurrency: one operation at a time for an instance (its own lock), any
 // number for different ones; Node.mu guards the table and every instance's
-// status and is never held over a call that waits.
+// status and is never held over a call that waits. An instance's locks are taken in the
+// order op, save, Node.mu.
+//
+// Read it along the road of an instance: node.go and runtime.go (what a node is made of),
+// start.go and given.go (how an instance comes to be), instance.go and record.go (what is
+// known of it, here and on disk), socket.go (what its launcher says), watch.go, health.go,
+// listening.go and suspended.go (how it is), stop.go (how it ends) and adopt.go (what a
+// restart finds). volumes.go and its siblings keep the snapshots of encrypted volumes.
+// trouble.go is how each failure is told, and each call given a deadline. The rest are
+// single duties: events.go, etc.go, launcher.go, mounts.go, socketdir.go, tendlog.go.
 package node

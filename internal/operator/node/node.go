@@ -50,7 +50,9 @@ type Node struct {
 	journal  journal
 	volumes  *volumeStore
 	tending  sync.Mutex // one replacement of a log writer at a time
-	letting  sync.Mutex // one address given back at a time: after a crash of the machine they all are. Taken before an op lock
+	// letting lets one address be given back at a time: after a crash of the machine they all
+	// are. It is taken before an op lock.
+	letting sync.Mutex
 
 	mu        sync.Mutex
 	instances map[string]*instance

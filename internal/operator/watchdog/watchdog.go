@@ -1,14 +1,3 @@
-// Package watchdog tells a process that hangs from one that is only slow, so that it
-// can be ended and started again.
-//
-// A process hangs if it leaves a question without an answer for the whole patience and
-// does nothing meanwhile: no thread of it runs, waits for a processor or waits for a
-// device, and it needs no processor's time to speak of. Under whatever load of the
-// machine, and however many strangers ask it at once, one that works is left alone. Time
-// for which the caller itself stood still, as it was stopped or its machine slept, is no
-// time of the patience.
-//
-// It ends nothing and keeps nothing: its caller does.
 package watchdog
 
 import (
@@ -78,6 +67,8 @@ func (p Process) Watch(ctx context.Context, tell func(error)) error {
 			return nil
 		case <-time.After(p.Patience / askAgain):
 		}
+
+		// Another process may have its number by now.
 		var now proc.Stat
 		if now, err = proc.Of(p.PID); now.Start != first.Start {
 			break
@@ -94,6 +85,7 @@ func (p Process) Look(ctx context.Context) error {
 	last := make(chan error, 1)
 	go func() { last <- p.ask(question) }()
 
+	// What it does meanwhile is looked at while the question waits.
 	worked := 0
 	before, _ := proc.Of(p.PID) // one that has ended is seen below
 	for range looks {
@@ -108,6 +100,7 @@ func (p Process) Look(ctx context.Context) error {
 			worked++
 		}
 	}
+
 	end()
 	after, _ := proc.Of(p.PID)
 	busy := worked >= atWork || after.CPU-before.CPU > p.Patience/busyPart
@@ -121,6 +114,7 @@ func (p Process) ask(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
+
 		select {
 		case <-ctx.Done():
 			return err
@@ -137,16 +131,20 @@ func (p Process) judge(err error, busy bool) error {
 	if _, gone := proc.Of(p.PID); gone != nil {
 		return nil // it has ended, which its starter sees
 	}
+
 	silent := problem.New(problem.Unavailable, p.Rule, "%s (process %d) has not answered for %s", p.Name, p.PID, problem.Duration(p.Patience))
 	switch {
 	case proc.Stopped(p.PID):
 		silent.Actual += ", and is stopped (SIGSTOP, or a debugger)"
+
 	case busy:
 		silent.Actual += ", and works: it is left alone"
 		return silent.Fix("see what it does: top -H -p %d; to end it, kill -9 %d: it is started again, apps go on", p.PID, p.PID)
+
 	case errors.Is(err, ErrUnreached):
 		silent.Actual += fmt.Sprintf(", and can't be reached (%v): it is left alone", err)
 		return silent.Fix("see what stands between, as a firewall's rule for this machine's own connections; to end it, kill -9 %d: it is started again, apps go on", p.PID)
+
 	default:
 		silent.Actual += ", and does nothing"
 	}

@@ -202,7 +202,7 @@ func TestWrappedRunc(t *testing.T) {
 				return
 			}
 			// A place to mount on that the image lacks is seen by itself.
-			if err == nil || !strings.Contains(err.Error(), las.RuleProcess) && !strings.Contains(err.Error(), "was put into its root") {
+			if err == nil || !strings.Contains(err.Error(), string(las.RuleProcess)) && !strings.Contains(err.Error(), "was put into its root") {
 				t.Errorf("inspected without complaint: %v", err)
 			}
 		})

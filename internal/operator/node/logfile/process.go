@@ -24,6 +24,7 @@ func URI(program, dir string, limits Limits) string {
 	return u.String()
 }
 
+// argument is the one argument of the writer process, which parseArg reads.
 func argument(dir string, limits Limits) string {
 	return fmt.Sprintf("%d:%d:%s", limits.Size, limits.Keep, dir)
 }
@@ -48,34 +49,43 @@ func Main(arg string) error {
 	if err != nil {
 		return err
 	}
+
 	// A shim that ends tells us to end too, but what is still in the pipes has
 	// to be written first: only their end is ours.
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+
 	lock, err := lockFolder(dir)
 	if errors.Is(err, errLocked) {
 		return err
 	}
+
 	// A folder that can't be locked is no reason to leave the output where it is: its
 	// instance would wait for it.
 	unlocked := err
 	if lock != nil {
 		defer lock.Close()
 	}
+
 	w, err := NewWriter(dir, limits, time.Now)
 	if err != nil {
 		return err
 	}
-	stdout, stderr, ready := os.NewFile(3, "stdout"), os.NewFile(4, "stderr"), os.NewFile(5, "ready")
+
+	stdout := os.NewFile(3, "stdout")
+	stderr := os.NewFile(4, "stderr")
+	ready := os.NewFile(5, "ready")
 	if stdout == nil || stderr == nil || ready == nil {
 		return errors.New("log writer: started without the instance's output")
 	}
 	if err := ready.Close(); err != nil {
 		return fmt.Errorf("log writer: say ready: %w", err)
 	}
+
 	var wg sync.WaitGroup
 	var errs [2]error
 	wg.Go(func() { errs[0] = w.Copy("stdout", stdout) })
 	wg.Go(func() { errs[1] = w.Copy("stderr", stderr) })
 	wg.Wait()
+
 	return errors.Join(unlocked, errs[0], errs[1], w.Close())
 }

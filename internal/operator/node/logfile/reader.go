@@ -60,6 +60,7 @@ type reader struct {
 	read int64    // bytes so far
 }
 
+// run hands on what is in the files, oldest first, and follows them if that is asked for.
 func (r *reader) run() error {
 	seq, file, err := r.first()
 	if err != nil {
@@ -70,11 +71,13 @@ func (r *reader) run() error {
 			file.Close()
 		}
 	}()
-	var partial []byte
+
+	var partial []byte             // the beginning of a line whose end is not written yet
 	collecting := r.opts.Tail >= 0 // until the first end of all files
 	wait := poll
 	for {
 		ended := r.ended()
+
 		if file == nil {
 			if file, err = r.open(&seq); err != nil {
 				return err
@@ -91,6 +94,7 @@ func (r *reader) run() error {
 			if r.read > before {
 				wait = poll
 			}
+
 			if next > 0 {
 				file.Close()
 				file = nil
@@ -98,6 +102,7 @@ func (r *reader) run() error {
 				continue
 			}
 		}
+
 		if collecting {
 			collecting = false
 			for _, line := range r.ring {
@@ -107,9 +112,11 @@ func (r *reader) run() error {
 			}
 			r.ring = nil
 		}
+
 		if !r.opts.Follow || ended {
 			return nil
 		}
+
 		select {
 		case <-r.ctx.Done():
 			return r.ctx.Err()
@@ -124,6 +131,7 @@ func (r *reader) ended() bool {
 	return exists(filepath.Join(r.dir, endMark)) || r.opts.Ended != nil && r.opts.Ended()
 }
 
+// first is the number of the oldest file, and that file if it is open already.
 func (r *reader) first() (int, *os.File, error) {
 	seqs, err := files(r.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -169,6 +177,7 @@ func (r *reader) drain(f *os.File, partial []byte, collecting bool) ([]byte, err
 		if err := r.ctx.Err(); err != nil {
 			return nil, err
 		}
+
 		chunk, err := br.ReadBytes('\n')
 		partial = append(partial, chunk...)
 		r.read += int64(len(chunk))
@@ -178,11 +187,13 @@ func (r *reader) drain(f *os.File, partial []byte, collecting bool) ([]byte, err
 		if err != nil {
 			return nil, err
 		}
+
 		line := partial
 		partial = nil
 		if !r.wanted(line) {
 			continue
 		}
+
 		if collecting {
 			r.ring = append(r.ring, line)
 			if len(r.ring) > r.opts.Tail {
@@ -190,16 +201,19 @@ func (r *reader) drain(f *os.File, partial []byte, collecting bool) ([]byte, err
 			}
 			continue
 		}
+
 		if _, err := r.out.Write(line); err != nil {
 			return nil, err
 		}
 	}
 }
 
+// wanted tells whether a line is as new as was asked for.
 func (r *reader) wanted(line []byte) bool {
 	if r.opts.Since.IsZero() {
 		return true
 	}
+
 	var l Line
 	if json.Unmarshal(bytes.TrimSpace(line), &l) != nil {
 		return false // torn by a crash of the machine

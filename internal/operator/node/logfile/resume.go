@@ -30,6 +30,7 @@ func lockFolder(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make log folder: %w", err)
 	}
+
 	path := filepath.Join(dir, lockName)
 	moveOther(path)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NONBLOCK, 0o600)
@@ -39,6 +40,7 @@ func lockFolder(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock log folder: %w", err)
 	}
+
 	if err := filelock.Try(f); err != nil {
 		_ = f.Close()
 		if errors.Is(err, filelock.ErrHeld) {
@@ -46,6 +48,7 @@ func lockFolder(dir string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lock log folder: %w", err)
 	}
+
 	// For people and for Process. A full disk is no reason to write no log.
 	if f.Truncate(0) == nil {
 		_, _ = f.WriteAt(strconv.AppendInt(nil, int64(os.Getpid()), 10), 0)
@@ -65,14 +68,17 @@ func Process(dir string) int {
 	if other(path) {
 		return 0
 	}
+
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0
 	}
+
 	pid, err := strconv.Atoi(string(b))
 	if err != nil || pid <= 1 {
 		return 0
 	}
+
 	c, ok := proc.CommandOf(pid)
 	itsFolder := func(arg string) bool { return strings.HasSuffix(arg, ":"+dir) }
 	if !ok || !slices.Contains(c.Args, Verb) || !slices.ContainsFunc(c.Args, itsFolder) {
@@ -87,10 +93,12 @@ func Abandoned(dir string) (bool, error) {
 	if exists(filepath.Join(dir, endMark)) {
 		return false, nil
 	}
+
 	path := filepath.Join(dir, lockName)
 	if moveOther(path) {
 		return true, nil
 	}
+
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -99,6 +107,7 @@ func Abandoned(dir string) (bool, error) {
 		return false, fmt.Errorf("look at log folder: %w", err)
 	}
 	defer f.Close()
+
 	// Shared: two who look don't take each other for a writer.
 	switch err := filelock.TryShared(f); {
 	case errors.Is(err, filelock.ErrHeld):
@@ -119,17 +128,22 @@ func Resume(program, dir string, limits Limits, stdout, stderr *os.File) error {
 		return fmt.Errorf("resume log: %w", err)
 	}
 	defer ready.Close()
+
 	cmd := exec.Command(program, Verb, argument(dir, limits))
-	cmd.Dir, cmd.Env = "/", []string{}
+	cmd.Dir = "/"
+	cmd.Env = []string{}
 	cmd.ExtraFiles = []*os.File{stdout, stderr, started}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+
 	err = cmd.Start()
 	_ = started.Close()
 	if err != nil {
 		return fmt.Errorf("resume log: %w", err)
 	}
+
 	go func() { _ = cmd.Wait() }()
 	_, _ = ready.Read(make([]byte, 1)) // its end, when the process closes it or ends
+
 	if abandoned, err := Abandoned(dir); err != nil || abandoned {
 		return errors.Join(errors.New("resume log: the log writer ended at once"), err)
 	}

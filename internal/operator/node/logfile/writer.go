@@ -1,17 +1,3 @@
-// Package logfile keeps the output of an instance in rotating files of JSON
-// lines, and reads it back while it grows.
-//
-// The writer is a process of its own, started by the instance's shim with the
-// read ends of the instance's stdout and stderr: it outlives the daemon, so that
-// a daemon that is killed leaves no hole. It holds a lock while it lives, by
-// which its own death is noticed; Resume starts another one, and what is lost is
-// at most what the dead one had read and not yet written. A folder holds the files
-// 00000001.jsonl, 00000002.jsonl, …: the writer appends to the last one, starts
-// the next when it is full and removes the oldest beyond those it keeps. No file
-// is ever renamed, so a reader follows by number without a race. When the
-// instance's output has ended, the writer leaves the file "end".
-//
-// One writer a folder; any number of readers, in any process.
 package logfile
 
 import (
@@ -68,9 +54,9 @@ type Writer struct {
 	now    func() time.Time
 
 	mu   sync.Mutex
-	file *os.File
-	seq  int
-	size int64
+	file *os.File // that is written; nil: none could be opened
+	seq  int      // its number
+	size int64    // of it
 }
 
 // NewWriter appends to dir, which it makes if needed. Where nothing can be written there,
@@ -79,6 +65,7 @@ func NewWriter(dir string, limits Limits, now func() time.Time) (*Writer, error)
 	if limits.Size <= 0 || limits.Keep <= 0 {
 		return nil, fmt.Errorf("log limits %+v: want both over 0", limits)
 	}
+
 	w := &Writer{dir: dir, limits: limits, now: now}
 	_ = w.begin()
 	return w, nil
@@ -89,10 +76,12 @@ func (w *Writer) begin() error {
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return fmt.Errorf("make log folder: %w", err)
 	}
+
 	seqs, err := files(w.dir)
 	if err != nil {
 		return err
 	}
+
 	seq := 1
 	if len(seqs) > 0 {
 		seq = seqs[len(seqs)-1]
@@ -113,15 +102,19 @@ func (w *Writer) open(seq int) error {
 	if err != nil {
 		return fmt.Errorf("open log file: %w", err)
 	}
+
 	info, err := f.Stat()
 	if err != nil {
 		f.Close()
 		return fmt.Errorf("open log file: %w", err)
 	}
+
 	if w.file != nil {
 		_ = w.file.Close() // what was written there is written
 	}
-	w.file, w.size, w.seq = f, info.Size(), seq
+	w.file = f
+	w.size = info.Size()
+	w.seq = seq
 	return nil
 }
 
@@ -146,21 +139,25 @@ func (w *Writer) write(line Line) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	line.Time = w.now().UTC()
+
 	b, err := json.Marshal(line)
 	if err != nil {
 		return fmt.Errorf("encode log line: %w", err)
 	}
 	b = append(b, '\n')
+
 	if w.file == nil {
 		if err := w.begin(); err != nil {
 			return err
 		}
 	}
+
 	if w.size > 0 && w.size+int64(len(b)) > w.limits.Size {
 		if err := w.rotate(); err != nil {
 			return err
 		}
 	}
+
 	if _, err := w.file.Write(b); err != nil {
 		_ = w.file.Truncate(w.size) // so that the next line doesn't follow half of this one
 		return fmt.Errorf("write log line: %w", err)
@@ -204,6 +201,7 @@ func (w *Writer) removeBeyond(keep int) {
 func (w *Writer) Close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+
 	var err error
 	if w.file != nil {
 		err = w.file.Close()
@@ -218,6 +216,7 @@ func (w *Writer) Copy(stream string, r io.Reader) error {
 	br := bufio.NewReaderSize(r, maxLine-utf8.UTFMax)
 	var first error
 	rest := "" // of the piece before
+
 	for {
 		chunk, err := br.ReadSlice('\n')
 		text := rest + string(chunk)
@@ -226,6 +225,7 @@ func (w *Writer) Copy(stream string, r io.Reader) error {
 		if partial {
 			text, rest = cut(text)
 		}
+
 		if text != "" {
 			if !partial {
 				text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
@@ -234,6 +234,7 @@ func (w *Writer) Copy(stream string, r io.Reader) error {
 				first = werr
 			}
 		}
+
 		switch {
 		case errors.Is(err, io.EOF):
 			return first
@@ -249,6 +250,7 @@ func cut(text string) (piece, rest string) {
 	if piece, ended := strings.CutSuffix(text, "\r"); ended {
 		return piece, "\r"
 	}
+
 	for i := 1; i < utf8.UTFMax; i++ {
 		at := len(text) - i
 		if utf8.RuneStart(text[at]) {
@@ -269,6 +271,7 @@ func files(dir string) ([]int, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read log folder: %w", err)
 	}
+
 	var seqs []int
 	for _, e := range entries {
 		digits, ok := strings.CutSuffix(e.Name(), suffix)

@@ -1,10 +1,3 @@
-// Package sysctl changes settings of the machine's kernel and puts back what it
-// found, when the last one who needed the change has gone.
-//
-// It owns a folder that all Cupel installations of the machine share, since the
-// settings are shared too: the values found before the first change, and a file
-// per holder. The folder belongs below /run: a reboot forgets both the changes
-// and the record. A lock on the folder makes it safe between processes.
 package sysctl
 
 import (
@@ -49,22 +42,27 @@ func (k Keeper) Hold(holder string, settings map[string]string, also ...string) 
 			if _, known := r.Found[name]; known {
 				continue
 			}
+
 			value, err := k.read(name)
 			if err != nil {
 				return err
 			}
 			r.Found[name] = value
 		}
+
 		for _, name := range names {
 			found[name] = r.Found[name]
 		}
+
 		held := append(r.Holders[holder], names...)
 		slices.Sort(held)
 		r.Holders[holder] = slices.Compact(held)
+
 		// The record is written before the first change.
 		if err := k.save(r); err != nil {
 			return err
 		}
+
 		for name, value := range settings {
 			if err := k.write(name, value); err != nil {
 				return err
@@ -83,6 +81,7 @@ func (k Keeper) Remember(holder string, found map[string]string) (lost bool, err
 		if lost = len(found) > 0 && len(r.Holders[holder]) == 0; !lost {
 			return nil
 		}
+
 		maps.Copy(r.Found, found)
 		r.Holders[holder] = slices.Sorted(maps.Keys(found))
 		return k.save(r)
@@ -98,12 +97,14 @@ func (k Keeper) Release(holder string) error {
 	}
 	return k.locked(func(r *record) error {
 		delete(r.Holders, holder)
+
 		needed := map[string]bool{}
 		for _, names := range r.Holders {
 			for _, n := range names {
 				needed[n] = true
 			}
 		}
+
 		// Switches first, then what they reset: deepest names last.
 		names := slices.SortedFunc(maps.Keys(r.Found), func(a, b string) int {
 			if d := strings.Count(a, "/") - strings.Count(b, "/"); d != 0 {
@@ -111,17 +112,20 @@ func (k Keeper) Release(holder string) error {
 			}
 			return strings.Compare(a, b)
 		})
+
 		var errs []error
 		for _, name := range names {
 			if needed[name] {
 				continue
 			}
+
 			if err := k.write(name, r.Found[name]); err != nil {
 				errs = append(errs, err)
 				continue
 			}
 			delete(r.Found, name)
 		}
+
 		return errors.Join(append(errs, k.save(r))...)
 	})
 }
@@ -137,6 +141,7 @@ func (k Keeper) locked(f func(*record) error) error {
 		if err == nil {
 			lock, err = os.Open(k.Dir)
 		}
+
 		// The last holder may remove the folder while it is made, and before it is open.
 		if (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist)) && tries < 100 {
 			continue
@@ -144,10 +149,12 @@ func (k Keeper) locked(f func(*record) error) error {
 		if err != nil {
 			return fmt.Errorf("keep kernel settings: %w", err)
 		}
+
 		if err := filelock.Wait(context.Background(), lock); err != nil {
 			lock.Close()
 			return fmt.Errorf("lock kernel settings: %w", err)
 		}
+
 		// The last holder may have removed the folder while we waited.
 		mine, err1 := lock.Stat()
 		now, err2 := os.Stat(k.Dir)
@@ -157,6 +164,7 @@ func (k Keeper) locked(f func(*record) error) error {
 		lock.Close()
 	}
 	defer lock.Close()
+
 	r := record{Found: map[string]string{}, Holders: map[string][]string{}}
 	b, err := os.ReadFile(k.path())
 	if err == nil {
@@ -165,6 +173,7 @@ func (k Keeper) locked(f func(*record) error) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read kernel settings found before: %w", err)
 	}
+
 	err = f(&r)
 	if len(r.Found) == 0 && len(r.Holders) == 0 {
 		err = errors.Join(err, os.RemoveAll(k.Dir))
@@ -177,6 +186,7 @@ func (k Keeper) save(r *record) error {
 	if err != nil {
 		return err
 	}
+
 	tmp := k.path() + ".new"
 	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("record kernel settings: %w", err)
