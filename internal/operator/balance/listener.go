@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+
 	"cupel.dev/cupel/internal/trusted/connlimit"
 )
 
@@ -49,7 +51,8 @@ func listen(ctx context.Context, port uint16) (*net.TCPListener, error) {
 func (l *listener) serve() {
 	defer l.running.Done()
 
-	for pause := time.Duration(0); ; {
+	pauses := backoff.ExponentialBackOff{InitialInterval: 5 * time.Millisecond, Multiplier: 2, MaxInterval: time.Second}
+	for {
 		conn, err := l.ln.AcceptTCP()
 		if errors.Is(err, net.ErrClosed) {
 			return
@@ -57,13 +60,12 @@ func (l *listener) serve() {
 
 		// Out of descriptors: others must end first.
 		if err != nil {
-			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 			l.log.Warn("accept", "port", l.port, "error", err)
-			time.Sleep(pause)
+			time.Sleep(pauses.NextBackOff())
 			continue
 		}
 
-		pause = 0
+		pauses.Reset()
 		l.running.Go(func() { l.handle(conn) })
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/api/ident"
@@ -238,7 +239,7 @@ func (c *casProcess) await(ctx context.Context, r *running, pipe *os.File) error
 // run keeps the CAS running: started again when it ends, sooner or later by how
 // often it did, and when it hangs. It returns when ctx ends, with the CAS stopped.
 func (c *casProcess) run(ctx context.Context, r *running) error {
-	wait := 100 * time.Millisecond
+	pauses := backoff.ExponentialBackOff{InitialInterval: 100 * time.Millisecond, Multiplier: 2, MaxInterval: 30 * time.Second}
 	for {
 		began := time.Now()
 		ended := c.guard(ctx, r)
@@ -248,15 +249,14 @@ func (c *casProcess) run(ctx context.Context, r *running) error {
 		}
 		c.log.WarnContext(ctx, "CAS ended", "error", ended)
 		if time.Since(began) > time.Minute {
-			wait = 100 * time.Millisecond
+			pauses.Reset()
 		}
 		for {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-time.After(wait):
+			case <-time.After(pauses.NextBackOff()):
 			}
-			wait = min(2*wait, 30*time.Second)
 			next, err := c.start(ctx)
 			if ctx.Err() == nil {
 				c.troubles.Note("start the CAS", "", err)

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	containerd "github.com/containerd/containerd/v2/client"
 
 	"cupel.dev/cupel/api/problem"
@@ -25,7 +26,8 @@ func (d *Daemon) ready(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(ctx, d.cfg.StartLimit)
 	defer cancel()
 
-	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+	pauses := backoff.ExponentialBackOff{InitialInterval: 20 * time.Millisecond, Multiplier: 2, MaxInterval: 200 * time.Millisecond}
+	for {
 		question, end := context.WithTimeout(limit, time.Second)
 		err := d.ping(question)
 		end()
@@ -58,7 +60,7 @@ func (d *Daemon) ready(ctx context.Context) error {
 					Want("an answer within %s", problem.Duration(d.cfg.StartLimit)).
 					Fix("run this again, which waits for the same process; if that does not help, look at %s, and end it with kill -9 %d", d.LogFile(), pid)
 			}
-		case <-time.After(wait):
+		case <-time.After(pauses.NextBackOff()):
 		}
 	}
 }

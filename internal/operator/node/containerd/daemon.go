@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/api/problem"
@@ -259,7 +260,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	guarding.Go(func() { d.guard(ctx) })
 	guarding.Go(func() { d.wakeShims(ctx) })
 
-	wait := 100 * time.Millisecond
+	pauses := backoff.ExponentialBackOff{InitialInterval: 100 * time.Millisecond, Multiplier: 2, MaxInterval: 10 * time.Second}
 	for {
 		began := time.Now()
 		d.waitExit(ctx)
@@ -277,7 +278,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		}
 
 		if time.Since(began) > time.Minute {
-			wait = 100 * time.Millisecond
+			pauses.Reset()
 		}
 		if err := d.start(ctx); err == nil {
 			err = d.ready(ctx)
@@ -290,9 +291,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(wait):
+		case <-time.After(pauses.NextBackOff()):
 		}
-		wait = min(2*wait, 10*time.Second)
 	}
 }
 
