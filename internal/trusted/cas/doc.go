@@ -5,8 +5,9 @@
 // It is trusted by owners once they have attested it. It trusts its own memory,
 // the Sealer's key and the maker of the TEE; it does not trust the Store, the
 // network, whoever starts it, or the clock (which may stand still but not run
-// back). Beside it lie journal (the only way to rows and log), quota (the limits of
-// what is kept), server (HTTP), casdb (SQLite) and keyfile (the key).
+// back). Beside it lie journal (the only way to rows and log), secrets (values and
+// certificates, and what instances get of them), quota (the limits of what is kept),
+// server (HTTP), casdb (SQLite) and keyfile (the key).
 //
 // # State
 //
@@ -32,4 +33,13 @@
 // A session's plan and values are in memory only while it is used. They are
 // unloaded under its lock for writing, so that reading and writing, which load,
 // are the only ways to a session: what they return is locked.
+//
+// # Reading
+//
+// cas.go first, then release.go, which is the road of an instance, with plan.go and
+// session_secrets.go (what a session gives), volume.go and commit.go (volumes),
+// instance.go (what becomes of it). sessions.go is the road of an owner, with
+// sessions_memory.go (what is in memory), charge.go and ledger.go (what is counted).
+// The files grant*.go are the right to run, rotate.go and volume_reset.go what owners
+// change afterwards, sweep.go and history.go what time does.
 package cas

@@ -14,6 +14,7 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas/journal"
 	"cupel.dev/cupel/internal/trusted/cas/quota"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -66,7 +67,7 @@ func (c *CAS) makeGrant(ctx context.Context, who Caller, req owners.NewGrant) (o
 		}
 	}()
 
-	b, err := randomBytes(32)
+	b, err := secrets.Random(32)
 	if err != nil {
 		return owners.GrantMade{}, err
 	}

@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"sync"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas/journal"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 )
 
 const (
@@ -59,7 +59,7 @@ func newIdentity(now time.Time) (*Identity, journal.Write, error) {
 	if err != nil {
 		return fail(err)
 	}
-	serial, err := newSerial()
+	serial, err := secrets.NewSerial()
 	if err != nil {
 		return fail(err)
 	}
@@ -152,7 +152,7 @@ func (id *Identity) Leaf(now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make TLS leaf: %w", err)
 	}
-	serial, err := newSerial()
+	serial, err := secrets.NewSerial()
 	if err != nil {
 		return nil, fmt.Errorf("make TLS leaf: %w", err)
 	}
@@ -176,16 +176,6 @@ func (id *Identity) Leaf(now time.Time) (*tls.Certificate, error) {
 	id.leaf = &tls.Certificate{Certificate: [][]byte{der, id.cert.Raw}, PrivateKey: key, Leaf: leaf}
 	id.turn = now.Add(leafLife / 2)
 	return id.leaf, nil
-}
-
-// newSerial is 127 random bits: positive, and 16 bytes at most.
-func newSerial() (*big.Int, error) {
-	b := make([]byte, 16)
-	if _, err := rand.Read(b); err != nil {
-		return nil, fmt.Errorf("make serial number: %w", err)
-	}
-	b[0] = b[0]&0x7f | 0x40
-	return new(big.Int).SetBytes(b), nil
 }
 
 // PublicKey is what the audit heads are verified with.

@@ -6,6 +6,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -124,7 +125,7 @@ func valueSize(s session.Secret) int64 {
 	case s.HasValue:
 		return int64(s.Value.Len())
 	case s.Kind == session.ASCII || s.Kind == session.Binary:
-		return int64(sizeOf(s))
+		return int64(secrets.Size(s))
 	}
 	return certificateSize
 }
@@ -148,11 +149,11 @@ func (p *plan) weight() int64 {
 func (p *plan) generated(before *plan) int64 {
 	var n int64
 	for name, sec := range p.secrets {
-		if sec.HasValue || perInstance(sec) {
+		if sec.HasValue || secrets.PerInstance(sec) {
 			continue
 		}
 		if before != nil {
-			if was, ok := before.secrets[name]; ok && !was.HasValue && fingerprint(was) == fingerprint(sec) {
+			if was, ok := before.secrets[name]; ok && !was.HasValue && secrets.Fingerprint(was) == secrets.Fingerprint(sec) {
 				continue
 			}
 		}

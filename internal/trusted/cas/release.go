@@ -13,6 +13,7 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas/journal"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/verify/appraise"
 	"cupel.dev/cupel/internal/trusted/wire"
@@ -395,11 +396,11 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 	if err != nil {
 		return fail(err)
 	}
-	own, err := cfg.issueFor(in.session.name, sp.service.Name, in.id, now)
+	own, err := cfg.IssueFor(in.session.name, sp.service.Name, in.id, now)
 	if err != nil {
 		return fail(err)
 	}
-	reply, err := cfg.reply(own)
+	reply, err := cfg.Reply(own)
 	if err != nil {
 		return fail(err)
 	}
@@ -408,11 +409,11 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 	reply.Job = in.grant.job(sp.service.Name)
 	reply.StopSignal, reply.OnRenewal = sp.service.StopSignal, sp.service.OnRenewal
 	reply.OfflineSeconds = int(sp.service.Offline / time.Second)
-	ends, due, err := cfg.validity(now)
+	ends, due, err := cfg.Validity(now)
 	if err != nil {
 		return fail(err)
 	}
-	if !ends.IsZero() && (cfg.fixed || reply.OnRenewal == "") {
+	if !ends.IsZero() && (cfg.Fixed() || reply.OnRenewal == "") {
 		reply.CertificateUntil = ends.Unix()
 	}
 	for _, g := range in.rec.Volumes {
@@ -446,15 +447,22 @@ func (c *CAS) answer(ctx context.Context, in *instance, sp *servicePlan, keys ma
 
 // configOf returns the service's filled-in configuration, made on its first
 // release and when a certificate in it is due.
-func (c *CAS) configOf(ctx context.Context, s *sessionState, sp *servicePlan, now time.Time) (*config, error) {
-	if cfg := sp.ready.Load(); cfg != nil && (cfg.until.IsZero() || now.Before(cfg.until)) {
+func (c *CAS) configOf(ctx context.Context, s *sessionState, sp *servicePlan, now time.Time) (*secrets.Config, error) {
+	if cfg := sp.ready.Load(); cfg != nil && cfg.Current(now) {
 		return cfg, nil
 	}
-	shared, until, err := c.secretsOf(ctx, s, sp.shared)
+
+	shared, due, err := c.secretsOf(ctx, s, sp.shared)
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := sp.configure(s.plan, shared, until)
+	cfg, err := secrets.Configure(secrets.Service{
+		Service: sp.service,
+		Files:   sp.files,
+		Secrets: s.plan.secrets,
+		Shared:  sp.shared,
+		Fresh:   sp.fresh,
+	}, shared, due)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas/journal"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -107,10 +108,10 @@ func (c *CAS) loadPending(ctx context.Context, s *sessionState) error {
 
 // noLongerPending makes the row by which fresh values have been made, under s.mu and
 // s.secretMu; none where none of them was waited for.
-func (c *CAS) noLongerPending(ctx context.Context, s *sessionState, made map[string]stored) ([]journal.Write, error) {
+func (c *CAS) noLongerPending(ctx context.Context, s *sessionState, made []secrets.Made) ([]journal.Write, error) {
 	waited := false
-	for name := range made {
-		waited = waited || s.pending[name]
+	for _, m := range made {
+		waited = waited || s.pending[m.Name]
 	}
 	if !waited {
 		return nil, nil
@@ -119,8 +120,8 @@ func (c *CAS) noLongerPending(ctx context.Context, s *sessionState, made map[str
 	if err != nil {
 		return nil, err
 	}
-	for name := range made {
-		delete(rec.Pending, name)
+	for _, m := range made {
+		delete(rec.Pending, m.Name)
 	}
 	return s.putRotations(rec)
 }
@@ -174,13 +175,13 @@ func (s *sessionState) rotatable(names []string) ([]string, error) {
 		ca := keyOfCA[name]
 		switch {
 		case !ok:
-			return nil, problem.New(problem.NotFound, ruleSecretUnknown, "session %q has no secret %.140q", s.name, name).
+			return nil, problem.New(problem.NotFound, secrets.RuleSecretUnknown, "session %q has no secret %.140q", s.name, name).
 				Fix("look at the session: cupel session read %s", s.name)
 		case sec.HasValue:
 			return nil, problem.New(problem.Invalid, ruleSecretGiven, "the value of secret %s was given, not generated", name).
 				Want("a secret that the CAS generates").
 				Fix("update the session with another value: cupel session create --update")
-		case perInstance(sec):
+		case secrets.PerInstance(sec):
 			return nil, problem.New(problem.Invalid, ruleSecretEach, "every instance has a certificate %s of its own", name).
 				Want("a secret that instances share").
 				Fix("replace the instances, or rotate its issuer %s", sec.Issuer)
@@ -281,7 +282,7 @@ func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volum
 
 	rec := v.rec
 	if len(rec.NextKey) == 0 { // else some instance may have it already, and commit under it
-		key, err := randomBytes(len(rec.Key))
+		key, err := secrets.Random(len(rec.Key))
 		if err != nil {
 			return fail(err)
 		}
@@ -393,7 +394,7 @@ func (sp *servicePlan) renews(p *plan, name string) bool {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(sp.files, func(f session.InjectionFile) bool { return has(f.Content) && !p.certified(f.Content) })
+	return !slices.ContainsFunc(sp.files, func(f session.InjectionFile) bool { return has(f.Content) && !secrets.Certified(p.secrets, f.Content) })
 }
 
 // running returns the ids of the instances with rights for which f holds.

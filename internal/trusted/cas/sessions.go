@@ -17,6 +17,7 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas/journal"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -43,8 +44,8 @@ type sessionState struct {
 	trail trail
 
 	secretMu sync.Mutex
-	secrets  map[string]stored // guarded by secretMu
-	pending  map[string]bool   // what the next release makes afresh; nil until that was read; guarded by secretMu
+	secrets  map[string]secrets.Value // guarded by secretMu
+	pending  map[string]bool          // what the next release makes afresh; nil until that was read; guarded by secretMu
 
 	volumeMu sync.Mutex
 	volumes  map[string]*volume // guarded by volumeMu; their contents by their own

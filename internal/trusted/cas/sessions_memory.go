@@ -10,6 +10,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 	"cupel.dev/cupel/internal/trusted/session"
 )
 
@@ -121,7 +122,7 @@ func (c *CAS) state(name ident.SessionName) *sessionState {
 	if !ok {
 		v, _ = c.sessions.LoadOrStore(name, &sessionState{
 			name:    name,
-			secrets: map[string]stored{},
+			secrets: map[string]secrets.Value{},
 			volumes: map[string]*volume{},
 			members: map[ident.InstanceID]*instance{},
 			grants:  map[owners.GrantID]*grant{},
@@ -263,7 +264,7 @@ func (c *CAS) unload(s *sessionState, used int64, now time.Time) {
 // one of them in hand holds it for reading.
 func (s *sessionState) forget() {
 	s.secretMu.Lock()
-	s.secrets, s.pending = map[string]stored{}, nil
+	s.secrets, s.pending = map[string]secrets.Value{}, nil
 	s.secretMu.Unlock()
 
 	s.volumeMu.Lock()

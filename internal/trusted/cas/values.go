@@ -2,13 +2,12 @@ package cas
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 )
 
 // ValueRef says which public values are asked for.
@@ -55,7 +54,7 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (owners.Valu
 	}
 	var names []string
 	for _, sec := range s.plan.session.Secrets {
-		if sec.ExportPublic && !perInstance(sec) && (ref.Secret == "" || ref.Secret == sec.Name) {
+		if sec.ExportPublic && !secrets.PerInstance(sec) && (ref.Secret == "" || ref.Secret == sec.Name) {
 			names = append(names, sec.Name)
 		}
 	}
@@ -71,34 +70,11 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (owners.Valu
 	}
 	out := owners.Values{Values: make(map[string]owners.Value, len(names))}
 	for _, name := range names {
-		v, err := publicValue(s.plan.secrets[name], got[name])
+		v, err := got[name].Public(s.plan.secrets[name])
 		if err != nil {
 			return owners.Values{}, err
 		}
 		out.Values[name] = v
 	}
 	return out, nil
-}
-
-func publicValue(sec session.Secret, m *material) (owners.Value, error) {
-	if m.kind == session.Binary {
-		return owners.Value{Kind: "binary", Value: base64.StdEncoding.EncodeToString(m.bytes)}, nil
-	}
-	b, err := m.render(session.Ref{Secret: sec.Name})
-	if err != nil {
-		return owners.Value{}, fmt.Errorf("public value %s: %w", sec.Name, err)
-	}
-	v := owners.Value{Kind: string(sec.Kind), Value: string(b)}
-	if sec.Kind == session.ASCII {
-		v.Kind = "string"
-	}
-	if m.cert != nil {
-		expires := m.cert.NotAfter.UTC()
-		v.Expires = &expires
-		if sec.Kind != session.X509CA {
-			renew := renewAt(m.cert).UTC()
-			v.Renew = &renew
-		}
-	}
-	return v, nil
 }

@@ -13,6 +13,7 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas/journal"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -183,7 +184,7 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 	}
 	rec := v.rec
 	if rec.ID.IsZero() {
-		b, err := randomBytes(64)
+		b, err := secrets.Random(64)
 		if err != nil {
 			return err
 		}

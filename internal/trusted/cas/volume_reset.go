@@ -9,6 +9,7 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/cas/journal"
+	"cupel.dev/cupel/internal/trusted/cas/secrets"
 	"cupel.dev/cupel/internal/trusted/session"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -38,7 +39,7 @@ func (c *CAS) resetVolume(ctx context.Context, who Caller, req owners.ResetVolum
 		return owners.VolumeReset{}, err
 	}
 
-	b, err := randomBytes(64)
+	b, err := secrets.Random(64)
 	if err != nil {
 		return owners.VolumeReset{}, err
 	}

@@ -1,4 +1,4 @@
-package cas
+package secrets
 
 import (
 	"crypto/x509"
