@@ -139,9 +139,9 @@ func TestStatusTellsTheEnd(t *testing.T) {
 	}
 
 	i.rec.Report.Problem = problem.New(problem.Unavailable, wire.RuleNotCommitted, "code 137")
-	for rule, e := range map[string]exit{"out_of_memory": {Code: 137, OOM: true}, wire.RuleNotCommitted: {Code: 137}} {
+	for rule, e := range map[problem.Rule]exit{"out_of_memory": {Code: 137, OOM: true}, wire.RuleNotCommitted: {Code: 137}} {
 		i.rec.Exit = &e
-		if p := i.status().Problem; p == nil || string(p.Rule) != rule {
+		if p := i.status().Problem; p == nil || p.Rule != rule {
 			t.Errorf("%+v of what was not committed: %v", e, p)
 		}
 	}

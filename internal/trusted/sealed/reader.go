@@ -12,18 +12,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
-// Rules by which a snapshot is refused.
-const (
-	RuleFormat     problem.Rule = "volume_format"      // no snapshot, or of an unknown version
-	RuleSwapped    problem.Rule = "volume_swapped"     // another volume's snapshot
-	RuleRolledBack problem.Rule = "volume_rolled_back" // an older generation than the CAS knows
-	RuleAhead      problem.Rule = "volume_ahead"       // a generation whose tag never reached the CAS
-	RuleForked     problem.Rule = "volume_forked"      // the right generation, but another state of it
-	RuleKey        problem.Rule = "volume_key"         // encrypted under another key
-	RuleTruncated  problem.Rule = "volume_truncated"   // it ends too early
-	RuleTampered   problem.Rule = "volume_tampered"    // a byte is not what was written
-)
-
 // snapshotReader verifies and decrypts. See OpenSnapshot.
 type snapshotReader struct {
 	r     io.Reader

@@ -79,10 +79,6 @@ type Status struct {
 	CertificateUntil int64 `json:"certificate_until,omitempty"`
 }
 
-// RuleNotCommitted says that an app ended in a way in which nothing that it wrote
-// is kept.
-const RuleNotCommitted = "not_committed"
-
 // Orders is what the node answers to a report.
 type Orders struct {
 	// GraceMillis is what is left of the time that the host gives a stopped app,

@@ -4,8 +4,17 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// Rules that this package raises.
+// Rules that both ends of a connection go by.
 const (
-	ruleCASChain   problem.Rule = "cas_chain"
+	// ruleCASChain: what answers does not present the certificates of a CAS.
+	// Mend: check the address: what answers there is no CAS.
+	ruleCASChain problem.Rule = "cas_chain"
+
+	// ruleLASAddress: the address of the node's attestation service is not unix: and an absolute path.
+	// Mend: start the instance by the launch profile; deploying again does.
 	ruleLASAddress problem.Rule = "las_address"
+
+	// RuleNotCommitted: the app ended in a way in which nothing that it wrote is kept.
+	// Mend: look at what the app printed, and let it end with 0, or by the stop signal of its session.
+	RuleNotCommitted problem.Rule = "not_committed"
 )

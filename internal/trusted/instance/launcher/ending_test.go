@@ -76,7 +76,7 @@ func TestWhatIsKept(t *testing.T) {
 			if last.Problem == nil || last.Problem.Rule != wire.RuleNotCommitted || !strings.Contains(last.Problem.Actual, c.says) {
 				t.Errorf("the node was told %+v", last)
 			}
-			if len(s.cas.exits) != 1 || s.cas.exits[0].Code == 0 || s.cas.exits[0].Reason != wire.RuleNotCommitted {
+			if len(s.cas.exits) != 1 || s.cas.exits[0].Code == 0 || s.cas.exits[0].Reason != string(wire.RuleNotCommitted) {
 				t.Errorf("the CAS was told %+v", s.cas.exits)
 			}
 			if !strings.Contains(s.errs.String(), "cupel-init: not_committed: ") || !strings.Contains(s.errs.String(), c.says) {

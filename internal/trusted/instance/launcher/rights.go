@@ -13,14 +13,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
-// Rules by which the launcher ends an app that ran well.
-const (
-	RuleOffline problem.Rule = "offline" // no CAS was heard of for longer than the session lets a copy run
-)
-
-// ruleRenewal says that renewed files can't be put where the old ones were.
-const ruleRenewal problem.Rule = "renewal"
-
 const (
 	defaultKeepAlive = 10 * time.Second
 	// refusedPause bounds the pauses between tries to be attested again that fail.

@@ -24,12 +24,6 @@ const (
 	viewFD   = 5 // socket, over which the app's root is handed to stage 1
 )
 
-// Rules by which a command is refused.
-const (
-	RuleNotFound      problem.Rule = "command_not_found"
-	RuleNotExecutable problem.Rule = "command_not_executable"
-)
-
 // readyMark precedes a failed execve's reason; alone, and the pipe closed by
 // close-on-exec, it says that the app runs.
 const readyMark = '+'

@@ -15,9 +15,6 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// RuleArchive refuses an archive or a tree that is not of a volume's form.
-const RuleArchive = "volume_archive"
-
 // Pack writes the tree under root to w as a tar archive: PAX headers, names
 // sorted, parents before children, numeric owners, times in nanoseconds, hard
 // links to the first name. Equal trees give equal bytes. Extended attributes

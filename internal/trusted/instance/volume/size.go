@@ -5,9 +5,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
-// RuleTooLarge refuses a volume that does not fit into an instance's memory.
-const RuleTooLarge = "volume_too_large"
-
 const (
 	// pageSize is what a tmpfs rounds file contents up to.
 	pageSize = 4096
