@@ -431,7 +431,7 @@ func (l layout) sweep(ctx context.Context) error {
 		errs = append(errs, clearGroup(ctx, groups, l.cgroup()), clearGroup(ctx, groups, l.daemonGroup()))
 	}
 	netcheck.Clean(l.id)
-	errs = append(errs, l.unmountAll(), balance.RemoveTable(ctx, l.table()), l.removeBridge(), sysctl.Default().Release(l.id))
+	errs = append(errs, l.unmountAll(), balance.RemoveTable(ctx, l.table()), l.removeBridge(), sysctl.Default().Release(sysctl.Holder(l.id)))
 	errs = append(errs, removeIfLink("/run/cupel-"+l.id))
 	// A mounted namespace's file stays behind when it was unmounted. A disk that takes no
 	// writes keeps these until the next start.

@@ -209,9 +209,15 @@ type limiter struct {
 }
 
 func newLimiter(now func() time.Time, r rate) *limiter {
-	return &limiter{now: now, rate: r, tokens: r.burst, last: now()}
+	return &limiter{
+		now:    now,
+		rate:   r,
+		tokens: r.burst,
+		last:   now(),
+	}
 }
 
+// take reports whether another request may be answered now, and counts it.
 func (l *limiter) take() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -46,7 +46,9 @@ func (n *Node) tellDamage(ctx context.Context, d damage) {
 		where = "it was put aside as node/" + d.file + ", which can be removed once nobody wants to look at it"
 	}
 	n.tell(ctx, manager.Incident{
-		Warning: true, Reason: reasonDamaged, Instance: d.id,
+		Warning:  true,
+		Reason:   reasonDamaged,
+		Instance: d.id,
 		Message: fmt.Sprintf("the record of instance %s can't be read (%v): %s. What is left of the instance is removed, "+
 			"and if it ran, what it wrote into a volume since it started is lost. What is started in its place, the app's next event says. "+
 			"Look at the disk (dmesg)", d.id, d.why, where),
@@ -122,7 +124,9 @@ func (n *Node) illUnknown(i *instance) {
 func (n *Node) take(ctx context.Context, i *instance, c ContainerState) error {
 	id := i.rec.Spec.ID
 	n.mu.Lock()
-	current, made, ended := n.instances[id] == i, i.rec.Made, i.rec.Exit != nil
+	current := n.instances[id] == i
+	made := i.rec.Made
+	ended := i.rec.Exit != nil
 	n.mu.Unlock()
 
 	switch {

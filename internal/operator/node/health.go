@@ -19,7 +19,8 @@ func (n *Node) watchHealth(ctx context.Context, i *instance, adopted bool) {
 	var watch suspendedWatch
 	for {
 		n.mu.Lock()
-		started, id := i.rec.StartedAt, i.rec.Spec.ID
+		started := i.rec.StartedAt
+		id := i.rec.Spec.ID
 		n.mu.Unlock()
 
 		wait := 50 * time.Millisecond

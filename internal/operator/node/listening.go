@@ -47,7 +47,8 @@ func (n *Node) lookAround(ctx context.Context, i *instance) {
 	}
 
 	at, tried, err := listening(n.dir("netns", id), netip.AddrPortFrom(ip, port))
-	cutOff, full := tried == nil, timedOut(tried)
+	cutOff := tried == nil
+	full := timedOut(tried)
 	if cutOff || full {
 		still := !n.answers(ctx, i) // else it just began to
 		cutOff = cutOff && still

@@ -98,8 +98,10 @@ func (n *Node) wake(ctx context.Context, id, what string, pids []int) {
 	}
 
 	n.tell(ctx, manager.Incident{
-		Warning: true, Reason: ReasonStopped, Instance: id,
-		Message: fmt.Sprintf("%s of instance %s (%s %s) %s told to go on (SIGCONT)", what, id, number, numbers(pids), were),
+		Warning:  true,
+		Reason:   ReasonStopped,
+		Instance: id,
+		Message:  fmt.Sprintf("%s of instance %s (%s %s) %s told to go on (SIGCONT)", what, id, number, numbers(pids), were),
 	})
 }
 

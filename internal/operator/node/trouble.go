@@ -71,23 +71,41 @@ func networkHangs(what string, limit time.Duration, err error) error {
 		Fix("see what holds them: ps -ef | grep cni, and locks below STATE/cni")
 }
 
+// limited is a call of a part of the machine that may hang: when it is given up, and how
+// that is explained.
+type limited struct {
+	node  *Node
+	what  string // what the part is to do, for people
+	limit time.Duration
+	hangs hangs
+}
+
+func (n *Node) ofContainerd(what string, limit time.Duration) limited {
+	return limited{n, what, limit, containerdHangs}
+}
+
+func (n *Node) ofPlugins(what string, limit time.Duration) limited {
+	return limited{n, what, limit, networkHangs}
+}
+
 // call makes one call of a part of the machine that may hang, with a deadline.
-func call[T any](ctx context.Context, n *Node, part hangs, what string, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
-	bounded, cancel := context.WithTimeout(ctx, limit)
+func call[T any](ctx context.Context, l limited, f func(context.Context) (T, error)) (T, error) {
+	bounded, cancel := context.WithTimeout(ctx, l.limit)
 	defer cancel()
 
 	out, err := f(bounded)
 	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
-		err = part(what, limit, err)
-		n.note(ctx, what, "", err)
+		err = l.hangs(l.what, l.limit, err)
+		l.node.note(ctx, l.what, "", err)
 	} else if err == nil {
-		n.note(ctx, what, "", nil)
+		l.node.note(ctx, l.what, "", nil)
 	}
 	return out, err
 }
 
-func do(ctx context.Context, n *Node, part hangs, what string, limit time.Duration, f func(context.Context) error) error {
-	_, err := call(ctx, n, part, what, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
+// do is a call that returns nothing but how it went.
+func do(ctx context.Context, l limited, f func(context.Context) error) error {
+	_, err := call(ctx, l, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
 	return err
 }
 
@@ -101,7 +119,7 @@ type boundedRuntime struct {
 // hear nothing until then.
 func (b boundedRuntime) Start(ctx context.Context, c Container) (err error) {
 	const what = "start the container"
-	told := make(chan struct{})
+	told := make(chan struct{}) // closed once it was
 	slow := time.AfterFunc(slowStart, func() {
 		defer close(told)
 		b.node.note(ctx, what, c.ID, startSlow())
@@ -110,32 +128,34 @@ func (b boundedRuntime) Start(ctx context.Context, c Container) (err error) {
 		if slow.Stop() {
 			return
 		}
+
 		<-told
 		if err == nil {
 			b.node.note(ctx, what, c.ID, nil)
 		}
 	}()
-	return do(ctx, b.node, containerdHangs, "start a container", startLimit, func(ctx context.Context) error { return b.Runtime.Start(ctx, c) })
+
+	return do(ctx, b.node.ofContainerd("start a container", startLimit), func(ctx context.Context) error { return b.Runtime.Start(ctx, c) })
 }
 
 func (b boundedRuntime) Kill(ctx context.Context, id string, signal syscall.Signal) error {
-	return do(ctx, b.node, containerdHangs, "send a signal", lookLimit, func(ctx context.Context) error { return b.Runtime.Kill(ctx, id, signal) })
+	return do(ctx, b.node.ofContainerd("send a signal", lookLimit), func(ctx context.Context) error { return b.Runtime.Kill(ctx, id, signal) })
 }
 
 func (b boundedRuntime) Reap(ctx context.Context, id string) error {
-	return do(ctx, b.node, containerdHangs, "let go of what ended", lookLimit, func(ctx context.Context) error { return b.Runtime.Reap(ctx, id) })
+	return do(ctx, b.node.ofContainerd("let go of what ended", lookLimit), func(ctx context.Context) error { return b.Runtime.Reap(ctx, id) })
 }
 
 func (b boundedRuntime) Delete(ctx context.Context, id string) error {
-	return do(ctx, b.node, containerdHangs, "remove a container", deleteLimit, func(ctx context.Context) error { return b.Runtime.Delete(ctx, id) })
+	return do(ctx, b.node.ofContainerd("remove a container", deleteLimit), func(ctx context.Context) error { return b.Runtime.Delete(ctx, id) })
 }
 
 func (b boundedRuntime) List(ctx context.Context) ([]ContainerState, error) {
-	return call(ctx, b.node, containerdHangs, "list containers", lookLimit, b.Runtime.List)
+	return call(ctx, b.node.ofContainerd("list containers", lookLimit), b.Runtime.List)
 }
 
 func (b boundedRuntime) Leftovers(ctx context.Context) ([]string, error) {
-	return call(ctx, b.node, containerdHangs, "list what is left", lookLimit, b.Runtime.Leftovers)
+	return call(ctx, b.node.ofContainerd("list what is left", lookLimit), b.Runtime.Leftovers)
 }
 
 // boundedImages are Images each of whose calls ends.
@@ -156,17 +176,19 @@ func (b boundedImages) Ensure(ctx context.Context, ref string) (Image, error) {
 	if err == nil || problem.From(err).Rule == RuleContainerdHangs {
 		return img, err
 	}
+
 	select {
 	case b.turn <- struct{}{}:
 	case <-ctx.Done():
 		return Image{}, ctx.Err()
 	}
 	defer func() { <-b.turn }()
-	return call(ctx, b.node, containerdHangs, "bring an image", fetchLimit, func(ctx context.Context) (Image, error) { return b.Images.Ensure(ctx, ref) })
+
+	return call(ctx, b.node.ofContainerd("bring an image", fetchLimit), func(ctx context.Context) (Image, error) { return b.Images.Ensure(ctx, ref) })
 }
 
 func (b boundedImages) Find(ctx context.Context, ref string) (Image, error) {
-	return call(ctx, b.node, containerdHangs, "look at an image", lookLimit, func(ctx context.Context) (Image, error) { return b.Images.Find(ctx, ref) })
+	return call(ctx, b.node.ofContainerd("look at an image", lookLimit), func(ctx context.Context) (Image, error) { return b.Images.Find(ctx, ref) })
 }
 
 // boundedNetwork is a Network each of whose calls ends.
@@ -176,9 +198,9 @@ type boundedNetwork struct {
 }
 
 func (b boundedNetwork) Add(ctx context.Context, id, path string) (netip.Addr, error) {
-	return call(ctx, b.node, networkHangs, "connect an instance", networkLimit, func(ctx context.Context) (netip.Addr, error) { return b.Network.Add(ctx, id, path) })
+	return call(ctx, b.node.ofPlugins("connect an instance", networkLimit), func(ctx context.Context) (netip.Addr, error) { return b.Network.Add(ctx, id, path) })
 }
 
 func (b boundedNetwork) Remove(ctx context.Context, id, path string) error {
-	return do(ctx, b.node, networkHangs, "disconnect an instance", networkLimit, func(ctx context.Context) error { return b.Network.Remove(ctx, id, path) })
+	return do(ctx, b.node.ofPlugins("disconnect an instance", networkLimit), func(ctx context.Context) error { return b.Network.Remove(ctx, id, path) })
 }

@@ -272,7 +272,8 @@ func (n *Node) saveRecord(i *instance, sync bool) error {
 	defer i.save.Unlock()
 
 	n.mu.Lock()
-	rec, current := *i.rec, n.instances[i.rec.Spec.ID] == i
+	rec := *i.rec
+	current := n.instances[i.rec.Spec.ID] == i
 	n.mu.Unlock()
 
 	if !current {

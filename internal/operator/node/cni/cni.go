@@ -51,7 +51,7 @@ type Network struct {
 	list   *libcni.NetworkConfigList
 	cni    *libcni.CNIConfig
 
-	forwarded map[string]string // the kernel's settings, as they were before the first change
+	forwarded map[sysctl.Setting]string // as they were before the first change
 
 	mu      sync.Mutex
 	leaving map[string]bool // instances whose links are being taken away
@@ -85,7 +85,7 @@ func Open(cfg Config) (*Network, error) {
 	}
 
 	// The bridge plugin turns forwarding on; switching it resets the others.
-	n.forwarded, err = cfg.Sysctl.Hold(cfg.ID, map[string]string{"net/ipv4/ip_forward": "1"},
+	n.forwarded, err = cfg.Sysctl.Hold(n.holder(), map[sysctl.Setting]string{"net/ipv4/ip_forward": "1"},
 		"net/ipv4/conf/all/accept_redirects", "net/ipv4/conf/default/accept_redirects")
 	if err != nil {
 		return nil, err
@@ -110,6 +110,9 @@ func Look(cfg Config) (*Network, error) {
 
 // Bridge is the name of the bridge device.
 func (n *Network) Bridge() string { return "cpl" + n.cfg.ID }
+
+// holder is who holds the kernel's settings that this network needs.
+func (n *Network) holder() sysctl.Holder { return sysctl.Holder(n.cfg.ID) }
 
 // Dir is the folder of its state.
 func (n *Network) Dir() string { return n.cfg.Dir }
@@ -241,7 +244,7 @@ func (n *Network) Restore() (string, error) {
 		found = append(found, "another program set "+strings.ReplaceAll(name, "/", ".")+" to 0: it is 1 again, without which no instance reaches anything")
 	}
 
-	lost, err := n.cfg.Sysctl.Remember(n.cfg.ID, n.forwarded)
+	lost, err := n.cfg.Sysctl.Remember(n.holder(), n.forwarded)
 	if lost {
 		found = append(found, "another program removed "+n.cfg.Sysctl.Dir+", which says what cupel down puts back: it was made anew")
 	}
@@ -328,7 +331,7 @@ func (n *Network) Close() error {
 	for _, dir := range []string{"cache", "leases"} {
 		errs = append(errs, os.RemoveAll(filepath.Join(n.cfg.Dir, dir)))
 	}
-	return errors.Join(append(errs, n.cfg.Sysctl.Release(n.cfg.ID))...)
+	return errors.Join(append(errs, n.cfg.Sysctl.Release(n.holder()))...)
 }
 
 // makeNamespace makes a network namespace with its loopback up and keeps it

@@ -218,7 +218,8 @@ func (d *Daemon) start(ctx context.Context) error {
 	log, err := os.OpenFile(d.LogFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK, 0o600)
 	if err == nil {
 		defer log.Close()
-		cmd.Stdout, cmd.Stderr = log, log
+		cmd.Stdout = log
+		cmd.Stderr = log
 	} else if d.cfg.Unlogged != nil {
 		d.cfg.Unlogged(err)
 	}
@@ -266,7 +267,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.waitExit(ctx)
 
 		d.mu.Lock()
-		pid, told, stopped := d.pid, d.told, d.stopped
+		pid := d.pid
+		told := d.told
+		stopped := d.stopped
 		d.told = pid
 		d.mu.Unlock()
 

@@ -59,7 +59,7 @@ func texts(t *testing.T, r io.Reader) []string {
 	t.Helper()
 	var out []string
 	for _, l := range lines(t, r) {
-		out = append(out, l.Stream+":"+l.Line)
+		out = append(out, string(l.Stream)+":"+l.Line)
 	}
 	return out
 }

@@ -83,8 +83,8 @@ func Main(arg string) error {
 
 	var wg sync.WaitGroup
 	var errs [2]error
-	wg.Go(func() { errs[0] = w.Copy("stdout", stdout) })
-	wg.Go(func() { errs[1] = w.Copy("stderr", stderr) })
+	wg.Go(func() { errs[0] = w.Copy(Stdout, stdout) })
+	wg.Go(func() { errs[1] = w.Copy(Stderr, stderr) })
 	wg.Wait()
 
 	return errors.Join(unlocked, errs[0], errs[1], w.Close())

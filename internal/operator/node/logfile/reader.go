@@ -34,7 +34,12 @@ func Open(ctx context.Context, dir string, opts Options) io.ReadCloser {
 	ctx, cancel := context.WithCancel(ctx)
 	pr, pw := io.Pipe()
 	go func() {
-		r := reader{ctx: ctx, dir: dir, opts: opts, out: pw}
+		r := reader{
+			ctx:  ctx,
+			dir:  dir,
+			opts: opts,
+			out:  pw,
+		}
 		pw.CloseWithError(r.run())
 	}()
 	return &stream{PipeReader: pr, cancel: cancel}

@@ -20,11 +20,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Stream is where an instance wrote a line to.
+type Stream string
+
+// The streams of an instance.
+const (
+	Stdout Stream = "stdout"
+	Stderr Stream = "stderr"
+)
+
 // Line is one line of output.
 type Line struct {
 	Time   time.Time `json:"time"`
-	Stream string    `json:"stream"` // stdout, stderr
-	Line   string    `json:"line"`   // without its end of line
+	Stream Stream    `json:"stream"`
+	Line   string    `json:"line"` // without its end of line
 	// Partial says that the line goes on with the next one of the stream: it was too
 	// long to be kept whole.
 	Partial bool `json:"partial,omitempty"`
@@ -133,7 +142,9 @@ func other(path string) bool {
 }
 
 // Write appends one line. It is safe for concurrent use.
-func (w *Writer) Write(stream, text string) error { return w.write(Line{Stream: stream, Line: text}) }
+func (w *Writer) Write(stream Stream, text string) error {
+	return w.write(Line{Stream: stream, Line: text})
+}
 
 func (w *Writer) write(line Line) error {
 	w.mu.Lock()
@@ -212,7 +223,7 @@ func (w *Writer) Close() error {
 // Copy reads lines from r until its end and writes them. A line that can't be
 // written (a full disk) is dropped, and the reading goes on: an instance must
 // not stand still because its log can't grow. The first such error is returned.
-func (w *Writer) Copy(stream string, r io.Reader) error {
+func (w *Writer) Copy(stream Stream, r io.Reader) error {
 	br := bufio.NewReaderSize(r, maxLine-utf8.UTFMax)
 	var first error
 	rest := "" // of the piece before

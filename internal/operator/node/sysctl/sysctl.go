@@ -1,6 +1,7 @@
 package sysctl
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,18 +25,24 @@ type Keeper struct {
 // Default is the machine's keeper.
 func Default() Keeper { return Keeper{Dir: "/run/cupel-sysctl", Proc: "/proc/sys"} }
 
-// record is what one setting was before and who needs it otherwise.
+// Holder is who needs a setting to be another: an installation, by its id.
+type Holder string
+
+// Setting is one of the kernel's, by its path below /proc/sys: "net/ipv4/ip_forward".
+type Setting string
+
+// record is what the settings were before and who needs them otherwise.
 type record struct {
-	Found   map[string]string   `json:"found"`   // setting -> value before the first change
-	Holders map[string][]string `json:"holders"` // holder -> settings
+	Found   map[Setting]string   `json:"found"` // values before the first change
+	Holders map[Holder][]Setting `json:"holders"`
 }
 
-// Hold sets each setting ("net/ipv4/ip_forward") for holder until Release.
+// Hold sets each setting to its value for holder until Release.
 // Settings in also change by themselves with those (the kernel resets some):
 // they are recorded, not set. Holding again adds to what is held. It returns the value
 // that each had before the first change, for [Keeper.Remember].
-func (k Keeper) Hold(holder string, settings map[string]string, also ...string) (found map[string]string, err error) {
-	found = map[string]string{}
+func (k Keeper) Hold(holder Holder, settings map[Setting]string, also ...Setting) (found map[Setting]string, err error) {
+	found = map[Setting]string{}
 	err = k.locked(func(r *record) error {
 		names := append(slices.Sorted(maps.Keys(settings)), also...)
 		for _, name := range names {
@@ -76,7 +83,7 @@ func (k Keeper) Hold(holder string, settings map[string]string, also ...string) 
 // Remember records again what Hold found, and reports true, where the record has lost
 // the holder: somebody removed the folder, and who holds next would take our changes for
 // what was there before.
-func (k Keeper) Remember(holder string, found map[string]string) (lost bool, err error) {
+func (k Keeper) Remember(holder Holder, found map[Setting]string) (lost bool, err error) {
 	err = k.locked(func(r *record) error {
 		if lost = len(found) > 0 && len(r.Holders[holder]) == 0; !lost {
 			return nil
@@ -91,14 +98,14 @@ func (k Keeper) Remember(holder string, found map[string]string) (lost bool, err
 
 // Release gives up what holder holds; a setting that nobody holds any more is
 // put back. A holder that holds nothing is no error.
-func (k Keeper) Release(holder string) error {
+func (k Keeper) Release(holder Holder) error {
 	if _, err := os.Stat(k.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return k.locked(func(r *record) error {
 		delete(r.Holders, holder)
 
-		needed := map[string]bool{}
+		needed := map[Setting]bool{}
 		for _, names := range r.Holders {
 			for _, n := range names {
 				needed[n] = true
@@ -106,11 +113,8 @@ func (k Keeper) Release(holder string) error {
 		}
 
 		// Switches first, then what they reset: deepest names last.
-		names := slices.SortedFunc(maps.Keys(r.Found), func(a, b string) int {
-			if d := strings.Count(a, "/") - strings.Count(b, "/"); d != 0 {
-				return d
-			}
-			return strings.Compare(a, b)
+		names := slices.SortedFunc(maps.Keys(r.Found), func(a, b Setting) int {
+			return cmp.Or(cmp.Compare(a.depth(), b.depth()), cmp.Compare(a, b))
 		})
 
 		var errs []error
@@ -129,6 +133,9 @@ func (k Keeper) Release(holder string) error {
 		return errors.Join(append(errs, k.save(r))...)
 	})
 }
+
+// depth is how deep a setting lies.
+func (s Setting) depth() int { return strings.Count(string(s), "/") }
 
 func (k Keeper) path() string { return filepath.Join(k.Dir, "found.json") }
 
@@ -165,7 +172,7 @@ func (k Keeper) locked(f func(*record) error) error {
 	}
 	defer lock.Close()
 
-	r := record{Found: map[string]string{}, Holders: map[string][]string{}}
+	r := record{Found: map[Setting]string{}, Holders: map[Holder][]Setting{}}
 	b, err := os.ReadFile(k.path())
 	if err == nil {
 		err = json.Unmarshal(b, &r)
@@ -181,6 +188,7 @@ func (k Keeper) locked(f func(*record) error) error {
 	return err
 }
 
+// save writes the record in place of the one before.
 func (k Keeper) save(r *record) error {
 	b, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
@@ -194,19 +202,20 @@ func (k Keeper) save(r *record) error {
 	return os.Rename(tmp, k.path())
 }
 
-func (k Keeper) read(name string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(k.Proc, name))
+func (k Keeper) read(name Setting) (string, error) {
+	b, err := os.ReadFile(filepath.Join(k.Proc, string(name)))
 	if err != nil {
 		return "", fmt.Errorf("read kernel setting: %w", err)
 	}
 	return strings.TrimSpace(string(b)), nil
 }
 
-func (k Keeper) write(name, value string) error {
+// write changes a setting, unless it has that value already.
+func (k Keeper) write(name Setting, value string) error {
 	if now, err := k.read(name); err == nil && now == value {
 		return nil
 	}
-	if err := os.WriteFile(filepath.Join(k.Proc, name), []byte(value+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(k.Proc, string(name)), []byte(value+"\n"), 0o644); err != nil {
 		return fmt.Errorf("change kernel setting: %w", err)
 	}
 	return nil

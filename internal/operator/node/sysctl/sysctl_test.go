@@ -24,7 +24,7 @@ func keeper(t *testing.T) Keeper {
 	return k
 }
 
-func (k Keeper) value(t *testing.T, name string) string {
+func (k Keeper) value(t *testing.T, name Setting) string {
 	t.Helper()
 	v, err := k.read(name)
 	if err != nil {
@@ -35,8 +35,8 @@ func (k Keeper) value(t *testing.T, name string) string {
 
 func TestLastHolderPutsBack(t *testing.T) {
 	k := keeper(t)
-	set := map[string]string{"net/ip_forward": "1"}
-	for _, holder := range []string{"a", "b", "a"} {
+	set := map[Setting]string{"net/ip_forward": "1"}
+	for _, holder := range []Holder{"a", "b", "a"} {
 		if _, err := k.Hold(holder, set, "net/conf/all/redirects"); err != nil {
 			t.Fatal(err)
 		}
@@ -68,8 +68,8 @@ func TestManyHolders(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
-			holder := fmt.Sprint(i)
-			if _, err := k.Hold(holder, map[string]string{"net/ip_forward": "1"}); err != nil {
+			holder := Holder(fmt.Sprint(i))
+			if _, err := k.Hold(holder, map[Setting]string{"net/ip_forward": "1"}); err != nil {
 				t.Error(err)
 			}
 			if got := k.value(t, "net/ip_forward"); got != "1" {
@@ -90,8 +90,8 @@ func TestManyHolders(t *testing.T) {
 // that it comes back although somebody removed the record meanwhile.
 func TestLostRecord(t *testing.T) {
 	k := keeper(t)
-	set := map[string]string{"net/ip_forward": "1"}
-	hold := func(holder string) map[string]string {
+	set := map[Setting]string{"net/ip_forward": "1"}
+	hold := func(holder Holder) map[Setting]string {
 		t.Helper()
 		found, err := k.Hold(holder, set)
 		if err != nil {
@@ -110,7 +110,7 @@ func TestLostRecord(t *testing.T) {
 	if lost, err := k.Remember("a", first); !lost || err != nil {
 		t.Errorf("the record was lost: %t, %v", lost, err)
 	}
-	for _, holder := range []string{"a", "b"} {
+	for _, holder := range []Holder{"a", "b"} {
 		if got := k.value(t, "net/ip_forward"); got != "1" {
 			t.Errorf("before %s lets go: %s", holder, got)
 		}
@@ -125,7 +125,7 @@ func TestLostRecord(t *testing.T) {
 
 func TestHoldRefuses(t *testing.T) {
 	k := keeper(t)
-	if _, err := k.Hold("a", map[string]string{"no/such": "1"}); err == nil || !strings.Contains(err.Error(), "no/such") {
+	if _, err := k.Hold("a", map[Setting]string{"no/such": "1"}); err == nil || !strings.Contains(err.Error(), "no/such") {
 		t.Errorf("held a setting that is not there: %v", err)
 	}
 	if err := k.Release("a"); err != nil {
