@@ -28,9 +28,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/minrate"
 )
 
-// RuleAway is the rule of a manager that doesn't run, or doesn't answer.
-const RuleAway problem.Rule = "manager"
-
 // EndpointFile is the name of the Endpoint's file in a state folder.
 const EndpointFile = "manager.json"
 

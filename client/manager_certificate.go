@@ -12,10 +12,6 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// RuleCertificate is the rule by which a manager with another certificate than the
-// expected one is refused.
-const RuleCertificate problem.Rule = "manager_certificate"
-
 // tlsConfig accepts one certificate, or, where none is named, those that a public
 // authority made for the host in the address.
 func tlsConfig(addr string, opts ManagerOptions) *tls.Config {

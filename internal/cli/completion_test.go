@@ -60,7 +60,7 @@ func metManager(t *testing.T, addr string, certificate ident.Digest) (config, st
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dir.Identity(t.Context(), time.Now); err != nil {
+	if _, err := dir.KeyPair(t.Context(), time.Now); err != nil {
 		t.Fatal(err)
 	}
 	err = dir.UpdateProviders(t.Context(), func(all home.Providers) error {

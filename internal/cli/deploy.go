@@ -237,7 +237,13 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 				noted.Grants = append(noted.Grants, d.grantID)
 			}
 
-			if !all.Note(place, d.granted, app.Name, app.ID, d.o.name != "", noted) {
+			names := home.Names{
+				Granted: d.granted,
+				Called:  app.Name,
+				ID:      app.ID,
+				Chosen:  d.o.name != "",
+			}
+			if !all.Note(place, names, noted) {
 				_, other, _ := all.At(place, app.Name)
 				return fmt.Errorf("here it is the app of session %s; if that one is gone: %s", other.Session, d.g.inState("cupel deploy "+string(d.session)+" --name "+app.Name))
 			}

@@ -37,7 +37,7 @@ func (g *globals) identity(ctx context.Context, dir *home.Dir) (*home.KeyPair, e
 	if g.completing && !g.haveOwnKey() {
 		return nil, problem.New(problem.NotFound, problem.RuleOwnerIdentity, "there is no owner's key yet")
 	}
-	return dir.Identity(ctx, g.now)
+	return dir.KeyPair(ctx, g.now)
 }
 
 // dial returns a client of the CAS at addr that begins with pin (nil: none) and
@@ -155,7 +155,7 @@ func (g *globals) sessionAt(ctx context.Context, arg, addr string) (ident.Sessio
 
 // vouchedFor returns the newest measurement of a runtime that the owner vouched for.
 func (o *ownerSide) vouchedFor(runtime string) (ident.Measurement, bool, error) {
-	values, err := o.dir.Vouched()
+	values, err := o.dir.Values()
 	if err != nil {
 		return ident.Measurement{}, false, err
 	}

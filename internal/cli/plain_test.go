@@ -94,7 +94,7 @@ func aKey(t *testing.T, dir string) error {
 	t.Helper()
 	d, err := home.Open(dir)
 	if err == nil {
-		_, err = d.Identity(t.Context(), time.Now)
+		_, err = d.KeyPair(t.Context(), time.Now)
 	}
 	return err
 }

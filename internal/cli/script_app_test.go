@@ -84,7 +84,7 @@ func appCommand(ts *testscript.TestScript, neg bool, args []string) {
 func wideGrant(ctx context.Context, ts *testscript.TestScript, cas *scriptCAS, session ident.SessionName) (owners.GrantToken, error) {
 	dir, err := home.Open(ts.Getenv("CUPEL_CONFIG"))
 	ts.Check(err)
-	id, err := dir.Identity(ctx, time.Now)
+	id, err := dir.KeyPair(ctx, time.Now)
 	ts.Check(err)
 	return cas.env.TokenOf(ctx, id.KeyHash, session)
 }

@@ -123,7 +123,7 @@ func (o *ownerSide) review(ctx context.Context, opts *sessionOptions) (template.
 		return in, nil, err
 	}
 
-	values, err := o.dir.Vouched()
+	values, err := o.dir.Values()
 	if err != nil {
 		return in, nil, err
 	}
@@ -154,7 +154,7 @@ func readSmall(ctx context.Context, name string, most int) ([]byte, error) {
 }
 
 func (o *ownerSide) printMeasurements(ms map[ident.ServiceName]ident.Measurement) error {
-	values, err := o.dir.Vouched()
+	values, err := o.dir.Values()
 	if err != nil {
 		return err
 	}
@@ -397,7 +397,7 @@ func (o *ownerSide) keepLauncher(ctx context.Context, c *client.CAS, name ident.
 	if err != nil {
 		return nil, nil, err
 	}
-	values, err := o.dir.Vouched()
+	values, err := o.dir.Values()
 	if err != nil {
 		return nil, nil, err
 	}

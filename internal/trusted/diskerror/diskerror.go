@@ -18,13 +18,6 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-// Rules of a disk that does not take what is written.
-const (
-	RuleFull     problem.Rule = "disk_full"
-	RuleReadOnly problem.Rule = "disk_read_only"
-	RuleFails    problem.Rule = "disk_error"
-)
-
 // Full says that an error means that there is no room, or no more of a quota.
 func Full(err error) bool { return is(err, syscall.ENOSPC) || is(err, syscall.EDQUOT) }
 

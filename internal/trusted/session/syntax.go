@@ -22,15 +22,6 @@ const (
 	maxKey   = 200     // bytes; escaped, they still fit YAML's 1024 characters
 )
 
-// Rules under which text is refused.
-const (
-	ruleUnknownKey  problem.Rule = "session_unknown_key"
-	ruleUnsupported problem.Rule = "session_unsupported"
-	ruleField       problem.Rule = "session_field"
-	ruleReference   problem.Rule = "session_reference"
-	ruleVariable    problem.Rule = "session_variable"
-)
-
 // Tree reads one YAML document strictly and returns its root mapping: UTF-8, no
 // anchors, aliases, tags, complex or duplicate keys, no second document.
 // Refusals are *problem.Error with line and column.

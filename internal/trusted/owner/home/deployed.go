@@ -47,20 +47,28 @@ func (a DeployedApp) Called(name string) string {
 // name for it.
 type Deployed map[string]map[string]DeployedApp
 
-// Note remembers a deployment of what its grants call granted; chosen says that its owner
-// gave it that name, and means this app by it from now on. It is at the manager under a
-// name and an id. An app stays under the name that it had. Note returns false where both
-// names are another session's app here: nothing is changed then.
-func (d Deployed) Note(place, granted, called, id string, chosen bool, app DeployedApp) bool {
-	name := granted
-	before := d.name(place, id)
+// Names are what an app is called where it was deployed.
+type Names struct {
+	Granted string // by its grants
+	Called  string // by the manager
+	ID      string // its id at the manager
+	// Chosen says that its owner gave it the name Granted, and means this app by it from
+	// now on.
+	Chosen bool
+}
+
+// Note remembers a deployment. An app stays under the name that it had. Note returns false
+// where both of its names are another session's app here: nothing is changed then.
+func (d Deployed) Note(place string, as Names, app DeployedApp) bool {
+	name := as.Granted
+	before := d.name(place, as.ID)
 	known := before != "" && d[place][before].Session == app.Session
 	switch {
-	case chosen || d.free(place, granted, app.Session) && !known:
+	case as.Chosen || d.free(place, as.Granted, app.Session) && !known:
 	case known:
 		name = before
-	case d.free(place, called, app.Session):
-		name = called
+	case d.free(place, as.Called, app.Session):
+		name = as.Called
 	default:
 		return false
 	}
@@ -72,10 +80,10 @@ func (d Deployed) Note(place, granted, called, id string, chosen bool, app Deplo
 		delete(d[place], before)
 	}
 	delete(d[place], name)
-	if name != granted {
-		app.Granted = granted
+	if name != as.Granted {
+		app.Granted = as.Granted
 	}
-	for _, also := range []string{called, id} {
+	for _, also := range []string{as.Called, as.ID} {
 		if also != "" && also != name && d.name(place, also) == "" {
 			app.Also = append(app.Also, also)
 		}

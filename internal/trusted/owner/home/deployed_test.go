@@ -21,7 +21,7 @@ func TestDeployed(t *testing.T) {
 		}
 	}
 	note := func(session ident.SessionName, granted string, chosen bool, called, id string) bool {
-		return all.Note("here", granted, called, id, chosen, home.DeployedApp{Session: session})
+		return all.Note("here", home.Names{Granted: granted, Called: called, ID: id, Chosen: chosen}, home.DeployedApp{Session: session})
 	}
 
 	note("web", "web", false, "web", "app-1")
@@ -60,7 +60,7 @@ func TestDeployed(t *testing.T) {
 func TestDeployedAgain(t *testing.T) {
 	all := home.Deployed{}
 	note := func(session ident.SessionName, called, id string) bool {
-		return all.Note("here", "web", called, id, false, home.DeployedApp{Session: session})
+		return all.Note("here", home.Names{Granted: "web", Called: called, ID: id}, home.DeployedApp{Session: session})
 	}
 	note("web", "web", "app-1")
 	note("WEB", "web-2", "app-2")
@@ -88,7 +88,7 @@ func TestDeployedAgain(t *testing.T) {
 func TestGrantsOfAnApp(t *testing.T) {
 	all := home.Deployed{}
 	first, second := owners.GrantID{1}, owners.GrantID{2}
-	all.Note("here", "web", "web-2", "app-2", false, home.DeployedApp{Session: "WEB", Grants: []owners.GrantID{first, second}})
+	all.Note("here", home.Names{Granted: "web", Called: "web-2", ID: "app-2"}, home.DeployedApp{Session: "WEB", Grants: []owners.GrantID{first, second}})
 	all.Settle("here", "app-2", owners.GrantID{3}) // that it was never deployed under
 	all.Settle("here", "app-9", second)
 	if _, app, _ := all.At("here", "web"); len(app.Grants) != 2 || !app.Is("app-2") || app.Is("app-9") || app.Called("web") != "web-2" {
@@ -104,7 +104,7 @@ func TestGrantsOfAnApp(t *testing.T) {
 	if called, granted, one := all.Only("here", "WEB"); called != "web-2" || granted != "web" || !one {
 		t.Errorf("%s, %s, %v", called, granted, one)
 	}
-	all.Note("here", "other", "other", "app-3", true, home.DeployedApp{Session: "WEB"})
+	all.Note("here", home.Names{Granted: "other", Called: "other", ID: "app-3", Chosen: true}, home.DeployedApp{Session: "WEB"})
 	if _, _, one := all.Only("here", "WEB"); one {
 		t.Error("one of two is the only one")
 	}

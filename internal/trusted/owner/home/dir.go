@@ -74,8 +74,8 @@ func (d *Dir) UpdatePins(ctx context.Context, change func(Pins) error) error {
 	return update(ctx, d, pinsFile, d.Pins, change)
 }
 
-// Vouched returns the measurements that the owner vouches for; Vouch adds one.
-func (d *Dir) Vouched() ([]reference.Value, error) { return reference.Read(d.path) }
+// Values returns the reference values that the owner vouches for; [reference.Add] adds one.
+func (d *Dir) Values() ([]reference.Value, error) { return reference.Read(d.path) }
 
 // Sessions returns the sessions that the owner created.
 func (d *Dir) Sessions() (Sessions, error) {

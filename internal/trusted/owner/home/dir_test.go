@@ -27,13 +27,13 @@ func open(t *testing.T) *Dir {
 	return d
 }
 
-func TestIdentityIsMadeOnce(t *testing.T) {
+func TestKeyPairIsMadeOnce(t *testing.T) {
 	d := open(t)
 	hashes := make([]ident.KeyHash, 8)
 	var wg sync.WaitGroup
 	for i := range hashes {
 		wg.Go(func() {
-			id, err := d.Identity(t.Context(), clock)
+			id, err := d.KeyPair(t.Context(), clock)
 			if err != nil {
 				t.Error(err)
 				return
@@ -58,16 +58,16 @@ func TestIdentityIsMadeOnce(t *testing.T) {
 	}
 }
 
-func TestIdentitySurvivesLostCertificate(t *testing.T) {
+func TestKeyPairSurvivesLostCertificate(t *testing.T) {
 	d := open(t)
-	first, err := d.Identity(t.Context(), clock)
+	first, err := d.KeyPair(t.Context(), clock)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(filepath.Join(d.Path(), certFile)); err != nil {
 		t.Fatal(err)
 	}
-	again, err := d.Identity(t.Context(), clock)
+	again, err := d.KeyPair(t.Context(), clock)
 	if err != nil || again.KeyHash != first.KeyHash {
 		t.Errorf("%v: %s, was %s", err, again.KeyHash, first.KeyHash)
 	}
@@ -84,7 +84,7 @@ func TestLostKeyIsNotReplaced(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
-			first, err := d.Identity(t.Context(), clock)
+			first, err := d.KeyPair(t.Context(), clock)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,7 +101,7 @@ func TestLostKeyIsNotReplaced(t *testing.T) {
 				}
 			}
 
-			_, err = d.Identity(t.Context(), clock)
+			_, err = d.KeyPair(t.Context(), clock)
 			p := problem.From(err)
 			if err == nil || p.Rule != "identity_lost" || !strings.Contains(p.Actual, sessionsFile) && !strings.Contains(p.Actual, certFile) || !strings.Contains(p.Mend, "back-up") || !strings.Contains(p.Mend, "to begin anew") {
 				t.Fatalf("%v", err)
@@ -114,7 +114,7 @@ func TestLostKeyIsNotReplaced(t *testing.T) {
 			if err := os.Rename(filepath.Join(away, keyFile), filepath.Join(d.path, keyFile)); err != nil {
 				t.Fatal(err)
 			}
-			if again, err := d.Identity(t.Context(), clock); err != nil || again.KeyHash != first.KeyHash {
+			if again, err := d.KeyPair(t.Context(), clock); err != nil || again.KeyHash != first.KeyHash {
 				t.Errorf("with the key put back: %v", err)
 			}
 		})
@@ -129,7 +129,7 @@ func TestPinsNeedNoKey(t *testing.T) {
 	if err := d.UpdatePins(t.Context(), func(pins Pins) error { pins["cas:8081"] = pin; return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Identity(t.Context(), clock); err != nil {
+	if _, err := d.KeyPair(t.Context(), clock); err != nil {
 		t.Errorf("only pins are there: %v", err)
 	}
 	if pins, err := d.Pins(); err != nil || pins["cas:8081"].Identity != pin.Identity {
@@ -137,8 +137,8 @@ func TestPinsNeedNoKey(t *testing.T) {
 	}
 }
 
-func TestIdentityRefuses(t *testing.T) {
-	other, err := open(t).Identity(t.Context(), clock)
+func TestKeyPairRefuses(t *testing.T) {
+	other, err := open(t).KeyPair(t.Context(), clock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,13 +154,13 @@ func TestIdentityRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
-			if _, err := d.Identity(t.Context(), clock); err != nil {
+			if _, err := d.KeyPair(t.Context(), clock); err != nil {
 				t.Fatal(err)
 			}
 			if err := c.harm(d); err != nil {
 				t.Fatal(err)
 			}
-			_, err := d.Identity(t.Context(), clock)
+			_, err := d.KeyPair(t.Context(), clock)
 			if err == nil || problem.From(err).Rule != "owner_identity" || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v, want %s", err, c.says)
 			}
@@ -204,7 +204,7 @@ func TestStateComesBack(t *testing.T) {
 	if diff := cmp.Diff(Sessions{"a/b": record}, sessions); diff != "" {
 		t.Error(diff)
 	}
-	if known, err := d.Vouched(); err != nil || len(known) != 0 {
+	if known, err := d.Values(); err != nil || len(known) != 0 {
 		t.Errorf("%v %v", known, err)
 	}
 }

@@ -15,14 +15,14 @@ import (
 func Kept(current *session.Session, known []Value, now map[ident.ServiceName]ident.Measurement) map[ident.ServiceName][]ident.Measurement {
 	out := map[ident.ServiceName][]ident.Measurement{}
 	for _, svc := range current.Services {
-		next, ok := vouchedFor(known, now[svc.Name])
+		next, ok := valueOf(known, now[svc.Name])
 		if !ok {
 			continue
 		}
 
 		for _, identity := range svc.Attestation {
 			for _, m := range identity.Measurements {
-				old, ok := vouchedFor(known, m)
+				old, ok := valueOf(known, m)
 				same := ok && old.Runtime == next.Runtime && old.Definition == next.Definition && old.Lock == next.Lock
 				if same && m != next.Measurement && !slices.Contains(out[svc.Name], m) {
 					out[svc.Name] = append(out[svc.Name], m)
@@ -34,7 +34,7 @@ func Kept(current *session.Session, known []Value, now map[ident.ServiceName]ide
 	return out
 }
 
-func vouchedFor(known []Value, m ident.Measurement) (Value, bool) {
+func valueOf(known []Value, m ident.Measurement) (Value, bool) {
 	i := slices.IndexFunc(known, func(v Value) bool { return v.Measurement == m })
 	if i < 0 {
 		return Value{}, false

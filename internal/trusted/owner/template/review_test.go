@@ -200,7 +200,7 @@ func TestReviewFlags(t *testing.T) {
 func TestReviewTakesTheNewest(t *testing.T) {
 	day := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
 	old := ident.Measurement(ident.Sum([]byte("the python runtime of before")))
-	vouched := []reference.Value{
+	known := []reference.Value{
 		{Measurement: pullM, Runtime: PullRuntime, IndexDate: day, At: day},
 		{Measurement: appM, Runtime: "python", IndexDate: day, At: day},
 		{Measurement: old, Runtime: "python", IndexDate: day.AddDate(0, -1, 0), At: day.AddDate(0, 0, 1)},
@@ -208,7 +208,7 @@ func TestReviewTakesTheNewest(t *testing.T) {
 	text := strings.Replace(operators(t), appM.String(), old.String(), 1)
 	judge := func(text string, flags ...string) error {
 		t.Helper()
-		accepts, err := AcceptValues(vouched, flags)
+		accepts, err := AcceptValues(known, flags)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,10 +13,10 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
-func TestVouch(t *testing.T) {
+func TestAdd(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "owner")
 	if all, err := Read(dir); err != nil || len(all) != 0 {
-		t.Fatalf("ReadVouched of nothing: %v, %v", all, err)
+		t.Fatalf("Read of nothing: %v, %v", all, err)
 	}
 	at := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
 	a := Value{Measurement: ident.Measurement{1}, Runtime: "python", IndexDate: at, At: at}
@@ -37,9 +37,9 @@ func TestVouch(t *testing.T) {
 	}
 }
 
-// TestNewestVouched: what decides is how new the packages are, not what was
+// TestNewest: what decides is how new the packages are, not what was
 // measured last; of equally new ones, the last.
-func TestNewestVouched(t *testing.T) {
+func TestNewest(t *testing.T) {
 	at := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
 	entry := func(m byte, runtime string, days int) Value {
 		return Value{Measurement: ident.Measurement{m}, Runtime: runtime, IndexDate: at.AddDate(0, 0, days)}
@@ -61,7 +61,7 @@ func TestNewestVouched(t *testing.T) {
 	}
 }
 
-func TestVouchConcurrently(t *testing.T) {
+func TestAddConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	var wg sync.WaitGroup
 	for i := range 20 {
@@ -77,7 +77,7 @@ func TestVouchConcurrently(t *testing.T) {
 	}
 }
 
-func TestVouchedFileIsStrict(t *testing.T) {
+func TestValuesFileIsStrict(t *testing.T) {
 	for name, text := range map[string]string{
 		"no JSON":       "{",
 		"unknown field": `{"version":1,"vouched":[{"measurment":"00"}]}`,
@@ -85,7 +85,7 @@ func TestVouchedFileIsStrict(t *testing.T) {
 		"short hash":    `{"version":1,"vouched":[{"measurement":"00"}]}`,
 	} {
 		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, vouchedFile), []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, valuesFile), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Read(dir); err == nil || problem.From(err).Rule != "vouched_file" {

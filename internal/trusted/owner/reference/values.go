@@ -19,8 +19,8 @@ import (
 	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
-// vouchedFile holds the measurements that the owner can vouch for.
-const vouchedFile = "vouched.json"
+// valuesFile holds the measurements that the owner can vouch for.
+const valuesFile = "vouched.json"
 
 // Value is a measurement and why the owner can vouch for it.
 type Value struct {
@@ -34,9 +34,9 @@ type Value struct {
 	At          time.Time         `json:"at"`         // when the owner did it
 }
 
-type vouchedState struct {
+type valuesState struct {
 	Version int     `json:"version"`
-	Vouched []Value `json:"vouched"` // in the order in which they were added
+	Values  []Value `json:"vouched"` // in the order in which they were added
 }
 
 // Add remembers v in the owner's folder dir, once for each measurement: doing
@@ -62,12 +62,12 @@ func Add(dir string, v Value) error {
 
 	all = slices.DeleteFunc(all, func(o Value) bool { return o.Measurement == v.Measurement })
 
-	b, err := json.MarshalIndent(vouchedState{Version: 1, Vouched: append(all, v)}, "", "  ")
+	b, err := json.MarshalIndent(valuesState{Version: 1, Values: append(all, v)}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("vouched measurements: %w", err)
 	}
 
-	if err := atomicfile.Write(filepath.Join(dir, vouchedFile), append(b, '\n'), 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, valuesFile), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("vouched measurements: %w", err)
 	}
 
@@ -91,12 +91,12 @@ func Newest(all []Value, runtime string) (newest Value, ok bool) {
 // if there is no such file. A file that can't be read strictly is an error:
 // nothing is vouched for by accident.
 func Read(dir string) ([]Value, error) {
-	b, err := atomicfile.Read(filepath.Join(dir, vouchedFile))
+	b, err := atomicfile.Read(filepath.Join(dir, valuesFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 
-	var s vouchedState
+	var s valuesState
 	if err == nil {
 		d := json.NewDecoder(strings.NewReader(string(b)))
 		d.DisallowUnknownFields()
@@ -112,9 +112,9 @@ func Read(dir string) ([]Value, error) {
 	}
 
 	if err != nil {
-		return nil, problem.New(problem.Invalid, ruleVouchedFile, "%s: %w", filepath.Join(dir, vouchedFile), err).
+		return nil, problem.New(problem.Invalid, ruleVouchedFile, "%s: %w", filepath.Join(dir, valuesFile), err).
 			Fix("repair or remove it, then measure again: cupel runtime measure NAME")
 	}
 
-	return s.Vouched, nil
+	return s.Values, nil
 }

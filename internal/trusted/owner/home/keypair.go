@@ -33,20 +33,20 @@ type KeyPair struct {
 // noEnd is how RFC 5280 (4.1.2.5) writes that a certificate does not end.
 var noEnd = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// Identity returns the owner's key pair and makes it on first use. In a folder that
+// KeyPair returns the owner's key pair and makes it on first use. In a folder that
 // was used under a key that is gone it makes none: nobody would notice that they are
 // another owner from then on.
-func (d *Dir) Identity(ctx context.Context, now func() time.Time) (*KeyPair, error) {
-	id, err := d.readIdentity()
+func (d *Dir) KeyPair(ctx context.Context, now func() time.Time) (*KeyPair, error) {
+	id, err := d.readKeyPair()
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return id, err
 	}
 
 	err = d.locked(ctx, func() error {
-		if id, err = d.readIdentity(); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		if id, err = d.readKeyPair(); err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return err // another command was faster
 		}
-		if id, err = d.makeIdentity(now()); err != nil {
+		if id, err = d.makeKeyPair(now()); err != nil {
 			return err
 		}
 		return nil
@@ -55,9 +55,9 @@ func (d *Dir) Identity(ctx context.Context, now func() time.Time) (*KeyPair, err
 	return id, err
 }
 
-// makeIdentity writes key, then certificate; a key without certificate, from a
+// makeKeyPair writes key, then certificate; a key without certificate, from a
 // crash between the two, is kept.
-func (d *Dir) makeIdentity(now time.Time) (*KeyPair, error) {
+func (d *Dir) makeKeyPair(now time.Time) (*KeyPair, error) {
 	key, err := d.readKey()
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := d.neverUsed(); err != nil {
@@ -93,7 +93,7 @@ func (d *Dir) makeIdentity(now time.Time) (*KeyPair, error) {
 		return nil, err
 	}
 
-	return d.readIdentity()
+	return d.readKeyPair()
 }
 
 // underKey are the files that say nothing without the key under which they were made. Pins
@@ -157,8 +157,8 @@ func damaged(path string) *problem.Error {
 		Fix("put it back from a backup: with another key you are not the creator of your sessions; to begin anew, move it away, and beside it %s", strings.Join(underKey, ", "))
 }
 
-// readIdentity returns an error that wraps fs.ErrNotExist if either file is missing.
-func (d *Dir) readIdentity() (*KeyPair, error) {
+// readKeyPair returns an error that wraps fs.ErrNotExist if either file is missing.
+func (d *Dir) readKeyPair() (*KeyPair, error) {
 	key, err := d.readKey()
 	if err != nil {
 		return nil, err
