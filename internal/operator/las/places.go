@@ -130,7 +130,7 @@ func holdMounts(mounts []mounted, want processSpec, exists func(string) bool) er
 
 		switch {
 		case !ok:
-			return fmt.Errorf("it has a mount at %q, which the spec lacks", variable(m.at))
+			return fmt.Errorf("it has a mount at %q, which the spec lacks", shown(m.at))
 		case seen[m.at]:
 			return fmt.Errorf("it has two mounts at %q", m.at)
 		case m.shared:
@@ -182,7 +182,7 @@ func holdMount(fsType string, options []string) func(mounted) error {
 	return func(m mounted) error {
 		bind := fsType == "bind" || slices.Contains(options, "bind") || slices.Contains(options, "rbind")
 		if !bind && (m.fsType != fsType || m.root != "/") {
-			return fmt.Errorf("its mount at %q is %s, not the spec's %s", m.at, m.fsType, variable(fsType))
+			return fmt.Errorf("its mount at %q is %s, not the spec's %s", m.at, m.fsType, shown(fsType))
 		}
 
 		for _, o := range []string{"ro", "nosuid", "nodev", "noexec"} {

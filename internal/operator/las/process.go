@@ -148,18 +148,19 @@ func (p process) holdCommand(want processSpec) error {
 	for i := range max(len(env), len(want.Process.Env)) {
 		switch {
 		case i >= len(env):
-			return fmt.Errorf("it lacks the environment variable %q", variable(want.Process.Env[i]))
+			return fmt.Errorf("it lacks the environment variable %q", shown(want.Process.Env[i]))
 		case i >= len(want.Process.Env):
-			return fmt.Errorf("it has the environment variable %q, which the spec lacks", variable(env[i]))
+			return fmt.Errorf("it has the environment variable %q, which the spec lacks", shown(env[i]))
 		case env[i] != want.Process.Env[i]:
-			return fmt.Errorf("its environment variable %q is another than the spec's %q", variable(env[i]), variable(want.Process.Env[i]))
+			return fmt.Errorf("its environment variable %q is another than the spec's %q", shown(env[i]), shown(want.Process.Env[i]))
 		}
 	}
 	return nil
 }
 
-// variable is an environment variable's name, as far as a message has room for it.
-func variable(entry string) string {
+// shown is what a message may show of an entry: what stands before "=", as far as there is
+// room for it.
+func shown(entry string) string {
 	name, _, _ := strings.Cut(entry, "=")
 	if len(name) > 80 {
 		return name[:80] + "…"
@@ -182,15 +183,15 @@ func (p process) holdRights(want processSpec) error {
 	}
 
 	w := want.Process
-	four := func(id uint32) string { return strings.TrimSuffix(strings.Repeat(fmt.Sprint(id)+" ", 4), " ") }
+	fourTimes := func(id uint32) string { return strings.TrimSuffix(strings.Repeat(fmt.Sprint(id)+" ", 4), " ") }
 	groups := ""
 	for _, g := range w.User.Others {
 		groups += fmt.Sprintf("%d ", g)
 	}
 
 	expected := map[string]string{
-		"Uid":        four(w.User.UID),
-		"Gid":        four(w.User.GID),
+		"Uid":        fourTimes(w.User.UID),
+		"Gid":        fourTimes(w.User.GID),
 		"Groups":     strings.TrimSpace(groups),
 		"CapBnd":     capabilityMask(w.Capabilities.Bounding),
 		"CapInh":     capabilityMask(w.Capabilities.Inheritable),
@@ -253,7 +254,7 @@ func (p process) holdNamespaces(want processSpec) error {
 	listed := map[string]string{}
 	for _, ns := range want.Linux.Namespaces {
 		if namespaceFiles[ns.Type] == "" {
-			return fmt.Errorf("its spec has the namespace %q", variable(ns.Type))
+			return fmt.Errorf("its spec has the namespace %q", shown(ns.Type))
 		}
 		listed[ns.Type] = ns.Path
 	}

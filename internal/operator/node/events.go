@@ -56,6 +56,7 @@ func (n *Node) Watch(ctx context.Context) (<-chan manager.InstanceEvent, error) 
 	return out, nil
 }
 
+// take is the oldest instance's event, and takes it out of the backlog.
 func (b *backlog) take() (manager.InstanceEvent, bool) {
 	if len(b.order) == 0 {
 		return manager.InstanceEvent{}, false
@@ -68,6 +69,7 @@ func (b *backlog) take() (manager.InstanceEvent, bool) {
 	return e, true
 }
 
+// put replaces what the watcher hasn't taken yet of the same instance.
 func (b *backlog) put(e manager.InstanceEvent) {
 	id := e.Status.ID
 	if _, waiting := b.last[id]; !waiting {
@@ -95,6 +97,7 @@ func (n *Node) publishStatus(i *instance) {
 	}
 }
 
+// notify tells all watchers of an instance as it is.
 func (n *Node) notify(i *instance) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -299,7 +299,7 @@ func (n *Node) destroy(ctx context.Context, i *instance) error {
 	if err != nil {
 		return err
 	}
-	if err := n.free(ctx, i); err != nil {
+	if err := n.removeTraces(ctx, i); err != nil {
 		return err // the record stays: Remove or the next Adopt tries again
 	}
 
@@ -310,15 +310,15 @@ func (n *Node) destroy(ctx context.Context, i *instance) error {
 	}
 
 	n.troubles.Forget(id)
-	n.end(i)
+	n.closeEnded(i)
 	n.publish(manager.InstanceEvent{
 		Status: manager.InstanceStatus{ID: id, App: i.rec.Spec.App}, Removed: true,
 	})
 	return nil
 }
 
-// free removes what an instance holds beside its container. The op lock is held.
-func (n *Node) free(ctx context.Context, i *instance) error {
+// removeTraces removes what an instance holds beside its container. The op lock is held.
+func (n *Node) removeTraces(ctx context.Context, i *instance) error {
 	id := i.rec.Spec.ID
 	errs := []error{n.removeCgroup(ctx, id)}
 	if !i.offline {
@@ -355,8 +355,8 @@ func (n *Node) removeCgroup(ctx context.Context, id string) error {
 	return err
 }
 
-// end closes the channels that tell that nothing more will come; Node.mu is held.
-func (n *Node) end(i *instance) {
+// closeEnded closes the channels that tell that nothing more will come; Node.mu is held.
+func (n *Node) closeEnded(i *instance) {
 	for _, c := range []chan struct{}{i.exited, i.silent} {
 		select {
 		case <-c:

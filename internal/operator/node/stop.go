@@ -103,7 +103,7 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 	if err := n.cfg.Runtime.Kill(ctx, id, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("stop instance %s: %w", id, err)
 	}
-	if ended, err := n.awaitExit(ctx, i, until(killWait)); ended || err != nil {
+	if ended, err := n.awaitExit(ctx, i, fixedPatience(killWait)); ended || err != nil {
 		return err
 	}
 	return problem.New(problem.Unavailable, ruleStopTimeout, "instance %s did not end within %s of SIGKILL", id, problem.Duration(killWait)).
@@ -136,8 +136,8 @@ func (i *instance) patience(end time.Time, commit time.Duration) time.Time {
 	return end
 }
 
-// until is a patience that nothing changes.
-func until(wait time.Duration) func() time.Time {
+// fixedPatience is a patience that nothing changes.
+func fixedPatience(wait time.Duration) func() time.Time {
 	end := time.Now().Add(wait)
 	return func() time.Time { return end }
 }
@@ -157,7 +157,7 @@ func (n *Node) terminateEarly(ctx context.Context, i *instance, limit time.Durat
 		if err := n.cfg.Runtime.Kill(ctx, i.rec.Spec.ID, syscall.SIGTERM); err != nil {
 			return false, fmt.Errorf("stop instance %s: %w", i.rec.Spec.ID, err)
 		}
-		if ended, err := n.awaitExit(ctx, i, until(min(limit, againEvery))); ended || err != nil {
+		if ended, err := n.awaitExit(ctx, i, fixedPatience(min(limit, againEvery))); ended || err != nil {
 			return ended, err
 		}
 	}
@@ -213,7 +213,7 @@ func (n *Node) Remove(ctx context.Context, id string) error {
 
 // RemoveAll removes every instance and the instances' empty control group.
 func (n *Node) RemoveAll(ctx context.Context) error {
-	if err := n.all(ctx, n.Remove); err != nil {
+	if err := n.forEach(ctx, n.Remove); err != nil {
 		return err
 	}
 	return n.RemoveCgroup()
@@ -223,8 +223,8 @@ func (n *Node) RemoveAll(ctx context.Context) error {
 // in it; the next Start makes it again.
 func (n *Node) RemoveCgroup() error { return n.cfg.Cgroups.Remove(n.cfg.Cgroup) }
 
-// all calls f for every instance there is, a few at a time.
-func (n *Node) all(ctx context.Context, f func(context.Context, string) error) error {
+// forEach calls f for every instance there is, a few at a time.
+func (n *Node) forEach(ctx context.Context, f func(context.Context, string) error) error {
 	n.mu.Lock()
 	ids := make([]string, 0, len(n.instances))
 	for id := range n.instances {

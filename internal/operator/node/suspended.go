@@ -13,9 +13,10 @@ import (
 )
 
 // The kernel accepts connections for an app that was stopped by a signal, and nobody
-// answers them. So whoever accepts is looked at now and then, and one that is found
-// stopped each time, before it counts: what a program does to another one for a moment
-// makes nobody ill. A debugger's stop is another state, and so is a frozen group.
+// answers them. So an app that accepts connections is looked at now and then. It counts as
+// suspended only once several looks in a row found it stopped: what a program does to
+// another one for a moment makes nobody ill. A debugger's stop is another state of a
+// process, and so is a frozen control group.
 const (
 	suspendedEach  = 5 // checks that went well between two looks
 	suspendedLooks = 3 // in a row

@@ -64,7 +64,7 @@ func (s *volumeStore) path(v wire.Snapshot) string {
 // everywhere is returned as it is: who can judge it says by which rule it is refused.
 func (s *volumeStore) open(ctx context.Context, v wire.Snapshot) (io.ReadCloser, int64, error) {
 	f, size, err := s.openHere(ctx, v)
-	if damaged(ctx, err) {
+	if isDamaged(ctx, err) {
 		_ = f.Close() // none of a folder
 		f, size, err = s.heal(ctx, v)
 	} else {

@@ -26,7 +26,7 @@ func (s *volumeStore) heal(ctx context.Context, v wire.Snapshot) (*os.File, int6
 	defer lock.Unlock()
 
 	f, size, err := s.openHere(ctx, v)
-	if !damaged(ctx, err) {
+	if !isDamaged(ctx, err) {
 		return f, size, err
 	}
 
@@ -48,19 +48,19 @@ func (s *volumeStore) heal(ctx context.Context, v wire.Snapshot) (*os.File, int6
 // replace puts the file of a snapshot aside and the replica's copy of the same one into
 // its place. Where the replica has none that is whole, or can't be asked, the file stays.
 func (s *volumeStore) replace(ctx context.Context, v wire.Snapshot, why error) (whole bool, err error) {
-	fetched, err := s.fetch(ctx, v)
+	found, err := s.fetch(ctx, v)
 	if err != nil {
 		return false, problem.New(problem.Unavailable, ruleVolumeDamaged, "the node's copy of generation %d of volume %s is damaged (%w), and the registry's can't take its place: %w", v.Generation, v.Volume, why, err).
 			Want("one of them as it was stored").
 			Fix("look at the disk (dmesg) and at the registry; if it has none, put back %s, or the registry's folder, from a backup of the state folder. Without one the owner starts the volume afresh, without what it held (cupel volume reset)", s.path(v))
 	}
-	defer fetched.drop()
+	defer found.drop()
 
 	aside, err := s.putAside(v)
 	if err != nil {
 		return true, err
 	}
-	if err := s.keep(fetched, v); err != nil {
+	if err := s.keep(found, v); err != nil {
 		s.logger.WarnContext(ctx, "a volume's snapshot stays in the registry alone", "volume", v.Volume.String(), "error", err)
 	}
 	s.tell(ctx, manager.Incident{
@@ -109,7 +109,7 @@ func (s *volumeStore) fetch(ctx context.Context, v wire.Snapshot) (*fetched, err
 
 	f := &fetched{}
 	f.file, f.err = os.CreateTemp(filepath.Dir(s.path(v)), temporary)
-	if err := judge(io.TeeReader(r, f), v.Tag); err != nil {
+	if err := checkTag(io.TeeReader(r, f), v.Tag); err != nil {
 		f.drop()
 		return nil, err
 	}

@@ -17,9 +17,9 @@ import (
 // errOtherBytes says that a snapshot is not what its tag names.
 var errOtherBytes = errors.New("it has other bytes than were stored there, more or less of them")
 
-// judge reads a snapshot to its end and returns why it isn't the one that was stored under
+// checkTag reads a snapshot to its end and returns why it isn't the one that was stored under
 // that tag; nil where it is.
-func judge(r io.Reader, tag ident.Digest) error {
+func checkTag(r io.Reader, tag ident.Digest) error {
 	got, err := sealed.StoredTag(r)
 	if err == nil && got != tag {
 		err = errOtherBytes
@@ -66,7 +66,7 @@ func (s *volumeStore) openHere(ctx context.Context, v wire.Snapshot) (*os.File, 
 		return f, state.size, nil
 	}
 
-	err = s.judgeHere(ctx, f, v)
+	err = s.checkTagOf(ctx, f, v)
 	if ctx.Err() != nil {
 		_ = f.Close()
 		return nil, 0, ctx.Err()
@@ -77,11 +77,11 @@ func (s *volumeStore) openHere(ctx context.Context, v wire.Snapshot) (*os.File, 
 	return f, state.size, err
 }
 
-// judgeHere judges a snapshot's file, until ctx ends, and goes back to its beginning.
-func (s *volumeStore) judgeHere(ctx context.Context, f *os.File, v wire.Snapshot) error {
+// checkTagOf judges a snapshot's file, until ctx ends, and goes back to its beginning.
+func (s *volumeStore) checkTagOf(ctx context.Context, f *os.File, v wire.Snapshot) error {
 	defer context.AfterFunc(ctx, func() { _ = f.Close() })() // which ends the reading
 
-	err := judge(f, v.Tag)
+	err := checkTag(f, v.Tag)
 	_, serr := f.Seek(0, io.SeekStart)
 	return errors.Join(err, serr)
 }
@@ -90,8 +90,8 @@ func (s *volumeStore) judgeHere(ctx context.Context, f *os.File, v wire.Snapshot
 // may change what it has and leave no trace of that in the file system.
 func (s *volumeStore) doubt() { s.whole.Clear() }
 
-// damaged tells whether what openHere says means that there is a file, and another one than
+// isDamaged tells whether what openHere says means that there is a file, and another one than
 // was stored.
-func damaged(ctx context.Context, err error) bool {
+func isDamaged(ctx context.Context, err error) bool {
 	return err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist)
 }

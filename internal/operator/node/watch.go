@@ -208,7 +208,7 @@ func (n *Node) exitSeen(ctx context.Context, i *instance, c ContainerState) {
 	time.AfterFunc(lastWords, func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.end(i)
+		n.closeEnded(i)
 	})
 
 	n.cfg.Logger.InfoContext(ctx, "instance exited", "instance", id, "exit_code", e.Code, "oom", e.OOM)

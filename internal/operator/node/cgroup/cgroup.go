@@ -30,7 +30,7 @@ func Detect(root string) (*Tree, error) {
 
 	entries, err := os.ReadDir(root)
 	if err != nil {
-		return nil, missing("%s: %w", root, err)
+		return nil, noControlGroups("%s: %w", root, err)
 	}
 
 	t := &Tree{dirs: map[string]string{}}
@@ -46,14 +46,14 @@ func Detect(root string) (*Tree, error) {
 	}
 
 	if t.dirs["memory"] == "" {
-		return nil, missing("no memory controller is mounted below %s", root)
+		return nil, noControlGroups("no memory controller is mounted below %s", root)
 	}
 	return t, nil
 }
 
-// missing is the refusal of a place that has no control groups: mostly a mount namespace
+// noControlGroups is the refusal of a place that has no control groups: mostly a mount namespace
 // with a /sys of its own.
-func missing(format string, args ...any) error {
+func noControlGroups(format string, args ...any) error {
 	return problem.New(problem.Unavailable, ruleControlGroups, format, args...).
 		Want("the machine's control groups, of version 2 or with a memory controller").
 		Fix("where 'ip netns exec' or the like started this, which mounts another /sys, use nsenter --net= in its place; else mount them there")

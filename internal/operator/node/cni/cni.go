@@ -275,7 +275,7 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 		return netip.Addr{}, fmt.Errorf("connect instance %s: %w", id, ctx.Err())
 	}
 	if err != nil {
-		if full := n.full(); full != nil {
+		if full := n.addressesUsed(); full != nil {
 			return netip.Addr{}, full
 		}
 		return netip.Addr{}, problem.New(problem.Unavailable, ruleNetwork, "connect instance %s: %w", id, err).
@@ -296,8 +296,8 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 
 // Remove implements node.Network.
 func (n *Network) Remove(ctx context.Context, id, path string) error {
-	n.leaves(id, true)
-	defer n.leaves(id, false)
+	n.setLeaving(id, true)
+	defer n.setLeaving(id, false)
 
 	ns := path
 	if !isNamespace(path) {

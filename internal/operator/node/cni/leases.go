@@ -98,8 +98,8 @@ func (n *Network) dropNameless() error {
 // the gateway's, the broadcast address, one to spare.
 const notInstances = 4
 
-// full explains a failed connection where it is that every address is taken.
-func (n *Network) full() error {
+// addressesUsed explains a failed connection where it is that every address is taken.
+func (n *Network) addressesUsed() error {
 	held, err := n.leases()
 	if err != nil {
 		return nil

@@ -88,8 +88,8 @@ func onBridge(link, bridge netlink.Link) error {
 	return nil
 }
 
-// leaves says whether an instance's link is being taken away.
-func (n *Network) leaves(id string, leaving bool) {
+// setLeaving says whether an instance's link is being taken away.
+func (n *Network) setLeaving(id string, leaving bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
@@ -130,7 +130,7 @@ func (n *Network) connectAnew(c connection, name string, bridge netlink.Link) (b
 			return false, fmt.Errorf("connect instance %s anew: %w", c.ContainerID, err)
 		}
 
-		inside := func() error { return address(i.Name, c.Result.IPs[0].Address, c.Result.IPs[0].Gateway) }
+		inside := func() error { return giveAddress(i.Name, c.Result.IPs[0].Address, c.Result.IPs[0].Gateway) }
 		err = errors.Join(node.Within(i.Sandbox, inside), onBridge(link, bridge))
 		if err != nil {
 			return false, errors.Join(fmt.Errorf("connect instance %s anew: %w", c.ContainerID, err), netlink.LinkDel(link))
@@ -140,9 +140,9 @@ func (n *Network) connectAnew(c connection, name string, bridge netlink.Link) (b
 	return false, nil
 }
 
-// address gives an instance's end of a link its address, and its way out. It is called
+// giveAddress gives an instance's end of a link its address, and its way out. It is called
 // within the instance's namespace.
-func address(name, cidr, gateway string) error {
+func giveAddress(name, cidr, gateway string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err

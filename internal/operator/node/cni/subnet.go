@@ -66,7 +66,7 @@ func (n *Network) keepSubnet() (netip.Prefix, error) {
 			return kept, problem.New(problem.Conflict, ruleSubnetInUse, "apps run in %s", kept).
 				Fix("cupel down, then cupel up --subnet %s: every app is started anew there", want)
 		}
-		return kept, n.keep(kept)
+		return kept, n.writeSubnet(kept)
 	}
 
 	taken, err := n.findUsed()
@@ -80,17 +80,17 @@ func (n *Network) keepSubnet() (netip.Prefix, error) {
 			return kept, subnetTaken(want, by, n.cfg.ID, taken)
 		}
 	case kept.IsValid() && taken.conflict(kept) == "":
-		return kept, n.keep(kept)
+		return kept, n.writeSubnet(kept)
 	default:
 		if want, err = choose(n.cfg.ID, taken); err != nil {
 			return kept, err
 		}
 	}
-	return want, n.keep(want)
+	return want, n.writeSubnet(want)
 }
 
-// keep writes the subnet down, if it isn't.
-func (n *Network) keep(p netip.Prefix) error {
+// writeSubnet writes the subnet down, if it isn't.
+func (n *Network) writeSubnet(p netip.Prefix) error {
 	text := []byte(p.String() + "\n")
 	if b, err := atomicfile.Read(n.subnetFile()); err == nil && bytes.Equal(b, text) {
 		return nil
@@ -264,7 +264,7 @@ func (n *Network) findUsed() (usedNetworks, error) {
 		return u, fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
-		if p, ok := prefix(a.IP, a.Mask); ok && a.LinkIndex != ours {
+		if p, ok := prefixOf(a.IP, a.Mask); ok && a.LinkIndex != ours {
 			u.own = append(u.own, usedNetwork{p, fmt.Sprintf("%s on the device %s", p, deviceName(a.LinkIndex))})
 		}
 	}
@@ -279,7 +279,7 @@ func (n *Network) findUsed() (usedNetworks, error) {
 			continue
 		}
 
-		p, ok := prefix(r.Dst.IP, r.Dst.Mask)
+		p, ok := prefixOf(r.Dst.IP, r.Dst.Mask)
 		switch {
 		case !ok || p.Bits() == 0:
 		case r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0 || r.Type != unix.RTN_UNICAST:
@@ -291,7 +291,7 @@ func (n *Network) findUsed() (usedNetworks, error) {
 	return u, nil
 }
 
-func prefix(ip net.IP, mask net.IPMask) (netip.Prefix, bool) {
+func prefixOf(ip net.IP, mask net.IPMask) (netip.Prefix, bool) {
 	a, ok := netip.AddrFromSlice(ip)
 	ones, _ := mask.Size()
 	if !ok || !a.Unmap().Is4() {

@@ -39,9 +39,9 @@ func (d *Daemon) ready(ctx context.Context) error {
 			return fmt.Errorf("wait for containerd: %w", ctx.Err())
 		}
 
-		// Not running(): a process that has just been executed has no arguments
+		// Not runningPID(): a process that has just been executed has no arguments
 		// for a moment.
-		pid := d.current()
+		pid := d.knownPID()
 		if _, gone := startTime(pid); gone != nil {
 			err := problem.New(problem.Unavailable, ruleContainerdStart, "containerd ended while it started: %s", d.lastLog()).
 				Fix("look at %s", d.LogFile())
@@ -65,8 +65,8 @@ func (d *Daemon) ready(ctx context.Context) error {
 	}
 }
 
-// current is the process that is the daemon, as far as this one knows.
-func (d *Daemon) current() int {
+// knownPID is the process that is the daemon, as far as this one knows.
+func (d *Daemon) knownPID() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.pid
@@ -126,7 +126,7 @@ func (d *Daemon) guard(ctx context.Context) {
 	}
 
 	for ctx.Err() == nil {
-		if pid := d.current(); d.running() == pid && d.listens(pid) {
+		if pid := d.knownPID(); d.runningPID() == pid && d.listens(pid) {
 			hung, hangs := errors.AsType[watchdog.Hung](d.watched(pid).Watch(ctx, asked))
 			if hangs {
 				asked(d.endHung(ctx, pid, hung))
@@ -157,7 +157,7 @@ func (d *Daemon) endHung(ctx context.Context, pid int, hung watchdog.Hung) error
 	d.told = pid
 	d.mu.Unlock()
 
-	alive := func() bool { return d.running() == pid }
+	alive := func() bool { return d.runningPID() == pid }
 	if err := endBy(ctx, pid, alive, syscall.SIGKILL); err != nil {
 		return problem.New(problem.Unavailable, node.RuleContainerdHangs, "containerd (process %d) does not answer and can't be ended: %w", pid, err).
 			Fix("a process that SIGKILL doesn't end waits for a device: look at the disk (dmesg), or boot the machine")
@@ -182,8 +182,8 @@ func (d *Daemon) ifWhole(ctx context.Context) (*Daemon, error) {
 	}
 
 	// The next one reads a database that was put back. Instances go on.
-	pid := d.current()
-	if err := end(ctx, pid, func() bool { return d.running() == pid }); err != nil {
+	pid := d.knownPID()
+	if err := end(ctx, pid, func() bool { return d.runningPID() == pid }); err != nil {
 		d.cfg.Logger.WarnContext(ctx, "containerd that can't read its database does not end", "error", err)
 	}
 	return nil, diskerror.Explain(d.damaged(d.LogFile()+" says why. "), d.cfg.Dir, "the state folder")

@@ -124,7 +124,7 @@ func (d *Daemon) adopt(ctx context.Context, pid int) (bool, error) {
 
 	case ctx.Err() != nil:
 		return false, err
-	case d.running() != pid:
+	case d.runningPID() != pid:
 		return false, nil
 	case hangs:
 		return false, d.endHung(ctx, pid, hung)
@@ -306,7 +306,7 @@ func (d *Daemon) waitExit(ctx context.Context) {
 	d.mu.Unlock()
 
 	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil || d.running() != pid {
+	if err != nil || d.runningPID() != pid {
 		if err == nil {
 			unix.Close(fd)
 		}
@@ -329,8 +329,8 @@ func (d *Daemon) Stop(ctx context.Context) error {
 	d.stopped = true
 	d.mu.Unlock()
 
-	if pid := d.running(); pid != 0 {
-		if err := end(ctx, pid, func() bool { return d.running() == pid }); err != nil {
+	if pid := d.runningPID(); pid != 0 {
+		if err := end(ctx, pid, func() bool { return d.runningPID() == pid }); err != nil {
 			return fmt.Errorf("stop containerd: %w", err)
 		}
 	}

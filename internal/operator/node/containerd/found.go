@@ -15,9 +15,9 @@ type pidFile struct {
 	Start uint64 `json:"start"` // the kernel's start time of that process
 }
 
-// running returns the pid of the daemon that the pid file names, if it is
+// runningPID returns the pid of the daemon that the pid file names, if it is
 // still that process and was started with our configuration; otherwise 0.
-func (d *Daemon) running() int {
+func (d *Daemon) runningPID() int {
 	b, err := atomicfile.Read(d.path("containerd.pid"))
 	var p pidFile
 	if err != nil || json.Unmarshal(b, &p) != nil || p.PID <= 1 {
@@ -57,7 +57,7 @@ func (d *Daemon) notePID(pid int) error {
 // find returns the pid of the daemon that runs, or 0. Where its file was lost it is
 // found by its arguments: a second one would wait for the first one's database.
 func (d *Daemon) find() (int, error) {
-	if pid := d.running(); pid != 0 {
+	if pid := d.runningPID(); pid != 0 {
 		return pid, nil
 	}
 	list, err := proc.Commands()

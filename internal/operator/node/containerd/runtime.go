@@ -189,7 +189,7 @@ func (r *Runtime) Kill(ctx context.Context, id string, signal syscall.Signal) er
 		Signal:      uint32(signal),
 		All:         signal == syscall.SIGKILL,
 	})
-	if err != nil && !gone(err) {
+	if err != nil && !isGone(err) {
 		return fmt.Errorf("signal container %s: %w", id, err)
 	}
 	return nil
@@ -213,7 +213,7 @@ func (r *Runtime) Reap(ctx context.Context, id string) error {
 	defer l.Unlock()
 
 	_, err := r.client.TaskService().Delete(r.context(ctx), &tasks.DeleteTaskRequest{ContainerID: id})
-	if err != nil && !gone(err) && !running(err) {
+	if err != nil && !isGone(err) && !isRunning(err) {
 		return fmt.Errorf("reap container %s: %w", id, err)
 	}
 	return nil
@@ -419,6 +419,8 @@ func (r *Runtime) forward(ctx context.Context, out chan<- node.Event) {
 	}
 }
 
-func gone(err error) bool { return errdefs.IsNotFound(grpcError(err)) }
+// isGone says that containerd knows no such task.
+func isGone(err error) bool { return errdefs.IsNotFound(grpcError(err)) }
 
-func running(err error) bool { return errdefs.IsFailedPrecondition(grpcError(err)) }
+// isRunning says that containerd refuses, as the task still runs.
+func isRunning(err error) bool { return errdefs.IsFailedPrecondition(grpcError(err)) }

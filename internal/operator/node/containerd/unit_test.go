@@ -171,7 +171,7 @@ func TestPidFile(t *testing.T) {
 	defer func() {
 		in.Close()
 		_ = cmd.Wait()
-		if got := d.running(); got != 0 {
+		if got := d.runningPID(); got != 0 {
 			t.Errorf("it ended, and is taken for running: %d", got)
 		}
 	}()
@@ -197,7 +197,7 @@ func TestPidFile(t *testing.T) {
 		// The shell may not have been executed yet.
 		var got int
 		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-			if got = d.running(); got == want {
+			if got = d.runningPID(); got == want {
 				break
 			}
 		}
@@ -267,7 +267,7 @@ func TestFoundWithoutItsFile(t *testing.T) {
 		if err := os.WriteFile(d.path("containerd.pid"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if pid, err := d.find(); err != nil || pid != cmd.Process.Pid || d.running() != pid {
+		if pid, err := d.find(); err != nil || pid != cmd.Process.Pid || d.runningPID() != pid {
 			t.Errorf("%q: process %d, %v; want %d", content, pid, err, cmd.Process.Pid)
 		}
 	}

@@ -16,9 +16,9 @@ import (
 func TestDamagedLog(t *testing.T) {
 	dir := t.TempDir()
 	err := errors.Join(
-		os.Mkdir(name(dir, 1), 0o700),
-		unix.Mkfifo(name(dir, 3), 0o600),
-		os.Symlink("/nonexistent/folder/x", name(dir, 4)),
+		os.Mkdir(fileName(dir, 1), 0o700),
+		unix.Mkfifo(fileName(dir, 3), 0o600),
+		os.Symlink("/nonexistent/folder/x", fileName(dir, 4)),
 		os.Mkdir(filepath.Join(dir, lockName), 0o700),
 	)
 	if err != nil {
@@ -69,7 +69,7 @@ func TestUnwritableLog(t *testing.T) {
 	if err := errors.Join(w.Write("stdout", "kept"), w.Close()); err != nil {
 		t.Error(err)
 	}
-	if b, err := os.ReadFile(name(dir, 1)); err != nil || !strings.Contains(string(b), "kept") {
+	if b, err := os.ReadFile(fileName(dir, 1)); err != nil || !strings.Contains(string(b), "kept") {
 		t.Errorf("%q, %v", b, err)
 	}
 }

@@ -90,7 +90,7 @@ func TestFailedRotation(t *testing.T) {
 		}
 	}
 	for seq := range maxSkipped + 1 { // a folder can't be opened as a log
-		if err := os.Mkdir(name(dir, 2+seq), 0o700); err != nil {
+		if err := os.Mkdir(fileName(dir, 2+seq), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -104,7 +104,7 @@ func TestFailedRotation(t *testing.T) {
 		t.Fatal("no rotation was due")
 	}
 	for seq := range maxSkipped + 1 {
-		if err := os.Remove(name(dir, 2+seq)); err != nil {
+		if err := os.Remove(fileName(dir, 2+seq)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -223,12 +223,12 @@ func TestRotation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	seqs, err := files(dir)
+	seqs, err := fileNumbers(dir)
 	if err != nil || len(seqs) != 3 {
 		t.Fatalf("files %v, %v", seqs, err)
 	}
 	for _, s := range seqs {
-		if info, err := os.Stat(name(dir, s)); err != nil || info.Size() > 300 {
+		if info, err := os.Stat(fileName(dir, s)); err != nil || info.Size() > 300 {
 			t.Errorf("file %d: %v, %v", s, info.Size(), err)
 		}
 	}
@@ -311,7 +311,7 @@ func TestTornLine(t *testing.T) {
 	if err := w.Write("stdout", "whole"); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(name(dir, 1), append(mustRead(t, name(dir, 1)), `{"time":"20`...), 0o600); err != nil {
+	if err := os.WriteFile(fileName(dir, 1), append(mustRead(t, fileName(dir, 1)), `{"time":"20`...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := read(t, dir, Options{Tail: -1}); !slices.Equal(got, []string{"stdout:whole"}) {

@@ -67,10 +67,11 @@ type reader struct {
 
 // run hands on what is in the files, oldest first, and follows them if that is asked for.
 func (r *reader) run() error {
-	seq, file, err := r.first()
+	seq, err := r.first()
 	if err != nil {
 		return err
 	}
+	var file *os.File // of that number, while it is open
 	defer func() {
 		if file != nil {
 			file.Close()
@@ -136,21 +137,21 @@ func (r *reader) ended() bool {
 	return exists(filepath.Join(r.dir, endMark)) || r.opts.Ended != nil && r.opts.Ended()
 }
 
-// first is the number of the oldest file, and that file if it is open already.
-func (r *reader) first() (int, *os.File, error) {
-	seqs, err := files(r.dir)
+// first is the number of the oldest file; 1, where there is none yet.
+func (r *reader) first() (int, error) {
+	seqs, err := fileNumbers(r.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return 0, nil, err
+		return 0, err
 	}
 	if len(seqs) == 0 {
-		return 1, nil, nil
+		return 1, nil
 	}
-	return seqs[0], nil, nil
+	return seqs[0], nil
 }
 
 // open opens file seq; if rotation took it away, or it is no file, the next that is there.
 func (r *reader) open(seq *int) (*os.File, error) {
-	if at := name(r.dir, *seq); !other(at) {
+	if at := fileName(r.dir, *seq); !notAFile(at) {
 		f, err := os.Open(at)
 		if !errors.Is(err, fs.ErrNotExist) {
 			return f, err
@@ -165,7 +166,7 @@ func (r *reader) open(seq *int) (*os.File, error) {
 
 // after is the number of the next file after that one; 0: there is none.
 func (r *reader) after(seq int) int {
-	seqs, _ := files(r.dir) // none, if they can't be listed
+	seqs, _ := fileNumbers(r.dir) // none, if they can't be listed
 	for _, next := range seqs {
 		if next > seq {
 			return next

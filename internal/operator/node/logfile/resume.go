@@ -32,7 +32,7 @@ func lockFolder(dir string) (*os.File, error) {
 	}
 
 	path := filepath.Join(dir, lockName)
-	moveOther(path)
+	moveNonFile(path)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NONBLOCK, 0o600)
 	if errors.Is(err, fs.ErrPermission) { // it can't be written, and is locked all the same
 		f, err = os.Open(path)
@@ -56,16 +56,16 @@ func lockFolder(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// moveOther moves away what is no file where the lock has to be.
-func moveOther(path string) (moved bool) {
-	return other(path) && os.Rename(path, path+".damaged") == nil
+// moveNonFile moves away what is no file where the lock has to be.
+func moveNonFile(path string) (moved bool) {
+	return notAFile(path) && os.Rename(path, path+".damaged") == nil
 }
 
 // Process is the folder's writer process; 0: there is none, or one of an earlier
 // release, which didn't say.
 func Process(dir string) int {
 	path := filepath.Join(dir, lockName)
-	if other(path) {
+	if notAFile(path) {
 		return 0
 	}
 
@@ -95,7 +95,7 @@ func Abandoned(dir string) (bool, error) {
 	}
 
 	path := filepath.Join(dir, lockName)
-	if moveOther(path) {
+	if moveNonFile(path) {
 		return true, nil
 	}
 

@@ -86,7 +86,7 @@ func (w *Writer) begin() error {
 		return fmt.Errorf("make log folder: %w", err)
 	}
 
-	seqs, err := files(w.dir)
+	seqs, err := fileNumbers(w.dir)
 	if err != nil {
 		return err
 	}
@@ -104,10 +104,10 @@ const maxSkipped = 100
 // open goes on in that file, or in the first after it that can be one. On failure the
 // writer stays where it is.
 func (w *Writer) open(seq int) error {
-	for skipped := 0; skipped < maxSkipped && other(name(w.dir, seq)); skipped++ {
+	for skipped := 0; skipped < maxSkipped && notAFile(fileName(w.dir, seq)); skipped++ {
 		seq++
 	}
-	f, err := openAppend(name(w.dir, seq))
+	f, err := openAppend(fileName(w.dir, seq))
 	if err != nil {
 		return fmt.Errorf("open log file: %w", err)
 	}
@@ -129,14 +129,14 @@ func (w *Writer) open(seq int) error {
 
 // openAppend opens a file of a log to be written, unless something else is in its place.
 func openAppend(path string) (*os.File, error) {
-	if other(path) {
+	if notAFile(path) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: errors.New("it is no file")}
 	}
 	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NONBLOCK, 0o600)
 }
 
-// other reports whether something is there that is no file.
-func other(path string) bool {
+// notAFile reports whether something is there that is no file.
+func notAFile(path string) bool {
 	info, err := os.Lstat(path)
 	return err == nil && !info.Mode().IsRegular()
 }
@@ -194,16 +194,16 @@ func (w *Writer) rotate() error {
 }
 
 func (w *Writer) count() int {
-	seqs, _ := files(w.dir) // none, if they can't be listed
+	seqs, _ := fileNumbers(w.dir) // none, if they can't be listed
 	return len(seqs)
 }
 
 // removeBeyond removes the oldest files beyond so many, but never the last one. What
 // can't be removed is looked at again with the next rotation.
 func (w *Writer) removeBeyond(keep int) {
-	seqs, err := files(w.dir)
+	seqs, err := fileNumbers(w.dir)
 	for err == nil && len(seqs) > max(keep, 1) {
-		err = os.Remove(name(w.dir, seqs[0]))
+		err = os.Remove(fileName(w.dir, seqs[0]))
 		seqs = seqs[1:]
 	}
 }
@@ -234,7 +234,7 @@ func (w *Writer) Copy(stream Stream, r io.Reader) error {
 		rest = ""
 		partial := errors.Is(err, bufio.ErrBufferFull)
 		if partial {
-			text, rest = cut(text)
+			text, rest = cutPiece(text)
 		}
 
 		if text != "" {
@@ -255,9 +255,9 @@ func (w *Writer) Copy(stream Stream, r io.Reader) error {
 	}
 }
 
-// cut splits the beginning of a line so that pieces that are put together again are the
+// cutPiece splits the beginning of a line so that pieces that are put together again are the
 // line: rest is what may be half of a character, or of an end of line.
-func cut(text string) (piece, rest string) {
+func cutPiece(text string) (piece, rest string) {
 	if piece, ended := strings.CutSuffix(text, "\r"); ended {
 		return piece, "\r"
 	}
@@ -274,10 +274,12 @@ func cut(text string) (piece, rest string) {
 	return text, ""
 }
 
-func name(dir string, seq int) string { return filepath.Join(dir, fmt.Sprintf("%08d%s", seq, suffix)) }
+func fileName(dir string, seq int) string {
+	return filepath.Join(dir, fmt.Sprintf("%08d%s", seq, suffix))
+}
 
-// files returns the numbers of a folder's files in order.
-func files(dir string) ([]int, error) {
+// fileNumbers returns the numbers of a folder's files in order.
+func fileNumbers(dir string) ([]int, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read log folder: %w", err)
