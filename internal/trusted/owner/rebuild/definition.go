@@ -74,6 +74,7 @@ func (m *Mode) UnmarshalYAML(n *yaml.Node) error {
 // further documents and anything that could not be built are refused.
 func ParseDefinition(text []byte) (*Definition, error) {
 	d := &Definition{}
+
 	err := decodeStrict(text, MaxDefinition, d)
 	if err == nil {
 		err = d.check()
@@ -82,6 +83,7 @@ func ParseDefinition(text []byte) (*Definition, error) {
 		return nil, invalid(problem.RuleRuntimeDefinition, "%w", err).
 			Fix("mend the definition: 'cupel runtime show python' shows one that can be built")
 	}
+
 	return d, nil
 }
 
@@ -91,27 +93,34 @@ func (d *Definition) Digest() ident.Digest {
 	if err != nil {
 		panic("a definition of strings and numbers always marshals: " + err.Error())
 	}
+
 	return ident.Sum(b)
 }
 
+// decodeStrict reads one YAML document whose keys are all known.
 func decodeStrict(text []byte, limit int, into any) error {
 	if len(text) > limit {
 		return fmt.Errorf("more than %d bytes", limit)
 	}
+
 	if !utf8.Valid(text) {
 		return errors.New("not UTF-8")
 	}
+
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
+
 	if err := dec.Decode(into); err != nil {
 		if errors.Is(err, io.EOF) {
 			return errors.New("empty")
 		}
 		return unreadable(err)
 	}
+
 	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return errors.New("more than one document")
 	}
+
 	return nil
 }
 
@@ -129,10 +138,13 @@ func unreadable(err error) error {
 		}
 		return fmt.Errorf("line %d: no YAML that can be read: check indentation, quotes and brackets there", line)
 	}
+
 	first := all.Errors[0]
 	what := "a value that can't be read"
+
 	key, unknown := strings.CutPrefix(first.Message, "field ")
 	key, _, _ = strings.Cut(key, " ")
+
 	switch {
 	case unknown && plainKey.MatchString(key):
 		what = "the key " + key + " is not known"
@@ -145,6 +157,7 @@ func unreadable(err error) error {
 	case strings.HasPrefix(first.Message, badMode):
 		what = first.Message
 	}
+
 	return fmt.Errorf("line %d: %s", first.Mark.Line, what)
 }
 
@@ -159,25 +172,32 @@ func ParseName(s string) (string, error) {
 	if !runtimeName.MatchString(s) {
 		return "", invalid(ruleRuntimeName, "runtime name %.80q", s).Want("1 to 63 of a-z 0-9 -")
 	}
+
 	return s, nil
 }
 
+// check refuses what could not be built, and what nobody means.
 func (d *Definition) check() error {
 	if d.Version != 1 {
 		return fmt.Errorf("version %d: want 1", d.Version)
 	}
+
 	if _, err := ParseName(d.Name); err != nil {
 		return err
 	}
+
 	if _, err := archives(d.Suite); err != nil {
 		return err
 	}
+
 	if d.Architecture != "amd64" {
 		return fmt.Errorf("architecture %.20q: want amd64", d.Architecture)
 	}
+
 	if len(d.Packages) == 0 || len(d.Packages) > 1000 || len(d.Exclude) > 1000 {
 		return errors.New("packages: want 1 to 1000")
 	}
+
 	for _, list := range [][]string{d.Packages, d.Exclude} {
 		for _, name := range list {
 			if _, err := debian.ParsePackageName(name); err != nil {
@@ -185,31 +205,38 @@ func (d *Definition) check() error {
 			}
 		}
 	}
+
 	if d.User != userApp && d.User != userRoot {
 		return fmt.Errorf("user %.40q: want app or root", d.User)
 	}
+
 	if d.Cwd != "/" && !cleanAbs(d.Cwd) {
 		return fmt.Errorf("cwd %.80q: want a clean absolute path", d.Cwd)
 	}
+
 	for k, v := range d.Env {
 		if !envName.MatchString(k) || strings.ContainsRune(v, 0) {
 			return fmt.Errorf("env %.80q: not a variable", k)
 		}
 	}
+
 	for _, list := range [][]string{d.Entrypoint, d.Cmd} {
 		if slices.ContainsFunc(list, func(s string) bool { return strings.ContainsRune(s, 0) }) {
 			return errors.New("entrypoint or cmd: NUL character")
 		}
 	}
+
 	return d.checkPaths()
 }
 
+// checkPaths checks what the definition leaves out and adds.
 func (d *Definition) checkPaths() error {
 	for _, p := range d.Drop {
 		if !cleanAbs(p) {
 			return fmt.Errorf("drop %.80q: want a clean absolute path", p)
 		}
 	}
+
 	for _, dir := range d.Directories {
 		if !cleanAbs(dir.Path) || dir.Mode == 0 {
 			return fmt.Errorf("directory %.80q: want a clean absolute path and a mode", dir.Path)
@@ -218,6 +245,7 @@ func (d *Definition) checkPaths() error {
 			return fmt.Errorf("directory %s: owner %.40q: want app or root", dir.Path, dir.Owner)
 		}
 	}
+
 	for _, f := range d.Files {
 		switch {
 		case !cleanAbs(f.Path):
@@ -230,6 +258,7 @@ func (d *Definition) checkPaths() error {
 			return fmt.Errorf("file %s: link %.80q", f.Path, f.Link)
 		}
 	}
+
 	return nil
 }
 

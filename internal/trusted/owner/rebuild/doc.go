@@ -17,6 +17,11 @@
 //
 // A Builder and an Image are safe for concurrent use once made; one Build is
 // one goroutine, with file contents spooled to disk and not kept in memory.
+//
+// Begin with Build in build.go, which makes the image. definition.go and lock.go are the
+// two files that it works from; archive.go verifies the lock's indices and compares its
+// packages; tree.go unpacks the packages and packs the layer. source.go says where bytes
+// come from, and artifact.go how a registry keeps all of them.
 package rebuild
 
 import (

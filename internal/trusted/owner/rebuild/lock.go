@@ -37,9 +37,11 @@ type Lock struct {
 func (l *Lock) OldestMoving() (oldest Index, ok bool) {
 	for _, x := range l.Indices {
 		if x.Suite != l.Suite && (!ok || x.Date.Before(oldest.Date)) {
-			oldest, ok = x, true
+			oldest = x
+			ok = true
 		}
 	}
+
 	return oldest, ok
 }
 
@@ -79,6 +81,7 @@ func ParseLock(text []byte) (*Lock, error) {
 	if err != nil {
 		return nil, invalid(problem.RuleRuntimeLock, "%w", err).Fix("write a new lock with: cupel runtime build NAME --update")
 	}
+
 	return l, nil
 }
 
@@ -87,6 +90,7 @@ func (l *Lock) Encode() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("# Written by `cupel runtime build`. Every byte of the image, by hash:\n" +
 		"# check it with `cupel runtime measure NAME --lock THIS-FILE`.\n")
+
 	e := yaml.NewEncoder(&b)
 	e.SetIndent(2)
 	if err := e.Encode(l); err != nil {
@@ -95,6 +99,7 @@ func (l *Lock) Encode() ([]byte, error) {
 	if err := e.Close(); err != nil {
 		return nil, fmt.Errorf("encode lock: %w", err)
 	}
+
 	return b.Bytes(), nil
 }
 
@@ -102,14 +107,17 @@ func (l *Lock) Encode() ([]byte, error) {
 // a mirror that has it.
 func (l *Lock) Blobs() []MirrorBlob {
 	var all []MirrorBlob
-	folder := map[string]string{}
+	folder := map[string]string{} // of each suite
+
 	for _, x := range l.Indices {
 		folder[x.Suite] = x.Archive
 		all = append(all, MirrorBlob{x.Archive, x.InRelease}, MirrorBlob{x.Archive, x.Packages})
 	}
+
 	for _, p := range l.Packages {
 		all = append(all, MirrorBlob{folder[p.Index], p.Blob})
 	}
+
 	return all
 }
 
@@ -125,19 +133,24 @@ type Ref string
 
 var artifactRef = regexp.MustCompile(`^[a-z0-9]+([._/-][a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 
+// check refuses a lock that isn't made like one; it says nothing about what it names.
 func (l *Lock) check() error {
 	if l.Version != 1 {
 		return fmt.Errorf("version %d: want 1", l.Version)
 	}
+
 	if _, err := ParseName(l.Runtime); err != nil {
 		return err
 	}
+
 	if l.Artifact != "" && (len(l.Artifact) > 255 || !artifactRef.MatchString(string(l.Artifact))) {
 		return fmt.Errorf("artifact %.80q: want REPOSITORY:TAG", l.Artifact)
 	}
+
 	if len(l.Indices) == 0 || len(l.Packages) == 0 {
 		return errors.New("no indices or no packages")
 	}
+
 	for i, x := range l.Indices {
 		for _, b := range []Blob{x.InRelease, x.Packages} {
 			if err := b.check(); err != nil {
@@ -145,23 +158,28 @@ func (l *Lock) check() error {
 			}
 		}
 	}
+
 	for i, p := range l.Packages {
 		if i > 0 && l.Packages[i-1].Name >= p.Name {
 			return fmt.Errorf("package %.80q: want each package once, sorted by name", p.Name)
 		}
+
 		if err := p.check(); err != nil {
 			return fmt.Errorf("package %.80q: %w", p.Name, err)
 		}
 	}
+
 	return nil
 }
 
 var mirrorPath = regexp.MustCompile(`^[A-Za-z0-9+~_-][A-Za-z0-9.+~_:-]*(/[A-Za-z0-9+~_-][A-Za-z0-9.+~_:-]*)*$`)
 
+// check refuses a blob without size, hash or a path that stays below a mirror's root.
 func (b Blob) check() error {
 	if b.Size <= 0 || b.Size > 8<<30 || b.SHA256.IsZero() {
 		return fmt.Errorf("size %d, sha256 %s: want both", b.Size, b.SHA256)
 	}
+
 	if len(b.Path) > 1024 || !mirrorPath.MatchString(b.Path) {
 		return fmt.Errorf("path %.80q: want a plain relative path", b.Path)
 	}

@@ -13,4 +13,9 @@
 // index is, is shown to people, who judge it.
 //
 // All values are immutable after parsing and safe for concurrent use.
+//
+// Read it along the chain: release.go (InRelease), index.go (Packages), resolve.go and
+// version.go (which packages a wish means), deb.go (what is in one). What Debian calls its
+// repository format is at wiki.debian.org/DebianRepository/Format; the rest is in deb(5),
+// deb822(5), deb-version(7) and the Debian Policy Manual.
 package debian

@@ -23,7 +23,7 @@ const (
 	maxStanzas  = 500_000
 )
 
-// Package is one entry of a Packages index.
+// Package is one entry of a Packages index (Debian's repository format, Packages indices).
 type Package struct {
 	Name         string
 	Version      string
@@ -36,6 +36,8 @@ type Package struct {
 }
 
 var (
+	// packageName and versionText are of the characters that Debian Policy allows (sections
+	// 5.6.7 and 5.6.12).
 	packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,127}$`)
 	versionText = regexp.MustCompile(`^[A-Za-z0-9.+~:-]{1,128}$`)
 )
@@ -56,10 +58,12 @@ func ReadPackages(r io.Reader, architecture string) ([]Package, error) {
 	if err != nil {
 		return nil, fmt.Errorf("packages index: %w", err)
 	}
+
 	return ParsePackages(io.LimitReader(x, MaxPackages+1), architecture)
 }
 
-// ParsePackages reads an unpacked Packages index.
+// ParsePackages reads an unpacked Packages index: stanzas of fields, parted by empty lines
+// (deb822(5), FORMAT).
 func ParsePackages(r io.Reader, architecture string) ([]Package, error) {
 	var (
 		all   []Package
@@ -67,29 +71,38 @@ func ParsePackages(r io.Reader, architecture string) ([]Package, error) {
 		p     stanza
 		total int64
 	)
+
 	lines.Buffer(make([]byte, 1<<16), maxLine)
+
 	flush := func() error {
 		if len(p.seen) == 0 {
 			return nil
 		}
+
 		done, err := p.finish()
 		if err != nil {
 			return err
 		}
+
 		if done.Architecture == architecture || done.Architecture == "all" {
 			all = append(all, done)
 		}
+
 		p = stanza{}
 		if len(all) > maxStanzas {
 			return fmt.Errorf("packages index: more than %d packages", maxStanzas)
 		}
+
 		return nil
 	}
+
 	for lines.Scan() {
 		line := lines.Bytes()
-		if total += int64(len(line)) + 1; total > MaxPackages {
+		total += int64(len(line)) + 1
+		if total > MaxPackages {
 			return nil, fmt.Errorf("packages index: more than %d bytes", MaxPackages)
 		}
+
 		switch {
 		case len(line) == 0:
 			if err := flush(); err != nil {
@@ -105,9 +118,11 @@ func ParsePackages(r io.Reader, architecture string) ([]Package, error) {
 			}
 		}
 	}
+
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("packages index: %w", err)
 	}
+
 	return all, flush()
 }
 
@@ -119,20 +134,26 @@ type stanza struct {
 	wanted     bool // the field just read is one of ours
 }
 
+// add reads one field; one that is there already, or has no colon, is refused.
 func (p *stanza) add(line []byte) error {
 	name, value, ok := strings.Cut(string(line), ":")
 	if !ok {
 		return fmt.Errorf("packages index: line %.80q is no field", line)
 	}
+
 	if p.seen == nil {
 		p.seen = map[string]bool{}
 	}
+
 	if p.seen[name] {
 		return fmt.Errorf("packages index: %q: field %.80q twice", p.Name, name)
 	}
-	p.seen[name], p.wanted = true, true
+
+	p.seen[name] = true
+	p.wanted = true
 	value = strings.TrimSpace(value)
 	var err error
+
 	switch name {
 	case "Package":
 		p.Name = value
@@ -151,26 +172,33 @@ func (p *stanza) add(line []byte) error {
 	case "SHA256":
 		p.SHA256, err = ident.ParseDigest(value)
 	case "Size":
-		if p.Size, err = strconv.ParseInt(value, 10, 64); err == nil && p.Size < 0 {
+		p.Size, err = strconv.ParseInt(value, 10, 64)
+		if err == nil && p.Size < 0 {
 			err = errors.New("negative size")
 		}
 	default:
 		p.wanted = false
 	}
+
 	if err != nil {
 		return fmt.Errorf("packages index: %q: %w", p.Name, err)
 	}
+
 	return nil
 }
 
+// finish checks that a package has all that is needed of it. Pre-Depends are dependencies
+// like others here: nothing is configured in an order.
 func (p *stanza) finish() (Package, error) {
 	done := p.Package
+
 	if p.preDepends != "" {
 		done.Depends = p.preDepends
 		if p.Depends != "" {
 			done.Depends += ", " + p.Depends
 		}
 	}
+
 	switch {
 	case !packageName.MatchString(done.Name):
 		return done, fmt.Errorf("packages index: package name %.80q", done.Name)
@@ -181,6 +209,7 @@ func (p *stanza) finish() (Package, error) {
 	case !cleanPath(done.Path):
 		return done, fmt.Errorf("packages index: %s: path %.80q", done.Name, done.Path)
 	}
+
 	return done, nil
 }
 

@@ -13,6 +13,7 @@ type Universe struct {
 	providers map[string][]provision
 }
 
+// provision is a package that provides a name, in a version if it says one.
 type provision struct{ by, version string }
 
 // NewUniverse joins indices. Of each package the newest version counts: a
@@ -26,6 +27,7 @@ func NewUniverse(indices ...[]Package) *Universe {
 			}
 		}
 	}
+
 	for name, p := range u.newest {
 		for _, alternatives := range parseRelations(p.Provides) {
 			for _, a := range alternatives {
@@ -33,9 +35,11 @@ func NewUniverse(indices ...[]Package) *Universe {
 			}
 		}
 	}
+
 	for _, by := range u.providers {
 		sort.Slice(by, func(i, j int) bool { return by[i].by < by[j].by })
 	}
+
 	return u
 }
 
@@ -52,9 +56,11 @@ func (u *Universe) Newest(name string) (Package, bool) {
 func (u *Universe) Resolve(wanted, excluded []string) ([]Package, error) {
 	chosen := map[string]Package{}
 	left := map[string]bool{}
+
 	for _, name := range excluded {
 		left[name] = true
 	}
+
 	var queue []string
 	choose := func(name string) {
 		if _, ok := chosen[name]; !ok {
@@ -62,67 +68,82 @@ func (u *Universe) Resolve(wanted, excluded []string) ([]Package, error) {
 			queue = append(queue, name)
 		}
 	}
+
 	for _, name := range wanted {
 		if _, ok := u.newest[name]; !ok {
 			return nil, fmt.Errorf("package %s is in none of the indices", name)
 		}
+
 		if left[name] {
 			return nil, fmt.Errorf("package %s is both wanted and excluded", name)
 		}
 		choose(name)
 	}
+
 	for len(queue) > 0 {
 		p := chosen[queue[0]]
 		queue = queue[1:]
+
 		for _, alternatives := range parseRelations(p.Depends) {
 			name, err := u.satisfy(alternatives, chosen, left)
 			if err != nil {
 				return nil, fmt.Errorf("package %s: %w", p.Name, err)
 			}
+
 			if name != "" {
 				choose(name)
 			}
 		}
 	}
+
 	all := make([]Package, 0, len(chosen))
 	for _, p := range chosen {
 		all = append(all, p)
 	}
+
 	slices.SortFunc(all, func(a, b Package) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
 }
 
-// satisfy names the package to add for one dependency; "" if it is there.
+// satisfy names the package to add for one dependency; "" if it is there. What is chosen
+// already counts first, then the first alternative that the indices have, as itself before
+// one that provides it (Debian Policy, sections 7.1 and 7.5).
 func (u *Universe) satisfy(alternatives []relation, chosen map[string]Package, left map[string]bool) (string, error) {
 	for _, a := range alternatives {
 		if left[a.name] {
 			return "", nil
 		}
+
 		if p, ok := chosen[a.name]; ok && a.admits(p.Version) {
 			return "", nil
 		}
+
 		for _, pr := range u.providers[a.name] {
 			if _, ok := chosen[pr.by]; (ok || left[pr.by]) && a.admitsProvided(pr.version) {
 				return "", nil
 			}
 		}
 	}
+
 	for _, a := range alternatives {
 		if p, ok := u.newest[a.name]; ok && a.admits(p.Version) {
 			return a.name, nil
 		}
+
 		for _, pr := range u.providers[a.name] {
 			if a.admitsProvided(pr.version) {
 				return pr.by, nil
 			}
 		}
 	}
+
 	return "", fmt.Errorf("nothing in the indices satisfies %v", alternatives)
 }
 
 // relation is one alternative of a dependency: NAME (OP VERSION).
 type relation struct{ name, op, version string }
 
+// String is the relation as Debian writes it.
 func (r relation) String() string {
 	if r.op == "" {
 		return r.name
@@ -130,6 +151,7 @@ func (r relation) String() string {
 	return r.name + " (" + r.op + " " + r.version + ")"
 }
 
+// admits tells whether a version fits (Debian Policy, section 7.1).
 func (r relation) admits(version string) bool {
 	c := CompareVersions(version, r.version)
 	switch r.op {
@@ -149,42 +171,52 @@ func (r relation) admits(version string) bool {
 	return false
 }
 
-// admitsProvided: a versioned dependency needs a versioned provision.
+// admitsProvided tells whether a provision fits: a versioned dependency needs a versioned one
+// (Debian Policy, section 7.5).
 func (r relation) admitsProvided(version string) bool {
 	return r.op == "" || version != "" && r.admits(version)
 }
 
-// parseRelations reads a relationship field: groups joined by ",", alternatives
-// by "|". What it can't read becomes a relation that nothing satisfies.
+// parseRelations reads a relationship field (Debian Policy, section 7.1): groups joined by
+// ",", alternatives by "|". What it can't read becomes a relation that nothing satisfies.
 func parseRelations(field string) [][]relation {
 	var all [][]relation
 	for group := range strings.SplitSeq(field, ",") {
 		if strings.TrimSpace(group) == "" {
 			continue
 		}
+
 		var alternatives []relation
 		for text := range strings.SplitSeq(group, "|") {
 			alternatives = append(alternatives, parseRelation(strings.TrimSpace(text)))
 		}
+
 		all = append(all, alternatives)
 	}
 	return all
 }
 
+// parseRelation reads one alternative.
 func parseRelation(text string) relation {
 	name, constraint, versioned := strings.Cut(text, "(")
+
 	name = strings.TrimSpace(name)
 	name, _, _ = strings.Cut(name, ":") // :any, an architecture
+
 	r := relation{name: name}
+
 	if !versioned {
 		return r
 	}
 	constraint, ok := strings.CutSuffix(strings.TrimSpace(constraint), ")")
+
 	i := strings.IndexFunc(constraint, func(c rune) bool { return !strings.ContainsRune("<=>", c) })
 	if !ok || i <= 0 {
 		r.op = "unreadable"
 		return r
 	}
-	r.op, r.version = constraint[:i], strings.TrimSpace(constraint[i:])
+
+	r.op = constraint[:i]
+	r.version = strings.TrimSpace(constraint[i:])
 	return r
 }

@@ -10,31 +10,39 @@ import (
 func CompareVersions(a, b string) int {
 	ea, ua, ra := splitVersion(a)
 	eb, ub, rb := splitVersion(b)
+
 	if ea != eb {
 		if ea < eb {
 			return -1
 		}
 		return 1
 	}
+
 	if c := comparePart(ua, ub); c != 0 {
 		return c
 	}
+
 	return comparePart(ra, rb)
 }
 
+// splitVersion parts [EPOCH:]UPSTREAM[-REVISION] (deb-version(7), FORMAT).
 func splitVersion(v string) (epoch uint64, upstream, revision string) {
 	if e, rest, ok := strings.Cut(v, ":"); ok {
 		if n, err := strconv.ParseUint(e, 10, 32); err == nil {
-			epoch, v = n, rest
+			epoch = n
+			v = rest
 		}
 	}
+
 	if i := strings.LastIndexByte(v, '-'); i >= 0 {
 		return epoch, v[:i], v[i+1:]
 	}
+
 	return epoch, v, ""
 }
 
-// comparePart alternates between stretches without and with digits.
+// comparePart alternates between stretches without and with digits (deb-version(7), SORTING
+// ALGORITHM).
 func comparePart(a, b string) int {
 	for a != "" || b != "" {
 		for a != "" && !isDigit(a[0]) || b != "" && !isDigit(b[0]) {
@@ -43,16 +51,20 @@ func comparePart(a, b string) int {
 			}
 			a, b = a[1:], b[1:] // equal weights other than 0: both have a character
 		}
+
 		na, nb := digits(a), digits(b)
 		a, b = a[len(na):], b[len(nb):]
 		na, nb = strings.TrimLeft(na, "0"), strings.TrimLeft(nb, "0")
+
 		if len(na) != len(nb) {
 			return len(na) - len(nb)
 		}
+
 		if c := strings.Compare(na, nb); c != 0 {
 			return c
 		}
 	}
+
 	return 0
 }
 
@@ -67,9 +79,11 @@ func weight(s string) int {
 	case s[0] >= 'a' && s[0] <= 'z' || s[0] >= 'A' && s[0] <= 'Z':
 		return int(s[0])
 	}
+
 	return int(s[0]) + 256
 }
 
+// digits are those that a string begins with.
 func digits(s string) string {
 	i := 0
 	for i < len(s) && isDigit(s[i]) {
