@@ -35,6 +35,7 @@ func (e *awayError) Error() string {
 	if e.cupeld == 0 {
 		runs = "what was started there still runs: " + short(e.left())
 	}
+
 	what := fmt.Sprintf("%s is gone, and %s", e.dir, runs)
 	if !layoutAt(e.dir).gone() {
 		what += "; what is there now is another folder"
@@ -73,15 +74,18 @@ func (l layout) displaced() *awayError {
 	if _, err := os.ReadDir(l.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil // it isn't known what is there
 	}
+
 	var database os.FileInfo
 	database, e.now = containerdDatabase(e.daemons)
 	ours, known := l.hasDatabase(database)
 	if !known {
 		ours = l.served() || exists(l.path("manager.db")) || len(e.apps) == 0 && l.used()
 	}
+
 	if ours {
 		return nil
 	}
+
 	if with, ok := errors.AsType[*awayError](l.unseen()); ok {
 		e.cupeld, e.now = with.cupeld, with.now
 	}
@@ -108,11 +112,13 @@ func containerdDatabase(list []process) (database os.FileInfo, dir string) {
 	if i < 0 {
 		return nil, ""
 	}
+
 	for file, info := range openFiles(list[i].pid) {
 		path, err := os.Readlink(file)
 		if err != nil || !strings.HasSuffix(strings.TrimSuffix(path, " (deleted)"), databaseBelow) {
 			continue
 		}
+
 		if there, err := os.Stat(path); err == nil && os.SameFile(there, info) {
 			dir, _ = strings.CutSuffix(path, "/containerd"+databaseBelow)
 		}
@@ -136,6 +142,7 @@ func (l layout) hasDatabase(database os.FileInfo) (has, known bool) {
 func (l layout) endAway(ctx context.Context, cupeld int) error {
 	gone := watchEnd(cupeld)
 	defer gone.forget()
+
 	if err := l.killDaemons(cupeld); err != nil {
 		return err
 	}
@@ -148,9 +155,11 @@ func (l layout) killDaemons(cupeld ...int) error {
 	for _, p := range l.processes() {
 		cupeld = append(cupeld, p.pid)
 	}
+
 	for _, pid := range cupeld {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
 	}
+
 	groups, err := cgroup.Detect("/sys/fs/cgroup")
 	if err != nil {
 		return err

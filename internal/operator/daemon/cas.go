@@ -77,14 +77,17 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 		return nil, err
 	}
 	defer func() { _ = binary.Close() }()
+
 	if err := c.makeRoom(); err != nil { // the CAS says it itself if it finds none
 		c.log.WarnContext(ctx, "the CAS may find no room on a full disk", "error", err)
 	}
+
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = theirs.Close() }()
+
 	readyR, readyW, err := os.Pipe()
 	if err != nil {
 		_ = ours.Close()
@@ -97,15 +100,20 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 		_ = readyW.Close()
 		return nil, fmt.Errorf("start the CAS: %w", err)
 	}
+
 	cmd := &exec.Cmd{
 		// The very file that was hashed, whatever its name leads to by now.
 		Path: fmt.Sprintf("/proc/self/fd/%d", binary.Fd()),
 		Args: append([]string{"cupel-cas", "--state", c.dir, "--owners", c.owners, "--instances", c.instances,
 			"--evidence-fd", "3", "--ready-fd", "4"}, c.args...),
-		Env: []string{"LANG=C.UTF-8"}, Dir: c.dir,
-		Stdout: stderrW, Stderr: stderrW, ExtraFiles: []*os.File{theirs, readyW},
+		Env:         []string{"LANG=C.UTF-8"},
+		Dir:         c.dir,
+		Stdout:      stderrW,
+		Stderr:      stderrW,
+		ExtraFiles:  []*os.File{theirs, readyW}, // descriptors 3 and 4
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.uid)}},
 	}
+
 	err = cmd.Start()
 	_ = readyW.Close()
 	_ = stderrW.Close()
@@ -114,6 +122,7 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 		_ = stderrR.Close()
 		return nil, fmt.Errorf("start the CAS: %w", err)
 	}
+
 	if c.started != nil {
 		if err := c.started(cmd.Process.Pid); err != nil {
 			_ = ours.Close()
@@ -121,14 +130,17 @@ func (c *casProcess) start(ctx context.Context) (*running, error) {
 			return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 		}
 	}
+
 	c.mu.Lock()
 	c.pid = cmd.Process.Pid
 	c.mu.Unlock()
+
 	r := c.watch(ctx, cmd, ours, stderrR, measurement)
 	if err := c.await(ctx, r, readyR); err != nil {
 		r.stop()
 		return nil, err
 	}
+
 	// From now on always the same, whatever was free at first.
 	c.owners, c.instances = r.ready.Owners, r.ready.Instances
 	return r, nil
@@ -140,11 +152,13 @@ func (c *casProcess) watch(ctx context.Context, cmd *exec.Cmd, ours net.Conn, st
 	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	tail := &lastLine{}
 	copied := make(chan struct{})
+
 	go func() {
 		defer close(copied)
 		_, _ = io.Copy(lossy{c.logs}, io.TeeReader(stderr, tail))
 		_ = stderr.Close()
 	}()
+
 	go func() { _ = c.attester.ServeConn(serving, ours, measurement); _ = ours.Close() }()
 	go func() {
 		err := cmd.Wait()
@@ -156,6 +170,7 @@ func (c *casProcess) watch(ctx context.Context, cmd *exec.Cmd, ours net.Conn, st
 		}
 		r.exit <- end
 	}()
+
 	r.stop = func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
@@ -166,6 +181,7 @@ func (c *casProcess) watch(ctx context.Context, cmd *exec.Cmd, ours net.Conn, st
 			r.exit <- <-r.exit // until it has ended; stop may be called again
 		}
 	}
+
 	return r
 }
 
@@ -189,6 +205,7 @@ func (c *casProcess) await(ctx context.Context, r *running, pipe *os.File) error
 		}
 		line <- err
 	}()
+
 	waiting, end := context.WithCancel(ctx)
 	defer end()
 	hung := make(chan error, 1)
@@ -211,22 +228,26 @@ func (c *casProcess) await(ctx context.Context, r *running, pipe *os.File) error
 		if err == nil && r.ready.Problem == nil {
 			return nil
 		}
+
 		// It is about to end, however long that takes.
 		if p := r.ready.Problem; err == nil && p.Rule != problem.RuleInternal {
 			p.Actual = "the CAS does not come up: " + p.Actual
 			return p
 		}
+
 		if err == nil {
 			err = r.ready.Problem
 		} else {
 			err = fmt.Errorf("it said nothing sensible: %w", err)
 		}
+
 		select {
 		case end := <-r.exit:
 			r.exit <- end
 			err = end
 		case <-time.After(casStopTimeout):
 		}
+
 		return problem.New(problem.Unavailable, ruleCASStart, "the CAS does not come up: %w", err).Fix("read the CAS's log under the state folder, mend that, then run cupel up again")
 	case err := <-hung:
 		return problem.New(problem.Unavailable, ruleCASStart, "the CAS hangs while it starts: %w", err).
@@ -247,16 +268,19 @@ func (c *casProcess) run(ctx context.Context, r *running) error {
 			r.stop()
 			return nil
 		}
+
 		c.log.WarnContext(ctx, "CAS ended", "error", ended)
 		if time.Since(began) > time.Minute {
 			pauses.Reset()
 		}
+
 		for {
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-time.After(pauses.NextBackOff()):
 			}
+
 			next, err := c.start(ctx)
 			if ctx.Err() == nil {
 				c.troubles.Note("start the CAS", "", err)
@@ -278,6 +302,7 @@ func (c *casProcess) guard(ctx context.Context, r *running) error {
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	defer end()
+
 	var hangs atomic.Bool
 	watch.Go(func() {
 		answered := func(err error) { c.troubles.Note("ask the CAS", "", err) }
@@ -288,6 +313,7 @@ func (c *casProcess) guard(ctx context.Context, r *running) error {
 			_ = r.kill() // fails for one that has just ended
 		}
 	})
+
 	select {
 	case err := <-r.exit:
 		r.exit <- err // stop may be called all the same
@@ -310,6 +336,7 @@ func (l layout) casEnds() bool {
 		if p.name != "cupel-cas" {
 			continue
 		}
+
 		left = true
 		if proc.Stopped(p.pid) {
 			_ = syscall.Kill(p.pid, syscall.SIGKILL) // fails for one that has just ended
@@ -334,11 +361,13 @@ func openMeasured(path string) (*os.File, ident.Measurement, error) {
 			Fix("build it (make build) and keep cupel-cas beside cupeld")
 	}
 	defer func() { _ = f.Close() }()
+
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return nil, m, fmt.Errorf("measure the CAS: %w", err)
 	}
 	copy(m[:], h.Sum(nil))
+
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 100)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMFILE) {
 		return nil, m, problem.New(problem.Unavailable, problem.RuleOpenFiles, "cupeld may not have enough files open: %w", err).
@@ -348,6 +377,7 @@ func openMeasured(path string) (*os.File, ident.Measurement, error) {
 	if err != nil {
 		return nil, m, fmt.Errorf("measure the CAS: %w", err)
 	}
+
 	return os.NewFile(uintptr(fd), path), m, nil
 }
 
@@ -356,6 +386,7 @@ func socketPair() (net.Conn, *os.File, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("socket to the CAS: %w", err)
 	}
+
 	ours, theirs := os.NewFile(uintptr(fds[0]), "cas"), os.NewFile(uintptr(fds[1]), "las")
 	conn, err := net.FileConn(ours)
 	_ = ours.Close()

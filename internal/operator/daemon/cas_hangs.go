@@ -24,7 +24,13 @@ const ruleCASHangs problem.Rule = "cas_hangs"
 
 // watched is a life of the CAS as the watchdog sees it.
 func (c *casProcess) watched(r *running, ask func(context.Context) error) watchdog.Process {
-	return watchdog.Process{Name: "the CAS", Rule: ruleCASHangs, PID: r.pid, Ask: ask, Patience: cmp.Or(c.patience, watchdog.Patience)}
+	return watchdog.Process{
+		Name:     "the CAS",
+		Rule:     ruleCASHangs,
+		PID:      r.pid,
+		Ask:      ask,
+		Patience: cmp.Or(c.patience, watchdog.Patience),
+	}
 }
 
 // answers asks the CAS whether it is there. Whatever it says is an answer, and nothing
@@ -86,6 +92,7 @@ func connectionsWait(port string) bool {
 	if err != nil {
 		return false
 	}
+
 	const listening = "0A"
 	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		table, _ := os.ReadFile(file) // none without IPv6
@@ -94,6 +101,7 @@ func connectionsWait(port string) bool {
 			if len(f) < 5 || f[3] != listening || !strings.HasSuffix(f[1], fmt.Sprintf(":%04X", number)) {
 				continue
 			}
+
 			if _, waiting, _ := strings.Cut(f[4], ":"); strings.Trim(waiting, "0") != "" {
 				return true
 			}

@@ -24,16 +24,19 @@ func (c *casProcess) makeRoom() error {
 	if info, err := os.Lstat(db); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
 		return nil
 	}
+
 	// The folder is another user's: no link of theirs is followed.
 	f, err := os.OpenFile(db+"-wal", os.O_CREATE|os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return fmt.Errorf("keep room for the CAS: %w", err)
 	}
 	defer func() { _ = f.Close() }()
+
 	info, err := f.Stat()
 	if err != nil {
 		return fmt.Errorf("keep room for the CAS: %w", err)
 	}
+
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || !info.Mode().IsRegular() || st.Nlink != 1 {
 		return fmt.Errorf("keep room for the CAS: %s is no file of its own", f.Name())

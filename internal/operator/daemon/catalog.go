@@ -51,6 +51,7 @@ func (c *catalog) Runtimes(ctx context.Context) ([]managerapi.Runtime, error) {
 			}
 			continue
 		}
+
 		r, err := c.describe(name, ref, img)
 		if err != nil {
 			r = managerapi.Runtime{Name: name, Problem: problem.From(err)}
@@ -77,12 +78,14 @@ func (c *catalog) Runtime(ctx context.Context, name string) (managerapi.Runtime,
 	if err != nil {
 		return managerapi.Runtime{}, err
 	}
+
 	var built []string
 	for _, r := range list {
 		if r.Problem == nil {
 			built = append(built, r.Name)
 		}
 	}
+
 	return managerapi.Runtime{}, runtimes.NotBuilt(name, built)
 }
 
@@ -91,10 +94,12 @@ func (c *catalog) names() []string {
 	for _, n := range runtimes.Names() {
 		names[n] = true
 	}
+
 	locks, _ := filepath.Glob(filepath.Join(c.locks, "*.lock")) // the pattern is valid
 	for _, file := range locks {
 		names[strings.TrimSuffix(filepath.Base(file), ".lock")] = true
 	}
+
 	return slices.Sorted(maps.Keys(names))
 }
 
@@ -104,14 +109,17 @@ func (c *catalog) describe(name string, ref rebuild.Ref, img registry.Image) (ma
 		p := *problem.From(err)
 		return managerapi.Runtime{}, p.Fix("let the operator build it anew: cupel runtime build %s", name)
 	}
+
 	repository, _, _ := strings.Cut(string(ref), ":")
 	r := managerapi.Runtime{Name: name, Image: c.registry.Addr() + "/" + repository + "@sha256:" + img.Manifest.String(), Measurement: m}
+
 	var created struct {
 		Created time.Time `json:"created"`
 	}
 	if json.Unmarshal(img.Config, &created) == nil {
 		r.IndexDate = created.Created
 	}
+
 	// A copy that is gone or damaged is written anew by the next build.
 	lock, err := atomicfile.Read(filepath.Join(c.locks, name+".lock"))
 	var parsed *rebuild.Lock
@@ -124,6 +132,7 @@ func (c *catalog) describe(name string, ref rebuild.Ref, img registry.Image) (ma
 			r.IndexDate = oldest.Date
 		}
 	}
+
 	return r, nil
 }
 
@@ -147,11 +156,13 @@ func (c *catalog) template(ctx context.Context, q url.Values) ([]byte, error) {
 		OnRenewal:    q.Get("on_renewal"),
 		Measurements: map[ident.ServiceName]ident.Measurement{},
 	}
+
 	if q.Get("simulation") == "true" {
 		// This machine's root, for whoever fills the template in by hand. An owner's
 		// cupel compares it with the root that the owner trusts.
 		in.Simulation = &c.root
 	}
+
 	for _, service := range []ident.ServiceName{template.PullService, template.AppService} {
 		r, err := c.Runtime(ctx, in.RuntimeOf(service))
 		if err != nil {
@@ -159,5 +170,6 @@ func (c *catalog) template(ctx context.Context, q url.Values) ([]byte, error) {
 		}
 		in.Measurements[service] = r.Measurement
 	}
+
 	return template.Render(in)
 }

@@ -36,18 +36,22 @@ func Cleanup(ctx context.Context, o Options, log *slog.Logger) (mounted []string
 			return nil, err
 		}
 	}
+
 	l, lock, err := takeOver(ctx, o, workCleanup, log)
 	if err != nil {
 		return nil, err
 	}
+
 	if lock == nil { // no folder, but perhaps something of it elsewhere
 		_, err := l.endGone(ctx, o.Force)
 		return nil, err
 	}
 	defer lock.release()
+
 	if err := l.sweep(ctx); err != nil {
 		return nil, err
 	}
+
 	ended := l.tellRoom(o.tell)
 	defer ended()
 	return l.removeAll(log)
@@ -60,16 +64,19 @@ func (l layout) removeAll(log *slog.Logger) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	entries, err := os.ReadDir(l.dir)
 	if err != nil {
 		return nil, fmt.Errorf("remove the state folder: %w", err)
 	}
+
 	var errs []error
 	for _, e := range entries {
 		if e.Name() != filepath.Base(l.lockFile()) {
 			errs = append(errs, os.RemoveAll(l.path(e.Name())))
 		}
 	}
+
 	// The lock last: whoever comes in between makes a folder of their own.
 	if err := errors.Join(errs...); err == nil {
 		err = errors.Join(ignoreMissing(os.Remove(l.lockFile())), ignoreMissing(os.Remove(l.dir)))
@@ -81,11 +88,13 @@ func (l layout) removeAll(log *slog.Logger) ([]string, error) {
 	} else {
 		errs = append(errs, ignoreMissing(os.Remove(l.lockFile())))
 	}
+
 	err = errors.Join(errs...)
 	left := l.left(others)
 	if len(left) == 0 && len(others) > 0 {
 		return others, nil
 	}
+
 	log.Error("state folder not removed", "error", err)
 	p := problem.New(problem.Unavailable, problem.RuleCleanup, "%s is left of %s: %w", short(left), l.dir, err)
 	switch {
@@ -131,6 +140,7 @@ func (l layout) tellRoom(tell func(string)) (ended func()) {
 	if tell == nil || unix.Statfs(l.dir, &before) != nil {
 		return func() {}
 	}
+
 	done := make(chan struct{})
 	go func() {
 		for {
@@ -139,6 +149,7 @@ func (l layout) tellRoom(tell func(string)) (ended func()) {
 				return
 			case <-time.After(tellEvery):
 			}
+
 			var now unix.Statfs_t
 			if unix.Statfs(l.dir, &now) == nil && now.Bavail > before.Bavail {
 				tell(fmt.Sprintf("removing %s: %d MB are free again", l.dir, (now.Bavail-before.Bavail)*uint64(now.Bsize)>>20))
@@ -147,6 +158,7 @@ func (l layout) tellRoom(tell func(string)) (ended func()) {
 			}
 		}
 	}()
+
 	return func() { close(done) }
 }
 
@@ -173,6 +185,7 @@ func (l layout) ours() error {
 	if err != nil {
 		return fmt.Errorf("state folder: %w", err)
 	}
+
 	for _, e := range entries {
 		if !slices.Contains(begun, e.Name()) || e.Name() == "log" && !l.ourLogs() {
 			return problem.New(problem.Denied, problem.RuleStateFolder, "%s is no state folder of Cupel: no cupeld made %s", l.dir, e.Name()).
@@ -201,12 +214,14 @@ func (l layout) mounts() (ours, others []string, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("find mounts: %w", err)
 	}
+
 	for line := range strings.Lines(string(b)) {
 		before, after, _ := strings.Cut(line, " - ")
 		fields, kind := strings.Fields(before), strings.Fields(after)
 		if len(fields) < 5 || len(kind) < 1 {
 			continue
 		}
+
 		point := node.UnescapeMount(fields[4])
 		below, inside := strings.CutPrefix(point, l.dir+"/")
 		switch {

@@ -18,9 +18,11 @@ func (l layout) lastSeen() time.Time {
 		found, _ := filepath.Glob(pattern) // the pattern is valid
 		files = append(files, found...)
 	}
+
 	if self, err := os.Executable(); err == nil {
 		files = append(files, self)
 	}
+
 	var last time.Time
 	for _, f := range files {
 		if info, err := os.Stat(f); err == nil && info.ModTime().After(last) {
@@ -39,6 +41,7 @@ func waitClock(ctx context.Context, seen time.Time, patience time.Duration, tell
 			told = true
 			tell(fmt.Sprintf("waiting for the clock: it says %s, and something here was written at %s", stamp(time.Now()), stamp(seen)))
 		}
+
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

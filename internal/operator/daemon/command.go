@@ -36,6 +36,7 @@ type cli struct {
 func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer, env func(string) string) int {
 	unix.Umask(0o022) // what is written here others may read, but for what says another mode itself
 	c := &cli{in: in, out: out, err: errw, env: env}
+
 	root := &cobra.Command{
 		Use:           "cupeld",
 		Short:         "The operator's daemon: manager, node, LAS, registry; starts the CAS",
@@ -48,10 +49,12 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 			return nil
 		},
 	}
+
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errw)
+
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		what := err.Error()
 		if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok { // whose text is the library's
@@ -59,13 +62,16 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 		}
 		return problem.New(problem.Invalid, problem.RuleUsage, "%s", what).Fix("see '%s --help'", c.CommandPath())
 	})
+
 	f := root.PersistentFlags()
 	f.StringVar(&c.opts.State, "state", cmp.Or(env("CUPEL_STATE"), defaultState), "the state folder (CUPEL_STATE)")
 	f.StringVarP(&c.output, "output", "o", "table", "how to print: table or json")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	f.BoolVar(&c.own, "own", false, "nothing was inherited: this process was executed by itself")
 	_ = f.MarkHidden("own")
+
 	root.AddCommand(c.upCommand(), c.checkCommand(), c.downCommand(), c.cleanupCommand(), c.installServiceCommand(), c.uninstallServiceCommand(), logWriterCommand(), runtimecmd.New(env), c.versionCommand())
+
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
@@ -87,11 +93,13 @@ func (c *cli) fail(err error) int {
 		err = who.problem()
 	}
 	err = besidesInterrupt(err)
+
 	p, ok := errors.AsType[*problem.Error](err)
 	code := 1
 	if ok {
 		code = p.Kind.ExitCode()
 	}
+
 	if interrupted(err) {
 		code = 130
 		if !ok || p.Rule != problem.RuleInterrupted { // where nothing was done by halves, one word says it all
@@ -99,8 +107,10 @@ func (c *cli) fail(err error) int {
 			p = problem.New(problem.Unavailable, problem.RuleInterrupted, "ended by a signal, before it was done")
 		}
 	}
+
 	p = plain.Problem(err, cmp.Or(p, problem.From(err)))
 	p.Mend = c.inState(p.Mend)
+
 	switch {
 	case c.output == "json":
 		_ = json.NewEncoder(plain.JSONWriter(c.err)).Encode(p)
@@ -109,6 +119,7 @@ func (c *cli) fail(err error) int {
 	default:
 		plain.Print(c.err, "cupeld", p, plain.Style{})
 	}
+
 	switch {
 	case ok && p.Rule == ruleRuns:
 		return codeRuns
@@ -145,6 +156,7 @@ func (c *cli) logger() *slog.Logger {
 		}
 		return a
 	}}
+
 	if c.output == "json" {
 		return slog.New(slog.NewJSONHandler(c.err, opts))
 	}

@@ -22,9 +22,11 @@ func (c *cli) alone(cmd *cobra.Command, do func(ctx context.Context) error) erro
 	if err := c.inheritNothing(cmd); err != nil {
 		return err
 	}
+
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	c.opts.tell = c.tell()
+
 	return do(ctx)
 }
 
@@ -36,12 +38,14 @@ func (c *cli) byHalves(ctx context.Context, left string, do func() error) error 
 			tell("interrupted: what is under way comes to its end first")
 		}
 	})
+
 	forget := context.AfterFunc(ctx, hear)
 	err := do()
 	forget()
 	if err == nil || ctx.Err() == nil {
 		return err
 	}
+
 	hear() // do may have seen the signal before
 	if real := uncancelled(err); real != nil {
 		return real
@@ -62,6 +66,7 @@ func (c *cli) downCommand() *cobra.Command {
 				if atShutdown && !shuttingDown(ctx) {
 					return nil // the service is restarted or stopped: apps go on
 				}
+
 				const left = "a cupeld that runs was told to stop and goes on with it; 'cupel down' again stops what else is left, 'cupel up' starts all of it again"
 				var s Stopped
 				err := c.byHalves(ctx, left, func() (err error) {
@@ -75,6 +80,7 @@ func (c *cli) downCommand() *cobra.Command {
 			})
 		},
 	}
+
 	cmd.Flags().BoolVar(&atShutdown, "at-shutdown", false, "only if systemd takes the machine down")
 	_ = cmd.Flags().MarkHidden("at-shutdown")
 	cmd.Flags().BoolVar(&c.opts.Force, "force", false, "end apps also where they can't store what they wrote")
@@ -90,6 +96,7 @@ func stoppedText(state string, s Stopped) string {
 	case exists(state):
 		where = "nothing in " + state + " is Cupel's"
 	}
+
 	switch {
 	case s.State != "":
 		return "stopped; what is desired stays in " + state
@@ -125,6 +132,7 @@ func (c *cli) cleanup(ctx context.Context, yes bool) error {
 			return err
 		}
 	}
+
 	var mounted []string
 	left := fmt.Sprintf("a part of %s may be removed already: 'cupel cleanup' again removes the rest", c.opts.State)
 	err := c.byHalves(ctx, left, func() (err error) {
@@ -134,6 +142,7 @@ func (c *cli) cleanup(ctx context.Context, yes bool) error {
 	if err != nil {
 		return err
 	}
+
 	reply := cleaned{c.opts.State, append([]string{}, mounted...)}
 	if len(mounted) > 0 {
 		return c.say(reply, "removed: nothing is left in %s, where others' file systems stay mounted: %s\n", c.opts.State, strings.Join(mounted, ", "))
@@ -147,11 +156,13 @@ func (c *cli) confirm(ctx context.Context) error {
 	if _, ok := ask.Terminal(c.in); !ok {
 		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "this deletes %s", what).Fix("say --yes")
 	}
+
 	line, err := ask.Line(ctx, bufio.NewReader(c.in), c.err,
 		"This deletes "+what+". Type yes: ")
 	if ctx.Err() != nil {
 		return err
 	}
+
 	if err != nil || strings.TrimSpace(line) != "yes" {
 		return problem.New(problem.Invalid, problem.RuleNotConfirmed, "the answer is not yes").Fix("nothing was removed; run it again, and type yes, to delete %s", what)
 	}

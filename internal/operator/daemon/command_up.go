@@ -46,8 +46,11 @@ and the next up adopts them.`,
 			return c.up(cmd.Context(), detachedFD, lockFD)
 		},
 	}
+
 	f := cmd.Flags()
 	start.Declare(f)
+
+	// Hidden: what a start hands to the process that it starts, and a unit to its own.
 	f.IntVar(&detachedFD, "detached-fd", 0, "descriptor on which a detached start tells how it went")
 	_ = f.MarkHidden("detached-fd")
 	f.IntVar(&lockFD, "lock-fd", 0, "descriptor by which a detached start holds the state folder's lock")
@@ -56,6 +59,7 @@ and the next up adopts them.`,
 	_ = f.MarkHidden("repaired")
 	f.BoolVar(&c.opts.Existing, "existing", false, "refuse a state folder without an installation")
 	_ = f.MarkHidden("existing")
+
 	c.runFlags(f)
 	return cmd
 }
@@ -74,6 +78,7 @@ func (c *cli) given(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+
 	c.opts.Given = runFlagsGiven(cmd.Flags())
 	l.settle(&c.opts)
 	return nil
@@ -85,6 +90,7 @@ func (c *cli) inheritNothing(cmd *cobra.Command) error {
 	if c.own || os.Geteuid() != 0 { // without root the command itself says what is missing
 		return nil
 	}
+
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
@@ -93,6 +99,7 @@ func (c *cli) inheritNothing(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+
 	return inherit.Exec(self, append([]string{os.Args[0], cmd.Name(), "--own", "--output", c.output}, args...), os.Environ())
 }
 
@@ -102,6 +109,7 @@ func (c *cli) arguments(cmd *cobra.Command) ([]string, error) {
 	if err := refuseNamedAll(c.opts.DeployKeys); err != nil {
 		return nil, err
 	}
+
 	for _, file := range []*string{&c.opts.State, &c.opts.Launcher, &c.opts.CAS, &c.opts.DeployKeys, &c.opts.ManagerCert, &c.opts.ManagerKey} {
 		if *file == "" || file == &c.opts.DeployKeys && *file == everybody {
 			continue
@@ -112,6 +120,7 @@ func (c *cli) arguments(cmd *cobra.Command) ([]string, error) {
 		}
 		*file = abs
 	}
+
 	args := []string{"--state", c.opts.State, "--log-level", c.logLevel.String()}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if cmd.LocalNonPersistentFlags().Lookup(f.Name) != nil {
@@ -126,17 +135,20 @@ func (c *cli) detach(cmd *cobra.Command) error {
 	if err := checkOptions(c.opts); err != nil { // before anything is touched
 		return err
 	}
+
 	args, err := c.arguments(cmd)
 	if err != nil {
 		return err
 	}
 	args = slices.DeleteFunc(args, func(a string) bool { return strings.HasPrefix(a, "--detach=") })
+
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	s, err := Detach(ctx, c.opts.State, append([]string{"up", "--own"}, args...), c.tell())
 	if err != nil {
 		return err
 	}
+
 	if c.output == "json" {
 		return c.printServing(s.Serving)
 	}
@@ -158,13 +170,15 @@ func detachedProblem(err error) *problem.Error {
 func (c *cli) up(ctx context.Context, detachedFD, lockFD int) (err error) {
 	ctx, stop := untilSignal(ctx)
 	defer stop()
+
 	if lockFD > 0 {
 		if c.opts.lock, err = heldLock(lockFD); err != nil {
 			return err
 		}
 	}
 
-	tell, w := c.tellServing, c.err
+	tell := c.tellServing
+	w := c.err
 	if detachedFD > 0 {
 		unix.CloseOnExec(detachedFD)
 		pipe := os.NewFile(uintptr(detachedFD), "detached")
@@ -178,6 +192,7 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int) (err error) {
 			_ = json.NewEncoder(pipe).Encode(outcome{Serving: &s}) // who started it may wait no longer
 			return pipe.Close()
 		}
+
 		// One that can't be opened is tried again, and Up says so.
 		c.opts.log, _ = openRotating(filepath.Join(c.opts.State, "log", "cupeld.log"), maxLog)
 		defer func() { _ = c.opts.log.Close() }()
@@ -188,6 +203,7 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int) (err error) {
 	service := os.Getenv("NOTIFY_SOCKET")
 	_ = os.Unsetenv("NOTIFY_SOCKET") // it is ours, not containerd's
 	c.opts.OwnGroup = service == ""  // where a service manager keeps a group for us, we stay
+
 	err = Up(ctx, c.opts, log, func(s Serving) error { return errors.Join(tell(s), notifyReady(service)) })
 	if err != nil && detachedFD > 0 {
 		log.Error("cupeld ended", "error", err)
@@ -200,10 +216,12 @@ func (c *cli) up(ctx context.Context, detachedFD, lockFD int) (err error) {
 // ignored, are what they are by default in the programs that are started from here.
 func untilSignal(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
+
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	closed := make(chan os.Signal, 1)
 	signal.Notify(closed, syscall.SIGHUP, syscall.SIGPIPE)
+
 	go func() {
 		for s := range signals {
 			if s == os.Interrupt {
@@ -213,6 +231,7 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 			}
 		}
 	}()
+
 	return ctx, func() {
 		signal.Stop(signals)
 		signal.Stop(closed)

@@ -23,6 +23,7 @@ func refuseNamedAll(list string) error {
 	if list != everybody || err != nil {
 		return nil
 	}
+
 	return problem.New(problem.Invalid, ruleDeployKeys, "--deploy-keys %s lets everybody deploy, and there is %s of that name here", everybody, wordOf(info.Mode().Type())).
 		Want("no doubt who may deploy").
 		Fix("if the list of keys is there, name it as ./%[1]s; to let everybody deploy, run this elsewhere, or rename %[1]s first", everybody)
@@ -41,6 +42,7 @@ func keyLimits(o Options) (manager.KeyLimits, error) {
 			return limits, err
 		}
 	}
+
 	if o.LowPorts != "" {
 		ports, err := manager.ParsePorts(o.LowPorts)
 		if err != nil {
@@ -48,6 +50,7 @@ func keyLimits(o Options) (manager.KeyLimits, error) {
 		}
 		limits.LowPorts = ports
 	}
+
 	if restricts(o.DeployKeys) {
 		file, err := filepath.Abs(o.DeployKeys)
 		if err != nil {
@@ -70,6 +73,7 @@ func readDeployKeys(file string) ([]ident.KeyHash, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var keys []ident.KeyHash
 	number := 0
 	for line := range strings.Lines(string(b)) {
@@ -78,6 +82,7 @@ func readDeployKeys(file string) ([]ident.KeyHash, error) {
 		if text = strings.TrimSpace(text); text == "" {
 			continue
 		}
+
 		key, err := ident.ParseKeyHash(text)
 		if err != nil {
 			return keys, fmt.Errorf("%s: line %d is no key", file, number)

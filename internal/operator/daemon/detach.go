@@ -49,23 +49,28 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 	if err != nil {
 		return Started{}, err
 	}
+
 	if err := l.check(); err != nil {
 		return Started{}, err
 	}
+
 	if away := l.displaced(); away != nil {
 		return Started{}, away.problem()
 	}
+
 	if err := l.makeFolder(); err != nil {
 		return Started{}, err
 	}
 	if l, err = newLayout(state); err != nil {
 		return Started{}, err
 	}
+
 	for deadline := time.Now().Add(patience); ; {
 		lock, err := l.makeInTurn(ctx, deadline, tell)
 		if err == nil {
 			return l.spawn(ctx, lock, args, patience)
 		}
+
 		held, ok := errors.AsType[*lockedError](err)
 		switch {
 		case !ok:
@@ -75,6 +80,7 @@ func detach(ctx context.Context, state string, args []string, patience time.Dura
 		case time.Now().After(deadline):
 			return Started{}, l.notReady(held.pid, patience)
 		}
+
 		select {
 		case <-ctx.Done():
 			return Started{}, ctx.Err()
@@ -100,39 +106,49 @@ func (l layout) serves(held *lockedError) bool {
 func (l layout) spawn(ctx context.Context, lock *stateLock, args []string, patience time.Duration) (Started, error) {
 	defer lock.release() // which leaves it with who shares the descriptor
 	repaired := l.mend(l.logs())
+
 	self, err := os.Executable()
 	if err != nil {
 		return Started{}, fmt.Errorf("find this program: %w", err)
 	}
+
 	r, w, err := os.Pipe()
 	if err != nil {
 		return Started{}, fmt.Errorf("detach: %w", err)
 	}
 	defer func() { _ = r.Close() }()
+
 	stray, err := l.openStray()
 	if err != nil {
 		return Started{}, err
 	}
 	defer func() { _ = stray.Close() }()
+
 	args = append(args, "--detached-fd", "3", "--lock-fd", "4")
 	for _, message := range repaired {
 		args = append(args, "--repaired="+message)
 	}
+
 	cmd := exec.Command(self, args...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = stray, stray, []*os.File{w, lock.f}
+	cmd.Stdout = stray
+	cmd.Stderr = stray
+	cmd.ExtraFiles = []*os.File{w, lock.f} // descriptors 3 and 4
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+
 	err = cmd.Start()
 	_ = w.Close()
 	if err != nil {
 		return Started{}, fmt.Errorf("detach: %w", err)
 	}
+
 	line := make(chan []byte, 1)
 	go func() {
 		b, _ := bufio.NewReader(io.LimitReader(r, 1<<20)).ReadBytes('\n')
 		line <- b
 	}()
+
 	var out outcome
 	select {
 	case b := <-line:
@@ -148,10 +164,12 @@ func (l layout) spawn(ctx context.Context, lock *stateLock, args []string, patie
 		_ = cmd.Wait()
 		return Started{}, ctx.Err()
 	}
+
 	if out.Problem != nil {
 		_ = cmd.Wait()
 		return Started{}, out.Problem
 	}
+
 	return Started{State: l.dir, Serving: *out.Serving}, cmd.Process.Release()
 }
 
@@ -165,6 +183,7 @@ func (l layout) openStray() (*os.File, error) {
 			return f, nil
 		}
 	}
+
 	fd, err := unix.MemfdCreate("cupeld.stderr", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("detach: %w", err)
@@ -179,6 +198,7 @@ func (l layout) endedEarly(how *os.ProcessState, stray *os.File) *problem.Error 
 		said = "and said: " + lastWords(string(b))
 	}
 	p := problem.New(problem.Internal, ruleCupeldEnded, "cupeld ended before it served (%v), %s", how, said)
+
 	if status, ok := how.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGKILL {
 		return p.Fix("run this again; where nobody killed it, the kernel did for want of memory (dmesg): its log is in %s", l.path("log"))
 	}

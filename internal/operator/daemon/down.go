@@ -68,13 +68,16 @@ func Down(ctx context.Context, o Options, log *slog.Logger) (s Stopped, err erro
 			log.WarnContext(ctx, endedAsItIs, "why", away.Error())
 		}
 	}
+
 	if away != nil || lock == nil && l.gone() {
 		s.Ended, err = l.endGone(ctx, o.Force)
 		return s, err
 	}
+
 	if l.used() {
 		s.State = o.State
 	}
+
 	if lock == nil { // its disk fails, or it is another folder
 		return Stopped{State: o.State}, l.sweep(ctx)
 	}
@@ -87,6 +90,7 @@ const endedAsItIs = "everything is ended as it is, and what apps wrote since the
 // down is Down, begun then, of a folder that nobody else works on any more.
 func (l layout) down(ctx context.Context, o Options, began time.Time, log *slog.Logger) error {
 	lost := l.managerLost(ctx) // before anything makes a database anew
+
 	if l.containerdRuns() || l.cgroupExists() {
 		strict := !o.Force && l.writes(ctx)
 		err := stopOrphans(ctx, l, o, strict, log)
@@ -99,11 +103,13 @@ func (l layout) down(ctx context.Context, o Options, began time.Time, log *slog.
 			log.WarnContext(ctx, "apps not stopped in order: ending their processes", "error", err)
 		}
 	}
+
 	if lost {
 		log.WarnContext(ctx, "not known whether all apps stored their volumes: the manager's database is gone or damaged")
 	} else if err := l.tellLost(ctx, began, log); err != nil {
 		log.WarnContext(ctx, "not known whether all apps stored their volumes: see cupel events after the next up", "error", err)
 	}
+
 	if err := l.sweep(ctx); err != nil || !o.Force || !lost {
 		return err
 	}
@@ -116,6 +122,7 @@ func (l layout) tellLost(ctx context.Context, since time.Time, log *slog.Logger)
 	if !exists(l.path("manager.db")) { // nothing was ever deployed
 		return nil
 	}
+
 	store, err := managerdb.Open(ctx, l.path("manager.db"))
 	if err != nil {
 		return err
@@ -146,9 +153,11 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 	if os.Geteuid() != 0 {
 		return l, nil, problem.New(problem.Denied, ruleRoot, "not root").Fix("run it as root, with sudo")
 	}
+
 	if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) {
 		return l, nil, nil
 	}
+
 	switch {
 	case what == workDown && l.gone():
 		return l, nil, nil
@@ -157,10 +166,17 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 			return l, nil, err
 		}
 	}
+
 	defer l.goFirst(ctx)()
 	began := time.Now()
-	t := takeover{layout: l, o: o, force: o.Force || what == workCleanup, said: began}
+	t := takeover{
+		layout: l,
+		o:      o,
+		force:  o.Force || what == workCleanup,
+		said:   began,
+	}
 	defer func() { t.gone.forget() }()
+
 	for err = nil; ; {
 		var lock *stateLock
 		lock, err = l.lockAgain(what, err)
@@ -171,6 +187,7 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 			log.WarnContext(ctx, endedAsItIs, "why", away.Error())
 			return l, nil, l.endAway(ctx, away.cupeld)
 		}
+
 		held, ok := errors.AsType[*lockedError](err)
 		if !ok {
 			_, missing := os.Stat(l.dir)
@@ -180,6 +197,7 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 			if missing == nil && errors.Is(err, fs.ErrNotExist) { // made again meanwhile
 				continue
 			}
+
 			t.gone.wait(ctx)
 			if o.Force && what == workDown && diskerror.Fails(err) {
 				return l, nil, l.endBlind(ctx, log)
@@ -191,14 +209,17 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 			}
 			return l, lock, err
 		}
+
 		if err := errors.Join(t.end(held), t.ask(held)); err != nil {
 			return l, nil, err
 		}
 		t.tell(held)
+
 		if time.Since(began) > downTimeout {
 			return l, nil, problem.New(problem.Unavailable, ruleDownTimeout, "cupeld (process %d) still runs after %s", held.pid, problem.Duration(downTimeout)).
 				Fix("read its log under %s; cupel down --force ends it", l.path("log"))
 		}
+
 		select {
 		case <-ctx.Done():
 			return l, nil, ctx.Err()
@@ -227,17 +248,21 @@ type takeover struct {
 func (t *takeover) end(held *lockedError) error {
 	stopped := held.stopped()
 	overdue := held.pid == t.asked && time.Since(t.askedAt) > t.keptLimits().Grace+cmp.Or(t.o.forcedReport, forcedReport)
+
 	if word := held.word(); word != t.word {
 		t.word, t.heard = word, time.Now()
 	}
+
 	limit := cmp.Or(t.o.quietLimit, quietLimit)
 	quiet := held.pid == t.asked && held.renews && time.Since(t.heard) > limit
+
 	if t.force && (stopped != nil || overdue || quiet) && (held.unlinked || t.holds(held.pid)) {
 		if err := syscall.Kill(held.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end cupeld (process %d): %w", held.pid, err)
 		}
 		return nil
 	}
+
 	if stopped != nil {
 		return stopped
 	}
@@ -253,13 +278,17 @@ func (t *takeover) ask(held *lockedError) error {
 	if !held.what.daemon() || held.pid == 0 || held.pid == t.asked {
 		return nil
 	}
+
 	t.gone.forget()
 	t.gone = watchEnd(held.pid)
 	// SIGINT is what Ctrl-C in the foreground sends: apps stop too.
 	if err := syscall.Kill(held.pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("stop cupeld (process %d): %w", held.pid, err)
 	}
-	t.asked, t.askedAt, t.heard = held.pid, time.Now(), time.Now()
+
+	t.asked = held.pid
+	t.askedAt = time.Now()
+	t.heard = t.askedAt
 	return nil
 }
 
@@ -294,10 +323,12 @@ func (p *parts) openManager(ctx context.Context) (err error) {
 	if err := p.openBalancer(ctx, Options{}); err != nil {
 		return err
 	}
+
 	if p.store, err = managerdb.Open(ctx, p.path("manager.db")); err != nil {
 		return err
 	}
 	p.onClose(p.store.Close)
+
 	_, err = p.store.Load(ctx)
 	return err
 }
@@ -328,20 +359,24 @@ func (l layout) writes(ctx context.Context) bool {
 	if !exists(l.path("manager.db")) {
 		return false
 	}
+
 	store, err := managerdb.Open(ctx, l.path("manager.db"))
 	if err != nil {
 		return true
 	}
 	defer func() { _ = store.Close() }()
+
 	state, err := store.Load(ctx)
 	if err != nil {
 		return true
 	}
+
 	for _, in := range state.Replicas {
 		if !in.Done && len(in.Writes) > 0 {
 			return true
 		}
 	}
+
 	for _, a := range state.Apps {
 		for _, rev := range []*manager.Revision{a.Current, a.Next, a.Lost} {
 			unknown := rev != nil && rev.Grant == nil && !rev.Ungranted // from before there were grants
@@ -364,9 +399,11 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 		}
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
+
 	if least, err := l.roomOf(""); err == nil && least.check() != nil {
 		(&reserve{dir: l.path(reserveFolder)}).release()
 	}
+
 	// Where they were: instances know the CAS's port.
 	if err := p.whole(); err != nil {
 		return &unreadyError{err}
@@ -374,16 +411,21 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 	if err := p.repair(ctx); err != nil {
 		return &unreadyError{err}
 	}
+
 	p.withoutDisks(ctx)
 	ports := loadPorts(l.path(portsFile))
 	ports.complete(l.dir)
-	o.RegistryListen, o.CASOwners, o.CASInstances = ports.again("registry", "127.0.0.1"), ports.again("cas-owners", "127.0.0.1"), ports.again("cas-instances", "0.0.0.0")
+	o.RegistryListen = ports.again("registry", "127.0.0.1")
+	o.CASOwners = ports.again("cas-owners", "127.0.0.1")
+	o.CASInstances = ports.again("cas-instances", "0.0.0.0")
 	p.casEnds() // a CAS that was stopped holds its port
+
 	c, err := p.carry(ctx, o, ports)
 	if err != nil {
 		return &unreadyError{err}
 	}
 	defer c.end()
+
 	if o.Force {
 		p.node.StoreWithin(forcedCommit)
 	}
@@ -426,13 +468,20 @@ func (l layout) sweep(ctx context.Context) error {
 	} else {
 		errs = append(errs, err)
 	}
+
 	errs = append(errs, l.endProcesses(ctx))
 	if groups != nil { // in the daemons' may be a CAS, whose user only its folder tells
 		errs = append(errs, clearGroup(ctx, groups, l.cgroup()), clearGroup(ctx, groups, l.daemonGroup()))
 	}
+
 	netcheck.Clean(l.id)
-	errs = append(errs, l.unmountAll(), balance.RemoveTable(ctx, l.table()), l.removeBridge(), sysctl.Default().Release(sysctl.Holder(l.id)))
+	errs = append(errs,
+		l.unmountAll(),
+		balance.RemoveTable(ctx, l.table()),
+		l.removeBridge(),
+		sysctl.Default().Release(sysctl.Holder(l.id)))
 	errs = append(errs, removeIfLink("/run/cupel-"+l.id))
+
 	// A mounted namespace's file stays behind when it was unmounted. A disk that takes no
 	// writes keeps these until the next start.
 	for _, path := range []string{l.path("node", "netns"), l.path(client.EndpointFile)} {
@@ -440,6 +489,7 @@ func (l layout) sweep(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+
 	return errors.Join(errs...)
 }
 
@@ -462,6 +512,7 @@ func (l layout) removeBridge() error {
 	if err != nil {
 		return nil // none
 	}
+
 	if err := netlink.LinkDel(link); err != nil {
 		return fmt.Errorf("remove bridge %s: %w", l.bridge(), err)
 	}

@@ -39,14 +39,17 @@ func (l layout) before() (layout, bool) {
 	if err != nil {
 		return layout{}, false
 	}
+
 	dir, ok := parsePath(b)
 	if !ok || dir == l.dir {
 		return layout{}, false
 	}
+
 	other := layoutAt(dir)
 	if other.leadsTo(l) || !other.used() {
 		return other, true
 	}
+
 	database, _ := containerdDatabase(other.lasting())
 	runsHere, _ := l.hasDatabase(database)
 	return other, runsHere
@@ -66,9 +69,11 @@ func (l layout) elsewhere(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
+
 	if !other.busy() {
 		return other.sweep(ctx)
 	}
+
 	p := problem.New(problem.Conflict, ruleElsewhere, "%s is the folder that was started as %s, and what was started there still runs", l.dir, other.dir).
 		Want("the name by which it runs")
 	state := plain.ShellWord(other.dir)
@@ -76,6 +81,7 @@ func (l layout) elsewhere(ctx context.Context) error {
 		return p.Fix("have it there again (a mount, a link, a move), then run this with --state %s; "+
 			"or end what runs as it is, by 'cupel down --state %s --force', and run this again: what apps wrote into volumes since they stored them last is lost", state, state)
 	}
+
 	return p.Fix("run it with --state %s; or run 'cupel down --state %s' first, then this again", state, state)
 }
 
@@ -84,10 +90,12 @@ func (l layout) busy() bool {
 	if len(l.lasting()) > 0 {
 		return true
 	}
+
 	groups, err := cgroup.Detect("/sys/fs/cgroup")
 	if err != nil {
 		return false
 	}
+
 	busy, err := groups.Busy(l.cgroup())
 	return busy && err == nil
 }

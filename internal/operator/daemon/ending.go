@@ -29,6 +29,7 @@ func (e ending) wait(ctx context.Context) {
 	if e.pidfd == 0 {
 		return
 	}
+
 	for deadline := time.Now().Add(endingLimit); ctx.Err() == nil && time.Now().Before(deadline); {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(e.pidfd), Events: unix.POLLIN}}, 100) //nolint:gosec // descriptors are small
 		if n > 0 || err != nil && err != unix.EINTR {

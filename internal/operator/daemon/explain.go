@@ -23,6 +23,7 @@ func (l layout) explain(err error) error {
 	if _, explained := errors.AsType[*problem.Error](err); err == nil || explained {
 		return err
 	}
+
 	path, ok := pathOf(err)
 	if !ok || path != l.dir && !strings.HasPrefix(path, l.dir+"/") {
 		return err

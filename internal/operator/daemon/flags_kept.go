@@ -48,6 +48,7 @@ func parseFlags(b []byte) (k keptFlags, ok bool) {
 func runFlagsGiven(flags *pflag.FlagSet) map[string]string {
 	var run pflag.FlagSet
 	new(cli).runFlags(&run)
+
 	given := map[string]string{}
 	flags.Visit(func(f *pflag.Flag) {
 		if run.Lookup(f.Name) != nil {
@@ -69,6 +70,7 @@ const (
 func (l layout) settle(o *Options) {
 	last, ports := l.flagsKept(), loadPorts(l.path(portsFile))
 	ports.complete(l.dir)
+
 	for _, li := range listeners {
 		_, given := o.Given[li.flagName()]
 		addr := li.addr(o)
@@ -81,6 +83,7 @@ func (l layout) settle(o *Options) {
 			*addr = ports.again(li.name, host)
 		}
 	}
+
 	if _, given := o.Given[firstPortFlag]; !given {
 		o.FirstPort = ports.first()
 	}
@@ -109,10 +112,12 @@ func (l layout) missing(o Options) error {
 		}
 		return p.Fix("give the file that the last start had, if it had one: --deploy-keys FILE; to let everybody deploy: --deploy-keys %s", everybody)
 	}
+
 	list := l.flagsKept()[deployKeysFlag]
 	if !restricts(list) {
 		return nil
 	}
+
 	list = plain.ShellWord(list)
 	return problem.New(problem.Conflict, ruleKeysMissing, "the last start had --deploy-keys %s, and this one has none", list).Want(want).
 		Fix("give --deploy-keys %s again; to let everybody deploy: --deploy-keys %s", list, everybody)
@@ -130,9 +135,11 @@ func (l layout) flagsLost() error {
 	if exists(l.path(keptFile)) {
 		return nil
 	}
+
 	if aside := filepath.Join(damagedFolder, keptFile); exists(l.path(aside)) {
 		return fmt.Errorf("it was damaged, and put aside as %s", aside)
 	}
+
 	if why := (derivation{name: portsFile, kind: isFile, valid: by(parsePorts)}).damage(l.path(portsFile)); why != nil {
 		return fmt.Errorf("it isn't there, and %s, which says whether it was, is damaged (%w)", portsFile, why)
 	}
@@ -147,6 +154,7 @@ func (l layout) flagsLost() error {
 func (l layout) dropped(o Options) []string {
 	last := l.flagsKept()
 	var out []string
+
 	for _, flag := range slices.Sorted(maps.Keys(last)) {
 		_, given := o.Given[flag]
 		stays := flag == firstPortFlag || flag == deployKeysFlag || flag == subnetFlag ||
@@ -164,9 +172,11 @@ func (l layout) keepFlags(o Options) error {
 	if k == nil {
 		k = keptFlags{}
 	}
+
 	for _, li := range listeners {
 		k[li.flagName()] = *li.addr(&o)
 	}
+
 	b, err := json.Marshal(k)
 	if err != nil {
 		return err
@@ -183,10 +193,12 @@ func (p *parts) keepGiven(ctx context.Context, o Options, ports *ports) error {
 		ports.keepFlags()
 		return nil
 	}
+
 	if restricts(o.DeployKeys) && !restricts(p.flagsKept()[deployKeysFlag]) {
 		return problem.New(problem.Unavailable, ruleDeployKeysNotKept, "--deploy-keys can't be written down, so that a next start without it would let everybody deploy: %w", err).
 			Fix("let root write to %s (lsattr shows attributes, df -h what is free), then run this again", p.path(keptFile))
 	}
+
 	p.log.WarnContext(ctx, "the next start won't know this one's flags", "error", err)
 	e := problem.From(p.explain(err))
 	p.damaged.add(strings.TrimSuffix("the next start won't know this one's flags, but those of one before: "+e.Actual+". "+e.Mend, ". "))

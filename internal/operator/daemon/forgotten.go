@@ -28,6 +28,7 @@ func (l layout) forget(ctx context.Context, log *slog.Logger) error {
 		log.WarnContext(ctx, "what was known of the instances was put aside, since the manager's database can't be read",
 			"to", l.path(damagedFolder, filepath.Base(instances)))
 	}
+
 	if err := atomicfile.Write(l.path(forgottenFile), nil, 0o600); err != nil {
 		return fmt.Errorf("keep that the manager's database may be made anew: %w", err)
 	}
@@ -45,9 +46,11 @@ func (l layout) managerLost(ctx context.Context) bool {
 	if errors.Is(err, fs.ErrNotExist) {
 		return l.managerExpected()
 	}
+
 	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
 		return true
 	}
+
 	store, err := managerdb.Open(ctx, file)
 	if err != nil {
 		return problem.From(err).Rule == ruleDamaged

@@ -19,6 +19,7 @@ func (l layout) gone() bool {
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
 	}
+
 	return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
 		return e.Name() == filepath.Base(l.lockFile()) || slices.Contains(marks, e.Name())
 	})
@@ -31,16 +32,19 @@ func (l layout) endGone(ctx context.Context, force bool) (ended []string, err er
 	if runs && !force {
 		return nil, away.problem()
 	}
+
 	left := &awayError{apps: l.instances(), daemons: l.processes()}
 	if runs {
 		if err := l.endAway(ctx, away.cupeld); err != nil {
 			return nil, err
 		}
 	}
+
 	ended = left.left()
 	if len(ended) == 0 && l.cgroupExists() {
 		ended = []string{"control groups " + l.cgroup()}
 	}
+
 	return ended, l.sweep(ctx)
 }
 

@@ -30,6 +30,7 @@ func (l layout) joinGroup(pid int) error {
 	if err != nil {
 		return err
 	}
+
 	err = groups.Join(l.daemonGroup(), pid)
 	if errors.Is(err, syscall.ESRCH) { // it has ended already, and whoever waits for it sees that
 		return nil
@@ -51,6 +52,7 @@ func (l layout) adoptProcesses() error {
 		default:
 			continue
 		}
+
 		if err := l.joinGroup(p.pid); err != nil {
 			return err
 		}
@@ -69,6 +71,7 @@ func giveLimits(pid int) error {
 		if err := unix.Getrlimit(resource, &own); err != nil {
 			return err
 		}
+
 		err := unix.Prlimit(pid, resource, &own, nil)
 		if errors.Is(err, unix.EPERM) {
 			var was unix.Rlimit
@@ -78,6 +81,7 @@ func giveLimits(pid int) error {
 			most := unix.Rlimit{Cur: min(own.Cur, was.Max), Max: min(own.Max, was.Max)}
 			err = unix.Prlimit(pid, resource, &most, nil)
 		}
+
 		if err != nil {
 			return err
 		}
@@ -92,6 +96,7 @@ func (l layout) leaveGroup(in bool) {
 	if err == nil && in {
 		err = groups.Join("/", os.Getpid())
 	}
+
 	if err == nil && !l.containerdRuns() {
 		_ = l.removeGroup(context.Background(), groups)
 	}
@@ -116,6 +121,7 @@ func onceEmpty(ctx context.Context, remove func() error) error {
 		if !errors.Is(err, syscall.EBUSY) || time.Now().After(deadline) {
 			return err
 		}
+
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -33,6 +33,7 @@ func uncancelled(err error) error {
 			parts = []error{inner}
 		}
 	}
+
 	if len(parts) == 0 {
 		if errors.Is(err, context.Canceled) {
 			return nil

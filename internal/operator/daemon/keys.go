@@ -27,6 +27,7 @@ func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renew
 	if pair, err = loadPair(certFile, keyFile); err == nil {
 		return pair, false, nil
 	}
+
 	key, err := readKey(keyFile)
 	switch {
 	case err == nil: // the certificate is to blame
@@ -46,6 +47,7 @@ func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renew
 			Fix("put the file back from a backup. Without one: cupel down, remove %s, %s and %s, cupel up; both are made anew, and %s",
 				plain.ShellWord(keyFile), plain.ShellWord(certFile), plain.ShellWord(l.path(portsFile)), anotherKey[name])
 	}
+
 	if err := l.writePair(name, key, now, renewed); err != nil {
 		return pair, false, err
 	}
@@ -85,10 +87,12 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	block, _ := pem.Decode(b)
 	if block == nil {
 		return nil, errors.New("it holds no key in PEM")
 	}
+
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if err != nil || !ok {
@@ -109,14 +113,17 @@ func (l layout) writePair(name string, key *ecdsa.PrivateKey, now time.Time, key
 	if err != nil {
 		return err
 	}
+
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	if keyIsThere {
 		return atomicfile.Write(l.path(name+".crt"), certificate, 0o644)
 	}
+
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return fmt.Errorf("make %s key: %w", name, err)
 	}
+
 	// The certificate last: it says that both are there.
 	if err := atomicfile.Write(l.path(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), 0o600); err != nil {
 		return err
@@ -133,5 +140,6 @@ func (p *parts) ownPair(name string, now time.Time) (tls.Certificate, error) {
 		p.log.Warn(message)
 		p.incidents.Tell(manager.Incident{Warning: true, Reason: reasonRepaired, Message: message})
 	}
+
 	return pair, err
 }

@@ -31,6 +31,7 @@ func newLayout(state string) (layout, error) {
 	if err != nil {
 		return layout{}, problem.New(problem.Invalid, problem.RuleStateFolder, "%w", err)
 	}
+
 	dir, dead := atomicfile.Follow(dir)
 	l := layoutAt(dir)
 	if dead != nil {
@@ -73,10 +74,12 @@ func (l layout) casUser() (int, error) {
 			uid = int(st.Uid)
 		}
 	}
+
 	if uid < 1000 {
 		n, _ := strconv.ParseUint(l.id, 16, 32) // 8 hex digits
 		uid = freeUser(int(n % casUsers))
 	}
+
 	return uid, atomicfile.Write(file, []byte(strconv.Itoa(uid)+"\n"), 0o644)
 }
 

@@ -41,6 +41,7 @@ func managerLimits(o Options) (manager.Limits, error) {
 	if limits.Starts == 0 {
 		limits.Starts = startsPerCore * runtime.NumCPU()
 	}
+
 	if o.Grace < 0 || o.Grace > maxGrace {
 		return limits, problem.New(problem.Invalid, ruleGrace, "apps have %s from SIGTERM to SIGKILL", problem.Duration(o.Grace)).
 			Want("1s to %s", problem.Duration(maxGrace)).
@@ -100,11 +101,13 @@ func machineMemory(o Options) (manager.MachineMemory, error) {
 	if err != nil {
 		return manager.MachineMemory{}, err
 	}
+
 	switch o.Overcommit {
 	case "", "warn":
 		return manager.MachineMemory{Total: total}, nil
 	case "refuse":
 		return manager.MachineMemory{Total: total, Refuse: true}, nil
 	}
+
 	return manager.MachineMemory{}, problem.New(problem.Invalid, ruleOvercommit, "--overcommit %.40q", o.Overcommit).Want("warn or refuse").Fix("give one of them, or leave --overcommit out")
 }

@@ -66,6 +66,7 @@ func (e *lockedError) Error() string {
 	if e.unlinked && e.what == workUp {
 		return fmt.Sprintf("cupeld already runs on %s (process %d); only %s was removed", e.dir, e.pid, layoutAt(e.dir).lockFile())
 	}
+
 	switch e.what {
 	case workUp:
 		return fmt.Sprintf("cupeld already runs on %s (process %d)", e.dir, e.pid)
@@ -111,6 +112,7 @@ func (e *lockedError) stopped() *problem.Error {
 	if e.pid == 0 || !proc.Stopped(e.pid) {
 		return nil
 	}
+
 	return problem.New(problem.Unavailable, ruleHangs, "%w, and is stopped (SIGSTOP, or a debugger): it does nothing", e).
 		Fix("let it go on: kill -CONT %d; or end it: kill -9 %d, then run this again. Apps go on either way", e.pid, e.pid)
 }
@@ -120,13 +122,16 @@ func (e *lockedError) problem() *problem.Error {
 	if p := e.stopped(); p != nil {
 		return p
 	}
+
 	if e.what == workTurn {
 		return problem.New(problem.Conflict, ruleAtWork, "%w, as only cupel down and cupel cleanup should", e).
 			Fix("look who it is (fuser -v %s) and end it, or wait for it; then run this again", plain.ShellWord(layoutAt(e.dir).turnFile()))
 	}
+
 	if e.what != workUp {
 		return problem.New(problem.Conflict, ruleAtWork, "%w", e).Fix("wait until that has ended, then run this again")
 	}
+
 	return problem.New(problem.Conflict, ruleRuns, "%w", e).Fix("use it as it is; to give it other flags: kill %d (apps go on), then this again with all its flags; to stop apps too: cupel down", e.pid)
 }
 
@@ -142,6 +147,7 @@ func (l layout) lock(what work) (*stateLock, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		if err := filelock.Try(f); err != nil {
 			held := readHolder(l.dir, f)
 			held.renews = held.renews && unwritten == nil
@@ -159,6 +165,7 @@ func (l layout) lock(what work) (*stateLock, error) {
 			}
 			return nil, fmt.Errorf("lock %s: %w", l.dir, err)
 		}
+
 		s := &stateLock{f: f}
 		same, err := s.is(l.lockFile())
 		if err == nil && same {
@@ -170,6 +177,7 @@ func (l layout) lock(what work) (*stateLock, error) {
 				err = s.sign(what)
 			}
 		}
+
 		if err != nil {
 			s.release()
 			return nil, fmt.Errorf("lock %s: %w", l.dir, err)
@@ -191,6 +199,7 @@ func (l layout) openLock(what work) (f *os.File, unwritten, err error) {
 			f, unwritten, err = only, err, nil
 		}
 	}
+
 	if err != nil {
 		return nil, nil, l.refuseLock(err)
 	}
@@ -198,20 +207,24 @@ func (l layout) openLock(what work) (f *os.File, unwritten, err error) {
 		_ = f.Close()
 		return nil, nil, l.refuseLock(&fs.PathError{Op: "open", Path: l.lockFile(), Err: unix.ENXIO})
 	}
+
 	return f, unwritten, nil
 }
 
 // refuseLock says what is wrong with the lock's file.
 func (l layout) refuseLock(err error) error {
 	err = diskerror.Explain(err, l.dir, "the state folder")
+
 	for _, other := range []error{unix.EISDIR, unix.ELOOP, unix.ENXIO} {
 		if errors.Is(err, other) {
 			return problem.New(problem.Invalid, ruleDamaged, "%w", err).Want("a file").Fix("remove %s: it holds nothing", l.lockFile())
 		}
 	}
+
 	if _, explained := errors.AsType[*problem.Error](err); explained || errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+
 	if os.Geteuid() == 0 {
 		return l.explain(err)
 	}
@@ -230,6 +243,7 @@ func (l layout) make() (*stateLock, error) {
 		if err == nil {
 			lock, err = l.lock(workUp)
 		}
+
 		if !errors.Is(err, fs.ErrNotExist) {
 			return lock, err
 		}
@@ -245,9 +259,11 @@ func (l layout) makeFolder() error {
 			return err
 		}
 	}
+
 	if l.nowhere != nil {
 		return l.nowhere.problem().Fix("%s; or remove the link, or name another folder with --state", l.nowhere.mend())
 	}
+
 	if err := os.MkdirAll(l.dir, 0o755); err != nil {
 		return l.refuseFolder(err)
 	}
@@ -269,6 +285,7 @@ func (s *stateLock) is(path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+
 	named, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -285,12 +302,15 @@ func (s *stateLock) sign(what work) error {
 	if err := s.f.Chmod(0o600); err != nil {
 		return err
 	}
+
 	line := fmt.Appendf(nil, "%-*d%s", pidWidth, os.Getpid(), what)
 	if what.daemon() {
 		line = append(line, renews...)
 	}
+
 	s.saying.Lock()
 	defer s.saying.Unlock()
+
 	// Over what is there, so that nobody reads a file without a holder.
 	n, err := s.f.WriteAt(append(line, '\n'), 0)
 	s.signed = n
@@ -302,6 +322,7 @@ func (s *stateLock) sign(what work) error {
 func (s *stateLock) say(line string) {
 	line = strings.ReplaceAll(line, "\n", " ")
 	line = strings.ToValidUTF8(line[:min(len(line), noteLimit)], "") // no part of a character
+
 	s.saying.Lock()
 	defer s.saying.Unlock()
 	_ = s.f.Truncate(int64(s.signed))
@@ -319,13 +340,16 @@ const noteLimit = 2000
 func readHolder(dir string, f *os.File) *lockedError {
 	b := make([]byte, 64+noteLimit)
 	n, _ := f.ReadAt(b, 0)
+
 	line, note, _ := strings.Cut(strings.TrimSpace(string(b[:n])), "\n")
 	pid, what, _ := strings.Cut(line, " ")
 	what, renewed := strings.CutSuffix(what, renews)
+
 	e := &lockedError{dir: dir, what: workUp, note: note, renews: renewed}
 	if info, err := f.Stat(); err == nil {
 		e.written = info.ModTime()
 	}
+
 	e.pid, _ = strconv.Atoi(pid)
 	if w := work(strings.TrimSpace(what)); slices.Contains([]work{workEnd, workDown, workCleanup, workCheck}, w) {
 		e.what = w

@@ -41,15 +41,20 @@ func (r *rotatingFile) open() error {
 	if err := os.MkdirAll(filepath.Dir(r.path), 0o755); err != nil {
 		return err
 	}
+
 	f, err := openLog(r.path)
 	if err != nil {
 		return err
 	}
+
 	info, err := f.Stat()
 	if err != nil {
 		return errors.Join(fmt.Errorf("open log: %w", err), f.Close())
 	}
-	r.file, r.size, r.device = f, info.Size(), !info.Mode().IsRegular()
+
+	r.file = f
+	r.size = info.Size()
+	r.device = !info.Mode().IsRegular()
 	return nil
 }
 
@@ -74,6 +79,7 @@ func (r *rotatingFile) Write(b []byte) (int, error) {
 	n, err := r.write(b)
 	note := r.note
 	r.mu.Unlock()
+
 	if note != nil {
 		note(err)
 	}
@@ -85,6 +91,7 @@ func (r *rotatingFile) tell(note func(error)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.note = note
+
 	if r.file != nil || r.closed {
 		return nil
 	}
@@ -96,6 +103,7 @@ func (r *rotatingFile) write(b []byte) (int, error) {
 	if r.closed {
 		return 0, fs.ErrClosed
 	}
+
 	if r.file != nil && !r.device && r.size > 0 && r.size+int64(len(b)) > r.limit {
 		file, before, err := older(r.path)
 		if err == nil {
@@ -107,11 +115,13 @@ func (r *rotatingFile) write(b []byte) (int, error) {
 		_ = r.file.Close() // what was written there is written
 		r.file = nil
 	}
+
 	if r.file == nil {
 		if err := r.open(); err != nil {
 			return 0, err
 		}
 	}
+
 	n, err := r.file.Write(b)
 	r.size += int64(n)
 	return n, err
@@ -125,6 +135,7 @@ func (r *rotatingFile) Close() error {
 	if r.file == nil {
 		return nil
 	}
+
 	err := r.file.Close()
 	r.file = nil
 	return err

@@ -26,7 +26,12 @@ import (
 const checkTimeout = 30 * time.Second
 
 func (l layout) networkConfig(dir string) cni.Config {
-	return cni.Config{Dir: dir, ID: l.id, PluginDir: cni.PluginDir, Sysctl: sysctl.Default()}
+	return cni.Config{
+		Dir:       dir,
+		ID:        l.id,
+		PluginDir: cni.PluginDir,
+		Sysctl:    sysctl.Default(),
+	}
 }
 
 // openNetwork opens the instances' network, with its state in dir.
@@ -48,10 +53,12 @@ func (p *parts) checkNetwork(ctx context.Context, o Options, cas casReady) (fail
 	limit := cmp.Or(o.checkTimeout, checkTimeout)
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+
 	r, err := p.tryNetwork(bounded, p.network, netcheck.Config{CASPort: portNumber(cas.Instances), CASRuns: true, FirstPort: o.FirstPort})
 	if ctx.Err() != nil {
 		return nil, nil // we end
 	}
+
 	if bounded.Err() != nil && err != nil {
 		err = problem.New(problem.Unavailable, ruleNetworkUnchecked, "the network could not be tried within %s: %w", problem.Duration(limit), err).
 			Fix("cupel check, which takes the time that it needs; where it waits too, another check hangs: ps -ef | grep 'cupel.* check'")
@@ -61,6 +68,7 @@ func (p *parts) checkNetwork(ctx context.Context, o Options, cas casReady) (fail
 		p.told.notChecked(err, p.incidents.Tell)
 		return nil, problem.From(err)
 	}
+
 	p.told.network(r, p.incidents.Tell)
 	return r.Failed(), nil
 }
@@ -79,6 +87,7 @@ func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady, e mana
 	look, check := time.NewTicker(tendEvery), time.NewTicker(checkEvery)
 	defer look.Stop()
 	defer check.Stop()
+
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,6 +97,7 @@ func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady, e mana
 			p.told.restored("network", found, err, p.incidents.Tell)
 			found, err = p.balancer.Restore(ctx)
 			p.told.restored("packet_rules", found, err, p.incidents.Tell)
+
 			moved, err := p.moveEndpoint(&e, outside())
 			if err != nil {
 				p.log.WarnContext(ctx, "this machine's new address not written down", "error", err)
@@ -136,9 +146,11 @@ const quietFor = time.Minute
 func (t *networkTold) restored(part, found string, err error, tell func(manager.Incident)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+
 	if errors.Is(err, context.Canceled) {
 		return // we end: it says nothing
 	}
+
 	t.restoredAgain(part, found, tell)
 	last, broken := t.broken[part]
 	switch {
@@ -189,6 +201,7 @@ func (t *networkTold) restoredAgain(part, found string, tell func(manager.Incide
 		r.times++
 		return
 	}
+
 	tell(manager.Incident{Warning: true, Reason: part + "_restored", Message: found})
 	if t.found == nil {
 		t.found = map[foundAgain]*repeats{}
@@ -200,11 +213,14 @@ func (t *networkTold) restoredAgain(part, found string, tell func(manager.Incide
 func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.unchecked, t.instances = false, r.InstancesWay()
+
+	t.unchecked = false
+	t.instances = r.InstancesWay()
 	now := "" // without mends, which name rules by numbers that a reload changes
 	for _, p := range r.Failed() {
 		now += p.Name + ": " + p.Cause + "\n"
 	}
+
 	switch now {
 	case t.blocked:
 	case "":
@@ -239,6 +255,7 @@ func lockCheck(ctx context.Context, dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if err := filelock.Wait(ctx, lock); err != nil {
 		if ctx.Err() != nil {
 			err = fmt.Errorf("another check is at work: %w", err)

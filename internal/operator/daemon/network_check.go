@@ -40,11 +40,19 @@ func (l layout) tryNetwork(ctx context.Context, n *cni.Network, cfg netcheck.Con
 		return netcheck.Report{}, fmt.Errorf("check the network: %w", err)
 	}
 	defer func() { _ = lock.Close() }()
-	cfg.ID, cfg.Bridge, cfg.Subnet, cfg.Gateway, cfg.Instance = l.id, n.Bridge(), n.Subnet(), n.Gateway(), n.Spare()
-	cfg.HostName, cfg.Resolvers = node.HostName, node.Resolvers()
+
+	cfg.ID = l.id
+	cfg.Bridge = n.Bridge()
+	cfg.Subnet = n.Subnet()
+	cfg.Gateway = n.Gateway()
+	cfg.Instance = n.Spare()
+	cfg.HostName = node.HostName
+	cfg.Resolvers = node.Resolvers()
+
 	ports := func() ([]uint16, error) { return balance.Ports(l.table()) }
 	return tryPorts(ports, func(ports []uint16) (netcheck.Report, error) {
-		cfg.Ports, cfg.AppPorts = ports, node.Ports(l.path("node"))
+		cfg.Ports = ports
+		cfg.AppPorts = node.Ports(l.path("node"))
 		return netcheck.Run(ctx, cfg)
 	})
 }
@@ -81,6 +89,7 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	if err := l.check(); err != nil {
 		return r, err
 	}
+
 	// Also where cupeld runs, whose own addresses are tried then.
 	at, err := netip.ParseAddrPort(o.CASInstances)
 	if err != nil {
@@ -91,14 +100,17 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 			return r, err
 		}
 	}
+
 	ports := loadPorts(l.path(portsFile))
 	cfg := netcheck.Config{FirstPort: o.FirstPort}
 	if cfg.FirstPort == 0 {
 		cfg.FirstPort = ports.first()
 	}
+
 	if away := l.displaced(); away != nil { // its apps run on the network that there is
 		return r, away.problem()
 	}
+
 	p := &parts{layout: l, log: log}
 	if exists(l.dir) {
 		lock, err := l.lock(workCheck)
@@ -111,6 +123,7 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 		}
 		defer lock.release()
 	}
+
 	dir, err := os.MkdirTemp("", "cupel-check-")
 	if err != nil {
 		return r, fmt.Errorf("check the network: %w", err)
@@ -123,6 +136,7 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return r, fmt.Errorf("check the network: %w", err)
 	}
+
 	_, err = netlink.LinkByName(l.bridge())
 	made := err != nil
 	if p.network, err = l.openNetwork(dir, o); err != nil {
@@ -131,12 +145,14 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	if made { // else apps run on it
 		defer func() { err = errors.Join(err, p.network.Close()) }()
 	}
+
 	if cfg.CASPort = at.Port(); cfg.CASPort == 0 {
 		cfg.CASPort = portNumber(ports.again("cas-instances", ""))
 	}
 	if cfg.To, err = targets(ctx, o.CheckTo, p.network.Gateway()); err != nil {
 		return r, err
 	}
+
 	return l.tryNetwork(ctx, p.network, cfg)
 }
 
@@ -152,7 +168,9 @@ func (p *parts) checkRunning(ctx context.Context, o Options, cfg netcheck.Config
 	if cfg.To, err = targets(ctx, o.CheckTo, p.network.Gateway()); err != nil {
 		return r, err
 	}
-	cfg.CASPort, cfg.CASRuns = portNumber(e.CAS.Instances), true
+
+	cfg.CASPort = portNumber(e.CAS.Instances)
+	cfg.CASRuns = true
 	return p.tryNetwork(ctx, p.network, cfg)
 }
 
@@ -171,12 +189,14 @@ func targets(ctx context.Context, asked []string, gateway netip.Addr) ([]netchec
 
 func target(ctx context.Context, text string, gateway netip.Addr) (netcheck.Target, error) {
 	refuse := func(p *problem.Error) (netcheck.Target, error) { return netcheck.Target{}, p }
+
 	host, port, err := net.SplitHostPort(text)
 	number, errPort := strconv.ParseUint(port, 10, 16)
 	if err != nil || host == "" || errPort != nil || number == 0 {
 		return refuse(problem.New(problem.Invalid, ruleTo, "--to %q", text).Want("HOST:PORT").
 			Fix("as in --to git.example.com:443, or --to %s:3000 for this machine", node.HostName))
 	}
+
 	addr := gateway
 	if host != node.HostName {
 		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", host)
@@ -186,6 +206,7 @@ func target(ctx context.Context, text string, gateway netip.Addr) (netcheck.Targ
 		}
 		addr = ips[0].Unmap()
 	}
+
 	if addr.IsLoopback() || addr.IsUnspecified() {
 		return refuse(problem.New(problem.Invalid, ruleTo, "--to %s: in an instance that is the instance itself", text).
 			Want("an address that instances may call").Fix("--to %s:%s for this machine", node.HostName, port))
@@ -199,6 +220,7 @@ func (o Options) lastInstances() (string, error) {
 	if err != nil {
 		return "", err
 	}
+
 	ports := loadPorts(l.path(portsFile))
 	if ports.last["cas-instances"] == "" {
 		return o.CASInstances, nil
@@ -228,6 +250,7 @@ func (c *cli) checkCommand() *cobra.Command {
 				}
 				c.opts.CASInstances = at
 			}
+
 			r, err := Check(ctx, c.opts, c.logger())
 			if err != nil && ctx.Err() != nil {
 				return ctx.Err()
@@ -235,6 +258,7 @@ func (c *cli) checkCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+
 			if c.output == "json" {
 				e := json.NewEncoder(plain.JSONWriter(c.out))
 				e.SetIndent("", "  ")
@@ -248,6 +272,7 @@ func (c *cli) checkCommand() *cobra.Command {
 			return r.Problem()
 		},
 	}
+
 	f := cmd.Flags()
 	f.StringVar(&c.opts.CASInstances, "cas-instances", "0.0.0.0:18765", "address of the CAS's instances' API, where cupeld doesn't run")
 	f.StringVar(&c.opts.Subnet, "subnet", "", "network of the instances, where cupeld doesn't run")
@@ -269,10 +294,12 @@ func appendReport(b []byte, r netcheck.Report) []byte {
 		case strings.HasPrefix(p.Note, "not tried"):
 			word = "-"
 		}
+
 		b = fmt.Appendf(b, "%-6s %s\n", word, p.What)
 		if p.Note != "" {
 			b = fmt.Appendf(b, "       %s\n", p.Note)
 		}
+
 		mend := slices.DeleteFunc(slices.Clone(p.Mend), func(m string) bool { return printed[m] })
 		b = appendCause(b, "       ", p.Cause, mend)
 		if len(p.Mend) > 0 && len(mend) == 0 {
@@ -300,6 +327,7 @@ func appendBlocked(b []byte, failed []netcheck.Probe) []byte {
 	if len(failed) == 0 {
 		return b
 	}
+
 	b = append(b, "\n  WARNING: this machine's firewall or settings stand in the way. This fails:\n"...)
 	for _, blocked := range netcheck.ByCause(failed) {
 		for _, p := range blocked.Probes {
@@ -315,6 +343,7 @@ func appendUnchecked(b []byte, why *problem.Error) []byte {
 	if why == nil {
 		return b
 	}
+
 	b = fmt.Appendf(b, "\n  WARNING: it is not known whether this machine's firewall or settings stand in the way: %s\n", why.Actual)
 	if why.Mend == "" {
 		return append(b, "  Try again: cupel check\n"...)

@@ -36,20 +36,24 @@ func checkOptions(o Options) error {
 	if _, err := openPublicCert(o.ManagerCert, o.ManagerKey, nil); err != nil {
 		return err
 	}
+
 	if err := checkCASOptions(o); err != nil {
 		return err
 	}
+
 	if o.Subnet != "" {
 		if _, err := cni.ParseSubnet(o.Subnet); err != nil {
 			return err
 		}
 	}
+
 	if err := checkProgram(problem.RuleLauncherMissing, "--launcher", o.Launcher); err != nil {
 		return err
 	}
 	if err := checkProgram(ruleCASMissing, "--cas", o.CAS); err != nil {
 		return err
 	}
+
 	return new(balance.Config).SetLimits(o.Balancer)
 }
 
@@ -74,6 +78,7 @@ func checkAddresses(o Options) error {
 		port int
 	}
 	var others []address
+
 	for _, l := range listeners {
 		addr := *l.addr(&o)
 		host, port, err := net.SplitHostPort(addr)
@@ -84,6 +89,7 @@ func checkAddresses(o Options) error {
 		if err != nil {
 			return refuseAddress(l, fmt.Errorf("%.60q has a port that can't be", addr))
 		}
+
 		for _, other := range others {
 			if number != 0 && number == other.port && (host == other.host || openToAll(host) || openToAll(other.host)) {
 				return refuseTaken(map[string]string{l.name: addr})
@@ -91,6 +97,7 @@ func checkAddresses(o Options) error {
 		}
 		others = append(others, address{host, number})
 	}
+
 	if o.FirstPort < firstPort {
 		return problem.New(problem.Invalid, ruleFirstPort, "the search for an app's free port begins at %d", o.FirstPort).
 			Want("%d or more", firstPort).
@@ -111,11 +118,13 @@ func checkCASOptions(o Options) error {
 			Want("1s or more").
 			Fix("give another --keep-alive, as in --keep-alive 10s, or leave it out")
 	}
+
 	if o.CASConnections < 0 {
 		return problem.New(problem.Invalid, ruleCASConnections, "each API of the CAS has %d connections open at once", o.CASConnections).
 			Want("1 or more, or 0 for what the memory allows").
 			Fix("give another --cas-connections, or leave it out")
 	}
+
 	if o.CASQuota == "" {
 		return nil
 	}

@@ -31,6 +31,7 @@ func loadPorts(file string) *ports {
 	if err != nil {
 		return p
 	}
+
 	if last, ok := parsePorts(b); ok { // a damaged one only costs the same ports
 		p.last = last
 	}
@@ -41,6 +42,7 @@ func parsePorts(b []byte) (last map[string]string, ok bool) {
 	if json.Unmarshal(b, &last) != nil || last == nil {
 		return nil, false
 	}
+
 	for _, port := range last {
 		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 			return nil, false
@@ -55,6 +57,7 @@ func (p *ports) prefer(name, addr string) string {
 	if err != nil || port != "0" || p.last[name] == "" {
 		return addr
 	}
+
 	same := net.JoinHostPort(host, p.last[name])
 	ln, err := net.Listen("tcp", same)
 	if err != nil {
@@ -105,6 +108,7 @@ func (p *ports) free() func(port uint16) error {
 			own[port] = name
 		}
 	}
+
 	return func(port uint16) error {
 		text := strconv.Itoa(int(port))
 		if name := own[text]; name != "" {
@@ -150,9 +154,11 @@ func (p *ports) check(ctx context.Context, o Options, ending func() bool) error 
 		if err != nil || len(taken) == 0 {
 			return err
 		}
+
 		if !ending() || time.Now().After(deadline) {
 			return refuseTaken(taken)
 		}
+
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -190,6 +196,7 @@ func refuseTaken(taken map[string]string) error {
 			flags = append(flags, l.flag)
 		}
 	}
+
 	return problem.New(problem.Conflict, problem.RulePortTaken, "taken: %s", strings.Join(all, "; ")).
 		Want("addresses that no other program and no other of these has").
 		Fix("end what listens there ('ss -ltnp' shows it), or give other addresses: %s HOST:PORT", strings.Join(flags, " HOST:PORT "))
@@ -207,6 +214,7 @@ func (p *ports) listen(name, addr string) (net.Listener, error) {
 	case err != nil:
 		return nil, refuseAddress(listenerOf(name), err)
 	}
+
 	p.remember(name, ln.Addr().String())
 	return ln, nil
 }

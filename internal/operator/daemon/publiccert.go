@@ -34,6 +34,7 @@ func openPublicCert(certFile, keyFile string, log *slog.Logger) (*publicCert, er
 	if certFile == "" || keyFile == "" {
 		return nil, problem.New(problem.Invalid, problem.RuleUsage, "one of --manager-cert and --manager-key").Want("both").Fix("name the files of the certificate and of its key")
 	}
+
 	p := &publicCert{log: log}
 	var err error
 	if p.certFile, err = filepath.Abs(certFile); err == nil {
@@ -42,6 +43,7 @@ func openPublicCert(certFile, keyFile string, log *slog.Logger) (*publicCert, er
 	if err == nil {
 		err = p.load()
 	}
+
 	if err != nil {
 		return nil, problem.New(problem.Invalid, ruleManagerCert, "%w", err).
 			Want("a certificate with its chain, and its key, in PEM").Fix("check the files of --manager-cert and --manager-key")
@@ -58,6 +60,7 @@ func (p *publicCert) load() error {
 	if info.ModTime().Equal(p.read) {
 		return nil
 	}
+
 	chain, err := atomicfile.Read(p.certFile)
 	if err != nil {
 		return err
@@ -66,10 +69,12 @@ func (p *publicCert) load() error {
 	if err != nil {
 		return err
 	}
+
 	cert, err := tls.X509KeyPair(chain, key)
 	if err != nil {
 		return err
 	}
+
 	p.cert, p.read = &cert, info.ModTime()
 	return nil
 }
@@ -85,6 +90,7 @@ func (p *publicCert) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, error
 	if err := p.load(); err != nil {
 		p.log.WarnContext(hello.Context(), "renewed certificate not read, the one before goes on", "error", err)
 	}
+
 	if p.cert.Leaf.VerifyHostname(hello.ServerName) != nil {
 		return nil, nil
 	}

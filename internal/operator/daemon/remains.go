@@ -37,20 +37,24 @@ func (l layout) processes() []process {
 	if info, err := os.Lstat(l.path("cas")); err == nil {
 		cas = append(cas, int(info.Sys().(*syscall.Stat_t).Uid))
 	}
+
 	list, err := proc.Commands(cas...)
 	if err != nil {
 		return nil
 	}
+
 	var out []process
 	for _, c := range list {
 		name := c.Name
 		if c.User != os.Geteuid() { // whatever its binary is called
 			name = filepath.Base(c.Args[0])
 		}
+
 		entitled := c.User == os.Geteuid() || name == "cupel-cas"
 		if c.PID == os.Getpid() || c.PID == os.Getppid() || !entitled || !slices.Contains(helpers, name) {
 			continue
 		}
+
 		if slices.ContainsFunc(c.Args[1:], l.mentions) {
 			out = append(out, process{c.PID, name, slices.Contains(c.Args[1:], logfile.Verb)})
 		}
@@ -71,10 +75,12 @@ func (l layout) holds(pid int) bool {
 	if !ok || c.Name != "cupeld" {
 		return false
 	}
+
 	lock, err := os.Stat(l.lockFile())
 	if err != nil {
 		return false
 	}
+
 	return hasOpen(pid, lock) && c.Alive()
 }
 
@@ -118,9 +124,11 @@ func (l layout) endProcesses(ctx context.Context) error {
 			if len(left) == 0 {
 				return nil
 			}
+
 			for _, p := range left {
 				_ = syscall.Kill(p.pid, signal)
 			}
+
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
@@ -136,10 +144,12 @@ func refuseLasting(left []process) error {
 	if len(left) == 0 {
 		return nil
 	}
+
 	pids := make([]string, len(left))
 	for i, p := range left {
 		pids[i] = strconv.Itoa(p.pid)
 	}
+
 	return problem.New(problem.Internal, problem.RuleCleanup, "not ended by SIGKILL: %s", short(inWords(left))).
 		Fix("look what they wait for, as for a disk that doesn't answer (dmesg; ps -o pid,state,wchan -p %s), then run this again", strings.Join(pids, ","))
 }
@@ -154,6 +164,7 @@ func (l layout) unmountAll() error {
 		if len(points) == 0 {
 			return nil
 		}
+
 		slices.SortFunc(points, func(a, b string) int { return len(b) - len(a) })
 		for _, p := range points {
 			_ = unix.Unmount(p, unix.MNT_DETACH)

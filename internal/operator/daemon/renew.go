@@ -68,10 +68,12 @@ func (p *parts) tellEnd(ctx context.Context, list func(context.Context) ([]manag
 			if ctx.Err() != nil {
 				return
 			}
+
 			if line, stops := stillRuns(instances); err == nil && (stops || line != last) {
 				p.ends.runs(line)
 				last = line
 			}
+
 			select {
 			case <-ctx.Done():
 				return
@@ -79,6 +81,7 @@ func (p *parts) tellEnd(ctx context.Context, list func(context.Context) ([]manag
 			}
 		}
 	}()
+
 	return cancel
 }
 
@@ -89,6 +92,7 @@ func stillRuns(list []manager.InstanceStatus) (line string, stops bool) {
 		if s.State == manager.StateExited {
 			continue
 		}
+
 		stops = stops || s.State == manager.StateStopping
 		does := string(s.State)
 		if s.Phase == string(wire.Committing) {
@@ -96,6 +100,7 @@ func stillRuns(list []manager.InstanceStatus) (line string, stops bool) {
 		}
 		left = append(left, fmt.Sprintf("%s (%s)", s.ID, does))
 	}
+
 	if len(left) == 0 {
 		return problem.Count(len(list), "instance") + " left to remove, none runs", false
 	}

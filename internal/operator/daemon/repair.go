@@ -54,6 +54,7 @@ func (k kind) wrong(path string) error {
 	if k.linked() {
 		look = os.Stat
 	}
+
 	info, err := look(path)
 	switch {
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, fs.ErrNotExist) && !exists(path):
@@ -65,6 +66,7 @@ func (k kind) wrong(path string) error {
 	case err != nil:
 		return err
 	}
+
 	have := info.Mode().Type()
 	if k == isLog && isNull(info) {
 		return nil
@@ -81,6 +83,7 @@ func nowhere(path string) error {
 	if err != nil {
 		return ignoreMissing(err)
 	}
+
 	if !filepath.IsAbs(target) {
 		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
 		if err != nil {
@@ -88,6 +91,7 @@ func nowhere(path string) error {
 		}
 		target = filepath.Join(dir, target)
 	}
+
 	return &leadsNowhere{path, target}
 }
 
@@ -127,6 +131,7 @@ type derivation struct {
 func (l layout) derived() []derivation {
 	const anew = "it is made anew"
 	list := l.logs()
+
 	list = append(list, derivation{portsFile, isFile, by(parsePorts), "the addresses are those of manager.json, or found anew"},
 		derivation{keptFile, isFile, by(parseFlags), "which other flags the last start had isn't known: give those again that matter"},
 		derivation{"cas.uid", isFile, by(parseUser), "the CAS's user is the owner of its folder"},
@@ -155,6 +160,7 @@ func (l layout) derived() []derivation {
 		derivation{"cas/lock", isFile, nil, anew},
 		derivation{"cas/cas.db-shm", isFile, nil, anew},
 		derivation{"manager.db-shm", isFile, nil, anew})
+
 	for _, name := range []string{"run", "etc", "logs", "netns", "launcher", "damaged"} {
 		list = append(list, derivation{"node/" + name, isFolder, nil, anew})
 	}
@@ -165,6 +171,7 @@ func (l layout) derived() []derivation {
 func (l layout) logs() []derivation {
 	const anew = "a new log is begun"
 	list := []derivation{{"log", isFolder, nil, anew}, {"containerd/containerd.log", isLog, nil, anew}, {"containerd/containerd.log.1", isLog, nil, anew}}
+
 	for _, name := range []string{"cupeld.log", "cupeld.stderr", "cas.log"} {
 		list = append(list, derivation{"log/" + name, isLog, nil, anew}, derivation{"log/" + name + ".1", isLog, nil, anew})
 	}
@@ -181,9 +188,11 @@ func (p *parts) repair(ctx context.Context) error {
 	for _, message := range p.mend(p.derived()) {
 		p.repaired(ctx, message)
 	}
+
 	if !served || p.served() {
 		return nil
 	}
+
 	anew := &ports{p.path(portsFile), map[string]string{}}
 	anew.keepFlags() // it may have said that
 	if err := anew.save(); err != nil {
@@ -263,6 +272,7 @@ func (l layout) replace(d derivation, why error) string {
 	if err := l.putAside(d.name); err != nil {
 		where = "it can't be put aside: " + err.Error()
 	}
+
 	return fmt.Sprintf("%s in the state folder was damaged (%v): %s, and %s", d.name, why, where, d.then)
 }
 
@@ -271,6 +281,7 @@ func (d derivation) damage(path string) error {
 	if err := d.kind.wrong(path); err != nil || d.valid == nil || !exists(path) {
 		return err
 	}
+
 	b, err := atomicfile.Read(path)
 	switch {
 	case err != nil:
@@ -294,6 +305,7 @@ func (l layout) putAside(name string) error {
 			return err
 		}
 	}
+
 	to := filepath.Join(dir, filepath.Base(name))
 	return errors.Join(os.MkdirAll(dir, 0o700), os.RemoveAll(to), os.Rename(l.path(name), to))
 }
@@ -339,9 +351,11 @@ func (l layout) kept() []keep {
 		begin   = "sessions and secrets are lost: cupel cleanup, and begin anew"
 		last    = "cupel up; what was written to the database last may be lost"
 	)
+
 	moved := func(name string, kind kind, then string) keep {
 		return keep{name, kind, fmt.Sprintf("cupel down --force, mv %s %s, %s", plain.ShellWord(l.path(name)), plain.ShellWord(l.path(name)+".damaged"), then)}
 	}
+
 	return []keep{
 		moved("simtee", isFolder, "remove "+plain.ShellWord(l.path("simulation-root.pem"))+" too, cupel up; then sessions and owners have to trust the new simulated root"),
 		{"cas", isFolder, begin},
@@ -431,6 +445,7 @@ func (l layout) whole() error {
 	if err := l.wrongKind(); err != nil {
 		return err
 	}
+
 	for _, c := range []struct {
 		name, because, mend string
 	}{
@@ -450,6 +465,7 @@ func (l layout) whole() error {
 		return lostFile(l.path(c.name), err).
 			Fix("look at the disk (dmesg), then put it back from a backup; %s", c.mend)
 	}
+
 	if l.managerExpected() {
 		file := l.path("manager.db")
 		if info, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
@@ -501,6 +517,7 @@ func (p *ports) complete(state string) {
 	if err != nil {
 		return
 	}
+
 	for name, addr := range map[string]string{
 		"manager": e.Address, "registry": e.Registry, "cas-owners": e.CAS.Owners, "cas-instances": e.CAS.Instances,
 	} {

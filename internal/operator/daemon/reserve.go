@@ -49,6 +49,7 @@ func (r *reserve) files() string { return filepath.Join(r.dir, "files") }
 func (r *reserve) fill() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+
 	if info, err := os.Stat(r.dir); err == nil && !info.IsDir() { // of an earlier release, or damaged: it holds nothing
 		_ = os.Remove(r.dir)
 	}
@@ -75,9 +76,11 @@ func (r *reserve) fillFiles() {
 	if err := unix.Statfs(r.dir, &stat); err == nil && stat.Files > 0 && stat.Ffree < 2*reserveFiles {
 		return
 	}
+
 	if err := os.Mkdir(r.files(), 0o700); err != nil {
 		return // they are there, or there is no room for them
 	}
+
 	for n := range reserveFiles {
 		f, err := os.Create(filepath.Join(r.files(), fmt.Sprint(n)))
 		if err != nil {
@@ -95,6 +98,7 @@ func fillHalf(path string) error {
 	if err := unix.Statfs(filepath.Dir(path), &stat); err == nil && stat.Bavail*uint64(stat.Bsize) < 2*reserveSize {
 		return nil
 	}
+
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	switch {
 	case errors.Is(err, fs.ErrExist), diskerror.Full(err):
@@ -102,6 +106,7 @@ func fillHalf(path string) error {
 	case err != nil:
 		return err
 	}
+
 	if err := errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserveSize), f.Close()); err != nil {
 		_ = os.Remove(path)
 	}
@@ -112,11 +117,13 @@ func fillHalf(path string) error {
 func (r *reserve) release() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+
 	_, err := os.Readlink(r.dir)
 	had := err != nil && os.Remove(r.dir) == nil // of an earlier release, or empty
 	if _, err := os.Lstat(r.files()); err == nil {
 		had = os.RemoveAll(r.files()) == nil
 	}
+
 	for _, path := range r.halves() {
 		if os.Remove(path) == nil {
 			return true
@@ -138,6 +145,7 @@ func (s roomyStore) Apply(ctx context.Context, c manager.Change) ([]manager.Even
 	for err != nil && problem.From(err).Rule == diskerror.RuleFull && removes(c) && s.reserve.release() {
 		events, err = s.Store.Apply(ctx, c)
 	}
+
 	if err == nil && len(c.DeleteApps) > 0 {
 		_ = s.reserve.fill() // the change itself is done; the next start says what is wrong
 	}

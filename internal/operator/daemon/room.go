@@ -50,6 +50,7 @@ func (l layout) roomOf(minFree string) (room, error) {
 			Want("a size of %s or more, which removals need", managerapi.FormatMemory(managerapi.MinMemory)).
 			Fix("give a whole number and a unit, like %s", upflags.MinFree)
 	}
+
 	return room{l.dir, size, minFiles, mendByRemoving}, nil
 }
 
@@ -63,10 +64,12 @@ func (r room) check() error {
 	if unix.Statfs(r.dir, &stat) != nil {
 		return nil
 	}
+
 	free, files := stat.Bavail*uint64(stat.Bsize), uint64(math.MaxUint64)
 	if stat.Files > 0 { // some file systems make them as needed
 		files = stat.Ffree
 	}
+
 	switch {
 	case free < r.bytes:
 		return problem.New(problem.Unavailable, diskerror.RuleFull, "%d MB are free on the disk of the state folder", free>>20).
@@ -87,6 +90,7 @@ func (p *parts) enter(ctx context.Context) error {
 	if _, err := os.Stat(p.path("manager.db")); errors.Is(err, fs.ErrNotExist) {
 		return p.room.first().check()
 	}
+
 	if p.low = problem.From(p.room.check()); p.low != nil {
 		p.reserve.release()
 		p.log.WarnContext(ctx, "disk nearly full: nothing new is taken until there is room", "error", p.low)

@@ -44,10 +44,12 @@ func (l layout) installService(ctx context.Context, text []byte) (installed, err
 		return done, problem.New(problem.Unavailable, ruleNoSystemd, "systemd doesn't run this machine").
 			Fix("see the unit with --print, and have your init system run its ExecStart at boot")
 	}
+
 	before, err := l.readUnit()
 	if err != nil {
 		return done, err
 	}
+
 	done.Was = l.enabled(ctx)
 	if !bytes.Equal(before, text) {
 		if before != nil {
@@ -58,11 +60,13 @@ func (l layout) installService(ctx context.Context, text []byte) (installed, err
 		}
 		done.Wrote = true
 	}
+
 	if done.Was != "enabled" {
 		if err := systemctl(ctx, "enable", l.unit()); err != nil {
 			return done, err
 		}
 	}
+
 	if done.Enabled = l.enabled(ctx); done.Enabled != "enabled" {
 		return done, problem.New(problem.Unavailable, problem.RuleService, "%s is %s after systemctl enable", l.unit(), cmp.Or(done.Enabled, "unknown")).
 			Want("enabled, so that it starts with the machine").Fix("look at 'systemctl status %s', then run this again", l.unit())
@@ -78,6 +82,7 @@ func (l layout) readUnit() ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+
 	var text []byte
 	if err == nil && info.Mode().IsRegular() {
 		text, err = os.ReadFile(file)
@@ -85,6 +90,7 @@ func (l layout) readUnit() ([]byte, error) {
 	if err != nil {
 		return nil, problem.New(problem.Unavailable, problem.RuleService, "%w", err).Fix("make %s readable", file)
 	}
+
 	if !bytes.HasPrefix(text, []byte(unitMark)) {
 		return nil, problem.New(problem.Conflict, problem.RuleService, "%s is there, and wasn't made by install-service (or the unit is masked)", file).
 			Fix("see what it is, and remove it (systemctl unmask %s); settings of yours beside the unit's: systemctl edit %s", l.unit(), l.unit())
@@ -121,6 +127,7 @@ func systemdRuns() bool {
 func differingLines(before, after []byte) []string {
 	old, now := strings.Split(string(before), "\n"), strings.Split(string(after), "\n")
 	var out []string
+
 	for _, line := range old {
 		if !slices.Contains(now, line) {
 			out = append(out, "- "+line)
@@ -131,6 +138,7 @@ func differingLines(before, after []byte) []string {
 			out = append(out, "+ "+line)
 		}
 	}
+
 	return out
 }
 
@@ -145,18 +153,22 @@ func (l layout) renewService(ctx context.Context) string {
 	if err != nil || text == nil {
 		return ""
 	}
+
 	self, err := os.Executable()
 	if err != nil {
 		return ""
 	}
+
 	now, flags, ok := l.renewed(text, self)
 	if bytes.Equal(now, text) {
 		return ""
 	}
+
 	again := l.install(flags)
 	if !ok {
 		return l.unit() + " is of an earlier release, or was changed: make it anew with " + again
 	}
+
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	if err := l.writeUnit(ctx, now); err != nil {
@@ -180,10 +192,12 @@ func (l layout) uninstallService(ctx context.Context) (bool, error) {
 	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
+
 	wants := filepath.Join(unitFolder, "multi-user.target.wants", l.unit())
 	if err := errors.Join(ignoreMissing(os.Remove(wants)), ignoreMissing(os.Remove(file))); err != nil {
 		return false, problem.New(problem.Unavailable, problem.RuleService, "%w", err).Fix("remove %s", file)
 	}
+
 	if !systemdRuns() {
 		return true, nil
 	}
@@ -209,10 +223,12 @@ func notifyReady(socket string) error {
 	if socket == "" {
 		return nil
 	}
+
 	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"}) // "@": abstract, in both
 	if err != nil {
 		return fmt.Errorf("tell the service manager: %w", err)
 	}
+
 	_, err = conn.Write([]byte("READY=1\n"))
 	return errors.Join(err, conn.Close())
 }
@@ -228,6 +244,7 @@ func (c *cli) installServiceCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+
 			l, err := newLayout(c.opts.State)
 			if err != nil {
 				return err
@@ -235,9 +252,11 @@ func (c *cli) installServiceCommand() *cobra.Command {
 			if err := c.given(cmd); err != nil {
 				return err
 			}
+
 			if err := errors.Join(checkOptions(c.opts), l.missing(c.opts)); err != nil { // as up would, before anything is written
 				return err
 			}
+
 			flags := slices.DeleteFunc(args[2:], func(a string) bool { return strings.HasPrefix(a, "--print=") })
 			self, err := os.Executable()
 			if err != nil {
@@ -246,10 +265,12 @@ func (c *cli) installServiceCommand() *cobra.Command {
 			if err := fitsUnit(append([]string{l.dir, self}, flags...)); err != nil {
 				return err
 			}
+
 			text := l.unitText(self, flags)
 			if show {
 				return c.say(map[string]string{"unit": l.unit(), "text": string(text)}, "%s", text)
 			}
+
 			if err := l.check(); err != nil {
 				return err
 			}
@@ -260,6 +281,7 @@ func (c *cli) installServiceCommand() *cobra.Command {
 			return c.say(done, "%s", l.installedText(cmd.Context(), done))
 		},
 	}
+
 	f := cmd.Flags()
 	f.BoolVar(&show, "print", false, "only print the unit")
 	c.runFlags(f)
@@ -280,6 +302,7 @@ func (l layout) installedText(ctx context.Context, done installed) string {
 	default:
 		fmt.Fprintf(&b, "%s is written\n", done.File)
 	}
+
 	before := ""
 	if done.Was == "enabled" {
 		before = ", as before"
@@ -314,10 +337,12 @@ func (c *cli) uninstallServiceCommand() *cobra.Command {
 			if os.Geteuid() != 0 {
 				return problem.New(problem.Denied, ruleRoot, "not root").Fix("run it as root, with sudo")
 			}
+
 			was, err := l.uninstallService(cmd.Context())
 			if err != nil {
 				return err
 			}
+
 			if !was {
 				return c.say(map[string]string{"unit": ""}, "there is no %s\n", l.unit())
 			}

@@ -53,6 +53,7 @@ func reachable(listens, local string) string {
 	if err != nil || !ap.Addr().IsUnspecified() {
 		return local
 	}
+
 	host := outside()
 	if host == "" {
 		return local
@@ -67,6 +68,7 @@ func outside() string {
 		if err != nil {
 			continue
 		}
+
 		host, _, _ := net.SplitHostPort(conn.LocalAddr().String()) // its own words
 		_ = conn.Close()
 		return host
@@ -149,45 +151,54 @@ func oldLaunchers(apps []managerapi.App) []string {
 func Show(w io.Writer, state string, s Serving) {
 	e := s.Endpoint
 	var b []byte
+
 	for _, p := range s.Parts {
 		b = fmt.Appendf(b, "  %-16s %-24s %s\n", p.Name, p.Address, p.Note)
 	}
 	b = fmt.Appendf(b, "  %-16s %s\n", "state", state)
+
 	b = appendBlocked(b, s.Network)
 	b = appendUnchecked(b, s.Unchecked)
 	if d := s.DiskFull; d != nil {
 		b = fmt.Appendf(b, "\n  %s, and %s are needed: what runs goes on and can be removed, nothing new is deployed.\n    %s\n", d.Actual, d.Expected, d.Mend)
 	}
+
 	for _, line := range s.Damaged {
 		b = fmt.Appendf(b, "\n  %s\n", line)
 	}
+
 	if s.Service != "" {
 		b = fmt.Appendf(b, "\n  %s\n", s.Service)
 	}
+
 	if len(s.Dropped) > 0 {
 		b = append(b, '\n')
 	}
 	for _, line := range s.Dropped {
 		b = fmt.Appendf(b, "  %s\n", line)
 	}
+
 	if len(s.NeedOwner) > 0 {
 		b = append(b, "\n  These apps run on, but the CAS will not let them start again:\n"...)
 	}
 	for _, line := range s.NeedOwner {
 		b = fmt.Appendf(b, "    %s\n", line)
 	}
+
 	if len(s.TakenPorts) > 0 {
 		b = append(b, "\n  Warning: these apps run, and their users don't reach them:\n"...)
 	}
 	for _, line := range s.TakenPorts {
 		b = fmt.Appendf(b, "    %s\n", line)
 	}
+
 	if len(s.OldLaunchers) > 0 {
 		b = append(b, "\n  These apps go on with the launcher before an upgrade:\n"...)
 	}
 	for _, line := range s.OldLaunchers {
 		b = fmt.Appendf(b, "    %s\n", line)
 	}
+
 	if e.Simulation != nil {
 		b = fmt.Appendf(b, `
   **********************************************************************
@@ -197,5 +208,6 @@ func Show(w io.Writer, state string, s Serving) {
   An owner accepts it by naming its root: --trust-simulation %s
 `, e.Simulation)
 	}
+
 	_, _ = io.WriteString(w, plain.InState(string(b), state, defaultState))
 }

@@ -24,15 +24,18 @@ func (l layout) strayLog() string { return l.path("log", "cupeld.stderr") }
 func (p *parts) tidy(ctx context.Context) error {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
+
 	for {
 		for _, file := range []string{p.daemon.LogFile(), p.strayLog()} {
 			if err := setAside(file, maxLog); err != nil {
 				p.log.WarnContext(ctx, "log not set aside", "file", file, "error", err)
 			}
 		}
+
 		if p.room.check() == nil {
 			_ = p.reserve.fill() // what is wrong with the folder, the next start says
 		}
+
 		select {
 		case <-ctx.Done():
 			return nil
@@ -64,6 +67,7 @@ func setAside(file string, limit int64) error {
 	if err != nil && !diskerror.Full(err) {
 		return err
 	}
+
 	return os.Truncate(file, 0)
 }
 
@@ -73,10 +77,12 @@ func copyFile(from, to string) error {
 		return err
 	}
 	defer func() { _ = src.Close() }()
+
 	dst, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
+
 	_, err = io.Copy(dst, src)
 	return errors.Join(err, dst.Close())
 }

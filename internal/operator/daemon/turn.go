@@ -42,6 +42,7 @@ func (l layout) goFirst(ctx context.Context) (done func()) {
 	if err != nil {
 		return func() {}
 	}
+
 	bounded, cancel := context.WithTimeout(ctx, turnLimit)
 	defer cancel()
 	_ = filelock.WaitShared(bounded, turn)
@@ -56,16 +57,20 @@ func (l layout) awaited() *lockedError {
 		return nil
 	}
 	defer func() { _ = turn.Close() }()
+
 	taken := func() bool {
 		return errors.Is(filelock.Try(turn), filelock.ErrHeld)
 	}
+
 	if !taken() {
 		return nil
 	}
+
 	held := &lockedError{dir: l.dir, what: workTurn, pid: flockedBy(turn)}
 	if held.pid == 0 && !taken() { // whoever had it has ended
 		return nil
 	}
+
 	if c, ok := proc.CommandOf(held.pid); ok && c.Name == "cupeld" {
 		held.what = workDown
 	}
@@ -79,16 +84,19 @@ func flockedBy(f *os.File) int {
 	if err != nil {
 		return 0
 	}
+
 	inode := strconv.FormatUint(info.Sys().(*syscall.Stat_t).Ino, 10)
 	b, err := os.ReadFile("/proc/locks")
 	if err != nil {
 		return 0
 	}
+
 	for line := range strings.Lines(string(b)) {
 		fields := strings.Fields(line) // number, kind, how, for what, process, device and inode
 		if len(fields) < 6 || fields[1] != "FLOCK" || !strings.HasSuffix(fields[5], ":"+inode) {
 			continue
 		}
+
 		if pid, err := strconv.Atoi(fields[4]); err == nil && hasOpen(pid, info) { // another disk may have the same inode
 			return pid
 		}
@@ -104,6 +112,7 @@ func (l layout) makeInTurn(ctx context.Context, deadline time.Time, tell func(st
 		if err = l.stillUnseen(err); err == nil {
 			lock, err = l.make()
 		}
+
 		if err == nil {
 			first := l.awaited()
 			if first == nil {
@@ -112,11 +121,13 @@ func (l layout) makeInTurn(ctx context.Context, deadline time.Time, tell func(st
 			lock.release()
 			err = first
 		}
+
 		held, ok := errors.AsType[*lockedError](err)
 		ends := ok && (held.what == workEnd || held.what == workDown || held.what == workTurn)
 		if !ends || held.stopped() != nil || time.Now().After(deadline) {
 			return nil, err
 		}
+
 		if tell != nil && (held.pid != 0 || held.what == workTurn) {
 			tell("waiting: " + held.Error() + "; the start comes after it")
 			tell = nil

@@ -47,6 +47,7 @@ func (l layout) unitText(program string, flags []string) []byte {
 	}
 	up = append(up, flags...)
 	down := []string{program, "down", "--state", l.dir, "--at-shutdown"}
+
 	var b bytes.Buffer
 	fmt.Fprintf(&b, unitMark+`[Unit]
 Description=Cupel on %s
@@ -92,6 +93,7 @@ func (l layout) renewed(text []byte, self string) (now []byte, flags []string, o
 	if !ok {
 		return nil, nil, false
 	}
+
 	program := wrote
 	if _, err := os.Stat(program); err != nil {
 		program = self
@@ -115,6 +117,7 @@ func (l layout) unitRuns(text []byte) (program string, flags []string, ok bool) 
 	if !ok || len(words) == 0 {
 		return "", nil, false
 	}
+
 	begin := l.unitUp(words[0])
 	if len(words) < len(begin) || !slices.Equal(words[:len(begin)], begin) {
 		return "", nil, false
@@ -129,6 +132,7 @@ func (l layout) unitKeys(text []byte, list string) string {
 	if !ok || !restricts(list) {
 		return ""
 	}
+
 	has, flags := takeFlag(flags, "--"+deployKeysFlag)
 	what := "starts without --deploy-keys, and is refused then (" + ruleKeysMissing + ")"
 	switch {
@@ -192,6 +196,7 @@ func unitLine(args []string) string {
 func unitWords(line string) (words []string, ok bool) {
 	var word []byte
 	quoted, begun := false, false
+
 	end := func() {
 		if !begun {
 			return
@@ -202,6 +207,7 @@ func unitWords(line string) (words []string, ok bool) {
 		}
 		words, word, begun = append(words, text), nil, false
 	}
+
 	for i := 0; i < len(line); i++ {
 		switch c := line[i]; {
 		case quoted && c == '\\' && i+1 < len(line):
@@ -215,6 +221,7 @@ func unitWords(line string) (words []string, ok bool) {
 			word, begun = append(word, c), true
 		}
 	}
+
 	end()
 	return words, !quoted
 }

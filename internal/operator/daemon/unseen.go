@@ -30,6 +30,7 @@ func (l layout) unseen() error {
 			}
 		}
 	}
+
 	list, _ := proc.Commands()
 	for _, c := range list { // a service is in a group of its manager's
 		if c.Name == "cupeld" && startedOn(c) == l.dir {
@@ -47,6 +48,7 @@ func startedOn(c proc.Command) string {
 	if i < 0 || i+1 == len(c.Args) {
 		return ""
 	}
+
 	name := c.Args[i+1]
 	if !filepath.IsAbs(name) {
 		in, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", c.PID))
@@ -55,6 +57,7 @@ func startedOn(c proc.Command) string {
 		}
 		name = filepath.Join(in, name)
 	}
+
 	dir, _ := atomicfile.Follow(name)
 	return dir
 }
@@ -65,26 +68,32 @@ func (l layout) unseenLock(pid int) error {
 	if pid == os.Getpid() {
 		return nil
 	}
+
 	for fd, info := range openFiles(pid) {
 		locks, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%s", pid, filepath.Base(fd)))
 		if err != nil || !strings.Contains(string(locks), " FLOCK ") {
 			continue
 		}
+
 		f, err := os.Open(fd) // also of a disk that has no place any more
 		if err != nil {
 			continue
 		}
+
 		held := readHolder(l.dir, f)
 		_ = f.Close()
 		if held.pid != pid || !held.what.daemon() {
 			continue
 		}
+
 		if there, err := os.Lstat(l.lockFile()); err == nil && os.SameFile(there, info) {
 			continue
 		}
+
 		if held.unlinked = l.without(fd, info); held.unlinked {
 			return held
 		}
+
 		away := &awayError{dir: l.dir, cupeld: pid}
 		if path, err := os.Readlink(fd); err == nil {
 			if there, err := os.Lstat(path); err == nil && os.SameFile(there, info) {
@@ -103,6 +112,7 @@ func (l layout) without(fd string, lock os.FileInfo) bool {
 	if err != nil || !l.used() {
 		return false
 	}
+
 	path, removed := strings.CutSuffix(path, " (deleted)")
 	folder, err := os.Stat(l.dir)
 	return err == nil && filepath.Dir(path) == l.dir && (removed || path != l.lockFile()) &&
@@ -135,6 +145,7 @@ func (l layout) moved(held *lockedError) *awayError {
 	if !ok || c.Name != "cupeld" || !held.what.daemon() || name == "" {
 		return nil
 	}
+
 	if !exists(l.dir) || layoutAt(name).leadsTo(l) {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -57,7 +58,12 @@ type parts struct {
 
 // newParts is an installation of which nothing runs yet.
 func newParts(l layout, log *slog.Logger) *parts {
-	p := &parts{layout: l, log: log, incidents: &manager.Incidents{}, reserve: &reserve{dir: l.path(reserveFolder)}}
+	p := &parts{
+		layout:    l,
+		log:       log,
+		incidents: &manager.Incidents{},
+		reserve:   &reserve{dir: l.path(reserveFolder)},
+	}
 	p.troubles.Tell = p.incidents.Tell
 	return p
 }
@@ -86,28 +92,17 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	if err != nil {
 		return err
 	}
-	if err := l.check(); err != nil {
+	if err := l.mayBegin(ctx, o, log); err != nil {
 		return err
 	}
-	if o.Existing && !l.used() {
-		return problem.New(problem.Unavailable, ruleStateMissing, "no installation is in %s, and the unit was made for one", l.dir).
-			Want("the disk that holds it, mounted there").
-			Fix("mount it, and the unit goes on by itself; to begin anew there, run 'cupel install-service' again")
-	}
-	if away := l.displaced(); away != nil {
-		return away.problem()
-	}
-	if o.WaitClock > 0 { // by what lies in the folder that is used from here on
-		if err := waitClock(ctx, l.lastSeen(), o.WaitClock, func(line string) { log.WarnContext(ctx, line) }); err != nil {
-			return err
-		}
-	}
+
 	if err := l.makeFolder(); err != nil {
 		return err
 	}
 	if l, err = newLayout(o.State); err != nil { // now that links can be followed
 		return err
 	}
+
 	lock := o.lock // held already, by who started this process
 	if lock == nil {
 		tell := func(line string) { log.InfoContext(ctx, line) }
@@ -118,40 +113,34 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	defer lock.release()
 	defer lock.end()
 	defer context.AfterFunc(ctx, lock.end)()
+
+	// What only who holds the lock can know: whether things of the folder run by another
+	// name, and what the last start was given.
 	if err := l.elsewhere(ctx); err != nil {
 		return err
 	}
 	if err := l.missing(o); err != nil {
 		return err
 	}
+
 	p := newParts(l, log)
 	p.ends.say = lock.say
-	for _, line := range l.dropped(o) {
-		p.dropped = append(p.dropped, line)
-		log.WarnContext(ctx, line)
-	}
-	for _, message := range o.repaired {
-		p.repaired(ctx, message)
-	}
-	p.tend("cupeld's log", o.log)
+	p.noteBefore(ctx, o)
 	if p.room, err = l.roomOf(o.MinFree); err != nil {
 		return err
 	}
 	if err := p.enter(ctx); err != nil {
 		return err
 	}
-	for _, line := range []string{l.renewService(ctx), l.serviceKeys(o)} {
-		if line != "" {
-			p.service = append(p.service, line)
-			log.WarnContext(ctx, "systemd unit", "detail", line)
-		}
-	}
+	p.noteService(ctx, o)
+
 	if o.OwnGroup {
 		if err := l.joinGroup(os.Getpid()); err != nil {
 			return err
 		}
 	}
 	defer l.leaveGroup(o.OwnGroup)
+
 	serving := false
 	defer func() {
 		if err != nil && !serving {
@@ -163,6 +152,51 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 		serving = true
 		return ready(s)
 	})
+}
+
+// mayBegin refuses a start on a machine that lacks something, or on a folder that is not
+// the one it was made for, and waits for the clock. Nothing is made yet.
+func (l layout) mayBegin(ctx context.Context, o Options, log *slog.Logger) error {
+	if err := l.check(); err != nil {
+		return err
+	}
+	if o.Existing && !l.used() {
+		return problem.New(problem.Unavailable, ruleStateMissing, "no installation is in %s, and the unit was made for one", l.dir).
+			Want("the disk that holds it, mounted there").
+			Fix("mount it, and the unit goes on by itself; to begin anew there, run 'cupel install-service' again")
+	}
+	if away := l.displaced(); away != nil {
+		return away.problem()
+	}
+
+	if o.WaitClock > 0 { // by what lies in the folder that is used from here on
+		return waitClock(ctx, l.lastSeen(), o.WaitClock, func(line string) { log.WarnContext(ctx, line) })
+	}
+	return nil
+}
+
+// noteBefore takes note of what this start differs in from the last one, and of what who
+// started it has put aside already.
+func (p *parts) noteBefore(ctx context.Context, o Options) {
+	for _, line := range p.layout.dropped(o) {
+		p.dropped = append(p.dropped, line)
+		p.log.WarnContext(ctx, line)
+	}
+	for _, message := range o.repaired {
+		p.repaired(ctx, message)
+	}
+	p.tend("cupeld's log", o.log)
+}
+
+// noteService takes note of what there is to say of the systemd unit, which it makes anew
+// where an earlier release made it.
+func (p *parts) noteService(ctx context.Context, o Options) {
+	for _, line := range []string{p.renewService(ctx), p.serviceKeys(o)} {
+		if line != "" {
+			p.service = append(p.service, line)
+			p.log.WarnContext(ctx, "systemd unit", "detail", line)
+		}
+	}
 }
 
 // undo stops what a failed start began, unless instances run on it.
@@ -178,6 +212,7 @@ func (p *parts) undo(ctx context.Context) error {
 			return err
 		}
 	}
+
 	var errs []error
 	if p.balancer != nil {
 		errs = append(errs, p.balancer.Remove(ctx))
@@ -191,13 +226,26 @@ func (p *parts) undo(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// startup is what one start goes by, beside the parts that it starts.
+type startup struct {
+	options Options
+	ports   *ports              // what is listened at, now and last time
+	api     net.Listener        // of the manager's API
+	ready   func(Serving) error // is told when everything serves
+}
+
+// up makes the folder whole, starts everything in order, and returns when all of it has
+// ended.
 func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) error {
+	// A folder that lost something that can't be made again is refused; what can be made
+	// again is put aside.
 	if err := errors.Join(p.whole(), p.mounted()); err != nil {
 		return err
 	}
 	if err := p.repair(ctx); err != nil {
 		return err
 	}
+
 	ports := loadPorts(p.path(portsFile))
 	ports.complete(p.dir)
 	p.casEnds() // also where it has other ports now
@@ -209,6 +257,7 @@ func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) er
 		return err
 	}
 	p.onClose(func() error { return ignoreClosed(api.Close()) })
+
 	if p.limits, err = managerLimits(o); err != nil {
 		return err
 	}
@@ -218,13 +267,16 @@ func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) er
 	if err := p.keepGrace(p.limits.Grace); err != nil { // a full disk is no reason to serve nothing
 		p.log.WarnContext(ctx, "cupel down won't know --grace if this process dies", "error", err)
 	}
+
 	c, err := p.carry(ctx, o, ports)
 	if err != nil {
 		return err
 	}
 	defer c.end()
+	err = p.takeRequests(ctx, c, startup{options: o, ports: ports, api: api, ready: ready})
 
-	err = p.takeRequests(ctx, c, o, api, ports, ready)
+	// Nothing takes requests any more. The carriers still run, so that apps which stop
+	// can store their volumes and report.
 	if errors.Is(context.Cause(ctx), errStop) && c.ctx.Err() == nil && p.store != nil {
 		err = errors.Join(err, p.stopApps(c.base))
 	}

@@ -29,9 +29,11 @@ func (p *parts) carry(ctx context.Context, o Options, ports *ports) (carriers, e
 		return c, err
 	}
 	p.onClose(func() error { return ignoreClosed(store.Close()) })
+
 	if err := p.openNode(ctx, o, store.Addr().String()); err != nil {
 		return c, err
 	}
+
 	if p.registry, err = registry.Open(ctx, p.path("registry"), p.log); err != nil {
 		return c, err
 	}
@@ -54,6 +56,7 @@ func (p *parts) carryCAS(ctx context.Context, c carriers, o Options, ports *port
 	if err != nil {
 		return casReady{}, err
 	}
+
 	c.parts.Go(named("CAS", func() error { return p.cas.run(c.ctx, cas) }))
 	p.node.SetCASAddr(net.JoinHostPort(p.network.Gateway().String(), portOf(cas.ready.Instances)))
 	return cas.ready, nil
@@ -61,22 +64,25 @@ func (p *parts) carryCAS(ctx context.Context, c carriers, o Options, ports *port
 
 // takeRequests starts the CAS, and then manager and API until ctx or one of the
 // carriers ends.
-func (p *parts) takeRequests(ctx context.Context, c carriers, o Options, api net.Listener, ports *ports, ready func(Serving) error) error {
-	cas, err := p.carryCAS(ctx, c, o, ports)
+func (p *parts) takeRequests(ctx context.Context, c carriers, s startup) error {
+	cas, err := p.carryCAS(ctx, c, s.options, s.ports)
 	if err != nil {
 		return err
 	}
-	front, end := context.WithCancel(ctx)
+
+	requests, end := context.WithCancel(ctx)
 	defer end()
 	defer context.AfterFunc(c.ctx, end)()
-	g, run := errgroup.WithContext(front)
-	if err := p.serve(run, g, o, cas, api, ports, ready); err != nil {
+	g, run := errgroup.WithContext(requests)
+
+	if err := p.serve(run, g, s, cas); err != nil {
 		end()
 		return errors.Join(err, g.Wait())
 	}
 	return g.Wait()
 }
 
+// named says in a part's error which one it was; that ctx ended is none.
 func named(part string, f func() error) func() error {
 	return func() error {
 		if err := f(); err != nil && !errors.Is(err, context.Canceled) {

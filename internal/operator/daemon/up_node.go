@@ -28,8 +28,13 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err := writeOnce(p.path("simulation-root.pem"), p.platform.RootPEM(), 0o644); err != nil {
 		return err
 	}
+
 	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{
-		Dir: p.path("containerd"), ID: p.id, Logger: p.log, Started: p.joinGroup, Tell: p.hung,
+		Dir:      p.path("containerd"),
+		ID:       p.id,
+		Logger:   p.log,
+		Started:  p.joinGroup,
+		Tell:     p.hung,
 		Asked:    func(err error) { p.troubles.Note("ask containerd", "", err) },
 		Unlogged: func(err error) { p.unlogged("containerd's log", err) },
 	}); err != nil {
@@ -38,7 +43,13 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err := p.adoptProcesses(); err != nil {
 		return err
 	}
-	p.runtime, err = containerd.New(containerd.Config{Daemon: p.daemon, Namespace: p.namespace(), RuncRoot: p.path("runc"), Logger: p.log})
+
+	p.runtime, err = containerd.New(containerd.Config{
+		Daemon:    p.daemon,
+		Namespace: p.namespace(),
+		RuncRoot:  p.path("runc"),
+		Logger:    p.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -46,9 +57,11 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err := p.runtime.EndLeases(ctx); err != nil { // they hold disk space, and nobody up
 		p.log.WarnContext(ctx, "what an earlier process had containerd keep is kept longer", "error", err)
 	}
+
 	if p.network, err = p.openNetwork(p.path("cni"), o); err != nil {
 		return err
 	}
+
 	groups, err := cgroup.Detect("/sys/fs/cgroup")
 	if err != nil {
 		return err
@@ -61,18 +74,42 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 	if err != nil {
 		return err
 	}
+
 	attester := las.New(las.Config{
-		Inspector: p.runtime, Platform: p.platform, Cgroups: groups, Listen: node.ListenUnix, Logger: p.log, Now: time.Now,
+		Inspector: p.runtime,
+		Platform:  p.platform,
+		Cgroups:   groups,
+		Listen:    node.ListenUnix,
+		Logger:    p.log,
+		Now:       time.Now,
 	})
 	p.node, err = node.New(node.Config{
-		State: p.path("node"), Cgroup: p.cgroup(), Launcher: launcher, LogWriter: writer,
-		Runtime: p.runtime, Monitor: p.runtime, Images: p.runtime, Network: p.network, Attester: attester,
-		Replica: p.client, Cgroups: groups, Tell: p.nodeTells, Logger: p.log, Now: time.Now,
+		State:     p.path("node"),
+		Cgroup:    p.cgroup(),
+		Launcher:  launcher,
+		LogWriter: writer,
+		Runtime:   p.runtime,
+		Monitor:   p.runtime,
+		Images:    p.runtime,
+		Network:   p.network,
+		Attester:  attester,
+		Replica:   p.client,
+		Cgroups:   groups,
+		Tell:      p.nodeTells,
+		Logger:    p.log,
+		Now:       time.Now,
 	})
 	if err != nil {
 		return err
 	}
-	p.cas = &casProcess{attester: attester, log: p.log, started: p.joinGroup, tell: p.incidents.Tell, troubles: &p.troubles}
+
+	p.cas = &casProcess{
+		attester: attester,
+		log:      p.log,
+		started:  p.joinGroup,
+		tell:     p.incidents.Tell,
+		troubles: &p.troubles,
+	}
 	return p.node.Adopt(ctx)
 }
 
@@ -83,6 +120,7 @@ func (p *parts) nodeTells(in manager.Incident) {
 	if !p.stopping.Load() {
 		return
 	}
+
 	if again := in.Reason == manager.ReasonTrouble; in.Warning {
 		line := fmt.Sprintf("instance %s: %s. ", in.Instance, in.Message)
 		if again {
@@ -118,6 +156,7 @@ func (p *parts) logWriter(ctx context.Context) (string, error) {
 	if _, err := os.Stat(writer); err == nil {
 		return writer, nil
 	}
+
 	p.log.WarnContext(ctx, "no cupel-log beside cupeld: each instance takes 5 MB more, put it there", "path", writer)
 	return besides("", "cupeld")
 }
@@ -127,6 +166,7 @@ func besides(given, name string) (string, error) {
 	if given != "" {
 		return filepath.Abs(given)
 	}
+
 	self, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find %s: %w", name, err)

@@ -30,8 +30,10 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 	if err != nil {
 		return nil, err
 	}
+
 	c := p.cas
-	c.uid, c.dir = uid, p.path("cas")
+	c.uid = uid
+	c.dir = p.path("cas")
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the CAS's folder: %w", err)
 	}
@@ -41,10 +43,12 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 	if c.binary, err = besides(o.CAS, "cupel-cas"); err != nil {
 		return nil, err
 	}
+
 	logs, _ := openRotating(p.path("log", "cas.log"), maxLog) // tend says where it can't be
 	p.tend("the CAS's log", logs)
 	p.onClose(logs.Close)
 	c.logs = logs
+
 	c.args = []string{"--simulation-root", p.path("simulation-root.pem")}
 	if o.AllowUnattested {
 		c.args = append(c.args, "--allow-unattested")
@@ -58,21 +62,22 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 	if o.CASConnections > 0 {
 		c.args = append(c.args, "--max-connections", strconv.Itoa(o.CASConnections))
 	}
-	c.owners, c.instances = ports.prefer("cas-owners", o.CASOwners), ports.prefer("cas-instances", o.CASInstances)
+
+	c.owners = ports.prefer("cas-owners", o.CASOwners)
+	c.instances = ports.prefer("cas-instances", o.CASInstances)
 	r, err := c.start(ctx)
 	if err != nil {
 		return nil, err
 	}
+
 	ports.remember("cas-owners", r.ready.Owners)
 	ports.remember("cas-instances", r.ready.Instances)
 	return r, nil
 }
 
 // serve opens balancer and manager, and tells that everything is there.
-func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas casReady, api net.Listener, ports *ports,
-	ready func(Serving) error,
-) (err error) {
-	if err := p.openBalancer(ctx, o); err != nil {
+func (p *parts) serve(ctx context.Context, g *errgroup.Group, s startup, cas casReady) (err error) {
+	if err := p.openBalancer(ctx, s.options); err != nil {
 		return err
 	}
 	p.onClose(p.balancer.Close)
@@ -89,7 +94,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	if err != nil {
 		return err
 	}
-	public, err := openPublicCert(o.ManagerCert, o.ManagerKey, p.log)
+	public, err := openPublicCert(s.options.ManagerCert, s.options.ManagerKey, p.log)
 	if err != nil {
 		return err
 	}
@@ -105,7 +110,7 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 		root:     root,
 		locks:    runtimecmd.LocksDir(p.dir),
 	}
-	m, err := p.manager(ctx, o, cas, cat, roomyStore{p.store, p.reserve}, operator, ports.free())
+	m, err := p.manager(ctx, s, cas, cat, operator)
 	if err != nil {
 		return err
 	}
@@ -113,38 +118,56 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	taken := m.TakenPorts() // before the balancer has them
 
 	e := managerapi.Endpoint{
-		Version: managerapi.Version, Address: local(api.Addr().String()), CertSHA256: ident.Sum(cert.Certificate[0]),
-		CAS:      managerapi.CAS{Owners: local(cas.Owners), Instances: local(cas.Instances), Identity: cas.Identity},
-		Registry: p.client.Addr(), PID: os.Getpid(), Outside: outside(), Simulation: &root,
+		Version:    managerapi.Version,
+		Address:    local(s.api.Addr().String()),
+		CertSHA256: ident.Sum(cert.Certificate[0]),
+		CAS: managerapi.CAS{
+			Owners:    local(cas.Owners),
+			Instances: local(cas.Instances),
+			Identity:  cas.Identity,
+		},
+		Registry:   p.client.Addr(),
+		PID:        os.Getpid(),
+		Outside:    outside(),
+		Simulation: &root,
 	}
-	p.open.manager, p.open.owners, p.open.instances = api.Addr().String(), cas.Owners, cas.Instances
-	server := &manager.API{Manager: m, Template: cat.template, Sources: p.registry.Handler(), Public: public.choose, Log: p.log, Info: func() managerapi.Info {
-		return managerapi.Info{Release: version.Release(), Backend: "nodes", CAS: e.CAS, Registry: e.Registry, Simulation: &root, Parts: p.list(e)}
-	}}
+	p.open.manager = s.api.Addr().String()
+	p.open.owners = cas.Owners
+	p.open.instances = cas.Instances
+	server := &manager.API{
+		Manager:  m,
+		Template: cat.template,
+		Sources:  p.registry.Handler(),
+		Public:   public.choose,
+		Log:      p.log,
+		Info: func() managerapi.Info {
+			return managerapi.Info{
+				Release:    version.Release(),
+				Backend:    "nodes",
+				CAS:        e.CAS,
+				Registry:   e.Registry,
+				Simulation: &root,
+				Parts:      p.list(e),
+			}
+		},
+	}
 
 	g.Go(named("tidying", func() error { return p.tidy(ctx) }))
 	g.Go(named("manager", func() error { return m.Run(ctx) }))
-	g.Go(named("API", func() error { return server.Serve(ctx, api, cert) }))
+	g.Go(named("API", func() error { return server.Serve(ctx, s.api, cert) }))
 
-	if err := p.keepGiven(ctx, o, ports); err != nil {
-		return err
-	}
-	ports.last[firstPortKept] = strconv.Itoa(int(o.FirstPort))
-	if err := ports.save(); err != nil { // it says that all the rest was written
-		return err
-	}
-	if err := p.writeEndpoint(e); err != nil {
+	if err := p.writeServing(ctx, s, e); err != nil {
 		return err
 	}
 	p.onClose(func() error { return os.Remove(p.path(client.EndpointFile)) })
 
-	g.Go(named("network", func() error { return p.tendNetwork(ctx, o, cas, e) }))
+	g.Go(named("network", func() error { return p.tendNetwork(ctx, s.options, cas, e) }))
 	if err := p.node.DropLaunchers(m.Launchers()); err != nil {
 		p.log.WarnContext(ctx, "old launchers not removed", "error", err)
 	}
 
-	failed, unchecked := p.checkNetwork(ctx, o, cas)
-	return ready(Serving{
+	failed, unchecked := p.checkNetwork(ctx, s.options, cas)
+	return s.ready(Serving{
 		Endpoint:     e,
 		Parts:        p.list(e),
 		Network:      failed,
@@ -159,8 +182,26 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, o Options, cas cas
 	})
 }
 
+// writeServing writes down what this start was given and where everything listens: for the
+// next start, and for the programs of this machine.
+func (p *parts) writeServing(ctx context.Context, s startup, e managerapi.Endpoint) error {
+	if err := p.keepGiven(ctx, s.options, s.ports); err != nil {
+		return err
+	}
+	s.ports.last[firstPortKept] = strconv.Itoa(int(s.options.FirstPort))
+	if err := s.ports.save(); err != nil { // it says that all the rest was written
+		return err
+	}
+	return p.writeEndpoint(e)
+}
+
 func (p *parts) openBalancer(ctx context.Context, o Options) (err error) {
-	cfg := balance.Config{Table: p.table(), Subnet: p.network.Subnet(), Log: p.log, Tell: p.incidents.Tell}
+	cfg := balance.Config{
+		Table:  p.table(),
+		Subnet: p.network.Subnet(),
+		Log:    p.log,
+		Tell:   p.incidents.Tell,
+	}
 	if err := cfg.SetLimits(o.Balancer); err != nil {
 		return err
 	}
@@ -168,24 +209,43 @@ func (p *parts) openBalancer(ctx context.Context, o Options) (err error) {
 	return err
 }
 
-func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manager.Catalog, store manager.Store, operator tls.Certificate,
-	portFree func(uint16) error,
-) (*manager.Manager, error) {
-	keys, err := keyLimits(o)
+// manager makes the manager of this start, for whose grants the operator's key speaks.
+func (p *parts) manager(ctx context.Context, s startup, cas casReady, cat manager.Catalog, operator tls.Certificate) (*manager.Manager, error) {
+	keys, err := keyLimits(s.options)
 	if err != nil {
 		return nil, err
 	}
-	memory, err := machineMemory(o)
+	memory, err := machineMemory(s.options)
 	if err != nil {
 		return nil, err
 	}
+
 	return manager.New(ctx, manager.Config{
-		Keys: keys, Limits: &p.limits, Memory: memory, Incidents: p.incidents,
-		Store: store, Backend: p.node, Balancer: p.balancer, Catalog: cat,
-		Grants:   &client.Holder{Certificate: operator, Now: time.Now, Dial: asInstances(p.network.Gateway().String())},
-		CAS:      managerapi.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
-		Launcher: p.node.LauncherDigest(),
-		PortFree: portFree, Room: p.room.check, FirstPort: o.FirstPort, InTheWay: p.told.inTheWay, Operator: ident.HashCertKey(operator.Leaf), Simulated: true, Now: time.Now, Log: p.log,
+		Store:    roomyStore{p.store, p.reserve},
+		Backend:  p.node,
+		Balancer: p.balancer,
+		Catalog:  cat,
+		Grants: &client.Holder{
+			Certificate: operator,
+			Now:         time.Now,
+			Dial:        asInstances(p.network.Gateway().String()),
+		},
+		CAS:       managerapi.CASRef{Instances: local(cas.Instances), Identity: cas.Identity},
+		Launcher:  p.node.LauncherDigest(),
+		Operator:  ident.HashCertKey(operator.Leaf),
+		Simulated: true,
+
+		Keys:      keys,
+		Limits:    &p.limits,
+		Memory:    memory,
+		Room:      p.room.check,
+		FirstPort: s.options.FirstPort,
+		PortFree:  s.ports.free(),
+
+		Incidents: p.incidents,
+		InTheWay:  p.told.inTheWay,
+		Now:       time.Now,
+		Log:       p.log,
 	})
 }
 
@@ -193,6 +253,7 @@ func (p *parts) manager(ctx context.Context, o Options, cas casReady, cat manage
 // owner names a CAS as instances reach it.
 func asInstances(gateway string) func(context.Context, string, string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 5 * time.Second}
+
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if host, port, err := net.SplitHostPort(addr); err == nil && host == node.HostName {
 			addr = net.JoinHostPort(gateway, port)
@@ -205,12 +266,22 @@ func asInstances(gateway string) func(context.Context, string, string) (net.Conn
 func (p *parts) stopApps(ctx context.Context) error {
 	p.log.InfoContext(ctx, "stopping apps")
 	p.stopping.Store(true)
+
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	m, err := manager.New(ctx, manager.Config{Store: p.store, Backend: p.node, Balancer: p.balancer, Limits: &p.limits, Now: time.Now, Log: p.log})
+
+	m, err := manager.New(ctx, manager.Config{
+		Store:    p.store,
+		Backend:  p.node,
+		Balancer: p.balancer,
+		Limits:   &p.limits,
+		Now:      time.Now,
+		Log:      p.log,
+	})
 	if err != nil {
 		return err
 	}
+
 	ended := p.tellEnd(ctx, p.node.List)
 	defer ended()
 	err = m.Suspend(ctx)

@@ -79,9 +79,11 @@ func Exec(program string, args, environ []string, keep ...int) error {
 	if err := own(); err != nil {
 		return err
 	}
+
 	if err := closeOthers(keep); err != nil {
 		return fmt.Errorf("close what was inherited: %w", err)
 	}
+
 	err := unix.Exec(program, args, Environment(environ))
 	return problem.New(problem.Internal, problem.RuleInherited, "execute %s again: %w", program, err).Fix("let root execute it")
 }
@@ -127,15 +129,18 @@ func closeOthers(keep []int) error {
 	if err != nil {
 		return err
 	}
+
 	for _, e := range entries {
 		var fd int
 		if _, err := fmt.Sscan(e.Name(), &fd); err != nil || fd <= 2 {
 			continue
 		}
+
 		flags := unix.FD_CLOEXEC
 		if slices.Contains(keep, fd) {
 			flags = 0
 		}
+
 		// EBADF: it was the one by which the folder is read.
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, flags); err != nil && !errors.Is(err, unix.EBADF) {
 			return err

@@ -64,6 +64,7 @@ func (l limit) own() error {
 	if err == nil {
 		return nil
 	}
+
 	var was syscall.Rlimit
 	if gerr := syscall.Getrlimit(l.resource, &was); gerr != nil {
 		return fmt.Errorf("%s: %w", l.name, gerr)
@@ -73,6 +74,7 @@ func (l limit) own() error {
 			Want("%s", l.enough()).
 			Fix("raise it in the shell that starts it: %s; in a unit: %s", l.command(), l.unit)
 	}
+
 	hard := min(was.Max, l.want.Max)
 	if err := set(l.resource, unix.Rlimit{Cur: min(hard, l.want.Cur), Max: hard}); err != nil {
 		return fmt.Errorf("%s: %w", l.name, err)

@@ -61,6 +61,7 @@ func ownCapabilities() error {
 	if err := unix.Capget(&header, &sets[0]); err != nil {
 		return err
 	}
+
 	for i := range sets {
 		sets[i].Effective = sets[i].Permitted
 		sets[i].Inheritable = 0
@@ -68,6 +69,7 @@ func ownCapabilities() error {
 	if err := unix.Capset(&header, &sets[0]); err != nil {
 		return err
 	}
+
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return err
 	}
@@ -82,6 +84,7 @@ func ownCapabilities() error {
 			missing = append(missing, c.name)
 		}
 	}
+
 	if len(missing) > 0 {
 		return fmt.Errorf("it lacks %s", strings.Join(missing, ", "))
 	}
@@ -126,10 +129,12 @@ func machineMounts() error {
 	if err != nil {
 		return nil
 	}
+
 	mine, err := os.Readlink("/proc/thread-self/ns/mnt")
 	if err != nil || mine == first {
 		return nil
 	}
+
 	var root, firstRoot unix.Stat_t
 	if unix.Stat("/", &root) != nil || unix.Stat("/proc/1/root/", &firstRoot) != nil || root.Dev != firstRoot.Dev || root.Ino != firstRoot.Ino {
 		return nil
@@ -178,6 +183,7 @@ func ownOOMScore() error {
 	if err != nil || string(bytes.TrimSpace(was)) == "0" {
 		return nil
 	}
+
 	if err := os.WriteFile(file, []byte("0"), 0); err != nil {
 		return fmt.Errorf("it is %s: %w", bytes.TrimSpace(was), err)
 	}
@@ -195,6 +201,7 @@ func ownPersonality() error {
 // dump, if root allows one, hold what it holds by default.
 func ownMemory() error {
 	const setMerge, getMerge, setFlusher, getFlusher = 67, 68, 57, 58
+
 	for _, f := range []struct {
 		name     string
 		get, set int
@@ -211,6 +218,7 @@ func ownMemory() error {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
+
 	const machineCheckKill, byDefault, dumpedByDefault = 33, 0, "0x33"
 	_ = unix.Prctl(machineCheckKill, byDefault, 0, 0, 0)
 	if err := os.WriteFile("/proc/self/coredump_filter", []byte(dumpedByDefault), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -229,6 +237,7 @@ func ownTimers() error {
 			return err
 		}
 	}
+
 	for _, set := range []struct {
 		option int
 		value  uintptr
@@ -274,6 +283,7 @@ func ownSignals() error {
 			return errno
 		}
 	}
+
 	var none unix.Sigset_t
 	return unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil)
 }

@@ -55,6 +55,7 @@ func New(env func(string) string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+
 	var o options
 	c := &cobra.Command{
 		Use:   "build NAME",
@@ -69,6 +70,7 @@ instance of the image will have is printed.`,
 			o.name = args[0]
 			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+
 			err := run(ctx, o, c.OutOrStdout(), c.ErrOrStderr())
 			if err != nil && ctx.Err() != nil {
 				return ctx.Err()
@@ -76,10 +78,12 @@ instance of the image will have is printed.`,
 			return err
 		},
 	}
+
 	state := env("CUPEL_STATE")
 	if state == "" {
 		state = "/var/lib/cupel"
 	}
+
 	f := c.Flags()
 	f.StringVar(&o.definition, "definition", "", "definition file (default: runtimes/NAME.yml if it is there, else the built-in one)")
 	f.StringVar(&o.lock, "lock", "", "lock file (default: NAME.lock beside the definition file, else in the state folder)")
@@ -89,6 +93,7 @@ instance of the image will have is printed.`,
 	f.StringVar(&o.state, "state", state, "the operator's state folder (CUPEL_STATE)")
 	f.StringVar(&o.launcher, "launcher", "", "the launcher that instances will run (default: cupel-init beside this program)")
 	f.StringVarP(&o.output, "output", "o", "table", "how to print: table or json")
+
 	group.AddCommand(c)
 	return group
 }
@@ -97,6 +102,7 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 	if o.output != "table" && o.output != "json" {
 		return problem.New(problem.Invalid, problem.RuleUsage, "--output %q", o.output).Want("table or json")
 	}
+
 	def, err := runtimes.Find(ctx, o.name, o.definition)
 	if err != nil {
 		return err
@@ -105,27 +111,37 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 	if err != nil {
 		return err
 	}
+
 	if err := os.MkdirAll(filepath.Join(o.state, "runtimes"), 0o755); err != nil {
 		return problem.New(problem.Invalid, problem.RuleStateFolder, "%w", err).Fix("choose another folder with --state, or run as root")
 	}
 	if err := unix.Access(filepath.Join(o.state, "runtimes"), unix.W_OK); err != nil {
 		return problem.New(problem.Denied, problem.RuleStateFolder, "%s can't be written: %w", o.state, err).Fix("run it as root, with sudo, or choose another folder with --state")
 	}
+
 	client, stop, err := o.openRegistry(ctx)
 	if err != nil {
 		return err
 	}
 	defer stop()
+
 	mirrors := build.AptMirrors(ctx, def.Definition)
 	if o.mirror != "" {
 		mirrors = build.MirrorsBelow(o.mirror, def.Definition)
 	}
+
 	started := time.Now()
 	r, err := build.Build(ctx, build.Options{
-		Definition: def.Definition, Text: def.Text, LockFile: o.lockOf(def), Update: o.update,
-		Cache:   filepath.Join(o.state, "runtimes", "cache"),
-		Mirrors: mirrors, Client: build.AptClient(ctx), Registry: client, Launcher: launcher,
-		Rebuild: rebuild.Builder{TempDir: filepath.Join(o.state, "runtimes")},
+		Definition: def.Definition,
+		Text:       def.Text,
+		LockFile:   o.lockOf(def),
+		Update:     o.update,
+		Cache:      filepath.Join(o.state, "runtimes", "cache"),
+		Mirrors:    mirrors,
+		Client:     build.AptClient(ctx),
+		Registry:   client,
+		Launcher:   launcher,
+		Rebuild:    rebuild.Builder{TempDir: filepath.Join(o.state, "runtimes")},
 		Step: func(s string) {
 			if o.output == "json" {
 				_ = json.NewEncoder(plain.JSONWriter(errw)).Encode(map[string]any{"step": s, "seconds": time.Since(started).Seconds()})
@@ -137,9 +153,11 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 	if err != nil {
 		return err
 	}
+
 	if err := o.keepLock(o.lockOf(def)); err != nil {
 		return err
 	}
+
 	return show(out, o.output, r)
 }
 
@@ -153,13 +171,16 @@ func (o options) keepLock(file string) error {
 	if err == nil {
 		err = os.MkdirAll(LocksDir(o.state), 0o755)
 	}
+
 	kept := filepath.Join(LocksDir(o.state), o.name+".lock")
 	if info, gone := os.Lstat(kept); gone == nil && !info.Mode().IsRegular() {
 		err = errors.Join(err, os.RemoveAll(kept))
 	}
+
 	if err == nil {
 		err = atomicfile.Write(kept, lock, 0o644)
 	}
+
 	if err != nil {
 		return problem.New(problem.Invalid, problem.RuleRuntimeLock, "keep a copy of the lock: %w", err).
 			Fix("look what is at %s (ls -ld), and at the disk (dmesg)", LocksDir(o.state))
@@ -201,28 +222,33 @@ func (o options) openRegistry(ctx context.Context) (_ *registry.Client, stop fun
 	if o.registry != "" {
 		return registry.NewClient(o.registry), func() {}, nil
 	}
+
 	if b, err := atomicfile.Read(filepath.Join(o.state, "manager.json")); err == nil {
 		var at managerapi.Endpoint
 		if json.Unmarshal(b, &at) == nil && listening(ctx, at.Registry) {
 			return registry.NewClient(at.Registry), func() {}, nil
 		}
 	}
+
 	ctx, cancel := context.WithCancel(ctx)
 	s, err := registry.Open(ctx, filepath.Join(o.state, "registry"), slog.New(slog.DiscardHandler))
 	if err != nil {
 		cancel()
 		return nil, nil, err
 	}
+
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		cancel()
 		return nil, nil, fmt.Errorf("registry: %w", err)
 	}
+
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		_ = s.Serve(ctx, ln) // what it could not answer, the client reports
 	}()
+
 	return registry.NewClient(ln.Addr().String()), func() {
 		cancel()
 		<-done
@@ -254,6 +280,7 @@ func launcherDigest(ctx context.Context, file string) (ident.Digest, error) {
 			}
 		}
 	}
+
 	b, err := atomicfile.ReadNamed(ctx, file, launch.MaxLauncher)
 	if err != nil {
 		return ident.Digest{}, problem.New(problem.NotFound, problem.RuleLauncherMissing, "%w", err).
