@@ -53,12 +53,14 @@ func (a *API) Handler() http.Handler {
 		w.Header().Set("Content-Type", "application/yaml")
 		_, _ = io.WriteString(w, openapi.Manager)
 	})
+
 	mux.HandleFunc("GET "+managerapi.PathInfo, a.public(a.info))
 	mux.HandleFunc("GET "+managerapi.PathRuntimes, a.public(a.runtimes))
 	mux.HandleFunc("GET "+managerapi.PathTemplate, a.public(a.template))
 	if a.Sources != nil {
 		mux.HandleFunc("GET "+managerapi.PathSources, a.public(a.sources))
 	}
+
 	mux.HandleFunc("POST "+managerapi.PathApps, a.known(a.deploy))
 	mux.HandleFunc("GET "+managerapi.PathApps, a.known(a.apps))
 	mux.HandleFunc("GET "+managerapi.PathApps+"/{app}", a.known(a.app))
@@ -69,6 +71,7 @@ func (a *API) Handler() http.Handler {
 	mux.HandleFunc("GET "+managerapi.PathVolumes, a.known(a.volumes))
 	mux.HandleFunc("DELETE "+managerapi.PathVolumes+"/{id}", a.known(a.removeVolume))
 	mux.HandleFunc("GET "+managerapi.PathEvents, a.known(a.events))
+
 	mux.HandleFunc("/", a.public(func(_ http.ResponseWriter, r *http.Request, _ ident.KeyHash) error {
 		return problem.New(problem.NotFound, problem.RulePath, "%s %.200s is no path of this API", r.Method, r.URL.Path).Fix("see %s", managerapi.PathOpenAPI)
 	}))
@@ -87,14 +90,21 @@ const maxConnections = 1024
 // Serve serves on ln with that certificate until ctx ends.
 func (a *API) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) error {
 	s := &http.Server{
-		Handler: a.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(a.Log.Handler(), slog.LevelWarn),
+		Handler:           a.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(a.Log.Handler(), slog.LevelWarn),
 		TLSConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, GetCertificate: a.Public, NextProtos: []string{"http/1.1"},
-			ClientAuth: tls.RequestClientCert, // the key counts, whoever certified it
+			MinVersion:     tls.VersionTLS13,
+			Certificates:   []tls.Certificate{cert},
+			GetCertificate: a.Public,
+			NextProtos:     []string{"http/1.1"},
+			ClientAuth:     tls.RequestClientCert, // the key counts, whoever certified it
 		},
 	}
+
 	stop := context.AfterFunc(ctx, func() {
 		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
@@ -103,6 +113,7 @@ func (a *API) Serve(ctx context.Context, ln net.Listener, cert tls.Certificate) 
 		}
 	})
 	defer stop()
+
 	limited := connlimit.Limit(ln, maxConnections)
 	s.ConnState = limited.Observe
 	err := s.ServeTLS(limited, "", "")
@@ -121,15 +132,18 @@ func (a *API) public(h handler) http.HandlerFunc {
 		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 			caller = ident.HashCertKey(r.TLS.PeerCertificates[0])
 		}
+
 		tracked := &tracker{ResponseWriter: w}
 		err := h(tracked, r, caller)
 		if err == nil {
 			return
 		}
+
 		id := w.Header().Get(problem.HeaderRequestID)
 		if problem.KindOf(err) == problem.Internal {
 			a.Log.ErrorContext(r.Context(), "request not served", "request_id", id, "path", r.URL.Path, "error", err)
 		}
+
 		if !tracked.begun {
 			httpproblem.Write(w, id, err)
 			return
@@ -155,11 +169,16 @@ type tracker struct {
 	begun bool
 }
 
-func (t *tracker) WriteHeader(status int) { t.begun = true; t.ResponseWriter.WriteHeader(status) }
+func (t *tracker) WriteHeader(status int) {
+	t.begun = true
+	t.ResponseWriter.WriteHeader(status)
+}
+
 func (t *tracker) Write(b []byte) (int, error) {
 	t.begun = true
 	return t.ResponseWriter.Write(b)
 }
+
 func (t *tracker) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
 func reply(w http.ResponseWriter, status int, v any) {
@@ -212,12 +231,14 @@ func (a *API) deploy(w http.ResponseWriter, r *http.Request, caller ident.KeyHas
 	var req managerapi.DeployRequest
 	body := http.NewResponseController(w)
 	_ = body.SetReadDeadline(time.Now().Add(bodyTimeout)) // where the connection has none, nobody can be slow either
+
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&req); err != nil {
 		return problem.New(problem.Invalid, problem.RuleBody, "request body: %w", problem.NotJSON(err)).Want("JSON as in %s", managerapi.PathOpenAPI)
 	}
 	_ = body.SetReadDeadline(time.Time{})
+
 	app, err := a.Manager.Deploy(r.Context(), caller, req)
 	if err != nil {
 		return err
@@ -286,6 +307,7 @@ func (a *API) removeVolume(w http.ResponseWriter, r *http.Request, caller ident.
 	if q.err != nil {
 		return q.err
 	}
+
 	v, err := a.Manager.RemoveVolume(r.Context(), caller, id, force)
 	if err != nil {
 		return err
@@ -296,25 +318,37 @@ func (a *API) removeVolume(w http.ResponseWriter, r *http.Request, caller ident.
 
 func (a *API) logs(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
 	q := query{values: r.URL.Query()}
-	opts := LogOptions{Follow: q.flag("follow"), Since: q.time("since"), Tail: q.number("tail", -1)}
-	previous := q.flag("previous")
+	wish := LogQuery{
+		Instance:   r.PathValue("id"),
+		LogOptions: LogOptions{Follow: q.flag("follow"), Since: q.time("since"), Tail: q.number("tail", -1)},
+		Previous:   q.flag("previous"),
+	}
 	if q.err != nil {
 		return q.err
 	}
+
 	s := startStream(w)
-	err := a.Manager.Logs(r.Context(), caller, r.PathValue("id"), opts, previous, s.waits, func(l managerapi.LogLine) error { return s.send(l) })
-	return s.end(err)
+	return s.end(a.Manager.Logs(r.Context(), caller, wish, sinkOf[managerapi.LogLine](s)))
 }
 
 func (a *API) events(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
 	q := query{values: r.URL.Query()}
-	since, follow, app := q.number("since", 0), q.flag("follow"), q.values.Get("app")
+	wish := EventQuery{
+		Since:  uint64(max(q.number("since", 0), 0)),
+		App:    q.values.Get("app"),
+		Follow: q.flag("follow"),
+	}
 	if q.err != nil {
 		return q.err
 	}
+
 	s := startStream(w)
-	err := a.Manager.Events(r.Context(), caller, uint64(max(since, 0)), app, follow, s.waits, func(e managerapi.Event) error { return s.send(e) })
-	return s.end(err)
+	return s.end(a.Manager.Events(r.Context(), caller, wish, sinkOf[managerapi.Event](s)))
+}
+
+// sinkOf sends what it is given as lines of the stream.
+func sinkOf[T any](s *stream) Sink[T] {
+	return Sink[T]{Waits: s.waits, Emit: func(v T) error { return s.send(v) }}
 }
 
 // stream writes JSON lines, each sent at once.

@@ -76,6 +76,7 @@ func (p *planner) planHeld() {
 	if len(p.state.Notices) <= maxHeld {
 		return
 	}
+
 	held := byRank(p.state.Notices, func(n *Notice) bool { return n.AppID == "" && p.now.Before(n.Since) })
 	for _, n := range held[:max(len(held)-maxHeld, 0)] {
 		due := *n
@@ -100,6 +101,7 @@ func (m *Manager) refuse(ctx context.Context, caller ident.KeyHash, rev *Revisio
 	if right.unusable {
 		later.Since = m.cfg.Now()
 	}
+
 	if n := m.state.Notices[later.ID]; n != nil {
 		later = n // since the first refusal
 	} else if err := m.commit(context.WithoutCancel(ctx), Change{Notices: []*Notice{later}}); err != nil {

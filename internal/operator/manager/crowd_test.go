@@ -89,19 +89,19 @@ func TestNamesBelongToKeys(t *testing.T) {
 		if p := problem.From(err); p == nil || p.Rule != "app_name_ambiguous" {
 			t.Errorf("the operator: %v", err)
 		}
-		err = w.m.Events(t.Context(), operator, 0, "alice-shop", false, unheard, func(e managerapi.Event) error {
+		err = w.m.Events(t.Context(), operator, manager.EventQuery{App: "alice-shop"}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
 			t.Errorf("the operator sees, of whosever app, %v", e)
 			return nil
-		})
+		}})
 		if p := problem.From(err); p == nil || p.Rule != "app_name_ambiguous" {
 			t.Errorf("the operator's look at events: %v", err)
 		}
-		err = w.m.Events(t.Context(), operator, 0, a.ID, false, unheard, func(e managerapi.Event) error {
+		err = w.m.Events(t.Context(), operator, manager.EventQuery{App: a.ID}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
 			if e.AppID != a.ID {
 				t.Errorf("an event of another app: %v", e)
 			}
 			return nil
-		})
+		}})
 		if err != nil {
 			t.Error(err)
 		}
@@ -134,13 +134,13 @@ func TestNamesBelongToKeys(t *testing.T) {
 			{alice, "alice-shop", a.ID, ""},
 		} {
 			shown := 0
-			err := w.m.Events(t.Context(), c.who, 0, c.ref, false, unheard, func(e managerapi.Event) error {
+			err := w.m.Events(t.Context(), c.who, manager.EventQuery{App: c.ref}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
 				shown++
 				if e.AppID != c.of {
 					t.Errorf("%s of a removed app: %v", c.ref, e)
 				}
 				return nil
-			})
+			}})
 			if p := problem.From(err); (shown == 0) != (c.refused != "") || err != nil && (string(p.Rule) != c.refused || !strings.Contains(p.Expected, theirs.ID)) {
 				t.Errorf("%s of a removed app: %d events, %v", c.ref, shown, err)
 			}

@@ -13,7 +13,8 @@ import (
 	"cupel.dev/cupel/internal/trusted/launch"
 )
 
-// Most instances of one app: a number that a slip of the finger doesn't reach.
+// maxInstances is how many instances one app has at most. It bounds what a slip of the
+// finger asks for.
 const maxInstances = 100
 
 const (
@@ -36,6 +37,7 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req managera
 			return managerapi.App{}, err
 		}
 	}
+
 	right, err := m.rightTo(ctx, caller, rev, req)
 	if err != nil {
 		return managerapi.App{}, m.refuse(ctx, caller, rev, right, err)
@@ -43,6 +45,7 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req managera
 	if err := m.checkListed(right.owner); err != nil {
 		return managerapi.App{}, m.refuse(ctx, caller, rev, right, err)
 	}
+
 	app, err := m.accept(ctx, rev, right, req)
 	if err != nil {
 		return managerapi.App{}, m.refuse(ctx, caller, rev, right, err)
@@ -54,14 +57,17 @@ func (m *Manager) Deploy(ctx context.Context, caller ident.KeyHash, req managera
 func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req managerapi.DeployRequest) (managerapi.App, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+
 	a, err := m.appFor(right, rev.Session, req)
 	if err != nil {
 		return managerapi.App{}, err
 	}
+
 	rev.fillIn(a.lastTried(), right.instances)
 	if err := m.checkRight(rev, right); err != nil {
 		return managerapi.App{}, err
 	}
+
 	if rev.Port, err = m.choosePort(a, rev.Port); err != nil {
 		return managerapi.App{}, err
 	}
@@ -75,6 +81,7 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req ma
 	if err != nil {
 		return managerapi.App{}, err
 	}
+
 	change, err := m.makeNext(a, rev, right)
 	if err != nil {
 		return managerapi.App{}, err
@@ -83,15 +90,19 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req ma
 		a.Rollout.Warning = warning
 		change.Events = append(change.Events, newWarning(m.cfg.Now(), a, nil, string(warning.Rule), warning.Actual+"; "+warning.Expected))
 	}
+
 	if err := m.commit(ctx, change); err != nil {
 		return managerapi.App{}, err
 	}
-	for _, ref := range []string{rev.Image, rev.PullImage} { // a new request deserves a new try
+
+	// A new request deserves a new try.
+	for _, ref := range []string{rev.Image, rev.PullImage} {
 		if st := m.images[ref]; !st.ready {
 			delete(m.images, ref)
 		}
 	}
 	delete(m.balance.failed, rev.Port)
+
 	m.poke()
 	return m.view(a), nil
 }
@@ -113,8 +124,10 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 			Want("a code from the session's owner").
 			Fix("owner: cupel deploy %s makes one and hands it in; for somebody else: cupel session submit %s, and cupel deploy --code @FILE", rev.Session, rev.Session)
 	}
+
 	if req.Code == "" {
-		rev.Ungranted, rev.Writes = true, req.Writes
+		rev.Ungranted = true
+		rev.Writes = req.Writes
 		got := right{owner: caller}
 		m.chooseServices(rev, got, req, nil)
 		return got, nil
@@ -128,6 +141,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	if err != nil {
 		return right{}, err
 	}
+
 	rev.Grant = &Grant{ID: reply.Grant, Token: reply.Token}
 	got := right{
 		owner:    reply.Maker,
@@ -138,6 +152,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 	if !managerapi.ValidName(got.app) { // of a CAS that nobody knows
 		got.app = ""
 	}
+
 	if rev.CAS != m.cfg.CAS.Identity && reply.Maker != caller {
 		// That CAS is whoever the caller says that it is: it could name anybody.
 		got.owner = caller
@@ -145,6 +160,7 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 			Want("the maker's own key on this connection").
 			Fix("let the owner who made the code hand it in: cupel deploy --code @FILE")
 	}
+
 	m.chooseServices(rev, got, req, reply.Services)
 	got.instances = reply.Services[rev.Service].Instances
 	return got, checkCovers(reply, rev)
@@ -156,17 +172,20 @@ func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revisi
 func (m *Manager) chooseServices(rev *Revision, right right, req managerapi.DeployRequest, granted map[ident.ServiceName]owners.GrantedService) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+
 	was := &Revision{}
 	name := cmp.Or(req.Name, right.app)
 	if a := m.sameApp(right.owner, rev.Session, name, name != ""); a != nil && a.lastTried() != nil {
 		was = a.lastTried()
 	}
+
 	var serve []ident.ServiceName
 	for s, g := range granted {
 		if g.Instances > 0 && g.Runs == 0 {
 			serve = append(serve, s)
 		}
 	}
+
 	if len(serve) == 1 && (was.Service == "" || granted[was.Service].Instances == 0) {
 		rev.Service = cmp.Or(rev.Service, serve[0])
 	}
@@ -226,11 +245,15 @@ func (m *Manager) makeNext(a *App, rev *Revision, right right) (Change, error) {
 
 	a.Last++
 	rev.Number = a.Last
-	a.Next, a.Lost = rev, nil
+	a.Next = rev
+	a.Lost = nil
 	a.Rollout = Rollout{
-		Revision: rev.Number, Phase: PhaseImages, Deadline: now.Add(m.limits.Deadline),
+		Revision:  rev.Number,
+		Phase:     PhaseImages,
+		Deadline:  now.Add(m.limits.Deadline),
 		StoppedAt: a.Rollout.StoppedAt, // as long as nothing serves again
 	}
+
 	message := fmt.Sprintf("revision %d: %s of %s on port %d, memory %s", rev.Number, problem.Count(rev.Instances, "instance"), rev.Runtime, rev.Port, managerapi.FormatMemory(rev.Memory))
 	if rev.Grant != nil {
 		id := rev.Grant.ID
@@ -247,6 +270,7 @@ func (m *Manager) makeNext(a *App, rev *Revision, right right) (Change, error) {
 			}
 		}
 	}
+
 	c.Events = append(c.Events, newEvent(now, a, nil, "deploy_requested", message))
 	return c, nil
 }
@@ -259,6 +283,7 @@ func (m *Manager) revisionOf(ctx context.Context, req managerapi.DeployRequest) 
 	if req.Version != managerapi.Version {
 		return nil, bad(ruleVersion, "request version %d", req.Version).Want("%d", managerapi.Version)
 	}
+
 	session, err := ident.ParseSessionName(string(req.Session))
 	if err != nil {
 		return nil, bad(ruleSession, "%w", err)
@@ -271,19 +296,29 @@ func (m *Manager) revisionOf(ctx context.Context, req managerapi.DeployRequest) 
 			Want("a size from %s to %s", managerapi.FormatMemory(managerapi.MinMemory), managerapi.FormatMemory(managerapi.MaxMemory)).
 			Fix("give a whole number and a unit, like 256M or 1Gi")
 	}
+
 	rev := &Revision{
-		Session: session, Runtime: req.Runtime, Instances: req.Instances, Memory: req.Memory,
-		Port: req.Port, ContainerPort: req.ContainerPort,
-		Service: req.Service, PullService: req.PullService, CAS: m.cfg.CAS.Identity,
-		Profile: launch.Newest, Launcher: m.cfg.Launcher,
+		Session:       session,
+		Runtime:       req.Runtime,
+		Service:       req.Service,
+		PullService:   req.PullService,
+		Instances:     req.Instances,
+		Memory:        req.Memory,
+		Port:          req.Port,
+		ContainerPort: req.ContainerPort,
+		CAS:           m.cfg.CAS.Identity,
+		Profile:       launch.Newest,
+		Launcher:      m.cfg.Launcher,
 	}
+
 	for _, s := range []ident.ServiceName{rev.Service, rev.PullService} {
 		if _, err := ident.ParseServiceName(string(s)); s != "" && err != nil {
 			return nil, bad(problem.RuleService, "%w", err)
 		}
 	}
 	if req.CAS != nil {
-		rev.CAS, rev.CASAddr = req.CAS.Identity, req.CAS.Instances
+		rev.CAS = req.CAS.Identity
+		rev.CASAddr = req.CAS.Instances
 		if rev.CAS == m.cfg.CAS.Identity {
 			rev.CASAddr = "" // ours, however it was called: instances know the way
 		}
@@ -322,6 +357,7 @@ func (m *Manager) appFor(right right, session ident.SessionName, req managerapi.
 	if !given {
 		name = managerapi.AppName(session)
 	}
+
 	if given && right.app != "" && right.app != name && right.code.CAS == m.cfg.CAS.Identity {
 		return nil, problem.New(problem.Conflict, ruleGrantApp, "the code is for an app that is called %q", right.app).
 			Want("%q", name).
@@ -330,16 +366,19 @@ func (m *Manager) appFor(right right, session ident.SessionName, req managerapi.
 	if !given && right.app != "" && right.app != name {
 		name, given = right.app, true // the owner gave it a name of its own
 	}
+
 	if !managerapi.ValidName(name) {
 		return nil, problem.New(problem.Invalid, problem.RuleAppName, "app name %.100q", name).
 			Want("1 to 40 of a-z 0-9 -, beginning and ending with a letter or digit")
 	}
+
 	taken := map[string]bool{}
 	for _, a := range m.state.Apps {
 		if a.Owner == right.owner {
 			taken[a.Name] = true
 		}
 	}
+
 	if same := m.sameApp(right.owner, session, name, given); same != nil {
 		if same.Removing {
 			return nil, problem.New(problem.Conflict, ruleAppRemoving, "app %q is being removed", same.Name).Fix("try again in a moment")
@@ -347,13 +386,21 @@ func (m *Manager) appFor(right right, session ident.SessionName, req managerapi.
 		c := *same
 		return &c, nil
 	}
+
 	if given && taken[name] {
 		return nil, problem.New(problem.Conflict, ruleAppNameTaken, "another app of the same key is called %q", name).Fix("give another --name")
 	}
 	for n, base := 2, name; taken[name]; n++ {
 		name = fmt.Sprintf("%.36s-%d", base, n)
 	}
-	return &App{ID: m.cfg.NewID("app"), Name: name, Owner: right.owner, Session: session, CreatedAt: m.cfg.Now()}, nil
+
+	return &App{
+		ID:        m.cfg.NewID("app"),
+		Name:      name,
+		Owner:     right.owner,
+		Session:   session,
+		CreatedAt: m.cfg.Now(),
+	}, nil
 }
 
 // lastTried is the revision that serves, or else the one that was to and failed.
@@ -386,6 +433,7 @@ func (m *Manager) choosePort(a *App, port uint16) (uint16, error) {
 			}
 		}
 	}
+
 	free := func(port uint16) error {
 		switch {
 		case others[port]:
@@ -395,6 +443,7 @@ func (m *Manager) choosePort(a *App, port uint16) (uint16, error) {
 		}
 		return m.cfg.PortFree(port)
 	}
+
 	if port != 0 {
 		if err := free(port); err != nil {
 			return 0, portTaken(port, err)
@@ -407,6 +456,7 @@ func (m *Manager) choosePort(a *App, port uint16) (uint16, error) {
 	if was := a.lastTried(); was != nil && free(was.Port) == nil {
 		return was.Port, nil
 	}
+
 	for p := int(m.cfg.FirstPort); p <= 65535; p++ {
 		if free(uint16(p)) == nil {
 			return uint16(p), nil

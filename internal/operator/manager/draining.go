@@ -59,6 +59,7 @@ func (p *planner) isDrained(a *App, r *Replica, s InstanceStatus) bool {
 		p.wakeAt(over)
 		return !p.now.Before(over)
 	}
+
 	switch next := d.nextLook(); {
 	case d.quiet >= quietLooks:
 		return true
@@ -91,6 +92,7 @@ func (d drainee) nextLook() time.Time {
 	for d.quiet == 0 && gap < lookRarely && 20*gap < d.looked.Sub(d.since) {
 		gap *= 2
 	}
+
 	next := d.looked.Add(gap)
 	if gap == lookAgain {
 		return next
@@ -119,6 +121,7 @@ func (m *Manager) settleCounts(c *countConnections, err error, now time.Time) {
 		if !ok {
 			continue // it ended meanwhile
 		}
+
 		d.looked = now
 		d.quiet++
 		if err == nil {
@@ -139,6 +142,7 @@ func (m *Manager) noteLeaving(leaving map[string]bool, now time.Time) {
 			m.drains[id] = drainee{since: now}
 		}
 	}
+
 	for id := range m.drains {
 		if !leaving[id] {
 			delete(m.drains, id)

@@ -72,7 +72,7 @@ func TestEarlierAttemptsEnd(t *testing.T) {
 		}
 		for _, in := range w.instances("app") {
 			lines := 0
-			err := w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Tail: -1}, true, unheard, func(managerapi.LogLine) error { lines++; return nil })
+			err := w.m.Logs(t.Context(), alice, manager.LogQuery{Instance: in.ID, LogOptions: manager.LogOptions{Tail: -1}, Previous: true}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(managerapi.LogLine) error { lines++; return nil }})
 			if err != nil || lines == 0 || in.Health != "healthy" {
 				t.Errorf("%+v, with %d lines of the run before, %v", in, lines, err)
 			}

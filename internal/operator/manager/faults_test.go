@@ -251,12 +251,12 @@ func TestIncidents(t *testing.T) {
 			want []string
 		}{{operator, []string{"early", "while the disk is full"}}, {alice, []string{"while the disk is full"}}} {
 			var got []string
-			err := w.m.Events(t.Context(), c.who, 0, "", false, unheard, func(e managerapi.Event) error {
+			err := w.m.Events(t.Context(), c.who, manager.EventQuery{}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
 				if e.Reason == "record_damaged" || e.Reason == "log_stands_still" && e.Instance == in.ID {
 					got = append(got, e.Message)
 				}
 				return nil
-			})
+			}})
 			if err != nil || !slices.Equal(got, c.want) {
 				t.Errorf("%v finds %q, %v; want %q", c.who.Short(), got, err, c.want)
 			}

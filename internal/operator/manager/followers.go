@@ -51,6 +51,7 @@ func (f *followers) enter(key ident.KeyHash, app string, c class) (leave func(),
 	if k == nil {
 		k = &followed{apps: map[string]int{}}
 	}
+
 	things := k.events + len(k.apps)
 	switch {
 	case c.things > 0 && things >= c.things && k.apps[app] == 0:
@@ -114,6 +115,7 @@ func (m *Manager) classOf(caller ident.KeyHash) class {
 			instances += len(m.byApp[a.ID])
 		}
 	}
+
 	if c.things > 0 { // each of its instances twice, as by two people
 		c.key = min(c.key, c.things+2*instances)
 	}

@@ -15,13 +15,13 @@ func unheard() error { return nil }
 // followLogs follows an instance; what it ends with, if it does, goes to ended.
 func (w *world) followLogs(caller ident.KeyHash, id string, ended chan<- error) {
 	go func() {
-		ended <- w.m.Logs(w.t.Context(), caller, id, manager.LogOptions{Follow: true, Tail: -1}, false, unheard, func(managerapi.LogLine) error { return nil })
+		ended <- w.m.Logs(w.t.Context(), caller, manager.LogQuery{Instance: id, LogOptions: manager.LogOptions{Follow: true, Tail: -1}}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(managerapi.LogLine) error { return nil }})
 	}()
 }
 
 func (w *world) followEvents(caller ident.KeyHash, ended chan<- error) {
 	go func() {
-		ended <- w.m.Events(w.t.Context(), caller, 0, "", true, unheard, func(managerapi.Event) error { return nil })
+		ended <- w.m.Events(w.t.Context(), caller, manager.EventQuery{Follow: true}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(managerapi.Event) error { return nil }})
 	}()
 }
 

@@ -12,6 +12,7 @@ func (p *planner) frontend(a *App) Frontend {
 	if rev == nil {
 		return Frontend{App: a.ID}
 	}
+
 	f := Frontend{App: a.ID, Port: rev.Port}
 	for _, r := range p.replicasOf(a.ID) {
 		s, ok := p.newestAttempt(r)
@@ -37,16 +38,19 @@ func (p *planner) frontends() []Frontend {
 			out = append(out, f)
 		}
 	}
+
 	for _, id := range p.appIDs {
 		if a := p.app(id); !a.Removing {
 			add(p.frontend(a))
 		}
 	}
+
 	for _, id := range p.appIDs {
 		if a := p.app(id); !a.Removing && a.Next != nil {
 			add(Frontend{App: a.ID, Port: a.Next.Port})
 		}
 	}
+
 	slices.SortFunc(out, func(a, b Frontend) int { return int(a.Port) - int(b.Port) })
 	return out
 }
@@ -61,9 +65,11 @@ func (p *planner) planBalance() {
 			want = append(want, f)
 		}
 	}
+
 	if len(p.balance.failed) > 0 {
 		p.wakeAt(p.balance.retry)
 	}
+
 	if p.balance.known && slices.EqualFunc(want, p.applied.frontends, sameFrontend) {
 		return
 	}
@@ -74,6 +80,7 @@ func (p *planner) planBalance() {
 		p.wakeAt(p.balance.retry)
 		return
 	}
+
 	p.act(programBalancer{want})
 }
 
@@ -110,10 +117,12 @@ func (p *planner) removeApp(a *App) {
 	for _, r := range p.replicasOf(a.ID) {
 		p.discard(a, r)
 	}
+
 	served := !p.balance.known || len(p.applied.apps[a.ID]) > 0
 	if len(p.replicasOf(a.ID)) > 0 || served {
 		return
 	}
+
 	for _, h := range a.grants() {
 		p.change.Notices = append(p.change.Notices, giveBackNotice(p.now, a, h))
 	}

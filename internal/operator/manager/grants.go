@@ -67,6 +67,7 @@ func (m *Manager) claim(ctx context.Context, rev *Revision, code owners.GrantCod
 			Want("identity %s", rev.CAS).
 			Fix("name that CAS in the request (--cas-instances), or make a code at this manager's own CAS")
 	}
+
 	m.mu.Lock()
 	err := m.checkUnused(code)
 	m.mu.Unlock()
@@ -92,6 +93,7 @@ func (m *Manager) claimPatiently(ctx context.Context, rev *Revision, code owners
 		if problem.KindOf(err) != problem.Unavailable || rev.CASAddr != "" || try == claimTries {
 			return reply, err
 		}
+
 		select {
 		case <-ctx.Done():
 			return reply, err
@@ -113,16 +115,19 @@ func checkCovers(reply owners.ClaimReply, rev *Revision) error {
 		return problem.New(problem.Denied, ruleGrantOther, "the code is for session %s", reply.Session).Want("%s", rev.Session).
 			Fix("deploy the session that the code was made for, or make one: cupel session submit %s", rev.Session)
 	}
+
 	serves := reply.Services[rev.Service]
 	if serves.Instances < max(1, rev.Instances) {
 		return problem.New(problem.Denied, ruleGrantInstances, "the grant lets %s of %s run", problem.Count(serves.Instances, "instance"), rev.Service).
 			Want("%d", max(1, rev.Instances)).
 			Fix("ask for fewer, or make a code for more: cupel session submit %s --instances %d", rev.Session, max(1, rev.Instances))
 	}
+
 	if reply.Services[rev.PullService].Runs < 1 {
 		return problem.New(problem.Denied, ruleGrantInstances, "the grant lets %s not run", rev.PullService).
 			Want("one run of it").Fix("make a code that has it: cupel session submit %s", rev.Session)
 	}
+
 	rev.Writes = slices.Clone(serves.Writes)
 	return nil
 }
@@ -176,6 +181,7 @@ func (a *App) lacksGrant() bool {
 func (p *planner) noteEnd(a *App, r *Replica, s InstanceStatus) *Replica {
 	r = p.editReplica(r)
 	_, r.Recorded = replicaOf(s.ID)
+
 	if why := dataLost(a.writingRevision(r), s); why != nil && r.Role == RoleApp {
 		p.warn(a, r, managerapi.ReasonNotCommitted, "%s", why.Actual)
 		if a.Rollout.active() && r.Revision != a.Rollout.Revision { // for which it was stopped
@@ -206,10 +212,12 @@ func dataLost(rev *Revision, s InstanceStatus) *problem.Error {
 	if s.Problem != nil && s.Problem.Rule == wire.RuleNotCommitted {
 		return s.Problem
 	}
+
 	if s.Phase == string(wire.Refused) && s.Problem != nil && s.Problem.Rule == problem.RuleLeaseEnded && !s.StartedAt.IsZero() {
 		// It had a lease, whatever the revision that counts now may write.
 		return problem.New(problem.Denied, wire.RuleNotCommitted, "what the app wrote since it started is lost: %s", plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
 	}
+
 	if rev == nil || len(rev.Writes) == 0 || s.InstanceID.IsZero() || s.Phase == string(wire.Exited) {
 		return nil
 	}
@@ -222,6 +230,7 @@ func dataLost(rev *Revision, s InstanceStatus) *problem.Error {
 				strings.Join(rev.Writes, ", "), plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
 		}
 	}
+
 	if s.Phase == string(wire.Committing) {
 		return problem.New(problem.Unavailable, wire.RuleNotCommitted, "it ended while it stored volume %s: what it wrote since it started is lost", strings.Join(rev.Writes, ", ")).
 			Fix("look what the machine lacked: disk, memory, cupeld or the CAS ('cupel events')")
@@ -264,6 +273,7 @@ func (p *planner) planGiveBack(a *App) {
 		}
 		p.change.Notices = append(p.change.Notices, giveBackNotice(p.now, a, h))
 	}
+
 	if len(left) != len(a.Ending) {
 		p.editApp(a).Ending = left
 	}
@@ -327,6 +337,7 @@ func (m *Manager) ownersProblem(a *App) *problem.Error {
 	if a.lacksGrant() {
 		why = problem.New(problem.Denied, ruleGrantMissing, "revision %d runs under no grant: it goes on, but the CAS will not let it start again", a.Current.Number)
 	}
+
 	for _, r := range m.byApp[a.ID] {
 		if a.Current == nil || r.Revision != a.Current.Number || !onlyOwnerMends(r.Problem) {
 			continue
@@ -335,6 +346,7 @@ func (m *Manager) ownersProblem(a *App) *problem.Error {
 			why = problem.New(problem.Denied, r.Problem.Rule, "%s", r.Problem.Actual)
 		}
 	}
+
 	if why == nil {
 		return nil
 	}

@@ -24,10 +24,10 @@ import (
 func (w *world) messages() string {
 	w.t.Helper()
 	var b strings.Builder
-	err := w.m.Events(w.t.Context(), operator, 0, "", false, unheard, func(e managerapi.Event) error {
+	err := w.m.Events(w.t.Context(), operator, manager.EventQuery{}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
 		fmt.Fprintf(&b, "%s %s %s\n", e.Reason, e.Instance, e.Message)
 		return nil
-	})
+	}})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -39,6 +39,7 @@ func (i *Incidents) Tell(in Incident) {
 	i.mu.Lock()
 	i.waiting = append(i.waiting, in)
 	i.waiting = i.waiting[max(len(i.waiting)-maxIncidents, 0):]
+
 	told := i.told
 	i.mu.Unlock()
 	if told != nil {
@@ -136,6 +137,7 @@ func (m *Manager) writeIncidents(ctx context.Context) {
 	if len(list) == 0 {
 		return
 	}
+
 	var c Change
 	for _, i := range list {
 		a, r := m.replicaOfAttempt(i.Instance)
@@ -147,6 +149,7 @@ func (m *Manager) writeIncidents(ctx context.Context) {
 		e.Warning = i.Warning
 		c.Events = append(c.Events, e)
 	}
+
 	if err := m.commit(ctx, c); err != nil {
 		m.cfg.Log.ErrorContext(ctx, "what happened to the machine's parts is not written yet", "error", err)
 		m.cfg.Incidents.putBack(list)
@@ -176,6 +179,7 @@ func (m *Manager) noteUncleared(id string, err error) {
 	if m.uncleared[id] == p.Rule {
 		return
 	}
+
 	m.uncleared[id] = p.Rule
 	m.cfg.Incidents.Tell(Incident{Instance: id, Warning: true, Reason: "instance_not_cleared", Message: explained(err) + "; it is tried again"})
 }

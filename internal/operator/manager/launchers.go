@@ -58,6 +58,7 @@ func (p *planner) tellOldLauncher(a *App) {
 	if rev == nil || rev.Launcher.IsZero() || p.launcher.IsZero() || rev.Launcher == p.launcher || a.LauncherTold == p.launcher {
 		return
 	}
+
 	p.editApp(a).LauncherTold = p.launcher
 	p.warn(a, nil, "launcher_upgraded", "this machine's launcher is now %.12s; revision %d goes on with %.12s. Before the next deployment its owner has to "+
 		"measure the runtimes again (cupel runtime measure) and update the session (cupel session create --update)", p.launcher, rev.Number, rev.Launcher)

@@ -7,6 +7,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
+	"cupel.dev/cupel/internal/operator/manager"
 )
 
 // TestLauncherBelongsToTheRevision: an upgrade of the launcher changes nothing
@@ -41,12 +42,12 @@ func TestLauncherBelongsToTheRevision(t *testing.T) {
 			t.Errorf("%d apps are said to need their owner, want 1", len(old))
 		}
 		told := 0
-		err := w.m.Events(t.Context(), operator, 0, "", false, unheard, func(e managerapi.Event) error {
+		err := w.m.Events(t.Context(), operator, manager.EventQuery{}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
 			if e.Reason == "launcher_upgraded" {
 				told++
 			}
 			return nil
-		})
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -44,6 +44,7 @@ const KeyLimitsUsage = "apps=N, instances=N, memory=SIZE, ports=N or followers=N
 func (l *KeyLimits) Set(text string) error {
 	for part := range strings.SplitSeq(text, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+
 		number := map[string]*int{"apps": &l.Apps, "instances": &l.Instances, "ports": &l.Ports, "followers": &l.Followers}[name]
 		if name == "memory" {
 			size, err := managerapi.ParseMemory(value)
@@ -54,6 +55,7 @@ func (l *KeyLimits) Set(text string) error {
 			l.Memory = size
 			continue
 		}
+
 		n, err := strconv.Atoi(value)
 		if number == nil || err != nil || n < 1 {
 			return problem.New(problem.Invalid, ruleAppQuota, "the limit %.80q", part).
@@ -78,8 +80,8 @@ func ParsePorts(text string) ([]uint16, error) {
 	return out, nil
 }
 
-// firstOrdinaryPort ends the ports that are the machine's own: 80 and 443 of
-// whoever takes them first would be everybody's front door.
+// firstOrdinaryPort ends the ports that are the machine's own: whoever took 80 and 443
+// first would be what everybody takes for the machine.
 const firstOrdinaryPort = 1024
 
 // checkKey refuses a revision that its app's key may not have: a port below 1024, or
@@ -89,11 +91,13 @@ func (m *Manager) checkKey(a *App, rev *Revision) error {
 	if a.Owner == m.cfg.Operator {
 		return nil
 	}
+
 	if rev.Port < firstOrdinaryPort && !slices.Contains(m.cfg.Keys.LowPorts, rev.Port) {
 		return problem.New(problem.Denied, ruleLowPort, "the public port %d", rev.Port).
 			Want("a port from %d up, or one that the operator lets apps have", firstOrdinaryPort).
 			Fix("give another --port, or ask the operator to allow it: %s", restart("--low-ports "+lowPorts(append(slices.Clone(m.cfg.Keys.LowPorts), rev.Port))))
 	}
+
 	return m.checkQuota(a, rev)
 }
 
@@ -122,6 +126,7 @@ func (m *Manager) checkListed(key ident.KeyHash) error {
 	if err != nil {
 		return err
 	}
+
 	if !listed {
 		return problem.New(problem.Denied, ruleKeyNotListed, "key %s may not deploy here", key).
 			Want("a key that the operator listed").
@@ -136,11 +141,13 @@ type usage struct {
 	memory                 uint64
 }
 
+// add counts one more app, of that revision.
 func (u *usage) add(rev *Revision) {
 	u.apps++
 	if rev == nil {
 		return
 	}
+
 	u.instances += rev.Instances
 	u.memory += uint64(rev.Instances) * rev.Memory
 	u.ports++
@@ -157,6 +164,8 @@ func (a *App) desired() *Revision {
 	return a.Lost
 }
 
+// checkQuota refuses a revision by which its app's key would have more than its limits.
+// Callers hold mu.
 func (m *Manager) checkQuota(a *App, rev *Revision) error {
 	var others, before, after usage
 	for _, b := range m.state.Apps {

@@ -25,10 +25,12 @@ func (m *Manager) learnMembers(ctx context.Context, observed map[string]Instance
 		if s.InstanceID.IsZero() || s.State == StateExited || r.Member == now {
 			continue
 		}
+
 		known := *r
 		known.Member = now
 		c.Replicas = append(c.Replicas, &known)
 	}
+
 	if c.empty() {
 		return
 	}
@@ -45,6 +47,7 @@ func (m *Manager) addLost(observed map[string]InstanceStatus, busy map[string]bo
 		if r.Member.Attempt != r.Attempt || r.Recorded >= r.Attempt {
 			continue
 		}
+
 		id := attemptID(r, r.Attempt)
 		if _, there := observed[id]; there || busy[id] || m.busy[id] {
 			continue

@@ -281,10 +281,10 @@ func (w *world) instances(role string) []managerapi.Instance {
 func (w *world) reasons() []string {
 	w.t.Helper()
 	var out []string
-	err := w.m.Events(w.t.Context(), operator, 0, "", false, unheard, func(e managerapi.Event) error {
+	err := w.m.Events(w.t.Context(), operator, manager.EventQuery{}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
 		out = append(out, e.Reason)
 		return nil
-	})
+	}})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -573,10 +573,10 @@ func TestOthersIDsAreNone(t *testing.T) {
 			"app's instances": func(id string) error { _, err := w.m.Instances(t.Context(), mallory, id); return err },
 			"rm":              func(id string) error { _, err := w.m.RemoveInstance(t.Context(), mallory, id); return err },
 			"logs": func(id string) error {
-				return w.m.Logs(t.Context(), mallory, id, manager.LogOptions{Tail: -1}, false, never, func(managerapi.LogLine) error { return nil })
+				return w.m.Logs(t.Context(), mallory, manager.LogQuery{Instance: id, LogOptions: manager.LogOptions{Tail: -1}}, manager.Sink[managerapi.LogLine]{Waits: never, Emit: func(managerapi.LogLine) error { return nil }})
 			},
 			"events": func(id string) error {
-				return w.m.Events(t.Context(), mallory, 0, id, false, never, func(managerapi.Event) error { return nil })
+				return w.m.Events(t.Context(), mallory, manager.EventQuery{App: id}, manager.Sink[managerapi.Event]{Waits: never, Emit: func(managerapi.Event) error { return nil }})
 			},
 		} {
 			none := "x-9"
@@ -633,7 +633,7 @@ func TestOwners(t *testing.T) {
 			t.Errorf("lists show too much or too little")
 		}
 		n := 0
-		_ = w.m.Events(t.Context(), mallory, 0, "", false, unheard, func(managerapi.Event) error { n++; return nil })
+		_ = w.m.Events(t.Context(), mallory, manager.EventQuery{}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(managerapi.Event) error { n++; return nil }})
 		if n != 0 {
 			t.Errorf("a stranger sees %d events", n)
 		}
@@ -715,10 +715,10 @@ func TestLogsOverRestart(t *testing.T) {
 		var got []string
 		done := make(chan error)
 		go func() {
-			done <- w.m.Logs(t.Context(), alice, in.ID, manager.LogOptions{Follow: true, Tail: -1}, false, unheard, func(l managerapi.LogLine) error {
+			done <- w.m.Logs(t.Context(), alice, manager.LogQuery{Instance: in.ID, LogOptions: manager.LogOptions{Follow: true, Tail: -1}}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(l managerapi.LogLine) error {
 				got = append(got, l.Line)
 				return nil
-			})
+			}})
 		}()
 		time.Sleep(time.Second)
 		w.fake.Crash(in.ID+"-1", 1, false)

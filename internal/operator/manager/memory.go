@@ -33,6 +33,7 @@ func (m *Manager) checkMemory(a *App, rev *Revision) (warning *problem.Error, er
 	if limit == 0 {
 		return nil, nil
 	}
+
 	var others, before, after usage
 	for _, b := range m.state.Apps {
 		switch {

@@ -1,13 +1,11 @@
 package manager
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"cupel.dev/cupel/api/ident"
-	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
@@ -21,7 +19,7 @@ type Notice struct {
 	Grant    owners.GrantID    `json:"grant"`
 	Token    owners.GrantToken `json:"token"`
 	Instance ident.InstanceID  `json:"instance,omitzero"` // that is no more; zero: the grant is given back
-	Attempt  string            `json:"backend,omitempty"` // told only when this one doesn't run (any more)
+	Attempt  string            `json:"backend,omitempty"` // told only when this attempt doesn't run (any more)
 	Since    time.Time         `json:"since"`             // from when on
 	AppID    string            `json:"app_id"`
 	App      string            `json:"app"`
@@ -34,9 +32,10 @@ func giveBackNotice(now time.Time, a *App, h HeldGrant) *Notice {
 }
 
 // goneNotice asks for the CAS to be told that an instance is no more.
-func goneNotice(now time.Time, a *App, h HeldGrant, id ident.InstanceID, backend string) *Notice {
+func goneNotice(now time.Time, a *App, h HeldGrant, id ident.InstanceID, attempt string) *Notice {
 	n := notice(now, a, h, "gone:"+id.String())
-	n.Instance, n.Attempt = id, backend
+	n.Instance = id
+	n.Attempt = attempt
 	return n
 }
 
@@ -83,26 +82,31 @@ const (
 func (p *planner) planNotices() {
 	p.dropStrange()
 	p.planHeld()
+
 	calls := map[bool]int{} // by whether the CAS is our own
 	for id, n := range p.state.Notices {
 		if p.busy[noticeKey(id)] {
 			calls[n.own()]++
 		}
 	}
+
 	strange := map[string]bool{}
 	for _, id := range p.change.DeleteNotices {
 		strange[id] = true
 	}
+
 	for _, id := range slices.Sorted(maps.Keys(p.state.Notices)) {
 		n, t := p.state.Notices[id], p.deliveries[id]
 		if strange[id] {
 			continue
 		}
+
 		s, there := p.observed[n.Attempt]
 		worth := backFor
 		if !n.Instance.IsZero() {
 			worth = goneFor
 		}
+
 		switch {
 		case t.delivered || t.refused != nil || t.failures > 0 && p.now.Sub(n.Since) > worth:
 			p.forgetNotice(n, t) // never untried, whatever the clock was set to
@@ -127,31 +131,34 @@ func (p *planner) planNotices() {
 // anybody may bring as many of them as they like that never answer.
 const maxStrange = 1000
 
-// dropStrange forgets those of the owners that have most.
+// dropStrange forgets such notices of the owners that have most.
 func (p *planner) dropStrange() {
 	if len(p.state.Notices) <= maxStrange {
 		return
 	}
+
 	all := byRank(p.state.Notices, func(n *Notice) bool { return !n.own() && !p.busy[noticeKey(n.ID)] })
 	for _, n := range all[:max(len(all)-maxStrange, 0)] {
 		p.forgetNotice(n, delivery{refused: problem.New(problem.Unavailable, problem.RuleCASUnreachable, "too many CASes that are not this manager's own do not answer")})
 	}
 }
 
-// forgetNotice forgets a notice.
+// forgetNotice forgets a notice, and tells what became of it where it gave a grant back.
 func (p *planner) forgetNotice(n *Notice, t delivery) {
 	p.change.DeleteNotices = append(p.change.DeleteNotices, n.ID)
 	if !n.Instance.IsZero() || n.AppID == "" { // or its code was never used
 		return
 	}
-	e := Event{Event: managerapi.Event{Time: p.now, AppID: n.AppID, App: n.App, Reason: "grant_given_back", Message: "grant " + n.Grant.Short() + " given back"}, Owner: n.Owner}
+
+	of := &App{ID: n.AppID, Name: n.App, Owner: n.Owner} // which may be gone
 	if t.refused == nil && !t.delivered {
 		t.refused = problem.New(problem.Unavailable, problem.RuleCASUnreachable, "its CAS was not there for %d days", backFor/(24*time.Hour))
 	}
 	if t.refused != nil {
-		e.Warning, e.Message = true, fmt.Sprintf("grant %s not given back: %s", n.Grant.Short(), plain.Reason(t.refused))
+		p.warn(of, nil, "grant_given_back", "grant %s not given back: %s", n.Grant.Short(), plain.Reason(t.refused))
+		return
 	}
-	p.change.Events = append(p.change.Events, e)
+	p.note(of, nil, "grant_given_back", "grant %s given back", n.Grant.Short())
 }
 
 // settleDelivery takes note of how a try to deliver a notice went. Callers hold mu.
@@ -159,6 +166,7 @@ func (m *Manager) settleDelivery(n *Notice, err error, now time.Time) {
 	if m.state.Notices[n.ID] == nil {
 		return // forgotten meanwhile
 	}
+
 	t := m.deliveries[n.ID]
 	switch {
 	case err == nil:
@@ -172,8 +180,8 @@ func (m *Manager) settleDelivery(n *Notice, err error, now time.Time) {
 	m.deliveries[n.ID] = t
 }
 
-// byRank sorts notices so that those come first that others of the same owner are
-// newer than most.
+// byRank sorts notices by how many newer ones their owner has, those first that have the
+// fewest: the last of the list are the oldest of who has most.
 func byRank(notices map[string]*Notice, some func(*Notice) bool) []*Notice {
 	owned := map[ident.KeyHash][]*Notice{}
 	for _, n := range notices {
@@ -181,6 +189,7 @@ func byRank(notices map[string]*Notice, some func(*Notice) bool) []*Notice {
 			owned[n.Owner] = append(owned[n.Owner], n)
 		}
 	}
+
 	type ranked struct {
 		*Notice
 		newer int // of the same owner
@@ -193,6 +202,7 @@ func byRank(notices map[string]*Notice, some func(*Notice) bool) []*Notice {
 		}
 	}
 	slices.SortFunc(all, func(a, b ranked) int { return b.newer - a.newer })
+
 	out := make([]*Notice, 0, len(all))
 	for _, n := range all {
 		out = append(out, n.Notice)

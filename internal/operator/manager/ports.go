@@ -66,6 +66,7 @@ func (m *Manager) tellTaken(f Frontend) {
 	if a == nil || a.Current == nil || a.Current.Port != f.Port || m.takenFrom(a) != nil {
 		return
 	}
+
 	if m.taken == nil {
 		m.taken = map[uint16]string{}
 	}
@@ -90,6 +91,7 @@ func (m *Manager) TakenPorts() []managerapi.App {
 		if a.Removing || a.Current == nil || a.Current.Port == 0 || m.cfg.PortFree(a.Current.Port) == nil {
 			continue
 		}
+
 		app := m.view(a)
 		app.Problem = takenByAnother(a.Current.Port)
 		out = append(out, app)

@@ -35,6 +35,7 @@ func (p *planner) withWhoToAsk(e *problem.Error) *problem.Error {
 	if e == nil || p.inTheWay == nil || e.Rule != problem.RulePullSilent && e.Rule != problem.RulePullUnreachable || !p.inTheWay() {
 		return e
 	}
+
 	e.Actual += "; the operator's machine is known to have something in the way of instances, which may be why"
 	e.Mend = "ask the operator, whom 'cupel check' shows what it is; or " + e.Mend
 	return e

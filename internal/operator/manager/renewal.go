@@ -32,6 +32,7 @@ func certificateOf(s InstanceStatus) (c certificate, ok bool) {
 	if s.State != StateRunning || s.CertificateUntil.IsZero() || s.CertificateSince.IsZero() {
 		return certificate{}, false
 	}
+
 	life := float64(s.CertificateUntil.Sub(s.CertificateSince))
 	return certificate{
 		until: s.CertificateUntil,
@@ -67,6 +68,7 @@ func (p *planner) planRenewal(a *App) {
 		case ok && s.ready():
 			serving++
 		}
+
 		if c, ok := certificateOf(s); ok && (next == nil || c.due.Before(first.due)) {
 			next, first = r, c
 		}
@@ -119,6 +121,8 @@ func (p *planner) drainFor(a *App, r *Replica, s InstanceStatus, since time.Time
 	return min(p.limits.Drain, max(0, last.Sub(since)/sharing))
 }
 
+// renewIfReached has the replica started again if the app's CAS, which has to let it, answered
+// just now; else it is asked first.
 func (p *planner) renewIfReached(a *App, r *Replica, until time.Time) {
 	last, asked := p.reached[a.ID]
 	again := last.at.Add(reachEvery)
@@ -149,6 +153,8 @@ func (p *planner) renew(a *App, r *Replica) {
 		if there {
 			r.Attempt++
 		}
-		r.Renewing, r.NotBefore, r.Problem = false, time.Time{}, nil
+		r.Renewing = false
+		r.NotBefore = time.Time{}
+		r.Problem = nil
 	}
 }

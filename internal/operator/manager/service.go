@@ -34,12 +34,14 @@ func (m *Manager) findApp(caller ident.KeyHash, ref string) (*App, error) {
 			named = append(named, a)
 		}
 	}
+
 	switch len(named) {
 	case 0:
 		return nil, m.noApp(caller, "no app %.100q", ref)
 	case 1:
 		return named[0], m.mayUse(caller, named[0])
 	}
+
 	var ids []string
 	for _, a := range named {
 		if err := m.mayUse(caller, a); err != nil {
@@ -47,6 +49,7 @@ func (m *Manager) findApp(caller ident.KeyHash, ref string) (*App, error) {
 		}
 		ids = append(ids, a.ID)
 	}
+
 	slices.Sort(ids)
 	return nil, problem.New(problem.Conflict, ruleAppNameAmbiguous, "%d keys have an app %q", len(named), ref).
 		Want("the id of one: %s", strings.Join(ids, ", ")).
@@ -62,6 +65,7 @@ func (m *Manager) noApp(caller ident.KeyHash, format, ref string) *problem.Error
 			names = append(names, a.Name)
 		}
 	}
+
 	e := problem.New(problem.NotFound, ruleApp, format, ref).Fix("see 'cupel ps'")
 	if near := problem.Nearest(ref, names); near != "" {
 		e.Fix("did you mean %s? See 'cupel ps'", near)
@@ -81,12 +85,14 @@ func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref strin
 	if a.Removing {
 		return m.view(a), nil
 	}
+
 	c := *a
 	c.Removing = true
 	if c.Rollout.active() {
 		c.Rollout.Phase = PhaseFailed
 		c.Rollout.Problem = problem.New(problem.Conflict, problem.RuleAppRemoved, "the app was removed during its deployment")
 	}
+
 	change := Change{Apps: []*App{&c}, Events: []Event{newEvent(m.cfg.Now(), a, nil, "app_removing", "removal asked for")}}
 	if err := m.commit(ctx, change); err != nil {
 		return managerapi.App{}, err
@@ -103,9 +109,11 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 	if err != nil {
 		return managerapi.RemoveInstanceReply{}, err
 	}
+
 	gone := *r
 	gone.Removing = true
 	c := Change{Replicas: []*Replica{&gone}}
+
 	next := *a
 	for _, at := range []**Revision{&next.Current, &next.Next} {
 		if rev := *at; rev != nil && rev.Number == r.Revision && r.Role == RoleApp && !r.Done && !r.Removing {
@@ -115,11 +123,13 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 		}
 	}
 	c.Apps = []*App{&next}
+
 	left := 0
 	if rev := newestRevision(&next); rev != nil {
 		left = rev.Instances
 	}
 	c.Events = []Event{newEvent(m.cfg.Now(), a, r, "instance_removing", "removal asked for; the app goes on with "+problem.Count(left, "instance"))}
+
 	if err := m.commit(ctx, c); err != nil {
 		return managerapi.RemoveInstanceReply{}, err
 	}
@@ -135,6 +145,7 @@ func (m *Manager) replica(caller ident.KeyHash, id string) (*Replica, *App, erro
 			return r, a, nil
 		}
 	}
+
 	e := problem.New(problem.NotFound, ruleInstance, "no instance %.100q", id).Fix("see 'cupel ps'")
 	for _, a := range m.state.Apps {
 		if a.Name == id && m.mayUse(caller, a) == nil {
@@ -154,6 +165,7 @@ func (m *Manager) Apps(caller ident.KeyHash) []managerapi.App {
 			out = append(out, m.view(a))
 		}
 	}
+
 	slices.SortFunc(out, func(a, b managerapi.App) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }

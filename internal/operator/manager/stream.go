@@ -17,34 +17,53 @@ import (
 // batch is how many events are read at once.
 const batch = 500
 
-// Events calls emit for each event after since that the caller may see, oldest
-// first; with follow it goes on with new ones until ctx ends or emit fails. Before it
-// waits for new ones it calls waits.
-func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64, app string, follow bool, waits func() error, emit func(managerapi.Event) error) error {
-	if follow {
+// Sink is where events go, or lines of logs.
+type Sink[T any] struct {
+	// Waits is called when all that is there was emitted, before new ones are waited for.
+	Waits func() error
+	// Emit takes one. When it fails, nothing more is emitted.
+	Emit func(T) error
+}
+
+// EventQuery selects events.
+type EventQuery struct {
+	Since  uint64 // the sequence number after which they begin
+	App    string // the app's id or name; empty: of all
+	Follow bool   // go on with new ones
+}
+
+// Events emits the events that the caller may see, oldest first; with Follow it goes
+// on with new ones until ctx ends or emitting fails.
+func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, q EventQuery, to Sink[managerapi.Event]) error {
+	if q.Follow {
 		leave, err := m.follow(caller, "")
 		if err != nil {
 			return err
 		}
 		defer leave()
 	}
-	filter := EventFilter{App: app, Owner: caller}
+
+	filter := EventFilter{App: q.App, Owner: caller}
 	if caller == m.cfg.Operator {
 		var err error
-		if filter.Owner, err = m.ownerOf(ctx, app); err != nil {
+		if filter.Owner, err = m.ownerOf(ctx, q.App); err != nil {
 			return err
 		}
 	}
+
+	since := q.Since
 	for first := true; ; {
 		m.mu.Lock()
-		written, newest := m.written, m.newest
+		written := m.written
+		newest := m.newest
 		m.mu.Unlock()
+
 		events, err := m.cfg.Store.Events(ctx, since, filter, batch)
 		if err != nil {
 			return err
 		}
 		for _, e := range events {
-			if err := emit(e.Event); err != nil {
+			if err := to.Emit(e.Event); err != nil {
 				return err
 			}
 			since = e.Seq
@@ -52,16 +71,18 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, since uint64
 		if len(events) == batch {
 			continue
 		}
-		if first && app != "" && len(events) == 0 {
+
+		if first && q.App != "" && len(events) == 0 {
 			if err := m.mentioned(ctx, caller, filter); err != nil {
 				return err
 			}
 		}
 		first = false
-		if !follow {
+		if !q.Follow {
 			return nil
 		}
-		if err := waits(); err != nil {
+
+		if err := to.Waits(); err != nil {
 			return err
 		}
 		since = max(since, newest) // of others there may be many: they are not read again
@@ -105,6 +126,7 @@ func (m *Manager) ownerOf(ctx context.Context, app string) (ident.KeyHash, error
 			break
 		}
 	}
+
 	if len(ids) < 2 {
 		return ident.KeyHash{}, nil
 	}
@@ -119,6 +141,7 @@ func (m *Manager) mentioned(ctx context.Context, caller ident.KeyHash, filter Ev
 	if err != nil || len(some) > 0 {
 		return err
 	}
+
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, err := m.findApp(caller, filter.App); problem.KindOf(err) != problem.NotFound {
@@ -127,32 +150,40 @@ func (m *Manager) mentioned(ctx context.Context, caller ident.KeyHash, filter Ev
 	return m.noApp(caller, "no app %.100q, and no event of one", filter.App)
 }
 
-// Logs calls emit for each line of an instance's output. With Follow it goes
-// on over restarts, until the instance is gone, ended for good, or ctx ends.
-// With previous it reads the attempt before the newest. Before it waits for lines it
-// calls waits.
-func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, id string, opts LogOptions, previous bool, waits func() error, emit func(managerapi.LogLine) error) error {
-	app, attempt, err := m.logged(caller, id, previous)
+// LogQuery selects from an instance's output.
+type LogQuery struct {
+	Instance string
+	Previous bool // of the attempt before the newest
+	LogOptions
+}
+
+// Logs emits each line of an instance's output. With Follow it goes on over restarts,
+// until the instance is gone, ended for good, or ctx ends.
+func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, q LogQuery, to Sink[managerapi.LogLine]) error {
+	app, attempt, err := m.logged(caller, q.Instance, q.Previous)
 	if err != nil {
 		return err
 	}
-	if opts.Follow {
+	if q.Follow {
 		leave, err := m.follow(caller, app)
 		if err != nil {
 			return err
 		}
 		defer leave()
 	}
+
 	for {
-		if err := m.copyLogs(ctx, id, attempt, opts, waits, emit); err != nil || !opts.Follow || previous {
+		if err := m.copyLogs(ctx, q, attempt, to); err != nil || !q.Follow || q.Previous {
 			return err
 		}
-		next, err := m.attemptAfter(ctx, caller, id, attempt)
+
+		next, err := m.attemptAfter(ctx, caller, q.Instance, attempt)
 		if next == 0 {
 			return err
 		}
 		// Of the next attempt, all is new.
-		attempt, opts.Tail = next, -1
+		attempt = next
+		q.Tail = -1
 	}
 }
 
@@ -165,6 +196,7 @@ func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app st
 	if err != nil {
 		return "", 0, err
 	}
+
 	attempt = r.Attempt
 	if previous {
 		attempt--
@@ -177,30 +209,41 @@ func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app st
 			break
 		}
 	}
+
 	if previous {
 		return "", 0, problem.New(problem.NotFound, problem.RuleLogs, "no output of an earlier run of %s is kept", id)
 	}
 	return "", 0, problem.New(problem.NotFound, problem.RuleLogs, "instance %s has not started yet", id).Fix("see 'cupel events'")
 }
 
-func (m *Manager) copyLogs(ctx context.Context, id string, attempt int, opts LogOptions, waits func() error, emit func(managerapi.LogLine) error) error {
-	r, err := m.cfg.Backend.Logs(ctx, attemptID(&Replica{ID: id}, attempt), opts)
+// copyLogs emits one attempt's output.
+func (m *Manager) copyLogs(ctx context.Context, q LogQuery, attempt int, to Sink[managerapi.LogLine]) error {
+	output, err := m.cfg.Backend.Logs(ctx, attemptID(&Replica{ID: q.Instance}, attempt), q.LogOptions)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = r.Close() }()
-	if opts.Follow {
-		if err := waits(); err != nil {
+	defer func() { _ = output.Close() }()
+
+	if q.Follow {
+		if err := to.Waits(); err != nil {
 			return err
 		}
 	}
-	lines := bufio.NewReader(r)
+
+	lines := bufio.NewReader(output)
 	for {
 		raw, err := lines.ReadBytes('\n')
 		if len(raw) > 0 {
 			var l LogLine
 			if json.Unmarshal(raw, &l) == nil {
-				if err := emit(managerapi.LogLine{Time: l.Time, Stream: l.Stream, Line: l.Line, Partial: l.Partial, Instance: id}); err != nil {
+				line := managerapi.LogLine{
+					Time:     l.Time,
+					Stream:   l.Stream,
+					Line:     l.Line,
+					Partial:  l.Partial,
+					Instance: q.Instance,
+				}
+				if err := to.Emit(line); err != nil {
 					return err
 				}
 			}
@@ -226,6 +269,7 @@ func (m *Manager) attemptAfter(ctx context.Context, caller ident.KeyHash, id str
 				next = r.Attempt
 			}
 		}
+
 		over := err != nil || r.Done || r.Removing
 		m.mu.Unlock()
 		if next > 0 {
@@ -234,6 +278,7 @@ func (m *Manager) attemptAfter(ctx context.Context, caller ident.KeyHash, id str
 		if over {
 			return 0, nil
 		}
+
 		select {
 		case <-ctx.Done():
 			return 0, nil

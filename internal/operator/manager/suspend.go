@@ -30,6 +30,7 @@ func (m *Manager) Suspend(ctx context.Context) error {
 			continue
 		}
 		stopped[attemptID(r, r.Attempt)] = r
+
 		next := *r
 		next.Attempt++
 		next.beginAnew()
@@ -42,6 +43,7 @@ func (m *Manager) Suspend(ctx context.Context) error {
 	// manager finds them gone, as after a crash of the machine.
 	err = m.commit(ctx, c)
 	m.mu.Unlock()
+
 	err = errors.Join(err, m.cfg.Balancer.Apply(ctx, nil))
 	err = errors.Join(err, m.each(ctx, list, func(id string) action { return stopAttempt{id} }))
 	err = errors.Join(err, m.noteDataLost(ctx, stopped))
@@ -55,8 +57,9 @@ func (r *Replica) beginAnew() {
 	if onlyOwnerMends(r.Problem) {
 		return
 	}
-	r.ExitCode, r.OOM, r.Problem = 0, false, nil
-	r.Failures, r.NotBefore = 0, time.Time{}
+	r.setEnd(0, false, nil)
+	r.Failures = 0
+	r.NotBefore = time.Time{}
 }
 
 // each does the same with every instance, at once.
@@ -76,12 +79,14 @@ func (m *Manager) noteDataLost(ctx context.Context, stopped map[string]*Replica)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+
 	var c Change
 	for _, s := range list {
 		r := stopped[s.ID]
 		if r == nil || r.Role != RoleApp || s.State != StateExited || r.Recorded == r.Attempt {
 			continue
 		}
+
 		a := m.state.Apps[r.App]
 		if a == nil {
 			continue
@@ -95,6 +100,7 @@ func (m *Manager) noteDataLost(ctx context.Context, stopped map[string]*Replica)
 			}
 		}
 	}
+
 	if len(c.Events) == 0 {
 		return nil
 	}
@@ -108,6 +114,7 @@ func (m *Manager) goneNotices(r *Replica, s InstanceStatus) []*Notice {
 	if a == nil || s.InstanceID.IsZero() {
 		return nil
 	}
+
 	var out []*Notice
 	for _, h := range a.grants() {
 		if h.Revision == r.Revision {

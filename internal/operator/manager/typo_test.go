@@ -6,6 +6,7 @@ import (
 
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/operator/manager"
 )
 
 // TestTypo: a name that nobody has is refused where events are asked for, too, also to
@@ -18,7 +19,7 @@ func TestTypo(t *testing.T) {
 		none := func(managerapi.Event) error { return nil }
 		for _, follow := range []bool{false, true} {
 			for _, since := range []uint64{0, 3} {
-				err := w.m.Events(t.Context(), alice, since, typo, follow, unheard, none)
+				err := w.m.Events(t.Context(), alice, manager.EventQuery{Since: since, App: typo, Follow: follow}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: none})
 				want := "did you mean " + a.Name + "? See 'cupel ps'"
 				if p := problem.From(err); p == nil || p.Kind != problem.NotFound || p.Mend != want {
 					t.Errorf("follow %v since %d: %v", follow, since, err)
@@ -37,7 +38,7 @@ func TestTypo(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.removed(a.ID)
-		if err := w.m.Events(t.Context(), alice, 1<<40, a.Name, false, unheard, none); err != nil {
+		if err := w.m.Events(t.Context(), alice, manager.EventQuery{Since: 1 << 40, App: a.Name}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: none}); err != nil {
 			t.Errorf("events of an app that was: %v", err)
 		}
 	})

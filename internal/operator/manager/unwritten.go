@@ -46,6 +46,7 @@ func withoutNews(want []Frontend, applied serving, touched map[string]bool) []Fr
 			out = append(out, f)
 			continue
 		}
+
 		for _, now := range applied.apps[f.App] {
 			if now.Port == f.Port {
 				f.Endpoints = common(f.Endpoints, now.Endpoints)

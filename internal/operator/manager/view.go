@@ -12,51 +12,38 @@ import (
 
 // view is an app as the API shows it. Callers hold mu.
 func (m *Manager) view(a *App) managerapi.App {
-	rev := a.Current
-	if rev == nil {
-		rev = a.Next
+	out := managerapi.App{
+		ID:         a.ID,
+		Name:       a.Name,
+		Owner:      a.Owner,
+		Session:    a.Session,
+		CreatedAt:  a.CreatedAt,
+		Healthy:    m.healthy(a),
+		Deployment: viewDeployment(&a.Rollout),
 	}
-	if rev == nil {
-		rev = a.Lost
-	}
-	out := managerapi.App{ID: a.ID, Name: a.Name, Owner: a.Owner, Session: a.Session, CreatedAt: a.CreatedAt}
-	if rev != nil {
-		out.Session, out.Service, out.Runtime = rev.Session, rev.Service, rev.Runtime
-		out.Instances, out.Memory, out.Port, out.ContainerPort = rev.Instances, rev.Memory, rev.Port, rev.ContainerPort
+
+	// What serves, or else what is to, or was to and failed.
+	if rev := cmp.Or(a.Current, a.Next, a.Lost); rev != nil {
+		out.Session = rev.Session
+		out.Service = rev.Service
+		out.Runtime = rev.Runtime
+		out.Instances = rev.Instances
+		out.Memory = rev.Memory
+		out.Port = rev.Port
+		out.ContainerPort = rev.ContainerPort
 	}
 	if a.Current != nil {
 		out.Revision = a.Current.Number
 	} else if a.Next == nil {
 		out.Port = 0 // given up with the deployment
 	}
-	for _, r := range m.byApp[a.ID] {
-		if r.Role != RoleApp || a.Current == nil || r.Revision != a.Current.Number || r.Done || r.Removing {
-			continue
-		}
-		if s, ok := m.observed[attemptID(r, r.Attempt)]; ok && s.ready() {
-			out.Healthy++
-		}
-	}
-	out.Deployment = managerapi.Deployment{
-		Revision: a.Rollout.Revision, State: managerapi.DeploymentRunning,
-		Steps: slices.Clone(a.Rollout.Steps), Problem: a.Rollout.Problem, Waiting: a.Rollout.Waiting, Warning: a.Rollout.Warning,
-		Grant: a.Rollout.Grant, GapSeconds: a.Rollout.Gap.Seconds(),
-	}
 	if a.Current != nil && a.Current.Grant != nil {
 		id := a.Current.Grant.ID
 		out.Grant = &id
 	}
+
 	if out.Problem = m.ownersProblem(a); out.Problem == nil {
 		out.Problem = m.takenFrom(a)
-	}
-	if out.Deployment.Steps == nil {
-		out.Deployment.Steps = []managerapi.Step{}
-	}
-	switch a.Rollout.Phase {
-	case PhaseDone:
-		out.Deployment.State = managerapi.DeploymentDone
-	case PhaseFailed:
-		out.Deployment.State = managerapi.DeploymentFailed
 	}
 	switch {
 	case a.Removing:
@@ -75,10 +62,49 @@ func (m *Manager) view(a *App) managerapi.App {
 	return out
 }
 
+// healthy counts the instances of the revision that serves that may take connections.
+// Callers hold mu.
+func (m *Manager) healthy(a *App) int {
+	n := 0
+	for _, r := range m.byApp[a.ID] {
+		if r.Role != RoleApp || a.Current == nil || r.Revision != a.Current.Number || r.Done || r.Removing {
+			continue
+		}
+		if s, ok := m.observed[attemptID(r, r.Attempt)]; ok && s.ready() {
+			n++
+		}
+	}
+	return n
+}
+
+func viewDeployment(roll *Rollout) managerapi.Deployment {
+	out := managerapi.Deployment{
+		Revision:   roll.Revision,
+		State:      managerapi.DeploymentRunning,
+		Steps:      slices.Clone(roll.Steps),
+		Problem:    roll.Problem,
+		Waiting:    roll.Waiting,
+		Warning:    roll.Warning,
+		Grant:      roll.Grant,
+		GapSeconds: roll.Gap.Seconds(),
+	}
+	if out.Steps == nil {
+		out.Steps = []managerapi.Step{}
+	}
+	switch roll.Phase {
+	case PhaseDone:
+		out.State = managerapi.DeploymentDone
+	case PhaseFailed:
+		out.State = managerapi.DeploymentFailed
+	}
+	return out
+}
+
 // Instances lists the caller's instances, of one app (id or name) unless it is
 // empty, by app and age.
 func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app string) ([]managerapi.Instance, error) {
 	fresh, err := m.cfg.Backend.List(ctx) // for the memory in use
+
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	seen := m.observed
@@ -88,6 +114,7 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 			seen[s.ID] = s
 		}
 	}
+
 	if app != "" {
 		a, err := m.findApp(caller, app)
 		if err != nil {
@@ -95,6 +122,7 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 		}
 		app = a.ID
 	}
+
 	var list []*App
 	for _, a := range m.state.Apps {
 		if m.mayUse(caller, a) == nil && (app == "" || app == a.ID) {
@@ -102,6 +130,7 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 		}
 	}
 	slices.SortFunc(list, func(a, b *App) int { return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ID, b.ID)) })
+
 	out := []managerapi.Instance{}
 	for _, a := range list {
 		for _, r := range m.byApp[a.ID] {
@@ -111,32 +140,44 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 	return out, nil
 }
 
+// viewReplica is a replica, with what is seen of its newest attempt, as the API shows it.
+// Callers hold mu.
 func (m *Manager) viewReplica(r *Replica, seen map[string]InstanceStatus) managerapi.Instance {
 	a := m.state.Apps[r.App]
 	out := managerapi.Instance{
-		ID: r.ID, App: a.Name, AppID: a.ID, Role: string(r.Role), Revision: r.Revision,
-		State: "waiting", Restarts: r.Restarts, Simulated: m.cfg.Simulated,
-		ExitCode: r.ExitCode, OOMKilled: r.OOM, Problem: r.Problem,
+		ID:        r.ID,
+		App:       a.Name,
+		AppID:     a.ID,
+		Role:      string(r.Role),
+		Revision:  r.Revision,
+		State:     "waiting",
+		Restarts:  r.Restarts,
+		Simulated: m.cfg.Simulated,
+		ExitCode:  r.ExitCode,
+		OOMKilled: r.OOM,
+		Problem:   r.Problem,
 		CreatedAt: r.CreatedAt,
 	}
+
 	var image imageState
-	for _, rev := range []*Revision{a.Current, a.Next, a.Lost} {
-		if rev != nil && rev.Number == r.Revision {
-			out.Memory, image = rev.Memory, m.images[rev.image(r.Role)]
-			if r.Role == RoleApp && rev != a.Lost {
-				out.Port = rev.Port
-			}
+	if rev := a.revisionNumbered(r.Revision); rev != nil {
+		out.Memory = rev.Memory
+		image = m.images[rev.image(r.Role)]
+		if r.Role == RoleApp && rev != a.Lost {
+			out.Port = rev.Port
 		}
 	}
-	s, ok := seen[attemptID(r, r.Attempt)]
+
+	id := attemptID(r, r.Attempt)
+	s, ok := seen[id]
 	switch {
-	case !ok && r.Done:
+	case ok:
+		viewStatus(&out, s)
+	case r.Done:
 		out.State = string(StateExited)
-		return out
-	case !ok && m.busy[attemptID(r, r.Attempt)]:
+	case m.busy[id]:
 		out.State = string(StateStarting)
-		return out
-	case !ok:
+	default:
 		out.NextStart = r.NotBefore
 		if m.queued[r.ID] {
 			out.Problem = m.awaitsTurn()
@@ -144,19 +185,29 @@ func (m *Manager) viewReplica(r *Replica, seen map[string]InstanceStatus) manage
 		if image.problem != nil {
 			out.Problem = image.problem
 		}
-		return out
 	}
-	out.State, out.Phase, out.Health = string(s.State), s.Phase, string(s.Health)
-	out.Memory, out.MemoryUsed, out.InstanceID, out.Attested = s.Memory, s.MemoryUsed, s.InstanceID, s.attested()
+	return out
+}
+
+// viewStatus shows what the Backend says of an attempt.
+func viewStatus(out *managerapi.Instance, s InstanceStatus) {
+	out.State = string(s.State)
+	out.Phase = s.Phase
+	out.Health = string(s.Health)
+	out.Memory = s.Memory
+	out.MemoryUsed = s.MemoryUsed
+	out.InstanceID = s.InstanceID
+	out.Attested = s.attested()
 	out.StartedAt = s.StartedAt
 	if s.IP.IsValid() {
 		out.IP = s.IP.String()
 	}
+
 	if s.State == StateExited {
-		out.ExitCode, out.OOMKilled = s.ExitCode, s.OOMKilled
+		out.ExitCode = s.ExitCode
+		out.OOMKilled = s.OOMKilled
 	}
 	if s.Problem != nil {
 		out.Problem = s.Problem
 	}
-	return out
 }

@@ -56,6 +56,7 @@ func (m *Manager) Volumes(ctx context.Context, caller ident.KeyHash) ([]managera
 	if err != nil {
 		return nil, err
 	}
+
 	list, err := k.Volumes(ctx)
 	if err != nil {
 		return nil, err
@@ -66,6 +67,7 @@ func (m *Manager) Volumes(ctx context.Context, caller ident.KeyHash) ([]managera
 	for _, v := range list {
 		out = append(out, m.volume(v))
 	}
+
 	slices.SortFunc(out, func(a, b managerapi.Volume) int {
 		return cmp.Or(a.Used.Compare(b.Used), strings.Compare(a.ID.String(), b.ID.String()))
 	})
@@ -80,6 +82,7 @@ func (m *Manager) RemoveVolume(ctx context.Context, caller ident.KeyHash, id ide
 	if err != nil {
 		return out, err
 	}
+
 	err = k.RemoveVolume(ctx, id, func(v VolumeStatus) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -96,6 +99,7 @@ func (m *Manager) RemoveVolume(ctx context.Context, caller ident.KeyHash, id ide
 		}
 		return nil
 	})
+
 	if err == nil {
 		m.cfg.Log.InfoContext(ctx, "volume removed", "volume", id.String(), "bytes", out.Size)
 	}
@@ -112,6 +116,7 @@ func (m *Manager) volume(v VolumeStatus) managerapi.Volume {
 			out.Before = append(out.Before, name)
 		}
 	}
+
 	slices.Sort(out.Apps)
 	slices.Sort(out.Before)
 	return out

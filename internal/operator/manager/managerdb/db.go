@@ -60,6 +60,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(5000)", "foreign_keys(1)"},
 		"_txlock": {"immediate"},
 	}.Encode()}).String()
+
 	db, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("open manager state: %w", err)
@@ -69,6 +70,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600); err == nil {
 		_ = f.Close()
 	}
+
 	d := &DB{db: db, path: path, keptOfOwner: keptOfOwner, kept: kept}
 	if err := d.migrate(ctx); err != nil {
 		_ = db.Close()
@@ -88,6 +90,7 @@ func (d *DB) migrate(ctx context.Context) error {
 				Want("at most %d", len(migrations)).
 				Fix("run the cupeld that wrote it, or a newer one")
 		}
+
 		if have == len(migrations) {
 			return nil // nothing is written: the disk may be full
 		}
@@ -96,6 +99,7 @@ func (d *DB) migrate(ctx context.Context) error {
 				return fmt.Errorf("migrate manager state to schema %d: %w", n+1, err)
 			}
 		}
+
 		_, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", len(migrations)))
 		return err
 	})
@@ -112,6 +116,7 @@ func (d *DB) explain(err error) error {
 	if _, explained := errors.AsType[*problem.Error](err); err == nil || explained {
 		return err
 	}
+
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
 		switch e.Code() & 0xff {
 		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
@@ -135,6 +140,7 @@ func (d *DB) begin(ctx context.Context, f func(*sql.Tx) error) error {
 	if err != nil {
 		return fmt.Errorf("manager state: %w", err)
 	}
+
 	if err := f(tx); err != nil {
 		return errors.Join(err, ignoreDone(tx.Rollback()))
 	}
@@ -162,6 +168,7 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 		Notices:  map[string]*manager.Notice{},
 		Codes:    map[ident.Digest]*manager.UsedCode{},
 	}
+
 	err := d.docs(ctx, "SELECT id, doc FROM app", func(id string, doc []byte) error {
 		a := new(manager.App)
 		s.Apps[id] = a
@@ -170,6 +177,7 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 	if err != nil {
 		return s, err
 	}
+
 	err = d.docs(ctx, "SELECT id, doc FROM instance", func(id string, doc []byte) error {
 		r := new(manager.Replica)
 		s.Replicas[id] = r
@@ -178,6 +186,7 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 	if err != nil {
 		return s, err
 	}
+
 	err = d.docs(ctx, "SELECT id, doc FROM notice", func(id string, doc []byte) error {
 		n := new(manager.Notice)
 		s.Notices[id] = n
@@ -186,6 +195,7 @@ func (d *DB) Load(ctx context.Context) (manager.State, error) {
 	if err != nil {
 		return s, err
 	}
+
 	return s, d.docs(ctx, "SELECT id, doc FROM code", func(_ string, doc []byte) error {
 		u := new(manager.UsedCode)
 		if err := json.Unmarshal(doc, u); err != nil {
@@ -202,6 +212,7 @@ func (d *DB) docs(ctx context.Context, query string, each func(id string, doc []
 		return d.explain(fmt.Errorf("read manager state: %w", err))
 	}
 	defer func() { _ = rows.Close() }()
+
 	for rows.Next() {
 		var id string
 		var doc []byte
@@ -226,6 +237,7 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 			}
 			return nil
 		}
+
 		put := func(table, id string, v any) error {
 			doc, err := json.Marshal(v)
 			if err != nil {
@@ -233,6 +245,7 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 			}
 			return exec("INSERT INTO "+table+" (id, doc) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc", id, string(doc))
 		}
+
 		for _, a := range c.Apps {
 			if err := put("app", a.ID, a); err != nil {
 				return err
@@ -253,6 +266,7 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 				return err
 			}
 		}
+
 		for _, code := range c.DeleteCodes {
 			if err := exec("DELETE FROM code WHERE id = ?", code.String()); err != nil {
 				return err
@@ -273,6 +287,7 @@ func (d *DB) Apply(ctx context.Context, c manager.Change) ([]manager.Event, erro
 				return err
 			}
 		}
+
 		return d.addEvents(ctx, tx, events)
 	})
 	return events, err
@@ -288,12 +303,14 @@ func (d *DB) addEvents(ctx context.Context, tx *sql.Tx, events []manager.Event) 
 		if err != nil {
 			return fmt.Errorf("write event: %w", err)
 		}
+
 		seq, err := r.LastInsertId()
 		if err != nil {
 			return fmt.Errorf("write event: %w", err)
 		}
 		e.Seq = uint64(seq)
 	}
+
 	if len(events) == 0 || (events[0].Seq-1)/spare == events[len(events)-1].Seq/spare {
 		return nil
 	}
@@ -320,6 +337,7 @@ func (d *DB) Events(ctx context.Context, since uint64, f manager.EventFilter, li
 	if !f.Owner.IsZero() {
 		owner = f.Owner.String()
 	}
+
 	rows, err := d.db.QueryContext(ctx, `SELECT seq, time, app_id, app, owner, instance, reason, message, warning FROM event
 		WHERE seq > ? AND (? = '' OR app_id = ? OR app = ?) AND (? = '' OR owner = ?) ORDER BY seq LIMIT ?`,
 		int64(min(since, 1<<62)), f.App, f.App, f.App, owner, owner, limit)
@@ -327,6 +345,7 @@ func (d *DB) Events(ctx context.Context, since uint64, f manager.EventFilter, li
 		return nil, d.explain(fmt.Errorf("read events: %w", err))
 	}
 	defer func() { _ = rows.Close() }()
+
 	var out []manager.Event
 	for rows.Next() {
 		var e manager.Event
@@ -335,6 +354,7 @@ func (d *DB) Events(ctx context.Context, since uint64, f manager.EventFilter, li
 		if err := rows.Scan(&e.Seq, &nanos, &e.AppID, &e.App, &key, &e.Instance, &e.Reason, &e.Message, &e.Warning); err != nil {
 			return nil, fmt.Errorf("read events: %w", err)
 		}
+
 		e.Time = time.Unix(0, nanos).UTC()
 		if e.Owner, err = ident.ParseKeyHash(key); err != nil {
 			return nil, fmt.Errorf("read events: %w", err)
