@@ -185,6 +185,14 @@ const (
 	// RuleGrantUnknown: there is no grant of that id. Mend: list them with cupel session grants.
 	RuleGrantUnknown Rule = "grant_unknown"
 
+	// RuleGrantMissing: a session that wants a grant is to run under none.
+	// Mend: have its owner deploy it, or hand in a code that the owner made (cupel deploy --code @FILE).
+	RuleGrantMissing Rule = "grant_missing"
+
+	// RuleGrantOther: the grant is for another session, service or CAS than the one that is to run, or is none of this CAS's.
+	// Mend: deploy what the code was made for, or have a code made for this.
+	RuleGrantOther Rule = "grant_other"
+
 	// RuleGrantEnded: the right to run was taken back, given back, or its time is over.
 	// Mend: ask the session's owner for a new one: cupel deploy, or cupel session submit.
 	RuleGrantEnded Rule = "grant_ended"
@@ -204,6 +212,18 @@ const (
 	// RuleInstanceUnknown: nothing is known of the instance: the CAS no longer knows what it released to it, or the node has none of that id.
 	// Mend: start the instance again: it is attested under a new key.
 	RuleInstanceUnknown Rule = "instance_unknown"
+
+	// RuleInstanceLapsed: the CAS heard nothing of the instance for too long, and its rights ended.
+	// Mend: see that the instance reaches the CAS; the launcher attests again by itself.
+	RuleInstanceLapsed Rule = "instance_lapsed"
+
+	// RuleInstanceGone: the instance's rights have ended for good.
+	// Mend: start the instance again.
+	RuleInstanceGone Rule = "instance_gone"
+
+	// RuleInstanceWithdrawn: the instance's right to run was withdrawn.
+	// Mend: ask the session's owner for a new grant.
+	RuleInstanceWithdrawn Rule = "instance_withdrawn"
 
 	// RuleLeaseEnded: another copy has the right to write the volume, or the session no longer gives it.
 	// Mend: restart the instance: it starts from the volume's newest state.

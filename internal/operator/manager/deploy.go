@@ -120,7 +120,7 @@ type right struct {
 // revision has its grant, also where the request is refused.
 func (m *Manager) rightTo(ctx context.Context, caller ident.KeyHash, rev *Revision, req managerapi.DeployRequest) (right, error) {
 	if req.Code == "" && !req.Ungranted {
-		return right{}, problem.New(problem.Denied, ruleGrantMissing, "a request to run session %s without a grant's code", rev.Session).
+		return right{}, problem.New(problem.Denied, problem.RuleGrantMissing, "a request to run session %s without a grant's code", rev.Session).
 			Want("a code from the session's owner").
 			Fix("owner: cupel deploy %s makes one and hands it in; for somebody else: cupel session submit %s, and cupel deploy --code @FILE", rev.Session, rev.Session)
 	}

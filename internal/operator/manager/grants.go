@@ -55,7 +55,7 @@ func mendsItself(p *problem.Error) bool {
 
 // onlyOwnerMends says that only the app's owner can mend what an instance met.
 func onlyOwnerMends(p *problem.Error) bool {
-	return p != nil && (p.Rule == ruleGrantMissing || p.Rule == ruleGrantOther || p.Rule == problem.RuleGrantEnded)
+	return p != nil && (p.Rule == problem.RuleGrantMissing || p.Rule == problem.RuleGrantOther || p.Rule == problem.RuleGrantEnded)
 }
 
 // claim makes the request's grant this manager's. Nothing was started before, and
@@ -112,7 +112,7 @@ const (
 // it which volumes the service writes.
 func checkCovers(reply owners.ClaimReply, rev *Revision) error {
 	if reply.Session != rev.Session {
-		return problem.New(problem.Denied, ruleGrantOther, "the code is for session %s", reply.Session).Want("%s", rev.Session).
+		return problem.New(problem.Denied, problem.RuleGrantOther, "the code is for session %s", reply.Session).Want("%s", rev.Session).
 			Fix("deploy the session that the code was made for, or make one: cupel session submit %s", rev.Session)
 	}
 
@@ -335,7 +335,7 @@ func (m *Manager) NeedOwner() []managerapi.App {
 func (m *Manager) ownersProblem(a *App) *problem.Error {
 	var why *problem.Error
 	if a.lacksGrant() {
-		why = problem.New(problem.Denied, ruleGrantMissing, "revision %d runs under no grant: it goes on, but the CAS will not let it start again", a.Current.Number)
+		why = problem.New(problem.Denied, problem.RuleGrantMissing, "revision %d runs under no grant: it goes on, but the CAS will not let it start again", a.Current.Number)
 	}
 
 	for _, r := range m.byApp[a.ID] {

@@ -44,8 +44,7 @@ const (
 	ruleWritesVolume problem.Rule = "writes_volume"
 )
 
-// Rules about grants. The CAS raises grant_missing and grant_other too, and the manager
-// acts on them.
+// Rules about grants.
 const (
 	// ruleGrantApp: the grant's code is for an app of another name. Mend: leave --name out, or let the owner make a code with that --name.
 	ruleGrantApp problem.Rule = "grant_app"
@@ -53,14 +52,6 @@ const (
 	// ruleGrantInstances: the grant lets fewer instances, or other services, run than are asked for. Mend: ask for fewer, or have the
 	// owner make a code for more: cupel session submit SESSION --instances N.
 	ruleGrantInstances problem.Rule = "grant_instances"
-
-	// ruleGrantMissing: a session that wants a grant is to run under none. Mend: have its owner deploy it, or hand in a code that
-	// the owner made (cupel deploy --code @FILE).
-	ruleGrantMissing problem.Rule = "grant_missing"
-
-	// ruleGrantOther: the grant is for another session than the one that is to run. Mend: deploy the session that the code was made
-	// for, or have a code made for this one.
-	ruleGrantOther problem.Rule = "grant_other"
 
 	// ruleNotMaker: a code of a CAS that isn't the manager's own is handed in by another key than made it. Mend: let the owner who
 	// made the code hand it in.

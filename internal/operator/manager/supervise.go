@@ -139,11 +139,11 @@ func (p *planner) alone(a *App, r *Replica) bool {
 // leaveStopped doesn't start a replica of a revision from before there were
 // grants: the CAS would refuse it, and its launcher may be none of that time.
 func (p *planner) leaveStopped(a *App, r *Replica) {
-	if r.Problem != nil && r.Problem.Rule == ruleGrantMissing {
+	if r.Problem != nil && r.Problem.Rule == problem.RuleGrantMissing {
 		return
 	}
 
-	p.editReplica(r).Problem = problem.New(problem.Denied, ruleGrantMissing, "revision %d was deployed before there were grants: it is not started again", r.Revision).
+	p.editReplica(r).Problem = problem.New(problem.Denied, problem.RuleGrantMissing, "revision %d was deployed before there were grants: it is not started again", r.Revision).
 		Fix("its owner has to deploy it once: %s", managerapi.DeployCommand(a.Session, a.Name))
 }
 

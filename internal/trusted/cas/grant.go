@@ -24,15 +24,6 @@ import (
 
 const prefixGrant = "grant/"
 
-// Rules by which a release is refused for its grant.
-const (
-	ruleGrantMissing = "grant_missing" // the session asks for one
-	ruleGrantOther   = "grant_other"   // it is for another session, service or CAS, or none at all
-	ruleGrantEnded   = "grant_ended"
-	ruleGrantFull    = "grant_full" // all places are taken: one may become free
-	ruleGrantUsed    = "grant_used" // the job ran already
-)
-
 // grant is the right to run so many copies of a session's services. Its methods
 // that a release needs may be called on nil, which is no grant at all: then
 // nothing is counted.
@@ -197,7 +188,7 @@ func (c *CAS) holder(token owners.GrantToken) (*grant, error) {
 }
 
 func grantOther(format string, args ...any) *problem.Error {
-	return problem.New(problem.Denied, ruleGrantOther, format, args...).
+	return problem.New(problem.Denied, problem.RuleGrantOther, format, args...).
 		Want("the token of a grant for this service of this session, made at this CAS").
 		Fix("let the session's owner grant it: cupel deploy, or cupel session submit")
 }
@@ -210,7 +201,7 @@ func (c *CAS) grantOf(s *sessionState, req *wire.ReleaseRequest, now time.Time) 
 		if !s.plan.session.Access.AsksForGrant() {
 			return nil, nil
 		}
-		return nil, problem.New(problem.Denied, ruleGrantMissing, "the instance presents no grant").
+		return nil, problem.New(problem.Denied, problem.RuleGrantMissing, "the instance presents no grant").
 			Want("the token of a grant that the session's owner made").
 			Fix("let the owner deploy it anew (cupel deploy %s), or submit it (cupel session submit %s)", s.name, s.name)
 	}
@@ -229,7 +220,7 @@ func (c *CAS) grantOf(s *sessionState, req *wire.ReleaseRequest, now time.Time) 
 		return nil, grantOther("grant %s is for other services than %q", g.id, req.Service)
 	}
 	if why := g.over(now); why != "" {
-		return nil, problem.New(problem.Denied, ruleGrantEnded, "grant %s %s", g.id, why).
+		return nil, problem.New(problem.Denied, problem.RuleGrantEnded, "grant %s %s", g.id, why).
 			Want("a grant that holds").
 			Fix("ask the session's owner for a new one: cupel deploy, or cupel session submit")
 	}
@@ -254,7 +245,7 @@ func (c *CAS) takePlace(in *instance, service ident.ServiceName) error {
 	}
 	switch {
 	case granted.Runs > 0 && granted.Used >= granted.Runs:
-		return problem.New(problem.Conflict, ruleGrantUsed, "%s ran %d of %d times under grant %s", service, granted.Used, granted.Runs, g.id).
+		return problem.New(problem.Conflict, problem.RuleGrantUsed, "%s ran %d of %d times under grant %s", service, granted.Used, granted.Runs, g.id).
 			Want("a run that is not used yet").
 			Fix("it needs no other run; for a new one, ask the session's owner: cupel deploy, or cupel session submit")
 	case granted.Runs > 0 && granted.Used+taken >= granted.Runs:
@@ -297,7 +288,7 @@ func (c *CAS) grantFull(g *grant, service ident.ServiceName, places int) error {
 		who = append(who, fmt.Sprintf("%d more", more))
 	}
 
-	p := problem.New(problem.Unavailable, ruleGrantFull, "all places of %s under grant %s are taken: %s", service, g.id, strings.Join(who, ", ")).
+	p := problem.New(problem.Unavailable, problem.RuleGrantFull, "all places of %s under grant %s are taken: %s", service, g.id, strings.Join(who, ", ")).
 		Want("at most %s with rights", problem.Count(places, "instance")).
 		Fix("wait until one ended; for more, let the session's owner raise the number: cupel session grants")
 	if lapse >= 0 {

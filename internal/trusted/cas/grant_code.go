@@ -12,7 +12,7 @@ import (
 // nothing else, so that nobody learns which grants there are.
 func (c *CAS) coded(code owners.GrantCode) (*grant, error) {
 	if code.CAS != c.identity.hash {
-		return nil, problem.New(problem.Denied, ruleGrantOther, "the code is for CAS %s", code.CAS.Short()).
+		return nil, problem.New(problem.Denied, problem.RuleGrantOther, "the code is for CAS %s", code.CAS.Short()).
 			Want("CAS %s", c.identity.hash.Short()).
 			Fix("claim it at the CAS that made it")
 	}
@@ -33,7 +33,7 @@ func (c *CAS) coded(code owners.GrantCode) (*grant, error) {
 // mayClaim refuses everybody but the first key, in time, under g.mu.
 func (g *grant) mayClaim(who Caller, now time.Time) error {
 	if why := g.over(now); why != "" {
-		return problem.New(problem.Denied, ruleGrantEnded, "grant %s %s", g.id, why).
+		return problem.New(problem.Denied, problem.RuleGrantEnded, "grant %s %s", g.id, why).
 			Want("a grant that holds").
 			Fix("ask the session's owner for a new code: cupel session submit")
 	}
@@ -46,7 +46,7 @@ func (g *grant) mayClaim(who Caller, now time.Time) error {
 	case !g.rec.ClaimedBy.IsZero():
 		return nil // the same key asks again
 	case !now.Before(g.rec.UseBy):
-		return problem.New(problem.Denied, ruleGrantEnded, "the code was to be used before %s", g.rec.UseBy.Format(time.RFC3339)).
+		return problem.New(problem.Denied, problem.RuleGrantEnded, "the code was to be used before %s", g.rec.UseBy.Format(time.RFC3339)).
 			Fix("ask the session's owner for a new one: cupel session submit")
 	case !g.rec.Provider.IsZero() && g.rec.Provider != who.Key:
 		return problem.New(problem.Denied, ruleGrantProvider, "the code is for another provider's key than %s", who.Key.Short()).

@@ -283,7 +283,7 @@ func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req owners.Gra
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if why := g.over(c.now()); why != "" {
-		return problem.New(problem.Conflict, ruleGrantEnded, "grant %s %s", g.id, why).Fix("make a new one: cupel deploy, or cupel session submit")
+		return problem.New(problem.Conflict, problem.RuleGrantEnded, "grant %s %s", g.id, why).Fix("make a new one: cupel deploy, or cupel session submit")
 	}
 
 	next := g.rec

@@ -191,8 +191,9 @@ func (c *CAS) alive(who Caller) (*instance, func(), error) {
 
 // ended explains why an instance has no rights any more, under in.mu.
 func (in *instance) ended() error {
-	p := problem.New(problem.Denied, problem.Rule("instance_"+string(in.rec.State)), "the instance's rights ended at %s", in.rec.Ended.Format(time.RFC3339)).
+	p := problem.New(problem.Denied, endedRules[in.rec.State], "the instance's rights ended at %s", in.rec.Ended.Format(time.RFC3339)).
 		Fix("restart the instance: it is attested afresh")
+
 	switch in.rec.State {
 	case owners.Lapsed:
 		p.Expected = "a report every keep-alive period"
@@ -238,7 +239,7 @@ func (c *CAS) Exit(ctx context.Context, who Caller, req wire.Exit) error {
 	}
 	in, unlock, err := c.alive(who)
 	if err != nil {
-		if problem.From(err).Rule == problem.Rule("instance_"+string(owners.Exited)) {
+		if problem.From(err).Rule == ruleInstanceExited {
 			return nil
 		}
 		return err

@@ -20,8 +20,6 @@ import (
 
 const prefixVolume = "volume/"
 
-const ruleLeaseHeld = "lease_held"
-
 // volume is a session's volume: its key and the newest state that was committed.
 type volume struct {
 	session ident.SessionName
@@ -155,7 +153,7 @@ func (c *CAS) mountVolumes(ctx context.Context, s *sessionState, id ident.Instan
 	if len(mounts) == 0 {
 		return &mounting{}, nil
 	}
-	g := &mounting{version: req.version, keys: make(map[string]volumeKeys, len(mounts))}
+	g := &mounting{version: req.Version, keys: make(map[string]volumeKeys, len(mounts))}
 	mounts = slices.Clone(mounts)
 	slices.SortStableFunc(mounts, func(a, b session.VolumeMount) int { return strings.Compare(a.Name, b.Name) })
 	for _, m := range mounts {
@@ -227,7 +225,7 @@ func (c *CAS) leaseHeld(volume string, holder ident.InstanceID) error {
 			silent = c.now().Sub(*seen).Round(time.Second).String()
 		}
 	}
-	return problem.New(problem.Unavailable, ruleLeaseHeld, "instance %s has the lease of volume %s; it was heard of %s ago", holder.Short(), volume, silent).
+	return problem.New(problem.Unavailable, problem.RuleLeaseHeld, "instance %s has the lease of volume %s; it was heard of %s ago", holder.Short(), volume, silent).
 		Want("the lease: one instance at a time writes a volume").
 		Fix("wait until that one has ended: after %s of silence it lapses; a service that only reads mounts the volume with `update_policy: ephemeral`", patience)
 }

@@ -119,7 +119,7 @@ func (r *rights) beat(ctx context.Context) error {
 		r.every = time.Duration(reply.KeepAliveSeconds) * time.Second
 	}
 
-	lapsed := ruleOf(err) == ruleInstanceLapsed
+	lapsed := ruleOf(err) == problem.RuleInstanceLapsed
 	due := err == nil && reply.CertificateDue && r.runs()
 	switch {
 	case !lapsed && !due:
@@ -232,7 +232,7 @@ func (r *rights) renew(reply *wire.ReleaseReply) error {
 func (r *rights) fatal(err error) *problem.Error {
 	p := problem.From(err)
 	switch ruleOf(err) {
-	case ruleInstanceWithdrawn, ruleInstanceGone, problem.RuleGrantEnded, problem.RuleGrantUsed, problem.RuleSessionUnknown:
+	case problem.RuleInstanceWithdrawn, problem.RuleInstanceGone, problem.RuleGrantEnded, problem.RuleGrantUsed, problem.RuleSessionUnknown:
 		why := *p
 		why.Kind, why.Rule = problem.Denied, problem.RuleGrantEnded
 		if why.Mend == "" {

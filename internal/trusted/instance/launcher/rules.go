@@ -88,18 +88,6 @@ const (
 	// Mend: report it.
 	ruleOrder problem.Rule = "order"
 
-	// ruleInstanceLapsed: the CAS heard nothing of the instance for too long, and its rights ended.
-	// Mend: see that the instance reaches the CAS; the launcher attests again by itself.
-	ruleInstanceLapsed problem.Rule = "instance_lapsed"
-
-	// ruleInstanceGone: the instance's rights have ended for good.
-	// Mend: start the instance again.
-	ruleInstanceGone problem.Rule = "instance_gone"
-
-	// ruleInstanceWithdrawn: the instance's right to run was withdrawn.
-	// Mend: ask the session's owner for a new grant.
-	ruleInstanceWithdrawn problem.Rule = "instance_withdrawn"
-
 	// RuleOffline: the CAS did not answer for longer than the session lets a copy run without it.
 	// Mend: look at the CAS and at the network to it, then start the instance again.
 	RuleOffline problem.Rule = "offline"
