@@ -198,7 +198,7 @@ var (
 	casRate      = rate{512, 64} // one for each owner that attests the CAS
 )
 
-// limiter is a bucket of requests that fills with time.
+// limiter is a bucket of tokens that fills with time; each request takes one.
 type limiter struct {
 	now  func() time.Time
 	rate rate

@@ -60,6 +60,7 @@ func parseMounts(text string) ([]mounted, error) {
 	return out, nil
 }
 
+// unescape undoes the kernel's octal escapes in mountinfo (getmntent(3)).
 func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
@@ -167,6 +168,7 @@ func launchersOwn(at string) bool {
 	return ok && err == nil && n >= 0 && strconv.Itoa(n) == name
 }
 
+// holdRoot accepts a root that is read-only, where the spec says so.
 func holdRoot(readOnly bool) func(mounted) error {
 	return func(m mounted) error {
 		if readOnly && !slices.Contains(m.options, "ro") {
@@ -194,7 +196,8 @@ func holdMount(fsType string, options []string) func(mounted) error {
 	}
 }
 
-// holdMask accepts an empty folder, or the null device.
+// holdMask accepts an empty folder, or the null device, with which low-level runtimes mask
+// a path (OCI runtime specification 1.0, config-linux.md, "Masked Paths").
 func holdMask(m mounted) error {
 	folder := m.fsType == "tmpfs" && m.root == "/" && slices.Contains(m.options, "ro")
 	null := m.root == "/null" && (m.fsType == "tmpfs" || m.fsType == "devtmpfs")
@@ -204,7 +207,8 @@ func holdMask(m mounted) error {
 	return nil
 }
 
-// holdReadOnly accepts the place itself, read-only.
+// holdReadOnly accepts the place itself, read-only (OCI runtime specification 1.0,
+// config-linux.md, "Readonly Paths").
 func holdReadOnly(m mounted) error {
 	itself, ok := strings.CutPrefix(m.at, "/proc")
 	if !ok {

@@ -45,14 +45,15 @@ func HoldProcess(pid int, spec []byte) error {
 	return nil
 }
 
+// differs is the refusal of a process that differs from its spec.
 func differs(format string, args ...any) *problem.Error {
 	return problem.New(problem.Denied, RuleProcess, "the process isn't what its runtime spec says: "+format, args...).
 		Want("a process that was started by the spec that is measured").
 		Fix("look at what starts containers on this machine: a wrapper or a hook of runc, an edited spec")
 }
 
-// processSpec is what a runtime spec says about the process, as far as it can be
-// looked up.
+// processSpec is what an OCI runtime spec says about the process (config.md and
+// config-linux.md), as far as it can be looked up.
 type processSpec struct {
 	Process struct {
 		Args []string `json:"args"`
@@ -93,6 +94,7 @@ type processSpec struct {
 // process is gone, so are its files, whoever has its number then.
 type process struct{ fd int }
 
+// openProcess opens the folder of a process that runs.
 func openProcess(pid int) (process, error) {
 	fd, err := unix.Open(fmt.Sprintf("/proc/%d", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -203,7 +205,7 @@ func (p process) holdRights(want processSpec) error {
 		expected["CapEff"] = expected["CapBnd"]
 	}
 	if len(want.Linux.Seccomp) > 0 {
-		expected["Seccomp"] = "2"
+		expected["Seccomp"] = "2" // SECCOMP_MODE_FILTER
 	}
 
 	for name, value := range expected {

@@ -33,9 +33,9 @@ func writeEtc(dir, host string, ip, gateway netip.Addr) error {
 	return nil
 }
 
-// resolvConf is the machine's, without resolvers that only the machine itself
-// reaches. Behind a local stub, the stub's own upstreams are taken. It says how many
-// name servers there are.
+// resolvConf is the machine's resolv.conf without resolvers that only the machine itself
+// reaches, and the number of its name servers. Where the machine asks a local stub, the
+// stub's own upstreams are taken.
 func resolvConf() (content []byte, servers int) {
 	for _, path := range []string{"/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"} {
 		b, err := atomicfile.Read(path)
@@ -81,6 +81,8 @@ func Resolvers() []netip.Addr {
 	return out
 }
 
+// filterResolvers keeps the lines of a resolv.conf(5) that hold for instances too, and
+// counts its name servers.
 func filterResolvers(b []byte) (out []byte, servers int) {
 	s := bufio.NewScanner(bytes.NewReader(b))
 	for s.Scan() {

@@ -28,8 +28,9 @@ func UnmountBelow(dir string) error {
 	return errors.Join(errs...)
 }
 
-// mountsBelow returns the mount points below dir, deepest first; one that is
-// covered by another at the same place comes up again for each.
+// mountsBelow returns the mount points below dir out of the text of mountinfo
+// (proc_pid_mountinfo(5)), deepest first. Where several mounts cover each other at one
+// place, it comes up once for each.
 func mountsBelow(mountinfo, dir string) []string {
 	var points []string
 	for line := range strings.Lines(mountinfo) {
@@ -47,7 +48,7 @@ func mountsBelow(mountinfo, dir string) []string {
 	return points
 }
 
-// UnescapeMount undoes the kernel's octal escapes in mountinfo.
+// UnescapeMount undoes the kernel's octal escapes in mountinfo (getmntent(3)).
 func UnescapeMount(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

@@ -111,8 +111,8 @@ type Replica interface {
 	// Pull opens a stored snapshot; NotFound if there is none. One that the replica finds
 	// damaged is refused before anything of it is read.
 	Pull(ctx context.Context, s wire.Snapshot) (io.ReadCloser, error)
-	// Stream is a Pull for who judges what is read, up to its end: it may be found damaged
-	// no earlier, and goes over the network once.
+	// Stream is a Pull for a caller that checks what it reads itself, up to the end: the
+	// snapshot goes over the network once, and damage may be found no earlier than there.
 	Stream(ctx context.Context, s wire.Snapshot) (io.ReadCloser, error)
 	// Drop removes a snapshot. An unknown one is no error.
 	Drop(ctx context.Context, s wire.Snapshot) error

@@ -214,9 +214,10 @@ func makeFolder(dir string) error {
 	return nil
 }
 
-// cpuShares is an instance's weight where CPU time is short: as with its memory, of
-// which 256 MiB have what the kernel gives by default. So one that was given little
-// can't take the time of one that was given much, however many threads it has.
+// cpuShares is an instance's weight where CPU time is short. It grows with the instance's
+// memory, and 256 MiB have the weight that the kernel gives by default (1024). So one that
+// was given little can't take the time of one that was given much, however many threads it
+// has.
 func cpuShares(memory uint64) int64 {
 	return int64(min(max(memory>>18, 64), 1<<17)) // in the bounds of cpu.shares
 }

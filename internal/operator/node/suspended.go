@@ -28,9 +28,10 @@ type suspendedWatch struct {
 	found  int // how often in a row
 }
 
-// after follows a check, and returns whether the app counts as stopped. A look is due after
-// checks that went well, and after each while it was found stopped: at some time the kernel
-// takes no more connections for it. suspended tells what a look finds.
+// after follows a check of the port, and returns whether the app counts as suspended. A
+// look at its processes, which the function suspended is, is due after several checks that
+// went well. While looks find it stopped, one is due after each check, whether it went well
+// or not: at some time the kernel takes no more connections for the app.
 func (w *suspendedWatch) after(ok bool, suspended func() bool) bool {
 	if !ok && w.found == 0 {
 		return false
@@ -83,8 +84,8 @@ func appSuspended() *problem.Error {
 		Fix("whoever stopped them lets them go on, on the app's machine: kill -CONT, each process; or its owner deploys the app again")
 }
 
-// wake lets processes of an instance go on that were stopped by a signal, and tells it.
-// What of them is what the event calls them.
+// wake lets processes of an instance go on that were stopped by a signal, and tells it. In
+// the event they are called what.
 func (n *Node) wake(ctx context.Context, id, what string, pids []int) {
 	pids = slices.DeleteFunc(pids, func(pid int) bool {
 		return !proc.Suspended(pid) || syscall.Kill(pid, syscall.SIGCONT) != nil

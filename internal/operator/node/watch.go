@@ -21,8 +21,8 @@ const (
 	// its writer never says that it ended.
 	lastWords   = 3 * time.Second
 	reapTimeout = 30 * time.Second
-	// missingLimit is how long the runtime may not know an instance whose processes
-	// run, before it is taken for lost.
+	// missingLimit is for how long an instance whose processes run may be unknown to the
+	// runtime before it is taken for lost.
 	missingLimit = 30 * time.Second
 )
 
@@ -65,8 +65,8 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 }
 
-// lookAll looks at everything again and again. It is apart from the look at what
-// ended, which waits for nothing that hangs here.
+// lookAll looks at everything again and again. It runs beside resync, so that the end of
+// an instance is seen in time although something hangs here.
 func (n *Node) lookAll(ctx context.Context) {
 	tick := time.NewTicker(lookAllEvery)
 	defer tick.Stop()
@@ -96,9 +96,8 @@ func (n *Node) shutdown() {
 }
 
 // resync compares what runs with what the table says, records exits and replaces
-// log writers that died. The table is looked at first: what is made meanwhile is
-// in no list of containers that was asked for before, and is none of those that
-// this look judges.
+// log writers that died. The table is looked at before the list of containers: an instance
+// that is made between the two isn't taken for one that ended.
 func (n *Node) resync(ctx context.Context) error {
 	live := n.live()
 	containers, err := n.cfg.Runtime.List(ctx)
@@ -236,7 +235,7 @@ func (n *Node) letGo(ctx context.Context, i *instance) {
 	n.note(ctx, "give back the address of an instance that ended", id, err)
 }
 
-// letGoAgain does so with those of which something is still there.
+// letGoAgain lets go of instances that ended and of which something is still there.
 func (n *Node) letGoAgain(ctx context.Context) {
 	n.mu.Lock()
 	var ended []*instance
@@ -254,7 +253,8 @@ func (n *Node) letGoAgain(ctx context.Context) {
 	}
 }
 
-// reap waits for the instance's log to be written out, so nobody waits for it.
+// reap frees the processes that an ended instance still needs. It takes as long as its log
+// is written out, so nobody waits for it.
 func (n *Node) reap(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
@@ -331,6 +331,7 @@ func (n *Node) watch(i *instance, adopted bool) {
 	}
 }
 
+// watchMemory keeps what an instance uses of its memory.
 func (n *Node) watchMemory(ctx context.Context, i *instance) {
 	tick := time.NewTicker(memoryEvery)
 	defer tick.Stop()

@@ -72,7 +72,8 @@ func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) 
 	}, nil
 }
 
-// specPaths is the little of a spec that is compared with the machine.
+// specPaths is the little of an OCI runtime spec (config.md) that is compared with the
+// machine here; las.HoldProcess compares the rest.
 type specPaths struct {
 	Root struct {
 		Path string `json:"path"`
@@ -93,6 +94,7 @@ func (p specPaths) mountPoints() []string {
 	return out
 }
 
+// pathsOf reads them.
 func pathsOf(spec []byte) (specPaths, error) {
 	var p specPaths
 	if err := json.Unmarshal(spec, &p); err != nil {
@@ -129,7 +131,8 @@ func (r *Runtime) standsOn(ctx context.Context, c containerd.Container) (launch.
 	return config, nil
 }
 
-// chainID names a stack of layers, as the OCI image specification says.
+// chainID names a stack of layers (OCI image specification 1.0, config.md, "Layer
+// ChainID").
 func chainID(diffIDs []ident.Digest) string {
 	chain := ""
 	for _, d := range diffIDs {

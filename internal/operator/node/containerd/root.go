@@ -41,6 +41,7 @@ func (r *Runtime) rootUntouched(ctx context.Context, id string, pid int, mountPo
 	return emptyPlaces(upper, strings.Split(lower, ":"), mountPoints)
 }
 
+// overlayOption is the value of an overlay's mount option; empty: it has none.
 func overlayOption(mounts []mount.Mount, prefix string) string {
 	for _, m := range mounts {
 		for _, o := range m.Options {
@@ -148,7 +149,8 @@ func emptyPlaces(upper string, lowers, mountPoints []string) error {
 }
 
 // notHiding refuses a directory of the upper layer in whose place the kernel
-// shows something else than it merged with the layers below. New directories are
+// shows something else than it merged with the layers below (the kernel's overlayfs.rst,
+// "whiteouts and opaque directories" and "Renaming directories"). New directories are
 // marked as opaque by the kernel itself; below those there is nothing.
 func notHiding(file, name string, lowers []string) error {
 	if set, err := marked(file, "trusted.overlay.redirect"); err != nil || set {
@@ -168,6 +170,7 @@ func notHiding(file, name string, lowers []string) error {
 	return nil
 }
 
+// hides is the refusal of a directory that hides what the image has in its place.
 func hides(name string, set bool) error {
 	if !set {
 		return nil
