@@ -71,7 +71,12 @@ type Attestation struct {
 // evidence and appraises it, checks that the evidence names the very key that
 // the TLS connection ended at, the clocks, the audit head's signature and, if a
 // head is known, that the log continues it. Only then is the CAS pinned (and
-// Options.Save called).
+// CASOptions.Save called). It is the verifier and the relying party of RFC 9334 (sections 4
+// and 8) in one.
+//
+// Errors: invalid with roots; internal with reply (another version); denied with
+// cas_identity, cas_clock, or the rule of the check that the evidence or the claims failed,
+// whose cause is an *evidence.Refused with all findings. It needs no pin.
 func (c *CAS) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
 	verifier, err := dcap.New(e.roots())
 	if err != nil {
@@ -85,8 +90,13 @@ func (c *CAS) Attest(ctx context.Context, e Expectation) (*Attestation, error) {
 	var who wire.CASIdentity
 	var head owners.SignedHead
 	err = c.do(ctx, casCall{
-		method: http.MethodGet, path: owners.PathAttest, query: url.Values{"nonce": {hex.EncodeToString(nonce[:])}},
-		out: &reply, identity: &who, head: &head, unpinned: true,
+		method:   http.MethodGet,
+		path:     owners.PathAttest,
+		query:    url.Values{"nonce": {hex.EncodeToString(nonce[:])}},
+		out:      &reply,
+		identity: &who,
+		head:     &head,
+		unpinned: true,
 	})
 	if err != nil {
 		return nil, err

@@ -76,7 +76,9 @@ type CAS struct {
 	pin     Pin // zero Identity: not attested
 }
 
-// NewCAS returns a client of the CAS at addr, HOST[:PORT].
+// NewCAS returns a client of the CAS at addr, HOST[:PORT]. It connects to nobody.
+//
+// Errors: as of [Address].
 func NewCAS(addr string, opts CASOptions) (*CAS, error) {
 	host, err := Address(addr)
 	if err != nil {
@@ -106,9 +108,12 @@ func NewCAS(addr string, opts CASOptions) (*CAS, error) {
 
 	c.http = &http.Client{
 		Transport: &minrate.Transport{Wait: minrate.Wait, Transport: &http.Transport{
-			TLSClientConfig: conf, TLSHandshakeTimeout: connectTimeout(opts.Patience), ResponseHeaderTimeout: answerTimeout,
-			IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
-			DialContext: (&net.Dialer{Timeout: connectTimeout(opts.Patience)}).DialContext,
+			TLSClientConfig:        conf,
+			TLSHandshakeTimeout:    connectTimeout(opts.Patience),
+			ResponseHeaderTimeout:  answerTimeout,
+			IdleConnTimeout:        30 * time.Second,
+			MaxResponseHeaderBytes: 64 << 10,
+			DialContext:            (&net.Dialer{Timeout: connectTimeout(opts.Patience)}).DialContext,
 		}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -116,6 +121,8 @@ func NewCAS(addr string, opts CASOptions) (*CAS, error) {
 }
 
 // Address returns HOST[:PORT] with the port that it leaves out.
+//
+// Errors: invalid with cas_address.
 func Address(addr string) (string, error) {
 	bad := func(err error) *problem.Error {
 		return problem.New(problem.Invalid, ruleCASAddress, "the CAS's address is %w", err).Want("HOST[:PORT]")
@@ -178,16 +185,20 @@ func otherIdentity(addr string, got, want ident.KeyHash) error {
 
 // casCall is one request and what is read of its reply.
 type casCall struct {
-	method, path string
-	query        url.Values
-	body         []byte
-	status       int // of success; 0: 200
-	out          any
-	identity     *wire.CASIdentity  // set to who answered
-	head         *owners.SignedHead // set to the verified head
-	unpinned     bool               // allowed before Attest; remembers nothing
-	aside        bool               // remembers nothing: part of checking the log
-	look         string             // how to find out whether it was done, of a call that does or says something else the second time
+	method   string
+	path     string
+	query    url.Values
+	body     []byte
+	status   int // of success; 0: 200
+	out      any
+	identity *wire.CASIdentity  // set to who answered
+	head     *owners.SignedHead // set to the verified head
+	unpinned bool               // allowed before Attest; remembers nothing
+	aside    bool               // remembers nothing: part of checking the log
+
+	// look is how to find out whether it was done, of a call that does or says something
+	// else the second time.
+	look string
 }
 
 // connectTimeout is how long a connection may take to come about: no longer than a
@@ -204,7 +215,7 @@ func connectTimeout(patience time.Duration) time.Duration {
 // it has to keep a pace.
 const answerTimeout = time.Minute
 
-// maxReply bounds what is read of one reply.
+// maxCASReply bounds what is read of one reply.
 const maxCASReply = 64 << 20
 
 // do makes the call, again and again within the client's patience while the CAS
@@ -222,7 +233,8 @@ func (c *CAS) do(ctx context.Context, q casCall) error {
 		c.http.CloseIdleConnections()
 	}
 
-	deadline, told := time.Now().Add(c.opts.Patience), false
+	deadline := time.Now().Add(c.opts.Patience)
+	told := false
 
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := c.once(ctx, q, pin)
@@ -304,7 +316,8 @@ func (e *unreachedError) problem(addr string, patience time.Duration) error {
 	slow, ok := errors.AsType[*minrate.Error](e.err)
 	switch {
 	case ok:
-		p.Actual, p.Expected = fmt.Sprintf("the CAS at %s answers too slowly: %s", addr, slow), slow.Want()
+		p.Actual = fmt.Sprintf("the CAS at %s answers too slowly: %s", addr, slow)
+		p.Expected = slow.Want()
 	case e.late():
 		p.Expected = "the beginning of an answer within " + problem.Duration(answerTimeout) +
 			" of taking the request; --wait doesn't shorten that: the CAS may be at work"
@@ -349,6 +362,8 @@ func (e *unreachedError) refused(addr string) error {
 		Fix("check the address; if the CAS is about to start, wait for it with --wait 15s")
 }
 
+// once makes the call one time, and checks of the reply, in this order: who answered, that it
+// is no refusal, the audit head, and what it says.
 func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 	u := url.URL{Scheme: "https", Host: c.addr, Path: q.path, RawQuery: q.query.Encode()}
 

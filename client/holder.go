@@ -51,10 +51,20 @@ type Holder struct {
 
 // Claim turns a grant's code into its token, at the CAS that listens for
 // instances at addr. The same key may ask again.
+//
+// Errors: internal with reply where the answer is of another grant; of the CAS: grant_code,
+// grant_claimed, grant_ended, grant_provider.
 func (h *Holder) Claim(ctx context.Context, addr string, code owners.GrantCode) (owners.ClaimReply, error) {
 	var out owners.ClaimReply
 	in := owners.Claim{Version: wire.ReleaseVersion, Code: code.String()}
-	if err := h.post(ctx, addr, code.CAS, wire.PathClaim, in, &out); err != nil {
+	err := h.post(ctx, holderCall{
+		addr: addr,
+		cas:  code.CAS,
+		path: wire.PathClaim,
+		in:   in,
+		out:  &out,
+	})
+	if err != nil {
 		return owners.ClaimReply{}, err
 	}
 
@@ -65,19 +75,32 @@ func (h *Holder) Claim(ctx context.Context, addr string, code owners.GrantCode) 
 	return out, nil
 }
 
-// Gone tells the CAS that an instance is no more, so that its place is free.
+// Gone tells the CAS that an instance is no more, so that its place is free. Of the CAS:
+// grant_ended, instance_unknown.
 func (h *Holder) Gone(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken, instance ident.InstanceID) error {
 	in := owners.InstanceGone{Version: wire.ReleaseVersion, Grant: token, Instance: instance}
-	return h.post(ctx, addr, cas, wire.PathGone, in, &struct{}{})
+	return h.post(ctx, holderCall{
+		addr: addr,
+		cas:  cas,
+		path: wire.PathGone,
+		in:   in,
+		out:  &struct{}{},
+	})
 }
 
-// GiveBack ends a grant.
+// GiveBack ends a grant. It is no error if it has ended.
 func (h *Holder) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken) error {
 	in := owners.GiveBack{Version: wire.ReleaseVersion, Grant: token}
-	return h.post(ctx, addr, cas, wire.PathGiveBack, in, &struct{}{})
+	return h.post(ctx, holderCall{
+		addr: addr,
+		cas:  cas,
+		path: wire.PathGiveBack,
+		in:   in,
+		out:  &struct{}{},
+	})
 }
 
-// Reach connects to the CAS and answers nil if it is there.
+// Reach connects to the CAS and answers nil if it is there: it asks for nothing.
 func (h *Holder) Reach(ctx context.Context, addr string, cas ident.KeyHash) error {
 	ctx, cancel := context.WithTimeout(ctx, holderTimeout)
 	defer cancel()
@@ -102,42 +125,51 @@ func (h *Holder) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, addr)
 }
 
+// holderCall is one request of a Holder.
+type holderCall struct {
+	addr string
+	cas  ident.KeyHash // the one CAS that it is for
+	path string
+	in   any
+	out  any
+}
+
 // post makes one request on a connection of its own.
-func (h *Holder) post(ctx context.Context, addr string, cas ident.KeyHash, path string, in, out any) error {
-	body, err := json.Marshal(in)
+func (h *Holder) post(ctx context.Context, q holderCall) error {
+	body, err := json.Marshal(q.in)
 	if err != nil {
 		return fmt.Errorf("write request: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, holderTimeout)
 	defer cancel()
 
-	target := url.URL{Scheme: "https", Host: addr, Path: path}
+	target := url.URL{Scheme: "https", Host: q.addr, Path: q.path}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), bytes.NewReader(body))
 	if err != nil {
 		return problem.New(problem.Invalid, ruleCASAddress, "%w", err).Want("HOST:PORT")
 	}
 	req.Header.Set("Content-Type", "application/json")
 
-	transport := h.transport(cas)
+	transport := h.transport(q.cas)
 	defer transport.CloseIdleConnections()
 	res, err := (&http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}).Do(req)
 	if err != nil {
-		return holderUnreached(addr, err)
+		return holderUnreached(q.addr, err)
 	}
 	defer func() { _ = res.Body.Close() }()
 
 	reply, err := io.ReadAll(io.LimitReader(res.Body, maxHolderReply))
 	if err != nil {
-		return holderUnreached(addr, err)
+		return holderUnreached(q.addr, err)
 	}
 	if res.StatusCode != http.StatusOK {
 		return problem.Read(res.StatusCode, reply)
 	}
-	if err := json.Unmarshal(reply, out); err != nil {
-		return problem.New(problem.Internal, problem.RuleReply, "the answer of the CAS at %s to %s is not what it should be", addr, path)
+	if err := json.Unmarshal(reply, q.out); err != nil {
+		return problem.New(problem.Internal, problem.RuleReply, "the answer of the CAS at %s to %s is not what it should be", q.addr, q.path)
 	}
 	return nil
 }
@@ -186,7 +218,9 @@ func holderUnreached(addr string, err error) error {
 	p := problem.New(problem.Unavailable, problem.RuleCASUnreachable, "the CAS at %s does not answer: %w", addr, why).
 		Fix("check the address where instances reach the CAS, and that it runs; then try again")
 	if refusal, ok := errors.AsType[*problem.Error](err); ok {
-		p.Rule, p.Actual, p.Expected = refusal.Rule, "at "+addr+": "+refusal.Actual, refusal.Expected
+		p.Rule = refusal.Rule
+		p.Actual = "at " + addr + ": " + refusal.Actual
+		p.Expected = refusal.Expected
 	}
 	return p
 }

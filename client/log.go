@@ -17,8 +17,13 @@ import (
 func (c *CAS) page(ctx context.Context, since uint64, who *wire.CASIdentity, head *owners.SignedHead) (owners.LogPage, error) {
 	var page owners.LogPage
 	err := c.do(ctx, casCall{
-		method: http.MethodGet, path: owners.PathLog, query: url.Values{"since": {strconv.FormatUint(since, 10)}},
-		out: &page, identity: who, head: head, aside: true,
+		method:   http.MethodGet,
+		path:     owners.PathLog,
+		query:    url.Values{"since": {strconv.FormatUint(since, 10)}},
+		out:      &page,
+		identity: who,
+		head:     head,
+		aside:    true,
 	})
 	return page, err
 }
@@ -32,7 +37,11 @@ type LogCheck struct {
 
 // VerifyLog reads the log after the given head (nil: from its beginning) to its
 // end and checks that it leads from the one signed head to the other. each, if
-// not nil, is given every entry.
+// not nil, is given every entry. The chain of hashes is package audit's, whose entries and
+// heads docs/cas.md describes.
+//
+// Errors, beside those of every call: denied with audit_head_signature, audit_log_cut,
+// audit_log_forked or audit_log_older; conflict with audit_log_gap; the error of each.
 func (c *CAS) VerifyLog(ctx context.Context, since *owners.SignedHead, each func(owners.Entry) error) (LogCheck, error) {
 	var from, head owners.SignedHead
 	if since != nil {

@@ -82,6 +82,9 @@ type Manager struct {
 }
 
 // ReadEndpoint reads where the manager of a state folder listens.
+//
+// Errors: unavailable with RuleAway where none serves; invalid with state_folder where its file
+// can't be used; the rules of a disk that fails.
 func ReadEndpoint(state string) (manager.Endpoint, error) {
 	var e manager.Endpoint
 	path := filepath.Join(state, EndpointFile)
@@ -121,7 +124,8 @@ func explainEndpoint(err error, state string) error {
 	return p.Fix("look what is there (ls -ld), and name the right folder with --state")
 }
 
-// NewManager returns a client of the manager at addr, HOST:PORT.
+// NewManager returns a client of the manager at addr, HOST:PORT. It connects to nobody, and an
+// address that is none is refused by the first call.
 func NewManager(addr string, opts ManagerOptions) *Manager {
 	c := &Manager{addr: addr, away: "start it: cupel up", pid: opts.PID, source: opts.Source}
 	if !proc.Named(c.pid, "cupeld") && !proc.Hidden(c.pid) { // after a power cut its number may be another program's
@@ -178,7 +182,7 @@ func (c *Manager) Runtimes(ctx context.Context) ([]manager.Runtime, error) {
 
 // Template returns the operator's session template, which nobody has to trust.
 func (c *Manager) Template(ctx context.Context, inputs url.Values) ([]byte, error) {
-	r, err := c.do(ctx, c.quick, http.MethodGet, manager.PathTemplate, inputs, nil)
+	r, err := c.do(ctx, c.quick, managerCall{method: http.MethodGet, path: manager.PathTemplate, query: inputs})
 	if err != nil {
 		return nil, err
 	}
@@ -187,10 +191,11 @@ func (c *Manager) Template(ctx context.Context, inputs url.Values) ([]byte, erro
 }
 
 // Deploy asks for an app, or updates it. It returns when the wish is durable;
-// App tells how the deployment goes.
+// App tells how the deployment goes. Of the manager: what it can't deploy (runtime, memory,
+// port, port_taken, code_used, not_owner, …), and what the CAS says of the grant's code.
 func (c *Manager) Deploy(ctx context.Context, req manager.DeployRequest) (manager.App, error) {
 	req.Version = manager.Version
-	return managerCall[manager.App](ctx, c, http.MethodPost, manager.PathApps, nil, req)
+	return answerOf[manager.App](ctx, c, managerCall{method: http.MethodPost, path: manager.PathApps, body: req})
 }
 
 // Apps lists the caller's apps.
@@ -200,14 +205,18 @@ func (c *Manager) Apps(ctx context.Context) ([]manager.App, error) {
 }
 
 // App returns one app by id or name.
+//
+// Errors: unavailable with reply where the answer is about another app; of the manager:
+// not_found, and denied with not_owner.
 func (c *Manager) App(ctx context.Context, ref string) (manager.App, error) {
 	a, err := get[manager.App](ctx, c, manager.PathApps+"/"+url.PathEscape(ref), nil)
 	return c.about(ref, a, err)
 }
 
-// RemoveApp asks for an app's removal; it is gone when App answers NotFound.
+// RemoveApp asks for an app's removal; it is gone when App answers NotFound. Its errors are
+// those of App.
 func (c *Manager) RemoveApp(ctx context.Context, ref string) (manager.App, error) {
-	a, err := managerCall[manager.App](ctx, c, http.MethodDelete, manager.PathApps+"/"+url.PathEscape(ref), nil, nil)
+	a, err := answerOf[manager.App](ctx, c, managerCall{method: http.MethodDelete, path: manager.PathApps + "/" + url.PathEscape(ref)})
 	return c.about(ref, a, err)
 }
 
@@ -221,25 +230,27 @@ func (c *Manager) Instances(ctx context.Context, app string) ([]manager.Instance
 	return l.Instances, err
 }
 
-// RemoveInstance eliminates one instance; the app goes on with one fewer.
+// RemoveInstance eliminates one instance; the app goes on with one fewer. Of the manager:
+// not_found, and denied with not_owner.
 func (c *Manager) RemoveInstance(ctx context.Context, id string) (manager.RemoveInstanceReply, error) {
-	return managerCall[manager.RemoveInstanceReply](ctx, c, http.MethodDelete, manager.PathInstances+"/"+url.PathEscape(id), nil, nil)
+	return answerOf[manager.RemoveInstanceReply](ctx, c, managerCall{method: http.MethodDelete, path: manager.PathInstances + "/" + url.PathEscape(id)})
 }
 
-// Volumes lists what is stored of volumes, for the operator.
+// Volumes lists what is stored of volumes, for the operator: nobody else is answered.
 func (c *Manager) Volumes(ctx context.Context) ([]manager.Volume, error) {
 	l, err := get[manager.VolumeList](ctx, c, manager.PathVolumes, nil)
 	return l.Volumes, err
 }
 
 // RemoveVolume removes what is stored of a volume that no app has, for the operator;
-// with force also where it isn't known whose it was.
+// with force also where it isn't known whose it was. Of the manager: volume_unknown, and that
+// an app has it.
 func (c *Manager) RemoveVolume(ctx context.Context, id ident.Digest, force bool) (manager.Volume, error) {
 	q := url.Values{}
 	if force {
 		q.Set("force", "true")
 	}
-	return managerCall[manager.Volume](ctx, c, http.MethodDelete, manager.PathVolumes+"/"+id.String(), q, nil)
+	return answerOf[manager.Volume](ctx, c, managerCall{method: http.MethodDelete, path: manager.PathVolumes + "/" + id.String(), query: q})
 }
 
 // LogOptions selects from an instance's output.
@@ -250,7 +261,9 @@ type LogOptions struct {
 	Previous bool      // of the run before
 }
 
-// Logs calls each for every line of an instance's output.
+// Logs calls each for every line of an instance's output, and ends with each's error, if it
+// gives one, or with the output. One that breaks off, or has more lines than were asked for,
+// is unavailable; of the manager: logs, where there is none.
 func (c *Manager) Logs(ctx context.Context, id string, opts LogOptions, each func(manager.LogLine) error) error {
 	q := url.Values{"tail": {strconv.Itoa(opts.Tail)}}
 	if opts.Follow {
@@ -276,7 +289,8 @@ func (c *Manager) Logs(ctx context.Context, id string, opts LogOptions, each fun
 	})
 }
 
-// Events calls each for every event after since, of one app unless it is empty.
+// Events calls each for every event after since, of one app unless it is empty; with follow
+// until ctx ends. It ends with each's error, if it gives one.
 func (c *Manager) Events(ctx context.Context, since uint64, app string, follow bool, each func(manager.Event) error) error {
 	q := url.Values{"since": {strconv.FormatUint(since, 10)}}
 	if app != "" {
@@ -289,18 +303,27 @@ func (c *Manager) Events(ctx context.Context, since uint64, app string, follow b
 	return stream(ctx, c, manager.PathEvents, q, each)
 }
 
-func get[T any](ctx context.Context, c *Manager, path string, q url.Values) (T, error) {
-	return managerCall[T](ctx, c, http.MethodGet, path, q, nil)
+// managerCall is one request to a manager.
+type managerCall struct {
+	method string
+	path   string
+	query  url.Values
+	body   any // as JSON; nil: none
 }
 
-func managerCall[T any](ctx context.Context, c *Manager, method, path string, q url.Values, body any) (T, error) {
+func get[T any](ctx context.Context, c *Manager, path string, query url.Values) (T, error) {
+	return answerOf[T](ctx, c, managerCall{method: http.MethodGet, path: path, query: query})
+}
+
+// answerOf makes a call and reads its whole answer.
+func answerOf[T any](ctx context.Context, c *Manager, q managerCall) (T, error) {
 	var out T
 	asked := c.http
-	if method == http.MethodGet {
+	if q.method == http.MethodGet {
 		asked = c.quick
 	}
 
-	r, err := c.do(ctx, asked, method, path, q, body)
+	r, err := c.do(ctx, asked, q)
 	if err != nil {
 		return out, err
 	}
@@ -358,26 +381,26 @@ func (c *Manager) broken(ctx context.Context, err error) error {
 }
 
 // do makes one request and returns a successful reply.
-func (c *Manager) do(ctx context.Context, asked *http.Client, method, path string, q url.Values, body any) (*http.Response, error) {
+func (c *Manager) do(ctx context.Context, asked *http.Client, q managerCall) (*http.Response, error) {
 	var payload io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
+	if q.body != nil {
+		b, err := json.Marshal(q.body)
 		if err != nil {
 			return nil, fmt.Errorf("write request: %w", err)
 		}
 		payload = bytes.NewReader(b)
 	}
 
-	target := "https://" + c.addr + path
-	if len(q) > 0 {
-		target += "?" + q.Encode()
+	target := "https://" + c.addr + q.path
+	if len(q.query) > 0 {
+		target += "?" + q.query.Encode()
 	}
 
-	req, err := http.NewRequestWithContext(ctx, method, target, payload)
+	req, err := http.NewRequestWithContext(ctx, q.method, target, payload)
 	if err != nil {
 		return nil, fmt.Errorf("write request: %w", err)
 	}
-	if body != nil {
+	if q.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 
@@ -468,7 +491,7 @@ func stream[T any](ctx context.Context, c *Manager, path string, q url.Values, e
 		asked = c.patient
 	}
 
-	r, err := c.do(ctx, asked, http.MethodGet, path, q, nil)
+	r, err := c.do(ctx, asked, managerCall{method: http.MethodGet, path: path, query: q})
 	if err != nil {
 		return err
 	}

@@ -78,6 +78,9 @@ type Shown struct {
 
 // ShownAt asks for the certificate of the manager at addr, HOST:PORT. It proves
 // nothing about who listens there, unless it is Public.
+//
+// Errors: unavailable with RuleAway where nobody answers; unauthenticated with RuleCertificate
+// where there is none.
 func ShownAt(ctx context.Context, addr string) (Shown, error) {
 	conf := tlsConfig(addr, ManagerOptions{})
 	conf.VerifyConnection = nil

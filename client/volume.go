@@ -12,6 +12,9 @@ import (
 
 // ResetVolume has a volume of the session start afresh, empty and under another
 // key. The caller needs the right to update.
+//
+// Errors: unavailable with cas_answer_lost where it may have been done; of the CAS:
+// access_policy, session_unknown, volume_unknown.
 func (c *CAS) ResetVolume(ctx context.Context, session ident.SessionName, volume string) (owners.VolumeReset, error) {
 	body, err := json.Marshal(owners.ResetVolume{Version: owners.Version, Session: session, Volume: volume})
 	if err != nil {
@@ -20,8 +23,11 @@ func (c *CAS) ResetVolume(ctx context.Context, session ident.SessionName, volume
 
 	var out owners.VolumeReset
 	err = c.do(ctx, casCall{
-		method: http.MethodPost, path: owners.PathVolumeReset, body: body, out: &out,
-		look: "look whether the volume was reset (cupel audit verify --show, the newest entries) before you do it again: what is stored since then would be lost",
+		method: http.MethodPost,
+		path:   owners.PathVolumeReset,
+		body:   body,
+		out:    &out,
+		look:   "look whether the volume was reset (cupel audit verify --show, the newest entries) before you do it again: what is stored since then would be lost",
 	})
 	return out, err
 }
