@@ -14,6 +14,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "cupel-log: started by cupeld and by an instance's shim, with the instance's output: nothing to be run by hand")
 		os.Exit(2)
 	}
+
 	if err := logfile.Main(os.Args[2]); err != nil {
 		fmt.Fprintln(os.Stderr, "cupel-log:", err)
 		os.Exit(1)

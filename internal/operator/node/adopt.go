@@ -55,16 +55,16 @@ func (n *Node) tellDamage(ctx context.Context, d damage) {
 	})
 }
 
-// look goes once through everything that is the node's: what is still to be taken
-// over, what was made by half, and what nobody's record names.
+// look goes once through everything that is the node's: the instances that are still to be
+// taken over or removed, and what there is of instances that no record names.
 func (n *Node) look(ctx context.Context) {
-	n.note(ctx, "look after instances", "", n.takeOver(ctx))
+	n.note(ctx, "look after instances", "", n.settlePending(ctx))
 	n.note(ctx, "look for what is left of instances", "", n.sweep(ctx))
 }
 
-// takeOver finishes what is pending: instances of an earlier process, and those
+// settlePending finishes what is pending: instances of an earlier process, and those
 // whose removal failed.
-func (n *Node) takeOver(ctx context.Context) error {
+func (n *Node) settlePending(ctx context.Context) error {
 	var pending []*instance
 	n.mu.Lock()
 	for _, i := range n.instances {
@@ -81,7 +81,7 @@ func (n *Node) takeOver(ctx context.Context) error {
 	if err != nil {
 		n.mu.Lock()
 		for _, i := range pending {
-			n.illUnknown(i)
+			n.countAsIll(i)
 		}
 		n.mu.Unlock()
 		return fmt.Errorf("list containers: %w", err)
@@ -97,31 +97,31 @@ func (n *Node) takeOver(ctx context.Context) error {
 			continue // somebody stops or removes it just now
 		}
 		id := i.rec.Spec.ID
-		err := n.take(ctx, i, state[id])
+		err := n.settle(ctx, i, state[id])
 		n.note(ctx, "take over or remove an instance", id, err)
 
 		n.mu.Lock()
 		if i.pending = err != nil; i.pending {
-			n.illUnknown(i)
+			n.countAsIll(i)
 		}
 		n.mu.Unlock()
 		i.op.Unlock()
 	}
-
 	return nil
 }
 
-// illUnknown says that an instance of which nothing is known is ill, so that nobody
+// countAsIll says that an instance of which nothing is known is ill, so that nobody
 // waits to hear of it; Node.mu is held.
-func (n *Node) illUnknown(i *instance) {
+func (n *Node) countAsIll(i *instance) {
 	if i.rec.Spec.Port != 0 && i.health == manager.HealthUnknown {
 		i.health = manager.HealthUnhealthy
 		n.publishStatus(i)
 	}
 }
 
-// take takes over one instance, or removes it if it is none. The op lock is held.
-func (n *Node) take(ctx context.Context, i *instance, c ContainerState) error {
+// settle takes over one instance that runs, removes it if it was made by half, and records
+// its end if it ended unseen. The op lock is held.
+func (n *Node) settle(ctx context.Context, i *instance, c ContainerState) error {
 	id := i.rec.Spec.ID
 	n.mu.Lock()
 	current := n.instances[id] == i
@@ -138,14 +138,14 @@ func (n *Node) take(ctx context.Context, i *instance, c ContainerState) error {
 	case ended:
 		return nil
 	case c.Running, c.ExitedAt.IsZero() && n.maybeRuns(ctx, i):
-		return n.adopt(ctx, i)
+		return n.adoptRunning(ctx, i)
 	}
 	n.exitSeen(ctx, i, c)
 	return nil
 }
 
-// adopt takes over one instance that runs.
-func (n *Node) adopt(ctx context.Context, i *instance) error {
+// adoptRunning takes over one instance that runs.
+func (n *Node) adoptRunning(ctx context.Context, i *instance) error {
 	id := i.rec.Spec.ID
 	if !i.watched {
 		// Known at once, so that nobody takes it for ill while it is looked at.

@@ -110,10 +110,10 @@ func (n *Node) halt(ctx context.Context, i *instance, grace time.Duration) error
 		Fix("look at the node's containerd log, then remove the instance")
 }
 
-// patience is when a launcher that was asked to end is killed, by what it says
-// that it does; end is when its app's grace is over, and commit how long storing
-// volumes may take beyond it. One that says nothing of it doesn't wind its app down by
-// itself. Node.mu is held.
+// patience is the time at which a launcher that was asked to end is killed. It follows from
+// the phase that the launcher reported last; end is when its app's grace is over, and
+// commit how long storing volumes may take beyond it. A launcher in any other phase isn't
+// ending its app by itself, and gets no more than the grace. Node.mu is held.
 func (i *instance) patience(end time.Time, commit time.Duration) time.Time {
 	switch i.rec.Report.Phase {
 	case wire.Stopping:
