@@ -23,6 +23,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if len(args) == 0 {
 		args = []string{"help"}
 	}
+
 	switch args[0] {
 	case "run":
 		return launcher.Run(ctx, args[1:], environ, stderr)
@@ -34,6 +35,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		printVersion(stdout)
 		return 0
 	}
+
 	fmt.Fprintln(stderr, "cupel-init: arguments: want run or version; instances are started by their node")
 	return 2
 }

@@ -69,6 +69,7 @@ func (k *keys) collateral(now time.Time, c Condition) ([]byte, error) {
 	// Issued a minute ago: whoever verifies may have a slower clock.
 	from := now.Add(-time.Minute).UTC().Truncate(time.Second)
 	until := from.Add(collateralLife)
+
 	rootCRL, err := k.rootList(from, until, c)
 	if err != nil {
 		return nil, err
@@ -77,6 +78,7 @@ func (k *keys) collateral(now time.Time, c Condition) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	info, infoSig, err := k.sign(k.tcbInfo(from, until, c))
 	if err != nil {
 		return nil, err
@@ -85,10 +87,17 @@ func (k *keys) collateral(now time.Time, c Condition) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	return json.Marshal(dcap.Collateral{
-		PCKCRLIssuerChain: chain(k.ca, k.root), RootCACRL: rootCRL, PCKCRL: pckCRL,
-		TCBInfoIssuerChain: chain(k.signer, k.root), TCBInfo: info, TCBInfoSignature: infoSig,
-		QEIdentityIssuerChain: chain(k.signer, k.root), QEIdentity: identity, QEIdentitySignature: identitySig,
+		PCKCRLIssuerChain:     chain(k.ca, k.root),
+		RootCACRL:             rootCRL,
+		PCKCRL:                pckCRL,
+		TCBInfoIssuerChain:    chain(k.signer, k.root),
+		TCBInfo:               info,
+		TCBInfoSignature:      infoSig,
+		QEIdentityIssuerChain: chain(k.signer, k.root),
+		QEIdentity:            identity,
+		QEIdentitySignature:   identitySig,
 	})
 }
 
@@ -118,24 +127,43 @@ func (k *keys) tcbInfo(from, until time.Time, c Condition) tcbInfo {
 	for i, svn := range cpuSVN {
 		at.Components[i].SVN = svn
 	}
+
 	at.PCESVN = pceSVN
 	if c.BelowTCB {
 		at.PCESVN++
 	}
+
 	return tcbInfo{
-		ID: "SGX", Version: 3, IssueDate: text(from), NextUpdate: text(until),
-		FMSPC: upper(fmspc), PCEID: upper(pceID), Evaluation: number(c),
-		Levels: []tcbLevel{{TCB: at, Date: tcbDate, Status: cmp.Or(c.TCBStatus, "UpToDate"), Advisories: c.Advisories}},
+		ID:         "SGX",
+		Version:    3,
+		IssueDate:  text(from),
+		NextUpdate: text(until),
+		FMSPC:      upper(fmspc),
+		PCEID:      upper(pceID),
+		Evaluation: number(c),
+		Levels: []tcbLevel{{
+			TCB:        at,
+			Date:       tcbDate,
+			Status:     cmp.Or(c.TCBStatus, "UpToDate"),
+			Advisories: c.Advisories,
+		}},
 	}
 }
 
 func (k *keys) qeIdentity(from, until time.Time, c Condition) qeIdentity {
 	return qeIdentity{
-		ID: "QE", Version: 2, IssueDate: text(from), NextUpdate: text(until), Evaluation: number(c),
-		MiscSelect: "00000000", MiscSelectMask: "FFFFFFFF",
-		Attributes: "11000000000000000000000000000000", AttributesMask: "FBFFFFFFFFFFFFFF0000000000000000",
-		MRSigner: upper(qeSigner[:]), ISVProdID: qeProdID,
-		Levels: []tcbLevel{{TCB: qeTCB{qeSVN}, Date: tcbDate, Status: cmp.Or(c.QEStatus, "UpToDate")}},
+		ID:             "QE",
+		Version:        2,
+		IssueDate:      text(from),
+		NextUpdate:     text(until),
+		Evaluation:     number(c),
+		MiscSelect:     "00000000",
+		MiscSelectMask: "FFFFFFFF",
+		Attributes:     "11000000000000000000000000000000",
+		AttributesMask: "FBFFFFFFFFFFFFFF0000000000000000",
+		MRSigner:       upper(qeSigner[:]),
+		ISVProdID:      qeProdID,
+		Levels:         []tcbLevel{{TCB: qeTCB{qeSVN}, Date: tcbDate, Status: cmp.Or(c.QEStatus, "UpToDate")}},
 	}
 }
 
@@ -162,11 +190,16 @@ func chain(certs ...*x509.Certificate) string {
 
 func revocationList(issuer *x509.Certificate, key *ecdsa.PrivateKey, from, until time.Time, revoked []*x509.Certificate) (string, error) {
 	list := &x509.RevocationList{
-		Number: big.NewInt(from.Unix()), ThisUpdate: from, NextUpdate: until, SignatureAlgorithm: x509.ECDSAWithSHA256,
+		Number:             big.NewInt(from.Unix()),
+		ThisUpdate:         from,
+		NextUpdate:         until,
+		SignatureAlgorithm: x509.ECDSAWithSHA256,
 	}
+
 	for _, c := range revoked {
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: from})
 	}
+
 	der, err := x509.CreateRevocationList(rand.Reader, list, issuer, key)
 	return hex.EncodeToString(der), err
 }

@@ -55,11 +55,13 @@ func openKeys(dir string, now time.Time) (*keys, error) {
 	if err == nil {
 		return k, nil
 	}
+
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, problem.New(problem.Invalid, problem.RuleStateDamaged, "the simulated platform: %w", err).
 			Want("the keys that were written there").
 			Fix("put %s back from a backup and look at the disk (dmesg). Without a backup: cupel down --force, remove %s and simulation-root.pem beside its folder, cupel up; then sessions and owners have to trust the new simulated root", name, name)
 	}
+
 	made, err := makeKeys(now)
 	if err != nil {
 		return nil, err
@@ -75,9 +77,11 @@ func readKeys(name string) (*keys, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if len(b) == 0 {
 		return nil, fmt.Errorf("%s is empty", name)
 	}
+
 	var s state
 	if err := json.Unmarshal(b, &s); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -99,6 +103,7 @@ func readKeys(name string) (*keys, error) {
 			return nil, fmt.Errorf("%s: a key that is not ECDSA", name)
 		}
 	}
+
 	for _, f := range []struct {
 		der  []byte
 		cert **x509.Certificate
@@ -113,7 +118,14 @@ func readKeys(name string) (*keys, error) {
 // writeKeys stores k under name unless that exists by now: the link is atomic
 // and never replaces.
 func writeKeys(dir, name string, k *keys) error {
-	s := state{Version: stateVersion, Warning: "SIMULATED platform: these keys protect nothing", Root: k.root.Raw, CA: k.ca.Raw, PCK: k.pck.Raw, Signer: k.signer.Raw}
+	s := state{
+		Version: stateVersion,
+		Warning: "SIMULATED platform: these keys protect nothing",
+		Root:    k.root.Raw,
+		CA:      k.ca.Raw,
+		PCK:     k.pck.Raw,
+		Signer:  k.signer.Raw,
+	}
 	for _, f := range []struct {
 		key *ecdsa.PrivateKey
 		der *[]byte
@@ -123,10 +135,12 @@ func writeKeys(dir, name string, k *keys) error {
 			return err
 		}
 	}
+
 	b, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
 		return err
 	}
+
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -153,25 +167,34 @@ func makeKeys(now time.Time) (*keys, error) {
 			return nil, err
 		}
 	}
+
 	authority := func(name string, below int) *x509.Certificate {
 		return &x509.Certificate{
-			Subject: subject(name), IsCA: true, MaxPathLen: below, MaxPathLenZero: below == 0,
-			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, NotAfter: now.Add(30 * 365 * day),
+			Subject:        subject(name),
+			IsCA:           true,
+			MaxPathLen:     below,
+			MaxPathLenZero: below == 0,
+			KeyUsage:       x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+			NotAfter:       now.Add(30 * 365 * day),
 		}
 	}
+
 	signing := func(name string) *x509.Certificate {
 		return &x509.Certificate{
 			Subject:  subject(name),
 			KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment, NotAfter: now.Add(20 * 365 * day),
 		}
 	}
+
 	ext, err := pckExtension()
 	if err != nil {
 		return nil, err
 	}
+
 	leaf := signing("SGX PCK Certificate")
 	leaf.ExtraExtensions = []pkix.Extension{ext}
 	root := authority("SGX Root CA", 1)
+
 	for _, step := range []struct {
 		template *x509.Certificate
 		key      *ecdsa.PrivateKey
@@ -196,11 +219,13 @@ func issue(template, parent *x509.Certificate, key, by *ecdsa.PrivateKey, now ti
 	if err != nil {
 		return nil, err
 	}
+
 	point, err := key.PublicKey.Bytes()
 	if err != nil {
 		return nil, err
 	}
 	id := sha1.Sum(point) //nolint:gosec // a name, not a protection
+
 	template.SerialNumber = serial
 	template.SubjectKeyId = id[:]
 	template.NotBefore = now.Add(-day) // clocks of one room differ
@@ -209,6 +234,7 @@ func issue(template, parent *x509.Certificate, key, by *ecdsa.PrivateKey, now ti
 	if template == parent {
 		template.AuthorityKeyId = id[:]
 	}
+
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by)
 	if err != nil {
 		return nil, err
@@ -225,20 +251,25 @@ var (
 // pckExtension is Intel's extension of PCK certificates (1.2.840.113741.1.13.1).
 func pckExtension() (pkix.Extension, error) {
 	oid := asn1.ObjectIdentifier{1, 2, 840, 113741, 1, 13, 1}
+
 	at := func(arcs ...int) asn1.ObjectIdentifier { return append(oid[:len(oid):len(oid)], arcs...) }
+
 	type field struct {
 		ID    asn1.ObjectIdentifier
 		Value any
 	}
+
 	tcb := make([]field, 0, len(cpuSVN)+2)
 	for i, svn := range cpuSVN {
 		tcb = append(tcb, field{at(2, i+1), int(svn)})
 	}
 	tcb = append(tcb, field{at(2, 17), pceSVN}, field{at(2, 18), cpuSVN[:]})
+
 	ppid := make([]byte, 16)
 	if _, err := rand.Read(ppid); err != nil {
 		return pkix.Extension{}, err
 	}
+
 	var list []asn1.RawValue
 	for _, f := range []field{{at(1), ppid}, {at(2), tcb}, {at(3), pceID}, {at(4), fmspc}, {at(5), asn1.Enumerated(0)}} {
 		der, err := asn1.Marshal(f)
@@ -248,5 +279,6 @@ func pckExtension() (pkix.Extension, error) {
 		list = append(list, asn1.RawValue{FullBytes: der})
 	}
 	der, err := asn1.Marshal(list)
+
 	return pkix.Extension{Id: oid, Value: der}, err
 }

@@ -30,15 +30,18 @@ var cpuSVN = [16]byte{21, 21, 2, 4, 1, 128, 14}
 func quote(key *ecdsa.PrivateKey, l Launch, reportData evidence.Data64, tail []byte) ([]byte, error) {
 	b := make([]byte, 0, sgxquote.SignedLen+4+sgxquote.SigLen+len(tail))
 	b = append(b, header()...)
+
 	attributes := byte(sgxquote.AttributeInit | sgxquote.AttributeMode64)
 	if l.Debug {
 		attributes |= sgxquote.AttributeDebug
 	}
 	b = append(b, report(attributes, l, reportData)...)
+
 	sig, err := signRaw(key, b)
 	if err != nil {
 		return nil, err
 	}
+
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(sig)+len(tail)))
 	b = append(b, sig...)
 	return append(b, tail...), nil
@@ -50,6 +53,7 @@ func header() []byte {
 	binary.LittleEndian.PutUint16(h[sgxquote.AtKeyType:], sgxquote.KeyECDSAP256)
 	binary.LittleEndian.PutUint16(h[sgxquote.AtQESVN:], qeSVN)
 	binary.LittleEndian.PutUint16(h[sgxquote.AtPCESVN:], pceSVN)
+
 	copy(h[sgxquote.AtQEVendor:], sgxquote.QEVendor[:])
 	copy(h[sgxquote.AtUserData:], "cupel SIMULATED")
 	return h
@@ -58,13 +62,16 @@ func header() []byte {
 func report(attributes byte, l Launch, reportData evidence.Data64) []byte {
 	r := make([]byte, sgxquote.BodyLen)
 	copy(r[sgxquote.AtCPUSVN:], cpuSVN[:])
+
 	r[sgxquote.AtAttributes] = attributes
 	r[sgxquote.AtXFRM] = 0x03 // x87 and SSE
+
 	copy(r[sgxquote.AtMREnclave:], l.Measurement[:])
 	copy(r[sgxquote.AtMRSigner:], l.Signer[:])
 	copy(r[sgxquote.AtConfigID:], l.ConfigID[:])
 	binary.LittleEndian.PutUint16(r[sgxquote.AtISVProdID:], l.ProductID)
 	binary.LittleEndian.PutUint16(r[sgxquote.AtISVSVN:], l.SVN)
+
 	copy(r[sgxquote.AtReportData:], reportData[:])
 	return r
 }
@@ -77,16 +84,24 @@ func (k *keys) quoteTail() ([]byte, error) {
 		return nil, err
 	}
 	raw := point[1:] // x || y
+
 	var bound evidence.Data64
 	h := sha256.New()
 	h.Write(raw)
 	h.Write(qeAuthData)
 	h.Sum(bound[:0])
-	qe := report(sgxquote.AttributeInit|sgxquote.AttributeMode64|sgxquote.AttributeProvisionKey, Launch{Measurement: qeEnclave, Signer: qeSigner, ProductID: qeProdID, SVN: qeSVN}, bound)
+
+	qe := report(sgxquote.AttributeInit|sgxquote.AttributeMode64|sgxquote.AttributeProvisionKey, Launch{
+		Measurement: qeEnclave,
+		Signer:      qeSigner,
+		ProductID:   qeProdID,
+		SVN:         qeSVN,
+	}, bound)
 	sig, err := signRaw(k.pckKey, qe)
 	if err != nil {
 		return nil, err
 	}
+
 	var chain []byte
 	for _, c := range [][]byte{k.pck.Raw, k.ca.Raw, k.root.Raw} {
 		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})...)

@@ -126,6 +126,7 @@ func (p *Platform) Quote(l Launch, reportData evidence.Data64) (evidence.Evidenc
 	if err != nil {
 		return evidence.Evidence{}, fmt.Errorf("simulated quote: %w", err)
 	}
+
 	col, err := p.Collateral()
 	if err != nil {
 		return evidence.Evidence{}, err
@@ -138,10 +139,12 @@ func (p *Platform) Quote(l Launch, reportData evidence.Data64) (evidence.Evidenc
 func (p *Platform) Collateral() ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+
 	now := p.now()
 	if !p.opts.IssuedAt.IsZero() {
 		now = p.opts.IssuedAt
 	}
+
 	// A clock that was set back must not leave us with collateral of the future.
 	if p.issue == nil || now.Sub(p.issued) > collateralLife/2 || now.Before(p.issued) {
 		b, err := p.keys.collateral(now, p.opts)
@@ -150,6 +153,7 @@ func (p *Platform) Collateral() ([]byte, error) {
 		}
 		p.issue, p.issued = b, now
 	}
+
 	return p.issue, nil
 }
 
@@ -160,6 +164,7 @@ func signRaw(key *ecdsa.PrivateKey, msg []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	sig := make([]byte, 64)
 	r.FillBytes(sig[:32])
 	s.FillBytes(sig[32:])

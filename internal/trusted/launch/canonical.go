@@ -30,15 +30,18 @@ func parseObject(b []byte) (map[string]any, error) {
 	if !utf8.Valid(b) {
 		return nil, errors.New("not valid UTF-8")
 	}
+
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	v, err := parseValue(d, 0)
 	if err != nil {
 		return nil, err
 	}
+
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("data after the JSON object")
 	}
+
 	o, ok := v.(map[string]any)
 	if !ok {
 		return nil, errors.New("want a JSON object")
@@ -57,6 +60,7 @@ func parseValue(d *json.Decoder, depth int) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	switch t := t.(type) {
 	case json.Delim:
 		if t == '{' {
@@ -78,6 +82,7 @@ func parseMembers(d *json.Decoder, depth int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+
 		key := t.(string) // the decoder guarantees it between members
 		if _, twice := o[key]; twice {
 			return nil, fmt.Errorf("key %q appears twice", key)
@@ -86,6 +91,7 @@ func parseMembers(d *json.Decoder, depth int) (any, error) {
 			return nil, err
 		}
 	}
+
 	_, err := d.Token()
 	return o, err
 }
@@ -99,6 +105,7 @@ func parseElements(d *json.Decoder, depth int) (any, error) {
 		}
 		a = append(a, v)
 	}
+
 	_, err := d.Token()
 	return a, err
 }

@@ -17,19 +17,23 @@ func freeFields(spec map[string]any, variables []string) error {
 	if env, ok := process["env"].([]any); ok {
 		freeEnv(env, variables)
 	}
+
 	emptyString(object(spec, "root"), "path")
 	emptyString(spec, "hostname")
 	emptyString(linux, "cgroupsPath")
+
 	for ns := range objects(linux, "namespaces") {
 		if ns["type"] == "network" {
 			emptyString(ns, "path")
 		}
 	}
+
 	for m := range objects(spec, "mounts") {
 		if dest, _ := m["destination"].(string); slices.Contains(freeBinds, dest) && m["type"] == "bind" {
 			emptyString(m, "source")
 		}
 	}
+
 	return freeLimits(object(linux, "resources"))
 }
 
@@ -58,9 +62,11 @@ func freeLimits(resources map[string]any) error {
 		}
 		memory["limit"], memory["swap"] = number(0), number(0)
 	}
+
 	if pids := object(resources, "pids"); pids != nil && isNumber(pids["limit"]) {
 		pids["limit"] = number(0)
 	}
+
 	if cpu := object(resources, "cpu"); cpu != nil {
 		for _, key := range []string{"shares", "quota", "period"} {
 			if isNumber(cpu[key]) {

@@ -37,23 +37,28 @@ func parseImageConfig(configJSON []byte) (ImageConfig, error) {
 	if err != nil {
 		return img, err
 	}
+
 	r := reader{}
 	if os := r.text(top, "os"); os != "" && os != "linux" {
 		return img, fmt.Errorf("os %q: want linux", os)
 	}
+
 	c := r.object(top, "config")
 	img.User, img.Cwd = r.text(c, "User"), r.text(c, "WorkingDir")
 	img.Env, img.Entrypoint, img.Cmd = r.texts(c, "Env"), r.texts(c, "Entrypoint"), r.texts(c, "Cmd")
+
 	for _, s := range r.texts(r.object(top, "rootfs"), "diff_ids") {
 		if !strings.HasPrefix(s, "sha256:") {
 			return img, fmt.Errorf("diff id %q: want sha256:…", s)
 		}
+
 		d, err := ident.ParseDigest(s)
 		if err != nil {
 			return img, fmt.Errorf("diff id: %w", err)
 		}
 		img.DiffIDs = append(img.DiffIDs, d)
 	}
+
 	if r.err != nil {
 		return img, r.err
 	}

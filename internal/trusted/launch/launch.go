@@ -64,6 +64,7 @@ func Measure(specJSON []byte, img ImageConfig, launcher ident.Digest) (ident.Mea
 	if err != nil {
 		return ident.Measurement{}, invalid(ruleLaunchSpec, "runtime spec: %w", err)
 	}
+
 	if err := requireMemoryLimit(spec); err != nil {
 		return ident.Measurement{}, err
 	}
@@ -77,6 +78,7 @@ func Expected(v Version, img ImageConfig, launcher ident.Digest) (ident.Measurem
 	if err != nil {
 		return ident.Measurement{}, err
 	}
+
 	spec, err := parseObject(specJSON)
 	if err != nil {
 		return ident.Measurement{}, invalid(ruleLaunchSpec, "runtime spec: %w", err)

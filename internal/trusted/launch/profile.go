@@ -95,10 +95,12 @@ func Spec(v Version, img ImageConfig) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("launch profile: %w", err)
 	}
+
 	args, err := launcherArgs(img)
 	if err != nil {
 		return nil, err
 	}
+
 	process := spec["process"].(map[string]any)
 	process["args"] = args
 	env := []any{}
@@ -119,6 +121,7 @@ func launcherArgs(img ImageConfig) ([]any, error) {
 	if cwd == "" {
 		cwd = "/"
 	}
+
 	args := []any{LauncherPath, "run", "--user", user, "--cwd", cwd}
 	for _, e := range img.Env {
 		if i := strings.IndexByte(e, '='); i <= 0 {
@@ -126,10 +129,12 @@ func launcherArgs(img ImageConfig) ([]any, error) {
 		}
 		args = append(args, "--env", e)
 	}
+
 	args = append(args, "--")
 	for _, a := range slices.Concat(img.Entrypoint, img.Cmd) {
 		args = append(args, a)
 	}
+
 	for _, a := range args {
 		if strings.ContainsRune(a.(string), 0) {
 			return nil, invalid(ruleImageConfig, "image argument %q: a zero byte", a)
@@ -160,14 +165,17 @@ func Fill(specJSON []byte, f Free) ([]byte, error) {
 	if err != nil {
 		return nil, invalid(ruleLaunchSpec, "runtime spec: %w", err)
 	}
+
 	if f.Memory <= 0 {
 		return nil, invalid(problem.RuleMemoryLimit, "no memory limit").Want("a limit over 0 bytes")
 	}
+
 	linux, process := object(spec, "linux"), object(spec, "process")
 	resources := object(linux, "resources")
 	if resources == nil || process == nil || object(spec, "root") == nil {
 		return nil, invalid(ruleLaunchSpec, "runtime spec: not made by this profile")
 	}
+
 	values := map[string]string{
 		EnvCAS:      f.CASAddr,
 		EnvLAS:      f.LASAddr,
@@ -179,16 +187,20 @@ func Fill(specJSON []byte, f Free) ([]byte, error) {
 		env = append(env, name+"="+values[name])
 	}
 	process["env"] = env
+
 	object(spec, "root")["path"] = f.Root
 	spec["hostname"] = f.Hostname
 	linux["cgroupsPath"] = f.CgroupsPath
+
 	if memory := object(resources, "memory"); memory != nil {
 		memory["limit"], memory["swap"] = number(f.Memory), number(f.Memory)
 	}
+
 	resources["pids"] = map[string]any{"limit": number(f.Pids)}
 	if f.CPUQuota > 0 {
 		resources["cpu"] = map[string]any{"quota": number(f.CPUQuota), "period": number(f.CPUPeriod)}
 	}
+
 	if f.CPUShares > 0 {
 		cpu := object(resources, "cpu")
 		if cpu == nil {
@@ -197,11 +209,13 @@ func Fill(specJSON []byte, f Free) ([]byte, error) {
 		}
 		cpu["shares"] = number(f.CPUShares)
 	}
+
 	for ns := range objects(linux, "namespaces") {
 		if ns["type"] == "network" {
 			ns["path"] = f.NetworkNamespace
 		}
 	}
+
 	sources := map[any]string{
 		"/etc/resolv.conf": f.ResolvConf, "/etc/hosts": f.Hosts, SocketDir: f.SocketDir, LauncherPath: f.Launcher,
 	}

@@ -66,13 +66,16 @@ func parseHeader(b []byte) (header, error) {
 	if h.version = binary.BigEndian.Uint16(b[8:]); h.version != version1 && h.version != version2 {
 		return h, fmt.Errorf("%w %d, this launcher reads %d and %d", errVersion, h.version, version1, version2)
 	}
+
 	if r := binary.BigEndian.Uint16(b[10:]); r != 0 {
 		return h, fmt.Errorf("reserved bits %#x are set", r)
 	}
+
 	h.chunk = binary.BigEndian.Uint32(b[12:])
 	if h.chunk < minChunk || h.chunk > maxChunk || bits.OnesCount32(h.chunk) != 1 {
 		return h, fmt.Errorf("chunk size %d is not a power of two from %d to %d", h.chunk, minChunk, maxChunk)
 	}
+
 	copy(h.id[:], b[16:])
 	h.generation = binary.BigEndian.Uint64(b[48:])
 	copy(h.keyID[:], b[56:])

@@ -37,6 +37,7 @@ func OpenSnapshot(r io.Reader, key secret.Value, id ident.Digest, wantGeneration
 	if _, err := io.ReadFull(r, raw[:]); err != nil {
 		return nil, readError(err, "in its header")
 	}
+
 	h, err := parseHeader(raw[:])
 	if errors.Is(err, errVersion) {
 		return nil, refuse(RuleFormat, "%v", err).Fix("start the service with the launcher that wrote the volume, or with a newer one")
@@ -44,9 +45,11 @@ func OpenSnapshot(r io.Reader, key secret.Value, id ident.Digest, wantGeneration
 	if err != nil {
 		return nil, refuse(RuleFormat, "%v", err)
 	}
+
 	if err := h.check(id, wantGeneration); err != nil {
 		return nil, err
 	}
+
 	claimed := h.keyID
 	aead, err := openKey(key, &h)
 	if err != nil {
@@ -55,6 +58,7 @@ func OpenSnapshot(r io.Reader, key secret.Value, id ident.Digest, wantGeneration
 	if claimed != h.keyID {
 		return nil, refuse(RuleKey, "the snapshot is under key %x", claimed).Want("key %x", h.keyID)
 	}
+
 	return &snapshotReader{
 		r:     r,
 		aead:  aead,
@@ -89,6 +93,7 @@ func (s *snapshotReader) Read(b []byte) (int, error) {
 		}
 		s.next()
 	}
+
 	n := copy(b, s.text)
 	s.text = s.text[n:]
 	return n, nil
@@ -109,6 +114,7 @@ func (s *snapshotReader) next() {
 		s.err = refuse(RuleTampered, "chunk %d claims an impossible size", s.index)
 		return
 	}
+
 	in := s.in[:frameSize+int(size)+tagSize]
 	if _, err := io.ReadFull(s.r, in[frameSize:]); err != nil {
 		s.err = readError(err, "within a chunk")
@@ -121,6 +127,7 @@ func (s *snapshotReader) next() {
 		s.err = refuse(RuleTampered, "chunk %d does not verify", s.index)
 		return
 	}
+
 	s.index++
 	if last {
 		s.err = s.finish()
@@ -141,6 +148,7 @@ func (s *snapshotReader) finish() error {
 	case !errors.Is(err, io.EOF):
 		return readError(err, "at its end")
 	}
+
 	if got := s.tag.tag(); got != s.want {
 		return refuse(RuleForked, "the snapshot's tag is %s", got).Want("%s, the tag that the CAS keeps", s.want)
 	}
@@ -152,6 +160,7 @@ func readError(err error, where string) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return refuse(RuleTruncated, "the snapshot ends %s", where)
 	}
+
 	if p, ok := errors.AsType[*problem.Error](err); ok {
 		return p
 	}

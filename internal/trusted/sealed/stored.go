@@ -18,6 +18,7 @@ func StoredTag(r io.Reader) (ident.Digest, error) {
 	if err != nil && !ended(err) {
 		return ident.Digest{}, err
 	}
+
 	version := uint16(Version)
 	if h, err := parseHeader(raw[:n]); err == nil {
 		version = h.version
@@ -29,6 +30,7 @@ func StoredTag(r io.Reader) (ident.Digest, error) {
 			return ident.Digest{}, err
 		}
 	}
+
 	if _, err := io.Copy(t.sum, r); err != nil {
 		return ident.Digest{}, err
 	}

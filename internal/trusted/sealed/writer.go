@@ -54,9 +54,11 @@ func newSnapshotWriter(w io.Writer, key secret.Value, id ident.Digest, generatio
 		tag:  newTagHash(h.version, raw),
 		buf:  make([]byte, 0, chunk),
 	}
+
 	for i := range s.out {
 		s.out[i] = make([]byte, 0, frameSize+int(chunk)+tagSize)
 	}
+
 	if _, err := w.Write(raw); err != nil {
 		return nil, fmt.Errorf("write snapshot header: %w", err)
 	}
@@ -72,11 +74,14 @@ func openKey(key secret.Value, h *header) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, fmt.Errorf("derive key id: %w", err)
 	}
+
 	h.keyID = id
+
 	ck, err := h.chunkKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("derive chunk key: %w", err)
 	}
+
 	defer clear(ck)
 	return newAEAD(ck)
 }
@@ -86,6 +91,7 @@ func (s *SnapshotWriter) Write(b []byte) (int, error) {
 	if s.closed {
 		return 0, errors.New("write to a closed snapshot")
 	}
+
 	n := 0
 	for len(b) > 0 {
 		if len(s.buf) == cap(s.buf) {
@@ -93,6 +99,7 @@ func (s *SnapshotWriter) Write(b []byte) (int, error) {
 				return n, s.err
 			}
 		}
+
 		m := copy(s.buf[len(s.buf):cap(s.buf)], b)
 		s.buf = s.buf[:len(s.buf)+m]
 		b, n = b[m:], n+m
@@ -129,8 +136,10 @@ func (s *SnapshotWriter) seal(last bool) {
 
 	out := binary.BigEndian.AppendUint32(s.out[s.index%2][:0], frame)
 	out = s.aead.Seal(out, chunkNonce(s.index), s.buf, chunkData(s.head, s.index, frame))
+
 	s.tag.add(out)
 	s.buf, s.index = s.buf[:0], s.index+1
+
 	if _, err := s.w.Write(out); err != nil {
 		s.err = fmt.Errorf("write snapshot chunk: %w", err)
 	}

@@ -39,6 +39,7 @@ func Exporter(cs *tls.ConnectionState) ([32]byte, error) {
 	if cs == nil || cs.Version != tls.VersionTLS13 {
 		return out, fmt.Errorf("channel binding: the connection is not TLS 1.3")
 	}
+
 	b, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
 	if err != nil {
 		return out, fmt.Errorf("channel binding: %w", err)

@@ -32,9 +32,11 @@ func VerifyCASChain(certs []*x509.Certificate, now time.Time) (CASIdentity, erro
 			Want("a TLS leaf and the CAS's identity certificate that signed it").
 			Fix("check the address: what answers there is no CAS")
 	}
+
 	if len(certs) != 2 {
 		return refuse("the server presented %d certificates", len(certs))
 	}
+
 	leaf, identity := certs[0], certs[1]
 	key, ok := identity.PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {
@@ -43,12 +45,14 @@ func VerifyCASChain(certs []*x509.Certificate, now time.Time) (CASIdentity, erro
 	if leaf.IsCA || !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) {
 		return refuse("the leaf is not for TLS servers")
 	}
+
 	if err := identity.CheckSignatureFrom(identity); err != nil {
 		return refuse("identity certificate: %w", err)
 	}
 	if !bytes.Equal(leaf.RawIssuer, identity.RawSubject) {
 		return refuse("the leaf names another issuer, %q", leaf.Issuer)
 	}
+
 	if err := leaf.CheckSignatureFrom(identity); err != nil {
 		return refuse("leaf: %w", err)
 	}

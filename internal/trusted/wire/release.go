@@ -137,7 +137,13 @@ type TagMove struct {
 
 // Moves are all of the request's, its own first.
 func (r *TagRequest) Moves() []TagMove {
-	own := TagMove{Volume: r.Volume, Lease: r.Lease, From: r.From, FromTag: r.FromTag, Tag: r.Tag}
+	own := TagMove{
+		Volume:  r.Volume,
+		Lease:   r.Lease,
+		From:    r.From,
+		FromTag: r.FromTag,
+		Tag:     r.Tag,
+	}
 	return append([]TagMove{own}, r.Also...)
 }
 

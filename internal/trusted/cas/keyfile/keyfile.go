@@ -50,6 +50,7 @@ func Create(path string) (*Sealer, error) {
 	if _, err := rand.Read(key); err != nil {
 		return nil, fmt.Errorf("make sealing key: %w", err)
 	}
+
 	if err := atomicfile.Create(path, []byte(prefix+hex.EncodeToString(key)+"\n"), 0o600); err != nil {
 		return nil, problem.New(problem.Unavailable, ruleSealingKeyFile, "%w", err).
 			Fix("give the CAS a state folder that it may write to, with space in it")
@@ -68,21 +69,25 @@ func Load(path string) (*Sealer, error) {
 	if err != nil {
 		return nil, problem.New(problem.Unavailable, ruleSealingKeyFile, "%w", err)
 	}
+
 	if !info.Mode().IsRegular() {
 		return nil, problem.New(problem.Invalid, ruleSealingKeyForm, "%s is no file but has mode %v", path, info.Mode()).
 			Want("the key file that this state was sealed with").
 			Fix("look what is there (ls -ld) and move it away, and put the file back from its backup")
 	}
+
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, problem.New(problem.Invalid, ruleSealingKeyPermission, "%s has mode %v", path, info.Mode()).
 			Want("a file that nobody but its owner may read").
 			Fix("run chmod 600 %s, and consider who may have read it", path)
 	}
+
 	b, err := atomicfile.Read(path)
 	if err != nil {
 		return nil, problem.New(problem.Unavailable, ruleSealingKeyFile, "%w", err).
 			Fix("let the CAS's user own the file")
 	}
+
 	text, ok := strings.CutPrefix(strings.TrimSuffix(string(b), "\n"), prefix)
 	key, err := hex.DecodeString(text)
 	if !ok || err != nil || len(key) != 32 {
@@ -98,6 +103,7 @@ func newSealer(key []byte) (*Sealer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sealing key: %w", err)
 	}
+
 	s := &Sealer{aead: aead}
 	id := sha256.Sum256(append([]byte("cupel/cas-key-id/v1"), key...))
 	copy(s.keyID[:], id[:])
@@ -108,13 +114,16 @@ func newSealer(key []byte) (*Sealer, error) {
 // the bound at which they may collide.
 func (s *Sealer) Seal(id string, rowVersion uint64, plain []byte) ([]byte, error) {
 	out := make([]byte, headerLen+nonceLen, headerLen+nonceLen+len(plain)+s.aead.Overhead())
+
 	copy(out, magic)
 	out[len(magic)] = version
 	copy(out[len(magic)+1:], s.keyID[:])
+
 	nonce := out[headerLen:]
 	if _, err := rand.Read(nonce); err != nil {
 		return nil, fmt.Errorf("seal row %s: %w", id, err)
 	}
+
 	return s.aead.Seal(out, nonce, plain, aad(out[:headerLen], id, rowVersion)), nil
 }
 
@@ -124,12 +133,15 @@ func (s *Sealer) Open(id string, rowVersion uint64, sealed []byte) ([]byte, erro
 		return nil, problem.New(problem.Internal, ruleRowSealed, "row %s is not a sealed row of version %d", id, version).
 			Fix("restore the CAS's state from its backup")
 	}
+
 	if [keyIDLen]byte(sealed[len(magic)+1:headerLen]) != s.keyID {
 		return nil, problem.New(problem.Invalid, ruleSealingKey, "row %s was sealed with key %x", id, sealed[len(magic)+1:headerLen]).
 			Want("key %x, the one in the key file", s.keyID[:]).
 			Fix("put back the key file that belongs to this state")
 	}
+
 	nonce := sealed[headerLen : headerLen+nonceLen]
+
 	plain, err := s.aead.Open(nil, nonce, sealed[headerLen+nonceLen:], aad(sealed[:headerLen], id, rowVersion))
 	if err != nil {
 		return nil, problem.New(problem.Internal, ruleRowSealed, "row %s version %d does not decrypt", id, rowVersion).

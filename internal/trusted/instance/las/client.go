@@ -32,15 +32,18 @@ func (c Client) Quote(ctx context.Context, reportData evidence.Data64) (evidence
 	if err != nil {
 		return evidence.Evidence{}, err
 	}
+
 	body, err := json.Marshal(wire.QuoteRequest{Version: 1, ReportData: reportData})
 	if err != nil {
 		return evidence.Evidence{}, fmt.Errorf("marshal quote request: %w", err)
 	}
+
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://las"+wire.PathQuote, bytes.NewReader(body))
 	if err != nil {
 		return evidence.Evidence{}, fmt.Errorf("make quote request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -48,11 +51,13 @@ func (c Client) Quote(ctx context.Context, reportData evidence.Data64) (evidence
 			return d.DialContext(ctx, "unix", path)
 		},
 	}
+
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
 		return evidence.Evidence{}, problem.New(problem.Unavailable, problem.RuleLASUnreachable, "ask the LAS at %s: %w", c.Addr, err).
 			Fix("see that the node's attestation service runs")
 	}
+
 	defer resp.Body.Close()
 	return readEvidence(resp)
 }
@@ -67,10 +72,12 @@ func readEvidence(resp *http.Response) (evidence.Evidence, error) {
 	case resp.StatusCode != http.StatusOK:
 		return evidence.Evidence{}, problem.Read(resp.StatusCode, b)
 	}
+
 	var ev evidence.Evidence
 	if err := json.Unmarshal(b, &ev); err != nil {
 		return evidence.Evidence{}, problem.New(problem.Internal, problem.RuleLASReply, "the LAS's answer is no evidence: %w", err)
 	}
+
 	if ev.Type == "" || len(ev.Quote) == 0 {
 		return evidence.Evidence{}, problem.New(problem.Internal, problem.RuleLASReply, "the LAS's answer carries no quote")
 	}

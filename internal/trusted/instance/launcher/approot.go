@@ -74,10 +74,12 @@ func handView(p *plan) error {
 	if err != nil {
 		return err
 	}
+
 	b, err := json.Marshal(folders)
 	if err != nil {
 		return fmt.Errorf("marshal the app's folders: %w", err)
 	}
+
 	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open the app's root: %w", err)
@@ -101,6 +103,7 @@ func handView(p *plan) error {
 // whole.
 func receiveView(fd int) *appView {
 	defer unix.Close(fd)
+
 	root := -1
 	var b []byte
 	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
@@ -109,9 +112,11 @@ func receiveView(fd int) *appView {
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
+
 		if got > 0 && root < 0 {
 			root = descriptor(oob[:got])
 		}
+
 		if err != nil || n == 0 || len(b)+n > maxFolders {
 			break
 		}
@@ -133,6 +138,7 @@ func descriptor(oob []byte) int {
 	if err != nil || len(messages) != 1 {
 		return -1
 	}
+
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
 		return -1

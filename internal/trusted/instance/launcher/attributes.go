@@ -63,11 +63,13 @@ func hostAttributes() error {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(oomScore), 0); err != nil {
 		return notOwn("the score for when memory runs out", err)
 	}
+
 	// A policy or a priority that somebody raised or lowered goes.
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
 	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
 		return notOwn("the scheduling policy", err)
 	}
+
 	// The instance's control group says on which processors it may run.
 	var all unix.CPUSet
 	for i := range all {
@@ -76,6 +78,7 @@ func hostAttributes() error {
 	if err := unix.SchedSetaffinity(0, &all); err != nil {
 		return notOwn("the processors", err)
 	}
+
 	const whoProcess, classNone = 1, 0
 	if _, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, whoProcess, 0, classNone); errno != 0 {
 		return notOwn("the priority of input and output", errno)
@@ -90,9 +93,11 @@ func ownAttributes() error {
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, timerSlack, 0, 0, 0); err != nil {
 		return notOwn("the timers' slack", err)
 	}
+
 	if err := ownMemory(); err != nil {
 		return err
 	}
+
 	for _, l := range appLimits {
 		if err := l.set(); err != nil {
 			return notOwn(l.name, err)
@@ -115,9 +120,11 @@ func ownMemory() error {
 	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, 0, 0, 0); errno != 0 {
 		return notOwn("the execution domain", errno)
 	}
+
 	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
 		return notOwn("the use of large pages", err)
 	}
+
 	// Equal pages of two instances that the kernel makes one tell each of them
 	// what the other has. Only a privilege that the launcher lacks could undo it.
 	const getMemoryMerge = 68
@@ -149,6 +156,7 @@ func ownSignals() error {
 		if _, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, n, 0, uintptr(unsafe.Pointer(&a)), 8, 0, 0); errno != 0 {
 			return notOwn(fmt.Sprintf("the action of signal %d", n), errno)
 		}
+
 		if a.handler != ignoreSignal {
 			continue
 		}
@@ -157,6 +165,7 @@ func ownSignals() error {
 			return notOwn(fmt.Sprintf("the action of signal %d", n), errno)
 		}
 	}
+
 	var none unix.Sigset_t
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil); err != nil {
 		return notOwn("the blocked signals", err)
@@ -182,6 +191,7 @@ func ownOutput(owner appUser) error {
 		if st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
 			continue
 		}
+
 		err := unix.Fchown(fd, owner.UID, int(st.Gid))
 		if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("give descriptor %d to the app's user: %w", fd, err)
@@ -196,6 +206,7 @@ func openNull() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the app's input: %w", err)
 	}
+
 	info, err := f.Stat()
 	if st, ok := info.Sys().(*syscall.Stat_t); err != nil || !ok || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
 		_ = f.Close()

@@ -62,6 +62,7 @@ func newCASClient(addr string, now func() time.Time) (*casClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the instance's key: %w", err)
 	}
+
 	der, err := selfsigned.Certificate{
 		Name:      "cupel instance",
 		NotBefore: now().Add(-time.Hour),
@@ -71,12 +72,16 @@ func newCASClient(addr string, now func() time.Time) (*casClient, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	hash, err := ident.HashKey(key.Public())
 	if err != nil {
 		return nil, err
 	}
+
 	return &casClient{
-		addr: addr, now: now, hash: hash,
+		addr: addr,
+		now:  now,
+		hash: hash,
 		cert: tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key},
 	}, nil
 }
@@ -85,6 +90,7 @@ func newCASClient(addr string, now func() time.Time) (*casClient, error) {
 // that signed its TLS leaf. Whether it is the right one is the caller's to say.
 func (c *casClient) dial(ctx context.Context) (*tls.Conn, ident.KeyHash, error) {
 	var identity ident.KeyHash
+
 	dialer := &tls.Dialer{
 		NetDialer: &net.Dialer{Timeout: 5 * time.Second},
 		Config: &tls.Config{
@@ -103,6 +109,7 @@ func (c *casClient) dial(ctx context.Context) (*tls.Conn, ident.KeyHash, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+
 	conn, err := dialer.DialContext(ctx, "tcp", c.addr)
 	if err != nil {
 		if p := problem.From(err); p.Kind != problem.Internal {
@@ -125,12 +132,14 @@ func (c *casClient) release(ctx context.Context, q quoter, config ident.ServiceR
 		return nil, err
 	}
 	defer conn.Close()
+
 	state := conn.ConnectionState()
 	exporter, err := wire.Exporter(&state)
 	if err != nil {
 		return nil, err
 	}
 	reportData := wire.ReportData(exporter, c.hash)
+
 	ev, err := q.Quote(ctx, reportData)
 	if err != nil {
 		return nil, err
@@ -138,10 +147,12 @@ func (c *casClient) release(ctx context.Context, q quoter, config ident.ServiceR
 	if err := checkBinding(ev, reportData, identity, config); err != nil {
 		return nil, err
 	}
+
 	once := &http.Client{Transport: &http.Transport{
 		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		DisableKeepAlives: true,
 	}}
+
 	req := wire.ReleaseRequest{
 		Version:   wire.ReleaseVersion,
 		Session:   config.Session,
@@ -151,14 +162,17 @@ func (c *casClient) release(ctx context.Context, q quoter, config ident.ServiceR
 		Returning: c.answered,
 		Evidence:  ev,
 	}
+
 	var reply wire.ReleaseReply
 	if err := c.post(ctx, once, wire.PathRelease, req, &reply); err != nil {
 		return nil, err
 	}
+
 	if reply.Version != wire.ReleaseVersion || reply.InstanceID != c.hash {
 		return nil, problem.New(problem.Internal, ruleReleaseReply, "version %d for instance %s", reply.Version, reply.InstanceID.Short()).
 			Want("version %d for instance %s", wire.ReleaseVersion, c.hash.Short())
 	}
+
 	c.bind(identity)
 	c.answered = true
 	return &reply, nil
@@ -170,6 +184,7 @@ func (c *casClient) release(ctx context.Context, q quoter, config ident.ServiceR
 func (c *casClient) bind(identity ident.KeyHash) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+
 	c.identity = identity
 	c.later = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -178,6 +193,7 @@ func (c *casClient) bind(identity ident.KeyHash) {
 			if err != nil {
 				return nil, err
 			}
+
 			if got != identity {
 				_ = conn.Close()
 				return nil, problem.New(problem.Denied, problem.RuleCASIdentity, "the CAS that answers is %s", got.Short()).
@@ -193,6 +209,7 @@ func (c *casClient) call(ctx context.Context, path string, in, out any) error {
 	c.mu.Lock()
 	client := c.later
 	c.mu.Unlock()
+
 	if client == nil {
 		return problem.New(problem.Internal, ruleOrder, "%s before the release", path)
 	}
@@ -207,11 +224,13 @@ func (c *casClient) post(ctx context.Context, client *http.Client, path string, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+c.addr+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+
 	resp, err := client.Do(req)
 	if err != nil {
 		if p := problem.From(err); p.Kind != problem.Internal {
@@ -220,12 +239,14 @@ func (c *casClient) post(ctx context.Context, client *http.Client, path string, 
 		return unreachable(c.addr, err)
 	}
 	defer resp.Body.Close()
+
 	b, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxBody+1))
 	defer clear(b)
 	switch {
 	case err != nil:
 		return unreachable(c.addr, err)
 	}
+
 	c.heard.Store(int64(bootTime())) // whatever it says
 	switch {
 	case len(b) > wire.MaxBody:
@@ -233,6 +254,7 @@ func (c *casClient) post(ctx context.Context, client *http.Client, path string, 
 	case resp.StatusCode != http.StatusOK:
 		return problem.Read(resp.StatusCode, b)
 	}
+
 	if err := json.Unmarshal(b, out); err != nil {
 		// Not the text of the error: it could quote the body, which is secret.
 		return problem.New(problem.Internal, problem.RuleReply, "the answer to %s is not what release version %d says", path, wire.ReleaseVersion)

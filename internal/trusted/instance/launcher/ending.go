@@ -101,6 +101,7 @@ func (e ending) kept(job bool, stop syscall.Signal) *problem.Error {
 			Want("0, which says that it was done").
 			Fix("run it again")
 	}
+
 	p := notCommitted("the app ended with code %d", code).Want("0")
 	if !job {
 		p = p.Want("0, or %d after it was sent %s", by, unix.SignalName(stop))

@@ -50,34 +50,46 @@ func ParseHost(environ []string) (Host, error) {
 				Want("CUPEL_CAS_ADDR, CUPEL_LAS_ADDR, CUPEL_CONFIG_ID and CUPEL_GRANT alone").
 				Fix("start the instance by the launch profile; the app's environment is the session's")
 		}
+
 		if old, ok := values[field]; ok && old != value && field == "grant" {
 			return Host{}, problem.New(problem.Invalid, ruleHostEnvironment, "%s is there twice", name)
 		} else if ok && old != value {
 			return Host{}, problem.New(problem.Invalid, ruleHostEnvironment, "%s and its SCONE alias differ", name)
 		}
+
 		values[field] = value
 	}
+
 	if values["cas"] == "" || values["las"] == "" || values["config"] == "" {
 		return Host{}, problem.New(problem.Invalid, ruleHostEnvironment, "a host variable is missing").
 			Want("CUPEL_CAS_ADDR, CUPEL_LAS_ADDR and CUPEL_CONFIG_ID").
 			Fix("cupel-init runs inside instances only; see `cupel up`")
 	}
+
 	config, err := ident.ParseServiceRef(values["config"])
 	if err != nil {
 		return Host{}, problem.New(problem.Invalid, problem.RuleConfigID, "%w", err)
 	}
+
 	if _, err := wire.SocketPath(values["las"]); err != nil {
 		return Host{}, err
 	}
+
 	grant, err := parseGrant(values["grant"])
 	if err != nil {
 		return Host{}, err
 	}
+
 	cas := values["cas"]
 	if _, _, err := net.SplitHostPort(cas); err != nil {
 		cas = net.JoinHostPort(strings.Trim(cas, "[]"), defaultCASPort)
 	}
-	return Host{CAS: cas, LAS: values["las"], Config: config, Grant: grant}, nil
+	return Host{
+		CAS:    cas,
+		LAS:    values["las"],
+		Config: config,
+		Grant:  grant,
+	}, nil
 }
 
 // parseGrant checks a token's form, and never says what it is.
@@ -108,9 +120,11 @@ func ParseCommand(args []string) (Command, error) {
 			c.Argv = args[1:]
 			return c, nil
 		}
+
 		if len(args) < 2 {
 			break
 		}
+
 		switch flag, value := args[0], args[1]; {
 		case flag == "--user":
 			c.User = value
@@ -121,6 +135,7 @@ func ParseCommand(args []string) (Command, error) {
 		default:
 			return Command{}, usage(flag)
 		}
+
 		args = args[2:]
 	}
 	return Command{}, usage(strings.Join(args, " "))
@@ -142,6 +157,7 @@ func mergeEnv(base, over []string) []string {
 		}
 		values[name] = entry
 	}
+
 	out := make([]string, 0, len(names))
 	for _, n := range names {
 		out = append(out, values[n])

@@ -48,17 +48,21 @@ type launcher struct {
 func Run(ctx context.Context, args, environ []string, stderr io.Writer) int {
 	KeepOutput()
 	l := &launcher{stderr: stderr, now: time.Now, patience: Patience}
+
 	ctx, sigs := handleSignals(ctx)
 	defer sigs.close()
+
 	code, err := l.run(ctx, sigs, args, environ)
 	if err == nil {
 		return code
 	}
+
 	if s, ok := errors.AsType[stopped](context.Cause(ctx)); ok {
 		l.say("%v", s)
 		l.report(wire.Exited, exitSignal+int(s.signal), nil)
 		return exitSignal + int(s.signal)
 	}
+
 	// The problem's own fields for programs, the whole chain for people.
 	l.say("%v", err)
 	l.report(wire.Refused, code, problem.From(err))
@@ -71,6 +75,7 @@ func (l *launcher) run(ctx context.Context, sigs *signals, args, environ []strin
 	if err != nil {
 		return exitRefused, err
 	}
+
 	reply, err := l.attest(ctx)
 	if err != nil {
 		return exitRefused, err
@@ -79,11 +84,13 @@ func (l *launcher) run(ctx context.Context, sigs *signals, args, environ []strin
 	l.rights = newRights(l, sigs, reply)
 	stop := l.rights.hold(ctx)
 	code, lost, err := l.serve(ctx, sigs, reply, mem)
+
 	stop() // what is reported after the exit would be refused
 
 	if why := sigs.refused(); why != nil && err != nil && why.Rule != RuleOffline {
 		return code, err // the rights are gone: there is nothing to tell
 	}
+
 	reason := ""
 	switch {
 	case err != nil:
@@ -91,6 +98,7 @@ func (l *launcher) run(ctx context.Context, sigs *signals, args, environ []strin
 	case lost != nil:
 		reason = string(lost.Rule)
 	}
+
 	l.reportExit(code, reason)
 	if err == nil {
 		l.report(wire.Exited, code, lost)
@@ -111,6 +119,7 @@ func (l *launcher) serve(ctx context.Context, sigs *signals, reply *wire.Release
 			code, err = exitRefused, why
 		}
 	}()
+
 	p, volumes, err := l.prepare(ctx, reply, mem)
 	if err != nil {
 		return exitRefused, nil, err
@@ -124,6 +133,7 @@ func (l *launcher) serve(ctx context.Context, sigs *signals, reply *wire.Release
 	if why := sigs.refused(); why != nil {
 		return exitRefused, nil, why
 	}
+
 	code = exitCode(e.status)
 	if !anyWritable(volumes) {
 		return code, nil, nil
@@ -136,6 +146,7 @@ func (l *launcher) serve(ctx context.Context, sigs *signals, reply *wire.Release
 		l.say("%v", lost)
 		return code, lost, nil
 	}
+
 	if err := l.store(ctx, volumes, view); err != nil {
 		return exitRefused, nil, err
 	}
@@ -148,10 +159,12 @@ func (l *launcher) inspect(args, environ []string) (memoryView, error) {
 	if err := sealProcess(); err != nil {
 		return fail(err)
 	}
+
 	if os.Getpid() != 1 {
 		return fail(problem.New(problem.Invalid, ruleNotAnInstance, "cupel-init runs as process %d", os.Getpid()).
 			Want("process 1 of an instance").Fix("deploy with `cupel deploy`"))
 	}
+
 	// Where the launch profile has it: what is wrong with the environment can
 	// be told as well.
 	l.node = node.NewNode(filepath.Join(hostDir, wire.NodeSocket))
@@ -164,13 +177,16 @@ func (l *launcher) inspect(args, environ []string) (memoryView, error) {
 		return fail(err)
 	}
 	l.node = node.NewNode(filepath.Join(filepath.Dir(socket), wire.NodeSocket))
+
 	l.report(wire.Starting, 0, nil)
 	if l.image, err = ParseCommand(args); err != nil {
 		return fail(err)
 	}
+
 	if err := checkSelf(); err != nil {
 		return fail(err)
 	}
+
 	proc, err := openProc()
 	if err != nil {
 		return fail(err)
@@ -180,6 +196,7 @@ func (l *launcher) inspect(args, environ []string) (memoryView, error) {
 	if err != nil {
 		return fail(err)
 	}
+
 	mounts, err := parseMountinfo(text)
 	if err != nil {
 		return fail(err)
@@ -187,10 +204,12 @@ func (l *launcher) inspect(args, environ []string) (memoryView, error) {
 	if err := checkMounts(mounts); err != nil {
 		return fail(err)
 	}
+
 	mem, err := readMemory(proc)
 	if err != nil {
 		return fail(err)
 	}
+
 	noswap, err := stage(mem)
 	if err != nil {
 		return fail(err)
@@ -218,6 +237,7 @@ func (l *launcher) attest(ctx context.Context) (*wire.ReleaseReply, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attest for %s: %w", l.host.Config, err)
 	}
+
 	l.teller.attested(reply.InstanceID, reply.CertificateUntil)
 	l.say("attested for %s as %s in %s", l.host.Config, reply.InstanceID.Short(), time.Since(start).Round(time.Millisecond))
 	l.report(wire.Attested, 0, nil)
@@ -230,10 +250,12 @@ func (l *launcher) prepare(ctx context.Context, reply *wire.ReleaseReply, mem me
 	if err != nil {
 		return nil, nil, err
 	}
+
 	p, err := newPlan(l.image, reply, user)
 	if err != nil {
 		return nil, nil, err
 	}
+
 	l.report(wire.Mounting, 0, nil)
 	volumes, err := l.openVolumes(ctx, reply.Volumes, user, wire.Budget(mem.limit))
 	if err != nil {
@@ -293,6 +315,7 @@ func (l *launcher) store(ctx context.Context, volumes []*openVolume, view *appVi
 	if err != nil {
 		return err
 	}
+
 	l.report(wire.Committing, 0, nil)
 	return l.commitVolumes(context.WithoutCancel(ctx), volumes, said)
 }
@@ -311,6 +334,7 @@ func anyWritable(volumes []*openVolume) bool {
 func (l *launcher) reportExit(code int, reason string) {
 	ctx, cancel := context.WithTimeout(context.Background(), exitPatience)
 	defer cancel()
+
 	err := retry(ctx, min(l.patience, exitPatience), func(int, error) {}, func(ctx context.Context) error {
 		var reply struct{}
 		return l.cas.call(ctx, wire.PathExit, wire.Exit{Version: wire.ReleaseVersion, Code: code, Reason: reason}, &reply)
@@ -332,6 +356,7 @@ func (l *launcher) noteRetry(n int, err error) {
 	if n&(n-1) != 0 && p.Rule == l.waiting {
 		return
 	}
+
 	l.waiting = p.Rule
 	l.say("try %d: %v", n, err)
 	l.teller.tell(l.node, func(s *wire.Status) { s.Code, s.Problem = 0, p })

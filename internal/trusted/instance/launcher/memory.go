@@ -40,6 +40,7 @@ func (h hostFiles) view() (memoryView, error) {
 	if err != nil {
 		return memoryView{}, err
 	}
+
 	v := memoryView{limit: h.total}
 	swapless := !hasSwap(h.swaps)
 	if p, ok := paths["memory"]; ok && h.v1 != nil {
@@ -48,6 +49,7 @@ func (h hostFiles) view() (memoryView, error) {
 			return memoryView{}, err
 		}
 		v.limit = min(v.limit, limit)
+
 		both, err := readLimit(h.v1, p, "memory.memsw.limit_in_bytes")
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
@@ -67,10 +69,12 @@ func (h hostFiles) view() (memoryView, error) {
 		if err == nil {
 			v.limit = min(v.limit, limit)
 		}
+
 		if swap, err := readLimit(h.v2, p, "memory.swap.max"); err == nil && swap == 0 {
 			v.noSwap, v.why = true, "cgroup v2: memory.swap.max is 0"
 		}
 	}
+
 	if !v.noSwap && swapless {
 		v.noSwap, v.why = true, "the machine has no swap"
 	}
@@ -86,6 +90,7 @@ func parseCgroup(text string) (map[string]string, error) {
 		if len(fields) != 3 || !strings.HasPrefix(fields[2], "/") {
 			return nil, problem.New(problem.Internal, ruleCgroup, "the kernel's line %q is not understood", clip(line))
 		}
+
 		for c := range strings.SplitSeq(fields[1], ",") {
 			paths[c] = path.Clean(fields[2])
 		}
@@ -99,10 +104,12 @@ func readLimit(root fs.FS, cgroup, file string) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read cgroup: %w", err)
 	}
+
 	s := strings.TrimSpace(string(b))
 	if s == "max" {
 		return 1<<64 - 1, nil
 	}
+
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {
 		return 0, problem.New(problem.Internal, ruleCgroup, "%s says %q", file, clip(s))
@@ -135,14 +142,17 @@ func mountDetached(fsType string, flags ...string) (int, error) {
 		return -1, fmt.Errorf("open file system %s: %w", fsType, err)
 	}
 	defer unix.Close(ctx)
+
 	for _, f := range flags {
 		if err := unix.FsconfigSetFlag(ctx, f); err != nil {
 			return -1, fmt.Errorf("configure %s with %s: %w", fsType, f, err)
 		}
 	}
+
 	if err := unix.FsconfigCreate(ctx); err != nil {
 		return -1, fmt.Errorf("create %s: %w", fsType, err)
 	}
+
 	fd, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return -1, fmt.Errorf("mount %s: %w", fsType, err)

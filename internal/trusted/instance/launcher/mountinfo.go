@@ -25,9 +25,12 @@ func parseMountinfo(text string) ([]mountPoint, error) {
 		if sep < 6 || len(fields) < sep+2 {
 			return nil, problem.New(problem.Internal, ruleMountinfo, "the kernel's line %q is not understood", clip(line))
 		}
+
 		out = append(out, mountPoint{
-			root: unescape(fields[3]), path: unescape(fields[4]),
-			options: strings.Split(fields[5], ","), fsType: fields[sep+1],
+			root:    unescape(fields[3]),
+			path:    unescape(fields[4]),
+			options: strings.Split(fields[5], ","),
+			fsType:  fields[sep+1],
 		})
 	}
 	return out, nil
@@ -84,6 +87,7 @@ func checkMounts(mounts []mountPoint) error {
 		if seen[m.path] {
 			return unexpectedMount(m, "mounted twice")
 		}
+
 		seen[m.path] = true
 		if slices.Contains(maskedPaths, m.path) {
 			// A mask hides: it is empty, null, or the place itself made read-only.
@@ -92,6 +96,7 @@ func checkMounts(mounts []mountPoint) error {
 			}
 			continue
 		}
+
 		allowed, ok := allowedMounts[m.path]
 		switch {
 		case !ok:
@@ -102,6 +107,7 @@ func checkMounts(mounts []mountPoint) error {
 			return unexpectedMount(m, "writable")
 		}
 	}
+
 	for _, p := range []string{"/", "/proc", "/dev"} {
 		if !seen[p] {
 			return unexpectedMount(mountPoint{path: p}, "missing")

@@ -32,8 +32,11 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 // goes first, the image fills in what it leaves open.
 func newPlan(image Command, r *wire.ReleaseReply, user appUser) (*plan, error) {
 	p := &plan{
-		User: user, Argv: r.Argv, Cwd: r.Cwd, Files: r.Files,
-		Env: mergeEnv([]string{defaultPath, "HOME=" + user.Home}, mergeEnv(image.Env, r.Env)),
+		User:  user,
+		Argv:  r.Argv,
+		Cwd:   r.Cwd,
+		Files: r.Files,
+		Env:   mergeEnv([]string{defaultPath, "HOME=" + user.Home}, mergeEnv(image.Env, r.Env)),
 	}
 	if len(p.Argv) == 0 {
 		p.Argv = image.Argv
@@ -41,6 +44,7 @@ func newPlan(image Command, r *wire.ReleaseReply, user appUser) (*plan, error) {
 	if p.Cwd == "" {
 		p.Cwd = image.Cwd
 	}
+
 	if len(p.Argv) == 0 || p.Argv[0] == "" {
 		return nil, problem.New(problem.Invalid, RuleNotFound, "neither the session nor the image names a command").
 			Fix("give the service a command: in the session")
@@ -57,16 +61,19 @@ func (p *plan) check(volumes []wire.Volume) error {
 	if !strings.HasPrefix(p.Cwd, "/") {
 		return bad("working directory", p.Cwd)
 	}
+
 	for _, a := range p.Argv {
 		if strings.ContainsRune(a, 0) {
 			return bad("argument of the command", "(not shown)")
 		}
 	}
+
 	for _, e := range p.Env {
 		if name, _, ok := strings.Cut(e, "="); !ok || name == "" || strings.ContainsRune(e, 0) {
 			return bad("environment variable", name)
 		}
 	}
+
 	seen := map[string]bool{}
 	for _, f := range p.Files {
 		if !placeable(f.Path) || f.Mode&^0o777 != 0 || seen[f.Path] {
@@ -74,6 +81,7 @@ func (p *plan) check(volumes []wire.Volume) error {
 		}
 		seen[f.Path] = true
 	}
+
 	for _, v := range volumes {
 		switch {
 		case !placeable(v.Path) || seen[v.Path]:
@@ -95,6 +103,7 @@ func placeable(p string) bool {
 	if !strings.HasPrefix(p, "/") || path.Clean(p) != p || p == "/" || strings.ContainsRune(p, 0) {
 		return false
 	}
+
 	for _, dir := range []string{"/proc", "/sys", "/dev"} {
 		if p == dir || strings.HasPrefix(p, dir+"/") {
 			return false

@@ -125,6 +125,7 @@ func byArgument() []probe {
 		{"personality of 32 bits", unix.SYS_PERSONALITY, [2]uintptr{8, 0}, filters},
 		{"personality without random addresses", unix.SYS_PERSONALITY, [2]uintptr{0x40000, 0}, filters},
 	}
+
 	// The user namespace is allowed alone.
 	for _, other := range []uintptr{unix.CLONE_NEWNS, unix.CLONE_NEWCGROUP, unix.CLONE_NEWUTS, unix.CLONE_NEWIPC, unix.CLONE_NEWPID, unix.CLONE_NEWNET} {
 		probes = append(probes, probe{
@@ -134,6 +135,7 @@ func byArgument() []probe {
 			answer: filters,
 		})
 	}
+
 	for family := range uintptr(unix.AF_MAX) {
 		answer := filters
 		switch family {
@@ -157,11 +159,13 @@ func checkFilter() error {
 			return otherFilter("lets %s through", name)
 		}
 	}
+
 	for name, call := range allowedCalls {
 		if errno := tryInvalid(call); errno == 0 || errno == unix.EPERM || errno == unix.ENOSYS {
 			return otherFilter("doesn't let %s through", name)
 		}
 	}
+
 	for _, p := range byArgument() {
 		_, _, errno := unix.RawSyscall6(p.call, p.args[0], p.args[1], 0, 0, 0, 0)
 		if errno != p.answer {

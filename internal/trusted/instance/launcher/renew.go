@@ -58,6 +58,7 @@ func (r released) lost(reply *wire.ReleaseReply) (volume string, lost bool) {
 	for _, v := range reply.Volumes {
 		now[v.ID] = v
 	}
+
 	for _, w := range r.writes {
 		if v := now[w.id]; v.Access != owners.ReadWrite || v.Lease != w.lease {
 			return w.name, true
@@ -119,17 +120,21 @@ func (v *appView) stage(f wire.File, owner appUser) (_ staged, err error) {
 	if !placeable(f.Path) || f.Mode&^0o777 != 0 {
 		return staged{}, errors.New("no place for a file")
 	}
+
 	folder, ok := v.folders[f.Path]
 	if !ok { // the session has it since its latest version
 		folder = path.Dir(f.Path)
 	}
+
 	dir, err := v.open(folder, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return staged{}, fmt.Errorf("open its directory: %w", err)
 	}
+
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
 	s := staged{dir: dir, temp: ".cupel-" + hex.EncodeToString(random[:]), name: path.Base(f.Path)}
+
 	defer func() {
 		if err != nil {
 			_ = unix.Unlinkat(dir, s.temp, 0)
@@ -142,6 +147,7 @@ func (v *appView) stage(f wire.File, owner appUser) (_ staged, err error) {
 		return staged{}, err
 	}
 	defer unix.Close(fd)
+
 	for rest := f.Content; len(rest) > 0; {
 		n, err := unix.Write(fd, rest)
 		if err != nil && !errors.Is(err, unix.EINTR) {
@@ -149,6 +155,7 @@ func (v *appView) stage(f wire.File, owner appUser) (_ staged, err error) {
 		}
 		rest = rest[max(n, 0):]
 	}
+
 	if err := unix.Fchown(fd, owner.UID, owner.GID); err != nil {
 		return staged{}, err
 	}

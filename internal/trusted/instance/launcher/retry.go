@@ -21,6 +21,7 @@ const (
 func retry(ctx context.Context, limit time.Duration, note func(n int, err error), f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+
 	pause := firstPause
 	var before error
 	for n := 1; ; n++ {
@@ -28,13 +29,16 @@ func retry(ctx context.Context, limit time.Duration, note func(n int, err error)
 		if err != nil && before != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && problem.KindOf(err) == problem.Unavailable {
 			return before
 		}
+
 		before = err
 		if err == nil || problem.KindOf(err) != problem.Unavailable {
 			return err
 		}
+
 		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < pause {
 			return err
 		}
+
 		note(n, err)
 		select {
 		case <-ctx.Done():

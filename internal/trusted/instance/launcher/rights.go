@@ -66,6 +66,7 @@ func (r *rights) hold(ctx context.Context) (stop func()) {
 	every := r.every
 	kept.Go(func() { r.keep(ctx) })
 	kept.Go(func() { r.launcher.teller.keep(ctx, every) })
+
 	if r.offline > 0 {
 		kept.Go(func() { r.watchOffline(ctx) })
 	}
@@ -103,6 +104,7 @@ func (r *rights) keep(ctx context.Context) {
 			r.sigs.halt(why)
 			return
 		}
+
 		pause = r.every
 		if transient(err) {
 			pause = max(r.every/3, time.Second)
@@ -128,6 +130,7 @@ func (r *rights) beat(ctx context.Context) error {
 	case time.Now().Before(r.again.at):
 		return r.again.after
 	}
+
 	err = r.attestAgain(ctx, lapsed)
 	r.again = r.again.next(err, r.every)
 	return err
@@ -205,6 +208,7 @@ func (r *rights) renew(reply *wire.ReleaseReply) error {
 	if r.view == nil || len(files) == 0 {
 		return nil
 	}
+
 	sig, err := renewalSignal(reply)
 	if err != nil {
 		return err
@@ -283,6 +287,7 @@ func (r *rights) tell(err error) {
 	default:
 		r.launcher.say("the CAS ended this instance's rights; the app goes on with what it has: %v", err)
 	}
+
 	r.told = rule
 }
 

@@ -22,10 +22,12 @@ func enterRoot(volumes []planVolume) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+
 	options := "index=off,lowerdir=/,upperdir=" + rootDir + "/upper,workdir=" + rootDir + "/work"
 	if err := unix.Mount("cupel", mergedDir, "overlay", unix.MS_NODEV|unix.MS_NOSUID, options); err != nil {
 		return fmt.Errorf("mount the app's root: %w", err)
 	}
+
 	binds := []struct {
 		path      string
 		recursive bool
@@ -40,6 +42,7 @@ func enterRoot(volumes []planVolume) error {
 		if b.recursive {
 			flags |= unix.MS_REC
 		}
+
 		target := filepath.Join(mergedDir, b.path)
 		if err := makeTarget(b.path, target); err != nil {
 			return err
@@ -49,13 +52,16 @@ func enterRoot(volumes []planVolume) error {
 			return fmt.Errorf("mount %s: %w", b.path, err)
 		}
 	}
+
 	trees, err := cloneVolumes(volumes)
 	if err != nil {
 		return err
 	}
+
 	if err := pivot(mergedDir); err != nil {
 		return err
 	}
+
 	for i, v := range volumes {
 		if err := os.MkdirAll(v.Path, 0o755); err != nil {
 			return fmt.Errorf("make mount point of a volume: %w", err)
@@ -102,6 +108,7 @@ func pivot(dir string) error {
 	if err := unix.Chdir(dir); err != nil {
 		return fmt.Errorf("enter the app's root: %w", err)
 	}
+
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("pivot to the app's root: %w", err)
 	}
@@ -130,9 +137,11 @@ func writeFile(f wire.File, owner appUser) (err error) {
 	if err := os.MkdirAll(filepath.Dir(f.Path), 0o755); err != nil {
 		return err
 	}
+
 	if err := os.Remove(f.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+
 	out, err := os.OpenFile(f.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
@@ -142,9 +151,11 @@ func writeFile(f wire.File, owner appUser) (err error) {
 			err = cerr
 		}
 	}()
+
 	if _, err := out.Write(f.Content); err != nil {
 		return err
 	}
+
 	if err := out.Chown(owner.UID, owner.GID); err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ func capabilitySet(caps ...int) uint64 {
 func checkSelf() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+
 	if err := checkUser(); err != nil {
 		return err
 	}
@@ -71,6 +72,7 @@ func ownUser() (userIDs, error) {
 	for i, id := range three(unix.Getresgid()) {
 		u.gid[i] = uint32(id)
 	}
+
 	groups, err := unix.Getgroups()
 	if err != nil {
 		return u, fmt.Errorf("read own groups: %w", err)
@@ -95,10 +97,12 @@ func ownCapabilities() (capabilities, error) {
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return c, fmt.Errorf("read own capabilities: %w", err)
 	}
+
 	join := func(low, high uint32) uint64 { return uint64(low) | uint64(high)<<32 }
 	c.effective = join(data[0].Effective, data[1].Effective)
 	c.permitted = join(data[0].Permitted, data[1].Permitted)
 	c.inheritable = join(data[0].Inheritable, data[1].Inheritable)
+
 	for n := range uintptr(64) {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, n, 0, 0, 0)
 		if err != nil {
@@ -108,6 +112,7 @@ func ownCapabilities() (capabilities, error) {
 		if err != nil {
 			return c, fmt.Errorf("read own capabilities: %w", err)
 		}
+
 		c.bounding |= uint64(has&1) << n
 		c.ambient |= uint64(ambient&1) << n
 	}
@@ -119,6 +124,7 @@ func checkCapabilities() error {
 	if err != nil {
 		return err
 	}
+
 	p := profileCapabilities
 	if want := (capabilities{effective: p, permitted: p, bounding: p}); got != want {
 		return otherLaunch(ruleLaunchCapabilities, "its capabilities are %v", got).Want("%v", want)
@@ -149,10 +155,12 @@ func checkProcess() error {
 		if err != nil {
 			return fmt.Errorf("read %s: %w", c.what, err)
 		}
+
 		if got != c.want {
 			return otherLaunch(ruleLaunchPrivileges, "%s is %d", c.what, got).Want("%d", c.want)
 		}
 	}
+
 	var cores unix.Rlimit
 	if err := unix.Prlimit(0, unix.RLIMIT_CORE, nil, &cores); err != nil {
 		return fmt.Errorf("read the limit of core files: %w", err)
@@ -170,10 +178,12 @@ func checkDropped(u appUser) error {
 	if err != nil {
 		return err
 	}
+
 	caps, err := ownCapabilities()
 	if err != nil {
 		return err
 	}
+
 	uid, gid := uint32(u.UID), uint32(u.GID)
 	if got.uid != [3]uint32{uid, uid, uid} || got.gid != [3]uint32{gid, gid, gid} || caps != (capabilities{}) {
 		return otherLaunch(ruleLaunchFilter, "the app's process stays user %d:%d with %v", got.uid, got.gid, caps).

@@ -40,6 +40,7 @@ func Stage2() int {
 	// What it changes of itself shall be stage 3's: that one inherits it from
 	// the thread that makes it.
 	runtime.LockOSThread()
+
 	out := os.NewFile(resultFD, "result")
 	if err := buildRoot(out); err != nil {
 		return reportFailure(out, err)
@@ -56,6 +57,7 @@ func reportFailure(out io.Writer, err error) int {
 	case RuleNotExecutable:
 		r.Code = exitNotExecutable
 	}
+
 	_ = json.NewEncoder(out).Encode(r)
 	return r.Code
 }
@@ -64,10 +66,12 @@ func buildRoot(report *os.File) error {
 	if os.Getppid() != 1 {
 		return problem.New(problem.Invalid, ruleNotAnInstance, "stage 2 is started by stage 1 only")
 	}
+
 	// Everything beyond the standard three ends here, before the app begins.
 	if err := unix.CloseRange(planFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close descriptors: %w", err)
 	}
+
 	if err := sealProcess(); err != nil {
 		return err
 	}
@@ -82,16 +86,20 @@ func buildRoot(report *os.File) error {
 	if err := ownOutput(p.User); err != nil {
 		return err
 	}
+
 	if err := enterRoot(p.Volumes); err != nil {
 		return err
 	}
+
 	unix.Umask(appUmask)
 	if err := writeFiles(p.Files, p.User); err != nil {
 		return err
 	}
+
 	if err := os.MkdirAll(p.Cwd, 0o755); err != nil {
 		return fmt.Errorf("make working directory: %w", err)
 	}
+
 	if err := handView(&p); err != nil {
 		return err
 	}
@@ -105,6 +113,7 @@ func readPlan(fd uintptr, p any) error {
 	if err != nil {
 		return fmt.Errorf("read the plan: %w", err)
 	}
+
 	_ = in.Close()
 	defer clear(b)
 	return json.Unmarshal(b, p)
@@ -116,18 +125,21 @@ func findCommand(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, execError(name, unix.Faccessat(unix.AT_FDCWD, name, unix.X_OK, 0))
 	}
+
 	var paths string
 	for _, e := range env {
 		if v, ok := strings.CutPrefix(e, "PATH="); ok {
 			paths = v
 		}
 	}
+
 	found := error(unix.ENOENT)
 	for _, dir := range filepath.SplitList(paths) {
 		file := filepath.Join("/", dir, name)
 		if info, err := os.Stat(file); err != nil || info.IsDir() {
 			continue
 		}
+
 		if err := unix.Faccessat(unix.AT_FDCWD, file, unix.X_OK, 0); err == nil {
 			return file, nil
 		}
@@ -158,6 +170,7 @@ func startError(name, file string, err error) error {
 	if !errors.Is(err, unix.ENOENT) {
 		return execError(name, err)
 	}
+
 	what, mend := "the loader or interpreter that it names", "deploy it with a runtime that has it, or name another interpreter first in the session's command"
 	if line := firstLine(file); strings.HasPrefix(line, "#!") {
 		word, _, _ := strings.Cut(strings.TrimLeft(line[len("#!"):], " \t"), " ")
@@ -169,6 +182,7 @@ func startError(name, file string, err error) error {
 			}
 		}
 	}
+
 	return problem.New(problem.NotFound, RuleNotFound, "%s is there, but the instance does not have %s", program(name), what).
 		Want("a program in the image or in a volume, with the interpreter that it names").Fix("%s", mend)
 }
@@ -205,6 +219,7 @@ func firstLine(file string) string {
 		return ""
 	}
 	defer f.Close()
+
 	b := make([]byte, 256)
 	n, _ := io.ReadFull(f, b)
 	line, _, _ := strings.Cut(string(b[:n]), "\n")

@@ -28,13 +28,16 @@ func stage(mem memoryView) (noswap bool, err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return false, fmt.Errorf("make mounts private: %w", err)
 	}
+
 	if err := os.Mkdir(stagingDir, 0o700); err != nil {
 		return false, fmt.Errorf("make staging directory: %w", err)
 	}
+
 	noswap, err = mountTmpfs(stagingDir, 1<<20, 0o700)
 	if err != nil {
 		return false, err
 	}
+
 	for _, dir := range []string{rootDir, volumesDir} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return false, fmt.Errorf("make staging directory: %w", err)
@@ -43,12 +46,14 @@ func stage(mem memoryView) (noswap bool, err error) {
 	if _, err := mountTmpfs(rootDir, wire.RootSize(mem.limit), 0o700); err != nil {
 		return false, err
 	}
+
 	for _, dir := range []string{"upper", "work", "merged"} {
 		// The upper directory's mode becomes that of the app's /.
 		if err := os.Mkdir(filepath.Join(rootDir, dir), 0o755); err != nil {
 			return false, fmt.Errorf("make staging directory: %w", err)
 		}
 	}
+
 	return noswap, resizeShm(mem.limit)
 }
 
@@ -57,6 +62,7 @@ func stage(mem memoryView) (noswap bool, err error) {
 func mountTmpfs(target string, size uint64, mode uint32) (noswap bool, err error) {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV
 	options := fmt.Sprintf("size=%d,mode=%o", size, mode)
+
 	err = unix.Mount("cupel", target, "tmpfs", flags, options+",noswap")
 	if err == nil {
 		return true, nil
@@ -64,6 +70,7 @@ func mountTmpfs(target string, size uint64, mode uint32) (noswap bool, err error
 	if !errors.Is(err, unix.EINVAL) {
 		return false, fmt.Errorf("mount memory at %s: %w", target, err)
 	}
+
 	if err := unix.Mount("cupel", target, "tmpfs", flags, options); err != nil {
 		return false, fmt.Errorf("mount memory at %s: %w", target, err)
 	}

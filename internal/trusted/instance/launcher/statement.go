@@ -30,6 +30,7 @@ func (v *appView) statement() (*owners.Statement, error) {
 	if folder == "" {
 		return nil, nil
 	}
+
 	fd, err := v.open(path.Join(folder, path.Base(statementPath)), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, unix.RESOLVE_NO_XDEV)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.EXDEV):
@@ -37,6 +38,7 @@ func (v *appView) statement() (*owners.Statement, error) {
 	case err != nil:
 		return nil, badStatement(fmt.Sprintf("it can't be opened: %v", err))
 	}
+
 	f := os.NewFile(uintptr(fd), statementPath)
 	defer f.Close()
 
@@ -44,6 +46,7 @@ func (v *appView) statement() (*owners.Statement, error) {
 	if err != nil || !info.Mode().IsRegular() {
 		return nil, badStatement("it is no regular file")
 	}
+
 	b, err := io.ReadAll(io.LimitReader(f, maxStatement+1))
 	switch {
 	case err != nil:
@@ -77,6 +80,7 @@ func parseStatement(b []byte) (*owners.Statement, error) {
 		if err != nil || !ok {
 			return nil, badStatement("it has a field twice or one that is unknown")
 		}
+
 		delete(fields, name)
 		var raw json.RawMessage
 		if d.Decode(&raw) != nil || string(raw) == "null" || json.Unmarshal(raw, field) != nil {

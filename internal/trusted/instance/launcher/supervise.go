@@ -134,6 +134,7 @@ func (s *signals) start(ctx context.Context, stop syscall.Signal, f func() (int,
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+
 	pid, err := f()
 	s.pid, s.stop = pid, stop
 	return err
@@ -193,29 +194,34 @@ func startApp(p *plan) (*app, error) {
 	if err != nil {
 		return nil, fmt.Errorf("marshal the plan: %w", err)
 	}
+
 	planR, planW, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make pipe: %w", err)
 	}
 	defer planR.Close()
+
 	resultR, resultW, err := os.Pipe()
 	if err != nil {
 		_ = planW.Close()
 		return nil, fmt.Errorf("make pipe: %w", err)
 	}
 	defer resultW.Close()
+
 	view, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		_, _ = planW.Close(), resultR.Close()
 		return nil, fmt.Errorf("make socket pair: %w", err)
 	}
 	defer unix.Close(view[1])
+
 	null, err := openNull()
 	if err != nil {
 		_, _, _ = planW.Close(), resultR.Close(), unix.Close(view[0])
 		return nil, err
 	}
 	defer null.Close()
+
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{"/cupel-init", "stage2"}, &syscall.ProcAttr{
 		Env:   []string{},
 		Files: []uintptr{null.Fd(), 1, 2, planR.Fd(), resultW.Fd(), uintptr(view[1])},
@@ -225,6 +231,7 @@ func startApp(p *plan) (*app, error) {
 		_, _, _ = planW.Close(), resultR.Close(), unix.Close(view[0])
 		return nil, fmt.Errorf("start stage 2: %w", err)
 	}
+
 	a := &app{
 		pid:    pid,
 		result: resultR,
@@ -232,20 +239,24 @@ func startApp(p *plan) (*app, error) {
 		alone:  make(chan struct{}),
 		view:   make(chan *appView, 1),
 	}
+
 	go func() { a.view <- receiveView(view[0]) }()
 	go func() {
 		_, _ = planW.Write(b) // stage 2 that ends early is told by its result
 		_ = planW.Close()
 		clear(b)
 	}()
+
 	_, _ = planR.Close(), resultW.Close() // so that the ends of stage 2 and 3 are seen
 	if pid, a.said, err = appPID(resultR); err != nil {
 		_ = resultR.Close()
 		return nil, err
 	}
+
 	if pid != 0 {
 		a.pid = pid // a child of this process, like stage 2, which ends
 	}
+
 	go a.reap()
 	return a, nil
 }
@@ -274,14 +285,18 @@ func (a *app) ready() (code int, err error) {
 	if err != nil {
 		return exitRefused, fmt.Errorf("read the report of stages 2 and 3: %w", err)
 	}
+
 	b = append(a.said, b...)
+
 	marked := len(b) > 0 && b[0] == readyMark
 	if marked {
 		b = b[1:]
 	}
+
 	if marked && len(b) == 0 {
 		return 0, nil
 	}
+
 	var r result
 	if json.Unmarshal(b, &r) != nil || r.Problem == nil {
 		return exitRefused, problem.New(problem.Internal, ruleStage2, "stage 2 ended without a word").

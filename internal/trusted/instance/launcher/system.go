@@ -29,6 +29,7 @@ func noCores() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}); err == nil {
 		return nil
 	}
+
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return fmt.Errorf("turn core dumps off: %w", err)
 	}
@@ -52,6 +53,7 @@ func (p procfs) read(name string) (string, error) {
 	if err != nil {
 		return "", &fs.PathError{Op: "read", Path: "/proc/" + name, Err: err}
 	}
+
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	b, err := io.ReadAll(f)
@@ -68,14 +70,17 @@ func readMemory(proc procfs) (memoryView, error) {
 	if err != nil {
 		return memoryView{}, err
 	}
+
 	swaps, err := proc.read("swaps")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return memoryView{}, err
 	}
+
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return memoryView{}, fmt.Errorf("read the machine's memory: %w", err)
 	}
+
 	h := hostFiles{cgroup: cgroup, swaps: swaps, total: info.Totalram * uint64(info.Unit)}
 	if strings.Contains(h.cgroup, ":memory:") || strings.Contains(h.cgroup, ",memory:") || strings.Contains(h.cgroup, ":memory,") {
 		if fd, err := mountDetached("cgroup", "memory"); err == nil {
@@ -86,6 +91,7 @@ func readMemory(proc procfs) (memoryView, error) {
 		defer unix.Close(fd)
 		h.v2 = fdFS(fd)
 	}
+
 	return h.view()
 }
 

@@ -28,6 +28,7 @@ type teller struct {
 func (t *teller) tell(node *node.Node, change func(*wire.Status)) wire.Orders {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+
 	t.node = node
 	change(&t.status)
 	return t.send()

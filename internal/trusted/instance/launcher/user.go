@@ -30,17 +30,21 @@ func lookupUser(root fs.FS, spec string) (appUser, error) {
 	if err != nil {
 		return appUser{}, err
 	}
+
 	group, err := readLines(root, "etc/group")
 	if err != nil {
 		return appUser{}, err
 	}
+
 	name, groupName, hasGroup := strings.Cut(spec, ":")
 	if name == "" {
 		name = "0"
 	}
 	u := appUser{Home: "/", Groups: []int{}}
+
 	uid, numeric := number(name)
 	found := false
+
 	for _, f := range passwd { // name:password:uid:gid:gecos:home:shell
 		id, ok := field(f, 2)
 		if ok && (f[0] == name || (numeric && id == uid)) {
@@ -53,18 +57,21 @@ func lookupUser(root fs.FS, spec string) (appUser, error) {
 			break
 		}
 	}
+
 	switch {
 	case !found && !numeric:
 		return appUser{}, unknownUser("user", name)
 	case !found:
 		u.UID = uid
 	}
+
 	if hasGroup {
 		u.GID, err = lookupGroup(group, groupName)
 		u.Groups = []int{u.GID}
 		return u, err
 	}
 	u.Groups = []int{u.GID}
+
 	for _, f := range group { // name:password:gid:members
 		gid, ok := field(f, 2)
 		if ok && len(f) > 3 && slices.Contains(strings.Split(f[3], ","), name) && gid != u.GID {
@@ -80,6 +87,7 @@ func lookupGroup(group [][]string, name string) (int, error) {
 			return gid, nil
 		}
 	}
+
 	if gid, ok := number(name); ok {
 		return gid, nil
 	}
@@ -114,6 +122,7 @@ func readLines(root fs.FS, name string) ([][]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the image's users: %w", err)
 	}
+
 	var out [][]string
 	for line := range strings.Lines(string(b)) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {

@@ -51,11 +51,17 @@ const pidMark = "pid "
 // spawnApp starts stage 3 in a user namespace, tells stage 1 which process that
 // is, and hands it the plan. The new process is stage 1's child.
 func spawnApp(p *plan, report *os.File) error {
-	b, err := json.Marshal(appPlan{User: p.User, Argv: p.Argv, Env: p.Env, Cwd: p.Cwd})
+	b, err := json.Marshal(appPlan{
+		User: p.User,
+		Argv: p.Argv,
+		Env:  p.Env,
+		Cwd:  p.Cwd,
+	})
 	if err != nil {
 		return fmt.Errorf("marshal the app's plan: %w", err)
 	}
 	defer clear(b)
+
 	in, out, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("make pipe: %w", err)
@@ -91,6 +97,7 @@ func spawnApp(p *plan, report *os.File) error {
 func noUserNamespace(err error) error {
 	p := problem.New(problem.Unavailable, ruleUserNamespace, "the host lets no user namespace be made for the app: %w", err).
 		Want("a user namespace, so that no user of the host reads the app's memory")
+
 	if errors.Is(err, unix.ENOSPC) {
 		return p.Fix("raise the host's user.max_user_namespaces")
 	}
@@ -109,12 +116,14 @@ func become() error {
 	if os.Getppid() != 1 {
 		return problem.New(problem.Invalid, ruleNotAnInstance, "stage 3 is started by stage 2 only")
 	}
+
 	if err := unix.CloseRange(appPlanFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close descriptors: %w", err)
 	}
 	if err := sealProcess(); err != nil {
 		return err
 	}
+
 	p, err := readAppPlan()
 	if err != nil {
 		return err
@@ -126,13 +135,16 @@ func become() error {
 	if err := checkDropped(p.User); err != nil {
 		return err
 	}
+
 	if err := os.Chdir(p.Cwd); err != nil {
 		return problem.New(problem.Invalid, ruleWorkingDirectory, "the app's user can't enter %s: %w", p.Cwd, err)
 	}
+
 	file, err := findCommand(p.Argv[0], p.Env)
 	if err != nil {
 		return err
 	}
+
 	if err := ownAttributes(); err != nil {
 		return err
 	}
@@ -169,10 +181,12 @@ func appPID(r io.Reader) (pid int, rest []byte, err error) {
 		}
 		line = append(line, b[0])
 	}
+
 	text, ok := strings.CutPrefix(string(line), pidMark)
 	if !ok {
 		return 0, line, nil
 	}
+
 	if pid, err = strconv.Atoi(text); err != nil || pid <= 1 {
 		return 0, nil, problem.New(problem.Internal, ruleStage2, "stage 2 reported the process %q", clip(text))
 	}

@@ -56,8 +56,10 @@ func (n *Node) Put(ctx context.Context, id ident.Digest, generation uint64, body
 	if err != nil {
 		return err
 	}
+
 	req.Trailer = http.Header{wire.TrailerTag: nil}
 	req.Body, req.ContentLength = io.NopCloser(&tagged{body, func() { req.Trailer.Set(wire.TrailerTag, tag().String()) }}), -1
+
 	resp, err := n.send(req)
 	if err != nil {
 		return err
@@ -116,6 +118,7 @@ func newRequest(ctx context.Context, method, path, contentType string, body io.R
 	if err != nil {
 		return nil, fmt.Errorf("make request to the node: %w", err)
 	}
+
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
@@ -129,6 +132,7 @@ func (n *Node) send(req *http.Request) (*http.Response, error) {
 		return nil, problem.New(problem.Unavailable, problem.RuleNodeUnreachable, "ask the node: %w", err).
 			Fix("look at the node's daemon: it serves the instance's socket directory")
 	}
+
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
 	}

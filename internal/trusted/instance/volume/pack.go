@@ -32,6 +32,7 @@ func Pack(ctx context.Context, root *os.Root, w io.Writer, limit uint64) error {
 	if err != nil {
 		return err
 	}
+
 	if err := tw.Close(); err != nil {
 		return fmt.Errorf("pack volume: %w", err)
 	}
@@ -52,9 +53,11 @@ func (m *meter) measure(info fs.FileInfo, link string) error {
 	if !info.Mode().IsRegular() || link != "" {
 		return m.entry(0)
 	}
+
 	if err := m.entry(info.Size()); err != nil {
 		return err
 	}
+
 	content := uint64(info.Size())
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		content = min(content, uint64(st.Blocks)*512)
@@ -69,6 +72,7 @@ type inode struct{ dev, ino uint64 }
 func walk(ctx context.Context, root *os.Root, limit uint64, visit func(name string, info fs.FileInfo, link string) error) (Size, error) {
 	m := meter{limit: limit}
 	first := map[inode]string{}
+
 	var entry func(name string) error
 	entry = func(name string) error {
 		if err := ctx.Err(); err != nil {
@@ -78,6 +82,7 @@ func walk(ctx context.Context, root *os.Root, limit uint64, visit func(name stri
 		if err != nil {
 			return fmt.Errorf("pack volume: %w", err)
 		}
+
 		switch t := info.Mode().Type(); {
 		case t&(fs.ModeSocket|fs.ModeNamedPipe) != 0:
 			return nil
@@ -85,10 +90,12 @@ func walk(ctx context.Context, root *os.Root, limit uint64, visit func(name stri
 			return problem.New(problem.Invalid, RuleArchive, "%q in the volume is a device", name).
 				Fix("remove it: a volume holds files, directories and links")
 		}
+
 		link := firstName(first, name, info)
 		if err := m.measure(info, link); err != nil {
 			return err
 		}
+
 		if err := visit(name, info, link); err != nil || !info.IsDir() {
 			return err
 		}
@@ -96,6 +103,7 @@ func walk(ctx context.Context, root *os.Root, limit uint64, visit func(name stri
 		if err != nil {
 			return err
 		}
+
 		for _, n := range names {
 			if name != "." {
 				n = name + "/" + n
@@ -106,6 +114,7 @@ func walk(ctx context.Context, root *os.Root, limit uint64, visit func(name stri
 		}
 		return nil
 	}
+
 	err := entry(".")
 	return m.Size, err
 }
@@ -116,10 +125,12 @@ func firstName(first map[inode]string, name string, info fs.FileInfo) string {
 	if !ok || !info.Mode().IsRegular() || st.Nlink < 2 {
 		return ""
 	}
+
 	key := inode{uint64(st.Dev), st.Ino} //nolint:unconvert // the width differs between architectures
 	if link, ok := first[key]; ok {
 		return link
 	}
+
 	first[key] = name
 	return ""
 }
@@ -130,10 +141,12 @@ func readNames(root *os.Root, dir string) ([]string, error) {
 		return nil, fmt.Errorf("pack volume: %w", err)
 	}
 	defer f.Close()
+
 	names, err := f.Readdirnames(-1)
 	if err != nil {
 		return nil, fmt.Errorf("pack volume: %w", err)
 	}
+
 	slices.Sort(names)
 	return names, nil
 }
@@ -149,6 +162,7 @@ func packEntry(tw *tar.Writer, root *os.Root, name string, info fs.FileInfo, lin
 	if h.Typeflag != tar.TypeReg {
 		return nil
 	}
+
 	f, err := root.Open(name)
 	if err != nil {
 		return fmt.Errorf("pack volume: %w", err)
@@ -165,11 +179,18 @@ func tarHeader(root *os.Root, name string, info fs.FileInfo, link string) (*tar.
 	if !ok {
 		return nil, fmt.Errorf("pack volume: no owner of %q", name)
 	}
+
 	h := &tar.Header{
-		Format: tar.FormatPAX, Typeflag: tar.TypeReg, Name: name, Size: info.Size(),
-		Mode: int64(st.Mode & 0o7777), Uid: int(st.Uid), Gid: int(st.Gid),
-		ModTime: time.Unix(0, info.ModTime().UnixNano()).UTC(),
+		Format:   tar.FormatPAX,
+		Typeflag: tar.TypeReg,
+		Name:     name,
+		Size:     info.Size(),
+		Mode:     int64(st.Mode & 0o7777),
+		Uid:      int(st.Uid),
+		Gid:      int(st.Gid),
+		ModTime:  time.Unix(0, info.ModTime().UnixNano()).UTC(),
 	}
+
 	switch {
 	case info.IsDir():
 		h.Typeflag, h.Size = tar.TypeDir, 0
@@ -184,5 +205,6 @@ func tarHeader(root *os.Root, name string, info fs.FileInfo, link string) (*tar.
 	case link != "":
 		h.Typeflag, h.Size, h.Linkname = tar.TypeLink, 0, link
 	}
+
 	return h, nil
 }

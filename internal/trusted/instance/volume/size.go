@@ -47,6 +47,7 @@ func (m *meter) entry(length int64) error {
 		return problem.New(problem.Invalid, RuleArchive, "a file of %d bytes", length)
 	}
 	m.Names++
+
 	if n := uint64(length); n > wire.MaxLength*m.limit || m.length+n > wire.MaxLength*m.limit {
 		return problem.New(problem.Invalid, RuleTooLarge, "the volume's files are at least %d KiB long, holes included", (m.length+n)>>10).
 			Want("at most %d KiB, %d times what the volume may take of the memory", wire.MaxLength*m.limit>>10, wire.MaxLength).

@@ -24,12 +24,20 @@ import (
 // errors of r itself come back unchanged, so that the snapshot's own refusal
 // is what the reader sees.
 func Unpack(ctx context.Context, r io.Reader, root *os.Root, limit uint64) error {
-	u := unpacker{root: root, meter: meter{limit: limit}, dirs: map[string]bool{}, files: map[string]bool{}, links: map[string]bool{}}
+	u := unpacker{
+		root:  root,
+		meter: meter{limit: limit},
+		dirs:  map[string]bool{},
+		files: map[string]bool{},
+		links: map[string]bool{},
+	}
+
 	tr := tar.NewReader(r)
 	for {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("unpack volume: %w", err)
 		}
+
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -41,6 +49,7 @@ func Unpack(ctx context.Context, r io.Reader, root *os.Root, limit uint64) error
 			return err
 		}
 	}
+
 	if n, err := io.Copy(io.Discard, r); err != nil {
 		return err
 	} else if n > 0 || len(u.dirs) == 0 {
@@ -63,6 +72,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
+
 	size := int64(0)
 	if h.Typeflag == tar.TypeReg {
 		size = h.Size
@@ -70,6 +80,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	if err := u.account(h, size); err != nil {
 		return err
 	}
+
 	switch h.Typeflag {
 	case tar.TypeDir:
 		u.dirs[name] = true
@@ -113,6 +124,7 @@ func (u *unpacker) place(h *tar.Header) (string, error) {
 	if h.Typeflag == tar.TypeDir {
 		name = strings.TrimSuffix(name, "/")
 	}
+
 	switch {
 	case !filepath.IsLocal(name) || path.Clean(name) != name:
 		return "", malformed("the name %q leaves the volume or is not clean", h.Name)
@@ -135,14 +147,17 @@ func (u *unpacker) file(name string, h *tar.Header, content io.Reader) (err erro
 	if err != nil {
 		return wrap(err)
 	}
+
 	defer func() {
 		if cerr := f.Close(); err == nil {
 			err = wrap(cerr)
 		}
 	}()
+
 	if err := u.content(f, h.Size, content); err != nil {
 		return err
 	}
+
 	// Owner before mode: a change of owner clears set-id bits.
 	if err := f.Chown(h.Uid, h.Gid); err != nil {
 		return wrap(err)
@@ -150,6 +165,7 @@ func (u *unpacker) file(name string, h *tar.Header, content io.Reader) (err erro
 	if err := f.Chmod(fileMode(h.Mode)); err != nil {
 		return wrap(err)
 	}
+
 	return wrap(u.root.Chtimes(name, time.Time{}, h.ModTime))
 }
 
@@ -161,6 +177,7 @@ func (u *unpacker) content(f *os.File, size int64, content io.Reader) error {
 		if _, err := io.ReadFull(content, part); err != nil {
 			return sourceError(err)
 		}
+
 		for page := range slices.Chunk(part, pageSize) {
 			if !bytes.Equal(page, zeros[:len(page)]) {
 				if err := u.meter.pages(uint64(len(page))); err != nil {

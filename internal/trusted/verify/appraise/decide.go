@@ -16,6 +16,7 @@ func Appraise(p Policy, c evidence.Claims) (evidence.Decision, error) {
 	if err := p.check(); err != nil {
 		return evidence.Decision{}, err
 	}
+
 	d := evidence.Decision{Accepted: true}
 	for _, rule := range []func(Policy, evidence.Claims) evidence.Finding{
 		judgeSimulation, judgeDebug, judgeIdentity, judgeConfigID, judgeReportData, judgeTCB, judgeAdvisories,
@@ -24,6 +25,7 @@ func Appraise(p Policy, c evidence.Claims) (evidence.Decision, error) {
 		if f.OK {
 			f.Mend = ""
 		}
+
 		d.Accepted = d.Accepted && f.OK
 		d.Findings = append(d.Findings, f)
 	}
@@ -38,11 +40,13 @@ func (p Policy) check() error {
 	if len(p.Identities) == 0 {
 		return bad("no code identity is accepted")
 	}
+
 	for i, id := range p.Identities {
 		if err := checkIdentity(id); err != nil {
 			return bad("code identity %d: %w", i+1, err)
 		}
 	}
+
 	if p.ReportData == nil {
 		return bad("no report data is expected")
 	}
@@ -73,6 +77,7 @@ func checkIdentity(id evidence.CodeIdentity) error {
 	if s.MRSigner.IsZero() {
 		return fmt.Errorf("an all-zero signer")
 	}
+
 	if s.SVN != nil && (s.SVNMin != nil || s.SVNMax != nil) {
 		return fmt.Errorf("both an exact version and a range")
 	}
@@ -85,7 +90,13 @@ func checkIdentity(id evidence.CodeIdentity) error {
 func (p Policy) tolerates(t evidence.Tolerance) bool { return slices.Contains(p.Tolerate, t) }
 
 func judgeSimulation(p Policy, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: ruleSimulation, Claim: "platform", Expected: "hardware", Actual: "hardware", OK: true}
+	f := evidence.Finding{
+		Rule:     ruleSimulation,
+		Claim:    "platform",
+		Expected: "hardware",
+		Actual:   "hardware",
+		OK:       true,
+	}
 	roots := p.simulationRoots()
 	if len(roots) > 0 {
 		f.Expected = "hardware, or SIMULATED under the root " + strings.Join(roots, " or ")
@@ -122,11 +133,19 @@ func (p Policy) simulationRoots() (roots []string) {
 // simulated platform whose root is: that has no other mode, and hides nothing
 // from its host in any.
 func judgeDebug(p Policy, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: ruleDebug, Claim: "debug mode", Expected: "off", Actual: "off", OK: true}
+	f := evidence.Finding{
+		Rule:     ruleDebug,
+		Claim:    "debug mode",
+		Expected: "off",
+		Actual:   "off",
+		OK:       true,
+	}
+
 	tolerated := p.tolerates(evidence.DebugMode) || c.Simulated && p.tolerates(evidence.SimulationUnder(c.Root))
 	if tolerated {
 		f.Expected = "off or on"
 	}
+
 	if c.Debug {
 		f.Actual = "on: whoever runs it can read its memory"
 		f.OK = tolerated
@@ -149,8 +168,10 @@ func judgeIdentity(p Policy, c evidence.Claims) evidence.Finding {
 			part.Mend = identityMend
 			return part
 		}
+
 		wants = append(wants, id.String())
 	}
+
 	f.Claim = "code identity"
 	f.Actual = fmt.Sprintf("measurement %s, signer %s, product %d, version %d", c.Measurement, c.Signer, c.ProductID, c.SVN)
 	f.Expected = strings.Join(wants, "; or ")
@@ -161,7 +182,14 @@ func judgeIdentity(p Policy, c evidence.Claims) evidence.Finding {
 const identityMend = "run the code that is expected, or, if you can vouch for this one, add its measurement to the expectation"
 
 func judgeOne(id evidence.CodeIdentity, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: problem.RuleMeasurement, Claim: "measurement", Actual: c.Measurement.String(), Expected: evidence.AnyOf(id.Measurements), OK: true}
+	f := evidence.Finding{
+		Rule:     problem.RuleMeasurement,
+		Claim:    "measurement",
+		Actual:   c.Measurement.String(),
+		Expected: evidence.AnyOf(id.Measurements),
+		OK:       true,
+	}
+
 	if len(id.Measurements) > 0 && !slices.Contains(id.Measurements, c.Measurement) {
 		f.OK = false
 		return f
@@ -170,14 +198,31 @@ func judgeOne(id evidence.CodeIdentity, c evidence.Claims) evidence.Finding {
 	if s == nil {
 		return f
 	}
+
 	if len(id.Measurements) == 0 || c.Signer != s.MRSigner {
-		f = evidence.Finding{Rule: ruleSigner, Claim: "signer", Actual: c.Signer.String(), Expected: s.MRSigner.String(), OK: c.Signer == s.MRSigner}
+		f = evidence.Finding{
+			Rule:     ruleSigner,
+			Claim:    "signer",
+			Actual:   c.Signer.String(),
+			Expected: s.MRSigner.String(),
+			OK:       c.Signer == s.MRSigner,
+		}
 	}
 	if f.OK && c.ProductID != s.ProductID {
-		f = evidence.Finding{Rule: ruleProductID, Claim: "product id", Actual: fmt.Sprint(c.ProductID), Expected: fmt.Sprint(s.ProductID)}
+		f = evidence.Finding{
+			Rule:     ruleProductID,
+			Claim:    "product id",
+			Actual:   fmt.Sprint(c.ProductID),
+			Expected: fmt.Sprint(s.ProductID),
+		}
 	}
 	if f.OK && !acceptsVersion(s, c.SVN) {
-		f = evidence.Finding{Rule: ruleSVN, Claim: "security version", Actual: fmt.Sprint(c.SVN), Expected: s.Versions()}
+		f = evidence.Finding{
+			Rule:     ruleSVN,
+			Claim:    "security version",
+			Actual:   fmt.Sprint(c.SVN),
+			Expected: s.Versions(),
+		}
 	}
 	return f
 }
@@ -188,14 +233,22 @@ func acceptsVersion(s *evidence.Signer, svn uint16) bool {
 
 func judgeConfigID(p Policy, c evidence.Claims) evidence.Finding {
 	return evidence.Finding{
-		Rule: problem.RuleConfigID, Claim: "launch binding (config id)", Expected: p.LaunchBinding.String(), Actual: c.LaunchBinding.String(), OK: c.LaunchBinding == *p.LaunchBinding,
-		Mend: "launch it for this very CAS, session and service",
+		Rule:     problem.RuleConfigID,
+		Claim:    "launch binding (config id)",
+		Expected: p.LaunchBinding.String(),
+		Actual:   c.LaunchBinding.String(),
+		OK:       c.LaunchBinding == *p.LaunchBinding,
+		Mend:     "launch it for this very CAS, session and service",
 	}
 }
 
 func judgeReportData(p Policy, c evidence.Claims) evidence.Finding {
 	return evidence.Finding{
-		Rule: ruleReportData, Claim: "report data", Expected: p.ReportData.String(), Actual: c.ReportData.String(), OK: c.ReportData == *p.ReportData,
-		Mend: "make the evidence for this very connection: it may have been replayed, or relayed from elsewhere",
+		Rule:     ruleReportData,
+		Claim:    "report data",
+		Expected: p.ReportData.String(),
+		Actual:   c.ReportData.String(),
+		OK:       c.ReportData == *p.ReportData,
+		Mend:     "make the evidence for this very connection: it may have been replayed, or relayed from elsewhere",
 	}
 }

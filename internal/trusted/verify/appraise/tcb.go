@@ -46,40 +46,57 @@ func namedAdvisories(t evidence.Tolerance) []string {
 }
 
 func judgeTCB(p Policy, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: ruleTCBStatus, Claim: "platform status", Expected: "UpToDate", Actual: c.TCBStatus}
+	f := evidence.Finding{
+		Rule:     ruleTCBStatus,
+		Claim:    "platform status",
+		Expected: "UpToDate",
+		Actual:   c.TCBStatus,
+	}
+
 	needs, ok := tcbNeeds(c.TCBStatus)
 	if !ok {
 		f.Mend = "use another platform: this status can't be tolerated"
 		return f
 	}
+
 	var missing []string
 	for _, t := range needs {
 		if !p.tolerates(t) {
 			missing = append(missing, string(t))
 		}
 	}
+
 	f.OK = len(missing) == 0
 	if f.OK && len(needs) > 0 {
 		f.Expected = "UpToDate, or " + c.TCBStatus + " as tolerated"
 	}
+
 	f.Mend = "update the platform, or tolerate " + strings.Join(missing, " and ") + " on purpose"
 	return f
 }
 
 func judgeAdvisories(p Policy, c evidence.Claims) evidence.Finding {
-	f := evidence.Finding{Rule: ruleAdvisories, Claim: "open security advisories", Expected: "none", Actual: "none"}
+	f := evidence.Finding{
+		Rule:     ruleAdvisories,
+		Claim:    "open security advisories",
+		Expected: "none",
+		Actual:   "none",
+	}
+
 	if len(c.Advisories) > 0 {
 		f.Actual = strings.Join(c.Advisories, " ")
 	}
 	if len(p.IgnoreAdvisories) > 0 {
 		f.Expected = "none but " + strings.Join(p.IgnoreAdvisories, " ")
 	}
+
 	var open []string
 	for _, a := range c.Advisories {
 		if !p.ignores(a) {
 			open = append(open, a)
 		}
 	}
+
 	f.OK = len(open) == 0
 	f.Mend = fmt.Sprintf("update the platform, or ignore %s on purpose", strings.Join(open, " "))
 	return f
@@ -91,8 +108,10 @@ func (p Policy) ignores(advisory string) bool {
 	if slices.Contains(p.IgnoreAdvisories, advisory) {
 		return true
 	}
+
 	if slices.Contains(p.IgnoreAdvisories, allAdvisories) && p.tolerates(evidence.DebugMode) {
 		return true
 	}
+
 	return slices.ContainsFunc(p.Tolerate, func(t evidence.Tolerance) bool { return slices.Contains(namedAdvisories(t), advisory) })
 }

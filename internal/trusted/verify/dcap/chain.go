@@ -66,12 +66,14 @@ func (j *judgement) pckChain(v *Verifier, certData []byte) (*pckPath, error) {
 	if err != nil {
 		return nil, malformed(rulePCKChain, "PCK chain: %w", err)
 	}
+
 	if len(certs) != 3 {
 		return nil, malformed(rulePCKChain, "PCK chain of %d certificates", len(certs)).Want("leaf, CA and root")
 	}
 	if err := inOrder(rulePCKChain, "PCK chain", certs); err != nil {
 		return nil, err
 	}
+
 	p := &pckPath{leaf: certs[0], ca: certs[1], root: certs[2]}
 	if p.simulated, err = v.anchor(p.root); err != nil {
 		return nil, err
@@ -104,12 +106,14 @@ func (v *Verifier) anchor(c *x509.Certificate) (simulated bool, err error) {
 			return r.simulated, nil
 		}
 	}
+
 	if slices.Contains(v.pins, ident.Sum(c.Raw)) {
 		if err := checkRoot(c); err != nil {
 			return false, malformed(rulePCKChain, "root %q: %w", c.Subject, err)
 		}
 		return true, nil
 	}
+
 	if strings.Contains(c.Subject.String(), SimulationMark) {
 		if len(v.pins) > 0 {
 			return false, unproven(problem.RuleSimulationRoot, "the evidence comes from a SIMULATED platform with root %s: another root than was named", ident.Sum(c.Raw)).
@@ -120,6 +124,7 @@ func (v *Verifier) anchor(c *x509.Certificate) (simulated bool, err error) {
 			Want("%s", wantedRoot(v.pins)).
 			Fix("trust that root on purpose if this is a test: whoever verifies has to be given it (cupel-cas: --simulation-root, owners: --trust-simulation)")
 	}
+
 	return false, unproven(ruleUnknownRoot, "the chain ends in %q (SHA-256 %s)", c.Subject, ident.Sum(c.Raw)).Want("a root that this verifier was given")
 }
 
@@ -148,19 +153,23 @@ func (j *judgement) signerChain(rule, ruleRevoked problem.Rule, text string, roo
 	if err := inOrder(rule, "issuer chain", certs); err != nil {
 		return nil, err
 	}
+
 	if !bytes.Equal(certs[1].Raw, root.Raw) {
 		return nil, unproven(rule, "the issuer chain ends in %q", certs[1].Subject).Want("%q, the root of the PCK chain", root.Subject)
 	}
+
 	signer := certs[0]
 	if signer.IsCA || !j.hasRole(signer, roleSigner) {
 		return nil, unproven(rule, "signed by %q", commonNames(signer)).Want("the common name %q", roleName(roleSigner, j.simulated))
 	}
+
 	if err := j.path(rule, certs); err != nil {
 		return nil, err
 	}
 	if err := j.notRevoked(ruleRevoked, j.rootCRL, signer); err != nil {
 		return nil, err
 	}
+
 	j.signer, j.signerText = signer, text
 	return signer, nil
 }
@@ -181,9 +190,11 @@ func inOrder(rule problem.Rule, what string, certs []*x509.Certificate) error {
 		if next < 0 {
 			return nil // it is no chain in any order: what is wrong with it, others say
 		}
+
 		fromRoot = append(fromRoot, rest[next])
 		rest = slices.Delete(rest, next, next+1)
 	}
+
 	slices.Reverse(fromRoot)
 	if slices.Equal(fromRoot, certs) {
 		return nil
@@ -207,15 +218,19 @@ func (j *judgement) path(rule problem.Rule, certs []*x509.Certificate) error {
 		if err := j.dates(rule, what, c.NotBefore, c.NotAfter); err != nil {
 			return err
 		}
+
 		if len(c.UnhandledCriticalExtensions) > 0 {
 			return unproven(rule, "%s has an unknown critical extension %v", what, c.UnhandledCriticalExtensions[0])
 		}
+
 		if i == len(certs)-1 {
 			return nil
 		}
+
 		if i == 0 && (c.IsCA || c.KeyUsage&x509.KeyUsageDigitalSignature == 0) {
 			return unproven(rule, "%s is not for signing", what)
 		}
+
 		if err := issuedBy(c, certs[i+1], i); err != nil {
 			return unproven(rule, "%s: %w", what, err)
 		}
@@ -232,12 +247,14 @@ func issuedBy(c, parent *x509.Certificate, below int) error {
 	if len(c.AuthorityKeyId) == 0 || !bytes.Equal(c.AuthorityKeyId, parent.SubjectKeyId) {
 		return errors.New("its authority key id is missing or not the next certificate's key id")
 	}
+
 	if _, err := certKey(parent); err != nil {
 		return err
 	}
 	if parent.MaxPathLen >= 0 && (parent.MaxPathLen > 0 || parent.MaxPathLenZero) && below > parent.MaxPathLen {
 		return fmt.Errorf("%q allows %d authorities below it", parent.Subject, parent.MaxPathLen)
 	}
+
 	if c.SignatureAlgorithm != x509.ECDSAWithSHA256 {
 		return fmt.Errorf("signed with %v, not ECDSA with SHA-256", c.SignatureAlgorithm)
 	}
@@ -252,15 +269,18 @@ func (j *judgement) revocation(col *Collateral, p *pckPath) error {
 		return err
 	}
 	j.issued[issuedRootCRL] = j.rootCRL.ThisUpdate
+
 	if err := j.notRevoked(rulePCKCARevoked, j.rootCRL, p.ca); err != nil {
 		return err
 	}
+
 	issuer := p.ca
 	if col.PCKCRLIssuerChain != "" {
 		if issuer, err = j.crlIssuer(col.PCKCRLIssuerChain, p); err != nil {
 			return err
 		}
 	}
+
 	list, err := j.crl(pckListKind, col.PCKCRL, issuer)
 	if err != nil {
 		return err
@@ -280,16 +300,20 @@ func (j *judgement) crlIssuer(text string, p *pckPath) (*x509.Certificate, error
 	if err := inOrder(rulePCKCRLChain, "PCK CRL's issuer chain", certs); err != nil {
 		return nil, err
 	}
+
 	if len(certs) != 2 || !bytes.Equal(certs[1].Raw, p.root.Raw) {
 		return nil, unproven(rulePCKCRLChain, "the PCK CRL's issuer chain is not a CA and the root of the PCK chain")
 	}
+
 	ca := certs[0]
 	if bytes.Equal(ca.Raw, p.ca.Raw) {
 		return p.ca, nil // verified as part of the PCK chain
 	}
+
 	if !bytes.Equal(ca.RawSubject, p.ca.RawSubject) || !bytes.Equal(ca.RawSubjectPublicKeyInfo, p.ca.RawSubjectPublicKeyInfo) {
 		return nil, unproven(rulePCKCRLChain, "the PCK revocation list is %q's", ca.Subject.CommonName).Want("that of the PCK's issuer, %q", p.ca.Subject.CommonName)
 	}
+
 	if err := j.dates(rulePCKCRLChain, fmt.Sprintf("certificate %q", ca.Subject.CommonName), ca.NotBefore, ca.NotAfter); err != nil {
 		return nil, err
 	}
@@ -305,6 +329,7 @@ func (j *judgement) crl(is listKind, text string, issuer *x509.Certificate) (*x5
 	if err != nil {
 		return nil, malformed(is.rule, "%s: %w", is.words, err)
 	}
+
 	list, err := x509.ParseRevocationList(der)
 	if err != nil {
 		return nil, malformed(is.rule, "%s: %w", is.words, err)
@@ -312,12 +337,14 @@ func (j *judgement) crl(is listKind, text string, issuer *x509.Certificate) (*x5
 	if !bytes.Equal(list.Raw, der) {
 		return nil, malformed(is.rule, "%s: bytes after its end", is.words)
 	}
+
 	if !bytes.Equal(list.RawIssuer, issuer.RawSubject) {
 		return nil, unproven(is.rule, "the %s is of another issuer, %q", is.words, list.Issuer).Want("%q", issuer.Subject)
 	}
 	if len(list.AuthorityKeyId) == 0 || !bytes.Equal(list.AuthorityKeyId, issuer.SubjectKeyId) {
 		return nil, unproven(is.rule, "the %s is of authority key %x", is.words, list.AuthorityKeyId).Want("%x", issuer.SubjectKeyId)
 	}
+
 	if list.SignatureAlgorithm != x509.ECDSAWithSHA256 {
 		return nil, unproven(is.rule, "%s: signed with %v", is.words, list.SignatureAlgorithm).Want("ECDSA with SHA-256")
 	}
@@ -327,6 +354,7 @@ func (j *judgement) crl(is listKind, text string, issuer *x509.Certificate) (*x5
 	if err := checkListExtensions(list); err != nil {
 		return nil, unproven(is.rule, "%s: %w", is.words, err)
 	}
+
 	return list, j.dates(is.expired, "the "+is.words, list.ThisUpdate, list.NextUpdate)
 }
 
@@ -345,6 +373,7 @@ func checkListExtensions(list *x509.RevocationList) error {
 		}
 		seen[e.Id.String()] = true
 	}
+
 	for _, entry := range list.RevokedCertificateEntries {
 		for _, e := range entry.Extensions {
 			if e.Critical {
@@ -376,6 +405,7 @@ func parseChain(text string) ([]*x509.Certificate, error) {
 	if !strings.HasSuffix(text, "\n") {
 		text += "\n"
 	}
+
 	var certs []*x509.Certificate
 	var again []byte
 	rest := []byte(text)
@@ -387,6 +417,7 @@ func parseChain(text string) ([]*x509.Certificate, error) {
 		if b, rest = pem.Decode(rest); b == nil {
 			return nil, errors.New("text that is no PEM certificate")
 		}
+
 		if b.Type != "CERTIFICATE" || len(b.Headers) != 0 {
 			return nil, fmt.Errorf("PEM block %q where a certificate belongs", b.Type)
 		}
@@ -397,6 +428,7 @@ func parseChain(text string) ([]*x509.Certificate, error) {
 		certs = append(certs, c)
 		again = append(again, pem.EncodeToMemory(b)...)
 	}
+
 	if string(again) != text {
 		return nil, errors.New("PEM text with other bytes between or within the certificates")
 	}

@@ -40,6 +40,7 @@ func ParseCollateral(b []byte) (*Collateral, error) {
 	if len(b) > maxCollateralLen {
 		return nil, malformed(ruleCollateralFormat, "collateral of %d bytes", len(b)).Want("at most %d", maxCollateralLen)
 	}
+
 	c := new(Collateral)
 	if err := c.read(b); err != nil {
 		return nil, malformed(ruleCollateralFormat, "collateral: %w", err)
@@ -53,9 +54,11 @@ func (c *Collateral) read(b []byte) error {
 		"tcb_info_issuer_chain": &c.TCBInfoIssuerChain, "tcb_info": &c.TCBInfo, "tcb_info_signature": &c.TCBInfoSignature,
 		"qe_identity_issuer_chain": &c.QEIdentityIssuerChain, "qe_identity": &c.QEIdentity, "qe_identity_signature": &c.QEIdentitySignature,
 	}
+
 	if !utf8.Valid(b) {
 		return errors.New("not UTF-8")
 	}
+
 	d := json.NewDecoder(bytes.NewReader(b))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return errors.New("not a JSON object")
@@ -66,11 +69,13 @@ func (c *Collateral) read(b []byte) error {
 			return err
 		}
 		name, _ := t.(string)
+
 		field, ok := fields[name]
 		if !ok {
 			return fmt.Errorf("unknown name %.60q, or one that comes twice", name)
 		}
 		delete(fields, name)
+
 		if t, err = d.Token(); err != nil {
 			return err
 		}
@@ -78,12 +83,14 @@ func (c *Collateral) read(b []byte) error {
 			return fmt.Errorf("%s is not a string", name)
 		}
 	}
+
 	if _, err := d.Token(); err != nil {
 		return err
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return errors.New("text after the JSON object")
 	}
+
 	if len(fields) != 0 {
 		return fmt.Errorf("without %s", strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
 	}
@@ -104,6 +111,7 @@ func decodeHex(s string) ([]byte, error) {
 	case strings.ToLower(s) != s:
 		return nil, errors.New("it has upper-case letters, where lower-case hex digits belong")
 	}
+
 	b, err := hex.DecodeString(s)
 	if err != nil {
 		return nil, fmt.Errorf("it is not in lower-case hex digits: %w", err)

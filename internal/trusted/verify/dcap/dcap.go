@@ -77,6 +77,7 @@ func New(roots Roots) (*Verifier, error) {
 		}
 		v.roots = append(v.roots, root{cert: c})
 	}
+
 	for _, c := range roots.Simulation {
 		for _, p := range roots.Production {
 			if bytes.Equal(c.Raw, p.Raw) || bytes.Equal(c.RawSubjectPublicKeyInfo, p.RawSubjectPublicKeyInfo) {
@@ -85,11 +86,13 @@ func New(roots Roots) (*Verifier, error) {
 		}
 		v.roots = append(v.roots, root{cert: c, simulated: true})
 	}
+
 	for _, pin := range v.pins {
 		if slices.ContainsFunc(roots.Production, func(c *x509.Certificate) bool { return ident.Sum(c.Raw) == pin }) {
 			return nil, fmt.Errorf("root %s is given for production and for simulation", pin)
 		}
 	}
+
 	if len(v.roots)+len(v.pins) == 0 {
 		return nil, errors.New("no root certificates: nothing could be verified")
 	}
@@ -109,10 +112,12 @@ func (v *Verifier) Verify(ev evidence.Evidence, now time.Time) (evidence.Claims,
 	if ev.Type != evidence.SGX {
 		return evidence.Claims{}, malformed(problem.RuleEvidenceType, "evidence of type %q", ev.Type).Want("%q", evidence.SGX)
 	}
+
 	q, err := parseQuote(ev.Quote)
 	if err != nil {
 		return evidence.Claims{}, err
 	}
+
 	key := memoKey(q, ev.Endorsements)
 	w, ok := v.memo.get(key, now)
 	if !ok {
@@ -121,6 +126,7 @@ func (v *Verifier) Verify(ev evidence.Evidence, now time.Time) (evidence.Claims,
 		}
 		v.memo.put(key, w)
 	}
+
 	if !verifyRaw(w.attestationKey, q.signed, q.signature) {
 		return evidence.Claims{}, unproven(ruleQuoteSignature, "the quote's signature does not match its body").
 			Fix("take a fresh quote; if it happens again the quote was changed on its way")
@@ -140,6 +146,7 @@ func (w *verdict) claims(b reportBody) evidence.Claims {
 	c := w.platform
 	c.Advisories = slices.Clone(c.Advisories)
 	c.Issued = w.platform.Issued.Clone()
+
 	c.Type = evidence.SGX
 	c.Measurement = b.mrenclave
 	c.Signer = b.mrsigner
@@ -156,11 +163,13 @@ func (v *Verifier) judge(q *quote, endorsements []byte, now time.Time) (*verdict
 	if err != nil {
 		return nil, err
 	}
+
 	j := &judgement{now: now, issued: evidence.IssueDates{}}
 	pck, err := j.pckChain(v, q.certData)
 	if err != nil {
 		return nil, err
 	}
+
 	if err := j.revocation(col, pck); err != nil {
 		return nil, err
 	}
@@ -168,9 +177,11 @@ func (v *Verifier) judge(q *quote, endorsements []byte, now time.Time) (*verdict
 	if err != nil {
 		return nil, err
 	}
+
 	if err := q.checkQEReport(pck.leaf); err != nil {
 		return nil, err
 	}
+
 	platform, err := j.tcb(col, pck.root, ext)
 	if err != nil {
 		return nil, err
@@ -179,6 +190,7 @@ func (v *Verifier) judge(q *quote, endorsements []byte, now time.Time) (*verdict
 	if err != nil {
 		return nil, err
 	}
+
 	w := &verdict{attestationKey: q.attestationKey, judged: now, expires: j.expires}
 	w.platform = evidence.Claims{
 		Simulated:         pck.simulated,
@@ -220,6 +232,7 @@ func (j *judgement) dates(rule problem.Rule, what string, from, until time.Time)
 		return unproven(rule, "%s was valid until %s, and the clock says %s", what, stamp(until), stamp(j.now)).
 			Fix("fetch fresh collateral on the machine that attests, or check the clock of the one that verifies")
 	}
+
 	if j.expires.IsZero() || until.Before(j.expires) {
 		j.expires = until
 	}

@@ -39,10 +39,12 @@ func memoKey(q *quote, endorsements []byte) (key [32]byte) {
 func (m *memo) get(key [32]byte, now time.Time) (*verdict, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+
 	e, ok := m.byKey[key]
 	if !ok {
 		return nil, false
 	}
+
 	w := e.Value.(memoEntry).w
 	if now.Before(w.judged) || now.After(w.expires) {
 		m.order.Remove(e)
@@ -56,11 +58,13 @@ func (m *memo) get(key [32]byte, now time.Time) (*verdict, bool) {
 func (m *memo) put(key [32]byte, w *verdict) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+
 	if e, ok := m.byKey[key]; ok {
 		e.Value = memoEntry{key, w}
 		m.order.MoveToFront(e)
 		return
 	}
+
 	m.byKey[key] = m.order.PushFront(memoEntry{key, w})
 	if m.order.Len() > m.size {
 		oldest := m.order.Back()

@@ -38,9 +38,11 @@ func parsePCKExtension(c *x509.Certificate) (*pckExtension, error) {
 			der = e.Value // x509 refuses an extension that comes twice
 		}
 	}
+
 	if der == nil {
 		return nil, malformed(rulePCKExtension, "the PCK certificate has no SGX extension")
 	}
+
 	ext, err := readPCKExtension(der)
 	if err != nil {
 		return nil, malformed(rulePCKExtension, "the PCK certificate's SGX extension: %w", err)
@@ -53,6 +55,7 @@ func readPCKExtension(der []byte) (*pckExtension, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	ext := new(pckExtension)
 	if err := octets(top[3], ext.pceID[:], "PCEID"); err != nil {
 		return nil, err
@@ -60,6 +63,7 @@ func readPCKExtension(der []byte) (*pckExtension, error) {
 	if err := octets(top[4], ext.fmspc[:], "FMSPC"); err != nil {
 		return nil, err
 	}
+
 	tcb, err := readFields(top[2].FullBytes, append(oidSGX[:len(oidSGX):len(oidSGX)], 2))
 	if err != nil {
 		return nil, fmt.Errorf("TCB: %w", err)
@@ -71,6 +75,7 @@ func readPCKExtension(der []byte) (*pckExtension, error) {
 		}
 		ext.components[i] = byte(n)
 	}
+
 	n, err := number(tcb[17], 65535)
 	if err != nil {
 		return nil, fmt.Errorf("PCESVN: %w", err)
@@ -90,10 +95,12 @@ func readFields(der []byte, base asn1.ObjectIdentifier) (map[int]asn1.RawValue, 
 	if len(rest) != 0 {
 		return nil, errors.New("bytes after its end")
 	}
+
 	// encoding/asn1 passes over what follows the last member of a SEQUENCE.
 	if again, err := asn1.Marshal(list); err != nil || !bytes.Equal(again, der) {
 		return nil, errors.New("bytes that no field holds")
 	}
+
 	out := make(map[int]asn1.RawValue, len(list))
 	for _, f := range list {
 		last := len(f.ID) - 1
@@ -120,6 +127,7 @@ func number(v asn1.RawValue, most int) (int, error) {
 	if len(v.FullBytes) == 0 {
 		return 0, errors.New("missing")
 	}
+
 	var n int
 	rest, err := asn1.Unmarshal(v.FullBytes, &n)
 	if err != nil || len(rest) != 0 || n < 0 || n > most {

@@ -44,6 +44,7 @@ func (j *judgement) qeIdentity(col *Collateral, root *x509.Certificate, report r
 	if err := id.check(); err != nil {
 		return matched{}, malformed(ruleQEIdentity, "QE identity: %w", err)
 	}
+
 	if got, want := hex.EncodeToString(report.mrsigner[:]), hex.EncodeToString(id.MRSigner); got != want {
 		return matched{}, unproven(ruleQEIdentity, "quoting enclave signed by %s", got).Want("%s", want)
 	}
@@ -56,6 +57,7 @@ func (j *judgement) qeIdentity(col *Collateral, root *x509.Certificate, report r
 	if !maskedEqual(report.miscSelect[:], id.MiscSelectMask, id.MiscSelect) {
 		return matched{}, unproven(ruleQEIdentity, "quoting enclave with MISCSELECT %x", report.miscSelect).Want("%x under mask %x", []byte(id.MiscSelect), []byte(id.MiscSelectMask))
 	}
+
 	for i := range id.Levels { // highest first
 		if l := &id.Levels[i]; int(report.isvSVN) >= *l.TCB.ISVSVN {
 			return l.match(id.Evaluation), nil
@@ -72,6 +74,7 @@ func (id *enclaveIdentity) check() error {
 	if len(id.MiscSelect) != 4 || len(id.MiscSelectMask) != 4 || len(id.Attributes) != 16 || len(id.AttributesMask) != 16 || len(id.MRSigner) != 32 {
 		return fmt.Errorf("a field of the wrong length")
 	}
+
 	if err := within(id.Attributes, id.AttributesMask); err != nil {
 		return fmt.Errorf("attributes: %w", err)
 	}
@@ -81,6 +84,7 @@ func (id *enclaveIdentity) check() error {
 	if id.ISVProdID == nil {
 		return fmt.Errorf("no isvprodid")
 	}
+
 	for i := range id.Levels {
 		l := &id.Levels[i]
 		if l.TCB.ISVSVN == nil || *l.TCB.ISVSVN < 0 {
@@ -89,6 +93,7 @@ func (id *enclaveIdentity) check() error {
 		if err := l.check(); err != nil {
 			return fmt.Errorf("level %d: %w", i, err)
 		}
+
 		if l.Status != upToDate && l.Status != outOfDate && l.Status != revoked {
 			return fmt.Errorf("level %d: status %s, which a quoting enclave can't have", i, l.Status)
 		}

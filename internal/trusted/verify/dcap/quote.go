@@ -84,6 +84,7 @@ func (c *cursor) take(n int, what string) []byte {
 	if c.err != nil {
 		return nil
 	}
+
 	out := c.b[:n:n]
 	c.b = c.b[n:]
 	return out
@@ -111,26 +112,32 @@ func parseQuote(b []byte) (*quote, error) {
 	if len(b) < sgxquote.SignedLen {
 		return nil, malformed(ruleQuoteFormat, "quote of %d bytes", len(b)).Want("at least %d", sgxquote.SignedLen)
 	}
+
 	if err := checkHeader(b); err != nil {
 		return nil, err
 	}
+
 	q := &quote{signed: b[:sgxquote.SignedLen], body: parseBody(b[sgxquote.HeaderLen:])}
 	c := &cursor{b: b[sgxquote.SignedLen:]}
+
 	n := c.u32("signature length")
 	if c.err == nil && uint64(n) != uint64(len(c.b)) {
 		return nil, malformed(ruleQuoteFormat, "signature data of %d bytes", len(c.b)).Want("%d, as the quote says", n)
 	}
+
 	q.signatureData = c.b
 	q.signature = c.take(sgxquote.SigLen, "signature")
 	q.rawKey = c.take(sgxquote.KeyLen, "attestation key")
 	q.qeReportRaw = c.take(sgxquote.BodyLen, "QE report")
 	q.qeSignature = c.take(sgxquote.SigLen, "QE report signature")
 	q.authData = c.take(c.u16("QE authentication data length"), "QE authentication data")
+
 	certType := c.u16("certification data type")
 	certLen := c.u32("certification data length")
 	if certLen > maxQuoteLen {
 		return nil, malformed(ruleQuoteFormat, "certification data of %d bytes", certLen).Want("at most %d", maxQuoteLen)
 	}
+
 	q.certData = c.take(int(certLen), "certification data")
 	if c.err != nil {
 		return nil, c.err
@@ -138,9 +145,11 @@ func parseQuote(b []byte) (*quote, error) {
 	if len(c.b) != 0 {
 		return nil, malformed(ruleQuoteFormat, "%d bytes after the certification data", len(c.b)).Want("none")
 	}
+
 	if err := checkCertType(certType); err != nil {
 		return nil, err
 	}
+
 	var err error
 	if q.attestationKey, err = ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, q.rawKey...)); err != nil {
 		return nil, malformed(ruleQuoteFormat, "attestation key: %w", err)
@@ -160,6 +169,7 @@ func checkHeader(b []byte) error {
 	if t := le.Uint32(b[sgxquote.AtTEEType:]); t != sgxquote.TEESGX {
 		return malformed(ruleQuoteFormat, "TEE type %#x", t).Want("%#x (SGX)", sgxquote.TEESGX)
 	}
+
 	if vendor := [16]byte(b[sgxquote.AtQEVendor:]); vendor != sgxquote.QEVendor {
 		return unproven(ruleQEVendor, "quoting enclave of vendor %x", vendor).Want("%x", sgxquote.QEVendor)
 	}
@@ -187,11 +197,13 @@ func (q *quote) checkQEReport(pck *x509.Certificate) error {
 	if !verifyRaw(key, q.qeReportRaw, q.qeSignature) {
 		return unproven(ruleQEReportSignature, "the quoting enclave's report is not signed by the platform's certified key (PCK)")
 	}
+
 	h := sha256.New()
 	h.Write(q.rawKey)
 	h.Write(q.authData)
 	var want evidence.Data64
 	h.Sum(want[:0])
+
 	if q.qeReport.reportData != want {
 		return unproven(ruleQEReportData, "the quoting enclave vouched for another attestation key").
 			Want("report data %s", want)
@@ -204,6 +216,7 @@ func verifyRaw(key *publicKey, msg, sig []byte) bool {
 	if len(sig) != sgxquote.SigLen {
 		return false
 	}
+
 	digest := sha256.Sum256(msg)
 	r, s := new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])
 	return ecdsa.Verify(key, digest[:], r, s)

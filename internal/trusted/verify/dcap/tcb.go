@@ -112,7 +112,12 @@ type levelStatus struct {
 }
 
 func (l levelStatus) match(evaluation int) matched {
-	return matched{status: l.Status, date: l.Date.time(), advisories: l.Advisories, evaluation: evaluation}
+	return matched{
+		status:     l.Status,
+		date:       l.Date.time(),
+		advisories: l.Advisories,
+		evaluation: evaluation,
+	}
 }
 
 // signedText is one of Intel's signed JSON texts, as collateral carries it.
@@ -129,10 +134,12 @@ func (j *judgement) signedDocument(is documentKind, s signedText, root *x509.Cer
 	if err != nil {
 		return err
 	}
+
 	key, err := certKey(signer)
 	if err != nil {
 		return unproven(is.chain, "signer: %w", err)
 	}
+
 	sig, err := decodeHex(s.signature)
 	if err != nil || len(sig) != sgxquote.SigLen {
 		return malformed(is.signature, "signature is not %d lower-case hex digits", 2*sgxquote.SigLen)
@@ -141,6 +148,7 @@ func (j *judgement) signedDocument(is documentKind, s signedText, root *x509.Cer
 		return unproven(is.signature, "the text's signature does not match").
 			Fix("fetch the collateral again and hand it on byte for byte")
 	}
+
 	if err := readExact([]byte(s.text), doc); err != nil {
 		return malformed(is.rule, "the signed text: %w", err).
 			Fix("fetch the collateral anew; if its maker signed this text, do not use the platform")
@@ -148,6 +156,7 @@ func (j *judgement) signedDocument(is documentKind, s signedText, root *x509.Cer
 	if d.Evaluation <= 0 {
 		return malformed(is.rule, "no tcbEvaluationDataNumber")
 	}
+
 	j.issued[is.issued] = d.IssueDate.time()
 	return j.dates(is.expired, "the "+is.words, d.IssueDate.time(), d.NextUpdate.time())
 }
@@ -159,26 +168,31 @@ func (j *judgement) tcb(col *Collateral, root *x509.Certificate, ext *pckExtensi
 	if err := j.signedDocument(tcbInfoKind, text, root, &info, &info.document); err != nil {
 		return matched{}, err
 	}
+
 	if info.ID != "SGX" || info.Version != documentVersionTCBInfo {
 		return matched{}, malformed(ruleTCBInfo, "TCB info of kind %q version %d", info.ID, info.Version).Want("SGX version %d", documentVersionTCBInfo)
 	}
 	if info.TCBType == nil || *info.TCBType != 0 {
 		return matched{}, malformed(ruleTCBInfo, "a TCB type that this verifier can't compare").Want("0")
 	}
+
 	if !bytes.Equal(info.FMSPC, ext.fmspc[:]) || !bytes.Equal(info.PCEID, ext.pceID[:]) {
 		return matched{}, unproven(ruleTCBInfoPlatform, "TCB info for FMSPC %.12x, PCEID %.4x", []byte(info.FMSPC), []byte(info.PCEID)).
 			Want("FMSPC %x, PCEID %x, as the PCK certificate says", ext.fmspc, ext.pceID)
 	}
+
 	for i := range info.Levels {
 		if err := info.Levels[i].check(); err != nil {
 			return matched{}, malformed(ruleTCBInfo, "TCB level %d: %w", i, err)
 		}
 	}
+
 	for i := range info.Levels { // highest first; the first that is met counts
 		if l := &info.Levels[i]; l.metBy(ext) {
 			return l.match(info.Evaluation), nil
 		}
 	}
+
 	return matched{}, unproven(ruleTCBLevel, "the platform's TCB (%v, PCESVN %d) is below every level that its maker lists", ext.components, ext.pceSVN).
 		Fix("update the platform's firmware and microcode")
 }
@@ -192,9 +206,11 @@ func (l *tcbLevel) check() error {
 			return fmt.Errorf("a component without a version from 0 to 255")
 		}
 	}
+
 	if l.TCB.PCESVN == nil || *l.TCB.PCESVN < 0 || *l.TCB.PCESVN > 65535 {
 		return fmt.Errorf("no PCESVN from 0 to 65535")
 	}
+
 	return l.levelStatus.check()
 }
 
