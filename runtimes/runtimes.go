@@ -1,7 +1,3 @@
-// Package runtimes holds the definitions of the runtime images that Cupel
-// comes with, so that a command carries the ones its owner has read.
-//
-// It owns text and finds it; owner/rebuild says what the text means.
 package runtimes
 
 import (

@@ -1,7 +1,3 @@
-// Package ask asks the person at a terminal. An interrupt ends each question.
-//
-// It owns nothing and trusts nobody: an answer is a line of text. One question is asked
-// at a time.
 package ask
 
 import (

@@ -128,7 +128,7 @@ func (p *appProbe) look(ctx context.Context) found {
 	if asked { // after the certificate was found to be the session's
 		return p.asking(err)
 	}
-	if _, plain := errors.AsType[tls.RecordHeaderError](err); !plain && !broken(err) {
+	if _, noTLS := errors.AsType[tls.RecordHeaderError](err); !noTLS && !broken(err) {
 		return found{kind: answersOtherTLS, problem: p.certificateProblem(err)}
 	}
 
@@ -198,12 +198,13 @@ func (p *appProbe) withoutTLS(ctx context.Context, silent bool) found {
 	said, _ := p.hear(ctx, "HEAD / HTTP/1.1\r\nHost: "+p.address+"\r\nConnection: close\r\n\r\n", answerHTTP)
 	switch {
 	case silent && (strings.HasPrefix(said, "\x15\x03") || strings.HasPrefix(said, "HTTP/1.1 400") || strings.HasPrefix(said, "HTTP/1.0 400")):
-		// So answers a server that wants TLS and is told something else.
+		// So answers a server that wants TLS and is told something else: with an alert
+		// record (RFC 8446, section 5.1), or in HTTP.
 		return p.nothing(errors.New("no TLS connection came about within " + problem.Duration(answerTLS)))
 	case strings.HasPrefix(said, "HTTP/"):
-		return p.plain(answersHTTP)
+		return p.unprovable(answersHTTP)
 	case said != "":
-		return p.plain(answersOther)
+		return p.unprovable(answersOther)
 	}
 
 	said, open := p.hear(ctx, "", answerQuiet)
@@ -211,9 +212,9 @@ func (p *appProbe) withoutTLS(ctx context.Context, silent bool) found {
 	case ctx.Err() != nil:
 		return found{kind: answersNothing, problem: ctx.Err()}
 	case said == "" && open && silent:
-		return p.plain(answersSilent)
+		return p.unprovable(answersSilent)
 	case said != "" || open:
-		return p.plain(answersOther)
+		return p.unprovable(answersOther)
 	}
 
 	f := p.nothing(errors.New("connections are taken, and closed at once"))
@@ -241,9 +242,9 @@ func (p *appProbe) hear(ctx context.Context, say string, wait time.Duration) (sa
 	return string(b[:n]), errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// plain is what is said of an app that answers without TLS. It is no impostor by
+// unprovable is what is said of an app that answers without TLS. It is no impostor by
 // that: it just can't be told from one.
-func (p *appProbe) plain(kind answerKind) found {
+func (p *appProbe) unprovable(kind answerKind) found {
 	does := "answers without TLS"
 	there := "is " + kind.text()
 	if kind == answersSilent || kind == answersCloses {
@@ -260,14 +261,15 @@ func (p *appProbe) plain(kind answerKind) found {
 // closes connections, and not a place where nothing is.
 func (p *appProbe) ofRunning(f found) found {
 	if f.kind == answersCloses {
-		return p.plain(answersCloses)
+		return p.unprovable(answersCloses)
 	}
 	return f
 }
 
 // asking is what is said of an app that ends the handshake as it gets no certificate of
-// ours. With TLS 1.3 the server has proved by then that it has its certificate's key;
-// with TLS 1.2 anybody could show the certificate until then.
+// ours. With TLS 1.3 (RFC 8446, section 2) the server has proved by then that it has its
+// certificate's key; with TLS 1.2 (RFC 5246, section 7.3) anybody could show the
+// certificate until then.
 func (p *appProbe) asking(err error) found {
 	return found{kind: answersAsking, problem: problem.New(problem.Denied, ruleAppCertificate,
 		"at %s is TLS 1.2 that wants a certificate of its clients: it shows one of the session's, and ends before it proves that it has its key: %w", p.address, err).

@@ -144,8 +144,8 @@ func below(header, row []string, terminal int) string {
 	return "    " + string(folded(strings.Join(cells, "; "), "    ", terminal)) + "\n"
 }
 
-// folded is a text of one line that goes on, indented, in the next where the terminal
-// ends; it begins behind so much itself.
+// folded is a text of one line that goes on in the next, indented, where the terminal
+// ends. It is to stand behind an indent of the same width itself.
 func folded(text, indent string, terminal int) paragraphs {
 	text = plain.Line(text)
 	if len(indent)+utf8.RuneCountInString(text) <= terminal || terminal <= 2*len(indent) {

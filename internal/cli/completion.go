@@ -23,8 +23,9 @@ import (
 // completionTime is how long a person who pressed Tab waits at most.
 const completionTime = 300 * time.Millisecond
 
-// words is what a completion offers, each of the form that names of its kind have: who
-// tells them is trusted with nothing. Nil where it can't be known, in silence.
+// words returns what a completion offers. Each has the form that names of its kind have,
+// since whoever tells them is trusted with nothing. It returns nil, in silence, where they
+// can't be known.
 type words func(ctx context.Context, args []string) []string
 
 // complete makes of words what cobra asks for: nothing is said, nothing lasts, and no
@@ -208,19 +209,19 @@ func (g *globals) completeSessions(c *cobra.Command, args []string, typed string
 
 // completeGrants offers the grants of a session that have not ended.
 func (g *globals) completeGrants(c *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
-	cas, _ := c.Flags().GetString("cas")
+	addr, _ := c.Flags().GetString("cas")
 	return g.complete(func(ctx context.Context, args []string) []string {
 		if len(args) == 0 {
 			return nil
 		}
 
-		name, client, err := g.sessionAt(ctx, args[0], cas)
+		name, cas, err := g.sessionAt(ctx, args[0], addr)
 		if err != nil {
 			return nil
 		}
-		defer client.Close()
+		defer cas.Close()
 
-		all, err := client.Grants(ctx, name)
+		all, err := cas.Grants(ctx, name)
 		if err != nil {
 			return nil
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 func newCompletionCommand(g *globals) *cobra.Command {
-	var plain bool
+	var bare bool
 	c := &cobra.Command{
 		Use:   "completion SHELL",
 		Short: "Write what has a shell complete commands, flags and names",
@@ -28,11 +28,11 @@ to be on: autoload -U compinit; compinit.`,
   cupel completion zsh > "${fpath[1]}/_cupel"
   cupel completion fish > ~/.config/fish/completions/cupel.fish`,
 		Args: exactArgs("SHELL"),
-		RunE: func(c *cobra.Command, args []string) error { return runCompletion(g, c.Root(), args[0], !plain) },
+		RunE: func(c *cobra.Command, args []string) error { return runCompletion(g, c.Root(), args[0], !bare) },
 	}
 
 	c.ValidArgsFunction = cobra.FixedCompletions(slices.Sorted(maps.Keys(completionScripts)), cobra.ShellCompDirectiveNoFileComp)
-	c.Flags().BoolVar(&plain, "no-descriptions", false, "names alone, without what they are")
+	c.Flags().BoolVar(&bare, "no-descriptions", false, "names alone, without what they are")
 	return c
 }
 

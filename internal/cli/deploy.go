@@ -273,7 +273,7 @@ func (d *deployment) overtaken(ctx context.Context, place string, app manager.Ap
 	return names, err
 }
 
-// settled keeps that of the app's grants this deployment's alone is left.
+// settled remembers that this deployment's grant is the only one that the app has left.
 func (d *deployment) settled(ctx context.Context, app manager.App) {
 	place := d.g.place()
 	all, err := d.g.deployed(d.side.dir)

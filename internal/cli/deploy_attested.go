@@ -46,9 +46,10 @@ func (d *deployment) attested(ctx context.Context, app manager.App) ([]manager.I
 	}
 }
 
-// mayChange are the rules of attested that a moment later may be met.
+// mayChange are the rules of refusals by attested that may no longer hold a moment later.
 var mayChange = []problem.Rule{ruleInstanceNotAttested, rulePullNotAttested}
 
+// compare does once what attested repeats.
 func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.Instance, error) {
 	list, err := d.manager.Instances(ctx, app.ID)
 	if err != nil {

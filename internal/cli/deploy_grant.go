@@ -70,7 +70,7 @@ func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) erro
 		}
 	}
 
-	if err := d.complete(ctx, req); err != nil {
+	if err := d.fillIn(ctx, req); err != nil {
 		return err
 	}
 
@@ -147,9 +147,9 @@ func (d *deployment) mine(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// complete asks the manager for what the command leaves open and the grant has
+// fillIn asks the manager for what the command leaves open and the grant has
 // to say: how many instances the app has.
-func (d *deployment) complete(ctx context.Context, req *manager.DeployRequest) error {
+func (d *deployment) fillIn(ctx context.Context, req *manager.DeployRequest) error {
 	apps, err := d.manager.Apps(ctx)
 	if err != nil {
 		return err

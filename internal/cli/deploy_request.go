@@ -102,8 +102,8 @@ func parsePorts(s string) (public, container uint16, err error) {
 	return 0, 0, p
 }
 
-// pins refuses a session that pins another ref than is asked for, if one is.
-func pins(name ident.SessionName, record home.SessionRecord, ref string) error {
+// checkRef refuses a session that pins another ref than is asked for, if one is.
+func checkRef(name ident.SessionName, record home.SessionRecord, ref string) error {
 	pinned := template.PinnedRef(record.Ref) // an earlier release kept it as it was given
 	if ref == "" || pinned == template.PinnedRef(ref) {
 		return nil
@@ -131,7 +131,7 @@ func (d *deployment) connect(ctx context.Context, req *manager.DeployRequest) er
 		return problem.New(problem.Conflict, ruleRef, "session %s was not created from here: what it pins is not known", d.session).
 			Fix("leave --ref out; who created the session checks it")
 	}
-	if err := pins(d.session, record, d.o.ref); err != nil {
+	if err := checkRef(d.session, record, d.o.ref); err != nil {
 		return err
 	}
 

@@ -25,7 +25,7 @@ func TestDeployOfAPinnedRef(t *testing.T) {
 		{record: "main", ref: "Main", refused: true},
 		{record: "", ref: "main", refused: true},
 	} {
-		err := pins("shop", home.SessionRecord{Ref: c.record}, c.ref)
+		err := checkRef("shop", home.SessionRecord{Ref: c.record}, c.ref)
 		if (err != nil) != c.refused || err != nil && problem.From(err).Rule != "ref" {
 			t.Errorf("%q of %q: %v", c.ref, c.record, err)
 		}

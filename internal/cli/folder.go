@@ -19,7 +19,7 @@ func (g *globals) defaultConfig() string {
 	if dir := g.env("CUPEL_CONFIG"); dir != "" {
 		return dir
 	}
-	if dir := g.env("XDG_CONFIG_HOME"); filepath.IsAbs(dir) { // others are ignored, by its specification
+	if dir := g.env("XDG_CONFIG_HOME"); filepath.IsAbs(dir) { // others are ignored, by the XDG Base Directory Specification
 		return filepath.Join(dir, "cupel")
 	}
 	if home := g.env("HOME"); filepath.IsAbs(home) {

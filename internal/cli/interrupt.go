@@ -17,7 +17,8 @@ import (
 // lastAnswer is how long the answer to such a request is waited for after an interrupt.
 const lastAnswer = 5 * time.Second
 
-// answered is a context for such a request: it ends that much later than ctx.
+// answered is a context for a request whose effect stays: it ends lastAnswer later than
+// ctx, so that the answer can still be read.
 func answered(ctx context.Context) (context.Context, context.CancelFunc) {
 	asking, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {

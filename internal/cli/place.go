@@ -12,8 +12,8 @@ import (
 // of this machine's manager, by whatever link or relative name it was given.
 func (g *globals) place() string {
 	if g.provider == "" {
-		real, _ := atomicfile.Follow(g.givenState())
-		return real
+		folder, _ := atomicfile.Follow(g.givenState())
+		return folder
 	}
 
 	if addr, err := providerAddress(g.provider); err == nil {

@@ -195,14 +195,15 @@ func (g *globals) printTrouble(who string, p *problem.Error) {
 	}
 }
 
-// trouble is what is the matter with an instance, of which equal ones are told once.
+// trouble is what is the matter with an instance. Instances of an app that have the same
+// trouble are told once.
 type trouble struct {
 	app    string
 	rule   problem.Rule
 	actual string
 }
 
-// troubleOf is false where the instance serves.
+// troubleOf returns the trouble of an instance; false where it serves.
 func troubleOf(i manager.Instance) (trouble, bool) {
 	if i.Problem == nil || i.State == manager.InstanceRunning && i.Health != manager.Unhealthy {
 		return trouble{}, false
@@ -295,7 +296,8 @@ func (g *globals) instanceRow(i manager.Instance) []string {
 	}
 }
 
-// wholeMemory is FormatMemory without what is behind the point, where that says little.
+// wholeMemory is FormatMemory without the part behind the point where the number before it
+// has two digits.
 func wholeMemory(n uint64) string {
 	for unit := uint64(1 << 30); unit >= 1<<10; unit >>= 10 {
 		if n >= 10*unit {

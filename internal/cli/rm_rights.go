@@ -25,7 +25,7 @@ func grantsOf(ctx context.Context, c *client.CAS, app home.DeployedApp) ([]owner
 	}), nil
 }
 
-// leftOf are these grants, asked for once.
+// leftOf returns what grantsOf does, over a connection of its own.
 func (o *ownerSide) leftOf(ctx context.Context, app home.DeployedApp) ([]owners.Grant, error) {
 	c, _, err := o.casOf(ctx, app.Session, app.CAS)
 	if err != nil {

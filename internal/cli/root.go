@@ -1,10 +1,3 @@
-// Package cli is the `cupel` command: one file a command, each a constructor
-// newXCommand(g) that parses flags into options and a runX that does the work.
-//
-// It trusts nothing that a flag, a file or a server says; what guards the
-// owner's secrets lives in internal/trusted/owner. It links no orchestration:
-// what the operator runs on a machine is `cupeld`, which `cupel up` executes.
-// Nothing here is safe for concurrent use: one process runs one command.
 package cli
 
 import (

@@ -284,13 +284,14 @@ Sessions accept that measurement. This one they take only if you name it, with -
 	return nil
 }
 
-// whereFound is for people.
+// whereFound says, for people, where a definition was read.
 func whereFound(def *runtimes.Found) string {
 	return cmp.Or(def.File, "built into cupel "+version.Release())
 }
 
-// launcherDigest is of the launcher that was built with this program: what the
-// owner expects the operator to run.
+// launcherDigest is the digest of what the owner expects the operator to run: the launcher
+// that --launcher names as a file or by its digest, else the one that was built with this
+// program.
 func launcherDigest(ctx context.Context, file string) (ident.Digest, error) {
 	if file == "" {
 		if d, ok := version.Launcher(); ok {

@@ -224,7 +224,7 @@ func (g *globals) printGrants(all []owners.Grant) error {
 	return g.table([]string{"GRANT", "APP", "STATE", "MADE BY", "CLAIMED BY", "AGE", "IN USE"}, rows)
 }
 
-// grantState is the state with what it depends on.
+// grantState says in words how a grant stands, with the time or reason that this depends on.
 func (g *globals) grantState(grant owners.Grant) string {
 	switch {
 	case grant.State == owners.GrantEnded:

@@ -55,10 +55,10 @@ func colored(s string) string {
 // on one line before it is folded.
 type paragraphs string
 
-// printf writes to standard output. The format is ours and passed on as it is, but that its
-// commands name the state folder; text among
-// the arguments may be anybody's, and is written on one line, but for paragraphs and for
-// errors, whose further lines are marked. What can't be written makes the command fail.
+// printf writes to standard output. The format is ours: it is passed on as it is, and its
+// commands name the state folder. Text among the arguments may be anybody's: it is written
+// on one line. Two kinds may have several: paragraphs, which are ours, and errors, whose
+// further lines are marked. What can't be written makes the command fail.
 func (g *globals) printf(format string, args ...any) {
 	if err := g.write(g.writable(g.text(format, args))); err != nil && g.unsaid == nil {
 		g.unsaid = err
@@ -137,11 +137,12 @@ func (g *globals) warnf(format string, args ...any) {
 	_, _ = fmt.Fprintln(g.err, g.writable(g.text(format, args)))
 }
 
-// inState is a mend whose commands meet the manager that this command met: of a state
-// folder of this machine, if it isn't a provider's.
+// inState returns a mend whose commands meet the manager that this command met: they name
+// its state folder, unless it is a provider's.
 func (g *globals) inState(mend string) string { return g.withState(mend, g.state) }
 
-// formatInState is inState of a format.
+// formatInState is inState for a format, in which a percent sign of the folder's name is
+// written twice.
 func (g *globals) formatInState(format string) string {
 	return g.withState(format, strings.ReplaceAll(g.state, "%", "%%"))
 }
@@ -167,7 +168,8 @@ func (g *globals) writable(s string) string {
 	return strings.NewReplacer("✓", "+", "✗", "x", "·", "-", "…", "...").Replace(s)
 }
 
-// text is what people see of a format of ours and what is said in it.
+// text returns what people see of a format, which is ours, and of its arguments, which may
+// be anybody's.
 func (g *globals) text(format string, args []any) string {
 	for i, a := range args {
 		if ours, ok := a.(paragraphs); ok {

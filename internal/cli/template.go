@@ -45,7 +45,7 @@ func (i *inputFlags) add(c *cobra.Command) {
 	i.beside.add(c)
 }
 
-// inputs turns the flags into what package owner works with. Measurements that
+// inputs turns the flags into what a template is rendered from. Measurements that
 // no flag names stay out. The simulated root, if any is tolerated, is the one
 // that the owner pinned: neither the operator nor a file has a say in it.
 func (o *ownerSide) inputs(i *inputFlags) (template.Inputs, error) {

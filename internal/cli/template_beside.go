@@ -29,7 +29,7 @@ func (b *besideFlags) add(c *cobra.Command) {
 	f.StringArrayVar(&b.secrets, "secret", nil, "a variable for the app alone that is never shown: NAME=@FILE, or NAME to be asked for it; repeatable")
 }
 
-// inputs says which there are.
+// inputs notes in what a template is rendered from which of the flags there are.
 func (b *besideFlags) inputs(in *template.Inputs) error {
 	in.GitUser = b.user != ""
 	in.Proxy = b.proxy != ""

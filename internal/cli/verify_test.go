@@ -147,7 +147,7 @@ func TestCodesOfOwnFindings(t *testing.T) {
 			t.Errorf("%s of a server ends with %d", rule, code)
 		}
 	}
-	plain := (&appProbe{}).plain(answersHTTP).problem
+	plain := (&appProbe{}).unprovable(answersHTTP).problem
 	if code := exitCode(fmt.Errorf("look: %w", plain)); code != codeAppPlain || problem.From(plain).Rule != ruleAppPlain {
 		t.Errorf("%v ends with %d", plain, code)
 	}

@@ -1,8 +1,3 @@
-// Package plain says in words what the system or Go calls otherwise: why a file can't be
-// used, why a connection comes to nothing, what is wrong with a certificate. Both
-// commands, cupel and cupeld, show refusals through it.
-//
-// It trusts nothing that it is given, and keeps no state; safe for concurrent use.
 package plain
 
 import (

@@ -1,5 +1,3 @@
-// Package proc reads what the kernel tells of a process: whether it is there, works,
-// waits or was stopped. It decides nothing. Its functions are safe for concurrent use.
 package proc
 
 import (

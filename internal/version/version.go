@@ -1,6 +1,3 @@
-// Package version says what this build is. `make build` sets the variables by
-// the linker; a plain `go build` leaves them empty, and whoever needs one
-// answers an error instead of guessing.
 package version
 
 import (
