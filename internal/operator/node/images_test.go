@@ -14,12 +14,12 @@ import (
 // fakeImages are here once they were brought, which takes a while.
 type fakeImages struct {
 	mu   sync.Mutex
-	here map[string]bool
+	here map[ImageRef]bool
 	now  int // how many are brought right now
 	most int
 }
 
-func (f *fakeImages) Find(_ context.Context, ref string) (Image, error) {
+func (f *fakeImages) Find(_ context.Context, ref ImageRef) (Image, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.here[ref] {
@@ -28,7 +28,7 @@ func (f *fakeImages) Find(_ context.Context, ref string) (Image, error) {
 	return Image{}, nil
 }
 
-func (f *fakeImages) Ensure(ctx context.Context, ref string) (Image, error) {
+func (f *fakeImages) Ensure(ctx context.Context, ref ImageRef) (Image, error) {
 	f.mu.Lock()
 	f.now++
 	f.most = max(f.most, f.now)
@@ -49,10 +49,10 @@ func (f *fakeImages) Ensure(ctx context.Context, ref string) (Image, error) {
 func TestImagesWaitForTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, _ := testNode(t)
-		fake := &fakeImages{here: map[string]bool{"here": true}}
+		fake := &fakeImages{here: map[ImageRef]bool{"here": true}}
 		images := newBoundedImages(fake, n.Node)
 		var all sync.WaitGroup
-		for _, ref := range []string{"a", "b", "c"} {
+		for _, ref := range []ImageRef{"a", "b", "c"} {
 			all.Go(func() {
 				if _, err := images.Ensure(t.Context(), ref); err != nil {
 					t.Errorf("%s: %v", ref, err)

@@ -124,7 +124,7 @@ func (n *Node) SetCASAddr(addr string) {
 
 // EnsureImage implements manager.Backend.
 func (n *Node) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, error) {
-	img, err := n.cfg.Images.Ensure(ctx, ref)
+	img, err := n.cfg.Images.Ensure(ctx, ImageRef(ref))
 	if err != nil {
 		return manager.ImageInfo{}, n.explain(err)
 	}

@@ -44,7 +44,7 @@ type Monitor interface {
 // Container is what Runtime.Start needs.
 type Container struct {
 	ID     string
-	Image  string            // reference that Images.Ensure was given
+	Image  ImageRef          // that Images.Ensure was given
 	Spec   []byte            // OCI runtime spec; handed to the low-level runtime as it is
 	Labels map[string]string // kept
 	LogURI string            // where its output goes
@@ -70,10 +70,13 @@ type Event struct {
 type Images interface {
 	// Ensure returns the image of ref, fetched if it isn't here. It is called for one
 	// image at a time.
-	Ensure(ctx context.Context, ref string) (Image, error)
+	Ensure(ctx context.Context, ref ImageRef) (Image, error)
 	// Find returns the image of ref if it is here; otherwise NotFound.
-	Find(ctx context.Context, ref string) (Image, error)
+	Find(ctx context.Context, ref ImageRef) (Image, error)
 }
+
+// ImageRef says which image: HOST:PORT/NAME@sha256:DIGEST.
+type ImageRef string
 
 // Image is one image that is here.
 type Image struct {

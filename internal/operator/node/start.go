@@ -28,7 +28,7 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 		return err
 	}
 
-	img, err := n.cfg.Images.Find(ctx, spec.Image)
+	img, err := n.cfg.Images.Find(ctx, ImageRef(spec.Image))
 	if err != nil {
 		return err
 	}
@@ -190,7 +190,7 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 	}
 	err = n.cfg.Runtime.Start(ctx, Container{
 		ID:     spec.ID,
-		Image:  spec.Image,
+		Image:  ImageRef(spec.Image),
 		Spec:   ociSpec,
 		Labels: map[string]string{"cupel.dev/app": spec.App},
 		LogURI: logfile.URI(n.cfg.LogWriter, n.dir("logs", spec.ID), n.cfg.Limits),

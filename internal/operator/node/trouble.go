@@ -171,7 +171,7 @@ func newBoundedImages(images Images, n *Node) boundedImages {
 
 // Ensure brings one image at a time. The wait for others is no part of the time that
 // one may take, and an image that is here waits for nobody.
-func (b boundedImages) Ensure(ctx context.Context, ref string) (Image, error) {
+func (b boundedImages) Ensure(ctx context.Context, ref ImageRef) (Image, error) {
 	img, err := b.Find(ctx, ref)
 	if err == nil || problem.From(err).Rule == RuleContainerdHangs {
 		return img, err
@@ -187,7 +187,7 @@ func (b boundedImages) Ensure(ctx context.Context, ref string) (Image, error) {
 	return call(ctx, b.node.ofContainerd("bring an image", fetchLimit), func(ctx context.Context) (Image, error) { return b.Images.Ensure(ctx, ref) })
 }
 
-func (b boundedImages) Find(ctx context.Context, ref string) (Image, error) {
+func (b boundedImages) Find(ctx context.Context, ref ImageRef) (Image, error) {
 	return call(ctx, b.node.ofContainerd("look at an image", lookLimit), func(ctx context.Context) (Image, error) { return b.Images.Find(ctx, ref) })
 }
 

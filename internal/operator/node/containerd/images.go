@@ -22,7 +22,7 @@ import (
 
 // Ensure implements node.Images. Registries on this machine are spoken to in
 // plain HTTP, all others over TLS.
-func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
+func (r *Runtime) Ensure(ctx context.Context, ref node.ImageRef) (node.Image, error) {
 	ctx = r.context(ctx)
 	if img, err := r.Find(ctx, ref); err == nil {
 		return img, nil
@@ -31,7 +31,7 @@ func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
 		return img, nil
 	}
 
-	if _, err := r.client.GetImage(ctx, ref); err == nil { // what was unpacked of it is gone
+	if _, err := r.client.GetImage(ctx, string(ref)); err == nil { // what was unpacked of it is gone
 		if err := r.forgetLost(ctx); err != nil {
 			return node.Image{}, imageError(ref, err)
 		}
@@ -45,12 +45,12 @@ func (r *Runtime) Ensure(ctx context.Context, ref string) (node.Image, error) {
 }
 
 // pull fetches an image and unpacks it, durably.
-func (r *Runtime) pull(ctx context.Context, ref string) (containerd.Image, error) {
+func (r *Runtime) pull(ctx context.Context, ref node.ImageRef) (containerd.Image, error) {
 	resolver := docker.NewResolver(docker.ResolverOptions{
 		Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost)),
 	})
 	r.pulling.RLock()
-	img, err := r.puller.Pull(ctx, ref, containerd.WithResolver(resolver),
+	img, err := r.puller.Pull(ctx, string(ref), containerd.WithResolver(resolver),
 		containerd.WithPullUnpack, containerd.WithPullSnapshotter(snapshotter))
 	r.pulling.RUnlock()
 
@@ -74,9 +74,9 @@ func (r *Runtime) dropPartial(ctx context.Context) error {
 }
 
 // Find implements node.Images.
-func (r *Runtime) Find(ctx context.Context, ref string) (node.Image, error) {
+func (r *Runtime) Find(ctx context.Context, ref node.ImageRef) (node.Image, error) {
 	ctx = r.context(ctx)
-	img, err := r.client.GetImage(ctx, ref)
+	img, err := r.client.GetImage(ctx, string(ref))
 	if err != nil {
 		return node.Image{}, imageError(ref, err)
 	}
@@ -92,8 +92,8 @@ func (r *Runtime) Find(ctx context.Context, ref string) (node.Image, error) {
 
 // alias gives an image that is here under another reference (the embedded
 // registry may come up on another port) this one too.
-func (r *Runtime) alias(ctx context.Context, ref string) (node.Image, error) {
-	_, digest, ok := strings.Cut(ref, "@")
+func (r *Runtime) alias(ctx context.Context, ref node.ImageRef) (node.Image, error) {
+	_, digest, ok := strings.Cut(string(ref), "@")
 	if !ok {
 		return node.Image{}, errdefs.ErrNotFound
 	}
@@ -103,7 +103,7 @@ func (r *Runtime) alias(ctx context.Context, ref string) (node.Image, error) {
 		return node.Image{}, errors.Join(err, errdefs.ErrNotFound)
 	}
 
-	img := images.Image{Name: ref, Target: same[0].Target}
+	img := images.Image{Name: string(ref), Target: same[0].Target}
 	if _, err := r.client.ImageService().Create(ctx, img); err != nil && !errdefs.IsAlreadyExists(err) {
 		return node.Image{}, err
 	}
@@ -145,7 +145,7 @@ func (r *Runtime) imageConfig(ctx context.Context, img containerd.Image) ([]byte
 }
 
 // imageError explains why an image is not to be had.
-func imageError(ref string, err error) error {
+func imageError(ref node.ImageRef, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("image %s: %w", ref, err)
@@ -165,8 +165,8 @@ func imageError(ref string, err error) error {
 }
 
 // runtimeOf is the name of the runtime that an image is of.
-func runtimeOf(ref string) string {
-	repository, _, _ := strings.Cut(ref, "@")
+func runtimeOf(ref node.ImageRef) string {
+	repository, _, _ := strings.Cut(string(ref), "@")
 	return path.Base(repository)
 }
 

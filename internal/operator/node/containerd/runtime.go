@@ -124,7 +124,7 @@ func (r *Runtime) Start(ctx context.Context, c node.Container) error {
 	if err != nil {
 		return fmt.Errorf("start container: log: %w", err)
 	}
-	img, err := r.client.GetImage(ctx, c.Image)
+	img, err := r.client.GetImage(ctx, string(c.Image))
 	if err != nil {
 		return imageError(c.Image, err)
 	}
