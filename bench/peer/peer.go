@@ -34,18 +34,23 @@ func Start(cmd *exec.Cmd) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	defer func() { _ = r.Close() }()
+
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Stderr = os.Stderr
+
 	err = cmd.Start()
 	_ = w.Close()
 	if err != nil {
 		return nil, err
 	}
+
 	s := &Server{cmd: cmd}
 	if err := json.NewDecoder(r).Decode(s); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s did not become ready: %w", cmd.Path, err), cmd.Process.Kill(), cmd.Wait())
 	}
+
 	return s, nil
 }
 
@@ -55,7 +60,9 @@ func (s *Server) CPU() (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+
 	var ticks int64
 	for _, f := range fields[11:13] { // utime, stime
 		n, err := strconv.ParseInt(f, 10, 64)
@@ -64,6 +71,7 @@ func (s *Server) CPU() (time.Duration, error) {
 		}
 		ticks += n
 	}
+
 	return time.Duration(ticks) * (time.Second / 100), nil // USER_HZ is 100 everywhere
 }
 
@@ -74,16 +82,21 @@ func ServeBare(size int) error {
 	if err != nil {
 		return err
 	}
+
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
+
 	ready := os.NewFile(3, "ready")
 	if err := json.NewEncoder(ready).Encode(Server{Instances: l.Addr().String()}); err != nil {
 		return err
 	}
+
 	_ = ready.Close()
+
 	reply := bytes.Repeat([]byte("x"), size)
+
 	srv := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -91,9 +104,13 @@ func ServeBare(size int) error {
 		}
 		_, _ = w.Write(reply)
 	})}
+
 	return srv.Serve(tls.NewListener(l, &tls.Config{
-		Certificates: []tls.Certificate{key.Cert}, MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert,
-		SessionTicketsDisabled: true, NextProtos: []string{"http/1.1"},
+		Certificates:           []tls.Certificate{key.Cert},
+		MinVersion:             tls.VersionTLS13,
+		ClientAuth:             tls.RequireAnyClientCert,
+		SessionTicketsDisabled: true,
+		NextProtos:             []string{"http/1.1"},
 	}))
 }
 
@@ -109,10 +126,12 @@ func (s *Server) Memory() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	fields := strings.Fields(string(b)) // in pages: all, resident, …
 	if len(fields) < 2 {
 		return 0, fmt.Errorf("read memory: %q", b)
 	}
+
 	pages, err := strconv.ParseInt(fields[1], 10, 64)
 	return pages * int64(os.Getpagesize()), err
 }

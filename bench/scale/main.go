@@ -40,8 +40,10 @@ func main() {
 	}
 }
 
+// code is what all instances run.
 var code = ident.Measurement{0x11}
 
+// session is what they are released for.
 const session = `version: "0.3"
 name: bench
 services:
@@ -79,6 +81,7 @@ type instance struct {
 	every time.Duration
 }
 
+// run opens the fleet, measures it, and starts its CAS again.
 func run() error {
 	binary := flag.String("cas", "bin/cupel-cas", "the cupel-cas to measure")
 	instances := flag.Int("instances", 20_000, "how many to run")
@@ -91,6 +94,7 @@ func run() error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+
 	f := &fleet{running: make(chan *instance, *instances)}
 	if err := f.open(dir, *binary); err != nil {
 		return err
@@ -109,24 +113,29 @@ func run() error {
 	return f.restart(dir, *binary)
 }
 
+// open starts the CAS and gets a grant.
 func (f *fleet) open(dir, binary string) error {
 	var err error
 	if f.platform, err = simtee.Open(filepath.Join(dir, "platform"), time.Now); err != nil {
 		return err
 	}
+
 	root := filepath.Join(dir, "root.pem")
 	if err := os.WriteFile(root, f.platform.RootPEM(), 0o600); err != nil {
 		return err
 	}
+
 	if f.cas, err = startCAS(dir, binary); err != nil {
 		return err
 	}
+
 	if f.identity, err = ident.ParseKeyHash(f.cas.Identity); err != nil {
 		return err
 	}
 	return f.grant()
 }
 
+// startCAS starts cupel-cas on state in dir.
 func startCAS(dir, binary string) (*peer.Server, error) {
 	return peer.Start(exec.Command(binary, "--state", filepath.Join(dir, "state"), "--owners", "127.0.0.1:0",
 		"--instances", "127.0.0.1:0", "--simulation-root", filepath.Join(dir, "root.pem"), "--ready-fd", "3", "--log-level", "warn"))
@@ -141,7 +150,9 @@ func (f *fleet) restart(dir, binary string) error {
 	}
 	owner := castest.NewOwner(f.cas.Owners, f.identity, key)
 	defer owner.Close()
+
 	var page owners.LogPage
+
 	if _, err := owner.Do(context.Background(), http.MethodGet, owners.PathLog+"?limit=1", nil, &page); err != nil {
 		return err
 	}
@@ -152,17 +163,21 @@ func (f *fleet) restart(dir, binary string) error {
 	if err != nil {
 		return err
 	}
+
 	reading := time.Since(began)
+
 	began = time.Now()
 	if f.cas, err = startCAS(dir, binary); err != nil {
 		return err
 	}
+
 	start := time.Since(began)
 	fmt.Printf("scale, start       %.1fx reading and hashing its database once, with %d entries in the log; %.2f s against %.2f s for %d MB\n",
 		start.Seconds()/reading.Seconds(), page.Head.Seq, start.Seconds(), reading.Seconds(), read/1_000_000)
 	return nil
 }
 
+// hashed reads and hashes a file, and returns its length.
 func hashed(path string) (int64, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -179,17 +194,23 @@ func (f *fleet) grant() error {
 	if err != nil {
 		return err
 	}
+
 	owner := castest.NewOwner(f.cas.Owners, f.identity, key)
 	defer owner.Close()
+
 	owner.Root = ident.Sum(f.platform.Root().Raw)
+
 	text := strings.ReplaceAll(session, "CODE", code.String())
+
 	if _, err := owner.Do(ctx, http.MethodPost, "/session", []byte(text), nil); err != nil {
 		return err
 	}
+
 	made, err := owner.Grant(ctx, "bench", map[ident.ServiceName]owners.GrantedService{"app": {Instances: 100_000}})
 	if err != nil {
 		return err
 	}
+
 	claimed, err := castest.Claim(ctx, f.cas.Instances, f.identity, key, made.Code)
 	f.token = claimed.Token
 	return err
@@ -202,14 +223,18 @@ func (f *fleet) start(i int) error {
 	if err != nil {
 		return err
 	}
+
 	in.Grant = f.token
 	in.From = &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+i%250))}
+
 	c, reply, err := in.Release(context.Background())
 	if err != nil {
 		return err
 	}
+
 	c.Close()
 	every := time.Duration(reply.KeepAliveSeconds) * time.Second
+
 	f.started.Add(1)
 	f.running <- &instance{in, time.Now().Add(every), every}
 	return nil
@@ -218,10 +243,13 @@ func (f *fleet) start(i int) error {
 // startMany releases instances up to n, or until the time is over.
 func (f *fleet) startMany(n int, until time.Time) error {
 	const inFlight = 16
+
 	var next atomic.Int64
 	next.Store(f.started.Load())
+
 	var all sync.WaitGroup
 	errs := make([]error, inFlight)
+
 	for w := range inFlight {
 		all.Go(func() {
 			for errs[w] == nil && time.Now().Before(until) {
@@ -233,6 +261,7 @@ func (f *fleet) startMany(n int, until time.Time) error {
 			}
 		})
 	}
+
 	all.Wait()
 	return errors.Join(errs...)
 }
@@ -241,6 +270,7 @@ func (f *fleet) startMany(n int, until time.Time) error {
 // first is at the front as long as periods don't shrink.
 func (f *fleet) report(ctx context.Context) {
 	const inFlight = 32
+
 	var all sync.WaitGroup
 	for range inFlight {
 		all.Go(func() {
@@ -258,9 +288,11 @@ func (f *fleet) report(ctx context.Context) {
 			}
 		})
 	}
+
 	all.Wait()
 }
 
+// wait waits until an instance is due; false: ctx ended.
 func (f *fleet) wait(ctx context.Context, in *instance) bool {
 	select {
 	case <-ctx.Done():
@@ -270,16 +302,19 @@ func (f *fleet) wait(ctx context.Context, in *instance) bool {
 	}
 }
 
+// beat lets an instance report once. One that fails tries again soon.
 func (f *fleet) beat(ctx context.Context, in *instance) {
 	if time.Since(in.due) > in.every {
 		f.late.Add(1)
 	}
+
 	var reply wire.KeepAliveReply
 	c, err := in.Dial(ctx)
 	if err == nil {
 		err = c.Post(wire.PathKeepAlive, wire.KeepAlive{Version: wire.ReleaseVersion}, &reply)
 		c.Close()
 	}
+
 	if err != nil {
 		if ctx.Err() == nil {
 			f.failed.Add(1)
@@ -289,9 +324,11 @@ func (f *fleet) beat(ctx context.Context, in *instance) {
 			}
 			f.mu.Unlock()
 		}
+
 		in.due = time.Now().Add(in.every / 3)
 		return
 	}
+
 	f.reports.Add(1)
 	f.period.Store(int64(reply.KeepAliveSeconds))
 	in.every = time.Duration(reply.KeepAliveSeconds) * time.Second
@@ -307,16 +344,23 @@ type mark struct {
 	memory           int64
 }
 
+// mark takes one.
 func (f *fleet) mark() (m mark, err error) {
-	m.at, m.started, m.reports = time.Now(), f.started.Load(), f.reports.Load()
-	m.late, m.failed = f.late.Load(), f.failed.Load()
+	m.at = time.Now()
+	m.started = f.started.Load()
+	m.reports = f.reports.Load()
+	m.late = f.late.Load()
+	m.failed = f.failed.Load()
+
 	if m.cpu, err = f.cas.CPU(); err != nil {
 		return m, err
 	}
+
 	m.memory, err = f.cas.Memory()
 	return m, err
 }
 
+// measure starts a few, then all, then watches them, and tells what was seen.
 func (f *fleet) measure(n int, steady, most time.Duration) error {
 	const first = 1000
 	until := time.Now().Add(most)
@@ -330,10 +374,12 @@ func (f *fleet) measure(n int, steady, most time.Duration) error {
 		if err := step(); err != nil {
 			return err
 		}
+
 		m, err := f.mark()
 		if err != nil {
 			return err
 		}
+
 		marks = append(marks, m)
 	}
 	f.tell(n, marks)

@@ -30,7 +30,9 @@ func pullImage(ctx context.Context, registry, repository string) (*image, error)
 	if err != nil {
 		return nil, err
 	}
-	i.manifest, i.mediaType = answer, header.Get("Content-Type")
+
+	i.manifest = answer
+	i.mediaType = header.Get("Content-Type")
 	return i, nil
 }
 
@@ -45,17 +47,21 @@ func (i *image) pushWith(ctx context.Context, variable string) error {
 	if err := json.Unmarshal(i.manifest, &manifest); err != nil {
 		return err
 	}
+
 	if err := json.Unmarshal(i.manifest, &manifest.rest); err != nil {
 		return err
 	}
+
 	text, _, err := i.do(ctx, http.MethodGet, i.base+"/blobs/"+manifest.Config.Digest, nil, "")
 	if err != nil {
 		return err
 	}
+
 	config, err := withVariable(text, variable)
 	if err != nil {
 		return err
 	}
+
 	digest, err := i.upload(ctx, config)
 	if err != nil {
 		return err
@@ -65,17 +71,21 @@ func (i *image) pushWith(ctx context.Context, variable string) error {
 	if !ok {
 		return fmt.Errorf("the manifest describes no config")
 	}
-	described["digest"], described["size"] = digest, len(config)
+	described["digest"] = digest
+	described["size"] = len(config)
+
 	changed, err := json.Marshal(manifest.rest)
 	if err != nil {
 		return err
 	}
+
 	return i.tag(ctx, changed)
 }
 
 // restore puts the image back as it was.
 func (i *image) restore(ctx context.Context) error { return i.tag(ctx, i.manifest) }
 
+// tag makes a manifest the newest image.
 func (i *image) tag(ctx context.Context, manifest []byte) error {
 	_, _, err := i.do(ctx, http.MethodPut, i.base+"/manifests/latest", manifest, i.mediaType)
 	return err
@@ -87,16 +97,19 @@ func withVariable(config []byte, variable string) ([]byte, error) {
 	if err := json.Unmarshal(config, &whole); err != nil {
 		return nil, err
 	}
+
 	runs, ok := whole["config"].(map[string]any)
 	if !ok {
 		return nil, fmt.Errorf("the image's config says nothing of how it runs")
 	}
+
 	env, _ := runs["Env"].([]any)
 	runs["Env"] = append(env, variable)
 	return json.Marshal(whole)
 }
 
-// upload stores bytes in the repository and returns their digest.
+// upload stores bytes in the repository and returns their digest (OCI distribution
+// specification, pushing blobs: POST then PUT).
 func (i *image) upload(ctx context.Context, content []byte) (string, error) {
 	sum := sha256.Sum256(content)
 	digest := "sha256:" + hex.EncodeToString(sum[:])
@@ -104,17 +117,21 @@ func (i *image) upload(ctx context.Context, content []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
+
 	base, err := url.Parse(i.base)
 	if err != nil {
 		return "", err
 	}
+
 	at, err := base.Parse(header.Get("Location"))
 	if err != nil {
 		return "", err
 	}
+
 	query := at.Query()
 	query.Set("digest", digest)
 	at.RawQuery = query.Encode()
+
 	_, _, err = i.do(ctx, http.MethodPut, at.String(), content, "application/octet-stream")
 	return digest, err
 }
@@ -125,6 +142,7 @@ func (i *image) do(ctx context.Context, method, address string, content []byte, 
 	if err != nil {
 		return nil, nil, err
 	}
+
 	if kind != "" {
 		name := "Accept"
 		if content != nil {
@@ -132,14 +150,17 @@ func (i *image) do(ctx context.Context, method, address string, content []byte, 
 		}
 		req.Header.Set(name, kind)
 	}
+
 	r, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, nil, err
 	}
+
 	defer func() { _ = r.Body.Close() }()
 	answer, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
 	if err == nil && r.StatusCode/100 != 2 {
 		err = fmt.Errorf("%s %s: %s: %s", method, req.URL.Path, r.Status, strings.TrimSpace(string(answer)))
 	}
+
 	return answer, r.Header, err
 }

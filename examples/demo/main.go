@@ -27,6 +27,7 @@ func main() {
 	os.Exit(code)
 }
 
+// run is the command; it returns the exit code.
 func run(ctx context.Context, args []string, out, errw io.Writer) int {
 	var d demo
 	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
@@ -34,10 +35,13 @@ func run(ctx context.Context, args []string, out, errw io.Writer) int {
 	fs.StringVar(&d.dir, "dir", "/var/lib/cupel-demo", "folder of the demo's parties")
 	fs.StringVar(&d.bin, "bin", "bin", "folder of cupel, cupeld, cupel-cas, cupel-init, cupel-log and gitserver")
 	fs.StringVar(&d.app, "app", "examples/python-app", "folder of the app")
+
 	if err := fs.Parse(args); err != nil {
 		return 2
 	}
+
 	d.out = out
+
 	err := fmt.Errorf("usage: demo [flags] up|down")
 	switch {
 	case os.Geteuid() != 0:
@@ -52,10 +56,12 @@ func run(ctx context.Context, args []string, out, errw io.Writer) int {
 	case fs.NArg() == 1 && fs.Arg(0) == "down":
 		err = d.down(ctx)
 	}
+
 	if err != nil {
 		_, _ = fmt.Fprintf(errw, "demo: %v\n", err)
 		return 1
 	}
+
 	return 0
 }
 
@@ -69,6 +75,7 @@ type demo struct {
 	git, operator, owner, user, stranger *party
 }
 
+// What the demo deploys.
 const (
 	session = "demo"
 	command = "python3 /home/client-app/repo/client-app.py"
@@ -84,21 +91,30 @@ func (d *demo) prepare() error {
 			return err
 		}
 	}
+
 	for _, name := range []string{"cupel", "cupeld", "cupel-cas", "cupel-init", "cupel-log", "gitserver"} {
 		if err := install(filepath.Join(d.bin, name), filepath.Join(bin, name)); err != nil {
 			return fmt.Errorf("%w: run 'make build'", err)
 		}
 	}
+
 	var err error
 	for _, p := range []struct {
 		to   **party
 		name string
 		uid  int
-	}{{&d.git, "git", 0}, {&d.operator, "operator", 0}, {&d.owner, "owner", nobody}, {&d.user, "user", nobody}, {&d.stranger, "stranger", nobody}} {
+	}{
+		{&d.git, "git", 0},
+		{&d.operator, "operator", 0},
+		{&d.owner, "owner", nobody},
+		{&d.user, "user", nobody},
+		{&d.stranger, "stranger", nobody},
+	} {
 		if *p.to, err = d.party(p.name, p.uid); err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -109,11 +125,14 @@ func install(from, to string) error {
 	if err != nil {
 		return err
 	}
+
 	if old, err := os.ReadFile(to); err == nil && string(old) == string(data) {
 		return nil
 	}
+
 	if err := os.WriteFile(to+".new", data, 0o755); err != nil {
 		return err
 	}
+
 	return os.Rename(to+".new", to)
 }

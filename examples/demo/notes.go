@@ -11,8 +11,10 @@ import (
 // Notes are what one run of the demo remembers for the next: ports, the token,
 // the git server's process.
 
+// notePath is the file of a note.
 func (d *demo) notePath(name string) string { return filepath.Join(d.dir, "notes", name) }
 
+// noted tells whether there is a note.
 func (d *demo) noted(name string) bool { return exists(d.notePath(name)) }
 
 // note returns a note, empty if there is none.
@@ -24,6 +26,7 @@ func (d *demo) note(name string) string {
 	return string(data)
 }
 
+// setNote writes a note.
 func (d *demo) setNote(name, value string) error {
 	if err := os.MkdirAll(filepath.Dir(d.notePath(name)), 0o700); err != nil {
 		return err
@@ -38,10 +41,12 @@ func (d *demo) serverRuns() bool {
 	if err != nil {
 		return false
 	}
+
 	cmdline, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 	if err != nil {
 		return false
 	}
+
 	program, _, _ := bytes.Cut(cmdline, []byte{0})
 	return string(program) == filepath.Join(d.dir, "bin", "gitserver")
 }
@@ -52,11 +57,13 @@ func mountsBelow(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var found []string
 	for line := range strings.Lines(string(data)) {
 		if f := strings.Fields(line); len(f) > 4 && strings.HasPrefix(f[4], dir+"/") {
 			found = append(found, f[4])
 		}
 	}
+
 	return found, nil
 }

@@ -27,14 +27,17 @@ type party struct {
 	out  io.Writer
 }
 
+// party makes somebody's folder, and what their commands see of this machine.
 func (d *demo) party(name string, uid int) (*party, error) {
 	p := &party{name: name, dir: filepath.Join(d.dir, name), uid: uid, out: d.out}
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, err
 	}
+
 	if err := os.Chown(p.dir, uid, uid); err != nil {
 		return nil, err
 	}
+
 	p.env = []string{
 		"PATH=" + filepath.Join(d.dir, "bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=" + p.dir,
@@ -42,9 +45,11 @@ func (d *demo) party(name string, uid int) (*party, error) {
 		"CUPEL_STATE=" + d.state(),
 		"LANG=C.UTF-8",
 	}
+
 	return p, nil
 }
 
+// state is the operator's state folder.
 func (d *demo) state() string { return filepath.Join(d.dir, "state") }
 
 // title tells what comes and who does it.
@@ -52,6 +57,7 @@ func (d *demo) title(format string, args ...any) {
 	_, _ = fmt.Fprintf(d.out, "\n%s\n", paint(d.out, bold, fmt.Sprintf(format, args...)))
 }
 
+// Colours of a terminal (ECMA-48 section 8.3.117).
 const (
 	bold = "\x1b[1m"
 	cyan = "\x1b[36m"
@@ -63,9 +69,11 @@ func paint(out io.Writer, colour, text string) string {
 	if !ok || !term.IsTerminal(int(f.Fd())) || os.Getenv("NO_COLOR") != "" {
 		return text
 	}
+
 	return colour + text + "\x1b[0m"
 }
 
+// say tells what happened.
 func (d *demo) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(d.out, format+"\n", args...)
 }
@@ -80,6 +88,7 @@ func (p *party) run(ctx context.Context, args ...string) error {
 func (p *party) runTo(ctx context.Context, file string, args ...string) error {
 	p.show(args, " > "+file)
 	var out bytes.Buffer
+
 	if err := p.exec(ctx, &out, args...); err != nil {
 		return err
 	}
@@ -90,27 +99,36 @@ func (p *party) runTo(ctx context.Context, file string, args ...string) error {
 func (p *party) ask(ctx context.Context, args ...string) (string, error) {
 	var out, errs bytes.Buffer
 	cmd := p.command(ctx, args...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Stdout = &out
+	cmd.Stderr = &errs
+
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
 	}
+
 	return strings.TrimSpace(out.String()), nil
 }
 
+// show prints a command as the party would type it.
 func (p *party) show(args []string, after string) {
 	quoted := make([]string, len(args))
 	for i, a := range args {
 		quoted[i] = quote(a)
 	}
+
 	_, _ = fmt.Fprintf(p.out, "%s %s%s\n", paint(p.out, cyan, p.name+"$"), strings.Join(quoted, " "), after)
 }
 
+// exec runs a command.
 func (p *party) exec(ctx context.Context, out io.Writer, args ...string) error {
 	cmd := p.command(ctx, args...)
-	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	cmd.Stdout = out
+	cmd.Stderr = os.Stderr
+
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %s: %w", p.name, args[0], err)
 	}
+
 	return nil
 }
 
@@ -122,13 +140,17 @@ func (p *party) command(ctx context.Context, args ...string) *exec.Cmd {
 		name = path
 	}
 	cmd := exec.CommandContext(ctx, name, args[1:]...)
-	cmd.Dir, cmd.Env = p.dir, p.env
+
+	cmd.Dir = p.dir
+	cmd.Env = p.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if p.uid != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(p.uid), Gid: uint32(p.uid)}
 	}
+
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = 20 * time.Second
+
 	return cmd
 }
 
@@ -138,9 +160,11 @@ func (p *party) write(name string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
+
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		return err
 	}
+
 	return os.Chown(path, p.uid, p.uid)
 }
 
@@ -149,12 +173,14 @@ func quote(s string) string {
 	plain := s != "" && strings.IndexFunc(s, func(r rune) bool {
 		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=./:@%,+", r)
 	}) < 0
+
 	if plain {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
+// exists tells whether something is at a path.
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil

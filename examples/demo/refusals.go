@@ -23,16 +23,20 @@ func (d *demo) refuse(ctx context.Context) error {
 // strangerDeploys has somebody else deploy the owner's session.
 func (d *demo) strangerDeploys(ctx context.Context) error {
 	d.title("A stranger, who knows the session's name, tries to deploy it.")
+
 	at, err := d.endpoint()
 	if err != nil {
 		return err
 	}
+
 	if _, err := d.stranger.ask(ctx, "cupel", "cas", "attest", at.casAddress, "--trust-simulation", at.Simulation); err != nil {
 		return err
 	}
+
 	if err := d.stranger.mustRefuse(ctx, "access_policy", "cupel", "deploy", session, "--runtime", "python"); err != nil {
 		return err
 	}
+
 	d.say("Refused by the CAS: the session says who may read it and who may grant that it is run, and that is its owner's key. The stranger has another.")
 	return nil
 }
@@ -41,23 +45,29 @@ func (d *demo) strangerDeploys(ctx context.Context) error {
 // the owner deploy again.
 func (d *demo) operatorTampers(ctx context.Context) error {
 	d.title("The operator tampers: one variable more in the image, so that Python would load the operator's code before the app's.")
+
 	at, err := d.endpoint()
 	if err != nil {
 		return err
 	}
+
 	image, err := pullImage(ctx, at.Registry, "runtimes/python")
 	if err != nil {
 		return err
 	}
+
 	d.operator.showText("# in the registry, as runtimes/python:latest: ENV PYTHONPATH=/tmp/operator")
 	if err := image.pushWith(ctx, "PYTHONPATH=/tmp/operator"); err != nil {
 		return err
 	}
+
 	refused := d.owner.mustRefuse(ctx, "measurement", "cupel", "deploy", session)
+
 	// Whatever came of it, and whoever interrupted it, the true image is put back.
 	if err := errors.Join(refused, image.restore(context.WithoutCancel(ctx))); err != nil {
 		return err
 	}
+
 	d.say("The changed image started, proved what it is, and got nothing: its measurement isn't the one that the session names.")
 	d.say("What ran before goes on, and the operator put the true image back:")
 	return d.owner.run(ctx, "cupel", "ps", session)
@@ -89,16 +99,22 @@ func (d *demo) reach() {
 // if it isn't, or by another.
 func (p *party) mustRefuse(ctx context.Context, rule string, args ...string) error {
 	p.show(args, "")
+
 	var said bytes.Buffer
 	cmd := p.command(ctx, args...)
-	cmd.Stdout, cmd.Stderr = p.out, io.MultiWriter(os.Stderr, &said)
+	cmd.Stdout = p.out
+	cmd.Stderr = io.MultiWriter(os.Stderr, &said)
+
 	err := cmd.Run()
+
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+
 	if err == nil || !strings.Contains(said.String(), ": "+rule+": ") {
 		return fmt.Errorf("%s: %s was not refused by the rule %s", p.name, strings.Join(args, " "), rule)
 	}
+
 	return nil
 }
 

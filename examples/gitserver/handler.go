@@ -22,6 +22,7 @@ func newHandler(backend, root, token string, log *slog.Logger) (http.Handler, er
 	if token == "" {
 		return nil, errors.New("the token is empty")
 	}
+
 	git := &cgi.Handler{
 		Path: backend,
 		Root: "/",
@@ -38,13 +39,16 @@ func newHandler(backend, root, token string, log *slog.Logger) (http.Handler, er
 		InheritEnv: []string{"PATH", "HOME"},
 		Stderr:     io.Discard, // git's words may quote what clients sent
 	}
+
 	want := sha256.Sum256([]byte(token))
+
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
 		sw := &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		defer func() {
 			log.Info("request", "method", r.Method, "path", r.URL.Path, "status", sw.status, "took", time.Since(begin).Round(time.Millisecond))
 		}()
+
 		_, password, _ := r.BasicAuth()
 		got := sha256.Sum256([]byte(password))
 		if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
@@ -52,10 +56,12 @@ func newHandler(backend, root, token string, log *slog.Logger) (http.Handler, er
 			http.Error(sw, "a token is needed", http.StatusUnauthorized)
 			return
 		}
+
 		if err := bounded(r); err != nil {
 			http.Error(sw, "request too large", http.StatusRequestEntityTooLarge)
 			return
 		}
+
 		defer func() { _ = r.Body.Close() }()
 		// Git has no use for it, and its environment is open to the machine's root.
 		r.Header.Del("Authorization")
@@ -63,8 +69,8 @@ func newHandler(backend, root, token string, log *slog.Logger) (http.Handler, er
 	}), nil
 }
 
-// bounded gives a body of unknown length its length: CGI needs one, and git
-// sends large packs without. The body waits in a nameless file.
+// bounded gives a body of unknown length its length: CGI needs one (RFC 3875 section
+// 4.1.2), and git sends large packs without. The body waits in a nameless file.
 func bounded(r *http.Request) error {
 	if !slices.Contains(r.TransferEncoding, "chunked") {
 		if r.ContentLength > maxPush {
@@ -72,24 +78,32 @@ func bounded(r *http.Request) error {
 		}
 		return nil
 	}
+
 	f, err := os.CreateTemp("", "gitserver-*")
 	if err != nil {
 		return err
 	}
+
 	if err := os.Remove(f.Name()); err != nil {
 		return errors.Join(err, f.Close())
 	}
+
 	n, err := io.Copy(f, io.LimitReader(r.Body, maxPush+1))
 	if err == nil && n > maxPush {
 		err = errors.New("too large")
 	}
+
 	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
+
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	r.Body, r.ContentLength, r.TransferEncoding = f, n, nil
+
+	r.Body = f
+	r.ContentLength = n
+	r.TransferEncoding = nil
 	return nil
 }
 
@@ -99,6 +113,7 @@ type statusWriter struct {
 	status int
 }
 
+// WriteHeader implements http.ResponseWriter.
 func (w *statusWriter) WriteHeader(code int) {
 	w.status = code
 	w.ResponseWriter.WriteHeader(code)

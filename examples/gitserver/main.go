@@ -39,6 +39,7 @@ func main() {
 	}
 }
 
+// options are what the flags say.
 type options struct {
 	repositories string
 	tls          string
@@ -48,9 +49,11 @@ type options struct {
 	addressFile  string
 }
 
+// run reads the flags and serves.
 func run(ctx context.Context, args []string, stderr io.Writer) error {
 	var o options
 	var names string
+
 	fs := flag.NewFlagSet("gitserver", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.StringVar(&o.repositories, "repositories", "", "folder of bare repositories, served as /NAME.git")
@@ -62,9 +65,11 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
+
 	if o.repositories == "" || o.tls == "" || o.tokenFile == "" {
 		return errors.New("--repositories, --tls and --token-file are needed")
 	}
+
 	o.names = strings.Split(names, ",")
 	return serve(ctx, o, slog.New(slog.NewTextHandler(stderr, nil)))
 }
@@ -75,26 +80,32 @@ func serve(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+
 	git, err := backend()
 	if err != nil {
 		return err
 	}
+
 	root, err := filepath.Abs(o.repositories)
 	if err != nil {
 		return err
 	}
+
 	handler, err := newHandler(git, root, strings.TrimSpace(string(token)), log)
 	if err != nil {
 		return err
 	}
+
 	tlsConfig, err := certificate(o.tls, o.names, time.Now())
 	if err != nil {
 		return err
 	}
+
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
 	if err != nil {
 		return err
 	}
+
 	server := &http.Server{
 		Handler:           handler,
 		TLSConfig:         tlsConfig,
@@ -102,6 +113,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) error {
 		IdleTimeout:       time.Minute,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		if err := server.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {
@@ -109,18 +121,21 @@ func serve(ctx context.Context, o options, log *slog.Logger) error {
 		}
 		return nil
 	})
+
 	group.Go(func() error {
 		<-ctx.Done()
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 		defer cancel()
 		return server.Shutdown(bounded)
 	})
+
 	log.Info("serving", "address", ln.Addr().String())
 	if o.addressFile != "" {
 		if err := writeWhole(o.addressFile, []byte(ln.Addr().String()+"\n"), 0o644); err != nil {
 			return errors.Join(err, server.Close(), group.Wait())
 		}
 	}
+
 	return group.Wait()
 }
 
@@ -130,10 +145,12 @@ func backend() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find git: %w", err)
 	}
+
 	path := filepath.Join(strings.TrimSpace(string(out)), "git-http-backend")
 	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("find git's HTTP server: %w", err)
 	}
+
 	return path, nil
 }
 
@@ -143,6 +160,7 @@ func writeWhole(path string, data []byte, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
+
 	_, err = tmp.Write(data)
 	err = errors.Join(err, tmp.Chmod(mode), tmp.Close())
 	if err == nil {

@@ -3,7 +3,11 @@
 // SQLite. It lies outside of internal/trusted, which may not know simtee.
 //
 // It plays instances on purpose: each can lie about what it is, so that refusals
-// can be seen.
+// can be seen. An Env may be used by several goroutines; an Owner and an Instance too,
+// a Conn by one at a time.
+//
+// Begin with Start in env.go, which runs a CAS; castest.go has who talks to it, and
+// grant.go the grants without which nothing is released.
 package castest
 
 import (
@@ -45,14 +49,17 @@ func NewKey() (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make key: %w", err)
 	}
+
 	der, err := selfsigned.Certificate{Name: "castest", NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}.Sign(key)
 	if err != nil {
 		return nil, err
 	}
+
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("make certificate: %w", err)
 	}
+
 	return &Key{key, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, ident.HashCertKey(leaf)}, nil
 }
 
@@ -60,7 +67,8 @@ func NewKey() (*Key, error) {
 // the real clients do; a zero identity checks nothing.
 func tlsConfig(key *Key, identity ident.KeyHash) *tls.Config {
 	c := &tls.Config{
-		InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, //nolint:gosec // pinned below
+		InsecureSkipVerify: true, //nolint:gosec // pinned below
+		MinVersion:         tls.VersionTLS13,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			certs := cs.PeerCertificates
 			if identity.IsZero() {
@@ -72,6 +80,7 @@ func tlsConfig(key *Key, identity ident.KeyHash) *tls.Config {
 			return certs[0].CheckSignatureFrom(certs[1])
 		},
 	}
+
 	if key != nil {
 		c.Certificates = []tls.Certificate{key.Cert}
 	}
@@ -119,26 +128,32 @@ func (o *Owner) Do(ctx context.Context, method, path string, body []byte, out an
 	if !o.Root.IsZero() {
 		body = bytes.ReplaceAll(body, []byte(VarRoot), []byte(o.Root.String()))
 	}
+
 	req, err := http.NewRequestWithContext(ctx, method, "https://"+o.Addr+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
+
 	resp, err := o.http.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	answer := &Answer{resp.StatusCode, resp.Header}
+
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return answer, err
 	}
+
 	if o.Observe != nil && method != http.MethodHead {
 		o.Observe("owners", method, resp.Request.URL.RequestURI(), resp.StatusCode, resp.Header, b)
 	}
+
 	if resp.StatusCode >= 300 {
 		return answer, problem.Read(resp.StatusCode, b)
 	}
+
 	if out == nil {
 		return answer, nil
 	}
@@ -156,9 +171,10 @@ type Instance struct {
 	Launch   simtee.Launch
 	Key      *Key
 	From     net.Addr // where it connects from; nil: anywhere
+	Observe  Observe  // may be nil
+
 	// Evidence replaces how evidence is made.
 	Evidence func(reportData evidence.Data64) (evidence.Evidence, error)
-	Observe  Observe // may be nil
 }
 
 // NewInstance is an honest copy of code with this measurement.
@@ -167,11 +183,19 @@ func NewInstance(addr string, identity ident.KeyHash, p *simtee.Platform, sessio
 	if err != nil {
 		return nil, err
 	}
+
 	return &Instance{
-		Addr: addr, Identity: identity, Platform: p, Session: session, Service: service, Key: key,
+		Addr:     addr,
+		Identity: identity,
+		Platform: p,
+		Session:  session,
+		Service:  service,
+		Key:      key,
 		Launch: simtee.Launch{
-			Measurement: m, Signer: simtee.Signer(), Debug: true,
-			ConfigID: wire.LaunchBinding(identity, session, service),
+			Measurement: m,
+			Signer:      simtee.Signer(),
+			Debug:       true,
+			ConfigID:    wire.LaunchBinding(identity, session, service),
 		},
 	}, nil
 }
@@ -186,10 +210,12 @@ type Conn struct {
 // Dial connects and shakes hands.
 func (in *Instance) Dial(ctx context.Context) (*Conn, error) {
 	d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 10 * time.Second, LocalAddr: in.From}, Config: tlsConfig(in.Key, in.Identity)}
+
 	c, err := d.DialContext(ctx, "tcp", in.Addr)
 	if err != nil {
 		return nil, err
 	}
+
 	tc := c.(*tls.Conn)
 	return &Conn{in, tc, bufio.NewReader(tc)}, nil
 }
@@ -204,15 +230,24 @@ func (c *Conn) Request() (*wire.ReleaseRequest, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	quote := c.in.Evidence
 	if quote == nil {
 		quote = func(d evidence.Data64) (evidence.Evidence, error) { return c.in.Platform.Quote(c.in.Launch, d) }
 	}
+
 	ev, err := quote(wire.ReportData(exporter, c.in.Key.Hash))
 	if err != nil {
 		return nil, err
 	}
-	return &wire.ReleaseRequest{Version: wire.ReleaseVersion, Session: c.in.Session, Service: c.in.Service, Grant: c.in.Grant, Evidence: ev}, nil
+
+	return &wire.ReleaseRequest{
+		Version:  wire.ReleaseVersion,
+		Session:  c.in.Session,
+		Service:  c.in.Service,
+		Grant:    c.in.Grant,
+		Evidence: ev,
+	}, nil
 }
 
 // Post sends v and decodes the reply into out. A refusal is a *problem.Error.
@@ -221,13 +256,16 @@ func (c *Conn) Post(path string, v, out any) error {
 	if err != nil {
 		return err
 	}
+
 	status, b, err := c.PostBytes(path, body)
 	if err != nil {
 		return err
 	}
+
 	if status != http.StatusOK {
 		return problem.Read(status, b)
 	}
+
 	if out == nil {
 		return nil
 	}
@@ -239,22 +277,27 @@ func (c *Conn) PostBytes(path string, body []byte) (status int, reply []byte, er
 	if err := c.tls.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
 		return 0, nil, err
 	}
+
 	req, err := http.NewRequest(http.MethodPost, "https://cas"+path, bytes.NewReader(body)) //nolint:noctx // the deadline bounds it
 	if err != nil {
 		return 0, nil, err
 	}
+
 	if err := req.Write(c.tls); err != nil {
 		return 0, nil, err
 	}
+
 	resp, err := http.ReadResponse(c.br, req)
 	if err != nil {
 		return 0, nil, err
 	}
+
 	defer func() { _ = resp.Body.Close() }()
 	reply, err = io.ReadAll(resp.Body)
 	if err == nil && c.in.Observe != nil {
 		c.in.Observe("instances", http.MethodPost, path, resp.StatusCode, resp.Header, reply)
 	}
+
 	return resp.StatusCode, reply, err
 }
 
@@ -264,25 +307,30 @@ func (in *Instance) Release(ctx context.Context) (*Conn, *wire.ReleaseReply, err
 	if err != nil {
 		return nil, nil, err
 	}
+
 	req, err := c.Request()
 	if err != nil {
 		c.Close()
 		return nil, nil, err
 	}
+
 	var reply wire.ReleaseReply
 	if err := c.Post(wire.PathRelease, req, &reply); err != nil {
 		c.Close()
 		return nil, nil, err
 	}
+
 	return c, &reply, nil
 }
 
 // IdentityKey is the CAS's identity key, from the certificates of the connection.
 func (c *Conn) IdentityKey() (*ecdsa.PublicKey, error) {
 	certs := c.tls.ConnectionState().PeerCertificates
+
 	key, ok := certs[len(certs)-1].PublicKey.(*ecdsa.PublicKey)
 	if !ok {
 		return nil, fmt.Errorf("the identity key is a %T", certs[len(certs)-1].PublicKey)
 	}
+
 	return key, nil
 }

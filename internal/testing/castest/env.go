@@ -54,68 +54,93 @@ func Start(t testing.TB, o Options) *Env {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Stop)
+
 	return e
 }
 
 // Open is Start with its error; scratch is used where Options name no folder.
 func Open(scratch string, o Options, log *slog.Logger) (*Env, error) {
 	e := &Env{Dir: o.Dir, Owners: o.Owners}
-	e.tokens.provider, e.tokens.made = ident.KeyHash{0x77}, map[ident.SessionName]wide{}
+	e.tokens.provider = ident.KeyHash{0x77}
+	e.tokens.made = map[ident.SessionName]wide{}
+
 	if e.Dir == "" {
 		e.Dir = scratch
 	}
+
 	if err := e.recall(); err != nil {
 		return nil, err
 	}
+
 	now := o.Now
 	if now == nil {
 		now = time.Now
 	}
+
 	var err error
 	if e.Platform, err = simtee.Open(filepath.Join(e.Dir, "platform"), now); err != nil {
 		return nil, err
 	}
+
 	roots := dcap.Roots{}
 	roots.Production = append(roots.Production, dcap.IntelRoot())
 	if !o.NoSimulation {
 		roots.Simulation = append(roots.Simulation, e.Platform.Root())
 	}
+
 	verifier, err := dcap.New(roots)
 	if err != nil {
 		return nil, err
 	}
+
 	key, err := openKey(filepath.Join(e.Dir, "cas.key"))
 	if err != nil {
 		return nil, err
 	}
+
 	ctx, cancel := context.WithCancel(context.Background())
+
 	db, err := casdb.Open(ctx, filepath.Join(e.Dir, "cas.db"))
 	if err != nil {
 		cancel()
 		return nil, err
 	}
+
 	c, err := cas.Open(ctx, cas.Config{
-		Store: db, Sealer: key, Verifier: verifier, Log: log,
-		Now: now, KeepAlive: o.KeepAlive, AllowUnattested: o.AllowUnattested,
+		Store:           db,
+		Sealer:          key,
+		Verifier:        verifier,
+		Log:             log,
+		Now:             now,
+		KeepAlive:       o.KeepAlive,
+		AllowUnattested: o.AllowUnattested,
 	})
 	if err != nil {
 		cancel()
 		_ = db.Close()
 		return nil, err
 	}
-	e.CAS, e.Identity = c, c.Identity().Hash()
+
+	e.CAS = c
+	e.Identity = c.Identity().Hash()
 	err = e.serve(ctx, cancel, db, server.New(server.Config{
-		CAS: c, Log: log, Version: "test", SimulationRoot: string(e.Platform.RootPEM()), MaxConnections: o.MaxConnections,
+		CAS:            c,
+		Log:            log,
+		Version:        "test",
+		SimulationRoot: string(e.Platform.RootPEM()),
+		MaxConnections: o.MaxConnections,
 		Evidence: func(_ context.Context, d evidence.Data64) (evidence.Evidence, error) {
 			return e.Platform.Quote(simtee.Launch{Measurement: CASMeasurement, Signer: simtee.Signer(), Debug: true}, d)
 		},
 	}))
+
 	return e, err
 }
 
 // CASMeasurement is what the Env's platform says about its CAS.
 var CASMeasurement = ident.Measurement{0xca, 0x5}
 
+// serve runs the CAS and both of its APIs, and makes what Stop ends them with.
 func (e *Env) serve(ctx context.Context, cancel func(), db *casdb.DB, srv *server.Server) error {
 	var ends []chan struct{}
 	e.stop = func() {
@@ -126,11 +151,13 @@ func (e *Env) serve(ctx context.Context, cancel func(), db *casdb.DB, srv *serve
 		e.CAS.Close()
 		_ = db.Close()
 	}
+
 	run := func(f func(context.Context) error) {
 		end := make(chan struct{})
 		ends = append(ends, end)
 		go func() { defer close(end); _ = f(ctx) }()
 	}
+
 	run(e.CAS.Run)
 	for _, l := range []struct {
 		addr  *string
@@ -141,12 +168,15 @@ func (e *Env) serve(ctx context.Context, cancel func(), db *casdb.DB, srv *serve
 			e.Stop()
 			return err
 		}
+
 		*l.addr = ln.Addr().String()
 		run(func(ctx context.Context) error { return l.serve(ctx, ln) })
 	}
+
 	return nil
 }
 
+// openKey loads the key of an earlier Env, or makes one.
 func openKey(path string) (*keyfile.Sealer, error) {
 	if _, err := os.Stat(path); err != nil {
 		return keyfile.Create(path)
@@ -172,24 +202,30 @@ func (e *Env) Owner(t testing.TB) *Owner {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	o := NewOwner(e.Owners, e.Identity, key)
 	o.Observe = e.observe
 	o.Root = e.Root()
 	if err := e.know(key.Hash); err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(o.Close)
+
 	return o
 }
 
 // Instance returns an honest instance, under a wide grant.
 func (e *Env) Instance(t testing.TB, session ident.SessionName, service ident.ServiceName, m ident.Measurement) *Instance {
 	t.Helper()
+
 	in, err := NewInstance(e.Instances, e.Identity, e.Platform, session, service, m)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	in.Observe = e.observe
 	in.Grant = e.Token(t.Context(), session, service)
+
 	return in
 }

@@ -29,6 +29,7 @@ type tokens struct {
 	made     map[ident.SessionName]wide
 }
 
+// wide is one such grant.
 type wide struct {
 	token    owners.GrantToken
 	services map[ident.ServiceName]bool
@@ -60,6 +61,7 @@ func (e *Env) recall() error {
 	return json.Unmarshal(b, &e.tokens.owners)
 }
 
+// ownersFile is beside the CAS's state.
 const ownersFile = "owners.json"
 
 // Token returns the token of a grant for many instances of every service of the
@@ -88,6 +90,7 @@ func (e *Env) TokenOf(ctx context.Context, owner ident.KeyHash, name ident.Sessi
 	return w.token, err
 }
 
+// widest makes a grant for all that a session has.
 func (e *Env) widest(ctx context.Context, owner cas.Caller, name ident.SessionName) (wide, error) {
 	read, err := e.CAS.GetSession(ctx, owner, name, nil)
 	if err != nil {
@@ -98,7 +101,12 @@ func (e *Env) widest(ctx context.Context, owner cas.Caller, name ident.SessionNa
 		return wide{}, err
 	}
 
-	req := owners.NewGrant{Version: owners.Version, Session: name, App: "test", Services: map[ident.ServiceName]owners.GrantedService{}}
+	req := owners.NewGrant{
+		Version:  owners.Version,
+		Session:  name,
+		App:      "test",
+		Services: map[ident.ServiceName]owners.GrantedService{},
+	}
 	w := wide{services: map[ident.ServiceName]bool{}}
 	for _, svc := range s.Services {
 		req.Services[svc.Name] = owners.GrantedService{Instances: many}
@@ -108,6 +116,7 @@ func (e *Env) widest(ctx context.Context, owner cas.Caller, name ident.SessionNa
 	if err != nil {
 		return wide{}, err
 	}
+
 	claimed, err := e.CAS.Claim(ctx, cas.Caller{Key: e.tokens.provider}, owners.Claim{Version: wire.ReleaseVersion, Code: made.Code})
 	w.token = claimed.Token
 	return w, err
@@ -120,6 +129,7 @@ func (o *Owner) Grant(ctx context.Context, name ident.SessionName, services map[
 	if err != nil {
 		return made, err
 	}
+
 	_, err = o.Do(ctx, http.MethodPost, owners.PathGrants, body, &made)
 	return made, err
 }

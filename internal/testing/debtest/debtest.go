@@ -36,6 +36,7 @@ var Date = time.Date(2026, 11, 20, 2, 11, 10, 0, time.UTC)
 type Debian struct {
 	Dates map[string]time.Time // by suite
 	Until map[string]time.Time // by suite: Valid-Until, where there is one
+
 	key   *openpgp.Entity
 	lists map[string][]string // suite -> stanzas
 	files map[string][]byte   // path on the mirror -> content
@@ -51,15 +52,24 @@ func New() *Debian {
 	key, err := openpgp.NewEntity("Test Archive", "", "test@example.org",
 		&packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return Date.AddDate(-1, 0, 0) }})
 	must(err)
-	return &Debian{key: key, lists: map[string][]string{}, files: map[string][]byte{}, Dates: map[string]time.Time{}, Until: map[string]time.Time{}}
+
+	return &Debian{
+		Dates: map[string]time.Time{},
+		Until: map[string]time.Time{},
+		key:   key,
+		lists: map[string][]string{},
+		files: map[string][]byte{},
+	}
 }
 
 // Keyring returns the public key.
 func (d *Debian) Keyring() debian.Keyring {
 	var b bytes.Buffer
 	must(d.key.Serialize(&b))
+
 	k, err := debian.ParseKeyring(b.Bytes())
 	must(err)
+
 	return k
 }
 
@@ -77,7 +87,9 @@ func (d *Debian) Add(p Package) {
 	if p.Suite == "" {
 		p.Suite = "bookworm"
 	}
+
 	path := fmt.Sprintf("pool/main/%c/%s/%s_%s_amd64.deb", p.Name[0], p.Name, p.Name, p.Version)
+
 	d.files[Suites[p.Suite]+"/"+path] = p.Deb
 	d.lists[p.Suite] = append(d.lists[p.Suite], fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: amd64\n%sFilename: %s\nSize: %d\nSHA256: %s\n",
 		p.Name, p.Version, p.Fields, path, len(p.Deb), ident.Sum(p.Deb)))
@@ -91,15 +103,18 @@ func (d *Debian) Publish() {
 		base := folder + "/dists/" + suite + "/"
 		d.files[base+name] = list
 		d.files[base+"main/binary-amd64/by-hash/SHA256/"+ident.Sum(list).String()] = list
+
 		date, ok := d.Dates[suite]
 		if !ok {
 			date = Date
 		}
+
 		const layout = "Mon, 02 Jan 2006 15:04:05 UTC"
 		until := ""
 		if at, ok := d.Until[suite]; ok {
 			until = "Valid-Until: " + at.Format(layout) + "\n"
 		}
+
 		d.files[base+"InRelease"] = d.Sign(fmt.Sprintf("Origin: Debian\nLabel: Debian\nSuite: oldstable\nCodename: %s\nDate: %s\n%sSHA256:\n %s %d %s\n",
 			suite, date.Format(layout), until, ident.Sum(list), len(list), name))
 	}
@@ -112,7 +127,9 @@ func (d *Debian) Sign(text string) []byte {
 	must(err)
 	_, err = io.WriteString(w, text)
 	must(err)
+
 	must(w.Close())
+
 	b.WriteByte('\n')
 	return b.Bytes()
 }
@@ -133,6 +150,7 @@ func (d *Debian) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
 }
 
@@ -143,6 +161,7 @@ func (d *Debian) Open(_ context.Context, digest ident.Digest) (io.ReadCloser, er
 			return io.NopCloser(bytes.NewReader(b)), nil
 		}
 	}
+
 	return nil, problem.New(problem.NotFound, "source_missing", "no blob with sha256 %s", digest)
 }
 
@@ -155,6 +174,7 @@ func Deb(compression string, entries ...tar.Header) []byte {
 	)
 }
 
+// suffix is what a member's name ends in.
 func suffix(compression string) string {
 	if compression == "" {
 		return ""
@@ -184,15 +204,19 @@ func Hard(name, to string) tar.Header {
 func Tar(entries ...tar.Header) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
+
 	for _, h := range entries {
 		content := h.Uname
-		h.Uname, h.Format = "root", tar.FormatGNU
+		h.Uname = "root"
+		h.Format = tar.FormatGNU
+
 		must(w.WriteHeader(&h))
 		if h.Typeflag == tar.TypeReg {
 			_, err := io.WriteString(w, content)
 			must(err)
 		}
 	}
+
 	must(w.Close())
 	return b.Bytes()
 }
@@ -202,6 +226,7 @@ func Compress(how string, b []byte) []byte {
 	var out bytes.Buffer
 	var w io.WriteCloser
 	var err error
+
 	switch how {
 	case "xz":
 		w, err = xz.WriterConfig{DictCap: 1 << 16}.NewWriter(&out)
@@ -210,10 +235,13 @@ func Compress(how string, b []byte) []byte {
 	default:
 		return slices.Clone(b)
 	}
+
 	must(err)
+
 	_, err = w.Write(b)
 	must(err)
 	must(w.Close())
+
 	return out.Bytes()
 }
 
@@ -223,19 +251,22 @@ type Member struct {
 	Content []byte
 }
 
-// Ar packs an ar archive.
+// Ar packs an ar archive (deb(5), FORMAT).
 func Ar(members ...Member) []byte {
 	b := []byte("!<arch>\n")
 	for _, m := range members {
 		b = fmt.Appendf(b, "%-16s%-12d%-6d%-6d%-8s%-10d`\n", m.Name, 0, 0, 0, "100644", len(m.Content))
+
 		b = append(b, m.Content...)
 		if len(m.Content)%2 == 1 {
 			b = append(b, '\n')
 		}
 	}
+
 	return b
 }
 
+// must panics at an error.
 func must(err error) {
 	if err != nil {
 		panic(err)

@@ -29,6 +29,7 @@ type Space struct {
 func New(t testing.TB) *Space {
 	t.Helper()
 	s := open(t, func() error { return unix.Unshare(unix.CLONE_NEWNET) })
+
 	var err error
 	s.Do(func() {
 		var lo netlink.Link
@@ -36,6 +37,7 @@ func New(t testing.TB) *Space {
 			err = netlink.LinkSetUp(lo)
 		}
 	})
+
 	must(t, err)
 	return s
 }
@@ -54,25 +56,31 @@ func open(t testing.TB, enter func() error) *Space {
 	t.Helper()
 	s := &Space{calls: make(chan func())}
 	ready := make(chan error)
+
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread, and the namespace, end with the goroutine
 		err := enter()
 		if err == nil {
 			s.fd, err = unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		}
+
 		ready <- err
 		if err != nil {
 			return
 		}
+
 		for call := range s.calls {
 			call()
 		}
 	}()
+
 	must(t, <-ready)
+
 	t.Cleanup(func() {
 		close(s.calls)
 		_ = unix.Close(s.fd)
 	})
+
 	return s
 }
 
@@ -93,22 +101,28 @@ func (s *Space) Do(f func()) {
 func (s *Space) Link(t testing.TB, name string, addrs ...string) netlink.Link {
 	t.Helper()
 	must(t, netlink.LinkAdd(&netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name, NetNsID: -1}, PeerName: "eth0", PeerNamespace: netlink.NsFd(s.fd),
+		LinkAttrs:     netlink.LinkAttrs{Name: name, NetNsID: -1},
+		PeerName:      "eth0",
+		PeerNamespace: netlink.NsFd(s.fd),
 	}))
+
 	host, err := netlink.LinkByName(name)
 	must(t, err)
 	t.Cleanup(func() { _ = netlink.LinkDel(host) })
 	must(t, netlink.LinkSetUp(host))
+
 	s.Do(func() { err = up("eth0", addrs) })
 	must(t, err)
 	return host
 }
 
+// up gives an interface its addresses and brings it up.
 func up(name string, addrs []string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
 	}
+
 	for _, a := range addrs {
 		p, err := netip.ParsePrefix(a)
 		if err != nil {
@@ -118,15 +132,19 @@ func up(name string, addrs []string) error {
 			return err
 		}
 	}
+
 	return netlink.LinkSetUp(link)
 }
 
-// AddAddress gives an interface an address, usable at once.
+// AddAddress gives an interface an address, usable at once: IPv6's without duplicate address
+// detection (RFC 4862 section 5.4).
 func AddAddress(link netlink.Link, p netip.Prefix) error {
 	a := &netlink.Addr{IPNet: IPNet(netip.PrefixFrom(p.Addr(), p.Bits()))}
+
 	if p.Addr().Is6() {
 		a.Flags = unix.IFA_F_NODAD
 	}
+
 	return netlink.AddrAdd(link, a)
 }
 
@@ -135,6 +153,7 @@ func (s *Space) Route(t testing.TB, dst netip.Prefix, via netip.Addr) {
 	t.Helper()
 	var err error
 	s.Do(func() { err = netlink.RouteAdd(&netlink.Route{Dst: IPNet(dst), Gw: via.AsSlice()}) })
+
 	must(t, err)
 }
 
@@ -146,10 +165,15 @@ func (s *Space) AnyAddress(t testing.TB, p netip.Prefix) {
 		var lo netlink.Link
 		if lo, err = netlink.LinkByName("lo"); err == nil {
 			err = netlink.RouteAdd(&netlink.Route{
-				LinkIndex: lo.Attrs().Index, Dst: IPNet(p), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: unix.RT_SCOPE_HOST,
+				LinkIndex: lo.Attrs().Index,
+				Dst:       IPNet(p),
+				Type:      unix.RTN_LOCAL,
+				Table:     unix.RT_TABLE_LOCAL,
+				Scope:     unix.RT_SCOPE_HOST,
 			})
 		}
 	})
+
 	must(t, err)
 }
 
@@ -166,11 +190,13 @@ func Dial(from netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 	if from.IsValid() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
 	}
+
 	// One address, so that the socket is made here and not on another thread.
 	c, err := d.Dial("tcp", to.String())
 	if err != nil {
 		return nil, err
 	}
+
 	return c.(*net.TCPConn), nil
 }
 
@@ -179,6 +205,7 @@ func IPNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
+// must ends a test at an error.
 func must(t testing.TB, err error) {
 	if err != nil {
 		t.Helper()

@@ -19,8 +19,10 @@ type Memory struct {
 	Rows map[string]journal.Row
 	Log  []owners.Entry
 	Last owners.SignedHead
+
 	// Fail is asked before each commit; an error refuses it.
 	Fail func(journal.Batch) error
+
 	// FailAfter is asked after each commit: its error is returned although the
 	// commit was kept.
 	FailAfter func(journal.Batch) error
@@ -33,14 +35,17 @@ func NewMemory() *Memory { return &Memory{Rows: map[string]journal.Row{}} }
 func (m *Memory) Commit(_ context.Context, b journal.Batch) error {
 	m.Lock()
 	defer m.Unlock()
+
 	if m.Fail != nil {
 		if err := m.Fail(b); err != nil {
 			return err
 		}
 	}
+
 	if b.Head.Seq <= m.Last.Seq {
 		return errors.New("the number is taken")
 	}
+
 	for _, r := range b.Rows {
 		if r.Sealed == nil {
 			delete(m.Rows, r.ID)
@@ -48,11 +53,14 @@ func (m *Memory) Commit(_ context.Context, b journal.Batch) error {
 			m.Rows[r.ID] = r
 		}
 	}
+
 	m.Log = append(m.Log, b.Entries...)
 	m.Last = b.Head
+
 	if m.FailAfter != nil {
 		return m.FailAfter(b)
 	}
+
 	return nil
 }
 
@@ -75,6 +83,7 @@ func (m *Memory) Row(_ context.Context, id string) (journal.Row, bool, error) {
 func (m *Memory) Entries(_ context.Context, after uint64, limit int) ([]owners.Entry, error) {
 	m.Lock()
 	defer m.Unlock()
+
 	var out []owners.Entry
 	size := 0
 	for _, e := range m.Log {
@@ -87,6 +96,7 @@ func (m *Memory) Entries(_ context.Context, after uint64, limit int) ([]owners.E
 			size += len(text)
 		}
 	}
+
 	return out, nil
 }
 
@@ -94,10 +104,14 @@ func (m *Memory) Entries(_ context.Context, after uint64, limit int) ([]owners.E
 func (m *Memory) Copy() *Memory {
 	m.Lock()
 	defer m.Unlock()
+
 	c := NewMemory()
 	for id, r := range m.Rows {
 		c.Rows[id] = r
 	}
-	c.Log, c.Last = slices.Clone(m.Log), m.Last
+
+	c.Log = slices.Clone(m.Log)
+	c.Last = m.Last
+
 	return c
 }
