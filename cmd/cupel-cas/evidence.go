@@ -37,16 +37,19 @@ type evidenceSource struct {
 	gone    chan struct{}
 }
 
+// answer is a response of the LAS, read whole.
 type answer struct {
 	status int
 	body   []byte
 }
 
+// openEvidence takes over the socket that this process was started with.
 func openEvidence(fd int) (*evidenceSource, error) {
 	f := os.NewFile(uintptr(fd), "evidence")
 	if f == nil {
 		return nil, problem.New(problem.Invalid, ruleFlags, "--evidence-fd %d is not open", fd)
 	}
+
 	conn, err := net.FileConn(f)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, problem.New(problem.Invalid, ruleFlags, "--evidence-fd %d: %w", fd, err)
@@ -59,6 +62,7 @@ func (e *evidenceSource) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { _ = e.conn.Close() })
 	defer stop()
 	defer close(e.gone)
+
 	br := bufio.NewReader(e.conn)
 	for {
 		a, err := readAnswer(br)
@@ -68,6 +72,7 @@ func (e *evidenceSource) run(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(errPeerGone, e.conn.Close())
 		}
+
 		select {
 		case e.answers <- a:
 		case <-ctx.Done():
@@ -76,11 +81,13 @@ func (e *evidenceSource) run(ctx context.Context) error {
 	}
 }
 
+// readAnswer reads one response.
 func readAnswer(br *bufio.Reader) (answer, error) {
 	resp, err := http.ReadResponse(br, nil)
 	if err != nil {
 		return answer{}, err
 	}
+
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxEvidence+1))
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
 		return answer{}, err
@@ -88,7 +95,7 @@ func readAnswer(br *bufio.Reader) (answer, error) {
 	if len(body) > maxEvidence {
 		return answer{}, fmt.Errorf("evidence of more than %d bytes", maxEvidence)
 	}
-	return answer{resp.StatusCode, body}, nil
+	return answer{status: resp.StatusCode, body: body}, nil
 }
 
 // quote gets evidence with reportData. An answer that takes too long breaks the
@@ -103,6 +110,7 @@ func (e *evidenceSource) quote(ctx context.Context, reportData evidence.Data64) 
 		return evidence.Evidence{}, fmt.Errorf("make quote request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err := e.conn.SetWriteDeadline(time.Now().Add(evidenceTimeout)); err != nil {
@@ -111,6 +119,7 @@ func (e *evidenceSource) quote(ctx context.Context, reportData evidence.Data64) 
 	if err := req.Write(e.conn); err != nil {
 		return evidence.Evidence{}, lasGone(errors.Join(err, e.conn.Close()))
 	}
+
 	select {
 	case a := <-e.answers:
 		return decodeEvidence(a)
@@ -121,17 +130,20 @@ func (e *evidenceSource) quote(ctx context.Context, reportData evidence.Data64) 
 	}
 }
 
+// decodeEvidence is the evidence in an answer, or the refusal.
 func decodeEvidence(a answer) (evidence.Evidence, error) {
 	var ev evidence.Evidence
 	if a.status != http.StatusOK {
 		return ev, problem.Read(a.status, a.body)
 	}
+
 	if err := json.Unmarshal(a.body, &ev); err != nil {
 		return ev, problem.New(problem.Internal, problem.RuleLASReply, "the LAS's answer is no evidence: %w", err)
 	}
 	return ev, nil
 }
 
+// lasGone is a LAS that does not answer.
 func lasGone(err error) error {
 	return problem.New(problem.Unavailable, problem.RuleLASUnreachable, "ask the LAS for evidence: %w", err).Fix("try again")
 }

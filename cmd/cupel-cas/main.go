@@ -41,6 +41,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+
 	fmt.Fprintf(stderr, "cupel-cas: %v\n", err)
 	_ = opts.starter.tell(ready{Problem: problem.From(err)}) // it reads the line above otherwise
 	if p, ok := errors.AsType[*problem.Error](err); ok {
@@ -64,10 +65,12 @@ type options struct {
 	level           slog.Level
 }
 
+// parseFlags reads the flags.
 func parseFlags(args []string, stderr io.Writer) (options, error) {
 	o := options{starter: &starter{fd: -1}}
 	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	fs.SetOutput(stderr)
+
 	fs.StringVar(&o.state, "state", "", "folder of the database and its key; made if missing")
 	fs.StringVar(&o.owners, "owners", "0.0.0.0:8081", "address of the owners' API")
 	fs.StringVar(&o.instances, "instances", "0.0.0.0:18765", "address of the instances' API")
@@ -79,12 +82,14 @@ func parseFlags(args []string, stderr io.Writer) (options, error) {
 	fs.Var(&o.quotas, "quota", "another limit of what is kept: "+quota.Usage+"; repeatable")
 	fs.IntVar(&o.maxConnections, "max-connections", 0, "how many connections each API has open at once (default: by the memory that there is)")
 	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+
 	if err := fs.Parse(args[1:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, err
 		}
 		return o, problem.New(problem.Invalid, ruleFlags, "%w", err).Fix("run cupel-cas -help")
 	}
+
 	switch {
 	case fs.NArg() > 0:
 		return o, problem.New(problem.Invalid, ruleFlags, "unexpected argument %q", fs.Arg(0))

@@ -48,6 +48,7 @@ func memoryLimit(root string) int64 {
 	if total, ok := machineMemory(filepath.Join(root, "proc/meminfo")); ok {
 		limit = total
 	}
+
 	for _, file := range groupLimits(root) {
 		b, err := os.ReadFile(file)
 		if err != nil {
@@ -68,13 +69,15 @@ func groupLimits(root string) []string {
 	if err != nil {
 		return nil
 	}
+
 	var out []string
 	for line := range strings.Lines(string(b)) { // ID:CONTROLLERS:PATH
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(parts) != 3 {
 			continue
 		}
-		base, name := "sys/fs/cgroup", "memory.max"
+
+		base, name := "sys/fs/cgroup", "memory.max" // version 2
 		switch {
 		case parts[1] == "":
 		case strings.Contains(","+parts[1]+",", ",memory,"):
@@ -82,6 +85,7 @@ func groupLimits(root string) []string {
 		default:
 			continue
 		}
+
 		for path := filepath.Clean("/" + parts[2]); ; path = filepath.Dir(path) {
 			out = append(out, filepath.Join(root, base, path, name))
 			if path == "/" {
@@ -92,12 +96,14 @@ func groupLimits(root string) []string {
 	return out
 }
 
+// machineMemory is how much memory the machine has.
 func machineMemory(file string) (int64, bool) {
 	f, err := os.Open(file)
 	if err != nil {
 		return 0, false
 	}
 	defer func() { _ = f.Close() }()
+
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())

@@ -39,6 +39,7 @@ type ready struct {
 // megabytes here, while requests leave much short-lived garbage.
 const gcPercent = 400
 
+// serve opens the state, starts the CAS on it, and serves until ctx ends.
 func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	memory := memoryLimit("/")
 	debug.SetGCPercent(gcPercent)
@@ -46,6 +47,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if o.maxConnections == 0 {
 		o.maxConnections = connectionsFor(memory, descriptors())
 	}
+
 	roots, simRoot, err := trustRoots(ctx, o.simulationRoot)
 	if err != nil {
 		return err
@@ -54,6 +56,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	if err != nil {
 		return problem.New(problem.Invalid, problem.RuleRoots, "%w", err)
 	}
+
 	if err := os.MkdirAll(o.state, 0o700); err != nil {
 		return problem.New(problem.Invalid, problem.RuleStateAccess, "%w", err).Fix("give the CAS a state folder that it may write to")
 	}
@@ -62,6 +65,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
+
 	sealer, err := openKey(o.state)
 	if err != nil {
 		return err
@@ -71,6 +75,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+
 	c, err := cas.Open(ctx, cas.Config{
 		Store:           db,
 		Sealer:          sealer,
@@ -88,6 +93,7 @@ func serve(ctx context.Context, o options, log *slog.Logger) (err error) {
 	return listen(ctx, o, log, c, simRoot)
 }
 
+// listen binds both APIs, tells whoever started this, and serves.
 func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoot string) error {
 	cfg := server.Config{
 		CAS:            c,
@@ -96,6 +102,7 @@ func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoo
 		Version:        version.Release(),
 		MaxConnections: o.maxConnections,
 	}
+
 	g, ctx := errgroup.WithContext(ctx)
 	if o.evidenceFD >= 0 {
 		ev, err := openEvidence(o.evidenceFD)
@@ -105,6 +112,7 @@ func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoo
 		cfg.Evidence = ev.quote
 		g.Go(func() error { return ev.run(ctx) })
 	}
+
 	srv := server.New(cfg)
 	owners, err := bind("owners", o.owners)
 	if err != nil {
@@ -116,22 +124,27 @@ func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoo
 		return err
 	}
 	defer func() { _ = instances.Close() }()
+
 	g.Go(func() error { return srv.ServeOwners(ctx, owners) })
 	g.Go(func() error { return srv.ServeInstances(ctx, instances) })
 	g.Go(func() error { return c.Run(ctx) })
+
 	line := ready{
 		Owners:    owners.Addr().String(),
 		Instances: instances.Addr().String(),
 		Identity:  c.Identity().Hash().String(),
 	}
+
 	log.Info("serving", "owners", line.Owners, "instances", line.Instances, "identity", line.Identity, "simulation", simRoot != "",
 		"max_connections", o.maxConnections)
 	if o.allowUnattested {
 		log.Warn("unattested sessions are allowed: their secrets go to whoever asks")
 	}
+
 	if err := o.starter.tell(line); err != nil {
 		return err
 	}
+
 	err = g.Wait()
 	if errors.Is(err, errPeerGone) {
 		log.Info("the attesting parent is gone: ending")
@@ -140,6 +153,7 @@ func listen(ctx context.Context, o options, log *slog.Logger, c *cas.CAS, simRoo
 	return err
 }
 
+// bind listens at addr for the API with this name.
 func bind(name, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -161,6 +175,7 @@ func (s *starter) tell(line ready) error {
 		return nil
 	}
 	s.told = true
+
 	b, err := json.Marshal(line)
 	if err != nil {
 		return fmt.Errorf("say ready: %w", err)
@@ -169,6 +184,7 @@ func (s *starter) tell(line ready) error {
 	if f == nil {
 		return problem.New(problem.Invalid, ruleFlags, "--ready-fd %d is not open", s.fd)
 	}
+
 	_, err = f.Write(append(b, '\n'))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("say ready: %w", err)
@@ -183,6 +199,7 @@ func trustRoots(ctx context.Context, simulation string) (dcap.Roots, string, err
 	if simulation == "" {
 		return roots, "", nil
 	}
+
 	text, err := atomicfile.ReadNamed(ctx, simulation, 64<<10)
 	if ctx.Err() != nil {
 		return roots, "", ctx.Err()
@@ -190,6 +207,7 @@ func trustRoots(ctx context.Context, simulation string) (dcap.Roots, string, err
 	if err != nil {
 		return roots, "", problem.New(problem.Invalid, problem.RuleSimulationRoot, "%w", err)
 	}
+
 	block, rest := pem.Decode(text)
 	if block == nil || block.Type != "CERTIFICATE" || len(rest) > 0 {
 		return roots, "", problem.New(problem.Invalid, problem.RuleSimulationRoot, "%s", simulation).Want("one certificate in PEM")
@@ -198,6 +216,7 @@ func trustRoots(ctx context.Context, simulation string) (dcap.Roots, string, err
 	if err != nil {
 		return roots, "", problem.New(problem.Invalid, problem.RuleSimulationRoot, "%s: %w", simulation, err)
 	}
+
 	roots.Simulation = []*x509.Certificate{cert}
 	return roots, string(text), nil
 }
@@ -231,6 +250,7 @@ func lockState(state string) (*os.File, error) {
 		return nil, problem.New(problem.Invalid, problem.RuleStateAccess, "%w", err).
 			Want("a file that the CAS's user may write to").Fix("let the CAS's user own its state folder; what lies there as lock and is no file can be removed")
 	}
+
 	if err := filelock.Try(f); err != nil {
 		return nil, errors.Join(problem.New(problem.Conflict, ruleStateInUse, "another cupel-cas uses %s", state).
 			Fix("stop it first"), f.Close())

@@ -98,6 +98,7 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 	if cfg.Store == nil || cfg.Sealer == nil || cfg.Verifier == nil || cfg.Log == nil {
 		return nil, errors.New("cas: store, sealer, verifier and log are required")
 	}
+
 	c := &CAS{
 		verifier:  cfg.Verifier,
 		log:       cfg.Log,
@@ -110,6 +111,7 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 		parser:    newParser(),
 		tight:     make(chan struct{}, 1),
 	}
+
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -119,28 +121,34 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 	if c.reports <= 0 {
 		c.reports = defaultReports
 	}
+
 	c.journal = journal.New(cfg.Store, cfg.Sealer, cfg.Log, c.now)
 	head, err := c.journal.Replay(ctx)
 	if err != nil {
 		return nil, err
 	}
+
 	started := journal.Change{Event: owners.EventStarted}
 	if head.Seq == 0 {
 		id, row, err := newIdentity(c.now())
 		if err != nil {
 			return nil, err
 		}
-		c.identity, started.Rows = id, []journal.Write{row}
+		c.identity = id
+		started.Rows = []journal.Write{row}
 	} else if c.identity, err = loadIdentity(ctx, c.journal); err != nil {
 		return nil, err
 	}
+
 	if err := c.journal.Start(c.identity.key, head); err != nil {
 		return nil, err
 	}
+
 	if err := c.loadAll(ctx); err != nil {
 		c.journal.Close()
 		return nil, err
 	}
+
 	if _, err := c.journal.Commit(ctx, started); err != nil {
 		c.journal.Close()
 		return nil, fmt.Errorf("record the start: %w", err)
@@ -148,6 +156,7 @@ func Open(ctx context.Context, cfg Config) (*CAS, error) {
 	return c, nil
 }
 
+// loadAll reads into memory what has to be there from the start.
 func (c *CAS) loadAll(ctx context.Context) error {
 	if err := c.platforms.load(ctx, c.journal); err != nil {
 		return err
@@ -169,6 +178,7 @@ func (c *CAS) Run(ctx context.Context) error {
 	g.Go(func() error { return c.every(ctx, c.heartbeat) })
 	g.Go(func() error { return c.every(ctx, func() { c.lapses(ctx) }) })
 	g.Go(func() error { return c.every(ctx, func() { c.sweep(ctx) }) })
+
 	g.Go(func() error {
 		for {
 			select {
@@ -179,6 +189,7 @@ func (c *CAS) Run(ctx context.Context) error {
 			}
 		}
 	})
+
 	g.Go(func() error {
 		select {
 		case <-ctx.Done():

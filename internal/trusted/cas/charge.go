@@ -106,10 +106,12 @@ func (l *ledger) settle(u upload) {
 func (l *ledger) countSession(rec sessionRecord, sign int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+
 	own := quota.Amounts{quota.Names: 1}
 	if rec.Removed.IsZero() {
 		own[quota.Sessions] = 1
 	}
+
 	l.add(rec.Opened, own, sign)
 	for _, ch := range rec.Charges {
 		l.add(ch.payer, ch.amounts(), sign)
@@ -131,12 +133,14 @@ func (c *CAS) countAll(ctx context.Context) error {
 			c.log.Error("session not counted", "session", name, "error", err)
 			continue
 		}
+
 		if rec.Opened == (payer{}) {
 			old = append(old, name)
 			continue
 		}
 		c.ledger.countSession(rec, 1)
 	}
+
 	if len(old) == 0 {
 		return nil
 	}
@@ -160,6 +164,7 @@ func (c *CAS) countOld(ctx context.Context, names []ident.SessionName) error {
 			if err != nil {
 				return err
 			}
+
 			rec.Opened = payer{Key: rec.Creator}
 			owed := charge{payer: rec.Opened}
 			for _, row := range versions[name] {
@@ -170,6 +175,7 @@ func (c *CAS) countOld(ctx context.Context, names []ident.SessionName) error {
 				owed.Versions++
 				owed.Bytes += size
 			}
+
 			rec.Charges = []charge{owed}
 			plain, err := json.Marshal(rec)
 			if err != nil {
@@ -178,6 +184,7 @@ func (c *CAS) countOld(ctx context.Context, names []ident.SessionName) error {
 			ch.Rows = append(ch.Rows, journal.Write{ID: sessionRow(name), Plain: plain})
 			c.ledger.countSession(rec, 1)
 		}
+
 		if _, err := c.journal.Commit(ctx, ch); err != nil {
 			return err
 		}

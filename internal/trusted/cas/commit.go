@@ -50,12 +50,15 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req wire.TagRequest) (wire
 		one.Actor, one.Request, one.Session = who.Key, who.Request, in.session.name
 		ch = append(ch, one)
 	}
+
 	counted, done, err := in.count(&rec)
 	if err != nil {
 		return wire.TagReply{}, err
 	}
+
 	committed := false
 	defer func() { done(committed) }()
+
 	row, err := in.put(rec)
 	if err != nil {
 		return wire.TagReply{}, err
@@ -65,6 +68,7 @@ func (c *CAS) Commit(ctx context.Context, who Caller, req wire.TagRequest) (wire
 	if reply.Head, err = c.journal.Commit(ctx, ch...); err != nil {
 		return wire.TagReply{}, err
 	}
+
 	committed = true
 	in.rec = rec
 	for _, st := range steps {
@@ -94,6 +98,7 @@ func (c *CAS) lockMoves(ctx context.Context, in *instance, moves []wire.TagMove)
 		if i < 0 {
 			continue
 		}
+
 		v := in.session.volume(m.Name)
 		v.mu.Lock()
 		steps = append(steps, step{TagMove: moves[i], v: v, at: at})
@@ -102,6 +107,7 @@ func (c *CAS) lockMoves(ctx context.Context, in *instance, moves []wire.TagMove)
 			return steps, unlock, err
 		}
 	}
+
 	if len(moves) > 0 {
 		return steps, unlock, problem.New(problem.NotFound, problem.RuleVolumeUnknown, "the instance has no volume %s, or it is named twice", moves[0].Volume)
 	}
@@ -113,12 +119,20 @@ func (c *CAS) lockMoves(ctx context.Context, in *instance, moves []wire.TagMove)
 func (st *step) take(rec *instanceRecord, said *owners.Statement) (journal.Change, error) {
 	m := &rec.Volumes[st.at]
 	st.next = st.v.rec
-	st.next.Generation, st.next.Tag, st.next.Statement = st.From+1, st.Tag, said
+	st.next.Generation = st.From + 1
+	st.next.Tag = st.Tag
+	st.next.Statement = said
+
 	if m.Rekeys {
 		st.next.Key, st.next.NextKey = st.next.NextKey, nil // the one before is forgotten with this
 	}
-	m.Rekeys, m.Committed, m.Key = false, true, keyName(st.next.Key)
-	m.Generation, m.Tag, m.Statement = st.next.Generation, st.next.Tag, st.next.Statement
+
+	m.Rekeys = false
+	m.Committed = true
+	m.Key = keyName(st.next.Key)
+	m.Generation = st.next.Generation
+	m.Tag = st.next.Tag
+	m.Statement = st.next.Statement
 
 	row, err := st.v.put(st.next)
 	return journal.Change{
@@ -134,6 +148,7 @@ func checkStatement(s *owners.Statement) error {
 	if s == nil {
 		return nil
 	}
+
 	if !s.Follows.Known() || !owners.IsCommit(s.Commit) {
 		return problem.New(problem.Invalid, problem.RuleStatement, "the statement on what was stored can't be read").
 			Want("a commit of 40 or 64 hex digits; follows: yes, no or unknown").
@@ -155,6 +170,7 @@ func mayCommit(in *instance, steps []step) (again bool, err error) {
 			made++
 		}
 	}
+
 	if made > 0 && made < len(steps) {
 		return false, problem.New(problem.Conflict, ruleVolumeTagMoved, "%d of %d volumes moved already", made, len(steps)).
 			Want("a commit of all or of none").
@@ -163,6 +179,7 @@ func mayCommit(in *instance, steps []step) (again bool, err error) {
 	return made > 0, nil
 }
 
+// mayMove is mayCommit for one volume.
 func (v *volume) mayMove(in *instance, g mounted, req wire.TagMove) (again bool, err error) {
 	switch {
 	case g.Access != owners.ReadWrite:

@@ -103,6 +103,7 @@ func (c *CAS) leftOut(ctx context.Context, s *sessionState, who Caller, p *plan,
 		if !p.session.Access.EndsGrant(g.rec.Maker, g.rec.AsCreator) {
 			continue
 		}
+
 		ends, err := c.grantEnding(ctx, g, owners.EndPolicy, who, now)
 		if err != nil {
 			return nil, nil, err
@@ -125,6 +126,7 @@ func (c *CAS) endOverdueGrants(ctx context.Context, now time.Time) {
 		}
 		return true
 	})
+
 	for s, grants := range overdue {
 		for some := range slices.Chunk(grants, journal.MaxGroup) {
 			if err := c.endOverdue(ctx, s, some, now); err != nil {
@@ -141,6 +143,7 @@ func (c *CAS) endOverdueGrants(ctx context.Context, now time.Time) {
 func (g *grant) overdue(now time.Time) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+
 	switch {
 	case !g.rec.Ended.IsZero():
 		return ""
@@ -152,15 +155,18 @@ func (g *grant) overdue(now time.Time) string {
 	return ""
 }
 
+// endOverdue ends some of a session's grants in one commit.
 func (c *CAS) endOverdue(ctx context.Context, s *sessionState, grants []*grant, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+
 	var ends []ending
 	for _, g := range grants {
 		reason := g.overdue(now) // it may have been claimed just now
 		if reason == "" {
 			continue
 		}
+
 		more, err := c.grantEnding(ctx, g, reason, Caller{}, now.UTC())
 		if err != nil {
 			return err
@@ -179,12 +185,14 @@ func (c *CAS) GiveBack(ctx context.Context, who Caller, req owners.GiveBack) err
 	if err != nil {
 		return err
 	}
+
 	g.mu.Lock()
 	ended := !g.rec.Ended.IsZero()
 	g.mu.Unlock()
 	if ended { // its session may be no more, either
 		return nil
 	}
+
 	s, err := c.writing(ctx, g.session.name)
 	if err != nil {
 		return err
@@ -262,6 +270,7 @@ func (c *CAS) claimReply(s *sessionState, g *grant) owners.ClaimReply {
 		Services: map[ident.ServiceName]owners.GrantedService{},
 		Token:    c.token(g.id, g.rec.ClaimedBy),
 	}
+
 	if !g.rec.Until.IsZero() {
 		until := g.rec.Until
 		out.Until = &until

@@ -214,23 +214,27 @@ func listed(all []*grant, me ident.KeyHash) []*grant {
 	if len(all) <= maxListed {
 		return all
 	}
+
 	type entry struct {
 		g    *grant
 		own  bool
 		made time.Time
 	}
+
 	entries := make([]entry, 0, len(all))
 	for _, g := range all {
 		g.mu.Lock()
 		entries = append(entries, entry{g, g.rec.Maker == me, g.rec.Made})
 		g.mu.Unlock()
 	}
+
 	slices.SortFunc(entries, func(a, b entry) int {
 		if a.own != b.own {
 			return map[bool]int{true: -1, false: 1}[a.own]
 		}
 		return b.made.Compare(a.made)
 	})
+
 	out := make([]*grant, 0, maxListed)
 	for _, e := range entries[:maxListed] {
 		out = append(out, e.g)
@@ -249,11 +253,13 @@ func (c *CAS) changeGrant(ctx context.Context, who Caller, id owners.GrantID, re
 	if err := checkAPIVersion(req.Version); err != nil {
 		return owners.Grant{}, err
 	}
+
 	g, s, err := c.ownersGrant(ctx, who, id)
 	if err != nil {
 		return owners.Grant{}, err
 	}
 	defer s.mu.RUnlock()
+
 	mayRaise := s.may(who, session.OpDeploy) && !who.Key.IsZero()
 	for name, svc := range req.Services {
 		if err := s.checkGranted(name, svc); err != nil {
@@ -263,6 +269,7 @@ func (c *CAS) changeGrant(ctx context.Context, who Caller, id owners.GrantID, re
 			return owners.Grant{}, denied("deploy", string(s.name), "You have insufficient rights to grant more of service %s", name)
 		}
 	}
+
 	if err := c.renumber(ctx, who, g, req); err != nil {
 		return owners.Grant{}, err
 	}
@@ -296,6 +303,7 @@ func (c *CAS) renumber(ctx context.Context, who Caller, g *grant, req owners.Gra
 		}
 		next.Services[name] = grantedService{Instances: svc.Instances, Runs: svc.Runs, Used: was.Used}
 	}
+
 	if len(next.Services) > max(maxServices, len(g.rec.Services)) {
 		return tooManyServices(len(next.Services))
 	}
@@ -336,16 +344,19 @@ func (c *CAS) withdrawGrant(ctx context.Context, who Caller, id owners.GrantID) 
 		return owners.Grant{}, err
 	}
 	defer s.mu.Unlock()
+
 	if s.current.Hash.IsZero() {
 		return owners.Grant{}, sessionUnknown(s.name)
 	}
 	if err := s.mayChangeGrant(who, g); err != nil {
 		return owners.Grant{}, err
 	}
+
 	lost, err := c.endGrant(ctx, g, owners.EndWithdrawn, who)
 	if err != nil {
 		return owners.Grant{}, err
 	}
+
 	out := g.describe(c)
 	out.Lost = lost
 	return out, nil
@@ -359,10 +370,12 @@ func (c *CAS) ownersGrant(ctx context.Context, who Caller, id owners.GrantID) (*
 		return nil, nil, problem.New(problem.NotFound, problem.RuleGrantUnknown, "there is no grant %s", id).
 			Fix("list them: cupel session grants SESSION")
 	}
+
 	s, err := c.reading(ctx, g.session.name)
 	if err != nil {
 		return nil, nil, err
 	}
+
 	if err := s.mayChangeGrant(who, g); err != nil {
 		s.mu.RUnlock()
 		return nil, nil, err
@@ -391,6 +404,7 @@ func (s *sessionState) may(who Caller, op session.Operation) bool {
 	return s.plan.session.Access.Allows(op, who.Key, s.current.Creator)
 }
 
+// checkAPIVersion holds a request of an owner to the version of the API.
 func checkAPIVersion(v int) error {
 	if v == owners.Version {
 		return nil
@@ -398,6 +412,7 @@ func checkAPIVersion(v int) error {
 	return problem.New(problem.Invalid, ruleAPIVersion, "the request has version %d", v).Want("%d", owners.Version)
 }
 
+// sortIDs puts ids into an order that is always the same.
 func sortIDs(ids []ident.InstanceID) {
 	slices.SortFunc(ids, func(a, b ident.InstanceID) int { return slices.Compare(a[:], b[:]) })
 }

@@ -46,15 +46,18 @@ type Identity struct {
 	turn time.Time        // when leaf is replaced; guarded by mu
 }
 
+// identityRecord is the row of the identity.
 type identityRecord struct {
 	Key         []byte `json:"key"`         // PKCS #8
 	Certificate []byte `json:"certificate"` // DER
 }
 
+// newIdentity makes the identity and its row.
 func newIdentity(now time.Time) (*Identity, journal.Write, error) {
 	fail := func(err error) (*Identity, journal.Write, error) {
 		return nil, journal.Write{}, fmt.Errorf("make the CAS's identity: %w", err)
 	}
+
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fail(err)
@@ -63,6 +66,7 @@ func newIdentity(now time.Time) (*Identity, journal.Write, error) {
 	if err != nil {
 		return fail(err)
 	}
+
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: "Cupel CAS"},
@@ -76,6 +80,7 @@ func newIdentity(now time.Time) (*Identity, journal.Write, error) {
 	if err != nil {
 		return fail(err)
 	}
+
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return fail(err)
@@ -84,6 +89,7 @@ func newIdentity(now time.Time) (*Identity, journal.Write, error) {
 	if err != nil {
 		return fail(err)
 	}
+
 	id, err := parseIdentity(plain)
 	if err != nil {
 		return fail(err)
@@ -91,22 +97,27 @@ func newIdentity(now time.Time) (*Identity, journal.Write, error) {
 	return id, journal.Write{ID: rowIdentity, Plain: plain}, nil
 }
 
+// loadIdentity reads the identity of a CAS that ran before.
 func loadIdentity(ctx context.Context, j *journal.Journal) (*Identity, error) {
 	plain, err := j.Read(ctx, rowIdentity)
 	if err != nil {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
 	}
+
 	if plain == nil {
 		return nil, journal.Damaged(problem.New(problem.Internal, ruleIdentityMissing, "the state has a log but no identity"))
 	}
 	return parseIdentity(plain)
 }
 
+// parseIdentity is the identity in a row, with the keys that are derived from it
+// (HKDF, RFC 5869).
 func parseIdentity(plain []byte) (*Identity, error) {
 	var r identityRecord
 	if err := json.Unmarshal(plain, &r); err != nil {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
 	}
+
 	k, err := x509.ParsePKCS8PrivateKey(r.Key)
 	if err != nil {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
@@ -115,10 +126,12 @@ func parseIdentity(plain []byte) (*Identity, error) {
 	if !ok {
 		return nil, fmt.Errorf("read the CAS's identity: the key is a %T", k)
 	}
+
 	cert, err := x509.ParseCertificate(r.Certificate)
 	if err != nil {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
 	}
+
 	rowKey, err := hkdf.Key(sha256.New, r.Key, nil, "cupel/cas-version-row/v1", sha256.Size)
 	if err != nil {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
@@ -127,7 +140,13 @@ func parseIdentity(plain []byte) (*Identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the CAS's identity: %w", err)
 	}
-	return &Identity{key: key, cert: cert, hash: ident.HashCertKey(cert), rowKey: rowKey, grantKey: grantKey}, nil
+	return &Identity{
+		key:      key,
+		cert:     cert,
+		hash:     ident.HashCertKey(cert),
+		rowKey:   rowKey,
+		grantKey: grantKey,
+	}, nil
 }
 
 // Hash names the identity: what clients pin and launch bindings carry.
@@ -148,6 +167,7 @@ func (id *Identity) Leaf(now time.Time) (*tls.Certificate, error) {
 	if id.leaf != nil && now.Before(id.turn) && now.After(id.turn.Add(-leafLife)) {
 		return id.leaf, nil
 	}
+
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make TLS leaf: %w", err)
@@ -156,6 +176,7 @@ func (id *Identity) Leaf(now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make TLS leaf: %w", err)
 	}
+
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: "cas-instance"},
@@ -169,10 +190,12 @@ func (id *Identity) Leaf(now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make TLS leaf: %w", err)
 	}
+
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("make TLS leaf: %w", err)
 	}
+
 	id.leaf = &tls.Certificate{Certificate: [][]byte{der, id.cert.Raw}, PrivateKey: key, Leaf: leaf}
 	id.turn = now.Add(leafLife / 2)
 	return id.leaf, nil

@@ -38,6 +38,7 @@ type instance struct {
 	seen   atomic.Pointer[time.Time] // last sign of life, on the monotonic clock
 }
 
+// instanceRecord is the row of an instance.
 type instanceRecord struct {
 	Session     ident.SessionName `json:"session"`
 	Service     ident.ServiceName `json:"service"`
@@ -68,6 +69,7 @@ func (in *instance) put(rec instanceRecord) (journal.Write, error) {
 	return journal.Write{ID: instanceRow(in.id), Plain: plain}, nil
 }
 
+// touch notes a sign of life.
 func (in *instance) touch(now time.Time) { in.seen.Store(&now) }
 
 // describe is the instance for its owner.
@@ -75,10 +77,19 @@ func (in *instance) describe() owners.Instance {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	r := &in.rec
+
 	out := owners.Instance{
-		ID: in.id, Service: r.Service, Claims: r.Claims, State: r.State, ReleasedAt: r.Released,
-		LastSeen: r.Released, ExitReason: r.Reason, SessionHash: r.SessionHash, Grant: r.Grant,
+		ID:          in.id,
+		Service:     r.Service,
+		Claims:      r.Claims,
+		State:       r.State,
+		ReleasedAt:  r.Released,
+		LastSeen:    r.Released,
+		ExitReason:  r.Reason,
+		SessionHash: r.SessionHash,
+		Grant:       r.Grant,
 	}
+
 	if t := in.seen.Load(); t != nil {
 		out.LastSeen = t.UTC().Round(0)
 	}
@@ -89,8 +100,15 @@ func (in *instance) describe() owners.Instance {
 		code := r.ExitCode
 		out.ExitCode = &code
 	}
+
 	for _, g := range r.Volumes {
-		out.Volumes = append(out.Volumes, owners.InstanceVolume{Name: g.Name, ID: g.ID, Access: g.Access, Generation: g.Generation, Statement: g.Statement})
+		out.Volumes = append(out.Volumes, owners.InstanceVolume{
+			Name:       g.Name,
+			ID:         g.ID,
+			Access:     g.Access,
+			Generation: g.Generation,
+			Statement:  g.Statement,
+		})
 	}
 	return out
 }
@@ -106,6 +124,7 @@ func (s *sessionState) all() []*instance {
 	return out
 }
 
+// join has the session remember an instance, leave forget it.
 func (s *sessionState) join(in *instance) {
 	s.memberMu.Lock()
 	defer s.memberMu.Unlock()
@@ -137,6 +156,7 @@ func (c *CAS) loadInstances(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("instance row %s: %w", row, err)
 		}
+
 		plain, err := c.journal.Read(ctx, row)
 		if err != nil {
 			if problem.KindOf(err) == problem.Unavailable {
@@ -145,10 +165,12 @@ func (c *CAS) loadInstances(ctx context.Context) error {
 			c.log.Error("instance left out", "instance", id.Short(), "error", err)
 			continue
 		}
+
 		in := &instance{id: id}
 		if err := json.Unmarshal(plain, &in.rec); err != nil {
 			return fmt.Errorf("instance row %s: %w", row, err)
 		}
+
 		in.session = c.state(in.rec.Session)
 		in.grant = c.grantNamed(in.rec.Grant)
 		c.setLive(in, in.rec.State == owners.Running)
@@ -176,14 +198,17 @@ func (c *CAS) alive(who Caller) (*instance, func(), error) {
 	if !ok {
 		return nil, nil, instanceUnknown("no instance has the key %s", who.Key.Short())
 	}
+
 	in := v.(*instance)
 	in.session.mu.RLock()
 	in.mu.Lock()
 	unlock := func() { in.mu.Unlock(); in.session.mu.RUnlock() }
+
 	if in.rec.State != owners.Running {
 		unlock()
 		return nil, nil, in.ended()
 	}
+
 	in.touch(c.now())
 	in.reply = nil
 	return in, unlock, nil
@@ -215,6 +240,7 @@ func (c *CAS) KeepAlive(_ context.Context, who Caller, req wire.KeepAlive) (wire
 	if err := checkVersion(req.Version); err != nil {
 		return wire.KeepAliveReply{}, err
 	}
+
 	in, unlock, err := c.alive(who)
 	if err != nil {
 		return wire.KeepAliveReply{}, err
@@ -237,6 +263,7 @@ func (c *CAS) Exit(ctx context.Context, who Caller, req wire.Exit) error {
 	if err := checkVersion(req.Version); err != nil {
 		return err
 	}
+
 	in, unlock, err := c.alive(who)
 	if err != nil {
 		if problem.From(err).Rule == ruleInstanceExited {
@@ -245,8 +272,11 @@ func (c *CAS) Exit(ctx context.Context, who Caller, req wire.Exit) error {
 		return err
 	}
 	defer unlock()
+
 	rec := in.rec
-	rec.State, rec.ExitCode, rec.Ended = owners.Exited, req.Code, c.now().UTC()
+	rec.State = owners.Exited
+	rec.ExitCode = req.Code
+	rec.Ended = c.now().UTC()
 	rec.Reason = strings.ToValidUTF8(req.Reason[:min(len(req.Reason), maxReason)], "")
 	return c.end(ctx, in, rec, journal.Change{Event: owners.EventInstanceExited, Actor: who.Key, Request: who.Request})
 }
@@ -268,11 +298,13 @@ func (c *CAS) Gone(ctx context.Context, who Caller, req owners.InstanceGone) err
 		return problem.New(problem.NotFound, problem.RuleInstanceUnknown, "no instance %s runs under grant %s", req.Instance.Short(), g.id).
 			Fix("name an instance that was released under this grant")
 	}
+
 	in := v.(*instance)
 	in.session.mu.RLock()
 	defer in.session.mu.RUnlock()
 	in.mu.Lock()
 	defer in.mu.Unlock()
+
 	if in.rec.State != owners.Running {
 		return nil
 	}
@@ -442,6 +474,8 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 	return out, nil
 }
 
+// stillSatisfies reports whether what an instance proved when it was released is
+// enough for a service as it is now; nil: it is no more.
 func (c *CAS) stillSatisfies(sp *servicePlan, claims evidence.Claims) bool {
 	if sp == nil {
 		return false

@@ -87,6 +87,7 @@ func (s *sessionState) putRotations(rec rotationRecord) ([]journal.Write, error)
 			rows = append(rows, journal.Write{ID: s.secretRow(name)})
 		}
 	}
+
 	plain, err := json.Marshal(rec)
 	if err != nil {
 		return nil, fmt.Errorf("marshal rotations: %w", err)
@@ -99,6 +100,7 @@ func (c *CAS) loadPending(ctx context.Context, s *sessionState) error {
 	if s.pending != nil {
 		return nil
 	}
+
 	rec, err := c.rotations(ctx, s)
 	if err == nil {
 		s.pending = rec.Pending
@@ -116,6 +118,7 @@ func (c *CAS) noLongerPending(ctx context.Context, s *sessionState, made []secre
 	if !waited {
 		return nil, nil
 	}
+
 	rec, err := c.rotations(ctx, s)
 	if err != nil {
 		return nil, err
@@ -143,14 +146,17 @@ func (c *CAS) rotate(ctx context.Context, who Caller, req owners.Rotate) (owners
 		return owners.Rotations{}, err
 	}
 	defer s.mu.Unlock()
+
 	if len(req.Secrets)+len(req.Volumes) == 0 {
 		return owners.Rotations{}, problem.New(problem.Invalid, ruleRotateNothing, "neither a secret nor a volume is named").
 			Fix("name what to rotate: cupel session rotate %s SECRET…, or --volume VOLUME", s.name)
 	}
+
 	secrets, err := s.rotatable(req.Secrets)
 	if err != nil {
 		return owners.Rotations{}, err
 	}
+
 	volumes := slices.Compact(slices.Sorted(slices.Values(req.Volumes)))
 	if err := c.commitRotation(ctx, who, s, secrets, volumes); err != nil {
 		return owners.Rotations{}, err
@@ -190,6 +196,7 @@ func (s *sessionState) rotatable(names []string) ([]string, error) {
 				Want("the authority itself to be named").
 				Fix("name %s, if users are to get another one; its key goes with it", ca)
 		}
+
 		out[name] = true
 		if sec.Kind == session.X509CA && !s.plan.secrets[sec.PrivateKey].HasValue {
 			out[sec.PrivateKey] = true
@@ -204,6 +211,7 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 	if err != nil {
 		return err
 	}
+
 	now := c.now().UTC()
 	var rows []journal.Write
 
@@ -217,6 +225,7 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 			}
 		}
 	}
+
 	next := map[*volume]volumeRecord{}
 	for _, name := range volumes {
 		v, vrec, row, err := c.rekeyed(ctx, s, name)
@@ -232,6 +241,7 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 	if err != nil {
 		return err
 	}
+
 	_, err = c.journal.Commit(ctx, journal.Change{
 		Event:   owners.EventRotated,
 		Actor:   who.Key,
@@ -252,6 +262,7 @@ func (c *CAS) commitRotation(ctx context.Context, who Caller, s *sessionState, s
 		}
 	}
 	s.secretMu.Unlock()
+
 	for _, sp := range s.plan.services {
 		sp.ready.Store(nil)
 	}
@@ -271,6 +282,7 @@ func (c *CAS) rekeyed(ctx context.Context, s *sessionState, name string) (*volum
 		return fail(problem.New(problem.NotFound, problem.RuleVolumeUnknown, "session %q has no volume %.140q", s.name, name).
 			Fix("look at the session: cupel session read %s", s.name))
 	}
+
 	v := s.volume(name)
 	if err := v.load(ctx, c.journal); err != nil {
 		return fail(err)
@@ -302,6 +314,7 @@ func (c *CAS) Rotations(ctx context.Context, who Caller, name ident.SessionName)
 		return owners.Rotations{}, chained(err, "Failed to list the rotations of session '%s'", name)
 	}
 	defer s.mu.RUnlock()
+
 	if !s.may(who, session.OpUpdate) && s.mayRead(who) != nil {
 		err := denied("read", string(s.name), "You have insufficient rights to access session %s", s.name)
 		return owners.Rotations{}, chained(err, "Failed to list the rotations of session '%s'", name)
@@ -336,6 +349,7 @@ func (c *CAS) describeRotations(ctx context.Context, s *sessionState) (owners.Ro
 		if err != nil {
 			return owners.Rotations{}, err
 		}
+
 		out.Volumes = append(out.Volumes, owners.Rotation{
 			Name:    name,
 			Rotated: at,
@@ -355,10 +369,12 @@ func (s *sessionState) hasOld(in *instance, name string, rotated time.Time) bool
 	if in.rec.SessionHash != s.current.Hash { // what its version gave it isn't known here: it may have it
 		return in.rec.Released.Before(rotated)
 	}
+
 	sp := s.plan.services[in.rec.Service]
 	if sp == nil || !slices.Contains(sp.shared, name) {
 		return false
 	}
+
 	since := in.rec.Released
 	if sp.service.OnRenewal != "" && sp.renews(s.plan, name) && in.rec.Renewed.After(since) {
 		since = in.rec.Renewed
@@ -375,6 +391,7 @@ func (sp *servicePlan) renews(p *plan, name string) bool {
 	default:
 		return false
 	}
+
 	has := func(t session.Text) bool {
 		return slices.ContainsFunc(t, func(part session.Part) bool {
 			if part.Ref == nil {
@@ -384,6 +401,7 @@ func (sp *servicePlan) renews(p *plan, name string) bool {
 			return sec.Name == name || sec.Issuer == name || sec.PrivateKey == name
 		})
 	}
+
 	for _, t := range sp.service.Command {
 		if has(t) {
 			return false

@@ -34,6 +34,7 @@ func (c *CAS) removeSession(ctx context.Context, who Caller, name ident.SessionN
 		return owners.Removed{}, err
 	}
 	defer s.mu.Unlock()
+
 	if err := c.childless(ctx, name); err != nil {
 		return owners.Removed{}, err
 	}
@@ -47,6 +48,7 @@ func (c *CAS) childless(ctx context.Context, name ident.SessionName) error {
 	const named = 3
 	var children []string
 	more := 0
+
 	for _, row := range c.journal.IDs(sessionRow(name) + "/") {
 		child := ident.SessionName(strings.TrimPrefix(row, prefixSession))
 		rec, err := c.sessionRecord(ctx, child)
@@ -61,6 +63,7 @@ func (c *CAS) childless(ctx context.Context, name ident.SessionName) error {
 			more++
 		}
 	}
+
 	if len(children) == 0 {
 		return nil
 	}
@@ -92,8 +95,11 @@ func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (owners.R
 	if err != nil {
 		return owners.Removed{}, err
 	}
+
 	rows := c.rowsOf(s.name)
-	out.Session, out.Hash, out.Versions = s.name, was.Hash, countPrefix(rows, prefixVersion)
+	out.Session = s.name
+	out.Hash = was.Hash
+	out.Versions = countPrefix(rows, prefixVersion)
 	for _, v := range s.plan.session.Volumes {
 		out.Volumes = append(out.Volumes, v.Name)
 	}
@@ -114,7 +120,9 @@ func (c *CAS) remove(ctx context.Context, who Caller, s *sessionState) (owners.R
 	c.ledger.countSession(was, -1)
 	c.ledger.countSession(rec, 1)
 	c.loaded.Add(-s.weight)
-	s.current, s.plan, s.weight = rec, nil, 0
+	s.current = rec
+	s.plan = nil
+	s.weight = 0
 	s.forget()
 	s.trail.reset()
 	return out, nil
@@ -164,6 +172,7 @@ func (c *CAS) rowsOf(name ident.SessionName) []string {
 			}
 		}
 	}
+
 	for _, row := range []string{refusedRow(name), rotationRow(name)} {
 		if c.journal.Has(row) {
 			out = append(out, row)
@@ -172,6 +181,7 @@ func (c *CAS) rowsOf(name ident.SessionName) []string {
 	return out
 }
 
+// countPrefix is how many rows begin with prefix.
 func countPrefix(rows []string, prefix string) int {
 	n := 0
 	for _, row := range rows {

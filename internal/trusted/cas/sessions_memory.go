@@ -30,6 +30,7 @@ func (c *CAS) reading(ctx context.Context, name ident.SessionName) (*sessionStat
 	if err != nil {
 		return nil, err
 	}
+
 	if s.current.Hash.IsZero() {
 		s.mu.RUnlock()
 		return nil, sessionUnknown(name)
@@ -98,6 +99,7 @@ func (c *CAS) updating(ctx context.Context, who Caller, name ident.SessionName) 
 	if s, err = c.writing(ctx, name); err != nil {
 		return nil, err
 	}
+
 	if s.current.Hash.IsZero() { // removed just now
 		err = sessionUnknown(name)
 	} else {
@@ -110,6 +112,7 @@ func (c *CAS) updating(ctx context.Context, who Caller, name ident.SessionName) 
 	return s, nil
 }
 
+// mayUpdate refuses whoever may not update the session, under s.mu.
 func (s *sessionState) mayUpdate(who Caller) error {
 	if s.may(who, session.OpUpdate) {
 		return nil
@@ -117,6 +120,7 @@ func (s *sessionState) mayUpdate(who Caller) error {
 	return denied("update", string(s.name), "You have insufficient rights to update session %s", s.name)
 }
 
+// state is what is in memory of a session, made where nothing is.
 func (c *CAS) state(name ident.SessionName) *sessionState {
 	v, ok := c.sessions.Load(name)
 	if !ok {
@@ -136,6 +140,7 @@ func (c *CAS) state(name ident.SessionName) *sessionState {
 func (c *CAS) load(ctx context.Context, s *sessionState) error {
 	s.loadMu.Lock() // one reads, however many wait
 	defer s.loadMu.Unlock()
+
 	s.mu.RLock()
 	done := s.loaded || s.gone
 	s.mu.RUnlock()
@@ -171,12 +176,14 @@ func (c *CAS) readPlan(ctx context.Context, name ident.SessionName, hash ident.D
 	v, err := c.version(ctx, name, hash)
 	if err != nil {
 		return nil, err
+
 	}
 	leave, err := c.enterParser(ctx, len(v.Text))
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
+
 	p, err := compile([]byte(v.Text), v.Creator)
 	if err != nil {
 		return nil, fmt.Errorf("read session %s again: %w", name, err)
@@ -195,6 +202,7 @@ func (c *CAS) sessionRecord(ctx context.Context, name ident.SessionName) (sessio
 	if plain == nil {
 		return rec, nil
 	}
+
 	if err := json.Unmarshal(plain, &rec); err != nil {
 		return rec, fmt.Errorf("read session %s: %w", name, err)
 	}
@@ -205,8 +213,12 @@ func (c *CAS) sessionRecord(ctx context.Context, name ident.SessionName) (sessio
 func (c *CAS) keep(s *sessionState, rec sessionRecord, p *plan) {
 	weight := p.weight()
 	c.loaded.Add(weight - s.weight)
-	s.current, s.plan, s.weight, s.loaded = rec, p, weight, true
+	s.current = rec
+	s.plan = p
+	s.weight = weight
+	s.loaded = true
 	s.opener.Store(&rec.Opened)
+
 	if c.loaded.Load() > maxLoaded {
 		select {
 		case c.tight <- struct{}{}:
@@ -247,12 +259,16 @@ func (c *CAS) unload(s *sessionState, used int64, now time.Time) {
 		return
 	}
 	defer s.mu.Unlock()
+
 	if s.used.Load() != used {
 		return
 	}
 
 	c.loaded.Add(-s.weight)
-	s.current, s.plan, s.weight, s.loaded = sessionRecord{}, nil, 0, false
+	s.current = sessionRecord{}
+	s.plan = nil
+	s.weight = 0
+	s.loaded = false
 	s.forget()
 	if s.unneeded(now) {
 		s.gone = true

@@ -76,14 +76,17 @@ func (c *CAS) lapses(ctx context.Context) {
 	_ = g.Wait() // never an error
 }
 
+// lapse ends the rights of one that is still silent.
 func (c *CAS) lapse(ctx context.Context, in *instance) {
 	in.session.mu.RLock()
 	defer in.session.mu.RUnlock()
 	in.mu.Lock()
 	defer in.mu.Unlock()
+
 	if in.rec.State != owners.Running || !c.overdue(in) {
 		return
 	}
+
 	rec := in.rec
 	rec.State, rec.Ended = owners.Lapsed, c.now().UTC()
 	if err := c.end(ctx, in, rec, journal.Change{Event: owners.EventInstanceLapsed}); err != nil {

@@ -39,6 +39,7 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (owners.Valu
 		return owners.Values{}, err
 	}
 	defer s.mu.RUnlock()
+
 	if ref.Hash != nil && !s.plan.session.Salted() && s.mayRead(who) != nil {
 		p := problem.New(problem.Denied, problem.RuleSessionHash, "the caller has no right to read session %q, so that it can't ask for a version by its hash", ref.Session).
 			Want("the right to read, or a session whose text has a salt").
@@ -46,28 +47,33 @@ func (c *CAS) values(ctx context.Context, who Caller, ref ValueRef) (owners.Valu
 		p.Msg = []string{fmt.Sprintf("You have insufficient rights to access session %s", ref.Session)}
 		return owners.Values{}, p
 	}
+
 	if ref.Hash != nil && *ref.Hash != s.current.Hash {
 		p := problem.New(problem.NotFound, problem.RuleSessionVersion, "version %s of session %q is not the current one", ref.Hash, ref.Session).
 			Fix("ask the session's owner for the hash of the current version")
 		p.Msg = []string{"The session's current version has another hash"}
 		return owners.Values{}, p
 	}
+
 	var names []string
 	for _, sec := range s.plan.session.Secrets {
 		if sec.ExportPublic && !secrets.PerInstance(sec) && (ref.Secret == "" || ref.Secret == sec.Name) {
 			names = append(names, sec.Name)
 		}
 	}
+
 	if ref.Secret != "" && len(names) == 0 {
 		p := problem.New(problem.NotFound, ruleValueUnknown, "session %q has no public value %q", ref.Session, ref.Secret).
 			Fix("check the name; its owner exports it with export_public: true")
 		p.Msg = []string{"Secret does not exist or is not visible for a public client"}
 		return owners.Values{}, p
 	}
+
 	got, err := c.publishedOf(ctx, s, names, who)
 	if err != nil {
 		return owners.Values{}, err
 	}
+
 	out := owners.Values{Values: make(map[string]owners.Value, len(names))}
 	for _, name := range names {
 		v, err := got[name].Public(s.plan.secrets[name])

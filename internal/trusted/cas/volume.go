@@ -29,6 +29,7 @@ type volume struct {
 	rec     volumeRecord // zero ID: not made yet
 }
 
+// volumeRecord is the row of a volume.
 type volumeRecord struct {
 	ID         ident.Digest `json:"id"`
 	Key        []byte       `json:"key"`
@@ -52,9 +53,11 @@ func (v *volume) put(rec volumeRecord) (journal.Write, error) {
 	return journal.Write{ID: v.row(), Plain: plain}, nil
 }
 
+// volume is the session's volume of a name, which may not have been read yet.
 func (s *sessionState) volume(name string) *volume {
 	s.volumeMu.Lock()
 	defer s.volumeMu.Unlock()
+
 	v, ok := s.volumes[name]
 	if !ok {
 		v = &volume{session: s.name, name: name}
@@ -68,6 +71,7 @@ func (v *volume) load(ctx context.Context, j *journal.Journal) error {
 	if v.loaded {
 		return nil
 	}
+
 	plain, err := j.Read(ctx, v.row())
 	if err != nil {
 		return fmt.Errorf("read volume %s: %w", v.name, err)
@@ -85,10 +89,17 @@ func (v *volume) load(ctx context.Context, j *journal.Journal) error {
 func (v *volume) describe(ctx context.Context, j *journal.Journal) (owners.Volume, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+
 	if err := v.load(ctx, j); err != nil {
 		return owners.Volume{}, err
 	}
-	return owners.Volume{Name: v.name, ID: v.rec.ID, Generation: v.rec.Generation, Holder: v.rec.Holder, Statement: v.rec.Statement}, nil
+	return owners.Volume{
+		Name:       v.name,
+		ID:         v.rec.ID,
+		Generation: v.rec.Generation,
+		Holder:     v.rec.Holder,
+		Statement:  v.rec.Statement,
+	}, nil
 }
 
 // mounted is what an instance got of a volume; part of its row.
@@ -153,9 +164,11 @@ func (c *CAS) mountVolumes(ctx context.Context, s *sessionState, id ident.Instan
 	if len(mounts) == 0 {
 		return &mounting{}, nil
 	}
+
 	g := &mounting{version: req.Version, keys: make(map[string]volumeKeys, len(mounts))}
 	mounts = slices.Clone(mounts)
 	slices.SortStableFunc(mounts, func(a, b session.VolumeMount) int { return strings.Compare(a.Name, b.Name) })
+
 	for _, m := range mounts {
 		if _, twice := g.keys[m.Name]; twice {
 			g.done(false)
@@ -169,6 +182,7 @@ func (c *CAS) mountVolumes(ctx context.Context, s *sessionState, id ident.Instan
 	return g, nil
 }
 
+// mountOne is mountVolumes for one of them. It stays locked where it changes.
 func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.InstanceID, m session.VolumeMount) error {
 	v.mu.Lock()
 	changed := false
@@ -177,9 +191,11 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 			v.mu.Unlock()
 		}
 	}()
+
 	if err := v.load(ctx, c.journal); err != nil {
 		return err
 	}
+
 	rec := v.rec
 	if rec.ID.IsZero() {
 		b, err := secrets.Random(64)
@@ -189,7 +205,18 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 		rec = volumeRecord{ID: ident.Digest(b[:32]), Key: b[32:]}
 		changed = true
 	}
-	gr := mounted{Name: m.Name, ID: rec.ID, Path: m.Path, Access: owners.ReadOnly, Generation: rec.Generation, Tag: rec.Tag, Statement: rec.Statement, Key: keyName(rec.Key)}
+
+	gr := mounted{
+		Name:       m.Name,
+		ID:         rec.ID,
+		Path:       m.Path,
+		Access:     owners.ReadOnly,
+		Generation: rec.Generation,
+		Tag:        rec.Tag,
+		Statement:  rec.Statement,
+		Key:        keyName(rec.Key),
+	}
+
 	switch {
 	case m.Policy != session.RollbackProtected:
 	case rec.Holder != id && c.running(rec.Holder):
@@ -201,6 +228,7 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 		gr.Rekeys = len(rec.NextKey) > 0 && g.version > wire.Previous
 		changed = true
 	}
+
 	if changed {
 		w, err := v.put(rec)
 		if err != nil {
@@ -211,6 +239,7 @@ func (c *CAS) mountOne(ctx context.Context, g *mounting, v *volume, id ident.Ins
 		g.locked = append(g.locked, v)
 		g.next = append(g.next, rec)
 	}
+
 	g.mounts = append(g.mounts, gr)
 	g.keys[m.Name] = rec.keys(gr)
 	return nil
@@ -225,6 +254,7 @@ func (c *CAS) leaseHeld(volume string, holder ident.InstanceID) error {
 			silent = c.now().Sub(*seen).Round(time.Second).String()
 		}
 	}
+
 	return problem.New(problem.Unavailable, problem.RuleLeaseHeld, "instance %s has the lease of volume %s; it was heard of %s ago", holder.Short(), volume, silent).
 		Want("the lease: one instance at a time writes a volume").
 		Fix("wait until that one has ended: after %s of silence it lapses; a service that only reads mounts the volume with `update_policy: ephemeral`", patience)
@@ -241,6 +271,7 @@ func (g *mounting) done(committed bool) {
 	g.locked = nil
 }
 
+// checkVersion holds a request to the versions of the protocol that this CAS speaks.
 func checkVersion(v int) error {
 	if v != wire.ReleaseVersion && v != wire.Previous {
 		return problem.New(problem.Invalid, ruleProtocolVersion, "the request has version %d", v).

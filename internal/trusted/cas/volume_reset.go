@@ -34,6 +34,7 @@ func (c *CAS) resetVolume(ctx context.Context, who Caller, req owners.ResetVolum
 		return owners.VolumeReset{}, err
 	}
 	defer s.mu.Unlock()
+
 	v, err := c.resettable(ctx, s, req.Volume)
 	if err != nil {
 		return owners.VolumeReset{}, err
@@ -52,6 +53,7 @@ func (c *CAS) resetVolume(ctx context.Context, who Caller, req owners.ResetVolum
 	if err != nil {
 		return owners.VolumeReset{}, err
 	}
+
 	_, err = c.journal.Commit(ctx, journal.Change{
 		Event:   owners.EventVolumeReset,
 		Actor:   who.Key,
@@ -79,12 +81,14 @@ func (c *CAS) resettable(ctx context.Context, s *sessionState, name string) (*vo
 		return nil, problem.New(problem.NotFound, problem.RuleVolumeUnknown, "session %q has no volume %.140q", s.name, name).
 			Fix("look at the session: cupel session read %s", s.name)
 	}
+
 	v := s.volume(name)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.load(ctx, c.journal); err != nil {
 		return nil, err
 	}
+
 	if v.rec.ID.IsZero() {
 		return nil, problem.New(problem.Conflict, ruleVolumeUnused, "volume %s was never used", name).
 			Fix("there is nothing to reset")

@@ -5,6 +5,9 @@
 // others read; SQLite's snapshot isolation keeps them apart. One process alone has the
 // file open. It carries a schema version; a newer one than this package knows is
 // refused.
+//
+// A DB is safe for concurrent use, but for Commit, which one caller at a time makes.
+// It is one file to read: casdb.go, from Open to Entries.
 package casdb
 
 import (
@@ -54,6 +57,7 @@ type DB struct {
 	stmt  statements
 }
 
+// statements are the prepared queries.
 type statements struct {
 	putRow, deleteRow, appendLog *sql.Stmt // on write
 	row, head, entries           *sql.Stmt // on read
@@ -69,23 +73,27 @@ func Exists(path string) bool {
 func Open(ctx context.Context, path string) (*DB, error) {
 	db := &DB{dir: filepath.Dir(path)}
 	var err error
+
 	if db.write, err = connect(path, 1); err != nil {
 		return nil, err
 	}
 	if db.read, err = connect(path, 4); err != nil {
 		return nil, errors.Join(err, db.write.Close())
 	}
+
 	if err := db.prepare(ctx, path); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return db, nil
 }
 
+// connect opens at most n connections to the file.
 func connect(path string, n int) (*sql.DB, error) {
 	path, err := filepath.Abs(path) // a relative one would be the URL's host
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
+
 	q := url.Values{
 		"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "trusted_schema(OFF)"},
 		"_txlock": {"immediate"},
@@ -97,15 +105,18 @@ func connect(path string, n int) (*sql.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
+
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
 	return db, nil
 }
 
+// prepare migrates the database and prepares the queries.
 func (db *DB) prepare(ctx context.Context, path string) error {
 	if err := db.migrate(ctx, path); err != nil {
 		return err
 	}
+
 	var errs []error
 	on := func(c *sql.DB, query string) *sql.Stmt {
 		s, err := c.PrepareContext(ctx, query)
@@ -121,18 +132,22 @@ func (db *DB) prepare(ctx context.Context, path string) error {
 		head:      on(db.read, `SELECT head FROM log ORDER BY last DESC LIMIT 1`),
 		entries:   on(db.read, `SELECT entries FROM log WHERE last > ?1 ORDER BY last`),
 	}
+
 	if err := errors.Join(errs...); err != nil {
 		return db.failed("prepare the database", err)
 	}
 	return nil
 }
 
+// migrate leads the schema to the newest version, in one transaction, or refuses a
+// file that is not ours or newer than we are.
 func (db *DB) migrate(ctx context.Context, path string) error {
 	tx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
 		return db.failed("open the database "+path, err)
 	}
 	defer func() { _ = tx.Rollback() }()
+
 	var have, app int
 	if err := tx.QueryRowContext(ctx, `PRAGMA user_version`).Scan(&have); err != nil {
 		return db.failed("read the schema version of "+path, err)
@@ -140,6 +155,7 @@ func (db *DB) migrate(ctx context.Context, path string) error {
 	if err := tx.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&app); err != nil {
 		return db.failed("read the application id of "+path, err)
 	}
+
 	switch {
 	case have > len(migrations):
 		return problem.New(problem.Invalid, problem.RuleStateNewer, "%s has schema version %d", path, have).
@@ -151,16 +167,21 @@ func (db *DB) migrate(ctx context.Context, path string) error {
 	case have == len(migrations):
 		return nil
 	}
+
 	for _, m := range migrations[have:] {
 		if _, err := tx.ExecContext(ctx, m); err != nil {
 			return db.failed("migrate "+path, err)
 		}
 	}
-	for _, pragma := range []string{fmt.Sprintf(`PRAGMA user_version = %d`, len(migrations)), fmt.Sprintf(`PRAGMA application_id = %d`, appID)} {
+	for _, pragma := range []string{
+		fmt.Sprintf(`PRAGMA user_version = %d`, len(migrations)),
+		fmt.Sprintf(`PRAGMA application_id = %d`, appID),
+	} {
 		if _, err := tx.ExecContext(ctx, pragma); err != nil {
 			return db.failed("migrate "+path, err)
 		}
 	}
+
 	if err := tx.Commit(); err != nil {
 		return db.failed("migrate "+path, err)
 	}
@@ -180,11 +201,13 @@ func (db *DB) Commit(ctx context.Context, b journal.Batch) error {
 	if err != nil {
 		return fmt.Errorf("marshal audit head: %w", err)
 	}
+
 	tx, err := db.write.BeginTx(ctx, nil)
 	if err != nil {
 		return db.failed("begin", err)
 	}
 	defer func() { _ = tx.Rollback() }()
+
 	for _, r := range b.Rows {
 		if r.Sealed == nil {
 			_, err = tx.StmtContext(ctx, db.stmt.deleteRow).ExecContext(ctx, r.ID)
@@ -195,6 +218,7 @@ func (db *DB) Commit(ctx context.Context, b journal.Batch) error {
 			return db.failed("write row", err)
 		}
 	}
+
 	if _, err = tx.StmtContext(ctx, db.stmt.appendLog).ExecContext(ctx, int64(b.Head.Seq), string(entries), string(head)); err != nil {
 		return db.failed("write audit log", err)
 	}
@@ -212,6 +236,7 @@ func (db *DB) Head(ctx context.Context) (owners.SignedHead, error) {
 	if errors.Is(err, sql.ErrNoRows) {
 		return h, nil
 	}
+
 	if err != nil {
 		return h, db.failed("read audit head", err)
 	}
@@ -232,6 +257,7 @@ func (db *DB) Row(ctx context.Context, id string) (journal.Row, bool, error) {
 	if err != nil {
 		return journal.Row{}, false, db.failed("read row", err)
 	}
+
 	r.Version = uint64(v)
 	return r, true, nil
 }
@@ -244,6 +270,7 @@ func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]owners.En
 		return nil, db.failed("read audit log", err)
 	}
 	defer func() { _ = rows.Close() }()
+
 	var out []owners.Entry
 	size := 0
 	for len(out) < limit && size < journal.PageBytes && rows.Next() {
@@ -262,12 +289,14 @@ func (db *DB) Entries(ctx context.Context, after uint64, limit int) ([]owners.En
 			}
 		}
 	}
+
 	if err := rows.Err(); err != nil {
 		return nil, db.failed("read audit log", err)
 	}
 	return out, nil
 }
 
+// logDamaged is a record of the log that can't be read.
 func logDamaged(err error) error {
 	return problem.New(problem.Internal, problem.RuleAuditLogDamaged, "a record of the audit log is not JSON: %w", err).
 		Fix("look at the disk where the CAS keeps its state (dmesg), and copy what is there elsewhere; then put the CAS's state back from its backup")
@@ -279,6 +308,7 @@ func (db *DB) failed(what string, err error) error {
 	if _, explained := errors.AsType[*problem.Error](err); explained {
 		return err
 	}
+
 	if serr, ok := errors.AsType[*sqlite.Error](err); ok {
 		switch serr.Code() & 0xff {
 		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
@@ -292,6 +322,7 @@ func (db *DB) failed(what string, err error) error {
 				Fix("let the CAS's user own its state folder and everything in it")
 		}
 	}
+
 	if strings.Contains(err.Error(), "database is closed") {
 		return problem.New(problem.Unavailable, ruleStoreClosed, "%w", err)
 	}

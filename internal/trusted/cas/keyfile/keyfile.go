@@ -6,6 +6,8 @@
 // state exists: that state would be lost without a word.
 //
 // A Sealer is immutable and safe for concurrent use.
+//
+// Read keyfile.go; aead.go is the cipher.
 package keyfile
 
 import (
@@ -98,6 +100,7 @@ func Load(path string) (*Sealer, error) {
 	return newSealer(key)
 }
 
+// newSealer is a Sealer with this key, which its id names without telling it.
 func newSealer(key []byte) (*Sealer, error) {
 	aead, err := newAEAD(key)
 	if err != nil {
@@ -151,6 +154,8 @@ func (s *Sealer) Open(id string, rowVersion uint64, sealed []byte) ([]byte, erro
 	return plain, nil
 }
 
+// aad is what is authenticated beside a row's bytes: the header, and which row of
+// which version it is.
 func aad(header []byte, id string, rowVersion uint64) []byte {
 	b := make([]byte, 0, len(header)+8+len(id))
 	b = append(b, header...)

@@ -21,11 +21,13 @@ import (
 func fastRelease(body []byte) (*wire.ReleaseRequest, bool) {
 	s := scanner{rest: body, ok: true}
 	var req wire.ReleaseRequest
+
 	s.literal(`{"version":2,"session":"`)
 	req.Version = wire.ReleaseVersion
 	req.Session = ident.SessionName(s.plain())
 	s.literal(`,"service":"`)
 	req.Service = ident.ServiceName(s.plain())
+
 	if s.has(`,"grant":"`) {
 		grant, err := owners.ParseGrantToken(string(s.plain()))
 		if err != nil {
@@ -33,6 +35,7 @@ func fastRelease(body []byte) (*wire.ReleaseRequest, bool) {
 		}
 		req.Grant = grant
 	}
+
 	req.Returning = s.has(`,"returning":true`)
 	s.literal(`,"evidence":{"type":"`)
 	req.Evidence.Type = evidence.Type(s.plain())
@@ -41,9 +44,11 @@ func fastRelease(body []byte) (*wire.ReleaseRequest, bool) {
 	s.literal(`,"endorsements":`)
 	req.Evidence.Endorsements = json.RawMessage(s.flatObject())
 	s.literal(`}}`)
+
 	if !s.ok || len(s.rest) != 0 {
 		return nil, false
 	}
+
 	q := make([]byte, base64.StdEncoding.DecodedLen(len(quote)))
 	n, err := base64.StdEncoding.Decode(q, quote)
 	if err != nil {
@@ -59,6 +64,7 @@ type scanner struct {
 	ok   bool
 }
 
+// literal takes a text that has to be there.
 func (s *scanner) literal(want string) {
 	rest, ok := bytes.CutPrefix(s.rest, []byte(want))
 	s.rest, s.ok = rest, s.ok && ok
@@ -79,12 +85,14 @@ func (s *scanner) plain() []byte {
 		return nil
 	}
 	text := s.rest[:end]
+
 	for _, c := range text {
 		if c < ' ' || c > '~' || c == '\\' {
 			s.ok = false
 			return nil
 		}
 	}
+
 	s.rest = s.rest[end+1:]
 	return text
 }
@@ -96,6 +104,7 @@ func (s *scanner) flatObject() []byte {
 		s.ok = false
 		return nil
 	}
+
 	for i := 1; i < len(s.rest); i++ {
 		switch s.rest[i] {
 		case '"':
@@ -125,10 +134,12 @@ func closingQuote(b []byte, i int) int {
 			return -1
 		}
 		i += n
+
 		escapes := 0
 		for b[i-1-escapes] == '\\' {
 			escapes++
 		}
+
 		if escapes%2 == 0 {
 			return i
 		}

@@ -20,6 +20,7 @@ func ask[Request, Reply any](s *Server, c *call, status int, shape func(*problem
 		s.refuse(c, err, shape)
 		return
 	}
+
 	reply, err := f(c.r.Context(), c.caller(), req)
 	if err != nil {
 		s.refuse(c, err, shape)
@@ -35,6 +36,7 @@ func askOf[Reply any](s *Server, c *call, f func(context.Context, cas.Caller, id
 		s.refuse(c, err, chain)
 		return
 	}
+
 	reply, err := f(c.r.Context(), c.caller(), name)
 	if err != nil {
 		s.refuse(c, err, chain)
@@ -63,6 +65,7 @@ func (s *Server) withdrawGrant(c *call) {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	g, err := s.cas.WithdrawGrant(c.r.Context(), c.caller(), id)
 	if err != nil {
 		s.refuse(c, err, chain)
@@ -71,6 +74,7 @@ func (s *Server) withdrawGrant(c *call) {
 	s.reply(c, http.StatusOK, g, true)
 }
 
+// grantID is the grant that the path names.
 func grantID(c *call) (owners.GrantID, error) {
 	id, err := owners.ParseGrantID(c.r.PathValue("id"))
 	if err != nil {

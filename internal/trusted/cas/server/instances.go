@@ -18,6 +18,7 @@ func (s *Server) InstancesHandler() http.Handler {
 	handle := func(pattern string, f func(*call)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { f(s.begin(w, r)) })
 	}
+
 	handle("POST "+wire.PathRelease, s.release)
 	handle("POST "+wire.PathTag, s.tag)
 	handle("POST "+wire.PathKeepAlive, s.keepAlive)
@@ -26,6 +27,7 @@ func (s *Server) InstancesHandler() http.Handler {
 	handle("POST "+wire.PathGone, s.gone)
 	handle("POST "+wire.PathGiveBack, s.giveBack)
 	handle("GET "+owners.PathOpenAPI, s.serveDoc(openapi.Instances))
+
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h, pattern := mux.Handler(r)
 		switch {
@@ -55,6 +57,7 @@ func (s *Server) release(c *call) {
 		s.refuse(c, problem.New(problem.Invalid, ruleChannelBinding, "%w", err), nil)
 		return
 	}
+
 	reply, err := s.cas.Release(c.r.Context(), c.caller(), exporter, req)
 	if err != nil {
 		s.refuse(c, err, nil)
@@ -69,6 +72,7 @@ func (s *Server) tag(c *call) {
 		s.refuse(c, err, nil)
 		return
 	}
+
 	reply, err := s.cas.Commit(c.r.Context(), c.caller(), req)
 	if err != nil {
 		s.refuse(c, err, nil)
@@ -83,6 +87,7 @@ func (s *Server) keepAlive(c *call) {
 		s.refuse(c, err, nil)
 		return
 	}
+
 	reply, err := s.cas.KeepAlive(c.r.Context(), c.caller(), req)
 	if err != nil {
 		s.refuse(c, err, nil)
@@ -104,6 +109,7 @@ func (s *Server) exit(c *call) {
 	s.reply(c, http.StatusOK, struct{}{}, true)
 }
 
+// decode reads a request's body into v.
 func (s *Server) decode(c *call, v any) error {
 	body, err := readBody(c, maxRelease)
 	if err != nil {
@@ -118,6 +124,7 @@ func decodeRelease(body []byte) (*wire.ReleaseRequest, error) {
 	if req, ok := fastRelease(body); ok {
 		return req, nil
 	}
+
 	var req wire.ReleaseRequest
 	if err := strictJSON(body, &req); err != nil {
 		return nil, err
@@ -132,6 +139,7 @@ func strictJSON(body []byte, v any) error {
 	if err := d.Decode(v); err != nil {
 		return problem.New(problem.Invalid, ruleJSON, "%w", problem.NotJSON(err)).Fix("send the request as %s describes it", owners.PathOpenAPI)
 	}
+
 	if _, err := d.Token(); err != io.EOF {
 		return problem.New(problem.Invalid, ruleJSON, "something follows the JSON value")
 	}

@@ -24,6 +24,7 @@ func (s *Server) OwnersHandler() http.Handler {
 	handle := func(pattern string, f func(*call)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { f(s.begin(w, r)) })
 	}
+
 	handle("POST "+owners.PathLegacySession, s.putSession)
 	handle("POST "+owners.PathSessions, s.putSession)
 	handle("GET "+owners.PathLegacySession+"/{name...}", s.getSession)
@@ -43,6 +44,7 @@ func (s *Server) OwnersHandler() http.Handler {
 	handle("GET "+owners.PathLog, s.auditLog)
 	handle("GET "+owners.PathHealth, s.health)
 	handle("GET "+owners.PathOpenAPI, s.serveDoc(openapi.Owners))
+
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h, pattern := mux.Handler(r)
 		switch {
@@ -69,6 +71,7 @@ func (s *Server) putSession(c *call) {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	created, err := s.cas.PutSession(c.r.Context(), c.caller(), text)
 	if err != nil {
 		s.refuse(c, err, chain)
@@ -83,11 +86,13 @@ func (s *Server) getSessionOrInstances(c *call) {
 		s.getSession(c)
 		return
 	}
+
 	session, err := sessionName(name)
 	if err != nil {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	list, err := s.cas.Instances(c.r.Context(), c.caller(), session)
 	if err != nil {
 		s.refuse(c, err, chain)
@@ -102,6 +107,7 @@ func (s *Server) getSession(c *call) {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	var hash *ident.Digest
 	if text := c.r.URL.Query().Get("hash"); text != "" {
 		h, err := ident.ParseDigest(text)
@@ -111,6 +117,7 @@ func (s *Server) getSession(c *call) {
 		}
 		hash = &h
 	}
+
 	session, err := s.cas.GetSession(c.r.Context(), c.caller(), name, hash)
 	if err != nil {
 		s.refuse(c, err, chain)
@@ -125,6 +132,7 @@ func (s *Server) removeSession(c *call) {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	removed, err := s.cas.RemoveSession(c.r.Context(), c.caller(), name)
 	if err != nil {
 		s.refuse(c, err, chain)
@@ -133,6 +141,7 @@ func (s *Server) removeSession(c *call) {
 	s.reply(c, http.StatusOK, removed, true)
 }
 
+// sessionName reads the name of a session.
 func sessionName(text string) (ident.SessionName, error) {
 	name, err := ident.ParseSessionName(text)
 	if err != nil {
@@ -147,11 +156,13 @@ func (s *Server) values(c *call) {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	values, err := s.cas.Values(c.r.Context(), c.caller(), ref)
 	if err != nil {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	if ref.Secret != "" {
 		s.reply(c, http.StatusOK, values.Values[ref.Secret], true)
 		return
@@ -167,12 +178,14 @@ func parseValueRef(text string) (cas.ValueRef, error) {
 			Want("session=NAME[,secret=NAME][,session_hash=HEX]")
 	}
 	seen := map[string]bool{}
+
 	for part := range strings.SplitSeq(strings.TrimPrefix(text, "/"), ",") {
 		key, value, _ := strings.Cut(part, "=")
 		if value == "" || seen[key] {
 			return bad("%q is empty or given twice", key)
 		}
 		seen[key] = true
+
 		switch key {
 		case "session":
 			name, err := ident.ParseSessionName(value)
@@ -192,6 +205,7 @@ func parseValueRef(text string) (cas.ValueRef, error) {
 			return bad("%q is not known", key)
 		}
 	}
+
 	if ref.Session == "" {
 		return bad("no session is named")
 	}
@@ -205,25 +219,37 @@ func (s *Server) attest(c *call) {
 			Want("64 hex digits that were never used before"), chain)
 		return
 	}
+
 	if s.evidence == nil {
 		s.refuse(c, problem.New(problem.Unavailable, ruleNoEvidence, "this CAS was started without a platform that attests it").
 			Fix("start it through cupeld, or on a platform with a TEE"), chain)
 		return
 	}
+
 	id := s.cas.Identity()
 	ev, err := s.evidence(c.r.Context(), wire.CASReportData([32]byte(raw), id.Hash()))
 	if err != nil {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	s.reply(c, http.StatusOK, owners.Attestation{
-		Version: owners.Version, Evidence: ev, IdentityCertificate: id.PEM(), Time: s.cas.Now().UTC(),
-		SimulationRoot: s.simRoot, Head: s.cas.Head(),
+		Version:             owners.Version,
+		Evidence:            ev,
+		IdentityCertificate: id.PEM(),
+		Time:                s.cas.Now().UTC(),
+		SimulationRoot:      s.simRoot,
+		Head:                s.cas.Head(),
 	}, true)
 }
 
 func (s *Server) versionInfo(c *call) {
-	s.reply(c, http.StatusOK, owners.VersionInfo{Version: s.version, API: owners.Version, Release: wire.ReleaseVersion, Language: language}, true)
+	s.reply(c, http.StatusOK, owners.VersionInfo{
+		Version:  s.version,
+		API:      owners.Version,
+		Release:  wire.ReleaseVersion,
+		Language: language,
+	}, true)
 }
 
 func (s *Server) health(c *call) {
@@ -245,22 +271,26 @@ func (s *Server) auditLog(c *call) {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	entries, head, err := s.cas.Log(c.r.Context(), since, int(limit))
 	if err != nil {
 		s.refuse(c, err, chain)
 		return
 	}
+
 	if entries == nil {
 		entries = []owners.Entry{}
 	}
 	s.reply(c, http.StatusOK, owners.LogPage{Version: owners.Version, Entries: entries, Head: head}, true)
 }
 
+// number is a number of the query, absent where it is not there.
 func number(r *http.Request, name string, absent, most uint64) (uint64, error) {
 	text := r.URL.Query().Get(name)
 	if text == "" {
 		return absent, nil
 	}
+
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || n > most {
 		return 0, problem.New(problem.Invalid, ruleQuery, "%s=%.80s", name, text).Want("a number up to %d", most)

@@ -1,10 +1,3 @@
-// Package server is the CAS's transport: the owners' API and the instances' API
-// over TLS 1.3 and HTTP/1.1, and the limits that keep strangers from exhausting
-// it. Every decision is the cas package's.
-//
-// It trusts nothing that arrives. Connections, bodies, headers and times are
-// bounded; where places are scarce, connections that idle or dawdle make room. Handlers run concurrently and
-// share nothing but the CAS.
 package server
 
 import (
@@ -76,7 +69,15 @@ type Server struct {
 
 // New returns a Server that listens nowhere yet.
 func New(cfg Config) *Server {
-	s := &Server{cas: cfg.CAS, log: cfg.Log, evidence: cfg.Evidence, simRoot: cfg.SimulationRoot, version: cfg.Version, maxConns: cfg.MaxConnections}
+	s := &Server{
+		cas:      cfg.CAS,
+		log:      cfg.Log,
+		evidence: cfg.Evidence,
+		simRoot:  cfg.SimulationRoot,
+		version:  cfg.Version,
+		maxConns: cfg.MaxConnections,
+	}
+
 	if s.maxConns <= 0 {
 		s.maxConns = 4096
 	}
@@ -93,6 +94,7 @@ func (s *Server) ServeInstances(ctx context.Context, l net.Listener) error {
 	return s.serve(ctx, l, s.InstancesHandler(), s.tlsConfig(tls.RequireAnyClientCert, requireP256))
 }
 
+// tlsConfig is TLS 1.3 alone (RFC 8446), with the CAS's certificate of the hour.
 func (s *Server) tlsConfig(auth tls.ClientAuthType, verify func(tls.ConnectionState) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -115,6 +117,7 @@ func requireP256(cs tls.ConnectionState) error {
 	return nil
 }
 
+// serve answers on l until ctx ends; requests under way are finished, for a while.
 func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler, tc *tls.Config) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -128,15 +131,18 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler, tc *
 		Protocols:         &protocols,
 		ErrorLog:          log.New(io.Discard, "", 0), // failed handshakes are the peers' business
 	}
+
 	limited := connlimit.Limit(l, s.maxConns)
 	srv.ConnState = limited.Observe
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(tls.NewListener(limited, tc)) }()
+
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
+
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	if err := srv.Shutdown(drain); err != nil {
@@ -152,6 +158,7 @@ type call struct {
 	id string
 }
 
+// caller is who asks.
 func (c *call) caller() cas.Caller {
 	return cas.Caller{Key: peerKey(c.r.TLS), Request: c.id, Address: connlimit.Peer(c.r.RemoteAddr)}
 }
@@ -170,7 +177,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request) *call {
 	h := w.Header()
 	h.Set(owners.HeaderVersion, s.version)
 	h.Set("Cache-Control", "no-store")
-	return &call{w, r, id}
+	return &call{w: w, r: r, id: id}
 }
 
 // reply writes v as JSON. head says whether the audit head goes into the header.
@@ -180,6 +187,7 @@ func (s *Server) reply(c *call, status int, v any, head bool) {
 		s.refuse(c, fmt.Errorf("marshal reply: %w", err), nil)
 		return
 	}
+
 	if head {
 		c.w.Header().Set(owners.HeadHeader, owners.EncodeHead(s.cas.Head()))
 	}
@@ -196,6 +204,7 @@ func (s *Server) refuse(c *call, err error, shape func(*problem.Error)) {
 	} else {
 		s.log.Debug("request refused", "method", c.r.Method, "path", c.r.URL.Path, "request_id", c.id, "rule", p.Rule)
 	}
+
 	if shape != nil {
 		shape(&p)
 	}
@@ -208,6 +217,7 @@ func (s *Server) refuse(c *call, err error, shape func(*problem.Error)) {
 func (s *Server) refuseMux(c *call, h http.Handler, shape func(*problem.Error)) {
 	probe := &statusProbe{header: http.Header{}, status: http.StatusNotFound}
 	h.ServeHTTP(probe, c.r)
+
 	p := problem.New(problem.NotFound, problem.RulePath, "there is nothing at %s", c.r.URL.Path).Fix("read %s", owners.PathOpenAPI)
 	switch {
 	case probe.status == http.StatusMethodNotAllowed:
@@ -227,10 +237,12 @@ func (s *Server) methodNotAllowed(c *call, allow string, shape func(*problem.Err
 	if shape != nil {
 		shape(p)
 	}
+
 	c.w.Header().Set("Allow", allow)
 	s.reply(c, http.StatusMethodNotAllowed, p, true)
 }
 
+// statusProbe takes what a handler would answer.
 type statusProbe struct {
 	header http.Header
 	status int
@@ -246,10 +258,12 @@ func readBody(c *call, limit int64) ([]byte, error) {
 	if n := c.r.ContentLength; n > 0 {
 		b.Grow(int(min(n, trustedLength)) + bytes.MinRead)
 	}
+
 	_, err := b.ReadFrom(http.MaxBytesReader(c.w, c.r.Body, limit))
 	if err == nil {
 		return b.Bytes(), nil
 	}
+
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, problem.New(problem.Invalid, ruleBodyTooLarge, "the request has more than %d bytes", limit)
 	}
