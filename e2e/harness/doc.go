@@ -15,4 +15,9 @@
 //
 // Tests need root, and the binaries that `make build` puts into bin/ (or into
 // the folder that CUPEL_BIN names).
+//
+// Begin with world.go, and party.go for what a party may do; flow.go has the usual road
+// from images to a deployed app, cas.go and https.go what is looked at behind it.
+// process.go, leftovers.go and reaper.go see that nothing stays. It is trusted by nobody
+// and trusts the machine that it runs on.
 package harness

@@ -25,20 +25,25 @@ func (w *World) BuildRuntimes(names ...string) {
 	cache := filepath.Join(w.State, "runtimes", "cache")
 	linkAll(filepath.Join(shared(), "blobs"), cache)
 	notes := filepath.Join(shared(), "built")
+
 	for _, name := range names {
 		kept := w.keptLock(name)
 		if _, err := os.Stat(w.Lock(name)); err != nil {
 			_ = copyFile(kept, w.Lock(name))
 		}
+
 		// What a build notes for the next one, to be quick if the image is there.
 		note := filepath.Join(notes, name+"-"+w.digest(w.definition(name), filepath.Join(w.Bin, "cupel-init"))+".json")
 		_ = copyFile(note, filepath.Join(cache, name+".built.json"))
 		w.Operator.MustRun("runtime", "build", name, "--definition", w.definition(name), "--lock", w.Lock(name))
+
 		w.must(os.MkdirAll(filepath.Dir(kept), 0o755))
 		w.must(copyFile(w.Lock(name), kept))
 		w.must(os.MkdirAll(notes, 0o755))
+
 		_ = copyFile(filepath.Join(cache, name+".built.json"), note)
 	}
+
 	linkAll(cache, filepath.Join(shared(), "blobs"))
 	w.keepRegistry()
 }
@@ -53,16 +58,20 @@ func (w *World) giveRegistry() {
 	}
 }
 
+// keepRegistry keeps the registry for worlds that come later, if nobody has yet.
 func (w *World) keepRegistry() {
 	to := w.keptRegistry()
 	if to == "" {
 		return
 	}
+
 	if _, err := os.Stat(to); err == nil {
 		return
 	}
+
 	tmp := to + "." + filepath.Base(w.Dir)
 	w.copyFolder(filepath.Join(w.State, "registry"), tmp)
+
 	if err := os.Rename(tmp, to); err != nil {
 		_ = os.RemoveAll(tmp) // another test was first
 	}
@@ -76,11 +85,14 @@ func (w *World) keptRegistry() string {
 		if _, err := os.Stat(w.keptLock(name)); err != nil {
 			return ""
 		}
+
 		inputs = append(inputs, w.definition(name), w.keptLock(name))
 	}
+
 	return filepath.Join(shared(), "registry-"+w.digest(inputs...))
 }
 
+// copyFolder copies a folder with all that it holds.
 func (w *World) copyFolder(from, to string) {
 	w.T.Helper()
 	w.must(os.MkdirAll(filepath.Dir(to), 0o755))
@@ -89,6 +101,7 @@ func (w *World) copyFolder(from, to string) {
 	}
 }
 
+// definition is the file of a runtime's definition.
 func (w *World) definition(name string) string { return filepath.Join(w.Runtimes, name+".yml") }
 
 // shared is where downloads, locks and measurements are kept between tests.
@@ -100,7 +113,7 @@ func (w *World) keptLock(name string) string {
 	return filepath.Join(shared(), "locks", name+"-"+w.digest(w.definition(name))+".lock")
 }
 
-// digest of files, short.
+// digest is a short digest of files.
 func (w *World) digest(files ...string) string {
 	w.T.Helper()
 	h := sha256.New()
@@ -110,14 +123,17 @@ func (w *World) digest(files ...string) string {
 		_, _ = fmt.Fprintf(h, "%d:", len(data))
 		_, _ = h.Write(data)
 	}
+
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
+// copyFile copies a file's content.
 func copyFile(from, to string) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
+
 	return os.WriteFile(to, data, 0o644)
 }
 
@@ -129,14 +145,17 @@ func (w *World) Lock(runtime string) string { return filepath.Join(w.Runtimes, r
 func linkAll(from, to string) {
 	files, _ := filepath.Glob(filepath.Join(from, "*"))
 	_ = os.MkdirAll(to, 0o755)
+
 	for _, f := range files {
 		if strings.Contains(filepath.Base(f), ".") {
 			continue // a note about a build, not a download
 		}
+
 		target := filepath.Join(to, filepath.Base(f))
 		if err := os.Link(f, target); err == nil || errors.Is(err, os.ErrExist) {
 			continue
 		}
+
 		_ = copyFile(f, target)
 	}
 }
@@ -156,11 +175,14 @@ func (p *Party) VouchAsBefore(runtimes ...string) {
 	w := p.world
 	w.T.Helper()
 	inputs := []string{filepath.Join(w.Bin, "cupel"), filepath.Join(w.Bin, "cupel-init")}
+
 	for _, name := range runtimes {
 		inputs = append(inputs, w.definition(name), w.Lock(name))
 	}
+
 	kept := filepath.Join(shared(), "vouched", w.digest(inputs...)+".json")
 	own := filepath.Join(p.Dir, "cupel", "vouched.json")
+
 	if data, err := os.ReadFile(kept); err == nil {
 		w.must(os.MkdirAll(filepath.Dir(own), 0o700))
 		w.must(os.WriteFile(own, data, 0o600))
@@ -168,6 +190,7 @@ func (p *Party) VouchAsBefore(runtimes ...string) {
 		w.must(os.Chown(own, nobody, nobody))
 		return
 	}
+
 	p.Vouch(runtimes...)
 	w.must(os.MkdirAll(filepath.Dir(kept), 0o755))
 	w.must(copyFile(own, kept))
@@ -222,21 +245,27 @@ const reads = `      - name: genesis
 func (p *Party) UploadWriter(session, repository string) {
 	w := p.world
 	w.T.Helper()
+
 	text, err := os.ReadFile(p.Template())
 	w.must(err)
+
 	ca, err := os.ReadFile(w.Git.CA)
 	w.must(err)
+
 	s := w.Patch(string(text), "volumes:\n  - name: genesis\n", "volumes:\n  - name: genesis\n  - name: data\n")
 	s = w.Patch(s, reads, reads+"      - name: data\n        path: /data\n        update_policy: rollback_protected\n")
+
 	s = strings.NewReplacer(
 		"$SESSION", session,
 		`"$ACCESS_TOKEN"`, strconv.Quote(w.Git.Token),
 		`"$GIT_REPO"`, strconv.Quote(w.Git.URL(repository)),
 		`"$GIT_CA"`, strconv.Quote(string(ca)),
 	).Replace(s)
+
 	dir := filepath.Join(p.Dir, "cupel")
 	out, err := exec.Command("curl", "-sk", "--cert", filepath.Join(dir, "identity.crt"), "--key", filepath.Join(dir, "identity.key"),
 		"--data-binary", "@"+p.WriteFile("uploaded.yml", s), "https://"+w.Info().CAS.Owners+"/session").CombinedOutput()
+
 	if err != nil || !strings.Contains(string(out), `"hash"`) {
 		w.T.Fatalf("curl: %v: %s", err, out)
 	}
@@ -260,11 +289,13 @@ func (p *Party) Instances(app string) []managerapi.Instance {
 func (p *Party) Healthy(app string) []string {
 	p.world.T.Helper()
 	var ids []string
+
 	for _, i := range p.Instances(app) {
 		if i.Role == "app" && i.Health == "healthy" {
 			ids = append(ids, i.ID)
 		}
 	}
+
 	return ids
 }
 
@@ -287,6 +318,7 @@ func ExampleApp(w *World) map[string]string {
 // Patch replaces the one place where old stands in a text.
 func (w *World) Patch(text, old, replacement string) string {
 	w.T.Helper()
+
 	if n := strings.Count(text, old); n != 1 {
 		w.T.Fatalf("%q stands in %d places, want one", old, n)
 	}

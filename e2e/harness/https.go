@@ -54,30 +54,38 @@ func (c *Client) GetPath(from netip.Addr, at netip.AddrPort, path string) (Answe
 	if c.space != nil {
 		dial = c.space.Dial
 	}
+
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { return dial(from, at) },
 		TLSClientConfig:   &tls.Config{RootCAs: c.roots, ServerName: "localhost", MinVersion: tls.VersionTLS12},
 	}
+
 	client := http.Client{Transport: transport, Timeout: 15 * time.Second}
+
 	req, err := http.NewRequest(http.MethodGet, "https://localhost"+path, nil)
 	if err != nil {
 		return Answer{}, err
 	}
+
 	req.Header.Set("Accept", "application/json")
 	resp, err := client.Do(req)
 	if err != nil {
 		return Answer{}, err
 	}
+
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
 		return Answer{}, err
 	}
+
 	var a Answer
+
 	if resp.StatusCode != http.StatusOK || json.Unmarshal(body, &a) != nil {
 		return a, fmt.Errorf("status %d: %q", resp.StatusCode, body)
 	}
+
 	return a, nil
 }
 
@@ -88,32 +96,41 @@ func (c *Client) Connect(at netip.AddrPort) (get func() error, hangUp func(), er
 	if c.space != nil {
 		dial = c.space.Dial
 	}
+
 	raw, err := dial(netip.Addr{}, at)
 	if err != nil {
 		return nil, nil, err
 	}
+
 	conn := tls.Client(raw, &tls.Config{RootCAs: c.roots, ServerName: "localhost", MinVersion: tls.VersionTLS12})
 	answers := bufio.NewReader(conn)
+
 	get = func() error {
 		if err := conn.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
 			return err
 		}
+
 		if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
 			return err
 		}
+
 		resp, err := http.ReadResponse(answers, nil)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = resp.Body.Close() }()
+
 		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 			return err
 		}
+
 		if resp.StatusCode != http.StatusOK {
 			return fmt.Errorf("status %d", resp.StatusCode)
 		}
+
 		return nil
 	}
+
 	return get, func() { _ = conn.Close() }, nil
 }
 

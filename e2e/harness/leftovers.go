@@ -23,9 +23,11 @@ type leftovers []string
 func (w *World) look() leftovers {
 	var l leftovers
 	add := func(kind, what string) { l = append(l, kind+" "+what) }
+
 	w.lookProcesses(add)
 	w.lookMounts(add)
 	id := w.ID()
+
 	if out, err := exec.Command("nft", "list", "tables").Output(); err == nil {
 		for line := range strings.Lines(string(out)) {
 			if strings.Contains(line, id) {
@@ -33,31 +35,48 @@ func (w *World) look() leftovers {
 			}
 		}
 	}
+
 	links, _ := net.Interfaces()
 	for _, link := range links {
 		if strings.Contains(link.Name, id) {
 			add("network interface", link.Name)
 		}
 	}
-	for _, pattern := range []string{"/run/netns/*" + id + "*", "/var/lib/cni/*/*" + id + "*", "/run/cupel*/*" + id + "*", "/sys/fs/cgroup/*" + id + "*", "/sys/fs/cgroup/*/*" + id + "*"} {
+
+	for _, pattern := range []string{
+		"/run/netns/*" + id + "*",
+		"/var/lib/cni/*/*" + id + "*",
+		"/run/cupel*/*" + id + "*",
+		"/sys/fs/cgroup/*" + id + "*",
+		"/sys/fs/cgroup/*/*" + id + "*",
+	} {
 		found, _ := filepath.Glob(pattern)
 		for _, path := range found {
 			add("path", path)
 		}
 	}
+
 	// Kernel settings are shared: while another installation of this machine
 	// holds them, they stay.
 	if _, err := os.Stat("/run/cupel-sysctl"); err == nil {
 		return l
 	}
-	for _, name := range []string{"net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding", "net/bridge/bridge-nf-call-iptables"} {
+
+	for _, name := range []string{
+		"net/ipv4/ip_forward",
+		"net/ipv4/conf/all/forwarding",
+		"net/ipv6/conf/all/forwarding",
+		"net/bridge/bridge-nf-call-iptables",
+	} {
 		if data, err := os.ReadFile("/proc/sys/" + name); err == nil {
 			add("sysctl", name+"="+strings.TrimSpace(string(data)))
 		}
 	}
+
 	return l
 }
 
+// lookProcesses adds the world's processes but this one and the reaper.
 func (w *World) lookProcesses(add func(kind, what string)) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
@@ -65,20 +84,24 @@ func (w *World) lookProcesses(add func(kind, what string)) {
 		if pid == os.Getpid() || w.reaper != nil && pid == w.reaper.pid() {
 			continue
 		}
+
 		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 		if err != nil || !w.owns(dir, cmdline) || !running(pid) {
 			continue
 		}
+
 		add("process", fmt.Sprintf("%d %s", pid, bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
 	}
 }
 
+// lookMounts adds what is mounted below the world's folder.
 func (w *World) lookMounts(add func(kind, what string)) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return
 	}
 	defer func() { _ = f.Close() }()
+
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		if fields := strings.Fields(lines.Text()); len(fields) > 4 && strings.HasPrefix(fields[4], w.Dir+"/") {
 			add("mount", fields[4])
@@ -90,7 +113,9 @@ func (w *World) lookMounts(add func(kind, what string)) {
 // they could be seen both times.
 func (l leftovers) minus(before leftovers) []string {
 	isSetting := func(s string) bool { return strings.HasPrefix(s, "sysctl ") }
+
 	seen := slices.ContainsFunc(before, isSetting)
+
 	return slices.DeleteFunc(slices.Clone(l), func(s string) bool {
 		return slices.Contains(before, s) || isSetting(s) && !seen
 	})

@@ -48,6 +48,7 @@ func (r Result) String() string {
 		strings.Join(r.Args, " "), r.Code, r.Took.Round(time.Millisecond), r.Stdout, r.Stderr)
 }
 
+// with returns the party with more environment.
 func (p *Party) with(env []string) *Party {
 	q := *p
 	q.env = append(slices.Clone(p.env), env...)
@@ -73,10 +74,12 @@ func (p *Party) Command(ctx context.Context, name string, args ...string) *exec.
 		"CUPEL_STATE=" + p.world.State,
 		"LANG=C.UTF-8",
 	}, p.env...)
+
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if !p.root {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 	}
+
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
@@ -108,16 +111,27 @@ func (p *Party) Run(args ...string) Result {
 func (p *Party) RunContext(ctx context.Context, stdin string, args ...string) Result {
 	ctx, cancel := context.WithTimeout(ctx, commandLimit)
 	defer cancel()
+
 	cmd := p.Command(ctx, filepath.Join(p.programs(), "cupel"), args...)
 	cmd.Stdin = strings.NewReader(stdin)
+
 	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.Stdout = &out
+	cmd.Stderr = &errs
+
 	begin := time.Now()
 	err := p.start(cmd)
 	if err == nil {
 		err = cmd.Wait()
 	}
-	r := Result{Args: args, Stdout: out.String(), Stderr: errs.String(), Took: time.Since(begin)}
+
+	r := Result{
+		Args:   args,
+		Stdout: out.String(),
+		Stderr: errs.String(),
+		Took:   time.Since(begin),
+	}
+
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit):
@@ -126,6 +140,7 @@ func (p *Party) RunContext(ctx context.Context, stdin string, args ...string) Re
 		r.Code = -1
 		r.Stderr += err.Error()
 	}
+
 	return r
 }
 
@@ -133,12 +148,15 @@ func (p *Party) RunContext(ctx context.Context, stdin string, args ...string) Re
 func (p *Party) MustRun(args ...string) string {
 	p.world.T.Helper()
 	r := p.Run(args...)
+
 	if r.Code != 0 {
 		p.world.T.Fatalf("%s: %s", p.Name, r)
 	}
+
 	if r.Took > time.Second {
 		p.world.T.Logf("%s: cupel %s took %s", p.Name, strings.Join(args[:min(3, len(args))], " "), r.Took.Round(10*time.Millisecond))
 	}
+
 	return r.Stdout
 }
 
@@ -168,6 +186,7 @@ func (p *Party) MustRefuse(rule string, args ...string) Result {
 	if r.Code <= 0 || !strings.Contains(r.Stderr, rule) {
 		p.world.T.Fatalf("want a refusal by rule %q: %s", rule, r)
 	}
+
 	p.world.T.Logf("refused as it should be: %s", strings.TrimSpace(r.Stderr))
 	return r
 }
@@ -178,9 +197,11 @@ func (p *Party) WriteFile(name, data string) string {
 	p.world.T.Helper()
 	path := filepath.Join(p.Dir, name)
 	p.world.must(os.WriteFile(path, []byte(data), 0o600))
+
 	if !p.root {
 		p.world.must(os.Chown(path, nobody, nobody))
 	}
+
 	return path
 }
 
@@ -189,25 +210,34 @@ func (p *Party) WriteFile(name, data string) string {
 func (p *Party) Watch(args []string, see func(pid int, line string)) Result {
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
 	defer cancel()
+
 	cmd := p.Command(ctx, filepath.Join(p.world.Bin, "cupel"), args...)
 	var out, errs bytes.Buffer
+
 	cmd.Stderr = &errs
 	begin := time.Now()
+
 	r := Result{Args: args, Code: -1}
 	pipe, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
 	}
+
 	if err != nil {
 		r.Stderr = err.Error()
 		return r
 	}
+
 	see(cmd.Process.Pid, "")
 	for lines := bufio.NewScanner(pipe); lines.Scan(); {
 		_, _ = fmt.Fprintln(&out, lines.Text())
 		see(cmd.Process.Pid, lines.Text())
 	}
+
 	_ = cmd.Wait()
-	r.Code, r.Stdout, r.Stderr, r.Took = cmd.ProcessState.ExitCode(), out.String(), errs.String(), time.Since(begin)
+	r.Code = cmd.ProcessState.ExitCode()
+	r.Stdout = out.String()
+	r.Stderr = errs.String()
+	r.Took = time.Since(begin)
 	return r
 }

@@ -31,21 +31,27 @@ func (w *World) Processes(name string) []Process {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
+
 		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 		if err != nil || len(cmdline) == 0 {
 			continue
 		}
+
 		args := strings.Split(string(bytes.TrimRight(cmdline, "\x00")), "\x00")
 		if filepath.Base(args[0]) != name || name == "cupeld" && !slices.Contains(args, "up") {
 			continue
 		}
+
 		if w.owns(dir, cmdline) {
 			found = append(found, Process{pid, args})
 		}
 	}
+
 	return found
 }
 
+// owns tells whether a process of /proc is of this world: it names the state folder, or runs
+// one of the world's programs.
 func (w *World) owns(dir string, cmdline []byte) bool {
 	environ, _ := os.ReadFile(filepath.Join(dir, "environ"))
 	exe, _ := os.Readlink(filepath.Join(dir, "exe"))
@@ -65,7 +71,9 @@ func (w *World) AppProcesses() []int {
 			pids = append(pids, pid)
 		}
 	}
+
 	slices.Sort(pids)
+
 	return pids
 }
 
@@ -77,11 +85,13 @@ func (w *World) Kill(name string, sig syscall.Signal) {
 	if len(victims) == 0 {
 		w.T.Fatalf("no process %s to kill", name)
 	}
+
 	for _, v := range victims {
 		if err := syscall.Kill(v.PID, sig); err != nil && err != syscall.ESRCH {
 			w.T.Fatalf("kill %s (%d): %v", name, v.PID, err)
 		}
 	}
+
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		alive := 0
 		for _, v := range victims {
@@ -89,9 +99,11 @@ func (w *World) Kill(name string, sig syscall.Signal) {
 				alive++
 			}
 		}
+
 		if alive == 0 {
 			return
 		}
+
 		if time.Now().After(end) {
 			w.T.Fatalf("%d of %d %s live on after signal %d", alive, len(victims), name, sig)
 		}
@@ -104,6 +116,7 @@ func running(pid int) bool {
 	if err != nil {
 		return false
 	}
+
 	// The name in parentheses may hold anything; the state follows the last.
 	rest := stat[bytes.LastIndexByte(stat, ')')+1:]
 	return len(rest) > 1 && rest[1] != 'Z' && rest[1] != 'X'

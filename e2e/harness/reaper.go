@@ -30,12 +30,15 @@ mountpoint -q "$1/disk" && umount "$1/disk"
 [ -n "$CUPEL_E2E_KEEP" ] || rm -rf "$1"
 `
 
+// startReaper starts the reaper of a world, whose folders are known by then.
 func startReaper(t testing.TB, w *World) *reaper {
 	t.Helper()
 	r := &reaper{cmd: exec.Command("/bin/sh", "-c", reaperScript, "reaper", w.Dir, w.State)}
 	r.cmd.Dir = "/"
+
 	// Out of reach of signals to the test's process group.
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+
 	var err error
 	if r.pipe, err = r.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -46,8 +49,10 @@ func startReaper(t testing.TB, w *World) *reaper {
 	return r
 }
 
+// pid is the reaper's process, which is no leftover.
 func (r *reaper) pid() int { return r.cmd.Process.Pid }
 
+// dismiss ends the reaper: the world was taken down.
 func (r *reaper) dismiss() {
 	_, _ = io.WriteString(r.pipe, "done\n")
 	_ = r.pipe.Close()

@@ -54,23 +54,35 @@ func New(t testing.TB, cfg Config) *World {
 	if w.Bin == "" {
 		w.Bin = binaries(t)
 	}
+
 	w.makeFolders()
+
 	if cfg.Disk > 0 {
 		w.disk = filepath.Join(w.Dir, "disk")
 		w.State = filepath.Join(w.disk, "state")
 	}
+
 	w.before = w.look()
 	w.reaper = startReaper(t, w)
 	t.Cleanup(w.end)
+
 	w.mountDisk(cfg)
 	w.copyBinaries()
 	w.copyRuntimes()
 	w.giveRegistry()
-	w.Operator = &Party{world: w, Name: "operator", Dir: w.folder("operator", 0), root: true}
+
+	w.Operator = &Party{
+		world: w,
+		Name:  "operator",
+		Dir:   w.folder("operator", 0),
+		root:  true,
+	}
 	w.Git = startGit(w)
+
 	if !cfg.NoUp {
 		w.Up(cfg.UpFlags, cfg.UpEnv)
 	}
+
 	return w
 }
 
@@ -92,6 +104,7 @@ func (w *World) TryUp() Result {
 	return w.tryUp(nil, nil)
 }
 
+// tryUp is `cupel up`, whatever comes of it.
 func (w *World) tryUp(flags, env []string) Result {
 	w.T.Helper()
 	args := append([]string{"up", "--detach"}, w.ListenFlags()...)
@@ -107,7 +120,10 @@ func (w *World) ListenFlags() []string {
 		w.must(json.Unmarshal(data, &flags))
 	} else {
 		for flag, host := range map[string]string{
-			"--manager-listen": "127.0.0.1", "--cas-owners": "127.0.0.1", "--cas-instances": "0.0.0.0", "--registry-listen": "127.0.0.1",
+			"--manager-listen":  "127.0.0.1",
+			"--cas-owners":      "127.0.0.1",
+			"--cas-instances":   "0.0.0.0",
+			"--registry-listen": "127.0.0.1",
 		} {
 			flags[flag] = fmt.Sprintf("%s:%d", host, FreePort(w.T))
 		}
@@ -115,10 +131,12 @@ func (w *World) ListenFlags() []string {
 		w.must(err)
 		w.must(os.WriteFile(file, data, 0o600))
 	}
+
 	var args []string
 	for flag, addr := range flags {
 		args = append(args, flag, addr)
 	}
+
 	return args
 }
 
@@ -139,6 +157,7 @@ type Info struct {
 // Info reads where the running installation listens.
 func (w *World) Info() Info {
 	w.T.Helper()
+
 	var info Info
 	data, err := os.ReadFile(filepath.Join(w.State, "manager.json"))
 	w.must(err)
@@ -163,14 +182,18 @@ func (w *World) Owner(name string) *Party {
 func (w *World) RemoteOwner(name string, space *netlab.Space, provider string) *Party {
 	w.T.Helper()
 	p := w.Owner(name)
+
 	p.space = space
 	p.env = []string{"CUPEL_PROVIDER=" + provider, "CUPEL_STATE=" + filepath.Join(p.Dir, "none")}
+
 	p.bin = filepath.Join(p.Dir, "bin")
 	w.must(os.Mkdir(p.bin, 0o755))
 	w.must(os.Chown(p.bin, nobody, nobody))
+
 	program, err := os.ReadFile(filepath.Join(w.Bin, "cupel"))
 	w.must(err)
 	w.must(os.WriteFile(filepath.Join(p.bin, "cupel"), program, 0o755))
+
 	return p
 }
 
@@ -191,16 +214,20 @@ func (w *World) Eventually(limit time.Duration, f func() error) {
 // FreePort returns a TCP port that nobody holds on any address right now.
 func FreePort(t testing.TB) uint16 {
 	t.Helper()
+
 	ln, err := net.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	defer func() { _ = ln.Close() }()
 	return uint16(ln.Addr().(*net.TCPAddr).Port)
 }
 
+// nobody is the user of owners, and of all that needs no root.
 const nobody = 65534
 
+// makeFolders makes the world's folder.
 func (w *World) makeFolders() {
 	w.T.Helper()
 	// Not t.TempDir: the CAS's user and owners have to get through, and
@@ -218,13 +245,16 @@ func (w *World) mountDisk(cfg Config) {
 		return
 	}
 	w.must(os.Mkdir(w.disk, 0o755))
+
 	if !cfg.Ext4 {
 		w.must(unix.Mount("tmpfs", w.disk, "tmpfs", unix.MS_NODEV, fmt.Sprintf("size=%d,mode=0755", cfg.Disk)))
 		return
 	}
+
 	image := w.disk + ".ext4"
 	w.must(os.WriteFile(image, nil, 0o600))
 	w.must(os.Truncate(image, cfg.Disk))
+
 	for _, command := range [][]string{{"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, w.disk}} {
 		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 			need.Missing(w.T, "a loop device: "+string(out))
@@ -243,6 +273,7 @@ func (w *World) folder(name string, uid int) string {
 // copyBinaries puts the programs where every party can run them.
 func (w *World) copyBinaries() {
 	to := filepath.Join(w.Dir, "bin")
+
 	w.must(os.Mkdir(to, 0o755))
 	for _, name := range []string{"cupel", "cupeld", "cupel-cas", "cupel-init", "cupel-log"} {
 		data, err := os.ReadFile(filepath.Join(w.Bin, name))
@@ -256,8 +287,10 @@ func (w *World) copyBinaries() {
 func (w *World) copyRuntimes() {
 	w.Runtimes = filepath.Join(w.Dir, "runtimes")
 	w.must(os.Mkdir(w.Runtimes, 0o755))
+
 	files, err := filepath.Glob(filepath.Join(source(), "runtimes", "*.yml"))
 	w.must(err)
+
 	for _, f := range files {
 		w.must(copyFile(f, filepath.Join(w.Runtimes, filepath.Base(f))))
 	}
@@ -269,20 +302,24 @@ func (w *World) end() {
 	if w.T.Failed() {
 		w.showLogs()
 	}
+
 	w.takeDown()
 	if w.disk != "" {
 		if err := unix.Unmount(w.disk, 0); err != nil {
 			w.T.Errorf("unmount the state folder's disk: %v", err)
 		}
 	}
+
 	if left := w.look().minus(w.before); len(left) > 0 {
 		w.T.Errorf("left on the machine:\n  %s", strings.Join(left, "\n  "))
 	}
+
 	if w.T.Failed() && os.Getenv("CUPEL_E2E_KEEP") != "" {
 		w.T.Logf("kept %s", w.Dir)
 	} else if err := os.RemoveAll(w.Dir); err != nil {
 		w.T.Errorf("remove the test's folder: %v", err)
 	}
+
 	w.reaper.dismiss()
 }
 
@@ -293,6 +330,7 @@ func (w *World) takeDown() {
 			w.T.Errorf("cupel cleanup: %s", r)
 		}
 	}
+
 	if w.Git != nil {
 		w.Git.stop()
 	}
@@ -303,9 +341,11 @@ func (w *World) showLogs() {
 	if w.Operator == nil {
 		return
 	}
+
 	if r := w.Operator.Run("events"); r.Code == 0 {
 		w.T.Logf("events:\n%s", r.Stdout)
 	}
+
 	var logs []string
 	_ = filepath.WalkDir(w.State, func(path string, d os.DirEntry, err error) error {
 		switch {
@@ -316,6 +356,7 @@ func (w *World) showLogs() {
 		}
 		return nil
 	})
+
 	for _, path := range logs {
 		data, err := os.ReadFile(path)
 		if err != nil || len(data) == 0 {
@@ -325,6 +366,7 @@ func (w *World) showLogs() {
 	}
 }
 
+// must ends the test at an error.
 func (w *World) must(err error) {
 	if err != nil {
 		w.T.Helper()
@@ -338,6 +380,7 @@ func source() string {
 	if err != nil {
 		panic(err)
 	}
+
 	for ; dir != "/"; dir = filepath.Dir(dir) {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
 			return dir
@@ -346,12 +389,14 @@ func source() string {
 	panic("the tests run outside the source tree")
 }
 
+// binaries is the folder of what was built.
 func binaries(t testing.TB) string {
 	t.Helper()
 	dir := os.Getenv("CUPEL_BIN")
 	if dir == "" {
 		dir = filepath.Join(source(), "bin")
 	}
+
 	if _, err := os.Stat(filepath.Join(dir, "cupel")); err != nil {
 		t.Fatalf("%v: run 'make build'", err)
 	}

@@ -21,58 +21,74 @@ func (s *Searcher) Database(ctx context.Context, path string) (found []Finding, 
 		return nil, 0, err
 	}
 	defer func() { _ = db.Close() }()
+
 	tables, err := texts(ctx, db, `SELECT name FROM sqlite_master WHERE type = 'table'`)
 	if err != nil {
 		return nil, 0, fmt.Errorf("search %s: %w", path, err)
 	}
+
 	for _, table := range tables {
 		f, n, err := s.table(ctx, db, path, table)
-		found, values = append(found, f...), values+n
+		found = append(found, f...)
+		values += n
 		if err != nil {
 			return found, values, fmt.Errorf("search %s: %w", path, err)
 		}
 	}
+
 	return unique(found), values, nil
 }
 
+// texts are the only column of a query's rows.
 func texts(ctx context.Context, db *sql.DB, query string) ([]string, error) {
 	rows, err := db.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
+
 	var out []string
+
 	for rows.Next() {
 		var text string
 		if err := rows.Scan(&text); err != nil {
 			return nil, err
 		}
+
 		out = append(out, text)
 	}
+
 	return out, rows.Err()
 }
 
+// table searches every value of one table, packed or not.
 func (s *Searcher) table(ctx context.Context, db *sql.DB, path, table string) (found []Finding, values int, err error) {
 	rows, err := db.QueryContext(ctx, `SELECT * FROM "`+strings.ReplaceAll(table, `"`, `""`)+`"`)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer func() { _ = rows.Close() }()
+
 	columns, err := rows.Columns()
 	if err != nil {
 		return nil, 0, err
 	}
-	row, into := make([]sql.RawBytes, len(columns)), make([]any, len(columns))
+
+	row := make([]sql.RawBytes, len(columns))
+	into := make([]any, len(columns))
 	for i := range row {
 		into[i] = &row[i]
 	}
+
 	for rows.Next() {
 		if err := rows.Scan(into...); err != nil {
 			return found, values, err
 		}
+
 		for i, value := range row {
 			where := fmt.Sprintf("%s (%s.%s)", path, table, columns[i])
 			found = append(found, s.match(value, where)...)
+
 			if unpacker(value[:min(len(value), headSize)]) != nil {
 				f, err := s.Reader(bytes.NewReader(value), where)
 				found = append(found, f...)
@@ -80,8 +96,10 @@ func (s *Searcher) table(ctx context.Context, db *sql.DB, path, table string) (f
 					return found, values, err
 				}
 			}
+
 			values++
 		}
 	}
+
 	return unique(found), values, rows.Err()
 }

@@ -9,7 +9,8 @@
 // incompressible secrets, and has a positive control: a search that finds
 // nothing proves nothing by itself.
 //
-// A Searcher is safe for concurrent use once made.
+// A Searcher is safe for concurrent use once made. It trusts its caller and nothing that it
+// reads. Begin with New and search in leak.go; database.go reads SQLite's values whole.
 package leak
 
 import (
@@ -53,6 +54,7 @@ type Searcher struct {
 	delta   *Searcher // for what a delta inserts
 }
 
+// needle is a secret in one of its forms.
 type needle struct {
 	secret string // the secret's name
 	form   string
@@ -66,6 +68,7 @@ type Finding struct {
 	Where  string // path, with what it was unpacked from
 }
 
+// String is the finding in a sentence.
 func (f Finding) String() string { return fmt.Sprintf("%s (%s) in %s", f.Secret, f.Form, f.Where) }
 
 // New returns a searcher for secrets by name.
@@ -75,31 +78,39 @@ func New(secrets map[string][]byte) (*Searcher, error) {
 		if len(b) < minSecret {
 			return nil, fmt.Errorf("secret %s has %d bytes: too few to search for", name, len(b))
 		}
+
 		add := func(form string, forms ...string) {
 			for _, f := range forms {
 				s.needles = append(s.needles, needle{name, form, []byte(f)})
 				s.longest = max(s.longest, len(f))
 			}
 		}
+
 		add("raw", string(b))
+
 		add("hex", hex.EncodeToString(b), strings.ToUpper(hex.EncodeToString(b)))
+
 		for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 			// At each of three offsets the first and last characters depend on
 			// the neighbours; what is between does not.
 			for skip := range 3 {
 				whole := e.EncodeToString(append(make([]byte, skip), b...))
+
 				from := (skip*8 + 5) / 6
 				to := (skip + len(b)) * 8 / 6
 				add("base64", whole[from:to])
 			}
 		}
+
 		add("url", url.QueryEscape(string(b)), url.PathEscape(string(b)), percent(b))
 	}
+
 	s.delta = &Searcher{longest: s.longest}
 	for _, n := range s.needles {
 		n.bytes = n.bytes[deltaEdge : len(n.bytes)-deltaEdge]
 		s.delta.needles = append(s.delta.needles, n)
 	}
+
 	s.delta.delta = s.delta
 	return s, nil
 }
@@ -121,23 +132,29 @@ func (s *Searcher) Tree(root string) ([]Finding, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
+
 		if err != nil {
 			return err
 		}
+
 		found = append(found, s.match([]byte(path), "the name of "+path)...)
 		if target, err := os.Readlink(path); err == nil {
 			found = append(found, s.match([]byte(target), "the link "+path)...)
 		}
+
 		if !d.Type().IsRegular() {
 			return nil
 		}
+
 		more, err := s.File(path)
 		found = append(found, more...)
 		if errors.Is(err, syscall.EINVAL) && isNamespace(path) {
 			return nil
 		}
+
 		return err
 	})
+
 	return found, err
 }
 
@@ -174,40 +191,48 @@ func (s *Searcher) Processes(skip func(pid string) bool) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	for _, dir := range dirs {
 		if skip(filepath.Base(dir)) {
 			continue
 		}
+
 		for _, name := range []string{"cmdline", "environ"} {
 			path := filepath.Join(dir, name)
 			data, err := os.ReadFile(path)
 			if err != nil {
 				continue // it ended
 			}
+
 			program, _ := os.ReadFile(filepath.Join(dir, "comm"))
 			found = append(found, s.match(data, fmt.Sprintf("%s (%s)", path, bytes.TrimSpace(program)))...)
 		}
 	}
+
 	return found, nil
 }
 
 // search looks through a stream as it is and, if it is packed, unpacked.
 func (s *Searcher) search(r io.Reader, where string, depth int) ([]Finding, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
+
 	head, err := in.Peek(headSize)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("read %s: %w", where, err)
 	}
+
 	unpack := unpacker(head)
 	if unpack == nil || depth >= maxDepth {
 		return s.scan(in, where)
 	}
+
 	// Both at once: the unpacker reads what the scan has read.
 	pr, pw := io.Pipe()
 	type result struct {
 		found []Finding
 		err   error
 	}
+
 	inner := make(chan result, 1)
 	go func() {
 		f, err := unpack(s, bufio.NewReader(pr), where, depth+1)
@@ -215,17 +240,23 @@ func (s *Searcher) search(r io.Reader, where string, depth int) ([]Finding, erro
 		_, _ = io.Copy(io.Discard, pr)
 		inner <- result{f, err}
 	}()
+
 	found, err := s.scan(io.TeeReader(in, pw), where)
 	_ = pw.Close()
 	got := <-inner
+
 	return unique(append(found, got.found...)), errors.Join(err, got.err)
 }
 
 // headSize is how much of a stream tells what it is: a tar's first block.
 const headSize = 512
 
+// unpackFunc searches what is packed in a stream.
 type unpackFunc func(s *Searcher, in *bufio.Reader, where string, depth int) ([]Finding, error)
 
+// unpacker tells by its first bytes what a stream is packed with; nil: it isn't. They are of
+// gzip (RFC 1952 section 2.3.1), git's packs (gitformat-pack(5)), tar (POSIX ustar) and zlib
+// (RFC 1950 section 2.2).
 func unpacker(head []byte) unpackFunc {
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
@@ -234,12 +265,13 @@ func unpacker(head []byte) unpackFunc {
 		return (*Searcher).pack
 	case len(head) == headSize && bytes.HasPrefix(head[257:], []byte("ustar")):
 		return (*Searcher).tar
-	case len(head) >= 2 && head[0]&0x0f == 8 && (uint(head[0])<<8|uint(head[1]))%31 == 0: // RFC 1950
+	case len(head) >= 2 && head[0]&0x0f == 8 && (uint(head[0])<<8|uint(head[1]))%31 == 0:
 		return (*Searcher).zlib
 	}
 	return nil
 }
 
+// gzip searches what a gzip stream holds.
 func (s *Searcher) gzip(in *bufio.Reader, where string, depth int) ([]Finding, error) {
 	z, err := gzip.NewReader(in)
 	if err != nil {
@@ -248,6 +280,7 @@ func (s *Searcher) gzip(in *bufio.Reader, where string, depth int) ([]Finding, e
 	return s.search(lenient{z}, where+" (gzip)", depth)
 }
 
+// zlib searches what a zlib stream holds.
 func (s *Searcher) zlib(in *bufio.Reader, where string, depth int) ([]Finding, error) {
 	z, err := zlib.NewReader(in)
 	if err != nil {
@@ -260,16 +293,19 @@ func (s *Searcher) zlib(in *bufio.Reader, where string, depth int) ([]Finding, e
 // archive as it is.
 func (s *Searcher) tar(in *bufio.Reader, where string, depth int) ([]Finding, error) {
 	var found []Finding
-	archive, file := tar.NewReader(in), bufio.NewReaderSize(nil, 64<<10)
+	archive := tar.NewReader(in)
+	file := bufio.NewReaderSize(nil, 64<<10)
 	for {
 		h, err := archive.Next()
 		if err != nil {
 			return found, nil // its end, or damage
 		}
+
 		file.Reset(lenient{archive})
 		if head, _ := file.Peek(headSize); unpacker(head) == nil {
 			continue
 		}
+
 		f, err := s.search(file, fmt.Sprintf("%s (%s)", where, h.Name), depth)
 		found = append(found, f...)
 		if err != nil {
@@ -284,41 +320,50 @@ func (s *Searcher) pack(in *bufio.Reader, where string, depth int) ([]Finding, e
 	if _, err := in.Discard(12); err != nil { // magic, version, count
 		return nil, nil
 	}
+
 	var found []Finding
+
 	for n := 0; ; n++ {
 		kind, err := packHeader(in)
 		if err != nil {
 			return found, nil // the end, or the checksum that looks like no object
 		}
+
 		if err := skipBase(in, kind); err != nil {
 			return found, nil
 		}
+
 		z, err := zlib.NewReader(in)
 		if err != nil {
 			return found, nil
 		}
+
 		searcher := s
 		if kind == offsetDelta || kind == refDelta {
 			searcher = s.delta
 		}
+
 		f, err := searcher.search(lenient{z}, fmt.Sprintf("%s (object %d)", where, n), depth)
 		found = append(found, f...)
 		if err != nil {
 			return found, err
 		}
+
 		if _, err := io.Copy(io.Discard, z); err != nil {
 			return found, nil
 		}
 	}
 }
 
-// packHeader reads an object's type and size.
+// packHeader reads an object's type, and passes over its size (gitformat-pack(5)).
 func packHeader(in *bufio.Reader) (kind byte, err error) {
 	b, err := in.ReadByte()
+
 	kind = b >> 4 & 7
 	for err == nil && b&0x80 != 0 {
 		b, err = in.ReadByte()
 	}
+
 	return kind, err
 }
 
@@ -338,12 +383,14 @@ func skipBase(in *bufio.Reader, kind byte) error {
 		_, err := in.Discard(20)
 		return err
 	}
+
 	return nil
 }
 
 // lenient takes damage for the end: what was unpacked until then is searched.
 type lenient struct{ r io.Reader }
 
+// Read implements io.Reader.
 func (l lenient) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p)
 	if err != nil {
@@ -357,20 +404,24 @@ func (s *Searcher) scan(r io.Reader, where string) ([]Finding, error) {
 	buf := make([]byte, 1<<20+s.longest)
 	var found []Finding
 	kept := 0
+
 	for {
 		n, err := io.ReadFull(r, buf[kept:])
 		found = append(found, s.match(buf[:kept+n], where)...)
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			return unique(found), nil
 		}
+
 		if err != nil {
 			return unique(found), fmt.Errorf("read %s: %w", where, err)
 		}
+
 		// A secret may lie across two pieces.
 		kept = copy(buf, buf[kept+n-s.longest:kept+n])
 	}
 }
 
+// match looks for all secrets in bytes, as they are.
 func (s *Searcher) match(data []byte, where string) []Finding {
 	var found []Finding
 	for _, n := range s.needles {
@@ -378,9 +429,11 @@ func (s *Searcher) match(data []byte, where string) []Finding {
 			found = append(found, Finding{n.secret, n.form, where})
 		}
 	}
+
 	return unique(found)
 }
 
+// unique keeps one of each finding.
 func unique(f []Finding) []Finding {
 	slices.SortFunc(f, func(a, b Finding) int { return strings.Compare(a.String(), b.String()) })
 	return slices.Compact(f)
