@@ -10,5 +10,13 @@ import (
 )
 
 func main() {
-	os.Exit(daemon.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+	caller := daemon.Caller{
+		In:  os.Stdin,
+		Out: os.Stdout,
+		Err: os.Stderr,
+		Env: os.Getenv,
+	}
+
+	// No context of signals: Main handles them itself.
+	os.Exit(daemon.Main(context.Background(), os.Args[1:], caller))
 }

@@ -207,7 +207,7 @@ func TestStateBehindALink(t *testing.T) {
 	}
 	nothingLeft(t, Options{State: whole})
 	err = upOn(t, Options{State: whole})
-	if p := problem.From(err); err == nil || p.Rule != ruleDamaged || !strings.Contains(p.Actual, whole+": it is a link to "+dir+", and nothing is there") || !strings.Contains(p.Mend, "mount what it leads to ("+dir+")") || exists(dir) {
+	if p := problem.From(err); err == nil || p.Rule != problem.RuleStateDamaged || !strings.Contains(p.Actual, whole+": it is a link to "+dir+", and nothing is there") || !strings.Contains(p.Mend, "mount what it leads to ("+dir+")") || exists(dir) {
 		t.Errorf("up by a link that leads nowhere: %v", err)
 	}
 	t.Log(err)

@@ -185,6 +185,7 @@ func (c *casProcess) watch(ctx context.Context, cmd *exec.Cmd, ours net.Conn, st
 	return r
 }
 
+// orExit is how a process ended, also where that is no error.
 func orExit(err error) error {
 	if err == nil {
 		return errors.New("exit status 0")
@@ -318,7 +319,7 @@ func (c *casProcess) guard(ctx context.Context, r *running) error {
 	case err := <-r.exit:
 		r.exit <- err // stop may be called all the same
 		if ctx.Err() == nil && !hangs.Load() {
-			c.tell(manager.Incident{Warning: true, Reason: "cas_ended", Message: err.Error() +
+			c.tell(manager.Incident{Warning: true, Reason: reasonCASEnded, Message: err.Error() +
 				": it is started again. Apps go on, and the time without a CAS counts against nobody"})
 		}
 		return err
@@ -345,6 +346,7 @@ func (l layout) casEnds() bool {
 	return left
 }
 
+// process is the number of the CAS that was started last.
 func (c *casProcess) process() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -381,6 +383,7 @@ func openMeasured(path string) (*os.File, ident.Measurement, error) {
 	return os.NewFile(uintptr(fd), path), m, nil
 }
 
+// socketPair is the connection on which the CAS is attested: our end, and the one that it inherits.
 func socketPair() (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

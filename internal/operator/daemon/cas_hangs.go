@@ -14,13 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/watchdog"
 )
-
-// ruleCASHangs is the event of a CAS that was ended since it hung, and the rule of one
-// that doesn't answer.
-const ruleCASHangs problem.Rule = "cas_hangs"
 
 // watched is a life of the CAS as the watchdog sees it.
 func (c *casProcess) watched(r *running, ask func(context.Context) error) watchdog.Process {
@@ -80,6 +75,7 @@ func (h *hearing) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// hungUp tells of an error that it was the other side who ended the connection.
 func hungUp(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

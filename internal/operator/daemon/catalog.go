@@ -89,6 +89,8 @@ func (c *catalog) Runtime(ctx context.Context, name string) (managerapi.Runtime,
 	return managerapi.Runtime{}, runtimes.NotBuilt(name, built)
 }
 
+// names are the runtimes that come along, and those that were built from a definition of
+// the operator's own.
 func (c *catalog) names() []string {
 	names := map[string]bool{}
 	for _, n := range runtimes.Names() {
@@ -103,6 +105,7 @@ func (c *catalog) names() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
+// describe is an image as manager and owners know it.
 func (c *catalog) describe(name string, ref rebuild.Ref, img registry.Image) (managerapi.Runtime, error) {
 	m, err := c.measure(img)
 	if err != nil {

@@ -123,6 +123,7 @@ func (l layout) left(mounted []string) []string {
 	return out
 }
 
+// short is a list for a sentence: its first three, and how many more there are.
 func short(paths []string) string {
 	if len(paths) <= 3 {
 		return strings.Join(paths, ", ")

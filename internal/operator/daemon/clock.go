@@ -54,4 +54,5 @@ func waitClock(ctx context.Context, seen time.Time, patience time.Duration, tell
 	return nil
 }
 
+// stamp writes a time as people compare it with a clock.
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

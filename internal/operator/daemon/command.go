@@ -31,11 +31,24 @@ type cli struct {
 	opts     Options
 }
 
+// Caller is what a command has of whoever calls it.
+type Caller struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+	Env func(name string) string
+}
+
 // Main runs the command line args, without the program's name, and returns the
 // exit code. It handles signals itself, since they mean different things.
-func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer, env func(string) string) int {
+func Main(ctx context.Context, args []string, caller Caller) int {
 	unix.Umask(0o022) // what is written here others may read, but for what says another mode itself
-	c := &cli{in: in, out: out, err: errw, env: env}
+	c := &cli{
+		in:  caller.In,
+		out: caller.Out,
+		err: caller.Err,
+		env: caller.Env,
+	}
 
 	root := &cobra.Command{
 		Use:           "cupeld",
@@ -51,9 +64,9 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	}
 
 	root.SetArgs(args)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errw)
+	root.SetIn(c.in)
+	root.SetOut(c.out)
+	root.SetErr(c.err)
 
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		what := err.Error()
@@ -64,13 +77,23 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errw io.Writer,
 	})
 
 	f := root.PersistentFlags()
-	f.StringVar(&c.opts.State, "state", cmp.Or(env("CUPEL_STATE"), defaultState), "the state folder (CUPEL_STATE)")
+	f.StringVar(&c.opts.State, "state", cmp.Or(c.env("CUPEL_STATE"), defaultState), "the state folder (CUPEL_STATE)")
 	f.StringVarP(&c.output, "output", "o", "table", "how to print: table or json")
 	f.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	f.BoolVar(&c.own, "own", false, "nothing was inherited: this process was executed by itself")
 	_ = f.MarkHidden("own")
 
-	root.AddCommand(c.upCommand(), c.checkCommand(), c.downCommand(), c.cleanupCommand(), c.installServiceCommand(), c.uninstallServiceCommand(), logWriterCommand(), runtimecmd.New(env), c.versionCommand())
+	root.AddCommand(
+		c.upCommand(),
+		c.downCommand(),
+		c.checkCommand(),
+		c.cleanupCommand(),
+		c.installServiceCommand(),
+		c.uninstallServiceCommand(),
+		runtimecmd.New(c.env),
+		logWriterCommand(),
+		c.versionCommand(),
+	)
 
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
@@ -88,6 +111,7 @@ type atWork interface {
 	problem() *problem.Error
 }
 
+// fail prints why a command was refused, and returns the exit code of that.
 func (c *cli) fail(err error) int {
 	if who, ok := errors.AsType[atWork](err); ok {
 		err = who.problem()
@@ -149,6 +173,8 @@ func (c *cli) tell() func(string) {
 	return func(text string) { _, _ = fmt.Fprintln(c.err, plain.Lines(c.inState(text))) }
 }
 
+// logger is the log of a command that does its work here: warnings, with the commands in
+// them as they are for this state folder.
 func (c *cli) logger() *slog.Logger {
 	opts := &slog.HandlerOptions{Level: max(c.logLevel, slog.LevelWarn), ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.MessageKey {
@@ -163,6 +189,7 @@ func (c *cli) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(c.err, opts))
 }
 
+// logWriterCommand is cupel-log, for a machine on which that program was forgotten.
 func logWriterCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    logfile.Verb + " ARG",

@@ -126,6 +126,7 @@ type cleaned struct {
 	Mounted []string `json:"mounted"` // others' file systems, which stay
 }
 
+// cleanup is the command, once it inherited nothing.
 func (c *cli) cleanup(ctx context.Context, yes bool) error {
 	if !yes {
 		if err := c.confirm(ctx); err != nil {

@@ -20,7 +20,7 @@ func TestErrorsAsJSON(t *testing.T) {
 		"up --first-port=many":                                   "cupeld: usage: --first-port has a value that it can't have",
 	} {
 		var errw bytes.Buffer
-		code := Main(t.Context(), strings.Fields(args), strings.NewReader(""), &bytes.Buffer{}, &errw, func(string) string { return "" })
+		code := Main(t.Context(), strings.Fields(args), Caller{In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &errw, Env: func(string) string { return "" }})
 		if code == 0 || !strings.HasPrefix(errw.String(), want) || strings.Contains(errw.String(), "strconv") {
 			t.Errorf("%s: code %d, %s", args, code, &errw)
 		}

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	case "cupel-cas":
 		os.Exit(playCAS(os.Args[1:]))
 	case "cupeld":
-		os.Exit(Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+		os.Exit(Main(context.Background(), os.Args[1:], Caller{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv}))
 	}
 	os.Exit(m.Run())
 }

@@ -44,6 +44,7 @@ func Detach(ctx context.Context, state string, args []string, tell func(string))
 	return detach(ctx, state, args, readyTimeout, tell)
 }
 
+// detach is Detach with another patience.
 func detach(ctx context.Context, state string, args []string, patience time.Duration, tell func(string)) (Started, error) {
 	l, err := newLayout(state)
 	if err != nil {

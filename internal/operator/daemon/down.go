@@ -173,6 +173,7 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 		layout: l,
 		o:      o,
 		force:  o.Force || what == workCleanup,
+		began:  began,
 		said:   began,
 	}
 	defer func() { t.gone.forget() }()
@@ -210,14 +211,8 @@ func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layo
 			return l, lock, err
 		}
 
-		if err := errors.Join(t.end(held), t.ask(held)); err != nil {
+		if err := t.press(held); err != nil {
 			return l, nil, err
-		}
-		t.tell(held)
-
-		if time.Since(began) > downTimeout {
-			return l, nil, problem.New(problem.Unavailable, ruleDownTimeout, "cupeld (process %d) still runs after %s", held.pid, problem.Duration(downTimeout)).
-				Fix("read its log under %s; cupel down --force ends it", l.path("log"))
 		}
 
 		select {
@@ -236,10 +231,26 @@ type takeover struct {
 	askedAt time.Time
 	gone    ending // of that
 	force   bool   // also who deletes all of it wants nothing stored
-	said    time.Time
+	began   time.Time
+	said    time.Time // when something was said last
 	line    string    // what was said last
 	word    string    // what that process wrote last
 	heard   time.Time // when that was
+}
+
+// press has who holds the lock give it back: it is told to end, or ended by force, and
+// whoever waits hears of it. One that takes too long is refused.
+func (t *takeover) press(held *lockedError) error {
+	if err := errors.Join(t.end(held), t.ask(held)); err != nil {
+		return err
+	}
+	t.tell(held)
+
+	if time.Since(t.began) > downTimeout {
+		return problem.New(problem.Unavailable, ruleDownTimeout, "cupeld (process %d) still runs after %s", held.pid, problem.Duration(downTimeout)).
+			Fix("read its log under %s; cupel down --force ends it", t.path("log"))
+	}
+	return nil
 }
 
 // end ends a cupeld by force, if that is wanted, which was stopped, says nothing any more
@@ -342,7 +353,7 @@ func (e *unreadyError) Unwrap() error { return e.err }
 
 // mend is what to do about it while no manager runs, which could remove anything.
 func (e *unreadyError) mend() string {
-	if p := problem.From(e.err); p.Rule == diskerror.RuleFull {
+	if problem.Is(e.err, diskerror.RuleFull) {
 		return "remove from that disk what is not Cupel's, or make it larger"
 	}
 	if diskerror.ReadOnly(e.err) {
@@ -415,9 +426,9 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 	p.withoutDisks(ctx)
 	ports := loadPorts(l.path(portsFile))
 	ports.complete(l.dir)
-	o.RegistryListen = ports.again("registry", "127.0.0.1")
-	o.CASOwners = ports.again("cas-owners", "127.0.0.1")
-	o.CASInstances = ports.again("cas-instances", "0.0.0.0")
+	o.RegistryListen = ports.again(registryListener, "127.0.0.1")
+	o.CASOwners = ports.again(ownersListener, "127.0.0.1")
+	o.CASInstances = ports.again(instancesListener, "0.0.0.0")
 	p.casEnds() // a CAS that was stopped holds its port
 
 	c, err := p.carry(ctx, o, ports)
@@ -447,10 +458,13 @@ func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slo
 	return errors.Join(err, c.parts.Wait())
 }
 
+// containerdRuns reports whether the private containerd is there, without which no
+// instance can be stopped in order.
 func (l layout) containerdRuns() bool {
 	return slices.ContainsFunc(l.processes(), func(p process) bool { return p.name == "containerd" })
 }
 
+// cgroupExists reports whether the instances have a control group, of version 1 or 2.
 func (l layout) cgroupExists() bool {
 	found, _ := filepath.Glob("/sys/fs/cgroup/*" + l.cgroup()) // the pattern is valid
 	_, err := os.Stat("/sys/fs/cgroup" + l.cgroup())
@@ -493,6 +507,7 @@ func (l layout) sweep(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// ignoreMissing takes it for done that something which shall go is not there.
 func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -500,6 +515,7 @@ func ignoreMissing(err error) error {
 	return err
 }
 
+// removeIfLink removes what is at a path, if it is a link.
 func removeIfLink(path string) error {
 	if info, err := os.Lstat(path); err != nil || info.Mode()&fs.ModeSymlink == 0 {
 		return nil

@@ -20,12 +20,10 @@ import (
 // pathFile holds that name; an earlier release wrote none.
 const pathFile = "path"
 
-// ruleElsewhere says that things of the folder run by another name.
-const ruleElsewhere = "state_elsewhere"
-
 // keepPath writes down the folder's name, for who comes by another one.
 func (l layout) keepPath() error { return writeOnce(l.path(pathFile), []byte(l.dir+"\n"), 0o644) }
 
+// parsePath reads what keepPath wrote.
 func parsePath(b []byte) (dir string, ok bool) {
 	dir, ok = strings.CutSuffix(string(b), "\n")
 	return dir, ok && filepath.IsAbs(dir) && filepath.Clean(dir) == dir && !strings.ContainsAny(dir, "\x00\n")

@@ -38,6 +38,7 @@ func (e ending) wait(ctx context.Context) {
 	}
 }
 
+// forget closes the descriptor.
 func (e ending) forget() {
 	if e.pidfd != 0 {
 		_ = unix.Close(e.pidfd)

@@ -13,9 +13,6 @@ import (
 	"cupel.dev/cupel/internal/trusted/diskerror"
 )
 
-// ruleDamaged says that something in the state folder is not what was written there.
-const ruleDamaged = "state_damaged"
-
 // explain says what a person can do about an error of the state folder: its disk is
 // full or fails, or something is not what it should be there. Others stay as they are.
 func (l layout) explain(err error) error {
@@ -32,7 +29,7 @@ func (l layout) explain(err error) error {
 	if nowhere := l.linkTo(path); nowhere != nil {
 		return nowhere.problem().Fix("mount what it leads to (%s), or remove the link", nowhere.target)
 	}
-	p := problem.New(problem.Invalid, ruleDamaged, "%w", err)
+	p := problem.New(problem.Invalid, problem.RuleStateDamaged, "%w", err)
 	switch {
 	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP), errors.Is(err, fs.ErrExist):
 		return p.Want("what Cupel put there, a file or a folder").

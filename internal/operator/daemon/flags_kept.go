@@ -37,6 +37,7 @@ func (l layout) flagsKept() keptFlags {
 	return k
 }
 
+// parseFlags reads what keepFlags wrote.
 func parseFlags(b []byte) (k keptFlags, ok bool) {
 	if err := json.Unmarshal(b, &k); err != nil {
 		return nil, false
@@ -89,14 +90,10 @@ func (l layout) settle(o *Options) {
 	}
 }
 
-// Rules of a start that doesn't say who may deploy where the last one may have. They have
-// an exit code of their own: tried again and again, such a start is refused each time.
-const (
-	ruleKeysMissing = "deploy_keys_missing"
-	ruleKeysUnknown = "deploy_keys_unknown"
-
-	codeKeys = 12
-)
+// codeKeys is the exit code of a start that doesn't say who may deploy where the last one
+// may have (ruleKeysMissing, ruleKeysUnknown): tried again and again, it is refused each
+// time.
+const codeKeys = 12
 
 // missing refuses a start that lets everybody deploy, where the last one did not, or may
 // not have.

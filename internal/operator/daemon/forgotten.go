@@ -53,9 +53,9 @@ func (l layout) managerLost(ctx context.Context) bool {
 
 	store, err := managerdb.Open(ctx, file)
 	if err != nil {
-		return problem.From(err).Rule == ruleDamaged
+		return problem.Is(err, problem.RuleStateDamaged)
 	}
 	defer func() { _ = store.Close() }()
 	_, err = store.Load(ctx)
-	return err != nil && problem.From(err).Rule == ruleDamaged
+	return problem.Is(err, problem.RuleStateDamaged)
 }

@@ -39,7 +39,7 @@ func TestManagerLost(t *testing.T) {
 		// A folder in its place is moved away first, which makes it one that is gone.
 		for range 2 {
 			p := problem.From(up())
-			if p.Rule != ruleDamaged && p.Rule != "state_access" {
+			if p.Rule != problem.RuleStateDamaged && p.Rule != "state_access" {
 				t.Fatalf("%s: up: %v", kind, p)
 			}
 			if strings.Contains(p.Mend, "cupel down --force") {

@@ -42,7 +42,7 @@ func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renew
 			return pair, false, fmt.Errorf("make %s key: %w", name, err)
 		}
 	default:
-		return pair, false, problem.New(problem.Invalid, ruleDamaged, "%s: %w", keyFile, err).
+		return pair, false, problem.New(problem.Invalid, problem.RuleStateDamaged, "%s: %w", keyFile, err).
 			Want("the private key of %s", certFile).
 			Fix("put the file back from a backup. Without one: cupel down, remove %s, %s and %s, cupel up; both are made anew, and %s",
 				plain.ShellWord(keyFile), plain.ShellWord(certFile), plain.ShellWord(l.path(portsFile)), anotherKey[name])

@@ -26,6 +26,7 @@ type layout struct {
 	nowhere *leadsNowhere // the link on the way to it at whose end nothing is
 }
 
+// newLayout is the layout of the folder that a name leads to.
 func newLayout(state string) (layout, error) {
 	dir, err := filepath.Abs(state)
 	if err != nil {
@@ -46,10 +47,13 @@ func layoutAt(dir string) layout {
 	return layout{dir: dir, id: hex.EncodeToString(sum[:4])}
 }
 
+// path is something in the folder.
 func (l layout) path(parts ...string) string {
 	return filepath.Join(append([]string{l.dir}, parts...)...)
 }
 
+// Names on the machine that tell this installation from others: containerd's namespace,
+// the table of packet rules, the instances' control group, their bridge.
 func (l layout) namespace() string { return "cupel-" + l.id }
 func (l layout) table() string     { return "cupel_" + l.id }
 func (l layout) cgroup() string    { return "/cupel-" + l.id }
@@ -83,6 +87,7 @@ func (l layout) casUser() (int, error) {
 	return uid, atomicfile.Write(file, []byte(strconv.Itoa(uid)+"\n"), 0o644)
 }
 
+// parseUser reads what casUser wrote.
 func parseUser(b []byte) (uid int, ok bool) {
 	uid, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	return uid, err == nil && uid >= 1000

@@ -76,6 +76,7 @@ func (l layout) keptLimits() manager.Limits {
 	return limits
 }
 
+// parseGrace reads what keepGrace wrote.
 func parseGrace(b []byte) (grace time.Duration, ok bool) {
 	grace, err := time.ParseDuration(strings.TrimSpace(string(b)))
 	return grace, err == nil && grace > 0 && grace <= maxGrace

@@ -94,17 +94,9 @@ func (e *lockedError) waits() string {
 	return line
 }
 
-// Rules about who else is at work; the first has an exit code of its own, so that a
-// script can tell that what it wants is there.
-const (
-	ruleRuns   = "already_running"
-	ruleAtWork = "at_work"
-	ruleHangs  = "cupeld_hangs"
-
-	ruleDownTimeout = "down_timeout"
-
-	codeRuns = 10
-)
+// codeRuns is the exit code of ruleRuns, by which a script can tell that what it wants is
+// there.
+const codeRuns = 10
 
 // stopped is the refusal where the holder was stopped by a signal, and gives the lock
 // to nobody before it goes on; nil where it wasn't.
@@ -135,6 +127,7 @@ func (e *lockedError) problem() *problem.Error {
 	return problem.New(problem.Conflict, ruleRuns, "%w", e).Fix("use it as it is; to give it other flags: kill %d (apps go on), then this again with all its flags; to stop apps too: cupel down", e.pid)
 }
 
+// lockFile is whose lock says that somebody works on the folder, and whose text says who.
 func (l layout) lockFile() string { return l.path("cupeld.lock") }
 
 // lock takes the folder's lock and writes into it who we are and what for. Only root can
@@ -217,7 +210,7 @@ func (l layout) refuseLock(err error) error {
 
 	for _, other := range []error{unix.EISDIR, unix.ELOOP, unix.ENXIO} {
 		if errors.Is(err, other) {
-			return problem.New(problem.Invalid, ruleDamaged, "%w", err).Want("a file").Fix("remove %s: it holds nothing", l.lockFile())
+			return problem.New(problem.Invalid, problem.RuleStateDamaged, "%w", err).Want("a file").Fix("remove %s: it holds nothing", l.lockFile())
 		}
 	}
 
@@ -357,6 +350,7 @@ func readHolder(dir string, f *os.File) *lockedError {
 	return e
 }
 
+// release gives the lock back, unless another process has the same descriptor.
 func (s *stateLock) release() { _ = s.f.Close() }
 
 // heldLock is the lock that whoever started this process holds for it, on a

@@ -37,6 +37,7 @@ func openRotating(path string, limit int64) (*rotatingFile, error) {
 	return r, r.open()
 }
 
+// open opens the log, in a folder that it makes. Callers hold mu, or nobody else has it.
 func (r *rotatingFile) open() error {
 	if err := os.MkdirAll(filepath.Dir(r.path), 0o755); err != nil {
 		return err

@@ -25,6 +25,7 @@ import (
 // checkTimeout is how long `up` waits to learn what stands in the way.
 const checkTimeout = 30 * time.Second
 
+// networkConfig is the instances' network, with its state in dir.
 func (l layout) networkConfig(dir string) cni.Config {
 	return cni.Config{
 		Dir:       dir,
@@ -94,9 +95,9 @@ func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady, e mana
 			return nil
 		case <-look.C:
 			found, err := p.network.Restore()
-			p.told.restored("network", found, err, p.incidents.Tell)
+			p.told.restored(ofNetwork, found, err, p.incidents.Tell)
 			found, err = p.balancer.Restore(ctx)
-			p.told.restored("packet_rules", found, err, p.incidents.Tell)
+			p.told.restored(ofPacketRules, found, err, p.incidents.Tell)
 
 			moved, err := p.moveEndpoint(&e, outside())
 			if err != nil {
@@ -116,7 +117,7 @@ func (p *parts) tendNetwork(ctx context.Context, o Options, cas casReady, e mana
 type networkTold struct {
 	mu        sync.Mutex
 	found     map[foundAgain]*repeats
-	broken    map[string]time.Time // by part: when something could not be put right last
+	broken    map[tended]time.Time // by part: when something could not be put right last
 	blocked   string
 	instances bool             // something is in the way of what they call
 	unchecked bool             // that it could not be tried
@@ -125,7 +126,10 @@ type networkTold struct {
 
 // foundAgain is one thing that another program may change again and again, without
 // the numbers in it.
-type foundAgain struct{ part, found string }
+type foundAgain struct {
+	part  tended
+	found string
+}
 
 // repeats are how often that was found, and not told, since it was told.
 type repeats struct {
@@ -143,7 +147,7 @@ const quietFor = time.Minute
 // restored tells what was found and put right, at once and then every hour how often
 // that was. That something could not be put right is told once, and once that it is
 // over: when for a while nothing was found any more.
-func (t *networkTold) restored(part, found string, err error, tell func(manager.Incident)) {
+func (t *networkTold) restored(part tended, found string, err error, tell func(manager.Incident)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 
@@ -155,15 +159,15 @@ func (t *networkTold) restored(part, found string, err error, tell func(manager.
 	last, broken := t.broken[part]
 	switch {
 	case err != nil && !broken:
-		tell(manager.Incident{Warning: true, Reason: part + "_broken", Message: err.Error() + "; it is tried again every few seconds"})
+		tell(manager.Incident{Warning: true, Reason: part.broken, Message: err.Error() + "; it is tried again every few seconds"})
 		fallthrough
 	case err != nil, broken && found != "":
 		if t.broken == nil {
-			t.broken = map[string]time.Time{}
+			t.broken = map[tended]time.Time{}
 		}
 		t.broken[part] = t.clock()
 	case broken && t.clock().Sub(last) >= quietFor:
-		tell(manager.Incident{Reason: part + "_mended", Message: "nothing was wrong for a minute any more"})
+		tell(manager.Incident{Reason: part.mended, Message: "nothing was wrong for a minute any more"})
 		delete(t.broken, part)
 	}
 }
@@ -179,7 +183,7 @@ func (t *networkTold) clock() time.Time {
 var digits = regexp.MustCompile(`\b[0-9]+\b`)
 
 // restoredAgain is restored, as far as that could be put right. The lock is held.
-func (t *networkTold) restoredAgain(part, found string, tell func(manager.Incident)) {
+func (t *networkTold) restoredAgain(part tended, found string, tell func(manager.Incident)) {
 	now := t.clock()
 	for key, r := range t.found {
 		switch {
@@ -188,7 +192,7 @@ func (t *networkTold) restoredAgain(part, found string, tell func(manager.Incide
 			delete(t.found, key)
 		default:
 			message := fmt.Sprintf("%s; that was found again %d times in the last hour: something does it over and over", r.found, r.times)
-			tell(manager.Incident{Warning: true, Reason: part + "_restored", Message: message})
+			tell(manager.Incident{Warning: true, Reason: part.restored, Message: message})
 			*r = repeats{told: now, found: r.found}
 		}
 	}
@@ -202,7 +206,7 @@ func (t *networkTold) restoredAgain(part, found string, tell func(manager.Incide
 		return
 	}
 
-	tell(manager.Incident{Warning: true, Reason: part + "_restored", Message: found})
+	tell(manager.Incident{Warning: true, Reason: part.restored, Message: found})
 	if t.found == nil {
 		t.found = map[foundAgain]*repeats{}
 	}
@@ -224,9 +228,9 @@ func (t *networkTold) network(r netcheck.Report, tell func(manager.Incident)) {
 	switch now {
 	case t.blocked:
 	case "":
-		tell(manager.Incident{Reason: "network_clear", Message: "nothing of this machine is in the way of instances and users any more"})
+		tell(manager.Incident{Reason: reasonNetworkClear, Message: "nothing of this machine is in the way of instances and users any more"})
 	default:
-		tell(manager.Incident{Warning: true, Reason: "network_blocked", Message: r.Problem().Error()})
+		tell(manager.Incident{Warning: true, Reason: reasonNetworkBlocked, Message: r.Problem().Error()})
 	}
 	t.blocked = now
 }
@@ -243,7 +247,7 @@ func (t *networkTold) notChecked(err error, tell func(manager.Incident)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.unchecked {
-		tell(manager.Incident{Warning: true, Reason: "network_unchecked", Message: err.Error()})
+		tell(manager.Incident{Warning: true, Reason: string(ruleNetworkUnchecked), Message: err.Error()})
 	}
 	t.unchecked = true
 }

@@ -147,7 +147,7 @@ func Check(ctx context.Context, o Options, log *slog.Logger) (r netcheck.Report,
 	}
 
 	if cfg.CASPort = at.Port(); cfg.CASPort == 0 {
-		cfg.CASPort = portNumber(ports.again("cas-instances", ""))
+		cfg.CASPort = portNumber(ports.again(instancesListener, ""))
 	}
 	if cfg.To, err = targets(ctx, o.CheckTo, p.network.Gateway()); err != nil {
 		return r, err
@@ -187,6 +187,7 @@ func targets(ctx context.Context, asked []string, gateway netip.Addr) ([]netchec
 	return out, nil
 }
 
+// target is one of them, with the address that this machine finds for it.
 func target(ctx context.Context, text string, gateway netip.Addr) (netcheck.Target, error) {
 	refuse := func(p *problem.Error) (netcheck.Target, error) { return netcheck.Target{}, p }
 
@@ -222,12 +223,13 @@ func (o Options) lastInstances() (string, error) {
 	}
 
 	ports := loadPorts(l.path(portsFile))
-	if ports.last["cas-instances"] == "" {
+	if ports.last[instancesListener] == "" {
 		return o.CASInstances, nil
 	}
-	return ports.again("cas-instances", "0.0.0.0"), nil
+	return ports.again(instancesListener, "0.0.0.0"), nil
 }
 
+// portNumber is the port of an address that a listener told.
 func portNumber(addr string) uint16 {
 	n, _ := strconv.ParseUint(portOf(addr), 10, 16) // a listener's own words
 	return uint16(n)
@@ -312,6 +314,7 @@ func appendReport(b []byte, r netcheck.Report) []byte {
 	return b
 }
 
+// appendCause writes why something fails, and what mends it.
 func appendCause(b []byte, indent, text string, mend []string) []byte {
 	if text != "" {
 		b = fmt.Appendf(b, "%s%s\n", indent, text)

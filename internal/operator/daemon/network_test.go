@@ -92,7 +92,7 @@ func TestCheckCommand(t *testing.T) {
 	state := filepath.Join(folder(t), "none")
 	run := func(args ...string) (code int, out, errs string) {
 		var o, e bytes.Buffer
-		code = Main(t.Context(), append([]string{args[0], "--state", state}, args[1:]...), os.Stdin, &o, io.MultiWriter(&e, os.Stderr), func(string) string { return "" })
+		code = Main(t.Context(), append([]string{args[0], "--state", state}, args[1:]...), Caller{In: os.Stdin, Out: &o, Err: io.MultiWriter(&e, os.Stderr), Env: func(string) string { return "" }})
 		return code, o.String(), e.String()
 	}
 
@@ -145,22 +145,22 @@ func TestNetworkIsTold(t *testing.T) {
 	now := time.Now()
 	told := networkTold{now: func() time.Time { return now }}
 	broken := errors.New("no netlink")
-	told.restored("network", "", nil, tell)
-	told.restored("network", "the bridge was down", nil, tell)
-	told.restored("packet_rules", "", broken, tell)
-	told.restored("packet_rules", "", broken, tell)
-	told.restored("packet_rules", "the table was gone", nil, tell)
-	told.restored("packet_rules", "", broken, tell)
+	told.restored(ofNetwork, "", nil, tell)
+	told.restored(ofNetwork, "the bridge was down", nil, tell)
+	told.restored(ofPacketRules, "", broken, tell)
+	told.restored(ofPacketRules, "", broken, tell)
+	told.restored(ofPacketRules, "the table was gone", nil, tell)
+	told.restored(ofPacketRules, "", broken, tell)
 	for range 20 { // another program does it again and again, and mostly it can't be mended
 		now = now.Add(tendEvery)
-		told.restored("packet_rules", "the table was gone", fmt.Errorf("%w: try %s", broken, now), tell)
-		told.restored("packet_rules", "", nil, tell)
+		told.restored(ofPacketRules, "the table was gone", fmt.Errorf("%w: try %s", broken, now), tell)
+		told.restored(ofPacketRules, "", nil, tell)
 	}
 	for range 2 * int(quietFor/tendEvery) {
 		now = now.Add(tendEvery)
-		told.restored("packet_rules", "", nil, tell)
+		told.restored(ofPacketRules, "", nil, tell)
 	}
-	told.restored("packet_rules", "", broken, tell)
+	told.restored(ofPacketRules, "", broken, tell)
 	blocked := netcheck.Report{Probes: []netcheck.Probe{{Name: netcheck.InstanceCAS, Cause: "a rule", Mend: []string{"nft x"}}}}
 	again := netcheck.Report{Probes: []netcheck.Probe{{Name: netcheck.InstanceCAS, Cause: "a rule", Mend: []string{"nft x handle 7"}}}}
 	for _, r := range []netcheck.Report{{OK: true}, blocked, blocked, again, {OK: true}, {OK: true}} {
@@ -189,8 +189,8 @@ func TestRestoredTellsNoFlood(t *testing.T) {
 	tell := func(i manager.Incident) { got = append(got, i.Message) }
 	const found = "another program set net.ipv4.ip_forward to 0: it is 1 again"
 	for began := now; now.Sub(began) < 24*time.Hour; now = now.Add(tendEvery) {
-		told.restored("network", found, nil, tell)
-		told.restored("packet_rules", "", nil, tell)
+		told.restored(ofNetwork, found, nil, tell)
+		told.restored(ofPacketRules, "", nil, tell)
 	}
 	if len(got) != 24 || got[0] != found || !strings.HasPrefix(got[1], found+"; that was found again 719 times") {
 		t.Errorf("%d events in a day: %q", len(got), got)
@@ -200,7 +200,7 @@ func TestRestoredTellsNoFlood(t *testing.T) {
 	got = nil
 	told = networkTold{now: told.now}
 	for clients := range 100 {
-		told.restored("packet_rules", fmt.Sprintf("the table was gone; %d clients keep their instances", clients), nil, tell)
+		told.restored(ofPacketRules, fmt.Sprintf("the table was gone; %d clients keep their instances", clients), nil, tell)
 	}
 	if len(got) != 1 || got[0] != "the table was gone; 0 clients keep their instances" {
 		t.Errorf("%d events: %q", len(got), got)
@@ -209,16 +209,16 @@ func TestRestoredTellsNoFlood(t *testing.T) {
 	// Another thing is told at once, and the same one where it was over for an hour.
 	got = nil
 	told = networkTold{now: told.now}
-	for _, part := range []string{"network", "packet_rules", "network"} {
+	for _, part := range []tended{ofNetwork, ofPacketRules, ofNetwork} {
 		told.restored(part, found, nil, tell)
-		told.restored("network", "the bridge was down", nil, tell)
+		told.restored(ofNetwork, "the bridge was down", nil, tell)
 	}
 	for range 2 {
 		now = now.Add(repeatEvery)
-		told.restored("network", "", nil, tell)
+		told.restored(ofNetwork, "", nil, tell)
 	}
 	got = append(got[:3], got[5:]...) // without what happened in the first of the two hours
-	told.restored("network", found, nil, tell)
+	told.restored(ofNetwork, found, nil, tell)
 	if diff := cmp.Diff([]string{found, "the bridge was down", found, found}, got); diff != "" {
 		t.Error(diff)
 	}

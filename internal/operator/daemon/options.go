@@ -106,6 +106,7 @@ func checkAddresses(o Options) error {
 	return nil
 }
 
+// openToAll reports whether a listener at that host takes connections to every address.
 func openToAll(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "" || err == nil && ip.IsUnspecified()

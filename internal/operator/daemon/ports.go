@@ -25,6 +25,7 @@ type ports struct {
 	last map[string]string // listener -> port
 }
 
+// loadPorts reads what was remembered; a damaged file is none.
 func loadPorts(file string) *ports {
 	p := &ports{file: file, last: map[string]string{}}
 	b, err := atomicfile.Read(file)
@@ -38,6 +39,7 @@ func loadPorts(file string) *ports {
 	return p
 }
 
+// parsePorts reads what save wrote.
 func parsePorts(b []byte) (last map[string]string, ok bool) {
 	if json.Unmarshal(b, &last) != nil || last == nil {
 		return nil, false
@@ -67,6 +69,7 @@ func (p *ports) prefer(name, addr string) string {
 	return same
 }
 
+// remember keeps the port of a listener, to be saved.
 func (p *ports) remember(name, addr string) {
 	if _, port, err := net.SplitHostPort(addr); err == nil {
 		p.last[name] = port
@@ -130,17 +133,28 @@ type listener struct {
 	addr func(*Options) *string
 }
 
+// Names of the listeners, as ports.json has them.
+const (
+	managerListener   = "manager"
+	ownersListener    = "cas-owners"
+	instancesListener = "cas-instances"
+	registryListener  = "registry"
+)
+
+// listeners are all addresses at which an installation serves, but for those of apps.
 var listeners = []listener{
-	{"manager", "the manager's API", "--manager-listen", func(o *Options) *string { return &o.ManagerListen }},
-	{"cas-owners", "the CAS's API for owners", "--cas-owners", func(o *Options) *string { return &o.CASOwners }},
-	{"cas-instances", "the CAS's API for instances", "--cas-instances", func(o *Options) *string { return &o.CASInstances }},
-	{"registry", "the registry", "--registry-listen", func(o *Options) *string { return &o.RegistryListen }},
+	{managerListener, "the manager's API", "--manager-listen", func(o *Options) *string { return &o.ManagerListen }},
+	{ownersListener, "the CAS's API for owners", "--cas-owners", func(o *Options) *string { return &o.CASOwners }},
+	{instancesListener, "the CAS's API for instances", "--cas-instances", func(o *Options) *string { return &o.CASInstances }},
+	{registryListener, "the registry", "--registry-listen", func(o *Options) *string { return &o.RegistryListen }},
 }
 
+// listenerOf is the listener of that name.
 func listenerOf(name string) listener {
 	return listeners[slices.IndexFunc(listeners, func(l listener) bool { return l.name == name })]
 }
 
+// taken names a listener whose address another one has.
 func (l listener) taken(addr string) string {
 	return fmt.Sprintf("%s, %s (%s)", addr, l.what, l.flag)
 }
@@ -188,6 +202,7 @@ func (p *ports) taken(o Options) (map[string]string, error) {
 	return taken, nil
 }
 
+// refuseTaken is the refusal of all that are taken.
 func refuseTaken(taken map[string]string) error {
 	var all, flags []string
 	for _, l := range listeners {
@@ -202,10 +217,12 @@ func refuseTaken(taken map[string]string) error {
 		Fix("end what listens there ('ss -ltnp' shows it), or give other addresses: %s HOST:PORT", strings.Join(flags, " HOST:PORT "))
 }
 
+// refuseAddress is the refusal of an address that can't be listened at.
 func refuseAddress(l listener, err error) error {
 	return problem.New(problem.Invalid, ruleListen, "listen for %s: %w", l.what, err).Fix("give HOST:PORT of this machine with %s", l.flag)
 }
 
+// listen takes an address, with the port of last time in place of 0.
 func (p *ports) listen(name, addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", p.prefer(name, addr))
 	switch {
@@ -219,6 +236,7 @@ func (p *ports) listen(name, addr string) (net.Listener, error) {
 	return ln, nil
 }
 
+// save writes down what is remembered.
 func (p *ports) save() error {
 	b, err := json.Marshal(p.last)
 	if err != nil {

@@ -178,9 +178,6 @@ func (l layout) logs() []derivation {
 	return list
 }
 
-// reasonRepaired is the event of a damaged file that is made again.
-const reasonRepaired = "state_repaired"
-
 // repair puts aside what is damaged and can be made again, and tells it. That this
 // installation served is still known then.
 func (p *parts) repair(ctx context.Context) error {
@@ -415,10 +412,12 @@ func (p *parts) withoutDisks(ctx context.Context) {
 	}
 }
 
+// problem refuses to work where that link is.
 func (e *leadsNowhere) problem() *problem.Error {
-	return problem.New(problem.Invalid, ruleDamaged, "%s: %w", e.path, e).Want("what the link leads to")
+	return problem.New(problem.Invalid, problem.RuleStateDamaged, "%s: %w", e.path, e).Want("what the link leads to")
 }
 
+// mend is what to do about it.
 func (e *leadsNowhere) mend() string {
 	return fmt.Sprintf("mount what it leads to (%s), then run this again", e.target)
 }
@@ -432,7 +431,7 @@ func (l layout) wrongKind() error {
 			if nowhere, ok := errors.AsType[*leadsNowhere](why); ok {
 				return nowhere.problem().Fix("%s; if that is gone for good, put it back from a backup; without a backup: %s", nowhere.mend(), k.other)
 			}
-			return problem.New(problem.Invalid, ruleDamaged, "%s is damaged: %w", path, why).Want("%s", k.kind).
+			return problem.New(problem.Invalid, problem.RuleStateDamaged, "%s is damaged: %w", path, why).Want("%s", k.kind).
 				Fix("put it back from a backup and look at the disk (dmesg); without a backup: %s", k.other)
 		}
 	}
@@ -502,10 +501,11 @@ func lostFile(path string, err error) *problem.Error {
 	if err != nil {
 		why = "is gone"
 	}
-	return problem.New(problem.Invalid, ruleDamaged, "%s %s, though this installation served before", path, why).
+	return problem.New(problem.Invalid, problem.RuleStateDamaged, "%s %s, though this installation served before", path, why).
 		Want("the file as it was written")
 }
 
+// exists reports whether there is something at a path, be it a link that leads nowhere.
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
@@ -519,7 +519,10 @@ func (p *ports) complete(state string) {
 	}
 
 	for name, addr := range map[string]string{
-		"manager": e.Address, "registry": e.Registry, "cas-owners": e.CAS.Owners, "cas-instances": e.CAS.Instances,
+		managerListener:   e.Address,
+		registryListener:  e.Registry,
+		ownersListener:    e.CAS.Owners,
+		instancesListener: e.CAS.Instances,
 	} {
 		if p.last[name] == "" && strings.Contains(addr, ":") {
 			p.remember(name, addr)

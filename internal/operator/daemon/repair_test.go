@@ -179,7 +179,7 @@ func TestWrongKinds(t *testing.T) {
 		p := problem.From(err)
 		t.Log(p)
 		nowhere := path + ": it is a link to /nonexistent/folder/x, and nothing is there"
-		if p.Rule != ruleDamaged || !strings.Contains(p.Actual, path+" is damaged: it is a") && p.Actual != nowhere {
+		if p.Rule != problem.RuleStateDamaged || !strings.Contains(p.Actual, path+" is damaged: it is a") && p.Actual != nowhere {
 			t.Errorf("%s: up: %v", k.name, err)
 		}
 		if p.Actual == nowhere && k.kind.linked() && !strings.HasPrefix(p.Mend, "mount what it leads to (/nonexistent/folder/x), then run this again; if that is gone for good, put it back") {
@@ -479,7 +479,7 @@ func TestServedBefore(t *testing.T) {
 			}
 		}
 		p := problem.From(Up(t.Context(), o, slog.New(slog.DiscardHandler), func(Serving) error { return errors.New("it serves") }))
-		if p.Rule != ruleDamaged || exists(l.path(lost[0])) {
+		if p.Rule != problem.RuleStateDamaged || exists(l.path(lost[0])) {
 			t.Fatalf("without %v: %v", lost, p)
 		}
 		forced := o

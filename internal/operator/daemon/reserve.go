@@ -42,6 +42,7 @@ func (r *reserve) halves() []string {
 	return []string{filepath.Join(r.dir, "start"), filepath.Join(r.dir, "removal")}
 }
 
+// files is the folder of the files that only take up inodes.
 func (r *reserve) files() string { return filepath.Join(r.dir, "files") }
 
 // fill makes what isn't there. A disk without room for it is no error: there is
@@ -142,7 +143,7 @@ type roomyStore struct {
 // Apply implements manager.Store.
 func (s roomyStore) Apply(ctx context.Context, c manager.Change) ([]manager.Event, error) {
 	events, err := s.Store.Apply(ctx, c)
-	for err != nil && problem.From(err).Rule == diskerror.RuleFull && removes(c) && s.reserve.release() {
+	for problem.Is(err, diskerror.RuleFull) && removes(c) && s.reserve.release() {
 		events, err = s.Store.Apply(ctx, c)
 	}
 

@@ -32,7 +32,7 @@ func TestRepairKeepsThatItServed(t *testing.T) {
 		}
 		for _, name := range []string{"operator", "manager"} {
 			_, err := p.ownPair(name, time.Now())
-			if refused := problem.From(err); err == nil || refused.Rule != ruleDamaged || !strings.Contains(refused.Actual, l.path(name+".key")) {
+			if refused := problem.From(err); err == nil || refused.Rule != problem.RuleStateDamaged || !strings.Contains(refused.Actual, l.path(name+".key")) {
 				t.Errorf("%s: another key of the %s's was made: %v", kind, name, err)
 			}
 		}

@@ -118,6 +118,7 @@ func (l layout) runsIt(ctx context.Context, pid int) bool {
 	return strings.TrimSpace(string(out)) == strconv.Itoa(pid)
 }
 
+// systemdRuns reports whether systemd runs this machine (sd_booted(3)).
 func systemdRuns() bool {
 	_, err := os.Stat("/run/systemd/system")
 	return err == nil
@@ -204,6 +205,7 @@ func (l layout) uninstallService(ctx context.Context) (bool, error) {
 	return true, systemctl(ctx, "daemon-reload")
 }
 
+// systemctl has systemd do something.
 func systemctl(ctx context.Context, args ...string) error {
 	if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
 		return problem.New(problem.Unavailable, problem.RuleService, "systemctl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out)).

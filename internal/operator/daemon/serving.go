@@ -31,6 +31,7 @@ func (p *parts) list(e managerapi.Endpoint) []managerapi.Part {
 	}
 }
 
+// portOf is the port of an address that a listener told.
 func portOf(addr string) string {
 	_, port, _ := net.SplitHostPort(addr) // a listener's own words
 	return port
@@ -121,6 +122,7 @@ type Serving struct {
 	Dropped []string `json:"dropped,omitempty"`
 }
 
+// needOwner says what owners have to do for apps that can't start again.
 func needOwner(apps []managerapi.App) []string {
 	var out []string
 	for _, a := range apps {
@@ -129,6 +131,7 @@ func needOwner(apps []managerapi.App) []string {
 	return out
 }
 
+// takenPorts says why users don't reach apps.
 func takenPorts(apps []managerapi.App) []string {
 	var out []string
 	for _, a := range apps {
@@ -137,6 +140,7 @@ func takenPorts(apps []managerapi.App) []string {
 	return out
 }
 
+// oldLaunchers says what owners have to do for apps with a launcher of before.
 func oldLaunchers(apps []managerapi.App) []string {
 	var out []string
 	for _, a := range apps {

@@ -71,6 +71,7 @@ func setAside(file string, limit int64) error {
 	return os.Truncate(file, 0)
 }
 
+// copyFile copies a file over another.
 func copyFile(from, to string) error {
 	src, err := atomicfile.Open(from)
 	if err != nil {

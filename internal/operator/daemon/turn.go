@@ -22,6 +22,7 @@ import (
 // root can open it: whoever can open a file can hold its lock.
 func (l layout) turnFile() string { return l.path("turn.lock") }
 
+// openTurn opens the file, and makes it if create is os.O_CREATE.
 func (l layout) openTurn(create int) (*os.File, error) {
 	f, err := os.OpenFile(l.turnFile(), os.O_RDONLY|create|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err == nil {

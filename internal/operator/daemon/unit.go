@@ -134,7 +134,7 @@ func (l layout) unitKeys(text []byte, list string) string {
 	}
 
 	has, flags := takeFlag(flags, "--"+deployKeysFlag)
-	what := "starts without --deploy-keys, and is refused then (" + ruleKeysMissing + ")"
+	what := "starts without --deploy-keys, and is refused then (" + string(ruleKeysMissing) + ")"
 	switch {
 	case restricts(has):
 		return ""
@@ -181,6 +181,7 @@ func unitSetting(text []byte, key string) string {
 	return value
 }
 
+// unitLine is a command as a setting of a unit.
 func unitLine(args []string) string {
 	words := make([]string, len(args))
 	for i, a := range args {

@@ -68,6 +68,7 @@ func newParts(l layout, log *slog.Logger) *parts {
 	return p
 }
 
+// onClose has something done when all is let go of, before what was there before it.
 func (p *parts) onClose(f func() error) { p.closers = append(p.closers, f) }
 
 // close lets go of everything in reverse order. Containers and what carries
@@ -252,7 +253,7 @@ func (p *parts) up(ctx context.Context, o Options, ready func(Serving) error) er
 	if err := ports.check(ctx, o, p.casEnds); err != nil {
 		return err
 	}
-	api, err := ports.listen("manager", o.ManagerListen)
+	api, err := ports.listen(managerListener, o.ManagerListen)
 	if err != nil {
 		return err
 	}

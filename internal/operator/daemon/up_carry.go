@@ -24,7 +24,7 @@ type carriers struct {
 // carry starts them, but for the CAS.
 func (p *parts) carry(ctx context.Context, o Options, ports *ports) (carriers, error) {
 	var c carriers
-	store, err := ports.listen("registry", o.RegistryListen)
+	store, err := ports.listen(registryListener, o.RegistryListen)
 	if err != nil {
 		return c, err
 	}
@@ -92,6 +92,7 @@ func named(part string, f func() error) func() error {
 	}
 }
 
+// ignoreClosed takes it for done that a listener is closed already.
 func ignoreClosed(err error) error {
 	if errors.Is(err, net.ErrClosed) {
 		return nil

@@ -29,35 +29,9 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 		return err
 	}
 
-	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{
-		Dir:      p.path("containerd"),
-		ID:       p.id,
-		Logger:   p.log,
-		Started:  p.joinGroup,
-		Tell:     p.hung,
-		Asked:    func(err error) { p.troubles.Note("ask containerd", "", err) },
-		Unlogged: func(err error) { p.unlogged("containerd's log", err) },
-	}); err != nil {
+	if err := p.openContainerd(ctx); err != nil {
 		return err
 	}
-	if err := p.adoptProcesses(); err != nil {
-		return err
-	}
-
-	p.runtime, err = containerd.New(containerd.Config{
-		Daemon:    p.daemon,
-		Namespace: p.namespace(),
-		RuncRoot:  p.path("runc"),
-		Logger:    p.log,
-	})
-	if err != nil {
-		return err
-	}
-	p.onClose(p.runtime.Close)
-	if err := p.runtime.EndLeases(ctx); err != nil { // they hold disk space, and nobody up
-		p.log.WarnContext(ctx, "what an earlier process had containerd keep is kept longer", "error", err)
-	}
-
 	if p.network, err = p.openNetwork(p.path("cni"), o); err != nil {
 		return err
 	}
@@ -111,6 +85,39 @@ func (p *parts) openNode(ctx context.Context, o Options, registryAddr string) (e
 		troubles: &p.troubles,
 	}
 	return p.node.Adopt(ctx)
+}
+
+// openContainerd opens the private containerd, with what goes on of an earlier cupeld.
+func (p *parts) openContainerd(ctx context.Context) (err error) {
+	if p.daemon, err = containerd.Open(ctx, containerd.DaemonConfig{
+		Dir:      p.path("containerd"),
+		ID:       p.id,
+		Logger:   p.log,
+		Started:  p.joinGroup,
+		Tell:     p.hung,
+		Asked:    func(err error) { p.troubles.Note("ask containerd", "", err) },
+		Unlogged: func(err error) { p.unlogged("containerd's log", err) },
+	}); err != nil {
+		return err
+	}
+	if err := p.adoptProcesses(); err != nil {
+		return err
+	}
+
+	p.runtime, err = containerd.New(containerd.Config{
+		Daemon:    p.daemon,
+		Namespace: p.namespace(),
+		RuncRoot:  p.path("runc"),
+		Logger:    p.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.onClose(p.runtime.Close)
+	if err := p.runtime.EndLeases(ctx); err != nil { // they hold disk space, and nobody up
+		p.log.WarnContext(ctx, "what an earlier process had containerd keep is kept longer", "error", err)
+	}
+	return nil
 }
 
 // nodeTells takes what happens to instances. While apps are stopped, who waits for that

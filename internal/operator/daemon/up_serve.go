@@ -63,15 +63,15 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 		c.args = append(c.args, "--max-connections", strconv.Itoa(o.CASConnections))
 	}
 
-	c.owners = ports.prefer("cas-owners", o.CASOwners)
-	c.instances = ports.prefer("cas-instances", o.CASInstances)
+	c.owners = ports.prefer(ownersListener, o.CASOwners)
+	c.instances = ports.prefer(instancesListener, o.CASInstances)
 	r, err := c.start(ctx)
 	if err != nil {
 		return nil, err
 	}
 
-	ports.remember("cas-owners", r.ready.Owners)
-	ports.remember("cas-instances", r.ready.Instances)
+	ports.remember(ownersListener, r.ready.Owners)
+	ports.remember(instancesListener, r.ready.Instances)
 	return r, nil
 }
 
@@ -103,11 +103,10 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, s startup, cas cas
 		return err
 	}
 
-	root := ident.Sum(p.platform.Root().Raw)
 	cat := &catalog{
 		registry: p.client,
 		launcher: p.node.LauncherDigest(),
-		root:     root,
+		root:     p.simulation(),
 		locks:    runtimecmd.LocksDir(p.dir),
 	}
 	m, err := p.manager(ctx, s, cas, cat, operator)
@@ -117,39 +116,14 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, s startup, cas cas
 
 	taken := m.TakenPorts() // before the balancer has them
 
-	e := managerapi.Endpoint{
-		Version:    managerapi.Version,
-		Address:    local(s.api.Addr().String()),
-		CertSHA256: ident.Sum(cert.Certificate[0]),
-		CAS: managerapi.CAS{
-			Owners:    local(cas.Owners),
-			Instances: local(cas.Instances),
-			Identity:  cas.Identity,
-		},
-		Registry:   p.client.Addr(),
-		PID:        os.Getpid(),
-		Outside:    outside(),
-		Simulation: &root,
-	}
-	p.open.manager = s.api.Addr().String()
-	p.open.owners = cas.Owners
-	p.open.instances = cas.Instances
+	e := p.endpoint(s.api, cas, cert)
 	server := &manager.API{
 		Manager:  m,
 		Template: cat.template,
 		Sources:  p.registry.Handler(),
 		Public:   public.choose,
 		Log:      p.log,
-		Info: func() managerapi.Info {
-			return managerapi.Info{
-				Release:    version.Release(),
-				Backend:    "nodes",
-				CAS:        e.CAS,
-				Registry:   e.Registry,
-				Simulation: &root,
-				Parts:      p.list(e),
-			}
-		},
+		Info:     func() managerapi.Info { return p.info(e) },
 	}
 
 	g.Go(named("tidying", func() error { return p.tidy(ctx) }))
@@ -182,6 +156,45 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, s startup, cas cas
 	})
 }
 
+// simulation names the root under which this machine's hardware is simulated.
+func (p *parts) simulation() ident.Digest { return ident.Sum(p.platform.Root().Raw) }
+
+// endpoint says where everything listens: what programs of this machine use, and beside it,
+// in open, what is open to others.
+func (p *parts) endpoint(api net.Listener, cas casReady, cert tls.Certificate) managerapi.Endpoint {
+	p.open.manager = api.Addr().String()
+	p.open.owners = cas.Owners
+	p.open.instances = cas.Instances
+
+	root := p.simulation()
+	return managerapi.Endpoint{
+		Version:    managerapi.Version,
+		Address:    local(api.Addr().String()),
+		CertSHA256: ident.Sum(cert.Certificate[0]),
+		CAS: managerapi.CAS{
+			Owners:    local(cas.Owners),
+			Instances: local(cas.Instances),
+			Identity:  cas.Identity,
+		},
+		Registry:   p.client.Addr(),
+		PID:        os.Getpid(),
+		Outside:    outside(),
+		Simulation: &root,
+	}
+}
+
+// info is what the manager's API says of this installation.
+func (p *parts) info(e managerapi.Endpoint) managerapi.Info {
+	return managerapi.Info{
+		Release:    version.Release(),
+		Backend:    "nodes",
+		CAS:        e.CAS,
+		Registry:   e.Registry,
+		Simulation: e.Simulation,
+		Parts:      p.list(e),
+	}
+}
+
 // writeServing writes down what this start was given and where everything listens: for the
 // next start, and for the programs of this machine.
 func (p *parts) writeServing(ctx context.Context, s startup, e managerapi.Endpoint) error {
@@ -195,6 +208,7 @@ func (p *parts) writeServing(ctx context.Context, s startup, e managerapi.Endpoi
 	return p.writeEndpoint(e)
 }
 
+// openBalancer opens what leads users to instances, and takes over what leads them now.
 func (p *parts) openBalancer(ctx context.Context, o Options) (err error) {
 	cfg := balance.Config{
 		Table:  p.table(),

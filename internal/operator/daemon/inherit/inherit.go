@@ -9,6 +9,9 @@
 //
 // It trusts the kernel alone and keeps no state. It is for one call at the start
 // of a program, before other goroutines do anything.
+//
+// Read inherit.go first, with the table of attributes in their order; thread.go sets
+// them one by one, and limits.go the resource limits.
 package inherit
 
 import (

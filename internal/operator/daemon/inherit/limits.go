@@ -21,6 +21,7 @@ type limit struct {
 
 const noLimit = unix.RLIM_INFINITY
 
+// both is a limit that is soft and hard.
 func both(n uint64) unix.Rlimit { return unix.Rlimit{Cur: n, Max: n} }
 
 // limits are the daemons'. Instances have their own, of the launch profile and of
@@ -49,6 +50,7 @@ var limits = []limit{
 // and a socket for each of a few hundred instances.
 const leastFiles = 4096
 
+// ownLimits sets all of them.
 func ownLimits() error {
 	for _, l := range limits {
 		if err := l.own(); err != nil {
@@ -88,6 +90,7 @@ func set(resource int, to unix.Rlimit) error {
 	return syscall.Setrlimit(resource, &syscall.Rlimit{Cur: to.Cur, Max: to.Max})
 }
 
+// rule is the rule of a limit that is too low.
 func (l limit) rule() problem.Rule {
 	if l.resource == unix.RLIMIT_NOFILE {
 		return problem.RuleOpenFiles
@@ -95,6 +98,7 @@ func (l limit) rule() problem.Rule {
 	return problem.RuleInherited
 }
 
+// command is what raises it in a shell.
 func (l limit) command() string {
 	return l.name[:len("ulimit -n")] + " " + l.amount(l.least)
 }

@@ -91,6 +91,7 @@ func ownCapabilities() error {
 	return nil
 }
 
+// ownSecureBits are none: root has its capabilities by being root.
 func ownSecureBits() error {
 	bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
 	if err != nil || bits == 0 {
@@ -156,12 +157,14 @@ func ownProcessors() error {
 	return unix.SchedSetaffinity(0, &all)
 }
 
+// ownIOPriority is none of its own: it follows from nice.
 func ownIOPriority() error {
 	const whoProcess, classNone = 1, 0
 	_, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, whoProcess, 0, classNone)
 	return known(errno)
 }
 
+// ownMemoryPolicy is the machine's: memory of whichever node is near.
 func ownMemoryPolicy() error {
 	const byDefault = 0
 	_, _, errno := unix.RawSyscall(unix.SYS_SET_MEMPOLICY, byDefault, 0, 0)
@@ -292,6 +295,7 @@ func ownSignals() error {
 // state folder's files say theirs themselves.
 const fileMask = 0o022
 
+// ownFiles sets the mask of new files, and leaves the caller's folder.
 func ownFiles() error {
 	unix.Umask(fileMask)
 	return unix.Chdir("/")

@@ -1,7 +1,8 @@
 // Package runtimecmd is `cupeld runtime build`: it wires package build to this
 // machine's mirrors, its state folder and its registry.
 //
-// It owns no state and trusts what build trusts: nothing. A command runs once.
+// It owns no state and trusts what build trusts: nothing. A command runs once, in one
+// goroutine beside that of its registry. Read [New] and then run.
 package runtimecmd
 
 import (
@@ -35,6 +36,7 @@ import (
 	"cupel.dev/cupel/runtimes"
 )
 
+// options are the flags and the argument of the command.
 type options struct {
 	name       string
 	definition string
@@ -98,6 +100,7 @@ instance of the image will have is printed.`,
 	return group
 }
 
+// run builds the runtime, and prints what came of it.
 func run(ctx context.Context, o options, out, errw io.Writer) error {
 	if o.output != "table" && o.output != "json" {
 		return problem.New(problem.Invalid, problem.RuleUsage, "--output %q", o.output).Want("table or json")
@@ -166,6 +169,7 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 // are never built from, since the definition may be another one next time.
 func LocksDir(state string) string { return filepath.Join(state, "runtimes", "locks") }
 
+// keepLock keeps a copy of the lock in [LocksDir].
 func (o options) keepLock(file string) error {
 	lock, err := atomicfile.Read(file)
 	if err == nil {
@@ -188,6 +192,7 @@ func (o options) keepLock(file string) error {
 	return nil
 }
 
+// show prints what was built.
 func show(out io.Writer, output string, r *build.Result) error {
 	if output == "json" {
 		e := json.NewEncoder(plain.JSONWriter(out))
@@ -256,6 +261,7 @@ func (o options) openRegistry(ctx context.Context) (_ *registry.Client, stop fun
 	}, nil
 }
 
+// listening reports whether something answers at an address.
 func listening(ctx context.Context, addr string) bool {
 	d := net.Dialer{Timeout: time.Second}
 	conn, err := d.DialContext(ctx, "tcp", addr)
