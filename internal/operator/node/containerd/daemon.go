@@ -25,8 +25,11 @@ import (
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
+// reasonEnded is the event that tells of a containerd that ended by itself.
+const reasonEnded = "containerd_ended"
+
 const (
-	stopTimeout = 10 * time.Second
+	stopTimeout = 10 * time.Second // of one signal, before the next is sent
 	// maxSocketPath is what the kernel takes, less what containerd appends.
 	maxSocketPath = 107 - len(".ttrpc")
 )
@@ -277,7 +280,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			return nil
 		}
 		if pid != told {
-			d.tell(ctx, "containerd_ended", fmt.Sprintf("containerd (process %d) ended: it is started again, apps go on. What it did last: %s", pid, d.LogFile()))
+			d.tell(ctx, reasonEnded, fmt.Sprintf("containerd (process %d) ended: it is started again, apps go on. What it did last: %s", pid, d.LogFile()))
 		}
 
 		if time.Since(began) > time.Minute {
