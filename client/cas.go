@@ -365,7 +365,12 @@ func (e *unreachedError) refused(addr string) error {
 // once makes the call one time, and checks of the reply, in this order: who answered, that it
 // is no refusal, the audit head, and what it says.
 func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
-	u := url.URL{Scheme: "https", Host: c.addr, Path: q.path, RawQuery: q.query.Encode()}
+	u := url.URL{
+		Scheme:   "https",
+		Host:     c.addr,
+		Path:     q.path,
+		RawQuery: q.query.Encode(),
+	}
 
 	var sent atomic.Bool
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent.Store(true) }})

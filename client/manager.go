@@ -127,7 +127,12 @@ func explainEndpoint(err error, state string) error {
 // NewManager returns a client of the manager at addr, HOST:PORT. It connects to nobody, and an
 // address that is none is refused by the first call.
 func NewManager(addr string, opts ManagerOptions) *Manager {
-	c := &Manager{addr: addr, away: "start it: cupel up", pid: opts.PID, source: opts.Source}
+	c := &Manager{
+		addr:   addr,
+		away:   "start it: cupel up",
+		pid:    opts.PID,
+		source: opts.Source,
+	}
 	if !proc.Named(c.pid, "cupeld") && !proc.Hidden(c.pid) { // after a power cut its number may be another program's
 		c.pid = 0
 	}

@@ -1,9 +1,3 @@
-// Package evidence defines what is passed between those who make evidence, those who judge
-// it, and those who want to know the outcome (RFC 9334): Evidence before verification,
-// Claims after it, a Decision after appraisal, and what a Decision is made by: accepted code
-// (Identity, Signer) and tolerated weaknesses (Tolerance).
-//
-// Types only, safe to copy: whoever verifies and appraises is somebody else.
 package evidence
 
 import (

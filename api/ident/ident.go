@@ -1,9 +1,3 @@
-// Package ident holds the leaf types by which parties name things to each
-// other: sessions, services, digests, measurements, key hashes.
-//
-// It trusts nothing: every constructor checks its input, and none quotes it in
-// an error. All types are values,
-// safe for concurrent use, and marshal to the text that a person would type.
 package ident
 
 import (

@@ -1,10 +1,3 @@
-// Package manager is the wire format of the manager's API, in one definition for both ends:
-// the operator's service that deploys apps, lists instances and tells what happened.
-//
-// The manager is trusted with nothing. What it says about instances is the operator's word;
-// whoever wants proof asks the CAS.
-//
-// Types, and the forms of what people type (memory sizes, names); safe to copy.
 package manager
 
 import (

@@ -1,7 +1,3 @@
-// Package openapi holds the OpenAPI documents of the three APIs that Cupel's parts serve
-// over the network. The servers answer with them, and the tests hold the servers to them.
-//
-// Documents only: constant text, safe for concurrent use.
 package openapi
 
 import _ "embed" // for the documents

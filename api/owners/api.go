@@ -1,11 +1,3 @@
-// Package owners is what owners say to a CAS, and hear from it, in one definition for both
-// ends: sessions, instances, grants, rotations, the audit log. Grants and their codes also
-// travel between owners, operators and instances. Paths and bodies that SCONE clients know
-// keep their form; what is Cupel's own carries a version.
-//
-// Types only, safe to copy. Every reply carries the header HeaderVersion, a request id in
-// HeaderRequestID and the signed audit head in HeadHeader (HeadFrom reads it); every refusal
-// is a problem.Error whose Msg is SCONE's message chain.
 package owners
 
 import (

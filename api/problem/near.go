@@ -7,11 +7,14 @@ import "strings"
 // several that are as near it is the one that begins most alike, whatever their order.
 func Nearest(name string, known []string) string {
 	name = strings.ToLower(name)
-	best, least, most := "", min(3, len(name)/3)+1, 0
+	best := ""
+	least := min(3, len(name)/3) + 1 // letters that are wrong in the best one
+	most := 0                        // letters that it begins with alike
 
 	for _, k := range known {
 		lower := strings.ToLower(k)
-		d, alike := distance(name, lower), beginning(name, lower)
+		d := distance(name, lower)
+		alike := beginning(name, lower)
 		if d < least || d == least && best != "" && (alike > most || alike == most && k < best) {
 			best, least, most = k, d, alike
 		}
@@ -33,7 +36,8 @@ func beginning(a, b string) int {
 // their neighbour (optimal string alignment).
 func distance(a, b string) int {
 	const longest = 100 // of what is compared: names are shorter
-	a, b = a[:min(longest, len(a))], b[:min(longest, len(b))]
+	a = a[:min(longest, len(a))]
+	b = b[:min(longest, len(b))]
 
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

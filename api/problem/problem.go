@@ -1,8 +1,3 @@
-// Package problem is the one error that a person or program meets: a refusal
-// that explains itself. It is mapped once to an HTTP status and once to an exit
-// code, and travels as the error body of every Cupel API.
-//
-// An Error never holds a secret: Expected and Actual are shown to whoever asked.
 package problem
 
 import (
@@ -75,7 +70,12 @@ func (s Source) Says() string {
 // New returns an Error whose Actual is the formatted text.
 func New(kind Kind, rule Rule, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Kind: kind, Rule: rule, Actual: err.Error(), Cause: errors.Unwrap(err)}
+	return &Error{
+		Kind:   kind,
+		Rule:   rule,
+		Actual: err.Error(),
+		Cause:  errors.Unwrap(err),
+	}
 }
 
 // Want sets what was expected and returns e.
@@ -155,7 +155,12 @@ func From(err error) *Error {
 		return p
 	}
 
-	return &Error{Kind: Internal, Rule: RuleInternal, Actual: err.Error(), Cause: err}
+	return &Error{
+		Kind:   Internal,
+		Rule:   RuleInternal,
+		Actual: err.Error(),
+		Cause:  err,
+	}
 }
 
 // Is reports whether err carries an Error of one of the rules.

@@ -1,8 +1,3 @@
-// Package atomicfile puts small files in place whole: whoever reads one, and
-// whoever looks after a crash, finds the old content or the new, never half.
-//
-// It owns nothing and trusts the file system's rename and link. Safe for
-// concurrent use; of two writers of one file, the later one's content stays.
 package atomicfile
 
 import (

@@ -1,13 +1,3 @@
-// Package audit is the CAS's log of everything that it changed: entries in a
-// hash chain, and heads that the CAS's identity key signs.
-//
-// It is pure (no I/O, no clock), so that owners verify with the code that the
-// CAS writes with. A log that was edited, cut or forked does not verify against
-// a head that anyone kept; what no kept head covers can't be detected, which is
-// why every reply of a CAS carries one.
-//
-// Entries hold names, versions, hashes and keys, never a secret and never a hash
-// of anything that could be guessed: the log may be read by anyone.
 package audit
 
 import (
@@ -36,7 +26,8 @@ func (c *Chain) Append(e owners.Entry) error {
 			Want("entry %d", c.Seq+1)
 	}
 
-	c.Seq, c.Hash = e.Seq, hashOf(e, c.Hash)
+	c.Hash = hashOf(e, c.Hash)
+	c.Seq = e.Seq
 	return nil
 }
 

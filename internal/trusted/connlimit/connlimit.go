@@ -1,6 +1,3 @@
-// Package connlimit gives a listener so many places for open connections, so that
-// strangers don't keep others out, nor take what the process has of descriptors and
-// memory.
 package connlimit
 
 import (
@@ -192,7 +189,12 @@ func (l *Listener) enter(c net.Conn, addr netip.Addr) *placed {
 		l.sources[addr] = s
 	}
 
-	p := &placed{Conn: c, l: l, source: s, addr: addr}
+	p := &placed{
+		Conn:   c,
+		l:      l,
+		source: s,
+		addr:   addr,
+	}
 	l.open++
 	s.open++
 	p.queue(arriving)
@@ -201,7 +203,8 @@ func (l *Listener) enter(c net.Conn, addr netip.Addr) *placed {
 
 // queue puts the connection at the end of a phase's queues, under l.mu.
 func (p *placed) queue(ph phase) {
-	p.phase, p.since = ph, p.l.now()
+	p.phase = ph
+	p.since = p.l.now()
 	p.inAll = p.l.all[ph].PushBack(p)
 	p.inHere = p.source.has[ph].PushBack(p)
 }

@@ -1,10 +1,3 @@
-// Package minrate ends answers that come too slowly. A server that sends a byte now and then
-// keeps whoever reads to the end waiting for ever; one limit for the whole of an answer
-// would end what is long and comes over a slow network. So each 128 KiB, or what is left,
-// has a time to come in.
-//
-// It trusts nothing of the server. Time in which the reader does something else, such as
-// waiting for a person who pages through what it shows, doesn't count.
 package minrate
 
 import (
@@ -45,8 +38,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 
-	b := &body{ReadCloser: res.Body, end: cancel, wait: t.Wait, left: t.Wait}
-	b.endless = t.Followed && res.StatusCode/100 == 2
+	b := &body{
+		ReadCloser: res.Body,
+		end:        cancel,
+		endless:    t.Followed && res.StatusCode/100 == 2,
+		wait:       t.Wait,
+		left:       t.Wait,
+	}
 	res.Body = b
 
 	return res, nil
@@ -78,7 +76,8 @@ func (b *body) Read(p []byte) (int, error) {
 
 	b.got += int64(n)
 	if b.got-b.counted >= Least {
-		b.counted, b.left = b.got, b.wait
+		b.counted = b.got
+		b.left = b.wait
 	}
 
 	if b.late && err != nil && err != io.EOF {

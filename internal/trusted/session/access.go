@@ -285,7 +285,7 @@ func (r *reader) advisories(f fields) {
 }
 
 // Policy is what the claims of one of the service's instances must meet; the
-// caller adds ReportData and ConfigID. With mode none and no code identity it
+// caller adds ReportData and LaunchBinding. With mode none and no code identity it
 // has no Identities, which an appraisal refuses.
 func (s *Session) Policy(svc *Service) appraise.Policy {
 	return appraise.Policy{

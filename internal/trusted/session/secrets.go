@@ -110,7 +110,8 @@ func (r *reader) secretValue(f fields, out *Secret) {
 		return
 	}
 
-	n, v := f.values["value"], r.text(f, "value")
+	n := f.values["value"]
+	v := r.text(f, "value")
 	out.HasValue = true
 
 	switch out.Kind {
@@ -129,7 +130,8 @@ func (r *reader) secretValue(f fields, out *Secret) {
 		} else if out.KeyType != "" && out.KeyType != keyType {
 			r.refuse(f.at("key_type"), ruleField, "key_type is %s, the value a key of type %s", out.KeyType, keyType)
 		}
-		out.KeyType, out.Value = keyType, secret.NewString(v)
+		out.KeyType = keyType
+		out.Value = secret.NewString(v)
 	}
 
 	if s := f.values["size"]; s != nil && r.number(s, "size", 1, 65536) != out.Value.Len() {

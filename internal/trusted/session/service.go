@@ -162,7 +162,13 @@ func (r *reader) command(s fields) []Text {
 			r.refuse(n, ruleField, "command: %v", err)
 		}
 		for _, w := range split {
-			words = append(words, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: w, Line: n.Line, Column: n.Column})
+			words = append(words, &yaml.Node{
+				Kind:   yaml.ScalarNode,
+				Tag:    "!!str",
+				Value:  w,
+				Line:   n.Line,
+				Column: n.Column,
+			})
 		}
 	}
 
@@ -198,18 +204,25 @@ func SplitCommand(s string) ([]string, error) {
 // splitCommand returns the words, and of each what stands outside of quotes.
 func splitCommand(s string) (words, unquoted []string, err error) {
 	var word, bare strings.Builder
-	inWord, quote := false, rune(0)
+	inWord := false
+	quote := rune(0)
+	end := func() {
+		words = append(words, word.String())
+		unquoted = append(unquoted, bare.String())
+		inWord = false
+		word.Reset()
+		bare.Reset()
+	}
 	for _, c := range s {
 		switch {
 		case quote != 0 && c == quote:
 			quote = 0
 		case quote == 0 && (c == '\'' || c == '"'):
-			quote, inWord = c, true
+			quote = c
+			inWord = true
 		case quote == 0 && strings.ContainsRune(" \t\r\n", c):
 			if inWord {
-				words, unquoted, inWord = append(words, word.String()), append(unquoted, bare.String()), false
-				word.Reset()
-				bare.Reset()
+				end()
 			}
 		default:
 			word.WriteRune(c)
@@ -225,7 +238,7 @@ func splitCommand(s string) (words, unquoted []string, err error) {
 	}
 
 	if inWord {
-		words, unquoted = append(words, word.String()), append(unquoted, bare.String())
+		end()
 	}
 
 	return words, unquoted, nil

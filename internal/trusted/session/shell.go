@@ -51,7 +51,8 @@ func ShellWord(command string) string {
 // escapes says whether a command has a backslash by which a shell would take the blank or
 // the quote behind it for an ordinary character.
 func escapes(command string) bool {
-	quote, before := rune(0), rune(0)
+	quote := rune(0)  // that is open
+	before := rune(0) // the character before c
 	for _, c := range command {
 		switch {
 		case before == '\\' && quote == 0 && strings.ContainsRune(" \t\r\n'\"", c), before == '\\' && quote == '"' && c == '"':

@@ -134,7 +134,8 @@ func place(n *yaml.Node) string { return fmt.Sprintf("line %d column %d", n.Line
 
 // syntaxError turns the YAML library's error into ours.
 func syntaxError(err error) *problem.Error {
-	message, line, column := "not YAML", 1, 1
+	message := "not YAML"
+	line, column := 1, 1
 	if le, ok := errors.AsType[*yaml.LoadError](err); ok {
 		message = plainMessage(le.Message)
 

@@ -54,7 +54,8 @@ func parseText(s string) (Text, error) {
 			return nil, err
 		}
 
-		t, s = append(t, Part{Ref: ref}), rest
+		t = append(t, Part{Ref: ref})
+		s = rest
 	}
 
 	return t, nil
@@ -214,8 +215,9 @@ func resolve(ref *Ref, kinds map[string]Kind, inline bool) *problem.Error {
 					Fix("write :chain, or :crt for a certificate alone")
 			}
 
-			ref.Secret, ref.Format = ref.Secret[:i], format
-			kind, ok = kinds[ref.Secret], true
+			ref.Secret = ref.Secret[:i]
+			ref.Format = format
+			kind, ok = kinds[ref.Secret]
 		}
 	}
 

@@ -244,7 +244,9 @@ func fillNode(n *yaml.Node, value func(string) (secret.Value, bool)) error {
 			Want("no $$SCONE that values make").Fix("give a value that neither begins nor ends with a piece of $$SCONE, or mend the template there")
 	}
 
-	n.Value, n.Tag, n.Style = b.String(), "!!str", yaml.DoubleQuotedStyle
+	n.Value = b.String()
+	n.Tag = "!!str"
+	n.Style = yaml.DoubleQuotedStyle
 	return nil
 }
 

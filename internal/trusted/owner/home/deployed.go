@@ -118,7 +118,8 @@ func (d Deployed) Only(place string, session ident.SessionName) (called, granted
 	found := 0
 	for name, app := range d[place] {
 		if app.Session == session {
-			called, granted = app.Called(name), cmp.Or(app.Granted, name)
+			called = app.Called(name)
+			granted = cmp.Or(app.Granted, name)
 			found++
 		}
 	}

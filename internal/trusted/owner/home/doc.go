@@ -9,4 +9,6 @@
 // It trusts the file system of the owner's machine. Replies of a CAS whose identity is not
 // the pinned one are untrusted; Pin.Check is pure. A Dir is safe for concurrent use, by
 // processes too.
+//
+// Read dir.go (files, versions, the lock), keypair.go, pin.go, then deployed.go and provider.go.
 package home

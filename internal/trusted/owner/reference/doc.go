@@ -3,5 +3,5 @@
 //
 // It trusts the file system of the owner's machine, and nobody else: a value comes in only
 // when the owner rebuilt the runtime, or named its measurement. The file is read and written
-// under a lock, by any number of processes.
+// under a lock, by any number of processes. Read values.go, then kept.go.
 package reference

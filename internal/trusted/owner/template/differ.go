@@ -24,7 +24,12 @@ func (d *differ) compareTexts(want, got []byte) {
 	a, err := session.Tree(want)
 	b, err2 := session.Tree(got)
 	if err != nil || err2 != nil {
-		d.found = append(d.found, Difference{Path: "(file)", Expected: "a session that can be read", Actual: fmt.Sprint(err, err2), Mend: "do not use this file"})
+		d.found = append(d.found, Difference{
+			Path:     "(file)",
+			Expected: "a session that can be read",
+			Actual:   fmt.Sprint(err, err2),
+			Mend:     "do not use this file",
+		})
 		return
 	}
 	d.compare("", a, b)
@@ -172,23 +177,30 @@ func (d *differ) advise(diff *Difference) {
 	case strings.HasPrefix(p, app+".attestation") || strings.HasPrefix(p, pull+".attestation"):
 		diff.Mend = "each service is run by one measurement; do not use this file"
 	case strings.HasPrefix(p, app+".command"), strings.HasPrefix(p, pull+".environment.CUPEL_PULL_EXPECT"):
-		diff.Mend, diff.Flag = "the command is yours to give", "--command COMMAND"
+		diff.Mend = "the command is yours to give"
+		diff.Flag = "--command COMMAND"
 	case strings.HasPrefix(p, pull+".environment.CUPEL_PULL_REF"):
-		diff.Mend, diff.Flag = "the ref is yours to give", "--ref REF"
+		diff.Mend = "the ref is yours to give"
+		diff.Flag = "--ref REF"
 	case strings.HasPrefix(p, app+".environment."):
 		adviseVariable(diff, strings.TrimPrefix(p, app+".environment."))
 	case strings.HasPrefix(p, "secrets["+secretOf("")):
-		diff.Mend, diff.Flag = "the app's secrets are yours to give", "--secret NAME"
+		diff.Mend = "the app's secrets are yours to give"
+		diff.Flag = "--secret NAME"
 	case strings.HasPrefix(p, "secrets[git_user]"), p == "images["+string(PullService)+"].injection_files[/run/cupel/pull/user]":
-		diff.Mend, diff.Flag = "whether a user name goes with the token is yours to say", "--git-user NAME"
+		diff.Mend = "whether a user name goes with the token is yours to say"
+		diff.Flag = "--git-user NAME"
 	case strings.HasPrefix(p, "secrets[git_proxy]"), p == "images["+string(PullService)+"].injection_files[/run/cupel/pull/proxy]":
-		diff.Mend, diff.Flag = "whether a proxy leads to the git server is yours to say", "--proxy ADDRESS"
+		diff.Mend = "whether a proxy leads to the git server is yours to say"
+		diff.Flag = "--proxy ADDRESS"
 	case strings.HasPrefix(p, "secrets[app_cert].dns"):
-		diff.Mend, diff.Flag = "the certificate's names are yours to give", "--dns NAME"
+		diff.Mend = "the certificate's names are yours to give"
+		diff.Flag = "--dns NAME"
 	case strings.HasPrefix(p, "volumes[") && !strings.Contains(p, "].") && diff.Expected == absent && !d.renamedVolume():
 		diff.Mend = "a template has one volume: do not use this file. A session of your own, with more, is uploaded without one: docs/cas.md, With curl"
 	case strings.HasPrefix(p, "volumes[") && !strings.Contains(p, "]."):
-		diff.Mend, diff.Flag = "the volume is yours to name", "--volume NAME"
+		diff.Mend = "the volume is yours to name"
+		diff.Flag = "--volume NAME"
 	case strings.HasPrefix(p, "security.attestation.tolerate"):
 		d.adviseTolerance(diff)
 	}
@@ -209,7 +221,8 @@ func adviseVariable(diff *Difference, name string) {
 	} {
 		quoted := strconv.Quote(value)
 		if diff.Actual == quoted && CheckVariable(name) == nil || diff.Expected == quoted && diff.Actual == absent {
-			diff.Mend, diff.Flag = "the app's variables are yours to give", flag
+			diff.Mend = "the app's variables are yours to give"
+			diff.Flag = flag
 		}
 	}
 }
@@ -223,7 +236,8 @@ func (d *differ) adviseTolerance(diff *Difference) {
 
 	switch {
 	case d.in.Simulation == nil && (names || t == evidence.Simulation || t == evidence.DebugMode):
-		diff.Mend, diff.Flag = "real platforms need no tolerance; a simulated one keeps no secret from its host", "--simulation, for trying out"
+		diff.Mend = "real platforms need no tolerance; a simulated one keeps no secret from its host"
+		diff.Flag = "--simulation, for trying out"
 	case d.in.Simulation != nil && names:
 		diff.Mend = "you trusted another simulated root when you attested the CAS: do not use this file; take the template of `cupel template --simulation`"
 	case d.in.Simulation != nil:

@@ -86,7 +86,8 @@ func Review(fromOperator []byte, in Inputs, accepts Accepts) (*Reviewed, error) 
 	out := &Reviewed{Measurements: map[ident.ServiceName]ident.Measurement{}}
 
 	for _, service := range []ident.ServiceName{PullService, AppService} {
-		m, found := in.Measurements[service], true
+		m := in.Measurements[service]
+		found := true
 		if m.IsZero() {
 			if m, found = proposed(root, service); found {
 				if d := accepts(service, in.RuntimeOf(service), m); d != nil {
@@ -225,8 +226,10 @@ func Compare(fromOperator []byte, in Inputs) ([]Difference, error) {
 	}
 
 	d.found = append(d.found, Difference{
-		Path: "(file)", Expected: "a session that can be read", Actual: d.show(refused.Error()),
-		Mend: "do not use this file",
+		Path:     "(file)",
+		Expected: "a session that can be read",
+		Actual:   d.show(refused.Error()),
+		Mend:     "do not use this file",
 	})
 	d.compareTexts(own, fromOperator)
 	return d.found, nil
