@@ -248,7 +248,8 @@ var (
 	pceID = []byte{0, 0}
 )
 
-// pckExtension is Intel's extension of PCK certificates (1.2.840.113741.1.13.1).
+// pckExtension is Intel's extension of PCK certificates, 1.2.840.113741.1.13.1 (PCK
+// Certificate and Certificate Revocation List Profile Specification).
 func pckExtension() (pkix.Extension, error) {
 	oid := asn1.ObjectIdentifier{1, 2, 840, 113741, 1, 13, 1}
 

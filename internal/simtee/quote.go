@@ -26,7 +26,8 @@ var (
 // cpuSVN are the platform's component versions.
 var cpuSVN = [16]byte{21, 21, 2, 4, 1, 128, 14}
 
-// quote makes header, body and their signature, and appends the tail.
+// quote makes header, body and their signature, and appends the tail (ECDSA Quote
+// Library API, appendix A.4; package sgxquote has the offsets).
 func quote(key *ecdsa.PrivateKey, l Launch, reportData evidence.Data64, tail []byte) ([]byte, error) {
 	b := make([]byte, 0, sgxquote.SignedLen+4+sgxquote.SigLen+len(tail))
 	b = append(b, header()...)
@@ -47,6 +48,7 @@ func quote(key *ecdsa.PrivateKey, l Launch, reportData evidence.Data64, tail []b
 	return append(b, tail...), nil
 }
 
+// header makes a quote's header.
 func header() []byte {
 	h := make([]byte, sgxquote.HeaderLen)
 	binary.LittleEndian.PutUint16(h[sgxquote.AtVersion:], sgxquote.Version)
@@ -59,6 +61,7 @@ func header() []byte {
 	return h
 }
 
+// report makes a report body, as EREPORT would (Intel SDM volume 3D, section 38.15).
 func report(attributes byte, l Launch, reportData evidence.Data64) []byte {
 	r := make([]byte, sgxquote.BodyLen)
 	copy(r[sgxquote.AtCPUSVN:], cpuSVN[:])

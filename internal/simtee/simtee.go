@@ -1,23 +1,3 @@
-// Package simtee is a simulated SGX platform: it makes byte-exact DCAP version 3
-// quotes, and everything that a hardware maker would publish about the platform
-// (certificates, revocation lists, TCB info, the quoting enclave's identity),
-// under a root of its own that is made once per installation.
-//
-// # What it is worth
-//
-// Nothing, as protection: whoever can read the state folder, or ask the
-// platform, gets a quote for any measurement. It exists so that all of
-// attestation is exercised, by the very verifier that judges real hardware,
-// where there is none. That is why it can only be believed on purpose: its root
-// is in no verifier until somebody puts it there as a simulation root, every
-// subject name says SIMULATED, and claims verified under it say so too.
-//
-// It trusts its state folder and clock. cupel-cas and cupel-init never link it.
-//
-// # Concurrency
-//
-// A Platform is safe for concurrent use. Several processes may open one folder:
-// the first makes the keys, the others read them.
 package simtee
 
 import (

@@ -44,8 +44,11 @@ func parseImageConfig(configJSON []byte) (ImageConfig, error) {
 	}
 
 	c := r.object(top, "config")
-	img.User, img.Cwd = r.text(c, "User"), r.text(c, "WorkingDir")
-	img.Env, img.Entrypoint, img.Cmd = r.texts(c, "Env"), r.texts(c, "Entrypoint"), r.texts(c, "Cmd")
+	img.User = r.text(c, "User")
+	img.Cwd = r.text(c, "WorkingDir")
+	img.Env = r.texts(c, "Env")
+	img.Entrypoint = r.texts(c, "Entrypoint")
+	img.Cmd = r.texts(c, "Cmd")
 
 	for _, s := range r.texts(r.object(top, "rootfs"), "diff_ids") {
 		if !strings.HasPrefix(s, "sha256:") {

@@ -34,4 +34,8 @@
 //
 // Memory is bounded by three chunks, whatever the input. Writers and Readers are
 // for one goroutine each.
+//
+// Read writer.go first, then reader.go, which mirrors it; header.go is the header and
+// the keys that are derived with it, tag.go the Tag, aead.go the cipher. stored.go finds a
+// Tag without a key, for those who store snapshots.
 package sealed

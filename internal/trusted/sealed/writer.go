@@ -138,7 +138,8 @@ func (s *SnapshotWriter) seal(last bool) {
 	out = s.aead.Seal(out, chunkNonce(s.index), s.buf, chunkData(s.head, s.index, frame))
 
 	s.tag.add(out)
-	s.buf, s.index = s.buf[:0], s.index+1
+	s.buf = s.buf[:0]
+	s.index++
 
 	if _, err := s.w.Write(out); err != nil {
 		s.err = fmt.Errorf("write snapshot chunk: %w", err)

@@ -3,5 +3,5 @@
 //
 // The service is not trusted: what it answers is only good if it verifies.
 //
-// A Client keeps no connection, and is safe for concurrent use.
+// A Client keeps no connection, and is safe for concurrent use. All of it is in client.go.
 package las

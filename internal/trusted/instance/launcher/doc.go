@@ -44,4 +44,31 @@
 // keeps the rights at the CAS, one watches for how long that is silent, one tells
 // the node what it missed; one hands on signals all along. While the app runs,
 // one alone reaps the processes.
+//
+// # In which order to read it
+//
+// The road: launcher.go, from Run down.
+//
+// What the host gave, checked before anything is asked for: host.go (environment,
+// arguments), selfcheck.go and probes.go (the launcher's own rights and filter),
+// mountinfo.go, memory.go (limit and swap), system.go (how the kernel is asked),
+// staging.go (where the app's root is gathered).
+//
+// The wire: cas.go (one client of one CAS, under the instance's key), quote.go (what the
+// launcher holds of its own evidence), retry.go (until when something is tried), teller.go
+// (what the node hears). The clients of LAS and node are packages beside this one.
+//
+// The volumes: volumes.go (fetched, verified, opened), commit.go (stored, then swapped at
+// the CAS), statement.go (what the app says that it stored). Their plaintext's form is
+// package volume, their ciphertext's package sealed.
+//
+// The app's start: plan.go (what the release asks for), stage2.go and root.go (the app's
+// root), approot.go (the launcher's view of it), userns.go (stage 3), user.go,
+// privilege.go, attributes.go, appfilter.go and output.go (what it is and may).
+//
+// The app's life and end: supervise.go (signals, processes), rights.go and renew.go (what
+// the CAS gave, kept and renewed), ending.go (how it ended, and whether what it wrote is
+// kept).
+//
+// rules.go names every refusal.
 package launcher

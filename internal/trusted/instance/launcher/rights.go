@@ -77,7 +77,8 @@ func (r *rights) hold(ctx context.Context) (stop func()) {
 func (r *rights) appRuns(view *appView, owner appUser) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.view, r.owner = view, owner
+	r.view = view
+	r.owner = owner
 }
 
 // appEnded says that nothing needs new files any more.

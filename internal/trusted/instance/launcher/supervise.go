@@ -136,7 +136,8 @@ func (s *signals) start(ctx context.Context, stop syscall.Signal, f func() (int,
 	}
 
 	pid, err := f()
-	s.pid, s.stop = pid, stop
+	s.pid = pid
+	s.stop = stop
 	return err
 }
 

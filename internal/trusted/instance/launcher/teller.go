@@ -39,7 +39,8 @@ func (t *teller) tell(node *node.Node, change func(*wire.Status)) wire.Orders {
 func (t *teller) attested(id ident.InstanceID, until int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.status.InstanceID, t.status.CertificateUntil = id, until
+	t.status.InstanceID = id
+	t.status.CertificateUntil = until
 }
 
 // keep tries again what the node missed, until ctx ends.

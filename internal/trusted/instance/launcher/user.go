@@ -40,15 +40,15 @@ func lookupUser(root fs.FS, spec string) (appUser, error) {
 	if name == "" {
 		name = "0"
 	}
-	u := appUser{Home: "/", Groups: []int{}}
 
+	u := appUser{Home: "/", Groups: []int{}}
 	uid, numeric := number(name)
 	found := false
-
 	for _, f := range passwd { // name:password:uid:gid:gecos:home:shell
 		id, ok := field(f, 2)
 		if ok && (f[0] == name || (numeric && id == uid)) {
-			u.UID, found = id, true
+			u.UID = id
+			found = true
 			u.GID, _ = field(f, 3)
 			name = f[0]
 			if len(f) > 5 && strings.HasPrefix(f[5], "/") {
@@ -70,8 +70,8 @@ func lookupUser(root fs.FS, spec string) (appUser, error) {
 		u.Groups = []int{u.GID}
 		return u, err
 	}
-	u.Groups = []int{u.GID}
 
+	u.Groups = []int{u.GID}
 	for _, f := range group { // name:password:gid:members
 		gid, ok := field(f, 2)
 		if ok && len(f) > 3 && slices.Contains(strings.Split(f[3], ","), name) && gid != u.GID {

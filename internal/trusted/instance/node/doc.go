@@ -4,5 +4,6 @@
 // Nothing that the node says is trusted: a snapshot is good if it verifies against the tag
 // at the CAS, and whoever calls Get does that.
 //
-// A Node is safe for concurrent use.
+// A Node is safe for concurrent use. All of it is in node.go; the messages are in package
+// wire.
 package node

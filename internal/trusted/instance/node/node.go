@@ -58,7 +58,8 @@ func (n *Node) Put(ctx context.Context, id ident.Digest, generation uint64, body
 	}
 
 	req.Trailer = http.Header{wire.TrailerTag: nil}
-	req.Body, req.ContentLength = io.NopCloser(&tagged{body, func() { req.Trailer.Set(wire.TrailerTag, tag().String()) }}), -1
+	req.Body = io.NopCloser(&tagged{body, func() { req.Trailer.Set(wire.TrailerTag, tag().String()) }})
+	req.ContentLength = -1
 
 	resp, err := n.send(req)
 	if err != nil {

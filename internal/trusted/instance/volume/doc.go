@@ -11,4 +11,6 @@
 // so that an archive can't write outside the directory that it is unpacked into.
 //
 // Pack and Unpack expect that nobody else changes the directory meanwhile.
+//
+// Read pack.go first, then unpack.go, which mirrors it; size.go counts what both cost.
 package volume

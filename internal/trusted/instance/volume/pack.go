@@ -193,17 +193,22 @@ func tarHeader(root *os.Root, name string, info fs.FileInfo, link string) (*tar.
 
 	switch {
 	case info.IsDir():
-		h.Typeflag, h.Size = tar.TypeDir, 0
+		h.Typeflag = tar.TypeDir
+		h.Size = 0
 		h.Name = strings.TrimSuffix(name, "/") + "/"
 	case info.Mode()&fs.ModeSymlink != 0:
 		target, err := root.Readlink(name)
 		if err != nil {
 			return nil, fmt.Errorf("pack volume: %w", err)
 		}
-		h.Typeflag, h.Size, h.Linkname = tar.TypeSymlink, 0, target
+		h.Typeflag = tar.TypeSymlink
+		h.Size = 0
+		h.Linkname = target
 		h.ModTime = time.Unix(0, 0).UTC() // nobody asks a symbolic link for its age
 	case link != "":
-		h.Typeflag, h.Size, h.Linkname = tar.TypeLink, 0, link
+		h.Typeflag = tar.TypeLink
+		h.Size = 0
+		h.Linkname = link
 	}
 
 	return h, nil

@@ -1,7 +1,3 @@
-// Package appraise compares Claims with a Policy and explains the outcome.
-//
-// It is pure: no I/O, no clock. An absent expectation is an error, never "not
-// checked". It knows no session: whoever holds one turns it into a Policy.
 package appraise
 
 import (

@@ -211,7 +211,8 @@ func subjects(certs []*x509.Certificate) (names []string) {
 	return names
 }
 
-// path checks certs[0] up to the last, which is a trusted root.
+// path checks certs[0] up to the last, which is a trusted root (RFC 5280, section 6.1:
+// dates, critical extensions; key usage is section 4.2.1.3).
 func (j *judgement) path(rule problem.Rule, certs []*x509.Certificate) error {
 	for i, c := range certs {
 		what := fmt.Sprintf("certificate %q", c.Subject.CommonName)
@@ -239,7 +240,8 @@ func (j *judgement) path(rule problem.Rule, certs []*x509.Certificate) error {
 }
 
 // issuedBy checks that parent issued c, below being the number of authorities
-// between parent and the end of the chain.
+// between parent and the end of the chain (RFC 5280: names in section 6.1.3, authority key
+// ids in 4.2.1.1, path lengths in 4.2.1.9).
 func issuedBy(c, parent *x509.Certificate, below int) error {
 	if !bytes.Equal(c.RawIssuer, parent.RawSubject) {
 		return fmt.Errorf("issuer %q is not the next certificate %q", c.Issuer, parent.Subject)
@@ -323,7 +325,8 @@ func (j *judgement) crlIssuer(text string, p *pckPath) (*x509.Certificate, error
 	return ca, j.notRevoked(rulePCKCARevoked, j.rootCRL, ca)
 }
 
-// crl verifies a revocation list of exactly this issuer.
+// crl verifies a revocation list of exactly this issuer (RFC 5280, section 6.3.3, for
+// complete lists).
 func (j *judgement) crl(is listKind, text string, issuer *x509.Certificate) (*x509.RevocationList, error) {
 	der, err := decodeHex(text)
 	if err != nil {

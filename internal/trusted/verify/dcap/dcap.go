@@ -1,27 +1,3 @@
-// Package dcap verifies Intel SGX quotes of the DCAP kind (version 3, ECDSA
-// P-256) on the standard library: the bytes, every signature, every chain,
-// revocation, the quoting enclave's identity, the platform's TCB level, and the
-// dates of all of it. It answers evidence.Claims; whether those claims are good
-// enough is appraise's business.
-//
-// # What it trusts
-//
-// The root certificates that New was given, and the caller's clock. Nothing
-// else: the quote and all collateral come through the operator's hands, so
-// every byte of them is checked against a signature that ends in one of the
-// roots, and each document's own dates are held against now. Collateral is
-// signed over its exact text and is never re-serialised.
-//
-// A root given as a simulation root makes Claims.Simulated true, and nothing
-// but that root does. Simulated platforms pass through the very same checks.
-//
-// # Concurrency and cost
-//
-// A Verifier is safe for concurrent use. All that does not depend on the single
-// quote (chains, CRLs, collateral, the quoting enclave's report) is judged once
-// and kept, by the digest of its bytes, until the first of its dates passes; a
-// clock that runs backwards brings a fresh judgement. In the steady state a
-// quote costs one ECDSA verification.
 package dcap
 
 import (
@@ -150,8 +126,10 @@ func (w *verdict) claims(b reportBody) evidence.Claims {
 	c.Type = evidence.SGX
 	c.Measurement = b.mrenclave
 	c.Signer = b.mrsigner
-	c.ProductID, c.SVN = b.isvProdID, b.isvSVN
-	c.LaunchBinding, c.ReportData = b.configID, b.reportData
+	c.ProductID = b.isvProdID
+	c.SVN = b.isvSVN
+	c.LaunchBinding = b.configID
+	c.ReportData = b.reportData
 	c.Debug = b.debug()
 	c.SGX = b.sgx()
 	return c

@@ -9,7 +9,8 @@ import (
 	"fmt"
 )
 
-// oidSGX is Intel's extension of PCK certificates; what it holds lies below it:
+// oidSGX is Intel's extension of PCK certificates (PCK Certificate and Certificate
+// Revocation List Profile Specification); what it holds lies below it:
 // .1 PPID, .2 TCB (.1 to .16 component versions, .17 PCESVN, .18 CPUSVN),
 // .3 PCEID, .4 FMSPC, .5 SGX type, and with platforms of several packages .6
 // instance id, .7 configuration.

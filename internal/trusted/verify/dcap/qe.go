@@ -34,7 +34,8 @@ func (h *hexBytes) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-// qeIdentity holds the quoting enclave's report against its signed identity.
+// qeIdentity holds the quoting enclave's report against its signed identity
+// (Provisioning Certification Service API v4, "Get SGX QE Identity").
 func (j *judgement) qeIdentity(col *Collateral, root *x509.Certificate, report reportBody) (matched, error) {
 	var id enclaveIdentity
 	text := signedText{col.QEIdentity, col.QEIdentitySignature, col.QEIdentityIssuerChain}

@@ -35,7 +35,8 @@ type quote struct {
 	signatureData  []byte // everything after the length: key to all but the quote's own body
 }
 
-// reportBody is what we read of an SGX REPORTBODY (384 bytes).
+// reportBody is what is read of a report body (Intel SDM volume 3D, section 38.15
+// "REPORT"; its layout is in package sgxquote).
 type reportBody struct {
 	miscSelect [4]byte
 	attributes [16]byte
@@ -104,7 +105,8 @@ func (c *cursor) u32(what string) uint32 {
 	return 0
 }
 
-// parseQuote reads b, which must be one quote and nothing after it.
+// parseQuote reads b, which must be one quote and nothing after it (ECDSA Quote Library
+// API, appendix A.4).
 func parseQuote(b []byte) (*quote, error) {
 	if len(b) > maxQuoteLen {
 		return nil, malformed(ruleQuoteFormat, "quote of %d bytes", len(b)).Want("at most %d", maxQuoteLen)
@@ -158,6 +160,7 @@ func parseQuote(b []byte) (*quote, error) {
 	return q, nil
 }
 
+// checkHeader refuses quotes of another kind (appendix A.4, quote header).
 func checkHeader(b []byte) error {
 	le := binary.LittleEndian
 	if v := le.Uint16(b[sgxquote.AtVersion:]); v != sgxquote.Version {
@@ -176,6 +179,8 @@ func checkHeader(b []byte) error {
 	return nil
 }
 
+// checkCertType refuses quotes without the chain of the platform's certificate (appendix
+// A.4, QE certification data).
 func checkCertType(t int) *problem.Error {
 	switch t {
 	case sgxquote.CertPCKChain:
@@ -188,7 +193,8 @@ func checkCertType(t int) *problem.Error {
 }
 
 // checkQEReport ties the attestation key to the platform: the PCK signed the
-// quoting enclave's report, and that report names the key.
+// quoting enclave's report, and that report names the key: its report data are SHA-256 over
+// attestation key and authentication data, then zeros (appendix A.4, QE report).
 func (q *quote) checkQEReport(pck *x509.Certificate) error {
 	key, err := certKey(pck)
 	if err != nil {

@@ -37,7 +37,8 @@ func (s status) known() bool {
 }
 
 // converge joins the platform's status with the quoting enclave's: an outdated
-// or revoked quoting enclave is not hidden by what the platform still needs.
+// or revoked quoting enclave is not hidden by what the platform still needs. Intel's
+// Quote Verification Library converges the two in the same way.
 func converge(platform, qe status) status {
 	switch qe {
 	case revoked:
@@ -161,7 +162,9 @@ func (j *judgement) signedDocument(is documentKind, s signedText, root *x509.Cer
 	return j.dates(is.expired, "the "+is.words, d.IssueDate.time(), d.NextUpdate.time())
 }
 
-// tcb finds the platform's level in the signed TCB info.
+// tcb finds the platform's level in the signed TCB info (Provisioning Certification
+// Service API v4, "Get SGX TCB Info": the first level, from the highest, that all component
+// versions and the PCESVN reach).
 func (j *judgement) tcb(col *Collateral, root *x509.Certificate, ext *pckExtension) (matched, error) {
 	var info tcbInfo
 	text := signedText{col.TCBInfo, col.TCBInfoSignature, col.TCBInfoIssuerChain}
