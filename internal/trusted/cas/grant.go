@@ -41,6 +41,7 @@ type grant struct {
 	taken  map[ident.ServiceName]int
 }
 
+// newGrant is a grant of which nobody has a place yet.
 func newGrant(id owners.GrantID, s *sessionState, rec grantRecord) *grant {
 	return &grant{
 		id:      id,
@@ -82,6 +83,7 @@ func (r *grantRecord) payer() payer { return payer{Key: r.Maker, Address: r.From
 
 func grantRow(id owners.GrantID) string { return prefixGrant + id.String() }
 
+// put is the row of a grant that is to become rec.
 func (g *grant) put(rec grantRecord) (journal.Write, error) {
 	plain, err := json.Marshal(rec)
 	if err != nil {
@@ -187,6 +189,7 @@ func (c *CAS) holder(token owners.GrantToken) (*grant, error) {
 	return g, nil
 }
 
+// grantOther says that a token is for something else.
 func grantOther(format string, args ...any) *problem.Error {
 	return problem.New(problem.Denied, problem.RuleGrantOther, format, args...).
 		Want("the token of a grant for this service of this session, made at this CAS").
@@ -213,6 +216,7 @@ func (c *CAS) grantOf(s *sessionState, req *wire.ReleaseRequest, now time.Time) 
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
+
 	if g.session != s {
 		return nil, grantOther("grant %s is for another session", g.id)
 	}
@@ -239,10 +243,12 @@ func (c *CAS) takePlace(in *instance, service ident.ServiceName) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 
-	granted, taken := g.rec.Services[service], g.taken[service]
+	granted := g.rec.Services[service]
+	taken := g.taken[service]
 	if in.rec.Counted {
 		granted.Used--
 	}
+
 	switch {
 	case granted.Runs > 0 && granted.Used >= granted.Runs:
 		return problem.New(problem.Conflict, problem.RuleGrantUsed, "%s ran %d of %d times under grant %s", service, granted.Used, granted.Runs, g.id).
@@ -364,6 +370,7 @@ func (c *CAS) loadGrants(ctx context.Context) error {
 	return nil
 }
 
+// joinGrant has the session remember a grant.
 func (s *sessionState) joinGrant(g *grant) {
 	s.memberMu.Lock()
 	defer s.memberMu.Unlock()

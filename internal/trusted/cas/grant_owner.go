@@ -143,6 +143,8 @@ func newGrantRecord(s *sessionState, req owners.NewGrant, now time.Time) (grantR
 	return rec, nil
 }
 
+// tooManyServices refuses a grant for more services than its entry in the log has
+// room for.
 func tooManyServices(n int) *problem.Error {
 	return problem.New(problem.Invalid, ruleGrantServices, "the grant would be for %d services", n).
 		Want("at most %d", maxServices).

@@ -49,8 +49,10 @@ func (c *CAS) pruneInstances(ctx context.Context, s *sessionState, keep, keepLap
 	if !many {
 		return nil
 	}
+
 	s.mu.Lock() // so that none of them returns meanwhile
 	defer s.mu.Unlock()
+
 	var ended, lapsed []aged[*instance]
 	for _, in := range s.all() {
 		in.mu.Lock()
@@ -67,6 +69,7 @@ func (c *CAS) pruneInstances(ctx context.Context, s *sessionState, keep, keepLap
 	if len(drop) == 0 {
 		return nil
 	}
+
 	ch := journal.Change{Event: owners.EventInstancesPruned, Session: s.name}
 	for _, in := range drop {
 		ch.Rows = append(ch.Rows, journal.Write{ID: instanceRow(in.id)})
@@ -74,6 +77,7 @@ func (c *CAS) pruneInstances(ctx context.Context, s *sessionState, keep, keepLap
 	if _, err := c.journal.Commit(ctx, ch); err != nil {
 		return err
 	}
+
 	for _, in := range drop {
 		s.leave(in.id)
 		c.instances.Delete(in.id)
@@ -132,6 +136,7 @@ type tally struct {
 	total     int64
 }
 
+// add counts n to a payer.
 func (t *tally) add(who payer, n int64) {
 	if t.keys == nil {
 		t.keys, t.addresses = map[ident.KeyHash]int64{}, map[netip.Addr]int64{}

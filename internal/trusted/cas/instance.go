@@ -61,6 +61,7 @@ type instanceRecord struct {
 
 func instanceRow(id ident.InstanceID) string { return prefixInstance + id.String() }
 
+// put is the row of an instance that is to become rec.
 func (in *instance) put(rec instanceRecord) (journal.Write, error) {
 	plain, err := json.Marshal(rec)
 	if err != nil {
@@ -124,13 +125,14 @@ func (s *sessionState) all() []*instance {
 	return out
 }
 
-// join has the session remember an instance, leave forget it.
+// join has the session remember an instance.
 func (s *sessionState) join(in *instance) {
 	s.memberMu.Lock()
 	defer s.memberMu.Unlock()
 	s.members[in.id] = in
 }
 
+// leave has the session forget an instance.
 func (s *sessionState) leave(id ident.InstanceID) {
 	s.memberMu.Lock()
 	defer s.memberMu.Unlock()
@@ -373,11 +375,13 @@ func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch j
 		return ending{}, err
 	}
 	ch.Rows = []journal.Write{row}
+
 	free, writes, err := c.freeLeases(ctx, in, func(string) bool { return true })
 	if err != nil {
 		return ending{}, err
 	}
 	ch.Rows = append(ch.Rows, writes...)
+
 	apply := func() {
 		in.rec, in.reply = rec, nil
 		c.setLive(in, rec.State == owners.Running)
@@ -385,7 +389,7 @@ func (c *CAS) ending(ctx context.Context, in *instance, rec instanceRecord, ch j
 		in.grant.free(in.id)
 		free()
 	}
-	return ending{ch, apply, in.lost(func(string) bool { return true })}, nil
+	return ending{change: ch, apply: apply, lost: in.lost(func(string) bool { return true })}, nil
 }
 
 // lost says what an instance that loses the leases of some volumes can't store any
@@ -420,14 +424,17 @@ func (c *CAS) freeLeases(ctx context.Context, in *instance, end func(volume stri
 		if v.rec.Holder != in.id || !end(v.name) {
 			continue
 		}
+
 		rec := v.rec
 		rec.Holder = ident.InstanceID{}
 		w, err := v.put(rec)
 		if err != nil {
 			return nil, nil, err
 		}
-		writes, freed = append(writes, w), append(freed, v)
+		writes = append(writes, w)
+		freed = append(freed, v)
 	}
+
 	return func() {
 		for _, v := range freed {
 			v.rec.Holder = ident.InstanceID{}
@@ -444,6 +451,7 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 		if in.rec.State != owners.Running || withdrawn[in.grant] {
 			continue
 		}
+
 		sp := p.services[in.rec.Service]
 		if !c.stillSatisfies(sp, in.rec.Claims) {
 			rec := in.rec
@@ -455,6 +463,7 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 			out = append(out, e)
 			continue
 		}
+
 		dropped := func(volume string) bool {
 			return !slices.ContainsFunc(sp.mounts, func(m session.VolumeMount) bool {
 				return m.Name == volume && m.Policy == session.RollbackProtected
@@ -465,10 +474,16 @@ func (c *CAS) excluded(ctx context.Context, s *sessionState, p *plan, withdrawn 
 			return nil, err
 		}
 		if len(writes) > 0 {
-			out = append(out, ending{journal.Change{
-				Event: owners.EventLeaseEnded, Session: s.name, Rows: writes,
-				Detail: map[string]string{"instance": in.id.String(), "service": string(in.rec.Service)},
-			}, apply, in.lost(dropped)})
+			out = append(out, ending{
+				change: journal.Change{
+					Event:   owners.EventLeaseEnded,
+					Session: s.name,
+					Rows:    writes,
+					Detail:  map[string]string{"instance": in.id.String(), "service": string(in.rec.Service)},
+				},
+				apply: apply,
+				lost:  in.lost(dropped),
+			})
 		}
 	}
 	return out, nil

@@ -34,6 +34,7 @@ type ledger struct {
 	total     quota.Amounts
 }
 
+// newLedger counts nothing yet.
 func newLedger(q quota.Limits) *ledger {
 	return &ledger{quotas: q, keys: map[ident.KeyHash]*quota.Amounts{}, addresses: map[netip.Addr]*quota.Amounts{}}
 }
@@ -105,6 +106,7 @@ func (l *ledger) add(who payer, a quota.Amounts, sign int64) {
 	}
 }
 
+// adjust changes what one of a kind of payers is counted, where it is known.
 func adjust[K comparable](of map[K]*quota.Amounts, k K, known bool, a quota.Amounts, sign int64) {
 	if !known {
 		return

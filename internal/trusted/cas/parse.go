@@ -30,6 +30,7 @@ type parser struct {
 	small, large chan struct{}
 }
 
+// newParser lets as many texts be read at once as there are processors.
 func newParser() parser {
 	n := runtime.GOMAXPROCS(0)
 	return parser{small: make(chan struct{}, n), large: make(chan struct{}, max(1, n/2))}
@@ -81,6 +82,7 @@ func checkExpansion(s *session.Session) error {
 	for _, sec := range s.Secrets {
 		sizes[sec.Name] = valueSize(sec)
 	}
+
 	images := make(map[string]expansion, len(s.Images))
 	for _, img := range s.Images {
 		var files expansion
@@ -100,6 +102,7 @@ func checkExpansion(s *session.Session) error {
 			all.add(expand(e.Value, sizes))
 		}
 	}
+
 	if all.references <= maxReferences && all.bytes <= maxFilled {
 		return nil
 	}
@@ -108,6 +111,7 @@ func checkExpansion(s *session.Session) error {
 		Fix("let fewer services share large injection files, or put these into the image or a volume")
 }
 
+// expand is what one text becomes, secrets being of these sizes.
 func expand(t session.Text, sizes map[string]int64) (e expansion) {
 	for _, part := range t {
 		e.bytes += int64(len(part.Literal))

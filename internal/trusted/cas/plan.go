@@ -24,7 +24,7 @@ type plan struct {
 // servicePlan is what a release needs to know about one service.
 type servicePlan struct {
 	service *session.Service
-	policy  appraise.Policy // without ReportData and ConfigID, which differ by instance
+	policy  appraise.Policy // without ReportData and LaunchBinding, which differ by instance
 	// attested is false for `mode: none`.
 	attested bool
 	mounts   []session.VolumeMount
@@ -60,6 +60,7 @@ func planOf(s *session.Session, text []byte, creator ident.KeyHash) (*plan, erro
 			}
 		}
 	}
+
 	for i := range s.Services {
 		sp, err := p.compileService(&s.Services[i])
 		if err != nil {
@@ -70,13 +71,16 @@ func planOf(s *session.Session, text []byte, creator ident.KeyHash) (*plan, erro
 	return p, nil
 }
 
+// compileService works out what a release needs to know about a service.
 func (p *plan) compileService(svc *session.Service) (*servicePlan, error) {
 	sp := &servicePlan{service: svc, attested: p.session.Security.Mode != "none"}
 	sp.policy = p.session.Policy(svc)
+
 	texts := slices.Clone(svc.Command)
 	for _, e := range svc.Environment {
 		texts = append(texts, e.Value)
 	}
+
 	for _, img := range p.session.Images {
 		if img.Name != svc.ImageName {
 			continue
@@ -86,6 +90,9 @@ func (p *plan) compileService(svc *session.Service) (*servicePlan, error) {
 			texts = append(texts, f.Content)
 		}
 	}
+
+	// What the service refers to: values that its instances share, and certificates
+	// that each of them gets of its own, with their issuers.
 	for _, t := range texts {
 		for _, part := range t {
 			if part.Ref == nil {
@@ -103,6 +110,7 @@ func (p *plan) compileService(svc *session.Service) (*servicePlan, error) {
 			}
 		}
 	}
+
 	slices.Sort(sp.fresh)
 	sp.fresh = slices.Compact(sp.fresh)
 	for _, name := range sp.fresh {
@@ -110,6 +118,7 @@ func (p *plan) compileService(svc *session.Service) (*servicePlan, error) {
 			sp.shared = append(sp.shared, issuer)
 		}
 	}
+
 	slices.Sort(sp.shared)
 	sp.shared = slices.Compact(sp.shared)
 	return sp, nil

@@ -67,12 +67,14 @@ func (r *collateralRecord) with(claims evidence.Claims) *collateralRecord {
 	return next
 }
 
+// newFamily is a family of which this was seen.
 func newFamily(r *collateralRecord) *family {
 	f := &family{}
 	f.seen.Store(r)
 	return f
 }
 
+// load reads what was seen before this process.
 func (p *platforms) load(ctx context.Context, j *journal.Journal) error {
 	for _, id := range j.IDs(prefixPlatform) {
 		plain, err := j.Read(ctx, id)
@@ -100,24 +102,32 @@ func (p *platforms) admit(ctx context.Context, j *journal.Journal, claims eviden
 	if newer, err := f.seen.Load().check(claims); err != nil || !newer {
 		return err
 	}
+
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	seen := f.seen.Load()
 	if newer, err := seen.check(claims); err != nil || !newer {
 		return err
 	}
+
 	next := seen.with(claims)
 	plain, err := json.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("marshal platform: %w", err)
 	}
-	if _, err := j.Commit(ctx, journal.Change{Event: owners.EventPlatformSeen, Actor: who.Key, Request: who.Request, Rows: []journal.Write{{ID: id, Plain: plain}}}); err != nil {
+	if _, err := j.Commit(ctx, journal.Change{
+		Event:   owners.EventPlatformSeen,
+		Actor:   who.Key,
+		Request: who.Request,
+		Rows:    []journal.Write{{ID: id, Plain: plain}},
+	}); err != nil {
 		return err
 	}
 	f.seen.Store(next)
 	return nil
 }
 
+// older refuses collateral for what is said of it.
 func older(claims evidence.Claims, format string, args ...any) *problem.Error {
 	return problem.New(problem.Denied, ruleCollateralOlder, "the collateral of platform family %s: %s", claims.FMSPC, fmt.Sprintf(format, args...)).
 		Fix("let the node fetch its platform's newest collateral")

@@ -71,6 +71,7 @@ func (p *plan) usedSecrets() map[string]bool {
 	return used
 }
 
+// hasVolume reports whether the session has a volume of that name.
 func (p *plan) hasVolume(name string) bool {
 	return slices.ContainsFunc(p.session.Volumes, func(v session.Volume) bool { return v.Name == name })
 }

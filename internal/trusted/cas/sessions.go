@@ -69,6 +69,7 @@ type sessionRecord struct {
 	Removed time.Time `json:"removed,omitzero"`
 }
 
+// versionRecord is the row of a version.
 type versionRecord struct {
 	Creator  ident.KeyHash `json:"creator"`
 	Uploaded time.Time     `json:"uploaded"`
@@ -93,6 +94,7 @@ func (id *Identity) versionRow(name ident.SessionName, h ident.Digest) string {
 	return prefixVersion + string(name) + "@" + hex.EncodeToString(mac.Sum(nil))
 }
 
+// secretRow is where a generated value lies.
 func (s *sessionState) secretRow(name string) string {
 	return prefixSecret + string(s.name) + "@" + name
 }
@@ -100,12 +102,14 @@ func (s *sessionState) secretRow(name string) string {
 // reservedElement can't end a session's name: the path of its instances does.
 const reservedElement = "instances"
 
+// sessionUnknown says that there is no session of that name.
 func sessionUnknown(name ident.SessionName) *problem.Error {
 	p := problem.New(problem.NotFound, problem.RuleSessionUnknown, "there is no session %q", name).Fix("check the name, or create the session")
 	p.Msg = []string{"Session not found"}
 	return p
 }
 
+// version reads a version of a session.
 func (c *CAS) version(ctx context.Context, name ident.SessionName, hash ident.Digest) (*versionRecord, error) {
 	plain, err := c.journal.Read(ctx, c.identity.versionRow(name, hash))
 	if err != nil {
@@ -137,11 +141,13 @@ func (c *CAS) PutSession(ctx context.Context, who Caller, text []byte) (owners.C
 	if err != nil {
 		return owners.Created{}, chained(err, "Failed to create session")
 	}
+
 	name := p.session.Name
 	lost, err := c.putPlan(ctx, who, p)
 	if err != nil {
 		return owners.Created{}, chained(err, "Failed to create session '%s'", name)
 	}
+
 	created := owners.Created{Hash: p.hash}
 	for _, w := range slices.Concat(p.session.Warnings, lost) {
 		created.Warnings = append(created.Warnings, []string{w})
@@ -149,12 +155,14 @@ func (c *CAS) PutSession(ctx context.Context, who Caller, text []byte) (owners.C
 	return created, nil
 }
 
+// putPlan makes p the current version; lost is what instances can't store any more.
 func (c *CAS) putPlan(ctx context.Context, who Caller, p *plan) (lost []string, err error) {
 	unlock, err := c.admissible(ctx, who, p)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+
 	if same, err := c.mayPut(ctx, who, p); err != nil || same {
 		return nil, err
 	}
@@ -165,6 +173,7 @@ func (c *CAS) putPlan(ctx context.Context, who Caller, p *plan) (lost []string, 
 	}
 	defer s.mu.Unlock()
 	defer c.drop(s)
+
 	if err := s.mayReplace(who, p); err != nil {
 		return nil, err
 	}
@@ -196,6 +205,7 @@ func (c *CAS) admissible(ctx context.Context, who Caller, p *plan) (unlock func(
 		return nil, problem.New(problem.Denied, ruleModeNone, "the session says `mode: none`: its secrets would go to whoever asks").
 			Fix("remove the line, or use a CAS that was started with --allow-unattested")
 	}
+
 	i := strings.LastIndexByte(name, '/')
 	if name[i+1:] == reservedElement {
 		return nil, problem.New(problem.Invalid, problem.RuleSessionName, "the session name %q ends in %q", name, reservedElement).
@@ -257,12 +267,14 @@ func (s *sessionState) mayReplace(who Caller, p *plan) error {
 	return nil
 }
 
+// conflict refuses an upload for the version that it starts from.
 func conflict(rule problem.Rule, format string, args ...any) *problem.Error {
 	p := problem.New(problem.Conflict, rule, format, args...)
 	p.Msg = []string{"Invalid previous session digest"}
 	return p
 }
 
+// denied refuses a caller for the access policy.
 func denied(right, name, format string, args ...any) *problem.Error {
 	p := problem.New(problem.Denied, problem.RuleAccessPolicy, "the caller has no right to %s in session %q", right, name).
 		Want("a client key that the session's access_policy lists for %s", right).
@@ -350,10 +362,12 @@ func (c *CAS) getSession(ctx context.Context, who Caller, name ident.SessionName
 	if err := s.mayRead(who); err != nil {
 		return owners.Session{}, err
 	}
+
 	c.noteRead(ctx, s, s.plan, who)
 	if hash == nil || *hash == s.current.Hash {
 		return owners.Session{Hash: s.current.Hash, Text: s.plan.text}, nil
 	}
+
 	v, err := c.version(ctx, name, *hash)
 	if err != nil {
 		return owners.Session{}, err
@@ -361,6 +375,7 @@ func (c *CAS) getSession(ctx context.Context, who Caller, name ident.SessionName
 	return owners.Session{Hash: *hash, Text: v.Text}, nil
 }
 
+// mayRead refuses whoever may not read the session, under s.mu.
 func (s *sessionState) mayRead(who Caller) error {
 	if s.plan.session.Access.Allows(session.OpRead, who.Key, s.current.Creator) {
 		return nil
@@ -378,6 +393,7 @@ func (c *CAS) Instances(ctx context.Context, who Caller, name ident.SessionName)
 	if err := s.mayRead(who); err != nil {
 		return owners.Instances{}, chained(err, "Failed to list the instances of session '%s'", name)
 	}
+
 	out := owners.Instances{Version: owners.Version, Instances: []owners.Instance{}, Volumes: []owners.Volume{}}
 	for _, v := range s.plan.session.Volumes {
 		volume, err := s.volume(v.Name).describe(ctx, c.journal)
@@ -387,6 +403,7 @@ func (c *CAS) Instances(ctx context.Context, who Caller, name ident.SessionName)
 		out.Volumes = append(out.Volumes, volume)
 	}
 	slices.SortFunc(out.Volumes, func(a, b owners.Volume) int { return strings.Compare(a.Name, b.Name) })
+
 	for _, in := range s.all() {
 		out.Instances = append(out.Instances, in.describe())
 	}

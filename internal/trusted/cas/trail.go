@@ -102,6 +102,7 @@ func (c *CAS) noteRefusal(ctx context.Context, s *sessionState, req *wire.Releas
 	s.trail.unnoted++
 }
 
+// cutText keeps the beginning of a refusal's text.
 func cutText(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxRefusal)], "") }
 
 // add counts r with its equal, or keeps it as the latest; under mu.

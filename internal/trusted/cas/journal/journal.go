@@ -134,6 +134,7 @@ func (j *Journal) Healthy() error {
 	}
 }
 
+// stopping refuses a change that comes after the end.
 func stopping() error {
 	return problem.New(problem.Unavailable, ruleStopping, "the CAS is stopping").Fix("try again")
 }

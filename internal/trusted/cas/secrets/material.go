@@ -116,10 +116,12 @@ func (m *Material) format(format string) ([]byte, error) {
 	return nil, problem.New(problem.Invalid, ruleSecretFormat, "format %q is not known", format)
 }
 
+// pemKey is a PKCS #8 key in PEM (RFC 7468, section 10).
 func pemKey(pkcs8 []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
+// pemCerts are certificates in PEM, one after the other (RFC 7468, section 5).
 func pemCerts(ders ...[]byte) []byte {
 	var out []byte
 	for _, der := range ders {
