@@ -221,6 +221,10 @@ const (
 	// Mend: start the instance again.
 	RuleInstanceGone Rule = "instance_gone"
 
+	// RuleInstanceExited: an instance has ended, and with it what it was allowed.
+	// Mend: start another: it is attested afresh.
+	RuleInstanceExited Rule = "instance_exited"
+
 	// RuleInstanceWithdrawn: the instance's right to run was withdrawn.
 	// Mend: ask the session's owner for a new grant.
 	RuleInstanceWithdrawn Rule = "instance_withdrawn"

@@ -117,7 +117,7 @@ func eachFile(t *testing.T, root string, visit func(path string, fset *token.Fil
 				return err
 			}
 			fset := token.NewFileSet()
-			file, err := parser.ParseFile(fset, path, nil, parser.SkipObjectResolution)
+			file, err := parser.ParseFile(fset, path, nil, parser.SkipObjectResolution|parser.ParseComments)
 			if err == nil {
 				visit(path, fset, file)
 			}

@@ -14,10 +14,6 @@ const (
 	// and a cupeld of the same release.
 	ruleGeneration problem.Rule = "generation"
 
-	// ruleInstanceExited: an instance was to be started under the id of one that has exited. Mend: remove that one, or
-	// start another.
-	ruleInstanceExited problem.Rule = "instance_exited"
-
 	// ruleInstanceID: an instance was to be started under an id that the node can't use. Mend: choose 1 to 40 of a-z 0-9 -.
 	ruleInstanceID problem.Rule = "instance_id"
 
@@ -44,12 +40,4 @@ const (
 	// ruleVolumeDamaged: the node's copy of a volume's snapshot is damaged, and the registry's can't take its place. Mend: look
 	// at the disk and the registry, and put one of them back from a backup; else the owner starts the volume afresh.
 	ruleVolumeDamaged problem.Rule = "volume_damaged"
-
-	// ruleVolumeMissing: the generation of a volume that the CAS asks for is not stored here. Mend: where the CAS was put
-	// back from an older backup put the newer one back; else restore the snapshot, or let the owner reset the volume.
-	ruleVolumeMissing problem.Rule = "volume_missing"
-
-	// ruleVolumeTooLarge: an instance sent a snapshot that is larger than its memory lets its volumes be. Mend: deploy with
-	// a larger --memory, or let the app keep less.
-	ruleVolumeTooLarge problem.Rule = "volume_too_large"
 )

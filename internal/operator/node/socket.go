@@ -156,7 +156,7 @@ func (s *nodeSocket) putVolume(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err != nil {
 		if _, over := errors.AsType[*http.MaxBytesError](err); over {
-			return problem.New(problem.Invalid, ruleVolumeTooLarge, "a snapshot of more than %d bytes", limit).
+			return problem.New(problem.Invalid, wire.RuleVolumeTooLarge, "a snapshot of more than %d bytes", limit).
 				Want("at most what volumes may take of the instance's memory, and %d times that with holes", wire.MaxLength)
 		}
 		return err
@@ -222,7 +222,7 @@ func (s *nodeSocket) postStatus(w http.ResponseWriter, r *http.Request) error {
 		return problem.New(problem.Invalid, ruleStatus, "phase %q", st.Phase)
 	}
 
-	if why := s.casWentBack.Load(); why != nil && st.Problem != nil && st.Problem.Rule == ruleVolumeMissing {
+	if why := s.casWentBack.Load(); why != nil && st.Problem != nil && st.Problem.Rule == wire.RuleVolumeMissing {
 		st.Problem = why
 	}
 	if st.Phase == wire.Refused {

@@ -117,7 +117,7 @@ func (n *Node) claim(spec manager.InstanceSpec) (*instance, error) {
 		switch {
 		case !current:
 		case ended:
-			return nil, problem.New(problem.Conflict, ruleInstanceExited, "instance %q has exited", spec.ID).
+			return nil, problem.New(problem.Conflict, problem.RuleInstanceExited, "instance %q has exited", spec.ID).
 				Fix("remove it, or start another one")
 		case made:
 			return nil, nil

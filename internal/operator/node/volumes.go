@@ -87,7 +87,7 @@ func (s *volumeStore) open(ctx context.Context, v wire.Snapshot) (io.ReadCloser,
 
 // missing is the refusal of a snapshot that is nowhere.
 func (s *volumeStore) missing(v wire.Snapshot) error {
-	return problem.New(problem.NotFound, ruleVolumeMissing, "generation %d of volume %s is not stored", v.Generation, v.Volume)
+	return problem.New(problem.NotFound, wire.RuleVolumeMissing, "generation %d of volume %s is not stored", v.Generation, v.Volume)
 }
 
 // noteGiven notes how it went to have a snapshot as it was stored.

@@ -268,7 +268,7 @@ func (c *CAS) Exit(ctx context.Context, who Caller, req wire.Exit) error {
 
 	in, unlock, err := c.alive(who)
 	if err != nil {
-		if problem.From(err).Rule == ruleInstanceExited {
+		if problem.From(err).Rule == problem.RuleInstanceExited {
 			return nil
 		}
 		return err

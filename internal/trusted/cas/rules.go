@@ -140,10 +140,6 @@ const (
 	// Mend: restart the instance: it is attested afresh.
 	ruleInstanceRevoked problem.Rule = "instance_revoked"
 
-	// ruleInstanceExited: an instance's rights ended when it reported its exit.
-	// Mend: restart the instance: it is attested afresh.
-	ruleInstanceExited problem.Rule = "instance_exited"
-
 	// ruleReleaseFailed: the first request of the instance failed while this one waited for it.
 	// Mend: try again.
 	ruleReleaseFailed problem.Rule = "release_failed"
@@ -170,7 +166,7 @@ const (
 
 // endedRules are the rules by the states in which an instance has no rights any more.
 var endedRules = map[owners.State]problem.Rule{
-	owners.Exited:    ruleInstanceExited,
+	owners.Exited:    problem.RuleInstanceExited,
 	owners.Lapsed:    problem.RuleInstanceLapsed,
 	owners.Revoked:   ruleInstanceRevoked,
 	owners.Withdrawn: problem.RuleInstanceWithdrawn,

@@ -17,4 +17,13 @@ const (
 	// RuleNotCommitted: the app ended in a way in which nothing that it wrote is kept.
 	// Mend: look at what the app printed, and let it end with 0, or by the stop signal of its session.
 	RuleNotCommitted problem.Rule = "not_committed"
+
+	// RuleVolumeMissing: the node does not have the generation of a volume that the CAS names as the newest.
+	// Mend: where the CAS was put back from an older backup put the newer one back; else restore the snapshot, or start the
+	// volume afresh (cupel volume reset).
+	RuleVolumeMissing problem.Rule = "volume_missing"
+
+	// RuleVolumeTooLarge: a volume does not fit into its share of the instance's memory.
+	// Mend: give the instances a larger --memory, or keep less in the volume.
+	RuleVolumeTooLarge problem.Rule = "volume_too_large"
 )

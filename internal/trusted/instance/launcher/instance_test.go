@@ -20,7 +20,6 @@ import (
 	"cupel.dev/cupel/api/evidence"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/trusted/instance/volume"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -501,7 +500,7 @@ func TestVolumeTooLarge(t *testing.T) {
 		s.memory = 64 << 20
 		s.addVolume(owners.ReadWrite)
 		s.command(`dd if=/dev/zero of=/home/app/data/big bs=1M count=60 2>/dev/null || echo full`)
-		s.refused(exitRefused, volume.RuleTooLarge)
+		s.refused(exitRefused, wire.RuleVolumeTooLarge)
 		s.wantOut("full")
 		if len(s.cas.tags) != 0 || len(s.host.stored) != 0 {
 			t.Error("it was stored")
@@ -515,7 +514,7 @@ func TestVolumeTooLarge(t *testing.T) {
 		small := big.next(owners.ReadOnly)
 		small.memory = 64 << 20
 		small.command("echo never")
-		small.refused(exitRefused, volume.RuleTooLarge)
+		small.refused(exitRefused, wire.RuleVolumeTooLarge)
 	})
 }
 
@@ -555,7 +554,7 @@ func TestVolumesAreStoredTogether(t *testing.T) {
 	s.addVolume(owners.ReadWrite)
 	s.addSecondVolume(owners.ReadWrite)
 	s.command(`echo new > /home/app/data/f; head -c 60000000 /dev/zero > /home/app/more/big 2>/dev/null; true`)
-	s.refused(exitRefused, volume.RuleTooLarge)
+	s.refused(exitRefused, wire.RuleVolumeTooLarge)
 	if len(s.cas.tags) != 0 || len(s.host.stored) != 0 {
 		t.Errorf("%d snapshots, tags %v", len(s.host.stored), s.cas.tags)
 	}

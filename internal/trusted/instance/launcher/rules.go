@@ -99,10 +99,6 @@ const (
 
 // Rules of the app's volumes.
 const (
-	// ruleVolumeMissing: the node does not have the volume's newest snapshot.
-	// Mend: have the operator put it back; if there is none, start the volume afresh (cupel volume reset).
-	ruleVolumeMissing problem.Rule = "volume_missing"
-
 	// ruleVolumeReset: the volume was started afresh, or given another key, since this instance was released.
 	// Mend: start the instance again: it begins with the newest state.
 	ruleVolumeReset problem.Rule = "volume_reset"

@@ -135,7 +135,7 @@ func (o *openVolume) fetch(ctx context.Context, s store) error {
 	body, size, err := s.Get(ctx, wire.Snapshot{Volume: o.ID, Generation: o.Generation, Tag: o.Tag})
 	if err != nil {
 		if problem.KindOf(err) == problem.NotFound {
-			return problem.New(problem.Denied, ruleVolumeMissing, "the node has no generation %d of volume %s", o.Generation, o.ID).
+			return problem.New(problem.Denied, wire.RuleVolumeMissing, "the node has no generation %d of volume %s", o.Generation, o.ID).
 				Fix("have the operator put back the volume's newest snapshot; if there is none, what it held is lost: start it afresh (cupel volume reset SESSION %s)", o.Name)
 		}
 		return err

@@ -17,6 +17,7 @@ import (
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/wire"
 )
 
 const plenty = 1 << 30
@@ -154,11 +155,11 @@ func TestTooLarge(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "a"), bytes.Repeat([]byte{1}, 100<<10), 0o600))
 	b := pack(t, dir)
-	wantRule(t, Pack(t.Context(), openRoot(t, dir), io.Discard, 100<<10), RuleTooLarge)
+	wantRule(t, Pack(t.Context(), openRoot(t, dir), io.Discard, 100<<10), wire.RuleVolumeTooLarge)
 	_, err := Measure(t.Context(), openRoot(t, dir), 100<<10)
-	wantRule(t, err, RuleTooLarge)
+	wantRule(t, err, wire.RuleVolumeTooLarge)
 	into := t.TempDir()
-	wantRule(t, Unpack(t.Context(), bytes.NewReader(b), openRoot(t, into), 100<<10), RuleTooLarge)
+	wantRule(t, Unpack(t.Context(), bytes.NewReader(b), openRoot(t, into), 100<<10), wire.RuleVolumeTooLarge)
 	if info, err := os.Stat(filepath.Join(into, "a")); err != nil || info.Size() > 100<<10-2*entryCost {
 		t.Errorf("content was written before it was accounted for: %v, %v", info.Size(), err)
 	}
@@ -168,7 +169,7 @@ func TestTooLarge(t *testing.T) {
 	m := meter{limit: plenty}
 	must(t, m.entry(plenty))
 	wantRule(t, m.entry(-1), RuleArchive)
-	wantRule(t, m.entry(1<<62), RuleTooLarge)
+	wantRule(t, m.entry(1<<62), wire.RuleVolumeTooLarge)
 }
 
 // TestHoles: what a file doesn't keep in memory counts for nothing and comes back
@@ -207,8 +208,8 @@ func TestHoles(t *testing.T) {
 
 	must(t, os.Truncate(name, 1<<40))
 	_, err = Measure(t.Context(), openRoot(t, dir), limit)
-	wantRule(t, err, RuleTooLarge)
-	wantRule(t, Pack(t.Context(), openRoot(t, dir), io.Discard, limit), RuleTooLarge)
+	wantRule(t, err, wire.RuleVolumeTooLarge)
+	wantRule(t, Pack(t.Context(), openRoot(t, dir), io.Discard, limit), wire.RuleVolumeTooLarge)
 }
 
 // TestRoom: a file system that is as full as it can be holds a tree that fits.

@@ -49,7 +49,7 @@ func (m *meter) entry(length int64) error {
 	m.Names++
 
 	if n := uint64(length); n > wire.MaxLength*m.limit || m.length+n > wire.MaxLength*m.limit {
-		return problem.New(problem.Invalid, RuleTooLarge, "the volume's files are at least %d KiB long, holes included", (m.length+n)>>10).
+		return problem.New(problem.Invalid, wire.RuleVolumeTooLarge, "the volume's files are at least %d KiB long, holes included", (m.length+n)>>10).
 			Want("at most %d KiB, %d times what the volume may take of the memory", wire.MaxLength*m.limit>>10, wire.MaxLength).
 			Fix("give the instances a larger --memory, or keep shorter files in the volume")
 	}
@@ -81,7 +81,7 @@ func (m *meter) check() error {
 
 // TooLarge is the refusal of a volume of at least n bytes where limit fit.
 func TooLarge(n, limit uint64) error {
-	return problem.New(problem.Invalid, RuleTooLarge, "the volume takes at least %d KiB of memory", n>>10).
+	return problem.New(problem.Invalid, wire.RuleVolumeTooLarge, "the volume takes at least %d KiB of memory", n>>10).
 		Want("at most %d KiB: volumes take three quarters of the instance's memory limit, and share them", limit>>10).
 		Fix("give the instances a larger --memory, or keep less in the volume")
 }
