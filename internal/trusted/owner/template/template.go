@@ -66,12 +66,12 @@ type Inputs struct {
 	Secrets []string
 
 	// Simulation is the root whose simulated platforms are tolerated: the one
-	// that the owner trusts (see [Pin]). Nil tolerates none.
+	// that the owner trusts (home.Pin has it). Nil tolerates none.
 	Simulation *ident.Digest
 
 	Measurements map[ident.ServiceName]ident.Measurement
 	// Also are further measurements that a service may have: of the launcher
-	// before an upgrade, while something still runs on it (see [Kept]).
+	// before an upgrade, while something still runs on it (see [reference.Kept]).
 	Also map[ident.ServiceName][]ident.Measurement
 }
 
