@@ -168,7 +168,7 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.o.timeout, errDeployTimeout)
 	defer cancel()
 
-	if err := d.right(ctx, &req); err != nil {
+	if err := d.obtainRight(ctx, &req); err != nil {
 		return d.outOfTime(ctx, err)
 	}
 
@@ -178,7 +178,8 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 		return d.outOfTime(ctx, err)
 	}
 
-	mine, err := d.mine(ctx)
+	// By the code of somebody else the app is theirs, and they alone may look at it.
+	mine, err := d.ours(ctx)
 	if err != nil {
 		return d.outOfTime(ctx, err)
 	}
@@ -188,6 +189,7 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 
 	d.remember(ctx, app)
 
+	// From here on the manager works, and this command checks what comes of it.
 	revision := app.Deployment.Revision
 	app, instances, seen, err := d.seeThrough(ctx, app)
 	d.show.end(err)

@@ -47,9 +47,9 @@ func (g *globals) readCode(ctx context.Context, arg string) (owners.GrantCode, e
 	return owners.ParseGrantCode(string(text))
 }
 
-// right gets the request the right to be carried out: a code that was given, a
+// obtainRight gets the request the right to be carried out: a code that was given, a
 // grant that the owner makes now, or none where the session asks for none.
-func (d *deployment) right(ctx context.Context, req *manager.DeployRequest) error {
+func (d *deployment) obtainRight(ctx context.Context, req *manager.DeployRequest) error {
 	if d.code != nil {
 		req.Code = d.code.String()
 		d.grantID = d.code.Grant
@@ -121,9 +121,9 @@ func hasService(s *session.Session, name ident.ServiceName) error {
 	return p.Fix("name one of them with --service, or add it to the session")
 }
 
-// mine says whether the deployment is of our own grant. It asks the CAS: a manager
+// ours says whether the deployment is under our own grant. It asks the CAS: a manager
 // that could say no would get away without being checked.
-func (d *deployment) mine(ctx context.Context) (bool, error) {
+func (d *deployment) ours(ctx context.Context) (bool, error) {
 	if d.code == nil {
 		return true, nil
 	}
