@@ -29,7 +29,12 @@ type party struct {
 
 // party makes somebody's folder, and what their commands see of this machine.
 func (d *demo) party(name string, uid int) (*party, error) {
-	p := &party{name: name, dir: filepath.Join(d.dir, name), uid: uid, out: d.out}
+	p := &party{
+		name: name,
+		dir:  filepath.Join(d.dir, name),
+		uid:  uid,
+		out:  d.out,
+	}
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return nil, err
 	}

@@ -39,6 +39,7 @@ type Config struct {
 	Tell func(manager.Incident)
 }
 
+// defaults fills in what is optional.
 func (c *Config) defaults() {
 	if c.ClientIdle == 0 {
 		c.ClientIdle = 24 * time.Hour
@@ -104,7 +105,12 @@ func Open(ctx context.Context, cfg Config) (*Balancer, error) {
 		return nil, fmt.Errorf("subnet of the instances: %s is no IPv4 network", cfg.Subnet)
 	}
 
-	k := &kernel{table: table, subnet: cfg.Subnet, idle: cfg.ClientIdle, size: cfg.MaxClients}
+	k := &kernel{
+		table:  table,
+		subnet: cfg.Subnet,
+		idle:   cfg.ClientIdle,
+		size:   cfg.MaxClients,
+	}
 	have, err := k.read()
 	if err != nil {
 		return nil, err

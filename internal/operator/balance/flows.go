@@ -131,7 +131,8 @@ func most[K comparable, V any](m map[K]V, compare func(a, b V) int) (key K, valu
 	first := true
 	for k, v := range m {
 		if first || compare(v, value) > 0 {
-			key, value, first = k, v, false
+			key, value = k, v
+			first = false
 		}
 	}
 
@@ -263,7 +264,8 @@ func (f *flows) sweep(ctx context.Context) {
 
 			// What was received so far is compared with what it was at the last look.
 			if moved := received(fl.client) + received(fl.instance); moved != fl.moved {
-				fl.moved, fl.movedAt = moved, now
+				fl.moved = moved
+				fl.movedAt = now
 			}
 
 			return now.Sub(fl.movedAt) > f.idle

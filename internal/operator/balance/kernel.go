@@ -187,7 +187,8 @@ func (k *kernel) countRules() (map[string]int, error) {
 			return nil, fmt.Errorf("list nftables rules: %w", err)
 		}
 
-		name, chain := "", ""
+		name := ""
+		chain := ""
 		for ad.Next() {
 			switch ad.Type() {
 			case unix.NFTA_RULE_TABLE:

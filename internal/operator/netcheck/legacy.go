@@ -31,6 +31,7 @@ const (
 	leads    legacyDoes = "leads it elsewhere"
 )
 
+// String is the rule as a person reads it.
 func (r legacyRule) String() string {
 	if r.rule == "" {
 		return "policy DROP of " + r.tool + "'s chain " + r.chain + " (table " + r.table + ")"

@@ -29,6 +29,7 @@ type drop struct {
 	handle        string // nftables' number of the rule
 }
 
+// String says what ended it.
 func (d drop) String() string {
 	if d.rule == "" {
 		return fmt.Sprintf("policy drop of the nftables chain %s %s %s", d.family, d.table, d.chain)
@@ -57,7 +58,9 @@ func parsePacket(text string) packet {
 
 	switch m := tracePorts.FindStringSubmatch(text); {
 	case m != nil:
-		p.proto, p.sport, p.dport = m[1], m[2], m[3]
+		p.proto = m[1]
+		p.sport = m[2]
+		p.dport = m[3]
 	case strings.Contains(text, " icmp"):
 		p.proto = "icmp"
 	case !strings.Contains(text, "ip saddr ") && !strings.Contains(text, "ip6 saddr "):
@@ -72,6 +75,7 @@ func (p packet) of(ports []uint16) bool {
 	return p.sport == "" || p.comesFrom(ports) || slices.ContainsFunc(ports, func(n uint16) bool { return p.dport == fmt.Sprint(n) })
 }
 
+// comesFrom says that a packet comes from one of the ports.
 func (p packet) comesFrom(ports []uint16) bool {
 	return slices.ContainsFunc(ports, func(n uint16) bool { return p.sport == fmt.Sprint(n) })
 }
@@ -260,7 +264,12 @@ func parseTrace(text, id string, ports ...uint16) traced {
 		rest := m[5]
 
 		if shown, ok := strings.CutPrefix(rest, "packet:"); ok {
-			d := drop{packet: parsePacket(shown), family: w.family, table: w.table, base: chain}
+			d := drop{
+				packet: parsePacket(shown),
+				family: w.family,
+				table:  w.table,
+				base:   chain,
+			}
 			began[w] = d
 			if w.table == checkTable(id) && d.sport != "" && d.of(ports) {
 				out.last = further(out.last, sight{d.packet, chain}, ports)

@@ -29,6 +29,7 @@ func (t wholeAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
 // wholeBody is the body of such an answer.
 type wholeBody struct{ io.ReadCloser }
 
+// Read implements io.Reader.
 func (b wholeBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -68,6 +68,7 @@ func (c *content) RawManifest() ([]byte, error)        { return c.manifest, nil 
 func (c *content) RawConfigFile() ([]byte, error)      { return c.config, nil }
 func (c *content) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
 
+// LayerByDigest implements partial.CompressedImageCore.
 func (c *content) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
 	for _, l := range c.parsed.Layers {
 		if l.Digest == h {

@@ -222,6 +222,7 @@ type explained struct {
 	explain func(error) error
 }
 
+// Read implements io.Reader.
 func (e explained) Read(p []byte) (int, error) {
 	n, err := e.Reader.Read(p)
 	if err == nil || err == io.EOF { // as io.Reader defines it: never wrapped

@@ -125,7 +125,12 @@ func (e *Env) widest(ctx context.Context, owner cas.Caller, name ident.SessionNa
 // Grant makes a grant for a session, with the owner's key.
 func (o *Owner) Grant(ctx context.Context, name ident.SessionName, services map[ident.ServiceName]owners.GrantedService) (owners.GrantMade, error) {
 	var made owners.GrantMade
-	body, err := json.Marshal(owners.NewGrant{Version: owners.Version, Session: name, App: "test", Services: services})
+	body, err := json.Marshal(owners.NewGrant{
+		Version:  owners.Version,
+		Session:  name,
+		App:      "test",
+		Services: services,
+	})
 	if err != nil {
 		return made, err
 	}

@@ -156,11 +156,13 @@ type hasher struct {
 	sum func([]byte) []byte
 }
 
+// newHash begins a hash.
 func newHash() hasher {
 	h := sha256.New()
 	return hasher{h, h.Sum}
 }
 
+// digest is the hash of all that was written.
 func (h hasher) digest() (d ident.Digest) {
 	h.sum(d[:0])
 	return d
@@ -286,7 +288,8 @@ func (i *Indices) put(x lockedIndex, k knownIndex) {
 // the index belongs here, who signed it, whether it is the one that the lock names, and
 // whether the lock's list is the one that was signed for.
 func (b Builder) verifyIndex(ctx context.Context, keyring debian.Keyring, x lockedIndex, src Source) (*debian.Release, []debian.Package, error) {
-	a, arch := x.archive, x.architecture
+	a := x.archive
+	arch := x.architecture
 	if x.Suite != a.Suite || x.Archive != a.Folder ||
 		x.InRelease.Path != a.InReleasePath() || x.Packages.Path != a.PackagesPath(arch) {
 		return nil, nil, refused(ruleIndexIdentity, "the lock has %s/%s where %s/%s belongs", x.Archive, x.Suite, a.Folder, a.Suite).

@@ -50,6 +50,22 @@ type node struct {
 	implied  bool   // a directory that nothing named yet
 }
 
+// What brought a node that no package did.
+const (
+	fromRebuild    = "rebuild"
+	fromDefinition = "the definition"
+)
+
+// symlink is a symbolic link, whose mode counts for nothing.
+func symlink(to, from string) *node {
+	return &node{
+		kind: tar.TypeSymlink,
+		mode: 0o777,
+		link: to,
+		from: from,
+	}
+}
+
 // newTree begins with the root alone.
 func newTree(spool *os.File, drop []string) *tree {
 	t := &tree{nodes: map[string]*node{"": {kind: tar.TypeDir, mode: 0o755}}, spool: spool}
@@ -97,7 +113,12 @@ func (t *tree) add(from string, e debian.Entry, body io.Reader) error {
 		return nil
 	}
 
-	n := &node{kind: e.Type, mode: e.Mode, link: e.Link, from: from}
+	n := &node{
+		kind: e.Type,
+		mode: e.Mode,
+		link: e.Link,
+		from: from,
+	}
 
 	switch e.Type {
 	case tar.TypeSymlink:
@@ -202,7 +223,7 @@ func (t *tree) replace(p string, n *node) error {
 
 // file enters a file with a content of our own.
 func (t *tree) file(p string, mode int64, content string) error {
-	n := &node{kind: tar.TypeReg, mode: mode, from: "the definition"}
+	n := &node{kind: tar.TypeReg, mode: mode, from: fromDefinition}
 	if err := t.write(n, strings.NewReader(content)); err != nil {
 		return err
 	}
@@ -257,17 +278,17 @@ func debError(ctx context.Context, p Package, err error) error {
 func (t *tree) finish(def *Definition) error {
 	for _, name := range mergedFolders {
 		if _, used := t.nodes["usr/"+name]; used || name == "bin" || name == "lib" || name == "sbin" {
-			if err := t.put("usr/"+name, &node{kind: tar.TypeDir, mode: 0o755, from: "rebuild"}); err != nil {
+			if err := t.put("usr/"+name, &node{kind: tar.TypeDir, mode: 0o755, from: fromRebuild}); err != nil {
 				return err
 			}
-			if err := t.put(name, &node{kind: tar.TypeSymlink, mode: 0o777, link: "usr/" + name, from: "rebuild"}); err != nil {
+			if err := t.put(name, symlink("usr/"+name, fromRebuild)); err != nil {
 				return err
 			}
 		}
 	}
 
 	for _, d := range standardDirectories {
-		if err := t.put(d.path, &node{kind: tar.TypeDir, mode: d.mode, from: "rebuild"}); err != nil {
+		if err := t.put(d.path, &node{kind: tar.TypeDir, mode: d.mode, from: fromRebuild}); err != nil {
 			return err
 		}
 
@@ -281,7 +302,7 @@ func (t *tree) finish(def *Definition) error {
 		}
 	}
 
-	if err := t.put("var/run", &node{kind: tar.TypeSymlink, mode: 0o777, link: "/run", from: "rebuild"}); err != nil {
+	if err := t.put("var/run", symlink("/run", fromRebuild)); err != nil {
 		return err
 	}
 
@@ -295,7 +316,7 @@ func (t *tree) finish(def *Definition) error {
 // definition adds the directories, files and links that a definition names.
 func (t *tree) definition(def *Definition) error {
 	for _, d := range def.Directories {
-		n := &node{kind: tar.TypeDir, mode: int64(d.Mode), from: "the definition"}
+		n := &node{kind: tar.TypeDir, mode: int64(d.Mode), from: fromDefinition}
 		if d.Owner == userApp {
 			n.owner = appID
 		}
@@ -313,7 +334,7 @@ func (t *tree) definition(def *Definition) error {
 		p := merged(f.Path[1:])
 
 		if f.Link != "" {
-			if err := t.replace(p, &node{kind: tar.TypeSymlink, mode: 0o777, link: f.Link, from: "the definition"}); err != nil {
+			if err := t.replace(p, symlink(f.Link, fromDefinition)); err != nil {
 				return err
 			}
 			continue
@@ -399,7 +420,7 @@ func (t *tree) certificates() error {
 	}
 
 	// OpenSSL's own default place, for programs that ask it and not the system.
-	return t.replace("usr/lib/ssl/cert.pem", &node{kind: tar.TypeSymlink, mode: 0o777, link: "/" + bundle, from: "rebuild"})
+	return t.replace("usr/lib/ssl/cert.pem", symlink("/"+bundle, fromRebuild))
 }
 
 // pack writes the tree as a tar archive: sorted, one time, no names of owners. That is what
