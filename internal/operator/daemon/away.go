@@ -64,8 +64,8 @@ func (e *awayError) problem() *problem.Error {
 }
 
 // displaced finds what runs by the folder's name and isn't of the folder that is there; nil:
-// nothing does. Where containerd doesn't tell it: instances are only where an installation
-// served, daemons only where a start has begun.
+// nothing does. Where containerd's database doesn't tell whose it is, what is in the folder
+// does: instances run only where an installation served, daemons only where a start has begun.
 func (l layout) displaced() *awayError {
 	e := &awayError{dir: l.dir, apps: l.instances(), daemons: l.lasting()}
 	if len(e.apps) == 0 && len(e.daemons) == 0 {

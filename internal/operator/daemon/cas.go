@@ -63,11 +63,12 @@ type casProcess struct {
 type running struct {
 	ready casReady
 	pid   int
-	exit  chan error // gets the process's end
-	stop  func()
-	kill  func() error
+	exit  chan error   // gets the process's end
+	stop  func()       // has it end, and waits for that
+	kill  func() error // ends it at once
 }
 
+// casStopTimeout is how long a CAS may take to end.
 const casStopTimeout = 10 * time.Second
 
 // start executes the binary and waits until it serves.
@@ -296,8 +297,8 @@ func (c *casProcess) run(ctx context.Context, r *running) error {
 	}
 }
 
-// guard returns when the CAS has ended, which it tells and of which it ends one that
-// hangs, or ctx ends.
+// guard returns when the CAS has ended, or ctx ends. It ends a CAS that hangs, and tells why
+// either of them ended.
 func (c *casProcess) guard(ctx context.Context, r *running) error {
 	watching, end := context.WithCancel(ctx)
 	var watch sync.WaitGroup
@@ -346,8 +347,8 @@ func (l layout) casEnds() bool {
 	return left
 }
 
-// process is the number of the CAS that was started last.
-func (c *casProcess) process() int {
+// processID is the number of the CAS that was started last.
+func (c *casProcess) processID() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pid

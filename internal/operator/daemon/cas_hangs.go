@@ -81,8 +81,8 @@ func hungUp(err error) bool {
 }
 
 // connectionsWait reports whether there are connections to a port of this machine that
-// whoever listens there has not taken yet. Where they are too many, the kernel answers
-// no other, which looks like a firewall.
+// whoever listens there has not taken yet (proc_pid_net(5)). Where they are too many, the
+// kernel answers no other, which looks like a firewall.
 func connectionsWait(port string) bool {
 	number, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {

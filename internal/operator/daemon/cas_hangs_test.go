@@ -46,7 +46,7 @@ func supervise(t *testing.T, c *casProcess) (first int, told chan manager.Incide
 
 func (c *casProcess) awaitOther(t *testing.T, than int) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); c.process() == than; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); c.processID() == than; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("process %d is still the CAS", than)
 		}

@@ -166,7 +166,8 @@ func (l layout) tellRoom(tell func(string)) (ended func()) {
 // marks are what a folder holds that a cupeld has used.
 var marks = []string{"cas.uid", "simtee", "containerd", portsFile, "registry", "runtimes"}
 
-// begun is what a start that was refused leaves, and nothing else.
+// begun is what may be in a folder in which a start was refused. None of it tells that
+// anything ever ran there.
 var begun = []string{"cupeld.lock", "turn.lock", "log", "reserve", "node", "cas", "cni", "runc", "manager.json", "simulation-root.pem", "grace", "path", "damaged"}
 
 // used says whether a cupeld has used the folder.
@@ -177,7 +178,8 @@ func (l layout) used() bool {
 	})
 }
 
-// ours refuses to delete a folder that no cupeld ever used.
+// ours refuses to delete a folder that no cupeld used and that holds something else than a
+// refused start leaves.
 func (l layout) ours() error {
 	if l.used() {
 		return nil
@@ -208,8 +210,8 @@ func (l layout) ourLogs() bool {
 // binds of folders are others', who want to find them where they were.
 var madeHere = []string{"overlay", "tmpfs", "nsfs", "proc", "sysfs", "mqueue", "devpts", "cgroup", "cgroup2"}
 
-// mounts are what is mounted below the folder, by us and by others. A mount point right
-// in it is never ours.
+// mounts are what is mounted below the folder (proc_pid_mountinfo(5)), by us and by others.
+// A mount point right in it is never ours.
 func (l layout) mounts() (ours, others []string, err error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

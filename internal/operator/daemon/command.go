@@ -127,7 +127,8 @@ func (c *cli) fail(err error) int {
 	if interrupted(err) {
 		code = 130
 		if !ok || p.Rule != problem.RuleInterrupted { // where nothing was done by halves, one word says it all
-			err, ok = errors.New("interrupted"), false
+			err = errors.New("interrupted")
+			ok = false
 			p = problem.New(problem.Unavailable, problem.RuleInterrupted, "ended by a signal, before it was done")
 		}
 	}

@@ -66,7 +66,7 @@ and the next up adopts them.`,
 
 // runFlags are those of up that say how an installation runs.
 func (c *cli) runFlags(f *pflag.FlagSet) {
-	c.opts.Installation.Declare(f)
+	c.opts.Declare(f)
 	f.StringVar(&c.opts.Launcher, "launcher", "", "the launcher (default: cupel-init beside this program)")
 	f.StringVar(&c.opts.CAS, "cas", "", "the CAS's binary (default: cupel-cas beside this program)")
 }

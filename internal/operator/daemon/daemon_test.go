@@ -149,12 +149,12 @@ func TestCASIsMeasuredAndStartedAgain(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.run(ctx, r) }()
-	first := c.process()
+	first := c.processID()
 	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	<-attester.measured // the next one
-	if c.process() == first {
+	if c.processID() == first {
 		t.Errorf("the same process")
 	}
 	if conn, err := awaitDial(r.ready.Owners); err != nil {
@@ -166,7 +166,7 @@ func TestCASIsMeasuredAndStartedAgain(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Errorf("run: %v", err)
 	}
-	if err := syscall.Kill(c.process(), 0); !errors.Is(err, syscall.ESRCH) {
+	if err := syscall.Kill(c.processID(), 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("it still runs: %v", err)
 	}
 }

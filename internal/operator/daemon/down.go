@@ -87,7 +87,8 @@ func Down(ctx context.Context, o Options, log *slog.Logger) (s Stopped, err erro
 // endedAsItIs warns of apps that could store their volumes only into another folder.
 const endedAsItIs = "everything is ended as it is, and what apps wrote since they stored their volumes last is lost"
 
-// down is Down, begun then, of a folder that nobody else works on any more.
+// down is Down on a folder that nobody else works on any more. The command was given when it
+// began: what apps did not store since then is told.
 func (l layout) down(ctx context.Context, o Options, began time.Time, log *slog.Logger) error {
 	lost := l.managerLost(ctx) // before anything makes a database anew
 
@@ -142,9 +143,10 @@ func (l layout) tellLost(ctx context.Context, since time.Time, log *slog.Logger)
 	}
 }
 
-// takeOver makes a running cupeld stop everything and then holds the lock. A
-// nil lock says that there is no such folder, none of Cupel's, or by force none that can be
-// read, or another one than what runs belongs to.
+// takeOver makes a running cupeld stop everything, and then holds the lock. A nil lock
+// without an error says that there is nothing to lock: the folder is not there, is none of
+// Cupel's, is another one than that of what runs, or can't be read and everything was ended
+// by force.
 func takeOver(ctx context.Context, o Options, what work, log *slog.Logger) (layout, *stateLock, error) {
 	l, err := newLayout(o.State)
 	if err != nil {
@@ -261,7 +263,8 @@ func (t *takeover) end(held *lockedError) error {
 	overdue := held.pid == t.asked && time.Since(t.askedAt) > t.keptLimits().Grace+cmp.Or(t.o.forcedReport, forcedReport)
 
 	if word := held.word(); word != t.word {
-		t.word, t.heard = word, time.Now()
+		t.word = word
+		t.heard = time.Now()
 	}
 
 	limit := cmp.Or(t.o.quietLimit, quietLimit)
@@ -307,13 +310,14 @@ func (t *takeover) ask(held *lockedError) error {
 func (t *takeover) tell(held *lockedError) {
 	since := time.Since(t.said)
 	if t.o.tell != nil && (since > tellEvery && held.waits() != t.line || since > renewEvery) {
-		t.said, t.line = time.Now(), held.waits()
+		t.said = time.Now()
+		t.line = held.waits()
 		t.o.tell(t.line)
 	}
 }
 
-// endBlind ends the daemons of a folder whose disk fails: no file says who they are, and
-// no app can store anything.
+// endBlind ends the daemons of a folder whose disk fails: no file says who they are, so that
+// they are found by their arguments and their control group, and no app can store anything.
 func (l layout) endBlind(ctx context.Context, log *slog.Logger) error {
 	log.WarnContext(ctx, "the disk of the state folder fails: everything is ended as it is, and what apps wrote since they stored their volumes last is lost. "+
 		"Look at dmesg; then umount it, fsck, mount, and cupel up", "state", l.dir)
@@ -399,8 +403,8 @@ func (l layout) writes(ctx context.Context) bool {
 	return false
 }
 
-// stopOrphans stops in order what a dead cupeld left running, on the parts that apps
-// need to store what they wrote; strict: or not at all.
+// stopOrphans stops in order what a dead cupeld left running, on the parts that apps need to
+// store what they wrote. With strict, nothing is stopped where one of these can't be started.
 func stopOrphans(ctx context.Context, l layout, o Options, strict bool, log *slog.Logger) (err error) {
 	p := newParts(l, log)
 	p.limits = l.keptLimits()

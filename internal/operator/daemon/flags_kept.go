@@ -69,7 +69,8 @@ const (
 // settle has a start listen where the last one did, as far as its own flags don't say
 // where: owners and instances know the addresses.
 func (l layout) settle(o *Options) {
-	last, ports := l.flagsKept(), loadPorts(l.path(portsFile))
+	last := l.flagsKept()
+	ports := loadPorts(l.path(portsFile))
 	ports.complete(l.dir)
 
 	for _, li := range listeners {
@@ -95,9 +96,9 @@ func (l layout) settle(o *Options) {
 // time.
 const codeKeys = 12
 
-// missing refuses a start that lets everybody deploy, where the last one did not, or may
+// keysMissing refuses a start that lets everybody deploy, where the last one did not, or may
 // not have.
-func (l layout) missing(o Options) error {
+func (l layout) keysMissing(o Options) error {
 	if o.DeployKeys != "" {
 		return nil
 	}
@@ -126,7 +127,7 @@ func restricts(list string) bool { return list != "" && list != everybody }
 // flagsLost says why it isn't known what the last start was given; nil: it is, or there was
 // none. What was put aside is lost until a start has served since.
 func (l layout) flagsLost() error {
-	if err := (derivation{name: keptFile, kind: isFile, valid: by(parseFlags)}).damage(l.path(keptFile)); err != nil {
+	if err := (derivation{name: keptFile, kind: isFile, valid: readBy(parseFlags)}).damage(l.path(keptFile)); err != nil {
 		return err
 	}
 	if exists(l.path(keptFile)) {
@@ -137,7 +138,7 @@ func (l layout) flagsLost() error {
 		return fmt.Errorf("it was damaged, and put aside as %s", aside)
 	}
 
-	if why := (derivation{name: portsFile, kind: isFile, valid: by(parsePorts)}).damage(l.path(portsFile)); why != nil {
+	if why := (derivation{name: portsFile, kind: isFile, valid: readBy(parsePorts)}).damage(l.path(portsFile)); why != nil {
 		return fmt.Errorf("it isn't there, and %s, which says whether it was, is damaged (%w)", portsFile, why)
 	}
 	if loadPorts(l.path(portsFile)).flagsKept() {
@@ -146,9 +147,9 @@ func (l layout) flagsLost() error {
 	return nil
 }
 
-// dropped says of each flag that the last start was given, and this one is not, that its
+// flagsDropped says of each flag that the last start was given, and this one is not, that its
 // default holds again. Where it listens and what its network is stays.
-func (l layout) dropped(o Options) []string {
+func (l layout) flagsDropped(o Options) []string {
 	last := l.flagsKept()
 	var out []string
 

@@ -118,7 +118,7 @@ func TestKeysInDoubt(t *testing.T) {
 		if err := damage(l.path(keptFile)); err != nil {
 			t.Fatal(err)
 		}
-		if p := problem.From(l.missing(Options{})); p == nil || p.Rule != ruleKeysUnknown || l.missing(Options{Installation: upflags.Installation{DeployKeys: keys}}) != nil {
+		if p := problem.From(l.keysMissing(Options{})); p == nil || p.Rule != ruleKeysUnknown || l.keysMissing(Options{Installation: upflags.Installation{DeployKeys: keys}}) != nil {
 			t.Errorf("%s: %v", name, p)
 		}
 		if err := l.putAside(keptFile); err != nil {
@@ -187,7 +187,7 @@ func TestKeysGone(t *testing.T) {
 		}
 	}
 	refused("it is gone, though ports.json says that it was there")
-	if l.missing(Options{Installation: upflags.Installation{DeployKeys: keys}}) != nil || l.missing(Options{Installation: upflags.Installation{DeployKeys: everybody}}) != nil {
+	if l.keysMissing(Options{Installation: upflags.Installation{DeployKeys: keys}}) != nil || l.keysMissing(Options{Installation: upflags.Installation{DeployKeys: everybody}}) != nil {
 		t.Error("who says who may deploy is refused")
 	}
 
@@ -210,13 +210,13 @@ func TestKeysGone(t *testing.T) {
 	if err := earlier.save(); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.missing(Options{}); err != nil {
+	if err := l.keysMissing(Options{}); err != nil {
 		t.Errorf("of a release that wrote none: %v", err)
 	}
 	if err := l.keepFlags(Options{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.missing(Options{}); err != nil {
+	if err := l.keysMissing(Options{}); err != nil {
 		t.Errorf("killed between the two: %v", err)
 	}
 }
@@ -267,7 +267,7 @@ func TestSettled(t *testing.T) {
 // TestDropped: where it listens and what its network is stays, and is no news.
 func TestDropped(t *testing.T) {
 	l := layout{dir: t.TempDir()}
-	if got := l.dropped(Options{}); got != nil {
+	if got := l.flagsDropped(Options{}); got != nil {
 		t.Errorf("the first start: %q", got)
 	}
 	last := Options{Given: map[string]string{"low-ports": "80,443", "overcommit": "refuse", "subnet": "10.88.7.0/24", "drain": "5s", deployKeysFlag: everybody, firstPortFlag: "9000"}}
@@ -278,7 +278,7 @@ func TestDropped(t *testing.T) {
 		"--low-ports 80,443 of the last start isn't given: the default holds again",
 		"--overcommit refuse of the last start isn't given: the default holds again",
 	}
-	if got := l.dropped(Options{Given: map[string]string{"drain": "10s"}}); !slices.Equal(got, want) {
+	if got := l.flagsDropped(Options{Given: map[string]string{"drain": "10s"}}); !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
 }

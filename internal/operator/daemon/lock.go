@@ -189,7 +189,9 @@ func (l layout) openLock(what work) (f *os.File, unwritten, err error) {
 	f, err = os.OpenFile(l.lockFile(), os.O_CREATE|os.O_RDWR|how, 0o600)
 	if ends := what == workDown || what == workCleanup; ends && (diskerror.ReadOnly(err) || errors.Is(err, fs.ErrPermission)) {
 		if only, err2 := os.OpenFile(l.lockFile(), os.O_RDONLY|how, 0); err2 == nil {
-			f, unwritten, err = only, err, nil
+			f = only
+			unwritten = err
+			err = nil
 		}
 	}
 

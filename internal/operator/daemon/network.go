@@ -182,7 +182,8 @@ func (t *networkTold) clock() time.Time {
 // digits are what differs from time to time in a message about one and the same thing.
 var digits = regexp.MustCompile(`\b[0-9]+\b`)
 
-// restoredAgain is restored, as far as that could be put right. The lock is held.
+// restoredAgain tells what was found and put right: at once, and then every hour how often.
+// Callers hold mu.
 func (t *networkTold) restoredAgain(part tended, found string, tell func(manager.Incident)) {
 	now := t.clock()
 	for key, r := range t.found {

@@ -132,16 +132,16 @@ func (l layout) derived() []derivation {
 	const anew = "it is made anew"
 	list := l.logs()
 
-	list = append(list, derivation{portsFile, isFile, by(parsePorts), "the addresses are those of manager.json, or found anew"},
-		derivation{keptFile, isFile, by(parseFlags), "which other flags the last start had isn't known: give those again that matter"},
-		derivation{"cas.uid", isFile, by(parseUser), "the CAS's user is the owner of its folder"},
-		derivation{pathFile, isFile, by(parsePath), "it is written anew"},
+	list = append(list, derivation{portsFile, isFile, readBy(parsePorts), "the addresses are those of manager.json, or found anew"},
+		derivation{keptFile, isFile, readBy(parseFlags), "which other flags the last start had isn't known: give those again that matter"},
+		derivation{"cas.uid", isFile, readBy(parseUser), "the CAS's user is the owner of its folder"},
+		derivation{pathFile, isFile, readBy(parsePath), "it is written anew"},
 		derivation{filepath.Base(l.turnFile()), isFile, nil, anew},
-		derivation{"grace", isFile, by(parseGrace), "apps have as long to end as cupel up --grace says"},
+		derivation{"grace", isFile, readBy(parseGrace), "apps have as long to end as cupel up --grace says"},
 		derivation{client.EndpointFile, isFile, validEndpoint, "it is written anew"},
 		derivation{"simulation-root.pem", isFile, validPEM, "it is written anew from simtee"},
 		derivation{"cni", isFolder, nil, anew},
-		derivation{"cni/subnet", isFile, by(cni.ParseKept), "the bridge tells the subnet, if it is there; else it is the one that --subnet names, or a free one"},
+		derivation{"cni/subnet", isFile, readBy(cni.ParseKept), "the bridge tells the subnet, if it is there; else it is the one that --subnet names, or a free one"},
 		derivation{"cni/check.lock", isFile, nil, anew},
 		derivation{"cni/leases", isFolder, nil, anew},
 		derivation{"cni/leases/" + l.namespace(), isFolder, nil, anew},
@@ -205,8 +205,8 @@ func (p *parts) repaired(ctx context.Context, message string) {
 	p.damaged.add(message)
 }
 
-// tend tells of a log that can't be written, and goes on without it.
-func (p *parts) tend(name string, log *rotatingFile) {
+// watchLog tells of a log that can't be written, and goes on without it.
+func (p *parts) watchLog(name string, log *rotatingFile) {
 	if log == nil {
 		return
 	}
@@ -310,8 +310,8 @@ func (l layout) putAside(name string) error {
 // damagedFolder is where damaged things are put.
 const damagedFolder = "damaged"
 
-// by judges what was written down by whether its reader takes it.
-func by[T any](parse func([]byte) (T, bool)) (valid func([]byte) bool) {
+// readBy judges what was written down by whether its reader takes it.
+func readBy[T any](parse func([]byte) (T, bool)) (valid func([]byte) bool) {
 	return func(b []byte) bool {
 		_, ok := parse(b)
 		return ok
@@ -338,9 +338,9 @@ func validPEM(b []byte) bool {
 	return block != nil
 }
 
-// kept are the folders and files that can't be made again as they were, folders before
+// irreplaceable are the folders and files that can't be made again as they were, folders before
 // what is in them, and what is lost with each.
-func (l layout) kept() []keep {
+func (l layout) irreplaceable() []original {
 	const (
 		node    = "cupel up; apps start anew, volumes are fetched from the registry, and what apps wrote since they were last stored there is lost"
 		images  = "cupel up; runtimes have to be built again (cupel runtime build), and volumes that lay there alone are lost"
@@ -349,11 +349,11 @@ func (l layout) kept() []keep {
 		last    = "cupel up; what was written to the database last may be lost"
 	)
 
-	moved := func(name string, kind kind, then string) keep {
-		return keep{name, kind, fmt.Sprintf("cupel down --force, mv %s %s, %s", plain.ShellWord(l.path(name)), plain.ShellWord(l.path(name)+".damaged"), then)}
+	moved := func(name string, kind kind, then string) original {
+		return original{name, kind, fmt.Sprintf("cupel down --force, mv %s %s, %s", plain.ShellWord(l.path(name)), plain.ShellWord(l.path(name)+".damaged"), then)}
 	}
 
-	return []keep{
+	return []original{
 		moved("simtee", isFolder, "remove "+plain.ShellWord(l.path("simulation-root.pem"))+" too, cupel up; then sessions and owners have to trust the new simulated root"),
 		{"cas", isFolder, begin},
 		{"cas/cas.db", isFile, begin},
@@ -368,8 +368,8 @@ func (l layout) kept() []keep {
 	}
 }
 
-// keep is a folder or file that can't be made again as it was.
-type keep struct {
+// original is a folder or file that can't be made again as it was.
+type original struct {
 	name  string
 	kind  kind
 	other string // what to do without a backup
@@ -382,7 +382,7 @@ type unmounted struct {
 	link *leadsNowhere
 }
 
-// unmounted are all of them, but for that of the logs.
+// unmounted are all such folders, but for that of the logs.
 func (l layout) unmounted() []unmounted {
 	var list []unmounted
 	for _, d := range append(l.derived(), derivation{name: reserveFolder, kind: isFolder}) {
@@ -393,7 +393,8 @@ func (l layout) unmounted() []unmounted {
 	return list
 }
 
-// mounted refuses a state folder that has one: anew would be another folder.
+// mounted refuses a state folder that has one: a folder that is made anew in its place would
+// be another folder.
 func (l layout) mounted() error {
 	for _, u := range l.unmounted() {
 		return u.link.problem().Fix("%s; if that is gone for good, remove the link: the folder is made anew", u.link.mend())
@@ -401,9 +402,9 @@ func (l layout) mounted() error {
 	return nil
 }
 
-// withoutDisks puts their links aside where apps can't be stopped without the folder, and
-// tells it: an empty one does. Those of the runtimes are for who builds some, and the
-// reserve is for who starts.
+// withoutDisks puts their links aside and tells it, so that apps can be stopped: an empty
+// folder is enough for that. The folders of the runtimes are needed by who builds some alone,
+// and the reserve by who starts.
 func (p *parts) withoutDisks(ctx context.Context) {
 	for _, u := range p.unmounted() {
 		if u.name != reserveFolder && u.name != "runtimes" && !strings.HasPrefix(u.name, "runtimes/") {
@@ -425,7 +426,7 @@ func (e *leadsNowhere) mend() string {
 // wrongKind refuses a state folder in which something else is where such a folder or file
 // has to be.
 func (l layout) wrongKind() error {
-	for _, k := range l.kept() {
+	for _, k := range l.irreplaceable() {
 		path := l.path(k.name)
 		if why := k.kind.wrong(path); why != nil {
 			if nowhere, ok := errors.AsType[*leadsNowhere](why); ok {

@@ -88,7 +88,7 @@ func TestMendNamesThePath(t *testing.T) {
 		}
 		t.Log(p)
 
-		p = problem.From(l.missing(Options{}))
+		p = problem.From(l.keysMissing(Options{}))
 		if want := "give --deploy-keys " + quoted("keys") + " again"; !strings.Contains(p.Mend, want) {
 			t.Errorf("%v, want %s", p, want)
 		}
@@ -168,7 +168,7 @@ func TestWrongKinds(t *testing.T) {
 		stop()
 	}
 
-	for i, k := range l.kept() {
+	for i, k := range l.irreplaceable() {
 		path := l.path(k.name)
 		good := path + ".good"
 		if err := os.Rename(path, good); err != nil && !errors.Is(err, os.ErrNotExist) {

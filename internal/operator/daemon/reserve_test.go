@@ -153,7 +153,7 @@ func TestRoom(t *testing.T) {
 			refused(t, "later", least.check(), c.later)
 
 			p := &parts{layout: l, log: slog.New(slog.DiscardHandler), room: least, reserve: &reserve{dir: l.path("reserve")}}
-			refused(t, "first start", p.enter(t.Context()), c.first)
+			refused(t, "first start", p.checkRoom(t.Context()), c.first)
 			if err := os.MkdirAll(p.reserve.files(), 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -162,7 +162,7 @@ func TestRoom(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := p.enter(t.Context()); err != nil {
+			if err := p.checkRoom(t.Context()); err != nil {
 				t.Errorf("where it served before: %v", err)
 			}
 			if low := p.low != nil; low != (c.later != "") || isThere(p.reserve.halves()[0]) == low || !isThere(p.reserve.halves()[1]) {

@@ -65,7 +65,8 @@ func (r room) check() error {
 		return nil
 	}
 
-	free, files := stat.Bavail*uint64(stat.Bsize), uint64(math.MaxUint64)
+	free := stat.Bavail * uint64(stat.Bsize)
+	files := uint64(math.MaxUint64)
 	if stat.Files > 0 { // some file systems make them as needed
 		files = stat.Ffree
 	}
@@ -83,10 +84,10 @@ func (r room) check() error {
 	return nil
 }
 
-// enter refuses a first start on a disk without room. An installation that served
+// checkRoom refuses a first start on a disk without room. An installation that served
 // before comes up in any case, by what was kept aside: its apps run, and without
 // it nobody could remove them.
-func (p *parts) enter(ctx context.Context) error {
+func (p *parts) checkRoom(ctx context.Context) error {
 	if _, err := os.Stat(p.path("manager.db")); errors.Is(err, fs.ErrNotExist) {
 		return p.room.first().check()
 	}

@@ -255,7 +255,7 @@ func (c *cli) installServiceCommand() *cobra.Command {
 				return err
 			}
 
-			if err := errors.Join(checkOptions(c.opts), l.missing(c.opts)); err != nil { // as up would, before anything is written
+			if err := errors.Join(checkOptions(c.opts), l.keysMissing(c.opts)); err != nil { // as up would, before anything is written
 				return err
 			}
 

@@ -22,9 +22,9 @@ import (
 // list says what runs where.
 func (p *parts) list(e managerapi.Endpoint) []managerapi.Part {
 	return []managerapi.Part{
-		{Name: "manager API", Address: reachable(p.open.manager, e.Address), PID: os.Getpid()},
-		{Name: "CAS, owners", Address: reachable(p.open.owners, e.CAS.Owners), PID: p.cas.process(), Note: "identity " + e.CAS.Identity.String()},
-		{Name: "CAS, instances", Address: reachable(p.open.instances, e.CAS.Instances), PID: p.cas.process()},
+		{Name: "manager API", Address: reachable(p.listensAt.manager, e.Address), PID: os.Getpid()},
+		{Name: "CAS, owners", Address: reachable(p.listensAt.owners, e.CAS.Owners), PID: p.cas.processID(), Note: "identity " + e.CAS.Identity.String()},
+		{Name: "CAS, instances", Address: reachable(p.listensAt.instances, e.CAS.Instances), PID: p.cas.processID()},
 		{Name: "registry", Address: e.Registry, PID: os.Getpid()},
 		{Name: "node and LAS", Address: p.network.Subnet().String(), PID: os.Getpid(), Note: "instances reach this machine as " + p.network.Gateway().String()},
 		{Name: "containerd", Address: p.daemon.Address(), Note: "namespace " + p.namespace()},

@@ -206,7 +206,9 @@ func unitWords(line string) (words []string, ok bool) {
 		if len(words) > 0 {
 			text = strings.ReplaceAll(text, "$$", "$")
 		}
-		words, word, begun = append(words, text), nil, false
+		words = append(words, text)
+		word = nil
+		begun = false
 	}
 
 	for i := 0; i < len(line); i++ {
@@ -215,11 +217,13 @@ func unitWords(line string) (words []string, ok bool) {
 			i++
 			word = append(word, line[i])
 		case c == '"':
-			quoted, begun = !quoted, true
+			quoted = !quoted
+			begun = true
 		case c == ' ' && !quoted:
 			end()
 		default:
-			word, begun = append(word, c), true
+			word = append(word, c)
+			begun = true
 		}
 	}
 

@@ -62,8 +62,8 @@ func startedOn(c proc.Command) string {
 	return dir
 }
 
-// unseenLock is the error of a process by whose lock it is a cupeld that runs, if that isn't
-// the one that is in the folder.
+// unseenLock is the error of a process that is a cupeld by the lock that it holds, where the
+// file of that lock is not the one in the folder; nil: it is no such process.
 func (l layout) unseenLock(pid int) error {
 	if pid == os.Getpid() {
 		return nil
@@ -90,7 +90,7 @@ func (l layout) unseenLock(pid int) error {
 			continue
 		}
 
-		if held.unlinked = l.without(fd, info); held.unlinked {
+		if held.unlinked = l.lockRemoved(fd, info); held.unlinked {
 			return held
 		}
 
@@ -105,9 +105,9 @@ func (l layout) unseenLock(pid int) error {
 	return nil
 }
 
-// without reports whether an open file was the lock of the folder that is there, and is no
+// lockRemoved reports whether an open file was the lock of the folder that is there, and is no
 // more: it was removed, or has another name.
-func (l layout) without(fd string, lock os.FileInfo) bool {
+func (l layout) lockRemoved(fd string, lock os.FileInfo) bool {
 	path, err := os.Readlink(fd)
 	if err != nil || !l.used() {
 		return false
@@ -128,7 +128,8 @@ func (l layout) lockAgain(what work, last error) (*stateLock, error) {
 	return l.lock(what)
 }
 
-// stillUnseen is the error of the unseen cupeld that an error was of, if it goes on.
+// stillUnseen looks again at the unseen cupeld of which an earlier error told; nil: it has
+// ended, or the error was of something else.
 func (l layout) stillUnseen(last error) error {
 	held, ok := errors.AsType[*lockedError](last)
 	if !ok || !held.unlinked {
@@ -137,7 +138,7 @@ func (l layout) stillUnseen(last error) error {
 	return l.unseenLock(held.pid)
 }
 
-// moved is the error of the cupeld that holds our lock, if it was started by a name that
+// moved is the error of the cupeld that holds our lock, if the name by which it was started
 // leads to this folder no more.
 func (l layout) moved(held *lockedError) *awayError {
 	c, ok := proc.CommandOf(held.pid)

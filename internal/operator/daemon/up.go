@@ -24,36 +24,46 @@ import (
 // errStop is why a context ended when the apps shall stop too.
 var errStop = errors.New("stop the apps too")
 
-// parts is everything that runs, in the order in which it was started.
+// parts is everything that one start makes, and the same for a down that stops what a dead
+// cupeld left. Each field is set before the goroutines that use it are started; what
+// changes later has a lock of its own.
 type parts struct {
 	layout
-	log      *slog.Logger
+	log *slog.Logger
+
+	// What carries instances.
+	client   *registry.Client
 	registry *registry.Server
 	platform *simtee.Platform
 	daemon   *containerd.Daemon
 	runtime  *containerd.Runtime
 	network  *cni.Network
 	node     *node.Node
-	balancer *balance.Balancer
-	store    *managerdb.DB
 	cas      *casProcess
-	client   *registry.Client
-	room     room
-	reserve  *reserve
-	low      *problem.Error // the disk had too little room at the start
-	service  []string       // what there is to say of the systemd unit
-	dropped  []string       // flags of the last start that this one lacks
-	// incidents is where all of them tell what happens to them.
-	incidents *manager.Incidents
-	troubles  manager.Troubles // of what cupeld does for itself
-	told      networkTold
-	damaged   findings
-	limits    manager.Limits
-	closers   []func() error
-	ends      endTold // what keeps apps from their end, while they are stopped
-	stopping  atomic.Bool
 
-	open struct{ manager, owners, instances string } // where they listen, as they say it
+	// What takes requests.
+	balancer  *balance.Balancer
+	store     *managerdb.DB
+	limits    manager.Limits
+	listensAt struct{ manager, owners, instances string } // where they listen, as they say it
+
+	// The disk of the state folder.
+	room    room
+	reserve *reserve
+	low     *problem.Error // the disk had too little room at the start
+
+	// What is told: to whoever starts this, and as events.
+	service   []string           // what there is to say of the systemd unit
+	dropped   []string           // flags of the last start that this one lacks
+	damaged   findings           // what was found damaged in the state folder
+	incidents *manager.Incidents // where all parts tell what happens to them
+	troubles  manager.Troubles   // of what cupeld does for itself
+	told      networkTold
+
+	// How it ends.
+	closers  []func() error
+	ends     endTold // what keeps apps from their end, while they are stopped
+	stopping atomic.Bool
 }
 
 // newParts is an installation of which nothing runs yet.
@@ -120,7 +130,7 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	if err := l.elsewhere(ctx); err != nil {
 		return err
 	}
-	if err := l.missing(o); err != nil {
+	if err := l.keysMissing(o); err != nil {
 		return err
 	}
 
@@ -130,7 +140,7 @@ func Up(ctx context.Context, o Options, log *slog.Logger, ready func(Serving) er
 	if p.room, err = l.roomOf(o.MinFree); err != nil {
 		return err
 	}
-	if err := p.enter(ctx); err != nil {
+	if err := p.checkRoom(ctx); err != nil {
 		return err
 	}
 	p.noteService(ctx, o)
@@ -179,14 +189,14 @@ func (l layout) mayBegin(ctx context.Context, o Options, log *slog.Logger) error
 // noteBefore takes note of what this start differs in from the last one, and of what who
 // started it has put aside already.
 func (p *parts) noteBefore(ctx context.Context, o Options) {
-	for _, line := range p.layout.dropped(o) {
+	for _, line := range p.flagsDropped(o) {
 		p.dropped = append(p.dropped, line)
 		p.log.WarnContext(ctx, line)
 	}
 	for _, message := range o.repaired {
 		p.repaired(ctx, message)
 	}
-	p.tend("cupeld's log", o.log)
+	p.watchLog("cupeld's log", o.log)
 }
 
 // noteService takes note of what there is to say of the systemd unit, which it makes anew

@@ -21,7 +21,7 @@ type carriers struct {
 	end   func()
 }
 
-// carry starts them, but for the CAS.
+// carry starts the carriers, but for the CAS.
 func (p *parts) carry(ctx context.Context, o Options, ports *ports) (carriers, error) {
 	var c carriers
 	store, err := ports.listen(registryListener, o.RegistryListen)

@@ -44,8 +44,8 @@ func (p *parts) startCAS(ctx context.Context, o Options, ports *ports) (*running
 		return nil, err
 	}
 
-	logs, _ := openRotating(p.path("log", "cas.log"), maxLog) // tend says where it can't be
-	p.tend("the CAS's log", logs)
+	logs, _ := openRotating(p.path("log", "cas.log"), maxLog) // watchLog says where it can't be
+	p.watchLog("the CAS's log", logs)
 	p.onClose(logs.Close)
 	c.logs = logs
 
@@ -160,11 +160,11 @@ func (p *parts) serve(ctx context.Context, g *errgroup.Group, s startup, cas cas
 func (p *parts) simulation() ident.Digest { return ident.Sum(p.platform.Root().Raw) }
 
 // endpoint says where everything listens: what programs of this machine use, and beside it,
-// in open, what is open to others.
+// in listensAt, what is open to others.
 func (p *parts) endpoint(api net.Listener, cas casReady, cert tls.Certificate) managerapi.Endpoint {
-	p.open.manager = api.Addr().String()
-	p.open.owners = cas.Owners
-	p.open.instances = cas.Instances
+	p.listensAt.manager = api.Addr().String()
+	p.listensAt.owners = cas.Owners
+	p.listensAt.instances = cas.Instances
 
 	root := p.simulation()
 	return managerapi.Endpoint{
