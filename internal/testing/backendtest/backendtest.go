@@ -1,7 +1,3 @@
-// Package backendtest is the contract of manager.Backend as a test suite that
-// every implementation runs, and a Fake in memory that passes it.
-//
-// It belongs to tests: nothing else may import it.
 package backendtest
 
 import (
@@ -51,12 +47,14 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 	}
 }
 
+// started is an instance that was asked to start; it is removed when the test ends.
 func started(t *testing.T, s Subject) manager.InstanceSpec {
 	t.Helper()
 	sp := s.Spec(t)
 	if _, err := s.Backend.EnsureImage(t.Context(), sp.Image); err != nil {
 		t.Fatalf("EnsureImage: %v", err)
 	}
+
 	t.Cleanup(func() { _ = s.Backend.Remove(context.WithoutCancel(t.Context()), sp.ID) })
 	if err := s.Backend.Start(t.Context(), sp); err != nil {
 		t.Fatalf("Start: %v", err)
@@ -64,12 +62,14 @@ func started(t *testing.T, s Subject) manager.InstanceSpec {
 	return sp
 }
 
+// status is what the Backend lists of the instance.
 func status(t *testing.T, b manager.Backend, id string) (manager.InstanceStatus, bool) {
 	t.Helper()
 	list, err := b.List(t.Context())
 	if err != nil {
 		t.Fatalf("List: %v", err)
 	}
+
 	if !slices.IsSortedFunc(list, func(a, b manager.InstanceStatus) int {
 		if a.ID < b.ID {
 			return -1
@@ -78,6 +78,7 @@ func status(t *testing.T, b manager.Backend, id string) (manager.InstanceStatus,
 	}) {
 		t.Errorf("List isn't ordered by id")
 	}
+
 	for _, s := range list {
 		if s.ID == id {
 			return s, true
@@ -86,6 +87,7 @@ func status(t *testing.T, b manager.Backend, id string) (manager.InstanceStatus,
 	return manager.InstanceStatus{}, false
 }
 
+// await waits until the instance is as it is to be.
 func await(t *testing.T, b manager.Backend, id, what string, ok func(manager.InstanceStatus) bool) manager.InstanceStatus {
 	t.Helper()
 	deadline := time.Now().Add(patience)
@@ -107,6 +109,7 @@ func healthy(s manager.InstanceStatus) bool {
 
 func testLife(t *testing.T, s Subject) {
 	sp := started(t, s)
+
 	got := await(t, s.Backend, sp.ID, "healthy", healthy)
 	if got.App != sp.App || got.Memory != sp.Memory || !got.IP.IsValid() || got.CreatedAt.IsZero() || got.StartedAt.IsZero() || got.InstanceID.IsZero() {
 		t.Errorf("status of a healthy instance lacks something: %+v", got)
@@ -116,6 +119,7 @@ func testLife(t *testing.T, s Subject) {
 			t.Errorf("label %s = %q, want %q", k, got.Labels[k], v)
 		}
 	}
+
 	if err := s.Backend.Stop(t.Context(), sp.ID, time.Second); err != nil {
 		t.Fatalf("Stop: %v", err)
 	}
@@ -126,6 +130,7 @@ func testLife(t *testing.T, s Subject) {
 	if err := s.Backend.Stop(t.Context(), sp.ID, time.Second); err != nil {
 		t.Errorf("Stop again: %v", err)
 	}
+
 	if err := s.Backend.Start(t.Context(), sp); problem.KindOf(err) != problem.Conflict {
 		t.Errorf("Start of an exited id: %v; want a conflict", err)
 	}
@@ -139,6 +144,7 @@ func testLife(t *testing.T, s Subject) {
 
 func testStartTwice(t *testing.T, s Subject) {
 	sp := started(t, s)
+
 	first := await(t, s.Backend, sp.ID, "healthy", healthy)
 	if err := s.Backend.Start(t.Context(), sp); err != nil {
 		t.Fatalf("Start again: %v", err)
@@ -146,6 +152,7 @@ func testStartTwice(t *testing.T, s Subject) {
 	if got, _ := status(t, s.Backend, sp.ID); !got.StartedAt.Equal(first.StartedAt) || got.IP != first.IP {
 		t.Errorf("the second Start changed the instance: %+v, was %+v", got, first)
 	}
+
 	// A running instance is removed with all that it has.
 	if err := s.Backend.Remove(t.Context(), sp.ID); err != nil {
 		t.Fatalf("Remove: %v", err)
@@ -162,9 +169,10 @@ func testNoImage(t *testing.T, s Subject) {
 		t.Errorf("EnsureImage of an unknown reference: no error")
 	}
 	err := s.Backend.Start(t.Context(), sp)
-	if p := problem.From(err); err == nil || p.Kind != problem.NotFound || p.Rule != "image_missing" {
+	if problem.KindOf(err) != problem.NotFound || !problem.Is(err, problem.RuleImageMissing) {
 		t.Errorf("Start without image: %v; want image_missing", err)
 	}
+
 	if _, there := status(t, s.Backend, sp.ID); there {
 		t.Errorf("listed after a failed Start")
 	}
@@ -175,6 +183,7 @@ func testCancelled(t *testing.T, s Subject) {
 	if _, err := s.Backend.EnsureImage(t.Context(), sp.Image); err != nil {
 		t.Fatal(err)
 	}
+
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.Backend.Start(ctx, sp); err == nil {
@@ -197,6 +206,7 @@ func testUnknown(t *testing.T, s Subject) {
 	}
 }
 
+// lines reads an instance's output to its end.
 func lines(t *testing.T, b manager.Backend, id string, opts manager.LogOptions) []manager.LogLine {
 	t.Helper()
 	r, err := b.Logs(t.Context(), id, opts)
@@ -204,6 +214,7 @@ func lines(t *testing.T, b manager.Backend, id string, opts manager.LogOptions) 
 		t.Fatalf("Logs: %v", err)
 	}
 	defer func() { _ = r.Close() }()
+
 	var out []manager.LogLine
 	sc := bufio.NewScanner(r)
 	for sc.Scan() {
@@ -222,6 +233,7 @@ func testStopKeepsLogs(t *testing.T, s Subject) {
 	if err := s.Backend.Stop(t.Context(), sp.ID, time.Second); err != nil {
 		t.Fatalf("Stop: %v", err)
 	}
+
 	all := lines(t, s.Backend, sp.ID, manager.LogOptions{Tail: -1})
 	if len(all) == 0 {
 		t.Fatalf("no output")
@@ -231,6 +243,7 @@ func testStopKeepsLogs(t *testing.T, s Subject) {
 			t.Errorf("log line lacks something: %+v", l)
 		}
 	}
+
 	if got := lines(t, s.Backend, sp.ID, manager.LogOptions{Tail: 1}); len(got) != 1 || got[0] != all[len(all)-1] {
 		t.Errorf("Tail 1 = %+v; want the last of %+v", got, all)
 	}
@@ -246,6 +259,7 @@ func testFollow(t *testing.T, s Subject) {
 		time.Sleep(50 * time.Millisecond)
 		_ = s.Backend.Stop(t.Context(), sp.ID, time.Second)
 	}()
+
 	got := lines(t, s.Backend, sp.ID, manager.LogOptions{Follow: true, Tail: -1})
 	if len(got) == 0 {
 		t.Errorf("followed nothing")
@@ -259,7 +273,9 @@ func testWatch(t *testing.T, s Subject) {
 	if err != nil {
 		t.Fatalf("Watch: %v", err)
 	}
+
 	sp := started(t, s)
+
 	until := func(what string, ok func(manager.InstanceEvent) bool) {
 		t.Helper()
 		timeout := time.After(patience)
@@ -274,6 +290,7 @@ func testWatch(t *testing.T, s Subject) {
 			}
 		}
 	}
+
 	until("healthy", func(e manager.InstanceEvent) bool { return healthy(e.Status) })
 	if err := s.Backend.Stop(t.Context(), sp.ID, time.Second); err != nil {
 		t.Fatal(err)
@@ -283,6 +300,7 @@ func testWatch(t *testing.T, s Subject) {
 		t.Fatal(err)
 	}
 	until("removed", func(e manager.InstanceEvent) bool { return e.Removed })
+
 	cancel()
 	for range events { // closed, at last
 	}
@@ -294,11 +312,13 @@ func testReopen(t *testing.T, s Subject) {
 	}
 	sp := started(t, s)
 	before := await(t, s.Backend, sp.ID, "healthy", healthy)
+
 	s.Backend = s.Reopen(t)
 	after := await(t, s.Backend, sp.ID, "healthy again", healthy)
 	if after.IP != before.IP || after.InstanceID != before.InstanceID || !after.StartedAt.Equal(before.StartedAt) {
 		t.Errorf("adopted as another instance: %+v, was %+v", after, before)
 	}
+
 	if err := s.Backend.Remove(t.Context(), sp.ID); err != nil {
 		t.Errorf("Remove of an adopted instance: %v", err)
 	}

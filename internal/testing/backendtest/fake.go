@@ -15,6 +15,22 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/trusted/wire"
+)
+
+// Rules that a Fake raises.
+const (
+	// ruleImage: there is no image of that reference.
+	// Mend: give the reference of one that there is.
+	ruleImage problem.Rule = "image"
+
+	// ruleInstance: there is no instance of that id.
+	// Mend: give the id of one that was started.
+	ruleInstance problem.Rule = "instance"
+
+	// ruleInstanceExited: an instance of that id was started before and has ended.
+	// Mend: start it under another id.
+	ruleInstanceExited problem.Rule = "instance_exited"
 )
 
 // Fake is a Backend in memory. Its instances attest, run and turn healthy by
@@ -65,8 +81,10 @@ var _ manager.Backend = (*Fake)(nil)
 // NewFake returns an empty Fake.
 func NewFake() *Fake {
 	return &Fake{
-		instances: map[string]*fakeInstance{}, images: map[string]bool{},
-		watchers: map[chan manager.InstanceEvent]bool{}, missing: map[string]*problem.Error{},
+		instances: map[string]*fakeInstance{},
+		images:    map[string]bool{},
+		missing:   map[string]*problem.Error{},
+		watchers:  map[chan manager.InstanceEvent]bool{},
 	}
 }
 
@@ -86,27 +104,38 @@ func (f *Fake) Start(ctx context.Context, spec manager.InstanceSpec) error {
 	defer f.mu.Unlock()
 	if in, ok := f.instances[spec.ID]; ok {
 		if in.status.State == manager.StateExited {
-			return problem.New(problem.Conflict, "instance_exited", "instance %s exited", spec.ID)
+			return problem.New(problem.Conflict, ruleInstanceExited, "instance %s exited", spec.ID)
 		}
 		return nil
 	}
+
 	if !f.images[spec.Image] {
-		return problem.New(problem.NotFound, "image_missing", "image %s is not here", spec.Image)
+		return problem.New(problem.NotFound, problem.RuleImageMissing, "image %s is not here", spec.Image)
 	}
+
 	s := Script{}
 	if f.Script != nil {
 		s = f.Script(spec)
 	} else if spec.Port == 0 {
 		s = Script{Exit: true}
 	}
+
 	if s.StartError != nil {
 		return s.StartError
 	}
+
 	f.next++
 	in := &fakeInstance{spec: spec, ended: make(chan struct{}), status: manager.InstanceStatus{
-		ID: spec.ID, App: spec.App, Labels: spec.Labels, State: manager.StateStarting, Phase: "starting",
-		IP: netip.AddrFrom4([4]byte{10, 88, byte(f.next >> 8), byte(f.next)}), Memory: spec.Memory, CreatedAt: time.Now(),
+		ID:        spec.ID,
+		App:       spec.App,
+		Labels:    spec.Labels,
+		State:     manager.StateStarting,
+		Phase:     string(wire.Starting),
+		IP:        netip.AddrFrom4([4]byte{10, 88, byte(f.next >> 8), byte(f.next)}),
+		Memory:    spec.Memory,
+		CreatedAt: time.Now(),
 	}}
+
 	f.instances[spec.ID] = in
 	f.starts = append(f.starts, spec)
 	f.log(in, "started")
@@ -120,6 +149,7 @@ func (f *Fake) live(in *fakeInstance, s Script) {
 	if s.Hang && s.Problem == nil {
 		return
 	}
+
 	time.Sleep(s.Delay)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -128,6 +158,7 @@ func (f *Fake) live(in *fakeInstance, s Script) {
 		f.tell(in, false)
 		return
 	}
+
 	if in.status.State != manager.StateStarting {
 		return
 	}
@@ -135,7 +166,7 @@ func (f *Fake) live(in *fakeInstance, s Script) {
 		in.status.Problem = s.Problem
 	}
 	if s.Problem == nil || s.Unhealthy {
-		in.status.State, in.status.Phase, in.status.StartedAt = manager.StateRunning, "running", time.Now()
+		in.status.State, in.status.Phase, in.status.StartedAt = manager.StateRunning, string(wire.Running), time.Now()
 		in.status.InstanceID = ident.InstanceID(ident.Sum([]byte(in.spec.ID)))
 		if s.Life > 0 {
 			in.status.CertificateSince, in.status.CertificateUntil = time.Now(), time.Now().Add(s.Life)
@@ -144,6 +175,7 @@ func (f *Fake) live(in *fakeInstance, s Script) {
 			in.status.Health = manager.HealthHealthy
 		}
 	}
+
 	if s.Exit {
 		f.end(in, s.Code, s.OOM, s.Problem)
 	}
@@ -155,11 +187,12 @@ func (f *Fake) end(in *fakeInstance, code int, oom bool, why *problem.Error) {
 	if in.status.State == manager.StateExited {
 		return
 	}
-	in.status.State, in.status.Phase, in.status.Health = manager.StateExited, "exited", manager.HealthUnknown
+	in.status.State, in.status.Phase, in.status.Health = manager.StateExited, string(wire.Exited), manager.HealthUnknown
 	in.status.ExitCode, in.status.OOMKilled, in.status.Problem = code, oom, why
-	if why != nil && why.Rule != "not_committed" && !in.status.StartedAt.IsZero() {
-		in.status.Phase, in.status.ExitCode = "refused", 125
+	if why != nil && why.Rule != wire.RuleNotCommitted && !in.status.StartedAt.IsZero() {
+		in.status.Phase, in.status.ExitCode = string(wire.Refused), 125
 	}
+
 	in.status.ExitedAt = time.Now()
 	f.log(in, "exited")
 	close(in.ended)
@@ -238,13 +271,15 @@ func (f *Fake) Stop(ctx context.Context, id string, _ time.Duration) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+
 	in, ok := f.instances[id]
 	if !ok {
-		return problem.New(problem.NotFound, "instance", "no instance %s", id)
+		return problem.New(problem.NotFound, ruleInstance, "no instance %s", id)
 	}
 	if in.status.State == manager.StateExited {
 		return nil
 	}
+
 	if f.Stopping != nil {
 		f.Stopping(id)
 	}
@@ -255,6 +290,7 @@ func (f *Fake) Stop(ctx context.Context, id string, _ time.Duration) error {
 		time.Sleep(f.Ending)
 		f.mu.Lock()
 	}
+
 	f.end(in, 143, false, in.word)
 	f.tell(in, false)
 	return nil
@@ -292,6 +328,7 @@ func (f *Fake) Watch(ctx context.Context) (<-chan manager.InstanceEvent, error) 
 	f.mu.Lock()
 	f.watchers[ch] = true
 	f.mu.Unlock()
+
 	context.AfterFunc(ctx, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -316,6 +353,7 @@ func (f *Fake) tell(in *fakeInstance, removed bool) {
 	}
 }
 
+// log adds a line to the instance's output. Callers hold mu.
 func (f *Fake) log(in *fakeInstance, line string) {
 	in.logs = append(in.logs, manager.LogLine{Time: time.Now(), Stream: "stdout", Line: line})
 }
@@ -326,11 +364,13 @@ func (f *Fake) Logs(ctx context.Context, id string, opts manager.LogOptions) (io
 	in, ok := f.instances[id]
 	f.mu.Unlock()
 	if !ok {
-		return nil, problem.New(problem.NotFound, "instance", "no instance %s", id)
+		return nil, problem.New(problem.NotFound, ruleInstance, "no instance %s", id)
 	}
+
 	if !opts.Follow {
 		return io.NopCloser(bytes.NewReader(f.lines(in, opts, 0))), nil
 	}
+
 	r, w := io.Pipe()
 	go func() {
 		f.mu.Lock()
@@ -339,6 +379,7 @@ func (f *Fake) Logs(ctx context.Context, id string, opts manager.LogOptions) (io
 		if _, err := w.Write(f.lines(in, opts, 0)); err != nil {
 			return
 		}
+
 		select {
 		case <-in.ended:
 		case <-ctx.Done():
@@ -350,6 +391,7 @@ func (f *Fake) Logs(ctx context.Context, id string, opts manager.LogOptions) (io
 	return r, nil
 }
 
+// lines is the instance's output after the first lines, as JSON.
 func (f *Fake) lines(in *fakeInstance, opts manager.LogOptions, from int) []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -359,9 +401,11 @@ func (f *Fake) lines(in *fakeInstance, opts manager.LogOptions, from int) []byte
 			out = append(out, l)
 		}
 	}
+
 	if opts.Tail >= 0 && len(out) > opts.Tail {
 		out = out[len(out)-opts.Tail:]
 	}
+
 	var b bytes.Buffer
 	for _, l := range out {
 		_ = json.NewEncoder(&b).Encode(l) // a LogLine always encodes
@@ -376,12 +420,14 @@ func (f *Fake) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, 
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+
 	if err := f.missing[ref]; err != nil {
 		return manager.ImageInfo{}, err
 	}
 	if strings.Contains(ref, "no-such") {
-		return manager.ImageInfo{}, problem.New(problem.NotFound, "image", "no image %s", ref)
+		return manager.ImageInfo{}, problem.New(problem.NotFound, ruleImage, "no image %s", ref)
 	}
+
 	f.images[ref] = true
 	d := ident.Sum([]byte(ref))
 	return manager.ImageInfo{Ref: ref, Digest: d, Config: d, Size: 1}, nil

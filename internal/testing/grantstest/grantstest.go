@@ -1,5 +1,3 @@
-// Package grantstest is what every implementation of manager.Grants must do, and
-// a CAS in memory that does it.
 package grantstest
 
 import (
@@ -13,6 +11,17 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/wire"
+)
+
+// Rules that a CAS raises, and so does the Fake.
+const (
+	// ruleGrantClaimed: another key has claimed the code already.
+	// Mend: have another code made.
+	ruleGrantClaimed problem.Rule = "grant_claimed"
+
+	// ruleGrantMissing: a token is of no grant.
+	// Mend: give the token that the CAS gave for the code.
+	ruleGrantMissing problem.Rule = "grant_missing"
 )
 
 // CAS is a CAS with holders of grants around it.
@@ -43,12 +52,14 @@ func Run(t *testing.T, cas CAS) {
 		if first.Grant != code.Grant || first.Token.IsZero() || first.Services["client-app"].Instances != 2 || first.Services["pull_repo"].Runs != 1 || first.Maker.IsZero() {
 			t.Errorf("claimed: %+v", first)
 		}
+
 		again, err := a.Claim(ctx, cas.Addr, code)
 		if err != nil || !again.Token.Equal(first.Token) {
 			t.Errorf("the same key again: %v", err)
 		}
+
 		_, err = b.Claim(ctx, cas.Addr, code)
-		refused(t, err, problem.Conflict, "grant_claimed")
+		refused(t, err, problem.Conflict, ruleGrantClaimed)
 	})
 
 	t.Run("a code whose secret is another's", func(t *testing.T) {
@@ -63,7 +74,7 @@ func Run(t *testing.T, cas CAS) {
 		code := cas.Make(t)
 		code.CAS[0] ^= 1
 		_, err := a.Claim(ctx, cas.Addr, code)
-		refused(t, err, problem.Unavailable, "cas_other")
+		refused(t, err, problem.Unavailable, problem.RuleCASOther)
 	})
 
 	t.Run("withdrawn before it was claimed", func(t *testing.T) {
@@ -80,11 +91,13 @@ func Run(t *testing.T, cas CAS) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		for range 2 {
 			if err := a.GiveBack(ctx, cas.Addr, cas.Identity, claimed.Token); err != nil {
 				t.Errorf("GiveBack: %v", err)
 			}
 		}
+
 		if _, err := a.Claim(ctx, cas.Addr, code); err == nil {
 			t.Errorf("a grant that was given back can be claimed")
 		}
@@ -94,9 +107,11 @@ func Run(t *testing.T, cas CAS) {
 		if err := a.Reach(ctx, cas.Addr, cas.Identity); err != nil {
 			t.Errorf("Reach: %v", err)
 		}
+
 		other := cas.Identity
 		other[0] ^= 1
-		refused(t, a.Reach(ctx, cas.Addr, other), problem.Unavailable, "cas_other")
+		refused(t, a.Reach(ctx, cas.Addr, other), problem.Unavailable, problem.RuleCASOther)
+
 		if err := a.Reach(ctx, "127.0.0.1:1", cas.Identity); problem.KindOf(err) != problem.Unavailable {
 			t.Errorf("Reach: %v", err)
 		}
@@ -152,9 +167,13 @@ func (f *Fake) Make(terms owners.ClaimReply) owners.GrantCode {
 	code := owners.GrantCode{CAS: f.Identity}
 	_, _ = rand.Read(code.Grant[:])  // never fails
 	_, _ = rand.Read(code.Secret[:]) // never fails
+
 	var mac [32]byte
 	copy(mac[:], code.Secret[:])
-	terms.Version, terms.Grant, terms.Token = wire.ReleaseVersion, code.Grant, owners.NewGrantToken(code.Grant, mac)
+	terms.Version = wire.ReleaseVersion
+	terms.Grant = code.Grant
+	terms.Token = owners.NewGrantToken(code.Grant, mac)
+
 	f.grants[code.Grant] = &fakeGrant{code: code, reply: terms}
 	return code
 }
@@ -231,10 +250,10 @@ type fakeHolder struct {
 func (f *Fake) reach(addr string, cas ident.KeyHash) error {
 	f.asked++
 	if f.down || addr != f.Addr {
-		return problem.New(problem.Unavailable, "cas_unreachable", "the CAS at %s does not answer", addr)
+		return problem.New(problem.Unavailable, problem.RuleCASUnreachable, "the CAS at %s does not answer", addr)
 	}
 	if cas != f.Identity {
-		return problem.New(problem.Unavailable, "cas_other", "another CAS answers at %s", addr)
+		return problem.New(problem.Unavailable, problem.RuleCASOther, "another CAS answers at %s", addr)
 	}
 	return nil
 }
@@ -246,15 +265,17 @@ func (h fakeHolder) Claim(_ context.Context, addr string, code owners.GrantCode)
 	if err := h.f.reach(addr, code.CAS); err != nil {
 		return owners.ClaimReply{}, err
 	}
+
 	g := h.f.grants[code.Grant]
 	switch {
 	case g == nil || g.code.Secret != code.Secret:
-		return owners.ClaimReply{}, problem.New(problem.Denied, "grant_code", "no such code")
+		return owners.ClaimReply{}, problem.New(problem.Denied, problem.RuleGrantCode, "no such code")
 	case g.ended:
-		return owners.ClaimReply{}, problem.New(problem.Denied, "grant_ended", "the grant has ended")
+		return owners.ClaimReply{}, problem.New(problem.Denied, problem.RuleGrantEnded, "the grant has ended")
 	case !g.by.IsZero() && g.by != h.key:
-		return owners.ClaimReply{}, problem.New(problem.Conflict, "grant_claimed", "another key claimed it")
+		return owners.ClaimReply{}, problem.New(problem.Conflict, ruleGrantClaimed, "another key claimed it")
 	}
+
 	g.by = h.key
 	return g.reply, nil
 }
@@ -266,9 +287,10 @@ func (h fakeHolder) Gone(_ context.Context, addr string, cas ident.KeyHash, toke
 	if err := h.f.reach(addr, cas); err != nil {
 		return err
 	}
+
 	id, _, _ := token.Split()
 	if g := h.f.grants[id]; g == nil || !g.reply.Token.Equal(token) {
-		return problem.New(problem.Denied, "grant_missing", "no such grant")
+		return problem.New(problem.Denied, ruleGrantMissing, "no such grant")
 	}
 	h.f.gone = append(h.f.gone, instance)
 	return nil
@@ -281,10 +303,11 @@ func (h fakeHolder) GiveBack(_ context.Context, addr string, cas ident.KeyHash, 
 	if err := h.f.reach(addr, cas); err != nil {
 		return err
 	}
+
 	id, _, _ := token.Split()
 	g := h.f.grants[id]
 	if g == nil || !g.reply.Token.Equal(token) {
-		return problem.New(problem.Denied, "grant_missing", "no such grant")
+		return problem.New(problem.Denied, ruleGrantMissing, "no such grant")
 	}
 	g.ended = true
 	return nil
