@@ -97,7 +97,7 @@ type removeAttempt struct{ id string }
 func (r removeAttempt) key() string { return r.id }
 
 func (r removeAttempt) do(ctx context.Context, m *Manager) error {
-	if err := (stopAttempt{r.id}).do(ctx, m); err != nil {
+	if err := stopAttempt(r).do(ctx, m); err != nil {
 		return err
 	}
 	return m.cfg.Backend.Remove(ctx, r.id)
