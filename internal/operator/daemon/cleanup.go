@@ -13,10 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/diskerror"
 )
@@ -213,25 +213,18 @@ var madeHere = []string{"overlay", "tmpfs", "nsfs", "proc", "sysfs", "mqueue", "
 // mounts are what is mounted below the folder (proc_pid_mountinfo(5)), by us and by others.
 // A mount point right in it is never ours.
 func (l layout) mounts() (ours, others []string, err error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(l.dir))
 	if err != nil {
 		return nil, nil, fmt.Errorf("find mounts: %w", err)
 	}
 
-	for line := range strings.Lines(string(b)) {
-		before, after, _ := strings.Cut(line, " - ")
-		fields, kind := strings.Fields(before), strings.Fields(after)
-		if len(fields) < 5 || len(kind) < 1 {
-			continue
-		}
-
-		point := node.UnescapeMount(fields[4])
-		below, inside := strings.CutPrefix(point, l.dir+"/")
+	for _, m := range mounts {
+		below, inside := strings.CutPrefix(m.Mountpoint, l.dir+"/")
 		switch {
-		case point == l.dir, inside && (!strings.Contains(below, "/") || !slices.Contains(madeHere, kind[0])):
-			others = append(others, point)
-		case inside:
-			ours = append(ours, point)
+		case !inside, !strings.Contains(below, "/"), !slices.Contains(madeHere, m.FSType):
+			others = append(others, m.Mountpoint)
+		default:
+			ours = append(ours, m.Mountpoint)
 		}
 	}
 	return ours, others, nil

@@ -3,22 +3,27 @@ package node
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
 // UnmountBelow detaches every mount below dir, deepest first.
 func UnmountBelow(dir string) error {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	list, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return fmt.Errorf("list mounts: %w", err)
 	}
+	defer list.Close()
 
-	points := mountsBelow(string(b), filepath.Clean(dir))
+	points, err := mountsBelow(list, filepath.Clean(dir))
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, p := range points {
 		if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
@@ -28,27 +33,22 @@ func UnmountBelow(dir string) error {
 	return errors.Join(errs...)
 }
 
-// mountsBelow returns the mount points below dir out of the text of mountinfo
+// mountsBelow returns the mount points below dir out of the kernel's list of mounts
 // (proc_pid_mountinfo(5)), deepest first. Where several mounts cover each other at one
 // place, it comes up once for each.
-func mountsBelow(mountinfo, dir string) []string {
-	var points []string
-	for line := range strings.Lines(mountinfo) {
-		f := strings.Fields(line)
-		if len(f) < 5 {
-			continue
-		}
-		if p := UnescapeMount(f[4]); strings.HasPrefix(p, dir+"/") {
-			points = append(points, p)
-		}
+func mountsBelow(list io.Reader, dir string) ([]string, error) {
+	mounts, err := mountinfo.GetMountsFromReader(list, mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
 	}
 
+	var points []string
+	for _, m := range mounts {
+		if m.Mountpoint != dir {
+			points = append(points, m.Mountpoint)
+		}
+	}
 	slices.Sort(points)
 	slices.Reverse(points)
-	return points
-}
-
-// UnescapeMount undoes the kernel's octal escapes in mountinfo (getmntent(3)).
-func UnescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+	return points, nil
 }

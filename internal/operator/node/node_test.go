@@ -178,9 +178,13 @@ func TestSlowWatcher(t *testing.T) {
 
 func TestMountsBelow(t *testing.T) {
 	const info = "1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / /s/a rw - tmpfs x rw\n3 2 0:3 / /s/a/b\\040c rw - tmpfs x rw\n" +
-		"4 1 0:4 / /sibling rw - tmpfs x rw\n5 1 0:5 / /s rw - tmpfs x rw\nshort\n"
-	if diff := cmp.Diff([]string{"/s/a/b c", "/s/a"}, mountsBelow(info, "/s")); diff != "" {
-		t.Error(diff)
+		"4 1 0:4 / /sibling rw - tmpfs x rw\n5 1 0:5 / /s rw - tmpfs x rw\n"
+	points, err := mountsBelow(strings.NewReader(info), "/s")
+	if diff := cmp.Diff([]string{"/s/a/b c", "/s/a"}, points); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if points, err := mountsBelow(strings.NewReader(info+"short\n"), "/s"); err == nil {
+		t.Errorf("of a list that can't be read: %v", points)
 	}
 }
 

@@ -12,8 +12,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
-
-	"cupel.dev/cupel/internal/operator/node"
 )
 
 // rootUntouched checks that the process's root is the overlay of the
@@ -71,9 +69,9 @@ func rootedOn(mountinfo, lower, upper string) bool {
 			name, v, _ := strings.Cut(o, "=")
 			switch name {
 			case "lowerdir":
-				lowers = append(lowers, node.UnescapeMount(v))
+				lowers = append(lowers, unescapeMount(v))
 			case "upperdir":
-				uppers = append(uppers, node.UnescapeMount(v))
+				uppers = append(uppers, unescapeMount(v))
 			case "lowerdir+", "datadir+": // a way to mount that containerd doesn't take
 				return false
 			}
@@ -188,4 +186,9 @@ func marked(file, attribute string) (bool, error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("look at %s: %w", file, err)
+}
+
+// unescapeMount undoes the kernel's octal escapes in a mount's options (getmntent(3)).
+func unescapeMount(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
