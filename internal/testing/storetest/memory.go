@@ -16,7 +16,7 @@ import (
 // is how tests play whoever owns the disk.
 type Memory struct {
 	sync.Mutex
-	Rows map[string]journal.Row
+	Rows map[journal.RowID]journal.Row
 	Log  []owners.Entry
 	Last owners.SignedHead
 
@@ -29,7 +29,7 @@ type Memory struct {
 }
 
 // NewMemory returns an empty store.
-func NewMemory() *Memory { return &Memory{Rows: map[string]journal.Row{}} }
+func NewMemory() *Memory { return &Memory{Rows: map[journal.RowID]journal.Row{}} }
 
 // Commit implements journal.Store.
 func (m *Memory) Commit(_ context.Context, b journal.Batch) error {
@@ -72,7 +72,7 @@ func (m *Memory) Head(context.Context) (owners.SignedHead, error) {
 }
 
 // Row implements journal.Store.
-func (m *Memory) Row(_ context.Context, id string) (journal.Row, bool, error) {
+func (m *Memory) Row(_ context.Context, id journal.RowID) (journal.Row, bool, error) {
 	m.Lock()
 	defer m.Unlock()
 	r, ok := m.Rows[id]

@@ -111,7 +111,7 @@ func empty(ctx context.Context, t *testing.T, s journal.Store) {
 }
 
 // row is a row with a content.
-func row(id string, version uint64, text string) journal.Row {
+func row(id journal.RowID, version uint64, text string) journal.Row {
 	return journal.Row{ID: id, Version: version, Sealed: append([]byte{}, text...)}
 }
 
@@ -172,7 +172,7 @@ func want(ctx context.Context, t *testing.T, s journal.Store, rows ...journal.Ro
 func absent(ctx context.Context, t *testing.T, s journal.Store, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
-		if _, ok, err := s.Row(ctx, id); ok || err != nil {
+		if _, ok, err := s.Row(ctx, journal.RowID(id)); ok || err != nil {
 			t.Errorf("row %s: %v, %v; want none", id, ok, err)
 		}
 	}

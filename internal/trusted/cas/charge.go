@@ -124,7 +124,7 @@ func (l *ledger) countSession(rec sessionRecord, sign int64) {
 func (c *CAS) countAll(ctx context.Context) error {
 	var old []ident.SessionName
 	for _, row := range c.journal.IDs(prefixSession) {
-		name := ident.SessionName(strings.TrimPrefix(row, prefixSession))
+		name := ident.SessionName(strings.TrimPrefix(string(row), prefixSession))
 		rec, err := c.sessionRecord(ctx, name)
 		if err != nil {
 			if problem.KindOf(err) == problem.Unavailable {
@@ -150,7 +150,7 @@ func (c *CAS) countAll(ctx context.Context) error {
 // countOld completes the rows of sessions that an older CAS kept: their creators
 // are charged for the sealed size of their versions.
 func (c *CAS) countOld(ctx context.Context, names []ident.SessionName) error {
-	versions := map[ident.SessionName][]string{}
+	versions := map[ident.SessionName][]journal.RowID{}
 	for _, row := range c.journal.IDs(prefixVersion) {
 		if name, _, ok := cutVersionRow(row); ok {
 			versions[name] = append(versions[name], row)
@@ -193,8 +193,8 @@ func (c *CAS) countOld(ctx context.Context, names []ident.SessionName) error {
 }
 
 // cutVersionRow takes the row of a version apart.
-func cutVersionRow(row string) (name ident.SessionName, version string, ok bool) {
-	rest, ok := strings.CutPrefix(row, prefixVersion)
+func cutVersionRow(row journal.RowID) (name ident.SessionName, version string, ok bool) {
+	rest, ok := strings.CutPrefix(string(row), prefixVersion)
 	i := strings.LastIndexByte(rest, '@')
 	if !ok || i < 0 {
 		return "", "", false

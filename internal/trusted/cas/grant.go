@@ -81,7 +81,7 @@ type grantedService struct {
 // payer is whom the grant is counted to for as long as it has not ended.
 func (r *grantRecord) payer() payer { return payer{Key: r.Maker, Address: r.From} }
 
-func grantRow(id owners.GrantID) string { return prefixGrant + id.String() }
+func grantRow(id owners.GrantID) journal.RowID { return prefixGrant + journal.RowID(id.String()) }
 
 // put is the row of a grant that is to become rec.
 func (g *grant) put(rec grantRecord) (journal.Write, error) {
@@ -344,7 +344,7 @@ func (in *instance) count(rec *instanceRecord) (rows []journal.Write, done func(
 // its use, and no other.
 func (c *CAS) loadGrants(ctx context.Context) error {
 	for _, row := range c.journal.IDs(prefixGrant) {
-		id, err := owners.ParseGrantID(strings.TrimPrefix(row, prefixGrant))
+		id, err := owners.ParseGrantID(strings.TrimPrefix(string(row), prefixGrant))
 		if err != nil {
 			return fmt.Errorf("grant row %s: %w", row, err)
 		}

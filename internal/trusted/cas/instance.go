@@ -59,7 +59,9 @@ type instanceRecord struct {
 	Volumes  []mounted       `json:"volumes,omitempty"`
 }
 
-func instanceRow(id ident.InstanceID) string { return prefixInstance + id.String() }
+func instanceRow(id ident.InstanceID) journal.RowID {
+	return prefixInstance + journal.RowID(id.String())
+}
 
 // put is the row of an instance that is to become rec.
 func (in *instance) put(rec instanceRecord) (journal.Write, error) {
@@ -154,7 +156,7 @@ func (c *CAS) running(id ident.InstanceID) bool {
 func (c *CAS) loadInstances(ctx context.Context) error {
 	now := c.now()
 	for _, row := range c.journal.IDs(prefixInstance) {
-		id, err := ident.ParseKeyHash(strings.TrimPrefix(row, prefixInstance))
+		id, err := ident.ParseKeyHash(strings.TrimPrefix(string(row), prefixInstance))
 		if err != nil {
 			return fmt.Errorf("instance row %s: %w", row, err)
 		}

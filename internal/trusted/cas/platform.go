@@ -119,7 +119,7 @@ func (p *platforms) admit(ctx context.Context, j *journal.Journal, claims eviden
 		Event:   owners.EventPlatformSeen,
 		Actor:   who.Key,
 		Request: who.Request,
-		Rows:    []journal.Write{{ID: id, Plain: plain}},
+		Rows:    []journal.Write{{ID: journal.RowID(id), Plain: plain}},
 	}); err != nil {
 		return err
 	}

@@ -24,7 +24,9 @@ type rotationRecord struct {
 	Pending map[string]bool `json:"pending,omitempty"`
 }
 
-func rotationRow(name ident.SessionName) string { return "rotation/" + string(name) }
+func rotationRow(name ident.SessionName) journal.RowID {
+	return "rotation/" + journal.RowID(name)
+}
 
 // rotations reads the session's, under s.mu: those of what its current version has.
 func (c *CAS) rotations(ctx context.Context, s *sessionState) (rotationRecord, error) {

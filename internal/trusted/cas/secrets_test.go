@@ -43,7 +43,7 @@ func (w *world) rows(prefix string) (n int) {
 	w.store.Lock()
 	defer w.store.Unlock()
 	for id := range w.store.Rows {
-		if strings.HasPrefix(id, prefix) {
+		if strings.HasPrefix(string(id), prefix) {
 			n++
 		}
 	}

@@ -50,7 +50,7 @@ func (c *CAS) childless(ctx context.Context, name ident.SessionName) error {
 	more := 0
 
 	for _, row := range c.journal.IDs(sessionRow(name) + "/") {
-		child := ident.SessionName(strings.TrimPrefix(row, prefixSession))
+		child := ident.SessionName(strings.TrimPrefix(string(row), prefixSession))
 		rec, err := c.sessionRecord(ctx, child)
 		if err != nil {
 			return err
@@ -163,17 +163,17 @@ func (c *CAS) allEnds(ctx context.Context, s *sessionState, who Caller, now time
 
 // rowsOf lists the rows of a session that go with it. Those of its grants and
 // instances stay for a while, so that who holds them is told why they ended.
-func (c *CAS) rowsOf(name ident.SessionName) []string {
-	var out []string
-	for _, prefix := range []string{prefixVersion, prefixSecret, prefixVolume} {
-		for _, row := range c.journal.IDs(prefix + string(name) + "@") {
-			if i := strings.LastIndexByte(row, '@'); row[:i] == prefix+string(name) {
+func (c *CAS) rowsOf(name ident.SessionName) []journal.RowID {
+	var out []journal.RowID
+	for _, prefix := range []journal.RowID{prefixVersion, prefixSecret, prefixVolume} {
+		for _, row := range c.journal.IDs(prefix + journal.RowID(name) + "@") {
+			if i := strings.LastIndexByte(string(row), '@'); row[:i] == prefix+journal.RowID(name) {
 				out = append(out, row)
 			}
 		}
 	}
 
-	for _, row := range []string{refusedRow(name), rotationRow(name)} {
+	for _, row := range []journal.RowID{refusedRow(name), rotationRow(name)} {
 		if c.journal.Has(row) {
 			out = append(out, row)
 		}
@@ -182,10 +182,10 @@ func (c *CAS) rowsOf(name ident.SessionName) []string {
 }
 
 // countPrefix is how many rows begin with prefix.
-func countPrefix(rows []string, prefix string) int {
+func countPrefix(rows []journal.RowID, prefix string) int {
 	n := 0
 	for _, row := range rows {
-		if strings.HasPrefix(row, prefix) {
+		if strings.HasPrefix(string(row), prefix) {
 			n++
 		}
 	}
@@ -193,7 +193,7 @@ func countPrefix(rows []string, prefix string) int {
 }
 
 // dropping makes the changes that remove rows.
-func dropping(name ident.SessionName, who Caller, rows []string) []journal.Change {
+func dropping(name ident.SessionName, who Caller, rows []journal.RowID) []journal.Change {
 	var out []journal.Change
 	for chunk := range slices.Chunk(rows, rowsPerEntry) {
 		ch := journal.Change{

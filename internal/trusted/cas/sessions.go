@@ -82,21 +82,23 @@ const (
 	prefixSecret  = "secret/"
 )
 
-func sessionRow(name ident.SessionName) string { return prefixSession + string(name) }
+func sessionRow(name ident.SessionName) journal.RowID {
+	return prefixSession + journal.RowID(name)
+}
 
 // versionRow is where a version's text lies. Row ids stand in the audit log,
 // which anybody may read; a session's hash covers the values that its owner
 // gave, so that a short one could be guessed from it. Hence a keyed hash.
-func (id *Identity) versionRow(name ident.SessionName, h ident.Digest) string {
+func (id *Identity) versionRow(name ident.SessionName, h ident.Digest) journal.RowID {
 	mac := hmac.New(sha256.New, id.rowKey)
 	mac.Write(h[:])
 	mac.Write([]byte(name))
-	return prefixVersion + string(name) + "@" + hex.EncodeToString(mac.Sum(nil))
+	return journal.RowID(prefixVersion + string(name) + "@" + hex.EncodeToString(mac.Sum(nil)))
 }
 
 // secretRow is where a generated value lies.
-func (s *sessionState) secretRow(name string) string {
-	return prefixSecret + string(s.name) + "@" + name
+func (s *sessionState) secretRow(name string) journal.RowID {
+	return journal.RowID(prefixSecret + string(s.name) + "@" + name)
 }
 
 // reservedElement can't end a session's name: the path of its instances does.

@@ -38,7 +38,9 @@ type trail struct {
 	noted    time.Time                   // when the latest line was written
 }
 
-func refusedRow(name ident.SessionName) string { return "refused/" + string(name) }
+func refusedRow(name ident.SessionName) journal.RowID {
+	return "refused/" + journal.RowID(name)
+}
 
 // noteRead puts a read of given values into the log, one entry for each key and
 // hour. Callers that nobody listed by name are counted as one. The log is best

@@ -42,7 +42,9 @@ type volumeRecord struct {
 	Holder    ident.InstanceID  `json:"holder"` // zero: nobody holds it
 }
 
-func (v *volume) row() string { return prefixVolume + string(v.session) + "@" + v.name }
+func (v *volume) row() journal.RowID {
+	return journal.RowID(prefixVolume + string(v.session) + "@" + v.name)
+}
 
 // put is the row of a volume that is to become rec.
 func (v *volume) put(rec volumeRecord) (journal.Write, error) {

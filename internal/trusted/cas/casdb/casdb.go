@@ -237,7 +237,7 @@ func (db *DB) Head(ctx context.Context) (owners.SignedHead, error) {
 }
 
 // Row implements journal.Store.
-func (db *DB) Row(ctx context.Context, id string) (journal.Row, bool, error) {
+func (db *DB) Row(ctx context.Context, id journal.RowID) (journal.Row, bool, error) {
 	r := journal.Row{ID: id}
 	var v int64
 	err := db.stmt.row.QueryRowContext(ctx, id).Scan(&v, &r.Sealed)

@@ -18,8 +18,8 @@ func (j *Journal) build(groups []*group) (Batch, audit.Chain, int64, error) {
 	at := max(j.now().UnixNano(), j.lastTime) // the log's time never runs back
 	rows := batchRows{
 		journal:  j,
-		versions: make(map[string]uint64),
-		at:       make(map[string]int),
+		versions: make(map[RowID]uint64),
+		at:       make(map[RowID]int),
 	}
 
 	var entries []owners.Entry
@@ -62,8 +62,8 @@ func (j *Journal) build(groups []*group) (Batch, audit.Chain, int64, error) {
 type batchRows struct {
 	journal  *Journal
 	rows     []Row
-	at       map[string]int    // row id to index in rows
-	versions map[string]uint64 // that the batch gave so far
+	at       map[RowID]int    // row id to index in rows
+	versions map[RowID]uint64 // that the batch gave so far
 }
 
 // put gives a row its next version, seals it, and returns what the log says of it.
@@ -76,7 +76,7 @@ func (b *batchRows) put(w Write) (owners.Row, error) {
 	b.versions[w.ID] = v
 
 	row := Row{ID: w.ID, Version: v}
-	mark := owners.Row{ID: w.ID, Version: v}
+	mark := owners.Row{ID: string(w.ID), Version: v}
 	if w.Plain != nil {
 		sealed, err := b.journal.seal.Seal(w.ID, v, w.Plain)
 		if err != nil {

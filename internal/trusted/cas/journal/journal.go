@@ -30,7 +30,7 @@ type Change struct {
 
 // Write puts a row; a nil Plain removes it.
 type Write struct {
-	ID    string
+	ID    RowID
 	Plain []byte
 }
 
@@ -54,10 +54,10 @@ type Journal struct {
 
 	commitMu sync.Mutex // held by the committer over Commit and what follows
 	mu       sync.RWMutex
-	marks    map[string]rowMark // guarded by mu
-	chain    audit.Chain        // guarded by commitMu
-	lastTime int64              // of the last entry; guarded by commitMu
-	key      *ecdsa.PrivateKey  // the identity key; set before the committer runs
+	marks    map[RowID]rowMark // guarded by mu
+	chain    audit.Chain       // guarded by commitMu
+	lastTime int64             // of the last entry; guarded by commitMu
+	key      *ecdsa.PrivateKey // the identity key; set before the committer runs
 	last     atomic.Pointer[owners.SignedHead]
 	broken   error         // why nothing can be committed any more; guarded by commitMu
 	failed   chan struct{} // closed when broken is set
@@ -82,7 +82,7 @@ func New(store Store, seal Sealer, log *slog.Logger, now func() time.Time) *Jour
 		stop:   make(chan struct{}),
 		done:   make(chan struct{}),
 		failed: make(chan struct{}),
-		marks:  make(map[string]rowMark),
+		marks:  make(map[RowID]rowMark),
 	}
 	j.last.Store(&owners.SignedHead{})
 	return j

@@ -67,7 +67,7 @@ func (d *desk) put(pairs ...string) owners.SignedHead {
 	d.t.Helper()
 	ch := journal.Change{Event: owners.EventSessionUpdated}
 	for p := range slices.Chunk(pairs, 2) {
-		w := journal.Write{ID: p[0]}
+		w := journal.Write{ID: journal.RowID(p[0])}
 		if p[1] != "" {
 			w.Plain = []byte(p[1])
 		}
@@ -82,7 +82,7 @@ func (d *desk) put(pairs ...string) owners.SignedHead {
 
 func (d *desk) want(id, text string) {
 	d.t.Helper()
-	plain, err := d.Read(d.t.Context(), id)
+	plain, err := d.Read(d.t.Context(), journal.RowID(id))
 	if err != nil || string(plain) != text {
 		d.t.Errorf("row %s: %q, %v; want %q", id, plain, err, text)
 	}
@@ -105,7 +105,7 @@ func TestRows(t *testing.T) {
 		d.want("a/2", "two")
 		d.want("b", "")
 		d.want("never", "")
-		if got := d.IDs("a/"); !slices.Equal(got, []string{"a/1", "a/2"}) {
+		if got := d.IDs("a/"); !slices.Equal(got, []journal.RowID{"a/1", "a/2"}) {
 			t.Errorf("rows: %v", got)
 		}
 		if !d.Has("a/2") || d.Has("b") {
@@ -154,7 +154,7 @@ func TestGroups(t *testing.T) {
 		all.Go(func() {
 			_, err := d.Commit(t.Context(), journal.Change{
 				Event: owners.EventSessionUpdated,
-				Rows:  []journal.Write{{ID: fmt.Sprintf("row/%d", i), Plain: []byte{1}}},
+				Rows:  []journal.Write{{ID: journal.RowID(fmt.Sprintf("row/%d", i)), Plain: []byte{1}}},
 			})
 			if err != nil {
 				t.Error(err)

@@ -13,7 +13,7 @@ import (
 
 // Read returns a row's plain bytes, nil if there is none, after checking it
 // against the log.
-func (j *Journal) Read(ctx context.Context, id string) ([]byte, error) {
+func (j *Journal) Read(ctx context.Context, id RowID) ([]byte, error) {
 	plain, err := j.readOnce(ctx, id)
 	if err == nil || problem.From(err).Rule != ruleRolledBack {
 		return plain, err
@@ -27,7 +27,7 @@ func (j *Journal) Read(ctx context.Context, id string) ([]byte, error) {
 
 // readOnce looks at the mark, then at the Store. A commit between the two makes a
 // row look as if it were another.
-func (j *Journal) readOnce(ctx context.Context, id string) ([]byte, error) {
+func (j *Journal) readOnce(ctx context.Context, id RowID) ([]byte, error) {
 	j.mu.RLock()
 	want, known := j.marks[id]
 	j.mu.RUnlock()
@@ -53,13 +53,13 @@ func (j *Journal) readOnce(ctx context.Context, id string) ([]byte, error) {
 }
 
 // IDs lists the rows whose id begins with prefix, in order.
-func (j *Journal) IDs(prefix string) []string {
+func (j *Journal) IDs(prefix RowID) []RowID {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 
-	var out []string
+	var out []RowID
 	for id := range j.marks {
-		if strings.HasPrefix(id, prefix) {
+		if strings.HasPrefix(string(id), string(prefix)) {
 			out = append(out, id)
 		}
 	}
@@ -68,7 +68,7 @@ func (j *Journal) IDs(prefix string) []string {
 }
 
 // Has reports whether the log knows a row.
-func (j *Journal) Has(id string) bool {
+func (j *Journal) Has(id RowID) bool {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
 	_, ok := j.marks[id]
@@ -95,7 +95,7 @@ func (j *Journal) Entries(ctx context.Context, after uint64, limit int) ([]owner
 
 // SealedSize is how many bytes a row takes as the Store has it; 0 for none. It is
 // no word on what stands in the row, and not checked against the log.
-func (j *Journal) SealedSize(ctx context.Context, id string) (int64, error) {
+func (j *Journal) SealedSize(ctx context.Context, id RowID) (int64, error) {
 	row, _, err := j.store.Row(ctx, id)
 	if err != nil {
 		return 0, unavailable(err)

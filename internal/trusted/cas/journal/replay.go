@@ -55,8 +55,8 @@ func Damaged(err error) error {
 // committer runs.
 func (j *Journal) mark(r owners.Row) {
 	if r.Hash.IsZero() {
-		delete(j.marks, r.ID)
+		delete(j.marks, RowID(r.ID))
 		return
 	}
-	j.marks[r.ID] = rowMark{version: r.Version, hash: r.Hash}
+	j.marks[RowID(r.ID)] = rowMark{version: r.Version, hash: r.Hash}
 }

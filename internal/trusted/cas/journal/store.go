@@ -6,9 +6,12 @@ import (
 	"cupel.dev/cupel/api/owners"
 )
 
+// RowID names a row of the CAS's state, as in session/shop: what kind it is of, and which.
+type RowID string
+
 // Row is one sealed row of the CAS's state. A nil Sealed in a Batch removes it.
 type Row struct {
-	ID      string
+	ID      RowID
 	Version uint64
 	Sealed  []byte
 }
@@ -36,7 +39,7 @@ type Store interface {
 	// Head returns the head of the last batch; the zero head where there is none.
 	Head(ctx context.Context) (owners.SignedHead, error)
 	// Row returns a row, and false where there is none.
-	Row(ctx context.Context, id string) (Row, bool, error)
+	Row(ctx context.Context, id RowID) (Row, bool, error)
 	// Entries returns at most limit log entries after the given number, in order;
 	// fewer where they are large, about PageBytes, and none where there are none.
 	Entries(ctx context.Context, after uint64, limit int) ([]owners.Entry, error)
@@ -45,8 +48,8 @@ type Store interface {
 // Sealer encrypts rows before they reach a Store. The row's identity and version
 // are authenticated with it, so that no row opens in another's place.
 type Sealer interface {
-	Seal(id string, version uint64, plain []byte) ([]byte, error)
+	Seal(id RowID, version uint64, plain []byte) ([]byte, error)
 	// Open returns a *problem.Error with the rule sealing_key or row_sealed
 	// where the key is another or the bytes were changed.
-	Open(id string, version uint64, sealed []byte) ([]byte, error)
+	Open(id RowID, version uint64, sealed []byte) ([]byte, error)
 }

@@ -15,6 +15,7 @@ import (
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
 
 // prefix begins the file's one line; 64 hex digits follow.
@@ -105,7 +106,7 @@ func newSealer(key []byte) (*Sealer, error) {
 
 // Seal encrypts plain for the row. Nonces are random: 2^32 rows stay far below
 // the bound at which they may collide.
-func (s *Sealer) Seal(id string, rowVersion uint64, plain []byte) ([]byte, error) {
+func (s *Sealer) Seal(id journal.RowID, rowVersion uint64, plain []byte) ([]byte, error) {
 	out := make([]byte, headerLen+nonceLen, headerLen+nonceLen+len(plain)+s.aead.Overhead())
 
 	copy(out, magic)
@@ -121,7 +122,7 @@ func (s *Sealer) Seal(id string, rowVersion uint64, plain []byte) ([]byte, error
 }
 
 // Open decrypts a row.
-func (s *Sealer) Open(id string, rowVersion uint64, sealed []byte) ([]byte, error) {
+func (s *Sealer) Open(id journal.RowID, rowVersion uint64, sealed []byte) ([]byte, error) {
 	if len(sealed) < headerLen+nonceLen || !bytes.HasPrefix(sealed, []byte(magic)) || sealed[len(magic)] != version {
 		return nil, problem.New(problem.Internal, ruleRowSealed, "row %s is not a sealed row of version %d", id, version).
 			Fix("restore the CAS's state from its backup")
@@ -146,7 +147,7 @@ func (s *Sealer) Open(id string, rowVersion uint64, sealed []byte) ([]byte, erro
 
 // aad is what is authenticated beside a row's bytes: the header, and which row of
 // which version it is.
-func aad(header []byte, id string, rowVersion uint64) []byte {
+func aad(header []byte, id journal.RowID, rowVersion uint64) []byte {
 	b := make([]byte, 0, len(header)+8+len(id))
 	b = append(b, header...)
 	b = binary.BigEndian.AppendUint64(b, rowVersion)
