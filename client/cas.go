@@ -65,7 +65,7 @@ type CASOptions struct {
 // CAS is a connection to one CAS. An answer of which not each 128 KiB, or the rest, come
 // within half a minute is given up.
 type CAS struct {
-	addr string
+	addr ident.Address
 	opts CASOptions
 	http *http.Client
 
@@ -79,7 +79,7 @@ type CAS struct {
 // NewCAS returns a client of the CAS at addr, HOST[:PORT]. It connects to nobody.
 //
 // Errors: as of [Address].
-func NewCAS(addr string, opts CASOptions) (*CAS, error) {
+func NewCAS(addr ident.Address, opts CASOptions) (*CAS, error) {
 	host, err := Address(addr)
 	if err != nil {
 		return nil, err
@@ -123,33 +123,33 @@ func NewCAS(addr string, opts CASOptions) (*CAS, error) {
 // Address returns HOST[:PORT] with the port that it leaves out.
 //
 // Errors: invalid with cas_address.
-func Address(addr string) (string, error) {
+func Address(addr ident.Address) (ident.Address, error) {
 	bad := func(err error) *problem.Error {
 		return problem.New(problem.Invalid, ruleCASAddress, "the CAS's address is %w", err).Want("HOST[:PORT]")
 	}
 
-	addr = strings.TrimSpace(addr)
-	if strings.ContainsAny(addr, "/@?# ") || addr == "" {
+	given := strings.TrimSpace(string(addr))
+	if strings.ContainsAny(given, "/@?# ") || given == "" {
 		return "", bad(errors.New("not a host name or address"))
 	}
 
-	if _, port, err := net.SplitHostPort(addr); err == nil {
+	if _, port, err := net.SplitHostPort(given); err == nil {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return "", bad(fmt.Errorf("one with the port %.20q", port)).Fix("give a port from 1 to 65535, or none: then it is %s", DefaultPort)
 		}
-		return addr, nil
+		return ident.Address(given), nil
 	}
 
-	host := net.JoinHostPort(strings.Trim(addr, "[]"), DefaultPort)
+	host := net.JoinHostPort(strings.Trim(given, "[]"), DefaultPort)
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		return "", bad(err)
 	}
 
-	return host, nil
+	return ident.Address(host), nil
 }
 
 // Address is the CAS's HOST:PORT.
-func (c *CAS) Address() string { return c.addr }
+func (c *CAS) Address() ident.Address { return c.addr }
 
 // Pin is what the client knows about the CAS by now; false before Attest.
 func (c *CAS) Pin() (Pin, bool) {
@@ -177,7 +177,7 @@ func (c *CAS) verifyConnection(cs tls.ConnectionState) error {
 	return nil
 }
 
-func otherIdentity(addr string, got, want ident.KeyHash) error {
+func otherIdentity(addr ident.Address, got, want ident.KeyHash) error {
 	return problem.New(problem.Unauthenticated, problem.RuleCASIdentity, "another CAS answers at %s: its identity key is %s", addr, got).
 		Want("%s, which was attested before", want).
 		Fix("find out why the CAS changed; to trust the new one on purpose, attest it anew after removing the pin (cupel cas attest --forget)")
@@ -286,7 +286,7 @@ func noTLS(err error) bool {
 
 // notOwners says of a refusal that no owners' API gives what answers in its place: every
 // path that this client asks for is there.
-func notOwners(p *problem.Error, addr string) *problem.Error {
+func notOwners(p *problem.Error, addr ident.Address) *problem.Error {
 	switch p.Rule {
 	case problem.RulePath:
 		return problem.New(problem.NotFound, ruleCASAddress, "what answers at %s is a CAS, but not its API for owners: perhaps the one for instances", addr).
@@ -307,7 +307,7 @@ type unreachedError struct {
 func (e *unreachedError) Error() string { return e.err.Error() }
 func (e *unreachedError) Unwrap() error { return e.err }
 
-func (e *unreachedError) problem(addr string, patience time.Duration) error {
+func (e *unreachedError) problem(addr ident.Address, patience time.Duration) error {
 	p := problem.New(problem.Unavailable, problem.RuleCASUnreachable, "the CAS at %s does not answer: %w", addr, e.err).
 		Want("an answer within %s", problem.Duration(patience)).
 		Fix("check the address, and that the CAS runs; then try again; if it is at another one now: 'cupel cas attest HOST:PORT' (without a port it is %s), then give --cas HOST:PORT, "+
@@ -335,7 +335,7 @@ func (e *unreachedError) late() bool {
 }
 
 // lost is the problem of a call that may have been done.
-func (e *unreachedError) lost(addr, look string) error {
+func (e *unreachedError) lost(addr ident.Address, look string) error {
 	return problem.New(problem.Unavailable, ruleCASAnswerLost, "the CAS at %s was asked, and its answer was lost: %w; it may have done what it was asked for", addr, e.err).
 		Want("an answer").Fix("%s", look)
 }
@@ -351,7 +351,7 @@ func (e *unreachedError) noSuchHost() bool {
 }
 
 // refused is the problem of an address where nothing listens, or that is no host's.
-func (e *unreachedError) refused(addr string) error {
+func (e *unreachedError) refused(addr ident.Address) error {
 	if e.noSuchHost() {
 		return problem.New(problem.Unavailable, problem.RuleCASUnreachable, "no host has the name in %s: %w", addr, e.err).
 			Want("the address of a CAS").
@@ -367,7 +367,7 @@ func (e *unreachedError) refused(addr string) error {
 func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 	u := url.URL{
 		Scheme:   "https",
-		Host:     c.addr,
+		Host:     string(c.addr),
 		Path:     q.path,
 		RawQuery: q.query.Encode(),
 	}
@@ -432,7 +432,7 @@ func (c *CAS) once(ctx context.Context, q casCall, seen Pin) error {
 	}
 
 	if err := json.Unmarshal(body, q.out); err != nil {
-		return problem.BadReply("the CAS at "+c.addr, body, q.out, err)
+		return problem.BadReply("the CAS at "+string(c.addr), body, q.out, err)
 	}
 
 	if q.unpinned || q.aside {

@@ -33,7 +33,7 @@ func (f *fake) expectation() client.Expectation {
 
 func (f *fake) client(opts client.CASOptions) *client.CAS {
 	f.t.Helper()
-	c, err := client.NewCAS(f.addr, opts)
+	c, err := client.NewCAS(ident.Address(f.addr), opts)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -270,7 +270,7 @@ func TestChains(t *testing.T) {
 			s.TLS = &tls.Config{Certificates: []tls.Certificate{certs}, MinVersion: tls.VersionTLS13}
 			s.StartTLS()
 			defer s.Close()
-			c, err := client.NewCAS(s.Listener.Addr().String(), client.CASOptions{})
+			c, err := client.NewCAS(ident.Address(s.Listener.Addr().String()), client.CASOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -452,7 +452,7 @@ func TestNoOwnersAPI(t *testing.T) {
 
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
-	c, err := client.NewCAS(plain.Listener.Addr().String(), client.CASOptions{
+	c, err := client.NewCAS(ident.Address(plain.Listener.Addr().String()), client.CASOptions{
 		Patience: time.Hour, Waiting: func(error) { t.Error("an answer without TLS is waited for") },
 	})
 	if err != nil {
@@ -576,12 +576,12 @@ func TestAddresses(t *testing.T) {
 		" cas:9\n": "cas:9", " ": "", "": "", "https://cas": "", "cas/x": "", "a b": "",
 		"cas:99999": "", "cas:0": "", "cas:": "", "cas:https": "", "cas:-1": "", "cas:65535": "cas:65535",
 	} {
-		c, err := client.NewCAS(addr, client.CASOptions{})
+		c, err := client.NewCAS(ident.Address(addr), client.CASOptions{})
 		if (err == nil) != (want != "") {
 			t.Errorf("%q: %v", addr, err)
 			continue
 		}
-		if err == nil && c.Address() != want {
+		if err == nil && c.Address() != ident.Address(want) {
 			t.Errorf("%q: %s, want %s", addr, c.Address(), want)
 		}
 	}

@@ -118,7 +118,7 @@ func ExampleHolder_Claim() {
 
 // exampleCAS runs a CAS on simulated hardware, and says where it listens, which code it is
 // and under which root.
-func exampleCAS() (address string, code ident.Measurement, root ident.Digest, stop func()) {
+func exampleCAS() (address ident.Address, code ident.Measurement, root ident.Digest, stop func()) {
 	dir, err := os.MkdirTemp("", "cupel-example")
 	if err != nil {
 		log.Fatal(err)
@@ -127,5 +127,5 @@ func exampleCAS() (address string, code ident.Measurement, root ident.Digest, st
 	if err != nil {
 		log.Fatal(err)
 	}
-	return e.Owners, castest.CASMeasurement, e.Root(), func() { e.Stop(); _ = os.RemoveAll(dir) }
+	return ident.Address(e.Owners), castest.CASMeasurement, e.Root(), func() { e.Stop(); _ = os.RemoveAll(dir) }
 }

@@ -54,7 +54,7 @@ type Holder struct {
 //
 // Errors: internal with reply where the answer is of another grant; of the CAS: grant_code,
 // grant_claimed, grant_ended, grant_provider.
-func (h *Holder) Claim(ctx context.Context, addr string, code owners.GrantCode) (owners.ClaimReply, error) {
+func (h *Holder) Claim(ctx context.Context, addr ident.Address, code owners.GrantCode) (owners.ClaimReply, error) {
 	var out owners.ClaimReply
 	in := owners.Claim{Version: wire.ReleaseVersion, Code: code.String()}
 	err := h.post(ctx, holderCall{
@@ -77,7 +77,7 @@ func (h *Holder) Claim(ctx context.Context, addr string, code owners.GrantCode) 
 
 // Gone tells the CAS that an instance is no more, so that its place is free. Of the CAS:
 // grant_ended, instance_unknown.
-func (h *Holder) Gone(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken, instance ident.InstanceID) error {
+func (h *Holder) Gone(ctx context.Context, addr ident.Address, cas ident.KeyHash, token owners.GrantToken, instance ident.InstanceID) error {
 	in := owners.InstanceGone{Version: wire.ReleaseVersion, Grant: token, Instance: instance}
 	return h.post(ctx, holderCall{
 		addr: addr,
@@ -89,7 +89,7 @@ func (h *Holder) Gone(ctx context.Context, addr string, cas ident.KeyHash, token
 }
 
 // GiveBack ends a grant. It is no error if it has ended.
-func (h *Holder) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken) error {
+func (h *Holder) GiveBack(ctx context.Context, addr ident.Address, cas ident.KeyHash, token owners.GrantToken) error {
 	in := owners.GiveBack{Version: wire.ReleaseVersion, Grant: token}
 	return h.post(ctx, holderCall{
 		addr: addr,
@@ -101,11 +101,11 @@ func (h *Holder) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, t
 }
 
 // Reach connects to the CAS and answers nil if it is there: it asks for nothing.
-func (h *Holder) Reach(ctx context.Context, addr string, cas ident.KeyHash) error {
+func (h *Holder) Reach(ctx context.Context, addr ident.Address, cas ident.KeyHash) error {
 	ctx, cancel := context.WithTimeout(ctx, holderTimeout)
 	defer cancel()
 
-	conn, err := h.dial(ctx, "tcp", addr)
+	conn, err := h.dial(ctx, "tcp", string(addr))
 	if err != nil {
 		return holderUnreached(addr, err)
 	}
@@ -127,7 +127,7 @@ func (h *Holder) dial(ctx context.Context, network, addr string) (net.Conn, erro
 
 // holderCall is one request of a Holder.
 type holderCall struct {
-	addr string
+	addr ident.Address
 	cas  ident.KeyHash // the one CAS that it is for
 	path string
 	in   any
@@ -143,7 +143,7 @@ func (h *Holder) post(ctx context.Context, q holderCall) error {
 	ctx, cancel := context.WithTimeout(ctx, holderTimeout)
 	defer cancel()
 
-	target := url.URL{Scheme: "https", Host: q.addr, Path: q.path}
+	target := url.URL{Scheme: "https", Host: string(q.addr), Path: q.path}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), bytes.NewReader(body))
 	if err != nil {
 		return problem.New(problem.Invalid, ruleCASAddress, "%w", err).Want("HOST:PORT")
@@ -210,7 +210,7 @@ func (h *Holder) transport(cas ident.KeyHash) *http.Transport {
 }
 
 // holderUnreached is the problem of a call that got no answer of the right CAS.
-func holderUnreached(addr string, err error) error {
+func holderUnreached(addr ident.Address, err error) error {
 	why := err
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		why = u.Err
@@ -219,7 +219,7 @@ func holderUnreached(addr string, err error) error {
 		Fix("check the address where instances reach the CAS, and that it runs; then try again")
 	if refusal, ok := errors.AsType[*problem.Error](err); ok {
 		p.Rule = refusal.Rule
-		p.Actual = "at " + addr + ": " + refusal.Actual
+		p.Actual = "at " + string(addr) + ": " + refusal.Actual
 		p.Expected = refusal.Expected
 	}
 	return p

@@ -40,8 +40,8 @@ func TestHolderTrustsNobodyElse(t *testing.T) {
 	code := owners.GrantCode{CAS: env.Identity, Grant: owners.GrantID{1}, Secret: [16]byte{2}}
 	token := owners.NewGrantToken(code.Grant, [32]byte{3})
 	for _, addr := range []string{web.Listener.Addr().String(), plain.Listener.Addr().String()} {
-		_, claim := h.Claim(t.Context(), addr, code)
-		for _, err := range []error{claim, h.GiveBack(t.Context(), addr, code.CAS, token), h.Gone(t.Context(), addr, code.CAS, token, ident.InstanceID{1})} {
+		_, claim := h.Claim(t.Context(), ident.Address(addr), code)
+		for _, err := range []error{claim, h.GiveBack(t.Context(), ident.Address(addr), code.CAS, token), h.Gone(t.Context(), ident.Address(addr), code.CAS, token, ident.InstanceID{1})} {
 			p := problem.From(err)
 			if p == nil || p.Kind != problem.Unavailable || p.Mend == "" {
 				t.Errorf("%s: %v", addr, err)
@@ -65,16 +65,16 @@ func TestHolderTellsRefusalsFromSilence(t *testing.T) {
 	env := castest.Start(t, castest.Options{})
 	h := &Holder{Certificate: key.Cert}
 	code := owners.GrantCode{CAS: env.Identity, Grant: owners.GrantID{1}, Secret: [16]byte{2}}
-	if _, err := h.Claim(t.Context(), env.Instances, code); problem.From(err) == nil || problem.From(err).Rule != "grant_code" {
+	if _, err := h.Claim(t.Context(), ident.Address(env.Instances), code); problem.From(err) == nil || problem.From(err).Rule != "grant_code" {
 		t.Errorf("a code that was made up: %v", err)
 	}
-	if err := h.Gone(t.Context(), env.Instances, env.Identity, owners.NewGrantToken(code.Grant, [32]byte{3}), ident.InstanceID{1}); problem.KindOf(err) != problem.Denied {
+	if err := h.Gone(t.Context(), ident.Address(env.Instances), env.Identity, owners.NewGrantToken(code.Grant, [32]byte{3}), ident.InstanceID{1}); problem.KindOf(err) != problem.Denied {
 		t.Errorf("a token that was made up: %v", err)
 	}
 
 	// A clock that is wrong by years can't judge the CAS's certificates.
 	h.Now = func() time.Time { return time.Now().AddDate(30, 0, 0) }
-	if err := h.Reach(t.Context(), env.Instances, env.Identity); problem.KindOf(err) != problem.Unavailable {
+	if err := h.Reach(t.Context(), ident.Address(env.Instances), env.Identity); problem.KindOf(err) != problem.Unavailable {
 		t.Errorf("Reach: %v", err)
 	}
 }

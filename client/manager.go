@@ -69,7 +69,7 @@ type ManagerOptions struct {
 // Manager is a connection to one manager. An answer of which not each 128 KiB, or the rest, come within
 // half a minute is given up; what is followed may be silent for any time.
 type Manager struct {
-	addr   string
+	addr   ident.Address
 	away   string // what to do about a manager that doesn't answer
 	pid    int    // of one on this machine; 0: it isn't
 	source problem.Source
@@ -126,7 +126,7 @@ func explainEndpoint(err error, state string) error {
 
 // NewManager returns a client of the manager at addr, HOST:PORT. It connects to nobody, and an
 // address that is none is refused by the first call.
-func NewManager(addr string, opts ManagerOptions) *Manager {
+func NewManager(addr ident.Address, opts ManagerOptions) *Manager {
 	c := &Manager{
 		addr:   addr,
 		away:   "start it: cupel up",
@@ -213,23 +213,23 @@ func (c *Manager) Apps(ctx context.Context) ([]manager.App, error) {
 //
 // Errors: unavailable with reply where the answer is about another app; of the manager:
 // not_found, and denied with not_owner.
-func (c *Manager) App(ctx context.Context, ref string) (manager.App, error) {
-	a, err := get[manager.App](ctx, c, manager.PathApps+"/"+url.PathEscape(ref), nil)
+func (c *Manager) App(ctx context.Context, ref ident.AppRef) (manager.App, error) {
+	a, err := get[manager.App](ctx, c, manager.PathApps+"/"+url.PathEscape(string(ref)), nil)
 	return c.about(ref, a, err)
 }
 
 // RemoveApp asks for an app's removal; it is gone when App answers NotFound. Its errors are
 // those of App.
-func (c *Manager) RemoveApp(ctx context.Context, ref string) (manager.App, error) {
-	a, err := answerOf[manager.App](ctx, c, managerCall{method: http.MethodDelete, path: manager.PathApps + "/" + url.PathEscape(ref)})
+func (c *Manager) RemoveApp(ctx context.Context, ref ident.AppRef) (manager.App, error) {
+	a, err := answerOf[manager.App](ctx, c, managerCall{method: http.MethodDelete, path: manager.PathApps + "/" + url.PathEscape(string(ref))})
 	return c.about(ref, a, err)
 }
 
 // Instances lists the caller's instances; of one app unless app is empty.
-func (c *Manager) Instances(ctx context.Context, app string) ([]manager.Instance, error) {
+func (c *Manager) Instances(ctx context.Context, app ident.AppRef) ([]manager.Instance, error) {
 	q := url.Values{}
 	if app != "" {
-		q.Set("app", app)
+		q.Set("app", string(app))
 	}
 	l, err := get[manager.InstanceList](ctx, c, manager.PathInstances, q)
 	return l.Instances, err
@@ -237,8 +237,8 @@ func (c *Manager) Instances(ctx context.Context, app string) ([]manager.Instance
 
 // RemoveInstance eliminates one instance; the app goes on with one fewer. Of the manager:
 // not_found, and denied with not_owner.
-func (c *Manager) RemoveInstance(ctx context.Context, id string) (manager.RemoveInstanceReply, error) {
-	return answerOf[manager.RemoveInstanceReply](ctx, c, managerCall{method: http.MethodDelete, path: manager.PathInstances + "/" + url.PathEscape(id)})
+func (c *Manager) RemoveInstance(ctx context.Context, id ident.InstanceRef) (manager.RemoveInstanceReply, error) {
+	return answerOf[manager.RemoveInstanceReply](ctx, c, managerCall{method: http.MethodDelete, path: manager.PathInstances + "/" + url.PathEscape(string(id))})
 }
 
 // Volumes lists what is stored of volumes, for the operator: nobody else is answered.
@@ -269,7 +269,7 @@ type LogOptions struct {
 // Logs calls each for every line of an instance's output, and ends with each's error, if it
 // gives one, or with the output. One that breaks off, or has more lines than were asked for,
 // is unavailable; of the manager: logs, where there is none.
-func (c *Manager) Logs(ctx context.Context, id string, opts LogOptions, each func(manager.LogLine) error) error {
+func (c *Manager) Logs(ctx context.Context, id ident.InstanceRef, opts LogOptions, each func(manager.LogLine) error) error {
 	q := url.Values{"tail": {strconv.Itoa(opts.Tail)}}
 	if opts.Follow {
 		q.Set("follow", "true")
@@ -282,11 +282,11 @@ func (c *Manager) Logs(ctx context.Context, id string, opts LogOptions, each fun
 	}
 
 	if opts.Tail < 0 || opts.Follow { // of what is followed, nobody knows how many come
-		return stream(ctx, c, manager.PathInstances+"/"+url.PathEscape(id)+"/logs", q, each)
+		return stream(ctx, c, manager.PathInstances+"/"+url.PathEscape(string(id))+"/logs", q, each)
 	}
 
 	came := 0
-	return stream(ctx, c, manager.PathInstances+"/"+url.PathEscape(id)+"/logs", q, func(l manager.LogLine) error {
+	return stream(ctx, c, manager.PathInstances+"/"+url.PathEscape(string(id))+"/logs", q, func(l manager.LogLine) error {
 		if came++; came > opts.Tail {
 			return c.tooMuch("more lines of a log than it was asked for").Want("at most %d", opts.Tail)
 		}
@@ -296,10 +296,10 @@ func (c *Manager) Logs(ctx context.Context, id string, opts LogOptions, each fun
 
 // Events calls each for every event after since, of one app unless it is empty; with follow
 // until ctx ends. It ends with each's error, if it gives one.
-func (c *Manager) Events(ctx context.Context, since uint64, app string, follow bool, each func(manager.Event) error) error {
+func (c *Manager) Events(ctx context.Context, since uint64, app ident.AppRef, follow bool, each func(manager.Event) error) error {
 	q := url.Values{"since": {strconv.FormatUint(since, 10)}}
 	if app != "" {
-		q.Set("app", app)
+		q.Set("app", string(app))
 	}
 	if follow {
 		q.Set("follow", "true")
@@ -367,7 +367,7 @@ func (c *Manager) tooMuch(format string, args ...any) *problem.Error {
 
 // badReply says of an answer that can't be read whose it is, and what is wrong with it.
 func (c *Manager) badReply(b []byte, v any, err error) error {
-	return problem.BadReply("the manager at "+c.addr, b, v, err)
+	return problem.BadReply("the manager at "+string(c.addr), b, v, err)
 }
 
 // broken is the problem of an answer that ended in the middle, or was given up there.
@@ -396,7 +396,7 @@ func (c *Manager) do(ctx context.Context, asked *http.Client, q managerCall) (*h
 		payload = bytes.NewReader(b)
 	}
 
-	target := "https://" + c.addr + q.path
+	target := "https://" + string(c.addr) + q.path
 	if len(q.query) > 0 {
 		target += "?" + q.query.Encode()
 	}

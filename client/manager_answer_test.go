@@ -30,7 +30,7 @@ func answering(t *testing.T, status int, piece string, every time.Duration) *Man
 		}
 	}))
 	t.Cleanup(s.Close)
-	m := NewManager(strings.TrimPrefix(s.URL, "https://"), ManagerOptions{Remote: true, CertSHA256: ident.Sum(s.Certificate().Raw)})
+	m := NewManager(ident.Address(strings.TrimPrefix(s.URL, "https://")), ManagerOptions{Remote: true, CertSHA256: ident.Sum(s.Certificate().Raw)})
 	t.Cleanup(m.Close)
 	return m
 }
@@ -99,7 +99,7 @@ func TestLongestLine(t *testing.T) {
 		_, _ = w.Write([]byte(`{"line":"` + string(line) + "\"}\n"))
 	}))
 	defer s.Close()
-	m := NewManager(strings.TrimPrefix(s.URL, "https://"), ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
+	m := NewManager(ident.Address(strings.TrimPrefix(s.URL, "https://")), ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
 	defer m.Close()
 	got := 0
 	if err := m.Logs(t.Context(), "i", LogOptions{Tail: 1}, func(l manager.LogLine) error { got += len(l.Line); return nil }); err != nil || got != 16<<10 {

@@ -14,7 +14,7 @@ import (
 
 // tlsConfig accepts one certificate, or, where none is named, those that a public
 // authority made for the host in the address.
-func tlsConfig(addr string, opts ManagerOptions) *tls.Config {
+func tlsConfig(addr ident.Address, opts ManagerOptions) *tls.Config {
 	conf := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		// The certificate is checked below, and no session is resumed without that.
@@ -35,7 +35,7 @@ func tlsConfig(addr string, opts ManagerOptions) *tls.Config {
 		},
 	}
 
-	if host, _, err := net.SplitHostPort(addr); err == nil && net.ParseIP(host) == nil {
+	if host, _, err := net.SplitHostPort(string(addr)); err == nil && net.ParseIP(host) == nil {
 		conf.ServerName = host
 	}
 
@@ -48,8 +48,8 @@ func tlsConfig(addr string, opts ManagerOptions) *tls.Config {
 
 // vouched checks that a public authority which this machine trusts made a
 // certificate for the host of an address.
-func vouched(addr string, chain []*x509.Certificate) error {
-	host, _, err := net.SplitHostPort(addr)
+func vouched(addr ident.Address, chain []*x509.Certificate) error {
+	host, _, err := net.SplitHostPort(string(addr))
 	if err != nil {
 		return problem.New(problem.Invalid, ruleManagerAddress, "%w", err)
 	}
@@ -81,14 +81,14 @@ type Shown struct {
 //
 // Errors: unavailable with RuleAway where nobody answers; unauthenticated with RuleCertificate
 // where there is none.
-func ShownAt(ctx context.Context, addr string) (Shown, error) {
+func ShownAt(ctx context.Context, addr ident.Address) (Shown, error) {
 	conf := tlsConfig(addr, ManagerOptions{})
 	conf.VerifyConnection = nil
 	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: conf}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := d.DialContext(ctx, "tcp", string(addr))
 	if err != nil {
 		return Shown{}, problem.New(problem.Unavailable, RuleAway, "no manager answers at %s: %w", addr, err).
 			Fix("check the address (its port is 5000 unless the operator chose another) and the network between here and there")

@@ -29,7 +29,7 @@ func TestLateStream(t *testing.T) {
 		_, _ = w.Write([]byte(`{"reason":"at last"}` + "\n"))
 	}))
 	defer s.Close()
-	m := NewManager(strings.TrimPrefix(s.URL, "https://"), ManagerOptions{PID: os.Getpid(), CertSHA256: ident.Sum(s.Certificate().Raw)})
+	m := NewManager(ident.Address(strings.TrimPrefix(s.URL, "https://")), ManagerOptions{PID: os.Getpid(), CertSHA256: ident.Sum(s.Certificate().Raw)})
 	defer m.Close()
 	for _, c := range []*http.Client{m.http, m.quick} {
 		c.Transport.(*minrate.Transport).ResponseHeaderTimeout = time.Nanosecond //nolint:forcetypeassert // New made it
@@ -115,7 +115,7 @@ func TestSilentManager(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.opts.CertSHA256 = ident.Sum(s.Certificate().Raw)
-			m := NewManager(strings.TrimPrefix(s.URL, "https://"), c.opts)
+			m := NewManager(ident.Address(strings.TrimPrefix(s.URL, "https://")), c.opts)
 			defer m.Close()
 			transport, ok := m.quick.Transport.(*minrate.Transport)
 			if !ok || transport.ResponseHeaderTimeout != readTimeout {

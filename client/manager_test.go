@@ -23,7 +23,7 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	defer inside.Close()
 	s := httptest.NewTLSServer(http.RedirectHandler(inside.URL+"/secret", http.StatusFound))
 	defer s.Close()
-	m := client.NewManager(strings.TrimPrefix(s.URL, "https://"), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
+	m := client.NewManager(ident.Address(strings.TrimPrefix(s.URL, "https://")), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
 	defer m.Close()
 	if _, err := m.Apps(t.Context()); err == nil || asked {
 		t.Errorf("%v, followed: %v", err, asked)
@@ -37,7 +37,7 @@ func TestDeployCommandNamesTheApp(t *testing.T) {
 		"alice-shop": "cupel deploy alice/Shop",
 		"shop":       "cupel deploy alice/Shop --name shop",
 	} {
-		if got := manager.DeployCommand("alice/Shop", app); got != want {
+		if got := manager.DeployCommand("alice/Shop", ident.AppRef(app)); got != want {
 			t.Errorf("%s: %s, want %s", app, got, want)
 		}
 	}
@@ -65,7 +65,7 @@ func TestWordsOfTheOperator(t *testing.T) {
 	defer s.Close()
 
 	for _, source := range []problem.Source{problem.Operator, ""} {
-		m := client.NewManager(strings.TrimPrefix(s.URL, "https://"), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw), Source: source})
+		m := client.NewManager(ident.Address(strings.TrimPrefix(s.URL, "https://")), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw), Source: source})
 		defer m.Close()
 		apps, err := m.Apps(t.Context())
 		if err != nil {
@@ -105,7 +105,7 @@ func TestNoManager(t *testing.T) {
 			_, _ = w.Write([]byte(body))
 		}))
 		defer s.Close()
-		m := client.NewManager(strings.TrimPrefix(s.URL, "https://"), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
+		m := client.NewManager(ident.Address(strings.TrimPrefix(s.URL, "https://")), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
 		defer m.Close()
 		_, err := m.Info(t.Context())
 		if p := problem.From(err); p == nil || p.Rule != "manager_address" || p.Kind == problem.Internal || !strings.Contains(p.Actual, want) {
@@ -124,7 +124,7 @@ func TestNamesThatNothingHas(t *testing.T) {
 	} {
 		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(reply)) }))
 		defer s.Close()
-		c := client.NewManager(strings.TrimPrefix(s.URL, "https://"), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
+		c := client.NewManager(ident.Address(strings.TrimPrefix(s.URL, "https://")), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
 		defer c.Close()
 		var err error
 		switch path {
@@ -170,7 +170,7 @@ func TestAnswersWithoutSense(t *testing.T) {
 		}, `the field "reason" is missing`},
 	} {
 		s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(c.reply)) }))
-		m := client.NewManager(strings.TrimPrefix(s.URL, "https://"), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
+		m := client.NewManager(ident.Address(strings.TrimPrefix(s.URL, "https://")), client.ManagerOptions{CertSHA256: ident.Sum(s.Certificate().Raw)})
 		if p := problem.From(c.ask(m)); p == nil || p.Rule != "reply" || !strings.Contains(p.Actual, c.want) || p.Mend == "" {
 			t.Errorf("%s: %v, want %s", c.reply, p, c.want)
 		}

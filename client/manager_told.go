@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 )
@@ -57,7 +58,7 @@ func (c *Manager) judge(part any) error {
 }
 
 // about refuses an answer that is about another app than it was asked for.
-func (c *Manager) about(ref string, a manager.App, err error) (manager.App, error) {
+func (c *Manager) about(ref ident.AppRef, a manager.App, err error) (manager.App, error) {
 	if err == nil && !a.Is(ref) {
 		err = c.untrue("it is about app %s (id %s)", a.Name, a.ID).Want("app %s", ref).
 			Fix("don't use this manager: one of Cupel's answers what it is asked for")

@@ -85,9 +85,9 @@ func (c *CAS) Values(ctx context.Context, name ident.SessionName) (map[string]ow
 
 // Value returns one public value. Of the CAS: session_unknown, or that there is no such
 // value.
-func (c *CAS) Value(ctx context.Context, name ident.SessionName, secret string) (owners.Value, error) {
+func (c *CAS) Value(ctx context.Context, name ident.SessionName, secret ident.SecretName) (owners.Value, error) {
 	var out owners.Value
-	err := c.do(ctx, casCall{method: http.MethodGet, path: owners.PathValues + "session=" + string(name) + ",secret=" + secret, out: &out})
+	err := c.do(ctx, casCall{method: http.MethodGet, path: owners.PathValues + "session=" + string(name) + ",secret=" + string(secret), out: &out})
 	return out, err
 }
 

@@ -15,8 +15,8 @@ import (
 //
 // Errors: unavailable with cas_answer_lost where it may have been done; of the CAS:
 // access_policy, session_unknown, volume_unknown.
-func (c *CAS) ResetVolume(ctx context.Context, session ident.SessionName, volume string) (owners.VolumeReset, error) {
-	body, err := json.Marshal(owners.ResetVolume{Version: owners.Version, Session: session, Volume: volume})
+func (c *CAS) ResetVolume(ctx context.Context, session ident.SessionName, volume ident.VolumeName) (owners.VolumeReset, error) {
+	body, err := json.Marshal(owners.ResetVolume{Version: owners.Version, Session: session, Volume: string(volume)})
 	if err != nil {
 		return owners.VolumeReset{}, fmt.Errorf("marshal reset: %w", err)
 	}

@@ -3,6 +3,7 @@ package manager_test
 import (
 	"fmt"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 )
 
@@ -20,6 +21,6 @@ func ExampleParseMemory() {
 // An app that nobody gave a name is called after its session.
 func ExampleAppName() {
 	name := manager.AppName("Acme/Web_Shop")
-	fmt.Println(name, manager.ValidName(name), manager.DeployCommand("Acme/Web_Shop", name))
+	fmt.Println(name, manager.ValidName(name), manager.DeployCommand("Acme/Web_Shop", ident.AppRef(name)))
 	// Output: acme-web-shop true cupel deploy Acme/Web_Shop
 }

@@ -156,11 +156,11 @@ func ValidName(s string) bool {
 
 // DeployCommand is what the owner of an app types to deploy it as it is called:
 // without its name another app of the same session would begin.
-func DeployCommand(s ident.SessionName, app string) string {
-	if app == AppName(s) {
+func DeployCommand(s ident.SessionName, app ident.AppRef) string {
+	if string(app) == AppName(s) {
 		return "cupel deploy " + string(s)
 	}
-	return "cupel deploy " + string(s) + " --name " + app
+	return "cupel deploy " + string(s) + " --name " + string(app)
 }
 
 // AppState sums an app up in one word.
@@ -206,7 +206,7 @@ func (a App) lacks() string {
 }
 
 // Is reports whether somebody means this app by its id or name.
-func (a App) Is(ref string) bool { return a.ID == ref || a.Name == ref }
+func (a App) Is(ref ident.AppRef) bool { return a.ID == string(ref) || a.Name == string(ref) }
 
 // AppList is the reply of GET /v1/apps.
 type AppList struct {

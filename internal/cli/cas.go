@@ -216,7 +216,7 @@ func runCASAttest(ctx context.Context, g *globals, o casAttestOptions) error {
 // address is the CAS's: the one that was named, or else where the manager has its own.
 func (o casAttestOptions) address(ctx context.Context, g *globals) (string, error) {
 	if o.addr != "" {
-		return client.Address(o.addr)
+		return wholeAddress(o.addr)
 	}
 
 	at, err := g.manager(ctx)
@@ -227,7 +227,7 @@ func (o casAttestOptions) address(ctx context.Context, g *globals) (string, erro
 	if err != nil {
 		return "", err
 	}
-	return client.Address(at.CAS.Owners)
+	return wholeAddress(at.CAS.Owners)
 }
 
 func printAttestation(g *globals, host string, a *client.Attestation) error {

@@ -231,7 +231,7 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 			}
 
 			noted := home.DeployedApp{Session: d.session, At: d.g.now().UTC(), CAS: d.casAt}
-			if _, before, known := all.At(place, app.ID); known && before.Session == d.session {
+			if _, before, known := all.At(place, ident.AppRef(app.ID)); known && before.Session == d.session {
 				noted.Grants = before.Grants
 			}
 
@@ -240,13 +240,13 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 			}
 
 			names := home.Names{
-				Granted: d.granted,
-				Called:  app.Name,
-				ID:      app.ID,
+				Granted: ident.AppRef(d.granted),
+				Called:  ident.AppRef(app.Name),
+				ID:      ident.AppRef(app.ID),
 				Chosen:  d.o.name != "",
 			}
 			if !all.Note(place, names, noted) {
-				_, other, _ := all.At(place, app.Name)
+				_, other, _ := all.At(place, ident.AppRef(app.Name))
 				return fmt.Errorf("here it is the app of session %s; if that one is gone: %s", other.Session, d.g.inState("cupel deploy "+string(d.session)+" --name "+app.Name))
 			}
 			return nil
@@ -261,11 +261,11 @@ func (d *deployment) remember(ctx context.Context, app manager.App) {
 // overtaken are the names of the app under which another session's is remembered, with that
 // session, where it was removed otherwise than from here: its CAS says that its grants have
 // ended.
-func (d *deployment) overtaken(ctx context.Context, place string, app manager.App) (map[string]ident.SessionName, error) {
-	names := map[string]ident.SessionName{}
+func (d *deployment) overtaken(ctx context.Context, place home.Place, app manager.App) (map[ident.AppRef]ident.SessionName, error) {
+	names := map[ident.AppRef]ident.SessionName{}
 	all, err := d.g.deployed(d.side.dir)
 
-	for _, name := range []string{d.granted, app.Name} {
+	for _, name := range []ident.AppRef{ident.AppRef(d.granted), ident.AppRef(app.Name)} {
 		_, other, known := all.At(place, name)
 		if known && other.Session != d.session && d.side.over(ctx, other) {
 			names[name] = other.Session
@@ -279,9 +279,9 @@ func (d *deployment) overtaken(ctx context.Context, place string, app manager.Ap
 func (d *deployment) settled(ctx context.Context, app manager.App) {
 	place := d.g.place()
 	all, err := d.g.deployed(d.side.dir)
-	if _, noted, _ := all.At(place, app.ID); err == nil && len(noted.Grants) > 1 {
+	if _, noted, _ := all.At(place, ident.AppRef(app.ID)); err == nil && len(noted.Grants) > 1 {
 		err = d.g.updateDeployed(context.WithoutCancel(ctx), d.side.dir, func(all home.Deployed) error {
-			all.Settle(place, app.ID, d.grantID)
+			all.Settle(place, ident.AppRef(app.ID), d.grantID)
 			return nil
 		})
 	}

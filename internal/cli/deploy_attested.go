@@ -51,7 +51,7 @@ var mayChange = []problem.Rule{ruleInstanceNotAttested, rulePullNotAttested}
 
 // compare does once what attested repeats.
 func (d *deployment) compare(ctx context.Context, app manager.App) ([]manager.Instance, error) {
-	list, err := d.manager.Instances(ctx, app.ID)
+	list, err := d.manager.Instances(ctx, ident.AppRef(app.ID))
 	if err != nil {
 		return nil, err
 	}

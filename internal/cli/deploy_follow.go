@@ -69,7 +69,7 @@ func (d *deployment) follow(ctx context.Context, app manager.App) (manager.App, 
 		case <-time.After(50 * time.Millisecond):
 		}
 
-		next, err := d.manager.App(ctx, app.ID)
+		next, err := d.manager.App(ctx, ident.AppRef(app.ID))
 		if err != nil {
 			if problem.KindOf(err) == problem.NotFound {
 				err = problem.New(problem.Conflict, problem.RuleAppRemoved, "%s was removed during its deployment", app.Name)
@@ -109,7 +109,7 @@ var appEnds = []problem.Rule{problem.RuleAppEnded, problem.RuleExited}
 func (d *deployment) endedSince(ctx context.Context, app manager.App, checked []manager.Instance) error {
 	deadline := time.Now().Add(d.g.wait)
 	for {
-		list, err := d.manager.Instances(ctx, app.ID)
+		list, err := d.manager.Instances(ctx, ident.AppRef(app.ID))
 		if err != nil && problem.From(err).Rule == client.RuleAway && d.patient(ctx) {
 			continue
 		}

@@ -297,7 +297,7 @@ func writes(s *session.Session, service ident.ServiceName) []string {
 		return nil
 	}
 
-	image, ok := s.Image(svc.ImageName)
+	image, ok := s.Image(ident.ImageName(svc.ImageName))
 	if !ok {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
@@ -85,7 +86,7 @@ func (d *deployment) explain(ctx context.Context, app manager.App, p *problem.Er
 func (d *deployment) output(ctx context.Context, app manager.App, role string, most int) []string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	list, err := d.manager.Instances(ctx, app.ID)
+	list, err := d.manager.Instances(ctx, ident.AppRef(app.ID))
 	if err != nil {
 		return nil
 	}
@@ -97,7 +98,7 @@ func (d *deployment) output(ctx context.Context, app manager.App, role string, m
 
 		for _, previous := range []bool{false, true} {
 			var lines []string
-			_ = d.manager.Logs(ctx, i.ID, client.LogOptions{Tail: most, Previous: previous}, func(l manager.LogLine) error {
+			_ = d.manager.Logs(ctx, ident.InstanceRef(i.ID), client.LogOptions{Tail: most, Previous: previous}, func(l manager.LogLine) error {
 				lines = append(lines, d.g.shortened(l.Line))
 				return nil
 			})

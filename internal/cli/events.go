@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 )
 
@@ -67,7 +68,7 @@ func runEvents(ctx context.Context, g *globals, o eventsOptions) error {
 		return g.unsaid
 	}
 
-	err = g.whileRead(ctx, func(ctx context.Context) error { return m.Events(ctx, o.after, o.app, o.follow, show) })
+	err = g.whileRead(ctx, func(ctx context.Context) error { return m.Events(ctx, o.after, ident.AppRef(o.app), o.follow, show) })
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
@@ -78,7 +79,7 @@ func runLogs(ctx context.Context, g *globals, o logsOptions) error {
 	}
 	if !o.follow {
 		for _, id := range ids {
-			if err := m.Logs(ctx, id, opts, func(l manager.LogLine) error { return g.printLog(l, len(ids) > 1) }); err != nil {
+			if err := m.Logs(ctx, ident.InstanceRef(id), opts, func(l manager.LogLine) error { return g.printLog(l, len(ids) > 1) }); err != nil {
 				return err
 			}
 		}
@@ -134,7 +135,7 @@ func (o *logsOptions) instances(ctx context.Context, m *client.Manager) ([]strin
 	}
 
 	if !known {
-		if _, err := m.App(ctx, o.ref); err != nil { // which also says if it is somebody else's
+		if _, err := m.App(ctx, ident.AppRef(o.ref)); err != nil { // which also says if it is somebody else's
 			return nil, err
 		}
 	}
@@ -160,7 +161,7 @@ func (o *logsOptions) theApp(ctx context.Context, m *client.Manager, list []mana
 		return "", nil
 	}
 
-	app, err := m.App(ctx, o.ref)
+	app, err := m.App(ctx, ident.AppRef(o.ref))
 	return app.ID, err
 }
 

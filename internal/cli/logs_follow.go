@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
@@ -83,7 +84,7 @@ func (f *follower) start(ctx context.Context, group *errgroup.Group, id string, 
 	f.mu.Unlock()
 
 	group.Go(func() error {
-		err := f.m.Logs(ctx, id, opts, func(l manager.LogLine) error {
+		err := f.m.Logs(ctx, ident.InstanceRef(id), opts, func(l manager.LogLine) error {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			return f.g.printLog(l, len(f.known) > 1)
@@ -148,7 +149,7 @@ func (f *follower) warn(format string, args ...any) {
 // newcomers follows instances of the app that came since, with all that they wrote.
 // It says whether the app is gone.
 func (f *follower) newcomers(ctx context.Context, group *errgroup.Group, app string) (over bool) {
-	list, err := f.m.Instances(ctx, app)
+	list, err := f.m.Instances(ctx, ident.AppRef(app))
 	if err != nil {
 		// One that was removed leaves nothing to wait for; a manager that is away for
 		// a moment comes back.

@@ -52,7 +52,7 @@ func TestFollowedLogsGoOnOverUpdates(t *testing.T) {
 	f := &follower{
 		g: &globals{out: &out, err: &errs, output: "table"}, opts: client.LogOptions{Tail: -1}, role: "app",
 		every: time.Millisecond, known: map[string]bool{},
-		m: client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)}),
+		m: client.NewManager(ident.Address(server.Listener.Addr().String()), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)}),
 	}
 	if err := f.follow(t.Context(), []string{"i-1"}, "shop", false); err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestOneRefusedStream(t *testing.T) {
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()
 	follow := func(ids ...string) (out, errs bytes.Buffer, err error) {
-		m := client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
+		m := client.NewManager(ident.Address(server.Listener.Addr().String()), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
 		defer m.Close()
 		f = &follower{
 			g: &globals{out: &out, err: &errs, output: "table"}, opts: client.LogOptions{Tail: -1}, role: "app",
@@ -160,7 +160,7 @@ func TestUnreadLogs(t *testing.T) {
 			_ = read.Close()
 			var errs bytes.Buffer
 			g := &globals{out: write, err: &errs, output: output}
-			m := client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
+			m := client.NewManager(ident.Address(server.Listener.Addr().String()), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
 			f := &follower{g: g, opts: client.LogOptions{Tail: -1}, role: "app", every: time.Millisecond, known: map[string]bool{}, m: m}
 			follow := func(ctx context.Context) error { return f.follow(ctx, []string{"i-1", "i-2"}, "shop", false) }
 			if silent {
@@ -227,7 +227,7 @@ func TestNobodyIsFollowedAnyMore(t *testing.T) {
 			})
 			server := httptest.NewTLSServer(mux)
 			defer server.Close()
-			f.m = client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
+			f.m = client.NewManager(ident.Address(server.Listener.Addr().String()), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
 			defer f.m.Close()
 			ctx, end := context.WithTimeout(t.Context(), time.Minute)
 			defer end()
@@ -255,7 +255,7 @@ func TestLogsOfAnAppThatNeverRan(t *testing.T) {
 	})
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()
-	m := client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
+	m := client.NewManager(ident.Address(server.Listener.Addr().String()), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
 	defer m.Close()
 
 	o := logsOptions{ref: "shop"}
@@ -288,7 +288,7 @@ func TestLogsOfANameThatTwoKeysHave(t *testing.T) {
 	})
 	server := httptest.NewTLSServer(mux)
 	defer server.Close()
-	m := client.NewManager(server.Listener.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
+	m := client.NewManager(ident.Address(server.Listener.Addr().String()), client.ManagerOptions{CertSHA256: ident.Sum(server.Certificate().Raw)})
 	defer m.Close()
 
 	look := func(ref string) ([]string, error) {

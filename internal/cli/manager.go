@@ -39,7 +39,7 @@ func (m managerAt) remote() bool { return m.host != "" }
 func (m managerAt) dial(cert *tls.Certificate) *client.Manager {
 	opts := m.options
 	opts.Certificate = cert
-	return client.NewManager(m.Address, opts)
+	return client.NewManager(ident.Address(m.Address), opts)
 }
 
 // operatorKey is the key by which its operator claims grants: a provider's is known, and

@@ -57,7 +57,7 @@ func (o *ownerSide) dial(ctx context.Context, addr string, pin *home.Pin) (*clie
 	if pin != nil {
 		opts.Pin = &client.Pin{Identity: pin.Identity, Head: pin.Head}
 	}
-	return client.NewCAS(addr, opts)
+	return client.NewCAS(ident.Address(addr), opts)
 }
 
 // keepHead moves the kept audit head of a pinned CAS on, never back.
@@ -97,7 +97,7 @@ func (o *ownerSide) pinned(addr string) (string, home.Pin, error) {
 		return "", home.Pin{}, problem.New(problem.Unauthenticated, problem.RuleCASNotAttested, "no CAS was attested yet").Fix("run: cupel cas attest ADDRESS")
 	}
 
-	if addr, err = client.Address(addr); err != nil {
+	if addr, err = wholeAddress(addr); err != nil {
 		return "", home.Pin{}, err
 	}
 	pin, ok := pins[addr]
@@ -105,6 +105,12 @@ func (o *ownerSide) pinned(addr string) (string, home.Pin, error) {
 		return "", pin, problem.New(problem.Unauthenticated, problem.RuleCASNotAttested, "the CAS at %s was not attested yet", addr).Fix("run: cupel cas attest %s", addr)
 	}
 	return addr, pin, nil
+}
+
+// wholeAddress is a CAS's address with the port that it may leave out.
+func wholeAddress(addr string) (string, error) {
+	whole, err := client.Address(ident.Address(addr))
+	return string(whole), err
 }
 
 func lastAttested(pins home.Pins) (addr string) {

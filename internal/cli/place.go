@@ -4,22 +4,23 @@ import (
 	"context"
 	"path/filepath"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
 // place is where this command's apps are: the address of a provider, or the state folder
 // of this machine's manager, by whatever link or relative name it was given.
-func (g *globals) place() string {
+func (g *globals) place() home.Place {
 	if g.provider == "" {
 		folder, _ := atomicfile.Follow(g.givenState())
-		return folder
+		return home.Place(folder)
 	}
 
 	if addr, err := providerAddress(g.provider); err == nil {
-		return addr
+		return home.Place(addr)
 	}
-	return g.provider
+	return home.Place(g.provider)
 }
 
 // givenState is the state folder's absolute name, with the links that it was given by.
@@ -48,7 +49,7 @@ func (g *globals) updateDeployed(ctx context.Context, dir *home.Dir, change func
 // gather brings what was kept under the link that the state folder is given by to the
 // folder's own name. Of two apps that are called the same the one deployed last counts.
 func (g *globals) gather(all home.Deployed) {
-	place, link := g.place(), g.givenState()
+	place, link := g.place(), home.Place(g.givenState())
 	apps := all[link]
 	if g.provider != "" || link == place || len(apps) == 0 {
 		return
@@ -56,7 +57,7 @@ func (g *globals) gather(all home.Deployed) {
 
 	delete(all, link)
 	if all[place] == nil {
-		all[place] = map[string]home.DeployedApp{}
+		all[place] = map[ident.AppRef]home.DeployedApp{}
 	}
 
 	for name, app := range apps {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/owner/home"
 )
 
@@ -23,8 +24,8 @@ func TestPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(dir)
-	for given, want := range map[string]string{
-		state: state, link: state, "link": state, link + "/../link/": state, "none": filepath.Join(dir, "none"),
+	for given, want := range map[string]home.Place{
+		state: home.Place(state), link: home.Place(state), "link": home.Place(state), link + "/../link/": home.Place(state), "none": home.Place(filepath.Join(dir, "none")),
 	} {
 		if got := (&globals{state: given}).place(); got != want {
 			t.Errorf("%s: %s, not %s", given, got, want)
@@ -48,16 +49,16 @@ func TestGather(t *testing.T) {
 	old, late := time.Unix(1, 0), time.Unix(2, 0)
 	kept := func() home.Deployed {
 		return home.Deployed{
-			dir:        {"a": {Session: "new", At: late}, "b": {Session: "old", At: old}},
-			link:       {"a": {Session: "old", At: old}, "b": {Session: "new", At: late}, "c": {Session: "new", At: old}},
-			"host:500": {"c": {Session: "other"}},
+			home.Place(dir):  {"a": {Session: "new", At: late}, "b": {Session: "old", At: old}},
+			home.Place(link): {"a": {Session: "old", At: old}, "b": {Session: "new", At: late}, "c": {Session: "new", At: old}},
+			"host:500":       {"c": {Session: "other"}},
 		}
 	}
 
 	all := kept()
 	g := &globals{state: link}
 	g.gather(all)
-	for _, name := range []string{"a", "b", "c"} {
+	for _, name := range []ident.AppRef{"a", "b", "c"} {
 		if _, app, _ := all.At(g.place(), name); app.Session != "new" {
 			t.Errorf("%s: %+v", name, app)
 		}

@@ -47,7 +47,7 @@ func (g *globals) providerAt(ctx context.Context, text string) (managerAt, error
 		at.options.CertSHA256 = *pin.Certificate
 	}
 
-	m := client.NewManager(addr, at.options)
+	m := client.NewManager(ident.Address(addr), at.options)
 	defer m.Close()
 	info, err := m.Info(ctx)
 	if err != nil {
@@ -93,7 +93,7 @@ func certificateText(pinned *ident.Digest) string {
 
 // firstSeen looks at who answers at an address that is not known yet.
 func firstSeen(ctx context.Context, addr string) (home.Provider, error) {
-	shown, err := client.ShownAt(ctx, addr)
+	shown, err := client.ShownAt(ctx, ident.Address(addr))
 	if err != nil || shown.Public {
 		return home.Provider{}, err
 	}

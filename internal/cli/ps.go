@@ -60,7 +60,7 @@ func runPs(ctx context.Context, g *globals, o psOptions) error {
 
 	r := psReply{Apps: []manager.App{}, Instances: []manager.Instance{}}
 	if o.app != "" {
-		a, err := m.App(ctx, o.app)
+		a, err := m.App(ctx, ident.AppRef(o.app))
 		if err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func runPs(ctx context.Context, g *globals, o psOptions) error {
 		return err
 	}
 
-	list, err := m.Instances(ctx, o.app)
+	list, err := m.Instances(ctx, ident.AppRef(o.app))
 	if err != nil {
 		return err
 	}

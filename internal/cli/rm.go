@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
@@ -15,7 +16,7 @@ import (
 
 type rmOptions struct {
 	managerAs
-	app     string
+	app     ident.AppRef
 	timeout time.Duration
 }
 
@@ -45,7 +46,7 @@ the CAS is asked whether its grant has ended: one that the manager keeps is with
 
 	o.flags(c)
 	f := c.Flags()
-	f.StringVar(&o.app, "app", "", "the app to remove, by name or id")
+	f.StringVar((*string)(&o.app), "app", "", "the app to remove, by name or id")
 	_ = c.RegisterFlagCompletionFunc("app", g.complete(o.apps()))
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "how long to wait until it is gone")
 	return c
@@ -58,7 +59,9 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 	}
 	defer m.Close()
 
-	r, err := lasting(ctx, g, "cupel ps", func(ctx context.Context) (manager.RemoveInstanceReply, error) { return m.RemoveInstance(ctx, id) })
+	r, err := lasting(ctx, g, "cupel ps", func(ctx context.Context) (manager.RemoveInstanceReply, error) {
+		return m.RemoveInstance(ctx, ident.InstanceRef(id))
+	})
 	if err != nil {
 		return err
 	}
@@ -76,7 +79,7 @@ func runRmInstance(ctx context.Context, g *globals, o rmOptions, id string) erro
 		return err
 	}
 
-	lost, err := notKept(ctx, m, r.App, time.Time{})
+	lost, err := notKept(ctx, m, ident.AppRef(r.App), time.Time{})
 	if err != nil {
 		return err
 	}
@@ -107,7 +110,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 	}
 
 	err = g.awaitGone(ctx, o.timeout, a.Name, func() (bool, error) {
-		_, err := m.App(ctx, a.ID)
+		_, err := m.App(ctx, ident.AppRef(a.ID))
 		if err != nil && problem.KindOf(err) == problem.NotFound {
 			return true, nil
 		}
@@ -117,7 +120,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 		return err
 	}
 
-	lost, err := notKept(ctx, m, a.ID, began)
+	lost, err := notKept(ctx, m, ident.AppRef(a.ID), began)
 	if err != nil {
 		return err
 	}
@@ -144,7 +147,7 @@ func runRmApp(ctx context.Context, g *globals, o rmOptions) error {
 // removed, and then forgets it. False without an error: it was not deployed from here, or
 // the CAS can't tell. What the command calls it and the manager's id have to lead to the
 // same app: by one of them alone a manager could have another's grants withdrawn.
-func (g *globals) confirmGone(ctx context.Context, ref string, gone manager.App) (confirmed bool, err error) {
+func (g *globals) confirmGone(ctx context.Context, ref ident.AppRef, gone manager.App) (confirmed bool, err error) {
 	side, all, err := g.remembered(ctx)
 	if err != nil || side == nil {
 		return false, err
@@ -154,7 +157,7 @@ func (g *globals) confirmGone(ctx context.Context, ref string, gone manager.App)
 	if !known {
 		return false, nil
 	}
-	if !all.Same(g.place(), ref, gone.ID) {
+	if !all.Same(g.place(), ref, ident.AppRef(gone.ID)) {
 		g.warnf("What was deployed from here as %s is another app, by its id: whether that one is gone is not confirmed; see 'cupel session grants %s'.", ref, app.Session)
 		return false, nil
 	}
@@ -177,7 +180,7 @@ func (g *globals) confirmGone(ctx context.Context, ref string, gone manager.App)
 
 // alreadyGone is what there is to say of an app that the manager doesn't know. One that was
 // deployed from here is forgotten, unless it could run all the same by the word of its CAS.
-func (g *globals) alreadyGone(ctx context.Context, ref string, unknown error) error {
+func (g *globals) alreadyGone(ctx context.Context, ref ident.AppRef, unknown error) error {
 	side, all, err := g.remembered(ctx)
 	if err != nil {
 		return err
@@ -193,7 +196,7 @@ func (g *globals) alreadyGone(ctx context.Context, ref string, unknown error) er
 	case err != nil && ctx.Err() != nil:
 		return err
 	case err != nil:
-		return unconfirmed(ref, app, err)
+		return unconfirmed(string(ref), app, err)
 	case len(left) > 0:
 		return problem.New(problem.Unavailable, ruleRmUnconfirmed, "the manager says that there is no app %s, and grant %s, under which it was deployed from here, has not ended", ref, left[0].ID.Short()).
 			Want("no grant by which it could run").
@@ -221,7 +224,7 @@ func (g *globals) remembered(ctx context.Context) (*ownerSide, home.Deployed, er
 
 // forget forgets under which session an app that is gone was deployed from here: another
 // may have its name from now on.
-func (g *globals) forget(ctx context.Context, side *ownerSide, ref string) {
+func (g *globals) forget(ctx context.Context, side *ownerSide, ref ident.AppRef) {
 	err := g.updateDeployed(context.WithoutCancel(ctx), side.dir, func(all home.Deployed) error {
 		all.Forget(g.place(), ref)
 		return nil
@@ -233,7 +236,7 @@ func (g *globals) forget(ctx context.Context, side *ownerSide, ref string) {
 }
 
 // notKept are the events of instances that ended without keeping what they wrote.
-func notKept(ctx context.Context, m *client.Manager, app string, since time.Time) ([]manager.Event, error) {
+func notKept(ctx context.Context, m *client.Manager, app ident.AppRef, since time.Time) ([]manager.Event, error) {
 	var out []manager.Event
 	err := m.Events(ctx, 0, app, false, func(e manager.Event) error {
 		if e.Reason == manager.ReasonNotCommitted && !e.Time.Before(since) {

@@ -224,7 +224,7 @@ func (m *scriptManager) deploy(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		claimed, err := m.holder.Claim(ctx, m.cas.env.Instances, code)
+		claimed, err := m.holder.Claim(ctx, ident.Address(m.cas.env.Instances), code)
 		if err != nil {
 			return err
 		}
@@ -277,7 +277,7 @@ func (m *scriptManager) ended(ctx context.Context) error {
 	if m.keeps || over.IsZero() {
 		return nil
 	}
-	return m.holder.GiveBack(ctx, m.cas.env.Instances, m.cas.env.Identity, over)
+	return m.holder.GiveBack(ctx, ident.Address(m.cas.env.Instances), m.cas.env.Identity, over)
 }
 
 func (m *scriptManager) serve(ts *testscript.TestScript, cas *scriptCAS) {

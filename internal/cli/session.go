@@ -300,14 +300,14 @@ func runSessionCreate(ctx context.Context, g *globals, o sessionOptions) error {
 		return err
 	}
 
-	if err := side.noteCreated(ctx, c.Address(), values.session, want, in); err != nil {
+	if err := side.noteCreated(ctx, string(c.Address()), values.session, want, in); err != nil {
 		return err
 	}
 
 	reply := createReply{
 		Session:      values.session,
 		Hash:         want,
-		CAS:          c.Address(),
+		CAS:          string(c.Address()),
 		Measurements: reviewed.Measurements,
 		Kept:         kept,
 		Warnings:     warnings,

@@ -190,7 +190,7 @@ func (o *ownerSide) verifySession(ctx context.Context, name ident.SessionName, c
 	return &verifyReply{
 		Session:   name,
 		Hash:      own,
-		CAS:       c.Address(),
+		CAS:       string(c.Address()),
 		CreatedAt: record.At,
 		AuditHead: pin.Head.Seq,
 	}, nil
@@ -222,7 +222,7 @@ func runSessionValues(ctx context.Context, g *globals, cas string, args []string
 	defer c.Close()
 
 	if len(args) == 2 {
-		v, err := c.Value(ctx, name, args[1])
+		v, err := c.Value(ctx, name, ident.SecretName(args[1]))
 		if err != nil {
 			return err
 		}

@@ -296,7 +296,7 @@ func (o *ownerSide) claimOwn(ctx context.Context, c *client.CAS, addr string, ma
 	}
 
 	holder := &client.Holder{Certificate: o.id.Certificate, Now: o.g.now}
-	claimed, err := holder.Claim(ctx, addr, code)
+	claimed, err := holder.Claim(ctx, ident.Address(addr), code)
 	if err != nil {
 		o.g.withdraw(ctx, c, made.Grant)
 		return submitReply{}, err

@@ -70,7 +70,7 @@ func (o *ownerSide) inputs(i *inputFlags) (template.Inputs, error) {
 		if err != nil {
 			return in, simulationUnpinned(err)
 		}
-		if in.Simulation, err = pin.Simulation(addr); err != nil {
+		if in.Simulation, err = pin.Simulation(ident.Address(addr)); err != nil {
 			return in, err
 		}
 	}

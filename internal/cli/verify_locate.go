@@ -48,8 +48,8 @@ func (o *ownerSide) ownWord(opts *verifyOptions) (knownApp, error) {
 		return knownApp{}, err
 	}
 
-	if name, app, ok := deployed.At(o.g.place(), opts.app); ok {
-		return knownApp{session: app.Session, name: name, by: byRecord}, nil
+	if name, app, ok := deployed.At(o.g.place(), ident.AppRef(opts.app)); ok {
+		return knownApp{session: app.Session, name: string(name), by: byRecord}, nil
 	}
 
 	name, unnamed := parseSessionArg(opts.app)
@@ -57,8 +57,8 @@ func (o *ownerSide) ownWord(opts *verifyOptions) (knownApp, error) {
 		if called, granted, one := deployed.Only(o.g.place(), name); one {
 			return knownApp{
 				session: name,
-				name:    granted,
-				called:  called,
+				name:    string(granted),
+				called:  string(called),
 				by:      byRecord,
 			}, nil
 		}
@@ -115,7 +115,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 	m := at.dial(&o.id.Certificate)
 	defer m.Close()
 
-	app, err := m.App(ctx, called)
+	app, err := m.App(ctx, ident.AppRef(called))
 	if enough && (err != nil || app.Session != known.session) {
 		return known.session, nil // it may run elsewhere
 	}
@@ -136,7 +136,7 @@ func (o *ownerSide) locateApp(ctx context.Context, opts *verifyOptions) (ident.S
 
 	if opts.address == "" && app.Port == 0 {
 		return "", problem.New(problem.Unavailable, ruleAppUnreachable, "app %s never served: it has no port yet", app.Name).
-			Fix("see 'cupel ps %s', and deploy it again: %s", app.Name, manager.DeployCommand(app.Session, app.Name))
+			Fix("see 'cupel ps %s', and deploy it again: %s", app.Name, manager.DeployCommand(app.Session, ident.AppRef(app.Name)))
 	}
 	if opts.address == "" {
 		opts.address = at.appAddress(app.Port)

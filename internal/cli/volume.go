@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 )
@@ -73,7 +74,9 @@ func runVolumeReset(ctx context.Context, g *globals, o volumeResetOptions) error
 	}
 	defer c.Close()
 
-	reset, err := lasting(ctx, g, "cupel audit verify --show", func(ctx context.Context) (owners.VolumeReset, error) { return c.ResetVolume(ctx, name, o.volume) })
+	reset, err := lasting(ctx, g, "cupel audit verify --show", func(ctx context.Context) (owners.VolumeReset, error) {
+		return c.ResetVolume(ctx, name, ident.VolumeName(o.volume))
+	})
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func run(ctx context.Context, s settings) error {
 		return err
 	}
 
-	cas, err := client.NewCAS(s.cas, client.CASOptions{
+	cas, err := client.NewCAS(ident.Address(s.cas), client.CASOptions{
 		Certificate: &own,
 		Patience:    10 * time.Second,
 		Save:        func(p client.Pin) error { fmt.Printf("remember entry %d\n", p.Head.Seq); return nil },
@@ -181,7 +181,7 @@ func ask(ctx context.Context, s settings, own tls.Certificate) error {
 	if err != nil {
 		return err
 	}
-	m := client.NewManager(s.manager, client.ManagerOptions{
+	m := client.NewManager(ident.Address(s.manager), client.ManagerOptions{
 		CertSHA256:  shown,
 		Remote:      true,
 		Source:      problem.Operator,

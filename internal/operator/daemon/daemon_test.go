@@ -378,7 +378,7 @@ func TestUpAndDown(t *testing.T) {
 	if err := Up(t.Context(), o, slog.New(slog.DiscardHandler), nil); !errors.As(err, &held) || held.pid != os.Getpid() {
 		t.Errorf("a second Up: %v", err)
 	}
-	c := client.NewManager(e.Address, client.ManagerOptions{CertSHA256: e.CertSHA256})
+	c := client.NewManager(ident.Address(e.Address), client.ManagerOptions{CertSHA256: e.CertSHA256})
 	if info, err := c.Info(t.Context()); err != nil || len(info.Parts) < 5 {
 		t.Errorf("Info: %+v, %v", info, err)
 	}

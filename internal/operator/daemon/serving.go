@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
@@ -126,7 +127,7 @@ type Serving struct {
 func needOwner(apps []managerapi.App) []string {
 	var out []string
 	for _, a := range apps {
-		out = append(out, a.Name+": its owner has to deploy it once: "+managerapi.DeployCommand(a.Session, a.Name))
+		out = append(out, a.Name+": its owner has to deploy it once: "+managerapi.DeployCommand(a.Session, ident.AppRef(a.Name)))
 	}
 	return out
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
 )
@@ -47,7 +48,7 @@ func TestStoppedCupeld(t *testing.T) {
 	}()
 
 	// The same for who talks to its manager.
-	client := client.NewManager(e.Address, client.ManagerOptions{CertSHA256: e.CertSHA256, PID: e.PID})
+	client := client.NewManager(ident.Address(e.Address), client.ManagerOptions{CertSHA256: e.CertSHA256, PID: e.PID})
 	defer client.Close()
 	_, err = client.Info(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "it is stopped (SIGSTOP, or a debugger)") || !strings.Contains(err.Error(), fmt.Sprintf("kill -9 %d, then cupel up", e.PID)) {

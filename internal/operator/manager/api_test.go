@@ -124,7 +124,7 @@ func serveOn(t *testing.T, around func(*backendtest.Fake) manager.Backend) serve
 	}
 	bal := &balancer{taken: map[uint16]bool{}}
 	m, err := manager.New(t.Context(), manager.Config{
-		Store: db, Backend: backend, Balancer: bal, Catalog: catalog{}, Grants: cas.Holder(opHash), CAS: managerapi.CASRef{Instances: cas.Addr, Identity: theCAS},
+		Store: db, Backend: backend, Balancer: bal, Catalog: catalog{}, Grants: cas.Holder(opHash), CAS: managerapi.CASRef{Instances: string(cas.Addr), Identity: theCAS},
 		PortFree: bal.free, FirstPort: 8082, Operator: opHash, Simulated: true, Now: time.Now,
 	})
 	if err != nil {
@@ -166,9 +166,9 @@ func serveOn(t *testing.T, around func(*backendtest.Fake) manager.Backend) serve
 	digest := ident.Sum(srv.Certificate().Raw)
 	return served{
 		addr: addr, fake: fake, cas: cas, ownerKey: ownerHash,
-		owner:    client.NewManager(addr, client.ManagerOptions{CertSHA256: digest, Certificate: &ownerCert}),
-		operator: client.NewManager(addr, client.ManagerOptions{CertSHA256: digest, Certificate: &opCert}),
-		stranger: client.NewManager(addr, client.ManagerOptions{CertSHA256: digest}),
+		owner:    client.NewManager(ident.Address(addr), client.ManagerOptions{CertSHA256: digest, Certificate: &ownerCert}),
+		operator: client.NewManager(ident.Address(addr), client.ManagerOptions{CertSHA256: digest, Certificate: &opCert}),
+		stranger: client.NewManager(ident.Address(addr), client.ManagerOptions{CertSHA256: digest}),
 	}
 }
 
@@ -185,7 +185,7 @@ func (s *served) request() managerapi.DeployRequest {
 func await(t *testing.T, c *client.Manager, ref string) managerapi.App {
 	t.Helper()
 	for range 1000 {
-		a, err := c.App(t.Context(), ref)
+		a, err := c.App(t.Context(), ident.AppRef(ref))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +225,7 @@ func TestAPI(t *testing.T) {
 	if a.State != managerapi.AppReady {
 		t.Fatalf("%+v", a)
 	}
-	list, err := s.owner.Instances(ctx, a.Name)
+	list, err := s.owner.Instances(ctx, ident.AppRef(a.Name))
 	if err != nil || len(list) != 4 {
 		t.Fatalf("Instances: %+v, %v", list, err)
 	}
@@ -236,17 +236,17 @@ func TestAPI(t *testing.T) {
 		}
 	}
 	lines := 0
-	if err := s.owner.Logs(ctx, last.ID, client.LogOptions{Tail: -1}, func(l managerapi.LogLine) error { lines++; return nil }); err != nil || lines == 0 {
+	if err := s.owner.Logs(ctx, ident.InstanceRef(last.ID), client.LogOptions{Tail: -1}, func(l managerapi.LogLine) error { lines++; return nil }); err != nil || lines == 0 {
 		t.Errorf("Logs: %d lines, %v", lines, err)
 	}
-	if r, err := s.owner.RemoveInstance(ctx, last.ID); err != nil || r.Instances != 2 {
+	if r, err := s.owner.RemoveInstance(ctx, ident.InstanceRef(last.ID)); err != nil || r.Instances != 2 {
 		t.Errorf("RemoveInstance: %+v, %v", r, err)
 	}
 	events := 0
-	if err := s.owner.Events(ctx, 0, a.ID, false, func(managerapi.Event) error { events++; return nil }); err != nil || events == 0 {
+	if err := s.owner.Events(ctx, 0, ident.AppRef(a.ID), false, func(managerapi.Event) error { events++; return nil }); err != nil || events == 0 {
 		t.Errorf("Events: %d, %v", events, err)
 	}
-	if a, err := s.operator.RemoveApp(ctx, a.ID); err != nil || a.State != managerapi.AppRemoving {
+	if a, err := s.operator.RemoveApp(ctx, ident.AppRef(a.ID)); err != nil || a.State != managerapi.AppRemoving {
 		t.Errorf("RemoveApp: %+v, %v", a, err)
 	}
 }
@@ -362,7 +362,7 @@ func TestServe(t *testing.T) {
 	if _, err := tls.Dial("tcp", ln.Addr().String(), &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}); err == nil { //nolint:gosec // so a refusal is ours
 		t.Errorf("TLS 1.2 was accepted")
 	}
-	other := client.NewManager(ln.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum([]byte("another"))})
+	other := client.NewManager(ident.Address(ln.Addr().String()), client.ManagerOptions{CertSHA256: ident.Sum([]byte("another"))})
 	if _, err := other.Info(t.Context()); problem.From(err).Rule != "manager_certificate" {
 		t.Errorf("another certificate: %v", err)
 	}

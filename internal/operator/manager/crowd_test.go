@@ -51,7 +51,7 @@ func TestStrangersConnections(t *testing.T) {
 		}
 	}
 
-	c := client.NewManager(ln.Addr().String(), client.ManagerOptions{CertSHA256: ident.Sum(cert.Certificate[0])})
+	c := client.NewManager(ident.Address(ln.Addr().String()), client.ManagerOptions{CertSHA256: ident.Sum(cert.Certificate[0])})
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) { // whoever came just now is not closed yet
 		info, err := c.Info(t.Context())
 		if err == nil && info.Release == "test" {

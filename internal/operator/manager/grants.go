@@ -23,13 +23,13 @@ type Grants interface {
 	// Claim turns a grant's code into its token; addr is where the code's CAS
 	// listens for instances. The same caller may claim again and gets the same;
 	// another gets a Conflict, rule grant_claimed.
-	Claim(ctx context.Context, addr string, code owners.GrantCode) (owners.ClaimReply, error)
+	Claim(ctx context.Context, addr ident.Address, code owners.GrantCode) (owners.ClaimReply, error)
 	// Gone tells that an instance is no more. It is no error if that is known.
-	Gone(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken, instance ident.InstanceID) error
+	Gone(ctx context.Context, addr ident.Address, cas ident.KeyHash, token owners.GrantToken, instance ident.InstanceID) error
 	// GiveBack ends a grant. It is no error if it has ended.
-	GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken) error
+	GiveBack(ctx context.Context, addr ident.Address, cas ident.KeyHash, token owners.GrantToken) error
 	// Reach answers nil if that CAS answers there.
-	Reach(ctx context.Context, addr string, cas ident.KeyHash) error
+	Reach(ctx context.Context, addr ident.Address, cas ident.KeyHash) error
 }
 
 // Grant is the right to run a session's services, as the manager holds it. The
@@ -143,11 +143,11 @@ func checkOneWriter(rev *Revision) error {
 }
 
 // casAddr is where a CAS listens for instances; empty is the manager's own.
-func (m *Manager) casAddr(cas ident.KeyHash, addr string) string {
+func (m *Manager) casAddr(cas ident.KeyHash, addr string) ident.Address {
 	if addr == "" && cas == m.cfg.CAS.Identity {
-		return m.cfg.CAS.Instances
+		return ident.Address(m.cfg.CAS.Instances)
 	}
-	return addr
+	return ident.Address(addr)
 }
 
 // held is the revision's grant with where it is; nil without one.
@@ -313,7 +313,7 @@ func (p *planner) askOwner(a *App, why string) {
 		return
 	}
 	p.editApp(a).OwnerAsked = true
-	p.warn(a, nil, "owner_needed", "%s; its owner has to deploy it once: %s", why, managerapi.DeployCommand(a.Session, a.Name))
+	p.warn(a, nil, "owner_needed", "%s; its owner has to deploy it once: %s", why, managerapi.DeployCommand(a.Session, ident.AppRef(a.Name)))
 }
 
 // NeedOwner lists the apps that go on as they are and whose next start the CAS
@@ -350,5 +350,5 @@ func (m *Manager) ownersProblem(a *App) *problem.Error {
 	if why == nil {
 		return nil
 	}
-	return why.Fix("its owner has to deploy it once: %s", managerapi.DeployCommand(a.Session, a.Name))
+	return why.Fix("its owner has to deploy it once: %s", managerapi.DeployCommand(a.Session, ident.AppRef(a.Name)))
 }

@@ -104,7 +104,7 @@ func TestAnotherCASSpeaksForNobody(t *testing.T) {
 		evil := grantstest.NewFake("evil:1", ident.KeyHash{0xe0})
 		w.cas.Know(evil)
 		req := request()
-		req.CAS = &managerapi.CASRef{Instances: evil.Addr, Identity: evil.Identity}
+		req.CAS = &managerapi.CASRef{Instances: string(evil.Addr), Identity: evil.Identity}
 		req.Code = evil.Make(terms(request())).String() // it says that alice made it
 		if p := w.refusedDeploy(mallory, req); p.Rule != "not_maker" || p.Kind != problem.Denied {
 			t.Errorf("%v", p)
@@ -538,10 +538,10 @@ func TestSessionThatAsksForNoGrant(t *testing.T) {
 // client.Holder lets it.
 type hanging struct {
 	manager.Grants
-	addr string
+	addr ident.Address
 }
 
-func (h hanging) GiveBack(ctx context.Context, addr string, cas ident.KeyHash, token owners.GrantToken) error {
+func (h hanging) GiveBack(ctx context.Context, addr ident.Address, cas ident.KeyHash, token owners.GrantToken) error {
 	if addr != h.addr {
 		return h.Grants.GiveBack(ctx, addr, cas, token)
 	}
@@ -565,7 +565,7 @@ func TestAHangingCASHoldsUpNobody(t *testing.T) {
 		for range 100 { // each replaces the one before, whose grant is given back
 			req := request()
 			req.Session, req.Port = "mallory/own", 0
-			req.CAS = &managerapi.CASRef{Instances: evil.Addr, Identity: evil.Identity}
+			req.CAS = &managerapi.CASRef{Instances: string(evil.Addr), Identity: evil.Identity}
 			hers := terms(req)
 			hers.Maker = mallory
 			code := evil.Make(hers)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
@@ -144,7 +145,7 @@ func (p *planner) leaveStopped(a *App, r *Replica) {
 	}
 
 	p.editReplica(r).Problem = problem.New(problem.Denied, problem.RuleGrantMissing, "revision %d was deployed before there were grants: it is not started again", r.Revision).
-		Fix("its owner has to deploy it once: %s", managerapi.DeployCommand(a.Session, a.Name))
+		Fix("its owner has to deploy it once: %s", managerapi.DeployCommand(a.Session, ident.AppRef(a.Name)))
 }
 
 // keepRunning starts what isn't there and judges what ended.

@@ -97,7 +97,7 @@ func TestVolumes(t *testing.T) {
 		t.Error(err)
 	}
 
-	if _, err := s.operator.RemoveApp(ctx, app.ID); err != nil {
+	if _, err := s.operator.RemoveApp(ctx, ident.AppRef(app.ID)); err != nil {
 		t.Fatal(err)
 	}
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {

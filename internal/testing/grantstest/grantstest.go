@@ -26,7 +26,7 @@ const (
 
 // CAS is a CAS with holders of grants around it.
 type CAS struct {
-	Addr     string
+	Addr     ident.Address
 	Identity ident.KeyHash
 	// Make makes a grant of two instances of client-app and one run of pull_repo,
 	// for a session that has both.
@@ -137,7 +137,7 @@ func refused(t *testing.T, err error, kind problem.Kind, rule problem.Rule) {
 
 // Fake is a CAS in memory. Safe for concurrent use.
 type Fake struct {
-	Addr     string
+	Addr     ident.Address
 	Identity ident.KeyHash
 
 	mu     sync.Mutex
@@ -156,7 +156,7 @@ type fakeGrant struct {
 }
 
 // NewFake returns a CAS without grants.
-func NewFake(addr string, identity ident.KeyHash) *Fake {
+func NewFake(addr ident.Address, identity ident.KeyHash) *Fake {
 	return &Fake{Addr: addr, Identity: identity, grants: map[owners.GrantID]*fakeGrant{}}
 }
 
@@ -227,7 +227,7 @@ func (f *Fake) Know(other *Fake) {
 }
 
 // at is the Fake that listens at addr, else f.
-func (f *Fake) at(addr string) *Fake {
+func (f *Fake) at(addr ident.Address) *Fake {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, o := range f.others {
@@ -247,7 +247,7 @@ type fakeHolder struct {
 }
 
 // reach refuses who doesn't reach this CAS. Callers hold mu.
-func (f *Fake) reach(addr string, cas ident.KeyHash) error {
+func (f *Fake) reach(addr ident.Address, cas ident.KeyHash) error {
 	f.asked++
 	if f.down || addr != f.Addr {
 		return problem.New(problem.Unavailable, problem.RuleCASUnreachable, "the CAS at %s does not answer", addr)
@@ -258,7 +258,7 @@ func (f *Fake) reach(addr string, cas ident.KeyHash) error {
 	return nil
 }
 
-func (h fakeHolder) Claim(_ context.Context, addr string, code owners.GrantCode) (owners.ClaimReply, error) {
+func (h fakeHolder) Claim(_ context.Context, addr ident.Address, code owners.GrantCode) (owners.ClaimReply, error) {
 	h.f = h.f.at(addr)
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
@@ -280,7 +280,7 @@ func (h fakeHolder) Claim(_ context.Context, addr string, code owners.GrantCode)
 	return g.reply, nil
 }
 
-func (h fakeHolder) Gone(_ context.Context, addr string, cas ident.KeyHash, token owners.GrantToken, instance ident.InstanceID) error {
+func (h fakeHolder) Gone(_ context.Context, addr ident.Address, cas ident.KeyHash, token owners.GrantToken, instance ident.InstanceID) error {
 	h.f = h.f.at(addr)
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
@@ -296,7 +296,7 @@ func (h fakeHolder) Gone(_ context.Context, addr string, cas ident.KeyHash, toke
 	return nil
 }
 
-func (h fakeHolder) GiveBack(_ context.Context, addr string, cas ident.KeyHash, token owners.GrantToken) error {
+func (h fakeHolder) GiveBack(_ context.Context, addr ident.Address, cas ident.KeyHash, token owners.GrantToken) error {
 	h.f = h.f.at(addr)
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()
@@ -313,7 +313,7 @@ func (h fakeHolder) GiveBack(_ context.Context, addr string, cas ident.KeyHash, 
 	return nil
 }
 
-func (h fakeHolder) Reach(_ context.Context, addr string, cas ident.KeyHash) error {
+func (h fakeHolder) Reach(_ context.Context, addr ident.Address, cas ident.KeyHash) error {
 	h.f = h.f.at(addr)
 	h.f.mu.Lock()
 	defer h.f.mu.Unlock()

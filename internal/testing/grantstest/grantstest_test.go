@@ -51,7 +51,7 @@ func TestHolder(t *testing.T) {
 		holders[i] = &client.Holder{Certificate: key.Cert}
 	}
 	grantstest.Run(t, grantstest.CAS{
-		Addr:     env.Instances,
+		Addr:     ident.Address(env.Instances),
 		Identity: env.Identity,
 		Make: func(t *testing.T) owners.GrantCode {
 			t.Helper()

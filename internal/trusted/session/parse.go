@@ -177,7 +177,7 @@ func (r *reader) mount(n *yaml.Node) VolumeMount {
 			string(RollbackProtected), string(Ephemeral))),
 	}
 
-	if _, ok := r.session.Volume(m.Name); !ok {
+	if _, ok := r.session.Volume(ident.VolumeName(m.Name)); !ok {
 		r.refuse(f.at("name"), ruleReference, "name is that of no volume: %s", shown(m.Name, r.volumeNames())).Fix("define it under `volumes:`")
 	}
 
@@ -332,18 +332,18 @@ func (s *Session) Service(name ident.ServiceName) (*Service, bool) {
 
 // Image returns the image of that name. A service may name one that is not
 // there: it has neither volumes nor files.
-func (s *Session) Image(name string) (*Image, bool) {
-	return find(s.Images, func(v *Image) bool { return v.Name == name })
+func (s *Session) Image(name ident.ImageName) (*Image, bool) {
+	return find(s.Images, func(v *Image) bool { return v.Name == string(name) })
 }
 
 // Secret returns the secret of that name.
-func (s *Session) Secret(name string) (*Secret, bool) {
-	return find(s.Secrets, func(v *Secret) bool { return v.Name == name })
+func (s *Session) Secret(name ident.SecretName) (*Secret, bool) {
+	return find(s.Secrets, func(v *Secret) bool { return v.Name == string(name) })
 }
 
 // Volume returns the volume of that name.
-func (s *Session) Volume(name string) (*Volume, bool) {
-	return find(s.Volumes, func(v *Volume) bool { return v.Name == name })
+func (s *Session) Volume(name ident.VolumeName) (*Volume, bool) {
+	return find(s.Volumes, func(v *Volume) bool { return v.Name == string(name) })
 }
 
 // WithPredecessor returns the session as the successor of another version.

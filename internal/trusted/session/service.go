@@ -27,7 +27,7 @@ func (r *reader) services(f fields) {
 		}
 
 		svc.ImageName = r.text(s, "image_name")
-		if _, ok := r.session.Image(svc.ImageName); !ok && svc.ImageName != "" {
+		if _, ok := r.session.Image(ident.ImageName(svc.ImageName)); !ok && svc.ImageName != "" {
 			r.warn(s.at("image_name"), "image_name matches no image: the service gets neither volumes nor files")
 		}
 

@@ -19,10 +19,10 @@ type DeployedApp struct {
 	Session ident.SessionName `json:"session"`
 	// Granted is what the app's grants call it, where it is not kept under that name:
 	// two sessions' names may make the same.
-	Granted string `json:"granted,omitempty"`
+	Granted ident.AppRef `json:"granted,omitempty"`
 	// Also is what the manager calls the app besides: its word, which counts only where
 	// no other app here is called so.
-	Also []string `json:"also,omitempty"`
+	Also []ident.AppRef `json:"also,omitempty"`
 	// CAS is where its session is, and Grants are those by which the manager could run it:
 	// of its newest deployment, and of those before that didn't end well since one did.
 	CAS    string           `json:"cas,omitempty"`
@@ -31,27 +31,30 @@ type DeployedApp struct {
 }
 
 // Is reports whether that is the app's id at the manager, or what that calls it besides.
-func (a DeployedApp) Is(called string) bool { return slices.Contains(a.Also, called) }
+func (a DeployedApp) Is(called ident.AppRef) bool { return slices.Contains(a.Also, called) }
 
 // Called is what the manager calls an app that is kept under a name.
-func (a DeployedApp) Called(name string) string {
+func (a DeployedApp) Called(name ident.AppRef) ident.AppRef {
 	if len(a.Also) > 1 { // its name there, and its id
 		return a.Also[0]
 	}
 	return name
 }
 
-// Deployed are the apps, by the place where they were deployed (the address of a
-// provider, or the state folder of a manager on this machine) and by what their grants
+// Place is where an app was deployed: the address of a provider, or the state folder of a
+// manager on this machine.
+type Place string
+
+// Deployed are the apps, by the place where they were deployed and by what their grants
 // call them. One whose name another session's app has already is kept by the manager's
 // name for it.
-type Deployed map[string]map[string]DeployedApp
+type Deployed map[Place]map[ident.AppRef]DeployedApp
 
 // Names are what an app is called where it was deployed.
 type Names struct {
-	Granted string // by its grants
-	Called  string // by the manager
-	ID      string // its id at the manager
+	Granted ident.AppRef // by its grants
+	Called  ident.AppRef // by the manager
+	ID      ident.AppRef // its id at the manager
 	// Chosen says that its owner gave it the name Granted, and means this app by it from
 	// now on.
 	Chosen bool
@@ -59,7 +62,7 @@ type Names struct {
 
 // Note remembers a deployment. An app stays under the name that it had. Note returns false
 // where both of its names are another session's app here: nothing is changed then.
-func (d Deployed) Note(place string, as Names, app DeployedApp) bool {
+func (d Deployed) Note(place Place, as Names, app DeployedApp) bool {
 	name := as.Granted
 	before := d.name(place, as.ID)
 	known := before != "" && d[place][before].Session == app.Session
@@ -74,7 +77,7 @@ func (d Deployed) Note(place string, as Names, app DeployedApp) bool {
 	}
 
 	if d[place] == nil {
-		d[place] = map[string]DeployedApp{}
+		d[place] = map[ident.AppRef]DeployedApp{}
 	}
 	if known {
 		delete(d[place], before)
@@ -83,7 +86,7 @@ func (d Deployed) Note(place string, as Names, app DeployedApp) bool {
 	if name != as.Granted {
 		app.Granted = as.Granted
 	}
-	for _, also := range []string{as.Called, as.ID} {
+	for _, also := range []ident.AppRef{as.Called, as.ID} {
 		if also != "" && also != name && d.name(place, also) == "" {
 			app.Also = append(app.Also, also)
 		}
@@ -93,20 +96,20 @@ func (d Deployed) Note(place string, as Names, app DeployedApp) bool {
 }
 
 // free says that no other session's app has the name.
-func (d Deployed) free(place, name string, session ident.SessionName) bool {
+func (d Deployed) free(place Place, name ident.AppRef, session ident.SessionName) bool {
 	_, app, known := d.At(place, name)
 	return !known || app.Session == session
 }
 
 // Same reports whether all of these lead to one app of a place, of which something is known.
-func (d Deployed) Same(place string, called ...string) bool {
+func (d Deployed) Same(place Place, called ...ident.AppRef) bool {
 	name := d.name(place, called[0])
-	return name != "" && !slices.ContainsFunc(called, func(c string) bool { return d.name(place, c) != name })
+	return name != "" && !slices.ContainsFunc(called, func(c ident.AppRef) bool { return d.name(place, c) != name })
 }
 
 // At returns an app of a place by the name under which it is kept, or else by what the
 // manager calls it besides, and what its grants call it.
-func (d Deployed) At(place, called string) (granted string, app DeployedApp, known bool) {
+func (d Deployed) At(place Place, called ident.AppRef) (granted ident.AppRef, app DeployedApp, known bool) {
 	name := d.name(place, called)
 	app, known = d[place][name]
 	return cmp.Or(app.Granted, name), app, known
@@ -114,7 +117,7 @@ func (d Deployed) At(place, called string) (granted string, app DeployedApp, kno
 
 // Only returns the one app of a place that runs a session: what the manager calls it, and
 // what its grants do; false where there is none, or more.
-func (d Deployed) Only(place string, session ident.SessionName) (called, granted string, one bool) {
+func (d Deployed) Only(place Place, session ident.SessionName) (called, granted ident.AppRef, one bool) {
 	found := 0
 	for name, app := range d[place] {
 		if app.Session == session {
@@ -128,7 +131,7 @@ func (d Deployed) Only(place string, session ident.SessionName) (called, granted
 }
 
 // Settle keeps that of an app's grants that one alone is left; the zero one is none.
-func (d Deployed) Settle(place, called string, grant owners.GrantID) {
+func (d Deployed) Settle(place Place, called ident.AppRef, grant owners.GrantID) {
 	name := d.name(place, called)
 	app, known := d[place][name]
 	if !known || !slices.Contains(app.Grants, grant) {
@@ -140,10 +143,10 @@ func (d Deployed) Settle(place, called string, grant owners.GrantID) {
 }
 
 // Forget forgets an app of a place, if it is known there.
-func (d Deployed) Forget(place, called string) { delete(d[place], d.name(place, called)) }
+func (d Deployed) Forget(place Place, called ident.AppRef) { delete(d[place], d.name(place, called)) }
 
 // name is under which one an app is kept; empty: under none.
-func (d Deployed) name(place, called string) string {
+func (d Deployed) name(place Place, called ident.AppRef) ident.AppRef {
 	if _, known := d[place][called]; known {
 		return called
 	}

@@ -13,14 +13,14 @@ import (
 // is ever taken for the other, unless its owner gives it the name.
 func TestDeployed(t *testing.T) {
 	all := home.Deployed{}
-	at := func(called, granted string, session ident.SessionName) {
+	at := func(called, granted ident.AppRef, session ident.SessionName) {
 		t.Helper()
 		got, app, known := all.At("here", called)
 		if got != granted || app.Session != session || known != (session != "") {
 			t.Errorf("%s is %q of session %q (%v): want %q of %q", called, got, app.Session, known, granted, session)
 		}
 	}
-	note := func(session ident.SessionName, granted string, chosen bool, called, id string) bool {
+	note := func(session ident.SessionName, granted ident.AppRef, chosen bool, called, id ident.AppRef) bool {
 		return all.Note("here", home.Names{Granted: granted, Called: called, ID: id, Chosen: chosen}, home.DeployedApp{Session: session})
 	}
 
@@ -59,7 +59,7 @@ func TestDeployed(t *testing.T) {
 // and of an app that ended elsewhere nobody's name goes over in silence.
 func TestDeployedAgain(t *testing.T) {
 	all := home.Deployed{}
-	note := func(session ident.SessionName, called, id string) bool {
+	note := func(session ident.SessionName, called, id ident.AppRef) bool {
 		return all.Note("here", home.Names{Granted: "web", Called: called, ID: id}, home.DeployedApp{Session: session})
 	}
 	note("web", "web", "app-1")
@@ -68,7 +68,7 @@ func TestDeployedAgain(t *testing.T) {
 	if !note("WEB", "web-2", "app-2") || !note("web", "web", "app-3") {
 		t.Error("not remembered")
 	}
-	for called, want := range map[string]ident.SessionName{"web": "web", "web-2": "WEB", "app-2": "WEB", "app-3": "web"} {
+	for called, want := range map[ident.AppRef]ident.SessionName{"web": "web", "web-2": "WEB", "app-2": "WEB", "app-3": "web"} {
 		if _, app, _ := all.At("here", called); app.Session != want {
 			t.Errorf("%s is of session %q, want %q", called, app.Session, want)
 		}

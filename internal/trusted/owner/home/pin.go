@@ -22,7 +22,7 @@ type Pin struct {
 // Simulation is the simulated root that a session at this CAS may tolerate: the
 // one that the owner trusted, by name, when the CAS was attested. A CAS that
 // proved itself on hardware gives none, and is a refusal.
-func (p Pin) Simulation(address string) (*ident.Digest, error) {
+func (p Pin) Simulation(address ident.Address) (*ident.Digest, error) {
 	if p.SimulationRoot == nil {
 		return nil, problem.New(problem.Denied, ruleSimulationUntrusted, "the CAS at %s was attested on hardware: no simulated root is trusted", address).
 			Want("a CAS that was attested with --trust-simulation").

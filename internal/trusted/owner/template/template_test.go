@@ -247,7 +247,7 @@ func TestValuesArriveAsTheyAre(t *testing.T) {
 		for _, name := range []string{"WORDS", "KEY"} {
 			i := slices.IndexFunc(app.Environment, func(v session.EnvVar) bool { return v.Name == name })
 			got, err := app.Environment[i].Value.Expand(func(r session.Ref) (secret.Value, error) {
-				held, _ := s.Secret(r.Secret)
+				held, _ := s.Secret(ident.SecretName(r.Secret))
 				return held.Value, nil
 			})
 			if err != nil || string(got.Reveal()) != value {
