@@ -21,7 +21,7 @@ const prefixPlatform = "platform/"
 // collateral that was seen. Collateral comes through the operator's hands: an
 // older set, still within its dates, could hide a revocation or an advisory.
 type platforms struct {
-	families sync.Map // row id -> *family
+	families sync.Map // journal.RowID -> *family
 }
 
 type family struct {
@@ -93,7 +93,7 @@ func (p *platforms) load(ctx context.Context, j *journal.Journal) error {
 // admit refuses collateral that is older than what was seen. Where it is newer,
 // that is committed before admit returns, so that no restart forgets it.
 func (p *platforms) admit(ctx context.Context, j *journal.Journal, claims evidence.Claims, who Caller) error {
-	id := prefixPlatform + claims.Root.String() + "/" + strings.ToLower(claims.FMSPC)
+	id := journal.RowID(prefixPlatform + claims.Root.String() + "/" + strings.ToLower(claims.FMSPC))
 	v, ok := p.families.Load(id)
 	if !ok {
 		v, _ = p.families.LoadOrStore(id, newFamily(&collateralRecord{}))
@@ -119,7 +119,7 @@ func (p *platforms) admit(ctx context.Context, j *journal.Journal, claims eviden
 		Event:   owners.EventPlatformSeen,
 		Actor:   who.Key,
 		Request: who.Request,
-		Rows:    []journal.Write{{ID: journal.RowID(id), Plain: plain}},
+		Rows:    []journal.Write{{ID: id, Plain: plain}},
 	}); err != nil {
 		return err
 	}

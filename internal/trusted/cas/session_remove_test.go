@@ -17,12 +17,12 @@ import (
 )
 
 // allRows lists the ids of all rows that the store has, but for the CAS's own.
-func (w *world) allRows() []string {
+func (w *world) allRows() []journal.RowID {
 	w.store.Lock()
 	defer w.store.Unlock()
 	ids := slices.Sorted(maps.Keys(w.store.Rows))
-	return slices.DeleteFunc(ids, func(id string) bool {
-		return strings.HasPrefix(id, "meta/") || strings.HasPrefix(id, "platform/")
+	return slices.DeleteFunc(ids, func(id journal.RowID) bool {
+		return strings.HasPrefix(string(id), "meta/") || strings.HasPrefix(string(id), "platform/")
 	})
 }
 
@@ -53,7 +53,7 @@ func TestRemove(t *testing.T) {
 		t.Errorf("removed: %+v", removed)
 	}
 	for _, row := range w.allRows() {
-		if row != "session/s" && !strings.HasPrefix(row, "grant/") && !strings.HasPrefix(row, "instance/") {
+		if row != "session/s" && !strings.HasPrefix(string(row), "grant/") && !strings.HasPrefix(string(row), "instance/") {
 			t.Errorf("row %s is left", row)
 		}
 	}

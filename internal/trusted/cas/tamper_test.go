@@ -36,17 +36,18 @@ func history(t *testing.T) (w *world, before, after *storetest.Memory) {
 // TestRowPutBack: old rows under the current log are refused when they are read.
 func TestRowPutBack(t *testing.T) {
 	for _, c := range []struct {
-		name, id string
-		change   func(m, old *storetest.Memory, id string)
+		name   string
+		id     journal.RowID
+		change func(m, old *storetest.Memory, id journal.RowID)
 	}{
-		{"older session", "session/s", func(m, old *storetest.Memory, id string) { m.Rows[id] = old.Rows[id] }},
-		{"older volume", "volume/s@v", func(m, old *storetest.Memory, id string) { m.Rows[id] = old.Rows[id] }},
-		{"older volume, newer number", "volume/s@v", func(m, old *storetest.Memory, id string) {
+		{"older session", "session/s", func(m, old *storetest.Memory, id journal.RowID) { m.Rows[id] = old.Rows[id] }},
+		{"older volume", "volume/s@v", func(m, old *storetest.Memory, id journal.RowID) { m.Rows[id] = old.Rows[id] }},
+		{"older volume, newer number", "volume/s@v", func(m, old *storetest.Memory, id journal.RowID) {
 			m.Rows[id] = journal.Row{ID: id, Version: m.Rows[id].Version, Sealed: old.Rows[id].Sealed}
 		}},
-		{"missing volume", "volume/s@v", func(m, _ *storetest.Memory, id string) { delete(m.Rows, id) }},
-		{"missing session", "session/s", func(m, _ *storetest.Memory, id string) { delete(m.Rows, id) }},
-		{"another row's bytes", "volume/s@v", func(m, _ *storetest.Memory, id string) {
+		{"missing volume", "volume/s@v", func(m, _ *storetest.Memory, id journal.RowID) { delete(m.Rows, id) }},
+		{"missing session", "session/s", func(m, _ *storetest.Memory, id journal.RowID) { delete(m.Rows, id) }},
+		{"another row's bytes", "volume/s@v", func(m, _ *storetest.Memory, id journal.RowID) {
 			m.Rows[id] = journal.Row{ID: id, Version: m.Rows[id].Version, Sealed: m.Rows["session/s"].Sealed}
 		}},
 	} {
