@@ -125,9 +125,9 @@ func TestKilledIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	app := asInstance(t, l, "i-1-1")
-	freezer, frozen, thawed := filepath.Join("/sys/fs/cgroup/freezer", l.cgroup(), "i-1-1", "freezer.state"), "FROZEN", "THAWED"
+	freezer, frozen, thawed := filepath.Join("/sys/fs/cgroup/freezer", string(l.cgroup()), "i-1-1", "freezer.state"), "FROZEN", "THAWED"
 	if !exists(freezer) { // of the second version; there a kill is heard
-		freezer, frozen, thawed = filepath.Join("/sys/fs/cgroup", l.cgroup(), "i-1-1", "cgroup.freeze"), "1", "0"
+		freezer, frozen, thawed = filepath.Join("/sys/fs/cgroup", string(l.cgroup()), "i-1-1", "cgroup.freeze"), "1", "0"
 	}
 	if err := os.WriteFile(freezer, []byte(frozen), 0); err != nil {
 		t.Fatal(err)
@@ -152,7 +152,7 @@ func TestKilledIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, err = Down(t.Context(), Options{State: l.dir}, slog.New(slog.DiscardHandler))
-	if said := stoppedText(l.dir, s); err != nil || said != "there is no "+l.dir+", and what still ran of it was ended: control groups "+l.cgroup() {
+	if said := stoppedText(l.dir, s); err != nil || said != "there is no "+l.dir+", and what still ran of it was ended: control groups "+string(l.cgroup()) {
 		t.Errorf("%s, %v", said, err)
 	}
 	nothingLeft(t, Options{State: l.dir})
@@ -269,7 +269,7 @@ func asInstance(t *testing.T, l layout, id string) (pid int) {
 			t.Error(err)
 		}
 	})
-	for _, group := range []string{l.cgroup(), filepath.Join(l.cgroup(), id)} { // the outer one's limits first
+	for _, group := range []cgroup.Path{l.cgroup(), l.cgroup() + "/" + cgroup.Path(id)} { // the outer one's limits first
 		if err := groups.Join(group, cmd.Process.Pid); err != nil {
 			t.Fatal(err)
 		}

@@ -470,8 +470,8 @@ func (l layout) containerdRuns() bool {
 
 // cgroupExists reports whether the instances have a control group, of version 1 or 2.
 func (l layout) cgroupExists() bool {
-	found, _ := filepath.Glob("/sys/fs/cgroup/*" + l.cgroup()) // the pattern is valid
-	_, err := os.Stat("/sys/fs/cgroup" + l.cgroup())
+	found, _ := filepath.Glob("/sys/fs/cgroup/*" + string(l.cgroup())) // the pattern is valid
+	_, err := os.Stat("/sys/fs/cgroup" + string(l.cgroup()))
 	return len(found) > 0 || err == nil
 }
 

@@ -42,7 +42,7 @@ func (l layout) endGone(ctx context.Context, force bool) (ended []string, err er
 
 	ended = left.left()
 	if len(ended) == 0 && l.cgroupExists() {
-		ended = []string{"control groups " + l.cgroup()}
+		ended = []string{"control groups " + string(l.cgroup())}
 	}
 
 	return ended, l.sweep(ctx)

@@ -22,7 +22,7 @@ import (
 const emptyLimit = 10 * time.Second
 
 // daemonGroup is the daemons' control group.
-func (l layout) daemonGroup() string { return l.cgroup() + "-daemons" }
+func (l layout) daemonGroup() cgroup.Path { return l.cgroup() + "-daemons" }
 
 // joinGroup moves a daemon there.
 func (l layout) joinGroup(pid int) error {
@@ -109,7 +109,7 @@ func (l layout) removeGroup(ctx context.Context, groups *cgroup.Tree) error {
 
 // clearGroup ends by SIGKILL whatever is in a group and below, and removes it as soon as
 // that is gone.
-func clearGroup(ctx context.Context, groups *cgroup.Tree, path string) error {
+func clearGroup(ctx context.Context, groups *cgroup.Tree, path cgroup.Path) error {
 	return onceEmpty(ctx, func() error { return errors.Join(groups.Kill(path), groups.Remove(path)) })
 }
 

@@ -48,7 +48,7 @@ func TestAdoptedAreAsStarted(t *testing.T) {
 	_, end := begin(t, o)
 	for _, p := range left {
 		group := readProc(t, p.pid, "cgroup")
-		if !strings.Contains(group, ":memory:"+l.daemonGroup()+"\n") && !strings.Contains(group, "0::"+l.daemonGroup()+"\n") {
+		if !strings.Contains(group, ":memory:"+string(l.daemonGroup())+"\n") && !strings.Contains(group, "0::"+string(l.daemonGroup())+"\n") {
 			t.Errorf("%s (process %d) stays in the control groups\n%s", p.name, p.pid, group)
 		}
 		var got unix.Rlimit

@@ -77,7 +77,7 @@ func TestNothingOfTheCallers(t *testing.T) {
 		if env := readProc(t, p.pid, "environ"); strings.Contains(env, "LD_BIND_NOW") || strings.Contains(env, "TMPDIR") {
 			t.Errorf("%s has the environment %q", p.name, env)
 		}
-		if group := readProc(t, p.pid, "cgroup"); !strings.Contains(group, ":memory:"+l.daemonGroup()+"\n") && !strings.Contains(group, "0::"+l.daemonGroup()+"\n") {
+		if group := readProc(t, p.pid, "cgroup"); !strings.Contains(group, ":memory:"+string(l.daemonGroup())+"\n") && !strings.Contains(group, "0::"+string(l.daemonGroup())+"\n") {
 			t.Errorf("%s is in the control groups\n%s", p.name, group)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
@@ -54,10 +55,10 @@ func (l layout) path(parts ...string) string {
 
 // Names on the machine that tell this installation from others: containerd's namespace,
 // the table of packet rules, the instances' control group, their bridge.
-func (l layout) namespace() string { return "cupel-" + l.id }
-func (l layout) table() string     { return "cupel_" + l.id }
-func (l layout) cgroup() string    { return "/cupel-" + l.id }
-func (l layout) bridge() string    { return "cpl" + l.id }
+func (l layout) namespace() string   { return "cupel-" + l.id }
+func (l layout) table() string       { return "cupel_" + l.id }
+func (l layout) cgroup() cgroup.Path { return cgroup.Path("/cupel-" + l.id) }
+func (l layout) bridge() string      { return "cpl" + l.id }
 
 // casUser is the numeric user of the CAS: without a name, unlike any other's. It is
 // kept, so that a moved folder keeps its owner; where the file is gone or damaged, the

@@ -28,7 +28,7 @@ const maxRequest = 4 << 10
 // instanceHandler answers on one instance's socket.
 type instanceHandler struct {
 	server   *Server
-	id       string
+	id       ident.AttemptID
 	configID evidence.Data64
 	limit    *limiter
 }
@@ -58,7 +58,7 @@ func (h *instanceHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // measure checks that pid is the instance's launcher and returns the
 // measurement of the instance's launch.
-func (s *Server) measure(ctx context.Context, id string, pid int) (ident.Measurement, error) {
+func (s *Server) measure(ctx context.Context, id ident.AttemptID, pid int) (ident.Measurement, error) {
 	launched, err := s.cfg.Inspector.Inspect(ctx, id)
 	if p, ok := errors.AsType[*problem.Error](err); ok && p.Rule == RuleProcess {
 		return ident.Measurement{}, p // it says more than that the launch was looked at

@@ -19,13 +19,13 @@ import (
 
 // Inspector looks at what really runs under an instance's id.
 type Inspector interface {
-	Inspect(ctx context.Context, id string) (Launched, error)
+	Inspect(ctx context.Context, id ident.AttemptID) (Launched, error)
 }
 
 // Launched is what an Inspector found.
 type Launched struct {
 	PID    int                // of the first process, as this process sees it
-	Cgroup string             // path of the instance's control group
+	Cgroup cgroup.Path        // path of the instance's control group
 	Spec   []byte             // the spec that the low-level runtime read
 	Image  launch.ImageConfig // that the root stands on
 }
@@ -50,17 +50,17 @@ type Server struct {
 	cfg Config
 
 	mu        sync.Mutex
-	instances map[string]*http.Server
+	instances map[ident.AttemptID]*http.Server
 	binaries  binaries
 }
 
 // New returns a server that listens nowhere yet.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, instances: map[string]*http.Server{}}
+	return &Server{cfg: cfg, instances: map[ident.AttemptID]*http.Server{}}
 }
 
 // Open implements node.Attester.
-func (s *Server) Open(id, dir string, configID evidence.Data64) error {
+func (s *Server) Open(id ident.AttemptID, dir string, configID evidence.Data64) error {
 	l, err := s.cfg.Listen(dir, wire.Socket)
 	if err != nil {
 		return fmt.Errorf("attestation socket of instance %s: %w", id, err)
@@ -87,7 +87,7 @@ func (s *Server) Open(id, dir string, configID evidence.Data64) error {
 }
 
 // Close implements node.Attester.
-func (s *Server) Close(id string) {
+func (s *Server) Close(id ident.AttemptID) {
 	s.mu.Lock()
 	server := s.instances[id]
 	delete(s.instances, id)

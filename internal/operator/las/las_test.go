@@ -41,9 +41,9 @@ func (echo) Quote(l simtee.Launch, reportData evidence.Data64) (evidence.Evidenc
 }
 
 // inspector answers with what it holds.
-type inspector map[string]Launched
+type inspector map[ident.AttemptID]Launched
 
-func (i inspector) Inspect(_ context.Context, id string) (Launched, error) {
+func (i inspector) Inspect(_ context.Context, id ident.AttemptID) (Launched, error) {
 	l, ok := i[id]
 	if !ok {
 		return l, errors.New("no such instance")
@@ -76,7 +76,7 @@ func server(t *testing.T, change func(*Launched)) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if spec, err = launch.Fill(spec, launch.Free{Memory: 1 << 30, CgroupsPath: path}); err != nil {
+	if spec, err = launch.Fill(spec, launch.Free{Memory: 1 << 30, CgroupsPath: string(path)}); err != nil {
 		t.Fatal(err)
 	}
 	l := Launched{PID: os.Getpid(), Cgroup: path, Spec: spec, Image: image}
@@ -132,9 +132,10 @@ func TestQuote(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
-		name, id string
-		rule     problem.Rule
-		change   func(*Launched)
+		name   string
+		id     ident.AttemptID
+		rule   problem.Rule
+		change func(*Launched)
 	}{
 		{"another process is the launcher", "i-1", "las_peer", func(l *Launched) { l.PID = 1 }},
 		{"no process is", "i-1", "las_peer", func(l *Launched) { l.PID = 0 }},

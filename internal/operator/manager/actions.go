@@ -59,7 +59,7 @@ func isCancelled(err error) bool { return errors.Is(err, context.Canceled) }
 // stopAttempt and removeAttempt: one call at a time is made for an attempt.
 type startAttempt struct{ spec InstanceSpec }
 
-func (s startAttempt) key() string { return s.spec.ID }
+func (s startAttempt) key() string { return string(s.spec.ID) }
 
 func (s startAttempt) do(ctx context.Context, m *Manager) error {
 	return m.cfg.Backend.Start(ctx, s.spec)
@@ -77,9 +77,9 @@ func (s startAttempt) settle(m *Manager, err error, _ time.Time) {
 }
 
 // stopAttempt ends an attempt and keeps it for its logs.
-type stopAttempt struct{ id string }
+type stopAttempt struct{ id ident.AttemptID }
 
-func (s stopAttempt) key() string { return s.id }
+func (s stopAttempt) key() string { return string(s.id) }
 
 func (s stopAttempt) do(ctx context.Context, m *Manager) error {
 	err := m.cfg.Backend.Stop(ctx, s.id, m.limits.Grace)
@@ -92,9 +92,9 @@ func (s stopAttempt) do(ctx context.Context, m *Manager) error {
 func (s stopAttempt) settle(m *Manager, err error, _ time.Time) { m.settleEnd(s.id, err) }
 
 // removeAttempt ends an attempt and frees all that it held, its logs too.
-type removeAttempt struct{ id string }
+type removeAttempt struct{ id ident.AttemptID }
 
-func (r removeAttempt) key() string { return r.id }
+func (r removeAttempt) key() string { return string(r.id) }
 
 func (r removeAttempt) do(ctx context.Context, m *Manager) error {
 	if err := stopAttempt(r).do(ctx, m); err != nil {
@@ -106,7 +106,7 @@ func (r removeAttempt) do(ctx context.Context, m *Manager) error {
 func (r removeAttempt) settle(m *Manager, err error, _ time.Time) { m.settleEnd(r.id, err) }
 
 // settleEnd takes note of how it went to stop or remove an attempt. Callers hold mu.
-func (m *Manager) settleEnd(id string, err error) {
+func (m *Manager) settleEnd(id ident.AttemptID, err error) {
 	if err == nil || isCancelled(err) {
 		m.forgetFailures(id)
 		return
@@ -114,17 +114,17 @@ func (m *Manager) settleEnd(id string, err error) {
 	m.noteUncleared(id, err)
 
 	// A moment lies between this try and the next.
-	m.busy[id] = true
+	m.busy[string(id)] = true
 	time.AfterFunc(time.Second, func() {
 		m.mu.Lock()
-		delete(m.busy, id)
+		delete(m.busy, string(id))
 		m.mu.Unlock()
 		m.poke()
 	})
 }
 
 // forgetFailures forgets how earlier calls for an attempt failed. Callers hold mu.
-func (m *Manager) forgetFailures(id string) {
+func (m *Manager) forgetFailures(id ident.AttemptID) {
 	delete(m.startErrors, id)
 	delete(m.uncleared, id)
 }
@@ -192,8 +192,8 @@ func (r reachCAS) settle(m *Manager, err error, now time.Time) {
 // countConnections counts the connections of instances that the balancer doesn't lead to
 // any more.
 type countConnections struct {
-	of   map[string]netip.Addr // by the attempt's id
-	open map[netip.Addr]int    // the answer
+	of   map[ident.AttemptID]netip.Addr // by the attempt's id
+	open map[netip.Addr]int             // the answer
 }
 
 func (c *countConnections) key() string { return "connections" }

@@ -30,10 +30,10 @@ type Backend interface {
 	// Stop asks the instance to end (SIGTERM), ends it after grace (SIGKILL),
 	// later if it stores volumes by then and makes progress, and returns when it
 	// has exited. No error if it had; NotFound if unknown.
-	Stop(ctx context.Context, id string, grace time.Duration) error
+	Stop(ctx context.Context, id ident.AttemptID, grace time.Duration) error
 	// Remove ends the instance if it runs and frees all that it held: network,
 	// snapshot, sockets, logs. An unknown id is no error.
-	Remove(ctx context.Context, id string) error
+	Remove(ctx context.Context, id ident.AttemptID) error
 	// List returns every instance from Start to Remove, those that exited and
 	// those that were adopted from an earlier process included, ordered by id.
 	List(ctx context.Context) ([]InstanceStatus, error)
@@ -44,7 +44,7 @@ type Backend interface {
 	// Logs returns the instance's output as LogLine in JSON, one a line, oldest
 	// first. With Follow it ends when the instance has exited and all was
 	// read, when it is removed, or with ctx. The caller closes it.
-	Logs(ctx context.Context, id string, opts LogOptions) (io.ReadCloser, error)
+	Logs(ctx context.Context, id ident.AttemptID, opts LogOptions) (io.ReadCloser, error)
 	// EnsureImage brings the image of the reference here, if it isn't.
 	EnsureImage(ctx context.Context, ref string) (ImageInfo, error)
 }
@@ -52,7 +52,7 @@ type Backend interface {
 // InstanceSpec is everything that a Backend needs to know to start one
 // instance. But for the grant it holds no secret: those come from the CAS, inside.
 type InstanceSpec struct {
-	ID      string            // unique: 1 to 40 of a-z 0-9 -, e.g. "i-3f9k2m1x-1"
+	ID      ident.AttemptID   // unique: 1 to 40 of a-z 0-9 -, e.g. "i-3f9k2m1x-1"
 	App     string            // the app's id, for grouping
 	AppName string            // the app's name, for people and host names
 	Config  ident.ServiceRef  // CUPEL_CONFIG_ID: session and service
@@ -95,7 +95,7 @@ const (
 
 // InstanceStatus is the observed state of one instance.
 type InstanceStatus struct {
-	ID     string            `json:"id"`
+	ID     ident.AttemptID   `json:"id"`
 	App    string            `json:"app"`
 	Labels map[string]string `json:"labels,omitempty"`
 	State  InstanceState     `json:"state"`

@@ -271,8 +271,8 @@ func TestKilledInstancesLeaveTheirPlace(t *testing.T) {
 	a := r.deployed(r.request(2))
 	killed := r.grants()[0].Places["client-app"].Instances[0]
 	in := r.apps(a)[0]
-	r.fake.SetInstanceID(in.ID+"-1", killed)
-	r.fake.Crash(in.ID+"-1", 137, false)
+	r.fake.SetInstanceID(ident.AttemptID(in.ID+"-1"), killed)
+	r.fake.Crash(ident.AttemptID(in.ID+"-1"), 137, false)
 	eventually(t, "the replacement has a place", func() bool {
 		now := r.grants()[0].Places["client-app"].Instances
 		a, err := r.m.App(r.owner.Key.Hash, a.ID)
@@ -288,7 +288,7 @@ func TestWithdrawnWhileItRuns(t *testing.T) {
 	if _, err := r.owner.Do(t.Context(), http.MethodDelete, owners.PathGrants+"/"+a.Grant.String(), nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	r.fake.Crash(r.apps(a)[0].ID+"-1", 1, false)
+	r.fake.Crash(ident.AttemptID(r.apps(a)[0].ID+"-1"), 1, false)
 	eventually(t, "the app says who can mend it", func() bool {
 		var err error
 		a, err = r.m.App(r.owner.Key.Hash, a.ID)

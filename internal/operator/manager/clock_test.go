@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/testing/backendtest"
@@ -20,7 +21,7 @@ func TestClockSetBack(t *testing.T) {
 				w := newWorld(t, nil)
 				a := w.settled(w.deploy(request()).ID)
 				id := w.instances("app")[0].ID
-				w.fake.Crash(id+"-1", 1, false)
+				w.fake.Crash(ident.AttemptID(id+"-1"), 1, false)
 				time.Sleep(10 * time.Millisecond) // its end is judged, and it waits for a second
 				if away {
 					w.stop()
@@ -52,7 +53,7 @@ func TestClockSetWhileAppsRun(t *testing.T) {
 				if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady || len(w.fake.Started()) != started || len(w.reasons()) != reasons {
 					t.Errorf("an hour later: %+v, %d starts, %q", a, len(w.fake.Started())-started, w.reasons()[reasons:])
 				}
-				w.fake.Crash(w.instances("app")[0].ID+"-1", 1, false)
+				w.fake.Crash(ident.AttemptID(w.instances("app")[0].ID+"-1"), 1, false)
 				time.Sleep(time.Minute)
 				if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady || len(w.fake.Started()) != started+1 {
 					t.Errorf("after a crash: %+v, %d starts", a, len(w.fake.Started())-started)
@@ -95,7 +96,7 @@ func TestClockSetForward(t *testing.T) {
 		a := w.deploy(request())
 		time.Sleep(10 * time.Second)
 		w.cas.SetDown(true)
-		w.fake.Crash(crashed.ID+"-1", 137, false)
+		w.fake.Crash(ident.AttemptID(crashed.ID+"-1"), 137, false)
 		time.Sleep(3 * time.Second)
 		w.stop()
 		w.cas.SetDown(false)

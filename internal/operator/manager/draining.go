@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 )
 
@@ -34,7 +35,7 @@ type drainee struct {
 
 // endWhenDrained stops an instance that is to make room, once it is drained.
 func (p *planner) endWhenDrained(a *App, r *Replica, s InstanceStatus) {
-	if p.busy[s.ID] || !a.Removing && !p.isDrained(a, r, s) {
+	if p.busy[string(s.ID)] || !a.Removing && !p.isDrained(a, r, s) {
 		return
 	}
 	p.act(stopAttempt{s.ID})
@@ -136,7 +137,7 @@ func (m *Manager) settleCounts(c *countConnections, err error, now time.Time) {
 
 // noteLeaving keeps track of which instances are to be stopped, and since when.
 // Callers hold mu.
-func (m *Manager) noteLeaving(leaving map[string]bool, now time.Time) {
+func (m *Manager) noteLeaving(leaving map[ident.AttemptID]bool, now time.Time) {
 	for id := range leaving {
 		if _, known := m.drains[id]; !known {
 			m.drains[id] = drainee{since: now}

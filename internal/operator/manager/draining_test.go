@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -29,14 +30,14 @@ func (b *balancer) connections(instance string) int {
 // watchStops reports every app instance that is told to end while the balancer
 // leads to it, or while it has connections.
 func (w *world) watchStops() {
-	w.fake.Stopping = func(id string) {
-		place := id[:strings.LastIndex(id, "-")]
+	w.fake.Stopping = func(id ident.AttemptID) {
+		place := id[:strings.LastIndex(string(id), "-")]
 		for _, f := range w.bal.now() {
-			if slices.ContainsFunc(f.Endpoints, func(e manager.Endpoint) bool { return e.Instance == place }) {
+			if slices.ContainsFunc(f.Endpoints, func(e manager.Endpoint) bool { return e.Instance == string(place) }) {
 				w.t.Errorf("%s is stopped while the balancer leads to it", id)
 			}
 		}
-		if n := w.bal.connections(place); n > 0 {
+		if n := w.bal.connections(string(place)); n > 0 {
 			w.t.Errorf("%s is stopped with %d connections open", id, n)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -14,11 +15,11 @@ import (
 // stubborn is a Backend that can end no instance.
 type stubborn struct{ manager.Backend }
 
-func (stubborn) Stop(context.Context, string, time.Duration) error {
+func (stubborn) Stop(context.Context, ident.AttemptID, time.Duration) error {
 	return problem.New(problem.Unavailable, "containerd_hangs", "no answer")
 }
 
-func (stubborn) Remove(context.Context, string) error {
+func (stubborn) Remove(context.Context, ident.AttemptID) error {
 	return problem.New(problem.Unavailable, "containerd_hangs", "no answer")
 }
 

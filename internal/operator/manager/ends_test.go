@@ -47,7 +47,7 @@ func TestLogOfTheLastFailure(t *testing.T) {
 			t.Error("there is a log of a run before the first")
 		}
 		for attempt, id := range []string{in.ID + "-1", in.ID + "-2"} {
-			w.fake.Crash(id, 1, false)
+			w.fake.Crash(ident.AttemptID(id), 1, false)
 			time.Sleep(10 * time.Minute)
 			if got := w.instances("app")[0]; got.Health != "healthy" {
 				t.Fatalf("after crash %d: %+v", attempt+1, got)
@@ -80,7 +80,7 @@ func TestFailedUpdateSaysWhatServes(t *testing.T) {
 				bad = true
 				if !serves {
 					for _, in := range w.instances("app") {
-						w.fake.Crash(in.ID+"-1", 1, false)
+						w.fake.Crash(ident.AttemptID(in.ID+"-1"), 1, false)
 					}
 				}
 				w.settled(w.deploy(request()).ID)

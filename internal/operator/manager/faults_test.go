@@ -117,7 +117,7 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("Deploy: %v", err)
 		}
 		in := w.instances("app")[0]
-		w.fake.Crash(in.ID+"-1", 1, false)
+		w.fake.Crash(ident.AttemptID(in.ID+"-1"), 1, false)
 		time.Sleep(10 * time.Second)
 		if n := len(w.fake.Started()); n != 4 {
 			t.Errorf("%d starts, want 4: an attempt that nobody wrote down was begun", n)
@@ -153,15 +153,15 @@ func TestFailedWriteHoldsUpNobodyElse(t *testing.T) {
 			return ""
 		}
 		theirs, ours := place(other.Name), place(one.Name)
-		w.fake.Crash(theirs+"-1", 1, false)
+		w.fake.Crash(ident.AttemptID(theirs+"-1"), 1, false)
 		time.Sleep(100 * time.Millisecond) // its end is written, and its next attempt waits
 		w.full.Store(true)
-		w.fake.Crash(ours+"-1", 1, false)
+		w.fake.Crash(ident.AttemptID(ours+"-1"), 1, false)
 		time.Sleep(10 * time.Second)
 
 		var started []string
 		for _, s := range w.fake.Started()[8:] {
-			started = append(started, s.ID)
+			started = append(started, string(s.ID))
 		}
 		if want := []string{theirs + "-2"}; !slices.Equal(started, want) {
 			t.Errorf("started %q, want %q", started, want)
@@ -193,7 +193,7 @@ type failingStop struct {
 	failing atomic.Bool
 }
 
-func (b *failingStop) Stop(ctx context.Context, id string, grace time.Duration) error {
+func (b *failingStop) Stop(ctx context.Context, id ident.AttemptID, grace time.Duration) error {
 	if b.failing.Load() {
 		return problem.New(problem.Unavailable, "containerd_hangs", "containerd did not answer within 30s").Fix("kill it: cupeld starts it again")
 	}
@@ -241,7 +241,7 @@ func TestIncidents(t *testing.T) {
 		w.incidents.Tell(manager.Incident{Reason: "record_damaged", Message: "early", Warning: true})
 		w.start()
 		w.full.Store(true)
-		w.incidents.Tell(manager.Incident{Reason: "log_stands_still", Message: "while the disk is full", Instance: in.ID + "-1"})
+		w.incidents.Tell(manager.Incident{Reason: "log_stands_still", Message: "while the disk is full", Instance: ident.AttemptID(in.ID + "-1")})
 		time.Sleep(5 * time.Second)
 		w.full.Store(false)
 		time.Sleep(5 * time.Second)
@@ -403,7 +403,7 @@ func TestSuspendTellsWhatWasLost(t *testing.T) {
 		w := newWorld(t, nil)
 		w.settled(w.deploy(w.writing()).ID)
 		in := w.instances("app")[0]
-		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Unavailable, "not_committed", "killed at down"))
+		w.fake.SetLastWord(ident.AttemptID(in.ID+"-1"), problem.New(problem.Unavailable, "not_committed", "killed at down"))
 		if err := w.suspend(); err != nil {
 			t.Fatal(err)
 		}
@@ -421,7 +421,7 @@ func TestSuspendEndsWhatFailed(t *testing.T) {
 		w := newWorld(t, nil)
 		w.settled(w.deploy(request()).ID)
 		id := w.instances("app")[0].ID
-		w.fake.Crash(id+"-1", 3, false)
+		w.fake.Crash(ident.AttemptID(id+"-1"), 3, false)
 		synctest.Wait()
 		find := func() managerapi.Instance {
 			list := w.instances("app")

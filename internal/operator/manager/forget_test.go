@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 )
 
@@ -17,11 +18,11 @@ func TestForget(t *testing.T) {
 			Apps:     map[string]*App{"a": {ID: "a", Current: &Revision{Image: "new", PullImage: "puller"}}},
 			Replicas: map[string]*Replica{"i-1": {ID: "i-1", App: "a", Attempt: 3}},
 		},
-		startErrors: map[string]*problem.Error{"i-1-2": failed, "i-1-3": failed, "i-2-1": failed},
+		startErrors: map[ident.AttemptID]*problem.Error{"i-1-2": failed, "i-1-3": failed, "i-2-1": failed},
 		images:      map[string]imageState{"old": {ready: true}, "new": {ready: true}, "puller": {ready: true}},
 	}
 	m.forget()
-	if got := slices.Sorted(maps.Keys(m.startErrors)); !slices.Equal(got, []string{"i-1-3"}) {
+	if got := slices.Sorted(maps.Keys(m.startErrors)); !slices.Equal(got, []ident.AttemptID{"i-1-3"}) {
 		t.Errorf("failed starts: %q", got)
 	}
 	if got := slices.Sorted(maps.Keys(m.images)); !slices.Equal(got, []string{"new", "puller"}) {

@@ -292,7 +292,7 @@ func (p *planner) revisionRuns(a *App, revision int) bool {
 func (p *planner) mayRun(r *Replica) bool {
 	for n := max(r.Attempt-1, 0); n <= r.Attempt; n++ {
 		id := attemptID(r, n)
-		if s, there := p.observed[id]; there && s.State != StateExited || p.busy[id] {
+		if s, there := p.observed[id]; there && s.State != StateExited || p.busy[string(id)] {
 			return true
 		}
 	}

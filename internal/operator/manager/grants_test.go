@@ -403,7 +403,7 @@ func TestGrantThatEnds(t *testing.T) {
 		a := w.settled(w.deploy(request()).ID)
 		ended = problem.New(problem.Denied, "grant_ended", "the grant was withdrawn")
 		for _, in := range w.instances("app") {
-			w.fake.Crash(in.ID+"-1", 137, false)
+			w.fake.Crash(ident.AttemptID(in.ID+"-1"), 137, false)
 		}
 		time.Sleep(10 * time.Minute)
 		a, err := w.m.App(alice, a.ID)
@@ -431,7 +431,7 @@ func TestPlacesBecomeFree(t *testing.T) {
 		w.settled(w.deploy(request()).ID)
 		in := w.instances("app")[0]
 		w.cas.SetDown(true)
-		w.fake.Crash(in.ID+"-1", 137, false)
+		w.fake.Crash(ident.AttemptID(in.ID+"-1"), 137, false)
 		time.Sleep(3 * time.Second)
 		w.stop() // killed before it could tell
 		w.start()
@@ -480,7 +480,7 @@ func TestStateFromBeforeGrants(t *testing.T) {
 		// One that ends is not started again: its launcher may be none of that time,
 		// and what that one would say points elsewhere.
 		before := len(w.fake.Started())
-		w.fake.Crash(w.instances("app")[0].ID+"-1", 1, false)
+		w.fake.Crash(ident.AttemptID(w.instances("app")[0].ID+"-1"), 1, false)
 		time.Sleep(10 * time.Minute)
 		if n := len(w.fake.Started()); n != before {
 			t.Errorf("%d starts of a revision without a grant", n-before)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 )
 
@@ -15,8 +16,8 @@ import (
 // instances: it hangs, it was repaired, what it kept was damaged. The operator
 // finds it among the events, and so does the owner of the instance that it names.
 type Incident struct {
-	Instance string // the attempt's id; empty: it concerns no single one
-	App      string // the app's id, where it concerns that and no single instance
+	Instance ident.AttemptID // the attempt's id; empty: it concerns no single one
+	App      string          // the app's id, where it concerns that and no single instance
 	Warning  bool
 	Reason   string // of the event
 	Message  string
@@ -63,10 +64,13 @@ type Troubles struct {
 }
 
 // trouble is one thing that may fail again and again, maybe with one instance.
-type trouble struct{ what, instance string }
+type trouble struct {
+	what     string
+	instance ident.AttemptID
+}
 
 // Note takes note of how something went.
-func (t *Troubles) Note(what, instance string, err error) {
+func (t *Troubles) Note(what string, instance ident.AttemptID, err error) {
 	key := trouble{what, instance}
 	t.mu.Lock()
 	was := t.known[key]
@@ -89,7 +93,7 @@ func (t *Troubles) Note(what, instance string, err error) {
 }
 
 // Forget forgets the troubles of an instance that is no more.
-func (t *Troubles) Forget(instance string) {
+func (t *Troubles) Forget(instance ident.AttemptID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	maps.DeleteFunc(t.known, func(key trouble, _ bool) bool { return key.instance == instance })
@@ -159,12 +163,12 @@ func (m *Manager) writeIncidents(ctx context.Context) {
 
 // replicaOfAttempt returns the replica that an attempt is of, and its app; nil for one
 // that is nobody's. Callers hold mu.
-func (m *Manager) replicaOfAttempt(id string) (*App, *Replica) {
-	at := strings.LastIndexByte(id, '-')
+func (m *Manager) replicaOfAttempt(id ident.AttemptID) (*App, *Replica) {
+	at := strings.LastIndexByte(string(id), '-')
 	if at < 0 {
 		return nil, nil
 	}
-	r := m.state.Replicas[id[:at]]
+	r := m.state.Replicas[string(id[:at])]
 	if r == nil {
 		return nil, nil
 	}
@@ -173,7 +177,7 @@ func (m *Manager) replicaOfAttempt(id string) (*App, *Replica) {
 
 // noteUncleared tells that an instance could not be ended or removed, which is tried again.
 // Callers hold mu.
-func (m *Manager) noteUncleared(id string, err error) {
+func (m *Manager) noteUncleared(id ident.AttemptID, err error) {
 	p := problem.From(err)
 	m.cfg.Log.Warn("instance not cleared away", "instance", id, "error", err)
 	if m.uncleared[id] == p.Rule {

@@ -29,10 +29,10 @@ func TestLauncherBelongsToTheRevision(t *testing.T) {
 		w.launcher = after
 		w.start()
 		in := w.instances("app")[0]
-		w.fake.Crash(in.ID+"-1", 1, false)
+		w.fake.Crash(ident.AttemptID(in.ID+"-1"), 1, false)
 		time.Sleep(10 * time.Second)
 		started := w.fake.Started()
-		if s := started[len(started)-1]; s.ID != in.ID+"-2" || s.Launcher != before {
+		if s := started[len(started)-1]; string(s.ID) != in.ID+"-2" || s.Launcher != before {
 			t.Errorf("restarted as %s by launcher %.6s, want the one before", s.ID, s.Launcher)
 		}
 		if got := w.m.Launchers(); !slices.Contains(got, before) {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 )
 
@@ -134,7 +135,7 @@ func (m *Manager) pass(ctx context.Context, calls *sync.WaitGroup) time.Duration
 // observe takes note of what the Backend lists, and of what happened beside it. Callers
 // hold mu.
 func (m *Manager) observe(ctx context.Context, list []InstanceStatus, busy map[string]bool) {
-	observed := make(map[string]InstanceStatus, len(list))
+	observed := make(map[ident.AttemptID]InstanceStatus, len(list))
 	for _, s := range list {
 		observed[s.ID] = s
 	}

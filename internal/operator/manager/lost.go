@@ -17,7 +17,7 @@ type memberID struct {
 
 // learnMembers keeps the ids under which the CAS knows instances. It is a change of its own: a
 // disk that has no room for it holds up no step. Callers hold mu.
-func (m *Manager) learnMembers(ctx context.Context, observed map[string]InstanceStatus) {
+func (m *Manager) learnMembers(ctx context.Context, observed map[ident.AttemptID]InstanceStatus) {
 	var c Change
 	for _, r := range m.state.Replicas {
 		s := observed[attemptID(r, r.Attempt)]
@@ -42,14 +42,14 @@ func (m *Manager) learnMembers(ctx context.Context, observed map[string]Instance
 // addLost completes what the Backend has by the instances that it had and doesn't know
 // any more, though nobody removed them: they have ended. Those that have something under
 // way are left out. Callers hold mu.
-func (m *Manager) addLost(observed map[string]InstanceStatus, busy map[string]bool) {
+func (m *Manager) addLost(observed map[ident.AttemptID]InstanceStatus, busy map[string]bool) {
 	for _, r := range m.state.Replicas {
 		if r.Member.Attempt != r.Attempt || r.Recorded >= r.Attempt {
 			continue
 		}
 
 		id := attemptID(r, r.Attempt)
-		if _, there := observed[id]; there || busy[id] || m.busy[id] {
+		if _, there := observed[id]; there || busy[string(id)] || m.busy[string(id)] {
 			continue
 		}
 		observed[id] = InstanceStatus{

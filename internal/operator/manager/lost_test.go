@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/testing/backendtest"
@@ -26,7 +27,7 @@ func TestLostInstances(t *testing.T) {
 				a := w.settled(w.deploy(req).ID)
 				lost := w.instances("app")[0]
 				w.stop()
-				if err := w.fake.Remove(t.Context(), lost.ID+"-1"); err != nil {
+				if err := w.fake.Remove(t.Context(), ident.AttemptID(lost.ID+"-1")); err != nil {
 					t.Fatal(err)
 				}
 				w.start()
@@ -68,7 +69,7 @@ func TestLostPull(t *testing.T) {
 		time.Sleep(time.Second)
 		lost := w.instances("pull")[0]
 		w.stop()
-		if err := w.fake.Remove(t.Context(), lost.ID+"-1"); err != nil {
+		if err := w.fake.Remove(t.Context(), ident.AttemptID(lost.ID+"-1")); err != nil {
 			t.Fatal(err)
 		}
 		w.start()

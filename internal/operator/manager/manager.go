@@ -72,18 +72,18 @@ type Manager struct {
 	mu          sync.Mutex    // guards what follows; held for no call of the Backend
 	state       State
 	byApp       replicasByApp // the state's replicas
-	observed    map[string]InstanceStatus
+	observed    map[ident.AttemptID]InstanceStatus
 	images      map[string]imageState
 	applied     serving
 	balance     balanceState
-	taken       map[uint16]string  // by a port that another program has, the app that serves there
-	drains      map[string]drainee // by the attempt's id
-	queued      map[string]bool    // ids of replicas that wait for their turn to start
+	taken       map[uint16]string           // by a port that another program has, the app that serves there
+	drains      map[ident.AttemptID]drainee // by the attempt's id
+	queued      map[string]bool             // ids of replicas that wait for their turn to start
 	busy        map[string]bool
-	startErrors map[string]*problem.Error
+	startErrors map[ident.AttemptID]*problem.Error
 	// uncleared are the rules of failures to end or remove attempts, by their id: each
 	// is told once.
-	uncleared  map[string]problem.Rule
+	uncleared  map[ident.AttemptID]problem.Rule
 	deliveries map[string]delivery    // by the notice's id
 	reached    map[string]reachResult // by the app's id
 	changed    chan struct{}          // closed and replaced when anything changed
@@ -123,7 +123,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	}
 	state.askAgain()
 
-	observed := map[string]InstanceStatus{}
+	observed := map[ident.AttemptID]InstanceStatus{}
 	if list, err := cfg.Backend.List(ctx); err == nil { // so that the first answer isn't that nothing runs
 		for _, s := range list {
 			observed[s.ID] = s
@@ -138,10 +138,10 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		byApp:       groupByApp(state.Replicas),
 		observed:    observed,
 		images:      map[string]imageState{},
-		drains:      map[string]drainee{},
+		drains:      map[ident.AttemptID]drainee{},
 		busy:        map[string]bool{},
-		startErrors: map[string]*problem.Error{},
-		uncleared:   map[string]problem.Rule{},
+		startErrors: map[ident.AttemptID]*problem.Error{},
+		uncleared:   map[ident.AttemptID]problem.Rule{},
 		deliveries:  map[string]delivery{},
 		reached:     map[string]reachResult{},
 		changed:     make(chan struct{}),

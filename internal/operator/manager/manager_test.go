@@ -410,7 +410,7 @@ func TestCrashesAreRestartedWithBackoff(t *testing.T) {
 		w := newWorld(t, nil)
 		w.settled(w.deploy(request()).ID)
 		in := w.instances("app")[0]
-		w.fake.Crash(in.ID+"-1", 137, true)
+		w.fake.Crash(ident.AttemptID(in.ID+"-1"), 137, true)
 		time.Sleep(500 * time.Millisecond)
 		if n := len(w.bal.now()[0].Endpoints); n != 2 {
 			t.Errorf("%d endpoints while one waits, want 2", n)
@@ -427,13 +427,13 @@ func TestCrashesAreRestartedWithBackoff(t *testing.T) {
 			t.Errorf("events: %v", w.reasons())
 		}
 		// Later crashes wait longer; a settled instance is forgiven.
-		w.fake.Crash(in.ID+"-2", 1, false)
+		w.fake.Crash(ident.AttemptID(in.ID+"-2"), 1, false)
 		time.Sleep(1500 * time.Millisecond)
 		if got := w.instances("app")[0]; got.State != "waiting" {
 			t.Errorf("the second back-off is no longer than the first: %+v", got)
 		}
 		time.Sleep(2 * time.Minute)
-		w.fake.Crash(in.ID+"-3", 1, false)
+		w.fake.Crash(ident.AttemptID(in.ID+"-3"), 1, false)
 		time.Sleep(1500 * time.Millisecond)
 		if got := w.instances("app")[0]; got.State != "running" || got.Restarts != 3 {
 			t.Errorf("not forgiven: %+v", got)
@@ -721,7 +721,7 @@ func TestLogsOverRestart(t *testing.T) {
 			}})
 		}()
 		time.Sleep(time.Second)
-		w.fake.Crash(in.ID+"-1", 1, false)
+		w.fake.Crash(ident.AttemptID(in.ID+"-1"), 1, false)
 		time.Sleep(5 * time.Second)
 		if _, err := w.m.RemoveInstance(t.Context(), alice, in.ID); err != nil {
 			t.Fatal(err)

@@ -19,7 +19,7 @@ type Notice struct {
 	Grant    owners.GrantID    `json:"grant"`
 	Token    owners.GrantToken `json:"token"`
 	Instance ident.InstanceID  `json:"instance,omitzero"` // that is no more; zero: the grant is given back
-	Attempt  string            `json:"backend,omitempty"` // told only when this attempt doesn't run (any more)
+	Attempt  ident.AttemptID   `json:"backend,omitempty"` // told only when this attempt doesn't run (any more)
 	Since    time.Time         `json:"since"`             // from when on
 	AppID    string            `json:"app_id"`
 	App      string            `json:"app"`
@@ -32,7 +32,7 @@ func giveBackNotice(now time.Time, a *App, h HeldGrant) *Notice {
 }
 
 // goneNotice asks for the CAS to be told that an instance is no more.
-func goneNotice(now time.Time, a *App, h HeldGrant, id ident.InstanceID, attempt string) *Notice {
+func goneNotice(now time.Time, a *App, h HeldGrant, id ident.InstanceID, attempt ident.AttemptID) *Notice {
 	n := notice(now, a, h, "gone:"+id.String())
 	n.Instance = id
 	n.Attempt = attempt
@@ -116,7 +116,7 @@ func (p *planner) planNotices() {
 			p.change.Notices = append(p.change.Notices, &sooner)
 		case p.now.Before(n.Since):
 			p.wakeAt(n.Since)
-		case n.Attempt != "" && (there && s.State != StateExited || p.busy[n.Attempt]):
+		case n.Attempt != "" && (there && s.State != StateExited || p.busy[string(n.Attempt)]):
 			// It runs still, and may have something to commit.
 		case p.now.Before(t.retry):
 			p.wakeAt(t.retry)

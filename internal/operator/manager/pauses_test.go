@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -21,7 +22,7 @@ func TestMachinesFailuresDontCount(t *testing.T) {
 		a := w.settled(w.deploy(request()).ID)
 		id := w.instances("app")[0].ID
 		for attempt := range 6 {
-			w.fake.Lose(fmt.Sprintf("%s-%d", id, attempt+1))
+			w.fake.Lose(ident.AttemptID(fmt.Sprintf("%s-%d", id, attempt+1)))
 			time.Sleep(2 * manager.DefaultLimits().BackoffMin)
 			if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady {
 				t.Fatalf("after the machine's end number %d: %+v", attempt+1, a)
@@ -35,7 +36,7 @@ func TestMachinesFailuresDontCount(t *testing.T) {
 		}
 
 		for attempt := 7; attempt < 9; attempt++ {
-			w.fake.Crash(fmt.Sprintf("%s-%d", id, attempt), 1, false)
+			w.fake.Crash(ident.AttemptID(fmt.Sprintf("%s-%d", id, attempt)), 1, false)
 			time.Sleep(3 * time.Second)
 		}
 		if said := w.messages(); !strings.Contains(said, "starting it again in 2 seconds") {
@@ -60,7 +61,7 @@ func TestRefusedGrantIsTriedAtAStart(t *testing.T) {
 				a := w.settled(w.deploy(request()).ID)
 				id := w.instances("app")[0].ID
 				refused.Store(true)
-				w.fake.Crash(id+"-1", 1, false)
+				w.fake.Crash(ident.AttemptID(id+"-1"), 1, false)
 				time.Sleep(time.Minute)
 				if a, _ = w.m.App(alice, a.ID); a.State == managerapi.AppReady {
 					t.Fatalf("refused: %+v", a)

@@ -18,15 +18,15 @@ import (
 type planner struct {
 	world
 	decision
-	appIDs   []string              // of all apps, in order
-	planning string                // id of the app whose steps are taken; empty: of none
-	apps     map[string]*App       // touched, by id
-	replicas map[string]*Replica   // touched, by id
-	created  replicasByApp         // by this pass
-	deleted  map[string]bool       // ids of replicas that this pass deletes
-	changed  map[string]bool       // ids of apps whose replicas this pass touched
-	wanted   map[string]bool       // references of images that are needed
-	toCount  map[string]netip.Addr // of leaving attempts whose connections are to be counted
+	appIDs   []string                       // of all apps, in order
+	planning string                         // id of the app whose steps are taken; empty: of none
+	apps     map[string]*App                // touched, by id
+	replicas map[string]*Replica            // touched, by id
+	created  replicasByApp                  // by this pass
+	deleted  map[string]bool                // ids of replicas that this pass deletes
+	changed  map[string]bool                // ids of apps whose replicas this pass touched
+	wanted   map[string]bool                // references of images that are needed
+	toCount  map[ident.AttemptID]netip.Addr // of leaving attempts whose connections are to be counted
 	starts   []candidate
 }
 
@@ -34,7 +34,7 @@ type planner struct {
 func plan(w world) decision {
 	p := &planner{
 		world:    w,
-		decision: decision{leaving: map[string]bool{}, queued: map[string]bool{}},
+		decision: decision{leaving: map[ident.AttemptID]bool{}, queued: map[string]bool{}},
 		appIDs:   slices.Sorted(maps.Keys(w.state.Apps)),
 		apps:     map[string]*App{},
 		replicas: map[string]*Replica{},
@@ -42,7 +42,7 @@ func plan(w world) decision {
 		deleted:  map[string]bool{},
 		changed:  map[string]bool{},
 		wanted:   map[string]bool{},
-		toCount:  map[string]netip.Addr{},
+		toCount:  map[ident.AttemptID]netip.Addr{},
 	}
 
 	// Each app by itself.
@@ -108,7 +108,7 @@ func (p *planner) planImages() {
 // removeOrphans removes what the Backend has and nobody asked for, such as an
 // attempt whose replica was deleted while the manager was down.
 func (p *planner) removeOrphans() {
-	var orphans []string
+	var orphans []ident.AttemptID
 	for id := range p.observed {
 		replica, attempt := replicaOf(id)
 		r := p.replicas[replica]

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"cupel.dev/cupel/api/ident"
 )
 
 // BenchmarkPlan is one plan in which nothing follows, over apps of one instance.
@@ -25,7 +27,7 @@ func BenchmarkPlan(b *testing.B) {
 func settledWorld(n int) world {
 	now := time.Now()
 	w := world{
-		now: now, limits: DefaultLimits(), observed: map[string]InstanceStatus{},
+		now: now, limits: DefaultLimits(), observed: map[ident.AttemptID]InstanceStatus{},
 		state:   State{Apps: map[string]*App{}, Replicas: map[string]*Replica{}},
 		balance: balanceState{known: true}, newID: randomID,
 	}

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/manager/managerdb"
 	"cupel.dev/cupel/internal/trusted/launch"
@@ -26,10 +27,10 @@ func TestProfileBelongsToTheRevision(t *testing.T) {
 		w.forgetProfiles()
 		w.start()
 		in := w.instances("app")[0]
-		w.fake.Crash(in.ID+"-1", 1, false)
+		w.fake.Crash(ident.AttemptID(in.ID+"-1"), 1, false)
 		time.Sleep(10 * time.Second)
 		started := w.fake.Started()
-		if s := started[len(started)-1]; s.ID != in.ID+"-2" || s.Profile != "" {
+		if s := started[len(started)-1]; string(s.ID) != in.ID+"-2" || s.Profile != "" {
 			t.Errorf("restarted as %s by profile %q, want %s by none", s.ID, s.Profile, in.ID+"-2")
 		}
 

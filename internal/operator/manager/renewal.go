@@ -142,7 +142,7 @@ func (p *planner) renewIfReached(a *App, r *Replica, until time.Time) {
 func (p *planner) renew(a *App, r *Replica) {
 	s, there := p.newestAttempt(r)
 	switch {
-	case there && p.busy[s.ID]:
+	case there && p.busy[string(s.ID)]:
 	case there && s.State != StateExited:
 		p.endWhenDrained(a, r, s)
 	default:

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
@@ -101,7 +102,7 @@ func TestAppsThatTakeANewCertificateAreLeftAlone(t *testing.T) {
 		for range 6 {
 			time.Sleep(12 * time.Hour)
 			for _, in := range w.instances("app") {
-				w.fake.Renew(in.ID+"-1", 24*time.Hour)
+				w.fake.Renew(ident.AttemptID(in.ID+"-1"), 24*time.Hour)
 			}
 		}
 		if n := len(w.fake.Started()); n != 4 {
@@ -148,10 +149,10 @@ func TestRenewalDrainsFirst(t *testing.T) {
 			return backendtest.Script{Exit: s.Port == 0, Life: 24 * time.Hour}
 		})
 		stopped := 0
-		w.fake.Stopping = func(id string) {
+		w.fake.Stopping = func(id ident.AttemptID) {
 			stopped++
 			for _, e := range w.bal.now()[0].Endpoints {
-				if strings.HasPrefix(id, e.Instance+"-") {
+				if strings.HasPrefix(string(id), e.Instance+"-") {
 					t.Errorf("%s is stopped while the balancer leads to it", id)
 				}
 			}
@@ -287,8 +288,8 @@ type stuckOne struct {
 	place string
 }
 
-func (b *stuckOne) Stop(ctx context.Context, id string, grace time.Duration) error {
-	if strings.HasPrefix(id, b.place+"-") {
+func (b *stuckOne) Stop(ctx context.Context, id ident.AttemptID, grace time.Duration) error {
+	if strings.HasPrefix(string(id), b.place+"-") {
 		return problem.New(problem.Unavailable, "containerd_hangs", "no answer")
 	}
 	return b.Backend.Stop(ctx, id, grace)

@@ -183,11 +183,11 @@ func TestEventsArePlannedTogether(t *testing.T) {
 		}
 		id := list[len(list)-1].ID + "-1"
 
-		s.SetHealth(id, manager.HealthHealthy) // an event, which a pass follows
+		s.SetHealth(ident.AttemptID(id), manager.HealthHealthy) // an event, which a pass follows
 		<-s.asked
 		before, _, _, _ := c.m.Work()
 		for range 1000 {
-			s.SetHealth(id, manager.HealthHealthy)
+			s.SetHealth(ident.AttemptID(id), manager.HealthHealthy)
 			synctest.Wait()
 		}
 		close(s.gate)

@@ -75,7 +75,8 @@ func inTurn(all []candidate) []candidate {
 // startsUnderWay counts the instances that are starting now.
 func (p *planner) startsUnderWay() int {
 	n := 0
-	for id := range p.busy {
+	for key := range p.busy {
+		id := ident.AttemptID(key) // of those that are one
 		replica, _ := replicaOf(id)
 		if _, there := p.observed[id]; !there && p.state.Replicas[replica] != nil {
 			n++ // Start is under way

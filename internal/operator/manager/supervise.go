@@ -68,7 +68,7 @@ func (p *planner) dropAttempt(a *App, r *Replica, attempt int) bool {
 	id := attemptID(r, attempt)
 	s, there := p.observed[id]
 	if !there {
-		return p.busy[id]
+		return p.busy[string(id)]
 	}
 	if s.State != StateExited {
 		p.endWhenDrained(a, r, s)
@@ -117,7 +117,7 @@ func (a *App) standsBack(r *Replica) bool {
 func (p *planner) keepStopped(a *App, r *Replica) {
 	s, there := p.newestAttempt(r)
 	switch {
-	case !there || p.busy[s.ID]:
+	case !there || p.busy[string(s.ID)]:
 	case s.State != StateExited:
 		p.act(stopAttempt{s.ID})
 	case r.Recorded < r.Attempt:
@@ -153,7 +153,7 @@ func (p *planner) keepRunning(a *App, rev *Revision, r *Replica) {
 	id := attemptID(r, r.Attempt)
 	s, there := p.observed[id]
 	switch {
-	case p.busy[id]:
+	case p.busy[string(id)]:
 	case !there:
 		p.startWhenDue(a, rev, r)
 	case s.State == StateExited:

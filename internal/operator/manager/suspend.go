@@ -8,6 +8,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	managerapi "cupel.dev/cupel/api/manager"
+
+	"cupel.dev/cupel/api/ident"
 )
 
 // Suspend stops every instance and the balancer's ports, after Run has
@@ -17,14 +19,14 @@ func (m *Manager) Suspend(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	seen := map[string]InstanceStatus{}
+	seen := map[ident.AttemptID]InstanceStatus{}
 	for _, s := range list {
 		seen[s.ID] = s
 	}
 
 	m.mu.Lock()
 	var c Change
-	stopped := map[string]*Replica{}
+	stopped := map[ident.AttemptID]*Replica{}
 	for _, r := range m.state.Replicas {
 		if r.Done {
 			continue
@@ -45,9 +47,9 @@ func (m *Manager) Suspend(ctx context.Context) error {
 	m.mu.Unlock()
 
 	err = errors.Join(err, m.cfg.Balancer.Apply(ctx, nil))
-	err = errors.Join(err, m.each(ctx, list, func(id string) action { return stopAttempt{id} }))
+	err = errors.Join(err, m.each(ctx, list, func(id ident.AttemptID) action { return stopAttempt{id} }))
 	err = errors.Join(err, m.noteDataLost(ctx, stopped))
-	return errors.Join(err, m.each(ctx, list, func(id string) action { return removeAttempt{id} }))
+	return errors.Join(err, m.each(ctx, list, func(id ident.AttemptID) action { return removeAttempt{id} }))
 }
 
 // beginAnew has the next attempt follow a stop that was asked for: how the ones before
@@ -63,7 +65,7 @@ func (r *Replica) beginAnew() {
 }
 
 // each does the same with every instance, at once.
-func (m *Manager) each(ctx context.Context, list []InstanceStatus, do func(id string) action) error {
+func (m *Manager) each(ctx context.Context, list []InstanceStatus, do func(id ident.AttemptID) action) error {
 	var g errgroup.Group
 	for _, s := range list {
 		g.Go(func() error { return do(s.ID).do(ctx, m) })
@@ -72,7 +74,7 @@ func (m *Manager) each(ctx context.Context, list []InstanceStatus, do func(id st
 }
 
 // noteDataLost writes down which of the instances that were stopped kept nothing.
-func (m *Manager) noteDataLost(ctx context.Context, stopped map[string]*Replica) error {
+func (m *Manager) noteDataLost(ctx context.Context, stopped map[ident.AttemptID]*Replica) error {
 	list, err := m.cfg.Backend.List(ctx)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 )
 
@@ -24,7 +25,7 @@ func TestWhatADeploymentWaitsFor(t *testing.T) {
 		"healthy":                    {InstanceStatus{State: StateRunning, Phase: "running", Health: HealthHealthy, IP: netip.IPv4Unspecified(), Problem: why}, false},
 		"runs, and is not looked at": {InstanceStatus{State: StateRunning, Phase: "running"}, false},
 	} {
-		p := &planner{world: world{observed: map[string]InstanceStatus{attemptID(in, 1): c.status}}}
+		p := &planner{world: world{observed: map[ident.AttemptID]InstanceStatus{attemptID(in, 1): c.status}}}
 		if got := p.obstacle(in); (got != nil) != c.shown {
 			t.Errorf("%s: %v", name, got)
 		}

@@ -14,7 +14,7 @@ func TestInTurn(t *testing.T) {
 	now := time.Now()
 	var all []candidate
 	for i := range 3 {
-		all = append(all, candidate{owner: anna, created: now.Add(time.Duration(i)), start: startAttempt{InstanceSpec{ID: fmt.Sprint("anna-", i)}}})
+		all = append(all, candidate{owner: anna, created: now.Add(time.Duration(i)), start: startAttempt{InstanceSpec{ID: ident.AttemptID(fmt.Sprint("anna-", i))}}})
 	}
 	all = append(all, candidate{owner: bert, created: now.Add(time.Hour), start: startAttempt{InstanceSpec{ID: "bert-0"}}})
 	var got []string

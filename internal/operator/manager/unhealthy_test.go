@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/testing/backendtest"
@@ -25,7 +26,7 @@ func TestUnhealthyIsTold(t *testing.T) {
 		}
 		list := w.instances("app")
 		for i, in := range list {
-			w.fake.SetHealth(in.ID+"-1", manager.HealthUnhealthy)
+			w.fake.SetHealth(ident.AttemptID(in.ID+"-1"), manager.HealthUnhealthy)
 			if got := told("app_unhealthy"); got != i {
 				t.Errorf("%d unhealthy: told %d times", i+1, got)
 			}
@@ -33,7 +34,7 @@ func TestUnhealthyIsTold(t *testing.T) {
 		if !strings.Contains(w.messages(), "no instance accepts connections any more, though 2 run: 'cupel ps'") {
 			t.Error(w.messages())
 		}
-		w.fake.SetHealth(list[0].ID+"-1", manager.HealthHealthy)
+		w.fake.SetHealth(ident.AttemptID(list[0].ID+"-1"), manager.HealthHealthy)
 		if u, h := told("app_unhealthy"), told("app_healthy"); u != 1 || h != 1 {
 			t.Errorf("told %d times, and %d times that it is over", u, h)
 		}

@@ -109,7 +109,7 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 	defer m.mu.Unlock()
 	seen := m.observed
 	if err == nil {
-		seen = make(map[string]InstanceStatus, len(fresh))
+		seen = make(map[ident.AttemptID]InstanceStatus, len(fresh))
 		for _, s := range fresh {
 			seen[s.ID] = s
 		}
@@ -142,7 +142,7 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 
 // viewReplica is a replica, with what is seen of its newest attempt, as the API shows it.
 // Callers hold mu.
-func (m *Manager) viewReplica(r *Replica, seen map[string]InstanceStatus) managerapi.Instance {
+func (m *Manager) viewReplica(r *Replica, seen map[ident.AttemptID]InstanceStatus) managerapi.Instance {
 	a := m.state.Apps[r.App]
 	out := managerapi.Instance{
 		ID:        r.ID,
@@ -175,7 +175,7 @@ func (m *Manager) viewReplica(r *Replica, seen map[string]InstanceStatus) manage
 		viewStatus(&out, s)
 	case r.Done:
 		out.State = string(StateExited)
-	case m.busy[id]:
+	case m.busy[string(id)]:
 		out.State = string(StateStarting)
 	default:
 		out.NextStart = r.NotBefore

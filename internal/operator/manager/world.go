@@ -14,17 +14,17 @@ import (
 type world struct {
 	now         time.Time
 	state       State
-	observed    map[string]InstanceStatus // by the attempt's id
-	images      map[string]imageState     // by reference
-	byApp       replicasByApp             // the state's replicas
+	observed    map[ident.AttemptID]InstanceStatus // by the attempt's id
+	images      map[string]imageState              // by reference
+	byApp       replicasByApp                      // the state's replicas
 	applied     serving
 	balance     balanceState
-	drains      map[string]drainee        // by the attempt's id
-	startErrors map[string]*problem.Error // failed calls of Start, by the attempt's id
-	busy        map[string]bool           // keys of actions that are under way
-	uncleared   map[string]problem.Rule   // attempts that could not be ended or removed, by their id
-	deliveries  map[string]delivery       // what became of notices, by their id
-	reached     map[string]reachResult    // by the app's id
+	drains      map[ident.AttemptID]drainee        // by the attempt's id
+	startErrors map[ident.AttemptID]*problem.Error // failed calls of Start, by the attempt's id
+	busy        map[string]bool                    // keys of actions that are under way
+	uncleared   map[ident.AttemptID]problem.Rule   // attempts that could not be ended or removed, by their id
+	deliveries  map[string]delivery                // what became of notices, by their id
+	reached     map[string]reachResult             // by the app's id
 	limits      Limits
 	launcher    ident.Digest // of new revisions
 	newID       func(prefix string) string
@@ -51,26 +51,29 @@ type balanceState struct {
 type decision struct {
 	change  Change
 	actions []planned
-	leaving map[string]bool // ids of attempts that wait for their connections to end
-	queued  map[string]bool // ids of replicas that wait for their turn to start
-	visited int             // apps and replicas that were looked at, for tests
-	wake    time.Time       // when something is due; zero: when something happens
+	leaving map[ident.AttemptID]bool // ids of attempts that wait for their connections to end
+	queued  map[string]bool          // ids of replicas that wait for their turn to start
+	visited int                      // apps and replicas that were looked at, for tests
+	wake    time.Time                // when something is due; zero: when something happens
 }
 
 // attemptID names one attempt to run a replica.
-func attemptID(r *Replica, attempt int) string { return r.ID + "-" + strconv.Itoa(attempt) }
+func attemptID(r *Replica, attempt int) ident.AttemptID {
+	return ident.AttemptID(r.ID + "-" + strconv.Itoa(attempt))
+}
 
 // replicaOf undoes it; the attempt is -1 where the id is none of ours.
-func replicaOf(id string) (replica string, attempt int) {
-	at := strings.LastIndexByte(id, '-')
+func replicaOf(id ident.AttemptID) (replica string, attempt int) {
+	at := strings.LastIndexByte(string(id), '-')
 	if at < 0 {
 		return "", -1
 	}
-	attempt, err := strconv.Atoi(id[at+1:])
-	if err != nil || attemptID(&Replica{ID: id[:at]}, attempt) != id {
+	attempt, err := strconv.Atoi(string(id[at+1:]))
+	replica = string(id[:at])
+	if err != nil || attemptID(&Replica{ID: replica}, attempt) != id {
 		return "", -1
 	}
-	return id[:at], attempt
+	return replica, attempt
 }
 
 // newestAttempt returns what the Backend says about the replica's newest attempt.

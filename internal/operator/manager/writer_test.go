@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
@@ -39,8 +40,8 @@ func (w *world) watchWriters() {
 			}
 			var up []string
 			for _, s := range list {
-				if s.State != manager.StateExited && strings.HasPrefix(s.ID, "i-") {
-					up = append(up, s.ID)
+				if s.State != manager.StateExited && strings.HasPrefix(string(s.ID), "i-") {
+					up = append(up, string(s.ID))
 				}
 			}
 			if len(up) > 1 {
@@ -201,7 +202,7 @@ func TestLostDataIsTold(t *testing.T) {
 		w := newWorld(t, nil)
 		w.settled(w.deploy(w.writing()).ID)
 		in := w.instances("app")[0]
-		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Unavailable, "not_committed", "a process had to be killed: pgdata is as it was when the instance started"))
+		w.fake.SetLastWord(ident.AttemptID(in.ID+"-1"), problem.New(problem.Unavailable, "not_committed", "a process had to be killed: pgdata is as it was when the instance started"))
 		a := w.settled(w.deploy(w.writing()).ID)
 		if w := a.Deployment.Warning; w == nil || w.Rule != "not_committed" {
 			t.Errorf("the deployment says nothing: %+v", a.Deployment)
@@ -211,7 +212,7 @@ func TestLostDataIsTold(t *testing.T) {
 		}
 
 		in = w.instances("app")[0]
-		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Unavailable, "not_committed", "killed at rm"))
+		w.fake.SetLastWord(ident.AttemptID(in.ID+"-1"), problem.New(problem.Unavailable, "not_committed", "killed at rm"))
 		if _, err := w.m.RemoveInstance(t.Context(), alice, in.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -229,7 +230,7 @@ func TestRefusedCommitIsTold(t *testing.T) {
 		w := newWorld(t, nil)
 		w.settled(w.deploy(w.writing()).ID)
 		in := w.instances("app")[0]
-		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Denied, "instance_revoked", "the instance's rights ended"))
+		w.fake.SetLastWord(ident.AttemptID(in.ID+"-1"), problem.New(problem.Denied, "instance_revoked", "the instance's rights ended"))
 		a := w.settled(w.deploy(w.writing()).ID)
 		if w := a.Deployment.Warning; w == nil || w.Rule != "not_committed" || !strings.Contains(w.Actual, "instance_revoked: the instance's rights ended") {
 			t.Errorf("the deployment says nothing: %+v", a.Deployment)
@@ -248,7 +249,7 @@ func TestWriterThatBecameAReaderIsTold(t *testing.T) {
 		w := newWorld(t, nil)
 		w.settled(w.deploy(w.writing()).ID)
 		in := w.instances("app")[0]
-		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Denied, "lease_ended", "lease 1 of volume pgdata"))
+		w.fake.SetLastWord(ident.AttemptID(in.ID+"-1"), problem.New(problem.Denied, "lease_ended", "lease 1 of volume pgdata"))
 		req := request()
 		req.Instances = 1
 		a := w.settled(w.deploy(req).ID)
@@ -274,7 +275,7 @@ func TestALossIsToldWhateverReplacedIt(t *testing.T) {
 				w := newWorld(t, nil)
 				w.settled(w.deploy(w.writing()).ID)
 				in := w.instances("app")[0]
-				w.fake.SetLastWord(in.ID+"-1", word)
+				w.fake.SetLastWord(ident.AttemptID(in.ID+"-1"), word)
 				req := request()
 				req.Instances = 1
 				if a := w.settled(w.deploy(req).ID); a.Deployment.Warning == nil || !strings.Contains(w.messages(), "instance_not_committed") {
@@ -299,7 +300,7 @@ func TestALossIsToldWhateverReplacedIt(t *testing.T) {
 						}
 					}
 				}
-				w.fake.SetLastWord(second+"-1", word)
+				w.fake.SetLastWord(ident.AttemptID(second+"-1"), word)
 				w.settled(w.deploy(w.writing()).ID)
 				time.Sleep(5 * time.Second)
 				text := w.messages()
@@ -322,7 +323,7 @@ func TestRefusedCommitAfterAnUpgradeIsTold(t *testing.T) {
 		w.forgetGrants()
 		w.start()
 		in := w.instances("app")[0]
-		w.fake.SetLastWord(in.ID+"-1", problem.New(problem.Denied, "instance_revoked", "the instance's rights ended"))
+		w.fake.SetLastWord(ident.AttemptID(in.ID+"-1"), problem.New(problem.Denied, "instance_revoked", "the instance's rights ended"))
 		a := w.settled(w.deploy(w.writing()).ID)
 		if w := a.Deployment.Warning; w == nil || w.Rule != "not_committed" {
 			t.Errorf("the deployment says nothing: %+v", a.Deployment)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 )
 
@@ -86,7 +87,7 @@ func (n *Node) settlePending(ctx context.Context) error {
 		n.mu.Unlock()
 		return fmt.Errorf("list containers: %w", err)
 	}
-	state := map[string]ContainerState{}
+	state := map[ident.AttemptID]ContainerState{}
 	for _, c := range containers {
 		state[c.ID] = c
 	}
@@ -192,7 +193,7 @@ func (n *Node) sweep(ctx context.Context) error {
 		err := n.destroy(ctx, i)
 		i.op.Unlock()
 		if err == nil {
-			n.tell(ctx, manager.Incident{Reason: reasonRemoved, Message: "what was left of instance " + id + " was removed"})
+			n.tell(ctx, manager.Incident{Reason: reasonRemoved, Message: "what was left of instance " + string(id) + " was removed"})
 		}
 		n.note(ctx, "take over or remove an instance", id, err)
 	}
@@ -201,7 +202,7 @@ func (n *Node) sweep(ctx context.Context) error {
 
 // claimLeftover puts an id that only has leftovers into the table, so that nobody
 // starts it meanwhile, and holds its op lock; nil for one that is somebody's.
-func (n *Node) claimLeftover(id string) *instance {
+func (n *Node) claimLeftover(id ident.AttemptID) *instance {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 
@@ -220,7 +221,7 @@ func (n *Node) claimLeftover(id string) *instance {
 }
 
 // leftovers returns the ids of which anything is there.
-func (n *Node) leftovers(ctx context.Context) ([]string, error) {
+func (n *Node) leftovers(ctx context.Context) ([]ident.AttemptID, error) {
 	found, err := n.cfg.Runtime.Leftovers(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list what is left in containerd: %w", err)
@@ -237,11 +238,11 @@ func (n *Node) leftovers(ctx context.Context) ([]string, error) {
 			return nil, fmt.Errorf("list what is left: %w", err)
 		}
 		for _, e := range entries {
-			found = append(found, strings.TrimSuffix(e.Name(), "/"))
+			found = append(found, ident.AttemptID(strings.TrimSuffix(e.Name(), "/")))
 		}
 	}
 
 	slices.Sort(found)
 	found = slices.Compact(found)
-	return slices.DeleteFunc(found, func(id string) bool { return !validID.MatchString(id) }), nil
+	return slices.DeleteFunc(found, func(id ident.AttemptID) bool { return !validID.MatchString(string(id)) }), nil
 }

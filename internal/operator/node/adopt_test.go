@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 )
@@ -39,7 +40,7 @@ func TestDamagedRecordStopsNobody(t *testing.T) {
 			if err := os.WriteFile(n.journal.path("i-bad"), []byte(c.content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			r.left = []string{"i-bad", "i-good"}
+			r.left = []ident.AttemptID{"i-bad", "i-good"}
 			n.network.held["i-bad"] = true
 
 			if err := n.Adopt(t.Context()); err != nil {
@@ -49,7 +50,7 @@ func TestDamagedRecordStopsNobody(t *testing.T) {
 			if err != nil || len(list) != 1 || list[0].ID != "i-good" || list[0].ExitCode != 3 {
 				t.Errorf("%+v, %v", list, err)
 			}
-			if held, _ := n.network.Held(); !slices.Equal(r.deleted, []string{"i-bad"}) || len(held) > 0 {
+			if held, _ := n.network.Held(); !slices.Equal(r.deleted, []ident.AttemptID{"i-bad"}) || len(held) > 0 {
 				t.Errorf("removed %q, addresses held by %q", r.deleted, held)
 			}
 			if b, err := os.ReadFile(n.dir("damaged", "i-bad.json")); err != nil || string(b) != c.content {
@@ -116,7 +117,7 @@ func TestAdoptionIsTriedAgain(t *testing.T) {
 	saved(t, n, &record{Spec: manager.InstanceSpec{ID: "i-half"}})
 	saved(t, n, &record{Made: true, Spec: manager.InstanceSpec{ID: "i-runs"}})
 	r.containers = []ContainerState{{ID: "i-runs", Running: true}}
-	r.fails = map[string]error{"i-half": problem.New(problem.Unavailable, "x", "the disk is read-only").Fix("mend it")}
+	r.fails = map[ident.AttemptID]error{"i-half": problem.New(problem.Unavailable, "x", "the disk is read-only").Fix("mend it")}
 	n.attester.fails = errors.New("no descriptors")
 	if err := os.MkdirAll(n.dir("run", "i-runs"), 0o700); err != nil {
 		t.Fatal(err)
@@ -209,7 +210,7 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.network.held["i-held"] = true
-	r.left = []string{"i-going", "i-runs", "i-orphan", "i-coming", "NOT-AN-ID"}
+	r.left = []ident.AttemptID{"i-going", "i-runs", "i-orphan", "i-coming", "NOT-AN-ID"}
 	r.during = func() {
 		n.mu.Lock()
 		delete(n.instances, going.rec.Spec.ID)
@@ -218,7 +219,7 @@ func TestSweep(t *testing.T) {
 	}
 	n.look(t.Context())
 	slices.Sort(r.deleted)
-	if want := []string{"i-held", "i-logs", "i-orphan"}; !slices.Equal(r.deleted, want) {
+	if want := []ident.AttemptID{"i-held", "i-logs", "i-orphan"}; !slices.Equal(r.deleted, want) {
 		t.Errorf("removed %q, want %q", r.deleted, want)
 	}
 	if left, _ := filepath.Glob(n.dir("logs", "*")); len(left) > 0 {

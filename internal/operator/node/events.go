@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 )
 
@@ -10,15 +11,15 @@ import (
 // in the order of their first. A slow watcher loses steps between, never the
 // last state, and never holds up anybody.
 type backlog struct {
-	order []string
-	last  map[string]manager.InstanceEvent
+	order []ident.AttemptID
+	last  map[ident.AttemptID]manager.InstanceEvent
 	wake  chan struct{}
 }
 
 // Watch implements manager.Backend.
 func (n *Node) Watch(ctx context.Context) (<-chan manager.InstanceEvent, error) {
 	out := make(chan manager.InstanceEvent)
-	b := &backlog{last: map[string]manager.InstanceEvent{}, wake: make(chan struct{}, 1)}
+	b := &backlog{last: map[ident.AttemptID]manager.InstanceEvent{}, wake: make(chan struct{}, 1)}
 
 	n.mu.Lock()
 	n.watchers[out] = b

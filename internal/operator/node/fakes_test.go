@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/api/evidence"
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 )
@@ -22,11 +23,11 @@ import (
 type fakeRuntime struct {
 	mu         sync.Mutex
 	containers []ContainerState
-	left       []string         // what Leftovers finds
-	during     func()           // called by List and Leftovers before they answer
-	fails      map[string]error // by id: what Delete says
-	hangs      bool             // nothing answers
-	deleted    []string
+	left       []ident.AttemptID         // what Leftovers finds
+	during     func()                    // called by List and Leftovers before they answer
+	fails      map[ident.AttemptID]error // by id: what Delete says
+	hangs      bool                      // nothing answers
+	deleted    []ident.AttemptID
 }
 
 // answer waits where nothing answers.
@@ -60,44 +61,44 @@ func (r *fakeRuntime) meanwhile() {
 	}
 }
 
-func (r *fakeRuntime) Leftovers(ctx context.Context) ([]string, error) {
+func (r *fakeRuntime) Leftovers(ctx context.Context) ([]ident.AttemptID, error) {
 	left := slices.Clone(r.left)
 	r.meanwhile()
 	return left, r.answer(ctx)
 }
 
-func (r *fakeRuntime) Delete(_ context.Context, id string) error {
+func (r *fakeRuntime) Delete(_ context.Context, id ident.AttemptID) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.deleted = append(r.deleted, id)
 	if r.fails[id] == nil {
-		r.left = slices.DeleteFunc(r.left, func(l string) bool { return l == id })
+		r.left = slices.DeleteFunc(r.left, func(l ident.AttemptID) bool { return l == id })
 	}
 	return r.fails[id]
 }
 
 func (r *fakeRuntime) Start(ctx context.Context, _ Container) error { return r.answer(ctx) }
 
-func (r *fakeRuntime) Kill(ctx context.Context, _ string, _ syscall.Signal) error {
+func (r *fakeRuntime) Kill(ctx context.Context, _ ident.AttemptID, _ syscall.Signal) error {
 	return r.answer(ctx)
 }
 
-func (r *fakeRuntime) Reap(ctx context.Context, _ string) error { return r.answer(ctx) }
+func (r *fakeRuntime) Reap(ctx context.Context, _ ident.AttemptID) error { return r.answer(ctx) }
 
 // fakeNetwork knows who holds an address.
 type fakeNetwork struct {
 	mu   sync.Mutex
-	held map[string]bool
+	held map[ident.AttemptID]bool
 }
 
-func (f *fakeNetwork) Add(_ context.Context, id, _ string) (netip.Addr, error) {
+func (f *fakeNetwork) Add(_ context.Context, id ident.AttemptID, _ string) (netip.Addr, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.held[id] = true
 	return netip.MustParseAddr("10.88.1.9"), nil
 }
 
-func (f *fakeNetwork) Remove(_ context.Context, id, path string) error {
+func (f *fakeNetwork) Remove(_ context.Context, id ident.AttemptID, path string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.held, id)
@@ -105,7 +106,7 @@ func (f *fakeNetwork) Remove(_ context.Context, id, path string) error {
 	return nil
 }
 
-func (f *fakeNetwork) Held() ([]string, error) {
+func (f *fakeNetwork) Held() ([]ident.AttemptID, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Sorted(maps.Keys(f.held)), nil
@@ -116,8 +117,8 @@ func (f *fakeNetwork) Gateway() netip.Addr { return netip.MustParseAddr("10.88.1
 // fakeAttester listens nowhere, or can't.
 type fakeAttester struct{ fails error }
 
-func (a *fakeAttester) Open(string, string, evidence.Data64) error { return a.fails }
-func (a *fakeAttester) Close(string)                               {}
+func (a *fakeAttester) Open(ident.AttemptID, string, evidence.Data64) error { return a.fails }
+func (a *fakeAttester) Close(ident.AttemptID)                               {}
 
 // fakedNode is a Node over fakes, with what it told.
 type fakedNode struct {
@@ -140,7 +141,7 @@ func (n *fakedNode) tells() []string {
 func testNode(t *testing.T) (*fakedNode, *fakeRuntime) {
 	t.Helper()
 	r := &fakeRuntime{}
-	f := &fakedNode{network: &fakeNetwork{held: map[string]bool{}}, attester: &fakeAttester{}}
+	f := &fakedNode{network: &fakeNetwork{held: map[ident.AttemptID]bool{}}, attester: &fakeAttester{}}
 	launcher := filepath.Join(t.TempDir(), "launcher")
 	if err := os.WriteFile(launcher, []byte("x"), 0o755); err != nil {
 		t.Fatal(err)
@@ -152,7 +153,7 @@ func testNode(t *testing.T) (*fakedNode, *fakeRuntime) {
 		Tell: func(in manager.Incident) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			f.told = append(f.told, in.Reason+" "+in.Instance+": "+in.Message)
+			f.told = append(f.told, in.Reason+" "+string(in.Instance)+": "+in.Message)
 		},
 	})
 	if err != nil {

@@ -8,18 +8,19 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 )
 
 // fakeImages are here once they were brought, which takes a while.
 type fakeImages struct {
 	mu   sync.Mutex
-	here map[ImageRef]bool
+	here map[ident.ImageRef]bool
 	now  int // how many are brought right now
 	most int
 }
 
-func (f *fakeImages) Find(_ context.Context, ref ImageRef) (Image, error) {
+func (f *fakeImages) Find(_ context.Context, ref ident.ImageRef) (Image, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.here[ref] {
@@ -28,7 +29,7 @@ func (f *fakeImages) Find(_ context.Context, ref ImageRef) (Image, error) {
 	return Image{}, nil
 }
 
-func (f *fakeImages) Ensure(ctx context.Context, ref ImageRef) (Image, error) {
+func (f *fakeImages) Ensure(ctx context.Context, ref ident.ImageRef) (Image, error) {
 	f.mu.Lock()
 	f.now++
 	f.most = max(f.most, f.now)
@@ -49,10 +50,10 @@ func (f *fakeImages) Ensure(ctx context.Context, ref ImageRef) (Image, error) {
 func TestImagesWaitForTheirTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, _ := testNode(t)
-		fake := &fakeImages{here: map[ImageRef]bool{"here": true}}
+		fake := &fakeImages{here: map[ident.ImageRef]bool{"here": true}}
 		images := newBoundedImages(fake, n.Node)
 		var all sync.WaitGroup
-		for _, ref := range []ImageRef{"a", "b", "c"} {
+		for _, ref := range []ident.ImageRef{"a", "b", "c"} {
 			all.Go(func() {
 				if _, err := images.Ensure(t.Context(), ref); err != nil {
 					t.Errorf("%s: %v", ref, err)

@@ -46,7 +46,7 @@ func (n *Node) lookAround(ctx context.Context, i *instance) {
 		return
 	}
 
-	at, tried, err := listening(n.dir("netns", id), netip.AddrPortFrom(ip, port))
+	at, tried, err := listening(n.dir("netns", string(id)), netip.AddrPortFrom(ip, port))
 	cutOff := tried == nil
 	full := timedOut(tried)
 	if cutOff || full {

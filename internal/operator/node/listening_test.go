@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/testing/need"
@@ -151,7 +152,7 @@ func TestPorts(t *testing.T) {
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for id, port := range map[string]uint16{"i-1": 3000, "i-2": 80, "i-3": 3000, "pull": 0, "ended": 9000} {
+	for id, port := range map[ident.AttemptID]uint16{"i-1": 3000, "i-2": 80, "i-3": 3000, "pull": 0, "ended": 9000} {
 		r := &record{Spec: manager.InstanceSpec{ID: id, Port: port}}
 		if id == "ended" {
 			r.Exit = &exit{Code: 1}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,11 +24,11 @@ import (
 // Config is what a node is made of. All fields are needed but those that say
 // otherwise.
 type Config struct {
-	State     string // absolute; this node's folders are made below it
-	Cgroup    string // parent of the instances' control groups, e.g. /cupel-0123abcd
-	Launcher  string // path of the launcher's binary; copied
-	LogWriter string // absolute path of cupel-log: the program that runs logfile.Main
-	CASAddr   string // HOST:PORT of the CAS as instances reach it, for specs that name none
+	State     string      // absolute; this node's folders are made below it
+	Cgroup    cgroup.Path // parent of the instances' control groups, e.g. /cupel-0123abcd
+	Launcher  string      // path of the launcher's binary; copied
+	LogWriter string      // absolute path of cupel-log: the program that runs logfile.Main
+	CASAddr   string      // HOST:PORT of the CAS as instances reach it, for specs that name none
 	Runtime   Runtime
 	Monitor   Monitor
 	Images    Images
@@ -55,7 +55,7 @@ type Node struct {
 	letting sync.Mutex
 
 	mu        sync.Mutex
-	instances map[string]*instance
+	instances map[ident.AttemptID]*instance
 	watchers  map[chan manager.InstanceEvent]*backlog
 	casAddr   string
 	troubles  manager.Troubles
@@ -81,7 +81,7 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg:       cfg,
 		casAddr:   cfg.CASAddr,
-		instances: map[string]*instance{},
+		instances: map[ident.AttemptID]*instance{},
 		watchers:  map[chan manager.InstanceEvent]*backlog{},
 	}
 	n.troubles.Tell = func(in manager.Incident) { n.tell(context.Background(), in) }
@@ -124,7 +124,7 @@ func (n *Node) SetCASAddr(addr string) {
 
 // EnsureImage implements manager.Backend.
 func (n *Node) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, error) {
-	img, err := n.cfg.Images.Ensure(ctx, ImageRef(ref))
+	img, err := n.cfg.Images.Ensure(ctx, ident.ImageRef(ref))
 	if err != nil {
 		return manager.ImageInfo{}, n.explain(err)
 	}
@@ -154,12 +154,12 @@ func (n *Node) List(context.Context) ([]manager.InstanceStatus, error) {
 		}
 	}
 
-	slices.SortFunc(out, func(a, b manager.InstanceStatus) int { return strings.Compare(a.ID, b.ID) })
+	slices.SortFunc(out, func(a, b manager.InstanceStatus) int { return cmp.Compare(a.ID, b.ID) })
 	return out, nil
 }
 
 // Logs implements manager.Backend.
-func (n *Node) Logs(ctx context.Context, id string, opts manager.LogOptions) (io.ReadCloser, error) {
+func (n *Node) Logs(ctx context.Context, id ident.AttemptID, opts manager.LogOptions) (io.ReadCloser, error) {
 	i := n.find(id)
 	if i == nil {
 		return nil, unknown(id)
@@ -173,7 +173,7 @@ func (n *Node) Logs(ctx context.Context, id string, opts manager.LogOptions) (io
 			return false
 		}
 	}
-	return logfile.Open(ctx, n.dir("logs", id), logfile.Options{
+	return logfile.Open(ctx, n.dir("logs", string(id)), logfile.Options{
 		Follow: opts.Follow,
 		Since:  opts.Since,
 		Tail:   opts.Tail,
@@ -181,13 +181,13 @@ func (n *Node) Logs(ctx context.Context, id string, opts manager.LogOptions) (io
 	}), nil
 }
 
-func (n *Node) find(id string) *instance {
+func (n *Node) find(id ident.AttemptID) *instance {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.instances[id]
 }
 
-func unknown(id string) error {
+func unknown(id ident.AttemptID) error {
 	return problem.New(problem.NotFound, problem.RuleInstanceUnknown, "no instance %q on this node", id)
 }
 

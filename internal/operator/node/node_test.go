@@ -149,7 +149,7 @@ func TestStatusTellsTheEnd(t *testing.T) {
 
 // TestSlowWatcher: it gets the last state of each, and holds up nobody.
 func TestSlowWatcher(t *testing.T) {
-	n := &Node{instances: map[string]*instance{}, watchers: map[chan manager.InstanceEvent]*backlog{}}
+	n := &Node{instances: map[ident.AttemptID]*instance{}, watchers: map[chan manager.InstanceEvent]*backlog{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	events, err := n.Watch(ctx)
 	if err != nil {
@@ -161,7 +161,7 @@ func TestSlowWatcher(t *testing.T) {
 		n.publish(manager.InstanceEvent{Status: manager.InstanceStatus{ID: "b", ExitCode: i}})
 		n.mu.Unlock()
 	}
-	last := map[string]int{}
+	last := map[ident.AttemptID]int{}
 	for last["a"] != 999 || last["b"] != 999 {
 		e := <-events
 		last[e.Status.ID] = e.Status.ExitCode

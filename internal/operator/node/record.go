@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
@@ -58,7 +59,7 @@ const damagedDir = "damaged"
 // journal is the folder of records.
 type journal struct{ dir string }
 
-func (j journal) path(id string) string { return filepath.Join(j.dir, id+".json") }
+func (j journal) path(id ident.AttemptID) string { return filepath.Join(j.dir, string(id)+".json") }
 
 // save writes a record: with sync it survives a crash of the machine. Otherwise that
 // may leave the one before, which is enough for what dies with the machine too.
@@ -76,7 +77,7 @@ func (j journal) save(r *record, sync bool) error {
 	return write(j.path(r.Spec.ID), append(b, '\n'), 0o600)
 }
 
-func (j journal) remove(id string) error {
+func (j journal) remove(id ident.AttemptID) error {
 	if err := os.Remove(j.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove instance record: %w", err)
 	}
@@ -85,7 +86,7 @@ func (j journal) remove(id string) error {
 
 // damage is a record that can't be read, and that was put aside.
 type damage struct {
-	id   string
+	id   ident.AttemptID
 	file string // where it lies now, below the node's folder
 	why  error
 }
@@ -107,7 +108,7 @@ func (j journal) load() ([]*record, []damage, error) {
 			continue
 		}
 
-		r, err := j.read(id)
+		r, err := j.read(ident.AttemptID(id))
 		if err == nil {
 			records = append(records, r)
 			continue
@@ -116,13 +117,13 @@ func (j journal) load() ([]*record, []damage, error) {
 			return nil, nil, err
 		}
 
-		file, merr := j.putAside(id)
-		damaged = append(damaged, damage{id: id, file: file, why: errors.Join(err, merr)})
+		file, merr := j.putAside(ident.AttemptID(id))
+		damaged = append(damaged, damage{id: ident.AttemptID(id), file: file, why: errors.Join(err, merr)})
 	}
 	return records, damaged, nil
 }
 
-func (j journal) read(id string) (*record, error) {
+func (j journal) read(id ident.AttemptID) (*record, error) {
 	b, err := atomicfile.Read(j.path(id))
 	if err != nil {
 		return nil, err
@@ -152,17 +153,17 @@ func (j journal) read(id string) (*record, error) {
 }
 
 // putAside moves a record where nobody takes it for one, and says where.
-func (j journal) putAside(id string) (string, error) {
+func (j journal) putAside(id ident.AttemptID) (string, error) {
 	dir := filepath.Join(filepath.Dir(j.dir), damagedDir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("put it aside: %w", err)
 	}
 
-	if err := os.Rename(j.path(id), filepath.Join(dir, id+".json")); err != nil {
+	if err := os.Rename(j.path(id), filepath.Join(dir, string(id)+".json")); err != nil {
 		return "", fmt.Errorf("put it aside: %w", err)
 	}
 
-	return filepath.Join(damagedDir, id+".json"), errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(j.dir))
+	return filepath.Join(damagedDir, string(id)+".json"), errors.Join(atomicfile.SyncDir(dir), atomicfile.SyncDir(j.dir))
 }
 
 // Ports are those that instances below a node's folder listen on, whether the node
@@ -177,7 +178,7 @@ func Ports(dir string) []uint16 {
 		if !ok {
 			continue
 		}
-		if r, err := j.read(id); err == nil && r.Exit == nil && r.Spec.Port != 0 {
+		if r, err := j.read(ident.AttemptID(id)); err == nil && r.Exit == nil && r.Spec.Port != 0 {
 			out = append(out, r.Spec.Port)
 		}
 	}

@@ -20,19 +20,19 @@ type Runtime interface {
 	Start(ctx context.Context, c Container) error
 	// Kill signals the container's first process. A container that has exited
 	// or is unknown is no error.
-	Kill(ctx context.Context, id string, signal syscall.Signal) error
+	Kill(ctx context.Context, id ident.AttemptID, signal syscall.Signal) error
 	// Reap frees the processes that an exited container still needs (its shim,
 	// the writer of its log, which then ends the log). One that runs is left
 	// alone, an unknown one is no error.
-	Reap(ctx context.Context, id string) error
+	Reap(ctx context.Context, id ident.AttemptID) error
 	// Delete ends the container if it runs and frees all of it, also what an
 	// interrupted Start left. An unknown one is no error.
-	Delete(ctx context.Context, id string) error
+	Delete(ctx context.Context, id ident.AttemptID) error
 	// List returns every container that Start made.
 	List(ctx context.Context) ([]ContainerState, error)
 	// Leftovers returns the ids of which anything is there at all, also without a
 	// container: a snapshot, a process that looked after one. Delete frees it.
-	Leftovers(ctx context.Context) ([]string, error)
+	Leftovers(ctx context.Context) ([]ident.AttemptID, error)
 }
 
 // Monitor tells of changes of a Runtime's containers.
@@ -43,8 +43,8 @@ type Monitor interface {
 
 // Container is what Runtime.Start needs.
 type Container struct {
-	ID     string
-	Image  ImageRef          // that Images.Ensure was given
+	ID     ident.AttemptID
+	Image  ident.ImageRef    // that Images.Ensure was given
 	Spec   []byte            // OCI runtime spec; handed to the low-level runtime as it is
 	Labels map[string]string // kept
 	LogURI string            // where its output goes
@@ -52,7 +52,7 @@ type Container struct {
 
 // ContainerState is what Runtime.List knows.
 type ContainerState struct {
-	ID       string
+	ID       ident.AttemptID
 	Running  bool
 	PID      int       // of its first process, when running
 	ExitCode int       // when not running
@@ -62,7 +62,7 @@ type ContainerState struct {
 // Event is one change of a container. An empty ID means that events may have
 // been lost: look at List.
 type Event struct {
-	ID  string
+	ID  ident.AttemptID
 	OOM bool // a process of it was killed for want of memory; else it exited
 }
 
@@ -70,13 +70,10 @@ type Event struct {
 type Images interface {
 	// Ensure returns the image of ref, fetched if it isn't here. It is called for one
 	// image at a time.
-	Ensure(ctx context.Context, ref ImageRef) (Image, error)
+	Ensure(ctx context.Context, ref ident.ImageRef) (Image, error)
 	// Find returns the image of ref if it is here; otherwise NotFound.
-	Find(ctx context.Context, ref ImageRef) (Image, error)
+	Find(ctx context.Context, ref ident.ImageRef) (Image, error)
 }
-
-// ImageRef says which image: HOST:PORT/NAME@sha256:DIGEST.
-type ImageRef string
 
 // Image is one image that is here.
 type Image struct {
@@ -88,11 +85,11 @@ type Image struct {
 // Network gives instances addresses.
 type Network interface {
 	// Add makes the instance's network namespace at path and connects it.
-	Add(ctx context.Context, id, path string) (netip.Addr, error)
+	Add(ctx context.Context, id ident.AttemptID, path string) (netip.Addr, error)
 	// Remove undoes Add, from any state that an interrupted one left.
-	Remove(ctx context.Context, id, path string) error
+	Remove(ctx context.Context, id ident.AttemptID, path string) error
 	// Held returns the ids that hold an address.
-	Held() ([]string, error)
+	Held() ([]ident.AttemptID, error)
 	// Gateway is this machine's address as the instances see it.
 	Gateway() netip.Addr
 }
@@ -101,9 +98,9 @@ type Network interface {
 type Attester interface {
 	// Open listens in dir. configID is the launch binding that the platform
 	// puts into the instance's evidence. Opening again replaces.
-	Open(id, dir string, configID evidence.Data64) error
+	Open(id ident.AttemptID, dir string, configID evidence.Data64) error
 	// Close stops listening. An unknown id is no error.
-	Close(id string)
+	Close(id ident.AttemptID)
 }
 
 // Replica keeps a second copy of volume snapshots, away from this node.

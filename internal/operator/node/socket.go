@@ -24,7 +24,7 @@ const maxStatus = 64 << 10
 // ciphertext and to say how far it is. The directory is mounted into that one
 // instance, so the listener is the caller's identity.
 type nodeSocket struct {
-	id      string
+	id      ident.AttemptID
 	app     volumeUser
 	memory  uint64
 	volumes *volumeStore

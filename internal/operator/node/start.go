@@ -8,8 +8,10 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
+	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/trusted/diskerror"
 	"cupel.dev/cupel/internal/trusted/launch"
@@ -28,7 +30,7 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 		return err
 	}
 
-	img, err := n.cfg.Images.Find(ctx, ImageRef(spec.Image))
+	img, err := n.cfg.Images.Find(ctx, ident.ImageRef(spec.Image))
 	if err != nil {
 		return err
 	}
@@ -60,7 +62,7 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 
 // checkSpec refuses a spec that no instance can be started by, whatever is on the machine.
 func checkSpec(spec manager.InstanceSpec) error {
-	if !validID.MatchString(spec.ID) {
+	if !validID.MatchString(string(spec.ID)) {
 		return problem.New(problem.Invalid, ruleInstanceID, "instance id %q", spec.ID).Want("1 to 40 of a-z 0-9 -")
 	}
 	if spec.Memory < minMemory || spec.Memory > 1<<62 {
@@ -137,15 +139,15 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 	}
 
 	// Folders and address: what the container is given from outside.
-	run, etc := n.dir("run", spec.ID), n.dir("etc", spec.ID)
+	run, etc := n.dir("run", string(spec.ID)), n.dir("etc", string(spec.ID))
 	for _, dir := range []string{run, etc} {
 		if err := makeFolder(dir); err != nil {
 			return err
 		}
 	}
-	n.note(ctx, "make the folder of an instance's log, which runs without one", spec.ID, n.explain(makeFolder(n.dir("logs", spec.ID))))
+	n.note(ctx, "make the folder of an instance's log, which runs without one", spec.ID, n.explain(makeFolder(n.dir("logs", string(spec.ID)))))
 
-	netns := n.dir("netns", spec.ID)
+	netns := n.dir("netns", string(spec.ID))
 	ip, err := n.cfg.Network.Add(ctx, spec.ID, netns)
 	if err != nil {
 		return err
@@ -175,7 +177,7 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 		Grant:            spec.Grant,
 		Root:             "rootfs",
 		Hostname:         host,
-		CgroupsPath:      n.cgroup(spec.ID),
+		CgroupsPath:      string(n.cgroup(spec.ID)),
 		NetworkNamespace: netns,
 		Memory:           int64(spec.Memory),
 		Pids:             maxPids,
@@ -190,10 +192,10 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 	}
 	err = n.cfg.Runtime.Start(ctx, Container{
 		ID:     spec.ID,
-		Image:  ImageRef(spec.Image),
+		Image:  ident.ImageRef(spec.Image),
 		Spec:   ociSpec,
 		Labels: map[string]string{"cupel.dev/app": spec.App},
-		LogURI: logfile.URI(n.cfg.LogWriter, n.dir("logs", spec.ID), n.cfg.Limits),
+		LogURI: logfile.URI(n.cfg.LogWriter, n.dir("logs", string(spec.ID)), n.cfg.Limits),
 	})
 	if err != nil {
 		return err
@@ -222,7 +224,7 @@ func cpuShares(memory uint64) int64 {
 	return int64(min(max(memory>>18, 64), 1<<17)) // in the bounds of cpu.shares
 }
 
-func (n *Node) cgroup(id string) string { return n.cfg.Cgroup + "/" + id }
+func (n *Node) cgroup(id ident.AttemptID) cgroup.Path { return n.cfg.Cgroup + "/" + cgroup.Path(id) }
 
 // hostname is what the instance calls itself: the app's name and enough of the
 // id to tell its instances apart.
@@ -240,14 +242,14 @@ func hostname(spec manager.InstanceSpec) string {
 	if len(name) > 20 {
 		name = name[:20]
 	}
-	return strings.Trim(name+"-"+spec.ID, "-")
+	return strings.Trim(name+"-"+string(spec.ID), "-")
 }
 
 // openSockets opens what an instance is served on: its node socket, and its attestation
 // socket beside it.
 func (n *Node) openSockets(i *instance) error {
 	spec := i.rec.Spec
-	run := n.dir("run", spec.ID)
+	run := n.dir("run", string(spec.ID))
 	s := &nodeSocket{
 		id:      spec.ID,
 		app:     volumeUser{spec.App, spec.AppName},
@@ -323,10 +325,10 @@ func (n *Node) removeTraces(ctx context.Context, i *instance) error {
 	id := i.rec.Spec.ID
 	errs := []error{n.removeCgroup(ctx, id)}
 	if !i.offline {
-		errs = append(errs, n.cfg.Network.Remove(ctx, id, n.dir("netns", id)))
+		errs = append(errs, n.cfg.Network.Remove(ctx, id, n.dir("netns", string(id))))
 	}
 	for _, dir := range []string{"run", "etc", "logs"} {
-		errs = append(errs, os.RemoveAll(n.dir(dir, id)))
+		errs = append(errs, os.RemoveAll(n.dir(dir, string(id))))
 	}
 
 	if err := errors.Join(errs...); err != nil {
@@ -336,7 +338,7 @@ func (n *Node) removeTraces(ctx context.Context, i *instance) error {
 }
 
 // removeCgroup waits for the last processes of a killed group to be gone.
-func (n *Node) removeCgroup(ctx context.Context, id string) error {
+func (n *Node) removeCgroup(ctx context.Context, id ident.AttemptID) error {
 	var err error
 	for range 100 {
 		if err = n.cfg.Cgroups.Remove(n.cgroup(id)); !errors.Is(err, syscall.EBUSY) {

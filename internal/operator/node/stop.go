@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
@@ -31,7 +32,7 @@ const (
 
 // Stop implements manager.Backend. A launcher that stores the volumes of an app
 // that ended well is waited for beyond grace, as long as it makes progress.
-func (n *Node) Stop(ctx context.Context, id string, grace time.Duration) error {
+func (n *Node) Stop(ctx context.Context, id ident.AttemptID, grace time.Duration) error {
 	i := n.find(id)
 	if i == nil {
 		return unknown(id)
@@ -198,7 +199,7 @@ func (n *Node) awaitExit(ctx context.Context, i *instance, patience func() time.
 }
 
 // Remove implements manager.Backend.
-func (n *Node) Remove(ctx context.Context, id string) error {
+func (n *Node) Remove(ctx context.Context, id ident.AttemptID) error {
 	i := n.find(id)
 	if i == nil {
 		return nil
@@ -224,9 +225,9 @@ func (n *Node) RemoveAll(ctx context.Context) error {
 func (n *Node) RemoveCgroup() error { return n.cfg.Cgroups.Remove(n.cfg.Cgroup) }
 
 // forEach calls f for every instance there is, a few at a time.
-func (n *Node) forEach(ctx context.Context, f func(context.Context, string) error) error {
+func (n *Node) forEach(ctx context.Context, f func(context.Context, ident.AttemptID) error) error {
 	n.mu.Lock()
-	ids := make([]string, 0, len(n.instances))
+	ids := make([]ident.AttemptID, 0, len(n.instances))
 	for id := range n.instances {
 		ids = append(ids, id)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/trusted/wire"
@@ -22,7 +23,7 @@ type deafRuntime struct {
 	listen func(asked int)
 }
 
-func (r *deafRuntime) Kill(_ context.Context, _ string, signal syscall.Signal) error {
+func (r *deafRuntime) Kill(_ context.Context, _ ident.AttemptID, signal syscall.Signal) error {
 	if signal != syscall.SIGTERM {
 		return errors.New("not SIGTERM")
 	}
@@ -47,7 +48,7 @@ func TestDeafLauncherIsAskedAgain(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				i := newInstance(&record{Spec: manager.InstanceSpec{ID: "i-1"}})
 				r := &deafRuntime{listen: func(asked int) { c.listen(i, asked) }}
-				n := &Node{cfg: Config{Runtime: r, Cgroups: &cgroup.Tree{}}, instances: map[string]*instance{"i-1": i}}
+				n := &Node{cfg: Config{Runtime: r, Cgroups: &cgroup.Tree{}}, instances: map[ident.AttemptID]*instance{"i-1": i}}
 				ended, err := n.terminateEarly(t.Context(), i, time.Second)
 				if err != nil || ended != c.ended || r.asked != c.asked {
 					t.Errorf("ended %v (want %v), asked %d times (want %d), %v", ended, c.ended, r.asked, c.asked, err)
@@ -72,7 +73,7 @@ type endingRuntime struct {
 	killed bool
 }
 
-func (r *endingRuntime) Kill(_ context.Context, _ string, signal syscall.Signal) error {
+func (r *endingRuntime) Kill(_ context.Context, _ ident.AttemptID, signal syscall.Signal) error {
 	if signal == syscall.SIGKILL {
 		r.killed = true
 		close(r.i.exited)
@@ -140,7 +141,7 @@ func TestStopWaitsForACommit(t *testing.T) {
 				r := &endingRuntime{i: i}
 				n := &Node{
 					cfg:       Config{Runtime: r, Cgroups: &cgroup.Tree{}, Now: time.Now, Logger: slog.New(slog.DiscardHandler)},
-					instances: map[string]*instance{"i-1": i},
+					instances: map[ident.AttemptID]*instance{"i-1": i},
 					journal:   journal{t.TempDir()},
 				}
 				if c.alone {

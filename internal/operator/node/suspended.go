@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/proc"
@@ -52,7 +53,7 @@ func (w *suspendedWatch) after(ok bool, suspended func() bool) bool {
 
 // suspended tells whether all processes of an instance's app were stopped by a signal.
 // Its launcher, whose parent is in no such group, isn't one of them.
-func (n *Node) suspended(id string) bool {
+func (n *Node) suspended(id ident.AttemptID) bool {
 	pids, err := n.cfg.Cgroups.Processes(n.cgroup(id))
 	if err != nil {
 		return false
@@ -86,7 +87,7 @@ func appSuspended() *problem.Error {
 
 // wake lets processes of an instance go on that were stopped by a signal, and tells it. In
 // the event they are called what.
-func (n *Node) wake(ctx context.Context, id, what string, pids []int) {
+func (n *Node) wake(ctx context.Context, id ident.AttemptID, what string, pids []int) {
 	pids = slices.DeleteFunc(pids, func(pid int) bool {
 		return !proc.Suspended(pid) || syscall.Kill(pid, syscall.SIGCONT) != nil
 	})
@@ -122,7 +123,7 @@ func (n *Node) wakeLauncher(ctx context.Context, c ContainerState) {
 
 // wakeAll lets all of an instance's processes go on: it is to end, and one that is stopped
 // doesn't hear of it.
-func (n *Node) wakeAll(ctx context.Context, id string) {
+func (n *Node) wakeAll(ctx context.Context, id ident.AttemptID) {
 	if pids, err := n.cfg.Cgroups.Processes(n.cgroup(id)); err == nil {
 		n.wake(ctx, id, "the app", pids)
 	}

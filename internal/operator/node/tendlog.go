@@ -18,7 +18,7 @@ func (n *Node) tendLog(ctx context.Context, c ContainerState) error {
 	n.tending.Lock()
 	defer n.tending.Unlock()
 
-	dir := n.dir("logs", c.ID)
+	dir := n.dir("logs", string(c.ID))
 	n.wake(ctx, c.ID, "the log writer", []int{logfile.Process(dir)})
 
 	if abandoned, err := logfile.Abandoned(dir); err != nil || !abandoned {

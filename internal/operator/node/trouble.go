@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 )
@@ -45,7 +46,7 @@ func (n *Node) tell(ctx context.Context, in manager.Incident) {
 
 // note takes note of how something went that is tried again: what was tried, and of which
 // instance; none, where it isn't of one alone.
-func (n *Node) note(ctx context.Context, what, instance string, err error) {
+func (n *Node) note(ctx context.Context, what string, instance ident.AttemptID, err error) {
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return // we end: it says nothing
 	}
@@ -138,15 +139,15 @@ func (b boundedRuntime) Start(ctx context.Context, c Container) (err error) {
 	return do(ctx, b.node.ofContainerd("start a container", startLimit), func(ctx context.Context) error { return b.Runtime.Start(ctx, c) })
 }
 
-func (b boundedRuntime) Kill(ctx context.Context, id string, signal syscall.Signal) error {
+func (b boundedRuntime) Kill(ctx context.Context, id ident.AttemptID, signal syscall.Signal) error {
 	return do(ctx, b.node.ofContainerd("send a signal", lookLimit), func(ctx context.Context) error { return b.Runtime.Kill(ctx, id, signal) })
 }
 
-func (b boundedRuntime) Reap(ctx context.Context, id string) error {
+func (b boundedRuntime) Reap(ctx context.Context, id ident.AttemptID) error {
 	return do(ctx, b.node.ofContainerd("let go of what ended", lookLimit), func(ctx context.Context) error { return b.Runtime.Reap(ctx, id) })
 }
 
-func (b boundedRuntime) Delete(ctx context.Context, id string) error {
+func (b boundedRuntime) Delete(ctx context.Context, id ident.AttemptID) error {
 	return do(ctx, b.node.ofContainerd("remove a container", deleteLimit), func(ctx context.Context) error { return b.Runtime.Delete(ctx, id) })
 }
 
@@ -154,7 +155,7 @@ func (b boundedRuntime) List(ctx context.Context) ([]ContainerState, error) {
 	return call(ctx, b.node.ofContainerd("list containers", lookLimit), b.Runtime.List)
 }
 
-func (b boundedRuntime) Leftovers(ctx context.Context) ([]string, error) {
+func (b boundedRuntime) Leftovers(ctx context.Context) ([]ident.AttemptID, error) {
 	return call(ctx, b.node.ofContainerd("list what is left", lookLimit), b.Runtime.Leftovers)
 }
 
@@ -171,7 +172,7 @@ func newBoundedImages(images Images, n *Node) boundedImages {
 
 // Ensure brings one image at a time. The wait for others is no part of the time that
 // one may take, and an image that is here waits for nobody.
-func (b boundedImages) Ensure(ctx context.Context, ref ImageRef) (Image, error) {
+func (b boundedImages) Ensure(ctx context.Context, ref ident.ImageRef) (Image, error) {
 	img, err := b.Find(ctx, ref)
 	if err == nil || problem.From(err).Rule == RuleContainerdHangs {
 		return img, err
@@ -187,7 +188,7 @@ func (b boundedImages) Ensure(ctx context.Context, ref ImageRef) (Image, error) 
 	return call(ctx, b.node.ofContainerd("bring an image", fetchLimit), func(ctx context.Context) (Image, error) { return b.Images.Ensure(ctx, ref) })
 }
 
-func (b boundedImages) Find(ctx context.Context, ref ImageRef) (Image, error) {
+func (b boundedImages) Find(ctx context.Context, ref ident.ImageRef) (Image, error) {
 	return call(ctx, b.node.ofContainerd("look at an image", lookLimit), func(ctx context.Context) (Image, error) { return b.Images.Find(ctx, ref) })
 }
 
@@ -197,10 +198,10 @@ type boundedNetwork struct {
 	node *Node
 }
 
-func (b boundedNetwork) Add(ctx context.Context, id, path string) (netip.Addr, error) {
+func (b boundedNetwork) Add(ctx context.Context, id ident.AttemptID, path string) (netip.Addr, error) {
 	return call(ctx, b.node.ofPlugins("connect an instance", networkLimit), func(ctx context.Context) (netip.Addr, error) { return b.Network.Add(ctx, id, path) })
 }
 
-func (b boundedNetwork) Remove(ctx context.Context, id, path string) error {
+func (b boundedNetwork) Remove(ctx context.Context, id ident.AttemptID, path string) error {
 	return do(ctx, b.node.ofPlugins("disconnect an instance", networkLimit), func(ctx context.Context) error { return b.Network.Remove(ctx, id, path) })
 }

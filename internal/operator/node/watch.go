@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -105,7 +106,7 @@ func (n *Node) resync(ctx context.Context) error {
 		return fmt.Errorf("list containers: %w", err)
 	}
 
-	byID := map[string]ContainerState{}
+	byID := map[ident.AttemptID]ContainerState{}
 	for _, c := range containers {
 		byID[c.ID] = c
 	}
@@ -118,7 +119,7 @@ func (n *Node) resync(ctx context.Context) error {
 			n.wakeLauncher(ctx, c)
 			n.note(ctx, "replace a log writer that died", c.ID, n.tendLog(ctx, c))
 
-			renewed, err := renewResolvConf(filepath.Join(n.dir("etc", c.ID), "resolv.conf"), resolvers, servers)
+			renewed, err := renewResolvConf(filepath.Join(n.dir("etc", string(c.ID)), "resolv.conf"), resolvers, servers)
 			n.note(ctx, "give an instance the machine's name servers", c.ID, err)
 			if renewed {
 				n.cfg.Logger.InfoContext(ctx, "the machine's name servers changed, and the instance's with them", "instance", c.ID)
@@ -230,7 +231,7 @@ func (n *Node) letGo(ctx context.Context, i *instance) {
 		return // removed meanwhile
 	}
 
-	err := n.cfg.Network.Remove(ctx, id, n.dir("netns", id))
+	err := n.cfg.Network.Remove(ctx, id, n.dir("netns", string(id)))
 	i.offline = err == nil
 	n.note(ctx, "give back the address of an instance that ended", id, err)
 }
@@ -247,7 +248,7 @@ func (n *Node) letGoAgain(ctx context.Context) {
 	n.mu.Unlock()
 
 	for _, i := range ended {
-		if _, err := os.Lstat(n.dir("netns", i.rec.Spec.ID)); err == nil {
+		if _, err := os.Lstat(n.dir("netns", string(i.rec.Spec.ID))); err == nil {
 			n.letGo(ctx, i)
 		}
 	}
@@ -255,7 +256,7 @@ func (n *Node) letGoAgain(ctx context.Context) {
 
 // reap frees the processes that an ended instance still needs. It takes as long as its log
 // is written out, so nobody waits for it.
-func (n *Node) reap(ctx context.Context, id string) {
+func (n *Node) reap(ctx context.Context, id ident.AttemptID) {
 	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
 	defer cancel()
 	n.note(ctx, "let go of what ended", id, n.cfg.Runtime.Reap(ctx, id))

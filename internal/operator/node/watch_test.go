@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
 )
@@ -96,7 +97,7 @@ func TestOlderListCondemnsNobody(t *testing.T) {
 func TestExitedInstanceGivesItsAddressBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, r := testNode(t)
-		n.network.held = map[string]bool{"i-1": true, "i-2": true}
+		n.network.held = map[ident.AttemptID]bool{"i-1": true, "i-2": true}
 		i := n.put(&record{Made: true, IP: netip.MustParseAddr("10.88.1.2"), Spec: manager.InstanceSpec{ID: "i-1"}})
 		n.put(&record{Made: true, Spec: manager.InstanceSpec{ID: "i-2"}})
 		r.containers = []ContainerState{{ID: "i-1", ExitCode: 1, ExitedAt: time.Now()}, {ID: "i-2", Running: true}}
@@ -104,7 +105,7 @@ func TestExitedInstanceGivesItsAddressBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if held, _ := n.network.Held(); !slices.Equal(held, []string{"i-2"}) {
+		if held, _ := n.network.Held(); !slices.Equal(held, []ident.AttemptID{"i-2"}) {
 			t.Errorf("addresses are held by %q, want by the one that runs alone", held)
 		}
 		if s := i.status(); s.State != manager.StateExited || s.IP.IsValid() {
@@ -117,7 +118,7 @@ func TestExitedInstanceGivesItsAddressBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.letGoAgain(t.Context())
-		if held, _ := n.network.Held(); !slices.Equal(held, []string{"i-2"}) {
+		if held, _ := n.network.Held(); !slices.Equal(held, []ident.AttemptID{"i-2"}) {
 			t.Errorf("after another look: %q", held)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 )
@@ -63,7 +64,7 @@ func started(t *testing.T, s Subject) manager.InstanceSpec {
 }
 
 // status is what the Backend lists of the instance.
-func status(t *testing.T, b manager.Backend, id string) (manager.InstanceStatus, bool) {
+func status(t *testing.T, b manager.Backend, id ident.AttemptID) (manager.InstanceStatus, bool) {
 	t.Helper()
 	list, err := b.List(t.Context())
 	if err != nil {
@@ -88,7 +89,7 @@ func status(t *testing.T, b manager.Backend, id string) (manager.InstanceStatus,
 }
 
 // await waits until the instance is as it is to be.
-func await(t *testing.T, b manager.Backend, id, what string, ok func(manager.InstanceStatus) bool) manager.InstanceStatus {
+func await(t *testing.T, b manager.Backend, id ident.AttemptID, what string, ok func(manager.InstanceStatus) bool) manager.InstanceStatus {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
@@ -207,7 +208,7 @@ func testUnknown(t *testing.T, s Subject) {
 }
 
 // lines reads an instance's output to its end.
-func lines(t *testing.T, b manager.Backend, id string, opts manager.LogOptions) []manager.LogLine {
+func lines(t *testing.T, b manager.Backend, id ident.AttemptID, opts manager.LogOptions) []manager.LogLine {
 	t.Helper()
 	r, err := b.Logs(t.Context(), id, opts)
 	if err != nil {

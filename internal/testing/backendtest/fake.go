@@ -44,10 +44,10 @@ type Fake struct {
 	Ending time.Duration
 	// Stopping, if set, is told which instance is about to be told to end. Set it
 	// before the first call.
-	Stopping func(id string)
+	Stopping func(id ident.AttemptID)
 
 	mu        sync.Mutex
-	instances map[string]*fakeInstance
+	instances map[ident.AttemptID]*fakeInstance
 	images    map[string]bool
 	missing   map[string]*problem.Error // what EnsureImage says of a reference
 	watchers  map[chan manager.InstanceEvent]bool
@@ -81,7 +81,7 @@ var _ manager.Backend = (*Fake)(nil)
 // NewFake returns an empty Fake.
 func NewFake() *Fake {
 	return &Fake{
-		instances: map[string]*fakeInstance{},
+		instances: map[ident.AttemptID]*fakeInstance{},
 		images:    map[string]bool{},
 		missing:   map[string]*problem.Error{},
 		watchers:  map[chan manager.InstanceEvent]bool{},
@@ -199,7 +199,7 @@ func (f *Fake) end(in *fakeInstance, code int, oom bool, why *problem.Error) {
 }
 
 // Crash ends a running instance from inside.
-func (f *Fake) Crash(id string, code int, oom bool) {
+func (f *Fake) Crash(id ident.AttemptID, code int, oom bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if in, ok := f.instances[id]; ok {
@@ -209,7 +209,7 @@ func (f *Fake) Crash(id string, code int, oom bool) {
 }
 
 // Lose ends a running instance as the end of its machine does.
-func (f *Fake) Lose(id string) {
+func (f *Fake) Lose(id ident.AttemptID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if in, ok := f.instances[id]; ok {
@@ -220,7 +220,7 @@ func (f *Fake) Lose(id string) {
 }
 
 // SetHealth changes what the health check finds.
-func (f *Fake) SetHealth(id string, h manager.Health) {
+func (f *Fake) SetHealth(id ident.AttemptID, h manager.Health) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if in, ok := f.instances[id]; ok {
@@ -230,7 +230,7 @@ func (f *Fake) SetHealth(id string, h manager.Health) {
 }
 
 // Renew gives a running instance's app another certificate of that life.
-func (f *Fake) Renew(id string, life time.Duration) {
+func (f *Fake) Renew(id ident.AttemptID, life time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if in, ok := f.instances[id]; ok {
@@ -240,7 +240,7 @@ func (f *Fake) Renew(id string, life time.Duration) {
 }
 
 // SetInstanceID is the id under which the CAS knows the instance.
-func (f *Fake) SetInstanceID(id string, at ident.InstanceID) {
+func (f *Fake) SetInstanceID(id ident.AttemptID, at ident.InstanceID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if in, ok := f.instances[id]; ok {
@@ -249,7 +249,7 @@ func (f *Fake) SetInstanceID(id string, at ident.InstanceID) {
 }
 
 // SetLastWord is what the instance's launcher says when it is told to end.
-func (f *Fake) SetLastWord(id string, p *problem.Error) {
+func (f *Fake) SetLastWord(id ident.AttemptID, p *problem.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if in, ok := f.instances[id]; ok {
@@ -265,7 +265,7 @@ func (f *Fake) SetMissing(ref string, err *problem.Error) {
 }
 
 // Stop implements manager.Backend.
-func (f *Fake) Stop(ctx context.Context, id string, _ time.Duration) error {
+func (f *Fake) Stop(ctx context.Context, id ident.AttemptID, _ time.Duration) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -297,7 +297,7 @@ func (f *Fake) Stop(ctx context.Context, id string, _ time.Duration) error {
 }
 
 // Remove implements manager.Backend.
-func (f *Fake) Remove(ctx context.Context, id string) error {
+func (f *Fake) Remove(ctx context.Context, id ident.AttemptID) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -359,7 +359,7 @@ func (f *Fake) log(in *fakeInstance, line string) {
 }
 
 // Logs implements manager.Backend.
-func (f *Fake) Logs(ctx context.Context, id string, opts manager.LogOptions) (io.ReadCloser, error) {
+func (f *Fake) Logs(ctx context.Context, id ident.AttemptID, opts manager.LogOptions) (io.ReadCloser, error) {
 	f.mu.Lock()
 	in, ok := f.instances[id]
 	f.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 )
 
@@ -13,7 +14,7 @@ func TestFake(t *testing.T) {
 	Run(t, func(*testing.T) Subject {
 		return Subject{Backend: NewFake(), Spec: func(*testing.T) manager.InstanceSpec {
 			return manager.InstanceSpec{
-				ID: fmt.Sprintf("i-%d", n.Add(1)), App: "app-1", Image: "runtime", Memory: 64 << 20, Port: 8080,
+				ID: ident.AttemptID(fmt.Sprintf("i-%d", n.Add(1))), App: "app-1", Image: "runtime", Memory: 64 << 20, Port: 8080,
 				Labels: map[string]string{"role": "app"},
 			}
 		}}

@@ -16,6 +16,9 @@ import (
 	"cupel.dev/cupel/api/problem"
 )
 
+// Path names a control group below the place where its tree is mounted, as in /cupel-ID/INSTANCE.
+type Path string
+
 // Tree is the machine's mounted control groups.
 type Tree struct {
 	v2   bool
@@ -70,7 +73,7 @@ type Memory struct {
 
 // Memory reads the counters of the group at path. A group that is gone gives
 // fs.ErrNotExist.
-func (t *Tree) Memory(path string) (Memory, error) {
+func (t *Tree) Memory(path Path) (Memory, error) {
 	usage, events, inactive := "memory.usage_in_bytes", "memory.oom_control", "total_inactive_file"
 	if t.v2 {
 		usage, events, inactive = "memory.current", "memory.events", "inactive_file"
@@ -100,11 +103,11 @@ func (t *Tree) Memory(path string) (Memory, error) {
 }
 
 // group is where the memory controller has the group at path.
-func (t *Tree) group(path string) string {
+func (t *Tree) group(path Path) string {
 	if t.v2 {
-		return filepath.Join(t.dirs[""], path)
+		return filepath.Join(t.dirs[""], string(path))
 	}
-	return filepath.Join(t.dirs["memory"], path)
+	return filepath.Join(t.dirs["memory"], string(path))
 }
 
 // readCounts reads a file of "name number" lines; other lines are passed over.
@@ -125,7 +128,7 @@ func readCounts(path string) (map[string]uint64, error) {
 }
 
 // Busy reports whether a process is in the group at path or below, in any tree.
-func (t *Tree) Busy(path string) (bool, error) {
+func (t *Tree) Busy(path Path) (bool, error) {
 	busy := false
 	err := t.each(path, func(dir string) error {
 		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
@@ -136,10 +139,10 @@ func (t *Tree) Busy(path string) (bool, error) {
 }
 
 // BusyBelow names the groups right below the one at path that are busy.
-func (t *Tree) BusyBelow(path string) ([]string, error) {
+func (t *Tree) BusyBelow(path Path) ([]string, error) {
 	var names []string
 	for _, mount := range t.dirs {
-		entries, err := os.ReadDir(filepath.Join(mount, path))
+		entries, err := os.ReadDir(filepath.Join(mount, string(path)))
 		if ignoreGone(err) != nil {
 			return nil, fmt.Errorf("list control groups: %w", err)
 		}
@@ -153,7 +156,7 @@ func (t *Tree) BusyBelow(path string) ([]string, error) {
 
 	var busy []string
 	for _, name := range names {
-		is, err := t.Busy(filepath.Join(path, name))
+		is, err := t.Busy(Path(filepath.Join(string(path), name)))
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +169,7 @@ func (t *Tree) BusyBelow(path string) ([]string, error) {
 
 // Processes are those in the group at path itself. A group that is gone gives
 // fs.ErrNotExist.
-func (t *Tree) Processes(path string) ([]int, error) {
+func (t *Tree) Processes(path Path) ([]int, error) {
 	return processes(t.group(path))
 }
 
@@ -187,7 +190,7 @@ func processes(dir string) ([]int, error) {
 }
 
 // Kill sends SIGKILL to every process in the group at path and below.
-func (t *Tree) Kill(path string) error {
+func (t *Tree) Kill(path Path) error {
 	return t.each(path, func(dir string) error {
 		pids, err := processes(dir)
 		for _, pid := range pids {
@@ -199,13 +202,13 @@ func (t *Tree) Kill(path string) error {
 
 // Remove removes the group at path and those below it from every tree. Groups
 // that are not there are no error; one that still has processes is.
-func (t *Tree) Remove(path string) error {
+func (t *Tree) Remove(path Path) error {
 	return t.each(path, func(dir string) error { return ignoreGone(syscall.Rmdir(dir)) })
 }
 
 // each calls f for the group at path in every tree, children first.
-func (t *Tree) each(path string, f func(dir string) error) error {
-	if filepath.Clean("/"+path) == "/" {
+func (t *Tree) each(path Path, f func(dir string) error) error {
+	if filepath.Clean("/"+string(path)) == "/" {
 		return errors.New("refusing to touch the root control group")
 	}
 
@@ -218,7 +221,7 @@ func (t *Tree) each(path string, f func(dir string) error) error {
 		seen[mount] = true
 
 		var dirs []string
-		err := filepath.WalkDir(filepath.Join(mount, path), func(p string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join(mount, string(path)), func(p string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return ignoreGone(err)
 			}
@@ -248,7 +251,7 @@ func ignoreGone(err error) error {
 
 // Membership says in which groups one process is: controller -> path, with ""
 // for the unified hierarchy.
-type Membership map[string]string
+type Membership map[string]Path
 
 // ParseMembership reads the form of /proc/PID/cgroup (cgroups(7), "/proc files").
 func ParseMembership(r io.Reader) (Membership, error) {
@@ -266,7 +269,7 @@ func ParseMembership(r io.Reader) (Membership, error) {
 			if _, twice := m[c]; twice {
 				return nil, fmt.Errorf("control groups of a process: controller %q twice", c)
 			}
-			m[c] = path
+			m[c] = Path(path)
 		}
 	}
 
@@ -289,8 +292,8 @@ func MembershipOf(pid int) (Membership, error) {
 // In reports whether the process is in exactly the group at path: in the
 // unified hierarchy under v2; in those controllers under v1 that the launch
 // profile limits, of which memory has to be one.
-func (t *Tree) In(m Membership, path string) bool {
-	path = filepath.Clean("/" + path)
+func (t *Tree) In(m Membership, path Path) bool {
+	path = Path(filepath.Clean("/" + string(path)))
 	if t.v2 {
 		return m[""] == path
 	}

@@ -82,7 +82,7 @@ func TestBusy(t *testing.T) {
 		"memory/cgroup.procs": "1\n", "pids/cgroup.procs": "1\n", "pids/c/i-1/child/cgroup.procs": "7\n", "pids/c/i-1/cgroup.procs": "",
 		"memory/c/i-2/cgroup.procs": "",
 	})
-	for path, want := range map[string]bool{"/c/i-1": true, "/c/i-2": false, "/c/gone": false} {
+	for path, want := range map[Path]bool{"/c/i-1": true, "/c/i-2": false, "/c/gone": false} {
 		if got, err := tr.Busy(path); err != nil || got != want {
 			t.Errorf("%s: %v, %v; want %v", path, got, err, want)
 		}
@@ -129,7 +129,7 @@ func TestRemove(t *testing.T) {
 	if err := tr.Remove("/x"); err != nil {
 		t.Errorf("removed twice: %v", err)
 	}
-	for _, path := range []string{"", "/", "..", "/x/.."} {
+	for _, path := range []Path{"", "/", "..", "/x/.."} {
 		if err := tr.Remove(path); err == nil {
 			t.Errorf("%q: removed the root", path)
 		}
@@ -140,9 +140,10 @@ const hybrid = "9:name=systemd:/\n8:pids:/c/i-1\n5:devices:/c/i-1\n4:memory:/c/i
 
 func TestIn(t *testing.T) {
 	for _, c := range []struct {
-		name, procfs, path string
-		files              map[string]string
-		want               bool
+		name, procfs string
+		path         Path
+		files        map[string]string
+		want         bool
 	}{
 		{"v1", hybrid, "/c/i-1", v1, true},
 		{"v1, cleaned path", hybrid, "c/i-1/", v1, true},

@@ -13,7 +13,7 @@ import (
 // Join moves a process, and so all that it starts from then on, into the group at
 // path of every tree. The group is made if it isn't there; its limits are those of
 // the groups above it, of which there are none at "/".
-func (t *Tree) Join(path string, pid int) error {
+func (t *Tree) Join(path Path, pid int) error {
 	seen := map[string]bool{}
 	for _, mount := range t.dirs {
 		if seen[mount] {
@@ -21,7 +21,7 @@ func (t *Tree) Join(path string, pid int) error {
 		}
 		seen[mount] = true
 
-		dir := filepath.Join(mount, path)
+		dir := filepath.Join(mount, string(path))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make a control group: %w", err)
 		}

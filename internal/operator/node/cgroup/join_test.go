@@ -21,7 +21,7 @@ func TestJoin(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	path := fmt.Sprintf("/cupel-join-%d", os.Getpid())
+	path := cgroup.Path(fmt.Sprintf("/cupel-join-%d", os.Getpid()))
 	defer func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()

@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
@@ -54,7 +55,7 @@ type Network struct {
 	forwarded map[sysctl.Setting]string // as they were before the first change
 
 	mu      sync.Mutex
-	leaving map[string]bool // instances whose links are being taken away
+	leaving map[ident.AttemptID]bool // instances whose links are being taken away
 }
 
 var _ node.Network = (*Network)(nil)
@@ -260,12 +261,12 @@ func (n *Network) hasGateway(bridge netlink.Link) bool {
 	})
 }
 
-func (n *Network) conf(id, path string) *libcni.RuntimeConf {
-	return &libcni.RuntimeConf{ContainerID: id, NetNS: path, IfName: ifName}
+func (n *Network) conf(id ident.AttemptID, path string) *libcni.RuntimeConf {
+	return &libcni.RuntimeConf{ContainerID: string(id), NetNS: path, IfName: ifName}
 }
 
 // Add implements node.Network.
-func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) {
+func (n *Network) Add(ctx context.Context, id ident.AttemptID, path string) (netip.Addr, error) {
 	if err := makeNamespace(path); err != nil {
 		return netip.Addr{}, err
 	}
@@ -295,7 +296,7 @@ func (n *Network) Add(ctx context.Context, id, path string) (netip.Addr, error) 
 }
 
 // Remove implements node.Network.
-func (n *Network) Remove(ctx context.Context, id, path string) error {
+func (n *Network) Remove(ctx context.Context, id ident.AttemptID, path string) error {
 	n.setLeaving(id, true)
 	defer n.setLeaving(id, false)
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/filelock"
@@ -18,13 +19,13 @@ func (n *Network) leaseDir() string { return filepath.Join(n.cfg.Dir, "leases", 
 
 // leases returns who holds which address. The plugin keeps a file for each, named
 // after the address and with the holder's id in its first line.
-func (n *Network) leases() (map[netip.Addr]string, error) {
+func (n *Network) leases() (map[netip.Addr]ident.AttemptID, error) {
 	entries, err := os.ReadDir(n.leaseDir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read leases: %w", err)
 	}
 
-	held := map[netip.Addr]string{}
+	held := map[netip.Addr]ident.AttemptID{}
 	for _, e := range entries {
 		addr, err := netip.ParseAddr(e.Name())
 		if err != nil {
@@ -40,19 +41,19 @@ func (n *Network) leases() (map[netip.Addr]string, error) {
 		}
 
 		id, _, _ := strings.Cut(string(b), "\n")
-		held[addr] = strings.TrimSpace(id)
+		held[addr] = ident.AttemptID(strings.TrimSpace(id))
 	}
 	return held, nil
 }
 
 // Held implements node.Network.
-func (n *Network) Held() ([]string, error) {
+func (n *Network) Held() ([]ident.AttemptID, error) {
 	held, err := n.leases()
 	if err != nil {
 		return nil, err
 	}
 
-	var ids []string
+	var ids []ident.AttemptID
 	for _, id := range held {
 		if id != "" {
 			ids = append(ids, id)

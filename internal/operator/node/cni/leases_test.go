@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"cupel.dev/cupel/api/ident"
 )
 
 // TestDamagedLeases: an address whose file is empty or no file is given back, and the
@@ -25,7 +27,7 @@ func TestDamagedLeases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if held, err := n.Held(); err != nil || !slices.Equal(held, []string{"i-1"}) {
+	if held, err := n.Held(); err != nil || !slices.Equal(held, []ident.AttemptID{"i-1"}) {
 		t.Errorf("held by %v, %v", held, err)
 	}
 	if err := n.dropNameless(); err != nil {

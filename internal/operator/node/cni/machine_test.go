@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
 	"cupel.dev/cupel/internal/testing/need"
@@ -55,12 +56,12 @@ func TestBridgeKeepsItsAddress(t *testing.T) {
 	}
 	dir := t.TempDir()
 	for i := range 4 {
-		id := fmt.Sprintf("i-%d", i)
-		if _, err := n.Add(t.Context(), id, filepath.Join(dir, id)); err != nil {
+		id := ident.AttemptID(fmt.Sprintf("i-%d", i))
+		if _, err := n.Add(t.Context(), id, filepath.Join(dir, string(id))); err != nil {
 			t.Fatal(err)
 		}
 		defer func() {
-			if err := n.Remove(t.Context(), id, filepath.Join(dir, id)); err != nil {
+			if err := n.Remove(t.Context(), id, filepath.Join(dir, string(id))); err != nil {
 				t.Error(err)
 			}
 		}()
@@ -92,11 +93,11 @@ func TestOldBridgeKeepsItsAddress(t *testing.T) {
 	n := open(t, "0c0ffee2", PluginDir)
 	dir := t.TempDir()
 	for i := range 4 {
-		id := fmt.Sprintf("i-%d", i)
-		if _, err := n.Add(t.Context(), id, filepath.Join(dir, id)); err != nil {
+		id := ident.AttemptID(fmt.Sprintf("i-%d", i))
+		if _, err := n.Add(t.Context(), id, filepath.Join(dir, string(id))); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = n.Remove(t.Context(), id, filepath.Join(dir, id)) }()
+		defer func() { _ = n.Remove(t.Context(), id, filepath.Join(dir, string(id))) }()
 		now, err := netlink.LinkByName(br.Name)
 		if err != nil {
 			t.Fatal(err)
@@ -227,7 +228,7 @@ func TestHeldAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = n.Remove(t.Context(), "i-1", path) }()
-	if held, err := n.Held(); err != nil || !slices.Equal(held, []string{"i-1"}) {
+	if held, err := n.Held(); err != nil || !slices.Equal(held, []ident.AttemptID{"i-1"}) {
 		t.Errorf("%q, %v", held, err)
 	}
 	empty := filepath.Join(n.leaseDir(), ip.Next().String())
@@ -238,7 +239,7 @@ func TestHeldAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	held, err := n.leases()
-	if want := map[netip.Addr]string{ip: "i-1"}; err != nil || len(held) != 1 || held[ip] != want[ip] {
+	if want := map[netip.Addr]ident.AttemptID{ip: "i-1"}; err != nil || len(held) != 1 || held[ip] != want[ip] {
 		t.Errorf("after the next start: %v, %v; want %v", held, err, want)
 	}
 }

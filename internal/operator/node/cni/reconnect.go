@@ -10,13 +10,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
 // connection is how CNI connected an instance, as its cache tells.
 type connection struct {
-	ContainerID string `json:"containerId"`
+	ContainerID ident.AttemptID `json:"containerId"`
 	Result      struct {
 		Interfaces []struct{ Name, Mac, Sandbox string }
 		IPs        []struct{ Address, Gateway string }
@@ -89,14 +90,14 @@ func onBridge(link, bridge netlink.Link) error {
 }
 
 // setLeaving says whether an instance's link is being taken away.
-func (n *Network) setLeaving(id string, leaving bool) {
+func (n *Network) setLeaving(id ident.AttemptID, leaving bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
 	case !leaving:
 		delete(n.leaving, id)
 	case n.leaving == nil:
-		n.leaving = map[string]bool{id: true}
+		n.leaving = map[ident.AttemptID]bool{id: true}
 	default:
 		n.leaving[id] = true
 	}

@@ -3,6 +3,7 @@ package containerd_test
 import (
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/testing/backendtest"
 )
@@ -17,7 +18,7 @@ func TestBackend(t *testing.T) {
 			Backend: l.node,
 			Spec: func(*testing.T) manager.InstanceSpec {
 				n++
-				s := l.spec("i-"+string(rune('a'+n)), "serve")
+				s := l.spec(ident.AttemptID("i-"+string(rune('a'+n))), "serve")
 				s.Port = 80
 				return s
 			},

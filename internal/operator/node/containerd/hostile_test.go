@@ -118,7 +118,7 @@ func TestTamperedLaunches(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h.edit = c.edit
-			id := "i-t" + string(rune('a'+i))
+			id := ident.AttemptID("i-t" + string(rune('a'+i)))
 			l.start(id, "quote", 0)
 			l.status(id, running)
 			lines := l.output(id, 2)

@@ -22,7 +22,7 @@ import (
 
 // Ensure implements node.Images. Registries on this machine are spoken to in
 // plain HTTP, all others over TLS.
-func (r *Runtime) Ensure(ctx context.Context, ref node.ImageRef) (node.Image, error) {
+func (r *Runtime) Ensure(ctx context.Context, ref ident.ImageRef) (node.Image, error) {
 	ctx = r.context(ctx)
 	if img, err := r.Find(ctx, ref); err == nil {
 		return img, nil
@@ -45,7 +45,7 @@ func (r *Runtime) Ensure(ctx context.Context, ref node.ImageRef) (node.Image, er
 }
 
 // pull fetches an image and unpacks it, durably.
-func (r *Runtime) pull(ctx context.Context, ref node.ImageRef) (containerd.Image, error) {
+func (r *Runtime) pull(ctx context.Context, ref ident.ImageRef) (containerd.Image, error) {
 	resolver := docker.NewResolver(docker.ResolverOptions{
 		Hosts: docker.ConfigureDefaultRegistries(docker.WithPlainHTTP(docker.MatchLocalhost)),
 	})
@@ -74,7 +74,7 @@ func (r *Runtime) dropPartial(ctx context.Context) error {
 }
 
 // Find implements node.Images.
-func (r *Runtime) Find(ctx context.Context, ref node.ImageRef) (node.Image, error) {
+func (r *Runtime) Find(ctx context.Context, ref ident.ImageRef) (node.Image, error) {
 	ctx = r.context(ctx)
 	img, err := r.client.GetImage(ctx, string(ref))
 	if err != nil {
@@ -92,7 +92,7 @@ func (r *Runtime) Find(ctx context.Context, ref node.ImageRef) (node.Image, erro
 
 // alias gives an image that is here under another reference (the embedded
 // registry may come up on another port) this one too.
-func (r *Runtime) alias(ctx context.Context, ref node.ImageRef) (node.Image, error) {
+func (r *Runtime) alias(ctx context.Context, ref ident.ImageRef) (node.Image, error) {
 	_, digest, ok := strings.Cut(string(ref), "@")
 	if !ok {
 		return node.Image{}, errdefs.ErrNotFound
@@ -145,7 +145,7 @@ func (r *Runtime) imageConfig(ctx context.Context, img containerd.Image) ([]byte
 }
 
 // imageError explains why an image is not to be had.
-func imageError(ref node.ImageRef, err error) error {
+func imageError(ref ident.ImageRef, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("image %s: %w", ref, err)
@@ -165,7 +165,7 @@ func imageError(ref node.ImageRef, err error) error {
 }
 
 // runtimeOf is the name of the runtime that an image is of.
-func runtimeOf(ref node.ImageRef) string {
+func runtimeOf(ref ident.ImageRef) string {
 	repository, _, _ := strings.Cut(string(ref), "@")
 	return path.Base(repository)
 }

@@ -11,6 +11,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/las"
+	"cupel.dev/cupel/internal/operator/node/cgroup"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
@@ -25,11 +26,11 @@ var _ las.Inspector = (*Runtime)(nil)
 // ids. The root has to be that snapshot, mounted in the bundle, with nothing in
 // its upper layer but empty places to mount on. The first process has to be what
 // that spec says, since the spec may have been another one when it was read.
-func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) {
+func (r *Runtime) Inspect(ctx context.Context, id ident.AttemptID) (las.Launched, error) {
 	ctx, cancel := context.WithTimeout(r.context(ctx), answerLimit)
 	defer cancel()
 
-	container, err := r.client.LoadContainer(ctx, id)
+	container, err := r.client.LoadContainer(ctx, string(id))
 	if err != nil {
 		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
 	}
@@ -38,7 +39,7 @@ func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) 
 		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
 	}
 
-	bundle := filepath.Join(r.cfg.Daemon.StateDir(), "io.containerd.runtime.v2.task", r.cfg.Namespace, id)
+	bundle := filepath.Join(r.cfg.Daemon.StateDir(), "io.containerd.runtime.v2.task", r.cfg.Namespace, string(id))
 	spec, err := atomicfile.Read(filepath.Join(bundle, "config.json"))
 	if err != nil {
 		return las.Launched{}, fmt.Errorf("inspect container: %w", err)
@@ -66,7 +67,7 @@ func (r *Runtime) Inspect(ctx context.Context, id string) (las.Launched, error) 
 
 	return las.Launched{
 		PID:    int(task.Pid()),
-		Cgroup: paths.Linux.CgroupsPath,
+		Cgroup: cgroup.Path(paths.Linux.CgroupsPath),
 		Spec:   spec,
 		Image:  img,
 	}, nil

@@ -256,7 +256,7 @@ func (m *machine) live() *life {
 		rt = m.wrap(rt)
 	}
 	l.node, err = node.New(node.Config{
-		State: m.state, Cgroup: "/cupel-" + m.id, Launcher: m.launcher, LogWriter: self, CASAddr: "127.0.0.1:1",
+		State: m.state, Cgroup: cgroup.Path("/cupel-" + m.id), Launcher: m.launcher, LogWriter: self, CASAddr: "127.0.0.1:1",
 		Runtime: rt, Monitor: l.runtime, Images: l.runtime, Network: l.network, Attester: server,
 		Cgroups: groups, Limits: m.limits, Logger: m.logger, Now: time.Now,
 		Tell: func(in manager.Incident) {
@@ -345,14 +345,14 @@ func processesOf(state string) []string {
 	return found
 }
 
-func (l *life) spec(id, behaviour string) manager.InstanceSpec {
+func (l *life) spec(id ident.AttemptID, behaviour string) manager.InstanceSpec {
 	return manager.InstanceSpec{
 		ID: id, App: "a-1", AppName: "Test App", Config: ident.ServiceRef{Session: "test", Service: ident.ServiceName(behaviour)},
 		Binding: evidence.Data64{9}, Image: l.image, Memory: 128 << 20, Labels: map[string]string{"k": "v"}, Profile: launch.Newest,
 	}
 }
 
-func (l *life) start(id, behaviour string, port uint16) {
+func (l *life) start(id ident.AttemptID, behaviour string, port uint16) {
 	l.t.Helper()
 	if _, err := l.node.EnsureImage(l.t.Context(), l.image); err != nil {
 		l.t.Fatal(err)
@@ -365,7 +365,7 @@ func (l *life) start(id, behaviour string, port uint16) {
 }
 
 // status waits until ok holds for the instance.
-func (l *life) status(id string, ok func(manager.InstanceStatus) bool) manager.InstanceStatus {
+func (l *life) status(id ident.AttemptID, ok func(manager.InstanceStatus) bool) manager.InstanceStatus {
 	l.t.Helper()
 	var last manager.InstanceStatus
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -388,7 +388,7 @@ func (l *life) status(id string, ok func(manager.InstanceStatus) bool) manager.I
 func running(s manager.InstanceStatus) bool { return s.State == manager.StateRunning }
 func exited(s manager.InstanceStatus) bool  { return s.State == manager.StateExited }
 
-func (l *life) lines(id string) []string {
+func (l *life) lines(id ident.AttemptID) []string {
 	r, err := l.node.Logs(context.Background(), id, manager.LogOptions{Tail: -1})
 	if err != nil {
 		return []string{err.Error()}
@@ -398,7 +398,7 @@ func (l *life) lines(id string) []string {
 }
 
 // output waits for the first n lines of an instance's output.
-func (l *life) output(id string, n int) []string {
+func (l *life) output(id ident.AttemptID, n int) []string {
 	l.t.Helper()
 	var got []string
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
@@ -421,7 +421,7 @@ func readLines(r io.Reader) []string {
 	return out
 }
 
-func pidOf(t *testing.T, l *life, id string) int {
+func pidOf(t *testing.T, l *life, id ident.AttemptID) int {
 	t.Helper()
 	launched, err := l.runtime.Inspect(t.Context(), id)
 	if err != nil {

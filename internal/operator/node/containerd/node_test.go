@@ -86,10 +86,10 @@ func TestLifeOfAnInstance(t *testing.T) {
 }
 
 // checkLimits reads what the kernel really enforces: the limit, and no swap.
-func checkLimits(t *testing.T, l *life, id string) {
+func checkLimits(t *testing.T, l *life, id ident.AttemptID) {
 	t.Helper()
-	v1 := "/sys/fs/cgroup/memory/cupel-" + l.id + "/" + id + "/"
-	v2 := "/sys/fs/cgroup/cupel-" + l.id + "/" + id + "/"
+	v1 := "/sys/fs/cgroup/memory/cupel-" + l.id + "/" + string(id) + "/"
+	v2 := "/sys/fs/cgroup/cupel-" + l.id + "/" + string(id) + "/"
 	want := map[string]string{v1 + "memory.limit_in_bytes": "134217728", v1 + "memory.swappiness": "0"}
 	if _, err := os.Stat(v1 + "memory.memsw.limit_in_bytes"); err == nil {
 		want[v1+"memory.memsw.limit_in_bytes"] = "134217728"
@@ -105,7 +105,7 @@ func checkLimits(t *testing.T, l *life, id string) {
 
 	// Its weight is as its memory: half of what 256 MiB have, which is the kernel's
 	// default. What version 2 makes of it is the runtime's choice.
-	if b, err := os.ReadFile("/sys/fs/cgroup/cpu/cupel-" + l.id + "/" + id + "/cpu.shares"); err == nil && strings.TrimSpace(string(b)) != "512" {
+	if b, err := os.ReadFile("/sys/fs/cgroup/cpu/cupel-" + l.id + "/" + string(id) + "/cpu.shares"); err == nil && strings.TrimSpace(string(b)) != "512" {
 		t.Errorf("CPU shares %q, want 512", b)
 	}
 	if b, err := os.ReadFile(v2 + "cpu.weight"); err == nil && strings.TrimSpace(string(b)) == "100" {
@@ -262,7 +262,7 @@ func TestNothingToAdopt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parent := "/cupel-" + m.id
+	parent := cgroup.Path("/cupel-" + m.id)
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		err := errors.Join(groups.Kill(parent), groups.Remove(parent))
 		if err == nil {
@@ -512,12 +512,12 @@ func TestLogWriterDies(t *testing.T) {
 }
 
 // killLogWriter kills the process that writes an instance's log.
-func killLogWriter(t *testing.T, m *machine, id string) {
+func killLogWriter(t *testing.T, m *machine, id ident.AttemptID) {
 	t.Helper()
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range procs {
 		b, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if !bytes.Contains(b, []byte("\x00"+logfile.Verb+"\x00")) || !bytes.Contains(b, []byte(filepath.Join(m.state, "logs", id))) {
+		if !bytes.Contains(b, []byte("\x00"+logfile.Verb+"\x00")) || !bytes.Contains(b, []byte(filepath.Join(m.state, "logs", string(id)))) {
 			continue
 		}
 		var pid int

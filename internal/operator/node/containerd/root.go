@@ -12,13 +12,15 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
+
+	"cupel.dev/cupel/api/ident"
 )
 
 // rootUntouched checks that the process's root is the overlay of the
 // container's snapshot, over the snapshot's own layers, and that nobody put
 // anything into its upper layer or hid with it what lies below.
-func (r *Runtime) rootUntouched(ctx context.Context, id string, pid int, mountPoints []string) error {
-	mounts, err := r.client.SnapshotService(snapshotter).Mounts(ctx, id)
+func (r *Runtime) rootUntouched(ctx context.Context, id ident.AttemptID, pid int, mountPoints []string) error {
+	mounts, err := r.client.SnapshotService(snapshotter).Mounts(ctx, string(id))
 	if err != nil {
 		return fmt.Errorf("inspect container: its root: %w", err)
 	}

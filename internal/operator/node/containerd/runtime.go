@@ -24,6 +24,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/proc"
@@ -56,8 +57,8 @@ type Runtime struct {
 	pulling sync.RWMutex
 
 	mu    sync.Mutex
-	tasks map[string]*sync.Mutex    // by container: one end of its task at a time
-	seen  map[string][]proc.Command // shims by container, when Leftovers looked last
+	tasks map[ident.AttemptID]*sync.Mutex    // by container: one end of its task at a time
+	seen  map[ident.AttemptID][]proc.Command // shims by container, when Leftovers looked last
 }
 
 var (
@@ -83,7 +84,7 @@ func New(cfg Config) (*Runtime, error) {
 		cfg:    cfg,
 		client: client,
 		puller: puller,
-		tasks:  map[string]*sync.Mutex{},
+		tasks:  map[ident.AttemptID]*sync.Mutex{},
 	}, nil
 }
 
@@ -140,9 +141,9 @@ func (r *Runtime) Start(ctx context.Context, c node.Container) error {
 
 // start makes the container's record and snapshot, and then runs it.
 func (r *Runtime) start(ctx context.Context, c node.Container, img containerd.Image, logURI *url.URL) error {
-	container, err := r.client.NewContainer(ctx, c.ID,
+	container, err := r.client.NewContainer(ctx, string(c.ID),
 		containerd.WithSnapshotter(snapshotter),
-		containerd.WithNewSnapshot(c.ID, img),
+		containerd.WithNewSnapshot(string(c.ID), img),
 		containerd.WithRuntime(runtimeName, &options.Options{Root: r.cfg.RuncRoot}),
 		containerd.WithContainerLabels(c.Labels),
 		// The very bytes: no round trip through somebody's types.
@@ -174,7 +175,7 @@ func (rawSpec) GetTypeUrl() string { return specType }
 func (s rawSpec) GetValue() []byte { return s }
 
 // startError explains a failed start as far as it can be known.
-func startError(id string, err error) error {
+func startError(id ident.AttemptID, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("start instance %s: %w", id, err)
 	}
@@ -183,9 +184,9 @@ func startError(id string, err error) error {
 }
 
 // Kill implements node.Runtime.
-func (r *Runtime) Kill(ctx context.Context, id string, signal syscall.Signal) error {
+func (r *Runtime) Kill(ctx context.Context, id ident.AttemptID, signal syscall.Signal) error {
 	_, err := r.client.TaskService().Kill(r.context(ctx), &tasks.KillRequest{
-		ContainerID: id,
+		ContainerID: string(id),
 		Signal:      uint32(signal),
 		All:         signal == syscall.SIGKILL,
 	})
@@ -196,7 +197,7 @@ func (r *Runtime) Kill(ctx context.Context, id string, signal syscall.Signal) er
 }
 
 // lock keeps Reap and Delete apart: the shim answers to neither while it goes.
-func (r *Runtime) lock(id string) *sync.Mutex {
+func (r *Runtime) lock(id ident.AttemptID) *sync.Mutex {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 
@@ -207,12 +208,12 @@ func (r *Runtime) lock(id string) *sync.Mutex {
 }
 
 // Reap implements node.Runtime.
-func (r *Runtime) Reap(ctx context.Context, id string) error {
+func (r *Runtime) Reap(ctx context.Context, id ident.AttemptID) error {
 	l := r.lock(id)
 	l.Lock()
 	defer l.Unlock()
 
-	_, err := r.client.TaskService().Delete(r.context(ctx), &tasks.DeleteTaskRequest{ContainerID: id})
+	_, err := r.client.TaskService().Delete(r.context(ctx), &tasks.DeleteTaskRequest{ContainerID: string(id)})
 	if err != nil && !isGone(err) && !isRunning(err) {
 		return fmt.Errorf("reap container %s: %w", id, err)
 	}
@@ -224,7 +225,7 @@ func (r *Runtime) Reap(ctx context.Context, id string) error {
 const deleteTries = 5
 
 // Delete implements node.Runtime.
-func (r *Runtime) Delete(ctx context.Context, id string) error {
+func (r *Runtime) Delete(ctx context.Context, id ident.AttemptID) error {
 	ctx = r.context(ctx)
 	l := r.lock(id)
 	l.Lock()
@@ -253,8 +254,8 @@ func (r *Runtime) Delete(ctx context.Context, id string) error {
 }
 
 // delete tries once to free all that containerd has of a container.
-func (r *Runtime) delete(ctx context.Context, id string) error {
-	container, err := r.client.LoadContainer(ctx, id)
+func (r *Runtime) delete(ctx context.Context, id ident.AttemptID) error {
+	container, err := r.client.LoadContainer(ctx, string(id))
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
@@ -273,7 +274,7 @@ func (r *Runtime) delete(ctx context.Context, id string) error {
 	}
 
 	// By itself: an interrupted start leaves a snapshot without a container.
-	if err := r.client.SnapshotService(snapshotter).Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+	if err := r.client.SnapshotService(snapshotter).Remove(ctx, string(id)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("its snapshot: %w", err)
 	}
 	return nil
@@ -299,7 +300,7 @@ func (r *Runtime) List(ctx context.Context) ([]node.ContainerState, error) {
 
 	out := make([]node.ContainerState, 0, len(records))
 	for _, c := range records {
-		s := node.ContainerState{ID: c.ID}
+		s := node.ContainerState{ID: ident.AttemptID(c.ID)}
 		if t := byID[c.ID]; t != nil {
 			s.Running = t.Status != tasktypes.Status_STOPPED
 			if s.Running {
@@ -315,21 +316,21 @@ func (r *Runtime) List(ctx context.Context) ([]node.ContainerState, error) {
 
 // Leftovers implements node.Runtime: containers, snapshots that an interrupted start
 // left without one, and shims that outlived a daemon which did not know them yet.
-func (r *Runtime) Leftovers(ctx context.Context) ([]string, error) {
+func (r *Runtime) Leftovers(ctx context.Context) ([]ident.AttemptID, error) {
 	ctx = r.context(ctx)
 	records, err := r.client.ContainerService().List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
 
-	var ids []string
+	var ids []ident.AttemptID
 	for _, c := range records {
-		ids = append(ids, c.ID)
+		ids = append(ids, ident.AttemptID(c.ID))
 	}
 
 	err = r.client.SnapshotService(snapshotter).Walk(ctx, func(_ context.Context, info snapshots.Info) error {
 		if info.Kind == snapshots.KindActive {
-			ids = append(ids, info.Name)
+			ids = append(ids, ident.AttemptID(info.Name))
 		}
 		return nil
 	})
@@ -403,9 +404,9 @@ func (r *Runtime) forward(ctx context.Context, out chan<- node.Event) {
 				if v.ID != v.ContainerID {
 					continue
 				}
-				e = node.Event{ID: v.ContainerID}
+				e = node.Event{ID: ident.AttemptID(v.ContainerID)}
 			case *eventtypes.TaskOOM:
-				e = node.Event{ID: v.ContainerID, OOM: true}
+				e = node.Event{ID: ident.AttemptID(v.ContainerID), OOM: true}
 			default:
 				continue
 			}

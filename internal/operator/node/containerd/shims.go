@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/proc"
 )
@@ -18,7 +19,8 @@ import (
 // shim is what a shim's command line says.
 type shim struct {
 	proc.Command
-	namespace, id string
+	namespace string
+	id        ident.AttemptID
 }
 
 // shims lists the shims that were started for this daemon, whoever their parent is
@@ -46,7 +48,7 @@ func parseShim(c proc.Command, address string) (s shim, ok bool) {
 		case "-namespace":
 			s.namespace = c.Args[i+1]
 		case "-id":
-			s.id = c.Args[i+1]
+			s.id = ident.AttemptID(c.Args[i+1])
 		}
 	}
 	return s, true
@@ -89,13 +91,13 @@ func (d *Daemon) wakeShims(ctx context.Context) {
 }
 
 // shims are those of this runtime's containers, by container.
-func (r *Runtime) shims() (map[string][]proc.Command, error) {
+func (r *Runtime) shims() (map[ident.AttemptID][]proc.Command, error) {
 	list, err := r.cfg.Daemon.shims()
 	if err != nil {
 		return nil, err
 	}
 
-	out := map[string][]proc.Command{}
+	out := map[ident.AttemptID][]proc.Command{}
 	for _, s := range list {
 		if s.namespace == r.cfg.Namespace && s.id != "" {
 			out[s.id] = append(out[s.id], s.Command)
@@ -118,7 +120,7 @@ func (r *Runtime) lookForShims() {
 
 // endShims ends what is left of a container that containerd doesn't know (any more):
 // its shim, and what the low-level runtime keeps of it.
-func (r *Runtime) endShims(ctx context.Context, id string) error {
+func (r *Runtime) endShims(ctx context.Context, id ident.AttemptID) error {
 	r.mu.Lock()
 	left := r.seen[id]
 	delete(r.seen, id)
@@ -136,5 +138,5 @@ func (r *Runtime) endShims(ctx context.Context, id string) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("end its shim: %w", err)
 	}
-	return os.RemoveAll(filepath.Join(r.cfg.RuncRoot, r.cfg.Namespace, id))
+	return os.RemoveAll(filepath.Join(r.cfg.RuncRoot, r.cfg.Namespace, string(id)))
 }

@@ -11,6 +11,8 @@ import (
 	client "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/opencontainers/image-spec/identity"
+
+	"cupel.dev/cupel/api/ident"
 )
 
 // TestSnapshotsLost: where containerd lost the list of what it unpacked, or a folder of it,
@@ -28,7 +30,7 @@ func TestSnapshotsLost(t *testing.T) {
 }
 
 // ends starts an instance that ends at once, and waits for that.
-func (l *life) ends(id string) {
+func (l *life) ends(id ident.AttemptID) {
 	l.start(id, "exit", 0)
 	l.status(id, exited)
 }
@@ -47,7 +49,7 @@ func (m *machine) loseSnapshots(l *life) {
 // interrupt leaves what the start of an instance does that died before containerd knew
 // the container: a snapshot on the image's layers, and the lease that keeps it. Where
 // that ends, containerd removes the snapshot.
-func (m *machine) interrupt(l *life, id string, end bool) {
+func (m *machine) interrupt(l *life, id ident.AttemptID, end bool) {
 	m.t.Helper()
 	c, err := client.New(l.daemon.Address(), client.WithDefaultNamespace("cupel-"+m.id))
 	if err != nil {
@@ -64,7 +66,7 @@ func (m *machine) interrupt(l *life, id string, end bool) {
 	}
 	lease, err := c.LeasesService().Create(m.t.Context(), leases.WithRandomID(), leases.WithExpiration(time.Hour))
 	if err == nil {
-		_, err = c.SnapshotService("overlayfs").Prepare(leases.WithLease(m.t.Context(), lease.ID), id, identity.ChainID(layers).String())
+		_, err = c.SnapshotService("overlayfs").Prepare(leases.WithLease(m.t.Context(), lease.ID), string(id), identity.ChainID(layers).String())
 	}
 	if err == nil && end {
 		err = c.LeasesService().Delete(m.t.Context(), lease, leases.SynchronousDelete)

@@ -10,18 +10,19 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/node/logfile"
 	"cupel.dev/cupel/internal/proc"
 )
 
 // shimPID is the process of an instance's shim.
-func shimPID(t *testing.T, m *machine, id string) int {
+func shimPID(t *testing.T, m *machine, id ident.AttemptID) int {
 	t.Helper()
 	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range procs {
 		b, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 		args := string(b)
-		if strings.Contains(args, "containerd-shim-runc-v2\x00") && strings.Contains(args, m.id) && strings.Contains(args, "\x00"+id+"\x00") {
+		if strings.Contains(args, "containerd-shim-runc-v2\x00") && strings.Contains(args, m.id) && strings.Contains(args, "\x00"+string(id)+"\x00") {
 			pid, _ := strconv.Atoi(filepath.Base(dir))
 			return pid
 		}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/las"
 	"cupel.dev/cupel/internal/trusted/launch"
 )
@@ -184,8 +185,8 @@ func TestWrappedRunc(t *testing.T) {
 	}
 	for i, order := range slices.Sorted(maps.Keys(wrapped)) {
 		t.Run(order, func(t *testing.T) {
-			id := fmt.Sprintf("i-w%d-%s", i, l.id)
-			if err := os.WriteFile(filepath.Join(os.Getenv(envWrapped), id), []byte(order), 0o600); err != nil {
+			id := ident.AttemptID(fmt.Sprintf("i-w%d-%s", i, l.id))
+			if err := os.WriteFile(filepath.Join(os.Getenv(envWrapped), string(id)), []byte(order), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			l.start(id, "idle", 0)
