@@ -70,10 +70,12 @@ type Result struct {
 }
 
 // ImageRef is where a runtime's image is kept in the registry.
-func ImageRef(runtime string) rebuild.Ref { return rebuild.Ref("runtimes/" + runtime + ":latest") }
+func ImageRef(runtime ident.RuntimeName) rebuild.Ref {
+	return rebuild.Ref("runtimes/" + runtime + ":latest")
+}
 
 // SourcesRef is where the newest build's sources are kept in the registry.
-func SourcesRef(runtime string) rebuild.Ref {
+func SourcesRef(runtime ident.RuntimeName) rebuild.Ref {
 	return rebuild.Ref("runtimes/" + runtime + "/sources:latest")
 }
 
@@ -191,7 +193,7 @@ func (o Options) remembered(ctx context.Context, l *rebuild.Lock) *Result {
 		return nil
 	}
 
-	for _, ref := range []rebuild.Ref{ownRef(l.Runtime, &m.Result), m.Result.Artifact, SourcesRef(l.Runtime)} {
+	for _, ref := range []rebuild.Ref{ownRef(l.Runtime, &m.Result), m.Result.Artifact, SourcesRef(ident.RuntimeName(l.Runtime))} {
 		if _, err := o.Registry.Whole(ctx, ref); err != nil {
 			return nil
 		}
@@ -255,14 +257,14 @@ func (o Options) store(ctx context.Context, c cache, l *rebuild.Lock, img *rebui
 		}
 
 		r.Artifact = l.Artifact
-		r.Image = ImageRef(l.Runtime)
+		r.Image = ImageRef(ident.RuntimeName(l.Runtime))
 		o.Step("storing the sources as " + string(r.Artifact))
 		if err := o.Registry.PushArtifact(ctx, r.Artifact, manifest, c); err != nil {
 			return err
 		}
 
 		// Where an owner finds the lock who wasn't given one.
-		if err := o.Registry.PushArtifact(ctx, SourcesRef(l.Runtime), manifest, c); err != nil {
+		if err := o.Registry.PushArtifact(ctx, SourcesRef(ident.RuntimeName(l.Runtime)), manifest, c); err != nil {
 			return err
 		}
 

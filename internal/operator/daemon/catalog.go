@@ -39,7 +39,7 @@ var _ manager.Catalog = (*catalog)(nil)
 func (c *catalog) Runtimes(ctx context.Context) ([]managerapi.Runtime, error) {
 	var out []managerapi.Runtime
 	for _, name := range c.names() {
-		ref := build.ImageRef(name)
+		ref := build.ImageRef(ident.RuntimeName(name))
 		img, err := c.registry.PullImage(ctx, ref)
 		if err != nil {
 			switch p := problem.From(err); {
@@ -64,7 +64,7 @@ func (c *catalog) Runtimes(ctx context.Context) ([]managerapi.Runtime, error) {
 // Runtime implements [manager.Catalog].
 func (c *catalog) Runtime(ctx context.Context, name string) (managerapi.Runtime, error) {
 	if slices.Contains(c.names(), name) {
-		ref := build.ImageRef(name)
+		ref := build.ImageRef(ident.RuntimeName(name))
 		img, err := c.registry.PullImage(ctx, ref)
 		if err == nil {
 			return c.describe(name, ref, img)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/build"
 	"cupel.dev/cupel/internal/operator/registry"
@@ -34,7 +35,7 @@ func TestDamagedRuntime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ref, err := remotename.ParseReference(c.registry.Addr() + "/" + string(build.ImageRef(name)))
+		ref, err := remotename.ParseReference(c.registry.Addr() + "/" + string(build.ImageRef(ident.RuntimeName(name))))
 		if err != nil {
 			t.Fatal(err)
 		}

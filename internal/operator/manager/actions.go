@@ -130,9 +130,9 @@ func (m *Manager) forgetFailures(id ident.AttemptID) {
 }
 
 // bringImage brings an image to where instances start from it.
-type bringImage struct{ ref string }
+type bringImage struct{ ref ident.ImageRef }
 
-func (b bringImage) key() string { return "image:" + b.ref }
+func (b bringImage) key() string { return "image:" + string(b.ref) }
 
 func (b bringImage) do(ctx context.Context, m *Manager) error {
 	_, err := m.cfg.Backend.EnsureImage(ctx, b.ref)

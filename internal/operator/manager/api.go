@@ -253,7 +253,7 @@ func (a *API) apps(w http.ResponseWriter, _ *http.Request, caller ident.KeyHash)
 }
 
 func (a *API) app(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
-	app, err := a.Manager.App(caller, r.PathValue("app"))
+	app, err := a.Manager.App(caller, ident.AppRef(r.PathValue("app")))
 	if err != nil {
 		return err
 	}
@@ -262,7 +262,7 @@ func (a *API) app(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) 
 }
 
 func (a *API) removeApp(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
-	app, err := a.Manager.RemoveApp(r.Context(), caller, r.PathValue("app"))
+	app, err := a.Manager.RemoveApp(r.Context(), caller, ident.AppRef(r.PathValue("app")))
 	if err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func (a *API) removeApp(w http.ResponseWriter, r *http.Request, caller ident.Key
 }
 
 func (a *API) instances(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
-	list, err := a.Manager.Instances(r.Context(), caller, r.URL.Query().Get("app"))
+	list, err := a.Manager.Instances(r.Context(), caller, ident.AppRef(r.URL.Query().Get("app")))
 	if err != nil {
 		return err
 	}
@@ -280,7 +280,7 @@ func (a *API) instances(w http.ResponseWriter, r *http.Request, caller ident.Key
 }
 
 func (a *API) removeInstance(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
-	out, err := a.Manager.RemoveInstance(r.Context(), caller, r.PathValue("id"))
+	out, err := a.Manager.RemoveInstance(r.Context(), caller, ident.InstanceRef(r.PathValue("id")))
 	if err != nil {
 		return err
 	}
@@ -319,7 +319,7 @@ func (a *API) removeVolume(w http.ResponseWriter, r *http.Request, caller ident.
 func (a *API) logs(w http.ResponseWriter, r *http.Request, caller ident.KeyHash) error {
 	q := query{values: r.URL.Query()}
 	wish := LogQuery{
-		Instance:   r.PathValue("id"),
+		Instance:   ident.InstanceRef(r.PathValue("id")),
 		LogOptions: LogOptions{Follow: q.flag("follow"), Since: q.time("since"), Tail: q.number("tail", -1)},
 		Previous:   q.flag("previous"),
 	}
@@ -335,7 +335,7 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, caller ident.KeyHas
 	q := query{values: r.URL.Query()}
 	wish := EventQuery{
 		Since:  uint64(max(q.number("since", 0), 0)),
-		App:    q.values.Get("app"),
+		App:    ident.AppRef(q.values.Get("app")),
 		Follow: q.flag("follow"),
 	}
 	if q.err != nil {

@@ -46,7 +46,7 @@ type Backend interface {
 	// read, when it is removed, or with ctx. The caller closes it.
 	Logs(ctx context.Context, id ident.AttemptID, opts LogOptions) (io.ReadCloser, error)
 	// EnsureImage brings the image of the reference here, if it isn't.
-	EnsureImage(ctx context.Context, ref string) (ImageInfo, error)
+	EnsureImage(ctx context.Context, ref ident.ImageRef) (ImageInfo, error)
 }
 
 // InstanceSpec is everything that a Backend needs to know to start one
@@ -59,7 +59,7 @@ type InstanceSpec struct {
 	Binding evidence.Data64   // L, the evidence's CONFIGID
 	CAS     ident.KeyHash     // identity of the CAS that Binding stands for
 	CASAddr string            // CUPEL_CAS_ADDR as host:port; empty: the Backend's own
-	Image   string            // reference as given to EnsureImage
+	Image   ident.ImageRef    // reference as given to EnsureImage
 	Memory  uint64            // limit in bytes
 	Port    uint16            // TCP port that a healthy instance accepts on; 0: a job, which has no health
 	Labels  map[string]string // kept and given back by List
@@ -146,10 +146,10 @@ type LogLine struct {
 
 // ImageInfo describes an image that is here.
 type ImageInfo struct {
-	Ref    string       `json:"ref"`
-	Digest ident.Digest `json:"digest"` // of the manifest
-	Config ident.Digest `json:"config"` // of the image's configuration: what is measured
-	Size   int64        `json:"size"`   // of its layers, compressed, in bytes
+	Ref    ident.ImageRef `json:"ref"`
+	Digest ident.Digest   `json:"digest"` // of the manifest
+	Config ident.Digest   `json:"config"` // of the image's configuration: what is measured
+	Size   int64          `json:"size"`   // of its layers, compressed, in bytes
 }
 
 // Balancer carries connections from public ports to instances. A client stays

@@ -141,7 +141,7 @@ func (r *realCAS) deployed(req managerapi.DeployRequest) managerapi.App {
 		r.t.Fatal(err)
 	}
 	eventually(r.t, "the deployment ends", func() bool {
-		a, err = r.m.App(r.owner.Key.Hash, a.ID)
+		a, err = r.m.App(r.owner.Key.Hash, ident.AppRef(a.ID))
 		return err == nil && a.Deployment.State != managerapi.DeploymentRunning
 	})
 	if a.State != managerapi.AppReady {
@@ -163,7 +163,7 @@ func (r *realCAS) grants() []owners.Grant {
 // apps are the app's instances, without its pulls.
 func (r *realCAS) apps(a managerapi.App) []managerapi.Instance {
 	r.t.Helper()
-	list, err := r.m.Instances(r.t.Context(), r.owner.Key.Hash, a.ID)
+	list, err := r.m.Instances(r.t.Context(), r.owner.Key.Hash, ident.AppRef(a.ID))
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -259,7 +259,7 @@ func TestSecondOwnersKey(t *testing.T) {
 	if p := problem.From(err); p == nil || p.Kind != problem.Denied {
 		t.Errorf("a stranger's grant: %v", err)
 	}
-	if _, err := r.m.App(stranger.Key.Hash, a.ID); problem.KindOf(err) != problem.NotFound {
+	if _, err := r.m.App(stranger.Key.Hash, ident.AppRef(a.ID)); problem.KindOf(err) != problem.NotFound {
 		t.Errorf("a stranger sees the app: %v", err)
 	}
 }
@@ -275,7 +275,7 @@ func TestKilledInstancesLeaveTheirPlace(t *testing.T) {
 	r.fake.Crash(ident.AttemptID(in.ID+"-1"), 137, false)
 	eventually(t, "the replacement has a place", func() bool {
 		now := r.grants()[0].Places["client-app"].Instances
-		a, err := r.m.App(r.owner.Key.Hash, a.ID)
+		a, err := r.m.App(r.owner.Key.Hash, ident.AppRef(a.ID))
 		return err == nil && a.Healthy == 2 && len(now) == 2 && !slices.Contains(now, killed)
 	})
 }
@@ -291,7 +291,7 @@ func TestWithdrawnWhileItRuns(t *testing.T) {
 	r.fake.Crash(ident.AttemptID(r.apps(a)[0].ID+"-1"), 1, false)
 	eventually(t, "the app says who can mend it", func() bool {
 		var err error
-		a, err = r.m.App(r.owner.Key.Hash, a.ID)
+		a, err = r.m.App(r.owner.Key.Hash, ident.AppRef(a.ID))
 		return err == nil && a.Problem != nil
 	})
 	if a.Problem.Rule != "grant_ended" || !strings.Contains(a.Problem.Mend, "cupel deploy shop") {

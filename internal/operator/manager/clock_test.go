@@ -31,7 +31,7 @@ func TestClockSetBack(t *testing.T) {
 					w.start()
 				}
 				time.Sleep(time.Minute)
-				if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady {
+				if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.State != managerapi.AppReady {
 					t.Errorf("a minute later: %+v", a)
 				}
 			})
@@ -50,12 +50,12 @@ func TestClockSetWhileAppsRun(t *testing.T) {
 				started, reasons := len(w.fake.Started()), len(w.reasons())
 				w.back.Store(int64(back))
 				time.Sleep(time.Hour)
-				if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady || len(w.fake.Started()) != started || len(w.reasons()) != reasons {
+				if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.State != managerapi.AppReady || len(w.fake.Started()) != started || len(w.reasons()) != reasons {
 					t.Errorf("an hour later: %+v, %d starts, %q", a, len(w.fake.Started())-started, w.reasons()[reasons:])
 				}
 				w.fake.Crash(ident.AttemptID(w.instances("app")[0].ID+"-1"), 1, false)
 				time.Sleep(time.Minute)
-				if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady || len(w.fake.Started()) != started+1 {
+				if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.State != managerapi.AppReady || len(w.fake.Started()) != started+1 {
 					t.Errorf("after a crash: %+v, %d starts", a, len(w.fake.Started())-started)
 				}
 			})
@@ -76,7 +76,7 @@ func TestClockSetBackDuringADeployment(t *testing.T) {
 		w.back.Store(int64(24 * time.Hour))
 		w.start()
 		time.Sleep(20 * time.Minute)
-		if a, _ = w.m.App(alice, a.ID); a.Deployment.State != managerapi.DeploymentFailed {
+		if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.Deployment.State != managerapi.DeploymentFailed {
 			t.Errorf("20 minutes later: %+v", a.Deployment)
 		}
 	})
@@ -104,14 +104,14 @@ func TestClockSetForward(t *testing.T) {
 		w.start()
 		time.Sleep(30 * time.Second)
 
-		if now, _ := w.m.App(alice, a.ID); now.Deployment.State == managerapi.DeploymentFailed {
+		if now, _ := w.m.App(alice, ident.AppRef(a.ID)); now.Deployment.State == managerapi.DeploymentFailed {
 			t.Errorf("the deployment failed: %v", now.Deployment.Problem)
 		}
 		if !slices.Contains(w.cas.Gone(), crashed.InstanceID) {
 			t.Errorf("the CAS was told of %v, want %v", w.cas.Gone(), crashed.InstanceID)
 		}
 		time.Sleep(20 * time.Minute)
-		if now, _ := w.m.App(alice, a.ID); now.Deployment.State != managerapi.DeploymentFailed {
+		if now, _ := w.m.App(alice, ident.AppRef(a.ID)); now.Deployment.State != managerapi.DeploymentFailed {
 			t.Errorf("20 minutes later: %+v", now.Deployment)
 		}
 	})

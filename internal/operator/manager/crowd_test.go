@@ -96,7 +96,7 @@ func TestNamesBelongToKeys(t *testing.T) {
 		if p := problem.From(err); p == nil || p.Rule != "app_name_ambiguous" {
 			t.Errorf("the operator's look at events: %v", err)
 		}
-		err = w.m.Events(t.Context(), operator, manager.EventQuery{App: a.ID}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
+		err = w.m.Events(t.Context(), operator, manager.EventQuery{App: ident.AppRef(a.ID)}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
 			if e.AppID != a.ID {
 				t.Errorf("an event of another app: %v", e)
 			}
@@ -108,7 +108,7 @@ func TestNamesBelongToKeys(t *testing.T) {
 		if _, err := w.m.App(ident.KeyHash{77}, "alice-shop"); problem.KindOf(err) != problem.Denied {
 			t.Errorf("somebody else: %v", err)
 		}
-		if _, err := w.m.RemoveApp(t.Context(), operator, theirs.ID); err != nil {
+		if _, err := w.m.RemoveApp(t.Context(), operator, ident.AppRef(theirs.ID)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -120,7 +120,7 @@ func TestNamesBelongToKeys(t *testing.T) {
 			t.Errorf("left: %v", names)
 		}
 
-		if _, err := w.m.RemoveApp(t.Context(), operator, a.ID); err != nil {
+		if _, err := w.m.RemoveApp(t.Context(), operator, ident.AppRef(a.ID)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -134,7 +134,7 @@ func TestNamesBelongToKeys(t *testing.T) {
 			{alice, "alice-shop", a.ID, ""},
 		} {
 			shown := 0
-			err := w.m.Events(t.Context(), c.who, manager.EventQuery{App: c.ref}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
+			err := w.m.Events(t.Context(), c.who, manager.EventQuery{App: ident.AppRef(c.ref)}, manager.Sink[managerapi.Event]{Waits: unheard, Emit: func(e managerapi.Event) error {
 				shown++
 				if e.AppID != c.of {
 					t.Errorf("%s of a removed app: %v", c.ref, e)

@@ -96,7 +96,7 @@ func (m *Manager) accept(ctx context.Context, rev *Revision, right right, req ma
 	}
 
 	// A new request deserves a new try.
-	for _, ref := range []string{rev.Image, rev.PullImage} {
+	for _, ref := range []ident.ImageRef{rev.Image, rev.PullImage} {
 		if st := m.images[ref]; !st.ready {
 			delete(m.images, ref)
 		}
@@ -329,7 +329,8 @@ func (m *Manager) revisionOf(ctx context.Context, req managerapi.DeployRequest) 
 		return nil, err
 	}
 	puller, err := m.cfg.Catalog.Runtime(ctx, PullerRuntime)
-	rev.Image, rev.PullImage = app.Image, puller.Image
+	rev.Image = ident.ImageRef(app.Image)
+	rev.PullImage = ident.ImageRef(puller.Image)
 	return rev, err
 }
 

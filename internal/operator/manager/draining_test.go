@@ -63,7 +63,7 @@ func TestUpdateLetsConnectionsEnd(t *testing.T) {
 		w.watchStops()
 		a := w.deploy(request())
 		time.Sleep(20 * time.Second)
-		now, err := w.m.App(alice, a.ID)
+		now, err := w.m.App(alice, ident.AppRef(a.ID))
 		if err != nil || now.Revision != 2 || now.Healthy != 3 {
 			t.Errorf("the new revision waits for the old one's connections: %+v, %v", now, err)
 		}
@@ -143,7 +143,7 @@ func TestRemovalAndRenewalLetConnectionsEnd(t *testing.T) {
 		w.watchStops()
 		removed := w.instances("app")[0].ID
 		w.bal.hold(removed, 1)
-		if _, err := w.m.RemoveInstance(t.Context(), alice, removed); err != nil {
+		if _, err := w.m.RemoveInstance(t.Context(), alice, ident.InstanceRef(removed)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
@@ -177,7 +177,7 @@ func TestRemovalWithoutBalancer(t *testing.T) {
 		w.settled(w.deploy(request()).ID)
 		w.bal.fail(problem.New(problem.Unavailable, "nftables", "operation not permitted"))
 		id := w.instances("app")[0].ID
-		if _, err := w.m.RemoveInstance(t.Context(), alice, id); err != nil {
+		if _, err := w.m.RemoveInstance(t.Context(), alice, ident.InstanceRef(id)); err != nil {
 			t.Fatal(err)
 		}
 		if !w.gone(id) {
@@ -194,7 +194,7 @@ func TestRemovedAppIsNotWaitedFor(t *testing.T) {
 		for _, in := range w.instances("app") {
 			w.bal.hold(in.ID, 1)
 		}
-		if _, err := w.m.RemoveApp(t.Context(), alice, a.ID); err != nil {
+		if _, err := w.m.RemoveApp(t.Context(), alice, ident.AppRef(a.ID)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)

@@ -73,7 +73,7 @@ func TestEarlierAttemptsEnd(t *testing.T) {
 		}
 		for _, in := range w.instances("app") {
 			lines := 0
-			err := w.m.Logs(t.Context(), alice, manager.LogQuery{Instance: in.ID, LogOptions: manager.LogOptions{Tail: -1}, Previous: true}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(managerapi.LogLine) error { lines++; return nil }})
+			err := w.m.Logs(t.Context(), alice, manager.LogQuery{Instance: ident.InstanceRef(in.ID), LogOptions: manager.LogOptions{Tail: -1}, Previous: true}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(managerapi.LogLine) error { lines++; return nil }})
 			if err != nil || lines == 0 || in.Health != "healthy" {
 				t.Errorf("%+v, with %d lines of the run before, %v", in, lines, err)
 			}
@@ -91,7 +91,7 @@ func TestStuckAttemptsKeepNobodyFromServing(t *testing.T) {
 		w.backend = stubborn{w.fake}
 		w.start()
 		time.Sleep(time.Minute)
-		if a, err := w.m.App(alice, a.ID); err != nil || a.State != managerapi.AppReady {
+		if a, err := w.m.App(alice, ident.AppRef(a.ID)); err != nil || a.State != managerapi.AppReady {
 			t.Errorf("%+v, %v", a, err)
 		}
 		w.stop()

@@ -37,7 +37,7 @@ func TestLogOfTheLastFailure(t *testing.T) {
 		w.settled(w.deploy(request()).ID)
 		in := w.instances("app")[0]
 		previous := func() (lines []string, err error) {
-			err = w.m.Logs(t.Context(), alice, manager.LogQuery{Instance: in.ID, LogOptions: manager.LogOptions{Tail: -1}, Previous: true}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(l managerapi.LogLine) error {
+			err = w.m.Logs(t.Context(), alice, manager.LogQuery{Instance: ident.InstanceRef(in.ID), LogOptions: manager.LogOptions{Tail: -1}, Previous: true}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(l managerapi.LogLine) error {
 				lines = append(lines, l.Line)
 				return nil
 			}})

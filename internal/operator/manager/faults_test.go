@@ -25,7 +25,7 @@ func TestRegistryDown(t *testing.T) {
 		w.fake.SetMissing("img/python", down)
 		a := w.deploy(request())
 		time.Sleep(500 * time.Millisecond)
-		a, _ = w.m.App(alice, a.ID)
+		a, _ = w.m.App(alice, ident.AppRef(a.ID))
 		if a.Deployment.State != managerapi.DeploymentRunning || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != "registry" {
 			t.Errorf("while it is down: %+v", a.Deployment)
 		}
@@ -79,7 +79,7 @@ func TestImageLost(t *testing.T) {
 		}
 		w.fake.SetMissing("img/python", nil)
 		time.Sleep(5 * time.Minute)
-		if a, _ = w.m.App(alice, a.ID); a.Healthy != a.Instances {
+		if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.Healthy != a.Instances {
 			t.Errorf("after it is back: %+v", a)
 		}
 	})
@@ -98,7 +98,7 @@ func TestWaitingInstance(t *testing.T) {
 			})
 			a := w.deploy(request())
 			time.Sleep(time.Second)
-			a, _ = w.m.App(alice, a.ID)
+			a, _ = w.m.App(alice, ident.AppRef(a.ID))
 			if a.Deployment.State != managerapi.DeploymentRunning || a.Deployment.Waiting == nil || a.Deployment.Waiting.Rule != "cas_unreachable" {
 				t.Errorf("pull %v: %+v", pull, a.Deployment)
 			}
@@ -122,12 +122,12 @@ func TestFullDisk(t *testing.T) {
 		if n := len(w.fake.Started()); n != 4 {
 			t.Errorf("%d starts, want 4: an attempt that nobody wrote down was begun", n)
 		}
-		if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppDegraded || a.Healthy != 2 {
+		if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.State != managerapi.AppDegraded || a.Healthy != 2 {
 			t.Errorf("meanwhile: %+v", a)
 		}
 		w.full.Store(false)
 		time.Sleep(10 * time.Second)
-		if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady || a.Revision != 1 {
+		if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.State != managerapi.AppReady || a.Revision != 1 {
 			t.Errorf("with room again: %+v", a)
 		}
 	})
@@ -180,7 +180,7 @@ func TestFailedWriteHoldsUpNobodyElse(t *testing.T) {
 		w.full.Store(false)
 		time.Sleep(10 * time.Second)
 		for _, id := range []string{one.ID, other.ID} {
-			if a, _ := w.m.App(alice, id); a.State != managerapi.AppReady {
+			if a, _ := w.m.App(alice, ident.AppRef(id)); a.State != managerapi.AppReady {
 				t.Errorf("with room again: %+v", a)
 			}
 		}
@@ -212,7 +212,7 @@ func TestUnclearedInstanceIsTold(t *testing.T) {
 		w.settled(w.deploy(request()).ID)
 		in := w.instances("app")[0]
 		b.failing.Store(true)
-		if _, err := w.m.RemoveInstance(t.Context(), alice, in.ID); err != nil {
+		if _, err := w.m.RemoveInstance(t.Context(), alice, ident.InstanceRef(in.ID)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
@@ -369,7 +369,7 @@ func TestSuspend(t *testing.T) {
 		}
 		w.start()
 		time.Sleep(5 * time.Second)
-		if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady || a.Revision != 1 {
+		if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.State != managerapi.AppReady || a.Revision != 1 {
 			t.Errorf("after the next up: %+v", a)
 		}
 		for _, in := range w.instances("app") {

@@ -15,7 +15,7 @@ func unheard() error { return nil }
 // followLogs follows an instance; what it ends with, if it does, goes to ended.
 func (w *world) followLogs(caller ident.KeyHash, id string, ended chan<- error) {
 	go func() {
-		ended <- w.m.Logs(w.t.Context(), caller, manager.LogQuery{Instance: id, LogOptions: manager.LogOptions{Follow: true, Tail: -1}}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(managerapi.LogLine) error { return nil }})
+		ended <- w.m.Logs(w.t.Context(), caller, manager.LogQuery{Instance: ident.InstanceRef(id), LogOptions: manager.LogOptions{Follow: true, Tail: -1}}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(managerapi.LogLine) error { return nil }})
 	}()
 }
 

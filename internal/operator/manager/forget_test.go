@@ -19,13 +19,13 @@ func TestForget(t *testing.T) {
 			Replicas: map[string]*Replica{"i-1": {ID: "i-1", App: "a", Attempt: 3}},
 		},
 		startErrors: map[ident.AttemptID]*problem.Error{"i-1-2": failed, "i-1-3": failed, "i-2-1": failed},
-		images:      map[string]imageState{"old": {ready: true}, "new": {ready: true}, "puller": {ready: true}},
+		images:      map[ident.ImageRef]imageState{"old": {ready: true}, "new": {ready: true}, "puller": {ready: true}},
 	}
 	m.forget()
 	if got := slices.Sorted(maps.Keys(m.startErrors)); !slices.Equal(got, []ident.AttemptID{"i-1-3"}) {
 		t.Errorf("failed starts: %q", got)
 	}
-	if got := slices.Sorted(maps.Keys(m.images)); !slices.Equal(got, []string{"new", "puller"}) {
+	if got := slices.Sorted(maps.Keys(m.images)); !slices.Equal(got, []ident.ImageRef{"new", "puller"}) {
 		t.Errorf("images: %q", got)
 	}
 }

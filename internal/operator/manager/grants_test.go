@@ -85,7 +85,7 @@ func TestTheAppBelongsToTheMaker(t *testing.T) {
 		if err != nil || a.Owner != alice {
 			t.Fatalf("%+v, %v", a, err)
 		}
-		if _, err := w.m.App(mallory, a.ID); problem.KindOf(err) != problem.NotFound {
+		if _, err := w.m.App(mallory, ident.AppRef(a.ID)); problem.KindOf(err) != problem.NotFound {
 			t.Errorf("the bearer sees the app: %v", err)
 		}
 		if a = w.settled(a.ID); a.State != managerapi.AppReady || a.Grant == nil || a.Deployment.Grant == nil || *a.Grant != *a.Deployment.Grant {
@@ -109,7 +109,7 @@ func TestAnotherCASSpeaksForNobody(t *testing.T) {
 		if p := w.refusedDeploy(mallory, req); p.Rule != "not_maker" || p.Kind != problem.Denied {
 			t.Errorf("%v", p)
 		}
-		if got, err := w.m.App(alice, a.ID); err != nil || got.Deployment.Revision != a.Revision {
+		if got, err := w.m.App(alice, ident.AppRef(a.ID)); err != nil || got.Deployment.Revision != a.Revision {
 			t.Errorf("alice's app changed: %+v, %v", got, err)
 		}
 
@@ -187,7 +187,7 @@ func TestCodeIsUsedOnce(t *testing.T) {
 		w.stop()
 		w.start()
 		used()
-		if _, err := w.m.RemoveApp(t.Context(), alice, a.ID); err != nil {
+		if _, err := w.m.RemoveApp(t.Context(), alice, ident.AppRef(a.ID)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
@@ -293,7 +293,7 @@ func TestOneGrantIsLeft(t *testing.T) {
 
 		// A restart that the CAS misses, too.
 		w.cas.SetDown(true)
-		if _, err := w.m.RemoveApp(t.Context(), alice, a.ID); err != nil {
+		if _, err := w.m.RemoveApp(t.Context(), alice, ident.AppRef(a.ID)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)
@@ -375,7 +375,7 @@ func TestPlacesAndLeasesAreWaitedFor(t *testing.T) {
 				req.Instances = 1
 				a := w.deploy(req)
 				time.Sleep(2 * time.Second)
-				if a, err := w.m.App(alice, a.ID); err != nil || a.Deployment.Waiting == nil || string(a.Deployment.Waiting.Rule) != rule {
+				if a, err := w.m.App(alice, ident.AppRef(a.ID)); err != nil || a.Deployment.Waiting == nil || string(a.Deployment.Waiting.Rule) != rule {
 					t.Errorf("while it waits: %+v, %v", a.Deployment, err)
 				}
 				if a = w.settled(a.ID); a.State != managerapi.AppReady {
@@ -406,7 +406,7 @@ func TestGrantThatEnds(t *testing.T) {
 			w.fake.Crash(ident.AttemptID(in.ID+"-1"), 137, false)
 		}
 		time.Sleep(10 * time.Minute)
-		a, err := w.m.App(alice, a.ID)
+		a, err := w.m.App(alice, ident.AppRef(a.ID))
 		if err != nil || a.State != managerapi.AppDown || a.Problem == nil || a.Problem.Rule != "grant_ended" || !strings.Contains(a.Problem.Mend, "cupel deploy alice/shop") {
 			t.Errorf("%+v, %v", a, a.Problem)
 		}
@@ -485,7 +485,7 @@ func TestStateFromBeforeGrants(t *testing.T) {
 		if n := len(w.fake.Started()); n != before {
 			t.Errorf("%d starts of a revision without a grant", n-before)
 		}
-		shown, err := w.m.App(alice, a.ID)
+		shown, err := w.m.App(alice, ident.AppRef(a.ID))
 		if err != nil || shown.Problem == nil || !strings.Contains(shown.Problem.Error(), "is not started again") {
 			t.Errorf("%+v, %v: want it to say that it isn't started again", shown.Problem, err)
 		}
@@ -527,7 +527,7 @@ func TestSessionThatAsksForNoGrant(t *testing.T) {
 			t.Fatalf("%+v, %v", a, err)
 		}
 		time.Sleep(time.Minute)
-		a, err = w.m.App(mallory, a.ID)
+		a, err = w.m.App(mallory, ident.AppRef(a.ID))
 		if err != nil || a.State != managerapi.AppReady || a.Problem != nil || w.cas.Asked() != 0 {
 			t.Errorf("%+v, %v", a, err)
 		}

@@ -185,7 +185,7 @@ func (m *Manager) forget() {
 		}
 	}
 
-	named := map[string]bool{}
+	named := map[ident.ImageRef]bool{}
 	for _, a := range m.state.Apps {
 		for _, rev := range []*Revision{a.Current, a.Next} {
 			if rev != nil {

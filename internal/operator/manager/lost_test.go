@@ -39,7 +39,7 @@ func TestLostInstances(t *testing.T) {
 				if in := w.instances("app")[0]; in.ID != lost.ID || in.Restarts != 1 || in.InstanceID == lost.InstanceID {
 					t.Errorf("%+v", in)
 				}
-				if a, err := w.m.App(alice, a.ID); err != nil || a.State != managerapi.AppReady {
+				if a, err := w.m.App(alice, ident.AppRef(a.ID)); err != nil || a.State != managerapi.AppReady {
 					t.Errorf("%+v, %v", a, err)
 				}
 				said := w.messages()

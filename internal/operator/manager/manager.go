@@ -73,7 +73,7 @@ type Manager struct {
 	state       State
 	byApp       replicasByApp // the state's replicas
 	observed    map[ident.AttemptID]InstanceStatus
-	images      map[string]imageState
+	images      map[ident.ImageRef]imageState
 	applied     serving
 	balance     balanceState
 	taken       map[uint16]string           // by a port that another program has, the app that serves there
@@ -137,7 +137,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		state:       state,
 		byApp:       groupByApp(state.Replicas),
 		observed:    observed,
-		images:      map[string]imageState{},
+		images:      map[ident.ImageRef]imageState{},
 		drains:      map[ident.AttemptID]drainee{},
 		busy:        map[string]bool{},
 		startErrors: map[ident.AttemptID]*problem.Error{},

@@ -256,7 +256,7 @@ func (w *world) deploy(req managerapi.DeployRequest) managerapi.App {
 func (w *world) settled(ref string) managerapi.App {
 	w.t.Helper()
 	for range 10_000 {
-		a, err := w.m.App(alice, ref)
+		a, err := w.m.App(alice, ident.AppRef(ref))
 		if err != nil {
 			w.t.Fatalf("App: %v", err)
 		}
@@ -479,7 +479,7 @@ func TestFirstDeployThatFails(t *testing.T) {
 				if f := w.bal.now(); len(f) != 0 {
 					t.Errorf("the port is still held: %+v", f)
 				}
-				if _, err := w.m.RemoveApp(t.Context(), alice, a.Name); err != nil {
+				if _, err := w.m.RemoveApp(t.Context(), alice, ident.AppRef(a.Name)); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Second)
@@ -568,15 +568,18 @@ func TestOthersIDsAreNone(t *testing.T) {
 		in := w.instances("app")[0].ID
 		never := func() error { return nil }
 		for what, ask := range map[string]func(id string) error{
-			"app":             func(id string) error { _, err := w.m.App(mallory, id); return err },
-			"rm --app":        func(id string) error { _, err := w.m.RemoveApp(t.Context(), mallory, id); return err },
-			"app's instances": func(id string) error { _, err := w.m.Instances(t.Context(), mallory, id); return err },
-			"rm":              func(id string) error { _, err := w.m.RemoveInstance(t.Context(), mallory, id); return err },
+			"app":             func(id string) error { _, err := w.m.App(mallory, ident.AppRef(id)); return err },
+			"rm --app":        func(id string) error { _, err := w.m.RemoveApp(t.Context(), mallory, ident.AppRef(id)); return err },
+			"app's instances": func(id string) error { _, err := w.m.Instances(t.Context(), mallory, ident.AppRef(id)); return err },
+			"rm": func(id string) error {
+				_, err := w.m.RemoveInstance(t.Context(), mallory, ident.InstanceRef(id))
+				return err
+			},
 			"logs": func(id string) error {
-				return w.m.Logs(t.Context(), mallory, manager.LogQuery{Instance: id, LogOptions: manager.LogOptions{Tail: -1}}, manager.Sink[managerapi.LogLine]{Waits: never, Emit: func(managerapi.LogLine) error { return nil }})
+				return w.m.Logs(t.Context(), mallory, manager.LogQuery{Instance: ident.InstanceRef(id), LogOptions: manager.LogOptions{Tail: -1}}, manager.Sink[managerapi.LogLine]{Waits: never, Emit: func(managerapi.LogLine) error { return nil }})
 			},
 			"events": func(id string) error {
-				return w.m.Events(t.Context(), mallory, manager.EventQuery{App: id}, manager.Sink[managerapi.Event]{Waits: never, Emit: func(managerapi.Event) error { return nil }})
+				return w.m.Events(t.Context(), mallory, manager.EventQuery{App: ident.AppRef(id)}, manager.Sink[managerapi.Event]{Waits: never, Emit: func(managerapi.Event) error { return nil }})
 			},
 		} {
 			none := "x-9"
@@ -587,10 +590,10 @@ func TestOthersIDsAreNone(t *testing.T) {
 				}
 			}
 		}
-		if _, err := w.m.RemoveInstance(t.Context(), mallory, a.Name); err == nil || strings.Contains(err.Error(), "an app's name") {
+		if _, err := w.m.RemoveInstance(t.Context(), mallory, ident.InstanceRef(a.Name)); err == nil || strings.Contains(err.Error(), "an app's name") {
 			t.Errorf("of another's app: %v", err)
 		}
-		if _, err := w.m.RemoveInstance(t.Context(), alice, a.Name); err == nil || !strings.Contains(err.Error(), "that is an app's name: 'cupel rm --app "+a.Name+"'") {
+		if _, err := w.m.RemoveInstance(t.Context(), alice, ident.InstanceRef(a.Name)); err == nil || !strings.Contains(err.Error(), "that is an app's name: 'cupel rm --app "+a.Name+"'") {
 			t.Errorf("of one's own: %v", err)
 		}
 	})
@@ -601,19 +604,19 @@ func TestRemoveInstance(t *testing.T) {
 		w := newWorld(t, nil)
 		a := w.settled(w.deploy(request()).ID)
 		gone := w.instances("app")[1]
-		if _, err := w.m.RemoveInstance(t.Context(), mallory, gone.ID); problem.KindOf(err) != problem.NotFound {
+		if _, err := w.m.RemoveInstance(t.Context(), mallory, ident.InstanceRef(gone.ID)); problem.KindOf(err) != problem.NotFound {
 			t.Errorf("a stranger removed it: %v", err)
 		}
-		r, err := w.m.RemoveInstance(t.Context(), alice, gone.ID)
+		r, err := w.m.RemoveInstance(t.Context(), alice, ident.InstanceRef(gone.ID))
 		if err != nil || r.Instances != 2 {
 			t.Fatalf("%+v, %v", r, err)
 		}
 		time.Sleep(time.Second)
-		a, _ = w.m.App(alice, a.ID)
+		a, _ = w.m.App(alice, ident.AppRef(a.ID))
 		if a.Instances != 2 || a.Healthy != 2 || a.State != managerapi.AppReady || len(w.bal.now()[0].Endpoints) != 2 || len(w.instances("app")) != 2 {
 			t.Errorf("%+v", a)
 		}
-		if _, err := w.m.RemoveInstance(t.Context(), alice, a.Name); !strings.Contains(err.Error(), "rm --app") {
+		if _, err := w.m.RemoveInstance(t.Context(), alice, ident.InstanceRef(a.Name)); !strings.Contains(err.Error(), "rm --app") {
 			t.Errorf("an app's name: %v", err)
 		}
 	})
@@ -623,10 +626,10 @@ func TestOwners(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		a := w.settled(w.deploy(request()).ID)
-		if _, err := w.m.App(mallory, a.Name); problem.KindOf(err) != problem.Denied {
+		if _, err := w.m.App(mallory, ident.AppRef(a.Name)); problem.KindOf(err) != problem.Denied {
 			t.Errorf("App: %v", err)
 		}
-		if _, err := w.m.RemoveApp(t.Context(), mallory, a.Name); problem.KindOf(err) != problem.Denied {
+		if _, err := w.m.RemoveApp(t.Context(), mallory, ident.AppRef(a.Name)); problem.KindOf(err) != problem.Denied {
 			t.Errorf("RemoveApp: %v", err)
 		}
 		if len(w.m.Apps(mallory)) != 0 || len(w.m.Apps(operator)) != 1 {
@@ -715,7 +718,7 @@ func TestLogsOverRestart(t *testing.T) {
 		var got []string
 		done := make(chan error)
 		go func() {
-			done <- w.m.Logs(t.Context(), alice, manager.LogQuery{Instance: in.ID, LogOptions: manager.LogOptions{Follow: true, Tail: -1}}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(l managerapi.LogLine) error {
+			done <- w.m.Logs(t.Context(), alice, manager.LogQuery{Instance: ident.InstanceRef(in.ID), LogOptions: manager.LogOptions{Follow: true, Tail: -1}}, manager.Sink[managerapi.LogLine]{Waits: unheard, Emit: func(l managerapi.LogLine) error {
 				got = append(got, l.Line)
 				return nil
 			}})
@@ -723,7 +726,7 @@ func TestLogsOverRestart(t *testing.T) {
 		time.Sleep(time.Second)
 		w.fake.Crash(ident.AttemptID(in.ID+"-1"), 1, false)
 		time.Sleep(5 * time.Second)
-		if _, err := w.m.RemoveInstance(t.Context(), alice, in.ID); err != nil {
+		if _, err := w.m.RemoveInstance(t.Context(), alice, ident.InstanceRef(in.ID)); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-done; err != nil {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/testing/backendtest"
@@ -28,7 +29,7 @@ func TestNumbersAreNamed(t *testing.T) {
 			w := newWorld(t, func(manager.InstanceSpec) backendtest.Script { return backendtest.Script{Hang: true} })
 			a := w.deploy(request())
 			time.Sleep(20 * time.Minute)
-			a, err := w.m.App(alice, a.ID)
+			a, err := w.m.App(alice, ident.AppRef(a.ID))
 			if err != nil || a.Deployment.State != managerapi.DeploymentFailed {
 				t.Fatalf("%+v, %v", a, err)
 			}

@@ -24,7 +24,7 @@ func TestMachinesFailuresDontCount(t *testing.T) {
 		for attempt := range 6 {
 			w.fake.Lose(ident.AttemptID(fmt.Sprintf("%s-%d", id, attempt+1)))
 			time.Sleep(2 * manager.DefaultLimits().BackoffMin)
-			if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady {
+			if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.State != managerapi.AppReady {
 				t.Fatalf("after the machine's end number %d: %+v", attempt+1, a)
 			}
 		}
@@ -63,7 +63,7 @@ func TestRefusedGrantIsTriedAtAStart(t *testing.T) {
 				refused.Store(true)
 				w.fake.Crash(ident.AttemptID(id+"-1"), 1, false)
 				time.Sleep(time.Minute)
-				if a, _ = w.m.App(alice, a.ID); a.State == managerapi.AppReady {
+				if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.State == managerapi.AppReady {
 					t.Fatalf("refused: %+v", a)
 				}
 				starts := len(w.fake.Started())
@@ -79,7 +79,7 @@ func TestRefusedGrantIsTriedAtAStart(t *testing.T) {
 				w.stop()
 				w.start()
 				time.Sleep(time.Second)
-				if a, _ = w.m.App(alice, a.ID); a.State != managerapi.AppReady {
+				if a, _ = w.m.App(alice, ident.AppRef(a.ID)); a.State != managerapi.AppReady {
 					t.Errorf("after the CAS was put back: %+v", a)
 				}
 			})

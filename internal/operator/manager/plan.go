@@ -25,7 +25,7 @@ type planner struct {
 	created  replicasByApp                  // by this pass
 	deleted  map[string]bool                // ids of replicas that this pass deletes
 	changed  map[string]bool                // ids of apps whose replicas this pass touched
-	wanted   map[string]bool                // references of images that are needed
+	wanted   map[ident.ImageRef]bool        // references of images that are needed
 	toCount  map[ident.AttemptID]netip.Addr // of leaving attempts whose connections are to be counted
 	starts   []candidate
 }
@@ -41,7 +41,7 @@ func plan(w world) decision {
 		created:  replicasByApp{},
 		deleted:  map[string]bool{},
 		changed:  map[string]bool{},
-		wanted:   map[string]bool{},
+		wanted:   map[ident.ImageRef]bool{},
 		toCount:  map[ident.AttemptID]netip.Addr{},
 	}
 
@@ -289,7 +289,7 @@ func specOf(a *App, rev *Revision, r *Replica) InstanceSpec {
 }
 
 // image is the one that the revision's instances in a role are of.
-func (r *Revision) image(role Role) string {
+func (r *Revision) image(role Role) ident.ImageRef {
 	if role == RolePull {
 		return r.PullImage
 	}

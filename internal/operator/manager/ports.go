@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 )
@@ -48,7 +49,7 @@ func (m *Manager) settleBalance(want []Frontend, err error, now time.Time) {
 
 // tellMissing tells once of an image that can't be had, as an event of each app that
 // serves from it: a deployment that waits for one says so by itself. Callers hold mu.
-func (m *Manager) tellMissing(ref string, st imageState) {
+func (m *Manager) tellMissing(ref ident.ImageRef, st imageState) {
 	if st.failures != 1 {
 		return
 	}

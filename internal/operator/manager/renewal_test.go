@@ -42,7 +42,7 @@ func TestCertificatesAreReplacedInTime(t *testing.T) {
 				t.Errorf("%+v", in)
 			}
 		}
-		if a, err := w.m.App(alice, a.ID); err != nil || a.State != managerapi.AppReady || len(w.cas.Open()) != 1 {
+		if a, err := w.m.App(alice, ident.AppRef(a.ID)); err != nil || a.State != managerapi.AppReady || len(w.cas.Open()) != 1 {
 			t.Errorf("%+v, %v", a, err)
 		}
 	})
@@ -250,7 +250,7 @@ func TestShortCertificates(t *testing.T) {
 					if late := w.overdue(); len(late) > 0 {
 						t.Fatalf("after %d seconds with a certificate that is over: %q", second, late)
 					}
-					now, err := w.m.App(alice, a.ID)
+					now, err := w.m.App(alice, ident.AppRef(a.ID))
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/plain"
@@ -80,7 +81,7 @@ func (p *planner) awaitImages(a *App) {
 	}
 	p.beginStep(a, managerapi.StepImages, 0)
 
-	for _, ref := range []string{a.Next.PullImage, a.Next.Image} {
+	for _, ref := range []ident.ImageRef{a.Next.PullImage, a.Next.Image} {
 		p.wanted[ref] = true
 		image := p.images[ref]
 		if image.ready {

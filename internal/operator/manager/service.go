@@ -22,15 +22,15 @@ func (m *Manager) mayUse(caller ident.KeyHash, a *App) error {
 // findApp returns the app of that id or name. Every key has names of its own: what
 // others call theirs is nobody's business, and their ids are none. Who names an app that
 // only another key has is told so: they may have meant to use that key. Callers hold mu.
-func (m *Manager) findApp(caller ident.KeyHash, ref string) (*App, error) {
+func (m *Manager) findApp(caller ident.KeyHash, ref ident.AppRef) (*App, error) {
 	var named []*App
 	for _, a := range m.state.Apps {
 		switch {
-		case a.ID == ref && m.mayUse(caller, a) == nil:
+		case a.ID == string(ref) && m.mayUse(caller, a) == nil:
 			return a, nil
-		case a.Name == ref && a.Owner == caller:
+		case a.Name == string(ref) && a.Owner == caller:
 			return a, nil
-		case a.Name == ref:
+		case a.Name == string(ref):
 			named = append(named, a)
 		}
 	}
@@ -58,7 +58,7 @@ func (m *Manager) findApp(caller ident.KeyHash, ref string) (*App, error) {
 
 // noApp says that an app is not there, and which of the caller's was meant. Callers
 // hold mu.
-func (m *Manager) noApp(caller ident.KeyHash, format, ref string) *problem.Error {
+func (m *Manager) noApp(caller ident.KeyHash, format string, ref ident.AppRef) *problem.Error {
 	var names []string
 	for _, a := range m.state.Apps {
 		if m.mayUse(caller, a) == nil {
@@ -67,7 +67,7 @@ func (m *Manager) noApp(caller ident.KeyHash, format, ref string) *problem.Error
 	}
 
 	e := problem.New(problem.NotFound, ruleApp, format, ref).Fix("see 'cupel ps'")
-	if near := problem.Nearest(ref, names); near != "" {
+	if near := problem.Nearest(string(ref), names); near != "" {
 		e.Fix("did you mean %s? See 'cupel ps'", near)
 	}
 	return e
@@ -75,7 +75,7 @@ func (m *Manager) noApp(caller ident.KeyHash, format, ref string) *problem.Error
 
 // RemoveApp removes an app with all its instances. It answers when that is
 // certain to happen; the app is gone when Apps lists it no more.
-func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref string) (managerapi.App, error) {
+func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref ident.AppRef) (managerapi.App, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a, err := m.findApp(caller, ref)
@@ -102,7 +102,7 @@ func (m *Manager) RemoveApp(ctx context.Context, caller ident.KeyHash, ref strin
 }
 
 // RemoveInstance eliminates one instance; the app goes on with one fewer.
-func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id string) (managerapi.RemoveInstanceReply, error) {
+func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id ident.InstanceRef) (managerapi.RemoveInstanceReply, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r, a, err := m.replica(caller, id)
@@ -139,8 +139,8 @@ func (m *Manager) RemoveInstance(ctx context.Context, caller ident.KeyHash, id s
 
 // replica returns an instance and its app. That of another key is none, as one that there
 // never was: its id tells a stranger nothing. Callers hold mu.
-func (m *Manager) replica(caller ident.KeyHash, id string) (*Replica, *App, error) {
-	if r, ok := m.state.Replicas[id]; ok {
+func (m *Manager) replica(caller ident.KeyHash, id ident.InstanceRef) (*Replica, *App, error) {
+	if r, ok := m.state.Replicas[string(id)]; ok {
 		if a := m.state.Apps[r.App]; a != nil && m.mayUse(caller, a) == nil {
 			return r, a, nil
 		}
@@ -148,7 +148,7 @@ func (m *Manager) replica(caller ident.KeyHash, id string) (*Replica, *App, erro
 
 	e := problem.New(problem.NotFound, ruleInstance, "no instance %.100q", id).Fix("see 'cupel ps'")
 	for _, a := range m.state.Apps {
-		if a.Name == id && m.mayUse(caller, a) == nil {
+		if a.Name == string(id) && m.mayUse(caller, a) == nil {
 			e.Fix("that is an app's name: 'cupel rm --app %s', 'cupel ps'", id)
 		}
 	}
@@ -171,7 +171,7 @@ func (m *Manager) Apps(caller ident.KeyHash) []managerapi.App {
 }
 
 // App returns one app by id or name.
-func (m *Manager) App(caller ident.KeyHash, ref string) (managerapi.App, error) {
+func (m *Manager) App(caller ident.KeyHash, ref ident.AppRef) (managerapi.App, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a, err := m.findApp(caller, ref)

@@ -34,7 +34,7 @@ type Event struct {
 
 // EventFilter selects events. Zero fields select all.
 type EventFilter struct {
-	App   string // the app's id or name
+	App   ident.AppRef // the app's id or name
 	Owner ident.KeyHash
 }
 
@@ -96,8 +96,8 @@ type Revision struct {
 	Number        int               `json:"number"`
 	Session       ident.SessionName `json:"session"`
 	Runtime       string            `json:"runtime"`
-	Image         string            `json:"image"`
-	PullImage     string            `json:"pull_image"`
+	Image         ident.ImageRef    `json:"image"`
+	PullImage     ident.ImageRef    `json:"pull_image"`
 	Service       ident.ServiceName `json:"service"`
 	PullService   ident.ServiceName `json:"pull_service"`
 	Instances     int               `json:"instances"`

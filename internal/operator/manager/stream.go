@@ -27,9 +27,9 @@ type Sink[T any] struct {
 
 // EventQuery selects events.
 type EventQuery struct {
-	Since  uint64 // the sequence number after which they begin
-	App    string // the app's id or name; empty: of all
-	Follow bool   // go on with new ones
+	Since  uint64       // the sequence number after which they begin
+	App    ident.AppRef // the app's id or name; empty: of all
+	Follow bool         // go on with new ones
 }
 
 // Events emits the events that the caller may see, oldest first; with Follow it goes
@@ -96,7 +96,7 @@ func (m *Manager) Events(ctx context.Context, caller ident.KeyHash, q EventQuery
 
 // ownerOf is whose events the operator means by an app's id or name: nobody's alone where
 // nobody has one. A name that several keys have, or had while none has it now, is refused.
-func (m *Manager) ownerOf(ctx context.Context, app string) (ident.KeyHash, error) {
+func (m *Manager) ownerOf(ctx context.Context, app ident.AppRef) (ident.KeyHash, error) {
 	if app == "" {
 		return ident.KeyHash{}, nil
 	}
@@ -117,7 +117,7 @@ func (m *Manager) ownerOf(ctx context.Context, app string) (ident.KeyHash, error
 			return ident.KeyHash{}, err
 		}
 		for _, e := range events {
-			if e.AppID == app {
+			if e.AppID == string(app) {
 				return e.Owner, nil
 			}
 			ids[e.Owner], since = e.AppID, e.Seq
@@ -152,7 +152,7 @@ func (m *Manager) mentioned(ctx context.Context, caller ident.KeyHash, filter Ev
 
 // LogQuery selects from an instance's output.
 type LogQuery struct {
-	Instance string
+	Instance ident.InstanceRef
 	Previous bool // of the attempt before the newest
 	LogOptions
 }
@@ -189,7 +189,7 @@ func (m *Manager) Logs(ctx context.Context, caller ident.KeyHash, q LogQuery, to
 
 // logged returns the attempt whose output is shown, the newest that ran, and its app's
 // id.
-func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app string, attempt int, err error) {
+func (m *Manager) logged(caller ident.KeyHash, id ident.InstanceRef, previous bool) (app string, attempt int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r, _, err := m.replica(caller, id)
@@ -218,7 +218,7 @@ func (m *Manager) logged(caller ident.KeyHash, id string, previous bool) (app st
 
 // copyLogs emits one attempt's output.
 func (m *Manager) copyLogs(ctx context.Context, q LogQuery, attempt int, to Sink[managerapi.LogLine]) error {
-	output, err := m.cfg.Backend.Logs(ctx, attemptID(&Replica{ID: q.Instance}, attempt), q.LogOptions)
+	output, err := m.cfg.Backend.Logs(ctx, attemptID(&Replica{ID: string(q.Instance)}, attempt), q.LogOptions)
 	if err != nil {
 		return err
 	}
@@ -241,7 +241,7 @@ func (m *Manager) copyLogs(ctx context.Context, q LogQuery, attempt int, to Sink
 					Stream:   l.Stream,
 					Line:     l.Line,
 					Partial:  l.Partial,
-					Instance: q.Instance,
+					Instance: string(q.Instance),
 				}
 				if err := to.Emit(line); err != nil {
 					return err
@@ -258,7 +258,7 @@ func (m *Manager) copyLogs(ctx context.Context, q LogQuery, attempt int, to Sink
 }
 
 // attemptAfter waits for the attempt after the given one; 0 if none will come.
-func (m *Manager) attemptAfter(ctx context.Context, caller ident.KeyHash, id string, attempt int) (int, error) {
+func (m *Manager) attemptAfter(ctx context.Context, caller ident.KeyHash, id ident.InstanceRef, attempt int) (int, error) {
 	for {
 		m.mu.Lock()
 		changed := m.changed

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"cupel.dev/cupel/api/ident"
 )
 
 // TestTakenPortIsForgottenWithItsApp: that another program has a port is of the app that
@@ -20,7 +22,7 @@ func TestTakenPortIsForgottenWithItsApp(t *testing.T) {
 		if a = w.settled(a.ID); a.Problem == nil {
 			t.Fatal("not shown")
 		}
-		if _, err := w.m.RemoveApp(t.Context(), alice, a.ID); err != nil {
+		if _, err := w.m.RemoveApp(t.Context(), alice, ident.AppRef(a.ID)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)

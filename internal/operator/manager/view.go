@@ -102,7 +102,7 @@ func viewDeployment(roll *Rollout) managerapi.Deployment {
 
 // Instances lists the caller's instances, of one app (id or name) unless it is
 // empty, by app and age.
-func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app string) ([]managerapi.Instance, error) {
+func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app ident.AppRef) ([]managerapi.Instance, error) {
 	fresh, err := m.cfg.Backend.List(ctx) // for the memory in use
 
 	m.mu.Lock()
@@ -120,12 +120,12 @@ func (m *Manager) Instances(ctx context.Context, caller ident.KeyHash, app strin
 		if err != nil {
 			return nil, err
 		}
-		app = a.ID
+		app = ident.AppRef(a.ID)
 	}
 
 	var list []*App
 	for _, a := range m.state.Apps {
-		if m.mayUse(caller, a) == nil && (app == "" || app == a.ID) {
+		if m.mayUse(caller, a) == nil && (app == "" || app == ident.AppRef(a.ID)) {
 			list = append(list, a)
 		}
 	}

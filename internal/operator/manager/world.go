@@ -15,7 +15,7 @@ type world struct {
 	now         time.Time
 	state       State
 	observed    map[ident.AttemptID]InstanceStatus // by the attempt's id
-	images      map[string]imageState              // by reference
+	images      map[ident.ImageRef]imageState      // by reference
 	byApp       replicasByApp                      // the state's replicas
 	applied     serving
 	balance     balanceState

@@ -122,7 +122,7 @@ func comesBack(t *testing.T, script backendtest.Script) {
 		t.Fatalf("%+v", a)
 	}
 	time.Sleep(5 * time.Second)
-	a, err := w.m.App(alice, a.ID)
+	a, err := w.m.App(alice, ident.AppRef(a.ID))
 	if err != nil || a.State != managerapi.AppReady || a.Revision != 1 || a.Deployment.GapSeconds <= 0 {
 		t.Errorf("%+v, %v", a, err)
 	}
@@ -213,7 +213,7 @@ func TestLostDataIsTold(t *testing.T) {
 
 		in = w.instances("app")[0]
 		w.fake.SetLastWord(ident.AttemptID(in.ID+"-1"), problem.New(problem.Unavailable, "not_committed", "killed at rm"))
-		if _, err := w.m.RemoveInstance(t.Context(), alice, in.ID); err != nil {
+		if _, err := w.m.RemoveInstance(t.Context(), alice, ident.InstanceRef(in.ID)); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second)

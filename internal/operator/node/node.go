@@ -123,8 +123,8 @@ func (n *Node) SetCASAddr(addr string) {
 }
 
 // EnsureImage implements manager.Backend.
-func (n *Node) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, error) {
-	img, err := n.cfg.Images.Ensure(ctx, ident.ImageRef(ref))
+func (n *Node) EnsureImage(ctx context.Context, ref ident.ImageRef) (manager.ImageInfo, error) {
+	img, err := n.cfg.Images.Ensure(ctx, ref)
 	if err != nil {
 		return manager.ImageInfo{}, n.explain(err)
 	}

@@ -30,7 +30,7 @@ func (n *Node) Start(ctx context.Context, spec manager.InstanceSpec) error {
 		return err
 	}
 
-	img, err := n.cfg.Images.Find(ctx, ident.ImageRef(spec.Image))
+	img, err := n.cfg.Images.Find(ctx, spec.Image)
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (n *Node) create(ctx context.Context, i *instance, img launch.ImageConfig, 
 	}
 	err = n.cfg.Runtime.Start(ctx, Container{
 		ID:     spec.ID,
-		Image:  ident.ImageRef(spec.Image),
+		Image:  spec.Image,
 		Spec:   ociSpec,
 		Labels: map[string]string{"cupel.dev/app": spec.App},
 		LogURI: logfile.URI(n.cfg.LogWriter, n.dir("logs", string(spec.ID)), n.cfg.Limits),

@@ -48,8 +48,8 @@ type Fake struct {
 
 	mu        sync.Mutex
 	instances map[ident.AttemptID]*fakeInstance
-	images    map[string]bool
-	missing   map[string]*problem.Error // what EnsureImage says of a reference
+	images    map[ident.ImageRef]bool
+	missing   map[ident.ImageRef]*problem.Error // what EnsureImage says of a reference
 	watchers  map[chan manager.InstanceEvent]bool
 	starts    []manager.InstanceSpec
 	next      uint32
@@ -82,8 +82,8 @@ var _ manager.Backend = (*Fake)(nil)
 func NewFake() *Fake {
 	return &Fake{
 		instances: map[ident.AttemptID]*fakeInstance{},
-		images:    map[string]bool{},
-		missing:   map[string]*problem.Error{},
+		images:    map[ident.ImageRef]bool{},
+		missing:   map[ident.ImageRef]*problem.Error{},
 		watchers:  map[chan manager.InstanceEvent]bool{},
 	}
 }
@@ -258,7 +258,7 @@ func (f *Fake) SetLastWord(id ident.AttemptID, p *problem.Error) {
 }
 
 // SetMissing makes EnsureImage of the reference fail, or nil: succeed again.
-func (f *Fake) SetMissing(ref string, err *problem.Error) {
+func (f *Fake) SetMissing(ref ident.ImageRef, err *problem.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.missing[ref] = err
@@ -414,7 +414,7 @@ func (f *Fake) lines(in *fakeInstance, opts manager.LogOptions, from int) []byte
 }
 
 // EnsureImage implements manager.Backend.
-func (f *Fake) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, error) {
+func (f *Fake) EnsureImage(ctx context.Context, ref ident.ImageRef) (manager.ImageInfo, error) {
 	if err := ctx.Err(); err != nil {
 		return manager.ImageInfo{}, err
 	}
@@ -424,7 +424,7 @@ func (f *Fake) EnsureImage(ctx context.Context, ref string) (manager.ImageInfo, 
 	if err := f.missing[ref]; err != nil {
 		return manager.ImageInfo{}, err
 	}
-	if strings.Contains(ref, "no-such") {
+	if strings.Contains(string(ref), "no-such") {
 		return manager.ImageInfo{}, problem.New(problem.NotFound, ruleImage, "no image %s", ref)
 	}
 

@@ -340,7 +340,7 @@ func (d *DB) Events(ctx context.Context, since uint64, f manager.EventFilter, li
 
 	rows, err := d.db.QueryContext(ctx, `SELECT seq, time, app_id, app, owner, instance, reason, message, warning FROM event
 		WHERE seq > ? AND (? = '' OR app_id = ? OR app = ?) AND (? = '' OR owner = ?) ORDER BY seq LIMIT ?`,
-		int64(min(since, 1<<62)), f.App, f.App, f.App, owner, owner, limit)
+		int64(min(since, 1<<62)), string(f.App), string(f.App), string(f.App), owner, owner, limit)
 	if err != nil {
 		return nil, d.explain(fmt.Errorf("read events: %w", err))
 	}

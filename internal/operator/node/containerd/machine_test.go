@@ -93,7 +93,7 @@ type machine struct {
 	state    string
 	id       string
 	launcher string
-	image    string
+	image    ident.ImageRef
 	config   []byte
 	logger   *slog.Logger
 	limits   logfile.Limits
@@ -189,8 +189,8 @@ func (m *machine) pushImage(layer []byte) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.image = strings.TrimPrefix(server.URL, "http://") + "/test/app@" + d.String()
-	ref, err := name.NewDigest(m.image, name.Insecure)
+	m.image = ident.ImageRef(strings.TrimPrefix(server.URL, "http://") + "/test/app@" + d.String())
+	ref, err := name.NewDigest(string(m.image), name.Insecure)
 	if err != nil {
 		m.t.Fatal(err)
 	}

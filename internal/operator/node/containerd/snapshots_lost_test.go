@@ -56,7 +56,7 @@ func (m *machine) interrupt(l *life, id ident.AttemptID, end bool) {
 		m.t.Fatal(err)
 	}
 	defer c.Close()
-	img, err := c.GetImage(m.t.Context(), m.image)
+	img, err := c.GetImage(m.t.Context(), string(m.image))
 	if err != nil {
 		m.t.Fatal(err)
 	}
