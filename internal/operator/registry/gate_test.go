@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/testing/need"
+	"cupel.dev/cupel/internal/trusted/filelock"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -276,5 +278,48 @@ func TestOnlyRootWrites(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestFolderStaysOurs: a collection that another process keeps out gives the folder back
+// to this one, also when the collection is told to end meanwhile.
+func TestFolderStaysOurs(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(t.Context(), dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+
+	other, err := os.Open(filepath.Join(dir, ".lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := errors.Join(syscall.Flock(int(s.lock.Fd()), syscall.LOCK_UN), filelock.Try(other)); err != nil {
+		t.Fatal(err)
+	}
+
+	ended, end := context.WithCancel(t.Context())
+	end()
+	got := make(chan error, 1)
+	go func() {
+		_, err := s.collect(ended)
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		t.Fatalf("the folder was given up: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+
+	if err := syscall.Flock(int(other.Fd()), syscall.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+	if err := filelock.Try(other); !errors.Is(err, filelock.ErrHeld) {
+		t.Errorf("the folder is another's: %v", err)
 	}
 }

@@ -156,8 +156,9 @@ func (s *Server) Close() error { return errors.Join(s.app.Shutdown(), s.lock.Clo
 func (s *Server) collect(ctx context.Context) (done bool, err error) {
 	if err := filelock.Try(s.lock); err != nil {
 		s.logger.Debug("registry in use, garbage stays")
-		// A conversion that failed may have given the shared lock up.
-		return false, filelock.WaitShared(ctx, s.lock)
+		// A conversion that failed may have given the shared lock up. Without it
+		// the folder would not be ours, also while we end.
+		return false, filelock.WaitShared(context.Background(), s.lock)
 	}
 	defer func() { _ = filelock.WaitShared(context.Background(), s.lock) }() // back to the shared lock that is ours
 
