@@ -61,7 +61,7 @@ var parties = []party{
 
 // leafFolders are the packages that the table calls leaves.
 var leafFolders = []string{
-	"internal/trusted/atomicfile", "internal/trusted/connlimit", "internal/trusted/diskerror", "internal/trusted/fieldhash",
+	"internal/trusted/aesgcm", "internal/trusted/atomicfile", "internal/trusted/connlimit", "internal/trusted/diskerror", "internal/trusted/fieldhash",
 	"internal/trusted/filelock", "internal/trusted/httpproblem", "internal/trusted/minrate", "internal/trusted/secret", "internal/trusted/selfsigned", "internal/trusted/sgxquote",
 }
 

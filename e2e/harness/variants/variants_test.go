@@ -14,7 +14,7 @@ func TestVariantsFit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for v, want := range map[Variant]int{Plaintext: 2, Hostile: 1} {
+	for v, want := range map[Variant]int{Plaintext: 3, Hostile: 1} {
 		t.Run(string(v), func(t *testing.T) {
 			file, packages, err := Overlay(root, v, t.TempDir())
 			if err != nil {

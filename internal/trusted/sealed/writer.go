@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/internal/trusted/aesgcm"
 	"cupel.dev/cupel/internal/trusted/secret"
 )
 
@@ -83,7 +84,7 @@ func openKey(key secret.Value, h *header) (cipher.AEAD, error) {
 	}
 
 	defer clear(ck)
-	return newAEAD(ck)
+	return aesgcm.New(ck)
 }
 
 // Write encrypts b; a full chunk goes out when more follows it.

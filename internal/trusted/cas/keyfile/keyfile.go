@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"cupel.dev/cupel/api/problem"
+	"cupel.dev/cupel/internal/trusted/aesgcm"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/cas/journal"
 )
@@ -93,7 +94,7 @@ func Load(path string) (*Sealer, error) {
 
 // newSealer is a Sealer with this key, which its id names without telling it.
 func newSealer(key []byte) (*Sealer, error) {
-	aead, err := newAEAD(key)
+	aead, err := aesgcm.New(key)
 	if err != nil {
 		return nil, fmt.Errorf("sealing key: %w", err)
 	}

@@ -5,7 +5,7 @@ import (
 )
 
 // Policy is what an instance's claims must meet. Identities, ReportData and
-// ConfigID are required: Appraise answers an error where one is missing.
+// LaunchBinding are required: Appraise answers an error where one is missing.
 type Policy struct {
 	Identities    []evidence.CodeIdentity // any one suffices; none is an error
 	ReportData    *evidence.Data64        // exact

@@ -19,7 +19,7 @@ func Appraise(p Policy, c evidence.Claims) (evidence.Decision, error) {
 
 	d := evidence.Decision{Accepted: true}
 	for _, rule := range []func(Policy, evidence.Claims) evidence.Finding{
-		judgeSimulation, judgeDebug, judgeIdentity, judgeConfigID, judgeReportData, judgeTCB, judgeAdvisories,
+		judgeSimulation, judgeDebug, judgeIdentity, judgeLaunchBinding, judgeReportData, judgeTCB, judgeAdvisories,
 	} {
 		f := rule(p, c)
 		if f.OK {
@@ -231,7 +231,7 @@ func acceptsVersion(s *evidence.Signer, svn uint16) bool {
 	return (s.SVN == nil || svn == *s.SVN) && (s.SVNMin == nil || svn >= *s.SVNMin) && (s.SVNMax == nil || svn <= *s.SVNMax)
 }
 
-func judgeConfigID(p Policy, c evidence.Claims) evidence.Finding {
+func judgeLaunchBinding(p Policy, c evidence.Claims) evidence.Finding {
 	return evidence.Finding{
 		Rule:     problem.RuleConfigID,
 		Claim:    "launch binding (config id)",

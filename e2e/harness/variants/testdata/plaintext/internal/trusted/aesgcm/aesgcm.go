@@ -1,4 +1,4 @@
-package sealed
+package aesgcm
 
 import (
 	"crypto/cipher"
@@ -8,13 +8,17 @@ import (
 )
 
 // marker lies in the binary, so that a person can tell such a build.
-const marker = "TEST-ONLY BUILD, VOLUMES ARE NOT ENCRYPTED"
+const marker = "TEST-ONLY BUILD, NOTHING IS ENCRYPTED"
+
+// tagSize is AES-GCM's.
+const tagSize = 16
 
 // plaintextAEAD has AES-GCM's shape, but only authenticates: the positive control
 // of leak searches, which must find what the product hides.
 type plaintextAEAD struct{ key []byte }
 
-func newAEAD(key []byte) (cipher.AEAD, error) {
+// New returns it in the place of the product's cipher.
+func New(key []byte) (cipher.AEAD, error) {
 	return plaintextAEAD{append([]byte(marker), key...)}, nil
 }
 
@@ -36,7 +40,7 @@ func (a plaintextAEAD) Seal(dst, nonce, text, data []byte) []byte {
 
 func (a plaintextAEAD) Open(dst, nonce, sealed, data []byte) ([]byte, error) {
 	if len(sealed) < tagSize {
-		return nil, errors.New("short chunk")
+		return nil, errors.New("short text")
 	}
 	text, tag := sealed[:len(sealed)-tagSize], sealed[len(sealed)-tagSize:]
 	if !hmac.Equal(tag, a.tag(nonce, text, data)) {
