@@ -46,3 +46,14 @@ func TestDuration(t *testing.T) {
 		}
 	}
 }
+
+// TestOfPull: also a rule that only a newer manager has.
+func TestOfPull(t *testing.T) {
+	for rule, want := range map[Rule]bool{
+		RulePull: true, RulePullToken: true, "pull_newer": true, RuleExited: false, "": false,
+	} {
+		if OfPull(rule) != want {
+			t.Errorf("%q: %t", rule, !want)
+		}
+	}
+}

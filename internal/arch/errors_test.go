@@ -64,17 +64,23 @@ func readRules(t *testing.T) *ruleBook {
 
 	// Of a rule that lies in a table no call tells: it is raised as its packages raise what
 	// they look up.
-	lookedUp := map[string]map[problem.Kind]bool{}
+	tables, variables := map[string]map[problem.Kind]bool{}, map[string]map[problem.Kind]bool{}
 	for _, f := range book.files {
-		if lookedUp[f.folder] == nil {
-			lookedUp[f.folder] = map[problem.Kind]bool{}
+		if tables[f.folder] == nil {
+			tables[f.folder], variables[f.folder] = map[problem.Kind]bool{}, map[problem.Kind]bool{}
 		}
-		maps.Copy(lookedUp[f.folder], book.lookedUp(f))
+		byTable, byVariable := book.lookedUp(f)
+		maps.Copy(tables[f.folder], byTable)
+		maps.Copy(variables[f.folder], byVariable)
 	}
 	for _, r := range book.rules {
-		if len(r.kinds) == 0 {
-			for folder := range r.usedIn {
-				maps.Copy(r.kinds, lookedUp[folder])
+		if len(r.kinds) > 0 {
+			continue
+		}
+		for folder := range r.usedIn {
+			maps.Copy(r.kinds, tables[folder])
+			if len(tables[folder]) == 0 {
+				maps.Copy(r.kinds, variables[folder])
 			}
 		}
 	}
@@ -233,17 +239,22 @@ func calledType(n *ast.CompositeLit) string {
 	return ""
 }
 
-// lookedUp are the kinds with which a file raises rules that aren't named there.
-func (b *ruleBook) lookedUp(f ruleFile) map[problem.Kind]bool {
-	out := map[problem.Kind]bool{}
+// lookedUp are the kinds with which a file raises rules that aren't named there: what it
+// looks up in a table, or else what comes to it by a variable.
+func (b *ruleBook) lookedUp(f ruleFile) (byTable, byVariable map[problem.Kind]bool) {
+	byTable, byVariable = map[problem.Kind]bool{}, map[problem.Kind]bool{}
 	ast.Inspect(f.file, func(n ast.Node) bool {
 		call, ok := n.(*ast.CallExpr)
 		if ok && calledName(call) == "New" && len(call.Args) > 1 && b.at(f, call.Args[1]) == nil && kindOf(call.Args[0]) != "" {
-			out[kindOf(call.Args[0])] = true
+			if _, table := call.Args[1].(*ast.IndexExpr); table {
+				byTable[kindOf(call.Args[0])] = true
+			} else {
+				byVariable[kindOf(call.Args[0])] = true
+			}
 		}
 		return true
 	})
-	return out
+	return byTable, byVariable
 }
 
 // kindsOfFunction are the kinds that a function of a folder names.

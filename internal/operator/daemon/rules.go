@@ -149,7 +149,7 @@ const (
 	ruleCASStart problem.Rule = "cas_start"
 
 	// ruleCASHangs: the CAS answers nothing; it is ended and started again, which the event of that name tells.
-	// Mend: do nothing once; where it comes again, read the CAS's log under the state folder.
+	// Mend: do nothing once; where it comes again, read the CAS's log under the state folder. Kind: event.
 	ruleCASHangs problem.Rule = "cas_hangs"
 )
 

@@ -7,19 +7,19 @@ import (
 // Rules that this package raises.
 const (
 	// ruleDebConflict: two packages have one path, with contents of their own. Mend: exclude one of
-	// the packages, or drop the path, in the definition.
+	// the packages, or drop the path, in the definition. Kind: denied.
 	ruleDebConflict problem.Rule = "deb_conflict"
 
 	// ruleDebFormat: a package is not made as deb(5) says, or has paths that lead out of it. Mend:
-	// leave the package out of the definition.
+	// leave the package out of the definition. Kind: denied.
 	ruleDebFormat problem.Rule = "deb_format"
 
 	// ruleDebSpecialFile: a package has a device, a FIFO or an entry of an unknown kind. Mend: leave
-	// the package out of the definition.
+	// the package out of the definition. Kind: denied.
 	ruleDebSpecialFile problem.Rule = "deb_special_file"
 
 	// ruleImage: the check that the image was built, named by its config's digest. Mend: compare the
-	// digest with what runs.
+	// digest with what runs. Kind: event.
 	ruleImage problem.Rule = "image"
 
 	// ruleIndexExpired: a mirror serves an index that is no longer valid: it is behind, or somebody
@@ -51,7 +51,7 @@ const (
 	ruleLockDefinition problem.Rule = "lock_definition"
 
 	// rulePackageBytes: the check that all packages have the bytes that Debian signed for. Mend:
-	// take another source where one has not.
+	// take another source where one has not. Kind: event.
 	rulePackageBytes problem.Rule = "package_bytes"
 
 	// rulePackageMissing: the lock leaves out a package that the definition needs. Mend: write a new
@@ -71,7 +71,7 @@ const (
 	rulePackageUnwanted problem.Rule = "package_unwanted"
 
 	// rulePackages: the check that the lock has exactly the packages that the definition means. Mend:
-	// where it has not, run cupel runtime build NAME --update.
+	// where it has not, run cupel runtime build NAME --update. Kind: event.
 	rulePackages problem.Rule = "packages"
 
 	// rulePackagesUnresolved: the indices don't have what the definition's packages depend on. Mend:

@@ -50,11 +50,11 @@ const (
 	ruleUnknownRoot problem.Rule = "unknown_root"
 
 	// rulePCKCARevoked: the authority that issued the platform's certificate was revoked.
-	// Mend: do not use the platform: its maker withdrew the key.
+	// Mend: do not use the platform: its maker withdrew the key. Kind: unauthenticated.
 	rulePCKCARevoked problem.Rule = "pck_ca_revoked"
 
 	// rulePCKRevoked: the platform's certificate was revoked.
-	// Mend: do not use the platform: its maker withdrew the key.
+	// Mend: do not use the platform: its maker withdrew the key. Kind: unauthenticated.
 	rulePCKRevoked problem.Rule = "pck_revoked"
 )
 
@@ -93,7 +93,7 @@ const (
 	ruleTCBInfoChain problem.Rule = "tcb_info_chain"
 
 	// ruleTCBInfoChainRevoked: the certificate of who signed the TCB info was revoked.
-	// Mend: fetch fresh collateral; do not use what a revoked key signed.
+	// Mend: fetch fresh collateral; do not use what a revoked key signed. Kind: unauthenticated.
 	ruleTCBInfoChainRevoked problem.Rule = "tcb_info_chain_revoked"
 
 	// ruleTCBInfoSignature: the signature of the TCB info doesn't match its text.
@@ -121,7 +121,7 @@ const (
 	ruleQEIdentityChain problem.Rule = "qe_identity_chain"
 
 	// ruleQEIdentityChainRevoked: the certificate of who signed the quoting enclave's identity was revoked.
-	// Mend: fetch fresh collateral; do not use what a revoked key signed.
+	// Mend: fetch fresh collateral; do not use what a revoked key signed. Kind: unauthenticated.
 	ruleQEIdentityChainRevoked problem.Rule = "qe_identity_chain_revoked"
 
 	// ruleQEIdentitySignature: the signature of the quoting enclave's identity doesn't match its text.
