@@ -21,11 +21,11 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/diskerror"
 	"cupel.dev/cupel/internal/trusted/minrate"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // EndpointFile is the name of the Endpoint's file in a state folder.
@@ -91,7 +91,7 @@ func ReadEndpoint(state string) (manager.Endpoint, error) {
 	b, err := atomicfile.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return e, problem.New(problem.Unavailable, RuleAway, "no manager serves under %s", state).
-			Fix("start it: cupel up --state %s; or name another folder with --state", plain.ShellWord(state))
+			Fix("start it: cupel up --state %s; or name another folder with --state", wording.ShellWord(state))
 	}
 	if err != nil {
 		return e, explainEndpoint(err, state)
@@ -133,7 +133,7 @@ func NewManager(addr ident.Address, opts ManagerOptions) *Manager {
 		pid:    opts.PID,
 		source: opts.Source,
 	}
-	if !proc.Named(c.pid, "cupeld") && !proc.Hidden(c.pid) { // after a power cut its number may be another program's
+	if !procfs.Named(c.pid, "cupeld") && !procfs.Hidden(c.pid) { // after a power cut its number may be another program's
 		c.pid = 0
 	}
 
@@ -409,7 +409,7 @@ func (c *Manager) do(ctx context.Context, asked *http.Client, q managerCall) (*h
 		req.Header.Set("Content-Type", "application/json")
 	}
 
-	if proc.Stopped(c.pid) {
+	if procfs.Stopped(c.pid) {
 		return nil, c.silent(errStopped)
 	}
 
@@ -457,7 +457,7 @@ var errStopped = errors.New("it is stopped (SIGSTOP, or a debugger), and does no
 
 // silent says of a manager that gave no answer what is known of it.
 func (c *Manager) silent(err error) error {
-	if proc.Stopped(c.pid) {
+	if procfs.Stopped(c.pid) {
 		return problem.New(problem.Unavailable, RuleAway, "the manager at %s, cupeld (process %d), doesn't answer: %w", c.addr, c.pid, errStopped).
 			Fix("as root: kill -CONT %d lets it go on; or kill -9 %d, then cupel up: apps go on", c.pid, c.pid)
 	}
@@ -468,8 +468,8 @@ func (c *Manager) silent(err error) error {
 	}
 
 	late, ok := errors.AsType[net.Error](err)
-	_, gone := proc.Of(c.pid)
-	hidden := proc.Hidden(c.pid)
+	_, gone := procfs.Of(c.pid)
+	hidden := procfs.Hidden(c.pid)
 
 	switch {
 	case gone != nil && !hidden, !ok, !late.Timeout():

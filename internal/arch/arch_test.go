@@ -124,7 +124,7 @@ func TestTrustedBinaries(t *testing.T) {
 // does; the libraries that cupeld links cost six times its memory before they do anything.
 func TestLogWriterIsSmall(t *testing.T) {
 	for _, p := range list(t, "-deps", "./cmd/cupel-log") {
-		own := within(p.ImportPath, "cmd/cupel-log") || within(p.ImportPath, "internal/operator/node/logfile") || within(p.ImportPath, "internal/proc") || within(p.ImportPath, "internal/trusted/filelock")
+		own := within(p.ImportPath, "cmd/cupel-log") || within(p.ImportPath, "internal/operator/node/logfile") || within(p.ImportPath, "internal/procfs") || within(p.ImportPath, "internal/trusted/filelock")
 		if !p.Standard && !own && !strings.HasPrefix(p.ImportPath, "golang.org/x/sys/") || p.ImportPath == "net/http" {
 			t.Errorf("cupel-log links %s", p.ImportPath)
 		}

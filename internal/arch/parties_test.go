@@ -24,7 +24,7 @@ type party struct {
 // docs/architecture.md shows the same table.
 var parties = []party{
 	{"api", "terms and wire types that more than one party speaks", nil},
-	{"client", "the public clients of CAS and manager", []string{"api", "trusted/wire", "trusted/verify", "trusted/audit", "plain", "proc", leaves}},
+	{"client", "the public clients of CAS and manager", []string{"api", "trusted/wire", "trusted/verify", "trusted/audit", "wording", "procfs", leaves}},
 
 	{"internal/trusted/wire", "instance to CAS, to LAS, to node", []string{"api", leaves}},
 	{"internal/trusted/verify", "evidence to claims, claims to a decision", []string{"api", leaves}},
@@ -38,14 +38,14 @@ var parties = []party{
 
 	{"internal/operator", "orchestration, trusted with nothing", []string{
 		"api", "client", "trusted/wire", "trusted/launch", "trusted/sealed", "trusted/cas/quota", "trusted/owner/template", "trusted/owner/rebuild",
-		"runtimes", "simtee", "plain", "proc", "ask", "upflags", "version", leaves,
+		"runtimes", "simtee", "wording", "procfs", "ask", "upflags", "version", leaves,
 	}},
 	{"internal/simtee", "simulated hardware", []string{"api", "trusted/verify/dcap", leaves}},
 	{"internal/cli", "the command line", []string{
-		"api", "client", "trusted/wire", "trusted/verify", "trusted/session", "trusted/launch", "trusted/owner", "runtimes", "plain", "ask", "upflags", "version", leaves,
+		"api", "client", "trusted/wire", "trusted/verify", "trusted/session", "trusted/launch", "trusted/owner", "runtimes", "wording", "ask", "upflags", "version", leaves,
 	}},
-	{"internal/plain", "what the system and Go say, in other words", []string{"api"}},
-	{"internal/proc", "what the kernel says of a process", nil},
+	{"internal/wording", "what the system and Go say, in other words", []string{"api"}},
+	{"internal/procfs", "what the kernel says of a process", nil},
 	{"internal/ask", "questions to a person", nil},
 	{"internal/upflags", "the flags of cupel up, for cupel and cupeld", nil},
 	{"internal/version", "what this build is", []string{"api"}},

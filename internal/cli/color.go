@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/term"
 
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // ink is a colour of a terminal, by its ECMA-48 code.
@@ -69,7 +69,7 @@ func (g *globals) coloredTable(header []string, rows [][]string, color func(colu
 	for _, row := range rows {
 		shown := make([]string, len(row))
 		for i, c := range row {
-			shown[i] = plain.Line(c)
+			shown[i] = wording.Line(c)
 		}
 
 		all = append(all, shown)
@@ -147,7 +147,7 @@ func below(header, row []string, terminal int) string {
 // folded is a text of one line that goes on in the next, indented, where the terminal
 // ends. It is to stand behind an indent of the same width itself.
 func folded(text, indent string, terminal int) paragraphs {
-	text = plain.Line(text)
+	text = wording.Line(text)
 	if len(indent)+utf8.RuneCountInString(text) <= terminal || terminal <= 2*len(indent) {
 		return paragraphs(text)
 	}

@@ -13,8 +13,8 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/owner/home"
+	"cupel.dev/cupel/internal/wording"
 )
 
 type deployOptions struct {
@@ -195,7 +195,7 @@ func (d *deployment) run(ctx context.Context, req manager.DeployRequest) error {
 	d.show.end(err)
 
 	if w := app.Deployment.Warning; w != nil && err != nil {
-		d.g.warnf("warning: %s", plain.Reason(w)) // what was lost on the way, whatever else failed
+		d.g.warnf("warning: %s", wording.Reason(w)) // what was lost on the way, whatever else failed
 	}
 
 	switch {

@@ -12,7 +12,7 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // goesOn says what to do about a deployment that nobody waits for any more.
@@ -157,7 +157,7 @@ func endedOnce(app manager.App, i manager.Instance) bool {
 // endedHealthy is the end of a deployment whose app didn't stay.
 func (d *deployment) endedHealthy(ctx context.Context, app manager.App, i manager.Instance) error {
 	p := *i.Problem
-	p.Actual = "instance " + i.ID + " was healthy, and then " + plain.Met(p.Rule, p.Actual)
+	p.Actual = "instance " + i.ID + " was healthy, and then " + wording.Met(p.Rule, p.Actual)
 	p.Fix("%s; until you deploy again it is started anew, each time after a longer pause", p.Mend)
 
 	d.explain(ctx, app, &p)

@@ -13,7 +13,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // handedIn tells that the app is somebody else's, whose code this was: only they
@@ -148,7 +148,7 @@ func (d *deployment) report(app manager.App, instances []manager.Instance, seen 
 		d.g.printf("nothing served for %.1f s: the app writes a volume, so its old instance stopped first\n", gap)
 	}
 	if w := app.Deployment.Warning; w != nil {
-		d.g.warnf("warning: %s", plain.Reason(w))
+		d.g.warnf("warning: %s", wording.Reason(w))
 	}
 
 	if err := d.elsewhere(app, seen.kind); err != nil {

@@ -10,7 +10,7 @@ import (
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // lastWords is how much of a failed instance's output is shown.
@@ -50,7 +50,7 @@ func (d *deployment) explain(ctx context.Context, app manager.App, p *problem.Er
 		return
 	}
 
-	quote := plain.Quote
+	quote := wording.Quote
 	if d.g.json() { // there the line is a value by itself
 		quote = ""
 	}
@@ -77,7 +77,7 @@ func (d *deployment) explain(ctx context.Context, app manager.App, p *problem.Er
 	d.show.clear()
 	d.g.printf("  … the app's last words:\n")
 	for _, line := range lines {
-		d.g.printf(plain.Quote+"%s\n", line)
+		d.g.printf(wording.Quote+"%s\n", line)
 	}
 }
 

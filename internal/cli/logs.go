@@ -11,7 +11,7 @@ import (
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 type logsOptions struct {
@@ -180,7 +180,7 @@ func (g *globals) printLog(l manager.LogLine, prefix bool) error {
 		line = colored(line)
 	}
 	if prefix {
-		line = plain.Line(l.Instance) + "  " + line
+		line = wording.Line(l.Instance) + "  " + line
 	}
 
 	if _, err := w.Write([]byte(line + "\n")); err != nil {

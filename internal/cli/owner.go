@@ -6,9 +6,9 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/owner/home"
 	"cupel.dev/cupel/internal/trusted/owner/reference"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // ownerSide is what the owner's commands need: the owner's folder and identity.
@@ -49,7 +49,7 @@ func (o *ownerSide) dial(ctx context.Context, addr string, pin *home.Pin) (*clie
 		Now:           o.g.now,
 		RefusedAtOnce: pin == nil && !o.g.waitGiven, // one that was there before may be restarting
 		Waiting: func(why error) {
-			o.g.warnf("The CAS at %s does not answer (%s): trying for up to %s (--wait).", addr, plain.Words(why), problem.Duration(o.g.wait))
+			o.g.warnf("The CAS at %s does not answer (%s): trying for up to %s (--wait).", addr, wording.Words(why), problem.Duration(o.g.wait))
 		},
 		Save: func(p client.Pin) error { return o.keepHead(ctx, addr, p) },
 	}

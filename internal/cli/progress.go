@@ -8,7 +8,7 @@ import (
 
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // Steps of a deployment that are this command's own, after those of the manager.
@@ -93,7 +93,7 @@ func (p *progress) sayWaiting(why *problem.Error) {
 	if why.Rule == problem.RuleUnhealthy { // it runs, and nothing is started anew for now
 		goesOn = "waiting for it"
 	}
-	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s; %s\n", plain.Reason(why), goesOn)
+	p.g.printf("  "+p.g.paint(p.g.out, yellow, "…")+" %s; %s\n", wording.Reason(why), goesOn)
 	if why.Mend != "" && waitsFor[why.Rule] == "" {
 		p.g.printf("    mend: %s\n", p.g.inState(why.Mend))
 	}

@@ -13,7 +13,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 type psOptions struct {
@@ -187,7 +187,7 @@ func failedDeployment(a manager.App, list []manager.Instance) *problem.Error {
 }
 
 func (g *globals) printTrouble(who string, p *problem.Error) {
-	g.printf("\n%s\n", folded(who+": "+plain.Reason(p), "    ", g.width()))
+	g.printf("\n%s\n", folded(who+": "+wording.Reason(p), "    ", g.width()))
 	for _, line := range []struct{ title, text string }{{"expected:", p.Expected}, {"mend:", g.inState(p.Mend)}} {
 		if line.text != "" {
 			g.printf("  %s\n", folded(line.title+" "+line.text, "    ", g.width()))

@@ -8,8 +8,8 @@ import (
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/owner/home"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // grantsOf are those of an app's grants that haven't ended, by the word of its session's
@@ -78,7 +78,7 @@ func (o *ownerSide) endRights(ctx context.Context, called string, app home.Deplo
 // unconfirmed is what is said of an app that is gone by the manager's word alone, though
 // the CAS would have to know it.
 func unconfirmed(called string, app home.DeployedApp, err error) *problem.Error {
-	return problem.New(problem.Unavailable, ruleRmUnconfirmed, "the manager says that %s is gone, and whether its grant has ended is not known: %s", called, plain.Reason(problem.From(err))).
+	return problem.New(problem.Unavailable, ruleRmUnconfirmed, "the manager says that %s is gone, and whether its grant has ended is not known: %s", called, wording.Reason(problem.From(err))).
 		Want("the CAS's word, as what has a grant keeps its secrets").
 		Fix("run this again when the CAS answers; or see 'cupel session grants %s', and end what is left with --withdraw", app.Session)
 }

@@ -20,8 +20,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // globals is what every command may use: the process's surroundings and the
@@ -249,7 +249,7 @@ func (g *globals) logger() *slog.Logger {
 	opts := &slog.HandlerOptions{Level: l}
 
 	if g.json() {
-		return slog.New(slog.NewJSONHandler(plain.JSONWriter(g.err), opts))
+		return slog.New(slog.NewJSONHandler(wording.JSONWriter(g.err), opts))
 	}
 	return slog.New(slog.NewTextHandler(g.err, opts))
 }
@@ -260,7 +260,7 @@ func (g *globals) printJSON(v any) error {
 	if err != nil {
 		return err
 	}
-	return g.write(string(plain.JSON(b)) + "\n")
+	return g.write(string(wording.JSON(b)) + "\n")
 }
 
 // exitError carries another process's exit code through to ours, silently.
@@ -335,22 +335,22 @@ func (g *globals) fail(err error) int {
 		p = problem.From(err)
 	}
 
-	p = plain.Problem(err, p)
+	p = wording.Problem(err, p)
 	p.Mend = g.inState(p.Mend)
 
 	switch {
 	case g.json():
-		_ = json.NewEncoder(plain.JSONWriter(g.err)).Encode(p)
+		_ = json.NewEncoder(wording.JSONWriter(g.err)).Encode(p)
 		return code
 	case code == interruptedCode:
 		_, _ = fmt.Fprintln(g.err, "cupel: interrupted")
 		return code
 	case !ok:
-		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(plain.Lines(p.Actual)))
+		_, _ = fmt.Fprintf(g.err, "cupel: %s\n", g.writable(wording.Lines(p.Actual)))
 		return code
 	}
 
-	plain.Print(g.err, "cupel", p, plain.Style{
+	wording.Print(g.err, "cupel", p, wording.Style{
 		Rule:     func(name string) string { return g.paint(g.err, red, name) },
 		Writable: g.writable,
 	})

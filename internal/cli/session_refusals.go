@@ -9,7 +9,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 func newSessionRefusalsCommand(g *globals) *cobra.Command {
@@ -61,7 +61,7 @@ func runSessionRefusals(ctx context.Context, g *globals, arg, cas string) error 
 	var rows [][]string
 	for _, r := range list {
 		rows = append(rows, []string{
-			r.Last.Local().Format(time.DateTime), strconv.Itoa(r.Count), string(r.Service), string(r.Rule), plain.Met(r.Rule, r.Actual), r.Expected,
+			r.Last.Local().Format(time.DateTime), strconv.Itoa(r.Count), string(r.Service), string(r.Rule), wording.Met(r.Rule, r.Actual), r.Expected,
 		})
 	}
 	return g.table([]string{"LAST", "COUNT", "SERVICE", "RULE", "ACTUAL", "EXPECTED"}, rows)

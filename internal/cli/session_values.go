@@ -18,10 +18,10 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/ask"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/owner/template"
 	"cupel.dev/cupel/internal/trusted/secret"
 	"cupel.dev/cupel/internal/trusted/session"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // valueFlags say where the values of a template's variables come from.
@@ -269,7 +269,7 @@ var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,39}$`)
 // fileTrouble says why a file could not be read, without its name.
 func fileTrouble(err error) error {
 	if at, ok := errors.AsType[*fs.PathError](err); ok {
-		return errors.New("the file that it names: " + plain.File(at.Err))
+		return errors.New("the file that it names: " + wording.File(at.Err))
 	}
 	return errors.New("the file that it names is too large")
 }

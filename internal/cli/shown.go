@@ -18,7 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // rendition is a sequence that only changes how text looks (SGR, ECMA-48 8.3.117).
@@ -40,11 +40,11 @@ func colored(s string) string {
 			continue
 		}
 
-		b.WriteString(plain.LogLine(s[last:at[0]]) + s[at[0]:at[1]])
+		b.WriteString(wording.LogLine(s[last:at[0]]) + s[at[0]:at[1]])
 		last = at[1]
 	}
 
-	b.WriteString(plain.LogLine(s[last:]))
+	b.WriteString(wording.LogLine(s[last:]))
 	if last > 0 {
 		b.WriteString("\x1b[0m") // what follows is not the app's
 	}
@@ -112,7 +112,7 @@ func (g *globals) whileRead(ctx context.Context, do func(ctx context.Context) er
 // printDocument writes a text that is all of the answer: as it is, where it is data.
 func (g *globals) printDocument(text string) error {
 	if isTerminal(g.out) {
-		text = plain.Document(text)
+		text = wording.Document(text)
 	}
 	return g.write(text)
 }
@@ -123,7 +123,7 @@ func (g *globals) printLine(v any) error {
 	if err != nil {
 		return err
 	}
-	return g.write(string(plain.JSON(b)) + "\n")
+	return g.write(string(wording.JSON(b)) + "\n")
 }
 
 // warnf writes a line for people where it disturbs no program. Programs, who asked for
@@ -131,7 +131,7 @@ func (g *globals) printLine(v any) error {
 func (g *globals) warnf(format string, args ...any) {
 	if g.json() {
 		text := strings.TrimSpace(fmt.Sprintf(g.formatInState(format), args...))
-		_ = json.NewEncoder(plain.JSONWriter(g.err)).Encode(map[string]string{"warning": text})
+		_ = json.NewEncoder(wording.JSONWriter(g.err)).Encode(map[string]string{"warning": text})
 		return
 	}
 	_, _ = fmt.Fprintln(g.err, g.writable(g.text(format, args)))
@@ -151,7 +151,7 @@ func (g *globals) withState(text, state string) string {
 	if g.provider != "" {
 		return text
 	}
-	return plain.InState(text, state, defaultState)
+	return wording.InState(text, state, defaultState)
 }
 
 // writable is a text with our own signs written in ASCII, where the locale says that the
@@ -178,12 +178,12 @@ func (g *globals) text(format string, args []any) string {
 		}
 
 		if err, ok := a.(error); ok {
-			args[i] = plain.Lines(g.inState(err.Error()))
+			args[i] = wording.Lines(g.inState(err.Error()))
 			continue
 		}
 
 		if text := reflect.ValueOf(a); text.Kind() == reflect.String {
-			args[i] = plain.Line(text.String())
+			args[i] = wording.Line(text.String())
 		}
 	}
 

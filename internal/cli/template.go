@@ -11,8 +11,8 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/owner/template"
+	"cupel.dev/cupel/internal/wording"
 	"cupel.dev/cupel/runtimes"
 )
 
@@ -219,7 +219,7 @@ func offeredMeasurement(r manager.Runtime) (ident.Measurement, error) {
 	why := "they say none"
 	mend := ""
 	if r.Problem != nil {
-		why = plain.Reason(r.Problem)
+		why = wording.Reason(r.Problem)
 	}
 	if r.Problem != nil && r.Problem.Source == "" { // else the advice isn't ours to give
 		mend = r.Problem.Mend

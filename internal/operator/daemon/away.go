@@ -12,7 +12,7 @@ import (
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // A folder may be taken from its name while things of it run: it was unmounted, moved,
@@ -56,7 +56,7 @@ func (e *awayError) left() []string {
 // into another one.
 func (e *awayError) problem() *problem.Error {
 	p := problem.New(problem.Conflict, ruleElsewhere, "%w", e).Want("the folder where it was, or nothing that runs")
-	force := "cupel down --state " + plain.ShellWord(e.dir) + " --force ends what runs as it is: what apps wrote into volumes since they stored them last is lost"
+	force := "cupel down --state " + wording.ShellWord(e.dir) + " --force ends what runs as it is: what apps wrote into volumes since they stored them last is lost"
 	if e.now != "" {
 		return p.Fix("its folder is %s now: have it there again (a mount, a link, a move), then run this again; or %s", e.now, force)
 	}

@@ -23,7 +23,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 )
 
 // Attester answers the CAS on a connection that only that process has.
@@ -340,7 +340,7 @@ func (l layout) casEnds() bool {
 		}
 
 		left = true
-		if proc.Stopped(p.pid) {
+		if procfs.Stopped(p.pid) {
 			_ = syscall.Kill(p.pid, syscall.SIGKILL) // fails for one that has just ended
 		}
 	}

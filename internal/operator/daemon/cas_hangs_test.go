@@ -19,7 +19,7 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/watchdog"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 )
 
 // supervise runs a CAS until the test ends, and returns what it tells.
@@ -79,7 +79,7 @@ func TestCASHangs(t *testing.T) {
 				!strings.Contains(in.Message, "it is ended and started again. Apps go on") {
 				t.Errorf("%+v", in)
 			}
-			if _, err := proc.Of(first); err == nil {
+			if _, err := procfs.Of(first); err == nil {
 				t.Error("it is still there")
 			}
 		})
@@ -223,7 +223,7 @@ func TestStoppedCASOfADeadCupeld(t *testing.T) {
 	if err := syscall.Kill(r.pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); !proc.Stopped(r.pid); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !procfs.Stopped(r.pid); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not stop")
 		}

@@ -11,7 +11,7 @@ import (
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cni"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // tools are the programs that other packages execute.
@@ -68,7 +68,7 @@ func (l layout) reachable() error {
 
 		if err == nil && info.Mode().Perm()&0o001 == 0 {
 			return problem.New(problem.Denied, ruleStateUnreachable, "the CAS runs as a user of its own, who can't enter %s", dir).
-				Fix("choose a folder that every user can enter, such as /var/lib/cupel, with --state; or chmod o+x %s", plain.ShellWord(dir))
+				Fix("choose a folder that every user can enter, such as /var/lib/cupel, with --state; or chmod o+x %s", wording.ShellWord(dir))
 		}
 
 		if dir == "/" {
@@ -92,14 +92,14 @@ func (l layout) checkFolder() error {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
 		return problem.New(problem.Denied, ruleStateOwner, "others than root may write to %s (%s)", l.dir, info.Mode()).
 			Want("a folder of root's that nobody else may write to").
-			Fix("look what is in it; if it is yours: chown root %s && chmod go-w %s; else name another folder with --state", plain.ShellWord(l.dir), plain.ShellWord(l.dir))
+			Fix("look what is in it; if it is yours: chown root %s && chmod go-w %s; else name another folder with --state", wording.ShellWord(l.dir), wording.ShellWord(l.dir))
 	}
 
 	for dir := filepath.Dir(l.dir); ; dir = filepath.Dir(dir) {
 		if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
 			return problem.New(problem.Denied, ruleStateOwner, "everybody may rename what is in %s", dir).
 				Want("a path that others can't change").
-				Fix("chmod o-w %s, or name another folder with --state", plain.ShellWord(dir))
+				Fix("chmod o-w %s, or name another folder with --state", wording.ShellWord(dir))
 		}
 		if dir == "/" {
 			return nil

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // Cleanup is Down, and then removes the folder with everything in it. What others
@@ -101,9 +101,9 @@ func (l layout) removeAll(log *slog.Logger) ([]string, error) {
 	case diskerror.ReadOnly(err), diskerror.Fails(err):
 		return nil, diskerror.Explain(p, l.dir, "the state folder")
 	case errors.Is(err, syscall.EPERM):
-		return nil, p.Fix("make it removable (chattr -R -i -a %s), then run this again", plain.ShellWord(l.dir))
+		return nil, p.Fix("make it removable (chattr -R -i -a %s), then run this again", wording.ShellWord(l.dir))
 	}
-	return nil, p.Fix("end what uses it ('fuser -vm %s' shows it), then run this again", plain.ShellWord(l.dir))
+	return nil, p.Fix("end what uses it ('fuser -vm %s' shows it), then run this again", wording.ShellWord(l.dir))
 }
 
 // left is what there is still in the folder, but for mount points and the folders

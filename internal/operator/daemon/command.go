@@ -16,8 +16,8 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/daemon/runtimecmd"
 	"cupel.dev/cupel/internal/operator/node/logfile"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/version"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // cli is what all sub-commands share.
@@ -133,16 +133,16 @@ func (c *cli) fail(err error) int {
 		}
 	}
 
-	p = plain.Problem(err, cmp.Or(p, problem.From(err)))
+	p = wording.Problem(err, cmp.Or(p, problem.From(err)))
 	p.Mend = c.inState(p.Mend)
 
 	switch {
 	case c.output == "json":
-		_ = json.NewEncoder(plain.JSONWriter(c.err)).Encode(p)
+		_ = json.NewEncoder(wording.JSONWriter(c.err)).Encode(p)
 	case !ok:
-		_, _ = fmt.Fprintf(c.err, "cupeld: %s\n", plain.Lines(plain.Words(err)))
+		_, _ = fmt.Fprintf(c.err, "cupeld: %s\n", wording.Lines(wording.Words(err)))
 	default:
-		plain.Print(c.err, "cupeld", p, plain.Style{})
+		wording.Print(c.err, "cupeld", p, wording.Style{})
 	}
 
 	switch {
@@ -157,21 +157,21 @@ func (c *cli) fail(err error) int {
 // say prints what was done, as JSON to programs.
 func (c *cli) say(v any, format string, args ...any) error {
 	if c.output == "json" {
-		return json.NewEncoder(plain.JSONWriter(c.out)).Encode(v)
+		return json.NewEncoder(wording.JSONWriter(c.out)).Encode(v)
 	}
 	_, err := fmt.Fprintf(c.out, format, args...)
 	return err
 }
 
 // inState is a text whose commands name this installation's folder.
-func (c *cli) inState(text string) string { return plain.InState(text, c.opts.State, defaultState) }
+func (c *cli) inState(text string) string { return wording.InState(text, c.opts.State, defaultState) }
 
 // tell shows a person how long work goes on.
 func (c *cli) tell() func(string) {
 	if c.output == "json" {
 		return nil
 	}
-	return func(text string) { _, _ = fmt.Fprintln(c.err, plain.Lines(c.inState(text))) }
+	return func(text string) { _, _ = fmt.Fprintln(c.err, wording.Lines(c.inState(text))) }
 }
 
 // logger is the log of a command that does its work here: warnings, with the commands in

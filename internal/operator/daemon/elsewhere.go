@@ -8,8 +8,8 @@ import (
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // One folder may have several names: a bind mount, a disk that is mounted elsewhere now, a
@@ -74,7 +74,7 @@ func (l layout) elsewhere(ctx context.Context) error {
 
 	p := problem.New(problem.Conflict, ruleElsewhere, "%s is the folder that was started as %s, and what was started there still runs", l.dir, other.dir).
 		Want("the name by which it runs")
-	state := plain.ShellWord(other.dir)
+	state := wording.ShellWord(other.dir)
 	if !other.leadsTo(l) {
 		return p.Fix("have it there again (a mount, a link, a move), then run this with --state %s; "+
 			"or end what runs as it is, by 'cupel down --state %s --force', and run this again: what apps wrote into volumes since they stored them last is lost", state, state)

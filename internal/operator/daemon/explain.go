@@ -9,8 +9,8 @@ import (
 	"syscall"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // explain says what a person can do about an error of the state folder: its disk is
@@ -60,7 +60,7 @@ func pathOf(err error) (string, bool) {
 		return p.Path, true
 	}
 	if p, ok := errors.AsType[*os.LinkError](err); ok {
-		return plain.LinkPath(p), true
+		return wording.LinkPath(p), true
 	}
 	return "", false
 }

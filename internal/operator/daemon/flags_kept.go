@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // keptFile is what the last start that served was given.
@@ -116,7 +116,7 @@ func (l layout) keysMissing(o Options) error {
 		return nil
 	}
 
-	list = plain.ShellWord(list)
+	list = wording.ShellWord(list)
 	return problem.New(problem.Conflict, ruleKeysMissing, "the last start had --deploy-keys %s, and this one has none", list).Want(want).
 		Fix("give --deploy-keys %s again; to let everybody deploy: --deploy-keys %s", list, everybody)
 }
@@ -158,7 +158,7 @@ func (l layout) flagsDropped(o Options) []string {
 		stays := flag == firstPortFlag || flag == deployKeysFlag || flag == subnetFlag ||
 			slices.ContainsFunc(listeners, func(li listener) bool { return li.flagName() == flag })
 		if !given && !stays {
-			out = append(out, "--"+flag+" "+plain.ShellWord(last[flag])+" of the last start isn't given: the default holds again")
+			out = append(out, "--"+flag+" "+wording.ShellWord(last[flag])+" of the last start isn't given: the default holds again")
 		}
 	}
 	return out

@@ -14,9 +14,9 @@ import (
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/selfsigned"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // keyPair reads NAME.key and NAME.crt of the state folder and makes both on first use.
@@ -45,7 +45,7 @@ func (l layout) keyPair(name string, now time.Time) (pair tls.Certificate, renew
 		return pair, false, problem.New(problem.Invalid, problem.RuleStateDamaged, "%s: %w", keyFile, err).
 			Want("the private key of %s", certFile).
 			Fix("put the file back from a backup. Without one: cupel down, remove %s, %s and %s, cupel up; both are made anew, and %s",
-				plain.ShellWord(keyFile), plain.ShellWord(certFile), plain.ShellWord(l.path(portsFile)), anotherKey[name])
+				wording.ShellWord(keyFile), wording.ShellWord(certFile), wording.ShellWord(l.path(portsFile)), anotherKey[name])
 	}
 
 	if err := l.writePair(name, key, now, renewed); err != nil {

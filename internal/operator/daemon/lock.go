@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 	"cupel.dev/cupel/internal/trusted/diskerror"
 	"cupel.dev/cupel/internal/trusted/filelock"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // work is what somebody does who holds a state folder's lock.
@@ -101,7 +101,7 @@ const codeRuns = 10
 // stopped is the refusal where the holder was stopped by a signal, and gives the lock
 // to nobody before it goes on; nil where it wasn't.
 func (e *lockedError) stopped() *problem.Error {
-	if e.pid == 0 || !proc.Stopped(e.pid) {
+	if e.pid == 0 || !procfs.Stopped(e.pid) {
 		return nil
 	}
 
@@ -117,7 +117,7 @@ func (e *lockedError) problem() *problem.Error {
 
 	if e.what == workTurn {
 		return problem.New(problem.Conflict, ruleAtWork, "%w, as only cupel down and cupel cleanup should", e).
-			Fix("look who it is (fuser -v %s) and end it, or wait for it; then run this again", plain.ShellWord(layoutAt(e.dir).turnFile()))
+			Fix("look who it is (fuser -v %s) and end it, or wait for it; then run this again", wording.ShellWord(layoutAt(e.dir).turnFile()))
 	}
 
 	if e.what != workUp {

@@ -18,8 +18,8 @@ import (
 	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node/cni"
 	"cupel.dev/cupel/internal/operator/node/sysctl"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/filelock"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // checkTimeout is how long `up` waits to learn what stands in the way.
@@ -272,7 +272,7 @@ func lockCheck(ctx context.Context, dir string) (*os.File, error) {
 
 // printServing writes what serves for programs.
 func (c *cli) printServing(s Serving) error {
-	return json.NewEncoder(plain.JSONWriter(c.out)).Encode(struct {
+	return json.NewEncoder(wording.JSONWriter(c.out)).Encode(struct {
 		managerapi.Endpoint
 		Network   []netcheck.Probe `json:"network,omitempty"`
 		Unchecked *problem.Error   `json:"network_unchecked,omitempty"`

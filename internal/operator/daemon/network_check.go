@@ -27,8 +27,8 @@ import (
 	"cupel.dev/cupel/internal/operator/netcheck"
 	"cupel.dev/cupel/internal/operator/node"
 	"cupel.dev/cupel/internal/operator/node/cni"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // This file is the check of the network as a command.
@@ -262,7 +262,7 @@ func (c *cli) checkCommand() *cobra.Command {
 			}
 
 			if c.output == "json" {
-				e := json.NewEncoder(plain.JSONWriter(c.out))
+				e := json.NewEncoder(wording.JSONWriter(c.out))
 				e.SetIndent("", "  ")
 				err = e.Encode(r)
 			} else {

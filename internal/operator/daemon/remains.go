@@ -16,8 +16,8 @@ import (
 
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node/logfile"
-	"cupel.dev/cupel/internal/plain"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // process is one of our helpers.
@@ -38,7 +38,7 @@ func (l layout) processes() []process {
 		cas = append(cas, int(info.Sys().(*syscall.Stat_t).Uid))
 	}
 
-	list, err := proc.Commands(cas...)
+	list, err := procfs.Commands(cas...)
 	if err != nil {
 		return nil
 	}
@@ -71,7 +71,7 @@ func (l layout) lasting() []process {
 // holds tells whether a process is a cupeld that has our folder's lock, by whatever path
 // it was given the folder.
 func (l layout) holds(pid int) bool {
-	c, ok := proc.CommandOf(pid)
+	c, ok := procfs.CommandOf(pid)
 	if !ok || c.Name != "cupeld" {
 		return false
 	}
@@ -171,5 +171,5 @@ func (l layout) unmountAll() error {
 		}
 	}
 	return problem.New(problem.Internal, problem.RuleCleanup, "something stays mounted below %s", l.dir).
-		Fix("look who mounts there (findmnt -R %s), end that, then run this again", plain.ShellWord(l.dir))
+		Fix("look who mounts there (findmnt -R %s), end that, then run this again", wording.ShellWord(l.dir))
 }

@@ -21,9 +21,9 @@ import (
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/manager"
 	"cupel.dev/cupel/internal/operator/node/cni"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/diskerror"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // kind is what something in the state folder is.
@@ -350,11 +350,11 @@ func (l layout) irreplaceable() []original {
 	)
 
 	moved := func(name string, kind kind, then string) original {
-		return original{name, kind, fmt.Sprintf("cupel down --force, mv %s %s, %s", plain.ShellWord(l.path(name)), plain.ShellWord(l.path(name)+".damaged"), then)}
+		return original{name, kind, fmt.Sprintf("cupel down --force, mv %s %s, %s", wording.ShellWord(l.path(name)), wording.ShellWord(l.path(name)+".damaged"), then)}
 	}
 
 	return []original{
-		moved("simtee", isFolder, "remove "+plain.ShellWord(l.path("simulation-root.pem"))+" too, cupel up; then sessions and owners have to trust the new simulated root"),
+		moved("simtee", isFolder, "remove "+wording.ShellWord(l.path("simulation-root.pem"))+" too, cupel up; then sessions and owners have to trust the new simulated root"),
 		{"cas", isFolder, begin},
 		{"cas/cas.db", isFile, begin},
 		moved("cas/cas.db-wal", isFile, last),
@@ -470,7 +470,7 @@ func (l layout) whole() error {
 		file := l.path("manager.db")
 		if info, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
 			return lostFile(file, err).
-				Fix("look at the disk (dmesg), then put it back from a backup; without a backup: cupel down --force, move %s away if it is there, cupel up, and the apps' owners deploy them again", plain.ShellWord(file))
+				Fix("look at the disk (dmesg), then put it back from a backup; without a backup: cupel down --force, move %s away if it is there, cupel up, and the apps' owners deploy them again", wording.ShellWord(file))
 		}
 	}
 	return nil

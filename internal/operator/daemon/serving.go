@@ -14,8 +14,8 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/netcheck"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // This file tells what runs, and where it is reached.
@@ -214,5 +214,5 @@ func Show(w io.Writer, state string, s Serving) {
 `, e.Simulation)
 	}
 
-	_, _ = io.WriteString(w, plain.InState(string(b), state, defaultState))
+	_, _ = io.WriteString(w, wording.InState(string(b), state, defaultState))
 }

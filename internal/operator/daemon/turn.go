@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
@@ -72,7 +72,7 @@ func (l layout) awaited() *lockedError {
 		return nil
 	}
 
-	if c, ok := proc.CommandOf(held.pid); ok && c.Name == "cupeld" {
+	if c, ok := procfs.CommandOf(held.pid); ok && c.Name == "cupeld" {
 		held.what = workDown
 	}
 	return held

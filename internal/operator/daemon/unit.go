@@ -11,7 +11,7 @@ import (
 	"unicode"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // A systemd unit has one installation come up with the machine. Its apps are no part
@@ -146,7 +146,7 @@ func (l layout) unitKeys(text []byte, list string) string {
 
 // install is the command that makes the unit with those flags of `up`.
 func (l layout) install(flags []string) string {
-	return "cupel install-service --state " + plain.ShellLine(append([]string{l.dir}, flags...)...)
+	return "cupel install-service --state " + wording.ShellLine(append([]string{l.dir}, flags...)...)
 }
 
 // takeFlag takes a flag, whether its value is a word of its own, from a command line, and

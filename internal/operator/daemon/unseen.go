@@ -10,7 +10,7 @@ import (
 	"syscall"
 
 	"cupel.dev/cupel/internal/operator/node/cgroup"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
@@ -23,7 +23,7 @@ func (l layout) unseen() error {
 	if groups, err := cgroup.Detect("/sys/fs/cgroup"); err == nil {
 		pids, _ := groups.Processes(l.daemonGroup()) // as a rule there is no such group
 		for _, pid := range pids {
-			if c, ok := proc.CommandOf(pid); ok && c.Name == "cupeld" {
+			if c, ok := procfs.CommandOf(pid); ok && c.Name == "cupeld" {
 				if err := l.unseenLock(pid); err != nil {
 					return err
 				}
@@ -31,7 +31,7 @@ func (l layout) unseen() error {
 		}
 	}
 
-	list, _ := proc.Commands()
+	list, _ := procfs.Commands()
 	for _, c := range list { // a service is in a group of its manager's
 		if c.Name == "cupeld" && startedOn(c) == l.dir {
 			if err := l.unseenLock(c.PID); err != nil {
@@ -43,7 +43,7 @@ func (l layout) unseen() error {
 }
 
 // startedOn is the folder that a cupeld was given, without links; empty: none.
-func startedOn(c proc.Command) string {
+func startedOn(c procfs.Command) string {
 	i := slices.Index(c.Args, "--state")
 	if i < 0 || i+1 == len(c.Args) {
 		return ""
@@ -141,7 +141,7 @@ func (l layout) stillUnseen(last error) error {
 // moved is the error of the cupeld that holds our lock, if the name by which it was started
 // leads to this folder no more.
 func (l layout) moved(held *lockedError) *awayError {
-	c, ok := proc.CommandOf(held.pid)
+	c, ok := procfs.CommandOf(held.pid)
 	name := startedOn(c)
 	if !ok || c.Name != "cupeld" || !held.what.daemon() || name == "" {
 		return nil

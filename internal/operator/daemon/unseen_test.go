@@ -14,7 +14,7 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/client"
 	"cupel.dev/cupel/internal/operator/node/cgroup"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 )
 
 // obeys is the script of what ends when it is told to.
@@ -198,7 +198,7 @@ func TestLockOfARunningInstallationRemoved(t *testing.T) {
 	if _, stderr, code = cupeld(t, ":", "down", "--state", o.State); code != 0 || stderr != "" {
 		t.Errorf("down: exit %d: %s", code, stderr)
 	}
-	if c, ok := proc.CommandOf(e.PID); ok && c.Name == "cupeld" {
+	if c, ok := procfs.CommandOf(e.PID); ok && c.Name == "cupeld" {
 		t.Error("it runs still")
 	}
 	nothingLeft(t, o)

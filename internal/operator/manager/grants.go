@@ -11,8 +11,8 @@ import (
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/wire"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // Grants is a CAS as whoever holds grants meets it. Every call names the CAS
@@ -215,7 +215,7 @@ func dataLost(rev *Revision, s InstanceStatus) *problem.Error {
 
 	if s.Phase == string(wire.Refused) && s.Problem != nil && s.Problem.Rule == problem.RuleLeaseEnded && !s.StartedAt.IsZero() {
 		// It had a lease, whatever the revision that counts now may write.
-		return problem.New(problem.Denied, wire.RuleNotCommitted, "what the app wrote since it started is lost: %s", plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
+		return problem.New(problem.Denied, wire.RuleNotCommitted, "what the app wrote since it started is lost: %s", wording.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
 	}
 
 	if rev == nil || len(rev.Writes) == 0 || s.InstanceID.IsZero() || s.Phase == string(wire.Exited) {
@@ -227,7 +227,7 @@ func dataLost(rev *Revision, s InstanceStatus) *problem.Error {
 			return nil
 		case s.Problem != nil:
 			return problem.New(problem.Unavailable, wire.RuleNotCommitted, "volume %s was not stored, what the app wrote since it started is lost: %s",
-				strings.Join(rev.Writes, ", "), plain.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
+				strings.Join(rev.Writes, ", "), wording.Reason(s.Problem)).Fix("%s", s.Problem.Mend)
 		}
 	}
 

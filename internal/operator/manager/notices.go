@@ -8,7 +8,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/owners"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // Notice is something that a CAS has to be told, until it was.
@@ -155,7 +155,7 @@ func (p *planner) forgetNotice(n *Notice, t delivery) {
 		t.refused = problem.New(problem.Unavailable, problem.RuleCASUnreachable, "its CAS was not there for %d days", backFor/(24*time.Hour))
 	}
 	if t.refused != nil {
-		p.warn(of, nil, "grant_given_back", "grant %s not given back: %s", n.Grant.Short(), plain.Reason(t.refused))
+		p.warn(of, nil, "grant_given_back", "grant %s not given back: %s", n.Grant.Short(), wording.Reason(t.refused))
 		return
 	}
 	p.note(of, nil, "grant_given_back", "grant %s given back", n.Grant.Short())

@@ -9,8 +9,8 @@ import (
 	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/wire"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // rollout takes the next step of the app's deployment. Each phase waits for its end and
@@ -313,7 +313,7 @@ func (p *planner) fail(a *App, why *problem.Error) {
 	a.Next = nil
 	p.enterPhase(a, PhaseFailed)
 	a.Rollout.Problem = why
-	p.warn(a, nil, "deployment_failed", "%s; %s", plain.Reason(why), p.whatServes(a))
+	p.warn(a, nil, "deployment_failed", "%s; %s", wording.Reason(why), p.whatServes(a))
 }
 
 // whatServes says what a failed deployment leaves behind.
@@ -341,7 +341,7 @@ func (p *planner) tooLate(a *App) *problem.Error {
 // gaveUp is the end of a deployment by what it waited for, after so long.
 func gaveUp(why *problem.Error, after time.Duration) *problem.Error {
 	e := *why
-	e.Actual = "gave up after " + problem.Duration(after) + ": " + plain.Met(e.Rule, e.Actual)
+	e.Actual = "gave up after " + problem.Duration(after) + ": " + wording.Met(e.Rule, e.Actual)
 	return &e
 }
 

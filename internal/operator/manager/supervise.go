@@ -8,8 +8,8 @@ import (
 	"cupel.dev/cupel/api/ident"
 	managerapi "cupel.dev/cupel/api/manager"
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/wire"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // planReplica takes the next step for one replica: start an attempt, judge its end,
@@ -255,9 +255,9 @@ func (p *planner) tryAgain(a *App, r *Replica) {
 	p.wakeAt(r.NotBefore)
 	switch {
 	case onlyOwnerMends(r.Problem):
-		p.askOwner(a, plain.Reason(r.Problem))
+		p.askOwner(a, wording.Reason(r.Problem))
 	case mendsItself(r.Problem):
-		p.note(a, r, "instance_waiting", "%s", plain.Reason(r.Problem))
+		p.note(a, r, "instance_waiting", "%s", wording.Reason(r.Problem))
 	default:
 		p.warn(a, r, "instance_restarting", "%s; starting it again in %s", r.Problem.Actual, problem.Duration(wait))
 	}

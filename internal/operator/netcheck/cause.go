@@ -10,7 +10,7 @@ import (
 	"strings"
 	"syscall"
 
-	"cupel.dev/cupel/internal/plain"
+	"cupel.dev/cupel/internal/wording"
 )
 
 // cause is what stands in the way of a probe.
@@ -143,7 +143,7 @@ func (l *lab) untracked(p *probe, stops []stop) *cause {
 // elsewhere says that another program gets what the probe sends. Where that answers it
 // may be as it shall be, as a proxy is. Nil: nobody does.
 func (l *lab) elsewhere(p *probe, failed error, stops []stop) *cause {
-	text := fmt.Sprintf("this machine's rules lead it elsewhere, where nothing answers (%s)", plain.Words(failed))
+	text := fmt.Sprintf("this machine's rules lead it elsewhere, where nothing answers (%s)", wording.Words(failed))
 	other := errors.Is(failed, errOther)
 	if other {
 		text = "not known: another program answers instead, as a proxy of this machine's does"
@@ -272,13 +272,13 @@ func (l *lab) unexplained(p *probe, failed error, seen sight) *cause {
 
 	if p.Name == InstanceTo && !l.isHere(p.to.Addr()) && strings.HasPrefix(last, "leaving") {
 		return &cause{
-			text: fmt.Sprintf("nothing of this machine stops it, but nothing answers (%s): it was seen last %s", plain.Words(failed), last),
+			text: fmt.Sprintf("nothing of this machine stops it, but nothing answers (%s): it was seen last %s", wording.Words(failed), last),
 			mend: []string{"see whether this machine itself reaches " + p.to.String() + "; if so, what lies between judges by port or address"},
 		}
 	}
 
 	return &cause{
-		text: fmt.Sprintf("the check found no rule of nftables or iptables, nor a setting, that says why: %s%s", plain.Words(failed), hint),
+		text: fmt.Sprintf("the check found no rule of nftables or iptables, nor a setting, that says why: %s%s", wording.Words(failed), hint),
 		mend: []string{"look where it ends: tcpdump -ni any host " + p.to.Addr().String()},
 	}
 }

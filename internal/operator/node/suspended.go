@@ -10,7 +10,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 )
 
 // The kernel accepts connections for an app that was stopped by a signal, and nobody
@@ -66,7 +66,7 @@ func (n *Node) suspended(id ident.AttemptID) bool {
 func allSuspended(pids []int) bool {
 	some := false
 	for _, pid := range pids {
-		s, err := proc.Of(pid)
+		s, err := procfs.Of(pid)
 		if err != nil || !slices.Contains(pids, s.Parent) {
 			continue
 		}
@@ -89,7 +89,7 @@ func appSuspended() *problem.Error {
 // the event they are called what.
 func (n *Node) wake(ctx context.Context, id ident.AttemptID, what string, pids []int) {
 	pids = slices.DeleteFunc(pids, func(pid int) bool {
-		return !proc.Suspended(pid) || syscall.Kill(pid, syscall.SIGCONT) != nil
+		return !procfs.Suspended(pid) || syscall.Kill(pid, syscall.SIGCONT) != nil
 	})
 	if len(pids) == 0 {
 		return
@@ -111,7 +111,7 @@ func (n *Node) wake(ctx context.Context, id ident.AttemptID, what string, pids [
 // wakeLauncher lets an instance's first process go on. Nobody inside can stop it, and
 // while it is, the instance says nothing, gets no secret and can't end.
 func (n *Node) wakeLauncher(ctx context.Context, c ContainerState) {
-	if !proc.Suspended(c.PID) { // one file, where a control group is several
+	if !procfs.Suspended(c.PID) { // one file, where a control group is several
 		return
 	}
 

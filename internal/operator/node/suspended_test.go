@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/internal/operator/manager"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 	"cupel.dev/cupel/internal/trusted/wire"
 )
 
@@ -44,7 +44,7 @@ func TestStoppedApp(t *testing.T) {
 		if err := syscall.Kill(pid, s); err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(20 * time.Second); proc.Suspended(pid) != (s == syscall.SIGSTOP); time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(20 * time.Second); procfs.Suspended(pid) != (s == syscall.SIGSTOP); time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("process %d: %v", pid, s)
 			}

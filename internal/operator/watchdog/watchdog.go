@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"cupel.dev/cupel/api/problem"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 )
 
 // Patience is how long one of cupeld's own processes may leave a question without an
@@ -51,7 +51,7 @@ func (h Hung) Error() string { return string(h) }
 // has ended or ctx ends, which is nil. It tells how each question went meanwhile: nil,
 // or why there is no answer of a process that doesn't hang.
 func (p Process) Watch(ctx context.Context, tell func(error)) error {
-	first, err := proc.Of(p.PID)
+	first, err := procfs.Of(p.PID)
 	for err == nil {
 		answer := p.Look(ctx)
 		if ctx.Err() != nil {
@@ -69,8 +69,8 @@ func (p Process) Watch(ctx context.Context, tell func(error)) error {
 		}
 
 		// Another process may have its number by now.
-		var now proc.Stat
-		if now, err = proc.Of(p.PID); now.Start != first.Start {
+		var now procfs.Stat
+		if now, err = procfs.Of(p.PID); now.Start != first.Start {
 			break
 		}
 	}
@@ -87,7 +87,7 @@ func (p Process) Look(ctx context.Context) error {
 
 	// What it does meanwhile is looked at while the question waits.
 	worked := 0
-	before, _ := proc.Of(p.PID) // one that has ended is seen below
+	before, _ := procfs.Of(p.PID) // one that has ended is seen below
 	for range looks {
 		select {
 		case err := <-last:
@@ -96,13 +96,13 @@ func (p Process) Look(ctx context.Context) error {
 			return ctx.Err()
 		case <-time.After(p.Patience / looks):
 		}
-		if proc.AtWork(p.PID) {
+		if procfs.AtWork(p.PID) {
 			worked++
 		}
 	}
 
 	end()
-	after, _ := proc.Of(p.PID)
+	after, _ := procfs.Of(p.PID)
 	busy := worked >= atWork || after.CPU-before.CPU > p.Patience/busyPart
 	return p.judge(<-last, busy)
 }
@@ -128,13 +128,13 @@ func (p Process) judge(err error, busy bool) error {
 	if err == nil {
 		return nil
 	}
-	if _, gone := proc.Of(p.PID); gone != nil {
+	if _, gone := procfs.Of(p.PID); gone != nil {
 		return nil // it has ended, which its starter sees
 	}
 
 	silent := problem.New(problem.Unavailable, p.Rule, "%s (process %d) has not answered for %s", p.Name, p.PID, problem.Duration(p.Patience))
 	switch {
-	case proc.Stopped(p.PID):
+	case procfs.Stopped(p.PID):
 		silent.Actual += ", and is stopped (SIGSTOP, or a debugger)"
 
 	case busy:

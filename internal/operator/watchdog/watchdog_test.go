@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 )
 
 const patience = 300 * time.Millisecond
@@ -30,7 +30,7 @@ func start(t *testing.T, name string, args ...string) int {
 func idle(t *testing.T) int {
 	t.Helper()
 	pid := start(t, "sleep", "1000")
-	for proc.AtWork(pid) {
+	for procfs.AtWork(pid) {
 		time.Sleep(time.Millisecond)
 	}
 	return pid
@@ -165,7 +165,7 @@ func TestTheCallerStandsStill(t *testing.T) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); !proc.Stopped(c.Process.Pid); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !procfs.Stopped(c.Process.Pid); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not stop")
 		}

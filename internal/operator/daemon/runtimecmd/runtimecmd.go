@@ -28,11 +28,11 @@ import (
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/build"
 	"cupel.dev/cupel/internal/operator/registry"
-	"cupel.dev/cupel/internal/plain"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 	"cupel.dev/cupel/internal/trusted/launch"
 	"cupel.dev/cupel/internal/trusted/owner/rebuild"
 	"cupel.dev/cupel/internal/version"
+	"cupel.dev/cupel/internal/wording"
 	"cupel.dev/cupel/runtimes"
 )
 
@@ -147,10 +147,10 @@ func run(ctx context.Context, o options, out, errw io.Writer) error {
 		Rebuild:    rebuild.Builder{TempDir: filepath.Join(o.state, "runtimes")},
 		Step: func(s string) {
 			if o.output == "json" {
-				_ = json.NewEncoder(plain.JSONWriter(errw)).Encode(map[string]any{"step": s, "seconds": time.Since(started).Seconds()})
+				_ = json.NewEncoder(wording.JSONWriter(errw)).Encode(map[string]any{"step": s, "seconds": time.Since(started).Seconds()})
 				return
 			}
-			_, _ = fmt.Fprintf(errw, "%6.1fs  %s\n", time.Since(started).Seconds(), plain.Line(s))
+			_, _ = fmt.Fprintf(errw, "%6.1fs  %s\n", time.Since(started).Seconds(), wording.Line(s))
 		},
 	})
 	if err != nil {
@@ -195,7 +195,7 @@ func (o options) keepLock(file string) error {
 // show prints what was built.
 func show(out io.Writer, output string, r *build.Result) error {
 	if output == "json" {
-		e := json.NewEncoder(plain.JSONWriter(out))
+		e := json.NewEncoder(wording.JSONWriter(out))
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	}

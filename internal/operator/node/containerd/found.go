@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 	"cupel.dev/cupel/internal/trusted/atomicfile"
 )
 
@@ -24,7 +24,7 @@ func (d *Daemon) runningPID() int {
 		return 0
 	}
 
-	c, ok := proc.CommandOf(p.PID)
+	c, ok := procfs.CommandOf(p.PID)
 	if !ok || c.Start != p.Start || !slices.Contains(c.Args, d.path("config.toml")) {
 		return 0
 	}
@@ -33,7 +33,7 @@ func (d *Daemon) runningPID() int {
 
 // startTime is when a process started, by the kernel's count.
 func startTime(pid int) (uint64, error) {
-	s, err := proc.Of(pid)
+	s, err := procfs.Of(pid)
 	return s.Start, err
 }
 
@@ -60,7 +60,7 @@ func (d *Daemon) find() (int, error) {
 	if pid := d.runningPID(); pid != 0 {
 		return pid, nil
 	}
-	list, err := proc.Commands()
+	list, err := procfs.Commands()
 	if err != nil {
 		return 0, fmt.Errorf("look for containerd: %w", err)
 	}

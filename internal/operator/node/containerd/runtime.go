@@ -27,7 +27,7 @@ import (
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/api/problem"
 	"cupel.dev/cupel/internal/operator/node"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 )
 
 const (
@@ -57,8 +57,8 @@ type Runtime struct {
 	pulling sync.RWMutex
 
 	mu    sync.Mutex
-	tasks map[ident.AttemptID]*sync.Mutex    // by container: one end of its task at a time
-	seen  map[ident.AttemptID][]proc.Command // shims by container, when Leftovers looked last
+	tasks map[ident.AttemptID]*sync.Mutex      // by container: one end of its task at a time
+	seen  map[ident.AttemptID][]procfs.Command // shims by container, when Leftovers looked last
 }
 
 var (

@@ -13,12 +13,12 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/node"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 )
 
 // shim is what a shim's command line says.
 type shim struct {
-	proc.Command
+	procfs.Command
 	namespace string
 	id        ident.AttemptID
 }
@@ -26,7 +26,7 @@ type shim struct {
 // shims lists the shims that were started for this daemon, whoever their parent is
 // now.
 func (d *Daemon) shims() ([]shim, error) {
-	list, err := proc.Commands()
+	list, err := procfs.Commands()
 	var out []shim
 	for _, c := range list {
 		if s, ok := parseShim(c, d.Address()); ok {
@@ -37,7 +37,7 @@ func (d *Daemon) shims() ([]shim, error) {
 }
 
 // parseShim reads the command line of a shim of the daemon at that address.
-func parseShim(c proc.Command, address string) (s shim, ok bool) {
+func parseShim(c procfs.Command, address string) (s shim, ok bool) {
 	if !strings.HasPrefix(c.Name, "containerd-shim-runc") || !slices.Contains(c.Args, address) {
 		return s, false
 	}
@@ -78,7 +78,7 @@ func (d *Daemon) wakeShims(ctx context.Context) {
 
 		list, _ := d.shims() // a failure ends with the next look
 		for _, s := range list {
-			if !proc.Suspended(s.PID) || !s.Alive() {
+			if !procfs.Suspended(s.PID) || !s.Alive() {
 				continue
 			}
 
@@ -91,13 +91,13 @@ func (d *Daemon) wakeShims(ctx context.Context) {
 }
 
 // shims are those of this runtime's containers, by container.
-func (r *Runtime) shims() (map[ident.AttemptID][]proc.Command, error) {
+func (r *Runtime) shims() (map[ident.AttemptID][]procfs.Command, error) {
 	list, err := r.cfg.Daemon.shims()
 	if err != nil {
 		return nil, err
 	}
 
-	out := map[ident.AttemptID][]proc.Command{}
+	out := map[ident.AttemptID][]procfs.Command{}
 	for _, s := range list {
 		if s.namespace == r.cfg.Namespace && s.id != "" {
 			out[s.id] = append(out[s.id], s.Command)

@@ -12,7 +12,7 @@ import (
 
 	"cupel.dev/cupel/api/ident"
 	"cupel.dev/cupel/internal/operator/node/logfile"
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 )
 
 // shimPID is the process of an instance's shim.
@@ -49,9 +49,9 @@ func TestStoppedHelpers(t *testing.T) {
 		}
 	}
 	for _, stopped := range []bool{true, false} {
-		for deadline := time.Now().Add(30 * time.Second); proc.Stopped(writer) != stopped || proc.Stopped(shim) != stopped; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); procfs.Stopped(writer) != stopped || procfs.Stopped(shim) != stopped; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("stopped: log writer %v, shim %v", proc.Stopped(writer), proc.Stopped(shim))
+				t.Fatalf("stopped: log writer %v, shim %v", procfs.Stopped(writer), procfs.Stopped(shim))
 			}
 		}
 	}
@@ -87,10 +87,10 @@ func TestStoppedInstance(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "it is stopped", func() bool { return proc.Stopped(pid) })
+		until(t, "it is stopped", func() bool { return procfs.Stopped(pid) })
 	}
 	stop(launcher)
-	until(t, "the launcher goes on", func() bool { return !proc.Stopped(launcher) })
+	until(t, "the launcher goes on", func() bool { return !procfs.Stopped(launcher) })
 	app := 0
 	until(t, "the app runs", func() bool {
 		threads, _ := filepath.Glob("/proc/" + strconv.Itoa(launcher) + "/task/*/children") // one of them made it

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cupel.dev/cupel/internal/proc"
+	"cupel.dev/cupel/internal/procfs"
 	"cupel.dev/cupel/internal/trusted/filelock"
 )
 
@@ -79,7 +79,7 @@ func Process(dir string) int {
 		return 0
 	}
 
-	c, ok := proc.CommandOf(pid)
+	c, ok := procfs.CommandOf(pid)
 	itsFolder := func(arg string) bool { return strings.HasSuffix(arg, ":"+dir) }
 	if !ok || !slices.Contains(c.Args, Verb) || !slices.ContainsFunc(c.Args, itsFolder) {
 		return 0

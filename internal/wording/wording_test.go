@@ -1,4 +1,4 @@
-package plain
+package wording
 
 import (
 	"crypto/tls"
