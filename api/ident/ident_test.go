@@ -33,7 +33,7 @@ func TestParseConfigID(t *testing.T) {
 	for in, want := range cases {
 		got, err := ident.ParseServiceRef(in)
 		if got != want || (err == nil) != (want != ident.ServiceRef{}) {
-			t.Errorf("ParseConfigID(%q) = %+v, %v; want %+v", in, got, err, want)
+			t.Errorf("ParseServiceRef(%q) = %+v, %v; want %+v", in, got, err, want)
 		}
 	}
 }

@@ -124,13 +124,8 @@ func (b *ruleBook) declare(t *testing.T, folder string, g *ast.GenDecl) {
 
 // isRuleType reports whether a declaration's type is problem.Rule.
 func isRuleType(e ast.Expr, folder string) bool {
-	switch e := e.(type) {
-	case *ast.SelectorExpr:
-		return e.Sel.Name == "Rule"
-	case *ast.Ident:
-		return e.Name == "Rule" && folder == "api/problem"
-	}
-	return false
+	_, qualified := e.(*ast.SelectorExpr)
+	return lastName(e) == "Rule" && (qualified || folder == "api/problem")
 }
 
 // at finds the rule that an expression names; nil if it names none.
@@ -158,13 +153,7 @@ func (b *ruleBook) at(f ruleFile, e ast.Expr) *rule {
 
 // kindOf is the problem.Kind that an expression names.
 func kindOf(e ast.Expr) problem.Kind {
-	name := ""
-	switch e := e.(type) {
-	case *ast.Ident:
-		name = e.Name
-	case *ast.SelectorExpr:
-		name = e.Sel.Name
-	}
+	name := lastName(e)
 	for _, k := range []problem.Kind{problem.Invalid, problem.NotFound, problem.Conflict, problem.Unauthenticated, problem.Denied, problem.Unavailable, problem.Internal} {
 		if strings.ReplaceAll(string(k), "_", "") == strings.ToLower(name) {
 			return k
@@ -205,7 +194,7 @@ func (b *ruleBook) raised(f ruleFile) {
 						}
 					}
 				}
-				if calledType(n) == "Finding" { // a Decision refuses by it
+				if lastName(n.Type) == "Finding" { // a Decision refuses by it
 					kind = problem.Denied
 				}
 				if kind != "" && is != nil {
@@ -226,17 +215,6 @@ func (b *ruleBook) raised(f ruleFile) {
 			return true
 		})
 	}
-}
-
-// calledType is the name of the type of a composite literal.
-func calledType(n *ast.CompositeLit) string {
-	switch t := n.Type.(type) {
-	case *ast.SelectorExpr:
-		return t.Sel.Name
-	case *ast.Ident:
-		return t.Name
-	}
-	return ""
 }
 
 // lookedUp are the kinds with which a file raises rules that aren't named there: what it

@@ -129,12 +129,16 @@ func eachFile(t *testing.T, root string, visit func(path string, fset *token.Fil
 	}
 }
 
-func calledName(call *ast.CallExpr) string {
-	switch f := call.Fun.(type) {
+func calledName(call *ast.CallExpr) string { return lastName(call.Fun) }
+
+// lastName is the name that an expression ends in: the one behind a package's, or the only
+// one; empty where it is no name.
+func lastName(e ast.Expr) string {
+	switch e := e.(type) {
 	case *ast.SelectorExpr:
-		return f.Sel.Name
+		return e.Sel.Name
 	case *ast.Ident:
-		return f.Name
+		return e.Name
 	}
 	return ""
 }

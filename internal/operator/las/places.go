@@ -47,8 +47,8 @@ func parseMounts(text string) ([]mounted, error) {
 
 		m := mounted{
 			id:      id,
-			root:    unescape(h[3]),
-			at:      unescape(h[4]),
+			root:    UnescapeMount(h[3]),
+			at:      UnescapeMount(h[4]),
 			options: strings.Split(h[5], ","),
 			fsType:  t[0],
 		}
@@ -60,8 +60,8 @@ func parseMounts(text string) ([]mounted, error) {
 	return out, nil
 }
 
-// unescape undoes the kernel's octal escapes in mountinfo (getmntent(3)).
-func unescape(s string) string {
+// UnescapeMount undoes the kernel's octal escapes in a list of mounts (getmntent(3)).
+func UnescapeMount(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 

@@ -24,7 +24,7 @@ import (
 )
 
 // believer is a Verifier that believes: its evidence is the claims themselves.
-// Real evidence is for internal/castest.
+// Real evidence is for internal/testing/castest.
 type believer struct{}
 
 func (believer) Verify(ev evidence.Evidence, _ time.Time) (evidence.Claims, error) {

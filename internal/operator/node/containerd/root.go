@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cupel.dev/cupel/api/ident"
+	"cupel.dev/cupel/internal/operator/las"
 )
 
 // rootUntouched checks that the process's root is the overlay of the
@@ -71,9 +72,9 @@ func rootedOn(mountinfo, lower, upper string) bool {
 			name, v, _ := strings.Cut(o, "=")
 			switch name {
 			case "lowerdir":
-				lowers = append(lowers, unescapeMount(v))
+				lowers = append(lowers, las.UnescapeMount(v))
 			case "upperdir":
-				uppers = append(uppers, unescapeMount(v))
+				uppers = append(uppers, las.UnescapeMount(v))
 			case "lowerdir+", "datadir+": // a way to mount that containerd doesn't take
 				return false
 			}
@@ -188,9 +189,4 @@ func marked(file, attribute string) (bool, error) {
 		return false, nil
 	}
 	return false, fmt.Errorf("look at %s: %w", file, err)
-}
-
-// unescapeMount undoes the kernel's octal escapes in a mount's options (getmntent(3)).
-func unescapeMount(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
